@@ -1,0 +1,3 @@
+"""pytest allows this line only here."""
+
+pytest_plugins = ["pytester"]
