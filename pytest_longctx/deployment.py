@@ -1,0 +1,122 @@
+"""A deployment: which model, on which hardware, with which of the engine's own flags."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pytest_longctx import tables
+from pytest_longctx.errors import TableError
+from pytest_longctx.machine import Hardware
+
+Weights = Literal["real", "random", "probe", "unknown"]
+
+FlagValue = str | int | float | bool
+
+
+def _hardware(text: str) -> str:
+    return str(Hardware.parse(text))
+
+
+HardwareName = Annotated[str, AfterValidator(_hardware)]
+"""``8xH200`` or ``cpu``, spelled as `Hardware` spells it."""
+
+
+class Model(tables.Table):
+    """What is served. Exactly one of *make*, *path* and *id* says where it comes from."""
+
+    name: str
+    """The name findings use in their scope."""
+    make: str | None = None
+    """A checkpoint to make on the spot; see `pytest_longctx.models`."""
+    path: str | None = None
+    """A folder on the server's machine; ``~`` and relative paths are allowed."""
+    id: str | None = None
+    """A name that the engine resolves itself, such as a Hugging Face repository."""
+    weights: Weights = "real"
+    ordinary_ids: Annotated[tuple[int, int], Field(strict=False)] = (1000, 30_000)
+    """Random prompts use ids from the first up to, not including, the second: no special tokens may lie between."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if sum(origin is not None for origin in (self.make, self.path, self.id)) > 1:
+            raise ValueError("a model has one origin; give only one of make, path and id")
+        low, high = self.ordinary_ids
+        if not 0 <= low < high - 1:
+            raise ValueError(f"ordinary_ids: [{low}, {high}] holds fewer than two ids")
+        return self
+
+
+class Timeouts(tables.Table):
+    """How long to wait. Each must exceed the predicted time, so that the suite never causes the failure it reports."""
+
+    boot_s: float = 1800.0
+    """From the start of the process to the first generated token."""
+    admission_s: float = 60.0
+    """How long requests may wait while none runs and the KV cache is empty."""
+    slowest_prefill_tokens_per_s: float = 500.0
+    """A request of N prompt tokens is given up after ``120 + N / this + 2 x output tokens`` seconds."""
+
+    def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
+        """The deadline of one request, in seconds from its first byte."""
+        return 120 + prompt_tokens / self.slowest_prefill_tokens_per_s + 2 * output_tokens
+
+
+class Deployment(tables.Table):
+    """One server configuration, as a value."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    title: str
+    backend: str
+    model: Model
+    hardware: HardwareName | None = None
+    """What the server needs; None for a server that already runs somewhere."""
+    version: tables.VersionRange | None = None
+    """Engine versions that know these flags."""
+    image: str | None = None
+    """The container image, for launchers that use one."""
+    max_model_len: int | None = None
+    """Longest context in tokens, prompt and answer together; None: ask the server."""
+    longest_prompt: int | None = None
+    """Do not send longer prompts here: the server would take them, but this hardware would need hours."""
+    only_named: bool = False
+    """Only findings that name this deployment are judged on it: it is there to fail, or too slow for anything else."""
+    needs_full_context: bool = True
+    """The boot fails when the KV cache cannot hold one request of max_model_len. False documents that it may."""
+    flags: dict[str, FlagValue] = Field(default_factory=dict)
+    """The engine's own long options without their dashes; ``true`` is a bare flag, ``false`` leaves it out."""
+    env: dict[str, str] = Field(default_factory=dict)
+    pass_env: tables.Names = ()
+    """More variables to hand through to the server, for instance HF_TOKEN."""
+    timeouts: Timeouts = Timeouts()
+
+    def arguments(self) -> tuple[str, ...]:
+        """The flags as a command line has them."""
+        argv: list[str] = []
+        for name, value in self.flags.items():
+            if value is not False:
+                argv += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        return tuple(argv)
+
+
+def attached(backend: str) -> Deployment:
+    """A server that somebody else started and of which only the address is known."""
+    return Deployment(
+        name="attached",
+        title="a server that was already running",
+        backend=backend,
+        model=Model(name="unknown", weights="unknown"),
+    )
+
+
+def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
+    """Every deployment under *folders*, by name. Raises `TableError`."""
+    found: dict[str, Deployment] = {}
+    for path in sorted(path for folder in folders for path in folder.glob("*.toml")):
+        deployment = tables.load(path, Deployment)
+        if path.stem != deployment.name:
+            raise TableError(f"{path}: the name is {deployment.name!r}; the file must be called {deployment.name}.toml")
+        if deployment.name in found:
+            raise TableError(f"{path}: there is another deployment called {deployment.name!r}")
+        found[deployment.name] = deployment
+    return found

@@ -1,0 +1,140 @@
+"""
+One request and its answer, as readings of a clock; everything else is derived.
+
+``None`` means not observed, never zero. Times are seconds on a monotonic clock.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from statistics import median
+from typing import Literal
+
+from pytest_longctx.observation import Observation, Outcome
+
+Ending = Literal["complete", "refused", "server error", "disconnected", "died mid-stream", "deadline", "not admitted"]
+"""How a request ended. ``died mid-stream``: the stream stopped without its closing ``[DONE]``."""
+
+ENDING_OUTCOMES: Mapping[Ending, Outcome] = {
+    "complete": "serves",
+    "refused": "refuses",
+    "server error": "dies",
+    "disconnected": "disconnects",
+    "died mid-stream": "dies",
+    "deadline": "hangs",
+    "not admitted": "is not admitted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the server says it counted, in tokens."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request the server turned down, in its own words; *in_stream*: an error event inside a 200 answer."""
+
+    status: int
+    text: str
+    in_stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What the wire told us, and when."""
+
+    sent_tokens: int
+    asked_tokens: int
+    started_s: float
+    ending: Ending
+    ended_s: float
+    uploaded_s: float | None = None
+    arrivals_s: tuple[float, ...] = field(default=(), repr=False)
+    """One stamp per chunk with content; chunks are not tokens."""
+    usage: Usage | None = None
+    refusal: Refusal | None = None
+    waited_unscheduled_s: float | None = None
+    text: str = field(default="", repr=False)
+    detail: str = ""
+    """What broke, in the words of the layer that noticed."""
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: the first byte sent to the first chunk with content."""
+        return self.arrivals_s[0] - self.started_s if self.arrivals_s else None
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first; None unless the server counted at least two."""
+        counted = self.usage.completion_tokens if self.usage else None
+        if counted is None or counted < 2 or len(self.arrivals_s) < 2:
+            return None
+        return (self.arrivals_s[-1] - self.arrivals_s[0]) / (counted - 1)
+
+    @property
+    def gaps_s(self) -> tuple[float, ...]:
+        """Inter-chunk gaps; empty for fewer than two chunks."""
+        return tuple(later - earlier for earlier, later in pairwise(self.arrivals_s))
+
+    def metrics(self) -> dict[str, float | None]:
+        """Every figure of `pytest_longctx.measures` that one exchange can give; None where it was not observed."""
+        usage, ttft_s, tpot_s, gaps_s = self.usage or Usage(), self.ttft_s, self.tpot_s, self.gaps_s
+        complete = self.ending == "complete"
+        return {
+            "ttft_s": ttft_s,
+            "upload_s": None if self.uploaded_s is None else self.uploaded_s - self.started_s,
+            "e2e_s": self.ended_s - self.started_s if complete else None,
+            "tpot_s": tpot_s,
+            "itl_p50_s": median(gaps_s) if gaps_s else None,
+            "itl_max_s": max(gaps_s) if gaps_s else None,
+            "prefill_tokens_per_s": _prefill_rate(usage, ttft_s),
+            "decode_tokens_per_s": 1 / tpot_s if tpot_s else None,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "cached_share": _share(usage.cached_tokens, usage.prompt_tokens),
+            "waited_unscheduled_s": self.waited_unscheduled_s,
+            "refusal_status": self.refusal.status if self.refusal else None,
+        }
+
+    def observe(self) -> Observation:
+        """The exchange as evidence for a verdict."""
+        return Observation(
+            outcome=ENDING_OUTCOMES[self.ending],
+            phase="request",
+            said=self.refusal.text if self.refusal else self.detail,
+            metrics=self.metrics(),
+            sent_tokens=self.sent_tokens,
+            asked_tokens=self.asked_tokens if self.ending == "complete" else None,
+        )
+
+
+def _share(part: int | None, whole: int | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+def _prefill_rate(usage: Usage, ttft_s: float | None) -> float | None:
+    # Only tokens that were really computed count: a cached prefix is not prefill speed.
+    if usage.prompt_tokens is None or usage.cached_tokens is None or not ttft_s:
+        return None
+    return (usage.prompt_tokens - usage.cached_tokens) / ttft_s
+
+
+def tally(exchanges: Sequence[Exchange]) -> Observation:
+    """Several exchanges as one piece of evidence: the first that was not served, else how many were miscounted."""
+    unserved = next((each for each in exchanges if each.ending != "complete"), None)
+    if unserved is not None:
+        return replace(unserved.observe(), said=f"{unserved.sent_tokens:,} tokens: {unserved.observe().said}")
+    wrong = [
+        f"sent {each.sent_tokens:,} + asked {each.asked_tokens}, counted {each.usage}"
+        for each in exchanges
+        if each.usage is None
+        or (each.usage.prompt_tokens, each.usage.completion_tokens) != (each.sent_tokens, each.asked_tokens)
+    ]
+    metrics: dict[str, float | None] = {"requests": len(exchanges), "miscounted_requests": len(wrong)}
+    return Observation("serves", metrics, phase="request", said="; ".join(wrong[:3]))

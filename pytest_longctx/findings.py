@@ -1,0 +1,165 @@
+"""A finding: one documented result, where it holds, what it expects, and how far a measurement may stray from it."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pytest_longctx import tables
+from pytest_longctx.deployment import HardwareName
+from pytest_longctx.errors import TableError, unknown
+from pytest_longctx.markers import LENGTHS, THEMES
+from pytest_longctx.measures import MEASURES
+from pytest_longctx.observation import Outcome
+
+Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated"]
+"""What a suite does to judge a finding; one test function answers each."""
+
+Status = Literal["confirmed", "disputed", "predicted", "withdrawn"]
+
+
+def _markers(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in LENGTHS and name not in THEMES:
+            raise ValueError(unknown("marker", name, (*LENGTHS, *THEMES)))
+    return names
+
+
+class Bound(tables.Table):
+    """How far one figure may go. All limits are absolute after `limits`; a bound without limits only reports."""
+
+    unit: str
+    reference: float | None = None
+    """The documented value."""
+    tolerance: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?%?$")] = None
+    """How far from the reference, either way: ``"5%"`` of it, or ``"0.01"`` in the bound's unit."""
+    exactly: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    runs: Annotated[int, Field(ge=1)] | None = None
+    """How many runs the reference rests on."""
+    because: str = ""
+    """Where the tolerance comes from."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.tolerance is None) != (self.reference is None) and self.tolerance is not None:
+            raise ValueError("a tolerance needs a reference")
+        if self.tolerance is not None and not self.because:
+            raise ValueError("a tolerance needs `because`: where it comes from")
+        low, high = self.limits
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"nothing can be both at least {low:g} and at most {high:g}")
+        return self
+
+    @property
+    def limits(self) -> tuple[float | None, float | None]:
+        """The lowest and the highest value that holds; None where that side is open."""
+        low, high = self.at_least, self.at_most
+        if self.exactly is not None:
+            low = high = self.exactly
+        if self.reference is not None and self.tolerance is not None:
+            number = float(self.tolerance.removesuffix("%"))
+            margin = abs(self.reference) * number / 100 if self.tolerance.endswith("%") else number
+            low, high = self.reference - margin, self.reference + margin
+        return low, high
+
+
+class Source(tables.Table):
+    """Where the finding was documented."""
+
+    document: str
+    where: str = ""
+    date: dt.date | None = None
+
+
+class Scope(tables.Table):
+    """Where the finding holds; a line that is left out holds everywhere."""
+
+    backend: tables.Names = ()
+    version: tables.VersionRange | None = None
+    hardware: HardwareName | None = None
+    model: tables.Names = ()
+    """Model names; ``*`` and ``?`` are wildcards."""
+    deployment: tables.Names = ()
+
+
+class Ask(tables.Table):
+    """What is sent."""
+
+    prompt_tokens: Annotated[int, Field(ge=1)] | None = None
+    output_tokens: Annotated[int, Field(ge=1)] = 32
+    over_limit_tokens: int | None = None
+    """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
+
+    def prompt_length(self, max_model_len: int | None) -> int | None:
+        """The prompt's length in tokens; None where it hangs on a max_model_len that is not known."""
+        if self.over_limit_tokens is None:
+            return self.prompt_tokens
+        return None if max_model_len is None else max_model_len + self.over_limit_tokens - self.output_tokens
+
+
+class Expect(tables.Table):
+    """What must be seen. *signature* names a line of the backend's catalogue."""
+
+    outcome: Outcome = "serves"
+    phase: str | None = None
+    signature: str | None = None
+
+
+class Known(tables.Table):
+    """A failure that is known: it must fail, and is reported with its issue."""
+
+    issue: str
+    since: dt.date
+
+
+class Finding(tables.Table):
+    """One documented result."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Z]{2,8}-\d{4}$")]
+    title: str
+    question: Question
+    markers: Annotated[tables.Names, AfterValidator(_markers)]
+    status: Status
+    reviewed: dt.date
+    source: Source
+    scope: Scope = Scope()
+    ask: Ask = Ask()
+    expect: Expect = Expect()
+    bounds: dict[str, Bound] = Field(default_factory=dict)
+    known: Known | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, bound in self.bounds.items():
+            if name not in MEASURES:
+                raise ValueError(f"bounds: {unknown('measure', name, MEASURES)}")
+            if bound.unit != MEASURES[name].unit:
+                raise ValueError(f"bounds.{name}.unit: {bound.unit!r}, but {name} is in {MEASURES[name].unit!r}")
+        if self.question == "served" and (self.ask.prompt_tokens is None) == (self.ask.over_limit_tokens is None):
+            raise ValueError("ask: a 'served' finding needs either prompt_tokens or over_limit_tokens")
+        if self.question == "over-limit" and (self.ask.over_limit_tokens or 0) < 1:
+            raise ValueError("ask.over_limit_tokens: an 'over-limit' finding must go at least 1 token over")
+        if not self.markers:
+            raise ValueError("markers: a finding needs at least one, or no run would select it")
+        return self
+
+
+def questions() -> tuple[str, ...]:
+    """Every question a suite can answer."""
+    return get_args(Question)
+
+
+def load_all(folders: tuple[Path, ...]) -> dict[str, Finding]:
+    """Every finding under *folders*, by id. Raises `TableError`."""
+    found: dict[str, Finding] = {}
+    for path in sorted(path for folder in folders for path in folder.glob("*.toml")):
+        finding = tables.load(path, Finding)
+        if not path.stem.startswith(finding.id):
+            raise TableError(f"{path}: the file name must start with the id, {finding.id}")
+        if finding.id in found:
+            raise TableError(f"{path}: there is another finding with the id {finding.id}")
+        found[finding.id] = finding
+    return found

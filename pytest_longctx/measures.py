@@ -1,0 +1,60 @@
+"""
+What can be measured, by name: the one place that defines each figure.
+
+A finding bounds these names and no others, so a typo is an error and two figures of one name mean the same thing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A figure: its unit, what it means, and whether a warm prefix cache would falsify it."""
+
+    unit: str
+    meaning: str
+    cold_only: bool = False
+
+
+MEASURES: Mapping[str, Measure] = MappingProxyType(
+    {
+        # one request, by the client's clock
+        "ttft_s": Measure("s", "from the first byte sent to the first chunk with content received", cold_only=True),
+        "upload_s": Measure("s", "from the first byte of the request sent to the last"),
+        "e2e_s": Measure("s", "from the first byte sent to the end of the answer", cold_only=True),
+        "tpot_s": Measure("s", "(last content chunk - first) / (completion tokens - 1)"),
+        "itl_p50_s": Measure("s", "median gap between content chunks; a chunk may carry several tokens"),
+        "itl_max_s": Measure("s", "longest gap between content chunks"),
+        "prefill_tokens_per_s": Measure("tokens/s", "uncached prompt tokens / TTFT", cold_only=True),
+        "decode_tokens_per_s": Measure("tokens/s", "1 / TPOT"),
+        # one request, by the server's count
+        "prompt_tokens": Measure("tokens", "prompt tokens in the server's usage record"),
+        "completion_tokens": Measure("tokens", "completion tokens in the server's usage record"),
+        "cached_tokens": Measure("tokens", "prompt tokens that came from a cache"),
+        "cached_share": Measure("", "cached_tokens / prompt_tokens"),
+        "waited_unscheduled_s": Measure(
+            "s", "longest stretch in which requests waited, none ran and the cache was empty"
+        ),
+        # a refusal
+        "refusal_status": Measure("", "HTTP status of a refusal; 200 when it came as an event inside the stream"),
+        # several requests
+        "requests": Measure("requests", "requests sent"),
+        "miscounted_requests": Measure("requests", "requests whose usage differs from what was sent or asked"),
+        # a boot
+        "boot_s": Measure("s", "from the start of the process to the first generated token"),
+        "max_model_len": Measure("tokens", "longest context the server says it serves"),
+        "kv_cache_tokens": Measure(
+            "tokens", "KV cache size as the engine logs it; its meaning changed between versions"
+        ),
+        "concurrency": Measure("x", "requests of max_model_len that the KV cache holds at once, as logged"),
+        "kv_available_gib": Measure("GiB", "memory left for the KV cache on one device, as logged"),
+        "kv_needed_gib": Measure("GiB", "KV cache that one request of max_model_len needs, as the refusal says"),
+        "longest_fitting_tokens": Measure("tokens", "longest context that would fit, as the refusal says"),
+        "weights_gib": Measure("GiB", "memory of the weights on one device, as logged"),
+        "load_s": Measure("s", "time to load the weights, as logged"),
+        "allocation_gib": Measure("GiB", "size of the allocation that failed; the last straw, not always the culprit"),
+        "device_gib": Measure("GiB", "memory of the device on which an allocation failed"),
+    }
+)

@@ -1,0 +1,104 @@
+"""Does a finding speak about this server? If not, which line does not match."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from pytest_longctx.deployment import Deployment
+from pytest_longctx.findings import Finding
+from pytest_longctx.machine import Hardware
+from pytest_longctx.tables import in_range
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What is known of the server a finding would be judged on; None is not known."""
+
+    deployment: Deployment
+    hardware: Hardware | None = None
+    """What this machine has."""
+    version: str | None = None
+    """The engine's version."""
+    max_model_len: int | None = None
+
+
+class Mismatch(NamedTuple):
+    """A line of a finding that does not match a server; the higher its *depth*, the nearer the miss."""
+
+    depth: int
+    line: str
+
+    @property
+    def elsewhere(self) -> bool:
+        """The finding is about another deployment, backend or model altogether."""
+        return self.depth < 3
+
+
+def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch | None:
+    """
+    The first line of *finding* that does not match *here*, or None where all do.
+
+    Before a boot (*settled* false) what is not known may still match. Afterwards it cannot: a finding about 8 x H200 is
+    not judged on hardware nobody named.
+    """
+    deployment, scope = here.deployment, finding.scope
+    checks = (
+        _named("deployment", deployment.name, scope.deployment) or _left_alone(deployment, scope.deployment),
+        _named("backend", deployment.backend, scope.backend),
+        _named("model", deployment.model.name, scope.model),
+        _built_for(deployment, scope.hardware, here.hardware, settled=settled),
+        machine_lacks(deployment, here.hardware),
+        _versioned(here.version, scope.version, settled=settled),
+        _long_enough(finding, deployment, here.max_model_len),
+    )
+    return next((Mismatch(depth, line) for depth, line in enumerate(checks) if line), None)
+
+
+def machine_lacks(deployment: Deployment, hardware: Hardware | None) -> str | None:
+    """Why *hardware* cannot carry *deployment*; None where it can, or where either is not known."""
+    if deployment.hardware is None or hardware is None or hardware.carries(Hardware.parse(deployment.hardware)):
+        return None
+    return f"hardware: {deployment.name} needs {deployment.hardware}, this machine has {hardware}"
+
+
+def _named(line: str, name: str, wanted: tuple[str, ...]) -> str | None:
+    if not wanted or any(fnmatchcase(name, pattern) for pattern in wanted):
+        return None
+    return f"{line}: {name} is not {' or '.join(wanted)}"
+
+
+def _built_for(deployment: Deployment, wanted: str | None, hardware: Hardware | None, *, settled: bool) -> str | None:
+    if wanted is None:
+        return None
+    found = deployment.hardware or (str(hardware) if hardware else None)
+    if found is None:
+        return f"hardware: not known, {wanted} wanted; say it with --longctx-hardware" if settled else None
+    return None if found == wanted else f"hardware: {found} is not {wanted}"
+
+
+def _versioned(version: str | None, wanted: str | None, *, settled: bool) -> str | None:
+    if wanted is None:
+        return None
+    if version is None:
+        return f"version: not known, {wanted} wanted" if settled else None
+    return None if in_range(version, wanted) else f"version: {version} is not {wanted}"
+
+
+def _left_alone(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
+    return (
+        f"deployment: {deployment.name} is only for findings that name it"
+        if deployment.only_named and not wanted
+        else None
+    )
+
+
+def _long_enough(finding: Finding, deployment: Deployment, max_model_len: int | None) -> str | None:
+    room, asked = max_model_len or deployment.max_model_len, finding.ask
+    if room is not None and asked.prompt_tokens is not None and asked.prompt_tokens + asked.output_tokens > room:
+        total = f"{asked.prompt_tokens:,} + {asked.output_tokens}"
+        return f"context: {total} tokens exceed max_model_len {room:,} of {deployment.name}"
+    length, most = asked.prompt_length(room), deployment.longest_prompt
+    # A refusal costs nothing; a prompt that is served must be affordable here.
+    if finding.question != "over-limit" and length is not None and most is not None and length > most:
+        return f"prompt: {length:,} tokens; {deployment.name} takes at most {most:,} in reasonable time"
+    return None

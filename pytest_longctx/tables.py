@@ -1,0 +1,106 @@
+"""TOML files into checked values: an unknown key is an error that names the nearest known one."""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from pytest_longctx.errors import TableError, unknown
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Table(BaseModel):
+    """A table of a TOML file: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _version_range(text: str) -> str:
+    """*text* if it is a PEP 440 range; ValueError otherwise."""
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier:
+        raise ValueError(f"{text!r} is not a version range; write one as in '>=0.12,<0.14'") from None
+    return text
+
+
+LISTED = BeforeValidator(_listed)
+"""Lets a TOML array be a tuple."""
+
+Names = Annotated[tuple[str, ...], LISTED]
+"""One name or a list of names."""
+
+VersionRange = Annotated[str, AfterValidator(_version_range)]
+"""A PEP 440 range such as ``>=0.12,<0.14``."""
+
+
+def load(path: Path, kind: type[T]) -> T:
+    """The file at *path* as a *kind*. Raises `TableError` naming the file and every key that is wrong."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TableError(f"{path}: there is no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise TableError(f"{path}: not valid TOML: {problem}") from None
+    return check(content, kind, str(path))
+
+
+def check(content: dict[str, Any], kind: type[T], where: str) -> T:
+    """*content* as a *kind*; *where* names its origin in the error."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as problem:
+        lines = [f"{where}: {_complaint(error, kind)}" for error in problem.errors()]
+        raise TableError("\n".join(lines)) from None
+
+
+def _complaint(error: Any, kind: type[BaseModel]) -> str:
+    place = [str(part) for part in error["loc"]]
+    key = ".".join(place) or "the file"
+    if error["type"] == "extra_forbidden":
+        return f"{key}: {unknown('key', place[-1], _fields_at(kind, place[:-1]))}"
+    if error["type"] == "missing":
+        return f"{key}: is required and missing"
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if error["type"] == "value_error" else f" (found {error['input']!r})"
+    return f"{key}: {message}{found}"
+
+
+def _fields_at(kind: type[BaseModel], place: list[str]) -> Iterator[str]:
+    """The keys that are known at *place* inside *kind*."""
+    for part in place:
+        field = kind.model_fields.get(part)
+        if field is None:  # the name of a row, as in bounds.ttft_s or signature.3
+            continue
+        inner = _model_in(field.annotation)
+        if inner is None:
+            return
+        kind = inner
+    yield from kind.model_fields
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType, tuple, list, dict):
+        return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+    return None
+
+
+def in_range(version: str, wanted: str) -> bool:
+    """
+    Whether *version* lies in the PEP 440 range *wanted*; local parts and pre-releases count as the version they name.
+
+    >>> in_range("0.12.0+cu130", "==0.12.*"), in_range("0.5.6.post2", ">=0.5.6,<0.6")
+    (True, True)
+    """
+    return SpecifierSet(wanted).contains(version.partition("+")[0], prereleases=True)

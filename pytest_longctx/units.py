@@ -1,0 +1,53 @@
+"""Token counts, sizes and times as people write them: 2Mi is not 2M."""
+
+import re
+
+Ki, Mi, Gi = 1024, 1024**2, 1024**3
+GiB = Gi
+"""Bytes in a GiB. Engines that print "GB" (SGLang) mean this one too."""
+
+_SCALES = {"": 1, "k": 1000, "m": 1_000_000, "ki": Ki, "mi": Mi}
+
+
+def tokens(text: str | int) -> int:
+    """
+    A token count from what a person wrote. Raises ValueError for anything else.
+
+    >>> tokens("2Mi"), tokens("2M"), tokens("10_000")
+    (2097152, 2000000, 10000)
+    """
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"\s*(\d[\d_,]*(?:\.\d+)?)\s*(ki|mi|k|m|)\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{text!r} is not a token count; write 10000, 128Ki, 2Mi or 10M")
+    number = float(re.sub(r"[_,]", "", match[1])) * _SCALES[match[2].lower()]
+    if number != int(number):
+        raise ValueError(f"{text!r} is not a whole number of tokens")
+    return int(number)
+
+
+def duration(seconds: float) -> str:
+    """
+    A time for people.
+
+    >>> duration(0.25), duration(12.3), duration(754)
+    ('0.25 s', '12.3 s', '12 min 34 s')
+    """
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def quantity(value: float, unit: str) -> str:
+    """
+    A measured number for people, with its unit.
+
+    >>> quantity(10_000_000.0, "tokens"), quantity(0.30500712, "s"), quantity(87.1489, "x")
+    ('10,000,000 tokens', '0.305007 s', '87.1489x')
+    """
+    number = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.6g}"
+    return f"{number}{unit}" if unit == "x" else f"{number} {unit}".rstrip()

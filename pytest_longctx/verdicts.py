@@ -1,0 +1,132 @@
+"""Finding x observation -> verdict. Pure: the same evidence gives the same verdict, next year too."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_longctx.findings import Bound, Finding
+from pytest_longctx.measures import MEASURES
+from pytest_longctx.observation import Observation
+from pytest_longctx.units import quantity
+
+Word = Literal["holds", "broken", "unmeasured", "out of scope", "known"]
+
+COLD_SHARE = 0.01
+"""Above this share of cached prompt tokens a measurement is not cold (vLLM's own benchmark warns from here)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that was looked at: *ok* is None where the evidence is missing."""
+
+    measure: str
+    seen: str
+    wanted: str
+    ok: bool | None
+
+    def __str__(self) -> str:
+        return f"{self.measure}: {self.seen}, wanted {self.wanted}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Verdict:
+    """What one finding came to. True only where it holds."""
+
+    finding: Finding
+    word: Word
+    lines: tuple[Line, ...] = ()
+    observation: Observation | None = None
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.word == "holds"
+
+    @property
+    def broken(self) -> tuple[Line, ...]:
+        """The lines that were missed."""
+        return tuple(line for line in self.lines if line.ok is False)
+
+    @property
+    def why(self) -> str:
+        """The one-line reason for the word."""
+        if self.reason:
+            return self.reason
+        wanted = False if self.word in ("broken", "known") else None
+        deciding = [str(line) for line in self.lines if line.ok is wanted] if self.word != "holds" else []
+        said = self.observation.said if self.observation and deciding else ""
+        return "; ".join(deciding) + (f' ("{_short(said)}")' if said else "")
+
+    def __repr__(self) -> str:
+        return f"{self.finding.id} {self.word}" + (f": {self.why}" if self.why else "")
+
+
+def out_of_scope(finding: Finding, line: str) -> Verdict:
+    """The verdict on a finding that does not speak about this server."""
+    return Verdict(finding, "out of scope", reason=line)
+
+
+def judge(finding: Finding, seen: Observation) -> Verdict:
+    """Hold *seen* against everything *finding* expects and bounds."""
+    lines = (*_expected(finding, seen), *(_laws(finding, seen)), *_bounded(finding, seen))
+    if any(line.ok is False for line in lines):
+        return Verdict(finding, "known" if finding.known else "broken", lines, seen)
+    if any(line.ok is None for line in lines):
+        return Verdict(finding, "unmeasured", lines, seen)
+    if finding.known:
+        gone = f"the known failure is gone: take `known` ({finding.known.issue}) out of the finding"
+        return Verdict(finding, "broken", lines, seen, reason=gone)
+    return Verdict(finding, "holds", lines, seen)
+
+
+def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
+    expect = finding.expect
+    yield Line("outcome", seen.outcome, expect.outcome, seen.outcome == expect.outcome)
+    if expect.phase is not None:
+        yield Line("phase", seen.phase or "not seen", expect.phase, seen.phase == expect.phase)
+    if expect.signature is not None:
+        found = seen.signature or "no known signature"
+        yield Line("signature", found, expect.signature, seen.signature == expect.signature)
+
+
+def _laws(finding: Finding, seen: Observation) -> Iterator[Line]:
+    """What must be so of every request that was served, whatever the finding says; a bound of its own replaces a law."""
+    if seen.outcome != "serves":
+        return
+    for measure, sent in (("prompt_tokens", seen.sent_tokens), ("completion_tokens", seen.asked_tokens)):
+        if sent is not None and measure not in finding.bounds:
+            yield _held(measure, seen.metrics.get(measure), Bound(unit=MEASURES[measure].unit, exactly=sent))
+    times_bounded = any(
+        MEASURES[name].cold_only for name, bound in finding.bounds.items() if bound.limits != (None, None)
+    )
+    share = seen.metrics.get("cached_share")
+    # Where no time is bounded a cache that cannot be seen spoils nothing; one that is seen to answer always does.
+    if "cached_share" not in finding.bounds and finding.question != "repeated" and (share is not None or times_bounded):
+        yield _held("cached_share", share, Bound(unit="", at_most=COLD_SHARE))
+
+
+def _bounded(finding: Finding, seen: Observation) -> Iterator[Line]:
+    for name, bound in finding.bounds.items():
+        if bound.limits != (None, None):
+            yield _held(name, seen.metrics.get(name), bound)
+
+
+def _held(measure: str, value: float | None, bound: Bound) -> Line:
+    low, high = bound.limits
+    if value is None:
+        return Line(measure, "not observed", _wanted(bound), None)
+    ok = (low is None or value >= low) and (high is None or value <= high)
+    return Line(measure, quantity(value, bound.unit), _wanted(bound), ok)
+
+
+def _wanted(bound: Bound) -> str:
+    low, high = bound.limits
+    around = "" if bound.reference is None else f" (documented {quantity(bound.reference, bound.unit)})"
+    if low == high and low is not None:
+        return f"exactly {quantity(low, bound.unit)}{around}"
+    sides = [f"{sign} {quantity(side, bound.unit)}" for sign, side in ((">=", low), ("<=", high)) if side is not None]
+    return " and ".join(sides) + around
+
+
+def _short(text: str, most: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
