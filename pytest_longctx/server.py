@@ -1,0 +1,30 @@
+"""A server that answers: what every test is given, however it came up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_longctx.backends import Backend
+from pytest_longctx.deployment import Deployment
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers."""
+
+    url: str
+    model: str
+    """What it calls its model."""
+    backend: Backend
+    deployment: Deployment
+    launcher: str
+    version: str | None = None
+    max_model_len: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Readings of the boot, under their names in `pytest_longctx.measures`."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Readings of the boot that are words: KV-cache dtype, attention backend."""
+    log: Path | None = None
+    local: bool = True
+    """On this machine's loopback: no proxy lies between."""
