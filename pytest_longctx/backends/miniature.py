@@ -1,0 +1,22 @@
+"""The built-in tiny servers of `pytest_longctx.miniatures`: no GPU, no model, up in a moment."""
+
+from pytest_longctx.backends import Backend
+from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.deployment import Deployment
+
+
+class Miniature(Backend):
+    """A server in vLLM's dialect that is honest, or has the one fault its deployment names."""
+
+    name = "miniature"
+    shares_machine = True
+    metrics = Vllm.metrics
+    failures = "vllm"
+
+    def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
+        return (
+            *(python, "-m", "pytest_longctx.miniatures"),
+            *("--port", str(port), "--served-model-name", deployment.model.name),
+            *("--max-model-len", str(deployment.max_model_len)),
+            *deployment.arguments(),
+        )

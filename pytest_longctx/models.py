@@ -1,0 +1,139 @@
+"""
+Checkpoints the suite makes on the spot, so that a real engine can be run without a download.
+
+A made checkpoint is a folder with ``config.json`` and a tokenizer; the engine fills in random weights itself
+(vLLM and SGLang: ``--load-format dummy``). It can show lengths, memory, limits and time. It can never show that an
+answer is right, and every record made with it says "random weights".
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pytest_longctx import home
+from pytest_longctx.deployment import Model
+from pytest_longctx.errors import ModelError, unknown
+
+TINY_VOCABULARY = 4096
+"""Token ids of the tiny model: 0 to 15 are special, the rest are ordinary words."""
+
+TINY_SPECIAL_TOKENS = 16
+
+TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
+    {
+        "architectures": ["Llama4ForCausalLM"],
+        "model_type": "llama4_text",
+        "vocab_size": TINY_VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "intermediate_size_mlp": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "interleave_moe_layer_step": 1,
+        # Scout's pattern: every fourth layer attends to everything and has no rotary embedding.
+        "no_rope_layers": [1, 1, 1, 0],
+        "attention_chunk_size": 8192,
+        "attn_temperature_tuning": True,
+        "attn_scale": 0.1,
+        "floor_scale": 8192,
+        "use_qk_norm": False,
+        "max_position_embeddings": 10_485_760,
+        "rope_theta": 500_000.0,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "torch_dtype": "bfloat16",
+    }
+)
+
+
+def word_level_tokenizer(vocabulary: int) -> dict[str, Any]:
+    """A ``tokenizer.json`` in which every id below *vocabulary* is a word, so that no streamed chunk is empty."""
+    words = {f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}": i for i in range(vocabulary)}
+    special = [
+        {
+            "id": i,
+            "content": f"<{i}>",
+            "special": True,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
+        for i in range(TINY_SPECIAL_TOKENS)
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": special,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "<3>"},
+    }
+
+
+def make_tiny_llama4(folder: Path) -> None:
+    """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*, weights left to the engine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<1>",
+        "eos_token": "<2>",
+        "pad_token": "<0>",
+        "unk_token": "<3>",
+        "model_max_length": TINY_LLAMA4["max_position_embeddings"],
+    }
+    for name, content in (
+        ("config.json", dict(TINY_LLAMA4)),
+        ("tokenizer.json", word_level_tokenizer(TINY_VOCABULARY)),
+        ("tokenizer_config.json", tokenizer_config),
+        ("generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({"tiny-llama4": make_tiny_llama4})
+"""What a deployment may ask for as ``make = "..."``."""
+
+
+def locate(model: Model) -> str:
+    """What to tell the engine about *model*: a folder, made if need be, or a name. Raises `ModelError`."""
+    if model.make is not None:
+        if model.make not in MADE:
+            raise ModelError(unknown("made model", model.make, MADE))
+        folder = home.kept() / "models" / model.make
+        MADE[model.make](folder)
+        return str(folder)
+    if model.path is not None:
+        folder = Path(model.path).expanduser()
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"model {model.name!r} is not at {folder}\n"
+                f"  checked  {folder / 'config.json'} ({'no such file' if folder.is_dir() else 'no such folder'})\n"
+                "  try      the right path in the deployment's [model]"
+            )
+        return str(folder.resolve())
+    return model.id or model.name
+
+
+def fingerprint(model: Model, located: str) -> str:
+    """
+    Which model that was, in one line: its name, where its weights come from, and a hash of its config where there is one.
+
+    The hash is the first 12 hex digits of the SHA-256 of ``config.json``.
+    """
+    config = Path(located) / "config.json"
+    known = f", config {hashlib.sha256(config.read_bytes()).hexdigest()[:12]}" if config.is_file() else ""
+    return f"{model.name} ({model.weights} weights{known})"
