@@ -1,0 +1,78 @@
+"""One boot: the server, or the failure that was seen instead, with the record of both."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_longctx import models
+from pytest_longctx.errors import BootError
+from pytest_longctx.launchers import Launch, Launcher
+from pytest_longctx.machine import Hardware
+from pytest_longctx.observation import Observation
+from pytest_longctx.scope import Conditions
+from pytest_longctx.server import Server
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What came of bringing one deployment up: exactly one of *server* and *failure* is there."""
+
+    conditions: Conditions
+    facts: dict[str, str]
+    """What is judged, in words: deployment, engine, model, hardware, launcher."""
+    seconds: float
+    server: Server | None = None
+    failure: BootError | None = None
+
+    def observe(self) -> Observation:
+        """The boot as evidence for a verdict."""
+        if self.failure is not None:
+            return self.failure.observation
+        return Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
+
+    def record(self) -> dict[str, Any]:
+        """The boot as results keep it."""
+        seen = self.observe()
+        return {
+            **self.facts,
+            "outcome": seen.outcome,
+            "seconds": round(self.seconds, 3),
+            "signature": seen.signature,
+            "said": seen.said,
+            "figures": {name: value for name, value in seen.metrics.items() if value is not None},
+            "words": dict(self.server.words) if self.server else {},
+            "log": str(self.server.log) if self.server and self.server.log else None,
+        }
+
+
+@contextmanager
+def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version: str | None) -> Iterator[Boot]:
+    """
+    Bring *launch* up for as long as the context lasts; a server that fails to come up is a result, not an error.
+
+    *version* is what is known of the engine before it runs. Raises `LaunchError` where it could not even be tried.
+    """
+    deployment = launch.deployment
+    server, failure = None, None
+    started_s = time.monotonic()
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(launcher.up(launch))
+        except BootError as problem:
+            failure = problem
+        seconds = time.monotonic() - started_s
+        model = models.fingerprint(deployment.model, launch.model or deployment.model.name)
+        if server is not None:
+            version = server.version or server.words.get("engine_version") or version
+            model = model if deployment.model.name != "unknown" else f"{server.model} (unknown weights)"
+        limit = server.max_model_len if server else deployment.max_model_len
+        facts = {
+            "deployment": deployment.name,
+            "engine": f"{deployment.backend} {version or 'of unknown version'}",
+            "model": model,
+            "hardware": str(hardware) if hardware else "unknown",
+            "launcher": launcher.name,
+        }
+        yield Boot(Conditions(deployment, hardware, version, limit), facts, seconds, server, failure)

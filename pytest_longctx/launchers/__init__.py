@@ -1,0 +1,46 @@
+"""
+Launchers: how a server is reached. What is under test and how it is reached stay apart.
+
+To add one, write a class with `up`, in one file beside this one, and return it from the hook
+``pytest_longctx_make_launcher``.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pytest_longctx.backends import Backend
+from pytest_longctx.deployment import Deployment
+from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.server import Server
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to bring up, and what a launcher needs beside it."""
+
+    backend: Backend
+    deployment: Deployment
+    model: str | None
+    """The model as the engine is to be told it: a folder, or a name it resolves; None where the launcher starts nothing."""
+    logs: Path
+    """The folder for server logs."""
+    python: Path | None = None
+    """The interpreter that has the engine."""
+    watch: Watch = unwatched
+
+    def server_at(self, url: str, launcher: str, **more: Any) -> Server:
+        """The server this launch hopes for at *url*, before anything is known of it."""
+        return Server(url, self.deployment.model.name, self.backend, self.deployment, launcher, **more)
+
+
+class Launcher(Protocol):
+    """Something that can make a deployment answer at a URL, and then make it stop."""
+
+    name: str
+    boots: bool
+    """Whether it starts servers; one that only attaches may be shared by xdist workers."""
+
+    def up(self, launch: Launch) -> AbstractContextManager[Server]:
+        """Bring it up, and take it down again at exit. Raises `LaunchError` and `BootError`."""

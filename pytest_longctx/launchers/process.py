@@ -1,0 +1,134 @@
+"""Serve from a process on this machine: on loopback, in its own session, dead when the test run is dead."""
+
+import fnmatch
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pytest_longctx.backends import Recipe
+from pytest_longctx.errors import LaunchError, UsageError
+from pytest_longctx.launchers import Launch, leash
+from pytest_longctx.launchers.ready import Candidate, await_ready
+from pytest_longctx.mask import masked, secret_values
+from pytest_longctx.server import Server
+
+PASSED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR", "XDG_*", "SSL_CERT_*"),
+    *("LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_*", "NVIDIA_*", "NCCL_*", "NVSHMEM_*", "TORCH_*", "TRITON_*", "OMP_*"),
+    *("ROCM_*", "HIP_*", "ROCR_*", "HSA_*", "NEURON_*", "HF_HOME", "HF_HUB_*", "VLLM_*", "SGLANG_*", "FLASHINFER_*"),
+)
+"""
+What a server inherits. Everything else is left behind on purpose: with ``CI`` set, SGLang accepts contexts it would
+otherwise refuse, and a secret that is not needed cannot leak.
+"""
+
+GRACE_S = 15.0
+"""How long a server may take to end after SIGTERM before it is killed."""
+
+
+class ProcessLauncher:
+    """Runs the engine's own command line under a leash."""
+
+    name = "process"
+    boots = True
+
+    def __init__(self, what: str = "") -> None:
+        if what:
+            raise UsageError(f"--longctx-launcher=process takes nothing after it; found {what!r}")
+
+    @contextmanager
+    def up(self, launch: Launch) -> Iterator[Server]:
+        """Start it, wait until it answers, yield it, and leave no process of it behind."""
+        if launch.model is None or launch.python is None:
+            raise LaunchError(f"{launch.deployment.name}: the process launcher needs a model and an interpreter")
+        port = _free_port(launch.deployment.flags.get("port"))
+        recipe = launch.backend.recipe(launch.deployment, launch.model, port, str(launch.python))
+        env = environment(recipe, os.environ)
+        log = launch.logs / f"{recipe.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name)
+        process = Process(recipe, env, log)
+        try:
+            yield await_ready(process, launch, hoped, boot_s=recipe.boot_s)
+        finally:
+            process.stop()
+
+
+def environment(recipe: Recipe, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The server's whole environment: what `PASSED` and the recipe let through, and what the recipe sets."""
+    passed = {
+        name: value
+        for name, value in inherited.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in (*PASSED, *recipe.pass_env))
+    }
+    return {**passed, "PYTHONUNBUFFERED": "1", **recipe.env}
+
+
+def _free_port(wanted: object) -> int:
+    """A port nobody listens on, or *wanted* itself if that is free. Raises `LaunchError`."""
+    with socket.socket() as probe:
+        # As servers do it: a port that only lingers from an earlier connection counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(str(wanted or 0))))
+        except OSError as problem:
+            raise LaunchError(
+                f"port {wanted} on 127.0.0.1 is taken ({problem.strerror})\n"
+                "  try      another port in the deployment's [flags], or leave it out: a free one is chosen"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+class Process(Candidate):
+    """A server process on its leash."""
+
+    def __init__(self, recipe: Recipe, env: Mapping[str, str], log: Path) -> None:
+        self.secrets = (*recipe.secrets, *secret_values(env, recipe.argv))
+        self.started_s = time.monotonic()
+        self.log = log
+        set_here = " ".join(f"{name}={shlex.quote(value)}" for name, value in recipe.env.items())
+        self.again = masked(f"{set_here} {shlex.join(recipe.argv)}".strip(), self.secrets)
+        end, self._hold = os.pipe()
+        command = [sys.executable, "-I", leash.__file__, str(end), str(GRACE_S), *recipe.argv]
+        with log.open("wb") as out:
+            try:
+                self._leash = subprocess.Popen(
+                    command,
+                    env=dict(env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=(end,),
+                )
+            finally:
+                os.close(end)
+        self._lines = log.open("r", encoding="utf-8", errors="replace")
+        self._partial = ""
+
+    def exit_code(self) -> int | None:
+        """The engine's exit code, 128 + N for signal N; None while it runs."""
+        return self._leash.poll()
+
+    def new_lines(self) -> Iterator[str]:
+        """Whole lines that the log has gained since the last call; the rest of it once the process has ended."""
+        ended = self.exit_code() is not None
+        *whole, self._partial = (self._partial + self._lines.read()).split("\n")
+        yield from whole
+        if ended and self._partial:
+            yield self._partial
+            self._partial = ""
+
+    def stop(self) -> None:
+        """Let go of the leash and wait until nothing of the server is left."""
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
+        self._leash.wait()
+        self._lines.close()
