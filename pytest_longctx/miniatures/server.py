@@ -1,0 +1,226 @@
+"""The honest miniature: real HTTP, vLLM's endpoints and texts, no model."""
+
+import hashlib
+import json
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock
+from typing import Any
+
+BLOCK_TOKENS = 16
+SMALL_TALK_TOKENS = 16
+"""Faults spare prompts shorter than this, so that a server with a fault still looks ready."""
+
+
+@dataclass(slots=True)
+class Request:
+    """A completion request, its prompt reduced to what a server without a model needs."""
+
+    tokens: int
+    digest: str
+    max_tokens: int
+    stream: bool
+
+    @classmethod
+    def parse(cls, body: bytes) -> "Request":
+        """Take the ids out of *body* before it is parsed: ten million of them must not become Python integers."""
+        start = body.index(b"[", body.index(b'"prompt"')) + 1
+        end = body.index(b"]", start)
+        rest = json.loads(body[:start] + body[end:])
+        ids = memoryview(body)[start:end]
+        count = body.count(b",", start, end) + 1
+        return cls(count, hashlib.sha256(ids).hexdigest(), rest.get("max_tokens", 16), bool(rest.get("stream")))
+
+
+@dataclass
+class Honest:
+    """Serves what it claims, counts what it gets, and says so."""
+
+    model: str = "miniature"
+    max_model_len: int = 131_072
+    kv_cache_tokens: int | None = None
+    """Size of the pretended KV cache; None: twice max_model_len."""
+    seen: set[str] = field(default_factory=set)
+    running: int = 0
+    waiting: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    lock: Lock = field(default_factory=Lock)
+
+    @property
+    def pool(self) -> int:
+        """The pretended KV cache in tokens."""
+        return self.kv_cache_tokens or 2 * self.max_model_len
+
+    def boot(self) -> None:
+        """Log what vLLM logs; exit as it does when one request does not fit."""
+        say(f"Using max model len {self.max_model_len}")
+        if self.pool < self.max_model_len:
+            # 32 KiB a token, as a model with 8 KV heads of 128 in 8 layers would need.
+            needed, room = self.max_model_len / 32768, self.pool / 32768
+            say(
+                f"ValueError: To serve at least one request with the model's max seq len ({self.max_model_len}), "
+                f"({needed:.2f} GiB KV cache is needed, which is larger than the available KV cache memory "
+                f"({room:.2f} GiB). Based on the available memory, the estimated maximum model length is {self.pool}."
+            )
+            sys.exit(1)
+        concurrency = self.pool / self.max_model_len
+        say(
+            f"CPU KV cache size: {self.pool:,} tokens, Maximum concurrency for "
+            f"{self.max_model_len:,} tokens per request: {concurrency:.2f}x"
+        )
+
+    def healthy(self) -> bool:
+        """What ``/health`` says."""
+        return True
+
+    def complaint(self, request: Request) -> str | None:
+        """Why *request* is refused; None if it is not."""
+        if request.tokens + request.max_tokens <= self.max_model_len:
+            return None
+        return (
+            f"This model's maximum context length is {self.max_model_len} tokens. However, your prompt contains "
+            f"{request.tokens} input tokens and {request.max_tokens} output tokens were requested."
+        )
+
+    def cached(self, request: Request) -> int:
+        """Tokens of *request* that the prefix cache answers: whole blocks of a prompt that came before, but the last."""
+        return (request.tokens - 1) // BLOCK_TOKENS * BLOCK_TOKENS if request.digest in self.seen else 0
+
+    def usage(self, request: Request) -> dict[str, Any]:
+        """What is counted for *request*."""
+        return {
+            "prompt_tokens": request.tokens,
+            "completion_tokens": request.max_tokens,
+            "total_tokens": request.tokens + request.max_tokens,
+        }
+
+    def events(self, request: Request) -> Iterator[dict[str, Any]]:
+        """The stream's events; a ConnectionError raised here, or by `complaint`, resets the connection."""
+        for i in range(request.max_tokens):
+            last = i == request.max_tokens - 1
+            yield {"choices": [{"index": 0, "text": f" w{i}", "finish_reason": "length" if last else None}]}
+        yield {"choices": [], "usage": self.usage(request)}
+
+    def account(self, request: Request) -> None:
+        """Move the counters once *request* is answered."""
+        with self.lock:
+            self.cached_tokens += self.cached(request)
+            self.prompt_tokens += request.tokens
+            self.generated_tokens += request.max_tokens
+            self.seen.add(request.digest)
+
+    def metrics(self) -> str:
+        """The ``/metrics`` page."""
+        rows = {
+            "vllm:num_requests_running": self.running,
+            "vllm:num_requests_waiting": self.waiting,
+            "vllm:kv_cache_usage_perc": 0.5 if self.running else 0.0,
+            "vllm:prompt_tokens_total": self.prompt_tokens,
+            "vllm:prefix_cache_hits_total": self.cached_tokens,
+            "vllm:generation_tokens_total": self.generated_tokens,
+        }
+        lines = [f'{name}{{engine="0",model_name="{self.model}"}} {value}' for name, value in rows.items()]
+        return "\n".join([*lines, 'vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="0"} 1.0', ""])
+
+
+def say(line: str) -> None:
+    """One line of the server's log."""
+    print(f"(EngineCore pid=1) INFO {time.strftime('%m-%d %H:%M:%S')} [miniature.py:1] {line}", flush=True)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """HTTP around an `Honest`, or one of its faulty children."""
+
+    protocol_version = "HTTP/1.1"
+    mind: Honest
+
+    def do_GET(self) -> None:
+        """Health, model list, version and metrics."""
+        mind = self.mind
+        if self.path == "/health":
+            self._send(200 if mind.healthy() else 503, b"")
+        elif self.path == "/v1/models":
+            row = {"id": mind.model, "object": "model", "max_model_len": mind.max_model_len}
+            self._send(200, json.dumps({"object": "list", "data": [row]}).encode())
+        elif self.path == "/version":
+            self._send(200, b'{"version": "0.0.0+miniature"}')
+        elif self.path == "/metrics":
+            self._send(200, mind.metrics().encode(), "text/plain")
+        else:
+            self._send(404, b'{"detail": "Not Found"}')
+
+    def do_POST(self) -> None:
+        """A completion, streamed or whole."""
+        request = Request.parse(self.rfile.read(int(self.headers["Content-Length"])))
+        try:
+            self._answer(request)
+        except ConnectionError:
+            # Closing without lingering resets; where the client has gone already, that harms nobody.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+
+    def _answer(self, request: Request) -> None:
+        if complaint := self.mind.complaint(request):
+            body = {"message": complaint, "type": "BadRequestError", "param": "input_tokens", "code": 400}
+            self._send(400, json.dumps({"error": body}).encode())
+        elif not request.stream:
+            self.mind.account(request)
+            self._send(200, json.dumps({"choices": [{"text": " w0"}], "usage": self.mind.usage(request)}).encode())
+        else:
+            self.mind.running += 1
+            try:
+                self._stream(request)
+            finally:
+                self.mind.running -= 1
+
+    def _stream(self, request: Request) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for event in self.mind.events(request):
+            self._chunk(f"data: {json.dumps(event)}\n\n".encode())
+        self.mind.account(request)
+        self._chunk(b"data: [DONE]\n\n")
+        self._chunk(b"")
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def _send(self, status: int, body: bytes, kind: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing for each request."""
+
+
+class Quiet(ThreadingHTTPServer):
+    """A threading server that does not print a traceback when a client hangs up."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that was broken on purpose is no news."""
+
+
+def serve(mind: Honest, port: int) -> None:
+    """Boot *mind* and serve it on loopback for ever."""
+    mind.boot()
+    handler = type("MindedHandler", (Handler,), {"mind": mind})
+    with Quiet(("127.0.0.1", port), handler) as server:
+        print("INFO:     Application startup complete.", flush=True)
+        server.serve_forever()
