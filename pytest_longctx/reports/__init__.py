@@ -1,0 +1,1 @@
+"""Reports: readers of one record. Nothing here asks a live object."""

@@ -1,0 +1,81 @@
+"""
+``results.jsonl``: a header, one line for each boot and each verdict as they come, a footer.
+
+A file without its footer belongs to a run that was cut off: what it holds is true, and something is missing.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from pytest_longctx.errors import ResultsError
+from pytest_longctx.reports.record import Entry
+
+SCHEMA = 1
+NAME = "results.jsonl"
+
+
+class Writer:
+    """Writes one run's file, line by line, so that nothing measured is lost with the run."""
+
+    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / NAME
+        if self.path.exists():
+            stamp = datetime.fromtimestamp(self.path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%SZ")
+            self.path.rename(folder / f"results.{stamp}.jsonl")
+        self._file: TextIO = self.path.open("w", encoding="utf-8")
+        self._counts: dict[str, int] = {}
+        self._line({"kind": "header", "schema": SCHEMA, "started": now(), **header})
+
+    def boot(self, boot: Mapping[str, Any]) -> None:
+        """One boot, come up or not."""
+        self._line({"kind": "boot", **boot})
+
+    def verdict(self, test: str, outcome: str, duration_s: float, entry: Entry) -> None:
+        """One verdict and the test that came to it."""
+        self._counts[entry.verdict] = self._counts.get(entry.verdict, 0) + 1
+        self._line(
+            {"kind": "verdict", "test": test, "outcome": outcome, "duration_s": round(duration_s, 6), **asdict(entry)}
+        )
+
+    def close(self, exit_code: int) -> None:
+        """The footer."""
+        self._line({"kind": "footer", "finished": now(), "exit_code": exit_code, "verdicts": self._counts})
+        self._file.close()
+
+    def _line(self, row: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(row, default=dict) + "\n")
+        self._file.flush()
+
+
+def now() -> str:
+    """The time, as results carry it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A whole results file."""
+
+    header: dict[str, Any]
+    footer: dict[str, Any]
+    boots: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read(path: Path) -> Results:
+    """The file at *path*. Raises `ResultsError` where it is no results file, or was cut off."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as problem:
+        raise ResultsError(f"{path}: {problem}") from None
+    if not rows or rows[0].get("kind") != "header" or rows[0].get("schema") != SCHEMA:
+        raise ResultsError(f"{path}: this is no results file of schema {SCHEMA}: its first line must be the header")
+    if rows[-1].get("kind") != "footer":
+        raise ResultsError(f"{path}: the footer is missing: the run was cut off after {len(rows) - 1} lines")
+    of_kind = {kind: [row for row in rows if row.get("kind") == kind] for kind in ("boot", "verdict")}
+    return Results(rows[0], rows[-1], of_kind["boot"], of_kind["verdict"])

@@ -1,0 +1,89 @@
+"""
+Verdicts as (name, value) pairs and back: the only module that knows the spelling.
+
+The pairs travel as a test's ``user_properties``: pytest writes them into JUnit XML as ``<property>`` elements and carries
+them across xdist; everything else here is read from them.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_longctx.measures import MEASURES
+from pytest_longctx.verdicts import Verdict
+
+Pairs = Iterable[tuple[str, object]]
+
+_STEM = "longctx."
+FINDING = f"{_STEM}finding"
+BOOT = f"{_STEM}boot"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One verdict as it was recorded."""
+
+    finding: str
+    verdict: str
+    title: str = ""
+    why: str = ""
+    status: str = ""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    server: Mapping[str, str] = field(default_factory=dict)
+    """What was judged: deployment, engine, model, hardware, launcher, seed."""
+
+
+def server_pairs(facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What was judged, as pairs."""
+    for name, value in facts.items():
+        yield f"{_STEM}server.{name}", value
+
+
+def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """One verdict as pairs; a figure that was not observed has none."""
+    stem = f"{_STEM}{verdict.finding.id}"
+    yield FINDING, verdict.finding.id
+    yield f"{stem}.verdict", verdict.word
+    yield f"{stem}.title", verdict.finding.title
+    yield f"{stem}.status", verdict.finding.status
+    if verdict.why:
+        yield f"{stem}.why", verdict.why
+    for name, value in (verdict.observation.metrics if verdict.observation else {}).items():
+        if value is not None:
+            yield f"{stem}.{name}", f"{value:.9g}"
+
+
+def boot_pair(boot: Mapping[str, Any]) -> tuple[str, str]:
+    """One boot, attached to the first test that used it."""
+    return BOOT, json.dumps(boot)
+
+
+def entries(pairs: Pairs) -> list[Entry]:
+    """Every verdict in *pairs*."""
+    flat = {name: str(value) for name, value in pairs}
+    ids = dict.fromkeys(str(value) for name, value in pairs if name == FINDING)
+    server = {
+        name.removeprefix(f"{_STEM}server."): value
+        for name, value in flat.items()
+        if name.startswith(f"{_STEM}server.")
+    }
+    return [_entry(finding, flat, server) for finding in ids if f"{_STEM}{finding}.verdict" in flat]
+
+
+def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> Entry:
+    stem = f"{_STEM}{finding}."
+    return Entry(
+        finding=finding,
+        verdict=flat[f"{stem}verdict"],
+        title=flat.get(f"{stem}title", ""),
+        why=flat.get(f"{stem}why", ""),
+        status=flat.get(f"{stem}status", ""),
+        measured={name: float(flat[f"{stem}{name}"]) for name in MEASURES if f"{stem}{name}" in flat},
+        server=server,
+    )
+
+
+def boots(pairs: Pairs) -> list[dict[str, Any]]:
+    """Every boot in *pairs*."""
+    return [json.loads(str(value)) for name, value in pairs if name == BOOT]

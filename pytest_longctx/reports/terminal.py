@@ -1,0 +1,42 @@
+"""The table at the end of a run: worst first, one line for each finding, at most 80 columns."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from pytest_longctx.reports.record import Entry
+from pytest_longctx.units import duration
+
+WORST_FIRST = ("broken", "unmeasured", "known", "out of scope", "holds")
+COLOURS = {"broken": "red", "unmeasured": "yellow", "known": "yellow", "out of scope": "cyan", "holds": "green"}
+_WIDTH = 80
+
+
+def table(found: Sequence[Entry]) -> Iterator[tuple[str, str]]:
+    """The lines of the table, each with its colour."""
+    for word in WORST_FIRST:
+        rows = (entry for entry in found if entry.verdict == word)
+        for entry in sorted(rows, key=lambda entry: (entry.server.get("deployment", ""), entry.finding)):
+            yield _row(entry), COLOURS[word]
+
+
+def _row(entry: Entry) -> str:
+    ttft_s = entry.measured.get("ttft_s")
+    took = "" if ttft_s is None else duration(ttft_s)
+    line = " ".join(f"{entry.finding:<8}{entry.verdict:<13}{took:>9}  {entry.why or entry.title}".splitlines())
+    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
+
+
+def heading() -> str:
+    """What the columns are."""
+    return f"{'finding':<8}{'verdict':<13}{'TTFT':>9}  why, or what holds"
+
+
+def tally(found: Sequence[Entry]) -> str:
+    """
+    How many of each.
+
+    >>> tally([Entry("LC-0001", "holds"), Entry("LC-0002", "broken")])
+    '1 broken, 1 holds'
+    """
+    counts = Counter(entry.verdict for entry in found)
+    return ", ".join(f"{counts[word]} {word}" for word in WORST_FIRST if counts[word])

@@ -1,0 +1,194 @@
+"""Which findings a run judges, and on which deployments: made once, from the options and the data."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from pytest_longctx import deployment, engines, findings, home, machine, models, tables
+from pytest_longctx.backends import Backend
+from pytest_longctx.deployment import Deployment
+from pytest_longctx.errors import LongctxError, UsageError, unknown
+from pytest_longctx.findings import Finding, Question
+from pytest_longctx.launchers import Launch, Launcher
+from pytest_longctx.machine import Hardware, Machine
+from pytest_longctx.options import Options
+from pytest_longctx.progress import Watch
+from pytest_longctx.scope import Conditions, Mismatch, machine_lacks, mismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One finding to be judged on one deployment; *misfit* says why that cannot be."""
+
+    finding: Finding
+    deployment: Deployment
+    misfit: Mismatch | None = None
+
+    @property
+    def id(self) -> str:
+        """The case in a test's id."""
+        return f"{self.finding.id}-{self.deployment.name}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The data of a run, checked as a whole."""
+
+    config: pytest.Config
+    options: Options
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The backend of this run. Raises `UsageError`."""
+        name = self.options.backend
+        if name is None:
+            raise UsageError(f"no backend was chosen; say --backend=NAME. Known: {', '.join(self._names('backend'))}")
+        made: Backend | None = self.config.hook.pytest_longctx_make_backend(config=self.config, name=name)
+        if made is None:
+            raise UsageError(f"--backend: {unknown('backend', name, self._names('backend'))}")
+        if self.launcher.boots and not made.launches:
+            raise UsageError(
+                f"--backend={name} is a server somebody else runs; say where: --longctx-launcher=url:http://HOST:PORT"
+            )
+        return made
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        """The launcher of this run. Raises `UsageError`."""
+        kind, _, what = self.options.launcher.partition(":")
+        made: Launcher | None = self.config.hook.pytest_longctx_make_launcher(config=self.config, kind=kind, what=what)
+        if made is None:
+            raise UsageError(f"--longctx-launcher: {unknown('launcher', kind, self._names('launcher'))}")
+        return made
+
+    def _names(self, what: str) -> list[str]:
+        return sorted(
+            {name for some in self.config.hook.pytest_longctx_names(config=self.config, what=what) for name in some}
+        )
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where data is read from: the package's own suites, and the project's."""
+        for folder in self.options.data:
+            if not folder.is_dir():
+                raise UsageError(f"--longctx-data: there is no folder {folder}")
+        return (home.suites(), *self.options.data)
+
+    @cached_property
+    def findings(self) -> dict[str, Finding]:
+        """Every finding on disk, by id. Raises `TableError`."""
+        found = findings.load_all(tuple(folder / "findings" for folder in self.folders))
+        for finding in found.values():
+            for name in finding.scope.deployment:
+                if "*" not in name and name not in self.known_deployments:
+                    raise UsageError(
+                        f"{finding.id}: scope.deployment: {unknown('deployment', name, self.known_deployments)}"
+                    )
+        return found
+
+    @cached_property
+    def known_deployments(self) -> dict[str, Deployment]:
+        """Every deployment on disk, by name. Raises `TableError`."""
+        return deployment.load_all(tuple(folder / "deployments" for folder in self.folders))
+
+    @cached_property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """The deployments of this run. Raises `UsageError`."""
+        backend = self.backend.name
+        if self.options.deployments:
+            chosen = tuple(self._named(name) for name in self.options.deployments)
+            for one in chosen:
+                if one.backend != backend:
+                    raise UsageError(f"--longctx-deployment: {one.name} is for --backend={one.backend}, not {backend}")
+            if not self.launcher.boots and len(chosen) > 1:
+                raise UsageError("--longctx-deployment: a server at one URL is one deployment; name one")
+            return chosen
+        if not self.launcher.boots:
+            return (deployment.attached(backend),)
+        found = tuple(one for one in self.known_deployments.values() if one.backend == backend)
+        if not found:
+            raise UsageError(f"there is no deployment for --backend={backend} in {', '.join(map(str, self.folders))}")
+        return found
+
+    def _named(self, name: str) -> Deployment:
+        if name.endswith(".toml"):
+            return tables.load(self.config.rootpath / name, Deployment)
+        if name not in self.known_deployments:
+            known = [one.name for one in self.known_deployments.values() if one.backend == self.backend.name]
+            raise UsageError(f"--longctx-deployment: {unknown('deployment', name, known)}")
+        return self.known_deployments[name]
+
+    @cached_property
+    def machine(self) -> Machine:
+        """What this run happens on; behind a URL nothing is known of it but what ``--longctx-hardware`` says."""
+        if self.options.hardware is not None:
+            try:
+                here = Machine(Hardware.parse(self.options.hardware), {"hardware_said_by": "--longctx-hardware"})
+            except ValueError as problem:
+                raise UsageError(f"--longctx-hardware: {problem}") from None
+        else:
+            here = machine.detect() if self.launcher.boots else Machine(None)
+        self.config.hook.pytest_longctx_describe_machine(config=self.config, machine=here)
+        return here
+
+    @cached_property
+    def version(self) -> str | None:
+        """The engine's version, where it can be had without a boot."""
+        if not self.launcher.boots:
+            return None
+        try:
+            python = engines.interpreter(self.backend, self.options.python)
+        except LongctxError:
+            return None
+        version = engines.installed_version(self.backend, python)
+        return None if version == "unknown" else version
+
+    def asking(self, question: Question) -> list[Case]:
+        """Every case that the suite answering *question* is to judge."""
+        return self._cases(finding for finding in self.findings.values() if finding.question == question)
+
+    def named(self, ids: Iterable[str]) -> list[Case]:
+        """The cases of the findings called *ids*. Raises `UsageError` for one that is not known."""
+        for name in ids:
+            if name not in self.findings:
+                raise UsageError(unknown("finding", name, self.findings))
+        return self._cases(self.findings[name] for name in ids)
+
+    def bootable(self) -> list[Deployment]:
+        """The deployments that this machine can carry, for tests without a finding of their own."""
+        return [
+            one for one in self.deployments if not one.only_named and machine_lacks(one, self.machine.hardware) is None
+        ]
+
+    def launch(self, one: Deployment, watch: Watch) -> Launch:
+        """All that must be there before *one* is booted: the engine and the model. Raises `LongctxError`."""
+        logs = self.options.results / "boots"
+        if not self.launcher.boots:
+            return Launch(self.backend, one, None, logs, watch=watch)
+        python = engines.interpreter(self.backend, self.options.python)
+        return Launch(self.backend, one, models.locate(one.model), logs, python, watch)
+
+    def _cases(self, wanted: Iterable[Finding]) -> list[Case]:
+        found: list[Case] = []
+        for finding in wanted:
+            if finding.status == "withdrawn":
+                continue
+            cases = [
+                Case(finding, one, mismatch(finding, self._conditions(one, finding), settled=False))
+                for one in self.deployments
+            ]
+            fitting = [case for case in cases if case.misfit is None]
+            # A finding about something else altogether is not this run's business; one that misses by its hardware,
+            # version or length is, and the nearest miss says so.
+            near = [case for case in cases if case.misfit is not None and not case.misfit.elsewhere]
+            nearest = [max(near, key=lambda case: case.misfit.depth if case.misfit else 0)] if near else []
+            found += fitting or nearest
+        return found
+
+    def _conditions(self, one: Deployment, finding: Finding) -> Conditions:
+        # Asking an interpreter for its engine takes a moment: only findings with a version need it.
+        version = self.version if finding.scope.version is not None else None
+        return Conditions(one, self.machine.hardware, version, one.max_model_len)

@@ -1,0 +1,136 @@
+"""One run of pytest as this plugin sees it: the selection, the boots, and the verdicts on their way into the reports."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pytest
+
+from pytest_longctx import boots, verdicts
+from pytest_longctx.boots import Boot
+from pytest_longctx.deployment import Deployment
+from pytest_longctx.errors import LongctxError
+from pytest_longctx.exchange import Exchange
+from pytest_longctx.findings import Finding
+from pytest_longctx.observation import Observation
+from pytest_longctx.options import Options
+from pytest_longctx.progress import Progress
+from pytest_longctx.reports import record
+from pytest_longctx.scope import Mismatch, mismatch
+from pytest_longctx.selection import Selection
+from pytest_longctx.verdicts import Verdict
+
+_PLAIN_EVERY_S = 30.0
+"""How often a long wait is reported where there is no terminal."""
+_FIRST_WORD_S = 3.0
+"""Waits shorter than this are not worth a line."""
+
+
+Judge = Callable[[Exchange | Observation], Verdict]
+"""Holds evidence against a test's finding, records the verdict, and returns it: true where the finding holds."""
+
+
+@dataclass
+class Session:
+    """What the door keeps for a whole run."""
+
+    config: pytest.Config
+    options: Options
+    seed: int
+    unrecorded: list[dict[str, Any]] = field(default_factory=list)
+    """Boots that no test carries yet."""
+    last_boot: Boot | None = None
+    _said_s: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def selection(self) -> Selection:
+        """Findings and deployments of this run."""
+        return Selection(self.config, self.options)
+
+    def boot(self, deployment: Deployment) -> Iterator[Boot]:
+        """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
+        chosen = self.selection
+        try:
+            launch = chosen.launch(deployment, self.watch)
+            with boots.boot(chosen.launcher, launch, chosen.machine.hardware, chosen.version) as booted:
+                self.last_boot = booted
+                self.unrecorded.append(booted.record())
+                yield booted
+        except LongctxError as problem:
+            pytest.fail(str(problem), pytrace=False)
+
+    def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot) -> Judge:
+        """The judge of one test."""
+
+        def judge(evidence: Exchange | Observation) -> Verdict:
+            observation = evidence.observe() if isinstance(evidence, Exchange) else evidence
+            misfit = mismatch(finding, boot.conditions, settled=True)
+            if misfit is not None:
+                self.rule_out(item, finding, misfit, boot)
+            verdict = verdicts.judge(finding, observation)
+            self.put_down(item, verdict, boot)
+            if verdict.word == "known" and finding.known:
+                pytest.xfail(f"{verdict!r} ({finding.known.issue})")
+            if verdict.word == "unmeasured" and not self.options.strict:
+                pytest.skip(repr(verdict))
+            return verdict
+
+        return judge
+
+    def rule_out(self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None) -> None:
+        """Skip *item*: its finding does not speak about this server."""
+        verdict = verdicts.out_of_scope(finding, misfit.line)
+        self.put_down(item, verdict, boot)
+        pytest.skip(repr(verdict))
+
+    def put_down(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
+        """Write *verdict* where pytest's own reports carry it on: JUnit, xdist, and our results file."""
+        facts = {**boot.facts, "seed": str(self.seed)} if boot else {}
+        item.user_properties.extend(record.server_pairs(facts))
+        item.user_properties.extend(record.verdict_pairs(verdict))
+        self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
+
+    def watch(self, progress: Progress) -> None:
+        """Tell a person how a long wait goes: one line rewritten on a terminal, a line now and then elsewhere."""
+        reporter = self.config.pluginmanager.getplugin("terminalreporter")
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        if reporter is None or capture is None or self.config.get_verbosity() < 0 or progress.elapsed_s < _FIRST_WORD_S:
+            return
+        live = reporter.isatty
+        now = time.monotonic()
+        if now - self._said_s < (1.0 if live else _PLAIN_EVERY_S):
+            return
+        self._said_s = now
+        with capture.global_and_fixture_disabled():
+            if live:
+                reporter.rewrite(f"{progress}", erase=True)
+            else:
+                reporter.ensure_newline()
+                reporter.write_line(f"longctx {progress}")
+
+
+_SESSION = pytest.StashKey[Session]()
+
+
+def open_session(config: pytest.Config, options: Options) -> Session:
+    """Make the session and keep it with *config*; xdist workers take the controller's seed."""
+    handed: dict[str, Any] = getattr(config, "workerinput", {})
+    seed = options.seed if options.seed is not None else handed.get("longctx_seed", secrets.randbits(32))
+    config.stash[_SESSION] = Session(config, options, seed)
+    return config.stash[_SESSION]
+
+
+def known_session(config: pytest.Config) -> Session | None:
+    """The session of *config*; None where no backend was chosen."""
+    return config.stash.get(_SESSION, None)
+
+
+def session_of(config: pytest.Config) -> Session:
+    """The session of *config*; fails the test where no backend was chosen."""
+    found = known_session(config)
+    if found is None:
+        pytest.fail("no backend was chosen: say --backend=NAME, or set longctx_backend in the ini file", pytrace=False)
+    return found
