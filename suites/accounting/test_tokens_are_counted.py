@@ -1,0 +1,17 @@
+"""Does the server count what it was sent, on both sides of every border?"""
+
+import pytest
+
+from pytest_longctx.exchange import tally
+
+BORDERS = (16, 64, 128, 256, 512, 2048, 8192)
+"""KV-cache blocks, prefill chunks and attention chunks end at these lengths."""
+
+
+@pytest.mark.judges("accounting")
+def test_tokens_are_counted(server, prompt, ask, judge):
+    """If this fails, no figure per token from this server can be trusted."""
+    room = (server.max_model_len or max(BORDERS) * 2) - len(BORDERS)
+    lengths = [1, *(length for border in BORDERS for length in (border - 1, border, border + 1) if length <= room)]
+    verdict = judge(tally([ask(prompt(length), 1 + i % 5) for i, length in enumerate(lengths)]))
+    assert verdict

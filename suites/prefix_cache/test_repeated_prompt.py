@@ -1,0 +1,12 @@
+"""What does a server say of a prompt that it has just read?"""
+
+import pytest
+
+
+@pytest.mark.judges("repeated")
+def test_repeated_prompt(finding, prompt, ask, judge):
+    """If this fails, a cache hit can pass for speed: cached tokens are not reported, or the cache does not work."""
+    same = prompt(finding.ask.prompt_tokens)
+    ask(same, finding.ask.output_tokens)
+    verdict = judge(ask(same, finding.ask.output_tokens))
+    assert verdict
