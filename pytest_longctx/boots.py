@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pytest_longctx import models
@@ -25,6 +26,7 @@ class Boot:
     seconds: float
     server: Server | None = None
     failure: BootError | None = None
+    log: Path | None = None
 
     def observe(self) -> Observation:
         """The boot as evidence for a verdict."""
@@ -43,7 +45,7 @@ class Boot:
             "said": seen.said,
             "figures": {name: value for name, value in seen.metrics.items() if value is not None},
             "words": dict(self.server.words) if self.server else {},
-            "log": str(self.server.log) if self.server and self.server.log else None,
+            "log": str(self.log) if self.log else None,
         }
 
 
@@ -75,4 +77,6 @@ def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version:
             "hardware": str(hardware) if hardware else "unknown",
             "launcher": launcher.name,
         }
-        yield Boot(Conditions(deployment, hardware, version, limit), facts, seconds, server, failure)
+        log = launch.logs / f"{deployment.name}.log"
+        here = Conditions(deployment, hardware, version, limit)
+        yield Boot(here, facts, seconds, server, failure, log if log.is_file() else None)

@@ -82,7 +82,7 @@ class Conversation:
         """The whole request, with the server's gauges watched beside it."""
         timeout = httpx.Timeout(None, connect=CONNECT_S)
         options: dict[str, Any] = {"base_url": self.server.url, "headers": dict(self.server.headers)}
-        options["trust_env"] = not self.server.local
+        options |= {"trust_env": not self.server.local, "verify": self.server.secure}
         async with (
             httpx.AsyncClient(timeout=timeout, **options) as http,
             httpx.AsyncClient(timeout=CONNECT_S, **options) as side,
@@ -225,11 +225,12 @@ class Conversation:
         """Prompt tokens that came from a cache, by the server's counter, once it has caught up with this answer."""
         if before.cached_tokens is None or before.generated_tokens is None:
             return None
-        counted = self.usage.completion_tokens if self.usage else None
+        # What was asked, not what usage claims: a server that overstates its answer would be waited for in vain.
+        least = min(self.output_tokens, (self.usage and self.usage.completion_tokens) or 0)
         end = time.monotonic() + _SETTLE_S
         while True:
             after = await telemetry.scrape(side, self.server.backend.metrics)
-            caught_up = (after.generated_tokens or 0) - before.generated_tokens >= (counted or 0)
+            caught_up = (after.generated_tokens or 0) - before.generated_tokens >= least
             if after.cached_tokens is not None and caught_up:
                 return round(after.cached_tokens - before.cached_tokens)
             if time.monotonic() > end:

@@ -54,12 +54,15 @@ class Timeouts(tables.Table):
     """From the start of the process to the first generated token."""
     admission_s: float = 60.0
     """How long requests may wait while none runs and the KV cache is empty."""
+    answer_s: float = 120.0
+    """What every request may take, however short."""
     slowest_prefill_tokens_per_s: float = 500.0
-    """A request of N prompt tokens is given up after ``120 + N / this + 2 x output tokens`` seconds."""
+    slowest_decode_tokens_per_s: float = 0.5
 
     def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
-        """The deadline of one request, in seconds from its first byte."""
-        return 120 + prompt_tokens / self.slowest_prefill_tokens_per_s + 2 * output_tokens
+        """The deadline of one request from its first byte: *answer_s* and the time its tokens need at the slowest rates."""
+        prefill_s = prompt_tokens / self.slowest_prefill_tokens_per_s
+        return self.answer_s + prefill_s + output_tokens / self.slowest_decode_tokens_per_s
 
 
 class Deployment(tables.Table):

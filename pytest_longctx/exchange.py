@@ -129,12 +129,19 @@ def tally(exchanges: Sequence[Exchange]) -> Observation:
     """Several exchanges as one piece of evidence: the first that was not served, else how many were miscounted."""
     unserved = next((each for each in exchanges if each.ending != "complete"), None)
     if unserved is not None:
-        return replace(unserved.observe(), said=f"{unserved.sent_tokens:,} tokens: {unserved.observe().said}")
-    wrong = [
-        f"sent {each.sent_tokens:,} + asked {each.asked_tokens}, counted {each.usage}"
-        for each in exchanges
-        if each.usage is None
-        or (each.usage.prompt_tokens, each.usage.completion_tokens) != (each.sent_tokens, each.asked_tokens)
+        seen = unserved.observe()
+        return replace(seen, said=f"{unserved.sent_tokens:,} tokens: {seen.said}")
+    usages = [each.usage or Usage() for each in exchanges]
+    prompts = [each for each, usage in zip(exchanges, usages, strict=True) if usage.prompt_tokens != each.sent_tokens]
+    answers = [
+        each for each, usage in zip(exchanges, usages, strict=True) if usage.completion_tokens != each.asked_tokens
     ]
-    metrics: dict[str, float | None] = {"requests": len(exchanges), "miscounted_requests": len(wrong)}
+    metrics: dict[str, float | None] = {
+        "requests": len(exchanges),
+        "miscounted_prompts": len(prompts),
+        "miscounted_answers": len(answers),
+    }
+    wrong = [
+        f"sent {each.sent_tokens:,}, asked {each.asked_tokens}, counted {each.usage}" for each in (*prompts, *answers)
+    ]
     return Observation("serves", metrics, phase="request", said="; ".join(wrong[:3]))

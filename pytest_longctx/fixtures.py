@@ -93,6 +93,6 @@ def judge(request: pytest.FixtureRequest, longctx_session: "Session", boot: "Boo
 
 
 @pytest.fixture
-def finding() -> "Finding":
+def finding(deployment: "Deployment") -> "Finding":
     """The finding this test judges: parametrized by the marker ``finding`` or ``judges``."""
     pytest.fail("this test has no finding; mark it with @pytest.mark.finding('LC-0001')", pytrace=False)

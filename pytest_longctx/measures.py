@@ -41,7 +41,10 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "refusal_status": Measure("", "HTTP status of a refusal; 200 when it came as an event inside the stream"),
         # several requests
         "requests": Measure("requests", "requests sent"),
-        "miscounted_requests": Measure("requests", "requests whose usage differs from what was sent or asked"),
+        "miscounted_prompts": Measure("requests", "requests whose prompt tokens in usage differ from what was sent"),
+        "miscounted_answers": Measure(
+            "requests", "requests whose completion tokens in usage differ from what was asked"
+        ),
         # a boot
         "boot_s": Measure("s", "from the start of the process to the first generated token"),
         "max_model_len": Measure("tokens", "longest context the server says it serves"),

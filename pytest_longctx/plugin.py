@@ -11,6 +11,9 @@ import pytest
 from pytest_longctx import builtin, fixtures, hookspecs, markers, options
 from pytest_longctx.errors import LongctxError
 
+_REPORTING = "longctx-reporting"
+"""Registered when a backend was chosen, and only then."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare flags and ini keys."""
@@ -44,9 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
         session = open_session(config, folded)
         _refuse_many_workers(config, session.selection)
+        session.selection.check()
     except LongctxError as problem:
         raise pytest.UsageError(str(problem)) from None
-    config.pluginmanager.register(Reporting(session), "longctx-reporting")
+    config.pluginmanager.register(Reporting(session), _REPORTING)
 
 
 def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:
@@ -65,19 +69,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     named = metafunc.definition.get_closest_marker("finding")
     if asked is None and named is None and "deployment" not in metafunc.fixturenames:
         return
-    from pytest_longctx.session import known_session
+    if not metafunc.config.pluginmanager.hasplugin(_REPORTING):
+        return  # no backend was chosen; the fixtures say so when the test is set up
+    from pytest_longctx.session import session_of
 
-    session = known_session(metafunc.config)
-    if session is None:  # no backend: the fixture `deployment` says so when the test is set up
+    session = session_of(metafunc.config)
+    if asked is None and named is None:
+        chosen = session.selection.bootable()
+        metafunc.parametrize("deployment", chosen, ids=[one.name for one in chosen], indirect=True, scope="session")
         return
     try:
-        if asked is None and named is None:
-            chosen = session.selection.bootable()
-            metafunc.parametrize("deployment", chosen, ids=[one.name for one in chosen], indirect=True, scope="session")
-            return
         cases = session.selection.asking(*asked.args) if asked else session.selection.named(named.args if named else ())
     except LongctxError as problem:
-        raise pytest.UsageError(str(problem)) from None
+        # An error raised here would come with pytest's own traceback; it is raised once everything is collected.
+        session.problems.append(f"{metafunc.definition.nodeid}: {problem}")
+        cases = []
     metafunc.parametrize(
         ("finding", "deployment"),
         [
@@ -97,33 +103,38 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out questions that nobody asks of this backend, and keep the tests of one deployment together."""
-    if not any(hasattr(item, "callspec") and "deployment" in item.callspec.params for item in items):
+    if not config.pluginmanager.hasplugin(_REPORTING):
         return
-    idle = [
-        item
-        for item in items
-        if _param(item, "deployment") is None and "deployment" in getattr(item, "fixturenames", ())
-    ]
-    if idle:
+    from pytest_longctx.session import session_of
+
+    session = session_of(config)
+    if session.problems and not hasattr(config, "workerinput"):
+        raise pytest.UsageError("\n".join(session.problems))
+    idle = [item for item in items if _deployment(item) is None and _is_parametrized(item)]
+    if idle and not session.problems:  # an xdist worker must not raise here; its tests fail in their set-up instead
         config.hook.pytest_deselected(items=idle)
         items[:] = [item for item in items if item not in idle]
     order: dict[str, int] = {}
     for item in items:
-        if deployment := _param(item, "deployment"):
+        if deployment := _deployment(item):
             order.setdefault(deployment.name, len(order) + 1)
-    items.sort(key=lambda item: order.get(getattr(_param(item, "deployment"), "name", ""), 0))
+    items.sort(key=lambda item: order.get(getattr(_deployment(item), "name", ""), 0))
 
 
-def _param(item: pytest.Item, name: str) -> Any:
-    """The test's parameter *name*; None where it has none, or an empty set of them."""
-    found = item.callspec.params.get(name) if hasattr(item, "callspec") else None
-    return found if hasattr(found, "title") else None
+def _is_parametrized(item: pytest.Item) -> bool:
+    return "deployment" in item.callspec.params if hasattr(item, "callspec") else False
+
+
+def _deployment(item: pytest.Item) -> Any:
+    """The test's deployment; None where it has none, or an empty set of them."""
+    found = item.callspec.params.get("deployment") if hasattr(item, "callspec") else None
+    return found if hasattr(found, "timeouts") else None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Hand the seed to an xdist worker, so that one run has one seed."""
-    from pytest_longctx.session import known_session
+    if node.config.pluginmanager.hasplugin(_REPORTING):
+        from pytest_longctx.session import session_of
 
-    if session := known_session(node.config):
-        node.workerinput["longctx_seed"] = session.seed
+        node.workerinput["longctx_seed"] = session_of(node.config).seed

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pytest_longctx import __version__, verdicts
-from pytest_longctx.errors import BootError
+from pytest_longctx.errors import BootError, LongctxError
 from pytest_longctx.reports import record, terminal
 from pytest_longctx.reports.jsonl import Writer
 from pytest_longctx.reports.record import Entry
@@ -37,6 +37,8 @@ class Reporting:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Rule out a test before anything boots for it."""
+        if self.session.problems:
+            pytest.fail("\n".join(self.session.problems), pytrace=False)
         finding, deployment = _case(item)
         if finding is None:
             return
@@ -59,8 +61,9 @@ class Reporting:
         while self.session.unrecorded:
             item.user_properties.append(record.boot_pair(self.session.unrecorded.pop()))
         report = yield
-        if call.when == "setup" and report.failed and isinstance(report.longrepr, str):
-            report.longrepr = self._once(report.longrepr)
+        if isinstance(cause, LongctxError):
+            # Its text says all there is; pytest would print the chain of exceptions that carried it here.
+            report.longrepr = self._once(str(cause))
         return report
 
     def _once(self, text: str) -> str:
@@ -117,7 +120,6 @@ class Reporting:
         if self._is_worker or not found or self.session.config.get_verbosity() < -1:
             return
         terminalreporter.section("findings")
-        terminalreporter.write_line(terminal.heading())
         for line, colour in terminal.table(found):
             terminalreporter.write_line(line, **{colour: True})
         terminalreporter.write_line(terminal.tally(found), bold=True)

@@ -58,7 +58,7 @@ def machine_lacks(deployment: Deployment, hardware: Hardware | None) -> str | No
     """Why *hardware* cannot carry *deployment*; None where it can, or where either is not known."""
     if deployment.hardware is None or hardware is None or hardware.carries(Hardware.parse(deployment.hardware)):
         return None
-    return f"hardware: {deployment.name} needs {deployment.hardware}, this machine has {hardware}"
+    return f"hardware: needs {deployment.hardware}, this machine has {hardware}"
 
 
 def _named(line: str, name: str, wanted: tuple[str, ...]) -> str | None:
@@ -96,9 +96,9 @@ def _long_enough(finding: Finding, deployment: Deployment, max_model_len: int | 
     room, asked = max_model_len or deployment.max_model_len, finding.ask
     if room is not None and asked.prompt_tokens is not None and asked.prompt_tokens + asked.output_tokens > room:
         total = f"{asked.prompt_tokens:,} + {asked.output_tokens}"
-        return f"context: {total} tokens exceed max_model_len {room:,} of {deployment.name}"
+        return f"context: {total} tokens exceed max_model_len {room:,}"
     length, most = asked.prompt_length(room), deployment.longest_prompt
     # A refusal costs nothing; a prompt that is served must be affordable here.
     if finding.question != "over-limit" and length is not None and most is not None and length > most:
-        return f"prompt: {length:,} tokens; {deployment.name} takes at most {most:,} in reasonable time"
+        return f"prompt: {length:,} tokens; longest_prompt here is {most:,}"
     return None

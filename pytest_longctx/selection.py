@@ -146,6 +146,11 @@ class Selection:
         version = engines.installed_version(self.backend, python)
         return None if version == "unknown" else version
 
+    def check(self) -> None:
+        """Read everything that was typed and everything on disk. Raises `LongctxError`."""
+        for part in (self.backend, self.findings, self.deployments, self.machine):
+            assert part is not None
+
     def asking(self, question: Question) -> list[Case]:
         """Every case that the suite answering *question* is to judge."""
         return self._cases(finding for finding in self.findings.values() if finding.question == question)

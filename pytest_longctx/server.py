@@ -28,3 +28,8 @@ class Server:
     log: Path | None = None
     local: bool = True
     """On this machine's loopback: no proxy lies between."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether certificates matter; loading them for nothing would cost each plain request tens of milliseconds."""
+        return self.url.startswith("https:")

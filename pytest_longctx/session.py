@@ -43,6 +43,8 @@ class Session:
     unrecorded: list[dict[str, Any]] = field(default_factory=list)
     """Boots that no test carries yet."""
     last_boot: Boot | None = None
+    problems: list[str] = field(default_factory=list)
+    """What is wrong with the markers of collected tests."""
     _said_s: float = field(default_factory=time.monotonic)
 
     @cached_property
@@ -60,7 +62,7 @@ class Session:
                 self.unrecorded.append(booted.record())
                 yield booted
         except LongctxError as problem:
-            pytest.fail(str(problem), pytrace=False)
+            raise pytest.fail.Exception(str(problem), pytrace=False) from problem
 
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot) -> Judge:
         """The judge of one test."""
@@ -123,14 +125,9 @@ def open_session(config: pytest.Config, options: Options) -> Session:
     return config.stash[_SESSION]
 
 
-def known_session(config: pytest.Config) -> Session | None:
-    """The session of *config*; None where no backend was chosen."""
-    return config.stash.get(_SESSION, None)
-
-
 def session_of(config: pytest.Config) -> Session:
     """The session of *config*; fails the test where no backend was chosen."""
-    found = known_session(config)
+    found = config.stash.get(_SESSION, None)
     if found is None:
         pytest.fail("no backend was chosen: say --backend=NAME, or set longctx_backend in the ini file", pytrace=False)
     return found

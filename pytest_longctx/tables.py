@@ -65,14 +65,14 @@ def check(content: dict[str, Any], kind: type[T], where: str) -> T:
 
 def _complaint(error: Any, kind: type[BaseModel]) -> str:
     place = [str(part) for part in error["loc"]]
-    key = ".".join(place) or "the file"
+    key = ".".join(place)
     if error["type"] == "extra_forbidden":
         return f"{key}: {unknown('key', place[-1], _fields_at(kind, place[:-1]))}"
     if error["type"] == "missing":
         return f"{key}: is required and missing"
     message = error["msg"].removeprefix("Value error, ")
     found = "" if error["type"] == "value_error" else f" (found {error['input']!r})"
-    return f"{key}: {message}{found}"
+    return f"{key}: {message}{found}" if key else f"{message}{found}"
 
 
 def _fields_at(kind: type[BaseModel], place: list[str]) -> Iterator[str]:

@@ -49,7 +49,7 @@ class Knock:
                 try:
                     if self._once(http):
                         return
-                except httpx.HTTPError as problem:
+                except (httpx.HTTPError, ValueError, LookupError) as problem:  # no answer, or not the JSON it should be
                     self.last = str(problem) or type(problem).__name__
                 self._stop.wait(_PAUSE_S)
 

@@ -97,7 +97,7 @@ class _Wait:
         raise BootError(self._explain(said, remedy), Observation("overcommits", figures, "kv_cache", said=said))
 
     def _failed(self, exit_code: int | None) -> BootError:
-        failure, figures = self.reading.failure, dict[str, float | None](self.reading.figures)
+        failure, figures = self.reading.failure, {**self.reading.figures, "boot_s": None}
         if failure is not None:
             known = failure.signature
             text = self._explain(f"the log says {known.id!r} in phase {known.phase!r}", known.remedy)

@@ -40,7 +40,8 @@ class UrlLauncher:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         candidate = Elsewhere(self.base, (key,) if key else ())
         hoped = launch.server_at(self.base, self.name, headers=headers, local=self.local)
-        server = await_ready(candidate, launch, hoped, boot_s=PATIENCE_S)
+        patience_s = min(PATIENCE_S, launch.deployment.timeouts.boot_s)
+        server = await_ready(candidate, launch, hoped, boot_s=patience_s)
         wanted, found = launch.deployment.max_model_len, server.max_model_len
         if wanted is not None and found is not None and wanted != found:
             raise LaunchError(

@@ -9,6 +9,7 @@ from typing import Any
 from pytest_longctx.miniatures.server import SMALL_TALK_TOKENS, Honest, Request, say
 
 LATE_S = 0.6
+LATE_FROM_TOKENS = 10_000
 
 
 def spared(request: Request) -> bool:
@@ -17,10 +18,10 @@ def spared(request: Request) -> bool:
 
 
 class LateFirstToken(Honest):
-    """Answers truly, late."""
+    """Answers truly; to a long prompt, late."""
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
-        if not spared(request):
+        if request.tokens >= LATE_FROM_TOKENS:
             time.sleep(LATE_S)
         yield from super().events(request)
 

@@ -21,14 +21,9 @@ def table(found: Sequence[Entry]) -> Iterator[tuple[str, str]]:
 
 def _row(entry: Entry) -> str:
     ttft_s = entry.measured.get("ttft_s")
-    took = "" if ttft_s is None else duration(ttft_s)
-    line = " ".join(f"{entry.finding:<8}{entry.verdict:<13}{took:>9}  {entry.why or entry.title}".splitlines())
+    took = f"TTFT {duration(ttft_s)}: " if ttft_s is not None and entry.verdict == "holds" else ""
+    line = " ".join(f"{entry.finding:<8}{entry.verdict:<13}{took}{entry.why or entry.title}".splitlines())
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
-
-
-def heading() -> str:
-    """What the columns are."""
-    return f"{'finding':<8}{'verdict':<13}{'TTFT':>9}  why, or what holds"
 
 
 def tally(found: Sequence[Entry]) -> str:

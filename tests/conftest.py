@@ -1,0 +1,80 @@
+"""What the plugin's own tests share: a run of the real suites in a folder of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio._backends._asyncio  # noqa: F401 - see httpcore
+import httpcore  # noqa: F401 - pytester forgets what a run imports, and httpx would not know its exceptions again
+import pytest
+
+from pytest_longctx import home
+from pytest_longctx.reports import jsonl
+
+FAULTY = """
+name = "faulty"
+title = "a miniature with one fault"
+backend = "miniature"
+max_model_len = 65_536
+
+[model]
+name = "miniature"
+weights = "unknown"
+
+[flags]
+fault = "{fault}"
+
+[timeouts]
+boot_s = {boot_s}
+admission_s = 0.3
+answer_s = {answer_s}
+slowest_prefill_tokens_per_s = 1_000_000
+slowest_decode_tokens_per_s = 1000
+"""
+
+
+@dataclass
+class Run:
+    """A finished run and its results file, where one was written."""
+
+    outcome: pytest.RunResult
+    folder: Path
+
+    @property
+    def results(self) -> jsonl.Results:
+        """The results file, which must be whole."""
+        return jsonl.read(self.folder / "results" / "results.jsonl")
+
+    @property
+    def text(self) -> str:
+        """What was printed."""
+        return self.outcome.stdout.str() + self.outcome.stderr.str()
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """``run("--backend=miniature", "-m", "smoke")``: the shipped suites in an empty project."""
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makeini("[pytest]\nfilterwarnings = error\naddopts = --strict-markers -p no:cacheprovider\n")
+
+    def start(*arguments: str, what: str | None = None) -> Run:
+        here = ("-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
+        outcome = pytester.runpytest(what or str(home.suites()), *here, *arguments)
+        return Run(outcome, pytester.path)
+
+    return start
+
+
+@pytest.fixture
+def faulty(pytester: pytest.Pytester) -> Callable[[str], str]:
+    """Write a deployment with the fault called *fault* and return the options that choose it."""
+
+    def write(fault: str) -> str:
+        # Only a server that is known to hang is given up soon; any other has time enough on the busiest machine.
+        boot_s = 2 if fault in ("hangs-at-boot", "never-healthy") else 30
+        answer_s = 0.5 if fault == "stalls-mid-stream" else 30
+        path = pytester.path / "faulty.toml"
+        path.write_text(FAULTY.format(fault=fault, boot_s=boot_s, answer_s=answer_s), encoding="utf-8")
+        return f"--longctx-deployment={path.name}"
+
+    return write

@@ -1,0 +1,113 @@
+"""Whatever ends pytest, no server outlives it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEPLOYMENT = """
+name = "leashed"
+title = "t"
+backend = "miniature"
+max_model_len = 4096
+[model]
+name = "{name}"
+weights = "unknown"
+"""
+
+
+def processes(word):
+    """The ids of all live processes with *word* on their command line, this one left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if word.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def until(condition, most_s=20.0):
+    end = time.monotonic() + most_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
+def test_no_server_outlives_pytest(tmp_path, how):
+    name = f"leashed-{os.getpid()}-{how.name}".lower()
+    (tmp_path / "d.toml").write_text(DEPLOYMENT.format(name=name))
+    (tmp_path / "test_it.py").write_text("import time\ndef test_it(server): print('UP'); time.sleep(60)")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-s",
+        "--backend=miniature",
+        "--longctx-deployment=d.toml",
+        "-c",
+        os.devnull,
+    ]
+    with subprocess.Popen([*command, "--rootdir=."], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert any("UP" in line for line in run.stdout)
+        assert len(processes(name)) == 2  # the leash and the server
+        run.send_signal(how)
+        run.wait(timeout=30)
+    assert until(lambda: not processes(name))
+
+
+ORPHANS = """
+import os, subprocess, sys, time
+# A grandchild in a session of its own, which ignores SIGTERM: nothing but its ancestry leads to it.
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", deaf, sys.argv[1]], start_new_session=True)
+{then}
+"""
+
+
+@pytest.mark.parametrize("then", ["time.sleep(60)", "sys.exit(3)"], ids=["let go", "exits"])
+def test_descendants_go_with_the_server(tmp_path, then):
+    """Engines start workers in sessions of their own; an orphaned worker would hold the GPU."""
+    from pytest_longctx.launchers import leash
+
+    name = f"orphan-{os.getpid()}-{len(then)}"
+    end, hold = os.pipe()
+    command = [
+        sys.executable,
+        "-I",
+        leash.__file__,
+        str(end),
+        "1",
+        sys.executable,
+        "-c",
+        ORPHANS.format(then=then),
+        name,
+    ]
+    with subprocess.Popen(command, pass_fds=(end,)) as held:
+        os.close(end)
+        assert until(lambda: len(processes(name)) >= (3 if "sleep" in then else 1))
+        if "sleep" in then:
+            os.close(hold)
+        code = held.wait(timeout=20)
+    if "sleep" not in then:
+        os.close(hold)
+    assert code == (3 if "exit" in then else 128 + signal.SIGTERM)
+    assert processes(name) == []
+
+
+def test_a_signal_that_ended_the_server_is_in_the_exit_code():
+    from pytest_longctx.launchers import leash
+
+    end, hold = os.pipe()
+    die = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    command = [sys.executable, "-I", leash.__file__, str(end), "1", sys.executable, "-c", die]
+    assert subprocess.run(command, pass_fds=(end,), check=False).returncode == 128 + signal.SIGKILL
+    os.close(end)
+    os.close(hold)

@@ -1,0 +1,117 @@
+"""The five words, and what each does to a run."""
+
+import pytest
+
+UNMEASURABLE = """
+id = "XX-0001"
+title = "a boot that logs the size of its weights"
+question = "boots"
+markers = ["boot"]
+status = "confirmed"
+reviewed = 2026-01-01
+[source]
+document = "this test"
+[scope]
+backend = "miniature"
+deployment = "miniature"
+[bounds.weights_gib]
+unit = "GiB"
+at_most = 1.0
+"""
+
+GONE = """
+id = "XX-0002"
+title = "a failure that is known and has gone"
+question = "served"
+markers = ["smoke"]
+status = "confirmed"
+reviewed = 2026-01-01
+[source]
+document = "this test"
+[ask]
+prompt_tokens = 100
+[known]
+issue = "https://example.invalid/1"
+since = 2026-01-01
+"""
+
+
+@pytest.fixture
+def project(pytester):
+    """A project with findings of its own."""
+
+    def write(text):
+        folder = pytester.path / "findings"
+        folder.mkdir(exist_ok=True)
+        name = text.split('"')[1]
+        (folder / f"{name}.toml").write_text(text)
+        return "--longctx-data=."
+
+    return write
+
+
+def verdicts(done):
+    return {row["finding"]: row["verdict"] for row in done.results.verdicts}
+
+
+def test_holds_known_and_out_of_scope_leave_a_run_green(run):
+    done = run("--backend=miniature", "-m", "boot or prefix_cache or expected_oom", "--longctx-hardware=cpu")
+    assert verdicts(done) == {
+        "LC-0040": "holds",
+        "MN-0002": "holds",
+        "MN-0003": "holds",
+        "MN-0004": "known",
+    }
+    done.outcome.assert_outcomes(passed=3, xfailed=1, deselected=15)
+
+
+def test_unmeasured_is_never_a_pass(run, project):
+    done = run("--backend=miniature", project(UNMEASURABLE), "-m", "boot", "-rs")
+    assert verdicts(done)["XX-0001"] == "unmeasured"
+    done.outcome.assert_outcomes(passed=1, skipped=1, deselected=18)
+    assert "XX-0001 unmeasured: weights_gib: not observed, wanted <= 1 GiB" in done.text
+
+
+@pytest.mark.parametrize("how", ["flag", "ini", "CI"])
+def test_unmeasured_is_red_when_strict(run, project, how, pytester, monkeypatch):
+    if how == "CI":
+        monkeypatch.setenv("CI", "true")
+    elif how == "ini":
+        pytester.makeini("[pytest]\nlongctx_strict = true\n")
+    flags = ["--longctx-strict"] if how == "flag" else []
+    done = run("--backend=miniature", project(UNMEASURABLE), "-m", "boot", *flags)
+    done.outcome.assert_outcomes(passed=1, failed=1, deselected=18)
+    assert verdicts(done)["XX-0001"] == "unmeasured"
+
+
+def test_a_known_failure_that_is_gone_is_broken(run, project):
+    done = run("--backend=miniature", project(GONE), "-k", "XX-0002")
+    assert verdicts(done) == {"XX-0002": "broken"}
+    assert "the known failure is gone: take `known` (https://example.invalid/1) out of the finding" in done.text
+    done.outcome.assert_outcomes(failed=1, deselected=19)
+
+
+def test_a_run_that_judged_nothing_is_red(run):
+    done = run("--backend=sglang", "-m", "ten_million", "--longctx-hardware=cpu")
+    assert set(verdicts(done).values()) == {"out of scope"}
+    assert done.outcome.ret == pytest.ExitCode.TESTS_FAILED
+    assert done.results.footer["exit_code"] == 1
+    done.outcome.stdout.fnmatch_lines(
+        [
+            "LC-0010 out of scope hardware: needs 8xH200, this machine has cpu",
+            "SC-0008 out of scope hardware: needs 8xH200, this machine has cpu",
+            "SC-0009 out of scope hardware: needs 8xH200, this machine has cpu",
+            "no finding was judged: this run proves nothing, and is red*",
+        ]
+    )
+
+
+def test_a_run_that_judged_nothing_may_be_allowed(run):
+    done = run("--backend=sglang", "-m", "ten_million", "--longctx-hardware=cpu", "--longctx-allow-unjudged")
+    assert done.outcome.ret == pytest.ExitCode.OK
+
+
+def test_a_finding_out_of_scope_boots_nothing(run):
+    done = run("--backend=vllm", "-m", "ten_million", "--longctx-hardware=cpu")
+    assert set(verdicts(done).values()) == {"out of scope"}
+    assert done.results.boots == []

@@ -1,0 +1,128 @@
+"""One server for each deployment: booted once, down before the next comes up; shared by URL."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+FOLLOW = """
+import pytest
+from contextlib import contextmanager
+from pytest_longctx.launchers.process import ProcessLauncher
+
+class Told(ProcessLauncher):
+    @contextmanager
+    def up(self, launch):
+        with super().up(launch) as server:
+            note("up", launch.deployment.name)
+            yield server
+        note("down", launch.deployment.name)
+
+def note(*words):
+    with open("story", "a") as out:
+        print(*words, file=out)
+
+def pytest_longctx_make_launcher(kind):
+    return Told() if kind == "told" else None
+"""
+
+
+def test_each_deployment_boots_once_and_is_down_before_the_next_comes_up(run, pytester):
+    pytester.syspathinsert()
+    pytester.makepyfile(of_project=FOLLOW)
+    done = run("--backend=miniature", "--longctx-launcher=told", "-p", "of_project")
+    assert done.outcome.ret == 0
+    story = (pytester.path / "story").read_text().splitlines()
+    names = [line.split()[1] for line in story[::2]]
+    assert sorted(names) == ["miniature", "miniature-forgetful"]
+    assert story == [f"{what} {name}" for name in names for what in ("up", "down")]
+
+
+@pytest.fixture
+def running():
+    """A miniature that somebody else started, at its URL."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "pytest_longctx.miniatures", "--port", str(port), "--max-model-len", "65536"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        base = f"http://127.0.0.1:{port}"
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{base}/health")
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield base
+        process.kill()
+
+
+def test_a_running_server_is_judged_where_it_is(run, running):
+    done = run("--backend=openai", f"--longctx-launcher=url:{running}/v1", "-m", "smoke or limits")
+    found = {row["finding"]: row["verdict"] for row in done.results.verdicts}
+    assert found == {"LC-0001": "holds", "LC-0020": "holds", "LC-0021": "holds", "LC-0022": "holds", "LC-0030": "holds"}
+    (boot,) = done.results.boots
+    assert boot["launcher"] == "url"
+    assert boot["model"] == "miniature (unknown weights)"
+    assert boot["hardware"] == "unknown"
+
+
+def test_workers_share_a_running_server(run, running):
+    done = run("--backend=vllm", f"--longctx-launcher=url:{running}", "-m", "smoke or limits", "-n2")
+    done.outcome.assert_outcomes(passed=5)
+
+
+def test_a_running_server_that_is_not_what_the_deployment_says_is_refused(run, running, pytester):
+    said = 'name = "mine"\ntitle = "t"\nbackend = "vllm"\nmax_model_len = 4096\n[model]\nname = "miniature"\n'
+    (pytester.path / "mine.toml").write_text(said)
+    done = run("--backend=vllm", f"--longctx-launcher=url:{running}", "--longctx-deployment=mine.toml", "-m", "smoke")
+    assert "serves max_model_len 65,536; the deployment mine says 4,096" in done.text
+    assert done.outcome.parseoutcomes()["errors"] == 2
+
+
+def test_nobody_at_the_url_is_said_in_a_few_words(run, pytester):
+    said = 'name = "mine"\ntitle = "t"\nbackend = "openai"\n[model]\nname = "m"\n[timeouts]\nboot_s = 0.5\n'
+    (pytester.path / "mine.toml").write_text(said)
+    where = "--longctx-launcher=url:http://127.0.0.1:9"
+    done = run("--backend=openai", where, "--longctx-deployment=mine.toml", "-m", "smoke")
+    assert "mine did not become ready" in done.text
+    assert "Connection refused" in done.text
+    assert "Traceback" not in done.text
+
+
+def test_an_api_key_is_sent_and_never_shown(run, running, monkeypatch):
+    monkeypatch.setenv("LONGCTX_API_KEY", "s3cret-of-mine")
+    done = run("--backend=openai", f"--longctx-launcher=url:{running}", "-m", "smoke", "--junitxml=r.xml", "-vv", "-l")
+    assert done.outcome.ret == 0
+    for path in ("r.xml", "results/results.jsonl"):
+        assert "s3cret" not in (done.folder / path).read_text()
+    assert "s3cret" not in done.text
+
+
+def test_a_secret_in_the_environment_of_a_server_is_never_shown(run, pytester, faulty, monkeypatch):
+    chosen = faulty("exits-at-boot")
+    path = pytester.path / "faulty.toml"
+    path.write_text(path.read_text().replace('backend = "miniature"', 'backend = "miniature"\npass_env = ["HF_TOKEN"]'))
+    path.write_text(path.read_text() + '\n[env]\nMY_API_KEY = "k3y-of-mine"\n')
+    monkeypatch.setenv("HF_TOKEN", "hf_t0ken")
+    done = run("--backend=miniature", chosen, "-m", "smoke", "-vv", "-l")
+    assert "MY_API_KEY='***'" in done.text or "MY_API_KEY=***" in done.text
+    written = done.text + "".join(p.read_text() for p in (done.folder / "results").rglob("*") if p.is_file())
+    assert "k3y-of-mine" not in written
+    assert "hf_t0ken" not in written
+
+
+def test_a_server_inherits_only_what_it_needs(monkeypatch):
+    """With CI set SGLang accepts contexts it would refuse; a secret that is not handed on cannot leak."""
+    from pytest_longctx.backends import Recipe
+    from pytest_longctx.launchers.process import environment
+
+    recipe = Recipe("r", (), {"VLLM_X": "1"}, 1, "m", 1.0, pass_env=("WANTED",))
+    inherited = {"PATH": "/bin", "CI": "true", "AWS_SECRET": "x", "WANTED": "y", "HF_TOKEN": "t"}
+    assert environment(recipe, inherited) == {"PATH": "/bin", "WANTED": "y", "VLLM_X": "1", "PYTHONUNBUFFERED": "1"}
+    assert os.environ.get("PATH")
