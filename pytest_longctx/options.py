@@ -1,18 +1,20 @@
-"""The options, each declared once: this table makes the flags, their ini twins and the reference page."""
+"""
+The options, each declared once: this table makes the flags, their ini twins and the reference page.
+
+Every pytest run of an environment imports this module, so it is kept light: no slots, which cost more to make, and errors
+are imported where they are raised.
+"""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pytest_longctx.errors import UsageError
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import pytest
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One setting: a flag, and an ini key of the same meaning that the flag wins over."""
 
     name: str
@@ -48,7 +50,7 @@ OPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Options:
     """All settings, folded: flag, else ini, else default."""
 
@@ -93,6 +95,11 @@ def fold(config: "pytest.Config") -> Options:
     )
 
 
+def in_use(config: "pytest.Config") -> bool:
+    """Whether a backend was chosen; without one the plugin does nothing."""
+    return bool(_value(config, OPTIONS[0]))
+
+
 def _value(config: "pytest.Config", option: Option) -> str:
     flag = config.getoption(option.key)
     return str(flag if flag is not None else config.getini(option.key)).strip()
@@ -106,6 +113,8 @@ def _seed(text: str) -> int | None:
     if not text:
         return None
     if not text.isdecimal():
+        from pytest_longctx.errors import UsageError
+
         raise UsageError(f"--longctx-seed: {text!r} is not a whole number")
     return int(text)
 
@@ -123,5 +132,7 @@ def _switch(name: str, text: str, *, default: bool) -> bool:
         "off": False,
     }
     if text.lower() not in words:
+        from pytest_longctx.errors import UsageError
+
         raise UsageError(f"longctx_{name.replace('-', '_')}: {text!r} is neither true nor false")
     return words[text.lower()]

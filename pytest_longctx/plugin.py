@@ -1,15 +1,14 @@
 """
 The door: pytest's hooks, wired. What stands behind it is imported when a test first asks for it.
 
-A run in which the plugin is installed and not used pays for this module, `options`, `hookspecs`, `builtin` and `fixtures`.
+A run in which the plugin is installed and not used pays for this module, `options`, `markers`, `hookspecs` and `fixtures`.
 """
 
 from typing import Any
 
 import pytest
 
-from pytest_longctx import builtin, fixtures, hookspecs, markers, options
-from pytest_longctx.errors import LongctxError
+from pytest_longctx import fixtures, hookspecs, markers, options
 
 _REPORTING = "longctx-reporting"
 """Registered when a backend was chosen, and only then."""
@@ -28,7 +27,6 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Fold the options, declare the markers, and refuse what cannot work."""
-    config.pluginmanager.register(builtin, "longctx-builtin")
     config.pluginmanager.register(fixtures, "longctx-fixtures")
     for name, tokens in markers.LENGTHS.items():
         config.addinivalue_line("markers", f"{name}: contexts of about {tokens:,} tokens (pytest-longctx)")
@@ -38,14 +36,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "judges(question): this test judges every finding that asks this (pytest-longctx)"
     )
-    try:
-        folded = options.fold(config)
-        if folded.backend is None:
-            return
-        from pytest_longctx.reporting import Reporting
-        from pytest_longctx.session import open_session
+    if not options.in_use(config):
+        return
+    from pytest_longctx import builtin
+    from pytest_longctx.errors import LongctxError
+    from pytest_longctx.reporting import Reporting
+    from pytest_longctx.session import open_session
 
-        session = open_session(config, folded)
+    config.pluginmanager.register(builtin, "longctx-builtin")
+    try:
+        session = open_session(config, options.fold(config))
         _refuse_many_workers(config, session.selection)
         session.selection.check()
     except LongctxError as problem:
@@ -71,6 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if not metafunc.config.pluginmanager.hasplugin(_REPORTING):
         return  # no backend was chosen; the fixtures say so when the test is set up
+    from pytest_longctx.errors import LongctxError
     from pytest_longctx.session import session_of
 
     session = session_of(metafunc.config)
