@@ -1,0 +1,92 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pytest_longctx import builtin, findings, fixtures, hookspecs, markers, options
+from pytest_longctx.measures import MEASURES
+from pytest_longctx.miniatures.faults import FAULTS
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "pytest_longctx").rglob("*.py"))
+REFERENCE = (ROOT / "docs/reference/plugin.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_functions_stay_readable(module):
+    text = module.read_text(encoding="utf-8")
+    assert text.count("\n") <= 250
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+    assert not re.search(r"utils|common|helpers|misc|manager|mixin|handler|processor", module.stem)
+
+
+def documented_fixtures():
+    return [name for name, value in vars(fixtures).items() if type(value).__name__ == "FixtureFunctionDefinition"]
+
+
+def hooks():
+    return {
+        f"{name}({', '.join(inspect.signature(value).parameters)})"
+        for name, value in vars(hookspecs).items()
+        if name.startswith("pytest_longctx_")
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(option.long for option in options.OPTIONS),
+        *(f"`{name}`" for name in (*markers.LENGTHS, *markers.THEMES)),
+        *(f"| `{name}` |" for name in documented_fixtures()),
+        *(f"| `{hook}` |" for hook in sorted(hooks())),
+        *(f"`{name}`" for name in builtin.BACKENDS),
+    ],
+)
+def test_the_reference_names_everything(name):
+    assert name in REFERENCE
+
+
+def test_there_are_fixtures_and_hooks_to_document():
+    """The checks above must not pass by finding nothing."""
+    assert {"server", "prompt", "ask", "judge", "boot", "deployment"} <= set(documented_fixtures())
+    assert "pytest_longctx_make_backend(config, name)" in hooks()
+
+
+def test_every_measure_is_defined_for_readers():
+    page = (ROOT / "docs/reference/measures.md").read_text(encoding="utf-8")
+    for name, measure in MEASURES.items():
+        assert f"| `{name}` | {measure.unit} | {measure.meaning} |" in page
+
+
+def test_every_question_and_miniature_is_explained():
+    how_to = (ROOT / "docs/how-to/write-a-finding.md").read_text(encoding="utf-8")
+    assert all(f"| `{question}` |" in how_to for question in findings.questions())
+    page = (ROOT / "docs/explanation/miniatures.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)) == set(FAULTS)
+
+
+def test_every_fragment_can_be_collected():
+    for fragment in (ROOT / "docs/changelog").glob("*.md"):
+        assert fragment.name == "README.md" or re.fullmatch(r"[\w-]+\.(added|changed|fixed)\.md", fragment.name)
+
+
+def test_the_wheel_carries_the_suites_and_their_data(tmp_path):
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (ROOT / "suites").rglob("*"):
+        if path.suffix in (".py", ".toml"):
+            assert f"pytest_longctx/suites/{path.relative_to(ROOT / 'suites')}" in names
+    assert "pytest_longctx/backends/vllm.toml" in names
+    assert "pytest_longctx/py.typed" in names
+    assert not any(name.startswith(("tests/", "suites/", "docs/")) for name in names)
