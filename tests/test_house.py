@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -79,14 +80,52 @@ def test_every_fragment_can_be_collected():
         assert fragment.name == "README.md" or re.fullmatch(r"[\w-]+\.(added|changed|fixed)\.md", fragment.name)
 
 
-def test_the_wheel_carries_the_suites_and_their_data(tmp_path):
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_carries_the_suites_and_their_data(wheel):
+    names = set(wheel.namelist())
     for path in (ROOT / "suites").rglob("*"):
         if path.suffix in (".py", ".toml"):
             assert f"pytest_longctx/suites/{path.relative_to(ROOT / 'suites')}" in names
     assert "pytest_longctx/backends/vllm.toml" in names
     assert "pytest_longctx/py.typed" in names
     assert not any(name.startswith(("tests/", "suites/", "docs/")) for name in names)
+
+
+def test_the_suites_run_from_an_installed_wheel(wheel, tmp_path):
+    """Without a clone: ``pytest --pyargs pytest_longctx.suites``, in an empty folder."""
+    wheel.extractall(tmp_path / "site")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--pyargs",
+        "pytest_longctx.suites",
+        "--backend=miniature",
+        "-m",
+        "smoke",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [*command, "-c", os.devnull, "--rootdir=."],
+        cwd=empty,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "2 passed" in done.stdout
+    assert "site/pytest_longctx/suites/accounting" in done.stdout
+    assert (empty / "results" / "results.jsonl").is_file()
+    log = (empty / "results" / "boots" / "miniature.log").read_text(encoding="utf-8")
+    assert "KV cache size" in log

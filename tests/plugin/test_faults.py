@@ -24,6 +24,7 @@ CAUGHT = {
     "hangs-at-boot": dict.fromkeys(ALL, "outcome: hangs"),
     "exits-at-boot": dict.fromkeys(ALL, "outcome: dies"),
     "never-healthy": dict.fromkeys(ALL, "outcome: hangs"),
+    "overcommits": dict.fromkeys(ALL, "outcome: overcommits"),
     "runs-out-of-memory": dict.fromkeys(ALL, "outcome: runs out of memory"),
 }
 
