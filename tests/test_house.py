@@ -125,7 +125,9 @@ def test_the_suites_run_from_an_installed_wheel(wheel, tmp_path):
         check=False,
     )
     assert "2 passed" in done.stdout
-    assert "site/pytest_longctx/suites/accounting" in done.stdout
+    where = [sys.executable, "-c", "import pytest_longctx; print(pytest_longctx.__file__)"]
+    found = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True, check=True).stdout
+    assert found.strip() == str(tmp_path / "site" / "pytest_longctx" / "__init__.py")
     assert (empty / "results" / "results.jsonl").is_file()
     log = (empty / "results" / "boots" / "miniature.log").read_text(encoding="utf-8")
     assert "KV cache size" in log
