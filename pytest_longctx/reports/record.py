@@ -28,6 +28,8 @@ class Entry:
     verdict: str
     title: str = ""
     why: str = ""
+    said: str = ""
+    """The server's own words about a refusal or a failure."""
     status: str = ""
     measured: Mapping[str, float] = field(default_factory=dict)
     server: Mapping[str, str] = field(default_factory=dict)
@@ -49,6 +51,8 @@ def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield f"{stem}.status", verdict.finding.status
     if verdict.why:
         yield f"{stem}.why", verdict.why
+    if verdict.observation and verdict.observation.said:
+        yield f"{stem}.said", verdict.observation.said
     for name, value in (verdict.observation.metrics if verdict.observation else {}).items():
         if value is not None:
             yield f"{stem}.{name}", f"{value:.9g}"
@@ -78,6 +82,7 @@ def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> 
         verdict=flat[f"{stem}verdict"],
         title=flat.get(f"{stem}title", ""),
         why=flat.get(f"{stem}why", ""),
+        said=flat.get(f"{stem}said", ""),
         status=flat.get(f"{stem}status", ""),
         measured={name: float(flat[f"{stem}{name}"]) for name in MEASURES if f"{stem}{name}" in flat},
         server=server,
