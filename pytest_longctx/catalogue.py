@@ -6,6 +6,8 @@ terminal colours; named groups are readings, and their names are those of `pytes
 """
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -110,8 +112,7 @@ class Reading:
             return
         for signature in self.catalogue.signature:
             if match := re.search(signature.regex, line):
-                figures = {name: number(text) for name, text in match.groupdict().items() if text is not None}
-                failure = Failure(signature, line.strip(), figures)
+                failure = Failure(signature, line.strip(), figures(match.groupdict()))
                 if not signature.summary:
                     self.cause = failure
                 elif self.summary is None:
@@ -119,21 +120,23 @@ class Reading:
                 return
 
     def _note(self, match: re.Match[str]) -> None:
-        for name, text in match.groupdict().items():
-            if text is not None and name in MEASURES:
-                self.figures[name] = number(text)
-            elif text is not None:
-                self.words[name] = text
+        found = match.groupdict()
+        self.figures |= figures({name: text for name, text in found.items() if name in MEASURES})
+        self.words |= {name: text for name, text in found.items() if name in TEXT_FACTS and text is not None}
 
 
-def number(text: str) -> float:
+def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
     """
-    A number as engines log it.
+    Numbers as engines log them; what is no number is no reading.
 
-    >>> number("5,711,392"), number("2.39")
-    (5711392.0, 2.39)
+    >>> figures({"kv_cache_tokens": "5,711,392", "kv_needed_gib": "2.39", "weights_gib": "1.2.3", "load_s": None})
+    {'kv_cache_tokens': 5711392.0, 'kv_needed_gib': 2.39}
     """
-    return float(text.replace(",", ""))
+    found = {}
+    for name, text in readings.items():
+        with suppress(ValueError):
+            found[name] = float((text or "").replace(",", ""))
+    return found
 
 
 def load(path: Path) -> Catalogue:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 _SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?$", re.IGNORECASE)
-_SECRET_FLAG = re.compile(r"--[\w-]*(api-key|token|secret|password)", re.IGNORECASE)
+_SECRET_FLAG = re.compile(r"--[\w-]*(api[-_]key|token|secret|password)", re.IGNORECASE)
 
 HIDDEN = "***"
 

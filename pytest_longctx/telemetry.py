@@ -49,7 +49,7 @@ def read(text: str, names: MetricNames) -> Reading:
 def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
     wanted = tuple(name for name in (getattr(names, slot) for slot in MetricNames.__slots__) if name is not None)
     # A page holds thousands of histogram buckets; only the few lines asked for are parsed.
-    lines = [line for line in text.splitlines() if line.startswith(wanted)] if wanted else []
+    lines = [line for line in text.split("\n") if line.startswith(wanted)] if wanted else []
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         yield from family.samples
 

@@ -1,6 +1,7 @@
 """Token counts, sizes and times as people write them: 2Mi is not 2M."""
 
 import re
+from fractions import Fraction
 
 Ki, Mi, Gi = 1024, 1024**2, 1024**3
 GiB = Gi
@@ -18,13 +19,13 @@ def tokens(text: str | int) -> int:
     """
     if isinstance(text, int):
         return text
-    match = re.fullmatch(r"\s*(\d[\d_,]*(?:\.\d+)?)\s*(ki|mi|k|m|)\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9][0-9_,]{0,30}(?:\.[0-9]{1,9})?)\s*([kKmM][iI]?|)\s*", text)
     if match is None:
         raise ValueError(f"{text!r} is not a token count; write 10000, 128Ki, 2Mi or 10M")
-    number = float(re.sub(r"[_,]", "", match[1])) * _SCALES[match[2].lower()]
-    if number != int(number):
+    number = Fraction(re.sub(r"[_,]", "", match[1])) * _SCALES[match[2].lower()]
+    if number.denominator != 1:
         raise ValueError(f"{text!r} is not a whole number of tokens")
-    return int(number)
+    return number.numerator
 
 
 def duration(seconds: float) -> str:

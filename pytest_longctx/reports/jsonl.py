@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,7 +27,8 @@ class Writer:
         self.path = folder / NAME
         if self.path.exists():
             stamp = datetime.fromtimestamp(self.path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%SZ")
-            self.path.rename(folder / f"results.{stamp}.jsonl")
+            names = (f"results.{stamp}{more}.jsonl" for more in chain([""], (f"-{i}" for i in count(2))))
+            self.path.rename(next(folder / name for name in names if not (folder / name).exists()))
         self._file: TextIO = self.path.open("w", encoding="utf-8")
         self._counts: dict[str, int] = {}
         self._line({"kind": "header", "schema": SCHEMA, "started": now(), **header})
@@ -73,6 +75,8 @@ def read(path: Path) -> Results:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as problem:
         raise ResultsError(f"{path}: {problem}") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise ResultsError(f"{path}: this is no results file: each line must be a JSON object")
     if not rows or rows[0].get("kind") != "header" or rows[0].get("schema") != SCHEMA:
         raise ResultsError(f"{path}: this is no results file of schema {SCHEMA}: its first line must be the header")
     if rows[-1].get("kind") != "footer":

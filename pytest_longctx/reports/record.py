@@ -65,8 +65,9 @@ def boot_pair(boot: Mapping[str, Any]) -> tuple[str, str]:
 
 def entries(pairs: Pairs) -> list[Entry]:
     """Every verdict in *pairs*."""
-    flat = {name: str(value) for name, value in pairs}
-    ids = dict.fromkeys(str(value) for name, value in pairs if name == FINDING)
+    known = list(pairs)
+    flat = {name: str(value) for name, value in known}
+    ids = dict.fromkeys(str(value) for name, value in known if name == FINDING)
     server = {
         name.removeprefix(f"{_STEM}server."): value
         for name, value in flat.items()

@@ -22,7 +22,7 @@ def table(found: Sequence[Entry]) -> Iterator[tuple[str, str]]:
 def _row(entry: Entry) -> str:
     ttft_s = entry.measured.get("ttft_s")
     took = f"TTFT {duration(ttft_s)}: " if ttft_s is not None and entry.verdict == "holds" else ""
-    line = " ".join(f"{entry.finding:<8}{entry.verdict:<13}{took}{entry.why or entry.title}".splitlines())
+    line = " ".join(f"{entry.finding:<7} {entry.verdict:<12} {took}{entry.why or entry.title}".splitlines())
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
 
 

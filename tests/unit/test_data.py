@@ -1,0 +1,169 @@
+"""The shipped data: every finding, deployment and signature is fit to be used."""
+
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from pytest_longctx import backends, catalogue, home, models
+from pytest_longctx.backends import Backend
+from pytest_longctx.builtin import BACKENDS, load
+from pytest_longctx.catalogue import Reading
+from pytest_longctx.deployment import load_all as load_deployments
+from pytest_longctx.findings import load_all as load_findings
+from pytest_longctx.findings import questions
+from pytest_longctx.markers import LENGTHS
+
+SUITES = home.suites()
+FINDINGS = load_findings((SUITES / "findings",))
+DEPLOYMENTS = load_deployments((SUITES / "deployments",))
+CATALOGUES = {path.stem: catalogue.load(path) for path in sorted(Path(backends.__file__).parent.glob("*.toml"))}
+SIGNATURES = [
+    pytest.param(known, signature, id=f"{name}-{signature.id}")
+    for name, known in CATALOGUES.items()
+    for signature in known.signature
+]
+
+every_finding = pytest.mark.parametrize("shipped", FINDINGS.values(), ids=FINDINGS)
+every_deployment = pytest.mark.parametrize("shipped", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+every_signature = pytest.mark.parametrize(("known", "signature"), SIGNATURES)
+
+
+def backend(name: str) -> Backend:
+    made: Backend = load(BACKENDS[name])()
+    return made
+
+
+def test_there_is_data():
+    assert len(FINDINGS) == len(list((SUITES / "findings").iterdir()))
+    assert len(DEPLOYMENTS) == len(list((SUITES / "deployments").iterdir()))
+    assert len(SIGNATURES) > 10
+
+
+@every_finding
+def test_a_findings_backends_are_ours(shipped):
+    assert set(shipped.scope.backend) <= set(BACKENDS)
+
+
+@every_finding
+def test_a_findings_deployments_exist_and_have_its_backend(shipped):
+    for pattern in shipped.scope.deployment:
+        meant = [one for name, one in DEPLOYMENTS.items() if fnmatchcase(name, pattern)]
+        assert meant, f"no deployment is called {pattern}"
+        assert {one.backend for one in meant} <= set(shipped.scope.backend)
+
+
+@every_finding
+def test_a_findings_deployments_have_its_hardware_and_version(shipped):
+    """A finding about a deployment on which it can never be judged is a slip."""
+    for name in shipped.scope.deployment:
+        assert shipped.scope.hardware in (None, DEPLOYMENTS[name].hardware)
+        assert DEPLOYMENTS[name].version in (None, shipped.scope.version)
+
+
+@every_finding
+def test_a_findings_signature_is_in_the_catalogue_of_each_of_its_backends(shipped):
+    if shipped.expect.signature is None:
+        return
+    for name in shipped.scope.backend or BACKENDS:
+        signatures = {each.id: each for each in backend(name).catalogue.signature}
+        assert shipped.expect.signature in signatures
+        assert signatures[shipped.expect.signature].outcome == shipped.expect.outcome
+
+
+@every_finding
+def test_a_finding_bounds_only_what_its_signature_reads(shipped):
+    """Other figures of a failed boot come from the facts of its log."""
+    if shipped.question != "boot-fails":
+        return
+    for name in shipped.scope.backend:
+        known = backend(name).catalogue
+        patterns = [*(each.regex for each in known.fact), *(each.regex for each in known.signature)]
+        read = {group for pattern in patterns for group in re.compile(pattern).groupindex}
+        assert set(shipped.bounds) <= read
+
+
+@every_finding
+def test_a_prompt_is_marked_with_its_length(shipped):
+    lengths = [LENGTHS[name] for name in shipped.markers if name in LENGTHS]
+    tokens = shipped.ask.prompt_tokens
+    if shipped.scope.deployment or tokens is None or not lengths:
+        return
+    (named,) = lengths
+    assert named * 0.9 <= tokens <= named * 1.1
+
+
+@every_deployment
+def test_a_deployments_backend_is_ours_and_can_be_launched(shipped):
+    assert shipped.backend in BACKENDS
+    assert backend(shipped.backend).launches
+
+
+@every_deployment
+def test_a_deployments_command_line_can_be_made(shipped):
+    recipe = backend(shipped.backend).recipe(shipped, "/model", 8123, "python")
+    assert recipe.argv[0] == "python"
+    assert "8123" in recipe.argv
+    assert str(shipped.max_model_len) in recipe.argv
+    assert all(isinstance(word, str) for word in (*recipe.argv, *recipe.env, *recipe.env.values()))
+
+
+@every_deployment
+def test_a_deployments_made_model_can_be_made_and_has_random_weights(shipped):
+    if shipped.model.make is None:
+        return
+    assert shipped.model.make in models.MADE
+    assert shipped.model.weights == "random"
+    assert shipped.model.ordinary_ids == (models.TINY_SPECIAL_TOKENS, models.TINY_VOCABULARY)
+
+
+@every_deployment
+def test_a_deployment_that_only_findings_name_is_named_by_one(shipped):
+    named = {name for finding in FINDINGS.values() for name in finding.scope.deployment}
+    assert shipped.name in named or not shipped.only_named
+
+
+@every_signature
+def test_a_signatures_example_is_known_as_that_signature(known, signature):
+    """Alone, and before any other of its catalogue."""
+    assert re.search(signature.regex, signature.example)
+    reading = Reading(known)
+    reading.feed(signature.example)
+    assert reading.failure is not None
+    assert reading.failure.signature.id == signature.id
+
+
+@every_signature
+def test_a_signatures_near_miss_is_not_taken_for_it(known, signature):
+    assert not re.search(signature.regex, signature.near_miss)
+    reading = Reading(known)
+    reading.feed(signature.near_miss)
+    assert reading.failure is None
+
+
+@pytest.mark.parametrize("name", CATALOGUES)
+def test_a_catalogue_has_each_signature_once(name):
+    ids = [each.id for each in CATALOGUES[name].signature]
+    assert sorted(set(ids)) == sorted(ids)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_that_launches_an_engine_has_a_catalogue(name):
+    assert bool(backend(name).catalogue.signature) is backend(name).launches
+
+
+@pytest.mark.parametrize("question", questions())
+def test_every_question_is_answered_by_one_test(question):
+    files = SUITES.rglob("test_*.py")
+    assert sum(path.read_text(encoding="utf-8").count(f'judges("{question}")') for path in files) == 1
+
+
+def test_no_test_answers_a_question_that_cannot_be_asked():
+    texts = [path.read_text(encoding="utf-8") for path in SUITES.rglob("test_*.py")]
+    assert {asked for text in texts for asked in re.findall(r'judges\("(.*?)"\)', text)} == set(questions())
+
+
+@pytest.mark.parametrize("question", questions())
+def test_every_question_is_asked_by_a_finding(question):
+    assert any(finding.question == question for finding in FINDINGS.values())

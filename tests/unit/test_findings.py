@@ -1,0 +1,180 @@
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_longctx.errors import TableError
+from pytest_longctx.findings import Ask, load_all, questions
+from pytest_longctx.markers import LENGTHS, THEMES
+from pytest_longctx.measures import MEASURES
+from tests.unit import make
+
+FIGURES = st.floats(-1e12, 1e12)
+
+TOML = """
+id = "{id}"
+title = "t"
+question = "boots"
+markers = "boot"
+status = "confirmed"
+reviewed = 2026-01-02
+source.document = "d"
+"""
+
+
+def write(folder: Path, name: str, finding_id: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.toml").write_text(TOML.format(id=finding_id), encoding="utf-8")
+    return folder
+
+
+def test_a_finding_that_leaves_everything_out_holds_everywhere_and_expects_service():
+    plain = make.finding()
+    assert (plain.scope.backend, plain.scope.version, plain.scope.hardware) == ((), None, None)
+    assert (plain.expect.outcome, plain.expect.phase, plain.expect.signature) == ("serves", None, None)
+    assert (plain.bounds, plain.known) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "limits"),
+    [
+        ({}, (None, None)),
+        ({"reference": 2.0}, (None, None)),
+        ({"exactly": 3}, (3, 3)),
+        ({"at_least": 1.5}, (1.5, None)),
+        ({"at_most": 4.0}, (None, 4.0)),
+        ({"at_least": 1.0, "at_most": 1.0}, (1.0, 1.0)),
+        ({"reference": 2.0, "at_most": 4.0}, (None, 4.0)),
+        ({"reference": 200.0, "tolerance": "5%", "because": "b"}, (190.0, 210.0)),
+        ({"reference": -200.0, "tolerance": "5%", "because": "b"}, (-210.0, -190.0)),
+        ({"reference": 2.5, "tolerance": "0.5", "because": "b"}, (2.0, 3.0)),
+        ({"reference": 2.5, "tolerance": "0", "because": "b"}, (2.5, 2.5)),
+    ],
+)
+def test_limits_are_absolute(content, limits):
+    assert make.bound(**content).limits == limits
+
+
+@given(FIGURES, st.integers(0, 500), st.sampled_from(["", "%", ".25", ".5%"]))
+def test_a_reference_lies_inside_its_tolerance_with_as_much_room_on_either_side(reference, number, rest):
+    low, high = make.bound(reference=reference, tolerance=f"{number}{rest}", because="b").limits
+    assert low is not None
+    assert high is not None
+    assert low <= reference <= high
+    assert high - reference == pytest.approx(reference - low, abs=1e-3)
+
+
+@given(FIGURES, FIGURES)
+def test_limits_that_cross_are_refused(one, other):
+    low, high = sorted((one, other))
+    assert make.bound(at_least=low, at_most=high).limits == (low, high)
+    if low < high:
+        with pytest.raises(TableError, match="nothing can be both at least"):
+            make.bound(at_least=high, at_most=low)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"tolerance": "5%", "because": "b"}, "a tolerance needs a reference"),
+        ({"reference": 1.0, "tolerance": "5%"}, "a tolerance needs `because`"),
+        ({"reference": 1.0, "tolerance": "-5%", "because": "b"}, "tolerance: String should match"),
+        ({"reference": 1.0, "tolerance": "5 %", "because": "b"}, "tolerance: String should match"),
+        ({"reference": 1.0, "tolerance": 5, "because": "b"}, "tolerance: Input should be a valid string"),
+        ({"exactly": "1"}, "exactly: Input should be a valid number"),
+        ({"runs": 0}, "runs: Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_bound_that_cannot_be_meant_is_refused(content, complaint):
+    with pytest.raises(TableError, match=complaint):
+        make.bound(**content)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_measure_can_be_bounded_in_its_own_unit(name):
+    unit = MEASURES[name].unit
+    assert make.finding(bounds={name: {"unit": unit, "exactly": 1}}).bounds[name].limits == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"bounds": {"tft_s": {"unit": "s"}}}, "bounds: unknown measure 'tft_s': did you mean 'ttft_s'?"),
+        ({"bounds": {"ttft_s": {"unit": "ms"}}}, r"bounds\.ttft_s\.unit: 'ms', but ttft_s is in 's'"),
+        ({"markers": ["ten_milion"]}, "markers: unknown marker 'ten_milion': did you mean 'ten_million'?"),
+        ({"markers": []}, "a finding needs at least one"),
+        ({"question": "serves"}, "question: Input should be"),
+        ({"status": "true"}, "status: Input should be"),
+        ({"question": "served"}, "needs either prompt_tokens or over_limit_tokens"),
+        (
+            {"question": "served", "ask": {"prompt_tokens": 1, "over_limit_tokens": 0}},
+            "needs either prompt_tokens or over_limit_tokens",
+        ),
+        ({"question": "over-limit"}, "must go at least 1 token over"),
+        ({"question": "over-limit", "ask": {"over_limit_tokens": 0}}, "must go at least 1 token over"),
+        ({"ask": {"prompt_tokens": 0}}, r"ask\.prompt_tokens"),
+        ({"ask": {"output_tokens": 0}}, r"ask\.output_tokens"),
+        ({"expect": {"outcome": "works"}}, r"expect\.outcome"),
+        ({"scope": {"version": "0.12"}}, r"scope\.version: '0\.12' is not a version range"),
+        ({"scope": {"hardware": "8xH999"}}, r"scope\.hardware: '8xH999' is no hardware"),
+        ({"known": {"issue": "i"}}, r"known\.since: is required and missing"),
+        ({"reviewed": "2026-01-02"}, "reviewed: Input should be a valid date"),
+    ],
+)
+def test_a_finding_that_cannot_be_meant_is_refused(changes, complaint):
+    with pytest.raises(TableError, match=complaint):
+        make.finding(**changes)
+
+
+@pytest.mark.parametrize(
+    "finding_id", ["L-0001", "LC-001", "LC-00001", "lc-0001", "LC0001", "ABCDEFGHI-0001", "LC-0001 "]
+)
+def test_an_id_is_a_prefix_and_four_digits(finding_id):
+    with pytest.raises(TableError, match="id: String should match"):
+        make.finding(id=finding_id)
+
+
+@pytest.mark.parametrize("name", [*LENGTHS, *THEMES])
+def test_every_marker_can_be_given_alone(name):
+    assert make.finding(markers=name).markers == (name,)
+
+
+@given(st.integers(1, 10**7), st.integers(1, 1000), st.integers(-1000, 10**4))
+def test_prompt_and_answer_together_go_over_the_limit_by_what_was_asked(max_model_len, output_tokens, over):
+    length = Ask(over_limit_tokens=over, output_tokens=output_tokens).prompt_length(max_model_len)
+    assert length is not None
+    assert length + output_tokens == max_model_len + over
+
+
+@pytest.mark.parametrize("max_model_len", [None, 5, 10**6])
+def test_a_length_that_was_given_does_not_hang_on_the_server(max_model_len):
+    assert Ask(prompt_tokens=100).prompt_length(max_model_len) == 100
+
+
+def test_a_length_that_hangs_on_an_unknown_limit_is_unknown():
+    assert Ask(over_limit_tokens=1).prompt_length(None) is None
+
+
+def test_questions_are_the_words_a_finding_may_ask():
+    asks = {"served": {"prompt_tokens": 1}, "over-limit": {"over_limit_tokens": 1}, "repeated": {"prompt_tokens": 1}}
+    assert [make.finding(question=word, ask=asks.get(word, {})).question for word in questions()] == list(questions())
+
+
+def test_every_folder_is_read(tmp_path):
+    folders = write(tmp_path / "b", "TT-0002-x", "TT-0002"), write(tmp_path / "a", "TT-0001-x", "TT-0001")
+    found = load_all((*folders, tmp_path / "missing"))
+    assert {name: one.id for name, one in found.items()} == {"TT-0001": "TT-0001", "TT-0002": "TT-0002"}
+    assert found["TT-0001"].reviewed == dt.date(2026, 1, 2)
+
+
+def test_a_file_is_called_after_its_finding(tmp_path):
+    with pytest.raises(TableError, match=r"TT-0002-x\.toml: the file name must start with the id, TT-0001"):
+        load_all((write(tmp_path / "a", "TT-0002-x", "TT-0001"),))
+
+
+def test_an_id_is_given_once(tmp_path):
+    folders = write(tmp_path / "a", "TT-0001-x", "TT-0001"), write(tmp_path / "b", "TT-0001-y", "TT-0001")
+    with pytest.raises(TableError, match=r"TT-0001-y\.toml: there is another finding with the id TT-0001"):
+        load_all(folders)

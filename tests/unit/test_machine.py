@@ -1,0 +1,111 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_longctx.machine import KINDS, Hardware, Machine, detect
+
+DEVICES = st.builds(Hardware, st.sampled_from([kind for kind in KINDS if kind != "cpu"]), st.integers(1, 10**4))
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """Write a vendor's tool that prints these lines and ends with this code; no other tool is to be found."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def write(name, *lines, code=0):
+        path = tmp_path / name
+        printed = "".join(f"echo '{line}'\n" for line in lines)
+        path.write_text(f"#!/bin/sh\n{printed}exit {code}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    return write
+
+
+@given(DEVICES | st.just(Hardware("cpu")))
+def test_hardware_is_read_as_it_is_written(hardware):
+    assert Hardware.parse(str(hardware)) == hardware
+    assert Hardware.parse(str(hardware).lower()) == hardware
+
+
+def test_a_cpu_is_not_counted():
+    assert str(Hardware("cpu")) == "cpu"
+
+
+def test_a_device_without_a_number_is_one():
+    assert Hardware.parse("H200") == Hardware("H200", 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8x", "x", "0xH200", "-1xH200", "8 x H200", "8xH201", "H200x8", "1.5xH200", " cpu"]
+)
+def test_what_is_no_hardware_is_refused_with_the_known_kinds(text):
+    with pytest.raises(ValueError, match=r"is no hardware; write 8xH200 or cpu\. Known kinds: H200"):
+        Hardware.parse(text)
+
+
+@given(DEVICES, DEVICES)
+def test_a_machine_carries_its_own_kind_in_no_larger_number(here, wanted):
+    assert here.carries(wanted) is (here.kind == wanted.kind and here.count >= wanted.count)
+    assert here.carries(Hardware("cpu"))
+    assert not Hardware("cpu").carries(wanted)
+
+
+@given(DEVICES)
+def test_a_machine_carries_itself(here):
+    assert here.carries(here)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("NVIDIA H200, 143771 MiB, 570.86", "H200"),
+        ("NVIDIA H100 80GB HBM3, 81559 MiB, 570.86", "H100"),
+        ("NVIDIA H20-3e, 143771 MiB, 570.86", "H20"),
+        ("NVIDIA GB200, 189471 MiB, 570.86", "GB200"),
+        ("NVIDIA B200, 183359 MiB, 570.86", "B200"),
+        ("NVIDIA A100-SXM4-80GB, 81920 MiB, 570.86", "A100"),
+        ("nvidia l40s, 46068 MiB, 570.86", "L40S"),
+    ],
+)
+def test_devices_are_known_by_their_names_and_counted(tool, name, kind):
+    tool("nvidia-smi", name, name, "")
+    found = detect()
+    assert found.hardware == Hardware(kind, 2)
+    assert found.facts["devices"] == name
+
+
+@pytest.mark.parametrize("name", ["NVIDIA GH200 480GB", "Tesla T4", "NVIDIA H2000"])
+def test_a_device_of_no_known_kind_is_unknown_hardware_and_no_cpu(tool, name):
+    tool("nvidia-smi", name)
+    assert detect().hardware is None
+    assert detect().facts["devices"] == name
+
+
+def test_most_devices_of_a_kind_decide(tool):
+    tool("nvidia-smi", "Tesla T4", "NVIDIA H100", "NVIDIA H200", "NVIDIA H200")
+    assert detect().hardware == Hardware("H200", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "hardware"),
+    [
+        ("rocm-smi", "card0,AMD Instinct MI300X OAM,0x74a1", Hardware("MI300X")),
+        ("neuron-ls", "instance-type: trn2.48xlarge", Hardware("trn2")),
+    ],
+)
+def test_other_vendors_have_tools_too(tool, name, line, hardware):
+    tool(name, "a heading", line)
+    assert detect().hardware == hardware
+
+
+def test_a_machine_without_tools_is_a_cpu(tool):
+    found = detect()
+    assert isinstance(found, Machine)
+    assert found.hardware == Hardware("cpu")
+    assert set(found.facts) == {"host_system", "host_cpu"}
+
+
+@pytest.mark.parametrize("name", ["nvidia-smi", "rocm-smi", "neuron-ls"])
+def test_a_tool_that_fails_says_nothing(tool, name):
+    tool(name, "NVIDIA H200", code=9)
+    assert detect().hardware == Hardware("cpu")

@@ -1,0 +1,164 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_longctx.findings import Finding
+from pytest_longctx.machine import Hardware
+from pytest_longctx.scope import Conditions, Mismatch, machine_lacks, mismatch
+from tests.unit import make
+
+H200_8 = Hardware("H200", 8)
+
+SCOPE = {"backend": "vllm", "version": "==0.12.*", "hardware": "8xH200", "model": "llama*", "deployment": "tiny"}
+
+
+def here(
+    *, hardware: Hardware | None = None, version: str | None = None, limit: int | None = None, **deployment: Any
+) -> Conditions:
+    return Conditions(make.deployment(**deployment), hardware, version, limit)
+
+
+def served(prompt_tokens: int, **ask: int) -> Finding:
+    return make.finding(question="served", ask={"prompt_tokens": prompt_tokens, **ask})
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_finding_without_scope_speaks_about_every_server(settled):
+    assert mismatch(make.finding(), here(), settled=settled) is None
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_finding_speaks_about_the_server_its_scope_describes(settled):
+    known = here(hardware=H200_8, version="0.12.1", model={"name": "llama-4-scout"})
+    assert mismatch(make.finding(scope=SCOPE), known, settled=settled) is None
+
+
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize(
+    ("scope", "known", "depth", "line"),
+    [
+        ({"deployment": "big"}, {}, 0, "deployment: tiny is not big"),
+        ({}, {"only_named": True}, 0, "deployment: tiny is only for findings that name it"),
+        ({"backend": ["vllm", "sglang"]}, {"backend": "miniature"}, 1, "backend: miniature is not vllm or sglang"),
+        ({"model": "qwen*"}, {}, 2, "model: llama is not qwen*"),
+        ({"hardware": "8xH200"}, {"hardware": Hardware("H200", 4)}, 3, "hardware: 4xH200 is not 8xH200"),
+        ({"hardware": "8xH200"}, {"hardware": Hardware("cpu")}, 3, "hardware: cpu is not 8xH200"),
+        ({"version": "==0.12.*"}, {"version": "0.13.0"}, 5, "version: 0.13.0 is not ==0.12.*"),
+    ],
+)
+def test_the_line_that_does_not_match_is_told_before_and_after_a_boot(scope, known, depth, line, settled):
+    assert mismatch(make.finding(scope=scope), here(**known), settled=settled) == (depth, line)
+
+
+def test_a_deployment_needs_what_its_file_says_whatever_the_finding_says():
+    small = Conditions(make.deployment(hardware="8xH200"), Hardware("H200", 2))
+    line = "hardware: needs 8xH200, this machine has 2xH200"
+    assert mismatch(make.finding(), small, settled=False) == (4, line)
+    assert mismatch(make.finding(scope={"hardware": "8xH200"}), small, settled=False) == (4, line)
+
+
+@pytest.mark.parametrize(
+    ("scope", "depth", "line"),
+    [
+        ({"hardware": "8xH200"}, 3, "hardware: not known, 8xH200 wanted; say it with --longctx-hardware"),
+        ({"version": "==0.12.*"}, 5, "version: not known, ==0.12.* wanted"),
+    ],
+)
+def test_what_is_not_known_may_match_until_the_server_is_up(scope, depth, line):
+    finding = make.finding(scope=scope)
+    assert mismatch(finding, here(), settled=False) is None
+    assert mismatch(finding, here(), settled=True) == (depth, line)
+
+
+def test_the_hardware_a_deployment_names_counts_where_the_machine_is_not_known():
+    named = Conditions(make.deployment(hardware="8xH200"))
+    assert mismatch(make.finding(scope={"hardware": "8xH200"}), named, settled=True) is None
+    assert mismatch(make.finding(scope={"hardware": "cpu"}), named, settled=True) == (3, "hardware: 8xH200 is not cpu")
+
+
+def test_the_first_line_that_does_not_match_is_the_one_that_is_told():
+    wrong = {
+        "deployment": "big",
+        "backend": "sglang",
+        "model": "qwen",
+        "hardware": "cpu",
+        "version": "==0.5.*",
+    }
+    depths = []
+    while wrong:
+        found = mismatch(make.finding(scope=wrong), here(hardware=H200_8, version="0.12.0"), settled=True)
+        assert found is not None
+        depths.append(found.depth)
+        del wrong[found.line.partition(":")[0]]
+    assert depths == sorted(set(depths)) == [0, 1, 2, 3, 5]
+
+
+@pytest.mark.parametrize(("depth", "elsewhere"), [(0, True), (1, True), (2, True), (3, False), (5, False), (6, False)])
+def test_a_miss_by_deployment_backend_or_model_is_elsewhere(depth, elsewhere):
+    assert Mismatch(depth, "line").elsewhere is elsewhere
+
+
+def test_a_deployment_that_is_only_for_findings_that_name_it_serves_those():
+    alone = here(only_named=True)
+    assert mismatch(make.finding(scope={"deployment": "ti*"}), alone, settled=True) is None
+
+
+@pytest.mark.parametrize("pattern", ["llama-4-scout", "llama-*", "*scout", "llama-?-scout", ["qwen", "llama-4-*"]])
+def test_names_may_have_wildcards(pattern):
+    known = here(model={"name": "llama-4-scout"})
+    assert mismatch(make.finding(scope={"model": pattern}), known, settled=True) is None
+    assert mismatch(make.finding(scope={"model": pattern}), here(model={"name": "LLAMA"}), settled=True) is not None
+
+
+def test_prompt_and_answer_must_fit_together():
+    assert mismatch(served(90, output_tokens=10), here(limit=100), settled=True) is None
+    line = "context: 91 + 10 tokens exceed max_model_len 100"
+    assert mismatch(served(91, output_tokens=10), here(limit=100), settled=True) == (6, line)
+
+
+@given(st.integers(1, 10**7), st.integers(1, 1000), st.integers(1, 10**7))
+def test_a_prompt_is_in_scope_exactly_where_it_fits(prompt_tokens, output_tokens, limit):
+    finding = served(prompt_tokens, output_tokens=output_tokens)
+    assert (mismatch(finding, here(limit=limit), settled=True) is None) is (prompt_tokens + output_tokens <= limit)
+
+
+def test_the_limit_a_server_told_wins_over_its_deployment():
+    assert mismatch(served(1000), here(limit=2000, max_model_len=500), settled=True) is None
+    assert mismatch(served(1000), here(limit=500, max_model_len=2000), settled=True) is not None
+    assert mismatch(served(1000), here(max_model_len=500), settled=False) is not None
+    assert mismatch(served(10**9), here(), settled=False) is None
+
+
+def test_a_prompt_that_is_served_must_be_affordable():
+    assert mismatch(served(1000), here(longest_prompt=1000), settled=True) is None
+    line = "prompt: 1,001 tokens; longest_prompt here is 1,000"
+    assert mismatch(served(1001), here(longest_prompt=1000), settled=True) == (6, line)
+
+
+def test_a_prompt_as_long_as_the_limit_must_be_affordable_and_a_refusal_is_cheap():
+    known = here(limit=5000, longest_prompt=1000)
+    longest = make.finding(question="served", ask={"over_limit_tokens": 0, "output_tokens": 8})
+    refused = make.finding(question="over-limit", ask={"over_limit_tokens": 1, "output_tokens": 8})
+    found = mismatch(longest, known, settled=True)
+    assert found is not None
+    assert found.line.startswith("prompt: 4,992 tokens")
+    assert mismatch(refused, known, settled=True) is None
+
+
+@pytest.mark.parametrize(
+    ("needs", "has", "lacks"),
+    [
+        (None, H200_8, False),
+        ("8xH200", None, False),
+        ("8xH200", H200_8, False),
+        ("4xH200", H200_8, False),
+        ("cpu", H200_8, False),
+        ("8xH200", Hardware("H200", 4), True),
+        ("8xH200", Hardware("H100", 8), True),
+        ("1xH200", Hardware("cpu"), True),
+    ],
+)
+def test_a_machine_lacks_what_it_has_too_little_of(needs, has, lacks):
+    assert (machine_lacks(make.deployment(hardware=needs), has) is not None) is lacks

@@ -1,0 +1,172 @@
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from pytest_longctx.backends import MetricNames
+from pytest_longctx.backends.sglang import Sglang
+from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.telemetry import Reading, cache_layout, read, scrape
+
+NAMES = MetricNames(
+    running="x:running",
+    waiting="x:waiting",
+    kv_usage="x:usage",
+    cached_tokens="x:cached_total",
+    generated_tokens="x:generated_total",
+    cache_info="x:cache_info",
+)
+ENGINES = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.tuples(*[st.floats(0, 1e9)] * 5),
+    min_size=1,
+    max_size=4,
+)
+
+
+def page(engines: Mapping[str, Sequence[float]]) -> str:
+    """A page as a server with these engines makes it: gauges, counters, and much that nobody asks for."""
+    registry = CollectorRegistry()
+    gauges = [Gauge(name, name, ["engine"], registry=registry) for name in ("x:running", "x:waiting", "x:usage")]
+    counters = [Counter(name, name, ["engine"], registry=registry) for name in ("x:cached", "x:generated")]
+    metrics: list[Gauge | Counter] = [*gauges, *counters]
+    for engine, values in engines.items():
+        for metric, value in zip(metrics, values, strict=True):
+            metric.labels(engine).inc(value)
+    for other in ("x:running_too", "x:usage_other", "other"):
+        Gauge(other, "not asked for", registry=registry).set(7)
+    return generate_latest(registry).decode()
+
+
+@given(ENGINES)
+def test_engines_are_added_up_and_the_fullest_cache_counts(engines):
+    running, waiting, usage, cached, generated = zip(*engines.values(), strict=True)
+    found = read(page(engines), NAMES)
+    assert found.running == pytest.approx(sum(running))
+    assert found.waiting == pytest.approx(sum(waiting))
+    assert found.kv_usage == pytest.approx(max(usage))
+    assert found.cached_tokens == pytest.approx(sum(cached))
+    assert found.generated_tokens == pytest.approx(sum(generated))
+
+
+def test_a_gauge_that_says_zero_was_observed_and_a_gauge_that_is_missing_was_not():
+    found = read("x:running 0.0\n", NAMES)
+    assert (found.running, found.waiting, found.kv_usage) == (0.0, None, None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "# HELP x:running x:running\n# TYPE x:running gauge\n", "<html>no metrics</html>"]
+)
+def test_a_page_without_samples_is_an_empty_reading(text):
+    assert read(text, NAMES) == Reading()
+
+
+@pytest.mark.parametrize("text", ["x:running 1", 'x:running{engine="0"} 1\n', 'x:running{a="} 9"} 1 1700000000\n'])
+def test_a_sample_is_read_in_every_form_it_may_have(text):
+    assert read(text, NAMES).running == 1.0
+
+
+def test_names_that_only_begin_alike_are_not_added():
+    assert read("x:running 1\nx:running_max 9\nx:runnings 9\n", NAMES).running == 1.0
+
+
+def test_a_server_without_names_is_not_read():
+    assert read("x:running 1\n", MetricNames()) == Reading()
+
+
+@pytest.mark.parametrize("backend", [Vllm(), Sglang()], ids=lambda backend: backend.name)
+def test_a_backends_own_names_are_read(backend):
+    names = backend.metrics
+    text = "".join(f'{name}{{model_name="m"}} 3.0\n' for name in (names.running, names.waiting, names.cached_tokens))
+    found = read(text, names)
+    assert (found.running, found.waiting, found.cached_tokens) == (3.0, 3.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("reading", "unscheduled"),
+    [
+        (Reading(running=0, waiting=1, kv_usage=0.0), True),
+        (Reading(running=0, waiting=1, kv_usage=0.2), False),
+        (Reading(running=1, waiting=1, kv_usage=0.0), False),
+        (Reading(running=None, waiting=1, kv_usage=0.0), False),
+        (Reading(running=0, waiting=0, kv_usage=0.0), False),
+        (Reading(running=0, waiting=None, kv_usage=0.0), False),
+        (Reading(), False),
+    ],
+)
+def test_unscheduled_is_waiting_while_none_runs_and_the_cache_is_empty(reading, unscheduled):
+    assert reading.unscheduled is unscheduled
+
+
+@contextmanager
+def serving(text: str, status: int = 200) -> Iterator[tuple[str, list[str]]]:
+    """A server whose every page is *text*; yields its address, and the paths it was asked for so far."""
+    asked: list[str] = []
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def look(url: str, names: MetricNames = NAMES) -> Reading:
+    async def once() -> Reading:
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            return await scrape(http, names)
+
+    return asyncio.run(once())
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, Reading(running=2.0)), (404, Reading()), (503, Reading())])
+def test_a_scrape_is_the_reading_of_a_page_that_was_given(status, expected):
+    with serving("x:running 2\n", status) as (url, asked):
+        assert look(url) == expected
+    assert asked == ["/metrics"]
+
+
+def test_a_server_that_does_not_answer_is_an_empty_reading():
+    with serving("") as (url, _):
+        pass
+    assert look(url) == Reading()
+
+
+def test_a_server_without_names_is_not_asked():
+    with serving("x:running 2\n") as (url, asked):
+        assert look(url, MetricNames()) == Reading()
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "names", "expected"),
+    [
+        ('x:cache_info{cache_dtype="fp8_e4m3",block_size="16"} 1\n', 200, NAMES, {"kv_cache_dtype": "fp8_e4m3"}),
+        ('x:cache_info{block_size="16"} 1\n', 200, NAMES, {}),
+        ("", 200, NAMES, {}),
+        ('x:cache_info{cache_dtype="fp8"} 1\n', 404, NAMES, {}),
+        ('x:cache_info{cache_dtype="fp8"} 1\n', 200, MetricNames(), {}),
+    ],
+)
+def test_the_caches_dtype_is_in_the_labels(text, status, names, expected):
+    with serving(text, status) as (url, _), httpx.Client(base_url=url, trust_env=False) as http:
+        assert cache_layout(http, names) == expected

@@ -1,0 +1,88 @@
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_longctx.reports.record import Entry
+from pytest_longctx.reports.terminal import COLOURS, WORST_FIRST, table, tally
+from pytest_longctx.verdicts import Word
+
+ENTRIES = st.lists(
+    st.builds(
+        Entry,
+        finding=st.from_regex(r"[A-Z]{2,4}-[0-9]{4}", fullmatch=True),
+        verdict=st.sampled_from(WORST_FIRST),
+        title=st.text(),
+        why=st.text(),
+        measured=st.dictionaries(st.just("ttft_s"), st.floats(0, 1e6)),
+        server=st.dictionaries(st.just("deployment"), st.text()),
+    )
+)
+
+
+def line(entry: Entry) -> str:
+    ((found, _),) = table([entry])
+    return found
+
+
+def test_every_verdict_has_its_place_and_colour():
+    assert set(WORST_FIRST) == set(COLOURS) == set(get_args(Word))
+
+
+@given(ENTRIES)
+def test_each_finding_has_one_line_of_at_most_80_columns(entries):
+    lines = [each for each, _ in table(entries)]
+    assert len(lines) == len(entries)
+    assert all(len(each.splitlines()) == 1 and len(each) <= 80 for each in lines)
+
+
+@given(ENTRIES)
+def test_the_worst_stand_first_in_their_colour(entries):
+    colours = [colour for _, colour in table(entries)]
+    assert colours == [COLOURS[word] for word in WORST_FIRST for entry in entries if entry.verdict == word]
+
+
+@pytest.mark.parametrize("name", ["TT-0001", "TTT-0001", "TTTTTTTT-0001"])
+@pytest.mark.parametrize("word", WORST_FIRST)
+def test_id_and_verdict_stand_apart(name, word):
+    assert line(Entry(name, word, title="a title")).split() == [name, *word.split(), "a", "title"]
+
+
+def test_equals_are_sorted_by_deployment_and_then_by_finding():
+    entries = [
+        Entry("TT-0003", "holds", server={"deployment": "b"}),
+        Entry("TT-0001", "holds", server={"deployment": "b"}),
+        Entry("TT-0002", "holds", server={"deployment": "a"}),
+        Entry("TT-0009", "holds"),
+    ]
+    assert [each.split()[0] for each, _ in table(entries)] == ["TT-0009", "TT-0002", "TT-0001", "TT-0003"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "rest"),
+    [
+        (Entry("TT-0001", "holds", title="a title"), "a title"),
+        (Entry("TT-0001", "holds", title="a title", measured={"ttft_s": 0.5}), "TTFT 0.50 s: a title"),
+        (Entry("TT-0001", "broken", title="a title", why="a reason"), "a reason"),
+        (Entry("TT-0001", "broken", title="a title", why="a reason", measured={"ttft_s": 0.5}), "a reason"),
+        (Entry("TT-0001", "broken", why="a\nreason"), "a reason"),
+    ],
+)
+def test_the_rest_of_a_line_is_the_reason_or_what_holds_and_how_soon(entry, rest):
+    words = f"{entry.finding} {entry.verdict}"
+    assert line(entry).split() == [*words.split(), *rest.split()]
+    assert line(entry).endswith(rest)
+
+
+def test_a_long_line_ends_in_dots():
+    room = 80 - len(line(Entry("TT-0001", "broken")))
+    assert line(Entry("TT-0001", "broken", why="x" * room)).endswith("xxx")
+    assert line(Entry("TT-0001", "broken", why="x" * (room + 1))).endswith("xxx...")
+
+
+@given(ENTRIES)
+def test_the_tally_adds_up(entries):
+    said = [part.split(" ", 1) for part in tally(entries).split(", ") if part]
+    assert sum(int(number) for number, _ in said) == len(entries)
+    assert [word for _, word in said] == [word for word in WORST_FIRST if any(each.verdict == word for each in entries)]

@@ -1,0 +1,224 @@
+import datetime as dt
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_longctx.findings import Finding
+from pytest_longctx.observation import Observation, Outcome
+from pytest_longctx.verdicts import COLD_SHARE, Word, judge, out_of_scope
+from tests.unit import make
+
+KNOWN = {"issue": "#7", "since": dt.date(2026, 1, 2)}
+SERVED = {"question": "served", "ask": {"prompt_tokens": 100}}
+FIGURES = st.floats(-1e9, 1e9)
+FAST = {"ttft_s": {"unit": "s", "at_most": 2.0}}
+
+
+def seen(outcome: Outcome = "serves", /, **parts: Any) -> Observation:
+    return Observation(outcome, **parts)
+
+
+def word(finding: Finding, observation: Observation) -> Word:
+    return judge(finding, observation).word
+
+
+@pytest.mark.parametrize(
+    ("changes", "value", "expected"),
+    [
+        ({}, 2.0, "holds"),
+        ({}, 2.1, "broken"),
+        ({}, None, "unmeasured"),
+        ({"known": KNOWN}, 2.1, "known"),
+        ({"known": KNOWN}, 2.0, "broken"),
+        ({"known": KNOWN}, None, "unmeasured"),
+    ],
+)
+def test_a_bound_that_is_kept_missed_or_unseen_gives_the_word(changes, value, expected):
+    finding = make.finding(**SERVED, bounds=FAST, **changes)
+    verdict = judge(finding, seen(metrics={"ttft_s": value, "cached_share": 0.0}))
+    assert verdict.word == expected
+    assert bool(verdict) is (expected == "holds")
+
+
+def test_out_of_scope_is_no_observation_and_not_true():
+    verdict = out_of_scope(make.finding(), "backend: x is not y")
+    assert (verdict.word, verdict.why, verdict.observation) == ("out of scope", "backend: x is not y", None)
+    assert not verdict
+
+
+def test_the_words_are_these_five():
+    assert set(get_args(Word)) == {"holds", "broken", "unmeasured", "out of scope", "known"}
+
+
+def test_a_known_failure_that_is_gone_is_broken_and_says_what_to_do():
+    verdict = judge(make.finding(known=KNOWN), seen())
+    assert verdict.word == "broken"
+    assert verdict.why == "the known failure is gone: take `known` (#7) out of the finding"
+
+
+@pytest.mark.parametrize("outcome", get_args(Outcome))
+@pytest.mark.parametrize("expected", get_args(Outcome))
+def test_only_the_expected_outcome_holds(outcome, expected):
+    found = word(make.finding(expect={"outcome": expected}), seen(outcome))
+    assert found == ("holds" if outcome == expected else "broken")
+
+
+@pytest.mark.parametrize(
+    ("phase", "signature", "expected"),
+    [
+        ("load", "oom", "holds"),
+        ("start", "oom", "broken"),
+        ("load", "other", "broken"),
+        (None, "oom", "broken"),
+        ("load", None, "broken"),
+    ],
+)
+def test_a_failure_must_come_in_its_phase_and_with_its_signature(phase, signature, expected):
+    finding = make.finding(expect={"outcome": "refuses", "phase": "load", "signature": "oom"})
+    assert word(finding, seen("refuses", phase=phase, signature=signature)) == expected
+
+
+def test_a_phase_and_a_signature_that_were_not_seen_are_said_to_be_missing():
+    finding = make.finding(expect={"outcome": "dies", "phase": "load", "signature": "oom"})
+    why = "phase: not seen, wanted load; signature: no known signature, wanted oom"
+    assert judge(finding, seen("dies")).why == why
+
+
+def test_after_another_outcome_nothing_else_is_compared():
+    finding = make.finding(expect={"outcome": "dies", "phase": "load", "signature": "oom"})
+    assert [line.measure for line in judge(finding, seen("hangs", phase="start")).lines] == ["outcome"]
+
+
+def test_a_phase_that_is_not_expected_is_not_looked_at():
+    finding = make.finding(expect={"outcome": "refuses"})
+    assert word(finding, seen("refuses", phase="anything", signature="anything")) == "holds"
+
+
+@given(FIGURES, FIGURES, FIGURES)
+def test_a_figure_holds_exactly_inside_its_bounds(low, high, value):
+    low, high = sorted((low, high))
+    finding = make.finding(bounds={"load_s": {"unit": "s", "at_least": low, "at_most": high}})
+    expected = "holds" if low <= value <= high else "broken"
+    assert word(finding, seen(metrics={"load_s": value})) == expected
+    assert word(finding, seen(metrics={"load_s": low})) == word(finding, seen(metrics={"load_s": high})) == "holds"
+    assert word(finding, seen(metrics={"load_s": None})) == "unmeasured"
+    assert word(finding, seen()) == "unmeasured"
+
+
+@given(FIGURES, FIGURES, FIGURES)
+def test_wider_bounds_never_break_what_held(limit, wider, value):
+    limit, wider = sorted((limit, wider))
+    narrow, wide = (make.finding(bounds={"load_s": {"unit": "s", "at_most": most}}) for most in (limit, wider))
+    if word(narrow, seen(metrics={"load_s": value})) == "holds":
+        assert word(wide, seen(metrics={"load_s": value})) == "holds"
+
+
+def test_a_figure_that_is_no_number_is_broken():
+    finding = make.finding(bounds={"load_s": {"unit": "s", "at_most": 1.0}})
+    assert word(finding, seen(metrics={"load_s": float("nan")})) == "broken"
+
+
+def test_what_was_missed_counts_more_than_what_was_not_seen():
+    finding = make.finding(bounds={"load_s": {"unit": "s", "at_most": 1.0}, "boot_s": {"unit": "s", "at_most": 1.0}})
+    verdict = judge(finding, seen(metrics={"boot_s": 2.0}))
+    assert verdict.word == "broken"
+    assert verdict.why == "boot_s: 2 s, wanted <= 1 s"
+
+
+def test_a_bound_without_limits_only_reports():
+    finding = make.finding(bounds={"load_s": {"unit": "s", "reference": 3.0}})
+    verdict = judge(finding, seen(metrics={"load_s": 1e9}))
+    assert verdict.word == "holds"
+    assert [line.measure for line in verdict.lines] == ["outcome"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "counted", "expected"),
+    [
+        (100, 100.0, "holds"),
+        (100, 99.0, "broken"),
+        (100, 101.0, "broken"),
+        (100, None, "unmeasured"),
+        (None, 7.0, "holds"),
+    ],
+)
+@pytest.mark.parametrize(("law", "sent_as"), [("prompt_tokens", "sent_tokens"), ("completion_tokens", "asked_tokens")])
+def test_tokens_are_counted_exactly(law, sent_as, sent, counted, expected):
+    observation = seen(metrics={law: counted}, **{sent_as: sent})
+    assert word(make.finding(**SERVED), observation) == expected
+
+
+@pytest.mark.parametrize(("law", "sent_as"), [("prompt_tokens", "sent_tokens"), ("completion_tokens", "asked_tokens")])
+def test_a_count_that_the_finding_bounds_itself_is_held_to_that_alone(law, sent_as):
+    finding = make.finding(**SERVED, bounds={law: {"unit": "tokens", "exactly": 6}})
+    assert word(finding, seen(metrics={law: 6.0}, **{sent_as: 10})) == "holds"
+    assert word(finding, seen(metrics={law: 10.0}, **{sent_as: 10})) == "broken"
+
+
+def test_laws_are_for_requests_that_were_served():
+    finding = make.finding(expect={"outcome": "refuses"})
+    observation = seen("refuses", sent_tokens=100, asked_tokens=4, metrics={"prompt_tokens": 3, "cached_share": 1.0})
+    assert word(finding, observation) == "holds"
+
+
+@pytest.mark.parametrize(
+    ("share", "bounds", "expected"),
+    [
+        (0.0, FAST, "holds"),
+        (COLD_SHARE, FAST, "holds"),
+        (COLD_SHARE + 0.001, FAST, "broken"),
+        (None, FAST, "unmeasured"),
+        (None, {}, "holds"),
+        (0.5, {}, "broken"),
+        (None, {"upload_s": {"unit": "s", "at_most": 1.0}}, "holds"),
+        (None, {"ttft_s": {"unit": "s", "reference": 3.0}}, "holds"),
+        (0.5, {**FAST, "cached_share": {"unit": "", "at_least": 0.4}}, "holds"),
+        (0.3, {**FAST, "cached_share": {"unit": "", "at_least": 0.4}}, "broken"),
+    ],
+)
+def test_a_time_is_only_worth_something_where_no_cache_answered(share, bounds, expected):
+    metrics = {"cached_share": share, "ttft_s": 1.0, "upload_s": 0.5}
+    assert word(make.finding(**SERVED, bounds=bounds), seen(metrics=metrics)) == expected
+
+
+def test_a_repeated_prompt_may_come_from_the_cache():
+    finding = make.finding(question="repeated", ask={"prompt_tokens": 100})
+    assert word(finding, seen(metrics={"cached_share": 0.9})) == "holds"
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ({"exactly": 4}, "exactly 4 s"),
+        ({"at_least": 1.0}, ">= 1 s"),
+        ({"at_most": 1.5}, "<= 1.5 s"),
+        ({"at_least": 1.0, "at_most": 2.0}, ">= 1 s and <= 2 s"),
+        ({"reference": 2.0, "tolerance": "0.5", "because": "b"}, ">= 1.5 s and <= 2.5 s (documented 2 s)"),
+        ({"reference": 2.0, "tolerance": "0", "because": "b"}, "exactly 2 s (documented 2 s)"),
+    ],
+)
+def test_a_line_says_what_was_wanted(content, wanted):
+    verdict = judge(make.finding(bounds={"load_s": {"unit": "s", **content}}), seen(metrics={"load_s": -9.0}))
+    assert str(verdict.lines[-1]) == f"load_s: -9 s, wanted {wanted}"
+
+
+def test_the_reason_quotes_the_server_in_one_short_line():
+    said = "first line\n" + "x" * 500
+    verdict = judge(make.finding(), seen("dies", said=said))
+    assert verdict.why.startswith('outcome: dies, wanted serves ("first line xxx')
+    assert verdict.why.endswith('...")')
+    assert len(verdict.why) < 220
+    assert judge(make.finding(), seen("dies", said="short")).why.endswith('("short")')
+    assert repr(verdict) == f"TT-0001 broken: {verdict.why}"
+
+
+def test_what_holds_needs_no_reason():
+    verdict = judge(make.finding(), seen(said="something"))
+    assert (verdict.why, verdict.broken, repr(verdict)) == ("", (), "TT-0001 holds")
+
+
+def test_what_is_unmeasured_names_what_was_not_observed():
+    verdict = judge(make.finding(bounds={"load_s": {"unit": "s", "exactly": 1.0}}), seen())
+    assert verdict.why == "load_s: not observed, wanted exactly 1 s"
