@@ -1,0 +1,145 @@
+"""A model's shape, from its Hugging Face ``config.json``: all that memory and time depend on."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pytest_longctx.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """
+    Layers by what they attend to, heads, and parameters.
+
+    *chunked* layers see their own chunk of *window* tokens (Llama 4), *sliding* layers the last *window* tokens.
+    """
+
+    full: int
+    chunked: int
+    sliding: int
+    window: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    parameters: int
+    """All of them: what must be loaded."""
+    active_parameters: int
+    """Those that take part in one token: what must be multiplied."""
+    embedding_parameters: int
+    """Those of the tables at both ends: looked up on the way in, multiplied for the last token only on the way out."""
+    rope_positions: int
+    """Positions in the table of rotary embeddings; 0 where no layer has any."""
+
+    @property
+    def layers(self) -> int:
+        """All layers."""
+        return self.full + self.chunked + self.sliding
+
+    def kv_bytes_per_token(self, value_bytes: int, tensor_parallel: int = 1) -> int:
+        """Bytes of one token's keys and values in all layers, on one device."""
+        return self.layers * 2 * self.kv_heads_per_device(tensor_parallel) * self.head_dim * value_bytes
+
+    def kv_heads_per_device(self, tensor_parallel: int) -> int:
+        """Tensor parallelism shards heads, never tokens: every device holds every token, for some of the heads."""
+        return max(1, self.kv_heads // tensor_parallel)
+
+    def weight_bytes(self, value_bytes: float, tensor_parallel: int, rope_value_bytes: int) -> float:
+        """
+        Bytes of the weights on one device.
+
+        The table of rotary embeddings is not sharded: with 10,485,760 positions of 128 values it takes 2.5 GiB of each device in
+        BF16 (vLLM) and 5.0 GiB in FP32 (SGLang), which is what "weights" above parameters / devices are made of.
+        """
+        return self.parameters * value_bytes / tensor_parallel + self.rope_positions * self.head_dim * rope_value_bytes
+
+
+def read(path: Path) -> Shape:
+    """The shape in the ``config.json`` at *path*, or in the folder *path*. Raises `ModelError`."""
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        return from_config(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, json.JSONDecodeError) as problem:
+        raise ModelError(f"{file}: {problem}") from None
+
+
+def from_config(config: Mapping[str, Any]) -> Shape:
+    """The shape that *config* describes, of a multimodal model its text part. Raises `ModelError` for a missing key."""
+    text = config.get("text_config", config)
+    try:
+        kinds = _layer_kinds(text)
+        head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+        window = text.get("attention_chunk_size") if "chunked" in kinds else text.get("sliding_window")
+        total, active = _parameters(text, head_dim)
+        return Shape(
+            full=kinds.count("full"),
+            chunked=kinds.count("chunked"),
+            sliding=kinds.count("sliding"),
+            window=int(window or 0) if set(kinds) != {"full"} else 0,
+            hidden=text["hidden_size"],
+            heads=text["num_attention_heads"],
+            kv_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
+            head_dim=head_dim,
+            vocabulary=text["vocab_size"],
+            parameters=total,
+            active_parameters=active,
+            embedding_parameters=_embeddings(text),
+            rope_positions=text.get("max_position_embeddings", 0),
+        )
+    except KeyError as missing:
+        raise ModelError(f"this config.json has no {missing}; it is needed to know the model's shape") from None
+
+
+def _layer_kinds(text: Mapping[str, Any]) -> list[str]:
+    """What each layer attends to."""
+    count = text["num_hidden_layers"]
+    if named := text.get("layer_types"):
+        return [name.partition("_")[0] for name in named]
+    if str(text.get("model_type", "")).startswith("llama4") and text.get("attention_chunk_size"):
+        # Layers without rotary embedding (marked 0) attend to everything; by default every fourth.
+        every = text.get("no_rope_layer_interval") or 4
+        marks = text.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(count)]
+        return ["chunked" if mark else "full" for mark in marks]
+    if text.get("sliding_window") and text.get("use_sliding_window", True):
+        # Without a pattern every layer slides (Mistral 7B); Qwen2's first layers do not.
+        first = text.get("max_window_layers", 0) if "use_sliding_window" in text else 0
+        return ["full" if i < first else "sliding" for i in range(count)]
+    return ["full"] * count
+
+
+def _embeddings(text: Mapping[str, Any]) -> int:
+    return int(text["vocab_size"] * text["hidden_size"] * (1 if text.get("tie_word_embeddings") else 2))
+
+
+def _parameters(text: Mapping[str, Any], head_dim: int) -> tuple[int, int]:
+    """Total and active parameters of the text model; norms and biases are left out, they are less than one in ten thousand."""
+    hidden, layers = text["hidden_size"], text["num_hidden_layers"]
+    heads, kv_heads = text["num_attention_heads"], text.get("num_key_value_heads") or text["num_attention_heads"]
+    embeddings = _embeddings(text)
+    attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
+    experts = text.get("num_local_experts") or text.get("num_experts") or 0
+    if not experts:
+        whole = embeddings + layers * (attention + 3 * hidden * text["intermediate_size"])
+        return whole, whole
+    step = text.get("interleave_moe_layer_step") or 1
+    sparse = len(text.get("moe_layers") or range(step - 1, layers, step))
+    expert = 3 * hidden * (text.get("moe_intermediate_size") or text["intermediate_size"])
+    shared = 3 * hidden * text["intermediate_size"] if str(text.get("model_type", "")).startswith("llama4") else 0
+    dense = (layers - sparse) * 3 * hidden * text.get("intermediate_size_mlp", text["intermediate_size"])
+    common = embeddings + layers * attention + dense + sparse * (hidden * experts + shared)
+    used = text.get("num_experts_per_tok") or 1
+    return common + sparse * experts * expert, common + sparse * used * expert
+
+
+@cache
+def known() -> Mapping[str, Shape]:
+    """The shapes of the models that findings speak of, by name."""
+    text = (Path(__file__).parent / "shapes.toml").read_text(encoding="utf-8")
+    return MappingProxyType({name: from_config(config) for name, config in tomllib.loads(text).items()})

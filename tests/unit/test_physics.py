@@ -1,0 +1,332 @@
+"""The arithmetic against real boots and documented runs: every figure here was logged or measured by somebody."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_longctx.errors import ModelError
+from pytest_longctx.machine import Hardware
+from pytest_longctx.models import TINY_LLAMA4
+from pytest_longctx.physics import roofline, sglang, vllm
+from pytest_longctx.physics.shape import from_config, known, read
+from pytest_longctx.units import GiB, Mi
+
+SCOUT = known()["llama-4-scout"]
+TINY = from_config(TINY_LLAMA4)
+SCOUT12 = replace(
+    SCOUT,
+    full=3,
+    chunked=9,
+    parameters=(SCOUT.parameters - SCOUT.embedding_parameters) // 4 + SCOUT.embedding_parameters,
+    active_parameters=(SCOUT.active_parameters - SCOUT.embedding_parameters) // 4 + SCOUT.embedding_parameters,
+)
+"""Scout's shape at 12 of 48 layers, as it was run on one H200."""
+H200X8 = Hardware("H200", 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "active", "kinds"),
+    [
+        ("llama-4-scout", 107.77, 17.17, (12, 36, 0)),  # the text part of "109B, 17B active"
+        ("llama-3.3-70b", 70.55, 70.55, (80, 0, 0)),
+        ("llama-2-7b", 6.74, 6.74, (32, 0, 0)),
+        ("llama-2-70b", 68.98, 68.98, (80, 0, 0)),
+        ("codellama-34b", 33.74, 33.74, (48, 0, 0)),
+        ("qwen3-32b", 32.76, 32.76, (64, 0, 0)),
+    ],
+)
+def test_parameters_and_layers_are_the_published_ones(name, billions, active, kinds):
+    shape = known()[name]
+    assert shape.parameters / 1e9 == pytest.approx(billions, abs=0.01)
+    assert shape.active_parameters / 1e9 == pytest.approx(active, abs=0.01)
+    assert (shape.full, shape.chunked, shape.sliding) == kinds
+
+
+@pytest.mark.parametrize(
+    ("extra", "kinds"),
+    [
+        ({"layer_types": ["full_attention", "sliding_attention"] * 2, "sliding_window": 512}, (2, 0, 2)),
+        ({"sliding_window": 512}, (0, 0, 4)),
+        ({"sliding_window": 512, "use_sliding_window": False}, (4, 0, 0)),
+        ({"sliding_window": 512, "use_sliding_window": True, "max_window_layers": 3}, (3, 0, 1)),
+        ({"model_type": "llama4_text", "attention_chunk_size": 512}, (1, 3, 0)),
+        ({"model_type": "llama4_text", "attention_chunk_size": 512, "no_rope_layers": [0, 1, 0, 1]}, (2, 2, 0)),
+        ({"model_type": "llama4_text", "attention_chunk_size": None}, (4, 0, 0)),
+    ],
+)
+def test_layers_are_told_apart_by_what_they_attend_to(extra, kinds):
+    plain = {
+        "vocab_size": 10,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+    }
+    shape = from_config({**plain, **extra})
+    assert (shape.full, shape.chunked, shape.sliding) == kinds
+    assert shape.window == (512 if kinds[0] != 4 else 0)
+
+
+def test_a_multimodal_config_is_read_by_its_text_part(tmp_path):
+    (tmp_path / "config.json").write_text('{"text_config": {"num_hidden_layers": 1}}')
+    with pytest.raises(ModelError, match=r"has no .(hidden_size|vocab_size)"):
+        read(tmp_path)
+    assert from_config({"text_config": TINY_LLAMA4, "model_type": "llama4"}) == TINY
+
+
+def test_weights_are_all_parameters_and_a_table_nobody_shards():
+    """27.64 GiB a GPU were logged (vLLM 0.25.1, 8 x H200), 58.12 GiB (SGLang 0.5.16, 12 layers, one H200); not "4 GB"."""
+    assert SCOUT.weight_bytes(2, 8, rope_value_bytes=2) / GiB == pytest.approx(27.64, abs=0.06)
+    assert SCOUT12.weight_bytes(2, 1, rope_value_bytes=4) / GiB == pytest.approx(58.12, abs=0.06)
+
+
+BOOTS = {
+    "vLLM 0.12.0, 8 x H200, BF16, 5Mi, hybrid on": (SCOUT, 89.71, 2, 5 * Mi, True, 2.96, None),
+    "the same, hybrid off": (SCOUT, 89.71, 2, 5 * Mi, False, 0.75, 3_919_664),
+    "the same, 8Mi, hybrid on": (SCOUT, 89.71, 2, 8 * Mi, True, 1.86, None),
+    "the same, FP8, 10M": (SCOUT, 89.71, 1, 10_000_000, True, 3.12, None),
+    "vLLM 0.25.1, 8 x H200, FP8, 10M": (SCOUT, 94.55, 1, 10_000_000, True, 3.29, 32_884_669),
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "gib", "value_bytes", "length", "hybrid", "concurrency", "size"), BOOTS.values(), ids=BOOTS
+)
+def test_logged_capacity_is_reproduced(shape, gib, value_bytes, length, hybrid, concurrency, size):
+    pool = vllm.Pool(shape, gib * GiB, value_bytes, tensor_parallel=8, hybrid=hybrid)
+    assert pool.concurrency(length) == pytest.approx(concurrency, abs=0.01)
+    if size is not None:  # the memory is logged to 0.01 GiB, and the size follows from it
+        assert pool.logged_tokens(length) == pytest.approx(size, rel=0.005 / gib + 1e-6)
+
+
+@pytest.mark.parametrize(("value_bytes", "size"), [(2, 3_919_664), (1, 7_838_976)])
+def test_the_size_that_012_logs_is_reproduced(value_bytes, size):
+    """Not the capacity: with the hybrid manager one request of 15.6M tokens fits into "3,919,664 tokens"."""
+    pool = vllm.Pool(SCOUT, 89.714 * GiB, value_bytes, tensor_parallel=8)
+    assert pool.logged_tokens_before_025 == pytest.approx(size, rel=1e-4)
+    assert pool.longest() > 3.9 * pool.logged_tokens_before_025
+
+
+@pytest.mark.parametrize(
+    ("gib", "batch", "needed", "longest"), [(1, 2048, 2.39, 4_163_456), (1, 4096, 2.39, 4_157_312)]
+)
+def test_a_refusal_is_predicted_with_its_sizes(gib, batch, needed, longest):
+    """The tiny model on a CPU, 10M tokens into 1 GiB, with two batch sizes: to the token."""
+    pool = vllm.Pool(TINY, gib * GiB, block_size=128, max_batched_tokens=batch)
+    assert pool.bytes_for(10_000_000) / GiB == pytest.approx(needed, abs=0.005)
+    assert pool.longest() == longest
+
+
+def test_the_capacity_of_the_cpu_boots_is_exact():
+    pool = vllm.Pool(TINY, 2 * GiB, block_size=128, max_batched_tokens=2048)
+    assert (round(pool.concurrency(65_536), 2), pool.logged_tokens(65_536)) == (87.15, 5_711_392)
+    larger = replace(pool, available_bytes=3 * GiB)
+    assert round(larger.concurrency(10_000_000), 2) == 1.25
+
+
+H200 = 139.8 * GiB
+DOCUMENTED = {
+    "2Mi": ({"max_model_len": 2 * Mi}, "serves"),
+    "5Mi, hybrid off": ({"max_model_len": 5 * Mi, "hybrid": False}, "overcommits"),
+    "5Mi, hybrid on": ({"max_model_len": 5 * Mi}, "serves"),
+    "8Mi at 0.95": ({"max_model_len": 8 * Mi, "utilisation": 0.95}, "runs out of memory"),
+    "8Mi at 0.90": ({"max_model_len": 8 * Mi}, "serves"),
+    "10M, FP8": ({"max_model_len": 10_000_000, "value_bytes": 1}, "serves"),
+    "10M, BF16, which was called impossible": ({"max_model_len": 10_000_000}, "serves"),
+    "10M, BF16, hybrid off": ({"max_model_len": 10_000_000, "hybrid": False}, "overcommits"),
+}
+
+
+@pytest.mark.parametrize(("flags", "outcome"), DOCUMENTED.values(), ids=DOCUMENTED)
+def test_documented_vllm_boots_come_out_as_they_did(flags, outcome):
+    assert vllm.predict(SCOUT, H200, tensor_parallel=8, **flags).outcome == outcome
+
+
+def test_the_sampler_failure_is_predicted_with_its_size_and_cure():
+    found = vllm.predict(SCOUT, H200, 8 * Mi, tensor_parallel=8, utilisation=0.95)
+    assert found.culprit is not None
+    assert "sampler" in found.culprit.name
+    assert found.failing_bytes == 1024 * 202_048 * 4
+    assert found.cure == "--gpu-memory-utilization 0.90"
+
+
+def test_a_model_too_large_for_its_devices_says_so():
+    found = vllm.predict(SCOUT, H200, 8192, tensor_parallel=1)
+    assert (found.outcome, found.culprit and found.culprit.name, found.longest_tokens) == (
+        "runs out of memory",
+        "weights",
+        0,
+    )
+
+
+def test_bf16_at_10m_is_one_and_a_half_requests():
+    """It was documented that 10M needs FP8; the pool says otherwise."""
+    assert vllm.predict(SCOUT, H200, 10_000_000, tensor_parallel=8).concurrency == pytest.approx(1.56, abs=0.01)
+
+
+SGLANG = sglang.Boot(SCOUT, 138.1 * GiB, 10_000_000, 0.8, value_bytes=1, tensor_parallel=8, cuda_graph_max_bs=None)
+
+
+@pytest.mark.parametrize("fraction", [0.80, 0.75, 0.70, 0.65])
+def test_the_four_failures_at_10m_have_one_culprit_and_one_cure(fraction):
+    boot = replace(SGLANG, mem_fraction_static=fraction)
+    found = boot.predict()
+    assert found.outcome == "runs out of memory"
+    assert found.culprit is not None
+    assert found.culprit.name == "req_to_token"
+    assert found.culprit.size_bytes / GiB == pytest.approx(76.33, abs=0.005)
+    assert found.cure == "--max-running-requests 8"
+    assert replace(boot, max_running_requests=8).predict().fits
+
+
+def test_the_allocation_that_fails_is_not_the_culprit():
+    """One H200, 0.5.16: "Tried to allocate 2.22 GiB", and 2.09 GiB with a pool for windowed layers; 76.33 GiB were the reason."""
+    boot = replace(SGLANG, shape=SCOUT12, device_bytes=139.13 * GiB, tensor_parallel=1)
+    assert boot.predict().failing_bytes == pytest.approx(2.22 * GiB, rel=0.003)
+    assert replace(boot, hybrid_pool=True).predict().failing_bytes == pytest.approx(2.09 * GiB, rel=0.003)
+
+
+def test_the_cured_boot_holds_what_it_logged():
+    boot = replace(SGLANG, shape=SCOUT12, device_bytes=139.13 * GiB, tensor_parallel=1, max_running_requests=8)
+    assert boot.pool_tokens == pytest.approx(2_323_091, rel=0.002)
+    assert boot.longest_admitted == boot.pool_tokens - 6  # 2,323,085 of 2,323,091: context is not capacity
+    assert replace(boot, hybrid_pool=True).pool_tokens == pytest.approx(2_733_048, rel=0.002)
+    assert boot.predict().fits
+
+
+def test_the_graph_failure_at_2mi_is_four_gib():
+    boot = sglang.Boot(SCOUT, 138.2 * GiB, 2 * Mi, 0.85, tensor_parallel=8)
+    found = boot.predict()
+    assert (found.culprit and found.culprit.name, found.failing_bytes) == ("CUDA graph tables", 4 * GiB)
+    assert found.cure == "--cuda-graph-max-bs 8"
+    assert replace(boot, cuda_graph_max_bs=8).predict().fits
+    assert replace(boot, cuda_graph_max_bs=None).predict().fits
+
+
+def test_graphs_at_10m_meet_a_grid_that_is_too_tall():
+    """One H200, 0.5.16, 25.6 GiB free: not memory. A page of 64 tokens cures it; both were measured."""
+    boot = replace(
+        SGLANG,
+        shape=SCOUT12,
+        device_bytes=139.13 * GiB,
+        tensor_parallel=1,
+        hybrid_pool=True,
+        max_running_requests=8,
+        cuda_graph_max_bs=8,
+    )
+    assert boot.predict().outcome == "dies"
+    assert boot.longest_with_graphs == 8_388_480
+    assert replace(boot, page_size=64).predict().fits
+    large = replace(boot, cuda_graph_max_bs=256).predict()
+    assert large.failing_bytes is not None
+    assert large.failing_bytes / GiB == pytest.approx(9.54, abs=0.005)
+
+
+def test_host_tables_of_10m():
+    """38 GiB of token ids in each worker by default, and as much again in flags and block tables; 8 slots take half a GiB."""
+    assert vllm.host_bytes_per_worker(1024, 10_000_000, 16, 4) / GiB == pytest.approx(57.2, abs=0.1)
+    assert vllm.host_bytes_per_worker(8, 10_000_000, 16, 4) / GiB < 0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens", "seconds", "gpus", "tflops"),
+    [(SCOUT, 2_000_000, 152.3, 8, 458), (SCOUT12, 1_000_000, 66.1, 1, 590), (SCOUT, 9_811_859, 2964.4, 8, 513)],
+)
+def test_measured_runs_stay_below_the_peak(shape, tokens, seconds, gpus, tflops):
+    assert roofline.prefill_flop(shape, tokens) / seconds / gpus / 1e12 == pytest.approx(tflops, abs=1)
+    assert (roofline.peak_share(shape, tokens, seconds, Hardware("H200", gpus)) or 2) < 1
+
+
+def test_what_a_cache_answered_is_above_the_peak():
+    """69.35 s for 2,065,427 tokens was documented; 78.5 % of them came from the prefix cache."""
+    assert (roofline.peak_share(SCOUT, 2_065_427, 69.35, H200X8) or 0) > 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "logged"),
+    [
+        (2_065_427, 206_527.9),
+        (2_845_646, 284_575.7),
+        (4_908_091, 490_814.1),
+        (6_378_187, 637_856.3),
+        (9_811_859, 981_184.7),
+    ],
+)
+def test_every_published_rate_is_a_prompt_divided_by_ten_seconds(tokens, logged):
+    assert roofline.is_log_artefact(tokens, logged)
+    assert (roofline.peak_share(SCOUT, tokens, tokens / logged, H200X8, value_bytes=1) or 0) > 1
+
+
+@pytest.mark.parametrize(("tokens", "seconds"), [(2_845_646, 334.91), (4_908_091, 957.07), (9_811_859, 2964.4)])
+def test_a_true_rate_is_no_artefact(tokens, seconds):
+    assert not roofline.is_log_artefact(tokens, tokens / seconds)
+
+
+def test_the_law_of_the_documented_runs():
+    """Documented: t = 12.65 N + 37.14 N^2, N in millions, by plain least squares; the relative one is within one part in a hundred of it."""
+    law = roofline.fit([(1_620_345, 118.0), (2_845_646, 334.91), (4_908_091, 957.07)])
+    assert law.linear_s * 1e6 == pytest.approx(12.65, rel=0.01)
+    assert law.quadratic_s * 1e12 == pytest.approx(37.14, rel=0.01)
+    assert law.seconds(2_065_427) == pytest.approx(184, abs=1)  # what the contaminated run would have taken
+    assert law.seconds(6_378_187) == pytest.approx(
+        1547, rel=0.03
+    )  # observed by the log's own stamps, not "about 100 s"
+
+
+@given(st.floats(1e-6, 1e-3), st.floats(1e-14, 1e-10))
+def test_a_law_is_found_again(linear_s, quadratic_s):
+    law = roofline.Law(linear_s, quadratic_s)
+    found = roofline.fit([(n, law.seconds(n)) for n in (10_000, 100_000, 1_000_000, 4_000_000)])
+    assert found.seconds(2_000_000) == pytest.approx(law.seconds(2_000_000), rel=1e-6)
+
+
+@pytest.mark.parametrize("points", [[], [(10, 1.0)], [(10, 1.0), (10, 2.0)]])
+def test_a_law_needs_two_lengths(points):
+    with pytest.raises(ValueError, match="two different lengths"):
+        roofline.fit(points)
+
+
+def test_decode_reads_active_weights_and_the_cache_once():
+    short = roofline.decode_floor_s(SCOUT, 1000, H200X8)
+    long = roofline.decode_floor_s(SCOUT, 10_000_000, H200X8)
+    assert short is not None
+    assert long is not None
+    assert short == pytest.approx(0.0009, rel=0.05)
+    assert long > 10 * short
+
+
+def test_nothing_is_claimed_of_hardware_whose_peak_is_not_known():
+    assert roofline.peak_share(SCOUT, 1000, 1.0, Hardware("cpu")) is None
+    assert roofline.decode_floor_s(SCOUT, 1000, Hardware("cpu")) is None
+
+
+POOLS = st.builds(
+    vllm.Pool,
+    st.sampled_from([SCOUT, TINY, *known().values()]),
+    st.floats(1 * GiB, 200 * GiB),
+    st.sampled_from([1, 2]),
+    st.sampled_from([1, 2, 8]),
+    st.sampled_from([16, 32, 128]),
+    st.sampled_from([2048, 8192]),
+    st.booleans(),
+)
+
+
+@given(POOLS, st.integers(1, 10_000_000), st.integers(1, 1_000_000))
+def test_capacity_is_monotone(pool, length, more):
+    """More memory never holds less, a longer context never fits more often, a smaller value never takes more room."""
+    larger = replace(pool, available_bytes=pool.available_bytes * 1.5)
+    assert larger.concurrency(length) >= pool.concurrency(length)
+    assert larger.longest() >= pool.longest()
+    assert pool.blocks_for(length + more) >= pool.blocks_for(length)
+    assert replace(pool, value_bytes=1).concurrency(length) >= replace(pool, value_bytes=2).concurrency(length)
+
+
+@given(POOLS)
+def test_the_longest_request_fits_and_one_block_more_does_not(pool):
+    longest = pool.longest()
+    if longest:
+        assert pool.blocks_for(longest) < pool.blocks
+    assert pool.blocks_for(longest + pool.block_size) >= pool.blocks
