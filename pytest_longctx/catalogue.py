@@ -121,7 +121,7 @@ class Reading:
 
     def _note(self, match: re.Match[str]) -> None:
         found = match.groupdict()
-        self.figures |= figures({name: text for name, text in found.items() if name in MEASURES})
+        self.figures |= figures(found)
         self.words |= {name: text for name, text in found.items() if name in TEXT_FACTS and text is not None}
 
 
@@ -134,6 +134,8 @@ def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
     """
     found = {}
     for name, text in readings.items():
+        if name not in MEASURES:
+            continue
         with suppress(ValueError):
             found[name] = float((text or "").replace(",", ""))
     return found

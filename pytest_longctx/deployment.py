@@ -47,17 +47,20 @@ class Model(tables.Table):
         return self
 
 
+Positive = Annotated[float, Field(gt=0)]
+
+
 class Timeouts(tables.Table):
     """How long to wait. Each must exceed the predicted time, so that the suite never causes the failure it reports."""
 
-    boot_s: float = 1800.0
+    boot_s: Positive = 1800.0
     """From the start of the process to the first generated token."""
-    admission_s: float = 60.0
+    admission_s: Positive = 60.0
     """How long requests may wait while none runs and the KV cache is empty."""
-    answer_s: float = 120.0
+    answer_s: Positive = 120.0
     """What every request may take, however short."""
-    slowest_prefill_tokens_per_s: float = 500.0
-    slowest_decode_tokens_per_s: float = 0.5
+    slowest_prefill_tokens_per_s: Positive = 500.0
+    slowest_decode_tokens_per_s: Positive = 0.5
 
     def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
         """The deadline of one request from its first byte: *answer_s* and the time its tokens need at the slowest rates."""

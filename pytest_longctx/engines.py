@@ -12,6 +12,7 @@ from pytest_longctx.errors import LaunchError, UsageError
 
 _ASK_VERSION = """
 import importlib.metadata as m, importlib.util as u, sys
+sys.path.pop(0)  # the working directory: a folder that happens to be called like the engine is not the engine
 if u.find_spec(sys.argv[1]):
     for name in sys.argv[2:]:
         try: print(m.version(name)); break

@@ -46,6 +46,9 @@ class Bound(tables.Table):
     def _consistent(self) -> Self:
         if (self.tolerance is None) != (self.reference is None) and self.tolerance is not None:
             raise ValueError("a tolerance needs a reference")
+        absolute = self.at_least is not None or self.at_most is not None
+        if (self.exactly is not None) + absolute + (self.tolerance is not None) > 1:
+            raise ValueError("give only one of: exactly, at_least with at_most, reference with tolerance")
         if self.tolerance is not None and not self.because:
             raise ValueError("a tolerance needs `because`: where it comes from")
         low, high = self.limits
@@ -142,6 +145,8 @@ class Finding(tables.Table):
             raise ValueError("ask: a 'served' finding needs either prompt_tokens or over_limit_tokens")
         if self.question == "over-limit" and (self.ask.over_limit_tokens or 0) < 1:
             raise ValueError("ask.over_limit_tokens: an 'over-limit' finding must go at least 1 token over")
+        if self.question == "repeated" and self.ask.prompt_tokens is None:
+            raise ValueError("ask.prompt_tokens: a 'repeated' finding needs it")
         if not self.markers:
             raise ValueError("markers: a finding needs at least one, or no run would select it")
         return self
@@ -157,8 +162,8 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Finding]:
     found: dict[str, Finding] = {}
     for path in sorted(path for folder in folders for path in folder.glob("*.toml")):
         finding = tables.load(path, Finding)
-        if not path.stem.startswith(finding.id):
-            raise TableError(f"{path}: the file name must start with the id, {finding.id}")
+        if path.stem != finding.id and not path.stem.startswith(f"{finding.id}-"):
+            raise TableError(f"{path}: the file must be called {finding.id}.toml or {finding.id}-some-words.toml")
         if finding.id in found:
             raise TableError(f"{path}: there is another finding with the id {finding.id}")
         found[finding.id] = finding

@@ -17,7 +17,7 @@ def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str
         flag, _, value = word.partition("=")
         if _SECRET_FLAG.fullmatch(flag) and value:
             values.add(value)
-        elif _SECRET_FLAG.fullmatch(flag_before):
+        elif _SECRET_FLAG.fullmatch(flag_before) and not word.startswith("--"):
             values.add(word)
         flag_before = word
     # Very short values would blot out innocent text, and are no secrets.

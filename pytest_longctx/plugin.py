@@ -67,7 +67,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test its findings, and the deployments they are to be judged on."""
     asked = metafunc.definition.get_closest_marker("judges")
     named = metafunc.definition.get_closest_marker("finding")
-    if asked is None and named is None and "deployment" not in metafunc.fixturenames:
+    if asked is None and named is None and not _wants_our_deployment(metafunc):
         return
     if not metafunc.config.pluginmanager.hasplugin(_REPORTING):
         return  # no backend was chosen; the fixtures say so when the test is set up
@@ -99,6 +99,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         indirect=["deployment"],
         scope="session",
     )
+
+
+def _wants_our_deployment(metafunc: pytest.Metafunc) -> bool:
+    """Whether the test uses the fixture ``deployment``, and neither it nor its project says which one that is."""
+    if "deployment" not in metafunc.fixturenames:
+        return False
+    if any("deployment" in str(mark.args[:1]) for mark in metafunc.definition.iter_markers("parametrize")):
+        return False
+    known = metafunc.definition._fixtureinfo.name2fixturedefs.get("deployment", ())  # noqa: SLF001 - no public way to ask
+    return bool(known) and known[-1].func.__module__ == fixtures.__name__
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,12 +1,15 @@
 """What the door does while tests run: rule out, record, and report. Registered only when a backend was chosen."""
 
+import os
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
 from pytest_longctx import __version__, verdicts
+from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import BootError, LongctxError
+from pytest_longctx.findings import Finding
 from pytest_longctx.reports import record, terminal
 from pytest_longctx.reports.jsonl import Writer
 from pytest_longctx.reports.record import Entry
@@ -91,7 +94,7 @@ class Reporting:
             header: dict[str, Any] = {
                 "longctx": __version__,
                 "pytest": pytest.__version__,
-                "arguments": list(self.session.config.invocation_params.args),
+                "arguments": [os.fspath(word) for word in self.session.config.invocation_params.args],
                 "backend": chosen.backend.name,
                 "launcher": chosen.launcher.name,
                 "hardware": str(chosen.machine.hardware or "unknown"),
@@ -131,6 +134,9 @@ class Reporting:
 
 
 def _case(item: pytest.Item) -> tuple[Any, Any]:
-    """The finding and the deployment of a test; (None, None) where it has none."""
+    """The finding and the deployment of a test; (None, None) where it has none, or a "finding" that is something else."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    return params.get("finding"), params.get("deployment")
+    finding, deployment = params.get("finding"), params.get("deployment")
+    return (
+        (finding, deployment) if isinstance(finding, Finding) and isinstance(deployment, Deployment) else (None, None)
+    )

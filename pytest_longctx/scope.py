@@ -49,7 +49,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
         _built_for(deployment, scope.hardware, here.hardware, settled=settled),
         machine_lacks(deployment, here.hardware),
         _versioned(here.version, scope.version, settled=settled),
-        _long_enough(finding, deployment, here.max_model_len),
+        _long_enough(finding, deployment, here.max_model_len, settled=settled),
     )
     return next((Mismatch(depth, line) for depth, line in enumerate(checks) if line), None)
 
@@ -92,12 +92,16 @@ def _left_alone(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
     )
 
 
-def _long_enough(finding: Finding, deployment: Deployment, max_model_len: int | None) -> str | None:
+def _long_enough(finding: Finding, deployment: Deployment, max_model_len: int | None, *, settled: bool) -> str | None:
     room, asked = max_model_len or deployment.max_model_len, finding.ask
+    if settled and room is None and asked.over_limit_tokens is not None:
+        return "max_model_len: not known, and this finding counts from it; say it in the deployment"
     if room is not None and asked.prompt_tokens is not None and asked.prompt_tokens + asked.output_tokens > room:
         total = f"{asked.prompt_tokens:,} + {asked.output_tokens}"
         return f"context: {total} tokens exceed max_model_len {room:,}"
     length, most = asked.prompt_length(room), deployment.longest_prompt
+    if length is not None and length < 1:
+        return f"context: max_model_len {room:,} has no room for a prompt beside {asked.output_tokens} output tokens"
     # A refusal costs nothing; a prompt that is served must be affordable here.
     if finding.question != "over-limit" and length is not None and most is not None and length > most:
         return f"prompt: {length:,} tokens; longest_prompt here is {most:,}"

@@ -7,6 +7,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from pytest_longctx.errors import TableError, unknown
@@ -49,6 +50,8 @@ def load(path: Path, kind: type[T]) -> T:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TableError(f"{path}: there is no such file") from None
+    except OSError as problem:
+        raise TableError(f"{path}: {problem.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise TableError(f"{path}: not valid TOML: {problem}") from None
     return check(content, kind, str(path))
@@ -98,9 +101,12 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def in_range(version: str, wanted: str) -> bool:
     """
-    Whether *version* lies in the PEP 440 range *wanted*; local parts and pre-releases count as the version they name.
+    Whether *version* lies in the PEP 440 range *wanted*. A local part is ignored; what is no version lies in no range.
 
     >>> in_range("0.12.0+cu130", "==0.12.*"), in_range("0.5.6.post2", ">=0.5.6,<0.6")
     (True, True)
     """
-    return SpecifierSet(wanted).contains(version.partition("+")[0], prereleases=True)
+    try:
+        return SpecifierSet(wanted).contains(Version(version.partition("+")[0]), prereleases=True)
+    except InvalidVersion:
+        return False

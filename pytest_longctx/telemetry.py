@@ -72,6 +72,6 @@ async def scrape(http: httpx.AsyncClient, names: MetricNames) -> Reading:
         return Reading()
     try:
         answer = await http.get(PATH)
-    except httpx.HTTPError:
+        return read(answer.text, names) if answer.status_code == 200 else Reading()
+    except (httpx.HTTPError, ValueError):  # no answer, or a page that is no metrics page
         return Reading()
-    return read(answer.text, names) if answer.status_code == 200 else Reading()

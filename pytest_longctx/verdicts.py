@@ -91,18 +91,17 @@ def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
 
 
 def _laws(finding: Finding, seen: Observation) -> Iterator[Line]:
-    """What must be so of every request that was served, whatever the finding says; a bound of its own replaces a law."""
+    """What must be so of every request that was served, whatever the finding says; a limit of its own replaces a law."""
     if seen.outcome != "serves":
         return
+    limited = {name for name, bound in finding.bounds.items() if bound.limits != (None, None)}
     for measure, sent in (("prompt_tokens", seen.sent_tokens), ("completion_tokens", seen.asked_tokens)):
-        if sent is not None and measure not in finding.bounds:
+        if sent is not None and measure not in limited:
             yield _held(measure, seen.metrics.get(measure), Bound(unit=MEASURES[measure].unit, exactly=sent))
-    times_bounded = any(
-        MEASURES[name].cold_only for name, bound in finding.bounds.items() if bound.limits != (None, None)
-    )
+    times_bounded = any(MEASURES[name].cold_only for name in limited)
     share = seen.metrics.get("cached_share")
     # Where no time is bounded a cache that cannot be seen spoils nothing; one that is seen to answer always does.
-    if "cached_share" not in finding.bounds and finding.question != "repeated" and (share is not None or times_bounded):
+    if "cached_share" not in limited and finding.question != "repeated" and (share is not None or times_bounded):
         yield _held("cached_share", share, Bound(unit="", at_most=COLD_SHARE))
 
 

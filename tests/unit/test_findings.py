@@ -170,7 +170,7 @@ def test_every_folder_is_read(tmp_path):
 
 
 def test_a_file_is_called_after_its_finding(tmp_path):
-    with pytest.raises(TableError, match=r"TT-0002-x\.toml: the file name must start with the id, TT-0001"):
+    with pytest.raises(TableError, match=r"TT-0002-x\.toml: the file must be called TT-0001.toml"):
         load_all((write(tmp_path / "a", "TT-0002-x", "TT-0001"),))
 
 
