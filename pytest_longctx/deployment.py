@@ -33,6 +33,8 @@ class Model(tables.Table):
     """A folder on the server's machine; ``~`` and relative paths are allowed."""
     id: str | None = None
     """A name that the engine resolves itself, such as a Hugging Face repository."""
+    shape: str | None = None
+    """A shape of `pytest_longctx.physics.shape.known`, where no ``config.json`` is at hand; for predictions only."""
     weights: Weights = "real"
     ordinary_ids: Annotated[tuple[int, int], Field(strict=False)] = (1000, 30_000)
     """Random prompts use ids from the first up to, not including, the second: no special tokens may lie between."""
@@ -55,6 +57,8 @@ class Timeouts(tables.Table):
 
     boot_s: Positive = 1800.0
     """From the start of the process to the first generated token."""
+    usual_boot_s: Positive | None = None
+    """What a boot was seen to take; for plans only."""
     admission_s: Positive = 60.0
     """How long requests may wait while none runs and the KV cache is empty."""
     answer_s: Positive = 120.0

@@ -37,6 +37,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "waited_unscheduled_s": Measure(
             "s", "longest stretch in which requests waited, none ran and the cache was empty"
         ),
+        "peak_share": Measure(
+            "", "share of the hardware's peak that the prefill would have taken; above 1 it is no measurement"
+        ),
         # a refusal
         "refusal_status": Measure("", "HTTP status of a refusal; 200 when it came as an event inside the stream"),
         # several requests

@@ -16,6 +16,8 @@ from typing import Any
 from pytest_longctx import home
 from pytest_longctx.deployment import Model
 from pytest_longctx.errors import ModelError, unknown
+from pytest_longctx.physics import shape
+from pytest_longctx.physics.shape import Shape
 
 TINY_VOCABULARY = 4096
 """Token ids of the tiny model: 0 to 15 are special, the rest are ordinary words."""
@@ -107,6 +109,9 @@ def make_tiny_llama4(folder: Path) -> None:
 MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({"tiny-llama4": make_tiny_llama4})
 """What a deployment may ask for as ``make = "..."``."""
 
+MADE_CONFIGS: Mapping[str | None, Mapping[str, Any]] = MappingProxyType({"tiny-llama4": TINY_LLAMA4})
+"""Their ``config.json``, to know their shape before they are made."""
+
 
 def locate(model: Model) -> str:
     """What to tell the engine about *model*: a folder, made if need be, or a name. Raises `ModelError`."""
@@ -126,6 +131,18 @@ def locate(model: Model) -> str:
             )
         return str(folder.resolve())
     return model.id or model.name
+
+
+def shape_of(model: Model) -> Shape | None:
+    """The shape of *model*, made, read from its folder, or by its name; None where it is not known."""
+    if model.make in MADE_CONFIGS:
+        return shape.from_config(MADE_CONFIGS[model.make])
+    if model.shape is not None:
+        if model.shape not in shape.known():
+            raise ModelError(unknown("shape", model.shape, shape.known()))
+        return shape.known()[model.shape]
+    folder = Path(model.path).expanduser() if model.path else None
+    return shape.read(folder) if folder and (folder / "config.json").is_file() else None
 
 
 def fingerprint(model: Model, located: str) -> str:

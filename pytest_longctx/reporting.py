@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_longctx import __version__, verdicts
+from pytest_longctx.cases import Case
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import BootError, LongctxError
 from pytest_longctx.findings import Finding
@@ -36,6 +37,16 @@ class Reporting:
         where = str(chosen.machine.hardware or "unknown hardware")
         strict = ", strict" if given.strict else ""
         return f"longctx: {chosen.backend.name} by {given.launcher} on {where}, seed {self.session.seed}{strict}"
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """With ``--longctx-plan``, print the plan of what was selected instead of running it."""
+        if not self.session.options.plan:
+            return None
+        chosen = [Case(finding, one) for finding, one in map(_case, session.items) if finding is not None]
+        reporter: Any = session.config.pluginmanager.getplugin("terminalreporter")
+        for line in self.session.selection.plan(chosen).lines() if reporter else ():
+            reporter.write_line(line)
+        return True
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

@@ -7,30 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import deployment, engines, findings, home, machine, models, tables
+from pytest_longctx import deployment, engines, findings, home, machine, models, plan, tables
 from pytest_longctx.backends import Backend
+from pytest_longctx.cases import Case, match
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import Finding, Question
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.options import Options
+from pytest_longctx.plan import Plan
 from pytest_longctx.progress import Watch
-from pytest_longctx.scope import Conditions, Mismatch, machine_lacks, mismatch
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One finding to be judged on one deployment; *misfit* says why that cannot be."""
-
-    finding: Finding
-    deployment: Deployment
-    misfit: Mismatch | None = None
-
-    @property
-    def id(self) -> str:
-        """The case in a test's id."""
-        return f"{self.finding.id}-{self.deployment.name}"
+from pytest_longctx.scope import Conditions, machine_lacks
 
 
 @dataclass(frozen=True)
@@ -176,22 +164,15 @@ class Selection:
         python = engines.interpreter(self.backend, self.options.python)
         return Launch(self.backend, one, models.locate(one.model), logs, python, watch)
 
+    def plan(self, chosen: Iterable[Case]) -> Plan:
+        """What judging *chosen* would come to, without booting anything."""
+        asked: dict[str, list[Finding]] = {}
+        for case in chosen:
+            asked.setdefault(case.deployment.name, []).append(case.finding)
+        return plan.make(asked, self.deployments, self.backend, self.machine.hardware)
+
     def _cases(self, wanted: Iterable[Finding]) -> list[Case]:
-        found: list[Case] = []
-        for finding in wanted:
-            if finding.status == "withdrawn":
-                continue
-            cases = [
-                Case(finding, one, mismatch(finding, self._conditions(one, finding), settled=False))
-                for one in self.deployments
-            ]
-            fitting = [case for case in cases if case.misfit is None]
-            # A finding about something else altogether is not this run's business; one that misses by its hardware,
-            # version or length is, and the nearest miss says so.
-            near = [case for case in cases if case.misfit is not None and not case.misfit.elsewhere]
-            nearest = [max(near, key=lambda case: case.misfit.depth if case.misfit else 0)] if near else []
-            found += fitting or nearest
-        return found
+        return match(wanted, self.deployments, self._conditions)
 
     def _conditions(self, one: Deployment, finding: Finding) -> Conditions:
         # Asking an interpreter for its engine takes a moment: only findings with a version need it.

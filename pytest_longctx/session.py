@@ -68,7 +68,7 @@ class Session:
         """The judge of one test."""
 
         def judge(evidence: Exchange | Observation) -> Verdict:
-            observation = evidence.observe() if isinstance(evidence, Exchange) else evidence
+            observation = boot.weigh(evidence) if isinstance(evidence, Exchange) else evidence
             misfit = mismatch(finding, boot.conditions, settled=True)
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)

@@ -104,6 +104,10 @@ def _laws(finding: Finding, seen: Observation) -> Iterator[Line]:
     if "cached_share" not in limited and finding.question != "repeated" and (share is not None or times_bounded):
         yield _held("cached_share", share, Bound(unit="", at_most=COLD_SHARE))
 
+    peak = seen.metrics.get("peak_share")
+    if peak is not None and "peak_share" not in limited:
+        yield _held("peak_share", peak, Bound(unit="", at_most=1.0))
+
 
 def _bounded(finding: Finding, seen: Observation) -> Iterator[Line]:
     for name, bound in finding.bounds.items():

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 from pytest_longctx import catalogue
 from pytest_longctx.deployment import Deployment
+from pytest_longctx.physics.prediction import Prediction
+from pytest_longctx.physics.shape import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,10 @@ class Backend:
     def env(self, deployment: Deployment) -> dict[str, str]:
         """The environment this engine needs; a deployment's own wins over it."""
         return {}
+
+    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float) -> Prediction | None:
+        """What a boot of *deployment* comes to on devices of *device_bytes*; None where this engine's memory is not known."""
+        return None
 
     def recipe(self, deployment: Deployment, model: str, port: int, python: str = sys.executable) -> Recipe:
         """*deployment* as something a launcher can start."""

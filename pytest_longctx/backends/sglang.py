@@ -2,6 +2,14 @@
 
 from pytest_longctx.backends import Backend, MetricNames
 from pytest_longctx.deployment import Deployment
+from pytest_longctx.physics import sglang
+from pytest_longctx.physics.prediction import Prediction
+from pytest_longctx.physics.shape import Shape
+from pytest_longctx.tables import in_range
+from pytest_longctx.units import GiB
+
+TAKEN_BYTES = 0.7 * GiB
+"""What CUDA takes of a device before anything is loaded: 139.80 - 139.13 GiB on an H200, 0.5.16."""
 
 
 class Sglang(Backend):
@@ -31,3 +39,24 @@ class Sglang(Backend):
             *("--enable-metrics", "--enable-cache-report"),
             *deployment.arguments(),
         )
+
+    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float) -> Prediction | None:
+        if deployment.max_model_len is None:
+            return None
+        flags = deployment.flags
+        requests = flags.get("max-running-requests")
+        old = deployment.version is not None and in_range("0.5.6", deployment.version)
+        batches = None if flags.get("disable-cuda-graph") else int(flags.get("cuda-graph-max-bs", 512 if old else 256))
+        return sglang.Boot(
+            shape,
+            device_bytes - TAKEN_BYTES,
+            deployment.max_model_len,
+            float(flags.get("mem-fraction-static", 0.85)),
+            value_bytes=1 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else 2,
+            tensor_parallel=int(flags.get("tp", flags.get("tensor-parallel-size", 1))),
+            max_running_requests=None if requests is None else int(requests),
+            cuda_graph_max_bs=batches,
+            page_size=int(flags.get("page-size", 1)),
+            # 0.5.6 has the pool for windowed layers only on demand (--hybrid-kvcache-ratio).
+            hybrid_pool=not old,
+        ).predict()

@@ -4,6 +4,10 @@ from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames
 from pytest_longctx.deployment import Deployment
+from pytest_longctx.physics import vllm
+from pytest_longctx.physics.prediction import Prediction
+from pytest_longctx.physics.shape import Shape
+from pytest_longctx.tables import in_range
 
 
 class Vllm(Backend):
@@ -35,6 +39,26 @@ class Vllm(Backend):
 
     def env(self, deployment: Deployment) -> dict[str, str]:
         return {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
+
+    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float) -> Prediction | None:
+        if deployment.max_model_len is None:
+            return None
+        flags = deployment.flags
+        # 0.12 turned the hybrid manager off for chunked attention unless told otherwise; 0.33 has it on.
+        old = deployment.version is not None and in_range("0.12.0", deployment.version)
+        hybrid = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
+        return vllm.predict(
+            shape,
+            device_bytes,
+            deployment.max_model_len,
+            utilisation=float(flags.get("gpu-memory-utilization", 0.9)),
+            value_bytes=1 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else 2,
+            tensor_parallel=int(flags.get("tensor-parallel-size", 1)),
+            block_size=int(flags.get("block-size", 16)),
+            max_batched_tokens=int(flags.get("max-num-batched-tokens", 8192)),
+            max_num_seqs=int(flags.get("max-num-seqs", 1024)),
+            hybrid=hybrid and not flags.get("disable-hybrid-kv-cache-manager", False),
+        )
 
 
 class VllmCpu(Vllm):

@@ -37,6 +37,8 @@ class Prediction:
     """The size of the allocation that is expected to fail, as the error message will give it."""
     cure: str = ""
     """The flag that would mend it."""
+    advertised_tokens: int | None = None
+    """The context it claims, where that may be more than it can hold."""
 
     @property
     def fits(self) -> bool:
@@ -44,6 +46,8 @@ class Prediction:
         return self.outcome == "serves"
 
     def __str__(self) -> str:
+        if self.fits and self.longest_tokens < (self.advertised_tokens or 0):
+            return f"comes up, but holds only {self.longest_tokens:,} of the {self.advertised_tokens:,} tokens it advertises"
         if self.fits:
             return "fits" + (f" {self.concurrency:.2f}x" if self.concurrency is not None else "")
         return f"{self.outcome}: {self.culprit}" + (f"; {self.cure} cures it" if self.cure else "")

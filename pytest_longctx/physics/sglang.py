@@ -133,7 +133,7 @@ class Boot:
         if self.cuda_graph_max_bs is not None and self.context > self.longest_with_graphs:
             grid = Term("a kernel grid that is too tall, beside graph tables of", graphs.size_bytes)
             return Prediction("dies", terms, longest, None, grid, None, "--page-size 64")
-        return Prediction("serves", terms, longest)
+        return Prediction("serves", terms, longest, advertised_tokens=self.context - 6)
 
     def _cure(self, over: float, tried: tuple[str, "Boot"]) -> str:
         """The flag, if the boot it makes fits; else how much too large it is."""

@@ -1,0 +1,136 @@
+"""What a run would do, and what would come of it, without booting anything."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pytest_longctx import models
+from pytest_longctx.backends import Backend
+from pytest_longctx.deployment import Deployment
+from pytest_longctx.findings import Finding
+from pytest_longctx.machine import Hardware
+from pytest_longctx.observation import Outcome
+from pytest_longctx.physics import roofline
+from pytest_longctx.physics.prediction import DEVICE_GIB, Prediction
+from pytest_longctx.scope import machine_lacks
+from pytest_longctx.units import GiB, duration
+
+USUAL_UTILISATION = 0.5
+"""Share of the peak that long prefills were measured to reach: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
+
+USUAL_BOOT_S = 600.0
+"""A boot of a large model where the deployment names no time of its own: 572 s were logged for Scout on 8 x H200."""
+
+
+DECIDED_BY_MEMORY: frozenset[Outcome] = frozenset({"serves", "refuses", "runs out of memory", "overcommits"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One deployment of a plan."""
+
+    deployment: str
+    needs: str
+    findings: tuple[str, ...]
+    out_of_scope: str = ""
+    """Why this machine cannot carry it."""
+    prediction: Prediction | None = None
+    """None where the model's shape, the hardware or the engine's memory is not known."""
+    expects: frozenset[Outcome] = frozenset()
+    """What the findings document of this boot, as far as memory decides it."""
+    boot_s: float | None = None
+    test_s: float | None = None
+    gpus: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """The row in a few words."""
+        if self.out_of_scope:
+            return f"out of scope: {self.out_of_scope}"
+        return "no prediction" if self.prediction is None else str(self.prediction)
+
+    @property
+    def contradicts(self) -> bool:
+        """The physics and the findings disagree: one of them is wrong."""
+        if self.prediction is None or self.out_of_scope or not self.expects:
+            return False
+        return self.prediction.outcome not in self.expects
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Device time of the row; None where it would not run or its time is not known."""
+        if self.out_of_scope or self.boot_s is None:
+            return None
+        return self.gpus * (self.boot_s + (self.test_s or 0.0)) / 3600
+
+    def as_json(self) -> dict[str, Any]:
+        """The row for programs."""
+        return {
+            **asdict(self),
+            "expects": sorted(self.expects),
+            "verdict": self.verdict,
+            "contradicts": self.contradicts,
+            "gpu_hours": self.gpu_hours,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The rows of a run, in the order in which they would boot."""
+
+    hardware: Hardware | None
+    rows: tuple[Row, ...] = field(default=())
+
+    def lines(self) -> Iterable[str]:
+        """The plan as a table."""
+        for row in self.rows:
+            yield f"{row.deployment:<30} {row.needs:<8} {len(row.findings):>3} findings  {row.verdict}"
+            if row.prediction is not None and not row.out_of_scope:
+                yield "    " + ", ".join(str(term) for term in row.prediction.terms)
+                yield f"    longest request {row.prediction.longest_tokens:,} tokens; {_times(row)}"
+            if row.contradicts:
+                yield "    the findings say otherwise: the physics or a finding is wrong"
+        hours = sum(row.gpu_hours or 0.0 for row in self.rows)
+        where = self.hardware or "unknown hardware"
+        yield f"{len(self.rows)} deployments on {where}, about {hours:.1f} GPU-hours; nothing was booted"
+
+
+def _times(row: Row) -> str:
+    boot = "boot not known" if row.boot_s is None else f"boot about {duration(row.boot_s)}"
+    return boot if row.test_s is None else f"{boot}, prompts about {duration(row.test_s)}"
+
+
+def make(
+    cases: Mapping[str, Sequence[Finding]],
+    deployments: Iterable[Deployment],
+    backend: Backend,
+    hardware: Hardware | None,
+) -> Plan:
+    """The plan of a run that would judge *cases*, findings by the name of their deployment."""
+    rows = (_row(one, tuple(cases.get(one.name, ())), backend, hardware) for one in deployments if one.name in cases)
+    return Plan(hardware, tuple(rows))
+
+
+def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, hardware: Hardware | None) -> Row:
+    needs = Hardware.parse(one.hardware) if one.hardware else hardware
+    shape = models.shape_of(one.model)
+    gib = DEVICE_GIB.get(needs.kind) if needs else None
+    lacks = machine_lacks(one, hardware) or ""
+    prediction = backend.predict(one, shape, gib * GiB) if shape and gib else None
+    test_s = None
+    if shape is not None and needs is not None:
+        lengths = [length for each in asked if (length := each.ask.prompt_length(one.max_model_len))]
+        floors = [roofline.prefill_floor_s(shape, length, needs) for length in lengths]
+        test_s = sum(floor / USUAL_UTILISATION for floor in floors if floor is not None)
+    return Row(
+        deployment=one.name,
+        needs=str(needs or "?"),
+        findings=tuple(each.id for each in asked),
+        out_of_scope=lacks.partition(": ")[2],
+        prediction=prediction,
+        expects=frozenset(each.expect.outcome for each in asked if each.question.startswith("boot"))
+        & DECIDED_BY_MEMORY,
+        boot_s=one.timeouts.usual_boot_s or (USUAL_BOOT_S if gib else None),
+        test_s=test_s,
+        gpus=0 if needs is None or needs.kind == "cpu" else needs.count,
+    )

@@ -1,0 +1,109 @@
+"""What would run, fit and take how long: asked of pytest and of the console, without a boot."""
+
+import json
+
+import pytest
+
+from pytest_longctx import cli
+
+
+def rows(capsys, *arguments):
+    assert cli.main(["plan", "--json", *arguments]) == 0
+    return {row["deployment"]: row for row in json.loads(capsys.readouterr().out)}
+
+
+def test_documented_boots_come_out_as_documented(capsys):
+    found = {**rows(capsys, "--hardware", "8xH200"), **rows(capsys, "--hardware", "8xH200", "--backend", "sglang")}
+    assert {name: row["prediction"]["outcome"] for name, row in found.items()} == {
+        "scout-vllm-2m": "serves",
+        "scout-vllm-5m-hybrid-off": "overcommits",
+        "scout-vllm-5m-hybrid-on": "serves",
+        "scout-vllm-8m-095": "runs out of memory",
+        "scout-vllm-10m-fp8": "serves",
+        "scout-vllm-10m-e5m2": "serves",  # it stops on an assertion, which no memory decides
+        "scout-sglang-2m-graphs": "runs out of memory",
+        "scout-sglang-10m": "runs out of memory",
+        "scout-sglang-10m-few-requests": "serves",
+    }
+    assert not any(row["contradicts"] for row in found.values())
+    assert found["scout-sglang-10m"]["prediction"]["cure"] == "--max-running-requests 8"
+    assert "holds only 7,094,308 of the 9,999,994 tokens" in found["scout-sglang-10m-few-requests"]["verdict"]
+
+
+def test_a_machine_that_is_too_small_is_told_what_is_needed(capsys):
+    found = rows(capsys, "--hardware", "1xH200")
+    assert {row["verdict"] for row in found.values()} == {"out of scope: needs 8xH200, this machine has 1xH200"}
+    assert all(row["gpu_hours"] is None for row in found.values())
+
+
+FINDING = """
+id = "XX-0001"
+title = "a boot that is said to fail"
+question = "boot-fails"
+markers = ["boot"]
+status = "disputed"
+reviewed = 2026-01-01
+[source]
+document = "this test"
+[scope]
+backend = "vllm"
+deployment = "scout-vllm-2m"
+[expect]
+outcome = "runs out of memory"
+"""
+
+
+def test_a_finding_that_the_physics_contradicts_is_named(capsys, tmp_path):
+    (tmp_path / "findings").mkdir()
+    (tmp_path / "findings" / "XX-0001.toml").write_text(FINDING)
+    (tmp_path / "deployments").mkdir()
+    found = rows(capsys, "--hardware", "8xH200", "--data", str(tmp_path))
+    assert [name for name, row in found.items() if row["contradicts"]] == ["scout-vllm-2m"]
+    assert cli.main(["plan", "--hardware", "8xH200", "--data", str(tmp_path)]) == 0
+    assert "the findings say otherwise: the physics or a finding is wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "--hardware", "8xH999"], "'8xH999' is no hardware"),
+        (["plan", "--hardware", "8xH200", "--backend", "vlm"], "unknown backend 'vlm': did you mean 'vllm'?"),
+        (["engine", "sglang"], "longctx cannot install the engine of backend 'sglang'"),
+    ],
+)
+def test_the_console_says_what_is_wrong_in_one_line(capsys, arguments, said):
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_pytest_prints_the_plan_of_what_was_selected(run):
+    done = run("--backend=sglang", "-m", "ten_million and expected_oom", "--longctx-plan", "--longctx-hardware=8xH200")
+    assert done.outcome.ret == 0
+    done.outcome.stdout.fnmatch_lines(
+        [
+            "scout-sglang-10m * 1 findings  runs out of memory: req_to_token 76.33 GiB; --max-running-requests 8 cures it",
+            "*weights 30.09 GiB, req_to_token 76.33 GiB, KV pool * GiB, CUDA graph tables 0.00 GiB",
+            "1 deployments on 8xH200, about * GPU-hours; nothing was booted",
+        ]
+    )
+    assert not (done.folder / "results").exists()
+
+
+def test_a_rate_above_the_peak_breaks_whatever_the_finding_bounds():
+    """The run that was documented as 69.35 s, as a new run would be judged."""
+    from pytest_longctx import deployment, findings, home, verdicts
+    from pytest_longctx.boots import Boot
+    from pytest_longctx.exchange import Exchange, Usage
+    from pytest_longctx.machine import Hardware
+    from pytest_longctx.scope import Conditions
+
+    known = deployment.load_all((home.suites() / "deployments",))
+    finding = findings.load_all((home.suites() / "findings",))["SC-0001"]
+    here = Conditions(known["scout-vllm-2m"], Hardware("H200", 8), "0.12.0", 2_097_152)
+    seen = Boot(here, {}, 1.0).weigh(
+        Exchange(
+            2_065_427, 200, 0.0, "complete", 69.35, arrivals_s=(69.3, 69.35), usage=Usage(2_065_427, 200, 1_620_345)
+        )
+    )
+    verdict = verdicts.judge(finding, seen)
+    assert {line.measure for line in verdict.broken} == {"cached_share", "peak_share", "ttft_s"}
