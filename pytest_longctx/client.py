@@ -66,7 +66,9 @@ class Conversation:
     output_tokens: int
     deadline_s: float
     watch: Watch
-    clock: Clock
+    clock: Clock = time.monotonic
+    alone: bool = True
+    """Whether no other request is in flight: only then do the server's counters tell of this one."""
     started_s: float = 0.0
     uploaded_s: float | None = None
     answering: bool = False
@@ -88,13 +90,12 @@ class Conversation:
             httpx.AsyncClient(timeout=CONNECT_S, **options) as side,
         ):
             names = self.server.backend.metrics
-            before = await telemetry.scrape(side, names)
+            before = await telemetry.scrape(side, names) if self.alone else telemetry.Reading()
             self.started_s = self.clock()
             ending, ended_s = await self._race(http, side)
-            cached = await self._cached_since(side, before) if ending == "complete" else None
-        usage = self.usage
-        if usage is not None and usage.cached_tokens is None:
-            usage = replace(usage, cached_tokens=cached)
+            usage = self.usage
+            if usage is not None and usage.cached_tokens is None and ending == "complete":
+                usage = replace(usage, cached_tokens=await self._cached_since(side, before))
         return Exchange(
             sent_tokens=len(self.prompt),
             asked_tokens=self.output_tokens,

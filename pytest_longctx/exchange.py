@@ -145,3 +145,10 @@ def tally(exchanges: Sequence[Exchange]) -> Observation:
         f"sent {each.sent_tokens:,}, asked {each.asked_tokens}, counted {each.usage}" for each in (*prompts, *answers)
     ]
     return Observation("serves", metrics, phase="request", said="; ".join(wrong[:3]))
+
+
+def again(first: Exchange, second: Exchange) -> Observation:
+    """The second reading of a prompt as evidence, with how much sooner it came than the first."""
+    seen = second.observe()
+    speedup = first.ttft_s / second.ttft_s if first.ttft_s and second.ttft_s else None
+    return replace(seen, metrics={**seen.metrics, "warm_speedup": speedup})

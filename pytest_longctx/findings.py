@@ -13,7 +13,7 @@ from pytest_longctx.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Outcome
 
-Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated"]
+Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated", "load"]
 """What a suite does to judge a finding; one test function answers each."""
 
 Status = Literal["confirmed", "disputed", "predicted", "withdrawn"]
@@ -93,6 +93,10 @@ class Ask(tables.Table):
 
     prompt_tokens: Annotated[int, Field(ge=1)] | None = None
     output_tokens: Annotated[int, Field(ge=1)] = 32
+    requests: Annotated[int, Field(ge=1)] | None = None
+    """For a load: how many requests in all."""
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """For a load: how many of them at once, at most."""
     over_limit_tokens: int | None = None
     """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
 
@@ -133,6 +137,8 @@ class Finding(tables.Table):
     expect: Expect = Expect()
     bounds: dict[str, Bound] = Field(default_factory=dict)
     known: Known | None = None
+    note: str = ""
+    """Where the document was wrong, or what it left out, in prose."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -145,8 +151,10 @@ class Finding(tables.Table):
             raise ValueError("ask: a 'served' finding needs either prompt_tokens or over_limit_tokens")
         if self.question == "over-limit" and (self.ask.over_limit_tokens or 0) < 1:
             raise ValueError("ask.over_limit_tokens: an 'over-limit' finding must go at least 1 token over")
-        if self.question == "repeated" and self.ask.prompt_tokens is None:
-            raise ValueError("ask.prompt_tokens: a 'repeated' finding needs it")
+        if self.question in ("repeated", "load") and self.ask.prompt_tokens is None:
+            raise ValueError(f"ask.prompt_tokens: a {self.question!r} finding needs it")
+        if self.question == "load" and (self.ask.requests is None or self.ask.concurrency is None):
+            raise ValueError("ask: a 'load' finding needs requests and concurrency")
         if not self.markers:
             raise ValueError("markers: a finding needs at least one, or no run would select it")
         return self

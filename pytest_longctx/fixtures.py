@@ -26,6 +26,13 @@ class Ask(Protocol):
         """The request and its answer, refusals and hangs included."""
 
 
+class Load(Protocol):
+    """Send many prompts; see `pytest_longctx.load.run`."""
+
+    def __call__(self, prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "list[Exchange]":
+        """Every exchange, in the order in which they were asked for."""
+
+
 @pytest.fixture(scope="session")
 def longctx_session(pytestconfig: pytest.Config) -> "Session":
     """The run as a whole: its options, its data, its machine."""
@@ -84,6 +91,23 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
         return client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=longctx_session.watch)
 
     return send
+
+
+@pytest.fixture
+def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> Load:
+    """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; every `Exchange` of them."""
+    from pytest_longctx import load
+
+    def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "list[Exchange]":
+        def fresh() -> "Prompt":
+            return prompt(prompt_tokens)
+
+        watch = longctx_session.watch
+        return load.run(
+            server, fresh, requests=requests, concurrency=concurrency, output_tokens=output_tokens, watch=watch
+        )
+
+    return run
 
 
 @pytest.fixture

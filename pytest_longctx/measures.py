@@ -48,6 +48,20 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "miscounted_answers": Measure(
             "requests", "requests whose completion tokens in usage differ from what was asked"
         ),
+        "warm_speedup": Measure("x", "TTFT of a prompt's first reading / TTFT of its second"),
+        # a load: many requests at once, by the client's clock from the first byte of the first to the end of the last
+        "load_s": Measure("s", "duration of the load"),
+        "requests_per_s": Measure("requests/s", "completed requests / duration"),
+        "output_tokens_per_s": Measure("tokens/s", "completion tokens counted by the server / duration"),
+        "total_tokens_per_s": Measure("tokens/s", "prompt and completion tokens counted by the server / duration"),
+        "ttft_mean_s": Measure("s", "mean TTFT of all requests", cold_only=True),
+        "ttft_p50_s": Measure("s", "median TTFT of all requests", cold_only=True),
+        "ttft_p99_s": Measure("s", "99th percentile of the TTFT of all requests", cold_only=True),
+        "tpot_mean_s": Measure("s", "mean TPOT of all requests"),
+        "tpot_p50_s": Measure("s", "median TPOT of all requests"),
+        "tpot_p99_s": Measure("s", "99th percentile of the TPOT of all requests"),
+        "itl_mean_s": Measure("s", "mean gap between content chunks of all requests"),
+        "itl_p99_s": Measure("s", "99th percentile of the gaps between content chunks"),
         # a boot
         "boot_s": Measure("s", "from the start of the process to the first generated token"),
         "max_model_len": Measure("tokens", "longest context the server says it serves"),
@@ -59,7 +73,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "kv_needed_gib": Measure("GiB", "KV cache that one request of max_model_len needs, as the refusal says"),
         "longest_fitting_tokens": Measure("tokens", "longest context that would fit, as the refusal says"),
         "weights_gib": Measure("GiB", "memory of the weights on one device, as logged"),
-        "load_s": Measure("s", "time to load the weights, as logged"),
+        "weights_s": Measure("s", "time to load the weights, as logged"),
         "allocation_gib": Measure("GiB", "size of the allocation that failed; the last straw, not always the culprit"),
         "device_gib": Measure("GiB", "memory of the device on which an allocation failed"),
     }

@@ -2,11 +2,13 @@
 
 import pytest
 
+from pytest_longctx.exchange import again
+
 
 @pytest.mark.judges("repeated")
 def test_repeated_prompt(finding, prompt, ask, judge):
     """If this fails, a cache hit can pass for speed: cached tokens are not reported, or the cache does not work."""
     same = prompt(finding.ask.prompt_tokens)
-    ask(same, finding.ask.output_tokens)
-    verdict = judge(ask(same, finding.ask.output_tokens))
+    first = ask(same, finding.ask.output_tokens)
+    verdict = judge(again(first, ask(same, finding.ask.output_tokens)))
     assert verdict

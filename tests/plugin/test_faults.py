@@ -5,20 +5,22 @@ import pytest
 from pytest_longctx.miniatures.faults import FAULTS
 
 SERVED = {"LC-0001", "LC-0002", "LC-0003", "LC-0004", "LC-0020", "LC-0040", "MN-0001"}
-ALL = SERVED | {"LC-0021", "LC-0022", "LC-0030"}
+ALL = SERVED | {"LC-0021", "LC-0022", "LC-0030", "LC-0050"}
 
 CAUGHT = {
     "honest": {},
     "late-first-token": {"MN-0001": "ttft_s"},
-    "truncates-prompt": dict.fromkeys(SERVED, "prompt_tokens") | {"LC-0030": "miscounted_prompts"},
-    "miscounts-usage": dict.fromkeys(SERVED, "completion_tokens") | {"LC-0030": "miscounted_answers"},
+    "truncates-prompt": dict.fromkeys(SERVED, "prompt_tokens")
+    | dict.fromkeys(["LC-0030", "LC-0050"], "miscounted_prompts"),
+    "miscounts-usage": dict.fromkeys(SERVED, "completion_tokens")
+    | dict.fromkeys(["LC-0030", "LC-0050"], "miscounted_answers"),
     "claims-too-much": dict.fromkeys(["LC-0004", "LC-0020"], "outcome: refuses, wanted serves"),
     "takes-too-much": dict.fromkeys(["LC-0021", "LC-0022"], "outcome: serves, wanted refuses"),
-    "dies-mid-stream": dict.fromkeys([*SERVED, "LC-0030"], "outcome: dies, wanted serves"),
-    "stalls-mid-stream": dict.fromkeys([*SERVED, "LC-0030"], "outcome: hangs, wanted serves"),
-    "never-schedules": dict.fromkeys([*SERVED, "LC-0030"], "outcome: is not admitted, wanted serves"),
+    "dies-mid-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: dies, wanted serves"),
+    "stalls-mid-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: hangs, wanted serves"),
+    "never-schedules": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: is not admitted, wanted serves"),
     "resets-connection": dict.fromkeys(ALL, "outcome: disconnects"),
-    "error-in-stream": dict.fromkeys([*SERVED, "LC-0030"], "outcome: refuses, wanted serves"),
+    "error-in-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: refuses, wanted serves"),
     "cached-answer": dict.fromkeys(SERVED - {"LC-0040"}, "cached_share"),
     "forgets-cache": {"LC-0040": "cached_share"},
     "hangs-at-boot": dict.fromkeys(ALL, "outcome: hangs"),

@@ -158,7 +158,9 @@ def test_a_length_that_hangs_on_an_unknown_limit_is_unknown():
 
 
 def test_questions_are_the_words_a_finding_may_ask():
-    asks = {"served": {"prompt_tokens": 1}, "over-limit": {"over_limit_tokens": 1}, "repeated": {"prompt_tokens": 1}}
+    load = {"prompt_tokens": 1, "requests": 2, "concurrency": 2}
+    one = {"prompt_tokens": 1}
+    asks = {"served": one, "over-limit": {"over_limit_tokens": 1}, "repeated": one, "load": load}
     assert [make.finding(question=word, ask=asks.get(word, {})).question for word in questions()] == list(questions())
 
 

@@ -1,0 +1,53 @@
+"""A load as evidence: rates over the whole of it, percentiles over its requests."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_longctx.exchange import Exchange, Usage
+from pytest_longctx.load import observe, percentile
+
+
+def answered(started_s, ttft_s, *, chunks=3, gap_s=0.5, ending="complete"):
+    arrivals_s = tuple(started_s + ttft_s + gap_s * i for i in range(chunks))
+    return Exchange(
+        10,
+        chunks,
+        started_s,
+        ending,
+        arrivals_s[-1],
+        arrivals_s=arrivals_s,
+        usage=Usage(10, chunks, None),
+        detail="gone",
+    )
+
+
+def test_rates_are_over_the_whole_load_and_percentiles_over_its_requests():
+    seen = observe([answered(0.0, 1.0), answered(0.0, 3.0), answered(2.0, 2.0)]).metrics
+    assert seen["load_s"] == 5.0  # from the first byte of the first request to the end of the last
+    assert seen["output_tokens_per_s"] == pytest.approx(9 / 5)
+    assert seen["total_tokens_per_s"] == pytest.approx(39 / 5)
+    assert seen["requests_per_s"] == pytest.approx(3 / 5)
+    assert (seen["ttft_mean_s"], seen["ttft_p50_s"], seen["ttft_p99_s"]) == (2.0, 2.0, pytest.approx(2.98))
+    assert seen["tpot_p50_s"] == seen["itl_mean_s"] == 0.5
+    assert (seen["miscounted_prompts"], seen["miscounted_answers"]) == (0, 0)
+
+
+def test_one_request_that_was_not_served_is_the_evidence():
+    seen = observe([answered(0.0, 1.0), answered(0.0, 1.0, ending="disconnected")])
+    assert (seen.outcome, seen.said) == ("disconnects", "10 tokens: gone")
+
+
+def test_answers_of_one_chunk_have_no_time_per_token():
+    seen = observe([answered(0.0, 1.0, chunks=1)]).metrics
+    assert seen["tpot_mean_s"] is None
+    assert seen["itl_p99_s"] is None
+    assert seen["ttft_p99_s"] == 1.0
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1).map(sorted), st.floats(0, 100), st.floats(0, 100))
+def test_percentiles_lie_among_the_values_and_do_not_fall(ordered, low, high):
+    low, high = sorted((low, high))
+    assert ordered[0] <= percentile(ordered, low) <= percentile(ordered, high) * (1 + 1e-12) + 1e-9
+    assert percentile(ordered, high) <= ordered[-1] * (1 + 1e-12)
+    assert (percentile(ordered, 0), percentile(ordered, 100)) == (ordered[0], ordered[-1])
