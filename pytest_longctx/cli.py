@@ -11,6 +11,7 @@ from pytest_longctx.cases import match
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import Finding
 from pytest_longctx.machine import Hardware
+from pytest_longctx.reports import pages
 from pytest_longctx.scope import Conditions
 
 
@@ -28,10 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
         "--data", type=Path, action="append", default=[], help="a folder with findings/ and deployments/"
     )
     planned.add_argument("--json", action="store_true", help="for programs")
+    listed = commands.add_parser("findings", help="write the findings as pages, one for each source document")
+    listed.add_argument("folder", type=Path, help="where the pages go")
+    listed.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/")
     given = parser.parse_args(arguments)
     try:
         if given.command == "engine":
             engines.install(_backend(given.backend), print)
+        elif given.command == "findings":
+            _write_pages(given.folder, (home.suites(), *given.data))
         else:
             _show_plan(_backend(given.backend), given.hardware, (home.suites(), *given.data), as_json=given.json)
     except LongctxError as problem:
@@ -45,6 +51,14 @@ def _backend(name: str) -> Backend:
         raise UsageError(unknown("backend", name, builtin.BACKENDS))
     made: Backend = builtin.load(builtin.BACKENDS[name])()
     return made
+
+
+def _write_pages(folder: Path, sources: tuple[Path, ...]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    made = pages.pages(findings.load_all(tuple(source / "findings" for source in sources)).values())
+    for name, text in made.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    print(f"{len(made)} pages in {folder}")
 
 
 def _show_plan(backend: Backend, hardware: str, folders: tuple[Path, ...], *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ import pytest
 from pytest_longctx import builtin, findings, fixtures, hookspecs, markers, options
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.miniatures.faults import FAULTS
+from pytest_longctx.reports import pages
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "pytest_longctx").rglob("*.py"))
@@ -73,6 +74,13 @@ def test_every_question_and_miniature_is_explained():
     assert all(f"| `{question}` |" in how_to for question in findings.questions())
     page = (ROOT / "docs/explanation/miniatures.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)) == set(FAULTS)
+
+
+def test_the_pages_of_findings_are_those_of_the_files():
+    """After a change of a finding: ``longctx findings docs/findings``."""
+    made = pages.pages(findings.load_all((ROOT / "suites" / "findings",)).values())
+    for name, text in made.items():
+        assert (ROOT / "docs/findings" / name).read_text(encoding="utf-8") == text, name
 
 
 def test_every_fragment_can_be_collected():
