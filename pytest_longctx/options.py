@@ -82,15 +82,15 @@ def add(parser: "pytest.Parser") -> None:
 def fold(config: "pytest.Config") -> Options:
     """Read every option once. Raises `UsageError`."""
     given = {option.name: _value(config, option) for option in OPTIONS}
-    root = config.rootpath
+    here = config.invocation_params.dir
     return Options(
         backend=given["backend"] or None,
         launcher=given["launcher"] or "process",
         deployments=_several(given["deployment"]),
-        data=tuple(root / folder for folder in _several(given["data"])),
+        data=tuple(_place(config, "data", folder) for folder in _several(given["data"])),
         python=Path(given["python"]).expanduser() if given["python"] else None,
         hardware=given["hardware"] or None,
-        results=root / (given["results"] or "results"),
+        results=_place(config, "results", given["results"]) if given["results"] else here / "results",
         seed=_seed(given["seed"]),
         plan=_switch("plan", given["plan"], default=False),
         strict=_switch("strict", given["strict"], default=bool(os.environ.get("CI"))),
@@ -106,6 +106,12 @@ def in_use(config: "pytest.Config") -> bool:
 def _value(config: "pytest.Config", option: Option) -> str:
     flag = config.getoption(option.key)
     return str(flag if flag is not None else config.getini(option.key)).strip()
+
+
+def _place(config: "pytest.Config", name: str, text: str) -> Path:
+    """A path as its writer meant it: typed, from where pytest was started; written in the ini file, from the project's root."""
+    typed = config.getoption(f"longctx_{name}") is not None
+    return (config.invocation_params.dir if typed else config.rootpath) / Path(text).expanduser()
 
 
 def _several(text: str) -> tuple[str, ...]:

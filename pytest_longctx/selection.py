@@ -103,7 +103,7 @@ class Selection:
 
     def _named(self, name: str) -> Deployment:
         if name.endswith(".toml"):
-            return tables.load(self.config.rootpath / name, Deployment)
+            return tables.load(self.config.invocation_params.dir / name, Deployment)
         if name not in self.known_deployments:
             known = [one.name for one in self.known_deployments.values() if one.backend == self.backend.name]
             raise UsageError(f"--longctx-deployment: {unknown('deployment', name, known)}")

@@ -125,7 +125,7 @@ def test_the_suites_run_from_an_installed_wheel(wheel, tmp_path):
     ]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(
-        [*command, "-c", os.devnull, "--rootdir=."],
+        command,
         cwd=empty,
         env=environment,
         capture_output=True,

@@ -37,7 +37,7 @@ def test_a_project_brings_its_own_backend(run, pytester):
     pytester.makepyfile(of_project=BACKEND)
     pytester.mkdir("deployments").joinpath("mine.toml").write_text(MINE)
     done = run("--backend=mine", "--longctx-data=.", "-m", "smoke", "-p", "of_project")
-    done.outcome.assert_outcomes(passed=2, deselected=15)
+    done.outcome.assert_outcomes(passed=2)
     assert done.results.header["machine"]["rack"] == "B12"
     assert sorted((pytester.path / "judged").read_text().splitlines()) == [
         "LC-0001 holds test_length_is_served[LC-0001-mine]",
