@@ -91,6 +91,6 @@ def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version:
             "hardware": str(hardware) if hardware else "unknown",
             "launcher": launcher.name,
         }
-        log = launch.logs / f"{deployment.name}.log"
+        log = server.log if server else failure.log if failure else None
         here = Conditions(deployment, hardware, version, limit)
-        yield Boot(here, facts, seconds, server, failure, log if log.is_file() else None)
+        yield Boot(here, facts, seconds, server, failure, log)

@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from pytest_longctx import telemetry
+from pytest_longctx.errors import PromptError
 from pytest_longctx.exchange import Ending, Exchange, Refusal, Usage
 from pytest_longctx.progress import Progress, Watch, unwatched
 from pytest_longctx.prompts import Prompt
@@ -52,9 +54,16 @@ def ask(
 
     *deadline_s* counts from the first byte; without one the deployment's timeouts give it.
     """
-    limits = server.deployment.timeouts
-    deadline_s = deadline_s or limits.request_s(len(prompt), output_tokens)
-    return asyncio.run(Conversation(server, prompt, output_tokens, deadline_s, watch, clock).hold())
+    if not hasattr(prompt, "json_chunks") or output_tokens < 1:
+        raise PromptError(
+            f"ask(prompt(N), M) takes a prompt and at least one token; found {prompt!r:.80}, {output_tokens!r}"
+        )
+    if deadline_s is None:
+        deadline_s = server.deployment.timeouts.request_s(len(prompt), output_tokens)
+    # In a thread of its own, so that it works inside a test that runs an event loop, too.
+    with ThreadPoolExecutor(1) as thread:
+        talk = Conversation(server, prompt, output_tokens, deadline_s, watch, clock)
+        return thread.submit(asyncio.run, talk.hold()).result()
 
 
 @dataclass(slots=True)
@@ -140,7 +149,7 @@ class Conversation:
             ) as response:
                 if response.status_code != 200:
                     text = (await response.aread()).decode("utf-8", "replace")
-                    self.refusal = Refusal(response.status_code, message_of(text))
+                    self.refusal = Refusal.read(response.status_code, text, self.server.secrets)
                     return "refused" if response.status_code < 500 else "server error"
                 self.answering = True
                 return await self._read(response)
@@ -176,8 +185,8 @@ class Conversation:
                 self._take(json.loads(event.data), now)
                 if self.refusal is not None:
                     return "refused"
-        except (SSEError, json.JSONDecodeError) as problem:
-            self.detail = f"not an event stream of JSON: {problem}"
+        except (SSEError, json.JSONDecodeError, AttributeError, TypeError) as problem:
+            self.detail = f"not the event stream of a completion: {problem}"
             return "died mid-stream"
         self.detail = "the stream ended without its closing [DONE]"
         return "died mid-stream"
@@ -185,9 +194,8 @@ class Conversation:
     def _take(self, event: Mapping[str, Any], now: float) -> None:
         if error := event.get("error"):
             status = error.get("code") if isinstance(error, dict) else None
-            self.refusal = Refusal(
-                status if isinstance(status, int) else 200, message_of(json.dumps(event)), in_stream=True
-            )
+            known = status if isinstance(status, int) else 200
+            self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
             return
         for choice in event.get("choices") or ():
             if choice.get("text"):
@@ -196,7 +204,8 @@ class Conversation:
                     self.words.append(choice["text"])
         if usage := event.get("usage"):
             details = usage.get("prompt_tokens_details") or {}
-            self.usage = Usage(usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens"))
+            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens"))
+            self.usage = Usage(*(count if isinstance(count, int) else None for count in counts))
 
     async def _look(self, side: httpx.AsyncClient) -> None:
         """Watch the gauges until the first token; return only when the request has waited unscheduled for too long."""
@@ -237,14 +246,3 @@ class Conversation:
             if time.monotonic() > end:
                 return None
             await asyncio.sleep(0.05)
-
-
-def message_of(text: str) -> str:
-    """The words inside an error body: vLLM nests them under ``error``, SGLang has them flat."""
-    try:
-        body = json.loads(text)
-    except json.JSONDecodeError:
-        return text[:500]
-    inner = body.get("error", body) if isinstance(body, dict) else body
-    said = inner.get("message") if isinstance(inner, dict) else inner
-    return str(said or text)[:500]

@@ -16,6 +16,7 @@ finding may have expected just that.
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 from pytest_longctx.observation import Observation
 
@@ -47,9 +48,10 @@ class LaunchError(LongctxError):
 class BootError(LongctxError):
     """The server was tried and did not come up."""
 
-    def __init__(self, message: str, observation: Observation) -> None:
+    def __init__(self, message: str, observation: Observation, log: Path | None = None) -> None:
         super().__init__(message)
         self.observation = observation
+        self.log = log
 
 
 class ResultsError(LongctxError):

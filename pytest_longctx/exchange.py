@@ -4,12 +4,15 @@ One request and its answer, as readings of a clock; everything else is derived.
 ``None`` means not observed, never zero. Times are seconds on a monotonic clock.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 from typing import Literal
 
+from pytest_longctx.mask import masked
 from pytest_longctx.observation import Observation, Outcome
 
 Ending = Literal["complete", "refused", "server error", "disconnected", "died mid-stream", "deadline", "not admitted"]
@@ -42,6 +45,16 @@ class Refusal:
     status: int
     text: str
     in_stream: bool = False
+
+    @classmethod
+    def read(cls, status: int, body: str, secrets: Iterable[str] = (), *, in_stream: bool = False) -> "Refusal":
+        """From an error *body*: vLLM nests its words under ``error``, SGLang has them flat; a server may echo a secret."""
+        said: object = body
+        with suppress(json.JSONDecodeError):
+            said = json.loads(body)
+        while isinstance(said, dict):
+            said = said.get("error") or said.get("message") or str(said)
+        return cls(status, masked(str(said), secrets)[:500], in_stream)
 
 
 @dataclass(frozen=True, slots=True)

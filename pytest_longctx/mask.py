@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 _SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?$", re.IGNORECASE)
 _SECRET_FLAG = re.compile(r"--[\w-]*(api[-_]key|token|secret|password)", re.IGNORECASE)
+_URL_CREDENTIALS = re.compile(r"(?<=:)//[^/\s@]+@")
 
 HIDDEN = "***"
 
@@ -26,11 +27,11 @@ def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str
 
 def masked(text: str, secrets: Iterable[str]) -> str:
     """
-    *text* with every secret blotted out.
+    *text* with every secret blotted out, and the credentials of every URL in it.
 
     >>> masked("Bearer hunter2", ["hunter2"])
     'Bearer ***'
     """
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
-    return text
+    return _URL_CREDENTIALS.sub(f"//{HIDDEN}@", text)

@@ -71,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if not metafunc.config.pluginmanager.hasplugin(_REPORTING):
         return  # no backend was chosen; the fixtures say so when the test is set up
-    from pytest_longctx.errors import LongctxError
+    from pytest_longctx.errors import LongctxError, UsageError
     from pytest_longctx.session import session_of
 
     session = session_of(metafunc.config)
@@ -80,10 +80,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("deployment", chosen, ids=[one.name for one in chosen], indirect=True, scope="session")
         return
     try:
-        cases = session.selection.asking(*asked.args) if asked else session.selection.named(named.args if named else ())
+        if "finding" not in metafunc.fixturenames:
+            raise UsageError("it is marked as judging findings, and takes neither `finding` nor `judge`")
+        cases = session.selection.asking(asked.args) if asked else session.selection.named(named.args if named else ())
     except LongctxError as problem:
         # An error raised here would come with pytest's own traceback; it is raised once everything is collected.
         session.problems.append(f"{metafunc.definition.nodeid}: {problem}")
+        if not {"finding", "deployment"} <= set(metafunc.fixturenames):
+            return
         cases = []
     metafunc.parametrize(
         ("finding", "deployment"),

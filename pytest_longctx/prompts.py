@@ -19,6 +19,8 @@ from pytest_longctx.units import tokens as token_count
 Ids = npt.NDArray[np.uint32]
 
 _CHUNK_TOKENS = 1 << 20
+LONGEST_TOKENS = 1_000_000_000
+"""A hundred times what any engine serves today; its ids take 4 GB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,12 +85,14 @@ class PromptFactory:
         Random ids, so that a prompt of 16 tokens or more repeats another's first block about never (1 in 10^48 for an
         ordinary range of a thousand ids).
         """
+        if isinstance(tokens, bool) or not isinstance(tokens, int | str):
+            raise PromptError(f"{tokens!r} is not a token count; write 10000, 128Ki, 2Mi or 10M")
         try:
             length = token_count(tokens)
         except ValueError as problem:
             raise PromptError(str(problem)) from None
-        if length < 1:
-            raise PromptError(f"a prompt of {length} tokens was asked for; the shortest is 1")
+        if not 1 <= length <= LONGEST_TOKENS:
+            raise PromptError(f"a prompt of {length:,} tokens was asked for; from 1 to {LONGEST_TOKENS:,} can be had")
         (child,) = self._sequence.spawn(1)
         low, high = self.ordinary_ids
         ids = np.random.Generator(np.random.PCG64(child)).integers(low, high, size=length, dtype=np.uint32)

@@ -11,11 +11,12 @@ from pytest_longctx.cases import Case
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import BootError, LongctxError
 from pytest_longctx.findings import Finding
+from pytest_longctx.mask import masked
 from pytest_longctx.reports import record, terminal
 from pytest_longctx.reports.jsonl import Writer
 from pytest_longctx.reports.record import Entry
 from pytest_longctx.scope import Conditions, mismatch
-from pytest_longctx.session import Session
+from pytest_longctx.session import Session, verdicts_of
 
 JUDGED = ("holds", "broken", "known")
 
@@ -36,7 +37,7 @@ class Reporting:
         chosen, given = self.session.selection, self.session.options
         where = str(chosen.machine.hardware or "unknown hardware")
         strict = ", strict" if given.strict else ""
-        return f"longctx: {chosen.backend.name} by {given.launcher} on {where}, seed {self.session.seed}{strict}"
+        return f"longctx: {chosen.backend.name} by {masked(given.launcher, ())} on {where}, seed {self.session.seed}{strict}"
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """With ``--longctx-plan``, print the plan of what was selected instead of running it."""
@@ -75,10 +76,20 @@ class Reporting:
         while self.session.unrecorded:
             item.user_properties.append(record.boot_pair(self.session.unrecorded.pop()))
         report = yield
+        if call.when == "call" and report.passed and (wrong := self._not_a_pass(item, finding)):
+            report.outcome, report.longrepr = "failed", wrong
         if isinstance(cause, LongctxError):
             # Its text says all there is; pytest would print the chain of exceptions that carried it here.
             report.longrepr = self._once(str(cause))
         return report
+
+    def _not_a_pass(self, item: pytest.Item, finding: Finding | None) -> str:
+        """Why a test that raised nothing has still not passed: it threw its verdict away, or came to none."""
+        reached = verdicts_of(item)
+        failing = ("broken", "unmeasured") if self.session.options.strict else ("broken",)
+        if finding is not None and not reached:
+            return f"{finding.id} was not judged: this test has a finding and never called judge()"
+        return "\n".join(repr(verdict) for verdict in reached if verdict.word in failing)
 
     def _once(self, text: str) -> str:
         """A long explanation is given once; whoever else waited for the same server points to it."""
@@ -105,7 +116,7 @@ class Reporting:
             header: dict[str, Any] = {
                 "longctx": __version__,
                 "pytest": pytest.__version__,
-                "arguments": [os.fspath(word) for word in self.session.config.invocation_params.args],
+                "arguments": [masked(os.fspath(word), ()) for word in self.session.config.invocation_params.args],
                 "backend": chosen.backend.name,
                 "launcher": chosen.launcher.name,
                 "hardware": str(chosen.machine.hardware or "unknown"),

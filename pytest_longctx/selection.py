@@ -1,6 +1,7 @@
 """Which findings a run judges, and on which deployments: made once, from the options and the data."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.cases import Case, match
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LongctxError, UsageError, unknown
-from pytest_longctx.findings import Finding, Question
+from pytest_longctx.findings import Finding
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.options import Options
@@ -138,13 +139,30 @@ class Selection:
         """Read everything that was typed and everything on disk. Raises `LongctxError`."""
         for part in (self.backend, self.findings, self.deployments, self.machine):
             assert part is not None
+        python, results = self.options.python, self.options.results
+        if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
+            raise UsageError(f"--longctx-python: {python} is no program that can be run")
+        there = next(path for path in (results, *results.parents) if path.exists())
+        try:
+            results.mkdir(parents=True, exist_ok=True)
+            while results != there:  # nothing is left behind by a run that has nothing to write
+                results.rmdir()
+                results = results.parent
+        except OSError as problem:
+            raise UsageError(f"--longctx-results: {results} cannot be written: {problem.strerror}") from None
 
-    def asking(self, question: Question) -> list[Case]:
-        """Every case that the suite answering *question* is to judge."""
+    def asking(self, questions: Sequence[str]) -> list[Case]:
+        """Every case that the suite answering one question is to judge. Raises `UsageError` for what is no question."""
+        known = findings.questions()
+        question = questions[0] if len(questions) == 1 else ""
+        if question not in known:
+            raise UsageError(f"@pytest.mark.judges takes one question; {unknown('question', str(question), known)}")
         return self._cases(finding for finding in self.findings.values() if finding.question == question)
 
-    def named(self, ids: Iterable[str]) -> list[Case]:
+    def named(self, ids: Sequence[str]) -> list[Case]:
         """The cases of the findings called *ids*. Raises `UsageError` for one that is not known."""
+        if not ids:
+            raise UsageError("@pytest.mark.finding takes the ids of the findings, as in finding('LC-0001')")
         for name in ids:
             if name not in self.findings:
                 raise UsageError(unknown("finding", name, self.findings))

@@ -30,6 +30,11 @@ class Server:
     """On this machine's loopback: no proxy lies between."""
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown of the headers; a server may echo them in its complaints."""
+        return tuple(word for value in self.headers.values() for word in value.split()[-1:] if len(word) > 3)
+
+    @property
     def secure(self) -> bool:
         """Whether certificates matter; loading them for nothing would cost each plain request tens of milliseconds."""
         return self.url.startswith("https:")

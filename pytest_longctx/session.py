@@ -21,7 +21,7 @@ from pytest_longctx.progress import Progress
 from pytest_longctx.reports import record
 from pytest_longctx.scope import Mismatch, mismatch
 from pytest_longctx.selection import Selection
-from pytest_longctx.verdicts import Verdict
+from pytest_longctx.verdicts import WORST_FIRST, Verdict
 
 _PLAIN_EVERY_S = 30.0
 """How often a long wait is reported where there is no terminal."""
@@ -90,9 +90,14 @@ class Session:
 
     def put_down(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
         """Write *verdict* where pytest's own reports carry it on: JUnit, xdist, and our results file."""
+        earlier = verdicts_of(item)
+        earlier.append(verdict)
+        same = [each for each in earlier if each.finding.id == verdict.finding.id]
+        worst = min(same, key=lambda each: WORST_FIRST.index(each.word))
+        item.user_properties[:] = record.without(item.user_properties, verdict.finding.id)
         facts = {**boot.facts, "seed": str(self.seed)} if boot else {}
         item.user_properties.extend(record.server_pairs(facts))
-        item.user_properties.extend(record.verdict_pairs(verdict))
+        item.user_properties.extend(record.verdict_pairs(worst))
         self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
 
     def watch(self, progress: Progress) -> None:
@@ -112,6 +117,14 @@ class Session:
             else:
                 reporter.ensure_newline()
                 reporter.write_line(f"longctx {progress}")
+
+
+_VERDICTS = pytest.StashKey[list[Verdict]]()
+
+
+def verdicts_of(item: pytest.Item) -> list[Verdict]:
+    """Every verdict *item* has come to so far."""
+    return item.stash.setdefault(_VERDICTS, [])
 
 
 _SESSION = pytest.StashKey[Session]()

@@ -11,6 +11,8 @@ from pytest_longctx.units import quantity
 
 Word = Literal["holds", "broken", "unmeasured", "out of scope", "known"]
 
+WORST_FIRST: tuple[Word, ...] = ("broken", "unmeasured", "known", "out of scope", "holds")
+
 COLD_SHARE = 0.01
 """Above this share of cached prompt tokens a measurement is not cold (vLLM's own benchmark warns from here)."""
 
@@ -95,6 +97,10 @@ def _laws(finding: Finding, seen: Observation) -> Iterator[Line]:
     if seen.outcome != "serves":
         return
     limited = {name for name, bound in finding.bounds.items() if bound.limits != (None, None)}
+    asked = finding.ask.prompt_tokens
+    if seen.sent_tokens is not None and asked is not None and seen.sent_tokens != asked:
+        # A finding about 100,000 tokens does not hold because ten were served.
+        yield Line("prompt sent", quantity(seen.sent_tokens, "tokens"), quantity(asked, "tokens"), ok=False)
     for measure, sent in (("prompt_tokens", seen.sent_tokens), ("completion_tokens", seen.asked_tokens)):
         if sent is not None and measure not in limited:
             yield _held(measure, seen.metrics.get(measure), Bound(unit=MEASURES[measure].unit, exactly=sent))

@@ -29,6 +29,8 @@ class Knock:
         self.refused: str | None = None
         self.step = "health"
         self.last = ""
+        self.connected = False
+        """Whether anybody has answered anything."""
         self.figures: dict[str, float] = {}
         self.words: dict[str, str] = {}
         self._stop = threading.Event()
@@ -49,7 +51,7 @@ class Knock:
                 try:
                     if self._once(http):
                         return
-                except (httpx.HTTPError, ValueError, LookupError) as problem:  # no answer, or not the JSON it should be
+                except Exception as problem:  # noqa: BLE001 - whatever a stranger answers, it is not ready yet
                     self.last = str(problem) or type(problem).__name__
                 self._stop.wait(_PAUSE_S)
 
@@ -77,6 +79,7 @@ class Knock:
         return True
 
     def _green(self, answer: httpx.Response) -> bool:
+        self.connected = True
         self.last = f"HTTP {answer.status_code} {answer.text[:200]}".strip()
         return answer.status_code == 200
 
@@ -88,7 +91,8 @@ class Knock:
         if name is None or name not in models:
             self.last = f"model {self.server.model!r} is not among {sorted(models)}"
             return None
-        return replace(self.server, model=name, max_model_len=models[name].get("max_model_len"))
+        limit = models[name].get("max_model_len")
+        return replace(self.server, model=name, max_model_len=limit if isinstance(limit, int) else None)
 
     def _one_token(self, server: Server) -> dict[str, Any]:
         low, high = server.deployment.model.ordinary_ids

@@ -50,7 +50,8 @@ class ProcessLauncher:
         port = _free_port(launch.deployment.flags.get("port"))
         recipe = launch.backend.recipe(launch.deployment, launch.model, port, str(launch.python))
         env = environment(recipe, os.environ)
-        log = launch.logs / f"{recipe.name}.log"
+        # Several runs may share a folder, and the workers of one run do; a log is one server's.
+        log = launch.logs / f"{recipe.name}-{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name)
         process = Process(recipe, env, log)
@@ -75,8 +76,10 @@ def _free_port(wanted: object) -> int:
     with socket.socket() as probe:
         # As servers do it: a port that only lingers from an earlier connection counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if wanted is not None and not (isinstance(wanted, int) and 0 < wanted < 65536):
+            raise LaunchError(f"[flags] port: {wanted!r} is no port; leave it out, and a free one is chosen")
         try:
-            probe.bind(("127.0.0.1", int(str(wanted or 0))))
+            probe.bind(("127.0.0.1", wanted or 0))
         except OSError as problem:
             raise LaunchError(
                 f"port {wanted} on 127.0.0.1 is taken ({problem.strerror})\n"
@@ -87,6 +90,8 @@ def _free_port(wanted: object) -> int:
 
 class Process(Candidate):
     """A server process on its leash."""
+
+    ours = True
 
     def __init__(self, recipe: Recipe, env: Mapping[str, str], log: Path) -> None:
         self.secrets = (*recipe.secrets, *secret_values(env, recipe.argv))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_longctx.catalogue import Reading
-from pytest_longctx.errors import BootError
+from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.knock import Knock
 from pytest_longctx.mask import masked
@@ -25,6 +25,8 @@ _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
 """How long a server may go on logging after a line that names a cause."""
 _TAIL_LINES = 12
+NOBODY_S = 5.0
+"""How long an address at which nobody listens is tried, where the server is said to run already."""
 
 
 class Candidate(Protocol):
@@ -35,6 +37,8 @@ class Candidate(Protocol):
     again: str
     """The command that repeats the boot, secrets masked."""
     secrets: tuple[str, ...]
+    ours: bool
+    """Whether it was started for this run: only then is its failure to come up evidence about it."""
 
     def exit_code(self) -> int | None:
         """None while it runs."""
@@ -75,7 +79,8 @@ class _Wait:
             if self.reading.cause is not None and cause_seen_s is None:
                 cause_seen_s = self.elapsed_s
             said_its_last = cause_seen_s is not None and self.elapsed_s - cause_seen_s > _LAST_WORDS_S
-            if exit_code is not None or said_its_last or self.knock.refused or self.elapsed_s > self.boot_s:
+            nobody = not self.candidate.ours and not self.knock.connected and self.elapsed_s > NOBODY_S
+            if exit_code is not None or said_its_last or self.knock.refused or nobody or self.elapsed_s > self.boot_s:
                 raise self._failed(exit_code)
             phase = self.knock.step if self.reading.phase == "serving" else self.reading.phase
             self.launch.watch(Progress(f"boot {self.launch.deployment.name}", phase, self.elapsed_s, self.boot_s))
@@ -94,7 +99,9 @@ class _Wait:
         remedy = (
             "a smaller max_model_len or a larger KV cache; needs_full_context = false where this is what you document"
         )
-        raise BootError(self._explain(said, remedy), Observation("overcommits", figures, "kv_cache", said=said))
+        raise BootError(
+            self._explain(said, remedy), Observation("overcommits", figures, "kv_cache", said=said), server.log
+        )
 
     def _failed(self, exit_code: int | None) -> BootError:
         failure, figures = self.reading.failure, {**self.reading.figures, "boot_s": None}
@@ -102,11 +109,19 @@ class _Wait:
             known = failure.signature
             text = self._explain(f"the log says {known.id!r} in phase {known.phase!r}", known.remedy)
             said = masked(failure.line, self.candidate.secrets)
-            return BootError(text, Observation(known.outcome, figures | failure.metrics, known.phase, known.id, said))
+            return BootError(
+                text,
+                Observation(known.outcome, figures | failure.metrics, known.phase, known.id, said),
+                self.candidate.log,
+            )
         outcome: Outcome = "dies" if exit_code is not None else "refuses" if self.knock.refused else "hangs"
         because = masked(self._how_it_ended(exit_code), self.candidate.secrets)
+        if not self.candidate.ours and not self.knock.refused:
+            raise LaunchError(
+                self._explain(because, "the address, and whether an OpenAI-compatible server answers there")
+            )
         text = self._explain(because, "the log, or a longer timeouts.boot_s in the deployment if it was still at work")
-        return BootError(text, Observation(outcome, figures, self.reading.phase, said=because))
+        return BootError(text, Observation(outcome, figures, self.reading.phase, said=because), self.candidate.log)
 
     def _how_it_ended(self, exit_code: int | None) -> str:
         if exit_code is None and self.knock.refused:

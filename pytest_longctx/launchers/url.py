@@ -2,14 +2,16 @@
 
 import os
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.ready import Candidate, await_ready
+from pytest_longctx.mask import masked
 from pytest_longctx.server import Server
 
 KEY_VARIABLE = "LONGCTX_API_KEY"
@@ -26,18 +28,25 @@ class UrlLauncher:
     boots = False
 
     def __init__(self, base: str) -> None:
-        parts = urlsplit(base)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"--longctx-launcher=url:{base}: write url:http://HOST:PORT")
+        try:
+            parts = urlsplit(base)
+            usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        except ValueError:
+            usable = False
+        if not usable:
+            raise UsageError(f"--longctx-launcher=url:{masked(base, ())}: write url:http://HOST:PORT")
         # The OpenAI clients' base URL ends in /v1; people paste it.
-        self.base = base.rstrip("/").removesuffix("/v1")
+        plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        self.base = plain.rstrip("/").removesuffix("/v1")
+        login = parts.netloc.rpartition("@")[0]
+        self.headers = {"Authorization": f"Basic {b64encode(unquote(login).encode()).decode()}"} if login else {}
         self.local = parts.hostname in ("127.0.0.1", "localhost", "::1")
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
         """Check that it answers and is what the deployment says, and yield it."""
         key = os.environ.get(KEY_VARIABLE)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Authorization": f"Bearer {key}"} if key else self.headers
         candidate = Elsewhere(self.base, (key,) if key else ())
         hoped = launch.server_at(self.base, self.name, headers=headers, local=self.local)
         patience_s = min(PATIENCE_S, launch.deployment.timeouts.boot_s)
@@ -53,6 +62,8 @@ class UrlLauncher:
 
 class Elsewhere(Candidate):
     """A server of which nothing but its answers can be seen."""
+
+    ours = False
 
     def __init__(self, base: str, secrets: tuple[str, ...]) -> None:
         self.started_s = time.monotonic()

@@ -58,6 +58,12 @@ def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
             yield f"{stem}.{name}", f"{value:.9g}"
 
 
+def without(pairs: Pairs, finding: str) -> list[tuple[str, object]]:
+    """*pairs* without what they say of *finding* and of the server, for a verdict that takes their place."""
+    gone = (f"{_STEM}{finding}.", f"{_STEM}server.")
+    return [(name, value) for name, value in pairs if not name.startswith(gone) and (name, value) != (FINDING, finding)]
+
+
 def boot_pair(boot: Mapping[str, Any]) -> tuple[str, str]:
     """One boot, attached to the first test that used it."""
     return BOOT, json.dumps(boot)

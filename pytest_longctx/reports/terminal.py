@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from pytest_longctx.reports.record import Entry
 from pytest_longctx.units import duration
+from pytest_longctx.verdicts import WORST_FIRST
 
-WORST_FIRST = ("broken", "unmeasured", "known", "out of scope", "holds")
 COLOURS = {"broken": "red", "unmeasured": "yellow", "known": "yellow", "out of scope": "cyan", "holds": "green"}
 _WIDTH = 80
 

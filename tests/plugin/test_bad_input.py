@@ -21,6 +21,12 @@ UNUSABLE = {
     "unknown hardware": (["--backend=vllm", "--longctx-hardware=8xH999"], "'8xH999' is no hardware"),
     "seed": (["--backend=miniature", "--longctx-seed=abc"], "'abc' is not a whole number"),
     "missing data": (["--backend=miniature", "--longctx-data=nowhere"], "there is no folder"),
+    "url that is none": (["--backend=openai", "--longctx-launcher=url:http://[::1"], "write url:http://HOST:PORT"),
+    "no interpreter": (
+        ["--backend=miniature", "--longctx-python=/nonexist"],
+        "/nonexist is no program that can be run",
+    ),
+    "results that cannot be written": (["--backend=miniature", "--longctx-results=tox.ini"], "cannot be written"),
     "many workers": (
         ["--backend=vllm-cpu", "-n2"],
         (
@@ -86,6 +92,29 @@ def test_an_unknown_finding_is_refused_with_the_known_ones(run, pytester):
     assert "unknown finding 'LC-9999'" in done.text
     assert "LC-0010" in done.text
     assert "Traceback" not in done.text
+
+
+MARKS = {
+    "judges('bogus')": "unknown question 'bogus'",
+    "judges": "@pytest.mark.judges takes one question",
+    "finding": "@pytest.mark.finding takes the ids of the findings",
+}
+
+
+@pytest.mark.parametrize(("mark", "said"), MARKS.items(), ids=MARKS)
+def test_a_marker_that_says_nothing_is_refused(run, pytester, mark, said):
+    pytester.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it(finding): pass")
+    done = run("--backend=miniature", what=str(pytester.path))
+    assert done.outcome.ret == pytest.ExitCode.USAGE_ERROR
+    assert said in done.text
+    assert "Traceback" not in done.text
+
+
+def test_a_marker_on_a_test_that_judges_nothing_is_refused(run, pytester):
+    pytester.makepyfile("import pytest\n@pytest.mark.finding('LC-0001')\ndef test_it(): pass")
+    done = run("--backend=miniature", what=str(pytester.path))
+    assert done.outcome.ret == pytest.ExitCode.USAGE_ERROR
+    assert "takes neither `finding` nor `judge`" in done.text
 
 
 def test_an_unknown_finding_fails_its_set_up_under_xdist(run, pytester):

@@ -54,7 +54,14 @@ def test_no_server_outlives_pytest(tmp_path, how):
         "-c",
         os.devnull,
     ]
-    with subprocess.Popen([*command, "--rootdir=."], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        [*command, "--rootdir=."],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A script's background job ignores SIGINT, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as run:
         assert run.stdout is not None
         assert any("UP" in line for line in run.stdout)
         assert len(processes(name)) == 2  # the leash and the server

@@ -115,3 +115,73 @@ def test_a_finding_out_of_scope_boots_nothing(run):
     done = run("--backend=vllm", "-m", "ten_million", "--longctx-hardware=cpu")
     assert set(verdicts(done).values()) == {"out of scope"}
     assert done.results.boots == []
+
+
+def test_a_verdict_that_is_thrown_away_still_counts(run, pytester):
+    """A broken finding must not be green because its test forgot to assert."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.finding("LC-0021")
+        def test_it(server, prompt, ask, judge):
+            judge(ask(prompt(100), 1))
+        """
+    )
+    done = run("--backend=miniature", what=str(pytester.path))
+    done.outcome.assert_outcomes(failed=1)
+    assert "LC-0021 broken: outcome: serves, wanted refuses" in done.text
+
+
+def test_a_finding_that_is_never_judged_is_red(run, pytester):
+    pytester.makepyfile("import pytest\n@pytest.mark.finding('LC-0001')\ndef test_it(server, finding): pass")
+    done = run("--backend=miniature", what=str(pytester.path))
+    done.outcome.assert_outcomes(failed=1)
+    assert "LC-0001 was not judged: this test has a finding and never called judge()" in done.text
+
+
+def test_a_finding_about_one_length_does_not_hold_by_another(run, pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.finding("LC-0005")
+        def test_it(server, prompt, ask, judge):
+            verdict = judge(ask(prompt(10), 2))
+            assert verdict
+        """
+    )
+    done = run("--backend=miniature", what=str(pytester.path))
+    assert "LC-0005 broken: prompt sent: 10 tokens, wanted 100,000 tokens" in done.text
+
+
+def test_the_worst_of_several_verdicts_is_kept(run, pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.finding("LC-0001")
+        def test_it(server, prompt, ask, judge):
+            judge(ask(prompt(10), 2))
+            judge(ask(prompt(1000), 2))
+        """
+    )
+    done = run("--backend=miniature", what=str(pytester.path))
+    (row,) = done.results.verdicts
+    assert row["verdict"] == "broken"
+    done.outcome.assert_outcomes(failed=1)
+
+
+def test_a_test_may_ask_inside_an_event_loop(run, pytester):
+    pytester.makepyfile(
+        """
+        import asyncio
+
+        def test_it(server, prompt, ask):
+            async def main():
+                return ask(prompt(100), 2)
+
+            assert asyncio.run(main()).ending == "complete"
+        """
+    )
+    run("--backend=miniature", what=str(pytester.path)).outcome.assert_outcomes(passed=1)

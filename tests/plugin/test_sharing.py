@@ -1,10 +1,13 @@
 """One server for each deployment: booted once, down before the next comes up; shared by URL."""
 
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -85,14 +88,76 @@ def test_a_running_server_that_is_not_what_the_deployment_says_is_refused(run, r
     assert done.outcome.parseoutcomes()["errors"] == 2
 
 
-def test_nobody_at_the_url_is_said_in_a_few_words(run, pytester):
-    said = 'name = "mine"\ntitle = "t"\nbackend = "openai"\n[model]\nname = "m"\n[timeouts]\nboot_s = 0.5\n'
-    (pytester.path / "mine.toml").write_text(said)
-    where = "--longctx-launcher=url:http://127.0.0.1:9"
-    done = run("--backend=openai", where, "--longctx-deployment=mine.toml", "-m", "smoke")
-    assert "mine did not become ready" in done.text
+def test_nobody_at_the_url_judges_nothing(run, monkeypatch):
+    """A wrong address is trouble with the set-up, not a finding that broke."""
+    monkeypatch.setattr("pytest_longctx.launchers.ready.NOBODY_S", 0.5)
+    done = run("--backend=openai", "--longctx-launcher=url:http://127.0.0.1:9", "-m", "smoke")
+    assert "attached did not become ready" in done.text
     assert "Connection refused" in done.text
     assert "Traceback" not in done.text
+    assert done.outcome.parseoutcomes()["errors"] == 2
+    assert not (done.folder / "results" / "results.jsonl").exists()
+
+
+ODD = {
+    "HTML": (200, b"<html>hello</html>"),
+    "a login": (401, b"no"),
+    "a list": (200, b"[]"),
+    "no models": (200, b'{"data": null}'),
+    "words for models": (200, b'{"data": ["a"]}'),
+}
+
+
+@pytest.mark.parametrize(("status", "body"), ODD.values(), ids=ODD)
+def test_a_stranger_at_the_url_judges_nothing(run, pytester, status, body):
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    said = 'name = "mine"\ntitle = "t"\nbackend = "openai"\n[model]\nname = "m"\n[timeouts]\nboot_s = 0.7\n'
+    (pytester.path / "mine.toml").write_text(said)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = f"--longctx-launcher=url:http://127.0.0.1:{server.server_port}"
+        done = run("--backend=openai", where, "--longctx-deployment=mine.toml", "-m", "smoke")
+        server.shutdown()
+    assert "mine did not become ready" in done.text
+    assert "Traceback" not in done.text
+    assert not (done.folder / "results" / "results.jsonl").exists()
+
+
+def test_a_server_that_echoes_the_key_does_not_leak_it(run, monkeypatch, pytester):
+    class Echo(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"data": [{"id": "m", "max_model_len": 4096}]}')
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(400 if b"stream" in body else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"error": {"message": f"bad key {self.headers['Authorization']}"}}).encode())
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("LONGCTX_API_KEY", "s3cret-of-mine")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = f"--longctx-launcher=url:http://bob:hunter22@127.0.0.1:{server.server_port}"
+        done = run("--backend=openai", where, "-k", "LC-0001", "--junitxml=r.xml")
+        server.shutdown()
+    written = done.text + "".join(p.read_text() for p in (done.folder / "results").rglob("*") if p.is_file())
+    written += (done.folder / "r.xml").read_text()
+    assert "bad key Bearer ***" in written
+    assert "s3cret" not in written
+    assert "hunter22" not in written
 
 
 def test_an_api_key_is_sent_and_never_shown(run, running, monkeypatch):

@@ -67,3 +67,10 @@ def test_a_text_without_secrets_stays_as_it_is(text):
 
 def test_what_surrounds_a_secret_stays():
     assert masked("Bearer hunter2, hunter2!", ["hunter2"]) == f"Bearer {HIDDEN}, {HIDDEN}!"
+
+
+def test_the_credentials_of_a_url_are_no_part_of_it():
+    assert masked("url:http://bob:hunter2@host:8000/v1 and postgres://u:p@h/d", ()) == (
+        "url:http://***@host:8000/v1 and postgres://***@h/d"
+    )
+    assert masked("mail bob@example.invalid at http://host/a@b", ()) == "mail bob@example.invalid at http://host/a@b"

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.reports.record import Entry
-from pytest_longctx.reports.terminal import COLOURS, WORST_FIRST, table, tally
-from pytest_longctx.verdicts import Word
+from pytest_longctx.reports.terminal import COLOURS, table, tally
+from pytest_longctx.verdicts import WORST_FIRST, Word
 
 ENTRIES = st.lists(
     st.builds(

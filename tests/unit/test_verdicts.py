@@ -153,8 +153,26 @@ def test_tokens_are_counted_exactly(law, sent_as, sent, counted, expected):
 @pytest.mark.parametrize(("law", "sent_as"), [("prompt_tokens", "sent_tokens"), ("completion_tokens", "asked_tokens")])
 def test_a_count_that_the_finding_bounds_itself_is_held_to_that_alone(law, sent_as):
     finding = make.finding(**SERVED, bounds={law: {"unit": "tokens", "exactly": 6}})
-    assert word(finding, seen(metrics={law: 6.0}, **{sent_as: 10})) == "holds"
-    assert word(finding, seen(metrics={law: 10.0}, **{sent_as: 10})) == "broken"
+    sent = finding.ask.prompt_tokens
+    assert word(finding, seen(metrics={law: 6.0}, **{sent_as: sent})) == "holds"
+    assert word(finding, seen(metrics={law: 10.0}, **{sent_as: sent})) == "broken"
+
+
+def test_a_finding_is_not_judged_by_another_length():
+    finding = make.finding(**SERVED)
+    short = (finding.ask.prompt_tokens or 0) - 1
+    assert word(finding, seen(metrics={"prompt_tokens": short}, sent_tokens=short)) == "broken"
+
+
+def test_a_limit_of_its_own_replaces_a_law_and_a_mere_report_does_not():
+    finding = make.finding(**SERVED, bounds={"prompt_tokens": {"unit": "tokens"}})
+    sent = finding.ask.prompt_tokens
+    assert word(finding, seen(metrics={"prompt_tokens": 1.0}, sent_tokens=sent)) == "broken"
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.99, "holds"), (1.01, "broken"), (None, "holds")])
+def test_nothing_is_read_faster_than_the_peak(share, expected):
+    assert word(make.finding(**SERVED), seen(metrics={"peak_share": share})) == expected
 
 
 def test_laws_are_for_requests_that_were_served():
