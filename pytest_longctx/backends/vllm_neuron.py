@@ -1,0 +1,17 @@
+"""vLLM on AWS Trainium and Inferentia, by the vllm-neuron plugin."""
+
+from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.deployment import Deployment
+from pytest_longctx.physics.prediction import Prediction
+from pytest_longctx.physics.shape import Shape
+
+
+class VllmNeuron(Vllm):
+    """The plugin compiles a graph for every bucket of lengths before it serves, so a first boot takes many minutes."""
+
+    name = "vllm-neuron"
+    # vLLM first: findings name its version, which is also what its server reports; the plugin counts its own.
+    distributions = ("vllm", "vllm-neuron")
+
+    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float) -> Prediction | None:
+        return None
