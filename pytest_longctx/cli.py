@@ -9,7 +9,6 @@ from pytest_longctx import __version__, builtin, deployment, engines, findings, 
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import match
 from pytest_longctx.errors import LongctxError, UsageError, unknown
-from pytest_longctx.findings import Finding
 from pytest_longctx.machine import Hardware
 from pytest_longctx.reports import pages
 from pytest_longctx.scope import Conditions
@@ -69,10 +68,8 @@ def _show_plan(backend: Backend, hardware: str, folders: tuple[Path, ...], *, as
     known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
     chosen = [one for one in known.values() if one.backend == backend.name]
     wanted = findings.load_all(tuple(folder / "findings" for folder in folders)).values()
-    asked: dict[str, list[Finding]] = {}
-    for case in match(wanted, chosen, lambda one, _: Conditions(one, here, None, one.max_model_len)):
-        asked.setdefault(case.deployment.name, []).append(case.finding)
-    made = plan.make(asked, chosen, backend, here)
+    cases = match(wanted, chosen, lambda one, _: Conditions(one, here, None, one.max_model_len))
+    made = plan.make(cases, chosen, backend, here)
     print(json.dumps([row.as_json() for row in made.rows], indent=1) if as_json else "\n".join(made.lines()))
 
 

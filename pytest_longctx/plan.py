@@ -1,11 +1,12 @@
 """What a run would do, and what would come of it, without booting anything."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pytest_longctx import models
 from pytest_longctx.backends import Backend
+from pytest_longctx.cases import Case
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.findings import Finding
 from pytest_longctx.machine import Hardware
@@ -23,6 +24,9 @@ USUAL_BOOT_S = 600.0
 
 
 DECIDED_BY_MEMORY: frozenset[Outcome] = frozenset({"serves", "refuses", "runs out of memory", "overcommits"})
+
+EARLY_PHASES = ("config", "start")
+"""Nothing is allocated before these are over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,9 @@ class Row:
     @property
     def contradicts(self) -> bool:
         """The physics and the findings disagree: one of them is wrong."""
-        if self.prediction is None or self.out_of_scope or not self.expects:
+        if self.prediction is None or self.out_of_scope:
             return False
-        return self.prediction.outcome not in self.expects
+        return bool(self.expects - {self.prediction.outcome})
 
     @property
     def gpu_hours(self) -> float | None:
@@ -100,15 +104,22 @@ def _times(row: Row) -> str:
     return boot if row.test_s is None else f"{boot}, prompts about {duration(row.test_s)}"
 
 
-def make(
-    cases: Mapping[str, Sequence[Finding]],
-    deployments: Iterable[Deployment],
-    backend: Backend,
-    hardware: Hardware | None,
-) -> Plan:
-    """The plan of a run that would judge *cases*, findings by the name of their deployment."""
-    rows = (_row(one, tuple(cases.get(one.name, ())), backend, hardware) for one in deployments if one.name in cases)
+def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Backend, hardware: Hardware | None) -> Plan:
+    """The plan of a run that would judge *cases*; one that is out of scope by anything but the hardware costs nothing."""
+    asked: dict[str, list[Finding]] = {}
+    for case in cases:
+        if case.misfit is None or case.misfit.line.startswith("hardware"):
+            asked.setdefault(case.deployment.name, []).append(case.finding)
+    rows = (_row(one, tuple(asked[one.name]), backend, hardware) for one in deployments if one.name in asked)
     return Plan(hardware, tuple(rows))
+
+
+def _decided_by_memory(finding: Finding) -> bool:
+    """Whether *finding* says what a boot's memory comes to; a flag that is refused is nothing that memory decides."""
+    expect = finding.expect
+    return (
+        finding.question.startswith("boot") and expect.outcome in DECIDED_BY_MEMORY and expect.phase not in EARLY_PHASES
+    )
 
 
 def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, hardware: Hardware | None) -> Row:
@@ -128,8 +139,7 @@ def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, hardware
         findings=tuple(each.id for each in asked),
         out_of_scope=lacks.partition(": ")[2],
         prediction=prediction,
-        expects=frozenset(each.expect.outcome for each in asked if each.question.startswith("boot"))
-        & DECIDED_BY_MEMORY,
+        expects=frozenset(each.expect.outcome for each in asked if _decided_by_memory(each)),
         boot_s=one.timeouts.usual_boot_s or (USUAL_BOOT_S if gib else None),
         test_s=test_s,
         gpus=0 if needs is None or needs.kind == "cpu" else needs.count,

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from pytest_longctx import __version__, verdicts
-from pytest_longctx.cases import Case
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import BootError, LongctxError
 from pytest_longctx.findings import Finding
@@ -15,7 +14,6 @@ from pytest_longctx.mask import masked
 from pytest_longctx.reports import record, terminal
 from pytest_longctx.reports.jsonl import Writer
 from pytest_longctx.reports.record import Entry
-from pytest_longctx.scope import Conditions, mismatch
 from pytest_longctx.session import Session, verdicts_of
 
 JUDGED = ("holds", "broken", "known")
@@ -43,7 +41,7 @@ class Reporting:
         """With ``--longctx-plan``, print the plan of what was selected instead of running it."""
         if not self.session.options.plan:
             return None
-        chosen = [Case(finding, one) for finding, one in map(_case, session.items) if finding is not None]
+        chosen = [self.session.selection.case(*pair) for pair in map(_case, session.items) if pair[0] is not None]
         reporter: Any = session.config.pluginmanager.getplugin("terminalreporter")
         for line in self.session.selection.plan(chosen).lines() if reporter else ():
             reporter.write_line(line)
@@ -57,10 +55,7 @@ class Reporting:
         finding, deployment = _case(item)
         if finding is None:
             return
-        chosen = self.session.selection
-        version = chosen.version if finding.scope.version is not None else None
-        here = Conditions(deployment, chosen.machine.hardware, version, deployment.max_model_len)
-        misfit = mismatch(finding, here, settled=False)
+        misfit = self.session.selection.case(finding, deployment).misfit
         if misfit is not None:
             self.session.rule_out(item, finding, misfit)
 

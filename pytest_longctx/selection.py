@@ -19,7 +19,7 @@ from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.options import Options
 from pytest_longctx.plan import Plan
 from pytest_longctx.progress import Watch
-from pytest_longctx.scope import Conditions, machine_lacks
+from pytest_longctx.scope import Conditions, machine_lacks, mismatch
 
 
 @dataclass(frozen=True)
@@ -182,12 +182,13 @@ class Selection:
         python = engines.interpreter(self.backend, self.options.python)
         return Launch(self.backend, one, models.locate(one.model), logs, python, watch)
 
+    def case(self, finding: Finding, one: Deployment) -> Case:
+        """*finding* on *one*, with what keeps it from being judged there, as far as is known before a boot."""
+        return Case(finding, one, mismatch(finding, self._conditions(one, finding), settled=False))
+
     def plan(self, chosen: Iterable[Case]) -> Plan:
         """What judging *chosen* would come to, without booting anything."""
-        asked: dict[str, list[Finding]] = {}
-        for case in chosen:
-            asked.setdefault(case.deployment.name, []).append(case.finding)
-        return plan.make(asked, self.deployments, self.backend, self.machine.hardware)
+        return plan.make(chosen, self.deployments, self.backend, self.machine.hardware)
 
     def _cases(self, wanted: Iterable[Finding]) -> list[Case]:
         return match(wanted, self.deployments, self._conditions)
