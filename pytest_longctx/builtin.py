@@ -16,6 +16,8 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
     {
         "vllm": "pytest_longctx.backends.vllm:Vllm",
         "vllm-cpu": "pytest_longctx.backends.vllm:VllmCpu",
+        "vllm-rocm": "pytest_longctx.backends.vllm_rocm:VllmRocm",
+        "vllm-neuron": "pytest_longctx.backends.vllm_neuron:VllmNeuron",
         "sglang": "pytest_longctx.backends.sglang:Sglang",
         "openai": "pytest_longctx.backends.openai:OpenAI",
         "miniature": "pytest_longctx.backends.miniature:Miniature",

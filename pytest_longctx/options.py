@@ -36,7 +36,10 @@ class Option(NamedTuple):
 
 OPTIONS = (
     Option(
-        "backend", "NAME", "what serves: vllm, vllm-cpu, sglang, openai, miniature, or a plugin's", flag="--backend"
+        "backend",
+        "NAME",
+        "what serves: vllm, vllm-cpu, vllm-neuron, sglang, openai, miniature, or a plugin's",
+        flag="--backend",
     ),
     Option("launcher", "KIND", "how it is reached: process (default), or url:http://HOST:PORT for one that runs"),
     Option("deployment", "NAME", "only these deployments: names or TOML files, separated by commas"),
