@@ -29,7 +29,7 @@ def _pattern(text: str) -> str:
     except re.error as problem:
         raise ValueError(f"not a regular expression: {problem}") from None
     for name in groups:
-        if name not in MEASURES and name not in TEXT_FACTS:
+        if name not in MEASURES and name not in TEXT_FACTS and f"{name.removesuffix('_mib')}_gib" not in MEASURES:
             raise ValueError(unknown("group", name, (*MEASURES, *TEXT_FACTS)))
     return text
 
@@ -127,17 +127,17 @@ class Reading:
 
 def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
     """
-    Numbers as engines log them; what is no number is no reading.
+    Numbers as engines log them; what is no number is no reading, and MiB become GiB.
 
-    >>> figures({"kv_cache_tokens": "5,711,392", "kv_needed_gib": "2.39", "weights_gib": "1.2.3", "load_s": None})
-    {'kv_cache_tokens': 5711392.0, 'kv_needed_gib': 2.39}
+    >>> figures({"kv_cache_tokens": "5,711,392", "allocation_mib": "512.00", "weights_gib": "1.2.3", "weights_s": None})
+    {'kv_cache_tokens': 5711392.0, 'allocation_gib': 0.5}
     """
     found = {}
     for name, text in readings.items():
-        if name not in MEASURES:
-            continue
+        measure, scale = (f"{name[:-4]}_gib", 1024) if name.endswith("_mib") else (name, 1)
         with suppress(ValueError):
-            found[name] = float((text or "").replace(",", ""))
+            if measure in MEASURES:
+                found[measure] = float((text or "").replace(",", "")) / scale
     return found
 
 

@@ -185,3 +185,16 @@ def test_a_catalogue_is_a_file(tmp_path):
     path = tmp_path / "engine.toml"
     path.write_text("[[fact]]\nregex = 'up'\nphase = 'serving'\n", encoding="utf-8")
     assert read(catalogue.load(path), "up").phase == "serving"
+
+
+@pytest.mark.parametrize("backend", [Vllm, Sglang])
+@pytest.mark.parametrize(("size", "gib"), [("4.00 GiB", 4.0), ("858.00 MiB", 858 / 1024), ("20.00 KiB", None)])
+def test_an_out_of_memory_is_one_whatever_unit_it_is_given_in(backend, size, gib):
+    """At tensor parallel 8 a buffer of a ten-million-token pool is 0.84 GiB, which PyTorch gives in MiB."""
+    reading = Reading(backend().catalogue)
+    reading.feed(
+        f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {size}. GPU 0 has a total capacity of 139.80 GiB"
+    )
+    assert reading.cause is not None
+    assert reading.cause.signature.id == "gpu-out-of-memory"
+    assert reading.cause.metrics.get("allocation_gib") == gib
