@@ -198,13 +198,15 @@ class Conversation:
             self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
             return
         for choice in event.get("choices") or ():
-            if choice.get("text"):
+            # A token may have no text of its own: a part of a letter, or an id the tokenizer has no word for.
+            if choice.get("text") or ("text" in choice and choice.get("finish_reason") is None):
                 self.arrivals_s.append(now)
                 if len(self.words) < _KEPT_TEXT:
                     self.words.append(choice["text"])
         if usage := event.get("usage"):
             details = usage.get("prompt_tokens_details") or {}
-            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens"))
+            cached = details.get("cached_tokens", self.server.silently_cached)
+            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
             self.usage = Usage(*(count if isinstance(count, int) else None for count in counts))
 
     async def _look(self, side: httpx.AsyncClient) -> None:

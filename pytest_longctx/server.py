@@ -35,6 +35,11 @@ class Server:
         return tuple(word for value in self.headers.values() for word in value.split()[-1:] if len(word) > 3)
 
     @property
+    def silently_cached(self) -> int | None:
+        """What it means that a usage record names no cached tokens: none of them, or nothing."""
+        return 0 if self.backend.names_cached_if_any and self.launcher != "url" else None
+
+    @property
     def secure(self) -> bool:
         """Whether certificates matter; loading them for nothing would cost each plain request tens of milliseconds."""
         return self.url.startswith("https:")

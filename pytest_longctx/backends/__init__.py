@@ -72,6 +72,8 @@ class Backend:
     version_path: ClassVar[str | None] = "/version"
     body: ClassVar[Mapping[str, Any]] = MappingProxyType({"ignore_eos": True})
     """Added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
+    names_cached_if_any: ClassVar[bool] = False
+    """Whether, launched as here, its usage record names cached tokens wherever there are any, and only there."""
     metrics: ClassVar[MetricNames] = MetricNames()
     failures: ClassVar[str | None] = None
     """The backend whose catalogue to use; None: the one named like this backend."""

@@ -20,7 +20,8 @@ class Sglang(Backend):
     distributions = ("sglang",)
     # /health answers 503 while a long chunk is prefilled, which is no failure; it is only asked before the first request.
     health = "/health"
-    version_path = None
+    version_path = "/server_info"
+    names_cached_if_any = True  # by --enable-cache-report
     metrics = MetricNames(
         running="sglang:num_running_reqs",
         waiting="sglang:num_queue_reqs",
