@@ -29,6 +29,7 @@ _LOOK_S: Final = 1.0
 _SETTLE_S: Final = 2.0
 """How long the server's counters may take to catch up with an answer."""
 _KEPT_TEXT: Final = 2000
+_JSON: Final = {"Content-Type": "application/json"}
 
 Clock = Callable[[], float]
 
@@ -60,9 +61,12 @@ def ask(
         )
     if deadline_s is None:
         deadline_s = server.deployment.timeouts.request_s(len(prompt), output_tokens)
-    # In a thread of its own, so that it works inside a test that runs an event loop, too.
+    talk = Conversation(server, prompt, output_tokens, deadline_s, watch, clock)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # the usual case, in which Ctrl-C ends the request at once; it would wait for a thread
+        return asyncio.run(talk.hold())
     with ThreadPoolExecutor(1) as thread:
-        talk = Conversation(server, prompt, output_tokens, deadline_s, watch, clock)
         return thread.submit(asyncio.run, talk.hold()).result()
 
 
@@ -81,7 +85,6 @@ class Conversation:
     started_s: float = 0.0
     uploaded_s: float | None = None
     answering: bool = False
-    finished: bool = False
     arrivals_s: list[float] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     usage: Usage | None = None
@@ -98,8 +101,7 @@ class Conversation:
             httpx.AsyncClient(timeout=timeout, **options) as http,
             httpx.AsyncClient(timeout=CONNECT_S, **options) as side,
         ):
-            names = self.server.backend.metrics
-            before = await telemetry.scrape(side, names) if self.alone else telemetry.Reading()
+            before = await telemetry.scrape(side, self.server.backend.metrics) if self.alone else telemetry.Reading()
             self.started_s = self.clock()
             ending, ended_s = await self._race(http, side)
             usage = self.usage
@@ -141,11 +143,10 @@ class Conversation:
 
     async def _stream(self, http: httpx.AsyncClient) -> Ending:
         head, tail = self._body()
-        length = len(head) + self.prompt.json_bytes + len(tail)
-        headers = {"Content-Type": "application/json", "Content-Length": str(length)}
+        length = str(len(head) + self.prompt.json_bytes + len(tail))
         try:
             async with http.stream(
-                "POST", "/v1/completions", content=self._upload(head, tail), headers=headers
+                "POST", "/v1/completions", content=self._upload(head, tail), headers={**_JSON, "Content-Length": length}
             ) as response:
                 if response.status_code != 200:
                     text = (await response.aread()).decode("utf-8", "replace")
@@ -201,8 +202,7 @@ class Conversation:
             # A token may have no text of its own: a part of a letter, or an id the tokenizer has no word for.
             if choice.get("text") or ("text" in choice and choice.get("finish_reason") is None):
                 self.arrivals_s.append(now)
-                if len(self.words) < _KEPT_TEXT:
-                    self.words.append(choice["text"])
+                self.words += [choice["text"]] if len(self.words) < _KEPT_TEXT else []
         if usage := event.get("usage"):
             details = usage.get("prompt_tokens_details") or {}
             cached = details.get("cached_tokens", self.server.silently_cached)

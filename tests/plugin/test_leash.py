@@ -118,3 +118,36 @@ def test_a_signal_that_ended_the_server_is_in_the_exit_code():
     assert subprocess.run(command, pass_fds=(end,), check=False).returncode == 128 + signal.SIGKILL
     os.close(end)
     os.close(hold)
+
+
+def test_ctrl_c_ends_a_request_that_nobody_answers(tmp_path):
+    """A prefill of ten million tokens takes an hour; whoever gives up must not have to wait for it."""
+    name = f"leashed-{os.getpid()}-asking"
+    stuck = '[flags]\nfault = "never-schedules"\n[timeouts]\nadmission_s = 600\nanswer_s = 600\n'
+    (tmp_path / "d.toml").write_text(DEPLOYMENT.format(name=name) + stuck)
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(server, ask, prompt):\n    p = prompt(1000)\n    print('UP', flush=True)\n    ask(p, 4)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-s",
+        "--backend=miniature",
+        "--longctx-deployment=d.toml",
+        "-c",
+        os.devnull,
+    ]
+    with subprocess.Popen(
+        [*command, "--rootdir=."],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as run:
+        assert run.stdout is not None
+        assert any("UP" in line for line in run.stdout)
+        time.sleep(1)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=20) == pytest.ExitCode.INTERRUPTED
+    assert until(lambda: not processes(name))
