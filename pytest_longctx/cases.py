@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.findings import Finding
+from pytest_longctx.machine import Hardware
 from pytest_longctx.scope import Conditions, Mismatch, mismatch
+from pytest_longctx.tables import overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +21,8 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The case in a test's id."""
-        return f"{self.finding.id}-{self.deployment.name}"
+        """The case in a test's id; a claim is about no deployment."""
+        return self.finding.id if self.finding.claim else f"{self.finding.id}-{self.deployment.name}"
 
 
 def match(
@@ -30,12 +33,17 @@ def match(
     """
     Every case: a finding on each deployment in its scope, else on the one that misses by least.
 
-    A finding about something else altogether is left out; one that misses by its hardware, version or length is not, so that the
-    run can say so.
+    A finding about something else altogether is left out; one that misses by its hardware, version or length is not, so that
+    the run can say so. A claim is judged once, by arithmetic.
     """
     found: list[Case] = []
     for finding in wanted:
         if finding.status == "withdrawn":
+            continue
+        if finding.claim is not None:
+            # Arithmetic needs no server; the deployment only gives the case a place in the run.
+            ours = (one for one in deployments if not finding.scope.backend or one.backend in finding.scope.backend)
+            found += [Case(finding, one) for one in islice(ours, 1)]
             continue
         cases = [Case(finding, one, mismatch(finding, conditions(one, finding), settled=False)) for one in deployments]
         fitting = [case for case in cases if case.misfit is None]
@@ -43,3 +51,14 @@ def match(
         nearest = [max(near, key=lambda case: case.misfit.depth if case.misfit else 0)] if near else []
         found += fitting or nearest
     return found
+
+
+def dead(wanted: Iterable[Finding], deployments: Sequence[Deployment]) -> list[Finding]:
+    """The findings that no deployment could judge, whatever machine the run had: their scopes do not meet."""
+    return [finding for finding in wanted if not any(_meet(finding, one) for one in deployments)]
+
+
+def _meet(finding: Finding, one: Deployment) -> bool:
+    hardware = Hardware.parse(one.hardware) if one.hardware else None
+    here = Conditions(one, hardware, None, one.max_model_len)
+    return mismatch(finding, here, settled=False) is None and overlap(finding.scope.version, one.version)

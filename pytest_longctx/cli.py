@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytest_longctx import __version__, builtin, deployment, engines, findings, home, plan
 from pytest_longctx.backends import Backend
-from pytest_longctx.cases import match
+from pytest_longctx.cases import dead, match
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.machine import Hardware
 from pytest_longctx.reports import pages
@@ -31,12 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
     listed = commands.add_parser("findings", help="write the findings as pages, one for each source document")
     listed.add_argument("folder", type=Path, help="where the pages go")
     listed.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/")
+    checked = commands.add_parser("check", help="read all findings and deployments; list findings nothing could judge")
+    checked.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/, deployments/")
     given = parser.parse_args(arguments)
     try:
         if given.command == "engine":
             engines.install(_backend(given.backend), print)
         elif given.command == "findings":
             _write_pages(given.folder, (home.suites(), *given.data))
+        elif given.command == "check":
+            _check((home.suites(), *given.data))
         else:
             _show_plan(_backend(given.backend), given.hardware, (home.suites(), *given.data), as_json=given.json)
     except LongctxError as problem:
@@ -58,6 +62,15 @@ def _write_pages(folder: Path, sources: tuple[Path, ...]) -> None:
     for name, text in made.items():
         (folder / name).write_text(text, encoding="utf-8")
     print(f"{len(made)} pages in {folder}")
+
+
+def _check(folders: tuple[Path, ...]) -> None:
+    known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
+    found = findings.load_all(tuple(folder / "findings" for folder in folders))
+    unreachable = dead(found.values(), tuple(known.values()))
+    print(f"{len(found)} findings and {len(known)} deployments; {len(unreachable)} findings that nothing could judge")
+    for finding in unreachable:
+        print(f"{finding.id} {finding.title}")
 
 
 def _show_plan(backend: Backend, hardware: str, folders: tuple[Path, ...], *, as_json: bool) -> None:

@@ -35,6 +35,8 @@ class Model(tables.Table):
     """A name that the engine resolves itself, such as a Hugging Face repository."""
     shape: str | None = None
     """A shape of `pytest_longctx.physics.shape.known`, where no ``config.json`` is at hand; for predictions only."""
+    weight_bits: Annotated[float, Field(gt=0)] = 16
+    """Bits of a stored parameter, scales included; for predictions only."""
     weights: Weights = "real"
     ordinary_ids: Annotated[tuple[int, int], Field(strict=False)] = (1000, 30_000)
     """Random prompts use ids from the first up to, not including, the second: no special tokens may lie between."""

@@ -13,7 +13,7 @@ from pytest_longctx.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Outcome
 
-Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated", "load"]
+Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated", "load", "claimed"]
 """What a suite does to judge a finding; one test function answers each."""
 
 Status = Literal["confirmed", "disputed", "predicted", "withdrawn"]
@@ -107,6 +107,33 @@ class Ask(tables.Table):
         return None if max_model_len is None else max_model_len + self.over_limit_tokens - self.output_tokens
 
 
+class Claim(tables.Table):
+    """Published figures that arithmetic can judge without a server; those left out were not published."""
+
+    shape: str
+    """The model, by its name in `pytest_longctx.physics.shape.known`."""
+    tokens: Annotated[int, Field(ge=1)]
+    """The context they are about."""
+    hardware: HardwareName | None = None
+    value_bytes: Literal[1, 2] = 2
+    """Bytes of a value in the KV cache and in the matrix units."""
+    read_s: float | None = None
+    """The time in which the whole context is said to have been read."""
+    cached_tokens: int | None = None
+    """How much of it a cache answered, by the log of that run."""
+    logged_tokens_per_s: float | None = None
+    kv_gib: float | None = None
+    weights_gib: float | None = None
+    """BF16 weights on one device."""
+    moved_s: float | None = None
+    """The time in which its KV cache is said to have been stored or loaded."""
+    moved_gib_per_s: float | None = None
+    slow_s: float | None = None
+    fast_s: float | None = None
+    speedup: float | None = None
+    """How many times faster *fast_s* is said to be than *slow_s*."""
+
+
 class Expect(tables.Table):
     """What must be seen. *signature* names a line of the backend's catalogue."""
 
@@ -134,6 +161,7 @@ class Finding(tables.Table):
     source: Source
     scope: Scope = Scope()
     ask: Ask = Ask()
+    claim: Claim | None = None
     expect: Expect = Expect()
     bounds: dict[str, Bound] = Field(default_factory=dict)
     known: Known | None = None
@@ -155,6 +183,8 @@ class Finding(tables.Table):
             raise ValueError(f"ask.prompt_tokens: a {self.question!r} finding needs it")
         if self.question == "load" and (self.ask.requests is None or self.ask.concurrency is None):
             raise ValueError("ask: a 'load' finding needs requests and concurrency")
+        if (self.question == "claimed") != (self.claim is not None):
+            raise ValueError("claim: a 'claimed' finding needs it, and no other has one")
         if not self.markers:
             raise ValueError("markers: a finding needs at least one, or no run would select it")
         return self

@@ -28,6 +28,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "prefix_cache": "what a cache may answer, and what it must not",
         "concurrency": "several requests at once",
         "boot": "the server comes up, with this capacity",
+        "claims": "what arithmetic says of a published figure; boots nothing",
     }
 )
 """Theme markers and the question each stands for."""

@@ -76,5 +76,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "weights_s": Measure("s", "time to load the weights, as logged"),
         "allocation_gib": Measure("GiB", "size of the allocation that failed; the last straw, not always the culprit"),
         "device_gib": Measure("GiB", "memory of the device on which an allocation failed"),
+        # a published figure, by arithmetic
+        "log_window_s": Measure("s", "prompt tokens / a logged rate; 10 s is the window of vLLM's log, not a time"),
+        "kv_gib": Measure("GiB", "KV cache of the context in all layers, by the model's shape"),
+        "kv_gib_per_s": Measure("GiB/s", "that KV cache / the claimed time to store or load it"),
+        "kv_claim_ratio": Measure("x", "claimed KV cache / the shape's"),
+        "kv_rate_claim_ratio": Measure("x", "claimed rate of moving the KV cache / the rate its size and time give"),
+        "weights_claim_ratio": Measure("x", "claimed weights on one device / all parameters in BF16 / devices"),
+        "speedup_claim_ratio": Measure("x", "claimed speed-up / the ratio of the claimed times"),
     }
 )

@@ -14,11 +14,13 @@ Outcome = Literal[
     "hangs",
     "is not admitted",
     "overcommits",
+    "adds up",
+    "cannot be",
 ]
 """
 What a server was seen to do. ``asserts``: it stopped on a failed assertion or another program error of a known kind;
 ``dies``: it stopped for a reason no signature knows; ``overcommits``: it came up with a KV cache that cannot hold one
-request of the context it claims.
+request of the context it claims; ``adds up`` and ``cannot be`` are said of published figures, not of servers.
 """
 
 

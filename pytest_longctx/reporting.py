@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import __version__, verdicts
+from pytest_longctx import __version__
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import BootError, LongctxError
 from pytest_longctx.findings import Finding
@@ -67,7 +67,7 @@ class Reporting:
         finding, _ = _case(item)
         cause = call.excinfo.value.__cause__ if call.excinfo else None
         if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
-            self.session.put_down(item, verdicts.judge(finding, cause.observation), self.session.last_boot)
+            self.session.judge_failed_boot(item, finding, cause.observation)
         while self.session.unrecorded:
             item.user_properties.append(record.boot_pair(self.session.unrecorded.pop()))
         report = yield
@@ -127,8 +127,12 @@ class Reporting:
         """A run that judged nothing is red; then close the results."""
         if self._is_worker:
             return
-        judged = any(entry.verdict in JUDGED for entry in self.entries.values())
-        if self.entries and not judged and not self.session.options.allow_unjudged and exitstatus == pytest.ExitCode.OK:
+        found = self.entries.values()
+        # Published claims need no server: beside findings that do, they are no sign that one was there.
+        proves_nothing = not any(entry.verdict in JUDGED and entry.server for entry in found) and any(
+            entry.verdict not in JUDGED for entry in found
+        )
+        if proves_nothing and not self.session.options.allow_unjudged and exitstatus == pytest.ExitCode.OK:
             self.unjudged = True
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.writer is not None:

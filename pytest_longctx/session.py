@@ -64,15 +64,16 @@ class Session:
         except LongctxError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
 
-    def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot) -> Judge:
-        """The judge of one test."""
+    def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
+        """The judge of one test; without a *boot* it is a claim that is judged."""
 
         def judge(evidence: Exchange | Observation) -> Verdict:
-            observation = boot.weigh(evidence) if isinstance(evidence, Exchange) else evidence
-            misfit = mismatch(finding, boot.conditions, settled=True)
+            if isinstance(evidence, Exchange):
+                evidence = boot.weigh(evidence) if boot else evidence.observe()
+            misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)
-            verdict = verdicts.judge(finding, observation)
+            verdict = verdicts.judge(finding, evidence)
             self.put_down(item, verdict, boot)
             if verdict.word == "known" and finding.known:
                 pytest.xfail(f"{verdict!r} ({finding.known.issue})")
@@ -81,6 +82,13 @@ class Session:
             return verdict
 
         return judge
+
+    def judge_failed_boot(self, item: pytest.Item, finding: Finding, seen: Observation) -> None:
+        """The verdict on a finding that needed a server, where the boot came to *seen* instead."""
+        boot = self.last_boot
+        misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
+        verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else verdicts.judge(finding, seen)
+        self.put_down(item, verdict, boot)
 
     def rule_out(self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None) -> None:
         """Skip *item*: its finding does not speak about this server."""

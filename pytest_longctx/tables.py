@@ -110,3 +110,16 @@ def in_range(version: str, wanted: str) -> bool:
         return SpecifierSet(wanted).contains(Version(version.partition("+")[0]), prereleases=True)
     except InvalidVersion:
         return False
+
+
+def overlap(one: str | None, other: str | None) -> bool:
+    """
+    Whether some version that either PEP 440 range names lies in both; no range at all overlaps with everything.
+
+    >>> overlap(">=0.12,<0.14", "==0.12.*"), overlap(">=0.12,<0.14", ">=0.25")
+    (True, False)
+    """
+    if one is None or other is None:
+        return True
+    named = {each.version.removesuffix(".*") for text in (one, other) for each in SpecifierSet(text)}
+    return any(in_range(version, one) and in_range(version, other) for version in named)

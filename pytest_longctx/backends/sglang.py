@@ -54,6 +54,7 @@ class Sglang(Backend):
             deployment.max_model_len,
             float(flags.get("mem-fraction-static", 0.85)),
             value_bytes=1 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else 2,
+            weight_value_bytes=deployment.model.weight_bits / 8,
             tensor_parallel=int(flags.get("tp", flags.get("tensor-parallel-size", 1))),
             max_running_requests=None if requests is None else int(requests),
             cuda_graph_max_bs=batches,

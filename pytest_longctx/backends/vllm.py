@@ -7,7 +7,7 @@ from pytest_longctx.deployment import Deployment
 from pytest_longctx.physics import vllm
 from pytest_longctx.physics.prediction import Prediction
 from pytest_longctx.physics.shape import Shape
-from pytest_longctx.tables import in_range
+from pytest_longctx.tables import overlap
 
 
 class Vllm(Backend):
@@ -45,14 +45,15 @@ class Vllm(Backend):
             return None
         flags = deployment.flags
         # 0.12 turned the hybrid manager off for chunked attention unless told otherwise; 0.33 has it on.
-        old = deployment.version is not None and in_range("0.12.0", deployment.version)
+        old = deployment.version is not None and overlap(deployment.version, "<0.13")
         hybrid = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
         return vllm.predict(
-            shape,
+            shape.stage(int(flags.get("pipeline-parallel-size", 1))),
             device_bytes,
             deployment.max_model_len,
             utilisation=float(flags.get("gpu-memory-utilization", 0.9)),
             value_bytes=1 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else 2,
+            weight_value_bytes=deployment.model.weight_bits / 8,
             tensor_parallel=int(flags.get("tensor-parallel-size", 1)),
             block_size=int(flags.get("block-size", 16)),
             max_batched_tokens=int(flags.get("max-num-batched-tokens", 8192)),

@@ -26,6 +26,9 @@ BANDWIDTH_TB_PER_S: Mapping[str, float] = MappingProxyType(
 LOG_WINDOW_S = 10.0
 """vLLM's log line divides the prompts whose first token came in a window by its length."""
 
+LOG_WINDOW_SLACK = 1e-3
+"""Part by which a window may differ from `LOG_WINDOW_S`: the five published rates differ by less."""
+
 
 def prefill_flop(shape: Shape, tokens: int) -> float:
     """Floating-point operations to read a prompt: causal attention in full layers, attention within windows, and the matrices."""
@@ -71,7 +74,7 @@ def implied_window_s(prompt_tokens: int, logged_tokens_per_s: float) -> float:
 
 def is_log_artefact(prompt_tokens: int, logged_tokens_per_s: float) -> bool:
     """Whether a rate from vLLM's log is one prompt divided by the log's window, to one part in a thousand."""
-    return abs(implied_window_s(prompt_tokens, logged_tokens_per_s) / LOG_WINDOW_S - 1) < 1e-3
+    return abs(implied_window_s(prompt_tokens, logged_tokens_per_s) / LOG_WINDOW_S - 1) < LOG_WINDOW_SLACK
 
 
 class Law(NamedTuple):

@@ -3,8 +3,9 @@
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from math import ceil
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -42,6 +43,14 @@ class Shape:
     def layers(self) -> int:
         """All layers."""
         return self.full + self.chunked + self.sliding
+
+    def stage(self, stages: int) -> "Shape":
+        """The part of the model that one of so many pipeline stages holds, of each kind of layer the larger share."""
+        if stages == 1:
+            return self
+        counts = {name: ceil(getattr(self, name) / stages) for name in ("full", "chunked", "sliding")}
+        held = ceil((self.parameters - self.embedding_parameters) / stages) + self.embedding_parameters // 2
+        return replace(self, **counts, parameters=held)
 
     def kv_bytes_per_token(self, value_bytes: int, tensor_parallel: int = 1) -> int:
         """Bytes of one token's keys and values in all layers, on one device."""

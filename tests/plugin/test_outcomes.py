@@ -202,3 +202,16 @@ def test_a_token_without_text_is_a_token(run, pytester):
         """
     )
     run("--backend=miniature", what=str(pytester.path)).outcome.assert_outcomes(passed=1)
+
+
+def test_published_claims_are_judged_without_a_server(run):
+    done = run("--backend=vllm", "-m", "claims", "--longctx-hardware=cpu")
+    assert set(verdicts(done).values()) == {"holds"}
+    assert done.results.boots == []
+    assert done.outcome.ret == pytest.ExitCode.OK
+
+
+def test_claims_beside_findings_that_need_a_server_do_not_make_a_run_green(run):
+    done = run("--backend=vllm", "-m", "claims or ten_million", "--longctx-hardware=cpu")
+    assert set(verdicts(done).values()) == {"holds", "out of scope"}
+    assert done.outcome.ret == pytest.ExitCode.TESTS_FAILED

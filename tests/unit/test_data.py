@@ -5,15 +5,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+import tomli_w
 
-from pytest_longctx import backends, catalogue, home, models
+from pytest_longctx import backends, catalogue, claims, home, models, tables
 from pytest_longctx.backends import Backend
 from pytest_longctx.builtin import BACKENDS, load
+from pytest_longctx.cases import dead
 from pytest_longctx.catalogue import Reading
 from pytest_longctx.deployment import load_all as load_deployments
+from pytest_longctx.findings import Finding, questions
 from pytest_longctx.findings import load_all as load_findings
-from pytest_longctx.findings import questions
 from pytest_longctx.markers import LENGTHS
+from pytest_longctx.verdicts import judge
 
 SUITES = home.suites()
 FINDINGS = load_findings((SUITES / "findings",))
@@ -92,6 +95,29 @@ def test_a_prompt_is_marked_with_its_length(shipped):
         return
     (named,) = lengths
     assert named * 0.9 <= tokens <= named * 1.1
+
+
+@every_finding
+def test_a_finding_that_is_written_back_is_the_same(shipped, tmp_path):
+    path = tmp_path / "again.toml"
+    path.write_text(tomli_w.dumps(shipped.model_dump(exclude_unset=True)), encoding="utf-8")
+    assert tables.load(path, Finding) == shipped
+
+
+@every_finding
+def test_a_document_of_this_project_exists(shipped):
+    document = shipped.source.document
+    assert not document.startswith("docs/") or (SUITES.parent / document).exists()
+
+
+@every_finding
+def test_a_claim_comes_out_as_documented(shipped):
+    if shipped.claim is not None:
+        assert judge(shipped, claims.observe(shipped.claim)).word == "holds"
+
+
+def test_no_finding_is_dead():
+    assert not dead(FINDINGS.values(), tuple(DEPLOYMENTS.values()))
 
 
 @every_deployment

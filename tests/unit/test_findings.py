@@ -1,12 +1,15 @@
 import datetime as dt
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_longctx import tables
 from pytest_longctx.errors import TableError
-from pytest_longctx.findings import Ask, load_all, questions
+from pytest_longctx.findings import Ask, Finding, Status, load_all, questions
 from pytest_longctx.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
 from tests.unit import make
@@ -161,7 +164,9 @@ def test_questions_are_the_words_a_finding_may_ask():
     load = {"prompt_tokens": 1, "requests": 2, "concurrency": 2}
     one = {"prompt_tokens": 1}
     asks = {"served": one, "over-limit": {"over_limit_tokens": 1}, "repeated": one, "load": load}
-    assert [make.finding(question=word, ask=asks.get(word, {})).question for word in questions()] == list(questions())
+    claims = {"claimed": {"shape": "llama-2-7b", "tokens": 1}}
+    made = [make.finding(question=word, ask=asks.get(word, {}), claim=claims.get(word)) for word in questions()]
+    assert [finding.question for finding in made] == list(questions())
 
 
 def test_every_folder_is_read(tmp_path):
@@ -180,3 +185,34 @@ def test_an_id_is_given_once(tmp_path):
     folders = write(tmp_path / "a", "TT-0001-x", "TT-0001"), write(tmp_path / "b", "TT-0001-y", "TT-0001")
     with pytest.raises(TableError, match=r"TT-0001-y\.toml: there is another finding with the id TT-0001"):
         load_all(folders)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+LIMITS = st.one_of(
+    st.fixed_dictionaries({"exactly": FIGURES}),
+    st.fixed_dictionaries({"at_least": FIGURES}),
+    st.fixed_dictionaries({"reference": FIGURES, "tolerance": st.just("5%"), "because": st.just("it was seen")}),
+)
+CONTENTS = st.fixed_dictionaries(
+    {"title": TEXTS, "note": TEXTS, "status": st.sampled_from(get_args(Status)), "reviewed": st.dates()},
+    optional={
+        "source": st.fixed_dictionaries({"document": TEXTS}, optional={"where": TEXTS, "date": st.dates()}),
+        "scope": st.fixed_dictionaries({}, optional={"model": st.lists(TEXTS, max_size=2), "hardware": st.just("cpu")}),
+        "ask": st.fixed_dictionaries({"output_tokens": st.integers(1, 10**6)}),
+        "bounds": st.dictionaries(st.just("ttft_s"), LIMITS.map(lambda limits: {"unit": "s", **limits})),
+        "known": st.fixed_dictionaries({"issue": TEXTS, "since": st.dates()}),
+    },
+)
+
+
+def written_and_read(folder, finding):
+    """*finding* as a file, read again; what was not said is not written."""
+    path = folder / f"{finding.id}.toml"
+    path.write_text(tomli_w.dumps(finding.model_dump(exclude_unset=True)), encoding="utf-8")
+    return tables.load(path, Finding)
+
+
+@given(CONTENTS)
+def test_a_finding_that_is_written_back_is_the_same(tmp_path_factory, content):
+    finding = make.finding(**content)
+    assert written_and_read(tmp_path_factory.getbasetemp(), finding) == finding

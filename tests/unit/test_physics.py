@@ -15,13 +15,7 @@ from pytest_longctx.units import GiB, Mi
 
 SCOUT = known()["llama-4-scout"]
 TINY = from_config(TINY_LLAMA4)
-SCOUT12 = replace(
-    SCOUT,
-    full=3,
-    chunked=9,
-    parameters=(SCOUT.parameters - SCOUT.embedding_parameters) // 4 + SCOUT.embedding_parameters,
-    active_parameters=(SCOUT.active_parameters - SCOUT.embedding_parameters) // 4 + SCOUT.embedding_parameters,
-)
+SCOUT12 = known()["llama-4-scout-12-layers"]
 """Scout's shape at 12 of 48 layers, as it was run on one H200."""
 H200X8 = Hardware("H200", 8)
 
@@ -219,9 +213,19 @@ def test_graphs_at_10m_meet_a_grid_that_is_too_tall():
     assert boot.predict().outcome == "dies"
     assert boot.longest_with_graphs == 8_388_480
     assert replace(boot, page_size=64).predict().fits
-    large = replace(boot, cuda_graph_max_bs=256).predict()
+    assert (
+        replace(boot, cuda_graph_max_bs=256).graph_table_bytes == boot.graph_table_bytes
+    )  # no batch exceeds 8 requests
+    large = replace(boot, max_running_requests=256, cuda_graph_max_bs=256).predict()
     assert large.failing_bytes is not None
     assert large.failing_bytes / GiB == pytest.approx(9.54, abs=0.005)
+
+
+def test_a_pipeline_stage_holds_its_share_of_layers_and_weights():
+    stage = SCOUT.stage(4)
+    assert (stage.full, stage.chunked) == (3, 9)
+    assert SCOUT.parameters / 4 < stage.parameters < SCOUT.parameters / 4 + SCOUT.embedding_parameters
+    assert SCOUT.stage(1) == SCOUT
 
 
 def test_host_tables_of_10m():
