@@ -29,6 +29,8 @@ class Boot:
     server: Server | None = None
     failure: BootError | None = None
     log: Path | None = None
+    began_s: float | None = None
+    """When it was started, in seconds of Unix time."""
 
     def observe(self) -> Observation:
         """The boot as evidence for a verdict."""
@@ -54,12 +56,14 @@ class Boot:
         return {
             **self.facts,
             "outcome": seen.outcome,
+            "started_s": self.began_s,
             "seconds": round(self.seconds, 3),
             "signature": seen.signature,
             "said": seen.said,
             "figures": {name: value for name, value in seen.metrics.items() if value is not None},
             "words": dict(self.server.words) if self.server else {},
             "log": str(self.log) if self.log else None,
+            "explained": str(self.failure) if self.failure else "",
         }
 
 
@@ -72,7 +76,7 @@ def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version:
     """
     deployment = launch.deployment
     server, failure = None, None
-    started_s = time.monotonic()
+    began_s, started_s = round(time.time(), 3), time.monotonic()
     with ExitStack() as stack:
         try:
             server = stack.enter_context(launcher.up(launch))
@@ -93,4 +97,4 @@ def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version:
         }
         log = server.log if server else failure.log if failure else None
         here = Conditions(deployment, hardware, version, limit)
-        yield Boot(here, facts, seconds, server, failure, log)
+        yield Boot(here, facts, seconds, server, failure, log, began_s)

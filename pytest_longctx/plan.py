@@ -116,6 +116,13 @@ def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Back
     return Plan(hardware, tuple(rows))
 
 
+def predict(one: Deployment, backend: Backend, hardware: Hardware | None) -> Prediction | None:
+    """What the memory of *one* comes to; None where the model's shape, the hardware or the engine's memory is not known."""
+    shape = models.shape_of(one.model)
+    gib = DEVICE_GIB.get(hardware.kind) if hardware else None
+    return backend.predict(one, shape, gib * GiB) if shape and gib else None
+
+
 def _decided_by_memory(finding: Finding) -> bool:
     """Whether *finding* says what a boot's memory comes to; a flag that is refused is nothing that memory decides."""
     expect = finding.expect
@@ -127,9 +134,7 @@ def _decided_by_memory(finding: Finding) -> bool:
 def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, hardware: Hardware | None) -> Row:
     needs = Hardware.parse(one.hardware) if one.hardware else hardware
     shape = models.shape_of(one.model)
-    gib = DEVICE_GIB.get(needs.kind) if needs else None
     lacks = machine_lacks(one, hardware) or ""
-    prediction = backend.predict(one, shape, gib * GiB) if shape and gib else None
     test_s = None
     if shape is not None and needs is not None:
         lengths = [length for each in asked if (length := each.ask.prompt_length(one.max_model_len))]
@@ -140,9 +145,9 @@ def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, hardware
         needs=str(needs or "?"),
         findings=tuple(each.id for each in asked),
         out_of_scope=lacks.partition(": ")[2],
-        prediction=prediction,
+        prediction=predict(one, backend, needs),
         expects=frozenset(each.expect.outcome for each in asked if _decided_by_memory(each)),
-        boot_s=one.timeouts.usual_boot_s or (USUAL_BOOT_S if gib else None),
+        boot_s=one.timeouts.usual_boot_s or (USUAL_BOOT_S if needs and needs.kind in DEVICE_GIB else None),
         test_s=test_s,
         gpus=0 if needs is None or needs.kind == "cpu" else needs.count,
     )

@@ -3,13 +3,13 @@
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pytest
 
-from pytest_longctx import boots, verdicts
+from pytest_longctx import boots, plan, verdicts
 from pytest_longctx.boots import Boot
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LongctxError
@@ -59,7 +59,9 @@ class Session:
             launch = chosen.launch(deployment, self.watch)
             with boots.boot(chosen.launcher, launch, chosen.machine.hardware, chosen.version) as booted:
                 self.last_boot = booted
-                self.unrecorded.append(booted.record())
+                predicted = plan.predict(deployment, chosen.backend, chosen.machine.hardware)
+                expected = {"predicted": asdict(predicted)} if predicted else {}
+                self.unrecorded.append({**booted.record(), **expected})
                 yield booted
         except LongctxError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem

@@ -1,6 +1,6 @@
 """Finding x observation -> verdict. Pure: the same evidence gives the same verdict, next year too."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,9 +67,9 @@ def out_of_scope(finding: Finding, line: str) -> Verdict:
     return Verdict(finding, "out of scope", reason=line)
 
 
-def judge(finding: Finding, seen: Observation) -> Verdict:
-    """Hold *seen* against everything *finding* expects and bounds."""
-    lines = (*_expected(finding, seen), *(_laws(finding, seen)), *_bounded(finding, seen))
+def judge(finding: Finding, seen: Observation, also: Iterable[Line] = ()) -> Verdict:
+    """Hold *seen* against everything *finding* expects and bounds, and count the lines of *also* with it."""
+    lines = (*_expected(finding, seen), *(_laws(finding, seen)), *_bounded(finding, seen), *also)
     if any(line.ok is False for line in lines):
         return Verdict(finding, "known" if finding.known else "broken", lines, seen)
     if any(line.ok is None for line in lines):

@@ -1,5 +1,5 @@
 """
-``results.jsonl``: a header, one line for each boot and each verdict as they come, a footer.
+``results.jsonl``: a header, one line for each boot, each verdict and whatever else was seen as they come, a footer.
 
 A file without its footer belongs to a run that was cut off: what it holds is true, and something is missing.
 """
@@ -17,6 +17,8 @@ from pytest_longctx.reports.record import Entry
 
 SCHEMA = 1
 NAME = "results.jsonl"
+KINDS = ("boot", "verdict", "request", "vitals", "retrieval")
+"""Rows between header and footer; a file need not have any of them, and what it lacks is not shown."""
 
 
 class Writer:
@@ -67,6 +69,9 @@ class Results:
     footer: dict[str, Any]
     boots: list[dict[str, Any]] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    vitals: list[dict[str, Any]] = field(default_factory=list)
+    retrievals: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read(path: Path) -> Results:
@@ -81,5 +86,5 @@ def read(path: Path) -> Results:
         raise ResultsError(f"{path}: this is no results file of schema {SCHEMA}: its first line must be the header")
     if rows[-1].get("kind") != "footer":
         raise ResultsError(f"{path}: the footer is missing: the run was cut off after {len(rows) - 1} lines")
-    of_kind = {kind: [row for row in rows if row.get("kind") == kind] for kind in ("boot", "verdict")}
-    return Results(rows[0], rows[-1], of_kind["boot"], of_kind["verdict"])
+    of_kind = ([row for row in rows if row.get("kind") == kind] for kind in KINDS)
+    return Results(rows[0], rows[-1], *of_kind)

@@ -18,6 +18,7 @@ Pairs = Iterable[tuple[str, object]]
 _STEM = "longctx."
 FINDING = f"{_STEM}finding"
 BOOT = f"{_STEM}boot"
+_BOUND = {"reference", "tolerance", "exactly", "at_least", "at_most"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,10 @@ class Entry:
     said: str = ""
     """The server's own words about a refusal or a failure."""
     status: str = ""
+    source: str = ""
+    """Where the finding was documented."""
+    bounds: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
+    """What the finding allows of each figure, in the words of its file: reference, tolerance, at_most."""
     measured: Mapping[str, float] = field(default_factory=dict)
     server: Mapping[str, str] = field(default_factory=dict)
     """What was judged: deployment, engine, model, hardware, launcher, seed."""
@@ -49,6 +54,13 @@ def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield f"{stem}.verdict", verdict.word
     yield f"{stem}.title", verdict.finding.title
     yield f"{stem}.status", verdict.finding.status
+    source = verdict.finding.source
+    yield f"{stem}.source", ", ".join(str(part) for part in (source.document, source.where, source.date) if part)
+    if verdict.finding.bounds:
+        kept = {
+            name: bound.model_dump(exclude_none=True, include=_BOUND) for name, bound in verdict.finding.bounds.items()
+        }
+        yield f"{stem}.bounds", json.dumps(kept)
     if verdict.why:
         yield f"{stem}.why", verdict.why
     if verdict.observation and verdict.observation.said:
@@ -91,6 +103,8 @@ def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> 
         why=flat.get(f"{stem}why", ""),
         said=flat.get(f"{stem}said", ""),
         status=flat.get(f"{stem}status", ""),
+        source=flat.get(f"{stem}source", ""),
+        bounds=json.loads(flat.get(f"{stem}bounds", "{}")),
         measured={name: float(flat[f"{stem}{name}"]) for name in MEASURES if f"{stem}{name}" in flat},
         server=server,
     )

@@ -1,0 +1,131 @@
+"""How a run went: boots and requests over its time, what servers said meanwhile, and what was found where."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pytest_longctx.reports.jsonl import Results
+from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Grid, Panel, Segment, Series, Table, short
+from pytest_longctx.units import duration
+
+_MOST_POINTS = 400
+
+
+def timeline(results: Results) -> Iterator[Panel]:
+    """When what was booted and asked, and how long nothing was."""
+    booted = [
+        (one["deployment"], one["started_s"], one["started_s"] + one["seconds"], 0)
+        for one in results.boots
+        if one.get("started_s")
+    ]
+    asked = [(one["deployment"], one["started_s"], one["ended_s"], 1) for one in results.requests]
+    spans = sorted((*booted, *asked), key=lambda span: span[1])
+    if not spans:
+        return
+    zero, end = spans[0][1], max(span[2] for span in spans)
+    bars, rows = [], []
+    for name in dict.fromkeys(span[0] for span in spans):
+        its = [span for span in spans if span[0] == name]
+        bars.append(Bar(name, tuple(Segment(start - zero, stop - start, kind) for _, start, stop, kind in its)))
+        boot_s = sum(stop - start for _, start, stop, kind in its if kind == 0)
+        busy_s = _covered([span[1:3] for span in its if span[3]])
+        requests = sum(kind for *_, kind in its)
+        rows.append((name, f"{its[0][1] - zero:.1f} s", duration(boot_s), str(requests), duration(busy_s)))
+    idle_s = end - zero - _covered([span[1:3] for span in spans])
+    plot = Bars(
+        "timeline",
+        "Boots and requests over the time of the run",
+        Axis("seconds since the first boot"),
+        tuple(bars),
+        ("boot", "request"),
+    )
+    note = f"{duration(end - zero)} from the first boot to the last request, {duration(idle_s)} of it idle."
+    yield Panel("Timeline", note, (plot,), Table(("deployment", "from", "booting", "requests", "answering"), rows))
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Time that at least one of *spans*, in the order of their starts, covers."""
+    total, reached = 0.0, float("-inf")
+    for start, stop in spans:
+        total += max(0.0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return total
+
+
+def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
+    """Gauges over time."""
+    by_name: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for one in rows:
+        for name, value in one["figures"].items():
+            if value is not None:
+                by_name.setdefault((one.get("deployment", ""), name), []).append((one["at_s"], value))
+    if not by_name:
+        return
+    zero = min(points[0][0] for points in by_name.values())
+    plots = tuple(
+        Chart(
+            f"vitals-{name}-{key}",
+            f"{key} over time, {name}",
+            Axis("seconds"),
+            Axis(key),
+            (Series(key, _thinned(points, zero), line=True),),
+        )
+        for (name, key), points in by_name.items()
+    )
+    table = [
+        (
+            name,
+            key,
+            str(len(points)),
+            *(f"{pick(value for _, value in points):.4g}" for pick in (min, max)),
+            f"{points[-1][1]:.4g}",
+        )
+        for (name, key), points in by_name.items()
+    ]
+    yield Panel(
+        "Vitals",
+        "What the server and the machine said of themselves meanwhile.",
+        plots,
+        Table(("deployment", "figure", "readings", "least", "most", "last"), table),
+    )
+
+
+def _thinned(points: Sequence[tuple[float, float]], zero: float) -> tuple[tuple[float, float], ...]:
+    """No more points than can be told apart: of each stretch the highest, since peaks are what vitals are read for."""
+    step = -(-len(points) // _MOST_POINTS)
+    stretches = (points[i : i + step] for i in range(0, len(points), step))
+    return tuple((at - zero, value) for at, value in (max(some, key=lambda point: point[1]) for some in stretches))
+
+
+def retrieval(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
+    """Where in the prompt what was hidden was found."""
+    cells: dict[str, dict[tuple[float, int], list[float]]] = {}
+    for one in rows:
+        its = cells.setdefault(one.get("deployment", ""), {})
+        its.setdefault((one["depth"], one["prompt_tokens"]), []).append(one["score"])
+    for name, its in cells.items():
+        depths, lengths = (sorted(set(some)) for some in zip(*its, strict=True))
+        shares = [[_mean(its.get((depth, length), [])) for length in lengths] for depth in depths]
+        columns, lines = tuple(map(short, lengths)), tuple(f"{100 * depth:.0f}%" for depth in depths)
+        grid = Grid(
+            f"retrieval-{name}",
+            f"Found, in percent, by depth and length, {name}",
+            Axis("prompt tokens"),
+            Axis("depth"),
+            columns,
+            lines,
+            tuple(map(tuple, shares)),
+        )
+        table = [
+            (line, *("" if share is None else f"{100 * share:.0f}%" for share in some))
+            for line, some in zip(lines, shares, strict=True)
+        ]
+        yield Panel(
+            f"Retrieval: {name}",
+            f"{sum(map(len, its.values()))} questions.",
+            (grid,),
+            Table(("depth", *columns), table),
+        )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,165 @@
+"""One results file as one page: nothing is fetched, nothing is asked of a live object, and it reads without JavaScript."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from shlex import join, quote
+from typing import Any
+
+from pytest_longctx.errors import UsageError
+from pytest_longctx.measures import MEASURES
+from pytest_longctx.reports import svg
+from pytest_longctx.reports.jsonl import Results
+from pytest_longctx.reports.panels import panels
+from pytest_longctx.units import duration, quantity
+from pytest_longctx.verdicts import WORST_FIRST
+
+Row = Mapping[str, Any]
+
+ALL_EVIDENCE = 2_000
+"""Above this many verdicts a page shows of each only what its finding bounds, the TTFT and the prompt's length."""
+
+MOST_OPEN = 50
+"""A page with more failures than this opens with none unfolded."""
+
+_FEW = ("ttft_s", "prompt_tokens")
+
+
+def check() -> None:
+    """Raises `UsageError` where the template engine is not installed: asked before a run, which then need not fail after it."""
+    try:
+        import jinja2  # noqa: F401, PLC0415 - an extra
+    except ImportError:
+        raise UsageError(
+            "a report needs Jinja2, which is not installed: pip install 'pytest-longctx[report]'"
+        ) from None
+
+
+def page(results: Results) -> str:
+    """The page."""
+    check()
+    from jinja2 import Environment, PackageLoader  # noqa: PLC0415 - an extra
+
+    loader = PackageLoader("pytest_longctx.reports", ".")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(duration=duration)
+    found = list(findings(results))
+    causes = list(failures(results))
+    return environment.get_template("report.html.j2").render(
+        results=results,
+        style=svg.STYLE,
+        paint=svg.paint,
+        panels=list(panels(results)),
+        findings=found,
+        failures=causes,
+        opened=len(causes) <= MOST_OPEN,
+        shortened=len(results.verdicts) > ALL_EVIDENCE,
+        words=[
+            (word, results.footer["verdicts"][word]) for word in WORST_FIRST if results.footer["verdicts"].get(word)
+        ],
+        servers=_servers(results),
+    )
+
+
+def write(results: Results, path: Path) -> None:
+    """The page as a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(results), encoding="utf-8")
+
+
+def findings(results: Results) -> Iterator[dict[str, Any]]:
+    """Verdicts by finding, the worst first."""
+    by_id: dict[str, list[Row]] = {}
+    for row in results.verdicts:
+        by_id.setdefault(row["finding"], []).append(row)
+    few = len(results.verdicts) > ALL_EVIDENCE
+    for word in WORST_FIRST:
+        for name, rows in sorted(by_id.items()):
+            if word == min((row["verdict"] for row in rows), key=WORST_FIRST.index):
+                first = rows[0]
+                yield {
+                    "id": name,
+                    "word": word,
+                    "title": first["title"],
+                    "status": first["status"],
+                    "source": first.get("source", ""),
+                    "rows": [(row, _evidence(row, few=few)) for row in rows],
+                }
+
+
+def _evidence(row: Row, *, few: bool) -> str:
+    bounds = row.get("bounds", {})
+    shown = (
+        f"{name} {quantity(value, MEASURES[name].unit if name in MEASURES else '')}{_allowed(bounds.get(name))}"
+        for name, value in row["measured"].items()
+        if not few or name in bounds or name in _FEW
+    )
+    return "; ".join(shown)
+
+
+def _allowed(bound: Row | None) -> str:
+    return f" ({', '.join(f'{name} {value}' for name, value in bound.items())})".replace("_", " ") if bound else ""
+
+
+def failures(results: Results) -> Iterator[dict[str, Any]]:
+    """Everything that did not come out well by its cause, once, with the tests it struck; and every boot that failed."""
+    causes: dict[tuple[str, ...], list[Row]] = {}
+    for row in results.verdicts:
+        if row["verdict"] in ("broken", "unmeasured", "known"):
+            key = (row["verdict"], row["why"], row["said"], row["server"].get("deployment", ""))
+            causes.setdefault(key, []).append(row)
+    for (word, why, said, deployment), rows in causes.items():
+        yield {
+            "word": word,
+            "cause": why,
+            "deployment": deployment,
+            "excerpt": said,
+            "ids": sorted({row["finding"] for row in rows}),
+            "again": [again(results.header, row["test"]) for row in rows],
+        }
+    for boot in results.boots:
+        if boot["outcome"] != "serves":
+            yield _failed_boot(boot, results)
+
+
+def _failed_boot(boot: Row, results: Results) -> dict[str, Any]:
+    name = boot.get("deployment", "")
+    struck = [row for row in results.verdicts if row["server"].get("deployment", "") == name]
+    documented = struck and all(row["verdict"] in ("holds", "out of scope") for row in struck)
+    signature = f" ({boot['signature']})" if boot.get("signature") else ""
+    return {
+        "word": "holds" if documented else "broken",
+        "cause": f"the boot {boot['outcome']}{signature}" + (", as documented" if documented else ""),
+        "deployment": name,
+        "excerpt": boot.get("explained") or boot["said"],
+        "ids": sorted({row["finding"] for row in struck}),
+        "again": [again(results.header, row["test"]) for row in struck[:1]],
+    }
+
+
+def again(header: Row, test: str) -> str:
+    """The command that runs *test* once more, with the same prompts."""
+    typed = header.get("options") or [
+        f"--backend={header['backend']}",
+        *(word for word in header.get("arguments", ()) if word.startswith("--longctx-") and "=" in word),
+    ]
+    return f"pytest {quote(test)} {join(typed)} --longctx-seed={header['seed']}"
+
+
+def _servers(results: Results) -> Sequence[tuple[Row, str]]:
+    """Every boot, with what its log said."""
+    return [
+        (
+            boot,
+            "; ".join(
+                [
+                    *(
+                        f"{name} {quantity(value, MEASURES[name].unit)}"
+                        for name, value in boot["figures"].items()
+                        if name in MEASURES
+                    ),
+                    *(f"{name} {value}" for name, value in boot.get("words", {}).items()),
+                ]
+            ),
+        )
+        for boot in results.boots
+    ]
