@@ -10,12 +10,13 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.cases import dead, match
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.machine import Hardware
+from pytest_longctx.reports import commands as readers
 from pytest_longctx.reports import pages
 from pytest_longctx.scope import Conditions
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; 0 where it worked, 2 where it could not."""
+    """Run one subcommand; 0 where it worked, 2 where it could not; 1 where a comparison was over its limit."""
     parser = argparse.ArgumentParser(prog="longctx", description="Beside pytest: what is not a test run.")
     parser.add_argument("--version", action="version", version=f"pytest-longctx {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -33,8 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     listed.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/")
     checked = commands.add_parser("check", help="read all findings and deployments; list findings nothing could judge")
     checked.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/, deployments/")
+    readers.add(commands)
     given = parser.parse_args(arguments)
     try:
+        if hasattr(given, "run"):
+            return int(given.run(given))
         if given.command == "engine":
             engines.install(_backend(given.backend), print)
         elif given.command == "findings":

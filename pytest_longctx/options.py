@@ -47,6 +47,11 @@ OPTIONS = (
     Option("python", "PATH", "the interpreter that has the engine, for the process launcher"),
     Option("hardware", "NxKIND", "what the server runs on, such as 8xH200; default: look at this machine"),
     Option("results", "DIR", "where results.jsonl and server logs go; default: results"),
+    Option("report", "FILE", "also write the results as one HTML page"),
+    Option("baseline", "FILE", "an earlier results.jsonl that --longctx-fail-on holds this run against"),
+    Option(
+        "fail-on", "MEASURE:N%", "a finding is broken where a figure is worse than its baseline by more, as ttft_s:10%"
+    ),
     Option("seed", "N", "the seed of every prompt; default: a new one each run, recorded in the results"),
     Option("plan", None, "say what would run, what would fit and how long it would take; boot nothing"),
     Option("strict", None, "missing evidence fails a test instead of skipping it; default: on where CI is set"),
@@ -65,6 +70,9 @@ class Options:
     python: Path | None = None
     hardware: str | None = None
     results: Path = Path("results")
+    report: Path | None = None
+    baseline: Path | None = None
+    fail_on: str = ""
     seed: int | None = None
     plan: bool = False
     strict: bool = False
@@ -94,11 +102,24 @@ def fold(config: "pytest.Config") -> Options:
         python=Path(given["python"]).expanduser() if given["python"] else None,
         hardware=given["hardware"] or None,
         results=_place(config, "results", given["results"]) if given["results"] else here / "results",
+        report=_place(config, "report", given["report"]) if given["report"] else None,
+        baseline=_place(config, "baseline", given["baseline"]) if given["baseline"] else None,
+        fail_on=given["fail-on"],
         seed=_seed(given["seed"]),
         plan=_switch("plan", given["plan"], default=False),
         strict=_switch("strict", given["strict"], default=bool(os.environ.get("CI"))),
         allow_unjudged=_switch("allow-unjudged", given["allow-unjudged"], default=False),
     )
+
+
+def typed(config: "pytest.Config") -> list[str]:
+    """The options of this run that were typed, as they would be typed again; not the seed, nor where results go."""
+    words = []
+    for option in OPTIONS:
+        value = config.getoption(option.key)
+        if value is not None and option.name not in ("seed", "results", "report", "plan"):
+            words.append(option.long if option.metavar is None else f"{option.long}={value}")
+    return words
 
 
 def in_use(config: "pytest.Config") -> bool:

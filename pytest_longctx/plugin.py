@@ -41,11 +41,14 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_longctx import builtin
     from pytest_longctx.errors import LongctxError
     from pytest_longctx.reporting import Reporting
+    from pytest_longctx.reports import html
     from pytest_longctx.session import open_session
 
     config.pluginmanager.register(builtin, "longctx-builtin")
     try:
         session = open_session(config, options.fold(config))
+        if session.options.report is not None:
+            html.check()
         _refuse_many_workers(config, session.selection)
         session.selection.check()
     except LongctxError as problem:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import __version__
+from pytest_longctx import __version__, options
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import BootError, LongctxError
 from pytest_longctx.findings import Finding
 from pytest_longctx.mask import masked
-from pytest_longctx.reports import record, terminal
+from pytest_longctx.reports import html, jsonl, record, terminal
 from pytest_longctx.reports.jsonl import Writer
 from pytest_longctx.reports.record import Entry
 from pytest_longctx.session import Session, verdicts_of
@@ -112,6 +112,7 @@ class Reporting:
                 "longctx": __version__,
                 "pytest": pytest.__version__,
                 "arguments": [masked(os.fspath(word), ()) for word in self.session.config.invocation_params.args],
+                "options": [masked(word, ()) for word in options.typed(self.session.config)],
                 "backend": chosen.backend.name,
                 "launcher": chosen.launcher.name,
                 "hardware": str(chosen.machine.hardware or "unknown"),
@@ -137,6 +138,8 @@ class Reporting:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.writer is not None:
             self.writer.close(int(session.exitstatus))
+            if self.session.options.report is not None:
+                html.write(jsonl.read(self.writer.path), self.session.options.report)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table."""
@@ -149,6 +152,8 @@ class Reporting:
         terminalreporter.write_line(terminal.tally(found), bold=True)
         if self.writer is not None:
             terminalreporter.write_line(f"results: {self.writer.path}")
+            if self.session.options.report is not None:
+                terminalreporter.write_line(f"report: {self.session.options.report}")
         if self.unjudged:
             said = "no finding was judged: this run proves nothing, and is red (--longctx-allow-unjudged lets it pass)"
             terminalreporter.write_line(said, red=True)

@@ -12,13 +12,15 @@ import pytest
 from pytest_longctx import boots, plan, verdicts
 from pytest_longctx.boots import Boot
 from pytest_longctx.deployment import Deployment
-from pytest_longctx.errors import LongctxError
+from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.exchange import Exchange
 from pytest_longctx.findings import Finding
+from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.options import Options
 from pytest_longctx.progress import Progress
-from pytest_longctx.reports import record
+from pytest_longctx.reports import jsonl, record
+from pytest_longctx.reports.compare import Gate
 from pytest_longctx.scope import Mismatch, mismatch
 from pytest_longctx.selection import Selection
 from pytest_longctx.verdicts import WORST_FIRST, Verdict
@@ -43,6 +45,8 @@ class Session:
     unrecorded: list[dict[str, Any]] = field(default_factory=list)
     """Boots that no test carries yet."""
     last_boot: Boot | None = None
+    gate: Gate | None = None
+    """What this run is held against, where it has a baseline."""
     problems: list[str] = field(default_factory=list)
     """What is wrong with the markers of collected tests."""
     _said_s: float = field(default_factory=time.monotonic)
@@ -75,7 +79,8 @@ class Session:
             misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)
-            verdict = verdicts.judge(finding, evidence)
+            gated = self.gate.lines(finding.id, boot.facts, evidence.metrics) if self.gate and boot else ()
+            verdict = verdicts.judge(finding, evidence, gated)
             self.put_down(item, verdict, boot)
             if verdict.word == "known" and finding.known:
                 pytest.xfail(f"{verdict!r} ({finding.known.issue})")
@@ -144,8 +149,17 @@ def open_session(config: pytest.Config, options: Options) -> Session:
     """Make the session and keep it with *config*; xdist workers take the controller's seed."""
     handed: dict[str, Any] = getattr(config, "workerinput", {})
     seed = options.seed if options.seed is not None else handed.get("longctx_seed", secrets.randbits(32))
-    config.stash[_SESSION] = Session(config, options, seed)
+    config.stash[_SESSION] = Session(config, options, seed, gate=_gate(options))
     return config.stash[_SESSION]
+
+
+def _gate(options: Options) -> Gate | None:
+    """The baseline and its limits. Raises `UsageError` and `ResultsError`."""
+    if (options.baseline is None) != (not options.fail_on):
+        raise UsageError("--longctx-baseline and --longctx-fail-on need each other: a file, and what may not get worse")
+    if options.baseline is None:
+        return None
+    return Gate.of(jsonl.read(options.baseline), options.fail_on, tuple(MEASURES))
 
 
 def session_of(config: pytest.Config) -> Session:

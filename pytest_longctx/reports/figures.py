@@ -113,5 +113,6 @@ def gather(results: Results) -> dict[Case, Samples]:
     for name, readings in cold(results).items():
         if whole := law(readings):
             values = {f"law_{part}": [value] for part, value in whole._asdict().items()}
-            found[Case(LAW, name)] = Samples(values=values, noise=_jackknife(readings, whole))
+            server = next(its.server for case, its in found.items() if case.deployment == name)
+            found[Case(LAW, name)] = Samples(values=values, server=server, noise=_jackknife(readings, whole))
     return found

@@ -1,0 +1,222 @@
+"""
+Two runs side by side: what is new, gone, changed or the same, by finding, deployment and figure.
+
+A figure has changed where its median strays from the baseline's by more than its noise: what its repeats show, else what
+the finding tolerates, else `STRAY`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+from pytest_longctx.errors import UsageError, unknown
+from pytest_longctx.measures import MEASURES
+from pytest_longctx.reports.figures import LAW, Case, Samples, gather
+from pytest_longctx.reports.jsonl import Results
+from pytest_longctx.units import quantity
+from pytest_longctx.verdicts import WORST_FIRST, Line
+
+Word = Literal["new", "gone", "changed", "same"]
+
+COEFFICIENTS: Mapping[str, str] = {"law_linear_s": "s", "law_quadratic_s": "s"}
+"""Figures of a fitted law, and their units."""
+
+SEEN = ("repeats", "one length left out")
+"""Noise that the runs themselves show."""
+
+REPEATS = 3
+"""From so many values on, their spread says something about noise; the spread of two says little."""
+
+STRAY: Mapping[str, float] = {"s": 0.10, "tokens/s": 0.10, "requests/s": 0.10, "GiB/s": 0.10, "x": 0.05}
+"""Shares by which a figure of a unit is taken to stray where nothing better is known; `STRAY_ELSE` for all others."""
+STRAY_ELSE = 0.01
+
+MORE_IS_BETTER = ("tokens/s", "requests/s", "GiB/s", "x")
+"""Units of which less is worse. Of seconds more is worse; of any other unit a change in either direction is."""
+
+
+class Noise(NamedTuple):
+    """A share by which a figure strays without having changed, and how that is known."""
+
+    share: float
+    source: str
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:.2g} % ({self.source})"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One figure of one case in two runs; the measure ``verdict`` has words instead of figures."""
+
+    case: Case
+    measure: str
+    word: Word
+    before: float | str | None = None
+    after: float | str | None = None
+    noise: Noise | None = None
+
+    @property
+    def worse_by(self) -> float | None:
+        """The share by which it is worse than before; negative where it is better. None where nothing can be said."""
+        if not isinstance(self.before, float) or not isinstance(self.after, float):
+            return None
+        return worse_by(self.measure, self.before, self.after)
+
+
+def unit_of(measure: str) -> str:
+    """The unit of a measure or of a coefficient."""
+    return MEASURES[measure].unit if measure in MEASURES else COEFFICIENTS.get(measure, "")
+
+
+def worse_by(measure: str, before: float, after: float) -> float:
+    """The share by which *after* is worse than *before*."""
+    if before == after:
+        return 0.0
+    change = (after - before) / abs(before) if before else float("inf")
+    unit = unit_of(measure)
+    if unit == "s":
+        return change
+    return -change if unit in MORE_IS_BETTER else abs(change)
+
+
+def noise_of(measure: str, *runs: Samples) -> Noise:
+    """How far *measure* strays in the first of *runs* that can say it."""
+    spreads = [max(abs(value / median(its) - 1) for value in its) for its in _repeated(measure, runs)]
+    if spreads:
+        return Noise(max(spreads), SEEN[0])
+    left_out = [run.noise[measure] for run in runs if measure in run.noise]
+    if left_out:
+        return Noise(max(left_out), SEEN[1])
+    for run in runs:
+        bound = run.bounds.get(measure, {})
+        if (tolerated := _tolerated(bound)) is not None:
+            return Noise(tolerated, "the finding's tolerance")
+    return Noise(STRAY.get(unit_of(measure), STRAY_ELSE), "default")
+
+
+def _repeated(measure: str, runs: tuple[Samples, ...]) -> Iterator[list[float]]:
+    for run in runs:
+        its = run.values.get(measure, [])
+        if len(its) >= REPEATS and median(its):
+            yield its
+
+
+def _tolerated(bound: Mapping[str, Any]) -> float | None:
+    tolerance, reference = bound.get("tolerance"), bound.get("reference")
+    if tolerance is None or not reference:
+        return None
+    number = float(tolerance.removesuffix("%"))
+    return number / 100 if tolerance.endswith("%") else number / abs(reference)
+
+
+def compare(before: Results, after: Results) -> list[Change]:
+    """Every figure of both runs, the verdict of each case first."""
+    old, new = gather(before), gather(after)
+    return [change for case in sorted({*old, *new}) for change in _case(case, old.get(case), new.get(case))]
+
+
+def _case(case: Case, old: Samples | None, new: Samples | None) -> Iterator[Change]:
+    if old is None or new is None:
+        yield Change(case, "verdict", "new" if old is None else "gone", _worst(old), _worst(new))
+        return
+    if case.finding != LAW:
+        words = _worst(old), _worst(new)
+        yield Change(case, "verdict", "same" if words[0] == words[1] else "changed", *words)
+    for measure in sorted({*old.values, *new.values}):
+        pair = (old.values.get(measure), new.values.get(measure))
+        if pair[0] is None or pair[1] is None:
+            first, second = (None if its is None else median(its) for its in pair)
+            yield Change(case, measure, "new" if first is None else "gone", first, second)
+            continue
+        noise = noise_of(measure, old, new)
+        change = Change(case, measure, "same", median(pair[0]), median(pair[1]), noise)
+        yield replace(change, word="changed") if abs(change.worse_by or 0.0) > noise.share else change
+
+
+def _worst(its: Samples | None) -> str | None:
+    return min(its.words, key=WORST_FIRST.index) if its and its.words else None
+
+
+class Limit(NamedTuple):
+    """How much worse than the baseline a figure may be."""
+
+    measure: str
+    share: float
+
+
+def limits(text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> tuple[Limit, ...]:
+    """
+    Limits as they are typed. Raises `UsageError`.
+
+    >>> limits("ttft_s:10%, decode_tokens_per_s:5%")
+    (Limit(measure='ttft_s', share=0.1), Limit(measure='decode_tokens_per_s', share=0.05))
+    """
+    found = []
+    for part in text.split(","):
+        measure, _, share = (word.strip() for word in part.partition(":"))
+        if measure not in known:
+            raise UsageError(f"fail-on: {unknown('measure', measure, known)}")
+        number = share.removesuffix("%")
+        if not share.endswith("%") or not number.replace(".", "", 1).isdecimal():
+            raise UsageError(f"fail-on: {part.strip()!r}: write a measure and a share, such as ttft_s:10%")
+        found.append(Limit(measure, float(number) / 100))
+    return tuple(found)
+
+
+def held(limit: Limit, old: Samples, seen: float | None) -> Line | None:
+    """One figure against its baseline; None where the baseline does not have it. Noise that was seen widens the limit."""
+    if limit.measure not in old.values:
+        return None
+    before, unit = median(old.values[limit.measure]), unit_of(limit.measure)
+    noise = noise_of(limit.measure, old)
+    share = max(limit.share, noise.share) if noise.source in SEEN else limit.share
+    wanted = f"at most {100 * share:.3g} % worse than {quantity(before, unit)} (baseline)"
+    if seen is None:
+        return Line(limit.measure, "not observed", wanted, None)
+    worse = worse_by(limit.measure, before, seen)
+    return Line(limit.measure, f"{quantity(seen, unit)}, {100 * worse:+.3g} % worse", wanted, worse <= share)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A baseline and how much worse than it a run may be."""
+
+    baseline: Mapping[Case, Samples]
+    limits: tuple[Limit, ...]
+
+    @classmethod
+    def of(cls, baseline: Results, text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> "Gate":
+        """From a results file and the limits as typed. Raises `UsageError` where the file holds none of the figures."""
+        asked, found = limits(text, known), gather(baseline)
+        for limit in asked:
+            if not any(limit.measure in its.values for its in found.values()):
+                raise UsageError(f"fail-on: the baseline holds no {limit.measure}: nothing would be compared")
+        return cls(found, asked)
+
+    def lines(self, finding: str, server: Mapping[str, str], seen: Mapping[str, float | None]) -> Iterator[Line]:
+        """What the baseline says of one finding on one server; nothing of a finding that it does not know."""
+        old = self.baseline.get(Case(finding, server.get("deployment", "")))
+        if old is None:
+            return
+        here, there = (its.get("hardware", "unknown") for its in (server, old.server))
+        if here != there:
+            yield Line("baseline", f"of {there}", f"of {here}", None)
+            return
+        for limit in self.limits:
+            if (line := held(limit, old, seen.get(limit.measure))) is not None:
+                yield line
+
+    def missed(self, after: Results) -> list[tuple[Case, Line]]:
+        """Every line of *after* that is over its limit, or whose figure is gone."""
+        found = [
+            (case, line)
+            for case, its in gather(after).items()
+            for line in self.lines(
+                case.finding, its.server, {name: median(values) for name, values in its.values.items()}
+            )
+        ]
+        if not found:
+            raise UsageError("fail-on: the runs have no finding in common that could be compared")
+        return [(case, line) for case, line in found if not line.ok]

@@ -1,0 +1,117 @@
+"""
+Runs kept over time: a folder with one results file for each run, and a baseline that only a command of its own changes.
+
+Each is a whole results file, so that a report or a comparison can be made of any of them.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from pytest_longctx.errors import ResultsError, unknown
+from pytest_longctx.reports import jsonl
+from pytest_longctx.reports.compare import noise_of, unit_of, worse_by
+from pytest_longctx.reports.figures import Case, Samples, gather
+from pytest_longctx.units import quantity
+from pytest_longctx.verdicts import WORST_FIRST
+
+BASELINE = "baseline.jsonl"
+
+
+class Run(NamedTuple):
+    """One run of the store."""
+
+    name: str
+    cases: dict[Case, Samples]
+
+
+class Reading(NamedTuple):
+    """A figure as one run saw it; *bad*: worse than the baseline by more than its noise, or its finding did not hold."""
+
+    run: str
+    value: float
+    bad: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """One figure of one case over the runs that saw it."""
+
+    case: Case
+    measure: str
+    readings: tuple[Reading, ...]
+    worse_by: float
+    """The share by which the last reading is worse than the baseline."""
+
+    @property
+    def first_bad(self) -> str | None:
+        """The run since which it has been bad; None where the last one is good."""
+        streak = list(takewhile(lambda reading: reading.bad, reversed(self.readings)))
+        return streak[-1].run if streak else None
+
+    def __str__(self) -> str:
+        values = " -> ".join(f"{reading.value:.4g}" for reading in self.readings[-6:])
+        now = quantity(self.readings[-1].value, unit_of(self.measure))
+        since = f"; bad since {self.first_bad}" if self.first_bad else ""
+        what = f"{self.case.finding} {self.case.deployment} {self.measure}"
+        return f"{what}: {values}; now {now}, {100 * self.worse_by:+.3g} % worse{since}"
+
+
+def add(store: Path, results: Path) -> str:
+    """Keep *results* and return the run's name; the same file again is the same run. Raises `ResultsError`."""
+    found = jsonl.read(results)
+    content = results.read_bytes()
+    stamp = re.sub(r"\D", "", found.header["started"])[:14]
+    name = f"{stamp}-{hashlib.sha256(content).hexdigest()[:8]}"
+    store.mkdir(parents=True, exist_ok=True)
+    (store / f"{name}.jsonl").write_bytes(content)
+    return name
+
+
+def set_baseline(store: Path, name: str) -> Path:
+    """Make the run called *name* what others are held against. Raises `ResultsError`."""
+    known = [path.stem for path in _files(store)]
+    if name not in known:
+        raise ResultsError(f"{store}: {unknown('run', name, known)}")
+    path = store / BASELINE
+    path.write_bytes((store / f"{name}.jsonl").read_bytes())
+    return path
+
+
+def runs(store: Path) -> list[Run]:
+    """Every run, the oldest first. Raises `ResultsError`."""
+    found = [Run(path.stem, gather(jsonl.read(path))) for path in _files(store)]
+    if not found:
+        raise ResultsError(f"{store}: there is no run here; add one: longctx history add {store} RESULTS")
+    return found
+
+
+def _files(store: Path) -> list[Path]:
+    return sorted(path for path in store.glob("*.jsonl") if path.name != BASELINE)
+
+
+def trends(store: Path, measure: str, finding: str | None = None) -> Iterator[Trend]:
+    """*measure* of every case over all runs, against the baseline, or the first run where none was set."""
+    kept = runs(store)
+    baseline = gather(jsonl.read(store / BASELINE)) if (store / BASELINE).exists() else {}
+    for case in sorted({case for run in kept for case in run.cases}):
+        seen = [(run.name, run.cases[case]) for run in kept if measure in getattr(run.cases.get(case), "values", ())]
+        if not seen or finding not in (None, case.finding):
+            continue
+        good = baseline.get(case, seen[0][1])
+        if measure in good.values:
+            readings = tuple(_reading(name, its, measure, good) for name, its in seen)
+            worse = worse_by(measure, median(good.values[measure]), readings[-1].value)
+            yield Trend(case, measure, readings, worse)
+
+
+def _reading(name: str, its: Samples, measure: str, good: Samples) -> Reading:
+    value = median(its.values[measure])
+    strays = worse_by(measure, median(good.values[measure]), value) > noise_of(measure, good, its).share
+    word = min(its.words, key=WORST_FIRST.index, default="holds")
+    return Reading(name, value, strays or word in ("broken", "unmeasured"))
