@@ -3,7 +3,7 @@
 import argparse
 
 from pytest_longctx.miniatures.faults import FAULTS
-from pytest_longctx.miniatures.server import serve
+from pytest_longctx.miniatures.server import LATE_S, serve
 
 
 def main() -> None:
@@ -14,8 +14,10 @@ def main() -> None:
     parser.add_argument("--served-model-name", default="miniature")
     parser.add_argument("--max-model-len", type=int, default=131_072)
     parser.add_argument("--kv-cache-tokens", type=int)
+    parser.add_argument("--late-s", type=float, default=LATE_S, help="how late late-first-token is")
     given = parser.parse_args()
-    serve(FAULTS[given.fault](given.served_model_name, given.max_model_len, given.kv_cache_tokens), given.port)
+    kind = FAULTS[given.fault]
+    serve(kind(given.served_model_name, given.max_model_len, given.kv_cache_tokens, late_s=given.late_s), given.port)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import Any
 
 from pytest_longctx.miniatures.server import SMALL_TALK_TOKENS, Honest, Request, say
 
-LATE_S = 0.6
 LATE_FROM_TOKENS = 10_000
 
 
@@ -22,7 +21,7 @@ class LateFirstToken(Honest):
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
         if request.tokens >= LATE_FROM_TOKENS:
-            time.sleep(LATE_S)
+            time.sleep(self.late_s)
         yield from super().events(request)
 
 

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any
 
 BLOCK_TOKENS = 16
+LATE_S = 0.6
 SMALL_TALK_TOKENS = 16
 """Faults spare prompts shorter than this, so that a server with a fault still looks ready."""
 
@@ -52,6 +53,7 @@ class Honest:
     generated_tokens: int = 0
     prompt_tokens: int = 0
     lock: Lock = field(default_factory=Lock)
+    late_s: float = LATE_S
 
     @property
     def pool(self) -> int:

@@ -1,12 +1,17 @@
 """Values for the tests: whole and valid, with only the named parts changed."""
 
 import datetime as dt
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pytest_longctx import tables
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.exchange import Exchange, Usage
 from pytest_longctx.findings import Bound, Finding
+from pytest_longctx.reports.jsonl import Results
+from pytest_longctx.reports.record import Entry
 
 
 def finding(**changes: Any) -> Finding:
@@ -47,3 +52,43 @@ def exchange(**changes: Any) -> Exchange:
         "usage": Usage(100, 4, 0),
     }
     return Exchange(**{**content, **changes})
+
+
+def results(*verdicts: dict[str, Any], boots: Sequence[dict[str, Any]] = (), **more: Any) -> Results:
+    """A whole results file with *verdicts*."""
+    header = {
+        "kind": "header",
+        "started": "2026-01-02T03:04:05+00:00",
+        "longctx": "0.1.0",
+        "pytest": "9.0",
+        "arguments": ["suites", "--backend=vllm", "--longctx-hardware=cpu", "--junitxml=report.xml"],
+        "backend": "vllm",
+        "launcher": "process",
+        "hardware": "cpu",
+        "machine": {"host_cpu": "x86_64"},
+        "seed": 7,
+    }
+    counts = Counter(row["verdict"] for row in verdicts)
+    footer = {"kind": "footer", "finished": "2026-01-02T03:05:05+00:00", "exit_code": 0, "verdicts": counts}
+    return Results(header, footer, list(boots), list(verdicts), **more)
+
+
+def verdict(
+    finding: str = "TT-0001", deployment: str = "tiny", word: str = "holds", **measured: float
+) -> dict[str, Any]:
+    """A verdict's row; figures as they were measured."""
+    entry = Entry(
+        finding,
+        word,
+        title=f"title of {finding}",
+        measured=measured,
+        server={"deployment": deployment, "hardware": "cpu"},
+    )
+    return {"kind": "verdict", "test": f"test_x.py::test_x[{finding}-{deployment}]", "duration_s": 1.0, **asdict(entry)}
+
+
+def booted(deployment: str = "tiny", **changes: Any) -> dict[str, Any]:
+    """A boot's row."""
+    facts = {"deployment": deployment, "engine": "vllm 1.0", "model": "tiny", "hardware": "cpu", "launcher": "process"}
+    rest = {"outcome": "serves", "seconds": 2.0, "signature": None, "said": "", "figures": {}, "words": {}, "log": None}
+    return {"kind": "boot", **facts, **rest, **changes}
