@@ -156,7 +156,8 @@ def _memory(boots: Sequence[dict[str, Any]]) -> Iterator[Panel]:
             (f"{term['name']}{', host' if term['host'] else ''}", term["size_bytes"] / GiB, 0) for term in terms
         ]
         logged = [(said, seen[key], 1) for key, said in _LOGGED_TERMS.items() if key in seen]
-        for term, size_gib, kind in (*predicted, *logged):
+        order = [term for term, *_ in (*predicted, *logged)]
+        for term, size_gib, kind in sorted((*predicted, *logged), key=lambda each: order.index(each[0])):
             bars.append(Bar(f"{name}: {term}", (Segment(0, size_gib, kind),), f"{size_gib:.2f} GiB"))
             rows.append((name, term, ("predicted", "logged")[kind], f"{size_gib:.2f} GiB"))
     if rows:

@@ -60,7 +60,8 @@ class _Scale:
     def ticks(self) -> list[float]:
         """Round figures within the scale."""
         if self.axis.log:
-            steps = (1, 2, 5) if self.high - self.low < 2.5 else (1,)
+            decades = self.high - self.low
+            steps = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 2.5 else (1,)
             tens = range(floor(self.low), ceil(self.high) + 1)
             return [
                 step * 10.0**ten for ten in tens for step in steps if self.low <= log10(step * 10.0**ten) <= self.high
