@@ -120,7 +120,7 @@ def predict(one: Deployment, backend: Backend, hardware: Hardware | None) -> Pre
     """What the memory of *one* comes to; None where the model's shape, the hardware or the engine's memory is not known."""
     shape = models.shape_of(one.model)
     gib = DEVICE_GIB.get(hardware.kind) if hardware else None
-    return backend.predict(one, shape, gib * GiB) if shape and gib else None
+    return backend.predict(one, shape, gib * GiB if gib else None) if shape else None
 
 
 def _decided_by_memory(finding: Finding) -> bool:

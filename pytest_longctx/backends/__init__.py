@@ -92,8 +92,8 @@ class Backend:
         """The environment this engine needs; a deployment's own wins over it."""
         return {}
 
-    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float) -> Prediction | None:
-        """What a boot of *deployment* comes to on devices of *device_bytes*; None where this engine's memory is not known."""
+    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
+        """What a boot of *deployment* comes to on devices of *device_bytes* (None: not known); None where that cannot be said."""
         return None
 
     def recipe(self, deployment: Deployment, model: str, port: int, python: str = sys.executable) -> Recipe:

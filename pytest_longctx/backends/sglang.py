@@ -41,8 +41,8 @@ class Sglang(Backend):
             *deployment.arguments(),
         )
 
-    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float) -> Prediction | None:
-        if deployment.max_model_len is None:
+    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
+        if deployment.max_model_len is None or device_bytes is None:
             return None
         flags = deployment.flags
         requests = flags.get("max-running-requests")

@@ -8,6 +8,7 @@ from pytest_longctx.physics import vllm
 from pytest_longctx.physics.prediction import Prediction
 from pytest_longctx.physics.shape import Shape
 from pytest_longctx.tables import overlap
+from pytest_longctx.units import GiB
 
 
 class Vllm(Backend):
@@ -40,8 +41,8 @@ class Vllm(Backend):
     def env(self, deployment: Deployment) -> dict[str, str]:
         return {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
 
-    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float) -> Prediction | None:
-        if deployment.max_model_len is None:
+    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
+        if deployment.max_model_len is None or device_bytes is None:
             return None
         flags = deployment.flags
         # 0.12 turned the hybrid manager off for chunked attention unless told otherwise; 0.33 has it on.
@@ -71,3 +72,15 @@ class VllmCpu(Vllm):
     # Their builds do not match the CPU build of torch, and vLLM cannot be imported beside them.
     uninstall = ("torchvision", "torchaudio", "torchcodec")
     failures = "vllm"
+
+    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
+        flags, space_gib = deployment.flags, deployment.env.get("VLLM_CPU_KVCACHE_SPACE")
+        if deployment.max_model_len is None or space_gib is None:
+            return None
+        pool = vllm.Pool(
+            shape,
+            float(space_gib) * GiB,
+            block_size=int(flags.get("block-size", 128)),
+            max_batched_tokens=int(flags.get("max-num-batched-tokens", 2048)),
+        )
+        return vllm.predict_pool(pool, deployment.max_model_len)

@@ -13,5 +13,5 @@ class VllmNeuron(Vllm):
     # vLLM first: findings name its version, which is also what its server reports; the plugin counts its own.
     distributions = ("vllm", "vllm-neuron")
 
-    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float) -> Prediction | None:
+    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         return None

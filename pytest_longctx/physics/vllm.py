@@ -174,6 +174,16 @@ def predict(
     return Prediction("serves", terms, longest, concurrency)
 
 
+def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
+    """What a boot comes to whose KV cache was given a size of its own, and of which nothing else is known."""
+    one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
+    terms = (Term("KV pool", pool.available_bytes), one_request)
+    longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
+    if concurrency < 1:
+        return Prediction("refuses", terms, longest, concurrency, one_request, None, f"--max-model-len {longest}")
+    return Prediction("serves", terms, longest, concurrency)
+
+
 def available_bytes(device_bytes: float, utilisation: float, weight_bytes: float, other_bytes: float) -> float:
     """What a device has left for the KV cache: its share, less the weights, less activations and graphs."""
     return max(0.0, device_bytes * utilisation - weight_bytes - other_bytes)

@@ -31,6 +31,16 @@ def test_documented_boots_come_out_as_documented(capsys):
     assert "holds only 7,094,308 of the 9,999,994 tokens" in found["scout-sglang-10m-few-requests"]["verdict"]
 
 
+def test_boots_on_a_cpu_come_out_as_they_were_logged(capsys):
+    """The figures of docs/results/vllm-0.32.0-cpu, whose KV cache is given in GiB."""
+    found = {name: row["prediction"] for name, row in rows(capsys, "--hardware", "cpu", "--backend", "vllm-cpu").items()}
+    assert round(found["cpu-tiny-64k"]["concurrency"], 2) == 87.15
+    assert round(found["cpu-tiny-10m-3gib"]["concurrency"], 2) == 1.25
+    refused = found["cpu-tiny-10m-1gib"]
+    assert (refused["outcome"], refused["longest_tokens"]) == ("refuses", 4_163_456)
+    assert round(refused["culprit"]["size_bytes"] / 2**30, 2) == 2.39
+
+
 def test_a_machine_that_is_too_small_is_told_what_is_needed(capsys):
     found = rows(capsys, "--hardware", "1xH200")
     assert found["scout-vllm-2m"]["verdict"] == "out of scope: needs 8xH200, this machine has 1xH200"
