@@ -101,7 +101,9 @@ def _allowed(bound: Row | None) -> str:
 
 
 def failures(results: Results) -> Iterator[dict[str, Any]]:
-    """Everything that did not come out well by its cause, once, with the tests it struck; and every boot that failed."""
+    """What did not come out well, each cause once, with the tests it struck; boots that failed as documented come last."""
+    boots = [_failed_boot(boot, results) for boot in results.boots if boot["outcome"] != "serves"]
+    yield from (boot for boot in boots if boot["word"] == "broken")
     causes: dict[tuple[str, ...], list[Row]] = {}
     for row in results.verdicts:
         if row["verdict"] in ("broken", "unmeasured", "known"):
@@ -112,13 +114,11 @@ def failures(results: Results) -> Iterator[dict[str, Any]]:
             "word": word,
             "cause": why,
             "deployment": deployment,
-            "excerpt": said,
+            "excerpt": "" if " ".join(said.split()) in why else said,
             "ids": sorted({row["finding"] for row in rows}),
             "again": [again(results.header, row["test"]) for row in rows],
         }
-    for boot in results.boots:
-        if boot["outcome"] != "serves":
-            yield _failed_boot(boot, results)
+    yield from (boot for boot in boots if boot["word"] == "holds")
 
 
 def _failed_boot(boot: Row, results: Results) -> dict[str, Any]:

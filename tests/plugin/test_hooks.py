@@ -2,10 +2,14 @@
 
 BACKEND = """
 from pytest_longctx.backends.miniature import Miniature
+from pytest_longctx.physics.prediction import Prediction, Term
 
 class Mine(Miniature):
     name = "mine"
     failures = "vllm"
+
+    def predict(self, deployment, shape, device_bytes):
+        return Prediction("serves", (Term("KV pool", 2.0**30),), 4096, 2.0)
 
 def pytest_longctx_make_backend(name):
     return Mine() if name == "mine" else None
@@ -29,6 +33,7 @@ max_model_len = 4096
 [model]
 name = "miniature"
 weights = "unknown"
+make = "tiny-llama4"
 """
 
 
@@ -39,6 +44,9 @@ def test_a_project_brings_its_own_backend(run, pytester):
     done = run("--backend=mine", "--longctx-data=.", "-m", "smoke", "-p", "of_project")
     done.outcome.assert_outcomes(passed=2)
     assert done.results.header["machine"]["rack"] == "B12"
+    (boot,) = done.results.boots
+    assert boot["predicted"]["concurrency"] == 2.0
+    assert boot["predicted"]["terms"] == [{"name": "KV pool", "size_bytes": 2.0**30, "host": False}]
     assert sorted((pytester.path / "judged").read_text().splitlines()) == [
         "LC-0001 holds test_length_is_served[LC-0001-mine]",
         "LC-0030 holds test_tokens_are_counted[LC-0030-mine]",

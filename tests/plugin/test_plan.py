@@ -33,7 +33,9 @@ def test_documented_boots_come_out_as_documented(capsys):
 
 def test_boots_on_a_cpu_come_out_as_they_were_logged(capsys):
     """The figures of docs/results/vllm-0.32.0-cpu, whose KV cache is given in GiB."""
-    found = {name: row["prediction"] for name, row in rows(capsys, "--hardware", "cpu", "--backend", "vllm-cpu").items()}
+    found = {
+        name: row["prediction"] for name, row in rows(capsys, "--hardware", "cpu", "--backend", "vllm-cpu").items()
+    }
     assert round(found["cpu-tiny-64k"]["concurrency"], 2) == 87.15
     assert round(found["cpu-tiny-10m-3gib"]["concurrency"], 2) == 1.25
     refused = found["cpu-tiny-10m-1gib"]

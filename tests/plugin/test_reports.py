@@ -110,4 +110,6 @@ def test_boots_that_failed_are_recorded_with_their_cause(run, faulty):
     assert boot["outcome"] == "runs out of memory"
     assert boot["signature"] == "gpu-out-of-memory"
     assert boot["figures"] == {"allocation_gib": 4.0, "device_gib": 140.06}
+    assert "\n  try      " in boot["explained"]
+    assert "\n  again    " in boot["explained"]
     assert json.loads(json.dumps(boot)) == boot

@@ -95,7 +95,7 @@ def test_a_boot_that_fails_as_documented_is_no_failure():
     boot = booted(outcome="refuses", signature="kv-cache-too-small", explained="because\n  try      more memory")
     (expected,) = html.failures(results(verdict(), boots=[boot]))
     assert (expected["word"], expected["excerpt"]) == ("holds", boot["explained"])
-    (*_, alone) = html.failures(results(verdict(word="broken"), boots=[boot]))
+    (alone, _) = html.failures(results(verdict(word="broken"), boots=[boot]))
     assert alone["word"] == "broken"
 
 
@@ -201,6 +201,10 @@ def test_ten_thousand_verdicts_stay_below_five_megabytes():
     rows = [verdict(f"TT-{i:04}", f"deployment-{i % 20}", **figures) for i in range(10_000)]
     page = html.page(results(*rows))
     assert len(page.encode()) < 5_000_000
+    assert "10000 verdicts: of each, only bounded figures" in page
+    assert "ttft_s 1.23457 s" in page
+    assert "tpot_s" not in page
+    assert "tpot_s" in html.page(results(*rows[:10]))
 
 
 def test_the_console_writes_the_page_and_the_plots(tmp_path, capsys):

@@ -1,3 +1,4 @@
+import datetime as dt
 import json
 from collections.abc import Mapping
 from xml.sax.saxutils import escape
@@ -34,6 +35,15 @@ def test_a_verdict_comes_back_from_its_pairs(metrics, facts, outcome, said):
     assert found.measured == {
         name: pytest.approx(value, rel=1e-8) for name, value in metrics.items() if value is not None
     }
+
+
+def test_the_source_and_the_bounds_come_with_the_verdict():
+    bounds = {"ttft_s": {"unit": "s", "reference": 2.0, "tolerance": "20%", "runs": 3, "because": "eleven runs"}}
+    source = {"document": "a paper", "where": "table 2", "date": dt.date(2026, 1, 2)}
+    written = judge(make.finding(bounds=bounds, source=source), Observation("serves", {"ttft_s": 2.1}))
+    (found,) = record.entries(record.verdict_pairs(written))
+    assert found.source == "a paper, table 2, 2026-01-02"
+    assert found.bounds == {"ttft_s": {"reference": 2.0, "tolerance": "20%"}}
 
 
 @given(st.integers(0, 999_999_999))
