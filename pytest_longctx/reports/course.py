@@ -13,7 +13,7 @@ _MOST_POINTS = 400
 def timeline(results: Results) -> Iterator[Panel]:
     """When what was booted and asked, and how long nothing was."""
     booted = [
-        (one["deployment"], one["started_s"], one["started_s"] + one["seconds"], 0)
+        (one.get("deployment", ""), one["started_s"], one["started_s"] + one["seconds"], 0)
         for one in results.boots
         if one.get("started_s")
     ]

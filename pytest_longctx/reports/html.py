@@ -1,5 +1,6 @@
 """One results file as one page: nothing is fetched, nothing is asked of a live object, and it reads without JavaScript."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import join, quote
@@ -43,6 +44,7 @@ def page(results: Results) -> str:
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(duration=duration)
     found = list(findings(results))
+    counts = Counter(row["verdict"] for row in results.verdicts)
     causes = list(failures(results))
     return environment.get_template("report.html.j2").render(
         results=results,
@@ -53,9 +55,7 @@ def page(results: Results) -> str:
         failures=causes,
         opened=len(causes) <= MOST_OPEN,
         shortened=len(results.verdicts) > ALL_EVIDENCE,
-        words=[
-            (word, results.footer["verdicts"][word]) for word in WORST_FIRST if results.footer["verdicts"].get(word)
-        ],
+        words=[(word, counts[word]) for word in WORST_FIRST if counts[word]],
         servers=_servers(results),
     )
 
@@ -130,7 +130,7 @@ def _failed_boot(boot: Row, results: Results) -> dict[str, Any]:
         "word": "holds" if documented else "broken",
         "cause": f"the boot {boot['outcome']}{signature}" + (", as documented" if documented else ""),
         "deployment": name,
-        "excerpt": boot.get("explained") or boot["said"],
+        "excerpt": boot.get("explained") or boot.get("said", ""),
         "ids": sorted({row["finding"] for row in struck}),
         "again": [again(results.header, row["test"]) for row in struck[:1]],
     }
@@ -139,10 +139,10 @@ def _failed_boot(boot: Row, results: Results) -> dict[str, Any]:
 def again(header: Row, test: str) -> str:
     """The command that runs *test* once more, with the same prompts."""
     typed = header.get("options") or [
-        f"--backend={header['backend']}",
+        f"--backend={header.get('backend', 'NAME')}",
         *(word for word in header.get("arguments", ()) if word.startswith("--longctx-") and "=" in word),
     ]
-    return f"pytest {quote(test)} {join(typed)} --longctx-seed={header['seed']}"
+    return f"pytest {quote(test)} {join(typed)} --longctx-seed={header.get('seed', 'N')}"
 
 
 def _servers(results: Results) -> Sequence[tuple[Row, str]]:
@@ -154,7 +154,7 @@ def _servers(results: Results) -> Sequence[tuple[Row, str]]:
                 [
                     *(
                         f"{name} {quantity(value, MEASURES[name].unit)}"
-                        for name, value in boot["figures"].items()
+                        for name, value in boot.get("figures", {}).items()
                         if name in MEASURES
                     ),
                     *(f"{name} {value}" for name, value in boot.get("words", {}).items()),

@@ -20,6 +20,15 @@ NAME = "results.jsonl"
 KINDS = ("boot", "verdict", "request", "vitals", "retrieval")
 """Rows between header and footer; a file need not have any of them, and what it lacks is not shown."""
 
+_NEEDED = {
+    "verdict": ("test", "finding", "verdict", "title", "why", "said", "status", "measured", "server"),
+    "boot": ("outcome",),
+    "request": ("deployment", "started_s", "ended_s"),
+    "vitals": ("at_s", "figures"),
+    "retrieval": ("prompt_tokens", "depth", "score"),
+}
+"""What readers take for granted of a row; anything else may be missing."""
+
 
 class Writer:
     """Writes one run's file, line by line, so that nothing measured is lost with the run."""
@@ -86,5 +95,8 @@ def read(path: Path) -> Results:
         raise ResultsError(f"{path}: this is no results file of schema {SCHEMA}: its first line must be the header")
     if rows[-1].get("kind") != "footer":
         raise ResultsError(f"{path}: the footer is missing: the run was cut off after {len(rows) - 1} lines")
+    for row in rows:
+        if lacking := [name for name in _NEEDED.get(str(row.get("kind")), ()) if name not in row]:
+            raise ResultsError(f"{path}: a row of kind {row['kind']!r} lacks {', '.join(lacking)}")
     of_kind = ([row for row in rows if row.get("kind") == kind] for kind in KINDS)
     return Results(rows[0], rows[-1], *of_kind)

@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("jinja2")
-
 from pytest_longctx import cli
 from pytest_longctx.reports import html, jsonl, svg
 from pytest_longctx.reports.panels import panels

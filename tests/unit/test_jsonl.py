@@ -90,6 +90,7 @@ def test_files_of_one_second_are_all_kept(tmp_path):
         ('{"kind": "header", "schema": 1}\n', "the footer is missing: the run was cut off after 0 lines"),
         ('{"kind": "header", "schema": 1}\n{"kind": "boot"}\n', "the run was cut off after 1 lines"),
         ('{"kind": "header", "schema": 1}\n{"kind": "bo', "Unterminated string"),
+        ('{"kind": "header", "schema": 1}\n{"kind": "vitals"}\n{"kind": "footer"}', "'vitals' lacks at_s, figures"),
         ("[1]\n", "this is no results file"),
         ("not JSON", "Expecting value"),
     ],
