@@ -86,9 +86,11 @@ def prompt(request: pytest.FixtureRequest, deployment: "Deployment", longctx_see
 def ask(longctx_session: "Session", server: "Server") -> Ask:
     """``ask(prompt(10_000), 32)``: send it, stream the answer, return the `Exchange`."""
     from pytest_longctx import client
+    from pytest_longctx.turns import turn
 
     def send(prompt: "Prompt", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
-        return client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=longctx_session.watch)
+        with turn(server.url):
+            return client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=longctx_session.watch)
 
     return send
 
@@ -97,15 +99,17 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
 def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> Load:
     """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; every `Exchange` of them."""
     from pytest_longctx import load
+    from pytest_longctx.turns import turn
 
     def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "list[Exchange]":
         def fresh() -> "Prompt":
             return prompt(prompt_tokens)
 
         watch = longctx_session.watch
-        return load.run(
-            server, fresh, requests=requests, concurrency=concurrency, output_tokens=output_tokens, watch=watch
-        )
+        with turn(server.url):
+            return load.run(
+                server, fresh, requests=requests, concurrency=concurrency, output_tokens=output_tokens, watch=watch
+            )
 
     return run
 

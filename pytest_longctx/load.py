@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from pytest_longctx.client import Conversation
+from pytest_longctx.conversation import Conversation
 from pytest_longctx.exchange import Exchange, tally
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import Watch, unwatched

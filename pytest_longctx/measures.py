@@ -34,6 +34,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "completion_tokens": Measure("tokens", "completion tokens in the server's usage record"),
         "cached_tokens": Measure("tokens", "prompt tokens that came from a cache"),
         "cached_share": Measure("", "cached_tokens / prompt_tokens"),
+        # one request, by the server's counters: the second ledger
+        "server_prompt_tokens": Measure("tokens", "growth of the server's counter of prompt tokens"),
+        "server_completion_tokens": Measure("tokens", "growth of the server's counter of generated tokens"),
+        "server_ttft_s": Measure("s", "TTFT by the server's clock, from its receipt of the request", cold_only=True),
+        "ttft_gap_s": Measure("s", "TTFT - upload - the server's TTFT: transport and parsing, which neither is"),
+        "queue_s": Measure("s", "time the request waited for the scheduler, by the server's clock"),
+        "server_prefill_s": Measure("s", "from the first schedule to the first token, by the server's clock"),
         "waited_unscheduled_s": Measure(
             "s", "longest stretch in which requests waited, none ran and the cache was empty"
         ),
@@ -47,6 +54,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "miscounted_prompts": Measure("requests", "requests whose prompt tokens in usage differ from what was sent"),
         "miscounted_answers": Measure(
             "requests", "requests whose completion tokens in usage differ from what was asked"
+        ),
+        "miscounted_by_counters": Measure(
+            "requests", "requests over which the server's counters grew by anything else than what was sent and asked"
         ),
         "warm_speedup": Measure("x", "TTFT of a prompt's first reading / TTFT of its second"),
         # a load: many requests at once, by the client's clock from the first byte of the first to the end of the last
