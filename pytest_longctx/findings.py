@@ -13,7 +13,7 @@ from pytest_longctx.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Outcome
 
-Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated", "load", "claimed"]
+Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated", "load", "ladder", "claimed"]
 """What a suite does to judge a finding; one test function answers each."""
 
 Status = Literal["confirmed", "disputed", "predicted", "withdrawn"]
@@ -97,14 +97,28 @@ class Ask(tables.Table):
     """For a load: how many requests in all."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """For a load: how many of them at once, at most."""
+    lengths: Annotated[tuple[int, ...], tables.LISTED] = ()
+    """For a ladder: the prompt lengths, at least three of them."""
+    runs: Annotated[int, Field(ge=1)] = 1
+    """How many new prompts of each length are sent; the median is judged."""
+    warm_up: Annotated[int, Field(ge=0)] = 0
+    """How many more are sent before them, and not judged."""
     over_limit_tokens: int | None = None
     """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
 
     def prompt_length(self, max_model_len: int | None) -> int | None:
-        """The prompt's length in tokens; None where it hangs on a max_model_len that is not known."""
+        """The longest prompt's length in tokens; None where it hangs on a max_model_len that is not known."""
+        if self.lengths:
+            return max(self.lengths)
         if self.over_limit_tokens is None:
             return self.prompt_tokens
         return None if max_model_len is None else max_model_len + self.over_limit_tokens - self.output_tokens
+
+    def every_length(self, max_model_len: int | None) -> tuple[int, ...]:
+        """The length of every prompt that is sent one after the other; empty where that is not known."""
+        length = self.prompt_length(max_model_len)
+        once = self.lengths or ((length,) if length is not None else ())
+        return once * self.runs + once[:1] * self.warm_up
 
 
 class Claim(tables.Table):
@@ -175,6 +189,12 @@ class Finding(tables.Table):
                 raise ValueError(f"bounds: {unknown('measure', name, MEASURES)}")
             if bound.unit != MEASURES[name].unit:
                 raise ValueError(f"bounds.{name}.unit: {bound.unit!r}, but {name} is in {MEASURES[name].unit!r}")
+        self._asks_what_its_question_needs()
+        if not self.markers:
+            raise ValueError("markers: a finding needs at least one, or no run would select it")
+        return self
+
+    def _asks_what_its_question_needs(self) -> None:
         if self.question == "served" and (self.ask.prompt_tokens is None) == (self.ask.over_limit_tokens is None):
             raise ValueError("ask: a 'served' finding needs either prompt_tokens or over_limit_tokens")
         if self.question == "over-limit" and (self.ask.over_limit_tokens or 0) < 1:
@@ -183,11 +203,10 @@ class Finding(tables.Table):
             raise ValueError(f"ask.prompt_tokens: a {self.question!r} finding needs it")
         if self.question == "load" and (self.ask.requests is None or self.ask.concurrency is None):
             raise ValueError("ask: a 'load' finding needs requests and concurrency")
+        if self.question == "ladder" and len(set(self.ask.lengths)) < 3:
+            raise ValueError("ask.lengths: a law of two terms is only tested by three lengths or more")
         if (self.question == "claimed") != (self.claim is not None):
             raise ValueError("claim: a 'claimed' finding needs it, and no other has one")
-        if not self.markers:
-            raise ValueError("markers: a finding needs at least one, or no run would select it")
-        return self
 
 
 def questions() -> tuple[str, ...]:

@@ -59,6 +59,14 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "requests", "requests over which the server's counters grew by anything else than what was sent and asked"
         ),
         "warm_speedup": Measure("x", "TTFT of a prompt's first reading / TTFT of its second"),
+        # the same question several times, or at several lengths
+        "runs": Measure("runs", "readings of which the median is judged"),
+        "ttft_spread": Measure("", "(longest TTFT - shortest) / median"),
+        "law_linear_s": Measure(
+            "s", "a of TTFT = a N + b N^2 over a ladder of lengths, N in millions of tokens", cold_only=True
+        ),
+        "law_quadratic_s": Measure("s", "b of the same law: what grows with the context", cold_only=True),
+        "law_error": Measure("", "largest part by which a reading misses the fitted law", cold_only=True),
         # a load: many requests at once, by the client's clock from the first byte of the first to the end of the last
         "load_s": Measure("s", "duration of the load"),
         "requests_per_s": Measure("requests/s", "completed requests / duration"),

@@ -2,14 +2,14 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pytest
 
-from pytest_longctx import boots, verdicts
+from pytest_longctx import boots, series, verdicts
 from pytest_longctx.boots import Boot
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LongctxError
@@ -29,8 +29,13 @@ _FIRST_WORD_S = 3.0
 """Waits shorter than this are not worth a line."""
 
 
-Judge = Callable[[Exchange | Observation], Verdict]
-"""Holds evidence against a test's finding, records the verdict, and returns it: true where the finding holds."""
+Evidence = Exchange | Sequence[Exchange] | Observation
+Judge = Callable[[Evidence], Verdict]
+"""
+Holds evidence against a test's finding, records the verdict, and returns it: true where the finding holds.
+
+Several exchanges are readings of one question: the median is judged.
+"""
 
 
 @dataclass
@@ -67,9 +72,10 @@ class Session:
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
         """The judge of one test; without a *boot* it is a claim that is judged."""
 
-        def judge(evidence: Exchange | Observation) -> Verdict:
-            if isinstance(evidence, Exchange):
-                evidence = boot.weigh(evidence) if boot else evidence.observe()
+        def judge(evidence: Evidence) -> Verdict:
+            if not isinstance(evidence, Observation):
+                each = [evidence] if isinstance(evidence, Exchange) else evidence
+                evidence = series.summary([boot.weigh(one) if boot else one.observe() for one in each])
             misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)
