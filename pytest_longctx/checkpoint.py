@@ -75,7 +75,7 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
                 continue
         descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
         try:
-            with open(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, 0o644)
                 file.write(content)
             Path(temporary).replace(path)

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from pytest_longctx import checkpoint
 from pytest_longctx.probe import codes, weights
-from pytest_longctx.probe.weights import LLAMA, LLAMA4, Family
+from pytest_longctx.probe.weights import LLAMA, LLAMA4, LLAMA4_WITH_IMAGES, Family
 
 _EITHER: Mapping[str, Any] = MappingProxyType(
     {
@@ -66,6 +66,32 @@ PROBE_LLAMA: Mapping[str, Any] = MappingProxyType(
     }
 )
 
+PROBE_LLAMA4_WITH_IMAGES: Mapping[str, Any] = MappingProxyType(
+    {
+        "architectures": [LLAMA4_WITH_IMAGES.architecture],
+        "model_type": "llama4",
+        "text_config": dict(PROBE_LLAMA4),
+        # Described, and not there: without weights for it SGLang serves text only.
+        "vision_config": {
+            "model_type": "llama4_vision_model",
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "image_size": 336,
+            "patch_size": 14,
+            "vision_output_dim": 64,
+            "projector_input_dim": 64,
+            "projector_output_dim": 64,
+        },
+        "boi_token_index": 4,
+        "eoi_token_index": 5,
+        "image_token_index": 6,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+    }
+)
+
 ONLY_LAST_CHUNK: Mapping[str, Any] = MappingProxyType({"no_rope_layers": [1, 1, 1, 1], "rope_theta": 1e38})
 """
 What makes a damaged copy of `PROBE_LLAMA4`: its last layer sees its own chunk of 8,192 tokens and nothing before.
@@ -82,8 +108,12 @@ def make(folder: Path, family: Family, config: Mapping[str, Any]) -> None:
 
 MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = MappingProxyType(
     {
-        "probe-llama4": (partial(make, family=LLAMA4, config=PROBE_LLAMA4), PROBE_LLAMA4),
-        "probe-llama": (partial(make, family=LLAMA, config=PROBE_LLAMA), PROBE_LLAMA),
+        name: (partial(make, family=family, config=config), config)
+        for name, family, config in (
+            ("probe-llama4", LLAMA4, PROBE_LLAMA4),
+            ("probe-llama4-with-images", LLAMA4_WITH_IMAGES, PROBE_LLAMA4_WITH_IMAGES),
+            ("probe-llama", LLAMA, PROBE_LLAMA),
+        )
     }
 )
 """Every probe: how it is made, and its ``config.json``."""

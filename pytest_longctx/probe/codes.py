@@ -20,7 +20,7 @@ WIDTH = 64
 
 KEYS = VALUES = WIDTH
 RUNGS = 11
-"""Rungs are numbered by their bits, from 1. One more than the mantissa bits of FP16, so that its ladder has a rung that must break."""
+"""Numbered by their bits, from 1. One more than the mantissa bits of FP16, so that its ladder has a rung that must break."""
 
 SPECIAL = 16
 RUNG = SPECIAL

@@ -10,12 +10,15 @@ lies midway between two numbers of m bits and is rounded to the even one, 1).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pytest_longctx.probe import codes
+from pytest_longctx.probe import codes, questions
 from pytest_longctx.probe.codes import RUNGS, Said
-from pytest_longctx.probe.questions import at_depths, planted_in
 from pytest_longctx.prompts import Prompt
 
 OUTPUT_TOKENS = RUNGS
+
+_ORDER = (*range(1, RUNGS + 1, 2), *range(RUNGS - 1, 0, -2))
+"""Of the rungs through the context. The coarse ones are outermost: an engine that loses either end of it loses a coarse rung
+and keeps finer ones, which is not a ladder, instead of losing fine ones, which would look like rounding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,12 +59,14 @@ class Precision:
 
 
 def plant(filler: Prompt, depths: tuple[float, float] = (0.0, 1.0)) -> Ladder:
-    """Plant every rung in a copy of *filler*, evenly between two *depths*; its last token becomes the ask. Raises `PromptError`."""
+    """Plant every rung in a copy of *filler*, evenly between two *depths*; the ask is its last token. Raises `PromptError`."""
     low, high = depths
-    places = at_depths(len(filler), [low + (high - low) * i / (RUNGS - 1) for i in range(RUNGS)])
-    # The finest first: where a cache loses only what lies far back, the fine rungs must not be the ones that are near.
-    ids = {place: codes.RUNG + RUNGS - 1 - i for i, place in enumerate(places)}
-    return Ladder(planted_in(filler, ids, codes.ASK_RUNG, "a ladder"), tuple(reversed(places)))
+    places = questions.at_depths(len(filler), [low + (high - low) * i / (RUNGS - 1) for i in range(RUNGS)])
+    questions.check(filler, places, RUNGS, RUNGS)
+    by_rung = dict(zip(_ORDER, places, strict=True))
+    ids = {place: codes.RUNG + bits - 1 for bits, place in by_rung.items()}
+    prompt = questions.planted_in(filler, ids, codes.ASK_RUNG, "a ladder")
+    return Ladder(prompt, tuple(by_rung[bits] for bits in range(1, RUNGS + 1)))
 
 
 def text(answered: str) -> Precision:

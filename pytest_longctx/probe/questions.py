@@ -46,7 +46,7 @@ class Question:
     def answer(self) -> tuple[int, ...]:
         """The ids that a correct engine gives."""
         right = [codes.answer(each.key, each.value) for each in self.needles]
-        return tuple((right + [codes.NONE + len(right)])[: self.output_tokens])
+        return (*right, codes.NONE + len(right))[: self.output_tokens]
 
     def depth(self, position: int) -> float:
         """A position as a share of the context, from 0 to less than 1."""
@@ -60,12 +60,10 @@ def plant(filler: Prompt, places: Sequence[int]) -> Question:
     *filler* is made of `FILLER_IDS` and not shorter than it must be for the places. 1 to 64 places, in any order, from 0
     to the length less 2. Raises `PromptError`.
     """
-    _check(filler, places, KEYS)
+    check(filler, places, 1, KEYS)
     deal = _dealer(filler)
     keys, values = deal.permutation(len(places)), deal.permutation(codes.VALUES)
-    needles = [
-        Needle(int(key), int(values[key]), place) for key, place in zip(keys, sorted(places), strict=True)
-    ]
+    needles = [Needle(int(key), int(values[key]), place) for key, place in zip(keys, sorted(places), strict=True)]
     planted = {each.position: codes.needle(each.key, each.value) for each in needles}
     prompt = planted_in(filler, planted, codes.ASK, f"{len(needles)} needles")
     return Question(prompt, tuple(sorted(needles, key=lambda each: each.key)))
@@ -105,11 +103,15 @@ def planted_in(filler: Prompt, planted: dict[int, int], ask: int, what: str) -> 
     return Prompt(ids, filler.seed, f"{filler.key} with {what}")
 
 
-def _check(filler: Prompt, places: Sequence[int], most: int) -> None:
+def check(filler: Prompt, places: Sequence[int], least: int, most: int) -> None:
+    """That *least* to *most* needles can be planted at *places* of *filler*. Raises `PromptError`."""
     tokens = len(filler)
     low, high = FILLER_IDS
-    if not 1 <= len(places) <= most or len(set(places)) != len(places):
-        raise PromptError(f"from 1 to {most} places, each once, can be planted; found {len(places)}: {places!s:.80}")
+    if not least <= len(places) <= most or len(set(places)) != len(places):
+        raise PromptError(
+            f"{least} to {most} different places are needed in a prompt of {tokens:,} tokens; "
+            f"found {len(set(places))}: {places!s:.80}"
+        )
     if tokens < SHORTEST_TOKENS or min(places) < 0 or max(places) > tokens - 2:
         raise PromptError(
             f"a prompt of {tokens:,} tokens has places from 0 to {tokens - 2:,}, the ask being last; "

@@ -8,7 +8,7 @@ queries, keys and values and an output of zero: they cost what a layer costs and
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
@@ -56,9 +56,13 @@ class Family:
     dims: tuple[int, ...]
     """The dimensions of a head that hold a code, `WIDTH` of them: those that rotary embeddings do not turn."""
     query_gain: float
+    prefix: str = ""
+    """Of the names of all tensors."""
 
 
 LLAMA4 = Family("Llama4ForCausalLM", "feed_forward", 4, 64, tuple(range(64)), 4.0)
+# SGLang attends to chunks only under the name that the published checkpoints have, which is that of text with images.
+LLAMA4_WITH_IMAGES = replace(LLAMA4, architecture="Llama4ForConditionalGeneration", prefix="language_model.")
 # Of 64 rotary pairs (i, i + 64), the slower half.
 LLAMA = Family("LlamaForCausalLM", "mlp", 2, 128, (*range(32, 64), *range(96, 128)), 8.0)
 
@@ -76,7 +80,7 @@ def tensors(family: Family) -> dict[str, npt.NDArray[np.generic]]:
         for name in ("input_layernorm", "post_attention_layernorm"):
             made[f"{prefix}{name}.weight"] = np.ones(HIDDEN, np.float32)
     made["model.norm.weight"] = np.ones(HIDDEN, np.float32)
-    return {name: matrix.astype(ml_dtypes.bfloat16) for name, matrix in made.items()}
+    return {f"{family.prefix}{name}": matrix.astype(ml_dtypes.bfloat16) for name, matrix in made.items()}
 
 
 def embedding() -> Matrix:
@@ -98,7 +102,11 @@ def embedding() -> Matrix:
     table[codes.ASK_RUNG : codes.KEPT, ASK_RUNG] = 8 * np.eye(RUNGS)
     for start in (codes.KEPT, codes.ERASED):
         table[start : start + RUNGS, ASK_RUNG] = 8 * np.roll(np.eye(RUNGS), -1, axis=0)
-    for start, stop in ((codes.ASK, codes.NEEDLE), (codes.ANSWER, codes.FILLER), (codes.ASK_RUNG, codes.ERASED + RUNGS)):
+    for start, stop in (
+        (codes.ASK, codes.NEEDLE),
+        (codes.ANSWER, codes.FILLER),
+        (codes.ASK_RUNG, codes.ERASED + RUNGS),
+    ):
         table[start:stop, ASKING] = 4
 
     table[codes.FILLER :, FILL] = 4 * _signs(np.arange(codes.VOCABULARY - codes.FILLER))
@@ -177,7 +185,7 @@ def _noise(shape: tuple[int, int], seed: int) -> Matrix:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
     state ^= state >> np.uint64(31)
-    return ((state % np.uint64(17)).astype(np.float32) - 8).reshape(shape) / 64
+    return ((state % np.uint64(17)).astype(np.float32) - 8).reshape(shape) / np.float32(64)
 
 
 def in_float32(family: Family) -> Mapping[str, Matrix]:
