@@ -34,7 +34,7 @@ def attended(family, gain, key, tokens, kv):
 
 @FAMILIES
 @pytest.mark.parametrize("kv", FORMATS)
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(
     key=st.integers(0, codes.KEYS - 1),
     tokens=st.sampled_from([64, 1000, 100_000]),
