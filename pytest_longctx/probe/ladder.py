@@ -58,10 +58,9 @@ class Precision:
         return f"{rungs}: " + ("not a ladder" if bits is None else f"{bits} mantissa bits")
 
 
-def plant(filler: Prompt, depths: tuple[float, float] = (0.0, 1.0)) -> Ladder:
-    """Plant every rung in a copy of *filler*, evenly between two *depths*; the ask is its last token. Raises `PromptError`."""
-    low, high = depths
-    places = questions.at_depths(len(filler), [low + (high - low) * i / (RUNGS - 1) for i in range(RUNGS)])
+def plant(filler: Prompt) -> Ladder:
+    """Plant every rung in a copy of *filler*, spread over all of it; the ask is its last token. Raises `PromptError`."""
+    places = questions.spread(len(filler), RUNGS)
     questions.check(filler, places, RUNGS, RUNGS)
     by_rung = dict(zip(_ORDER, places, strict=True))
     ids = {place: codes.RUNG + bits - 1 for bits, place in by_rung.items()}

@@ -9,6 +9,7 @@ queries, keys and values and an output of zero: they cost what a layer costs and
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -188,6 +189,7 @@ def _noise(shape: tuple[int, int], seed: int) -> Matrix:
     return ((state % np.uint64(17)).astype(np.float32) - 8).reshape(shape) / np.float32(64)
 
 
+@cache
 def in_float32(family: Family) -> Mapping[str, Matrix]:
     """The tensors as numpy computes with them."""
     return {name: tensor.astype(np.float32) for name, tensor in tensors(family).items()}

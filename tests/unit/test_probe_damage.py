@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pytest_longctx.probe import codes, damage, grade, ladder, margin, questions
@@ -28,6 +28,10 @@ PAIRS = [
         ("float16", "float16"),
     )
 ]
+
+
+def test_a_needle_lies_where_the_examples_below_begin_and_end():
+    assert 1818 in {each.position for each in QUESTION.needles}
 
 
 def graded(cache, model=MODEL, question=QUESTION):
@@ -57,6 +61,8 @@ def inside(span):
 
 @settings(max_examples=12)
 @given(SPANS)
+@example((5, 1818))
+@example((1818, 1819))
 def test_a_block_of_zeros_loses_what_lay_in_it(span):
     result = graded(damage.zeroed(CACHE, *span))
     assert [step.needle.position for step in result.failures] == inside(span)
@@ -66,6 +72,8 @@ def test_a_block_of_zeros_loses_what_lay_in_it(span):
 
 @settings(max_examples=12)
 @given(SPANS)
+@example((5, 1818))
+@example((1818, 1819))
 def test_a_dropped_chunk_loses_what_lay_in_it(span):
     result = graded(damage.dropped(CACHE, *span))
     assert [step.needle.position for step in result.failures] == inside(span)
@@ -74,6 +82,8 @@ def test_a_dropped_chunk_loses_what_lay_in_it(span):
 
 @settings(max_examples=12)
 @given(SPANS, st.integers(1, 500))
+@example((5, 1818), 1)
+@example((1818, 1819), 1)
 def test_values_that_lie_beside_their_keys_are_lost(span, by):
     result = graded(damage.shifted(CACHE, *span, by=by))
     assert [step.needle.position for step in result.failures] == inside(span)

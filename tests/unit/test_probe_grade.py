@@ -93,6 +93,14 @@ def test_a_word_that_is_no_answer_derails():
     assert [step.outcome for step in graded.failures] == ["not reached"]
 
 
+def test_the_first_answer_about_a_key_counts():
+    asked = QUESTIONS[5]
+    first = asked.answer[0]
+    graded = grade.ids(asked, [first, codes.NONE, *asked.answer[2:]])
+    assert graded.derailed_at == 1
+    assert [(step.needle.key, step.outcome) for step in graded.failures] == [(1, "not reached")]
+
+
 def test_a_grade_says_where():
     asked = QUESTIONS[64]
     behind = [each.key for each in asked.needles if each.position >= 2900]

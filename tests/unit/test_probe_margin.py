@@ -37,7 +37,7 @@ def attended(family, gain, key, tokens, kv):
 @settings(max_examples=10)
 @given(
     key=st.integers(0, codes.KEYS - 1),
-    tokens=st.sampled_from([64, 1000, 100_000]),
+    tokens=st.sampled_from([64, 1000, 10_000]),
     gain=st.sampled_from([0.125, 0.25, 1.0]),
 )
 def test_the_closed_form_is_what_attention_comes_to(family, kv, key, tokens, gain):
