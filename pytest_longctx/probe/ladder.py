@@ -41,11 +41,11 @@ class Precision:
         """
         Stored mantissa bits; None where the answer is not a ladder.
 
-        A rung that is kept above one that is not means that something else than rounding went wrong. All rungs kept means at
-        least as many bits as there are rungs.
+        A rung that is kept above one that is not, or none kept at all, means that something else than rounding went wrong. All
+        rungs kept means at least as many bits as there are rungs.
         """
         height = next((i for i, kept in enumerate(self.kept) if not kept), len(self.kept))
-        return height if not any(self.kept[height:]) and None not in self.kept else None
+        return height if height and not any(self.kept[height:]) and None not in self.kept else None
 
     @property
     def relative_step(self) -> float | None:
