@@ -20,7 +20,7 @@ from pytest_longctx import telemetry
 from pytest_longctx.errors import PromptError
 from pytest_longctx.exchange import Ending, Exchange, Refusal, Usage
 from pytest_longctx.progress import Progress, Watch, unwatched
-from pytest_longctx.prompts import Prompt
+from pytest_longctx.prompts import Sendable
 from pytest_longctx.server import Server
 
 CONNECT_S: Final = 10.0
@@ -43,7 +43,7 @@ def open_client(server: Server, timeout_s: float) -> httpx.Client:
 
 def ask(
     server: Server,
-    prompt: Prompt,
+    prompt: Sendable,
     output_tokens: int,
     *,
     deadline_s: float | None = None,
@@ -75,7 +75,7 @@ class Conversation:
     """One request in flight: what has been seen of it so far."""
 
     server: Server
-    prompt: Prompt
+    prompt: Sendable
     output_tokens: int
     deadline_s: float
     watch: Watch
