@@ -93,7 +93,7 @@ def prompt(
     from pytest_longctx.prompts.reader import Reader
 
     def reader() -> Reader:
-        return Reader(models.locate(deployment.model), longctx_corpus)
+        return Reader(models.locate(deployment.model), longctx_corpus, deployment.max_model_len)
 
     params = getattr(request.node, "callspec", None)
     finding = params.params.get("finding") if params else None

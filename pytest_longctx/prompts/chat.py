@@ -59,7 +59,14 @@ def renderer(where: str, *, download: bool = False) -> Render:
 
 
 def exact_messages(
-    vocabulary: Vocabulary, render: Render, source: Source, tokens: int, *, system: str = "", opening: str = ""
+    vocabulary: Vocabulary,
+    render: Render,
+    source: Source,
+    tokens: int,
+    *,
+    system: str = "",
+    opening: str = "",
+    context: int | None = None,
 ) -> tuple[Message, ...]:
     """
     One user's message, after *system* where there is one, that renders to exactly *tokens* tokens.
@@ -73,7 +80,8 @@ def exact_messages(
         raise PromptError(
             "the chat template does not repeat a user's message once and unchanged: no exact length can be had"
         )
-    content = exact_text(vocabulary, source, tokens, opening=opening, before=before, after=after, special=False)
+    frame: dict[str, str] = {"opening": opening, "before": before, "after": after}
+    content = exact_text(vocabulary, source, tokens, **frame, special=False, context=context)
     messages = (*head, {"role": "user", "content": content})
     if render(list(messages)) != before + content + after:
         raise PromptError("the chat template changes with what is said: no exact length can be had")

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, product
 from typing import Final
 
 from pytest_longctx.errors import PromptError
@@ -17,6 +17,7 @@ from pytest_longctx.prompts.vocabulary import Vocabulary
 
 _TAIL_CHARS: Final = 1024
 _REACH_CHARS: Final = 64
+_MARKS: Final = ("", ".", ",", "!", "?", ";", "1")
 _JSON_CHARS: Final = 1 << 20
 
 
@@ -50,9 +51,9 @@ class Text:
         yield b'"'
 
 
-def character_limit(vocabulary: Vocabulary, tokens: int) -> int:
-    """Characters that vLLM (0.33, renderers/params.py) takes for so many tokens; it refuses more without tokenising."""
-    return tokens * vocabulary.longest_token
+def character_limit(vocabulary: Vocabulary, context: int) -> int:
+    """Characters that a vLLM (0.32, renderers/params.py) of *context* input tokens takes; it refuses more untokenised."""
+    return context * vocabulary.longest_token
 
 
 def exact_text(
@@ -64,12 +65,14 @@ def exact_text(
     before: str = "",
     after: str = "",
     special: bool = True,
+    context: int | None = None,
 ) -> str:
     """
     *opening* and text from *source* that come to exactly *tokens* tokens, *before* and *after* included.
 
-    With *special*, what the tokenizer adds by itself is counted too, as ``/v1/completions`` does. Raises `PromptError` that
-    names the nearest length, where there is no such text.
+    With *special*, what the tokenizer adds by itself is counted too, as ``/v1/completions`` does. *context* is the longest
+    input of the server in tokens, where it is known. Raises `PromptError` that names the nearest length, where there is no
+    such text.
     """
     body = tokens - (vocabulary.special if special else 0)
     least = vocabulary.count(before + after) + 1
@@ -87,7 +90,17 @@ def exact_text(
     left = body - sum(piece.ids.size for piece in done)
     tail = _tail(vocabulary, window, after, left, tokens)
     whole = "".join(chain((piece.text for piece in done), (tail, after)))
-    _prove(vocabulary, whole, tokens, special=special)
+    if context is not None and len(whole) > character_limit(vocabulary, context):
+        raise PromptError(
+            f"the text of {tokens:,} tokens has {len(whole):,} characters; a vLLM of {context:,} tokens refuses more than "
+            f"{character_limit(vocabulary, context):,} ({vocabulary.longest_token} for each token, as many as the longest of "
+            "its vocabulary has) before it tokenises them"
+        )
+    came = vocabulary.count(whole, special=special)
+    if came != tokens:
+        raise PromptError(
+            f"a text of {tokens:,} tokens was asked for; encoded as a whole it is {came:,}, the nearest found"
+        )
     return whole[len(before) : len(whole) - len(after)]
 
 
@@ -106,34 +119,19 @@ def _back(vocabulary: Vocabulary, done: list[Piece], reach: int) -> Piece:
 def _tail(vocabulary: Vocabulary, window: Piece, after: str, wanted: int, tokens: int) -> str:
     """The beginning of *window* that comes to *wanted* tokens with *after*; never one that ends in a space."""
     encoding = vocabulary.rust.encode(window.text[window.skip :], add_special_tokens=False)
-    ends = encoding.offsets
-    place = min(max(wanted - vocabulary.count(after), 1), len(ends)) - 1
-    guess = window.skip + ends[place][1]
+    place = min(max(wanted - vocabulary.count(after), 1), len(encoding)) - 1
+    guess = window.skip + encoding.token_to_chars(place)[1]
     near = range(max(window.skip + 1, guess - _REACH_CHARS), min(len(window.text), guess + _REACH_CHARS) + 1)
+    ends = sorted((end for end in near if not window.text[end - 1].isspace()), key=lambda end: abs(end - guess))
     seen = set[int]()
-    for end in sorted(near, key=lambda end: abs(end - guess)):
-        if window.text[end - 1].isspace():
-            continue
-        came = vocabulary.count(window.text[window.skip : end] + after)
+    # A next letter may cost two tokens and leave a length out; a mark after an earlier one costs one.
+    for mark, end in product(_MARKS, ends):
+        came = vocabulary.count(window.text[window.skip : end] + mark + after)
         if came == wanted:
-            return window.text[:end]
+            return window.text[:end] + mark
         seen.add(came)
     nearest = min(seen, key=lambda came: abs(came - wanted), default=wanted)
     raise PromptError(
         f"no text of exactly {tokens:,} tokens can be made with this tokenizer and this source; "
         f"the nearest is {tokens + nearest - wanted:,}"
     )
-
-
-def _prove(vocabulary: Vocabulary, text: str, tokens: int, *, special: bool) -> None:
-    limit = character_limit(vocabulary, tokens)
-    if len(text) > limit:
-        raise PromptError(
-            f"the text of {tokens:,} tokens has {len(text):,} characters; vLLM refuses more than {limit:,} "
-            f"({vocabulary.longest_token} for each token, the longest of this vocabulary) before it tokenises them"
-        )
-    came = vocabulary.count(text, special=special)
-    if came != tokens:
-        raise PromptError(
-            f"a text of {tokens:,} tokens was asked for; encoded as a whole it is {came:,}, the nearest found"
-        )

@@ -16,7 +16,7 @@ import numpy as np
 from pytest_longctx.prompts.ids import Ids
 from pytest_longctx.prompts.vocabulary import Vocabulary
 
-PIECE_CHARS: Final = 1 << 16
+_PIECE_CHARS: Final = 1 << 16
 _AROUND_CHARS: Final = 256
 _TRIES: Final = 32
 _AT_ONCE: Final = 16
@@ -34,10 +34,10 @@ class Piece:
 
 
 def encoded(
-    vocabulary: Vocabulary, chunks: Iterable[str], tokens: int, *, piece_chars: int = PIECE_CHARS, skip: int = 0
+    vocabulary: Vocabulary, chunks: Iterable[str], tokens: int, *, piece_chars: int | None = None, skip: int = 0
 ) -> Iterator[Piece]:
     """The text of *chunks* piece by piece, until there are *tokens* tokens or the text ends; no special tokens are added."""
-    parts = _cut(vocabulary, chunks, piece_chars, skip)
+    parts = _cut(vocabulary, chunks, piece_chars or min(_PIECE_CHARS, 4 * _AROUND_CHARS + 8 * tokens), skip)
     done, per_piece = 0, 1.0
     while done < tokens:
         # Not more than will be needed, by what a piece came to so far.

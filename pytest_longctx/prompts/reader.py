@@ -17,10 +17,11 @@ from pytest_longctx.prompts.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """*where* is the model's folder or name; see `vocabulary.load`."""
+    """*where* is the model's folder or name, see `vocabulary.load`; *context* the server's longest input, where known."""
 
     where: str
-    source: Source = Sentences()
+    source: Source = field(default_factory=Sentences)
+    context: int | None = None
     shelf: Shelf = field(default_factory=shelf)
 
     @cached_property
@@ -53,13 +54,22 @@ class Reader:
         """A text of exactly *tokens* tokens; see `exact.exact_text`."""
         opening = self._opening(rng)
         what: dict[str, str | int] = {"kind": "text", "opening": opening, "tokens": tokens, **self._origin}
-        return self._keep(what, lambda: exact.exact_text(self.vocabulary, self.source, tokens, opening=opening))
+        return self._keep(
+            what,
+            lambda: exact.exact_text(self.vocabulary, self.source, tokens, opening=opening, context=self.context),
+        )
 
     def messages(self, rng: np.random.Generator, tokens: int, system: str) -> tuple[chat.Message, ...]:
         """Messages of exactly *tokens* tokens; see `chat.exact_messages`."""
         render = chat.renderer(self.where)
         return chat.exact_messages(
-            self.vocabulary, render, self.source, tokens, system=system, opening=self._opening(rng)
+            self.vocabulary,
+            render,
+            self.source,
+            tokens,
+            system=system,
+            opening=self._opening(rng),
+            context=self.context,
         )
 
     @property

@@ -68,7 +68,7 @@ class Shelf:
         handle, partial = tempfile.mkstemp(dir=self.folder, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                check = np.frombuffer(zlib.crc32(memoryview(data)).to_bytes(_SUM_BYTES, "little"), dtype=np.uint8)
+                check = np.frombuffer(zlib.crc32(data.data).to_bytes(_SUM_BYTES, "little"), dtype=np.uint8)
                 np.save(file, np.concatenate((data, check)))
             Path(partial).replace(path)
         except BaseException:
@@ -103,7 +103,7 @@ def _read(path: Path) -> Bytes | None:
     if stored.ndim != 1 or stored.dtype != np.uint8 or stored.size < _SUM_BYTES:
         return None
     data: Bytes = stored[:-_SUM_BYTES]
-    return data if zlib.crc32(memoryview(data)) == int.from_bytes(stored[-_SUM_BYTES:].tobytes(), "little") else None
+    return data if zlib.crc32(data.data) == int.from_bytes(stored[-_SUM_BYTES:].tobytes(), "little") else None
 
 
 def shelf() -> Shelf:
