@@ -54,6 +54,7 @@ class Reader:
         """A text of exactly *tokens* tokens; see `exact.exact_text`."""
         opening = self._opening(rng)
         what: dict[str, str | int] = {"kind": "text", "opening": opening, "tokens": tokens, **self._origin}
+        what["context"] = self.context or 0  # what is too long for one server is not for another
         return self._keep(
             what,
             lambda: exact.exact_text(self.vocabulary, self.source, tokens, opening=opening, context=self.context),
