@@ -10,7 +10,7 @@ from pytest_longctx.conversation import Clock, Conversation
 from pytest_longctx.errors import PromptError
 from pytest_longctx.exchange import Exchange
 from pytest_longctx.progress import Watch, unwatched
-from pytest_longctx.prompts import Prompt
+from pytest_longctx.prompts import Sendable
 from pytest_longctx.server import Server
 
 
@@ -23,7 +23,7 @@ def open_client(server: Server, timeout_s: float) -> httpx.Client:
 
 def ask(
     server: Server,
-    prompt: Prompt,
+    prompt: Sendable,
     output_tokens: int,
     *,
     deadline_s: float | None = None,

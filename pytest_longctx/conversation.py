@@ -18,7 +18,7 @@ from httpx_sse import EventSource, SSEError
 from pytest_longctx.exchange import Ending, Exchange, Ledger, Refusal, Usage
 from pytest_longctx.lookout import Lookout
 from pytest_longctx.progress import Watch
-from pytest_longctx.prompts import Prompt
+from pytest_longctx.prompts import Sendable
 from pytest_longctx.server import Server
 
 CONNECT_S: Final = 10.0
@@ -33,7 +33,7 @@ class Conversation:
     """One request in flight: what has been seen of it so far."""
 
     server: Server
-    prompt: Prompt
+    prompt: Sendable
     output_tokens: int
     deadline_s: float
     watch: Watch

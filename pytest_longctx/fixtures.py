@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pytest_longctx.deployment import Deployment
     from pytest_longctx.exchange import Exchange
     from pytest_longctx.findings import Finding
-    from pytest_longctx.prompts import Prompt, PromptFactory
+    from pytest_longctx.prompts import PromptFactory, Sendable
+    from pytest_longctx.prompts.corpus import Source
     from pytest_longctx.server import Server
     from pytest_longctx.session import Judge, Session
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class Ask(Protocol):
     """Send one prompt; see `pytest_longctx.client.ask`."""
 
-    def __call__(self, prompt: "Prompt", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
+    def __call__(self, prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
         """The request and its answer, refusals and hangs included."""
 
 
@@ -70,16 +71,35 @@ def server(boot: "Boot") -> "Server":
     return boot.server
 
 
+@pytest.fixture(scope="session")
+def longctx_corpus() -> "Source":
+    """The text of prompts in natural language; override it with ``TextFile(path)`` to read a text of your own."""
+    from pytest_longctx.prompts.corpus import Sentences
+
+    return Sentences()
+
+
 @pytest.fixture
-def prompt(request: pytest.FixtureRequest, deployment: "Deployment", longctx_seed: int) -> "PromptFactory":
-    """``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly so many tokens, the same again for the same seed."""
+def prompt(
+    request: pytest.FixtureRequest, deployment: "Deployment", longctx_seed: int, longctx_corpus: "Source"
+) -> "PromptFactory":
+    """
+    ``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly so many tokens, the same again for the same seed.
+
+    `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``text``, ``chat``, ``turns``, ``users``.
+    """
+    from pytest_longctx import models
     from pytest_longctx.prompts import PromptFactory
+    from pytest_longctx.prompts.reader import Reader
+
+    def reader() -> Reader:
+        return Reader(models.locate(deployment.model), longctx_corpus, deployment.max_model_len)
 
     params = getattr(request.node, "callspec", None)
     finding = params.params.get("finding") if params else None
     # Keyed by the question, not by the server, so that every backend gets the same prompt.
     name = getattr(request.node, "originalname", request.node.name)
-    return PromptFactory(longctx_seed, f"{name}/{finding.id if finding else ''}", deployment.model.ordinary_ids)
+    return PromptFactory(longctx_seed, f"{name}/{finding.id if finding else ''}", deployment.model.ordinary_ids, reader)
 
 
 @pytest.fixture
@@ -88,7 +108,7 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
     from pytest_longctx import client
     from pytest_longctx.turns import turn
 
-    def send(prompt: "Prompt", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
+    def send(prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
         with turn(server.url):
             return client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=longctx_session.watch)
 
@@ -102,7 +122,7 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
     from pytest_longctx.turns import turn
 
     def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "list[Exchange]":
-        def fresh() -> "Prompt":
+        def fresh() -> "Sendable":
             return prompt(prompt_tokens)
 
         watch = longctx_session.watch

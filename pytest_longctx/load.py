@@ -8,13 +8,13 @@ from pytest_longctx.conversation import Conversation
 from pytest_longctx.exchange import Exchange, tally
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import Watch, unwatched
-from pytest_longctx.prompts import Prompt
+from pytest_longctx.prompts import Sendable
 from pytest_longctx.server import Server
 
 
 def run(
     server: Server,
-    prompt: Callable[[], Prompt],
+    prompt: Callable[[], Sendable],
     *,
     requests: int,
     concurrency: int,
@@ -30,7 +30,7 @@ def run(
 
 
 async def _closed_loop(
-    server: Server, prompt: Callable[[], Prompt], requests: int, concurrency: int, output_tokens: int, watch: Watch
+    server: Server, prompt: Callable[[], Sendable], requests: int, concurrency: int, output_tokens: int, watch: Watch
 ) -> list[Exchange]:
     places = asyncio.Semaphore(concurrency)
 
