@@ -1,6 +1,7 @@
 """A finding: one documented result, where it holds, what it expects, and how far a measurement may stray from it."""
 
 import datetime as dt
+from math import hypot
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -13,7 +14,7 @@ from pytest_longctx.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Outcome
 
-Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated", "load"]
+Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated", "load", "accuracy"]
 """What a suite does to judge a finding; one test function answers each."""
 
 Status = Literal["confirmed", "disputed", "predicted", "withdrawn"]
@@ -34,6 +35,10 @@ class Bound(tables.Table):
     """The documented value."""
     tolerance: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?%?$")] = None
     """How far from the reference, either way: ``"5%"`` of it, or ``"0.01"`` in the bound's unit."""
+    stderr: Annotated[float, Field(ge=0)] | None = None
+    """The standard error of the reference, where it is the score of a sample."""
+    sigmas: Annotated[float, Field(gt=0)] | None = None
+    """How many standard errors of the difference between reference and measurement it may stray, either way."""
     exactly: float | None = None
     at_least: float | None = None
     at_most: float | None = None
@@ -46,10 +51,13 @@ class Bound(tables.Table):
     def _consistent(self) -> Self:
         if (self.tolerance is None) != (self.reference is None) and self.tolerance is not None:
             raise ValueError("a tolerance needs a reference")
+        if (self.stderr is None) != (self.sigmas is None) or (self.sigmas is not None and self.reference is None):
+            raise ValueError("stderr and sigmas go together, and need a reference")
         absolute = self.at_least is not None or self.at_most is not None
-        if (self.exactly is not None) + absolute + (self.tolerance is not None) > 1:
-            raise ValueError("give only one of: exactly, at_least with at_most, reference with tolerance")
-        if self.tolerance is not None and not self.because:
+        if (self.exactly is not None) + absolute + (self.tolerance is not None) + (self.sigmas is not None) > 1:
+            alternatives = "exactly, at_least with at_most, reference with tolerance, reference with stderr and sigmas"
+            raise ValueError(f"give only one of: {alternatives}")
+        if (self.tolerance is not None or self.sigmas is not None) and not self.because:
             raise ValueError("a tolerance needs `because`: where it comes from")
         low, high = self.limits
         if low is not None and high is not None and low > high:
@@ -58,13 +66,24 @@ class Bound(tables.Table):
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
-        """The lowest and the highest value that holds; None where that side is open."""
+        """The lowest and the highest value that holds; None where that side is open. With *sigmas*, of an exact measurement."""
+        return self.limits_given(0.0)
+
+    def limits_given(self, measured_stderr: float) -> tuple[float | None, float | None]:
+        """
+        The limits for a measurement that has a standard error of its own.
+
+        Margin = sigmas x sqrt(stderr^2 + measured_stderr^2), the standard error of a difference of independent samples.
+        """
         low, high = self.at_least, self.at_most
         if self.exactly is not None:
             low = high = self.exactly
         if self.reference is not None and self.tolerance is not None:
             number = float(self.tolerance.removesuffix("%"))
             margin = abs(self.reference) * number / 100 if self.tolerance.endswith("%") else number
+            low, high = self.reference - margin, self.reference + margin
+        if self.reference is not None and self.stderr is not None and self.sigmas is not None:
+            margin = self.sigmas * hypot(self.stderr, measured_stderr)
             low, high = self.reference - margin, self.reference + margin
         return low, high
 
@@ -94,9 +113,13 @@ class Ask(tables.Table):
     prompt_tokens: Annotated[int, Field(ge=1)] | None = None
     output_tokens: Annotated[int, Field(ge=1)] = 32
     requests: Annotated[int, Field(ge=1)] | None = None
-    """For a load: how many requests in all."""
+    """For a load: how many requests in all. For an accuracy: only the first so many questions of the task."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
-    """For a load: how many of them at once, at most."""
+    """How many of them at once, at most."""
+    task: str | None = None
+    """For an accuracy: a task of lm-eval, or of a folder ``tasks/`` beside ``findings/``."""
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """For an accuracy: how many worked examples go before each question; left out: as the task says."""
     over_limit_tokens: int | None = None
     """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
 
@@ -147,6 +170,14 @@ class Finding(tables.Table):
                 raise ValueError(f"bounds: {unknown('measure', name, MEASURES)}")
             if bound.unit != MEASURES[name].unit:
                 raise ValueError(f"bounds.{name}.unit: {bound.unit!r}, but {name} is in {MEASURES[name].unit!r}")
+            if bound.sigmas is not None and f"{name}_stderr" not in MEASURES:
+                raise ValueError(f"bounds.{name}.sigmas: {name} is measured without a standard error")
+        if not self.markers:
+            raise ValueError("markers: a finding needs at least one, or no run would select it")
+        return self
+
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
         if self.question == "served" and (self.ask.prompt_tokens is None) == (self.ask.over_limit_tokens is None):
             raise ValueError("ask: a 'served' finding needs either prompt_tokens or over_limit_tokens")
         if self.question == "over-limit" and (self.ask.over_limit_tokens or 0) < 1:
@@ -155,8 +186,8 @@ class Finding(tables.Table):
             raise ValueError(f"ask.prompt_tokens: a {self.question!r} finding needs it")
         if self.question == "load" and (self.ask.requests is None or self.ask.concurrency is None):
             raise ValueError("ask: a 'load' finding needs requests and concurrency")
-        if not self.markers:
-            raise ValueError("markers: a finding needs at least one, or no run would select it")
+        if self.question == "accuracy" and (self.ask.task is None or not self.bounds):
+            raise ValueError("an 'accuracy' finding needs ask.task, and bounds on what is to be right")
         return self
 
 

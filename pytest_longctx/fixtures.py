@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from pytest_longctx.boots import Boot
     from pytest_longctx.deployment import Deployment
     from pytest_longctx.exchange import Exchange
+    from pytest_longctx.findings import Ask as Asked
     from pytest_longctx.findings import Finding
+    from pytest_longctx.load import Load as Carried
+    from pytest_longctx.observation import Observation
     from pytest_longctx.prompts import Prompt, PromptFactory
     from pytest_longctx.server import Server
     from pytest_longctx.session import Judge, Session
@@ -29,8 +32,15 @@ class Ask(Protocol):
 class Load(Protocol):
     """Send many prompts; see `pytest_longctx.load.run`."""
 
-    def __call__(self, prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "list[Exchange]":
-        """Every exchange, in the order in which they were asked for."""
+    def __call__(self, prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
+        """Every exchange, and what is known of all of them together."""
+
+
+class Accuracy(Protocol):
+    """Have known questions asked; see `pytest_longctx.adapters.running.score`."""
+
+    def __call__(self, asked: "Asked") -> "Observation":
+        """How many answers were right, with the standard error."""
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +105,17 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
 
 @pytest.fixture
 def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> Load:
-    """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; every `Exchange` of them."""
+    """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; a `Load` with every `Exchange`."""
     from pytest_longctx import load
+    from pytest_longctx.findings import Ask as Asked
 
-    def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "list[Exchange]":
+    def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
+        if tool := longctx_session.options.load:
+            asked = Asked(
+                prompt_tokens=prompt_tokens, output_tokens=output_tokens, requests=requests, concurrency=concurrency
+            )
+            return longctx_session.load_by_tool(tool, server, asked)
+
         def fresh() -> "Prompt":
             return prompt(prompt_tokens)
 
@@ -108,6 +125,12 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
         )
 
     return run
+
+
+@pytest.fixture
+def accuracy(longctx_session: "Session", server: "Server") -> Accuracy:
+    """``accuracy(finding.ask)``: the questions of a task, asked and scored by lm-eval; an `Observation`."""
+    return lambda asked: longctx_session.accuracy_by_tool(server, asked)
 
 
 @pytest.fixture

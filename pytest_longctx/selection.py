@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import deployment, engines, findings, home, machine, models, plan, tables
+from pytest_longctx import builtin, deployment, engines, findings, home, machine, models, plan, tables
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import Case, match
 from pytest_longctx.deployment import Deployment
@@ -139,6 +139,8 @@ class Selection:
         """Read everything that was typed and everything on disk. Raises `LongctxError`."""
         for part in (self.backend, self.findings, self.deployments, self.machine):
             assert part is not None
+        if self.options.load is not None and self.options.load not in builtin.LOADS:
+            raise UsageError(f"--longctx-load: {unknown('tool', self.options.load, builtin.LOADS)}")
         python, results = self.options.python, self.options.results
         if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
             raise UsageError(f"--longctx-python: {python} is no program that can be run")

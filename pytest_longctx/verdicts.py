@@ -82,6 +82,9 @@ def judge(finding: Finding, seen: Observation) -> Verdict:
 
 def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
     expect = finding.expect
+    if seen.outcome is None:
+        yield Line("outcome", "not observed", expect.outcome, None)
+        return
     yield Line("outcome", seen.outcome, expect.outcome, seen.outcome == expect.outcome)
     if seen.outcome != expect.outcome:
         return  # where and why something else happened is in the server's words, not in more lines
@@ -117,20 +120,24 @@ def _laws(finding: Finding, seen: Observation) -> Iterator[Line]:
 
 def _bounded(finding: Finding, seen: Observation) -> Iterator[Line]:
     for name, bound in finding.bounds.items():
-        if bound.limits != (None, None):
+        if bound.sigmas is not None and (stderr := seen.metrics.get(f"{name}_stderr")) is not None:
+            yield _held(name, seen.metrics.get(name), bound, stderr)
+        elif bound.sigmas is not None:
+            yield Line(f"{name}_stderr", "not observed", "a standard error to judge with", None)
+        elif bound.limits != (None, None):
             yield _held(name, seen.metrics.get(name), bound)
 
 
-def _held(measure: str, value: float | None, bound: Bound) -> Line:
-    low, high = bound.limits
+def _held(measure: str, value: float | None, bound: Bound, stderr: float = 0.0) -> Line:
+    low, high = limits = bound.limits_given(stderr)
     if value is None:
-        return Line(measure, "not observed", _wanted(bound), None)
+        return Line(measure, "not observed", _wanted(bound, limits), None)
     ok = (low is None or value >= low) and (high is None or value <= high)
-    return Line(measure, quantity(value, bound.unit), _wanted(bound), ok)
+    return Line(measure, quantity(value, bound.unit), _wanted(bound, limits), ok)
 
 
-def _wanted(bound: Bound) -> str:
-    low, high = bound.limits
+def _wanted(bound: Bound, limits: tuple[float | None, float | None]) -> str:
+    low, high = limits
     around = "" if bound.reference is None else f" (documented {quantity(bound.reference, bound.unit)})"
     if low == high and low is not None:
         return f"exactly {quantity(low, bound.unit)}{around}"
