@@ -119,6 +119,8 @@ def _laws(finding: Finding, seen: Observation) -> Iterator[Line]:
 
 
 def _bounded(finding: Finding, seen: Observation) -> Iterator[Line]:
+    if seen.outcome is None:
+        return  # one line says it; the reason is in the words of whoever was to look
     for name, bound in finding.bounds.items():
         if bound.sigmas is not None and (stderr := seen.metrics.get(f"{name}_stderr")) is not None:
             yield _held(name, seen.metrics.get(name), bound, stderr)

@@ -11,11 +11,13 @@ from pytest_longctx.observation import Observation
 FILTERS: Mapping[str, str] = MappingProxyType({"strict-match": "strict", "flexible-extract": "flexible"})
 """Its names for the two ways to find an answer in a text, and ours."""
 
-_LONGEST_QUESTION_TOKENS = 4096
+# Started in the folder of the tasks, whose data files are named from there.
+_MAIN = "import os, sys; os.chdir(sys.argv.pop(1)); from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
+_LONGEST_QUESTION_TOKENS = 2048
 _LONGEST_ANSWER_TOKENS = 256
 """What it asks for where the task does not say."""
-_MOST_QUESTIONS = 20_000
-"""More than any task has, for the deadline of one that is asked whole."""
+_MOST_QUESTIONS = 2000
+"""For the deadline of a task that is asked whole; for a longer one the finding says how many it asks."""
 
 
 class LmEval(EvaluationTool):
@@ -42,7 +44,7 @@ class LmEval(EvaluationTool):
             "max_retries": 5,
         }
         return (
-            *(python, "-m", "lm_eval", "run", "--model", "local-completions"),
+            *(python, "-c", _MAIN, str(errand.tasks or errand.folder), "run", "--model", "local-completions"),
             *("--model_args", ",".join(f"{name}={value}" for name, value in server.items())),
             *("--tasks", str(ask.task), "--seed", str(errand.seed), "--output_path", str(errand.folder)),
             *(("--num_fewshot", str(ask.shots)) if ask.shots is not None else ()),

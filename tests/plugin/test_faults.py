@@ -21,7 +21,7 @@ CAUGHT = {
     "never-schedules": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: is not admitted, wanted serves"),
     "resets-connection": dict.fromkeys(ALL, "outcome: disconnects"),
     "error-in-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: refuses, wanted serves"),
-    "cached-answer": dict.fromkeys(SERVED - {"LC-0040"}, "cached_share"),
+    "cached-answer": dict.fromkeys([*(SERVED - {"LC-0040"}), "LC-0050"], "cached_share"),
     "forgets-cache": {"LC-0040": "cached_share"},
     "hangs-at-boot": dict.fromkeys(ALL, "outcome: hangs"),
     "exits-at-boot": dict.fromkeys(ALL, "outcome: dies"),
