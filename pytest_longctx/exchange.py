@@ -55,6 +55,12 @@ class Ledger:
     queue_s: float | None = None
     prefill_s: float | None = None
 
+    def gap_tokens(self, sent: int, asked: int) -> int | None:
+        """Tokens by which prompts and answers differ from what was *sent* and *asked*; None where one was not counted."""
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return abs(self.prompt_tokens - sent) + abs(self.completion_tokens - asked)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -201,14 +207,11 @@ def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:
     ledgers = [each.ledger for each in exchanges if each.ledger is not None]
     if len(ledgers) < len(exchanges):
         return {}
-    if any(ledger.prompt_tokens is None or ledger.completion_tokens is None for ledger in ledgers):
-        return {"miscounted_by_counters": None}
-    apart = [
-        each
-        for each, ledger in zip(exchanges, ledgers, strict=True)
-        if (ledger.prompt_tokens, ledger.completion_tokens) != (each.sent_tokens, each.asked_tokens)
+    gaps = [
+        ledger.gap_tokens(each.sent_tokens, each.asked_tokens) for each, ledger in zip(exchanges, ledgers, strict=True)
     ]
-    return {"miscounted_by_counters": len(apart)}
+    known = [gap for gap in gaps if gap is not None]
+    return {"ledger_gap_tokens": sum(known) if len(known) == len(gaps) else None}
 
 
 def again(first: Exchange, second: Exchange) -> Observation:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_longctx.asks import Ask as Asked
     from pytest_longctx.boots import Boot
     from pytest_longctx.deployment import Deployment
     from pytest_longctx.exchange import Exchange
     from pytest_longctx.findings import Finding
+    from pytest_longctx.load import Load as Carried
+    from pytest_longctx.observation import Observation
     from pytest_longctx.prompts import PromptFactory, Sendable
     from pytest_longctx.prompts.corpus import Source
     from pytest_longctx.server import Server
@@ -30,8 +33,15 @@ class Ask(Protocol):
 class Load(Protocol):
     """Send many prompts; see `pytest_longctx.load.run`."""
 
-    def __call__(self, prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "list[Exchange]":
-        """Every exchange, in the order in which they were asked for."""
+    def __call__(self, prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
+        """Every exchange, and what is known of all of them together."""
+
+
+class Accuracy(Protocol):
+    """Have known questions asked; see `pytest_longctx.adapters.running.score`."""
+
+    def __call__(self, asked: "Asked") -> "Observation":
+        """How many answers were right, with the standard error."""
 
 
 @pytest.fixture(scope="session")
@@ -117,11 +127,19 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
 
 @pytest.fixture
 def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> Load:
-    """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; every `Exchange` of them."""
+    """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; a `Load` with every `Exchange`."""
     from pytest_longctx import load
+    from pytest_longctx.asks import Ask as Asked
     from pytest_longctx.turns import turn
 
-    def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "list[Exchange]":
+    def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
+        if tool := longctx_session.options.load:
+            asked = Asked(
+                prompt_tokens=prompt_tokens, output_tokens=output_tokens, requests=requests, concurrency=concurrency
+            )
+            with turn(server.url):
+                return longctx_session.load_by_tool(tool, server, asked)
+
         def fresh() -> "Sendable":
             return prompt(prompt_tokens)
 
@@ -130,6 +148,18 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
             return load.run(
                 server, fresh, requests=requests, concurrency=concurrency, output_tokens=output_tokens, watch=watch
             )
+
+    return run
+
+
+@pytest.fixture
+def accuracy(longctx_session: "Session", server: "Server") -> Accuracy:
+    """``accuracy(finding.ask)``: the questions of a task, asked and scored by lm-eval; an `Observation`."""
+    from pytest_longctx.turns import turn
+
+    def run(asked: "Asked") -> "Observation":
+        with turn(server.url):
+            return longctx_session.accuracy_by_tool(server, asked)
 
     return run
 

@@ -55,8 +55,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "miscounted_answers": Measure(
             "requests", "requests whose completion tokens in usage differ from what was asked"
         ),
-        "miscounted_by_counters": Measure(
-            "requests", "requests over which the server's counters grew by anything else than what was sent and asked"
+        "ledger_gap_tokens": Measure(
+            "tokens", "tokens by which the growth of the server's counters differs from what was sent and asked"
         ),
         "warm_speedup": Measure("x", "TTFT of a prompt's first reading / TTFT of its second"),
         # the same question several times, or at several lengths
@@ -80,6 +80,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "tpot_p99_s": Measure("s", "99th percentile of the TPOT of all requests"),
         "itl_mean_s": Measure("s", "mean gap between content chunks of all requests"),
         "itl_p99_s": Measure("s", "99th percentile of the gaps between content chunks"),
+        # an evaluation: questions answered right out of all, as lm-eval scores them
+        "accuracy_strict": Measure("", "share of questions whose answer is right and in the form asked for"),
+        "accuracy_strict_stderr": Measure("", "standard error of accuracy_strict, of the sample of questions"),
+        "accuracy_flexible": Measure("", "share of questions of whose answer the last number is right"),
+        "accuracy_flexible_stderr": Measure("", "standard error of accuracy_flexible, of the sample of questions"),
         # a boot
         "boot_s": Measure("s", "from the start of the process to the first generated token"),
         "max_model_len": Measure("tokens", "longest context the server says it serves"),

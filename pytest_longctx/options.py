@@ -48,6 +48,7 @@ OPTIONS = (
     Option("hardware", "NxKIND", "what the server runs on, such as 8xH200; default: look at this machine"),
     Option("results", "DIR", "where results.jsonl and server logs go; default: results"),
     Option("seed", "N", "the seed of every prompt; default: a new one each run, recorded in the results"),
+    Option("load", "NAME", "who sends loads: this package (default), vllm-bench, guidellm or aiperf"),
     Option("plan", None, "say what would run, what would fit and how long it would take; boot nothing"),
     Option("strict", None, "missing evidence fails a test instead of skipping it; default: on where CI is set"),
     Option("allow-unjudged", None, "a run that judged no finding may be green"),
@@ -66,6 +67,7 @@ class Options:
     hardware: str | None = None
     results: Path = Path("results")
     seed: int | None = None
+    load: str | None = None
     plan: bool = False
     strict: bool = False
     allow_unjudged: bool = False
@@ -95,6 +97,7 @@ def fold(config: "pytest.Config") -> Options:
         hardware=given["hardware"] or None,
         results=_place(config, "results", given["results"]) if given["results"] else here / "results",
         seed=_seed(given["seed"]),
+        load=given["load"] or None,
         plan=_switch("plan", given["plan"], default=False),
         strict=_switch("strict", given["strict"], default=bool(os.environ.get("CI"))),
         allow_unjudged=_switch("allow-unjudged", given["allow-unjudged"], default=False),

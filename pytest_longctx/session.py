@@ -1,26 +1,32 @@
 """One run of pytest as this plugin sees it: the selection, the boots, and the verdicts on their way into the reports."""
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import pytest
 
-from pytest_longctx import boots, series, verdicts
+from pytest_longctx import boots, builtin, series, verdicts
+from pytest_longctx.adapters import Errand, EvaluationTool, LoadTool, running
+from pytest_longctx.asks import Ask
 from pytest_longctx.boots import Boot
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.exchange import Exchange
 from pytest_longctx.findings import Finding
+from pytest_longctx.load import Load
 from pytest_longctx.observation import Observation
 from pytest_longctx.options import Options
 from pytest_longctx.progress import Progress
 from pytest_longctx.reports import record
 from pytest_longctx.scope import Mismatch, mismatch
 from pytest_longctx.selection import Selection
+from pytest_longctx.server import Server
 from pytest_longctx.verdicts import WORST_FIRST, Verdict
 
 _PLAIN_EVERY_S = 30.0
@@ -95,6 +101,23 @@ class Session:
         misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
         verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else verdicts.judge(finding, seen)
         self.put_down(item, verdict, boot)
+
+    def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
+        """A load that the tool called *name* sends."""
+        tool: LoadTool = builtin.load(builtin.LOADS[name])()
+        return running.carry(tool, self._errand(server, asked, name), self.options.python, self.watch)
+
+    def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
+        """How right the server's answers are, by lm-eval."""
+        tool: EvaluationTool = builtin.load(builtin.EVALUATIONS["lm-eval"])()
+        return running.score(tool, self._errand(server, asked, tool.name), self.options.python, self.watch)
+
+    def _errand(self, server: Server, asked: Ask, name: str) -> Errand:
+        # A log is one run's of one tool; several runs may share a folder, and the workers of one run do.
+        stem = f"{name}-{server.deployment.name}-{os.getpid()}"
+        folder = next(path for n in count(1) if not (path := self.options.results / "tools" / f"{stem}-{n}").exists())
+        tasks = next((path for home in reversed(self.selection.folders) if (path := home / "tasks").is_dir()), None)
+        return Errand(server, asked, self.seed, folder.resolve(), tasks and tasks.resolve())
 
     def rule_out(self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None) -> None:
         """Skip *item*: its finding does not speak about this server."""

@@ -93,6 +93,9 @@ def judge(finding: Finding, seen: Observation) -> Verdict:
 
 def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
     expect = finding.expect
+    if seen.outcome is None:
+        yield Line("outcome", "not observed", expect.outcome, None)
+        return
     yield Line("outcome", seen.outcome, expect.outcome, seen.outcome == expect.outcome)
     if seen.outcome != expect.outcome:
         return  # where and why something else happened is in the server's words, not in more lines
@@ -131,8 +134,8 @@ def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
         absent = measure.startswith("server_") and measure not in seen.metrics
         if sent is not None and measure not in limited and not absent:
             yield _held(measure, seen.metrics.get(measure), Bound(unit=MEASURES[measure].unit, exactly=sent))
-    if "miscounted_by_counters" in seen.metrics:
-        yield _held("miscounted_by_counters", seen.metrics["miscounted_by_counters"], Bound(unit="requests", exactly=0))
+    if "ledger_gap_tokens" in seen.metrics:
+        yield _held("ledger_gap_tokens", seen.metrics["ledger_gap_tokens"], Bound(unit="tokens", exactly=0))
 
 
 def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
@@ -160,21 +163,27 @@ def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str])
 
 
 def _bounded(finding: Finding, seen: Observation) -> Iterator[Line]:
+    if seen.outcome is None:
+        return  # one line says it; the reason is in the words of whoever was to look
     for name, bound in finding.bounds.items():
-        if bound.limits != (None, None):
+        if bound.sigmas is not None and (stderr := seen.metrics.get(f"{name}_stderr")) is not None:
+            yield _held(name, seen.metrics.get(name), bound, stderr)
+        elif bound.sigmas is not None:
+            yield Line(f"{name}_stderr", "not observed", "a standard error to judge with", None)
+        elif bound.limits != (None, None):
             yield _held(name, seen.metrics.get(name), bound)
 
 
-def _held(measure: str, value: float | None, bound: Bound) -> Line:
-    low, high = bound.limits
+def _held(measure: str, value: float | None, bound: Bound, stderr: float = 0.0) -> Line:
+    low, high = limits = bound.limits_given(stderr)
     if value is None:
-        return Line(measure, "not observed", _wanted(bound), None)
+        return Line(measure, "not observed", _wanted(bound, limits), None)
     ok = (low is None or value >= low) and (high is None or value <= high)
-    return Line(measure, quantity(value, bound.unit), _wanted(bound), ok)
+    return Line(measure, quantity(value, bound.unit), _wanted(bound, limits), ok)
 
 
-def _wanted(bound: Bound) -> str:
-    low, high = bound.limits
+def _wanted(bound: Bound, limits: tuple[float | None, float | None]) -> str:
+    low, high = limits
     around = "" if bound.reference is None else f" (documented {quantity(bound.reference, bound.unit)})"
     if low == high and low is not None:
         return f"exactly {quantity(low, bound.unit)}{around}"

@@ -80,6 +80,8 @@ class Backend:
     """Requirements that ``longctx engine`` installs; empty: it cannot."""
     uninstall: tuple[str, ...] = ()
     """What to take out again after that."""
+    elsewhere: ClassVar[str] = ", or name an interpreter that has it with --longctx-python"
+    """Where else a message may send who misses the engine."""
     launches: ClassVar[bool] = True
     """False: the server is always somebody else's, and only its URL is known."""
     shares_machine: ClassVar[bool] = False
@@ -93,6 +95,11 @@ class Backend:
     metrics: ClassVar[MetricNames] = MetricNames()
     failures: ClassVar[str | None] = None
     """The backend whose catalogue to use; None: the one named like this backend."""
+
+    @property
+    def called(self) -> str:
+        """What its engine is called in messages."""
+        return f"the engine of backend {self.name!r}"
 
     @cached_property
     def catalogue(self) -> catalogue.Catalogue:

@@ -31,6 +31,8 @@ class Entry:
     said: str = ""
     """The server's own words about a refusal or a failure."""
     status: str = ""
+    measured_by: str = ""
+    """The tool that measured, where it was not this package's own client."""
     measured: Mapping[str, float] = field(default_factory=dict)
     server: Mapping[str, str] = field(default_factory=dict)
     """What was judged: deployment, engine, model, hardware, launcher, seed."""
@@ -53,6 +55,8 @@ def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
         yield f"{stem}.why", verdict.why
     if verdict.observation and verdict.observation.said:
         yield f"{stem}.said", verdict.observation.said
+    if verdict.observation and verdict.observation.measured_by:
+        yield f"{stem}.measured_by", verdict.observation.measured_by
     for name, value in (verdict.observation.metrics if verdict.observation else {}).items():
         if value is not None:
             yield f"{stem}.{name}", f"{value:.9g}"
@@ -91,6 +95,7 @@ def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> 
         why=flat.get(f"{stem}why", ""),
         said=flat.get(f"{stem}said", ""),
         status=flat.get(f"{stem}status", ""),
+        measured_by=flat.get(f"{stem}measured_by", ""),
         measured={name: float(flat[f"{stem}{name}"]) for name in MEASURES if f"{stem}{name}" in flat},
         server=server,
     )

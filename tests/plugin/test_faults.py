@@ -21,12 +21,13 @@ CAUGHT = {
     "never-schedules": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: is not admitted, wanted serves"),
     "resets-connection": dict.fromkeys(ALL, "outcome: disconnects"),
     "error-in-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: refuses, wanted serves"),
-    "cached-answer": dict.fromkeys(SERVED - {"LC-0040"}, "cached_share"),
+    "cached-answer": dict.fromkeys([*(SERVED - {"LC-0040"}), "LC-0050"], "cached_share"),
     "forgets-cache": {"LC-0040": "cached_share"},
-    "counters-disagree": dict.fromkeys(SERVED, "server_prompt_tokens") | {"LC-0030": "miscounted_by_counters"},
+    "counters-disagree": dict.fromkeys(SERVED, "server_prompt_tokens")
+    | dict.fromkeys(["LC-0030", "LC-0050"], "ledger_gap_tokens"),
     "clock-disagrees": dict.fromkeys(SERVED, "ttft_gap_s"),
     "hides-counters": dict.fromkeys(SERVED, "server_prompt_tokens: not observed")
-    | {"LC-0030": "miscounted_by_counters: not observed"},
+    | dict.fromkeys(["LC-0030", "LC-0050"], "ledger_gap_tokens: not observed"),
     "hangs-at-boot": dict.fromkeys(ALL, "outcome: hangs"),
     "exits-at-boot": dict.fromkeys(ALL, "outcome: dies"),
     "never-healthy": dict.fromkeys(ALL, "outcome: hangs"),

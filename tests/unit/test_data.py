@@ -8,12 +8,13 @@ import pytest
 import tomli_w
 
 from pytest_longctx import backends, catalogue, claims, home, models, tables
+from pytest_longctx.asks import questions
 from pytest_longctx.backends import Backend
 from pytest_longctx.builtin import BACKENDS, load
 from pytest_longctx.cases import dead
 from pytest_longctx.catalogue import Reading
 from pytest_longctx.deployment import load_all as load_deployments
-from pytest_longctx.findings import Finding, questions
+from pytest_longctx.findings import Finding
 from pytest_longctx.findings import load_all as load_findings
 from pytest_longctx.markers import LENGTHS
 from pytest_longctx.verdicts import judge

@@ -133,16 +133,16 @@ def test_a_tally_of_good_exchanges_counts_none_wrong():
 @pytest.mark.parametrize(
     ("ledgers", "expected"),
     [
-        ([Ledger(100, 4), Ledger(100, 4)], {"miscounted_by_counters": 0}),
-        ([Ledger(100, 4), Ledger(99, 4)], {"miscounted_by_counters": 1}),
-        ([Ledger(101, 4), Ledger(100, 5)], {"miscounted_by_counters": 2}),
-        ([Ledger(100, 4), Ledger(100)], {"miscounted_by_counters": None}),
+        ([Ledger(100, 4), Ledger(100, 4)], {"ledger_gap_tokens": 0}),
+        ([Ledger(100, 4), Ledger(99, 4)], {"ledger_gap_tokens": 1}),
+        ([Ledger(111, 4), Ledger(100, 1)], {"ledger_gap_tokens": 14}),
+        ([Ledger(100, 4), Ledger(100)], {"ledger_gap_tokens": None}),
         ([Ledger(100, 4), None], {}),
     ],
 )
 def test_a_tally_holds_the_counters_against_what_was_sent(ledgers, expected):
     seen = tally([make.exchange(ledger=ledger) for ledger in ledgers]).metrics
-    assert {name: value for name, value in seen.items() if name == "miscounted_by_counters"} == expected
+    assert {name: value for name, value in seen.items() if name == "ledger_gap_tokens"} == expected
 
 
 def test_an_exchange_with_a_ledger_tells_both_clocks():

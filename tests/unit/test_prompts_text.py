@@ -229,7 +229,8 @@ def test_what_a_tokenizer_puts_in_front_is_known():
 
 
 def test_a_tokenizer_is_read_from_a_folder_or_refused(tmp_path):
-    with pytest.raises(PromptError, match=r"tokenizer of .* cannot be had"):
+    # A folder without tokenizer.json is left to transformers, which may not be installed.
+    with pytest.raises(PromptError, match=r"tokenizer of .* cannot be had|need the package transformers"):
         vocabulary.load(str(tmp_path))
     for name in ("tokenizer.json", "copy.json"):
         vocabularies.vocabulary("unigram").rust.save(str(tmp_path / name))

@@ -16,7 +16,7 @@ FIGURES = st.floats(-1e9, 1e9)
 FAST = {"ttft_s": {"unit": "s", "at_most": 2.0}}
 
 
-def seen(outcome: Outcome = "serves", /, **parts: Any) -> Observation:
+def seen(outcome: Outcome | None = "serves", /, **parts: Any) -> Observation:
     return Observation(outcome, **parts)
 
 
@@ -286,3 +286,40 @@ def test_what_holds_needs_no_reason():
 def test_what_is_unmeasured_names_what_was_not_observed():
     verdict = judge(make.finding(bounds={"load_s": {"unit": "s", "exactly": 1.0}}), seen())
     assert verdict.why == "load_s: not observed, wanted exactly 1 s"
+
+
+SCORE = {"accuracy_strict": {"unit": "", "reference": 0.9, "stderr": 0.03, "sigmas": 2, "because": "sampled"}}
+ASKED = {"question": "accuracy", "ask": {"task": "gsm8k"}, "bounds": SCORE}
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "expected"),
+    [
+        (0.81, 0.04, "holds"),  # 0.9 - 2 sqrt(0.03^2 + 0.04^2) = 0.8
+        (0.99, 0.04, "holds"),
+        (0.79, 0.04, "broken"),
+        (0.81, 0.0, "broken"),
+        (0.81, None, "unmeasured"),
+        (None, 0.04, "unmeasured"),
+    ],
+)
+def test_a_score_is_judged_with_both_standard_errors(value, stderr, expected):
+    metrics = {"accuracy_strict": value, "accuracy_strict_stderr": stderr}
+    assert word(make.finding(**ASKED), seen(metrics=metrics)) == expected
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_less_certain_score_breaks_no_more(value, stderr, more):
+    stderr, more = sorted((stderr, more))
+    certain, uncertain = (
+        word(make.finding(**ASKED), seen(metrics={"accuracy_strict": value, "accuracy_strict_stderr": error}))
+        for error in (stderr, more)
+    )
+    assert uncertain in ("holds", certain)
+
+
+def test_nothing_observed_holds_nothing_and_says_why():
+    verdict = judge(make.finding(**ASKED), seen(None, said="lm-eval is not installed"))
+    assert verdict.word == "unmeasured"
+    assert verdict.why == 'outcome: not observed, wanted serves ("lm-eval is not installed")'
+    assert word(make.finding(), seen(None)) == "unmeasured"

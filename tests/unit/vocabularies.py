@@ -6,7 +6,7 @@ from itertools import islice
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from pytest_longctx.models import word_level_tokenizer
+from pytest_longctx.checkpoint import word_level_tokenizer
 from pytest_longctx.prompts import sentences
 from pytest_longctx.prompts.vocabulary import Vocabulary
 
@@ -103,7 +103,9 @@ def word_level():
     """The tiny model's own, which knows no English."""
     import json
 
-    return Tokenizer.from_str(json.dumps(word_level_tokenizer(4096)))
+    return Tokenizer.from_str(
+        json.dumps(word_level_tokenizer([f"<{i}>" if i < 16 else f"w{i}" for i in range(4096)], 16))
+    )
 
 
 FAMILIES: dict[str, Callable[[], Tokenizer]] = {
