@@ -8,7 +8,20 @@ from pytest_longctx import tables
 from pytest_longctx.deployment import HardwareName
 
 Question = Literal[
-    "boots", "boot-fails", "served", "over-limit", "accounting", "repeated", "load", "ladder", "accuracy", "claimed"
+    "boots",
+    "boot-fails",
+    "served",
+    "over-limit",
+    "longest",
+    "accounting",
+    "repeated",
+    "ladder",
+    "load",
+    "retrieval",
+    "precision",
+    "haystack",
+    "accuracy",
+    "claimed",
 ]
 """What a suite does to judge a finding; one test function answers each."""
 
@@ -29,6 +42,12 @@ class Ask(tables.Table):
     """How many of them at once, at most."""
     lengths: Annotated[tuple[int, ...], tables.LISTED] = ()
     """For a ladder: the prompt lengths, at least three of them."""
+    needles: Annotated[int, Field(ge=1, le=64)] = 64
+    """For a retrieval: how many needles are planted, evenly from the first token to the last."""
+    border_tokens: Annotated[int, Field(ge=2)] | None = None
+    """For a retrieval: plant them on both sides of the borders between pieces of this size instead."""
+    depths: Annotated[tuple[float, ...], tables.LISTED] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """For a haystack: where in the text the needle lies, at each of *lengths*."""
     runs: Annotated[int, Field(ge=1)] = 1
     """How many new prompts of each length are sent; the median is judged."""
     warm_up: Annotated[int, Field(ge=0)] = 0
@@ -84,13 +103,17 @@ class Claim(tables.Table):
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
     """What a finding with this *question* needs and does not have, as a sentence; empty where nothing is missing."""
-    needs: dict[Question, tuple[tuple[bool, str], ...]] = {
-        "served": (
-            (
-                (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),
-                "ask: a 'served' finding needs either prompt_tokens or over_limit_tokens",
-            ),
+    one_length = (
+        (
+            (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),
+            f"ask: a {question!r} finding needs either prompt_tokens or over_limit_tokens",
         ),
+    )
+    needs: dict[Question, tuple[tuple[bool, str], ...]] = {
+        "served": one_length,
+        "retrieval": one_length,
+        "precision": one_length,
+        "haystack": ((bool(ask.lengths), "ask.lengths: a 'haystack' finding needs them"),),
         "over-limit": (
             (
                 (ask.over_limit_tokens or 0) >= 1,

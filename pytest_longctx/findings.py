@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pytest_longctx import tables
 from pytest_longctx.asks import Ask, Claim, Question, missing
-from pytest_longctx.deployment import HardwareName
+from pytest_longctx.deployment import HardwareName, Weights
 from pytest_longctx.errors import TableError, unknown
 from pytest_longctx.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
@@ -102,6 +102,8 @@ class Scope(tables.Table):
     hardware: HardwareName | None = None
     model: tables.Names = ()
     """Model names; ``*`` and ``?`` are wildcards."""
+    weights: Annotated[tuple[Weights, ...], tables.LISTED] = ()
+    """Where the weights come from."""
     deployment: tables.Names = ()
 
 

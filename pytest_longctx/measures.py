@@ -47,6 +47,23 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "peak_share": Measure(
             "", "share of the hardware's peak that the prefill would have taken; above 1 it is no measurement"
         ),
+        # answers about the far past
+        "needles": Measure("needles", "facts that were planted and asked for"),
+        "needles_right": Measure("needles", "facts that were answered right"),
+        "needles_share": Measure("", "needles_right / needles"),
+        "first_failed_depth": Measure(
+            "", "place of the first needle that failed, 0 the start of the context, 1 its end"
+        ),
+        "last_failed_depth": Measure("", "place of the last needle that failed"),
+        "made_up_answers": Measure("needles", "answers to a key that was not planted, or to another than was asked"),
+        "repetitive_answers": Measure("requests", "answers that say one phrase three times in a row or more"),
+        "kv_mantissa_bits": Measure(
+            "bits", "mantissa bits of a key that came back out of the KV cache: BF16 7, E4M3 3, E5M2 2"
+        ),
+        "kv_relative_step": Measure("", "2^-kv_mantissa_bits: the step between numbers just above 1"),
+        "longest_served_tokens": Measure("tokens", "longest prompt that was served beside its answer"),
+        "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
+        "tries": Measure("requests", "requests or boots that a search took"),
         # a refusal
         "refusal_status": Measure("", "HTTP status of a refusal; 200 when it came as an event inside the stream"),
         # several requests

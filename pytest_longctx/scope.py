@@ -47,7 +47,8 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
     checks = (
         _named("deployment", deployment.name, scope.deployment) or _left_alone(deployment, scope.deployment),
         _named("backend", deployment.backend, scope.backend),
-        _named("model", deployment.model.name, scope.model),
+        _named("model", deployment.model.name, scope.model)
+        or _named("weights", deployment.model.weights, scope.weights),
         _built_for(deployment, scope.hardware, here.hardware, settled=settled),
         machine_lacks(deployment, here.hardware),
         _versioned(here.version, scope.version, settled=settled),

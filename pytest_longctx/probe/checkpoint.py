@@ -111,6 +111,7 @@ MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = MappingPr
         name: (partial(make, family=family, config=config), config)
         for name, family, config in (
             ("probe-llama4", LLAMA4, PROBE_LLAMA4),
+            ("probe-llama4-damaged", LLAMA4, {**PROBE_LLAMA4, **ONLY_LAST_CHUNK}),
             ("probe-llama4-with-images", LLAMA4_WITH_IMAGES, PROBE_LLAMA4_WITH_IMAGES),
             ("probe-llama", LLAMA, PROBE_LLAMA),
         )

@@ -175,6 +175,9 @@ def test_questions_are_the_words_a_finding_may_ask():
         "repeated": one,
         "load": load,
         "ladder": {"lengths": [1, 2, 3]},
+        "retrieval": one,
+        "precision": one,
+        "haystack": {"lengths": [1]},
         "accuracy": {"task": "gsm8k"},
     }
     bounds = {"requests": {"unit": "requests", "at_least": 1}}
