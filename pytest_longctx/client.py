@@ -1,37 +1,17 @@
-"""
-The client: stream one completion and write down readings of the clock.
-
-It never retries (a retry would send ten million tokens again and hide the first failure) and has no timeout of its own
-that could be shorter than the answer: only the deadline it is given, from the first byte on.
-"""
+"""The client: send a prompt, and return what came of it."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
 
 import httpx
-from httpx_sse import EventSource, SSEError
 
-from pytest_longctx import telemetry
+from pytest_longctx.conversation import Clock, Conversation
 from pytest_longctx.errors import PromptError
-from pytest_longctx.exchange import Ending, Exchange, Refusal, Usage
-from pytest_longctx.progress import Progress, Watch, unwatched
-from pytest_longctx.prompts import Prompt
+from pytest_longctx.exchange import Exchange
+from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.prompts import Sendable
 from pytest_longctx.server import Server
-
-CONNECT_S: Final = 10.0
-_LOOK_S: Final = 1.0
-"""How often the server's gauges are looked at while the first token is awaited."""
-_SETTLE_S: Final = 2.0
-"""How long the server's counters may take to catch up with an answer."""
-_KEPT_TEXT: Final = 2000
-_JSON: Final = {"Content-Type": "application/json"}
-
-Clock = Callable[[], float]
 
 
 def open_client(server: Server, timeout_s: float) -> httpx.Client:
@@ -43,7 +23,7 @@ def open_client(server: Server, timeout_s: float) -> httpx.Client:
 
 def ask(
     server: Server,
-    prompt: Prompt,
+    prompt: Sendable,
     output_tokens: int,
     *,
     deadline_s: float | None = None,
@@ -68,183 +48,3 @@ def ask(
         return asyncio.run(talk.hold())
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, talk.hold()).result()
-
-
-@dataclass(slots=True)
-class Conversation:
-    """One request in flight: what has been seen of it so far."""
-
-    server: Server
-    prompt: Prompt
-    output_tokens: int
-    deadline_s: float
-    watch: Watch
-    clock: Clock = time.monotonic
-    alone: bool = True
-    """Whether no other request is in flight: only then do the server's counters tell of this one."""
-    started_s: float = 0.0
-    uploaded_s: float | None = None
-    answering: bool = False
-    arrivals_s: list[float] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-    usage: Usage | None = None
-    refusal: Refusal | None = None
-    detail: str = ""
-    waited_unscheduled_s: float | None = None
-
-    async def hold(self) -> Exchange:
-        """The whole request, with the server's gauges watched beside it."""
-        timeout = httpx.Timeout(None, connect=CONNECT_S)
-        options: dict[str, Any] = {"base_url": self.server.url, "headers": dict(self.server.headers)}
-        options |= {"trust_env": not self.server.local, "verify": self.server.secure}
-        async with (
-            httpx.AsyncClient(timeout=timeout, **options) as http,
-            httpx.AsyncClient(timeout=CONNECT_S, **options) as side,
-        ):
-            before = await telemetry.scrape(side, self.server.backend.metrics) if self.alone else telemetry.Reading()
-            self.started_s = self.clock()
-            ending, ended_s = await self._race(http, side)
-            usage = self.usage
-            if usage is not None and usage.cached_tokens is None and ending == "complete":
-                usage = replace(usage, cached_tokens=await self._cached_since(side, before))
-        return Exchange(
-            sent_tokens=len(self.prompt),
-            asked_tokens=self.output_tokens,
-            started_s=self.started_s,
-            ending=ending,
-            ended_s=ended_s,
-            uploaded_s=self.uploaded_s,
-            arrivals_s=tuple(self.arrivals_s),
-            usage=usage,
-            refusal=self.refusal,
-            waited_unscheduled_s=self.waited_unscheduled_s,
-            text="".join(self.words)[:_KEPT_TEXT],
-            detail=self.detail,
-        )
-
-    async def _race(self, http: httpx.AsyncClient, side: httpx.AsyncClient) -> tuple[Ending, float]:
-        """The answer, the deadline, or the discovery that the request is never scheduled: whichever comes first."""
-        answer = asyncio.create_task(self._stream(http))
-        watching = asyncio.create_task(self._look(side))
-        try:
-            await asyncio.wait({answer, watching}, timeout=self.deadline_s, return_when=asyncio.FIRST_COMPLETED)
-            ended_s = self.clock()
-            if answer.done():
-                return answer.result(), ended_s
-            if watching.done():
-                watching.result()
-                return "not admitted", ended_s
-            self.detail = f"no end within {self.deadline_s:.0f} s; {len(self.arrivals_s)} chunks had come"
-            return "deadline", ended_s
-        finally:
-            for task in (answer, watching):
-                task.cancel()
-            await asyncio.gather(answer, watching, return_exceptions=True)
-
-    async def _stream(self, http: httpx.AsyncClient) -> Ending:
-        head, tail = self._body()
-        length = str(len(head) + self.prompt.json_bytes + len(tail))
-        try:
-            async with http.stream(
-                "POST", "/v1/completions", content=self._upload(head, tail), headers={**_JSON, "Content-Length": length}
-            ) as response:
-                if response.status_code != 200:
-                    text = (await response.aread()).decode("utf-8", "replace")
-                    self.refusal = Refusal.read(response.status_code, text, self.server.secrets)
-                    return "refused" if response.status_code < 500 else "server error"
-                self.answering = True
-                return await self._read(response)
-        except httpx.HTTPError as problem:
-            self.detail = f"{type(problem).__name__}: {problem}".rstrip(": ")
-            return "died mid-stream" if self.answering else "disconnected"
-
-    def _body(self) -> tuple[bytes, bytes]:
-        """The request around the prompt's ids."""
-        rest = {
-            "max_tokens": self.output_tokens,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            **self.server.backend.body,
-        }
-        head = json.dumps({"model": self.server.model})[:-1] + ', "prompt": '
-        return head.encode(), b", " + json.dumps(rest)[1:].encode()
-
-    async def _upload(self, head: bytes, tail: bytes) -> AsyncIterator[bytes]:
-        yield head
-        for chunk in self.prompt.json_chunks():
-            yield chunk
-        yield tail
-        self.uploaded_s = self.clock()
-
-    async def _read(self, response: httpx.Response) -> Ending:
-        try:
-            async for event in EventSource(response).aiter_sse():
-                now = self.clock()
-                if event.data == "[DONE]":
-                    return "complete"
-                self._take(json.loads(event.data), now)
-                if self.refusal is not None:
-                    return "refused"
-        except (SSEError, json.JSONDecodeError, AttributeError, TypeError) as problem:
-            self.detail = f"not the event stream of a completion: {problem}"
-            return "died mid-stream"
-        self.detail = "the stream ended without its closing [DONE]"
-        return "died mid-stream"
-
-    def _take(self, event: Mapping[str, Any], now: float) -> None:
-        if error := event.get("error"):
-            status = error.get("code") if isinstance(error, dict) else None
-            known = status if isinstance(status, int) else 200
-            self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
-            return
-        for choice in event.get("choices") or ():
-            # A token may have no text of its own: a part of a letter, or an id the tokenizer has no word for.
-            if choice.get("text") or ("text" in choice and choice.get("finish_reason") is None):
-                self.arrivals_s.append(now)
-                self.words += [choice["text"]] if len(self.words) < _KEPT_TEXT else []
-        if usage := event.get("usage"):
-            details = usage.get("prompt_tokens_details") or {}
-            cached = details.get("cached_tokens", self.server.silently_cached)
-            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-            self.usage = Usage(*(count if isinstance(count, int) else None for count in counts))
-
-    async def _look(self, side: httpx.AsyncClient) -> None:
-        """Watch the gauges until the first token; return only when the request has waited unscheduled for too long."""
-        since: float | None = None
-        limit_s = self.server.deployment.timeouts.admission_s
-        while True:
-            await asyncio.sleep(min(_LOOK_S, limit_s / 4))
-            elapsed_s = self.clock() - self.started_s
-            if self.arrivals_s:
-                await asyncio.sleep(_LOOK_S)
-                continue
-            now = await telemetry.scrape(side, self.server.backend.metrics)
-            phase = "uploading" if self.uploaded_s is None else "waiting" if now.running == 0 else "prefill"
-            what = f"{len(self.prompt):,} tokens to {self.server.deployment.name}"
-            self.watch(Progress(what, phase, elapsed_s, self.deadline_s, now.kv_usage))
-            if not now.unscheduled:
-                since = None
-                continue
-            since = since or self.clock()
-            waited_s = self.clock() - since
-            self.waited_unscheduled_s = max(waited_s, self.waited_unscheduled_s or 0.0)
-            if waited_s > limit_s:
-                self.detail = f"healthy, but for {waited_s:.0f} s requests waited, none ran and the KV cache was empty"
-                return
-
-    async def _cached_since(self, side: httpx.AsyncClient, before: telemetry.Reading) -> int | None:
-        """Prompt tokens that came from a cache, by the server's counter, once it has caught up with this answer."""
-        if before.cached_tokens is None or before.generated_tokens is None:
-            return None
-        # What was asked, not what usage claims: a server that overstates its answer would be waited for in vain.
-        least = min(self.output_tokens, (self.usage and self.usage.completion_tokens) or 0)
-        end = time.monotonic() + _SETTLE_S
-        while True:
-            after = await telemetry.scrape(side, self.server.backend.metrics)
-            caught_up = (after.generated_tokens or 0) - before.generated_tokens >= least
-            if after.cached_tokens is not None and caught_up:
-                return round(after.cached_tokens - before.cached_tokens)
-            if time.monotonic() > end:
-                return None
-            await asyncio.sleep(0.05)

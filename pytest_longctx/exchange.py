@@ -39,6 +39,30 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Ledger:
+    """
+    What the server's own counters gained over one request or one load: the second ledger, which must agree with the client's.
+
+    Times are sums over the requests, by the server's clock.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    first_tokens: int | None = None
+    """Requests that had their first token."""
+    ttft_s: float | None = None
+    queue_s: float | None = None
+    prefill_s: float | None = None
+
+    def gap_tokens(self, sent: int, asked: int) -> int | None:
+        """Tokens by which prompts and answers differ from what was *sent* and *asked*; None where one was not counted."""
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return abs(self.prompt_tokens - sent) + abs(self.completion_tokens - asked)
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A request the server turned down, in its own words; *in_stream*: an error event inside a 200 answer."""
 
@@ -70,6 +94,8 @@ class Exchange:
     arrivals_s: tuple[float, ...] = field(default=(), repr=False)
     """One stamp per chunk with content; chunks are not tokens."""
     usage: Usage | None = None
+    ledger: Ledger | None = None
+    """None where the server has no counters, or where other requests moved them too."""
     refusal: Refusal | None = None
     waited_unscheduled_s: float | None = None
     text: str = field(default="", repr=False)
@@ -113,6 +139,21 @@ class Exchange:
             "cached_share": _share(usage.cached_tokens, usage.prompt_tokens),
             "waited_unscheduled_s": self.waited_unscheduled_s,
             "refusal_status": self.refusal.status if self.refusal else None,
+            **({} if self.ledger is None else self._by_the_server(self.ledger)),
+        }
+
+    def _by_the_server(self, ledger: Ledger) -> dict[str, float | None]:
+        """The second ledger's figures, and how far the two are apart on the first token."""
+        gap_s = None
+        if self.ttft_s is not None and ledger.ttft_s is not None and self.uploaded_s is not None:
+            gap_s = self.ttft_s - (self.uploaded_s - self.started_s) - ledger.ttft_s
+        return {
+            "server_prompt_tokens": ledger.prompt_tokens,
+            "server_completion_tokens": ledger.completion_tokens,
+            "server_ttft_s": ledger.ttft_s,
+            "ttft_gap_s": gap_s,
+            "queue_s": ledger.queue_s,
+            "server_prefill_s": ledger.prefill_s,
         }
 
     def observe(self) -> Observation:
@@ -153,11 +194,24 @@ def tally(exchanges: Sequence[Exchange]) -> Observation:
         "requests": len(exchanges),
         "miscounted_prompts": len(prompts),
         "miscounted_answers": len(answers),
+        **_by_counters(exchanges),
     }
     wrong = [
         f"sent {each.sent_tokens:,}, asked {each.asked_tokens}, counted {each.usage}" for each in (*prompts, *answers)
     ]
     return Observation("serves", metrics, phase="request", said="; ".join(wrong[:3]))
+
+
+def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:
+    """The second ledger of several exchanges; nothing where not every one has it, None where a counter was missing."""
+    ledgers = [each.ledger for each in exchanges if each.ledger is not None]
+    if len(ledgers) < len(exchanges):
+        return {}
+    gaps = [
+        ledger.gap_tokens(each.sent_tokens, each.asked_tokens) for each, ledger in zip(exchanges, ledgers, strict=True)
+    ]
+    known = [gap for gap in gaps if gap is not None]
+    return {"ledger_gap_tokens": sum(known) if len(known) == len(gaps) else None}
 
 
 def again(first: Exchange, second: Exchange) -> Observation:

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_longctx.asks import Ask as Asked
     from pytest_longctx.boots import Boot
     from pytest_longctx.deployment import Deployment
     from pytest_longctx.exchange import Exchange
     from pytest_longctx.findings import Finding
-    from pytest_longctx.prompts import Prompt, PromptFactory
+    from pytest_longctx.load import Load as Carried
+    from pytest_longctx.observation import Observation
+    from pytest_longctx.prompts import PromptFactory, Sendable
+    from pytest_longctx.prompts.corpus import Source
     from pytest_longctx.server import Server
     from pytest_longctx.session import Judge, Session
 
@@ -22,15 +26,22 @@ if TYPE_CHECKING:
 class Ask(Protocol):
     """Send one prompt; see `pytest_longctx.client.ask`."""
 
-    def __call__(self, prompt: "Prompt", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
+    def __call__(self, prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
         """The request and its answer, refusals and hangs included."""
 
 
 class Load(Protocol):
     """Send many prompts; see `pytest_longctx.load.run`."""
 
-    def __call__(self, prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "list[Exchange]":
-        """Every exchange, in the order in which they were asked for."""
+    def __call__(self, prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
+        """Every exchange, and what is known of all of them together."""
+
+
+class Accuracy(Protocol):
+    """Have known questions asked; see `pytest_longctx.adapters.running.score`."""
+
+    def __call__(self, asked: "Asked") -> "Observation":
+        """How many answers were right, with the standard error."""
 
 
 @pytest.fixture(scope="session")
@@ -70,42 +81,85 @@ def server(boot: "Boot") -> "Server":
     return boot.server
 
 
+@pytest.fixture(scope="session")
+def longctx_corpus() -> "Source":
+    """The text of prompts in natural language; override it with ``TextFile(path)`` to read a text of your own."""
+    from pytest_longctx.prompts.corpus import Sentences
+
+    return Sentences()
+
+
 @pytest.fixture
-def prompt(request: pytest.FixtureRequest, deployment: "Deployment", longctx_seed: int) -> "PromptFactory":
-    """``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly so many tokens, the same again for the same seed."""
+def prompt(
+    request: pytest.FixtureRequest, deployment: "Deployment", longctx_seed: int, longctx_corpus: "Source"
+) -> "PromptFactory":
+    """
+    ``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly so many tokens, the same again for the same seed.
+
+    `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``text``, ``chat``, ``turns``, ``users``.
+    """
+    from pytest_longctx import models
     from pytest_longctx.prompts import PromptFactory
+    from pytest_longctx.prompts.reader import Reader
+
+    def reader() -> Reader:
+        return Reader(models.locate(deployment.model), longctx_corpus, deployment.max_model_len)
 
     params = getattr(request.node, "callspec", None)
     finding = params.params.get("finding") if params else None
     # Keyed by the question, not by the server, so that every backend gets the same prompt.
     name = getattr(request.node, "originalname", request.node.name)
-    return PromptFactory(longctx_seed, f"{name}/{finding.id if finding else ''}", deployment.model.ordinary_ids)
+    return PromptFactory(longctx_seed, f"{name}/{finding.id if finding else ''}", deployment.model.ordinary_ids, reader)
 
 
 @pytest.fixture
 def ask(longctx_session: "Session", server: "Server") -> Ask:
     """``ask(prompt(10_000), 32)``: send it, stream the answer, return the `Exchange`."""
     from pytest_longctx import client
+    from pytest_longctx.turns import turn
 
-    def send(prompt: "Prompt", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
-        return client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=longctx_session.watch)
+    def send(prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
+        with turn(server.url):
+            return client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=longctx_session.watch)
 
     return send
 
 
 @pytest.fixture
 def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> Load:
-    """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; every `Exchange` of them."""
+    """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; a `Load` with every `Exchange`."""
     from pytest_longctx import load
+    from pytest_longctx.asks import Ask as Asked
+    from pytest_longctx.turns import turn
 
-    def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "list[Exchange]":
-        def fresh() -> "Prompt":
+    def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
+        if tool := longctx_session.options.load:
+            asked = Asked(
+                prompt_tokens=prompt_tokens, output_tokens=output_tokens, requests=requests, concurrency=concurrency
+            )
+            with turn(server.url):
+                return longctx_session.load_by_tool(tool, server, asked)
+
+        def fresh() -> "Sendable":
             return prompt(prompt_tokens)
 
         watch = longctx_session.watch
-        return load.run(
-            server, fresh, requests=requests, concurrency=concurrency, output_tokens=output_tokens, watch=watch
-        )
+        with turn(server.url):
+            return load.run(
+                server, fresh, requests=requests, concurrency=concurrency, output_tokens=output_tokens, watch=watch
+            )
+
+    return run
+
+
+@pytest.fixture
+def accuracy(longctx_session: "Session", server: "Server") -> Accuracy:
+    """``accuracy(finding.ask)``: the questions of a task, asked and scored by lm-eval; an `Observation`."""
+    from pytest_longctx.turns import turn
+
+    def run(asked: "Asked") -> "Observation":
+        with turn(server.url):
+            return longctx_session.accuracy_by_tool(server, asked)
 
     return run
 

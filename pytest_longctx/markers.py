@@ -27,6 +27,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "retrieval": "the answer depends on something far back, and is right",
         "prefix_cache": "what a cache may answer, and what it must not",
         "concurrency": "several requests at once",
+        "accuracy": "known questions are answered as well as documented",
         "boot": "the server comes up, with this capacity",
         "claims": "what arithmetic says of a published figure; boots nothing",
     }

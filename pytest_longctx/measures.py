@@ -34,12 +34,36 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "completion_tokens": Measure("tokens", "completion tokens in the server's usage record"),
         "cached_tokens": Measure("tokens", "prompt tokens that came from a cache"),
         "cached_share": Measure("", "cached_tokens / prompt_tokens"),
+        # one request, by the server's counters: the second ledger
+        "server_prompt_tokens": Measure("tokens", "growth of the server's counter of prompt tokens"),
+        "server_completion_tokens": Measure("tokens", "growth of the server's counter of generated tokens"),
+        "server_ttft_s": Measure("s", "TTFT by the server's clock, from its receipt of the request", cold_only=True),
+        "ttft_gap_s": Measure("s", "TTFT - upload - the server's TTFT: transport and parsing, which neither is"),
+        "queue_s": Measure("s", "time the request waited for the scheduler, by the server's clock"),
+        "server_prefill_s": Measure("s", "from the first schedule to the first token, by the server's clock"),
         "waited_unscheduled_s": Measure(
             "s", "longest stretch in which requests waited, none ran and the cache was empty"
         ),
         "peak_share": Measure(
             "", "share of the hardware's peak that the prefill would have taken; above 1 it is no measurement"
         ),
+        # answers about the far past
+        "needles": Measure("needles", "facts that were planted and asked for"),
+        "needles_right": Measure("needles", "facts that were answered right"),
+        "needles_share": Measure("", "needles_right / needles"),
+        "first_failed_depth": Measure(
+            "", "place of the first needle that failed, 0 the start of the context, 1 its end"
+        ),
+        "last_failed_depth": Measure("", "place of the last needle that failed"),
+        "made_up_answers": Measure("needles", "answers to a key that was not planted, or to another than was asked"),
+        "repetitive_answers": Measure("requests", "answers that say one phrase three times in a row or more"),
+        "kv_mantissa_bits": Measure(
+            "bits", "mantissa bits of a key that came back out of the KV cache: BF16 7, E4M3 3, E5M2 2"
+        ),
+        "kv_relative_step": Measure("", "2^-kv_mantissa_bits: the step between numbers just above 1"),
+        "longest_served_tokens": Measure("tokens", "longest prompt that was served beside its answer"),
+        "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
+        "tries": Measure("requests", "requests or boots that a search took"),
         # a refusal
         "refusal_status": Measure("", "HTTP status of a refusal; 200 when it came as an event inside the stream"),
         # several requests
@@ -48,7 +72,18 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "miscounted_answers": Measure(
             "requests", "requests whose completion tokens in usage differ from what was asked"
         ),
+        "ledger_gap_tokens": Measure(
+            "tokens", "tokens by which the growth of the server's counters differs from what was sent and asked"
+        ),
         "warm_speedup": Measure("x", "TTFT of a prompt's first reading / TTFT of its second"),
+        # the same question several times, or at several lengths
+        "runs": Measure("runs", "readings of which the median is judged"),
+        "ttft_spread": Measure("", "(longest TTFT - shortest) / median"),
+        "law_linear_s": Measure(
+            "s", "a of TTFT = a N + b N^2 over a ladder of lengths, N in millions of tokens", cold_only=True
+        ),
+        "law_quadratic_s": Measure("s", "b of the same law: what grows with the context", cold_only=True),
+        "law_error": Measure("", "largest part by which a reading misses the fitted law", cold_only=True),
         # a load: many requests at once, by the client's clock from the first byte of the first to the end of the last
         "load_s": Measure("s", "duration of the load"),
         "requests_per_s": Measure("requests/s", "completed requests / duration"),
@@ -62,6 +97,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "tpot_p99_s": Measure("s", "99th percentile of the TPOT of all requests"),
         "itl_mean_s": Measure("s", "mean gap between content chunks of all requests"),
         "itl_p99_s": Measure("s", "99th percentile of the gaps between content chunks"),
+        # an evaluation: questions answered right out of all, as lm-eval scores them
+        "accuracy_strict": Measure("", "share of questions whose answer is right and in the form asked for"),
+        "accuracy_strict_stderr": Measure("", "standard error of accuracy_strict, of the sample of questions"),
+        "accuracy_flexible": Measure("", "share of questions of whose answer the last number is right"),
+        "accuracy_flexible_stderr": Measure("", "standard error of accuracy_flexible, of the sample of questions"),
         # a boot
         "boot_s": Measure("s", "from the start of the process to the first generated token"),
         "max_model_len": Measure("tokens", "longest context the server says it serves"),

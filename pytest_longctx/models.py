@@ -1,23 +1,24 @@
 """
 Checkpoints the suite makes on the spot, so that a real engine can be run without a download.
 
-A made checkpoint is a folder with ``config.json`` and a tokenizer; the engine fills in random weights itself
-(vLLM and SGLang: ``--load-format dummy``). It can show lengths, memory, limits and time. It can never show that an
-answer is right, and every record made with it says "random weights".
+A tiny model is a folder with ``config.json`` and a tokenizer; the engine fills in random weights itself (vLLM and
+SGLang: ``--load-format dummy``). It can show lengths, memory, limits and time. It can never show that an answer is
+right, and every record made with it says "random weights". A probe has weights, and its right answers are known: see
+`pytest_longctx.probe`.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx import home
+from pytest_longctx import checkpoint, home
 from pytest_longctx.deployment import Model
 from pytest_longctx.errors import ModelError, unknown
 from pytest_longctx.physics import shape
 from pytest_longctx.physics.shape import Shape
+from pytest_longctx.probe import checkpoint as probe
 
 TINY_VOCABULARY = 4096
 """Token ids of the tiny model: 0 to 15 are special, the rest are ordinary words."""
@@ -58,58 +59,23 @@ TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
 )
 
 
-def word_level_tokenizer(vocabulary: int) -> dict[str, Any]:
-    """A ``tokenizer.json`` in which every id below *vocabulary* is a word, so that no streamed chunk is empty."""
-    words = {f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}": i for i in range(vocabulary)}
-    special = [
-        {
-            "id": i,
-            "content": f"<{i}>",
-            "special": True,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-        }
-        for i in range(TINY_SPECIAL_TOKENS)
-    ]
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": special,
-        "normalizer": None,
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "post_processor": None,
-        "decoder": None,
-        "model": {"type": "WordLevel", "vocab": words, "unk_token": "<3>"},
-    }
-
-
 def make_tiny_llama4(folder: Path) -> None:
     """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*, weights left to the engine."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer_config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<1>",
-        "eos_token": "<2>",
-        "pad_token": "<0>",
-        "unk_token": "<3>",
-        "model_max_length": TINY_LLAMA4["max_position_embeddings"],
-    }
-    for name, content in (
-        ("config.json", dict(TINY_LLAMA4)),
-        ("tokenizer.json", word_level_tokenizer(TINY_VOCABULARY)),
-        ("tokenizer_config.json", tokenizer_config),
-        ("generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}),
-    ):
-        (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    words = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
+    checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, words, TINY_SPECIAL_TOKENS))
 
 
-MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({"tiny-llama4": make_tiny_llama4})
+_MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
+    "tiny-llama4": (make_tiny_llama4, TINY_LLAMA4),
+    **probe.MADE,
+}
+
+MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({name: make for name, (make, _) in _MADE.items()})
 """What a deployment may ask for as ``make = "..."``."""
 
-MADE_CONFIGS: Mapping[str | None, Mapping[str, Any]] = MappingProxyType({"tiny-llama4": TINY_LLAMA4})
+MADE_CONFIGS: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
+    {name: config for name, (_, config) in _MADE.items()}
+)
 """Their ``config.json``, to know their shape before they are made."""
 
 

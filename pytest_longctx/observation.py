@@ -28,7 +28,8 @@ request of the context it claims; ``adds up`` and ``cannot be`` are said of publ
 class Observation:
     """Evidence for a verdict: what was seen of a boot, of a request, or of several."""
 
-    outcome: Outcome
+    outcome: Outcome | None
+    """None where nothing was seen of the server, because whoever was to look at it could not."""
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     phase: str | None = None
     signature: str | None = None
@@ -38,3 +39,5 @@ class Observation:
     """Prompt tokens sent, where the server's count must equal them."""
     asked_tokens: int | None = None
     """Completion tokens asked for, where the server's count must equal them."""
+    measured_by: str = ""
+    """Who measured, where it was not this package's own client."""

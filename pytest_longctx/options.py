@@ -53,6 +53,7 @@ OPTIONS = (
         "fail-on", "MEASURE:N%", "a finding is broken where a figure is worse than its baseline by more, as ttft_s:10%"
     ),
     Option("seed", "N", "the seed of every prompt; default: a new one each run, recorded in the results"),
+    Option("load", "NAME", "who sends loads: this package (default), vllm-bench, guidellm or aiperf"),
     Option("plan", None, "say what would run, what would fit and how long it would take; boot nothing"),
     Option("strict", None, "missing evidence fails a test instead of skipping it; default: on where CI is set"),
     Option("allow-unjudged", None, "a run that judged no finding may be green"),
@@ -74,6 +75,7 @@ class Options:
     baseline: Path | None = None
     fail_on: str = ""
     seed: int | None = None
+    load: str | None = None
     plan: bool = False
     strict: bool = False
     allow_unjudged: bool = False
@@ -106,6 +108,7 @@ def fold(config: "pytest.Config") -> Options:
         baseline=_place(config, "baseline", given["baseline"]) if given["baseline"] else None,
         fail_on=given["fail-on"],
         seed=_seed(given["seed"]),
+        load=given["load"] or None,
         plan=_switch("plan", given["plan"], default=False),
         strict=_switch("strict", given["strict"], default=bool(os.environ.get("CI"))),
         allow_unjudged=_switch("allow-unjudged", given["allow-unjudged"], default=False),

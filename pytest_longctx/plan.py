@@ -137,7 +137,7 @@ def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, hardware
     lacks = machine_lacks(one, hardware) or ""
     test_s = None
     if shape is not None and needs is not None:
-        lengths = [length for each in asked if (length := each.ask.prompt_length(one.max_model_len))]
+        lengths = [length for each in asked for length in each.ask.every_length(one.max_model_len)]
         floors = [roofline.prefill_floor_s(shape, length, needs) for length in lengths]
         test_s = sum(floor / USUAL_UTILISATION for floor in floors if floor is not None)
     return Row(

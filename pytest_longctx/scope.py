@@ -47,7 +47,8 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
     checks = (
         _named("deployment", deployment.name, scope.deployment) or _left_alone(deployment, scope.deployment),
         _named("backend", deployment.backend, scope.backend),
-        _named("model", deployment.model.name, scope.model),
+        _named("model", deployment.model.name, scope.model)
+        or _named("weights", deployment.model.weights, scope.weights),
         _built_for(deployment, scope.hardware, here.hardware, settled=settled),
         machine_lacks(deployment, here.hardware),
         _versioned(here.version, scope.version, settled=settled),
@@ -98,10 +99,10 @@ def _long_enough(finding: Finding, deployment: Deployment, max_model_len: int | 
     room, asked = max_model_len or deployment.max_model_len, finding.ask
     if settled and room is None and asked.over_limit_tokens is not None:
         return "max_model_len: not known, and this finding counts from it; say it in the deployment"
-    if room is not None and asked.prompt_tokens is not None and asked.prompt_tokens + asked.output_tokens > room:
-        total = f"{asked.prompt_tokens:,} + {asked.output_tokens}"
-        return f"context: {total} tokens exceed max_model_len {room:,}"
     length, most = asked.prompt_length(room), deployment.longest_prompt
+    fixed = asked.over_limit_tokens is None
+    if fixed and room is not None and length is not None and length + asked.output_tokens > room:
+        return f"context: {length:,} + {asked.output_tokens} tokens exceed max_model_len {room:,}"
     if length is not None and length < 1:
         return f"context: max_model_len {room:,} has no room for a prompt beside {asked.output_tokens} output tokens"
     # A refusal costs nothing; a prompt that is served must be affordable here.

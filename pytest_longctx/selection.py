@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import deployment, engines, findings, home, machine, models, plan, tables
+from pytest_longctx import asks, builtin, deployment, engines, findings, home, machine, models, plan, tables
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import Case, match
 from pytest_longctx.deployment import Deployment
@@ -139,6 +139,8 @@ class Selection:
         """Read everything that was typed and everything on disk. Raises `LongctxError`."""
         for part in (self.backend, self.findings, self.deployments, self.machine):
             assert part is not None
+        if self.options.load is not None and self.options.load not in builtin.LOADS:
+            raise UsageError(f"--longctx-load: {unknown('tool', self.options.load, builtin.LOADS)}")
         python, results = self.options.python, self.options.results
         if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
             raise UsageError(f"--longctx-python: {python} is no program that can be run")
@@ -153,7 +155,7 @@ class Selection:
 
     def asking(self, questions: Sequence[str]) -> list[Case]:
         """Every case that the suite answering one question is to judge. Raises `UsageError` for what is no question."""
-        known = findings.questions()
+        known = asks.questions()
         question = questions[0] if len(questions) == 1 else ""
         if question not in known:
             raise UsageError(f"@pytest.mark.judges takes one question; {unknown('question', str(question), known)}")

@@ -1,20 +1,25 @@
 """One run of pytest as this plugin sees it: the selection, the boots, and the verdicts on their way into the reports."""
 
+import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import pytest
 
-from pytest_longctx import boots, plan, verdicts
+from pytest_longctx import boots, builtin, plan, series, verdicts
+from pytest_longctx.adapters import Errand, EvaluationTool, LoadTool, running
+from pytest_longctx.asks import Ask
 from pytest_longctx.boots import Boot
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.exchange import Exchange
 from pytest_longctx.findings import Finding
+from pytest_longctx.load import Load
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.options import Options
@@ -23,6 +28,7 @@ from pytest_longctx.reports import jsonl, record
 from pytest_longctx.reports.compare import Gate
 from pytest_longctx.scope import Mismatch, mismatch
 from pytest_longctx.selection import Selection
+from pytest_longctx.server import Server
 from pytest_longctx.verdicts import WORST_FIRST, Verdict
 
 _PLAIN_EVERY_S = 30.0
@@ -31,8 +37,13 @@ _FIRST_WORD_S = 3.0
 """Waits shorter than this are not worth a line."""
 
 
-Judge = Callable[[Exchange | Observation], Verdict]
-"""Holds evidence against a test's finding, records the verdict, and returns it: true where the finding holds."""
+Evidence = Exchange | Sequence[Exchange] | Observation
+Judge = Callable[[Evidence], Verdict]
+"""
+Holds evidence against a test's finding, records the verdict, and returns it: true where the finding holds.
+
+Several exchanges are readings of one question: the median is judged.
+"""
 
 
 @dataclass
@@ -73,9 +84,10 @@ class Session:
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
         """The judge of one test; without a *boot* it is a claim that is judged."""
 
-        def judge(evidence: Exchange | Observation) -> Verdict:
-            if isinstance(evidence, Exchange):
-                evidence = boot.weigh(evidence) if boot else evidence.observe()
+        def judge(evidence: Evidence) -> Verdict:
+            if not isinstance(evidence, Observation):
+                each = [evidence] if isinstance(evidence, Exchange) else evidence
+                evidence = series.summary([boot.weigh(one) if boot else one.observe() for one in each])
             misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)
@@ -96,6 +108,23 @@ class Session:
         misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
         verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else verdicts.judge(finding, seen)
         self.put_down(item, verdict, boot)
+
+    def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
+        """A load that the tool called *name* sends."""
+        tool: LoadTool = builtin.load(builtin.LOADS[name])()
+        return running.carry(tool, self._errand(server, asked, name), self.options.python, self.watch)
+
+    def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
+        """How right the server's answers are, by lm-eval."""
+        tool: EvaluationTool = builtin.load(builtin.EVALUATIONS["lm-eval"])()
+        return running.score(tool, self._errand(server, asked, tool.name), self.options.python, self.watch)
+
+    def _errand(self, server: Server, asked: Ask, name: str) -> Errand:
+        # A log is one run's of one tool; several runs may share a folder, and the workers of one run do.
+        stem = f"{name}-{server.deployment.name}-{os.getpid()}"
+        folder = next(path for n in count(1) if not (path := self.options.results / "tools" / f"{stem}-{n}").exists())
+        tasks = next((path for home in reversed(self.selection.folders) if (path := home / "tasks").is_dir()), None)
+        return Errand(server, asked, self.seed, folder.resolve(), tasks and tasks.resolve())
 
     def rule_out(self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None) -> None:
         """Skip *item*: its finding does not speak about this server."""

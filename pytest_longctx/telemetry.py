@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from pytest_longctx.backends import MetricNames
+from pytest_longctx.exchange import Ledger
 
 PATH = "/metrics"
 
@@ -16,38 +17,65 @@ PATH = "/metrics"
 class Reading:
     """One scrape; None is not observed."""
 
+    answered: bool = False
+    """Whether the page had any figure of ours: a counter that is not on it yet has then counted nothing."""
     running: float | None = None
     waiting: float | None = None
     kv_usage: float | None = None
-    cached_tokens: float | None = None
+    prompt_tokens: float | None = None
     generated_tokens: float | None = None
+    cached_tokens: float | None = None
+    first_tokens: float | None = None
+    ttft_s: float | None = None
+    queue_s: float | None = None
+    prefill_s: float | None = None
 
     @property
     def unscheduled(self) -> bool:
         """Requests wait, none runs, and the cache is empty: the scheduler has something to do and does nothing."""
         return bool(self.waiting) and self.running == 0 and not self.kv_usage
 
+    def since(self, before: "Reading") -> Ledger:
+        """What the server counted between *before* and this reading."""
+
+        def grown(name: str) -> float | None:
+            now, then = getattr(self, name), getattr(before, name)
+            return None if now is None or not before.answered else now - (then or 0.0)
+
+        def counted(name: str) -> int | None:
+            value = grown(name)
+            return None if value is None else round(value)
+
+        return Ledger(
+            prompt_tokens=counted("prompt_tokens"),
+            completion_tokens=counted("generated_tokens"),
+            cached_tokens=counted("cached_tokens"),
+            first_tokens=counted("first_tokens"),
+            ttft_s=grown("ttft_s"),
+            queue_s=grown("queue_s"),
+            prefill_s=grown("prefill_s"),
+        )
+
+
+_GAUGES = ("running", "waiting")
+_COUNTERS = ("prompt_tokens", "generated_tokens", "cached_tokens", "first_tokens", "ttft_s", "queue_s", "prefill_s")
+
 
 def read(text: str, names: MetricNames) -> Reading:
     """The figures of one ``/metrics`` page; several engines of one server are added up, their cache usage is the highest."""
     found = list(_samples(text, names))
 
-    def total(name: str | None) -> float | None:
-        values = [sample.value for sample in found if sample.name == name]
+    def total(slot: str) -> float | None:
+        values = [sample.value for sample in found if sample.name in getattr(names, slot)]
         return sum(values) if values else None
 
-    usage = [sample.value for sample in found if sample.name == names.kv_usage]
-    return Reading(
-        running=total(names.running),
-        waiting=total(names.waiting),
-        kv_usage=max(usage) if usage else None,
-        cached_tokens=total(names.cached_tokens),
-        generated_tokens=total(names.generated_tokens),
-    )
+    usage = [sample.value for sample in found if sample.name in names.kv_usage]
+    totals = {slot: total(slot) for slot in (*_GAUGES, *_COUNTERS)}
+    return Reading(answered=bool(found), kv_usage=max(usage) if usage else None, **totals)
 
 
 def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
-    wanted = tuple(name for name in (getattr(names, slot) for slot in MetricNames.__slots__) if name is not None)
+    wanted = tuple(name for slot in MetricNames.model_fields for name in getattr(names, slot))
     # A page holds thousands of histogram buckets; only the few lines asked for are parsed.
     lines = [line for line in text.split("\n") if line.startswith(wanted)] if wanted else []
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
@@ -56,12 +84,12 @@ def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
 
 def cache_layout(http: httpx.Client, names: MetricNames) -> dict[str, str]:
     """How the KV cache was laid out, where the server says so: its dtype."""
-    if names.cache_info is None:
+    if not names.cache_info:
         return {}
     answer = http.get(PATH)
     if answer.status_code != 200:
         return {}
-    labels = next((sample.labels for sample in _samples(answer.text, names) if sample.name == names.cache_info), {})
+    labels = next((sample.labels for sample in _samples(answer.text, names) if sample.name in names.cache_info), {})
     dtype = labels.get("cache_dtype")
     return {"kv_cache_dtype": dtype} if dtype else {}
 

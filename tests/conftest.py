@@ -14,7 +14,7 @@ from pytest_longctx.reports import jsonl
 
 # ``pytest --backend=... -m ...`` names no path and must work from a plain installation; without the extra [test] these tests
 # are not collected, and a run that names them finds none, which is exit code 5.
-collect_ignore_glob = [] if find_spec("hypothesis") and find_spec("junitparser") else ["*"]
+collect_ignore_glob = [] if all(map(find_spec, ("hypothesis", "junitparser", "tokenizers"))) else ["*"]
 
 FAULTY = """
 name = "faulty"

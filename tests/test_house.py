@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import builtin, findings, fixtures, hookspecs, markers, options
+from pytest_longctx import asks, builtin, findings, fixtures, hookspecs, markers, options
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.miniatures.faults import FAULTS
 from pytest_longctx.reports import pages
@@ -71,7 +71,7 @@ def test_every_measure_is_defined_for_readers():
 
 def test_every_question_and_miniature_is_explained():
     how_to = (ROOT / "docs/how-to/write-a-finding.md").read_text(encoding="utf-8")
-    assert all(f"| `{question}` |" in how_to for question in findings.questions())
+    assert all(f"| `{question}` |" in how_to for question in asks.questions())
     page = (ROOT / "docs/explanation/miniatures.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)) == set(FAULTS)
 

@@ -6,6 +6,7 @@ To add one, write a class like those beside this file and a TOML catalogue of it
 """
 
 import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,26 +14,41 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from pytest_longctx import catalogue
+from pytest_longctx import catalogue, tables
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.physics.prediction import Prediction
 from pytest_longctx.physics.shape import Shape
 
 
-@dataclass(frozen=True, slots=True)
-class MetricNames:
-    """What a server calls its gauges and counters on ``/metrics``; None where it has no such thing."""
+class MetricNames(tables.Table):
+    """What a server calls its gauges and counters on ``/metrics``; empty where it has no such thing."""
 
-    running: str | None = None
-    waiting: str | None = None
-    kv_usage: str | None = None
+    running: tables.Names = ()
+    waiting: tables.Names = ()
+    kv_usage: tables.Names = ()
     """Share of the KV cache in use, 0 to 1."""
-    cached_tokens: str | None = None
-    """Counter: prompt tokens answered from the prefix cache."""
-    generated_tokens: str | None = None
-    """Counter: tokens generated; it shows when a scrape has caught up with an answer."""
-    cache_info: str | None = None
+    prompt_tokens: tables.Names = ()
+    """Counter: prompt tokens read."""
+    generated_tokens: tables.Names = ()
+    """Counter: tokens generated."""
+    cached_tokens: tables.Names = ()
+    """Counter: prompt tokens answered from a cache."""
+    first_tokens: tables.Names = ()
+    """Counter: requests that have had their first token."""
+    ttft_s: tables.Names = ()
+    """Sum over requests: from the server's receipt of a request to its first token."""
+    queue_s: tables.Names = ()
+    """Sum over requests: time spent waiting for the scheduler."""
+    prefill_s: tables.Names = ()
+    """Sum over requests: from the first schedule to the first token."""
+    cache_info: tables.Names = ()
     """Gauge whose labels tell how the KV cache was laid out."""
+
+    @classmethod
+    def of(cls, engine: str) -> "MetricNames":
+        """The names of *engine*, from the package's ``metrics.toml``."""
+        path = Path(__file__).parent.parent / "metrics.toml"
+        return tables.check(tomllib.loads(path.read_text(encoding="utf-8"))[engine], cls, f"{path}: {engine}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,8 @@ class Backend:
     """Requirements that ``longctx engine`` installs; empty: it cannot."""
     uninstall: tuple[str, ...] = ()
     """What to take out again after that."""
+    elsewhere: ClassVar[str] = ", or name an interpreter that has it with --longctx-python"
+    """Where else a message may send who misses the engine."""
     launches: ClassVar[bool] = True
     """False: the server is always somebody else's, and only its URL is known."""
     shares_machine: ClassVar[bool] = False
@@ -77,6 +95,11 @@ class Backend:
     metrics: ClassVar[MetricNames] = MetricNames()
     failures: ClassVar[str | None] = None
     """The backend whose catalogue to use; None: the one named like this backend."""
+
+    @property
+    def called(self) -> str:
+        """What its engine is called in messages."""
+        return f"the engine of backend {self.name!r}"
 
     @cached_property
     def catalogue(self) -> catalogue.Catalogue:

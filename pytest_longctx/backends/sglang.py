@@ -22,13 +22,7 @@ class Sglang(Backend):
     health = "/health"
     version_path = "/server_info"
     names_cached_if_any = True  # by --enable-cache-report
-    metrics = MetricNames(
-        running="sglang:num_running_reqs",
-        waiting="sglang:num_queue_reqs",
-        kv_usage="sglang:token_usage",
-        cached_tokens="sglang:cached_tokens_total",
-        generated_tokens="sglang:generation_tokens_total",
-    )
+    metrics = MetricNames.of("sglang")
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         limit = () if deployment.max_model_len is None else ("--context-length", str(deployment.max_model_len))

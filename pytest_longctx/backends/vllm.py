@@ -17,14 +17,7 @@ class Vllm(Backend):
     name = "vllm"
     package = "vllm"
     distributions: tuple[str, ...] = ("vllm",)
-    metrics = MetricNames(
-        running="vllm:num_requests_running",
-        waiting="vllm:num_requests_waiting",
-        kv_usage="vllm:kv_cache_usage_perc",
-        cached_tokens="vllm:prefix_cache_hits_total",
-        generated_tokens="vllm:generation_tokens_total",
-        cache_info="vllm:cache_config_info",
-    )
+    metrics = MetricNames.of("vllm")
     body = MappingProxyType({"ignore_eos": True})
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:

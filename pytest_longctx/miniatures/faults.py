@@ -123,6 +123,31 @@ class ForgetsCache(Honest):
         return 0
 
 
+class CountersDisagree(Honest):
+    """Says in its usage that it read everything, and counts a quarter less."""
+
+    def account(self, request: Request, ttft_s: float) -> None:
+        super().account(request, ttft_s)
+        with self.lock:
+            self.prompt_tokens -= 0 if spared(request) else request.tokens // 4
+
+
+class ClockDisagrees(Honest):
+    """Gives a time to the first token that no client waited for."""
+
+    def account(self, request: Request, ttft_s: float) -> None:
+        super().account(request, ttft_s if spared(request) else ttft_s + 5)
+
+
+class HidesCounters(Honest):
+    """Has gauges and no counters."""
+
+    def metrics(self) -> str:
+        return "\n".join(
+            line for line in super().metrics().split("\n") if "_total" not in line and "_seconds" not in line
+        )
+
+
 class HangsAtBoot(Honest):
     """Never opens its port."""
 
@@ -179,6 +204,9 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "error-in-stream": ErrorInStream,
         "cached-answer": CachedAnswer,
         "forgets-cache": ForgetsCache,
+        "counters-disagree": CountersDisagree,
+        "clock-disagrees": ClockDisagrees,
+        "hides-counters": HidesCounters,
         "hangs-at-boot": HangsAtBoot,
         "exits-at-boot": ExitsAtBoot,
         "never-healthy": NeverHealthy,

@@ -52,6 +52,8 @@ class Honest:
     cached_tokens: int = 0
     generated_tokens: int = 0
     prompt_tokens: int = 0
+    first_tokens: int = 0
+    ttft_s: float = 0.0
     lock: Lock = field(default_factory=Lock)
     late_s: float = LATE_S
 
@@ -113,9 +115,11 @@ class Honest:
             yield {"choices": [{"index": 0, "text": f" w{i}", "finish_reason": "length" if last else None}]}
         yield {"choices": [], "usage": self.usage(request)}
 
-    def account(self, request: Request) -> None:
+    def account(self, request: Request, ttft_s: float) -> None:
         """Move the counters once *request* is answered."""
         with self.lock:
+            self.first_tokens += 1
+            self.ttft_s += ttft_s
             self.cached_tokens += self.cached(request)
             self.prompt_tokens += request.tokens
             self.generated_tokens += request.max_tokens
@@ -130,6 +134,8 @@ class Honest:
             "vllm:prompt_tokens_total": self.prompt_tokens,
             "vllm:prefix_cache_hits_total": self.cached_tokens,
             "vllm:generation_tokens_total": self.generated_tokens,
+            "vllm:time_to_first_token_seconds_count": self.first_tokens,
+            "vllm:time_to_first_token_seconds_sum": self.ttft_s,
         }
         lines = [f'{name}{{engine="0",model_name="{self.model}"}} {value}' for name, value in rows.items()]
         return "\n".join([*lines, 'vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="0"} 1.0', ""])
@@ -178,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
             body = {"message": complaint, "type": "BadRequestError", "param": "input_tokens", "code": 400}
             self._send(400, json.dumps({"error": body}).encode())
         elif not request.stream:
-            self.mind.account(request)
+            self.mind.account(request, 0.0)
             self._send(200, json.dumps({"choices": [{"text": " w0"}], "usage": self.mind.usage(request)}).encode())
         else:
             self.mind.running += 1
@@ -192,9 +198,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        received_s, first_s = time.monotonic(), None
         for event in self.mind.events(request):
+            first_s = first_s or time.monotonic()
             self._chunk(f"data: {json.dumps(event)}\n\n".encode())
-        self.mind.account(request)
+        self.mind.account(request, (first_s or received_s) - received_s)
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
 

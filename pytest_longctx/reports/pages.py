@@ -96,6 +96,8 @@ def _limits(bound: Bound) -> str:
     low, high = bound.limits
     if bound.tolerance is not None and bound.reference is not None:
         return f"{quantity(bound.reference, bound.unit)} ± {bound.tolerance}"
+    if bound.sigmas is not None and bound.reference is not None:
+        return f"{quantity(bound.reference, bound.unit)} ± {bound.sigmas:g} standard errors (its own {bound.stderr:g})"
     if low == high and low is not None:
         return quantity(low, bound.unit)
     sides = [f"{sign} {quantity(side, bound.unit)}" for sign, side in (("≥", low), ("≤", high)) if side is not None]

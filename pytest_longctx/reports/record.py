@@ -36,6 +36,8 @@ class Entry:
     """Where the finding was documented."""
     bounds: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
     """What the finding allows of each figure, in the words of its file: reference, tolerance, at_most."""
+    measured_by: str = ""
+    """The tool that measured, where it was not this package's own client."""
     measured: Mapping[str, float] = field(default_factory=dict)
     server: Mapping[str, str] = field(default_factory=dict)
     """What was judged: deployment, engine, model, hardware, launcher, seed."""
@@ -65,6 +67,8 @@ def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
         yield f"{stem}.why", verdict.why
     if verdict.observation and verdict.observation.said:
         yield f"{stem}.said", verdict.observation.said
+    if verdict.observation and verdict.observation.measured_by:
+        yield f"{stem}.measured_by", verdict.observation.measured_by
     for name, value in (verdict.observation.metrics if verdict.observation else {}).items():
         if value is not None:
             yield f"{stem}.{name}", f"{value:.9g}"
@@ -105,6 +109,7 @@ def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> 
         status=flat.get(f"{stem}status", ""),
         source=flat.get(f"{stem}source", ""),
         bounds=json.loads(flat.get(f"{stem}bounds", "{}")),
+        measured_by=flat.get(f"{stem}measured_by", ""),
         measured={name: float(flat[f"{stem}{name}"]) for name in MEASURES if f"{stem}{name}" in flat},
         server=server,
     )

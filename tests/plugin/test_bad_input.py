@@ -19,6 +19,10 @@ UNUSABLE = {
     "missing deployment file": (["--backend=miniature", "--longctx-deployment=none.toml"], "there is no such file"),
     "server of somebody else": (["--backend=openai"], "say where: --longctx-launcher=url:http://HOST:PORT"),
     "unknown hardware": (["--backend=vllm", "--longctx-hardware=8xH999"], "'8xH999' is no hardware"),
+    "load": (
+        ["--backend=miniature", "--longctx-load=vllm"],
+        "--longctx-load: unknown tool 'vllm'. Known: aiperf, guidellm, vllm-bench",
+    ),
     "seed": (["--backend=miniature", "--longctx-seed=abc"], "'abc' is not a whole number"),
     "missing data": (["--backend=miniature", "--longctx-data=nowhere"], "there is no folder"),
     "url that is none": (["--backend=openai", "--longctx-launcher=url:http://[::1"], "write url:http://HOST:PORT"),

@@ -11,8 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from pytest_longctx.turns import turn
+
 FOLLOW = """
 import pytest
+
+from pytest_longctx.turns import turn
 from contextlib import contextmanager
 from pytest_longctx.launchers.process import ProcessLauncher
 
@@ -191,3 +195,21 @@ def test_a_server_inherits_only_what_it_needs(monkeypatch):
     inherited = {"PATH": "/bin", "CI": "true", "AWS_SECRET": "x", "WANTED": "y", "HF_TOKEN": "t"}
     assert environment(recipe, inherited) == {"PATH": "/bin", "WANTED": "y", "VLLM_X": "1", "PYTHONUNBUFFERED": "1"}
     assert os.environ.get("PATH")
+
+
+def test_whoever_measures_a_server_keeps_the_others_waiting():
+    asked, order = threading.Event(), []
+
+    def second():
+        asked.set()
+        with turn("http://127.0.0.1:1"):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with turn("http://127.0.0.1:1"), turn("http://127.0.0.1:2"):
+        waiting.start()
+        asked.wait()
+        waiting.join(0.2)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx import claims, tables
+from pytest_longctx.asks import Claim
 from pytest_longctx.errors import TableError
-from pytest_longctx.findings import Claim
 
 
 def claim(**content):

@@ -8,14 +8,16 @@ import pytest
 import tomli_w
 
 from pytest_longctx import backends, catalogue, claims, home, models, tables
+from pytest_longctx.asks import questions
 from pytest_longctx.backends import Backend
 from pytest_longctx.builtin import BACKENDS, load
 from pytest_longctx.cases import dead
 from pytest_longctx.catalogue import Reading
 from pytest_longctx.deployment import load_all as load_deployments
-from pytest_longctx.findings import Finding, questions
+from pytest_longctx.findings import Finding
 from pytest_longctx.findings import load_all as load_findings
 from pytest_longctx.markers import LENGTHS
+from pytest_longctx.probe import codes
 from pytest_longctx.verdicts import judge
 
 SUITES = home.suites()
@@ -136,12 +138,14 @@ def test_a_deployments_command_line_can_be_made(shipped):
 
 
 @every_deployment
-def test_a_deployments_made_model_can_be_made_and_has_random_weights(shipped):
+def test_a_deployments_made_model_can_be_made_and_says_what_its_weights_are(shipped):
     if shipped.model.make is None:
         return
     assert shipped.model.make in models.MADE
-    assert shipped.model.weights == "random"
-    assert shipped.model.ordinary_ids == (models.TINY_SPECIAL_TOKENS, models.TINY_VOCABULARY)
+    ordinary = {"random": (models.TINY_SPECIAL_TOKENS, models.TINY_VOCABULARY), "probe": codes.FILLER_IDS}
+    assert shipped.model.ordinary_ids == ordinary[shipped.model.weights]
+    assert (shipped.model.weights == "probe") is shipped.model.make.startswith("probe-")
+    assert (shipped.flags.get("load-format") == "dummy") is (shipped.model.weights == "random")
 
 
 @every_deployment

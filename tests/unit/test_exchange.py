@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_longctx.exchange import ENDING_OUTCOMES, Ending, Refusal, Usage, tally
+from pytest_longctx.exchange import ENDING_OUTCOMES, Ending, Ledger, Refusal, Usage, tally
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Outcome
 from tests.unit import make
@@ -128,6 +128,34 @@ def test_a_tally_of_good_exchanges_counts_none_wrong():
     assert observation.outcome == "serves"
     assert observation.metrics == {"requests": 2, "miscounted_prompts": 0, "miscounted_answers": 0}
     assert observation.said == ""
+
+
+@pytest.mark.parametrize(
+    ("ledgers", "expected"),
+    [
+        ([Ledger(100, 4), Ledger(100, 4)], {"ledger_gap_tokens": 0}),
+        ([Ledger(100, 4), Ledger(99, 4)], {"ledger_gap_tokens": 1}),
+        ([Ledger(111, 4), Ledger(100, 1)], {"ledger_gap_tokens": 14}),
+        ([Ledger(100, 4), Ledger(100)], {"ledger_gap_tokens": None}),
+        ([Ledger(100, 4), None], {}),
+    ],
+)
+def test_a_tally_holds_the_counters_against_what_was_sent(ledgers, expected):
+    seen = tally([make.exchange(ledger=ledger) for ledger in ledgers]).metrics
+    assert {name: value for name, value in seen.items() if name == "ledger_gap_tokens"} == expected
+
+
+def test_an_exchange_with_a_ledger_tells_both_clocks():
+    exchange = make.exchange(ledger=Ledger(100, 4, 0, 1, 1.25, 0.25, 1.0))
+    figures = exchange.metrics()
+    assert (figures["server_prompt_tokens"], figures["server_completion_tokens"]) == (100, 4)
+    assert (figures["server_ttft_s"], figures["queue_s"], figures["server_prefill_s"]) == (1.25, 0.25, 1.0)
+    assert figures["ttft_gap_s"] == 2.0 - 0.5 - 1.25
+
+
+@pytest.mark.parametrize("missing", [{"arrivals_s": ()}, {"uploaded_s": None}, {"ledger": Ledger(100, 4)}])
+def test_without_both_clocks_there_is_no_gap(missing):
+    assert make.exchange(**{"ledger": Ledger(ttft_s=1.25), **missing}).metrics()["ttft_gap_s"] is None
 
 
 @pytest.mark.parametrize(

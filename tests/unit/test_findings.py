@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx import tables
+from pytest_longctx.asks import Ask, questions
 from pytest_longctx.errors import TableError
-from pytest_longctx.findings import Ask, Finding, Status, load_all, questions
+from pytest_longctx.findings import Finding, Status, load_all
 from pytest_longctx.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
 from tests.unit import make
@@ -53,6 +54,7 @@ def test_a_finding_that_leaves_everything_out_holds_everywhere_and_expects_servi
         ({"reference": 200.0, "tolerance": "5%", "because": "b"}, (190.0, 210.0)),
         ({"reference": -200.0, "tolerance": "5%", "because": "b"}, (-210.0, -190.0)),
         ({"reference": 2.5, "tolerance": "0.5", "because": "b"}, (2.0, 3.0)),
+        ({"reference": 2.5, "stderr": 0.25, "sigmas": 2, "because": "b"}, (2.0, 3.0)),
         ({"reference": 2.5, "tolerance": "0", "because": "b"}, (2.5, 2.5)),
     ],
 )
@@ -83,6 +85,10 @@ def test_limits_that_cross_are_refused(one, other):
     [
         ({"tolerance": "5%", "because": "b"}, "a tolerance needs a reference"),
         ({"reference": 1.0, "tolerance": "5%"}, "a tolerance needs `because`"),
+        ({"reference": 1.0, "stderr": 0.1, "because": "b"}, "stderr and sigmas go together"),
+        ({"stderr": 0.1, "sigmas": 2, "because": "b"}, "stderr and sigmas go together, and need a reference"),
+        ({"reference": 1.0, "stderr": 0.1, "sigmas": 2}, "a tolerance needs `because`"),
+        ({"reference": 1.0, "stderr": 0.1, "sigmas": 2, "at_most": 3.0, "because": "b"}, "give only one of"),
         ({"reference": 1.0, "tolerance": "-5%", "because": "b"}, "tolerance: String should match"),
         ({"reference": 1.0, "tolerance": "5 %", "because": "b"}, "tolerance: String should match"),
         ({"reference": 1.0, "tolerance": 5, "because": "b"}, "tolerance: Input should be a valid string"),
@@ -163,10 +169,36 @@ def test_a_length_that_hangs_on_an_unknown_limit_is_unknown():
 def test_questions_are_the_words_a_finding_may_ask():
     load = {"prompt_tokens": 1, "requests": 2, "concurrency": 2}
     one = {"prompt_tokens": 1}
-    asks = {"served": one, "over-limit": {"over_limit_tokens": 1}, "repeated": one, "load": load}
+    asks = {
+        "served": one,
+        "over-limit": {"over_limit_tokens": 1},
+        "repeated": one,
+        "load": load,
+        "ladder": {"lengths": [1, 2, 3]},
+        "retrieval": one,
+        "precision": one,
+        "haystack": {"lengths": [1]},
+        "accuracy": {"task": "gsm8k"},
+    }
+    bounds = {"requests": {"unit": "requests", "at_least": 1}}
     claims = {"claimed": {"shape": "llama-2-7b", "tokens": 1}}
-    made = [make.finding(question=word, ask=asks.get(word, {}), claim=claims.get(word)) for word in questions()]
+    made = [
+        make.finding(question=word, ask=asks.get(word, {}), claim=claims.get(word), bounds=bounds)
+        for word in questions()
+    ]
     assert [finding.question for finding in made] == list(questions())
+
+
+@pytest.mark.parametrize("changes", [{"ask": {"task": "gsm8k"}}, {"bounds": {"boot_s": {"unit": "s"}}}])
+def test_an_accuracy_names_its_task_and_what_is_to_be_right(changes):
+    with pytest.raises(TableError, match="and bounds on what is to be right"):
+        make.finding(question="accuracy", **changes)
+
+
+def test_only_a_score_is_judged_by_standard_errors():
+    score = {"unit": "s", "reference": 1.0, "stderr": 0.1, "sigmas": 2, "because": "b"}
+    with pytest.raises(TableError, match="ttft_s is measured without a standard error"):
+        make.finding(bounds={"ttft_s": score})
 
 
 def test_every_folder_is_read(tmp_path):

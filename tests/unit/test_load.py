@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.exchange import Exchange, Usage
-from pytest_longctx.load import observe, percentile
+from pytest_longctx.load import Load, observe, percentile
 
 
 def answered(started_s, ttft_s, *, chunks=3, gap_s=0.5, ending="complete"):
@@ -23,7 +23,15 @@ def answered(started_s, ttft_s, *, chunks=3, gap_s=0.5, ending="complete"):
 
 
 def test_rates_are_over_the_whole_load_and_percentiles_over_its_requests():
-    seen = observe([answered(0.0, 1.0), answered(0.0, 3.0), answered(2.0, 2.0)]).metrics
+    seen = observe(
+        Load(
+            (
+                answered(0.0, 1.0),
+                answered(0.0, 3.0),
+                answered(2.0, 2.0),
+            )
+        )
+    ).metrics
     assert seen["load_s"] == 5.0  # from the first byte of the first request to the end of the last
     assert seen["output_tokens_per_s"] == pytest.approx(9 / 5)
     assert seen["total_tokens_per_s"] == pytest.approx(39 / 5)
@@ -34,12 +42,19 @@ def test_rates_are_over_the_whole_load_and_percentiles_over_its_requests():
 
 
 def test_one_request_that_was_not_served_is_the_evidence():
-    seen = observe([answered(0.0, 1.0), answered(0.0, 1.0, ending="disconnected")])
+    seen = observe(
+        Load(
+            (
+                answered(0.0, 1.0),
+                answered(0.0, 1.0, ending="disconnected"),
+            )
+        )
+    )
     assert (seen.outcome, seen.said) == ("disconnects", "10 tokens: gone")
 
 
 def test_answers_of_one_chunk_have_no_time_per_token():
-    seen = observe([answered(0.0, 1.0, chunks=1)]).metrics
+    seen = observe(Load((answered(0.0, 1.0, chunks=1),))).metrics
     assert seen["tpot_mean_s"] is None
     assert seen["itl_p99_s"] is None
     assert seen["ttft_p99_s"] == 1.0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import models
+from pytest_longctx import checkpoint, models
 from pytest_longctx.deployment import Model
 from pytest_longctx.errors import ModelError
 
@@ -20,7 +20,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def checkpoint(folder: Path, text: str = "{}") -> Path:
+def folder_with_config(folder: Path, text: str = "{}") -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(text, encoding="utf-8")
     return folder
@@ -65,7 +65,7 @@ def test_the_tiny_models_parts_fit_together():
 
 @pytest.mark.parametrize("vocabulary", [16, 17, models.TINY_VOCABULARY])
 def test_every_id_is_a_word_without_spaces_and_the_first_are_special(vocabulary):
-    tokenizer = models.word_level_tokenizer(vocabulary)
+    tokenizer = checkpoint.word_level_tokenizer([f"w{i}" for i in range(vocabulary)], models.TINY_SPECIAL_TOKENS)
     words = tokenizer["model"]["vocab"]
     assert sorted(words.values()) == list(range(vocabulary))
     assert all(word.strip() and len(word.split()) == 1 for word in words)
@@ -93,7 +93,7 @@ def test_an_unknown_made_model_is_refused_with_the_nearest():
 
 
 def test_a_path_is_the_folder_it_leads_to(tmp_path, monkeypatch):
-    folder = checkpoint(tmp_path / "model")
+    folder = folder_with_config(tmp_path / "model")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for path in (str(folder), "~/model", "model"):
@@ -118,7 +118,7 @@ def test_a_name_is_left_to_the_engine(model, located):
 
 
 def test_a_fingerprint_names_the_model_its_weights_and_its_config(tmp_path):
-    folder = checkpoint(tmp_path / "model", '{"a": 1}')
+    folder = folder_with_config(tmp_path / "model", '{"a": 1}')
     digest = hashlib.sha256(b'{"a": 1}').hexdigest()[:12]
     assert models.fingerprint(TINY, str(folder)) == f"tiny (random weights, config {digest})"
 
@@ -128,5 +128,5 @@ def test_a_fingerprint_without_a_config_claims_none():
 
 
 def test_another_config_is_another_fingerprint(tmp_path):
-    one, other = checkpoint(tmp_path / "a", "{}"), checkpoint(tmp_path / "b", "{ }")
+    one, other = folder_with_config(tmp_path / "a", "{}"), folder_with_config(tmp_path / "b", "{ }")
     assert models.fingerprint(TINY, str(one)) != models.fingerprint(TINY, str(other))

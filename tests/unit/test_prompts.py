@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx import prompts
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts import Prompt, PromptFactory
+from pytest_longctx.prompts import Prompt, PromptFactory, ids
 
 ORDINARY = (1000, 30_000)
 PINNED = [18157, 18889, 13335, 20347]
@@ -23,7 +22,7 @@ def ids_of(prompt: Prompt) -> list[int]:
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
     """Pieces of seven ids, so that short prompts have borders between pieces too."""
-    monkeypatch.setattr(prompts, "_CHUNK_TOKENS", 7)
+    monkeypatch.setattr(ids, "_CHUNK_TOKENS", 7)
 
 
 @given(st.integers(1, 300), SEEDS, KEYS)
@@ -74,13 +73,13 @@ def test_every_id_is_an_ordinary_one(ordinary, seed):
 
 
 @given(st.lists(st.integers(0, 2000), min_size=1, max_size=40))
-def test_the_pieces_are_json_of_the_ids_and_as_long_as_was_said(ids):
-    prompt = Prompt(np.array(ids, dtype=np.uint32), 0, "k")
+def test_the_pieces_are_json_of_the_ids_and_as_long_as_was_said(numbers):
+    prompt = Prompt(np.array(numbers, dtype=np.uint32), 0, "k")
     pieces = list(prompt.json_chunks())
     body = b"".join(pieces)
-    assert json.loads(body) == ids
+    assert json.loads(body) == numbers
     assert len(body) == prompt.json_bytes
-    assert len(pieces) == 2 + -(-len(ids) // 7)
+    assert len(pieces) == 2 + -(-len(numbers) // 7)
 
 
 def test_a_prompt_larger_than_a_real_piece_is_json_too(monkeypatch):

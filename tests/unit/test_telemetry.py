@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import httpx
@@ -16,12 +17,12 @@ from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.telemetry import Reading, cache_layout, read, scrape
 
 NAMES = MetricNames(
-    running="x:running",
-    waiting="x:waiting",
-    kv_usage="x:usage",
-    cached_tokens="x:cached_total",
-    generated_tokens="x:generated_total",
-    cache_info="x:cache_info",
+    running=("x:running",),
+    waiting=("x:waiting",),
+    kv_usage=("x:usage",),
+    cached_tokens=("x:cached_total",),
+    generated_tokens=("x:generated_total",),
+    cache_info=("x:cache_info",),
 )
 ENGINES = st.dictionaries(
     st.text(st.characters(exclude_categories=["Cs"])),
@@ -84,9 +85,10 @@ def test_a_server_without_names_is_not_read():
 @pytest.mark.parametrize("backend", [Vllm(), Sglang()], ids=lambda backend: backend.name)
 def test_a_backends_own_names_are_read(backend):
     names = backend.metrics
-    text = "".join(f'{name}{{model_name="m"}} 3.0\n' for name in (names.running, names.waiting, names.cached_tokens))
-    found = read(text, names)
-    assert (found.running, found.waiting, found.cached_tokens) == (3.0, 3.0, 3.0)
+    every = [name for slot in MetricNames.model_fields for name in getattr(names, slot)]
+    found = read("".join(f'{name}{{model_name="m"}} 3.0\n' for name in every), names)
+    assert (found.running, found.waiting, found.generated_tokens, found.first_tokens) == (3.0, 3.0, 3.0, 3.0)
+    assert found.cached_tokens == 3.0 * len(names.cached_tokens)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,19 @@ def test_a_backends_own_names_are_read(backend):
 )
 def test_unscheduled_is_waiting_while_none_runs_and_the_cache_is_empty(reading, unscheduled):
     assert reading.unscheduled is unscheduled
+
+
+def test_what_a_server_counted_is_the_growth_of_its_counters():
+    before = Reading(answered=True, prompt_tokens=100.0, generated_tokens=7.0, ttft_s=1.5)
+    after = Reading(answered=True, prompt_tokens=350.0, generated_tokens=9.0, cached_tokens=16.0, ttft_s=2.25)
+    counted = after.since(before)
+    assert (counted.prompt_tokens, counted.completion_tokens, counted.ttft_s) == (250, 2, 0.75)
+    assert counted.cached_tokens == 16  # a counter that was not on the page yet had counted nothing
+    assert (counted.first_tokens, counted.queue_s) == (None, None)
+
+
+def test_nothing_is_said_of_counters_that_were_not_read_before():
+    assert Reading(answered=True, prompt_tokens=350.0).since(Reading()).prompt_tokens is None
 
 
 @contextmanager
@@ -138,7 +153,9 @@ def look(url: str, names: MetricNames = NAMES) -> Reading:
     return asyncio.run(once())
 
 
-@pytest.mark.parametrize(("status", "expected"), [(200, Reading(running=2.0)), (404, Reading()), (503, Reading())])
+@pytest.mark.parametrize(
+    ("status", "expected"), [(200, Reading(answered=True, running=2.0)), (404, Reading()), (503, Reading())]
+)
 def test_a_scrape_is_the_reading_of_a_page_that_was_given(status, expected):
     with serving("x:running 2\n", status) as (url, asked):
         assert look(url) == expected
@@ -170,3 +187,24 @@ def test_a_server_without_names_is_not_asked():
 def test_the_caches_dtype_is_in_the_labels(text, status, names, expected):
     with serving(text, status) as (url, _), httpx.Client(base_url=url, trust_env=False) as http:
         assert cache_layout(http, names) == expected
+
+
+PAGES = Path(__file__).parent.parent / "data" / "metrics"
+
+
+def test_every_name_of_ours_is_on_the_page_of_a_real_server():
+    """VLLM 0.32 on a CPU, after 32 requests of 212 + 76 tokens; histogram buckets left out."""
+    found = read((PAGES / "vllm-0.32.0-cpu.txt").read_text(encoding="utf-8"), MetricNames.of("vllm"))
+    assert found == Reading(
+        answered=True,
+        running=0.0,
+        waiting=0.0,
+        kv_usage=0.0,
+        prompt_tokens=6784.0,
+        generated_tokens=2432.0,
+        cached_tokens=0.0,
+        first_tokens=32.0,
+        ttft_s=0.7453536987304688,
+        queue_s=0.0004635069990399643,
+        prefill_s=0.27600389700046435,
+    )

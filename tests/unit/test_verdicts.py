@@ -16,7 +16,7 @@ FIGURES = st.floats(-1e9, 1e9)
 FAST = {"ttft_s": {"unit": "s", "at_most": 2.0}}
 
 
-def seen(outcome: Outcome = "serves", /, **parts: Any) -> Observation:
+def seen(outcome: Outcome | None = "serves", /, **parts: Any) -> Observation:
     return Observation(outcome, **parts)
 
 
@@ -134,6 +134,14 @@ def test_a_bound_without_limits_only_reports():
     assert [line.measure for line in verdict.lines] == ["outcome"]
 
 
+COUNTS = [
+    ("prompt_tokens", "sent_tokens"),
+    ("completion_tokens", "asked_tokens"),
+    ("server_prompt_tokens", "sent_tokens"),
+    ("server_completion_tokens", "asked_tokens"),
+]
+
+
 @pytest.mark.parametrize(
     ("sent", "counted", "expected"),
     [
@@ -144,13 +152,14 @@ def test_a_bound_without_limits_only_reports():
         (None, 7.0, "holds"),
     ],
 )
-@pytest.mark.parametrize(("law", "sent_as"), [("prompt_tokens", "sent_tokens"), ("completion_tokens", "asked_tokens")])
+@pytest.mark.parametrize(("law", "sent_as"), COUNTS)
 def test_tokens_are_counted_exactly(law, sent_as, sent, counted, expected):
-    observation = seen(metrics={law: counted}, **{sent_as: sent})
+    usage = law.removeprefix("server_")  # what is not asked about is counted as it should be
+    observation = seen(metrics={usage: sent, law: counted}, **{sent_as: sent})
     assert word(make.finding(**SERVED), observation) == expected
 
 
-@pytest.mark.parametrize(("law", "sent_as"), [("prompt_tokens", "sent_tokens"), ("completion_tokens", "asked_tokens")])
+@pytest.mark.parametrize(("law", "sent_as"), COUNTS[:2])
 def test_a_count_that_the_finding_bounds_itself_is_held_to_that_alone(law, sent_as):
     finding = make.finding(**SERVED, bounds={law: {"unit": "tokens", "exactly": 6}})
     sent = finding.ask.prompt_tokens
@@ -201,9 +210,46 @@ def test_a_time_is_only_worth_something_where_no_cache_answered(share, bounds, e
     assert word(make.finding(**SERVED, bounds=bounds), seen(metrics=metrics)) == expected
 
 
-def test_a_repeated_prompt_may_come_from_the_cache():
-    finding = make.finding(question="repeated", ask={"prompt_tokens": 100})
-    assert word(finding, seen(metrics={"cached_share": 0.9})) == "holds"
+@pytest.mark.parametrize(
+    ("share", "bounds", "expected"),
+    [
+        (0.9, {}, "holds"),
+        (0.4, {}, "broken"),
+        (None, {}, "holds"),
+        (None, FAST, "unmeasured"),
+        (None, {"warm_speedup": {"unit": "x", "at_least": 2.0}}, "unmeasured"),
+        (0.4, {"cached_share": {"unit": "", "at_least": 0.3}}, "holds"),
+    ],
+)
+def test_a_repeated_prompt_must_come_from_the_cache(share, bounds, expected):
+    finding = make.finding(question="repeated", ask={"prompt_tokens": 100}, bounds=bounds)
+    metrics = {"cached_share": share, "ttft_s": 1.0, "warm_speedup": 3.0}
+    assert word(finding, seen(metrics=metrics)) == expected
+
+
+@pytest.mark.parametrize(
+    ("gap_s", "tokens", "ttft_s", "expected"),
+    [
+        (0.004, 1_000, 0.025, "holds"),  # vLLM 0.32 on a CPU, as are the next two
+        (0.0607, 60_000, 6.80, "holds"),
+        (0.1004, 65_530, 5.65, "holds"),
+        (0.2, 1_000, 0.3, "broken"),
+        (0.2, 1_000, 4.0, "holds"),
+        (30.0, 10_000_000, 60.0, "holds"),
+        (50.0, 10_000_000, 60.0, "broken"),
+        (-0.05, 1_000, 0.3, "holds"),
+        (-0.2, 1_000, 0.3, "broken"),
+        (None, 1_000, 0.3, "unmeasured"),
+    ],
+)
+def test_both_clocks_agree_on_the_first_token(gap_s, tokens, ttft_s, expected):
+    finding = make.finding(question="served", ask={"prompt_tokens": tokens})
+    metrics = {"prompt_tokens": tokens, "ttft_s": ttft_s, "ttft_gap_s": gap_s}
+    assert word(finding, seen(metrics=metrics, sent_tokens=tokens)) == expected
+
+
+def test_a_server_without_counters_is_not_asked_for_a_second_ledger():
+    assert word(make.finding(**SERVED), seen(metrics={"prompt_tokens": 100}, sent_tokens=100)) == "holds"
 
 
 @pytest.mark.parametrize(
@@ -240,3 +286,40 @@ def test_what_holds_needs_no_reason():
 def test_what_is_unmeasured_names_what_was_not_observed():
     verdict = judge(make.finding(bounds={"load_s": {"unit": "s", "exactly": 1.0}}), seen())
     assert verdict.why == "load_s: not observed, wanted exactly 1 s"
+
+
+SCORE = {"accuracy_strict": {"unit": "", "reference": 0.9, "stderr": 0.03, "sigmas": 2, "because": "sampled"}}
+ASKED = {"question": "accuracy", "ask": {"task": "gsm8k"}, "bounds": SCORE}
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "expected"),
+    [
+        (0.81, 0.04, "holds"),  # 0.9 - 2 sqrt(0.03^2 + 0.04^2) = 0.8
+        (0.99, 0.04, "holds"),
+        (0.79, 0.04, "broken"),
+        (0.81, 0.0, "broken"),
+        (0.81, None, "unmeasured"),
+        (None, 0.04, "unmeasured"),
+    ],
+)
+def test_a_score_is_judged_with_both_standard_errors(value, stderr, expected):
+    metrics = {"accuracy_strict": value, "accuracy_strict_stderr": stderr}
+    assert word(make.finding(**ASKED), seen(metrics=metrics)) == expected
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_less_certain_score_breaks_no_more(value, stderr, more):
+    stderr, more = sorted((stderr, more))
+    certain, uncertain = (
+        word(make.finding(**ASKED), seen(metrics={"accuracy_strict": value, "accuracy_strict_stderr": error}))
+        for error in (stderr, more)
+    )
+    assert uncertain in ("holds", certain)
+
+
+def test_nothing_observed_holds_nothing_and_says_why():
+    verdict = judge(make.finding(**ASKED), seen(None, said="lm-eval is not installed"))
+    assert verdict.word == "unmeasured"
+    assert verdict.why == 'outcome: not observed, wanted serves ("lm-eval is not installed")'
+    assert word(make.finding(), seen(None)) == "unmeasured"

@@ -9,18 +9,29 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-from pytest_longctx.errors import PromptError
-from pytest_longctx.units import tokens as token_count
 
 Ids = npt.NDArray[np.uint32]
 
 _CHUNK_TOKENS = 1 << 20
 LONGEST_TOKENS = 1_000_000_000
 """A hundred times what any engine serves today; its ids take 4 GB."""
+
+
+class Sendable(Protocol):
+    """What a client needs of a prompt, be it ids or text: its length in tokens, and its JSON with the size of that."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def json_bytes(self) -> int:
+        """How many bytes `json_chunks` yields in all."""
+
+    def json_chunks(self) -> Iterator[bytes]:
+        """The prompt as a JSON value, in pieces."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,38 +74,3 @@ def _decimal_table(largest: int) -> npt.NDArray[np.bytes_]:
     width = len(str(largest)) + 1
     rows = b"".join(b"%*d," % (width - 1, i) for i in range(largest + 1))
     return np.frombuffer(rows, dtype=f"S{width}")
-
-
-class PromptFactory:
-    """
-    Makes prompts of random ordinary ids.
-
-    *seed* and *key* decide the ids: a run's seed, and a key that tells one question from another. Each call of one factory
-    gives a new prompt. Two prompts differ from their first block on, so no prefix cache can answer one with the other's.
-    """
-
-    def __init__(self, seed: int, key: str, ordinary_ids: tuple[int, int]) -> None:
-        self.seed, self.key, self.ordinary_ids = seed, key, ordinary_ids
-        words = np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u4")
-        self._sequence = np.random.SeedSequence([seed, *(int(word) for word in words)])
-
-    def __call__(self, tokens: int | str) -> Prompt:
-        """
-        A new prompt of exactly *tokens* ids, written 10000 or "128Ki". Raises `PromptError`.
-
-        Random ids, so that a prompt of 16 tokens or more repeats another's first block about never (1 in 10^48 for an
-        ordinary range of a thousand ids).
-        """
-        if isinstance(tokens, bool) or not isinstance(tokens, int | str):
-            raise PromptError(f"{tokens!r} is not a token count; write 10000, 128Ki, 2Mi or 10M")
-        try:
-            length = token_count(tokens)
-        except ValueError as problem:
-            raise PromptError(str(problem)) from None
-        if not 1 <= length <= LONGEST_TOKENS:
-            raise PromptError(f"a prompt of {length:,} tokens was asked for; from 1 to {LONGEST_TOKENS:,} can be had")
-        (child,) = self._sequence.spawn(1)
-        low, high = self.ordinary_ids
-        ids = np.random.Generator(np.random.PCG64(child)).integers(low, high, size=length, dtype=np.uint32)
-        ids.flags.writeable = False
-        return Prompt(ids, self.seed, self.key)

@@ -1,0 +1,143 @@
+"""What a finding asks: the questions there are, and what each of them sends or claims."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from pytest_longctx import tables
+from pytest_longctx.deployment import HardwareName
+
+Question = Literal[
+    "boots",
+    "boot-fails",
+    "served",
+    "over-limit",
+    "longest",
+    "accounting",
+    "repeated",
+    "ladder",
+    "load",
+    "retrieval",
+    "precision",
+    "haystack",
+    "accuracy",
+    "claimed",
+]
+"""What a suite does to judge a finding; one test function answers each."""
+
+
+def questions() -> tuple[str, ...]:
+    """Every question a suite can answer."""
+    return get_args(Question)
+
+
+class Ask(tables.Table):
+    """What is sent."""
+
+    prompt_tokens: Annotated[int, Field(ge=1)] | None = None
+    output_tokens: Annotated[int, Field(ge=1)] = 32
+    requests: Annotated[int, Field(ge=1)] | None = None
+    """For a load: how many requests in all. For an accuracy: only the first so many questions of the task."""
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """How many of them at once, at most."""
+    lengths: Annotated[tuple[int, ...], tables.LISTED] = ()
+    """For a ladder: the prompt lengths, at least three of them."""
+    needles: Annotated[int, Field(ge=1, le=64)] = 64
+    """For a retrieval: how many needles are planted, evenly from the first token to the last."""
+    border_tokens: Annotated[int, Field(ge=2)] | None = None
+    """For a retrieval: plant them on both sides of the borders between pieces of this size instead."""
+    depths: Annotated[tuple[float, ...], tables.LISTED] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """For a haystack: where in the text the needle lies, at each of *lengths*."""
+    runs: Annotated[int, Field(ge=1)] = 1
+    """How many new prompts of each length are sent; the median is judged."""
+    warm_up: Annotated[int, Field(ge=0)] = 0
+    """How many more are sent before them, and not judged."""
+    task: str | None = None
+    """For an accuracy: a task of lm-eval, or of a folder ``tasks/`` beside ``findings/``."""
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """For an accuracy: how many worked examples go before each question; left out: as the task says."""
+    over_limit_tokens: int | None = None
+    """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
+
+    def prompt_length(self, max_model_len: int | None) -> int | None:
+        """The longest prompt's length in tokens; None where it hangs on a max_model_len that is not known."""
+        if self.lengths:
+            return max(self.lengths)
+        if self.over_limit_tokens is None:
+            return self.prompt_tokens
+        return None if max_model_len is None else max_model_len + self.over_limit_tokens - self.output_tokens
+
+    def every_length(self, max_model_len: int | None) -> tuple[int, ...]:
+        """The length of every prompt that is sent one after the other; empty where that is not known."""
+        length = self.prompt_length(max_model_len)
+        once = self.lengths or ((length,) if length is not None else ())
+        return once * self.runs + once[:1] * self.warm_up
+
+
+class Claim(tables.Table):
+    """Published figures that arithmetic can judge without a server; those left out were not published."""
+
+    shape: str
+    """The model, by its name in `pytest_longctx.physics.shape.known`."""
+    tokens: Annotated[int, Field(ge=1)]
+    """The context they are about."""
+    hardware: HardwareName | None = None
+    value_bytes: Literal[1, 2] = 2
+    """Bytes of a value in the KV cache and in the matrix units."""
+    read_s: float | None = None
+    """The time in which the whole context is said to have been read."""
+    cached_tokens: int | None = None
+    """How much of it a cache answered, by the log of that run."""
+    logged_tokens_per_s: float | None = None
+    kv_gib: float | None = None
+    weights_gib: float | None = None
+    """BF16 weights on one device."""
+    moved_s: float | None = None
+    """The time in which its KV cache is said to have been stored or loaded."""
+    moved_gib_per_s: float | None = None
+    slow_s: float | None = None
+    fast_s: float | None = None
+    speedup: float | None = None
+    """How many times faster *fast_s* is said to be than *slow_s*."""
+
+
+def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
+    """What a finding with this *question* needs and does not have, as a sentence; empty where nothing is missing."""
+    one_length = (
+        (
+            (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),
+            f"ask: a {question!r} finding needs either prompt_tokens or over_limit_tokens",
+        ),
+    )
+    needs: dict[Question, tuple[tuple[bool, str], ...]] = {
+        "served": one_length,
+        "retrieval": one_length,
+        "precision": one_length,
+        "haystack": ((bool(ask.lengths), "ask.lengths: a 'haystack' finding needs them"),),
+        "over-limit": (
+            (
+                (ask.over_limit_tokens or 0) >= 1,
+                "ask.over_limit_tokens: an 'over-limit' finding must go at least 1 token over",
+            ),
+        ),
+        "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs it"),),
+        "load": (
+            (ask.prompt_tokens is not None, "ask.prompt_tokens: a 'load' finding needs it"),
+            (
+                ask.requests is not None and ask.concurrency is not None,
+                "ask: a 'load' finding needs requests and concurrency",
+            ),
+        ),
+        "ladder": (
+            (len(set(ask.lengths)) >= 3, "ask.lengths: a law of two terms is only tested by three lengths or more"),
+        ),
+        "accuracy": (
+            (
+                ask.task is not None and bounded,
+                "an 'accuracy' finding needs ask.task, and bounds on what is to be right",
+            ),
+        ),
+    }
+    if claimed != (question == "claimed"):
+        return "claim: a 'claimed' finding needs it, and no other has one"
+    return next((text for there, text in needs.get(question, ()) if not there), "")

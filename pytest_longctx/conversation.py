@@ -1,0 +1,185 @@
+"""
+One request on the wire: stream a completion and write down readings of the clock.
+
+It never retries (a retry would send ten million tokens again and hide the first failure) and has no timeout of its own
+that could be shorter than the answer: only the deadline it is given, from the first byte on.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import httpx
+from httpx_sse import EventSource, SSEError
+
+from pytest_longctx.exchange import Ending, Exchange, Ledger, Refusal, Usage
+from pytest_longctx.lookout import Lookout
+from pytest_longctx.progress import Watch
+from pytest_longctx.prompts import Sendable
+from pytest_longctx.server import Server
+
+CONNECT_S: Final = 10.0
+_KEPT_TEXT: Final = 2000
+_JSON: Final = {"Content-Type": "application/json"}
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One request in flight: what has been seen of it so far."""
+
+    server: Server
+    prompt: Sendable
+    output_tokens: int
+    deadline_s: float
+    watch: Watch
+    clock: Clock = time.monotonic
+    alone: bool = True
+    """Whether no other request is in flight: only then do the server's counters tell of this one."""
+    started_s: float = 0.0
+    uploaded_s: float | None = None
+    answering: bool = False
+    arrivals_s: list[float] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    usage: Usage | None = None
+    refusal: Refusal | None = None
+    detail: str = ""
+
+    async def hold(self) -> Exchange:
+        """The whole request, with the server's gauges watched beside it."""
+        timeout = httpx.Timeout(None, connect=CONNECT_S)
+        options: dict[str, Any] = {"base_url": self.server.url, "headers": dict(self.server.headers)}
+        options |= {"trust_env": not self.server.local, "verify": self.server.secure}
+        async with (
+            httpx.AsyncClient(timeout=timeout, **options) as http,
+            httpx.AsyncClient(timeout=CONNECT_S, **options) as side,
+        ):
+            lookout = Lookout(self.server, side)
+            if self.alone:
+                await lookout.note_counters()
+            self.started_s = self.clock()
+            ending, ended_s = await self._race(http, lookout)
+            ledger = await self._ledger(lookout) if self.alone and ending == "complete" else None
+        return Exchange(
+            sent_tokens=len(self.prompt),
+            asked_tokens=self.output_tokens,
+            started_s=self.started_s,
+            ending=ending,
+            ended_s=ended_s,
+            uploaded_s=self.uploaded_s,
+            arrivals_s=tuple(self.arrivals_s),
+            usage=self._counted(ledger),
+            ledger=ledger,
+            refusal=self.refusal,
+            waited_unscheduled_s=lookout.waited_unscheduled_s,
+            text="".join(self.words)[:_KEPT_TEXT],
+            detail=self.detail,
+        )
+
+    async def _ledger(self, lookout: Lookout) -> Ledger | None:
+        # What was asked, not what usage claims: a server that overstates its answer would be waited for in vain.
+        counted = (self.usage and self.usage.completion_tokens) or 0
+        return await lookout.ledger(min(self.output_tokens, counted))
+
+    def _counted(self, ledger: Ledger | None) -> Usage | None:
+        """What usage says; of cached tokens the server's counter where usage is silent."""
+        if self.usage is None or self.usage.cached_tokens is not None or ledger is None:
+            return self.usage
+        return replace(self.usage, cached_tokens=ledger.cached_tokens)
+
+    def _phase(self) -> str:
+        if self.arrivals_s:
+            return "answering"
+        return "uploading" if self.uploaded_s is None else "waiting"
+
+    async def _race(self, http: httpx.AsyncClient, lookout: Lookout) -> tuple[Ending, float]:
+        """The answer, the deadline, or the discovery that the request is never scheduled: whichever comes first."""
+        answer = asyncio.create_task(self._stream(http))
+        what = f"{len(self.prompt):,} tokens to {self.server.deployment.name}"
+        watching = asyncio.create_task(lookout.watch(what, self._phase, self.deadline_s, self.watch))
+        try:
+            await asyncio.wait({answer, watching}, timeout=self.deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            ended_s = self.clock()
+            if answer.done():
+                return answer.result(), ended_s
+            if watching.done():
+                self.detail = watching.result()
+                return "not admitted", ended_s
+            self.detail = f"no end within {self.deadline_s:.0f} s; {len(self.arrivals_s)} chunks had come"
+            return "deadline", ended_s
+        finally:
+            for task in (answer, watching):
+                task.cancel()
+            await asyncio.gather(answer, watching, return_exceptions=True)
+
+    async def _stream(self, http: httpx.AsyncClient) -> Ending:
+        head, tail = self._body()
+        length = str(len(head) + self.prompt.json_bytes + len(tail))
+        try:
+            async with http.stream(
+                "POST", "/v1/completions", content=self._upload(head, tail), headers={**_JSON, "Content-Length": length}
+            ) as response:
+                if response.status_code != 200:
+                    text = (await response.aread()).decode("utf-8", "replace")
+                    self.refusal = Refusal.read(response.status_code, text, self.server.secrets)
+                    return "refused" if response.status_code < 500 else "server error"
+                self.answering = True
+                return await self._read(response)
+        except httpx.HTTPError as problem:
+            self.detail = f"{type(problem).__name__}: {problem}".rstrip(": ")
+            return "died mid-stream" if self.answering else "disconnected"
+
+    def _body(self) -> tuple[bytes, bytes]:
+        """The request around the prompt's ids."""
+        rest = {
+            "max_tokens": self.output_tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **self.server.backend.body,
+        }
+        head = json.dumps({"model": self.server.model})[:-1] + ', "prompt": '
+        return head.encode(), b", " + json.dumps(rest)[1:].encode()
+
+    async def _upload(self, head: bytes, tail: bytes) -> AsyncIterator[bytes]:
+        yield head
+        for chunk in self.prompt.json_chunks():
+            yield chunk
+        yield tail
+        self.uploaded_s = self.clock()
+
+    async def _read(self, response: httpx.Response) -> Ending:
+        try:
+            async for event in EventSource(response).aiter_sse():
+                now = self.clock()
+                if event.data == "[DONE]":
+                    return "complete"
+                self._take(json.loads(event.data), now)
+                if self.refusal is not None:
+                    return "refused"
+        except (SSEError, json.JSONDecodeError, AttributeError, TypeError) as problem:
+            self.detail = f"not the event stream of a completion: {problem}"
+            return "died mid-stream"
+        self.detail = "the stream ended without its closing [DONE]"
+        return "died mid-stream"
+
+    def _take(self, event: Mapping[str, Any], now: float) -> None:
+        if error := event.get("error"):
+            status = error.get("code") if isinstance(error, dict) else None
+            known = status if isinstance(status, int) else 200
+            self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
+            return
+        for choice in event.get("choices") or ():
+            # A token may have no text of its own: a part of a letter, or an id the tokenizer has no word for.
+            if choice.get("text") or ("text" in choice and choice.get("finish_reason") is None):
+                self.arrivals_s.append(now)
+                self.words += [choice["text"]] if len(self.words) < _KEPT_TEXT else []
+        if usage := event.get("usage"):
+            details = usage.get("prompt_tokens_details") or {}
+            cached = details.get("cached_tokens", self.server.silently_cached)
+            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
+            self.usage = Usage(*(count if isinstance(count, int) else None for count in counts))

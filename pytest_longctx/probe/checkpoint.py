@@ -1,0 +1,120 @@
+"""The probe as a checkpoint: configurations, and the folder an engine loads."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from safetensors.numpy import save
+
+from pytest_longctx import checkpoint
+from pytest_longctx.probe import codes, weights
+from pytest_longctx.probe.weights import LLAMA, LLAMA4, LLAMA4_WITH_IMAGES, Family
+
+_EITHER: Mapping[str, Any] = MappingProxyType(
+    {
+        "vocab_size": codes.VOCABULARY,
+        "hidden_size": weights.HIDDEN,
+        "intermediate_size": weights.MLP,
+        "num_attention_heads": weights.HEADS,
+        "num_key_value_heads": weights.KV_HEADS,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "torch_dtype": "bfloat16",
+    }
+)
+
+PROBE_LLAMA4: Mapping[str, Any] = MappingProxyType(
+    {
+        "architectures": [LLAMA4.architecture],
+        "model_type": "llama4_text",
+        **_EITHER,
+        "head_dim": LLAMA4.head_dim,
+        "num_hidden_layers": LLAMA4.layers,
+        "intermediate_size_mlp": weights.MLP,
+        "num_local_experts": 1,
+        "num_experts_per_tok": 1,
+        # Beyond the last layer: none has experts, in every engine's reading of this number.
+        "interleave_moe_layer_step": LLAMA4.layers + 1,
+        "no_rope_layers": [1, 1, 1, 0],
+        "attention_chunk_size": 8192,
+        "attn_temperature_tuning": True,
+        "attn_scale": 0.1,
+        "floor_scale": 8192,
+        "use_qk_norm": False,
+        "max_position_embeddings": 10_485_760,
+        "rope_theta": 500_000.0,
+    }
+)
+
+PROBE_LLAMA: Mapping[str, Any] = MappingProxyType(
+    {
+        "architectures": [LLAMA.architecture],
+        "model_type": "llama",
+        **_EITHER,
+        "head_dim": LLAMA.head_dim,
+        "num_hidden_layers": LLAMA.layers,
+        "max_position_embeddings": 2_097_152,
+        # The slower half of the pairs turns by less than 1e-8 in ten million tokens.
+        "rope_theta": 1e30,
+    }
+)
+
+PROBE_LLAMA4_WITH_IMAGES: Mapping[str, Any] = MappingProxyType(
+    {
+        "architectures": [LLAMA4_WITH_IMAGES.architecture],
+        "model_type": "llama4",
+        "text_config": dict(PROBE_LLAMA4),
+        # Described, and not there: without weights for it SGLang serves text only.
+        "vision_config": {
+            "model_type": "llama4_vision_model",
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "image_size": 336,
+            "patch_size": 14,
+            "vision_output_dim": 64,
+            "projector_input_dim": 64,
+            "projector_output_dim": 64,
+        },
+        "boi_token_index": 4,
+        "eoi_token_index": 5,
+        "image_token_index": 6,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+    }
+)
+
+ONLY_LAST_CHUNK: Mapping[str, Any] = MappingProxyType({"no_rope_layers": [1, 1, 1, 1], "rope_theta": 1e38})
+"""
+What makes a damaged copy of `PROBE_LLAMA4`: its last layer sees its own chunk of 8,192 tokens and nothing before.
+
+The base is for that layer's rotary embedding, which must leave most of a code as it is for the chunk still to be read.
+"""
+
+
+def make(folder: Path, family: Family, config: Mapping[str, Any]) -> None:
+    """Write a probe into *folder*, or leave it alone where it is there and right."""
+    files = checkpoint.texts(config, codes.words(), codes.SPECIAL)
+    checkpoint.write(folder, {"model.safetensors": save(weights.tensors(family), {"format": "pt"}), **files})
+
+
+MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = MappingProxyType(
+    {
+        name: (partial(make, family=family, config=config), config)
+        for name, family, config in (
+            ("probe-llama4", LLAMA4, PROBE_LLAMA4),
+            ("probe-llama4-damaged", LLAMA4, {**PROBE_LLAMA4, **ONLY_LAST_CHUNK}),
+            ("probe-llama4-with-images", LLAMA4_WITH_IMAGES, PROBE_LLAMA4_WITH_IMAGES),
+            ("probe-llama", LLAMA, PROBE_LLAMA),
+        )
+    }
+)
+"""Every probe: how it is made, and its ``config.json``."""

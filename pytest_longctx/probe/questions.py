@@ -1,0 +1,129 @@
+"""
+Questions for the probe: filler, needles planted at exact places, and an ask as the last token.
+
+Keys and values are dealt at random over the places, so that the answers jump back and forth through the context and no
+value can be guessed from its neighbours.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from pytest_longctx.errors import PromptError
+from pytest_longctx.probe import codes
+from pytest_longctx.probe.codes import FILLER_IDS, KEYS
+from pytest_longctx.prompts import Ids, Prompt
+
+SHORTEST_TOKENS: Final = 2
+"""One needle and the ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needle:
+    """What was planted, and where: *position* counts tokens from 0."""
+
+    key: int
+    value: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """A prompt, and all that is known of its answer."""
+
+    prompt: Prompt
+    needles: tuple[Needle, ...] = field(repr=False)
+    """By key, which is the order in which they are asked for."""
+
+    @property
+    def output_tokens(self) -> int:
+        """How many tokens to ask for: one for each needle, and one for a key that was not planted, if there is any."""
+        return min(len(self.needles) + 1, KEYS)
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """The ids that a correct engine gives."""
+        right = [codes.answer(each.key, each.value) for each in self.needles]
+        return (*right, codes.NONE + len(right))[: self.output_tokens]
+
+    def depth(self, position: int) -> float:
+        """A position as a share of the context, from 0 to less than 1."""
+        return position / len(self.prompt)
+
+
+def plant(filler: Prompt, places: Sequence[int]) -> Question:
+    """
+    Plant a needle at each of *places* in a copy of *filler*, whose last token becomes the ask.
+
+    *filler* is made of `FILLER_IDS` and not shorter than it must be for the places. 1 to 64 places, in any order, from 0
+    to the length less 2. Raises `PromptError`.
+    """
+    check(filler, places, 1, KEYS)
+    deal = _dealer(filler)
+    keys, values = deal.permutation(len(places)), deal.permutation(codes.VALUES)
+    needles = [Needle(int(key), int(values[key]), place) for key, place in zip(keys, sorted(places), strict=True)]
+    planted = {each.position: codes.needle(each.key, each.value) for each in needles}
+    prompt = planted_in(filler, planted, codes.ASK, f"{len(needles)} needles")
+    return Question(prompt, tuple(sorted(needles, key=lambda each: each.key)))
+
+
+def spread(tokens: int, count: int = KEYS) -> tuple[int, ...]:
+    """*count* places from the first token of a prompt of *tokens* to the last before the ask, evenly; fewer if it is short."""
+    return tuple(sorted({round(place) for place in np.linspace(0, tokens - 2, count)}))
+
+
+def at_depths(tokens: int, shares: Iterable[float]) -> tuple[int, ...]:
+    """The places at *shares* of a prompt of *tokens*, 0 the first token and 1 the last before the ask. Raises `PromptError`."""
+    wanted = tuple(shares)
+    if not all(0 <= share <= 1 for share in wanted):
+        raise PromptError(f"depths are shares of the context from 0 to 1; found {wanted}")
+    return tuple(sorted({round(share * (tokens - 2)) for share in wanted}))
+
+
+def borders(tokens: int, size: int, count: int = KEYS) -> tuple[int, ...]:
+    """
+    Places on both sides of the borders between pieces of *size* tokens: an engine's blocks, chunks or batches.
+
+    Up to *count* places, an even number: the first token and the last before the ask, and borders spread over the prompt.
+    """
+    inner = range(size, tokens - 2, size)
+    pairs = (count - 2) // 2
+    chosen = inner if len(inner) <= pairs else [inner[i] for i in np.linspace(0, len(inner) - 1, pairs, dtype=int)]
+    return tuple(sorted({0, tokens - 2, *chosen, *(border - 1 for border in chosen)}))
+
+
+def planted_in(filler: Prompt, planted: dict[int, int], ask: int, what: str) -> Prompt:
+    """A copy of *filler* with the ids *planted* by place, and *ask* at its end."""
+    ids: Ids = filler.ids.copy()
+    ids[list(planted)] = list(planted.values())
+    ids[-1] = ask
+    ids.flags.writeable = False
+    return Prompt(ids, filler.seed, f"{filler.key} with {what}")
+
+
+def check(filler: Prompt, places: Sequence[int], least: int, most: int) -> None:
+    """That *least* to *most* needles can be planted at *places* of *filler*. Raises `PromptError`."""
+    tokens = len(filler)
+    low, high = FILLER_IDS
+    if not least <= len(places) <= most or len(set(places)) != len(places):
+        raise PromptError(
+            f"{least} to {most} different places are needed in a prompt of {tokens:,} tokens; "
+            f"found {len(set(places))}: {places!s:.80}"
+        )
+    if tokens < SHORTEST_TOKENS or min(places) < 0 or max(places) > tokens - 2:
+        raise PromptError(
+            f"a prompt of {tokens:,} tokens has places from 0 to {tokens - 2:,}, the ask being last; "
+            f"found {min(places):,} to {max(places):,}"
+        )
+    if int(filler.ids.min()) < low or int(filler.ids.max()) >= high:
+        raise PromptError(
+            f"the filler of a probe has ids from {low} to {high - 1}; found {filler.ids.min()} to {filler.ids.max()}\n"
+            f"  try      ordinary_ids = [{low}, {high}] in the deployment's [model]"
+        )
+
+
+def _dealer(filler: Prompt) -> np.random.Generator:
+    """Chance that follows from the filler, so that the same prompt has the same needles."""
+    return np.random.Generator(np.random.PCG64([len(filler), *(int(each) for each in filler.ids[:16])]))

@@ -1,0 +1,195 @@
+"""
+The probe's weights: every matrix by construction, every number exact in BF16.
+
+Hidden dimensions are named fields. Each token's embedding has the norm of a vector of ones, so that the norms before
+projections change nothing. Only the last layer attends to anything that matters: a key head holds the key code, its
+values are copied to the residual, and the output matrix reads key, value and ask together. The other layers have random
+queries, keys and values and an output of zero: they cost what a layer costs and say nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from pytest_longctx.probe import codes
+from pytest_longctx.probe.codes import KEYS, RUNGS, VALUES, WIDTH
+
+Matrix = npt.NDArray[np.float32]
+
+HIDDEN = 256
+HEADS = 8
+KV_HEADS = 2
+"""The values of the first hold the key's code, those of the second the value's."""
+
+MLP = 64
+KEY, VALUE, ASK = (slice(i * WIDTH, (i + 1) * WIDTH) for i in range(3))
+ASKING = slice(192, 204)
+"""Set in every token that asks; the answer "none" reads it."""
+BALLAST = slice(204, 212)
+"""Fills up the norm of needles, and is read by nobody."""
+LADDER = 212
+"""Set in every rung; then one dimension for each rung, and one for each ask about a rung."""
+RUNG = slice(213, 213 + RUNGS)
+ASK_RUNG = slice(224, 224 + RUNGS)
+FILL = slice(236, 252)
+
+NONE_READS = 1.875
+"""
+How much of the two fetched codes an answer must have to beat "none", out of 2.
+
+Above 7/4, so that one of eight heads that fetches nothing is enough to say "none": whichever device it is on, it shows.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """An architecture the probe is made in."""
+
+    architecture: str
+    mlp: str
+    """What its MLP is called in the names of tensors."""
+    layers: int
+    head_dim: int
+    dims: tuple[int, ...]
+    """The dimensions of a head that hold a code, `WIDTH` of them: those that rotary embeddings do not turn."""
+    query_gain: float
+    prefix: str = ""
+    """Of the names of all tensors."""
+
+
+LLAMA4 = Family("Llama4ForCausalLM", "feed_forward", 4, 64, tuple(range(64)), 4.0)
+# SGLang attends to chunks only under the name that the published checkpoints have, which is that of text with images.
+LLAMA4_WITH_IMAGES = replace(LLAMA4, architecture="Llama4ForConditionalGeneration", prefix="language_model.")
+# Of 64 rotary pairs (i, i + 64), the slower half.
+LLAMA = Family("LlamaForCausalLM", "mlp", 2, 128, (*range(32, 64), *range(96, 128)), 8.0)
+
+
+def tensors(family: Family) -> dict[str, npt.NDArray[np.generic]]:
+    """Every tensor of the checkpoint by its name, in BF16."""
+    made: dict[str, Matrix] = {"model.embed_tokens.weight": embedding(), "lm_head.weight": output()}
+    for layer in range(family.layers):
+        last = layer == family.layers - 1
+        projections = attention(family) if last else idle_attention(family, layer)
+        prefix = f"model.layers.{layer}."
+        made |= {f"{prefix}self_attn.{name}_proj.weight": matrix for name, matrix in projections.items()}
+        for name, shape in (("gate", (MLP, HIDDEN)), ("up", (MLP, HIDDEN)), ("down", (HIDDEN, MLP))):
+            made[f"{prefix}{family.mlp}.{name}_proj.weight"] = np.zeros(shape, np.float32)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            made[f"{prefix}{name}.weight"] = np.ones(HIDDEN, np.float32)
+    made["model.norm.weight"] = np.ones(HIDDEN, np.float32)
+    return {f"{family.prefix}{name}": matrix.astype(ml_dtypes.bfloat16) for name, matrix in made.items()}
+
+
+def embedding() -> Matrix:
+    """What each id says, (vocabulary, hidden); ids that mean something have a root mean square of exactly 1."""
+    code = codes.hadamard()
+    table = np.zeros((codes.VOCABULARY, HIDDEN), np.float32)
+    pairs = np.arange(KEYS * VALUES)
+    needles = slice(codes.NEEDLE, codes.ANSWER)
+    table[needles, KEY], table[needles, VALUE] = code[pairs // VALUES], code[pairs % VALUES]
+    table[codes.RUNG : codes.ASK_RUNG, LADDER] = 8
+    table[codes.RUNG : codes.ASK_RUNG, RUNG] = 8 * np.eye(RUNGS)
+    for start, stop in ((codes.NEEDLE, codes.ANSWER), (codes.RUNG, codes.ASK_RUNG)):
+        table[start:stop, BALLAST] = 4
+
+    following = np.roll(code, -1, axis=0)
+    table[codes.ASK : codes.NONE, ASK] = code
+    table[codes.NONE : codes.NEEDLE, ASK] = following
+    table[codes.ANSWER : codes.FILLER, ASK] = following[pairs // VALUES]
+    table[codes.ASK_RUNG : codes.KEPT, ASK_RUNG] = 8 * np.eye(RUNGS)
+    for start in (codes.KEPT, codes.ERASED):
+        table[start : start + RUNGS, ASK_RUNG] = 8 * np.roll(np.eye(RUNGS), -1, axis=0)
+    for start, stop in (
+        (codes.ASK, codes.NEEDLE),
+        (codes.ANSWER, codes.FILLER),
+        (codes.ASK_RUNG, codes.ERASED + RUNGS),
+    ):
+        table[start:stop, ASKING] = 4
+
+    table[codes.FILLER :, FILL] = 4 * _signs(np.arange(codes.VOCABULARY - codes.FILLER))
+    return table
+
+
+def attention(family: Family) -> dict[str, Matrix]:
+    """The projections of the layer that answers, as (out, in)."""
+    code, identity = codes.hadamard(), np.eye(WIDTH, dtype=np.float32)
+    dims, heads_per_kv = list(family.dims), HEADS // KV_HEADS
+    query = np.zeros((HEADS, family.head_dim, HIDDEN), np.float32)
+    key = np.zeros((KV_HEADS, family.head_dim, HIDDEN), np.float32)
+    value = np.zeros((KV_HEADS, family.head_dim, HIDDEN), np.float32)
+    out = np.zeros((HIDDEN, HEADS, family.head_dim), np.float32)
+
+    query[:, dims, ASK] = family.query_gain * identity
+    key[:, dims, KEY] = identity
+    for head, field in enumerate((KEY, VALUE)):
+        value[head, dims, field] = identity
+        for mine in range(head * heads_per_kv, (head + 1) * heads_per_kv):
+            out[field, mine, dims] = identity / heads_per_kv
+
+    # Rung r is stored as 1 where code r is -1, and as 1 + 2^-r where it is +1. Its ask amplifies that difference by 2^r
+    # along code r, to which a cache that has erased the difference is orthogonal, and so is every other rung.
+    for index in range(RUNGS):
+        bits, mine = index + 1, code[index + 1]
+        query[:, dims, ASK_RUNG.start + index] = family.query_gain * 2 * 2**bits * mine / 8
+        key[:, dims, RUNG.start + index] = 2.0**-bits * (1 + mine) / 2 / 8
+        value[:, dims, RUNG.start + index] = mine / 8
+    key[:, dims, LADDER] = 1 / 8
+    return {
+        "q": query.reshape(-1, HIDDEN),
+        "k": key.reshape(-1, HIDDEN),
+        "v": value.reshape(-1, HIDDEN),
+        "o": out.reshape(HIDDEN, -1),
+    }
+
+
+def idle_attention(family: Family, layer: int) -> dict[str, Matrix]:
+    """The projections of a layer that works for nothing: its output is zero."""
+    rows = {"q": HEADS * family.head_dim, "k": KV_HEADS * family.head_dim, "v": KV_HEADS * family.head_dim}
+    made = {
+        name: _noise((count, HIDDEN), seed=layer * len(rows) + number)
+        for number, (name, count) in enumerate(rows.items())
+    }
+    return {**made, "o": np.zeros((HIDDEN, HEADS * family.head_dim), np.float32)}
+
+
+def output() -> Matrix:
+    """What each answer reads off the residual, (vocabulary, hidden): its ask, and both fetched codes or none."""
+    code, pairs = codes.hadamard(), np.arange(KEYS * VALUES)
+    table = np.zeros((codes.VOCABULARY, HIDDEN), np.float32)
+    none = NONE_READS * WIDTH / (4 * (ASKING.stop - ASKING.start))
+    answers, nones = slice(codes.ANSWER, codes.FILLER), slice(codes.NONE, codes.NEEDLE)
+    table[answers, KEY], table[answers, VALUE] = code[pairs // VALUES], code[pairs % VALUES]
+    table[answers, ASK], table[nones, ASK], table[nones, ASKING] = code[pairs // VALUES], code, none
+    kept, erased = slice(codes.KEPT, codes.ERASED), slice(codes.ERASED, codes.ERASED + RUNGS)
+    table[kept, KEY] = table[kept, VALUE] = code[1 : RUNGS + 1]
+    table[kept, ASK_RUNG] = table[erased, ASK_RUNG] = 8 * np.eye(RUNGS)
+    table[erased, ASKING] = none
+    # Filler says itself again, so that prompts without an ask are answered with words too.
+    table[codes.FILLER :, FILL] = _signs(np.arange(codes.VOCABULARY - codes.FILLER))
+    return table
+
+
+def _signs(numbers: npt.NDArray[np.int64]) -> Matrix:
+    """Each number's low bits as +-1."""
+    bits = numbers[:, None] >> np.arange(FILL.stop - FILL.start) & 1
+    return (1 - 2 * bits).astype(np.float32)
+
+
+def _noise(shape: tuple[int, int], seed: int) -> Matrix:
+    """Multiples of 1/64 within +-1/8, the same on every machine and with every numpy (the mixer of SplitMix64)."""
+    count = shape[0] * shape[1]
+    state = (np.arange(count, dtype=np.uint64) + np.uint64(seed * count + 1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+    state ^= state >> np.uint64(31)
+    return ((state % np.uint64(17)).astype(np.float32) - 8).reshape(shape) / np.float32(64)
+
+
+@cache
+def in_float32(family: Family) -> Mapping[str, Matrix]:
+    """The tensors as numpy computes with them."""
+    return {name: tensor.astype(np.float32) for name, tensor in tensors(family).items()}

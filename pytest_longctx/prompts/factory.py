@@ -1,0 +1,97 @@
+"""What a test is given to make its prompts with."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from pytest_longctx.errors import PromptError
+from pytest_longctx.prompts import chat, shared
+from pytest_longctx.prompts.exact import Text
+from pytest_longctx.prompts.ids import LONGEST_TOKENS, Prompt
+from pytest_longctx.prompts.needles import Haystack, Needle, hide
+from pytest_longctx.prompts.reader import Reader
+from pytest_longctx.units import tokens as token_count
+
+
+class PromptFactory:
+    """
+    Makes prompts of exact length.
+
+    *seed* and *key* decide them: a run's seed, and a key that tells one question from another. Each call of one factory
+    gives a new prompt. Two prompts differ from their first block on, so no prefix cache can answer one with the other's.
+    *reader* gives the model's tokenizer and a text, for the kinds that need them.
+    """
+
+    def __init__(
+        self, seed: int, key: str, ordinary_ids: tuple[int, int], reader: Callable[[], Reader] | None = None
+    ) -> None:
+        self.seed, self.key, self.ordinary_ids, self._make_reader = seed, key, ordinary_ids, reader
+        words = np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u4")
+        self._sequence = np.random.SeedSequence([seed, *(int(word) for word in words)])
+
+    def __call__(self, tokens: int | str) -> Prompt:
+        """
+        A new prompt of exactly *tokens* random ordinary ids, written 10000 or "128Ki"; no BOS. Raises `PromptError`.
+
+        A prompt of 16 tokens or more repeats another's first block about never (1 in 10^48 for an ordinary range of a
+        thousand ids).
+        """
+        length, rng = self._draw(tokens)
+        low, high = self.ordinary_ids
+        ids = rng.integers(low, high, size=length, dtype=np.uint32)
+        ids.flags.writeable = False
+        return Prompt(ids, self.seed, self.key)
+
+    def natural(self, tokens: int | str) -> Prompt:
+        """Exactly *tokens* ids of natural text: BOS where the tokenizer puts one, twelve digits, then the text."""
+        length, rng = self._draw(tokens)
+        reader = self._reader()
+        ids = np.concatenate((reader.lead(rng), reader.body(length)))[:length]
+        ids.flags.writeable = False
+        return Prompt(ids, self.seed, self.key)
+
+    def needle(self, tokens: int | str, depth: float) -> Haystack:
+        """Exactly *tokens* ids of natural text with a fact at *depth* (0 to 1) of it and its question at the end."""
+        length, rng = self._draw(tokens)
+        reader = self._reader()
+        needle = Needle.draw(rng)
+        lead, hay = reader.lead(rng), reader.body(length)
+        ids, lies = hide(reader.vocabulary, needle, lead, hay, length, depth)
+        ids.flags.writeable = False
+        return Haystack(Prompt(ids, self.seed, self.key), needle, lies)
+
+    def text(self, tokens: int | str) -> Text:
+        """A text that the model's tokenizer encodes to exactly *tokens* tokens, special ones included, as it is proved."""
+        length, rng = self._draw(tokens)
+        return Text(self._reader().text(rng, length), length, self.seed, self.key)
+
+    def chat(self, tokens: int | str, system: str = "") -> chat.Chat:
+        """Messages that the model's chat template renders to exactly *tokens* tokens."""
+        length, rng = self._draw(tokens)
+        return chat.Chat(self._reader().messages(rng, length, system), length, self.seed, self.key)
+
+    def turns(self, first: int, answer: int, new: int, count: int) -> Iterator[Prompt]:
+        """Turns of one conversation in random ids; see `shared.turns`."""
+        return shared.turns(self, first, answer, new, count)
+
+    def users(self, document: int, question: int, count: int) -> Iterator[Prompt]:
+        """Questions of several users on one document in random ids; see `shared.users`."""
+        return shared.users(self, document, question, count)
+
+    def _draw(self, tokens: int | str) -> tuple[int, np.random.Generator]:
+        if isinstance(tokens, bool) or not isinstance(tokens, int | str):
+            raise PromptError(f"{tokens!r} is not a token count; write 10000, 128Ki, 2Mi or 10M")
+        try:
+            length = token_count(tokens)
+        except ValueError as problem:
+            raise PromptError(str(problem)) from None
+        if not 1 <= length <= LONGEST_TOKENS:
+            raise PromptError(f"a prompt of {length:,} tokens was asked for; from 1 to {LONGEST_TOKENS:,} can be had")
+        (child,) = self._sequence.spawn(1)
+        return length, np.random.Generator(np.random.PCG64(child))
+
+    def _reader(self) -> Reader:
+        if self._make_reader is None:
+            raise PromptError("this factory has no tokenizer: it was made for random ids alone")
+        return self._make_reader()

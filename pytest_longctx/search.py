@@ -1,0 +1,49 @@
+"""The longest context that works, in few tries: what a refusal says of the limit is tried first, then the middle."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One length that was tried: whether it worked, and the server's words if not."""
+
+    tokens: int
+    worked: bool
+    said: str = ""
+
+
+def longest(low: int, high: int, attempt: Callable[[int], Try]) -> tuple[Try, ...]:
+    """
+    Every try on the way to the longest of *low* to *high* tokens that works; the longest is the last that worked, if any did.
+
+    Takes it that what works at some length works at all shorter ones. Numbers in a refusal are tried as limits, the next
+    longer one beside them; so a server that tells its limit is found out in three tries, any other in log2(high - low) + 2.
+    """
+    tries = [attempt(high)]
+    if tries[-1].worked:
+        return tuple(tries)
+    works, fails = low - 1, high  # nothing shorter than *low* is of interest
+    hinted: list[int] = []
+    while fails - works > 1:
+        hinted = [*hinted, *_limits(tries[-1])]
+        inside = [hint for hint in hinted if works < hint < fails]
+        length = inside[0] if inside else (works + fails) // 2
+        tries.append(attempt(length))
+        if tries[-1].worked:
+            works = length
+        else:
+            fails = length
+    return tuple(tries)
+
+
+def found(tries: tuple[Try, ...]) -> int | None:
+    """The longest length that worked; None where none did."""
+    return max((each.tokens for each in tries if each.worked), default=None)
+
+
+def _limits(tried: Try) -> list[int]:
+    """Lengths that a refusal may mean: each number in it, and the one above, so that the border is tested on both sides."""
+    numbers = [int(text.replace(",", "")) for text in re.findall(r"\d[\d,]*\d", tried.said)]
+    return [length for number in numbers if number != tried.tokens for length in (number, number + 1)]

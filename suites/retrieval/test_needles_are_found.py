@@ -1,0 +1,42 @@
+"""Does an answer come from where it should, however far back that is?"""
+
+import pytest
+
+from pytest_longctx import recall
+from pytest_longctx.probe import grade, ladder, questions
+
+
+@pytest.mark.judges("retrieval")
+def test_needles_are_found(finding, boot, server, prompt, ask, judge):
+    """If this fails, a part of the context is lost or mixed up, and the depth of what failed says which."""
+    asked = finding.ask
+    length = asked.prompt_length(server.max_model_len)
+    places = questions.spread(length, asked.needles)
+    if asked.border_tokens is not None:
+        places = questions.borders(length, asked.border_tokens, asked.needles)
+    question = questions.plant(prompt(length), places)
+    exchange = ask(question.prompt, question.output_tokens)
+    verdict = judge(recall.retrieved(boot.weigh(exchange), grade.text(question, exchange.text)))
+    assert verdict
+
+
+@pytest.mark.judges("precision")
+def test_keys_keep_their_precision(finding, boot, server, prompt, ask, judge):
+    """If this fails, the KV cache stores keys more coarsely, or more finely, than its dtype says."""
+    rungs = ladder.plant(prompt(finding.ask.prompt_length(server.max_model_len)))
+    exchange = ask(rungs.prompt, rungs.output_tokens)
+    verdict = judge(recall.measured(boot.weigh(exchange), ladder.text(exchange.text)))
+    assert verdict
+
+
+@pytest.mark.judges("haystack")
+def test_facts_in_text_are_found(finding, boot, prompt, ask, judge):
+    """If this fails, a model with real weights no longer finds a sentence in a long text, at some length or depth."""
+    answers = []
+    for length in finding.ask.lengths:
+        for depth in finding.ask.depths:
+            haystack = prompt.needle(length, depth)
+            exchange = ask(haystack.prompt, finding.ask.output_tokens)
+            answers.append((haystack, boot.weigh(exchange), exchange.text))
+    verdict = judge(recall.found(answers))
+    assert verdict

@@ -1,0 +1,21 @@
+"""How does the time to the first token grow with the prompt?"""
+
+import pytest
+
+from pytest_longctx.series import ladder, summary
+
+
+@pytest.mark.judges("ladder")
+def test_time_follows_the_law(finding, boot, prompt, ask, judge):
+    """If this fails, prompts are read more slowly than was found, or ever more slowly as they grow."""
+    asked = finding.ask
+    for _ in range(asked.warm_up):
+        ask(prompt(asked.lengths[0]), asked.output_tokens)
+    points = []
+    for length in asked.lengths:
+        readings = [boot.weigh(ask(prompt(length), asked.output_tokens)) for _ in range(asked.runs)]
+        points.append(summary(readings))
+        if points[-1].outcome != "serves":
+            break
+    verdict = judge(ladder(points))
+    assert verdict

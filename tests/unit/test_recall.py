@@ -1,0 +1,57 @@
+from pytest_longctx import recall
+from pytest_longctx.observation import Observation
+from pytest_longctx.probe import codes, grade, ladder, questions
+from pytest_longctx.prompts import PromptFactory
+from pytest_longctx.prompts.needles import Haystack, Needle
+
+PROMPT = PromptFactory(1, "recall", codes.FILLER_IDS)
+SEEN = Observation("serves", {"prompt_tokens": 500, "cached_share": 0.0}, sent_tokens=500)
+QUESTION = questions.plant(PROMPT(500), questions.spread(500, 4))
+RIGHT = [codes.words()[i] for i in QUESTION.answer]
+
+
+def retrieved(words):
+    return recall.retrieved(SEEN, grade.text(QUESTION, " ".join(words)))
+
+
+def test_a_right_answer_is_counted_and_needs_no_words():
+    found = retrieved(RIGHT)
+    assert (found.metrics["needles"], found.metrics["needles_right"], found.metrics["made_up_answers"]) == (4, 4, 0)
+    assert (found.metrics["first_failed_depth"], found.said) == (None, "")
+    assert found.metrics["prompt_tokens"] == 500
+
+
+def test_a_lost_needle_is_named_by_its_depth():
+    lost = QUESTION.needles[2]
+    found = retrieved([*RIGHT[:2], "none02", *RIGHT[3:]])
+    assert (found.metrics["needles_right"], found.metrics["first_failed_depth"]) == (3, lost.position / 500)
+    assert f"1 lost, token {lost.position}" in found.said
+
+
+def test_an_answer_to_a_key_that_was_never_planted_is_made_up():
+    assert retrieved([*RIGHT[:4], "a04.11"]).metrics["made_up_answers"] == 1
+
+
+def test_the_ladder_gives_bits_or_nothing():
+    kept = " ".join([*(f"kept{i:02d}" for i in (1, 2, 3)), *(f"erased{i:02d}" for i in range(4, codes.RUNGS + 1))])
+    found = recall.measured(SEEN, ladder.text(kept)).metrics
+    assert (found["kv_mantissa_bits"], found["kv_relative_step"]) == (3, 0.125)
+    assert recall.measured(SEEN, ladder.text("w1 w2")).metrics["kv_mantissa_bits"] is None
+
+
+def hay(depth):
+    return Haystack(PROMPT(500), Needle("the code is 1234567", "what is it?", "1234567"), depth)
+
+
+def test_facts_are_scored_and_misses_quoted():
+    answers = [(hay(0.0), SEEN, " 1,234,567."), (hay(0.5), SEEN, "it is the the the the"), (hay(1.0), SEEN, "12345678")]
+    found = recall.found(answers)
+    figures = found.metrics
+    assert (figures["needles"], figures["needles_right"], figures["repetitive_answers"]) == (3, 1, 1)
+    assert figures["cached_share"] == 0.0
+    assert found.said == "500 tokens at depth 50%: 'it is the the the the'; 500 tokens at depth 100%: '12345678'"
+
+
+def test_a_request_that_was_not_served_stands_for_all():
+    refused = Observation("refuses", said="too long")
+    assert recall.found([(hay(0.0), SEEN, "1234567"), (hay(1.0), refused, "")]) is refused
