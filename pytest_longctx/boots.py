@@ -56,6 +56,7 @@ class Boot:
             "outcome": seen.outcome,
             "seconds": round(self.seconds, 3),
             "signature": seen.signature,
+            "class": seen.kind,
             "said": seen.said,
             "figures": {name: value for name, value in seen.metrics.items() if value is not None},
             "words": dict(self.server.words) if self.server else {},

@@ -1,5 +1,8 @@
 """One class, one fault. Prompts of `SMALL_TALK_TOKENS` or fewer are spared, so that each server looks ready."""
 
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -165,6 +168,50 @@ class RunsOutOfMemory(Honest):
         sys.exit(1)
 
 
+class DiesHanging(Honest):
+    """Runs out of GPU memory at boot, says so, and then neither goes on nor ends."""
+
+    def boot(self) -> None:
+        say(
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.22 GiB. GPU 0 has a total capacity of 139.80 GiB"
+        )
+        time.sleep(3600)
+
+
+class LosesWorker(Honest):
+    """A worker process is killed from outside, and the engine that lost it hangs."""
+
+    def boot(self) -> None:
+        super().boot()
+        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]) as worker:
+            worker.kill()
+        say(f"Worker proc VllmWorker-2 died unexpectedly (exit code: {worker.returncode}), shutting down executor.")
+        time.sleep(3600)
+
+
+class IsKilled(Honest):
+    """Is ended by SIGKILL without a word."""
+
+    def boot(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class CriesWolf(Honest):
+    """Logs what looks fatal and is not, and serves."""
+
+    def boot(self) -> None:
+        for _ in range(5):
+            say(
+                "No available shared memory broadcast block found in 60 seconds. This typically happens when some processes "
+                "are hanging or doing some time-consuming work (e.g. compilation, weight/kv cache quantization)."
+            )
+        say(
+            "Found ulimit of 20000 and failed to automatically increase with error current limit exceeds maximum limit."
+        )
+        say("UserWarning: resource_tracker: There appear to be 8 leaked semaphore objects to clean up at shutdown")
+        super().boot()
+
+
 FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
     {
         "honest": Honest,
@@ -185,6 +232,10 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "never-healthy": NeverHealthy,
         "overcommits": Overcommits,
         "runs-out-of-memory": RunsOutOfMemory,
+        "dies-hanging": DiesHanging,
+        "loses-worker": LosesWorker,
+        "is-killed": IsKilled,
+        "cries-wolf": CriesWolf,
     }
 )
 """Every miniature by the name its deployment gives in ``fault``."""

@@ -28,6 +28,10 @@ CAUGHT = {
     "never-healthy": dict.fromkeys(ALL, "outcome: hangs"),
     "overcommits": dict.fromkeys(ALL, "outcome: overcommits"),
     "runs-out-of-memory": dict.fromkeys(ALL, "outcome: runs out of memory"),
+    "dies-hanging": dict.fromkeys(ALL, "outcome: runs out of memory"),
+    "loses-worker": dict.fromkeys(ALL, "outcome: dies"),
+    "is-killed": dict.fromkeys(ALL, "outcome: dies"),
+    "cries-wolf": {},
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from pytest_longctx import backends, catalogue, home, models
 from pytest_longctx.backends import Backend
 from pytest_longctx.builtin import BACKENDS, load
-from pytest_longctx.catalogue import Reading
+from pytest_longctx.reading import Reading
 from pytest_longctx.deployment import load_all as load_deployments
 from pytest_longctx.findings import load_all as load_findings
 from pytest_longctx.findings import questions

@@ -82,7 +82,10 @@ def test_a_failure_must_come_in_its_phase_and_with_its_signature(phase, signatur
 
 def test_a_phase_and_a_signature_that_were_not_seen_are_said_to_be_missing():
     finding = make.finding(expect={"outcome": "dies", "phase": "load", "signature": "oom"})
-    why = "phase: not seen, wanted load; signature: no known signature, wanted oom"
+    why = (
+        "phase: not seen, wanted load; signature: no known signature, wanted oom "
+        "(the finding has changed: another cause, one that is not known instead of oom)"
+    )
     assert judge(finding, seen("dies")).why == why
 
 
