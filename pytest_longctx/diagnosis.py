@@ -24,7 +24,9 @@ _PROXY = (413, 502, 504)
 """Statuses that no engine sends, and that things between client and server do."""
 _SEVERAL = 3
 """A notice that comes once or twice in every long boot means something from here on."""
+_HANGS = ("hang", "hang-workers", "hang-admission")
 _SIZES_SHOWN = 6
+_NO_KILL = "the kernel counted no out-of-memory kill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class Diagnosis:
     def title(self) -> str:
         """Class, signature, phase and confidence in one line."""
         name = f" ({self.signature})" if self.signature else ""
-        return f"{self.kind}{name} in phase {self.phase} ({PHASES[self.phase]}), {self.confidence}"
+        sure = "" if self.confidence == "unknown" else f", {self.confidence}"
+        return f"{self.kind}{name} in phase {self.phase} ({PHASES[self.phase]}){sure}"
 
     def observe(self, readings: Mapping[str, float | None]) -> Observation:
         """The diagnosis as evidence for a verdict, with what else was read of the boot."""
@@ -109,11 +112,16 @@ def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[st
 
 def _starved(reading: Reading, given: Evidence) -> Diagnosis | None:
     """The kernel, or a container's state, says that memory ran out."""
-    if not (given.oom_killed or given.memory_kills) or not (reading.summary or _signal(reading, given)):
+    kills = given.memory_kills or ()
+    went = _signal(reading, given) is not None or _silent(reading)
+    if not given.oom_killed and not (kills and went):
         return None
-    seen = [*(["the container's state: OOMKilled"] if given.oom_killed else []), *(given.memory_kills or ())]
+    seen = [*(["the container's state: OOMKilled"] if given.oom_killed else []), *kills]
+    # A counter counts every process of the host; only a name is proof.
+    named = given.oom_killed or any("Killed process" in line for line in kills)
     sizes = {} if given.killed_gib is None else {"killed_gib": given.killed_gib}
-    return _ended(reading, "host-oom", "the host's out-of-memory killer ended it", "certain", seen, sizes)
+    cause = "the host's out-of-memory killer ended it"
+    return _ended(reading, "host-oom", cause, "certain" if named else "likely", seen, sizes)
 
 
 def _killed(reading: Reading, given: Evidence) -> Diagnosis | None:
@@ -123,26 +131,23 @@ def _killed(reading: Reading, given: Evidence) -> Diagnosis | None:
         return None
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     looked = (
-        "the kernel's record of out-of-memory kills cannot be read here"
-        if given.memory_kills is None
-        else "the kernel counted no out-of-memory kill"
+        "the kernel's record of out-of-memory kills cannot be read here" if given.memory_kills is None else _NO_KILL
     )
     if number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE):
         return _ended(reading, "child-died", f"it was ended by its own {name}", "certain", [])
-    if number == signal.SIGKILL and given.memory_kills is None:
-        cause = f"it was ended by {name}, from outside or as the kernel does when the host runs out of memory"
-        return _ended(reading, "killed", cause, "likely", [looked])
-    return _ended(reading, "killed", f"it was ended by {name}, from outside", "certain", [looked])
+    if number != signal.SIGKILL:
+        return _ended(reading, "killed", f"it was ended by {name}, from outside", "certain", [])
+    guess = ", or by the kernel for want of host memory" if given.memory_kills is None else ""
+    return _ended(reading, "killed", f"it was ended by {name}, from outside{guess}", "likely", [looked])
 
 
 def _lost(reading: Reading, given: Evidence) -> Diagnosis | None:
     """A child ended without a word, and nobody wrote down how."""
-    found = reading.summary
-    if found is None or found.kind != "child-died" or not found.silent:
+    if not _silent(reading):
         return None
     if given.memory_kills is not None:
         cause = "a child process was ended from outside without a word of its own"
-        return _ended(reading, "killed", cause, "likely", ["the kernel counted no out-of-memory kill"])
+        return _ended(reading, "killed", cause, "likely", [_NO_KILL])
     seen = ["no error and no out-of-memory text before it: it was ended from outside"]
     if fitted := reading.figures.get("concurrency"):
         seen.append(f"GPU memory had been fitted before: the KV cache holds {fitted:g} requests of full length")
@@ -156,10 +161,8 @@ def _turned_down(reading: Reading, given: Evidence) -> Diagnosis | None:
         return None
     phase: Phase = "request"
     if given.status in _PROXY:
-        said = f"HTTP {given.status}, which engines do not send: {given.refusal}"
-        return Diagnosis(
-            "proxy", "refuses", phase, said, "the server's own address, without a proxy before it", "likely"
-        )
+        said, direct = f"HTTP {given.status}, which engines do not send: {given.refusal}", "the server's own address"
+        return Diagnosis("proxy", "refuses", phase, said, direct, "likely")
     known = explain_refusal(reading.catalogue, given.refusal)
     said = f"it came up but would not generate one token: {given.refusal}"
     advice = "the request's length, model name and the server's log"
@@ -174,11 +177,9 @@ def _stuck(reading: Reading, given: Evidence) -> Diagnosis | None:
     if given.waited_for is None:
         return None
     said = f"the time was up while waiting for {given.waited_for}"
-    seen = [f"{entry.why} ({count} times in the log)" for entry, count in reading.benign() if entry.kind]
-    kind: Kind = "hang"
-    for entry, count in reading.benign():
-        if entry.kind and count >= _SEVERAL:
-            kind = entry.kind
+    notices = [(entry.kind, entry.why, count) for entry, count in reading.benign() if entry.kind in _HANGS]
+    seen = [f"{why} ({count} times in the log)" for _, why, count in notices]
+    kind: Kind = next((known for known, _, count in notices if count >= _SEVERAL), "hang")
     if given.gauges.get("waiting") and given.gauges.get("running") == 0:
         kind = "hang-admission"
         seen.append("the server's gauges: requests wait and none runs")
@@ -193,7 +194,6 @@ def _unknown(reading: Reading, given: Evidence) -> Diagnosis:
     how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
     said = f"unknown, here is the first error: {first}" if first else "unknown, and the log has no error in it"
     if reading.summary is not None:
-        # What sums up is worth its name: findings expect it, and it says which process to look at.
         return _ended(reading, "unknown", how + said, "unknown", [])
     return Diagnosis("unknown", "dies", reading.phase, how + said, "the log, from its first error on", "unknown")
 
@@ -225,11 +225,26 @@ def _ended(
     return Diagnosis(kind, known.outcome, found.phase, cause, remedy, confidence, known.id, merged, seen)
 
 
+def _silent(reading: Reading) -> bool:
+    """Whether a child ended and nothing had been logged as an error before."""
+    found = reading.summary
+    return found is not None and found.kind == "child-died" and found.silent
+
+
 def _signal(reading: Reading, given: Evidence) -> int | None:
-    """The signal that ended the server, or the child that its log says was the first to go."""
-    said = reading.summary.words.get("exit_code", "") if reading.summary else ""
-    codes = (int(said) if said.lstrip("-").isdigit() else None, given.exit_code)
-    for code in codes:
+    """
+    The signal that ended the server, or the child that its log says was the first to go.
+
+    None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
+    """
+    said = ""
+    if reading.summary is not None:
+        if not _silent(reading):
+            return None
+        said = reading.summary.words.get("exit_code", "")
+    elif reading.errors.text is not None:
+        return None
+    for code in (int(said) if said else None, given.exit_code):
         if code is not None and (code < 0 or 128 < code < 128 + signal.NSIG):
             return -code if code < 0 else code - 128
     return None

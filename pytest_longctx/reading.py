@@ -145,8 +145,6 @@ class Reading:
 
     def _look(self, line: str, *, silent: bool) -> None:
         """Look for a failure in *line*, and for the place of one that may come."""
-        if "Traceback (most recent call last)" in line:
-            self._place = None
         for place in self.catalogue.place if self.errors.inside else ():
             if re.search(place.regex, line):
                 self._place = place
@@ -161,7 +159,9 @@ class Reading:
             else:
                 self.cause = failure
                 self._sizes_due = _SIZES_WITHIN if signature.then else 0
-            return
+            break
+        if not self.errors.inside:  # this was its last line, or there was none
+            self._place = None
 
     def _failed(self, signature: Signature, match: re.Match[str], line: str, *, silent: bool) -> Failure:
         found = match.groupdict()
