@@ -137,7 +137,9 @@ class Catalogue(tables.Table):
     """All that is known of one engine's log."""
 
     hints: tables.Names = ()
-    """Every line that a signature or a benign entry matches has one of these in it. None: every line is read."""
+    """Once it serves, only lines with one of these are looked at; without any, every line is."""
+    boot_hints: tables.Names = ()
+    """Until then these count too: together they are in every line that a fact, a signature or a benign entry matches."""
     fact: Annotated[tuple[Fact, ...], tables.LISTED] = ()
     place: Annotated[tuple[Place, ...], tables.LISTED] = ()
     signature: Annotated[tuple[Signature, ...], tables.LISTED] = ()

@@ -60,11 +60,13 @@ class Reading:
     errors: FirstError = field(default_factory=FirstError)
     _place: Place | None = None
     _sizes_due: int = 0
-    _sieve: Sieve = field(init=False)
+    _boot_hints: tuple[str, ...] = field(init=False)
+    _hints: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         own = self.catalogue.hints
-        self._sieve = Sieve([hint.encode() for hint in (*own, *HINTS)] if own else [])
+        self._hints = (*own, *HINTS) if own else ()
+        self._boot_hints = (*self._hints, *self.catalogue.boot_hints) if own else ()
 
     @property
     def failure(self) -> Failure | None:
@@ -82,36 +84,26 @@ class Reading:
         if b"\x1b" in block:
             block = _COLOURS_IN_BYTES.sub(b"", block)
         start, end = 0, len(block)
-        sifted = False
-        while start < end:
-            if self._sifting:
-                if not sifted:
-                    self._sieve.load(block)
-                    sifted = True
-                start = self._sieve.next(start)
+        hints: tuple[str, ...] = ()
+        while start < end and self.phase != "stop":
+            if wanted := self._sought():
+                if hints != wanted:
+                    hints, sieve = wanted, Sieve([hint.encode() for hint in wanted], block)
+                start = sieve.next(start)
                 if start == end:
                     return
             stop = block.find(b"\n", start)
             self.feed(block[start:stop].decode("utf-8", "replace"))
             start = stop + 1
 
-    @property
-    def _sifting(self) -> bool:
-        """Whether only lines with a hint can matter: not during the boot, inside a traceback, or while sizes are due."""
-        return (
-            self.phase in ("serve", "stop")
-            and bool(self._sieve.hints)
-            and not self.errors.inside
-            and not self._sizes_due
-        )
-
     def feed(self, line: str) -> None:
         """Take in one line of the log."""
         line = _COLOURS.sub("", line)
-        self._facts(line)
+        sought = self._sought()
         # What a server says while it is stopped on purpose is no failure.
-        if self.phase == "stop" or not self._may_matter(line):
+        if self.phase == "stop" or (sought and not any(hint in line for hint in sought)):
             return
+        self._facts(line)
         if any(self._notice(entry, line) for entry in self.catalogue.benign):
             return
         silent = self.errors.text is None and self.errors.complaint is None and not self.errors.inside
@@ -121,21 +113,19 @@ class Reading:
         else:
             self._look(line, silent=silent)
 
+    def _sought(self) -> tuple[str, ...]:
+        """Words without which a line does not matter now; empty: every line does, inside a traceback for one."""
+        if self.errors.inside or self._sizes_due:
+            return ()
+        return self._hints if self.phase == "serve" else self._boot_hints
+
     def _facts(self, line: str) -> None:
         for fact in self.catalogue.fact:
-            if (self.phase == "serve") is not (fact.phase == "stop"):
-                continue
-            if self.phase != "stop" and (match := re.search(fact.regex, line)):
+            if (self.phase == "serve") is (fact.phase == "stop") and (match := re.search(fact.regex, line)):
                 found = match.groupdict()
                 self.figures |= figures(found)
                 self.words |= words(found)
                 self.phase = fact.phase or self.phase
-
-    def _may_matter(self, line: str) -> bool:
-        hints = self.catalogue.hints
-        return (
-            not hints or self.errors.inside or bool(self._sizes_due) or any(each in line for each in (*hints, *HINTS))
-        )
 
     def _notice(self, entry: Benign, line: str) -> bool:
         if not re.search(entry.regex, line):

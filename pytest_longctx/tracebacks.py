@@ -2,7 +2,7 @@
 
 import re
 
-HINTS = ("Traceback (most recent call last)", "ERROR", "rror", "CRITICAL", "FATAL", "fault")
+HINTS = ("Traceback (most recent call last)", "ERROR", "rror", "CRITICAL", "FATAL", "Segmentation fault")
 """Words without which a line begins no error."""
 
 _MOST_LINES = 2000

@@ -9,9 +9,9 @@ from pytest_longctx import catalogue, tables
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.catalogue import Catalogue
-from pytest_longctx.reading import Reading
 from pytest_longctx.errors import TableError
 from pytest_longctx.measures import MEASURES
+from pytest_longctx.reading import Reading
 
 
 def signature(name: str, regex: str, **changes: object) -> dict[str, object]:

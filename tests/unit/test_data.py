@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from pytest_longctx import backends, catalogue, home, models
 from pytest_longctx.backends import Backend
 from pytest_longctx.builtin import BACKENDS, load
-from pytest_longctx.observation import KINDS
-from pytest_longctx.reading import Reading
 from pytest_longctx.deployment import load_all as load_deployments
 from pytest_longctx.diagnosis import explain_refusal
 from pytest_longctx.findings import load_all as load_findings
 from pytest_longctx.findings import questions
 from pytest_longctx.markers import LENGTHS
+from pytest_longctx.observation import KINDS
+from pytest_longctx.reading import Reading
 from pytest_longctx.tracebacks import HINTS
 
 SUITES = home.suites()
@@ -28,6 +28,11 @@ SIGNATURES = [
     pytest.param(known, signature, id=f"{name}-{signature.id}")
     for name, known in CATALOGUES.items()
     for signature in known.signature
+]
+FACTS = [
+    pytest.param(known, fact, id=f"{name}-{number}")
+    for name, known in CATALOGUES.items()
+    for number, fact in enumerate(known.fact)
 ]
 REFUSALS = [
     pytest.param(known, refusal, id=f"{name}-{refusal.id}")
@@ -172,12 +177,12 @@ def test_a_benign_lines_example_is_noticed(known, benign):
     assert reading.notices == {benign.id: 1}
 
 
-@pytest.mark.parametrize(("known", "entry"), [*SIGNATURES, *BENIGN])
+@pytest.mark.parametrize(("known", "entry"), [*FACTS, *SIGNATURES, *BENIGN])
 @given(data=st.data())
 def test_whatever_a_pattern_matches_has_a_hint(known, entry, data):
     """Or the fast way through a long log would pass it over."""
     line = data.draw(st.from_regex(re.compile(entry.regex, re.ASCII)).filter(lambda text: "\n" not in text))
-    assert any(hint in line for hint in (*known.hints, *HINTS))
+    assert any(hint in line for hint in (*known.hints, *known.boot_hints, *HINTS))
 
 
 @pytest.mark.parametrize("name", CATALOGUES)

@@ -88,8 +88,7 @@ def test_memory_does_not_grow_with_a_line_that_never_ends():
 @given(st.lists(st.sampled_from([b"one", b"two 2", b"o1ne", b"", b"xtwo"])), st.integers(0, 3))
 def test_a_sieve_finds_every_line_with_a_hint_and_passes_no_other_twice(words, repeats):
     block = b"".join(word + b"\n" for word in words * (repeats + 1))
-    sieve = Sieve([b"one", b"two"])
-    sieve.load(block)
+    sieve = Sieve([b"one", b"two"], block)
     found, start = [], sieve.next(0)
     while start < len(block):
         end = block.index(b"\n", start)
