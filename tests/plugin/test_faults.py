@@ -111,3 +111,10 @@ def test_a_killed_worker_is_explained_by_what_is_known(run, faulty):
     assert boot["class"] in ("killed", "host-oom")  # the latter where something else ran out of memory meanwhile
     assert "SIGKILL" in boot["said"] or "out-of-memory killer" in boot["said"]
     assert "died unexpectedly (exit code: -9)" in done.text
+
+
+def test_a_refusal_is_read(run, faulty):
+    done = run("--backend=miniature", faulty("honest"), "-k", "LC-0021")
+    (row,) = done.results.verdicts
+    assert row["verdict"] == "holds"
+    assert row["measured"]["refused_tokens"] + row["measured"]["max_model_len"] > 65_536
