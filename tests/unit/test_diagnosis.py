@@ -171,6 +171,7 @@ ENDINGS = [
     (SIGKILLED, Evidence(1), "killed", "likely"),
     (SIGKILLED, Evidence(1, memory_kills=(VICTIM,)), "host-oom", "certain"),
     (f"Traceback (most recent call last):\nFooError: x\n{DIED}", Evidence(137, memory_kills=(COUNTED,)), "unknown", "unknown"),
+    ("Traceback (most recent call last):\nFooError: x\n", Evidence(137), "unknown", "unknown"),
     (f"ERROR FooError\n{SIGKILLED}", Evidence(1), "unknown", "unknown"),
     (f"{FAILURES[0][1]}\n{DIED}", Evidence(137, oom_killed=True), "gpu-oom", "certain"),
 ]  # fmt: skip
@@ -312,6 +313,12 @@ def test_the_first_of_chained_errors_is_quoted_and_a_group_is_one():
     assert of("vllm", chained).errors.text == "ZeroDivisionError: division by zero"
     group = said_by("raise ExceptionGroup('several', [ValueError('one')])")
     assert of("vllm", group).errors.text == "ExceptionGroup: several (1 sub-exception)"
+
+
+def test_what_another_process_says_meanwhile_does_not_end_a_traceback():
+    one, other = "(Worker_TP0 pid=1) ", "(Worker_TP1 pid=2) "
+    text = f"{one}Traceback (most recent call last):\n{other}Other: words\n{one}  File 'a.py', line 1\n{one}KeyError: 'mine'\n"
+    assert of("vllm", text).errors.text == "KeyError: 'mine'"
 
 
 def test_without_a_traceback_the_first_complaint_is_quoted():

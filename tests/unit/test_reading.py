@@ -14,13 +14,16 @@ from tests.unit.quoted import BENIGN, FAILURES
 NAMES = ("vllm", "sglang", "vllm-neuron")
 CATALOGUES = {name: load(BACKENDS[name])().catalogue for name in NAMES}
 SERVING = ["INFO:     Application startup complete.", "The server is fired up and ready to roll!"]
+STOPPED = ["[shutdown] API server: shutdown triggered", "SIGTERM received. signum=15"]
 DULL = [
     "(APIServer pid=1) INFO 11-20 23:13:12 [loggers.py:335] Engine 000: Avg prompt throughput: 0.0 tokens/s, Running: 0 reqs",
     'INFO:     localhost:33878 - "POST /v1/completions HTTP/1.1" 200 OK',
     "GPU KV cache size: 5,711,392 tokens",
 ]
 TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1, in capture_model\n    run()'
-LINES = st.sampled_from([*SERVING, *DULL, TRACE, *(line for _, line, *_ in FAILURES), *(line for _, line in BENIGN)])
+LINES = st.sampled_from(
+    [*SERVING, *STOPPED, *DULL, TRACE, *(line for _, line, *_ in FAILURES), *(line for _, line in BENIGN)]
+)
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r", b"\n\n", b""])
 COLOURED = LINES.map(lambda line: f"\x1b[36m{line[:9]}\x1b[0m{line[9:]}")
 LOGS = st.lists(
@@ -110,5 +113,8 @@ def test_sizes_may_stand_a_few_lines_later_and_no_further():
 def test_facts_belong_to_the_boot():
     """What a server logs while it serves may look like one; only that it is stopped still counts."""
     log = f"{SERVING[0]}\n{DULL[2]}\n[shutdown] API server: shutdown triggered\n{FAILURES[0][1]}\n"
-    reading = read([log.encode()], CATALOGUES["vllm"])
-    assert (reading.figures, reading.phase, reading.failure) == ({}, "stop", None)
+    by_line = Reading(CATALOGUES["vllm"])
+    for line in log.splitlines():
+        by_line.feed(line)
+    for reading in (by_line, read([log.encode()], CATALOGUES["vllm"])):
+        assert (reading.figures, reading.phase, reading.failure) == ({}, "stop", None)
