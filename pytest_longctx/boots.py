@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_longctx import models
+from pytest_longctx.diagnosis import explain_refusal
 from pytest_longctx.errors import BootError
 from pytest_longctx.exchange import Exchange
 from pytest_longctx.launchers import Launch, Launcher
@@ -40,7 +41,7 @@ class Boot:
 
     def weigh(self, exchange: Exchange) -> Observation:
         """An exchange as evidence, with the share of the peak that its prefill would have taken, where that is known."""
-        seen, deployment, hardware = exchange.observe(), self.conditions.deployment, self.conditions.hardware
+        seen, deployment, hardware = self._known(exchange), self.conditions.deployment, self.conditions.hardware
         shape = models.shape_of(deployment.model)
         if exchange.ttft_s is None or shape is None or hardware is None:
             return seen
@@ -49,6 +50,17 @@ class Boot:
         value_bytes = 1 if any("fp8" in word.lower() for word in words) else 2
         share = roofline.peak_share(shape, exchange.sent_tokens, exchange.ttft_s, hardware, value_bytes)
         return replace(seen, metrics={**seen.metrics, "peak_share": share})
+
+    def _known(self, exchange: Exchange) -> Observation:
+        """An exchange as evidence; a refusal that the catalogue knows has its signature, its class and its sizes."""
+        seen = exchange.observe()
+        if exchange.refusal is None or self.server is None:
+            return seen
+        known = explain_refusal(self.server.backend.catalogue, exchange.refusal.text)
+        if known is None:
+            return seen
+        name, kind, sizes = known
+        return replace(seen, signature=name, kind=kind, metrics={**seen.metrics, **sizes})
 
     def record(self) -> dict[str, Any]:
         """The boot as results keep it."""
@@ -59,6 +71,7 @@ class Boot:
             "started_s": self.began_s,
             "seconds": round(self.seconds, 3),
             "signature": seen.signature,
+            "class": seen.kind,
             "said": seen.said,
             "figures": {name: value for name, value in seen.metrics.items() if value is not None},
             "words": dict(self.server.words) if self.server else {},

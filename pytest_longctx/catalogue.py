@@ -1,5 +1,5 @@
 """
-What a server's log says: facts of a boot, its phases, and the failures it can end in.
+What is known of an engine's log: facts of a boot, its phases, the failures it can end in, and what only looks like one.
 
 A catalogue is a TOML file beside its backend. Patterns are searched in each line as the engine wrote it, without
 terminal colours; named groups are readings, and their names are those of `pytest_longctx.measures`.
@@ -8,19 +8,55 @@ terminal colours; named groups are readings, and their names are those of `pytes
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from pytest_longctx import tables
 from pytest_longctx.errors import unknown
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.observation import Outcome
+from pytest_longctx.observation import Kind, Outcome
 
-TEXT_FACTS = ("kv_cache_dtype", "attention_backend", "engine_version", "architecture")
-"""Readings of a boot that are words, not figures."""
+TEXT_FACTS = ("kv_cache_dtype", "attention_backend", "engine_version", "architecture", "device", "exit_code", "because")
+"""Readings that are words, not figures; ``because`` is a cause that an engine quotes in its summary line."""
+
+Phase = Literal[
+    "start",
+    "config",
+    "load",
+    "compile",
+    "profile",
+    "kv_cache",
+    "warm-up",
+    "graphs",
+    "first forward",
+    "serve",
+    "request",
+    "stop",
+]
+
+PHASES: Mapping[Phase, str] = MappingProxyType(
+    {
+        "start": "starting",
+        "config": "reading its configuration",
+        "load": "loading weights",
+        "compile": "compiling",
+        "profile": "profiling memory",
+        "kv_cache": "allocating the KV cache",
+        "warm-up": "warming up",
+        "graphs": "capturing graphs",
+        "first forward": "running the first forward pass",
+        "serve": "serving",
+        "request": "working on a request",
+        "stop": "stopping",
+    }
+)
+"""Every phase of a server's life, in words for people."""
+
+_SCALES = {"_bytes": 1024**3, "_kib": 1024**2, "_mib": 1024}
+"""Units that become GiB, by the end of a reading's name."""
 
 
 def _pattern(text: str) -> str:
@@ -29,9 +65,17 @@ def _pattern(text: str) -> str:
     except re.error as problem:
         raise ValueError(f"not a regular expression: {problem}") from None
     for name in groups:
-        if name not in MEASURES and name not in TEXT_FACTS and f"{name.removesuffix('_mib')}_gib" not in MEASURES:
+        if name not in TEXT_FACTS and _measure(name)[0] not in MEASURES:
             raise ValueError(unknown("group", name, (*MEASURES, *TEXT_FACTS)))
     return text
+
+
+def _measure(reading: str) -> tuple[str, int]:
+    """The measure that *reading* is one of, and how many of its units make one of the measure's."""
+    for end, scale in _SCALES.items():
+        if reading.endswith(end) and reading not in MEASURES:
+            return f"{reading.removesuffix(end)}_gib", scale
+    return reading, 1
 
 
 Pattern = Annotated[str, AfterValidator(_pattern)]
@@ -41,17 +85,31 @@ class Fact(tables.Table):
     """A line that tells something about a good boot."""
 
     regex: Pattern
-    phase: str | None = None
-    """The phase that has begun when this line appears."""
+    phase: Phase | None = None
+    """The phase that has begun when this line appears. After ``serve`` only ``stop`` can begin."""
+
+
+class Place(tables.Table):
+    """A line of a traceback that tells where a failure of class ``gpu-oom`` happened; the innermost counts."""
+
+    regex: Pattern
+    phase: Phase
+    kind: Annotated[Kind, Field(alias="class")]
+    remedy: str | None = None
+    """None: the signature's own."""
 
 
 class Signature(tables.Table):
-    """A line that tells why a server failed."""
+    """A line that tells why a server failed, or why it turned a request down."""
 
     id: str
+    kind: Annotated[Kind, Field(alias="class")] = "unknown"
     outcome: Outcome
-    phase: str
+    phase: Phase | None = None
+    """None: the phase the boot was in."""
     regex: Pattern
+    then: Pattern | None = None
+    """A line soon after it that has its sizes."""
     remedy: str
     source: str
     """Where the line was seen."""
@@ -64,81 +122,51 @@ class Signature(tables.Table):
     """The line only says that something failed; the cause stands before it, or is not in the log at all."""
 
 
+class Benign(tables.Table):
+    """A line that looks fatal and is not: it ends no wait and is never the first error."""
+
+    id: str
+    kind: Annotated[Kind | None, Field(alias="class")] = None
+    """What it points to where the server is never heard of again."""
+    regex: Pattern
+    why: str
+    example: str
+
+
 class Catalogue(tables.Table):
     """All that is known of one engine's log."""
 
+    hints: tables.Names = ()
+    """Once it serves, only lines with one of these are looked at; without any, every line is."""
+    boot_hints: tables.Names = ()
+    """Until then these count too: together they are in every line that a fact, a signature or a benign entry matches."""
     fact: Annotated[tuple[Fact, ...], tables.LISTED] = ()
+    place: Annotated[tuple[Place, ...], tables.LISTED] = ()
     signature: Annotated[tuple[Signature, ...], tables.LISTED] = ()
-
-
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A failure line that was seen: the first of its kind in the log."""
-
-    signature: Signature
-    line: str
-    metrics: dict[str, float]
-
-
-@dataclass(slots=True)
-class Reading:
-    """What a growing log has told so far. Feed it lines; memory stays constant."""
-
-    catalogue: Catalogue
-    figures: dict[str, float] = field(default_factory=dict)
-    words: dict[str, str] = field(default_factory=dict)
-    phase: str = "starting"
-    cause: Failure | None = None
-    """The first line that names a cause."""
-    summary: Failure | None = None
-    """The first line that says something failed without naming a cause."""
-
-    @property
-    def failure(self) -> Failure | None:
-        """The cause where one was named, else the summary."""
-        return self.cause or self.summary
-
-    def feed(self, line: str) -> None:
-        """Take in one line of the log."""
-        line = _COLOURS.sub("", line)
-        for fact in self.catalogue.fact:
-            if match := re.search(fact.regex, line):
-                self._note(match)
-                self.phase = fact.phase or self.phase
-        if self.cause is not None:
-            return
-        for signature in self.catalogue.signature:
-            if match := re.search(signature.regex, line):
-                failure = Failure(signature, line.strip(), figures(match.groupdict()))
-                if not signature.summary:
-                    self.cause = failure
-                elif self.summary is None:
-                    self.summary = failure
-                return
-
-    def _note(self, match: re.Match[str]) -> None:
-        found = match.groupdict()
-        self.figures |= figures(found)
-        self.words |= {name: text for name, text in found.items() if name in TEXT_FACTS and text is not None}
+    refusal: Annotated[tuple[Signature, ...], tables.LISTED] = ()
+    """What a request is turned down with: no failure of the server, so it is not looked for in the log."""
+    benign: Annotated[tuple[Benign, ...], tables.LISTED] = ()
 
 
 def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
     """
-    Numbers as engines log them; what is no number is no reading, and MiB become GiB.
+    Numbers as engines log them; what is no number is no reading, and bytes, KiB and MiB become GiB.
 
     >>> figures({"kv_cache_tokens": "5,711,392", "allocation_mib": "512.00", "weights_gib": "1.2.3", "weights_s": None})
     {'kv_cache_tokens': 5711392.0, 'allocation_gib': 0.5}
     """
     found = {}
     for name, text in readings.items():
-        measure, scale = (f"{name[:-4]}_gib", 1024) if name.endswith("_mib") else (name, 1)
+        measure, scale = _measure(name)
         with suppress(ValueError):
             if measure in MEASURES:
                 found[measure] = float((text or "").replace(",", "")) / scale
     return found
+
+
+def words(readings: Mapping[str, str | None]) -> dict[str, str]:
+    """The readings that are words."""
+    return {name: text for name, text in readings.items() if name in TEXT_FACTS and text is not None}
 
 
 def load(path: Path) -> Catalogue:

@@ -3,15 +3,17 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_longctx import __version__, builtin, deployment, engines, findings, home, plan
+from pytest_longctx import __version__, backends, builtin, catalogue, deployment, engines, findings, home, plan
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import dead, match
+from pytest_longctx.catalogue import Catalogue
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.machine import Hardware
 from pytest_longctx.reports import commands as readers
-from pytest_longctx.reports import pages
+from pytest_longctx.reports import pages, signatures
 from pytest_longctx.scope import Conditions
 
 
@@ -34,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     listed.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/")
     checked = commands.add_parser("check", help="read all findings and deployments; list findings nothing could judge")
     checked.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/, deployments/")
+    known = commands.add_parser("signatures", help="write the known log lines of all engines as one page")
+    known.add_argument("folder", type=Path, help="where the page goes")
     readers.add(commands)
     given = parser.parse_args(arguments)
     try:
@@ -45,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
             _write_pages(given.folder, (home.suites(), *given.data))
         elif given.command == "check":
             _check((home.suites(), *given.data))
+        elif given.command == "signatures":
+            _write(given.folder, {"signatures.md": signatures.page(catalogues())})
         else:
             _show_plan(_backend(given.backend), given.hardware, (home.suites(), *given.data), as_json=given.json)
     except LongctxError as problem:
@@ -69,11 +75,19 @@ def _engine(name: str) -> engines.Installable:
 
 
 def _write_pages(folder: Path, sources: tuple[Path, ...]) -> None:
+    _write(folder, pages.pages(findings.load_all(tuple(source / "findings" for source in sources)).values()))
+
+
+def _write(folder: Path, made: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    made = pages.pages(findings.load_all(tuple(source / "findings" for source in sources)).values())
     for name, text in made.items():
         (folder / name).write_text(text, encoding="utf-8")
-    print(f"{len(made)} pages in {folder}")
+    print(f"{len(made)} pages in {folder}" if len(made) > 1 else f"{', '.join(made)} in {folder}")
+
+
+def catalogues() -> dict[str, Catalogue]:
+    """Every shipped catalogue, by the backend it is named after."""
+    return {path.stem: catalogue.load(path) for path in sorted(Path(backends.__file__).parent.glob("*.toml"))}
 
 
 def _check(folders: tuple[Path, ...]) -> None:

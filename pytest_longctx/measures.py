@@ -124,5 +124,24 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "kv_rate_claim_ratio": Measure("x", "claimed rate of moving the KV cache / the rate its size and time give"),
         "weights_claim_ratio": Measure("x", "claimed weights on one device / all parameters in BF16 / devices"),
         "speedup_claim_ratio": Measure("x", "claimed speed-up / the ratio of the claimed times"),
+        # a failure, by the engine's or the kernel's own words
+        "device_free_gib": Measure("GiB", "memory that was free on that device, as logged"),
+        "device_wanted_gib": Measure("GiB", "memory a boot wanted of the device, as its refusal says"),
+        "derived_max_model_len": Measure(
+            "tokens", "longest context by the model's own configuration, as the refusal says"
+        ),
+        "warm_up_requests": Measure("requests", "requests of the warm-up that ran out of memory"),
+        "allocation_tokens": Measure("tokens", "tokens for which the KV cache had no room"),
+        "blocks_needed": Measure("blocks", "blocks that one request of max_model_len needs, as the refusal says"),
+        "blocks_available": Measure("blocks", "blocks that the KV cache has, as the refusal says"),
+        "step_limit_s": Measure("s", "time limit that one step went over"),
+        "sbuf_needed_kib": Measure("KiB", "on-chip memory that a Neuron kernel needs in one partition"),
+        "sbuf_limit_kib": Measure("KiB", "on-chip memory that one partition of a Neuron core has"),
+        "hbm_limit_gb": Measure("GB", "device memory that a compiled Neuron model may take, as the compiler says"),
+        "killed_gib": Measure("GiB", "memory held by the largest process that the host's out-of-memory killer ended"),
+        # a refusal, by its text
+        "refused_tokens": Measure("tokens", "prompt tokens of a refused request, as the refusal counts them"),
+        "refused_answer_tokens": Measure("tokens", "completion tokens that a refused request asked for"),
+        "allowed_tokens": Measure("tokens", "longest prompt that would have been admitted, as the refusal says"),
     }
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 Outcome = Literal[
@@ -23,6 +24,79 @@ What a server was seen to do. ``asserts``: it stopped on a failed assertion or a
 request of the context it claims; ``adds up`` and ``cannot be`` are said of published figures, not of servers.
 """
 
+Kind = Literal[
+    "gpu-oom",
+    "gpu-oom-weights",
+    "gpu-oom-profile",
+    "gpu-oom-kv",
+    "gpu-oom-graphs",
+    "gpu-oom-tables",
+    "gpu-oom-request",
+    "kv-cache-too-small",
+    "dirty-gpu",
+    "host-oom",
+    "killed",
+    "child-died",
+    "dead-engine",
+    "config",
+    "bad-flag",
+    "model-missing",
+    "engine-missing",
+    "port-taken",
+    "fp8-assertion",
+    "fp8-refused",
+    "backend-unavailable",
+    "kernel-limit",
+    "compile",
+    "device",
+    "step-timeout",
+    "hang",
+    "hang-workers",
+    "hang-admission",
+    "over-length",
+    "truncated",
+    "proxy",
+    "unknown",
+]
+"""The class of a failure: what went wrong, whatever engine it went wrong in. A closed set; see `KINDS`."""
+
+KINDS: Mapping[Kind, str] = MappingProxyType(
+    {
+        "gpu-oom": "GPU memory ran out; the log does not say over what",
+        "gpu-oom-weights": "GPU memory ran out while the weights were loaded",
+        "gpu-oom-profile": "GPU memory ran out in the trial run that measures what is left, or in a warm-up",
+        "gpu-oom-kv": "GPU memory ran out while the KV cache was allocated; something outside it had taken its room",
+        "gpu-oom-graphs": "GPU memory ran out while CUDA graphs were captured",
+        "gpu-oom-tables": "GPU memory ran out over a table with a row for each request and a column for each token",
+        "gpu-oom-request": "GPU memory or the KV cache ran out under a request",
+        "kv-cache-too-small": "the engine refused: its KV cache would not hold what it was told to serve",
+        "dirty-gpu": "another process holds the GPU's memory",
+        "host-oom": "the host's memory ran out, and its kernel ended a process, or refused it memory",
+        "killed": "a signal from outside ended it; no sign that memory was the reason",
+        "child-died": "a child process ended; its own words, if any, are the cause",
+        "dead-engine": "the engine was dead already when it was asked",
+        "config": "the configuration contradicts itself, or the model's own",
+        "bad-flag": "this version does not know a flag, or not its value",
+        "model-missing": "the model, or a file of it, cannot be had",
+        "engine-missing": "the interpreter has no such engine",
+        "port-taken": "somebody else listens on its port",
+        "fp8-assertion": "an assertion about the KV cache's FP8 dtype failed",
+        "fp8-refused": "the KV cache's FP8 dtype is refused",
+        "backend-unavailable": "no attention backend can do what was asked",
+        "kernel-limit": "a kernel's own limit on sizes, which no memory would lift",
+        "compile": "the compiler failed",
+        "device": "the accelerator or its runtime could not be used",
+        "step-timeout": "one step took longer than the engine allows",
+        "hang": "no answer, and no reason given",
+        "hang-workers": "no answer, and the workers did not react",
+        "hang-admission": "requests waited and none was ever scheduled",
+        "over-length": "the request is longer than what is served",
+        "truncated": "the request was cut to fit",
+        "proxy": "something between client and server answered in its place",
+        "unknown": "no signature fits; the first error in the log is quoted",
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -33,6 +107,8 @@ class Observation:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     phase: str | None = None
     signature: str | None = None
+    kind: Kind | None = None
+    """The class of a failure; None where nothing failed."""
     said: str = ""
     """The server's own words about a refusal or a failure."""
     sent_tokens: int | None = None

@@ -7,34 +7,35 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One length that was tried: whether it worked, and the server's words if not."""
+    """One length that was tried: whether it worked, and the server's words if not; None: it neither worked nor was refused."""
 
     tokens: int
-    worked: bool
+    worked: bool | None
     said: str = ""
 
 
 def longest(low: int, high: int, attempt: Callable[[int], Try]) -> tuple[Try, ...]:
     """
-    Every try on the way to the longest of *low* to *high* tokens that works; the longest is the last that worked, if any did.
+    Every try on the way to the longest of *low* to *high* tokens that works; see `found`.
 
     Takes it that what works at some length works at all shorter ones. Numbers in a refusal are tried as limits, the next
     longer one beside them; so a server that tells its limit is found out in three tries, any other in log2(high - low) + 2.
+    A try that neither worked nor was refused ends the search: a server that hangs or dies is not asked again.
     """
-    tries = [attempt(high)]
-    if tries[-1].worked:
-        return tuple(tries)
-    works, fails = low - 1, high  # nothing shorter than *low* is of interest
+    works, fails, length = low - 1, high + 1, high  # nothing shorter than *low* is of interest
+    tries: list[Try] = []
     hinted: list[int] = []
     while fails - works > 1:
-        hinted = [*hinted, *_limits(tries[-1])]
-        inside = [hint for hint in hinted if works < hint < fails]
-        length = inside[0] if inside else (works + fails) // 2
         tries.append(attempt(length))
+        if tries[-1].worked is None:
+            break
         if tries[-1].worked:
             works = length
         else:
             fails = length
+            hinted += _limits(tries[-1])
+        inside = [hint for hint in hinted if works < hint < fails]
+        length = inside[0] if inside else (works + fails) // 2
     return tuple(tries)
 
 

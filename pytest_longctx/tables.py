@@ -88,7 +88,7 @@ def _fields_at(kind: type[BaseModel], place: list[str]) -> Iterator[str]:
         if inner is None:
             return
         kind = inner
-    yield from kind.model_fields
+    yield from (field.alias or name for name, field in kind.model_fields.items())
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

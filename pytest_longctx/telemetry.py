@@ -94,6 +94,15 @@ def cache_layout(http: httpx.Client, names: MetricNames) -> dict[str, str]:
     return {"kv_cache_dtype": dtype} if dtype else {}
 
 
+def glance(http: httpx.Client, names: MetricNames) -> Reading:
+    """As `scrape`, for those who may wait."""
+    try:
+        answer = http.get(PATH)
+        return read(answer.text, names) if answer.status_code == 200 else Reading()
+    except (httpx.HTTPError, ValueError):
+        return Reading()
+
+
 async def scrape(http: httpx.AsyncClient, names: MetricNames) -> Reading:
     """One look at the server's metrics; an empty reading where it has none or does not answer."""
     if names == MetricNames():

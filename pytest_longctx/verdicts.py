@@ -36,9 +36,11 @@ class Line:
     seen: str
     wanted: str
     ok: bool | None
+    change: str = ""
+    """How a documented failure has changed."""
 
     def __str__(self) -> str:
-        return f"{self.measure}: {self.seen}, wanted {self.wanted}"
+        return f"{self.measure}: {self.seen}, wanted {self.wanted}" + (f" ({self.change})" if self.change else "")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -96,14 +98,32 @@ def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
     if seen.outcome is None:
         yield Line("outcome", "not observed", expect.outcome, None)
         return
-    yield Line("outcome", seen.outcome, expect.outcome, seen.outcome == expect.outcome)
     if seen.outcome != expect.outcome:
-        return  # where and why something else happened is in the server's words, not in more lines
+        # Where and why something else happened is in the server's words, not in more lines.
+        yield Line("outcome", seen.outcome, expect.outcome, ok=False, change=_change(finding, seen))
+        return
+    yield Line("outcome", seen.outcome, expect.outcome, ok=True)
     if expect.phase is not None:
         yield Line("phase", seen.phase or "not seen", expect.phase, seen.phase == expect.phase)
     if expect.signature is not None:
         found = seen.signature or "no known signature"
-        yield Line("signature", found, expect.signature, seen.signature == expect.signature)
+        same = seen.signature == expect.signature
+        yield Line("signature", found, expect.signature, same, "" if same else _change(finding, seen))
+
+
+def _change(finding: Finding, seen: Observation) -> str:
+    """Which way a documented failure has changed; there are three, and each asks for something else to be done."""
+    expect = finding.expect
+    if expect.outcome == "serves":
+        return ""
+    documented = expect.signature or f"{expect.outcome!r}"
+    if seen.outcome == "serves":
+        gone = "a clean start" if finding.question == "boot-fails" else "it is served"
+        return f"the finding has changed: {gone} instead of {documented}"
+    if seen.outcome in ("hangs", "is not admitted"):
+        return f"the finding has changed: a timeout instead of {documented}"
+    found = seen.signature or seen.kind or "one that is not known"
+    return f"the finding has changed: another cause, {found} instead of {documented}"
 
 
 def _laws(finding: Finding, seen: Observation) -> Iterator[Line]:

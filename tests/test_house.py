@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import asks, builtin, findings, fixtures, hookspecs, markers, options
+from pytest_longctx import asks, builtin, cli, findings, fixtures, hookspecs, markers, options
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.miniatures.faults import FAULTS
-from pytest_longctx.reports import pages
+from pytest_longctx.reports import pages, signatures
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "pytest_longctx").rglob("*.py"))
@@ -81,6 +81,11 @@ def test_the_pages_of_findings_are_those_of_the_files():
     made = pages.pages(findings.load_all((ROOT / "suites" / "findings",)).values())
     for name, text in made.items():
         assert (ROOT / "docs/findings" / name).read_text(encoding="utf-8") == text, name
+
+
+def test_the_page_of_signatures_is_that_of_the_catalogues():
+    """After a change of a catalogue: ``longctx signatures docs/reference``."""
+    assert (ROOT / "docs/reference/signatures.md").read_text(encoding="utf-8") == signatures.page(cli.catalogues())
 
 
 def test_every_fragment_can_be_collected():

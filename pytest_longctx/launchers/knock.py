@@ -7,9 +7,10 @@ from typing import Any, Self
 
 import httpx
 
+from pytest_longctx import telemetry
 from pytest_longctx.client import open_client
+from pytest_longctx.exchange import Refusal
 from pytest_longctx.server import Server
-from pytest_longctx.telemetry import cache_layout
 
 _PROMPT_TOKENS = 8
 _PAUSE_S = 0.2
@@ -27,7 +28,7 @@ class Knock:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.answered: Server | None = None
-        self.refused: str | None = None
+        self.refused: Refusal | None = None
         self.step = "health"
         self.last = ""
         self.connected = False
@@ -45,6 +46,12 @@ class Knock:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
+
+    def gauges(self) -> dict[str, float | None]:
+        """How many requests run and wait, where the server says so."""
+        with open_client(self.server, timeout_s=_QUICK_S) as http:
+            seen = telemetry.glance(http, self.server.backend.metrics)
+        return {"running": seen.running, "waiting": seen.waiting}
 
     def _run(self) -> None:
         with open_client(self.server, timeout_s=_QUICK_S) as http:
@@ -72,7 +79,7 @@ class Knock:
         self.step = "one token"
         answer = http.post("/v1/completions", json=self._one_token(server), timeout=None)
         if 400 <= answer.status_code < 500:
-            self.refused = answer.text[:500]
+            self.refused = Refusal.read(answer.status_code, answer.text, server.secrets)
             return True
         if not self._green(answer):
             return False
@@ -113,7 +120,7 @@ class Knock:
         if backend.version_path is not None:
             answer = http.get(backend.version_path)
             version = answer.json().get("version") if answer.status_code == 200 else None
-        self.words = cache_layout(http, backend.metrics)
+        self.words = telemetry.cache_layout(http, backend.metrics)
         if server.max_model_len is not None:
             self.figures["max_model_len"] = float(server.max_model_len)
         self.answered = replace(server, version=version)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from pytest_longctx.backends import Recipe
 from pytest_longctx.errors import LaunchError, UsageError
+from pytest_longctx.kernel import MemoryKills, MemoryWatch
 from pytest_longctx.launchers import Launch, leash
 from pytest_longctx.launchers.ready import Candidate, await_ready
+from pytest_longctx.lines import Lines
 from pytest_longctx.mask import masked, secret_values
 from pytest_longctx.server import Server
 
@@ -30,6 +32,8 @@ otherwise refuse, and a secret that is not needed cannot leak.
 
 GRACE_S = 15.0
 """How long a server may take to end after SIGTERM before it is killed."""
+
+_CHUNK_BYTES = 1 << 20
 
 
 class ProcessLauncher:
@@ -114,8 +118,9 @@ class Process(Candidate):
                 )
             finally:
                 os.close(end)
-        self._lines = log.open("r", encoding="utf-8", errors="replace")
-        self._partial = ""
+        self._watch = MemoryWatch()
+        self._written = log.open("rb")
+        self._lines = Lines()
 
     def exit_code(self) -> int | None:
         """The engine's exit code, 128 + N for signal N; None while it runs."""
@@ -124,11 +129,14 @@ class Process(Candidate):
     def new_lines(self) -> Iterator[str]:
         """Whole lines that the log has gained since the last call; the rest of it once the process has ended."""
         ended = self.exit_code() is not None
-        *whole, self._partial = (self._partial + self._lines.read()).split("\n")
-        yield from whole
-        if ended and self._partial:
-            yield self._partial
-            self._partial = ""
+        while chunk := self._written.read(_CHUNK_BYTES):
+            yield from _text(self._lines.take(chunk))
+        if ended:
+            yield from _text(self._lines.rest())
+
+    def memory_kills(self) -> MemoryKills | None:
+        """What the kernel says of processes it ended since this one was started."""
+        return self._watch.kills()
 
     def stop(self) -> None:
         """Let go of the leash and wait until nothing of the server is left."""
@@ -136,4 +144,8 @@ class Process(Candidate):
             os.close(self._hold)
             self._hold = -1
         self._leash.wait()
-        self._lines.close()
+        self._written.close()
+
+
+def _text(block: bytes) -> list[str]:
+    return block.decode("utf-8", "replace").split("\n")[:-1]

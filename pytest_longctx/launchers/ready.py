@@ -11,20 +11,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from pytest_longctx.catalogue import Reading
+from pytest_longctx.catalogue import PHASES
+from pytest_longctx.diagnosis import Diagnosis, Evidence, diagnose
 from pytest_longctx.errors import BootError, LaunchError
+from pytest_longctx.kernel import MemoryKills
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.knock import Knock
 from pytest_longctx.mask import masked
-from pytest_longctx.observation import Observation, Outcome
+from pytest_longctx.observation import Observation
 from pytest_longctx.progress import Progress
+from pytest_longctx.reading import Reading
 from pytest_longctx.server import Server
 from pytest_longctx.units import duration
 
 _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
-"""How long a server may go on logging after a line that names a cause."""
+"""How long a server may go on logging after a line that tells of a failure."""
 _TAIL_LINES = 12
+_WIDEST = 400
+"""Letters of one line of an explanation."""
 NOBODY_S = 5.0
 """How long an address at which nobody listens is tried, where the server is said to run already."""
 
@@ -45,6 +50,14 @@ class Candidate(Protocol):
 
     def new_lines(self) -> Iterator[str]:
         """What its log has gained since the last call."""
+
+    def oom_killed(self) -> bool | None:
+        """What a container's state says of it; None where there is no container."""
+        return None
+
+    def memory_kills(self) -> MemoryKills | None:
+        """What the kernel says of processes it ended since the start; None where that cannot be read."""
+        return None
 
 
 def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:
@@ -68,7 +81,7 @@ class _Wait:
         self.reading = Reading(self.launch.backend.catalogue)
 
     def until_ready(self) -> Server:
-        cause_seen_s: float | None = None
+        failure_seen_s: float | None = None
         while True:
             exit_code = self.candidate.exit_code()  # before the log is read, so that nothing it wrote last is missed
             for line in self.candidate.new_lines():
@@ -76,13 +89,13 @@ class _Wait:
             self.elapsed_s = time.monotonic() - self.candidate.started_s
             if self.knock.answered is not None:
                 return self._answered(self.knock.answered)
-            if self.reading.cause is not None and cause_seen_s is None:
-                cause_seen_s = self.elapsed_s
-            said_its_last = cause_seen_s is not None and self.elapsed_s - cause_seen_s > _LAST_WORDS_S
+            if self.reading.failure is not None and failure_seen_s is None:
+                failure_seen_s = self.elapsed_s
+            said_its_last = failure_seen_s is not None and self.elapsed_s - failure_seen_s > _LAST_WORDS_S
             nobody = not self.candidate.ours and not self.knock.connected and self.elapsed_s > NOBODY_S
             if exit_code is not None or said_its_last or self.knock.refused or nobody or self.elapsed_s > self.boot_s:
                 raise self._failed(exit_code)
-            phase = self.knock.step if self.reading.phase == "serving" else self.reading.phase
+            phase = self.knock.step if self.reading.phase == "serve" else PHASES[self.reading.phase]
             self.launch.watch(Progress(f"boot {self.launch.deployment.name}", phase, self.elapsed_s, self.boot_s))
             time.sleep(_POLL_S)
 
@@ -100,45 +113,46 @@ class _Wait:
             "a smaller max_model_len or a larger KV cache; needs_full_context = false where this is what you document"
         )
         raise BootError(
-            self._explain(said, remedy), Observation("overcommits", figures, "kv_cache", said=said), server.log
+            self._explain(said, remedy),
+            Observation("overcommits", figures, "kv_cache", kind="kv-cache-too-small", said=said),
+            server.log,
         )
 
     def _failed(self, exit_code: int | None) -> BootError:
-        failure, figures = self.reading.failure, {**self.reading.figures, "boot_s": None}
-        if failure is not None:
-            known = failure.signature
-            text = self._explain(f"the log says {known.id!r} in phase {known.phase!r}", known.remedy)
-            said = masked(failure.line, self.candidate.secrets)
-            return BootError(
-                text,
-                Observation(known.outcome, figures | failure.metrics, known.phase, known.id, said),
-                self.candidate.log,
-            )
-        outcome: Outcome = "dies" if exit_code is not None else "refuses" if self.knock.refused else "hangs"
-        because = masked(self._how_it_ended(exit_code), self.candidate.secrets)
+        found = diagnose(self.reading, self._evidence(exit_code))
+        because = masked(found.cause, self.candidate.secrets)
         if not self.candidate.ours and not self.knock.refused:
             raise LaunchError(
                 self._explain(because, "the address, and whether an OpenAI-compatible server answers there")
             )
-        text = self._explain(because, "the log, or a longer timeouts.boot_s in the deployment if it was still at work")
-        return BootError(text, Observation(outcome, figures, self.reading.phase, said=because), self.candidate.log)
+        seen = replace(found.observe({**self.reading.figures, "boot_s": None}), said=because)
+        return BootError(self._explain(because, found.remedy, found), seen, self.candidate.log)
 
-    def _how_it_ended(self, exit_code: int | None) -> str:
-        if exit_code is None and self.knock.refused:
-            return f"it came up but would not generate one token: {self.knock.refused}"
-        if exit_code is None:
-            return f"the time was up while waiting for {self.knock.step} ({self.knock.last or 'no answer'})"
-        if exit_code > 128:
-            guess = ", as the kernel does when the host runs out of memory" if exit_code == 137 else ""
-            return f"the process was ended by signal {exit_code - 128}{guess}"
-        return f"the process exited with code {exit_code}"
+    def _evidence(self, exit_code: int | None) -> Evidence:
+        """Everything that can be asked about how it ended."""
+        kills, refused = self.candidate.memory_kills(), self.knock.refused
+        timed_out = exit_code is None and refused is None and self.reading.failure is None
+        return Evidence(
+            exit_code=exit_code,
+            oom_killed=self.candidate.oom_killed(),
+            memory_kills=None if kills is None else kills.lines,
+            killed_gib=None if kills is None else kills.killed_gib,
+            status=refused.status if refused else None,
+            refusal=refused.text if refused else None,
+            waited_for=f"{self.knock.step} ({self.knock.last or 'no answer'})" if timed_out else None,
+            gauges=self.knock.gauges() if timed_out and self.knock.connected else {},
+        )
 
-    def _explain(self, because: str, remedy: str) -> str:
+    def _explain(self, because: str, remedy: str, found: Diagnosis | None = None) -> str:
         candidate = self.candidate
         rows = [
             f"{self.launch.deployment.name} did not become ready",
             f"  after    {duration(self.elapsed_s)} of {duration(self.boot_s)}",
-            f"  because  {because}",
+            f"  because  {because[:_WIDEST]}",
+            *(
+                f"  {word:<8} {masked(line, candidate.secrets)[:_WIDEST]}"
+                for word, line in (found.rows() if found else ())
+            ),
         ]
         if candidate.log is not None:
             rows += [f"  log      {candidate.log}, its last lines:"]

@@ -1,12 +1,12 @@
 """One class, one fault. Prompts of `SMALL_TALK_TOKENS` or fewer are spared, so that each server looks ready."""
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.miniatures.server import SMALL_TALK_TOKENS, Honest, Request, say
+from pytest_longctx.miniatures import boot_faults
+from pytest_longctx.miniatures.server import SMALL_TALK_TOKENS, Honest, Request
 
 LATE_FROM_TOKENS = 10_000
 
@@ -148,47 +148,6 @@ class HidesCounters(Honest):
         )
 
 
-class HangsAtBoot(Honest):
-    """Never opens its port."""
-
-    def boot(self) -> None:
-        super().boot()
-        time.sleep(3600)
-
-
-class ExitsAtBoot(Honest):
-    """Ends with an exit code and no known last word."""
-
-    def boot(self) -> None:
-        say("something nobody has seen before")
-        sys.exit(3)
-
-
-class NeverHealthy(Honest):
-    """Opens its port, and its health is never green."""
-
-    def healthy(self) -> bool:
-        return False
-
-
-class Overcommits(Honest):
-    """Comes up with a KV cache that cannot hold one request of the length it lists, as vLLM 0.12 did at 5Mi tokens."""
-
-    def boot(self) -> None:
-        self.say_capacity(self.max_model_len * 3 // 4)
-
-
-class RunsOutOfMemory(Honest):
-    """Runs out of GPU memory at boot, in PyTorch's words."""
-
-    def boot(self) -> None:
-        say(
-            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 4.00 GiB. GPU 6 has a total capacity of "
-            "140.06 GiB of which 3.12 GiB is free."
-        )
-        sys.exit(1)
-
-
 FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
     {
         "honest": Honest,
@@ -207,11 +166,15 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "counters-disagree": CountersDisagree,
         "clock-disagrees": ClockDisagrees,
         "hides-counters": HidesCounters,
-        "hangs-at-boot": HangsAtBoot,
-        "exits-at-boot": ExitsAtBoot,
-        "never-healthy": NeverHealthy,
-        "overcommits": Overcommits,
-        "runs-out-of-memory": RunsOutOfMemory,
+        "hangs-at-boot": boot_faults.HangsAtBoot,
+        "exits-at-boot": boot_faults.ExitsAtBoot,
+        "never-healthy": boot_faults.NeverHealthy,
+        "overcommits": boot_faults.Overcommits,
+        "runs-out-of-memory": boot_faults.RunsOutOfMemory,
+        "dies-hanging": boot_faults.DiesHanging,
+        "loses-worker": boot_faults.LosesWorker,
+        "is-killed": boot_faults.IsKilled,
+        "cries-wolf": boot_faults.CriesWolf,
     }
 )
 """Every miniature by the name its deployment gives in ``fault``."""

@@ -171,7 +171,7 @@ BAD_SETUPS = {
     ),
     "a flag the server does not know": (
         {"backend": "miniature", "model": "", "flags": "kv-cash-tokens = 1"},
-        "the log says 'unknown-argument'",
+        "bad-flag (unknown-argument) in phase config (reading its configuration), certain",
     ),
 }
 

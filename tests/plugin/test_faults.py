@@ -5,7 +5,7 @@ import pytest
 from pytest_longctx.miniatures.faults import FAULTS
 
 SERVED = {"LC-0001", "LC-0002", "LC-0003", "LC-0004", "LC-0020", "LC-0040", "MN-0001"}
-ALL = SERVED | {"LC-0021", "LC-0022", "LC-0030", "LC-0050"}
+ALL = SERVED | {"LC-0021", "LC-0022", "LC-0023", "LC-0030", "LC-0050"}
 
 CAUGHT = {
     "honest": {},
@@ -14,13 +14,17 @@ CAUGHT = {
     | dict.fromkeys(["LC-0030", "LC-0050"], "miscounted_prompts"),
     "miscounts-usage": dict.fromkeys(SERVED, "completion_tokens")
     | dict.fromkeys(["LC-0030", "LC-0050"], "miscounted_answers"),
-    "claims-too-much": dict.fromkeys(["LC-0004", "LC-0020"], "outcome: refuses, wanted serves"),
+    "claims-too-much": dict.fromkeys(["LC-0004", "LC-0020"], "outcome: refuses, wanted serves")
+    | {"LC-0023": "claim_shortfall_tokens"},
     "takes-too-much": dict.fromkeys(["LC-0021", "LC-0022"], "outcome: serves, wanted refuses"),
-    "dies-mid-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: dies, wanted serves"),
-    "stalls-mid-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: hangs, wanted serves"),
-    "never-schedules": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: is not admitted, wanted serves"),
+    "dies-mid-stream": dict.fromkeys([*SERVED, "LC-0023", "LC-0030", "LC-0050"], "outcome: dies, wanted serves"),
+    "stalls-mid-stream": dict.fromkeys([*SERVED, "LC-0023", "LC-0030", "LC-0050"], "outcome: hangs, wanted serves"),
+    "never-schedules": dict.fromkeys(
+        [*SERVED, "LC-0023", "LC-0030", "LC-0050"], "outcome: is not admitted, wanted serves"
+    ),
     "resets-connection": dict.fromkeys(ALL, "outcome: disconnects"),
-    "error-in-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: refuses, wanted serves"),
+    "error-in-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: refuses, wanted serves")
+    | {"LC-0023": "claim_shortfall_tokens"},
     "cached-answer": dict.fromkeys([*(SERVED - {"LC-0040"}), "LC-0050"], "cached_share"),
     "forgets-cache": {"LC-0040": "cached_share"},
     "counters-disagree": dict.fromkeys(SERVED, "server_prompt_tokens")
@@ -33,6 +37,10 @@ CAUGHT = {
     "never-healthy": dict.fromkeys(ALL, "outcome: hangs"),
     "overcommits": dict.fromkeys(ALL, "outcome: overcommits"),
     "runs-out-of-memory": dict.fromkeys(ALL, "outcome: runs out of memory"),
+    "dies-hanging": dict.fromkeys(ALL, "outcome: runs out of memory"),
+    "loses-worker": dict.fromkeys(ALL, "outcome: dies"),
+    "is-killed": dict.fromkeys(ALL, "outcome: dies"),
+    "cries-wolf": {},
 }
 
 
@@ -55,3 +63,68 @@ def test_fault_is_caught_by_its_own_check(run, faulty, fault):
         assert broken[finding].count(", wanted ") == 1 or rows[finding]["verdict"] == "unmeasured"
     assert holding | broken.keys() == ALL
     assert done.outcome.ret == (0 if not CAUGHT[fault] else 1)
+
+
+DOCUMENTED = """
+id = "XX-0001"
+title = "an out-of-memory at boot that is documented"
+question = "boot-fails"
+markers = ["expected_oom"]
+status = "confirmed"
+reviewed = 2026-01-01
+[source]
+document = "this test"
+[expect]
+outcome = "runs out of memory"
+signature = "gpu-out-of-memory"
+[bounds.allocation_gib]
+unit = "GiB"
+exactly = 4.0
+"""
+
+SEEN_INSTEAD = {
+    "runs-out-of-memory": "",
+    "dies-hanging": "allocation_gib: 2.22 GiB, wanted exactly 4 GiB",
+    "honest": "outcome: serves, wanted runs out of memory (the finding has changed: a clean start instead of",
+    "hangs-at-boot": "outcome: hangs, wanted runs out of memory (the finding has changed: a timeout instead of",
+    "loses-worker": "outcome: dies, wanted runs out of memory (the finding has changed: another cause, worker-died instead of",
+    "is-killed": "outcome: dies, wanted runs out of memory (the finding has changed: another cause, killed instead of",
+    "exits-at-boot": "outcome: dies, wanted runs out of memory (the finding has changed: another cause, unknown instead of",
+}
+
+
+@pytest.mark.parametrize("fault", SEEN_INSTEAD)
+def test_a_documented_failure_counts_only_for_its_own_reason_and_size(run, faulty, pytester, fault):
+    folder = pytester.mkdir("findings")
+    (folder / "XX-0001.toml").write_text(DOCUMENTED, encoding="utf-8")
+    done = run("--backend=miniature", faulty(fault), "--longctx-data=.", "-k", "XX-0001")
+    (row,) = done.results.verdicts
+    assert row["verdict"] == ("broken" if SEEN_INSTEAD[fault] else "holds")
+    assert row["why"].startswith(SEEN_INSTEAD[fault])
+
+
+def test_a_fatal_line_ends_the_wait_for_a_server_that_hangs(run, faulty):
+    """Its deadline is thirty seconds away; the line, and no signal of the process, is what there is."""
+    done = run("--backend=miniature", faulty("dies-hanging"), "-k", "MN-0001")
+    (boot,) = done.results.boots
+    assert (boot["outcome"], boot["class"], boot["signature"]) == ("runs out of memory", "gpu-oom", "gpu-out-of-memory")
+    assert boot["figures"]["allocation_gib"] == 2.22
+    assert "gpu-oom (gpu-out-of-memory) in phase start (starting), certain" in done.text
+    assert "allocation_gib 2.22 GiB" in done.text
+    assert "the time was up" not in done.text
+
+
+def test_a_killed_worker_is_explained_by_what_is_known(run, faulty):
+    done = run("--backend=miniature", faulty("loses-worker"), "-k", "MN-0001")
+    (boot,) = done.results.boots
+    assert (boot["outcome"], boot["signature"]) == ("dies", "worker-died")
+    assert boot["class"] in ("killed", "host-oom")  # the latter where something else ran out of memory meanwhile
+    assert "SIGKILL" in boot["said"] or "out-of-memory killer" in boot["said"]
+    assert "died unexpectedly (exit code: -9)" in done.text
+
+
+def test_a_refusal_is_read(run, faulty):
+    done = run("--backend=miniature", faulty("honest"), "-k", "LC-0021")
+    (row,) = done.results.verdicts
+    assert row["verdict"] == "holds"
+    assert row["measured"]["refused_tokens"] + row["measured"]["max_model_len"] > 65_536

@@ -109,7 +109,8 @@ def test_boots_that_failed_are_recorded_with_their_cause(run, faulty):
     (boot,) = done.results.boots
     assert boot["outcome"] == "runs out of memory"
     assert boot["signature"] == "gpu-out-of-memory"
-    assert boot["figures"] == {"allocation_gib": 4.0, "device_gib": 140.06}
+    assert boot["class"] == "gpu-oom"
+    assert boot["figures"] == {"allocation_gib": 4.0, "device_gib": 140.06, "device_free_gib": 3.12}
     assert "\n  try      " in boot["explained"]
     assert "\n  again    " in boot["explained"]
     assert json.loads(json.dumps(boot)) == boot

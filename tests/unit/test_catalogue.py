@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from pytest_longctx import catalogue, tables
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.catalogue import Catalogue, Reading
+from pytest_longctx.catalogue import Catalogue
 from pytest_longctx.errors import TableError
 from pytest_longctx.measures import MEASURES
+from pytest_longctx.reading import Reading
 
 
 def signature(name: str, regex: str, **changes: object) -> dict[str, object]:
@@ -31,8 +32,8 @@ def read(what: Catalogue, *lines: str) -> Reading:
 
 FACTS = known(
     facts=[
-        {"regex": "loading", "phase": "loading weights"},
-        {"regex": r"size: (?P<kv_cache_tokens>[\d,]+) tokens(?:, (?P<concurrency>[\d.]+)x)?", "phase": "warming up"},
+        {"regex": "loading", "phase": "load"},
+        {"regex": r"size: (?P<kv_cache_tokens>[\d,]+) tokens(?:, (?P<concurrency>[\d.]+)x)?", "phase": "warm-up"},
         {"regex": r"version (?P<engine_version>\S+)"},
     ]
 )
@@ -69,7 +70,7 @@ def test_the_phase_is_the_last_that_began():
     for line in ("loading", "version 1", "nothing", "size: 1 tokens"):
         reading.feed(line)
         phases.append(reading.phase)
-    assert phases == ["starting", "loading weights", "loading weights", "loading weights", "warming up"]
+    assert phases == ["start", "load", "load", "load", "warm-up"]
 
 
 def test_colours_of_a_terminal_are_not_part_of_a_line():
@@ -183,12 +184,12 @@ def test_a_signature_that_cannot_be_meant_is_refused(changes, complaint):
 
 def test_a_catalogue_is_a_file(tmp_path):
     path = tmp_path / "engine.toml"
-    path.write_text("[[fact]]\nregex = 'up'\nphase = 'serving'\n", encoding="utf-8")
-    assert read(catalogue.load(path), "up").phase == "serving"
+    path.write_text("[[fact]]\nregex = 'up'\nphase = 'serve'\n", encoding="utf-8")
+    assert read(catalogue.load(path), "up").phase == "serve"
 
 
 @pytest.mark.parametrize("backend", [Vllm, Sglang])
-@pytest.mark.parametrize(("size", "gib"), [("4.00 GiB", 4.0), ("858.00 MiB", 858 / 1024), ("20.00 KiB", None)])
+@pytest.mark.parametrize(("size", "gib"), [("4.00 GiB", 4.0), ("858.00 MiB", 858 / 1024), ("20.00 KiB", 20 / 1024**2)])
 def test_an_out_of_memory_is_one_whatever_unit_it_is_given_in(backend, size, gib):
     """At tensor parallel 8 a buffer of a ten-million-token pool is 0.84 GiB, which PyTorch gives in MiB."""
     reading = Reading(backend().catalogue)

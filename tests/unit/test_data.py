@@ -6,18 +6,23 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_longctx import backends, catalogue, claims, home, models, tables
 from pytest_longctx.asks import questions
 from pytest_longctx.backends import Backend
 from pytest_longctx.builtin import BACKENDS, load
 from pytest_longctx.cases import dead
-from pytest_longctx.catalogue import Reading
 from pytest_longctx.deployment import load_all as load_deployments
+from pytest_longctx.diagnosis import explain_refusal
 from pytest_longctx.findings import Finding
 from pytest_longctx.findings import load_all as load_findings
 from pytest_longctx.markers import LENGTHS
+from pytest_longctx.observation import KINDS
 from pytest_longctx.probe import codes
+from pytest_longctx.reading import Reading
+from pytest_longctx.tracebacks import HINTS
 from pytest_longctx.verdicts import judge
 
 SUITES = home.suites()
@@ -28,6 +33,21 @@ SIGNATURES = [
     pytest.param(known, signature, id=f"{name}-{signature.id}")
     for name, known in CATALOGUES.items()
     for signature in known.signature
+]
+FACTS = [
+    pytest.param(known, fact, id=f"{name}-{number}")
+    for name, known in CATALOGUES.items()
+    for number, fact in enumerate(known.fact)
+]
+REFUSALS = [
+    pytest.param(known, refusal, id=f"{name}-{refusal.id}")
+    for name, known in CATALOGUES.items()
+    for refusal in known.refusal
+]
+BENIGN = [
+    pytest.param(known, benign, id=f"{name}-{benign.id}")
+    for name, known in CATALOGUES.items()
+    for benign in known.benign
 ]
 
 every_finding = pytest.mark.parametrize("shipped", FINDINGS.values(), ids=FINDINGS)
@@ -172,10 +192,57 @@ def test_a_signatures_near_miss_is_not_taken_for_it(known, signature):
     assert reading.failure is None
 
 
+@pytest.mark.parametrize(("known", "refusal"), REFUSALS)
+def test_a_refusals_example_and_near_miss_are_told_apart(known, refusal):
+    found = explain_refusal(known, refusal.example)
+    assert found is not None
+    assert found[0] == refusal.id
+    assert explain_refusal(known, refusal.near_miss) is None
+
+
+@pytest.mark.parametrize(("known", "benign"), BENIGN)
+def test_a_benign_lines_example_is_noticed(known, benign):
+    reading = Reading(known)
+    reading.feed(benign.example)
+    assert reading.notices == {benign.id: 1}
+
+
+@pytest.mark.parametrize(("known", "entry"), [*FACTS, *SIGNATURES, *BENIGN])
+@given(data=st.data())
+def test_whatever_a_pattern_matches_has_a_hint(known, entry, data):
+    """Or the fast way through a long log would pass it over."""
+    line = data.draw(st.from_regex(re.compile(entry.regex, re.ASCII)).filter(lambda text: "\n" not in text))
+    assert any(hint in line for hint in (*known.hints, *known.boot_hints, *HINTS))
+
+
+@pytest.mark.parametrize("name", CATALOGUES)
+def test_a_server_that_is_stopped_is_seen_to_be(name):
+    """After ``serve`` a line is only looked at if it has a hint."""
+    known = CATALOGUES[name]
+    for fact in known.fact:
+        if fact.phase == "stop":
+            assert any(hint in fact.regex.replace("\\", "") for hint in known.hints)
+
+
 @pytest.mark.parametrize("name", CATALOGUES)
 def test_a_catalogue_has_each_signature_once(name):
-    ids = [each.id for each in CATALOGUES[name].signature]
-    assert sorted(set(ids)) == sorted(ids)
+    known = CATALOGUES[name]
+    for ids in (
+        [each.id for each in known.signature],
+        [each.id for each in known.refusal],
+        [each.id for each in known.benign],
+    ):
+        assert sorted(set(ids)) == sorted(ids)
+
+
+@pytest.mark.parametrize(("known", "signature"), [*SIGNATURES, *REFUSALS])
+def test_a_signature_has_a_class_and_an_outcome_that_go_together(known, signature):
+    assert signature.kind in KINDS
+    assert signature.outcome != "serves"
+    assert (signature.outcome == "runs out of memory") is signature.kind.startswith("gpu-oom") or signature.kind in (
+        "kv-cache-too-small",
+        "host-oom",
+    )
 
 
 @pytest.mark.parametrize("name", BACKENDS)

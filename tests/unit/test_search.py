@@ -33,3 +33,9 @@ def test_numbers_that_mean_nothing_cost_little():
     tries = longest(1, 1 << 20, serving(5000, "code 400 at 127, 30_000, 999999999"))
     assert found(tries) == 5000
     assert len(tries) < 40
+
+
+def test_a_server_that_hangs_is_not_asked_again():
+    tries = longest(1, 1000, lambda tokens: Try(tokens, None if tokens < 600 else False, "no"))
+    assert [each.tokens for each in tries] == [1000, 500]
+    assert found(tries) is None

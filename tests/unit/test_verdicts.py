@@ -82,7 +82,10 @@ def test_a_failure_must_come_in_its_phase_and_with_its_signature(phase, signatur
 
 def test_a_phase_and_a_signature_that_were_not_seen_are_said_to_be_missing():
     finding = make.finding(expect={"outcome": "dies", "phase": "load", "signature": "oom"})
-    why = "phase: not seen, wanted load; signature: no known signature, wanted oom"
+    why = (
+        "phase: not seen, wanted load; signature: no known signature, wanted oom "
+        "(the finding has changed: another cause, one that is not known instead of oom)"
+    )
     assert judge(finding, seen("dies")).why == why
 
 
@@ -323,3 +326,33 @@ def test_nothing_observed_holds_nothing_and_says_why():
     assert verdict.word == "unmeasured"
     assert verdict.why == 'outcome: not observed, wanted serves ("lm-eval is not installed")'
     assert word(make.finding(), seen(None)) == "unmeasured"
+
+
+CHANGED = [
+    (seen("serves"), "a clean start instead of oom"),
+    (seen("hangs"), "a timeout instead of oom"),
+    (seen("is not admitted"), "a timeout instead of oom"),
+    (seen("dies", signature="worker-died", kind="host-oom"), "another cause, worker-died instead of oom"),
+    (seen("dies", kind="killed"), "another cause, killed instead of oom"),
+    (seen("dies"), "another cause, one that is not known instead of oom"),
+    (seen("runs out of memory", signature="sampler"), "another cause, sampler instead of oom"),
+]
+
+
+@pytest.mark.parametrize(("observation", "change"), CHANGED)
+def test_a_documented_failure_that_changed_says_which_way(observation, change):
+    """A clean start, a timeout and another cause are three things, and each asks for something else to be done."""
+    expect = {"outcome": "runs out of memory", "signature": "oom"}
+    verdict = judge(make.finding(question="boot-fails", expect=expect), observation)
+    assert verdict.word == "broken"
+    assert verdict.why.endswith(f"(the finding has changed: {change})")
+
+
+def test_a_refusal_that_is_gone_is_a_request_that_is_served():
+    finding = make.finding(question="over-limit", ask={"over_limit_tokens": 1}, expect={"outcome": "refuses"})
+    why = "outcome: serves, wanted refuses (the finding has changed: it is served instead of 'refuses')"
+    assert judge(finding, seen("serves")).why == why
+
+
+def test_what_was_to_be_served_and_failed_is_no_documented_failure():
+    assert judge(make.finding(**SERVED), seen("dies", kind="killed")).why == "outcome: dies, wanted serves"

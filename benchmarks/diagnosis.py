@@ -1,0 +1,134 @@
+"""
+How fast a long log is read for its failures, beside plain reading and ``grep -c`` of one word, on the same file in one run.
+
+Three logs: one that says the same things with other numbers (as servers do), one in which no two lines are alike, and one
+that never comes to serve, whose boot lines are looked for all the way. Also how soon a wait ends after a fatal line, by a
+miniature that says it and hangs. Run it with ``python benchmarks/diagnosis.py [MiB]``.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+from pytest_longctx import home
+from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.reading import Reading, read
+
+CHUNK_BYTES = 1 << 20
+RUNS = 3
+BOOT = "(EngineCore pid=1) INFO 11-20 23:13:12 [core.py:1] GPU KV cache size: 32,884,669 tokens\n"
+SERVING = "INFO:     Application startup complete.\n"
+STATS = (
+    "(APIServer pid=1) INFO 11-20 23:{minute:02d}:{second:02d} [loggers.py:335] Engine 000: "
+    "Avg prompt throughput: {a}.6 tokens/s, "
+    "Avg generation throughput: {b}.2 tokens/s, Running: 1 reqs, Waiting: 0 reqs, GPU KV cache usage: {b}.1%, "
+    "Prefix cache hit rate: 0.0%\n"
+    'INFO:     localhost:{a} - "POST /v1/completions HTTP/1.1" 200 OK\n'
+)
+FATAL = "ERROR torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.22 GiB. GPU 0 has a total capacity of 139.80 GiB\n"
+
+
+def alike() -> Iterator[str]:
+    """Lines that differ in numbers only."""
+    i = 0
+    while True:
+        i += 1
+        yield STATS.format(minute=i // 60 % 60, second=i % 60, a=1000 + i, b=i % 90)
+
+
+def unlike() -> Iterator[str]:
+    """Lines of which no two are alike."""
+    i = 0
+    while True:
+        i += 1
+        word = hashlib.sha256(str(i).encode()).hexdigest()
+        yield f"(APIServer pid=1) INFO 11-20 23:13:12 [logger.py:1] Received request cmpl-{word}: params: {word[::-1]}\n"
+
+
+def write(path: Path, head: str, lines: Iterator[str], size: int) -> None:
+    """A log of about *size* bytes with one fatal line at its end."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(head)
+        written = 0
+        while written < size:
+            block = "".join(next(lines) for _ in range(2000))
+            written += file.write(block)
+        file.write(FATAL)
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    """The file in chunks."""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def diagnosed(path: Path) -> Reading:
+    """The log read as a wait reads it."""
+    reading = read(chunks(path), Vllm().catalogue)
+    assert reading.cause is not None
+    assert reading.cause.metrics["allocation_gib"] == 2.22
+    return reading
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """The median of several runs."""
+    taken = []
+    for _ in range(RUNS):
+        started_s = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started_s)
+    return median(taken)
+
+
+def wait_ends_s() -> float:
+    """Seconds from a fatal line to the end of the wait for the server that said it and hangs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "dies.toml").write_text(
+            'name = "dies"\ntitle = "says it and hangs"\nbackend = "miniature"\nmax_model_len = 65_536\n'
+            '[model]\nname = "miniature"\nweights = "unknown"\n[flags]\nfault = "dies-hanging"\n[timeouts]\nboot_s = 60\n',
+            encoding="utf-8",
+        )
+        arguments = [str(home.suites()), "-c", "/dev/null", f"--rootdir={name}", "-k", "MN-0001"]
+        arguments += ["--backend=miniature", "--longctx-deployment=dies.toml", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        )
+        said = re.search(r"after +([\d.]+) s of", done.stdout)
+        assert said is not None, done.stdout
+        return float(said[1])
+
+
+def main() -> int:
+    """Measure and print."""
+    size = int(sys.argv[1] if len(sys.argv) > 1 else 256) << 20
+    logs = {
+        "alike": (BOOT + SERVING, alike),
+        "unlike": (BOOT + SERVING, unlike),
+        "never serving": (BOOT, alike),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "server.log"
+        for title, (head, lines) in logs.items():
+            write(path, head, lines(), size)
+            mb = path.stat().st_size / 1e6
+            plain_s = seconds(lambda: sum(map(len, chunks(path))))
+            grep_s = seconds(lambda: subprocess.run(["grep", "-c", "out of memory", str(path)], check=True, stdout=-3))
+            ours_s = seconds(lambda: diagnosed(path))
+            print(
+                f"{title}: {mb / ours_s:.0f} MB/s; plain reading {mb / plain_s:.0f} MB/s (ratio {ours_s / plain_s:.1f}), "
+                f"grep -c {mb / grep_s:.0f} MB/s (ratio {ours_s / grep_s:.1f})"
+            )
+    print(f"from the start of a process that says a fatal line and hangs to the end of the wait: {wait_ends_s():.2f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

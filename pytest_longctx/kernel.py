@@ -1,0 +1,92 @@
+"""What the kernel says of processes it ended for want of memory, as far as it lets us read that; None where it does not."""
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_longctx.units import GiB
+
+_COUNTERS = {
+    "/proc/vmstat": "this host",
+    "/sys/fs/cgroup/memory.events": "this control group",
+}
+"""Files with a line ``oom_kill N``, and whose processes they count."""
+_KMSG = Path("/dev/kmsg")
+_RECORD_BYTES = 8192
+_VICTIM = re.compile(
+    r"(?:Out of memory|Memory cgroup out of memory): Killed process (\d+) \((.*?)\)(?:.*?anon-rss:(\d+)kB)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryKills:
+    """What was seen of the kernel's out-of-memory killer over some time."""
+
+    lines: tuple[str, ...] = ()
+    """Evidence, one line each; empty: it was looked for and there is none."""
+    killed_gib: float | None = None
+    """Memory that the largest process it ended had held."""
+
+
+class MemoryWatch:
+    """Looks at the kernel's counters when it is made, and tells what has come since."""
+
+    def __init__(self) -> None:
+        self._since_s = time.clock_gettime(time.CLOCK_MONOTONIC)
+        self._before = {name: count for name in _COUNTERS if (count := counted(Path(name))) is not None}
+
+    def kills(self) -> MemoryKills | None:
+        """The out-of-memory kills since; None where neither a counter nor the kernel's log can be read."""
+        said = kernel_log(self._since_s)
+        if not self._before and said is None:
+            return None
+        lines, held = [], []
+        for text in said or ():
+            if victim := _VICTIM.search(text):
+                lines.append(f"kernel log: {text}")
+                held += [int(victim[3]) * 1024 / GiB] if victim[3] else []
+        for name, before in self._before.items():
+            more = (counted(Path(name)) or before) - before
+            if more > 0:
+                lines.append(f"{name}: {more} more out-of-memory kills on {_COUNTERS[name]} since the start")
+        return MemoryKills(tuple(lines), max(held, default=None))
+
+
+def counted(path: Path) -> int | None:
+    """The ``oom_kill`` counter in *path*."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", path.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
+def kernel_log(since_s: float, path: Path = _KMSG) -> list[str] | None:
+    """What the kernel has logged since *since_s* on its monotonic clock; None where that may not be read."""
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    texts = []
+    try:
+        while record := _record(source):
+            head, _, text = record.partition(";")
+            fields = head.split(",")
+            if len(fields) > 2 and fields[2].isdigit() and int(fields[2]) / 1e6 >= since_s:
+                texts.append(text.split("\n", 1)[0])
+    finally:
+        os.close(source)
+    return texts
+
+
+def _record(source: int) -> str:
+    """The next record of the kernel's log; empty when there is none."""
+    while True:
+        try:
+            return os.read(source, _RECORD_BYTES).decode("utf-8", "replace")
+        except BrokenPipeError:  # records were overwritten before they could be read; go on with what is left
+            continue
+        except OSError:
+            return ""
