@@ -48,6 +48,13 @@ class Boot:
         share = roofline.peak_share(shape, exchange.sent_tokens, exchange.ttft_s, hardware, value_bytes)
         return replace(seen, metrics={**seen.metrics, "peak_share": share})
 
+    def bear_out(self, seen: Observation) -> Observation:
+        """*seen*, with how the server ended where it did. Raises `LaunchError` where what it ran in has gone."""
+        if self.server is None or seen.outcome not in ("disconnects", "dies", "hangs"):
+            return seen
+        end = self.server.ended()
+        return replace(seen, said=f"{seen.said}; {end}") if end else seen
+
     def record(self) -> dict[str, Any]:
         """The boot as results keep it."""
         seen = self.observe()

@@ -70,6 +70,10 @@ class Session:
         def judge(evidence: Exchange | Observation) -> Verdict:
             if isinstance(evidence, Exchange):
                 evidence = boot.weigh(evidence) if boot else evidence.observe()
+            try:
+                evidence = boot.bear_out(evidence) if boot else evidence
+            except LongctxError as problem:
+                raise pytest.fail.Exception(str(problem), pytrace=False) from problem
             misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)

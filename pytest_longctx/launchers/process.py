@@ -14,6 +14,7 @@ from pathlib import Path
 from pytest_longctx.backends import Recipe
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch, leash
+from pytest_longctx.launchers.growing import GrowingLog
 from pytest_longctx.launchers.ready import Candidate, await_ready
 from pytest_longctx.mask import masked, secret_values
 from pytest_longctx.server import Server
@@ -37,6 +38,7 @@ class ProcessLauncher:
 
     name = "process"
     boots = True
+    needs_engine = True
 
     def __init__(self, what: str = "") -> None:
         if what:
@@ -47,7 +49,7 @@ class ProcessLauncher:
         """Start it, wait until it answers, yield it, and leave no process of it behind."""
         if launch.model is None or launch.python is None:
             raise LaunchError(f"{launch.deployment.name}: the process launcher needs a model and an interpreter")
-        port = _free_port(launch.deployment.flags.get("port"))
+        port = free_port(launch.deployment.flags.get("port"))
         recipe = launch.backend.recipe(launch.deployment, launch.model, port, str(launch.python))
         env = environment(recipe, os.environ)
         # Several runs may share a folder, and the workers of one run do; a log is one server's.
@@ -71,7 +73,7 @@ def environment(recipe: Recipe, inherited: Mapping[str, str]) -> dict[str, str]:
     return {**passed, "PYTHONUNBUFFERED": "1", **recipe.env}
 
 
-def _free_port(wanted: object) -> int:
+def free_port(wanted: object) -> int:
     """A port nobody listens on, or *wanted* itself if that is free. Raises `LaunchError`."""
     with socket.socket() as probe:
         # As servers do it: a port that only lingers from an earlier connection counts as free.
@@ -114,8 +116,7 @@ class Process(Candidate):
                 )
             finally:
                 os.close(end)
-        self._lines = log.open("r", encoding="utf-8", errors="replace")
-        self._partial = ""
+        self._lines = GrowingLog(log)
 
     def exit_code(self) -> int | None:
         """The engine's exit code, 128 + N for signal N; None while it runs."""
@@ -123,12 +124,7 @@ class Process(Candidate):
 
     def new_lines(self) -> Iterator[str]:
         """Whole lines that the log has gained since the last call; the rest of it once the process has ended."""
-        ended = self.exit_code() is not None
-        *whole, self._partial = (self._partial + self._lines.read()).split("\n")
-        yield from whole
-        if ended and self._partial:
-            yield self._partial
-            self._partial = ""
+        return self._lines.more(ended=self.exit_code() is not None)
 
     def stop(self) -> None:
         """Let go of the leash and wait until nothing of the server is left."""

@@ -25,6 +25,8 @@ _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
 """How long a server may go on logging after a line that names a cause."""
 _TAIL_LINES = 12
+MEMORY_LIMIT = "container-memory-limit"
+"""The signature of a container that its memory limit ended, which no line of a log tells."""
 NOBODY_S = 5.0
 """How long an address at which nobody listens is tried, where the server is said to run already."""
 
@@ -39,6 +41,8 @@ class Candidate(Protocol):
     secrets: tuple[str, ...]
     ours: bool
     """Whether it was started for this run: only then is its failure to come up evidence about it."""
+    oom_killed: bool | None = None
+    """Once it has ended: whether whoever ran it saw its memory limit end it; None where nobody looks."""
 
     def exit_code(self) -> int | None:
         """None while it runs."""
@@ -105,6 +109,12 @@ class _Wait:
 
     def _failed(self, exit_code: int | None) -> BootError:
         failure, figures = self.reading.failure, {**self.reading.figures, "boot_s": None}
+        if self.candidate.oom_killed and self.reading.cause is None:
+            said = how_it_ended(exit_code or 0, oom_killed=True)
+            seen = Observation("runs out of memory", figures, self.reading.phase, MEMORY_LIMIT, said)
+            return BootError(
+                self._explain(said, "a larger [docker] memory_gib, or a smaller server"), seen, self.candidate.log
+            )
         if failure is not None:
             known = failure.signature
             text = self._explain(f"the log says {known.id!r} in phase {known.phase!r}", known.remedy)
@@ -128,10 +138,7 @@ class _Wait:
             return f"it came up but would not generate one token: {self.knock.refused}"
         if exit_code is None:
             return f"the time was up while waiting for {self.knock.step} ({self.knock.last or 'no answer'})"
-        if exit_code > 128:
-            guess = ", as the kernel does when the host runs out of memory" if exit_code == 137 else ""
-            return f"the process was ended by signal {exit_code - 128}{guess}"
-        return f"the process exited with code {exit_code}"
+        return how_it_ended(exit_code, oom_killed=self.candidate.oom_killed)
 
     def _explain(self, because: str, remedy: str) -> str:
         candidate = self.candidate
@@ -144,6 +151,25 @@ class _Wait:
             rows += [f"  log      {candidate.log}, its last lines:"]
             rows += [f"             {line}" for line in tail(candidate.log, candidate.secrets)]
         return "\n".join([*rows, f"  try      {remedy}", f"  again    {candidate.again}"])
+
+
+def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
+    """
+    An exit code and what is known of the memory, in words.
+
+    >>> how_it_ended(137, oom_killed=False)
+    'the process was ended by signal 9, and not for its memory'
+    """
+    if oom_killed:
+        return f"its container reached its memory limit, and the kernel ended it (OOMKilled, exit code {exit_code})"
+    if exit_code > 128:
+        looked = (
+            ", as the kernel does when the host runs out of memory"
+            if oom_killed is None
+            else ", and not for its memory"
+        )
+        return f"the process was ended by signal {exit_code - 128}{looked if exit_code == 137 else ''}"
+    return f"the process exited with code {exit_code}"
 
 
 def tail(log: Path, secrets: tuple[str, ...] = (), lines: int = _TAIL_LINES) -> list[str]:

@@ -10,12 +10,14 @@ def main() -> None:
     """Parse the command line and serve for ever."""
     parser = argparse.ArgumentParser(prog="python -m pytest_longctx.miniatures", description=__doc__)
     parser.add_argument("--fault", choices=FAULTS, default="honest")
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--served-model-name", default="miniature")
     parser.add_argument("--max-model-len", type=int, default=131_072)
     parser.add_argument("--kv-cache-tokens", type=int)
     given = parser.parse_args()
-    serve(FAULTS[given.fault](given.served_model_name, given.max_model_len, given.kv_cache_tokens), given.port)
+    mind = FAULTS[given.fault](given.served_model_name, given.max_model_len, given.kv_cache_tokens)
+    serve(mind, given.host, given.port)
 
 
 if __name__ == "__main__":

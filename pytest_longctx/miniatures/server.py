@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import socket
 import struct
 import sys
@@ -144,9 +145,20 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or the delayed acknowledgement adds 40 ms to every answer
     mind: Honest
+    key: str | None = None
+
+    def _locked(self) -> bool:
+        """Refuse whoever does not know the key; as in vLLM, only what is under ``/v1`` is locked."""
+        known = self.key is None or self.headers.get("Authorization") == f"Bearer {self.key}"
+        if known or not self.path.startswith("/v1"):
+            return False
+        self._send(401, b'{"error": "Unauthorized"}')
+        return True
 
     def do_GET(self) -> None:
         """Health, model list, version and metrics."""
+        if self._locked():
+            return
         mind = self.mind
         if self.path == "/health":
             self._send(200 if mind.healthy() else 503, b"")
@@ -162,7 +174,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """A completion, streamed or whole."""
-        request = Request.parse(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self._locked():
+            return
+        request = Request.parse(body)
         try:
             self._answer(request)
         except ConnectionError:
@@ -221,10 +236,10 @@ class Quiet(ThreadingHTTPServer):
         """A connection that was broken on purpose is no news."""
 
 
-def serve(mind: Honest, port: int) -> None:
-    """Boot *mind* and serve it on loopback for ever."""
+def serve(mind: Honest, host: str, port: int) -> None:
+    """Boot *mind* and serve it for ever, to those who know the key in ``VLLM_API_KEY`` if there is one."""
     mind.boot()
-    handler = type("MindedHandler", (Handler,), {"mind": mind})
-    with Quiet(("127.0.0.1", port), handler) as server:
+    handler = type("MindedHandler", (Handler,), {"mind": mind, "key": os.environ.get("VLLM_API_KEY")})
+    with Quiet((host, port), handler) as server:
         print("INFO:     Application startup complete.", flush=True)
         server.serve_forever()
