@@ -50,10 +50,10 @@ class Boot:
 
     def bear_out(self, seen: Observation) -> Observation:
         """*seen*, with how the server ended where it did. Raises `LaunchError` where what it ran in has gone."""
-        if self.server is None or seen.outcome not in ("disconnects", "dies", "hangs"):
+        if self.server is None or seen.outcome not in ("disconnects", "dies"):
             return seen
         end = self.server.ended()
-        return replace(seen, said=f"{seen.said}; {end}") if end else seen
+        return replace(seen, said=f"{end}; {seen.said}") if end else seen
 
     def record(self) -> dict[str, Any]:
         """The boot as results keep it."""

@@ -18,8 +18,10 @@ from pytest_longctx.launchers.process import GRACE_S
 from pytest_longctx.launchers.ready import Candidate, how_it_ended
 from pytest_longctx.mask import masked, secret_values
 
-_SETTLE_S = 5.0
+_SETTLE_S = 10.0
 """How long the engine may take to write down how a container ended, once its log or a connection has broken off."""
+_OUTLAST_S = 3.0
+"""How long an engine must still answer after one of its containers was ended by a signal: stopping, it ends them first."""
 
 
 class Container(Candidate):
@@ -35,7 +37,8 @@ class Container(Candidate):
         self.oom_killed: bool | None = None
         self._container = container
         self._exit_code: int | None = None
-        self._lost = ""
+        self.lost = ""
+        """Why nothing more can be seen of it, where the engine itself has gone."""
         self._over = threading.Event()
         log.touch()
         self._lines = GrowingLog(log)
@@ -49,8 +52,10 @@ class Container(Candidate):
                     out.write(chunk)
             state = self._state()
             self.oom_killed, self._exit_code = bool(state.get("OOMKilled")), int(state["ExitCode"])
+            if self._exit_code > 128 and not self.oom_killed:
+                self._outlast()
         except Exception as problem:  # noqa: BLE001 - the SDK lets errors of several HTTP libraries through
-            self._lost = str(problem) or type(problem).__name__
+            self.lost = str(problem) or type(problem).__name__
         finally:
             self._over.set()
 
@@ -65,13 +70,20 @@ class Container(Candidate):
                 raise LaunchError("its log broke off while it ran on")
             time.sleep(0.05)
 
+    def _outlast(self) -> None:
+        """Make sure that it was not the engine, on its way down, that sent the signal."""
+        end = time.monotonic() + _OUTLAST_S
+        while time.monotonic() < end:
+            self._container.client.ping()
+            time.sleep(0.2)
+
     def exit_code(self) -> int | None:
         """The exit code in the container's state; None while it runs. Raises `LaunchError` where the engine is gone."""
         if not self._over.is_set():
             return None
-        if self._lost:
+        if self.lost:
             raise LaunchError(
-                f"the Docker engine was lost while a container of it was watched: {masked(self._lost, self.secrets)}\n"
+                f"the Docker engine was lost while a container of it was watched: {masked(self.lost, self.secrets)}\n"
                 f"  log      {self.log}\n  try      docker info, and the engine's own log"
             )
         return self._exit_code
@@ -99,7 +111,11 @@ class Reaper:
         end, self._hold = os.pipe()
         command = [sys.executable, "-I", docker_reaper.__file__, str(end), path, run_id, str(GRACE_S)]
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(end,))
+            # It may live longer than this process, and must not keep anybody waiting for the end of its output.
+            null = subprocess.DEVNULL
+            self._process = subprocess.Popen(
+                command, stdin=null, stdout=null, stderr=null, start_new_session=True, pass_fds=(end,)
+            )
         finally:
             os.close(end)
 
@@ -124,7 +140,7 @@ class Reaper:
         os.close(self._hold)
         self._hold = -1
         try:
-            self._process.wait(timeout=2 * GRACE_S)
+            self._process.wait(timeout=2 * GRACE_S if in_peace else _SETTLE_S)
         except subprocess.TimeoutExpired:
             # It goes on by itself. The Popen object would complain, when it is collected, that nobody waits for it.
             self._process.returncode = 0

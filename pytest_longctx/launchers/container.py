@@ -1,6 +1,5 @@
 """A container to run, as a value: what the engine's SDK is told, and the command line a person would type for it."""
 
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -178,8 +177,8 @@ def _present(patterns: tuple[str, ...], one: Deployment) -> tuple[str, ...]:
 
 def _model(one: Deployment, model: str, env: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """The mount through which the container finds *model*, and the variables that tell it so."""
-    if os.path.isabs(model):
-        folder = Path(model)
+    folder = Path(model)
+    if folder.is_absolute():
         # The files of a snapshot are links into the repository's own folder in the cache.
         whole = folder.parents[1] if folder.parent.name == "snapshots" else folder
         return (f"{whole}:{whole}:ro",), {}

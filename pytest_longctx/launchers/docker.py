@@ -87,7 +87,7 @@ class DockerLauncher:
                 server = await_ready(container, launch, hoped, boot_s=recipe.boot_s)
                 yield replace(server, words={**server.words, "image": image}, ended=container.ended)
             finally:
-                reaper.let_go(in_peace=True)
+                reaper.let_go(in_peace=not container.lost)
                 container.close()
 
 
