@@ -13,7 +13,7 @@ from pytest_longctx.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Outcome
 
-Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated", "load", "claimed"]
+Question = Literal["boots", "boot-fails", "served", "over-limit", "accounting", "repeated", "load", "claimed", "linted"]
 """What a suite does to judge a finding; one test function answers each."""
 
 Status = Literal["confirmed", "disputed", "predicted", "withdrawn"]
@@ -97,6 +97,14 @@ class Ask(tables.Table):
     """For a load: how many requests in all."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """For a load: how many of them at once, at most."""
+    command: str | None = None
+    """Of a start that was published: the ``docker run`` line, or a small script around it; what is in it is only read."""
+    pod: str | None = None
+    """Of a start that was published: the Pod, as JSON."""
+    engine: str | None = None
+    """The engine whose flags that start has."""
+    boot_s: float | None = None
+    """How long that boot took, where it was seen."""
     over_limit_tokens: int | None = None
     """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
 
@@ -168,6 +176,11 @@ class Finding(tables.Table):
     note: str = ""
     """Where the document was wrong, or what it left out, in prose."""
 
+    @property
+    def on_paper(self) -> bool:
+        """Whether it is about what was published, and judged without a server."""
+        return self.question in ("claimed", "linted")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name, bound in self.bounds.items():
@@ -175,6 +188,12 @@ class Finding(tables.Table):
                 raise ValueError(f"bounds: {unknown('measure', name, MEASURES)}")
             if bound.unit != MEASURES[name].unit:
                 raise ValueError(f"bounds.{name}.unit: {bound.unit!r}, but {name} is in {MEASURES[name].unit!r}")
+        if not self.markers:
+            raise ValueError("markers: a finding needs at least one, or no run would select it")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_enough(self) -> Self:
         if self.question == "served" and (self.ask.prompt_tokens is None) == (self.ask.over_limit_tokens is None):
             raise ValueError("ask: a 'served' finding needs either prompt_tokens or over_limit_tokens")
         if self.question == "over-limit" and (self.ask.over_limit_tokens or 0) < 1:
@@ -185,8 +204,8 @@ class Finding(tables.Table):
             raise ValueError("ask: a 'load' finding needs requests and concurrency")
         if (self.question == "claimed") != (self.claim is not None):
             raise ValueError("claim: a 'claimed' finding needs it, and no other has one")
-        if not self.markers:
-            raise ValueError("markers: a finding needs at least one, or no run would select it")
+        if (self.question == "linted") != ((self.ask.command is None) != (self.ask.pod is None)):
+            raise ValueError("ask: a 'linted' finding needs a command or a pod, and no other has one")
         return self
 
 

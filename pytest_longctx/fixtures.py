@@ -113,7 +113,7 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
 @pytest.fixture
 def judge(request: pytest.FixtureRequest, longctx_session: "Session", finding: "Finding") -> "Judge":
     """``judge(exchange)``: the verdict on the test's finding; recorded before it is returned."""
-    boot = None if finding.claim is not None else request.getfixturevalue("boot")
+    boot = None if finding.on_paper else request.getfixturevalue("boot")
     return longctx_session.judge_for(request.node, finding, boot)
 
 

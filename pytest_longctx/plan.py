@@ -108,7 +108,7 @@ def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Back
     """The plan of a run that would judge *cases*; one that is out of scope by anything but the hardware costs nothing."""
     asked: dict[str, list[Finding]] = {}
     for case in cases:
-        if case.finding.claim is not None:
+        if case.finding.on_paper:
             continue  # it boots nothing
         if case.misfit is None or case.misfit.line.startswith("hardware"):
             asked.setdefault(case.deployment.name, []).append(case.finding)

@@ -86,6 +86,7 @@ def test_an_engine_that_stops_is_nobodys_finding(tmp_path, daemon, fault):
     argv = command("--backend=miniature", f"--longctx-deployment={path}")
     argv[argv.index("--longctx-launcher=docker")] = f"--longctx-launcher=docker:unix://{daemon.socket}"
     with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as held:
+        assert held.stdout is not None
         assert until(lambda: docker_reaper.labelled(daemon.socket, docker_reaper.RUN_LABEL) != [])
         if fault == "never-schedules":
             assert any("UP" in line for line in held.stdout)
