@@ -69,6 +69,9 @@ def test_a_findings_deployments_have_its_hardware_and_version(shipped):
 def test_a_findings_signature_is_in_the_catalogue_of_each_of_its_backends(shipped):
     if shipped.expect.signature is None:
         return
+    if shipped.question == "linted":
+        assert shipped.expect.signature in lints.names()
+        return
     for name in shipped.scope.backend or BACKENDS:
         signatures = {each.id: each for each in backend(name).catalogue.signature}
         assert shipped.expect.signature in signatures
