@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -68,20 +68,20 @@ class DockerLauncher:
             raise LaunchError(
                 f"--backend={backend.name} cannot be told where to listen (host_flag), which a container needs"
             )
-        engine, sdk = connect(self.socket)
-        sweep(self.socket)
         run_id, key = secrets.token_hex(16), secrets.token_urlsafe(24)
         port = free_port(one.flags.get("port"))
         host = "127.0.0.1" if one.docker.network == "host" else "0.0.0.0"  # noqa: S104 - inside; outside it is loopback
         recipe = backend.recipe(one, str(launch.model), port, one.docker.python, host=host, key=key)
         labels = {docker_reaper.RUN_LABEL: run_id, docker_reaper.OWNER_LABEL: docker_reaper.owner()}
         run = plan(recipe, one, str(launch.model), labels, os.environ)
-        image = _image(engine, sdk, run.image, launch)
         log = launch.logs / f"{one.name}-{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         bears_key = {"Authorization": f"Bearer {key}"} if backend.key_flag or backend.key_variable else {}
         hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name, headers=bears_key)
-        with Reaper(self.socket, run_id) as reaper:
+        engine, sdk = connect(self.socket)
+        with closing(engine), Reaper(self.socket, run_id) as reaper:
+            sweep(self.socket)
+            image = _image(engine, sdk, run.image, launch)
             container = Container(_started(engine, sdk, run, recipe.secrets), run, log, recipe.secrets)
             try:
                 server = await_ready(container, launch, hoped, boot_s=recipe.boot_s)
@@ -112,23 +112,26 @@ def connect(path: str) -> tuple[Any, Any]:
             "the docker launcher needs the Docker SDK for Python\n  try      pip install 'pytest-longctx[docker]'"
         ) from None
     try:
+        docker_reaper.call(path, "GET", "/version")
+    except OSError as problem:
+        said, remedy = _UNREACHED.get(type(problem), (str(problem), "docker info"))
+        raise LaunchError(f"no Docker engine can be used at {path}: {said}\n  try      {remedy}") from None
+    try:
         return docker.DockerClient(base_url=f"unix://{path}", timeout=120), docker
     except docker.errors.DockerException as problem:
-        text = str(problem)
-    said = next((words for mark, words in _UNREACHED.items() if mark in text), (text, "docker info"))
-    raise LaunchError(f"no Docker engine can be used at {path}: {said[0]}\n  try      {said[1]}")
+        raise LaunchError(f"what answers at {path} is no Docker engine for this SDK: {problem}") from None
 
 
-_UNREACHED = {
-    "PermissionError": (
+_UNREACHED: dict[type[OSError], tuple[str, str]] = {
+    PermissionError: (
         "permission denied",
         "the group `docker` for this user, or a rootless engine: docker:unix:///PATH",
     ),
-    "FileNotFoundError": (
+    FileNotFoundError: (
         "there is no such socket",
         "starting the engine, or docker:unix:///PATH where its socket is elsewhere",
     ),
-    "ConnectionRefusedError": ("nobody answers there", "starting the engine: systemctl start docker"),
+    ConnectionRefusedError: ("nobody answers there", "starting the engine: systemctl start docker"),
 }
 
 

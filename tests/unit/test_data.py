@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from pytest_longctx import backends, catalogue, claims, home, models, tables
+from pytest_longctx import backends, catalogue, claims, home, lints, models, tables
 from pytest_longctx.backends import Backend
 from pytest_longctx.builtin import BACKENDS, load
 from pytest_longctx.cases import dead
