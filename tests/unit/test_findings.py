@@ -163,7 +163,13 @@ def test_a_length_that_hangs_on_an_unknown_limit_is_unknown():
 def test_questions_are_the_words_a_finding_may_ask():
     load = {"prompt_tokens": 1, "requests": 2, "concurrency": 2}
     one = {"prompt_tokens": 1}
-    asks = {"served": one, "over-limit": {"over_limit_tokens": 1}, "repeated": one, "load": load, "linted": {"command": "docker run a"}}
+    asks = {
+        "served": one,
+        "over-limit": {"over_limit_tokens": 1},
+        "repeated": one,
+        "load": load,
+        "linted": {"command": "docker run a"},
+    }
     claims = {"claimed": {"shape": "llama-2-7b", "tokens": 1}}
     made = [make.finding(question=word, ask=asks.get(word, {}), claim=claims.get(word)) for word in questions()]
     assert [finding.question for finding in made] == list(questions())
