@@ -22,6 +22,7 @@ Question = Literal[
     "haystack",
     "accuracy",
     "claimed",
+    "linted",
 ]
 """What a suite does to judge a finding; one test function answers each."""
 
@@ -56,6 +57,14 @@ class Ask(tables.Table):
     """For an accuracy: a task of lm-eval, or of a folder ``tasks/`` beside ``findings/``."""
     shots: Annotated[int, Field(ge=0)] | None = None
     """For an accuracy: how many worked examples go before each question; left out: as the task says."""
+    command: str | None = None
+    """Of a start that was published: the ``docker run`` line, or a small script around it; what is in it is only read."""
+    pod: str | None = None
+    """Of a start that was published: the Pod, as JSON."""
+    engine: str | None = None
+    """The engine whose flags that start has."""
+    boot_s: float | None = None
+    """How long that boot took, where it was seen."""
     over_limit_tokens: int | None = None
     """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
 
@@ -140,4 +149,6 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
     }
     if claimed != (question == "claimed"):
         return "claim: a 'claimed' finding needs it, and no other has one"
+    if (question == "linted") != ((ask.command is None) != (ask.pod is None)):
+        return "ask: a 'linted' finding needs a command or a pod, and no other has one"
     return next((text for there, text in needs.get(question, ()) if not there), "")

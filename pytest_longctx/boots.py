@@ -62,6 +62,13 @@ class Boot:
         name, kind, sizes = known
         return replace(seen, signature=name, kind=kind, metrics={**seen.metrics, **sizes})
 
+    def bear_out(self, seen: Observation) -> Observation:
+        """*seen*, with how the server ended where it did. Raises `LaunchError` where what it ran in has gone."""
+        if self.server is None or seen.outcome not in ("disconnects", "dies"):
+            return seen
+        end = self.server.ended()
+        return replace(seen, said=f"{end}; {seen.said}") if end else seen
+
     def record(self) -> dict[str, Any]:
         """The boot as results keep it."""
         seen = self.observe()

@@ -26,6 +26,7 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
 LAUNCHERS: Mapping[str, str] = MappingProxyType(
     {
         "process": "pytest_longctx.launchers.process:ProcessLauncher",
+        "docker": "pytest_longctx.launchers.docker:DockerLauncher",
         "url": "pytest_longctx.launchers.url:UrlLauncher",
     }
 )

@@ -21,8 +21,8 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The case in a test's id; a claim is about no deployment."""
-        return self.finding.id if self.finding.claim else f"{self.finding.id}-{self.deployment.name}"
+        """The case in a test's id; what was published is about no deployment."""
+        return self.finding.id if self.finding.on_paper else f"{self.finding.id}-{self.deployment.name}"
 
 
 def match(
@@ -34,14 +34,14 @@ def match(
     Every case: a finding on each deployment in its scope, else on the one that misses by least.
 
     A finding about something else altogether is left out; one that misses by its hardware, version or length is not, so that
-    the run can say so. A claim is judged once, by arithmetic.
+    the run can say so. What was published is judged once, without a server.
     """
     found: list[Case] = []
     for finding in wanted:
         if finding.status == "withdrawn":
             continue
-        if finding.claim is not None:
-            # Arithmetic needs no server; the deployment only gives the case a place in the run.
+        if finding.on_paper:
+            # It needs no server; the deployment only gives the case a place in the run.
             ours = (one for one in deployments if not finding.scope.backend or one.backend in finding.scope.backend)
             found += [Case(finding, one) for one in islice(ours, 1)]
             continue

@@ -74,6 +74,44 @@ class Timeouts(tables.Table):
         return self.answer_s + prefill_s + output_tokens / self.slowest_decode_tokens_per_s
 
 
+def _mount(text: str) -> str:
+    host, _, inside = text.partition(":")
+    if (
+        not host
+        or not inside.startswith("/")
+        or inside.count(":") > 1
+        or inside.partition(":")[2] not in ("", "ro", "rw")
+    ):
+        raise ValueError(
+            f"{text!r} is no mount; write HOST_FOLDER:/FOLDER_INSIDE, and :ro after it where nothing may be written"
+        )
+    return text
+
+
+class Docker(tables.Table):
+    """How the docker launcher makes a container of a deployment. What the hardware needs is added by itself."""
+
+    python: str = "python3"
+    """The interpreter in the image. It is started with the engine's module, in place of the image's own entrypoint."""
+    entrypoint: tables.Names = ()
+    """What is to run that interpreter, for an image whose entrypoint sets something up first."""
+    pull: Literal["never", "missing"] = "never"
+    gpus: tables.Names = ()
+    """Which NVIDIA GPUs: indices, UUIDs, or CDI names such as ``nvidia.com/gpu=0``; empty: as many as ``hardware`` says."""
+    devices: tables.Names = ()
+    """More device files of the host, such as ``/dev/infiniband``."""
+    mounts: Annotated[tuple[Annotated[str, AfterValidator(_mount)], ...], tables.LISTED] = ()
+    """More folders, as ``HOST:/INSIDE`` or ``HOST:/INSIDE:ro``; the model's own is mounted by itself."""
+    network: str = "bridge"
+    """``host``: the server listens on the host's loopback and nothing is published."""
+    shm_gib: Positive = 10.0
+    """Size of ``/dev/shm``; Docker's own 64 MiB are too small for workers that talk through it."""
+    memory_gib: Positive | None = None
+    """The most memory it may take, swap included, before the kernel ends it; None: no limit."""
+    ulimits: dict[str, int] = Field(default_factory=dict)
+    """Soft and hard limit alike, for instance ``memlock = -1``."""
+
+
 class Deployment(tables.Table):
     """One server configuration, as a value."""
 
@@ -86,7 +124,8 @@ class Deployment(tables.Table):
     version: tables.VersionRange | None = None
     """Engine versions that know these flags."""
     image: str | None = None
-    """The container image, for launchers that use one."""
+    """The container image, for launchers that use one: ``name:tag``, or ``name@sha256:...``, which stays what it is."""
+    docker: Docker = Docker()
     max_model_len: int | None = None
     """Longest context in tokens, prompt and answer together; None: ask the server."""
     longest_prompt: int | None = None

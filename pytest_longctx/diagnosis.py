@@ -8,7 +8,7 @@ code, the kernel and the gauges are asked; and where nothing fits, the first err
 import re
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pytest_longctx.catalogue import PHASES, Catalogue, Phase, figures
@@ -117,11 +117,11 @@ def _starved(reading: Reading, given: Evidence) -> Diagnosis | None:
     if not given.oom_killed and not (kills and went):
         return None
     seen = [*(["the container's state: OOMKilled"] if given.oom_killed else []), *kills]
-    # A counter counts every process of the host; only a name is proof.
-    named = given.oom_killed or any("Killed process" in line for line in kills)
+    named = given.oom_killed or any("Killed process" in line for line in kills)  # a counter counts all of the host
     sizes = {} if given.killed_gib is None else {"killed_gib": given.killed_gib}
-    cause = "the host's out-of-memory killer ended it"
-    return _ended(reading, "host-oom", cause, "certain" if named else "likely", seen, sizes)
+    sure: Confidence = "certain" if named else "likely"
+    made = _ended(reading, "host-oom", "the host's out-of-memory killer ended it", sure, seen, sizes)
+    return replace(made, outcome="runs out of memory", signature="container-memory-limit") if given.oom_killed else made
 
 
 def _killed(reading: Reading, given: Evidence) -> Diagnosis | None:

@@ -141,6 +141,11 @@ class Finding(tables.Table):
     note: str = ""
     """Where the document was wrong, or what it left out, in prose."""
 
+    @property
+    def on_paper(self) -> bool:
+        """Whether it is about what was published, and judged without a server."""
+        return self.question in ("claimed", "linted")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name, bound in self.bounds.items():

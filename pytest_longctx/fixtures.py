@@ -167,7 +167,7 @@ def accuracy(longctx_session: "Session", server: "Server") -> Accuracy:
 @pytest.fixture
 def judge(request: pytest.FixtureRequest, longctx_session: "Session", finding: "Finding") -> "Judge":
     """``judge(exchange)``: the verdict on the test's finding; recorded before it is returned."""
-    boot = None if finding.claim is not None else request.getfixturevalue("boot")
+    boot = None if finding.on_paper else request.getfixturevalue("boot")
     return longctx_session.judge_for(request.node, finding, boot)
 
 

@@ -17,11 +17,14 @@ Outcome = Literal[
     "overcommits",
     "adds up",
     "cannot be",
+    "is sound",
+    "is flagged",
 ]
 """
 What a server was seen to do. ``asserts``: it stopped on a failed assertion or another program error of a known kind;
 ``dies``: it stopped for a reason no signature knows; ``overcommits``: it came up with a KV cache that cannot hold one
-request of the context it claims; ``adds up`` and ``cannot be`` are said of published figures, not of servers.
+request of the context it claims; ``adds up`` and ``cannot be`` are said of published figures, ``is sound`` and ``is
+flagged`` of published command lines, not of servers.
 """
 
 Kind = Literal[

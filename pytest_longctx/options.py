@@ -41,7 +41,9 @@ OPTIONS = (
         "what serves: vllm, vllm-cpu, vllm-neuron, sglang, openai, miniature, or a plugin's",
         flag="--backend",
     ),
-    Option("launcher", "KIND", "how it is reached: process (default), or url:http://HOST:PORT for one that runs"),
+    Option(
+        "launcher", "KIND", "how it is reached: process (default), docker, or url:http://HOST:PORT for one that runs"
+    ),
     Option("deployment", "NAME", "only these deployments: names or TOML files, separated by commas"),
     Option("data", "DIR", "a project's own data: a folder with findings/ and deployments/; several with commas"),
     Option("python", "PATH", "the interpreter that has the engine, for the process launcher"),

@@ -9,11 +9,13 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.cases import Case
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.findings import Finding
+from pytest_longctx.lints import lint
 from pytest_longctx.machine import Hardware
 from pytest_longctx.observation import Outcome
 from pytest_longctx.physics import roofline
 from pytest_longctx.physics.prediction import DEVICE_GIB, Prediction
 from pytest_longctx.scope import machine_lacks
+from pytest_longctx.starts import of_deployment
 from pytest_longctx.units import GiB, duration
 
 USUAL_UTILISATION = 0.5
@@ -45,6 +47,8 @@ class Row:
     boot_s: float | None = None
     test_s: float | None = None
     gpus: int = 0
+    lints: tuple[str, ...] = ()
+    """What is wrong with the deployment itself, before anything boots."""
 
     @property
     def verdict(self) -> str:
@@ -92,6 +96,7 @@ class Plan:
             if row.prediction is not None and not row.out_of_scope:
                 yield "    " + ", ".join(str(term) for term in row.prediction.terms)
                 yield f"    longest request {row.prediction.longest_tokens:,} tokens; {_times(row)}"
+            yield from (f"    {wrong}" for wrong in row.lints)
             if row.contradicts:
                 yield "    the findings say otherwise: the physics or a finding is wrong"
         hours = sum(row.gpu_hours or 0.0 for row in self.rows)
@@ -108,7 +113,7 @@ def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Back
     """The plan of a run that would judge *cases*; one that is out of scope by anything but the hardware costs nothing."""
     asked: dict[str, list[Finding]] = {}
     for case in cases:
-        if case.finding.claim is not None:
+        if case.finding.on_paper:
             continue  # it boots nothing
         if case.misfit is None or case.misfit.line.startswith("hardware"):
             asked.setdefault(case.deployment.name, []).append(case.finding)
@@ -150,4 +155,5 @@ def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, hardware
         boot_s=one.timeouts.usual_boot_s or (USUAL_BOOT_S if needs and needs.kind in DEVICE_GIB else None),
         test_s=test_s,
         gpus=0 if needs is None or needs.kind == "cpu" else needs.count,
+        lints=tuple(f"{name}: {what}" for name, what in lint(of_deployment(one, backend.package))),
     )

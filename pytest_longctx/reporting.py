@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import __version__, options
+from pytest_longctx import __version__, lints, options
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import BootError, LongctxError
 from pytest_longctx.findings import Finding
@@ -15,6 +15,7 @@ from pytest_longctx.reports import html, jsonl, record, terminal
 from pytest_longctx.reports.jsonl import Writer
 from pytest_longctx.reports.record import Entry
 from pytest_longctx.session import Session, verdicts_of
+from pytest_longctx.starts import of_deployment
 
 JUDGED = ("holds", "broken", "known")
 
@@ -30,12 +31,18 @@ class Reporting:
         self._told: set[str] = set()
         self._is_worker = hasattr(session.config, "workerinput")
 
-    def pytest_report_header(self) -> str:
-        """What is tested, and with which seed."""
+    def pytest_report_header(self) -> list[str]:
+        """What is tested, with which seed, and what is wrong with a deployment before it boots."""
         chosen, given = self.session.selection, self.session.options
         where = str(chosen.machine.hardware or "unknown hardware")
         strict = ", strict" if given.strict else ""
-        return f"longctx: {chosen.backend.name} by {masked(given.launcher, ())} on {where}, seed {self.session.seed}{strict}"
+        by = f"longctx: {chosen.backend.name} by {masked(given.launcher, ())} on {where}, seed {self.session.seed}{strict}"
+        wrong = [
+            f"longctx: {one.name}: {name}: {what}"
+            for one in (chosen.deployments if chosen.launcher.boots else ())
+            for name, what in lints.lint(of_deployment(one, chosen.backend.package))
+        ]
+        return [by, *wrong]
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """With ``--longctx-plan``, print the plan of what was selected instead of running it."""

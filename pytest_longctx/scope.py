@@ -39,9 +39,9 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
     The first line of *finding* that does not match *here*, or None where all do.
 
     Before a boot (*settled* false) what is not known may still match. Afterwards it cannot: a finding about 8 x H200 is
-    not judged on hardware nobody named. A claim is about no server, and fits everywhere.
+    not judged on hardware nobody named. What was published is about no server, and fits everywhere.
     """
-    if finding.claim is not None:
+    if finding.on_paper:
         return None
     deployment, scope = here.deployment, finding.scope
     checks = (

@@ -126,7 +126,7 @@ class Selection:
     @cached_property
     def version(self) -> str | None:
         """The engine's version, where it can be had without a boot."""
-        if not self.launcher.boots:
+        if not self.launcher.needs_engine:
             return None
         try:
             python = engines.interpreter(self.backend, self.options.python)
@@ -181,7 +181,8 @@ class Selection:
         logs = self.options.results / "boots"
         if not self.launcher.boots:
             return Launch(self.backend, one, None, logs, watch=watch)
-        python = engines.interpreter(self.backend, self.options.python)
+        needed = self.launcher.needs_engine
+        python = engines.interpreter(self.backend, self.options.python) if needed else None
         return Launch(self.backend, one, models.locate(one.model), logs, python, watch)
 
     def case(self, finding: Finding, one: Deployment) -> Case:

@@ -1,11 +1,16 @@
 """A server that answers: what every test is given, however it came up."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployment import Deployment
+
+
+def not_seen() -> str | None:
+    """Nobody watches how the server ends."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,12 @@ class Server:
     log: Path | None = None
     local: bool = True
     """On this machine's loopback: no proxy lies between."""
+
+    ended: Callable[[], str | None] = field(default=not_seen, repr=False)
+    """
+    How it ended, in words; None while it runs, or where nobody sees. Raises `LaunchError` where what it ran in has gone, for
+    which no finding is to blame.
+    """
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -88,6 +88,10 @@ class Session:
             if not isinstance(evidence, Observation):
                 each = [evidence] if isinstance(evidence, Exchange) else evidence
                 evidence = series.summary([boot.weigh(one) if boot else one.observe() for one in each])
+            try:
+                evidence = boot.bear_out(evidence) if boot else evidence
+            except LongctxError as problem:
+                raise pytest.fail.Exception(str(problem), pytrace=False) from problem
             misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import asks, builtin, cli, findings, fixtures, hookspecs, markers, options
+from pytest_longctx import asks, builtin, cli, deployment, findings, fixtures, hookspecs, lints, markers, options
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.miniatures.faults import FAULTS
 from pytest_longctx.reports import pages, signatures
@@ -145,3 +145,8 @@ def test_the_suites_run_from_an_installed_wheel(wheel, tmp_path):
     assert (empty / "results" / "results.jsonl").is_file()
     (log,) = (path.read_text(encoding="utf-8") for path in (empty / "results" / "boots").glob("miniature-*.log"))
     assert "KV cache size" in log
+
+
+def test_every_lint_and_every_key_of_docker_is_in_the_reference():
+    named = (*lints.names(), *deployment.Docker.model_fields)
+    assert [name for name in named if f"| `{name}` |" not in REFERENCE] == []

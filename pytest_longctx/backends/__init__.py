@@ -92,6 +92,12 @@ class Backend:
     """Added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
     names_cached_if_any: ClassVar[bool] = False
     """Whether, launched as here, its usage record names cached tokens wherever there are any, and only there."""
+    host_flag: ClassVar[str | None] = None
+    """What sets the address it listens at, which its `argv` then leaves out; None: it cannot be reached inside a container."""
+    key_flag: ClassVar[str | None] = None
+    """What makes it ask for an API key, where it reads none from its environment."""
+    key_variable: ClassVar[str | None] = None
+    """The environment variable that makes it ask for an API key."""
     metrics: ClassVar[MetricNames] = MetricNames()
     failures: ClassVar[str | None] = None
     """The backend whose catalogue to use; None: the one named like this backend."""
@@ -108,7 +114,7 @@ class Backend:
         return catalogue.load(path) if path.is_file() else catalogue.Catalogue()
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
-        """The command line that serves *model* on loopback at *port*, run by the interpreter *python*."""
+        """The command line that serves *model* at *port*, on loopback unless `host_flag` says where; *python* runs it."""
         raise NotImplementedError
 
     def env(self, deployment: Deployment) -> dict[str, str]:
@@ -119,15 +125,29 @@ class Backend:
         """What a boot of *deployment* comes to on devices of *device_bytes* (None: not known); None where that cannot be said."""
         return None
 
-    def recipe(self, deployment: Deployment, model: str, port: int, python: str = sys.executable) -> Recipe:
-        """*deployment* as something a launcher can start."""
+    def recipe(
+        self,
+        deployment: Deployment,
+        model: str,
+        port: int,
+        python: str = sys.executable,
+        *,
+        host: str = "127.0.0.1",
+        key: str | None = None,
+    ) -> Recipe:
+        """*deployment* as something a launcher can start, listening at *host* and asking for *key*."""
+        # Last on the command line, where no flag of the deployment can open it to the world.
+        listens = (self.host_flag, host) if self.host_flag else ()
+        locked = (self.key_flag, key) if self.key_flag and key else ()
+        unlocks = {self.key_variable: key} if self.key_variable and key else {}
         return Recipe(
             name=deployment.name,
-            argv=self.argv(deployment, python, model, port),
-            env={**self.env(deployment), **deployment.env},
+            argv=(*self.argv(deployment, python, model, port), *listens, *locked),
+            env={**self.env(deployment), **deployment.env, **unlocks},
             port=port,
             model=deployment.model.name,
             boot_s=deployment.timeouts.boot_s,
             pass_env=deployment.pass_env,
+            secrets=(key,) if key else (),
             image=deployment.image,
         )

@@ -10,6 +10,8 @@ class Miniature(Backend):
 
     name = "miniature"
     shares_machine = True
+    host_flag = "--host"
+    key_variable = Vllm.key_variable
     metrics = Vllm.metrics
     failures = "vllm"
 

@@ -18,6 +18,8 @@ class Sglang(Backend):
     name = "sglang"
     package = "sglang"
     distributions = ("sglang",)
+    host_flag = "--host"
+    key_flag = "--api-key"
     # /health answers 503 while a long chunk is prefilled, which is no failure; it is only asked before the first request.
     health = "/health"
     version_path = "/server_info"
@@ -28,7 +30,7 @@ class Sglang(Backend):
         limit = () if deployment.max_model_len is None else ("--context-length", str(deployment.max_model_len))
         return (
             *(python, "-m", "sglang.launch_server"),
-            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--port", str(port)),
             *("--model-path", model, "--served-model-name", deployment.model.name),
             *limit,
             *("--enable-metrics", "--enable-cache-report"),

@@ -17,6 +17,8 @@ class Vllm(Backend):
     name = "vllm"
     package = "vllm"
     distributions: tuple[str, ...] = ("vllm",)
+    host_flag = "--host"
+    key_variable = "VLLM_API_KEY"
     metrics = MetricNames.of("vllm")
     body = MappingProxyType({"ignore_eos": True})
 
@@ -25,7 +27,7 @@ class Vllm(Backend):
         # By module, not by the `vllm` script: the CPU build ships a script that cannot find its own metadata.
         return (
             *(python, "-m", "vllm.entrypoints.openai.api_server"),
-            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--port", str(port)),
             *("--model", model, "--served-model-name", deployment.model.name),
             *limit,
             *deployment.arguments(),

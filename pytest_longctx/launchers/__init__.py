@@ -41,6 +41,8 @@ class Launcher(Protocol):
     name: str
     boots: bool
     """Whether it starts servers; one that only attaches may be shared by xdist workers."""
+    needs_engine: bool
+    """Whether what it starts is an engine installed on this machine."""
 
     def up(self, launch: Launch) -> AbstractContextManager[Server]:
         """Bring it up, and take it down again at exit. Raises `LaunchError` and `BootError`."""

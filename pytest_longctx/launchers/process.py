@@ -15,8 +15,8 @@ from pytest_longctx.backends import Recipe
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.kernel import MemoryKills, MemoryWatch
 from pytest_longctx.launchers import Launch, leash
+from pytest_longctx.launchers.growing import GrowingLog
 from pytest_longctx.launchers.ready import Candidate, await_ready
-from pytest_longctx.lines import Lines
 from pytest_longctx.mask import masked, secret_values
 from pytest_longctx.server import Server
 
@@ -33,14 +33,13 @@ otherwise refuse, and a secret that is not needed cannot leak.
 GRACE_S = 15.0
 """How long a server may take to end after SIGTERM before it is killed."""
 
-_CHUNK_BYTES = 1 << 20
-
 
 class ProcessLauncher:
     """Runs the engine's own command line under a leash."""
 
     name = "process"
     boots = True
+    needs_engine = True
 
     def __init__(self, what: str = "") -> None:
         if what:
@@ -51,7 +50,7 @@ class ProcessLauncher:
         """Start it, wait until it answers, yield it, and leave no process of it behind."""
         if launch.model is None or launch.python is None:
             raise LaunchError(f"{launch.deployment.name}: the process launcher needs a model and an interpreter")
-        port = _free_port(launch.deployment.flags.get("port"))
+        port = free_port(launch.deployment.flags.get("port"))
         recipe = launch.backend.recipe(launch.deployment, launch.model, port, str(launch.python))
         env = environment(recipe, os.environ)
         # Several runs may share a folder, and the workers of one run do; a log is one server's.
@@ -75,7 +74,7 @@ def environment(recipe: Recipe, inherited: Mapping[str, str]) -> dict[str, str]:
     return {**passed, "PYTHONUNBUFFERED": "1", **recipe.env}
 
 
-def _free_port(wanted: object) -> int:
+def free_port(wanted: object) -> int:
     """A port nobody listens on, or *wanted* itself if that is free. Raises `LaunchError`."""
     with socket.socket() as probe:
         # As servers do it: a port that only lingers from an earlier connection counts as free.
@@ -119,8 +118,7 @@ class Process(Candidate):
             finally:
                 os.close(end)
         self._watch = MemoryWatch()
-        self._written = log.open("rb")
-        self._lines = Lines()
+        self._lines = GrowingLog(log)
 
     def exit_code(self) -> int | None:
         """The engine's exit code, 128 + N for signal N; None while it runs."""
@@ -128,11 +126,7 @@ class Process(Candidate):
 
     def new_lines(self) -> Iterator[str]:
         """Whole lines that the log has gained since the last call; the rest of it once the process has ended."""
-        ended = self.exit_code() is not None
-        while chunk := self._written.read(_CHUNK_BYTES):
-            yield from _text(self._lines.take(chunk))
-        if ended:
-            yield from _text(self._lines.rest())
+        return self._lines.more(ended=self.exit_code() is not None)
 
     def memory_kills(self) -> MemoryKills | None:
         """What the kernel says of processes it ended since this one was started."""
@@ -144,8 +138,4 @@ class Process(Candidate):
             os.close(self._hold)
             self._hold = -1
         self._leash.wait()
-        self._written.close()
-
-
-def _text(block: bytes) -> list[str]:
-    return block.decode("utf-8", "replace").split("\n")[:-1]
+        self._lines.close()

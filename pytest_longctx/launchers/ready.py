@@ -160,6 +160,25 @@ class _Wait:
         return "\n".join([*rows, f"  try      {remedy}", f"  again    {candidate.again}"])
 
 
+def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
+    """
+    An exit code and what is known of the memory, in words.
+
+    >>> how_it_ended(137, oom_killed=False)
+    'the process was ended by signal 9, and not for its memory'
+    """
+    if oom_killed:
+        return f"its container reached its memory limit, and the kernel ended it (OOMKilled, exit code {exit_code})"
+    if exit_code > 128:
+        looked = (
+            ", as the kernel does when the host runs out of memory"
+            if oom_killed is None
+            else ", and not for its memory"
+        )
+        return f"the process was ended by signal {exit_code - 128}{looked if exit_code == 137 else ''}"
+    return f"the process exited with code {exit_code}"
+
+
 def tail(log: Path, secrets: tuple[str, ...] = (), lines: int = _TAIL_LINES) -> list[str]:
     """The last *lines* of *log*, masked and cut to a readable width; reads no more than the end of the file."""
     with log.open("rb") as file:

@@ -26,6 +26,7 @@ class UrlLauncher:
 
     name = "url"
     boots = False
+    needs_engine = False
 
     def __init__(self, base: str) -> None:
         try:

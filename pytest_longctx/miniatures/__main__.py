@@ -10,6 +10,7 @@ def main() -> None:
     """Parse the command line and serve for ever."""
     parser = argparse.ArgumentParser(prog="python -m pytest_longctx.miniatures", description=__doc__)
     parser.add_argument("--fault", choices=FAULTS, default="honest")
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--served-model-name", default="miniature")
     parser.add_argument("--max-model-len", type=int, default=131_072)
@@ -17,7 +18,11 @@ def main() -> None:
     parser.add_argument("--late-s", type=float, default=LATE_S, help="how late late-first-token is")
     given = parser.parse_args()
     kind = FAULTS[given.fault]
-    serve(kind(given.served_model_name, given.max_model_len, given.kv_cache_tokens, late_s=given.late_s), given.port)
+    serve(
+        kind(given.served_model_name, given.max_model_len, given.kv_cache_tokens, late_s=given.late_s),
+        given.host,
+        given.port,
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_longctx.miniatures import boot_faults
-from pytest_longctx.miniatures.server import SMALL_TALK_TOKENS, Honest, Request
+from pytest_longctx.miniatures.request import Request
+from pytest_longctx.miniatures.server import SMALL_TALK_TOKENS, Honest
 
 LATE_FROM_TOKENS = 10_000
 

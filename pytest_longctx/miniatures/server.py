@@ -1,7 +1,7 @@
 """The honest miniature: real HTTP, vLLM's endpoints and texts, no model."""
 
-import hashlib
 import json
+import os
 import socket
 import struct
 import sys
@@ -12,30 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from typing import Any
 
+from pytest_longctx.miniatures.request import Request
+
 BLOCK_TOKENS = 16
 LATE_S = 0.6
 SMALL_TALK_TOKENS = 16
 """Faults spare prompts shorter than this, so that a server with a fault still looks ready."""
-
-
-@dataclass(slots=True)
-class Request:
-    """A completion request, its prompt reduced to what a server without a model needs."""
-
-    tokens: int
-    digest: str
-    max_tokens: int
-    stream: bool
-
-    @classmethod
-    def parse(cls, body: bytes) -> "Request":
-        """Take the ids out of *body* before it is parsed: ten million of them must not become Python integers."""
-        start = body.index(b"[", body.index(b'"prompt"')) + 1
-        end = body.index(b"]", start)
-        rest = json.loads(body[:start] + body[end:])
-        ids = memoryview(body)[start:end]
-        count = body.count(b",", start, end) + 1
-        return cls(count, hashlib.sha256(ids).hexdigest(), rest.get("max_tokens", 16), bool(rest.get("stream")))
 
 
 @dataclass
@@ -152,9 +134,20 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or the delayed acknowledgement adds 40 ms to every answer
     mind: Honest
+    key: str | None = None
+
+    def _locked(self) -> bool:
+        """Refuse whoever does not know the key; as in vLLM, only what is under ``/v1`` is locked."""
+        known = self.key is None or self.headers.get("Authorization") == f"Bearer {self.key}"
+        if known or not self.path.startswith("/v1"):
+            return False
+        self._send(401, b'{"error": "Unauthorized"}')
+        return True
 
     def do_GET(self) -> None:
         """Health, model list, version and metrics."""
+        if self._locked():
+            return
         mind = self.mind
         if self.path == "/health":
             self._send(200 if mind.healthy() else 503, b"")
@@ -170,7 +163,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """A completion, streamed or whole."""
-        request = Request.parse(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self._locked():
+            return
+        request = Request.parse(body)
         try:
             self._answer(request)
         except ConnectionError:
@@ -231,10 +227,10 @@ class Quiet(ThreadingHTTPServer):
         """A connection that was broken on purpose is no news."""
 
 
-def serve(mind: Honest, port: int) -> None:
-    """Boot *mind* and serve it on loopback for ever."""
+def serve(mind: Honest, host: str, port: int) -> None:
+    """Boot *mind* and serve it for ever, to those who know the key in ``VLLM_API_KEY`` if there is one."""
     mind.boot()
-    handler = type("MindedHandler", (Handler,), {"mind": mind})
-    with Quiet(("127.0.0.1", port), handler) as server:
+    handler = type("MindedHandler", (Handler,), {"mind": mind, "key": os.environ.get("VLLM_API_KEY")})
+    with Quiet((host, port), handler) as server:
         print("INFO:     Application startup complete.", flush=True)
         server.serve_forever()

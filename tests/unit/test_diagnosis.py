@@ -37,6 +37,7 @@ FAILED: dict[str, tuple[str, str, str, str, dict[str, float]]] = {
         *("gpu-oom-kv", "kv_cache", "certain", "runs out of memory"),
         {"allocation_gib": 2.22, "device_gib": 139.8, "device_free_gib": 250.31 / 1024},
     ),
+    "vllm-0.25.1-1xh200-fp8-e5m2-assertion": ("fp8-assertion", "first forward", "certain", "asserts", {}),
     "vllm-0.25.1-8xh200-10m-fp8-host-oom": ("host-oom", "kv_cache", "likely", "dies", {}),
     "vllm-0.32.0-cpu-10m-kv-too-small": (
         *("kv-cache-too-small", "kv_cache", "certain", "refuses"),
@@ -181,7 +182,9 @@ ENDINGS = [
 def test_how_a_server_ended_is_joined_with_its_log(text, evidence, kind, confidence):
     found = diagnose(of("vllm", text), evidence)
     assert (found.kind, found.confidence) == (kind, confidence)
-    assert found.signature == ("gpu-out-of-memory" if kind == "gpu-oom" else "worker-died" if "died" in text else None)
+    limited = "container-memory-limit" if kind == "host-oom" and evidence.oom_killed else None
+    died = "worker-died" if "died" in text else None
+    assert found.signature == ("gpu-out-of-memory" if kind == "gpu-oom" else limited or died)
     for line in evidence.memory_kills or ():
         assert (line in found.evidence) is (kind == "host-oom")
     if evidence.killed_gib:

@@ -179,6 +179,7 @@ def test_questions_are_the_words_a_finding_may_ask():
         "precision": one,
         "haystack": {"lengths": [1]},
         "accuracy": {"task": "gsm8k"},
+        "linted": {"command": "docker run a"},
     }
     bounds = {"requests": {"unit": "requests", "at_least": 1}}
     claims = {"claimed": {"shape": "llama-2-7b", "tokens": 1}}

@@ -1,0 +1,150 @@
+"""A container while it runs: its log, how it ended, and the reaper that stands by."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pytest_longctx.errors import LaunchError
+from pytest_longctx.launchers import docker_reaper
+from pytest_longctx.launchers.container import ContainerRun
+from pytest_longctx.launchers.growing import GrowingLog
+from pytest_longctx.launchers.process import GRACE_S
+from pytest_longctx.launchers.ready import Candidate, how_it_ended
+from pytest_longctx.mask import masked, secret_values
+
+_SETTLE_S = 10.0
+"""How long the engine may take to write down how a container ended, once its log or a connection has broken off."""
+_OUTLAST_S = 3.0
+"""How long an engine must still answer after one of its containers was ended by a signal: stopping, it ends them first."""
+
+
+class Container(Candidate):
+    """A running container, its log streamed into a file."""
+
+    ours = True
+
+    def __init__(self, container: Any, run: ContainerRun, log: Path, hidden: tuple[str, ...]) -> None:
+        self.secrets = (*hidden, *secret_values(run.env, run.command))
+        self.started_s = time.monotonic()
+        self.log = log
+        self.again = masked(run.line(), self.secrets)
+        self._oom_killed: bool | None = None
+        self._container = container
+        self._exit_code: int | None = None
+        self.lost = ""
+        """Why nothing more can be seen of it, where the engine itself has gone."""
+        self._over = threading.Event()
+        log.touch()
+        self._lines = GrowingLog(log)
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self) -> None:
+        """Copy the log until it ends, then read how the container ended."""
+        try:
+            with self.log.open("wb", buffering=0) as out:
+                for chunk in self._container.logs(stream=True, follow=True):
+                    out.write(chunk)
+            state = self._state()
+            self._oom_killed, self._exit_code = bool(state.get("OOMKilled")), int(state["ExitCode"])
+            if self._exit_code > 128 and not self._oom_killed:
+                self._outlast()
+        except Exception as problem:  # noqa: BLE001 - the SDK lets errors of several HTTP libraries through
+            self.lost = str(problem) or type(problem).__name__
+        finally:
+            self._over.set()
+
+    def _state(self) -> dict[str, Any]:
+        end = time.monotonic() + _SETTLE_S
+        while True:
+            self._container.reload()
+            state: dict[str, Any] = self._container.attrs["State"]
+            if not state["Running"]:
+                return state
+            if time.monotonic() > end:
+                raise LaunchError("its log broke off while it ran on")
+            time.sleep(0.05)
+
+    def _outlast(self) -> None:
+        """Make sure that it was not the engine, on its way down, that sent the signal."""
+        end = time.monotonic() + _OUTLAST_S
+        while time.monotonic() < end:
+            self._container.client.ping()
+            time.sleep(0.2)
+
+    def exit_code(self) -> int | None:
+        """The exit code in the container's state; None while it runs. Raises `LaunchError` where the engine is gone."""
+        if not self._over.is_set():
+            return None
+        if self.lost:
+            raise LaunchError(
+                f"the Docker engine was lost while a container of it was watched: {masked(self.lost, self.secrets)}\n"
+                f"  log      {self.log}\n  try      docker info, and the engine's own log"
+            )
+        return self._exit_code
+
+    def oom_killed(self) -> bool | None:
+        """Whether its memory limit ended it; None while it runs."""
+        return self._oom_killed
+
+    def new_lines(self) -> Iterator[str]:
+        """Whole lines that the log has gained since the last call; the rest of it once the container has ended."""
+        return self._lines.more(ended=self._over.is_set())
+
+    def ended(self) -> str | None:
+        """How it ended, in words; None where it runs on. Raises `LaunchError` where the engine is gone."""
+        self._over.wait(_SETTLE_S)
+        code = self.exit_code()
+        return None if code is None else how_it_ended(code, oom_killed=self._oom_killed)
+
+    def close(self) -> None:
+        """Wait for the rest of the log, after the container was removed."""
+        self._over.wait(_SETTLE_S)
+        self._lines.close()
+
+
+class Reaper:
+    """A process that removes every container of one run when this one lets go of it, or dies."""
+
+    def __init__(self, path: str, run_id: str) -> None:
+        end, self._hold = os.pipe()
+        command = [sys.executable, "-I", docker_reaper.__file__, str(end), path, run_id, str(GRACE_S)]
+        try:
+            # It may live longer than this process, and must not keep anybody waiting for the end of its output.
+            null = subprocess.DEVNULL
+            self._process = subprocess.Popen(
+                command, stdin=null, stdout=null, stderr=null, start_new_session=True, pass_fds=(end,)
+            )
+        finally:
+            os.close(end)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.let_go(in_peace=False)
+
+    def let_go(self, *, in_peace: bool) -> None:
+        """
+        Wait until the containers are gone, or it is clear that the engine does not answer.
+
+        Not *in_peace*: nobody knows whether the engine is about to make one.
+        """
+        if self._hold < 0:
+            return
+        if in_peace:
+            os.write(self._hold, b".")
+        os.close(self._hold)
+        self._hold = -1
+        try:
+            self._process.wait(timeout=2 * GRACE_S if in_peace else _SETTLE_S)
+        except subprocess.TimeoutExpired:
+            # It goes on by itself. The Popen object would complain, when it is collected, that nobody waits for it.
+            self._process.returncode = 0

