@@ -116,11 +116,13 @@ def prompt(
 def ask(longctx_session: "Session", server: "Server") -> Ask:
     """``ask(prompt(10_000), 32)``: send it, stream the answer, return the `Exchange`."""
     from pytest_longctx import client
-    from pytest_longctx.turns import turn
 
     def send(prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
-        with turn(server.url):
-            return client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=longctx_session.watch)
+        with longctx_session.at_work(server) as row:
+            watch = longctx_session.watch
+            exchange = client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
+            row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
+            return exchange
 
     return send
 
@@ -130,21 +132,22 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
     """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; a `Load` with every `Exchange`."""
     from pytest_longctx import load
     from pytest_longctx.asks import Ask as Asked
-    from pytest_longctx.turns import turn
 
     def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
         if tool := longctx_session.options.load:
             asked = Asked(
                 prompt_tokens=prompt_tokens, output_tokens=output_tokens, requests=requests, concurrency=concurrency
             )
-            with turn(server.url):
+            with longctx_session.at_work(server) as row:
+                row["requests"] = requests
                 return longctx_session.load_by_tool(tool, server, asked)
 
         def fresh() -> "Sendable":
             return prompt(prompt_tokens)
 
         watch = longctx_session.watch
-        with turn(server.url):
+        with longctx_session.at_work(server) as row:
+            row |= {"requests": requests, "sent_tokens": requests * prompt_tokens}
             return load.run(
                 server, fresh, requests=requests, concurrency=concurrency, output_tokens=output_tokens, watch=watch
             )
@@ -155,10 +158,9 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
 @pytest.fixture
 def accuracy(longctx_session: "Session", server: "Server") -> Accuracy:
     """``accuracy(finding.ask)``: the questions of a task, asked and scored by lm-eval; an `Observation`."""
-    from pytest_longctx.turns import turn
 
     def run(asked: "Asked") -> "Observation":
-        with turn(server.url):
+        with longctx_session.at_work(server):
             return longctx_session.accuracy_by_tool(server, asked)
 
     return run

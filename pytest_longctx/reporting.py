@@ -75,8 +75,8 @@ class Reporting:
         cause = call.excinfo.value.__cause__ if call.excinfo else None
         if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
             self.session.judge_failed_boot(item, finding, cause.observation)
-        while self.session.unrecorded:
-            item.user_properties.append(record.boot_pair(self.session.unrecorded.pop()))
+        item.user_properties += self.session.unrecorded
+        self.session.unrecorded.clear()
         report = yield
         if call.when == "call" and report.passed and (wrong := self._not_a_pass(item, finding)):
             report.outcome, report.longrepr = "failed", wrong
@@ -104,8 +104,10 @@ class Reporting:
         """Write down each verdict as soon as its test has it."""
         if self._is_worker:
             return
-        for boot in record.boots(report.user_properties) if report.when == "setup" else ():
+        for boot in record.rows(record.BOOT, report.user_properties) if report.when == "setup" else ():
             self._file().boot(boot)
+        for request in record.rows(record.REQUEST, report.user_properties) if report.when == "call" else ():
+            self._file().request(report.nodeid, request)
         for entry in record.entries(report.user_properties):
             key = (report.nodeid, entry.finding)
             if key not in self.entries:

@@ -4,6 +4,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import count
@@ -29,6 +30,7 @@ from pytest_longctx.reports.compare import Gate
 from pytest_longctx.scope import Mismatch, mismatch
 from pytest_longctx.selection import Selection
 from pytest_longctx.server import Server
+from pytest_longctx.turns import turn
 from pytest_longctx.verdicts import WORST_FIRST, Verdict
 
 _PLAIN_EVERY_S = 30.0
@@ -53,8 +55,8 @@ class Session:
     config: pytest.Config
     options: Options
     seed: int
-    unrecorded: list[dict[str, Any]] = field(default_factory=list)
-    """Boots that no test carries yet."""
+    unrecorded: list[tuple[str, str]] = field(default_factory=list)
+    """Boots and requests, as pairs, that no test carries yet."""
     last_boot: Boot | None = None
     gate: Gate | None = None
     """What this run is held against, where it has a baseline."""
@@ -76,10 +78,21 @@ class Session:
                 self.last_boot = booted
                 predicted = plan.predict(deployment, chosen.backend, chosen.machine.hardware)
                 expected = {"predicted": asdict(predicted)} if predicted else {}
-                self.unrecorded.append({**booted.record(), **expected})
+                self.unrecorded.append(record.row_pair(record.BOOT, {**booted.record(), **expected}))
                 yield booted
         except LongctxError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+
+    @contextmanager
+    def at_work(self, server: Server) -> Iterator[dict[str, Any]]:
+        """Have *server* to oneself for a request or a load; what is put into the yielded row is recorded with its times."""
+        with turn(server.url):
+            row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
+            try:
+                yield row
+            finally:
+                row["ended_s"] = round(time.time(), 3)
+                self.unrecorded.append(record.row_pair(record.REQUEST, row))
 
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
         """The judge of one test; without a *boot* it is a claim that is judged."""

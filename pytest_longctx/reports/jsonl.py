@@ -48,6 +48,10 @@ class Writer:
         """One boot, come up or not."""
         self._line({"kind": "boot", **boot})
 
+    def request(self, test: str, request: Mapping[str, Any]) -> None:
+        """One request, or one load, and the test that sent it."""
+        self._line({"kind": "request", "test": test, **request})
+
     def verdict(self, test: str, outcome: str, duration_s: float, entry: Entry) -> None:
         """One verdict and the test that came to it."""
         self._counts[entry.verdict] = self._counts.get(entry.verdict, 0) + 1

@@ -18,6 +18,7 @@ Pairs = Iterable[tuple[str, object]]
 _STEM = "longctx."
 FINDING = f"{_STEM}finding"
 BOOT = f"{_STEM}boot"
+REQUEST = f"{_STEM}request"
 _BOUND = {"reference", "tolerance", "exactly", "at_least", "at_most"}
 
 
@@ -80,9 +81,9 @@ def without(pairs: Pairs, finding: str) -> list[tuple[str, object]]:
     return [(name, value) for name, value in pairs if not name.startswith(gone) and (name, value) != (FINDING, finding)]
 
 
-def boot_pair(boot: Mapping[str, Any]) -> tuple[str, str]:
-    """One boot, attached to the first test that used it."""
-    return BOOT, json.dumps(boot)
+def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
+    """A boot, attached to the first test that used it, or a request, to the test that sent it; *kind* is `BOOT` or `REQUEST`."""
+    return kind, json.dumps(row)
 
 
 def entries(pairs: Pairs) -> list[Entry]:
@@ -115,6 +116,6 @@ def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> 
     )
 
 
-def boots(pairs: Pairs) -> list[dict[str, Any]]:
-    """Every boot in *pairs*."""
-    return [json.loads(str(value)) for name, value in pairs if name == BOOT]
+def rows(kind: str, pairs: Pairs) -> list[dict[str, Any]]:
+    """Every row of this kind in *pairs*."""
+    return [json.loads(str(value)) for name, value in pairs if name == kind]

@@ -114,3 +114,13 @@ def test_boots_that_failed_are_recorded_with_their_cause(run, faulty):
     assert "\n  try      " in boot["explained"]
     assert "\n  again    " in boot["explained"]
     assert json.loads(json.dumps(boot)) == boot
+
+
+def test_every_request_is_a_row_inside_the_time_of_its_boot(run):
+    done = run("--backend=miniature", "-k", "LC-0001-miniature")
+    (boot, *_), requests = done.results.boots, done.results.requests
+    assert requests
+    for row in requests:
+        assert row["deployment"] == boot["deployment"]
+        assert boot["started_s"] < row["started_s"] <= row["ended_s"]
+    assert {row["sent_tokens"] for row in requests} == {1000}

@@ -77,7 +77,7 @@ def test_a_finding_out_of_scope_is_a_verdict_with_a_reason():
 
 def test_pairs_of_others_are_left_alone():
     assert record.entries([("longctxish", "1"), ("finding", "TT-0001"), (record.FINDING, "TT-0009")]) == []
-    assert record.boots([("boot", "{}"), ("time", 3)]) == []
+    assert record.rows(record.BOOT, [("boot", "{}"), ("time", 3)]) == []
 
 
 def test_every_pair_is_text():
@@ -85,7 +85,7 @@ def test_every_pair_is_text():
     pairs = [
         *record.server_pairs({"seed": "7"}),
         *record.verdict_pairs(verdict(metrics={"load_s": 0.1})),
-        record.boot_pair({}),
+        record.row_pair(record.BOOT, {}),
     ]
     assert all(isinstance(part, str) for pair in pairs for part in pair)
     assert all(escape(name) == name for name, _ in pairs)
@@ -93,9 +93,9 @@ def test_every_pair_is_text():
 
 @given(st.lists(st.dictionaries(st.text(), st.none() | st.text() | st.floats(allow_nan=False) | st.booleans())))
 def test_boots_come_back_from_their_pairs(boots):
-    assert record.boots([("other", 1), *map(record.boot_pair, boots)]) == boots
+    assert record.rows(record.BOOT, [("other", 1), *(record.row_pair(record.BOOT, boot) for boot in boots)]) == boots
 
 
 def test_a_boot_is_one_pair_of_json():
-    name, value = record.boot_pair({"outcome": "serves"})
+    name, value = record.row_pair(record.BOOT, {"outcome": "serves"})
     assert (name, json.loads(value)) == (record.BOOT, {"outcome": "serves"})
