@@ -76,6 +76,16 @@ class Ask(tables.Table):
             return self.prompt_tokens
         return None if max_model_len is None else max_model_len + self.over_limit_tokens - self.output_tokens
 
+    def every_request(self, max_model_len: int | None) -> tuple[int, ...]:
+        """
+        What each request may have to wait for, in prompt tokens, one after the other; empty where that is not known.
+
+        A load counts as rounds in which every prompt waits for all that are sent with it.
+        """
+        if self.requests is not None and self.concurrency is not None and self.prompt_tokens is not None:
+            return (self.prompt_tokens * self.concurrency,) * -(-self.requests // self.concurrency)
+        return self.every_length(max_model_len)
+
     def every_length(self, max_model_len: int | None) -> tuple[int, ...]:
         """The length of every prompt that is sent one after the other; empty where that is not known."""
         length = self.prompt_length(max_model_len)

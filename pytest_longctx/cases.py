@@ -1,9 +1,11 @@
 """Which findings are judged on which deployments: the one rule that runs and plans share."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 
+from pytest_longctx.asks import Question
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.findings import Finding
 from pytest_longctx.machine import Hardware
@@ -23,6 +25,34 @@ class Case:
     def id(self) -> str:
         """The case in a test's id; what was published is about no deployment."""
         return self.finding.id if self.finding.on_paper else f"{self.finding.id}-{self.deployment.name}"
+
+    @property
+    def patience_s(self) -> float | None:
+        """
+        The longest the whole test may take if no deadline of a boot or a request is missed; None where that is not known.
+
+        For whoever ends tests that take too long: ended sooner, a test causes the failure it reports.
+        """
+        ask, one = self.finding.ask, self.deployment
+        times = _REQUESTS.get(self.finding.question)
+        if times is None:
+            return None
+        lengths = ask.every_request(one.max_model_len) or (one.max_model_len or 0,)
+        each_s = (one.timeouts.request_s(length, ask.output_tokens) for length in lengths)
+        return one.timeouts.boot_s + times * sum(each_s)
+
+
+_REQUESTS: Mapping[Question, int] = MappingProxyType(
+    {
+        **dict.fromkeys(("boots", "boot-fails", "claimed", "linted", "served", "over-limit", "ladder", "load"), 1),
+        **dict.fromkeys(("retrieval", "precision"), 1),
+        "repeated": 2,
+        "accounting": 2,  # many short ones: less than two of the longest
+        "haystack": 16,
+        "longest": 32,
+    }
+)
+"""How often a question sends its requests, at the most."""
 
 
 def match(

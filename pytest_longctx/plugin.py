@@ -99,13 +99,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 case.finding,
                 case.deployment,
                 id=case.id,
-                marks=[getattr(pytest.mark, name) for name in case.finding.markers],
+                marks=[*(getattr(pytest.mark, name) for name in case.finding.markers), *_patience(metafunc, case)],
             )
             for case in cases
         ],
         indirect=["deployment"],
         scope="session",
     )
+
+
+def _patience(metafunc: pytest.Metafunc, case: Any) -> list[pytest.MarkDecorator]:
+    """The time limit of a test, for pytest-timeout: no sooner than the deadlines of its boot and its requests."""
+    own = metafunc.definition.get_closest_marker("timeout") is not None
+    if own or case.patience_s is None or not metafunc.config.pluginmanager.hasplugin("timeout"):
+        return []
+    return [pytest.mark.timeout(case.patience_s)]
 
 
 def _wants_our_deployment(metafunc: pytest.Metafunc) -> bool:
@@ -128,7 +136,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     session = session_of(config)
     if session.problems and not hasattr(config, "workerinput"):
         raise pytest.UsageError("\n".join(session.problems))
-    idle = [item for item in items if _deployment(item) is None and _is_parametrized(item)]
+    idle = [item for item in items if _has_nothing_to_judge(item)]
     if idle and not session.problems:  # an xdist worker must not raise here; its tests fail in their set-up instead
         config.hook.pytest_deselected(items=idle)
         items[:] = [item for item in items if item not in idle]
@@ -139,8 +147,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: order.get(getattr(_deployment(item), "name", ""), 0))
 
 
-def _is_parametrized(item: pytest.Item) -> bool:
-    return "deployment" in item.callspec.params if hasattr(item, "callspec") else False
+def _has_nothing_to_judge(item: pytest.Item) -> bool:
+    """Whether its set of cases was empty: pytest then has a value of its own there; anybody else's "deployment" is theirs."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return type(params.get("deployment")).__name__ == "NotSetType"
 
 
 def _deployment(item: pytest.Item) -> Any:

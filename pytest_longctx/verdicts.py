@@ -145,15 +145,16 @@ def _laws(finding: Finding, seen: Observation) -> Iterator[Line]:
 
 def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
     """Usage and the server's counters say what was sent and asked. A key that is there and None was looked for in vain."""
-    for measure, sent in (
-        ("prompt_tokens", seen.sent_tokens),
-        ("completion_tokens", seen.asked_tokens),
-        ("server_prompt_tokens", seen.sent_tokens),
-        ("server_completion_tokens", seen.asked_tokens),
-    ):
-        absent = measure.startswith("server_") and measure not in seen.metrics
-        if sent is not None and measure not in limited and not absent:
-            yield _held(measure, seen.metrics.get(measure), Bound(unit=MEASURES[measure].unit, exactly=sent))
+    for measure, sent in (("prompt_tokens", seen.sent_tokens), ("completion_tokens", seen.asked_tokens)):
+        if sent is None:
+            continue
+        counter, unit = f"server_{measure}", MEASURES[measure].unit
+        if measure not in limited:
+            yield _held(measure, seen.metrics.get(measure), Bound(unit=unit, exactly=sent))
+        # Where a finding documents another count than was sent, the two ledgers must still agree on it.
+        wanted = seen.metrics.get(measure) if measure in limited else sent
+        if counter in seen.metrics and counter not in limited and wanted is not None:
+            yield _held(counter, seen.metrics[counter], Bound(unit=unit, exactly=wanted))
     if "ledger_gap_tokens" in seen.metrics:
         yield _held("ledger_gap_tokens", seen.metrics["ledger_gap_tokens"], Bound(unit="tokens", exactly=0))
 

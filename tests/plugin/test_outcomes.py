@@ -215,3 +215,23 @@ def test_claims_beside_findings_that_need_a_server_do_not_make_a_run_green(run):
     done = run("--backend=vllm", "-m", "claims or ten_million", "--longctx-hardware=cpu")
     assert set(verdicts(done).values()) == {"holds", "out of scope"}
     assert done.outcome.ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_a_time_limit_of_the_project_does_not_end_a_slow_prefill(run, pytester, faulty):
+    """A test that is ended while its server works causes the failure it reports."""
+    options = faulty("late-first-token")
+    pytester.makeini("[pytest]\naddopts = --strict-markers\ntimeout = 0.3\ntimeout_func_only = true\n")
+    done = run("--backend=miniature", options, "-k", "LC-0002")
+    assert verdicts(done) == {"LC-0002": "holds"}
+
+
+def test_a_parameter_of_somebody_elses_called_deployment_is_left_alone(run, pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("deployment", ["blue", "green"])
+        def test_it(deployment): pass
+        """
+    )
+    run("--backend=miniature", what=str(pytester.path)).outcome.assert_outcomes(passed=2)
