@@ -172,7 +172,7 @@ def test_a_count_that_the_finding_bounds_itself_is_held_to_that_alone(law, sent_
 
 @pytest.mark.parametrize(("counter", "expected"), [(6.0, "holds"), (10.0, "broken"), (None, "unmeasured")])
 def test_where_another_count_is_documented_both_ledgers_must_have_it(counter, expected):
-    """vLLM shortens an answer that does not fit: 6 of 10 tokens, by usage and by its counter (VC-0004)."""
+    """An answer that does not fit is shortened by vLLM: 6 of 10 tokens, by usage and by its counter (VC-0004)."""
     finding = make.finding(**SERVED, bounds={"completion_tokens": {"unit": "tokens", "exactly": 6}})
     metrics = {"completion_tokens": 6.0, "server_completion_tokens": counter}
     assert word(finding, seen(metrics=metrics, asked_tokens=10)) == expected
