@@ -23,6 +23,8 @@ from pytest_longctx.server import Server
 
 CONNECT_S: Final = 10.0
 _KEPT_TEXT: Final = 2000
+_CONTENT: Final = ("reasoning_content", "reasoning", "content")
+"""What a chat's chunk may carry: a first token of reasoning is a first token."""
 _JSON: Final = {"Content-Type": "application/json"}
 
 Clock = Callable[[], float]
@@ -121,7 +123,7 @@ class Conversation:
         length = str(len(head) + self.prompt.json_bytes + len(tail))
         try:
             async with http.stream(
-                "POST", "/v1/completions", content=self._upload(head, tail), headers={**_JSON, "Content-Length": length}
+                "POST", self.prompt.path, content=self._upload(head, tail), headers={**_JSON, "Content-Length": length}
             ) as response:
                 if response.status_code != 200:
                     text = (await response.aread()).decode("utf-8", "replace")
@@ -142,7 +144,7 @@ class Conversation:
             "stream_options": {"include_usage": True},
             **self.server.backend.body,
         }
-        head = json.dumps({"model": self.server.model})[:-1] + ', "prompt": '
+        head = f'{json.dumps({"model": self.server.model})[:-1]}, "{self.prompt.member}": '
         return head.encode(), b", " + json.dumps(rest)[1:].encode()
 
     async def _upload(self, head: bytes, tail: bytes) -> AsyncIterator[bytes]:
@@ -174,12 +176,25 @@ class Conversation:
             self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
             return
         for choice in event.get("choices") or ():
-            # A token may have no text of its own: a part of a letter, or an id the tokenizer has no word for.
-            if choice.get("text") or ("text" in choice and choice.get("finish_reason") is None):
+            if (said := _said(choice)) is not None:
                 self.arrivals_s.append(now)
-                self.words += [choice["text"]] if len(self.words) < _KEPT_TEXT else []
+                self.words += [said] if len(self.words) < _KEPT_TEXT else []
         if usage := event.get("usage"):
             details = usage.get("prompt_tokens_details") or {}
             cached = details.get("cached_tokens", self.server.silently_cached)
             counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
             self.usage = Usage(*(count if isinstance(count, int) else None for count in counts))
+
+
+def _said(choice: Mapping[str, Any]) -> str | None:
+    """
+    The text of a chunk, reasoning included; None for a chunk without content: a chat's opening, or its end.
+
+    A token may have no text of its own: a part of a letter, or an id the tokenizer has no word for.
+    """
+    delta = choice.get("delta")
+    parts = [choice.get("text")] if delta is None else [delta.get(name) for name in _CONTENT]
+    text = "".join(part for part in parts if part)
+    opens = delta is not None and "role" in delta
+    nothing = all(part is None for part in parts) or opens or choice.get("finish_reason") is not None
+    return text or (None if nothing else "")

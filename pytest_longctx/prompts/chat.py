@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts.corpus import Source
@@ -21,6 +21,8 @@ _MARK: Final = "longctx stands here"
 class Chat:
     """Messages, and their proved length in tokens once they are rendered."""
 
+    path: ClassVar = "/v1/chat/completions"
+    member: ClassVar = "messages"
     messages: tuple[Message, ...] = field(repr=False)
     tokens: int
     seed: int

@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, product
-from typing import Final
+from typing import ClassVar, Final
 
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts.corpus import Source, too_short
+from pytest_longctx.prompts.ids import COMPLETIONS
 from pytest_longctx.prompts.pieces import Piece, encoded
 from pytest_longctx.prompts.vocabulary import Vocabulary
 
@@ -25,6 +26,8 @@ _JSON_CHARS: Final = 1 << 20
 class Text:
     """A prompt as text, for endpoints that take no ids; *tokens* is its proved length."""
 
+    path: ClassVar = COMPLETIONS
+    member: ClassVar = "prompt"
     text: str = field(repr=False)
     tokens: int
     seed: int

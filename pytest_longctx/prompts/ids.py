@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,15 @@ LONGEST_TOKENS = 1_000_000_000
 """A hundred times what any engine serves today; its ids take 4 GB."""
 
 
+COMPLETIONS = "/v1/completions"
+
+
 class Sendable(Protocol):
-    """What a client needs of a prompt, be it ids or text: its length in tokens, and its JSON with the size of that."""
+    """What a client needs of a prompt, be it ids, text or messages: where it goes, its length in tokens, and its JSON."""
+
+    path: ClassVar[str]
+    member: ClassVar[str]
+    """What a request's body calls it."""
 
     def __len__(self) -> int: ...
 
@@ -38,6 +45,8 @@ class Sendable(Protocol):
 class Prompt:
     """Token ids and where they came from: the same seed, key and length give the same ids anywhere."""
 
+    path: ClassVar = COMPLETIONS
+    member: ClassVar = "prompt"
     ids: Ids = field(repr=False)
     seed: int
     key: str
