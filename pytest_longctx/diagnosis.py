@@ -27,6 +27,8 @@ _SEVERAL = 3
 _HANGS = ("hang", "hang-workers", "hang-admission")
 _SIZES_SHOWN = 6
 _NO_KILL = "the kernel counted no out-of-memory kill"
+_NOT_LIMITED = "the container's state: not OOMKilled"
+_UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +132,7 @@ def _killed(reading: Reading, given: Evidence) -> Diagnosis | None:
     if number is None:
         return None
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    looked = (
-        "the kernel's record of out-of-memory kills cannot be read here" if given.memory_kills is None else _NO_KILL
-    )
+    looked = _NO_KILL if given.memory_kills is not None else _NOT_LIMITED if given.oom_killed is False else _UNREAD
     if number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE):
         return _ended(reading, "child-died", f"it was ended by its own {name}", "certain", [])
     if number != signal.SIGKILL:
