@@ -211,13 +211,15 @@ def test_every_name_of_ours_is_on_the_page_of_a_real_server():
 
 
 @pytest.mark.parametrize(
-    ("page", "engine", "never_cached"), [("vllm-0.25.1-h200", "vllm", 0.0), ("sglang-0.5.16-h200", "sglang", None)]
+    ("page", "engine", "cached", "prefill_is_known"),
+    [("vllm-0.25.1-h200", "vllm", 7984.0, True), ("sglang-0.5.16-h200", "sglang", None, False)],
 )
-def test_names_hold_on_other_real_servers(page, engine, never_cached):
+def test_names_hold_on_other_real_servers(page, engine, cached, prefill_is_known):
     """Of one H200. SGLang has no counter of cached tokens before any were cached, and none of prefill time."""
     found = read((PAGES / f"{page}.txt").read_text(encoding="utf-8"), MetricNames.of(engine))
     assert found.answered
     seen = (found.running, found.waiting, found.kv_usage, found.prompt_tokens, found.generated_tokens, found.ttft_s)
     assert None not in seen
     assert None not in (found.first_tokens, found.queue_s)
-    assert found.cached_tokens == never_cached or engine == "vllm"
+    assert found.cached_tokens == cached
+    assert (found.prefill_s is not None) is prefill_is_known
