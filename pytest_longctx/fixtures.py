@@ -132,10 +132,18 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
 @pytest.fixture
 def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> Load:
     """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; a `Load` with every `Exchange`."""
+    import time
+    from dataclasses import replace
+
     from pytest_longctx import load
     from pytest_longctx.asks import Ask as Asked
 
     def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
+        since_s = time.monotonic()
+        carried = carry(prompt_tokens, output_tokens, requests=requests, concurrency=concurrency)
+        return replace(carried, peaks=longctx_session.peaks(since_s, time.monotonic()))
+
+    def carry(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
         if tool := longctx_session.options.load:
             asked = Asked(
                 prompt_tokens=prompt_tokens, output_tokens=output_tokens, requests=requests, concurrency=concurrency

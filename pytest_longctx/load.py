@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Final
 
@@ -39,6 +39,8 @@ class Load:
     """The client, where it is not this package's own."""
     said: str = ""
     """Why there is nothing, where there is nothing."""
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    """The most memory in use meanwhile, by its names in `pytest_longctx.measures`, as far as somebody looked."""
 
 
 def run(
@@ -143,6 +145,7 @@ def observe(load: Load) -> Observation:
         **{f"itl_{name}_s": value for name, value in _summary(gaps_s).items()},
         "cached_share": _cached_share(load, prompt),
         **_ledger_gap(load),
+        **load.peaks,
     }
     return replace(seen, metrics={name: value for name, value in metrics.items() if name not in load.left_out})
 

@@ -80,7 +80,7 @@ def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
     table = [
         (name, key, "" if device is None else str(device), str(len(points)), *_summary([value for _, value in points]))
         for (name, key), its in gauges.items()
-        for device, points in its.items()
+        for device, points in sorted(its.items(), key=lambda pair: pair[0] or 0)
     ]
     yield Panel(
         "Vitals",

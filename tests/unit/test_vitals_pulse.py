@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -47,6 +49,11 @@ def sourced(monkeypatch):
     return use
 
 
+def noted() -> list[Mapping[str, Any]]:
+    """Where rows of results go."""
+    return []
+
+
 def figures(rows):
     return [row["figures"] for row in rows if row["figures"]]
 
@@ -56,7 +63,7 @@ def said(rows):
 
 
 def test_a_look_is_a_row_and_a_device_that_does_not_tell_is_null():
-    rows = []
+    rows = noted()
     Pulse("tiny", rows.append, Scripted(2.0)).beat()
     (row,) = rows
     assert row["deployment"] == "tiny"
@@ -65,7 +72,7 @@ def test_a_look_is_a_row_and_a_device_that_does_not_tell_is_null():
 
 
 def test_a_source_that_fails_is_heard_once_and_asked_no_more():
-    rows = []
+    rows = noted()
     pulse = Pulse("tiny", rows.append, Scripted(2.0, None))
     for _ in range(4):
         pulse.beat()
@@ -74,7 +81,7 @@ def test_a_source_that_fails_is_heard_once_and_asked_no_more():
 
 
 def test_nothing_to_look_at_is_nothing_written():
-    rows = []
+    rows = noted()
     pulse = Pulse("tiny", rows.append)
     pulse.beat()
     assert rows == []
@@ -95,7 +102,7 @@ def test_a_peak_is_that_of_its_time():
 
 
 def test_a_request_is_left_alone_for_its_first_second():
-    rows = []
+    rows = noted()
     with Pulse("tiny", rows.append, Scripted(1.0)) as pulse:
         while not rows:
             time.sleep(0.01)
@@ -106,7 +113,7 @@ def test_a_request_is_left_alone_for_its_first_second():
 
 
 def test_a_server_is_watched_over_in_a_thread_that_ends_with_it(sourced):
-    source, rows = sourced(Scripted(0.0)), []
+    source, rows = sourced(Scripted(0.0)), noted()
     with beside(make.deployment(), Hardware("H200"), rows.append, contained=False, allow_busy=False):
         assert "longctx-pulse" in {one.name for one in threading.enumerate()}
         while not rows:
@@ -117,9 +124,9 @@ def test_a_server_is_watched_over_in_a_thread_that_ends_with_it(sourced):
 
 
 def test_a_boot_on_a_busy_device_is_refused_unless_it_is_allowed(sourced):
-    source, rows = sourced(Scripted(40.0, holders=[Holder(0, 1, 40 * GiB)])), []
+    source, rows = sourced(Scripted(40.0, holders=[Holder(0, 1, 40 * GiB)])), noted()
     with (
-        pytest.raises(LaunchError, match="tiny was not booted.*\n.*\n  found    device 0: 40.00 GiB by pid 1:"),
+        pytest.raises(LaunchError, match=r"tiny was not booted.*\n.*\n  found    device 0: 40\.00 GiB by pid 1:"),
         beside(make.deployment(), Hardware("H200"), rows.append, contained=False, allow_busy=False),
     ):
         raise AssertionError
@@ -131,7 +138,7 @@ def test_a_boot_on_a_busy_device_is_refused_unless_it_is_allowed(sourced):
 
 def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeypatch):
     monkeypatch.setattr("pytest_longctx.vitals.held.await_back.__defaults__", (0.0,))
-    source, rows = sourced(Scripted(0.0)), []
+    source, rows = sourced(Scripted(0.0)), noted()
     with beside(make.deployment(), Hardware("H200"), rows.append, contained=False, allow_busy=False):
         source.used_gib, source.held = [70.0], (Holder(0, 1, 70 * GiB),)
     (line,) = said(rows)
@@ -141,7 +148,7 @@ def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeyp
 @pytest.mark.parametrize("kind", ["H200", "MI300X", "trn2"])
 def test_a_tool_that_is_not_there_is_said_and_fails_nothing(kind, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    rows = []
+    rows = noted()
     with beside(make.deployment(), Hardware(kind, 8), rows.append, contained=False, allow_busy=False):
         pass
     (line,) = said(rows)
@@ -150,7 +157,7 @@ def test_a_tool_that_is_not_there_is_said_and_fails_nothing(kind, monkeypatch):
 
 @pytest.mark.parametrize("hardware", [None, Hardware("cpu")])
 def test_where_there_is_no_device_nobody_is_asked(hardware):
-    rows = []
+    rows = noted()
     with beside(make.deployment(), hardware, rows.append, contained=False, allow_busy=False):
         pass
     assert rows == []

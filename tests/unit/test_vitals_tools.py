@@ -2,6 +2,8 @@
 
 import ast
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,58 @@ def test_every_device_keeps_its_place_in_a_gauge(powers):
 def test_a_server_takes_the_devices_it_names_or_the_first_ones():
     assert wanted(("5", "2"), 1, 8) == [5]
     assert wanted((), 4, 2) == [0, 1]
+
+
+@pytest.fixture
+def on_path(tmp_path, monkeypatch):
+    """Have a tool on the path that prints what is in a file, and then goes on or ends."""
+
+    def put(name, text, then="exit 0"):
+        (tmp_path / "out").write_text(text)
+        (tmp_path / name).write_text(f"#!/bin/sh\n/bin/cat {tmp_path}/out\n{then}\n")
+        (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    return put
+
+
+@pytest.mark.parametrize(("tool", "name"), [("amd-smi", "amd-smi-rx6600.json"), ("rocm-smi", "rocm-smi-mi350.json")])
+def test_amds_tool_that_is_there_is_the_one_that_is_asked(on_path, tool, name):
+    on_path(tool, sample(name))
+    source = amd.AmdSmi((), 8)
+    assert source.name == tool
+    assert [one.index for one in source.devices()] == [0]
+    assert amd.AmdSmi(("1",), 1).devices() == ()
+    on_path(tool, "", "exit 3")
+    with pytest.raises(subprocess.CalledProcessError):
+        source.devices()
+
+
+def until(look):
+    end = time.monotonic() + 20
+    while not look() and time.monotonic() < end:
+        time.sleep(0.02)
+    return look()
+
+
+def test_neurons_tool_is_followed_until_it_is_let_go(on_path):
+    on_path("neuron-monitor", sample("neuron-monitor-inf1.json"), "exec /bin/sleep 60")
+    source = neuron.NeuronMonitor((), 1)
+    (one,) = until(source.devices)
+    assert one.used_bytes == 4 * 63105088
+    assert len(source.holders()) == 4
+    source.close()
+    with pytest.raises(OSError, match="it ended with exit code -9"):
+        source.devices()
+
+
+def test_neurons_tool_that_ends_by_itself_is_missed(on_path):
+    on_path("neuron-monitor", "", "exit 4")
+    source = neuron.NeuronMonitor((), 1)
+    source._reader.join()
+    with pytest.raises(OSError, match="exit code 4"):
+        source.devices()
+    source.close()
 
 
 def test_nvml_has_every_name_that_is_asked_of_it():
