@@ -9,10 +9,19 @@ def test_it(server, ask, prompt):
     time.sleep(2.2)
 """
 
+OTHERS = """
+import os
+def pytest_runtest_logreport(report):
+    if "PYTEST_XDIST_WORKER" not in os.environ and not any("host_rss" in str(pair) for pair in report.user_properties if not pair[0].endswith("boot")):
+        with open("others", "a") as out:
+            print(report.when, file=out)
+"""
+
 
 @pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
 def test_a_server_is_looked_at_through_its_boot_and_its_requests(run, pytester, workers):
     pytester.makepyfile(TWO_SECONDS)
+    pytester.makeconftest(OTHERS)
     done = run("--backend=miniature", "--junitxml=report.xml", *workers, what=str(pytester.path))
     done.outcome.assert_outcomes(passed=1)
     (boot,), rows = done.results.boots, done.results.vitals
@@ -23,7 +32,8 @@ def test_a_server_is_looked_at_through_its_boot_and_its_requests(run, pytester, 
         assert 0 < row["figures"]["host_anonymous_gib"] <= row["figures"]["host_rss_gib"] < 1
     assert rows[-1]["figures"].keys() >= {"running", "waiting", "kv_usage"}
     assert boot["figures"]["host_peak_gib"] > 0
-    # An hour of them would be a report of megabytes.
+    # An hour of them would make other reports megabytes.
+    assert (done.folder / "others").read_text().split() == ["setup", "call", "teardown"]
     assert "host_rss" not in (done.folder / "report.xml").read_text()
 
 
