@@ -1,9 +1,9 @@
 """One boot: the server, or the failure that was seen instead, with the record of both."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class Boot:
     log: Path | None = None
     began_s: float | None = None
     """When it was started, in seconds of Unix time."""
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    """The most memory in use until it was up or had failed, as far as somebody looked."""
 
     def observe(self) -> Observation:
         """The boot as evidence for a verdict."""
-        if self.failure is not None:
-            return self.failure.observation
-        return Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
+        served = Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
+        seen = served if self.failure is None else self.failure.observation
+        return replace(seen, metrics={**seen.metrics, **self.peaks})
 
     def weigh(self, exchange: Exchange) -> Observation:
         """An exchange as evidence, with the share of the peak that its prefill would have taken, where that is known."""

@@ -115,6 +115,8 @@ def prompt(
 @pytest.fixture
 def ask(longctx_session: "Session", server: "Server") -> Ask:
     """``ask(prompt(10_000), 32)``: send it, stream the answer, return the `Exchange`."""
+    from dataclasses import replace
+
     from pytest_longctx import client
 
     def send(prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
@@ -122,7 +124,7 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
             watch = longctx_session.watch
             exchange = client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
-            return exchange
+        return replace(exchange, peaks=longctx_session.peaks(exchange.started_s, exchange.ended_s))
 
     return send
 

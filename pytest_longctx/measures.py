@@ -116,6 +116,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "weights_s": Measure("s", "time to load the weights, as logged"),
         "allocation_gib": Measure("GiB", "size of the allocation that failed; the last straw, not always the culprit"),
         "device_gib": Measure("GiB", "memory of the device on which an allocation failed"),
+        # a boot or a request, by the machine's own count
+        "device_peak_gib": Measure("GiB", "most memory in use on one device, looked at once a second"),
+        "host_peak_gib": Measure(
+            "GiB", "most resident memory of the server's processes, added up: shared pages count for each of them"
+        ),
         # a published figure, by arithmetic
         "log_window_s": Measure("s", "prompt tokens / a logged rate; 10 s is the window of vLLM's log, not a time"),
         "kv_gib": Measure("GiB", "KV cache of the context in all layers, by the model's shape"),
