@@ -19,6 +19,7 @@ Question = Literal[
     "load",
     "retrieval",
     "precision",
+    "kv-dtype",
     "haystack",
     "accuracy",
     "claimed",
@@ -132,6 +133,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         "served": one_length,
         "retrieval": one_length,
         "precision": one_length,
+        "kv-dtype": one_length,
         "haystack": ((bool(ask.lengths), "ask.lengths: a 'haystack' finding needs them"),),
         "over-limit": (
             (

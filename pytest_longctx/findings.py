@@ -105,6 +105,10 @@ class Scope(tables.Table):
     weights: Annotated[tuple[Weights, ...], tables.LISTED] = ()
     """Where the weights come from."""
     deployment: tables.Names = ()
+    architecture: tables.Names = ()
+    """The model's class, as the engine's log names it; only known after a boot."""
+    attention_backend: tables.Names = ()
+    """As the log names the one the engine chose."""
 
 
 class Expect(tables.Table):
@@ -113,6 +117,8 @@ class Expect(tables.Table):
     outcome: Outcome = "serves"
     phase: str | None = None
     signature: str | None = None
+    notice: str | None = None
+    """A benign line of that catalogue which must be in the boot's log: what it warns of when it falls back."""
 
 
 class Known(tables.Table):

@@ -101,6 +101,12 @@ def test_a_findings_signature_is_in_the_catalogue_of_each_of_its_backends(shippe
 
 
 @every_finding
+def test_a_findings_notice_is_a_benign_line_of_each_of_its_backends(shipped):
+    for name in (shipped.scope.backend or BACKENDS) if shipped.expect.notice else ():
+        assert shipped.expect.notice in {each.id for each in backend(name).catalogue.benign}
+
+
+@every_finding
 def test_a_finding_bounds_only_what_its_signature_reads(shipped):
     """Other figures of a failed boot come from the facts of its log."""
     if shipped.question != "boot-fails":

@@ -177,6 +177,7 @@ def test_questions_are_the_words_a_finding_may_ask():
         "ladder": {"lengths": [1, 2, 3]},
         "retrieval": one,
         "precision": one,
+        "kv-dtype": one,
         "haystack": {"lengths": [1]},
         "accuracy": {"task": "gsm8k"},
         "linted": {"command": "docker run a"},
