@@ -172,7 +172,9 @@ def load(path: Path) -> Deployment:
         return tables.check(content, Deployment, str(path))
     taken = tables.read(path.parent / f"{like}.toml")
     if "like" in taken:
-        raise TableError(f"{path}: like: {like} is itself like {taken['like']!r}; name that one, so that two files say it all")
+        raise TableError(
+            f"{path}: like: {like} is itself like {taken['like']!r}; name that one, so that two files say it all"
+        )
     return tables.check(_completed(content, taken), Deployment, str(path))
 
 

@@ -36,7 +36,9 @@ def test_before_a_boot_any_attention_backend_may_come():
 def test_a_finding_about_an_architecture_is_judged_only_where_the_log_names_it():
     finding = make.finding(scope={"architecture": "Llama4*"})
     named = Conditions(make.deployment(), words={"architecture": "LlamaForCausalLM"})
-    assert mismatch(finding, named, settled=True).line == "architecture: LlamaForCausalLM is not Llama4*"
+    found = mismatch(finding, named, settled=True)
+    assert found is not None
+    assert found.line == "architecture: LlamaForCausalLM is not Llama4*"
     other = Conditions(make.deployment(), words={"architecture": "Llama4ForCausalLM"})
     assert mismatch(finding, other, settled=True) is None
 

@@ -42,7 +42,9 @@ def test_a_name_is_not_taken_over(tmp_path):
     [("none", "none.toml: there is no such file"), ("two", "two is itself like 'one'; name that one")],
 )
 def test_a_deployment_is_only_like_one_that_says_it_all(tmp_path, like, complaint):
-    write(tmp_path, one=BASE, two='name = "two"\ntitle = "t"\nlike = "one"\n', three=f'name = "three"\nlike = "{like}"\n')
+    write(
+        tmp_path, one=BASE, two='name = "two"\ntitle = "t"\nlike = "one"\n', three=f'name = "three"\nlike = "{like}"\n'
+    )
     with pytest.raises(TableError, match=complaint):
         load(tmp_path / "three.toml")
 
