@@ -97,6 +97,17 @@ class Boot:
         }
 
 
+def ratio(one: Boot, other: Boot) -> Observation:
+    """How much more KV cache *one* has than *other*; a boot that failed stands for both."""
+    both = [one.observe(), other.observe()]
+    for seen in both:
+        if seen.outcome != "serves":
+            return seen
+    mine, theirs = (seen.metrics.get("kv_cache_tokens") for seen in both)
+    said = f"{one.conditions.deployment.name} {mine or '?'}, {other.conditions.deployment.name} {theirs or '?'} tokens"
+    return Observation("serves", {"capacity_ratio": mine / theirs if mine and theirs else None}, "boot", said=said)
+
+
 @contextmanager
 def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version: str | None) -> Iterator[Boot]:
     """

@@ -147,6 +147,13 @@ class Finding(tables.Table):
     note: str = ""
     """Where the document was wrong, or what it left out, in prose."""
 
+    def divided(self) -> tuple[str, str]:
+        """For a ratio: the deployment whose figure is divided, and the one it is divided by. Raises ValueError."""
+        others = [name for name in self.scope.deployment if name != self.ask.against]
+        if self.ask.against is None or len(others) != 1 or len(self.scope.deployment) != 2:
+            raise ValueError("scope.deployment: a 'ratio' finding names two, and ask.against is one of them")
+        return others[0], self.ask.against
+
     @property
     def on_paper(self) -> bool:
         """Whether it is about what was published, and judged without a server."""
@@ -169,6 +176,8 @@ class Finding(tables.Table):
     def _asked(self) -> Self:
         if lack := missing(self.question, self.ask, claimed=self.claim is not None, bounded=bool(self.bounds)):
             raise ValueError(lack)
+        if self.question == "ratio":
+            self.divided()
         return self
 
 
