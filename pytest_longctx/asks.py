@@ -19,6 +19,8 @@ Question = Literal[
     "load",
     "retrieval",
     "precision",
+    "kv-dtype",
+    "ratio",
     "haystack",
     "accuracy",
     "claimed",
@@ -47,6 +49,8 @@ class Ask(tables.Table):
     """For a retrieval: how many needles are planted, evenly from the first token to the last."""
     border_tokens: Annotated[int, Field(ge=2)] | None = None
     """For a retrieval: plant them on both sides of the borders between pieces of this size instead."""
+    against: str | None = None
+    """For a ratio: the deployment whose capacity divides that of the other; the finding's scope names both."""
     depths: Annotated[tuple[float, ...], tables.LISTED] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """For a haystack: where in the text the needle lies, at each of *lengths*."""
     runs: Annotated[int, Field(ge=1)] = 1
@@ -132,6 +136,8 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         "served": one_length,
         "retrieval": one_length,
         "precision": one_length,
+        "kv-dtype": one_length,
+        "ratio": ((ask.against is not None, "ask.against: a 'ratio' finding needs the deployment it divides by"),),
         "haystack": ((bool(ask.lengths), "ask.lengths: a 'haystack' finding needs them"),),
         "over-limit": (
             (

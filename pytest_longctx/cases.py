@@ -44,8 +44,10 @@ class Case:
 
 _REQUESTS: Mapping[Question, int] = MappingProxyType(
     {
-        **dict.fromkeys(("boots", "boot-fails", "claimed", "linted", "served", "over-limit", "ladder", "load"), 1),
-        **dict.fromkeys(("retrieval", "precision"), 1),
+        **dict.fromkeys(
+            ("boots", "boot-fails", "claimed", "linted", "ratio", "served", "over-limit", "ladder", "load"), 1
+        ),
+        **dict.fromkeys(("retrieval", "precision", "kv-dtype"), 1),
         "repeated": 2,
         "accounting": 2,  # many short ones: less than two of the longest
         "haystack": 16,

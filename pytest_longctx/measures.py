@@ -108,6 +108,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "kv_cache_tokens": Measure(
             "tokens", "KV cache size as the engine logs it; its meaning changed between versions"
         ),
+        "capacity_ratio": Measure("x", "kv_cache_tokens of one deployment / those of another that differs in one flag"),
         "concurrency": Measure("x", "requests of max_model_len that the KV cache holds at once, as logged"),
         "kv_available_gib": Measure("GiB", "memory left for the KV cache on one device, as logged"),
         "kv_needed_gib": Measure("GiB", "KV cache that one request of max_model_len needs, as the refusal says"),
