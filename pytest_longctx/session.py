@@ -98,7 +98,8 @@ class Session:
     def _boot(self, launch: Launch, pulse: Pulse) -> Iterator[Boot]:
         chosen, since_s = self.selection, time.monotonic()
         with boots.boot(chosen.launcher, launch, chosen.machine.hardware, chosen.version) as seen:
-            booted = self.last_boot = replace(seen, peaks=pulse.peaks(since_s, time.monotonic()))
+            booted = replace(seen, peaks=pulse.peaks(since_s, time.monotonic()))
+            self.last_boot = self.booted[launch.deployment.name] = booted
             if booted.server is not None:
                 pulse.attend(booted.server)
             predicted = plan.predict(launch.deployment, chosen.backend, chosen.machine.hardware)
