@@ -17,6 +17,7 @@ Question = Literal[
     "repeated",
     "ladder",
     "load",
+    "disconnect",
     "retrieval",
     "precision",
     "haystack",
@@ -140,6 +141,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
             ),
         ),
         "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs it"),),
+        "disconnect": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'disconnect' finding needs it"),),
         "load": (
             (ask.prompt_tokens is not None, "ask.prompt_tokens: a 'load' finding needs it"),
             (

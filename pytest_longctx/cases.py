@@ -48,6 +48,7 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         **dict.fromkeys(("retrieval", "precision"), 1),
         "repeated": 2,
         "accounting": 2,  # many short ones: less than two of the longest
+        "disconnect": 8,  # four canaries, the prompts of three tries, and the wait for the end of work
         "haystack": 16,
         "longest": 32,
     }

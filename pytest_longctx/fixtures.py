@@ -4,7 +4,7 @@ What a test is given. Each fixture is thin; the work is in the modules it calls,
 Nothing heavy is imported before a fixture runs: this module is loaded by every pytest run of an environment.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -153,6 +153,19 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
             )
 
     return run
+
+
+@pytest.fixture
+def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[int], Observation]":
+    """``disconnect(60_000)``: leave a prompt of so many tokens while it is read, and watch the server; an `Observation`."""
+    from pytest_longctx import abandon
+
+    def leave(tokens: int) -> "Observation":
+        with longctx_session.at_work(server) as row:
+            row["sent_tokens"] = tokens
+            return abandon.disconnect(server, prompt, tokens, longctx_session.watch)
+
+    return leave
 
 
 @pytest.fixture

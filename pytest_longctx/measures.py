@@ -97,6 +97,16 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "tpot_p99_s": Measure("s", "99th percentile of the TPOT of all requests"),
         "itl_mean_s": Measure("s", "mean gap between content chunks of all requests"),
         "itl_p99_s": Measure("s", "99th percentile of the gaps between content chunks"),
+        # a client that goes away while its prompt is read, and a small request after it
+        "abandoned_s": Measure("s", "from the first byte of the abandoned prompt sent to the disconnect"),
+        "abandoned_tokens": Measure(
+            "tokens", "growth of the server's counter of prompt tokens after all, less the small request's"
+        ),
+        "stopped_s": Measure(
+            "s", "from the disconnect to gauges without a running or waiting request, the small one's time included"
+        ),
+        "canary_usual_s": Measure("s", "median TTFT of three small requests before"),
+        "canary_delay_s": Measure("s", "TTFT of the small request after the disconnect - canary_usual_s"),
         # an evaluation: questions answered right out of all, as lm-eval scores them
         "accuracy_strict": Measure("", "share of questions whose answer is right and in the form asked for"),
         "accuracy_strict_stderr": Measure("", "standard error of accuracy_strict, of the sample of questions"),
