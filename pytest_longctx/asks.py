@@ -15,6 +15,7 @@ Question = Literal[
     "longest",
     "accounting",
     "repeated",
+    "reset",
     "ladder",
     "load",
     "disconnect",
@@ -141,6 +142,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
             ),
         ),
         "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs it"),),
+        "reset": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'reset' finding needs it"),),
         "disconnect": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'disconnect' finding needs it"),),
         "load": (
             (ask.prompt_tokens is not None, "ask.prompt_tokens: a 'load' finding needs it"),

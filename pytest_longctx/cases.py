@@ -47,6 +47,7 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         **dict.fromkeys(("boots", "boot-fails", "claimed", "linted", "served", "over-limit", "ladder", "load"), 1),
         **dict.fromkeys(("retrieval", "precision"), 1),
         "repeated": 2,
+        "reset": 4,  # three readings, and the reset itself
         "accounting": 2,  # many short ones: less than two of the longest
         "disconnect": 8,  # four canaries, the prompts of three tries, and the wait for the end of work
         "haystack": 16,

@@ -156,6 +156,35 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
 
 
 @pytest.fixture
+def reset_cache(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[], None]":
+    """``reset_cache()``: empty the server's prefix cache, and prove it; fails where that cannot be."""
+    from pytest_longctx import prefix_cache
+    from pytest_longctx.errors import CacheError
+
+    def empty() -> None:
+        try:
+            with longctx_session.at_work(server):
+                prefix_cache.empty(server, prompt(prefix_cache.WITNESS_TOKENS), longctx_session.watch)
+        except CacheError as problem:
+            raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+
+    return empty
+
+
+@pytest.fixture
+def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, int], Observation]":
+    """``reset(prompt(8000), 4)``: the same prompt three times, the cache emptied before the third; an `Observation`."""
+    from pytest_longctx import prefix_cache
+
+    def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
+        with longctx_session.at_work(server) as row:
+            row["sent_tokens"] = len(prompt)
+            return prefix_cache.observe(server, prompt, output_tokens, longctx_session.watch)
+
+    return observe
+
+
+@pytest.fixture
 def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[int], Observation]":
     """``disconnect(60_000)``: leave a prompt of so many tokens while it is read, and watch the server; an `Observation`."""
     from pytest_longctx import abandon

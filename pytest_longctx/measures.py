@@ -75,6 +75,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "ledger_gap_tokens": Measure(
             "tokens", "tokens by which the growth of the server's counters differs from what was sent and asked"
         ),
+        "cached_share_before": Measure("", "cached_share of the same prompt's reading before the cache was emptied"),
         "warm_speedup": Measure("x", "TTFT of a prompt's first reading / TTFT of its second"),
         # the same question several times, or at several lengths
         "runs": Measure("runs", "readings of which the median is judged"),

@@ -132,6 +132,13 @@ class ForgetsCache(Honest):
         return 0
 
 
+class KeepsCache(Honest):
+    """Says that it emptied its cache, and did not."""
+
+    def reset(self) -> bool:
+        return True
+
+
 class CountersDisagree(Honest):
     """Says in its usage that it read everything, and counts a quarter less."""
 
@@ -173,6 +180,7 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "error-in-stream": ErrorInStream,
         "cached-answer": CachedAnswer,
         "forgets-cache": ForgetsCache,
+        "keeps-cache": KeepsCache,
         "counters-disagree": CountersDisagree,
         "clock-disagrees": ClockDisagrees,
         "hides-counters": HidesCounters,

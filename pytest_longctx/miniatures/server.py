@@ -124,6 +124,11 @@ class Honest:
             self.generated_tokens += request.max_tokens
             self.seen.add(request.digest)
 
+    def reset(self) -> bool:
+        """Empty the prefix cache, and say whether that was done."""
+        self.seen.clear()
+        return True
+
     def metrics(self) -> str:
         """The ``/metrics`` page."""
         rows = {
@@ -179,9 +184,12 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, b'{"detail": "Not Found"}')
 
     def do_POST(self) -> None:
-        """A completion, streamed or whole."""
+        """A completion, streamed or whole; or an empty cache."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self._locked():
+            return
+        if self.path == "/reset_prefix_cache":
+            self._send(200, json.dumps({"success": self.mind.reset()}).encode())
             return
         request = Request.parse(body)
         try:

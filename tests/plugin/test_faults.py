@@ -4,7 +4,7 @@ import pytest
 
 from pytest_longctx.miniatures.faults import FAULTS
 
-SERVED = {"LC-0001", "LC-0002", "LC-0003", "LC-0004", "LC-0020", "LC-0040", "MN-0001"}
+SERVED = {"LC-0001", "LC-0002", "LC-0003", "LC-0004", "LC-0020", "LC-0040", "LC-0041", "MN-0001"}
 ALL = SERVED | {"LC-0021", "LC-0022", "LC-0023", "LC-0030", "LC-0050", "LC-0080"}
 
 CAUGHT = {
@@ -27,7 +27,8 @@ CAUGHT = {
     "error-in-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: refuses, wanted serves")
     | {"LC-0023": "claim_shortfall_tokens"},
     "cached-answer": dict.fromkeys([*(SERVED - {"LC-0040"}), "LC-0050"], "cached_share"),
-    "forgets-cache": {"LC-0040": "cached_share"},
+    "forgets-cache": {"LC-0040": "cached_share", "LC-0041": "cached_share_before"},
+    "keeps-cache": {"LC-0041": "cached_share: 0.998, wanted exactly 0"},
     "counters-disagree": dict.fromkeys(SERVED, "server_prompt_tokens")
     | dict.fromkeys(["LC-0030", "LC-0050"], "ledger_gap_tokens"),
     "clock-disagrees": dict.fromkeys(SERVED, "ttft_gap_s"),

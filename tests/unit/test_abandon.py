@@ -1,37 +1,11 @@
 """A client that goes away, from miniatures in this process."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Thread
-
 from pytest_longctx import abandon
 from pytest_longctx.abandon import disconnect
-from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.miniatures.faults import ReadsOn
-from pytest_longctx.miniatures.server import READ_FROM_TOKENS, Handler, Honest
-from pytest_longctx.miniatures.serving import Quiet
-from pytest_longctx.prompts import PromptFactory
-from pytest_longctx.server import Server
-from tests.unit import make
-
-
-@contextmanager
-def serving(mind: Honest, backend: Miniature | OpenAI | None = None) -> Iterator[Server]:
-    """*mind* at a port of its own."""
-    with Quiet(("127.0.0.1", 0), type("Minded", (Handler,), {"mind": mind})) as httpd:
-        thread = Thread(target=httpd.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{httpd.server_port}"
-            yield Server(url, mind.model, backend or Miniature(), make.deployment(backend="miniature"), "url")
-        finally:
-            httpd.shutdown()
-            thread.join()
-
-
-def prompts() -> PromptFactory:
-    return PromptFactory(1, "k", (5, 90))
+from pytest_longctx.miniatures.server import READ_FROM_TOKENS, Honest
+from tests.unit.minded import prompts, serving
 
 
 def test_an_honest_server_stops_and_has_not_counted_the_prompt():
