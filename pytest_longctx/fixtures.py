@@ -5,11 +5,12 @@ Nothing heavy is imported before a fixture runs: this module is loaded by every 
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_longctx.arrivals import Arrivals
     from pytest_longctx.asks import Ask as Asked
     from pytest_longctx.boots import Boot
     from pytest_longctx.deployment import Deployment
@@ -33,8 +34,17 @@ class Ask(Protocol):
 class Load(Protocol):
     """Send many prompts; see `pytest_longctx.load.run`."""
 
-    def __call__(self, prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
-        """Every exchange, and what is known of all of them together."""
+    def __call__(
+        self,
+        prompt_tokens: int,
+        output_tokens: int,
+        *,
+        requests: int,
+        concurrency: int | None = None,
+        rate_per_s: float | None = None,
+        arrivals: "Arrivals" = "poisson",
+    ) -> "Carried":
+        """Every exchange, and what is known of all of them together; either *concurrency* or *rate_per_s* is given."""
 
 
 class Accuracy(Protocol):
@@ -133,24 +143,14 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
     from pytest_longctx import load
     from pytest_longctx.asks import Ask as Asked
 
-    def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
-        if tool := longctx_session.options.load:
-            asked = Asked(
-                prompt_tokens=prompt_tokens, output_tokens=output_tokens, requests=requests, concurrency=concurrency
-            )
-            with longctx_session.at_work(server) as row:
-                row["requests"] = requests
-                return longctx_session.load_by_tool(tool, server, asked)
-
-        def fresh() -> "Sendable":
-            return prompt(prompt_tokens)
-
-        watch = longctx_session.watch
+    def run(prompt_tokens: int, output_tokens: int, **how: Any) -> "Carried":
+        asked = Asked(prompt_tokens=prompt_tokens, output_tokens=output_tokens, **how)
         with longctx_session.at_work(server) as row:
-            row |= {"requests": requests, "sent_tokens": requests * prompt_tokens}
-            return load.run(
-                server, fresh, requests=requests, concurrency=concurrency, output_tokens=output_tokens, watch=watch
-            )
+            row["requests"] = asked.requests
+            if tool := longctx_session.options.load:
+                return longctx_session.load_by_tool(tool, server, asked)
+            row["sent_tokens"] = prompt_tokens * (asked.requests or 1)
+            return load.run(server, prompt, asked, longctx_session.seed, longctx_session.watch)
 
     return run
 

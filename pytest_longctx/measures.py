@@ -92,12 +92,21 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "total_tokens_per_s": Measure("tokens/s", "prompt and completion tokens counted by the server / duration"),
         "ttft_mean_s": Measure("s", "mean TTFT of all requests", cold_only=True),
         "ttft_p50_s": Measure("s", "median TTFT of all requests", cold_only=True),
+        "ttft_p90_s": Measure("s", "90th percentile of the TTFT of all requests", cold_only=True),
         "ttft_p99_s": Measure("s", "99th percentile of the TTFT of all requests", cold_only=True),
         "tpot_mean_s": Measure("s", "mean TPOT of all requests"),
         "tpot_p50_s": Measure("s", "median TPOT of all requests"),
+        "tpot_p90_s": Measure("s", "90th percentile of the TPOT of all requests"),
         "tpot_p99_s": Measure("s", "99th percentile of the TPOT of all requests"),
         "itl_mean_s": Measure("s", "mean gap between content chunks of all requests"),
+        "itl_p90_s": Measure("s", "90th percentile of the gaps between content chunks"),
         "itl_p99_s": Measure("s", "99th percentile of the gaps between content chunks"),
+        "good_share": Measure("", "share of requests whose TTFT and TPOT met the finding's goals", cold_only=True),
+        "goodput_per_s": Measure("requests/s", "requests that met the finding's goals / duration", cold_only=True),
+        "send_delay_max_s": Measure(
+            "s",
+            "most by which the client of an open loop sent a request later than due; it is part of that request's TTFT",
+        ),
         # a client that goes away while its prompt is read, and a small request after it
         "abandoned_s": Measure("s", "from the first byte of the abandoned prompt sent to the disconnect"),
         "abandoned_tokens": Measure(
