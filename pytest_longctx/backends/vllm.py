@@ -20,6 +20,7 @@ class Vllm(Backend):
     host_flag = "--host"
     key_variable = "VLLM_API_KEY"
     metrics = MetricNames.of("vllm")
+    reset_path = "/reset_prefix_cache"  # there only with VLLM_SERVER_DEV_MODE=1
     body = MappingProxyType({"ignore_eos": True})
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
