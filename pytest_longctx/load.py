@@ -12,8 +12,9 @@ import httpx
 from pytest_longctx import telemetry
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import open_client
-from pytest_longctx.conversation import CONNECT_S, Conversation
+from pytest_longctx.conversation import Conversation
 from pytest_longctx.exchange import Exchange, Ledger, tally
+from pytest_longctx.lookout import CONNECT_S, Gauges, watching
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.prompts import Sendable
@@ -65,13 +66,14 @@ async def _closed_loop(
 ) -> list[Exchange]:
     places = asyncio.Semaphore(concurrency)
 
-    async def one() -> Exchange:
+    async def one(gauges: Gauges) -> Exchange:
         async with places:
             fresh = prompt()  # made when its turn comes: not all of them need to be held at once
             deadline_s = server.deployment.timeouts.request_s(len(fresh) * concurrency, output_tokens)
-            return await Conversation(server, fresh, output_tokens, deadline_s, watch, alone=False).hold()
+            return await Conversation(server, fresh, output_tokens, deadline_s, watch, gauges=gauges).hold()
 
-    return await asyncio.gather(*(one() for _ in range(requests)))
+    async with watching(server) as gauges:
+        return await asyncio.gather(*(one(gauges) for _ in range(requests)))
 
 
 def reading(server: Server) -> Reading:
