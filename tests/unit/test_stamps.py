@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from socket import create_server
 from threading import Event, Thread
@@ -23,7 +23,7 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 2}}
 
 
 @contextmanager
-def wired(events: Sequence[dict[str, object]]) -> Iterator[tuple[Server, Event]]:
+def wired(events: Sequence[Mapping[str, object]]) -> Iterator[tuple[Server, Event]]:
     """A server that writes *events* at once, in one piece; and whether somebody has connected to it."""
     connected = Event()
     answer = "".join(f"data: {event}\n\n" for event in (*map(json.dumps, events), "[DONE]"))
