@@ -5,13 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
-import httpx
-
-from pytest_longctx import telemetry
-from pytest_longctx.conversation import CONNECT_S, Conversation
+from pytest_longctx.conversation import Conversation
 from pytest_longctx.exchange import Exchange
+from pytest_longctx.lookout import Gauges, watching
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.prompts import Sendable
@@ -35,7 +33,7 @@ class _Visit:
     """What one client does to one server, and sees of it."""
 
     server: Server
-    side: httpx.AsyncClient
+    gauges: Gauges
     prompt: Callable[[int], Sendable]
     watch: Watch
     before: Reading = field(default_factory=Reading)
@@ -45,15 +43,11 @@ class _Visit:
     def talk(self, tokens: int) -> Conversation:
         """A request for one token."""
         deadline_s = self.server.deployment.timeouts.request_s(tokens, 1)
-        return Conversation(self.server, self.prompt(tokens), 1, deadline_s, self.watch, alone=False)
-
-    async def look(self) -> Reading:
-        """The server's gauges and counters."""
-        return await telemetry.scrape(self.side, self.server.backend.metrics)
+        return Conversation(self.server, self.prompt(tokens), 1, deadline_s, self.watch, gauges=self.gauges)
 
     async def leave(self, tokens: int) -> Exchange | float:
         """Leave a prompt while it is read, and say how long it had lasted; or what came of it, where it ended sooner."""
-        self.before = await self.look()
+        self.before = await self.gauges.now()
         talk = self.talk(tokens)
         asking = asyncio.create_task(talk.hold())
         try:
@@ -68,13 +62,13 @@ class _Visit:
             await asyncio.gather(asking, return_exceptions=True)
 
     async def _is_read(self, uploaded_s: float) -> bool:
-        now = await self.look()
+        now = await self.gauges.now()
         return now.running > 0 if now.running is not None else time.monotonic() - uploaded_s > _BLIND_S
 
     async def aftermath(self) -> tuple[float | None, Reading]:
         """How long after the disconnect nothing was left to do, None where the server does not say; its counters then."""
         while True:
-            now, since_s = await self.look(), time.monotonic() - self.left_s
+            now, since_s = await self.gauges.now(), time.monotonic() - self.left_s
             if now.running is None:
                 return None, now
             # The canary's token must be on the counters too, or its prompt would be taken for the other's.
@@ -94,9 +88,8 @@ def disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, w
 
 
 async def _disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: Watch) -> Observation:
-    options: dict[str, Any] = {"base_url": server.url, "headers": dict(server.headers), "timeout": CONNECT_S}
-    async with httpx.AsyncClient(**options, trust_env=not server.local, verify=server.secure) as side:
-        visit = _Visit(server, side, prompt, watch)
+    async with watching(server) as gauges:
+        visit = _Visit(server, gauges, prompt, watch)
         usual = [await visit.talk(CANARY_TOKENS).hold() for _ in range(_CANARIES)]
         if (unserved := _unserved(usual)) is not None:
             return unserved

@@ -14,9 +14,10 @@ from pytest_longctx.arrivals import offsets
 from pytest_longctx.asks import Ask, missing
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import open_client
-from pytest_longctx.conversation import CONNECT_S, Conversation
+from pytest_longctx.conversation import Conversation
 from pytest_longctx.errors import PromptError
 from pytest_longctx.exchange import Exchange, Ledger, tally
+from pytest_longctx.lookout import CONNECT_S, Gauges, watching
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.prompts import Sendable
@@ -81,39 +82,41 @@ class _Flock:
     def fresh(self) -> Sendable:
         return self.prompt(self.asked.prompt_tokens or 1)
 
-    async def send(self, fresh: Sendable, ahead: int) -> Exchange:
+    async def send(self, fresh: Sendable, ahead: int, gauges: Gauges) -> Exchange:
         """One request, which may have to wait until *ahead* of its size are done."""
         deadline_s = self.server.deployment.timeouts.request_s(len(fresh) * ahead, self.asked.output_tokens)
-        talk = Conversation(self.server, fresh, self.asked.output_tokens, deadline_s, self.watch, alone=False)
+        talk = Conversation(self.server, fresh, self.asked.output_tokens, deadline_s, self.watch, gauges=gauges)
         return await talk.hold()
 
     async def closed(self, concurrency: int) -> list[Exchange]:
         """At most *concurrency* at a time."""
         places = asyncio.Semaphore(concurrency)
 
-        async def one() -> Exchange:
+        async def one(gauges: Gauges) -> Exchange:
             async with places:
                 # Made when its turn comes: not all prompts need to be held at once.
-                return await self.send(self.fresh(), concurrency)
+                return await self.send(self.fresh(), concurrency, gauges)
 
-        return await asyncio.gather(*(one() for _ in range(self.requests)))
+        async with watching(self.server) as gauges:
+            return await asyncio.gather(*(one(gauges) for _ in range(self.requests)))
 
     async def opened(self, due_s: Sequence[float]) -> list[tuple[Exchange, float]]:
         """Each request as if it had been sent when it was due, and how much later it was."""
 
-        async def one(fresh: Sendable, due_s: float) -> tuple[Exchange, float]:
-            exchange = await self.send(fresh, self.requests)
+        async def one(fresh: Sendable, due_s: float, gauges: Gauges) -> tuple[Exchange, float]:
+            exchange = await self.send(fresh, self.requests, gauges)
             return replace(exchange, started_s=due_s), exchange.started_s - due_s
 
         sending = []
         fresh = self.fresh()
-        began_s = time.monotonic()
-        for left, offset_s in zip(reversed(range(len(due_s))), due_s, strict=True):
-            await asyncio.sleep(began_s + offset_s - time.monotonic())
-            sending.append(asyncio.create_task(one(fresh, began_s + offset_s)))
-            # Made beside the requests in flight, and before it is due: a long prompt takes a while.
-            fresh = await asyncio.to_thread(self.fresh) if left else fresh
-        return await asyncio.gather(*sending)
+        async with watching(self.server) as gauges:
+            began_s = time.monotonic()
+            for left, offset_s in zip(reversed(range(len(due_s))), due_s, strict=True):
+                await asyncio.sleep(began_s + offset_s - time.monotonic())
+                sending.append(asyncio.create_task(one(fresh, began_s + offset_s, gauges)))
+                # Made beside the requests in flight, and before it is due: a long prompt takes a while.
+                fresh = await asyncio.to_thread(self.fresh) if left else fresh
+            return await asyncio.gather(*sending)
 
 
 def reading(server: Server) -> Reading:

@@ -15,10 +15,10 @@ from pytest_longctx import engines, load
 from pytest_longctx.adapters import Errand, EvaluationTool, LoadTool, Tool, failed
 from pytest_longctx.backends import Recipe
 from pytest_longctx.client import open_client
-from pytest_longctx.conversation import CONNECT_S
 from pytest_longctx.errors import LaunchError, ModelError
 from pytest_longctx.launchers.process import Process, environment
 from pytest_longctx.load import Load
+from pytest_longctx.lookout import CONNECT_S
 from pytest_longctx.mask import masked
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.progress import Progress, Watch, unwatched
