@@ -64,8 +64,18 @@ class Boot:
         name, kind, sizes = known
         return replace(seen, signature=name, kind=kind, metrics={**seen.metrics, **sizes})
 
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What its log called by name, whether it came up or not."""
+        return self.conditions.words
+
     def bear_out(self, seen: Observation) -> Observation:
-        """*seen*, with how the server ended where it did. Raises `LaunchError` where what it ran in has gone."""
+        """
+        *seen*, with the words of the boot, and with how the server ended where it did.
+
+        Raises `LaunchError` where what it ran in has gone.
+        """
+        seen = replace(seen, words=self.words)
         if self.server is None or seen.outcome not in ("disconnects", "dies"):
             return seen
         end = self.server.ended()
@@ -83,10 +93,21 @@ class Boot:
             "class": seen.kind,
             "said": seen.said,
             "figures": {name: value for name, value in seen.metrics.items() if value is not None},
-            "words": dict(self.server.words) if self.server else {},
+            "words": dict(self.words),
             "log": str(self.log) if self.log else None,
             "explained": str(self.failure) if self.failure else "",
         }
+
+
+def ratio(one: Boot, other: Boot) -> Observation:
+    """How much more KV cache *one* has than *other*; a boot that failed stands for both."""
+    both = [one.observe(), other.observe()]
+    for seen in both:
+        if seen.outcome != "serves":
+            return seen
+    mine, theirs = (seen.metrics.get("kv_cache_tokens") for seen in both)
+    said = f"{one.conditions.deployment.name} {mine or '?'}, {other.conditions.deployment.name} {theirs or '?'} tokens"
+    return Observation("serves", {"capacity_ratio": mine / theirs if mine and theirs else None}, "boot", said=said)
 
 
 @contextmanager
@@ -118,5 +139,6 @@ def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version:
             "launcher": launcher.name,
         }
         log = server.log if server else failure.log if failure else None
-        here = Conditions(deployment, hardware, version, limit)
+        words = server.words if server else failure.observation.words if failure else {}
+        here = Conditions(deployment, hardware, version, limit, words)
         yield Boot(here, facts, seconds, server, failure, log, began_s)

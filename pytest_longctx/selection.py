@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import asks, builtin, deployment, engines, findings, home, machine, models, plan, tables
+from pytest_longctx import asks, builtin, deployment, engines, findings, home, machine, models, plan
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import Case, match
 from pytest_longctx.deployment import Deployment
@@ -104,7 +104,7 @@ class Selection:
 
     def _named(self, name: str) -> Deployment:
         if name.endswith(".toml"):
-            return tables.load(self.config.invocation_params.dir / name, Deployment)
+            return deployment.load(self.config.invocation_params.dir / name)
         if name not in self.known_deployments:
             known = [one.name for one in self.known_deployments.values() if one.backend == self.backend.name]
             raise UsageError(f"--longctx-deployment: {unknown('deployment', name, known)}")

@@ -66,6 +66,8 @@ class Session:
     """Looks at the server that is up."""
     vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
     """What it has seen and no report carries yet."""
+    booted: dict[str, Boot] = field(default_factory=dict)
+    """The last boot of each deployment, also of those that are down again."""
     gate: Gate | None = None
     """What this run is held against, where it has a baseline."""
     problems: list[str] = field(default_factory=list)
@@ -96,7 +98,8 @@ class Session:
     def _boot(self, launch: Launch, pulse: Pulse) -> Iterator[Boot]:
         chosen, since_s = self.selection, time.monotonic()
         with boots.boot(chosen.launcher, launch, chosen.machine.hardware, chosen.version) as seen:
-            booted = self.last_boot = replace(seen, peaks=pulse.peaks(since_s, time.monotonic()))
+            booted = replace(seen, peaks=pulse.peaks(since_s, time.monotonic()))
+            self.last_boot = self.booted[launch.deployment.name] = booted
             if booted.server is not None:
                 pulse.attend(booted.server)
             predicted = plan.predict(launch.deployment, chosen.backend, chosen.machine.hardware)
@@ -175,6 +178,18 @@ class Session:
         verdict = verdicts.out_of_scope(finding, misfit.line)
         self.put_down(item, verdict, boot)
         pytest.skip(repr(verdict))
+
+    def both(self, item: pytest.Item, finding: Finding, boot: Boot) -> Observation:
+        """
+        The capacities of the two deployments of *finding*, divided; skips *item* while only one of them has booted.
+
+        So it is judged once, on whichever comes up last.
+        """
+        missing = [name for name in finding.scope.deployment if name not in self.booted]
+        if missing:
+            line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged on whichever comes up last"
+            self.rule_out(item, finding, Mismatch(0, line), boot)
+        return boots.ratio(*(self.booted[name] for name in finding.divided()))
 
     def put_down(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
         """Write *verdict* where pytest's own reports carry it on: JUnit, xdist, and our results file."""
