@@ -24,10 +24,14 @@ Tell = Callable[[Mapping[str, Any]], None]
 """Takes one row of results, from any thread."""
 
 
+def unheard(row: Mapping[str, Any]) -> None:
+    """Nobody writes it down."""
+
+
 class Pulse:
     """Looks, in a thread of its own, and does no harm: what cannot be seen is left out, and the reason said once."""
 
-    def __init__(self, deployment: str, tell: Tell, source: Source | None = None) -> None:
+    def __init__(self, deployment: str = "", tell: Tell = unheard, source: Source | None = None) -> None:
         self._deployment, self._tell, self._source = deployment, tell, source
         self._root: int | None = None
         self._http: httpx.Client | None = None
