@@ -100,6 +100,8 @@ class Scope(tables.Table):
     backend: tables.Names = ()
     version: tables.VersionRange | None = None
     hardware: HardwareName | None = None
+    host_gib_at_most: Annotated[float, Field(gt=0)] | None = None
+    """Of a failure for want of host memory: on a larger host it says nothing."""
     model: tables.Names = ()
     """Model names; ``*`` and ``?`` are wildcards."""
     weights: Annotated[tuple[Weights, ...], tables.LISTED] = ()

@@ -5,14 +5,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from typing import Any
 
 import pytest
 
-from pytest_longctx import boots, builtin, plan, series, verdicts
+from pytest_longctx import agreement, boots, builtin, plan, series, verdicts
 from pytest_longctx.adapters import Errand, EvaluationTool, LoadTool, running
 from pytest_longctx.asks import Ask
 from pytest_longctx.boots import Boot
@@ -76,11 +76,10 @@ class Session:
         chosen = self.selection
         try:
             launch = chosen.launch(deployment, self.watch)
-            with boots.boot(chosen.launcher, launch, chosen.machine.hardware, chosen.version) as booted:
+            predicted = plan.predict(deployment, chosen.backend, chosen.machine)
+            with boots.boot(chosen.launcher, launch, chosen.machine, chosen.version, predicted) as booted:
                 self.last_boot = self.booted[deployment.name] = booted
-                predicted = plan.predict(deployment, chosen.backend, chosen.machine.hardware)
-                expected = {"predicted": asdict(predicted)} if predicted else {}
-                self.unrecorded.append(record.row_pair(record.BOOT, {**booted.record(), **expected}))
+                self.unrecorded.append(record.row_pair(record.BOOT, booted.record()))
                 yield booted
         except LongctxError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
@@ -111,7 +110,8 @@ class Session:
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)
             gated = self.gate.lines(finding.id, boot.facts, evidence.metrics) if self.gate and boot else ()
-            verdict = verdicts.judge(finding, evidence, gated)
+            remark = agreement.remark(finding, boot.predicted, evidence) if boot else ""
+            verdict = verdicts.judge(finding, evidence, gated, remark)
             self.put_down(item, verdict, boot)
             if verdict.word == "known" and finding.known:
                 pytest.xfail(f"{verdict!r} ({finding.known.issue})")

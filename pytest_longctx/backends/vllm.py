@@ -43,8 +43,9 @@ class Vllm(Backend):
         # 0.12 turned the hybrid manager off for chunked attention unless told otherwise; 0.33 has it on.
         old = deployment.version is not None and overlap(deployment.version, "<0.13")
         hybrid = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
+        stages = int(flags.get("pipeline-parallel-size", 1))
         return vllm.predict(
-            shape.stage(int(flags.get("pipeline-parallel-size", 1))),
+            shape.stage(stages),
             device_bytes,
             deployment.max_model_len,
             utilisation=float(flags.get("gpu-memory-utilization", 0.9)),
@@ -55,6 +56,7 @@ class Vllm(Backend):
             max_batched_tokens=int(flags.get("max-num-batched-tokens", 8192)),
             max_num_seqs=int(flags.get("max-num-seqs", 1024)),
             hybrid=hybrid and not flags.get("disable-hybrid-kv-cache-manager", False),
+            stages=stages,
         )
 
 

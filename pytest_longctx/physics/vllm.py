@@ -18,6 +18,13 @@ SAMPLER_LOGITS_BYTES = 4
 OTHER_BYTES = 8.3 * GiB
 """Activations and libraries: 0.90 x 139.8 - 27.81 - 89.71 GiB on 8 x H200 with vLLM 0.12.0; 3.6 GiB in 0.25.1, eager."""
 
+HOST_OTHER_BYTES = 16.4 * GiB
+"""
+What a worker takes of the host beside its tables, whatever for.
+
+Eight workers of a 560 GiB host were ended by the kernel at about 79 GB each, 57.2 GiB of them tables (vLLM 0.25.1, one boot).
+"""
+
 OUTSIDE_BYTES = 7.5 * GiB
 """
 What must be left outside the engine's share, for CUDA graphs, NCCL and the allocator's losses.
@@ -119,8 +126,7 @@ def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int
     """
     Host memory of one worker's tables: token ids and flags of every slot at full length, and block tables of every group.
 
-    1,024 slots of 10M tokens take 57 GiB in each worker. Eight workers of a 560 GiB host were ended by the kernel at about 79 GB
-    each (vLLM 0.25.1): the tables and some 16 GiB that this does not explain.
+    1,024 slots of 10M tokens take 57 GiB in each worker (vLLM 0.25.1).
     """
     tokens = max_num_seqs * max_model_len * (4 + 1)
     tables = max_num_seqs * ceil(max_model_len / block_size) * 4 * groups
@@ -145,17 +151,21 @@ def predict(
     max_batched_tokens: int = 8192,
     max_num_seqs: int = 1024,
     hybrid: bool = True,
+    stages: int = 1,
 ) -> Prediction:
-    """What a boot with these flags comes to, on devices of *device_bytes* each."""
+    """What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*."""
     weights = shape.weight_bytes(weight_value_bytes, tensor_parallel, rope_value_bytes=2)
     available = available_bytes(device_bytes, utilisation, weights, OTHER_BYTES)
     parts = (value_bytes, tensor_parallel, block_size, max_batched_tokens)
     pool = Pool(shape, available, *parts, hybrid)
     one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
-    host = Term(
-        "tables per worker", host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups), host=True
+    workers = tensor_parallel * stages
+    tables = workers * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups)
+    host = (
+        Term(f"tables of {workers} workers", tables, host=True),
+        Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True),
     )
-    terms = (Term("weights", weights), Term("other", OTHER_BYTES), Term("KV pool", available), one_request, host)
+    terms = (Term("weights", weights), Term("other", OTHER_BYTES), Term("KV pool", available), one_request, *host)
     longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
     if not pool.blocks:
         cure = "--tensor-parallel-size of twice as many devices"
@@ -171,7 +181,7 @@ def predict(
         return Prediction(
             "overcommits" if would_pass else "refuses", terms, longest, concurrency, one_request, None, cure
         )
-    return Prediction("serves", terms, longest, concurrency)
+    return Prediction("serves", terms, longest, concurrency, host_cure="--max-num-seqs 8")
 
 
 def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
