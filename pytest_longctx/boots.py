@@ -18,6 +18,7 @@ from pytest_longctx.physics import roofline
 from pytest_longctx.physics.prediction import Prediction
 from pytest_longctx.scope import Conditions
 from pytest_longctx.server import Server
+from pytest_longctx.units import quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,10 @@ def ratio(one: Boot, other: Boot) -> Observation:
         if seen.outcome != "serves":
             return seen
     mine, theirs = (seen.metrics.get("kv_cache_tokens") for seen in both)
-    said = f"{one.conditions.deployment.name} {mine or '?'}, {other.conditions.deployment.name} {theirs or '?'} tokens"
+    names = [each.conditions.deployment.name for each in (one, other)]
+    said = ", ".join(
+        f"{name} {quantity(tokens, 'tokens')}" for name, tokens in zip(names, (mine, theirs), strict=True) if tokens
+    )
     return Observation("serves", {"capacity_ratio": mine / theirs if mine and theirs else None}, "boot", said=said)
 
 
