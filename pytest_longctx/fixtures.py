@@ -142,17 +142,23 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
 @pytest.fixture
 def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> Load:
     """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; a `Load` with every `Exchange`."""
+    import time
+    from dataclasses import replace
+
     from pytest_longctx import load
     from pytest_longctx.asks import Ask as Asked
 
     def run(prompt_tokens: int, output_tokens: int, **how: Any) -> "Carried":
         asked = Asked(prompt_tokens=prompt_tokens, output_tokens=output_tokens, **how)
+        since_s = time.monotonic()
         with longctx_session.at_work(server) as row:
             row["requests"] = asked.requests
             if tool := longctx_session.options.load:
-                return longctx_session.load_by_tool(tool, server, asked)
-            row["sent_tokens"] = prompt_tokens * (asked.requests or 1)
-            return load.run(server, prompt, asked, longctx_session.seed, longctx_session.watch)
+                carried = longctx_session.load_by_tool(tool, server, asked)
+            else:
+                row["sent_tokens"] = prompt_tokens * (asked.requests or 1)
+                carried = load.run(server, prompt, asked, longctx_session.seed, longctx_session.watch)
+        return replace(carried, peaks=longctx_session.peaks(since_s, time.monotonic()))
 
     return run
 

@@ -110,6 +110,8 @@ class Session:
     def at_work(self, server: Server) -> Iterator[dict[str, Any]]:
         """Have *server* to oneself for a request or a load; what is put into the yielded row is recorded with its times."""
         with turn(server.url):
+            if self.pulse is not None:
+                self.pulse.hold_still()
             row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
             try:
                 yield row
