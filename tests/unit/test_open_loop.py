@@ -3,8 +3,8 @@
 import time
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 from statistics import fmean
+from threading import Lock
 
 import pytest
 from hypothesis import given
