@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_longctx import models
+from pytest_longctx.conversation import decoding
 from pytest_longctx.diagnosis import explain_refusal
 from pytest_longctx.errors import BootError
 from pytest_longctx.exchange import Exchange
@@ -147,6 +148,8 @@ def boot(
             "model": model,
             "hardware": str(here.hardware or "unknown"),
             "launcher": launcher.name,
+            "ordinary_ids": "{}-{}".format(*deployment.model.ordinary_ids),
+            "decoding": ", ".join(f"{name}={value}" for name, value in decoding(launch.backend).items()),
         }
         log = server.log if server else failure.log if failure else None
         words = server.words if server else failure.observation.words if failure else {}
