@@ -11,7 +11,7 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.cases import dead, match
 from pytest_longctx.catalogue import Catalogue
 from pytest_longctx.errors import LongctxError, UsageError, unknown
-from pytest_longctx.machine import Hardware
+from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.reports import commands as readers
 from pytest_longctx.reports import pages, signatures
 from pytest_longctx.scope import Conditions
@@ -108,7 +108,7 @@ def _show_plan(backend: Backend, hardware: str, folders: tuple[Path, ...], *, as
     chosen = [one for one in known.values() if one.backend == backend.name]
     wanted = findings.load_all(tuple(folder / "findings" for folder in folders)).values()
     cases = match(wanted, chosen, lambda one, _: Conditions(one, here, None, one.max_model_len))
-    made = plan.make(cases, chosen, backend, here)
+    made = plan.make(cases, chosen, backend, Machine(here))
     print(json.dumps([row.as_json() for row in made.rows], indent=1) if as_json else "\n".join(made.lines()))
 
 

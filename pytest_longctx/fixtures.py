@@ -193,6 +193,19 @@ def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, 
 
 
 @pytest.fixture
+def logged_rate(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, int], Observation]":
+    """``logged_rate(prompt(30_000), 4)``: the throughput that the server's log gives one request, beside the client's own."""
+    from pytest_longctx import logged_rate
+
+    def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
+        with longctx_session.at_work(server) as row:
+            row["sent_tokens"] = len(prompt)
+            return logged_rate.observe(server, prompt, output_tokens, longctx_session.watch)
+
+    return observe
+
+
+@pytest.fixture
 def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[int], Observation]":
     """``disconnect(60_000)``: leave a prompt of so many tokens while it is read, and watch the server; an `Observation`."""
     from pytest_longctx import abandon

@@ -202,7 +202,7 @@ class Selection:
 
     def plan(self, chosen: Iterable[Case]) -> Plan:
         """What judging *chosen* would come to, without booting anything."""
-        return plan.make(chosen, self.deployments, self.backend, self.machine.hardware)
+        return plan.make(chosen, self.deployments, self.backend, self.machine)
 
     def _cases(self, wanted: Iterable[Finding]) -> list[Case]:
         return match(wanted, self.deployments, self._conditions)
@@ -210,4 +210,5 @@ class Selection:
     def _conditions(self, one: Deployment, finding: Finding) -> Conditions:
         # Asking an interpreter for its engine takes a moment: only findings with a version need it.
         version = self.version if finding.scope.version is not None else None
-        return Conditions(one, self.machine.hardware, version, one.max_model_len)
+        here = self.machine
+        return Conditions(one, here.hardware, version, one.max_model_len, host_bytes=here.host_bytes)

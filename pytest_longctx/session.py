@@ -6,14 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from typing import Any
 
 import pytest
 
-from pytest_longctx import boots, builtin, plan, series, verdicts
+from pytest_longctx import agreement, boots, builtin, plan, series, verdicts
 from pytest_longctx.adapters import Errand, EvaluationTool, LoadTool, running
 from pytest_longctx.asks import Ask
 from pytest_longctx.boots import Boot
@@ -90,14 +90,13 @@ class Session:
 
     def _boot(self, launch: Launch, pulse: Pulse) -> Iterator[Boot]:
         chosen, since_s = self.selection, time.monotonic()
-        with boots.boot(chosen.launcher, launch, chosen.machine.hardware, chosen.version) as seen:
+        predicted = plan.predict(launch.deployment, chosen.backend, chosen.machine)
+        with boots.boot(chosen.launcher, launch, chosen.machine, chosen.version, predicted) as seen:
             booted = replace(seen, peaks=pulse.peaks(since_s, time.monotonic()))
             self.last_boot = self.booted[launch.deployment.name] = booted
             if booted.server is not None:
                 pulse.attend(booted.server)
-            predicted = plan.predict(launch.deployment, chosen.backend, chosen.machine.hardware)
-            expected = {"predicted": asdict(predicted)} if predicted else {}
-            self.unrecorded.append(record.row_pair(record.BOOT, {**booted.record(), **expected}))
+            self.unrecorded.append(record.row_pair(record.BOOT, booted.record()))
             yield booted
 
     @contextmanager
@@ -127,7 +126,8 @@ class Session:
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)
             gated = self.gate.lines(finding.id, boot.facts, evidence.metrics) if self.gate and boot else ()
-            verdict = verdicts.judge(finding, evidence, gated)
+            remark = agreement.remark(finding, boot.predicted, evidence) if boot else ""
+            verdict = verdicts.judge(finding, evidence, gated, remark)
             self.put_down(item, verdict, boot)
             if verdict.word == "known" and finding.known:
                 pytest.xfail(f"{verdict!r} ({finding.known.issue})")

@@ -44,7 +44,8 @@ class Vllm(Backend):
         # 0.12 turned the hybrid manager off for chunked attention unless told otherwise; 0.33 has it on.
         old = deployment.version is not None and overlap(deployment.version, "<0.13")
         hybrid = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
-        stage = shape.stage(int(flags.get("pipeline-parallel-size", 1)))
+        stages = int(flags.get("pipeline-parallel-size", 1))
+        stage = shape.stage(stages)
         load = (int(flags.get("max-num-seqs", 1024)), int(flags.get("max-num-batched-tokens", 8192)))
         tensor_parallel = int(flags.get("tensor-parallel-size", 1))
         eager = flags.get("enforce-eager", False) and not old
@@ -63,6 +64,7 @@ class Vllm(Backend):
             max_num_seqs=load[0],
             **other,
             hybrid=hybrid and not flags.get("disable-hybrid-kv-cache-manager", False),
+            stages=stages,
         )
 
 
