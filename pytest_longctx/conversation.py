@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 import httpx
 from httpx_sse import EventSource, SSEError
 
+from pytest_longctx import waking
 from pytest_longctx.backends import Backend
 from pytest_longctx.exchange import Ending, Exchange, Ledger, Refusal, Usage
 from pytest_longctx.lookout import Gauges, Lookout, open_http, watching
@@ -208,7 +209,8 @@ class _Arriving:
 
     async def aiter_text(self) -> AsyncIterator[str]:
         async for text in self.response.aiter_text():
-            self.came_s = self.clock()
+            woke_s = waking.woke_s()
+            self.came_s = self.clock() if woke_s is None else woke_s
             yield text
 
 
