@@ -12,6 +12,7 @@ Question = Literal[
     "boot-fails",
     "served",
     "over-limit",
+    "over-pool",
     "longest",
     "accounting",
     "repeated",
@@ -130,6 +131,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
     )
     needs: dict[Question, tuple[tuple[bool, str], ...]] = {
         "served": one_length,
+        "over-pool": one_length,
         "retrieval": one_length,
         "precision": one_length,
         "haystack": ((bool(ask.lengths), "ask.lengths: a 'haystack' finding needs them"),),

@@ -2,19 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 import httpx
 
 from pytest_longctx import telemetry
-from pytest_longctx.exchange import Ledger
+from pytest_longctx.admission import Admission
+from pytest_longctx.exchange import Ending, Ledger
 from pytest_longctx.progress import Progress, Watch
 from pytest_longctx.server import Server
 
 _LOOK_S: Final = 1.0
 """How often the server's gauges are looked at while the first token is awaited."""
+_PULSE_S: Final = 5.0
+"""How long a health check may take: it needs no work."""
 _SETTLE_S: Final = 2.0
 """How long the server's counters may take to catch up with an answer."""
 
@@ -28,33 +31,46 @@ class Lookout:
 
     server: Server
     side: httpx.AsyncClient
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     before: telemetry.Reading = field(default_factory=telemetry.Reading)
-    waited_unscheduled_s: float | None = None
+    admission: Admission = field(init=False)
+    health: int | None = None
+    """The last HTTP status of its health; None: nobody answered, or it was not asked."""
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.server.deployment.timeouts.admission_s)
 
     async def note_counters(self) -> None:
         """Read the counters before the first byte is sent."""
         self.before = await telemetry.scrape(self.side, self.server.backend.metrics)
 
-    async def watch(self, what: str, phase: Phase, deadline_s: float, tell: Watch) -> str:
-        """Look at the gauges while a request lasts; return, and say why, only once it has waited unscheduled too long."""
-        started_s, since = time.monotonic(), None
-        limit_s = self.server.deployment.timeouts.admission_s
+    async def watch(self, what: str, phase: Phase, deadline_s: float, tell: Watch) -> tuple[Ending, str]:
+        """Look at the gauges while a request lasts; return, and say why, only once there is no use in waiting on."""
+        started_s = self.clock()
         while True:
-            await asyncio.sleep(min(_LOOK_S, limit_s / 4))
+            await self.sleep(min(_LOOK_S, self.admission.limit_s / 4))
             if phase() == "answering":
-                await asyncio.sleep(_LOOK_S)
+                await self.sleep(_LOOK_S)
                 continue
             now = await telemetry.scrape(self.side, self.server.backend.metrics)
             at = "prefill" if phase() == "waiting" and now.running != 0 else phase()
-            tell(Progress(what, at, time.monotonic() - started_s, deadline_s, now.kv_usage))
-            if not now.unscheduled:
-                since = None
-                continue
-            since = since or time.monotonic()
-            waited_s = time.monotonic() - since
-            self.waited_unscheduled_s = max(waited_s, self.waited_unscheduled_s or 0.0)
-            if waited_s > limit_s:
-                return f"healthy, but for {waited_s:.0f} s requests waited, none ran and the KV cache was empty"
+            tell(Progress(what, at, self.clock() - started_s, deadline_s, now.kv_usage))
+            if forgotten := self.admission.look(self.clock(), now):
+                return "not admitted", forgotten
+            if self.server.backend.dies_unhealthy:
+                await self.pulse()
+                if self.health == 503:
+                    return "engine dead", "the server takes connections, and its engine is dead"
+
+    async def pulse(self) -> str:
+        """What its health says now, in words: a server that answers this may do nothing else any more."""
+        path, self.health = self.server.backend.health, None
+        try:
+            self.health = (await self.side.get(path, timeout=_PULSE_S)).status_code
+        except httpx.HTTPError:
+            return f"nobody answers {path}"
+        return f"{path} says {self.health}"
 
     async def ledger(self, completion_tokens: int) -> Ledger | None:
         """

@@ -19,6 +19,7 @@ class Vllm(Backend):
     distributions: tuple[str, ...] = ("vllm",)
     host_flag = "--host"
     key_variable = "VLLM_API_KEY"
+    dies_unhealthy = True
     metrics = MetricNames.of("vllm")
     body = MappingProxyType({"ignore_eos": True})
 

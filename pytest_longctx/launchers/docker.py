@@ -85,7 +85,9 @@ class DockerLauncher:
             container = Container(_started(engine, sdk, run, recipe.secrets), run, log, recipe.secrets)
             try:
                 server = await_ready(container, launch, hoped, boot_s=recipe.boot_s)
-                yield replace(server, words={**server.words, "image": image}, ended=container.ended)
+                yield replace(
+                    server, words={**server.words, "image": image}, ended=container.ended, hidden=container.secrets
+                )
             finally:
                 reaper.let_go(in_peace=not container.lost)
                 container.close()
