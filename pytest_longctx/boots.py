@@ -1,9 +1,9 @@
 """One boot: the server, or the failure that was seen instead, with the record of both."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ class Boot:
     log: Path | None = None
     began_s: float | None = None
     """When it was started, in seconds of Unix time."""
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    """The most memory in use until it was up or had failed, as far as somebody looked."""
 
     def observe(self) -> Observation:
         """The boot as evidence for a verdict."""
-        if self.failure is not None:
-            return self.failure.observation
-        return Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
+        served = Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
+        seen = served if self.failure is None else self.failure.observation
+        return replace(seen, metrics={**seen.metrics, **self.peaks})
 
     def weigh(self, exchange: Exchange) -> Observation:
         """An exchange as evidence, with the share of the peak that its prefill would have taken, where that is known."""
@@ -69,12 +71,18 @@ class Boot:
         name, kind, sizes = known
         return replace(seen, signature=name, kind=kind, metrics={**seen.metrics, **sizes})
 
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What its log called by name, whether it came up or not."""
+        return self.conditions.words
+
     def bear_out(self, seen: Observation) -> Observation:
         """
-        *seen*, with why the server failed where it did: its log joined with how it ended.
+        *seen*, with the words of the boot, and with why the server failed where it did: its log joined with how it ended.
 
         Raises `LaunchError` where what it ran in has gone.
         """
+        seen = replace(seen, words=self.words)
         if self.server is None or seen.outcome not in _UNANSWERED:
             return seen
         failed = self._log_of(self.server).failure is not None
@@ -106,10 +114,21 @@ class Boot:
             "class": seen.kind,
             "said": seen.said,
             "figures": {name: value for name, value in seen.metrics.items() if value is not None},
-            "words": dict(self.server.words) if self.server else {},
+            "words": dict(self.words),
             "log": str(self.log) if self.log else None,
             "explained": str(self.failure) if self.failure else "",
         }
+
+
+def ratio(one: Boot, other: Boot) -> Observation:
+    """How much more KV cache *one* has than *other*; a boot that failed stands for both."""
+    both = [one.observe(), other.observe()]
+    for seen in both:
+        if seen.outcome != "serves":
+            return seen
+    mine, theirs = (seen.metrics.get("kv_cache_tokens") for seen in both)
+    said = f"{one.conditions.deployment.name} {mine or '?'}, {other.conditions.deployment.name} {theirs or '?'} tokens"
+    return Observation("serves", {"capacity_ratio": mine / theirs if mine and theirs else None}, "boot", said=said)
 
 
 @contextmanager
@@ -141,5 +160,6 @@ def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version:
             "launcher": launcher.name,
         }
         log = server.log if server else failure.log if failure else None
-        here = Conditions(deployment, hardware, version, limit)
+        words = server.words if server else failure.observation.words if failure else {}
+        here = Conditions(deployment, hardware, version, limit, words)
         yield Boot(here, facts, seconds, server, failure, log, began_s)

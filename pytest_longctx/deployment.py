@@ -1,7 +1,7 @@
 """A deployment: which model, on which hardware, with which of the engine's own flags."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -162,11 +162,39 @@ def attached(backend: str) -> Deployment:
     )
 
 
+def load(path: Path) -> Deployment:
+    """
+    The deployment at *path*. Raises `TableError`.
+
+    ``like = "NAME"`` in it takes all that it does not say itself from NAME.toml in the same folder, key by key in its tables.
+    """
+    content = tables.read(path)
+    like = content.pop("like", None)
+    if like is None:
+        return tables.check(content, Deployment, str(path))
+    taken = tables.read(path.parent / f"{like}.toml")
+    if "like" in taken:
+        raise TableError(
+            f"{path}: like: {like} is itself like {taken['like']!r}; name that one, so that two files say it all"
+        )
+    return tables.check(_completed(content, taken), Deployment, str(path))
+
+
+def _completed(content: dict[str, Any], taken: dict[str, Any]) -> dict[str, Any]:
+    """*content*, with what only *taken* has."""
+    both = {name: {**taken[name], **table} for name, table in content.items() if _tables(table, taken.get(name))}
+    return {**taken, **content, **both}
+
+
+def _tables(one: object, other: object) -> bool:
+    return isinstance(one, dict) and isinstance(other, dict)
+
+
 def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
     """Every deployment under *folders*, by name. Raises `TableError`."""
     found: dict[str, Deployment] = {}
     for path in sorted(path for folder in folders for path in folder.glob("*.toml")):
-        deployment = tables.load(path, Deployment)
+        deployment = load(path)
         if path.stem != deployment.name:
             raise TableError(f"{path}: the name is {deployment.name!r}; the file must be called {deployment.name}.toml")
         if deployment.name in found:

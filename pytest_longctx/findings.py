@@ -105,6 +105,10 @@ class Scope(tables.Table):
     weights: Annotated[tuple[Weights, ...], tables.LISTED] = ()
     """Where the weights come from."""
     deployment: tables.Names = ()
+    architecture: tables.Names = ()
+    """The model's class, as the engine's log names it; only known after a boot."""
+    attention_backend: tables.Names = ()
+    """As the log names the one the engine chose."""
 
 
 class Expect(tables.Table):
@@ -113,6 +117,8 @@ class Expect(tables.Table):
     outcome: Outcome = "serves"
     phase: str | None = None
     signature: str | None = None
+    notice: str | None = None
+    """A benign line of that catalogue which must be in the boot's log: what it warns of when it falls back."""
 
 
 class Known(tables.Table):
@@ -141,6 +147,13 @@ class Finding(tables.Table):
     note: str = ""
     """Where the document was wrong, or what it left out, in prose."""
 
+    def divided(self) -> tuple[str, str]:
+        """For a ratio: the deployment whose figure is divided, and the one it is divided by. Raises ValueError."""
+        others = [name for name in self.scope.deployment if name != self.ask.against]
+        if self.ask.against is None or len(others) != 1 or len(self.scope.deployment) != 2:
+            raise ValueError("scope.deployment: a 'ratio' finding names two, and ask.against is one of them")
+        return others[0], self.ask.against
+
     @property
     def on_paper(self) -> bool:
         """Whether it is about what was published, and judged without a server."""
@@ -163,6 +176,8 @@ class Finding(tables.Table):
     def _asked(self) -> Self:
         if lack := missing(self.question, self.ask, claimed=self.claim is not None, bounded=bool(self.bounds)):
             raise ValueError(lack)
+        if self.question == "ratio":
+            self.divided()
         return self
 
 

@@ -120,3 +120,5 @@ class Observation:
     """Completion tokens asked for, where the server's count must equal them."""
     measured_by: str = ""
     """Who measured, where it was not this package's own client."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What the boot's log called by name, and under ``notices`` the ids of the harmless lines that were in it."""

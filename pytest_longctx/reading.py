@@ -81,6 +81,11 @@ class Reading:
             if self.notices[entry.id]:
                 yield entry, self.notices[entry.id]
 
+    def told(self) -> dict[str, str]:
+        """Its words, and under ``notices`` the ids of the benign lines."""
+        seen = ", ".join(entry.id for entry, _ in self.benign())
+        return {**self.words, "notices": seen} if seen else dict(self.words)
+
     def read(self, block: bytes) -> None:
         """Take in a block of whole lines, as `Lines` makes them."""
         if b"\x1b" in block:

@@ -1,6 +1,7 @@
 """Does a finding speak about this server? If not, which line does not match."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ class Conditions:
     version: str | None = None
     """The engine's version."""
     max_model_len: int | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What the boot's log called by name; before a boot there are none."""
 
 
 class Mismatch(NamedTuple):
@@ -53,6 +56,8 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
         machine_lacks(deployment, here.hardware),
         _versioned(here.version, scope.version, settled=settled),
         _long_enough(finding, deployment, here.max_model_len, settled=settled),
+        _logged("architecture", here.words, scope.architecture, settled=settled)
+        or _logged("attention_backend", here.words, scope.attention_backend, settled=settled),
     )
     return next((Mismatch(depth, line) for depth, line in enumerate(checks) if line), None)
 
@@ -85,6 +90,13 @@ def _versioned(version: str | None, wanted: str | None, *, settled: bool) -> str
     if version is None:
         return f"version: not known, {wanted} wanted" if settled else None
     return None if in_range(version, wanted) else f"version: {version} is not {wanted}"
+
+
+def _logged(line: str, words: Mapping[str, str], wanted: tuple[str, ...], *, settled: bool) -> str | None:
+    if not wanted or not settled:
+        return None
+    found = words.get(line)
+    return _named(line, found, wanted) if found else f"{line}: not named in the log, {' or '.join(wanted)} wanted"
 
 
 def _left_alone(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:

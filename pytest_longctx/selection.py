@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import asks, builtin, deployment, engines, findings, home, machine, models, plan, tables
+from pytest_longctx import asks, builtin, deployment, engines, findings, home, machine, models, plan
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import Case, match
 from pytest_longctx.deployment import Deployment
@@ -104,7 +104,7 @@ class Selection:
 
     def _named(self, name: str) -> Deployment:
         if name.endswith(".toml"):
-            return tables.load(self.config.invocation_params.dir / name, Deployment)
+            return deployment.load(self.config.invocation_params.dir / name)
         if name not in self.known_deployments:
             known = [one.name for one in self.known_deployments.values() if one.backend == self.backend.name]
             raise UsageError(f"--longctx-deployment: {unknown('deployment', name, known)}")
@@ -184,6 +184,13 @@ class Selection:
         needed = self.launcher.needs_engine
         python = engines.interpreter(self.backend, self.options.python) if needed else None
         return Launch(self.backend, one, models.locate(one.model), logs, python, watch)
+
+    def devices(self, one: Deployment) -> Hardware | None:
+        """The accelerators of this machine that *one* takes when it is booted; None where it takes none, or is elsewhere."""
+        # A launcher may have been written before it was asked where its servers run.
+        if not getattr(self.launcher, "here", False) or self.backend.shares_machine:
+            return None
+        return Hardware.parse(one.hardware) if one.hardware else self.machine.hardware
 
     def case(self, finding: Finding, one: Deployment) -> Case:
         """*finding* on *one*, with what keeps it from being judged there, as far as is known before a boot."""

@@ -46,15 +46,19 @@ VersionRange = Annotated[str, AfterValidator(_version_range)]
 
 def load(path: Path, kind: type[T]) -> T:
     """The file at *path* as a *kind*. Raises `TableError` naming the file and every key that is wrong."""
+    return check(read(path), kind, str(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What is in the file at *path*, not checked yet. Raises `TableError`."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TableError(f"{path}: there is no such file") from None
     except OSError as problem:
         raise TableError(f"{path}: {problem.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise TableError(f"{path}: not valid TOML: {problem}") from None
-    return check(content, kind, str(path))
 
 
 def check(content: dict[str, Any], kind: type[T], where: str) -> T:

@@ -109,6 +109,9 @@ def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
         found = seen.signature or "no known signature"
         same = seen.signature == expect.signature
         yield Line("signature", found, expect.signature, same, "" if same else _change(finding, seen))
+    if expect.notice is not None:
+        noticed = seen.words.get("notices", "")
+        yield Line("notice", noticed or "none in the log", expect.notice, expect.notice in noticed.split(", "))
 
 
 def _change(finding: Finding, seen: Observation) -> str:

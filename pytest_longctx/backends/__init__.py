@@ -90,6 +90,8 @@ class Backend:
     dies_unhealthy: ClassVar[bool] = False
     """Whether a health of 503, from a server that was up, is an engine that has died; else it may only be busy."""
     version_path: ClassVar[str | None] = "/version"
+    reset_path: ClassVar[str | None] = None
+    """Where a POST empties the prefix cache; None: it has no such endpoint."""
     body: ClassVar[Mapping[str, Any]] = MappingProxyType({"ignore_eos": True})
     """Added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
     names_cached_if_any: ClassVar[bool] = False

@@ -14,6 +14,7 @@ class Miniature(Backend):
     key_variable = Vllm.key_variable
     dies_unhealthy = Vllm.dies_unhealthy
     metrics = Vllm.metrics
+    reset_path = Vllm.reset_path
     failures = "vllm"
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class ProcessLauncher:
     name = "process"
     boots = True
     needs_engine = True
+    here = True
 
     def __init__(self, what: str = "") -> None:
         if what:
@@ -57,6 +58,7 @@ class ProcessLauncher:
         log = launch.logs / f"{recipe.name}-{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         process = Process(recipe, env, log)
+        launch.started(process.pid)
         hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name, ended=process.ended, hidden=process.secrets)
         try:
             yield await_ready(process, launch, hoped, boot_s=recipe.boot_s)
@@ -117,6 +119,7 @@ class Process(Candidate):
                 )
             finally:
                 os.close(end)
+        self.pid = self._leash.pid
         self._watch = MemoryWatch()
         self._lines = GrowingLog(log)
 

@@ -121,7 +121,7 @@ class _Wait:
     def _answered(self, answered: Server) -> Server:
         """The server with all that is known of it. Raises `BootError` where it cannot hold one request of its own length."""
         figures = {**self.reading.figures, **self.knock.figures, "boot_s": self.elapsed_s}
-        words = {**self.reading.words, **self.knock.words}
+        words = {**self.reading.told(), **self.knock.words}
         server = replace(answered, figures=figures, words=words, log=self.candidate.log)
         concurrency = figures.get("concurrency")
         if concurrency is None or concurrency >= 1 or not server.deployment.needs_full_context:
@@ -133,7 +133,7 @@ class _Wait:
         )
         raise BootError(
             self._explain(said, remedy),
-            Observation("overcommits", figures, "kv_cache", kind="kv-cache-too-small", said=said),
+            Observation("overcommits", figures, "kv_cache", kind="kv-cache-too-small", said=said, words=words),
             server.log,
         )
 
@@ -144,7 +144,8 @@ class _Wait:
             raise LaunchError(
                 self._explain(because, "the address, and whether an OpenAI-compatible server answers there")
             )
-        seen = replace(found.observe({**self.reading.figures, "boot_s": None}), said=because)
+        readings = {**self.reading.figures, "boot_s": None}
+        seen = replace(found.observe(readings), said=because, words=self.reading.told())
         return BootError(self._explain(because, found.remedy, found), seen, self.candidate.log)
 
     def _evidence(self, exit_code: int | None) -> Evidence:

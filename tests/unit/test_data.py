@@ -101,6 +101,23 @@ def test_a_findings_signature_is_in_the_catalogue_of_each_of_its_backends(shippe
 
 
 @every_finding
+def test_a_ratio_is_of_deployments_that_differ_in_one_flag(shipped):
+    """Or the ratio would say nothing about that flag."""
+    if shipped.question != "ratio":
+        return
+    one, other = (DEPLOYMENTS[name].model_dump(exclude={"name", "title", "only_named"}) for name in shipped.divided())
+    differ = {name for name in {**one["flags"], **other["flags"]} if one["flags"].get(name) != other["flags"].get(name)}
+    assert differ == {"kv-cache-dtype"}
+    assert {**one, "flags": {}} == {**other, "flags": {}}
+
+
+@every_finding
+def test_a_findings_notice_is_a_benign_line_of_each_of_its_backends(shipped):
+    for name in (shipped.scope.backend or BACKENDS) if shipped.expect.notice else ():
+        assert shipped.expect.notice in {each.id for each in backend(name).catalogue.benign}
+
+
+@every_finding
 def test_a_finding_bounds_only_what_its_signature_reads(shipped):
     """Other figures of a failed boot come from the facts of its log."""
     if shipped.question != "boot-fails":

@@ -166,17 +166,22 @@ def test_a_length_that_hangs_on_an_unknown_limit_is_unknown():
     assert Ask(over_limit_tokens=1).prompt_length(None) is None
 
 
+SCOPES = {"ratio": {"deployment": ["a", "b"]}}
+
+
 def test_questions_are_the_words_a_finding_may_ask():
     load = {"prompt_tokens": 1, "requests": 2, "concurrency": 2}
     one = {"prompt_tokens": 1}
     asks = {
         "served": one,
         "over-limit": {"over_limit_tokens": 1},
-        "repeated": one,
+        **dict.fromkeys(("repeated", "reset", "disconnect"), one),
         "load": load,
         "ladder": {"lengths": [1, 2, 3]},
         "retrieval": one,
         "precision": one,
+        "kv-dtype": one,
+        "ratio": {"against": "a"},
         "haystack": {"lengths": [1]},
         "accuracy": {"task": "gsm8k"},
         "linted": {"command": "docker run a"},
@@ -184,7 +189,9 @@ def test_questions_are_the_words_a_finding_may_ask():
     bounds = {"requests": {"unit": "requests", "at_least": 1}}
     claims = {"claimed": {"shape": "llama-2-7b", "tokens": 1}}
     made = [
-        make.finding(question=word, ask=asks.get(word, {}), claim=claims.get(word), bounds=bounds)
+        make.finding(
+            question=word, ask=asks.get(word, {}), claim=claims.get(word), bounds=bounds, scope=SCOPES.get(word, {})
+        )
         for word in questions()
     ]
     assert [finding.question for finding in made] == list(questions())
