@@ -13,6 +13,7 @@ Question = Literal[
     "boot-fails",
     "served",
     "over-limit",
+    "over-pool",
     "longest",
     "accounting",
     "repeated",
@@ -153,6 +154,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
     )
     needs: dict[Question, tuple[tuple[bool, str], ...]] = {
         "served": one_length,
+        "over-pool": one_length,
         "retrieval": one_length,
         "precision": one_length,
         "kv-dtype": one_length,

@@ -19,6 +19,7 @@ class Vllm(Backend):
     distributions: tuple[str, ...] = ("vllm",)
     host_flag = "--host"
     key_variable = "VLLM_API_KEY"
+    dies_unhealthy = True
     metrics = MetricNames.of("vllm")
     reset_path = "/reset_prefix_cache"  # there only with VLLM_SERVER_DEV_MODE=1
     body = MappingProxyType({"ignore_eos": True})

@@ -145,6 +145,11 @@ class Honest:
         return "\n".join([*lines, 'vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="0"} 1.0', ""])
 
 
+def spared(request: Request) -> bool:
+    """Whether *request* is too small to be treated badly."""
+    return request.tokens < SMALL_TALK_TOKENS
+
+
 def say(line: str) -> None:
     """One line of the server's log."""
     print(f"(EngineCore pid=1) INFO {time.strftime('%m-%d %H:%M:%S')} [miniature.py:1] {line}", flush=True)
