@@ -82,6 +82,8 @@ class Ask(tables.Table):
     """The engine whose flags that start has."""
     boot_s: float | None = None
     """How long that boot took, where it was seen."""
+    as_text: bool = False
+    """For an over-limit: as a text of so many tokens, which the server may refuse by its characters before it tokenises it."""
     over_limit_tokens: int | None = None
     """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
 

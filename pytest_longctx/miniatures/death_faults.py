@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from threading import Event, Timer
 from typing import Any
 
-from pytest_longctx.miniatures.request import Request
-from pytest_longctx.miniatures.server import Honest, say, spared
+from pytest_longctx.miniatures.request import Request, spared
+from pytest_longctx.miniatures.server import Honest, say
 
 _SHUTDOWN_S = 0.3
 """How long the API server outlives its engine; vLLM 0.32 takes two seconds."""

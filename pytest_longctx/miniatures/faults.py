@@ -1,4 +1,4 @@
-"""One class, one fault. Prompts of `SMALL_TALK_TOKENS` or fewer are spared, so that each server looks ready."""
+"""One class, one fault. Prompts of `request.SMALL_TALK_TOKENS` or fewer are spared, so that each server looks ready."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -6,8 +6,8 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_longctx.miniatures import boot_faults, death_faults
-from pytest_longctx.miniatures.request import Request
-from pytest_longctx.miniatures.server import Honest, spared
+from pytest_longctx.miniatures.request import Request, spared
+from pytest_longctx.miniatures.server import Honest
 
 LATE_FROM_TOKENS = 10_000
 

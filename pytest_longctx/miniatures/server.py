@@ -18,8 +18,6 @@ BLOCK_TOKENS = 16
 LATE_S = 0.6
 READ_S = 0.4
 READ_FROM_TOKENS = 50_000
-SMALL_TALK_TOKENS = 16
-"""Faults spare prompts shorter than this, so that a server with a fault still looks ready."""
 
 
 @dataclass
@@ -143,11 +141,6 @@ class Honest:
         }
         lines = [f'{name}{{engine="0",model_name="{self.model}"}} {value}' for name, value in rows.items()]
         return "\n".join([*lines, 'vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="0"} 1.0', ""])
-
-
-def spared(request: Request) -> bool:
-    """Whether *request* is too small to be treated badly."""
-    return request.tokens < SMALL_TALK_TOKENS
 
 
 def say(line: str) -> None:
