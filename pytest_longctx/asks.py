@@ -5,6 +5,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from pytest_longctx import tables
+from pytest_longctx.arrivals import Arrivals
 from pytest_longctx.deployment import HardwareName
 
 Question = Literal[
@@ -15,8 +16,10 @@ Question = Literal[
     "longest",
     "accounting",
     "repeated",
+    "reset",
     "ladder",
     "load",
+    "disconnect",
     "retrieval",
     "precision",
     "kv-dtype",
@@ -43,6 +46,14 @@ class Ask(tables.Table):
     """For a load: how many requests in all. For an accuracy: only the first so many questions of the task."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """How many of them at once, at most."""
+    rate_per_s: Annotated[float, Field(gt=0)] | None = None
+    """For a load, in place of concurrency: how many are sent a second, however slowly they are answered."""
+    arrivals: Arrivals = "poisson"
+    """How they come at that rate: at random as from many clients, or evenly."""
+    goal_ttft_s: Annotated[float, Field(gt=0)] | None = None
+    """For the goodput of a load: the longest TTFT of a request that counts as good."""
+    goal_tpot_s: Annotated[float, Field(gt=0)] | None = None
+    """The same for the time per token after the first."""
     lengths: Annotated[tuple[int, ...], tables.LISTED] = ()
     """For a ladder: the prompt lengths, at least three of them."""
     needles: Annotated[int, Field(ge=1, le=64)] = 64
@@ -84,11 +95,18 @@ class Ask(tables.Table):
         """
         What each request may have to wait for, in prompt tokens, one after the other; empty where that is not known.
 
-        A load counts as rounds in which every prompt waits for all that are sent with it.
+        A load counts as rounds in which every prompt waits for all that are sent with it; an open loop is one round.
         """
+        if self.rate_per_s is not None and self.requests is not None and self.prompt_tokens is not None:
+            return (self.prompt_tokens * self.requests,)
         if self.requests is not None and self.concurrency is not None and self.prompt_tokens is not None:
             return (self.prompt_tokens * self.concurrency,) * -(-self.requests // self.concurrency)
         return self.every_length(max_model_len)
+
+    @property
+    def arriving_s(self) -> float:
+        """How long the requests of an open loop take to come, with room for chance; 0 for anything else."""
+        return 2 * self.requests / self.rate_per_s if self.requests is not None and self.rate_per_s is not None else 0.0
 
     def every_length(self, max_model_len: int | None) -> tuple[int, ...]:
         """The length of every prompt that is sent one after the other; empty where that is not known."""
@@ -146,11 +164,17 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
             ),
         ),
         "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs it"),),
+        "reset": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'reset' finding needs it"),),
+        "disconnect": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'disconnect' finding needs it"),),
         "load": (
             (ask.prompt_tokens is not None, "ask.prompt_tokens: a 'load' finding needs it"),
             (
-                ask.requests is not None and ask.concurrency is not None,
-                "ask: a 'load' finding needs requests and concurrency",
+                ask.requests is not None and (ask.concurrency is None) != (ask.rate_per_s is None),
+                "ask: a 'load' finding needs requests, and either concurrency or rate_per_s",
+            ),
+            (
+                ask.goal_tpot_s is None or ask.output_tokens > 1,
+                "ask.goal_tpot_s: an answer of one token has no time per token after the first",
             ),
         ),
         "ladder": (

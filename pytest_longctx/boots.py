@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from pytest_longctx import models
 from pytest_longctx.diagnosis import explain_refusal
 from pytest_longctx.errors import BootError
 from pytest_longctx.exchange import Exchange
+from pytest_longctx.findings import Finding
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.machine import Machine
 from pytest_longctx.observation import Observation
 from pytest_longctx.physics import roofline
 from pytest_longctx.physics.prediction import Prediction
-from pytest_longctx.scope import Conditions
+from pytest_longctx.scope import Conditions, Mismatch
 from pytest_longctx.server import Server
 from pytest_longctx.units import quantity
 
@@ -36,12 +37,14 @@ class Boot:
     """When it was started, in seconds of Unix time."""
     predicted: Prediction | None = None
     """What was expected of it, where anything was."""
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    """The most memory in use until it was up or had failed, as far as somebody looked."""
 
     def observe(self) -> Observation:
         """The boot as evidence for a verdict."""
-        if self.failure is not None:
-            return self.failure.observation
-        return Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
+        served = Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
+        seen = served if self.failure is None else self.failure.observation
+        return replace(seen, metrics={**seen.metrics, **self.peaks})
 
     def weigh(self, exchange: Exchange) -> Observation:
         """An exchange as evidence, with the share of the peak that its prefill would have taken, where that is known."""
@@ -65,6 +68,10 @@ class Boot:
             return seen
         name, kind, sizes = known
         return replace(seen, signature=name, kind=kind, metrics={**seen.metrics, **sizes})
+
+    def beside(self, seen: Observation) -> Observation:
+        """*seen*, with the figures of the boot."""
+        return replace(seen, metrics={**self.observe().metrics, **seen.metrics})
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -102,14 +109,21 @@ class Boot:
         }
 
 
-def ratio(one: Boot, other: Boot) -> Observation:
-    """How much more KV cache *one* has than *other*; a boot that failed stands for both."""
-    both = [one.observe(), other.observe()]
+def waits_for(finding: Finding, booted: Mapping[str, Boot]) -> Mismatch | None:
+    """Why a ratio cannot be judged yet. It is judged once, on whichever of its two deployments comes up last."""
+    missing = [name for name in finding.scope.deployment if name not in booted]
+    line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged on whichever comes up last"
+    return Mismatch(0, line) if missing else None
+
+
+def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
+    """How much more KV cache one of the two deployments has than the other; a boot that failed stands for both."""
+    names = finding.divided()
+    both = [booted[name].observe() for name in names]
     for seen in both:
         if seen.outcome != "serves":
             return seen
     mine, theirs = (seen.metrics.get("kv_cache_tokens") for seen in both)
-    names = [each.conditions.deployment.name for each in (one, other)]
     said = ", ".join(
         f"{name} {quantity(tokens, 'tokens')}" for name, tokens in zip(names, (mine, theirs), strict=True) if tokens
     )

@@ -39,7 +39,7 @@ class Case:
             return None
         lengths = ask.every_request(one.max_model_len) or (one.max_model_len or 0,)
         each_s = (one.timeouts.request_s(length, ask.output_tokens) for length in lengths)
-        return one.timeouts.boot_s + times * sum(each_s)
+        return one.timeouts.boot_s + ask.arriving_s + times * sum(each_s)
 
 
 _REQUESTS: Mapping[Question, int] = MappingProxyType(
@@ -49,7 +49,9 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         ),
         **dict.fromkeys(("retrieval", "precision", "kv-dtype"), 1),
         "repeated": 2,
+        "reset": 4,  # three readings, and the reset itself
         "accounting": 2,  # many short ones: less than two of the longest
+        "disconnect": 8,  # four canaries, the prompts of three tries, and the wait for the end of work
         "haystack": 16,
         "longest": 32,
     }

@@ -9,23 +9,25 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpx
 from httpx_sse import EventSource, SSEError
 
 from pytest_longctx.exchange import Ending, Exchange, Ledger, Refusal, Usage
-from pytest_longctx.lookout import Lookout
+from pytest_longctx.lookout import Gauges, Lookout, open_http, watching
 from pytest_longctx.progress import Watch
 from pytest_longctx.prompts import Sendable
 from pytest_longctx.server import Server
 
-CONNECT_S: Final = 10.0
 _KEPT_TEXT: Final = 2000
 _CONTENT: Final = ("reasoning_content", "reasoning", "content")
 """What a chat's chunk may carry: a first token of reasoning is a first token."""
 _JSON: Final = {"Content-Type": "application/json"}
+_FIRST_BYTE: Final = "http11.send_request_headers.started"
+"""httpcore's name for the moment; where a proxy is asked for a tunnel first, it comes twice, and the last counts."""
 
 Clock = Callable[[], float]
 
@@ -40,8 +42,8 @@ class Conversation:
     deadline_s: float
     watch: Watch
     clock: Clock = time.monotonic
-    alone: bool = True
-    """Whether no other request is in flight: only then do the server's counters tell of this one."""
+    gauges: Gauges | None = None
+    """What all requests of a load look at; None: no other is in flight, and the server's counters tell of this one."""
     started_s: float = 0.0
     uploaded_s: float | None = None
     answering: bool = False
@@ -53,19 +55,16 @@ class Conversation:
 
     async def hold(self) -> Exchange:
         """The whole request, with the server's gauges watched beside it."""
-        timeout = httpx.Timeout(None, connect=CONNECT_S)
-        options: dict[str, Any] = {"base_url": self.server.url, "headers": dict(self.server.headers)}
-        options |= {"trust_env": not self.server.local, "verify": self.server.secure}
         async with (
-            httpx.AsyncClient(timeout=timeout, **options) as http,
-            httpx.AsyncClient(timeout=CONNECT_S, **options) as side,
+            open_http(self.server, None) as http,
+            nullcontext(self.gauges) if self.gauges else watching(self.server) as gauges,
         ):
-            lookout = Lookout(self.server, side)
-            if self.alone:
+            lookout = Lookout(self.server, gauges)
+            if self.gauges is None:
                 await lookout.note_counters()
             self.started_s = self.clock()
             ending, ended_s = await self._race(http, lookout)
-            ledger = await self._ledger(lookout) if self.alone and ending == "complete" else None
+            ledger = await self._ledger(lookout) if self.gauges is None and ending == "complete" else None
         return Exchange(
             sent_tokens=len(self.prompt),
             asked_tokens=self.output_tokens,
@@ -123,7 +122,11 @@ class Conversation:
         length = str(len(head) + self.prompt.json_bytes + len(tail))
         try:
             async with http.stream(
-                "POST", self.prompt.path, content=self._upload(head, tail), headers={**_JSON, "Content-Length": length}
+                "POST",
+                self.prompt.path,
+                content=self._upload(head, tail),
+                headers={**_JSON, "Content-Length": length},
+                extensions={"trace": self._note},
             ) as response:
                 if response.status_code != 200:
                     text = (await response.aread()).decode("utf-8", "replace")
@@ -147,6 +150,11 @@ class Conversation:
         head = f'{json.dumps({"model": self.server.model})[:-1]}, "{self.prompt.member}": '
         return head.encode(), b", " + json.dumps(rest)[1:].encode()
 
+    async def _note(self, event: str, _about: Mapping[str, Any]) -> None:
+        # Among fifty that start at once, a request may wait a tenth of a second for its turn to connect.
+        if event == _FIRST_BYTE:
+            self.started_s = self.clock()
+
     async def _upload(self, head: bytes, tail: bytes) -> AsyncIterator[bytes]:
         yield head
         for chunk in self.prompt.json_chunks():
@@ -156,11 +164,11 @@ class Conversation:
 
     async def _read(self, response: httpx.Response) -> Ending:
         try:
-            async for event in EventSource(response).aiter_sse():
-                now = self.clock()
+            arriving = _Arriving(response, self.clock)
+            async for event in EventSource(cast("httpx.Response", arriving)).aiter_sse():
                 if event.data == "[DONE]":
                     return "complete"
-                self._take(json.loads(event.data), now)
+                self._take(json.loads(event.data), arriving.came_s)
                 if self.refusal is not None:
                     return "refused"
         except (SSEError, json.JSONDecodeError, AttributeError, TypeError) as problem:
@@ -184,6 +192,24 @@ class Conversation:
             cached = details.get("cached_tokens", self.server.silently_cached)
             counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
             self.usage = Usage(*(count if isinstance(count, int) else None for count in counts))
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """What an `EventSource` needs of a response, stamped as it comes: reading one event must not make the next one late."""
+
+    response: httpx.Response
+    clock: Clock
+    came_s: float = 0.0
+
+    @property
+    def headers(self) -> httpx.Headers:
+        return self.response.headers
+
+    async def aiter_text(self) -> AsyncIterator[str]:
+        async for text in self.response.aiter_text():
+            self.came_s = self.clock()
+            yield text
 
 
 def _said(choice: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ Everything this package raises on purpose.
     ├── PromptError     a prompt of that length cannot be built
     ├── LaunchError     the server could not even be tried: engine not installed, port taken
     ├── BootError       the server was tried and did not come up; carries what was seen of it
+    ├── CacheError      a prefix cache was to be empty and is not, or nobody can tell
     └── ResultsError    a results file cannot be read: no header, no footer
 
 A LaunchError is trouble with the machine and judges nothing. A BootError is evidence: the engine ran and failed, and a
@@ -52,6 +53,10 @@ class BootError(LongctxError):
         super().__init__(message)
         self.observation = observation
         self.log = log
+
+
+class CacheError(LongctxError):
+    """A prefix cache that was to be emptied was not, or nobody can tell."""
 
 
 class ResultsError(LongctxError):

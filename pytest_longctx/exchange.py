@@ -101,6 +101,8 @@ class Exchange:
     text: str = field(default="", repr=False)
     detail: str = ""
     """What broke, in the words of the layer that noticed."""
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    """The most memory in use meanwhile, by its names in `pytest_longctx.measures`, as far as somebody looked."""
 
     @property
     def ttft_s(self) -> float | None:
@@ -140,6 +142,7 @@ class Exchange:
             "waited_unscheduled_s": self.waited_unscheduled_s,
             "refusal_status": self.refusal.status if self.refusal else None,
             **({} if self.ledger is None else self._by_the_server(self.ledger)),
+            **self.peaks,
         }
 
     def _by_the_server(self, ledger: Ledger) -> dict[str, float | None]:

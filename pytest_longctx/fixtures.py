@@ -4,12 +4,13 @@ What a test is given. Each fixture is thin; the work is in the modules it calls,
 Nothing heavy is imported before a fixture runs: this module is loaded by every pytest run of an environment.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_longctx.arrivals import Arrivals
     from pytest_longctx.asks import Ask as Asked
     from pytest_longctx.boots import Boot
     from pytest_longctx.deployment import Deployment
@@ -33,8 +34,17 @@ class Ask(Protocol):
 class Load(Protocol):
     """Send many prompts; see `pytest_longctx.load.run`."""
 
-    def __call__(self, prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
-        """Every exchange, and what is known of all of them together."""
+    def __call__(
+        self,
+        prompt_tokens: int,
+        output_tokens: int,
+        *,
+        requests: int,
+        concurrency: int | None = None,
+        rate_per_s: float | None = None,
+        arrivals: "Arrivals" = "poisson",
+    ) -> "Carried":
+        """Every exchange, and what is known of all of them together; either *concurrency* or *rate_per_s* is given."""
 
 
 class Accuracy(Protocol):
@@ -115,6 +125,8 @@ def prompt(
 @pytest.fixture
 def ask(longctx_session: "Session", server: "Server") -> Ask:
     """``ask(prompt(10_000), 32)``: send it, stream the answer, return the `Exchange`."""
+    from dataclasses import replace
+
     from pytest_longctx import client
 
     def send(prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
@@ -122,7 +134,7 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
             watch = longctx_session.watch
             exchange = client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
-            return exchange
+        return replace(exchange, peaks=longctx_session.peaks(exchange.started_s, exchange.ended_s))
 
     return send
 
@@ -133,26 +145,58 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
     from pytest_longctx import load
     from pytest_longctx.asks import Ask as Asked
 
-    def run(prompt_tokens: int, output_tokens: int, *, requests: int, concurrency: int) -> "Carried":
-        if tool := longctx_session.options.load:
-            asked = Asked(
-                prompt_tokens=prompt_tokens, output_tokens=output_tokens, requests=requests, concurrency=concurrency
-            )
-            with longctx_session.at_work(server) as row:
-                row["requests"] = requests
-                return longctx_session.load_by_tool(tool, server, asked)
-
-        def fresh() -> "Sendable":
-            return prompt(prompt_tokens)
-
-        watch = longctx_session.watch
+    def run(prompt_tokens: int, output_tokens: int, **how: Any) -> "Carried":
+        asked = Asked(prompt_tokens=prompt_tokens, output_tokens=output_tokens, **how)
         with longctx_session.at_work(server) as row:
-            row |= {"requests": requests, "sent_tokens": requests * prompt_tokens}
-            return load.run(
-                server, fresh, requests=requests, concurrency=concurrency, output_tokens=output_tokens, watch=watch
-            )
+            row["requests"] = asked.requests
+            if tool := longctx_session.options.load:
+                return longctx_session.load_by_tool(tool, server, asked)
+            row["sent_tokens"] = prompt_tokens * (asked.requests or 1)
+            return load.run(server, prompt, asked, longctx_session.seed, longctx_session.watch)
 
     return run
+
+
+@pytest.fixture
+def reset_cache(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[], None]":
+    """``reset_cache()``: empty the server's prefix cache, and prove it; fails where that cannot be."""
+    from pytest_longctx import prefix_cache
+    from pytest_longctx.errors import CacheError
+
+    def empty() -> None:
+        try:
+            with longctx_session.at_work(server):
+                prefix_cache.empty(server, prompt(prefix_cache.WITNESS_TOKENS), longctx_session.watch)
+        except CacheError as problem:
+            raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+
+    return empty
+
+
+@pytest.fixture
+def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, int], Observation]":
+    """``reset(prompt(8000), 4)``: the same prompt three times, the cache emptied before the third; an `Observation`."""
+    from pytest_longctx import prefix_cache
+
+    def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
+        with longctx_session.at_work(server) as row:
+            row["sent_tokens"] = len(prompt)
+            return prefix_cache.observe(server, prompt, output_tokens, longctx_session.watch)
+
+    return observe
+
+
+@pytest.fixture
+def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[int], Observation]":
+    """``disconnect(60_000)``: leave a prompt of so many tokens while it is read, and watch the server; an `Observation`."""
+    from pytest_longctx import abandon
+
+    def leave(tokens: int) -> "Observation":
+        with longctx_session.at_work(server) as row:
+            row["sent_tokens"] = tokens
+            return abandon.disconnect(server, prompt, tokens, longctx_session.watch)
+
+    return leave
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Many requests at once: a closed loop of so many at a time, and what it came to."""
+"""Many requests at once, so many at a time or so many a second, and what they came to."""
 
 import asyncio
 import time
@@ -10,10 +10,14 @@ from typing import Final
 import httpx
 
 from pytest_longctx import telemetry
+from pytest_longctx.arrivals import offsets
+from pytest_longctx.asks import Ask, missing
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import open_client
-from pytest_longctx.conversation import CONNECT_S, Conversation
+from pytest_longctx.conversation import Conversation
+from pytest_longctx.errors import PromptError
 from pytest_longctx.exchange import Exchange, Ledger, tally
+from pytest_longctx.lookout import CONNECT_S, Gauges, watching
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.prompts import Sendable
@@ -39,39 +43,80 @@ class Load:
     """The client, where it is not this package's own."""
     said: str = ""
     """Why there is nothing, where there is nothing."""
+    send_delay_s: float | None = None
+    """The most by which a request of an open loop was sent later than it was due; it counts as time the request waited."""
 
 
-def run(
-    server: Server,
-    prompt: Callable[[], Sendable],
-    *,
-    requests: int,
-    concurrency: int,
-    output_tokens: int,
-    watch: Watch = unwatched,
-) -> Load:
+def run(server: Server, prompt: Callable[[int], Sendable], asked: Ask, seed: int = 0, watch: Watch = unwatched) -> Load:
     """
-    Send *requests* prompts, at most *concurrency* at a time.
+    Send the requests that *asked* names: at most ``concurrency`` at a time, or ``rate_per_s`` however slowly they are answered.
 
-    Each may take as long as it would if all the others were ahead of it in the queue.
+    Each may take as long as it would if all the others were ahead of it in the queue. In an open loop times count from when a
+    request was due: what is sent late, because the client or the server was busy, has waited all the same. Raises `PromptError`.
     """
+    if lack := missing("load", asked, claimed=False, bounded=True):
+        raise PromptError(lack)
+    flock = _Flock(server, prompt, asked, watch)
     before = reading(server)
-    exchanges = tuple(asyncio.run(_closed_loop(server, prompt, requests, concurrency, output_tokens, watch)))
-    return Load(exchanges, ledger_since(server, before, exchanges))
+    if asked.rate_per_s is None:
+        exchanges = tuple(asyncio.run(flock.closed(asked.concurrency or 1)))
+        return Load(exchanges, ledger_since(server, before, exchanges))
+    sent = asyncio.run(flock.opened(offsets(flock.requests, asked.rate_per_s, asked.arrivals, seed)))
+    exchanges = tuple(exchange for exchange, _ in sent)
+    return Load(exchanges, ledger_since(server, before, exchanges), send_delay_s=max(delay_s for _, delay_s in sent))
 
 
-async def _closed_loop(
-    server: Server, prompt: Callable[[], Sendable], requests: int, concurrency: int, output_tokens: int, watch: Watch
-) -> list[Exchange]:
-    places = asyncio.Semaphore(concurrency)
+@dataclass(frozen=True, slots=True)
+class _Flock:
+    """The requests of one load."""
 
-    async def one() -> Exchange:
-        async with places:
-            fresh = prompt()  # made when its turn comes: not all of them need to be held at once
-            deadline_s = server.deployment.timeouts.request_s(len(fresh) * concurrency, output_tokens)
-            return await Conversation(server, fresh, output_tokens, deadline_s, watch, alone=False).hold()
+    server: Server
+    prompt: Callable[[int], Sendable]
+    asked: Ask
+    watch: Watch
 
-    return await asyncio.gather(*(one() for _ in range(requests)))
+    @property
+    def requests(self) -> int:
+        return self.asked.requests or 1
+
+    def fresh(self) -> Sendable:
+        return self.prompt(self.asked.prompt_tokens or 1)
+
+    async def send(self, fresh: Sendable, ahead: int, gauges: Gauges) -> Exchange:
+        """One request, which may have to wait until *ahead* of its size are done."""
+        deadline_s = self.server.deployment.timeouts.request_s(len(fresh) * ahead, self.asked.output_tokens)
+        talk = Conversation(self.server, fresh, self.asked.output_tokens, deadline_s, self.watch, gauges=gauges)
+        return await talk.hold()
+
+    async def closed(self, concurrency: int) -> list[Exchange]:
+        """At most *concurrency* at a time."""
+        places = asyncio.Semaphore(concurrency)
+
+        async def one(gauges: Gauges) -> Exchange:
+            async with places:
+                # Made when its turn comes: not all prompts need to be held at once.
+                return await self.send(self.fresh(), concurrency, gauges)
+
+        async with watching(self.server) as gauges:
+            return await asyncio.gather(*(one(gauges) for _ in range(self.requests)))
+
+    async def opened(self, due_s: Sequence[float]) -> list[tuple[Exchange, float]]:
+        """Each request as if it had been sent when it was due, and how much later it was."""
+
+        async def one(fresh: Sendable, due_s: float, gauges: Gauges) -> tuple[Exchange, float]:
+            exchange = await self.send(fresh, self.requests, gauges)
+            return replace(exchange, started_s=due_s), exchange.started_s - due_s
+
+        sending = []
+        fresh = self.fresh()
+        async with watching(self.server) as gauges:
+            began_s = time.monotonic()
+            for left, offset_s in zip(reversed(range(len(due_s))), due_s, strict=True):
+                await asyncio.sleep(began_s + offset_s - time.monotonic())
+                sending.append(asyncio.create_task(one(fresh, began_s + offset_s, gauges)))
+                # Made beside the requests in flight, and before it is due: a long prompt takes a while.
+                fresh = await asyncio.to_thread(self.fresh) if left else fresh
+            return await asyncio.gather(*sending)
 
 
 def reading(server: Server) -> Reading:
@@ -116,8 +161,8 @@ def _ledger_gap(load: Load) -> dict[str, float | None]:
     return {"ledger_gap_tokens": load.ledger.gap_tokens(sent, sum(each.asked_tokens for each in load.exchanges))}
 
 
-def observe(load: Load) -> Observation:
-    """A load as evidence: the first request that was not served, else its rates and percentiles."""
+def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float | None = None) -> Observation:
+    """A load as evidence: the first request that was not served, else its rates and percentiles, and what met the goals."""
     exchanges = load.exchanges
     if not exchanges:
         return Observation(None, said=load.said, measured_by=load.measured_by)
@@ -141,17 +186,34 @@ def observe(load: Load) -> Observation:
         **{f"ttft_{name}_s": value for name, value in _summary(ttft_s).items()},
         **{f"tpot_{name}_s": value for name, value in _summary(tpot_s).items()},
         **{f"itl_{name}_s": value for name, value in _summary(gaps_s).items()},
+        "send_delay_max_s": load.send_delay_s,
+        **_goodput(exchanges, duration_s, goal_ttft_s, goal_tpot_s),
         "cached_share": _cached_share(load, prompt),
         **_ledger_gap(load),
     }
     return replace(seen, metrics={name: value for name, value in metrics.items() if name not in load.left_out})
 
 
+def _goodput(
+    exchanges: Sequence[Exchange], duration_s: float, goal_ttft_s: float | None, goal_tpot_s: float | None
+) -> dict[str, float | None]:
+    """Requests that met every goal; nothing without a goal, None where a time is missing that one is about."""
+    goals = [(goal_ttft_s, "ttft_s"), (goal_tpot_s, "tpot_s")]
+    asked = [(goal_s, name) for goal_s, name in goals if goal_s is not None]
+    if not asked:
+        return {}
+    seen = [[(getattr(each, name), goal_s) for goal_s, name in asked] for each in exchanges]
+    if any(time_s is None for times in seen for time_s, _ in times):
+        return {"good_share": None, "goodput_per_s": None}
+    good = sum(all(time_s <= goal_s for time_s, goal_s in times) for times in seen)
+    return {"good_share": good / len(exchanges), "goodput_per_s": good / duration_s}
+
+
 def _summary(ordered: Sequence[float]) -> dict[str, float | None]:
-    """Mean, median and 99th percentile of *ordered*; None where there is nothing."""
+    """Mean, median, 90th and 99th percentile of *ordered*; None where there is nothing."""
     if not ordered:
-        return {"mean": None, "p50": None, "p99": None}
-    return {"mean": fmean(ordered), "p50": percentile(ordered, 50), "p99": percentile(ordered, 99)}
+        return dict.fromkeys(("mean", "p50", "p90", "p99"))
+    return {"mean": fmean(ordered), **{f"p{part}": percentile(ordered, part) for part in (50, 90, 99)}}
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

@@ -1,18 +1,22 @@
 """The lookout: the server's gauges, watched while a first token is awaited, and its counters, read before and after."""
 
 import asyncio
+import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import httpx
 
 from pytest_longctx import telemetry
+from pytest_longctx.backends import MetricNames
 from pytest_longctx.exchange import Ledger
 from pytest_longctx.progress import Progress, Watch
 from pytest_longctx.server import Server
 
+CONNECT_S: Final = 10.0
 _LOOK_S: Final = 1.0
 """How often the server's gauges are looked at while the first token is awaited."""
 _SETTLE_S: Final = 2.0
@@ -22,18 +26,58 @@ Phase = Callable[[], str]
 """Where a request stands, as far as its client knows: ``uploading``, ``waiting`` for the first token, or ``answering``."""
 
 
+def open_http(server: Server, timeout_s: float | None) -> httpx.AsyncClient:
+    """A client for *server* that reads and writes for *timeout_s*, None for ever; proxies are not for loopback."""
+    return httpx.AsyncClient(
+        base_url=server.url,
+        headers=dict(server.headers),
+        timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
+        trust_env=not server.local,
+        verify=server.secure,
+    )
+
+
+@dataclass(slots=True)
+class Gauges:
+    """A server's metrics; of many requests that look at about the same time, one asks."""
+
+    side: httpx.AsyncClient
+    names: MetricNames
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    read_s: float = -math.inf
+    last: telemetry.Reading = field(default_factory=telemetry.Reading)
+
+    async def now(self) -> telemetry.Reading:
+        """As they are."""
+        return await telemetry.scrape(self.side, self.names)
+
+    async def lately(self) -> telemetry.Reading:
+        """As they were not much longer ago than it takes to look again."""
+        async with self.asking:
+            if time.monotonic() - self.read_s > _LOOK_S / 2:
+                self.last, self.read_s = await self.now(), time.monotonic()
+        return self.last
+
+
+@asynccontextmanager
+async def watching(server: Server) -> AsyncIterator[Gauges]:
+    """The gauges of *server*, with a client of their own."""
+    async with open_http(server, CONNECT_S) as side:
+        yield Gauges(side, server.backend.metrics)
+
+
 @dataclass(slots=True)
 class Lookout:
     """Watches one request's server from beside it."""
 
     server: Server
-    side: httpx.AsyncClient
+    gauges: Gauges
     before: telemetry.Reading = field(default_factory=telemetry.Reading)
     waited_unscheduled_s: float | None = None
 
     async def note_counters(self) -> None:
         """Read the counters before the first byte is sent."""
-        self.before = await telemetry.scrape(self.side, self.server.backend.metrics)
+        self.before = await self.gauges.now()
 
     async def watch(self, what: str, phase: Phase, deadline_s: float, tell: Watch) -> str:
         """Look at the gauges while a request lasts; return, and say why, only once it has waited unscheduled too long."""
@@ -44,7 +88,7 @@ class Lookout:
             if phase() == "answering":
                 await asyncio.sleep(_LOOK_S)
                 continue
-            now = await telemetry.scrape(self.side, self.server.backend.metrics)
+            now = await self.gauges.lately()
             at = "prefill" if phase() == "waiting" and now.running != 0 else phase()
             tell(Progress(what, at, time.monotonic() - started_s, deadline_s, now.kv_usage))
             if not now.unscheduled:
@@ -66,7 +110,7 @@ class Lookout:
             return None
         end = time.monotonic() + _SETTLE_S
         while True:
-            ledger = (await telemetry.scrape(self.side, self.server.backend.metrics)).since(self.before)
+            ledger = (await self.gauges.now()).since(self.before)
             caught_up = (ledger.completion_tokens or 0) >= completion_tokens and ledger.first_tokens != 0
             if caught_up or ledger.completion_tokens is None or time.monotonic() > end:
                 return ledger

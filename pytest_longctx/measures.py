@@ -60,6 +60,10 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "kv_mantissa_bits": Measure(
             "bits", "mantissa bits of a key that came back out of the KV cache: BF16 7, E4M3 3, E5M2 2"
         ),
+        "kv_ladder_breaks": Measure(
+            "bits",
+            "rungs of the ladder that were kept above one that was lost; above 0 keys come back as other numbers",
+        ),
         "kv_relative_step": Measure("", "2^-kv_mantissa_bits: the step between numbers just above 1"),
         "longest_served_tokens": Measure("tokens", "longest prompt that was served beside its answer"),
         "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
@@ -75,6 +79,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "ledger_gap_tokens": Measure(
             "tokens", "tokens by which the growth of the server's counters differs from what was sent and asked"
         ),
+        "cached_share_before": Measure("", "cached_share of the same prompt's reading before the cache was emptied"),
         "warm_speedup": Measure("x", "TTFT of a prompt's first reading / TTFT of its second"),
         # the same question several times, or at several lengths
         "runs": Measure("runs", "readings of which the median is judged"),
@@ -91,12 +96,31 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "total_tokens_per_s": Measure("tokens/s", "prompt and completion tokens counted by the server / duration"),
         "ttft_mean_s": Measure("s", "mean TTFT of all requests", cold_only=True),
         "ttft_p50_s": Measure("s", "median TTFT of all requests", cold_only=True),
+        "ttft_p90_s": Measure("s", "90th percentile of the TTFT of all requests", cold_only=True),
         "ttft_p99_s": Measure("s", "99th percentile of the TTFT of all requests", cold_only=True),
         "tpot_mean_s": Measure("s", "mean TPOT of all requests"),
         "tpot_p50_s": Measure("s", "median TPOT of all requests"),
+        "tpot_p90_s": Measure("s", "90th percentile of the TPOT of all requests"),
         "tpot_p99_s": Measure("s", "99th percentile of the TPOT of all requests"),
         "itl_mean_s": Measure("s", "mean gap between content chunks of all requests"),
+        "itl_p90_s": Measure("s", "90th percentile of the gaps between content chunks"),
         "itl_p99_s": Measure("s", "99th percentile of the gaps between content chunks"),
+        "good_share": Measure("", "share of requests whose TTFT and TPOT met the finding's goals", cold_only=True),
+        "goodput_per_s": Measure("requests/s", "requests that met the finding's goals / duration", cold_only=True),
+        "send_delay_max_s": Measure(
+            "s",
+            "most by which the client of an open loop sent a request later than due; it is part of that request's TTFT",
+        ),
+        # a client that goes away while its prompt is read, and a small request after it
+        "abandoned_s": Measure("s", "from the first byte of the abandoned prompt sent to the disconnect"),
+        "abandoned_tokens": Measure(
+            "tokens", "growth of the server's counter of prompt tokens after all, less the small request's"
+        ),
+        "stopped_s": Measure(
+            "s", "from the disconnect to gauges without a running or waiting request, the small one's time included"
+        ),
+        "canary_usual_s": Measure("s", "median TTFT of three small requests before"),
+        "canary_delay_s": Measure("s", "TTFT of the small request after the disconnect - canary_usual_s"),
         # an evaluation: questions answered right out of all, as lm-eval scores them
         "accuracy_strict": Measure("", "share of questions whose answer is right and in the form asked for"),
         "accuracy_strict_stderr": Measure("", "standard error of accuracy_strict, of the sample of questions"),
@@ -117,6 +141,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "weights_s": Measure("s", "time to load the weights, as logged"),
         "allocation_gib": Measure("GiB", "size of the allocation that failed; the last straw, not always the culprit"),
         "device_gib": Measure("GiB", "memory of the device on which an allocation failed"),
+        # a boot or a request, by the machine's own count
+        "device_peak_gib": Measure("GiB", "most memory in use on one device, looked at once a second"),
+        "host_peak_gib": Measure(
+            "GiB", "most resident memory of the server's processes, added up: shared pages count for each of them"
+        ),
         # a published figure, by arithmetic
         "log_window_s": Measure("s", "prompt tokens / a logged rate; 10 s is the window of vLLM's log, not a time"),
         "kv_gib": Measure("GiB", "KV cache of the context in all layers, by the model's shape"),

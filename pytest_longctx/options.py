@@ -59,6 +59,7 @@ OPTIONS = (
     Option("plan", None, "say what would run, what would fit and how long it would take; boot nothing"),
     Option("strict", None, "missing evidence fails a test instead of skipping it; default: on where CI is set"),
     Option("allow-unjudged", None, "a run that judged no finding may be green"),
+    Option("allow-busy-gpu", None, "boot although somebody else holds memory of the GPUs it will run on"),
 )
 
 
@@ -81,6 +82,7 @@ class Options:
     plan: bool = False
     strict: bool = False
     allow_unjudged: bool = False
+    allow_busy_gpu: bool = False
 
 
 def add(parser: "pytest.Parser") -> None:
@@ -114,6 +116,7 @@ def fold(config: "pytest.Config") -> Options:
         plan=_switch("plan", given["plan"], default=False),
         strict=_switch("strict", given["strict"], default=bool(os.environ.get("CI"))),
         allow_unjudged=_switch("allow-unjudged", given["allow-unjudged"], default=False),
+        allow_busy_gpu=_switch("allow-busy-gpu", given["allow-busy-gpu"], default=False),
     )
 
 

@@ -29,6 +29,8 @@ class Reporting:
         self.writer: Writer | None = None
         self.unjudged = False
         self._told: set[str] = set()
+        self._said: dict[str, None] = {}
+        """What the vitals had to say beside their figures, each once."""
         self._is_worker = hasattr(session.config, "workerinput")
 
     def pytest_report_header(self) -> list[str]:
@@ -78,6 +80,8 @@ class Reporting:
         item.user_properties += self.session.unrecorded
         self.session.unrecorded.clear()
         report = yield
+        while self.session.vitals:
+            report.user_properties.append(record.row_pair(record.VITALS, self.session.vitals.popleft()))
         if call.when == "call" and report.passed and (wrong := self._not_a_pass(item, finding)):
             report.outcome, report.longrepr = "failed", wrong
         if isinstance(cause, LongctxError):
@@ -100,10 +104,12 @@ class Reporting:
         self._told.add(text)
         return text
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write down each verdict as soon as its test has it."""
         if self._is_worker:
             return
+        self._take_vitals(report)
         for boot in record.rows(record.BOOT, report.user_properties) if report.when == "setup" else ():
             self._file().boot(boot)
         for request in record.rows(record.REQUEST, report.user_properties) if report.when == "call" else ():
@@ -113,6 +119,13 @@ class Reporting:
             if key not in self.entries:
                 self.entries[key] = entry
                 self._file().verdict(report.nodeid, report.outcome, report.duration, entry)
+
+    def _take_vitals(self, report: pytest.TestReport) -> None:
+        """Write them down, and keep them from the reports that come after this one: an hour has thousands."""
+        for row in record.rows(record.VITALS, report.user_properties):
+            self._file().vitals(row)
+            self._said |= {row["said"]: None} if "said" in row else {}
+        report.user_properties[:] = [pair for pair in report.user_properties if pair[0] != record.VITALS]
 
     def _file(self) -> Writer:
         if self.writer is None:
@@ -153,6 +166,8 @@ class Reporting:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table."""
         found = list(self.entries.values())
+        for line in self._said:
+            terminalreporter.write_line(f"longctx: {line}", yellow=True)
         if self._is_worker or not found or self.session.config.get_verbosity() < -1:
             return
         terminalreporter.section("findings")

@@ -185,6 +185,13 @@ class Selection:
         python = engines.interpreter(self.backend, self.options.python) if needed else None
         return Launch(self.backend, one, models.locate(one.model), logs, python, watch)
 
+    def devices(self, one: Deployment) -> Hardware | None:
+        """The accelerators of this machine that *one* takes when it is booted; None where it takes none, or is elsewhere."""
+        # A launcher may have been written before it was asked where its servers run.
+        if not getattr(self.launcher, "here", False) or self.backend.shares_machine:
+            return None
+        return Hardware.parse(one.hardware) if one.hardware else self.machine.hardware
+
     def case(self, finding: Finding, one: Deployment) -> Case:
         """*finding* on *one*, with what keeps it from being judged there, as far as is known before a boot."""
         return Case(finding, one, mismatch(finding, self._conditions(one, finding), settled=False))

@@ -3,9 +3,10 @@
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -20,6 +21,7 @@ from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.exchange import Exchange
 from pytest_longctx.findings import Finding
+from pytest_longctx.launchers import Launch
 from pytest_longctx.load import Load
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
@@ -32,6 +34,8 @@ from pytest_longctx.selection import Selection
 from pytest_longctx.server import Server
 from pytest_longctx.turns import turn
 from pytest_longctx.verdicts import WORST_FIRST, Verdict
+from pytest_longctx.vitals import bedside
+from pytest_longctx.vitals.pulse import Pulse
 
 _PLAIN_EVERY_S = 30.0
 """How often a long wait is reported where there is no terminal."""
@@ -58,6 +62,10 @@ class Session:
     unrecorded: list[tuple[str, str]] = field(default_factory=list)
     """Boots and requests, as pairs, that no test carries yet."""
     last_boot: Boot | None = None
+    pulse: Pulse | None = None
+    """Looks at the server that is up."""
+    vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
+    """What it has seen and no report carries yet."""
     booted: dict[str, Boot] = field(default_factory=dict)
     """The last boot of each deployment, also of those that are down again."""
     gate: Gate | None = None
@@ -75,14 +83,28 @@ class Session:
         """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
         chosen = self.selection
         try:
-            launch = chosen.launch(deployment, self.watch)
-            predicted = plan.predict(deployment, chosen.backend, chosen.machine)
-            with boots.boot(chosen.launcher, launch, chosen.machine, chosen.version, predicted) as booted:
-                self.last_boot = self.booted[deployment.name] = booted
-                self.unrecorded.append(record.row_pair(record.BOOT, booted.record()))
-                yield booted
+            with bedside.beside(
+                deployment,
+                chosen.devices(deployment),
+                self.vitals.append,
+                contained=chosen.launcher.name == "docker",
+                allow_busy=self.options.allow_busy_gpu,
+            ) as self.pulse:
+                launch = replace(chosen.launch(deployment, self.watch), started=self.pulse.below)
+                yield from self._boot(launch, self.pulse)
         except LongctxError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+
+    def _boot(self, launch: Launch, pulse: Pulse) -> Iterator[Boot]:
+        chosen, since_s = self.selection, time.monotonic()
+        predicted = plan.predict(launch.deployment, chosen.backend, chosen.machine)
+        with boots.boot(chosen.launcher, launch, chosen.machine, chosen.version, predicted) as seen:
+            booted = replace(seen, peaks=pulse.peaks(since_s, time.monotonic()))
+            self.last_boot = self.booted[launch.deployment.name] = booted
+            if booted.server is not None:
+                pulse.attend(booted.server)
+            self.unrecorded.append(record.row_pair(record.BOOT, booted.record()))
+            yield booted
 
     @contextmanager
     def at_work(self, server: Server) -> Iterator[dict[str, Any]]:
@@ -94,6 +116,10 @@ class Session:
             finally:
                 row["ended_s"] = round(time.time(), 3)
                 self.unrecorded.append(record.row_pair(record.REQUEST, row))
+
+    def peaks(self, since_s: float, until_s: float) -> dict[str, float]:
+        """The most memory in use meanwhile, as far as it was seen; times are those of the monotonic clock."""
+        return {} if self.pulse is None else self.pulse.peaks(since_s, until_s)
 
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
         """The judge of one test; without a *boot* it is a claim that is judged."""
@@ -150,18 +176,6 @@ class Session:
         verdict = verdicts.out_of_scope(finding, misfit.line)
         self.put_down(item, verdict, boot)
         pytest.skip(repr(verdict))
-
-    def both(self, item: pytest.Item, finding: Finding, boot: Boot) -> Observation:
-        """
-        The capacities of the two deployments of *finding*, divided; skips *item* while only one of them has booted.
-
-        So it is judged once, on whichever comes up last.
-        """
-        missing = [name for name in finding.scope.deployment if name not in self.booted]
-        if missing:
-            line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged on whichever comes up last"
-            self.rule_out(item, finding, Mismatch(0, line), boot)
-        return boots.ratio(*(self.booted[name] for name in finding.divided()))
 
     def put_down(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
         """Write *verdict* where pytest's own reports carry it on: JUnit, xdist, and our results file."""

@@ -112,7 +112,12 @@ class EvaluationTool(Tool):
         raise NotImplementedError
 
 
-TIMES = frozenset(f"{name}_{part}_s" for name in ("ttft", "tpot", "itl") for part in ("mean", "p50", "p99"))
+TIMES = frozenset(
+    (
+        *(f"{name}_{part}_s" for name in ("ttft", "tpot", "itl") for part in ("mean", "p50", "p90", "p99")),
+        *("good_share", "goodput_per_s"),
+    )
+)
 
 
 def blind_to_empty_tokens(errand: Errand) -> frozenset[str]:

@@ -24,7 +24,7 @@ class GuideLLM(LoadTool):
     distributions = ("guidellm",)
     install = ("guidellm==0.8.1",)
     # It stamps the first and the last chunk of an answer and none between; its prompts are sentences, cut to length.
-    left_out = frozenset({"miscounted_prompts", "itl_mean_s", "itl_p50_s", "itl_p99_s"})
+    left_out = frozenset({"miscounted_prompts", "itl_mean_s", "itl_p50_s", "itl_p90_s", "itl_p99_s"})
 
     def argv(self, errand: Errand, python: str) -> tuple[str, ...]:
         ask = errand.ask

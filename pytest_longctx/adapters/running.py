@@ -15,10 +15,10 @@ from pytest_longctx import engines, load
 from pytest_longctx.adapters import Errand, EvaluationTool, LoadTool, Tool, failed
 from pytest_longctx.backends import Recipe
 from pytest_longctx.client import open_client
-from pytest_longctx.conversation import CONNECT_S
 from pytest_longctx.errors import LaunchError, ModelError
 from pytest_longctx.launchers.process import Process, environment
 from pytest_longctx.load import Load
+from pytest_longctx.lookout import CONNECT_S
 from pytest_longctx.mask import masked
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.progress import Progress, Watch, unwatched
@@ -38,6 +38,10 @@ class _Failure(Exception):  # noqa: N818 - never seen outside: it becomes an obs
 
 def carry(tool: LoadTool, errand: Errand, wanted: Path | None = None, watch: Watch = unwatched) -> Load:
     """A load sent by *tool*; where it could not be sent, one without exchanges that says why."""
+    if errand.ask.rate_per_s is not None:
+        # Their clocks start when a request is sent, so a request that they send late has not waited.
+        said = f"{tool.name}: open loops (ask.rate_per_s) are sent by this package alone: leave --longctx-load out"
+        return Load((), measured_by=tool.name, said=said)
     before = load.reading(errand.server)
     try:
         by, found = _measured(tool, tool.read, errand, wanted, watch)

@@ -88,6 +88,8 @@ class Backend:
     """True: small enough that every xdist worker may boot its own."""
     health: ClassVar[str] = "/health"
     version_path: ClassVar[str | None] = "/version"
+    reset_path: ClassVar[str | None] = None
+    """Where a POST empties the prefix cache; None: it has no such endpoint."""
     body: ClassVar[Mapping[str, Any]] = MappingProxyType({"ignore_eos": True})
     """Added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
     names_cached_if_any: ClassVar[bool] = False

@@ -13,6 +13,7 @@ class Miniature(Backend):
     host_flag = "--host"
     key_variable = Vllm.key_variable
     metrics = Vllm.metrics
+    reset_path = Vllm.reset_path
     failures = "vllm"
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ class Vllm(Backend):
     host_flag = "--host"
     key_variable = "VLLM_API_KEY"
     metrics = MetricNames.of("vllm")
+    reset_path = "/reset_prefix_cache"  # there only with VLLM_SERVER_DEV_MODE=1
     body = MappingProxyType({"ignore_eos": True})
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
@@ -44,17 +45,24 @@ class Vllm(Backend):
         old = deployment.version is not None and overlap(deployment.version, "<0.13")
         hybrid = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
         stages = int(flags.get("pipeline-parallel-size", 1))
+        stage = shape.stage(stages)
+        load = (int(flags.get("max-num-seqs", 1024)), int(flags.get("max-num-batched-tokens", 8192)))
+        tensor_parallel = int(flags.get("tensor-parallel-size", 1))
+        eager = flags.get("enforce-eager", False) and not old
+        other = {"other_bytes": vllm.eager_other_bytes(stage, *load, tensor_parallel)} if eager else {}
         return vllm.predict(
-            shape.stage(stages),
+            stage,
             device_bytes,
             deployment.max_model_len,
-            utilisation=float(flags.get("gpu-memory-utilization", 0.9)),
+            # The default rose between 0.12 and 0.25.
+            utilisation=float(flags.get("gpu-memory-utilization", 0.9 if old else 0.92)),
             value_bytes=1 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else 2,
             weight_value_bytes=deployment.model.weight_bits / 8,
-            tensor_parallel=int(flags.get("tensor-parallel-size", 1)),
+            tensor_parallel=tensor_parallel,
             block_size=int(flags.get("block-size", 16)),
-            max_batched_tokens=int(flags.get("max-num-batched-tokens", 8192)),
-            max_num_seqs=int(flags.get("max-num-seqs", 1024)),
+            max_batched_tokens=load[1],
+            max_num_seqs=load[0],
+            **other,
             hybrid=hybrid and not flags.get("disable-hybrid-kv-cache-manager", False),
             stages=stages,
         )
@@ -74,9 +82,13 @@ class VllmCpu(Vllm):
         flags, space_gib = deployment.flags, deployment.env.get("VLLM_CPU_KVCACHE_SPACE")
         if deployment.max_model_len is None or space_gib is None:
             return None
+        dtype = str(flags.get("kv-cache-dtype", "auto"))
+        # Its attention stores whatever it takes for quantised in one byte, and everything else as the model computes.
+        quantised = dtype.startswith(("fp8", "nvfp4")) or dtype.endswith("per_token_head")
         pool = vllm.Pool(
             shape,
             float(space_gib) * GiB,
+            value_bytes=1 if quantised else 2,
             block_size=int(flags.get("block-size", 128)),
             max_batched_tokens=int(flags.get("max-num-batched-tokens", 2048)),
         )

@@ -5,6 +5,7 @@ To add one, write a class with `up`, in one file beside this one, and return it 
 ``pytest_longctx_make_launcher``.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.server import Server
+
+
+def unattended(pid: int) -> None:
+    """Nobody looks at the server's processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,8 @@ class Launch:
     python: Path | None = None
     """The interpreter that has the engine."""
     watch: Watch = unwatched
+    started: Callable[[int], None] = unattended
+    """Called with the id of the process below which the server's own are, where they are on this machine."""
 
     def server_at(self, url: str, launcher: str, **more: Any) -> Server:
         """The server this launch hopes for at *url*, before anything is known of it."""
@@ -43,6 +50,8 @@ class Launcher(Protocol):
     """Whether it starts servers; one that only attaches may be shared by xdist workers."""
     needs_engine: bool
     """Whether what it starts is an engine installed on this machine."""
+    here: bool
+    """Whether what it starts runs on this machine, and on its devices."""
 
     def up(self, launch: Launch) -> AbstractContextManager[Server]:
         """Bring it up, and take it down again at exit. Raises `LaunchError` and `BootError`."""

@@ -77,6 +77,16 @@ class Container(Candidate):
             self._container.client.ping()
             time.sleep(0.2)
 
+    def pid(self) -> int | None:
+        """Its first process; None where that is none of this machine's, as where the engine runs beside this container."""
+        try:
+            self._container.reload()
+            pid = int(self._container.attrs["State"]["Pid"])
+            ours = self._container.id in Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii")
+        except Exception:  # noqa: BLE001 - the SDK lets errors of several HTTP libraries through; it may have ended already
+            return None
+        return pid if ours else None
+
     def exit_code(self) -> int | None:
         """The exit code in the container's state; None while it runs. Raises `LaunchError` where the engine is gone."""
         if not self._over.is_set():

@@ -56,6 +56,7 @@ class DockerLauncher:
     name = "docker"
     boots = True
     needs_engine = False
+    here = True
 
     def __init__(self, what: str = "") -> None:
         self.socket = _socket(what or os.environ.get("DOCKER_HOST", SOCKET), typed=bool(what))
@@ -84,6 +85,8 @@ class DockerLauncher:
             image = _image(engine, sdk, run.image, launch)
             container = Container(_started(engine, sdk, run, recipe.secrets), run, log, recipe.secrets)
             try:
+                if (pid := container.pid()) is not None:
+                    launch.started(pid)
                 server = await_ready(container, launch, hoped, boot_s=recipe.boot_s)
                 yield replace(server, words={**server.words, "image": image}, ended=container.ended)
             finally:

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -33,14 +32,16 @@ def _die_with_leash() -> None:
 def descendants(root: int) -> list[int]:
     """Every live process below *root*, by ``/proc``; empty where there is no ``/proc``."""
     children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for name in filter(str.isdecimal, os.listdir("/proc") if os.path.isdir("/proc") else ()):  # noqa: PTH208, PTH112
         try:
-            # The name in brackets may hold spaces and brackets of its own; what follows the last one is plain.
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            # Not by pathlib: it takes twice as long, and this is asked every second.
+            with open(f"/proc/{name}/stat", "rb") as stat:  # noqa: PTH123
+                # The name in brackets may hold spaces and brackets of its own; what follows the last one is plain.
+                state, parent = stat.read().rpartition(b")")[2].split()[:2]
         except OSError:  # it ended while we looked
             continue
-        if state != "Z":
-            children.setdefault(int(parent), []).append(int(stat.parent.name))
+        if state != b"Z":
+            children.setdefault(int(parent), []).append(int(name))
     found, todo = [], [root]
     while todo:
         below = children.get(todo.pop(), [])

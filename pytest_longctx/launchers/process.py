@@ -40,6 +40,7 @@ class ProcessLauncher:
     name = "process"
     boots = True
     needs_engine = True
+    here = True
 
     def __init__(self, what: str = "") -> None:
         if what:
@@ -58,6 +59,7 @@ class ProcessLauncher:
         log.parent.mkdir(parents=True, exist_ok=True)
         hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name)
         process = Process(recipe, env, log)
+        launch.started(process.pid)
         try:
             yield await_ready(process, launch, hoped, boot_s=recipe.boot_s)
         finally:
@@ -117,6 +119,7 @@ class Process(Candidate):
                 )
             finally:
                 os.close(end)
+        self.pid = self._leash.pid
         self._watch = MemoryWatch()
         self._lines = GrowingLog(log)
 

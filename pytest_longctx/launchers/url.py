@@ -27,6 +27,7 @@ class UrlLauncher:
     name = "url"
     boots = False
     needs_engine = False
+    here = False
 
     def __init__(self, base: str) -> None:
         try:

@@ -3,7 +3,8 @@
 import argparse
 
 from pytest_longctx.miniatures.faults import FAULTS
-from pytest_longctx.miniatures.server import LATE_S, serve
+from pytest_longctx.miniatures.server import LATE_S
+from pytest_longctx.miniatures.serving import serve
 
 
 def main() -> None:

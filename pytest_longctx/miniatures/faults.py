@@ -1,7 +1,7 @@
 """One class, one fault. Prompts of `SMALL_TALK_TOKENS` or fewer are spared, so that each server looks ready."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -68,6 +68,15 @@ class DiesMidStream(Honest):
             yield event
 
 
+class ReadsOn(Honest):
+    """Reads a prompt to its end though its client has gone."""
+
+    def read(self, request: Request, gone: Callable[[], bool]) -> None:
+        super().read(request, lambda: False)
+        if gone():
+            self.account(request, 0.0)
+
+
 class StallsMidStream(Honest):
     """Sends three chunks and then nothing, for ever."""
 
@@ -81,13 +90,12 @@ class StallsMidStream(Honest):
 class NeverSchedules(Honest):
     """Healthy, with an empty cache and a request that waits for ever: vLLM's admission hang."""
 
-    def events(self, request: Request) -> Iterator[dict[str, Any]]:
+    def admit(self, request: Request) -> None:
         if not spared(request):
             with self.lock:
-                self.running -= 1
                 self.waiting += 1
             time.sleep(3600)
-        yield from super().events(request)
+        super().admit(request)
 
 
 class ResetsConnection(Honest):
@@ -122,6 +130,13 @@ class ForgetsCache(Honest):
 
     def cached(self, request: Request) -> int:
         return 0
+
+
+class KeepsCache(Honest):
+    """Says that it emptied its cache, and did not."""
+
+    def reset(self) -> bool:
+        return True
 
 
 class CountersDisagree(Honest):
@@ -159,11 +174,13 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "takes-too-much": TakesTooMuch,
         "dies-mid-stream": DiesMidStream,
         "stalls-mid-stream": StallsMidStream,
+        "reads-on": ReadsOn,
         "never-schedules": NeverSchedules,
         "resets-connection": ResetsConnection,
         "error-in-stream": ErrorInStream,
         "cached-answer": CachedAnswer,
         "forgets-cache": ForgetsCache,
+        "keeps-cache": KeepsCache,
         "counters-disagree": CountersDisagree,
         "clock-disagrees": ClockDisagrees,
         "hides-counters": HidesCounters,

@@ -1,14 +1,14 @@
 """The honest miniature: real HTTP, vLLM's endpoints and texts, no model."""
 
 import json
-import os
+import select
 import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from threading import Lock
 from typing import Any
 
@@ -16,6 +16,8 @@ from pytest_longctx.miniatures.request import Request
 
 BLOCK_TOKENS = 16
 LATE_S = 0.6
+READ_S = 0.4
+READ_FROM_TOKENS = 50_000
 SMALL_TALK_TOKENS = 16
 """Faults spare prompts shorter than this, so that a server with a fault still looks ready."""
 
@@ -38,6 +40,8 @@ class Honest:
     ttft_s: float = 0.0
     lock: Lock = field(default_factory=Lock)
     late_s: float = LATE_S
+    read_s: float = READ_S
+    """How long it pretends to read a prompt of `READ_FROM_TOKENS` or more; shorter ones take it no time."""
 
     @property
     def pool(self) -> int:
@@ -90,6 +94,19 @@ class Honest:
             "total_tokens": request.tokens + request.max_tokens,
         }
 
+    def admit(self, request: Request) -> None:
+        """Let *request* run."""
+        with self.lock:
+            self.running += 1
+
+    def read(self, request: Request, gone: Callable[[], bool]) -> None:
+        """Pretend to read the prompt, as long as somebody waits for it."""
+        end_s = time.monotonic() + (self.read_s if request.tokens >= READ_FROM_TOKENS else 0)
+        while time.monotonic() < end_s:
+            if gone():
+                raise ConnectionAbortedError
+            time.sleep(0.01)
+
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
         """The stream's events; a ConnectionError raised here, or by `complaint`, resets the connection."""
         for i in range(request.max_tokens):
@@ -106,6 +123,11 @@ class Honest:
             self.prompt_tokens += request.tokens
             self.generated_tokens += request.max_tokens
             self.seen.add(request.digest)
+
+    def reset(self) -> bool:
+        """Empty the prefix cache, and say whether that was done."""
+        self.seen.clear()
+        return True
 
     def metrics(self) -> str:
         """The ``/metrics`` page."""
@@ -162,9 +184,12 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, b'{"detail": "Not Found"}')
 
     def do_POST(self) -> None:
-        """A completion, streamed or whole."""
+        """A completion, streamed or whole; or an empty cache."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self._locked():
+            return
+        if self.path == "/reset_prefix_cache":
+            self._send(200, json.dumps({"success": self.mind.reset()}).encode())
             return
         request = Request.parse(body)
         try:
@@ -183,7 +208,7 @@ class Handler(BaseHTTPRequestHandler):
             self.mind.account(request, 0.0)
             self._send(200, json.dumps({"choices": [{"text": " w0"}], "usage": self.mind.usage(request)}).encode())
         else:
-            self.mind.running += 1
+            self.mind.admit(request)
             try:
                 self._stream(request)
             finally:
@@ -195,12 +220,18 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         received_s, first_s = time.monotonic(), None
+        self.mind.read(request, self._gone)
         for event in self.mind.events(request):
             first_s = first_s or time.monotonic()
             self._chunk(f"data: {json.dumps(event)}\n\n".encode())
         self.mind.account(request, (first_s or received_s) - received_s)
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
+
+    def _gone(self) -> bool:
+        """Whether the client has hung up: then there is something to read, and it is nothing."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
@@ -215,22 +246,3 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing for each request."""
-
-
-class Quiet(ThreadingHTTPServer):
-    """A threading server that does not print a traceback when a client hangs up."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that was broken on purpose is no news."""
-
-
-def serve(mind: Honest, host: str, port: int) -> None:
-    """Boot *mind* and serve it for ever, to those who know the key in ``VLLM_API_KEY`` if there is one."""
-    mind.boot()
-    handler = type("MindedHandler", (Handler,), {"mind": mind, "key": os.environ.get("VLLM_API_KEY")})
-    with Quiet((host, port), handler) as server:
-        print("INFO:     Application startup complete.", flush=True)
-        server.serve_forever()

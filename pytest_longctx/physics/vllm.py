@@ -16,7 +16,7 @@ SAMPLER_LOGITS_BYTES = 4
 """The sampler works on fp32 copies of the logits."""
 
 OTHER_BYTES = 8.3 * GiB
-"""Activations and libraries: 0.90 x 139.8 - 27.81 - 89.71 GiB on 8 x H200 with vLLM 0.12.0; 3.6 GiB in 0.25.1, eager."""
+"""Activations, libraries and CUDA graphs: 0.90 x 139.8 - 27.81 - 89.71 GiB on 8 x H200 with vLLM 0.12.0."""
 
 HOST_OTHER_BYTES = 16.4 * GiB
 """
@@ -32,6 +32,18 @@ What must be left outside the engine's share, for CUDA graphs, NCCL and the allo
 A bracket, not a formula: with 7.0 GiB (utilisation 0.95 on an H200, vLLM 0.12.0, tensor parallel 8) the sampler's warm-up ran
 out of memory, with 14.0 GiB (0.90) it did not.
 """
+
+
+def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int, tensor_parallel: int) -> float:
+    """
+    What the profiling run of 0.25 takes beside the weights on one device, without CUDA graphs.
+
+    Fitted to boots of 0.25.1 on H200: 6.35 GiB (12 of Scout's layers, one device), 3.67 and 3.64 (all of them, eight
+    devices, two dtypes), 0.3 (a small model, 8 requests). Four copies of the sampler's logits, 77 bytes for each hidden
+    value of a full batch shared by the devices, and 0.2 GiB.
+    """
+    logits = 4 * sampler_copy_bytes(max_num_seqs, shape)
+    return 0.2 * GiB + logits + 77 * shape.hidden * max_batched_tokens / tensor_parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +164,11 @@ def predict(
     max_num_seqs: int = 1024,
     hybrid: bool = True,
     stages: int = 1,
+    other_bytes: float = OTHER_BYTES,
 ) -> Prediction:
     """What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*."""
     weights = shape.weight_bytes(weight_value_bytes, tensor_parallel, rope_value_bytes=2)
-    available = available_bytes(device_bytes, utilisation, weights, OTHER_BYTES)
+    available = available_bytes(device_bytes, utilisation, weights, other_bytes)
     parts = (value_bytes, tensor_parallel, block_size, max_batched_tokens)
     pool = Pool(shape, available, *parts, hybrid)
     one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
@@ -165,7 +178,7 @@ def predict(
         Term(f"tables of {workers} workers", tables, host=True),
         Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True),
     )
-    terms = (Term("weights", weights), Term("other", OTHER_BYTES), Term("KV pool", available), one_request, *host)
+    terms = (Term("weights", weights), Term("other", other_bytes), Term("KV pool", available), one_request, *host)
     longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
     if not pool.blocks:
         cure = "--tensor-parallel-size of twice as many devices"

@@ -77,9 +77,18 @@ class Prompt:
         yield b"]"
 
 
-@lru_cache(maxsize=4)
 def _decimal_table(largest: int) -> npt.NDArray[np.bytes_]:
     """Row i holds i in decimal and a comma, padded on the left with spaces: JSON takes those, and rows stay one width."""
-    width = len(str(largest)) + 1
-    rows = b"".join(b"%*d," % (width - 1, i) for i in range(largest + 1))
-    return np.frombuffer(rows, dtype=f"S{width}")
+    # Rounded up without another digit: a new table for the largest id of every prompt would cost more than the prompt.
+    return _decimals(min(1 << largest.bit_length(), 10 ** len(str(largest))))
+
+
+@lru_cache(maxsize=4)
+def _decimals(count: int) -> npt.NDArray[np.bytes_]:
+    width = len(str(count - 1))
+    numbers = np.arange(count, dtype=np.uint32)
+    rows = np.full((count, width + 1), ord(","), dtype=np.uint8)
+    for place in range(width):
+        digits = numbers // 10**place
+        rows[:, width - 1 - place] = np.where((digits > 0) | (place == 0), digits % 10 + ord("0"), ord(" "))
+    return rows.reshape(-1).view(f"S{width + 1}")

@@ -52,6 +52,10 @@ class Writer:
         """One request, or one load, and the test that sent it."""
         self._line({"kind": "request", "test": test, **request})
 
+    def vitals(self, vitals: Mapping[str, Any]) -> None:
+        """One look at a server and its machine."""
+        self._line({"kind": "vitals", **vitals})
+
     def verdict(self, test: str, outcome: str, duration_s: float, entry: Entry) -> None:
         """One verdict and the test that came to it."""
         self._counts[entry.verdict] = self._counts.get(entry.verdict, 0) + 1

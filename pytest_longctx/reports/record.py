@@ -19,6 +19,7 @@ _STEM = "longctx."
 FINDING = f"{_STEM}finding"
 BOOT = f"{_STEM}boot"
 REQUEST = f"{_STEM}request"
+VITALS = f"{_STEM}vitals"
 _BOUND = {"reference", "tolerance", "exactly", "at_least", "at_most"}
 
 
@@ -82,7 +83,11 @@ def without(pairs: Pairs, finding: str) -> list[tuple[str, object]]:
 
 
 def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
-    """A boot, attached to the first test that used it, or a request, to the test that sent it; *kind* is `BOOT` or `REQUEST`."""
+    """
+    A row of results on its way there: *kind* is `BOOT`, `REQUEST` or `VITALS`.
+
+    A boot is attached to the first test that used it, a request to the test that sent it.
+    """
     return kind, json.dumps(row)
 
 

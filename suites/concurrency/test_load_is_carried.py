@@ -9,6 +9,7 @@ from pytest_longctx.load import observe
 def test_load_is_carried(finding, load, judge):
     """If this fails, a server that was found to carry a load drops, starves or miscounts requests, or is slower."""
     asked = finding.ask
-    carried = load(asked.prompt_tokens, asked.output_tokens, requests=asked.requests, concurrency=asked.concurrency)
-    verdict = judge(observe(carried))
+    pace = {"rate_per_s": asked.rate_per_s, "arrivals": asked.arrivals, "concurrency": asked.concurrency}
+    carried = load(asked.prompt_tokens, asked.output_tokens, requests=asked.requests, **pace)
+    verdict = judge(observe(carried, goal_ttft_s=asked.goal_ttft_s, goal_tpot_s=asked.goal_tpot_s))
     assert verdict

@@ -334,3 +334,21 @@ def test_the_longest_request_fits_and_one_block_more_does_not(pool):
     if longest:
         assert pool.blocks_for(longest) < pool.blocks
     assert pool.blocks_for(longest + pool.block_size) >= pool.blocks
+
+
+PROFILED = {
+    # boot: (shape, tensor parallel, max_num_seqs, share of the device, GiB logged as available)
+    "12 layers, one H200, FP8": ("llama-4-scout-12-layers", 1, 1024, 0.92, 66.69),
+    "48 layers, 8 x H200, BF16": ("llama-4-scout", 8, 1024, 0.85, 87.57),
+    "48 layers, 8 x H200, FP8": ("llama-4-scout", 8, 1024, 0.90, 94.55),
+}
+
+
+@pytest.mark.parametrize("boot", PROFILED)
+def test_what_an_eager_boot_leaves_for_the_kv_cache_is_predicted_to_half_a_percent(boot):
+    name, tensor_parallel, max_num_seqs, share, logged_gib = PROFILED[boot]
+    shape = known()[name]
+    other = vllm.eager_other_bytes(shape, max_num_seqs, 8192, tensor_parallel)
+    weights = shape.weight_bytes(2, tensor_parallel, rope_value_bytes=2)
+    left_gib = vllm.available_bytes(139.8 * GiB, share, weights, other) / GiB
+    assert left_gib == pytest.approx(logged_gib, rel=0.005)

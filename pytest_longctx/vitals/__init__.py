@@ -1,0 +1,78 @@
+"""
+Vitals: what the machine and the server say of themselves beside a boot and each request.
+
+To add a make of accelerators, write a `Source` in one file beside this one and name it in `bedside`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from pytest_longctx.units import GiB
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One look at one accelerator; None is not observed."""
+
+    index: int
+    used_bytes: float | None = None
+    power_w: float | None = None
+    clock_mhz: float | None = None
+    """Of its compute units: NVIDIA's SM clock, AMD's graphics clock."""
+    memory_clock_mhz: float | None = None
+    utilisation: float | None = None
+    """Share of the last moments in which something ran, 0 to 1."""
+
+
+class Holder(NamedTuple):
+    """A process that holds memory of a device."""
+
+    device: int
+    pid: int
+    used_bytes: float | None = None
+
+
+class Source(Protocol):
+    """Something that can look at the accelerators of a server. Whatever it raises means that it cannot."""
+
+    name: str
+    """What is asked, for messages."""
+    every_s: float
+    """How often it may be asked without being felt."""
+
+    def devices(self) -> tuple[Device, ...]:
+        """One look; empty while there is nothing to say."""
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who holds memory now, as far as it is told."""
+
+    def close(self) -> None:
+        """Leave nothing running."""
+
+
+def figures(devices: Sequence[Device]) -> dict[str, list[float | None]]:
+    """
+    Each gauge as results keep it, one value for each device; a gauge that no device has is left out.
+
+    >>> figures([Device(0, used_bytes=2**31, power_w=92.5), Device(1, used_bytes=2**30)])
+    {'device_memory_gib': [2.0, 1.0], 'device_power_w': [92.5, None]}
+    """
+    found = {
+        "device_memory_gib": [None if one.used_bytes is None else round(one.used_bytes / GiB, 3) for one in devices],
+        "device_power_w": [one.power_w for one in devices],
+        "device_clock_mhz": [one.clock_mhz for one in devices],
+        "device_memory_clock_mhz": [one.memory_clock_mhz for one in devices],
+        "device_utilisation": [one.utilisation for one in devices],
+    }
+    return {name: values for name, values in found.items() if any(value is not None for value in values)}
+
+
+def wanted(names: Sequence[str], count: int, there: int) -> list[int | str]:
+    """
+    The devices a server uses: those *names* say, by index or UUID, else the first *count* of those *there* are.
+
+    >>> wanted(("4", "GPU-8a5c"), 2, 8), wanted((), 2, 8)
+    ([4, 'GPU-8a5c'], [0, 1])
+    """
+    return [int(name) if name.isdecimal() else name for name in names][:count] or list(range(min(count, there)))
