@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_longctx import models
+from pytest_longctx.conversation import decoding
 from pytest_longctx.diagnosis import explain_refusal
 from pytest_longctx.errors import BootError
 from pytest_longctx.exchange import Exchange
@@ -35,10 +36,10 @@ class Boot:
     log: Path | None = None
     began_s: float | None = None
     """When it was started, in seconds of Unix time."""
-    predicted: Prediction | None = None
-    """What was expected of it, where anything was."""
     peaks: Mapping[str, float] = field(default_factory=dict)
     """The most memory in use until it was up or had failed, as far as somebody looked."""
+    predicted: Prediction | None = None
+    """What was expected of it, where anything was."""
 
     def observe(self) -> Observation:
         """The boot as evidence for a verdict."""
@@ -159,8 +160,10 @@ def boot(
             "model": model,
             "hardware": str(here.hardware or "unknown"),
             "launcher": launcher.name,
+            "ordinary_ids": "{}-{}".format(*deployment.model.ordinary_ids),
+            "decoding": ", ".join(f"{name}={value}" for name, value in decoding(launch.backend).items()),
         }
         log = server.log if server else failure.log if failure else None
         words = server.words if server else failure.observation.words if failure else {}
         conditions = Conditions(deployment, here.hardware, version, limit, words, here.host_bytes)
-        yield Boot(conditions, facts, seconds, server, failure, log, began_s, predicted)
+        yield Boot(conditions, facts, seconds, server, failure, log, began_s, predicted=predicted)

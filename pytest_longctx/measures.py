@@ -147,6 +147,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "GiB", "most resident memory of the server's processes, added up: shared pages count for each of them"
         ),
         # a published figure, by arithmetic
+        "logged_tokens_per_s": Measure("tokens/s", "highest prompt throughput that the engine's log gives a request"),
+        "log_rate_ratio": Measure("x", "logged_tokens_per_s / prefill_tokens_per_s of the same request"),
         "log_window_s": Measure("s", "prompt tokens / a logged rate; 10 s is the window of vLLM's log, not a time"),
         "kv_gib": Measure("GiB", "KV cache of the context in all layers, by the model's shape"),
         "kv_gib_per_s": Measure("GiB/s", "that KV cache / the claimed time to store or load it"),

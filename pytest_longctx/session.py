@@ -34,7 +34,6 @@ from pytest_longctx.selection import Selection
 from pytest_longctx.server import Server
 from pytest_longctx.turns import turn
 from pytest_longctx.verdicts import WORST_FIRST, Verdict
-from pytest_longctx.vitals import bedside
 from pytest_longctx.vitals.pulse import Pulse
 
 _PLAIN_EVERY_S = 30.0
@@ -62,7 +61,7 @@ class Session:
     unrecorded: list[tuple[str, str]] = field(default_factory=list)
     """Boots and requests, as pairs, that no test carries yet."""
     last_boot: Boot | None = None
-    pulse: Pulse | None = None
+    pulse: Pulse = field(default_factory=Pulse)
     """Looks at the server that is up."""
     vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
     """What it has seen and no report carries yet."""
@@ -83,13 +82,7 @@ class Session:
         """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
         chosen = self.selection
         try:
-            with bedside.beside(
-                deployment,
-                chosen.devices(deployment),
-                self.vitals.append,
-                contained=chosen.launcher.name == "docker",
-                allow_busy=self.options.allow_busy_gpu,
-            ) as self.pulse:
+            with chosen.beside(deployment, self.vitals.append) as self.pulse:
                 launch = replace(chosen.launch(deployment, self.watch), started=self.pulse.below)
                 yield from self._boot(launch, self.pulse)
         except LongctxError as problem:
@@ -110,16 +103,13 @@ class Session:
     def at_work(self, server: Server) -> Iterator[dict[str, Any]]:
         """Have *server* to oneself for a request or a load; what is put into the yielded row is recorded with its times."""
         with turn(server.url):
+            self.pulse.hold_still()
             row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
             try:
                 yield row
             finally:
                 row["ended_s"] = round(time.time(), 3)
                 self.unrecorded.append(record.row_pair(record.REQUEST, row))
-
-    def peaks(self, since_s: float, until_s: float) -> dict[str, float]:
-        """The most memory in use meanwhile, as far as it was seen; times are those of the monotonic clock."""
-        return {} if self.pulse is None else self.pulse.peaks(since_s, until_s)
 
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
         """The judge of one test; without a *boot* it is a claim that is judged."""

@@ -18,11 +18,15 @@ SAMPLER_LOGITS_BYTES = 4
 OTHER_BYTES = 8.3 * GiB
 """Activations, libraries and CUDA graphs: 0.90 x 139.8 - 27.81 - 89.71 GiB on 8 x H200 with vLLM 0.12.0."""
 
-HOST_OTHER_BYTES = 16.4 * GiB
-"""
-What a worker takes of the host beside its tables, whatever for.
+HOST_OTHER_BYTES = 2.2 * GiB
+"""What a worker takes of the host beside its tables; see `HOST_COPIES`."""
 
-Eight workers of a 560 GiB host were ended by the kernel at about 79 GB each, 57.2 GiB of them tables (vLLM 0.25.1, one boot).
+HOST_COPIES = 1.8
+"""
+How often a worker holds its tables in host memory.
+
+From two boots with four workers (vLLM 0.25.1): the host had 96 GiB in use with tables of 12.0 GiB each, and 12 GiB with tables of
+0.45 GiB. Eight workers with tables of 57.2 GiB were ended by the kernel at about 79 GB each, before they had them all.
 """
 
 OUTSIDE_BYTES = 7.5 * GiB
@@ -163,8 +167,8 @@ def predict(
     max_batched_tokens: int = 8192,
     max_num_seqs: int = 1024,
     hybrid: bool = True,
-    stages: int = 1,
     other_bytes: float = OTHER_BYTES,
+    stages: int = 1,
 ) -> Prediction:
     """What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*."""
     weights = shape.weight_bytes(weight_value_bytes, tensor_parallel, rope_value_bytes=2)
@@ -173,7 +177,7 @@ def predict(
     pool = Pool(shape, available, *parts, hybrid)
     one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
     workers = tensor_parallel * stages
-    tables = workers * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups)
+    tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups)
     host = (
         Term(f"tables of {workers} workers", tables, host=True),
         Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True),

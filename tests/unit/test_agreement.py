@@ -127,7 +127,7 @@ def test_a_host_too_small_for_the_tables_of_its_workers_is_foreseen_with_its_cur
     """The boot of 2026-11-20: eight workers on a host of 560 GiB, ended by its kernel."""
     found = shipped("scout-vllm-10m-random-fp8")
     assert found is not None
-    assert (found.outcome, str(found.culprit)) == ("dies", "tables of 8 workers 457.76 GiB of host memory")
+    assert (found.outcome, str(found.culprit)) == ("dies", "tables of 8 workers 823.97 GiB of host memory")
     assert found.cure == "--max-num-seqs 8"
     cured = shipped("scout-vllm-10m-random-fp8-few-requests")
     assert cured is not None
@@ -136,7 +136,7 @@ def test_a_host_too_small_for_the_tables_of_its_workers_is_foreseen_with_its_cur
 
 def test_a_larger_host_or_one_that_is_not_known_is_not_foreseen_to_fail():
     one = load(home.suites() / "deployments" / "scout-vllm-10m-random-fp8.toml")
-    for host_bytes in (None, 600 * GiB):
+    for host_bytes in (None, 1024 * GiB):
         found = plan.predict(one, Vllm(), Machine(Hardware("H200", 8), host_bytes=host_bytes))
         assert found is not None
         assert found.fits
