@@ -12,6 +12,7 @@ from pytest_longctx.conversation import decoding
 from pytest_longctx.diagnosis import Evidence, diagnose, explain_refusal
 from pytest_longctx.errors import BootError
 from pytest_longctx.exchange import Exchange
+from pytest_longctx.findings import Finding
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.launchers.ready import how_it_ended
 from pytest_longctx.machine import Machine
@@ -20,7 +21,7 @@ from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.physics import roofline
 from pytest_longctx.physics.prediction import Prediction
 from pytest_longctx.reading import Reading, read_file
-from pytest_longctx.scope import Conditions
+from pytest_longctx.scope import Conditions, Mismatch
 from pytest_longctx.server import Server
 from pytest_longctx.units import quantity
 
@@ -76,6 +77,10 @@ class Boot:
         name, kind, sizes = known
         return replace(seen, signature=name, kind=kind, metrics={**seen.metrics, **sizes})
 
+    def beside(self, seen: Observation) -> Observation:
+        """*seen*, with the figures of the boot."""
+        return replace(seen, metrics={**self.observe().metrics, **seen.metrics})
+
     @property
     def words(self) -> Mapping[str, str]:
         """What its log called by name, whether it came up or not."""
@@ -126,14 +131,21 @@ class Boot:
         }
 
 
-def ratio(one: Boot, other: Boot) -> Observation:
-    """How much more KV cache *one* has than *other*; a boot that failed stands for both."""
-    both = [one.observe(), other.observe()]
+def waits_for(finding: Finding, booted: Mapping[str, Boot]) -> Mismatch | None:
+    """Why a ratio cannot be judged yet. It is judged once, on whichever of its two deployments comes up last."""
+    missing = [name for name in finding.scope.deployment if name not in booted]
+    line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged on whichever comes up last"
+    return Mismatch(0, line) if missing else None
+
+
+def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
+    """How much more KV cache one of the two deployments has than the other; a boot that failed stands for both."""
+    names = finding.divided()
+    both = [booted[name].observe() for name in names]
     for seen in both:
         if seen.outcome != "serves":
             return seen
     mine, theirs = (seen.metrics.get("kv_cache_tokens") for seen in both)
-    names = [each.conditions.deployment.name for each in (one, other)]
     said = ", ".join(
         f"{name} {quantity(tokens, 'tokens')}" for name, tokens in zip(names, (mine, theirs), strict=True) if tokens
     )

@@ -60,6 +60,10 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "kv_mantissa_bits": Measure(
             "bits", "mantissa bits of a key that came back out of the KV cache: BF16 7, E4M3 3, E5M2 2"
         ),
+        "kv_ladder_breaks": Measure(
+            "bits",
+            "rungs of the ladder that were kept above one that was lost; above 0 keys come back as other numbers",
+        ),
         "kv_relative_step": Measure("", "2^-kv_mantissa_bits: the step between numbers just above 1"),
         "longest_served_tokens": Measure("tokens", "longest prompt that was served beside its answer"),
         "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
