@@ -14,6 +14,7 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.launchers import container, manifests, pod
+from pytest_longctx.launchers.docker_reaper import RUN_LABEL
 
 _FROM_SHELL = "FROM-THE-SHELL"
 
@@ -66,9 +67,7 @@ def docker(backend: Backend, one: Deployment) -> str:
     listens = "127.0.0.1" if one.docker.network == "host" else inside
     made = backend.recipe(one, _told(one), port, one.docker.python, host=listens)
     inherited = dict.fromkeys(made.pass_env, _FROM_SHELL)
-    run = container.plan(
-        made, one, _told(one), {manifests.RUN_LABEL: ""}, {**os.environ, **inherited}, on_this_host=False
-    )
+    run = container.plan(made, one, _told(one), {RUN_LABEL: ""}, {**os.environ, **inherited}, on_this_host=False)
     return run.line().replace(f"={_FROM_SHELL}", "")
 
 

@@ -8,9 +8,8 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import pod
+from pytest_longctx.launchers.kubernetes_reaper import RUN_LABEL
 
-RUN_LABEL = "pytest-longctx.run"
-"""Names the one boot an object was made for."""
 NAME_LABEL = "app.kubernetes.io/instance"
 LEADER = {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
 """The label that a LeaderWorkerSet gives the Pod that leads."""

@@ -16,6 +16,7 @@ from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.builtin import BACKENDS, load
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import manifests, pod
+from pytest_longctx.launchers.kubernetes_reaper import RUN_LABEL
 from pytest_longctx.starts import of_pod
 from tests.unit import make
 
@@ -155,7 +156,7 @@ def test_a_run_is_never_started_again_and_ends_some_day():
     assert (run["restartPolicy"], run["activeDeadlineSeconds"]) == ("Never", 7200)
     for each in rendered(RUN):
         assert each["metadata"]["namespace"] == "serving"
-        assert each["metadata"]["labels"][manifests.RUN_LABEL] == RUN.run_id
+        assert each["metadata"]["labels"][RUN_LABEL] == RUN.run_id
         assert each["metadata"]["ownerReferences"] == [RUN.reference]
         assert each["metadata"]["name"] == "longctx-tiny-01234567"
 
