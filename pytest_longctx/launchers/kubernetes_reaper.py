@@ -46,8 +46,9 @@ class Api:
         self.configuration = client.Configuration()
         self.namespace = "default"
         try:
-            config.load_kube_config(client_configuration=self.configuration)
-            _, context = config.list_kube_config_contexts()
+            where = os.environ.get("KUBECONFIG")  # the client itself looks once, when it is imported
+            config.load_kube_config(where, client_configuration=self.configuration)
+            _, context = config.list_kube_config_contexts(where)
             self.namespace = context["context"].get("namespace") or self.namespace
         except config.ConfigException:
             config.load_incluster_config(client_configuration=self.configuration)

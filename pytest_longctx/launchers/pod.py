@@ -100,7 +100,7 @@ def spec(backend: Backend, one: Deployment, made: Recipe, model: str, key_secret
         "resources": _resources(one, has),
         "volumeMounts": list(mounts),
         "securityContext": {"allowPrivilegeEscalation": False},
-        **probes(backend.health, one),
+        **probes(backend.health, made.port, one),
     }
     optional = {
         "nodeSelector": table.node_selector,
@@ -112,6 +112,8 @@ def spec(backend: Backend, one: Deployment, made: Recipe, model: str, key_secret
         "automountServiceAccountToken": False,
         # Or a Service called vllm gives the engine a VLLM_PORT that is no port.
         "enableServiceLinks": False,
+        # Or the engine is process 1, which no signal ends unless it asks for it, and which inherits what its workers leave.
+        "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": int(GRACE_S),
         **{name: value for name, value in optional.items() if value},
         "containers": [container],
@@ -129,7 +131,7 @@ def literal(word: str) -> str:
     return word if word == KEY else re.sub(r"\$(?=[($])", "$$", word)
 
 
-def probes(health: str, one: Deployment) -> dict[str, Any]:
+def probes(health: str, port: int, one: Deployment) -> dict[str, Any]:
     """
     More patient than the launcher itself, and than the longest prompt: some engines answer no health check meanwhile.
 
@@ -140,7 +142,7 @@ def probes(health: str, one: Deployment) -> dict[str, Any]:
 
     def every(period_s: int, patience_s: float) -> dict[str, Any]:
         return {
-            "httpGet": {"path": health, "port": "http"},
+            "httpGet": {"path": health, "port": port},
             "periodSeconds": period_s,
             "timeoutSeconds": period_s,
             "failureThreshold": math.ceil(patience_s / period_s) + 1,

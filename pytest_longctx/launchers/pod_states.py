@@ -86,7 +86,7 @@ def look(pods: Sequence[Object], events: Sequence[Object], waited_s: float) -> S
     trouble = next((found for pod in ordered for found in _troubles(pod, events, waited_s)), None)
     return Seen(
         doing=_doing(status, state),
-        started=bool(state.get("running") or ended),
+        started=ended is not None or state.get("running") is not None,
         exit_code=None if ended is None else int(ended["exitCode"]),
         oom_killed=None if ended is None else ended.get("reason") == "OOMKilled",
         trouble="" if trouble is None else f"{trouble[0]}: {trouble[1]}".rstrip(": "),
@@ -108,7 +108,7 @@ def _doing(status: Object, state: Object) -> str:
         return "waiting for a node"
     if waiting := state.get("waiting"):
         return f"on its node: {waiting.get('reason') or 'waiting'}"
-    return "running" if "running" in state else str(status.get("phase", "made")).lower()
+    return "running" if state.get("running") is not None else str(status.get("phase", "made")).lower()
 
 
 def _is_scheduled(status: Object) -> bool:

@@ -82,8 +82,17 @@ def until(condition, most_s=30.0):
 def miniature(folder, name, *, image="longctx/base:1", flags="", env="", docker="", table="", boot_s=30, python=None):
     """A deployment file for a miniature in a Pod."""
     path = folder / f"{name}.toml"
-    text = MINIATURE.format(name=name, image=image, flags=flags, env=env, docker=docker, table=table, boot_s=boot_s,
-                            port=free_port(), python=python or sys.executable)
+    text = MINIATURE.format(
+        name=name,
+        image=image,
+        flags=flags,
+        env=env,
+        docker=docker,
+        table=table,
+        boot_s=boot_s,
+        port=free_port(),
+        python=python or sys.executable,
+    )
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -102,8 +111,13 @@ def run(tmp_path, world):
     def once(deployment, test="def test_it(server): pass", *more, **env):
         (tmp_path / "test_it.py").write_text(test, encoding="utf-8")
         done = subprocess.run(
-            command(deployment, *more), cwd=tmp_path, env={**os.environ, "KUBECONFIG": world.plane.admin, **env},
-            capture_output=True, text=True, check=False, timeout=120,
+            command(deployment, *more),
+            cwd=tmp_path,
+            env={**os.environ, "KUBECONFIG": world.plane.admin, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
         return done.stdout + done.stderr, done.returncode
 

@@ -33,21 +33,40 @@ class ControlPlane:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.port, self.processes = free_port(), []
+        self.port = free_port()
+        self.processes: list[subprocess.Popen[bytes]] = []
         crt, key = certificate(folder, "apiserver")
         tokens = folder / "tokens.csv"
         tokens.write_text('sesame,admin,1,"system:masters"\nnobody,nobody,2\n')
         etcd, peer = free_port(), free_port()
-        self._start("etcd", "etcd", f"--data-dir={folder / 'etcd'}", f"--listen-client-urls=http://127.0.0.1:{etcd}",
-                    f"--advertise-client-urls=http://127.0.0.1:{etcd}", f"--listen-peer-urls=http://127.0.0.1:{peer}",
-                    f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}", f"--initial-cluster=default=http://127.0.0.1:{peer}")
+        self._start(
+            "etcd",
+            "etcd",
+            f"--data-dir={folder / 'etcd'}",
+            f"--listen-client-urls=http://127.0.0.1:{etcd}",
+            f"--advertise-client-urls=http://127.0.0.1:{etcd}",
+            f"--listen-peer-urls=http://127.0.0.1:{peer}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+            f"--initial-cluster=default=http://127.0.0.1:{peer}",
+        )
         self._server = [
-            str(BINARY), f"--etcd-servers=http://127.0.0.1:{etcd}", "--bind-address=127.0.0.1", f"--secure-port={self.port}",
-            "--insecure-port=0", f"--tls-cert-file={crt}", f"--tls-private-key-file={key}", f"--token-auth-file={tokens}",
-            "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/24",
-            "--service-account-issuer=https://test", f"--service-account-signing-key-file={key}",
-            f"--service-account-key-file={key}", "--disable-admission-plugins=ServiceAccount",
-            "--kubelet-preferred-address-types=InternalIP", "--allow-privileged=true", f"--cert-dir={folder}",
+            str(BINARY),
+            f"--etcd-servers=http://127.0.0.1:{etcd}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            "--insecure-port=0",
+            f"--tls-cert-file={crt}",
+            f"--tls-private-key-file={key}",
+            f"--token-auth-file={tokens}",
+            "--authorization-mode=RBAC",
+            "--service-cluster-ip-range=10.96.0.0/24",
+            "--service-account-issuer=https://test",
+            f"--service-account-signing-key-file={key}",
+            f"--service-account-key-file={key}",
+            "--disable-admission-plugins=ServiceAccount",
+            "--kubelet-preferred-address-types=InternalIP",
+            "--allow-privileged=true",
+            f"--cert-dir={folder}",
         ]
         self.serve()
         self.admin, self.nobody = self.kubeconfig("admin", "sesame"), self.kubeconfig("nobody", "nobody")
@@ -61,9 +80,14 @@ class ControlPlane:
         self._start("apiserver", *self._server)
 
     def kubeconfig(self, user, token):
-        server = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(self.folder / "apiserver.crt")}
+        server = {
+            "server": f"https://127.0.0.1:{self.port}",
+            "certificate-authority": str(self.folder / "apiserver.crt"),
+        }
         made = {
-            "apiVersion": "v1", "kind": "Config", "current-context": "it",
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "it",
             "clusters": [{"name": "it", "cluster": server}],
             "users": [{"name": user, "user": {"token": token}}],
             "contexts": [{"name": "it", "context": {"cluster": "it", "user": user, "namespace": "default"}}],

@@ -39,9 +39,14 @@ class Kubelet:
         self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
         port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
-        status, answer = api.call("POST", "api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+        status, answer = api.call(
+            "POST", "api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+        )
         assert status == 201, answer
-        place = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}
+        place = {
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        }
         self.patch(f"api/v1/nodes/{NODE}/status", {"status": place})
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -68,8 +73,14 @@ class Kubelet:
         self.patch(f"{path_of('Pod', meta['namespace'], meta['name'])}/status", {"status": status})
 
     def state(self, pod, phase, state, **more):
-        box = {"name": "engine", "image": pod["spec"]["containers"][0]["image"], "imageID": "sha256:0123", "ready": False,
-               "restartCount": 0, "state": state}
+        box = {
+            "name": "engine",
+            "image": pod["spec"]["containers"][0]["image"],
+            "imageID": "sha256:0123",
+            "ready": False,
+            "restartCount": 0,
+            "state": state,
+        }
         # A strategic merge would keep what the last state had.
         for other in {"waiting", "running", "terminated"} - set(state):
             box["state"][other] = None
@@ -78,8 +89,15 @@ class Kubelet:
     def event(self, pod, reason, message):
         meta = pod["metadata"]
         about = {"kind": "Pod", "namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]}
-        made = {"apiVersion": "v1", "kind": "Event", "metadata": {"generateName": "e-"}, "involvedObject": about,
-                "reason": reason, "message": message, "type": "Warning"}
+        made = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": "e-"},
+            "involvedObject": about,
+            "reason": reason,
+            "message": message,
+            "type": "Warning",
+        }
         assert self.api.call("POST", f"api/v1/namespaces/{meta['namespace']}/events", made)[0] == 201
 
     def _run(self):
@@ -98,7 +116,11 @@ class Kubelet:
             if held is not None and held[0].poll() is None:
                 held[0].terminate()
                 return
-            self.api.call("DELETE", path_of("Pod", meta["namespace"], meta["name"]), {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0})
+            self.api.call(
+                "DELETE",
+                path_of("Pod", meta["namespace"], meta["name"]),
+                {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0},
+            )
         elif "nodeName" not in pod["spec"]:
             self._schedule(pod)
         elif held is None and status["phase"] == "Pending":
@@ -106,14 +128,20 @@ class Kubelet:
         elif held is not None and held[0].poll() is not None and status["phase"] == "Running":
             code = held[0].returncode
             memory = code == -signal.SIGKILL and "oom" in pod["spec"]["containers"][0]["image"]
-            ended = {"exitCode": 128 - code if code < 0 else code, "reason": "OOMKilled" if memory else "Error" if code else "Completed"}
+            ended = {
+                "exitCode": 128 - code if code < 0 else code,
+                "reason": "OOMKilled" if memory else "Error" if code else "Completed",
+            }
             self.state(pod, "Failed" if code else "Succeeded", {"terminated": ended})
 
     def _schedule(self, pod):
         meta = pod["metadata"]
         if pod["spec"].get("nodeSelector"):
             said = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity."
-            self.status(pod, conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}])
+            self.status(
+                pod,
+                conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}],
+            )
             return
         target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
         bound = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": meta["name"]}, "target": target}
@@ -123,13 +151,19 @@ class Kubelet:
         box, meta = pod["spec"]["containers"][0], pod["metadata"]
         name = box["image"].partition(":")[0].rpartition("/")[2]
         if name in PULLS:
-            self.state(pod, "Pending", {"waiting": {"reason": PULLS[name], "message": f"Back-off pulling image {box['image']!r}"}})
+            self.state(
+                pod,
+                "Pending",
+                {"waiting": {"reason": PULLS[name], "message": f"Back-off pulling image {box['image']!r}"}},
+            )
             return
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         for each in box["env"]:
             value = self._value(meta["namespace"], each)
             if value is None and not each["valueFrom"]["secretKeyRef"].get("optional"):
-                self.state(pod, "Pending", {"waiting": {"reason": "CreateContainerConfigError", "message": "secret not found"}})
+                self.state(
+                    pod, "Pending", {"waiting": {"reason": "CreateContainerConfigError", "message": "secret not found"}}
+                )
                 return
             env |= {} if value is None else {each["name"]: value}
         argv = [expanded(word, env) for word in (*box["command"], *box["args"])]
@@ -165,8 +199,6 @@ class Kubelet:
                 else:
                     self._log(*running[namespace, name])
 
-            do_POST = do_GET
-
             def _log(self, process, log):
                 self.send_response(200)
                 self.send_header("Transfer-Encoding", "chunked")
@@ -192,8 +224,12 @@ def forward(asked, port):
     """A web socket in the dialect of port-forwarding: a channel's number before each piece, its port in its first."""
     told = hashlib.sha1((asked.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
     asked.send_response(101)
-    for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", base64.b64encode(told).decode()),
-                        ("Sec-WebSocket-Protocol", "v4.channel.k8s.io")):
+    for name, value in (
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", base64.b64encode(told).decode()),
+        ("Sec-WebSocket-Protocol", "v4.channel.k8s.io"),
+    ):
         asked.send_header(name, value)
     asked.end_headers()
     asked.close_connection = True
@@ -202,7 +238,13 @@ def forward(asked, port):
     def send(channel, data, kind=2):
         data = (bytes([channel]) if kind == 2 else b"") + data
         size = len(data)
-        head = bytes([0x80 | kind]) + (bytes([size]) if size < 126 else b"\x7e" + struct.pack(">H", size) if size < 65536 else b"\x7f" + struct.pack(">Q", size))
+        head = bytes([0x80 | kind]) + (
+            bytes([size])
+            if size < 126
+            else b"\x7e" + struct.pack(">H", size)
+            if size < 65536
+            else b"\x7f" + struct.pack(">Q", size)
+        )
         with out:
             asked.wfile.write(head + data)
 
@@ -229,7 +271,13 @@ def forward(asked, port):
             if len(head) < 2 or head[0] & 15 == 8:
                 return
             size = head[1] & 127
-            size = struct.unpack(">H", asked.rfile.read(2))[0] if size == 126 else struct.unpack(">Q", asked.rfile.read(8))[0] if size == 127 else size
+            size = (
+                struct.unpack(">H", asked.rfile.read(2))[0]
+                if size == 126
+                else struct.unpack(">Q", asked.rfile.read(8))[0]
+                if size == 127
+                else size
+            )
             mask, data = asked.rfile.read(4), asked.rfile.read(size)
             keys = (mask * (size // 4 + 1))[:size]
             plain = (int.from_bytes(data, "big") ^ int.from_bytes(keys, "big")).to_bytes(size, "big")

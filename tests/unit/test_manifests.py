@@ -246,7 +246,7 @@ def patience_s(probe):
 def test_no_probe_gives_up_before_the_boot_and_the_longest_prompt_are_over(boot_s, usual_s, length, rate):
     timeouts = {"boot_s": boot_s, "usual_boot_s": usual_s, "slowest_prefill_tokens_per_s": rate}
     made = one(max_model_len=length, timeouts=timeouts)
-    found = pod.probes("/health", made)
+    found = pod.probes("/health", 8000, made)
     assert patience_s(found["startupProbe"]) > max(boot_s, usual_s)
     for probe in (found["livenessProbe"], found["readinessProbe"]):
         assert patience_s(probe) > max(boot_s, usual_s, made.timeouts.request_s(length, 0))
