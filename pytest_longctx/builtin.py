@@ -27,6 +27,7 @@ LAUNCHERS: Mapping[str, str] = MappingProxyType(
     {
         "process": "pytest_longctx.launchers.process:ProcessLauncher",
         "docker": "pytest_longctx.launchers.docker:DockerLauncher",
+        "kubernetes": "pytest_longctx.launchers.kubernetes:KubernetesLauncher",
         "url": "pytest_longctx.launchers.url:UrlLauncher",
     }
 )

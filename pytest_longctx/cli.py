@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_longctx import __version__, backends, builtin, catalogue, deployment, engines, findings, home, plan
+from pytest_longctx import __version__, backends, builtin, catalogue, deployment, engines, findings, home, plan, render
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import dead, match
 from pytest_longctx.catalogue import Catalogue
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     known = commands.add_parser("signatures", help="write the known log lines of all engines as one page")
     known.add_argument("folder", type=Path, help="where the page goes")
     readers.add(commands)
+    render.add(commands)
     given = parser.parse_args(arguments)
     try:
         if hasattr(given, "run"):
