@@ -13,6 +13,7 @@ Question = Literal[
     "boot-fails",
     "served",
     "over-limit",
+    "over-pool",
     "longest",
     "accounting",
     "repeated",
@@ -81,6 +82,8 @@ class Ask(tables.Table):
     """The engine whose flags that start has."""
     boot_s: float | None = None
     """How long that boot took, where it was seen."""
+    as_text: bool = False
+    """For an over-limit: as a text of so many tokens, which the server may refuse by its characters before it tokenises it."""
     over_limit_tokens: int | None = None
     """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
 
@@ -153,6 +156,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
     )
     needs: dict[Question, tuple[tuple[bool, str], ...]] = {
         "served": one_length,
+        "over-pool": one_length,
         "retrieval": one_length,
         "precision": one_length,
         "kv-dtype": one_length,

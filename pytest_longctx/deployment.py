@@ -61,8 +61,10 @@ class Timeouts(tables.Table):
     """From the start of the process to the first generated token."""
     usual_boot_s: Positive | None = None
     """What a boot was seen to take; for plans only."""
-    admission_s: Positive = 60.0
-    """How long requests may wait while none runs and the KV cache is empty."""
+    admission_s: Positive = 10.0
+    """How long requests may wait while none runs, nothing moves and the KV cache is empty; six times as long where it is not."""
+    canary_s: Positive = 30.0
+    """What a request of a few tokens may take after one that came to nothing."""
     answer_s: Positive = 120.0
     """What every request may take, however short."""
     slowest_prefill_tokens_per_s: Positive = 500.0

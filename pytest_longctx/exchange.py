@@ -13,10 +13,15 @@ from statistics import median
 from typing import Literal
 
 from pytest_longctx.mask import masked
-from pytest_longctx.observation import Observation, Outcome
+from pytest_longctx.observation import Kind, Observation, Outcome
 
-Ending = Literal["complete", "refused", "server error", "disconnected", "died mid-stream", "deadline", "not admitted"]
-"""How a request ended. ``died mid-stream``: the stream stopped without its closing ``[DONE]``."""
+Ending = Literal[
+    "complete", "refused", "server error", "disconnected", "died mid-stream", "deadline", "not admitted", "engine dead"
+]
+"""
+How a request ended. ``died mid-stream``: the stream stopped without its closing ``[DONE]``; ``engine dead``: nothing stopped,
+but the server's health said that nothing would come any more.
+"""
 
 ENDING_OUTCOMES: Mapping[Ending, Outcome] = {
     "complete": "serves",
@@ -26,7 +31,15 @@ ENDING_OUTCOMES: Mapping[Ending, Outcome] = {
     "died mid-stream": "dies",
     "deadline": "hangs",
     "not admitted": "is not admitted",
+    "engine dead": "dies",
 }
+
+ENDING_KINDS: Mapping[Ending, Kind] = {
+    "deadline": "hang",
+    "not admitted": "hang-admission",
+    "engine dead": "dead-engine",
+}
+"""The class of failure that an ending is by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +111,8 @@ class Exchange:
     """None where the server has no counters, or where other requests moved them too."""
     refusal: Refusal | None = None
     waited_unscheduled_s: float | None = None
+    health: int | None = None
+    """HTTP status of the server's health after a request that came to nothing; None: not asked, or nobody answered."""
     text: str = field(default="", repr=False)
     detail: str = ""
     """What broke, in the words of the layer that noticed."""
@@ -141,6 +156,7 @@ class Exchange:
             "cached_share": _share(usage.cached_tokens, usage.prompt_tokens),
             "waited_unscheduled_s": self.waited_unscheduled_s,
             "refusal_status": self.refusal.status if self.refusal else None,
+            **({} if self.health is None else {"health_status": self.health}),
             **({} if self.ledger is None else self._by_the_server(self.ledger)),
             **self.peaks,
         }
@@ -166,6 +182,7 @@ class Exchange:
             phase="request",
             said=self.refusal.text if self.refusal else self.detail,
             metrics=self.metrics(),
+            kind=ENDING_KINDS.get(self.ending),
             sent_tokens=self.sent_tokens,
             asked_tokens=self.asked_tokens if self.ending == "complete" else None,
         )

@@ -109,11 +109,15 @@ def prompt(
     `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``text``, ``chat``, ``turns``, ``users``.
     """
     from pytest_longctx import models
-    from pytest_longctx.prompts import PromptFactory
+    from pytest_longctx.prompts import PromptFactory, vocabulary
+    from pytest_longctx.prompts.corpus import Sentences, Words
     from pytest_longctx.prompts.reader import Reader
 
     def reader() -> Reader:
-        return Reader(models.locate(deployment.model), longctx_corpus, deployment.max_model_len)
+        where, source = models.locate(deployment.model), longctx_corpus
+        if deployment.model.make is not None and source == Sentences():  # a made tokenizer knows no English
+            source = Words.of(vocabulary.load(where), *deployment.model.ordinary_ids)
+        return Reader(where, source, deployment.max_model_len)
 
     params = getattr(request.node, "callspec", None)
     finding = params.params.get("finding") if params else None

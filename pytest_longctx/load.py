@@ -9,7 +9,7 @@ from typing import Final
 
 import httpx
 
-from pytest_longctx import telemetry
+from pytest_longctx import telemetry, waking
 from pytest_longctx.arrivals import offsets
 from pytest_longctx.asks import Ask, missing
 from pytest_longctx.backends import MetricNames
@@ -61,9 +61,9 @@ def run(server: Server, prompt: Callable[[int], Sendable], asked: Ask, seed: int
     flock = _Flock(server, prompt, asked, watch)
     before = reading(server)
     if asked.rate_per_s is None:
-        exchanges = tuple(asyncio.run(flock.closed(asked.concurrency or 1)))
+        exchanges = tuple(waking.run(flock.closed(asked.concurrency or 1)))
         return Load(exchanges, ledger_since(server, before, exchanges))
-    sent = asyncio.run(flock.opened(offsets(flock.requests, asked.rate_per_s, asked.arrivals, seed)))
+    sent = waking.run(flock.opened(offsets(flock.requests, asked.rate_per_s, asked.arrivals, seed)))
     exchanges = tuple(exchange for exchange, _ in sent)
     return Load(exchanges, ledger_since(server, before, exchanges), send_delay_s=max(delay_s for _, delay_s in sent))
 

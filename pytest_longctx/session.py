@@ -167,18 +167,6 @@ class Session:
         self.put_down(item, verdict, boot)
         pytest.skip(repr(verdict))
 
-    def both(self, item: pytest.Item, finding: Finding, boot: Boot) -> Observation:
-        """
-        The capacities of the two deployments of *finding*, divided; skips *item* while only one of them has booted.
-
-        So it is judged once, on whichever comes up last.
-        """
-        missing = [name for name in finding.scope.deployment if name not in self.booted]
-        if missing:
-            line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged on whichever comes up last"
-            self.rule_out(item, finding, Mismatch(0, line), boot)
-        return boots.ratio(*(self.booted[name] for name in finding.divided()))
-
     def put_down(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
         """Write *verdict* where pytest's own reports carry it on: JUnit, xdist, and our results file."""
         earlier = verdicts_of(item)

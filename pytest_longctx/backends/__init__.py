@@ -87,6 +87,8 @@ class Backend:
     shares_machine: ClassVar[bool] = False
     """True: small enough that every xdist worker may boot its own."""
     health: ClassVar[str] = "/health"
+    dies_unhealthy: ClassVar[bool] = False
+    """Whether a health of 503, from a server that was up, is an engine that has died; else it may only be busy."""
     version_path: ClassVar[str | None] = "/version"
     reset_path: ClassVar[str | None] = None
     """Where a POST empties the prefix cache; None: it has no such endpoint."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pytest_longctx.diagnosis import Evidence
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import docker_reaper
 from pytest_longctx.launchers.container import ContainerRun
 from pytest_longctx.launchers.growing import GrowingLog
 from pytest_longctx.launchers.process import GRACE_S
-from pytest_longctx.launchers.ready import Candidate, how_it_ended
+from pytest_longctx.launchers.ready import Candidate
 from pytest_longctx.mask import masked, secret_values
 
 _SETTLE_S = 10.0
@@ -106,11 +107,10 @@ class Container(Candidate):
         """Whole lines that the log has gained since the last call; the rest of it once the container has ended."""
         return self._lines.more(ended=self._over.is_set())
 
-    def ended(self) -> str | None:
-        """How it ended, in words; None where it runs on. Raises `LaunchError` where the engine is gone."""
-        self._over.wait(_SETTLE_S)
-        code = self.exit_code()
-        return None if code is None else how_it_ended(code, oom_killed=self._oom_killed)
+    def ended(self, wait_s: float) -> Evidence | None:
+        """How it ended, if it does so within *wait_s*. Raises `LaunchError` where the engine is gone."""
+        self._over.wait(wait_s)
+        return super().ended(0.0)
 
     def close(self) -> None:
         """Wait for the rest of the log, after the container was removed."""

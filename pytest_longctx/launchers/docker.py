@@ -88,7 +88,9 @@ class DockerLauncher:
                 if (pid := container.pid()) is not None:
                     launch.started(pid)
                 server = await_ready(container, launch, hoped, boot_s=recipe.boot_s)
-                yield replace(server, words={**server.words, "image": image}, ended=container.ended)
+                yield replace(
+                    server, words={**server.words, "image": image}, ended=container.ended, hidden=container.secrets
+                )
             finally:
                 reaper.let_go(in_peace=not container.lost)
                 container.close()

@@ -1,20 +1,15 @@
-"""One class, one fault. Prompts of `SMALL_TALK_TOKENS` or fewer are spared, so that each server looks ready."""
+"""One class, one fault. Prompts of `request.SMALL_TALK_TOKENS` or fewer are spared, so that each server looks ready."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.miniatures import boot_faults
-from pytest_longctx.miniatures.request import Request
-from pytest_longctx.miniatures.server import SMALL_TALK_TOKENS, Honest
+from pytest_longctx.miniatures import boot_faults, death_faults
+from pytest_longctx.miniatures.request import Request, spared
+from pytest_longctx.miniatures.server import Honest
 
 LATE_FROM_TOKENS = 10_000
-
-
-def spared(request: Request) -> bool:
-    """Whether *request* is too small to be treated badly."""
-    return request.tokens < SMALL_TALK_TOKENS
 
 
 class LateFirstToken(Honest):
@@ -98,6 +93,21 @@ class NeverSchedules(Honest):
         super().admit(request)
 
 
+class StaysBlocked(NeverSchedules):
+    """The same, and what comes after that request waits behind it, though its client has gone."""
+
+    blocked = False
+
+    def events(self, request: Request) -> Iterator[dict[str, Any]]:
+        if self.blocked and spared(request):
+            with self.lock:
+                self.running -= 1
+                self.waiting += 1
+            time.sleep(3600)
+        self.blocked = self.blocked or not spared(request)
+        yield from super().events(request)
+
+
 class ResetsConnection(Honest):
     """Resets the connection instead of answering."""
 
@@ -176,6 +186,11 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "stalls-mid-stream": StallsMidStream,
         "reads-on": ReadsOn,
         "never-schedules": NeverSchedules,
+        "stays-blocked": StaysBlocked,
+        "wedges": death_faults.Wedges,
+        "engine-dies": death_faults.EngineDies,
+        "runs-out-under-a-request": death_faults.RunsOutUnderARequest,
+        "is-killed-under-a-request": death_faults.IsKilledUnderARequest,
         "resets-connection": ResetsConnection,
         "error-in-stream": ErrorInStream,
         "cached-answer": CachedAnswer,
