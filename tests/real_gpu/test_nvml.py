@@ -57,11 +57,13 @@ def source():
 @pytest.fixture
 def holder():
     with subprocess.Popen([sys.executable, "-c", HOLD, "somebody-else"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "HOLDING\n"
-        time.sleep(3)
-        yield process
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "HOLDING\n"
+            time.sleep(3)
+            yield process
+        finally:
+            process.kill()
 
 
 def until_free(source):
@@ -113,14 +115,16 @@ def test_memory_that_is_not_back_is_said_with_its_holder(source, one):
     with subprocess.Popen(
         [sys.executable, "-c", "input();" + HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as late:
-        assert late.stdin is not None
-        assert late.stdout is not None
-        with beside(one, Hardware("H200"), rows.append, contained=False, allow_busy=False):
-            late.stdin.write(b"\n")
-            late.stdin.flush()
-            assert late.stdout.readline() == b"HOLDING\n"
-            time.sleep(3)
-        late.kill()
+        try:
+            assert late.stdin is not None
+            assert late.stdout is not None
+            with beside(one, Hardware("H200"), rows.append, contained=False, allow_busy=False):
+                late.stdin.write(b"\n")
+                late.stdin.flush()
+                assert late.stdout.readline() == b"HOLDING\n"
+                time.sleep(3)
+        finally:
+            late.kill()
     said = [row["said"] for row in rows if "said" in row]
     print("\n", len(rows), rows[-2], *said, sep="\n")
     assert len(said) == 1
@@ -130,4 +134,7 @@ def test_memory_that_is_not_back_is_said_with_its_holder(source, one):
 
 
 def test_this_machine_is_known_by_its_device(source):
-    print("\n", detect())
+    found = detect()
+    print("\n", found)
+    assert found.hardware is not None
+    assert found.hardware.kind != "cpu"
