@@ -43,6 +43,7 @@ def woke_s() -> float | None:
 def run(main: Coroutine[Any, Any, T], clock: Callable[[], float] = time.monotonic) -> T:
     """As `asyncio.run`, on a loop that stamps its turns by *clock*, and with short pauses for collecting garbage."""
     # What is there already, which in a test run is a great deal, is not looked through again while answers come in.
+    gc.collect(1)  # or what the request before left behind would be kept among the old for long
     gc.freeze()
     try:
         with asyncio.Runner(loop_factory=lambda: _Loop(clock)) as runner:
