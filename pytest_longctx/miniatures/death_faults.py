@@ -55,14 +55,21 @@ class EngineDies(Honest):
 class RunsOutUnderARequest(Honest):
     """Runs out of GPU memory at the first long prompt, says so in its log, and shuts down as if all were well."""
 
+    dead = False
+
+    def healthy(self) -> bool:
+        return not self.dead
+
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
-        if spared(request):
+        if not spared(request) and not self.dead:
+            for line in _OUT_OF_MEMORY.strip().splitlines():
+                say(line)
+            self.dead = True
+            Timer(_SHUTDOWN_S, os._exit, (0,)).start()
+        if self.dead:
+            yield {"error": {"message": _ENGINE_DEAD, "type": "InternalServerError", "code": 500}}
+        else:
             yield from super().events(request)
-            return
-        for line in _OUT_OF_MEMORY.strip().splitlines():
-            say(line)
-        yield {"error": {"message": _ENGINE_DEAD, "type": "InternalServerError", "code": 500}}
-        Timer(_SHUTDOWN_S, os._exit, (0,)).start()
 
 
 class IsKilledUnderARequest(Honest):

@@ -93,19 +93,18 @@ class NeverSchedules(Honest):
         super().admit(request)
 
 
-class StaysBlocked(NeverSchedules):
+class StaysBlocked(Honest):
     """The same, and what comes after that request waits behind it, though its client has gone."""
 
     blocked = False
 
-    def events(self, request: Request) -> Iterator[dict[str, Any]]:
-        if self.blocked and spared(request):
+    def admit(self, request: Request) -> None:
+        self.blocked = self.blocked or not spared(request)
+        if self.blocked:
             with self.lock:
-                self.running -= 1
                 self.waiting += 1
             time.sleep(3600)
-        self.blocked = self.blocked or not spared(request)
-        yield from super().events(request)
+        super().admit(request)
 
 
 class ResetsConnection(Honest):
