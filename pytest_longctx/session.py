@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -62,6 +62,8 @@ class Session:
     """What this run is held against, where it has a baseline."""
     problems: list[str] = field(default_factory=list)
     """What is wrong with the markers of collected tests."""
+    longest_prompts: dict[str, int] = field(default_factory=dict)
+    """By deployment, in tokens: what the collected tests will send."""
     _said_s: float = field(default_factory=time.monotonic)
 
     @cached_property
@@ -73,7 +75,9 @@ class Session:
         """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
         chosen = self.selection
         try:
-            launch = chosen.launch(deployment, self.watch)
+            launch = replace(
+                chosen.launch(deployment, self.watch), longest_prompt=self.longest_prompts.get(deployment.name)
+            )
             with boots.boot(chosen.launcher, launch, chosen.machine.hardware, chosen.version) as booted:
                 self.last_boot = booted
                 predicted = plan.predict(deployment, chosen.backend, chosen.machine.hardware)

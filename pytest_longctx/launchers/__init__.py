@@ -29,6 +29,8 @@ class Launch:
     python: Path | None = None
     """The interpreter that has the engine."""
     watch: Watch = unwatched
+    longest_prompt: int | None = None
+    """In tokens, of all that this run is to send here; None: not known."""
 
     def server_at(self, url: str, launcher: str, **more: Any) -> Server:
         """The server this launch hopes for at *url*, before anything is known of it."""

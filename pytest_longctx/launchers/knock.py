@@ -35,6 +35,8 @@ class Knock:
         """Whether anybody has answered anything."""
         self.figures: dict[str, float] = {}
         self.words: dict[str, str] = {}
+        self.loaded: dict[str, str] = {}
+        """What the served name stands for, where the list says so."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -99,6 +101,8 @@ class Knock:
         if name is None or name not in models:
             self.last = f"model {self.server.model!r} is not among {sorted(models)}"
             return None
+        root = models[name].get("root")
+        self.loaded = {"loaded_model": root} if isinstance(root, str) and root != name else {}
         return replace(self.server, model=name, max_model_len=self.server.backend.limit_in(models[name]))
 
     def _one_token(self, server: Server) -> dict[str, Any]:
@@ -119,7 +123,7 @@ class Knock:
         if backend.version_path is not None:
             answer = http.get(backend.version_path)
             version = backend.version_in(answer.json()) if answer.status_code == 200 else None
-        self.words = telemetry.cache_layout(http, backend.metrics)
+        self.words = {**telemetry.cache_layout(http, backend.metrics), **self.loaded}
         if server.max_model_len is not None:
             self.figures["max_model_len"] = float(server.max_model_len)
         self.answered = replace(server, version=version)
