@@ -6,7 +6,19 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_longctx import __version__, backends, builtin, catalogue, deployment, engines, findings, home, plan, render
+from pytest_longctx import (
+    __version__,
+    backends,
+    builtin,
+    catalogue,
+    deployment,
+    engines,
+    findings,
+    home,
+    plan,
+    published,
+    render,
+)
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import dead, match
 from pytest_longctx.catalogue import Catalogue
@@ -38,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     checked.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/, deployments/")
     known = commands.add_parser("signatures", help="write the known log lines of all engines as one page")
     known.add_argument("folder", type=Path, help="where the page goes")
+    shown = commands.add_parser("commands", help="write the published commands beside those we render, as one page")
+    shown.add_argument("folder", type=Path, help="where the page goes")
     readers.add(commands)
     render.add(commands)
     given = parser.parse_args(arguments)
@@ -52,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
             _check((home.suites(), *given.data))
         elif given.command == "signatures":
             _write(given.folder, {"signatures.md": signatures.page(catalogues())})
+        elif given.command == "commands":
+            _write(given.folder, {"commands.md": published_commands()})
         else:
             _show_plan(_backend(given.backend), given.hardware, (home.suites(), *given.data), as_json=given.json)
     except LongctxError as problem:
@@ -89,6 +105,13 @@ def _write(folder: Path, made: Mapping[str, str]) -> None:
 def catalogues() -> dict[str, Catalogue]:
     """Every shipped catalogue, by the backend it is named after."""
     return {path.stem: catalogue.load(path) for path in sorted(Path(backends.__file__).parent.glob("*.toml"))}
+
+
+def published_commands() -> str:
+    """The page of the documents' commands and ours."""
+    known = deployment.load_all((home.suites() / "deployments",))
+    pairs = {name: (_backend(one.backend), one) for name, one in known.items() if one.backend in builtin.BACKENDS}
+    return published.page(published.load(home.suites() / "commands.toml"), pairs)
 
 
 def _check(folders: tuple[Path, ...]) -> None:

@@ -30,7 +30,7 @@ class Model(tables.Table):
     make: str | None = None
     """A checkpoint to make on the spot; see `pytest_longctx.models`."""
     path: str | None = None
-    """A folder on the server's machine; ``~`` and relative paths are allowed."""
+    """A folder on the server's machine, or a GGUF file; ``~`` and relative paths are allowed."""
     id: str | None = None
     """A name that the engine resolves itself, such as a Hugging Face repository."""
     shape: str | None = None

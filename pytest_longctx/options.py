@@ -38,7 +38,7 @@ OPTIONS = (
     Option(
         "backend",
         "NAME",
-        "what serves: vllm, vllm-cpu, vllm-neuron, sglang, openai, miniature, or a plugin's",
+        "what serves: vllm, vllm-cpu, vllm-neuron, sglang, transformers, openai, miniature, or a plugin's",
         flag="--backend",
     ),
     Option(

@@ -71,6 +71,8 @@ class Session:
     """What this run is held against, where it has a baseline."""
     problems: list[str] = field(default_factory=list)
     """What is wrong with the markers of collected tests."""
+    longest_prompts: dict[str, int] = field(default_factory=dict)
+    """By deployment, in tokens: what the collected tests will send."""
     _said_s: float = field(default_factory=time.monotonic)
 
     @cached_property
@@ -83,7 +85,11 @@ class Session:
         chosen = self.selection
         try:
             with chosen.beside(deployment, self.vitals.append) as self.pulse:
-                launch = replace(chosen.launch(deployment, self.watch), started=self.pulse.below)
+                launch = replace(
+                    chosen.launch(deployment, self.watch),
+                    started=self.pulse.below,
+                    longest_prompt=self.longest_prompts.get(deployment.name),
+                )
                 yield from self._boot(launch, self.pulse)
         except LongctxError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
