@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_longctx import models
+from pytest_longctx import models, tables
+from pytest_longctx.deployment import Deployment
 from pytest_longctx.diagnosis import explain_refusal
 from pytest_longctx.errors import BootError
 from pytest_longctx.exchange import Exchange
@@ -25,7 +26,7 @@ class Boot:
 
     conditions: Conditions
     facts: dict[str, str]
-    """What is judged, in words: deployment, engine, model, hardware, launcher."""
+    """What is judged, in words: deployment and the hash of its file, engine, model, hardware, launcher."""
     seconds: float
     server: Server | None = None
     failure: BootError | None = None
@@ -87,6 +88,11 @@ class Boot:
         }
 
 
+def engine_called(deployment: Deployment, version: str | None) -> str:
+    """The engine and its version, as facts name them."""
+    return f"{deployment.backend} {version or 'of unknown version'}"
+
+
 @contextmanager
 def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version: str | None) -> Iterator[Boot]:
     """
@@ -110,7 +116,8 @@ def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version:
         limit = server.max_model_len if server else deployment.max_model_len
         facts = {
             "deployment": deployment.name,
-            "engine": f"{deployment.backend} {version or 'of unknown version'}",
+            "configuration": tables.digest(deployment),
+            "engine": engine_called(deployment, version),
             "model": model,
             "hardware": str(hardware) if hardware else "unknown",
             "launcher": launcher.name,

@@ -54,12 +54,16 @@ OPTIONS = (
     Option(
         "fail-on", "MEASURE:N%", "a finding is broken where a figure is worse than its baseline by more, as ttft_s:10%"
     ),
+    Option("resume", "PATH", "a results.jsonl, or its folder: take over what was judged under the same conditions"),
     Option("seed", "N", "the seed of every prompt; default: a new one each run, recorded in the results"),
     Option("load", "NAME", "who sends loads: this package (default), vllm-bench, guidellm or aiperf"),
     Option("plan", None, "say what would run, what would fit and how long it would take; boot nothing"),
     Option("strict", None, "missing evidence fails a test instead of skipping it; default: on where CI is set"),
     Option("allow-unjudged", None, "a run that judged no finding may be green"),
 )
+
+
+_OF_A_RUN = ("seed", "results", "report", "plan", "resume")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Options:
     report: Path | None = None
     baseline: Path | None = None
     fail_on: str = ""
+    resume: Path | None = None
     seed: int | None = None
     load: str | None = None
     plan: bool = False
@@ -109,6 +114,7 @@ def fold(config: "pytest.Config") -> Options:
         report=_place(config, "report", given["report"]) if given["report"] else None,
         baseline=_place(config, "baseline", given["baseline"]) if given["baseline"] else None,
         fail_on=given["fail-on"],
+        resume=_place(config, "resume", given["resume"]) if given["resume"] else None,
         seed=_seed(given["seed"]),
         load=given["load"] or None,
         plan=_switch("plan", given["plan"], default=False),
@@ -118,11 +124,11 @@ def fold(config: "pytest.Config") -> Options:
 
 
 def typed(config: "pytest.Config") -> list[str]:
-    """The options of this run that were typed, as they would be typed again; not the seed, nor where results go."""
+    """The options of this run that were typed, as they would be typed again; not the seed, nor what is only for a whole run."""
     words = []
     for option in OPTIONS:
         value = config.getoption(option.key)
-        if value is not None and option.name not in ("seed", "results", "report", "plan"):
+        if value is not None and option.name not in _OF_A_RUN:
             words.append(option.long if option.metavar is None else f"{option.long}={value}")
     return words
 

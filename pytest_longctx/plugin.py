@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not options.in_use(config):
         return
     from pytest_longctx import builtin
+    from pytest_longctx.carrying import Carrying
     from pytest_longctx.errors import LongctxError
     from pytest_longctx.reporting import Reporting
     from pytest_longctx.reports import html
@@ -54,6 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     except LongctxError as problem:
         raise pytest.UsageError(str(problem)) from None
     config.pluginmanager.register(Reporting(session), _REPORTING)
+    if session.earlier is not None:
+        config.pluginmanager.register(Carrying(session, session.earlier), "longctx-carrying")
 
 
 def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:

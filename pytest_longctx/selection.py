@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,13 @@ from pytest_longctx.options import Options
 from pytest_longctx.plan import Plan
 from pytest_longctx.progress import Watch
 from pytest_longctx.scope import Conditions, machine_lacks, mismatch
+
+
+def pair_of(item: pytest.Item) -> tuple[Any, Any]:
+    """The finding and the deployment of a test; (None, None) where it has none, or a "finding" that is something else."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    finding, one = params.get("finding"), params.get("deployment")
+    return (finding, one) if isinstance(finding, Finding) and isinstance(one, Deployment) else (None, None)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.options import Options
 from pytest_longctx.progress import Progress
-from pytest_longctx.reports import jsonl, record
+from pytest_longctx.reports import jsonl, record, resume
 from pytest_longctx.reports.compare import Gate
+from pytest_longctx.reports.resume import Earlier
 from pytest_longctx.scope import Mismatch, mismatch
 from pytest_longctx.selection import Selection
 from pytest_longctx.server import Server
@@ -60,6 +61,8 @@ class Session:
     last_boot: Boot | None = None
     gate: Gate | None = None
     """What this run is held against, where it has a baseline."""
+    earlier: Earlier | None = None
+    """The run that this one resumes."""
     problems: list[str] = field(default_factory=list)
     """What is wrong with the markers of collected tests."""
     _said_s: float = field(default_factory=time.monotonic)
@@ -194,9 +197,15 @@ _SESSION = pytest.StashKey[Session]()
 def open_session(config: pytest.Config, options: Options) -> Session:
     """Make the session and keep it with *config*; xdist workers take the controller's seed."""
     handed: dict[str, Any] = getattr(config, "workerinput", {})
-    seed = options.seed if options.seed is not None else handed.get("longctx_seed", secrets.randbits(32))
-    config.stash[_SESSION] = Session(config, options, seed, gate=_gate(options))
-    return config.stash[_SESSION]
+    seed = options.seed if options.seed is not None else handed.get("longctx_seed")
+    earlier = resume.read(options.resume) if options.resume else None
+    session = Session(config, options, 0, gate=_gate(options), earlier=earlier)
+    if seed is None and earlier is not None and session.selection.launcher.boots:
+        # The same prompts as the run that was cut off; of a server that has not been booted anew they may be in the cache.
+        seed = earlier.seed
+    session.seed = secrets.randbits(32) if seed is None else seed
+    config.stash[_SESSION] = session
+    return session
 
 
 def _gate(options: Options) -> Gate | None:

@@ -26,6 +26,19 @@ def _row(entry: Entry) -> str:
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
 
 
+def resumed(found: Sequence[Entry]) -> Iterator[str]:
+    """What a run that resumes another took over, and what it asked again though it was judged, with the reasons."""
+    carried = sum(bool(entry.carried) for entry in found)
+    yield f"{carried} of {len(found)} carried over from the run that was resumed, {len(found) - carried} judged now"
+    reasons: dict[str, list[str]] = {}
+    for entry in found:
+        if entry.again and not entry.carried:
+            reasons.setdefault(entry.again, []).append(entry.finding)
+    for why, ids in reasons.items():
+        names = ", ".join(sorted(set(ids)))
+        yield f"judged again, {why}: {names}"
+
+
 def tally(found: Sequence[Entry]) -> str:
     """
     How many of each.
