@@ -55,6 +55,7 @@ OPTIONS = (
         "fail-on", "MEASURE:N%", "a finding is broken where a figure is worse than its baseline by more, as ttft_s:10%"
     ),
     Option("resume", "PATH", "a results.jsonl, or its folder: take over what was judged under the same conditions"),
+    Option("shard", "K/N", "only part K of N, split by deployment; K/N:FILE balances by the times in a results.jsonl"),
     Option("seed", "N", "the seed of every prompt; default: a new one each run, recorded in the results"),
     Option("load", "NAME", "who sends loads: this package (default), vllm-bench, guidellm or aiperf"),
     Option("plan", None, "say what would run, what would fit and how long it would take; boot nothing"),
@@ -63,7 +64,7 @@ OPTIONS = (
 )
 
 
-_OF_A_RUN = ("seed", "results", "report", "plan", "resume")
+_OF_A_RUN = ("seed", "results", "report", "plan", "resume", "shard")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Options:
     baseline: Path | None = None
     fail_on: str = ""
     resume: Path | None = None
+    shard: str = ""
     seed: int | None = None
     load: str | None = None
     plan: bool = False
@@ -115,6 +117,7 @@ def fold(config: "pytest.Config") -> Options:
         baseline=_place(config, "baseline", given["baseline"]) if given["baseline"] else None,
         fail_on=given["fail-on"],
         resume=_place(config, "resume", given["resume"]) if given["resume"] else None,
+        shard=given["shard"],
         seed=_seed(given["seed"]),
         load=given["load"] or None,
         plan=_switch("plan", given["plan"], default=False),

@@ -44,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_longctx.reporting import Reporting
     from pytest_longctx.reports import html
     from pytest_longctx.session import open_session
+    from pytest_longctx.sharding import Sharding
 
     config.pluginmanager.register(builtin, "longctx-builtin")
     try:
@@ -52,9 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
             html.check()
         _refuse_many_workers(config, session.selection)
         session.selection.check()
+        sharding = Sharding.of(session)
     except LongctxError as problem:
         raise pytest.UsageError(str(problem)) from None
     config.pluginmanager.register(Reporting(session), _REPORTING)
+    if sharding is not None:
+        config.pluginmanager.register(sharding, "longctx-sharding")
     if session.earlier is not None:
         config.pluginmanager.register(Carrying(session, session.earlier), "longctx-carrying")
 

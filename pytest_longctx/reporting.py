@@ -36,7 +36,8 @@ class Reporting:
         chosen, given = self.session.selection, self.session.options
         where = str(chosen.machine.hardware or "unknown hardware")
         strict = ", strict" if given.strict else ""
-        by = f"longctx: {chosen.backend.name} by {masked(given.launcher, ())} on {where}, seed {self.session.seed}{strict}"
+        part = f", shard {given.shard.partition(':')[0]}" if given.shard else ""
+        by = f"longctx: {chosen.backend.name} by {masked(given.launcher, ())} on {where}, seed {self.session.seed}{strict}{part}"
         wrong = [
             f"longctx: {one.name}: {name}: {what}"
             for one in (chosen.deployments if chosen.launcher.boots else ())
@@ -155,18 +156,22 @@ class Reporting:
         """A run that judged nothing is red; then close the results."""
         if self._is_worker:
             return
-        found = self.entries.values()
+        found, shard = self.entries.values(), self.session.shard
+        others_judge = bool(shard and shard["whole_judges"])
         # Published claims need no server: beside findings that do, they are no sign that one was there.
         proves_nothing = not any(entry.verdict in JUDGED and entry.server for entry in found) and any(
             entry.verdict not in JUDGED for entry in found
         )
-        if proves_nothing and not self.session.options.allow_unjudged and exitstatus == pytest.ExitCode.OK:
+        may_be_unjudged = self.session.options.allow_unjudged or others_judge
+        if proves_nothing and not may_be_unjudged and exitstatus == pytest.ExitCode.OK:
             self.unjudged = True
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if self.writer is not None:
-            self.writer.close(int(session.exitstatus))
-            if self.session.options.report is not None:
-                html.write(jsonl.read(self.writer.path), self.session.options.report)
+        if others_judge and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK  # there are more shards than deployments
+        if self.writer is not None or shard:
+            self._file().close(int(session.exitstatus), **({"shard": shard} if shard else {}))
+        if self.writer is not None and self.session.options.report is not None:
+            html.write(jsonl.read(self.writer.path), self.session.options.report)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table."""

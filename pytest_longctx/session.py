@@ -63,6 +63,8 @@ class Session:
     """What this run is held against, where it has a baseline."""
     earlier: Earlier | None = None
     """The run that this one resumes."""
+    shard: dict[str, Any] | None = None
+    """Which part of a whole this run is, and how that was split; known once the tests are collected."""
     problems: list[str] = field(default_factory=list)
     """What is wrong with the markers of collected tests."""
     _said_s: float = field(default_factory=time.monotonic)

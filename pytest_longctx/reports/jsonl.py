@@ -76,9 +76,9 @@ class Writer:
                 self._counts[row["verdict"]] = self._counts.get(row["verdict"], 0) + 1
             self._line(row)
 
-    def close(self, exit_code: int) -> None:
+    def close(self, exit_code: int, **more: Any) -> None:
         """The footer."""
-        self._line({"kind": "footer", "finished": now(), "exit_code": exit_code, "verdicts": self._counts})
+        self._line({"kind": "footer", "finished": now(), "exit_code": exit_code, "verdicts": self._counts, **more})
         self._file.close()
 
     def _line(self, row: Mapping[str, Any]) -> None:
@@ -102,6 +102,14 @@ class Results:
     requests: list[dict[str, Any]] = field(default_factory=list)
     vitals: list[dict[str, Any]] = field(default_factory=list)
     retrievals: list[dict[str, Any]] = field(default_factory=list)
+
+
+def write(results: Results, path: Path) -> None:
+    """*results* as a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    between = (results.boots, results.requests, results.vitals, results.retrievals, results.verdicts)
+    rows = (results.header, *chain.from_iterable(between), results.footer)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
 def begun(path: Path) -> list[dict[str, Any]]:
