@@ -50,6 +50,11 @@ OPTIONS = (
     Option("hardware", "NxKIND", "what the server runs on, such as 8xH200; default: look at this machine"),
     Option("results", "DIR", "where results.jsonl and server logs go; default: results"),
     Option("report", "FILE", "also write the results as one HTML page"),
+    Option(
+        "junit-properties",
+        "WHERE",
+        "where verdicts stand in JUnit XML: test (default), or suite, for readers that insist on the xunit2 schema",
+    ),
     Option("baseline", "FILE", "an earlier results.jsonl that --longctx-fail-on holds this run against"),
     Option(
         "fail-on", "MEASURE:N%", "a finding is broken where a figure is worse than its baseline by more, as ttft_s:10%"
@@ -64,7 +69,7 @@ OPTIONS = (
 )
 
 
-_OF_A_RUN = ("seed", "results", "report", "plan", "resume", "shard")
+_OF_A_RUN = ("seed", "results", "report", "junit-properties", "plan", "resume", "shard")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Options:
     hardware: str | None = None
     results: Path = Path("results")
     report: Path | None = None
+    junit_properties: str = "test"
     baseline: Path | None = None
     fail_on: str = ""
     resume: Path | None = None
@@ -114,6 +120,7 @@ def fold(config: "pytest.Config") -> Options:
         hardware=given["hardware"] or None,
         results=_place(config, "results", given["results"]) if given["results"] else here / "results",
         report=_place(config, "report", given["report"]) if given["report"] else None,
+        junit_properties=given["junit-properties"] or "test",
         baseline=_place(config, "baseline", given["baseline"]) if given["baseline"] else None,
         fail_on=given["fail-on"],
         resume=_place(config, "resume", given["resume"]) if given["resume"] else None,

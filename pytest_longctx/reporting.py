@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pytest_longctx import __version__, carrying, lints, options
 from pytest_longctx.errors import BootError, LongctxError
 from pytest_longctx.findings import Finding
 from pytest_longctx.mask import masked
-from pytest_longctx.reports import html, jsonl, record, terminal
+from pytest_longctx.reports import html, jsonl, junit, record, terminal
 from pytest_longctx.reports.jsonl import Writer
 from pytest_longctx.reports.record import Entry
 from pytest_longctx.selection import pair_of
@@ -172,6 +173,15 @@ class Reporting:
             self._file().close(int(session.exitstatus), **({"shard": shard} if shard else {}))
         if self.writer is not None and self.session.options.report is not None:
             html.write(jsonl.read(self.writer.path), self.session.options.report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Once pytest has written its JUnit XML."""
+        written = config.getoption("xmlpath", None)
+        if written and not self._is_worker and self.session.options.junit_properties == "suite":
+            path = Path(os.path.expandvars(written)).expanduser()
+            if path.exists():
+                junit.lift(path)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table."""

@@ -20,6 +20,7 @@ from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.options import Options
 from pytest_longctx.plan import Plan
 from pytest_longctx.progress import Watch
+from pytest_longctx.reports import junit
 from pytest_longctx.scope import Conditions, machine_lacks, mismatch
 
 
@@ -149,6 +150,10 @@ class Selection:
             assert part is not None
         if self.options.load is not None and self.options.load not in builtin.LOADS:
             raise UsageError(f"--longctx-load: {unknown('tool', self.options.load, builtin.LOADS)}")
+        if self.options.junit_properties not in junit.PLACES:
+            raise UsageError(
+                f"--longctx-junit-properties: {unknown('place', self.options.junit_properties, junit.PLACES)}"
+            )
         python, results = self.options.python, self.options.results
         if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
             raise UsageError(f"--longctx-python: {python} is no program that can be run")
