@@ -119,7 +119,7 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
 
     def send(prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
         with longctx_session.at_work(server) as row:
-            watch = longctx_session.watch
+            watch = longctx_session.watch_request(server, len(prompt))
             exchange = client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
             return exchange

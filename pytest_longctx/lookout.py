@@ -46,7 +46,7 @@ class Lookout:
                 continue
             now = await telemetry.scrape(self.side, self.server.backend.metrics)
             at = "prefill" if phase() == "waiting" and now.running != 0 else phase()
-            tell(Progress(what, at, time.monotonic() - started_s, deadline_s, now.kv_usage))
+            tell(Progress(what, at, time.monotonic() - started_s, deadline_s, now.kv_usage, now.running))
             if not now.unscheduled:
                 since = None
                 continue

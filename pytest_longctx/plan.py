@@ -128,6 +128,13 @@ def predict(one: Deployment, backend: Backend, hardware: Hardware | None) -> Pre
     return backend.predict(one, shape, gib * GiB if gib else None) if shape else None
 
 
+def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None) -> float | None:
+    """When a first token should come at `USUAL_UTILISATION`; None where the model's shape or the hardware's peak is not known."""
+    shape = models.shape_of(one.model)
+    floor_s = roofline.prefill_floor_s(shape, prompt_tokens, hardware) if shape and hardware else None
+    return None if floor_s is None else floor_s / USUAL_UTILISATION
+
+
 def _decided_by_memory(finding: Finding) -> bool:
     """Whether *finding* says what a boot's memory comes to; a flag that is refused is nothing that memory decides."""
     expect = finding.expect

@@ -189,7 +189,7 @@ class Reporting:
         if self._is_worker or not found or self.session.config.get_verbosity() < -1:
             return
         terminalreporter.section("findings")
-        for line, colour in terminal.table(found):
+        for line, colour in terminal.table(found, self.session.config.get_verbosity()):
             terminalreporter.write_line(line, **{colour: True})
         terminalreporter.write_line(terminal.tally(found), bold=True)
         for line in terminal.resumed(found) if self.session.earlier else ():

@@ -2,10 +2,11 @@
 
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -24,7 +25,7 @@ from pytest_longctx.load import Load
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.options import Options
-from pytest_longctx.progress import Progress
+from pytest_longctx.progress import Progress, Watch
 from pytest_longctx.reports import jsonl, record, resume
 from pytest_longctx.reports.compare import Gate
 from pytest_longctx.reports.resume import Earlier
@@ -68,6 +69,8 @@ class Session:
     problems: list[str] = field(default_factory=list)
     """What is wrong with the markers of collected tests."""
     _said_s: float = field(default_factory=time.monotonic)
+    _live: bool = False
+    """Whether a line that is written over stands on the terminal."""
 
     @cached_property
     def selection(self) -> Selection:
@@ -80,6 +83,7 @@ class Session:
         try:
             launch = chosen.launch(deployment, self.watch)
             with boots.boot(chosen.launcher, launch, chosen.machine.hardware, chosen.version) as booted:
+                self.hush()
                 self.last_boot = booted
                 predicted = plan.predict(deployment, chosen.backend, chosen.machine.hardware)
                 expected = {"predicted": asdict(predicted)} if predicted else {}
@@ -96,6 +100,7 @@ class Session:
             try:
                 yield row
             finally:
+                self.hush()
                 row["ended_s"] = round(time.time(), 3)
                 self.unrecorded.append(record.row_pair(record.REQUEST, row))
 
@@ -166,23 +171,36 @@ class Session:
         item.user_properties.extend(record.verdict_pairs(worst))
         self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
 
+    def watch_request(self, server: Server, prompt_tokens: int) -> Watch:
+        """`watch` for one request, with what its first token is expected to take."""
+        expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, self.selection.machine.hardware)
+        return lambda progress: self.watch(replace(progress, expected_s=expected_s))
+
     def watch(self, progress: Progress) -> None:
         """Tell a person how a long wait goes: one line rewritten on a terminal, a line now and then elsewhere."""
         reporter = self.config.pluginmanager.getplugin("terminalreporter")
         capture = self.config.pluginmanager.getplugin("capturemanager")
         if reporter is None or capture is None or self.config.get_verbosity() < 0 or progress.elapsed_s < _FIRST_WORD_S:
             return
-        live = reporter.isatty
         now = time.monotonic()
-        if now - self._said_s < (1.0 if live else _PLAIN_EVERY_S):
+        if now - self._said_s < (1.0 if reporter.isatty else _PLAIN_EVERY_S):
             return
         self._said_s = now
         with capture.global_and_fixture_disabled():
-            if live:
-                reporter.rewrite(f"{progress}", erase=True)
-            else:
+            if not self._live:
                 reporter.ensure_newline()
+            if reporter.isatty:
+                self._live = True
+                reporter.rewrite(progress.fitted(shutil.get_terminal_size().columns - 1), erase=True)
+            else:
                 reporter.write_line(f"longctx {progress}")
+
+    def hush(self) -> None:
+        """Take away the line about a wait that is over."""
+        if self._live:
+            self._live = False
+            with self.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+                self.config.pluginmanager.getplugin("terminalreporter").rewrite("", erase=True)
 
 
 _VERDICTS = pytest.StashKey[list[Verdict]]()
