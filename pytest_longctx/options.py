@@ -65,11 +65,14 @@ OPTIONS = (
     Option("load", "NAME", "who sends loads: this package (default), vllm-bench, guidellm or aiperf"),
     Option("plan", None, "say what would run, what would fit and how long it would take; boot nothing"),
     Option("strict", None, "missing evidence fails a test instead of skipping it; default: on where CI is set"),
+    Option(
+        "github", None, "annotations and a step summary for GitHub Actions; default: on where GITHUB_ACTIONS is set"
+    ),
     Option("allow-unjudged", None, "a run that judged no finding may be green"),
 )
 
 
-_OF_A_RUN = ("seed", "results", "report", "junit-properties", "plan", "resume", "shard")
+_OF_A_RUN = ("seed", "results", "report", "junit-properties", "plan", "resume", "shard", "github")
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class Options:
     load: str | None = None
     plan: bool = False
     strict: bool = False
+    github: bool = False
     allow_unjudged: bool = False
 
 
@@ -129,6 +133,7 @@ def fold(config: "pytest.Config") -> Options:
         load=given["load"] or None,
         plan=_switch("plan", given["plan"], default=False),
         strict=_switch("strict", given["strict"], default=bool(os.environ.get("CI"))),
+        github=_switch("github", given["github"], default=bool(os.environ.get("GITHUB_ACTIONS"))),
         allow_unjudged=_switch("allow-unjudged", given["allow-unjudged"], default=False),
     )
 

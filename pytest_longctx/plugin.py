@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not options.in_use(config):
         return
     from pytest_longctx import builtin
+    from pytest_longctx.annotating import Annotating
     from pytest_longctx.carrying import Carrying
     from pytest_longctx.errors import LongctxError
     from pytest_longctx.reporting import Reporting
@@ -56,7 +57,10 @@ def pytest_configure(config: pytest.Config) -> None:
         sharding = Sharding.of(session)
     except LongctxError as problem:
         raise pytest.UsageError(str(problem)) from None
-    config.pluginmanager.register(Reporting(session), _REPORTING)
+    reporting = Reporting(session)
+    config.pluginmanager.register(reporting, _REPORTING)
+    if session.options.github and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Annotating(reporting), "longctx-annotating")
     if sharding is not None:
         config.pluginmanager.register(sharding, "longctx-sharding")
     if session.earlier is not None:
