@@ -145,7 +145,7 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
         def fresh() -> "Sendable":
             return prompt(prompt_tokens)
 
-        watch = longctx_session.watch
+        watch = longctx_session.watching.tell
         with longctx_session.at_work(server) as row:
             row |= {"requests": requests, "sent_tokens": requests * prompt_tokens}
             return load.run(

@@ -119,6 +119,8 @@ class Reporting:
             self._file().boot(boot)
         for request in record.rows(record.REQUEST, report.user_properties) if report.when == "call" else ():
             self._file().request(report.nodeid, request)
+        for place in record.found(report.user_properties) if report.when == "call" else ():
+            self._file().found(report.nodeid, place)
         for entry in record.entries(report.user_properties):
             key = (report.nodeid, entry.finding)
             if key not in self.entries:

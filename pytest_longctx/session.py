@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from pytest_longctx.load import Load
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.options import Options
-from pytest_longctx.progress import Progress, Watch
+from pytest_longctx.progress import Watch
 from pytest_longctx.reports import jsonl, record, resume
 from pytest_longctx.reports.compare import Gate
 from pytest_longctx.reports.resume import Earlier
@@ -34,12 +33,7 @@ from pytest_longctx.selection import Selection
 from pytest_longctx.server import Server
 from pytest_longctx.turns import turn
 from pytest_longctx.verdicts import WORST_FIRST, Verdict
-
-_PLAIN_EVERY_S = 30.0
-"""How often a long wait is reported where there is no terminal."""
-_FIRST_WORD_S = 3.0
-"""Waits shorter than this are not worth a line."""
-
+from pytest_longctx.watching import Watching
 
 Evidence = Exchange | Sequence[Exchange] | Observation
 Judge = Callable[[Evidence], Verdict]
@@ -68,9 +62,11 @@ class Session:
     """Which part of a whole this run is, and how that was split; known once the tests are collected."""
     problems: list[str] = field(default_factory=list)
     """What is wrong with the markers of collected tests."""
-    _said_s: float = field(default_factory=time.monotonic)
-    _live: bool = False
-    """Whether a line that is written over stands on the terminal."""
+
+    @cached_property
+    def watching(self) -> Watching:
+        """How a person is told of long waits."""
+        return Watching(self.config)
 
     @cached_property
     def selection(self) -> Selection:
@@ -81,9 +77,9 @@ class Session:
         """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
         chosen = self.selection
         try:
-            launch = chosen.launch(deployment, self.watch)
+            launch = chosen.launch(deployment, self.watching.tell)
             with boots.boot(chosen.launcher, launch, chosen.machine.hardware, chosen.version) as booted:
-                self.hush()
+                self.watching.hush()
                 self.last_boot = booted
                 predicted = plan.predict(deployment, chosen.backend, chosen.machine.hardware)
                 expected = {"predicted": asdict(predicted)} if predicted else {}
@@ -100,7 +96,7 @@ class Session:
             try:
                 yield row
             finally:
-                self.hush()
+                self.watching.hush()
                 row["ended_s"] = round(time.time(), 3)
                 self.unrecorded.append(record.row_pair(record.REQUEST, row))
 
@@ -139,12 +135,12 @@ class Session:
     def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
         """A load that the tool called *name* sends."""
         tool: LoadTool = builtin.load(builtin.LOADS[name])()
-        return running.carry(tool, self._errand(server, asked, name), self.options.python, self.watch)
+        return running.carry(tool, self._errand(server, asked, name), self.options.python, self.watching.tell)
 
     def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
         """How right the server's answers are, by lm-eval."""
         tool: EvaluationTool = builtin.load(builtin.EVALUATIONS["lm-eval"])()
-        return running.score(tool, self._errand(server, asked, tool.name), self.options.python, self.watch)
+        return running.score(tool, self._errand(server, asked, tool.name), self.options.python, self.watching.tell)
 
     def _errand(self, server: Server, asked: Ask, name: str) -> Errand:
         # A log is one run's of one tool; several runs may share a folder, and the workers of one run do.
@@ -172,35 +168,13 @@ class Session:
         self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
 
     def watch_request(self, server: Server, prompt_tokens: int) -> Watch:
-        """`watch` for one request, with what its first token is expected to take."""
+        """`Watching.tell` for one request, with what its first token is expected to take."""
         expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, self.selection.machine.hardware)
-        return lambda progress: self.watch(replace(progress, expected_s=expected_s))
+        return lambda progress: self.watching.tell(replace(progress, expected_s=expected_s))
 
-    def watch(self, progress: Progress) -> None:
-        """Tell a person how a long wait goes: one line rewritten on a terminal, a line now and then elsewhere."""
-        reporter = self.config.pluginmanager.getplugin("terminalreporter")
-        capture = self.config.pluginmanager.getplugin("capturemanager")
-        if reporter is None or capture is None or self.config.get_verbosity() < 0 or progress.elapsed_s < _FIRST_WORD_S:
-            return
-        now = time.monotonic()
-        if now - self._said_s < (1.0 if reporter.isatty else _PLAIN_EVERY_S):
-            return
-        self._said_s = now
-        with capture.global_and_fixture_disabled():
-            if not self._live:
-                reporter.ensure_newline()
-            if reporter.isatty:
-                self._live = True
-                reporter.rewrite(progress.fitted(shutil.get_terminal_size().columns - 1), erase=True)
-            else:
-                reporter.write_line(f"longctx {progress}")
-
-    def hush(self) -> None:
-        """Take away the line about a wait that is over."""
-        if self._live:
-            self._live = False
-            with self.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-                self.config.pluginmanager.getplugin("terminalreporter").rewrite("", erase=True)
+    def note_found(self, server: Server, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> None:
+        """Record what was found where in a prompt: each place as its depth, 0 to 1, and its score, 0 to 1."""
+        self.unrecorded.append(record.found_pair(server.deployment.name, prompt_tokens, places))
 
 
 _VERDICTS = pytest.StashKey[list[Verdict]]()

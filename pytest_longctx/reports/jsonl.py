@@ -58,6 +58,10 @@ class Writer:
         """One request, or one load, and the test that sent it."""
         self._line({"kind": "request", "test": test, **request})
 
+    def found(self, test: str, place: Mapping[str, Any]) -> None:
+        """One place of one prompt, and whether what was hidden there was found."""
+        self._line({"kind": "retrieval", "test": test, **place})
+
     def verdict(self, test: str, outcome: str, duration_s: float, entry: Entry) -> None:
         """One verdict and the test that came to it."""
         self._counts[entry.verdict] = self._counts.get(entry.verdict, 0) + 1

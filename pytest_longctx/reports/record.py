@@ -6,7 +6,7 @@ them across xdist; everything else here is read from them.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -22,6 +22,7 @@ BOOT = f"{_STEM}boot"
 REQUEST = f"{_STEM}request"
 _WORDS = ("verdict", "title", "status", "source", "why", "said", "measured_by", "content", "carried")
 """Parts of a verdict that are words, under their names in `Entry`."""
+_FOUND = f"{_STEM}found"
 _BOUND = {"reference", "tolerance", "exactly", "at_least", "at_most"}
 
 
@@ -114,6 +115,19 @@ def without(pairs: Pairs, finding: str) -> list[tuple[str, object]]:
 def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
     """A boot, attached to the first test that used it, or a request, to the test that sent it; *kind* is `BOOT` or `REQUEST`."""
     return kind, json.dumps(row)
+
+
+def found_pair(deployment: str, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> tuple[str, str]:
+    """What was found where in one prompt, depth and score of each place; one pair, for a prompt may hide 64 needles."""
+    return _FOUND, json.dumps({"deployment": deployment, "prompt_tokens": prompt_tokens, "places": places})
+
+
+def found(pairs: Pairs) -> Iterator[dict[str, Any]]:
+    """Every place in *pairs* as a row."""
+    for told in rows(_FOUND, pairs):
+        for depth, score in told["places"]:
+            rest = {name: told[name] for name in ("deployment", "prompt_tokens")}
+            yield {**rest, "depth": round(depth, 6), "score": score}
 
 
 def entries(pairs: Pairs) -> list[Entry]:
