@@ -113,20 +113,6 @@ def test_a_resumed_run_that_is_cut_off_too_can_be_resumed(run, begun):
     assert sum(bool(row["carried"]) for row in done.results.verdicts) >= 2
 
 
-def test_a_broken_finding_stays_a_failed_test(run, faulty):
-    late = faulty("late-first-token")
-    first = run("--backend=miniature", late)
-    (failed,) = [row for row in first.results.verdicts if row["verdict"] == "broken"]
-    done = run("--backend=miniature", late, "--longctx-resume=results", "--junitxml=report.xml")
-    assert done.outcome.ret == 1
-    assert verdicts(done.results) == verdicts(first.results)
-    assert done.outcome.parseoutcomes()["failed"] == 1
-    assert "errors" not in done.outcome.parseoutcomes()
-    assert f"{failed['finding']} broken: {failed['why']} (carried over from the run of " in done.text
-    assert 'failures="1"' in (done.folder / "report.xml").read_text()
-    assert 'errors="0"' in (done.folder / "report.xml").read_text()
-
-
 FINDING = """
 id = "TT-0001"
 title = "{title}"
@@ -251,21 +237,47 @@ def pytest_longctx_make_launcher(kind):
 """
 
 
+@pytest.fixture
+def installed(pytester, monkeypatch):
+    """Make the miniature an engine with an installed *version*, and return the options that use it and count its boots."""
+
+    def make(version):
+        site = pytester.mkdir("site")
+        (site / "mine").mkdir()
+        (site / "mine" / "__init__.py").touch()
+        info = site / f"mine-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mine\nVersion: {version}\n")
+        monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        pytester.syspathinsert()
+        pytester.makepyfile(of_project=KNOWN)
+        return ("--longctx-launcher=counted", "-p", "of_project")
+
+    return make
+
+
 @pytest.mark.parametrize(("version", "boots"), [("0.0.0+miniature", 1), ("0.0.1", 2)], ids=["known", "other"])
-def test_nothing_boots_where_the_version_is_known_without_it(own, pytester, monkeypatch, version, boots):
+def test_nothing_boots_where_the_version_is_known_without_it(own, pytester, installed, version, boots):
     """An installed version that is not the one the server named is no reason to judge again before the server is asked."""
-    site = pytester.mkdir("site")
-    (site / "mine").mkdir()
-    (site / "mine" / "__init__.py").touch()
-    info = site / f"mine-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mine\nVersion: {version}\n")
-    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    pytester.syspathinsert()
-    pytester.makepyfile(of_project=KNOWN)
-    chosen = ("--longctx-launcher=counted", "-p", "of_project")
+    chosen = installed(version)
     own(*chosen)
     done = own(*chosen, "--longctx-resume=results")
     done.outcome.assert_outcomes(skipped=1)
     assert len((pytester.path / "boots").read_text().splitlines()) == boots
     assert "judged again" not in done.text
+
+
+@pytest.mark.parametrize("version", ["0.0.0+miniature", "0.0.1"], ids=["before its boot", "after its boot"])
+def test_a_broken_finding_stays_a_failed_test(run, faulty, installed, version):
+    late = ("--backend=miniature", faulty("late-first-token"), *installed(version), "-k", "MN-0001")
+    first = run(*late)
+    (failed,) = first.results.verdicts
+    done = run(*late, "--longctx-resume=results", "--junitxml=report.xml")
+    assert done.outcome.ret == 1
+    assert verdicts(done.results) == verdicts(first.results)
+    assert {"failed": 1}.items() <= done.outcome.parseoutcomes().items()
+    assert "errors" not in done.outcome.parseoutcomes()
+    assert f"{failed['finding']} broken: {failed['why']} (carried over from the run of " in done.text
+    report = (done.folder / "report.xml").read_text()
+    assert 'failures="1"' in report
+    assert 'errors="0"' in report
