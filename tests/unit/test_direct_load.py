@@ -11,7 +11,7 @@ from pytest_longctx.backends.transformers import Transformers
 from pytest_longctx.deployment import Deployment, Model
 
 
-class Word(list):
+class Word(list[int]):
     def tolist(self):
         return list(self)
 

@@ -15,6 +15,8 @@ KNOWN = deployment.load_all((EXAMPLES / "deployments",))
 
 def example(name):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -22,6 +24,7 @@ def example(name):
 
 def test_the_page_shows_the_file_that_runs():
     shown = re.search(r"```python\n(.*?)```", (DOCS / "how-to/add-a-backend.md").read_text(), re.DOTALL)
+    assert shown is not None
     assert shown[1] == (EXAMPLES / "llama_cpp.py").read_text()
 
 
