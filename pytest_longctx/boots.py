@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_longctx import models
+from pytest_longctx import models, tables
 from pytest_longctx.conversation import decoding
+from pytest_longctx.deployment import Deployment
 from pytest_longctx.diagnosis import Evidence, diagnose, explain_refusal
 from pytest_longctx.errors import BootError
 from pytest_longctx.exchange import Exchange
@@ -36,7 +37,7 @@ class Boot:
 
     conditions: Conditions
     facts: dict[str, str]
-    """What is judged, in words: deployment, engine, model, hardware, launcher."""
+    """What is judged, in words: deployment and the hash of its file, engine, model, hardware, launcher."""
     seconds: float
     server: Server | None = None
     failure: BootError | None = None
@@ -152,6 +153,11 @@ def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
     return Observation("serves", {"capacity_ratio": mine / theirs if mine and theirs else None}, "boot", said=said)
 
 
+def engine_called(deployment: Deployment, version: str | None) -> str:
+    """The engine and its version, as facts name them."""
+    return f"{deployment.backend} {version or 'of unknown version'}"
+
+
 @contextmanager
 def boot(
     launcher: Launcher, launch: Launch, here: Machine, version: str | None, predicted: Prediction | None = None
@@ -177,7 +183,8 @@ def boot(
         limit = server.max_model_len if server else deployment.max_model_len
         facts = {
             "deployment": deployment.name,
-            "engine": f"{deployment.backend} {version or 'of unknown version'}",
+            "configuration": tables.digest(deployment),
+            "engine": engine_called(deployment, version),
             "model": model,
             "hardware": str(here.hardware or "unknown"),
             "launcher": launcher.name,

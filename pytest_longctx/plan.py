@@ -124,6 +124,13 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
     return found.on_host(here.host_bytes) if found else None
 
 
+def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None) -> float | None:
+    """When a first token should come at `USUAL_UTILISATION`; None where the model's shape or the hardware's peak is not known."""
+    shape = models.shape_of(one.model)
+    floor_s = roofline.prefill_floor_s(shape, prompt_tokens, hardware) if shape and hardware else None
+    return None if floor_s is None else floor_s / USUAL_UTILISATION
+
+
 def _foreseeable(finding: Finding, here: Machine) -> bool:
     """Whether enough is known here to foresee what *finding* documents."""
     return concerns_memory(finding) and (finding.scope.host_gib_at_most is None or here.host_bytes is not None)

@@ -39,10 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if not options.in_use(config):
         return
     from pytest_longctx import builtin
+    from pytest_longctx.annotating import Annotating
+    from pytest_longctx.carrying import Carrying
     from pytest_longctx.errors import LongctxError
     from pytest_longctx.reporting import Reporting
     from pytest_longctx.reports import html
     from pytest_longctx.session import open_session
+    from pytest_longctx.sharding import Sharding
 
     config.pluginmanager.register(builtin, "longctx-builtin")
     try:
@@ -51,9 +54,17 @@ def pytest_configure(config: pytest.Config) -> None:
             html.check()
         _refuse_many_workers(config, session.selection)
         session.selection.check()
+        sharding = Sharding.of(session)
     except LongctxError as problem:
         raise pytest.UsageError(str(problem)) from None
-    config.pluginmanager.register(Reporting(session), _REPORTING)
+    reporting = Reporting(session)
+    config.pluginmanager.register(reporting, _REPORTING)
+    if session.options.github and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Annotating(reporting), "longctx-annotating")
+    if sharding is not None:
+        config.pluginmanager.register(sharding, "longctx-sharding")
+    if session.earlier is not None:
+        config.pluginmanager.register(Carrying(session, session.earlier), "longctx-carrying")
 
 
 def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:

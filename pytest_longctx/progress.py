@@ -16,10 +16,30 @@ class Progress:
     deadline_s: float
     kv_usage: float | None = None
     """Share of the KV cache in use, 0 to 1."""
+    running: float | None = None
+    """Requests that the server works on."""
+    expected_s: float | None = None
+    """What it should come to: predicted for a first token, or what a boot was seen to take."""
 
     def __str__(self) -> str:
-        usage = "" if self.kv_usage is None else f", KV cache {self.kv_usage:.1%}"
-        return f"{self.what}: {self.phase}{usage}, {duration(self.elapsed_s)} of {duration(self.deadline_s)}"
+        return f"{self.what}{self._rest}"
+
+    @property
+    def _rest(self) -> str:
+        said = [self.phase]
+        said += [] if self.running is None else [f"{self.running:.0f} running"]
+        said += [] if self.kv_usage is None else [f"KV {self.kv_usage:.1%}"]
+        limit = (
+            f"at most {duration(self.deadline_s)}" if self.expected_s is None else f"about {duration(self.expected_s)}"
+        )
+        return f": {', '.join(said)}, {duration(self.elapsed_s)} of {limit}"
+
+    def fitted(self, columns: int) -> str:
+        """The line, cut to a width so that it can be written over; its figures go last."""
+        room = columns - len(self._rest)
+        if room >= len(self.what):
+            return str(self)
+        return f"{self.what[: max(room - 3, 0)]}...{self._rest}"[:columns]
 
 
 Watch = Callable[[Progress], None]

@@ -23,6 +23,11 @@ def retrieved(seen: Observation, grade: Grade) -> Observation:
     return replace(seen, metrics={**seen.metrics, **metrics}, said=seen.said or ("" if grade.sound else str(grade)))
 
 
+def places(grade: Grade) -> tuple[tuple[float, float], ...]:
+    """Depth and score of each needle that was asked for; one that was not reached says nothing of its place."""
+    return tuple((step.depth, float(step.outcome == "right")) for step in grade.steps if step.outcome != "not reached")
+
+
 def measured(seen: Observation, precision: Precision) -> Observation:
     """What the probe's ladder says of the KV cache; *seen* is its exchange."""
     metrics = {

@@ -2,18 +2,19 @@
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_longctx import __version__, lints, options
-from pytest_longctx.deployment import Deployment
+from pytest_longctx import __version__, carrying, lints, options
 from pytest_longctx.errors import BootError, LongctxError
 from pytest_longctx.findings import Finding
 from pytest_longctx.mask import masked
-from pytest_longctx.reports import html, jsonl, record, terminal
+from pytest_longctx.reports import html, jsonl, junit, record, terminal
 from pytest_longctx.reports.jsonl import Writer
 from pytest_longctx.reports.record import Entry
+from pytest_longctx.selection import pair_of
 from pytest_longctx.session import Session, verdicts_of
 from pytest_longctx.starts import of_deployment
 
@@ -38,19 +39,29 @@ class Reporting:
         chosen, given = self.session.selection, self.session.options
         where = str(chosen.machine.hardware or "unknown hardware")
         strict = ", strict" if given.strict else ""
-        by = f"longctx: {chosen.backend.name} by {masked(given.launcher, ())} on {where}, seed {self.session.seed}{strict}"
+        part = f", shard {given.shard.partition(':')[0]}" if given.shard else ""
+        by = f"longctx: {chosen.backend.name} by {masked(given.launcher, ())} on {where}, seed {self.session.seed}{strict}{part}"
         wrong = [
             f"longctx: {one.name}: {name}: {what}"
             for one in (chosen.deployments if chosen.launcher.boots else ())
             for name, what in lints.lint(of_deployment(one, chosen.backend.package))
         ]
-        return [by, *wrong]
+        return [by, *self._resumed(), *wrong]
+
+    def _resumed(self) -> list[str]:
+        place, earlier = self.session.options.resume, self.session.earlier
+        if place is None:
+            return []
+        if earlier is None:
+            return [f"longctx: nothing to resume in {place}"]
+        ended = "a whole run" if earlier.whole else "a run that was cut off"
+        return [f"longctx: resuming {earlier.path}, {ended}"]
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """With ``--longctx-plan``, print the plan of what was selected instead of running it."""
         if not self.session.options.plan:
             return None
-        chosen = [self.session.selection.case(*pair) for pair in map(_case, session.items) if pair[0] is not None]
+        chosen = [self.session.selection.case(*pair) for pair in map(pair_of, session.items) if pair[0] is not None]
         reporter: Any = session.config.pluginmanager.getplugin("terminalreporter")
         for line in self.session.selection.plan(chosen).lines() if reporter else ():
             reporter.write_line(line)
@@ -61,7 +72,7 @@ class Reporting:
         """Rule out a test before anything boots for it."""
         if self.session.problems:
             pytest.fail("\n".join(self.session.problems), pytrace=False)
-        finding, deployment = _case(item)
+        finding, deployment = pair_of(item)
         if finding is None:
             return
         misfit = self.session.selection.case(finding, deployment).misfit
@@ -73,7 +84,7 @@ class Reporting:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Attach boots to the test that caused them; judge a finding whose server failed to come up."""
-        finding, _ = _case(item)
+        finding, _ = pair_of(item)
         cause = call.excinfo.value.__cause__ if call.excinfo else None
         if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
             self.session.judge_failed_boot(item, finding, cause.observation)
@@ -114,11 +125,20 @@ class Reporting:
             self._file().boot(boot)
         for request in record.rows(record.REQUEST, report.user_properties) if report.when == "call" else ():
             self._file().request(report.nodeid, request)
+        for place in record.found(report.user_properties) if report.when == "call" else ():
+            self._file().found(report.nodeid, place)
         for entry in record.entries(report.user_properties):
             key = (report.nodeid, entry.finding)
             if key not in self.entries:
                 self.entries[key] = entry
-                self._file().verdict(report.nodeid, report.outcome, report.duration, entry)
+                self._put_down(report, entry)
+
+    def _put_down(self, report: pytest.TestReport, entry: Entry) -> None:
+        if entry.carried and self.session.earlier is not None:
+            deployment = entry.server["deployment"]
+            self._file().carry(self.session.earlier.with_its_own(report.nodeid, entry.finding, deployment))
+        else:
+            self._file().verdict(report.nodeid, report.outcome, report.duration, entry)
 
     def _take_vitals(self, report: pytest.TestReport) -> None:
         """Write them down, and keep them from the reports that come after this one: an hour has thousands."""
@@ -141,8 +161,10 @@ class Reporting:
                 "machine": chosen.machine.facts,
                 "seed": self.session.seed,
                 "strict": self.session.options.strict,
+                "conditions": carrying.conditions(self.session.options),
             }
-            self.writer = Writer(self.session.options.results, header)
+            earlier = self.session.earlier
+            self.writer = Writer(self.session.options.results, header, earlier.path if earlier else None)
         return self.writer
 
     @pytest.hookimpl(tryfirst=True)
@@ -150,18 +172,31 @@ class Reporting:
         """A run that judged nothing is red; then close the results."""
         if self._is_worker:
             return
-        found = self.entries.values()
+        found, shard = self.entries.values(), self.session.shard
+        others_judge = bool(shard and shard["whole_judges"])
         # Published claims need no server: beside findings that do, they are no sign that one was there.
         proves_nothing = not any(entry.verdict in JUDGED and entry.server for entry in found) and any(
             entry.verdict not in JUDGED for entry in found
         )
-        if proves_nothing and not self.session.options.allow_unjudged and exitstatus == pytest.ExitCode.OK:
+        may_be_unjudged = self.session.options.allow_unjudged or others_judge
+        if proves_nothing and not may_be_unjudged and exitstatus == pytest.ExitCode.OK:
             self.unjudged = True
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if self.writer is not None:
-            self.writer.close(int(session.exitstatus))
-            if self.session.options.report is not None:
-                html.write(jsonl.read(self.writer.path), self.session.options.report)
+        if others_judge and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK  # there are more shards than deployments
+        if self.writer is not None or shard:
+            self._file().close(int(session.exitstatus), **({"shard": shard} if shard else {}))
+        if self.writer is not None and self.session.options.report is not None:
+            html.write(jsonl.read(self.writer.path), self.session.options.report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Once pytest has written its JUnit XML."""
+        written = config.getoption("xmlpath", None)
+        if written and not self._is_worker and self.session.options.junit_properties == "suite":
+            path = Path(os.path.expandvars(written)).expanduser()
+            if path.exists():
+                junit.lift(path)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table."""
@@ -171,9 +206,11 @@ class Reporting:
         if self._is_worker or not found or self.session.config.get_verbosity() < -1:
             return
         terminalreporter.section("findings")
-        for line, colour in terminal.table(found):
+        for line, colour in terminal.table(found, self.session.config.get_verbosity()):
             terminalreporter.write_line(line, **{colour: True})
         terminalreporter.write_line(terminal.tally(found), bold=True)
+        for line in terminal.resumed(found) if self.session.earlier else ():
+            terminalreporter.write_line(line)
         if self.writer is not None:
             terminalreporter.write_line(f"results: {self.writer.path}")
             if self.session.options.report is not None:
@@ -181,12 +218,3 @@ class Reporting:
         if self.unjudged:
             said = "no finding was judged: this run proves nothing, and is red (--longctx-allow-unjudged lets it pass)"
             terminalreporter.write_line(said, red=True)
-
-
-def _case(item: pytest.Item) -> tuple[Any, Any]:
-    """The finding and the deployment of a test; (None, None) where it has none, or a "finding" that is something else."""
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    finding, deployment = params.get("finding"), params.get("deployment")
-    return (
-        (finding, deployment) if isinstance(finding, Finding) and isinstance(deployment, Deployment) else (None, None)
-    )

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,17 @@ from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.options import Options
 from pytest_longctx.plan import Plan
 from pytest_longctx.progress import Watch
+from pytest_longctx.reports import junit
 from pytest_longctx.scope import Conditions, machine_lacks, mismatch
 from pytest_longctx.vitals import bedside
 from pytest_longctx.vitals.pulse import Pulse, Tell
+
+
+def pair_of(item: pytest.Item) -> tuple[Any, Any]:
+    """The finding and the deployment of a test; (None, None) where it has none, or a "finding" that is something else."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    finding, one = params.get("finding"), params.get("deployment")
+    return (finding, one) if isinstance(finding, Finding) and isinstance(one, Deployment) else (None, None)
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,10 @@ class Selection:
             assert part is not None
         if self.options.load is not None and self.options.load not in builtin.LOADS:
             raise UsageError(f"--longctx-load: {unknown('tool', self.options.load, builtin.LOADS)}")
+        if self.options.junit_properties not in junit.PLACES:
+            raise UsageError(
+                f"--longctx-junit-properties: {unknown('place', self.options.junit_properties, junit.PLACES)}"
+            )
         python, results = self.options.python, self.options.results
         if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
             raise UsageError(f"--longctx-python: {python} is no program that can be run")

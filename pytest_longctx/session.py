@@ -26,21 +26,17 @@ from pytest_longctx.load import Load
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.options import Options
-from pytest_longctx.progress import Progress
-from pytest_longctx.reports import jsonl, record
+from pytest_longctx.progress import Watch
+from pytest_longctx.reports import jsonl, record, resume
 from pytest_longctx.reports.compare import Gate
+from pytest_longctx.reports.resume import Earlier
 from pytest_longctx.scope import Mismatch, mismatch
 from pytest_longctx.selection import Selection
 from pytest_longctx.server import Server
 from pytest_longctx.turns import turn
 from pytest_longctx.verdicts import WORST_FIRST, Verdict
 from pytest_longctx.vitals.pulse import Pulse
-
-_PLAIN_EVERY_S = 30.0
-"""How often a long wait is reported where there is no terminal."""
-_FIRST_WORD_S = 3.0
-"""Waits shorter than this are not worth a line."""
-
+from pytest_longctx.watching import Watching
 
 Evidence = Exchange | Sequence[Exchange] | Observation
 Judge = Callable[[Evidence], Verdict]
@@ -69,11 +65,19 @@ class Session:
     """The last boot of each deployment, also of those that are down again."""
     gate: Gate | None = None
     """What this run is held against, where it has a baseline."""
+    earlier: Earlier | None = None
+    """The run that this one resumes."""
+    shard: dict[str, Any] | None = None
+    """Which part of a whole this run is, and how that was split; known once the tests are collected."""
     problems: list[str] = field(default_factory=list)
     """What is wrong with the markers of collected tests."""
     longest_prompts: dict[str, int] = field(default_factory=dict)
     """By deployment, in tokens: what the collected tests will send."""
-    _said_s: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def watching(self) -> Watching:
+        """How a person is told of long waits."""
+        return Watching(self.config)
 
     @cached_property
     def selection(self) -> Selection:
@@ -86,7 +90,7 @@ class Session:
         try:
             with chosen.beside(deployment, self.vitals.append) as self.pulse:
                 launch = replace(
-                    chosen.launch(deployment, self.watch),
+                    chosen.launch(deployment, self.watching.tell),
                     started=self.pulse.below,
                     longest_prompt=self.longest_prompts.get(deployment.name),
                 )
@@ -98,6 +102,7 @@ class Session:
         chosen, since_s = self.selection, time.monotonic()
         predicted = plan.predict(launch.deployment, chosen.backend, chosen.machine)
         with boots.boot(chosen.launcher, launch, chosen.machine, chosen.version, predicted) as seen:
+            self.watching.hush()
             booted = replace(seen, peaks=pulse.peaks(since_s, time.monotonic()))
             self.last_boot = self.booted[launch.deployment.name] = booted
             if booted.server is not None:
@@ -114,6 +119,7 @@ class Session:
             try:
                 yield row
             finally:
+                self.watching.hush()
                 row["ended_s"] = round(time.time(), 3)
                 self.unrecorded.append(record.row_pair(record.REQUEST, row))
 
@@ -153,12 +159,12 @@ class Session:
     def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
         """A load that the tool called *name* sends."""
         tool: LoadTool = builtin.load(builtin.LOADS[name])()
-        return running.carry(tool, self._errand(server, asked, name), self.options.python, self.watch)
+        return running.carry(tool, self._errand(server, asked, name), self.options.python, self.watching.tell)
 
     def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
         """How right the server's answers are, by lm-eval."""
         tool: EvaluationTool = builtin.load(builtin.EVALUATIONS["lm-eval"])()
-        return running.score(tool, self._errand(server, asked, tool.name), self.options.python, self.watch)
+        return running.score(tool, self._errand(server, asked, tool.name), self.options.python, self.watching.tell)
 
     def _errand(self, server: Server, asked: Ask, name: str) -> Errand:
         # A log is one run's of one tool; several runs may share a folder, and the workers of one run do.
@@ -185,23 +191,14 @@ class Session:
         item.user_properties.extend(record.verdict_pairs(worst))
         self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
 
-    def watch(self, progress: Progress) -> None:
-        """Tell a person how a long wait goes: one line rewritten on a terminal, a line now and then elsewhere."""
-        reporter = self.config.pluginmanager.getplugin("terminalreporter")
-        capture = self.config.pluginmanager.getplugin("capturemanager")
-        if reporter is None or capture is None or self.config.get_verbosity() < 0 or progress.elapsed_s < _FIRST_WORD_S:
-            return
-        live = reporter.isatty
-        now = time.monotonic()
-        if now - self._said_s < (1.0 if live else _PLAIN_EVERY_S):
-            return
-        self._said_s = now
-        with capture.global_and_fixture_disabled():
-            if live:
-                reporter.rewrite(f"{progress}", erase=True)
-            else:
-                reporter.ensure_newline()
-                reporter.write_line(f"longctx {progress}")
+    def watch_request(self, server: Server, prompt_tokens: int) -> Watch:
+        """`Watching.tell` for one request, with what its first token is expected to take."""
+        expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, self.selection.machine.hardware)
+        return lambda progress: self.watching.tell(replace(progress, expected_s=expected_s))
+
+    def note_found(self, server: Server, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> None:
+        """Record what was found where in a prompt: each place as its depth, 0 to 1, and its score, 0 to 1."""
+        self.unrecorded.append(record.found_pair(server.deployment.name, prompt_tokens, places))
 
 
 _VERDICTS = pytest.StashKey[list[Verdict]]()
@@ -218,9 +215,15 @@ _SESSION = pytest.StashKey[Session]()
 def open_session(config: pytest.Config, options: Options) -> Session:
     """Make the session and keep it with *config*; xdist workers take the controller's seed."""
     handed: dict[str, Any] = getattr(config, "workerinput", {})
-    seed = options.seed if options.seed is not None else handed.get("longctx_seed", secrets.randbits(32))
-    config.stash[_SESSION] = Session(config, options, seed, gate=_gate(options))
-    return config.stash[_SESSION]
+    seed = options.seed if options.seed is not None else handed.get("longctx_seed")
+    earlier = resume.read(options.resume) if options.resume else None
+    session = Session(config, options, 0, gate=_gate(options), earlier=earlier)
+    if seed is None and earlier is not None and session.selection.launcher.boots:
+        # The same prompts as the run that was cut off; of a server that has not been booted anew they may be in the cache.
+        seed = earlier.seed
+    session.seed = secrets.randbits(32) if seed is None else seed
+    config.stash[_SESSION] = session
+    return session
 
 
 def _gate(options: Options) -> Gate | None:

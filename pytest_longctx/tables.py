@@ -1,5 +1,6 @@
 """TOML files into checked values: an unknown key is an error that names the nearest known one."""
 
+import hashlib
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,11 @@ def read(path: Path) -> dict[str, Any]:
         raise TableError(f"{path}: {problem.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise TableError(f"{path}: not valid TOML: {problem}") from None
+
+
+def digest(table: BaseModel) -> str:
+    """Which content *table* has: the first 12 hex digits of the SHA-256 of it as JSON, defaults and all."""
+    return hashlib.sha256(table.model_dump_json().encode()).hexdigest()[:12]
 
 
 def check(content: dict[str, Any], kind: type[T], where: str) -> T:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -112,6 +113,29 @@ def test_the_wheel_carries_the_suites_and_their_data(wheel):
     assert "pytest_longctx/py.typed" in names
     assert "pytest_longctx/reports/report.html.j2" in names
     assert not any(name.startswith(("tests/", "suites/", "docs/")) for name in names)
+
+
+def test_the_sdist_carries_all_that_a_wheel_is_built_from_and_no_more(tmp_path):
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    tracked = {
+        str(path.relative_to(ROOT)) for folder in ("pytest_longctx", "suites") for path in (ROOT / folder).rglob("*.*")
+    }
+    tracked = {name for name in tracked if "__pycache__" not in name}
+    assert sorted(tracked - names) == []
+    assert {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "pyproject.toml",
+        "tox.ini",
+        "tests/conftest.py",
+    } <= names
+    assert not any(name.endswith((".whl", ".pyc")) for name in names)
 
 
 def test_the_suites_run_from_an_installed_wheel(wheel, tmp_path):

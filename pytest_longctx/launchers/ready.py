@@ -115,7 +115,8 @@ class _Wait:
             if exit_code is not None or said_its_last or self.knock.refused or nobody or self.elapsed_s > self.boot_s:
                 raise self._failed(exit_code)
             phase = self.knock.step if self.reading.phase == "serve" else PHASES[self.reading.phase]
-            self.launch.watch(Progress(f"boot {self.launch.deployment.name}", phase, self.elapsed_s, self.boot_s))
+            what, usual_s = f"boot {self.launch.deployment.name}", self.launch.deployment.timeouts.usual_boot_s
+            self.launch.watch(Progress(what, phase, self.elapsed_s, self.boot_s, expected_s=usual_s))
             time.sleep(_POLL_S)
 
     def _answered(self, answered: Server) -> Server:

@@ -1,4 +1,4 @@
-"""The part of the console command that reads results files: ``report``, ``compare``, ``history``."""
+"""The part of the console command that reads results files: ``report``, ``merge``, ``compare``, ``history``."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -7,9 +7,10 @@ from typing import Any
 
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.reports import history, html, jsonl, markdown, svg, terms
+from pytest_longctx.reports import history, html, jsonl, markdown, merge, svg, terms
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare
 from pytest_longctx.reports.panels import panels
+from pytest_longctx.verdicts import WORST_FIRST
 
 
 def add(commands: Any) -> None:
@@ -20,6 +21,10 @@ def add(commands: Any) -> None:
     shown.add_argument("--plots", type=Path, metavar="DIR", help="write the plots as SVG files too")
     shown.add_argument("--png", action="store_true", help="with --plots: as PNG files as well")
     shown.set_defaults(run=_report)
+    merged: ArgumentParser = commands.add_parser("merge", help="make one results file of several, such as shards")
+    merged.add_argument("results", type=Path, nargs="+")
+    merged.add_argument("-o", "--output", type=Path, required=True, help="the results file to write")
+    merged.set_defaults(run=_merge)
     compared: ArgumentParser = commands.add_parser("compare", help="what changed between two runs, as Markdown")
     compared.add_argument("before", type=Path, help="results.jsonl of the baseline")
     compared.add_argument("after", type=Path)
@@ -50,6 +55,17 @@ def _report(given: Namespace) -> int:
 
             png.write(plot, given.plots / f"{plot.name}.png")
     return 0
+
+
+def _merge(given: Namespace) -> int:
+    parts = {str(path): jsonl.read(path) for path in given.results}
+    if len(parts) < len(given.results):
+        raise UsageError("merge: the same file was named twice")
+    whole = merge.merge(parts)
+    jsonl.write(whole, given.output)
+    counts = ", ".join(f"{count} {word}" for word in WORST_FIRST if (count := whole.footer["verdicts"].get(word)))
+    print(f"{given.output}: {counts or 'no verdict'}")
+    return 0 if merge.green(whole) else 1
 
 
 def _compare(given: Namespace) -> int:

@@ -8,6 +8,8 @@ from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Grid, Panel, Se
 from pytest_longctx.units import duration
 
 _MOST_POINTS = 400
+_MOST_DEPTHS = 21
+"""Lines of a retrieval map: one for every 5 % of the prompt."""
 
 
 def timeline(results: Results) -> Iterator[Panel]:
@@ -117,9 +119,12 @@ def _thinned(points: Points, zero: float, pick: Callable[..., Any]) -> tuple[tup
 def retrieval(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
     """Where in the prompt what was hidden was found."""
     cells: dict[str, dict[tuple[float, int], list[float]]] = {}
+    # Needles at the borders of blocks lie at other depths in every prompt; a map of hundreds of lines says nothing.
+    fine = len({round(one["depth"], 2) for one in rows}) <= _MOST_DEPTHS
     for one in rows:
+        depth = round(one["depth"], 2) if fine else round(one["depth"] * (_MOST_DEPTHS - 1)) / (_MOST_DEPTHS - 1)
         its = cells.setdefault(one.get("deployment", ""), {})
-        its.setdefault((one["depth"], one["prompt_tokens"]), []).append(one["score"])
+        its.setdefault((depth, one["prompt_tokens"]), []).append(one["score"])
     for name, its in cells.items():
         depths, lengths = (sorted(set(some)) for some in zip(*its, strict=True))
         shares = [[_mean(its.get((depth, length), [])) for length in lengths] for depth in depths]

@@ -99,6 +99,17 @@ def _jackknife(readings: list[Reading], whole: Law) -> dict[str, float]:
     }
 
 
+def spent_s(results: Results) -> dict[str, float]:
+    """Seconds that each deployment took, its boots and its tests."""
+    found: dict[str, float] = {}
+    spans = [(boot.get("deployment"), boot.get("seconds", 0.0)) for boot in results.boots]
+    spans += [(row["server"].get("deployment"), row.get("duration_s", 0.0)) for row in results.verdicts]
+    for name, seconds in spans:
+        if name:
+            found[name] = found.get(name, 0.0) + seconds
+    return found
+
+
 def gather(results: Results) -> dict[Case, Samples]:
     """Every case that was judged, and the law of every deployment that was asked for two lengths."""
     found: dict[Case, Samples] = {}

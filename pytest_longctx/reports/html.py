@@ -116,7 +116,7 @@ def failures(results: Results) -> Iterator[dict[str, Any]]:
             "deployment": deployment,
             "excerpt": "" if " ".join(said.split()) in why else said,
             "ids": sorted({row["finding"] for row in rows}),
-            "again": [again(results.header, row["test"]) for row in rows],
+            "again": [again(results.header, row) for row in rows],
         }
     yield from (boot for boot in boots if boot["word"] == "holds")
     failed = {boot["deployment"] for boot in boots}
@@ -151,17 +151,18 @@ def _failed_boot(boot: Row, results: Results) -> dict[str, Any]:
         "deployment": name,
         "excerpt": boot.get("explained") or boot.get("said", ""),
         "ids": sorted({row["finding"] for row in struck}),
-        "again": [again(results.header, row["test"]) for row in struck[:1]],
+        "again": [again(results.header, row) for row in struck[:1]],
     }
 
 
-def again(header: Row, test: str) -> str:
-    """The command that runs *test* once more, with the same prompts."""
+def again(header: Row, row: Row) -> str:
+    """The command that runs the test of a verdict once more, with the same prompts; a merged file has more than one seed."""
     typed = header.get("options") or [
         f"--backend={header.get('backend', 'NAME')}",
         *(word for word in header.get("arguments", ()) if word.startswith("--longctx-") and "=" in word),
     ]
-    return f"pytest {quote(test)} {join(typed)} --longctx-seed={header.get('seed', 'N')}"
+    seed = row["server"].get("seed") or header.get("seed", "N")
+    return f"pytest {quote(row['test'])} {join(typed)} --longctx-seed={seed}"
 
 
 def _servers(results: Results) -> Sequence[tuple[Row, str]]:

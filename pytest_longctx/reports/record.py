@@ -6,10 +6,11 @@ them across xdist; everything else here is read from them.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pytest_longctx import tables
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.verdicts import Verdict
 
@@ -20,6 +21,9 @@ FINDING = f"{_STEM}finding"
 BOOT = f"{_STEM}boot"
 REQUEST = f"{_STEM}request"
 VITALS = f"{_STEM}vitals"
+_WORDS = ("verdict", "title", "status", "source", "why", "said", "measured_by", "content", "carried")
+"""Parts of a verdict that are words, under their names in `Entry`."""
+_FOUND = f"{_STEM}found"
 _BOUND = {"reference", "tolerance", "exactly", "at_least", "at_most"}
 
 
@@ -42,7 +46,13 @@ class Entry:
     """The tool that measured, where it was not this package's own client."""
     measured: Mapping[str, float] = field(default_factory=dict)
     server: Mapping[str, str] = field(default_factory=dict)
-    """What was judged: deployment, engine, model, hardware, launcher, seed."""
+    """What was judged: deployment and its configuration, engine, model, hardware, launcher, seed."""
+    content: str = ""
+    """The hash of the finding that was judged."""
+    carried: str = ""
+    """When the run began that came to this verdict, where a later run took it over without asking again."""
+    again: str = ""
+    """Why an earlier run's verdict was not taken over."""
 
 
 def server_pairs(facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -53,27 +63,48 @@ def server_pairs(facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
     """One verdict as pairs; a figure that was not observed has none."""
-    stem = f"{_STEM}{verdict.finding.id}"
-    yield FINDING, verdict.finding.id
-    yield f"{stem}.verdict", verdict.word
-    yield f"{stem}.title", verdict.finding.title
-    yield f"{stem}.status", verdict.finding.status
-    source = verdict.finding.source
-    yield f"{stem}.source", ", ".join(str(part) for part in (source.document, source.where, source.date) if part)
-    if verdict.finding.bounds:
-        kept = {
-            name: bound.model_dump(exclude_none=True, include=_BOUND) for name, bound in verdict.finding.bounds.items()
-        }
-        yield f"{stem}.bounds", json.dumps(kept)
-    if verdict.why:
-        yield f"{stem}.why", verdict.why
-    if verdict.observation and verdict.observation.said:
-        yield f"{stem}.said", verdict.observation.said
-    if verdict.observation and verdict.observation.measured_by:
-        yield f"{stem}.measured_by", verdict.observation.measured_by
-    for name, value in (verdict.observation.metrics if verdict.observation else {}).items():
-        if value is not None:
-            yield f"{stem}.{name}", f"{value:.9g}"
+    finding, seen = verdict.finding, verdict.observation
+    source = finding.source
+    entry = Entry(
+        finding=finding.id,
+        verdict=verdict.word,
+        title=finding.title,
+        why=verdict.why,
+        said=seen.said if seen else "",
+        status=finding.status,
+        source=", ".join(str(part) for part in (source.document, source.where, source.date) if part),
+        bounds={name: bound.model_dump(exclude_none=True, include=_BOUND) for name, bound in finding.bounds.items()},
+        measured_by=seen.measured_by if seen else "",
+        measured={name: value for name, value in seen.metrics.items() if value is not None} if seen else {},
+        content=tables.digest(finding),
+    )
+    yield from entry_pairs(entry)
+
+
+def entry_pairs(entry: Entry) -> Iterator[tuple[str, str]]:
+    """A recorded verdict as pairs; what is not there has none."""
+    stem = f"{_STEM}{entry.finding}"
+    yield FINDING, entry.finding
+    for name in _WORDS:
+        if value := getattr(entry, name):
+            yield f"{stem}.{name}", value
+    if entry.bounds:
+        yield f"{stem}.bounds", json.dumps(entry.bounds, default=dict)
+    for name, value in entry.measured.items():
+        yield f"{stem}.{name}", f"{value:.9g}"
+
+
+def again_pair(finding: str, why: str) -> tuple[str, str]:
+    """Why an earlier run's verdict on *finding* was not taken over; apart from the verdict, which comes later."""
+    return f"{_STEM}again.{finding}", why
+
+
+def carried_pairs(row: Mapping[str, Any], since: str) -> Iterator[tuple[str, str]]:
+    """The verdict in a *row* of the results of a run that began at *since*, as pairs of a later run."""
+    known = {each.name for each in fields(Entry)}
+    kept = {name: value for name, value in row.items() if name in known}
+    yield from server_pairs(row["server"])
+    yield from entry_pairs(Entry(**{**kept, "carried": row.get("carried") or since}))
 
 
 def without(pairs: Pairs, finding: str) -> list[tuple[str, object]]:
@@ -89,6 +120,19 @@ def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
     A boot is attached to the first test that used it, a request to the test that sent it.
     """
     return kind, json.dumps(row)
+
+
+def found_pair(deployment: str, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> tuple[str, str]:
+    """What was found where in one prompt, depth and score of each place; one pair, for a prompt may hide 64 needles."""
+    return _FOUND, json.dumps({"deployment": deployment, "prompt_tokens": prompt_tokens, "places": places})
+
+
+def found(pairs: Pairs) -> Iterator[dict[str, Any]]:
+    """Every place in *pairs* as a row."""
+    for told in rows(_FOUND, pairs):
+        for depth, score in told["places"]:
+            rest = {name: told[name] for name in ("deployment", "prompt_tokens")}
+            yield {**rest, "depth": round(depth, 6), "score": score}
 
 
 def entries(pairs: Pairs) -> list[Entry]:
@@ -108,14 +152,9 @@ def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> 
     stem = f"{_STEM}{finding}."
     return Entry(
         finding=finding,
-        verdict=flat[f"{stem}verdict"],
-        title=flat.get(f"{stem}title", ""),
-        why=flat.get(f"{stem}why", ""),
-        said=flat.get(f"{stem}said", ""),
-        status=flat.get(f"{stem}status", ""),
-        source=flat.get(f"{stem}source", ""),
+        **{name: flat.get(f"{stem}{name}", "") for name in _WORDS},
         bounds=json.loads(flat.get(f"{stem}bounds", "{}")),
-        measured_by=flat.get(f"{stem}measured_by", ""),
+        again=flat.get(again_pair(finding, "")[0], ""),
         measured={name: float(flat[f"{stem}{name}"]) for name in MEASURES if f"{stem}{name}" in flat},
         server=server,
     )

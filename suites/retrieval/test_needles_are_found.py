@@ -4,10 +4,11 @@ import pytest
 
 from pytest_longctx import recall
 from pytest_longctx.probe import grade, ladder, questions
+from pytest_longctx.prompts import needles
 
 
 @pytest.mark.judges("retrieval")
-def test_needles_are_found(finding, boot, server, prompt, ask, judge):
+def test_needles_are_found(finding, boot, server, prompt, ask, judge, longctx_session):
     """If this fails, a part of the context is lost or mixed up, and the depth of what failed says which."""
     asked = finding.ask
     length = asked.prompt_length(server.max_model_len)
@@ -16,7 +17,9 @@ def test_needles_are_found(finding, boot, server, prompt, ask, judge):
         places = questions.borders(length, asked.border_tokens, asked.needles)
     question = questions.plant(prompt(length), places)
     exchange = ask(question.prompt, question.output_tokens)
-    verdict = judge(recall.retrieved(boot.weigh(exchange), grade.text(question, exchange.text)))
+    graded = grade.text(question, exchange.text)
+    longctx_session.note_found(server, length, recall.places(graded))
+    verdict = judge(recall.retrieved(boot.weigh(exchange), graded))
     assert verdict
 
 
@@ -30,7 +33,7 @@ def test_keys_keep_their_precision(finding, boot, server, prompt, ask, judge):
 
 
 @pytest.mark.judges("haystack")
-def test_facts_in_text_are_found(finding, boot, prompt, ask, judge):
+def test_facts_in_text_are_found(finding, boot, server, prompt, ask, judge, longctx_session):
     """If this fails, a model with real weights no longer finds a sentence in a long text, at some length or depth."""
     answers = []
     for length in finding.ask.lengths:
@@ -38,5 +41,8 @@ def test_facts_in_text_are_found(finding, boot, prompt, ask, judge):
             haystack = prompt.needle(length, depth)
             exchange = ask(haystack.prompt, finding.ask.output_tokens)
             answers.append((haystack, boot.weigh(exchange), exchange.text))
+            if exchange.ending == "complete":
+                found = needles.score(exchange.text, haystack.needle.expected)
+                longctx_session.note_found(server, length, [(haystack.depth, float(found))])
     verdict = judge(recall.found(answers))
     assert verdict

@@ -55,3 +55,15 @@ def test_facts_are_scored_and_misses_quoted():
 def test_a_request_that_was_not_served_stands_for_all():
     refused = Observation("refuses", said="too long")
     assert recall.found([(hay(0.0), SEEN, "1234567"), (hay(1.0), refused, "")]) is refused
+
+
+def test_places_are_scored_by_depth_and_what_was_not_asked_says_nothing():
+    def places(words):
+        return recall.places(grade.text(QUESTION, " ".join(words)))
+
+    steps = grade.text(QUESTION, " ".join(RIGHT)).steps
+    assert places(RIGHT) == tuple((step.depth, 1.0) for step in steps)
+    lost = places([*RIGHT[:2], "none02", *RIGHT[3:]])
+    assert [score for _, score in lost] == [1.0, 1.0, 0.0] + [1.0] * (len(steps) - 3)
+    assert len(places(RIGHT[:2])) == 2
+    assert places([]) == ()

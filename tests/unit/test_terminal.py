@@ -26,25 +26,59 @@ def line(entry: Entry) -> str:
     return found
 
 
+def listed(entries):
+    """What a table tells one by one."""
+    return [entry for entry in entries if entry.verdict != "out of scope"]
+
+
 def test_every_verdict_has_its_place_and_colour():
     assert set(WORST_FIRST) == set(COLOURS) == set(get_args(Word))
 
 
 @given(ENTRIES)
 def test_each_finding_has_one_line_of_at_most_80_columns(entries):
-    lines = [each for each, _ in table(entries)]
-    assert len(lines) == len(entries)
+    lines = [each for each, _ in table(listed(entries))]
+    assert len(lines) == len(listed(entries))
     assert all(len(each.splitlines()) == 1 and len(each) <= 80 for each in lines)
 
 
 @given(ENTRIES)
 def test_the_worst_stand_first_in_their_colour(entries):
-    colours = [colour for _, colour in table(entries)]
-    assert colours == [COLOURS[word] for word in WORST_FIRST for entry in entries if entry.verdict == word]
+    colours = [colour for _, colour in table(listed(entries))]
+    assert colours == [COLOURS[word] for word in WORST_FIRST for entry in listed(entries) if entry.verdict == word]
+
+
+@given(ENTRIES)
+def test_what_is_out_of_scope_is_told_once_for_each_reason(entries):
+    rows = [each for each, colour in table(entries) if colour == COLOURS["out of scope"]]
+    outside = [entry for entry in entries if entry.verdict == "out of scope"]
+    assert len(rows) == len({entry.why for entry in outside})
+    assert sum(int(row.split()[0]) for row in rows) == len(outside)
+    assert all(len(row) <= 80 and len(row.splitlines()) == 1 for row in rows)
+
+
+@given(ENTRIES)
+def test_quiet_tells_only_what_is_not_as_it_should_be(entries):
+    bad = [entry for entry in entries if entry.verdict in ("broken", "unmeasured", "known")]
+    assert len(list(table(entries, -1))) == len(bad)
+
+
+@given(ENTRIES)
+def test_verbose_leaves_no_word_out(entries):
+    lines = [each for each, _ in table(entries, 1)]
+    assert all(len(each) <= 80 for each in lines)
+    told = "".join("".join(lines).split())
+    for entry in entries:
+        assert "".join((entry.why or entry.title).split()) in told
+
+
+def test_a_finding_on_two_deployments_says_which_is_which():
+    entries = [Entry("TT-0001", "holds", title="t", server={"deployment": name}) for name in "ab"]
+    assert [each.split()[2] for each, _ in table(entries)] == ["a:", "b:"]
 
 
 @pytest.mark.parametrize("name", ["TT-0001", "TTT-0001", "TTTTTTTT-0001"])
-@pytest.mark.parametrize("word", WORST_FIRST)
+@pytest.mark.parametrize("word", [word for word in WORST_FIRST if word != "out of scope"])
 def test_id_and_verdict_stand_apart(name, word):
     assert line(Entry(name, word, title="a title")).split() == [name, *word.split(), "a", "title"]
 

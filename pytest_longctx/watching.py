@@ -1,0 +1,48 @@
+"""The door, where a person is told how a long wait goes."""
+
+import shutil
+import time
+
+import pytest
+
+from pytest_longctx.progress import Progress
+
+_PLAIN_EVERY_S = 30.0
+"""How often a long wait is reported where there is no terminal."""
+_FIRST_WORD_S = 3.0
+"""Waits shorter than this are not worth a line."""
+
+
+class Watching:
+    """One line that is written over on a terminal; a line now and then elsewhere; nothing where pytest is to be quiet."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self._said_s = time.monotonic()
+        self._live = False
+
+    def tell(self, progress: Progress) -> None:
+        """Show one look at a wait."""
+        reporter = self.config.pluginmanager.getplugin("terminalreporter")
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        if reporter is None or capture is None or self.config.get_verbosity() < 0 or progress.elapsed_s < _FIRST_WORD_S:
+            return
+        now = time.monotonic()
+        if now - self._said_s < (1.0 if reporter.isatty else _PLAIN_EVERY_S):
+            return
+        self._said_s = now
+        with capture.global_and_fixture_disabled():
+            if not self._live:
+                reporter.ensure_newline()
+            if reporter.isatty:
+                self._live = True
+                reporter.rewrite(progress.fitted(shutil.get_terminal_size().columns - 1), erase=True)
+            else:
+                reporter.write_line(f"longctx {progress}")
+
+    def hush(self) -> None:
+        """Take away the line about a wait that is over."""
+        if self._live:
+            self._live = False
+            with self.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+                self.config.pluginmanager.getplugin("terminalreporter").rewrite("", erase=True)

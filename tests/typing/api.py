@@ -1,0 +1,71 @@
+"""What a project writes against this package, never run: mypy reads it here, and `.ci/package` against an installed wheel."""
+
+from pathlib import Path
+from typing import assert_type
+
+import pytest
+
+from pytest_longctx.backends import Backend
+from pytest_longctx.boots import Boot
+from pytest_longctx.deployment import Deployment
+from pytest_longctx.exchange import Exchange
+from pytest_longctx.findings import Finding
+from pytest_longctx.fixtures import Ask, Load
+from pytest_longctx.launchers import Launcher
+from pytest_longctx.load import Load as Carried
+from pytest_longctx.load import observe
+from pytest_longctx.machine import Machine
+from pytest_longctx.observation import Observation
+from pytest_longctx.prompts import Prompt, PromptFactory
+from pytest_longctx.reports import jsonl
+from pytest_longctx.server import Server
+from pytest_longctx.session import Judge, Session
+from pytest_longctx.verdicts import Verdict
+
+
+@pytest.mark.finding("LC-0002")
+def test_of_a_project(
+    finding: Finding, server: Server, boot: Boot, prompt: PromptFactory, ask: Ask, load: Load, judge: Judge
+) -> None:
+    exchange = ask(prompt("10k"), output_tokens=32, deadline_s=60.0)
+    assert_type(exchange, Exchange)
+    assert_type(prompt(10_000), Prompt)
+    assert_type(exchange.ttft_s, float | None)
+    assert_type(exchange.text, str)
+    assert_type(server.max_model_len, int | None)
+    carried = load(1024, 128, requests=10, concurrency=2)
+    assert_type(carried, Carried)
+    assert_type(observe(carried), Observation)
+    assert_type(boot.weigh(exchange), Observation)
+    assert_type(finding.id, str)
+    verdict = judge([exchange, exchange])
+    assert_type(verdict, Verdict)
+    assert verdict
+
+
+def pytest_longctx_make_backend(config: pytest.Config, name: str) -> Backend | None:
+    class Mine(Backend):
+        name = "mine"
+
+        def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
+            return (python, "-m", "mine", model, str(port), *deployment.arguments())
+
+    return Mine() if name == "mine" else None
+
+
+def pytest_longctx_make_launcher(config: pytest.Config, kind: str, what: str) -> Launcher | None:
+    return None
+
+
+def pytest_longctx_judged(item: pytest.Item, verdict: Verdict) -> None:
+    assert_type(verdict.finding.id, str)
+
+
+def pytest_longctx_describe_machine(machine: Machine) -> None:
+    machine.facts["rack"] = "B12"
+
+
+def count(path: Path, session: Session) -> int:
+    results = jsonl.read(path)
+    assert_type(session.seed, int)
+    return len(results.verdicts)

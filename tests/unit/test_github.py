@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_longctx.reports import github
+from pytest_longctx.reports.record import Entry
+from pytest_longctx.verdicts import WORST_FIRST
+
+BROKEN = Entry("TT-0001", "broken", why="ttft_s: 9 s, wanted <= 3 s", server={"deployment": "tiny"})
+
+
+def test_a_broken_finding_is_an_error_of_its_test():
+    said = github.annotation(BROKEN, Path("suites/a,b:c.py"), 7, failed=True)
+    assert said == "::error file=suites/a%2Cb%3Ac.py,line=7,title=TT-0001 broken on tiny::ttft_s: 9 s, wanted <= 3 s"
+
+
+@pytest.mark.parametrize(
+    ("word", "failed", "level"),
+    [("unmeasured", False, "::warning "), ("unmeasured", True, "::error "), ("broken", True, "::error ")],
+)
+def test_missing_evidence_is_a_warning_unless_it_fails_its_test(word, failed, level):
+    said = github.annotation(Entry("TT-0001", word, title="a title"), None, None, failed=failed)
+    assert said == f"{level}title=TT-0001 {word}::a title"
+
+
+@pytest.mark.parametrize("word", ["holds", "known", "out of scope"])
+def test_what_is_as_it_should_be_is_no_annotation(word):
+    assert github.annotation(Entry("TT-0001", word), None, None, failed=False) is None
+
+
+@given(st.text(), st.text())
+def test_an_annotation_is_one_line_whatever_is_in_it(why, name):
+    said = github.annotation(Entry("TT-0001", "broken", why=why, server={"deployment": name}), None, None, failed=True)
+    assert said is not None
+    assert "\n" not in said
+    assert "\r" not in said
+    assert said.count("::") >= 2
+
+
+@given(st.lists(st.builds(Entry, finding=st.just("TT-0001"), verdict=st.sampled_from(WORST_FIRST), why=st.text())))
+def test_each_row_of_the_summary_has_five_cells(entries):
+    lines = "\n".join(github.summary(entries)).split("\n")
+    rows = [line for line in lines if line.startswith("| TT")]
+    assert len(rows) == sum(entry.verdict != "out of scope" for entry in entries)
+    for row in rows:
+        assert row.replace("\\\\", "").replace("\\|", "").count("|") == 6
+        assert "<" not in row
+
+
+def test_a_summary_of_very_many_stops():
+    lines = list(github.summary([BROKEN] * 600))
+    assert lines[-2] == "\nand 100 more."
