@@ -13,6 +13,7 @@ Question = Literal[
     "boot-fails",
     "served",
     "over-limit",
+    "over-pool",
     "longest",
     "accounting",
     "repeated",
@@ -20,6 +21,7 @@ Question = Literal[
     "ladder",
     "load",
     "disconnect",
+    "logged-rate",
     "retrieval",
     "precision",
     "kv-dtype",
@@ -43,7 +45,7 @@ class Ask(tables.Table):
     prompt_tokens: Annotated[int, Field(ge=1)] | None = None
     output_tokens: Annotated[int, Field(ge=1)] = 32
     requests: Annotated[int, Field(ge=1)] | None = None
-    """For a load: how many requests in all. For an accuracy: only the first so many questions of the task."""
+    """For a load or an accounting: how many requests in all. For an accuracy: only the first so many questions of the task."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """How many of them at once, at most."""
     rate_per_s: Annotated[float, Field(gt=0)] | None = None
@@ -80,6 +82,8 @@ class Ask(tables.Table):
     """The engine whose flags that start has."""
     boot_s: float | None = None
     """How long that boot took, where it was seen."""
+    as_text: bool = False
+    """For an over-limit: as a text of so many tokens, which the server may refuse by its characters before it tokenises it."""
     over_limit_tokens: int | None = None
     """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
 
@@ -152,6 +156,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
     )
     needs: dict[Question, tuple[tuple[bool, str], ...]] = {
         "served": one_length,
+        "over-pool": one_length,
         "retrieval": one_length,
         "precision": one_length,
         "kv-dtype": one_length,
@@ -165,6 +170,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         ),
         "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs it"),),
         "reset": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'reset' finding needs it"),),
+        "logged-rate": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'logged-rate' finding needs it"),),
         "disconnect": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'disconnect' finding needs it"),),
         "load": (
             (ask.prompt_tokens is not None, "ask.prompt_tokens: a 'load' finding needs it"),

@@ -17,6 +17,7 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from pytest_longctx import waking
+from pytest_longctx.backends import Backend
 from pytest_longctx.exchange import Ending, Exchange, Ledger, Refusal, Usage
 from pytest_longctx.lookout import Gauges, Lookout, open_http, watching
 from pytest_longctx.progress import Watch
@@ -65,6 +66,8 @@ class Conversation:
                 await lookout.note_counters()
             self.started_s = self.clock()
             ending, ended_s = await self._race(http, lookout)
+            if ending not in ("complete", "refused"):
+                self.detail = f"{self.detail}; {await lookout.pulse()}"
             ledger = await self._ledger(lookout) if self.gauges is None and ending == "complete" else None
         return Exchange(
             sent_tokens=len(self.prompt),
@@ -77,7 +80,8 @@ class Conversation:
             usage=self._counted(ledger),
             ledger=ledger,
             refusal=self.refusal,
-            waited_unscheduled_s=lookout.waited_unscheduled_s,
+            waited_unscheduled_s=lookout.admission.waited_s,
+            health=lookout.health,
             text="".join(self.words)[:_KEPT_TEXT],
             detail=self.detail,
         )
@@ -109,8 +113,8 @@ class Conversation:
             if answer.done():
                 return answer.result(), ended_s
             if watching.done():
-                self.detail = watching.result()
-                return "not admitted", ended_s
+                ending, self.detail = watching.result()
+                return ending, ended_s
             self.detail = f"no end within {self.deadline_s:.0f} s; {len(self.arrivals_s)} chunks had come"
             return "deadline", ended_s
         finally:
@@ -143,10 +147,9 @@ class Conversation:
         """The request around the prompt's ids."""
         rest = {
             "max_tokens": self.output_tokens,
-            "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
-            **self.server.backend.body,
+            **decoding(self.server.backend),
         }
         head = f'{json.dumps({"model": self.server.model})[:-1]}, "{self.prompt.member}": '
         return head.encode(), b", " + json.dumps(rest)[1:].encode()
@@ -171,7 +174,8 @@ class Conversation:
                     return "complete"
                 self._take(json.loads(event.data), arriving.came_s)
                 if self.refusal is not None:
-                    return "refused"
+                    # vLLM, whose engine has died, ends a stream of 200 with an error of 500 in it.
+                    return "refused" if self.refusal.status < 500 else "server error"
         except (SSEError, json.JSONDecodeError, AttributeError, TypeError) as problem:
             self.detail = f"not the event stream of a completion: {problem}"
             return "died mid-stream"
@@ -212,6 +216,11 @@ class _Arriving:
             woke_s = waking.woke_s()
             self.came_s = self.clock() if woke_s is None else woke_s
             yield text
+
+
+def decoding(backend: Backend) -> dict[str, Any]:
+    """How every answer is chosen."""
+    return {"temperature": 0, **backend.body}
 
 
 def _said(choice: Mapping[str, Any]) -> str | None:

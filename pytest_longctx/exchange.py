@@ -13,10 +13,15 @@ from statistics import median
 from typing import Literal
 
 from pytest_longctx.mask import masked
-from pytest_longctx.observation import Observation, Outcome
+from pytest_longctx.observation import Kind, Observation, Outcome
 
-Ending = Literal["complete", "refused", "server error", "disconnected", "died mid-stream", "deadline", "not admitted"]
-"""How a request ended. ``died mid-stream``: the stream stopped without its closing ``[DONE]``."""
+Ending = Literal[
+    "complete", "refused", "server error", "disconnected", "died mid-stream", "deadline", "not admitted", "engine dead"
+]
+"""
+How a request ended. ``died mid-stream``: the stream stopped without its closing ``[DONE]``; ``engine dead``: nothing stopped,
+but the server's health said that nothing would come any more.
+"""
 
 ENDING_OUTCOMES: Mapping[Ending, Outcome] = {
     "complete": "serves",
@@ -26,7 +31,15 @@ ENDING_OUTCOMES: Mapping[Ending, Outcome] = {
     "died mid-stream": "dies",
     "deadline": "hangs",
     "not admitted": "is not admitted",
+    "engine dead": "dies",
 }
+
+ENDING_KINDS: Mapping[Ending, Kind] = {
+    "deadline": "hang",
+    "not admitted": "hang-admission",
+    "engine dead": "dead-engine",
+}
+"""The class of failure that an ending is by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,8 @@ class Ledger:
     ttft_s: float | None = None
     queue_s: float | None = None
     prefill_s: float | None = None
+    times_first_token: bool = True
+    """False: the server has no counter of the time to the first token, so that none is missing."""
 
     def gap_tokens(self, sent: int, asked: int) -> int | None:
         """Tokens by which prompts and answers differ from what was *sent* and *asked*; None where one was not counted."""
@@ -98,6 +113,8 @@ class Exchange:
     """None where the server has no counters, or where other requests moved them too."""
     refusal: Refusal | None = None
     waited_unscheduled_s: float | None = None
+    health: int | None = None
+    """HTTP status of the server's health after a request that came to nothing; None: not asked, or nobody answered."""
     text: str = field(default="", repr=False)
     detail: str = ""
     """What broke, in the words of the layer that noticed."""
@@ -141,6 +158,7 @@ class Exchange:
             "cached_share": _share(usage.cached_tokens, usage.prompt_tokens),
             "waited_unscheduled_s": self.waited_unscheduled_s,
             "refusal_status": self.refusal.status if self.refusal else None,
+            **({} if self.health is None else {"health_status": self.health}),
             **({} if self.ledger is None else self._by_the_server(self.ledger)),
             **self.peaks,
         }
@@ -150,11 +168,11 @@ class Exchange:
         gap_s = None
         if self.ttft_s is not None and ledger.ttft_s is not None and self.uploaded_s is not None:
             gap_s = self.ttft_s - (self.uploaded_s - self.started_s) - ledger.ttft_s
+        clocks = {"server_ttft_s": ledger.ttft_s, "ttft_gap_s": gap_s} if ledger.times_first_token else {}
         return {
             "server_prompt_tokens": ledger.prompt_tokens,
             "server_completion_tokens": ledger.completion_tokens,
-            "server_ttft_s": ledger.ttft_s,
-            "ttft_gap_s": gap_s,
+            **clocks,
             "queue_s": ledger.queue_s,
             "server_prefill_s": ledger.prefill_s,
         }
@@ -166,6 +184,7 @@ class Exchange:
             phase="request",
             said=self.refusal.text if self.refusal else self.detail,
             metrics=self.metrics(),
+            kind=ENDING_KINDS.get(self.ending),
             sent_tokens=self.sent_tokens,
             asked_tokens=self.asked_tokens if self.ending == "complete" else None,
         )

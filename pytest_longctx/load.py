@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Final
 
@@ -43,6 +43,8 @@ class Load:
     """The client, where it is not this package's own."""
     said: str = ""
     """Why there is nothing, where there is nothing."""
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    """The most memory in use meanwhile, by its names in `pytest_longctx.measures`, as far as somebody looked."""
     send_delay_s: float | None = None
     """The most by which a request of an open loop was sent later than it was due; it counts as time the request waited."""
 
@@ -190,6 +192,7 @@ def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float 
         **_goodput(exchanges, duration_s, goal_ttft_s, goal_tpot_s),
         "cached_share": _cached_share(load, prompt),
         **_ledger_gap(load),
+        **load.peaks,
     }
     return replace(seen, metrics={name: value for name, value in metrics.items() if name not in load.left_out})
 

@@ -3,22 +3,25 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import httpx
 
 from pytest_longctx import telemetry
+from pytest_longctx.admission import Admission
 from pytest_longctx.backends import MetricNames
-from pytest_longctx.exchange import Ledger
+from pytest_longctx.exchange import Ending, Ledger
 from pytest_longctx.progress import Progress, Watch
 from pytest_longctx.server import Server
 
 CONNECT_S: Final = 10.0
 _LOOK_S: Final = 1.0
 """How often the server's gauges are looked at while the first token is awaited."""
+_PULSE_S: Final = 5.0
+"""How long a health check may take: it needs no work."""
 _SETTLE_S: Final = 2.0
 """How long the server's counters may take to catch up with an answer."""
 
@@ -43,9 +46,14 @@ class Gauges:
 
     side: httpx.AsyncClient
     names: MetricNames
+    health_path: str | None = None
+    """Where to ask whether its engine lives; None: its health does not tell."""
+    clock: Callable[[], float] = time.monotonic
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     read_s: float = -math.inf
     last: telemetry.Reading = field(default_factory=telemetry.Reading)
+    dead: bool = False
+    """Whether its health, when it was last asked, said that its engine is dead."""
 
     async def now(self) -> telemetry.Reading:
         """As they are."""
@@ -54,16 +62,24 @@ class Gauges:
     async def lately(self) -> telemetry.Reading:
         """As they were not much longer ago than it takes to look again."""
         async with self.asking:
-            if time.monotonic() - self.read_s > _LOOK_S / 2:
-                self.last, self.read_s = await self.now(), time.monotonic()
+            if self.clock() - self.read_s > _LOOK_S / 2:
+                self.last, self.dead = await self.now(), await self.health(self.health_path) == 503
+                self.read_s = self.clock()
         return self.last
+
+    async def health(self, path: str | None) -> int | None:
+        """What its health says; None where nobody answers. It may say that all is well, and nothing else any more."""
+        try:
+            return (await self.side.get(path, timeout=_PULSE_S)).status_code if path else None
+        except httpx.HTTPError:
+            return None
 
 
 @asynccontextmanager
 async def watching(server: Server) -> AsyncIterator[Gauges]:
     """The gauges of *server*, with a client of their own."""
     async with open_http(server, CONNECT_S) as side:
-        yield Gauges(side, server.backend.metrics)
+        yield Gauges(side, server.backend.metrics, server.backend.health if server.backend.dies_unhealthy else None)
 
 
 @dataclass(slots=True)
@@ -72,33 +88,40 @@ class Lookout:
 
     server: Server
     gauges: Gauges
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     before: telemetry.Reading = field(default_factory=telemetry.Reading)
-    waited_unscheduled_s: float | None = None
+    admission: Admission = field(init=False)
+    health: int | None = None
+    """The last HTTP status of its health; None: nobody answered, or it was not asked."""
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.server.deployment.timeouts.admission_s)
 
     async def note_counters(self) -> None:
         """Read the counters before the first byte is sent."""
         self.before = await self.gauges.now()
 
-    async def watch(self, what: str, phase: Phase, deadline_s: float, tell: Watch) -> str:
-        """Look at the gauges while a request lasts; return, and say why, only once it has waited unscheduled too long."""
-        started_s, since = time.monotonic(), None
-        limit_s = self.server.deployment.timeouts.admission_s
+    async def watch(self, what: str, phase: Phase, deadline_s: float, tell: Watch) -> tuple[Ending, str]:
+        """Look at the gauges while a request lasts; return, and say why, only once there is no use in waiting on."""
+        started_s = self.gauges.clock()
         while True:
-            await asyncio.sleep(min(_LOOK_S, limit_s / 4))
+            await self.sleep(min(_LOOK_S, self.admission.limit_s / 4))
             if phase() == "answering":
-                await asyncio.sleep(_LOOK_S)
+                await self.sleep(_LOOK_S)
                 continue
             now = await self.gauges.lately()
             at = "prefill" if phase() == "waiting" and now.running != 0 else phase()
-            tell(Progress(what, at, time.monotonic() - started_s, deadline_s, now.kv_usage))
-            if not now.unscheduled:
-                since = None
-                continue
-            since = since or time.monotonic()
-            waited_s = time.monotonic() - since
-            self.waited_unscheduled_s = max(waited_s, self.waited_unscheduled_s or 0.0)
-            if waited_s > limit_s:
-                return f"healthy, but for {waited_s:.0f} s requests waited, none ran and the KV cache was empty"
+            tell(Progress(what, at, self.gauges.clock() - started_s, deadline_s, now.kv_usage))
+            if forgotten := self.admission.look(self.gauges.clock(), now):
+                return "not admitted", forgotten
+            if self.gauges.dead:
+                return "engine dead", "the server takes connections, and its engine is dead"
+
+    async def pulse(self) -> str:
+        """What its health says now, in words."""
+        path = self.server.backend.health
+        self.health = await self.gauges.health(path)
+        return f"nobody answers {path}" if self.health is None else f"{path} says {self.health}"
 
     async def ledger(self, completion_tokens: int) -> Ledger | None:
         """
@@ -106,12 +129,13 @@ class Lookout:
 
         None where it has no counters to ask for.
         """
-        if not self.server.backend.metrics.generated_tokens:
+        names = self.server.backend.metrics
+        if not names.generated_tokens:
             return None
         end = time.monotonic() + _SETTLE_S
         while True:
             ledger = (await self.gauges.now()).since(self.before)
             caught_up = (ledger.completion_tokens or 0) >= completion_tokens and ledger.first_tokens != 0
             if caught_up or ledger.completion_tokens is None or time.monotonic() > end:
-                return ledger
+                return replace(ledger, times_first_token=bool(self.server.backend.metrics.ttft_s))
             await asyncio.sleep(0.05)

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pytest_longctx.catalogue import Benign, Catalogue, Phase, Place, Signature, figures, words
 from pytest_longctx.lines import Lines, Sieve
@@ -13,6 +14,7 @@ from pytest_longctx.tracebacks import HINTS, FirstError
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _COLOURS_IN_BYTES = re.compile(rb"\x1b\[[0-9;]*m")
+_CHUNK_BYTES = 1 << 20
 _SIZES_WITHIN = 20
 """How many lines after a failure its sizes may stand in."""
 
@@ -185,3 +187,9 @@ def read(chunks: Iterable[bytes], catalogue: Catalogue, version: str | None = No
         reading.read(lines.take(chunk))
     reading.read(lines.rest())
     return reading
+
+
+def read_file(path: Path, catalogue: Catalogue, version: str | None = None) -> Reading:
+    """The whole of the log at *path*, as far as it is written."""
+    with path.open("rb") as log:
+        return read(iter(lambda: log.read(_CHUNK_BYTES), b""), catalogue, version)

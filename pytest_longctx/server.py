@@ -6,9 +6,10 @@ from pathlib import Path
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployment import Deployment
+from pytest_longctx.diagnosis import Evidence
 
 
-def not_seen() -> str | None:
+def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothing to wait for
     """Nobody watches how the server ends."""
     return None
 
@@ -33,17 +34,19 @@ class Server:
     log: Path | None = None
     local: bool = True
     """On this machine's loopback: no proxy lies between."""
-
-    ended: Callable[[], str | None] = field(default=not_seen, repr=False)
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+    """What of its environment and command line must not be shown; its log may have it."""
+    ended: Callable[[float], Evidence | None] = field(default=not_seen, repr=False)
     """
-    How it ended, in words; None while it runs, or where nobody sees. Raises `LaunchError` where what it ran in has gone, for
-    which no finding is to blame.
+    How it ended, if it does so within so many seconds; None while it runs, or where nobody sees. Raises `LaunchError` where what
+    it ran in has gone, for which no finding is to blame.
     """
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown of the headers; a server may echo them in its complaints."""
-        return tuple(word for value in self.headers.values() for word in value.split()[-1:] if len(word) > 3)
+        """What must not be shown; a server may echo the headers in its complaints, and its log anything."""
+        words = tuple(word for value in self.headers.values() for word in value.split()[-1:] if len(word) > 3)
+        return (*words, *self.hidden)
 
     @property
     def silently_cached(self) -> int | None:

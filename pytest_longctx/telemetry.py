@@ -32,8 +32,8 @@ class Reading:
 
     @property
     def unscheduled(self) -> bool:
-        """Requests wait, none runs, and the cache is empty: the scheduler has something to do and does nothing."""
-        return bool(self.waiting) and self.running == 0 and not self.kv_usage
+        """Requests wait and none runs: the scheduler has something to do, and at this moment does nothing."""
+        return bool(self.waiting) and self.running == 0
 
     def since(self, before: "Reading") -> Ledger:
         """What the server counted between *before* and this reading."""

@@ -33,6 +33,7 @@ fault = "{fault}"
 boot_s = {boot_s}
 admission_s = 0.3
 answer_s = {answer_s}
+canary_s = {answer_s}
 slowest_prefill_tokens_per_s = 1_000_000
 slowest_decode_tokens_per_s = 1000
 """
@@ -77,7 +78,7 @@ def faulty(pytester: pytest.Pytester) -> Callable[[str], str]:
     def write(fault: str) -> str:
         # Only a server that is known to hang is given up soon; any other has time enough on the busiest machine.
         boot_s = 2 if fault in ("hangs-at-boot", "never-healthy") else 30
-        answer_s = 0.5 if fault == "stalls-mid-stream" else 30
+        answer_s = 0.5 if fault in ("stalls-mid-stream", "wedges") else 30
         path = pytester.path / "faulty.toml"
         path.write_text(FAULTY.format(fault=fault, boot_s=boot_s, answer_s=answer_s), encoding="utf-8")
         return f"--longctx-deployment={path.name}"

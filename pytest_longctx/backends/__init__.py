@@ -87,6 +87,8 @@ class Backend:
     shares_machine: ClassVar[bool] = False
     """True: small enough that every xdist worker may boot its own."""
     health: ClassVar[str] = "/health"
+    dies_unhealthy: ClassVar[bool] = False
+    """Whether a health of 503, from a server that was up, is an engine that has died; else it may only be busy."""
     version_path: ClassVar[str | None] = "/version"
     reset_path: ClassVar[str | None] = None
     """Where a POST empties the prefix cache; None: it has no such endpoint."""
@@ -118,6 +120,16 @@ class Backend:
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         """The command line that serves *model* at *port*, on loopback unless `host_flag` says where; *python* runs it."""
         raise NotImplementedError
+
+    def version_in(self, answer: Mapping[str, Any]) -> str | None:
+        """The engine's version, from what is answered at `version_path`; comparable by PEP 440, or None."""
+        version = answer.get("version")
+        return version if isinstance(version, str) else None
+
+    def limit_in(self, row: Mapping[str, Any]) -> int | None:
+        """The longest context in tokens, from the model's row of ``/v1/models``; None where the row does not say."""
+        limit = row.get("max_model_len")
+        return limit if isinstance(limit, int) else None
 
     def env(self, deployment: Deployment) -> dict[str, str]:
         """The environment this engine needs; a deployment's own wins over it."""

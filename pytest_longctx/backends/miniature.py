@@ -12,6 +12,7 @@ class Miniature(Backend):
     shares_machine = True
     host_flag = "--host"
     key_variable = Vllm.key_variable
+    dies_unhealthy = Vllm.dies_unhealthy
     metrics = Vllm.metrics
     reset_path = Vllm.reset_path
     failures = "vllm"

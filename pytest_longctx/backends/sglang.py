@@ -20,7 +20,8 @@ class Sglang(Backend):
     distributions = ("sglang",)
     host_flag = "--host"
     key_flag = "--api-key"
-    # /health answers 503 while a long chunk is prefilled, which is no failure; it is only asked before the first request.
+    # /health answers 503 while a long chunk is prefilled, which is no failure; it is only asked before the first request,
+    # and after one that came to nothing.
     health = "/health"
     version_path = "/server_info"
     names_cached_if_any = True  # by --enable-cache-report

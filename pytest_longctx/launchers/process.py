@@ -57,9 +57,9 @@ class ProcessLauncher:
         # Several runs may share a folder, and the workers of one run do; a log is one server's.
         log = launch.logs / f"{recipe.name}-{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name)
         process = Process(recipe, env, log)
         launch.started(process.pid)
+        hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name, ended=process.ended, hidden=process.secrets)
         try:
             yield await_ready(process, launch, hoped, boot_s=recipe.boot_s)
         finally:

@@ -59,6 +59,25 @@ class Candidate(Protocol):
         """What the kernel says of processes it ended since the start; None where that cannot be read."""
         return None
 
+    def ended(self, wait_s: float) -> Evidence | None:
+        """How it ended, if it does so within *wait_s*."""
+        end = time.monotonic() + wait_s
+        while (exit_code := self.exit_code()) is None:
+            if time.monotonic() >= end:
+                return None
+            time.sleep(_POLL_S)
+        return self.evidence(exit_code)
+
+    def evidence(self, exit_code: int | None) -> Evidence:
+        """All that can be asked about how it ended, or about one that runs on."""
+        kills = self.memory_kills()
+        return Evidence(
+            exit_code=exit_code,
+            oom_killed=self.oom_killed(),
+            memory_kills=None if kills is None else kills.lines,
+            killed_gib=None if kills is None else kills.killed_gib,
+        )
+
 
 def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:
     """*hoped* once it has generated a token, with what it told of itself. Raises `BootError` with what was seen instead."""
@@ -131,13 +150,10 @@ class _Wait:
 
     def _evidence(self, exit_code: int | None) -> Evidence:
         """Everything that can be asked about how it ended."""
-        kills, refused = self.candidate.memory_kills(), self.knock.refused
+        refused = self.knock.refused
         timed_out = exit_code is None and refused is None and self.reading.failure is None
-        return Evidence(
-            exit_code=exit_code,
-            oom_killed=self.candidate.oom_killed(),
-            memory_kills=None if kills is None else kills.lines,
-            killed_gib=None if kills is None else kills.killed_gib,
+        return replace(
+            self.candidate.evidence(exit_code),
             status=refused.status if refused else None,
             refusal=refused.text if refused else None,
             waited_for=f"{self.knock.step} ({self.knock.last or 'no answer'})" if timed_out else None,

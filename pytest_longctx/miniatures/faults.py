@@ -1,20 +1,15 @@
-"""One class, one fault. Prompts of `SMALL_TALK_TOKENS` or fewer are spared, so that each server looks ready."""
+"""One class, one fault. Prompts of `request.SMALL_TALK_TOKENS` or fewer are spared, so that each server looks ready."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.miniatures import boot_faults
-from pytest_longctx.miniatures.request import Request
-from pytest_longctx.miniatures.server import SMALL_TALK_TOKENS, Honest
+from pytest_longctx.miniatures import boot_faults, death_faults
+from pytest_longctx.miniatures.request import Request, spared
+from pytest_longctx.miniatures.server import Honest
 
 LATE_FROM_TOKENS = 10_000
-
-
-def spared(request: Request) -> bool:
-    """Whether *request* is too small to be treated badly."""
-    return request.tokens < SMALL_TALK_TOKENS
 
 
 class LateFirstToken(Honest):
@@ -92,6 +87,20 @@ class NeverSchedules(Honest):
 
     def admit(self, request: Request) -> None:
         if not spared(request):
+            with self.lock:
+                self.waiting += 1
+            time.sleep(3600)
+        super().admit(request)
+
+
+class StaysBlocked(Honest):
+    """The same, and what comes after that request waits behind it, though its client has gone."""
+
+    blocked = False
+
+    def admit(self, request: Request) -> None:
+        self.blocked = self.blocked or not spared(request)
+        if self.blocked:
             with self.lock:
                 self.waiting += 1
             time.sleep(3600)
@@ -176,6 +185,11 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "stalls-mid-stream": StallsMidStream,
         "reads-on": ReadsOn,
         "never-schedules": NeverSchedules,
+        "stays-blocked": StaysBlocked,
+        "wedges": death_faults.Wedges,
+        "engine-dies": death_faults.EngineDies,
+        "runs-out-under-a-request": death_faults.RunsOutUnderARequest,
+        "is-killed-under-a-request": death_faults.IsKilledUnderARequest,
         "resets-connection": ResetsConnection,
         "error-in-stream": ErrorInStream,
         "cached-answer": CachedAnswer,

@@ -3,6 +3,10 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Final
+
+SMALL_TALK_TOKENS: Final = 16
+"""Faults spare prompts shorter than this, so that a server with a fault still looks ready."""
 
 
 @dataclass(slots=True)
@@ -23,3 +27,8 @@ class Request:
         ids = memoryview(body)[start:end]
         count = body.count(b",", start, end) + 1
         return cls(count, hashlib.sha256(ids).hexdigest(), rest.get("max_tokens", 16), bool(rest.get("stream")))
+
+
+def spared(request: Request) -> bool:
+    """Whether *request* is too small to be treated badly."""
+    return request.tokens < SMALL_TALK_TOKENS

@@ -18,8 +18,6 @@ BLOCK_TOKENS = 16
 LATE_S = 0.6
 READ_S = 0.4
 READ_FROM_TOKENS = 50_000
-SMALL_TALK_TOKENS = 16
-"""Faults spare prompts shorter than this, so that a server with a fault still looks ready."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy as np
 
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts import sentences
+from pytest_longctx.prompts.vocabulary import Vocabulary
 
 _READ_CHARS = 1 << 20
 
@@ -59,6 +60,11 @@ class Words:
 
     words: tuple[str, ...]
     seed: int = 0
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, low: int, high: int) -> "Words":
+        """The words that a made tokenizer has from id *low* on, *high* left out."""
+        return cls(tuple(vocabulary.rust.id_to_token(each) for each in range(low, high)))
 
     @property
     def digest(self) -> str:

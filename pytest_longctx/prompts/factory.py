@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,10 +62,15 @@ class PromptFactory:
         ids.flags.writeable = False
         return Haystack(Prompt(ids, self.seed, self.key), needle, lies)
 
-    def text(self, tokens: int | str) -> Text:
-        """A text that the model's tokenizer encodes to exactly *tokens* tokens, special ones included, as it is proved."""
+    def text(self, tokens: int | str, *, over: bool = False) -> Text:
+        """
+        A text that the model's tokenizer encodes to exactly *tokens* tokens, special ones included, as it is proved.
+
+        *over*: it is meant to be refused, and may have more characters than the server takes.
+        """
         length, rng = self._draw(tokens)
-        return Text(self._reader().text(rng, length), length, self.seed, self.key)
+        reader = replace(self._reader(), context=None) if over else self._reader()
+        return Text(reader.text(rng, length), length, self.seed, self.key)
 
     def chat(self, tokens: int | str, system: str = "") -> chat.Chat:
         """Messages that the model's chat template renders to exactly *tokens* tokens."""

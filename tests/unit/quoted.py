@@ -197,6 +197,39 @@ FAILURES: list[Quote] = [
     ),
     (
         "vllm",
+        "(APIServer pid=1361) WARNING 11-21 12:34:39 [core_client.py:817] [shutdown] MPClient: engine core exited unexpectedly; starting cleanup",
+        "worker-died",
+        "child-died",
+        "start",
+        {},
+    ),
+    (
+        "vllm",
+        "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/models/no-such-model'. Use `repo_type` argument if needed.",
+        "model-missing",
+        "model-missing",
+        "config",
+        {},
+    ),
+    (
+        "vllm",
+        "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder for the specified revision on the local disk and outgoing traffic has been disabled.",
+        "model-missing",
+        "model-missing",
+        "config",
+        {},
+    ),
+    (
+        "vllm",
+        "  Value error, Invalid repository ID or local directory specified: '/models/empty'.",
+        "model-missing",
+        "model-missing",
+        "config",
+        {},
+    ),
+    ("vllm", "OSError: [Errno 98] Address already in use", "port-taken", "port-taken", "start", {}),
+    (
+        "vllm",
         "RuntimeError: Worker failed with error 'invalid device ordinal', please check the stack trace above for the root cause",
         "worker-error",
         "unknown",
@@ -475,6 +508,12 @@ FAILURES: list[Quote] = [
 ]
 
 REFUSALS: list[tuple[str, str, str, dict[str, Any]]] = [
+    (
+        "vllm",
+        "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
+        "answer-clipped-to-nothing",
+        {},
+    ),
     (
         "vllm",
         "This model's maximum context length is 2097152 tokens. However, your request has 2106743 input tokens. Please reduce the length of the input messages.",

@@ -95,7 +95,7 @@ def test_a_backends_own_names_are_read(backend):
     ("reading", "unscheduled"),
     [
         (Reading(running=0, waiting=1, kv_usage=0.0), True),
-        (Reading(running=0, waiting=1, kv_usage=0.2), False),
+        (Reading(running=0, waiting=1, kv_usage=0.2), True),
         (Reading(running=1, waiting=1, kv_usage=0.0), False),
         (Reading(running=None, waiting=1, kv_usage=0.0), False),
         (Reading(running=0, waiting=0, kv_usage=0.0), False),
@@ -103,7 +103,7 @@ def test_a_backends_own_names_are_read(backend):
         (Reading(), False),
     ],
 )
-def test_unscheduled_is_waiting_while_none_runs_and_the_cache_is_empty(reading, unscheduled):
+def test_unscheduled_is_waiting_while_none_runs(reading, unscheduled):
     assert reading.unscheduled is unscheduled
 
 

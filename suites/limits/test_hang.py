@@ -1,0 +1,15 @@
+"""Is a request that may not fit the KV cache answered or refused, and does the server live on?"""
+
+import pytest
+
+from pytest_longctx import recovery
+
+
+@pytest.mark.judges("over-pool")
+def test_server_gets_over_it(finding, boot, server, prompt, ask, judge):
+    """If this fails, a request that is accepted hangs, or takes the server down with it."""
+    length = finding.ask.prompt_length(server.max_model_len)
+    seen = boot.weigh(ask(prompt(length), finding.ask.output_tokens))
+    canary = ask(prompt(recovery.CANARY_TOKENS), 1, deadline_s=server.deployment.timeouts.canary_s)
+    verdict = judge(recovery.after(seen, canary))
+    assert verdict
