@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Final
 
+from pytest_longctx import waking
 from pytest_longctx.conversation import Conversation
 from pytest_longctx.exchange import Exchange
 from pytest_longctx.lookout import Gauges, watching
@@ -84,7 +85,7 @@ def disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, w
 
     Nothing is observed where every prompt was answered before it could be left; it must be longer then.
     """
-    return asyncio.run(_disconnect(server, prompt, tokens, watch))
+    return waking.run(_disconnect(server, prompt, tokens, watch))
 
 
 async def _disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: Watch) -> Observation:

@@ -21,6 +21,7 @@ Question = Literal[
     "ladder",
     "load",
     "disconnect",
+    "logged-rate",
     "retrieval",
     "precision",
     "kv-dtype",
@@ -44,7 +45,7 @@ class Ask(tables.Table):
     prompt_tokens: Annotated[int, Field(ge=1)] | None = None
     output_tokens: Annotated[int, Field(ge=1)] = 32
     requests: Annotated[int, Field(ge=1)] | None = None
-    """For a load: how many requests in all. For an accuracy: only the first so many questions of the task."""
+    """For a load or an accounting: how many requests in all. For an accuracy: only the first so many questions of the task."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """How many of them at once, at most."""
     rate_per_s: Annotated[float, Field(gt=0)] | None = None
@@ -169,6 +170,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         ),
         "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs it"),),
         "reset": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'reset' finding needs it"),),
+        "logged-rate": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'logged-rate' finding needs it"),),
         "disconnect": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'disconnect' finding needs it"),),
         "load": (
             (ask.prompt_tokens is not None, "ask.prompt_tokens: a 'load' finding needs it"),

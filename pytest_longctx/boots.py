@@ -3,23 +3,27 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_longctx import models
+from pytest_longctx.conversation import decoding
 from pytest_longctx.diagnosis import Evidence, diagnose, explain_refusal
 from pytest_longctx.errors import BootError
 from pytest_longctx.exchange import Exchange
+from pytest_longctx.findings import Finding
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.launchers.ready import how_it_ended
-from pytest_longctx.machine import Hardware
+from pytest_longctx.machine import Machine
 from pytest_longctx.mask import masked
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.physics import roofline
+from pytest_longctx.physics.prediction import Prediction
 from pytest_longctx.reading import Reading, read_file
-from pytest_longctx.scope import Conditions
+from pytest_longctx.scope import Conditions, Mismatch
 from pytest_longctx.server import Server
+from pytest_longctx.units import quantity
 
 _END_S = 10.0
 """How long a server that has failed may take to end: vLLM shuts its API down two seconds after its engine is gone."""
@@ -41,6 +45,8 @@ class Boot:
     """When it was started, in seconds of Unix time."""
     peaks: Mapping[str, float] = field(default_factory=dict)
     """The most memory in use until it was up or had failed, as far as somebody looked."""
+    predicted: Prediction | None = None
+    """What was expected of it, where anything was."""
 
     def observe(self) -> Observation:
         """The boot as evidence for a verdict."""
@@ -70,6 +76,10 @@ class Boot:
             return seen
         name, kind, sizes = known
         return replace(seen, signature=name, kind=kind, metrics={**seen.metrics, **sizes})
+
+    def beside(self, seen: Observation) -> Observation:
+        """*seen*, with the figures of the boot."""
+        return replace(seen, metrics={**self.observe().metrics, **seen.metrics})
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -117,22 +127,35 @@ class Boot:
             "words": dict(self.words),
             "log": str(self.log) if self.log else None,
             "explained": str(self.failure) if self.failure else "",
+            **({"predicted": asdict(self.predicted)} if self.predicted else {}),
         }
 
 
-def ratio(one: Boot, other: Boot) -> Observation:
-    """How much more KV cache *one* has than *other*; a boot that failed stands for both."""
-    both = [one.observe(), other.observe()]
+def waits_for(finding: Finding, booted: Mapping[str, Boot]) -> Mismatch | None:
+    """Why a ratio cannot be judged yet. It is judged once, on whichever of its two deployments comes up last."""
+    missing = [name for name in finding.scope.deployment if name not in booted]
+    line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged on whichever comes up last"
+    return Mismatch(0, line) if missing else None
+
+
+def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
+    """How much more KV cache one of the two deployments has than the other; a boot that failed stands for both."""
+    names = finding.divided()
+    both = [booted[name].observe() for name in names]
     for seen in both:
         if seen.outcome != "serves":
             return seen
     mine, theirs = (seen.metrics.get("kv_cache_tokens") for seen in both)
-    said = f"{one.conditions.deployment.name} {mine or '?'}, {other.conditions.deployment.name} {theirs or '?'} tokens"
+    said = ", ".join(
+        f"{name} {quantity(tokens, 'tokens')}" for name, tokens in zip(names, (mine, theirs), strict=True) if tokens
+    )
     return Observation("serves", {"capacity_ratio": mine / theirs if mine and theirs else None}, "boot", said=said)
 
 
 @contextmanager
-def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version: str | None) -> Iterator[Boot]:
+def boot(
+    launcher: Launcher, launch: Launch, here: Machine, version: str | None, predicted: Prediction | None = None
+) -> Iterator[Boot]:
     """
     Bring *launch* up for as long as the context lasts; a server that fails to come up is a result, not an error.
 
@@ -156,10 +179,12 @@ def boot(launcher: Launcher, launch: Launch, hardware: Hardware | None, version:
             "deployment": deployment.name,
             "engine": f"{deployment.backend} {version or 'of unknown version'}",
             "model": model,
-            "hardware": str(hardware) if hardware else "unknown",
+            "hardware": str(here.hardware or "unknown"),
             "launcher": launcher.name,
+            "ordinary_ids": "{}-{}".format(*deployment.model.ordinary_ids),
+            "decoding": ", ".join(f"{name}={value}" for name, value in decoding(launch.backend).items()),
         }
         log = server.log if server else failure.log if failure else None
         words = server.words if server else failure.observation.words if failure else {}
-        here = Conditions(deployment, hardware, version, limit, words)
-        yield Boot(here, facts, seconds, server, failure, log, began_s)
+        conditions = Conditions(deployment, here.hardware, version, limit, words, here.host_bytes)
+        yield Boot(conditions, facts, seconds, server, failure, log, began_s, predicted=predicted)

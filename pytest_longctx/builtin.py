@@ -19,6 +19,7 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
         "vllm-rocm": "pytest_longctx.backends.vllm_rocm:VllmRocm",
         "vllm-neuron": "pytest_longctx.backends.vllm_neuron:VllmNeuron",
         "sglang": "pytest_longctx.backends.sglang:Sglang",
+        "transformers": "pytest_longctx.backends.transformers:Transformers",
         "openai": "pytest_longctx.backends.openai:OpenAI",
         "miniature": "pytest_longctx.backends.miniature:Miniature",
     }
@@ -27,6 +28,7 @@ LAUNCHERS: Mapping[str, str] = MappingProxyType(
     {
         "process": "pytest_longctx.launchers.process:ProcessLauncher",
         "docker": "pytest_longctx.launchers.docker:DockerLauncher",
+        "kubernetes": "pytest_longctx.launchers.kubernetes:KubernetesLauncher",
         "url": "pytest_longctx.launchers.url:UrlLauncher",
     }
 )

@@ -133,6 +133,16 @@ class Benign(tables.Table):
     example: str
 
 
+class RateLine(tables.Table):
+    """A line with a throughput of prompts that is no measurement: what was read, divided by a window."""
+
+    regex: Pattern
+    window_s: Annotated[float, Field(ge=0)]
+    """How long the engine gathers before it writes one; 0 where it writes one for each batch."""
+    example: str
+    near_miss: str
+
+
 class Catalogue(tables.Table):
     """All that is known of one engine's log."""
 
@@ -145,6 +155,7 @@ class Catalogue(tables.Table):
     signature: Annotated[tuple[Signature, ...], tables.LISTED] = ()
     refusal: Annotated[tuple[Signature, ...], tables.LISTED] = ()
     """What a request is turned down with: no failure of the server, so it is not looked for in the log."""
+    rate: RateLine | None = None
     benign: Annotated[tuple[Benign, ...], tables.LISTED] = ()
 
 

@@ -6,12 +6,24 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_longctx import __version__, backends, builtin, catalogue, deployment, engines, findings, home, plan
+from pytest_longctx import (
+    __version__,
+    backends,
+    builtin,
+    catalogue,
+    deployment,
+    engines,
+    findings,
+    home,
+    plan,
+    published,
+    render,
+)
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import dead, match
 from pytest_longctx.catalogue import Catalogue
 from pytest_longctx.errors import LongctxError, UsageError, unknown
-from pytest_longctx.machine import Hardware
+from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.reports import commands as readers
 from pytest_longctx.reports import pages, signatures
 from pytest_longctx.scope import Conditions
@@ -38,7 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     checked.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/, deployments/")
     known = commands.add_parser("signatures", help="write the known log lines of all engines as one page")
     known.add_argument("folder", type=Path, help="where the page goes")
+    shown = commands.add_parser("commands", help="write the published commands beside those we render, as one page")
+    shown.add_argument("folder", type=Path, help="where the page goes")
     readers.add(commands)
+    render.add(commands)
     given = parser.parse_args(arguments)
     try:
         if hasattr(given, "run"):
@@ -51,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
             _check((home.suites(), *given.data))
         elif given.command == "signatures":
             _write(given.folder, {"signatures.md": signatures.page(catalogues())})
+        elif given.command == "commands":
+            _write(given.folder, {"commands.md": published_commands()})
         else:
             _show_plan(_backend(given.backend), given.hardware, (home.suites(), *given.data), as_json=given.json)
     except LongctxError as problem:
@@ -90,6 +107,13 @@ def catalogues() -> dict[str, Catalogue]:
     return {path.stem: catalogue.load(path) for path in sorted(Path(backends.__file__).parent.glob("*.toml"))}
 
 
+def published_commands() -> str:
+    """The page of the documents' commands and ours."""
+    known = deployment.load_all((home.suites() / "deployments",))
+    pairs = {name: (_backend(one.backend), one) for name, one in known.items() if one.backend in builtin.BACKENDS}
+    return published.page(published.load(home.suites() / "commands.toml"), pairs)
+
+
 def _check(folders: tuple[Path, ...]) -> None:
     known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
     found = findings.load_all(tuple(folder / "findings" for folder in folders))
@@ -108,7 +132,7 @@ def _show_plan(backend: Backend, hardware: str, folders: tuple[Path, ...], *, as
     chosen = [one for one in known.values() if one.backend == backend.name]
     wanted = findings.load_all(tuple(folder / "findings" for folder in folders)).values()
     cases = match(wanted, chosen, lambda one, _: Conditions(one, here, None, one.max_model_len))
-    made = plan.make(cases, chosen, backend, here)
+    made = plan.make(cases, chosen, backend, Machine(here))
     print(json.dumps([row.as_json() for row in made.rows], indent=1) if as_json else "\n".join(made.lines()))
 
 

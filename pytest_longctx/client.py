@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
+from pytest_longctx import waking
 from pytest_longctx.conversation import Clock, Conversation
 from pytest_longctx.errors import PromptError
 from pytest_longctx.exchange import Exchange
@@ -45,6 +46,6 @@ def ask(
     try:
         asyncio.get_running_loop()
     except RuntimeError:  # the usual case, in which Ctrl-C ends the request at once; it would wait for a thread
-        return asyncio.run(talk.hold())
+        return waking.run(talk.hold(), clock)
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, talk.hold()).result()
+        return thread.submit(waking.run, talk.hold(), clock).result()

@@ -16,6 +16,8 @@ from typing import Any, Final, cast
 import httpx
 from httpx_sse import EventSource, SSEError
 
+from pytest_longctx import waking
+from pytest_longctx.backends import Backend
 from pytest_longctx.exchange import Ending, Exchange, Ledger, Refusal, Usage
 from pytest_longctx.lookout import Gauges, Lookout, open_http, watching
 from pytest_longctx.progress import Watch
@@ -145,10 +147,9 @@ class Conversation:
         """The request around the prompt's ids."""
         rest = {
             "max_tokens": self.output_tokens,
-            "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
-            **self.server.backend.body,
+            **decoding(self.server.backend),
         }
         head = f'{json.dumps({"model": self.server.model})[:-1]}, "{self.prompt.member}": '
         return head.encode(), b", " + json.dumps(rest)[1:].encode()
@@ -212,8 +213,14 @@ class _Arriving:
 
     async def aiter_text(self) -> AsyncIterator[str]:
         async for text in self.response.aiter_text():
-            self.came_s = self.clock()
+            woke_s = waking.woke_s()
+            self.came_s = self.clock() if woke_s is None else woke_s
             yield text
+
+
+def decoding(backend: Backend) -> dict[str, Any]:
+    """How every answer is chosen."""
+    return {"temperature": 0, **backend.body}
 
 
 def _said(choice: Mapping[str, Any]) -> str | None:

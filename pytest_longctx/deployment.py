@@ -30,7 +30,7 @@ class Model(tables.Table):
     make: str | None = None
     """A checkpoint to make on the spot; see `pytest_longctx.models`."""
     path: str | None = None
-    """A folder on the server's machine; ``~`` and relative paths are allowed."""
+    """A folder on the server's machine, or a GGUF file; ``~`` and relative paths are allowed."""
     id: str | None = None
     """A name that the engine resolves itself, such as a Hugging Face repository."""
     shape: str | None = None
@@ -114,6 +114,23 @@ class Docker(tables.Table):
     """Soft and hard limit alike, for instance ``memlock = -1``."""
 
 
+class Kubernetes(tables.Table):
+    """How a deployment becomes Pods, beside what its ``[docker]`` table says of the image, its mounts and its memory."""
+
+    models: str | None = None
+    """A folder of the node, by its absolute path, or a claim, by its name; None: a model by name is loaded at each boot."""
+    secret: str = "longctx"  # noqa: S105 - its name
+    """The Secret with the values of ``pass_env``, under their own names; what is not there is left out."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerate: tables.Names = ()
+    """Taints that do not keep it away, by their keys."""
+    runtime_class: str | None = None
+    devices_per_node: Annotated[int, Field(gt=0)] | None = None
+    """None: as many as the usual host of that kind has."""
+    hours: Positive = 12.0
+    """After so long the cluster ends a Pod that a test run made, whatever became of the run."""
+
+
 class Deployment(tables.Table):
     """One server configuration, as a value."""
 
@@ -128,6 +145,7 @@ class Deployment(tables.Table):
     image: str | None = None
     """The container image, for launchers that use one: ``name:tag``, or ``name@sha256:...``, which stays what it is."""
     docker: Docker = Docker()
+    kubernetes: Kubernetes = Kubernetes()
     max_model_len: int | None = None
     """Longest context in tokens, prompt and answer together; None: ask the server."""
     longest_prompt: int | None = None

@@ -67,6 +67,8 @@ class Ledger:
     ttft_s: float | None = None
     queue_s: float | None = None
     prefill_s: float | None = None
+    times_first_token: bool = True
+    """False: the server has no counter of the time to the first token, so that none is missing."""
 
     def gap_tokens(self, sent: int, asked: int) -> int | None:
         """Tokens by which prompts and answers differ from what was *sent* and *asked*; None where one was not counted."""
@@ -166,11 +168,11 @@ class Exchange:
         gap_s = None
         if self.ttft_s is not None and ledger.ttft_s is not None and self.uploaded_s is not None:
             gap_s = self.ttft_s - (self.uploaded_s - self.started_s) - ledger.ttft_s
+        clocks = {"server_ttft_s": ledger.ttft_s, "ttft_gap_s": gap_s} if ledger.times_first_token else {}
         return {
             "server_prompt_tokens": ledger.prompt_tokens,
             "server_completion_tokens": ledger.completion_tokens,
-            "server_ttft_s": ledger.ttft_s,
-            "ttft_gap_s": gap_s,
+            **clocks,
             "queue_s": ledger.queue_s,
             "server_prefill_s": ledger.prefill_s,
         }

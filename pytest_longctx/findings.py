@@ -100,6 +100,8 @@ class Scope(tables.Table):
     backend: tables.Names = ()
     version: tables.VersionRange | None = None
     hardware: HardwareName | None = None
+    host_gib_at_most: Annotated[float, Field(gt=0)] | None = None
+    """Of a failure for want of host memory: on a larger host it says nothing."""
     model: tables.Names = ()
     """Model names; ``*`` and ``?`` are wildcards."""
     weights: Annotated[tuple[Weights, ...], tables.LISTED] = ()
@@ -128,10 +130,13 @@ class Known(tables.Table):
     since: dt.date
 
 
+FindingId = Annotated[str, Field(pattern=r"^[A-Z]{2,8}-\d{4}$")]
+
+
 class Finding(tables.Table):
     """One documented result."""
 
-    id: Annotated[str, Field(pattern=r"^[A-Z]{2,8}-\d{4}$")]
+    id: FindingId
     title: str
     question: Question
     markers: Annotated[tables.Names, AfterValidator(_markers)]
@@ -144,6 +149,10 @@ class Finding(tables.Table):
     expect: Expect = Expect()
     bounds: dict[str, Bound] = Field(default_factory=dict)
     known: Known | None = None
+    cure: FindingId | None = None
+    """Of an expected failure: the finding about the same with what mends it."""
+    no_cure: str = ""
+    """Why there is none."""
     note: str = ""
     """Where the document was wrong, or what it left out, in prose."""
 
@@ -153,6 +162,11 @@ class Finding(tables.Table):
         if self.ask.against is None or len(others) != 1 or len(self.scope.deployment) != 2:
             raise ValueError("scope.deployment: a 'ratio' finding names two, and ask.against is one of them")
         return others[0], self.ask.against
+
+    @property
+    def fails(self) -> bool:
+        """Whether it expects that a server does not come up."""
+        return self.question in ("boot-fails", "kv-dtype") and self.expect.outcome != "serves"
 
     @property
     def on_paper(self) -> bool:
@@ -168,6 +182,8 @@ class Finding(tables.Table):
                 raise ValueError(f"bounds.{name}.unit: {bound.unit!r}, but {name} is in {MEASURES[name].unit!r}")
             if bound.sigmas is not None and f"{name}_stderr" not in MEASURES:
                 raise ValueError(f"bounds.{name}.sigmas: {name} is measured without a standard error")
+        if (self.cure or self.no_cure) and (not self.fails or (self.cure and self.no_cure)):
+            raise ValueError("cure, no_cure: only an expected failure of a boot has one of the two")
         if not self.markers:
             raise ValueError("markers: a finding needs at least one, or no run would select it")
         return self

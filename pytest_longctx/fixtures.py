@@ -138,7 +138,7 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
             watch = longctx_session.watch
             exchange = client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
-        return replace(exchange, peaks=longctx_session.peaks(exchange.started_s, exchange.ended_s))
+        return replace(exchange, peaks=longctx_session.pulse.peaks(exchange.started_s, exchange.ended_s))
 
     return send
 
@@ -146,17 +146,23 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
 @pytest.fixture
 def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> Load:
     """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; a `Load` with every `Exchange`."""
+    import time
+    from dataclasses import replace
+
     from pytest_longctx import load
     from pytest_longctx.asks import Ask as Asked
 
     def run(prompt_tokens: int, output_tokens: int, **how: Any) -> "Carried":
         asked = Asked(prompt_tokens=prompt_tokens, output_tokens=output_tokens, **how)
+        since_s = time.monotonic()
         with longctx_session.at_work(server) as row:
             row["requests"] = asked.requests
             if tool := longctx_session.options.load:
-                return longctx_session.load_by_tool(tool, server, asked)
-            row["sent_tokens"] = prompt_tokens * (asked.requests or 1)
-            return load.run(server, prompt, asked, longctx_session.seed, longctx_session.watch)
+                carried = longctx_session.load_by_tool(tool, server, asked)
+            else:
+                row["sent_tokens"] = prompt_tokens * (asked.requests or 1)
+                carried = load.run(server, prompt, asked, longctx_session.seed, longctx_session.watch)
+        return replace(carried, peaks=longctx_session.pulse.peaks(since_s, time.monotonic()))
 
     return run
 
@@ -186,6 +192,19 @@ def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, 
         with longctx_session.at_work(server) as row:
             row["sent_tokens"] = len(prompt)
             return prefix_cache.observe(server, prompt, output_tokens, longctx_session.watch)
+
+    return observe
+
+
+@pytest.fixture
+def logged_rate(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, int], Observation]":
+    """``logged_rate(prompt(30_000), 4)``: the throughput that the server's log gives one request, beside the client's own."""
+    from pytest_longctx import logged_rate
+
+    def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
+        with longctx_session.at_work(server) as row:
+            row["sent_tokens"] = len(prompt)
+            return logged_rate.observe(server, prompt, output_tokens, longctx_session.watch)
 
     return observe
 

@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Final
 
 import httpx
 
-from pytest_longctx import telemetry
+from pytest_longctx import telemetry, waking
 from pytest_longctx.arrivals import offsets
 from pytest_longctx.asks import Ask, missing
 from pytest_longctx.backends import MetricNames
@@ -43,6 +43,8 @@ class Load:
     """The client, where it is not this package's own."""
     said: str = ""
     """Why there is nothing, where there is nothing."""
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    """The most memory in use meanwhile, by its names in `pytest_longctx.measures`, as far as somebody looked."""
     send_delay_s: float | None = None
     """The most by which a request of an open loop was sent later than it was due; it counts as time the request waited."""
 
@@ -59,9 +61,9 @@ def run(server: Server, prompt: Callable[[int], Sendable], asked: Ask, seed: int
     flock = _Flock(server, prompt, asked, watch)
     before = reading(server)
     if asked.rate_per_s is None:
-        exchanges = tuple(asyncio.run(flock.closed(asked.concurrency or 1)))
+        exchanges = tuple(waking.run(flock.closed(asked.concurrency or 1)))
         return Load(exchanges, ledger_since(server, before, exchanges))
-    sent = asyncio.run(flock.opened(offsets(flock.requests, asked.rate_per_s, asked.arrivals, seed)))
+    sent = waking.run(flock.opened(offsets(flock.requests, asked.rate_per_s, asked.arrivals, seed)))
     exchanges = tuple(exchange for exchange, _ in sent)
     return Load(exchanges, ledger_since(server, before, exchanges), send_delay_s=max(delay_s for _, delay_s in sent))
 
@@ -190,6 +192,7 @@ def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float 
         **_goodput(exchanges, duration_s, goal_ttft_s, goal_tpot_s),
         "cached_share": _cached_share(load, prompt),
         **_ledger_gap(load),
+        **load.peaks,
     }
     return replace(seen, metrics={name: value for name, value in metrics.items() if name not in load.left_out})
 

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import httpx
@@ -129,12 +129,13 @@ class Lookout:
 
         None where it has no counters to ask for.
         """
-        if not self.server.backend.metrics.generated_tokens:
+        names = self.server.backend.metrics
+        if not names.generated_tokens:
             return None
         end = time.monotonic() + _SETTLE_S
         while True:
             ledger = (await self.gauges.now()).since(self.before)
             caught_up = (ledger.completion_tokens or 0) >= completion_tokens and ledger.first_tokens != 0
             if caught_up or ledger.completion_tokens is None or time.monotonic() > end:
-                return ledger
+                return replace(ledger, times_first_token=bool(self.server.backend.metrics.ttft_s))
             await asyncio.sleep(0.05)

@@ -1,11 +1,13 @@
 """What hardware this is, and what a finding or a deployment asks for."""
 
+import os
 import platform
 import re
 import shutil
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 KINDS = (
     "H200",
@@ -61,6 +63,8 @@ class Machine:
 
     hardware: Hardware | None
     facts: dict[str, str] = field(default_factory=dict)
+    host_bytes: float | None = None
+    """Memory of the host; None where the hardware was typed, or cannot be looked at."""
 
 
 def detect() -> Machine:
@@ -70,10 +74,22 @@ def detect() -> Machine:
     kinds = Counter(kind for name in names if (kind := _kind_of(name)))
     if kinds:
         kind, count = kinds.most_common(1)[0]
-        return Machine(Hardware(kind, count), {**facts, "devices": "; ".join(sorted(set(names)))})
+        return Machine(Hardware(kind, count), {**facts, "devices": "; ".join(sorted(set(names)))}, _host_bytes())
     if names:
-        return Machine(None, {**facts, "devices": "; ".join(sorted(set(names)))})
-    return Machine(Hardware("cpu"), facts)
+        return Machine(None, {**facts, "devices": "; ".join(sorted(set(names)))}, _host_bytes())
+    return Machine(Hardware("cpu"), facts, _host_bytes())
+
+
+def _host_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float | None:
+    """Of the host, or of the container that this is in, where that may have less."""
+    try:
+        host = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError):
+        return None
+    try:
+        return min(host, float(limit.read_text(encoding="ascii")))
+    except (ValueError, OSError):  # "max", or none
+        return host
 
 
 def _nvidia() -> list[str]:

@@ -60,6 +60,10 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "kv_mantissa_bits": Measure(
             "bits", "mantissa bits of a key that came back out of the KV cache: BF16 7, E4M3 3, E5M2 2"
         ),
+        "kv_ladder_breaks": Measure(
+            "bits",
+            "rungs of the ladder that were kept above one that was lost; above 0 keys come back as other numbers",
+        ),
         "kv_relative_step": Measure("", "2^-kv_mantissa_bits: the step between numbers just above 1"),
         "longest_served_tokens": Measure("tokens", "longest prompt that was served beside its answer"),
         "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
@@ -147,6 +151,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "GiB", "most resident memory of the server's processes, added up: shared pages count for each of them"
         ),
         # a published figure, by arithmetic
+        "logged_tokens_per_s": Measure("tokens/s", "highest prompt throughput that the engine's log gives a request"),
+        "log_rate_ratio": Measure("x", "logged_tokens_per_s / prefill_tokens_per_s of the same request"),
         "log_window_s": Measure("s", "prompt tokens / a logged rate; 10 s is the window of vLLM's log, not a time"),
         "kv_gib": Measure("GiB", "KV cache of the context in all layers, by the model's shape"),
         "kv_gib_per_s": Measure("GiB/s", "that KV cache / the claimed time to store or load it"),

@@ -89,6 +89,8 @@ def locate(model: Model) -> str:
         return str(folder)
     if model.path is not None:
         folder = Path(model.path).expanduser()
+        if folder.suffix == ".gguf" and folder.is_file():
+            return str(folder.resolve())
         if not (folder / "config.json").is_file():
             raise ModelError(
                 f"model {model.name!r} is not at {folder}\n"

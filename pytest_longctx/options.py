@@ -38,11 +38,13 @@ OPTIONS = (
     Option(
         "backend",
         "NAME",
-        "what serves: vllm, vllm-cpu, vllm-neuron, sglang, openai, miniature, or a plugin's",
+        "what serves: vllm, vllm-cpu, vllm-neuron, sglang, transformers, openai, miniature, or a plugin's",
         flag="--backend",
     ),
     Option(
-        "launcher", "KIND", "how it is reached: process (default), docker, or url:http://HOST:PORT for one that runs"
+        "launcher",
+        "KIND",
+        "how it is reached: process (default), docker, kubernetes, or url:http://HOST:PORT for one that runs",
     ),
     Option("deployment", "NAME", "only these deployments: names or TOML files, separated by commas"),
     Option("data", "DIR", "a project's own data: a folder with findings/ and deployments/; several with commas"),

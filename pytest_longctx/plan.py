@@ -1,16 +1,17 @@
 """What a run would do, and what would come of it, without booting anything."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pytest_longctx import models
+from pytest_longctx.agreement import concerns_memory
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import Case
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.findings import Finding
 from pytest_longctx.lints import lint
-from pytest_longctx.machine import Hardware
+from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.observation import Outcome
 from pytest_longctx.physics import roofline
 from pytest_longctx.physics.prediction import DEVICE_GIB, Prediction
@@ -23,12 +24,6 @@ USUAL_UTILISATION = 0.5
 
 USUAL_BOOT_S = 600.0
 """A boot of a large model where the deployment names no time of its own: 572 s were logged for Scout on 8 x H200."""
-
-
-DECIDED_BY_MEMORY: frozenset[Outcome] = frozenset({"serves", "refuses", "runs out of memory", "overcommits"})
-
-EARLY_PHASES = ("config", "start")
-"""Nothing is allocated before these are over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +104,7 @@ def _times(row: Row) -> str:
     return boot if row.test_s is None else f"{boot}, prompts about {duration(row.test_s)}"
 
 
-def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Backend, hardware: Hardware | None) -> Plan:
+def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Backend, here: Machine) -> Plan:
     """The plan of a run that would judge *cases*; one that is out of scope by anything but the hardware costs nothing."""
     asked: dict[str, list[Finding]] = {}
     for case in cases:
@@ -117,26 +112,25 @@ def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Back
             continue  # it boots nothing
         if case.misfit is None or case.misfit.line.startswith("hardware"):
             asked.setdefault(case.deployment.name, []).append(case.finding)
-    rows = (_row(one, tuple(asked[one.name]), backend, hardware) for one in deployments if one.name in asked)
-    return Plan(hardware, tuple(rows))
+    rows = (_row(one, tuple(asked[one.name]), backend, here) for one in deployments if one.name in asked)
+    return Plan(here.hardware, tuple(rows))
 
 
-def predict(one: Deployment, backend: Backend, hardware: Hardware | None) -> Prediction | None:
+def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | None:
     """What the memory of *one* comes to; None where the model's shape, the hardware or the engine's memory is not known."""
     shape = models.shape_of(one.model)
-    gib = DEVICE_GIB.get(hardware.kind) if hardware else None
-    return backend.predict(one, shape, gib * GiB if gib else None) if shape else None
+    gib = DEVICE_GIB.get(here.hardware.kind) if here.hardware else None
+    found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
+    return found.on_host(here.host_bytes) if found else None
 
 
-def _decided_by_memory(finding: Finding) -> bool:
-    """Whether *finding* says what a boot's memory comes to; a flag that is refused is nothing that memory decides."""
-    expect = finding.expect
-    return (
-        finding.question.startswith("boot") and expect.outcome in DECIDED_BY_MEMORY and expect.phase not in EARLY_PHASES
-    )
+def _foreseeable(finding: Finding, here: Machine) -> bool:
+    """Whether enough is known here to foresee what *finding* documents."""
+    return concerns_memory(finding) and (finding.scope.host_gib_at_most is None or here.host_bytes is not None)
 
 
-def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, hardware: Hardware | None) -> Row:
+def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Machine) -> Row:
+    hardware = here.hardware
     needs = Hardware.parse(one.hardware) if one.hardware else hardware
     shape = models.shape_of(one.model)
     lacks = machine_lacks(one, hardware) or ""
@@ -150,8 +144,8 @@ def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, hardware
         needs=str(needs or "?"),
         findings=tuple(each.id for each in asked),
         out_of_scope=lacks.partition(": ")[2],
-        prediction=predict(one, backend, needs),
-        expects=frozenset(each.expect.outcome for each in asked if _decided_by_memory(each)),
+        prediction=predict(one, backend, replace(here, hardware=needs)),
+        expects=frozenset(each.expect.outcome for each in asked if _foreseeable(each, here)),
         boot_s=one.timeouts.usual_boot_s or (USUAL_BOOT_S if needs and needs.kind in DEVICE_GIB else None),
         test_s=test_s,
         gpus=0 if needs is None or needs.kind == "cpu" else needs.count,

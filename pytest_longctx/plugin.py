@@ -144,6 +144,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if deployment := _deployment(item):
             order.setdefault(deployment.name, len(order) + 1)
+            longest = session.longest_prompts.get(deployment.name, 0)
+            session.longest_prompts[deployment.name] = max(longest, *_prompts(item, deployment))
     items.sort(key=lambda item: order.get(getattr(_deployment(item), "name", ""), 0))
 
 
@@ -157,6 +159,12 @@ def _deployment(item: pytest.Item) -> Any:
     """The test's deployment; None where it has none, or an empty set of them."""
     found = item.callspec.params.get("deployment") if hasattr(item, "callspec") else None
     return found if hasattr(found, "timeouts") else None
+
+
+def _prompts(item: Any, deployment: Any) -> tuple[int, ...]:
+    """How many tokens the prompts of *item* have, where its finding says so."""
+    finding = item.callspec.params.get("finding")
+    return (0, *finding.ask.every_length(deployment.max_model_len)) if finding is not None else (0, 0)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -25,7 +25,11 @@ def retrieved(seen: Observation, grade: Grade) -> Observation:
 
 def measured(seen: Observation, precision: Precision) -> Observation:
     """What the probe's ladder says of the KV cache; *seen* is its exchange."""
-    metrics = {"kv_mantissa_bits": precision.mantissa_bits, "kv_relative_step": precision.relative_step}
+    metrics = {
+        "kv_mantissa_bits": precision.mantissa_bits,
+        "kv_relative_step": precision.relative_step,
+        "kv_ladder_breaks": precision.breaks,
+    }
     return replace(seen, metrics={**seen.metrics, **metrics}, said=seen.said or str(precision))
 
 

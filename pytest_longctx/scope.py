@@ -9,6 +9,7 @@ from pytest_longctx.deployment import Deployment
 from pytest_longctx.findings import Finding
 from pytest_longctx.machine import Hardware
 from pytest_longctx.tables import in_range
+from pytest_longctx.units import GiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Conditions:
     max_model_len: int | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     """What the boot's log called by name; before a boot there are none."""
+    host_bytes: float | None = None
 
 
 class Mismatch(NamedTuple):
@@ -53,7 +55,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
         _named("model", deployment.model.name, scope.model)
         or _named("weights", deployment.model.weights, scope.weights),
         _built_for(deployment, scope.hardware, here.hardware, settled=settled),
-        machine_lacks(deployment, here.hardware),
+        machine_lacks(deployment, here.hardware) or _small(here.host_bytes, scope.host_gib_at_most, settled=settled),
         _versioned(here.version, scope.version, settled=settled),
         _long_enough(finding, deployment, here.max_model_len, settled=settled),
         _logged("architecture", here.words, scope.architecture, settled=settled)
@@ -90,6 +92,18 @@ def _versioned(version: str | None, wanted: str | None, *, settled: bool) -> str
     if version is None:
         return f"version: not known, {wanted} wanted" if settled else None
     return None if in_range(version, wanted) else f"version: {version} is not {wanted}"
+
+
+def _small(host_bytes: float | None, at_most_gib: float | None, *, settled: bool) -> str | None:
+    if at_most_gib is None:
+        return None
+    if host_bytes is None:
+        return f"host memory: not known, at most {at_most_gib:g} GiB wanted" if settled else None
+    return (
+        None
+        if host_bytes <= at_most_gib * GiB
+        else f"host memory: {host_bytes / GiB:.0f} GiB, at most {at_most_gib:g} wanted"
+    )
 
 
 def _logged(line: str, words: Mapping[str, str], wanted: tuple[str, ...], *, settled: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,8 @@ from pytest_longctx.options import Options
 from pytest_longctx.plan import Plan
 from pytest_longctx.progress import Watch
 from pytest_longctx.scope import Conditions, machine_lacks, mismatch
+from pytest_longctx.vitals import bedside
+from pytest_longctx.vitals.pulse import Pulse, Tell
 
 
 @dataclass(frozen=True)
@@ -185,12 +188,13 @@ class Selection:
         python = engines.interpreter(self.backend, self.options.python) if needed else None
         return Launch(self.backend, one, models.locate(one.model), logs, python, watch)
 
-    def devices(self, one: Deployment) -> Hardware | None:
-        """The accelerators of this machine that *one* takes when it is booted; None where it takes none, or is elsewhere."""
+    def beside(self, one: Deployment, tell: Tell) -> AbstractContextManager[Pulse]:
+        """Whoever watches over *one* while it is up, and over what it takes of this machine."""
+        wanted = Hardware.parse(one.hardware) if one.hardware else self.machine.hardware
         # A launcher may have been written before it was asked where its servers run.
-        if not getattr(self.launcher, "here", False) or self.backend.shares_machine:
-            return None
-        return Hardware.parse(one.hardware) if one.hardware else self.machine.hardware
+        here = getattr(self.launcher, "here", False) and not self.backend.shares_machine
+        contained, busy = self.launcher.name == "docker", self.options.allow_busy_gpu
+        return bedside.beside(one, wanted if here else None, tell, contained=contained, allow_busy=busy)
 
     def case(self, finding: Finding, one: Deployment) -> Case:
         """*finding* on *one*, with what keeps it from being judged there, as far as is known before a boot."""
@@ -198,7 +202,7 @@ class Selection:
 
     def plan(self, chosen: Iterable[Case]) -> Plan:
         """What judging *chosen* would come to, without booting anything."""
-        return plan.make(chosen, self.deployments, self.backend, self.machine.hardware)
+        return plan.make(chosen, self.deployments, self.backend, self.machine)
 
     def _cases(self, wanted: Iterable[Finding]) -> list[Case]:
         return match(wanted, self.deployments, self._conditions)
@@ -206,4 +210,5 @@ class Selection:
     def _conditions(self, one: Deployment, finding: Finding) -> Conditions:
         # Asking an interpreter for its engine takes a moment: only findings with a version need it.
         version = self.version if finding.scope.version is not None else None
-        return Conditions(one, self.machine.hardware, version, one.max_model_len)
+        here = self.machine
+        return Conditions(one, here.hardware, version, one.max_model_len, host_bytes=here.host_bytes)

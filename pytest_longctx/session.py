@@ -6,14 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from typing import Any
 
 import pytest
 
-from pytest_longctx import boots, builtin, plan, series, verdicts
+from pytest_longctx import agreement, boots, builtin, plan, series, verdicts
 from pytest_longctx.adapters import Errand, EvaluationTool, LoadTool, running
 from pytest_longctx.asks import Ask
 from pytest_longctx.boots import Boot
@@ -34,7 +34,6 @@ from pytest_longctx.selection import Selection
 from pytest_longctx.server import Server
 from pytest_longctx.turns import turn
 from pytest_longctx.verdicts import WORST_FIRST, Verdict
-from pytest_longctx.vitals import bedside
 from pytest_longctx.vitals.pulse import Pulse
 
 _PLAIN_EVERY_S = 30.0
@@ -62,7 +61,7 @@ class Session:
     unrecorded: list[tuple[str, str]] = field(default_factory=list)
     """Boots and requests, as pairs, that no test carries yet."""
     last_boot: Boot | None = None
-    pulse: Pulse | None = None
+    pulse: Pulse = field(default_factory=Pulse)
     """Looks at the server that is up."""
     vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
     """What it has seen and no report carries yet."""
@@ -72,6 +71,8 @@ class Session:
     """What this run is held against, where it has a baseline."""
     problems: list[str] = field(default_factory=list)
     """What is wrong with the markers of collected tests."""
+    longest_prompts: dict[str, int] = field(default_factory=dict)
+    """By deployment, in tokens: what the collected tests will send."""
     _said_s: float = field(default_factory=time.monotonic)
 
     @cached_property
@@ -83,44 +84,38 @@ class Session:
         """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
         chosen = self.selection
         try:
-            with bedside.beside(
-                deployment,
-                chosen.devices(deployment),
-                self.vitals.append,
-                contained=chosen.launcher.name == "docker",
-                allow_busy=self.options.allow_busy_gpu,
-            ) as self.pulse:
-                launch = replace(chosen.launch(deployment, self.watch), started=self.pulse.below)
+            with chosen.beside(deployment, self.vitals.append) as self.pulse:
+                launch = replace(
+                    chosen.launch(deployment, self.watch),
+                    started=self.pulse.below,
+                    longest_prompt=self.longest_prompts.get(deployment.name),
+                )
                 yield from self._boot(launch, self.pulse)
         except LongctxError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
 
     def _boot(self, launch: Launch, pulse: Pulse) -> Iterator[Boot]:
         chosen, since_s = self.selection, time.monotonic()
-        with boots.boot(chosen.launcher, launch, chosen.machine.hardware, chosen.version) as seen:
+        predicted = plan.predict(launch.deployment, chosen.backend, chosen.machine)
+        with boots.boot(chosen.launcher, launch, chosen.machine, chosen.version, predicted) as seen:
             booted = replace(seen, peaks=pulse.peaks(since_s, time.monotonic()))
             self.last_boot = self.booted[launch.deployment.name] = booted
             if booted.server is not None:
                 pulse.attend(booted.server)
-            predicted = plan.predict(launch.deployment, chosen.backend, chosen.machine.hardware)
-            expected = {"predicted": asdict(predicted)} if predicted else {}
-            self.unrecorded.append(record.row_pair(record.BOOT, {**booted.record(), **expected}))
+            self.unrecorded.append(record.row_pair(record.BOOT, booted.record()))
             yield booted
 
     @contextmanager
     def at_work(self, server: Server) -> Iterator[dict[str, Any]]:
         """Have *server* to oneself for a request or a load; what is put into the yielded row is recorded with its times."""
         with turn(server.url):
+            self.pulse.hold_still()
             row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
             try:
                 yield row
             finally:
                 row["ended_s"] = round(time.time(), 3)
                 self.unrecorded.append(record.row_pair(record.REQUEST, row))
-
-    def peaks(self, since_s: float, until_s: float) -> dict[str, float]:
-        """The most memory in use meanwhile, as far as it was seen; times are those of the monotonic clock."""
-        return {} if self.pulse is None else self.pulse.peaks(since_s, until_s)
 
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
         """The judge of one test; without a *boot* it is a claim that is judged."""
@@ -137,7 +132,8 @@ class Session:
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)
             gated = self.gate.lines(finding.id, boot.facts, evidence.metrics) if self.gate and boot else ()
-            verdict = verdicts.judge(finding, evidence, gated)
+            remark = agreement.remark(finding, boot.predicted, evidence) if boot else ""
+            verdict = verdicts.judge(finding, evidence, gated, remark)
             self.put_down(item, verdict, boot)
             if verdict.word == "known" and finding.known:
                 pytest.xfail(f"{verdict!r} ({finding.known.issue})")
@@ -176,18 +172,6 @@ class Session:
         verdict = verdicts.out_of_scope(finding, misfit.line)
         self.put_down(item, verdict, boot)
         pytest.skip(repr(verdict))
-
-    def both(self, item: pytest.Item, finding: Finding, boot: Boot) -> Observation:
-        """
-        The capacities of the two deployments of *finding*, divided; skips *item* while only one of them has booted.
-
-        So it is judged once, on whichever comes up last.
-        """
-        missing = [name for name in finding.scope.deployment if name not in self.booted]
-        if missing:
-            line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged on whichever comes up last"
-            self.rule_out(item, finding, Mismatch(0, line), boot)
-        return boots.ratio(*(self.booted[name] for name in finding.divided()))
 
     def put_down(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
         """Write *verdict* where pytest's own reports carry it on: JUnit, xdist, and our results file."""

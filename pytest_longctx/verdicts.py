@@ -52,6 +52,8 @@ class Verdict:
     lines: tuple[Line, ...] = ()
     observation: Observation | None = None
     reason: str = ""
+    remark: str = ""
+    """What is to be said whatever the word: that a prediction was wrong, for one."""
 
     def __bool__(self) -> bool:
         return self.word == "holds"
@@ -65,11 +67,14 @@ class Verdict:
     def why(self) -> str:
         """The one-line reason for the word."""
         if self.reason:
-            return self.reason
+            return self._with_remark(self.reason)
         wanted = False if self.word in ("broken", "known") else None
         deciding = [str(line) for line in self.lines if line.ok is wanted] if self.word != "holds" else []
         said = self.observation.said if self.observation and deciding else ""
-        return "; ".join(deciding) + (f' ("{_short(said)}")' if said else "")
+        return self._with_remark("; ".join(deciding) + (f' ("{_short(said)}")' if said else ""))
+
+    def _with_remark(self, why: str) -> str:
+        return "; ".join(part for part in (why, self.remark) if part)
 
     def __repr__(self) -> str:
         return f"{self.finding.id} {self.word}" + (f": {self.why}" if self.why else "")
@@ -80,17 +85,17 @@ def out_of_scope(finding: Finding, line: str) -> Verdict:
     return Verdict(finding, "out of scope", reason=line)
 
 
-def judge(finding: Finding, seen: Observation, also: Iterable[Line] = ()) -> Verdict:
-    """Hold *seen* against everything *finding* expects and bounds, and count the lines of *also* with it."""
+def judge(finding: Finding, seen: Observation, also: Iterable[Line] = (), remark: str = "") -> Verdict:
+    """Hold *seen* against everything *finding* expects and bounds, and count the lines of *also* with it; *remark* is kept."""
     lines = (*_expected(finding, seen), *(_laws(finding, seen)), *_bounded(finding, seen), *also)
     if any(line.ok is False for line in lines):
-        return Verdict(finding, "known" if finding.known else "broken", lines, seen)
+        return Verdict(finding, "known" if finding.known else "broken", lines, seen, remark=remark)
     if any(line.ok is None for line in lines):
-        return Verdict(finding, "unmeasured", lines, seen)
+        return Verdict(finding, "unmeasured", lines, seen, remark=remark)
     if finding.known:
         gone = f"the known failure is gone: take `known` ({finding.known.issue}) out of the finding"
-        return Verdict(finding, "broken", lines, seen, reason=gone)
-    return Verdict(finding, "holds", lines, seen)
+        return Verdict(finding, "broken", lines, seen, reason=gone, remark=remark)
+    return Verdict(finding, "holds", lines, seen, remark=remark)
 
 
 def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:

@@ -121,6 +121,16 @@ class Backend:
         """The command line that serves *model* at *port*, on loopback unless `host_flag` says where; *python* runs it."""
         raise NotImplementedError
 
+    def version_in(self, answer: Mapping[str, Any]) -> str | None:
+        """The engine's version, from what is answered at `version_path`; comparable by PEP 440, or None."""
+        version = answer.get("version")
+        return version if isinstance(version, str) else None
+
+    def limit_in(self, row: Mapping[str, Any]) -> int | None:
+        """The longest context in tokens, from the model's row of ``/v1/models``; None where the row does not say."""
+        limit = row.get("max_model_len")
+        return limit if isinstance(limit, int) else None
+
     def env(self, deployment: Deployment) -> dict[str, str]:
         """The environment this engine needs; a deployment's own wins over it."""
         return {}

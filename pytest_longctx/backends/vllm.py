@@ -45,7 +45,8 @@ class Vllm(Backend):
         # 0.12 turned the hybrid manager off for chunked attention unless told otherwise; 0.33 has it on.
         old = deployment.version is not None and overlap(deployment.version, "<0.13")
         hybrid = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
-        stage = shape.stage(int(flags.get("pipeline-parallel-size", 1)))
+        stages = int(flags.get("pipeline-parallel-size", 1))
+        stage = shape.stage(stages)
         load = (int(flags.get("max-num-seqs", 1024)), int(flags.get("max-num-batched-tokens", 8192)))
         tensor_parallel = int(flags.get("tensor-parallel-size", 1))
         eager = flags.get("enforce-eager", False) and not old
@@ -64,6 +65,7 @@ class Vllm(Backend):
             max_num_seqs=load[0],
             **other,
             hybrid=hybrid and not flags.get("disable-hybrid-kv-cache-manager", False),
+            stages=stages,
         )
 
 
@@ -81,9 +83,13 @@ class VllmCpu(Vllm):
         flags, space_gib = deployment.flags, deployment.env.get("VLLM_CPU_KVCACHE_SPACE")
         if deployment.max_model_len is None or space_gib is None:
             return None
+        dtype = str(flags.get("kv-cache-dtype", "auto"))
+        # Its attention stores whatever it takes for quantised in one byte, and everything else as the model computes.
+        quantised = dtype.startswith(("fp8", "nvfp4")) or dtype.endswith("per_token_head")
         pool = vllm.Pool(
             shape,
             float(space_gib) * GiB,
+            value_bytes=1 if quantised else 2,
             block_size=int(flags.get("block-size", 128)),
             max_batched_tokens=int(flags.get("max-num-batched-tokens", 2048)),
         )

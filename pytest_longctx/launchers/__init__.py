@@ -36,6 +36,8 @@ class Launch:
     watch: Watch = unwatched
     started: Callable[[int], None] = unattended
     """Called with the id of the process below which the server's own are, where they are on this machine."""
+    longest_prompt: int | None = None
+    """In tokens, of all that this run is to send here; None: not known."""
 
     def server_at(self, url: str, launcher: str, **more: Any) -> Server:
         """The server this launch hopes for at *url*, before anything is known of it."""

@@ -1,21 +1,15 @@
-"""A container while it runs: its log, how it ended, and the reaper that stands by."""
+"""A container while it runs: its log, and how it ended."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pytest_longctx.diagnosis import Evidence
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.launchers import docker_reaper
 from pytest_longctx.launchers.container import ContainerRun
 from pytest_longctx.launchers.growing import GrowingLog
-from pytest_longctx.launchers.process import GRACE_S
 from pytest_longctx.launchers.ready import Candidate
 from pytest_longctx.mask import masked, secret_values
 
@@ -116,45 +110,3 @@ class Container(Candidate):
         """Wait for the rest of the log, after the container was removed."""
         self._over.wait(_SETTLE_S)
         self._lines.close()
-
-
-class Reaper:
-    """A process that removes every container of one run when this one lets go of it, or dies."""
-
-    def __init__(self, path: str, run_id: str) -> None:
-        end, self._hold = os.pipe()
-        command = [sys.executable, "-I", docker_reaper.__file__, str(end), path, run_id, str(GRACE_S)]
-        try:
-            # It may live longer than this process, and must not keep anybody waiting for the end of its output.
-            null = subprocess.DEVNULL
-            self._process = subprocess.Popen(
-                command, stdin=null, stdout=null, stderr=null, start_new_session=True, pass_fds=(end,)
-            )
-        finally:
-            os.close(end)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.let_go(in_peace=False)
-
-    def let_go(self, *, in_peace: bool) -> None:
-        """
-        Wait until the containers are gone, or it is clear that the engine does not answer.
-
-        Not *in_peace*: nobody knows whether the engine is about to make one.
-        """
-        if self._hold < 0:
-            return
-        if in_peace:
-            os.write(self._hold, b".")
-        os.close(self._hold)
-        self._hold = -1
-        try:
-            self._process.wait(timeout=2 * GRACE_S if in_peace else _SETTLE_S)
-        except subprocess.TimeoutExpired:
-            # It goes on by itself. The Popen object would complain, when it is collected, that nobody waits for it.
-            self._process.returncode = 0

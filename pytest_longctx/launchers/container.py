@@ -124,17 +124,25 @@ class ContainerRun:
 
 
 def plan(
-    recipe: Recipe, one: Deployment, model: str, labels: Mapping[str, str], inherited: Mapping[str, str]
+    recipe: Recipe,
+    one: Deployment,
+    model: str,
+    labels: Mapping[str, str],
+    inherited: Mapping[str, str],
+    *,
+    on_this_host: bool = True,
 ) -> ContainerRun:
     """
     The container for *recipe*, with what the hardware of *one* needs and nothing of this machine that was not asked for.
 
-    *inherited* is the environment from which ``pass_env`` and the place of the model cache are taken. Raises `LaunchError`.
+    *inherited* is the environment from which ``pass_env`` and the place of the model cache are taken. Raises `LaunchError`,
+    also for a device that is missing here if it is to run *on_this_host*.
     """
     if one.image is None:
         raise LaunchError(f'{one.name} names no container image\n  try      image = "NAME:TAG" in the deployment')
     made, kind = one.docker, Hardware.parse(one.hardware) if one.hardware else Hardware("cpu")
     access = next((row for row in ACCESS if kind.kind in row.kinds), None)
+    needed = access.devices if access else ()
     passed = {name: inherited[name] for name in recipe.pass_env if name in inherited}
     mounts, models = _model(one, model, {**inherited, **recipe.env})
     return ContainerRun(
@@ -148,7 +156,7 @@ def plan(
         network=made.network,
         shm_gib=made.shm_gib,
         gpus=made.gpus or (kind.count if access is None else 0),
-        devices=(*_present(access.devices if access else (), one), *made.devices),
+        devices=(*(_present(needed, one) if on_this_host else needed), *made.devices),
         groups=access.groups if access else (),
         ipc=access.ipc if access else None,
         security=access.security if access else (),

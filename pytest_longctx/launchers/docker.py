@@ -15,10 +15,11 @@ from typing import Any
 
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch, docker_reaper
-from pytest_longctx.launchers.contained import Container, Reaper
+from pytest_longctx.launchers.contained import Container
 from pytest_longctx.launchers.container import ContainerRun, plan
 from pytest_longctx.launchers.process import free_port
 from pytest_longctx.launchers.ready import await_ready
+from pytest_longctx.launchers.reaper import Reaper
 from pytest_longctx.mask import masked, secret_values
 from pytest_longctx.progress import Progress
 from pytest_longctx.server import Server
@@ -80,7 +81,7 @@ class DockerLauncher:
         bears_key = {"Authorization": f"Bearer {key}"} if backend.key_flag or backend.key_variable else {}
         hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name, headers=bears_key)
         engine, sdk = connect(self.socket)
-        with closing(engine), Reaper(self.socket, run_id) as reaper:
+        with closing(engine), Reaper(docker_reaper.__file__, self.socket, run_id) as reaper:
             sweep(self.socket)
             image = _image(engine, sdk, run.image, launch)
             container = Container(_started(engine, sdk, run, recipe.secrets), run, log, recipe.secrets)

@@ -35,6 +35,8 @@ class Knock:
         """Whether anybody has answered anything."""
         self.figures: dict[str, float] = {}
         self.words: dict[str, str] = {}
+        self.loaded: dict[str, str] = {}
+        """What the served name stands for, where the list says so."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -99,8 +101,9 @@ class Knock:
         if name is None or name not in models:
             self.last = f"model {self.server.model!r} is not among {sorted(models)}"
             return None
-        limit = models[name].get("max_model_len")
-        return replace(self.server, model=name, max_model_len=limit if isinstance(limit, int) else None)
+        root = models[name].get("root")
+        self.loaded = {"loaded_model": root} if isinstance(root, str) and root != name else {}
+        return replace(self.server, model=name, max_model_len=self.server.backend.limit_in(models[name]))
 
     def _one_token(self, server: Server) -> dict[str, Any]:
         low, high = server.deployment.model.ordinary_ids
@@ -119,8 +122,8 @@ class Knock:
         version = None
         if backend.version_path is not None:
             answer = http.get(backend.version_path)
-            version = answer.json().get("version") if answer.status_code == 200 else None
-        self.words = telemetry.cache_layout(http, backend.metrics)
+            version = backend.version_in(answer.json()) if answer.status_code == 200 else None
+        self.words = {**telemetry.cache_layout(http, backend.metrics), **self.loaded}
         if server.max_model_len is not None:
             self.figures["max_model_len"] = float(server.max_model_len)
         self.answered = replace(server, version=version)

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from pytest_longctx import tables
 from pytest_longctx.errors import LaunchError, UsageError
-from pytest_longctx.launchers import Launch
+from pytest_longctx.launchers import Launch, between
 from pytest_longctx.launchers.ready import Candidate, await_ready
 from pytest_longctx.mask import masked
 from pytest_longctx.server import Server
+from pytest_longctx.turns import turn
 
 KEY_VARIABLE = "LONGCTX_API_KEY"
 """Where the API key of an attached server is read from; a key on a command line would show in every process list."""
@@ -49,17 +51,32 @@ class UrlLauncher:
         """Check that it answers and is what the deployment says, and yield it."""
         key = os.environ.get(KEY_VARIABLE)
         headers = {"Authorization": f"Bearer {key}"} if key else self.headers
-        candidate = Elsewhere(self.base, (key,) if key else ())
-        hoped = launch.server_at(self.base, self.name, headers=headers, local=self.local)
-        patience_s = min(PATIENCE_S, launch.deployment.timeouts.boot_s)
-        server = await_ready(candidate, launch, hoped, boot_s=patience_s)
-        wanted, found = launch.deployment.max_model_len, server.max_model_len
-        if wanted is not None and found is not None and wanted != found:
-            raise LaunchError(
-                f"{self.base} serves max_model_len {found:,}; the deployment {launch.deployment.name} says {wanted:,}\n"
-                "  try      leave --longctx-deployment out, or name the deployment that this server runs"
-            )
+        # Asking moves the server's counters too: never while another worker of this run measures it.
+        with turn(self.base):
+            candidate = Elsewhere(self.base, (key,) if key else ())
+            hoped = launch.server_at(self.base, self.name, headers=headers, local=self.local)
+            patience_s = min(PATIENCE_S, launch.deployment.timeouts.boot_s)
+            server = await_ready(candidate, launch, hoped, boot_s=patience_s)
+            for line in _other_than_said(server):
+                raise LaunchError(
+                    f"{self.base} {line} (deployment {launch.deployment.name})\n"
+                    "  try      leave --longctx-deployment out, or name the deployment that this server runs"
+                )
+            if launch.longest_prompt is not None:
+                between.check(server, launch.longest_prompt)
         yield server
+
+
+def _other_than_said(server: Server) -> Iterator[str]:
+    """What *server* tells of itself that its deployment has otherwise; what it does not tell is not held against it."""
+    said = server.deployment
+    if None not in (said.max_model_len, server.max_model_len) and said.max_model_len != server.max_model_len:
+        yield f"serves max_model_len {server.max_model_len:,}; the deployment {said.name} says {said.max_model_len:,}"
+    if said.version and server.version and not tables.in_range(server.version, said.version):
+        yield f"is version {server.version}; the deployment says {said.version}"
+    loaded = server.words.get("loaded_model", "/")
+    if said.model.id and not loaded.startswith(("/", ".")) and loaded not in (said.model.id, said.model.name):
+        yield f"has loaded {loaded}; the deployment says {said.model.id}"
 
 
 class Elsewhere(Candidate):

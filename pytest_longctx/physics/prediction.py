@@ -1,6 +1,6 @@
 """What a boot is expected to come to, term by term, before a device is touched."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_longctx.observation import Outcome
 from pytest_longctx.units import GiB
@@ -39,6 +39,18 @@ class Prediction:
     """The flag that would mend it."""
     advertised_tokens: int | None = None
     """The context it claims, where that may be more than it can hold."""
+
+    host_cure: str = ""
+    """The flag that would lessen what it takes of the host's memory."""
+
+    def on_host(self, host_bytes: float | None) -> "Prediction":
+        """The same beside *host_bytes* of host memory (None: not known); what fails on the devices fails there first."""
+        taken = [term for term in self.terms if term.host]
+        if host_bytes is None or not self.fits or sum(term.size_bytes for term in taken) <= host_bytes:
+            return self
+        largest = max(taken, key=lambda term: term.size_bytes)
+        # The kernel ends a process, which the engine only sees to be gone.
+        return replace(self, outcome="dies", culprit=largest, cure=self.host_cure)
 
     @property
     def fits(self) -> bool:

@@ -18,6 +18,17 @@ SAMPLER_LOGITS_BYTES = 4
 OTHER_BYTES = 8.3 * GiB
 """Activations, libraries and CUDA graphs: 0.90 x 139.8 - 27.81 - 89.71 GiB on 8 x H200 with vLLM 0.12.0."""
 
+HOST_OTHER_BYTES = 2.2 * GiB
+"""What a worker takes of the host beside its tables; see `HOST_COPIES`."""
+
+HOST_COPIES = 1.8
+"""
+How often a worker holds its tables in host memory.
+
+From two boots with four workers (vLLM 0.25.1): the host had 96 GiB in use with tables of 12.0 GiB each, and 12 GiB with tables of
+0.45 GiB. Eight workers with tables of 57.2 GiB were ended by the kernel at about 79 GB each, before they had them all.
+"""
+
 OUTSIDE_BYTES = 7.5 * GiB
 """
 What must be left outside the engine's share, for CUDA graphs, NCCL and the allocator's losses.
@@ -131,8 +142,7 @@ def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int
     """
     Host memory of one worker's tables: token ids and flags of every slot at full length, and block tables of every group.
 
-    1,024 slots of 10M tokens take 57 GiB in each worker. Eight workers of a 560 GiB host were ended by the kernel at about 79 GB
-    each (vLLM 0.25.1): the tables and some 16 GiB that this does not explain.
+    1,024 slots of 10M tokens take 57 GiB in each worker (vLLM 0.25.1).
     """
     tokens = max_num_seqs * max_model_len * (4 + 1)
     tables = max_num_seqs * ceil(max_model_len / block_size) * 4 * groups
@@ -158,17 +168,21 @@ def predict(
     max_num_seqs: int = 1024,
     hybrid: bool = True,
     other_bytes: float = OTHER_BYTES,
+    stages: int = 1,
 ) -> Prediction:
-    """What a boot with these flags comes to, on devices of *device_bytes* each."""
+    """What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*."""
     weights = shape.weight_bytes(weight_value_bytes, tensor_parallel, rope_value_bytes=2)
     available = available_bytes(device_bytes, utilisation, weights, other_bytes)
     parts = (value_bytes, tensor_parallel, block_size, max_batched_tokens)
     pool = Pool(shape, available, *parts, hybrid)
     one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
-    host = Term(
-        "tables per worker", host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups), host=True
+    workers = tensor_parallel * stages
+    tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups)
+    host = (
+        Term(f"tables of {workers} workers", tables, host=True),
+        Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True),
     )
-    terms = (Term("weights", weights), Term("other", other_bytes), Term("KV pool", available), one_request, host)
+    terms = (Term("weights", weights), Term("other", other_bytes), Term("KV pool", available), one_request, *host)
     longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
     if not pool.blocks:
         cure = "--tensor-parallel-size of twice as many devices"
@@ -184,7 +198,7 @@ def predict(
         return Prediction(
             "overcommits" if would_pass else "refuses", terms, longest, concurrency, one_request, None, cure
         )
-    return Prediction("serves", terms, longest, concurrency)
+    return Prediction("serves", terms, longest, concurrency, host_cure="--max-num-seqs 8")
 
 
 def predict_pool(pool: Pool, max_model_len: int) -> Prediction:

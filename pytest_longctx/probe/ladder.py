@@ -48,6 +48,18 @@ class Precision:
         return height if height and not any(self.kept[height:]) and None not in self.kept else None
 
     @property
+    def breaks(self) -> int | None:
+        """
+        Rungs kept above one that was lost: 0 where keys were only rounded; None where a rung was not answered.
+
+        Above 0 keys come back as other numbers, as where one format is written and another is read.
+        """
+        if None in self.kept:
+            return None
+        height = self.kept.index(False) if False in self.kept else len(self.kept)
+        return sum(map(bool, self.kept[height:]))
+
+    @property
     def relative_step(self) -> float | None:
         """The step between neighbouring numbers just above 1."""
         return None if self.mantissa_bits is None else 2.0**-self.mantissa_bits

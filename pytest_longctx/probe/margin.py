@@ -25,20 +25,41 @@ STORED: Mapping[str, npt.DTypeLike] = MappingProxyType(
         "float16": np.float16,
         "bfloat16": ml_dtypes.bfloat16,
         "fp8_e4m3": ml_dtypes.float8_e4m3fn,
+        "fp8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
         "fp8_e5m2": ml_dtypes.float8_e5m2,
     }
 )
-"""Number formats of a KV cache, as engines name them. Unscaled: a scale of 1, an engine's default without calibration."""
+"""
+Number formats of a KV cache, as engines name them. Unscaled: a scale of 1, an engine's default without calibration.
+
+What MI300 calls fp8_e4m3 is ``fp8_e4m3fnuz``: its range ends at 240, that of everybody else's at 448.
+"""
 
 _ROUNDINGS = 3
 """Of BF16 between an attention weight and a logit: the head's output, the final norm, the logit itself."""
 
 
-def stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32]:
-    """*values* as they come back out of *dtype*, rounded to nearest even. Raises `UsageError`."""
+def finite_limit(dtype: str) -> float:
+    """
+    The largest finite number of *dtype*. Raises `UsageError`.
+
+    >>> finite_limit("fp8_e4m3"), finite_limit("fp8_e4m3fnuz"), finite_limit("fp8_e5m2")
+    (448.0, 240.0, 57344.0)
+    """
     if dtype not in STORED:
         raise UsageError(unknown("number format", dtype, STORED))
-    return values.astype(STORED[dtype]).astype(np.float32)
+    return float(ml_dtypes.finfo(STORED[dtype]).max)  # type: ignore[no-untyped-call]
+
+
+def stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32]:
+    """*values* as they come back out of *dtype*: saturated, as engines do, and rounded to nearest even. Raises `UsageError`."""
+    limit = finite_limit(dtype)
+    return np.clip(values, -limit, limit).astype(STORED[dtype]).astype(np.float32)
+
+
+def largest_ask(family: Family, bits: int) -> float:
+    """The largest element of the query that asks for the rung of so many *bits*, where temperature tuning is left out."""
+    return family.query_gain * 2 * 2.0**bits
 
 
 def mantissa_bits(kv: str, activations: str = "bfloat16") -> int:

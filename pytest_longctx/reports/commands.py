@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.reports import history, html, jsonl, markdown, svg
+from pytest_longctx.reports import history, html, jsonl, markdown, svg, terms
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare
 from pytest_longctx.reports.panels import panels
 
@@ -53,7 +53,7 @@ def _report(given: Namespace) -> int:
 
 
 def _compare(given: Namespace) -> int:
-    before, after = jsonl.read(given.before), jsonl.read(given.after)
+    before, after = terms.on_equal_terms(jsonl.read(given.before), jsonl.read(given.after))
     missed = Gate.of(before, given.fail_on).missed(after) if given.fail_on else []
     print("\n".join(markdown.page(before, after, compare(before, after), missed)))
     for case, line in missed:

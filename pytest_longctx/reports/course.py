@@ -1,6 +1,6 @@
 """How a run went: boots and requests over its time, what servers said meanwhile, and what was found where."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pytest_longctx.reports.jsonl import Results
@@ -51,49 +51,67 @@ def _covered(spans: Sequence[tuple[float, float]]) -> float:
     return total
 
 
+Points = list[tuple[float, float]]
+
+
 def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Gauges over time."""
-    by_name: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    """Gauges over time, and what was said beside them."""
+    gauges: dict[tuple[str, str], dict[int | None, Points]] = {}
     for one in rows:
         for name, value in one["figures"].items():
-            if value is not None:
-                by_name.setdefault((one.get("deployment", ""), name), []).append((one["at_s"], value))
-    if not by_name:
+            for device, each in enumerate(value) if isinstance(value, list) else [(None, value)]:
+                if each is not None:
+                    its = gauges.setdefault((one.get("deployment", ""), name), {})
+                    its.setdefault(device, []).append((one["at_s"], each))
+    said = list(dict.fromkeys(one["said"] for one in rows if "said" in one))
+    if not gauges and not said:
         return
-    zero = min(points[0][0] for points in by_name.values())
+    zero = min(one["at_s"] for one in rows)
     plots = tuple(
         Chart(
             f"vitals-{name}-{key}",
             f"{key} over time, {name}",
             Axis("seconds"),
             Axis(key),
-            (Series(key, _thinned(points, zero), line=True),),
+            tuple(_extremes(key, its, zero)),
         )
-        for (name, key), points in by_name.items()
+        for (name, key), its in gauges.items()
     )
     table = [
-        (
-            name,
-            key,
-            str(len(points)),
-            *(f"{pick(value for _, value in points):.4g}" for pick in (min, max)),
-            f"{points[-1][1]:.4g}",
-        )
-        for (name, key), points in by_name.items()
+        (name, key, "" if device is None else str(device), str(len(points)), *_summary([value for _, value in points]))
+        for (name, key), its in gauges.items()
+        for device, points in sorted(its.items(), key=lambda pair: pair[0] or 0)
     ]
     yield Panel(
         "Vitals",
-        "What the server and the machine said of themselves meanwhile.",
+        " ".join(["What the server and the machine said of themselves meanwhile.", *(f"{line}." for line in said)]),
         plots,
-        Table(("deployment", "figure", "readings", "least", "most", "last"), table),
+        Table(("deployment", "figure", "device", "readings", "least", "most", "last"), table),
     )
 
 
-def _thinned(points: Sequence[tuple[float, float]], zero: float) -> tuple[tuple[float, float], ...]:
-    """No more points than can be told apart: of each stretch the highest, since peaks are what vitals are read for."""
+def _summary(values: Sequence[float]) -> tuple[str, ...]:
+    return tuple(f"{value:.4g}" for value in (min(values), max(values), values[-1]))
+
+
+def _extremes(key: str, its: dict[int | None, Points], zero: float) -> Iterator[Series]:
+    """The gauge; where several devices have it, the highest and the lowest of them, between which the others lie."""
+    if len(its) == 1:
+        (points,) = its.values()
+        yield Series(key, _thinned(points, zero, max), line=True)
+        return
+    for said, pick in (("highest device", max), ("lowest device", min)):
+        at: dict[float, float] = {}
+        for at_s, value in (point for points in its.values() for point in points):
+            at[at_s] = pick(at.get(at_s, value), value)
+        yield Series(said, _thinned(sorted(at.items()), zero, pick), line=True)
+
+
+def _thinned(points: Points, zero: float, pick: Callable[..., Any]) -> tuple[tuple[float, float], ...]:
+    """No more points than can be told apart: of each stretch the most extreme, since peaks are what vitals are read for."""
     step = -(-len(points) // _MOST_POINTS)
     stretches = (points[i : i + step] for i in range(0, len(points), step))
-    return tuple((at - zero, value) for at, value in (max(some, key=lambda point: point[1]) for some in stretches))
+    return tuple((at - zero, value) for at, value in (pick(some, key=lambda point: point[1]) for some in stretches))
 
 
 def retrieval(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:

@@ -119,6 +119,22 @@ def failures(results: Results) -> Iterator[dict[str, Any]]:
             "again": [again(results.header, row["test"]) for row in rows],
         }
     yield from (boot for boot in boots if boot["word"] == "holds")
+    failed = {boot["deployment"] for boot in boots}
+    for row in results.verdicts:
+        if row["verdict"] == "holds" and row["why"] and row["server"].get("deployment", "") not in failed:
+            yield _remarked(row, results)
+
+
+def _remarked(row: Row, results: Results) -> dict[str, Any]:
+    """A finding that holds on a boot that was predicted to come out otherwise."""
+    return {
+        "word": row["verdict"],
+        "cause": row["why"],
+        "deployment": row["server"].get("deployment", ""),
+        "excerpt": "",
+        "ids": [row["finding"]],
+        "again": [again(results.header, row["test"])],
+    }
 
 
 def _failed_boot(boot: Row, results: Results) -> dict[str, Any]:
@@ -126,9 +142,12 @@ def _failed_boot(boot: Row, results: Results) -> dict[str, Any]:
     struck = [row for row in results.verdicts if row["server"].get("deployment", "") == name]
     documented = struck and all(row["verdict"] in ("holds", "out of scope") for row in struck)
     signature = f" ({boot['signature']})" if boot.get("signature") else ""
+    remarks = sorted({row["why"] for row in struck if row["verdict"] == "holds" and row["why"]})
     return {
         "word": "holds" if documented else "broken",
-        "cause": f"the boot {boot['outcome']}{signature}" + (", as documented" if documented else ""),
+        "cause": "; ".join(
+            [f"the boot {boot['outcome']}{signature}" + (", as documented" if documented else ""), *remarks]
+        ),
         "deployment": name,
         "excerpt": boot.get("explained") or boot.get("said", ""),
         "ids": sorted({row["finding"] for row in struck}),

@@ -67,9 +67,17 @@ def _page(title: str, its: list[Finding]) -> Iterator[str]:
         yield from (_row(finding) for finding in of_status)
         yield ""
         for finding in of_status:
-            if finding.note:
+            if said := " ".join(_prose(finding)):
                 where = f" ({finding.source.where})" if finding.source.where else ""
-                yield f"**{finding.id}**{where}. {' '.join(finding.note.split())}\n"
+                yield f"**{finding.id}**{where}. {said}\n"
+
+
+def _prose(finding: Finding) -> Iterator[str]:
+    yield from finding.note.split()
+    if finding.cure:
+        yield f"Cure: {finding.cure}."
+    if finding.no_cure:
+        yield f"No cure: {finding.no_cure}."
 
 
 def _row(finding: Finding) -> str:

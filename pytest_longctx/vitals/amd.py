@@ -51,8 +51,8 @@ def read_amd_smi(text: str) -> tuple[Device, ...]:
 
 def _of_amd_smi(row: Mapping[str, Any]) -> Device:
     # A device of several dies has a clock for each; the fastest is shown.
-    clocks = row.get("clock", {})
-    cores = [_value(one, "clk") for name, one in clocks.items() if name.startswith("gfx_")]
+    clocks = row.get("clock")
+    cores = [_value(clocks, name, "clk") for name in clocks or () if name.startswith("gfx_")]
     used_mib, activity = _value(row, "mem_usage", "used_vram"), _value(row, "usage", "gfx_activity")
     return Device(
         int(row["gpu"]),

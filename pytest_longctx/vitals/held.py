@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.mask import masked
+from pytest_longctx.mask import masked, secret_values
 from pytest_longctx.units import GiB
 from pytest_longctx.vitals import Device, Holder
 
@@ -60,7 +60,7 @@ def command(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
         words = []
-    return masked(" ".join(words).strip(), ())[:160] or GONE
+    return masked(" ".join(words).strip(), secret_values({}, words))[:160] or GONE
 
 
 def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:

@@ -20,11 +20,13 @@ class NeuronMonitor:
         self._last: str | None = None
         null = subprocess.DEVNULL
         self._tool = subprocess.Popen(["neuron-monitor"], stdin=null, stdout=subprocess.PIPE, stderr=null, text=True)
-        threading.Thread(target=self._follow, daemon=True).start()
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
 
     def _follow(self) -> None:
-        for line in self._tool.stdout or ():
-            self._last = line
+        with self._tool:  # which closes the pipe, and waits for its end
+            for line in self._tool.stdout or ():
+                self._last = line
 
     def devices(self) -> tuple[Device, ...]:
         """Its last report; empty before the first. Raises OSError once it has ended."""
@@ -38,8 +40,8 @@ class NeuronMonitor:
 
     def close(self) -> None:
         """End it."""
-        self._tool.terminate()
-        self._tool.wait()
+        self._tool.kill()
+        self._reader.join()
 
 
 def read_devices(text: str) -> tuple[Device, ...]:

@@ -24,15 +24,19 @@ Tell = Callable[[Mapping[str, Any]], None]
 """Takes one row of results, from any thread."""
 
 
+def unheard(row: Mapping[str, Any]) -> None:
+    """Nobody writes it down."""
+
+
 class Pulse:
     """Looks, in a thread of its own, and does no harm: what cannot be seen is left out, and the reason said once."""
 
-    def __init__(self, deployment: str, tell: Tell, source: Source | None = None) -> None:
+    def __init__(self, deployment: str = "", tell: Tell = unheard, source: Source | None = None) -> None:
         self._deployment, self._tell, self._source = deployment, tell, source
         self._root: int | None = None
         self._http: httpx.Client | None = None
         self._server: Server | None = None
-        self._devices_due_s = float("-inf")
+        self._due_s = self._devices_due_s = float("-inf")
         self._peaks: list[tuple[float, dict[str, float]]] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -47,13 +51,21 @@ class Pulse:
     ) -> None:
         self._over.set()
         self._thread.join()
-        if self._http is not None:
-            self._http.close()
+        with self._lock:
+            self._root, self._source = None, None
+            if self._http is not None:
+                self._http.close()
+                self._http = None
 
     def _run(self) -> None:
-        while not self._over.is_set():
-            self.beat()
-            self._over.wait(PERIOD_S)
+        while not self._over.wait(max(0.0, self._due_s - time.monotonic())):
+            if time.monotonic() >= self._due_s:
+                self.beat()
+
+    def hold_still(self) -> None:
+        """A request begins: leave its first second alone, in which a look could be felt."""
+        with self._lock:
+            self._due_s = time.monotonic() + PERIOD_S
 
     def below(self, pid: int) -> None:
         """The server's processes descend from *pid*, which is none of them."""
@@ -78,6 +90,7 @@ class Pulse:
     def beat(self) -> None:
         """One look, now."""
         with self._lock:
+            self._due_s = time.monotonic() + PERIOD_S
             found = {**self._of_devices(), **self._of_host(), **self._of_server()}
             if found:
                 self._peaks.append((time.monotonic(), _highest(found)))
@@ -87,13 +100,13 @@ class Pulse:
         """
         The most memory seen from *since_s* to *until_s*, both on the monotonic clock.
 
-        Where that was too short for a look, what is in use just after it: engines keep what they have taken.
+        Where that was too short for a look, what was in use at the nearest one: engines keep what they have taken.
         """
         seen = [highest for at, highest in self._peaks if since_s <= at <= until_s]
         if not seen:
             if not self._peaks or time.monotonic() - self._peaks[-1][0] > _FRESH_S:
                 self.beat()
-            seen = [highest for at, highest in self._peaks[-1:] if at >= since_s]
+            seen = [highest for _, highest in self._peaks[-1:]]
         names = dict.fromkeys(name for one in seen for name in one)
         return {name: max(one[name] for one in seen if name in one) for name in names}
 

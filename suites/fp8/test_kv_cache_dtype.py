@@ -15,5 +15,5 @@ def test_dtype_does_what_is_documented(request, finding, boot, prompt, judge):
         ask = request.getfixturevalue("ask")  # there is nobody to ask where the boot failed
         rungs = ladder.plant(prompt(finding.ask.prompt_length(boot.server.max_model_len)))
         exchange = ask(rungs.prompt, rungs.output_tokens)
-        verdict = judge(recall.measured(boot.weigh(exchange), ladder.text(exchange.text)))
+        verdict = judge(boot.beside(recall.measured(boot.weigh(exchange), ladder.text(exchange.text))))
     assert verdict

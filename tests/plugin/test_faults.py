@@ -5,42 +5,51 @@ import pytest
 from pytest_longctx.miniatures.faults import FAULTS
 
 SERVED = {"LC-0001", "LC-0002", "LC-0003", "LC-0004", "LC-0020", "LC-0040", "LC-0041", "MN-0001", "MN-0040"}
-ALL = SERVED | {"LC-0021", "LC-0022", "LC-0023", "LC-0030", "LC-0050", "LC-0080"}
+ALL = SERVED | {"LC-0021", "LC-0022", "LC-0023", "LC-0030", "LC-0031", "LC-0050", "LC-0080"}
 
 CAUGHT = {
     "honest": {},
     "late-first-token": {"MN-0001": "ttft_s"},
     "truncates-prompt": dict.fromkeys(SERVED, "prompt_tokens")
-    | dict.fromkeys(["LC-0030", "LC-0050"], "miscounted_prompts"),
+    | dict.fromkeys(["LC-0030", "LC-0031", "LC-0050"], "miscounted_prompts"),
     "miscounts-usage": dict.fromkeys(SERVED, "completion_tokens")
-    | dict.fromkeys(["LC-0030", "LC-0050"], "miscounted_answers"),
+    | dict.fromkeys(["LC-0030", "LC-0031", "LC-0050"], "miscounted_answers"),
     "claims-too-much": dict.fromkeys(["LC-0004", "LC-0020", "LC-0080", "MN-0040"], "outcome: refuses, wanted serves")
     | {"LC-0023": "claim_shortfall_tokens"},
     "takes-too-much": dict.fromkeys(["LC-0021", "LC-0022"], "outcome: serves, wanted refuses"),
-    "dies-mid-stream": dict.fromkeys([*SERVED, "LC-0023", "LC-0030", "LC-0050"], "outcome: dies, wanted serves"),
-    "stalls-mid-stream": dict.fromkeys([*SERVED, "LC-0023", "LC-0030", "LC-0050"], "outcome: hangs, wanted serves"),
+    "dies-mid-stream": dict.fromkeys(
+        [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050"], "outcome: dies, wanted serves"
+    ),
+    "stalls-mid-stream": dict.fromkeys(
+        [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050"], "outcome: hangs, wanted serves"
+    )
+    | {"LC-0080": "stopped_s"},
     "reads-on": {"LC-0080": "abandoned_tokens: 60,000 tokens, wanted exactly 0 tokens"},
     "never-schedules": dict.fromkeys(
-        [*SERVED, "LC-0023", "LC-0030", "LC-0050", "LC-0080"], "outcome: is not admitted, wanted serves"
+        [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050", "LC-0080"], "outcome: is not admitted, wanted serves"
     ),
     "stays-blocked": dict.fromkeys(
-        [*SERVED, "LC-0023", "LC-0030", "LC-0050", "LC-0080"], "outcome: is not admitted, wanted serves"
+        [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050", "LC-0080"], "outcome: is not admitted, wanted serves"
     ),
-    "wedges": dict.fromkeys([*SERVED, "LC-0023", "LC-0030", "LC-0050", "LC-0080"], "outcome: hangs, wanted serves"),
-    "engine-dies": dict.fromkeys([*SERVED, "LC-0023", "LC-0030", "LC-0050", "LC-0080"], "outcome: dies, wanted serves"),
+    "wedges": dict.fromkeys(
+        [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050", "LC-0080"], "outcome: hangs, wanted serves"
+    ),
+    "engine-dies": dict.fromkeys(
+        [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050", "LC-0080"], "outcome: dies, wanted serves"
+    ),
     "runs-out-under-a-request": dict.fromkeys(ALL, "outcome: runs out of memory"),
     "is-killed-under-a-request": dict.fromkeys(ALL, "outcome: dies"),
     "resets-connection": dict.fromkeys(ALL, "outcome: disconnects"),
-    "error-in-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0050"], "outcome: refuses, wanted serves")
+    "error-in-stream": dict.fromkeys([*SERVED, "LC-0030", "LC-0031", "LC-0050"], "outcome: refuses, wanted serves")
     | {"LC-0023": "claim_shortfall_tokens"},
     "cached-answer": dict.fromkeys([*(SERVED - {"LC-0040"}), "LC-0050"], "cached_share"),
     "forgets-cache": {"LC-0040": "cached_share", "LC-0041": "cached_share_before"},
     "keeps-cache": {"LC-0041": "cached_share: 0.998, wanted exactly 0"},
     "counters-disagree": dict.fromkeys(SERVED, "server_prompt_tokens")
-    | dict.fromkeys(["LC-0030", "LC-0050"], "ledger_gap_tokens"),
+    | dict.fromkeys(["LC-0030", "LC-0031", "LC-0050"], "ledger_gap_tokens"),
     "clock-disagrees": dict.fromkeys(SERVED, "ttft_gap_s"),
     "hides-counters": dict.fromkeys(SERVED, "server_prompt_tokens: not observed")
-    | dict.fromkeys(["LC-0030", "LC-0050"], "ledger_gap_tokens: not observed")
+    | dict.fromkeys(["LC-0030", "LC-0031", "LC-0050"], "ledger_gap_tokens: not observed")
     | {"LC-0080": "abandoned_tokens: not observed"},
     "hangs-at-boot": dict.fromkeys(ALL, "outcome: hangs"),
     "exits-at-boot": dict.fromkeys(ALL, "outcome: dies"),

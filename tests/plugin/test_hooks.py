@@ -37,6 +37,20 @@ make = "tiny-llama4"
 """
 
 
+BOOTS = """
+id = "XX-0004"
+title = "it comes up"
+question = "boots"
+markers = ["boot"]
+status = "confirmed"
+reviewed = 2026-01-01
+[source]
+document = "this test"
+[scope]
+backend = "mine"
+"""
+
+
 def test_a_project_brings_its_own_backend(run, pytester):
     pytester.syspathinsert()
     pytester.makepyfile(of_project=BACKEND)
@@ -53,11 +67,28 @@ def test_a_project_brings_its_own_backend(run, pytester):
     ]
 
 
+def test_a_prediction_that_a_boot_does_not_bear_out_is_named_in_the_verdict(run, pytester):
+    pytester.syspathinsert()
+    fails = 'Prediction("runs out of memory", (), 0, culprit=Term("tables", 2.0**36))'
+    pytester.makepyfile(
+        of_project=BACKEND.replace('Prediction("serves", (Term("KV pool", 2.0**30),), 4096, 2.0)', fails)
+    )
+    pytester.mkdir("deployments").joinpath("mine.toml").write_text(MINE)
+    pytester.mkdir("findings").joinpath("XX-0004.toml").write_text(BOOTS)
+    done = run("--backend=mine", "--longctx-data=.", "-k", "XX-0004", "-p", "of_project")
+    (verdict,) = done.results.verdicts
+    assert verdict["verdict"] == "holds"
+    assert verdict["why"] == (
+        "predicted that it runs out of memory (tables 64.00 GiB), but it came up as documented: "
+        "the prediction is wrong, or the machine is not the one it assumes"
+    )
+
+
 def test_its_name_is_among_the_known_ones(run, pytester):
     pytester.syspathinsert()
     pytester.makepyfile(of_project=BACKEND)
     done = run("--backend=mein", "-p", "of_project")
-    assert "Known: mine, miniature, openai, sglang, vllm, vllm-cpu" in done.text
+    assert "Known: mine, miniature, openai, sglang, transformers, vllm, vllm-cpu" in done.text
 
 
 def test_a_deployment_can_be_made_in_code(run, pytester):

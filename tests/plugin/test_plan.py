@@ -38,6 +38,10 @@ def test_boots_on_a_cpu_come_out_as_they_were_logged(capsys):
     }
     assert round(found["cpu-tiny-64k"]["concurrency"], 2) == 87.15
     assert round(found["cpu-tiny-10m-3gib"]["concurrency"], 2) == 1.25
+    # Whatever it takes for quantised is stored in one byte, and what it does not do in two.
+    dtypes = {"cpu-probe-e4m3": 59.25, "cpu-kv-nvfp4": 59.25, "cpu-kv-int4-per-token-head": 59.25}
+    dtypes |= {"cpu-kv-auto": 29.63, "cpu-kv-turboquant-4bit-nc": 29.63}
+    assert {name: round(found[name]["concurrency"], 2) for name in dtypes} == dtypes
     refused = found["cpu-tiny-10m-1gib"]
     assert (refused["outcome"], refused["longest_tokens"]) == ("refuses", 4_163_456)
     assert round(refused["culprit"]["size_bytes"] / 2**30, 2) == 2.39

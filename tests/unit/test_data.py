@@ -9,7 +9,8 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx import backends, catalogue, claims, home, lints, models, tables
+from pytest_longctx import backends, catalogue, claims, home, lints, models, plan, tables
+from pytest_longctx.agreement import concerns_memory
 from pytest_longctx.asks import questions
 from pytest_longctx.backends import Backend
 from pytest_longctx.builtin import BACKENDS, load
@@ -18,11 +19,13 @@ from pytest_longctx.deployment import load_all as load_deployments
 from pytest_longctx.diagnosis import explain_refusal
 from pytest_longctx.findings import Finding
 from pytest_longctx.findings import load_all as load_findings
+from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.markers import LENGTHS
 from pytest_longctx.observation import KINDS
 from pytest_longctx.probe import codes
 from pytest_longctx.reading import Reading
 from pytest_longctx.tracebacks import HINTS
+from pytest_longctx.units import GiB
 from pytest_longctx.verdicts import judge
 
 SUITES = home.suites()
@@ -112,6 +115,32 @@ def test_a_ratio_is_of_deployments_that_differ_in_one_flag(shipped):
 
 
 @every_finding
+def test_an_expected_failure_names_its_cure_or_says_why_there_is_none(shipped):
+    assert shipped.fails is bool(shipped.cure or shipped.no_cure)
+    if shipped.cure:
+        cure = FINDINGS[shipped.cure]
+        assert not cure.fails
+        assert cure.expect.outcome == "serves"
+        assert cure.scope.backend == shipped.scope.backend
+        assert not set(cure.scope.deployment) & set(shipped.scope.deployment)
+
+
+@every_finding
+def test_a_failure_that_is_predicted_has_a_cure_that_is_predicted_to_fit(shipped):
+    if not shipped.cure or not concerns_memory(shipped):
+        return
+    host = shipped.scope.host_gib_at_most
+    for finding, failing in ((shipped, True), (FINDINGS[shipped.cure], False)):
+        for name in finding.scope.deployment:
+            one = DEPLOYMENTS[name]
+            here = (
+                Machine(Hardware.parse(one.hardware), host_bytes=host and host * GiB) if one.hardware else Machine(None)
+            )
+            predicted = plan.predict(one, backend(one.backend), here)
+            assert predicted is None or predicted.outcome == (finding.expect.outcome if failing else "serves")
+
+
+@every_finding
 def test_a_findings_notice_is_a_benign_line_of_each_of_its_backends(shipped):
     for name in (shipped.scope.backend or BACKENDS) if shipped.expect.notice else ():
         assert shipped.expect.notice in {each.id for each in backend(name).catalogue.benign}
@@ -185,7 +214,8 @@ def test_a_deployments_made_model_can_be_made_and_says_what_its_weights_are(ship
     ordinary = {"random": (models.TINY_SPECIAL_TOKENS, models.TINY_VOCABULARY), "probe": codes.FILLER_IDS}
     assert shipped.model.ordinary_ids == ordinary[shipped.model.weights]
     assert (shipped.model.weights == "probe") is shipped.model.make.startswith("probe-")
-    assert (shipped.flags.get("load-format") == "dummy") is (shipped.model.weights == "random")
+    made_up = shipped.flags.get("load-format") == "dummy" or shipped.flags.get("random-weights", False)
+    assert made_up is (shipped.model.weights == "random")
 
 
 @every_deployment

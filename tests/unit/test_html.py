@@ -234,3 +234,27 @@ def test_plots_become_png(tmp_path):
     for plot in (chart, bars, GRID):
         png.write(plot, tmp_path / f"{plot.name}.png")
         assert (tmp_path / f"{plot.name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_vitals_of_many_devices_are_drawn_by_their_extremes_and_listed_one_by_one():
+    rows = [
+        {"deployment": "tiny", "at_s": 100.0, "figures": {"device_power_w": [90.0, None, 70.0], "running": 1}},
+        {"deployment": "tiny", "at_s": 101.0, "figures": {"device_power_w": [500.0, 80.0, 600.0]}},
+        {"deployment": "tiny", "at_s": 102.0, "figures": {}, "said": "its memory is not back: device 0"},
+        {"deployment": "tiny", "at_s": 102.0, "figures": {}, "said": "its memory is not back: device 0"},
+    ]
+    found = panel(results(vitals=rows), "Vitals")
+    power, running = found.plots
+    assert [(one.name, one.points) for one in power.series] == [
+        ("highest device", ((0.0, 90.0), (1.0, 600.0))),
+        ("lowest device", ((0.0, 70.0), (1.0, 80.0))),
+    ]
+    assert [one.points for one in running.series] == [((0.0, 1),)]
+    assert [row[1:] for row in found.table.rows] == [
+        ("device_power_w", "0", "2", "90", "500", "500"),
+        ("device_power_w", "1", "1", "80", "80", "80"),
+        ("device_power_w", "2", "2", "70", "600", "600"),
+        ("running", "", "1", "1", "1", "1"),
+    ]
+    assert found.note.count("its memory is not back: device 0.") == 1
+    read(html.page(results(vitals=rows[2:])))

@@ -25,13 +25,19 @@ def test_a_rung_kept_above_one_that_is_not_or_none_kept_at_all_is_no_ladder(kept
     found = ladder.text(words(kept))
     assert (found.mantissa_bits is None) == (not any(kept) or kept != sorted(kept, reverse=True))
     assert (found.relative_step is None) == (found.mantissa_bits is None)
+    assert (found.breaks == 0) == (kept == sorted(kept, reverse=True))
+
+
+@pytest.mark.parametrize(("kept", "breaks"), [("-+" + 9 * "-", 1), ("++-+" + 7 * "+", 8), (11 * "-", 0), (11 * "+", 0)])
+def test_rungs_above_one_that_was_lost_are_counted(kept, breaks):
+    assert ladder.text(words(rung == "+" for rung in kept)).breaks == breaks
 
 
 @given(st.integers(0, RUNGS - 1))
 def test_a_rung_that_was_not_answered_is_not_erased(answered):
     found = ladder.text(words([True] * answered))
     assert found.kept == (True,) * answered + (None,) * (RUNGS - answered)
-    assert found.mantissa_bits is None
+    assert (found.mantissa_bits, found.breaks) == (None, None)
     assert str(found).endswith("not a ladder")
 
 

@@ -83,6 +83,7 @@ def test_one_head_less_is_not_enough():
     [
         ("bfloat16", "bfloat16", 7),
         ("fp8_e4m3", "bfloat16", 3),
+        ("fp8_e4m3fnuz", "bfloat16", 3),
         ("fp8_e5m2", "bfloat16", 2),
         ("float16", "float16", 10),
         ("float32", "bfloat16", 7),
@@ -91,6 +92,24 @@ def test_one_head_less_is_not_enough():
 )
 def test_the_bits_of_a_cache_are_those_of_its_format(kv, activations, bits):
     assert margin.mantissa_bits(kv, activations) == bits
+
+
+@pytest.mark.parametrize("kv", FORMATS)
+def test_a_number_beyond_the_range_of_a_format_is_its_largest(kv):
+    limit = margin.finite_limit(kv)
+    beyond = np.array([3e38, -3e38, limit], np.float32)
+    assert margin.stored(beyond, kv) == pytest.approx([min(limit, 3e38), -min(limit, 3e38), limit], rel=0.01)
+
+
+@FAMILIES
+@pytest.mark.parametrize("kv", ["fp8_e4m3", "fp8_e4m3fnuz", "fp8_e5m2"])
+def test_queries_in_fp8_do_not_hide_what_an_fp8_cache_keeps(family, kv):
+    """Some attention backends quantise queries too. Beyond what the cache keeps an ask may be cut off: nothing is left to see."""
+    kept = margin.mantissa_bits(kv)
+    assert margin.largest_ask(family, kept) < margin.finite_limit(kv)
+    asked = ATTENTION[family.architecture]["q"] @ TABLE[codes.ASK_RUNG + kept - 1]
+    assert np.abs(asked).max() == margin.largest_ask(family, kept)
+    assert (margin.stored(asked.astype(np.float32), kv) == asked).all()
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():

@@ -48,13 +48,13 @@ def test_a_ratio_that_does_not_say_of_what_is_refused(changes):
 
 @pytest.mark.parametrize(("tokens", "word"), [(200.0, "holds"), (197.0, "broken")])
 def test_the_capacities_of_two_boots_are_divided(tokens, word):
-    seen = ratio(booted("fp8", kv_cache_tokens=tokens), booted("bf16", kv_cache_tokens=100.0))
+    seen = ratio(FINDING, {"fp8": booted("fp8", kv_cache_tokens=tokens), "bf16": booted("bf16", kv_cache_tokens=100.0)})
     assert seen.metrics == {"capacity_ratio": tokens / 100}
     assert judge(FINDING, seen).word == word
 
 
 def test_a_capacity_that_was_not_logged_is_not_observed():
-    seen = ratio(booted("fp8", kv_cache_tokens=200.0), booted("bf16"))
+    seen = ratio(FINDING, {"fp8": booted("fp8", kv_cache_tokens=200.0), "bf16": booted("bf16")})
     assert judge(FINDING, seen).why.startswith("capacity_ratio: not observed, wanted >= 1.98x")
 
 
@@ -62,4 +62,7 @@ def test_a_capacity_that_was_not_logged_is_not_observed():
     "boots", [(booted("fp8", kv_cache_tokens=2.0), failed("bf16")), (failed("fp8"), booted("bf16"))]
 )
 def test_a_boot_that_failed_stands_for_both(boots):
-    assert judge(FINDING, ratio(*boots)).why == 'outcome: refuses, wanted serves ("no such dtype")'
+    assert (
+        judge(FINDING, ratio(FINDING, dict(zip(("fp8", "bf16"), boots, strict=True)))).why
+        == 'outcome: refuses, wanted serves ("no such dtype")'
+    )

@@ -35,7 +35,7 @@ def test_an_answer_to_a_key_that_was_never_planted_is_made_up():
 def test_the_ladder_gives_bits_or_nothing():
     kept = " ".join([*(f"kept{i:02d}" for i in (1, 2, 3)), *(f"erased{i:02d}" for i in range(4, codes.RUNGS + 1))])
     found = recall.measured(SEEN, ladder.text(kept)).metrics
-    assert (found["kv_mantissa_bits"], found["kv_relative_step"]) == (3, 0.125)
+    assert (found["kv_mantissa_bits"], found["kv_relative_step"], found["kv_ladder_breaks"]) == (3, 0.125, 0)
     assert recall.measured(SEEN, ladder.text("w1 w2")).metrics["kv_mantissa_bits"] is None
 
 

@@ -3,13 +3,15 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from select import select
 from socket import create_server
 from threading import Event, Thread
 
 import httpx
 
+from pytest_longctx import waking
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.client import ask
@@ -23,15 +25,16 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 2}}
 
 
 @contextmanager
-def wired(events: Sequence[Mapping[str, object]]) -> Iterator[tuple[Server, Event]]:
-    """A server that writes *events* at once, in one piece; and whether somebody has connected to it."""
+def wired(events: Sequence[Mapping[str, object]]) -> Iterator[tuple[Server, Callable[[], bool]]]:
+    """A server that writes *events* at once, in one piece; and whether somebody has connected to it yet."""
     connected = Event()
     answer = "".join(f"data: {event}\n\n" for event in (*map(json.dumps, events), "[DONE]"))
     with create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            connection, _ = listener.accept()
+            select([listener], [], [])
             connected.set()
+            connection, _ = listener.accept()
             with connection:
                 asked = b""
                 while b'"stream_options"' not in asked:
@@ -41,13 +44,16 @@ def wired(events: Sequence[Mapping[str, object]]) -> Iterator[tuple[Server, Even
         thread = Thread(target=serve)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        yield Server(url, "m", OpenAI(), make.deployment(backend="openai"), "url", local=True), connected
+        yield (
+            Server(url, "m", OpenAI(), make.deployment(backend="openai"), "url", local=True),
+            lambda: bool(select([listener], [], [], 0)[0] or connected.is_set()),
+        )
         thread.join()
 
 
 def test_the_start_is_stamped_when_the_first_byte_can_be_sent():
     with wired([{"choices": [{"text": "a"}]}, USAGE]) as (server, connected):
-        exchange = ask(server, PROMPT, 2, clock=lambda: float(connected.wait(1.0)))
+        exchange = ask(server, PROMPT, 2, clock=lambda: float(connected()))
     assert (exchange.ending, exchange.started_s) == ("complete", 1.0)
 
 
@@ -83,3 +89,18 @@ def test_prompts_of_one_vocabulary_share_the_table_of_their_digits():
     for _ in range(50):
         assert json.loads(b"".join(factory(128).json_chunks()))
     assert ids._decimals.cache_info().misses <= 2
+
+
+async def _looked() -> list[float | None]:
+    async def look() -> float | None:
+        return waking.woke_s()
+
+    return await asyncio.gather(*(look() for _ in range(50)))
+
+
+def test_what_is_read_in_one_turn_of_the_loop_came_when_the_turn_began():
+    ticks = itertools.count()
+    looked = waking.run(_looked(), lambda: float(next(ticks)))
+    assert len(set(looked)) == 1
+    assert looked != [None] * 50
+    assert asyncio.run(_looked()) == [None] * 50

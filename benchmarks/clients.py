@@ -1,0 +1,153 @@
+"""The clients that are held against the truth, each in a process of its own: what each says, and of which request."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_longctx import load
+from pytest_longctx.adapters import Errand, LoadTool
+from pytest_longctx.adapters.aiperf import AIPerf
+from pytest_longctx.adapters.guidellm import GuideLLM
+from pytest_longctx.adapters.vllm_bench import VllmBench
+from pytest_longctx.asks import Ask
+from pytest_longctx.client import ask
+from pytest_longctx.exchange import Exchange
+from pytest_longctx.prompts import PromptFactory
+from pytest_longctx.server import Server
+
+OURS = "pytest-longctx"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a client says of one request: seconds from its start."""
+
+    which: str
+    """The number the server gave it, or the name the client did."""
+    ttft_s: float
+    upload_s: float | None = None
+    counts: tuple[int | None, int | None, int] | None = None
+    """Prompt and completion tokens, and chunks."""
+
+
+def _vllm_bench(folder: Path) -> list[str]:
+    return [
+        _number(text) for text in json.loads((folder / "report.json").read_text(encoding="utf-8"))["generated_texts"]
+    ]
+
+
+def _guidellm(folder: Path) -> list[str]:
+    (benchmark,) = json.loads((folder / "report.json").read_text(encoding="utf-8"))["benchmarks"]
+    return [_number(row["output"]) for row in benchmark["requests"]["successful"]]
+
+
+def _aiperf(folder: Path) -> list[str]:
+    lines = (folder / "profile_export.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["metadata"]["x_request_id"] for line in lines]
+
+
+PEERS: dict[str, tuple[LoadTool, Callable[[Path], list[str]]]] = {
+    "vllm-bench": (VllmBench(), _vllm_bench),
+    "guidellm": (GuideLLM(), _guidellm),
+    "aiperf": (AIPerf(), _aiperf),
+}
+"""Each with what tells which of its requests is which, in the order in which its adapter reads them."""
+
+
+def _number(text: str) -> str:
+    found = re.search(r"r(\d+)\.", text)
+    return found[1] if found else "none"
+
+
+def peer(name: str, python: str, server: Server, asked: Ask, folder: Path) -> list[Claim]:
+    """What the client *name*, in the interpreter that has it, says of the requests it sent."""
+    tool, which = PEERS[name]
+    folder.mkdir()
+    errand = Errand(server, asked, seed=time.time_ns() % 1_000_000, folder=folder)
+    environment = {**os.environ, **tool.env(errand)}
+    environment.pop("PYTHONPATH", None)  # it has an environment of its own
+    done = subprocess.run(tool.argv(errand, python), check=False, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    exchanges = tool.read(errand).exchanges
+    return [
+        Claim(name, each.ttft_s) for name, each in zip(which(folder), exchanges, strict=True) if each.ttft_s is not None
+    ]
+
+
+def ours(server: Server, asked: Ask) -> list[Claim]:
+    """What this package's client says, in a new process."""
+    found = _in_a_process("requests", server, asked)
+    return [Claim(*row) for row in found]
+
+
+def cost(server: Server, asked: Ask) -> dict[str, float]:
+    """Processor seconds and bytes of one of our requests, in a new process."""
+    return _in_a_process("cost", server, asked)
+
+
+def _in_a_process(task: str, server: Server, asked: Ask) -> Any:
+    given = json.dumps({"url": server.url, "ask": asked.model_dump(exclude_unset=True)})
+    done = subprocess.run([sys.executable, __file__, task, given], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{OURS} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout)
+
+
+def _requests(server: Server, asked: Ask) -> list[list[Any]]:
+    factory = PromptFactory(time.time_ns(), "benchmark", (1000, 100_000))
+    if asked.concurrency == 1:
+        tokens, answer = asked.prompt_tokens or 1, asked.output_tokens
+        exchanges: tuple[Exchange, ...] = tuple(
+            ask(server, factory(tokens), answer) for _ in range(asked.requests or 1)
+        )
+    else:
+        exchanges = load.run(server, factory, asked).exchanges
+    if unserved := [each for each in exchanges if each.ending != "complete"]:
+        raise SystemExit(f"not served: {unserved[0]}")
+    return [
+        [
+            _number(each.text),
+            each.ttft_s,
+            each.uploaded_s and each.uploaded_s - each.started_s,
+            each.usage and (each.usage.prompt_tokens, each.usage.completion_tokens, len(each.arrivals_s)),
+        ]
+        for each in exchanges
+    ]
+
+
+def _cost(server: Server, asked: Ask) -> dict[str, float]:
+    factory = PromptFactory(time.time_ns(), "benchmark", (1000, 100_000))
+    tokens, answer, requests = asked.prompt_tokens or 1, asked.output_tokens, asked.requests or 1
+    ask(server, factory(tokens), answer)  # what is done once in a process is not the request's
+    prompts = [factory(tokens) for _ in range(requests)]
+    before_s = time.process_time()
+    for prompt in prompts:
+        ask(server, prompt, answer)
+    cpu_s = (time.process_time() - before_s) / requests
+    tracemalloc.start()
+    kept = [ask(server, prompts[0], answer)]
+    now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return {"cpu_s": cpu_s, "peak_bytes": peak, "kept_bytes": now if kept else 0}
+
+
+def main() -> None:
+    """One task of ours, in this process: print what came of it."""
+    from nearby import server_at
+
+    task, given = sys.argv[1], json.loads(sys.argv[2])
+    tasks: dict[str, Callable[[Server, Ask], Any]] = {"requests": _requests, "cost": _cost}
+    print(json.dumps(tasks[task](server_at(given["url"]), Ask(**given["ask"]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""llama.cpp's own server, as a backend of one file: ``pytest -p llama_cpp --backend=llama.cpp``."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+
+from pytest_longctx import catalogue
+from pytest_longctx.backends import Backend, MetricNames
+
+
+class LlamaCpp(Backend):
+    """``llama-server`` from PATH, a GGUF file for a model. It takes token ids."""
+
+    name = "llama.cpp"
+    host_flag = "--host"
+    key_flag = "--api-key"
+    version_path = "/props"
+    # Each usage record names its cached tokens, none included.
+    names_cached_if_any = True
+    metrics = MetricNames(
+        running="llamacpp:requests_processing",
+        waiting="llamacpp:requests_deferred",
+        # The first leaves out what the second counts; names that stand together are added up.
+        prompt_tokens=("llamacpp:prompt_tokens_total", "llamacpp:prompt_tokens_cached_total"),
+        generated_tokens="llamacpp:tokens_predicted_total",
+        cached_tokens="llamacpp:prompt_tokens_cached_total",
+        prefill_s="llamacpp:prompt_seconds_total",
+    )
+
+    @cached_property
+    def catalogue(self):
+        return catalogue.load(Path(__file__).with_suffix(".toml"))
+
+    def argv(self, deployment, python, model, port):
+        limit = () if deployment.max_model_len is None else ("--ctx-size", str(deployment.max_model_len))
+        return (
+            *("llama-server", "--port", str(port)),
+            *("--model", model, "--alias", deployment.model.name),
+            *limit,
+            *("--metrics", "--no-ui"),
+            *deployment.arguments(),
+        )
+
+    def version_in(self, answer):
+        """Of ``b11434-1a2b3c4`` the number: findings compare versions."""
+        build = re.match(r"b?(\d+)", str(answer.get("build_info", "")))
+        return build[1] if build else None
+
+    def limit_in(self, row):
+        """A slot's share of the context; there is no ``max_model_len``."""
+        return row.get("meta", {}).get("n_ctx")
+
+
+def pytest_longctx_make_backend(name):
+    return LlamaCpp() if name == "llama.cpp" else None
+
+
+def pytest_longctx_names(what):
+    return ["llama.cpp"] if what == "backend" else []

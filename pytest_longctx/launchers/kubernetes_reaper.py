@@ -1,0 +1,147 @@
+"""
+The reaper of a cluster: sees to it that no Pod outlives the run that made it.
+
+Run as a script, with nothing of this package: ``python -P kubernetes_reaper.py FD NAMESPACE RUN GRACE_S``. As soon as the pipe FD
+reaches its end, which the kernel brings about however the launcher dies, it deletes every object that bears the label of RUN,
+and no other. Should this machine go too, the Pod ends at its ``activeDeadlineSeconds``, and a later run deletes what is left.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+RUN_LABEL = "pytest-longctx.run"
+"""Names the one boot an object was made for."""
+EXPIRES = "pytest-longctx.expires"
+"""An annotation: the Unix time after which nobody can still need the objects of that boot."""
+KINDS: Mapping[str, tuple[str, str]] = {
+    "LeaderWorkerSet": ("apis/leaderworkerset.x-k8s.io/v1", "leaderworkersets"),
+    "Pod": ("api/v1", "pods"),
+    "Service": ("api/v1", "services"),
+    "Secret": ("api/v1", "secrets"),
+    "ConfigMap": ("api/v1", "configmaps"),
+}
+"""Everything a run makes: the group of the API it is in, and its name there. What makes others comes first, their owner last."""
+
+PATIENCE_S = 600.0
+_SETTLED_S = 1.5
+"""How long after the last object one may still appear: the request that makes it may have been under way."""
+_ANSWER_S = 30.0
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Api:
+    """A cluster's API, with the official client's configuration, credentials and connections."""
+
+    def __init__(self) -> None:
+        from kubernetes import client, config
+
+        self.inside = False
+        """Whether we run in a Pod of that cluster, by its own credentials."""
+        self.configuration = client.Configuration()
+        self.namespace = "default"
+        try:
+            where = os.environ.get("KUBECONFIG")  # the client itself looks once, when it is imported
+            config.load_kube_config(where, client_configuration=self.configuration)
+            _, context = config.list_kube_config_contexts(where)
+            self.namespace = context["context"].get("namespace") or self.namespace
+        except config.ConfigException:
+            config.load_incluster_config(client_configuration=self.configuration)
+            self.inside = True
+            self.namespace = _OWN_NAMESPACE.read_text(encoding="utf-8").strip()
+        self._pool = client.ApiClient(self.configuration).rest_client.pool_manager
+
+    def headers(self) -> dict[str, str]:
+        """What lets us in; a token is made anew where it has run out."""
+        found = self.configuration.auth_settings().values()
+        return {each["key"]: each["value"] for each in found if each["in"] == "header" and each["value"]}
+
+    def open(self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> Any:
+        """A response whose body is yet to be read. Raises OSError where nobody answers."""
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
+
+        more = {} if body is None else {"body": json.dumps(body), "headers": {"Content-Type": "application/json"}}
+        headers = {"Accept": "application/json, */*", **self.headers(), **more.pop("headers", {})}  # type: ignore[dict-item]
+        try:
+            return self._pool.request(
+                method,
+                f"{self.configuration.host.rstrip('/')}/{path}",
+                headers=headers,
+                preload_content=False,
+                retries=False,
+                timeout=Timeout(connect=10, read=timeout_s),
+                **more,
+            )
+        except HTTPError as problem:
+            raise ConnectionError(str(problem)) from None
+
+    def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """One request: its status, and its JSON. Raises OSError where nobody answers."""
+        from urllib3.exceptions import HTTPError
+
+        response = self.open(method, path, body, timeout_s=_ANSWER_S)
+        try:
+            text = response.read()
+        except HTTPError as problem:
+            raise ConnectionError(str(problem)) from None
+        finally:
+            response.release_conn()
+        try:
+            return response.status, json.loads(text)
+        except ValueError:
+            return response.status, {"message": text.decode("utf-8", "replace")}
+
+
+def path_of(kind: str, namespace: str, name: str = "") -> str:
+    """Where objects of *kind* are, or the one called *name*."""
+    group, plural = KINDS[kind]
+    return f"{group}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
+
+
+def labelled(api: Api, kind: str, namespace: str, label: str) -> list[dict[str, Any]]:
+    """Every object of *kind* that bears *label*, or ``label=value``; none where the cluster has no such kind."""
+    status, found = api.call("GET", f"{path_of(kind, namespace)}?{urlencode({'labelSelector': label})}")
+    if status >= 500:
+        raise ConnectionError(f"HTTP {status}: {found.get('message')}")
+    return list(found.get("items") or []) if status == 200 else []
+
+
+def _left(api: Api, namespace: str, run: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for kind in KINDS:
+        for each in labelled(api, kind, namespace, f"{RUN_LABEL}={run}"):
+            yield kind, each["metadata"]
+
+
+def reap(api: Api, namespace: str, run: str, grace_s: float, *, late: bool) -> None:
+    """Delete every object of *run* and wait until none is left; with *late*, also one that was still about to be made."""
+    end = time.monotonic() + PATIENCE_S
+    settled = time.monotonic() + (_SETTLED_S if late else 0.0)
+    options = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": round(grace_s)}
+    while time.monotonic() < end:
+        try:
+            found = list(_left(api, namespace, run))
+            for kind, each in found:
+                if "deletionTimestamp" not in each:
+                    api.call("DELETE", path_of(kind, namespace, each["name"]), options)
+        except OSError:
+            settled = time.monotonic() + _SETTLED_S
+        else:
+            if not found and time.monotonic() >= settled:
+                return
+        time.sleep(0.3)
+
+
+def main(pipe: int, namespace: str, run: str, grace_s: float) -> None:
+    """Wait for the end of *pipe*, then reap. A byte before the end says that the launcher let go in peace."""
+    in_peace = bool(os.read(pipe, 1))
+    reap(Api(), namespace, run, grace_s, late=not in_peace)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4]))

@@ -1,0 +1,71 @@
+"""The backends of the docs: files that load, and commands that are what their engines document."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_longctx import deployment
+
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = DOCS / "examples"
+KNOWN = deployment.load_all((EXAMPLES / "deployments",))
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_shows_the_file_that_runs():
+    shown = re.search(r"```python\n(.*?)```", (DOCS / "how-to/add-a-backend.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert shown[1] == (EXAMPLES / "llama_cpp.py").read_text()
+
+
+@pytest.mark.parametrize("name", ["llama_cpp", "trtllm"])
+def test_a_backend_is_one_short_file(name):
+    module = example(name)
+    (known,) = module.pytest_longctx_names("backend")
+    assert module.pytest_longctx_make_backend(known).name == known
+    assert module.pytest_longctx_make_backend("other") is None
+    assert (EXAMPLES / f"{name}.py").read_text().count("\n") < 80
+
+
+def test_llama_server_is_started_as_it_documents():
+    backend = example("llama_cpp").LlamaCpp()
+    made = backend.recipe(KNOWN["llama-cpp-tiny"], "/m/tiny.gguf", 8000, key="k")
+    assert made.argv == (
+        *("llama-server", "--port", "8000", "--model", "/m/tiny.gguf", "--alias", "tiny-llama"),
+        *("--ctx-size", "65536", "--metrics", "--no-ui", "--parallel", "1"),
+        *("--host", "127.0.0.1", "--api-key", "k"),
+    )
+
+
+def test_what_llama_server_tells_of_itself_is_read():
+    backend = example("llama_cpp").LlamaCpp()
+    assert backend.limit_in({"id": "m", "meta": {"n_ctx": 4096, "n_ctx_train": 8192}}) == 4096
+    assert backend.limit_in({"id": "m"}) is None
+    assert backend.version_in({"build_info": "b11434-1a2b3c4"}) == "11434"
+    assert backend.version_in({}) is None
+
+
+def test_each_line_of_its_catalogue_is_found_and_no_other():
+    known = example("llama_cpp").LlamaCpp().catalogue
+    for row in (*known.signature, *known.refusal):
+        assert re.search(row.regex, row.example)
+        assert not re.search(row.regex, row.near_miss)
+
+
+def test_trtllm_is_started_as_it_documents():
+    made = example("trtllm").TensorRtLlm().recipe(KNOWN["trtllm-128k"], "m", 8000, "python3")
+    assert made.argv[:11] == (
+        *("python3", "-m", "tensorrt_llm.commands.serve", "m", "--port", "8000"),
+        *("--served_model_name", "llama-3.3-70b", "--max_seq_len", "131072", "--tp_size"),
+    )
+    assert made.argv[-2:] == ("--host", "127.0.0.1")

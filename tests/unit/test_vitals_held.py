@@ -1,0 +1,93 @@
+"""Whose memory it is: nobody's before a boot, and nobody's of the server's after it has gone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pytest_longctx.errors import LaunchError
+from pytest_longctx.launchers.leash import descendants
+from pytest_longctx.units import GiB
+from pytest_longctx.vitals import Device, Holder, held, host
+from pytest_longctx.vitals.held import GONE, Look
+
+
+def look(*used_gib, holders=()):
+    return Look([Device(i, None if size is None else size * GiB) for i, size in enumerate(used_gib)], holders)
+
+
+def test_an_idle_machine_is_free():
+    assert held.held(look(0.0, 0.3)) == []
+    assert held.held(look(None)) == []
+    assert held.held(look(0.1, holders=[Holder(0, os.getpid(), 0.03 * GiB)])) == []
+
+
+def test_a_process_that_holds_memory_is_named_with_its_command_line():
+    (line,) = held.held(look(71.5, 0.0, holders=[Holder(0, os.getpid(), 71 * GiB)]))
+    assert line.startswith(f"device 0: 71.00 GiB by pid {os.getpid()}: ")
+    assert "pytest" in line
+
+
+def test_a_process_that_cannot_be_seen_is_named_by_its_pid():
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+        (line,) = held.held(look(30.0, holders=[Holder(0, gone.pid, None)]))
+    assert line == f"device 0: an unknown amount by pid {gone.pid}: {GONE}"
+
+
+def test_memory_that_no_process_owns_up_to_is_in_use_all_the_same():
+    """As inside a container, where the driver names no process of others."""
+    assert held.held(look(0.0, 64.0)) == [f"device 1: 64.00 GiB by no process that can be seen: {GONE}"]
+
+
+def test_a_secret_on_a_command_line_is_not_shown():
+    secret = "hf_" + "a" * 34
+    command = [sys.executable, "-c", "print(flush=True); input()", "--token", secret]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        said = held.command(other.pid)
+        other.communicate(b"\n")
+    assert "--token" in said
+    assert secret not in said
+
+
+def test_a_boot_is_refused_with_what_was_found_and_what_to_do():
+    held.refuse("big", "1xH200", "NVML", [])
+    with pytest.raises(LaunchError) as refused:
+        held.refuse("big", "1xH200", "NVML", ["device 0: 71.00 GiB by pid 7: vllm serve"])
+    rows = str(refused.value).splitlines()
+    assert rows[0].startswith("big was not booted")
+    assert [row.split()[0] for row in rows[1:]] == ["asked", "found", "checked", "try"]
+    assert "pid 7: vllm serve" in rows[2]
+    assert "--longctx-allow-busy-gpu" in rows[4]
+
+
+def test_what_was_held_before_is_not_the_servers():
+    before = look(40.0, 5.0, holders=[Holder(0, 7, 40 * GiB)])
+    assert held.held(before, before) == []
+    after = look(60.0, 25.0, holders=[Holder(0, 7, 40 * GiB), Holder(0, 8, 20 * GiB)])
+    first, second = held.held(after, before)
+    assert first.startswith("device 0: 20.00 GiB by pid 8")
+    assert second.startswith("device 1: 20.00 GiB by no process")
+
+
+def test_memory_may_take_a_moment_to_come_back():
+    looks = iter([look(50.0), look(0.0)])
+    assert held.await_back(lambda: next(looks), look(0.0)) == []
+    (line,) = held.await_back(lambda: look(50.0), look(0.0), most_s=0.0)
+    assert "50.00 GiB" in line
+
+
+def test_host_memory_is_that_of_the_processes_that_are_there():
+    fill = "b = bytearray(b'x') * (200 * 2**20); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", fill], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert child.pid in descendants(os.getpid())
+        seen = host.figures([child.pid, 2**22 + 1])
+        child.communicate(b"\n")
+    assert 200 / 1024 < seen["host_anonymous_gib"] < 0.4
+    assert seen["host_anonymous_gib"] <= seen["host_rss_gib"]
+    assert host.figures([child.pid]) == {}
