@@ -21,6 +21,7 @@ from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.process import Process, ProcessLauncher, environment
 from pytest_longctx.launchers.ready import await_ready
+from pytest_longctx.machine import Machine
 from pytest_longctx.prompts import PromptFactory
 from tests.real_engine.test_no_orphans import marked
 
@@ -48,7 +49,7 @@ def kill(what):
 @pytest.fixture(scope="module")
 def boot(tmp_path_factory):
     made = launch(tmp_path_factory.mktemp("ends"))
-    with boots.boot(ProcessLauncher(), made, None, None) as booted:
+    with boots.boot(ProcessLauncher(), made, Machine(None), None) as booted:
         assert booted.server is not None
         yield booted
 
