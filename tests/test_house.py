@@ -171,6 +171,6 @@ def test_the_suites_run_from_an_installed_wheel(wheel, tmp_path):
     assert "KV cache size" in log
 
 
-def test_every_lint_and_every_key_of_docker_is_in_the_reference():
-    named = (*lints.names(), *deployment.Docker.model_fields)
+def test_every_lint_and_every_key_of_a_launchers_table_is_in_the_reference():
+    named = (*lints.names(), *deployment.Docker.model_fields, *deployment.Kubernetes.model_fields)
     assert [name for name in named if f"| `{name}` |" not in REFERENCE] == []

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pytest_longctx.launchers import kubernetes_reaper
-from tests.real_kubernetes.control_plane import BINARY, ControlPlane, certificate, free_port
+from tests.real_kubernetes.control_plane import KEPT, ControlPlane, certificate, free_port
 from tests.real_kubernetes.kubelet import Kubelet
 
 MINIATURE = """
@@ -65,8 +65,8 @@ class World:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    if not BINARY.is_file():
-        pytest.fail(f"there is no {BINARY}: run .ci/kube-apiserver")
+    if not (KEPT / "kube-apiserver").is_file():
+        pytest.skip("no API server: .ci/kube-apiserver builds one, which takes some ten minutes")
     made = World(tmp_path_factory.mktemp("cluster"))
     yield made
     made.stop()

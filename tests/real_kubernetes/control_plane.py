@@ -10,7 +10,7 @@ import yaml
 
 from pytest_longctx import home
 
-BINARY = home.kept() / "kubernetes" / "kube-apiserver"
+KEPT = home.kept() / "kubernetes"
 
 
 def free_port():
@@ -29,7 +29,7 @@ def certificate(folder, name):
 
 
 class ControlPlane:
-    """An API server on loopback: an administrator's kubeconfig, and one of somebody who may do nothing."""
+    """An API server on loopback: an administrator's kubeconfig, one of somebody who may do nothing, and a member's."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -37,11 +37,11 @@ class ControlPlane:
         self.processes: list[subprocess.Popen[bytes]] = []
         crt, key = certificate(folder, "apiserver")
         tokens = folder / "tokens.csv"
-        tokens.write_text('sesame,admin,1,"system:masters"\nnobody,nobody,2\n')
+        tokens.write_text('sesame,admin,1,"system:masters"\nnobody,nobody,2\nmember,member,3\n')
         etcd, peer = free_port(), free_port()
         self._start(
             "etcd",
-            "etcd",
+            str(KEPT / "etcd"),
             f"--data-dir={folder / 'etcd'}",
             f"--listen-client-urls=http://127.0.0.1:{etcd}",
             f"--advertise-client-urls=http://127.0.0.1:{etcd}",
@@ -50,7 +50,7 @@ class ControlPlane:
             f"--initial-cluster=default=http://127.0.0.1:{peer}",
         )
         self._server = [
-            str(BINARY),
+            str(KEPT / "kube-apiserver"),
             f"--etcd-servers=http://127.0.0.1:{etcd}",
             "--bind-address=127.0.0.1",
             f"--secure-port={self.port}",
@@ -70,6 +70,7 @@ class ControlPlane:
         ]
         self.serve()
         self.admin, self.nobody = self.kubeconfig("admin", "sesame"), self.kubeconfig("nobody", "nobody")
+        self.member = self.kubeconfig("member", "member")
 
     def _start(self, name, *argv):
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 
 from pytest_longctx.launchers.kubernetes_reaper import EXPIRES, RUN_LABEL, path_of
 from tests.real_kubernetes.conftest import command, miniature, until
@@ -78,6 +80,25 @@ def test_whoever_may_not_is_told(tmp_path, run, world):
     assert "has not made the ConfigMap longctx-forbidden-" in text
     assert "HTTP 403" in text
     assert verdicts(tmp_path) == []
+
+
+def test_the_documented_role_is_enough(tmp_path, run, world):
+    page = (Path(__file__).parents[2] / "docs/how-to/run-on-kubernetes.md").read_text(encoding="utf-8")
+    role = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    group, where = "rbac.authorization.k8s.io", "apis/rbac.authorization.k8s.io/v1/namespaces/default"
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "longctx"},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": role["metadata"]["name"]},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": "member"}],
+    }
+    for plural, made in (("roles", role), ("rolebindings", binding)):
+        status, said = world.api.call("POST", f"{where}/{plural}", made)
+        assert status == 201, said
+    text, code = run(miniature(tmp_path, "allowed"), FINDING, KUBECONFIG=world.plane.member)
+    assert code == 0, text
+    assert verdicts(tmp_path) == ["holds"]
 
 
 def test_a_cluster_without_leader_worker_sets_is_said(tmp_path, run):
