@@ -68,13 +68,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:
-    """Each xdist worker would boot its own server on the same devices."""
+    """Workers may boot servers beside each other where each deployment has devices of its own, and one worker to itself."""
     workers = config.getoption("numprocesses", None)
-    if workers and selection.launcher.boots and not selection.backend.shares_machine:
-        raise pytest.UsageError(
-            f"-n {workers}: every worker would boot a {selection.backend.name} server of its own on this machine. "
-            "Start one server and share it: --longctx-launcher=url:http://127.0.0.1:PORT"
-        )
+    if not workers or not selection.launcher.boots or selection.backend.shares_machine:
+        return
+    if selection.has_devices_to_lease:
+        return
+    raise pytest.UsageError(
+        f"-n {workers}: every worker would boot a {selection.backend.name} server of its own on this machine. "
+        "Start one server and share it: --longctx-launcher=url:http://127.0.0.1:PORT"
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where deployments lease devices, each goes to one worker as a whole; else it is xdist's own affair."""
+    if not config.pluginmanager.hasplugin(_REPORTING):
+        return None
+    from pytest_longctx.session import session_of
+
+    selection = session_of(config).selection
+    if selection.backend.shares_machine or not selection.has_devices_to_lease:
+        return None
+    from pytest_longctx.spreading import ByDeployment
+
+    return ByDeployment(config, log, (one.name for one in selection.deployments))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -110,7 +128,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 case.finding,
                 case.deployment,
                 id=case.id,
-                marks=[*(getattr(pytest.mark, name) for name in case.finding.markers), *_patience(metafunc, case)],
+                marks=[
+                    *(getattr(pytest.mark, name) for name in case.finding.markers),
+                    *_patience(metafunc, case),
+                ],
             )
             for case in cases
         ],

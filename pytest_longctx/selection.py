@@ -192,6 +192,18 @@ class Selection:
             one for one in self.deployments if not one.only_named and machine_lacks(one, self.machine.hardware) is None
         ]
 
+    @property
+    def has_devices_to_lease(self) -> bool:
+        """Whether several deployments can be up at once, each on devices of its own."""
+        there = self.machine.hardware
+        needs = [Hardware.parse(one.hardware) if one.hardware else None for one in self.deployments]
+        return (
+            self.launcher.name == "process"
+            and there is not None
+            and there.kind != "cpu"
+            and all(one is not None and one.kind != "cpu" for one in needs)
+        )
+
     def launch(self, one: Deployment, watch: Watch) -> Launch:
         """All that must be there before *one* is booted: the engine and the model. Raises `LongctxError`."""
         logs = self.options.results / "boots"
@@ -199,7 +211,8 @@ class Selection:
             return Launch(self.backend, one, None, logs, watch=watch)
         needed = self.launcher.needs_engine
         python = engines.interpreter(self.backend, self.options.python) if needed else None
-        return Launch(self.backend, one, models.locate(one.model), logs, python, watch)
+        model = models.locate(one.model)
+        return Launch(self.backend, one, model, logs, python, watch, machine=self.machine.hardware)
 
     def beside(self, one: Deployment, tell: Tell) -> AbstractContextManager[Pulse]:
         """Whoever watches over *one* while it is up, and over what it takes of this machine."""

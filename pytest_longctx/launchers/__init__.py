@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployment import Deployment
+from pytest_longctx.machine import Hardware
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.server import Server
 
@@ -38,6 +39,8 @@ class Launch:
     """Called with the id of the process below which the server's own are, where they are on this machine."""
     longest_prompt: int | None = None
     """In tokens, of all that this run is to send here; None: not known."""
+    machine: Hardware | None = None
+    """What there is to share between deployments; None: not known."""
 
     def server_at(self, url: str, launcher: str, **more: Any) -> Server:
         """The server this launch hopes for at *url*, before anything is known of it."""

@@ -1,0 +1,18 @@
+"""Which xdist worker runs a test: all of one deployment go to one, which boots it once."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+
+class ByDeployment(LoadScopeScheduling):
+    """Hands out deployments. (``--dist=loadgroup`` would do, but xdist 3.8 does not group under pytest 9.2.)"""
+
+    def __init__(self, config: pytest.Config, log: Any, deployments: Iterable[str]) -> None:
+        super().__init__(config, log)
+        self.names = sorted(deployments, key=len, reverse=True)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((name for name in self.names if nodeid.endswith((f"-{name}]", f"[{name}]"))), nodeid)

@@ -1,0 +1,68 @@
+"""Devices of one host, each leased to one holder at a time."""
+
+import tempfile
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_longctx import leases
+from pytest_longctx.errors import LaunchError
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases.tempfile, "gettempdir", lambda: str(tmp_path))
+
+
+def test_two_holders_have_different_devices(shared):
+    with leases.lease("H200", 1, 2, {}) as one, leases.lease("H200", 1, 2, {}) as other:
+        assert (one, other) == ({"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("H200", "CUDA_VISIBLE_DEVICES"), ("MI300X", "HIP_VISIBLE_DEVICES"), ("trn2", "NEURON_RT_VISIBLE_CORES")],
+)
+def test_each_kind_has_its_variable(shared, kind, name):
+    with leases.lease(kind, 2, 4, {}) as shown:
+        assert shown == {name: "0,1"}
+
+
+def test_only_devices_that_are_visible_are_leased(shared):
+    inherited = {"CUDA_VISIBLE_DEVICES": "5, 7"}
+    with leases.lease("H200", 1, 8, inherited) as one, leases.lease("H200", 1, 8, inherited) as other:
+        assert (one, other) == ({"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "7"})
+    with pytest.raises(LaunchError, match="3 H200 are needed, and 2 are there"), leases.lease("H200", 3, 8, inherited):
+        pass
+
+
+def test_who_comes_too_late_waits_and_takes_none_meanwhile(shared, monkeypatch):
+    """One of two devices is free, two are wanted: the free one stays free for whoever wants one."""
+    monkeypatch.setattr(leases, "_POLL_S", 0.01)
+    waiting, story = threading.Event(), []
+
+    def both():
+        with leases.lease("H200", 2, 2, {}, waiting.set):
+            story.append("both")
+
+    with leases.lease("H200", 1, 2, {}):
+        thread = threading.Thread(target=both)
+        thread.start()
+        assert waiting.wait(10)
+        with leases.lease("H200", 1, 2, {}):
+            story.append("one")
+    thread.join(10)
+    assert story == ["one", "both"]
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=4))
+def test_no_device_is_held_twice(counts):
+    there, held = sum(counts), []
+    with tempfile.TemporaryDirectory() as folder, leases.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leases.tempfile, "gettempdir", lambda: folder)
+        for count in counts:
+            shown = stack.enter_context(leases.lease("H200", count, there, {}))
+            held += shown["CUDA_VISIBLE_DEVICES"].split(",")
+    assert sorted(held, key=int) == [str(index) for index in range(there)]
