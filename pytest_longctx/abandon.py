@@ -64,7 +64,11 @@ class _Visit:
 
     async def _is_read(self, uploaded_s: float) -> bool:
         now = await self.gauges.now()
-        return now.running > 0 if now.running is not None else time.monotonic() - uploaded_s > _BLIND_S
+        return (
+            now.running > (self.before.running or 0)
+            if now.running is not None
+            else time.monotonic() - uploaded_s > _BLIND_S
+        )
 
     async def aftermath(self) -> tuple[float | None, Reading]:
         """How long after the disconnect nothing was left to do, None where the server does not say; its counters then."""
@@ -74,7 +78,7 @@ class _Visit:
                 return None, now
             # The canary's token must be on the counters too, or its prompt would be taken for the other's.
             told = now.since(self.before).completion_tokens != 0
-            if (now.running + (now.waiting or 0) == 0 and told) or since_s > PATIENCE_S:
+            if (_busy(now) <= _busy(self.before) and told) or since_s > PATIENCE_S:
                 return since_s, now
             await asyncio.sleep(_LOOK_S)
 
@@ -118,6 +122,11 @@ async def _afterwards(visit: _Visit, lasted_s: float, usual: list[Exchange]) -> 
         "canary_delay_s": None if canary.ttft_s is None else canary.ttft_s - usual_s,
     }
     return Observation("serves", metrics, phase="request")
+
+
+def _busy(now: Reading) -> float:
+    """Requests that a server has: any that it had before are somebody else's, or left behind by a fault of another kind."""
+    return (now.running or 0) + (now.waiting or 0)
 
 
 def _unserved(exchanges: list[Exchange]) -> Observation | None:

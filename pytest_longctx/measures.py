@@ -121,7 +121,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "tokens", "growth of the server's counter of prompt tokens after all, less the small request's"
         ),
         "stopped_s": Measure(
-            "s", "from the disconnect to gauges without a running or waiting request, the small one's time included"
+            "s",
+            "from the disconnect to gauges with no more running and waiting requests than before, the small one's time included",
         ),
         "canary_usual_s": Measure("s", "median TTFT of three small requests before"),
         "canary_delay_s": Measure("s", "TTFT of the small request after the disconnect - canary_usual_s"),

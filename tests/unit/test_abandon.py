@@ -58,3 +58,9 @@ def test_a_prompt_that_is_refused_is_the_evidence():
     with serving(Honest(max_model_len=1000)) as server:
         seen = disconnect(server, prompts(), 2000)
     assert seen.outcome == "refuses"
+
+
+def test_requests_that_were_there_before_are_not_waited_for():
+    with serving(Honest(read_s=20, running=2, waiting=1)) as server:
+        seen = disconnect(server, prompts(), READ_FROM_TOKENS)
+    assert 0 < (seen.metrics["stopped_s"] or 0) < 20
