@@ -7,7 +7,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 
-class ByDeployment(LoadScopeScheduling):
+class ByDeployment(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Hands out deployments. (``--dist=loadgroup`` would do, but xdist 3.8 does not group under pytest 9.2.)"""
 
     def __init__(self, config: pytest.Config, log: Any, deployments: Iterable[str]) -> None:

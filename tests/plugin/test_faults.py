@@ -22,8 +22,7 @@ CAUGHT = {
     ),
     "stalls-mid-stream": dict.fromkeys(
         [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050"], "outcome: hangs, wanted serves"
-    )
-    | {"LC-0080": "stopped_s"},
+    ),
     "reads-on": {"LC-0080": "abandoned_tokens: 60,000 tokens, wanted exactly 0 tokens"},
     "never-schedules": dict.fromkeys(
         [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050", "LC-0080"], "outcome: is not admitted, wanted serves"

@@ -98,7 +98,8 @@ def test_a_findings_signature_is_in_the_catalogue_of_each_of_its_backends(shippe
         assert shipped.expect.signature in lints.names()
         return
     for name in shipped.scope.backend or BACKENDS:
-        signatures = {each.id: each for each in backend(name).catalogue.signature}
+        catalogue = backend(name).catalogue
+        signatures = {each.id: each for each in (*catalogue.signature, *catalogue.refusal)}
         assert shipped.expect.signature in signatures
         assert signatures[shipped.expect.signature].outcome == shipped.expect.outcome
 

@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from pytest_longctx.errors import LaunchError
 
 @pytest.fixture
 def shared(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
 
 
 def test_two_holders_have_different_devices(shared):
@@ -60,8 +61,8 @@ def test_who_comes_too_late_waits_and_takes_none_meanwhile(shared, monkeypatch):
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4))
 def test_no_device_is_held_twice(counts):
     there, held = sum(counts), []
-    with tempfile.TemporaryDirectory() as folder, leases.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leases.tempfile, "gettempdir", lambda: folder)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "gettempdir", lambda: folder)
         for count in counts:
             shown = stack.enter_context(leases.lease("H200", count, there, {}))
             held += shown["CUDA_VISIBLE_DEVICES"].split(",")
