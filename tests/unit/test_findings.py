@@ -175,7 +175,7 @@ def test_questions_are_the_words_a_finding_may_ask():
     asks = {
         "served": one,
         "over-limit": {"over_limit_tokens": 1},
-        **dict.fromkeys(("repeated", "reset", "disconnect", "logged-rate"), one),
+        **dict.fromkeys(("repeated", "reset", "disconnect", "logged-rate", "over-pool"), one),
         "load": load,
         "ladder": {"lengths": [1, 2, 3]},
         "retrieval": one,

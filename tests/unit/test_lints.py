@@ -121,7 +121,8 @@ def shipped():
 @pytest.mark.parametrize("one", shipped(), ids=lambda one: one.name)
 def test_what_is_shipped_is_sound(one):
     backend: Backend = load(BACKENDS[one.backend])()
-    assert list(lints.lint(of_deployment(one, backend.package))) == []
+    said = [name for name, _ in lints.lint(of_deployment(one, backend.package))]
+    assert said == make.MISTAKEN.get(one.name, [])
 
 
 def test_a_start_without_a_command_is_no_trouble():
