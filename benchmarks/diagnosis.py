@@ -101,7 +101,9 @@ print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
 
 def peak_mib(path: Path) -> float:
     """The most memory of a process that reads the log and does nothing else."""
-    return float(subprocess.run([sys.executable, "-c", PEAK, str(path)], check=True, capture_output=True, text=True).stdout)
+    return float(
+        subprocess.run([sys.executable, "-c", PEAK, str(path)], check=True, capture_output=True, text=True).stdout
+    )
 
 
 def wait_ends_s() -> float:

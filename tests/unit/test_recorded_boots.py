@@ -53,4 +53,6 @@ def test_a_boot_that_failed_is_named_with_its_cause(log, row):
         assert found.signature == "fp8-query-assertion"
     else:
         assert (found.outcome, found.signature) == (row["outcome"], row["signature"])
-        assert {name: found.sizes[name] for name in found.sizes.keys() & row["figures"]}.items() <= row["figures"].items()
+        assert {name: found.sizes[name] for name in found.sizes.keys() & row["figures"]}.items() <= row[
+            "figures"
+        ].items()
