@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pytest_longctx import deployment, home, lints, tables
+from pytest_longctx import deployment, home, lints
 from pytest_longctx.asks import Ask
 from pytest_longctx.backends import Backend
 from pytest_longctx.builtin import BACKENDS, load
