@@ -146,7 +146,7 @@ def _open_to_all(start: Start) -> str | None:
 
 def _unpinned_image(start: Start) -> str | None:
     image = start.image
-    if image is None or "@sha256:" in image:
+    if image is None:
         return None
     tag = image.rpartition("/")[2].partition(":")[2]
     return f"{image} is another image tomorrow" if tag in _MOVING or tag.startswith("latest-") else None

@@ -61,6 +61,7 @@ def test_a_sound_start_is_left_alone():
         (":v0.12.0", ":nightly", "unpinned-image"),
         (":v0.12.0", ":latest-cu129", "unpinned-image"),
         (":v0.12.0", "@sha256:0123", None),
+        (":v0.12.0", ":latest@sha256:0123", None),
         ("HF_HOME", "TRANSFORMERS_CACHE", "deprecated-variable"),
     ],
 )
@@ -122,6 +123,29 @@ def test_the_patience_of_a_pod(probes, patience_s):
     assert start.patience_s == patience_s
     wrong = patience_s is not None and patience_s <= 476
     assert [name for name, _ in lints.lint(start)] == (["impatient-probe"] if wrong else [])
+
+
+def test_a_probe_that_gives_up_at_the_very_end_of_the_boot_is_too_short():
+    assert [name for name, _ in lints.lint(Start(patience_s=210, boot_s=210))] == ["impatient-probe"]
+    assert list(lints.lint(Start(patience_s=211, boot_s=210))) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "flagged"),
+    [("vllm", None, True), ("vllm", ">=0.32", True), ("vllm", "==0.12.*", False), ("sglang", None, False)],
+)
+def test_a_variable_is_deprecated_for_its_own_engine_and_since_its_own_version(engine, version, flagged):
+    start = Start(engine=engine, version=version, env={"VLLM_ATTENTION_BACKEND": "FLASH_ATTN"})
+    assert [name for name, _ in lints.lint(start)] == (["deprecated-variable"] if flagged else [])
+
+
+def test_of_several_mistakes_the_worst_is_named():
+    both = SOUND.replace("--entrypoint python3 vllm/vllm-openai:v0.12.0 -m", "vllm/vllm-openai python3 -m")
+    assert found(both.replace("meta-llama/Llama", "/models")) == [
+        *("double-entrypoint", "cache-root-as-model", "unpinned-image")
+    ]
+    assert lints.observe(Ask(command=both), None).signature == "double-entrypoint"
+    assert lints.observe(Ask(command=both), "unpinned-image").signature == "unpinned-image"
 
 
 def test_what_is_no_start_is_an_error():
