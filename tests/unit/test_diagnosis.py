@@ -176,6 +176,7 @@ ENDINGS = [
     (SIGKILLED, Evidence(1, memory_kills=(VICTIM,)), "host-oom", "certain"),
     (f"Traceback (most recent call last):\nFooError: x\n{DIED}", Evidence(137, memory_kills=(COUNTED,)), "unknown", "unknown"),
     ("Traceback (most recent call last):\nFooError: x\n", Evidence(137), "unknown", "unknown"),
+    (f'Traceback (most recent call last):\n  File "a.py", line 1\n{DIED}', Evidence(1), "unknown", "unknown"),
     (f"ERROR FooError\n{SIGKILLED}", Evidence(1), "unknown", "unknown"),
     (f"{FAILURES[0][1]}\n{DIED}", Evidence(137, oom_killed=True), "gpu-oom", "certain"),
 ]  # fmt: skip
