@@ -118,3 +118,10 @@ def test_facts_belong_to_the_boot():
         by_line.feed(line)
     for reading in (by_line, read([log.encode()], CATALOGUES["vllm"])):
         assert (reading.figures, reading.phase, reading.failure) == ({}, "stop", None)
+
+
+def test_a_server_that_never_served_is_not_excused_by_its_own_shutdown():
+    """An engine that fails to boot shuts itself down, and may say so before it says why."""
+    reading = read([f"{STOPPED[0]}\n{FAILURES[0][1]}\n".encode()], CATALOGUES["vllm"])
+    assert reading.phase == "start"
+    assert reading.failure is not None
