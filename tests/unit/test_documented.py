@@ -7,6 +7,7 @@ Markers, fixtures, hooks with their arguments, measures, questions and lints are
 import json
 import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -15,6 +16,8 @@ from pytest_longctx.verdicts import WORST_FIRST
 
 DOCS = Path(__file__).parents[2] / "docs"
 PLUGIN = (DOCS / "reference/plugin.md").read_text(encoding="utf-8")
+SIGNATURES = (DOCS / "reference/signatures.md").read_text(encoding="utf-8")
+QUESTIONS = (DOCS / "how-to/write-a-finding.md").read_text(encoding="utf-8")
 KEYS = (DOCS / "reference/keys.md").read_text(encoding="utf-8")
 TABLES = {
     "## A finding": findings.Finding,
@@ -50,6 +53,13 @@ def rows(text, columns):
     return re.findall(r"^\|" + r" (.*?) ?\|" * columns, text, re.MULTILINE)
 
 
+def literals(annotation):
+    """Every value that a Literal in *annotation* allows."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(word for part in get_args(annotation) for word in literals(part))
+
+
 def default(field):
     """As the page writes it: nothing where it says nothing."""
     if field.is_required():
@@ -63,6 +73,21 @@ def default(field):
 def test_the_keys_of_a_table_are_those_of_its_model_with_their_defaults(heading):
     shown = dict(rows(section(KEYS, heading), 2)[2:])
     assert shown == {f"`{field.alias or name}`": default(field) for name, field in TABLES[heading].model_fields.items()}
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_every_word_that_a_key_may_have_is_said(heading):
+    """In its table, or where its row points to."""
+    links = {
+        "question": QUESTIONS,
+        "outcome": section(KEYS, "## Outcomes"),
+        "phase": section(KEYS, "## Phases"),
+        "kind": SIGNATURES,
+    }
+    for name, field in TABLES[heading].model_fields.items():
+        words = [word for word in literals(field.annotation) if isinstance(word, str)]
+        text = links.get(name, section(KEYS, heading)) if words else ""
+        assert [word for word in words if f"`{word}`" not in text] == [], name
 
 
 @pytest.mark.parametrize("heading", ELSEWHERE)
