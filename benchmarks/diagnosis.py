@@ -1,12 +1,13 @@
 """
 How fast a long log is read for its failures, beside plain reading and ``grep -c`` of one word, on the same file in one run.
 
-Three logs: one that says the same things with other numbers (as servers do), one in which no two lines are alike, and one
-that never comes to serve, whose boot lines are looked for all the way. Also the most memory that the reading takes, beside that
-of a log of one line, and how soon a wait ends after a fatal line, by a
-miniature that says it and hangs. Run it with ``python benchmarks/diagnosis.py [MiB]``.
+Four logs: one that says the same things with other numbers (as servers do), one with an id in hexadecimal in each line, one in
+which no two lines are alike, and one that never comes to serve, whose boot lines are looked for all the way. Also the most
+memory that the reading takes, beside that of a log of one line, and how soon a wait ends after a fatal line, by a miniature that
+says it and hangs. Run it with ``python benchmarks/diagnosis.py [MiB]``.
 """
 
+import base64
 import hashlib
 import re
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -43,12 +45,13 @@ def alike() -> Iterator[str]:
         yield STATS.format(minute=i // 60 % 60, second=i % 60, a=1000 + i, b=i % 90)
 
 
-def unlike() -> Iterator[str]:
-    """Lines of which no two are alike."""
+def unlike(*, hexadecimal: bool = False) -> Iterator[str]:
+    """Lines of which no two are alike, or only but for an id in hexadecimal."""
     i = 0
     while True:
         i += 1
-        word = hashlib.sha256(str(i).encode()).hexdigest()
+        digest = hashlib.sha256(str(i).encode())
+        word = digest.hexdigest() if hexadecimal else base64.b64encode(digest.digest() * 2).decode()[:64]
         yield f"(APIServer pid=1) INFO 11-20 23:13:12 [logger.py:1] Received request cmpl-{word}: params: {word[::-1]}\n"
 
 
@@ -130,6 +133,7 @@ def main() -> int:
     size = int(sys.argv[1] if len(sys.argv) > 1 else 256) << 20
     logs = {
         "alike": (BOOT + SERVING, alike),
+        "ids": (BOOT + SERVING, partial(unlike, hexadecimal=True)),
         "unlike": (BOOT + SERVING, unlike),
         "never serving": (BOOT, alike),
     }

@@ -2,7 +2,6 @@
 
 import importlib
 import random
-import re
 import subprocess
 import sys
 import traceback
@@ -19,7 +18,6 @@ from pytest_longctx.diagnosis import Diagnosis, Evidence, diagnose, explain_refu
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import KINDS
 from pytest_longctx.reading import Reading, read
-from pytest_longctx.tracebacks import HINTS
 from tests.unit.quoted import BENIGN, FAILURES, REFUSALS
 
 LOGS = Path(__file__).parent.parent / "data" / "logs"
@@ -383,11 +381,3 @@ def test_whatever_was_seen_has_a_diagnosis(text, evidence, name):
     assert found.cause
     assert found.remedy
     assert all(isinstance(line, str) for _, line in found.rows())
-
-
-def test_the_words_by_which_lines_are_sifted_hold_no_digit():
-    """For digits are dropped before lines are compared."""
-    for name in ("vllm", "sglang", "vllm-neuron"):
-        catalogue = backend(name).catalogue
-        assert catalogue.hints
-        assert not any(re.search(r"\d", hint) for hint in (*catalogue.hints, *catalogue.boot_hints, *HINTS))

@@ -105,7 +105,11 @@ def test_a_number_beyond_the_range_of_a_format_is_its_largest(kv):
 def test_the_range_of_an_fp8_cache_ends_where_its_format_does(kv, limit):
     """MI300 calls the second what everybody else calls the first."""
     assert margin.finite_limit(kv) == limit
-    assert margin.stored(np.array([limit, 2.0 * limit, -9.0 * limit], np.float32), kv).tolist() == [limit, limit, -limit]
+    assert margin.stored(np.array([limit, 2.0 * limit, -9.0 * limit], np.float32), kv).tolist() == [
+        limit,
+        limit,
+        -limit,
+    ]
 
 
 @FAMILIES
