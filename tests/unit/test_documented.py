@@ -12,6 +12,7 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from pytest_longctx import asks, catalogue, cli, deployment, findings, options
+from pytest_longctx.tables import Table
 from pytest_longctx.verdicts import WORST_FIRST
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -19,7 +20,7 @@ PLUGIN = (DOCS / "reference/plugin.md").read_text(encoding="utf-8")
 SIGNATURES = (DOCS / "reference/signatures.md").read_text(encoding="utf-8")
 QUESTIONS = (DOCS / "how-to/write-a-finding.md").read_text(encoding="utf-8")
 KEYS = (DOCS / "reference/keys.md").read_text(encoding="utf-8")
-TABLES = {
+TABLES: dict[str, type[Table]] = {
     "## A finding": findings.Finding,
     "### `[source]`": findings.Source,
     "### `[scope]`": findings.Scope,
@@ -38,7 +39,10 @@ TABLES = {
     "### `[rate]`": catalogue.RateLine,
     "### `[[benign]]`": catalogue.Benign,
 }
-ELSEWHERE = {"## The docker table": deployment.Docker, "## The kubernetes table": deployment.Kubernetes}
+ELSEWHERE: dict[str, type[Table]] = {
+    "## The docker table": deployment.Docker,
+    "## The kubernetes table": deployment.Kubernetes,
+}
 
 
 def section(page, heading):
@@ -102,7 +106,7 @@ def test_every_model_of_a_toml_file_has_its_table():
     """A table that is added to a module is added to the page."""
     modules = (asks, catalogue, deployment, findings)
     found = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
-    models = {one for one in found if issubclass(one, findings.tables.Table) and one is not findings.tables.Table}
+    models = {one for one in found if issubclass(one, Table) and one is not Table}
     assert models == {*TABLES.values(), *ELSEWHERE.values()}
 
 
@@ -115,6 +119,7 @@ def test_the_options_are_those_of_the_page_and_each_has_the_ini_key_that_the_pag
 
 def test_every_command_of_the_console_is_in_the_reference():
     (subcommands,) = (action for action in cli.commands()._actions if action.dest == "command")
+    assert subcommands.choices
     text = section(PLUGIN, "## The console command")
     assert [name for name in subcommands.choices if f"`longctx {name} " not in text] == []
 
