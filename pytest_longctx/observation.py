@@ -22,9 +22,9 @@ Outcome = Literal[
 ]
 """
 What a server was seen to do. ``asserts``: it stopped on a failed assertion or another program error of a known kind;
-``dies``: it stopped for a reason no signature knows; ``overcommits``: it came up with a KV cache that cannot hold one
-request of the context it claims; ``adds up`` and ``cannot be`` are said of published and of logged figures, ``is sound`` and ``is
-flagged`` of published command lines, not of servers.
+``dies``: it stopped in any other way, for a cause that is known or for none; ``overcommits``: it came up with a KV cache that
+cannot hold one request of the context it claims; ``adds up`` and ``cannot be`` are said of published and of logged figures,
+``is sound`` and ``is flagged`` of published command lines, not of servers.
 """
 
 Kind = Literal[

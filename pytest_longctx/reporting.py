@@ -1,7 +1,7 @@
 """What the door does while tests run: rule out, record, and report. Registered only when a backend was chosen."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,23 @@ class Reporting:
         self._is_worker = hasattr(session.config, "workerinput")
 
     def pytest_report_header(self) -> list[str]:
-        """What is tested, with which seed, and what is wrong with a deployment before it boots."""
+        """What is tested, with which seed."""
         chosen, given = self.session.selection, self.session.options
         where = str(chosen.machine.hardware or "unknown hardware")
         strict = ", strict" if given.strict else ""
         part = f", shard {given.shard.partition(':')[0]}" if given.shard else ""
         by = f"longctx: {chosen.backend.name} by {masked(given.launcher, ())} on {where}, seed {self.session.seed}{strict}{part}"
-        wrong = [
+        return [by, *self._resumed()]
+
+    def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
+        """What is wrong with a deployment that is about to be booted."""
+        chosen = self.session.selection
+        booted = {one.name: one for _, one in map(pair_of, items) if one is not None and chosen.launcher.boots}
+        return [
             f"longctx: {one.name}: {name}: {what}"
-            for one in (chosen.deployments if chosen.launcher.boots else ())
+            for one in booted.values()
             for name, what in lints.lint(of_deployment(one, chosen.backend.package))
         ]
-        return [by, *self._resumed(), *wrong]
 
     def _resumed(self) -> list[str]:
         place, earlier = self.session.options.resume, self.session.earlier

@@ -244,12 +244,13 @@ def test_a_repeated_prompt_must_come_from_the_cache(share, bounds, expected):
         (0.004, 1_000, 0.025, "holds"),  # vLLM 0.32 on a CPU, as are the next two
         (0.0607, 60_000, 6.80, "holds"),
         (0.1004, 65_530, 5.65, "holds"),
-        (0.2, 1_000, 0.3, "broken"),
-        (0.2, 1_000, 4.0, "holds"),
+        (0.125, 1_000, 0.02, "holds"),  # the same with other work on its two cores
+        (0.3, 1_000, 0.3, "broken"),
+        (0.3, 1_000, 4.0, "holds"),
         (30.0, 10_000_000, 60.0, "holds"),
         (50.0, 10_000_000, 60.0, "broken"),
         (-0.05, 1_000, 0.3, "holds"),
-        (-0.2, 1_000, 0.3, "broken"),
+        (-0.3, 1_000, 0.3, "broken"),
         (None, 1_000, 0.3, "unmeasured"),
     ],
 )
