@@ -152,3 +152,25 @@ def test_a_file_that_may_not_grow_ends_the_run(tmp_path):
     path = tmp_path / "kept" / "results" / jsonl.NAME
     ended(done, path, name, "File too large")
     assert json.loads(path.read_text().splitlines()[0])["kind"] == "header"
+
+
+LAST_WORDS = """
+import resource
+from pathlib import Path
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish():
+    most = Path("kept/results/results.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    return (yield)
+"""
+
+
+def test_a_disk_that_is_full_at_the_end_is_not_green(tmp_path):
+    name = f"ends-{os.getpid()}-last"
+    (tmp_path / "conftest.py").write_text(LAST_WORDS)
+    command = prepared(tmp_path, name)
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert "1 passed" in done.stdout.decode()
+    ended(done, tmp_path / "kept" / "results" / jsonl.NAME, name, "File too large")
