@@ -1,8 +1,9 @@
-"""However a run ends by itself: nothing is left running, and what was judged before is on disk and readable."""
+"""However a run ends: nothing is left running, and what was judged before is on disk and readable."""
 
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 
@@ -82,6 +83,26 @@ def test_nothing_is_left_and_nothing_is_lost(tmp_path, how):
     assert not (tmp_path / "reached").exists()
     assert until(lambda: not processes(name))
     (verdict,) = jsonl.read(tmp_path / "kept" / "results" / jsonl.NAME).verdicts
+    assert verdict["verdict"] == "holds", verdict["why"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
+def test_a_signal_leaves_nothing_running_and_what_was_judged(tmp_path, how):
+    name = f"ends-{os.getpid()}-{how.name}".lower()
+    command = [
+        *prepared(tmp_path, name, "import time\ndef test_it(server): print('UP', flush=True); time.sleep(60)"),
+        "-s",
+    ]
+    # A script's background job ignores SIGINT, and would hand that on.
+    heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, preexec_fn=heeds) as run:  # noqa: PLW1509
+        assert run.stdout is not None
+        assert any("UP" in line for line in run.stdout)
+        run.send_signal(how)
+        run.wait(timeout=30)
+    assert until(lambda: not processes(name))
+    rows = jsonl.begun(tmp_path / "kept" / "results" / jsonl.NAME)
+    (verdict,) = (row for row in rows if row["kind"] == "verdict")
     assert verdict["verdict"] == "holds", verdict["why"]
 
 
