@@ -1,11 +1,13 @@
 """
 How fast a long log is read for its failures, beside plain reading and ``grep -c`` of one word, on the same file in one run.
 
-Three logs: one that says the same things with other numbers (as servers do), one in which no two lines are alike, and one
-that never comes to serve, whose boot lines are looked for all the way. Also how soon a wait ends after a fatal line, by a
-miniature that says it and hangs. Run it with ``python benchmarks/diagnosis.py [MiB]``.
+Four logs: one that says the same things with other numbers (as servers do), one with an id in hexadecimal in each line, one in
+which no two lines are alike, and one that never comes to serve, whose boot lines are looked for all the way. Also the most
+memory that the reading takes, beside that of a log of one line, and how soon a wait ends after a fatal line, by a miniature that
+says it and hangs. Run it with ``python benchmarks/diagnosis.py [MiB]``.
 """
 
+import base64
 import hashlib
 import re
 import subprocess
@@ -13,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -42,12 +45,13 @@ def alike() -> Iterator[str]:
         yield STATS.format(minute=i // 60 % 60, second=i % 60, a=1000 + i, b=i % 90)
 
 
-def unlike() -> Iterator[str]:
-    """Lines of which no two are alike."""
+def unlike(*, hexadecimal: bool = False) -> Iterator[str]:
+    """Lines of which no two are alike, or only but for an id in hexadecimal."""
     i = 0
     while True:
         i += 1
-        word = hashlib.sha256(str(i).encode()).hexdigest()
+        digest = hashlib.sha256(str(i).encode())
+        word = digest.hexdigest() if hexadecimal else base64.b64encode(digest.digest() * 2).decode()[:64]
         yield f"(APIServer pid=1) INFO 11-20 23:13:12 [logger.py:1] Received request cmpl-{word}: params: {word[::-1]}\n"
 
 
@@ -87,6 +91,24 @@ def seconds(work: Callable[[], object]) -> float:
     return median(taken)
 
 
+PEAK = """
+import sys
+from pathlib import Path
+from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.reading import read_file
+read_file(Path(sys.argv[1]), Vllm().catalogue)
+status = Path("/proc/self/status").read_text()
+print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
+"""
+
+
+def peak_mib(path: Path) -> float:
+    """The most memory of a process that reads the log and does nothing else."""
+    return float(
+        subprocess.run([sys.executable, "-c", PEAK, str(path)], check=True, capture_output=True, text=True).stdout
+    )
+
+
 def wait_ends_s() -> float:
     """Seconds from a fatal line to the end of the wait for the server that said it and hangs."""
     with tempfile.TemporaryDirectory() as name:
@@ -111,6 +133,7 @@ def main() -> int:
     size = int(sys.argv[1] if len(sys.argv) > 1 else 256) << 20
     logs = {
         "alike": (BOOT + SERVING, alike),
+        "ids": (BOOT + SERVING, partial(unlike, hexadecimal=True)),
         "unlike": (BOOT + SERVING, unlike),
         "never serving": (BOOT, alike),
     }
@@ -124,8 +147,10 @@ def main() -> int:
             ours_s = seconds(lambda: diagnosed(path))
             print(
                 f"{title}: {mb / ours_s:.0f} MB/s; plain reading {mb / plain_s:.0f} MB/s (ratio {ours_s / plain_s:.1f}), "
-                f"grep -c {mb / grep_s:.0f} MB/s (ratio {ours_s / grep_s:.1f})"
+                f"grep -c {mb / grep_s:.0f} MB/s (ratio {ours_s / grep_s:.1f}); {peak_mib(path):.0f} MiB at most"
             )
+        path.write_text(FATAL, encoding="utf-8")
+        print(f"a log of one line: {peak_mib(path):.0f} MiB at most")
     print(f"from the start of a process that says a fatal line and hangs to the end of the wait: {wait_ends_s():.2f} s")
     return 0
 

@@ -15,8 +15,8 @@ _HELD: Final = 6
 """
 How many times longer it may last where somebody holds a part of the cache.
 
-SGLang counts a request in chunked prefill neither as running nor as waiting, and rounds its cache usage to hundredths: of a
-pool of millions of tokens one hundredth is several chunks.
+SGLang counts a request in chunked prefill neither as running nor as waiting. Its tokens in the cache move with every chunk, where
+its page has them; the share of it is rounded to hundredths, and of a pool of millions of tokens one hundredth is many chunks.
 """
 
 

@@ -131,6 +131,8 @@ class Benign(tables.Table):
     regex: Pattern
     why: str
     example: str
+    near_miss: str
+    """A line that looks alike and is not that harmless."""
 
 
 class RateLine(tables.Table):

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 LONGEST_LINE = 64 * 1024
 """Bytes of a line that are read; the rest of it is passed over."""
 
-_DIGITS = b"0123456789"
+_LEFT_OUT = (b"0123456789", b"0123456789abcdefABCDEF")
+"""Bytes without which the lines of a log are often alike: numbers differ, and ids in hexadecimal."""
 _SAMPLE = 64 * 1024
 
 
@@ -53,9 +54,9 @@ class Lines:
         return last + b"\n" if last else b""
 
 
-def _shapes(block: bytes) -> bytes:
-    """The different lines of *block* when digits are left out."""
-    return b"\n".join(set(block.translate(None, _DIGITS).split(b"\n")))
+def _shapes(block: bytes, left_out: bytes) -> bytes:
+    """The different lines of *block* without the bytes that are *left_out*."""
+    return b"\n".join(set(block.translate(None, left_out).split(b"\n")))
 
 
 class Sieve:
@@ -63,11 +64,11 @@ class Sieve:
 
     def __init__(self, hints: Sequence[bytes], block: bytes) -> None:
         self._block = block
-        # Most logs say the same things again with other numbers: without them little is left to search. No hint has a digit.
-        searched = (
-            _shapes(block) if 2 * _shapes(block[:_SAMPLE]).count(b"\n") < block.count(b"\n", 0, _SAMPLE) else block
-        )
-        self._ahead = {hint: -1 for hint in hints if hint in searched}
+        # Most logs say the same things again with other numbers: without these little is left to search, for hints without them.
+        sample, lines = block[:_SAMPLE], block.count(b"\n", 0, _SAMPLE)
+        dull = next((each for each in _LEFT_OUT if 2 * _shapes(sample, each).count(b"\n") < lines), b"")
+        searched = _shapes(block, dull) if dull else block
+        self._ahead = {hint: -1 for hint in hints if hint.translate(None, dull) in searched}
 
     def next(self, start: int) -> int:
         """Where the next line that matters begins, from the beginning of a line on; the block's length if there is none."""

@@ -67,7 +67,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         own = self.catalogue.hints
-        self._hints = (*own, *HINTS) if own else ()
+        self._hints = tuple(dict.fromkeys((*own, *HINTS))) if own else ()
         self._boot_hints = (*self._hints, *self.catalogue.boot_hints) if own else ()
 
     @property

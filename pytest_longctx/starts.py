@@ -78,6 +78,7 @@ def of_deployment(one: Deployment, engine: str | None) -> Start:
         command=words[replaced:],
         env=one.env,
         mounts=tuple(_mounted(mount) for mount in made.mounts),
+        in_container=one.image is not None,
         has_shm=made.shm_gib >= 1,
         patience_s=one.timeouts.boot_s,
         boot_s=one.timeouts.usual_boot_s,
@@ -97,19 +98,29 @@ def of_command(text: str, boot_s: float | None = None) -> Start:
             value = run.pop(0) if run else ""
         options.setdefault(_LONG.get(name, name), []).append(value)
     published = [each for each in options.get("--publish", []) if not each.startswith(_LOOPBACK)]
+    at_home = f"{Start(command=tuple(run)).flag('--host')}:".startswith(_LOOPBACK)
     return Start(
         image=run[0] if run else None,
         entrypoint=tuple(options.get("--entrypoint", ())),
         command=tuple(run[1:]),
         env=dict(_pair(each) for each in options.get("--env", [])),
-        mounts=tuple(_mounted(each) for each in options.get("--volume", [])),
+        mounts=(
+            *(_mounted(each) for each in options.get("--volume", [])),
+            *(_long_mounted(each) for each in options.get("--mount", [])),
+        ),
         in_container=True,
-        open_to_all=bool(published) or "host" in options.get("--network", []),
+        open_to_all=bool(published)
+        or _publishes_all(options)
+        or ("host" in options.get("--network", []) and not at_home),
         has_shm=bool(options.get("--shm-size")) or "host" in options.get("--ipc", []),
         asks_a_person=any(re.fullmatch(r"-[a-z]*t[a-z]*|--tty", name) for name in options) or _reads(commands),
         may_reuse=any(words[:2] == ["docker", "start"] for words in commands),
         boot_s=boot_s,
     )
+
+
+def _publishes_all(options: Mapping[str, list[str]]) -> bool:
+    return any(re.fullmatch(r"-[a-z]*P[a-z]*|--publish-all", name) for name in options)
 
 
 _LONG = {"-p": "--publish", "-e": "--env", "-v": "--volume", "--net": "--network"}
@@ -172,3 +183,10 @@ def _mounted(text: str) -> tuple[str, bool]:
     """Of ``HOST:INSIDE`` or ``HOST:INSIDE:ro``."""
     _, inside, how = (*text.split(":"), "", "")[:3]
     return inside, "ro" in how.split(",")
+
+
+def _long_mounted(text: str) -> tuple[str, bool]:
+    """Of ``type=bind,source=HOST,target=INSIDE`` with or without ``readonly``."""
+    keys = dict(_pair(each) for each in text.split(","))
+    inside = next((keys[name] for name in ("target", "destination", "dst") if name in keys), "")
+    return inside, any(keys.get(name, "false") in ("", "true", "1") for name in ("readonly", "ro"))

@@ -22,6 +22,7 @@ class Reading:
     running: float | None = None
     waiting: float | None = None
     kv_usage: float | None = None
+    kv_used_tokens: float | None = None
     prompt_tokens: float | None = None
     generated_tokens: float | None = None
     cached_tokens: float | None = None
@@ -57,7 +58,7 @@ class Reading:
         )
 
 
-_GAUGES = ("running", "waiting")
+_GAUGES = ("running", "waiting", "kv_used_tokens")
 _COUNTERS = ("prompt_tokens", "generated_tokens", "cached_tokens", "first_tokens", "ttft_s", "queue_s", "prefill_s")
 
 

@@ -27,6 +27,8 @@ class MetricNames(tables.Table):
     waiting: tables.Names = ()
     kv_usage: tables.Names = ()
     """Share of the KV cache in use, 0 to 1."""
+    kv_used_tokens: tables.Names = ()
+    """Gauge: tokens in the KV cache; where the share is rounded, this is what moves with every chunk."""
     prompt_tokens: tables.Names = ()
     """Counter: prompt tokens read."""
     generated_tokens: tables.Names = ()

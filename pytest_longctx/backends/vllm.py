@@ -1,5 +1,6 @@
 """vLLM's OpenAI-compatible server, on GPUs and in its CPU build."""
 
+from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames
@@ -93,4 +94,6 @@ class VllmCpu(Vllm):
             block_size=int(flags.get("block-size", 128)),
             max_batched_tokens=int(flags.get("max-num-batched-tokens", 2048)),
         )
+        if "num-gpu-blocks-override" in flags:
+            pool = replace(pool, available_bytes=int(flags["num-gpu-blocks-override"]) * pool.block_bytes)
         return vllm.predict_pool(pool, deployment.max_model_len)

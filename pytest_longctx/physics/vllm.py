@@ -206,7 +206,7 @@ def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
     one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
     terms = (Term("KV pool", pool.available_bytes), one_request)
     longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
-    if concurrency < 1:
+    if pool.blocks_for(max_model_len) >= pool.blocks:  # one block is the engine's own
         return Prediction("refuses", terms, longest, concurrency, one_request, None, f"--max-model-len {longest}")
     return Prediction("serves", terms, longest, concurrency)
 

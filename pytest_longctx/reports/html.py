@@ -133,7 +133,7 @@ def _remarked(row: Row, results: Results) -> dict[str, Any]:
         "deployment": row["server"].get("deployment", ""),
         "excerpt": "",
         "ids": [row["finding"]],
-        "again": [again(results.header, row["test"])],
+        "again": [again(results.header, row)],
     }
 
 

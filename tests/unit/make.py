@@ -13,6 +13,9 @@ from pytest_longctx.findings import Bound, Finding
 from pytest_longctx.reports.jsonl import Results
 from pytest_longctx.reports.record import Entry
 
+MISTAKEN = {"cpu-kv-e4m3-scales": ["unknown-flag"]}
+"""Shipped deployments with a mistake, each to see it refused (VC-0037)."""
+
 
 def finding(**changes: Any) -> Finding:
     """A finding that a deployment boots."""

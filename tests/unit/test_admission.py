@@ -104,6 +104,11 @@ WELL: dict[str, tuple[Backend, Scene]] = {
         Sglang(),
         lambda now_s: {"running": 0, "waiting": 1, "kv_usage": 0.01 + now_s // 16 / 100, "prompt_tokens": 7},
     ),
+    # As its log of 2026-11-21 has it: a hundredth of a pool of 67 million tokens is 82 chunks, which took 200 s in a long prompt.
+    "SGLang's, in a pool so large that its usage does not move for minutes": (
+        Sglang(),
+        lambda now_s: {"running": 0, "waiting": 1, "kv_usage": 0.07, "kv_used_tokens": 4_000_000 + now_s // 2 * 8192},
+    ),
     "nobody is there": (Vllm(), scene()),
     "a page without gauges": (Vllm(), lambda _: {"prompt_tokens": 7}),
     "no page at all": (Vllm(), lambda _: None),

@@ -258,6 +258,14 @@ def test_a_benign_lines_example_is_noticed(known, benign):
     assert reading.notices == {benign.id: 1}
 
 
+@pytest.mark.parametrize(("known", "benign"), BENIGN)
+def test_a_benign_lines_near_miss_is_not_taken_for_it(known, benign):
+    """Or a pattern that is too wide would hide a failure."""
+    reading = Reading(known)
+    reading.feed(benign.near_miss)
+    assert not reading.notices[benign.id]
+
+
 @pytest.mark.parametrize(("known", "entry"), [*FACTS, *SIGNATURES, *BENIGN])
 @given(data=st.data())
 def test_whatever_a_pattern_matches_has_a_hint(known, entry, data):

@@ -2,7 +2,6 @@
 
 import importlib
 import random
-import re
 import subprocess
 import sys
 import traceback
@@ -19,7 +18,6 @@ from pytest_longctx.diagnosis import Diagnosis, Evidence, diagnose, explain_refu
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import KINDS
 from pytest_longctx.reading import Reading, read
-from pytest_longctx.tracebacks import HINTS
 from tests.unit.quoted import BENIGN, FAILURES, REFUSALS
 
 LOGS = Path(__file__).parent.parent / "data" / "logs"
@@ -163,16 +161,20 @@ ENDINGS = [
     ("", Evidence(137, oom_killed=True), "host-oom", "certain"),
     ("", Evidence(137, oom_killed=False), "killed", "likely"),
     ("", Evidence(143), "killed", "certain"),
-    ("", Evidence(139), "child-died", "certain"),
+    *(("", Evidence(128 + number), "child-died", "certain") for number in (4, 6, 7, 8, 11)),  # ILL, ABRT, BUS, FPE, SEGV
     ("", Evidence(1), "unknown", "unknown"),
+    ("", Evidence(128), "unknown", "unknown"),
+    ("", Evidence(255), "unknown", "unknown"),
     ("", Evidence(1, memory_kills=(VICTIM,)), "unknown", "unknown"),
     (DIED, Evidence(1), "host-oom", "likely"),
     (DIED, Evidence(1, memory_kills=()), "killed", "likely"),
     (DIED, Evidence(1, memory_kills=(VICTIM,)), "host-oom", "certain"),
     (SIGKILLED, Evidence(1), "killed", "likely"),
+    (SIGKILLED, Evidence(143), "killed", "likely"),  # the child went first, and the rest was told to end
     (SIGKILLED, Evidence(1, memory_kills=(VICTIM,)), "host-oom", "certain"),
     (f"Traceback (most recent call last):\nFooError: x\n{DIED}", Evidence(137, memory_kills=(COUNTED,)), "unknown", "unknown"),
     ("Traceback (most recent call last):\nFooError: x\n", Evidence(137), "unknown", "unknown"),
+    (f'Traceback (most recent call last):\n  File "a.py", line 1\n{DIED}', Evidence(1), "unknown", "unknown"),
     (f"ERROR FooError\n{SIGKILLED}", Evidence(1), "unknown", "unknown"),
     (f"{FAILURES[0][1]}\n{DIED}", Evidence(137, oom_killed=True), "gpu-oom", "certain"),
 ]  # fmt: skip
@@ -194,6 +196,12 @@ def test_how_a_server_ended_is_joined_with_its_log(text, evidence, kind, confide
 def test_what_cannot_be_read_is_said_to_be_unread():
     assert "cannot be read" in diagnose(of("vllm", ""), Evidence(137)).evidence[-1]
     assert "counted no" in diagnose(of("vllm", ""), Evidence(137, memory_kills=())).evidence[-1]
+
+
+@pytest.mark.parametrize(("kills", "said"), [(None, True), ((), False)])
+def test_host_memory_is_only_suspected_where_nobody_could_look(kills, said):
+    found = diagnose(of("vllm", ""), Evidence(137, memory_kills=kills))
+    assert ("or by the kernel for want of host memory" in found.cause) is said
 
 
 NOTICE = f"{BENIGN[2][1]}\n"
@@ -219,6 +227,8 @@ REFUSED = [
     (400, REFUSALS[0][1], "over-length"),
     (400, "something else", "unknown"),
     (413, "<html>Request Entity Too Large</html>", "proxy"),
+    (502, "<html>Bad Gateway</html>", "proxy"),
+    (504, "<html>Gateway Time-out</html>", "proxy"),
 ]
 
 
@@ -331,6 +341,11 @@ def test_without_a_traceback_the_first_complaint_is_quoted():
     assert found.cause.endswith("here is the first error: ERROR 01-02 the disk is on fire")
 
 
+def test_a_traceback_says_more_than_a_complaint_before_it():
+    text = "ERROR 01-02 something went wrong\nTraceback (most recent call last):\nKeyError: 'this'\n"
+    assert diagnose(of("vllm", text), Evidence(exit_code=1)).cause.endswith("here is the first error: KeyError: 'this'")
+
+
 def test_a_diagnosis_says_its_class_phase_and_sizes():
     found = diagnose(log("vllm-0.32.0-cpu-10m-kv-too-small"), Evidence(exit_code=1))
     rows = [f"{word} {text}" for word, text in found.rows()]
@@ -366,11 +381,3 @@ def test_whatever_was_seen_has_a_diagnosis(text, evidence, name):
     assert found.cause
     assert found.remedy
     assert all(isinstance(line, str) for _, line in found.rows())
-
-
-def test_the_words_by_which_lines_are_sifted_hold_no_digit():
-    """For digits are dropped before lines are compared."""
-    for name in ("vllm", "sglang", "vllm-neuron"):
-        catalogue = backend(name).catalogue
-        assert catalogue.hints
-        assert not any(re.search(r"\d", hint) for hint in (*catalogue.hints, *catalogue.boot_hints, *HINTS))

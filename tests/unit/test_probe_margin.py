@@ -101,6 +101,17 @@ def test_a_number_beyond_the_range_of_a_format_is_its_largest(kv):
     assert margin.stored(beyond, kv) == pytest.approx([min(limit, 3e38), -min(limit, 3e38), limit], rel=0.01)
 
 
+@pytest.mark.parametrize(("kv", "limit"), [("fp8_e4m3", 448), ("fp8_e4m3fnuz", 240), ("fp8_e5m2", 57_344)])
+def test_the_range_of_an_fp8_cache_ends_where_its_format_does(kv, limit):
+    """MI300 calls the second what everybody else calls the first."""
+    assert margin.finite_limit(kv) == limit
+    assert margin.stored(np.array([limit, 2.0 * limit, -9.0 * limit], np.float32), kv).tolist() == [
+        limit,
+        limit,
+        -limit,
+    ]
+
+
 @FAMILIES
 @pytest.mark.parametrize("kv", ["fp8_e4m3", "fp8_e4m3fnuz", "fp8_e5m2"])
 def test_queries_in_fp8_do_not_hide_what_an_fp8_cache_keeps(family, kv):

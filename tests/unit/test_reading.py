@@ -88,16 +88,21 @@ def test_memory_does_not_grow_with_a_line_that_never_ends():
     assert len(lines._rest) <= LONGEST_LINE
 
 
-@given(st.lists(st.sampled_from([b"one", b"two 2", b"o1ne", b"", b"xtwo"])), st.integers(0, 3))
+WORDS = [b"one", b"two 2", b"o1ne", b"", b"xtwo", b"fee1", b"fee", b"f0 0f", b"0a1b2c"]
+
+
+@given(st.lists(st.sampled_from(WORDS)), st.integers(0, 3))
 def test_a_sieve_finds_every_line_with_a_hint_and_passes_no_other_twice(words, repeats):
+    """Also where lines are alike but for numbers, or but for ids in hexadecimal, and a hint has such letters itself."""
+    hints = [b"one", b"two", b"fee1"]
     block = b"".join(word + b"\n" for word in words * (repeats + 1))
-    sieve = Sieve([b"one", b"two"], block)
+    sieve = Sieve(hints, block)
     found, start = [], sieve.next(0)
     while start < len(block):
         end = block.index(b"\n", start)
         found.append(block[start:end])
         start = sieve.next(end + 1)
-    assert found == [word for word in words * (repeats + 1) if b"one" in word or b"two" in word]
+    assert found == [word for word in words * (repeats + 1) if any(hint in word for hint in hints)]
 
 
 def test_sizes_may_stand_a_few_lines_later_and_no_further():
@@ -118,3 +123,10 @@ def test_facts_belong_to_the_boot():
         by_line.feed(line)
     for reading in (by_line, read([log.encode()], CATALOGUES["vllm"])):
         assert (reading.figures, reading.phase, reading.failure) == ({}, "stop", None)
+
+
+def test_a_server_that_never_served_is_not_excused_by_its_own_shutdown():
+    """An engine that fails to boot shuts itself down, and may say so before it says why."""
+    reading = read([f"{STOPPED[0]}\n{FAILURES[0][1]}\n".encode()], CATALOGUES["vllm"])
+    assert reading.phase == "start"
+    assert reading.failure is not None
