@@ -130,11 +130,17 @@ class Reporting:
         try:
             self._write_down(report)
         except OSError as problem:
-            self._cannot_write = (
-                f"{self.session.options.results / jsonl.NAME}: {problem.strerror}; what was written before is there. "
-                f"Make room, and go on with --longctx-resume={self.session.options.results}"
-            )
-            pytest.exit(self._cannot_write, returncode=pytest.ExitCode.INTERRUPTED)
+            self._give_up(problem)
+            pytest.exit("results cannot be written", returncode=pytest.ExitCode.INTERRUPTED)
+
+    def _give_up(self, problem: OSError) -> None:
+        folder = self.session.options.results
+        self._cannot_write = (
+            f"{problem.filename or folder / jsonl.NAME}: {problem.strerror}; what was written before is there. "
+            f"Make room, and go on with --longctx-resume={folder}"
+        )
+        if self.writer is not None:
+            self.writer.drop()
 
     def _write_down(self, report: pytest.TestReport) -> None:
         self._take_vitals(report)
@@ -187,8 +193,6 @@ class Reporting:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """A run that judged nothing is red; then close the results."""
-        if self._cannot_write and self.writer is not None:
-            self.writer.drop()
         if self._is_worker or self._cannot_write:
             return
         found, shard = self.entries.values(), self.session.shard
@@ -203,10 +207,14 @@ class Reporting:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if others_judge and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK  # there are more shards than deployments
-        if self.writer is not None or shard:
-            self._file().close(int(session.exitstatus), **({"shard": shard} if shard else {}))
-        if self.writer is not None and self.session.options.report is not None:
-            html.write(jsonl.read(self.writer.path), self.session.options.report)
+        try:
+            if self.writer is not None or shard:
+                self._file().close(int(session.exitstatus), **({"shard": shard} if shard else {}))
+            if self.writer is not None and self.session.options.report is not None:
+                html.write(jsonl.read(self.writer.path), self.session.options.report)
+        except OSError as problem:
+            self._give_up(problem)
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
@@ -222,6 +230,8 @@ class Reporting:
         found = list(self.entries.values())
         for line in self._said:
             terminalreporter.write_line(f"longctx: {line}", yellow=True)
+        if self._cannot_write:
+            terminalreporter.write_line(f"longctx: {self._cannot_write}", red=True)
         if self._is_worker or not found or self.session.config.get_verbosity() < -1:
             return
         terminalreporter.section("findings")

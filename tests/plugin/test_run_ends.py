@@ -1,8 +1,9 @@
-"""However a run ends by itself: nothing is left running, and what was judged before is on disk and readable."""
+"""However a run ends: nothing is left running, and what was judged before is on disk and readable."""
 
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 
@@ -85,6 +86,26 @@ def test_nothing_is_left_and_nothing_is_lost(tmp_path, how):
     assert verdict["verdict"] == "holds", verdict["why"]
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
+def test_a_signal_leaves_nothing_running_and_what_was_judged(tmp_path, how):
+    name = f"ends-{os.getpid()}-{how.name}".lower()
+    command = [
+        *prepared(tmp_path, name, "import time\ndef test_it(server): print('UP', flush=True); time.sleep(60)"),
+        "-s",
+    ]
+    # A script's background job ignores SIGINT, and would hand that on.
+    heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, preexec_fn=heeds) as run:  # noqa: PLW1509
+        assert run.stdout is not None
+        assert any("UP" in line for line in run.stdout)
+        run.send_signal(how)
+        run.wait(timeout=30)
+    assert until(lambda: not processes(name))
+    rows = jsonl.begun(tmp_path / "kept" / "results" / jsonl.NAME)
+    (verdict,) = (row for row in rows if row["kind"] == "verdict")
+    assert verdict["verdict"] == "holds", verdict["why"]
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a disk of its own, which is soon full."""
@@ -152,3 +173,25 @@ def test_a_file_that_may_not_grow_ends_the_run(tmp_path):
     path = tmp_path / "kept" / "results" / jsonl.NAME
     ended(done, path, name, "File too large")
     assert json.loads(path.read_text().splitlines()[0])["kind"] == "header"
+
+
+LAST_WORDS = """
+import resource
+from pathlib import Path
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish():
+    most = Path("kept/results/results.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    return (yield)
+"""
+
+
+def test_a_disk_that_is_full_at_the_end_is_not_green(tmp_path):
+    name = f"ends-{os.getpid()}-last"
+    (tmp_path / "conftest.py").write_text(LAST_WORDS)
+    command = prepared(tmp_path, name)
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert "1 passed" in done.stdout.decode()
+    ended(done, tmp_path / "kept" / "results" / jsonl.NAME, name, "File too large")

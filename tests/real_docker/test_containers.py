@@ -131,7 +131,7 @@ import pytest
 
 @pytest.mark.finding("LC-0001")
 def test_it(finding, server, ask, prompt, judge):
-    assert judge(ask(prompt(1024), 32))
+    assert judge(ask(prompt(1000), 32))
 """
 
 
@@ -224,7 +224,7 @@ def end():
 @pytest.mark.finding("LC-0001")
 def test_it(finding, server, ask, prompt, judge):
     threading.Thread(target=end).start()
-    assert judge(ask(prompt(1024), 32))
+    assert judge(ask(prompt(1000), 32))
 """
 
 

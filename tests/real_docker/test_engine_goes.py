@@ -74,7 +74,7 @@ import pytest
 @pytest.mark.finding("LC-0001")
 def test_it(finding, server, ask, prompt, judge):
     print("UP", flush=True)
-    assert judge(ask(prompt(1024), 32))
+    assert judge(ask(prompt(1000), 32))
 """
 
 
