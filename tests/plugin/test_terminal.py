@@ -19,8 +19,8 @@ ESCAPE = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
 
 @pytest.fixture
 def late(tmp_path):
-    """The command line of a run whose server lets a prompt of 10,000 tokens wait for five seconds."""
-    text = FAULTY.format(fault="late-first-token", boot_s=30, answer_s=30).replace("[flags]", "[flags]\nlate-s = 5")
+    """The command line of a run whose server lets a prompt of 10,000 tokens wait for four seconds."""
+    text = FAULTY.format(fault="late-first-token", boot_s=30, answer_s=30).replace("[flags]", "[flags]\nlate-s = 4")
     (tmp_path / "faulty.toml").write_text(text)
     base = [
         sys.executable,

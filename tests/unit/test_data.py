@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_longctx import backends, catalogue, claims, home, lints, models, plan, tables
@@ -267,6 +267,7 @@ def test_a_benign_lines_near_miss_is_not_taken_for_it(known, benign):
 
 
 @pytest.mark.parametrize(("known", "entry"), [*FACTS, *SIGNATURES, *BENIGN])
+@settings(max_examples=25)  # of each of a hundred patterns
 @given(data=st.data())
 def test_whatever_a_pattern_matches_has_a_hint(known, entry, data):
     """Or the fast way through a long log would pass it over."""
