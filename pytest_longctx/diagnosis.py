@@ -24,7 +24,6 @@ _PROXY = (413, 502, 504)
 """Statuses that no engine sends, and that things between client and server do."""
 _SEVERAL = 3
 """A notice that comes once or twice in every long boot means something from here on."""
-_HANGS = ("hang", "hang-workers", "hang-admission")
 _SIZES_SHOWN = 6
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _NOT_LIMITED = "the container's state: not OOMKilled"
@@ -118,7 +117,8 @@ def _starved(reading: Reading, given: Evidence) -> Diagnosis | None:
     went = _signal(reading, given) is not None or _silent(reading)
     if not given.oom_killed and not (kills and went):
         return None
-    seen = [*([f"the container's state: OOMKilled, exit code {given.exit_code}"] if given.oom_killed else []), *kills]
+    end = "it still runs" if given.exit_code is None else f"exit code {given.exit_code}"
+    seen = [*([f"the container's state: OOMKilled, {end}"] if given.oom_killed else []), *kills]
     named = given.oom_killed or any("Killed process" in line for line in kills)  # a counter counts all of the host
     sizes = {} if given.killed_gib is None else {"killed_gib": given.killed_gib}
     sure: Confidence = "certain" if named else "likely"
@@ -177,7 +177,9 @@ def _stuck(reading: Reading, given: Evidence) -> Diagnosis | None:
     if given.waited_for is None:
         return None
     said = f"the time was up while waiting for {given.waited_for}"
-    notices = [(entry.kind, entry.why, count) for entry, count in reading.benign() if entry.kind in _HANGS]
+    notices = [
+        (entry.kind, entry.why, count) for entry, count in reading.benign() if (entry.kind or "").startswith("hang")
+    ]
     seen = [f"{why} ({count} times in the log)" for _, why, count in notices]
     kind: Kind = next((known for known, _, count in notices if count >= _SEVERAL), "hang")
     if given.gauges.get("waiting") and given.gauges.get("running") == 0:
