@@ -24,6 +24,7 @@ _PROXY = (413, 502, 504)
 """Statuses that no engine sends, and that things between client and server do."""
 _SEVERAL = 3
 """A notice that comes once or twice in every long boot means something from here on."""
+_HANGS = ("hang", "hang-workers", "hang-admission")
 _SIZES_SHOWN = 6
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _NOT_LIMITED = "the container's state: not OOMKilled"
@@ -146,8 +147,9 @@ def _lost(reading: Reading, given: Evidence) -> Diagnosis | None:
     if not _silent(reading):
         return None
     if given.memory_kills is not None:
-        cause = "a child process was ended from outside without a word of its own"
-        return _ended(reading, "killed", cause, "likely", [_NO_KILL])
+        return _ended(
+            reading, "killed", "a child process was ended from outside without a word of its own", "likely", [_NO_KILL]
+        )
     seen = ["no error and no out-of-memory text before it: it was ended from outside"]
     if fitted := reading.figures.get("concurrency"):
         seen.append(f"GPU memory had been fitted before: the KV cache holds {fitted:g} requests of full length")
@@ -177,9 +179,7 @@ def _stuck(reading: Reading, given: Evidence) -> Diagnosis | None:
     if given.waited_for is None:
         return None
     said = f"the time was up while waiting for {given.waited_for}"
-    notices = [
-        (entry.kind, entry.why, count) for entry, count in reading.benign() if (entry.kind or "").startswith("hang")
-    ]
+    notices = [(entry.kind, entry.why, count) for entry, count in reading.benign() if entry.kind in _HANGS]
     seen = [f"{why} ({count} times in the log)" for _, why, count in notices]
     kind: Kind = next((known for known, _, count in notices if count >= _SEVERAL), "hang")
     if given.gauges.get("waiting") and given.gauges.get("running") == 0:
