@@ -113,16 +113,15 @@ def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[st
 
 
 def _starved(reading: Reading, given: Evidence) -> Diagnosis | None:
-    """The kernel, or a container's state, says that memory ran out."""
+    """The kernel, or a container's state, says that memory ran out; a counter alone counts all of the host."""
     kills = given.memory_kills or ()
     went = _signal(reading, given) is not None or _silent(reading)
     if not given.oom_killed and not (kills and went):
         return None
     end = "it still runs" if given.exit_code is None else f"exit code {given.exit_code}"
     seen = [*([f"the container's state: OOMKilled, {end}"] if given.oom_killed else []), *kills]
-    named = given.oom_killed or any("Killed process" in line for line in kills)  # a counter counts all of the host
     sizes = {} if given.killed_gib is None else {"killed_gib": given.killed_gib}
-    sure: Confidence = "certain" if named else "likely"
+    sure: Confidence = "certain" if given.oom_killed or any("Killed process" in line for line in kills) else "likely"
     made = _ended(reading, "host-oom", "the host's out-of-memory killer ended it", sure, seen, sizes)
     return replace(made, outcome="runs out of memory", signature="container-memory-limit") if given.oom_killed else made
 
@@ -147,9 +146,8 @@ def _lost(reading: Reading, given: Evidence) -> Diagnosis | None:
     if not _silent(reading):
         return None
     if given.memory_kills is not None:
-        return _ended(
-            reading, "killed", "a child process was ended from outside without a word of its own", "likely", [_NO_KILL]
-        )
+        cause = "a child process was ended from outside without a word of its own"
+        return _ended(reading, "killed", cause, "likely", [_NO_KILL])
     seen = ["no error and no out-of-memory text before it: it was ended from outside"]
     if fitted := reading.figures.get("concurrency"):
         seen.append(f"GPU memory had been fitted before: the KV cache holds {fitted:g} requests of full length")
