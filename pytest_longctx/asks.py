@@ -17,6 +17,7 @@ Question = Literal[
     "longest",
     "accounting",
     "repeated",
+    "turns",
     "reset",
     "ladder",
     "load",
@@ -56,6 +57,10 @@ class Ask(tables.Table):
     """For the goodput of a load: the longest TTFT of a request that counts as good."""
     goal_tpot_s: Annotated[float, Field(gt=0)] | None = None
     """The same for the time per token after the first."""
+    turns: Annotated[int, Field(ge=2)] | None = None
+    """For turns: how many a conversation has; each sends again all that was said before it."""
+    turn_tokens: Annotated[int, Field(ge=1)] = 64
+    """For turns: how much is new in each of them after the first, which has *prompt_tokens*."""
     lengths: Annotated[tuple[int, ...], tables.LISTED] = ()
     """For a ladder: the prompt lengths, at least three of them."""
     needles: Annotated[int, Field(ge=1, le=64)] = 64
@@ -92,8 +97,13 @@ class Ask(tables.Table):
         if self.lengths:
             return max(self.lengths)
         if self.over_limit_tokens is None:
-            return self.prompt_tokens
+            return self.prompt_tokens and self.prompt_tokens + self._said_since
         return None if max_model_len is None else max_model_len + self.over_limit_tokens - self.output_tokens
+
+    @property
+    def _said_since(self) -> int:
+        """By how much the last turn of a conversation is longer than the first."""
+        return ((self.turns or 1) - 1) * (self.output_tokens + self.turn_tokens)
 
     def every_request(self, max_model_len: int | None) -> tuple[int, ...]:
         """
@@ -169,6 +179,12 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
             ),
         ),
         "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs it"),),
+        "turns": (
+            (
+                ask.prompt_tokens is not None and ask.turns is not None,
+                "ask: a 'turns' finding needs prompt_tokens and turns",
+            ),
+        ),
         "reset": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'reset' finding needs it"),),
         "logged-rate": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'logged-rate' finding needs it"),),
         "disconnect": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'disconnect' finding needs it"),),

@@ -22,6 +22,7 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
         "transformers": "pytest_longctx.backends.transformers:Transformers",
         "openai": "pytest_longctx.backends.openai:OpenAI",
         "miniature": "pytest_longctx.backends.miniature:Miniature",
+        "miniature-sglang": "pytest_longctx.backends.miniature:MiniatureSglang",
     }
 )
 LAUNCHERS: Mapping[str, str] = MappingProxyType(

@@ -50,6 +50,7 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         **dict.fromkeys(("retrieval", "precision", "kv-dtype"), 1),
         "repeated": 2,
         "logged-rate": 2,  # one, and the windows of the log before and after it
+        "turns": 16,
         "reset": 4,  # three readings, and the reset itself
         "accounting": 2,  # many short ones: less than two of the longest
         "disconnect": 8,  # four canaries, the prompts of three tries, and the wait for the end of work

@@ -11,14 +11,30 @@ from typing import TextIO
 
 from pytest_longctx.errors import LaunchError
 
-_VISIBLE = {"MI": "HIP_VISIBLE_DEVICES", "trn": "NEURON_RT_VISIBLE_CORES"}
-"""What restricts a process to some devices, by the beginning of their kind; CUDA's variable for any other."""
+_VISIBLE: Mapping[str, tuple[str, ...]] = {"MI": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "trn": ()}
+"""
+What restricts a process to some devices, by the beginning of their kind; CUDA's variable for any other.
+
+Neuron's counts cores, and how many a device has is for its runtime to say: no part of such a machine is leased.
+"""
 _POLL_S = 0.2
 
 
-def variable(kind: str) -> str:
-    """The environment variable by which a process sees only some devices of *kind*."""
-    return next((name for start, name in _VISIBLE.items() if kind.startswith(start)), "CUDA_VISIBLE_DEVICES")
+def variables(kind: str) -> tuple[str, ...]:
+    """The environment variables by which a process sees only some devices of *kind*; empty where it cannot be kept to some."""
+    return next((names for start, names in _VISIBLE.items() if kind.startswith(start)), ("CUDA_VISIBLE_DEVICES",))
+
+
+def named(kind: str, env: Mapping[str, str]) -> tuple[str, list[str]]:
+    """
+    The variable that counts for *kind* in *env*, and the devices that it names there, by index or UUID.
+
+    >>> named("H200", {"CUDA_VISIBLE_DEVICES": "4, 5"}), named("MI300X", {"ROCR_VISIBLE_DEVICES": "1"}), named("trn2", {})
+    (('CUDA_VISIBLE_DEVICES', ['4', '5']), ('ROCR_VISIBLE_DEVICES', ['1']), ('', []))
+    """
+    names = variables(kind)
+    name = next((name for name in names if env.get(name)), "".join(names[:1]))
+    return name, [each.strip() for each in env.get(name, "").split(",") if each.strip()]
 
 
 @contextmanager
@@ -28,16 +44,17 @@ def lease(
     """
     The environment that shows *count* of the *there* devices of *kind* which nobody else of this user has leased.
 
-    Waits for them, calling *waits* now and then, and takes all or none, so that two who want more than half do not hold each
-    other up. The kernel gives them back if the holder dies. Raises `LaunchError` where there are too few.
+    Only those that *inherited* names, if it does. Waits for them, calling *waits* now and then, and takes all or none, so that
+    two who want more than half do not hold each other up. The kernel gives them back if the holder dies. Raises `LaunchError`
+    where there are too few.
     """
-    name = variable(kind)
-    visible = [each.strip() for each in inherited.get(name, "").split(",") if each.strip()]
+    name, visible = named(kind, inherited)
     devices = visible or [str(index) for index in range(there)]
     if count > len(devices):
         raise LaunchError(
             f"{count} {kind} are needed, and {len(devices)} are there ({name}={inherited.get(name, 'not set')})"
         )
+    count = count if name else there
     folder = Path(tempfile.gettempdir()) / f"pytest-longctx-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as held:
@@ -45,7 +62,13 @@ def lease(
             held.close()
             waits()
             time.sleep(_POLL_S)
-        yield {name: ",".join(mine)}
+        yield _shown(name, mine)
+
+
+def _shown(name: str, mine: list[str]) -> dict[str, str]:
+    # CUDA counts the fastest device first, NVML and everybody who looks at a machine by their place on the bus.
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if name.startswith("CUDA") else {}
+    return {name: ",".join(mine), **order} if name else {}
 
 
 def _take(held: ExitStack, folder: Path, kind: str, devices: list[str], count: int) -> list[str]:

@@ -85,6 +85,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "cached_share_before": Measure("", "cached_share of the same prompt's reading before the cache was emptied"),
         "warm_speedup": Measure("x", "TTFT of a prompt's first reading / TTFT of its second"),
+        "reused_share": Measure(
+            "",
+            "least share, over the turns of a conversation after the first, of the turn before that was cached tokens",
+        ),
+        "turn_speedup": Measure(
+            "x", "TTFT of a conversation's first turn / median TTFT of its later ones", cold_only=True
+        ),
         # the same question several times, or at several lengths
         "runs": Measure("runs", "readings of which the median is judged"),
         "ttft_spread": Measure("", "(longest TTFT - shortest) / median"),

@@ -32,6 +32,8 @@ class Reporting:
         self._told: set[str] = set()
         self._said: dict[str, None] = {}
         """What the vitals had to say beside their figures, each once."""
+        self._cannot_write = ""
+        """Why there can be no more results, once that is so."""
         self._is_worker = hasattr(session.config, "workerinput")
 
     def pytest_report_header(self) -> list[str]:
@@ -117,9 +119,19 @@ class Reporting:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write down each verdict as soon as its test has it."""
-        if self._is_worker:
+        """Write down each verdict as soon as its test has it; end the run where it cannot be written."""
+        if self._is_worker or self._cannot_write:
             return
+        try:
+            self._write_down(report)
+        except OSError as problem:
+            self._cannot_write = (
+                f"{self.session.options.results / jsonl.NAME}: {problem.strerror}; what was written before is there. "
+                f"Make room, and go on with --longctx-resume={self.session.options.results}"
+            )
+            pytest.exit(self._cannot_write, returncode=pytest.ExitCode.INTERRUPTED)
+
+    def _write_down(self, report: pytest.TestReport) -> None:
         self._take_vitals(report)
         for boot in record.rows(record.BOOT, report.user_properties) if report.when == "setup" else ():
             self._file().boot(boot)
@@ -170,7 +182,9 @@ class Reporting:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """A run that judged nothing is red; then close the results."""
-        if self._is_worker:
+        if self._cannot_write and self.writer is not None:
+            self.writer.drop()
+        if self._is_worker or self._cannot_write:
             return
         found, shard = self.entries.values(), self.session.shard
         others_judge = bool(shard and shard["whole_judges"])

@@ -1,7 +1,7 @@
 """Which findings a run judges, and on which deployments: made once, from the options and the data."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from pytest_longctx.cases import Case, match
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import Finding
-from pytest_longctx.launchers import Launch, Launcher
+from pytest_longctx.launchers import Launch, Launcher, devices
 from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.options import Options
 from pytest_longctx.plan import Plan
@@ -212,15 +212,20 @@ class Selection:
         needed = self.launcher.needs_engine
         python = engines.interpreter(self.backend, self.options.python) if needed else None
         model = models.locate(one.model)
-        return Launch(self.backend, one, model, logs, python, watch, machine=self.machine.hardware)
+        return Launch(self.backend, one, model, logs, python, watch)
 
-    def beside(self, one: Deployment, tell: Tell) -> AbstractContextManager[Pulse]:
-        """Whoever watches over *one* while it is up, and over what it takes of this machine."""
+    def devices(self, one: Deployment, watch: Watch) -> AbstractContextManager[Mapping[str, str]]:
+        """The environment that keeps *one* to devices of its own, leased for as long as the context lasts."""
+        return devices.own(one, self.machine.hardware if self.launcher.name == "process" else None, watch)
+
+    def beside(self, one: Deployment, shown: Mapping[str, str], tell: Tell) -> AbstractContextManager[Pulse]:
+        """Whoever watches over *one* while it is up, and over what it takes of this machine: of *shown*, where that names it."""
         wanted = Hardware.parse(one.hardware) if one.hardware else self.machine.hardware
         # A launcher may have been written before it was asked where its servers run.
         here = getattr(self.launcher, "here", False) and not self.backend.shares_machine
         contained, busy = self.launcher.name == "docker", self.options.allow_busy_gpu
-        return bedside.beside(one, wanted if here else None, tell, contained=contained, allow_busy=busy)
+        env = {**os.environ, **one.env, **shown}
+        return bedside.beside(one, wanted if here else None, env, tell, contained=contained, allow_busy=busy)
 
     def case(self, finding: Finding, one: Deployment) -> Case:
         """*finding* on *one*, with what keeps it from being judged there, as far as is known before a boot."""

@@ -59,6 +59,37 @@ def _spread(values: Sequence[float | None]) -> float | None:
     return (max(known) - min(known)) / median(known) if known and len(known) == len(values) else None
 
 
+def dialogue(turns: Sequence[Observation]) -> Observation:
+    """
+    The turns of a conversation as one observation: the first, with what the later ones had of it; the first that was not served.
+
+    ``reused_share`` is the least of cached tokens / tokens of the turn before. What was answered in between is not counted: a
+    conversation of random ids puts others in its place.
+    """
+    for number, each in enumerate(turns):
+        if each.outcome != "serves":
+            return replace(each, said=f"turn {number + 1}: {each.said}")
+    first, later = turns[0], turns[1:]
+    reused = [
+        _share(after.metrics.get("cached_tokens"), before.sent_tokens)
+        for before, after in zip(turns, later, strict=False)
+    ]
+    times_s = [each.metrics.get("ttft_s") for each in later]
+    first_s, later_s = first.metrics.get("ttft_s"), _known(times_s, median)
+    speedup = first_s / later_s if first_s and later_s else None
+    return replace(first, metrics={**first.metrics, "reused_share": _known(reused, min), "turn_speedup": speedup})
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _known(values: Sequence[float | None], pick: Callable[[Sequence[float]], float]) -> float | None:
+    """What *pick* makes of the values; None where one of them is missing."""
+    known = [value for value in values if value is not None]
+    return pick(known) if len(known) == len(values) else None
+
+
 def ladder(points: Sequence[Observation]) -> Observation:
     """
     Readings at several lengths as the coefficients of t = a N + b N^2, with N in millions of tokens.

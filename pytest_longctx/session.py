@@ -88,10 +88,14 @@ class Session:
         """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
         chosen = self.selection
         try:
-            with chosen.beside(deployment, self.vitals.append) as self.pulse:
+            with (
+                chosen.devices(deployment, self.watching.tell) as shown,
+                chosen.beside(deployment, shown, self.vitals.append) as self.pulse,
+            ):
                 launch = replace(
                     chosen.launch(deployment, self.watching.tell),
                     started=self.pulse.below,
+                    shown=shown,
                     longest_prompt=self.longest_prompts.get(deployment.name),
                 )
                 yield from self._boot(launch, self.pulse)

@@ -1,6 +1,7 @@
 """The built-in tiny servers of `pytest_longctx.miniatures`: no GPU, no model, up in a moment."""
 
 from pytest_longctx.backends import Backend
+from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployment import Deployment
 
@@ -24,3 +25,15 @@ class Miniature(Backend):
             *("--max-model-len", str(deployment.max_model_len)),
             *deployment.arguments(),
         )
+
+
+class MiniatureSglang(Miniature):
+    """The honest one in SGLang's dialect."""
+
+    name = "miniature-sglang"
+    dies_unhealthy = Sglang.dies_unhealthy
+    version_path = Sglang.version_path
+    names_cached_if_any = Sglang.names_cached_if_any
+    metrics = Sglang.metrics
+    reset_path = Sglang.reset_path
+    failures = "sglang"

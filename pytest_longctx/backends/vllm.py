@@ -94,6 +94,6 @@ class VllmCpu(Vllm):
             block_size=int(flags.get("block-size", 128)),
             max_batched_tokens=int(flags.get("max-num-batched-tokens", 2048)),
         )
-        if told := flags.get("num-gpu-blocks-override"):
-            pool = replace(pool, available_bytes=float(int(told) * pool.block_bytes))
+        if "num-gpu-blocks-override" in flags:
+            pool = replace(pool, available_bytes=int(flags["num-gpu-blocks-override"]) * pool.block_bytes)
         return vllm.predict_pool(pool, deployment.max_model_len)

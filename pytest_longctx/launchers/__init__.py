@@ -5,15 +5,14 @@ To add one, write a class with `up`, in one file beside this one, and return it 
 ``pytest_longctx_make_launcher``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployment import Deployment
-from pytest_longctx.machine import Hardware
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.server import Server
 
@@ -39,8 +38,8 @@ class Launch:
     """Called with the id of the process below which the server's own are, where they are on this machine."""
     longest_prompt: int | None = None
     """In tokens, of all that this run is to send here; None: not known."""
-    machine: Hardware | None = None
-    """What there is to share between deployments; None: not known."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """The environment that keeps it to devices of its own; empty where it may take what it finds."""
 
     def server_at(self, url: str, launcher: str, **more: Any) -> Server:
         """The server this launch hopes for at *url*, before anything is known of it."""

@@ -12,16 +12,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_longctx import leases
 from pytest_longctx.backends import Recipe
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.kernel import MemoryKills, MemoryWatch
 from pytest_longctx.launchers import Launch, leash
 from pytest_longctx.launchers.growing import GrowingLog
 from pytest_longctx.launchers.ready import Candidate, await_ready
-from pytest_longctx.machine import Hardware
 from pytest_longctx.mask import masked, secret_values
-from pytest_longctx.progress import Progress
 from pytest_longctx.server import Server
 
 PASSED = (
@@ -55,13 +52,9 @@ class ProcessLauncher:
         """Start it, wait until it answers, yield it, and leave no process of it behind."""
         if launch.model is None or launch.python is None:
             raise LaunchError(f"{launch.deployment.name}: the process launcher needs a model and an interpreter")
-        with _devices(launch) as shown:
-            yield from self._serve(launch, launch.model, launch.python, shown)
-
-    def _serve(self, launch: Launch, model: str, python: Path, shown: Mapping[str, str]) -> Iterator[Server]:
         port = free_port(launch.deployment.flags.get("port"))
-        recipe = launch.backend.recipe(launch.deployment, model, port, str(python))
-        recipe = replace(recipe, env={**shown, **recipe.env})
+        recipe = launch.backend.recipe(launch.deployment, launch.model, port, str(launch.python))
+        recipe = replace(recipe, env={**recipe.env, **launch.shown})
         env = environment(recipe, os.environ)
         # Several runs may share a folder, and the workers of one run do; a log is one server's.
         log = launch.logs / f"{recipe.name}-{os.getpid()}.log"
@@ -71,30 +64,9 @@ class ProcessLauncher:
         hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name, ended=process.ended, hidden=process.secrets)
         try:
             server = await_ready(process, launch, hoped, boot_s=recipe.boot_s)
-            yield replace(server, words={**server.words, **shown})
+            yield replace(server, words={**server.words, **launch.shown})
         finally:
             process.stop()
-
-
-@contextmanager
-def _devices(launch: Launch) -> Iterator[Mapping[str, str]]:
-    """The environment in which *launch* sees devices of its own; an empty one where it needs all there are, or none."""
-    wanted = Hardware.parse(launch.deployment.hardware) if launch.deployment.hardware else None
-    there = launch.machine
-    if wanted is None or there is None or wanted.kind != there.kind or wanted.kind == "cpu":
-        yield {}
-        return
-
-    began_s = time.monotonic()
-
-    def waits() -> None:
-        what = f"boot {launch.deployment.name}"
-        launch.watch(
-            Progress(what, f"waiting for {wanted}", time.monotonic() - began_s, launch.deployment.timeouts.boot_s)
-        )
-
-    with leases.lease(wanted.kind, wanted.count, there.count, os.environ, waits) as shown:
-        yield shown if wanted.count < there.count else {}
 
 
 def environment(recipe: Recipe, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -1,16 +1,22 @@
 """Start one miniature: ``python -m pytest_longctx.miniatures --fault late-first-token --port 8000``."""
 
 import argparse
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from pytest_longctx.miniatures.faults import FAULTS
-from pytest_longctx.miniatures.server import LATE_S
+from pytest_longctx.miniatures.server import LATE_S, Honest
 from pytest_longctx.miniatures.serving import serve
+from pytest_longctx.miniatures.sglang import Sglang
+
+DIALECTS: Mapping[str, type[Honest]] = MappingProxyType({"vllm": Honest, "sglang": Sglang})
 
 
 def main() -> None:
     """Parse the command line and serve for ever."""
     parser = argparse.ArgumentParser(prog="python -m pytest_longctx.miniatures", description=__doc__)
-    parser.add_argument("--fault", choices=FAULTS, default="honest")
+    parser.add_argument("--fault", choices=FAULTS, default="honest", help="in vLLM's dialect alone")
+    parser.add_argument("--dialect", choices=DIALECTS, default="vllm")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--served-model-name", default="miniature")
@@ -18,7 +24,7 @@ def main() -> None:
     parser.add_argument("--kv-cache-tokens", type=int)
     parser.add_argument("--late-s", type=float, default=LATE_S, help="how late late-first-token is")
     given = parser.parse_args()
-    kind = FAULTS[given.fault]
+    kind = DIALECTS[given.dialect] if given.fault == "honest" else FAULTS[given.fault]
     serve(
         kind(given.served_model_name, given.max_model_len, given.kv_cache_tokens, late_s=given.late_s),
         given.host,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 from pytest_longctx.miniatures.request import Request
 
@@ -24,6 +24,8 @@ READ_FROM_TOKENS = 50_000
 class Honest:
     """Serves what it claims, counts what it gets, and says so."""
 
+    version_path: ClassVar[str] = "/version"
+    reset_path: ClassVar[str] = "/reset_prefix_cache"
     model: str = "miniature"
     max_model_len: int = 131_072
     kv_cache_tokens: int | None = None
@@ -80,17 +82,18 @@ class Honest:
             f"{request.tokens} input tokens and {request.max_tokens} output tokens were requested."
         )
 
+    def refusal(self, complaint: str) -> dict[str, Any]:
+        """The body of an answer of 400."""
+        return {"error": {"message": complaint, "type": "BadRequestError", "param": "input_tokens", "code": 400}}
+
     def cached(self, request: Request) -> int:
         """Tokens of *request* that the prefix cache answers: whole blocks of a prompt that came before, but the last."""
         return (request.tokens - 1) // BLOCK_TOKENS * BLOCK_TOKENS if request.digest in self.seen else 0
 
     def usage(self, request: Request) -> dict[str, Any]:
         """What is counted for *request*."""
-        return {
-            "prompt_tokens": request.tokens,
-            "completion_tokens": request.max_tokens,
-            "total_tokens": request.tokens + request.max_tokens,
-        }
+        read, given = request.tokens, request.max_tokens
+        return {"prompt_tokens": read, "completion_tokens": given, "total_tokens": read + given}
 
     def admit(self, request: Request) -> None:
         """Let *request* run."""
@@ -174,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models":
             row = {"id": mind.model, "object": "model", "max_model_len": mind.max_model_len}
             self._send(200, json.dumps({"object": "list", "data": [row]}).encode())
-        elif self.path == "/version":
+        elif self.path == mind.version_path:
             self._send(200, b'{"version": "0.0.0+miniature"}')
         elif self.path == "/metrics":
             self._send(200, mind.metrics().encode(), "text/plain")
@@ -186,7 +189,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self._locked():
             return
-        if self.path == "/reset_prefix_cache":
+        if self.path == self.mind.reset_path:
             self._send(200, json.dumps({"success": self.mind.reset()}).encode())
             return
         request = Request.parse(body)
@@ -200,8 +203,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, request: Request) -> None:
         if complaint := self.mind.complaint(request):
-            body = {"message": complaint, "type": "BadRequestError", "param": "input_tokens", "code": 400}
-            self._send(400, json.dumps({"error": body}).encode())
+            self._send(400, json.dumps(self.mind.refusal(complaint)).encode())
         elif not request.stream:
             self.mind.account(request, 0.0)
             self._send(200, json.dumps({"choices": [{"text": " w0"}], "usage": self.mind.usage(request)}).encode())

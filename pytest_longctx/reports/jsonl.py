@@ -7,6 +7,7 @@ A file without its footer belongs to a run that was cut off: what it holds is tr
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import chain, count
@@ -88,6 +89,11 @@ class Writer:
         """The footer."""
         self._line({"kind": "footer", "finished": now(), "exit_code": exit_code, "verdicts": self._counts, **more})
         self._file.close()
+
+    def drop(self) -> None:
+        """Leave the file without a footer, as that of a run that was cut off."""
+        with suppress(OSError):
+            self._file.close()
 
     def _line(self, row: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(row, default=dict) + "\n")

@@ -1,11 +1,11 @@
 """At the bedside of one server: its devices are free when it comes, looked at while it is there, and free when it has gone."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Final, NamedTuple
 
+from pytest_longctx import leases
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.machine import Hardware
 from pytest_longctx.vitals import Source, held
@@ -17,31 +17,35 @@ class Make(NamedTuple):
 
     begins: str
     source: str
-    visible: tuple[str, ...] = ()
-    """Variables that name the devices a process may use."""
-    needs: str = ""
+    needs: str
 
 
 MAKES: Final = (
-    Make("MI", "amd:AmdSmi", ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "amd-smi or rocm-smi on the path"),
-    Make("trn", "neuron:NeuronMonitor", needs="neuron-monitor on the path"),
-    Make("", "nvidia:Nvml", ("CUDA_VISIBLE_DEVICES",), "pip install 'pytest-longctx[nvidia]'"),
+    Make("MI", "amd:AmdSmi", "amd-smi or rocm-smi on the path"),
+    Make("trn", "neuron:NeuronMonitor", "neuron-monitor on the path"),
+    Make("", "nvidia:Nvml", "pip install 'pytest-longctx[nvidia]'"),
 )
 """By name, so that a run imports only the one it uses; every kind that no other row begins is NVIDIA's."""
 
 
 @contextmanager
 def beside(
-    deployment: Deployment, hardware: Hardware | None, tell: Tell, *, contained: bool, allow_busy: bool
+    deployment: Deployment,
+    hardware: Hardware | None,
+    env: Mapping[str, str],
+    tell: Tell,
+    *,
+    contained: bool,
+    allow_busy: bool,
 ) -> Iterator[Pulse]:
     """
     Watch over a server for as long as the context lasts; what is seen goes to *tell*.
 
-    *hardware* is what it takes of this machine, where it is booted on this machine. Raises `LaunchError` where somebody else
-    holds memory of that, unless *allow_busy*; who still holds some after the server has gone is said. *contained*: the server
-    is in a container.
+    *hardware* is what it takes of this machine, where it is booted on this machine; *env* may name the devices. Raises
+    `LaunchError` where somebody else holds memory of those, unless *allow_busy*; who still holds some after the server has gone
+    is said. *contained*: the server is in a container.
     """
-    source, trouble = _open(deployment, hardware, contained=contained)
+    source, trouble = _open(deployment, hardware, env, contained=contained)
     pulse = Pulse(deployment.name, tell, source)
     if trouble:
         pulse.say(trouble)
@@ -70,7 +74,9 @@ def _look(source: Source | None, pulse: Pulse) -> held.Look | None:
         return None
 
 
-def _open(deployment: Deployment, hardware: Hardware | None, *, contained: bool) -> tuple[Source | None, str]:
+def _open(
+    deployment: Deployment, hardware: Hardware | None, env: Mapping[str, str], *, contained: bool
+) -> tuple[Source | None, str]:
     """Who looks at *hardware*, or why nobody can; neither where there is nothing to look at."""
     if hardware is None or hardware.kind == "cpu":
         return None, ""
@@ -78,7 +84,7 @@ def _open(deployment: Deployment, hardware: Hardware | None, *, contained: bool)
     module, _, name = make.source.partition(":")
     try:
         kind = getattr(import_module(f"pytest_longctx.vitals.{module}"), name)
-        source: Source = kind(visible(deployment, make, os.environ, contained=contained), hardware.count)
+        source: Source = kind(visible(deployment, hardware.kind, env, contained=contained), hardware.count)
     except Exception as problem:  # noqa: BLE001 - no library, no driver, no device: all mean that nothing can be seen
         return (
             None,
@@ -87,9 +93,7 @@ def _open(deployment: Deployment, hardware: Hardware | None, *, contained: bool)
     return source, ""
 
 
-def visible(deployment: Deployment, make: Make, inherited: Mapping[str, str], *, contained: bool) -> tuple[str, ...]:
-    """The devices that *deployment* names for itself, as indices or UUIDs; empty: it takes the first ones."""
-    env = {**inherited, **deployment.env}
-    said = next((env[name] for name in make.visible if env.get(name)), "").split(",")
-    names = [name.rpartition("=")[2] for name in deployment.docker.gpus] if contained else map(str.strip, said)
+def visible(deployment: Deployment, kind: str, env: Mapping[str, str], *, contained: bool) -> tuple[str, ...]:
+    """The devices of *kind* that *env* names for *deployment*, as indices or UUIDs; empty: it takes the first ones."""
+    names = [name.rpartition("=")[2] for name in deployment.docker.gpus] if contained else leases.named(kind, env)[1]
     return tuple(name for name in names if name not in ("", "all"))

@@ -38,8 +38,14 @@ class Nvml:
 
 
 def _handle(name: int | str) -> Any:
-    by_index = isinstance(name, int)
-    return pynvml.nvmlDeviceGetHandleByIndex(name) if by_index else pynvml.nvmlDeviceGetHandleByUUID(name)
+    """The device of that index, or of the UUID that begins so, as CUDA takes it. Raises LookupError for a part of a device."""
+    if isinstance(name, int):
+        return pynvml.nvmlDeviceGetHandleByIndex(name)
+    every = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    for handle in every:
+        if pynvml.nvmlDeviceGetUUID(handle).startswith(name):
+            return handle
+    raise LookupError(f"no device is called {name}; a part of one (MIG-...) cannot be looked at")
 
 
 def _look(index: int, handle: Any) -> Device:

@@ -98,7 +98,7 @@ def test_a_boot_on_its_memory_is_refused_by_name_and_pid(source, holder, one):
     assert busy.utilisation > 0.5
     with (
         pytest.raises(LaunchError) as refused,
-        beside(one, Hardware("H200"), print, contained=False, allow_busy=False),
+        beside(one, Hardware("H200"), {}, print, contained=False, allow_busy=False),
     ):
         raise AssertionError
     print(refused.value)
@@ -118,7 +118,7 @@ def test_memory_that_is_not_back_is_said_with_its_holder(source, one):
         try:
             assert late.stdin is not None
             assert late.stdout is not None
-            with beside(one, Hardware("H200"), rows.append, contained=False, allow_busy=False):
+            with beside(one, Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
                 late.stdin.write(b"\n")
                 late.stdin.flush()
                 assert late.stdout.readline() == b"HOLDING\n"

@@ -1,4 +1,4 @@
-"""nginx between us and a server: ``apt-get install nginx-light``, then ``pytest tests/real_proxy``."""
+"""nginx between us and a server: ``.ci/nginx``, then ``pytest tests/real_proxy``."""
 
 import socket
 import subprocess

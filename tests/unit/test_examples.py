@@ -1,7 +1,9 @@
 """The backends of the docs: files that load, and commands that are what their engines document."""
 
 import importlib.util
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def test_the_page_shows_the_file_that_runs():
     assert shown[1] == (EXAMPLES / "llama_cpp.py").read_text()
 
 
-@pytest.mark.parametrize("name", ["llama_cpp", "trtllm"])
+@pytest.mark.parametrize("name", ["disaggregated", "llama_cpp", "trtllm"])
 def test_a_backend_is_one_short_file(name):
     module = example(name)
     (known,) = module.pytest_longctx_names("backend")
@@ -69,3 +71,26 @@ def test_trtllm_is_started_as_it_documents():
         *("--served_model_name", "llama-3.3-70b", "--max_seq_len", "131072", "--tp_size"),
     )
     assert made.argv[-2:] == ("--host", "127.0.0.1")
+
+
+def test_prefill_and_decode_are_two_servers_behind_a_router():
+    backend = example("disaggregated").Disaggregated()
+    shell, flag, line = backend.recipe(KNOWN["cpu-tiny-pd"], "/m", 8000, "python3").argv
+    assert (shell, flag) == ("/bin/sh", "-c")
+    *roles, router = (shlex.split(each) for each in line.split(" & "))
+    ports = [one[one.index("--port") + 1] for one in roles]
+    assert router[1:] == [
+        *("python3", "-m", "vllm_router.launch_router", "--vllm-pd-disaggregation"),
+        *("--prefill", f"http://127.0.0.1:{ports[0]}", "--decode", f"http://127.0.0.1:{ports[1]}"),
+        *("--host", "127.0.0.1", "--port", "8000", "--prometheus-port", router[-1]),
+    ]
+    told = [json.loads(one[one.index("--kv-transfer-config") + 1]) for one in roles]
+    assert [each["kv_role"] for each in told] == ["kv_producer", "kv_consumer"]
+    assert len({one[0] for one in roles} | set(ports) | {router[-1], "8000"}) == 6
+
+
+def test_each_role_has_devices_of_its_own():
+    one = KNOWN["cpu-tiny-pd"].model_copy(update={"hardware": "4xH200", "flags": {"tensor-parallel-size": 2}})
+    line = example("disaggregated").Disaggregated().recipe(one, "/m", 8000, "python3").argv[2]
+    roles = [shlex.split(each) for each in line.split(" & ")[:2]]
+    assert [each[each.index("--device-ids") + 1] for each in roles] == ["0,1", "2,3"]

@@ -181,6 +181,7 @@ def test_questions_are_the_words_a_finding_may_ask():
         "retrieval": one,
         "precision": one,
         "kv-dtype": one,
+        "turns": {"prompt_tokens": 1, "turns": 2},
         "ratio": {"against": "a"},
         "haystack": {"lengths": [1]},
         "accuracy": {"task": "gsm8k"},

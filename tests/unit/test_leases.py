@@ -19,22 +19,39 @@ def shared(tmp_path, monkeypatch):
 
 def test_two_holders_have_different_devices(shared):
     with leases.lease("H200", 1, 2, {}) as one, leases.lease("H200", 1, 2, {}) as other:
-        assert (one, other) == ({"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"})
+        assert [shown["CUDA_VISIBLE_DEVICES"] for shown in (one, other)] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"),
-    [("H200", "CUDA_VISIBLE_DEVICES"), ("MI300X", "HIP_VISIBLE_DEVICES"), ("trn2", "NEURON_RT_VISIBLE_CORES")],
+    ("kind", "inherited", "shown"),
+    [
+        # Without its order CUDA's index is not that of NVML, which looks at the device.
+        ("H200", {}, {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}),
+        ("MI300X", {}, {"HIP_VISIBLE_DEVICES": "0,1"}),
+        ("MI300X", {"ROCR_VISIBLE_DEVICES": "5,6,7"}, {"ROCR_VISIBLE_DEVICES": "5,6"}),
+    ],
 )
-def test_each_kind_has_its_variable(shared, kind, name):
-    with leases.lease(kind, 2, 4, {}) as shown:
-        assert shown == {name: "0,1"}
+def test_each_kind_has_its_variable(shared, kind, inherited, shown):
+    with leases.lease(kind, 2, 4, inherited) as mine:
+        assert mine == shown
+
+
+def test_a_machine_whose_devices_cannot_be_shown_singly_is_leased_whole(shared, monkeypatch):
+    monkeypatch.setattr(leases, "_POLL_S", 0.01)
+
+    def waits():
+        raise InterruptedError
+
+    with leases.lease("trn2", 2, 16, {"NEURON_RT_VISIBLE_CORES": "0-3"}) as shown:
+        assert shown == {}
+        with pytest.raises(InterruptedError), leases.lease("trn2", 2, 16, {}, waits):
+            pass
 
 
 def test_only_devices_that_are_visible_are_leased(shared):
     inherited = {"CUDA_VISIBLE_DEVICES": "5, 7"}
     with leases.lease("H200", 1, 8, inherited) as one, leases.lease("H200", 1, 8, inherited) as other:
-        assert (one, other) == ({"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "7"})
+        assert [shown["CUDA_VISIBLE_DEVICES"] for shown in (one, other)] == ["5", "7"]
     with pytest.raises(LaunchError, match="3 H200 are needed, and 2 are there"), leases.lease("H200", 3, 8, inherited):
         pass
 

@@ -1,8 +1,15 @@
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_longctx import machine
 from pytest_longctx.machine import KINDS, Hardware, Machine, detect
+from pytest_longctx.units import GiB
+
+DATA = Path(__file__).parents[1] / "data" / "devices"
 
 DEVICES = st.builds(Hardware, st.sampled_from([kind for kind in KINDS if kind != "cpu"]), st.integers(1, 10**4))
 
@@ -86,23 +93,71 @@ def test_most_devices_of_a_kind_decide(tool):
     assert detect().hardware == Hardware("H200", 2)
 
 
+def sample(name):
+    return (DATA / name).read_text(encoding="utf-8")
+
+
+def test_amds_devices_have_a_name_memory_and_a_driver(tool):
+    tool("rocm-smi", "WARNING: AMD GPU device(s) is/are in a low-power state", sample("rocm-smi-product-mi300x.json"))
+    found = detect()
+    assert found.hardware == Hardware("MI300X")
+    assert found.facts["devices"] == "AMD Instinct MI300X OAM 0x74a1, 196592 MiB, 6.8.5"
+
+
+def test_amds_older_keys_are_read_too_and_cards_are_counted(tool):
+    card = '{"Card series": "AMD Instinct MI325X"}'
+    tool("rocm-smi", f'{{"card0": {card}, "card1": {card}, "system": {{}}}}')
+    assert detect().hardware == Hardware("MI325X", 2)
+
+
+def test_every_neuron_device_is_counted_with_its_cores(tool):
+    (first,) = json.loads(sample("neuron-ls-trn2.48xlarge.json"))
+    tool("neuron-ls", json.dumps([{**first, "neuron_device": index} for index in range(16)]))
+    found = detect()
+    assert found.hardware == Hardware("trn2", 16)
+    assert found.facts["devices"] == "trn2.48xlarge, 4 cores, 98304 MiB"
+
+
 @pytest.mark.parametrize(
-    ("name", "line", "hardware"),
-    [
-        ("rocm-smi", "card0,AMD Instinct MI300X OAM,0x74a1", Hardware("MI300X")),
-        ("neuron-ls", "instance-type: trn2.48xlarge", Hardware("trn2")),
-    ],
+    ("product", "kind"), [("trn1.2xlarge", "trn1"), ("trn1n.32xlarge", "trn1"), ("Standard PC", None)]
 )
-def test_other_vendors_have_tools_too(tool, name, line, hardware):
-    tool(name, "a heading", line)
-    assert detect().hardware == hardware
+def test_an_older_neuron_tool_leaves_the_instance_to_the_firmware(tool, monkeypatch, product, kind):
+    monkeypatch.setattr(machine, "_firmware", lambda: product)
+    tool("neuron-ls", sample("neuron-ls-trn1.2xlarge.json"))
+    assert detect().hardware == (kind and Hardware(kind))
+    assert detect().facts["devices"] == f"{product}, 2 cores, 32768 MiB"
+
+
+CPUS = {
+    "an Intel server": (
+        "processor\t: 0\nmodel name\t: Intel(R) Xeon(R) Processor\nflags\t\t: fpu sse2 avx2 avx512f amx_bf16 avx512_bf16\n"
+        * 2,
+        {"host_cpu_name": "Intel(R) Xeon(R) Processor", "host_cpu_flags": "avx2 avx512f avx512_bf16 amx_bf16"},
+    ),
+    "an ARM server": (
+        "processor\t: 0\nFeatures\t: fp asimd sve i8mm bf16\n",
+        {"host_cpu_flags": "asimd bf16 i8mm sve"},
+    ),
+    "an old one": ("model name\t: x\nflags\t: sse2\n", {"host_cpu_name": "x"}),
+}
+
+
+@pytest.mark.parametrize("name", CPUS)
+def test_a_processor_has_a_name_and_the_flags_that_matter(tmp_path, name):
+    text, told = CPUS[name]
+    (tmp_path / "cpuinfo").write_text(text)
+    found = machine._host(3 * GiB, tmp_path / "cpuinfo")
+    assert {key: found[key] for key in found if key.startswith("host_cpu_")} == told
+    assert found["host_memory_gib"] == "3.0"
+    assert set(machine._host(None, tmp_path / "none")) == {"host_cpu", "host_cores"}
 
 
 def test_a_machine_without_tools_is_a_cpu(tool):
     found = detect()
     assert isinstance(found, Machine)
     assert found.hardware == Hardware("cpu")
-    assert set(found.facts) == {"host_system", "host_cpu"}
+    assert {"host_system", "host_cpu", "host_cores"} <= set(found.facts)
+    assert "devices" not in found.facts
 
 
 @pytest.mark.parametrize("name", ["nvidia-smi", "rocm-smi", "neuron-ls"])

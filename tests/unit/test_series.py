@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.observation import Observation
-from pytest_longctx.series import WORST, ladder, summary
+from pytest_longctx.series import WORST, dialogue, ladder, summary
 
 
 def reading(tokens: int = 100, /, **metrics: float | None) -> Observation:
@@ -82,3 +82,25 @@ def test_a_ladder_without_a_time_has_no_law():
 def test_a_ladder_is_as_warm_as_its_warmest_step(shares, expected):
     points = [reading(n, ttft_s=float(n), cached_share=share) for n, share in enumerate(shares, start=1)]
     assert ladder(points).metrics["cached_share"] == expected
+
+
+def turn(tokens: int, cached: float | None, ttft_s: float | None) -> Observation:
+    return reading(tokens, cached_tokens=cached, ttft_s=ttft_s)
+
+
+def test_the_turn_that_reused_least_is_judged_and_the_first_must_be_cold():
+    found = dialogue([turn(1000, 0, 8.0), turn(1100, 1000, 1.0), turn(1200, 880, 4.0), turn(1300, 1200, 2.0)])
+    assert found.metrics["reused_share"] == 880 / 1100
+    assert found.metrics["turn_speedup"] == 4.0
+    assert (found.sent_tokens, found.metrics["cached_tokens"]) == (1000, 0)
+
+
+def test_a_turn_whose_cache_was_not_told_leaves_nothing_to_judge():
+    found = dialogue([turn(1000, 0, 8.0), turn(1100, None, None), turn(1200, 1100, 2.0)])
+    assert (found.metrics["reused_share"], found.metrics["turn_speedup"]) == (None, None)
+
+
+def test_a_turn_that_is_refused_stands_for_the_conversation():
+    refused = Observation("refuses", {}, "request", said="too long")
+    found = dialogue([turn(1000, 0, 8.0), refused, turn(1200, 1100, 2.0)])
+    assert (found.outcome, found.said) == ("refuses", "turn 2: too long")

@@ -11,7 +11,7 @@ from pytest_longctx.errors import LaunchError
 from pytest_longctx.machine import Hardware
 from pytest_longctx.units import GiB
 from pytest_longctx.vitals import Device, Holder, bedside
-from pytest_longctx.vitals.bedside import MAKES, beside, visible
+from pytest_longctx.vitals.bedside import beside, visible
 from pytest_longctx.vitals.pulse import Pulse
 from tests.unit import make
 
@@ -116,7 +116,7 @@ def test_a_request_is_left_alone_at_first(monkeypatch):
 
 def test_a_server_is_watched_over_in_a_thread_that_ends_with_it(sourced):
     source, rows = sourced(Scripted(0.0)), noted()
-    with beside(make.deployment(), Hardware("H200"), rows.append, contained=False, allow_busy=False):
+    with beside(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
         assert "longctx-pulse" in {one.name for one in threading.enumerate()}
         while not rows:
             time.sleep(0.01)
@@ -129,11 +129,11 @@ def test_a_boot_on_a_busy_device_is_refused_unless_it_is_allowed(sourced):
     source, rows = sourced(Scripted(40.0, holders=[Holder(0, 1, 40 * GiB)])), noted()
     with (
         pytest.raises(LaunchError, match=r"tiny was not booted.*\n.*\n  found    device 0: 40\.00 GiB by pid 1:"),
-        beside(make.deployment(), Hardware("H200"), rows.append, contained=False, allow_busy=False),
+        beside(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False),
     ):
         raise AssertionError
     assert source.closed
-    with beside(make.deployment(), Hardware("H200"), rows.append, contained=False, allow_busy=True):
+    with beside(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=True):
         pass
     assert said(rows) == []  # it was there before, and is not the server's
 
@@ -141,7 +141,7 @@ def test_a_boot_on_a_busy_device_is_refused_unless_it_is_allowed(sourced):
 def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeypatch):
     monkeypatch.setattr("pytest_longctx.vitals.held.await_back.__defaults__", (0.0,))
     source, rows = sourced(Scripted(0.0)), noted()
-    with beside(make.deployment(), Hardware("H200"), rows.append, contained=False, allow_busy=False):
+    with beside(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
         source.used_gib, source.held = [70.0], (Holder(0, 1, 70 * GiB),)
     (line,) = said(rows)
     assert line.startswith("tiny has stopped, and its memory is not back: device 0: 70.00 GiB by pid 1: ")
@@ -151,7 +151,7 @@ def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeyp
 def test_a_tool_that_is_not_there_is_said_and_fails_nothing(kind, monkeypatch):
     monkeypatch.setenv("PATH", "")
     rows = noted()
-    with beside(make.deployment(), Hardware(kind, 8), rows.append, contained=False, allow_busy=False):
+    with beside(make.deployment(), Hardware(kind, 8), {}, rows.append, contained=False, allow_busy=False):
         pass
     (line,) = said(rows)
     assert line.startswith(f"nothing is known of {Hardware(kind, 8)} beside its servers")
@@ -160,16 +160,15 @@ def test_a_tool_that_is_not_there_is_said_and_fails_nothing(kind, monkeypatch):
 @pytest.mark.parametrize("hardware", [None, Hardware("cpu")])
 def test_where_there_is_no_device_nobody_is_asked(hardware):
     rows = noted()
-    with beside(make.deployment(), hardware, rows.append, contained=False, allow_busy=False):
+    with beside(make.deployment(), hardware, {}, rows.append, contained=False, allow_busy=False):
         pass
     assert rows == []
 
 
-def test_the_devices_of_a_server_are_those_its_deployment_names():
-    nvidia = MAKES[-1]
+def test_the_devices_of_a_server_are_those_that_its_environment_names_or_its_container():
     here = {"CUDA_VISIBLE_DEVICES": "1, GPU-8a5c"}
-    assert visible(make.deployment(), nvidia, here, contained=False) == ("1", "GPU-8a5c")
-    assert visible(make.deployment(env={"CUDA_VISIBLE_DEVICES": "3"}), nvidia, here, contained=False) == ("3",)
-    assert visible(make.deployment(), nvidia, {}, contained=False) == ()
+    assert visible(make.deployment(), "H200", here, contained=False) == ("1", "GPU-8a5c")
+    assert visible(make.deployment(), "MI300X", {**here, "ROCR_VISIBLE_DEVICES": "3"}, contained=False) == ("3",)
+    assert visible(make.deployment(), "H200", {}, contained=False) == ()
     named = make.deployment(docker={"gpus": ["nvidia.com/gpu=2", "all", "4"]})
-    assert visible(named, nvidia, here, contained=True) == ("2", "4")
+    assert visible(named, "H200", here, contained=True) == ("2", "4")

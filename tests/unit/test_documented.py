@@ -1,0 +1,125 @@
+"""
+What a person can type or write is in the reference, and nothing else is: options, commands, verdicts, keys of TOML files.
+
+Markers, fixtures, hooks with their arguments, measures, questions and lints are held to their pages by ``tests/test_house.py``.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+
+from pytest_longctx import asks, catalogue, cli, deployment, findings, options
+from pytest_longctx.verdicts import WORST_FIRST
+
+DOCS = Path(__file__).parents[2] / "docs"
+PLUGIN = (DOCS / "reference/plugin.md").read_text(encoding="utf-8")
+SIGNATURES = (DOCS / "reference/signatures.md").read_text(encoding="utf-8")
+QUESTIONS = (DOCS / "how-to/write-a-finding.md").read_text(encoding="utf-8")
+KEYS = (DOCS / "reference/keys.md").read_text(encoding="utf-8")
+TABLES = {
+    "## A finding": findings.Finding,
+    "### `[source]`": findings.Source,
+    "### `[scope]`": findings.Scope,
+    "### `[ask]`": asks.Ask,
+    "### `[claim]`": asks.Claim,
+    "### `[expect]`": findings.Expect,
+    "### `[bounds.MEASURE]`": findings.Bound,
+    "### `[known]`": findings.Known,
+    "## A deployment": deployment.Deployment,
+    "### `[model]`": deployment.Model,
+    "### `[timeouts]`": deployment.Timeouts,
+    "## A catalogue": catalogue.Catalogue,
+    "### `[[fact]]`": catalogue.Fact,
+    "### `[[place]]`": catalogue.Place,
+    "### `[[signature]]`, `[[refusal]]`": catalogue.Signature,
+    "### `[rate]`": catalogue.RateLine,
+    "### `[[benign]]`": catalogue.Benign,
+}
+ELSEWHERE = {"## The docker table": deployment.Docker, "## The kubernetes table": deployment.Kubernetes}
+
+
+def section(page, heading):
+    """What stands below *heading*, to the next one."""
+    _, found, rest = page.partition(f"\n{heading}\n")
+    assert found, heading
+    return re.split(r"\n##+ ", rest)[0]
+
+
+def rows(text, columns):
+    """The first *columns* cells of every row of the tables in *text*."""
+    return re.findall(r"^\|" + r" (.*?) ?\|" * columns, text, re.MULTILINE)
+
+
+def literals(annotation):
+    """Every value that a Literal in *annotation* allows."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(word for part in get_args(annotation) for word in literals(part))
+
+
+def default(field):
+    """As the page writes it: nothing where it says nothing."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    said = isinstance(value, bool | int | float) or (value and isinstance(value, str | tuple))
+    return f"`{json.dumps(value)}`" if said else ""
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_the_keys_of_a_table_are_those_of_its_model_with_their_defaults(heading):
+    shown = dict(rows(section(KEYS, heading), 2)[2:])
+    assert shown == {f"`{field.alias or name}`": default(field) for name, field in TABLES[heading].model_fields.items()}
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_every_word_that_a_key_may_have_is_said(heading):
+    """In its table, or where its row points to."""
+    links = {
+        "question": QUESTIONS,
+        "outcome": section(KEYS, "## Outcomes"),
+        "phase": section(KEYS, "## Phases"),
+        "kind": SIGNATURES,
+    }
+    for name, field in TABLES[heading].model_fields.items():
+        words = [word for word in literals(field.annotation) if isinstance(word, str)]
+        text = links.get(name, section(KEYS, heading)) if words else ""
+        assert [word for word in words if f"`{word}`" not in text] == [], name
+
+
+@pytest.mark.parametrize("heading", ELSEWHERE)
+def test_the_keys_of_a_launchers_table_are_those_of_its_model(heading):
+    named = set(re.findall(r"^\| `(\w+)` \|", section(PLUGIN, heading), re.MULTILINE))
+    said = section(PLUGIN, heading).partition("| key")[0]
+    assert named <= set(ELSEWHERE[heading].model_fields)
+    assert {name for name in ELSEWHERE[heading].model_fields if f"`{name}`" not in said} == named
+
+
+def test_every_model_of_a_toml_file_has_its_table():
+    """A table that is added to a module is added to the page."""
+    modules = (asks, catalogue, deployment, findings)
+    found = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
+    models = {one for one in found if issubclass(one, findings.tables.Table) and one is not findings.tables.Table}
+    assert models == {*TABLES.values(), *ELSEWHERE.values()}
+
+
+def test_the_options_are_those_of_the_page_and_each_has_the_ini_key_that_the_page_promises():
+    shown = re.findall(r"^\| `(--[\w-]+)", section(PLUGIN, "## Options"), re.MULTILINE)
+    assert shown == [option.long for option in options.OPTIONS]
+    for option in options.OPTIONS:
+        assert option.key == f"longctx_{option.long.removeprefix('--longctx-').removeprefix('--').replace('-', '_')}"
+
+
+def test_every_command_of_the_console_is_in_the_reference():
+    (subcommands,) = (action for action in cli.commands()._actions if action.dest == "command")
+    text = section(PLUGIN, "## The console command")
+    assert [name for name in subcommands.choices if f"`longctx {name} " not in text] == []
+
+
+def test_the_verdicts_of_the_readme_are_those_there_are():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `([a-z ]+)` \|", section(readme, "## The five verdicts"), re.MULTILINE)
+    assert sorted(shown) == sorted(WORST_FIRST)
