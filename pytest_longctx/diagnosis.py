@@ -113,15 +113,15 @@ def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[st
 
 
 def _starved(reading: Reading, given: Evidence) -> Diagnosis | None:
-    """The kernel, or a container's state, says that memory ran out."""
+    """The kernel, or a container's state, says that memory ran out; a counter alone counts all of the host."""
     kills = given.memory_kills or ()
     went = _signal(reading, given) is not None or _silent(reading)
     if not given.oom_killed and not (kills and went):
         return None
-    seen = [*([f"the container's state: OOMKilled, exit code {given.exit_code}"] if given.oom_killed else []), *kills]
-    named = given.oom_killed or any("Killed process" in line for line in kills)  # a counter counts all of the host
+    end = "it still runs" if given.exit_code is None else f"exit code {given.exit_code}"
+    seen = [*([f"the container's state: OOMKilled, {end}"] if given.oom_killed else []), *kills]
     sizes = {} if given.killed_gib is None else {"killed_gib": given.killed_gib}
-    sure: Confidence = "certain" if named else "likely"
+    sure: Confidence = "certain" if given.oom_killed or any("Killed process" in line for line in kills) else "likely"
     made = _ended(reading, "host-oom", "the host's out-of-memory killer ended it", sure, seen, sizes)
     return replace(made, outcome="runs out of memory", signature="container-memory-limit") if given.oom_killed else made
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,14 @@ class Container(Candidate):
         return self._exit_code
 
     def oom_killed(self) -> bool | None:
-        """Whether its memory limit ended it; None while it runs."""
-        return self._oom_killed
+        """Whether its memory limit ended it, or a process in it; None while it runs and nothing was ended."""
+        if self._oom_killed is not None:
+            return self._oom_killed
+        # A worker may be killed, and its engine say no more than that it failed, seconds before the container ends.
+        with suppress(Exception):  # the SDK lets errors of several HTTP libraries through; it may have ended already
+            self._container.reload()
+            return bool(self._container.attrs["State"].get("OOMKilled")) or None
+        return None
 
     def new_lines(self) -> Iterator[str]:
         """Whole lines that the log has gained since the last call; the rest of it once the container has ended."""

@@ -32,9 +32,9 @@ def launch(folder):
     """The tiny model, with the endpoints that let a client stop the scheduler."""
     text = (home.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
     name, _, value = MARK.partition("=")
-    env = f'[env]\n{name} = "{value}"\nVLLM_SERVER_DEV_MODE = "1"'
     path = folder / "cpu-tiny-64k.toml"
-    path.write_text(text.replace("[env]", env), encoding="utf-8")
+    path.write_text(text.replace("[env]", f'[env]\n{name} = "{value}"'), encoding="utf-8")
+    assert "VLLM_SERVER_DEV_MODE" in text
     one, backend = tables.load(path, Deployment), VllmCpu()
     return Launch(backend, one, models.locate(one.model), folder, engines.own_python(backend))
 

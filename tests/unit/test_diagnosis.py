@@ -160,6 +160,7 @@ ENDINGS = [
     ("", Evidence(137, memory_kills=(COUNTED,)), "host-oom", "likely"),
     ("", Evidence(137, oom_killed=True), "host-oom", "certain"),
     ("", Evidence(137, oom_killed=False), "killed", "likely"),
+    ("WorkerProc failed to start.\n", Evidence(oom_killed=True), "host-oom", "certain"),
     ("", Evidence(143), "killed", "certain"),
     *(("", Evidence(128 + number), "child-died", "certain") for number in (4, 6, 7, 8, 11)),  # ILL, ABRT, BUS, FPE, SEGV
     ("", Evidence(1), "unknown", "unknown"),

@@ -171,3 +171,18 @@ def test_each_line_of_a_boot_is_read(name, line, told):
 def test_a_signature_is_about_a_version_that_is_named(name):
     for each in (*CATALOGUES[name].signature, *CATALOGUES[name].refusal):
         assert each.version is None or any(in_range(version, each.version) for version in NAMED[name]), each.id
+
+
+def said(text: str) -> set[str]:
+    """Its words of four letters and more."""
+    return {word.lower() for word in re.findall(r"[A-Za-z]{4,}", text)}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_near_miss_is_near(name):
+    """A line about something else proves nothing of a pattern."""
+    known = CATALOGUES[name]
+    for each in (*known.signature, *known.refusal):
+        assert said(each.near_miss) & said(each.example), each.id
+    for one in known.benign:
+        assert said(one.near_miss) & said(one.example), one.id
