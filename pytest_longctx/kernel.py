@@ -63,6 +63,20 @@ def counted(path: Path) -> int | None:
     return int(found[1]) if found else None
 
 
+def kills_in_group_of(pid: int, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Out-of-memory kills counted in the control group of *pid*, of either kernel interface; None where nobody may look."""
+    try:
+        rows = (proc / str(pid) / "cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for _, controllers, group in (row.split(":", 2) for row in rows):
+        if controllers == "memory":
+            return counted(groups / "memory" / group.lstrip("/") / "memory.oom_control")
+        if not controllers and (count := counted(groups / group.lstrip("/") / "memory.events")) is not None:
+            return count
+    return None
+
+
 def kernel_log(since_s: float, path: Path = _KMSG) -> list[str] | None:
     """What the kernel has logged since *since_s* on its monotonic clock; None where that may not be read."""
     try:

@@ -3,12 +3,12 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pytest_longctx.diagnosis import Evidence
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.kernel import kills_in_group_of
 from pytest_longctx.launchers.container import ContainerRun
 from pytest_longctx.launchers.growing import GrowingLog
 from pytest_longctx.launchers.ready import Candidate
@@ -98,11 +98,9 @@ class Container(Candidate):
         """Whether its memory limit ended it, or a process in it; None while it runs and nothing was ended."""
         if self._oom_killed is not None:
             return self._oom_killed
-        # A worker may be killed, and its engine say no more than that it failed, seconds before the container ends.
-        with suppress(Exception):  # the SDK lets errors of several HTTP libraries through; it may have ended already
-            self._container.reload()
-            return bool(self._container.attrs["State"].get("OOMKilled")) or None
-        return None
+        # A worker may be killed, and its engine say no more than that it failed, seconds before the container's state tells.
+        pid = self.pid()
+        return bool(pid and kills_in_group_of(pid)) or None
 
     def new_lines(self) -> Iterator[str]:
         """Whole lines that the log has gained since the last call; the rest of it once the container has ended."""

@@ -94,3 +94,17 @@ def test_this_machine_is_looked_at_without_harm():
     assert seen is None or all(
         "Killed process" in line or "oom" in line or "out-of-memory" in line for line in seen.lines
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "file"),
+    [("7:memory:/docker/0a", "memory/docker/0a/memory.oom_control"), ("0::/docker/0a", "docker/0a/memory.events")],
+)
+def test_the_kills_of_one_group_are_counted_by_either_interface(tmp_path, row, file):
+    (tmp_path / "proc" / "7").mkdir(parents=True)
+    (tmp_path / "proc" / "7" / "cgroup").write_text(f"9:name=systemd:/x\n{row}\n")
+    assert kernel.kills_in_group_of(7, tmp_path / "proc", tmp_path) is None
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("under_oom 0\noom_kill 2\n")
+    assert kernel.kills_in_group_of(7, tmp_path / "proc", tmp_path) == 2
+    assert kernel.kills_in_group_of(8, tmp_path / "proc", tmp_path) is None
