@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+import tomllib
 from pathlib import Path
 from threading import Thread
 
@@ -19,29 +20,24 @@ from pytest_longctx.backends.vllm import VllmCpu
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import Launch
+from pytest_longctx.launchers.leash import descendants
 from pytest_longctx.launchers.process import Process, ProcessLauncher, environment
 from pytest_longctx.launchers.ready import await_ready
 from pytest_longctx.machine import Machine
 from pytest_longctx.prompts import PromptFactory
-from tests.real_engine.test_no_orphans import marked
-
-MARK = f"LONGCTX_TEST_MARK=ends-{os.getpid()}"
 
 
 def launch(folder):
     """The tiny model, with the endpoints that let a client stop the scheduler."""
     text = (home.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
-    name, _, value = MARK.partition("=")
-    path = folder / "cpu-tiny-64k.toml"
-    path.write_text(text.replace("[env]", f'[env]\n{name} = "{value}"'), encoding="utf-8")
     assert "VLLM_SERVER_DEV_MODE" in text
-    one, backend = tables.load(path, Deployment), VllmCpu()
+    one, backend = tables.check(tomllib.loads(text), Deployment, "the shipped deployment"), VllmCpu()
     return Launch(backend, one, models.locate(one.model), folder, engines.own_python(backend))
 
 
 def kill(what):
-    """SIGKILL for the one of the marked processes that calls itself *what*."""
-    ids = [pid for pid in marked(MARK) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(what)]
+    """SIGKILL for the one process below this one that calls itself *what*."""
+    ids = [pid for pid in descendants(os.getpid()) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(what)]
     assert len(ids) == 1
     os.kill(ids[0], signal.SIGKILL)
 
