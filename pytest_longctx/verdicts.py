@@ -24,7 +24,7 @@ CLOCKS_APART_S = 0.2
 """
 How much later than the server the client may see a first token, whatever the prompt: transport and scheduling.
 
-Idle machines need 0.02; 0.125 was seen of 1,000 tokens on two cores that compiled something else meanwhile.
+Idle machines need 0.04; on two cores that other programs used 0.125 was seen of 1,000 tokens.
 """
 CLOCKS_APART_S_PER_TOKEN = 4e-6
 """And for each id in the body, which a server parses before it starts its clock: vLLM takes 0.2 to 1 us."""
