@@ -55,7 +55,17 @@ def test_no_engine_outlives_pytest(tmp_path, how, when):
     name, _, value = word.partition("=")
     (tmp_path / "d.toml").write_text(text.replace("[env]", f'[env]\n{name} = "{value}"'), encoding="utf-8")
     (tmp_path / "test_it.py").write_text(PROJECT_TEST, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-s", "--backend=vllm-cpu", "--longctx-deployment=d.toml"]
+    # Whoever runs these tests in the background may have had SIGINT ignored, which children inherit.
+    command = [
+        "env",
+        "--default-signal=INT",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-s",
+        "--backend=vllm-cpu",
+        "--longctx-deployment=d.toml",
+    ]
     started = [*command, "-c", os.devnull, "--rootdir=.", "--longctx-results=results"]
     with subprocess.Popen(started, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
