@@ -15,7 +15,7 @@ from pytest_longctx.reports.jsonl import Results
 from pytest_longctx.reports.terms import RECORDED, on_equal_terms
 from tests.unit import make
 
-REAL = Path(__file__).parents[2] / "docs/results/vllm-0.32.0-cpu/results.jsonl"
+REAL = Path(__file__).parents[2] / "docs/results/vllm-0.25.1-1xh200/results.jsonl"
 TERMS = {
     "hardware": "1xH200",
     "model": "tiny (config 1)",
@@ -105,9 +105,7 @@ def test_one_backend_is_compared_as_ever():
 
 def test_the_console_refuses_with_the_list(tmp_path, capsys):
     text = REAL.read_text(encoding="utf-8")
-    (tmp_path / "other.jsonl").write_text(
-        text.replace('"backend": "vllm-cpu"', '"backend": "sglang"', 1), encoding="utf-8"
-    )
+    (tmp_path / "other.jsonl").write_text(text.replace('"backend": "vllm"', '"backend": "sglang"', 1), encoding="utf-8")
     assert main(["compare", str(REAL), str(tmp_path / "other.jsonl")]) == 2
     assert "decoding: not recorded against not recorded" in capsys.readouterr().err
-    assert jsonl.read(REAL).header["backend"] == "vllm-cpu"
+    assert jsonl.read(REAL).header["backend"] == "vllm"
