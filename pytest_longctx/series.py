@@ -100,9 +100,7 @@ def ladder(points: Sequence[Observation]) -> Observation:
     unserved = next((each for each in points if each.outcome != "serves"), None)
     if unserved is not None:
         return replace(unserved, said=f"{unserved.sent_tokens or 0:,} tokens: {unserved.said}")
-    shares = [each.metrics.get("cached_share") for each in points]
-    known = [share for share in shares if share is not None]
-    metrics: dict[str, float | None] = {"cached_share": max(known) if len(known) == len(shares) else None}
+    metrics = {"cached_share": _known([each.metrics.get("cached_share") for each in points], max)}
     readings = [(each.sent_tokens, each.metrics.get("ttft_s")) for each in points]
     measured = [(tokens, seconds) for tokens, seconds in readings if tokens and seconds]
     if len(measured) < len(points):

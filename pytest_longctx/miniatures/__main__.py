@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--kv-cache-tokens", type=int)
     parser.add_argument("--late-s", type=float, default=LATE_S, help="how late late-first-token is")
     given = parser.parse_args()
+    if given.fault != "honest" and given.dialect != "vllm":
+        parser.error("faults are in vLLM's dialect alone")
     kind = DIALECTS[given.dialect] if given.fault == "honest" else FAULTS[given.fault]
     serve(
         kind(given.served_model_name, given.max_model_len, given.kv_cache_tokens, late_s=given.late_s),

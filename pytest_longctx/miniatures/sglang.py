@@ -1,7 +1,7 @@
 """An honest miniature in SGLang's dialect: texts, counters and manners as 0.5.16 was seen to have them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -64,7 +64,7 @@ class Sglang(Honest):
         cached = self.cached(request)
         return {**super().usage(request), "prompt_tokens_details": {"cached_tokens": cached} if cached else None}
 
-    def read(self, request: Request, gone: Any) -> None:
+    def read(self, request: Request, gone: Callable[[], bool]) -> None:
         """As any miniature, and its health is red meanwhile."""
         self.reading += 1
         try:
