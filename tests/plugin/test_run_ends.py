@@ -133,7 +133,7 @@ def ended(done, path, name, said):
     assert done.returncode == pytest.ExitCode.INTERRUPTED, text
     assert f"{jsonl.NAME}: {said}; what was written before is there" in text
     assert "INTERNALERROR" not in text
-    assert "Traceback" not in text
+    assert "Traceback" not in text, text
     assert until(lambda: not processes(name))
     rows = [row for row in jsonl.begun(path) if row["kind"] == "verdict"]
     # The same prompt again would come from the cache, which breaks a finding of a cold one.
