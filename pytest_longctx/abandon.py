@@ -25,6 +25,8 @@ PATIENCE_S: Final = 30.0
 """How long a server is watched for its end of work; one that takes longer is said to have taken so long."""
 _CANARIES: Final = 3
 _LOOK_S: Final = 0.01
+_QUIET_S: Final = 2.0
+"""How long a server that counts its tokens chunk by chunk must have counted none before it is said to have stopped."""
 _BLIND_S: Final = 0.5
 """How long after its last byte a prompt is left where no gauge says that it is being read."""
 
@@ -64,21 +66,28 @@ class _Visit:
 
     async def _is_read(self, uploaded_s: float) -> bool:
         now = await self.gauges.now()
-        return (
-            now.running > (self.before.running or 0)
-            if now.running is not None
-            else time.monotonic() - uploaded_s > _BLIND_S
-        )
+        # SGLang counts a prompt that is read in chunks neither as running nor as waiting, but the tokens of every chunk.
+        if (worked := now.worked_since(self.before)) is not None:
+            return worked > 0
+        if now.running is not None:
+            return now.running > (self.before.running or 0)
+        return time.monotonic() - uploaded_s > _BLIND_S
 
     async def aftermath(self) -> tuple[float | None, Reading]:
         """How long after the disconnect nothing was left to do, None where the server does not say; its counters then."""
+        last, moved_s = Reading(), 0.0
         while True:
             now, since_s = await self.gauges.now(), time.monotonic() - self.left_s
             if now.running is None:
                 return None, now
             # The canary's token must be on the counters too, or its prompt would be taken for the other's.
             told = now.since(self.before).completion_tokens != 0
-            if (_busy(now) <= _busy(self.before) and told) or since_s > PATIENCE_S:
+            busy = _busy(now) > _busy(self.before) or not told
+            if busy or now.worked_tokens is None or now.worked_tokens != last.worked_tokens:
+                last, moved_s = now, since_s
+            if not busy and (now.worked_tokens is None or since_s - moved_s > _QUIET_S):
+                return moved_s, now
+            if since_s > PATIENCE_S:
                 return since_s, now
             await asyncio.sleep(_LOOK_S)
 
@@ -112,14 +121,16 @@ async def _afterwards(visit: _Visit, lasted_s: float, usual: list[Exchange]) -> 
     if (unserved := _unserved([canary])) is not None:
         return replace(unserved, said=f"{CANARY_TOKENS} tokens after a client had left: {unserved.said}")
     stopped_s, after = await visit.aftermath()
-    counted = after.since(visit.before).prompt_tokens
-    usual_s = median(each.ttft_s or 0.0 for each in usual)
+    worked = after.worked_since(visit.before)
+    counted = after.since(visit.before).prompt_tokens if worked is None else worked
+    seen = [each.ttft_s for each in usual if each.ttft_s is not None]
+    usual_s = median(seen) if seen else None
     metrics = {
         "abandoned_s": lasted_s,
         "abandoned_tokens": None if counted is None else counted - canary.sent_tokens,
         "stopped_s": stopped_s,
         "canary_usual_s": usual_s,
-        "canary_delay_s": None if canary.ttft_s is None else canary.ttft_s - usual_s,
+        "canary_delay_s": None if canary.ttft_s is None or usual_s is None else canary.ttft_s - usual_s,
     }
     return Observation("serves", metrics, phase="request")
 

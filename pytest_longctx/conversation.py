@@ -50,6 +50,8 @@ class Conversation:
     uploaded_s: float | None = None
     answering: bool = False
     arrivals_s: list[float] = field(default_factory=list)
+    finished_s: float | None = None
+    """When a chunk without text said that the answer is over."""
     words: list[str] = field(default_factory=list)
     usage: Usage | None = None
     refusal: Refusal | None = None
@@ -76,7 +78,7 @@ class Conversation:
             ending=ending,
             ended_s=ended_s,
             uploaded_s=self.uploaded_s,
-            arrivals_s=tuple(self.arrivals_s),
+            arrivals_s=self._arrived(),
             usage=self._counted(ledger),
             ledger=ledger,
             refusal=self.refusal,
@@ -85,6 +87,12 @@ class Conversation:
             text="".join(self.words)[:_KEPT_TEXT],
             detail=self.detail,
         )
+
+    def _arrived(self) -> tuple[float, ...]:
+        """One stamp per chunk with content; a single token without text comes in the chunk that ends the answer."""
+        if self.arrivals_s or self.finished_s is None or not (self.usage and self.usage.completion_tokens):
+            return tuple(self.arrivals_s)
+        return (self.finished_s,)
 
     async def _ledger(self, lookout: Lookout) -> Ledger | None:
         # What was asked, not what usage claims: a server that overstates its answer would be waited for in vain.
@@ -192,6 +200,8 @@ class Conversation:
             if (said := _said(choice)) is not None:
                 self.arrivals_s.append(now)
                 self.words += [said] if len(self.words) < _KEPT_TEXT else []
+            elif choice.get("finish_reason") is not None:
+                self.finished_s = now
         if usage := event.get("usage"):
             details = usage.get("prompt_tokens_details") or {}
             cached = details.get("cached_tokens", self.server.silently_cached)

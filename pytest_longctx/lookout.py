@@ -110,8 +110,10 @@ class Lookout:
                 await self.sleep(_LOOK_S)
                 continue
             now = await self.gauges.lately()
-            at = "prefill" if phase() == "waiting" and now.running != 0 else phase()
-            tell(Progress(what, at, self.gauges.clock() - started_s, deadline_s, now.kv_usage, now.running))
+            read_tokens = now.worked_since(self.before)
+            at = "prefill" if phase() == "waiting" and (now.running != 0 or read_tokens) else phase()
+            elapsed_s = self.gauges.clock() - started_s
+            tell(Progress(what, at, elapsed_s, deadline_s, now.kv_usage, now.running, read_tokens))
             if forgotten := self.admission.look(self.gauges.clock(), now):
                 return "not admitted", forgotten
             if self.gauges.dead:

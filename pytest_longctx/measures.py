@@ -125,11 +125,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         # a client that goes away while its prompt is read, and a small request after it
         "abandoned_s": Measure("s", "from the first byte of the abandoned prompt sent to the disconnect"),
         "abandoned_tokens": Measure(
-            "tokens", "growth of the server's counter of prompt tokens after all, less the small request's"
+            "tokens",
+            "tokens of the abandoned prompt that the server counted: growth of its counter after all, less the small request's",
         ),
         "stopped_s": Measure(
             "s",
-            "from the disconnect to gauges with no more running and waiting requests than before, the small one's time included",
+            "from the disconnect to gauges with no more running and waiting requests than before, and counters that stand still, "
+            "the small one's time included",
         ),
         "canary_usual_s": Measure("s", "median TTFT of three small requests before"),
         "canary_delay_s": Measure("s", "TTFT of the small request after the disconnect - canary_usual_s"),

@@ -18,6 +18,8 @@ class Progress:
     """Share of the KV cache in use, 0 to 1."""
     running: float | None = None
     """Requests that the server works on."""
+    read_tokens: float | None = None
+    """Tokens of the prompt that the server has read, where it says so while it reads."""
     expected_s: float | None = None
     """What it should come to: predicted for a first token, or what a boot was seen to take."""
 
@@ -28,6 +30,7 @@ class Progress:
     def _rest(self) -> str:
         said = [self.phase]
         said += [] if self.running is None else [f"{self.running:.0f} running"]
+        said += [] if self.read_tokens is None else [f"{self.read_tokens:,.0f} tokens read"]
         said += [] if self.kv_usage is None else [f"KV {self.kv_usage:.1%}"]
         limit = (
             f"at most {duration(self.deadline_s)}" if self.expected_s is None else f"about {duration(self.expected_s)}"

@@ -23,6 +23,7 @@ class Reading:
     waiting: float | None = None
     kv_usage: float | None = None
     kv_used_tokens: float | None = None
+    worked_tokens: float | None = None
     prompt_tokens: float | None = None
     generated_tokens: float | None = None
     cached_tokens: float | None = None
@@ -35,6 +36,14 @@ class Reading:
     def unscheduled(self) -> bool:
         """Requests wait and none runs: the scheduler has something to do, and at this moment does nothing."""
         return bool(self.waiting) and self.running == 0
+
+    def worked_since(self, before: "Reading") -> float | None:
+        """Tokens that went through the model between *before* and this reading, of whichever request."""
+        return (
+            None
+            if self.worked_tokens is None or not before.answered
+            else self.worked_tokens - (before.worked_tokens or 0)
+        )
 
     def since(self, before: "Reading") -> Ledger:
         """What the server counted between *before* and this reading."""
@@ -59,7 +68,16 @@ class Reading:
 
 
 _GAUGES = ("running", "waiting", "kv_used_tokens")
-_COUNTERS = ("prompt_tokens", "generated_tokens", "cached_tokens", "first_tokens", "ttft_s", "queue_s", "prefill_s")
+_COUNTERS = (
+    "worked_tokens",
+    "prompt_tokens",
+    "generated_tokens",
+    "cached_tokens",
+    "first_tokens",
+    "ttft_s",
+    "queue_s",
+    "prefill_s",
+)
 
 
 def read(text: str, names: MetricNames) -> Reading:

@@ -29,6 +29,8 @@ class MetricNames(tables.Table):
     """Share of the KV cache in use, 0 to 1."""
     kv_used_tokens: tables.Names = ()
     """Gauge: tokens in the KV cache; where the share is rounded, this is what moves with every chunk."""
+    worked_tokens: tables.Names = ()
+    """Counter: tokens that went through the model, those of a prompt chunk by chunk while it is read."""
     prompt_tokens: tables.Names = ()
     """Counter: prompt tokens read."""
     generated_tokens: tables.Names = ()

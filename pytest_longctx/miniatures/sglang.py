@@ -10,6 +10,8 @@ from pytest_longctx.miniatures.server import Honest
 
 KEPT_TOKENS = 2
 """By how much an answer that fills the context is cut short (SG-0025)."""
+CHUNK_TOKENS = 512
+"""How many tokens of a prompt it reads before it looks whether its client is still there."""
 
 
 @dataclass
@@ -19,6 +21,7 @@ class Sglang(Honest):
     version_path: ClassVar[str] = "/server_info"
     reset_path: ClassVar[str] = "/flush_cache"
     reading: int = 0
+    worked_tokens: int = 0
 
     def boot(self) -> None:
         """Log what SGLang logs. A pool that holds less than one request is no reason to stop."""
@@ -65,19 +68,29 @@ class Sglang(Honest):
         return {**super().usage(request), "prompt_tokens_details": {"cached_tokens": cached} if cached else None}
 
     def read(self, request: Request, gone: Callable[[], bool]) -> None:
-        """As any miniature, and its health is red meanwhile."""
+        """As any miniature, in chunks that are counted, and its health is red meanwhile."""
+        left = request.tokens
+
+        def chunk() -> bool:
+            nonlocal left
+            read, left = min(left, CHUNK_TOKENS), max(left - CHUNK_TOKENS, 0)
+            self.worked_tokens += read
+            return gone()
+
         self.reading += 1
         try:
-            super().read(request, gone)
+            super().read(request, chunk)
+            self.worked_tokens += left
         finally:
             self.reading -= 1
 
     def metrics(self) -> str:
         """The ``/metrics`` page."""
         rows = {
-            "num_running_reqs": self.running,
+            "num_running_reqs": self.running - self.reading,  # a prompt that is read in chunks neither runs nor waits
             "num_queue_reqs": self.waiting,
             "token_usage": 0.5 if self.running else 0.0,
+            "realtime_tokens_total": self.worked_tokens,
             "prompt_tokens_total": self.prompt_tokens,
             "cached_tokens_total": self.cached_tokens,
             "generation_tokens_total": self.generated_tokens,

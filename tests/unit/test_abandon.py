@@ -3,8 +3,10 @@
 from pytest_longctx import abandon
 from pytest_longctx.abandon import disconnect
 from pytest_longctx.backends.openai import OpenAI
+from pytest_longctx.backends.sglang import Sglang as SglangBackend
 from pytest_longctx.miniatures.faults import ReadsOn
 from pytest_longctx.miniatures.server import READ_FROM_TOKENS, Honest
+from pytest_longctx.miniatures.sglang import CHUNK_TOKENS, Sglang
 from tests.unit.minded import prompts, serving
 
 
@@ -39,6 +41,30 @@ def test_a_server_without_gauges_is_left_all_the_same_and_says_nothing_of_its_en
     assert (seen.metrics["stopped_s"], seen.metrics["abandoned_tokens"]) == (None, None)
     assert seen.metrics["canary_delay_s"] is not None
     assert mind.prompt_tokens == 4 * abandon.CANARY_TOKENS
+
+
+def test_a_server_that_counts_chunks_is_left_after_one_of_them_though_nothing_runs_by_its_gauges():
+    with serving(mind := Sglang(read_s=20), SglangBackend()) as server:
+        seen = disconnect(server, prompts(), READ_FROM_TOKENS)
+    assert seen.outcome == "serves"
+    assert CHUNK_TOKENS <= (seen.metrics["abandoned_tokens"] or 0) < READ_FROM_TOKENS
+    assert 0 < (seen.metrics["stopped_s"] or 0) < 20
+    assert mind.prompt_tokens == 4 * abandon.CANARY_TOKENS
+
+
+class ReadsOnUncounted(Sglang):
+    """Reads the prompt of a client that has gone, though its gauges show nobody."""
+
+    def read(self, request, gone):
+        super().read(request, lambda: False)
+
+
+def test_a_server_whose_counter_moves_has_not_stopped_whatever_its_gauges_say(monkeypatch):
+    monkeypatch.setattr(abandon, "_QUIET_S", 0.5)
+    with serving(ReadsOnUncounted(read_s=0.9), SglangBackend()) as server:
+        seen = disconnect(server, prompts(), READ_FROM_TOKENS)
+    assert (seen.metrics["stopped_s"] or 0) > 0.5
+    assert seen.metrics["abandoned_tokens"] == READ_FROM_TOKENS
 
 
 class WedgedByIt(Honest):

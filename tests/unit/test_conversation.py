@@ -80,3 +80,18 @@ def test_ids_go_to_completions():
 def test_a_chunk_without_content_is_no_token(choice):
     exchange, _ = answered(CHAT, choice)
     assert exchange.ttft_s is None
+
+
+def test_a_single_token_without_text_arrives_with_the_end_of_the_answer():
+    exchange, _ = answered(CHAT, {"text": "", "finish_reason": "length"})
+    assert (exchange.ending, len(exchange.arrivals_s), exchange.text) == ("complete", 1, "")
+    assert exchange.ttft_s is not None
+
+
+def test_an_answer_of_no_tokens_has_no_first_one():
+    with speaking([{"choices": [{"text": "", "finish_reason": "stop"}]}, {"usage": {"completion_tokens": 0}}]) as (
+        server,
+        _,
+    ):
+        exchange = ask(server, CHAT, 3)
+    assert (exchange.ending, exchange.ttft_s) == ("complete", None)
