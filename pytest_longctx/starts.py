@@ -44,6 +44,8 @@ class Start:
     """After how long without an answer it is killed."""
     boot_s: float | None = None
     """How long a boot was seen to take."""
+    context_tokens: int | None = None
+    """The longest request it is to take, where that is no flag of *command*."""
 
     def flag(self, *names: str) -> str | None:
         """The value of the last of these flags on the command line, empty for a bare one; None where there is none."""
@@ -51,7 +53,7 @@ class Start:
         for word, after in pairwise((*self.command, "")):
             name, equals, value = word.partition("=")
             if name in names:
-                found = value if equals else "" if after.startswith("-") else after
+                found = value if equals else "" if re.match(r"-\D", after) else after
         return found
 
     @property
@@ -82,6 +84,7 @@ def of_deployment(one: Deployment, engine: str | None) -> Start:
         has_shm=made.shm_gib >= 1,
         patience_s=one.timeouts.boot_s,
         boot_s=one.timeouts.usual_boot_s,
+        context_tokens=one.max_model_len,
     )
 
 

@@ -51,7 +51,7 @@ class Vllm(Backend):
         load = (int(flags.get("max-num-seqs", 1024)), int(flags.get("max-num-batched-tokens", 8192)))
         tensor_parallel = int(flags.get("tensor-parallel-size", 1))
         eager = flags.get("enforce-eager", False) and not old
-        other = {"other_bytes": vllm.eager_other_bytes(stage, *load, tensor_parallel)} if eager else {}
+        other = {"other_bytes": vllm.eager_other_bytes(stage, *load)} if eager else {}
         return vllm.predict(
             stage,
             device_bytes,

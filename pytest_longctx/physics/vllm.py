@@ -38,16 +38,16 @@ out of memory, with 14.0 GiB (0.90) it did not.
 """
 
 
-def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int, tensor_parallel: int) -> float:
+def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int) -> float:
     """
     What the profiling run of 0.25 takes beside the weights on one device, without CUDA graphs.
 
-    Fitted to boots of 0.25.1 on H200: 6.35 GiB (12 of Scout's layers, one device), 3.67 and 3.64 (all of them, eight
-    devices, two dtypes), 0.3 (a small model, 8 requests). Four copies of the sampler's logits, 77 bytes for each hidden
-    value of a full batch shared by the devices, and 0.2 GiB.
+    Fitted to boots of 0.25.1 on H200: 3.53 GiB (12 of Scout's layers, one device), 3.62 (all of them, four devices), 1.28 (the
+    same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes), 0.3 (small models). Three copies of the sampler's logits, 25
+    bytes for each hidden value of a full batch, whatever number of devices shares the layers, and 0.25 GiB.
     """
-    logits = 4 * sampler_copy_bytes(max_num_seqs, shape)
-    return 0.2 * GiB + logits + 77 * shape.hidden * max_batched_tokens / tensor_parallel
+    logits = 3 * sampler_copy_bytes(max_num_seqs, shape)
+    return 0.25 * GiB + logits + 25 * shape.hidden * max_batched_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,14 @@ from pytest_longctx.findings import Bound, Finding
 from pytest_longctx.reports.jsonl import Results
 from pytest_longctx.reports.record import Entry
 
-MISTAKEN = {"cpu-kv-e4m3-scales": ["unknown-flag"]}
-"""Shipped deployments with a mistake, each to see it refused (VC-0037)."""
+_WALKED = (
+    *("h200x1-probe-sglang-10m", "h200x1-probe-sglang-10m-large-chunks", "h200x1-probe-sglang-10m-page-64"),
+    *("scout12-sglang-10m", "scout12-sglang-10m-256-requests", "scout12-sglang-10m-few-requests"),
+    *("scout12-sglang-10m-graphs", "scout12-sglang-10m-page-64", "scout12-sglang-8388480-graphs"),
+    *("scout12-sglang-8389000-graphs", "scout12-sglang-text-10m", "scout12-sglang-text-10m-few-requests"),
+)
+MISTAKEN = {"cpu-kv-e4m3-scales": ["unknown-flag"], **{name: ["radix-walk"] for name in _WALKED}}
+"""Shipped deployments with a mistake, each to see what comes of it (VC-0037, SG-0028)."""
 
 
 def finding(**changes: Any) -> Finding:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -105,6 +106,36 @@ def test_the_flags_of_both_engines_are_recorded():
     assert lints.recorded("openai") == {}
 
 
+WALKS = ("--context-length", "10000000")
+
+
+@pytest.mark.parametrize(
+    ("version", "command", "flagged"),
+    [
+        (None, WALKS, True),
+        ("==0.5.16", WALKS, True),
+        ("==0.5.6", WALKS, False),
+        (None, (*WALKS, "--disable-radix-cache"), False),
+        (None, (*WALKS, "--chunked-prefill-size", "8192"), True),
+        (None, (*WALKS, "--chunked-prefill-size", "131072"), False),
+        (None, (*WALKS, "--chunked-prefill-size", "-1"), False),
+        (None, ("--context-length", "131072"), False),
+        (None, ("--context-length",), False),
+        (None, (), False),
+    ],
+)
+def test_a_prefix_cache_that_holds_up_a_long_prompt_is_told(version, command, flagged):
+    start = Start(engine="sglang", version=version, command=command)
+    assert [name for name, _ in lints.lint(start)] == (["radix-walk"] if flagged else [])
+    assert list(lints.lint(replace(start, engine="vllm", command=()))) == []
+
+
+def test_a_deployment_says_its_context_elsewhere():
+    slow = make.deployment(backend="sglang", max_model_len=5_000_000, image="lmsysorg/sglang:v0.5.16")
+    ((name, found),) = lints.lint(of_deployment(slow, "sglang"))
+    assert (name, "5,000,000 tokens in chunks of 8,192" in found, "7 min 32 s" in found) == ("radix-walk", True, True)
+
+
 PROBE = {"initialDelaySeconds": 120, "periodSeconds": 30}
 
 
@@ -193,9 +224,13 @@ def test_a_linted_finding_needs_a_start():
 
 
 def test_every_documented_mistake_is_a_published_start_that_is_flagged():
-    """Three are not in the documents as a start: what asks a person, a flag that is gone, and a name given in the cache."""
+    """Not in the documents as a start: what asks a person, a flag that is gone, and what nobody had measured."""
     linted = [each for each in load_all((home.suites() / "findings",)).values() if each.question == "linted"]
-    assert {each.expect.signature for each in linted} == set(lints.names()) - {"needs-a-person", "unknown-flag"}
+    assert {each.expect.signature for each in linted} == set(lints.names()) - {
+        "needs-a-person",
+        "unknown-flag",
+        "radix-walk",
+    }
     for each in linted:
         seen = lints.observe(each.ask, each.expect.signature)
         assert (seen.outcome, seen.signature) == (each.expect.outcome, each.expect.signature)

@@ -185,7 +185,8 @@ def test_the_allocation_that_fails_is_not_the_culprit():
 def test_the_cured_boot_holds_what_it_logged():
     boot = replace(SGLANG, shape=SCOUT12, device_bytes=139.13 * GiB, tensor_parallel=1, max_running_requests=8)
     assert boot.pool_tokens == pytest.approx(2_323_091, rel=0.002)
-    assert boot.longest_admitted == boot.pool_tokens - 6  # 2,323,085 of 2,323,091: context is not capacity
+    # Context is not capacity: of 2,323,091 tokens a prompt must stay below 2,323,085.
+    assert boot.longest_admitted == boot.pool_tokens - 7
     assert replace(boot, hybrid_pool=True).pool_tokens == pytest.approx(2_733_048, rel=0.002)
     assert boot.predict().fits
 
@@ -338,17 +339,19 @@ def test_the_longest_request_fits_and_one_block_more_does_not(pool):
 
 PROFILED = {
     # boot: (shape, tensor parallel, max_num_seqs, share of the device, GiB logged as available)
-    "12 layers, one H200, FP8": ("llama-4-scout-12-layers", 1, 1024, 0.92, 66.69),
+    "12 layers, one H200, FP8": ("llama-4-scout-12-layers", 1, 1024, 0.92, 69.47),
+    "48 layers, 4 x H200, BF16": ("llama-4-scout", 4, 1024, 0.90, 69.48),
+    "48 layers, 4 x H200, FP8, 8 requests": ("llama-4-scout", 4, 8, 0.90, 71.79),
     "48 layers, 8 x H200, BF16": ("llama-4-scout", 8, 1024, 0.85, 87.57),
     "48 layers, 8 x H200, FP8": ("llama-4-scout", 8, 1024, 0.90, 94.55),
 }
 
 
 @pytest.mark.parametrize("boot", PROFILED)
-def test_what_an_eager_boot_leaves_for_the_kv_cache_is_predicted_to_half_a_percent(boot):
+def test_what_an_eager_boot_leaves_for_the_kv_cache_is_predicted_to_a_quarter_of_a_percent(boot):
     name, tensor_parallel, max_num_seqs, share, logged_gib = PROFILED[boot]
     shape = known()[name]
-    other = vllm.eager_other_bytes(shape, max_num_seqs, 8192, tensor_parallel)
+    other = vllm.eager_other_bytes(shape, max_num_seqs, 8192)
     weights = shape.weight_bytes(2, tensor_parallel, rope_value_bytes=2)
     left_gib = vllm.available_bytes(139.8 * GiB, share, weights, other) / GiB
-    assert left_gib == pytest.approx(logged_gib, rel=0.005)
+    assert left_gib == pytest.approx(logged_gib, rel=0.0025)
