@@ -118,8 +118,8 @@ class Exchange:
     text: str = field(default="", repr=False)
     detail: str = ""
     """What broke, in the words of the layer that noticed."""
-    peaks: Mapping[str, float] = field(default_factory=dict)
-    """The most memory in use meanwhile, by its names in `pytest_longctx.measures`, as far as somebody looked."""
+    vitals: Mapping[str, float] = field(default_factory=dict)
+    """Devices and host meanwhile, by their names in `pytest_longctx.measures`, as far as somebody looked."""
 
     @property
     def ttft_s(self) -> float | None:
@@ -160,7 +160,7 @@ class Exchange:
             "refusal_status": self.refusal.status if self.refusal else None,
             **({} if self.health is None else {"health_status": self.health}),
             **({} if self.ledger is None else self._by_the_server(self.ledger)),
-            **self.peaks,
+            **self.vitals,
         }
 
     def _by_the_server(self, ledger: Ledger) -> dict[str, float | None]:

@@ -138,7 +138,7 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
             watch = longctx_session.watch_request(server, len(prompt))
             exchange = client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
-        return replace(exchange, peaks=longctx_session.pulse.peaks(exchange.started_s, exchange.ended_s))
+        return replace(exchange, vitals=longctx_session.pulse.meanwhile(exchange.started_s, exchange.ended_s))
 
     return send
 
@@ -162,7 +162,7 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
             else:
                 row["sent_tokens"] = prompt_tokens * (asked.requests or 1)
                 carried = load.run(server, prompt, asked, longctx_session.seed, longctx_session.watching.tell)
-        return replace(carried, peaks=longctx_session.pulse.peaks(since_s, time.monotonic()))
+        return replace(carried, vitals=longctx_session.pulse.meanwhile(since_s, time.monotonic()))
 
     return run
 

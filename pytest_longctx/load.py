@@ -43,8 +43,8 @@ class Load:
     """The client, where it is not this package's own."""
     said: str = ""
     """Why there is nothing, where there is nothing."""
-    peaks: Mapping[str, float] = field(default_factory=dict)
-    """The most memory in use meanwhile, by its names in `pytest_longctx.measures`, as far as somebody looked."""
+    vitals: Mapping[str, float] = field(default_factory=dict)
+    """Devices and host meanwhile, by their names in `pytest_longctx.measures`, as far as somebody looked."""
     send_delay_s: float | None = None
     """The most by which a request of an open loop was sent later than it was due; it counts as time the request waited."""
 
@@ -192,7 +192,7 @@ def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float 
         **_goodput(exchanges, duration_s, goal_ttft_s, goal_tpot_s),
         "cached_share": _cached_share(load, prompt),
         **_ledger_gap(load),
-        **load.peaks,
+        **load.vitals,
     }
     return replace(seen, metrics={name: value for name, value in metrics.items() if name not in load.left_out})
 

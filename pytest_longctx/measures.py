@@ -157,6 +157,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "device_gib": Measure("GiB", "memory of the device on which an allocation failed"),
         # a boot or a request, by the machine's own count
         "device_peak_gib": Measure("GiB", "most memory in use on one device, looked at once a second"),
+        "device_busy_share": Measure(
+            "", "mean share of the time in which the devices had work, by their own count; from five looks at least"
+        ),
         "host_peak_gib": Measure(
             "GiB", "most resident memory of the server's processes, added up: shared pages count for each of them"
         ),

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,6 +18,8 @@ PERIOD_S: Final = 1.0
 """NVIDIA's power is a mean over one second; nothing here is worth asking more often."""
 _FRESH_S: Final = 0.25
 """How old a look may be before another one is worth its while."""
+_LOOKS: Final = 5
+"""How many looks a share of time needs."""
 _SCRAPE_S: Final = 1.0
 """How long a server may take to tell its gauges before this look goes without them."""
 
@@ -37,7 +40,7 @@ class Pulse:
         self._http: httpx.Client | None = None
         self._server: Server | None = None
         self._due_s = self._devices_due_s = float("-inf")
-        self._peaks: list[tuple[float, dict[str, float]]] = []
+        self._looks: list[tuple[float, dict[str, float], float | None]] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="longctx-pulse", daemon=True)
@@ -93,7 +96,7 @@ class Pulse:
             self._due_s = time.monotonic() + PERIOD_S
             found = {**self._of_devices(), **self._of_host(), **self._of_server()}
             if found:
-                self._peaks.append((time.monotonic(), _highest(found)))
+                self._looks.append((time.monotonic(), _highest(found), _busy(found)))
                 self._tell({"deployment": self._deployment, "at_s": round(time.time(), 3), "figures": found})
 
     def peaks(self, since_s: float, until_s: float) -> dict[str, float]:
@@ -102,13 +105,19 @@ class Pulse:
 
         Where that was too short for a look, what was in use at the nearest one: engines keep what they have taken.
         """
-        seen = [highest for at, highest in self._peaks if since_s <= at <= until_s]
+        seen = [highest for at, highest, _ in self._looks if since_s <= at <= until_s]
         if not seen:
-            if not self._peaks or time.monotonic() - self._peaks[-1][0] > _FRESH_S:
+            if not self._looks or time.monotonic() - self._looks[-1][0] > _FRESH_S:
                 self.beat()
-            seen = [highest for _, highest in self._peaks[-1:]]
+            seen = [highest for _, highest, _ in self._looks[-1:]]
         names = dict.fromkeys(name for one in seen for name in one)
         return {name: max(one[name] for one in seen if name in one) for name in names}
+
+    def meanwhile(self, since_s: float, until_s: float) -> dict[str, float]:
+        """As `peaks`, and how busy the devices were, where that was looked at often enough."""
+        shares = [busy for at, _, busy in self._looks if busy is not None and since_s <= at <= until_s]
+        busy = {"device_busy_share": fmean(shares)} if len(shares) >= _LOOKS else {}
+        return {**self.peaks(since_s, until_s), **busy}
 
     def _of_devices(self) -> dict[str, Any]:
         if self._source is None or time.monotonic() < self._devices_due_s:
@@ -140,3 +149,9 @@ def _highest(found: Mapping[str, Any]) -> dict[str, float]:
     values = {_PEAKS[name]: found[name] for name in _PEAKS if name in found}
     flat = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
     return {name: max(value for value in some if value is not None) for name, some in flat.items()}
+
+
+def _busy(found: Mapping[str, Any]) -> float | None:
+    """The share of the last moments in which the devices had work, their mean."""
+    shares = [share for share in found.get("device_utilisation", ()) if share is not None]
+    return fmean(shares) if shares else None

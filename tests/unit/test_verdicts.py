@@ -365,3 +365,13 @@ def test_a_refusal_that_is_gone_is_a_request_that_is_served():
 
 def test_what_was_to_be_served_and_failed_is_no_documented_failure():
     assert judge(make.finding(**SERVED), seen("dies", kind="killed")).why == "outcome: dies, wanted serves"
+
+
+@pytest.mark.parametrize(
+    ("busy", "ttft_s", "said"),
+    [(0.47, 107.5, True), (0.95, 61.5, False), (0.75, 61.5, False), (0.47, 9.9, False), (None, 61.5, False)],
+)
+def test_devices_that_waited_are_spoken_of_whatever_the_word(busy, ttft_s, said):
+    observation = seen(metrics={"ttft_s": ttft_s, "device_busy_share": busy})
+    verdict = judge(make.finding(), observation, remark="and more")
+    assert (verdict.word, "only 47% of the time" in verdict.why, "and more" in verdict.why) == ("holds", said, True)

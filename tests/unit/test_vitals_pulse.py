@@ -101,6 +101,31 @@ def test_a_peak_is_that_of_its_time():
     assert pulse.peaks(times[2], times[2]) == {"device_peak_gib": 3.0}
 
 
+class Working(Scripted):
+    """Says how busy its devices are, of which the last does not tell."""
+
+    def devices(self):
+        share = self.used_gib.pop(0)
+        return (Device(0, utilisation=share), Device(1, utilisation=share / 2), Device(2))
+
+
+def test_how_busy_devices_were_is_a_mean_over_them_and_over_looks_enough():
+    pulse = Pulse("tiny", lambda row: None, Working(1.0, 0.8, 0.6, 0.4, 0.2, 0.0))
+    times = []
+    for _ in range(5):
+        pulse.beat()
+        times.append(time.monotonic())
+    assert pulse.meanwhile(0.0, times[4]) == {"device_busy_share": pytest.approx(0.45)}
+    assert pulse.meanwhile(times[0], times[4]) == {}  # four looks are too few
+
+
+def test_a_source_that_does_not_tell_how_busy_devices_are_gives_no_share():
+    pulse = Pulse("tiny", lambda row: None, Scripted(1.0))
+    for _ in range(6):
+        pulse.beat()
+    assert pulse.meanwhile(0.0, time.monotonic()) == {"device_peak_gib": 1.0}
+
+
 def test_a_request_is_left_alone_at_first(monkeypatch):
     rows = noted()
     monkeypatch.setattr("pytest_longctx.vitals.pulse.PERIOD_S", 0.02)
