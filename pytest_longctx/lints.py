@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 from pytest_longctx import tables
 from pytest_longctx.asks import Ask
 from pytest_longctx.observation import Observation
-from pytest_longctx.physics.sglang import radix_walk_s
+from pytest_longctx.physics import sglang
 from pytest_longctx.starts import Start, of_command, of_pod
 from pytest_longctx.units import duration
 
@@ -23,10 +23,6 @@ _CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CAC
 _MOVING = ("", "latest", "nightly", "main", "dev")
 """Tags that are given to one image after the other."""
 _USUAL_CACHE = "/root/.cache/huggingface"
-_WALKS = ">=0.5.16"
-"""The versions of SGLang whose prefix cache was seen to hold up a prompt."""
-_CHUNK_TOKENS = 8192
-"""SGLang's chunk on devices of 80 GiB and more."""
 _LONG_WALK_S = 60.0
 """A part of a prefill that somebody would want to know of."""
 
@@ -161,13 +157,13 @@ def _unpinned_image(start: Start) -> str | None:
 
 
 def _radix_walk(start: Start) -> str | None:
-    walks = start.engine == "sglang" and tables.overlap(start.version, _WALKS)
-    chunk = start.flag("--chunked-prefill-size") or str(_CHUNK_TOKENS)
+    walks = start.engine == "sglang" and tables.overlap(start.version, sglang.WALKS)
+    chunk = start.flag("--chunked-prefill-size") or str(sglang.CHUNK_TOKENS)
     if not walks or start.flag("--disable-radix-cache") is not None or not chunk.isdecimal():  # -1: in one piece
         return None
     context = start.flag("--context-length") or "0"
     tokens = start.context_tokens or (int(context) if context.isdecimal() else 0)
-    walk_s = radix_walk_s(tokens, int(chunk))
+    walk_s = sglang.radix_walk_s(tokens, int(chunk))
     if walk_s < _LONG_WALK_S:
         return None
     return (

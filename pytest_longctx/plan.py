@@ -124,11 +124,15 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
     return found.on_host(here.host_bytes) if found else None
 
 
-def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None) -> float | None:
-    """When a first token should come at `USUAL_UTILISATION`; None where the model's shape or the hardware's peak is not known."""
+def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None, backend: Backend) -> float | None:
+    """
+    When a first token should come, at `USUAL_UTILISATION` and with what the host is known to add.
+
+    None where the model's shape or the hardware's peak is not known.
+    """
     shape = models.shape_of(one.model)
     floor_s = roofline.prefill_floor_s(shape, prompt_tokens, hardware) if shape and hardware else None
-    return None if floor_s is None else floor_s / USUAL_UTILISATION
+    return None if floor_s is None else floor_s / USUAL_UTILISATION + backend.host_s(one, prompt_tokens)
 
 
 def _foreseeable(finding: Finding, here: Machine) -> bool:
@@ -139,13 +143,11 @@ def _foreseeable(finding: Finding, here: Machine) -> bool:
 def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Machine) -> Row:
     hardware = here.hardware
     needs = Hardware.parse(one.hardware) if one.hardware else hardware
-    shape = models.shape_of(one.model)
     lacks = machine_lacks(one, hardware) or ""
     test_s = None
-    if shape is not None and needs is not None:
+    if models.shape_of(one.model) is not None and needs is not None:
         lengths = [length for each in asked for length in each.ask.every_length(one.max_model_len)]
-        floors = [roofline.prefill_floor_s(shape, length, needs) for length in lengths]
-        test_s = sum(floor / USUAL_UTILISATION for floor in floors if floor is not None)
+        test_s = sum(expected_ttft_s(one, length, needs, backend) or 0.0 for length in lengths)
     return Row(
         deployment=one.name,
         needs=str(needs or "?"),

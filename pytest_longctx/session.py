@@ -197,7 +197,8 @@ class Session:
 
     def watch_request(self, server: Server, prompt_tokens: int) -> Watch:
         """`Watching.tell` for one request, with what its first token is expected to take."""
-        expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, self.selection.machine.hardware)
+        here, backend = self.selection.machine.hardware, server.backend
+        expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, here, backend)
         return lambda progress: self.watching.tell(replace(progress, expected_s=expected_s))
 
     def note_found(self, server: Server, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> None:

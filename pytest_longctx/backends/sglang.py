@@ -5,7 +5,7 @@ from pytest_longctx.deployment import Deployment
 from pytest_longctx.physics import sglang
 from pytest_longctx.physics.prediction import Prediction
 from pytest_longctx.physics.shape import Shape
-from pytest_longctx.tables import in_range
+from pytest_longctx.tables import in_range, overlap
 from pytest_longctx.units import GiB
 
 TAKEN_BYTES = 0.7 * GiB
@@ -38,6 +38,13 @@ class Sglang(Backend):
             *("--enable-metrics", "--enable-cache-report"),
             *deployment.arguments(),
         )
+
+    def host_s(self, deployment: Deployment, prompt_tokens: int) -> float:
+        flags = deployment.flags
+        chunk_tokens = int(flags.get("chunked-prefill-size", sglang.CHUNK_TOKENS))
+        if flags.get("disable-radix-cache") or chunk_tokens < 0 or not overlap(deployment.version, sglang.WALKS):
+            return 0.0
+        return sglang.radix_walk_s(prompt_tokens, chunk_tokens)
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         if deployment.max_model_len is None or device_bytes is None:

@@ -24,6 +24,12 @@ SWA_RATIO = 0.8
 WALK_BYTES_PER_S = 11e9
 """How fast the host copies ids while it walks its radix tree: 445 s for the 5.0 TB of `radix_walk_s` at five million tokens."""
 
+WALKS = ">=0.5.16"
+"""The versions whose prefix cache was seen to hold up a prompt."""
+
+CHUNK_TOKENS = 8192
+"""The default chunk of a prompt on devices of 80 GiB and more."""
+
 
 def radix_walk_s(tokens: int, chunk_tokens: int) -> float:
     """

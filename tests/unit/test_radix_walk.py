@@ -1,0 +1,42 @@
+"""What SGLang's prefix cache adds to a prefill, as `longctx plan` and the wait for a first token count it."""
+
+import pytest
+
+from pytest_longctx.backends.sglang import Sglang
+from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.machine import Hardware
+from pytest_longctx.plan import expected_ttft_s
+from tests.unit import make
+
+H200 = Hardware.parse("1xH200")
+MEASURED_S = {
+    # tokens, flags: TTFT on one H200, docs/results/sglang-0.5.16-1xh200
+    (5_000_000, None): 507,
+    (5_000_000, ("chunked-prefill-size", 32768)): 107.5,
+    (5_000_000, ("disable-radix-cache", True)): 61.5,
+    (10_000_000, ("disable-radix-cache", True)): 237.8,
+}
+
+
+def probe(**changes):
+    model = {"name": "probe", "make": "probe-llama4-with-images", "weights": "probe"}
+    return make.deployment(**{"backend": "sglang", "max_model_len": 10_001_024, "model": model, **changes})
+
+
+@pytest.mark.parametrize("case", MEASURED_S, ids=str)
+def test_long_prefills_are_expected_to_take_what_they_took(case):
+    tokens, flag = case
+    expected_s = expected_ttft_s(probe(flags=dict([flag] if flag else [])), tokens, H200, Sglang())
+    assert expected_s == pytest.approx(MEASURED_S[case], rel=0.3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"version": "==0.5.6"}, {"flags": {"disable-radix-cache": True}}, {"flags": {"chunked-prefill-size": -1}}],
+)
+def test_where_nothing_is_walked_nothing_is_added(changes):
+    assert Sglang().host_s(probe(**changes), 10_000_000) == 0
+
+
+def test_another_engine_adds_nothing():
+    assert Vllm().host_s(probe(), 10_000_000) == 0
