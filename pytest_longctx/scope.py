@@ -11,6 +11,10 @@ from pytest_longctx.machine import Hardware
 from pytest_longctx.tables import in_range
 from pytest_longctx.units import GiB
 
+_OF_THE_CACHE = frozenset({"repeated", "reset", "turns"})
+_CACHE_OFF = (("no-enable-prefix-caching", True), ("enable-prefix-caching", False), ("disable-radix-cache", True))
+"""The flags of vLLM and SGLang."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -50,7 +54,9 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
         return None
     deployment, scope = here.deployment, finding.scope
     checks = (
-        _named("deployment", deployment.name, scope.deployment) or _left_alone(deployment, scope.deployment),
+        _named("deployment", deployment.name, scope.deployment)
+        or _left_alone(deployment, scope.deployment)
+        or _uncached(finding, deployment),
         _named("backend", deployment.backend, scope.backend),
         _named("model", deployment.model.name, scope.model)
         or _named("weights", deployment.model.weights, scope.weights),
@@ -119,6 +125,14 @@ def _left_alone(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
         if deployment.only_named and not wanted
         else None
     )
+
+
+def _uncached(finding: Finding, deployment: Deployment) -> str | None:
+    # A finding that names the deployment may mean another cache, outside the engine.
+    if finding.scope.deployment or finding.question not in _OF_THE_CACHE:
+        return None
+    off = next((name for name, value in _CACHE_OFF if deployment.flags.get(name) is value), None)
+    return f"prefix cache: {deployment.name} turns it off by {off}" if off else None
 
 
 def _long_enough(finding: Finding, deployment: Deployment, max_model_len: int | None, *, settled: bool) -> str | None:

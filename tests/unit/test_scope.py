@@ -162,3 +162,24 @@ def test_a_prompt_as_long_as_the_limit_must_be_affordable_and_a_refusal_is_cheap
 )
 def test_a_machine_lacks_what_it_has_too_little_of(needs, has, lacks):
     assert (machine_lacks(make.deployment(hardware=needs), has) is not None) is lacks
+
+
+@pytest.mark.parametrize(
+    ("flags", "off"),
+    [
+        ({}, None),
+        ({"enable-prefix-caching": True}, None),
+        ({"enable-prefix-caching": False}, "enable-prefix-caching"),
+        ({"no-enable-prefix-caching": True}, "no-enable-prefix-caching"),
+        ({"disable-radix-cache": True}, "disable-radix-cache"),
+        ({"disable-radix-cache": False}, None),
+    ],
+)
+@pytest.mark.parametrize("question", ["repeated", "reset", "turns"])
+def test_a_law_of_the_prefix_cache_does_not_speak_of_a_server_without_one(question, flags, off):
+    ask = {"prompt_tokens": 10, **({"turns": 2} if question == "turns" else {})}
+    found = mismatch(make.finding(question=question, ask=ask), here(flags=flags), settled=True)
+    assert found == (None if off is None else (0, f"prefix cache: tiny turns it off by {off}"))
+    named = make.finding(question=question, ask=ask, scope={"deployment": "tiny"})
+    assert mismatch(named, here(flags=flags), settled=True) is None
+    assert mismatch(make.finding(), here(flags=flags), settled=True) is None
