@@ -227,3 +227,5 @@ def test_names_hold_on_other_real_servers(page, engine, cached, prefill_is_known
     assert (found.kv_usage, found.kv_used_tokens) == (
         (0.08, 5_275_648) if engine == "sglang" else (found.kv_usage, None)
     )
+    # Prompts chunk by chunk, and what was decoded.
+    assert found.worked_tokens == (14_146_120 + 660 if engine == "sglang" else None)
