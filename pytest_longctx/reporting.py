@@ -46,9 +46,9 @@ class Reporting:
         return [by, *self._resumed()]
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
-        """What is wrong with a deployment that is about to be booted."""
-        chosen = self.session.selection
-        booted = {one.name: one for _, one in map(pair_of, items) if one is not None and chosen.launcher.boots}
+        """What is wrong with a deployment that is about to be booted; a plan says so itself."""
+        chosen, boots = self.session.selection, not self.session.options.plan
+        booted = {one.name: one for _, one in map(pair_of, items) if one and boots and chosen.launcher.boots}
         return [
             f"longctx: {one.name}: {name}: {what}"
             for one in booted.values()
