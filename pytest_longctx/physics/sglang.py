@@ -24,7 +24,7 @@ SWA_RATIO = 0.8
 COPY_BYTES_PER_S = 17e9
 """How fast the host of one H200 copies ids while it walks its radix tree."""
 MAPPED_FROM_TOKENS = 2**22
-"""Ids, 8 bytes each, above which every copy is mapped anew and pays for each of its pages: 32 MiB, glibc's largest threshold."""
+"""Ids, 8 bytes each, above which copies were seen to be slow: 32 MiB, from where glibc's malloc maps each anew, page by page."""
 MAPPED_BYTES_PER_S = 2.1e9
 """How fast those are copied."""
 
@@ -54,8 +54,8 @@ def radix_walk_s(tokens: int, chunk_tokens: int, window: int | None = None) -> f
     nodes = 2 if window is not None and chunk_tokens > window else 1
     over = max(0, tokens - MAPPED_FROM_TOKENS)
     mapped = over**2 * (tokens + 2 * MAPPED_FROM_TOKENS)
-    seconds = (tokens**3 - mapped) / COPY_BYTES_PER_S + mapped / MAPPED_BYTES_PER_S
-    return nodes * 16 / (6 * chunk_tokens**2) * seconds
+    bytes_per_token_cubed = nodes * 16 / (6 * chunk_tokens**2)
+    return bytes_per_token_cubed * ((tokens**3 - mapped) / COPY_BYTES_PER_S + mapped / MAPPED_BYTES_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
