@@ -131,8 +131,10 @@ def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | No
     None where the model's shape or the hardware's peak is not known.
     """
     shape = models.shape_of(one.model)
-    floor_s = roofline.prefill_floor_s(shape, prompt_tokens, hardware) if shape and hardware else None
-    return None if floor_s is None else floor_s / USUAL_UTILISATION + backend.host_s(one, prompt_tokens)
+    if shape is None or hardware is None:
+        return None
+    floor_s = roofline.prefill_floor_s(shape, prompt_tokens, hardware)
+    return None if floor_s is None else floor_s / USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
 
 
 def _foreseeable(finding: Finding, here: Machine) -> bool:

@@ -35,7 +35,7 @@ BUSY_SHARE = 0.75
 """
 Below this share of their time the devices mostly waited.
 
-Prefills on an H200 had 0.91 to 0.99 from two million tokens on, and 0.47 where SGLang's host walked its prefix cache.
+Prefills of ten seconds and more on an H200 had 0.91 to 0.99, and 0.20 and 0.47 where SGLang's host walked its prefix cache.
 """
 LONG_S = 10.0
 """A first token that came sooner tells little of that: looks are a second apart, and a request begins and ends without work."""

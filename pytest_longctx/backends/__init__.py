@@ -143,7 +143,7 @@ class Backend:
         """What a boot of *deployment* comes to on devices of *device_bytes* (None: not known); None where that cannot be said."""
         return None
 
-    def host_s(self, deployment: Deployment, prompt_tokens: int) -> float:
+    def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         """How long the devices wait for the host while one prompt is read, where that is known to grow with it."""
         return 0.0
 

@@ -39,12 +39,13 @@ class Sglang(Backend):
             *deployment.arguments(),
         )
 
-    def host_s(self, deployment: Deployment, prompt_tokens: int) -> float:
+    def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         flags = deployment.flags
         chunk_tokens = int(flags.get("chunked-prefill-size", sglang.CHUNK_TOKENS))
         if flags.get("disable-radix-cache") or chunk_tokens < 0 or not overlap(deployment.version, sglang.WALKS):
             return 0.0
-        return sglang.radix_walk_s(prompt_tokens, chunk_tokens)
+        windowed = shape.chunked + shape.sliding
+        return sglang.radix_walk_s(prompt_tokens, chunk_tokens, shape.window if windowed else None)
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         if deployment.max_model_len is None or device_bytes is None:

@@ -21,29 +21,41 @@ GRAPH_TABLES = 3
 SWA_RATIO = 0.8
 """Tokens of a windowed layer's pool for each token of a full layer's, by default."""
 
-WALK_BYTES_PER_S = 11e9
-"""How fast the host copies ids while it walks its radix tree: 445 s for the 5.0 TB of `radix_walk_s` at five million tokens."""
+COPY_BYTES_PER_S = 17e9
+"""How fast the host of one H200 copies ids while it walks its radix tree."""
+MAPPED_FROM_TOKENS = 2**22
+"""Ids, 8 bytes each, above which copies were seen to be slow: 32 MiB, from where glibc's malloc maps each anew, page by page."""
+MAPPED_BYTES_PER_S = 2.1e9
+"""How fast those are copied."""
 
 WALKS = ">=0.5.16"
 """The versions whose prefix cache was seen to hold up a prompt."""
 
 CHUNK_TOKENS = 8192
-"""The default chunk of a prompt on devices of 80 GiB and more."""
+"""The default chunk of a prompt on devices of 60 to 160 GiB (``server_args.py``, ``_handle_gpu_memory_settings``)."""
 
 
-def radix_walk_s(tokens: int, chunk_tokens: int) -> float:
+def radix_walk_s(tokens: int, chunk_tokens: int, window: int | None = None) -> float:
     """
     How long SGLang's host walks its radix tree while it reads one prompt; the GPU has nothing to do meanwhile.
 
-    After each chunk the prompt is inserted and matched again, from the root; a node is a chunk, and at each node the ids that
-    are left are copied, 8 bytes each: 16 N^3 / (6 c^2) bytes (0.5.16, ``radix_cache.py``, ``RadixKey.__getitem__``). Beyond the
-    same prompt without the tree, on the host of one H200: 1.4 s at 1M, 16.5 s at 2M and 445 s at 5M tokens in chunks of 8,192,
-    for which this gives 3.6, 29 and 452 s; 46 s at 5M in chunks of 32,768, for which it gives 28.
+    After each chunk the prompt is inserted and matched again, from the root, and at each node the ids that are left are copied
+    (0.5.16, ``radix_cache.py``, ``RadixKey.__getitem__``): 16 N^3 / (6 c^2) bytes where a node is a chunk. Where layers have a
+    *window* and a chunk is longer, it becomes two nodes (``swa_component.py``, ``_maybe_split_leaf_for_swa_lock``), and the
+    bytes are twice as many. Those of copies above `MAPPED_FROM_TOKENS` are 16 (N - Q)^2 (N + 2 Q) / (6 c^2) of them.
 
-    >>> round(radix_walk_s(5_000_000, 8192))
-    452
+    The rates are fitted to one run, whose log has the time of every hundredth chunk. Beyond the same prompt without the tree it
+    took 1.4 s at 1M, 16.5 s at 2M and 446 s at 5M tokens in chunks of 8,192, for which this gives 2.3, 19 and 436 s. Not fitted:
+    46 s at 5M in chunks of 32,768, while the GPU waited for 57, for which it gives 55.
+
+    >>> round(radix_walk_s(5_000_000, 8192)), round(radix_walk_s(5_000_000, 32768, window=8192))
+    (436, 55)
     """
-    return 16 * tokens**3 / (6 * chunk_tokens**2) / WALK_BYTES_PER_S
+    nodes = 2 if window is not None and chunk_tokens > window else 1
+    over = max(0, tokens - MAPPED_FROM_TOKENS)
+    mapped = over**2 * (tokens + 2 * MAPPED_FROM_TOKENS)
+    bytes_per_token_cubed = nodes * 16 / (6 * chunk_tokens**2)
+    return bytes_per_token_cubed * ((tokens**3 - mapped) / COPY_BYTES_PER_S + mapped / MAPPED_BYTES_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
