@@ -158,16 +158,17 @@ def _unpinned_image(start: Start) -> str | None:
 
 def _radix_walk(start: Start) -> str | None:
     walks = start.engine == "sglang" and tables.overlap(start.version, sglang.WALKS)
-    chunk = start.flag("--chunked-prefill-size") or str(sglang.CHUNK_TOKENS)
-    if not walks or start.flag("--disable-radix-cache") is not None or not chunk.isdecimal():  # -1: in one piece
+    if not walks or start.flag("--disable-radix-cache") is not None:
         return None
-    context = start.flag("--context-length") or "0"
-    tokens = start.context_tokens or (int(context) if context.isdecimal() else 0)
-    walk_s = sglang.radix_walk_s(tokens, int(chunk))
+    tokens = start.context_tokens or _count(start.flag("--context-length"))
+    chunk_tokens = _count(start.flag("--chunked-prefill-size") or str(sglang.CHUNK_TOKENS))
+    if not chunk_tokens:  # -1: in one piece
+        return None
+    walk_s = sglang.radix_walk_s(tokens, chunk_tokens)
     if walk_s < _LONG_WALK_S:
         return None
     return (
-        f"while it reads {tokens:,} tokens in chunks of {int(chunk):,}, the host walks its prefix cache for about "
+        f"while it reads {tokens:,} tokens in chunks of {chunk_tokens:,}, the host walks its prefix cache for about "
         f"{duration(walk_s)} and the GPU waits; --disable-radix-cache, or a larger --chunked-prefill-size"
     )
 
@@ -215,6 +216,10 @@ def observe(ask: Ask, looked_for: str | None) -> Observation:
     signature = looked_for if looked_for in found else next(iter(found), None)
     said = "; ".join(f"{name}: {what}" for name, what in found.items())
     return Observation("is flagged" if found else "is sound", phase="command line", signature=signature, said=said)
+
+
+def _count(value: str | None) -> int:
+    return int(value) if value and value.isdecimal() else 0
 
 
 def _untagged(image: str | None) -> str | None:

@@ -42,7 +42,7 @@ class Sglang(Backend):
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         flags = deployment.flags
         chunk_tokens = int(flags.get("chunked-prefill-size", sglang.CHUNK_TOKENS))
-        if flags.get("disable-radix-cache") or chunk_tokens < 0 or not overlap(deployment.version, sglang.WALKS):
+        if flags.get("disable-radix-cache") or chunk_tokens < 1 or not overlap(deployment.version, sglang.WALKS):
             return 0.0
         windowed = shape.chunked + shape.sliding
         return sglang.radix_walk_s(prompt_tokens, chunk_tokens, shape.window if windowed else None)

@@ -119,6 +119,7 @@ WALKS = ("--context-length", "10000000")
         (None, (*WALKS, "--chunked-prefill-size", "8192"), True),
         (None, (*WALKS, "--chunked-prefill-size", "131072"), False),
         (None, (*WALKS, "--chunked-prefill-size", "-1"), False),
+        (None, (*WALKS, "--chunked-prefill-size", "0"), False),
         (None, ("--context-length", "131072"), False),
         (None, ("--context-length",), False),
         (None, (), False),

@@ -42,7 +42,12 @@ def test_long_prefills_are_expected_to_take_what_they_took(case):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"version": "==0.5.6"}, {"flags": {"disable-radix-cache": True}}, {"flags": {"chunked-prefill-size": -1}}],
+    [
+        {"version": "==0.5.6"},
+        {"flags": {"disable-radix-cache": True}},
+        {"flags": {"chunked-prefill-size": -1}},
+        {"flags": {"chunked-prefill-size": 0}},
+    ],
 )
 def test_where_nothing_is_walked_nothing_is_added(changes):
     assert walk_s(Sglang(), 10_000_000, **changes) == 0
