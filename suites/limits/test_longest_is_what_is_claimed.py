@@ -1,5 +1,7 @@
 """What is the longest prompt that is really served?"""
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_longctx.observation import Observation
@@ -26,5 +28,7 @@ def test_longest_is_what_is_claimed(finding, server, prompt, ask, judge):
         "tries": len(tries),
     }
     whole = served is not None and tries[-1].worked is not None
-    verdict = judge(Observation("serves" if whole else seen.outcome, metrics, said=tries[0].said or seen.said))
+    # What ended the search is told whole: whether the server still answers is part of it, and spares a wait for its end.
+    evidence = Observation("serves") if whole else seen
+    verdict = judge(replace(evidence, metrics={**evidence.metrics, **metrics}, said=tries[0].said or seen.said))
     assert verdict

@@ -69,6 +69,14 @@ def test_it_is_said_what_became_of_the_server(run, faulty, fault, monkeypatch):
     assert whole[-1].said.endswith(end)
 
 
+def test_a_search_that_ends_without_an_answer_says_whether_the_server_still_gives_one(run, faulty):
+    """Nobody waits for the end of a server whose health was asked, and was green."""
+    done = run("--backend=miniature", faulty("resets-connection"), "-k", "LC-0023")
+    (row,) = done.results.verdicts
+    assert row["why"].startswith("outcome: disconnects, wanted serves")
+    assert (row["measured"]["health_status"], row["measured"]["tries"]) == (200, 1)
+
+
 DOCUMENTED = """
 id = "XX-0001"
 title = "a request that ends the server is documented"
