@@ -13,7 +13,9 @@ import pytest
 from pytest_longctx import home
 from pytest_longctx.reports import jsonl
 
-SOME = ("--backend=miniature", "-m", "smoke or ten_k or limits or boot")
+SOME = ("--backend=miniature", "-m", "smoke or ten_k or boot or prefix_cache")
+LONG = ("--backend=miniature", "-m", "smoke or ten_k or boot or limits")
+"""The last of these take seconds: there is time to end the run before it is over."""
 
 
 def verdicts(results):
@@ -45,7 +47,7 @@ def command(*arguments):
         "-p",
         "no:cacheprovider",
     ]
-    return [*base, *SOME, *arguments]
+    return [*base, *LONG, *arguments]
 
 
 def test_a_run_that_was_killed_and_resumed_comes_to_the_same_verdicts(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from pytest_longctx import cli
 from pytest_longctx.reports import jsonl
 
-SOME = ("--backend=miniature", "-m", "smoke or ten_k or limits or boot or prefix_cache or expected_oom or claims")
+SOME = ("--backend=miniature", "-m", "smoke or ten_k or boot or prefix_cache or expected_oom or claims")
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def pytest_longctx_make_launcher(kind):
 def test_each_deployment_boots_once_and_is_down_before_the_next_comes_up(run, pytester):
     pytester.syspathinsert()
     pytester.makepyfile(of_project=FOLLOW)
-    done = run("--backend=miniature", "--longctx-launcher=told", "-p", "of_project")
+    done = run("--backend=miniature", "-m", "ten_k or prefix_cache", "--longctx-launcher=told", "-p", "of_project")
     assert done.outcome.ret == 0
     story = (pytester.path / "story").read_text().splitlines()
     names = [line.split()[1] for line in story[::2]]
