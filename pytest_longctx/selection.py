@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -32,6 +33,16 @@ def pair_of(item: pytest.Item) -> tuple[Any, Any]:
     params = item.callspec.params if hasattr(item, "callspec") else {}
     finding, one = params.get("finding"), params.get("deployment")
     return (finding, one) if isinstance(finding, Finding) and isinstance(one, Deployment) else (None, None)
+
+
+def check_writable(results: Path) -> None:
+    """Raises `UsageError` where there can be no folder *results*, or nothing in it; leaves nothing behind."""
+    there = next(path for path in (results, *results.parents) if path.exists())
+    try:
+        # Under a name of its own: workers of one run look at the same time, and took each other's folder away.
+        Path(mkdtemp(dir=there)).rmdir()
+    except OSError as problem:
+        raise UsageError(f"--longctx-results: {results} cannot be written: {problem.strerror}") from None
 
 
 @dataclass(frozen=True)
@@ -157,17 +168,10 @@ class Selection:
             raise UsageError(
                 f"--longctx-junit-properties: {unknown('place', self.options.junit_properties, junit.PLACES)}"
             )
-        python, results = self.options.python, self.options.results
+        python = self.options.python
         if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
             raise UsageError(f"--longctx-python: {python} is no program that can be run")
-        there = next(path for path in (results, *results.parents) if path.exists())
-        try:
-            results.mkdir(parents=True, exist_ok=True)
-            while results != there:  # nothing is left behind by a run that has nothing to write
-                results.rmdir()
-                results = results.parent
-        except OSError as problem:
-            raise UsageError(f"--longctx-results: {results} cannot be written: {problem.strerror}") from None
+        check_writable(self.options.results)
 
     def asking(self, questions: Sequence[str]) -> list[Case]:
         """Every case that the suite answering one question is to judge. Raises `UsageError` for what is no question."""

@@ -1,0 +1,22 @@
+"""What a selection asks of the machine before anything runs."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pytest_longctx.errors import UsageError
+from pytest_longctx.selection import check_writable
+
+
+def test_workers_that_look_at_the_same_time_do_not_disturb_each_other(tmp_path):
+    """One worker's folder, taken away by another, was an error of the second, which xdist then replaced."""
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(check_writable, [tmp_path / "kept" / "results"] * 2000))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["file", "file/results", "file/more/results"])
+def test_where_no_folder_can_be_is_said(tmp_path, where):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=f"{where} cannot be written: Not a directory"):
+        check_writable(tmp_path / where)
