@@ -100,7 +100,7 @@ def test_a_run_that_judged_nothing_is_red(run):
     done.outcome.stdout.fnmatch_lines(
         [
             "*13 out of scope hardware: needs 8xH200, this machine has cpu",
-            "*9 out of scope hardware: needs 1xH200, this machine has cpu",
+            "*10 out of scope hardware: needs 1xH200, this machine has cpu",
             "no finding was judged: this run proves nothing, and is red*",
         ]
     )
