@@ -40,7 +40,7 @@ slowest_decode_tokens_per_s = 1000
 """
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, trylast=True)  # after the plugin's own, which keeps a deployment on one worker
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A few hundred of the thousands of tests wait for servers, and stand together: whoever has nothing left takes some over."""
     if config.getoption("dist") != "load":
