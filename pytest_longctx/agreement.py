@@ -19,6 +19,9 @@ EARLY_PHASES = ("config", "start")
 SIZES_APART = 0.05
 """How far a predicted size may lie from the logged one: device memory and builds move them by 1 or 2 %."""
 
+ROUNDED_GIB = 0.005
+"""Engines log sizes to hundredths of a GiB."""
+
 
 def concerns_memory(finding: Finding) -> bool:
     """Whether *finding* says what a boot's memory comes to; a flag that is refused is nothing that memory decides."""
@@ -58,7 +61,7 @@ def _sizes(predicted: Prediction, seen: Observation) -> Iterator[str]:
         ("kv_needed_gib", refused.size_bytes if refused else None),
     ):
         logged = seen.metrics.get(name)
-        if size_bytes is None or logged is None or abs(size_bytes / GiB - logged) <= SIZES_APART * logged:
+        if size_bytes is None or logged is None or abs(size_bytes / GiB - logged) <= SIZES_APART * logged + ROUNDED_GIB:
             continue
         said = f"predicted to fail over {size_bytes / GiB:.2f} GiB, failed over {logged:.2f} GiB"
         yield f"{said}: the predicted size is wrong, or it failed over something else"

@@ -1,5 +1,6 @@
 """Prediction, finding and observation of one boot: two that agree stand against the third."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ def died(size_gib: float | None = 2.22, **changes: object) -> Observation:
 def test_where_all_three_agree_nothing_is_said(size_gib):
     verdict = judge(FINDING, died(size_gib), remark=remark(FINDING, FAILS, died(size_gib)))
     assert (verdict.word, verdict.why) == ("holds", "")
+
+
+@pytest.mark.parametrize(("foreseen_gib", "said"), [(0.0148, False), (0.0162, True)])
+def test_a_size_that_was_logged_to_hundredths_is_compared_as_such(foreseen_gib, said):
+    predicted = replace(FAILS, failing_bytes=foreseen_gib * GiB)
+    assert bool(remark(FINDING, predicted, died(0.01))) is said
 
 
 @pytest.mark.parametrize(
@@ -94,12 +101,12 @@ def test_where_two_agree_the_third_is_named(predicted, seen, word, said):
     assert said in verdict.why
 
 
-@pytest.mark.parametrize("seen_gib", [2.39, 2.50, 2.53])
+@pytest.mark.parametrize("seen_gib", [2.39, 2.50, 2.53, 2.54])
 def test_a_refusal_is_held_to_what_one_request_was_predicted_to_need(seen_gib):
     predicted = Prediction("refuses", (), 100, culprit=Term("KV cache of one request", 2.40 * GiB))
     finding = make.finding(question="boot-fails", expect={"outcome": "refuses"})
     seen = Observation("refuses", {"kv_needed_gib": seen_gib})
-    assert ("predicted to fail over 2.40 GiB" in remark(finding, predicted, seen)) is (seen_gib > 2.40 / 0.95)
+    assert ("predicted to fail over 2.40 GiB" in remark(finding, predicted, seen)) is (seen_gib > 2.405 / 0.95)
 
 
 @pytest.mark.parametrize(
