@@ -90,7 +90,8 @@ class Conversation:
 
     def _arrived(self) -> tuple[float, ...]:
         """One stamp per chunk with content; a single token without text comes in the chunk that ends the answer."""
-        if self.arrivals_s or self.finished_s is None or not (self.usage and self.usage.completion_tokens):
+        single = self.usage is not None and self.usage.completion_tokens == 1
+        if self.arrivals_s or self.finished_s is None or not single:
             return tuple(self.arrivals_s)
         return (self.finished_s,)
 

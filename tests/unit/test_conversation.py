@@ -82,16 +82,21 @@ def test_a_chunk_without_content_is_no_token(choice):
     assert exchange.ttft_s is None
 
 
+def silent(tokens: int | None) -> Exchange:
+    """An answer without text that ends at once, of *tokens* by its usage."""
+    end = {"choices": [{"text": "", "finish_reason": "length"}]}
+    with speaking([end, {"usage": {"completion_tokens": tokens}}]) as (server, _):
+        return ask(server, CHAT, 3)
+
+
 def test_a_single_token_without_text_arrives_with_the_end_of_the_answer():
-    exchange, _ = answered(CHAT, {"text": "", "finish_reason": "length"})
+    exchange = silent(1)
     assert (exchange.ending, len(exchange.arrivals_s), exchange.text) == ("complete", 1, "")
     assert exchange.ttft_s is not None
 
 
-def test_an_answer_of_no_tokens_has_no_first_one():
-    with speaking([{"choices": [{"text": "", "finish_reason": "stop"}]}, {"usage": {"completion_tokens": 0}}]) as (
-        server,
-        _,
-    ):
-        exchange = ask(server, CHAT, 3)
+@pytest.mark.parametrize("tokens", [0, 2, None])
+def test_where_it_was_not_one_token_nobody_saw_the_first(tokens):
+    """Two may have come in chunks of another kind, such as a call of a tool, long before."""
+    exchange = silent(tokens)
     assert (exchange.ending, exchange.ttft_s) == ("complete", None)
