@@ -75,7 +75,8 @@ class _Visit:
 
     async def aftermath(self) -> tuple[float | None, Reading]:
         """How long after the disconnect nothing was left to do, None where the server does not say; its counters then."""
-        last, moved_s = Reading(), 0.0
+        worked: float | None = None
+        moved_s = 0.0
         while True:
             now, since_s = await self.gauges.now(), time.monotonic() - self.left_s
             if now.running is None:
@@ -83,9 +84,9 @@ class _Visit:
             # The canary's token must be on the counters too, or its prompt would be taken for the other's.
             told = now.since(self.before).completion_tokens != 0
             busy = _busy(now) > _busy(self.before) or not told
-            if busy or now.worked_tokens is None or now.worked_tokens != last.worked_tokens:
-                last, moved_s = now, since_s
-            if not busy and (now.worked_tokens is None or since_s - moved_s > _QUIET_S):
+            if busy or now.worked_tokens is None or now.worked_tokens != worked:
+                worked, moved_s = now.worked_tokens, since_s
+            if not busy and (worked is None or since_s - moved_s > _QUIET_S):
                 return moved_s, now
             if since_s > PATIENCE_S:
                 return since_s, now

@@ -164,7 +164,7 @@ def _radix_walk(start: Start) -> str | None:
     chunk_tokens = _count(start.flag("--chunked-prefill-size") or str(sglang.CHUNK_TOKENS))
     if not chunk_tokens:  # -1: in one piece
         return None
-    walk_s = sglang.radix_walk_s(tokens, chunk_tokens)
+    walk_s = sglang.radix_walk_s(tokens, chunk_tokens)  # a window, which would double it, is no flag
     if walk_s < _LONG_WALK_S:
         return None
     return (

@@ -39,21 +39,17 @@ class Reading:
 
     def worked_since(self, before: "Reading") -> float | None:
         """Tokens that went through the model between *before* and this reading, of whichever request."""
-        return (
-            None
-            if self.worked_tokens is None or not before.answered
-            else self.worked_tokens - (before.worked_tokens or 0)
-        )
+        return self._grown("worked_tokens", before)
+
+    def _grown(self, name: str, before: "Reading") -> float | None:
+        now, then = getattr(self, name), getattr(before, name)
+        return None if now is None or not before.answered else now - (then or 0.0)
 
     def since(self, before: "Reading") -> Ledger:
         """What the server counted between *before* and this reading."""
 
-        def grown(name: str) -> float | None:
-            now, then = getattr(self, name), getattr(before, name)
-            return None if now is None or not before.answered else now - (then or 0.0)
-
         def counted(name: str) -> int | None:
-            value = grown(name)
+            value = self._grown(name, before)
             return None if value is None else round(value)
 
         return Ledger(
@@ -61,9 +57,9 @@ class Reading:
             completion_tokens=counted("generated_tokens"),
             cached_tokens=counted("cached_tokens"),
             first_tokens=counted("first_tokens"),
-            ttft_s=grown("ttft_s"),
-            queue_s=grown("queue_s"),
-            prefill_s=grown("prefill_s"),
+            ttft_s=self._grown("ttft_s", before),
+            queue_s=self._grown("queue_s", before),
+            prefill_s=self._grown("prefill_s", before),
         )
 
 

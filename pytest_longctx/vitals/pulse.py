@@ -116,8 +116,8 @@ class Pulse:
     def meanwhile(self, since_s: float, until_s: float) -> dict[str, float]:
         """As `peaks`, and how busy the devices were, where that was looked at often enough."""
         shares = [busy for at, _, busy in self._looks if busy is not None and since_s <= at <= until_s]
-        busy = {"device_busy_share": fmean(shares)} if len(shares) >= _LOOKS else {}
-        return {**self.peaks(since_s, until_s), **busy}
+        share = {"device_busy_share": fmean(shares)} if len(shares) >= _LOOKS else {}
+        return {**self.peaks(since_s, until_s), **share}
 
     def _of_devices(self) -> dict[str, Any]:
         if self._source is None or time.monotonic() < self._devices_due_s:
