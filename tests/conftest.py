@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import anyio._backends._asyncio  # noqa: F401 - see httpcore
 import httpcore  # noqa: F401 - pytester forgets what a run imports, and httpx would not know its exceptions again
@@ -38,16 +37,6 @@ canary_s = {answer_s}
 slowest_prefill_tokens_per_s = 1_000_000
 slowest_decode_tokens_per_s = 1000
 """
-
-
-@pytest.hookimpl(optionalhook=True, trylast=True)  # after the plugin's own, which keeps a deployment on one worker
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A few hundred of the thousands of tests wait for servers, and stand together: whoever has nothing left takes some over."""
-    if config.getoption("dist") != "load":
-        return None
-    from xdist.scheduler import WorkStealingScheduling
-
-    return WorkStealingScheduling(config, log)
 
 
 @dataclass
