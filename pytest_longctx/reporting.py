@@ -92,7 +92,8 @@ class Reporting:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Attach boots to the test that caused them; judge a finding whose server failed to come up."""
         finding, _ = pair_of(item)
-        cause = call.excinfo.value.__cause__ if call.excinfo else None
+        raised = call.excinfo.value if call.excinfo else None
+        cause = raised if raised is None or isinstance(raised, LongctxError) else raised.__cause__
         if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
             self.session.judge_failed_boot(item, finding, cause.observation)
         item.user_properties += self.session.unrecorded

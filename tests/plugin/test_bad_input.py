@@ -203,3 +203,20 @@ def test_trouble_with_the_machine_judges_nothing(run, pytester):
     done = run("--backend=sglang", written(pytester, MINE.format(**parts)), "-m", "smoke")
     assert not (pytester.path / "results" / "results.jsonl").exists()
     assert done.outcome.parseoutcomes().keys() <= {"errors", "deselected"}
+
+
+REFUSED = """
+def test_nothing_asked(prompt, ask):
+    ask(prompt(10), 0)
+def test_of_its_own():
+    raise ValueError("seen with its lines")
+"""
+
+
+def test_what_is_refused_inside_a_test_is_told_without_a_traceback(run, pytester):
+    pytester.makepyfile(REFUSED)
+    done = run("--backend=miniature", what=str(pytester.path))
+    done.outcome.assert_outcomes(failed=2)
+    assert "ask(prompt(N), M) takes a prompt and at least one token" in done.text
+    assert "client.py" not in done.text
+    assert 'raise ValueError("seen with its lines")' in done.text
