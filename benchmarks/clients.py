@@ -118,7 +118,7 @@ def _requests(server: Server, asked: Ask) -> list[list[Any]]:
             _number(each.text),
             each.ttft_s,
             each.uploaded_s and each.uploaded_s - each.started_s,
-            each.usage and (each.usage.prompt_tokens, each.usage.completion_tokens, len(each.arrivals_s)),
+            (each.usage.prompt_tokens, each.usage.completion_tokens, len(each.arrivals_s)),
         ]
         for each in exchanges
     ]

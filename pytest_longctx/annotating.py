@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pytest_longctx.explain import of_finding
 from pytest_longctx.reporting import Reporting
 from pytest_longctx.reports import github
 
@@ -16,12 +17,16 @@ class Annotating:
     def __init__(self, reporting: Reporting) -> None:
         self.reporting = reporting
         self._ended: dict[str, tuple[str, int | None, bool]] = {}
+        self._told: dict[str, str] = {}
+        """What pytest shows of each test that failed."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Where each test stands, and whether it failed."""
         path, line, _ = report.location
         failed = report.failed or self._ended.get(report.nodeid, ("", None, False))[2]
         self._ended[report.nodeid] = (path, line, failed)
+        if report.failed:
+            self._told[report.nodeid] = report.longreprtext
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
@@ -30,7 +35,8 @@ class Annotating:
             path, line, failed = self._ended[test]
             place = _in_workspace(config.rootpath / path)
             line = None if line is None else line + 1
-            if said := github.annotation(entry, place, line, failed=failed):
+            rows = of_finding(self._told.get(test, ""), entry.finding, entry.verdict)
+            if said := github.annotation(entry, place, line, failed=failed, rows=rows):
                 terminalreporter.ensure_newline()
                 terminalreporter.write_line(said)
         if (page := os.environ.get("GITHUB_STEP_SUMMARY")) and self.reporting.entries:

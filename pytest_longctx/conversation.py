@@ -100,10 +100,10 @@ class Conversation:
         counted = (self.usage and self.usage.completion_tokens) or 0
         return await lookout.ledger(min(self.output_tokens, counted))
 
-    def _counted(self, ledger: Ledger | None) -> Usage | None:
+    def _counted(self, ledger: Ledger | None) -> Usage:
         """What usage says; of cached tokens the server's counter where usage is silent."""
         if self.usage is None or self.usage.cached_tokens is not None or ledger is None:
-            return self.usage
+            return self.usage or Usage()
         return replace(self.usage, cached_tokens=ledger.cached_tokens)
 
     def _phase(self) -> str:

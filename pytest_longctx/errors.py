@@ -8,6 +8,7 @@ Everything this package raises on purpose.
     ├── PromptError     a prompt of that length cannot be built
     ├── LaunchError     the server could not even be tried: engine not installed, port taken
     ├── BootError       the server was tried and did not come up; carries what was seen of it
+    ├── UnservedError   a request that a test needed an answer to came to none; in `exchange`, for it carries one
     ├── CacheError      a prefix cache was to be empty and is not, or nobody can tell
     └── ResultsError    a results file cannot be read: no header, no footer
 

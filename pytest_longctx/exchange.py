@@ -12,8 +12,10 @@ from itertools import pairwise
 from statistics import median
 from typing import Literal
 
+from pytest_longctx.errors import LongctxError
 from pytest_longctx.mask import masked
 from pytest_longctx.observation import Kind, Observation, Outcome
+from pytest_longctx.units import duration
 
 Ending = Literal[
     "complete", "refused", "server error", "disconnected", "died mid-stream", "deadline", "not admitted", "engine dead"
@@ -96,7 +98,7 @@ class Refusal:
         return cls(status, masked(str(said), secrets)[:500], in_stream)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Exchange:
     """What the wire told us, and when."""
 
@@ -106,20 +108,27 @@ class Exchange:
     ending: Ending
     ended_s: float
     uploaded_s: float | None = None
-    arrivals_s: tuple[float, ...] = field(default=(), repr=False)
+    arrivals_s: tuple[float, ...] = ()
     """One stamp per chunk with content; chunks are not tokens."""
-    usage: Usage | None = None
+    usage: Usage = Usage()
+    """Each count is None where the server named none."""
     ledger: Ledger | None = None
     """None where the server has no counters, or where other requests moved them too."""
     refusal: Refusal | None = None
     waited_unscheduled_s: float | None = None
     health: int | None = None
     """HTTP status of the server's health after a request that came to nothing; None: not asked, or nobody answered."""
-    text: str = field(default="", repr=False)
+    text: str = ""
     detail: str = ""
     """What broke, in the words of the layer that noticed."""
     vitals: Mapping[str, float] = field(default_factory=dict)
     """Devices and host meanwhile, by their names in `pytest_longctx.measures`, as far as somebody looked."""
+
+    def __repr__(self) -> str:
+        """Short, for pytest shows it beside each figure that an assertion took from it."""
+        first = "" if self.ttft_s is None else f", TTFT {duration(self.ttft_s)}"
+        said = f": {self.refusal.text!r}" if self.refusal else ""
+        return f"<Exchange of {self.sent_tokens:,} + {self.asked_tokens:,} tokens, {self.ending}{first}{said}>"
 
     @property
     def ttft_s(self) -> float | None:
@@ -129,7 +138,7 @@ class Exchange:
     @property
     def tpot_s(self) -> float | None:
         """Time per output token after the first; None unless the server counted at least two."""
-        counted = self.usage.completion_tokens if self.usage else None
+        counted = self.usage.completion_tokens
         if counted is None or counted < 2 or len(self.arrivals_s) < 2:
             return None
         return (self.arrivals_s[-1] - self.arrivals_s[0]) / (counted - 1)
@@ -141,7 +150,7 @@ class Exchange:
 
     def metrics(self) -> dict[str, float | None]:
         """Every figure of `pytest_longctx.measures` that one exchange can give; None where it was not observed."""
-        usage, ttft_s, tpot_s, gaps_s = self.usage or Usage(), self.ttft_s, self.tpot_s, self.gaps_s
+        usage, ttft_s, tpot_s, gaps_s = self.usage, self.ttft_s, self.tpot_s, self.gaps_s
         complete = self.ending == "complete"
         return {
             "ttft_s": ttft_s,
@@ -190,6 +199,14 @@ class Exchange:
         )
 
 
+class UnservedError(LongctxError):
+    """A request that a test needed an answer to came to none; *exchange* is what came instead."""
+
+    def __init__(self, message: str, exchange: Exchange) -> None:
+        super().__init__(message)
+        self.exchange = exchange
+
+
 def _share(part: int | None, whole: int | None) -> float | None:
     return None if part is None or not whole else part / whole
 
@@ -207,7 +224,7 @@ def tally(exchanges: Sequence[Exchange]) -> Observation:
     if unserved is not None:
         seen = unserved.observe()
         return replace(seen, said=f"{unserved.sent_tokens:,} tokens: {seen.said}")
-    usages = [each.usage or Usage() for each in exchanges]
+    usages = [each.usage for each in exchanges]
     prompts = [each for each, usage in zip(exchanges, usages, strict=True) if usage.prompt_tokens != each.sent_tokens]
     answers = [
         each for each, usage in zip(exchanges, usages, strict=True) if usage.completion_tokens != each.asked_tokens

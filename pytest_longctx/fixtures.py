@@ -5,7 +5,7 @@ Nothing heavy is imported before a fixture runs: this module is loaded by every 
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pytest
 
@@ -27,8 +27,20 @@ if TYPE_CHECKING:
 class Ask(Protocol):
     """Send one prompt; see `pytest_longctx.client.ask`."""
 
-    def __call__(self, prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
-        """The request and its answer, refusals and hangs included."""
+    def __call__(
+        self,
+        prompt: "Sendable",
+        output_tokens: int = 32,
+        *,
+        deadline_s: float | None = None,
+        unserved: Literal["raise", "return"] | None = None,
+    ) -> "Exchange":
+        """
+        The request and its answer.
+
+        What to do with a refusal, a hang or any other ending than a complete answer: *raise* an `UnservedError`, or *return* it.
+        By default a test that judges a finding is given it, as evidence, and in any other test it is raised.
+        """
 
 
 class Load(Protocol):
@@ -127,18 +139,32 @@ def prompt(
 
 
 @pytest.fixture
-def ask(longctx_session: "Session", server: "Server") -> Ask:
-    """``ask(prompt(10_000), 32)``: send it, stream the answer, return the `Exchange`."""
+def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Server") -> Ask:
+    """``ask(prompt(10_000), 32)``: send it, stream the answer, return the `Exchange`; without an answer, `UnservedError`."""
     from dataclasses import replace
 
-    from pytest_longctx import client
+    from pytest_longctx import client, failures
+    from pytest_longctx.selection import pair_of
 
-    def send(prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
+    usual: Literal["raise", "return"] = "raise" if pair_of(request.node)[0] is None else "return"
+
+    def send(
+        prompt: "Sendable",
+        output_tokens: int = 32,
+        *,
+        deadline_s: float | None = None,
+        unserved: Literal["raise", "return"] | None = None,
+    ) -> "Exchange":
         with longctx_session.at_work(server) as row:
             watch = longctx_session.watch_request(server, len(prompt))
             exchange = client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
-        return replace(exchange, vitals=longctx_session.pulse.meanwhile(exchange.started_s, exchange.ended_s))
+        exchange = replace(exchange, vitals=longctx_session.pulse.meanwhile(exchange.started_s, exchange.ended_s))
+        if exchange.ending != "complete":
+            if (unserved or usual) == "raise":
+                raise failures.unserved_error(longctx_session, request.node, server, exchange)
+            failures.keep_unserved(request.node, server, exchange)
+        return exchange
 
     return send
 

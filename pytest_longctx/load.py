@@ -138,7 +138,7 @@ def ledger_since(server: Server, before: Reading, exchanges: Sequence[Exchange])
     if not server.backend.metrics.generated_tokens:
         return None
     # What was asked, not what usage claims: a server that overstates its answers would be waited for in vain.
-    least = sum(min(each.asked_tokens, each.usage.completion_tokens or 0) for each in exchanges if each.usage)
+    least = sum(min(each.asked_tokens, each.usage.completion_tokens or 0) for each in exchanges)
     end = time.monotonic() + _SETTLE_S
     while True:
         ledger = reading(server).since(before)
@@ -149,7 +149,7 @@ def ledger_since(server: Server, before: Reading, exchanges: Sequence[Exchange])
 
 def _cached_share(load: Load, prompt_tokens: int) -> float | None:
     """By usage where every answer names its cached tokens, else by the server's counter."""
-    named = [each.usage.cached_tokens if each.usage else None for each in load.exchanges]
+    named = [each.usage.cached_tokens for each in load.exchanges]
     known = [tokens for tokens in named if tokens is not None]
     by_counter = load.ledger.cached_tokens if load.ledger is not None else None
     cached = sum(known) if len(known) == len(named) else by_counter
@@ -173,7 +173,7 @@ def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float 
         return seen
     lasted_s = max(each.ended_s for each in exchanges) - min(each.started_s for each in exchanges)
     duration_s = lasted_s if load.duration_s is None else load.duration_s
-    usages = [each.usage for each in exchanges if each.usage]
+    usages = [each.usage for each in exchanges]
     completion = sum(usage.completion_tokens or 0 for usage in usages)
     prompt = sum(usage.prompt_tokens or 0 for usage in usages)
     ttft_s = sorted(each.ttft_s for each in exchanges if each.ttft_s is not None)

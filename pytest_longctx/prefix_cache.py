@@ -59,7 +59,7 @@ def empty(server: Server, witness: Sendable, watch: Watch = unwatched) -> None:
             "  try      VLLM_SERVER_DEV_MODE=1 in the deployment's [env] for vLLM; a server on which nothing else runs"
         )
     again = ask(server, witness, 1, watch=watch)
-    cached = again.usage.cached_tokens if again.usage else None
+    cached = again.usage.cached_tokens
     if cached != 0:
         seen = "not told" if cached is None else f"{cached:,}"
         raise CacheError(

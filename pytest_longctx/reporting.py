@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import __version__, carrying, lints, options
+from pytest_longctx import __version__, carrying, failures, lints, options
 from pytest_longctx.errors import BootError, LongctxError
+from pytest_longctx.exchange import UnservedError
 from pytest_longctx.findings import Finding
 from pytest_longctx.mask import masked
 from pytest_longctx.reports import html, jsonl, junit, record, terminal
@@ -103,18 +104,22 @@ class Reporting:
             report.user_properties.append(record.row_pair(record.VITALS, self.session.vitals.popleft()))
         if call.when == "call" and report.passed and (wrong := self._not_a_pass(item, finding)):
             report.outcome, report.longrepr = "failed", wrong
-        if isinstance(cause, LongctxError):
+        elif call.when == "call" and report.failed and (text := failures.asserted(self.session, item, raised)):
+            report.longrepr = failures.shown(text, call)
+        elif call.when == "call" and report.failed and not isinstance(raised, LongctxError):
+            failures.add_below(report.longrepr, self.session, item)
+        if isinstance(raised, UnservedError) and call.when == "call":
+            report.longrepr = failures.shown(failures.placed(str(raised), item, call), call)
+        elif isinstance(cause, LongctxError):
             # Its text says all there is; pytest would print the chain of exceptions that carried it here.
             report.longrepr = self._once(str(cause))
         return report
 
     def _not_a_pass(self, item: pytest.Item, finding: Finding | None) -> str:
         """Why a test that raised nothing has still not passed: it threw its verdict away, or came to none."""
-        reached = verdicts_of(item)
-        failing = ("broken", "unmeasured") if self.session.options.strict else ("broken",)
-        if finding is not None and not reached:
+        if finding is not None and not verdicts_of(item):
             return f"{finding.id} was not judged: this test has a finding and never called judge()"
-        return "\n".join(repr(verdict) for verdict in reached if verdict.word in failing)
+        return failures.verdicts_text(self.session, item)
 
     def _once(self, text: str) -> str:
         """A long explanation is given once; whoever else waited for the same server points to it."""

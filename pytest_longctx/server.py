@@ -14,7 +14,7 @@ def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothi
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Server:
     """A server that answers."""
 
@@ -26,7 +26,7 @@ class Server:
     launcher: str
     version: str | None = None
     max_model_len: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
     """Readings of the boot, under their names in `pytest_longctx.measures`."""
     words: Mapping[str, str] = field(default_factory=dict)
@@ -34,13 +34,17 @@ class Server:
     log: Path | None = None
     local: bool = True
     """On this machine's loopback: no proxy lies between."""
-    hidden: tuple[str, ...] = field(default=(), repr=False)
+    hidden: tuple[str, ...] = ()
     """What of its environment and command line must not be shown; its log may have it."""
-    ended: Callable[[float], Evidence | None] = field(default=not_seen, repr=False)
+    ended: Callable[[float], Evidence | None] = not_seen
     """
     How it ended, if it does so within so many seconds; None while it runs, or where nobody sees. Raises `LaunchError` where what
     it ran in has gone, for which no finding is to blame.
     """
+
+    def __repr__(self) -> str:
+        """Short, for pytest shows it above each test that fails; no headers, which have the key."""
+        return f"<Server {self.deployment.name} at {self.url}>"
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -150,7 +150,7 @@ def _answers(errand: Errand) -> bool:
 
 def _check_lengths(found: Load, errand: Errand) -> None:
     """A finding about 1,024 tokens is not judged by prompts of another length."""
-    counted = [each.usage.prompt_tokens for each in found.exchanges if each.usage and each.usage.prompt_tokens]
+    counted = [each.usage.prompt_tokens for each in found.exchanges if each.usage.prompt_tokens]
     asked = errand.ask.prompt_tokens or 0
     if counted and abs(fmean(counted) - asked) > PROMPT_SLACK * asked:
         raise _Failure(f"its prompts had {fmean(counted):,.1f} tokens on average, {asked:,} were asked for")

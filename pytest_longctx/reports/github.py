@@ -13,8 +13,12 @@ _MOST_ROWS = 500
 """A step's summary may have 1 MiB, and nobody reads more."""
 
 
-def annotation(entry: Entry, file: Path | None, line: int | None, *, failed: bool) -> str | None:
-    """The workflow command for one verdict; None for one that is as it should be. *line* counts from 1."""
+def annotation(entry: Entry, file: Path | None, line: int | None, *, failed: bool, rows: str = "") -> str | None:
+    """
+    The workflow command for one verdict; None for one that is as it should be.
+
+    *line* counts from 1; *rows* say of a verdict that failed its test what was asked, seen and allowed, and how to repeat it.
+    """
     level = _LEVELS.get(entry.verdict)
     if level is None:
         return None
@@ -22,7 +26,8 @@ def annotation(entry: Entry, file: Path | None, line: int | None, *, failed: boo
     place = {"file": str(file), "line": str(line or 1)} if file else {}
     given = {**place, "title": f"{entry.finding} {entry.verdict}{_on(entry)}"}
     properties = ",".join(f"{name}={_escaped(value, also=':,')}" for name, value in given.items())
-    return f"::{level} {properties}::{_escaped(entry.why or entry.title)}"
+    said = "\n".join(filter(None, (entry.why or entry.title, rows)))
+    return f"::{level} {properties}::{_escaped(said)}"
 
 
 def _escaped(text: str, also: str = "") -> str:

@@ -5,6 +5,7 @@ import pytest
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.boots import Boot
 from pytest_longctx.diagnosis import Evidence
+from pytest_longctx.exchange import Usage
 from pytest_longctx.miniatures.death_faults import _ENGINE_DEAD
 from pytest_longctx.scope import Conditions
 from pytest_longctx.server import Server
@@ -143,7 +144,7 @@ INFO:     Application startup complete.
 (EngineCore pid=7) ERROR 11-21 12:48:52 [core.py:1512] AssertionError
 """
 VICTIM = "kernel log: Out of memory: Killed process 7 (VLLM::EngineCore), anon-rss:82837504kB"
-DIED = make.exchange(ending="server error", arrivals_s=(), usage=None, detail="no more", health=503)
+DIED = make.exchange(ending="server error", arrivals_s=(), usage=Usage(), detail="no more", health=503)
 ENDED = [
     (ENGINE_LOST, Evidence(0, memory_kills=()), "dies", "killed", "worker-died", "request"),
     (ENGINE_LOST, Evidence(0, memory_kills=(VICTIM,), killed_gib=79.0), "dies", "host-oom", "worker-died", "request"),

@@ -71,7 +71,7 @@ def test_every_figure_has_a_measure():
 
 
 def test_nothing_observed_is_nothing_claimed():
-    silent = make.exchange(ending="disconnected", uploaded_s=None, arrivals_s=(), usage=None)
+    silent = make.exchange(ending="disconnected", uploaded_s=None, arrivals_s=(), usage=Usage())
     assert set(silent.metrics().values()) == {None}
 
 
@@ -175,7 +175,7 @@ def test_a_tally_quotes_a_few_of_many():
 
 
 def test_a_tally_is_the_first_exchange_that_was_not_served():
-    failed = make.exchange(sent_tokens=2048, ending="refused", refusal=REFUSAL, usage=None)
+    failed = make.exchange(sent_tokens=2048, ending="refused", refusal=REFUSAL, usage=Usage())
     observation = tally([make.exchange(), failed, make.exchange(ending="deadline")])
     assert (observation.outcome, observation.said) == ("refuses", "2,048 tokens: too long")
     assert "requests" not in observation.metrics

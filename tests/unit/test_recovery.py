@@ -3,11 +3,11 @@
 import pytest
 
 from pytest_longctx import recovery
-from pytest_longctx.exchange import Refusal
+from pytest_longctx.exchange import Refusal, Usage
 from tests.unit import make
 
 HUNG = make.exchange(
-    ending="not admitted", arrivals_s=(), usage=None, detail="for 12 s requests waited; /health says 200", health=200
+    ending="not admitted", arrivals_s=(), usage=Usage(), detail="for 12 s requests waited; /health says 200", health=200
 ).observe()
 
 
