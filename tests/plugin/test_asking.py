@@ -1,0 +1,208 @@
+"""A test of one's own that fails says why, in one block: in the terminal, in JUnit XML, alone and under xdist."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+WORDS = "This model's maximum context length is 10485760 tokens."
+ROWS = ["at", "asked", "seen", "allowed", "because", "do", "again"]
+VERDICT = ["asked", "seen", "allowed", "checked", "do", "again"]
+
+
+def readme_test():
+    """The test that README shows."""
+    (code,) = re.findall(r"```python\n(def test_.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return code
+
+
+def block(text, headline):
+    """The words of the rows that stand below *headline*, and their lines."""
+    lines = text.splitlines()
+    rows = []
+    for line in lines[next(index for index, line in enumerate(lines) if line.startswith(headline)) + 1 :]:
+        if not line.startswith("  "):
+            break
+        rows.append(line)
+    return [row[2:11].strip() for row in rows], "\n".join(rows)
+
+
+def failure(text):
+    """What pytest shows of the failures."""
+    return text.partition("= FAILURES =")[2].partition("short test summary")[0]
+
+
+@pytest.fixture
+def own(run, pytester):
+    """Run a test of one's own, with JUnit XML; the run and the text of its failure there."""
+
+    def start(code, *arguments):
+        pytester.makepyfile(test_own=code)
+        done = run("--backend=miniature", "--junitxml=j.xml", *arguments, what=str(pytester.path / "test_own.py"))
+        found = ET.parse(pytester.path / "j.xml").find(".//failure")  # noqa: S314 - what pytest has just written
+        return done, "" if found is None else found.text or ""
+
+    return start
+
+
+def test_the_test_of_the_readme_passes_where_its_prompt_is_served(own):
+    done, _ = own(readme_test())
+    done.outcome.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
+def test_the_test_of_the_readme_says_why_a_server_refused(own, workers):
+    done, in_junit = own(readme_test().replace('"2M"', '"20M"'), *workers)
+    done.outcome.assert_outcomes(failed=1)
+    for text in (failure(done.text), in_junit):
+        words, rows = block(text, "the request was not served: refused")
+        assert words == ROWS
+        assert "test_own.py:2" in rows
+        assert WORDS in rows
+        assert "a prompt of at most 10,485,560 tokens" in rows
+        assert "NoneType" not in text
+        assert "Exchange(" not in text
+        assert "fixtures.py" not in text
+    assert "- Failed: th" in done.text  # the summary's line has the reason too, as far as it is wide
+
+
+ENDINGS = {
+    "runs-out-under-a-request": "server error",
+    "resets-connection": "disconnected",
+    "stalls-mid-stream": "deadline",
+    "never-schedules": "not admitted",
+    "error-in-stream": "refused",
+}
+
+
+@pytest.mark.parametrize("fault", ENDINGS)
+def test_every_ending_other_than_complete_is_raised(own, faulty, fault):
+    done, in_junit = own(
+        "def test_it(prompt, ask):\n    assert ask(prompt(9_000), 8).usage.prompt_tokens == 9_000", faulty(fault)
+    )
+    done.outcome.assert_outcomes(failed=1)
+    words, rows = block(in_junit, "the request was not served: ")
+    assert {"at", "asked", "seen", "allowed", "because", "do", "again"} <= set(words)
+    assert ENDINGS[fault] in rows
+    assert "Traceback" not in done.text
+
+
+def test_a_refusal_can_be_caught_or_returned(own):
+    done, _ = own(
+        """
+        import pytest
+        from pytest_longctx.exchange import UnservedError
+
+        def test_caught(prompt, ask):
+            with pytest.raises(UnservedError, match="maximum context length") as caught:
+                ask(prompt("20M"), 4)
+            assert caught.value.exchange.refusal.status == 400
+
+        def test_returned(prompt, ask):
+            assert ask(prompt("20M"), 4, unserved="return").ending == "refused"
+
+        @pytest.mark.finding("LC-0022")
+        def test_raised_though_it_judges(prompt, ask, judge):
+            with pytest.raises(UnservedError) as caught:
+                ask(prompt("20M"), 4, unserved="raise")
+            judge(caught.value.exchange)
+        """
+    )
+    # The last one's prompt is longer than its finding's own, which the finding is not about: it is judged all the same.
+    assert {"LC-0022"} == {row["finding"] for row in done.results.verdicts}
+    assert done.outcome.parseoutcomes()["passed"] >= 2
+
+
+def test_a_refusal_that_was_returned_is_told_where_the_test_fails_over_it(own):
+    done, in_junit = own(
+        """
+        def test_it(prompt, ask):
+            assert ask(prompt("20M"), 4, unserved="return").ttft_s < 200
+        """
+    )
+    assert "TypeError" in in_junit
+    for text in (failure(done.text), in_junit):
+        assert WORDS in block(text, "the request was not served: refused")[1]
+
+
+def test_a_figure_that_is_too_large_is_shown_beside_a_short_exchange(own):
+    done, in_junit = own("def test_it(server, prompt, ask):\n    assert ask(prompt(5_000), 8).ttft_s < 0")
+    assert re.search(r"where \d.* = <Exchange of 5,000 \+ 8 tokens, complete, TTFT .* s>\.ttft_s", in_junit)
+    assert "server = <Server miniature at http://127.0.0.1:" in done.text
+
+
+JUDGES = """
+import pytest
+
+@pytest.mark.finding("LC-0001")
+def test_it(server, prompt, ask, judge):
+    {line}
+"""
+ASKED = "judge(ask(prompt(10), 2))"
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"assert {ASKED}",
+        f"verdict = {ASKED}; assert verdict",
+        f"assert {ASKED}.word == 'holds'",
+        f"assert {ASKED}, 'my own words'",
+        ASKED,
+    ],
+    ids=["call", "name", "word", "own words", "thrown away"],
+)
+def test_a_broken_verdict_is_one_block(own, line, workers):
+    done, in_junit = own(JUDGES.format(line=line), *workers)
+    done.outcome.assert_outcomes(failed=1)
+    for text in (failure(done.text), in_junit):
+        words, rows = block(text, "LC-0001 broken: 1,000 tokens are served, and counted exactly")
+        assert words == VERDICT
+        assert "prompt sent 10 tokens" in rows
+        assert "prompt sent 1,000 tokens" in rows
+        assert ("my own words" in text) is ("my own words" in line)
+        for noise in ("assert", "Verdict(", "Exchange", "<Server", "judge = "):
+            assert noise not in text, noise
+    assert "again    pytest" in in_junit
+
+
+def test_a_broken_verdict_is_one_block_without_rewriting(own):
+    done, in_junit = own(JUDGES.format(line=f"assert {ASKED}"), "--assert=plain")
+    assert block(in_junit, "LC-0001 broken: ")[0] == VERDICT
+    assert "AssertionError" not in failure(done.text)
+
+
+@pytest.mark.parametrize("line", ["assert 1 == 2", "raise ValueError('of my own')"])
+def test_another_failure_keeps_its_traceback_and_the_verdict_stands_below(own, line):
+    _, in_junit = own(JUDGES.format(line=f"{ASKED}; {line}"))
+    assert line in in_junit
+    assert block(in_junit, "LC-0001 broken: ")[0] == VERDICT
+
+
+def test_missing_evidence_is_one_block_where_it_fails(own, faulty):
+    done, in_junit = own(
+        JUDGES.format(line="assert judge(ask(prompt(1000), 32))"), faulty("hides-counters"), "--longctx-strict"
+    )
+    done.outcome.assert_outcomes(failed=1)
+    words, rows = block(in_junit, "LC-0001 unmeasured: ")
+    assert words[:3] == ["asked", "seen", "allowed"]
+    assert "server_prompt_tokens not observed" in rows
+
+
+def test_the_shipped_suites_show_the_same_block(run, faulty):
+    done = run("--backend=miniature", faulty("truncates-prompt"), "-k", "LC-0001 or LC-0040")
+    text = failure(done.text)
+    for finding in ("LC-0001", "LC-0040"):
+        assert "prompt_tokens" in block(text, f"{finding} broken: ")[1]
+    assert "assert" not in text
+    assert "Finding(" not in text
+
+
+def test_the_command_of_again_repeats_the_failure(own, run, pytester):
+    _, in_junit = own(JUDGES.format(line=f"assert {ASKED}"))
+    (command,) = re.findall(r"again    pytest (.*)", in_junit)
+    assert re.search(r"--longctx-seed=\d+$", command)
+    assert "--backend=miniature" in command
