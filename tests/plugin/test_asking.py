@@ -41,7 +41,7 @@ def own(run, pytester):
     def start(code, *arguments):
         pytester.makepyfile(test_own=code)
         done = run("--backend=miniature", "--junitxml=j.xml", *arguments, what=str(pytester.path / "test_own.py"))
-        found = ET.parse(pytester.path / "j.xml").find(".//failure")  # noqa: S314 - what pytest has just written
+        found = ET.parse(pytester.path / "j.xml").find(".//failure")
         return done, "" if found is None else found.text or ""
 
     return start
@@ -143,30 +143,33 @@ def test_it(server, prompt, ask, judge):
 ASKED = "judge(ask(prompt(10), 2))"
 
 
+LINES = {
+    "call": f"assert {ASKED}",
+    "name": f"verdict = {ASKED}; assert verdict",
+    "word": f"assert {ASKED}.word == 'holds'",
+    "own": f"assert {ASKED}, 'my own words'",
+    "thrown": ASKED,
+}
+
+
 @pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
-@pytest.mark.parametrize(
-    "line",
-    [
-        f"assert {ASKED}",
-        f"verdict = {ASKED}; assert verdict",
-        f"assert {ASKED}.word == 'holds'",
-        f"assert {ASKED}, 'my own words'",
-        ASKED,
-    ],
-    ids=["call", "name", "word", "own words", "thrown away"],
-)
-def test_a_broken_verdict_is_one_block(own, line, workers):
-    done, in_junit = own(JUDGES.format(line=line), *workers)
-    done.outcome.assert_outcomes(failed=1)
-    for text in (failure(done.text), in_junit):
+def test_a_broken_verdict_is_one_block(own, pytester, workers):
+    several = (JUDGES.format(line=line).replace("test_it", f"test_{name}") for name, line in LINES.items())
+    done, _ = own("\n".join(several), *workers)
+    done.outcome.assert_outcomes(failed=len(LINES))
+    in_junit = {case.get("name", ""): case.findtext("failure") or "" for case in ET.parse("j.xml").iter("testcase")}
+    in_terminal = dict(re.findall(r"^_+ (test_\S+) _+$(.*?)(?=^_{5}|^-)", failure(done.text), re.MULTILINE | re.DOTALL))
+    assert len(in_junit) == len(LINES)
+    assert in_terminal.keys() == in_junit.keys()
+    for name, text in (*in_junit.items(), *in_terminal.items()):
         words, rows = block(text, "LC-0001 broken: 1,000 tokens are served, and counted exactly")
-        assert words == VERDICT
+        assert words == VERDICT, name
+        assert re.search(r"^  again    pytest .*--backend=miniature --longctx-seed=\d+$", rows, re.MULTILINE)
         assert "prompt sent 10 tokens" in rows
         assert "prompt sent 1,000 tokens" in rows
-        assert ("my own words" in text) is ("my own words" in line)
+        assert ("my own words" in text) is name.startswith("test_own")
         for noise in ("assert", "Verdict(", "Exchange", "<Server", "judge = "):
-            assert noise not in text, noise
-    assert "again    pytest" in in_junit
+            assert noise not in text, (name, noise)
 
 
 def test_a_broken_verdict_is_one_block_without_rewriting(own):
@@ -175,10 +178,9 @@ def test_a_broken_verdict_is_one_block_without_rewriting(own):
     assert "AssertionError" not in failure(done.text)
 
 
-@pytest.mark.parametrize("line", ["assert 1 == 2", "raise ValueError('of my own')"])
-def test_another_failure_keeps_its_traceback_and_the_verdict_stands_below(own, line):
-    _, in_junit = own(JUDGES.format(line=f"{ASKED}; {line}"))
-    assert line in in_junit
+def test_another_failure_keeps_its_traceback_and_the_verdict_stands_below(own):
+    _, in_junit = own(JUDGES.format(line=f"{ASKED}; assert 1 == 2"))
+    assert "assert 1 == 2" in in_junit
     assert block(in_junit, "LC-0001 broken: ")[0] == VERDICT
 
 
@@ -199,10 +201,3 @@ def test_the_shipped_suites_show_the_same_block(run, faulty):
         assert "prompt_tokens" in block(text, f"{finding} broken: ")[1]
     assert "assert" not in text
     assert "Finding(" not in text
-
-
-def test_the_command_of_again_repeats_the_failure(own, run, pytester):
-    _, in_junit = own(JUDGES.format(line=f"assert {ASKED}"))
-    (command,) = re.findall(r"again    pytest (.*)", in_junit)
-    assert re.search(r"--longctx-seed=\d+$", command)
-    assert "--backend=miniature" in command

@@ -105,4 +105,4 @@ def test_quiet_and_verbose_say_less_and_more(run, faulty):
     assert re.search(r"^ +\d+ out of scope context: ", plain.text, re.MULTILINE)
     assert not re.search(r"^LC-0010 out of scope", plain.text, re.MULTILINE)
     assert re.search(r"^LC-0010 out of scope", verbose.text, re.MULTILINE)
-    assert "findings" not in run(*late, "-qq").text
+    assert "= findings =" not in run(*late, "-qq").text

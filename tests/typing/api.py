@@ -8,7 +8,7 @@ import pytest
 from pytest_longctx.backends import Backend
 from pytest_longctx.boots import Boot
 from pytest_longctx.deployment import Deployment
-from pytest_longctx.exchange import Exchange
+from pytest_longctx.exchange import Exchange, Refusal, UnservedError
 from pytest_longctx.findings import Finding
 from pytest_longctx.fixtures import Ask, Load
 from pytest_longctx.launchers import Launcher
@@ -29,6 +29,9 @@ def test_of_a_project(
 ) -> None:
     exchange = ask(prompt("10k"), output_tokens=32, deadline_s=60.0)
     assert_type(exchange, Exchange)
+    assert_type(exchange.usage.prompt_tokens, int | None)
+    assert_type(ask(prompt("10k"), unserved="return").refusal, Refusal | None)
+    assert_type(UnservedError("in words", exchange).exchange, Exchange)
     assert_type(prompt(10_000), Prompt)
     assert_type(exchange.ttft_s, float | None)
     assert_type(exchange.text, str)

@@ -86,7 +86,7 @@ def test_nothing_observed_is_nothing_claimed():
         ({"usage": Usage(None, 4, 0)}, "cached_share"),
         ({"usage": Usage(0, 4, 0)}, "cached_share"),
         ({"arrivals_s": (51.0, 51.0)}, "decode_tokens_per_s"),
-        ({"usage": None}, "tpot_s"),
+        ({"usage": Usage()}, "tpot_s"),
         ({"ending": "deadline"}, "e2e_s"),
         ({"ending": "died mid-stream"}, "e2e_s"),
     ],
@@ -160,7 +160,7 @@ def test_without_both_clocks_there_is_no_gap(missing):
 
 @pytest.mark.parametrize(
     ("usage", "prompts", "answers"),
-    [(Usage(99, 4), 1, 0), (Usage(100, 5), 0, 1), (Usage(101, 3), 1, 1), (Usage(100), 0, 1), (None, 1, 1)],
+    [(Usage(99, 4), 1, 0), (Usage(100, 5), 0, 1), (Usage(101, 3), 1, 1), (Usage(100), 0, 1), (Usage(), 1, 1)],
 )
 def test_a_tally_counts_each_side_that_is_wrong_and_quotes_it(usage, prompts, answers):
     observation = tally([make.exchange(), make.exchange(usage=usage)])

@@ -4,8 +4,9 @@ import datetime as dt
 
 import pytest
 
-from pytest_longctx import explain, verdicts
-from pytest_longctx.exchange import ENDING_OUTCOMES, Exchange, Refusal, Usage
+from pytest_longctx import verdicts
+from pytest_longctx.asks import Ask
+from pytest_longctx.exchange import ENDING_OUTCOMES, Refusal, Usage
 from pytest_longctx.explain import Setting, exchange_text, of_finding, verdict_text
 from pytest_longctx.observation import Observation
 from tests.unit import make
@@ -119,7 +120,7 @@ def test_a_row_is_one_line_and_ends_but_the_command_is_whole():
     ],
 )
 def test_what_was_asked_is_said_in_words(ask, said):
-    finding = make.finding().model_copy(update={"question": "served", "ask": explain.Ask(**ask)})
+    finding = make.finding().model_copy(update={"question": "served", "ask": Ask(**ask)})
     verdict = verdicts.judge(finding, Observation("refuses"))
     assert rows(verdict_text(verdict, SETTING))["asked"] == f"{said}, of tiny"
 
@@ -159,5 +160,5 @@ def test_the_rows_of_one_verdict_are_found_among_those_of_others():
 def test_reprs_are_short_enough_for_an_assertion():
     long = make.exchange(arrivals_s=tuple(map(float, range(52, 999))), text="w" * 9999)
     assert repr(long) == "<Exchange of 100 + 4 tokens, complete, TTFT 2.00 s>"
-    refused = Exchange(**{**REFUSED, "sent_tokens": 9, "asked_tokens": 1, "started_s": 0.0, "ended_s": 1.0})
+    refused = make.exchange(**{**REFUSED, "sent_tokens": 9, "asked_tokens": 1})
     assert repr(refused) == "<Exchange of 9 + 1 tokens, refused: 'too\\n long by far'>"
