@@ -1,5 +1,10 @@
 """What the plugin's own tests share: a run of the real suites in a folder of its own."""
 
+import atexit
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +16,19 @@ import pytest
 
 from pytest_longctx import home
 from pytest_longctx.reports import jsonl
+
+if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
+    # Each server, worker and run that a test starts would compile the package again, and pytest its assertions: two fifths of the
+    # time of such a test. The checkout is left as it is; xdist's workers and what they start share the folder.
+    _compiled = tempfile.mkdtemp(prefix="pytest-longctx-compiled-")
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = _compiled
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+if find_spec("sniffio") is None:
+    # httpcore tries this import several times for each request, and where it is not there each try searches every path again.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 # ``pytest --backend=... -m ...`` names no path and must work from a plain installation; without the extra [test] these tests
 # are not collected, and a run that names them finds none, which is exit code 5.
@@ -62,7 +80,9 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
     """``run("--backend=miniature", "-m", "smoke")``: the shipped suites in an empty project."""
     for name in ("CI", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
-    pytester.makeini("[pytest]\nfilterwarnings = error\naddopts = --strict-markers -p no:cacheprovider\n")
+    pytester.makeini(
+        "[pytest]\nfilterwarnings = error\naddopts = --strict-markers -p no:cacheprovider -p no:hypothesispytest\n"
+    )
 
     def start(*arguments: str, what: str | None = None) -> Run:
         here = ("-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")

@@ -144,7 +144,7 @@ def ended(done, path, name, said):
 @pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
 def test_a_full_disk_ends_the_run(tmp_path, small_disk, workers):
     name = f"ends-{os.getpid()}-full-{len(workers)}"
-    command = [*prepared(tmp_path, name, many(60)), *workers]
+    command = [*prepared(tmp_path, name, many(30)), *workers]
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     ended(done, small_disk / "results" / jsonl.NAME, name, "No space left on device")
     # With room again, what was judged is not judged again.
@@ -153,14 +153,14 @@ def test_a_full_disk_ends_the_run(tmp_path, small_disk, workers):
         [*command, "--longctx-resume=kept/results"], cwd=tmp_path, stdout=subprocess.PIPE, check=False
     )
     verdicts = jsonl.read(small_disk / "results" / jsonl.NAME).verdicts
-    assert (len(verdicts), resumed.returncode) == (61, pytest.ExitCode.TESTS_FAILED)
-    assert 1 <= sum(bool(row["carried"]) for row in verdicts) < 60
+    assert (len(verdicts), resumed.returncode) == (31, pytest.ExitCode.TESTS_FAILED)
+    assert 1 <= sum(bool(row["carried"]) for row in verdicts) < 30
 
 
 def test_a_file_that_may_not_grow_ends_the_run(tmp_path):
     """As under a quota, where no disk can be mounted for a test."""
     name = f"ends-{os.getpid()}-quota"
-    command = prepared(tmp_path, name, many(60))
+    command = prepared(tmp_path, name, many(30))
     most = (24_000, 24_000)
     done = subprocess.run(
         command,
