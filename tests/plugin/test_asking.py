@@ -110,9 +110,8 @@ def test_a_refusal_can_be_caught_or_returned(own):
             judge(caught.value.exchange)
         """
     )
-    # The last one's prompt is longer than its finding's own, which the finding is not about: it is judged all the same.
-    assert {"LC-0022"} == {row["finding"] for row in done.results.verdicts}
-    assert done.outcome.parseoutcomes()["passed"] >= 2
+    done.outcome.assert_outcomes(passed=3)
+    assert [(row["finding"], row["verdict"]) for row in done.results.verdicts] == [("LC-0022", "holds")]
 
 
 def test_a_refusal_that_was_returned_is_told_where_the_test_fails_over_it(own):
@@ -191,6 +190,7 @@ def test_missing_evidence_is_one_block_where_it_fails(own, faulty):
     done.outcome.assert_outcomes(failed=1)
     words, rows = block(in_junit, "LC-0001 unmeasured: ")
     assert words[:3] == ["asked", "seen", "allowed"]
+    assert "assert" not in in_junit
     assert "server_prompt_tokens not observed" in rows
 
 
