@@ -127,7 +127,8 @@ class Exchange:
     def __repr__(self) -> str:
         """Short, for pytest shows it beside each figure that an assertion took from it."""
         first = "" if self.ttft_s is None else f", TTFT {duration(self.ttft_s)}"
-        said = f": {self.refusal.text!r}" if self.refusal else ""
+        words = self.refusal.text if self.refusal else self.detail
+        said = f": {words!r}" if words else ""
         return f"<Exchange of {self.sent_tokens:,} + {self.asked_tokens:,} tokens, {self.ending}{first}{said}>"
 
     @property

@@ -161,4 +161,5 @@ def test_reprs_are_short_enough_for_an_assertion():
     long = make.exchange(arrivals_s=tuple(map(float, range(52, 999))), text="w" * 9999)
     assert repr(long) == "<Exchange of 100 + 4 tokens, complete, TTFT 2.00 s>"
     refused = make.exchange(**{**REFUSED, "sent_tokens": 9, "asked_tokens": 1})
+    assert repr(make.exchange(ending="deadline", arrivals_s=(), detail="300 s")).endswith("tokens, deadline: '300 s'>")
     assert repr(refused) == "<Exchange of 9 + 1 tokens, refused: 'too\\n long by far'>"
