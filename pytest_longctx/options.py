@@ -109,10 +109,13 @@ def add(parser: "pytest.Parser") -> None:
     group = parser.getgroup("longctx", "long-context serving findings (pytest-longctx)")
     for option in OPTIONS:
         parser.addini(option.key, option.help, type="string", default="")
+        shown = option.help.replace(
+            "%", "%%"
+        )  # argparse formats the help of a flag; pytest prints that of a key as it is
         if option.metavar is None:
-            group.addoption(option.long, dest=option.key, action="store_const", const="true", help=option.help)
+            group.addoption(option.long, dest=option.key, action="store_const", const="true", help=shown)
         else:
-            group.addoption(option.long, dest=option.key, metavar=option.metavar, help=option.help)
+            group.addoption(option.long, dest=option.key, metavar=option.metavar, help=shown)
 
 
 def fold(config: "pytest.Config") -> Options:
