@@ -50,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(builtin, "longctx-builtin")
     try:
         session = open_session(config, options.fold(config))
+        if session.options.plan:
+            _do_without_workers(config)
         if session.options.report is not None:
             html.check()
         _refuse_many_workers(config, session.selection)
@@ -65,6 +67,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(sharding, "longctx-sharding")
     if session.earlier is not None:
         config.pluginmanager.register(Carrying(session, session.earlier), "longctx-carrying")
+
+
+def _do_without_workers(config: pytest.Config) -> None:
+    """A plan runs no test, and a worker of xdist that is handed tests and runs none is an internal error of it."""
+    if config.pluginmanager.hasplugin("xdist"):  # it reads these after us
+        config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
 
 
 def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:

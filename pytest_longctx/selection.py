@@ -84,10 +84,7 @@ class Selection:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Where data is read from: the package's own suites, and the project's."""
-        for folder in self.options.data:
-            if not folder.is_dir():
-                raise UsageError(f"--longctx-data: there is no folder {folder}")
-        return (home.suites(), *self.options.data)
+        return home.data(self.options.data, "--longctx-data")
 
     @cached_property
     def findings(self) -> dict[str, Finding]:

@@ -57,7 +57,7 @@ class Declared:
     def getgroup(self, name, description):
         return self
 
-    def addini(self, name, help, type, default): ...
+    def addini(self, *names, **attrs): ...
 
 
 @pytest.mark.parametrize("option", options.OPTIONS, ids=lambda option: option.name)
