@@ -175,7 +175,7 @@ def test_the_suites_run_from_anywhere(site, tmp_path):
 @pytest.mark.parametrize(
     ("typed", "folders"),
     [
-        (["--backend=sglang", "-m", "ten_million"], {"suites"}),
+        (["--backend=miniature"], {"suites"}),
         (["--longctx-hardware=cpu", "-k", "test_units or VC-0001 or LC-0001"], {"suites", "tests"}),
         (["--backend=miniature", "tests/unit/test_units.py"], {"tests"}),
     ],
