@@ -34,6 +34,8 @@ class Server:
     log: Path | None = None
     local: bool = True
     """On this machine's loopback: no proxy lies between."""
+    salt: str = ""
+    """Sent with each request, so that no earlier run's prompts are found in its prefix cache; empty: nothing is sent."""
     hidden: tuple[str, ...] = field(default=(), repr=False)
     """What of its environment and command line must not be shown; its log may have it."""
     ended: Callable[[float], Evidence | None] = field(default=not_seen, repr=False)
@@ -41,6 +43,11 @@ class Server:
     How it ended, if it does so within so many seconds; None while it runs, or where nobody sees. Raises `LaunchError` where what
     it ran in has gone, for which no finding is to blame.
     """
+
+    @property
+    def body(self) -> dict[str, object]:
+        """What each completion request carries beside its prompt, however it is sent."""
+        return {**self.backend.body, **({"cache_salt": self.salt} if self.salt else {})}
 
     @property
     def secrets(self) -> tuple[str, ...]:
