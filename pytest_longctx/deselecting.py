@@ -118,10 +118,11 @@ class Deselecting:
             meant = left and "not" in option.markexpr.split() and not get_close_matches(name, known)
             if name not in known and not meant:
                 yield f"-m: {_unknown(name, known)}"
-        if left and "not" in option.keyword.split():
+        words = words_in(option.keyword)
+        if not words or (left and "not" in option.keyword.split()):
             return
         names = " ".join(_names(item) for item in collected).lower()
-        for word in words_in(option.keyword):
+        for word in words:
             if word.lower() not in names:
                 yield f"-k: no collected test is named {word}; {self._near(word, collected)}"
 

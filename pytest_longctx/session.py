@@ -167,10 +167,8 @@ class Session:
         """Why a prompt of this run may have been in the server's cache before it; empty: it cannot."""
         if boot is None or boot.server is None or not self._repeats(boot.server):
             return ""
-        if boot.server.salt and self.options.load is None:
-            heeded = "; it was sent a cache_salt of this run's own, and its cache answered all the same"
-        else:
-            heeded = ""
+        salted = boot.server.salt and self.options.load is None
+        heeded = "; it was sent a cache_salt of this run's own, and its cache answered all the same" if salted else ""
         return (
             f"--longctx-seed={self.seed} makes the prompts of an earlier run, which this server may have in its cache{heeded}: "
             "leave the seed out, or start the server anew"
