@@ -70,17 +70,21 @@ def main(arguments: list[str] | None = None) -> int:
         if given.command == "engine":
             engines.install(_engine(given.engine), print)
         elif given.command == "findings":
-            _write_pages(given.folder, (home.suites(), *given.data))
+            _write_pages(given.folder, home.data(given.data, "--data"))
         elif given.command == "check":
-            _check((home.suites(), *given.data))
+            _check(home.data(given.data, "--data"))
         elif given.command == "signatures":
             _write(given.folder, {"signatures.md": signatures.page(catalogues())})
         elif given.command == "commands":
             _write(given.folder, {"commands.md": published_commands()})
         else:
-            _show_plan(_backend(given.backend), given.hardware, (home.suites(), *given.data), as_json=given.json)
+            _show_plan(_backend(given.backend), given.hardware, home.data(given.data, "--data"), as_json=given.json)
     except LongctxError as problem:
         print(f"longctx: {problem}", file=sys.stderr)
+        return 2
+    except OSError as problem:
+        place = f"{problem.filename}: " if problem.filename else ""
+        print(f"longctx: {place}{problem.strerror or problem}", file=sys.stderr)
         return 2
     return 0
 

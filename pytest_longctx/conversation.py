@@ -159,6 +159,7 @@ class Conversation:
             "stream": True,
             "stream_options": {"include_usage": True},
             **decoding(self.server.backend),
+            **self.server.body,
         }
         head = f'{json.dumps({"model": self.server.model})[:-1]}, "{self.prompt.member}": '
         return head.encode(), b", " + json.dumps(rest)[1:].encode()

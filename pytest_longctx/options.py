@@ -109,10 +109,13 @@ def add(parser: "pytest.Parser") -> None:
     group = parser.getgroup("longctx", "long-context serving findings (pytest-longctx)")
     for option in OPTIONS:
         parser.addini(option.key, option.help, type="string", default="")
+        shown = option.help.replace(
+            "%", "%%"
+        )  # argparse formats the help of a flag; pytest prints that of a key as it is
         if option.metavar is None:
-            group.addoption(option.long, dest=option.key, action="store_const", const="true", help=option.help)
+            group.addoption(option.long, dest=option.key, action="store_const", const="true", help=shown)
         else:
-            group.addoption(option.long, dest=option.key, metavar=option.metavar, help=option.help)
+            group.addoption(option.long, dest=option.key, metavar=option.metavar, help=shown)
 
 
 def fold(config: "pytest.Config") -> Options:
@@ -143,14 +146,30 @@ def fold(config: "pytest.Config") -> Options:
     )
 
 
-def typed(config: "pytest.Config") -> list[str]:
-    """The options of this run that were typed, as they would be typed again; not the seed, nor what is only for a whole run."""
+def repeated(config: "pytest.Config") -> list[str]:
+    """The options of this run as they would be typed in any folder; not the seed, nor what is only for a whole run."""
     words = []
     for option in OPTIONS:
-        value = config.getoption(option.key)
-        if value is not None and option.name not in _OF_A_RUN:
-            words.append(option.long if option.metavar is None else f"{option.long}={value}")
+        value = _value(config, option)
+        if not value or option.name in _OF_A_RUN:
+            continue
+        if option.metavar is not None:
+            words.append(f"{option.long}={_anywhere(config, option.name, value)}")
+        elif _switch(option.name, value, default=False):
+            words.append(option.long)
     return words
+
+
+def _anywhere(config: "pytest.Config", name: str, text: str) -> str:
+    """The value *text* of an option with its paths made absolute."""
+    if name in ("data", "baseline"):
+        return ",".join(str(_place(config, name, part)) for part in _several(text))
+    if name == "python":
+        return str(config.invocation_params.dir / Path(text).expanduser())
+    if name == "deployment":
+        here = config.invocation_params.dir
+        return ",".join(str(here / part) if part.endswith(".toml") else part for part in _several(text))
+    return text
 
 
 def in_use(config: "pytest.Config") -> bool:

@@ -11,6 +11,7 @@ import pytest
 from pytest_longctx import fixtures, hookspecs, markers, options
 
 _REPORTING = "longctx-reporting"
+_DESELECTING = "longctx-deselecting"
 """Registered when a backend was chosen, and only then."""
 
 
@@ -41,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_longctx import builtin
     from pytest_longctx.annotating import Annotating
     from pytest_longctx.carrying import Carrying
+    from pytest_longctx.deselecting import Deselecting
     from pytest_longctx.errors import LongctxError
     from pytest_longctx.reporting import Reporting
     from pytest_longctx.reports import html
@@ -50,6 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(builtin, "longctx-builtin")
     try:
         session = open_session(config, options.fold(config))
+        if session.options.plan:
+            _do_without_workers(config)
         if session.options.report is not None:
             html.check()
         _refuse_many_workers(config, session.selection)
@@ -59,12 +63,19 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(problem)) from None
     reporting = Reporting(session)
     config.pluginmanager.register(reporting, _REPORTING)
+    config.pluginmanager.register(Deselecting(session), _DESELECTING)
     if session.options.github and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Annotating(reporting), "longctx-annotating")
     if sharding is not None:
         config.pluginmanager.register(sharding, "longctx-sharding")
     if session.earlier is not None:
         config.pluginmanager.register(Carrying(session, session.earlier), "longctx-carrying")
+
+
+def _do_without_workers(config: pytest.Config) -> None:
+    """A plan runs no test, and a worker of xdist that is handed tests and runs none is an internal error of it."""
+    if config.pluginmanager.hasplugin("xdist"):  # it reads these after us
+        config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
 
 
 def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:
@@ -168,10 +179,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     session = session_of(config)
     if session.problems and not hasattr(config, "workerinput"):
         raise pytest.UsageError("\n".join(session.problems))
-    idle = [item for item in items if _has_nothing_to_judge(item)]
-    if idle and not session.problems:  # an xdist worker must not raise here; its tests fail in their set-up instead
-        config.hook.pytest_deselected(items=idle)
-        items[:] = [item for item in items if item not in idle]
+    if not session.problems:  # an xdist worker must not raise here; its tests fail in their set-up instead
+        config.pluginmanager.getplugin(_DESELECTING).leave_out(items)
     order: dict[str, int] = {}
     for item in items:
         if deployment := _deployment(item):
@@ -179,12 +188,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             longest = session.longest_prompts.get(deployment.name, 0)
             session.longest_prompts[deployment.name] = max(longest, *_prompts(item, deployment))
     items.sort(key=lambda item: order.get(getattr(_deployment(item), "name", ""), 0))
-
-
-def _has_nothing_to_judge(item: pytest.Item) -> bool:
-    """Whether its set of cases was empty: pytest then has a value of its own there; anybody else's "deployment" is theirs."""
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    return type(params.get("deployment")).__name__ == "NotSetType"
 
 
 def _deployment(item: pytest.Item) -> Any:

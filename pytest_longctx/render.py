@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    one = _named(given.deployment, (home.suites(), *given.data))
+    one = _named(given.deployment, home.data(given.data, "--data"))
     if one.backend not in builtin.BACKENDS:
         raise UsageError(unknown("backend", one.backend, builtin.BACKENDS))
     backend: Backend = builtin.load(builtin.BACKENDS[one.backend])()

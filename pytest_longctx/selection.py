@@ -84,10 +84,7 @@ class Selection:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Where data is read from: the package's own suites, and the project's."""
-        for folder in self.options.data:
-            if not folder.is_dir():
-                raise UsageError(f"--longctx-data: there is no folder {folder}")
-        return (home.suites(), *self.options.data)
+        return home.data(self.options.data, "--longctx-data")
 
     @cached_property
     def findings(self) -> dict[str, Finding]:
@@ -192,9 +189,13 @@ class Selection:
 
     def bootable(self) -> list[Deployment]:
         """The deployments that this machine can carry, for tests without a finding of their own."""
-        return [
-            one for one in self.deployments if not one.only_named and machine_lacks(one, self.machine.hardware) is None
-        ]
+        return [one for one in self.deployments if self.not_bootable(one) is None]
+
+    def not_bootable(self, one: Deployment) -> str | None:
+        """Why *one* is not booted for a test without a finding; None where it is."""
+        if one.only_named:
+            return "only for findings that name it"
+        return machine_lacks(one, self.machine.hardware)
 
     @property
     def has_devices_to_lease(self) -> bool:

@@ -34,6 +34,8 @@ class Server:
     log: Path | None = None
     local: bool = True
     """On this machine's loopback: no proxy lies between."""
+    salt: str = ""
+    """Sent with each request, so that no earlier run's prompts are found in its prefix cache; empty: nothing is sent."""
     hidden: tuple[str, ...] = ()
     """What of its environment and command line must not be shown; its log may have it."""
     ended: Callable[[float], Evidence | None] = not_seen
@@ -45,6 +47,11 @@ class Server:
     def __repr__(self) -> str:
         """Short, for pytest shows it above each test that fails; no headers, which have the key."""
         return f"<Server {self.deployment.name} at {self.url}>"
+
+    @property
+    def body(self) -> dict[str, object]:
+        """What each completion request carries beside its prompt, however it is sent."""
+        return {**self.backend.body, **({"cache_salt": self.salt} if self.salt else {})}
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -54,6 +54,8 @@ class Session:
     config: pytest.Config
     options: Options
     seed: int
+    _own: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Like no other run's."""
     unrecorded: list[tuple[str, str]] = field(default_factory=list)
     """Boots and requests, as pairs, that no test carries yet."""
     last_boot: Boot | None = None
@@ -107,7 +109,8 @@ class Session:
         predicted = plan.predict(launch.deployment, chosen.backend, chosen.machine)
         with boots.boot(chosen.launcher, launch, chosen.machine, chosen.version, predicted) as seen:
             self.watching.hush()
-            booted = replace(seen, peaks=pulse.peaks(since_s, time.monotonic()))
+            server = seen.server and replace(seen.server, salt=self._salt(seen.server))
+            booted = replace(seen, server=server, peaks=pulse.peaks(since_s, time.monotonic()))
             self.last_boot = self.booted[launch.deployment.name] = booted
             if booted.server is not None:
                 pulse.attend(booted.server)
@@ -143,7 +146,7 @@ class Session:
                 self.rule_out(item, finding, misfit, boot)
             gated = self.gate.lines(finding.id, boot.facts, evidence.metrics) if self.gate and boot else ()
             remark = agreement.remark(finding, boot.predicted, evidence) if boot else ""
-            verdict = verdicts.judge(finding, evidence, gated, remark)
+            verdict = verdicts.judge(finding, evidence, gated, remark, self._warmed(boot))
             self.put_down(item, verdict, boot)
             if verdict.word == "known" and finding.known:
                 pytest.xfail(f"{verdict!r} ({finding.known.issue})")
@@ -152,6 +155,24 @@ class Session:
             return verdict
 
         return judge
+
+    def _salt(self, server: Server) -> str:
+        """What keeps this run's prompts apart from those of an earlier run with the same seed, where that server still runs."""
+        return self._own if self._repeats(server) and server.backend.salted else ""
+
+    def _repeats(self, server: Server) -> bool:
+        return self.options.seed is not None and server.launcher == "url"
+
+    def _warmed(self, boot: Boot | None) -> str:
+        """Why a prompt of this run may have been in the server's cache before it; empty: it cannot."""
+        if boot is None or boot.server is None or not self._repeats(boot.server):
+            return ""
+        salted = boot.server.salt and self.options.load is None
+        heeded = "; it was sent a cache_salt of this run's own, and its cache answered all the same" if salted else ""
+        return (
+            f"--longctx-seed={self.seed} makes the prompts of an earlier run, which this server may have in its cache{heeded}: "
+            "leave the seed out, or start the server anew"
+        )
 
     def judge_failed_boot(self, item: pytest.Item, finding: Finding, seen: Observation) -> None:
         """The verdict on a finding that needed a server, where the boot came to *seen* instead."""

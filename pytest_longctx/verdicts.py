@@ -1,7 +1,7 @@
 """Finding x observation -> verdict. Pure: the same evidence gives the same verdict, next year too."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pytest_longctx.findings import Bound, Finding
@@ -98,10 +98,16 @@ def out_of_scope(finding: Finding, line: str) -> Verdict:
     return Verdict(finding, "out of scope", reason=line)
 
 
-def judge(finding: Finding, seen: Observation, also: Iterable[Line] = (), remark: str = "") -> Verdict:
-    """Hold *seen* against everything *finding* expects and bounds, and count the lines of *also* with it; *remark* is kept."""
+def judge(
+    finding: Finding, seen: Observation, also: Iterable[Line] = (), remark: str = "", warmed: str = ""
+) -> Verdict:
+    """
+    Hold *seen* against everything *finding* expects and bounds, and count the lines of *also* with it; *remark* is kept.
+
+    *warmed* says why the cache may have held the prompt before this run: found there, it then proves nothing of the server.
+    """
     remark = "; ".join(filter(None, (remark, _idled(seen))))
-    lines = (*_expected(finding, seen), *(_laws(finding, seen)), *_bounded(finding, seen), *also)
+    lines = (*_expected(finding, seen), *_laws(finding, seen, warmed), *_bounded(finding, seen), *also)
     if any(line.ok is False for line in lines):
         return Verdict(finding, "known" if finding.known else "broken", lines, seen, remark=remark)
     if any(line.ok is None for line in lines):
@@ -156,7 +162,7 @@ def _change(finding: Finding, seen: Observation) -> str:
     return f"the finding has changed: another cause, {found} instead of {documented}"
 
 
-def _laws(finding: Finding, seen: Observation) -> Iterator[Line]:
+def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
     """What must be so of every request that was served, whatever the finding says; a limit of its own replaces a law."""
     if seen.outcome != "serves":
         return
@@ -167,7 +173,7 @@ def _laws(finding: Finding, seen: Observation) -> Iterator[Line]:
         yield Line("prompt sent", quantity(seen.sent_tokens, "tokens"), quantity(asked, "tokens"), ok=False)
     yield from _counted(seen, limited)
     yield from _clocked(seen, limited)
-    yield from _cache_was_as_wanted(finding, seen, limited)
+    yield from _cache_was_as_wanted(finding, seen, limited, warmed)
     peak = seen.metrics.get("peak_share")
     if peak is not None and "peak_share" not in limited:
         yield _held("peak_share", peak, Bound(unit="", at_most=1.0))
@@ -198,7 +204,7 @@ def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
     yield _held("ttft_gap_s", seen.metrics["ttft_gap_s"], Bound(unit="s", at_least=-CLOCKS_APART_S, at_most=apart_s))
 
 
-def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str]) -> Iterator[Line]:
+def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str], warmed: str) -> Iterator[Line]:
     """Cold where a time is measured; warm where a repeated prompt is."""
     if "cached_share" in limited:
         return
@@ -207,10 +213,11 @@ def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str])
     # Where no time is bounded a cache that cannot be seen spoils nothing; one that is seen to answer always does.
     if share is None and not times_bounded:
         return
-    warm = finding.question == "repeated"
-    yield _held(
-        "cached_share", share, Bound(unit="", at_least=WARM_SHARE) if warm else Bound(unit="", at_most=COLD_SHARE)
-    )
+    if finding.question == "repeated":
+        yield _held("cached_share", share, Bound(unit="", at_least=WARM_SHARE))
+        return
+    cold = _held("cached_share", share, Bound(unit="", at_most=COLD_SHARE))
+    yield replace(cold, ok=None, change=warmed) if warmed and cold.ok is False else cold
 
 
 def _bounded(finding: Finding, seen: Observation) -> Iterator[Line]:

@@ -138,9 +138,17 @@ def test_the_sdist_carries_all_that_a_wheel_is_built_from_and_no_more(tmp_path):
     assert not any(name.endswith((".whl", ".pyc")) for name in names)
 
 
-def test_the_suites_run_from_an_installed_wheel(wheel, tmp_path):
-    """Without a clone: ``pytest --pyargs pytest_longctx.suites``, in an empty folder."""
-    wheel.extractall(tmp_path / "site")
+@pytest.fixture(params=["wheel", "checkout"])
+def site(request, tmp_path):
+    """Where Python finds the package: unpacked from a wheel, or in this checkout, as an editable install has it."""
+    if request.param == "checkout":
+        return ROOT
+    request.getfixturevalue("wheel").extractall(tmp_path / "site")
+    return tmp_path / "site"
+
+
+def test_the_suites_run_from_anywhere(site, tmp_path):
+    """Not only in a clone: ``pytest --pyargs pytest_longctx.suites``, in an empty folder."""
     empty = tmp_path / "empty"
     empty.mkdir()
     command = [
@@ -153,22 +161,31 @@ def test_the_suites_run_from_an_installed_wheel(wheel, tmp_path):
         "-m",
         "smoke",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    done = subprocess.run(
-        command,
-        cwd=empty,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False)
     assert "2 passed" in done.stdout
     where = [sys.executable, "-c", "import pytest_longctx; print(pytest_longctx.__file__)"]
     found = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True, check=True).stdout
-    assert found.strip() == str(tmp_path / "site" / "pytest_longctx" / "__init__.py")
+    assert found.strip() == str(site / "pytest_longctx" / "__init__.py")
     assert (empty / "results" / "results.jsonl").is_file()
     (log,) = (path.read_text(encoding="utf-8") for path in (empty / "results" / "boots").glob("miniature-*.log"))
     assert "KV cache size" in log
+
+
+@pytest.mark.parametrize(
+    ("typed", "folders"),
+    [
+        (["--backend=miniature"], {"suites"}),
+        (["--longctx-hardware=cpu", "-k", "test_units or VC-0001 or LC-0001"], {"suites", "tests"}),
+        (["--backend=miniature", "tests/unit/test_units.py"], {"tests"}),
+    ],
+    ids=["a backend", "no backend", "a backend and a path"],
+)
+def test_a_backend_alone_collects_the_suites_alone(typed, folders):
+    """In a checkout, where ``pytest`` alone also runs the plugin's own tests."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *typed]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {line.partition("/")[0] for line in done.stdout.splitlines() if "::" in line} == folders
 
 
 def test_every_lint_and_every_key_of_a_launchers_table_is_in_the_reference():

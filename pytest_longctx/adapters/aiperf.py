@@ -28,7 +28,7 @@ class AIPerf(LoadTool):
 
     def argv(self, errand: Errand, python: str) -> tuple[str, ...]:
         ask = errand.ask
-        body = {**errand.server.backend.body, "temperature": 0}
+        body = {**errand.server.body, "temperature": 0}
         return (
             *(python, "-m", "aiperf", "profile", "--url", errand.server.url, "--endpoint-type", "completions"),
             *("--model", errand.server.model, "--tokenizer", errand.tokenizer, "--streaming"),

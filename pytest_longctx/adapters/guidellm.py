@@ -33,7 +33,7 @@ class GuideLLM(LoadTool):
             "target": errand.server.url,
             "model": errand.server.model,
             "request_format": "/v1/completions",
-            "extras": {"body": {**errand.server.backend.body, "temperature": 0}},
+            "extras": {"body": {**errand.server.body, "temperature": 0}},
         }
         server |= {"api_key": errand.api_key} if errand.api_key else {}
         data = {"kind": "synthetic_text", "prompt_tokens": ask.prompt_tokens, "output_tokens": ask.output_tokens}

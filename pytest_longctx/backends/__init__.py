@@ -98,6 +98,8 @@ class Backend:
     """Where a POST empties the prefix cache; None: it has no such endpoint."""
     body: ClassVar[Mapping[str, Any]] = MappingProxyType({"ignore_eos": True})
     """Added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
+    salted: ClassVar[bool] = False
+    """Whether a completion request may carry ``cache_salt``: the prefix cache then answers only requests with the same one."""
     names_cached_if_any: ClassVar[bool] = False
     """Whether, launched as here, its usage record names cached tokens wherever there are any, and only there."""
     host_flag: ClassVar[str | None] = None

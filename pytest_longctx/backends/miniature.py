@@ -16,6 +16,7 @@ class Miniature(Backend):
     dies_unhealthy = Vllm.dies_unhealthy
     metrics = Vllm.metrics
     reset_path = Vllm.reset_path
+    salted = Vllm.salted
     failures = "vllm"
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:

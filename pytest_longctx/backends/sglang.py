@@ -27,6 +27,7 @@ class Sglang(Backend):
     names_cached_if_any = True  # by --enable-cache-report
     metrics = MetricNames.of("sglang")
     reset_path = "/flush_cache"
+    salted = True
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         limit = () if deployment.max_model_len is None else ("--context-length", str(deployment.max_model_len))

@@ -23,6 +23,7 @@ class Vllm(Backend):
     dies_unhealthy = True
     metrics = MetricNames.of("vllm")
     reset_path = "/reset_prefix_cache"  # there only with VLLM_SERVER_DEV_MODE=1
+    salted = True
     body = MappingProxyType({"ignore_eos": True})
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:

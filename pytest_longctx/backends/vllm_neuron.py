@@ -12,6 +12,7 @@ class VllmNeuron(Vllm):
     name = "vllm-neuron"
     # vLLM first: findings name its version, which is also what its server reports; the plugin counts its own.
     distributions = ("vllm", "vllm-neuron")
+    salted = False  # its engine is another, and no source says that its cache heeds one
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         return None

@@ -24,9 +24,10 @@ class Request:
         start = body.index(b"[", body.index(b'"prompt"')) + 1
         end = body.index(b"]", start)
         rest = json.loads(body[:start] + body[end:])
-        ids = memoryview(body)[start:end]
+        digest = hashlib.sha256(memoryview(body)[start:end])
+        digest.update(rest.get("cache_salt", "").encode())
         count = body.count(b",", start, end) + 1
-        return cls(count, hashlib.sha256(ids).hexdigest(), rest.get("max_tokens", 16), bool(rest.get("stream")))
+        return cls(count, digest.hexdigest(), rest.get("max_tokens", 16), bool(rest.get("stream")))
 
 
 def spared(request: Request) -> bool:

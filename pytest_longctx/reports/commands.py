@@ -79,6 +79,8 @@ def _compare(given: Namespace) -> int:
 
 def _history(given: Namespace) -> int:
     if given.what == "add":
+        if not given.names:
+            raise UsageError("history add: name the results files")
         for name in given.names:
             print(history.add(given.store, Path(name)))
     elif given.what == "baseline":

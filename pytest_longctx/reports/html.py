@@ -6,6 +6,7 @@ from pathlib import Path
 from shlex import join, quote
 from typing import Any
 
+from pytest_longctx import home
 from pytest_longctx.errors import UsageError
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.reports import svg
@@ -156,13 +157,26 @@ def _failed_boot(boot: Row, results: Results) -> dict[str, Any]:
 
 
 def again(header: Row, row: Row) -> str:
-    """The command that runs the test of a verdict once more, with the same prompts; a merged file has more than one seed."""
+    """
+    The command that runs the test of a verdict once more, with the same prompts, typed in any folder.
+
+    A merged file has more than one seed.
+    """
     typed = header.get("options") or [
         f"--backend={header.get('backend', 'NAME')}",
         *(word for word in header.get("arguments", ()) if word.startswith("--longctx-") and "=" in word),
     ]
     seed = row["server"].get("seed") or header.get("seed", "N")
-    return f"pytest {quote(row['test'])} {join(typed)} --longctx-seed={seed}"
+    return f"pytest {_test(header, row['test'])} {join(typed)} --longctx-seed={seed}"
+
+
+def _test(header: Row, name: str) -> str:
+    """What chooses the test called *name* alone: a test of the suites by its case, wherever they are; another by its path."""
+    file, _, rest = name.partition("::")
+    if home.suites().joinpath(*Path(file).parts[-2:]).is_file():
+        case = rest[rest.find("[") :] if "[" in rest else rest
+        return f"--pyargs pytest_longctx.suites -k {quote(case)}"
+    return quote(str(Path(header.get("root", ""), name)))
 
 
 def _servers(results: Results) -> Sequence[tuple[Row, str]]:

@@ -25,6 +25,10 @@ UNUSABLE = {
     ),
     "seed": (["--backend=miniature", "--longctx-seed=abc"], "'abc' is not a whole number"),
     "missing data": (["--backend=miniature", "--longctx-data=nowhere"], "there is no folder"),
+    "data that has nothing": (
+        ["--backend=miniature", "--longctx-data=."],
+        "has none of findings/, deployments/, tasks/",
+    ),
     "url that is none": (["--backend=openai", "--longctx-launcher=url:http://[::1"], "write url:http://HOST:PORT"),
     "no interpreter": (
         ["--backend=miniature", "--longctx-python=/nonexist"],

@@ -124,3 +124,18 @@ def test_a_rate_above_the_peak_breaks_whatever_the_finding_bounds():
     )
     verdict = verdicts.judge(finding, seen)
     assert {line.measure for line in verdict.broken} == {"cached_share", "peak_share", "ttft_s"}
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"], ["-n2", "--dist=worksteal"]], ids=" ".join)
+def test_a_plan_needs_no_workers(run, workers):
+    done = run("--backend=miniature", "-m", "smoke", "--longctx-plan", *workers)
+    assert done.outcome.ret == 0
+    assert "INTERNALERROR" not in done.text
+    assert "miniature" in done.text.partition("collected")[2]
+    assert not (done.folder / "results").exists()
+
+
+def test_a_plan_with_workers_is_made_for_an_engine_that_has_the_machine_to_itself(run):
+    done = run("--backend=vllm", "--longctx-hardware=8xH200", "-m", "smoke", "--longctx-plan", "-n2")
+    assert done.outcome.ret == 0
+    assert "scout-vllm-2m" in done.text

@@ -89,6 +89,33 @@ def test_a_failure_has_its_cause_its_words_and_the_command_to_repeat():
     )
 
 
+SUITE = "context_length/test_length_is_served.py"
+
+
+@pytest.mark.parametrize(
+    ("root", "test", "chosen"),
+    [
+        (
+            "/a",
+            f"suites/{SUITE}::test_length_is_served[LC-0001-tiny]",
+            "--pyargs pytest_longctx.suites -k '[LC-0001-tiny]'",
+        ),
+        (
+            "/a",
+            f"../site/{SUITE}::test_length_is_served[LC-0001-tiny]",
+            "--pyargs pytest_longctx.suites -k '[LC-0001-tiny]'",
+        ),
+        ("/a", f"{SUITE}::test_length_is_served", "--pyargs pytest_longctx.suites -k test_length_is_served"),
+        ("/a b", "tests/test_mine.py::test_mine[tiny]", "'/a b/tests/test_mine.py::test_mine[tiny]'"),
+        ("", "tests/test_mine.py::test_mine", "tests/test_mine.py::test_mine"),
+    ],
+)
+def test_the_command_to_repeat_can_be_typed_in_any_folder(root, test, chosen):
+    header = {"options": ["--backend=vllm", "--longctx-data=/a b/ours"], "root": root, "seed": 7}
+    said = html.again(header, {"test": test, "server": {}})
+    assert said == f"pytest {chosen} --backend=vllm '--longctx-data=/a b/ours' --longctx-seed=7"
+
+
 def test_a_boot_that_fails_as_documented_is_no_failure():
     boot = booted(outcome="refuses", signature="kv-cache-too-small", explained="because\n  try      more memory")
     (expected,) = html.failures(results(verdict(), boots=[boot]))

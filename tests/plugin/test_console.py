@@ -1,0 +1,35 @@
+"""The console command's own bad input: one line that says what is wrong, exit code 2, never a traceback or a silent success."""
+
+import pytest
+
+from pytest_longctx import cli
+
+WRONG = {
+    "check": (["check", "--data", "nope"], "--data: there is no folder nope"),
+    "plan": (["plan", "--hardware=8xH200", "--data", "nope"], "--data: there is no folder nope"),
+    "findings": (["findings", "pages", "--data", "nope"], "--data: there is no folder nope"),
+    "render": (["render", "scout-vllm-2m", "--data", "nope"], "--data: there is no folder nope"),
+    "a folder without data": (
+        ["check", "--data", "empty"],
+        "--data: empty has none of findings/, deployments/, tasks/",
+    ),
+    "pages into a file": (["findings", "file"], "file: File exists"),
+    "signatures into a file": (["signatures", "file"], "file: File exists"),
+    "commands into a file": (["commands", "file"], "file: File exists"),
+    "a report into nowhere": (["report", "nope"], "nope: [Errno 2] No such file or directory: 'nope'"),
+    "a history without a store": (["history", "show", "nope"], "nope: there is no run here; add one"),
+    "a history of nothing": (["history", "add", "nope"], "history add: name the results files"),
+}
+
+
+@pytest.mark.parametrize(("typed", "said"), WRONG.values(), ids=WRONG)
+def test_a_console_command_says_what_is_wrong(tmp_path, monkeypatch, capsys, typed, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    assert cli.main(typed) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"longctx: {said}")
+    assert printed.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
