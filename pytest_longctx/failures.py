@@ -121,6 +121,7 @@ def _setting(session: Session, item: pytest.Item, deployment: str, seen: Observa
 
 
 def _again(session: Session, item: pytest.Item) -> str:
-    typed = [masked(word, ()) for word in options.typed(session.config)]
-    header = {"options": typed, "backend": session.selection.backend.name, "seed": session.seed}
+    words = [masked(word, ()) for word in options.repeated(session.config)]
+    root = str(session.config.rootpath)
+    header = {"options": words, "backend": session.selection.backend.name, "seed": session.seed, "root": root}
     return html.again(header, {"test": item.nodeid, "server": {}})
