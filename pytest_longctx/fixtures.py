@@ -132,12 +132,14 @@ def ask(longctx_session: "Session", server: "Server") -> Ask:
     from dataclasses import replace
 
     from pytest_longctx import client
+    from pytest_longctx.session import must_have_been_asked
 
     def send(prompt: "Sendable", output_tokens: int = 32, *, deadline_s: float | None = None) -> "Exchange":
         with longctx_session.at_work(server) as row:
             watch = longctx_session.watch_request(server, len(prompt))
             exchange = client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
+        must_have_been_asked(exchange.observe())
         return replace(exchange, vitals=longctx_session.pulse.meanwhile(exchange.started_s, exchange.ended_s))
 
     return send
