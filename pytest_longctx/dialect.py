@@ -29,6 +29,7 @@ _QUOTA: Final = (402, 429)
 _NO_ENDPOINT: Final = (404, 405, 410, 501)
 _FORM: Final = (406, 407, 411, 415, 421, 426)
 _BASE_URL: Final = "the base URL of an OpenAI-compatible server, up to and without /v1; --backend names its kind"
+_STREAM: Final = "a server that streams what it is asked to stream, without a proxy that gathers it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tupl
             f"{remedy}, or the server's own address",
         ),
         (answer.is_page, page, _BASE_URL),
-        (status == 200 and answer.streamed, f"no stream of events came, but {kind}", _BASE_URL),
+        (status == 200 and answer.streamed, f"no stream of events came, but {kind}", _STREAM),
         (status in _NO_ENDPOINT, f"it has no {answer.asked.partition(' ')[2]}, or not for this model", _BASE_URL),
         (status in _QUOTA, quota, "a key with a larger quota, or the server's own address"),
         (status in _FORM, "it, or a proxy before it, does not take requests of this form", _BASE_URL),

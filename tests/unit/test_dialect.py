@@ -20,7 +20,7 @@ from tests.unit import make
 from tests.unit.minded import prompts, serving
 
 PAGE = "<!doctype html><title>Sign in</title>"
-NO = {
+NO: dict[str, tuple[int, str, dict[str, Any], str]] = {
     "no key": (401, "", {}, KEY_VARIABLE),
     "another key": (401, "", {"keyed": True}, f"the right key in {KEY_VARIABLE}"),
     "forbidden": (403, "", {}, KEY_VARIABLE),
@@ -43,7 +43,7 @@ NO = {
         "no stream of events came, but application/json",
     ),
 }
-MAY_BE = {
+MAY_BE: dict[str, tuple[int, str, dict[str, Any]]] = {
     "a refusal": (400, '{"message": "too long"}', {}),
     "a refusal of another dialect": (422, "too long", {}),
     "an answer": (200, "{}", {}),
