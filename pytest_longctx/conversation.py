@@ -172,7 +172,8 @@ class Conversation:
             streamed=True,
         )
         keyed, attached = "Authorization" in server.headers, server.launcher == "url"
-        found = unaskable(said, local=server.local, attached=attached, keyed=keyed, secrets=server.secrets)
+        direct = server.local and not attached  # a tunnel or a proxy may listen on loopback too
+        found = unaskable(said, local=direct, attached=attached, keyed=keyed, secrets=server.secrets)
         self.detail = str(found) if found else self.detail
         return found is not None
 

@@ -10,9 +10,10 @@ from typing import Final
 
 import httpx
 
-from pytest_longctx import telemetry
+from pytest_longctx import models, telemetry
 from pytest_longctx.admission import Admission
 from pytest_longctx.backends import MetricNames
+from pytest_longctx.errors import ModelError
 from pytest_longctx.exchange import Ending, Ledger
 from pytest_longctx.log_motion import LogMotion
 from pytest_longctx.progress import Progress, Watch
@@ -85,6 +86,15 @@ async def watching(server: Server) -> AsyncIterator[Gauges]:
         yield Gauges(side, server.backend.metrics, server.backend.health if server.backend.dies_unhealthy else None)
 
 
+def _keeps_all(server: Server) -> bool:
+    """Whether its model is known to keep every token of a prompt, in some layer: then each chunk takes more of the cache."""
+    try:
+        shape = models.shape_of(server.deployment.model)
+    except ModelError:
+        return False
+    return shape is not None and shape.full > 0
+
+
 @dataclass(slots=True)
 class Lookout:
     """Watches one request's server from beside it."""
@@ -106,6 +116,7 @@ class Lookout:
         timeouts, catalogue = self.server.deployment.timeouts, self.server.backend.catalogue
         self.admission = Admission(timeouts.admission_s)
         self.stall = Stall(timeouts.stall_s, self.gauges.clock(), timeouts.one_step_s(self.prompt_tokens))
+        self.stall.every_step_moves = _keeps_all(self.server)
         idle = tuple(each.regex for each in catalogue.benign if each.kind)
         if catalogue.rate is not None and self.server.backend.metrics.kv_usage:
             idle += (catalogue.rate.regex,)  # it comes whether or not there is work, with what the gauges say
@@ -132,7 +143,7 @@ class Lookout:
     @property
     def sees(self) -> bool:
         """Whether there is anything beside the answer that would move."""
-        return can_move(self._last or self.before) or self._log.path is not None
+        return can_move(self._last or self.before) or bool(self._log.last)
 
     async def watch(self, what: str, phase: Phase, deadline_s: float, tell: Watch) -> tuple[Ending, str]:
         """Look at the gauges while a request lasts; return, and say why, only once there is no use in waiting on."""
@@ -165,6 +176,7 @@ class Lookout:
     def _compare(self, now: telemetry.Reading) -> None:
         """Note what has moved since the last look."""
         if now.answered:
+            self.stall.every_step_moves = self.stall.every_step_moves or now.worked_tokens is not None
             if self._last is not None and (what := moved(self._last, now)):
                 self.stall.move(self.gauges.clock(), what.removesuffix("_s").replace("_", " "))
             self._last = now

@@ -46,6 +46,8 @@ class Stall:
     started_s: float
     one_step_s: float = 0.0
     """How much longer it may be silent before it is known to work in steps: what the whole prompt takes at the slowest rate."""
+    every_step_moves: bool = True
+    """Whether what can be seen moves with every step of a prefill; a cache of windows alone is full long before the end."""
     last: str | None = None
     """What moved last; None: nothing has."""
     steps: int = 0
@@ -65,7 +67,8 @@ class Stall:
     def limit_s(self, *, stepwise: bool = False) -> float:
         """How long it may be silent now; *stepwise*: it is known to work in steps."""
         usual_s = max(self.stall_s, SLOWER * self._longest_s)
-        return usual_s if stepwise or self.steps >= _ONE_STEP else usual_s + self.one_step_s
+        in_steps = stepwise or (self.every_step_moves and self.steps >= _ONE_STEP)
+        return usual_s if in_steps else usual_s + self.one_step_s
 
     def look(self, now_s: float, *, stepwise: bool = False) -> str | None:
         """Why it has stalled; None: it has not, or not yet."""

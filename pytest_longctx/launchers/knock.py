@@ -35,7 +35,10 @@ class _Failing:
     times: int = 0
 
     def persists(self, status: int, text: str, now_s: float) -> bool:
-        """Take in one more of them; True once it has been the same for long enough."""
+        """Take in one more answer; True once the same error came for long enough. 503 says not now, and is none of its own."""
+        if status < 500 or status == 503:
+            self.text, self.times = "", 0
+            return False
         plain = f"{status} {_VARIES.sub('#', text)}"
         if plain != self.text:
             self.text, self.since_s, self.times = plain, now_s, 0
@@ -136,7 +139,8 @@ class Knock:
         if not settled and answer.status_code not in (401, 403):
             return False
         keyed = "Authorization" in server.headers
-        found = unaskable(said, local=server.local, attached=self._attached, keyed=keyed, secrets=server.secrets)
+        direct = server.local and not self._attached  # a tunnel or a proxy may listen on loopback too
+        found = unaskable(said, local=direct, attached=self._attached, keyed=keyed, secrets=server.secrets)
         self._cannot(found)
         return found is not None
 
@@ -149,19 +153,15 @@ class Knock:
         status, asked = answer.status_code, "POST /v1/completions with eight token ids, for one token"
         shown = Answer(asked, status, answer.text).shown(server.secrets)
         if 400 <= status < 500 and self._attached:
-            why = "it does not take the plainest request, a prompt of token ids"
+            remedy = "a server whose /v1/completions takes token ids, as vLLM's and SGLang's do"
             self._cannot(
-                Unaskable(
-                    asked, shown, why, "a server whose /v1/completions takes token ids, as vLLM's and SGLang's do"
-                )
+                Unaskable(asked, shown, "it does not take the plainest request, a prompt of token ids", remedy)
             )
-        elif 400 <= status < 500 or (status >= 500 and self._failing.persists(status, answer.text, time.monotonic())):
+        elif 400 <= status < 500 or self._failing.persists(status, answer.text, time.monotonic()):
             self.refused = Refusal.read(status, answer.text, server.secrets)
         elif status == 200 and not _is_completion(answer):
-            why = "what came is no completion: it has no choices"
-            self._cannot(
-                Unaskable(asked, shown, why, "the base URL of an OpenAI-compatible server, up to and without /v1")
-            )
+            remedy = "the base URL of an OpenAI-compatible server, up to and without /v1"
+            self._cannot(Unaskable(asked, shown, "what came is no completion: it has no choices", remedy))
         return self.refused is not None or self.unaskable is not None
 
     def _green(self, answer: httpx.Response) -> bool:

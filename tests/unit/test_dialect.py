@@ -154,6 +154,23 @@ def test_one_error_for_every_request_is_a_verdict_within_twenty_seconds(tmp_path
     assert knock.PERSISTS_S <= took_s < 20
 
 
+@pytest.mark.parametrize("status", [413, 502, 504])
+def test_what_only_proxies_answer_is_an_error_of_the_set_up_on_loopback_too(status, tmp_path):
+    mind = type("Tunnel", (Mind,), {"answer": staticmethod(lambda _: Instead(status, b""))})()
+    problem, took_s = attached(mind, tmp_path)
+    assert isinstance(problem, LaunchError)
+    assert "something between client and server" in str(problem)
+    assert took_s < 2
+
+
+def test_503_is_not_now_and_never_an_error_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(knock, "PERSISTS_S", 0.5)
+    loading = lambda n: Instead(503, b"the model is loading") if n < 10 else None  # noqa: E731
+    server, took_s = attached(type("Loading", (Mind,), {"answer": staticmethod(loading)})(), tmp_path)
+    assert server.model == "miniature"
+    assert took_s > 1.5
+
+
 def test_an_engine_that_warms_up_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(knock, "PERSISTS_S", 1.0)
     warming = lambda n: Instead(500 if n % 3 else 503, f"warming up, {n} of 12".encode()) if n < 12 else None  # noqa: E731

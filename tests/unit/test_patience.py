@@ -63,7 +63,7 @@ def test_a_crawl_that_is_not_over_in_time_is_unmeasured_and_says_what_it_would_t
 
 
 def test_a_prefill_that_is_not_over_in_time_is_told_in_tokens_where_the_pool_is_known():
-    with patient(CrawlsInPrefill(crawl_s=0.3), answer_s=1.5, slowest_decode_tokens_per_s=1e6) as server:
+    with patient(CrawlsInPrefill(crawl_s=0.3), answer_s=1.5, stall_s=9, slowest_decode_tokens_per_s=1e6) as server:
         known = replace(server, figures={"kv_cache_tokens": 100_000.0})  # a thousandth of it for each step: 100 tokens
         exchange = client.ask(known, prompts()(1000), 1)
     assert exchange.ending == "unfinished"

@@ -1,6 +1,7 @@
 """What counts as progress and how long a silence may last: minutes of a server's gauges and log, replayed."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -21,14 +22,19 @@ STALL_S = make.deployment().timeouts.stall_s
 FROM_S = 100.0
 
 
-def watch(backend: Backend, scene: Scene, prompt_tokens: int = 100_000) -> tuple[tuple[str, str], float]:
+KEEPS_ALL = {"name": "llama", "shape": "llama-2-7b"}
+
+
+def watch(
+    backend: Backend, scene: Scene, prompt_tokens: int = 100_000, model: dict[str, Any] = KEEPS_ALL
+) -> tuple[tuple[str, str], float]:
     """How the wait for the first token of a prompt ended, and when."""
     replay = Replay(scene, backend)
 
     async def run() -> tuple[str, str]:
         async with httpx.AsyncClient(transport=httpx.MockTransport(replay.answer), base_url="http://there") as side:
             gauges = Gauges(side, backend.metrics, clock=lambda: replay.now_s)
-            server = Server("http://there", "m", backend, make.deployment(), "url")
+            server = Server("http://there", "m", backend, make.deployment(model=model), "url")
             lookout = Lookout(server, gauges, sleep=replay.sleep, prompt_tokens=prompt_tokens)
             await lookout.note_counters()
             return await lookout.watch("", lambda: "waiting", 1e6, unwatched)
@@ -81,6 +87,20 @@ def test_the_next_step_may_take_three_times_the_longest():
     (ending, why), over_s = watch(Vllm(), slow)
     assert (ending, 180 + 90 <= over_s < 180 + 95) == ("stalled", True)
     assert why.endswith("kv usage had moved last")
+
+
+def test_a_cache_that_no_more_grows_is_no_sign_where_the_model_may_not_keep_every_token():
+    """A model of sliding windows alone fills its windows, and then the use of its cache stands still for the rest of a prefill."""
+    (ending, _), over_s = watch(Vllm(), until(FROM_S, "kv_usage"), model={"name": "unknown"})
+    assert (ending, FROM_S + 240 < over_s < FROM_S + 250) == (
+        "stalled",
+        True,
+    )  # what a prompt read in one step may take
+
+
+def test_a_counter_that_moves_with_every_chunk_needs_no_knowledge_of_the_model():
+    (ending, _), over_s = watch(Sglang(), until(FROM_S, "worked_tokens"), model={"name": "unknown"})
+    assert (ending, over_s < FROM_S + 60) == ("stalled", True)
 
 
 @pytest.mark.parametrize("scene", [lambda _: None, lambda _: {"running": 1, "waiting": 0}])
