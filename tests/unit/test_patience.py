@@ -103,7 +103,7 @@ def test_the_log_of_a_server_without_metrics_tells_that_it_works(tmp_path):
     for stops_after, ending in ((5, "stalled"), (10, "complete")):
         mind = Logs(crawl_s=0.0)
         mind.stops_after = stops_after
-        with patient(mind, OpenAI(), stall_s=0.6) as server:
+        with patient(mind, OpenAI(), stall_s=0.6, answer_s=20, slowest_decode_tokens_per_s=1e6) as server:
             exchange = client.ask(replace(server, log=log), prompts()(1000), 4)
         assert exchange.ending == ending
 
