@@ -28,7 +28,7 @@ from pytest_longctx.units import quantity
 
 _END_S = 10.0
 """How long a server that has failed may take to end: vLLM shuts its API down two seconds after its engine is gone."""
-_UNANSWERED: tuple[Outcome, ...] = ("disconnects", "dies", "hangs", "is not admitted")
+_UNANSWERED: tuple[Outcome, ...] = ("disconnects", "dies", "fails", "hangs", "is not admitted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Boot:
         Raises `LaunchError` where what it ran in has gone.
         """
         seen = replace(seen, words=self.words)
-        if self.server is None or seen.outcome not in _UNANSWERED:
+        if self.server is None or (seen.outcome not in _UNANSWERED and seen.kind != "too-slow"):
             return seen
         failed = self._log_of(self.server).failure is not None
         # Nobody waits for the end of a server that still answers, and only turned this request away.

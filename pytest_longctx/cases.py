@@ -38,10 +38,14 @@ class Case:
         if times is None:
             return None
         lengths = ask.every_request(one.max_model_len) or (one.max_model_len or 0,)
+        if self.finding.question == "accounting":
+            lengths = (_SHORT_TOKENS,) * (ask.requests or _SHORT_REQUESTS)
         each_s = (one.timeouts.request_s(length, ask.output_tokens) for length in lengths)
         return one.timeouts.boot_s + ask.arriving_s + times * sum(each_s)
 
 
+_SHORT_TOKENS, _SHORT_REQUESTS = 8193, 22
+"""Of the question ``accounting``: its longest prompt, and how many it sends unless it is told."""
 _REQUESTS: Mapping[Question, int] = MappingProxyType(
     {
         **dict.fromkeys(
@@ -52,7 +56,7 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         "logged-rate": 2,  # one, and the windows of the log before and after it
         "turns": 16,
         "reset": 4,  # three readings, and the reset itself
-        "accounting": 2,  # many short ones: less than two of the longest
+        "accounting": 1,
         "disconnect": 8,  # four canaries, the prompts of three tries, and the wait for the end of work
         "haystack": 16,
         "longest": 32,

@@ -18,6 +18,7 @@ from httpx_sse import EventSource, SSEError
 
 from pytest_longctx import waking
 from pytest_longctx.backends import Backend
+from pytest_longctx.dialect import Answer, unaskable
 from pytest_longctx.exchange import Ending, Exchange, Ledger, Refusal, Usage
 from pytest_longctx.lookout import Gauges, Lookout, open_http, watching
 from pytest_longctx.progress import Watch
@@ -56,6 +57,7 @@ class Conversation:
     usage: Usage | None = None
     refusal: Refusal | None = None
     detail: str = ""
+    lookout: Lookout | None = None
 
     async def hold(self) -> Exchange:
         """The whole request, with the server's gauges watched beside it."""
@@ -63,12 +65,13 @@ class Conversation:
             open_http(self.server, None) as http,
             nullcontext(self.gauges) if self.gauges else watching(self.server) as gauges,
         ):
-            lookout = Lookout(self.server, gauges)
+            lookout = self.lookout = Lookout(self.server, gauges, prompt_tokens=len(self.prompt))
             if self.gauges is None:
                 await lookout.note_counters()
             self.started_s = self.clock()
+            lookout.begin()
             ending, ended_s = await self._race(http, lookout)
-            if ending not in ("complete", "refused"):
+            if ending not in ("complete", "refused", "not asked"):
                 self.detail = f"{self.detail}; {await lookout.pulse()}"
             ledger = await self._ledger(lookout) if self.gauges is None and ending == "complete" else None
         return Exchange(
@@ -124,8 +127,8 @@ class Conversation:
             if watching.done():
                 ending, self.detail = watching.result()
                 return ending, ended_s
-            self.detail = f"no end within {self.deadline_s:.0f} s; {len(self.arrivals_s)} chunks had come"
-            return "deadline", ended_s
+            ending, self.detail = lookout.time_is_up(self.deadline_s, self.arrivals_s, self.output_tokens)
+            return ending, ended_s
         finally:
             for task in (answer, watching):
                 task.cancel()
@@ -145,12 +148,34 @@ class Conversation:
                 if response.status_code != 200:
                     text = (await response.aread()).decode("utf-8", "replace")
                     self.refusal = Refusal.read(response.status_code, text, self.server.secrets)
+                    if self._not_asked(response, text):
+                        return "not asked"
                     return "refused" if response.status_code < 500 else "server error"
+                if "text/event-stream" not in response.headers.get("content-type", ""):
+                    text = (await response.aread()).decode("utf-8", "replace")
+                    return "not asked" if self._not_asked(response, text) else "died mid-stream"
                 self.answering = True
                 return await self._read(response)
         except httpx.HTTPError as problem:
             self.detail = f"{type(problem).__name__}: {problem}".rstrip(": ")
             return "died mid-stream" if self.answering else "disconnected"
+
+    def _not_asked(self, response: httpx.Response, text: str) -> bool:
+        """Whether *response* is none to the question, which *detail* then explains."""
+        server, headers = self.server, response.headers
+        said = Answer(
+            f"POST {self.prompt.path}",
+            response.status_code,
+            text,
+            headers.get("content-type", ""),
+            headers.get("location", ""),
+            streamed=True,
+        )
+        keyed, attached = "Authorization" in server.headers, server.launcher == "url"
+        direct = server.local and not attached  # a tunnel or a proxy may listen on loopback too
+        found = unaskable(said, local=direct, attached=attached, keyed=keyed, secrets=server.secrets)
+        self.detail = str(found) if found else self.detail
+        return found is not None
 
     def _body(self) -> tuple[bytes, bytes]:
         """The request around the prompt's ids."""
@@ -173,6 +198,8 @@ class Conversation:
         yield head
         for chunk in self.prompt.json_chunks():
             yield chunk
+            if self.lookout is not None:
+                self.lookout.took()
         yield tail
         self.uploaded_s = self.clock()
 
@@ -201,6 +228,8 @@ class Conversation:
         for choice in event.get("choices") or ():
             if (said := _said(choice)) is not None:
                 self.arrivals_s.append(now)
+                if self.lookout is not None:
+                    self.lookout.came()
                 self.words += [said] if len(self.words) < _KEPT_TEXT else []
             elif choice.get("finish_reason") is not None:
                 self.finished_s = now

@@ -59,21 +59,37 @@ class Timeouts(tables.Table):
 
     boot_s: Positive = 1800.0
     """From the start of the process to the first generated token."""
+    boot_stall_s: Positive = 600.0
+    """How long a boot may say nothing new before it is said to hang; at most half of boot_s. Compilers are silent for minutes."""
     usual_boot_s: Positive | None = None
     """What a boot was seen to take; for plans only."""
     admission_s: Positive = 10.0
     """How long requests may wait while none runs, nothing moves and the KV cache is empty; six times as long where it is not."""
+    stall_s: Positive = 40.0
+    """
+    How long nothing may move before a request is said to hang: no chunk, no counter, no use of the KV cache, no line of the log.
+
+    Until a prompt is seen to be read in several steps, what all of it takes at the slowest rate is added.
+    """
     canary_s: Positive = 30.0
     """What a request of a few tokens may take after one that came to nothing."""
     answer_s: Positive = 120.0
-    """What every request may take, however short."""
+    """What every request may take, however short; one that is still at work then is too slow here, and no verdict."""
     slowest_prefill_tokens_per_s: Positive = 500.0
     slowest_decode_tokens_per_s: Positive = 0.5
 
+    @property
+    def silent_boot_s(self) -> float:
+        """How long a boot may say nothing new."""
+        return min(self.boot_stall_s, self.boot_s / 2)
+
+    def one_step_s(self, prompt_tokens: int) -> float:
+        """What a server may take that reads *prompt_tokens* in one step, in which nothing moves."""
+        return prompt_tokens / self.slowest_prefill_tokens_per_s
+
     def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
         """The deadline of one request from its first byte: *answer_s* and the time its tokens need at the slowest rates."""
-        prefill_s = prompt_tokens / self.slowest_prefill_tokens_per_s
-        return self.answer_s + prefill_s + output_tokens / self.slowest_decode_tokens_per_s
+        return self.answer_s + self.one_step_s(prompt_tokens) + output_tokens / self.slowest_decode_tokens_per_s
 
 
 def _mount(text: str) -> str:

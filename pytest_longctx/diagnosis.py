@@ -48,6 +48,10 @@ class Evidence:
     """The text of that refusal."""
     waited_for: str | None = None
     """What was waited for when the time was up."""
+    stalled: str | None = None
+    """That nothing had moved for too long, and for how long; None: it had not come to that, or nobody looked."""
+    at_work: str | None = None
+    """That it was still at work when the time was up."""
     gauges: Mapping[str, float | None] = field(default_factory=dict)
     """The server's gauges when it was last asked: ``running``, ``waiting``."""
 
@@ -57,7 +61,8 @@ class Diagnosis:
     """What a server died of, or did not come up for."""
 
     kind: Kind
-    outcome: Outcome
+    outcome: Outcome | None
+    """None where nothing follows from what was seen."""
     phase: Phase
     cause: str
     remedy: str
@@ -164,6 +169,8 @@ def _turned_down(reading: Reading, given: Evidence) -> Diagnosis | None:
         said, direct = f"HTTP {given.status}, which engines do not send: {given.refusal}", "the server's own address"
         return Diagnosis("proxy", "refuses", phase, said, direct, "likely")
     known = explain_refusal(reading.catalogue, given.refusal)
+    if given.status is not None and given.status >= 500:
+        return _failing(reading, given.status, given.refusal)
     said = f"it came up but would not generate one token: {given.refusal}"
     advice = "the request's length, model name and the server's log"
     if known is None:
@@ -172,11 +179,24 @@ def _turned_down(reading: Reading, given: Evidence) -> Diagnosis | None:
     return Diagnosis(kind, "refuses", phase, said, advice, "certain", name, sizes)
 
 
+def _failing(reading: Reading, status: int, refusal: str) -> Diagnosis:
+    """It came up, and has one error of its own for every request."""
+    logged = reading.errors.text or reading.errors.complaint
+    said = f"it came up, and answers every request with HTTP {status}: {refusal}"
+    said += f"; its log: {logged}" if logged else ""
+    seen = ("one token was asked for again and again, and the answer was the same",)
+    advice = "the exception in its log" if logged else "its log, for the exception behind the answer"
+    return Diagnosis("server-error", "fails", "request", said, advice, "certain", evidence=seen)
+
+
 def _stuck(reading: Reading, given: Evidence) -> Diagnosis | None:
     """The time was up."""
     if given.waited_for is None:
         return None
-    said = f"the time was up while waiting for {given.waited_for}"
+    if given.at_work is not None:
+        said = f"{given.at_work}; waiting for {given.waited_for}"
+        return Diagnosis("too-slow", None, reading.phase, said, "a longer timeouts.boot_s in the deployment", "likely")
+    said = f"{given.stalled or 'the time was up'} while waiting for {given.waited_for}"
     notices = [(entry.kind, entry.why, count) for entry, count in reading.benign() if entry.kind in _HANGS]
     seen = [f"{why} ({count} times in the log)" for _, why, count in notices]
     kind: Kind = next((known for known, _, count in notices if count >= _SEVERAL), "hang")
@@ -184,7 +204,7 @@ def _stuck(reading: Reading, given: Evidence) -> Diagnosis | None:
         kind = "hang-admission"
         seen.append("the server's gauges: requests wait and none runs")
     outcome: Outcome = "is not admitted" if kind == "hang-admission" else "hangs"
-    advice = "the log, or a longer timeouts.boot_s in the deployment if it was still at work"
+    advice = "the log; a longer timeouts.boot_stall_s in the deployment if it was at work in silence"
     return Diagnosis(kind, outcome, reading.phase, said, advice, "likely", evidence=tuple(seen))
 
 

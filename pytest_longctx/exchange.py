@@ -18,26 +18,44 @@ from pytest_longctx.observation import Kind, Observation, Outcome
 from pytest_longctx.units import duration
 
 Ending = Literal[
-    "complete", "refused", "server error", "disconnected", "died mid-stream", "deadline", "not admitted", "engine dead"
+    "complete",
+    "refused",
+    "server error",
+    "disconnected",
+    "died mid-stream",
+    "stalled",
+    "deadline",
+    "unfinished",
+    "not admitted",
+    "engine dead",
+    "not asked",
 ]
 """
 How a request ended. ``died mid-stream``: the stream stopped without its closing ``[DONE]``; ``engine dead``: nothing stopped,
-but the server's health said that nothing would come any more.
+but the server's health said that nothing would come any more. ``stalled``: nothing moved for the time that is allowed;
+``deadline``: the time was up, and nothing had moved in it, or nothing could be watched; ``unfinished``: the time was up while the
+server was still at work, of which nothing follows; ``not asked``: the answer shows that the question never reached an engine.
 """
 
-ENDING_OUTCOMES: Mapping[Ending, Outcome] = {
+ENDING_OUTCOMES: Mapping[Ending, Outcome | None] = {
     "complete": "serves",
     "refused": "refuses",
     "server error": "dies",
     "disconnected": "disconnects",
     "died mid-stream": "dies",
+    "stalled": "hangs",
     "deadline": "hangs",
+    "unfinished": None,
     "not admitted": "is not admitted",
     "engine dead": "dies",
+    "not asked": None,
 }
 
 ENDING_KINDS: Mapping[Ending, Kind] = {
+    "stalled": "hang",
     "deadline": "hang",
+    "unfinished": "too-slow",
+    "not asked": "not-asked",
     "not admitted": "hang-admission",
     "engine dead": "dead-engine",
 }
@@ -189,12 +207,16 @@ class Exchange:
 
     def observe(self) -> Observation:
         """The exchange as evidence for a verdict."""
+        outcome, kind = ENDING_OUTCOMES[self.ending], ENDING_KINDS.get(self.ending)
+        if self.ending == "server error" and self.health == 200:
+            outcome, kind = "fails", "server-error"
+        asked = self.ending != "not asked"
         return Observation(
-            outcome=ENDING_OUTCOMES[self.ending],
+            outcome=outcome,
             phase="request",
-            said=self.refusal.text if self.refusal else self.detail,
+            said=self.refusal.text if self.refusal and asked else self.detail,
             metrics=self.metrics(),
-            kind=ENDING_KINDS.get(self.ending),
+            kind=kind,
             sent_tokens=self.sent_tokens,
             asked_tokens=self.asked_tokens if self.ending == "complete" else None,
         )
@@ -221,7 +243,9 @@ def _prefill_rate(usage: Usage, ttft_s: float | None) -> float | None:
 
 def tally(exchanges: Sequence[Exchange]) -> Observation:
     """Several exchanges as one piece of evidence: the first that was not served, else how many were miscounted."""
-    unserved = next((each for each in exchanges if each.ending != "complete"), None)
+    failed = [each for each in exchanges if each.ending != "complete"]
+    # Of one that was still at work nothing follows: another that failed says more.
+    unserved = next((each for each in failed if ENDING_OUTCOMES[each.ending]), next(iter(failed), None))
     if unserved is not None:
         seen = unserved.observe()
         return replace(seen, said=f"{unserved.sent_tokens:,} tokens: {seen.said}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from pytest_longctx.asks import Ask
-from pytest_longctx.exchange import ENDING_OUTCOMES, Exchange
+from pytest_longctx.exchange import ENDING_OUTCOMES, Ending, Exchange
 from pytest_longctx.findings import Finding
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import KINDS, Observation, Outcome
@@ -43,10 +43,16 @@ _BY_OUTCOME: Mapping[Outcome, str] = {
     "dies": "the server's log, from its first error on",
     "runs out of memory": "the server's log, from its first error on; `longctx plan` says which term does not fit",
     "asserts": "the server's log, from its first error on",
+    "fails": "the server's log: it runs, and answered this request with an error of its own",
     "disconnects": "whether the server still runs, and what lies before it: a proxy, or a limit of time or size",
-    "hangs": "the server's log; longer [timeouts] in the deployment, or a larger deadline_s, if it was still at work",
+    "hangs": "the server's log, from where nothing moved any more",
     "is not admitted": "a larger KV cache, or fewer requests at once: this one waited and was never scheduled",
     "overcommits": "a smaller max_model_len or a larger KV cache",
+}
+_BY_ENDING: Mapping[Ending, str] = {
+    "deadline": "a larger deadline_s or longer [timeouts], if the server was still at work: nothing of it could be watched",
+    "unfinished": "a larger deadline_s, a longer timeouts.answer_s in the deployment, or a shorter prompt",
+    "not asked": "the address, LONGCTX_API_KEY, and whether the server has this endpoint",
 }
 _LAWS: Mapping[str, str] = {
     "prompt sent": "send what the finding asks, or judge the finding about what was sent",
@@ -100,12 +106,18 @@ def exchange_text(exchange: Exchange, seen: Observation, setting: Setting, limit
             ("because", _because(seen)),
             (
                 "do",
-                _shorter(exchange, limit) or setting.remedy or _BY_OUTCOME.get(ENDING_OUTCOMES[exchange.ending], ""),
+                _shorter(exchange, limit) or setting.remedy or _remedy(exchange),
             ),
             ("log", setting.log),
             ("again", setting.again),
         ),
     )
+
+
+def _remedy(exchange: Exchange) -> str:
+    """What to do about how *exchange* ended."""
+    outcome = ENDING_OUTCOMES[exchange.ending]
+    return _BY_ENDING.get(exchange.ending) or (_BY_OUTCOME.get(outcome, "") if outcome else "")
 
 
 def of_finding(text: str, finding: str, word: str) -> str:

@@ -145,6 +145,7 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
 
     from pytest_longctx import client, failures
     from pytest_longctx.selection import pair_of
+    from pytest_longctx.session import must_have_been_asked
 
     usual: Literal["raise", "return"] = "raise" if pair_of(request.node)[0] is None else "return"
 
@@ -159,6 +160,7 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
             watch = longctx_session.watch_request(server, len(prompt))
             exchange = client.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
+        must_have_been_asked(exchange.observe())
         exchange = replace(exchange, vitals=longctx_session.pulse.meanwhile(exchange.started_s, exchange.ended_s))
         if exchange.ending != "complete":
             if (unserved or usual) == "raise":

@@ -10,12 +10,16 @@ from typing import Final
 
 import httpx
 
-from pytest_longctx import telemetry
+from pytest_longctx import models, telemetry
 from pytest_longctx.admission import Admission
 from pytest_longctx.backends import MetricNames
+from pytest_longctx.errors import ModelError
 from pytest_longctx.exchange import Ending, Ledger
+from pytest_longctx.log_motion import LogMotion
 from pytest_longctx.progress import Progress, Watch
 from pytest_longctx.server import Server
+from pytest_longctx.stall import REQUEST_REMEDY, Pace, Stall, can_move, moved
+from pytest_longctx.units import duration
 
 CONNECT_S: Final = 10.0
 _LOOK_S: Final = 1.0
@@ -82,6 +86,15 @@ async def watching(server: Server) -> AsyncIterator[Gauges]:
         yield Gauges(side, server.backend.metrics, server.backend.health if server.backend.dies_unhealthy else None)
 
 
+def _keeps_all(server: Server) -> bool:
+    """Whether its model is known to keep every token of a prompt, in some layer: then each chunk takes more of the cache."""
+    try:
+        shape = models.shape_of(server.deployment.model)
+    except ModelError:
+        return False
+    return shape is not None and shape.full > 0
+
+
 @dataclass(slots=True)
 class Lookout:
     """Watches one request's server from beside it."""
@@ -89,35 +102,126 @@ class Lookout:
     server: Server
     gauges: Gauges
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    prompt_tokens: int = 0
     before: telemetry.Reading = field(default_factory=telemetry.Reading)
     admission: Admission = field(init=False)
+    stall: Stall = field(init=False)
     health: int | None = None
     """The last HTTP status of its health; None: nobody answered, or it was not asked."""
+    _log: LogMotion = field(init=False)
+    _last: telemetry.Reading | None = None
+    """The page that the next is compared with; None: there was none, or too much has happened since."""
 
     def __post_init__(self) -> None:
-        self.admission = Admission(self.server.deployment.timeouts.admission_s)
+        timeouts, catalogue = self.server.deployment.timeouts, self.server.backend.catalogue
+        self.admission = Admission(timeouts.admission_s)
+        self.stall = Stall(timeouts.stall_s, self.gauges.clock(), timeouts.one_step_s(self.prompt_tokens))
+        self.stall.every_step_moves = _keeps_all(self.server)
+        idle = tuple(each.regex for each in catalogue.benign if each.kind)
+        if catalogue.rate is not None and self.server.backend.metrics.kv_usage:
+            idle += (catalogue.rate.regex,)  # it comes whether or not there is work, with what the gauges say
+        self._log = LogMotion.from_now(self.server.log, idle)
 
     async def note_counters(self) -> None:
         """Read the counters before the first byte is sent."""
         self.before = await self.gauges.now()
+        self._last = self.before if self.before.answered else None
+
+    def begin(self) -> None:
+        """The first byte is about to be sent: from here on silence counts."""
+        self.stall.moved_s = self.stall.started_s = self.gauges.clock()
+
+    def took(self) -> None:
+        """The server has taken a part of the prompt."""
+        self.stall.move(self.gauges.clock(), "the upload", step=False)
+
+    def came(self) -> None:
+        """A chunk of the answer has come."""
+        self.stall.move(self.gauges.clock(), "the answer")
+        self._last = None  # its tokens are on the next page, and are no news
+
+    @property
+    def sees(self) -> bool:
+        """Whether there is anything beside the answer that would move."""
+        return can_move(self._last or self.before) or bool(self._log.last)
 
     async def watch(self, what: str, phase: Phase, deadline_s: float, tell: Watch) -> tuple[Ending, str]:
         """Look at the gauges while a request lasts; return, and say why, only once there is no use in waiting on."""
-        started_s = self.gauges.clock()
+        limit_s = min(self.admission.limit_s, self.stall.stall_s)
         while True:
-            await self.sleep(min(_LOOK_S, self.admission.limit_s / 4))
-            if phase() == "answering":
-                await self.sleep(_LOOK_S)
+            await self.sleep(min(_LOOK_S, limit_s / 4))
+            answering = phase() == "answering"
+            # A server that answers is left in peace until it falls silent.
+            if answering and self.gauges.clock() - self.stall.moved_s < self.stall.stall_s / 2:
                 continue
             now = await self.gauges.lately()
-            read_tokens = now.worked_since(self.before)
-            at = "prefill" if phase() == "waiting" and (now.running != 0 or read_tokens) else phase()
-            elapsed_s = self.gauges.clock() - started_s
-            tell(Progress(what, at, elapsed_s, deadline_s, now.kv_usage, now.running, read_tokens))
-            if forgotten := self.admission.look(self.gauges.clock(), now):
-                return "not admitted", forgotten
+            self._compare(now)
+            if not answering:
+                self._tell(what, phase(), deadline_s, now, tell)
+                if forgotten := self.admission.look(self.gauges.clock(), now):
+                    return "not admitted", forgotten
             if self.gauges.dead:
                 return "engine dead", "the server takes connections, and its engine is dead"
+            # One that waits for its turn is the affair of the rule above, which has more patience where the cache is held.
+            counts = answering or phase() == "uploading" or (self.sees and not now.unscheduled)
+            if counts and (silence := self.stall.look(self.gauges.clock(), stepwise=answering)):
+                return "stalled", silence
+
+    def _tell(self, what: str, phase: str, deadline_s: float, now: telemetry.Reading, tell: Watch) -> None:
+        read_tokens = now.worked_since(self.before)
+        at = "prefill" if phase == "waiting" and (now.running != 0 or read_tokens) else phase
+        elapsed_s = self.gauges.clock() - self.stall.started_s
+        tell(Progress(what, at, elapsed_s, deadline_s, now.kv_usage, now.running, read_tokens))
+
+    def _compare(self, now: telemetry.Reading) -> None:
+        """Note what has moved since the last look."""
+        if now.answered:
+            self.stall.every_step_moves = self.stall.every_step_moves or now.worked_tokens is not None
+            if self._last is not None and (what := moved(self._last, now)):
+                self.stall.move(self.gauges.clock(), what.removesuffix("_s").replace("_", " "))
+            self._last = now
+        if self._log.grown():
+            self.stall.move(self.gauges.clock(), f"the log ({self._log.last[:80]})")
+
+    def time_is_up(self, deadline_s: float, arrivals_s: list[float], output_tokens: int) -> tuple[Ending, str]:
+        """How a request ended that was not over in *deadline_s*, and what is to be said of it."""
+        now_s, came = self.gauges.clock(), f"no end within {deadline_s:.3g} s; {len(arrivals_s)} chunks had come"
+        if self.stall.last in (None, "the upload"):
+            why = (
+                "nothing had moved"
+                if self.sees
+                else "nothing could be watched (no metrics, no log): the deadline is the limit"
+            )
+            return "deadline", f"{came}; {why}"
+        silent_s, stall_s = now_s - self.stall.moved_s, self.stall.limit_s(stepwise=bool(arrivals_s))
+        if silent_s > stall_s / 2:
+            few = (
+                f"nothing had moved for {duration(silent_s)}, too short a time to call it a hang ({duration(stall_s)})"
+            )
+            return "unfinished", f"{came}; {few}; {REQUEST_REMEDY}"
+        answering_s = arrivals_s[-1] - arrivals_s[0] if arrivals_s else 0.0
+        pace = Pace(
+            now_s - self.stall.started_s,
+            deadline_s,
+            silent_s,
+            self.prompt_tokens,
+            output_tokens,
+            self._read_tokens(),
+            len(arrivals_s),
+            answering_s,
+        )
+        return "unfinished", f"{pace}; {REQUEST_REMEDY}"
+
+    def _read_tokens(self) -> float | None:
+        """How much of the prompt has been read, as far as the server tells: in tokens, or as a share of a pool that is known."""
+        now, pool = self._last, self.server.figures.get("kv_cache_tokens")
+        if now is None:
+            return None
+        for read in (now.worked_since(self.before), now.grown("kv_used_tokens", self.before)):
+            if read is not None:
+                return read
+        share = now.grown("kv_usage", self.before)
+        return None if share is None or pool is None else share * pool
 
     async def pulse(self) -> str:
         """What its health says now, in words."""

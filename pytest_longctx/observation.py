@@ -11,6 +11,7 @@ Outcome = Literal[
     "runs out of memory",
     "asserts",
     "dies",
+    "fails",
     "disconnects",
     "hangs",
     "is not admitted",
@@ -22,9 +23,10 @@ Outcome = Literal[
 ]
 """
 What a server was seen to do. ``asserts``: it stopped on a failed assertion or another program error of a known kind;
-``dies``: it stopped in any other way, for a cause that is known or for none; ``overcommits``: it came up with a KV cache that
-cannot hold one request of the context it claims; ``adds up`` and ``cannot be`` are said of published and of logged figures,
-``is sound`` and ``is flagged`` of published command lines, not of servers.
+``dies``: it stopped in any other way, for a cause that is known or for none; ``fails``: it answered with an error of its own,
+HTTP 5xx, and went on; ``overcommits``: it came up with a KV cache that cannot hold one request of the context it claims;
+``adds up`` and ``cannot be`` are said of published and of logged figures, ``is sound`` and ``is flagged`` of published command
+lines, not of servers.
 """
 
 Kind = Literal[
@@ -59,6 +61,9 @@ Kind = Literal[
     "over-length",
     "truncated",
     "proxy",
+    "server-error",
+    "too-slow",
+    "not-asked",
     "unknown",
 ]
 """The class of a failure: what went wrong, whatever engine it went wrong in. A closed set; see `KINDS`."""
@@ -96,6 +101,9 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "over-length": "the request is longer than what is served",
         "truncated": "the request was cut to fit",
         "proxy": "something between client and server answered in its place",
+        "server-error": "it answers with an error of its own, HTTP 5xx, and goes on",
+        "too-slow": "the time that was given ended while it was still at work: nothing is said of it",
+        "not-asked": "the question could not be asked, which is an error of the set-up: nothing is said of it",
         "unknown": "no signature fits; the first error in the log is quoted",
     }
 )

@@ -13,6 +13,8 @@ from pytest_longctx import fixtures, hookspecs, markers, options
 _REPORTING = "longctx-reporting"
 _DESELECTING = "longctx-deselecting"
 """Registered when a backend was chosen, and only then."""
+_BESIDE_S = 300.0
+"""What a test may do beside waiting: long prompts are made, and counters settle."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -152,11 +154,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _patience(metafunc: pytest.Metafunc, case: Any) -> list[pytest.MarkDecorator]:
-    """The time limit of a test, for pytest-timeout: no sooner than the deadlines of its boot and its requests."""
+    """
+    The time limit of a test, for pytest-timeout: no sooner than the deadlines of its boot and its requests.
+
+    None at all where these are not known: each wait has its own, and a limit of the project would end a server at work.
+    """
     own = metafunc.definition.get_closest_marker("timeout") is not None
-    if own or case.patience_s is None or not metafunc.config.pluginmanager.hasplugin("timeout"):
+    if own or not metafunc.config.pluginmanager.hasplugin("timeout"):
         return []
-    return [pytest.mark.timeout(case.patience_s)]
+    return [pytest.mark.timeout(0 if case.patience_s is None else case.patience_s + _BESIDE_S)]
 
 
 def _wants_our_deployment(metafunc: pytest.Metafunc) -> bool:

@@ -81,6 +81,9 @@ def observe(server: Server, prompt: Sendable, output_tokens: int, watch: Watch =
             return each.observe()
     try:
         refusal = reset(server)
+    except httpx.ReadTimeout:
+        said = f"the reset: no answer within {_ANSWER_S:.0f} s, and nothing that could be watched"
+        return Observation(None, phase="request", kind="too-slow", said=said)
     except httpx.HTTPError as problem:
         return Observation("disconnects", phase="request", said=f"the reset: {type(problem).__name__}: {problem}")
     if refusal is not None:

@@ -18,8 +18,11 @@ def after(seen: Observation, canary: Exchange) -> Observation:
     took_s = canary.ended_s - canary.started_s
     if well:
         said = f"{small} was answered in {duration(took_s)}: the server has recovered"
+    elif canary.ending == "unfinished":
+        said = f"{small} was not answered in {duration(took_s)}, and the server was still at work: {canary.detail}"
     else:
         words = canary.refusal.text if canary.refusal else canary.detail
         said = f"{small} was not answered ({canary.ending}: {words}): the server has not recovered"
-    metrics = {**seen.metrics, "recovered": float(well), "canary_s": took_s if well else None}
+    recovered = None if canary.ending == "unfinished" else float(well)
+    metrics = {**seen.metrics, "recovered": recovered, "canary_s": took_s if well else None}
     return replace(seen, metrics=metrics, said="; ".join(filter(None, (seen.said, said))))

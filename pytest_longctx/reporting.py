@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_longctx import __version__, carrying, failures, lints, options
-from pytest_longctx.errors import BootError, LongctxError
+from pytest_longctx.errors import BootError, LaunchError, LongctxError
 from pytest_longctx.exchange import UnservedError
 from pytest_longctx.findings import Finding
 from pytest_longctx.mask import masked
@@ -19,6 +19,8 @@ from pytest_longctx.selection import pair_of
 from pytest_longctx.session import Session, verdicts_of
 from pytest_longctx.starts import of_deployment
 
+_NOT_ASKED = "longctx_not_asked"
+"""Marks the report of a test whose question never reached an engine."""
 JUDGED = ("holds", "broken", "known")
 
 
@@ -113,7 +115,24 @@ class Reporting:
         elif isinstance(cause, LongctxError):
             # Its text says all there is; pytest would print the chain of exceptions that carried it here.
             report.longrepr = self._once(str(cause))
+        if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
+            self._as_unmeasured(item, report)
+        if call.when == "call" and isinstance(cause, LaunchError):
+            report.user_properties.append((_NOT_ASKED, ""))
         return report
+
+    def _as_unmeasured(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """A boot that was too slow for this run's patience fails no test: its findings are unmeasured, and red where that is."""
+        reached = verdicts_of(item)
+        if reached and reached[-1].word in ("unmeasured", "out of scope") and not self.session.options.strict:
+            path, line, _ = item.location
+            report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, f"Skipped: {reached[-1]!r}")
+
+    @pytest.hookimpl
+    def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
+        """A question that never reached an engine is an error, as one of the set-up, and no test that failed."""
+        not_asked = report.failed and any(name == _NOT_ASKED for name, _ in getattr(report, "user_properties", ()))
+        return ("error", "E", "ERROR") if not_asked else None
 
     def _not_a_pass(self, item: pytest.Item, finding: Finding | None) -> str:
         """Why a test that raised nothing has still not passed: it threw its verdict away, or came to none."""

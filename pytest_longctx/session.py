@@ -18,7 +18,7 @@ from pytest_longctx.adapters import Errand, EvaluationTool, LoadTool, running
 from pytest_longctx.asks import Ask
 from pytest_longctx.boots import Boot
 from pytest_longctx.deployment import Deployment
-from pytest_longctx.errors import LongctxError, UsageError
+from pytest_longctx.errors import LaunchError, LongctxError, UsageError
 from pytest_longctx.exchange import Exchange
 from pytest_longctx.findings import Finding
 from pytest_longctx.launchers import Launch
@@ -137,6 +137,7 @@ class Session:
             if not isinstance(evidence, Observation):
                 each = [evidence] if isinstance(evidence, Exchange) else evidence
                 evidence = series.summary([boot.weigh(one) if boot else one.observe() for one in each])
+            must_have_been_asked(evidence)
             try:
                 evidence = boot.bear_out(evidence) if boot else evidence
             except LongctxError as problem:
@@ -225,6 +226,13 @@ class Session:
     def note_found(self, server: Server, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> None:
         """Record what was found where in a prompt: each place as its depth, 0 to 1, and its score, 0 to 1."""
         self.unrecorded.append(record.found_pair(server.deployment.name, prompt_tokens, places))
+
+
+def must_have_been_asked(seen: Observation) -> None:
+    """End a test whose question never reached an engine: that is an error of the set-up, and says nothing of a finding."""
+    if seen.kind == "not-asked":
+        problem = LaunchError(seen.said)
+        raise pytest.fail.Exception(str(problem), pytrace=False) from problem
 
 
 _VERDICTS = pytest.StashKey[list[Verdict]]()

@@ -39,9 +39,10 @@ class Reading:
 
     def worked_since(self, before: "Reading") -> float | None:
         """Tokens that went through the model between *before* and this reading, of whichever request."""
-        return self._grown("worked_tokens", before)
+        return self.grown("worked_tokens", before)
 
-    def _grown(self, name: str, before: "Reading") -> float | None:
+    def grown(self, name: str, before: "Reading") -> float | None:
+        """How much the figure called *name* has grown since *before*; None where that is not known."""
         now, then = getattr(self, name), getattr(before, name)
         return None if now is None or not before.answered else now - (then or 0.0)
 
@@ -49,7 +50,7 @@ class Reading:
         """What the server counted between *before* and this reading."""
 
         def counted(name: str) -> int | None:
-            value = self._grown(name, before)
+            value = self.grown(name, before)
             return None if value is None else round(value)
 
         return Ledger(
@@ -57,9 +58,9 @@ class Reading:
             completion_tokens=counted("generated_tokens"),
             cached_tokens=counted("cached_tokens"),
             first_tokens=counted("first_tokens"),
-            ttft_s=self._grown("ttft_s", before),
-            queue_s=self._grown("queue_s", before),
-            prefill_s=self._grown("prefill_s", before),
+            ttft_s=self.grown("ttft_s", before),
+            queue_s=self.grown("queue_s", before),
+            prefill_s=self.grown("prefill_s", before),
         )
 
 

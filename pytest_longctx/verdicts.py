@@ -111,7 +111,9 @@ def judge(
     if any(line.ok is False for line in lines):
         return Verdict(finding, "known" if finding.known else "broken", lines, seen, remark=remark)
     if any(line.ok is None for line in lines):
-        return Verdict(finding, "unmeasured", lines, seen, remark=remark)
+        # Where the server was still at work, how far it had come is the reason, and what was not observed is none.
+        reason = seen.said if seen.outcome is None and seen.kind == "too-slow" else ""
+        return Verdict(finding, "unmeasured", lines, seen, reason=reason, remark=remark)
     if finding.known:
         gone = f"the known failure is gone: take `known` ({finding.known.issue}) out of the finding"
         return Verdict(finding, "broken", lines, seen, reason=gone, remark=remark)

@@ -46,9 +46,11 @@ weights = "unknown"
 
 [flags]
 fault = "{fault}"
+crawl-s = 0.02
 
 [timeouts]
 boot_s = {boot_s}
+stall_s = {stall_s}
 admission_s = 0.3
 answer_s = {answer_s}
 canary_s = {answer_s}
@@ -98,10 +100,11 @@ def faulty(pytester: pytest.Pytester) -> Callable[[str], str]:
 
     def write(fault: str) -> str:
         # Only a server that is known to hang is given up soon; any other has time enough on the busiest machine.
-        boot_s = 2 if fault in ("hangs-at-boot", "never-healthy") else 30
-        answer_s = 0.5 if fault in ("stalls-mid-stream", "wedges") else 30
+        boot_s = 2 if fault in ("hangs-at-boot", "never-healthy", "crawls-at-boot") else 30
+        stalls = ("stalls-mid-stream", "stalls-halfway", "stalls-in-prefill", "wedges")
+        answer_s, stall_s = (5, 0.4) if fault in stalls else (30, 30)
         path = pytester.path / "faulty.toml"
-        path.write_text(FAULTY.format(fault=fault, boot_s=boot_s, answer_s=answer_s), encoding="utf-8")
+        path.write_text(FAULTY.format(fault=fault, boot_s=boot_s, answer_s=answer_s, stall_s=stall_s), encoding="utf-8")
         return f"--longctx-deployment={path.name}"
 
     return write

@@ -13,15 +13,18 @@ from typing import Protocol
 
 from pytest_longctx.catalogue import PHASES
 from pytest_longctx.diagnosis import Diagnosis, Evidence, diagnose
+from pytest_longctx.dialect import Unaskable
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.kernel import MemoryKills
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.knock import Knock
+from pytest_longctx.log_motion import LogMotion
 from pytest_longctx.mask import masked
 from pytest_longctx.observation import Kind, Observation
 from pytest_longctx.progress import Progress
 from pytest_longctx.reading import Reading
 from pytest_longctx.server import Server
+from pytest_longctx.stall import Stall
 from pytest_longctx.units import duration
 
 _MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu")
@@ -96,30 +99,59 @@ class _Wait:
     knock: Knock
     boot_s: float
     reading: Reading = field(init=False)
+    stall: Stall = field(init=False)
     elapsed_s: float = 0.0
+    _log: LogMotion = field(init=False)
+    _heard: set[tuple[str, str]] = field(default_factory=set)
+    """What the knocking has come to so far."""
 
     def __post_init__(self) -> None:
-        self.reading = Reading(self.launch.backend.catalogue)
+        catalogue = self.launch.backend.catalogue
+        self.reading = Reading(catalogue)
+        timeouts = self.launch.deployment.timeouts
+        self.stall = Stall(min(timeouts.boot_stall_s, self.boot_s / 2), self.candidate.started_s)
+        self._log = LogMotion(self.candidate.log, tuple(each.regex for each in catalogue.benign if each.kind))
 
     def until_ready(self) -> Server:
         failure_seen_s: float | None = None
         while True:
             exit_code = self.candidate.exit_code()  # before the log is read, so that nothing it wrote last is missed
-            for line in self.candidate.new_lines():
+            lines = list(self.candidate.new_lines())
+            for line in lines:
                 self.reading.feed(line)
-            self.elapsed_s = time.monotonic() - self.candidate.started_s
+            now_s = time.monotonic()
+            self.elapsed_s = now_s - self.candidate.started_s
             if self.knock.answered is not None:
                 return self._answered(self.knock.answered)
+            if self.knock.unaskable is not None:
+                raise LaunchError(self._cannot_be_asked(self.knock.unaskable))
+            self._note_motion(now_s, lines)
             if self.reading.failure is not None and failure_seen_s is None:
                 failure_seen_s = self.elapsed_s
             said_its_last = failure_seen_s is not None and self.elapsed_s - failure_seen_s > _LAST_WORDS_S
-            nobody = not self.candidate.ours and not self.knock.connected and self.elapsed_s > NOBODY_S
-            if exit_code is not None or said_its_last or self.knock.refused or nobody or self.elapsed_s > self.boot_s:
+            if exit_code is not None or said_its_last or self.knock.refused or self._is_over(now_s):
                 raise self._failed(exit_code)
             phase = self.knock.step if self.reading.phase == "serve" else PHASES[self.reading.phase]
             what, usual_s = f"boot {self.launch.deployment.name}", self.launch.deployment.timeouts.usual_boot_s
             self.launch.watch(Progress(what, phase, self.elapsed_s, self.boot_s, expected_s=usual_s))
             time.sleep(_POLL_S)
+
+    def _note_motion(self, now_s: float, lines: list[str]) -> None:
+        """What has moved since the last look: the log, or what the knocking came to."""
+        if self._log.grown() if self._log.path is not None else self._log.new(lines):
+            self.stall.move(now_s, f"the log ({self._log.last[:120]})", step=False)
+        heard = (self.knock.step, " ".join(self.knock.last.split()[:2]))  # a health may tell the time
+        if heard not in self._heard:
+            self._heard.add(heard)
+            self.stall.move(now_s, f"the answer to {heard[0]}", step=False)
+
+    def _is_over(self, now_s: float) -> bool:
+        """Whether there is no use in waiting on, or no time."""
+        if self.candidate.ours:
+            return self.stall.look(now_s) is not None or self.elapsed_s > self.boot_s
+        # It is said to run already: where the connection is turned away, nobody is there.
+        nobody = not self.knock.connected and (bool(self.knock.nobody) or self.elapsed_s > NOBODY_S)
+        return nobody or self.elapsed_s > self.boot_s
 
     def _answered(self, answered: Server) -> Server:
         """The server with all that is known of it. Raises `BootError` where it cannot hold one request of its own length."""
@@ -144,9 +176,8 @@ class _Wait:
         found = diagnose(self.reading, self._evidence(exit_code))
         because = masked(found.cause, self.candidate.secrets)
         if not self.candidate.ours and not self.knock.refused:
-            raise LaunchError(
-                self._explain(because, "the address, and whether an OpenAI-compatible server answers there")
-            )
+            remedy = "the address, and whether an OpenAI-compatible server answers there"
+            raise LaunchError(self._explain(because, remedy))
         if found.kind in _MACHINES:
             raise LaunchError(self._explain(because, found.remedy, found))
         readings = {**self.reading.figures, "boot_s": None}
@@ -157,13 +188,29 @@ class _Wait:
         """Everything that can be asked about how it ended."""
         refused = self.knock.refused
         timed_out = exit_code is None and refused is None and self.reading.failure is None
+        stalled = self.stall.look(time.monotonic()) if timed_out else None
         return replace(
             self.candidate.evidence(exit_code),
             status=refused.status if refused else None,
             refusal=refused.text if refused else None,
             waited_for=f"{self.knock.step} ({self.knock.last or 'no answer'})" if timed_out else None,
+            stalled=stalled,
+            at_work=self._at_work() if timed_out and stalled is None else None,
             gauges=self.knock.gauges() if timed_out and self.knock.connected else {},
         )
+
+    def _at_work(self) -> str:
+        """That it was still at work when the time was up."""
+        silent_s = time.monotonic() - self.stall.moved_s
+        moved = (
+            f"{self.stall.last} moved {duration(silent_s)} before" if self.stall.last else "it had just been started"
+        )
+        return f"too slow here: not up within {duration(self.boot_s)}, and {moved}"
+
+    def _cannot_be_asked(self, found: Unaskable) -> str:
+        name = self.launch.deployment.name
+        rows = [f"{name} did not become ready", *str(found).splitlines(), f"  after    {duration(self.elapsed_s)}"]
+        return "\n".join([*rows, f"  again    {self.candidate.again}"])
 
     def _explain(self, because: str, remedy: str, found: Diagnosis | None = None) -> str:
         candidate = self.candidate

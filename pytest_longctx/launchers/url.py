@@ -9,15 +9,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pytest_longctx import tables
+from pytest_longctx.dialect import KEY_VARIABLE
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch, between
 from pytest_longctx.launchers.ready import Candidate, await_ready
 from pytest_longctx.mask import masked
 from pytest_longctx.server import Server
 from pytest_longctx.turns import turn
-
-KEY_VARIABLE = "LONGCTX_API_KEY"
-"""Where the API key of an attached server is read from; a key on a command line would show in every process list."""
 
 PATIENCE_S = 60.0
 """How long a server that is said to answer may take to do so."""

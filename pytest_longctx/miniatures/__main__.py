@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pytest_longctx.miniatures.faults import FAULTS
-from pytest_longctx.miniatures.server import LATE_S, Honest
+from pytest_longctx.miniatures.server import CRAWL_S, LATE_S, Honest
 from pytest_longctx.miniatures.serving import serve
 from pytest_longctx.miniatures.sglang import Sglang
 
@@ -23,15 +23,13 @@ def main() -> None:
     parser.add_argument("--max-model-len", type=int, default=131_072)
     parser.add_argument("--kv-cache-tokens", type=int)
     parser.add_argument("--late-s", type=float, default=LATE_S, help="how late late-first-token is")
+    parser.add_argument("--crawl-s", type=float, default=CRAWL_S, help="how far apart the steps of a crawl are")
     given = parser.parse_args()
     if given.fault != "honest" and given.dialect != "vllm":
         parser.error("faults are in vLLM's dialect alone")
     kind = DIALECTS[given.dialect] if given.fault == "honest" else FAULTS[given.fault]
-    serve(
-        kind(given.served_model_name, given.max_model_len, given.kv_cache_tokens, late_s=given.late_s),
-        given.host,
-        given.port,
-    )
+    pace = {"late_s": given.late_s, "crawl_s": given.crawl_s}
+    serve(kind(given.served_model_name, given.max_model_len, given.kv_cache_tokens, **pace), given.host, given.port)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 
 from pytest_longctx.miniatures.server import Honest, say
 
@@ -30,6 +31,15 @@ class NeverHealthy(Honest):
 
     def healthy(self) -> bool:
         return False
+
+
+class CrawlsAtBoot(Honest):
+    """Loads for ever, and says how far it has come every `crawl_s`, in a bar that does not end its line."""
+
+    def boot(self) -> None:
+        for done in count(1):
+            print(f"Loading checkpoint shards: {done} of many\r", end="", flush=True)
+            time.sleep(self.crawl_s)
 
 
 class Overcommits(Honest):

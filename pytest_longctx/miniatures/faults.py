@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.miniatures import boot_faults, death_faults
+from pytest_longctx.miniatures import boot_faults, death_faults, dialect_faults, pace_faults
 from pytest_longctx.miniatures.request import Request, spared
 from pytest_longctx.miniatures.server import Honest
 
@@ -183,6 +183,10 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "takes-too-much": TakesTooMuch,
         "dies-mid-stream": DiesMidStream,
         "stalls-mid-stream": StallsMidStream,
+        "stalls-halfway": pace_faults.StallsHalfway,
+        "stalls-in-prefill": pace_faults.StallsInPrefill,
+        "crawls": pace_faults.Crawls,
+        "crawls-in-prefill": pace_faults.CrawlsInPrefill,
         "reads-on": ReadsOn,
         "never-schedules": NeverSchedules,
         "stays-blocked": StaysBlocked,
@@ -207,6 +211,13 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "loses-worker": boot_faults.LosesWorker,
         "is-killed": boot_faults.IsKilled,
         "cries-wolf": boot_faults.CriesWolf,
+        "crawls-at-boot": boot_faults.CrawlsAtBoot,
+        "wants-key": dialect_faults.WantsKey,
+        "forbids": dialect_faults.Forbids,
+        "answers-500": dialect_faults.Answers500,
+        "has-no-completions": dialect_faults.HasNoCompletions,
+        "is-a-web-page": dialect_faults.IsAWebPage,
+        "loses-its-route": dialect_faults.LosesItsRoute,
     }
 )
 """Every miniature by the name its deployment gives in ``fault``."""

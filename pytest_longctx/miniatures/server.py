@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from threading import Lock
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pytest_longctx.miniatures.request import Request
 
@@ -18,6 +18,15 @@ BLOCK_TOKENS = 16
 LATE_S = 0.6
 READ_S = 0.4
 READ_FROM_TOKENS = 50_000
+CRAWL_S = 5.0
+
+
+class Instead(NamedTuple):
+    """An answer that stands in for the true one."""
+
+    status: int
+    body: bytes
+    kind: str = "application/json"
 
 
 @dataclass
@@ -42,6 +51,8 @@ class Honest:
     late_s: float = LATE_S
     read_s: float = READ_S
     """How long it pretends to read a prompt of `READ_FROM_TOKENS` or more; shorter ones take it no time."""
+    crawl_s: float = CRAWL_S
+    """How far apart the steps of a crawl are."""
 
     @property
     def pool(self) -> int:
@@ -68,6 +79,18 @@ class Honest:
             f"CPU KV cache size: {pool:,} tokens, Maximum concurrency for "
             f"{self.max_model_len:,} tokens per request: {pool / self.max_model_len:.2f}x"
         )
+
+    def instead(self, method: str, path: str) -> Instead | None:
+        """What is answered in place of the truth, whatever is asked; None: nothing is."""
+        return None
+
+    def instead_of(self, request: Request) -> Instead | None:
+        """The same of one completion."""
+        return None
+
+    def kv_usage(self) -> float:
+        """Share of the pretended KV cache in use."""
+        return 0.5 if self.running else 0.0
 
     def healthy(self) -> bool:
         """What ``/health`` says."""
@@ -135,7 +158,7 @@ class Honest:
         rows = {
             "vllm:num_requests_running": self.running,
             "vllm:num_requests_waiting": self.waiting,
-            "vllm:kv_cache_usage_perc": 0.5 if self.running else 0.0,
+            "vllm:kv_cache_usage_perc": self.kv_usage(),
             "vllm:prompt_tokens_total": self.prompt_tokens,
             "vllm:prefix_cache_hits_total": self.cached_tokens,
             "vllm:generation_tokens_total": self.generated_tokens,
@@ -167,9 +190,16 @@ class Handler(BaseHTTPRequestHandler):
         self._send(401, b'{"error": "Unauthorized"}')
         return True
 
+    def _overruled(self, method: str) -> bool:
+        """Send what the mind has in place of the truth."""
+        other = self.mind.instead(method, self.path)
+        if other is not None:
+            self._send(*other)
+        return other is not None
+
     def do_GET(self) -> None:
         """Health, model list, version and metrics."""
-        if self._locked():
+        if self._overruled("GET") or self._locked():
             return
         mind = self.mind
         if self.path == "/health":
@@ -187,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """A completion, streamed or whole; or an empty cache."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self._locked():
+        if self._overruled("POST") or self._locked():
             return
         if self.path == self.mind.reset_path:
             self._send(200, json.dumps({"success": self.mind.reset()}).encode())
@@ -202,7 +232,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _answer(self, request: Request) -> None:
-        if complaint := self.mind.complaint(request):
+        if other := self.mind.instead_of(request):
+            self._send(*other)
+        elif complaint := self.mind.complaint(request):
             self._send(400, json.dumps(self.mind.refusal(complaint)).encode())
         elif not request.stream:
             self.mind.account(request, 0.0)

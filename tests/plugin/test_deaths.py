@@ -28,7 +28,7 @@ SAID = {
     ),
     "wedges": (
         "outcome: hangs, wanted serves; recovered: 0, wanted exactly 1",
-        "0 chunks had come; /health says 200; a request of 8 tokens after it was not answered (deadline: no end within",
+        "are allowed; kv usage had moved last; /health says 200; a request of 8 tokens after it was not answered (stalled: nothing moved",
         "the server has not recovered",
     ),
     "engine-dies": (

@@ -23,6 +23,14 @@ CAUGHT = {
     "stalls-mid-stream": dict.fromkeys(
         [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050"], "outcome: hangs, wanted serves"
     ),
+    "stalls-halfway": dict.fromkeys(
+        [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050"], "outcome: hangs, wanted serves"
+    ),
+    "stalls-in-prefill": dict.fromkeys(
+        [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050"], "outcome: hangs, wanted serves"
+    ),
+    "crawls": {},
+    "crawls-in-prefill": {},
     "reads-on": {"LC-0080": "abandoned_tokens: 60,000 tokens, wanted exactly 0 tokens"},
     "never-schedules": dict.fromkeys(
         [*SERVED, "LC-0023", "LC-0030", "LC-0031", "LC-0050", "LC-0080"], "outcome: is not admitted, wanted serves"
@@ -59,15 +67,28 @@ CAUGHT = {
     "loses-worker": dict.fromkeys(ALL, "outcome: dies"),
     "is-killed": dict.fromkeys(ALL, "outcome: dies"),
     "cries-wolf": {},
+    "crawls-at-boot": dict.fromkeys(
+        ALL, "too slow here: not up within 2.00 s, and the log (Loading checkpoint shards: "
+    ),
+    "answers-500": dict.fromkeys(ALL, "outcome: fails, wanted"),
 }
+SET_UP = {
+    "wants-key": "it asks for an API key",
+    "forbids": "it asks for an API key",
+    "has-no-completions": "answered HTTP 404",
+    "is-a-web-page": "a web page came",
+    "loses-its-route": "answered HTTP 404",
+}
+"""Of these no finding is judged: the question could not be asked."""
 
 
 def test_every_fault_has_its_check():
     """A miniature that nothing is expected to catch would prove nothing."""
-    assert CAUGHT.keys() == FAULTS.keys()
+    assert CAUGHT.keys() | SET_UP.keys() == FAULTS.keys()
+    assert not CAUGHT.keys() & SET_UP.keys()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", CAUGHT)
 def test_fault_is_caught_by_its_own_check(run, faulty, fault):
     """Which findings break, and on which line, is exactly what is written above."""
     done = run("--backend=miniature", "--longctx-strict", faulty(fault))
@@ -82,6 +103,41 @@ def test_fault_is_caught_by_its_own_check(run, faulty, fault):
         assert once.count(", wanted ") == 1 or rows[finding]["verdict"] == "unmeasured"
     assert holding | broken.keys() == ALL
     assert done.outcome.ret == (0 if not CAUGHT[fault] else 1)
+
+
+@pytest.mark.parametrize("fault", SET_UP)
+def test_a_server_that_cannot_be_asked_is_an_error_of_the_set_up(run, faulty, fault):
+    """No finding is broken by it, and none holds: not even one that expects to be refused."""
+    done = run("--backend=miniature", faulty(fault), "-k", "LC-0001 or LC-0021 or LC-0050 or LC-0080")
+    counted = done.outcome.parseoutcomes()
+    assert {name: counted.get(name, 0) for name in ("passed", "failed", "errors")} == {
+        "passed": 0,
+        "failed": 0,
+        "errors": 4,
+    }
+    assert SET_UP[fault] in done.text
+    assert "the question could not be asked" in done.text
+    assert "Traceback" not in done.text
+    assert not (done.folder / "results" / "results.jsonl").exists() or done.results.verdicts == []
+    assert done.outcome.ret == 1
+
+
+def test_one_error_for_every_request_is_told_with_the_logs_exception(run, faulty):
+    done = run("--backend=miniature", faulty("answers-500"), "-k", "LC-0001")
+    (row,) = done.results.verdicts
+    assert row["verdict"] == "broken"
+    said = "it came up, and answers every request with HTTP 500: 'text'; its log: KeyError: 'text'"
+    assert said in row["why"]
+    assert said in done.text
+    assert done.results.boots[0]["seconds"] < 20
+
+
+def test_a_boot_that_is_too_slow_fails_no_test_unless_the_run_is_strict(run, faulty):
+    done = run("--backend=miniature", faulty("crawls-at-boot"), "-k", "LC-0001", "--longctx-allow-unjudged")
+    (row,) = done.results.verdicts
+    assert row["verdict"] == "unmeasured"
+    assert done.outcome.parseoutcomes().get("skipped") == 1
+    assert done.outcome.ret == 0
 
 
 DOCUMENTED = """

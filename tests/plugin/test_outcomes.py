@@ -239,3 +239,24 @@ def test_a_parameter_of_somebody_elses_called_deployment_is_left_alone(run, pyte
         """
     )
     run("--backend=miniature", what=str(pytester.path)).outcome.assert_outcomes(passed=2)
+
+
+def test_no_test_has_a_time_limit_shorter_than_its_waits(run, pytester):
+    """Those of the boot and the requests together, and none where that is not known; a project's own limit is for other tests."""
+    pytester.makeini("[pytest]\naddopts = --strict-markers\ntimeout = 1\n")
+    pytester.makepyfile(
+        reads_limits="""
+        from pathlib import Path
+
+        def pytest_collection_finish(session):
+            marks = {item.name: item.get_closest_marker("timeout") for item in session.items}
+            Path("limits").write_text("".join(f"{name} {mark and mark.args[0]}\\n" for name, mark in marks.items()))
+        """
+    )
+    pytester.syspathinsert()
+    run("--backend=miniature", "-k", "MN-0040 or LC-0001", "--collect-only", "-p", "reads_limits")
+    limits = dict(line.split(" ") for line in (pytester.path / "limits").read_text().splitlines())
+    served = next(value for name, value in limits.items() if "LC-0001" in name)
+    unknown = next(value for name, value in limits.items() if "MN-0040" in name)
+    assert float(served) > 10 + 120 + 300
+    assert float(unknown) == 0

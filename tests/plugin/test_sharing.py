@@ -92,9 +92,8 @@ def test_a_running_server_that_is_not_what_the_deployment_says_is_refused(run, r
     assert done.outcome.parseoutcomes()["errors"] == 2
 
 
-def test_nobody_at_the_url_judges_nothing(run, monkeypatch):
+def test_nobody_at_the_url_judges_nothing(run):
     """A wrong address is trouble with the set-up, not a finding that broke."""
-    monkeypatch.setattr("pytest_longctx.launchers.ready.NOBODY_S", 0.5)
     done = run("--backend=openai", "--longctx-launcher=url:http://127.0.0.1:9", "-m", "smoke")
     assert "attached did not become ready" in done.text
     assert "Connection refused" in done.text

@@ -20,7 +20,9 @@ ESCAPE = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
 @pytest.fixture
 def late(tmp_path):
     """The command line of a run whose server lets a prompt of 10,000 tokens wait for four seconds."""
-    text = FAULTY.format(fault="late-first-token", boot_s=30, answer_s=30).replace("[flags]", "[flags]\nlate-s = 4")
+    text = FAULTY.format(fault="late-first-token", boot_s=30, answer_s=30, stall_s=30).replace(
+        "[flags]", "[flags]\nlate-s = 4"
+    )
     (tmp_path / "faulty.toml").write_text(text)
     base = [
         sys.executable,

@@ -57,7 +57,9 @@ class Replay:
                 path = self.backend.health if self.backend.dies_unhealthy else None
                 gauges = Gauges(side, self.backend.metrics, path, clock=lambda: self.now_s)
                 server = Server("http://there", "m", self.backend, make.deployment(), "url")
-                return await Lookout(server, gauges, sleep=self.sleep).watch("", lambda: "waiting", 1e6, unwatched)
+                # So long that it may be read in one silent step of half an hour.
+                lookout = Lookout(server, gauges, sleep=self.sleep, prompt_tokens=1_000_000)
+                return await lookout.watch("", lambda: "waiting", 1e6, unwatched)
 
         return asyncio.run(run())
 

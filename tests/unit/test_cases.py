@@ -42,6 +42,8 @@ def test_a_claim_needs_no_deployment_of_its_own():
             {"question": "load", "ask": {"prompt_tokens": 100, "requests": 25, "concurrency": 10, "output_tokens": 1}},
             100 + 3 * 12,
         ),
+        ({"question": "accounting"}, 100 + 22 * (10 + 8.193 + 32)),
+        ({"question": "accounting", "ask": {"requests": 100, "output_tokens": 1}}, 100 + 100 * (10 + 8.193 + 1)),
         ({"question": "accuracy", "ask": {"task": "t"}, "bounds": {"boot_s": {"unit": "s", "at_most": 1}}}, None),
     ],
 )

@@ -382,3 +382,38 @@ def test_whatever_was_seen_has_a_diagnosis(text, evidence, name):
     assert found.cause
     assert found.remedy
     assert all(isinstance(line, str) for _, line in found.rows())
+
+
+FAILED_REQUEST = """\
+[2026-11-28 14:57:05] INFO:     Application startup complete.
+[2026-11-28 14:57:07] The server is fired up and ready to roll!
+[2026-11-28 14:57:09] Error in request: 'text'
+Traceback (most recent call last):
+  File "site-packages/sglang/srt/entrypoints/openai/serving_completions.py", line 506, in _build_completion_response
+    text = ret_item["text"]
+KeyError: 'text'
+[2026-11-28 14:57:09] INFO:     127.0.0.1:57032 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (FAILED_REQUEST, "it came up, and answers every request with HTTP 500: 'text'; its log: KeyError: 'text'"),
+        ("", "it came up, and answers every request with HTTP 500: 'text'"),
+    ],
+)
+def test_one_error_for_every_request_is_said_with_the_logs_exception(log, said):
+    found = diagnose(read([log.encode()], load(BACKENDS["sglang"])().catalogue), Evidence(status=500, refusal="'text'"))
+    assert (found.kind, found.outcome, found.phase, found.cause) == ("server-error", "fails", "request", said)
+
+
+def test_a_boot_that_was_at_work_is_no_hang_and_one_that_stalled_says_for_how_long():
+    waiting = "health (no answer)"
+    reading = read([b""], load(BACKENDS["vllm"])().catalogue)
+    slow = diagnose(reading, Evidence(waited_for=waiting, at_work="too slow here: not up within 5 s"))
+    assert (slow.outcome, slow.kind) == (None, "too-slow")
+    assert slow.cause == "too slow here: not up within 5 s; waiting for health (no answer)"
+    stalled = diagnose(reading, Evidence(waited_for=waiting, stalled="nothing moved for 600 s"))
+    assert (stalled.outcome, stalled.kind) == ("hangs", "hang")
+    assert stalled.cause == "nothing moved for 600 s while waiting for health (no answer)"

@@ -100,7 +100,9 @@ def test_a_figure_whose_parts_are_missing_is_not_observed(changes, measure):
 def test_every_ending_is_an_outcome(ending):
     observation = make.exchange(ending=ending, detail="what broke").observe()
     assert observation.outcome == ENDING_OUTCOMES[ending]
-    assert observation.outcome in get_args(Outcome)
+    assert observation.outcome in (*get_args(Outcome), None)
+    # Where nothing follows, it is said why.
+    assert (observation.outcome is None) == (observation.kind in ("too-slow", "not-asked"))
     assert (observation.phase, observation.sent_tokens, observation.said) == ("request", 100, "what broke")
 
 

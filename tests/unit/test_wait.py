@@ -35,7 +35,14 @@ class Booting(ready.Candidate):
         return iter(self.line.splitlines() if self.clock.now_s >= AT_S else [])
 
 
-def failed(name: str, line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[float, Exception]:
+def failed(
+    name: str,
+    line: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type["Booting"] = Booting,
+    **timeouts: float,
+) -> tuple[float, Exception]:
     """When the wait for a server of engine *name* that says *line* was over, and with what."""
     clock = SimpleNamespace(now_s=0.0)
     monkeypatch.setattr(
@@ -46,10 +53,10 @@ def failed(name: str, line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         ),
     )
     backend: Backend = load(BACKENDS[name])()
-    launch = Launch(backend, make.deployment(), "m", folder)
+    launch = Launch(backend, make.deployment(timeouts=timeouts), "m", folder)
     nobody = Knock(launch.server_at("http://127.0.0.1:1", "process"))  # whom nobody sends to knock
     with pytest.raises((LaunchError, BootError)) as raised:
-        ready._Wait(Booting(line, clock), launch, nobody, BOOT_S).until_ready()
+        ready._Wait(kind(line, clock), launch, nobody, BOOT_S).until_ready()
     return clock.now_s, raised.value
 
 
@@ -63,5 +70,35 @@ def test_a_fatal_line_ends_the_wait_within_a_second(name, line, tmp_path, monkey
 @pytest.mark.parametrize(("name", "line"), HARMLESS, ids=range(len(HARMLESS)))
 def test_a_line_that_only_looks_fatal_ends_no_wait(name, line, tmp_path, monkeypatch):
     over_s, problem = failed(name, line, tmp_path, monkeypatch)
-    assert over_s > BOOT_S
-    assert "the time was up" in str(problem)
+    assert BOOT_S / 2 < over_s < BOOT_S / 2 + AT_S + 1  # from then on it says nothing new
+    assert "nothing moved for 5 min 00 s" in str(problem)
+    assert isinstance(problem, BootError)
+    assert problem.observation.outcome in ("hangs", "is not admitted")
+
+
+class Loading(Booting):
+    """A server that says every few seconds how far it has come, until *stops_s*."""
+
+    stops_s = 1e9
+
+    def new_lines(self) -> Iterator[str]:
+        said_s = min(self.clock.now_s, self.stops_s) // 7 * 7
+        return iter([f"INFO 11-20 23:13:{self.clock.now_s % 60:02.0f} Loading shard {said_s:.0f} of 10000"])
+
+
+def test_a_boot_that_still_moves_when_its_time_is_up_is_too_slow_and_no_hang(tmp_path, monkeypatch):
+    over_s, problem = failed("vllm", "", tmp_path, monkeypatch, Loading)
+    assert isinstance(problem, BootError)
+    assert BOOT_S < over_s < BOOT_S + 1
+    assert (problem.observation.outcome, problem.observation.kind) == (None, "too-slow")
+    assert "too slow here: not up within 10 min 00 s, and the log (" in str(problem)
+    assert "a longer timeouts.boot_s in the deployment" in str(problem)
+
+
+def test_a_boot_that_falls_silent_is_a_hang_after_the_stated_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(Loading, "stops_s", 100.0)
+    over_s, problem = failed("vllm", "", tmp_path, monkeypatch, Loading, boot_stall_s=60)
+    assert isinstance(problem, BootError)
+    assert 158 <= over_s < 160
+    assert problem.observation.outcome == "hangs"
+    assert "nothing moved for 1 min" in str(problem) or "nothing moved for 60." in str(problem)

@@ -1,0 +1,66 @@
+"""
+Does a log say anything new? A line that was there before, but for its time, is no sign of work; nor is one about our questions.
+
+Bars of progress, which end in a carriage return or not at all, are read as they grow.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+_CLOCK: Final = re.compile(r"\x1b\[[0-9;]*m|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?|\b(?:\d{4}[-/])?\d\d[-/]\d\d\b|:\d{4,5}\b")
+"""Colours, times, dates and the ports of clients."""
+_ASKED: Final = re.compile(r'"?\b(?:GET|POST|HEAD) /\S*(?: HTTP/|"| )')
+"""A line of an access log, which our own looks and knocks cause."""
+_MOST_BYTES: Final = 1 << 22
+_MOST_LINES: Final = 100_000
+
+
+@dataclass(slots=True)
+class LogMotion:
+    """Follows a log; *idle* are patterns of lines that come whether or not there is work."""
+
+    path: Path | None = None
+    idle: tuple[str, ...] = ()
+    offset: int = 0
+    last: str = ""
+    """The last line that was new."""
+    _seen: set[str] = field(default_factory=set)
+
+    @classmethod
+    def from_now(cls, path: Path | None, idle: tuple[str, ...] = ()) -> "LogMotion":
+        """Of what *path* gains from here on."""
+        there = path is not None and path.is_file()
+        return cls(path if there else None, idle, path.stat().st_size if there and path is not None else 0)
+
+    def grown(self) -> bool:
+        """Whether the file has said anything new since the last look."""
+        if self.path is None:
+            return False
+        try:
+            with self.path.open("rb") as log:
+                log.seek(self.offset)
+                block = log.read(_MOST_BYTES)
+        except OSError:
+            return False
+        # What has not ended yet is read again with what follows it.
+        ended = max(block.rfind(b"\n"), block.rfind(b"\r")) + 1
+        self.offset += ended if ended or len(block) < _MOST_BYTES else len(block)
+        return self.new(re.split(r"[\r\n]+", block.decode("utf-8", "replace")))
+
+    def new(self, lines: Iterable[str]) -> bool:
+        """Whether any of *lines* says what none did before."""
+        found = [line for line in lines if self._is_new(line)]
+        self.last = found[-1].strip() if found else self.last
+        return bool(found)
+
+    def _is_new(self, line: str) -> bool:
+        said = _CLOCK.sub("", line).strip()
+        if not said or said in self._seen or _ASKED.search(said):
+            return False
+        if len(self._seen) >= _MOST_LINES:
+            self._seen.clear()
+        self._seen.add(said)
+        return not any(re.search(pattern, line) for pattern in self.idle)
