@@ -39,7 +39,7 @@ class Case:
             return None
         lengths = ask.every_request(one.max_model_len) or (one.max_model_len or 0,)
         each_s = (one.timeouts.request_s(length, ask.output_tokens) for length in lengths)
-        return one.timeouts.boot_s + ask.arriving_s + times * sum(each_s)
+        return one.timeouts.boot_limit_s + ask.arriving_s + times * sum(each_s)
 
 
 _REQUESTS: Mapping[Question, int] = MappingProxyType(

@@ -8,10 +8,14 @@ from pydantic import AfterValidator, Field, model_validator
 from pytest_longctx import tables
 from pytest_longctx.errors import TableError
 from pytest_longctx.machine import Hardware
+from pytest_longctx.speed import DEADLINE_FACTOR
 
 Weights = Literal["real", "random", "probe", "unknown"]
 
 FlagValue = str | int | float | bool
+
+FASTEST = "fastest"
+"""Of ``dtype``, on a CPU: whichever of bfloat16 and float32 it multiplies faster in; settled before the boot."""
 
 
 def _hardware(text: str) -> str:
@@ -53,6 +57,9 @@ class Model(tables.Table):
 
 Positive = Annotated[float, Field(gt=0)]
 
+MEASURED = Field(ge=0, exclude=True)
+"""Of the machine and not of the deployment: no part of its digest, so that it stays the same deployment on every machine."""
+
 
 class Timeouts(tables.Table):
     """How long to wait. Each must exceed the predicted time, so that the suite never causes the failure it reports."""
@@ -70,9 +77,30 @@ class Timeouts(tables.Table):
     slowest_prefill_tokens_per_s: Positive = 500.0
     slowest_decode_tokens_per_s: Positive = 0.5
 
+    expected_boot_s: Annotated[float | None, MEASURED] = None
+    """Measured on this machine before the run, and no part of a deployment's file: what a boot should take."""
+    expected_s_per_token: Annotated[float, MEASURED] = 0.0
+    expected_s_per_token_squared: Annotated[float, MEASURED] = 0.0
+    """The law by which a prefill should take its time here; 0 where nothing was measured."""
+
+    def expected_prefill_s(self, prompt_tokens: int) -> float:
+        """What reading a prompt should take on this machine; 0 where that is not known."""
+        return self.expected_s_per_token * prompt_tokens + self.expected_s_per_token_squared * prompt_tokens**2
+
+    @property
+    def boot_limit_s(self) -> float:
+        """The deadline of a boot: what the deployment says, or more on a machine that is measured to be slow."""
+        return max(self.boot_s, DEADLINE_FACTOR * (self.expected_boot_s or 0.0))
+
     def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
-        """The deadline of one request from its first byte: *answer_s* and the time its tokens need at the slowest rates."""
-        prefill_s = prompt_tokens / self.slowest_prefill_tokens_per_s
+        """
+        The deadline of one request from its first byte: *answer_s* and the time its tokens need at the slowest rates.
+
+        On a machine that is measured to be slower than those, `DEADLINE_FACTOR` times what the prompt should take there.
+        """
+        prefill_s = max(
+            prompt_tokens / self.slowest_prefill_tokens_per_s, DEADLINE_FACTOR * self.expected_prefill_s(prompt_tokens)
+        )
         return self.answer_s + prefill_s + output_tokens / self.slowest_decode_tokens_per_s
 
 
@@ -150,6 +178,8 @@ class Deployment(tables.Table):
     """Longest context in tokens, prompt and answer together; None: ask the server."""
     longest_prompt: int | None = None
     """Do not send longer prompts here: the server would take them, but this hardware would need hours."""
+    longest_prompt_s: Positive | None = None
+    """Do not send prompts here that this machine, as measured, would read for longer than so many seconds."""
     only_named: bool = False
     """Only findings that name this deployment are judged on it: it is there to fail, or too slow for anything else."""
     needs_full_context: bool = True
