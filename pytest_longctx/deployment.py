@@ -83,6 +83,14 @@ class Timeouts(tables.Table):
     expected_s_per_token_squared: Annotated[float, MEASURED] = 0.0
     """The law by which a prefill should take its time here; 0 where nothing was measured."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _measured(cls, content: Any) -> Any:
+        for name, field in cls.model_fields.items():
+            if field.exclude and isinstance(content, dict) and name in content:
+                raise ValueError(f"{name} is measured on the machine, and no key of a file")
+        return content
+
     def expected_prefill_s(self, prompt_tokens: int) -> float:
         """What reading a prompt should take on this machine; 0 where that is not known."""
         return self.expected_s_per_token * prompt_tokens + self.expected_s_per_token_squared * prompt_tokens**2

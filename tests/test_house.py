@@ -25,7 +25,7 @@ REFERENCE = (ROOT / "docs/reference/plugin.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_and_functions_stay_readable(module):
     text = module.read_text(encoding="utf-8")
-    assert text.count("\n") <= 250
+    assert text.count("\n") <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name

@@ -1,8 +1,8 @@
 """
 How fast PyTorch multiplies and copies on this machine's CPU, in a second or two, as one line of JSON.
 
-Run by the interpreter that has the engine, in the environment that the engine is started with: ``ONEDNN_MAX_CPU_ISA`` and its like
-change the answer a hundredfold. That interpreter need not have this package: nothing of it is imported.
+Run by the interpreter that has the engine, in the environment that the engine is started with: ``ONEDNN_MAX_CPU_ISA`` changes
+the answer a hundredfold. That interpreter need not have this package: nothing of it is imported.
 """
 
 import json
