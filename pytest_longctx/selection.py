@@ -167,19 +167,26 @@ class Selection:
         """The machine as the server of *one* will find it: with its CPU measured, where that is what computes."""
         if not self.backend.on_cpu or self.launcher.name != "process":
             return self.machine
-        env = process.environment(self.backend.recipe(one, "", 0), os.environ)
+        if one.name not in self._machines:
+            speed = self._speed(process.environment(self.backend.recipe(one, "", 0), os.environ))
+            # Where the hardware was typed, the processor is that of this machine all the same.
+            flags = machine.cpu_flags() if self.machine.cpu_flags is None else self.machine.cpu_flags
+            self._machines[one.name] = replace(self.machine, cpu_flags=flags).measured(speed)
+        return self._machines[one.name]
+
+    def _speed(self, env: Mapping[str, str]) -> Speed | None:
         key = calibration.deciding(env)
         if key not in self._speeds:
             try:
                 python = engines.interpreter(self.backend, self.options.python)
             except LongctxError:  # said where it is needed, at the boot
-                self._speeds[key] = None
-            else:
-                self._speeds[key] = calibration.measure(python, env)
-        speed = self._speeds[key]
-        if self.machine.cpu_flags is None:  # the hardware was typed; the processor is that of this machine all the same
-            return replace(self.machine, cpu_flags=machine.cpu_flags()).measured(speed)
-        return self.machine.measured(speed)
+                return None
+            self._speeds[key] = calibration.measure(python, env)
+        return self._speeds[key]
+
+    @cached_property
+    def _machines(self) -> dict[str, Machine]:
+        return {}
 
     @cached_property
     def _speeds(self) -> dict[Any, Speed | None]:
