@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-ATTENTION_SHARE = 0.35
+ATTENTION_SHARE: Mapping[str, float] = MappingProxyType({"bfloat16": 0.14, "float32": 0.25})
 """
-What vLLM's attention kernels reach of a plain matrix product on the same cores, in the dtype they work in.
+What vLLM's attention kernels reach of a plain matrix product in that dtype on the same cores.
 
-Prefills of the probe, vLLM 0.32.0 on two cores: 0.40 with AMX (318 of 790 GFLOP/s), 0.35 with AVX2 (28 of 81).
+Prefills of the probe, vLLM 0.32.0 on two cores: 318 of 2,330 GFLOP/s with AMX, in BF16; 28 to 42 of 129 with AVX2, in FP32.
 """
 
 NARROW_HEAD_DIM = 64
 """Heads of fewer dimensions use less of each instruction: half the rate was seen with 32."""
 
-REFERENCE_PYTHON_S = 0.0085
+REFERENCE_PYTHON_S = 0.00033
 REFERENCE_BOOT_S = 45.0
 """A boot of vLLM's CPU build is Python reading its modules: 34 to 60 s where `python_s` was `REFERENCE_PYTHON_S`."""
 
@@ -54,14 +54,17 @@ class Speed:
         Attention has kernels of its own: without BF16 instructions they compute in FP32, and only the products are slow.
         """
         product = self.gflop_per_s.get(dtype, self.gflop_per_s["float32"]) * 1e9
-        attention = max(product, self.gflop_per_s["float32"] * 1e9) * ATTENTION_SHARE
+        attention = (
+            max(self.gflop_per_s[name] * ATTENTION_SHARE[name] for name in {dtype, "float32"} & set(ATTENTION_SHARE))
+            * 1e9
+        )
         narrow = min(1.0, head_dim / NARROW_HEAD_DIM)
         return products_flop / product + attention_flop / (attention * narrow)
 
     def facts(self) -> Mapping[str, str]:
         """For the header of results."""
         rates = {f"cpu_{name}_gflop_per_s": f"{rate:.1f}" for name, rate in self.gflop_per_s.items()}
-        more = {"cpu_copy_gb_per_s": f"{self.copy_gb_per_s:.1f}", "cpu_python_s": f"{self.python_s:.4f}"}
+        more = {"cpu_copy_gb_per_s": f"{self.copy_gb_per_s:.1f}", "cpu_python_us": f"{self.python_s * 1e6:.0f}"}
         lacking = {"cpu_engine_lacks": " ".join(sorted(self.lacks))} if self.lacks else {}
         return MappingProxyType({**rates, **more, **lacking})
 
