@@ -8,6 +8,7 @@ import pytest
 from pytest_longctx import builtin, calibration, deployment, home, machine, plan, settling, tables
 from pytest_longctx.backends import Backend
 from pytest_longctx.errors import TableError, UsageError
+from pytest_longctx.launchers import process
 from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.speed import DEADLINE_FACTOR, REFERENCE_PYTHON_S, Speed, fastest_by_flags
 from tests.unit import make
@@ -131,7 +132,11 @@ def test_the_flags_of_this_machine_are_known_ones():
 
 def test_only_what_decides_the_speed_tells_environments_apart():
     assert calibration.deciding({"PATH": "/bin", "HOME": "/x"}) == frozenset()
-    assert calibration.deciding({"ONEDNN_MAX_CPU_ISA": "AVX2"}) != calibration.deciding({"ATEN_CPU_CAPABILITY": "avx2"})
+    for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS"):
+        assert calibration.deciding({name: "a"}) != calibration.deciding({name: "b"})
+        assert name in process.environment(
+            CPU.recipe(SHIPPED["cpu-kv-auto"], "m", 1), {name: "a"}
+        )  # the server gets it too
 
 
 @pytest.mark.parametrize("python", ["/no/such/python", "/bin/false"])
