@@ -64,7 +64,9 @@ class Reporting:
         if not planned.boots:
             return []
         if not self._is_worker and not self.session.config.getoption("numprocesses", None):
-            self.session.boots_ahead = planned.boots
+            # In the order of the tests, which need not be that of the deployments.
+            wanted = dict.fromkeys(case.deployment.name for case in cases if case.misfit is None)
+            self.session.boots_ahead = tuple(name for name in wanted if name in planned.boots)
         speed = chosen.here(chosen.deployments[0]).speed
         return [f"longctx: {planned.foretold()}" + (f" ({speed})" if speed else "")]
 

@@ -46,7 +46,11 @@ def gflop_per_s(torch: Any, name: str) -> float:
 
 def lacks(torch: Any) -> list[str]:
     """The instruction sets without which engines choose other kernels, or refuse, that this PyTorch says are not there."""
-    asked = {"avx512f": "_is_avx512_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
+    asked = {
+        "avx512f": "_is_avx512_supported",
+        "avx512_vnni": "_is_avx512_supported",
+        "avx512_bf16": "_is_avx512_bf16_supported",
+    }
     asked |= dict.fromkeys(("amx_tile", "amx_bf16", "amx_int8"), "_is_amx_tile_supported")
     return [flag for flag, name in asked.items() if hasattr(torch.cpu, name) and not getattr(torch.cpu, name)()]
 
