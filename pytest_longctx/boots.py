@@ -187,11 +187,16 @@ def boot(
             "engine": engine_called(deployment, version),
             "model": model,
             "hardware": str(here.hardware or "unknown"),
+            **(
+                {"dtype": str(deployment.flags["dtype"])}
+                if launch.backend.on_cpu and "dtype" in deployment.flags
+                else {}
+            ),
             "launcher": launcher.name,
             "ordinary_ids": "{}-{}".format(*deployment.model.ordinary_ids),
             "decoding": ", ".join(f"{name}={value}" for name, value in decoding(launch.backend).items()),
         }
         log = server.log if server else failure.log if failure else None
         words = server.words if server else failure.observation.words if failure else {}
-        conditions = Conditions(deployment, here.hardware, version, limit, words, here.host_bytes)
+        conditions = Conditions(deployment, here.hardware, version, limit, words, here.host_bytes, here.cpu_flags)
         yield Boot(conditions, facts, seconds, server, failure, log, began_s, predicted=predicted)

@@ -41,7 +41,7 @@ class Case:
         if self.finding.question == "accounting":
             lengths = (_SHORT_TOKENS,) * (ask.requests or _SHORT_REQUESTS)
         each_s = (one.timeouts.request_s(length, ask.output_tokens) for length in lengths)
-        return one.timeouts.boot_s + ask.arriving_s + times * sum(each_s)
+        return one.timeouts.boot_limit_s + ask.arriving_s + times * sum(each_s)
 
 
 _SHORT_TOKENS, _SHORT_REQUESTS = 8193, 22

@@ -8,10 +8,14 @@ from pydantic import AfterValidator, Field, model_validator
 from pytest_longctx import tables
 from pytest_longctx.errors import TableError
 from pytest_longctx.machine import Hardware
+from pytest_longctx.speed import DEADLINE_FACTOR
 
 Weights = Literal["real", "random", "probe", "unknown"]
 
 FlagValue = str | int | float | bool
+
+FASTEST = "fastest"
+"""Of ``dtype``, on a CPU: whichever of bfloat16 and float32 it multiplies faster in; settled before the boot."""
 
 
 def _hardware(text: str) -> str:
@@ -53,6 +57,9 @@ class Model(tables.Table):
 
 Positive = Annotated[float, Field(gt=0)]
 
+MEASURED = Field(ge=0, exclude=True)
+"""Of the machine and not of the deployment: no part of its digest, so that it stays the same deployment on every machine."""
+
 
 class Timeouts(tables.Table):
     """How long to wait. Each must exceed the predicted time, so that the suite never causes the failure it reports."""
@@ -78,14 +85,42 @@ class Timeouts(tables.Table):
     slowest_prefill_tokens_per_s: Positive = 500.0
     slowest_decode_tokens_per_s: Positive = 0.5
 
+    expected_boot_s: Annotated[float | None, MEASURED] = None
+    """Measured on this machine before the run, and no part of a deployment's file: what a boot should take."""
+    expected_s_per_token: Annotated[float, MEASURED] = 0.0
+    expected_s_per_token_squared: Annotated[float, MEASURED] = 0.0
+    """The law by which a prefill should take its time here; 0 where nothing was measured."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measured(cls, content: Any) -> Any:
+        for name, field in cls.model_fields.items():
+            if field.exclude and isinstance(content, dict) and name in content:
+                raise ValueError(f"{name} is measured on the machine, and no key of a file")
+        return content
+
+    def expected_prefill_s(self, prompt_tokens: int) -> float:
+        """What reading a prompt should take on this machine; 0 where that is not known."""
+        return self.expected_s_per_token * prompt_tokens + self.expected_s_per_token_squared * prompt_tokens**2
+
+    @property
+    def boot_limit_s(self) -> float:
+        """The deadline of a boot: what the deployment says, or more on a machine that is measured to be slow."""
+        return max(self.boot_s, DEADLINE_FACTOR * (self.expected_boot_s or 0.0))
+
     @property
     def silent_boot_s(self) -> float:
         """How long a boot may say nothing new."""
-        return min(self.boot_stall_s, self.boot_s / 2)
+        return min(self.boot_stall_s, self.boot_limit_s / 2)
 
     def one_step_s(self, prompt_tokens: int) -> float:
-        """What a server may take that reads *prompt_tokens* in one step, in which nothing moves."""
-        return prompt_tokens / self.slowest_prefill_tokens_per_s
+        """
+        What a server may take that reads *prompt_tokens* in one step, in which nothing moves: the time at the slowest rate.
+
+        On a machine that is measured to be slower than that, `DEADLINE_FACTOR` times what the prompt should take there.
+        """
+        expected_s = DEADLINE_FACTOR * self.expected_prefill_s(prompt_tokens)
+        return max(prompt_tokens / self.slowest_prefill_tokens_per_s, expected_s)
 
     def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
         """The deadline of one request from its first byte: *answer_s* and the time its tokens need at the slowest rates."""
@@ -166,6 +201,8 @@ class Deployment(tables.Table):
     """Longest context in tokens, prompt and answer together; None: ask the server."""
     longest_prompt: int | None = None
     """Do not send longer prompts here: the server would take them, but this hardware would need hours."""
+    longest_prompt_s: Positive | None = None
+    """Do not send prompts here that this machine, as measured, would read for longer than so many seconds."""
     only_named: bool = False
     """Only findings that name this deployment are judged on it: it is there to fail, or too slow for anything else."""
     needs_full_context: bool = True

@@ -100,6 +100,12 @@ class Scope(tables.Table):
     backend: tables.Names = ()
     version: tables.VersionRange | None = None
     hardware: HardwareName | None = None
+    cpu: tables.Names = ()
+    """Of a CPU: flags of processors, one of which it must have, as the kernel calls them: ``avx512f``, ``amx_bf16``."""
+    cpu_without: tables.Names = ()
+    """Of a CPU: flags, none of which it may have."""
+    dtype: tables.Names = ()
+    """What the model computes in, where its deployment leaves that to the machine (``dtype = "fastest"``)."""
     host_gib_at_most: Annotated[float, Field(gt=0)] | None = None
     """Of a failure for want of host memory: on a larger host it says nothing."""
     model: tables.Names = ()

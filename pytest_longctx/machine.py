@@ -7,10 +7,11 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_longctx.speed import Speed
 from pytest_longctx.units import GiB, Mi
 
 KINDS = (
@@ -86,6 +87,17 @@ class Machine:
     facts: dict[str, str] = field(default_factory=dict)
     host_bytes: float | None = None
     """Memory of the host; None where the hardware was typed, or cannot be looked at."""
+    cpu_flags: frozenset[str] | None = None
+    """Those of `CPU_FLAGS` that its processor has; None where it is another machine, or cannot be looked at."""
+    speed: Speed | None = None
+    """What its CPU was measured to do; None where nothing was measured."""
+
+    def measured(self, speed: Speed | None) -> "Machine":
+        """The same with what was measured of its CPU, and without the instructions that the engine says are not there."""
+        if speed is None:
+            return self
+        flags = None if self.cpu_flags is None else self.cpu_flags - speed.lacks
+        return replace(self, facts={**self.facts, **speed.facts()}, cpu_flags=flags, speed=speed)
 
 
 def detect() -> Machine:
@@ -94,21 +106,16 @@ def detect() -> Machine:
     facts = {"host_system": f"{platform.system()} {platform.release()}", **_host(host_bytes)}
     names = _nvidia() or _amd(_printed(*_ROCM_SMI)) or _neuron(_printed("neuron-ls", "--json-output"))
     if not names:
-        return Machine(Hardware("cpu"), facts, host_bytes)
+        return Machine(Hardware("cpu"), facts, host_bytes, cpu_flags())
     facts["devices"] = "; ".join(sorted(set(names)))
     kinds = Counter(kind for name in names if (kind := _kind_of(name)))
-    return Machine(Hardware(*kinds.most_common(1)[0]) if kinds else None, facts, host_bytes)
+    return Machine(Hardware(*kinds.most_common(1)[0]) if kinds else None, facts, host_bytes, cpu_flags())
 
 
 def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
     """The processor, those of its flags that engines choose their kernels by, and the memory, as far as they can be known."""
-    try:
-        text = cpu.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # no Linux
-        text = ""
-    # ARM has ``Features`` for ``flags``, and no name.
-    rows: dict[str, str] = dict(reversed(re.findall(r"^(model name|flags|Features)\s*:[ ]*(.*)$", text, re.MULTILINE)))
-    flags = set(rows.get("flags", rows.get("Features", "")).split())
+    rows = _cpu_rows(cpu)
+    flags = cpu_flags(cpu) or ()
     found = {
         "host_cpu": platform.machine(),
         "host_cpu_name": rows.get("model name", ""),
@@ -117,6 +124,22 @@ def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[s
         "host_memory_gib": "" if host_bytes is None else f"{host_bytes / GiB:.1f}",
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _cpu_rows(cpu: Path) -> dict[str, str]:
+    """Of the first of its processors the name and the flags; ARM has ``Features`` for ``flags``, and no name."""
+    try:
+        text = cpu.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux
+        return {}
+    return dict(reversed(re.findall(r"^(model name|flags|Features)\s*:[ ]*(.*)$", text, re.MULTILINE)))
+
+
+def cpu_flags(cpu: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
+    """Those of `CPU_FLAGS` that the processor of this machine has; None where that cannot be known."""
+    rows = _cpu_rows(cpu)
+    said = rows.get("flags", rows.get("Features"))
+    return None if said is None else frozenset(CPU_FLAGS) & frozenset(said.split())
 
 
 def _host_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float | None:

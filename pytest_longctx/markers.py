@@ -18,6 +18,7 @@ LENGTHS: Mapping[str, int] = MappingProxyType(
 
 THEMES: Mapping[str, str] = MappingProxyType(
     {
+        "first_run": "what the suite is, in a few boots: the first command of the README",
         "smoke": "the server answers at all",
         "context_length": "a prompt of this length is served, and counted exactly",
         "throughput": "how fast a prompt is read and an answer written",

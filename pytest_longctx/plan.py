@@ -16,6 +16,7 @@ from pytest_longctx.observation import Outcome
 from pytest_longctx.physics import roofline
 from pytest_longctx.physics.prediction import DEVICE_GIB, Prediction
 from pytest_longctx.scope import machine_lacks
+from pytest_longctx.speed import REFUSAL_SHARE
 from pytest_longctx.starts import of_deployment
 from pytest_longctx.units import GiB, duration
 
@@ -24,6 +25,20 @@ USUAL_UTILISATION = 0.5
 
 USUAL_BOOT_S = 600.0
 """A boot of a large model where the deployment names no time of its own: 572 s were logged for Scout on 8 x H200."""
+
+
+BETWEEN_S = 5.0
+"""The end of a server and what else lies between two boots."""
+
+
+def roughly(seconds: float) -> str:
+    """
+    A time that was only estimated: half minutes, then minutes.
+
+    >>> roughly(20), roughly(131), roughly(840)
+    ('half a minute', '2 min', '14 min')
+    """
+    return "half a minute" if seconds < 45 else f"{round(seconds / 60)} min"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +111,29 @@ class Plan:
                 yield "    the findings say otherwise: the physics or a finding is wrong"
         hours = sum(row.gpu_hours or 0.0 for row in self.rows)
         where = self.hardware or "unknown hardware"
-        yield f"{len(self.rows)} deployments on {where}, about {hours:.1f} GPU-hours; nothing was booted"
+        spent = (
+            f"about {duration(self.expected_s)}" if not hours and self.expected_s else f"about {hours:.1f} GPU-hours"
+        )
+        yield f"{len(self.rows)} deployments on {where}, {spent}; nothing was booted"
+
+    @property
+    def boots(self) -> tuple[str, ...]:
+        """The deployments that this machine can carry, in the order in which they boot."""
+        return tuple(row.deployment for row in self.rows if not row.out_of_scope)
+
+    @property
+    def expected_s(self) -> float | None:
+        """The whole time, one boot after the other; None where that of a boot is not known."""
+        rows = [row for row in self.rows if not row.out_of_scope]
+        if not rows or any(row.boot_s is None for row in rows):
+            return None
+        return sum((row.boot_s or 0.0) + BETWEEN_S + (row.test_s or 0.0) for row in rows)
+
+    def foretold(self) -> str:
+        """What a run of it would do, in a line: how many boots, and how long they and their prompts should take."""
+        count = len(self.boots)
+        boots = f"{count} boot{'' if count == 1 else 's'}"
+        return boots if self.expected_s is None else f"{boots}, about {roughly(self.expected_s)} on this machine"
 
 
 def _times(row: Row) -> str:
@@ -126,11 +163,13 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
 
 def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None, backend: Backend) -> float | None:
     """
-    When a first token should come, at `USUAL_UTILISATION` and with what the host is known to add.
+    When a first token should come, at `USUAL_UTILISATION` and with what the host is known to add; on a CPU, as it was measured.
 
     None where the model's shape or the hardware's peak is not known.
     """
     shape = models.shape_of(one.model)
+    if measured_s := one.timeouts.expected_prefill_s(prompt_tokens):
+        return measured_s
     if shape is None or hardware is None:
         return None
     floor_s = roofline.prefill_floor_s(shape, prompt_tokens, hardware)
@@ -142,14 +181,45 @@ def _foreseeable(finding: Finding, here: Machine) -> bool:
     return concerns_memory(finding) and (finding.scope.host_gib_at_most is None or here.host_bytes is not None)
 
 
+_UNREAD = ("over-limit", "boots", "boot-fails", "ratio")
+"""Questions that have nothing read."""
+_LOG_WINDOWS_S = 20.0
+"""What is waited before and after the request of a 'logged-rate'."""
+_ACCOUNTED_TOKENS = 33_000
+"""The prompts of an 'accounting', on both sides of every border."""
+
+
+def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backend) -> float:
+    """What the requests of *finding* should take, one after the other."""
+    ask, question = finding.ask, finding.question
+    if question in _UNREAD:
+        return 0.0
+    lengths: Iterable[int] = ask.every_length(one.max_model_len)
+    if question == "load":
+        lengths = (ask.prompt_tokens or 0,) * (ask.requests or 1)
+    if question == "accounting":
+        lengths = (_ACCOUNTED_TOKENS // 24,) * (ask.requests or 24)
+    times_s = sum(expected_ttft_s(one, length, needs, backend) or 0.0 for length in lengths)
+    if question == "load" and ask.rate_per_s is not None:
+        return max(times_s, (ask.requests or 0) / ask.rate_per_s)
+    return times_s * (2 if question == "reset" else 1) + (_LOG_WINDOWS_S if question == "logged-rate" else 0.0)
+
+
+def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:
+    """What a boot should take: as it was seen, as it was measured here, or as usual for large models."""
+    times = one.timeouts
+    if times.usual_boot_s is None and times.expected_boot_s is not None:
+        return times.expected_boot_s * (REFUSAL_SHARE if any(each.fails for each in asked) else 1.0)
+    return times.usual_boot_s or (USUAL_BOOT_S if needs and needs.kind in DEVICE_GIB else None)
+
+
 def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Machine) -> Row:
     hardware = here.hardware
     needs = Hardware.parse(one.hardware) if one.hardware else hardware
     lacks = machine_lacks(one, hardware) or ""
     test_s = None
     if models.shape_of(one.model) is not None and needs is not None:
-        lengths = [length for each in asked for length in each.ask.every_length(one.max_model_len)]
-        test_s = sum(expected_ttft_s(one, length, needs, backend) or 0.0 for length in lengths)
+        test_s = sum(_asked_s(each, one, needs, backend) for each in asked)
     return Row(
         deployment=one.name,
         needs=str(needs or "?"),
@@ -157,7 +227,7 @@ def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Ma
         out_of_scope=lacks.partition(": ")[2],
         prediction=predict(one, backend, replace(here, hardware=needs)),
         expects=frozenset(each.expect.outcome for each in asked if _foreseeable(each, here)),
-        boot_s=one.timeouts.usual_boot_s or (USUAL_BOOT_S if needs and needs.kind in DEVICE_GIB else None),
+        boot_s=_boot_s(one, asked, needs),
         test_s=test_s,
         gpus=0 if needs is None or needs.kind == "cpu" else needs.count,
         lints=tuple(f"{name}: {what}" for name, what in lint(of_deployment(one, backend.package))),

@@ -52,11 +52,26 @@ class Reporting:
         """What is wrong with a deployment that is about to be booted; a plan says so itself."""
         chosen, boots = self.session.selection, not self.session.options.plan
         booted = {one.name: one for _, one in map(pair_of, items) if one and boots and chosen.launcher.boots}
-        return [
+        linted = [
             f"longctx: {one.name}: {name}: {what}"
             for one in booted.values()
             for name, what in lints.lint(of_deployment(one, chosen.backend.package))
         ]
+        return [*self._foretold(items), *linted] if booted else linted
+
+    def _foretold(self, items: Sequence[pytest.Item]) -> list[str]:
+        """What the run will do before it does it: how many boots, how long they should take, and by which speed that is said."""
+        chosen = self.session.selection
+        cases = [chosen.case(*pair) for pair in map(pair_of, items) if pair[0] is not None]
+        planned = chosen.plan(case for case in cases if case.misfit is None)
+        if not planned.boots:
+            return []
+        if not self._is_worker and not self.session.config.getoption("numprocesses", None):
+            # In the order of the tests, which need not be that of the deployments.
+            wanted = dict.fromkeys(case.deployment.name for case in cases if case.misfit is None)
+            self.session.boots_ahead = tuple(name for name in wanted if name in planned.boots)
+        speed = chosen.here(chosen.deployments[0]).speed
+        return [f"longctx: {planned.foretold()}" + (f" ({speed})" if speed else "")]
 
     def _resumed(self) -> list[str]:
         place, earlier = self.session.options.resume, self.session.earlier
@@ -207,7 +222,7 @@ class Reporting:
                 "backend": chosen.backend.name,
                 "launcher": chosen.launcher.name,
                 "hardware": str(chosen.machine.hardware or "unknown"),
-                "machine": chosen.machine.facts,
+                "machine": chosen.here(chosen.deployments[0]).facts,
                 "seed": self.session.seed,
                 "strict": self.session.options.strict,
                 "conditions": carrying.conditions(self.session.options),

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from pytest_longctx.deployment import Deployment
-from pytest_longctx.findings import Finding
-from pytest_longctx.machine import Hardware
+from pytest_longctx.deployment import FASTEST, Deployment
+from pytest_longctx.findings import Finding, Scope
+from pytest_longctx.machine import CPU_FLAGS, Hardware
 from pytest_longctx.tables import in_range
-from pytest_longctx.units import GiB
+from pytest_longctx.units import GiB, duration
 
 _OF_THE_CACHE = frozenset({"repeated", "reset", "turns"})
 _CACHE_OFF = (("no-enable-prefix-caching", True), ("enable-prefix-caching", False), ("disable-radix-cache", True))
@@ -29,6 +29,7 @@ class Conditions:
     words: Mapping[str, str] = field(default_factory=dict)
     """What the boot's log called by name; before a boot there are none."""
     host_bytes: float | None = None
+    cpu_flags: frozenset[str] | None = None
 
 
 class Mismatch(NamedTuple):
@@ -61,7 +62,10 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
         _named("model", deployment.model.name, scope.model)
         or _named("weights", deployment.model.weights, scope.weights),
         _built_for(deployment, scope.hardware, here.hardware, settled=settled),
-        machine_lacks(deployment, here.hardware) or _small(here.host_bytes, scope.host_gib_at_most, settled=settled),
+        machine_lacks(deployment, here.hardware)
+        or _of_cpu(here.cpu_flags, scope, settled=settled)
+        or _computed_in(deployment, scope.dtype)
+        or _small(here.host_bytes, scope.host_gib_at_most, settled=settled),
         _versioned(here.version, scope.version, settled=settled),
         _long_enough(finding, deployment, here.max_model_len, settled=settled),
         _logged("architecture", here.words, scope.architecture, settled=settled)
@@ -98,6 +102,25 @@ def _versioned(version: str | None, wanted: str | None, *, settled: bool) -> str
     if version is None:
         return f"version: not known, {wanted} wanted" if settled else None
     return None if in_range(version, wanted) else f"version: {version} is not {wanted}"
+
+
+def _of_cpu(flags: frozenset[str] | None, scope: Scope, *, settled: bool) -> str | None:
+    if not scope.cpu and not scope.cpu_without:
+        return None
+    parts = (" or ".join(scope.cpu), f"no {' and no '.join(scope.cpu_without)}" if scope.cpu_without else "")
+    wanted = " and ".join(part for part in parts if part)
+    if flags is None:
+        return f"cpu: not known, {wanted} wanted" if settled else None
+    if (not scope.cpu or flags & set(scope.cpu)) and not flags & set(scope.cpu_without):
+        return None
+    return f"cpu: needs {wanted}; this one has {', '.join(one for one in CPU_FLAGS if one in flags) or 'none of them'}"
+
+
+def _computed_in(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
+    found = deployment.flags.get("dtype", FASTEST)
+    if found == FASTEST or not wanted or found in wanted:
+        return None
+    return f"dtype: {deployment.name} computes in {found} here, this is about {' or '.join(wanted)}"
 
 
 def _small(host_bytes: float | None, at_most_gib: float | None, *, settled: bool) -> str | None:
@@ -148,4 +171,16 @@ def _long_enough(finding: Finding, deployment: Deployment, max_model_len: int | 
     # A refusal costs nothing; a prompt that is served must be affordable here.
     if finding.question != "over-limit" and length is not None and most is not None and length > most:
         return f"prompt: {length:,} tokens; longest_prompt here is {most:,}"
+    if finding.question != "over-limit" and length is not None and deployment.longest_prompt_s is not None:
+        return _affordable(length, deployment, deployment.longest_prompt_s)
     return None
+
+
+def _affordable(length: int, deployment: Deployment, most_s: float) -> str | None:
+    expected_s = deployment.timeouts.expected_prefill_s(length)
+    if expected_s <= most_s:
+        return None
+    return (
+        f"prompt: {length:,} tokens are expected to take {duration(expected_s)} on this machine; longest_prompt_s of "
+        f"{deployment.name} is {most_s:g}"
+    )

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -11,19 +11,32 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import asks, builtin, deployment, engines, findings, home, machine, models, plan
+from pytest_longctx import (
+    asks,
+    builtin,
+    calibration,
+    deployment,
+    engines,
+    findings,
+    home,
+    machine,
+    models,
+    plan,
+    settling,
+)
 from pytest_longctx.backends import Backend
 from pytest_longctx.cases import Case, match
 from pytest_longctx.deployment import Deployment
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import Finding
-from pytest_longctx.launchers import Launch, Launcher, devices
+from pytest_longctx.launchers import Launch, Launcher, devices, process
 from pytest_longctx.machine import Hardware, Machine
 from pytest_longctx.options import Options
 from pytest_longctx.plan import Plan
 from pytest_longctx.progress import Watch
 from pytest_longctx.reports import junit
 from pytest_longctx.scope import Conditions, machine_lacks, mismatch
+from pytest_longctx.speed import Speed
 from pytest_longctx.vitals import bedside
 from pytest_longctx.vitals.pulse import Pulse, Tell
 
@@ -105,7 +118,11 @@ class Selection:
 
     @cached_property
     def deployments(self) -> tuple[Deployment, ...]:
-        """The deployments of this run. Raises `UsageError`."""
+        """The deployments of this run, settled for this machine. Raises `UsageError`."""
+        return tuple(settling.settle(one, self.backend, self.here(one)) for one in self._chosen)
+
+    @cached_property
+    def _chosen(self) -> tuple[Deployment, ...]:
         backend = self.backend.name
         if self.options.deployments:
             chosen = tuple(self._named(name) for name in self.options.deployments)
@@ -142,6 +159,35 @@ class Selection:
             here = machine.detect() if self.launcher.boots else Machine(None)
         self.config.hook.pytest_longctx_describe_machine(config=self.config, machine=here)
         return here
+
+    def here(self, one: Deployment) -> Machine:
+        """The machine as the server of *one* will find it: with its CPU measured, where that is what computes."""
+        if not self.backend.on_cpu or self.launcher.name != "process":
+            return self.machine
+        if one.name not in self._machines:
+            speed = self._speed(process.environment(self.backend.recipe(one, "", 0), os.environ))
+            # Where the hardware was typed, the processor is that of this machine all the same.
+            flags = machine.cpu_flags() if self.machine.cpu_flags is None else self.machine.cpu_flags
+            self._machines[one.name] = replace(self.machine, cpu_flags=flags).measured(speed)
+        return self._machines[one.name]
+
+    def _speed(self, env: Mapping[str, str]) -> Speed | None:
+        key = calibration.deciding(env)
+        if key not in self._speeds:
+            try:
+                python = engines.interpreter(self.backend, self.options.python)
+            except LongctxError:  # said where it is needed, at the boot
+                return None
+            self._speeds[key] = calibration.measure(python, env)
+        return self._speeds[key]
+
+    @cached_property
+    def _machines(self) -> dict[str, Machine]:
+        return {}
+
+    @cached_property
+    def _speeds(self) -> dict[Any, Speed | None]:
+        return {}
 
     @cached_property
     def version(self) -> str | None:
@@ -246,5 +292,7 @@ class Selection:
     def _conditions(self, one: Deployment, finding: Finding) -> Conditions:
         # Asking an interpreter for its engine takes a moment: only findings with a version need it.
         version = self.version if finding.scope.version is not None else None
-        here = self.machine
-        return Conditions(one, here.hardware, version, one.max_model_len, host_bytes=here.host_bytes)
+        here = self.here(one)
+        return Conditions(
+            one, here.hardware, version, one.max_model_len, host_bytes=here.host_bytes, cpu_flags=here.cpu_flags
+        )

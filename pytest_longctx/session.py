@@ -73,6 +73,8 @@ class Session:
     """Which part of a whole this run is, and how that was split; known once the tests are collected."""
     problems: list[str] = field(default_factory=list)
     """What is wrong with the markers of collected tests."""
+    boots_ahead: tuple[str, ...] = ()
+    """The deployments that this run will boot, in their order; empty where that is not known, or one is shared by others."""
     longest_prompts: dict[str, int] = field(default_factory=dict)
     """By deployment, in tokens: what the collected tests will send."""
 
@@ -94,20 +96,28 @@ class Session:
                 chosen.devices(deployment, self.watching.tell) as shown,
                 chosen.beside(deployment, shown, self.vitals.append) as self.pulse,
             ):
+                self.watching.begin()
                 launch = replace(
                     chosen.launch(deployment, self.watching.tell),
                     started=self.pulse.below,
                     shown=shown,
+                    place=self._place(deployment.name),
                     longest_prompt=self.longest_prompts.get(deployment.name),
                 )
                 yield from self._boot(launch, self.pulse)
         except LongctxError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
 
+    def _place(self, name: str) -> str:
+        """Which boot of how many that of deployment *name* is, as a boot's progress has it."""
+        ahead = self.boots_ahead
+        return f"{ahead.index(name) + 1} of {len(ahead)}: " if name in ahead else ""
+
     def _boot(self, launch: Launch, pulse: Pulse) -> Iterator[Boot]:
         chosen, since_s = self.selection, time.monotonic()
-        predicted = plan.predict(launch.deployment, chosen.backend, chosen.machine)
-        with boots.boot(chosen.launcher, launch, chosen.machine, chosen.version, predicted) as seen:
+        here = chosen.here(launch.deployment)
+        predicted = plan.predict(launch.deployment, chosen.backend, here)
+        with boots.boot(chosen.launcher, launch, here, chosen.version, predicted) as seen:
             self.watching.hush()
             server = seen.server and replace(seen.server, salt=self._salt(seen.server))
             booted = replace(seen, server=server, peaks=pulse.peaks(since_s, time.monotonic()))

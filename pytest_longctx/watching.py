@@ -1,5 +1,6 @@
 """The door, where a person is told how a long wait goes."""
 
+import math
 import shutil
 import time
 
@@ -20,6 +21,10 @@ class Watching:
         self.config = config
         self._said_s = time.monotonic()
         self._live = False
+
+    def begin(self) -> None:
+        """A wait begins that is worth a line of its own, as soon as it has lasted a moment."""
+        self._said_s = -math.inf
 
     def tell(self, progress: Progress) -> None:
         """Show one look at a wait."""

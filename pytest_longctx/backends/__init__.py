@@ -88,6 +88,8 @@ class Backend:
     """Where else a message may send who misses the engine."""
     launches: ClassVar[bool] = True
     """False: the server is always somebody else's, and only its URL is known."""
+    on_cpu: ClassVar[bool] = False
+    """Whether its models are computed by PyTorch on the CPU, whose speed is then measured before anything boots."""
     shares_machine: ClassVar[bool] = False
     """True: small enough that every xdist worker may boot its own."""
     health: ClassVar[str] = "/health"
@@ -170,7 +172,7 @@ class Backend:
             env={**self.env(deployment), **deployment.env, **unlocks},
             port=port,
             model=deployment.model.name,
-            boot_s=deployment.timeouts.boot_s,
+            boot_s=deployment.timeouts.boot_limit_s,
             pass_env=deployment.pass_env,
             secrets=(key,) if key else (),
             image=deployment.image,

@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames
-from pytest_longctx.deployment import Deployment
+from pytest_longctx.deployment import FASTEST, Deployment
 from pytest_longctx.physics import vllm
 from pytest_longctx.physics.prediction import Prediction
 from pytest_longctx.physics.shape import Shape
@@ -80,6 +80,13 @@ class VllmCpu(Vllm):
     # Their builds do not match the CPU build of torch, and vLLM cannot be imported beside them.
     uninstall = ("torchvision", "torchaudio", "torchcodec")
     failures = "vllm"
+    on_cpu = True
+
+    def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
+        # What nobody settled, as for a container that will run elsewhere, is taken as the weights are.
+        flags = deployment.flags
+        settled = {**flags, "dtype": "bfloat16"} if flags.get("dtype") == FASTEST else flags
+        return super().argv(deployment.model_copy(update={"flags": settled}), python, model, port)
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         flags, space_gib = deployment.flags, deployment.env.get("VLLM_CPU_KVCACHE_SPACE")
@@ -88,10 +95,12 @@ class VllmCpu(Vllm):
         dtype = str(flags.get("kv-cache-dtype", "auto"))
         # Its attention stores whatever it takes for quantised in one byte, and everything else as the model computes.
         quantised = dtype.startswith(("fp8", "nvfp4")) or dtype.endswith("per_token_head")
+        # Half a float named for the cache alone is taken as it is named, under a model in FP32 too.
+        whole = str(flags.get("dtype")) == "float32" and dtype not in ("bfloat16", "float16")
         pool = vllm.Pool(
             shape,
             float(space_gib) * GiB,
-            value_bytes=1 if quantised else 2,
+            value_bytes=1 if quantised else 4 if whole else 2,
             block_size=int(flags.get("block-size", 128)),
             max_batched_tokens=int(flags.get("max-num-batched-tokens", 2048)),
         )

@@ -38,6 +38,8 @@ class Launch:
     """Called with the id of the process below which the server's own are, where they are on this machine."""
     longest_prompt: int | None = None
     """In tokens, of all that this run is to send here; None: not known."""
+    place: str = ""
+    """Which boot of how many it is, as ``2 of 19: ``; empty where that is not known."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """The environment that keeps it to devices of its own; empty where it may take what it finds."""
 

@@ -24,6 +24,7 @@ from pytest_longctx.server import Server
 PASSED = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR", "XDG_*", "SSL_CERT_*"),
     *("LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_*", "NVIDIA_*", "NCCL_*", "NVSHMEM_*", "TORCH_*", "TRITON_*", "OMP_*"),
+    *("ONEDNN_*", "DNNL_*", "ATEN_*", "MKL_*", "KMP_*", "GOMP_*"),
     *("ROCM_*", "HIP_*", "ROCR_*", "HSA_*", "NEURON_*", "HF_HOME", "HF_HUB_*", "VLLM_*", "SGLANG_*", "FLASHINFER_*"),
 )
 """

@@ -132,7 +132,8 @@ class _Wait:
             if exit_code is not None or said_its_last or self.knock.refused or self._is_over(now_s):
                 raise self._failed(exit_code)
             phase = self.knock.step if self.reading.phase == "serve" else PHASES[self.reading.phase]
-            what, usual_s = f"boot {self.launch.deployment.name}", self.launch.deployment.timeouts.usual_boot_s
+            what, times = f"boot {self.launch.place}{self.launch.deployment.name}", self.launch.deployment.timeouts
+            usual_s = times.usual_boot_s or times.expected_boot_s
             self.launch.watch(Progress(what, phase, self.elapsed_s, self.boot_s, expected_s=usual_s))
             time.sleep(_POLL_S)
 

@@ -38,6 +38,17 @@ def prefill_flop(shape: Shape, tokens: int) -> float:
     return full + local + 2 * (shape.active_parameters - shape.embedding_parameters) * tokens
 
 
+def prefill_terms(shape: Shape) -> tuple[float, float, float]:
+    """
+    What the operations of a prefill grow with, once it is longer than a window.
+
+    For each token those of the matrices and of attention within windows; for each token squared those of full attention.
+    """
+    width = shape.heads * shape.head_dim
+    local = 2 * shape.window * width * (shape.chunked + shape.sliding)
+    return 2 * (shape.active_parameters - shape.embedding_parameters), local, 2 * width * shape.full
+
+
 def prefill_floor_s(shape: Shape, tokens: int, hardware: Hardware, value_bytes: int = 2) -> float | None:
     """The least time to read a prompt of *tokens* on *hardware*; None where its peak is not known."""
     peak = PEAK_TFLOPS.get(hardware.kind, {}).get(value_bytes)

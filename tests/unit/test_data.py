@@ -324,3 +324,43 @@ def test_no_test_answers_a_question_that_cannot_be_asked():
 @pytest.mark.parametrize("question", questions())
 def test_every_question_is_asked_by_a_finding(question):
     assert any(finding.question == question for finding in FINDINGS.values())
+
+
+QUANTISED = ("fp8", "nvfp4", "int8", "int4")
+"""KV-cache dtypes that vLLM refuses on a CPU without AVX-512 and AMX."""
+
+
+def on_a_cpu(shipped):
+    return [
+        DEPLOYMENTS[name]
+        for name in shipped.scope.deployment
+        if DEPLOYMENTS.get(name) and DEPLOYMENTS[name].backend == "vllm-cpu"
+    ]
+
+
+@every_finding
+def test_a_quantised_cache_on_a_cpu_is_spoken_of_only_where_it_is_not_refused(shipped):
+    dtypes = [str(one.flags.get("kv-cache-dtype", "")) for one in on_a_cpu(shipped)]
+    if shipped.expect.signature == "unknown-argument" or not any(name.startswith(QUANTISED) for name in dtypes):
+        return
+    assert bool(shipped.scope.cpu) is not bool(shipped.scope.cpu_without)
+    assert (shipped.expect.signature == "fp8-needs-avx512") is bool(shipped.scope.cpu_without)
+
+
+@every_finding
+def test_sizes_of_a_cache_on_a_cpu_name_the_dtype_where_the_machine_chooses_it(shipped):
+    sizes = {"kv_cache_tokens", "concurrency", "kv_needed_gib", "kv_available_gib", "kv_mantissa_bits"}
+    if sizes & set(shipped.bounds) and any(one.flags.get("dtype") == "fastest" for one in on_a_cpu(shipped)):
+        assert shipped.scope.dtype
+
+
+@every_finding
+def test_no_finding_about_any_cpu_is_bounded_in_seconds(shipped):
+    """A ratio, a law or a count holds on the next machine too; ten seconds is the window of vLLM's own log."""
+    if shipped.scope.backend != ("vllm-cpu",):
+        return
+    timed = {name for name, bound in shipped.bounds.items() if bound.unit == "s" and bound.limits != (None, None)}
+    assert timed <= {"log_window_s"}
+    asked = shipped.ask
+    if "good_share" in shipped.bounds and (asked.goal_ttft_s or asked.goal_tpot_s):
+        assert shipped.bounds["good_share"].limits == (None, None)

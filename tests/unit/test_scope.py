@@ -183,3 +183,59 @@ def test_a_law_of_the_prefix_cache_does_not_speak_of_a_server_without_one(questi
     named = make.finding(question=question, ask=ask, scope={"deployment": "tiny"})
     assert mismatch(named, here(flags=flags), settled=True) is None
     assert mismatch(make.finding(), here(flags=flags), settled=True) is None
+
+
+AVX2, AMX = frozenset({"avx2"}), frozenset({"avx2", "avx512f", "amx_tile"})
+
+
+@pytest.mark.parametrize(
+    ("scope", "flags", "settled", "line"),
+    [
+        ({"cpu": ["avx512f", "amx_tile"]}, AVX2, False, "cpu: needs avx512f or amx_tile; this one has avx2"),
+        (
+            {"cpu": ["avx512f", "amx_tile"]},
+            frozenset(),
+            True,
+            "cpu: needs avx512f or amx_tile; this one has none of them",
+        ),
+        ({"cpu": ["avx512f", "amx_tile"]}, AMX, True, None),
+        ({"cpu": "avx512f"}, None, False, None),
+        ({"cpu": "avx512f"}, None, True, "cpu: not known, avx512f wanted"),
+        (
+            {"cpu_without": ["avx512f", "amx_tile"]},
+            AMX,
+            False,
+            "cpu: needs no avx512f and no amx_tile; this one has avx2, avx512f, amx_tile",
+        ),
+        ({"cpu_without": ["avx512f", "amx_tile"]}, AVX2, True, None),
+        (
+            {"cpu": "avx2", "cpu_without": "avx512f"},
+            AMX,
+            True,
+            "cpu: needs avx2 and no avx512f; this one has avx2, avx512f, amx_tile",
+        ),
+    ],
+)
+def test_a_finding_about_a_cpu_says_what_the_cpu_must_have(scope, flags, settled, line):
+    known = Conditions(make.deployment(), cpu_flags=flags)
+    found = mismatch(make.finding(scope=scope), known, settled=settled)
+    assert found == (None if line is None else (4, line))
+    assert found is None or not found.elsewhere
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_finding_about_a_dtype_waits_until_the_machine_has_chosen_it(settled):
+    about = make.finding(scope={"dtype": "bfloat16"})
+    assert mismatch(about, here(flags={"dtype": "bfloat16"}), settled=settled) is None
+    assert mismatch(about, here(flags={"dtype": "fastest"}), settled=False) is None
+    line = "dtype: tiny computes in float32 here, this is about bfloat16"
+    assert mismatch(about, here(flags={"dtype": "float32"}), settled=settled) == (4, line)
+
+
+def test_a_prompt_that_this_machine_would_read_too_long_is_out_of_scope():
+    one = make.deployment(longest_prompt_s=300)
+    slow = one.model_copy(update={"timeouts": one.timeouts.model_copy(update={"expected_s_per_token_squared": 5e-8})})
+    line = "prompt: 131,072 tokens are expected to take 14 min 19 s on this machine; longest_prompt_s of tiny is 300"
+    assert mismatch(served(131_072), Conditions(slow, max_model_len=132_000), settled=False) == (6, line)
+    assert mismatch(served(32_000), Conditions(slow, max_model_len=132_000), settled=False) is None
+    assert mismatch(served(131_072), Conditions(one, max_model_len=132_000), settled=False) is None

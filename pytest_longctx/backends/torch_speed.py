@@ -1,0 +1,77 @@
+"""
+How fast PyTorch multiplies and copies on this machine's CPU, in a second or two, as one line of JSON.
+
+Run by the interpreter that has the engine, in the environment that the engine is started with: ``ONEDNN_MAX_CPU_ISA`` changes
+the answer a hundredfold. That interpreter need not have this package: nothing of it is imported.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+_DTYPES = ("bfloat16", "float32")
+_FOR_S = 0.15
+"""How long each product is repeated; the fastest repetition counts, since another program can only make it slower."""
+_SMALL, _LARGE = 256, 512
+"""Rows of the matrices: small ones first, for a CPU without BF16 takes seconds for one product of large ones."""
+_COPIED_BYTES = 16 * 2**20
+_LOOPS = 10_000
+
+
+def fastest_s(work: Callable[[], object]) -> float:
+    """The shortest of several runs of *work*, which is run once before them."""
+    work()
+    least_s, end_s = float("inf"), time.perf_counter() + _FOR_S
+    while True:
+        began_s = time.perf_counter()
+        work()
+        now_s = time.perf_counter()
+        least_s = min(least_s, now_s - began_s)
+        if now_s > end_s:
+            return least_s
+
+
+def gflop_per_s(torch: Any, name: str) -> float:
+    """Of a matrix product in the dtype called *name*, on one core."""
+    rate = 0.0
+    for rows in (_SMALL, _LARGE):
+        if rows == _LARGE and 2 * _LARGE**3 / (rate * 1e9) > _FOR_S:
+            break
+        left, right = (torch.rand(rows, rows).to(getattr(torch, name)) for _ in range(2))
+        seconds = fastest_s(lambda left=left, right=right: torch.matmul(left, right))  # type: ignore[misc]
+        rate = max(rate, 2 * rows**3 / seconds / 1e9)
+    return rate
+
+
+def lacks(torch: Any) -> list[str]:
+    """The instruction sets without which engines choose other kernels, or refuse, that this PyTorch says are not there."""
+    asked = {
+        "avx512f": "_is_avx512_supported",
+        "avx512_vnni": "_is_avx512_supported",
+        "avx512_bf16": "_is_avx512_bf16_supported",
+    }
+    asked |= dict.fromkeys(("amx_tile", "amx_bf16", "amx_int8"), "_is_amx_tile_supported")
+    return [flag for flag, name in asked.items() if hasattr(torch.cpu, name) and not getattr(torch.cpu, name)()]
+
+
+def main() -> None:
+    """Measure, and print."""
+    import torch  # noqa: PLC0415 - other interpreters import this module for its path
+
+    threads = torch.get_num_threads()
+    # Threads that wait for one another are slow out of all proportion where another program holds a core.
+    torch.set_num_threads(1)
+    source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    found = {
+        "gflop_per_s": {name: threads * gflop_per_s(torch, name) for name in _DTYPES},
+        "copy_gb_per_s": _COPIED_BYTES / fastest_s(lambda: target.copy_(source)) / 1e9,
+        "python_s": fastest_s(lambda: sum(i * i for i in range(_LOOPS))),
+        "lacks": lacks(torch),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
