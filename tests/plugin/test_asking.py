@@ -71,7 +71,7 @@ def test_the_test_of_the_readme_says_why_a_server_refused(own, workers):
 ENDINGS = {
     "runs-out-under-a-request": "server error",
     "resets-connection": "disconnected",
-    "stalls-mid-stream": "deadline",
+    "stalls-mid-stream": "stalled",
     "never-schedules": "not admitted",
     "error-in-stream": "refused",
 }

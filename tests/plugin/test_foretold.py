@@ -7,7 +7,7 @@ from tests.conftest import FAULTY
 
 def test_a_run_says_how_many_boots_it_will_take_and_which_it_is_in(run, pytester):
     for name in ("one", "two"):
-        text = FAULTY.format(fault="hangs-at-boot", boot_s=5, answer_s=5).replace(
+        text = FAULTY.format(fault="hangs-at-boot", boot_s=12, answer_s=5, stall_s=5).replace(
             'name = "faulty"', f'name = "{name}"', 1
         )
         (pytester.path / f"{name}.toml").write_text(text)

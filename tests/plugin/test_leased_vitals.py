@@ -109,6 +109,6 @@ def test_a_device_that_a_stranger_holds_is_still_refused(run, pytester, monkeypa
     pytester.makepyfile(pynvml=NVML)
     (pytester.path / "stranger-0").touch()
     here = (str(home.suites()), "-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
-    outcome = pytester.runpytest_subprocess(*here, *told, "-k", "first", "--longctx-hardware=4xH200")
+    outcome = pytester.runpytest_subprocess(*here, *told, "-k", "LC-0030-first or LC-0001-first", "--longctx-hardware=4xH200")
     outcome.assert_outcomes(errors=2)
     outcome.stdout.fnmatch_lines(["*found    device 0: 40.00 GiB by no process that can be seen*"])
