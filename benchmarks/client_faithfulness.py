@@ -27,10 +27,10 @@ import clients
 from nearby import serving
 from prompts import make_tokenizer
 
-from pytest_longctx import engines
-from pytest_longctx.asks import Ask
-from pytest_longctx.load import percentile
-from pytest_longctx.server import Server
+from pytest_longctx.backends import environments
+from pytest_longctx.client.load import percentile
+from pytest_longctx.client.server import Server
+from pytest_longctx.findings.ask import Ask
 
 MILLION = 1_000_000
 
@@ -198,7 +198,9 @@ def main() -> int:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "httpx": version("httpx"),
-        **{name: engines.installed_version(clients.PEERS[name][0], Path(python)) for name, python in peers.items()},
+        **{
+            name: environments.installed_version(clients.PEERS[name][0], Path(python)) for name, python in peers.items()
+        },
     }
     with tempfile.TemporaryDirectory() as name:
         make_tokenizer(Path(name))

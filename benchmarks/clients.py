@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_longctx import load
-from pytest_longctx.adapters import Errand, LoadTool
-from pytest_longctx.adapters.aiperf import AIPerf
-from pytest_longctx.adapters.guidellm import GuideLLM
-from pytest_longctx.adapters.vllm_bench import VllmBench
-from pytest_longctx.asks import Ask
-from pytest_longctx.client import ask
-from pytest_longctx.exchange import Exchange
+from pytest_longctx.client import load
+from pytest_longctx.client.adapters import Errand, LoadTool
+from pytest_longctx.client.adapters.aiperf import AIPerf
+from pytest_longctx.client.adapters.guidellm import GuideLLM
+from pytest_longctx.client.adapters.vllm_bench import VllmBench
+from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.request import ask
+from pytest_longctx.client.server import Server
+from pytest_longctx.findings.ask import Ask
 from pytest_longctx.prompts import PromptFactory
-from pytest_longctx.server import Server
 
 OURS = "pytest-longctx"
 

@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from pytest_longctx import home
+from pytest_longctx import paths
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.reading import Reading, read
+from pytest_longctx.diagnosis.log_reader import Reading, read
 
 CHUNK_BYTES = 1 << 20
 RUNS = 3
@@ -95,7 +95,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.reading import read_file
+from pytest_longctx.diagnosis.log_reader import read_file
 read_file(Path(sys.argv[1]), Vllm().catalogue)
 status = Path("/proc/self/status").read_text()
 print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
@@ -118,7 +118,7 @@ def wait_ends_s() -> float:
             '[model]\nname = "miniature"\nweights = "unknown"\n[flags]\nfault = "dies-hanging"\n[timeouts]\nboot_s = 60\n',
             encoding="utf-8",
         )
-        arguments = [str(home.suites()), "-c", "/dev/null", f"--rootdir={name}", "-k", "MN-0001"]
+        arguments = [str(paths.suites()), "-c", "/dev/null", f"--rootdir={name}", "-k", "MN-0001"]
         arguments += ["--backend=miniature", "--longctx-deployment=dies.toml", "-p", "no:cacheprovider"]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments], cwd=folder, capture_output=True, text=True, check=False

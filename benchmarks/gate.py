@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pytest_longctx import home
-from pytest_longctx.reports import jsonl
+from pytest_longctx import paths
+from pytest_longctx.reports import results
 
 RUNS = 10
 LATE_S = 1.0
@@ -41,7 +41,7 @@ def run(folder: Path, late_s: float, *gate: str) -> tuple[int, float]:
         sys.executable,
         "-m",
         "pytest",
-        str(home.suites()),
+        str(paths.suites()),
         "-q",
         "-c",
         os.devnull,
@@ -51,7 +51,7 @@ def run(folder: Path, late_s: float, *gate: str) -> tuple[int, float]:
     ]
     options = ["--backend=miniature", "--longctx-deployment=late.toml", *gate]
     done = subprocess.run([*command, *options], cwd=folder, check=False, stdout=subprocess.DEVNULL)
-    (row,) = jsonl.read(folder / "results" / jsonl.NAME).verdicts
+    (row,) = results.read(folder / "results" / results.NAME).verdicts
     return done.returncode, row["measured"]["ttft_s"]
 
 
@@ -60,7 +60,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _, before_s = run(folder, LATE_S)
-        (folder / "results" / jsonl.NAME).rename(folder / "baseline.jsonl")
+        (folder / "results" / results.NAME).rename(folder / "baseline.jsonl")
         gate = (f"--longctx-baseline={folder / 'baseline.jsonl'}", f"--longctx-fail-on={LIMIT}")
         same = [run(folder, LATE_S, *gate) for _ in range(RUNS)]
         slow = run(folder, LATE_S * SLOWER, *gate)

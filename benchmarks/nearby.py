@@ -9,17 +9,17 @@ from collections.abc import Iterator
 
 import httpx
 
-from pytest_longctx import tables
+from pytest_longctx import toml
 from pytest_longctx.backends.miniature import Miniature
-from pytest_longctx.client import open_client
-from pytest_longctx.deployment import Deployment
-from pytest_longctx.server import Server
+from pytest_longctx.client.request import open_client
+from pytest_longctx.client.server import Server
+from pytest_longctx.deployments.deployment import Deployment
 
 
 def server_at(url: str, model: str = "miniature") -> Server:
     """What answers at *url*; the tokenizers of other tools are at the path *model*."""
     about = {"name": "benchmark", "title": "benchmark", "backend": "miniature", "model": {"name": "unknown"}}
-    deployment = tables.check({**about, "max_model_len": 20_000_000}, Deployment, "the benchmark's deployment")
+    deployment = toml.check({**about, "max_model_len": 20_000_000}, Deployment, "the benchmark's deployment")
     return Server(url, model, Miniature(), deployment, "url")
 
 

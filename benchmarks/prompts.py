@@ -56,19 +56,19 @@ def ids(_folder: Path, tokens: int) -> int:
 
 def text(folder: Path, tokens: int) -> int:
     """Exact text, proved."""
-    from pytest_longctx.prompts import vocabulary
+    from pytest_longctx.prompts import tokenizer as prompts_tokenizer
     from pytest_longctx.prompts.corpus import Sentences
-    from pytest_longctx.prompts.exact import exact_text
+    from pytest_longctx.prompts.text import exact_text
 
-    exact_text(vocabulary.load(str(folder)), Sentences(), tokens, opening=f"{time.time_ns()}. ")
+    exact_text(prompts_tokenizer.load(str(folder)), Sentences(), tokens, opening=f"{time.time_ns()}. ")
     return tokens
 
 
 def natural(folder: Path, tokens: int) -> int:
     """Ids of natural text, nothing on the shelf."""
     from pytest_longctx.prompts import PromptFactory
+    from pytest_longctx.prompts.cache import Shelf
     from pytest_longctx.prompts.reader import Reader
-    from pytest_longctx.prompts.shelf import Shelf
 
     with tempfile.TemporaryDirectory() as empty:
         reader = Reader(str(folder), shelf=Shelf(Path(empty)))
@@ -147,8 +147,8 @@ def ruler(folder: Path, tokens: int) -> int:
 def needle(folder: Path, tokens: int) -> int:
     """A needle in natural text, nothing on the shelf."""
     from pytest_longctx.prompts import PromptFactory
+    from pytest_longctx.prompts.cache import Shelf
     from pytest_longctx.prompts.reader import Reader
-    from pytest_longctx.prompts.shelf import Shelf
 
     with tempfile.TemporaryDirectory() as empty:
         reader = Reader(str(folder), shelf=Shelf(Path(empty)))

@@ -18,9 +18,9 @@ from statistics import linear_regression
 
 from nearby import serving
 
-from pytest_longctx.client import ask
+from pytest_longctx.client.request import ask
+from pytest_longctx.client.server import Server
 from pytest_longctx.prompts import PromptFactory
-from pytest_longctx.server import Server
 
 SHORT_TOKENS = 256
 LONG_TOKENS = 100_000

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from pytest_longctx import waking
+from pytest_longctx.client import event_loop
 
 MODELS = b'{"object": "list", "data": [{"id": "truth", "object": "model", "max_model_len": 20000000}]}'
 _SPREAD = 0.618
@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Stamp the first byte and the last."""
-        now = waking.woke_s() or time.monotonic()
+        now = event_loop.woke_s() or time.monotonic()
         if not self.data:
             self.first_byte_s = now
         self.data += data
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--piece", type=int, default=4, help="tokens in one piece")
     asked = parser.parse_args()
     with asked.log.open("w", encoding="utf-8") as log:
-        waking.run(serve(asked.port, Script(asked.first_s, asked.gap_s, asked.step_s, asked.piece, log)))
+        event_loop.run(serve(asked.port, Script(asked.first_s, asked.gap_s, asked.step_s, asked.piece, log)))
 
 
 if __name__ == "__main__":

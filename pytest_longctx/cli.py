@@ -6,27 +6,20 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_longctx import (
-    __version__,
-    backends,
-    builtin,
-    catalogue,
-    deployment,
-    engines,
-    findings,
-    home,
-    plan,
-    published,
-    render,
-)
-from pytest_longctx.backends import Backend
-from pytest_longctx.cases import dead, match
-from pytest_longctx.catalogue import Catalogue
+from pytest_longctx import __version__, backends, cli_render, paths, plan
+from pytest_longctx import cli_reports as readers
+from pytest_longctx.backends import Backend, environments
+from pytest_longctx.deployments import deployment
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.diagnosis import signatures as diagnosis_signatures
+from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.errors import LongctxError, UsageError, unknown
-from pytest_longctx.machine import Hardware, Machine
-from pytest_longctx.reports import commands as readers
+from pytest_longctx.findings import finding as findings
+from pytest_longctx.findings.cases import dead, match
+from pytest_longctx.findings.scope import Conditions
+from pytest_longctx.plugin import builtins
 from pytest_longctx.reports import pages, signatures
-from pytest_longctx.scope import Conditions
+from pytest_longctx.reports import published_commands as reports_published_commands
 
 
 def commands() -> argparse.ArgumentParser:
@@ -57,7 +50,7 @@ def commands() -> argparse.ArgumentParser:
     shown = subcommands.add_parser("commands", help="write the published commands beside those we render, as one page")
     shown.add_argument("folder", type=Path, help="where the page goes")
     readers.add(subcommands)
-    render.add(subcommands)
+    cli_render.add(subcommands)
     return parser
 
 
@@ -68,17 +61,17 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(given, "run"):
             return int(given.run(given))
         if given.command == "engine":
-            engines.install(_engine(given.engine), print)
+            environments.install(_engine(given.engine), print)
         elif given.command == "findings":
-            _write_pages(given.folder, home.data(given.data, "--data"))
+            _write_pages(given.folder, paths.data(given.data, "--data"))
         elif given.command == "check":
-            _check(home.data(given.data, "--data"))
+            _check(paths.data(given.data, "--data"))
         elif given.command == "signatures":
             _write(given.folder, {"signatures.md": signatures.page(catalogues())})
         elif given.command == "commands":
             _write(given.folder, {"commands.md": published_commands()})
         else:
-            _show_plan(_backend(given.backend), given.hardware, home.data(given.data, "--data"), as_json=given.json)
+            _show_plan(_backend(given.backend), given.hardware, paths.data(given.data, "--data"), as_json=given.json)
     except LongctxError as problem:
         print(f"longctx: {problem}", file=sys.stderr)
         return 2
@@ -90,17 +83,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _backend(name: str) -> Backend:
-    if name not in builtin.BACKENDS:
-        raise UsageError(unknown("backend", name, builtin.BACKENDS))
-    made: Backend = builtin.load(builtin.BACKENDS[name])()
+    if name not in builtins.BACKENDS:
+        raise UsageError(unknown("backend", name, builtins.BACKENDS))
+    made: Backend = builtins.load(builtins.BACKENDS[name])()
     return made
 
 
-def _engine(name: str) -> engines.Installable:
-    known = {**builtin.BACKENDS, **builtin.LOADS, **builtin.EVALUATIONS}
+def _engine(name: str) -> environments.Installable:
+    known = {**builtins.BACKENDS, **builtins.LOADS, **builtins.EVALUATIONS}
     if name not in known:
         raise UsageError(unknown("engine", name, known))
-    made: engines.Installable = builtin.load(known[name])()
+    made: environments.Installable = builtins.load(known[name])()
     return made
 
 
@@ -117,14 +110,14 @@ def _write(folder: Path, made: Mapping[str, str]) -> None:
 
 def catalogues() -> dict[str, Catalogue]:
     """Every shipped catalogue, by the backend it is named after."""
-    return {path.stem: catalogue.load(path) for path in sorted(Path(backends.__file__).parent.glob("*.toml"))}
+    return {name: diagnosis_signatures.load(path) for name, path in backends.signature_files().items()}
 
 
 def published_commands() -> str:
     """The page of the documents' commands and ours."""
-    known = deployment.load_all((home.suites() / "deployments",))
-    pairs = {name: (_backend(one.backend), one) for name, one in known.items() if one.backend in builtin.BACKENDS}
-    return published.page(published.load(home.suites() / "commands.toml"), pairs)
+    known = deployment.load_all((paths.suites() / "deployments",))
+    pairs = {name: (_backend(one.backend), one) for name, one in known.items() if one.backend in builtins.BACKENDS}
+    return reports_published_commands.page(reports_published_commands.load(paths.suites() / "commands.toml"), pairs)
 
 
 def _check(folders: tuple[Path, ...]) -> None:

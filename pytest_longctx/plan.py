@@ -4,20 +4,19 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pytest_longctx import models
-from pytest_longctx.agreement import concerns_memory
 from pytest_longctx.backends import Backend
-from pytest_longctx.cases import Case
-from pytest_longctx.deployment import Deployment
-from pytest_longctx.findings import Finding
-from pytest_longctx.lints import lint
-from pytest_longctx.machine import Hardware, Machine
+from pytest_longctx.deployments import capacity, models
+from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.deployments.prediction import DEVICE_GIB, Prediction
+from pytest_longctx.findings.agreement import concerns_memory
+from pytest_longctx.findings.cases import Case
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.findings.scope import machine_lacks
+from pytest_longctx.launchers.lint import lint
+from pytest_longctx.launchers.start_command import of_deployment
 from pytest_longctx.observation import Outcome
-from pytest_longctx.physics import roofline
-from pytest_longctx.physics.prediction import DEVICE_GIB, Prediction
-from pytest_longctx.scope import machine_lacks
-from pytest_longctx.speed import REFUSAL_SHARE
-from pytest_longctx.starts import of_deployment
 from pytest_longctx.units import GiB, duration
 
 USUAL_UTILISATION = 0.5
@@ -172,7 +171,7 @@ def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | No
         return measured_s
     if shape is None or hardware is None:
         return None
-    floor_s = roofline.prefill_floor_s(shape, prompt_tokens, hardware)
+    floor_s = capacity.prefill_floor_s(shape, prompt_tokens, hardware)
     return None if floor_s is None else floor_s / USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
 
 

@@ -14,8 +14,8 @@ import anyio._backends._asyncio  # noqa: F401 - see httpcore
 import httpcore  # noqa: F401 - pytester forgets what a run imports, and httpx would not know its exceptions again
 import pytest
 
-from pytest_longctx import home
-from pytest_longctx.reports import jsonl
+from pytest_longctx import paths
+from pytest_longctx.reports import results as results_file
 
 if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
     # Each server, worker and run that a test starts would compile the package again, and pytest its assertions: two fifths of the
@@ -67,9 +67,9 @@ class Run:
     folder: Path
 
     @property
-    def results(self) -> jsonl.Results:
+    def results(self) -> results_file.Results:
         """The results file, which must be whole."""
-        return jsonl.read(self.folder / "results" / "results.jsonl")
+        return results_file.read(self.folder / "results" / "results.jsonl")
 
     @property
     def text(self) -> str:
@@ -88,7 +88,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
     def start(*arguments: str, what: str | None = None) -> Run:
         here = ("-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
-        outcome = pytester.runpytest(what or str(home.suites()), *here, *arguments)
+        outcome = pytester.runpytest(what or str(paths.suites()), *here, *arguments)
         return Run(outcome, pytester.path)
 
     return start

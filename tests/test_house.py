@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import asks, builtin, cli, deployment, findings, fixtures, hookspecs, lints, markers, options
+from pytest_longctx import cli
+from pytest_longctx.deployments import deployment
+from pytest_longctx.findings import ask, finding, markers
+from pytest_longctx.launchers import lint
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.miniatures.faults import FAULTS
+from pytest_longctx.plugin import builtins, fixtures, hookspecs, options
 from pytest_longctx.reports import pages, signatures
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +55,7 @@ def hooks():
         *(f"`{name}`" for name in (*markers.LENGTHS, *markers.THEMES)),
         *(f"| `{name}` |" for name in documented_fixtures()),
         *(f"| `{hook}` |" for hook in sorted(hooks())),
-        *(f"`{name}`" for name in builtin.BACKENDS),
+        *(f"`{name}`" for name in builtins.BACKENDS),
     ],
 )
 def test_the_reference_names_everything(name):
@@ -72,14 +76,14 @@ def test_every_measure_is_defined_for_readers():
 
 def test_every_question_and_miniature_is_explained():
     how_to = (ROOT / "docs/how-to/write-a-finding.md").read_text(encoding="utf-8")
-    assert all(f"| `{question}` |" in how_to for question in asks.questions())
+    assert all(f"| `{question}` |" in how_to for question in ask.questions())
     page = (ROOT / "docs/explanation/miniatures.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)) == set(FAULTS)
 
 
 def test_the_pages_of_findings_are_those_of_the_files():
     """After a change of a finding: ``longctx findings docs/findings``."""
-    made = pages.pages(findings.load_all((ROOT / "suites" / "findings",)).values())
+    made = pages.pages(finding.load_all((ROOT / "suites" / "findings",)).values())
     for name, text in made.items():
         assert (ROOT / "docs/findings" / name).read_text(encoding="utf-8") == text, name
 
@@ -109,7 +113,7 @@ def test_the_wheel_carries_the_suites_and_their_data(wheel):
     for path in (ROOT / "suites").rglob("*"):
         if path.suffix in (".py", ".toml"):
             assert f"pytest_longctx/suites/{path.relative_to(ROOT / 'suites')}" in names
-    assert "pytest_longctx/backends/vllm.toml" in names
+    assert "pytest_longctx/backends/vllm/signatures.toml" in names
     assert "pytest_longctx/py.typed" in names
     assert "pytest_longctx/reports/report.html.j2" in names
     assert not any(name.startswith(("tests/", "suites/", "docs/")) for name in names)
@@ -189,5 +193,5 @@ def test_a_backend_alone_collects_the_suites_alone(typed, folders):
 
 
 def test_every_lint_and_every_key_of_a_launchers_table_is_in_the_reference():
-    named = (*lints.names(), *deployment.Docker.model_fields, *deployment.Kubernetes.model_fields)
+    named = (*lint.names(), *deployment.Docker.model_fields, *deployment.Kubernetes.model_fields)
     assert [name for name in named if f"| `{name}` |" not in REFERENCE] == []

@@ -6,7 +6,6 @@ To add one, write a class like those beside this file and a TOML catalogue of it
 """
 
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,45 +13,51 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from pytest_longctx import catalogue, tables
-from pytest_longctx.deployment import Deployment
-from pytest_longctx.physics.prediction import Prediction
-from pytest_longctx.physics.shape import Shape
+from pytest_longctx import toml
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.prediction import Prediction
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.diagnosis import signatures
 
 
-class MetricNames(tables.Table):
+class MetricNames(toml.Table):
     """What a server calls its gauges and counters on ``/metrics``; empty where it has no such thing."""
 
-    running: tables.Names = ()
-    waiting: tables.Names = ()
-    kv_usage: tables.Names = ()
+    running: toml.Names = ()
+    waiting: toml.Names = ()
+    kv_usage: toml.Names = ()
     """Share of the KV cache in use, 0 to 1."""
-    kv_used_tokens: tables.Names = ()
+    kv_used_tokens: toml.Names = ()
     """Gauge: tokens in the KV cache; where the share is rounded, this is what moves with every chunk."""
-    worked_tokens: tables.Names = ()
+    worked_tokens: toml.Names = ()
     """Counter: tokens that went through the model, those of a prompt chunk by chunk while it is read."""
-    prompt_tokens: tables.Names = ()
+    prompt_tokens: toml.Names = ()
     """Counter: prompt tokens read."""
-    generated_tokens: tables.Names = ()
+    generated_tokens: toml.Names = ()
     """Counter: tokens generated."""
-    cached_tokens: tables.Names = ()
+    cached_tokens: toml.Names = ()
     """Counter: prompt tokens answered from a cache."""
-    first_tokens: tables.Names = ()
+    first_tokens: toml.Names = ()
     """Counter: requests that have had their first token."""
-    ttft_s: tables.Names = ()
+    ttft_s: toml.Names = ()
     """Sum over requests: from the server's receipt of a request to its first token."""
-    queue_s: tables.Names = ()
+    queue_s: toml.Names = ()
     """Sum over requests: time spent waiting for the scheduler."""
-    prefill_s: tables.Names = ()
+    prefill_s: toml.Names = ()
     """Sum over requests: from the first schedule to the first token."""
-    cache_info: tables.Names = ()
+    cache_info: toml.Names = ()
     """Gauge whose labels tell how the KV cache was laid out."""
 
     @classmethod
     def of(cls, engine: str) -> "MetricNames":
-        """The names of *engine*, from the package's ``metrics.toml``."""
-        path = Path(__file__).parent.parent / "metrics.toml"
-        return tables.check(tomllib.loads(path.read_text(encoding="utf-8"))[engine], cls, f"{path}: {engine}")
+        """The names of *engine*, from its folder's ``metrics.toml``."""
+        return toml.load(Path(__file__).parent / engine / "metrics.toml", cls)
+
+
+def signature_files() -> dict[str, Path]:
+    """Every shipped catalogue, ``ENGINE/signatures.toml`` or ``ENGINE/signatures-VARIANT.toml``, by its backend's name."""
+    found = sorted(Path(__file__).parent.glob("*/signatures*.toml"))
+    return {path.parent.name + path.stem.removeprefix("signatures"): path for path in found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +125,10 @@ class Backend:
         return f"the engine of backend {self.name!r}"
 
     @cached_property
-    def catalogue(self) -> catalogue.Catalogue:
+    def catalogue(self) -> signatures.Catalogue:
         """What this engine's log says."""
-        path = Path(__file__).parent / f"{self.failures or self.name}.toml"
-        return catalogue.load(path) if path.is_file() else catalogue.Catalogue()
+        path = signature_files().get(self.failures or self.name)
+        return signatures.load(path) if path else signatures.Catalogue()
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         """The command line that serves *model* at *port*, on loopback unless `host_flag` says where; *python* runs it."""

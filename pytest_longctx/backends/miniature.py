@@ -3,7 +3,7 @@
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.deployment import Deployment
+from pytest_longctx.deployments.deployment import Deployment
 
 
 class Miniature(Backend):

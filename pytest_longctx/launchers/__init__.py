@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_longctx.backends import Backend
-from pytest_longctx.deployment import Deployment
+from pytest_longctx.client.server import Server
+from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.progress import Watch, unwatched
-from pytest_longctx.server import Server
 
 
 def unattended(pid: int) -> None:

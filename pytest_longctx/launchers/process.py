@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_longctx import _supervisor
 from pytest_longctx.backends import Recipe
+from pytest_longctx.client.server import Server
+from pytest_longctx.diagnosis.log_tail import GrowingLog
+from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.errors import LaunchError, UsageError
-from pytest_longctx.kernel import MemoryKills, MemoryWatch
-from pytest_longctx.launchers import Launch, leash
-from pytest_longctx.launchers.growing import GrowingLog
-from pytest_longctx.launchers.ready import Candidate, await_ready
-from pytest_longctx.mask import masked, secret_values
-from pytest_longctx.server import Server
+from pytest_longctx.launchers import Launch
+from pytest_longctx.launchers.readiness import Candidate, await_ready
+from pytest_longctx.redaction import masked, secret_values
 
 PASSED = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR", "XDG_*", "SSL_CERT_*"),
@@ -109,7 +110,7 @@ class Process(Candidate):
         set_here = " ".join(f"{name}={shlex.quote(value)}" for name, value in recipe.env.items())
         self.again = masked(f"{set_here} {shlex.join(recipe.argv)}".strip(), self.secrets)
         end, self._hold = os.pipe()
-        command = [sys.executable, "-I", leash.__file__, str(end), str(GRACE_S), *recipe.argv]
+        command = [sys.executable, "-I", _supervisor.__file__, str(end), str(GRACE_S), *recipe.argv]
         with log.open("wb") as out:
             try:
                 self._leash = subprocess.Popen(

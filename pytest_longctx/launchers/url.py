@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pytest_longctx import tables
-from pytest_longctx.dialect import KEY_VARIABLE
+from pytest_longctx import toml
+from pytest_longctx.client.endpoint_errors import KEY_VARIABLE
+from pytest_longctx.client.exclusive import turn
+from pytest_longctx.client.server import Server
 from pytest_longctx.errors import LaunchError, UsageError
-from pytest_longctx.launchers import Launch, between
-from pytest_longctx.launchers.ready import Candidate, await_ready
-from pytest_longctx.mask import masked
-from pytest_longctx.server import Server
-from pytest_longctx.turns import turn
+from pytest_longctx.launchers import Launch, proxy
+from pytest_longctx.launchers.readiness import Candidate, await_ready
+from pytest_longctx.redaction import masked
 
 PATIENCE_S = 60.0
 """How long a server that is said to answer may take to do so."""
@@ -61,7 +61,7 @@ class UrlLauncher:
                     "  try      leave --longctx-deployment out, or name the deployment that this server runs"
                 )
             if launch.longest_prompt is not None:
-                between.check(server, launch.longest_prompt)
+                proxy.check(server, launch.longest_prompt)
         yield server
 
 
@@ -70,7 +70,7 @@ def _other_than_said(server: Server) -> Iterator[str]:
     said = server.deployment
     if None not in (said.max_model_len, server.max_model_len) and said.max_model_len != server.max_model_len:
         yield f"serves max_model_len {server.max_model_len:,}; the deployment {said.name} says {said.max_model_len:,}"
-    if said.version and server.version and not tables.in_range(server.version, said.version):
+    if said.version and server.version and not toml.in_range(server.version, said.version):
         yield f"is version {server.version}; the deployment says {said.version}"
     loaded = server.words.get("loaded_model", "/")
     if said.model.id and not loaded.startswith(("/", ".")) and loaded not in (said.model.id, said.model.name):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.miniatures import boot_faults, death_faults, dialect_faults, pace_faults
+from pytest_longctx.miniatures import boot_faults, death_faults, dialect_faults, request_faults
 from pytest_longctx.miniatures.request import Request, spared
 from pytest_longctx.miniatures.server import Honest
 
@@ -183,10 +183,10 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "takes-too-much": TakesTooMuch,
         "dies-mid-stream": DiesMidStream,
         "stalls-mid-stream": StallsMidStream,
-        "stalls-halfway": pace_faults.StallsHalfway,
-        "stalls-in-prefill": pace_faults.StallsInPrefill,
-        "crawls": pace_faults.Crawls,
-        "crawls-in-prefill": pace_faults.CrawlsInPrefill,
+        "stalls-halfway": request_faults.StallsHalfway,
+        "stalls-in-prefill": request_faults.StallsInPrefill,
+        "crawls": request_faults.Crawls,
+        "crawls-in-prefill": request_faults.CrawlsInPrefill,
         "reads-on": ReadsOn,
         "never-schedules": NeverSchedules,
         "stays-blocked": StaysBlocked,

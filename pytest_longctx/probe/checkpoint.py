@@ -8,8 +8,7 @@ from typing import Any
 
 from safetensors.numpy import save
 
-from pytest_longctx import checkpoint
-from pytest_longctx.probe import codes, weights
+from pytest_longctx.probe import checkpoint_files, codes, weights
 from pytest_longctx.probe.weights import LLAMA, LLAMA4, LLAMA4_WITH_IMAGES, Family
 
 _EITHER: Mapping[str, Any] = MappingProxyType(
@@ -102,8 +101,8 @@ The base is for that layer's rotary embedding, which must leave most of a code a
 
 def make(folder: Path, family: Family, config: Mapping[str, Any]) -> None:
     """Write a probe into *folder*, or leave it alone where it is there and right."""
-    files = checkpoint.texts(config, codes.words(), codes.SPECIAL)
-    checkpoint.write(folder, {"model.safetensors": save(weights.tensors(family), {"format": "pt"}), **files})
+    files = checkpoint_files.texts(config, codes.words(), codes.SPECIAL)
+    checkpoint_files.write(folder, {"model.safetensors": save(weights.tensors(family), {"format": "pt"}), **files})
 
 
 MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = MappingProxyType(

@@ -15,6 +15,6 @@ Prompts of an exact length, each kind its own short module.
 """
 
 from pytest_longctx.prompts.factory import PromptFactory
-from pytest_longctx.prompts.ids import LONGEST_TOKENS, Ids, Prompt, Sendable
+from pytest_longctx.prompts.token_ids import LONGEST_TOKENS, Ids, Prompt, Sendable
 
 __all__ = ["LONGEST_TOKENS", "Ids", "Prompt", "PromptFactory", "Sendable"]

@@ -7,8 +7,8 @@ from typing import ClassVar, Final
 
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts.corpus import Source
-from pytest_longctx.prompts.exact import exact_text
-from pytest_longctx.prompts.vocabulary import Vocabulary, needed
+from pytest_longctx.prompts.text import exact_text
+from pytest_longctx.prompts.tokenizer import Vocabulary, needed
 
 Message = dict[str, str]
 Render = Callable[[list[Message]], str]

@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts import sentences
-from pytest_longctx.prompts.vocabulary import Vocabulary
+from pytest_longctx.prompts.tokenizer import Vocabulary
 
 _READ_CHARS = 1 << 20
 

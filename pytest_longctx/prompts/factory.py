@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts import chat, shared
-from pytest_longctx.prompts.exact import Text
-from pytest_longctx.prompts.ids import LONGEST_TOKENS, Prompt
+from pytest_longctx.prompts import chat as prompts_chat
+from pytest_longctx.prompts import shared_prefix
 from pytest_longctx.prompts.needles import Haystack, Needle, hide
 from pytest_longctx.prompts.reader import Reader
+from pytest_longctx.prompts.text import Text
+from pytest_longctx.prompts.token_ids import LONGEST_TOKENS, Prompt
 from pytest_longctx.units import tokens as token_count
 
 
@@ -72,18 +73,18 @@ class PromptFactory:
         reader = replace(self._reader(), context=None) if over else self._reader()
         return Text(reader.text(rng, length), length, self.seed, self.key)
 
-    def chat(self, tokens: int | str, system: str = "") -> chat.Chat:
+    def chat(self, tokens: int | str, system: str = "") -> prompts_chat.Chat:
         """Messages that the model's chat template renders to exactly *tokens* tokens."""
         length, rng = self._draw(tokens)
-        return chat.Chat(self._reader().messages(rng, length, system), length, self.seed, self.key)
+        return prompts_chat.Chat(self._reader().messages(rng, length, system), length, self.seed, self.key)
 
     def turns(self, first: int, answer: int, new: int, count: int) -> Iterator[Prompt]:
-        """Turns of one conversation in random ids; see `shared.turns`."""
-        return shared.turns(self, first, answer, new, count)
+        """Turns of one conversation in random ids; see `shared_prefix.turns`."""
+        return shared_prefix.turns(self, first, answer, new, count)
 
     def users(self, document: int, question: int, count: int) -> Iterator[Prompt]:
-        """Questions of several users on one document in random ids; see `shared.users`."""
-        return shared.users(self, document, question, count)
+        """Questions of several users on one document in random ids; see `shared_prefix.users`."""
+        return shared_prefix.users(self, document, question, count)
 
     def _draw(self, tokens: int | str) -> tuple[int, np.random.Generator]:
         if isinstance(tokens, bool) or not isinstance(tokens, int | str):

@@ -7,8 +7,8 @@ from typing import Final, Self
 import numpy as np
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts.ids import Ids, Prompt
-from pytest_longctx.prompts.vocabulary import Vocabulary
+from pytest_longctx.prompts.token_ids import Ids, Prompt
+from pytest_longctx.prompts.tokenizer import Vocabulary
 
 _MATERIALS = ("amber", "granite", "ivory", "scarlet", "marble", "cobalt", "silken", "crystal", "golden", "emerald")
 _OBJECTS = (

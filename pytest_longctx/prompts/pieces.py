@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from pytest_longctx.prompts.ids import Ids
-from pytest_longctx.prompts.vocabulary import Vocabulary
+from pytest_longctx.prompts.token_ids import Ids
+from pytest_longctx.prompts.tokenizer import Vocabulary
 
 _PIECE_CHARS: Final = 1 << 16
 _AROUND_CHARS: Final = 256

@@ -7,17 +7,18 @@ from functools import cached_property
 import numpy as np
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts import chat, exact, vocabulary
+from pytest_longctx.prompts import chat, tokenizer
+from pytest_longctx.prompts import text as prompt_text
+from pytest_longctx.prompts.cache import Shelf, shelf
 from pytest_longctx.prompts.corpus import Sentences, Source, too_short
-from pytest_longctx.prompts.ids import Ids
 from pytest_longctx.prompts.pieces import encoded
-from pytest_longctx.prompts.shelf import Shelf, shelf
-from pytest_longctx.prompts.vocabulary import Vocabulary
+from pytest_longctx.prompts.token_ids import Ids
+from pytest_longctx.prompts.tokenizer import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """*where* is the model's folder or name, see `vocabulary.load`; *context* the server's longest input, where known."""
+    """*where* is the model's folder or name, see `tokenizer.load`; *context* the server's longest input, where known."""
 
     where: str
     source: Source = field(default_factory=Sentences)
@@ -27,7 +28,7 @@ class Reader:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The tokenizer, read when it is first needed. Raises `PromptError`."""
-        return vocabulary.load(self.where)
+        return tokenizer.load(self.where)
 
     def lead(self, rng: np.random.Generator) -> Ids:
         """BOS where the tokenizer puts one, and an opening that is this prompt's own."""
@@ -51,13 +52,13 @@ class Reader:
         return self.shelf.fetch(what, build).view("<u4")
 
     def text(self, rng: np.random.Generator, tokens: int) -> str:
-        """A text of exactly *tokens* tokens; see `exact.exact_text`."""
+        """A text of exactly *tokens* tokens; see `text.exact_text`."""
         opening = self._opening(rng)
         what: dict[str, str | int] = {"kind": "text", "opening": opening, "tokens": tokens, **self._origin}
         what["context"] = self.context or 0  # what is too long for one server is not for another
         return self._keep(
             what,
-            lambda: exact.exact_text(self.vocabulary, self.source, tokens, opening=opening, context=self.context),
+            lambda: prompt_text.exact_text(self.vocabulary, self.source, tokens, opening=opening, context=self.context),
         )
 
     def messages(self, rng: np.random.Generator, tokens: int, system: str) -> tuple[chat.Message, ...]:

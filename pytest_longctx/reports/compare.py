@@ -11,11 +11,11 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from pytest_longctx.errors import UsageError, unknown
+from pytest_longctx.findings.verdicts import WORST_FIRST, Line
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.reports.figures import LAW, Case, Samples, gather
-from pytest_longctx.reports.jsonl import Results
+from pytest_longctx.reports.analysis import LAW, Case, Samples, gather
+from pytest_longctx.reports.results import Results
 from pytest_longctx.units import quantity
-from pytest_longctx.verdicts import WORST_FIRST, Line
 
 Word = Literal["new", "gone", "changed", "same"]
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from shlex import join, quote
 from typing import Any
 
-from pytest_longctx import home
+from pytest_longctx import paths
 from pytest_longctx.errors import UsageError
+from pytest_longctx.findings.verdicts import WORST_FIRST
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.reports import svg
-from pytest_longctx.reports.jsonl import Results
 from pytest_longctx.reports.panels import panels
+from pytest_longctx.reports.results import Results
 from pytest_longctx.units import duration, quantity
-from pytest_longctx.verdicts import WORST_FIRST
 
 Row = Mapping[str, Any]
 
@@ -173,7 +173,7 @@ def again(header: Row, row: Row) -> str:
 def _test(header: Row, name: str) -> str:
     """What chooses the test called *name* alone: a test of the suites by its case, wherever they are; another by its path."""
     file, _, rest = name.partition("::")
-    if home.suites().joinpath(*Path(file).parts[-2:]).is_file():
+    if paths.suites().joinpath(*Path(file).parts[-2:]).is_file():
         case = rest[rest.find("[") :] if "[" in rest else rest
         return f"--pyargs pytest_longctx.suites -k {quote(case)}"
     return quote(str(Path(header.get("root", ""), name)))

@@ -6,8 +6,8 @@ from itertools import chain
 from typing import Any
 
 from pytest_longctx.errors import ResultsError
-from pytest_longctx.reports.figures import JUDGED
-from pytest_longctx.reports.jsonl import Results
+from pytest_longctx.reports.analysis import JUDGED
+from pytest_longctx.reports.results import Results
 
 _SAME = ("backend", "launcher", "hardware", "conditions")
 """What the headers of the parts of a whole agree on."""

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from pytest_longctx.findings import Bound, Finding, Status
+from pytest_longctx.findings.finding import Bound, Finding, Status
 from pytest_longctx.units import quantity
 
 STATUSES: Mapping[Status, str] = {

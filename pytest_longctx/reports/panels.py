@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pytest_longctx.reports import course, figures
-from pytest_longctx.reports.figures import Reading
-from pytest_longctx.reports.jsonl import Results
+from pytest_longctx.reports import analysis, time_series
+from pytest_longctx.reports.analysis import Reading
 from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Panel, Segment, Series, Table
+from pytest_longctx.reports.results import Results
 from pytest_longctx.units import GiB
 
 _TOKENS = Axis("prompt tokens", log=True)
@@ -14,18 +14,18 @@ _TOKENS = Axis("prompt tokens", log=True)
 
 def panels(results: Results) -> Iterator[Panel]:
     """Every panel that *results* can fill, in reading order."""
-    for name, readings in figures.cold(results).items():
+    for name, readings in analysis.cold(results).items():
         if len(readings) > 1:
             yield _lengths(name, readings)
     yield from _capacity(results.boots)
     yield from _memory(results.boots)
-    yield from course.timeline(results)
-    yield from course.vitals(results.vitals)
-    yield from course.retrieval(results.retrievals)
+    yield from time_series.timeline(results)
+    yield from time_series.vitals(results.vitals)
+    yield from time_series.retrieval(results.retrievals)
 
 
 def _lengths(name: str, readings: Sequence[Reading]) -> Panel:
-    whole = figures.law(readings)
+    whole = analysis.law(readings)
     longest, shortest = readings[-1].tokens, readings[0].tokens
     along = [shortest * (longest / shortest) ** (i / 40) for i in range(41)]
     fitted = tuple((tokens, seconds) for tokens in along if whole and (seconds := whole.seconds(round(tokens))) > 0)

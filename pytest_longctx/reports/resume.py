@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_longctx.errors import UsageError
-from pytest_longctx.reports import jsonl
+from pytest_longctx.reports import results
 
 Row = Mapping[str, Any]
 
@@ -139,18 +139,18 @@ def read(place: Path) -> Earlier | None:
 
     Raises `UsageError` and `ResultsError`.
     """
-    path = place / jsonl.NAME if place.is_dir() else place
+    path = place / results.NAME if place.is_dir() else place
     if not path.exists():
         # A job that is always told to resume its folder has nothing there the first time.
         if place.suffix == ".jsonl":
             raise UsageError(f"--longctx-resume: there is no file {place}")
         return None
-    files, seen = [File.of(jsonl.begun(path))], {path.resolve()}
+    files, seen = [File.of(results.begun(path))], {path.resolve()}
     while not files[-1].whole and "resumes" in files[-1].header:
         before = (path.parent / files[-1].header["resumes"]).resolve()
         if before in seen or not before.exists():
             break
         seen.add(before)
-        files.append(File.of(jsonl.begun(before)))
+        files.append(File.of(results.begun(before)))
         path = before
-    return Earlier(place / jsonl.NAME if place.is_dir() else place, tuple(files))
+    return Earlier(place / results.NAME if place.is_dir() else place, tuple(files))

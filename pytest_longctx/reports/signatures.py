@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from pytest_longctx.catalogue import PHASES, Catalogue, Signature
+from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Signature
 from pytest_longctx.observation import KINDS
 
 _MADE = "<!-- Made by `longctx signatures`. Edit the TOML files in pytest_longctx/backends, not this page. -->"

@@ -4,9 +4,9 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from pytest_longctx.reports.record import Entry
+from pytest_longctx.findings.verdicts import WORST_FIRST
+from pytest_longctx.reports.properties import Entry
 from pytest_longctx.units import duration
-from pytest_longctx.verdicts import WORST_FIRST
 
 COLOURS = {"broken": "red", "unmeasured": "yellow", "known": "yellow", "out of scope": "cyan", "holds": "green"}
 _WIDTH = 80

@@ -4,7 +4,7 @@ from itertools import cycle, islice
 
 import pytest
 
-from pytest_longctx.exchange import tally
+from pytest_longctx.client.exchange import tally
 
 BORDERS = (16, 64, 128, 256, 512, 2048, 8192)
 """KV-cache blocks, prefill chunks and attention chunks end at these lengths."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.claims import observe
+from pytest_longctx.findings.claims import observe
 
 
 @pytest.mark.judges("claimed")

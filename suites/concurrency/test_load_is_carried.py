@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.load import observe
+from pytest_longctx.client.load import observe
 
 
 @pytest.mark.judges("load")

@@ -2,14 +2,14 @@
 
 import pytest
 
-from pytest_longctx import boots
+from pytest_longctx.launchers import boot as launchers_boot
 
 
 @pytest.mark.judges("ratio")
 def test_capacity_follows_the_bytes_of_a_value(request, finding, boot, longctx_session, judge):
     """If this fails, two deployments that differ in one flag no longer differ by the documented factor in what they hold."""
     booted = longctx_session.booted
-    if waits := boots.waits_for(finding, booted):
+    if waits := launchers_boot.waits_for(finding, booted):
         longctx_session.rule_out(request.node, finding, waits, boot)
-    verdict = judge(boots.ratio(finding, booted))
+    verdict = judge(launchers_boot.ratio(finding, booted))
     assert verdict

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_longctx import recall
-from pytest_longctx.probe import ladder
+from pytest_longctx.findings import retrieval
+from pytest_longctx.probe import rungs as probe_rungs
 
 
 @pytest.mark.judges("kv-dtype")
@@ -13,7 +13,7 @@ def test_dtype_does_what_is_documented(request, finding, boot, prompt, judge):
         verdict = judge(boot.observe())
     else:
         ask = request.getfixturevalue("ask")  # there is nobody to ask where the boot failed
-        rungs = ladder.plant(prompt(finding.ask.prompt_length(boot.server.max_model_len)))
+        rungs = probe_rungs.plant(prompt(finding.ask.prompt_length(boot.server.max_model_len)))
         exchange = ask(rungs.prompt, rungs.output_tokens)
-        verdict = judge(boot.beside(recall.measured(boot.weigh(exchange), ladder.text(exchange.text))))
+        verdict = judge(boot.beside(retrieval.measured(boot.weigh(exchange), probe_rungs.text(exchange.text))))
     assert verdict

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx import recovery
+from pytest_longctx.client import recovery
 
 
 @pytest.mark.judges("over-pool")

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_longctx.client.limits import Try, found, longest
 from pytest_longctx.observation import Observation
-from pytest_longctx.search import Try, found, longest
 
 
 @pytest.mark.judges("longest")

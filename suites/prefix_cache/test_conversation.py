@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.series import dialogue
+from pytest_longctx.findings.aggregate import dialogue
 
 
 @pytest.mark.judges("turns")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.exchange import again
+from pytest_longctx.client.exchange import again
 
 
 @pytest.mark.judges("repeated")

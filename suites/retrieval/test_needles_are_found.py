@@ -2,8 +2,9 @@
 
 import pytest
 
-from pytest_longctx import recall
-from pytest_longctx.probe import grade, ladder, questions
+from pytest_longctx.findings import retrieval
+from pytest_longctx.probe import grading, questions
+from pytest_longctx.probe import rungs as probe_rungs
 from pytest_longctx.prompts import needles
 
 
@@ -17,18 +18,18 @@ def test_needles_are_found(finding, boot, server, prompt, ask, judge, longctx_se
         places = questions.borders(length, asked.border_tokens, asked.needles)
     question = questions.plant(prompt(length), places)
     exchange = ask(question.prompt, question.output_tokens)
-    graded = grade.text(question, exchange.text)
-    longctx_session.note_found(server, length, recall.places(graded))
-    verdict = judge(recall.retrieved(boot.weigh(exchange), graded))
+    graded = grading.text(question, exchange.text)
+    longctx_session.note_found(server, length, retrieval.places(graded))
+    verdict = judge(retrieval.retrieved(boot.weigh(exchange), graded))
     assert verdict
 
 
 @pytest.mark.judges("precision")
 def test_keys_keep_their_precision(finding, boot, server, prompt, ask, judge):
     """If this fails, the KV cache stores keys more coarsely, or more finely, than its dtype says."""
-    rungs = ladder.plant(prompt(finding.ask.prompt_length(server.max_model_len)))
+    rungs = probe_rungs.plant(prompt(finding.ask.prompt_length(server.max_model_len)))
     exchange = ask(rungs.prompt, rungs.output_tokens)
-    verdict = judge(recall.measured(boot.weigh(exchange), ladder.text(exchange.text)))
+    verdict = judge(retrieval.measured(boot.weigh(exchange), probe_rungs.text(exchange.text)))
     assert verdict
 
 
@@ -44,5 +45,5 @@ def test_facts_in_text_are_found(finding, boot, server, prompt, ask, judge, long
             if exchange.ending == "complete":
                 found = needles.score(exchange.text, haystack.needle.expected)
                 longctx_session.note_found(server, length, [(haystack.depth, float(found))])
-    verdict = judge(recall.found(answers))
+    verdict = judge(retrieval.found(answers))
     assert verdict

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.series import ladder, summary
+from pytest_longctx.findings.aggregate import ladder, summary
 
 
 @pytest.mark.judges("ladder")

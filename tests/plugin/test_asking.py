@@ -93,7 +93,7 @@ def test_a_refusal_can_be_caught_or_returned(own):
     done, _ = own(
         """
         import pytest
-        from pytest_longctx.exchange import UnservedError
+        from pytest_longctx.client.exchange import UnservedError
 
         def test_caught(prompt, ask):
             with pytest.raises(UnservedError, match="maximum context length") as caught:

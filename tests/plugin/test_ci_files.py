@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import cli, home
+from pytest_longctx import cli, paths
 
 FOLDER = Path(__file__).parents[2] / "docs" / "ci"
 FILES = ("Jenkinsfile", "buildkite.yml", "github-actions.yml", "gitlab-ci.yml")
@@ -61,6 +61,6 @@ def test_a_run_of_pytest_can_be_planned(pytester, name, words):
     run = FOLDER.parent / "results" / "vllm-0.25.1-1xh200" / "results.jsonl"
     shutil.copy(run, pytester.path / "baselines" / "vllm.jsonl")
     options = [word for word in words[1:] if word not in ("--pyargs", "pytest_longctx.suites")]
-    done = pytester.runpytest(str(home.suites()), f"--rootdir={pytester.path}", *options, "--longctx-plan")
+    done = pytester.runpytest(str(paths.suites()), f"--rootdir={pytester.path}", *options, "--longctx-plan")
     assert done.ret == 0
     done.stdout.fnmatch_lines(["*nothing was booted"])

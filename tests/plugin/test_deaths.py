@@ -3,12 +3,12 @@
 import pytest
 
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.boots import Boot
-from pytest_longctx.diagnosis import Evidence
-from pytest_longctx.exchange import Usage
+from pytest_longctx.client.exchange import Usage
+from pytest_longctx.client.server import Server
+from pytest_longctx.diagnosis.diagnose import Evidence
+from pytest_longctx.findings.scope import Conditions
+from pytest_longctx.launchers.boot import Boot
 from pytest_longctx.miniatures.death_faults import _ENGINE_DEAD
-from pytest_longctx.scope import Conditions
-from pytest_longctx.server import Server
 from tests.unit import make
 
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 3 has a total capacity of 139.80 GiB of which"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx import home
+from pytest_longctx import paths
 
 OWN = """
 import pytest
@@ -105,5 +105,5 @@ def test_a_test_of_ones_own_that_is_left_out_says_why(run, pytester):
 
 
 def test_suites_that_ask_nothing_of_this_backend_are_left_out_in_silence(run):
-    done = run("--backend=miniature", "--collect-only", "-q", what=str(home.suites() / "claims"))
+    done = run("--backend=miniature", "--collect-only", "-q", what=str(paths.suites() / "claims"))
     assert "will not run" not in done.text

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import cli, options
+from pytest_longctx import cli
+from pytest_longctx.plugin import options
 
 
 def subcommands():

@@ -2,7 +2,7 @@
 
 BACKEND = """
 from pytest_longctx.backends.miniature import Miniature
-from pytest_longctx.physics.prediction import Prediction, Term
+from pytest_longctx.deployments.prediction import Prediction, Term
 
 class Mine(Miniature):
     name = "mine"
@@ -96,7 +96,7 @@ def test_a_deployment_can_be_made_in_code(run, pytester):
     pytester.makepyfile(
         """
         import pytest
-        from pytest_longctx.deployment import Deployment, Model
+        from pytest_longctx.deployments.deployment import Deployment, Model
 
         @pytest.fixture(scope="session")
         def deployment():

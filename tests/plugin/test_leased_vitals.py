@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from pytest_longctx import home
-from pytest_longctx.reports import jsonl
+from pytest_longctx import paths
+from pytest_longctx.reports import results as results_file
 from tests.plugin.test_leases import prepared
 
 NVML = """
@@ -90,11 +90,11 @@ def test_a_boot_looks_only_at_the_devices_that_it_has_leased(run, pytester, monk
         (pytester.path / "stranger-0").touch()
     told = prepared(pytester, "1xH200")
     pytester.makepyfile(pynvml=NVML, holding=HOLDING)
-    here = (str(home.suites()), "-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
+    here = (str(paths.suites()), "-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
     spread = ("-p", "holding", "--longctx-hardware=4xH200", "--longctx-launcher=holding")
     outcome = pytester.runpytest_subprocess(*here, *told, *spread)
     outcome.assert_outcomes(passed=4)
-    results = jsonl.read(pytester.path / "results" / "results.jsonl")
+    results = results_file.read(pytester.path / "results" / "results.jsonl")
     assert sorted(row["words"]["CUDA_VISIBLE_DEVICES"] for row in results.boots) == leased
     seen = [row["figures"]["device_memory_gib"] for row in results.vitals if "device_memory_gib" in row["figures"]]
     assert {len(one) for one in seen} == {1}
@@ -108,7 +108,9 @@ def test_a_device_that_a_stranger_holds_is_still_refused(run, pytester, monkeypa
     told = [each for each in prepared(pytester, "1xH200") if each != "-n2"]
     pytester.makepyfile(pynvml=NVML)
     (pytester.path / "stranger-0").touch()
-    here = (str(home.suites()), "-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
-    outcome = pytester.runpytest_subprocess(*here, *told, "-k", "LC-0030-first or LC-0001-first", "--longctx-hardware=4xH200")
+    here = (str(paths.suites()), "-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
+    outcome = pytester.runpytest_subprocess(
+        *here, *told, "-k", "LC-0030-first or LC-0001-first", "--longctx-hardware=4xH200"
+    )
     outcome.assert_outcomes(errors=2)
     outcome.stdout.fnmatch_lines(["*found    device 0: 40.00 GiB by no process that can be seen*"])

@@ -2,8 +2,8 @@
 
 import os
 
-from pytest_longctx import home
-from pytest_longctx.reports import jsonl
+from pytest_longctx import paths
+from pytest_longctx.reports import results
 
 ONE = """
 name = "{name}"
@@ -66,11 +66,11 @@ def test_two_deployments_are_up_at_once_on_different_devices(run, pytester, monk
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     told = prepared(pytester, "1xH200")
     # A process of its own: xdist hands its workers the path that its interpreter started with.
-    here = (str(home.suites()), "-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
+    here = (str(paths.suites()), "-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
     spread = ("--longctx-hardware=2xH200", "--longctx-launcher=meeting")
     outcome = pytester.runpytest_subprocess(*here, *told, *spread)
     outcome.assert_outcomes(passed=4)
-    booted = jsonl.read(pytester.path / "results" / "results.jsonl").boots
+    booted = results.read(pytester.path / "results" / "results.jsonl").boots
     assert len(booted) == 2
     assert sorted(row["words"]["CUDA_VISIBLE_DEVICES"] for row in booted) == ["0", "1"]
 

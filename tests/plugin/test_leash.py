@@ -82,14 +82,14 @@ subprocess.Popen([sys.executable, "-c", deaf, sys.argv[1]], start_new_session=Tr
 @pytest.mark.parametrize("then", ["time.sleep(60)", "sys.exit(3)"], ids=["let go", "exits"])
 def test_descendants_go_with_the_server(tmp_path, then):
     """Engines start workers in sessions of their own; an orphaned worker would hold the GPU."""
-    from pytest_longctx.launchers import leash
+    from pytest_longctx import _supervisor
 
     name = f"orphan-{os.getpid()}-{len(then)}"
     end, hold = os.pipe()
     command = [
         sys.executable,
         "-I",
-        leash.__file__,
+        _supervisor.__file__,
         str(end),
         "1",
         sys.executable,
@@ -110,11 +110,11 @@ def test_descendants_go_with_the_server(tmp_path, then):
 
 
 def test_a_signal_that_ended_the_server_is_in_the_exit_code():
-    from pytest_longctx.launchers import leash
+    from pytest_longctx import _supervisor
 
     end, hold = os.pipe()
     die = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    command = [sys.executable, "-I", leash.__file__, str(end), "1", sys.executable, "-c", die]
+    command = [sys.executable, "-I", _supervisor.__file__, str(end), "1", sys.executable, "-c", die]
     assert subprocess.run(command, pass_fds=(end,), check=False).returncode == 128 + signal.SIGKILL
     os.close(end)
     os.close(hold)

@@ -195,7 +195,7 @@ def test_a_token_without_text_is_a_token(run, pytester):
     """Random weights give ids that no tokenizer has a word for; their chunks are empty, and they came all the same."""
     pytester.makepyfile(
         """
-        from pytest_longctx.client import Conversation
+        from pytest_longctx.client.request import Conversation
         from pytest_longctx.prompts import PromptFactory
 
         def test_it(server):

@@ -19,15 +19,17 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import cli, deployment, findings, home, tables
-from pytest_longctx.asks import Ask
+from pytest_longctx import cli, paths, toml
+from pytest_longctx.deployments import deployment
+from pytest_longctx.findings import finding
+from pytest_longctx.findings.ask import Ask
 from pytest_longctx.measures import MEASURES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/tutorial/*.md")), *sorted(ROOT.glob("docs/how-to/*.md"))]
 RUN = ROOT / "docs/results/vllm-0.25.1-1xh200/results.jsonl"
 OTHERS = (".", ".ci", "apt-get", "docker", "engine", "git", "kubectl", "lmcache", "pip", "python", "python3", "sglang")
-PARTS: dict[str, type[tables.Table]] = {"ask": Ask, "kubernetes": deployment.Kubernetes}
+PARTS: dict[str, type[toml.Table]] = {"ask": Ask, "kubernetes": deployment.Kubernetes}
 
 
 def blocks(page, language):
@@ -76,14 +78,14 @@ def test_every_block_says_what_it_is_and_runs_nothing_unknown(page):
 def test_a_table_is_one_that_would_be_loaded(page, block):
     content = tomllib.loads(block)
     if "id" in content or "name" in content:
-        kind: type[tables.Table] = findings.Finding if "id" in content else deployment.Deployment
-        tables.check(content, kind, page.name)
+        kind: type[toml.Table] = finding.Finding if "id" in content else deployment.Deployment
+        toml.check(content, kind, page.name)
         return
     for name, bound in content.pop("bounds", {}).items():
         assert name in MEASURES
-        tables.check(bound, findings.Bound, page.name)
+        toml.check(bound, finding.Bound, page.name)
     for name, table in content.items():
-        tables.check(table, PARTS[name], page.name)
+        toml.check(table, PARTS[name], page.name)
 
 
 @pytest.mark.parametrize(("page", "block"), everywhere("python"))
@@ -125,6 +127,6 @@ def test_a_run_can_be_planned(pytester, monkeypatch, page, words):
         (pytester.path / python).parent.mkdir(parents=True, exist_ok=True)
         (pytester.path / python).symlink_to(sys.executable)
     options = [word for word in words[1:] if word not in ("--pyargs", "pytest_longctx.suites", "suites")]
-    done = pytester.runpytest(str(home.suites()), f"--rootdir={pytester.path}", *options, "--longctx-plan")
+    done = pytester.runpytest(str(paths.suites()), f"--rootdir={pytester.path}", *options, "--longctx-plan")
     assert done.ret == 0
     done.stdout.fnmatch_lines(["*nothing was booted"])

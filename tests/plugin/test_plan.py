@@ -108,14 +108,17 @@ def test_pytest_prints_the_plan_of_what_was_selected(run):
 
 def test_a_rate_above_the_peak_breaks_whatever_the_finding_bounds():
     """The run that was documented as 69.35 s, as a new run would be judged."""
-    from pytest_longctx import deployment, findings, home, verdicts
-    from pytest_longctx.boots import Boot
-    from pytest_longctx.exchange import Exchange, Usage
-    from pytest_longctx.machine import Hardware
-    from pytest_longctx.scope import Conditions
+    from pytest_longctx import paths
+    from pytest_longctx.client.exchange import Exchange, Usage
+    from pytest_longctx.deployments import deployment
+    from pytest_longctx.deployments.hardware import Hardware
+    from pytest_longctx.findings import finding as findings
+    from pytest_longctx.findings import verdicts
+    from pytest_longctx.findings.scope import Conditions
+    from pytest_longctx.launchers.boot import Boot
 
-    known = deployment.load_all((home.suites() / "deployments",))
-    finding = findings.load_all((home.suites() / "findings",))["SC-0001"]
+    known = deployment.load_all((paths.suites() / "deployments",))
+    finding = findings.load_all((paths.suites() / "findings",))["SC-0001"]
     here = Conditions(known["scout-vllm-2m"], Hardware("H200", 8), "0.12.0", 2_097_152)
     seen = Boot(here, {}, 1.0).weigh(
         Exchange(

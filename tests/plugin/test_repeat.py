@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pytest_longctx.reports import html, jsonl
+from pytest_longctx.reports import html, results
 
 OWN = """
 import pytest
@@ -24,7 +24,7 @@ def repeated(line, folder):
     command = [sys.executable, "-m", "pytest", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    return jsonl.read(folder / "results" / "results.jsonl")
+    return results.read(folder / "results" / "results.jsonl")
 
 
 @pytest.mark.parametrize("what", [None, "test_mine.py"], ids=["the suites", "one's own"])

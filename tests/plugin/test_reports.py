@@ -7,7 +7,7 @@ import junitparser
 import pytest
 
 from pytest_longctx.errors import ResultsError
-from pytest_longctx.reports import jsonl
+from pytest_longctx.reports import results as results_file
 
 
 def properties(path):
@@ -76,7 +76,7 @@ def test_a_cut_off_file_is_refused(run):
     path = done.folder / "results" / "results.jsonl"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
     with pytest.raises(ResultsError, match="the footer is missing"):
-        jsonl.read(path)
+        results_file.read(path)
 
 
 def test_a_run_without_findings_leaves_nothing_behind(run, pytester):

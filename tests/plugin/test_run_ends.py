@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pytest_longctx.reports import jsonl
+from pytest_longctx.reports import results
 from tests.plugin.test_leash import DEPLOYMENT, processes, until
 
 JUDGED = """
@@ -82,7 +82,7 @@ def test_nothing_is_left_and_nothing_is_lost(tmp_path, how):
     assert done.returncode == code, done.stdout.decode()
     assert not (tmp_path / "reached").exists()
     assert until(lambda: not processes(name))
-    (verdict,) = jsonl.read(tmp_path / "kept" / "results" / jsonl.NAME).verdicts
+    (verdict,) = results.read(tmp_path / "kept" / "results" / results.NAME).verdicts
     assert verdict["verdict"] == "holds", verdict["why"]
 
 
@@ -101,7 +101,7 @@ def test_a_signal_leaves_nothing_running_and_what_was_judged(tmp_path, how):
         run.send_signal(how)
         run.wait(timeout=30)
     assert until(lambda: not processes(name))
-    rows = jsonl.begun(tmp_path / "kept" / "results" / jsonl.NAME)
+    rows = results.begun(tmp_path / "kept" / "results" / results.NAME)
     (verdict,) = (row for row in rows if row["kind"] == "verdict")
     assert verdict["verdict"] == "holds", verdict["why"]
 
@@ -131,11 +131,11 @@ def ended(done, path, name, said):
     """The run said why it ended, and every verdict that it wrote can be read."""
     text = done.stdout.decode()
     assert done.returncode == pytest.ExitCode.INTERRUPTED, text
-    assert f"{jsonl.NAME}: {said}; what was written before is there" in text
+    assert f"{results.NAME}: {said}; what was written before is there" in text
     assert "INTERNALERROR" not in text
     assert "Traceback" not in text, text
     assert until(lambda: not processes(name))
-    rows = [row for row in jsonl.begun(path) if row["kind"] == "verdict"]
+    rows = [row for row in results.begun(path) if row["kind"] == "verdict"]
     # The same prompt again would come from the cache, which breaks a finding of a cold one.
     assert rows[0]["verdict"] == "holds"
     assert '"footer"' not in path.read_text()
@@ -146,13 +146,13 @@ def test_a_full_disk_ends_the_run(tmp_path, small_disk, workers):
     name = f"ends-{os.getpid()}-full-{len(workers)}"
     command = [*prepared(tmp_path, name, many(30)), *workers]
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    ended(done, small_disk / "results" / jsonl.NAME, name, "No space left on device")
+    ended(done, small_disk / "results" / results.NAME, name, "No space left on device")
     # With room again, what was judged is not judged again.
     subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
     resumed = subprocess.run(
         [*command, "--longctx-resume=kept/results"], cwd=tmp_path, stdout=subprocess.PIPE, check=False
     )
-    verdicts = jsonl.read(small_disk / "results" / jsonl.NAME).verdicts
+    verdicts = results.read(small_disk / "results" / results.NAME).verdicts
     assert (len(verdicts), resumed.returncode) == (31, pytest.ExitCode.TESTS_FAILED)
     assert 1 <= sum(bool(row["carried"]) for row in verdicts) < 30
 
@@ -170,7 +170,7 @@ def test_a_file_that_may_not_grow_ends_the_run(tmp_path):
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, most),
     )
-    path = tmp_path / "kept" / "results" / jsonl.NAME
+    path = tmp_path / "kept" / "results" / results.NAME
     ended(done, path, name, "File too large")
     assert json.loads(path.read_text().splitlines()[0])["kind"] == "header"
 
@@ -194,4 +194,4 @@ def test_a_disk_that_is_full_at_the_end_is_not_green(tmp_path):
     command = prepared(tmp_path, name)
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     assert "1 passed" in done.stdout.decode()
-    ended(done, tmp_path / "kept" / "results" / jsonl.NAME, name, "File too large")
+    ended(done, tmp_path / "kept" / "results" / results.NAME, name, "File too large")

@@ -11,7 +11,7 @@ import termios
 
 import pytest
 
-from pytest_longctx import home
+from pytest_longctx import paths
 from tests.conftest import FAULTY
 
 ESCAPE = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
@@ -28,7 +28,7 @@ def late(tmp_path):
         sys.executable,
         "-m",
         "pytest",
-        str(home.suites()),
+        str(paths.suites()),
         "-c",
         os.devnull,
         "--rootdir=.",

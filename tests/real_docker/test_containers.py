@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.launchers import docker_reaper
-from pytest_longctx.launchers.docker import SOCKET
+from pytest_longctx.launchers.docker import SOCKET, reaper
 from tests.real_docker.conftest import IMAGE, command, miniature, ours, until
 
 LOOK = """
 import json
 import httpx
-from pytest_longctx.launchers import docker_reaper
+from pytest_longctx.launchers.docker import reaper as docker_reaper
 from pytest_longctx.launchers.docker import SOCKET
 
 def test_it(server, ask, prompt):
@@ -110,8 +109,8 @@ def test_the_next_run_sweeps_up_what_a_dead_one_left_and_nothing_else(tmp_path, 
     with running(tmp_path, miniature(tmp_path, "left", flags="max-model-len = 4096"), WAIT) as held:
         assert held.stdout is not None
         assert any("UP" in line for line in held.stdout)
-        ((container, labels),) = docker_reaper.labelled(SOCKET, docker_reaper.RUN_LABEL)
-        standing_by = reapers(labels[docker_reaper.RUN_LABEL])
+        ((container, labels),) = reaper.labelled(SOCKET, reaper.RUN_LABEL)
+        standing_by = reapers(labels[reaper.RUN_LABEL])
         assert len(standing_by) == 1
         os.kill(standing_by[0], signal.SIGKILL)
         # Its maker lives: a run beside it must leave it alone, and must not use it.
@@ -213,7 +212,7 @@ def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, first, outcome, said
 KILLED = """
 import threading, time
 import pytest
-from pytest_longctx.launchers import docker_reaper
+from pytest_longctx.launchers.docker import reaper as docker_reaper
 from pytest_longctx.launchers.docker import SOCKET
 
 def end():
@@ -253,4 +252,4 @@ def test_the_engines_permission_is_asked_for(tmp_path):
 
 def test_the_image_is_there():
     """The cases above must not pass because nothing could run at all."""
-    assert docker_reaper.call(SOCKET, "GET", f"/images/{IMAGE}/json")
+    assert reaper.call(SOCKET, "GET", f"/images/{IMAGE}/json")

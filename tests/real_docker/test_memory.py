@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from pytest_longctx import home
+from pytest_longctx import paths
 from tests.real_docker.conftest import command, in_container
 
 FINDING = """
@@ -40,7 +40,7 @@ def judged(folder, memory_gib, signature):
     path.write_text(text.replace("[docker]", f"[docker]\nmemory_gib = {memory_gib}"), encoding="utf-8")
     (folder / "findings").mkdir()
     (folder / "findings" / "XX-0001.toml").write_text(FINDING.format(signature=signature), encoding="utf-8")
-    argv = command(home.suites(), "--backend=vllm-cpu", f"--longctx-deployment={path.name}", "--longctx-data=.")
+    argv = command(paths.suites(), "--backend=vllm-cpu", f"--longctx-deployment={path.name}", "--longctx-data=.")
     done = subprocess.run([*argv, "-k", "XX-0001"], cwd=folder, capture_output=True, text=True, check=False)
     rows = [json.loads(line) for line in (folder / "results" / "results.jsonl").read_text().splitlines()]
     kinds = {row["kind"]: row for row in rows}

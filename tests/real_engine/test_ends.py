@@ -15,24 +15,28 @@ from threading import Thread
 import httpx
 import pytest
 
-from pytest_longctx import boots, client, engines, home, models, recovery, tables
+from pytest_longctx import paths, toml
+from pytest_longctx._supervisor import descendants
+from pytest_longctx.backends import environments
 from pytest_longctx.backends.vllm import VllmCpu
-from pytest_longctx.deployment import Deployment
+from pytest_longctx.client import recovery, request
+from pytest_longctx.deployments import models
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Machine
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import Launch
-from pytest_longctx.launchers.leash import descendants
+from pytest_longctx.launchers import boot as launchers_boot
 from pytest_longctx.launchers.process import Process, ProcessLauncher, environment
-from pytest_longctx.launchers.ready import await_ready
-from pytest_longctx.machine import Machine
+from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.prompts import PromptFactory
 
 
 def launch(folder):
     """The tiny model, with the endpoints that let a client stop the scheduler."""
-    text = (home.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
+    text = (paths.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
     assert "VLLM_SERVER_DEV_MODE" in text
-    one, backend = tables.check(tomllib.loads(text), Deployment, "the shipped deployment"), VllmCpu()
-    return Launch(backend, one, models.locate(one.model), folder, engines.own_python(backend))
+    one, backend = toml.check(tomllib.loads(text), Deployment, "the shipped deployment"), VllmCpu()
+    return Launch(backend, one, models.locate(one.model), folder, environments.own_python(backend))
 
 
 def kill(what):
@@ -45,7 +49,7 @@ def kill(what):
 @pytest.fixture(scope="module")
 def boot(tmp_path_factory):
     made = launch(tmp_path_factory.mktemp("ends"))
-    with boots.boot(ProcessLauncher(), made, Machine(None), None) as booted:
+    with launchers_boot.boot(ProcessLauncher(), made, Machine(None), None) as booted:
         assert booted.server is not None
         yield booted
 
@@ -59,10 +63,10 @@ def test_a_scheduler_that_stands_still_is_a_hang_and_it_is_said_when_it_goes_on(
     """Paused, 0.32 takes requests and says that it is healthy; its gauges, which only a step moves, say that nobody waits."""
 
     def canary():
-        return client.ask(boot.server, prompt(recovery.CANARY_TOKENS), 1, deadline_s=3)
+        return request.ask(boot.server, prompt(recovery.CANARY_TOKENS), 1, deadline_s=3)
 
     assert httpx.post(f"{boot.server.url}/pause?mode=keep").json() == {"status": "paused"}
-    seen = boot.bear_out(client.ask(boot.server, prompt(1000), 4, deadline_s=3).observe())
+    seen = boot.bear_out(request.ask(boot.server, prompt(1000), 4, deadline_s=3).observe())
     assert (seen.outcome, seen.kind) == ("hangs", "hang")
     assert (seen.metrics["health_status"], seen.metrics["waited_unscheduled_s"]) == (200, None)
     assert recovery.after(seen, canary()).metrics["recovered"] == 0
@@ -79,7 +83,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_prompt_is_diagnosed(boot, p
 
     killer = Thread(target=kill_it)
     killer.start()
-    exchange = client.ask(boot.server, prompt(60_000), 4)
+    exchange = request.ask(boot.server, prompt(60_000), 4)
     killer.join()
     assert exchange.ending == "server error"
     assert exchange.refusal is not None
@@ -90,7 +94,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_prompt_is_diagnosed(boot, p
     assert seen.kind in ("killed", "host-oom")
     assert seen.said.startswith("a child process was ended") or "out-of-memory killer" in seen.said
     assert boot.server.ended(10) is not None
-    assert recovery.after(seen, client.ask(boot.server, prompt(8), 1)).metrics["recovered"] == 0
+    assert recovery.after(seen, request.ask(boot.server, prompt(8), 1)).metrics["recovered"] == 0
 
 
 def test_a_port_that_was_taken_meanwhile_judges_nothing(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import home
+from pytest_longctx import paths
 
 PROJECT_TEST = """
 import time
@@ -51,7 +51,7 @@ def until(condition, most_s):
 )
 def test_no_engine_outlives_pytest(tmp_path, how, when):
     word = f"LONGCTX_TEST_MARK={os.getpid()}-{how.name}"
-    text = (home.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
+    text = (paths.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
     name, _, value = word.partition("=")
     (tmp_path / "d.toml").write_text(text.replace("[env]", f'[env]\n{name} = "{value}"'), encoding="utf-8")
     (tmp_path / "test_it.py").write_text(PROJECT_TEST, encoding="utf-8")

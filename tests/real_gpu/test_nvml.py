@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx.deployment import Deployment
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Hardware, detect
+from pytest_longctx.devices import figures, memory_holders
+from pytest_longctx.devices.monitor import beside
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.machine import Hardware, detect
-from pytest_longctx.tables import check
+from pytest_longctx.toml import check
 from pytest_longctx.units import GiB
-from pytest_longctx.vitals import figures, held
-from pytest_longctx.vitals.bedside import beside
 
 pytest.importorskip("pynvml")
 pytest.importorskip("torch")
-nvidia = pytest.importorskip("pytest_longctx.vitals.nvidia")
+nvidia = pytest.importorskip("pytest_longctx.devices.nvidia")
 
 HOLD = """
 import sys, time, torch
@@ -67,7 +67,9 @@ def holder():
 
 
 def until_free(source):
-    return held.await_back(lambda: held.Look(source.devices(), source.holders()), held.Look())
+    return memory_holders.await_back(
+        lambda: memory_holders.Look(source.devices(), source.holders()), memory_holders.Look()
+    )
 
 
 def test_an_idle_device_tells_everything_and_is_free(source):
@@ -103,7 +105,7 @@ def test_a_boot_on_its_memory_is_refused_by_name_and_pid(source, holder, one):
         raise AssertionError
     print(refused.value)
     # In a container the driver may know its processes by other ids, or name none: then the memory alone refuses.
-    assert "somebody-else" in str(refused.value) or held.GONE in str(refused.value)
+    assert "somebody-else" in str(refused.value) or memory_holders.GONE in str(refused.value)
     holder.kill()
     holder.wait()
     assert until_free(source) == []

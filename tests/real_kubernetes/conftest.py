@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pytest_longctx.launchers import kubernetes_reaper
+from pytest_longctx.launchers.kubernetes import reaper
 from tests.real_kubernetes.control_plane import KEPT, ControlPlane, certificate, free_port
 from tests.real_kubernetes.kubelet import Kubelet
 
@@ -48,15 +48,15 @@ class World:
 
     def ours(self):
         """Kind and name of all that bears our label."""
-        label = kubernetes_reaper.RUN_LABEL
+        label = reaper.RUN_LABEL
         return [
             (kind, each["metadata"]["name"])
-            for kind in kubernetes_reaper.KINDS
-            for each in kubernetes_reaper.labelled(self.api, kind, "default", label)
+            for kind in reaper.KINDS
+            for each in reaper.labelled(self.api, kind, "default", label)
         ]
 
     def pods(self):
-        return kubernetes_reaper.labelled(self.api, "Pod", "default", kubernetes_reaper.RUN_LABEL)
+        return reaper.labelled(self.api, "Pod", "default", reaper.RUN_LABEL)
 
     def stop(self):
         self.kubelet.stop()

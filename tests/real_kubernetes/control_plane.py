@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from pytest_longctx import home
+from pytest_longctx import paths
 
-KEPT = home.kept() / "kubernetes"
+KEPT = paths.kept() / "kubernetes"
 
 
 def free_port():
@@ -99,7 +99,7 @@ class ControlPlane:
 
     def api(self):
         """The API, once it is up and has its namespaces."""
-        from pytest_longctx.launchers.kubernetes_reaper import Api
+        from pytest_longctx.launchers.kubernetes.reaper import Api
 
         os.environ["KUBECONFIG"] = self.admin
         made, end = Api(), time.monotonic() + 90

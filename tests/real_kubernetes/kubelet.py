@@ -17,7 +17,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from pytest_longctx.launchers.kubernetes_reaper import path_of
+from pytest_longctx.launchers.kubernetes.reaper import path_of
 
 NODE = "node-a"
 PULLS = {"absent": "ErrImagePull", "backoff": "ImagePullBackOff"}

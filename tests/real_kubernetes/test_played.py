@@ -9,9 +9,11 @@ from pathlib import Path
 
 import yaml
 
-from pytest_longctx import builtin, deployment, models, tables
-from pytest_longctx.launchers import manifests
-from pytest_longctx.launchers.pod import KEY_IN_SECRET
+from pytest_longctx import toml
+from pytest_longctx.deployments import deployment, models
+from pytest_longctx.launchers.kubernetes import manifests
+from pytest_longctx.launchers.kubernetes.pod_manifest import KEY_IN_SECRET
+from pytest_longctx.plugin import builtins
 from tests.real_docker import conftest as docker
 from tests.real_kubernetes.control_plane import free_port
 
@@ -32,8 +34,8 @@ def played(path, folder):
     text = path.read_text()
     port = free_port()
     path.write_text(text.replace("[flags]", f"[flags]\nport = {port}"))
-    one = tables.load(path, deployment.Deployment)
-    backend = builtin.load(builtin.BACKENDS[one.backend])()
+    one = toml.load(path, deployment.Deployment)
+    backend = builtins.load(builtins.BACKENDS[one.backend])()
     objects = manifests.render(backend, one, models.locate(one.model), manifests.Owner(None, f"{port:032x}"))
     name, secret = objects[0]["metadata"]["name"], manifests.key_secret(objects[0]["metadata"]["name"])
     file = folder / "pod.yaml"

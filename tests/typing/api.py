@@ -6,21 +6,21 @@ from typing import assert_type
 import pytest
 
 from pytest_longctx.backends import Backend
-from pytest_longctx.boots import Boot
-from pytest_longctx.deployment import Deployment
-from pytest_longctx.exchange import Exchange, Refusal, UnservedError
-from pytest_longctx.findings import Finding
-from pytest_longctx.fixtures import Ask, Load
+from pytest_longctx.client.exchange import Exchange, Refusal, UnservedError
+from pytest_longctx.client.load import Load as Carried
+from pytest_longctx.client.load import observe
+from pytest_longctx.client.server import Server
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Machine
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.findings.verdicts import Verdict
 from pytest_longctx.launchers import Launcher
-from pytest_longctx.load import Load as Carried
-from pytest_longctx.load import observe
-from pytest_longctx.machine import Machine
+from pytest_longctx.launchers.boot import Boot
 from pytest_longctx.observation import Observation
+from pytest_longctx.plugin.fixtures import Ask, Load
+from pytest_longctx.plugin.session import Judge, Session
 from pytest_longctx.prompts import Prompt, PromptFactory
-from pytest_longctx.reports import jsonl
-from pytest_longctx.server import Server
-from pytest_longctx.session import Judge, Session
-from pytest_longctx.verdicts import Verdict
+from pytest_longctx.reports import results as results_file
 
 
 @pytest.mark.finding("LC-0002")
@@ -69,6 +69,6 @@ def pytest_longctx_describe_machine(machine: Machine) -> None:
 
 
 def count(path: Path, session: Session) -> int:
-    results = jsonl.read(path)
+    results = results_file.read(path)
     assert_type(session.seed, int)
     return len(results.verdicts)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pytest_longctx import tables
-from pytest_longctx.deployment import Deployment
-from pytest_longctx.exchange import Exchange, Usage
-from pytest_longctx.findings import Bound, Finding
-from pytest_longctx.reports.jsonl import Results
-from pytest_longctx.reports.record import Entry
+from pytest_longctx import toml
+from pytest_longctx.client.exchange import Exchange, Usage
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.findings.finding import Bound, Finding
+from pytest_longctx.reports.properties import Entry
+from pytest_longctx.reports.results import Results
 
 _WALKED = (
     *("h200x1-probe-sglang-10m", "h200x1-probe-sglang-10m-large-chunks", "h200x1-probe-sglang-10m-page-64"),
@@ -34,18 +34,18 @@ def finding(**changes: Any) -> Finding:
         "reviewed": dt.date(2026, 1, 2),
         "source": {"document": "docs/somewhere.md"},
     }
-    return tables.check({**content, **changes}, Finding, "a finding")
+    return toml.check({**content, **changes}, Finding, "a finding")
 
 
 def bound(**content: Any) -> Bound:
     """A bound in seconds."""
-    return tables.check({"unit": "s", **content}, Bound, "a bound")
+    return toml.check({"unit": "s", **content}, Bound, "a bound")
 
 
 def deployment(**changes: Any) -> Deployment:
     """A deployment of which nothing special is known."""
     content: dict[str, Any] = {"name": "tiny", "title": "tiny", "backend": "vllm", "model": {"name": "llama"}}
-    return tables.check({**content, **changes}, Deployment, "a deployment")
+    return toml.check({**content, **changes}, Deployment, "a deployment")
 
 
 def exchange(**changes: Any) -> Exchange:

@@ -6,10 +6,10 @@ from threading import Thread
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.miniature import Miniature
+from pytest_longctx.client.server import Server
 from pytest_longctx.miniatures.server import Handler, Honest
 from pytest_longctx.miniatures.serving import Quiet
 from pytest_longctx.prompts import PromptFactory
-from pytest_longctx.server import Server
 from tests.unit import make
 
 

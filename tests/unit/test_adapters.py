@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import adapters, builtin
-from pytest_longctx.adapters import Errand, LoadTool, Tool, running
-from pytest_longctx.asks import Ask
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm, VllmCpu
-from pytest_longctx.builtin import EVALUATIONS, LOADS, load
-from pytest_longctx.exchange import Exchange, Ledger, Usage
-from pytest_longctx.load import Load, observe
-from pytest_longctx.server import Server
+from pytest_longctx.client import adapters
+from pytest_longctx.client.adapters import Errand, LoadTool, Tool, runner
+from pytest_longctx.client.exchange import Exchange, Ledger, Usage
+from pytest_longctx.client.load import Load, observe
+from pytest_longctx.client.server import Server
+from pytest_longctx.findings.ask import Ask
+from pytest_longctx.plugin import builtins
+from pytest_longctx.plugin.builtins import EVALUATIONS, LOADS, load
 from tests.unit import make
 
 DATA = Path(__file__).parent.parent / "data" / "adapters"
@@ -33,7 +34,7 @@ every_tool = pytest.mark.parametrize("name", [*LOADS, *EVALUATIONS])
 
 
 def tool_called(name: str) -> Tool:
-    made: Tool = builtin.load({**LOADS, **EVALUATIONS}[name])()
+    made: Tool = builtins.load({**LOADS, **EVALUATIONS}[name])()
     return made
 
 
@@ -194,7 +195,7 @@ class Script(LoadTool):
 
 @pytest.fixture
 def _answering(monkeypatch):
-    monkeypatch.setattr(running, "_answers", lambda _: True)
+    monkeypatch.setattr(runner, "_answers", lambda _: True)
 
 
 @pytest.mark.usefixtures("_answering")
@@ -207,20 +208,20 @@ def _answering(monkeypatch):
     ],
 )
 def test_a_tool_that_measures_nothing_says_why_and_is_no_evidence(tool, said, tmp_path):
-    seen = observe(running.carry(tool, errand(tmp_path / "t")))
+    seen = observe(runner.carry(tool, errand(tmp_path / "t")))
     assert (seen.outcome, seen.metrics) == (None, {})
     assert seen.said.startswith(said)
 
 
 def test_a_server_that_is_gone_with_the_tool_is_evidence(tmp_path):
     """Nobody listens at port 1."""
-    assert observe(running.carry(Script("raise OSError"), errand(tmp_path / "t"))).outcome == "disconnects"
+    assert observe(runner.carry(Script("raise OSError"), errand(tmp_path / "t"))).outcome == "disconnects"
 
 
 @pytest.mark.usefixtures("_answering")
 def test_a_tool_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setenv("LONGCTX_HOME", str(tmp_path / "kept"))
-    seen = running.score(load(EVALUATIONS["lm-eval"])(), errand(tmp_path, SUMS))
+    seen = runner.score(load(EVALUATIONS["lm-eval"])(), errand(tmp_path, SUMS))
     assert seen.outcome is None
     assert seen.said == "lm-eval: the tool 'lm-eval' is not installed; try longctx engine lm-eval"
 
@@ -228,11 +229,11 @@ def test_a_tool_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypat
 def test_no_secret_stays_in_what_a_tool_wrote(tmp_path):
     """A tool may repeat its command line, and a server what it was sent."""
     code = f"import pathlib; pathlib.Path({str(tmp_path / 't' / 'report.json')!r}).write_text('key hunter2000'); print('hunter2000')"
-    running.carry(Script(code), errand(tmp_path / "t", key="hunter2000"))
+    runner.carry(Script(code), errand(tmp_path / "t", key="hunter2000"))
     written = [path.read_text(encoding="utf-8") for path in (tmp_path / "t").iterdir()]
     assert sorted(text.strip() for text in written) == ["***", "key ***"]
 
 
 def test_a_load_by_a_tool_says_so(tmp_path):
-    found = running.carry(Script(""), errand(tmp_path / "t"))
+    found = runner.carry(Script(""), errand(tmp_path / "t"))
     assert observe(found).measured_by.startswith("script ")

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.admission import Admission
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.lookout import Gauges, Lookout
+from pytest_longctx.client.admission import Admission
+from pytest_longctx.client.server import Server
+from pytest_longctx.client.server_metrics import Reading
+from pytest_longctx.client.watchdog import Gauges, Lookout
 from pytest_longctx.progress import unwatched
-from pytest_longctx.server import Server
-from pytest_longctx.telemetry import Reading
 from tests.unit import make
 
 TEN_MINUTES_S = 600.0

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import home, plan
-from pytest_longctx.agreement import remark
+from pytest_longctx import paths, plan
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.boots import Boot
-from pytest_longctx.deployment import load
-from pytest_longctx.findings import load_all
-from pytest_longctx.machine import Hardware, Machine
+from pytest_longctx.deployments.deployment import load
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.deployments.prediction import Prediction, Term
+from pytest_longctx.findings.agreement import remark
+from pytest_longctx.findings.finding import load_all
+from pytest_longctx.findings.scope import Conditions, mismatch
+from pytest_longctx.findings.verdicts import judge
+from pytest_longctx.launchers.boot import Boot
 from pytest_longctx.observation import Observation
-from pytest_longctx.physics.prediction import Prediction, Term
 from pytest_longctx.reports.html import failures
-from pytest_longctx.scope import Conditions, mismatch
 from pytest_longctx.units import GiB
-from pytest_longctx.verdicts import judge
 from tests.unit import make
 
 TABLE = Term("req_to_token", 76.33 * GiB)
@@ -126,7 +126,7 @@ def test_a_boot_that_nothing_was_predicted_of_is_not_spoken_of():
 
 
 def shipped(name: str) -> Prediction | None:
-    one = load(home.suites() / "deployments" / f"{name}.toml")
+    one = load(paths.suites() / "deployments" / f"{name}.toml")
     return plan.predict(one, Vllm(), Machine(Hardware("H200", 8), host_bytes=560 * GiB))
 
 
@@ -142,7 +142,7 @@ def test_a_host_too_small_for_the_tables_of_its_workers_is_foreseen_with_its_cur
 
 
 def test_a_larger_host_or_one_that_is_not_known_is_not_foreseen_to_fail():
-    one = load(home.suites() / "deployments" / "scout-vllm-10m-random-fp8.toml")
+    one = load(paths.suites() / "deployments" / "scout-vllm-10m-random-fp8.toml")
     for host_bytes in (None, 1024 * GiB):
         found = plan.predict(one, Vllm(), Machine(Hardware("H200", 8), host_bytes=host_bytes))
         assert found is not None
@@ -193,5 +193,5 @@ def test_a_boots_record_has_its_prediction():
 
 
 def test_only_findings_about_small_hosts_are_left_out_of_a_plan_without_one():
-    known = load_all((home.suites() / "findings",))
+    known = load_all((paths.suites() / "findings",))
     assert {name for name, finding in known.items() if finding.scope.host_gib_at_most} == {"VH-0011"}

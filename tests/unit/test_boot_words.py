@@ -4,10 +4,10 @@ import pytest
 
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.findings.scope import Conditions, mismatch
+from pytest_longctx.findings.verdicts import judge
 from pytest_longctx.observation import Observation
-from pytest_longctx.reading import Reading
-from pytest_longctx.scope import Conditions, mismatch
-from pytest_longctx.verdicts import judge
 from tests.unit import make
 
 ON_TRITON = make.finding(scope={"attention_backend": ["TRITON_ATTN", "FLASHINFER*"]})

@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx import catalogue, tables
+from pytest_longctx import toml
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.catalogue import Catalogue
+from pytest_longctx.diagnosis import signatures as diagnosis_signatures
+from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.errors import TableError
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.reading import Reading
 
 
 def signature(name: str, regex: str, **changes: object) -> dict[str, object]:
@@ -20,7 +21,7 @@ def signature(name: str, regex: str, **changes: object) -> dict[str, object]:
 
 
 def known(*signatures: dict[str, object], facts: Sequence[dict[str, str]] = ()) -> Catalogue:
-    return tables.check({"fact": list(facts), "signature": list(signatures)}, Catalogue, "a catalogue")
+    return toml.check({"fact": list(facts), "signature": list(signatures)}, Catalogue, "a catalogue")
 
 
 def read(what: Catalogue, *lines: str) -> Reading:
@@ -185,7 +186,7 @@ def test_a_signature_that_cannot_be_meant_is_refused(changes, complaint):
 def test_a_catalogue_is_a_file(tmp_path):
     path = tmp_path / "engine.toml"
     path.write_text("[[fact]]\nregex = 'up'\nphase = 'serve'\n", encoding="utf-8")
-    assert read(catalogue.load(path), "up").phase == "serve"
+    assert read(diagnosis_signatures.load(path), "up").phase == "serve"
 
 
 @pytest.mark.parametrize("backend", [Vllm, Sglang])

@@ -2,13 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx import claims, tables
-from pytest_longctx.asks import Claim
+from pytest_longctx import toml
 from pytest_longctx.errors import TableError
+from pytest_longctx.findings import claims
+from pytest_longctx.findings.ask import Claim
 
 
 def claim(**content):
-    return tables.check({"shape": "llama-4-scout", "tokens": 2_000_000, **content}, Claim, "a claim")
+    return toml.check({"shape": "llama-4-scout", "tokens": 2_000_000, **content}, Claim, "a claim")
 
 
 def test_a_claim_of_nothing_adds_up():

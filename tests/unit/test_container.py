@@ -9,9 +9,8 @@ import pytest
 
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.errors import LaunchError, TableError, UsageError
-from pytest_longctx.launchers import container, docker_reaper
-from pytest_longctx.launchers.docker import DockerLauncher, connect
-from pytest_longctx.starts import of_command
+from pytest_longctx.launchers.docker import DockerLauncher, connect, container, reaper
+from pytest_longctx.launchers.start_command import of_command
 from tests.unit import make
 
 LABELS = {"run": "0123456789abcdef"}
@@ -164,7 +163,7 @@ def test_the_launcher_does_not_import_the_sdk():
 
 
 def test_a_process_that_lives_is_not_dead():
-    assert not docker_reaper.is_dead(docker_reaper.owner())
+    assert not reaper.is_dead(reaper.owner())
 
 
 @pytest.mark.parametrize(
@@ -177,18 +176,18 @@ def test_a_process_that_lives_is_not_dead():
     ],
 )
 def test_who_is_dead(part, other, dead):
-    who = docker_reaper.owner().split()
+    who = reaper.owner().split()
     who[part] = other
-    assert docker_reaper.is_dead(" ".join(who)) is dead
+    assert reaper.is_dead(" ".join(who)) is dead
 
 
 @pytest.mark.parametrize("who", ["", "nonsense", "a b c d", "  "])
 def test_nobody_known_is_not_dead(who):
-    assert not docker_reaper.is_dead(who)
+    assert not reaper.is_dead(who)
 
 
 def test_the_reaper_needs_nothing_but_the_standard_library():
-    ask = [sys.executable, "-I", "-S", docker_reaper.__file__]
+    ask = [sys.executable, "-I", "-S", reaper.__file__]
     end, hold = os.pipe()
     os.close(hold)
     done = subprocess.Popen([*ask, str(end), "/nowhere.sock", "run", "0"], pass_fds=(end,), stderr=subprocess.PIPE)
@@ -200,4 +199,4 @@ def test_the_reaper_needs_nothing_but_the_standard_library():
     finally:
         done.kill()
         assert done.communicate()[1] == b""
-    assert Path(docker_reaper.__file__).is_file()
+    assert Path(reaper.__file__).is_file()

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pytest_longctx.backends.openai import OpenAI
-from pytest_longctx.client import ask
-from pytest_longctx.exchange import Exchange
+from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.request import ask
+from pytest_longctx.client.server import Server
 from pytest_longctx.prompts import Prompt, PromptFactory
 from pytest_longctx.prompts.chat import Chat
-from pytest_longctx.server import Server
 from tests.unit import make
 
 USAGE = {"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 3}}

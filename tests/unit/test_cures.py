@@ -1,12 +1,13 @@
 import pytest
 
-from pytest_longctx import deployment, home, plan
+from pytest_longctx import paths, plan
 from pytest_longctx.backends import Backend
-from pytest_longctx.builtin import BACKENDS, load
+from pytest_longctx.deployments import deployment
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.deployments.prediction import Prediction
 from pytest_longctx.errors import TableError
-from pytest_longctx.findings import Finding, load_all
-from pytest_longctx.machine import Hardware, Machine
-from pytest_longctx.physics.prediction import Prediction
+from pytest_longctx.findings.finding import Finding, load_all
+from pytest_longctx.plugin.builtins import BACKENDS, load
 from pytest_longctx.reports import pages
 from tests.unit import make
 
@@ -36,8 +37,8 @@ def test_the_page_of_a_document_names_the_cure(changes, said):
     assert f"**TT-0001**. {said}" in page
 
 
-FINDINGS = load_all((home.suites() / "findings",))
-DEPLOYMENTS = deployment.load_all((home.suites() / "deployments",))
+FINDINGS = load_all((paths.suites() / "findings",))
+DEPLOYMENTS = deployment.load_all((paths.suites() / "deployments",))
 DOCUMENTED: dict[str, tuple[str, dict[str, float], str]] = {
     "SGLang at 2M with graphs": ("SC-0007", {"mem-fraction-static": 0.85}, "SC-0034"),
     "SGLang at 2M with its defaults": ("SC-0033", {}, "SC-0034"),

@@ -2,36 +2,39 @@
 
 import re
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import pytest
 import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_longctx import backends, catalogue, claims, home, lints, models, plan, tables
-from pytest_longctx.agreement import concerns_memory
-from pytest_longctx.asks import questions
+from pytest_longctx import backends, paths, plan, toml
 from pytest_longctx.backends import Backend
-from pytest_longctx.builtin import BACKENDS, load
-from pytest_longctx.cases import dead
-from pytest_longctx.deployment import load_all as load_deployments
-from pytest_longctx.diagnosis import explain_refusal
-from pytest_longctx.findings import Finding
-from pytest_longctx.findings import load_all as load_findings
-from pytest_longctx.machine import Hardware, Machine
-from pytest_longctx.markers import LENGTHS
+from pytest_longctx.deployments import models
+from pytest_longctx.deployments.deployment import load_all as load_deployments
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.diagnosis import signatures as diagnosis_signatures
+from pytest_longctx.diagnosis.diagnose import explain_refusal
+from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.diagnosis.tracebacks import HINTS
+from pytest_longctx.findings import claims
+from pytest_longctx.findings.agreement import concerns_memory
+from pytest_longctx.findings.ask import questions
+from pytest_longctx.findings.cases import dead
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.findings.finding import load_all as load_findings
+from pytest_longctx.findings.markers import LENGTHS
+from pytest_longctx.findings.verdicts import judge
+from pytest_longctx.launchers import lint
 from pytest_longctx.observation import KINDS
+from pytest_longctx.plugin.builtins import BACKENDS, load
 from pytest_longctx.probe import codes
-from pytest_longctx.reading import Reading
-from pytest_longctx.tracebacks import HINTS
 from pytest_longctx.units import GiB
-from pytest_longctx.verdicts import judge
 
-SUITES = home.suites()
+SUITES = paths.suites()
 FINDINGS = load_findings((SUITES / "findings",))
 DEPLOYMENTS = load_deployments((SUITES / "deployments",))
-CATALOGUES = {path.stem: catalogue.load(path) for path in sorted(Path(backends.__file__).parent.glob("*.toml"))}
+CATALOGUES = {name: diagnosis_signatures.load(path) for name, path in backends.signature_files().items()}
 SIGNATURES = [
     pytest.param(known, signature, id=f"{name}-{signature.id}")
     for name, known in CATALOGUES.items()
@@ -95,7 +98,7 @@ def test_a_findings_signature_is_in_the_catalogue_of_each_of_its_backends(shippe
     if shipped.expect.signature is None:
         return
     if shipped.question == "linted":
-        assert shipped.expect.signature in lints.names()
+        assert shipped.expect.signature in lint.names()
         return
     for name in shipped.scope.backend or BACKENDS:
         catalogue = backend(name).catalogue
@@ -173,7 +176,7 @@ def test_a_prompt_is_marked_with_its_length(shipped):
 def test_a_finding_that_is_written_back_is_the_same(shipped, tmp_path):
     path = tmp_path / "again.toml"
     path.write_text(tomli_w.dumps(shipped.model_dump(exclude_unset=True)), encoding="utf-8")
-    assert tables.load(path, Finding) == shipped
+    assert toml.load(path, Finding) == shipped
 
 
 @every_finding

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx import tables
-from pytest_longctx.deployment import Deployment, Model, Timeouts, attached, load_all
+from pytest_longctx import toml
+from pytest_longctx.deployments.deployment import Deployment, Model, Timeouts, attached, load_all
 from pytest_longctx.errors import TableError
 from tests.unit import make
 
@@ -57,7 +57,7 @@ def test_a_flag_that_is_neither_word_nor_number_is_refused(value):
 @pytest.mark.parametrize("origins", [("make", "path"), ("path", "id"), ("make", "path", "id")])
 def test_a_model_has_one_origin(origins):
     with pytest.raises(TableError, match="only one of make, path and id"):
-        tables.check({"name": "m", **dict.fromkeys(origins, "x")}, Model, "a model")
+        toml.check({"name": "m", **dict.fromkeys(origins, "x")}, Model, "a model")
 
 
 @pytest.mark.parametrize("ids", [[0, 1], [5, 5], [9, 3], [-1, 9]])

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.backends import Backend
-from pytest_longctx.builtin import BACKENDS, load
-from pytest_longctx.catalogue import PHASES
-from pytest_longctx.diagnosis import Diagnosis, Evidence, diagnose, explain_refusal
+from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, diagnose, explain_refusal
+from pytest_longctx.diagnosis.log_reader import Reading, read
+from pytest_longctx.diagnosis.signatures import PHASES
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import KINDS
-from pytest_longctx.reading import Reading, read
+from pytest_longctx.plugin.builtins import BACKENDS, load
 from tests.unit.quoted import BENIGN, FAILURES, REFUSALS
 
 LOGS = Path(__file__).parent.parent / "data" / "logs"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import client
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.backends.openai import OpenAI
-from pytest_longctx.dialect import KEY_VARIABLE, Answer, unaskable
+from pytest_longctx.client import request
+from pytest_longctx.client.endpoint_errors import KEY_VARIABLE, Answer, unaskable
 from pytest_longctx.errors import BootError, LaunchError
-from pytest_longctx.launchers import Launch, knock
+from pytest_longctx.launchers import Launch, readiness_probe
 from pytest_longctx.launchers.url import UrlLauncher
 from pytest_longctx.miniatures import dialect_faults
 from pytest_longctx.miniatures.server import Honest, Instead
@@ -151,7 +151,7 @@ def test_one_error_for_every_request_is_a_verdict_within_twenty_seconds(tmp_path
     seen = problem.observation
     assert (seen.outcome, seen.kind, seen.phase) == ("fails", "server-error", "request")
     assert seen.said == "it came up, and answers every request with HTTP 500: 'text'"
-    assert knock.PERSISTS_S <= took_s < 20
+    assert readiness_probe.PERSISTS_S <= took_s < 20
 
 
 @pytest.mark.parametrize("status", [413, 502, 504])
@@ -164,7 +164,7 @@ def test_what_only_proxies_answer_is_an_error_of_the_set_up_on_loopback_too(stat
 
 
 def test_503_is_not_now_and_never_an_error_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(knock, "PERSISTS_S", 0.5)
+    monkeypatch.setattr(readiness_probe, "PERSISTS_S", 0.5)
     loading = lambda n: Instead(503, b"the model is loading") if n < 10 else None  # noqa: E731
     server, took_s = attached(type("Loading", (Mind,), {"answer": staticmethod(loading)})(), tmp_path)
     assert server.model == "miniature"
@@ -172,14 +172,14 @@ def test_503_is_not_now_and_never_an_error_of_its_own(tmp_path, monkeypatch):
 
 
 def test_an_engine_that_warms_up_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(knock, "PERSISTS_S", 1.0)
+    monkeypatch.setattr(readiness_probe, "PERSISTS_S", 1.0)
     warming = lambda n: Instead(500 if n % 3 else 503, f"warming up, {n} of 12".encode()) if n < 12 else None  # noqa: E731
     server, _ = attached(type("Warming", (Mind,), {"answer": staticmethod(warming)})(), tmp_path)
     assert server.model == "miniature"
 
 
 def test_ids_and_times_in_its_text_do_not_make_it_another_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(knock, "PERSISTS_S", 1.0)
+    monkeypatch.setattr(readiness_probe, "PERSISTS_S", 1.0)
     failing = lambda n: Instead(500, f"request 8f3b-{n:012x} failed at {n}".encode())  # noqa: E731
     problem, took_s = attached(type("Failing", (Mind,), {"answer": staticmethod(failing)})(), tmp_path)
     assert isinstance(problem, BootError)
@@ -188,7 +188,7 @@ def test_ids_and_times_in_its_text_do_not_make_it_another_error(tmp_path, monkey
 
 def test_an_endpoint_that_is_gone_when_a_long_prompt_comes_is_no_refusal():
     with serving(dialect_faults.LosesItsRoute()) as server:
-        exchange = client.ask(server, prompts()(1000), 4)
+        exchange = request.ask(server, prompts()(1000), 4)
     seen = exchange.observe()
     assert (exchange.ending, seen.outcome, seen.kind) == ("not asked", None, "not-asked")
     assert "asked    POST /v1/completions\n  answered HTTP 404" in seen.said
@@ -196,7 +196,7 @@ def test_an_endpoint_that_is_gone_when_a_long_prompt_comes_is_no_refusal():
 
 def test_a_page_with_status_200_is_no_answer_of_an_engine():
     with serving(dialect_faults.IsAWebPage()) as server:
-        exchange = client.ask(replace(server, backend=OpenAI()), prompts()(1000), 4)
+        exchange = request.ask(replace(server, backend=OpenAI()), prompts()(1000), 4)
     assert exchange.ending == "not asked"
 
 

@@ -6,9 +6,8 @@ from http.server import ThreadingHTTPServer
 import httpx
 import pytest
 
-from pytest_longctx.backends import transformers_load
-from pytest_longctx.backends.transformers import Transformers
-from pytest_longctx.deployment import Deployment, Model
+from pytest_longctx.backends.transformers import Transformers, serve
+from pytest_longctx.deployments.deployment import Deployment, Model
 
 
 class Word(list[int]):
@@ -16,7 +15,7 @@ class Word(list[int]):
         return list(self)
 
 
-class Parrot(transformers_load.Loaded):
+class Parrot(serve.Loaded):
     def __init__(self):
         self.name, self.version, self.limit, self.size = "parrot", "5.0", 100, 50
 
@@ -29,7 +28,7 @@ class Parrot(transformers_load.Loaded):
 
 @pytest.fixture
 def door():
-    class Door(transformers_load.Door):
+    class Door(serve.Door):
         loaded, key = Parrot(), "k"
 
         def log_message(self, *args):
@@ -86,6 +85,6 @@ def test_its_command_line_runs_the_script_by_the_engines_interpreter():
     )
     argv = Transformers().recipe(one, "/m", 8000, "/e/python", key="k").argv
     assert argv == (
-        *("/e/python", "-I", transformers_load.__file__, "--port", "8000", "--model", "/m"),
+        *("/e/python", "-I", serve.__file__, "--port", "8000", "--model", "/m"),
         *("--served-model-name", "m", "--max-model-len", "100", "--dtype", "float32", "--host", "127.0.0.1"),
     )

@@ -11,9 +11,13 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from pytest_longctx import asks, catalogue, cli, deployment, findings, options
-from pytest_longctx.tables import Table
-from pytest_longctx.verdicts import WORST_FIRST
+from pytest_longctx import cli
+from pytest_longctx.deployments import deployment
+from pytest_longctx.diagnosis import signatures
+from pytest_longctx.findings import ask, finding
+from pytest_longctx.findings.verdicts import WORST_FIRST
+from pytest_longctx.plugin import options
+from pytest_longctx.toml import Table
 
 DOCS = Path(__file__).parents[2] / "docs"
 PLUGIN = (DOCS / "reference/plugin.md").read_text(encoding="utf-8")
@@ -21,23 +25,23 @@ SIGNATURES = (DOCS / "reference/signatures.md").read_text(encoding="utf-8")
 QUESTIONS = (DOCS / "how-to/write-a-finding.md").read_text(encoding="utf-8")
 KEYS = (DOCS / "reference/keys.md").read_text(encoding="utf-8")
 TABLES: dict[str, type[Table]] = {
-    "## A finding": findings.Finding,
-    "### `[source]`": findings.Source,
-    "### `[scope]`": findings.Scope,
-    "### `[ask]`": asks.Ask,
-    "### `[claim]`": asks.Claim,
-    "### `[expect]`": findings.Expect,
-    "### `[bounds.MEASURE]`": findings.Bound,
-    "### `[known]`": findings.Known,
+    "## A finding": finding.Finding,
+    "### `[source]`": finding.Source,
+    "### `[scope]`": finding.Scope,
+    "### `[ask]`": ask.Ask,
+    "### `[claim]`": ask.Claim,
+    "### `[expect]`": finding.Expect,
+    "### `[bounds.MEASURE]`": finding.Bound,
+    "### `[known]`": finding.Known,
     "## A deployment": deployment.Deployment,
     "### `[model]`": deployment.Model,
     "### `[timeouts]`": deployment.Timeouts,
-    "## A catalogue": catalogue.Catalogue,
-    "### `[[fact]]`": catalogue.Fact,
-    "### `[[place]]`": catalogue.Place,
-    "### `[[signature]]`, `[[refusal]]`": catalogue.Signature,
-    "### `[rate]`": catalogue.RateLine,
-    "### `[[benign]]`": catalogue.Benign,
+    "## A catalogue": signatures.Catalogue,
+    "### `[[fact]]`": signatures.Fact,
+    "### `[[place]]`": signatures.Place,
+    "### `[[signature]]`, `[[refusal]]`": signatures.Signature,
+    "### `[rate]`": signatures.RateLine,
+    "### `[[benign]]`": signatures.Benign,
 }
 ELSEWHERE: dict[str, type[Table]] = {
     "## The docker table": deployment.Docker,
@@ -107,7 +111,7 @@ def test_the_keys_of_a_launchers_table_are_those_of_its_model(heading):
 
 def test_every_model_of_a_toml_file_has_its_table():
     """A table that is added to a module is added to the page."""
-    modules = (asks, catalogue, deployment, findings)
+    modules = (ask, signatures, deployment, finding)
     found = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
     models = {one for one in found if issubclass(one, Table) and one is not Table}
     assert models == {*TABLES.values(), *ELSEWHERE.values()}

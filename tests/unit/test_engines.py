@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import engines
-from pytest_longctx.backends import Backend
+from pytest_longctx.backends import Backend, environments
 from pytest_longctx.errors import LaunchError, UsageError
 
 HERE = Path(sys.executable)
@@ -52,8 +51,8 @@ def python(path: Path) -> Path:
 
 
 def test_each_backend_has_an_environment_of_its_own(tmp_path):
-    assert engines.own_python(Pydantic()) == tmp_path / "kept" / "engines" / "pydantic" / "bin" / "python"
-    assert engines.own_python(Pydantic()) != engines.own_python(Missing())
+    assert environments.own_python(Pydantic()) == tmp_path / "kept" / "engines" / "pydantic" / "bin" / "python"
+    assert environments.own_python(Pydantic()) != environments.own_python(Missing())
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_each_backend_has_an_environment_of_its_own(tmp_path):
     ],
 )
 def test_the_version_is_what_the_interpreter_has_under_any_of_its_names(backend, version):
-    assert engines.installed_version(backend, HERE) == version
+    assert environments.installed_version(backend, HERE) == version
 
 
 @pytest.mark.parametrize("file", ["missing", "not-a-program", "fails"])
@@ -74,26 +73,26 @@ def test_an_interpreter_that_cannot_be_asked_has_no_engine(tmp_path, file):
     (tmp_path / "not-a-program").write_text("words", encoding="utf-8")
     (tmp_path / "fails").write_text("#!/bin/sh\necho 1.0\nexit 1\n", encoding="utf-8")
     (tmp_path / "fails").chmod(0o755)
-    assert engines.installed_version(Pydantic(), tmp_path / file) is None
+    assert environments.installed_version(Pydantic(), tmp_path / file) is None
 
 
 def test_a_backend_that_needs_no_engine_takes_any_interpreter(tmp_path):
-    assert engines.interpreter(AnyPython()) == HERE
-    assert engines.interpreter(AnyPython(), tmp_path / "any") == tmp_path / "any"
+    assert environments.interpreter(AnyPython()) == HERE
+    assert environments.interpreter(AnyPython(), tmp_path / "any") == tmp_path / "any"
 
 
 def test_the_interpreter_is_the_one_wanted_else_the_backends_own_else_this_one(tmp_path):
-    assert engines.interpreter(Pydantic()) == HERE
-    own = python(engines.own_python(Pydantic()))
-    assert engines.interpreter(Pydantic()) == own
+    assert environments.interpreter(Pydantic()) == HERE
+    own = python(environments.own_python(Pydantic()))
+    assert environments.interpreter(Pydantic()) == own
     wanted = python(tmp_path / "wanted" / "python")
-    assert engines.interpreter(Pydantic(), wanted) == wanted
+    assert environments.interpreter(Pydantic(), wanted) == wanted
 
 
 def test_an_interpreter_that_was_wanted_is_not_replaced_by_another(tmp_path):
     wanted = tmp_path / "python"
     with pytest.raises(LaunchError) as caught:
-        engines.interpreter(Pydantic(), wanted)
+        environments.interpreter(Pydantic(), wanted)
     assert f"checked  {wanted} (not there)" in str(caught.value)
     assert str(HERE) not in str(caught.value)
 
@@ -104,16 +103,16 @@ def test_an_interpreter_that_was_wanted_is_not_replaced_by_another(tmp_path):
 )
 def test_an_engine_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(backend, remedy):
     with pytest.raises(LaunchError) as caught:
-        engines.interpreter(backend)
+        environments.interpreter(backend)
     said = str(caught.value)
     assert f"the engine of backend {backend.name!r} is not installed" in said
-    assert f"checked  {engines.own_python(backend)} (not there), {HERE} (no no_such_engine in it)" in said
+    assert f"checked  {environments.own_python(backend)} (not there), {HERE} (no no_such_engine in it)" in said
     assert f"try      {remedy}, or name an interpreter that has it with --longctx-python" in said
 
 
 def test_an_engine_without_requirements_cannot_be_installed():
     with pytest.raises(UsageError, match="cannot install the engine of backend 'by-hand'"):
-        engines.install(ByHand(), print)
+        environments.install(ByHand(), print)
 
 
 def test_an_engine_that_is_there_is_not_installed_again():
@@ -121,6 +120,6 @@ def test_an_engine_that_is_there_is_not_installed_again():
         install = ("no-such-requirement",)
 
     said: list[str] = []
-    own = python(engines.own_python(Installable()))
-    assert engines.install(Installable(), said.append) == own
+    own = python(environments.own_python(Installable()))
+    assert environments.install(Installable(), said.append) == own
     assert said == [f"pydantic: {importlib.metadata.version('pydantic')} is already in {own.parent.parent}"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_longctx.exchange import ENDING_OUTCOMES, Ending, Ledger, Refusal, Usage, tally
+from pytest_longctx.client.exchange import ENDING_OUTCOMES, Ending, Ledger, Refusal, Usage, tally
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Outcome
 from tests.unit import make

@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 
-from pytest_longctx.exchange import ENDING_OUTCOMES, Ending, Exchange, Ledger, Refusal, Usage
-from pytest_longctx.explain import Setting, exchange_text
+from pytest_longctx.client.exchange import ENDING_OUTCOMES, Ending, Exchange, Ledger, Refusal, Usage
 from pytest_longctx.observation import Observation
+from pytest_longctx.reports.explanation import Setting, exchange_text
 from tests.unit import make
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/exchange.md").read_text(encoding="utf-8")

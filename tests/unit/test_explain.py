@@ -4,11 +4,11 @@ import datetime as dt
 
 import pytest
 
-from pytest_longctx import verdicts
-from pytest_longctx.asks import Ask
-from pytest_longctx.exchange import ENDING_OUTCOMES, Refusal, Usage
-from pytest_longctx.explain import Setting, exchange_text, of_finding, verdict_text
+from pytest_longctx.client.exchange import ENDING_OUTCOMES, Refusal, Usage
+from pytest_longctx.findings import verdicts
+from pytest_longctx.findings.ask import Ask
 from pytest_longctx.observation import Observation
+from pytest_longctx.reports.explanation import Setting, exchange_text, of_finding, verdict_text
 from tests.unit import make
 
 SERVED = {"question": "served", "ask": {"prompt_tokens": 100, "output_tokens": 4}}

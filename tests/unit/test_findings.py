@@ -7,11 +7,11 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx import tables
-from pytest_longctx.asks import Ask, questions
+from pytest_longctx import toml
 from pytest_longctx.errors import TableError
-from pytest_longctx.findings import Finding, Status, load_all
-from pytest_longctx.markers import LENGTHS, THEMES
+from pytest_longctx.findings.ask import Ask, questions
+from pytest_longctx.findings.finding import Finding, Status, load_all
+from pytest_longctx.findings.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
 from tests.unit import make
 
@@ -250,7 +250,7 @@ def written_and_read(folder, finding):
     """*finding* as a file, read again; what was not said is not written."""
     path = folder / f"{finding.id}.toml"
     path.write_text(tomli_w.dumps(finding.model_dump(exclude_unset=True)), encoding="utf-8")
-    return tables.load(path, Finding)
+    return toml.load(path, Finding)
 
 
 @given(CONTENTS)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.reports import github
-from pytest_longctx.reports.record import Entry
-from pytest_longctx.verdicts import WORST_FIRST
+from pytest_longctx.findings.verdicts import WORST_FIRST
+from pytest_longctx.plugin import github
+from pytest_longctx.reports.properties import Entry
 
 BROKEN = Entry("TT-0001", "broken", why="ttft_s: 9 s, wanted <= 3 s", server={"deployment": "tiny"})
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_longctx.errors import ResultsError
-from pytest_longctx.reports.jsonl import NAME, SCHEMA, Writer, now, read
-from pytest_longctx.reports.record import Entry
+from pytest_longctx.reports.properties import Entry
+from pytest_longctx.reports.results import NAME, SCHEMA, Writer, now, read
 
 ENTRY = Entry(
     "TT-0001", "holds", title="a title", status="confirmed", measured={"ttft_s": 0.25}, server={"deployment": "tiny"}

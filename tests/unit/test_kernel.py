@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from pytest_longctx import kernel
-from pytest_longctx.kernel import MemoryWatch, counted, kernel_log
+from pytest_longctx.diagnosis import oom_killer
+from pytest_longctx.diagnosis.oom_killer import MemoryWatch, counted, kernel_log
 
 VICTIM = "Out of memory: Killed process 2320 (VLLM::Worker_TP) total-vm:198764544kB, anon-rss:82837504kB, file-rss:0kB"
 
@@ -19,8 +19,8 @@ def files(tmp_path, monkeypatch):
     counter, log = tmp_path / "vmstat", tmp_path / "kmsg"
     counter.write_text("nr_free_pages 5\noom_kill 2\n")
     log.write_text("")
-    monkeypatch.setattr(kernel, "_COUNTERS", {str(counter): "this host"})
-    monkeypatch.setattr(kernel, "kernel_log", lambda since_s: kernel_log(since_s, log))
+    monkeypatch.setattr(oom_killer, "_COUNTERS", {str(counter): "this host"})
+    monkeypatch.setattr(oom_killer, "kernel_log", lambda since_s: kernel_log(since_s, log))
     return counter, log
 
 
@@ -39,8 +39,8 @@ def test_nothing_new_is_an_empty_answer_and_nothing_readable_is_none(files, monk
     seen = watch.kills()
     assert seen is not None
     assert (seen.lines, seen.killed_gib) == ((), None)
-    monkeypatch.setattr(kernel, "_COUNTERS", {"/no/such/file": "nobody"})
-    monkeypatch.setattr(kernel, "kernel_log", lambda since_s: None)
+    monkeypatch.setattr(oom_killer, "_COUNTERS", {"/no/such/file": "nobody"})
+    monkeypatch.setattr(oom_killer, "kernel_log", lambda since_s: None)
     assert MemoryWatch().kills() is None
 
 
@@ -103,8 +103,8 @@ def test_this_machine_is_looked_at_without_harm():
 def test_the_kills_of_one_group_are_counted_by_either_interface(tmp_path, row, file):
     (tmp_path / "proc" / "7").mkdir(parents=True)
     (tmp_path / "proc" / "7" / "cgroup").write_text(f"9:name=systemd:/x\n{row}\n")
-    assert kernel.kills_in_group_of(7, tmp_path / "proc", tmp_path) is None
+    assert oom_killer.kills_in_group_of(7, tmp_path / "proc", tmp_path) is None
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text("under_oom 0\noom_kill 2\n")
-    assert kernel.kills_in_group_of(7, tmp_path / "proc", tmp_path) == 2
-    assert kernel.kills_in_group_of(8, tmp_path / "proc", tmp_path) is None
+    assert oom_killer.kills_in_group_of(7, tmp_path / "proc", tmp_path) == 2
+    assert oom_killer.kills_in_group_of(8, tmp_path / "proc", tmp_path) is None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx import leases
+from pytest_longctx.devices import leases
 from pytest_longctx.errors import LaunchError
 
 

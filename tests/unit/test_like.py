@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.deployment import load, load_all
+from pytest_longctx.deployments.deployment import load, load_all
 from pytest_longctx.errors import TableError
 
 BASE = """

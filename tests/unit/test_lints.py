@@ -3,13 +3,15 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_longctx import deployment, home, lints
-from pytest_longctx.asks import Ask
+from pytest_longctx import paths
 from pytest_longctx.backends import Backend
-from pytest_longctx.builtin import BACKENDS, load
+from pytest_longctx.deployments import deployment
 from pytest_longctx.errors import TableError
-from pytest_longctx.findings import load_all
-from pytest_longctx.starts import Start, of_command, of_deployment, of_pod
+from pytest_longctx.findings.ask import Ask
+from pytest_longctx.findings.finding import load_all
+from pytest_longctx.launchers import lint as launchers_lint
+from pytest_longctx.launchers.start_command import Start, of_command, of_deployment, of_pod
+from pytest_longctx.plugin.builtins import BACKENDS, load
 from tests.unit import make
 
 SOUND = (
@@ -20,12 +22,12 @@ SOUND = (
 
 
 def found(text, boot_s=None):
-    return [name for name, _ in lints.lint(of_command(text, boot_s))]
+    return [name for name, _ in launchers_lint.lint(of_command(text, boot_s))]
 
 
 def test_a_sound_start_is_left_alone():
     assert found(SOUND) == []
-    assert lints.observe(Ask(command=SOUND), "open-to-all").outcome == "is sound"
+    assert launchers_lint.observe(Ask(command=SOUND), "open-to-all").outcome == "is sound"
 
 
 @pytest.mark.parametrize(
@@ -97,13 +99,13 @@ def test_a_positional_model_after_serve_is_seen():
 )
 def test_a_flag_is_held_against_the_recorded_ones(flag, version, unknown):
     start = Start(engine="vllm", version=version, command=("python3", flag, "8"))
-    assert [name for name, _ in lints.lint(start)] == (["unknown-flag"] if unknown else [])
+    assert [name for name, _ in launchers_lint.lint(start)] == (["unknown-flag"] if unknown else [])
 
 
 def test_the_flags_of_both_engines_are_recorded():
-    assert len(lints.recorded("vllm")["0.32.0"]) > 350
-    assert len(lints.recorded("sglang")["0.5.16"]) > 350
-    assert lints.recorded("openai") == {}
+    assert len(launchers_lint.recorded("vllm")["0.32.0"]) > 350
+    assert len(launchers_lint.recorded("sglang")["0.5.16"]) > 350
+    assert launchers_lint.recorded("openai") == {}
 
 
 WALKS = ("--context-length", "10000000")
@@ -127,13 +129,13 @@ WALKS = ("--context-length", "10000000")
 )
 def test_a_prefix_cache_that_holds_up_a_long_prompt_is_told(version, command, flagged):
     start = Start(engine="sglang", version=version, command=command)
-    assert [name for name, _ in lints.lint(start)] == (["radix-walk"] if flagged else [])
-    assert list(lints.lint(replace(start, engine="vllm", command=()))) == []
+    assert [name for name, _ in launchers_lint.lint(start)] == (["radix-walk"] if flagged else [])
+    assert list(launchers_lint.lint(replace(start, engine="vllm", command=()))) == []
 
 
 def test_a_deployment_says_its_context_elsewhere():
     slow = make.deployment(backend="sglang", max_model_len=5_000_000, image="lmsysorg/sglang:v0.5.16")
-    ((name, found),) = lints.lint(of_deployment(slow, "sglang"))
+    ((name, found),) = launchers_lint.lint(of_deployment(slow, "sglang"))
     assert (name, "5,000,000 tokens in chunks of 8,192" in found, "7 min 16 s" in found) == ("radix-walk", True, True)
 
 
@@ -154,12 +156,12 @@ def test_the_patience_of_a_pod(probes, patience_s):
     start = of_pod(json.dumps({"spec": {"containers": [box]}}), boot_s=476)
     assert start.patience_s == patience_s
     wrong = patience_s is not None and patience_s <= 476
-    assert [name for name, _ in lints.lint(start)] == (["impatient-probe"] if wrong else [])
+    assert [name for name, _ in launchers_lint.lint(start)] == (["impatient-probe"] if wrong else [])
 
 
 def test_a_probe_that_gives_up_at_the_very_end_of_the_boot_is_too_short():
-    assert [name for name, _ in lints.lint(Start(patience_s=210, boot_s=210))] == ["impatient-probe"]
-    assert list(lints.lint(Start(patience_s=211, boot_s=210))) == []
+    assert [name for name, _ in launchers_lint.lint(Start(patience_s=210, boot_s=210))] == ["impatient-probe"]
+    assert list(launchers_lint.lint(Start(patience_s=211, boot_s=210))) == []
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_a_probe_that_gives_up_at_the_very_end_of_the_boot_is_too_short():
 )
 def test_a_variable_is_deprecated_for_its_own_engine_and_since_its_own_version(engine, version, flagged):
     start = Start(engine=engine, version=version, env={"VLLM_ATTENTION_BACKEND": "FLASH_ATTN"})
-    assert [name for name, _ in lints.lint(start)] == (["deprecated-variable"] if flagged else [])
+    assert [name for name, _ in launchers_lint.lint(start)] == (["deprecated-variable"] if flagged else [])
 
 
 def test_of_several_mistakes_the_worst_is_named():
@@ -176,8 +178,8 @@ def test_of_several_mistakes_the_worst_is_named():
     assert found(both.replace("meta-llama/Llama", "/models")) == [
         *("double-entrypoint", "cache-root-as-model", "unpinned-image")
     ]
-    assert lints.observe(Ask(command=both), None).signature == "double-entrypoint"
-    assert lints.observe(Ask(command=both), "unpinned-image").signature == "unpinned-image"
+    assert launchers_lint.observe(Ask(command=both), None).signature == "double-entrypoint"
+    assert launchers_lint.observe(Ask(command=both), "unpinned-image").signature == "unpinned-image"
 
 
 def test_what_is_no_start_is_an_error():
@@ -188,18 +190,18 @@ def test_what_is_no_start_is_an_error():
 
 
 def shipped():
-    return list(deployment.load_all((home.suites() / "deployments",)).values())
+    return list(deployment.load_all((paths.suites() / "deployments",)).values())
 
 
 @pytest.mark.parametrize("one", shipped(), ids=lambda one: one.name)
 def test_what_is_shipped_is_sound(one):
     backend: Backend = load(BACKENDS[one.backend])()
-    said = [name for name, _ in lints.lint(of_deployment(one, backend.package))]
+    said = [name for name, _ in launchers_lint.lint(of_deployment(one, backend.package))]
     assert said == make.MISTAKEN.get(one.name, [])
 
 
 def test_a_start_without_a_command_is_no_trouble():
-    assert list(lints.lint(Start())) == []
+    assert list(launchers_lint.lint(Start())) == []
     assert found("docker run a:1") == []
 
 
@@ -211,7 +213,7 @@ def test_a_deployment_is_linted_as_the_docker_launcher_would_start_it():
         flags={"no-such-flag": True, "tensor-parallel-size": 8},
         timeouts={"boot_s": 60, "usual_boot_s": 600},
     )
-    named = [name for name, _ in lints.lint(of_deployment(wrong, "vllm"))]
+    named = [name for name, _ in launchers_lint.lint(of_deployment(wrong, "vllm"))]
     assert named == [
         *("double-entrypoint", "unknown-flag", "impatient-probe", "small-shm", "unpinned-image", "deprecated-variable")
     ]
@@ -226,12 +228,12 @@ def test_a_linted_finding_needs_a_start():
 
 def test_every_documented_mistake_is_a_published_start_that_is_flagged():
     """Not in the documents as a start: what asks a person, a flag that is gone, and what nobody had measured."""
-    linted = [each for each in load_all((home.suites() / "findings",)).values() if each.question == "linted"]
-    assert {each.expect.signature for each in linted} == set(lints.names()) - {
+    linted = [each for each in load_all((paths.suites() / "findings",)).values() if each.question == "linted"]
+    assert {each.expect.signature for each in linted} == set(launchers_lint.names()) - {
         "needs-a-person",
         "unknown-flag",
         "radix-walk",
     }
     for each in linted:
-        seen = lints.observe(each.ask, each.expect.signature)
+        seen = launchers_lint.observe(each.ask, each.expect.signature)
         assert (seen.outcome, seen.signature) == (each.expect.outcome, each.expect.signature)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.exchange import Exchange, Usage
-from pytest_longctx.load import Load, observe, percentile
+from pytest_longctx.client.exchange import Exchange, Usage
+from pytest_longctx.client.load import Load, observe, percentile
 
 
 def answered(started_s, ttft_s, *, chunks=3, gap_s=0.5, ending="complete"):

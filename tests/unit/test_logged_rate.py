@@ -10,9 +10,9 @@ from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.catalogue import RateLine
-from pytest_longctx.exchange import Usage
-from pytest_longctx.logged_rate import Logged, observe, rates, weigh
+from pytest_longctx.client.exchange import Usage
+from pytest_longctx.client.logged_throughput import Logged, observe, rates, weigh
+from pytest_longctx.diagnosis.signatures import RateLine
 from pytest_longctx.miniatures.server import Honest
 from tests.unit import make
 from tests.unit.minded import prompts, serving

@@ -7,17 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx import deployment, home, lints
+from pytest_longctx import paths
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.builtin import BACKENDS, load
+from pytest_longctx.deployments import deployment
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.launchers import manifests, pod
-from pytest_longctx.launchers.kubernetes_reaper import RUN_LABEL
-from pytest_longctx.starts import of_pod
+from pytest_longctx.launchers import lint
+from pytest_longctx.launchers.kubernetes import manifests, pod_manifest
+from pytest_longctx.launchers.kubernetes.reaper import RUN_LABEL
+from pytest_longctx.launchers.start_command import of_pod
+from pytest_longctx.plugin.builtins import BACKENDS, load
 from tests.unit import make
 
 VERSIONS = ("1.30", "1.34", "1.37")
@@ -41,7 +43,7 @@ def engine(*arguments, **changes):
 
 def shipped():
     """Every shipped deployment with its backend, as if each had an image."""
-    for each in deployment.load_all((home.suites() / "deployments",)).values():
+    for each in deployment.load_all((paths.suites() / "deployments",)).values():
         backend: Backend = load(BACKENDS[each.backend])()
         yield backend, each if each.image else each.model_copy(update={"image": "engine/server:1"})
 
@@ -94,7 +96,7 @@ def test_what_is_shipped_has_none_of_the_documented_mistakes():
     for backend, each, objects in of_shipped():
         for made in as_pods(objects[0]):
             start = of_pod(json.dumps(made), each.timeouts.usual_boot_s)
-            said = [name for name, _ in lints.lint(replace(start, engine=backend.package, version=each.version))]
+            said = [name for name, _ in lint.lint(replace(start, engine=backend.package, version=each.version))]
             assert said == make.MISTAKEN.get(each.name, []), each.name
 
 
@@ -247,7 +249,7 @@ def patience_s(probe):
 def test_no_probe_gives_up_before_the_boot_and_the_longest_prompt_are_over(boot_s, usual_s, length, rate):
     timeouts = {"boot_s": boot_s, "usual_boot_s": usual_s, "slowest_prefill_tokens_per_s": rate}
     made = one(max_model_len=length, timeouts=timeouts)
-    found = pod.probes("/health", 8000, made)
+    found = pod_manifest.probes("/health", 8000, made)
     assert patience_s(found["startupProbe"]) > max(boot_s, usual_s)
     for probe in (found["livenessProbe"], found["readinessProbe"]):
         assert patience_s(probe) > max(boot_s, usual_s, made.timeouts.request_s(length, 0))
@@ -260,7 +262,7 @@ def kubelet(text, env):
 
 @given(st.text(alphabet="$()ab \n", max_size=12))
 def test_the_kubelet_leaves_every_word_as_it_was(word):
-    assert kubelet(pod.literal(word), {"a": "wrong", "ab": "wrong"}) == word
+    assert kubelet(pod_manifest.literal(word), {"a": "wrong", "ab": "wrong"}) == word
 
 
 @given(st.from_regex(r"[a-z0-9][a-z0-9.-]{0,80}", fullmatch=True), st.booleans())

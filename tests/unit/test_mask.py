@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.mask import HIDDEN, masked, secret_values
+from pytest_longctx.redaction import HIDDEN, masked, secret_values
 
 SECRETS = st.text("abcXYZ019 -=\n", min_size=4, max_size=12)
 

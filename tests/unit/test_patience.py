@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import client, recovery
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.openai import OpenAI
-from pytest_longctx.miniatures.pace_faults import Crawls, CrawlsInPrefill, StallsHalfway, StallsInPrefill
+from pytest_longctx.client import recovery
+from pytest_longctx.client import request as client_request
+from pytest_longctx.client.server import Server
+from pytest_longctx.findings.verdicts import judge
+from pytest_longctx.miniatures.request_faults import Crawls, CrawlsInPrefill, StallsHalfway, StallsInPrefill
 from pytest_longctx.miniatures.server import Honest
-from pytest_longctx.server import Server
-from pytest_longctx.verdicts import judge
 from tests.unit import make
 from tests.unit.minded import prompts, serving
 
@@ -33,7 +34,7 @@ def patient(mind: Honest, backend: Backend | None = None, **timeouts: float) -> 
 def test_a_stall_is_a_hang_soon_after_the_stated_time(mind):
     with patient(mind(crawl_s=0.1)) as server:
         began_s = time.monotonic()
-        exchange = client.ask(server, prompts()(1000), 20)
+        exchange = client_request.ask(server, prompts()(1000), 20)
         took_s = time.monotonic() - began_s
     assert (exchange.ending, exchange.observe().outcome) == ("stalled", "hangs")
     assert STALL_S < took_s < 6
@@ -44,14 +45,14 @@ def test_a_stall_is_a_hang_soon_after_the_stated_time(mind):
 @pytest.mark.parametrize("mind", [Crawls, CrawlsInPrefill])
 def test_a_crawl_of_many_times_the_stated_time_is_served(mind):
     with patient(mind(crawl_s=0.25)) as server:
-        exchange = client.ask(server, prompts()(1000), 12)
+        exchange = client_request.ask(server, prompts()(1000), 12)
     assert (exchange.ending, exchange.observe().outcome) == ("complete", "serves")
     assert exchange.ended_s - exchange.started_s > 2.5 > 3 * STALL_S
 
 
 def test_a_crawl_that_is_not_over_in_time_is_unmeasured_and_says_what_it_would_take():
     with patient(Crawls(crawl_s=0.1), answer_s=1.5, slowest_decode_tokens_per_s=1e6) as server:
-        exchange = client.ask(server, prompts()(1000), 100)
+        exchange = client_request.ask(server, prompts()(1000), 100)
     seen = exchange.observe()
     assert (exchange.ending, seen.outcome, seen.kind) == ("unfinished", None, "too-slow")
     verdict = judge(make.finding(question="served", ask={"prompt_tokens": 1000, "output_tokens": 100}), seen)
@@ -65,20 +66,20 @@ def test_a_crawl_that_is_not_over_in_time_is_unmeasured_and_says_what_it_would_t
 def test_a_prefill_that_is_not_over_in_time_is_told_in_tokens_where_the_pool_is_known():
     with patient(CrawlsInPrefill(crawl_s=0.3), answer_s=1.5, stall_s=9, slowest_decode_tokens_per_s=1e6) as server:
         known = replace(server, figures={"kv_cache_tokens": 100_000.0})  # a thousandth of it for each step: 100 tokens
-        exchange = client.ask(known, prompts()(1000), 1)
+        exchange = client_request.ask(known, prompts()(1000), 1)
     assert exchange.ending == "unfinished"
     assert "tokens/s, would take" in exchange.detail
 
 
 def test_a_silence_too_short_for_a_hang_is_none():
     with patient(StallsHalfway(), stall_s=30, answer_s=1, slowest_decode_tokens_per_s=1e6) as server:
-        exchange = client.ask(server, prompts()(1000), 4)
+        exchange = client_request.ask(server, prompts()(1000), 4)
     assert (exchange.ending, exchange.observe().outcome) == ("unfinished", None)
 
 
 def test_where_nothing_can_be_watched_the_deadline_is_the_limit_and_that_is_said():
     with patient(StallsInPrefill(crawl_s=0.1), OpenAI(), stall_s=0.3) as server:
-        exchange = client.ask(server, prompts()(1000), 4, deadline_s=2)
+        exchange = client_request.ask(server, prompts()(1000), 4, deadline_s=2)
     assert (exchange.ending, exchange.observe().outcome) == ("deadline", "hangs")
     assert exchange.detail.startswith(
         "no end within 2 s; 0 chunks had come; nothing could be watched (no metrics, no log)"
@@ -104,7 +105,7 @@ def test_the_log_of_a_server_without_metrics_tells_that_it_works(tmp_path):
         mind = Logs(crawl_s=0.0)
         mind.stops_after = stops_after
         with patient(mind, OpenAI(), stall_s=0.6, answer_s=20, slowest_decode_tokens_per_s=1e6) as server:
-            exchange = client.ask(replace(server, log=log), prompts()(1000), 4)
+            exchange = client_request.ask(replace(server, log=log), prompts()(1000), 4)
         assert exchange.ending == ending
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.builtin import BACKENDS, load
-from pytest_longctx.catalogue import Catalogue
-from pytest_longctx.reading import Reading
-from pytest_longctx.tables import in_range
+from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.diagnosis.signatures import Catalogue
+from pytest_longctx.plugin.builtins import BACKENDS, load
+from pytest_longctx.toml import in_range
 from tests.unit.quoted import BENIGN, FAILURES, REFUSALS
 
 ROOT = Path(__file__).parents[2]

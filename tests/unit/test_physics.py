@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_longctx.backends.sglang import memory
+from pytest_longctx.backends.vllm import memory as vllm_memory
+from pytest_longctx.deployments import capacity
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.deployments.models import TINY_LLAMA4
+from pytest_longctx.deployments.shape import from_config, known, read
 from pytest_longctx.errors import ModelError
-from pytest_longctx.machine import Hardware
-from pytest_longctx.models import TINY_LLAMA4
-from pytest_longctx.physics import roofline, sglang, vllm
-from pytest_longctx.physics.shape import from_config, known, read
 from pytest_longctx.units import GiB, Mi
 
 SCOUT = known()["llama-4-scout"]
@@ -89,7 +91,7 @@ BOOTS = {
     ("shape", "gib", "value_bytes", "length", "hybrid", "concurrency", "size"), BOOTS.values(), ids=BOOTS
 )
 def test_logged_capacity_is_reproduced(shape, gib, value_bytes, length, hybrid, concurrency, size):
-    pool = vllm.Pool(shape, gib * GiB, value_bytes, tensor_parallel=8, hybrid=hybrid)
+    pool = vllm_memory.Pool(shape, gib * GiB, value_bytes, tensor_parallel=8, hybrid=hybrid)
     assert pool.concurrency(length) == pytest.approx(concurrency, abs=0.01)
     if size is not None:  # the memory is logged to 0.01 GiB, and the size follows from it
         assert pool.logged_tokens(length) == pytest.approx(size, rel=0.005 / gib + 1e-6)
@@ -98,7 +100,7 @@ def test_logged_capacity_is_reproduced(shape, gib, value_bytes, length, hybrid, 
 @pytest.mark.parametrize(("value_bytes", "size"), [(2, 3_919_664), (1, 7_838_976)])
 def test_the_size_that_012_logs_is_reproduced(value_bytes, size):
     """Not the capacity: with the hybrid manager one request of 15.6M tokens fits into "3,919,664 tokens"."""
-    pool = vllm.Pool(SCOUT, 89.714 * GiB, value_bytes, tensor_parallel=8)
+    pool = vllm_memory.Pool(SCOUT, 89.714 * GiB, value_bytes, tensor_parallel=8)
     assert pool.logged_tokens_before_025 == pytest.approx(size, rel=1e-4)
     assert pool.longest() > 3.9 * pool.logged_tokens_before_025
 
@@ -108,13 +110,13 @@ def test_the_size_that_012_logs_is_reproduced(value_bytes, size):
 )
 def test_a_refusal_is_predicted_with_its_sizes(gib, batch, needed, longest):
     """The tiny model on a CPU, 10M tokens into 1 GiB, with two batch sizes: to the token."""
-    pool = vllm.Pool(TINY, gib * GiB, block_size=128, max_batched_tokens=batch)
+    pool = vllm_memory.Pool(TINY, gib * GiB, block_size=128, max_batched_tokens=batch)
     assert pool.bytes_for(10_000_000) / GiB == pytest.approx(needed, abs=0.005)
     assert pool.longest() == longest
 
 
 def test_the_capacity_of_the_cpu_boots_is_exact():
-    pool = vllm.Pool(TINY, 2 * GiB, block_size=128, max_batched_tokens=2048)
+    pool = vllm_memory.Pool(TINY, 2 * GiB, block_size=128, max_batched_tokens=2048)
     assert (round(pool.concurrency(65_536), 2), pool.logged_tokens(65_536)) == (87.15, 5_711_392)
     larger = replace(pool, available_bytes=3 * GiB)
     assert round(larger.concurrency(10_000_000), 2) == 1.25
@@ -135,11 +137,11 @@ DOCUMENTED = {
 
 @pytest.mark.parametrize(("flags", "outcome"), DOCUMENTED.values(), ids=DOCUMENTED)
 def test_documented_vllm_boots_come_out_as_they_did(flags, outcome):
-    assert vllm.predict(SCOUT, H200, tensor_parallel=8, **flags).outcome == outcome
+    assert vllm_memory.predict(SCOUT, H200, tensor_parallel=8, **flags).outcome == outcome
 
 
 def test_the_sampler_failure_is_predicted_with_its_size_and_cure():
-    found = vllm.predict(SCOUT, H200, 8 * Mi, tensor_parallel=8, utilisation=0.95)
+    found = vllm_memory.predict(SCOUT, H200, 8 * Mi, tensor_parallel=8, utilisation=0.95)
     assert found.culprit is not None
     assert "sampler" in found.culprit.name
     assert found.failing_bytes == 1024 * 202_048 * 4
@@ -147,7 +149,7 @@ def test_the_sampler_failure_is_predicted_with_its_size_and_cure():
 
 
 def test_a_model_too_large_for_its_devices_says_so():
-    found = vllm.predict(SCOUT, H200, 8192, tensor_parallel=1)
+    found = vllm_memory.predict(SCOUT, H200, 8192, tensor_parallel=1)
     assert (found.outcome, found.culprit and found.culprit.name, found.longest_tokens) == (
         "runs out of memory",
         "weights",
@@ -157,10 +159,10 @@ def test_a_model_too_large_for_its_devices_says_so():
 
 def test_bf16_at_10m_is_one_and_a_half_requests():
     """It was documented that 10M needs FP8; the pool says otherwise."""
-    assert vllm.predict(SCOUT, H200, 10_000_000, tensor_parallel=8).concurrency == pytest.approx(1.56, abs=0.01)
+    assert vllm_memory.predict(SCOUT, H200, 10_000_000, tensor_parallel=8).concurrency == pytest.approx(1.56, abs=0.01)
 
 
-SGLANG = sglang.Boot(SCOUT, 138.1 * GiB, 10_000_000, 0.8, value_bytes=1, tensor_parallel=8, cuda_graph_max_bs=None)
+SGLANG = memory.Boot(SCOUT, 138.1 * GiB, 10_000_000, 0.8, value_bytes=1, tensor_parallel=8, cuda_graph_max_bs=None)
 
 
 @pytest.mark.parametrize("fraction", [0.80, 0.75, 0.70, 0.65])
@@ -192,7 +194,7 @@ def test_the_cured_boot_holds_what_it_logged():
 
 
 def test_the_graph_failure_at_2mi_is_four_gib():
-    boot = sglang.Boot(SCOUT, 138.2 * GiB, 2 * Mi, 0.85, tensor_parallel=8)
+    boot = memory.Boot(SCOUT, 138.2 * GiB, 2 * Mi, 0.85, tensor_parallel=8)
     found = boot.predict()
     assert (found.culprit and found.culprit.name, found.failing_bytes) == ("CUDA graph tables", 4 * GiB)
     assert found.cure == "--cuda-graph-max-bs 8"
@@ -231,8 +233,8 @@ def test_a_pipeline_stage_holds_its_share_of_layers_and_weights():
 
 def test_host_tables_of_10m():
     """38 GiB of token ids in each worker by default, and as much again in flags and block tables; 8 slots take half a GiB."""
-    assert vllm.host_bytes_per_worker(1024, 10_000_000, 16, 4) / GiB == pytest.approx(57.2, abs=0.1)
-    assert vllm.host_bytes_per_worker(8, 10_000_000, 16, 4) / GiB < 0.5
+    assert vllm_memory.host_bytes_per_worker(1024, 10_000_000, 16, 4) / GiB == pytest.approx(57.2, abs=0.1)
+    assert vllm_memory.host_bytes_per_worker(8, 10_000_000, 16, 4) / GiB < 0.5
 
 
 @pytest.mark.parametrize(
@@ -240,13 +242,13 @@ def test_host_tables_of_10m():
     [(SCOUT, 2_000_000, 152.3, 8, 458), (SCOUT12, 1_000_000, 66.1, 1, 590), (SCOUT, 9_811_859, 2964.4, 8, 513)],
 )
 def test_measured_runs_stay_below_the_peak(shape, tokens, seconds, gpus, tflops):
-    assert roofline.prefill_flop(shape, tokens) / seconds / gpus / 1e12 == pytest.approx(tflops, abs=1)
-    assert (roofline.peak_share(shape, tokens, seconds, Hardware("H200", gpus)) or 2) < 1
+    assert capacity.prefill_flop(shape, tokens) / seconds / gpus / 1e12 == pytest.approx(tflops, abs=1)
+    assert (capacity.peak_share(shape, tokens, seconds, Hardware("H200", gpus)) or 2) < 1
 
 
 def test_what_a_cache_answered_is_above_the_peak():
     """69.35 s for 2,065,427 tokens was documented; 78.5 % of them came from the prefix cache."""
-    assert (roofline.peak_share(SCOUT, 2_065_427, 69.35, H200X8) or 0) > 1
+    assert (capacity.peak_share(SCOUT, 2_065_427, 69.35, H200X8) or 0) > 1
 
 
 @pytest.mark.parametrize(
@@ -260,18 +262,18 @@ def test_what_a_cache_answered_is_above_the_peak():
     ],
 )
 def test_every_published_rate_is_a_prompt_divided_by_ten_seconds(tokens, logged):
-    assert roofline.is_log_artefact(tokens, logged)
-    assert (roofline.peak_share(SCOUT, tokens, tokens / logged, H200X8, value_bytes=1) or 0) > 1
+    assert capacity.is_log_artefact(tokens, logged)
+    assert (capacity.peak_share(SCOUT, tokens, tokens / logged, H200X8, value_bytes=1) or 0) > 1
 
 
 @pytest.mark.parametrize(("tokens", "seconds"), [(2_845_646, 334.91), (4_908_091, 957.07), (9_811_859, 2964.4)])
 def test_a_true_rate_is_no_artefact(tokens, seconds):
-    assert not roofline.is_log_artefact(tokens, tokens / seconds)
+    assert not capacity.is_log_artefact(tokens, tokens / seconds)
 
 
 def test_the_law_of_the_documented_runs():
     """Documented: t = 12.65 N + 37.14 N^2, N in millions, by plain least squares; the relative one is within one part in a hundred of it."""
-    law = roofline.fit([(1_620_345, 118.0), (2_845_646, 334.91), (4_908_091, 957.07)])
+    law = capacity.fit([(1_620_345, 118.0), (2_845_646, 334.91), (4_908_091, 957.07)])
     assert law.linear_s * 1e6 == pytest.approx(12.65, rel=0.01)
     assert law.quadratic_s * 1e12 == pytest.approx(37.14, rel=0.01)
     assert law.seconds(2_065_427) == pytest.approx(184, abs=1)  # what the contaminated run would have taken
@@ -282,20 +284,20 @@ def test_the_law_of_the_documented_runs():
 
 @given(st.floats(1e-6, 1e-3), st.floats(1e-14, 1e-10))
 def test_a_law_is_found_again(linear_s, quadratic_s):
-    law = roofline.Law(linear_s, quadratic_s)
-    found = roofline.fit([(n, law.seconds(n)) for n in (10_000, 100_000, 1_000_000, 4_000_000)])
+    law = capacity.Law(linear_s, quadratic_s)
+    found = capacity.fit([(n, law.seconds(n)) for n in (10_000, 100_000, 1_000_000, 4_000_000)])
     assert found.seconds(2_000_000) == pytest.approx(law.seconds(2_000_000), rel=1e-6)
 
 
 @pytest.mark.parametrize("points", [[], [(10, 1.0)], [(10, 1.0), (10, 2.0)]])
 def test_a_law_needs_two_lengths(points):
     with pytest.raises(ValueError, match="two different lengths"):
-        roofline.fit(points)
+        capacity.fit(points)
 
 
 def test_decode_reads_active_weights_and_the_cache_once():
-    short = roofline.decode_floor_s(SCOUT, 1000, H200X8)
-    long = roofline.decode_floor_s(SCOUT, 10_000_000, H200X8)
+    short = capacity.decode_floor_s(SCOUT, 1000, H200X8)
+    long = capacity.decode_floor_s(SCOUT, 10_000_000, H200X8)
     assert short is not None
     assert long is not None
     assert short == pytest.approx(0.0009, rel=0.05)
@@ -303,12 +305,12 @@ def test_decode_reads_active_weights_and_the_cache_once():
 
 
 def test_nothing_is_claimed_of_hardware_whose_peak_is_not_known():
-    assert roofline.peak_share(SCOUT, 1000, 1.0, Hardware("cpu")) is None
-    assert roofline.decode_floor_s(SCOUT, 1000, Hardware("cpu")) is None
+    assert capacity.peak_share(SCOUT, 1000, 1.0, Hardware("cpu")) is None
+    assert capacity.decode_floor_s(SCOUT, 1000, Hardware("cpu")) is None
 
 
 POOLS = st.builds(
-    vllm.Pool,
+    vllm_memory.Pool,
     st.sampled_from([SCOUT, TINY, *known().values()]),
     st.floats(1 * GiB, 200 * GiB),
     st.sampled_from([1, 2]),
@@ -351,7 +353,7 @@ PROFILED = {
 def test_what_an_eager_boot_leaves_for_the_kv_cache_is_predicted_to_a_quarter_of_a_percent(boot):
     name, tensor_parallel, max_num_seqs, share, logged_gib = PROFILED[boot]
     shape = known()[name]
-    other = vllm.eager_other_bytes(shape, max_num_seqs, 8192)
+    other = vllm_memory.eager_other_bytes(shape, max_num_seqs, 8192)
     weights = shape.weight_bytes(2, tensor_parallel, rope_value_bytes=2)
-    left_gib = vllm.available_bytes(139.8 * GiB, share, weights, other) / GiB
+    left_gib = vllm_memory.available_bytes(139.8 * GiB, share, weights, other) / GiB
     assert left_gib == pytest.approx(logged_gib, rel=0.0025)

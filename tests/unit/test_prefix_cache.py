@@ -3,10 +3,10 @@
 import pytest
 
 from pytest_longctx.backends.openai import OpenAI
+from pytest_longctx.client.prefix_cache import WITNESS_TOKENS, empty, observe, reset
 from pytest_longctx.errors import CacheError
 from pytest_longctx.miniatures.faults import ForgetsCache, HidesCounters, KeepsCache
 from pytest_longctx.miniatures.server import Honest
-from pytest_longctx.prefix_cache import WITNESS_TOKENS, empty, observe, reset
 from tests.unit.minded import prompts, serving
 
 
@@ -40,7 +40,7 @@ def test_a_backend_without_such_an_endpoint_says_so():
 
 
 def test_a_reset_that_never_comes_is_refused(monkeypatch):
-    monkeypatch.setattr("pytest_longctx.prefix_cache._FREE_S", 0.2)
+    monkeypatch.setattr("pytest_longctx.client.prefix_cache._FREE_S", 0.2)
     monkeypatch.setattr(Busy, "reset", lambda _: False)
     with serving(Busy()) as server:
         refusal = reset(server)
@@ -62,7 +62,7 @@ def test_nothing_is_seen_where_it_cannot_be_asked_for():
 
 
 def test_a_server_without_the_endpoint_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("pytest_longctx.prefix_cache._FREE_S", 3600.0)
+    monkeypatch.setattr("pytest_longctx.client.prefix_cache._FREE_S", 3600.0)
     monkeypatch.setattr("pytest_longctx.miniatures.server.Handler.do_POST", lambda self: self._send(404, b"{}"))
     with serving(Honest()) as server:
         refusal = reset(server)

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_longctx.probe import codes, damage, grade, ladder, margin, questions
-from pytest_longctx.probe.reference import Reference
+from pytest_longctx.probe import codes, grading, margin, questions
+from pytest_longctx.probe import rungs as probe_rungs
 from pytest_longctx.probe.weights import HEADS, LLAMA, LLAMA4
 from pytest_longctx.prompts import PromptFactory
+from tests import probe_damage
+from tests.probe_reference import Reference
 
 TOKENS = 20_000
 MODEL = Reference(LLAMA4)
@@ -35,7 +37,7 @@ def test_a_needle_lies_where_the_examples_below_begin_and_end():
 
 
 def graded(cache, model=MODEL, question=QUESTION):
-    return grade.ids(question, model.answer(cache, codes.ASK, question.output_tokens))
+    return grading.ids(question, model.answer(cache, codes.ASK, question.output_tokens))
 
 
 @pytest.mark.parametrize(
@@ -46,9 +48,9 @@ def test_a_sound_cache_answers_everything_and_its_ladder_has_the_bits_of_its_for
     filler = PromptFactory(3, "sound", codes.FILLER_IDS)
     question = questions.plant(filler(TOKENS), questions.spread(TOKENS, 16))
     assert graded(model.read(question.prompt.ids), model, question).sound
-    rungs = ladder.plant(filler(TOKENS))
+    rungs = probe_rungs.plant(filler(TOKENS))
     answered = model.answer(model.read(rungs.prompt.ids), codes.ASK_RUNG, rungs.output_tokens)
-    assert ladder.ids(answered).mantissa_bits == margin.mantissa_bits(kv, activations)
+    assert probe_rungs.ids(answered).mantissa_bits == margin.mantissa_bits(kv, activations)
 
 
 def inside(span):
@@ -64,7 +66,7 @@ def inside(span):
 @example((5, 1818))
 @example((1818, 1819))
 def test_a_block_of_zeros_loses_what_lay_in_it(span):
-    result = graded(damage.zeroed(CACHE, *span))
+    result = graded(probe_damage.zeroed(CACHE, *span))
     assert [step.needle.position for step in result.failures] == inside(span)
     assert result.count("lost") == len(inside(span))
     assert result.denied
@@ -75,7 +77,7 @@ def test_a_block_of_zeros_loses_what_lay_in_it(span):
 @example((5, 1818))
 @example((1818, 1819))
 def test_a_dropped_chunk_loses_what_lay_in_it(span):
-    result = graded(damage.dropped(CACHE, *span))
+    result = graded(probe_damage.dropped(CACHE, *span))
     assert [step.needle.position for step in result.failures] == inside(span)
     assert result.denied
 
@@ -85,7 +87,7 @@ def test_a_dropped_chunk_loses_what_lay_in_it(span):
 @example((5, 1818), 1)
 @example((1818, 1819), 1)
 def test_values_that_lie_beside_their_keys_are_lost(span, by):
-    result = graded(damage.shifted(CACHE, *span, by=by))
+    result = graded(probe_damage.shifted(CACHE, *span, by=by))
     assert [step.needle.position for step in result.failures] == inside(span)
 
 
@@ -93,7 +95,7 @@ def test_another_prompts_block_is_seen_as_its_values():
     position = QUESTION.needles[7].position
     theirs = PromptFactory(9, "theirs", codes.FILLER_IDS)(TOKENS).ids.copy()
     theirs[position] = codes.needle(7, (QUESTION.needles[7].value + 1) % codes.VALUES)
-    result = graded(damage.swapped(CACHE, MODEL.read(theirs), position - 100, position + 100))
+    result = graded(probe_damage.swapped(CACHE, MODEL.read(theirs), position - 100, position + 100))
     (step,) = result.failures
     assert (step.needle.position, step.outcome) == (position, "wrong value")
 
@@ -101,7 +103,7 @@ def test_another_prompts_block_is_seen_as_its_values():
 def test_another_prompts_needle_for_a_key_that_was_not_planted_is_not_denied():
     theirs = PromptFactory(9, "theirs", codes.FILLER_IDS)(TOKENS).ids.copy()
     theirs[500] = codes.needle(12, 3)
-    result = graded(damage.swapped(CACHE, MODEL.read(theirs), 490, 510))
+    result = graded(probe_damage.swapped(CACHE, MODEL.read(theirs), 490, 510))
     assert not result.failures
     assert result.denied is False
 
@@ -109,13 +111,13 @@ def test_another_prompts_needle_for_a_key_that_was_not_planted_is_not_denied():
 @settings(max_examples=12)
 @given(SPANS)
 def test_another_prompts_span_never_goes_unseen(span):
-    result = graded(damage.swapped(CACHE, MODEL.read(OTHER.prompt.ids), *span))
+    result = graded(probe_damage.swapped(CACHE, MODEL.read(OTHER.prompt.ids), *span))
     assert set(inside(span)) <= {step.needle.position for step in result.failures}
 
 
 @pytest.mark.parametrize("head", [0, 1])
 def test_a_head_that_reads_zeros_loses_everything(head):
-    result = graded(damage.head_lost(CACHE, head))
+    result = graded(probe_damage.head_lost(CACHE, head))
     assert result.count("lost") == len(QUESTION.needles)
 
 
@@ -136,9 +138,9 @@ def test_filler_is_answered_with_filler():
 
 @pytest.mark.parametrize("span", [(0, 3000), (17_500, 20_000 - 1), (0, 20_000 - 1)])
 def test_an_end_of_the_context_that_is_lost_is_no_ladder_instead_of_a_short_one(span):
-    rungs = ladder.plant(PromptFactory(6, "ladder", codes.FILLER_IDS)(TOKENS))
-    cache = damage.zeroed(MODEL.read(rungs.prompt.ids), *span)
-    found = ladder.ids(MODEL.answer(cache, codes.ASK_RUNG, rungs.output_tokens))
+    rungs = probe_rungs.plant(PromptFactory(6, "ladder", codes.FILLER_IDS)(TOKENS))
+    cache = probe_damage.zeroed(MODEL.read(rungs.prompt.ids), *span)
+    found = probe_rungs.ids(MODEL.answer(cache, codes.ASK_RUNG, rungs.output_tokens))
     assert None not in found.kept
     assert found.mantissa_bits is None
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_longctx.errors import UsageError
-from pytest_longctx.probe import codes, grade, margin, questions, weights
-from pytest_longctx.probe.reference import Reference
+from pytest_longctx.probe import codes, grading, margin, questions, weights
 from pytest_longctx.probe.weights import LLAMA, LLAMA4
 from pytest_longctx.prompts import PromptFactory
+from tests.probe_reference import Reference
 
 FORMATS = list(margin.STORED)
 FAMILIES = pytest.mark.parametrize("family", [LLAMA4, LLAMA], ids=lambda family: family.architecture)
@@ -70,7 +70,7 @@ def test_the_model_itself_answers_up_to_there_and_not_much_further(gain):
         question = questions.plant(PromptFactory(1, "margin", codes.FILLER_IDS)(tokens), [tokens // 2])
         model = Reference(faint)
         answered = model.answer(model.read(question.prompt.ids), codes.ASK, 2)
-        assert grade.ids(question, answered).count("right") == right
+        assert grading.ids(question, answered).count("right") == right
 
 
 def test_one_head_less_is_not_enough():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts import Prompt, PromptFactory, ids
+from pytest_longctx.prompts import Prompt, PromptFactory, token_ids
 
 ORDINARY = (1000, 30_000)
 PINNED = [18157, 18889, 13335, 20347]
@@ -22,7 +22,7 @@ def ids_of(prompt: Prompt) -> list[int]:
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
     """Pieces of seven ids, so that short prompts have borders between pieces too."""
-    monkeypatch.setattr(ids, "_CHUNK_TOKENS", 7)
+    monkeypatch.setattr(token_ids, "_CHUNK_TOKENS", 7)
 
 
 @given(st.integers(1, 300), SEEDS, KEYS)

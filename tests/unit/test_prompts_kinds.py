@@ -1,7 +1,6 @@
 import multiprocessing
 import os
 import re
-import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -13,13 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts import PromptFactory, shared
-from pytest_longctx.prompts.ahead import Ahead
+from pytest_longctx.prompts import PromptFactory, shared_prefix
+from pytest_longctx.prompts.cache import Shelf
 from pytest_longctx.prompts.corpus import Sentences, TextFile
 from pytest_longctx.prompts.needles import Needle, hide, score
 from pytest_longctx.prompts.reader import Reader
 from pytest_longctx.prompts.repetition import Repetition, repetition
-from pytest_longctx.prompts.shelf import Shelf
 from tests.unit import vocabularies
 from tests.unit.vocabularies import FAMILIES
 
@@ -167,9 +165,9 @@ def test_users_share_the_document_and_nothing_else(document, question, count, se
 def test_more_than_the_longest_prompt_is_refused_before_anything_is_made():
     make = PromptFactory(0, "k", ORDINARY)
     with pytest.raises(PromptError, match="1,000,000,010 tokens would come"):
-        next(shared.users(make, 1_000_000_000, 10, 2))
+        next(shared_prefix.users(make, 1_000_000_000, 10, 2))
     with pytest.raises(PromptError, match="would come"):
-        next(shared.turns(make, 10, 10**9, 10, 2))
+        next(shared_prefix.turns(make, 10, 10**9, 10, 2))
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=5), st.integers(3, 9))
@@ -304,23 +302,3 @@ def test_text_is_tokenised_once_for_each_tokenizer_source_and_length(reader, tmp
     assert kept() == 5
     assert one.text == factory(replace(read)).text(300).text
     assert kept() == 5
-
-
-def test_what_is_built_ahead_is_handed_over_with_its_error():
-    started, go = threading.Event(), threading.Event()
-
-    def build():
-        started.set()
-        assert go.wait(10)
-        return 7
-
-    ahead = Ahead(build)
-    assert started.wait(10)
-    go.set()
-    assert ahead() == ahead() == 7
-
-    def fail():
-        raise PromptError("too long")
-
-    with pytest.raises(PromptError, match="too long"):
-        Ahead(fail)()

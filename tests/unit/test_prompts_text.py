@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts import chat, exact, pieces, sentences, vocabulary
+from pytest_longctx.prompts import chat, pieces, sentences
+from pytest_longctx.prompts import text as prompt_text
+from pytest_longctx.prompts import tokenizer as prompts_tokenizer
 from pytest_longctx.prompts.corpus import Sentences, TextFile, Words
-from pytest_longctx.prompts.exact import Text, exact_text
-from pytest_longctx.prompts.vocabulary import Vocabulary
+from pytest_longctx.prompts.text import Text, exact_text
+from pytest_longctx.prompts.tokenizer import Vocabulary
 from tests.unit import vocabularies
 from tests.unit.vocabularies import FAMILIES
 
@@ -115,7 +117,7 @@ def test_a_text_with_more_characters_than_vllm_takes_is_refused(tmp_path):
     path.write_text(("the" + " " * 200) * 5000, encoding="utf-8")
     read = vocabularies.vocabulary("word_piece")
     limit = 2000 * max(len(token) for token in read.rust.get_vocab())
-    assert exact.character_limit(read, 2000) == limit
+    assert prompt_text.character_limit(read, 2000) == limit
     with pytest.raises(
         PromptError, match=rf"1,000 tokens has [\d,]+ characters; a vLLM of 2,000 .* more than {limit:,}"
     ):
@@ -168,7 +170,7 @@ def test_a_model_s_own_template_is_rendered(tmp_path):
 def test_a_text_is_json_in_pieces(text, piece_chars):
     prompt = Text(text, 7, 0, "k")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "_JSON_CHARS", piece_chars)
+        patch.setattr(prompt_text, "_JSON_CHARS", piece_chars)
         body = b"".join(prompt.json_chunks())
         assert len(body) == prompt.json_bytes
     assert json.loads(body) == text
@@ -231,16 +233,16 @@ def test_what_a_tokenizer_puts_in_front_is_known():
 def test_a_tokenizer_is_read_from_a_folder_or_refused(tmp_path):
     # A folder without tokenizer.json is left to transformers, which may not be installed.
     with pytest.raises(PromptError, match=r"tokenizer of .* cannot be had|need the package transformers"):
-        vocabulary.load(str(tmp_path))
+        prompts_tokenizer.load(str(tmp_path))
     for name in ("tokenizer.json", "copy.json"):
         vocabularies.vocabulary("unigram").rust.save(str(tmp_path / name))
-    same = vocabulary.load(str(tmp_path)).digest == vocabulary.load(str(tmp_path / "copy.json")).digest
+    same = prompts_tokenizer.load(str(tmp_path)).digest == prompts_tokenizer.load(str(tmp_path / "copy.json")).digest
     assert same
     (tmp_path / "broken.json").write_text("{}", encoding="utf-8")
     with pytest.raises(PromptError, match="cannot be had"):
-        vocabulary.load(str(tmp_path / "broken.json"))
+        prompts_tokenizer.load(str(tmp_path / "broken.json"))
 
 
 def test_a_missing_package_is_named_with_the_extra():
     with pytest.raises(PromptError, match=r"pip install 'pytest-longctx\[hf\]'"):
-        vocabulary.needed("no_such_package_anywhere")
+        prompts_tokenizer.needed("no_such_package_anywhere")

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import cli, home, lints, published
+from pytest_longctx import cli, paths
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.deployment import Deployment, Model
+from pytest_longctx.deployments.deployment import Deployment, Model
 from pytest_longctx.errors import TableError
+from pytest_longctx.launchers import lint
+from pytest_longctx.reports import published_commands
 
 PAGE = Path(__file__).parents[2] / "docs/reference/commands.md"
 ONE = Deployment(
@@ -22,11 +24,11 @@ LINE = "python3 -m vllm.entrypoints.openai.api_server --model org/m --max-model-
 
 
 def command(text, **corrected):
-    return published.Command(document="d", where="w", text=text, deployment="one", corrected=corrected)
+    return published_commands.Command(document="d", where="w", text=text, deployment="one", corrected=corrected)
 
 
 def page(*commands):
-    return published.page(commands, {"one": (Vllm(), ONE)})
+    return published_commands.page(commands, {"one": (Vllm(), ONE)})
 
 
 def test_the_page_is_that_of_the_data():
@@ -35,7 +37,7 @@ def test_the_page_is_that_of_the_data():
 
 
 def test_every_system_of_the_documents_has_a_command():
-    commands = published.load(home.suites() / "commands.toml")
+    commands = published_commands.load(paths.suites() / "commands.toml")
     systems = {"scout-vllm", "scout-sglang", "scout-b200", "mi300x", "llama33"}
     assert {each for each in systems if any(one.deployment.startswith(each) for one in commands)} == systems
 
@@ -48,17 +50,24 @@ def test_the_same_command_in_other_words_does_not_differ(text):
 
 
 def test_numbers_are_compared_by_value():
-    assert published.documented("--gpu-memory-utilization 0.90") == published.documented("--gpu-memory-utilization=0.9")
+    assert published_commands.documented("--gpu-memory-utilization 0.90") == published_commands.documented(
+        "--gpu-memory-utilization=0.9"
+    )
 
 
 def test_a_call_reads_like_a_command_line():
     call = 'LLM(\n  model="org/m",  # why\n  max_model_len=4096,\n  enable_x=True,\n  enable_y=False,\n)'
-    assert published.documented(call) == {"model": "org/m", "max-model-len": "4096", "enable-x": "", "no-enable-y": ""}
+    assert published_commands.documented(call) == {
+        "model": "org/m",
+        "max-model-len": "4096",
+        "enable-x": "",
+        "no-enable-y": "",
+    }
 
 
 def test_a_call_of_a_variable_is_refused():
     with pytest.raises(TableError, match="plain values"):
-        published.documented("LLM(model=name)")
+        published_commands.documented("LLM(model=name)")
 
 
 @pytest.mark.parametrize(
@@ -86,5 +95,5 @@ def test_a_difference_stands_on_the_page_with_its_reason():
 
 
 def test_the_flags_that_are_called_mistakes_are_unknown_to_the_engine():
-    (flags,) = lints.recorded("vllm").values()
+    (flags,) = lint.recorded("vllm").values()
     assert "swap-space" not in flags

@@ -2,11 +2,11 @@
 
 import pytest
 
-from pytest_longctx import models
 from pytest_longctx.backends.sglang import Sglang
+from pytest_longctx.backends.sglang.memory import radix_walk_s
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.machine import Hardware
-from pytest_longctx.physics.sglang import radix_walk_s
+from pytest_longctx.deployments import models
+from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.plan import expected_ttft_s
 from tests.unit import make
 

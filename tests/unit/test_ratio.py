@@ -1,11 +1,11 @@
 import pytest
 
-from pytest_longctx.boots import Boot, ratio
+from pytest_longctx.client.server import Server
 from pytest_longctx.errors import BootError, TableError
+from pytest_longctx.findings.scope import Conditions
+from pytest_longctx.findings.verdicts import judge
+from pytest_longctx.launchers.boot import Boot, ratio
 from pytest_longctx.observation import Observation
-from pytest_longctx.scope import Conditions
-from pytest_longctx.server import Server
-from pytest_longctx.verdicts import judge
 from tests.unit import make
 
 FINDING = make.finding(

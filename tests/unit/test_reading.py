@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_longctx.builtin import BACKENDS, load
-from pytest_longctx.lines import LONGEST_LINE, Lines, Sieve
-from pytest_longctx.reading import Reading, read
+from pytest_longctx.diagnosis.log_lines import LONGEST_LINE, Lines, Sieve
+from pytest_longctx.diagnosis.log_reader import Reading, read
+from pytest_longctx.plugin.builtins import BACKENDS, load
 from tests.unit.quoted import BENIGN, FAILURES
 
 NAMES = ("vllm", "sglang", "vllm-neuron")

@@ -1,6 +1,6 @@
-from pytest_longctx import recall
+from pytest_longctx.findings import retrieval
 from pytest_longctx.observation import Observation
-from pytest_longctx.probe import codes, grade, ladder, questions
+from pytest_longctx.probe import codes, grading, questions, rungs
 from pytest_longctx.prompts import PromptFactory
 from pytest_longctx.prompts.needles import Haystack, Needle
 
@@ -11,7 +11,7 @@ RIGHT = [codes.words()[i] for i in QUESTION.answer]
 
 
 def retrieved(words):
-    return recall.retrieved(SEEN, grade.text(QUESTION, " ".join(words)))
+    return retrieval.retrieved(SEEN, grading.text(QUESTION, " ".join(words)))
 
 
 def test_a_right_answer_is_counted_and_needs_no_words():
@@ -34,9 +34,9 @@ def test_an_answer_to_a_key_that_was_never_planted_is_made_up():
 
 def test_the_ladder_gives_bits_or_nothing():
     kept = " ".join([*(f"kept{i:02d}" for i in (1, 2, 3)), *(f"erased{i:02d}" for i in range(4, codes.RUNGS + 1))])
-    found = recall.measured(SEEN, ladder.text(kept)).metrics
+    found = retrieval.measured(SEEN, rungs.text(kept)).metrics
     assert (found["kv_mantissa_bits"], found["kv_relative_step"], found["kv_ladder_breaks"]) == (3, 0.125, 0)
-    assert recall.measured(SEEN, ladder.text("w1 w2")).metrics["kv_mantissa_bits"] is None
+    assert retrieval.measured(SEEN, rungs.text("w1 w2")).metrics["kv_mantissa_bits"] is None
 
 
 def hay(depth):
@@ -45,7 +45,7 @@ def hay(depth):
 
 def test_facts_are_scored_and_misses_quoted():
     answers = [(hay(0.0), SEEN, " 1,234,567."), (hay(0.5), SEEN, "it is the the the the"), (hay(1.0), SEEN, "12345678")]
-    found = recall.found(answers)
+    found = retrieval.found(answers)
     figures = found.metrics
     assert (figures["needles"], figures["needles_right"], figures["repetitive_answers"]) == (3, 1, 1)
     assert figures["cached_share"] == 0.0
@@ -54,14 +54,14 @@ def test_facts_are_scored_and_misses_quoted():
 
 def test_a_request_that_was_not_served_stands_for_all():
     refused = Observation("refuses", said="too long")
-    assert recall.found([(hay(0.0), SEEN, "1234567"), (hay(1.0), refused, "")]) is refused
+    assert retrieval.found([(hay(0.0), SEEN, "1234567"), (hay(1.0), refused, "")]) is refused
 
 
 def test_places_are_scored_by_depth_and_what_was_not_asked_says_nothing():
     def places(words):
-        return recall.places(grade.text(QUESTION, " ".join(words)))
+        return retrieval.places(grading.text(QUESTION, " ".join(words)))
 
-    steps = grade.text(QUESTION, " ".join(RIGHT)).steps
+    steps = grading.text(QUESTION, " ".join(RIGHT)).steps
     assert places(RIGHT) == tuple((step.depth, 1.0) for step in steps)
     lost = places([*RIGHT[:2], "none02", *RIGHT[3:]])
     assert [score for _, score in lost] == [1.0, 1.0, 0.0] + [1.0] * (len(steps) - 3)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.builtin import BACKENDS, load
-from pytest_longctx.diagnosis import Evidence, diagnose
-from pytest_longctx.reading import read_file
+from pytest_longctx.diagnosis.diagnose import Evidence, diagnose
+from pytest_longctx.diagnosis.log_reader import read_file
+from pytest_longctx.plugin.builtins import BACKENDS, load
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 

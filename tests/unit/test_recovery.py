@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_longctx import recovery
-from pytest_longctx.exchange import Refusal, Usage
+from pytest_longctx.client import recovery
+from pytest_longctx.client.exchange import Refusal, Usage
 from tests.unit import make
 
 HUNG = make.exchange(

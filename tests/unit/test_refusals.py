@@ -8,11 +8,11 @@ from threading import Thread
 
 import pytest
 
-from pytest_longctx import client
-from pytest_longctx.boots import Boot
-from pytest_longctx.builtin import BACKENDS, load
-from pytest_longctx.scope import Conditions
-from pytest_longctx.server import Server
+from pytest_longctx.client import request
+from pytest_longctx.client.server import Server
+from pytest_longctx.findings.scope import Conditions
+from pytest_longctx.launchers.boot import Boot
+from pytest_longctx.plugin.builtins import BACKENDS, load
 from tests.unit import make
 from tests.unit.minded import prompts
 from tests.unit.quoted import REFUSALS
@@ -75,7 +75,7 @@ def answering(status: int, body: str) -> Iterator[str]:
 def test_it_has_its_signature_and_its_sizes(name, text, signature, sizes, shape):
     with answering(*shape(text)) as url:
         server = Server(url, "m", load(BACKENDS[name])(), make.deployment(backend=name), "url")
-        exchange = client.ask(server, prompts()(5), 2, deadline_s=10)
+        exchange = request.ask(server, prompts()(5), 2, deadline_s=10)
     seen = Boot(Conditions(server.deployment), {}, 1.0, server).weigh(exchange)
     assert exchange.refusal is not None
     assert (exchange.refusal.text, exchange.refusal.in_stream) == (text, shape is in_stream)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.findings import Finding
-from pytest_longctx.machine import Hardware
-from pytest_longctx.scope import Conditions, Mismatch, machine_lacks, mismatch
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.findings.scope import Conditions, Mismatch, machine_lacks, mismatch
 from tests.unit import make
 
 H200_8 = Hardware("H200", 8)

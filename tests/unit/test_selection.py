@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pytest_longctx.errors import UsageError
-from pytest_longctx.selection import check_writable
+from pytest_longctx.plugin.selection import check_writable
 
 
 def test_workers_that_look_at_the_same_time_do_not_disturb_each_other(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_longctx.findings.aggregate import WORST, dialogue, ladder, summary
 from pytest_longctx.observation import Observation
-from pytest_longctx.series import WORST, dialogue, ladder, summary
 
 
 def reading(tokens: int = 100, /, **metrics: float | None) -> Observation:

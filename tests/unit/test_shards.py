@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.errors import ResultsError, UsageError
-from pytest_longctx.reports import figures, jsonl
+from pytest_longctx.plugin.shards import Shard, fingerprint, split
+from pytest_longctx.reports import analysis, results
 from pytest_longctx.reports.merge import green, merge
-from pytest_longctx.shards import Shard, fingerprint, split
 from tests.unit import make
 
 COSTS = st.dictionaries(st.text(max_size=8), st.floats(0, 1e6), max_size=30)
@@ -64,7 +64,7 @@ def test_time_is_boots_and_tests_of_a_deployment():
     run = make.results(
         make.verdict(), make.verdict("TT-0002"), boots=[make.booted(), make.booted("other", seconds=5.0)]
     )
-    assert figures.spent_s(run) == {"tiny": 4.0, "other": 5.0}
+    assert analysis.spent_s(run) == {"tiny": 4.0, "other": 5.0}
 
 
 def part(shard, *verdicts, split="aa", **header):
@@ -86,8 +86,8 @@ def test_merged_shards_read_like_one_run(tmp_path):
     assert whole.header["started"] == "2026-01-01T00:00:00+00:00"
     assert whole.header["merged"] == ["a", "b"]
     assert (whole.footer["exit_code"], whole.footer["verdicts"]) == (1, {"holds": 1, "broken": 1})
-    jsonl.write(whole, tmp_path / "out" / "whole.jsonl")
-    again = jsonl.read(tmp_path / "out" / "whole.jsonl")
+    results.write(whole, tmp_path / "out" / "whole.jsonl")
+    again = results.read(tmp_path / "out" / "whole.jsonl")
     assert again == whole
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
 
-from pytest_longctx import load
-from pytest_longctx.asks import Ask
 from pytest_longctx.backends.miniature import Miniature
-from pytest_longctx.client import ask
+from pytest_longctx.client import load
+from pytest_longctx.client.request import ask
+from pytest_longctx.client.server import Server
+from pytest_longctx.findings.ask import Ask
 from pytest_longctx.miniatures.server import Handler, Honest
 from pytest_longctx.miniatures.serving import Quiet
 from pytest_longctx.prompts import PromptFactory
-from pytest_longctx.server import Server
 from tests.unit import make
 
 PROMPT = PromptFactory(1, "k", (1000, 100_000))(64)

@@ -5,21 +5,24 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_longctx import builtin, calibration, deployment, home, machine, plan, settling, tables
-from pytest_longctx.backends import Backend
+from pytest_longctx import paths, plan, toml
+from pytest_longctx.backends import Backend, defaults
+from pytest_longctx.deployments import deployment, hardware
+from pytest_longctx.deployments.cpu_speed import DEADLINE_FACTOR, REFERENCE_PYTHON_S, Speed, fastest_by_flags
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.devices import calibration
 from pytest_longctx.errors import TableError, UsageError
 from pytest_longctx.launchers import process
-from pytest_longctx.machine import Hardware, Machine
-from pytest_longctx.speed import DEADLINE_FACTOR, REFERENCE_PYTHON_S, Speed, fastest_by_flags
+from pytest_longctx.plugin import builtins
 from tests.unit import make
 
 AMX = Speed({"bfloat16": 2330.0, "float32": 338.0}, 13.8, REFERENCE_PYTHON_S)
 AVX2 = Speed({"bfloat16": 1.2, "float32": 129.0}, 8.0, REFERENCE_PYTHON_S, frozenset({"avx512f", "amx_tile"}))
-SHIPPED = deployment.load_all((home.suites() / "deployments",))
+SHIPPED = deployment.load_all((paths.suites() / "deployments",))
 
 
 def backend(name: str) -> Backend:
-    made: Backend = builtin.load(builtin.BACKENDS[name])()
+    made: Backend = builtins.load(builtins.BACKENDS[name])()
     return made
 
 
@@ -28,7 +31,7 @@ CPU = backend("vllm-cpu")
 
 def settled(name: str, speed: Speed | None, flags: frozenset[str] | None = None) -> deployment.Deployment:
     here = Machine(Hardware("cpu"), cpu_flags=flags).measured(speed)
-    return settling.settle(SHIPPED[name], CPU, here)
+    return defaults.settle(SHIPPED[name], CPU, here)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_two_equal_rates_give_the_smaller_dtype():
 def test_a_backend_that_computes_elsewhere_has_no_fastest_dtype():
     one = make.deployment(flags={"dtype": "fastest"})
     with pytest.raises(UsageError, match=r"tiny: .* is for backends that compute on a CPU, and vllm does not"):
-        settling.settle(one, backend("vllm"), Machine(Hardware("H200")))
+        defaults.settle(one, backend("vllm"), Machine(Hardware("H200")))
 
 
 def test_a_command_line_never_says_fastest():
@@ -107,9 +110,9 @@ def test_a_deadline_follows_a_slow_machine_and_never_shrinks():
 def test_what_was_measured_is_no_part_of_a_deployment():
     """Or no run could be resumed, and none compared with one of another day."""
     slower = replace(AMX, gflop_per_s={"bfloat16": 2000.0, "float32": 300.0})
-    digests = {tables.digest(settled("cpu-probe-128k", speed)) for speed in (AMX, slower, None)}
+    digests = {toml.digest(settled("cpu-probe-128k", speed)) for speed in (AMX, slower, None)}
     assert len(digests) == 1
-    assert tables.digest(settled("cpu-probe-128k", AVX2)) not in digests
+    assert toml.digest(settled("cpu-probe-128k", AVX2)) not in digests
     with pytest.raises(TableError, match="expected_boot_s is measured on the machine, and no key of a file"):
         make.deployment(timeouts={"expected_boot_s": 3.0})
 
@@ -127,7 +130,7 @@ def test_a_machine_that_was_measured_tells_its_figures_and_what_the_engine_denie
 
 
 def test_the_flags_of_this_machine_are_known_ones():
-    assert (machine.cpu_flags() or frozenset()) <= set(machine.CPU_FLAGS)
+    assert (hardware.cpu_flags() or frozenset()) <= set(hardware.CPU_FLAGS)
 
 
 def test_only_what_decides_the_speed_tells_environments_apart():

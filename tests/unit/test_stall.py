@@ -9,12 +9,12 @@ import pytest
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.log_motion import LogMotion
-from pytest_longctx.lookout import Gauges, Lookout
+from pytest_longctx.client.server import Server
+from pytest_longctx.client.server_metrics import Reading
+from pytest_longctx.client.stall import Pace, Stall, moved
+from pytest_longctx.client.watchdog import Gauges, Lookout
+from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.progress import unwatched
-from pytest_longctx.server import Server
-from pytest_longctx.stall import Pace, Stall, moved
-from pytest_longctx.telemetry import Reading
 from tests.unit import make
 from tests.unit.test_admission import Replay, Scene, TimeIsUp
 

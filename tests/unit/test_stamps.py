@@ -11,13 +11,13 @@ from threading import Event, Thread
 
 import httpx
 
-from pytest_longctx import waking
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.backends.openai import OpenAI
-from pytest_longctx.client import ask
-from pytest_longctx.lookout import Gauges
-from pytest_longctx.prompts import PromptFactory, ids
-from pytest_longctx.server import Server
+from pytest_longctx.client import event_loop
+from pytest_longctx.client.request import ask
+from pytest_longctx.client.server import Server
+from pytest_longctx.client.watchdog import Gauges
+from pytest_longctx.prompts import PromptFactory, token_ids
 from tests.unit import make
 
 PROMPT = PromptFactory(1, "k", (5, 90))(12)
@@ -85,22 +85,22 @@ def test_of_many_that_look_at_the_gauges_one_asks():
 def test_prompts_of_one_vocabulary_share_the_table_of_their_digits():
     """A table for each prompt's own largest id took a hundred times as long as the prompt."""
     factory = PromptFactory(1, "k", (1000, 100_000))
-    ids._decimals.cache_clear()
+    token_ids._decimals.cache_clear()
     for _ in range(50):
         assert json.loads(b"".join(factory(128).json_chunks()))
-    assert ids._decimals.cache_info().misses <= 2
+    assert token_ids._decimals.cache_info().misses <= 2
 
 
 async def _looked() -> list[float | None]:
     async def look() -> float | None:
-        return waking.woke_s()
+        return event_loop.woke_s()
 
     return await asyncio.gather(*(look() for _ in range(50)))
 
 
 def test_what_is_read_in_one_turn_of_the_loop_came_when_the_turn_began():
     ticks = itertools.count()
-    looked = waking.run(_looked(), lambda: float(next(ticks)))
+    looked = event_loop.run(_looked(), lambda: float(next(ticks)))
     assert len(set(looked)) == 1
     assert looked != [None] * 50
     assert asyncio.run(_looked()) == [None] * 50

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, model_validator
 
-from pytest_longctx import tables
+from pytest_longctx import toml
 from pytest_longctx.errors import TableError
-from pytest_longctx.findings import Finding
-from pytest_longctx.tables import LISTED, Names, Table, VersionRange, in_range
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.toml import LISTED, Names, Table, VersionRange, in_range
 
 
 class Row(Table):
@@ -47,7 +47,7 @@ def complaints(file: Path, text: str) -> list[str]:
     """What is wrong with *text* as an `Outer`, without the file's name in front of every line."""
     file.write_text(text, encoding="utf-8")
     with pytest.raises(TableError) as caught:
-        tables.load(file, Outer)
+        toml.load(file, Outer)
     lines = str(caught.value).splitlines()
     assert all(line.startswith(f"{file}: ") for line in lines)
     return [line.removeprefix(f"{file}: ") for line in lines]
@@ -58,7 +58,7 @@ def test_a_good_file_becomes_a_value(file):
         'name = "é"\nnames = ["a", "b"]\nversion = ">=1,<2"\n[inner]\ndepth = 3\n[rows.x]\nreference = 1\n[[lines]]\nunit = "s"\n',
         encoding="utf-8",
     )
-    found = tables.load(file, Outer)
+    found = toml.load(file, Outer)
     assert found.version == ">=1,<2"
     assert found == Outer(
         name="é",
@@ -91,7 +91,7 @@ def test_an_unknown_key_of_a_bound_names_the_nearest_key_of_bounds(file):
     with pytest.raises(
         TableError, match=r"bounds\.ttft_s\.refernce: unknown key 'refernce': did you mean 'reference'\?"
     ):
-        tables.load(file, Finding)
+        toml.load(file, Finding)
 
 
 def test_a_key_unlike_any_other_gets_the_list_alone(file):
@@ -129,12 +129,12 @@ def test_a_file_that_is_no_toml_says_where(file):
 def test_a_file_that_is_no_text_is_no_toml(file):
     file.write_bytes(b'name = "\xff"')
     with pytest.raises(TableError, match=f"{file}: not valid TOML"):
-        tables.load(file, Outer)
+        toml.load(file, Outer)
 
 
 def test_a_missing_file_is_named(file):
     with pytest.raises(TableError, match=f"{file}: there is no such file"):
-        tables.load(file, Outer)
+        toml.load(file, Outer)
 
 
 def test_a_table_is_frozen():
@@ -144,7 +144,7 @@ def test_a_table_is_frozen():
 
 @pytest.mark.parametrize("names", ["one", ["one"], ("one",)])
 def test_one_name_is_as_good_as_a_list_of_one(names):
-    assert tables.check({"name": "n", "names": names}, Outer, "here").names == ("one",)
+    assert toml.check({"name": "n", "names": names}, Outer, "here").names == ("one",)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.telemetry import Reading, cache_layout, read, scrape
+from pytest_longctx.client.server_metrics import Reading, cache_layout, read, scrape
 
 NAMES = MetricNames(
     running=("x:running",),

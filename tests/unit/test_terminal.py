@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.reports.record import Entry
+from pytest_longctx.findings.verdicts import WORST_FIRST, Word
+from pytest_longctx.reports.properties import Entry
 from pytest_longctx.reports.terminal import COLOURS, table, tally
-from pytest_longctx.verdicts import WORST_FIRST, Word
 
 ENTRIES = st.lists(
     st.builds(

@@ -8,11 +8,11 @@ import pytest
 
 from pytest_longctx.cli import main
 from pytest_longctx.errors import UsageError
-from pytest_longctx.reports import jsonl
+from pytest_longctx.reports import results
+from pytest_longctx.reports.analysis import Case
 from pytest_longctx.reports.compare import Gate, compare
-from pytest_longctx.reports.figures import Case
-from pytest_longctx.reports.jsonl import Results
-from pytest_longctx.reports.terms import RECORDED, on_equal_terms
+from pytest_longctx.reports.compare_terms import RECORDED, on_equal_terms
+from pytest_longctx.reports.results import Results
 from tests.unit import make
 
 REAL = Path(__file__).parents[2] / "docs/results/vllm-0.25.1-1xh200/results.jsonl"
@@ -108,4 +108,4 @@ def test_the_console_refuses_with_the_list(tmp_path, capsys):
     (tmp_path / "other.jsonl").write_text(text.replace('"backend": "vllm"', '"backend": "sglang"', 1), encoding="utf-8")
     assert main(["compare", str(REAL), str(tmp_path / "other.jsonl")]) == 2
     assert "decoding: not recorded against not recorded" in capsys.readouterr().err
-    assert jsonl.read(REAL).header["backend"] == "vllm"
+    assert results.read(REAL).header["backend"] == "vllm"

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.findings import Finding
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.findings.verdicts import COLD_SHARE, Word, judge, out_of_scope
 from pytest_longctx.observation import Observation, Outcome
-from pytest_longctx.verdicts import COLD_SHARE, Word, judge, out_of_scope
 from tests.unit import make
 
 KNOWN = {"issue": "#7", "since": dt.date(2026, 1, 2)}

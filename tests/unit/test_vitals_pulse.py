@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.devices import Device, Holder, monitor
+from pytest_longctx.devices.monitor import beside, visible
+from pytest_longctx.devices.sampler import Pulse
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.machine import Hardware
 from pytest_longctx.units import GiB
-from pytest_longctx.vitals import Device, Holder, bedside
-from pytest_longctx.vitals.bedside import beside, visible
-from pytest_longctx.vitals.pulse import Pulse
 from tests.unit import make
 
 
@@ -43,7 +43,7 @@ def sourced(monkeypatch):
     """Have every device looked at by the given source."""
 
     def use(source):
-        monkeypatch.setattr(bedside, "_open", lambda *_, contained: (source, ""))
+        monkeypatch.setattr(monitor, "_open", lambda *_, contained: (source, ""))
         return source
 
     return use
@@ -128,11 +128,11 @@ def test_a_source_that_does_not_tell_how_busy_devices_are_gives_no_share():
 
 def test_a_request_is_left_alone_at_first(monkeypatch):
     rows = noted()
-    monkeypatch.setattr("pytest_longctx.vitals.pulse.PERIOD_S", 0.02)
+    monkeypatch.setattr("pytest_longctx.devices.sampler.PERIOD_S", 0.02)
     with Pulse("tiny", rows.append, Scripted(1.0)) as pulse:
         while len(rows) < 3:
             time.sleep(0.01)
-        monkeypatch.setattr("pytest_longctx.vitals.pulse.PERIOD_S", 600.0)
+        monkeypatch.setattr("pytest_longctx.devices.sampler.PERIOD_S", 600.0)
         pulse.hold_still()
         before = len(rows)
         time.sleep(0.3)
@@ -164,7 +164,7 @@ def test_a_boot_on_a_busy_device_is_refused_unless_it_is_allowed(sourced):
 
 
 def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeypatch):
-    monkeypatch.setattr("pytest_longctx.vitals.held.await_back.__defaults__", (0.0,))
+    monkeypatch.setattr("pytest_longctx.devices.memory_holders.await_back.__defaults__", (0.0,))
     source, rows = sourced(Scripted(0.0)), noted()
     with beside(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
         source.used_gib, source.held = [70.0], (Holder(0, 1, 70 * GiB),)

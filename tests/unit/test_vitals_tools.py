@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_longctx.devices import Device, Holder, amd, figures, neuron, wanted
 from pytest_longctx.units import GiB, Mi
-from pytest_longctx.vitals import Device, Holder, amd, figures, neuron, wanted
 
 DATA = Path(__file__).parent.parent / "data/devices"
 NVIDIA = Path(amd.__file__).with_name("nvidia.py")

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_longctx.backends import Backend
-from pytest_longctx.builtin import BACKENDS, load
 from pytest_longctx.errors import BootError, LaunchError
-from pytest_longctx.launchers import Launch, ready
-from pytest_longctx.launchers.knock import Knock
+from pytest_longctx.launchers import Launch, readiness
+from pytest_longctx.launchers.readiness_probe import Knock
+from pytest_longctx.plugin.builtins import BACKENDS, load
 from tests.unit import make
 from tests.unit.quoted import BENIGN, FAILURES
 
@@ -21,7 +21,7 @@ FATAL = [(name, line) for name, line, *_ in FAILURES]
 HARMLESS = [*BENIGN, *((name, each.example) for name in ENGINES for each in load(BACKENDS[name])().catalogue.benign)]
 
 
-class Booting(ready.Candidate):
+class Booting(readiness.Candidate):
     """A server that comes up for ever, and says *line* after five seconds, again and again."""
 
     def __init__(self, line: str, clock: SimpleNamespace) -> None:
@@ -46,7 +46,7 @@ def failed(
     """When the wait for a server of engine *name* that says *line* was over, and with what."""
     clock = SimpleNamespace(now_s=0.0)
     monkeypatch.setattr(
-        ready,
+        readiness,
         "time",
         SimpleNamespace(
             monotonic=lambda: clock.now_s, sleep=lambda s: setattr(clock, "now_s", clock.now_s + s), time=real_time.time
@@ -56,7 +56,7 @@ def failed(
     launch = Launch(backend, make.deployment(timeouts=timeouts), "m", folder)
     nobody = Knock(launch.server_at("http://127.0.0.1:1", "process"))  # whom nobody sends to knock
     with pytest.raises((LaunchError, BootError)) as raised:
-        ready._Wait(kind(line, clock), launch, nobody, BOOT_S).until_ready()
+        readiness._Wait(kind(line, clock), launch, nobody, BOOT_S).until_ready()
     return clock.now_s, raised.value
 
 

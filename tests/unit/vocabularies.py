@@ -6,9 +6,9 @@ from itertools import islice
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from pytest_longctx.checkpoint import word_level_tokenizer
+from pytest_longctx.probe.checkpoint_files import word_level_tokenizer
 from pytest_longctx.prompts import sentences
-from pytest_longctx.prompts.vocabulary import Vocabulary
+from pytest_longctx.prompts.tokenizer import Vocabulary
 
 DIGITS = " ".join(str(number) for number in range(1000, 1400))
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ abcdefghijklmnopqrstuvwxyz ,?!:;é"

@@ -1,0 +1,120 @@
+"""Engines live in environments of their own: find the interpreter that has one, or make one."""
+
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from pytest_longctx import paths
+from pytest_longctx.errors import LaunchError, UsageError
+
+_ASK_VERSION = """
+import importlib.metadata as m, importlib.util as u, sys
+sys.path.pop(0)  # the working directory: a folder that happens to be called like the engine is not the engine
+if u.find_spec(sys.argv[1]):
+    for name in sys.argv[2:]:
+        try: print(m.version(name)); break
+        except m.PackageNotFoundError: pass
+    else: print("unknown")
+"""
+
+
+class Installable(Protocol):
+    """A backend's engine, or a tool: what is needed to find and to install it."""
+
+    @property
+    def name(self) -> str:
+        """What ``longctx engine`` calls it."""
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+
+    @property
+    def elsewhere(self) -> str:
+        """Where else a message may send who misses it."""
+
+    @property
+    def package(self) -> str | None:
+        """The import name that an interpreter must have; None: any interpreter will do."""
+
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """Names it is installed under, for its version."""
+
+    @property
+    def install(self) -> tuple[str, ...]:
+        """Requirements that ``longctx engine`` installs; empty: it cannot."""
+
+    @property
+    def uninstall(self) -> tuple[str, ...]:
+        """What to take out again after that."""
+
+
+def own_python(engine: Installable) -> Path:
+    """The interpreter of the environment that ``longctx engine`` makes for *engine*."""
+    return paths.kept() / "engines" / engine.name / "bin" / "python"
+
+
+def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
+    """
+    The interpreter that has *engine*: *wanted*, else its own environment, else this one.
+
+    Raises `LaunchError` saying where it was looked for.
+    """
+    here = Path(sys.executable)
+    if engine.package is None:
+        return wanted or here
+    looked = []
+    for python in (wanted,) if wanted else (own_python(engine), here):
+        if python.is_file() and installed_version(engine, python) is not None:
+            return python
+        looked.append(f"{python} ({f'no {engine.package} in it' if python.is_file() else 'not there'})")
+    remedy = f"longctx engine {engine.name}" if engine.install else "install it in an environment of its own"
+    raise LaunchError(
+        f"{engine.called} is not installed\n  checked  {', '.join(looked)}\n  try      {remedy}{engine.elsewhere}"
+    )
+
+
+def installed_version(engine: Installable, python: Path) -> str | None:
+    """
+    The version of *engine* that *python* has, without importing it; None where it has none.
+
+    "unknown" where the module is there without metadata, as in an engine unpacked by hand.
+    """
+    if engine.package is None:
+        return None
+    command = [str(python), "-c", _ASK_VERSION, engine.package, *engine.distributions]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def install(engine: Installable, say: Callable[[str], None]) -> Path:
+    """Install *engine* into an environment of its own and return its interpreter."""
+    if not engine.install:
+        raise UsageError(f"longctx cannot install {engine.called}; install it by its own instructions")
+    python = own_python(engine)
+    if python.is_file() and installed_version(engine, python) is not None:
+        say(f"{engine.name}: {installed_version(engine, python)} is already in {python.parent.parent}")
+        return python
+    say(
+        f"{engine.name}: installing {', '.join(engine.install)} into {python.parent.parent} (up to a few GB and minutes)"
+    )
+    venv.create(python.parent.parent, with_pip=True, clear=True)
+    _pip(python, "install", *engine.install)
+    if engine.uninstall:
+        _pip(python, "uninstall", "-y", *engine.uninstall)
+    say(f"{engine.name}: {installed_version(engine, python)} is ready")
+    return python
+
+
+def _pip(python: Path, *arguments: str) -> None:
+    try:
+        subprocess.run([str(python), "-m", "pip", "-q", "--disable-pip-version-check", *arguments], check=True)
+    except subprocess.CalledProcessError as problem:
+        raise LaunchError(f"pip {' '.join(arguments)} failed with exit code {problem.returncode}; see above") from None

@@ -1,0 +1,216 @@
+"""
+vLLM's memory: the pool of KV-cache blocks, and what else decides whether a long context boots.
+
+The pool follows ``v1/core/kv_cache_utils.py`` (0.12.0 to 0.33.0) and reproduces the capacity lines of real boots to their last
+logged digit; where the sizes were measured stands beside each constant.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from pytest_longctx.deployments.prediction import Prediction, Term
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.units import GiB
+
+SAMPLER_LOGITS_BYTES = 4
+"""The sampler works on fp32 copies of the logits."""
+
+OTHER_BYTES = 8.3 * GiB
+"""Activations, libraries and CUDA graphs: 0.90 x 139.8 - 27.81 - 89.71 GiB on 8 x H200 with vLLM 0.12.0."""
+
+HOST_OTHER_BYTES = 2.2 * GiB
+"""What a worker takes of the host beside its tables; see `HOST_COPIES`."""
+
+HOST_COPIES = 1.8
+"""
+How often a worker holds its tables in host memory.
+
+From two boots with four workers (vLLM 0.25.1): the host had 96 GiB in use with tables of 12.0 GiB each, and 12 GiB with tables of
+0.45 GiB. Eight workers with tables of 57.2 GiB were ended by the kernel at about 79 GB each, before they had them all.
+"""
+
+OUTSIDE_BYTES = 7.5 * GiB
+"""
+What must be left outside the engine's share, for CUDA graphs, NCCL and the allocator's losses.
+
+A bracket, not a formula: with 7.0 GiB (utilisation 0.95 on an H200, vLLM 0.12.0, tensor parallel 8) the sampler's warm-up ran
+out of memory, with 14.0 GiB (0.90) it did not.
+"""
+
+
+def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int) -> float:
+    """
+    What the profiling run of 0.25 takes beside the weights on one device, without CUDA graphs.
+
+    Fitted to boots of 0.25.1 on H200: 3.53 GiB (12 of Scout's layers, one device), 3.62 (all of them, four devices), 1.28 (the
+    same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes), 0.3 (small models). Three copies of the sampler's logits, 25
+    bytes for each hidden value of a full batch, whatever number of devices shares the layers, and 0.25 GiB.
+    """
+    logits = 3 * sampler_copy_bytes(max_num_seqs, shape)
+    return 0.25 * GiB + logits + 25 * shape.hidden * max_batched_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The KV cache of one device as blocks that all layers share."""
+
+    shape: Shape
+    available_bytes: float
+    """What is left for the KV cache on one device."""
+    value_bytes: int = 2
+    tensor_parallel: int = 1
+    block_size: int = 16
+    max_batched_tokens: int = 8192
+    hybrid: bool = True
+    """Whether layers that attend to a window keep only that (the hybrid KV-cache manager)."""
+
+    @property
+    def group_layers(self) -> int:
+        """
+        Layers in a group. Layers of one kind are cut into groups of equal size, so that blocks of all kinds are of one size.
+
+        The size is the number of layers of the rarest kind, or of the commonest where that is less than a quarter more.
+        """
+        counts = self._counts()
+        return max(counts) if max(counts) < 1.25 * min(counts) else min(counts)
+
+    def _counts(self) -> tuple[int, ...]:
+        shape = self.shape
+        kinds = (shape.full, shape.chunked, shape.sliding) if self.hybrid else (shape.layers,)
+        return tuple(count for count in kinds if count)
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are."""
+        return sum(ceil(count / self.group_layers) for count in self._counts())
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block on one device: *block_size* tokens in one group of layers."""
+        shape = self.shape
+        heads = shape.kv_heads_per_device(self.tensor_parallel)
+        return self.block_size * self.group_layers * 2 * heads * shape.head_dim * self.value_bytes
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks fit."""
+        return int(self.available_bytes // self.block_bytes)
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that one request of *tokens* needs at its worst moment."""
+        shape, size = self.shape, self.block_size
+        if not self.hybrid:
+            return ceil(tokens / size)
+        whole = ceil(shape.full / self.group_layers) * ceil(tokens / size)
+        chunk = min(shape.window + self.max_batched_tokens, tokens)
+        chunked = ceil(shape.chunked / self.group_layers) * ceil(chunk / size)
+        slid = min(shape.window - 1 + self.max_batched_tokens, tokens)
+        sliding = ceil(shape.sliding / self.group_layers) * (ceil(slid / size) + 1)
+        return whole + chunked + sliding
+
+    def bytes_for(self, tokens: int) -> int:
+        """Bytes on one device that one request of *tokens* needs: what a refusal at boot calls "needed"."""
+        return self.blocks_for(tokens) * self.block_bytes
+
+    def concurrency(self, tokens: int) -> float:
+        """How many requests of *tokens* fit at once, as the log says."""
+        return self.blocks / self.blocks_for(tokens)
+
+    def logged_tokens(self, tokens: int) -> int:
+        """The size of the KV cache as 0.25 and later log it: concurrency x max_model_len."""
+        return int(self.concurrency(tokens) * tokens)
+
+    @property
+    def logged_tokens_before_025(self) -> int:
+        """The size of the KV cache as 0.12 logs it: too small for a hybrid model, since it divides by groups that need little."""
+        return self.blocks // self.groups * self.block_size
+
+    def longest(self) -> int:
+        """
+        The longest request that fits, in tokens; 0 where none does. One block is the engine's own.
+
+        Seen: 4,163,456 for the tiny model with 1 GiB (vLLM 0.32.0 on CPU, blocks of 128, batches of 2,048).
+        """
+        low, high = 0, (self.blocks + 1) * self.block_size
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.blocks_for(middle) <= self.blocks - 1 else (low, middle - 1)
+        return low // self.block_size * self.block_size
+
+
+def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> int:
+    """
+    Host memory of one worker's tables: token ids and flags of every slot at full length, and block tables of every group.
+
+    1,024 slots of 10M tokens take 57 GiB in each worker (vLLM 0.25.1).
+    """
+    tokens = max_num_seqs * max_model_len * (4 + 1)
+    tables = max_num_seqs * ceil(max_model_len / block_size) * 4 * groups
+    return tokens + tables
+
+
+def sampler_copy_bytes(max_num_seqs: int, shape: Shape) -> int:
+    """One fp32 copy of the logits of a full batch; sorting for top-p keeps several, one of them of 8-byte indices."""
+    return max_num_seqs * shape.vocabulary * SAMPLER_LOGITS_BYTES
+
+
+def predict(
+    shape: Shape,
+    device_bytes: float,
+    max_model_len: int,
+    *,
+    utilisation: float = 0.9,
+    value_bytes: int = 2,
+    weight_value_bytes: float = 2,
+    tensor_parallel: int = 1,
+    block_size: int = 16,
+    max_batched_tokens: int = 8192,
+    max_num_seqs: int = 1024,
+    hybrid: bool = True,
+    other_bytes: float = OTHER_BYTES,
+    stages: int = 1,
+) -> Prediction:
+    """What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*."""
+    weights = shape.weight_bytes(weight_value_bytes, tensor_parallel, rope_value_bytes=2)
+    available = available_bytes(device_bytes, utilisation, weights, other_bytes)
+    parts = (value_bytes, tensor_parallel, block_size, max_batched_tokens)
+    pool = Pool(shape, available, *parts, hybrid)
+    one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
+    workers = tensor_parallel * stages
+    tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups)
+    host = (
+        Term(f"tables of {workers} workers", tables, host=True),
+        Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True),
+    )
+    terms = (Term("weights", weights), Term("other", other_bytes), Term("KV pool", available), one_request, *host)
+    longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
+    if not pool.blocks:
+        cure = "--tensor-parallel-size of twice as many devices"
+        return Prediction("runs out of memory", terms, 0, None, terms[0], None, cure)
+    if device_bytes * (1 - utilisation) < OUTSIDE_BYTES:
+        copy = Term("sampler warm-up, one copy of the logits", sampler_copy_bytes(max_num_seqs, shape))
+        cure = "--gpu-memory-utilization 0.90"
+        return Prediction("runs out of memory", terms, longest, concurrency, copy, copy.size_bytes, cure)
+    if concurrency < 1:
+        # The check at boot sees what each layer keeps; without the hybrid manager the pool then keeps everything for all.
+        would_pass = Pool(shape, available, *parts, hybrid=True).concurrency(max_model_len) >= 1
+        cure = "the hybrid KV-cache manager" if would_pass else f"--max-model-len {longest}"
+        return Prediction(
+            "overcommits" if would_pass else "refuses", terms, longest, concurrency, one_request, None, cure
+        )
+    return Prediction("serves", terms, longest, concurrency, host_cure="--max-num-seqs 8")
+
+
+def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
+    """What a boot comes to whose KV cache was given a size of its own, and of which nothing else is known."""
+    one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
+    terms = (Term("KV pool", pool.available_bytes), one_request)
+    longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
+    if pool.blocks_for(max_model_len) >= pool.blocks:  # one block is the engine's own
+        return Prediction("refuses", terms, longest, concurrency, one_request, None, f"--max-model-len {longest}")
+    return Prediction("serves", terms, longest, concurrency)
+
+
+def available_bytes(device_bytes: float, utilisation: float, weight_bytes: float, other_bytes: float) -> float:
+    """What a device has left for the KV cache: its share, less the weights, less activations and graphs."""
+    return max(0.0, device_bytes * utilisation - weight_bytes - other_bytes)

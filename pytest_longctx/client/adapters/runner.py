@@ -1,0 +1,156 @@
+"""Send a tool on its errand: on a leash, with a deadline and a log, between two looks at the server's counters."""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Final, TypeVar
+
+import httpx
+
+from pytest_longctx.backends import Recipe, environments
+from pytest_longctx.client import load
+from pytest_longctx.client.adapters import Errand, EvaluationTool, LoadTool, Tool, failed
+from pytest_longctx.client.load import Load
+from pytest_longctx.client.request import open_client
+from pytest_longctx.client.watchdog import CONNECT_S
+from pytest_longctx.errors import LaunchError, ModelError
+from pytest_longctx.launchers.process import Process, environment
+from pytest_longctx.observation import Observation, Outcome
+from pytest_longctx.progress import Progress, Watch, unwatched
+from pytest_longctx.redaction import masked
+
+PROMPT_SLACK: Final = 0.02
+"""How far a tool's prompts may be from the length asked for, on average: text need not come back as as many tokens."""
+
+_LOOK_S: Final = 0.2
+_AN_ERROR: Final = re.compile(r"^([\w.]*(Error|Exception)\b|error:).*", re.IGNORECASE)
+
+T = TypeVar("T")
+
+
+class _Failure(Exception):  # noqa: N818 - never seen outside: it becomes an observation
+    """Why a tool measured nothing."""
+
+
+def carry(tool: LoadTool, errand: Errand, wanted: Path | None = None, watch: Watch = unwatched) -> Load:
+    """A load sent by *tool*; where it could not be sent, one without exchanges that says why."""
+    if errand.ask.rate_per_s is not None:
+        # Their clocks start when a request is sent, so a request that they send late has not waited.
+        said = f"{tool.name}: open loops (ask.rate_per_s) are sent by this package alone: leave --longctx-load out"
+        return Load((), measured_by=tool.name, said=said)
+    before = load.reading(errand.server)
+    try:
+        by, found = _measured(tool, tool.read, errand, wanted, watch)
+        _check_lengths(found, errand)
+    except _Failure as failure:
+        gone = () if _answers(errand) else (failed(errand.ask.output_tokens, 0.0, None, str(failure)),)
+        return Load(gone, measured_by=tool.name, said=f"{tool.name}: {failure}")
+    ledger = load.ledger_since(errand.server, before, found.exchanges)
+    # A tool may warm up on its own account, and the counters count that too.
+    left_out = found.left_out | tool.left_out | {"ledger_gap_tokens"}
+    return replace(found, ledger=ledger, left_out=left_out, measured_by=by)
+
+
+def score(tool: EvaluationTool, errand: Errand, wanted: Path | None = None, watch: Watch = unwatched) -> Observation:
+    """How right the answers are, by *tool*; where it could not tell, nothing observed, and why."""
+    try:
+        by, found = _measured(tool, tool.read, errand, wanted, watch)
+    except _Failure as failure:
+        outcome: Outcome | None = None if _answers(errand) else "disconnects"
+        return Observation(outcome, said=f"{tool.name}: {failure}", measured_by=tool.name)
+    return replace(found, measured_by=f"{by}, {found.measured_by}")
+
+
+def _measured(
+    tool: Tool, read: Callable[[Errand], T], errand: Errand, wanted: Path | None, watch: Watch
+) -> tuple[str, T]:
+    """The tool with its version, and what it left."""
+    owner = tool.owner(errand.server.backend)
+    try:
+        # The interpreter that was named is the backend's; a tool of its own has nothing to do with it.
+        python = environments.interpreter(owner, None if owner is tool else wanted)
+        argv = tool.argv(errand, str(python))
+    except (LaunchError, ModelError) as problem:
+        lines = str(problem).splitlines()
+        raise _Failure("; ".join(" ".join(line.split()) for line in (lines[0], *lines[1:][-1:]))) from None
+    errand.folder.mkdir(parents=True, exist_ok=True)
+    _run(tool, argv, errand, watch)
+    try:
+        return f"{tool.name} {environments.installed_version(owner, python)}", read(errand)
+    except (OSError, LookupError, TypeError, ValueError) as problem:
+        raise _Failure(
+            f"no report that could be read ({type(problem).__name__}: {problem}); see {_log(errand)}"
+        ) from None
+
+
+def _run(tool: Tool, argv: tuple[str, ...], errand: Errand, watch: Watch) -> None:
+    limit_s = tool.deadline_s(errand)
+    recipe = Recipe(
+        name=tool.name,
+        argv=argv,
+        env=tool.env(errand),
+        port=0,
+        model=errand.server.model,
+        boot_s=limit_s,
+        pass_env=tool.pass_env,
+        secrets=errand.server.secrets,
+    )
+    process = Process(recipe, environment(recipe, os.environ), _log(errand))
+    started_s = time.monotonic()
+    try:
+        while (code := process.exit_code()) is None and time.monotonic() - started_s < limit_s:
+            watch(
+                Progress(
+                    f"{tool.name} to {errand.server.deployment.name}", "load", time.monotonic() - started_s, limit_s
+                )
+            )
+            time.sleep(_LOOK_S)
+    finally:
+        process.stop()
+        _mask(errand.folder, process.secrets)
+    if code is None:
+        raise _Failure(f"not done within {limit_s:.0f} s; see {_log(errand)}")
+    if code != 0:
+        needs = f"; it needs {tool.needs}" if tool.needs else ""
+        raise _Failure(f"{_last_words(_log(errand)) or f'exit code {code}'}{needs}; see {_log(errand)}")
+
+
+def _log(errand: Errand) -> Path:
+    return errand.folder / "output.log"
+
+
+def _mask(folder: Path, secrets: tuple[str, ...]) -> None:
+    """Blot the secrets out of everything a tool has written: it may repeat its command line, or the server's words."""
+    for path in folder.rglob("*") if secrets else ():
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if any(secret in text for secret in secrets):
+                path.write_text(masked(text, secrets), encoding="utf-8")
+
+
+def _last_words(log: Path) -> str:
+    """The last error in a log, else its last line: what some libraries say on their way out is no reason."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if _AN_ERROR.match(line)]
+    return (errors or lines or [""])[-1][:300]
+
+
+def _answers(errand: Errand) -> bool:
+    """Whether the server still does."""
+    try:
+        with open_client(errand.server, CONNECT_S) as http:
+            return http.get(errand.server.backend.health).status_code < 500
+    except httpx.HTTPError:
+        return False
+
+
+def _check_lengths(found: Load, errand: Errand) -> None:
+    """A finding about 1,024 tokens is not judged by prompts of another length."""
+    counted = [each.usage.prompt_tokens for each in found.exchanges if each.usage.prompt_tokens]
+    asked = errand.ask.prompt_tokens or 0
+    if counted and abs(fmean(counted) - asked) > PROMPT_SLACK * asked:
+        raise _Failure(f"its prompts had {fmean(counted):,.1f} tokens on average, {asked:,} were asked for")

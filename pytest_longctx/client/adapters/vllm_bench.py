@@ -1,0 +1,64 @@
+"""``vllm bench serve``, the benchmark that comes with vLLM."""
+
+import json
+from http import HTTPStatus
+from itertools import accumulate
+from typing import Any
+
+from pytest_longctx.backends import Backend
+from pytest_longctx.backends.environments import Installable
+from pytest_longctx.backends.vllm import VllmCpu
+from pytest_longctx.client.adapters import Errand, LoadTool, failed
+from pytest_longctx.client.exchange import Exchange, Usage
+from pytest_longctx.client.load import Load
+
+_REPORT = "report.json"
+# Not by the `vllm` script: the CPU build ships one that cannot find its own metadata.
+_MAIN = (
+    "import argparse, vllm.benchmarks.serve as serve; parser = argparse.ArgumentParser(); "
+    "serve.add_cli_args(parser); serve.main(parser.parse_args())"
+)
+_STATUS = {status.phrase: status.value for status in HTTPStatus}
+
+
+class VllmBench(LoadTool):
+    """
+    Its TTFT, TPOT and gaps are ours: from the request to the first chunk, between chunks, tokens by the server's count.
+
+    Up to about 0.11 it sends the first prompt once before the load, which a prefix cache then answers: 1 request in all.
+    """
+
+    name = "vllm-bench"
+    package = "vllm"
+    # It sends text made from tokens, which need not come back as as many tokens, and never says how many it meant.
+    left_out = frozenset({"miscounted_prompts"})
+
+    def owner(self, backend: Backend) -> Installable:
+        return backend if backend.package == self.package else VllmCpu()
+
+    def argv(self, errand: Errand, python: str) -> tuple[str, ...]:
+        ask = errand.ask
+        return (
+            *(python, "-c", _MAIN, "--backend", "openai", "--base-url", errand.server.url),
+            *("--model", errand.server.model, "--tokenizer", errand.tokenizer),
+            *("--dataset-name", "random", "--random-input-len", str(ask.prompt_tokens)),
+            *("--random-output-len", str(ask.output_tokens), "--num-prompts", str(ask.requests)),
+            *("--max-concurrency", str(ask.concurrency), "--seed", str(errand.seed)),
+            *("--ignore-eos", "--temperature", "0", "--disable-tqdm"),
+            *("--save-result", "--save-detailed", "--result-dir", str(errand.folder), "--result-filename", _REPORT),
+        )
+
+    def read(self, errand: Errand) -> Load:
+        found = json.loads((errand.folder / _REPORT).read_text(encoding="utf-8"))
+        asked = errand.ask.output_tokens
+        rows = ("errors", "ttfts", "itls", "input_lens", "output_lens")
+        exchanges = [_exchange(asked, *row) for row in zip(*(found[name] for name in rows), strict=True)]
+        # Only newer versions say when each request began, all of them how long the whole took.
+        return Load(tuple(exchanges), duration_s=found["duration"])
+
+
+def _exchange(asked: int, error: str, ttft_s: float, gaps_s: list[float], prompt: int, answer: int) -> Exchange:
+    if error or not answer:
+        return failed(asked, 0.0, _STATUS.get(error), error)
+    arrivals_s: Any = tuple(accumulate((ttft_s, *gaps_s)))
+    return Exchange(prompt, asked, 0.0, "complete", arrivals_s[-1], arrivals_s=arrivals_s, usage=Usage(prompt, answer))

@@ -1,0 +1,145 @@
+"""A client that goes away: a long prompt is left while the server reads it, and the server is watched for what it does next."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Final
+
+from pytest_longctx.client import event_loop
+from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.server import Server
+from pytest_longctx.client.server_metrics import Reading
+from pytest_longctx.client.streaming import Conversation
+from pytest_longctx.client.watchdog import Gauges, watching
+from pytest_longctx.observation import Observation
+from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.prompts import Sendable
+
+TRIES: Final = 3
+"""Prompts that may be answered before the client has left them."""
+CANARY_TOKENS: Final = 12
+"""Short enough for the cheapest step a server has."""
+PATIENCE_S: Final = 30.0
+"""How long a server is watched for its end of work; one that takes longer is said to have taken so long."""
+_CANARIES: Final = 3
+_LOOK_S: Final = 0.01
+_QUIET_S: Final = 2.0
+"""How long a server that counts its tokens chunk by chunk must have counted none before it is said to have stopped."""
+_BLIND_S: Final = 0.5
+"""How long after its last byte a prompt is left where no gauge says that it is being read."""
+
+
+@dataclass(slots=True)
+class _Visit:
+    """What one client does to one server, and sees of it."""
+
+    server: Server
+    gauges: Gauges
+    prompt: Callable[[int], Sendable]
+    watch: Watch
+    before: Reading = field(default_factory=Reading)
+    left_s: float = 0.0
+    """When the client went away."""
+
+    def talk(self, tokens: int) -> Conversation:
+        """A request for one token."""
+        deadline_s = self.server.deployment.timeouts.request_s(tokens, 1)
+        return Conversation(self.server, self.prompt(tokens), 1, deadline_s, self.watch, gauges=self.gauges)
+
+    async def leave(self, tokens: int) -> Exchange | float:
+        """Leave a prompt while it is read, and say how long it had lasted; or what came of it, where it ended sooner."""
+        self.before = await self.gauges.now()
+        talk = self.talk(tokens)
+        asking = asyncio.create_task(talk.hold())
+        try:
+            while not asking.done():
+                if talk.uploaded_s is not None and not talk.arrivals_s and await self._is_read(talk.uploaded_s):
+                    self.left_s = time.monotonic()
+                    return self.left_s - talk.started_s
+                await asyncio.sleep(_LOOK_S)
+            return asking.result()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    async def _is_read(self, uploaded_s: float) -> bool:
+        now = await self.gauges.now()
+        # SGLang counts a prompt that is read in chunks neither as running nor as waiting, but the tokens of every chunk.
+        if (worked := now.worked_since(self.before)) is not None:
+            return worked > 0
+        if now.running is not None:
+            return now.running > (self.before.running or 0)
+        return time.monotonic() - uploaded_s > _BLIND_S
+
+    async def aftermath(self) -> tuple[float | None, Reading]:
+        """How long after the disconnect nothing was left to do, None where the server does not say; its counters then."""
+        worked: float | None = None
+        moved_s = 0.0
+        while True:
+            now, since_s = await self.gauges.now(), time.monotonic() - self.left_s
+            if now.running is None:
+                return None, now
+            # The canary's token must be on the counters too, or its prompt would be taken for the other's.
+            told = now.since(self.before).completion_tokens != 0
+            busy = _busy(now) > _busy(self.before) or not told
+            if busy or now.worked_tokens is None or now.worked_tokens != worked:
+                worked, moved_s = now.worked_tokens, since_s
+            if not busy and (worked is None or since_s - moved_s > _QUIET_S):
+                return moved_s, now
+            if since_s > PATIENCE_S:
+                return since_s, now
+            await asyncio.sleep(_LOOK_S)
+
+
+def disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: Watch = unwatched) -> Observation:
+    """
+    A prompt of *tokens* left while it is read, then a canary: what both came to, as evidence.
+
+    Nothing is observed where every prompt was answered before it could be left; it must be longer then.
+    """
+    return event_loop.run(_disconnect(server, prompt, tokens, watch))
+
+
+async def _disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: Watch) -> Observation:
+    async with watching(server) as gauges:
+        visit = _Visit(server, gauges, prompt, watch)
+        usual = [await visit.talk(CANARY_TOKENS).hold() for _ in range(_CANARIES)]
+        if (unserved := _unserved(usual)) is not None:
+            return unserved
+        for _ in range(TRIES):
+            left = await visit.leave(tokens)
+            if isinstance(left, float):
+                return await _afterwards(visit, left, usual)
+            if left.ending != "complete":
+                return left.observe()
+    return Observation(None, said=f"{TRIES} prompts of {tokens:,} tokens were answered before they could be left")
+
+
+async def _afterwards(visit: _Visit, lasted_s: float, usual: list[Exchange]) -> Observation:
+    canary = await visit.talk(CANARY_TOKENS).hold()
+    if (unserved := _unserved([canary])) is not None:
+        return replace(unserved, said=f"{CANARY_TOKENS} tokens after a client had left: {unserved.said}")
+    stopped_s, after = await visit.aftermath()
+    worked = after.worked_since(visit.before)
+    counted = after.since(visit.before).prompt_tokens if worked is None else worked
+    seen = [each.ttft_s for each in usual if each.ttft_s is not None]
+    usual_s = median(seen) if seen else None
+    metrics = {
+        "abandoned_s": lasted_s,
+        "abandoned_tokens": None if counted is None else counted - canary.sent_tokens,
+        "stopped_s": stopped_s,
+        "canary_usual_s": usual_s,
+        "canary_delay_s": None if canary.ttft_s is None or usual_s is None else canary.ttft_s - usual_s,
+    }
+    return Observation("serves", metrics, phase="request")
+
+
+def _busy(now: Reading) -> float:
+    """Requests that a server has: any that it had before are somebody else's, or left behind by a fault of another kind."""
+    return (now.running or 0) + (now.waiting or 0)
+
+
+def _unserved(exchanges: list[Exchange]) -> Observation | None:
+    return next((each.observe() for each in exchanges if each.ending != "complete"), None)

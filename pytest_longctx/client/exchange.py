@@ -1,0 +1,285 @@
+"""
+One request and its answer, as readings of a clock; everything else is derived.
+
+``None`` means not observed, never zero. Times are seconds on a monotonic clock.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from statistics import median
+from typing import Literal
+
+from pytest_longctx.errors import LongctxError
+from pytest_longctx.observation import Kind, Observation, Outcome
+from pytest_longctx.redaction import masked
+from pytest_longctx.units import duration
+
+Ending = Literal[
+    "complete",
+    "refused",
+    "server error",
+    "disconnected",
+    "died mid-stream",
+    "stalled",
+    "deadline",
+    "unfinished",
+    "not admitted",
+    "engine dead",
+    "not asked",
+]
+"""
+How a request ended. ``died mid-stream``: the stream stopped without its closing ``[DONE]``; ``engine dead``: nothing stopped,
+but the server's health said that nothing would come any more. ``stalled``: nothing moved for the time that is allowed;
+``deadline``: the time was up, and nothing had moved in it, or nothing could be watched; ``unfinished``: the time was up while the
+server was still at work, of which nothing follows; ``not asked``: the answer shows that the question never reached an engine.
+"""
+
+ENDING_OUTCOMES: Mapping[Ending, Outcome | None] = {
+    "complete": "serves",
+    "refused": "refuses",
+    "server error": "dies",
+    "disconnected": "disconnects",
+    "died mid-stream": "dies",
+    "stalled": "hangs",
+    "deadline": "hangs",
+    "unfinished": None,
+    "not admitted": "is not admitted",
+    "engine dead": "dies",
+    "not asked": None,
+}
+
+ENDING_KINDS: Mapping[Ending, Kind] = {
+    "stalled": "hang",
+    "deadline": "hang",
+    "unfinished": "too-slow",
+    "not asked": "not-asked",
+    "not admitted": "hang-admission",
+    "engine dead": "dead-engine",
+}
+"""The class of failure that an ending is by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the server says it counted, in tokens."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """
+    What the server's own counters gained over one request or one load: the second ledger, which must agree with the client's.
+
+    Times are sums over the requests, by the server's clock.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    first_tokens: int | None = None
+    """Requests that had their first token."""
+    ttft_s: float | None = None
+    queue_s: float | None = None
+    prefill_s: float | None = None
+    times_first_token: bool = True
+    """False: the server has no counter of the time to the first token, so that none is missing."""
+
+    def gap_tokens(self, sent: int, asked: int) -> int | None:
+        """Tokens by which prompts and answers differ from what was *sent* and *asked*; None where one was not counted."""
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return abs(self.prompt_tokens - sent) + abs(self.completion_tokens - asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request the server turned down, in its own words; *in_stream*: an error event inside a 200 answer."""
+
+    status: int
+    text: str
+    in_stream: bool = False
+
+    @classmethod
+    def read(cls, status: int, body: str, secrets: Iterable[str] = (), *, in_stream: bool = False) -> "Refusal":
+        """From an error *body*: vLLM nests its words under ``error``, SGLang has them flat; a server may echo a secret."""
+        said: object = body
+        with suppress(json.JSONDecodeError):
+            said = json.loads(body)
+        while isinstance(said, dict):
+            said = said.get("error") or said.get("message") or str(said)
+        return cls(status, masked(str(said), secrets)[:500], in_stream)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Exchange:
+    """What the wire told us, and when."""
+
+    sent_tokens: int
+    asked_tokens: int
+    started_s: float
+    ending: Ending
+    ended_s: float
+    uploaded_s: float | None = None
+    arrivals_s: tuple[float, ...] = ()
+    """One stamp per chunk with content; chunks are not tokens."""
+    usage: Usage = Usage()
+    """Each count is None where the server named none."""
+    ledger: Ledger | None = None
+    """None where the server has no counters, or where other requests moved them too."""
+    refusal: Refusal | None = None
+    waited_unscheduled_s: float | None = None
+    health: int | None = None
+    """HTTP status of the server's health after a request that came to nothing; None: not asked, or nobody answered."""
+    text: str = ""
+    detail: str = ""
+    """What broke, in the words of the layer that noticed."""
+    vitals: Mapping[str, float] = field(default_factory=dict)
+    """Devices and host meanwhile, by their names in `pytest_longctx.measures`, as far as somebody looked."""
+
+    def __repr__(self) -> str:
+        """Short, for pytest shows it beside each figure that an assertion took from it."""
+        first = "" if self.ttft_s is None else f", TTFT {duration(self.ttft_s)}"
+        words = self.refusal.text if self.refusal else self.detail
+        said = f": {words!r}" if words else ""
+        return f"<Exchange of {self.sent_tokens:,} + {self.asked_tokens:,} tokens, {self.ending}{first}{said}>"
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: the first byte sent to the first chunk with content."""
+        return self.arrivals_s[0] - self.started_s if self.arrivals_s else None
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first; None unless the server counted at least two."""
+        counted = self.usage.completion_tokens
+        if counted is None or counted < 2 or len(self.arrivals_s) < 2:
+            return None
+        return (self.arrivals_s[-1] - self.arrivals_s[0]) / (counted - 1)
+
+    @property
+    def gaps_s(self) -> tuple[float, ...]:
+        """Inter-chunk gaps; empty for fewer than two chunks."""
+        return tuple(later - earlier for earlier, later in pairwise(self.arrivals_s))
+
+    def metrics(self) -> dict[str, float | None]:
+        """Every figure of `pytest_longctx.measures` that one exchange can give; None where it was not observed."""
+        usage, ttft_s, tpot_s, gaps_s = self.usage, self.ttft_s, self.tpot_s, self.gaps_s
+        complete = self.ending == "complete"
+        return {
+            "ttft_s": ttft_s,
+            "upload_s": None if self.uploaded_s is None else self.uploaded_s - self.started_s,
+            "e2e_s": self.ended_s - self.started_s if complete else None,
+            "tpot_s": tpot_s,
+            "itl_p50_s": median(gaps_s) if gaps_s else None,
+            "itl_max_s": max(gaps_s) if gaps_s else None,
+            "prefill_tokens_per_s": _prefill_rate(usage, ttft_s),
+            "decode_tokens_per_s": 1 / tpot_s if tpot_s else None,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "cached_share": _share(usage.cached_tokens, usage.prompt_tokens),
+            "waited_unscheduled_s": self.waited_unscheduled_s,
+            "refusal_status": self.refusal.status if self.refusal else None,
+            **({} if self.health is None else {"health_status": self.health}),
+            **({} if self.ledger is None else self._by_the_server(self.ledger)),
+            **self.vitals,
+        }
+
+    def _by_the_server(self, ledger: Ledger) -> dict[str, float | None]:
+        """The second ledger's figures, and how far the two are apart on the first token."""
+        gap_s = None
+        if self.ttft_s is not None and ledger.ttft_s is not None and self.uploaded_s is not None:
+            gap_s = self.ttft_s - (self.uploaded_s - self.started_s) - ledger.ttft_s
+        clocks = {"server_ttft_s": ledger.ttft_s, "ttft_gap_s": gap_s} if ledger.times_first_token else {}
+        return {
+            "server_prompt_tokens": ledger.prompt_tokens,
+            "server_completion_tokens": ledger.completion_tokens,
+            **clocks,
+            "queue_s": ledger.queue_s,
+            "server_prefill_s": ledger.prefill_s,
+        }
+
+    def observe(self) -> Observation:
+        """The exchange as evidence for a verdict."""
+        outcome, kind = ENDING_OUTCOMES[self.ending], ENDING_KINDS.get(self.ending)
+        if self.ending == "server error" and self.health == 200:
+            outcome, kind = "fails", "server-error"
+        asked = self.ending != "not asked"
+        return Observation(
+            outcome=outcome,
+            phase="request",
+            said=self.refusal.text if self.refusal and asked else self.detail,
+            metrics=self.metrics(),
+            kind=kind,
+            sent_tokens=self.sent_tokens,
+            asked_tokens=self.asked_tokens if self.ending == "complete" else None,
+        )
+
+
+class UnservedError(LongctxError):
+    """A request that a test needed an answer to came to none; *exchange* is what came instead."""
+
+    def __init__(self, message: str, exchange: Exchange) -> None:
+        super().__init__(message)
+        self.exchange = exchange
+
+
+def _share(part: int | None, whole: int | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+def _prefill_rate(usage: Usage, ttft_s: float | None) -> float | None:
+    # Only tokens that were really computed count: a cached prefix is not prefill speed.
+    if usage.prompt_tokens is None or usage.cached_tokens is None or not ttft_s:
+        return None
+    return (usage.prompt_tokens - usage.cached_tokens) / ttft_s
+
+
+def tally(exchanges: Sequence[Exchange]) -> Observation:
+    """Several exchanges as one piece of evidence: the first that was not served, else how many were miscounted."""
+    failed = [each for each in exchanges if each.ending != "complete"]
+    # Of one that was still at work nothing follows: another that failed says more.
+    unserved = next((each for each in failed if ENDING_OUTCOMES[each.ending]), next(iter(failed), None))
+    if unserved is not None:
+        seen = unserved.observe()
+        return replace(seen, said=f"{unserved.sent_tokens:,} tokens: {seen.said}")
+    usages = [each.usage for each in exchanges]
+    prompts = [each for each, usage in zip(exchanges, usages, strict=True) if usage.prompt_tokens != each.sent_tokens]
+    answers = [
+        each for each, usage in zip(exchanges, usages, strict=True) if usage.completion_tokens != each.asked_tokens
+    ]
+    metrics: dict[str, float | None] = {
+        "requests": len(exchanges),
+        "miscounted_prompts": len(prompts),
+        "miscounted_answers": len(answers),
+        **_by_counters(exchanges),
+    }
+    wrong = [
+        f"sent {each.sent_tokens:,}, asked {each.asked_tokens}, counted {each.usage}" for each in (*prompts, *answers)
+    ]
+    return Observation("serves", metrics, phase="request", said="; ".join(wrong[:3]))
+
+
+def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:
+    """The second ledger of several exchanges; nothing where not every one has it, None where a counter was missing."""
+    ledgers = [each.ledger for each in exchanges if each.ledger is not None]
+    if len(ledgers) < len(exchanges):
+        return {}
+    gaps = [
+        ledger.gap_tokens(each.sent_tokens, each.asked_tokens) for each, ledger in zip(exchanges, ledgers, strict=True)
+    ]
+    known = [gap for gap in gaps if gap is not None]
+    return {"ledger_gap_tokens": sum(known) if len(known) == len(gaps) else None}
+
+
+def again(first: Exchange, second: Exchange) -> Observation:
+    """The second reading of a prompt as evidence, with how much sooner it came than the first."""
+    seen = second.observe()
+    speedup = first.ttft_s / second.ttft_s if first.ttft_s and second.ttft_s else None
+    return replace(seen, metrics={**seen.metrics, "warm_speedup": speedup})

@@ -1,0 +1,232 @@
+"""Many requests at once, so many at a time or so many a second, and what they came to."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Final
+
+import httpx
+
+from pytest_longctx.backends import MetricNames
+from pytest_longctx.client import event_loop, server_metrics
+from pytest_longctx.client.exchange import Exchange, Ledger, tally
+from pytest_longctx.client.request import open_client
+from pytest_longctx.client.server import Server
+from pytest_longctx.client.server_metrics import Reading
+from pytest_longctx.client.streaming import Conversation
+from pytest_longctx.client.watchdog import CONNECT_S, Gauges, watching
+from pytest_longctx.errors import PromptError
+from pytest_longctx.findings.arrivals import offsets
+from pytest_longctx.findings.ask import Ask, missing
+from pytest_longctx.observation import Observation
+from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.prompts import Sendable
+
+_SETTLE_S: Final = 5.0
+"""How long the server's counters may take to catch up with a load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Every request of a load, and what can only be said of all of them together."""
+
+    exchanges: tuple[Exchange, ...]
+    ledger: Ledger | None = None
+    """What the server's counters gained over all of it; what anybody else asked meanwhile is counted in."""
+    duration_s: float | None = None
+    """How long it took by the client's own word, where the exchanges do not have their places in time."""
+    left_out: frozenset[str] = frozenset()
+    """Measures that the client does not take, or defines otherwise."""
+    measured_by: str = ""
+    """The client, where it is not this package's own."""
+    said: str = ""
+    """Why there is nothing, where there is nothing."""
+    vitals: Mapping[str, float] = field(default_factory=dict)
+    """Devices and host meanwhile, by their names in `pytest_longctx.measures`, as far as somebody looked."""
+    send_delay_s: float | None = None
+    """The most by which a request of an open loop was sent later than it was due; it counts as time the request waited."""
+
+
+def run(server: Server, prompt: Callable[[int], Sendable], asked: Ask, seed: int = 0, watch: Watch = unwatched) -> Load:
+    """
+    Send the requests that *asked* names: at most ``concurrency`` at a time, or ``rate_per_s`` however slowly they are answered.
+
+    Each may take as long as it would if all the others were ahead of it in the queue. In an open loop times count from when a
+    request was due: what is sent late, because the client or the server was busy, has waited all the same. Raises `PromptError`.
+    """
+    if lack := missing("load", asked, claimed=False, bounded=True):
+        raise PromptError(lack)
+    flock = _Flock(server, prompt, asked, watch)
+    before = reading(server)
+    if asked.rate_per_s is None:
+        exchanges = tuple(event_loop.run(flock.closed(asked.concurrency or 1)))
+        return Load(exchanges, ledger_since(server, before, exchanges))
+    sent = event_loop.run(flock.opened(offsets(flock.requests, asked.rate_per_s, asked.arrivals, seed)))
+    exchanges = tuple(exchange for exchange, _ in sent)
+    return Load(exchanges, ledger_since(server, before, exchanges), send_delay_s=max(delay_s for _, delay_s in sent))
+
+
+@dataclass(frozen=True, slots=True)
+class _Flock:
+    """The requests of one load."""
+
+    server: Server
+    prompt: Callable[[int], Sendable]
+    asked: Ask
+    watch: Watch
+
+    @property
+    def requests(self) -> int:
+        return self.asked.requests or 1
+
+    def fresh(self) -> Sendable:
+        return self.prompt(self.asked.prompt_tokens or 1)
+
+    async def send(self, fresh: Sendable, ahead: int, gauges: Gauges) -> Exchange:
+        """One request, which may have to wait until *ahead* of its size are done."""
+        deadline_s = self.server.deployment.timeouts.request_s(len(fresh) * ahead, self.asked.output_tokens)
+        talk = Conversation(self.server, fresh, self.asked.output_tokens, deadline_s, self.watch, gauges=gauges)
+        return await talk.hold()
+
+    async def closed(self, concurrency: int) -> list[Exchange]:
+        """At most *concurrency* at a time."""
+        places = asyncio.Semaphore(concurrency)
+
+        async def one(gauges: Gauges) -> Exchange:
+            async with places:
+                # Made when its turn comes: not all prompts need to be held at once.
+                return await self.send(self.fresh(), concurrency, gauges)
+
+        async with watching(self.server) as gauges:
+            return await asyncio.gather(*(one(gauges) for _ in range(self.requests)))
+
+    async def opened(self, due_s: Sequence[float]) -> list[tuple[Exchange, float]]:
+        """Each request as if it had been sent when it was due, and how much later it was."""
+
+        async def one(fresh: Sendable, due_s: float, gauges: Gauges) -> tuple[Exchange, float]:
+            exchange = await self.send(fresh, self.requests, gauges)
+            return replace(exchange, started_s=due_s), exchange.started_s - due_s
+
+        sending = []
+        fresh = self.fresh()
+        async with watching(self.server) as gauges:
+            began_s = time.monotonic()
+            for left, offset_s in zip(reversed(range(len(due_s))), due_s, strict=True):
+                await asyncio.sleep(began_s + offset_s - time.monotonic())
+                sending.append(asyncio.create_task(one(fresh, began_s + offset_s, gauges)))
+                # Made beside the requests in flight, and before it is due: a long prompt takes a while.
+                fresh = await asyncio.to_thread(self.fresh) if left else fresh
+            return await asyncio.gather(*sending)
+
+
+def reading(server: Server) -> Reading:
+    """One look at the server's counters; an empty reading where it has none or does not answer."""
+    if server.backend.metrics == MetricNames():
+        return Reading()
+    try:
+        with open_client(server, CONNECT_S) as http:
+            answer = http.get(server_metrics.PATH)
+        return server_metrics.read(answer.text, server.backend.metrics) if answer.status_code == 200 else Reading()
+    except (httpx.HTTPError, ValueError):  # no answer, or a page that is no metrics page
+        return Reading()
+
+
+def ledger_since(server: Server, before: Reading, exchanges: Sequence[Exchange]) -> Ledger | None:
+    """What the server counted over a load, once its counters have caught up with the answers; None where it has none."""
+    if not server.backend.metrics.generated_tokens:
+        return None
+    # What was asked, not what usage claims: a server that overstates its answers would be waited for in vain.
+    least = sum(min(each.asked_tokens, each.usage.completion_tokens or 0) for each in exchanges)
+    end = time.monotonic() + _SETTLE_S
+    while True:
+        ledger = reading(server).since(before)
+        if ledger.completion_tokens is None or ledger.completion_tokens >= least or time.monotonic() > end:
+            return ledger
+        time.sleep(0.05)
+
+
+def _cached_share(load: Load, prompt_tokens: int) -> float | None:
+    """By usage where every answer names its cached tokens, else by the server's counter."""
+    named = [each.usage.cached_tokens for each in load.exchanges]
+    known = [tokens for tokens in named if tokens is not None]
+    by_counter = load.ledger.cached_tokens if load.ledger is not None else None
+    cached = sum(known) if len(known) == len(named) else by_counter
+    return None if cached is None or not prompt_tokens else cached / prompt_tokens
+
+
+def _ledger_gap(load: Load) -> dict[str, float | None]:
+    if load.ledger is None:
+        return {}
+    sent = sum(each.sent_tokens for each in load.exchanges)
+    return {"ledger_gap_tokens": load.ledger.gap_tokens(sent, sum(each.asked_tokens for each in load.exchanges))}
+
+
+def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float | None = None) -> Observation:
+    """A load as evidence: the first request that was not served, else its rates and percentiles, and what met the goals."""
+    exchanges = load.exchanges
+    if not exchanges:
+        return Observation(None, said=load.said, measured_by=load.measured_by)
+    seen = replace(tally(exchanges), measured_by=load.measured_by)
+    if seen.outcome != "serves":
+        return seen
+    lasted_s = max(each.ended_s for each in exchanges) - min(each.started_s for each in exchanges)
+    duration_s = lasted_s if load.duration_s is None else load.duration_s
+    usages = [each.usage for each in exchanges]
+    completion = sum(usage.completion_tokens or 0 for usage in usages)
+    prompt = sum(usage.prompt_tokens or 0 for usage in usages)
+    ttft_s = sorted(each.ttft_s for each in exchanges if each.ttft_s is not None)
+    tpot_s = sorted(each.tpot_s for each in exchanges if each.tpot_s is not None)
+    gaps_s = sorted(gap for each in exchanges for gap in each.gaps_s)
+    metrics = {
+        **seen.metrics,
+        "load_s": duration_s,
+        "requests_per_s": len(exchanges) / duration_s,
+        "output_tokens_per_s": completion / duration_s,
+        "total_tokens_per_s": (prompt + completion) / duration_s,
+        **{f"ttft_{name}_s": value for name, value in _summary(ttft_s).items()},
+        **{f"tpot_{name}_s": value for name, value in _summary(tpot_s).items()},
+        **{f"itl_{name}_s": value for name, value in _summary(gaps_s).items()},
+        "send_delay_max_s": load.send_delay_s,
+        **_goodput(exchanges, duration_s, goal_ttft_s, goal_tpot_s),
+        "cached_share": _cached_share(load, prompt),
+        **_ledger_gap(load),
+        **load.vitals,
+    }
+    return replace(seen, metrics={name: value for name, value in metrics.items() if name not in load.left_out})
+
+
+def _goodput(
+    exchanges: Sequence[Exchange], duration_s: float, goal_ttft_s: float | None, goal_tpot_s: float | None
+) -> dict[str, float | None]:
+    """Requests that met every goal; nothing without a goal, None where a time is missing that one is about."""
+    goals = [(goal_ttft_s, "ttft_s"), (goal_tpot_s, "tpot_s")]
+    asked = [(goal_s, name) for goal_s, name in goals if goal_s is not None]
+    if not asked:
+        return {}
+    seen = [[(getattr(each, name), goal_s) for goal_s, name in asked] for each in exchanges]
+    if any(time_s is None for times in seen for time_s, _ in times):
+        return {"good_share": None, "goodput_per_s": None}
+    good = sum(all(time_s <= goal_s for time_s, goal_s in times) for times in seen)
+    return {"good_share": good / len(exchanges), "goodput_per_s": good / duration_s}
+
+
+def _summary(ordered: Sequence[float]) -> dict[str, float | None]:
+    """Mean, median, 90th and 99th percentile of *ordered*; None where there is nothing."""
+    if not ordered:
+        return dict.fromkeys(("mean", "p50", "p90", "p99"))
+    return {"mean": fmean(ordered), **{f"p{part}": percentile(ordered, part) for part in (50, 90, 99)}}
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """
+    A percentile of sorted values, linear between the two nearest.
+
+    >>> percentile([1.0, 2.0, 3.0, 4.0], 50)
+    2.5
+    """
+    place = (len(ordered) - 1) * percent / 100
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

@@ -1,0 +1,84 @@
+"""The throughput that an engine writes into its log, held against a request that was timed."""
+
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.request import ask
+from pytest_longctx.client.server import Server
+from pytest_longctx.diagnosis.signatures import RateLine
+from pytest_longctx.findings.claims import OFF
+from pytest_longctx.observation import Observation
+from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.prompts import Sendable
+
+_LATE_S = 3.0
+"""How much longer than its window a line may take to appear."""
+
+
+class Logged(NamedTuple):
+    """One line's rate, and the tokens it names, where it names any."""
+
+    tokens_per_s: float
+    tokens: int | None = None
+
+
+def rates(lines: Iterable[str], line_of: RateLine) -> list[Logged]:
+    """Every rate above zero in *lines*."""
+    found = []
+    for line in lines:
+        if seen := re.search(line_of.regex, line):
+            groups = seen.groupdict()
+            tokens = groups.get("prompt_tokens")
+            found.append(Logged(float(groups["logged_tokens_per_s"]), None if tokens is None else int(tokens)))
+    return [each for each in found if each.tokens_per_s > 0]
+
+
+def weigh(exchange: Exchange, logged: Iterable[Logged]) -> Observation:
+    """
+    The highest of the logged rates beside the client's: it ``adds up``, or it ``cannot be`` a rate of this request.
+
+    Where a line names no tokens it is taken to have credited the whole prompt, as vLLM's does.
+    """
+    seen = exchange.observe()
+    best, measured = max(logged, default=None), seen.metrics["prefill_tokens_per_s"]
+    prompt, cached = seen.metrics["prompt_tokens"], seen.metrics["cached_tokens"]
+    if best is None or measured is None or prompt is None or cached is None:
+        lack = "no line with a rate came" if best is None else "the client's own rate is not known"
+        return Observation(None, seen.metrics, said=f"{lack}; nothing can be compared")
+    window_s = (best.tokens or prompt - cached) / best.tokens_per_s
+    ratio = best.tokens_per_s / measured
+    found = {"logged_tokens_per_s": best.tokens_per_s, "log_window_s": window_s, "log_rate_ratio": ratio}
+    said = (
+        f"an artefact: the log's {best.tokens_per_s:,.1f} tokens/s is what was read, over a window of {window_s:.3g} s; "
+        f"the client saw {measured:,.1f} tokens/s"
+    )
+    artefact = abs(ratio - 1) > OFF
+    return Observation(
+        "cannot be" if artefact else "adds up", {**seen.metrics, **found}, phase="log", said=said if artefact else ""
+    )
+
+
+def observe(server: Server, prompt: Sendable, output_tokens: int, watch: Watch = unwatched) -> Observation:
+    """One request that has the log's window to itself, and what the log makes of it; nothing where no log can be seen."""
+    line_of, log = server.backend.catalogue.rate, server.log
+    if line_of is None or log is None:
+        return Observation(None, said="no log of this server can be seen, or none of its lines is known to have a rate")
+    time.sleep(1.1 * line_of.window_s)  # what came before has its own window
+    start = log.stat().st_size
+    exchange = ask(server, prompt, output_tokens, watch=watch)
+    if exchange.ending != "complete":
+        return exchange.observe()
+    end_s = time.monotonic() + 1.1 * line_of.window_s + _LATE_S
+    while not (found := rates(_since(log, start), line_of)) and time.monotonic() < end_s:
+        time.sleep(0.1)
+    return weigh(exchange, found)
+
+
+def _since(log: Path, start: int) -> list[str]:
+    with log.open("rb") as file:
+        file.seek(start)
+        return file.read().decode("utf-8", "replace").splitlines()

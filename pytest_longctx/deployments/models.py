@@ -1,0 +1,125 @@
+"""
+Checkpoints the suite makes on the spot, so that a real engine can be run without a download.
+
+A tiny model is a folder with ``config.json`` and a tokenizer; the engine fills in random weights itself (vLLM and
+SGLang: ``--load-format dummy``). It can show lengths, memory, limits and time. It can never show that an answer is
+right, and every record made with it says "random weights". A probe has weights, and its right answers are known: see
+`pytest_longctx.probe`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pytest_longctx import paths
+from pytest_longctx.deployments import shape
+from pytest_longctx.deployments.deployment import Model
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.errors import ModelError, unknown
+from pytest_longctx.probe import checkpoint as probe
+from pytest_longctx.probe import checkpoint_files
+
+TINY_VOCABULARY = 4096
+"""Token ids of the tiny model: 0 to 15 are special, the rest are ordinary words."""
+
+TINY_SPECIAL_TOKENS = 16
+
+TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
+    {
+        "architectures": ["Llama4ForCausalLM"],
+        "model_type": "llama4_text",
+        "vocab_size": TINY_VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "intermediate_size_mlp": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "interleave_moe_layer_step": 1,
+        # Scout's pattern: every fourth layer attends to everything and has no rotary embedding.
+        "no_rope_layers": [1, 1, 1, 0],
+        "attention_chunk_size": 8192,
+        "attn_temperature_tuning": True,
+        "attn_scale": 0.1,
+        "floor_scale": 8192,
+        "use_qk_norm": False,
+        "max_position_embeddings": 10_485_760,
+        "rope_theta": 500_000.0,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "torch_dtype": "bfloat16",
+    }
+)
+
+
+def make_tiny_llama4(folder: Path) -> None:
+    """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*, weights left to the engine."""
+    words = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
+    checkpoint_files.write(folder, checkpoint_files.texts(TINY_LLAMA4, words, TINY_SPECIAL_TOKENS))
+
+
+_MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
+    "tiny-llama4": (make_tiny_llama4, TINY_LLAMA4),
+    **probe.MADE,
+}
+
+MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({name: make for name, (make, _) in _MADE.items()})
+"""What a deployment may ask for as ``make = "..."``."""
+
+MADE_CONFIGS: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
+    {name: config for name, (_, config) in _MADE.items()}
+)
+"""Their ``config.json``, to know their shape before they are made."""
+
+
+def locate(model: Model) -> str:
+    """What to tell the engine about *model*: a folder, made if need be, or a name. Raises `ModelError`."""
+    if model.make is not None:
+        if model.make not in MADE:
+            raise ModelError(unknown("made model", model.make, MADE))
+        folder = paths.kept() / "models" / model.make
+        MADE[model.make](folder)
+        return str(folder)
+    if model.path is not None:
+        folder = Path(model.path).expanduser()
+        if folder.suffix == ".gguf" and folder.is_file():
+            return str(folder.resolve())
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"model {model.name!r} is not at {folder}\n"
+                f"  checked  {folder / 'config.json'} ({'no such file' if folder.is_dir() else 'no such folder'})\n"
+                "  try      the right path in the deployment's [model]"
+            )
+        return str(folder.resolve())
+    return model.id or model.name
+
+
+def shape_of(model: Model) -> Shape | None:
+    """The shape of *model*, made, read from its folder, or by its name; None where it is not known."""
+    if model.make in MADE_CONFIGS:
+        return shape.from_config(MADE_CONFIGS[model.make])
+    if model.shape is not None:
+        if model.shape not in shape.known():
+            raise ModelError(unknown("shape", model.shape, shape.known()))
+        return shape.known()[model.shape]
+    folder = Path(model.path).expanduser() if model.path else None
+    return shape.read(folder) if folder and (folder / "config.json").is_file() else None
+
+
+def fingerprint(model: Model, located: str) -> str:
+    """
+    Which model that was, in one line: its name, where its weights come from, and a hash of its config where there is one.
+
+    The hash is the first 12 hex digits of the SHA-256 of ``config.json``.
+    """
+    config = Path(located) / "config.json"
+    known = f", config {hashlib.sha256(config.read_bytes()).hexdigest()[:12]}" if config.is_file() else ""
+    return f"{model.name} ({model.weights} weights{known})"

@@ -1,0 +1,103 @@
+"""AMD's devices, by ``amd-smi`` or ``rocm-smi``. Written from published output, and not yet run on such a device."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_longctx.devices import Device, Holder, wanted
+from pytest_longctx.units import Mi
+
+AMD_SMI = ("amd-smi", "metric", "--json")
+ROCM_SMI = ("rocm-smi", "--showuse", "--showmeminfo", "vram", "--showpower", "--showclocks", "--json")
+_PATIENCE_S = 20.0
+
+
+class AmdSmi:
+    """AMD's own tool, started anew for each look."""
+
+    every_s = 5.0
+
+    def __init__(self, names: Sequence[str], count: int) -> None:
+        self._argv = AMD_SMI if shutil.which(AMD_SMI[0]) else ROCM_SMI
+        self.name = self._argv[0]
+        self._wanted = wanted(names, count, count)
+        self.devices()
+
+    def devices(self) -> tuple[Device, ...]:
+        """One look."""
+        done = subprocess.run(self._argv, capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
+        found = read_amd_smi(done.stdout) if self._argv is AMD_SMI else read_rocm_smi(done.stdout)
+        # A device that is named by its UUID cannot be told from the others here.
+        by_index = all(isinstance(name, int) for name in self._wanted)
+        return tuple(one for one in found if one.index in self._wanted or not by_index)
+
+    def holders(self) -> tuple[Holder, ...]:
+        """These tools do not tell reliably which process holds the memory of which device."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing runs on."""
+
+
+def read_amd_smi(text: str) -> tuple[Device, ...]:
+    """What ``amd-smi metric --json`` prints: a list, or from ROCm 7 on an object around it. Raises ValueError."""
+    found = _json(text)
+    rows = found["gpu_data"] if isinstance(found, dict) else found
+    return tuple(_of_amd_smi(row) for row in rows)
+
+
+def _of_amd_smi(row: Mapping[str, Any]) -> Device:
+    # A device of several dies has a clock for each; the fastest is shown.
+    clocks = row.get("clock")
+    cores = [_value(clocks, name, "clk") for name in clocks or () if name.startswith("gfx_")]
+    used_mib, activity = _value(row, "mem_usage", "used_vram"), _value(row, "usage", "gfx_activity")
+    return Device(
+        int(row["gpu"]),
+        used_bytes=None if used_mib is None else used_mib * Mi,
+        power_w=_value(row, "power", "socket_power"),
+        clock_mhz=max((each for each in cores if each is not None), default=None),
+        memory_clock_mhz=_value(clocks, "mem_0", "clk"),
+        utilisation=None if activity is None else activity / 100,
+    )
+
+
+def _value(row: Any, *path: str) -> float | None:
+    """The number at *path*, with or without its unit beside it; None for ``N/A`` and for what is not there."""
+    for key in path:
+        row = row.get(key) if isinstance(row, dict) else None
+    found = row.get("value") if isinstance(row, dict) else row
+    return float(found) if isinstance(found, int | float) else None
+
+
+def read_rocm_smi(text: str) -> tuple[Device, ...]:
+    """What ``rocm-smi ... --json`` prints: an object with a key for each card, all values words. Raises ValueError."""
+    cards = {name.removeprefix("card"): row for name, row in _json(text).items() if re.fullmatch(r"card\d+", name)}
+    return tuple(_of_rocm_smi(int(index), row) for index, row in cards.items())
+
+
+def _of_rocm_smi(index: int, row: Mapping[str, str]) -> Device:
+    busy = _number(row, r"GPU use \(%\)")
+    return Device(
+        index,
+        used_bytes=_number(row, r"VRAM Total Used Memory \(B\)"),
+        # The name changed with the cards: Average, Current Socket.
+        power_w=_number(row, r"(Average|Current Socket) Graphics Package Power \(W\)"),
+        clock_mhz=_number(row, r"sclk clock speed:"),
+        memory_clock_mhz=_number(row, r"mclk clock speed:"),
+        utilisation=None if busy is None else busy / 100,
+    )
+
+
+def _number(row: Mapping[str, str], name: str) -> float | None:
+    said = next((value for key, value in row.items() if re.fullmatch(name, key)), "")
+    found = re.search(r"\d+(\.\d+)?", said)
+    return float(found[0]) if found else None
+
+
+def _json(text: str) -> Any:
+    """The document in *text*, which may have warnings before it."""
+    start = re.search(r"^[\[{]", text, re.MULTILINE)
+    return json.loads(text[start.start() :] if start else text)

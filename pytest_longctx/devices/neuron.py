@@ -1,0 +1,102 @@
+"""Neuron devices, by ``neuron-monitor``. Written from published output, and not yet run on such a device."""
+
+import json
+import subprocess
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pytest_longctx.devices import Device, Holder
+
+
+class NeuronMonitor:
+    """AWS's own tool, which prints a report of all devices every few seconds for as long as it is let."""
+
+    name = "neuron-monitor"
+    every_s = 5.0
+
+    def __init__(self, names: Sequence[str], count: int) -> None:
+        self._last: str | None = None
+        null = subprocess.DEVNULL
+        self._tool = subprocess.Popen(["neuron-monitor"], stdin=null, stdout=subprocess.PIPE, stderr=null, text=True)
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
+
+    def _follow(self) -> None:
+        with self._tool:  # which closes the pipe, and waits for its end
+            for line in self._tool.stdout or ():
+                self._last = line
+
+    def devices(self) -> tuple[Device, ...]:
+        """Its last report; empty before the first. Raises OSError once it has ended."""
+        if (code := self._tool.poll()) is not None:
+            raise OSError(f"it ended with exit code {code}")
+        return () if self._last is None else read_devices(self._last)
+
+    def holders(self) -> tuple[Holder, ...]:
+        """The runtimes of its last report."""
+        return () if self._last is None else read_holders(self._last)
+
+    def close(self) -> None:
+        """End it."""
+        self._tool.kill()
+        self._reader.join()
+
+
+def read_devices(text: str) -> tuple[Device, ...]:
+    """One report of ``neuron-monitor``: memory of each device, and how busy its cores were on average. Raises ValueError."""
+    report = json.loads(text)
+    count, cores = _hardware(report)
+    runtimes = report.get("neuron_runtime_data") or ()
+    memory = [_at(one, *_MEMORY) for one in runtimes]
+    counters = [_at(one, "report", "neuroncore_counters", "neuroncores_in_use") for one in runtimes]
+    # Where one runtime does not tell, the sum over all of them is not known; where there is none, it is nothing.
+    used = None if None in memory else _sums(memory, cores, lambda parts: sum(parts.values()))
+    busy = None if None in counters else _sums(counters, cores, lambda one: one["neuroncore_utilization"] / 100 / cores)
+    return tuple(
+        Device(
+            index,
+            used_bytes=None if used is None else used[index],
+            utilisation=None if busy is None else round(busy[index], 4),
+        )
+        for index in range(count)
+    )
+
+
+def read_holders(text: str) -> tuple[Holder, ...]:
+    """The processes that one report of ``neuron-monitor`` names, with what each holds of each device. Raises ValueError."""
+    report = json.loads(text)
+    _, cores = _hardware(report)
+    return tuple(
+        Holder(device, one["pid"], size)
+        for one in report.get("neuron_runtime_data") or ()
+        for device, size in _sums([_at(one, *_MEMORY)], cores, lambda parts: sum(parts.values())).items()
+        if size
+    )
+
+
+_MEMORY = ("report", "memory_used", "neuron_runtime_used_bytes", "usage_breakdown", "neuroncore_memory_usage")
+
+
+def _hardware(report: Mapping[str, Any]) -> tuple[int, int]:
+    """Devices, and cores of each."""
+    said = report["neuron_hardware_info"]
+    return said["neuron_device_count"], said["neuroncore_per_device_count"]
+
+
+def _at(row: Any, *path: str) -> dict[str, Any] | None:
+    for key in path:
+        row = row.get(key) if isinstance(row, dict) else None
+    return row if isinstance(row, dict) else None
+
+
+def _sums(
+    runtimes: Iterable[Mapping[str, Any] | None], cores: int, of: Callable[[Mapping[str, Any]], float]
+) -> dict[int, float]:
+    """By device, the sum over the runtimes' cores, each known by its number on the whole machine."""
+    found: dict[int, float] = defaultdict(float)
+    for each in runtimes:
+        for core, one in (each or {}).items():
+            found[int(core) // cores] += of(one)
+    return found

@@ -1,0 +1,71 @@
+"""NVIDIA's devices by NVML (extra ``[nvidia]``): the only module that calls it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pynvml
+
+from pytest_longctx.devices import Device, Holder, wanted
+
+
+class Nvml:
+    """The driver's own library, in this process."""
+
+    name = "NVML"
+    every_s = 1.0
+
+    def __init__(self, names: Sequence[str], count: int) -> None:
+        pynvml.nvmlInit()
+        found = wanted(names, count, pynvml.nvmlDeviceGetCount())
+        handles = [_handle(name) for name in found]
+        self._handles = {pynvml.nvmlDeviceGetIndex(handle): handle for handle in handles}
+
+    def devices(self) -> tuple[Device, ...]:
+        """One look."""
+        return tuple(_look(index, handle) for index, handle in self._handles.items())
+
+    def holders(self) -> tuple[Holder, ...]:
+        """The compute processes."""
+        return tuple(
+            Holder(index, one.pid, one.usedGpuMemory)
+            for index, handle in self._handles.items()
+            for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        )
+
+    def close(self) -> None:
+        """Let the library go."""
+        pynvml.nvmlShutdown()
+
+
+def _handle(name: int | str) -> Any:
+    """The device of that index, or of the UUID that begins so, as CUDA takes it. Raises LookupError for a part of a device."""
+    if isinstance(name, int):
+        return pynvml.nvmlDeviceGetHandleByIndex(name)
+    every = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    for handle in every:
+        if pynvml.nvmlDeviceGetUUID(handle).startswith(name):
+            return handle
+    raise LookupError(f"no device is called {name}; a part of one (MIG-...) cannot be looked at")
+
+
+def _look(index: int, handle: Any) -> Device:
+    # The second version leaves out what the driver keeps for itself, which the first counts as used.
+    memory = _asked(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+    power_mw = _asked(pynvml.nvmlDeviceGetPowerUsage, handle)
+    rates = _asked(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    return Device(
+        index,
+        used_bytes=None if memory is None else memory.used,
+        power_w=None if power_mw is None else power_mw / 1000,
+        clock_mhz=_asked(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+        memory_clock_mhz=_asked(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+        utilisation=None if rates is None else rates.gpu / 100,
+    )
+
+
+def _asked(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What *call* answers; None where this device, or this driver, does not tell."""
+    try:
+        return call(*arguments)
+    except pynvml.NVMLError:
+        return None

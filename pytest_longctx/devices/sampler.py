@@ -1,0 +1,157 @@
+"""The pulse: a look at everything once a second, from before a boot until its server is down."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from statistics import fmean
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+
+from pytest_longctx._supervisor import descendants
+from pytest_longctx.client import server_metrics
+from pytest_longctx.client.server import Server
+from pytest_longctx.devices import Source, figures, host_memory
+
+PERIOD_S: Final = 1.0
+"""NVIDIA's power is a mean over one second; nothing here is worth asking more often."""
+_FRESH_S: Final = 0.25
+"""How old a look may be before another one is worth its while."""
+_LOOKS: Final = 5
+"""How many looks a share of time needs."""
+_SCRAPE_S: Final = 1.0
+"""How long a server may take to tell its gauges before this look goes without them."""
+
+Tell = Callable[[Mapping[str, Any]], None]
+"""Takes one row of results, from any thread."""
+
+
+def unheard(row: Mapping[str, Any]) -> None:
+    """Nobody writes it down."""
+
+
+class Pulse:
+    """Looks, in a thread of its own, and does no harm: what cannot be seen is left out, and the reason said once."""
+
+    def __init__(self, deployment: str = "", tell: Tell = unheard, source: Source | None = None) -> None:
+        self._deployment, self._tell, self._source = deployment, tell, source
+        self._root: int | None = None
+        self._http: httpx.Client | None = None
+        self._server: Server | None = None
+        self._due_s = self._devices_due_s = float("-inf")
+        self._looks: list[tuple[float, dict[str, float], float | None]] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="longctx-pulse", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        with self._lock:
+            self._root, self._source = None, None
+            if self._http is not None:
+                self._http.close()
+                self._http = None
+
+    def _run(self) -> None:
+        while not self._over.wait(max(0.0, self._due_s - time.monotonic())):
+            if time.monotonic() >= self._due_s:
+                self.beat()
+
+    def hold_still(self) -> None:
+        """A request begins: leave its first second alone, in which a look could be felt."""
+        with self._lock:
+            self._due_s = time.monotonic() + PERIOD_S
+
+    def below(self, pid: int) -> None:
+        """The server's processes descend from *pid*, which is none of them."""
+        self._root = pid
+
+    def attend(self, server: Server) -> None:
+        """*server* answers: ask it for its gauges too."""
+        with self._lock:
+            self._http = httpx.Client(
+                base_url=server.url,
+                headers=dict(server.headers),
+                timeout=_SCRAPE_S,
+                trust_env=not server.local,
+                verify=server.secure,
+            )
+            self._server = server
+
+    def say(self, what: str) -> None:
+        """Something that figures do not tell, as a row of its own."""
+        self._tell({"deployment": self._deployment, "at_s": round(time.time(), 3), "figures": {}, "said": what})
+
+    def beat(self) -> None:
+        """One look, now."""
+        with self._lock:
+            self._due_s = time.monotonic() + PERIOD_S
+            found = {**self._of_devices(), **self._of_host(), **self._of_server()}
+            if found:
+                self._looks.append((time.monotonic(), _highest(found), _busy(found)))
+                self._tell({"deployment": self._deployment, "at_s": round(time.time(), 3), "figures": found})
+
+    def peaks(self, since_s: float, until_s: float) -> dict[str, float]:
+        """
+        The most memory seen from *since_s* to *until_s*, both on the monotonic clock.
+
+        Where that was too short for a look, what was in use at the nearest one: engines keep what they have taken.
+        """
+        seen = [highest for at, highest, _ in self._looks if since_s <= at <= until_s]
+        if not seen:
+            if not self._looks or time.monotonic() - self._looks[-1][0] > _FRESH_S:
+                self.beat()
+            seen = [highest for _, highest, _ in self._looks[-1:]]
+        names = dict.fromkeys(name for one in seen for name in one)
+        return {name: max(one[name] for one in seen if name in one) for name in names}
+
+    def meanwhile(self, since_s: float, until_s: float) -> dict[str, float]:
+        """As `peaks`, and how busy the devices were, where that was looked at often enough."""
+        shares = [busy for at, _, busy in self._looks if busy is not None and since_s <= at <= until_s]
+        share = {"device_busy_share": fmean(shares)} if len(shares) >= _LOOKS else {}
+        return {**self.peaks(since_s, until_s), **share}
+
+    def _of_devices(self) -> dict[str, Any]:
+        if self._source is None or time.monotonic() < self._devices_due_s:
+            return {}
+        self._devices_due_s = time.monotonic() + self._source.every_s - PERIOD_S / 2
+        try:
+            return figures(self._source.devices())
+        except Exception as problem:  # noqa: BLE001 - whatever a vendor's tool does, no test may fail by it
+            self.say(f"{self._source.name} tells no more: {problem!r}")
+            self._source = None
+            return {}
+
+    def _of_host(self) -> dict[str, float]:
+        return {} if self._root is None else host_memory.figures(descendants(self._root))
+
+    def _of_server(self) -> dict[str, float]:
+        if self._http is None or self._server is None:
+            return {}
+        seen = server_metrics.glance(self._http, self._server.backend.metrics)
+        gauges = {"running": seen.running, "waiting": seen.waiting, "kv_usage": seen.kv_usage}
+        return {name: value for name, value in gauges.items() if value is not None}
+
+
+_PEAKS = {"device_memory_gib": "device_peak_gib", "host_rss_gib": "host_peak_gib"}
+
+
+def _highest(found: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that findings may bound: the fullest device, and the host memory of all processes."""
+    values = {_PEAKS[name]: found[name] for name in _PEAKS if name in found}
+    flat = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    return {name: max(value for value in some if value is not None) for name, some in flat.items()}
+
+
+def _busy(found: Mapping[str, Any]) -> float | None:
+    """The share of the last moments in which the devices had work, their mean."""
+    shares = [share for share in found.get("device_utilisation", ()) if share is not None]
+    return fmean(shares) if shares else None

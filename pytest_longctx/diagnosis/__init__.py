@@ -1,0 +1,1 @@
+"""From an engine's log to the cause of its failure."""

@@ -1,0 +1,270 @@
+"""
+Why a server failed: its log joined with how it ended. Pure: the same evidence gives the same diagnosis.
+
+The first failure in the log is the cause, for both engines name it before they sum up. Where the log names none, the exit
+code, the kernel and the gauges are asked; and where nothing fits, the first error is quoted and called unknown.
+"""
+
+import re
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
+from pytest_longctx.measures import MEASURES
+from pytest_longctx.observation import Kind, Observation, Outcome
+from pytest_longctx.units import quantity
+
+Confidence = Literal["certain", "likely", "unknown"]
+"""``certain``: something said so in as many words; ``likely``: what was seen fits nothing better."""
+
+_PROXY = (413, 502, 504)
+"""Statuses that no engine sends, and that things between client and server do."""
+_SEVERAL = 3
+"""A notice that comes once or twice in every long boot means something from here on."""
+_HANGS = ("hang", "hang-workers", "hang-admission")
+_SIZES_SHOWN = 6
+_NO_KILL = "the kernel counted no out-of-memory kill"
+_NOT_LIMITED = "the container's state: not OOMKilled"
+_UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of how a server ended, beside its log. ``None`` means not observed, never zero."""
+
+    exit_code: int | None = None
+    """As shells have it, 128 + N for signal N, or -N; None while it runs."""
+    oom_killed: bool | None = None
+    """What a container's state says."""
+    memory_kills: tuple[str, ...] | None = None
+    """The kernel's evidence of out-of-memory kills; empty: looked for and there was none."""
+    killed_gib: float | None = None
+    status: int | None = None
+    """HTTP status of a refusal."""
+    refusal: str | None = None
+    """The text of that refusal."""
+    waited_for: str | None = None
+    """What was waited for when the time was up."""
+    stalled: str | None = None
+    """That nothing had moved for too long, and for how long; None: it had not come to that, or nobody looked."""
+    at_work: str | None = None
+    """That it was still at work when the time was up."""
+    gauges: Mapping[str, float | None] = field(default_factory=dict)
+    """The server's gauges when it was last asked: ``running``, ``waiting``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a server died of, or did not come up for."""
+
+    kind: Kind
+    outcome: Outcome | None
+    """None where nothing follows from what was seen."""
+    phase: Phase
+    cause: str
+    remedy: str
+    confidence: Confidence
+    signature: str | None = None
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    evidence: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Class, signature, phase and confidence in one line."""
+        name = f" ({self.signature})" if self.signature else ""
+        sure = "" if self.confidence == "unknown" else f", {self.confidence}"
+        return f"{self.kind}{name} in phase {self.phase} ({PHASES[self.phase]}){sure}"
+
+    def observe(self, readings: Mapping[str, float | None]) -> Observation:
+        """The diagnosis as evidence for a verdict, with what else was read of the boot."""
+        metrics = {**readings, **self.sizes}
+        return Observation(self.outcome, metrics, self.phase, self.signature, self.kind, self.cause)
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """What there is to say, with a word before each line."""
+        yield "class", self.title
+        if self.sizes:
+            shown = list(self.sizes.items())[:_SIZES_SHOWN]
+            yield "sizes", ", ".join(f"{name} {quantity(value, MEASURES[name].unit)}" for name, value in shown)
+        for line in self.evidence:
+            yield "seen", line
+
+
+def diagnose(reading: Reading, given: Evidence) -> Diagnosis:
+    """Why the server behind *reading* failed, which ended as *given* says."""
+    if found := reading.cause:
+        known = found.signature
+        return Diagnosis(
+            *(found.kind, known.outcome, found.phase, found.line, found.remedy),
+            confidence="certain",
+            signature=known.id,
+            sizes=found.metrics,
+        )
+    for rule in (_starved, _killed, _lost, _turned_down, _stuck):
+        if made := rule(reading, given):
+            return made
+    return _unknown(reading, given)
+
+
+def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[str, float]] | None:
+    """The id, class and sizes of the refusal that *text* is; None where the catalogue has none like it."""
+    for known in catalogue.refusal:
+        if match := re.search(known.regex, text):
+            return known.id, known.kind, figures(match.groupdict())
+    return None
+
+
+def _starved(reading: Reading, given: Evidence) -> Diagnosis | None:
+    """The kernel, or a container's state, says that memory ran out; a counter alone counts all of the host."""
+    kills = given.memory_kills or ()
+    went = _signal(reading, given) is not None or _silent(reading)
+    if not given.oom_killed and not (kills and went):
+        return None
+    end = "it still runs" if given.exit_code is None else f"exit code {given.exit_code}"
+    seen = [*([f"the container's state: OOMKilled, {end}"] if given.oom_killed else []), *kills]
+    sizes = {} if given.killed_gib is None else {"killed_gib": given.killed_gib}
+    sure: Confidence = "certain" if given.oom_killed or any("Killed process" in line for line in kills) else "likely"
+    made = _ended(reading, "host-oom", "the host's out-of-memory killer ended it", sure, seen, sizes)
+    return replace(made, outcome="runs out of memory", signature="container-memory-limit") if given.oom_killed else made
+
+
+def _killed(reading: Reading, given: Evidence) -> Diagnosis | None:
+    """A signal, and nothing that says why."""
+    number = _signal(reading, given)
+    if number is None:
+        return None
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    looked = _NO_KILL if given.memory_kills is not None else _NOT_LIMITED if given.oom_killed is False else _UNREAD
+    if number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE):
+        return _ended(reading, "child-died", f"it was ended by its own {name}", "certain", [])
+    if number != signal.SIGKILL:
+        return _ended(reading, "killed", f"it was ended by {name}, from outside", "certain", [])
+    guess = ", or by the kernel for want of host memory" if given.memory_kills is None else ""
+    return _ended(reading, "killed", f"it was ended by {name}, from outside{guess}", "likely", [looked])
+
+
+def _lost(reading: Reading, given: Evidence) -> Diagnosis | None:
+    """A child ended without a word, and nobody wrote down how."""
+    if not _silent(reading):
+        return None
+    if given.memory_kills is not None:
+        cause = "a child process was ended from outside without a word of its own"
+        return _ended(reading, "killed", cause, "likely", [_NO_KILL])
+    seen = ["no error and no out-of-memory text before it: it was ended from outside"]
+    if fitted := reading.figures.get("concurrency"):
+        seen.append(f"GPU memory had been fitted before: the KV cache holds {fitted:g} requests of full length")
+    cause = "a child process was ended without a word of its own, most likely for want of host memory"
+    return _ended(reading, "host-oom", cause, "likely", seen)
+
+
+def _turned_down(reading: Reading, given: Evidence) -> Diagnosis | None:
+    """It answers, and refuses."""
+    if given.refusal is None:
+        return None
+    phase: Phase = "request"
+    if given.status in _PROXY:
+        said, direct = f"HTTP {given.status}, which engines do not send: {given.refusal}", "the server's own address"
+        return Diagnosis("proxy", "refuses", phase, said, direct, "likely")
+    known = explain_refusal(reading.catalogue, given.refusal)
+    if given.status is not None and given.status >= 500:
+        return _failing(reading, given.status, given.refusal)
+    said = f"it came up but would not generate one token: {given.refusal}"
+    advice = "the request's length, model name and the server's log"
+    if known is None:
+        return Diagnosis("unknown", "refuses", phase, said, advice, "unknown")
+    name, kind, sizes = known
+    return Diagnosis(kind, "refuses", phase, said, advice, "certain", name, sizes)
+
+
+def _failing(reading: Reading, status: int, refusal: str) -> Diagnosis:
+    """It came up, and has one error of its own for every request."""
+    logged = reading.errors.text or reading.errors.complaint
+    said = f"it came up, and answers every request with HTTP {status}: {refusal}"
+    said += f"; its log: {logged}" if logged else ""
+    seen = ("one token was asked for again and again, and the answer was the same",)
+    advice = "the exception in its log" if logged else "its log, for the exception behind the answer"
+    return Diagnosis("server-error", "fails", "request", said, advice, "certain", evidence=seen)
+
+
+def _stuck(reading: Reading, given: Evidence) -> Diagnosis | None:
+    """The time was up."""
+    if given.waited_for is None:
+        return None
+    if given.at_work is not None:
+        said = f"{given.at_work}; waiting for {given.waited_for}"
+        return Diagnosis("too-slow", None, reading.phase, said, "a longer timeouts.boot_s in the deployment", "likely")
+    said = f"{given.stalled or 'the time was up'} while waiting for {given.waited_for}"
+    notices = [(entry.kind, entry.why, count) for entry, count in reading.benign() if entry.kind in _HANGS]
+    seen = [f"{why} ({count} times in the log)" for _, why, count in notices]
+    kind: Kind = next((known for known, _, count in notices if count >= _SEVERAL), "hang")
+    if given.gauges.get("waiting") and given.gauges.get("running") == 0:
+        kind = "hang-admission"
+        seen.append("the server's gauges: requests wait and none runs")
+    outcome: Outcome = "is not admitted" if kind == "hang-admission" else "hangs"
+    advice = "the log; a longer timeouts.boot_stall_s in the deployment if it was at work in silence"
+    return Diagnosis(kind, outcome, reading.phase, said, advice, "likely", evidence=tuple(seen))
+
+
+def _unknown(reading: Reading, given: Evidence) -> Diagnosis:
+    """Nothing fits."""
+    first = reading.errors.text or reading.errors.complaint
+    how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
+    said = f"unknown, here is the first error: {first}" if first else "unknown, and the log has no error in it"
+    if reading.summary is not None:
+        return _ended(reading, "unknown", how + said, "unknown", [])
+    return Diagnosis("unknown", "dies", reading.phase, how + said, "the log, from its first error on", "unknown")
+
+
+_REMEDIES: Mapping[Kind, str] = {
+    "host-oom": "fewer requests (--max-num-seqs, --max-running-requests): each keeps a row of the whole context in host memory; "
+    "or more memory for the host or container",
+    "killed": "whoever sends signals here: an orchestrator's probe, a time limit, a person; the kernel log names memory kills",
+    "child-died": "the log above it, and the core dump if there is one",
+}
+
+
+def _ended(
+    reading: Reading,
+    kind: Kind,
+    cause: str,
+    confidence: Confidence,
+    evidence: list[str],
+    sizes: Mapping[str, float] | None = None,
+) -> Diagnosis:
+    """The diagnosis of a server, or a part of one, that was seen to end."""
+    found = reading.summary
+    remedy = _REMEDIES.get(kind) or (found.remedy if found else "the log, from its first error on")
+    if found is None:
+        return Diagnosis(kind, "dies", reading.phase, cause, remedy, confidence, None, sizes or {}, tuple(evidence))
+    seen = (f"log: {found.line}", *evidence)
+    merged = {**found.metrics, **(sizes or {})}
+    known = found.signature
+    return Diagnosis(kind, known.outcome, found.phase, cause, remedy, confidence, known.id, merged, seen)
+
+
+def _silent(reading: Reading) -> bool:
+    """Whether a child ended and nothing had been logged as an error before."""
+    found = reading.summary
+    return found is not None and found.kind == "child-died" and found.silent
+
+
+def _signal(reading: Reading, given: Evidence) -> int | None:
+    """
+    The signal that ended the server, or the child that its log says was the first to go.
+
+    None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
+    """
+    said = ""
+    if reading.summary is not None:
+        if not _silent(reading):
+            return None
+        said = reading.summary.words.get("exit_code", "")
+    elif reading.errors.text is not None:
+        return None
+    for code in (int(said) if said else None, given.exit_code):
+        if code is not None and (code < 0 or 128 < code < 128 + signal.NSIG):
+            return -code if code < 0 else code - 128
+    return None

@@ -1,0 +1,1 @@
+"""A documented result: schema, scope, verdict."""

@@ -1,0 +1,112 @@
+"""Several readings of one thing as one: the median of what varies, the worst of what must be exact, and a law over lengths."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from types import MappingProxyType
+
+from pytest_longctx.deployments import capacity
+from pytest_longctx.observation import Observation
+
+_Pick = Callable[[Sequence[float], float], float]
+
+
+def _farthest(values: Sequence[float], wanted: float) -> float:
+    return max(values, key=lambda value: abs(value - wanted))
+
+
+def _highest(values: Sequence[float], _: float) -> float:
+    return max(values)
+
+
+WORST: Mapping[str, _Pick] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            ("prompt_tokens", "completion_tokens", "server_prompt_tokens", "server_completion_tokens"), _farthest
+        ),
+        **dict.fromkeys(("cached_tokens", "cached_share", "peak_share"), _highest),
+        "ttft_gap_s": lambda values, _: max(values, key=abs),
+    }
+)
+"""Figures of which one bad reading spoils all: a median would hide it."""
+
+
+def summary(readings: Sequence[Observation]) -> Observation:
+    """
+    Repeated readings of one question as one observation; the first that was not served, if any was not.
+
+    A figure that is missing from one of them was not observed. ``ttft_spread`` is (longest - shortest) / median.
+    """
+    unserved = next((each for each in readings if each.outcome != "serves"), None)
+    if unserved is not None or len(readings) == 1:
+        return unserved or readings[0]
+    first = readings[0]
+    metrics = {name: _one(name, [each.metrics.get(name) for each in readings], first) for name in first.metrics}
+    times_s = [each.metrics.get("ttft_s") for each in readings]
+    return replace(first, metrics={**metrics, "runs": len(readings), "ttft_spread": _spread(times_s)})
+
+
+def _one(name: str, values: Sequence[float | None], first: Observation) -> float | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    wanted = (first.asked_tokens if "completion" in name else first.sent_tokens) or 0
+    return WORST[name](known, wanted) if name in WORST else median(known)
+
+
+def _spread(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return (max(known) - min(known)) / median(known) if known and len(known) == len(values) else None
+
+
+def dialogue(turns: Sequence[Observation]) -> Observation:
+    """
+    The turns of a conversation as one observation: the first, with what the later ones had of it; the first that was not served.
+
+    ``reused_share`` is the least of cached tokens / tokens of the turn before. What was answered in between is not counted: a
+    conversation of random ids puts others in its place.
+    """
+    for number, each in enumerate(turns):
+        if each.outcome != "serves":
+            return replace(each, said=f"turn {number + 1}: {each.said}")
+    first, later = turns[0], turns[1:]
+    reused = [
+        _share(after.metrics.get("cached_tokens"), before.sent_tokens)
+        for before, after in zip(turns, later, strict=False)
+    ]
+    times_s = [each.metrics.get("ttft_s") for each in later]
+    first_s, later_s = first.metrics.get("ttft_s"), _known(times_s, median)
+    speedup = first_s / later_s if first_s and later_s else None
+    return replace(first, metrics={**first.metrics, "reused_share": _known(reused, min), "turn_speedup": speedup})
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _known(values: Sequence[float | None], pick: Callable[[Sequence[float]], float]) -> float | None:
+    """What *pick* makes of the values; None where one of them is missing."""
+    known = [value for value in values if value is not None]
+    return pick(known) if len(known) == len(values) else None
+
+
+def ladder(points: Sequence[Observation]) -> Observation:
+    """
+    Readings at several lengths as the coefficients of t = a N + b N^2, with N in millions of tokens.
+
+    ``law_error`` is the largest part by which a reading misses the fitted law. The first point that was not served, if any was
+    not, stands for all.
+    """
+    unserved = next((each for each in points if each.outcome != "serves"), None)
+    if unserved is not None:
+        return replace(unserved, said=f"{unserved.sent_tokens or 0:,} tokens: {unserved.said}")
+    metrics = {"cached_share": _known([each.metrics.get("cached_share") for each in points], max)}
+    readings = [(each.sent_tokens, each.metrics.get("ttft_s")) for each in points]
+    measured = [(tokens, seconds) for tokens, seconds in readings if tokens and seconds]
+    if len(measured) < len(points):
+        return Observation("serves", {**metrics, "law_linear_s": None, "law_quadratic_s": None, "law_error": None})
+    law = capacity.fit(measured)
+    error = max(abs(law.seconds(tokens) / seconds - 1) for tokens, seconds in measured)
+    said = ", ".join(f"{tokens:,} tokens {seconds:.3g} s" for tokens, seconds in measured)
+    found = {"law_linear_s": law.linear_s * 1e6, "law_quadratic_s": law.quadratic_s * 1e12, "law_error": error}
+    return Observation("serves", {**metrics, **found}, phase="request", said=said)

@@ -1,0 +1,67 @@
+"""
+A published figure held against arithmetic alone: nothing is booted.
+
+The laws are those that spoil a new measurement too: a rate above the hardware's peak, a cache that answered, a prompt divided by
+the window of a log.
+"""
+
+from collections.abc import Iterator
+
+from pytest_longctx.deployments import capacity, shape
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.errors import TableError, unknown
+from pytest_longctx.findings.ask import Claim
+from pytest_longctx.findings.verdicts import COLD_SHARE
+from pytest_longctx.observation import Observation
+from pytest_longctx.units import GiB
+
+OFF = 0.1
+"""How far a claimed size, ratio or time may be from the arithmetic, as a share of it: published figures are rounded."""
+
+
+def observe(claim: Claim) -> Observation:
+    """What arithmetic says of *claim*: it ``adds up``, or it ``cannot be``, and why. Raises `TableError` for an unknown shape."""
+    if claim.shape not in shape.known():
+        raise TableError(f"claim.shape: {unknown('shape', claim.shape, shape.known())}")
+    metrics = _metrics(claim, shape.known()[claim.shape])
+    wrong = list(_contradictions(metrics))
+    return Observation("cannot be" if wrong else "adds up", metrics, phase="arithmetic", said="; ".join(wrong))
+
+
+def _metrics(claim: Claim, model: Shape) -> dict[str, float | None]:
+    here = Hardware.parse(claim.hardware) if claim.hardware else None
+    tokens, devices = claim.tokens, here.count if here else 1
+    kv_gib = model.kv_bytes_per_token(claim.value_bytes) * tokens / GiB
+    weights_gib = model.parameters * 2 / devices / GiB
+    peak_share = None
+    if here is not None and claim.read_s is not None:
+        peak_share = capacity.peak_share(model, tokens, claim.read_s, here, claim.value_bytes)
+    return {
+        "peak_share": peak_share,
+        "cached_share": _over(claim.cached_tokens, tokens),
+        "log_window_s": _over(tokens, claim.logged_tokens_per_s),
+        "kv_gib": kv_gib,
+        "kv_claim_ratio": _over(claim.kv_gib, kv_gib),
+        "weights_claim_ratio": _over(claim.weights_gib, weights_gib),
+        "kv_gib_per_s": _over(kv_gib, claim.moved_s),
+        "kv_rate_claim_ratio": _over(claim.moved_gib_per_s, _over(kv_gib, claim.moved_s)),
+        "speedup_claim_ratio": _over(claim.speedup, _over(claim.slow_s, claim.fast_s)),
+    }
+
+
+def _over(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+def _contradictions(metrics: dict[str, float | None]) -> Iterator[str]:
+    seen = {name: value for name, value in metrics.items() if value is not None}
+    if seen.get("peak_share", 0) > 1:
+        yield f"it would take {seen['peak_share']:.2f} times the hardware's peak"
+    if seen.get("cached_share", 0) > COLD_SHARE:
+        yield f"a cache answered {seen['cached_share']:.1%} of the prompt"
+    if abs(seen.get("log_window_s", 0) / capacity.LOG_WINDOW_S - 1) < capacity.LOG_WINDOW_SLACK:
+        yield f"the rate is the prompt divided by the {capacity.LOG_WINDOW_S:.0f} s of a log's window"
+    for name, value in seen.items():
+        if name.endswith("_claim_ratio") and abs(value - 1) > OFF:
+            yield f"{name.removesuffix('_claim_ratio')} is {value:.2f} times what arithmetic gives"

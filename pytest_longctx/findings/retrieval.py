@@ -1,0 +1,57 @@
+"""What answers about the far past are worth, as evidence: the probe's needles and its ladder, and needles in real text."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_longctx.observation import Observation
+from pytest_longctx.probe.grading import Grade
+from pytest_longctx.probe.rungs import Precision
+from pytest_longctx.prompts.needles import Haystack, score
+from pytest_longctx.prompts.repetition import repetition
+
+
+def retrieved(seen: Observation, grade: Grade) -> Observation:
+    """The probe's answer, held against what was planted; *seen* is its exchange."""
+    failures = grade.failures
+    metrics = {
+        "needles": len(grade.steps),
+        "needles_right": grade.count("right"),
+        "first_failed_depth": failures[0].depth if failures else None,
+        "last_failed_depth": failures[-1].depth if failures else None,
+        "made_up_answers": int(grade.denied is False) + int(grade.derailed_at is not None),
+    }
+    return replace(seen, metrics={**seen.metrics, **metrics}, said=seen.said or ("" if grade.sound else str(grade)))
+
+
+def places(grade: Grade) -> tuple[tuple[float, float], ...]:
+    """Depth and score of each needle that was asked for; one that was not reached says nothing of its place."""
+    return tuple((step.depth, float(step.outcome == "right")) for step in grade.steps if step.outcome != "not reached")
+
+
+def measured(seen: Observation, precision: Precision) -> Observation:
+    """What the probe's ladder says of the KV cache; *seen* is its exchange."""
+    metrics = {
+        "kv_mantissa_bits": precision.mantissa_bits,
+        "kv_relative_step": precision.relative_step,
+        "kv_ladder_breaks": precision.breaks,
+    }
+    return replace(seen, metrics={**seen.metrics, **metrics}, said=seen.said or str(precision))
+
+
+def found(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observation:
+    """Needles in text at several lengths and depths, each with its exchange and its answer; the first unserved stands for all."""
+    unserved = next((seen for _, seen, _ in asked if seen.outcome != "serves"), None)
+    if unserved is not None:
+        return unserved
+    missed = [(hay, text) for hay, _, text in asked if not score(text, hay.needle.expected)]
+    said = [f"{len(hay.prompt):,} tokens at depth {hay.depth:.0%}: {text.strip()[:60]!r}" for hay, text in missed[:3]]
+    shares = [seen.metrics.get("cached_share") for _, seen, _ in asked]
+    known = [share for share in shares if share is not None]
+    metrics: dict[str, float | None] = {
+        "needles": len(asked),
+        "needles_right": len(asked) - len(missed),
+        "needles_share": (len(asked) - len(missed)) / len(asked),
+        "repetitive_answers": sum(repetition(text) is not None for _, _, text in asked),
+        "cached_share": max(known) if len(known) == len(asked) else None,
+    }
+    return Observation("serves", metrics, phase="request", said="; ".join(said))

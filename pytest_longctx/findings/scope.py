@@ -1,0 +1,186 @@
+"""Does a finding speak about this server? If not, which line does not match."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from pytest_longctx.deployments.deployment import FASTEST, Deployment
+from pytest_longctx.deployments.hardware import CPU_FLAGS, Hardware
+from pytest_longctx.findings.finding import Finding, Scope
+from pytest_longctx.toml import in_range
+from pytest_longctx.units import GiB, duration
+
+_OF_THE_CACHE = frozenset({"repeated", "reset", "turns"})
+_CACHE_OFF = (("no-enable-prefix-caching", True), ("enable-prefix-caching", False), ("disable-radix-cache", True))
+"""The flags of vLLM and SGLang."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What is known of the server a finding would be judged on; None is not known."""
+
+    deployment: Deployment
+    hardware: Hardware | None = None
+    """What this machine has."""
+    version: str | None = None
+    """The engine's version."""
+    max_model_len: int | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What the boot's log called by name; before a boot there are none."""
+    host_bytes: float | None = None
+    cpu_flags: frozenset[str] | None = None
+
+
+class Mismatch(NamedTuple):
+    """A line of a finding that does not match a server; the higher its *depth*, the nearer the miss."""
+
+    depth: int
+    line: str
+
+    @property
+    def elsewhere(self) -> bool:
+        """The finding is about another deployment, backend or model altogether."""
+        return self.depth < 3
+
+
+def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch | None:
+    """
+    The first line of *finding* that does not match *here*, or None where all do.
+
+    Before a boot (*settled* false) what is not known may still match. Afterwards it cannot: a finding about 8 x H200 is
+    not judged on hardware nobody named. What was published is about no server, and fits everywhere.
+    """
+    if finding.on_paper:
+        return None
+    deployment, scope = here.deployment, finding.scope
+    checks = (
+        _named("deployment", deployment.name, scope.deployment)
+        or _left_alone(deployment, scope.deployment)
+        or _uncached(finding, deployment),
+        _named("backend", deployment.backend, scope.backend),
+        _named("model", deployment.model.name, scope.model)
+        or _named("weights", deployment.model.weights, scope.weights),
+        _built_for(deployment, scope.hardware, here.hardware, settled=settled),
+        machine_lacks(deployment, here.hardware)
+        or _of_cpu(here.cpu_flags, scope, settled=settled)
+        or _computed_in(deployment, scope.dtype)
+        or _small(here.host_bytes, scope.host_gib_at_most, settled=settled),
+        _versioned(here.version, scope.version, settled=settled),
+        _long_enough(finding, deployment, here.max_model_len, settled=settled),
+        _logged("architecture", here.words, scope.architecture, settled=settled)
+        or _logged("attention_backend", here.words, scope.attention_backend, settled=settled),
+    )
+    return next((Mismatch(depth, line) for depth, line in enumerate(checks) if line), None)
+
+
+def machine_lacks(deployment: Deployment, hardware: Hardware | None) -> str | None:
+    """Why *hardware* cannot carry *deployment*; None where it can, or where either is not known."""
+    if deployment.hardware is None or hardware is None or hardware.carries(Hardware.parse(deployment.hardware)):
+        return None
+    return f"hardware: needs {deployment.hardware}, this machine has {hardware}"
+
+
+def _named(line: str, name: str, wanted: tuple[str, ...]) -> str | None:
+    if not wanted or any(fnmatchcase(name, pattern) for pattern in wanted):
+        return None
+    return f"{line}: {name} is not {' or '.join(wanted)}"
+
+
+def _built_for(deployment: Deployment, wanted: str | None, hardware: Hardware | None, *, settled: bool) -> str | None:
+    if wanted is None:
+        return None
+    found = deployment.hardware or (str(hardware) if hardware else None)
+    if found is None:
+        return f"hardware: not known, {wanted} wanted; say it with --longctx-hardware" if settled else None
+    return None if found == wanted else f"hardware: {found} is not {wanted}"
+
+
+def _versioned(version: str | None, wanted: str | None, *, settled: bool) -> str | None:
+    if wanted is None:
+        return None
+    if version is None:
+        return f"version: not known, {wanted} wanted" if settled else None
+    return None if in_range(version, wanted) else f"version: {version} is not {wanted}"
+
+
+def _of_cpu(flags: frozenset[str] | None, scope: Scope, *, settled: bool) -> str | None:
+    if not scope.cpu and not scope.cpu_without:
+        return None
+    parts = (" or ".join(scope.cpu), f"no {' and no '.join(scope.cpu_without)}" if scope.cpu_without else "")
+    wanted = " and ".join(part for part in parts if part)
+    if flags is None:
+        return f"cpu: not known, {wanted} wanted" if settled else None
+    if (not scope.cpu or flags & set(scope.cpu)) and not flags & set(scope.cpu_without):
+        return None
+    return f"cpu: needs {wanted}; this one has {', '.join(one for one in CPU_FLAGS if one in flags) or 'none of them'}"
+
+
+def _computed_in(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
+    found = deployment.flags.get("dtype", FASTEST)
+    if found == FASTEST or not wanted or found in wanted:
+        return None
+    return f"dtype: {deployment.name} computes in {found} here, this is about {' or '.join(wanted)}"
+
+
+def _small(host_bytes: float | None, at_most_gib: float | None, *, settled: bool) -> str | None:
+    if at_most_gib is None:
+        return None
+    if host_bytes is None:
+        return f"host memory: not known, at most {at_most_gib:g} GiB wanted" if settled else None
+    return (
+        None
+        if host_bytes <= at_most_gib * GiB
+        else f"host memory: {host_bytes / GiB:.0f} GiB, at most {at_most_gib:g} wanted"
+    )
+
+
+def _logged(line: str, words: Mapping[str, str], wanted: tuple[str, ...], *, settled: bool) -> str | None:
+    if not wanted or not settled:
+        return None
+    found = words.get(line)
+    return _named(line, found, wanted) if found else f"{line}: not named in the log, {' or '.join(wanted)} wanted"
+
+
+def _left_alone(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
+    return (
+        f"deployment: {deployment.name} is only for findings that name it"
+        if deployment.only_named and not wanted
+        else None
+    )
+
+
+def _uncached(finding: Finding, deployment: Deployment) -> str | None:
+    # A finding that names the deployment may mean another cache, outside the engine.
+    if finding.scope.deployment or finding.question not in _OF_THE_CACHE:
+        return None
+    off = next((name for name, value in _CACHE_OFF if deployment.flags.get(name) is value), None)
+    return f"prefix cache: {deployment.name} turns it off by {off}" if off else None
+
+
+def _long_enough(finding: Finding, deployment: Deployment, max_model_len: int | None, *, settled: bool) -> str | None:
+    room, asked = max_model_len or deployment.max_model_len, finding.ask
+    if settled and room is None and asked.over_limit_tokens is not None:
+        return "max_model_len: not known, and this finding counts from it; say it in the deployment"
+    length, most = asked.prompt_length(room), deployment.longest_prompt
+    fixed = asked.over_limit_tokens is None
+    if fixed and room is not None and length is not None and length + asked.output_tokens > room:
+        return f"context: {length:,} + {asked.output_tokens} tokens exceed max_model_len {room:,}"
+    if length is not None and length < 1:
+        return f"context: max_model_len {room:,} has no room for a prompt beside {asked.output_tokens} output tokens"
+    # A refusal costs nothing; a prompt that is served must be affordable here.
+    if finding.question != "over-limit" and length is not None and most is not None and length > most:
+        return f"prompt: {length:,} tokens; longest_prompt here is {most:,}"
+    if finding.question != "over-limit" and length is not None and deployment.longest_prompt_s is not None:
+        return _affordable(length, deployment, deployment.longest_prompt_s)
+    return None
+
+
+def _affordable(length: int, deployment: Deployment, most_s: float) -> str | None:
+    expected_s = deployment.timeouts.expected_prefill_s(length)
+    if expected_s <= most_s:
+        return None
+    return (
+        f"prompt: {length:,} tokens are expected to take {duration(expected_s)} on this machine; longest_prompt_s of "
+        f"{deployment.name} is {most_s:g}"
+    )

@@ -1,0 +1,256 @@
+"""Finding x observation -> verdict. Pure: the same evidence gives the same verdict, next year too."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pytest_longctx.findings.finding import Bound, Finding
+from pytest_longctx.measures import MEASURES
+from pytest_longctx.observation import Observation
+from pytest_longctx.units import quantity
+
+Word = Literal["holds", "broken", "unmeasured", "out of scope", "known"]
+
+WORST_FIRST: tuple[Word, ...] = ("broken", "unmeasured", "known", "out of scope", "holds")
+
+COLD_SHARE = 0.01
+"""Above this share of cached prompt tokens a measurement is not cold (vLLM's own benchmark warns from here)."""
+
+
+WARM_SHARE = 0.5
+"""Below this share a measurement of a warm cache has not met one."""
+
+CLOCKS_APART_S = 0.2
+"""
+How much later than the server the client may see a first token, whatever the prompt: transport and scheduling.
+
+Idle machines need 0.04; on two cores that other programs used 0.125 was seen of 1,000 tokens.
+"""
+CLOCKS_APART_S_PER_TOKEN = 4e-6
+"""And for each id in the body, which a server parses before it starts its clock: vLLM takes 0.2 to 1 us."""
+CLOCKS_APART_SHARE = 0.05
+"""And for each second, since a busy machine delays both."""
+
+BUSY_SHARE = 0.75
+"""
+Below this share of their time the devices mostly waited.
+
+Prefills of ten seconds and more on an H200 had 0.91 to 0.99, and 0.20 and 0.47 where SGLang's host walked its prefix cache.
+"""
+LONG_S = 10.0
+"""A first token that came sooner tells little of that: looks are a second apart, and a request begins and ends without work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that was looked at: *ok* is None where the evidence is missing."""
+
+    measure: str
+    seen: str
+    wanted: str
+    ok: bool | None
+    change: str = ""
+    """How a documented failure has changed."""
+
+    def __str__(self) -> str:
+        return f"{self.measure}: {self.seen}, wanted {self.wanted}" + (f" ({self.change})" if self.change else "")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Verdict:
+    """What one finding came to. True only where it holds."""
+
+    finding: Finding
+    word: Word
+    lines: tuple[Line, ...] = ()
+    observation: Observation | None = None
+    reason: str = ""
+    remark: str = ""
+    """What is to be said whatever the word: that a prediction was wrong, for one."""
+
+    def __bool__(self) -> bool:
+        return self.word == "holds"
+
+    @property
+    def broken(self) -> tuple[Line, ...]:
+        """The lines that were missed."""
+        return tuple(line for line in self.lines if line.ok is False)
+
+    @property
+    def why(self) -> str:
+        """The one-line reason for the word."""
+        if self.reason:
+            return self._with_remark(self.reason)
+        wanted = False if self.word in ("broken", "known") else None
+        deciding = [str(line) for line in self.lines if line.ok is wanted] if self.word != "holds" else []
+        said = self.observation.said if self.observation and deciding else ""
+        return self._with_remark("; ".join(deciding) + (f' ("{_short(said)}")' if said else ""))
+
+    def _with_remark(self, why: str) -> str:
+        return "; ".join(part for part in (why, self.remark) if part)
+
+    def __repr__(self) -> str:
+        return f"{self.finding.id} {self.word}" + (f": {self.why}" if self.why else "")
+
+
+def out_of_scope(finding: Finding, line: str) -> Verdict:
+    """The verdict on a finding that does not speak about this server."""
+    return Verdict(finding, "out of scope", reason=line)
+
+
+def judge(
+    finding: Finding, seen: Observation, also: Iterable[Line] = (), remark: str = "", warmed: str = ""
+) -> Verdict:
+    """
+    Hold *seen* against everything *finding* expects and bounds, and count the lines of *also* with it; *remark* is kept.
+
+    *warmed* says why the cache may have held the prompt before this run: found there, it then proves nothing of the server.
+    """
+    remark = "; ".join(filter(None, (remark, _idled(seen))))
+    lines = (*_expected(finding, seen), *_laws(finding, seen, warmed), *_bounded(finding, seen), *also)
+    if any(line.ok is False for line in lines):
+        return Verdict(finding, "known" if finding.known else "broken", lines, seen, remark=remark)
+    if any(line.ok is None for line in lines):
+        # Where the server was still at work, how far it had come is the reason, and what was not observed is none.
+        reason = seen.said if seen.outcome is None and seen.kind == "too-slow" else ""
+        return Verdict(finding, "unmeasured", lines, seen, reason=reason, remark=remark)
+    if finding.known:
+        gone = f"the known failure is gone: take `known` ({finding.known.issue}) out of the finding"
+        return Verdict(finding, "broken", lines, seen, reason=gone, remark=remark)
+    return Verdict(finding, "holds", lines, seen, remark=remark)
+
+
+def _idled(seen: Observation) -> str:
+    """What to say of a long prefill in which the devices mostly waited: a faster one would not help it."""
+    busy, ttft_s = seen.metrics.get("device_busy_share"), seen.metrics.get("ttft_s")
+    if busy is None or ttft_s is None or busy >= BUSY_SHARE or ttft_s < LONG_S:
+        return ""
+    return f"the devices had work only {busy:.0%} of the time: the host, or something between them, held them up"
+
+
+def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
+    expect = finding.expect
+    if seen.outcome is None:
+        yield Line("outcome", "not observed", expect.outcome, None)
+        return
+    if seen.outcome != expect.outcome:
+        # Where and why something else happened is in the server's words, not in more lines.
+        yield Line("outcome", seen.outcome, expect.outcome, ok=False, change=_change(finding, seen))
+        return
+    yield Line("outcome", seen.outcome, expect.outcome, ok=True)
+    if expect.phase is not None:
+        yield Line("phase", seen.phase or "not seen", expect.phase, seen.phase == expect.phase)
+    if expect.signature is not None:
+        found = seen.signature or "no known signature"
+        same = seen.signature == expect.signature
+        yield Line("signature", found, expect.signature, same, "" if same else _change(finding, seen))
+    if expect.notice is not None:
+        noticed = seen.words.get("notices", "")
+        yield Line("notice", noticed or "none in the log", expect.notice, expect.notice in noticed.split(", "))
+
+
+def _change(finding: Finding, seen: Observation) -> str:
+    """Which way a documented failure has changed; there are three, and each asks for something else to be done."""
+    expect = finding.expect
+    if expect.outcome == "serves":
+        return ""
+    documented = expect.signature or f"{expect.outcome!r}"
+    if seen.outcome == "serves":
+        gone = "a clean start" if finding.question == "boot-fails" else "it is served"
+        return f"the finding has changed: {gone} instead of {documented}"
+    if seen.outcome in ("hangs", "is not admitted"):
+        return f"the finding has changed: a timeout instead of {documented}"
+    found = seen.signature or seen.kind or "one that is not known"
+    return f"the finding has changed: another cause, {found} instead of {documented}"
+
+
+def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
+    """What must be so of every request that was served, whatever the finding says; a limit of its own replaces a law."""
+    if seen.outcome != "serves":
+        return
+    limited = {name for name, bound in finding.bounds.items() if bound.limits != (None, None)}
+    asked = finding.ask.prompt_tokens
+    if seen.sent_tokens is not None and asked is not None and seen.sent_tokens != asked:
+        # A finding about 100,000 tokens does not hold because ten were served.
+        yield Line("prompt sent", quantity(seen.sent_tokens, "tokens"), quantity(asked, "tokens"), ok=False)
+    yield from _counted(seen, limited)
+    yield from _clocked(seen, limited)
+    yield from _cache_was_as_wanted(finding, seen, limited, warmed)
+    peak = seen.metrics.get("peak_share")
+    if peak is not None and "peak_share" not in limited:
+        yield _held("peak_share", peak, Bound(unit="", at_most=1.0))
+
+
+def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
+    """Usage and the server's counters say what was sent and asked. A key that is there and None was looked for in vain."""
+    for measure, sent in (("prompt_tokens", seen.sent_tokens), ("completion_tokens", seen.asked_tokens)):
+        if sent is None:
+            continue
+        counter, unit = f"server_{measure}", MEASURES[measure].unit
+        if measure not in limited:
+            yield _held(measure, seen.metrics.get(measure), Bound(unit=unit, exactly=sent))
+        # Where a finding documents another count than was sent, the two ledgers must still agree on it.
+        wanted = seen.metrics.get(measure) if measure in limited else sent
+        if counter in seen.metrics and counter not in limited and wanted is not None:
+            yield _held(counter, seen.metrics[counter], Bound(unit=unit, exactly=wanted))
+    if "ledger_gap_tokens" in seen.metrics:
+        yield _held("ledger_gap_tokens", seen.metrics["ledger_gap_tokens"], Bound(unit="tokens", exactly=0))
+
+
+def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
+    """The client's and the server's clock agree on the first token."""
+    if "ttft_gap_s" not in seen.metrics or "ttft_gap_s" in limited or seen.sent_tokens is None:
+        return
+    apart_s = CLOCKS_APART_S + CLOCKS_APART_S_PER_TOKEN * seen.sent_tokens
+    apart_s += CLOCKS_APART_SHARE * (seen.metrics.get("ttft_s") or 0.0)
+    yield _held("ttft_gap_s", seen.metrics["ttft_gap_s"], Bound(unit="s", at_least=-CLOCKS_APART_S, at_most=apart_s))
+
+
+def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str], warmed: str) -> Iterator[Line]:
+    """Cold where a time is measured; warm where a repeated prompt is."""
+    if "cached_share" in limited:
+        return
+    times_bounded = any(MEASURES[name].cold_only or name == "warm_speedup" for name in limited)
+    share = seen.metrics.get("cached_share")
+    # Where no time is bounded a cache that cannot be seen spoils nothing; one that is seen to answer always does.
+    if share is None and not times_bounded:
+        return
+    if finding.question == "repeated":
+        yield _held("cached_share", share, Bound(unit="", at_least=WARM_SHARE))
+        return
+    cold = _held("cached_share", share, Bound(unit="", at_most=COLD_SHARE))
+    yield replace(cold, ok=None, change=warmed) if warmed and cold.ok is False else cold
+
+
+def _bounded(finding: Finding, seen: Observation) -> Iterator[Line]:
+    if seen.outcome is None:
+        return  # one line says it; the reason is in the words of whoever was to look
+    for name, bound in finding.bounds.items():
+        if bound.sigmas is not None and (stderr := seen.metrics.get(f"{name}_stderr")) is not None:
+            yield _held(name, seen.metrics.get(name), bound, stderr)
+        elif bound.sigmas is not None:
+            yield Line(f"{name}_stderr", "not observed", "a standard error to judge with", None)
+        elif bound.limits != (None, None):
+            yield _held(name, seen.metrics.get(name), bound)
+
+
+def _held(measure: str, value: float | None, bound: Bound, stderr: float = 0.0) -> Line:
+    low, high = limits = bound.limits_given(stderr)
+    if value is None:
+        return Line(measure, "not observed", _wanted(bound, limits), None)
+    ok = (low is None or value >= low) and (high is None or value <= high)
+    return Line(measure, quantity(value, bound.unit), _wanted(bound, limits), ok)
+
+
+def _wanted(bound: Bound, limits: tuple[float | None, float | None]) -> str:
+    low, high = limits
+    around = "" if bound.reference is None else f" (documented {quantity(bound.reference, bound.unit)})"
+    if low == high and low is not None:
+        return f"exactly {quantity(low, bound.unit)}{around}"
+    sides = [f"{sign} {quantity(side, bound.unit)}" for sign, side in ((">=", low), ("<=", high)) if side is not None]
+    return " and ".join(sides) + around
+
+
+def _short(text: str, most: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."

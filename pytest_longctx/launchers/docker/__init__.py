@@ -1,0 +1,192 @@
+"""
+Serve from a container: made for one boot, published on loopback, and gone when the test run is gone.
+
+No container is ever used again: one that was left from an earlier start would serve with that start's flags.
+"""
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from pytest_longctx.client.server import Server
+from pytest_longctx.errors import LaunchError, UsageError
+from pytest_longctx.launchers import Launch
+from pytest_longctx.launchers.docker import reaper as docker_reaper
+from pytest_longctx.launchers.docker.container import ContainerRun, plan
+from pytest_longctx.launchers.docker.running_container import Container
+from pytest_longctx.launchers.process import free_port
+from pytest_longctx.launchers.readiness import await_ready
+from pytest_longctx.launchers.reaper import Reaper
+from pytest_longctx.progress import Progress
+from pytest_longctx.redaction import masked, secret_values
+
+SOCKET = "/var/run/docker.sock"
+
+REMEDIES = (
+    (
+        r"port is already allocated|address already in use",
+        "another port in the deployment's [flags], or none: a free one is chosen",
+    ),
+    (
+        r"could not select device driver|nvidia-container|unresolvable CDI|CDI device",
+        "the NVIDIA container toolkit on this host, and its CDI names in [docker] gpus",
+    ),
+    (
+        r"gathering device information",
+        "the accelerator's driver on this host: a device file the deployment needs is not there",
+    ),
+    (
+        r"executable file not found|no such file or directory",
+        "[docker] python and entrypoint: what the image has, by its path",
+    ),
+    (
+        r"[Nn]o such image|pull access denied|manifest unknown",
+        'docker pull, or pull = "missing" in the deployment\'s [docker]',
+    ),
+)
+"""What the engine says when it will not run a container, and what to do about it."""
+
+
+class DockerLauncher:
+    """Runs the engine of an image, by the Docker SDK (extra ``[docker]``)."""
+
+    name = "docker"
+    boots = True
+    needs_engine = False
+    here = True
+
+    def __init__(self, what: str = "") -> None:
+        self.socket = _socket(what or os.environ.get("DOCKER_HOST", SOCKET), typed=bool(what))
+
+    @contextmanager
+    def up(self, launch: Launch) -> Iterator[Server]:
+        """Make a container, wait until its server answers, yield it, and leave no container behind."""
+        one, backend = launch.deployment, launch.backend
+        if backend.host_flag is None:
+            raise LaunchError(
+                f"--backend={backend.name} cannot be told where to listen (host_flag), which a container needs"
+            )
+        run_id, key = secrets.token_hex(16), secrets.token_urlsafe(24)
+        port = free_port(one.flags.get("port"))
+        host = "127.0.0.1" if one.docker.network == "host" else "0.0.0.0"  # noqa: S104 - inside; outside it is loopback
+        recipe = backend.recipe(one, str(launch.model), port, one.docker.python, host=host, key=key)
+        labels = {docker_reaper.RUN_LABEL: run_id, docker_reaper.OWNER_LABEL: docker_reaper.owner()}
+        run = plan(recipe, one, str(launch.model), labels, os.environ)
+        log = launch.logs / f"{one.name}-{os.getpid()}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        bears_key = {"Authorization": f"Bearer {key}"} if backend.key_flag or backend.key_variable else {}
+        hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name, headers=bears_key)
+        engine, sdk = connect(self.socket)
+        with closing(engine), Reaper(docker_reaper.__file__, self.socket, run_id) as reaper:
+            sweep(self.socket)
+            image = _image(engine, sdk, run.image, launch)
+            container = Container(_started(engine, sdk, run, recipe.secrets), run, log, recipe.secrets)
+            try:
+                if (pid := container.pid()) is not None:
+                    launch.started(pid)
+                server = await_ready(container, launch, hoped, boot_s=recipe.boot_s)
+                yield replace(
+                    server, words={**server.words, "image": image}, ended=container.ended, hidden=container.secrets
+                )
+            finally:
+                reaper.let_go(in_peace=not container.lost)
+                container.close()
+
+
+def _socket(where: str, *, typed: bool) -> str:
+    """The path in *where*; a remote engine would publish ports on a loopback that is not ours."""
+    path = where.removeprefix("unix://")
+    if not path.startswith("/"):
+        said = f"--longctx-launcher=docker:{where}" if typed else f"DOCKER_HOST={where}"
+        kind = UsageError if typed else LaunchError
+        raise kind(f"{masked(said, ())}: only an engine at a Unix socket of this machine; write docker:unix:///PATH")
+    return path
+
+
+def connect(path: str) -> tuple[Any, Any]:
+    """The engine at the socket *path*, and the SDK. Raises `LaunchError` that says what is missing."""
+    try:
+        import docker
+        import docker.errors
+        import docker.types
+    except ImportError:
+        raise LaunchError(
+            "the docker launcher needs the Docker SDK for Python\n  try      pip install 'pytest-longctx[docker]'"
+        ) from None
+    try:
+        docker_reaper.call(path, "GET", "/version")
+    except OSError as problem:
+        said, remedy = _UNREACHED.get(type(problem), (str(problem), "docker info"))
+        raise LaunchError(f"no Docker engine can be used at {path}: {said}\n  try      {remedy}") from None
+    try:
+        return docker.DockerClient(base_url=f"unix://{path}", timeout=120), docker
+    except docker.errors.DockerException as problem:
+        raise LaunchError(f"what answers at {path} is no Docker engine for this SDK: {problem}") from None
+
+
+_UNREACHED: dict[type[OSError], tuple[str, str]] = {
+    PermissionError: (
+        "permission denied",
+        "the group `docker` for this user, or a rootless engine: docker:unix:///PATH",
+    ),
+    FileNotFoundError: (
+        "there is no such socket",
+        "starting the engine, or docker:unix:///PATH where its socket is elsewhere",
+    ),
+    ConnectionRefusedError: ("nobody answers there", "starting the engine: systemctl start docker"),
+}
+
+
+def sweep(path: str) -> None:
+    """Remove what dead runs left: containers with our label whose maker is known to have ended, and no others."""
+    for container, labels in docker_reaper.labelled(path, docker_reaper.OWNER_LABEL):
+        if docker_reaper.is_dead(labels[docker_reaper.OWNER_LABEL]):
+            docker_reaper.remove(path, container, grace_s=0)
+
+
+def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
+    """Which image *name* is, by digest where it has one; pulled only if the deployment says so. Raises `LaunchError`."""
+    for attempt in ("look", "look again"):
+        try:
+            image = engine.images.get(name)
+        except sdk.errors.ImageNotFound:
+            if launch.deployment.docker.pull == "never" or attempt == "look again":
+                break
+            _pull(engine, sdk, name, launch)
+        else:
+            return str((image.attrs.get("RepoDigests") or [image.id])[0])
+    raise LaunchError(
+        f"{launch.deployment.name}: the image {name} is not on this machine\n"
+        f'  try      docker pull {name}, or pull = "missing" in the deployment\'s [docker]'
+    )
+
+
+def _pull(engine: Any, sdk: Any, name: str, launch: Launch) -> None:
+    started_s, boot_s = time.monotonic(), launch.deployment.timeouts.boot_s
+    # Without a tag the SDK would pull every tag there is.
+    tagged = name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+    try:
+        for event in engine.api.pull(tagged, stream=True, decode=True):
+            if "error" in event:
+                raise LaunchError(f"{name} could not be pulled: {event['error']}")
+            launch.watch(Progress(f"pull {name}", event.get("status", ""), time.monotonic() - started_s, boot_s))
+    except sdk.errors.APIError as problem:
+        raise LaunchError(f"{name} could not be pulled: {problem.explanation}") from None
+
+
+def _started(engine: Any, sdk: Any, run: ContainerRun, hidden: tuple[str, ...]) -> Any:
+    """A container for *run*, running. Raises `LaunchError` with the engine's words where it will not run it."""
+    try:
+        container = engine.containers.create(**run.keywords(sdk.types))
+        container.start()
+    except (sdk.errors.APIError, OSError) as problem:
+        said = str(getattr(problem, "explanation", None) or problem)
+        remedy = next((what for words, what in REMEDIES if re.search(words, said)), "that command by hand")
+        rows = [f"Docker would not run {run.image}: {said}", f"  try      {remedy}", f"  again    {run.line()}"]
+        raise LaunchError(masked("\n".join(rows), (*hidden, *secret_values(run.env, run.command)))) from None
+    return container

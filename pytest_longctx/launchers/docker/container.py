@@ -1,0 +1,199 @@
+"""A container to run, as a value: what the engine's SDK is told, and the command line a person would type for it."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytest_longctx.backends import Recipe
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.errors import LaunchError
+from pytest_longctx.units import GiB
+
+CACHE_INSIDE = "/models/huggingface"
+"""Where a container finds the cache of models that are known by name."""
+
+
+class Access(NamedTuple):
+    """What a container needs in order to use accelerators of one make."""
+
+    kinds: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+    """Patterns of device files on the host."""
+    groups: tuple[str, ...] = ()
+    ipc: str | None = None
+    security: tuple[str, ...] = ()
+
+
+ACCESS = (
+    Access(("MI300X", "MI325X", "MI355X"), ("/dev/kfd", "/dev/dri"), ("video",), "host", ("seccomp=unconfined",)),
+    Access(("trn1", "trn2"), ("/dev/neuron*",)),
+    Access(("cpu",)),
+)
+"""Every other kind is NVIDIA's, and is asked for as a device request."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRun:
+    """One container."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    """The whole of it: it replaces the image's entrypoint."""
+    env: Mapping[str, str] = field(repr=False)
+    labels: Mapping[str, str]
+    mounts: tuple[str, ...]
+    port: int | None
+    """Published on loopback under the same number; None: the container has the host's network."""
+    network: str
+    shm_gib: float
+    gpus: int | tuple[str, ...] = 0
+    """So many NVIDIA GPUs, or these."""
+    devices: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    ipc: str | None = None
+    security: tuple[str, ...] = ()
+    memory_gib: float | None = None
+    ulimits: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def wants_cdi(self) -> bool:
+        """Whether the GPUs are named as CDI names them, ``vendor.com/class=device``."""
+        return not isinstance(self.gpus, int) and any("=" in name for name in self.gpus)
+
+    def line(self) -> str:
+        """The command a person would type to repeat it. Secrets are in it: mask them."""
+        words = ["docker", "run", "--rm", "--init", *(word for option in self._options() for word in option)]
+        return shlex.join([*words, "--entrypoint", self.command[0], self.image, *self.command[1:]])
+
+    def _options(self) -> Iterator[tuple[str, str]]:
+        if self.port is not None:
+            yield "--publish", f"127.0.0.1:{self.port}:{self.port}"
+        yield "--network", self.network
+        yield from (("--env", f"{name}={value}") for name, value in self.env.items())
+        yield from (("--volume", mount) for mount in self.mounts)
+        if self.wants_cdi:
+            yield from (("--device", name) for name in self.gpus) if not isinstance(self.gpus, int) else ()
+        elif self.gpus:
+            yield "--gpus", str(self.gpus) if isinstance(self.gpus, int) else f'"device={",".join(self.gpus)}"'
+        yield from (("--device", device) for device in self.devices)
+        yield from (("--group-add", group) for group in self.groups)
+        yield from (("--security-opt", option) for option in self.security)
+        yield ("--shm-size", f"{self.shm_gib:g}g") if self.ipc is None else ("--ipc", self.ipc)
+        if self.memory_gib is not None:
+            yield "--memory", f"{self.memory_gib:g}g"
+            yield "--memory-swap", f"{self.memory_gib:g}g"
+        yield from (("--ulimit", f"{name}={most}") for name, most in self.ulimits.items())
+
+    def keywords(self, types: Any) -> dict[str, Any]:
+        """The same for ``containers.create`` of the Docker SDK, whose *types* are ``docker.types``."""
+        memory = None if self.memory_gib is None else int(self.memory_gib * GiB)
+        return {
+            "image": self.image,
+            "name": self.name,
+            "entrypoint": [self.command[0]],
+            "command": list(self.command[1:]),
+            "init": True,  # or the engine is process 1, which no signal ends unless it asks for it
+            "environment": dict(self.env),
+            "labels": dict(self.labels),
+            "volumes": list(self.mounts),
+            "ports": {} if self.port is None else {f"{self.port}/tcp": ("127.0.0.1", self.port)},
+            "network_mode": self.network,
+            "device_requests": self._requests(types),
+            "devices": [f"{device}:{device}:rwm" for device in self.devices],
+            "group_add": list(self.groups),
+            "security_opt": list(self.security),
+            "ipc_mode": self.ipc,
+            "shm_size": int(self.shm_gib * GiB) if self.ipc is None else None,
+            "mem_limit": memory,
+            "memswap_limit": memory,
+            "ulimits": [types.Ulimit(name=name, soft=most, hard=most) for name, most in self.ulimits.items()],
+        }
+
+    def _requests(self, types: Any) -> list[Any]:
+        if not self.gpus:
+            return []
+        if isinstance(self.gpus, int):
+            return [types.DeviceRequest(count=self.gpus, capabilities=[["gpu"]])]
+        if self.wants_cdi:
+            return [types.DeviceRequest(driver="cdi", device_ids=list(self.gpus))]
+        return [types.DeviceRequest(device_ids=list(self.gpus), capabilities=[["gpu"]])]
+
+
+def plan(
+    recipe: Recipe,
+    one: Deployment,
+    model: str,
+    labels: Mapping[str, str],
+    inherited: Mapping[str, str],
+    *,
+    on_this_host: bool = True,
+) -> ContainerRun:
+    """
+    The container for *recipe*, with what the hardware of *one* needs and nothing of this machine that was not asked for.
+
+    *inherited* is the environment from which ``pass_env`` and the place of the model cache are taken. Raises `LaunchError`,
+    also for a device that is missing here if it is to run *on_this_host*.
+    """
+    if one.image is None:
+        raise LaunchError(f'{one.name} names no container image\n  try      image = "NAME:TAG" in the deployment')
+    made, kind = one.docker, Hardware.parse(one.hardware) if one.hardware else Hardware("cpu")
+    access = next((row for row in ACCESS if kind.kind in row.kinds), None)
+    needed = access.devices if access else ()
+    passed = {name: inherited[name] for name in recipe.pass_env if name in inherited}
+    mounts, models = _model(one, model, {**inherited, **recipe.env})
+    return ContainerRun(
+        name=f"longctx-{recipe.name}-{next(iter(labels.values()))[:8]}",
+        image=one.image,
+        command=(*made.entrypoint, *recipe.argv),
+        env={"PYTHONUNBUFFERED": "1", **models, **passed, **recipe.env},
+        labels=labels,
+        mounts=(*mounts, *(f"{Path(host).expanduser()}:{inside}" for host, _, inside in map(_cut, made.mounts))),
+        port=None if made.network == "host" else recipe.port,
+        network=made.network,
+        shm_gib=made.shm_gib,
+        gpus=made.gpus or (kind.count if access is None else 0),
+        devices=(*(_present(needed, one) if on_this_host else needed), *made.devices),
+        groups=access.groups if access else (),
+        ipc=access.ipc if access else None,
+        security=access.security if access else (),
+        memory_gib=made.memory_gib,
+        ulimits=made.ulimits,
+    )
+
+
+def _cut(mount: str) -> tuple[str, str, str]:
+    return mount.partition(":")
+
+
+def _present(patterns: tuple[str, ...], one: Deployment) -> tuple[str, ...]:
+    """The device files that *patterns* mean on this host. Raises `LaunchError` where one means none."""
+    found: list[str] = []
+    for pattern in patterns:
+        here = sorted(str(path) for path in Path("/dev").glob(pattern.removeprefix("/dev/")))
+        if not here:
+            raise LaunchError(
+                f"{one.name} needs {one.hardware}, and this host has no {pattern}\n"
+                "  try      the vendor's driver on the host, or a deployment for other hardware"
+            )
+        found += here
+    return tuple(found)
+
+
+def _model(one: Deployment, model: str, env: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The mount through which the container finds *model*, and the variables that tell it so."""
+    folder = Path(model)
+    if folder.is_absolute():
+        # The files of a snapshot are links into the repository's own folder in the cache.
+        whole = folder.parents[1] if folder.parent.name == "snapshots" else folder
+        return (f"{whole}:{whole}:ro",), {}
+    if one.model.id is None:
+        return (), {}
+    cache = Path(env.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    cache.mkdir(parents=True, exist_ok=True)
+    # Engines write locks and refs into the cache even for a model that is there, unless they are told to stay offline.
+    way = ":ro" if env.get("HF_HUB_OFFLINE") == "1" else ""
+    return (f"{cache}:{CACHE_INSIDE}{way}",), {"HF_HOME": CACHE_INSIDE}

@@ -1,0 +1,109 @@
+"""A cluster as the launcher needs it: what it is asked to make, what it says of it, and what is wrong when it will not."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+from pytest_longctx.errors import LaunchError
+from pytest_longctx.launchers.kubernetes import reaper
+from pytest_longctx.launchers.kubernetes.reaper import EXPIRES, RUN_LABEL, path_of
+
+_REMEDIES = {
+    401: "a newer KUBECONFIG: its credentials are not accepted",
+    403: "the Role in docs/how-to/run-on-kubernetes.md for whoever KUBECONFIG says we are",
+    404: "the namespace, and for a LeaderWorkerSet its controller: https://lws.sigs.k8s.io",
+    422: "longctx render DEPLOYMENT, and the key of [kubernetes] or [docker] behind that field",
+}
+"""What to do about the answers an API gives, by their status."""
+
+
+class Cluster:
+    """One namespace of a cluster."""
+
+    def __init__(self, namespace: str | None) -> None:
+        """Raises `LaunchError` that says what is missing."""
+        try:
+            import kubernetes
+        except ImportError:
+            raise LaunchError(
+                "the kubernetes launcher needs the official client\n  try      pip install 'pytest-longctx[kubernetes]'"
+            ) from None
+        try:
+            self.api = reaper.Api()
+        except kubernetes.config.ConfigException as problem:
+            raise LaunchError(
+                f"no cluster is configured: {problem}\n  try      KUBECONFIG=FILE, and kubectl config current-context"
+            ) from None
+        self.namespace = namespace or self.api.namespace
+        self.version = str(self._ask("GET", "version", "said its version").get("gitVersion", ""))
+
+    @property
+    def host(self) -> str:
+        """Where its API is."""
+        return str(self.api.configuration.host)
+
+    def _ask(self, method: str, path: str, wanted: str, body: Any = None) -> Any:
+        """The JSON of an answer. Raises `LaunchError` where it is none, in the API's own words."""
+        try:
+            status, found = self.api.call(method, path, body)
+        except OSError as problem:
+            raise LaunchError(
+                f"the cluster at {self.host} does not answer: {problem}\n  try      kubectl cluster-info"
+            ) from None
+        if status < 300:
+            return found
+        remedy = _REMEDIES.get(status, "kubectl get events")
+        raise LaunchError(
+            f"the cluster at {self.host} has not {wanted} (HTTP {status}): {found.get('message')}\n  try      {remedy}"
+        )
+
+    def make(self, made: dict[str, Any]) -> dict[str, Any]:
+        """Create an object, and return it as the cluster has it. Raises `LaunchError`."""
+        kind, name = made["kind"], made["metadata"]["name"]
+        answer: dict[str, Any] = self._ask("POST", path_of(kind, self.namespace), f"made the {kind} {name}", made)
+        return answer
+
+    def pods(self, run_id: str) -> list[dict[str, Any]]:
+        """The Pods of a run. Raises OSError where nobody answers."""
+        return reaper.labelled(self.api, "Pod", self.namespace, f"{RUN_LABEL}={run_id}")
+
+    def events(self, pod: str) -> list[dict[str, Any]]:
+        """What has happened to a Pod, the latest last; nothing where we may not know. Raises OSError."""
+        about = urlencode({"fieldSelector": f"involvedObject.name={pod}"})
+        _, found = self.api.call("GET", f"api/v1/namespaces/{self.namespace}/events?{about}")
+        return list(found.get("items") or [])
+
+    def follow(self, pod: str) -> Iterator[bytes]:
+        """The log of a Pod's engine from its beginning, as it grows. Raises OSError."""
+        from urllib3.exceptions import HTTPError
+
+        asked = urlencode({"container": "engine", "follow": "true"})
+        response = self.api.open("GET", f"{path_of('Pod', self.namespace, pod)}/log?{asked}")
+        try:
+            if response.status != 200:
+                raise ConnectionError(f"HTTP {response.status}: {_message(response.read())}")
+            yield from response.read_chunked() if response.chunked else [response.read()]
+        except HTTPError as problem:
+            raise ConnectionError(str(problem)) from None
+        finally:
+            response.close()
+
+    def sweep(self) -> None:
+        """Delete what is left of runs whose time is over; of others nobody can tell from here whether they live."""
+        try:
+            for each in reaper.labelled(self.api, "ConfigMap", self.namespace, RUN_LABEL):
+                meta = each["metadata"]
+                expires = (meta.get("annotations") or {}).get(EXPIRES, "")
+                if expires.isdecimal() and int(expires) < time.time():
+                    reaper.reap(self.api, self.namespace, meta["labels"][RUN_LABEL], 0, late=False)
+        except OSError:
+            pass  # whoever may not list them, or cannot now, has more to say to the next request
+
+
+def _message(text: bytes) -> str:
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError):
+        return text.decode("utf-8", "replace")

@@ -1,0 +1,106 @@
+"""
+A local port that leads to a Pod's, through the cluster's API, one web socket for each connection.
+
+By the official client's web socket rather than its own ``portforward``, which reads on while it cannot write, and copies all
+that has piled up at each write: a prompt of millions of tokens is tens of megabytes. And rather than ``kubectl port-forward``,
+which would be a second program to have in the right version.
+"""
+
+import select
+import socket
+import ssl
+import threading
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pytest_longctx.launchers.kubernetes.reaper import Api, path_of
+
+_PIECE_BYTES: Final = 64 * 1024
+_DATA, _ERROR = 0, 1
+_GREETING_BYTES: Final = 3
+"""Each channel begins with the port it is for: its own number, and two bytes."""
+
+
+class Forward:
+    """Listens on loopback for as long as the context lasts."""
+
+    def __init__(self, api: Api, namespace: str, pod: str, port: int) -> None:
+        self._api, self._path, self._far_port = api, path_of("Pod", namespace, pod), port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.last = ""
+        """What kept the last connection from being made."""
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A thread that waits in accept is not woken by close.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        """Both ways until one side has had enough."""
+        with near:
+            try:
+                near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                far = self._open()
+            except Exception as problem:  # noqa: BLE001 - several libraries' errors; whoever called sees the connection end
+                self.last = str(problem) or type(problem).__name__
+                return
+            try:
+                while self._once(near, far):
+                    pass
+            except Exception as problem:  # noqa: BLE001 - as above
+                self.last = str(problem) or type(problem).__name__
+            finally:
+                far.close(timeout=0)
+
+    def _once(self, near: socket.socket, far: Any) -> bool:
+        """Wait for either side and hand on what it has; False at the end."""
+        waiting = isinstance(far.sock, ssl.SSLSocket) and far.sock.pending()
+        ready = [far] if waiting else select.select([near, far.sock], [], [])[0]
+        if near in ready:
+            data = near.recv(_PIECE_BYTES)
+            if not data:
+                return False
+            far.send_binary(bytes([_DATA]) + data)
+        return all(self._hand_on(near, far) for side in ready if side is not near)
+
+    def _hand_on(self, near: socket.socket, far: Any) -> bool:
+        _, frame = far.recv_data()
+        if not frame:
+            return False
+        if frame[0] == _ERROR and len(frame) > _GREETING_BYTES:
+            self.last = frame[1:].decode("utf-8", "replace")
+            return False
+        if frame[0] == _DATA:
+            near.sendall(frame[1:])
+        return True
+
+    def _open(self) -> Any:
+        """A web socket to the Pod's port, past the greeting of both its channels."""
+        from kubernetes.stream.ws_client import create_websocket
+
+        made = self._api.configuration
+        scheme, _, rest = made.host.rstrip("/").partition("://")
+        url = f"{'wss' if scheme == 'https' else 'ws'}://{rest}/{self._path}/portforward?ports={self._far_port}"
+        far = create_websocket(made, url, {**self._api.headers(), "sec-websocket-protocol": "v4.channel.k8s.io"})
+        greeted: set[int] = set()
+        while greeted != {_DATA, _ERROR}:
+            _, frame = far.recv_data()
+            if len(frame) != _GREETING_BYTES:
+                raise ConnectionError(f"the cluster's API forwards no port: {frame[:200]!r}")
+            greeted.add(frame[0])
+        return far

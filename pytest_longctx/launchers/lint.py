@@ -1,0 +1,229 @@
+"""
+What is wrong with a start before anything is started: mistakes that were documented, each with its name.
+
+Two kinds: those that stop a server from coming up, and those that make a result worthless or a host unsafe. The worst come first.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Annotated, NamedTuple
+
+from pytest_longctx import backends, toml
+from pytest_longctx.backends.sglang import memory
+from pytest_longctx.findings.ask import Ask
+from pytest_longctx.launchers.start_command import Start, of_command, of_pod
+from pytest_longctx.observation import Observation
+from pytest_longctx.units import duration
+
+_PROGRAMS = ("python", "python3", "vllm", "sglang", "bash", "sh")
+_PARALLEL = ("--tensor-parallel-size", "-tp", "--tp", "--tp-size")
+_CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
+_MOVING = ("", "latest", "nightly", "main", "dev")
+"""Tags that are given to one image after the other."""
+_USUAL_CACHE = "/root/.cache/huggingface"
+_LONG_WALK_S = 60.0
+"""A part of a prefill that somebody would want to know of."""
+
+
+class Image(toml.Table):
+    """An image that starts a server by itself."""
+
+    name: str
+    entrypoint: toml.Names
+
+
+class Variable(toml.Table):
+    """An environment variable that no longer does what it did."""
+
+    name: str
+    instead: str
+    engine: str | None = None
+    since: toml.VersionRange | None = None
+
+
+class Known(toml.Table):
+    """The data file."""
+
+    image: Annotated[tuple[Image, ...], toml.LISTED] = ()
+    variable: Annotated[tuple[Variable, ...], toml.LISTED] = ()
+
+
+class Lint(NamedTuple):
+    """Something wrong with a start; *found* says what, or None."""
+
+    name: str
+    found: Callable[[Start], str | None]
+
+
+@cache
+def known() -> Known:
+    """What is known of images and variables."""
+    return toml.load(Path(__file__).with_suffix(".toml"), Known)
+
+
+@cache
+def recorded(engine: str) -> dict[str, frozenset[str]]:
+    """The flags of *engine*, without dashes, by the version they were recorded from."""
+    found = {}
+    for path in (Path(backends.__file__).parent / engine / "flags").glob("[0-9]*.txt"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found[path.stem] = frozenset(line for line in lines if not line.startswith("#"))
+    return found
+
+
+def _double_entrypoint(start: Start) -> str | None:
+    own = next((row.entrypoint for row in known().image if row.name == _untagged(start.image)), ())
+    first = start.entrypoint or own
+    serves = "serve" in first or any(word.endswith(("api_server", "launch_server")) for word in first)
+    if not (serves and start.command and PurePosixPath(start.command[0]).name in _PROGRAMS):
+        return None
+    return f"it would run: {' '.join((*first, *start.command[:3]))} ..."
+
+
+def _cache_root_as_model(start: Start) -> str | None:
+    model = start.model or ""
+    is_cache = model.startswith("/") and model in {start.env.get(name) for name in _CACHES}
+    if is_cache or PurePosixPath(model).name.startswith("models--"):
+        return f"{model} is a folder of the cache; a model is its name, or a folder with a config.json"
+    return None
+
+
+def _snapshot_as_model(start: Start) -> str | None:
+    if PurePosixPath(start.model or "").parent.name != "snapshots":
+        return None
+    return (
+        "a snapshot holds only what was downloaded, a processor's files perhaps not; the model's name fetches the rest"
+    )
+
+
+def _read_only_cache(start: Start) -> str | None:
+    if start.model is None or start.model.startswith("/") or start.env.get("HF_HUB_OFFLINE") == "1":
+        return None
+    place = next((start.env[name] for name in _CACHES if start.env.get(name)), _USUAL_CACHE)
+    for inside, read_only in start.mounts:
+        if read_only and PurePosixPath(place).is_relative_to(inside):
+            return f"{start.model} is a name, for which the engine writes into {place}; HF_HUB_OFFLINE=1 makes it only read"
+    return None
+
+
+def _unknown_flag(start: Start) -> str | None:
+    for version, flags in recorded(start.engine or "").items():
+        if start.version is not None and not toml.in_range(version, start.version):
+            continue
+        for word in start.command:
+            name = word[2:].partition("=")[0].partition(".")[0].replace("_", "-")
+            # A parser takes the beginning of a flag for the flag.
+            if word.startswith("--") and not any(flag.startswith(name) for flag in flags):
+                return f"--{name} is not a flag of {start.engine} {version}"
+    return None
+
+
+def _impatient_probe(start: Start) -> str | None:
+    if start.patience_s is None or start.boot_s is None or start.patience_s > start.boot_s:
+        return None
+    return f"it is given up after {start.patience_s:.0f} s; a boot was seen to take {start.boot_s:.0f} s"
+
+
+def _small_shm(start: Start) -> str | None:
+    parallel = start.flag(*_PARALLEL) or "1"
+    if not start.in_container or start.has_shm or not parallel.isdecimal() or int(parallel) < 2:
+        return None
+    return f"{parallel} workers talk through a /dev/shm of less than 1 GiB; a container has 64 MiB by itself"
+
+
+def _needs_a_person(start: Start) -> str | None:
+    return "it asks a question, or for a terminal; without one it does nothing" if start.asks_a_person else None
+
+
+def _reused_container(start: Start) -> str | None:
+    return "a container that is there is started again, with the flags it was made with" if start.may_reuse else None
+
+
+def _open_to_all(start: Start) -> str | None:
+    locked = start.flag("--api-key") or start.env.get("VLLM_API_KEY")
+    return (
+        "its port is published on every interface, and it asks for no key" if start.open_to_all and not locked else None
+    )
+
+
+def _unpinned_image(start: Start) -> str | None:
+    image = start.image
+    if image is None:
+        return None
+    tag = image.rpartition("/")[2].partition(":")[2]
+    return f"{image} is another image tomorrow" if tag in _MOVING or tag.startswith("latest-") else None
+
+
+def _radix_walk(start: Start) -> str | None:
+    walks = start.engine == "sglang" and toml.overlap(start.version, memory.WALKS)
+    if not walks or start.flag("--disable-radix-cache") is not None:
+        return None
+    tokens = start.context_tokens or _count(start.flag("--context-length"))
+    chunk_tokens = _count(start.flag("--chunked-prefill-size") or str(memory.CHUNK_TOKENS))
+    if not chunk_tokens:  # -1: in one piece
+        return None
+    walk_s = memory.radix_walk_s(tokens, chunk_tokens)  # a window, which would double it, is no flag
+    if walk_s < _LONG_WALK_S:
+        return None
+    return (
+        f"while it reads {tokens:,} tokens in chunks of {chunk_tokens:,}, the host walks its prefix cache for about "
+        f"{duration(walk_s)} and the GPU waits; --disable-radix-cache, or a larger --chunked-prefill-size"
+    )
+
+
+def _deprecated_variable(start: Start) -> str | None:
+    for row in known().variable:
+        if row.name in start.env and row.engine in (None, start.engine) and toml.overlap(start.version, row.since):
+            return f"{row.name} is no longer read; instead: {row.instead}"
+    return None
+
+
+LINTS = (
+    Lint("double-entrypoint", _double_entrypoint),
+    Lint("cache-root-as-model", _cache_root_as_model),
+    Lint("read-only-cache", _read_only_cache),
+    Lint("unknown-flag", _unknown_flag),
+    Lint("snapshot-as-model", _snapshot_as_model),
+    Lint("impatient-probe", _impatient_probe),
+    Lint("small-shm", _small_shm),
+    Lint("needs-a-person", _needs_a_person),
+    Lint("reused-container", _reused_container),
+    Lint("open-to-all", _open_to_all),
+    Lint("unpinned-image", _unpinned_image),
+    Lint("deprecated-variable", _deprecated_variable),
+    Lint("radix-walk", _radix_walk),
+)
+
+
+def names() -> tuple[str, ...]:
+    """Every lint, the worst first."""
+    return tuple(lint.name for lint in LINTS)
+
+
+def lint(start: Start) -> Iterator[tuple[str, str]]:
+    """What is wrong with *start*: the lint's name, and what it found; the worst first."""
+    for each in LINTS:
+        if (found := each.found(start)) is not None:
+            yield each.name, found
+
+
+def observe(ask: Ask, looked_for: str | None) -> Observation:
+    """A published start as evidence: whether it is flagged, and for what: *looked_for* if that is there, else the worst."""
+    start = of_command(ask.command, ask.boot_s) if ask.command is not None else of_pod(ask.pod or "", ask.boot_s)
+    found = dict(lint(replace(start, engine=ask.engine)))
+    signature = looked_for if looked_for in found else next(iter(found), None)
+    said = "; ".join(f"{name}: {what}" for name, what in found.items())
+    return Observation("is flagged" if found else "is sound", phase="command line", signature=signature, said=said)
+
+
+def _count(value: str | None) -> int:
+    return int(value) if value and value.isdecimal() else 0
+
+
+def _untagged(image: str | None) -> str | None:
+    if image is None:
+        return None
+    place, slash, name = image.partition("@")[0].rpartition("/")
+    return f"{place}{slash}{name.partition(':')[0]}"

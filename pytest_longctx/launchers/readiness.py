@@ -1,0 +1,257 @@
+"""
+Wait until a server really answers, and explain it when it does not.
+
+Ready means: alive, healthy, its model listed, one token generated. An open port or a green health check alone has been
+seen on servers that never answered.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from pytest_longctx.client.endpoint_errors import Unaskable
+from pytest_longctx.client.server import Server
+from pytest_longctx.client.stall import Stall
+from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, diagnose
+from pytest_longctx.diagnosis.log_activity import LogMotion
+from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.diagnosis.oom_killer import MemoryKills
+from pytest_longctx.diagnosis.signatures import PHASES
+from pytest_longctx.errors import BootError, LaunchError
+from pytest_longctx.launchers import Launch
+from pytest_longctx.launchers.readiness_probe import Knock
+from pytest_longctx.observation import Kind, Observation
+from pytest_longctx.progress import Progress
+from pytest_longctx.redaction import masked
+from pytest_longctx.units import duration
+
+_MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu")
+"""What is wrong with the machine, and no evidence about the server."""
+_POLL_S = 0.1
+_LAST_WORDS_S = 0.5
+"""How long a server may go on logging after a line that tells of a failure."""
+_TAIL_LINES = 12
+_WIDEST = 400
+"""Letters of one line of an explanation."""
+NOBODY_S = 5.0
+"""How long an address at which nobody listens is tried, where the server is said to run already."""
+
+
+class Candidate(Protocol):
+    """A server that may come up."""
+
+    started_s: float
+    log: Path | None
+    again: str
+    """The command that repeats the boot, secrets masked."""
+    secrets: tuple[str, ...]
+    ours: bool
+    """Whether it was started for this run: only then is its failure to come up evidence about it."""
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+
+    def new_lines(self) -> Iterator[str]:
+        """What its log has gained since the last call."""
+
+    def oom_killed(self) -> bool | None:
+        """What a container's state says of it; None where there is no container."""
+        return None
+
+    def memory_kills(self) -> MemoryKills | None:
+        """What the kernel says of processes it ended since the start; None where that cannot be read."""
+        return None
+
+    def ended(self, wait_s: float) -> Evidence | None:
+        """How it ended, if it does so within *wait_s*."""
+        end = time.monotonic() + wait_s
+        while (exit_code := self.exit_code()) is None:
+            if time.monotonic() >= end:
+                return None
+            time.sleep(_POLL_S)
+        return self.evidence(exit_code)
+
+    def evidence(self, exit_code: int | None) -> Evidence:
+        """All that can be asked about how it ended, or about one that runs on."""
+        kills = self.memory_kills()
+        return Evidence(
+            exit_code=exit_code,
+            oom_killed=self.oom_killed(),
+            memory_kills=None if kills is None else kills.lines,
+            killed_gib=None if kills is None else kills.killed_gib,
+        )
+
+
+def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:
+    """*hoped* once it has generated a token, with what it told of itself. Raises `BootError` with what was seen instead."""
+    with Knock(hoped) as knock:
+        return _Wait(candidate, launch, knock, boot_s).until_ready()
+
+
+@dataclass(slots=True)
+class _Wait:
+    """One wait for one candidate."""
+
+    candidate: Candidate
+    launch: Launch
+    knock: Knock
+    boot_s: float
+    reading: Reading = field(init=False)
+    stall: Stall = field(init=False)
+    elapsed_s: float = 0.0
+    _log: LogMotion = field(init=False)
+    _heard: set[tuple[str, str]] = field(default_factory=set)
+    """What the knocking has come to so far."""
+
+    def __post_init__(self) -> None:
+        catalogue = self.launch.backend.catalogue
+        self.reading = Reading(catalogue)
+        timeouts = self.launch.deployment.timeouts
+        self.stall = Stall(min(timeouts.boot_stall_s, self.boot_s / 2), self.candidate.started_s)
+        self._log = LogMotion(self.candidate.log, tuple(each.regex for each in catalogue.benign if each.kind))
+
+    def until_ready(self) -> Server:
+        failure_seen_s: float | None = None
+        while True:
+            exit_code = self.candidate.exit_code()  # before the log is read, so that nothing it wrote last is missed
+            lines = list(self.candidate.new_lines())
+            for line in lines:
+                self.reading.feed(line)
+            now_s = time.monotonic()
+            self.elapsed_s = now_s - self.candidate.started_s
+            if self.knock.answered is not None:
+                return self._answered(self.knock.answered)
+            if self.knock.unaskable is not None:
+                raise LaunchError(self._cannot_be_asked(self.knock.unaskable))
+            self._note_motion(now_s, lines)
+            if self.reading.failure is not None and failure_seen_s is None:
+                failure_seen_s = self.elapsed_s
+            said_its_last = failure_seen_s is not None and self.elapsed_s - failure_seen_s > _LAST_WORDS_S
+            if exit_code is not None or said_its_last or self.knock.refused or self._is_over(now_s):
+                raise self._failed(exit_code)
+            phase = self.knock.step if self.reading.phase == "serve" else PHASES[self.reading.phase]
+            what, times = f"boot {self.launch.place}{self.launch.deployment.name}", self.launch.deployment.timeouts
+            usual_s = times.usual_boot_s or times.expected_boot_s
+            self.launch.watch(Progress(what, phase, self.elapsed_s, self.boot_s, expected_s=usual_s))
+            time.sleep(_POLL_S)
+
+    def _note_motion(self, now_s: float, lines: list[str]) -> None:
+        """What has moved since the last look: the log, or what the knocking came to."""
+        if self._log.grown() if self._log.path is not None else self._log.new(lines):
+            self.stall.move(now_s, f"the log ({self._log.last[:120]})", step=False)
+        heard = (self.knock.step, " ".join(self.knock.last.split()[:2]))  # a health may tell the time
+        if heard not in self._heard:
+            self._heard.add(heard)
+            self.stall.move(now_s, f"the answer to {heard[0]}", step=False)
+
+    def _is_over(self, now_s: float) -> bool:
+        """Whether there is no use in waiting on, or no time."""
+        if self.candidate.ours:
+            return self.stall.look(now_s) is not None or self.elapsed_s > self.boot_s
+        # It is said to run already: where the connection is turned away, nobody is there.
+        nobody = not self.knock.connected and (bool(self.knock.nobody) or self.elapsed_s > NOBODY_S)
+        return nobody or self.elapsed_s > self.boot_s
+
+    def _answered(self, answered: Server) -> Server:
+        """The server with all that is known of it. Raises `BootError` where it cannot hold one request of its own length."""
+        figures = {**self.reading.figures, **self.knock.figures, "boot_s": self.elapsed_s}
+        words = {**self.reading.told(), **self.knock.words}
+        server = replace(answered, figures=figures, words=words, log=self.candidate.log)
+        concurrency = figures.get("concurrency")
+        if concurrency is None or concurrency >= 1 or not server.deployment.needs_full_context:
+            return server
+        # Such a request is accepted, never scheduled, and blocks all that come after it (vLLM issue 39734).
+        said = f"its KV cache holds {concurrency:.2f} requests of {server.max_model_len or 0:,} tokens"
+        remedy = (
+            "a smaller max_model_len or a larger KV cache; needs_full_context = false where this is what you document"
+        )
+        raise BootError(
+            self._explain(said, remedy),
+            Observation("overcommits", figures, "kv_cache", kind="kv-cache-too-small", said=said, words=words),
+            server.log,
+        )
+
+    def _failed(self, exit_code: int | None) -> BootError:
+        found = diagnose(self.reading, self._evidence(exit_code))
+        because = masked(found.cause, self.candidate.secrets)
+        if not self.candidate.ours and not self.knock.refused:
+            remedy = "the address, and whether an OpenAI-compatible server answers there"
+            raise LaunchError(self._explain(because, remedy))
+        if found.kind in _MACHINES:
+            raise LaunchError(self._explain(because, found.remedy, found))
+        readings = {**self.reading.figures, "boot_s": None}
+        seen = replace(found.observe(readings), said=because, words=self.reading.told())
+        return BootError(self._explain(because, found.remedy, found), seen, self.candidate.log)
+
+    def _evidence(self, exit_code: int | None) -> Evidence:
+        """Everything that can be asked about how it ended."""
+        refused = self.knock.refused
+        timed_out = exit_code is None and refused is None and self.reading.failure is None
+        stalled = self.stall.look(time.monotonic()) if timed_out else None
+        return replace(
+            self.candidate.evidence(exit_code),
+            status=refused.status if refused else None,
+            refusal=refused.text if refused else None,
+            waited_for=f"{self.knock.step} ({self.knock.last or 'no answer'})" if timed_out else None,
+            stalled=stalled,
+            at_work=self._at_work() if timed_out and stalled is None else None,
+            gauges=self.knock.gauges() if timed_out and self.knock.connected else {},
+        )
+
+    def _at_work(self) -> str:
+        """That it was still at work when the time was up."""
+        silent_s = time.monotonic() - self.stall.moved_s
+        moved = (
+            f"{self.stall.last} moved {duration(silent_s)} before" if self.stall.last else "it had just been started"
+        )
+        return f"too slow here: not up within {duration(self.boot_s)}, and {moved}"
+
+    def _cannot_be_asked(self, found: Unaskable) -> str:
+        name = self.launch.deployment.name
+        rows = [f"{name} did not become ready", *str(found).splitlines(), f"  after    {duration(self.elapsed_s)}"]
+        return "\n".join([*rows, f"  again    {self.candidate.again}"])
+
+    def _explain(self, because: str, remedy: str, found: Diagnosis | None = None) -> str:
+        candidate = self.candidate
+        rows = [
+            f"{self.launch.deployment.name} did not become ready",
+            f"  after    {duration(self.elapsed_s)} of {duration(self.boot_s)}",
+            f"  because  {because[:_WIDEST]}",
+            *(
+                f"  {word:<8} {masked(line, candidate.secrets)[:_WIDEST]}"
+                for word, line in (found.rows() if found else ())
+            ),
+        ]
+        if candidate.log is not None:
+            rows += [f"  log      {candidate.log}, its last lines:"]
+            rows += [f"             {line}" for line in tail(candidate.log, candidate.secrets)]
+        return "\n".join([*rows, f"  try      {remedy}", f"  again    {candidate.again}"])
+
+
+def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
+    """
+    An exit code and what is known of the memory, in words.
+
+    >>> how_it_ended(137, oom_killed=False)
+    'the process was ended by signal 9, and not for its memory'
+    """
+    if oom_killed:
+        return f"its container reached its memory limit, and the kernel ended it (OOMKilled, exit code {exit_code})"
+    if exit_code > 128:
+        looked = (
+            ", as the kernel does when the host runs out of memory"
+            if oom_killed is None
+            else ", and not for its memory"
+        )
+        return f"the process was ended by signal {exit_code - 128}{looked if exit_code == 137 else ''}"
+    return f"the process exited with code {exit_code}"
+
+
+def tail(log: Path, secrets: tuple[str, ...] = (), lines: int = _TAIL_LINES) -> list[str]:
+    """The last *lines* of *log*, masked and cut to a readable width; reads no more than the end of the file."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 64 * 1024))
+        text = file.read().decode("utf-8", "replace")
+    return [masked(line, secrets)[:240] for line in text.splitlines() if line.strip()][-lines:]

@@ -1,0 +1,239 @@
+"""Knock at a server until it answers: health, model list, version, one token; in a thread, so that a wait can be ended."""
+
+import re
+import threading
+import time
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from pytest_longctx.client import server_metrics
+from pytest_longctx.client.endpoint_errors import Answer, Unaskable, unaskable
+from pytest_longctx.client.exchange import Refusal
+from pytest_longctx.client.request import open_client
+from pytest_longctx.client.server import Server
+
+_PROMPT_TOKENS = 8
+_PAUSE_S = 0.2
+_QUICK_S = 5.0
+"""For an answer that takes no work: health, the model list."""
+PERSISTS_S = 10.0
+"""How long one error of its own must be all that a server answers: engines that warm up answer 500 and 503 for a moment."""
+_PERSISTS_TIMES = 3
+_VARIES = re.compile(r"[0-9a-fA-F-]{8,}|\d+")
+"""Ids and times in an error's text."""
+
+
+@dataclass(slots=True)
+class _Failing:
+    """A server that answers with an error of its own, the same again and again."""
+
+    text: str = ""
+    since_s: float = 0.0
+    times: int = 0
+
+    def persists(self, status: int, text: str, now_s: float) -> bool:
+        """Take in one more answer; True once the same error came for long enough. 503 says not now, and is none of its own."""
+        if status < 500 or status == 503:
+            self.text, self.times = "", 0
+            return False
+        plain = f"{status} {_VARIES.sub('#', text)}"
+        if plain != self.text:
+            self.text, self.since_s, self.times = plain, now_s, 0
+        self.times += 1
+        return self.times >= _PERSISTS_TIMES and now_s - self.since_s >= PERSISTS_S
+
+
+class Knock:
+    """
+    Asks *server* step by step, until it has generated a token or refused to.
+
+    *answered* is the server with what it told of itself; *refused* what it said when it turned the token down, or answered with
+    an error again and again; *unaskable* why it cannot be asked at all.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.answered: Server | None = None
+        self.refused: Refusal | None = None
+        self.unaskable: Unaskable | None = None
+        self.nobody = ""
+        """Why the address cannot be reached, where the last try was turned away at once."""
+        self.step = "health"
+        self.last = ""
+        self.connected = False
+        """Whether anybody has answered anything."""
+        self.figures: dict[str, float] = {}
+        self.words: dict[str, str] = {}
+        self.loaded: dict[str, str] = {}
+        """What the served name stands for, where the list says so."""
+        self._failing = _Failing()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+
+    def gauges(self) -> dict[str, float | None]:
+        """How many requests run and wait, where the server says so."""
+        with open_client(self.server, timeout_s=_QUICK_S) as http:
+            seen = server_metrics.glance(http, self.server.backend.metrics)
+        return {"running": seen.running, "waiting": seen.waiting}
+
+    def _run(self) -> None:
+        with open_client(self.server, timeout_s=_QUICK_S) as http:
+            while not self._stop.is_set():
+                try:
+                    if self._once(http):
+                        return
+                except Exception as problem:  # noqa: BLE001 - whatever a stranger answers, it is not ready yet
+                    self.last = str(problem) or type(problem).__name__
+                    self.nobody = self.last if isinstance(problem, httpx.ConnectError) else ""
+                self._stop.wait(_PAUSE_S)
+
+    def _once(self, http: httpx.Client) -> bool:
+        """One round; True when there is no need for another."""
+        self.step = "health"
+        # While a server of ours comes up, somebody else may still be at its port, or its routes not be there yet.
+        if not self._passes(http.get(self.server.backend.health), settled=self._attached):
+            return self.unaskable is not None
+        self.step = "the model list"
+        listed = http.get("/v1/models")
+        server = self._matched(listed) if self._passes(listed) else None
+        if server is None:
+            return self.unaskable is not None
+        self.step = "one token"
+        answer = http.post("/v1/completions", json=self._one_token(server), timeout=None)
+        if self._strange(answer, settled=True) or self._turned_down(answer, server):
+            return True
+        if self._green(answer):
+            self._look_around(http, server)
+        return self.answered is not None
+
+    def _passes(self, answer: httpx.Response, *, settled: bool = True) -> bool:
+        return not self._strange(answer, settled=settled) and self._green(answer)
+
+    @property
+    def _attached(self) -> bool:
+        """Whether the server is somebody else's, and said to be up."""
+        return self.server.launcher == "url"
+
+    def _strange(self, answer: httpx.Response, *, settled: bool) -> bool:
+        """Whether *answer* shows that this server cannot be asked; *settled*: what it has no endpoint for now it will not get."""
+        server, request = self.server, answer.request
+        said = Answer(
+            f"{request.method} {request.url.path}",
+            answer.status_code,
+            answer.text,
+            answer.headers.get("content-type", ""),
+            answer.headers.get("location", ""),
+        )
+        if not settled and answer.status_code not in (401, 403):
+            return False
+        keyed = "Authorization" in server.headers
+        direct = server.local and not self._attached  # a tunnel or a proxy may listen on loopback too
+        found = unaskable(said, local=direct, attached=self._attached, keyed=keyed, secrets=server.secrets)
+        self._cannot(found)
+        return found is not None
+
+    def _cannot(self, found: Unaskable | None) -> None:
+        self.unaskable = found
+        self.connected = self.connected or found is not None
+
+    def _turned_down(self, answer: httpx.Response, server: Server) -> bool:
+        """Whether *answer* ends the wait: no token of a request that everything can hold, or no completion."""
+        status, asked = answer.status_code, "POST /v1/completions with eight token ids, for one token"
+        shown = Answer(asked, status, answer.text).shown(server.secrets)
+        if 400 <= status < 500 and self._attached:
+            remedy = "a server whose /v1/completions takes token ids, as vLLM's and SGLang's do"
+            self._cannot(
+                Unaskable(asked, shown, "it does not take the plainest request, a prompt of token ids", remedy)
+            )
+        elif 400 <= status < 500 or self._failing.persists(status, answer.text, time.monotonic()):
+            self.refused = Refusal.read(status, answer.text, server.secrets)
+        elif status == 200 and not _is_completion(answer):
+            remedy = "the base URL of an OpenAI-compatible server, up to and without /v1"
+            self._cannot(Unaskable(asked, shown, "what came is no completion: it has no choices", remedy))
+        return self.refused is not None or self.unaskable is not None
+
+    def _green(self, answer: httpx.Response) -> bool:
+        self.connected = True
+        self.last = f"HTTP {answer.status_code} {answer.text[:200]}".strip()
+        return answer.status_code == 200
+
+    def _matched(self, listed: httpx.Response) -> Server | None:
+        """The server with the model it really lists: ours by name, or its first where none was named."""
+        models = _models(listed)
+        if models is None:
+            self._cannot(_no_list(listed, self.server)) if self._attached else None
+            return None
+        anyone = self.server.deployment.model.name == "unknown"
+        name = next(iter(models), None) if anyone else self.server.model
+        if name is None or name not in models:
+            self.last = f"model {self.server.model!r} is not among {sorted(models)}"
+            if models and self._attached:
+                remedy = "leave --longctx-deployment out, or name the deployment that this server runs"
+                shown = Answer("", listed.status_code, listed.text).shown(self.server.secrets)
+                self._cannot(Unaskable("GET /v1/models", shown, self.last, remedy))
+            return None
+        root = models[name].get("root")
+        self.loaded = {"loaded_model": root} if isinstance(root, str) and root != name else {}
+        return replace(self.server, model=name, max_model_len=self.server.backend.limit_in(models[name]))
+
+    def _one_token(self, server: Server) -> dict[str, Any]:
+        low, high = server.deployment.model.ordinary_ids
+        # Never the first block of a prompt under test: eight tokens fill none. A first prompt of one or two ends the CPU build
+        # of vLLM 0.32 with an illegal instruction where the processor has AMX.
+        return {
+            "model": server.model,
+            "prompt": [(low + high) // 2] * _PROMPT_TOKENS,
+            "max_tokens": 1,
+            "temperature": 0,
+        }
+
+    def _look_around(self, http: httpx.Client, server: Server) -> None:
+        """What else a server tells of itself; none of it is needed to go on."""
+        backend = server.backend
+        version = None
+        if backend.version_path is not None:
+            answer = http.get(backend.version_path)
+            version = backend.version_in(answer.json()) if answer.status_code == 200 else None
+        self.words = {**server_metrics.cache_layout(http, backend.metrics), **self.loaded}
+        if server.max_model_len is not None:
+            self.figures["max_model_len"] = float(server.max_model_len)
+        self.answered = replace(server, version=version)
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None
+
+
+def _models(listed: httpx.Response) -> dict[str, dict[str, Any]] | None:
+    """The rows of a model list by their names; None where it is none."""
+    listing = _json(listed)
+    rows = listing.get("data") if isinstance(listing, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
+        return None
+    return {row["id"]: row for row in rows}
+
+
+def _no_list(listed: httpx.Response, server: Server) -> Unaskable:
+    shown = Answer("", listed.status_code, listed.text).shown(server.secrets)
+    remedy = "the base URL of an OpenAI-compatible server, up to and without /v1"
+    return Unaskable("GET /v1/models", shown, "what came is no list of models", remedy)
+
+
+def _is_completion(answer: httpx.Response) -> bool:
+    made = _json(answer)
+    return isinstance(made, dict) and isinstance(made.get("choices"), list) and bool(made["choices"])

@@ -1,0 +1,195 @@
+"""How a server is to be started, read from what people write: a deployment, a ``docker run`` line, a Pod."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.errors import TableError
+
+_BARE = re.compile(r"-[ditP]+|--(detach|interactive|tty|rm|init|privileged|publish-all|read-only|no-healthcheck)(=.*)?")
+"""Options of ``docker run`` that take no value of their own."""
+_BREAK = frozenset({";", "&&", "||", "|"})
+_LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of a server, as far as what was written tells."""
+
+    engine: str | None = None
+    """The engine whose flags *command* has."""
+    version: str | None = None
+    """The versions of it that are meant; None: any."""
+    image: str | None = None
+    entrypoint: tuple[str, ...] = ()
+    """What replaces the image's own; empty: nothing does."""
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[tuple[str, bool], ...] = ()
+    """Folders inside the container, and whether they are read-only."""
+    in_container: bool = False
+    open_to_all: bool = False
+    """Published on every interface of the host."""
+    has_shm: bool = False
+    """More shared memory than a container gets by itself."""
+    asks_a_person: bool = False
+    may_reuse: bool = False
+    """A container that is there already is started again."""
+    patience_s: float | None = None
+    """After how long without an answer it is killed."""
+    boot_s: float | None = None
+    """How long a boot was seen to take."""
+    context_tokens: int | None = None
+    """The longest request it is to take, where that is no flag of *command*."""
+
+    def flag(self, *names: str) -> str | None:
+        """The value of the last of these flags on the command line, empty for a bare one; None where there is none."""
+        found = None
+        for word, after in pairwise((*self.command, "")):
+            name, equals, value = word.partition("=")
+            if name in names:
+                found = value if equals else "" if re.match(r"-\D", after) else after
+        return found
+
+    @property
+    def model(self) -> str | None:
+        """What the engine is told to load."""
+        given = self.flag("--model", "--model-path")
+        words = (*self.entrypoint, *self.command)
+        if given is None and "serve" in words[:-1] and not words[words.index("serve") + 1].startswith("-"):
+            return words[words.index("serve") + 1]
+        return given
+
+
+def of_deployment(one: Deployment, engine: str | None) -> Start:
+    """*one*, as the docker launcher starts it."""
+    made = one.docker
+    model = ("--model", one.model.path) if one.model.path else ("--model", one.model.id) if one.model.id else ()
+    words = (*made.entrypoint, made.python, *model, *one.arguments())
+    replaced = len(made.entrypoint) or 1
+    return Start(
+        engine=engine,
+        version=one.version,
+        image=one.image,
+        entrypoint=words[:replaced],
+        command=words[replaced:],
+        env=one.env,
+        mounts=tuple(_mounted(mount) for mount in made.mounts),
+        in_container=one.image is not None,
+        has_shm=made.shm_gib >= 1,
+        patience_s=one.timeouts.boot_s,
+        boot_s=one.timeouts.usual_boot_s,
+        context_tokens=one.max_model_len,
+    )
+
+
+def of_command(text: str, boot_s: float | None = None) -> Start:
+    """The ``docker run`` in *text*, a line or a small script. Raises `TableError` where there is none."""
+    commands = list(_commands(text))
+    run = next((words[2:] for words in commands if words[:2] == ["docker", "run"]), None)
+    if run is None:
+        raise TableError("ask.command: there is no `docker run` in it")
+    options: dict[str, list[str]] = {}
+    while run and run[0].startswith("-"):
+        name, equals, value = run.pop(0).partition("=")
+        if not (equals or _BARE.fullmatch(name)):
+            value = run.pop(0) if run else ""
+        options.setdefault(_LONG.get(name, name), []).append(value)
+    published = [each for each in options.get("--publish", []) if not each.startswith(_LOOPBACK)]
+    at_home = f"{Start(command=tuple(run)).flag('--host')}:".startswith(_LOOPBACK)
+    return Start(
+        image=run[0] if run else None,
+        entrypoint=tuple(options.get("--entrypoint", ())),
+        command=tuple(run[1:]),
+        env=dict(_pair(each) for each in options.get("--env", [])),
+        mounts=(
+            *(_mounted(each) for each in options.get("--volume", [])),
+            *(_long_mounted(each) for each in options.get("--mount", [])),
+        ),
+        in_container=True,
+        open_to_all=bool(published)
+        or _publishes_all(options)
+        or ("host" in options.get("--network", []) and not at_home),
+        has_shm=bool(options.get("--shm-size")) or "host" in options.get("--ipc", []),
+        asks_a_person=any(re.fullmatch(r"-[a-z]*t[a-z]*|--tty", name) for name in options) or _reads(commands),
+        may_reuse=any(words[:2] == ["docker", "start"] for words in commands),
+        boot_s=boot_s,
+    )
+
+
+def _publishes_all(options: Mapping[str, list[str]]) -> bool:
+    return any(re.fullmatch(r"-[a-z]*P[a-z]*|--publish-all", name) for name in options)
+
+
+_LONG = {"-p": "--publish", "-e": "--env", "-v": "--volume", "--net": "--network"}
+
+
+def of_pod(text: str, boot_s: float | None = None) -> Start:
+    """The first container of the Pod in *text*, which is JSON. Raises `TableError` where it is not."""
+    try:
+        spec = json.loads(text)["spec"]
+        box: Mapping[str, Any] = spec["containers"][0]
+    except (ValueError, KeyError, IndexError, TypeError) as problem:
+        raise TableError(f"ask.pod: not a Pod in JSON: {problem!r}") from None
+    mounts = [(str(each["mountPath"]), bool(each.get("readOnly"))) for each in box.get("volumeMounts", [])]
+    ports = box.get("ports", [])
+    live, first = box.get("livenessProbe"), box.get("startupProbe")
+    return Start(
+        image=box.get("image"),
+        entrypoint=tuple(box.get("command", ())),
+        command=tuple(box.get("args", ())),
+        env={each["name"]: str(each.get("value", "")) for each in box.get("env", [])},
+        mounts=tuple(mounts),
+        in_container=True,
+        open_to_all=bool(spec.get("hostNetwork")) or any("hostPort" in each for each in ports),
+        has_shm=bool(spec.get("hostIPC")) or any(path == "/dev/shm" for path, _ in mounts),  # noqa: S108
+        patience_s=None if live is None and first is None else _patience_s(first or live or {}),
+        boot_s=boot_s,
+    )
+
+
+def _patience_s(probe: Mapping[str, Any]) -> float:
+    """Kubernetes' own rule and defaults: a delay, then so many failures in a row."""
+    return float(
+        probe.get("initialDelaySeconds", 0) + probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10)
+    )
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """The simple commands of a script, without what its shell would do to them."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words: list[str] = []
+        for word in shlex.split(line, comments=True):
+            if word in _BREAK:
+                yield words
+                words = []
+            else:
+                words.append(word)
+        yield words
+
+
+def _reads(commands: Sequence[list[str]]) -> bool:
+    return any(words[:1] == ["read"] for words in commands)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+def _mounted(text: str) -> tuple[str, bool]:
+    """Of ``HOST:INSIDE`` or ``HOST:INSIDE:ro``."""
+    _, inside, how = (*text.split(":"), "", "")[:3]
+    return inside, "ro" in how.split(",")
+
+
+def _long_mounted(text: str) -> tuple[str, bool]:
+    """Of ``type=bind,source=HOST,target=INSIDE`` with or without ``readonly``."""
+    keys = dict(_pair(each) for each in text.split(","))
+    inside = next((keys[name] for name in ("target", "destination", "dst") if name in keys), "")
+    return inside, any(keys.get(name, "false") in ("", "true", "1") for name in ("readonly", "ro"))

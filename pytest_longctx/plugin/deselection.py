@@ -1,0 +1,231 @@
+"""The door, where tests are left out: whose question nothing here can answer, and why a run selected less than was meant."""
+
+import re
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from itertools import chain
+from shlex import join
+from typing import Any
+
+import pytest
+
+from pytest_longctx import paths
+from pytest_longctx.errors import LongctxError
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.plugin.selection import Selection
+from pytest_longctx.plugin.session import Session
+from pytest_longctx.redaction import masked
+
+SUITES = "--pyargs pytest_longctx.suites"
+_SHOWN = 3
+"""How many of several are named before the rest is counted."""
+_OPERATORS = frozenset({"and", "or", "not", "True", "False", "None"})
+
+
+def has_nothing_to_judge(item: pytest.Item) -> bool:
+    """Whether its set of cases was empty: pytest then has a value of its own there; another's "deployment" is theirs."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return type(params.get("deployment")).__name__ == "NotSetType"
+
+
+def markers_in(expression: str) -> list[str]:
+    """
+    The markers that a ``-m`` expression names; not the arguments it may ask of them.
+
+    >>> markers_in('ten_million and not (fp8 or device(kind="H200"))')
+    ['ten_million', 'fp8', 'device']
+    """
+    plain = re.sub(r"\([^()]*=[^()]*\)", "", expression)
+    return [name for name in re.findall(r"[^\W\d]\w*", plain) if name not in _OPERATORS]
+
+
+def words_in(expression: str) -> list[str]:
+    """
+    The words that a ``-k`` expression looks for in the names of tests.
+
+    >>> words_in("LC-0001 or not (smoke)")
+    ['LC-0001', 'smoke']
+    """
+    return [word for word in re.findall(r"[^\s()]+", expression) if word not in _OPERATORS]
+
+
+class Deselecting:
+    """Sees what was collected and what is left of it; on an xdist worker, tells the controller."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.lines: list[str] = []
+        self._idle: list[pytest.Item] = []
+        self._told = False
+
+    def leave_out(self, items: list[pytest.Item]) -> None:
+        """Deselect the tests that ask what nothing in this run can answer."""
+        self._idle = [item for item in items if has_nothing_to_judge(item)]
+        if self._idle:
+            self.session.config.hook.pytest_deselected(items=self._idle)
+            items[:] = [item for item in items if item not in self._idle]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Where markers are strict no test carries an unknown one: it can be refused before anything is collected."""
+        config = self.session.config
+        if hasattr(config, "workerinput") or not _strict(config):
+            return
+        wrong = [
+            f"-m: {_unknown(name, self._registered)}"
+            for name in markers_in(config.option.markexpr)
+            if name not in self._registered
+        ]
+        if wrong:
+            raise pytest.UsageError("\n".join(wrong))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+        """Compare what was collected with what every other hook left of it."""
+        collected = list(items)
+        yield
+        self.lines = [*self._misspelt(collected, left=bool(items)), *self._unanswered()]
+        if not items and not self.session.options.shard:
+            self.lines += self._nothing(collected)
+        if hasattr(config, "workeroutput"):
+            config.workeroutput["longctx_deselected"] = self.lines
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker of xdist has collected, and tells; all of them collect the same."""
+        self.lines = getattr(node, "workeroutput", {}).get("longctx_deselected", self.lines)
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """Before a run of hours begins."""
+        self._told = True
+        return [f"longctx: {line}" for line in self.lines]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """At the end, where workers did the collecting."""
+        for line in () if self._told else self.lines:
+            terminalreporter.write_line(f"longctx: {line}", yellow=True)
+
+    @property
+    def _registered(self) -> set[str]:
+        return {re.split(r"[(:]", line)[0].strip() for line in self.session.config.getini("markers")}
+
+    def _misspelt(self, collected: Sequence[pytest.Item], *, left: bool) -> Iterator[str]:
+        option = self.session.config.option
+        known = self._registered | {marker.name for item in collected for marker in item.iter_markers()}
+        for name in markers_in(option.markexpr):
+            # A project may leave out, by `not`, what none of its tests carries.
+            meant = left and "not" in option.markexpr.split() and not get_close_matches(name, known)
+            if name not in known and not meant:
+                yield f"-m: {_unknown(name, known)}"
+        words = words_in(option.keyword)
+        if not words or (left and "not" in option.keyword.split()):
+            return
+        names = " ".join(_names(item) for item in collected).lower()
+        for word in words:
+            if word.lower() not in names:
+                yield f"-k: no collected test is named {word}; {self._near(word, collected)}"
+
+    def _near(self, word: str, collected: Sequence[pytest.Item]) -> str:
+        """The nearest finding, case or test; of a finding that is known, why no test judges it here."""
+        chosen = self.session.selection
+        if finding := chosen.findings.get(word.upper()):
+            return _why_not(chosen, finding)
+        own = {getattr(item, "originalname", item.name) for item in collected}
+        cases = {item.callspec.id for item in collected if hasattr(item, "callspec")}
+        names = {name.lower(): name for name in (*cases, *own, *chosen.known_deployments, *chosen.findings)}
+        near = [names[name] for name in get_close_matches(word.lower(), names, n=_SHOWN)]
+        return f"did you mean {' or '.join(near)}?" if near else "pytest --collect-only -q lists them"
+
+    def _unanswered(self) -> Iterator[str]:
+        """Why tests that are no suites of ours were left out; the suites ask much that is not for every backend."""
+        why: dict[str, list[str]] = {}
+        for item in self._idle:
+            if not _is_ours(item):
+                why.setdefault(self._why_idle(item), []).append(item.nodeid.partition("[")[0])
+        for reason, tests in why.items():
+            yield f"{_few(tests)} will not run: {reason}"
+
+    def _why_idle(self, item: pytest.Item) -> str:
+        chosen = self.session.selection
+        named, asked = item.get_closest_marker("finding"), item.get_closest_marker("judges")
+        try:
+            if named is not None:
+                return "; ".join(f"{name} {_why_not(chosen, chosen.findings[name])}" for name in named.args)
+            if asked is not None:
+                return f"no finding that asks {asked.args[0]!r} is about --backend={chosen.backend.name}"
+            return _no_deployment(chosen)
+        except (LongctxError, LookupError) as problem:  # what is wrong with a marker is said elsewhere
+            return str(problem)
+
+    def _nothing(self, collected: Sequence[pytest.Item]) -> Iterator[str]:
+        config = self.session.config
+        chosen = [
+            f"{flag} {text!r}" for flag, text in (("-m", config.option.markexpr), ("-k", config.option.keyword)) if text
+        ]
+        if not any(map(_is_ours, collected)):
+            typed = join(masked(str(word), ()) for word in config.invocation_params.args)
+            found = (
+                f"{len(collected)} tests were collected here, and none is left"
+                if collected
+                else "no test was collected here"
+            )
+            yield f"{found}; for the suites: pytest {SUITES} {typed}"
+        elif chosen and not self.lines:
+            yield f"none of the {len(collected)} collected tests has {' and '.join(chosen)}"
+        elif not chosen:
+            yield f"no finding is about --backend={self.session.selection.backend.name} with these deployments"
+
+
+def _strict(config: pytest.Config) -> bool:
+    """Whether an unregistered marker is an error; since pytest 9 by a key of the ini file, which the flag sets too."""
+    for key in ("strict_markers", "strict"):
+        try:
+            found = config.getini(key)
+        except ValueError:  # no such key in this version
+            continue
+        if found is not None:
+            return bool(found)
+    return bool(config.getoption("strict_markers", default=False))
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"no marker {name} is known; {f'did you mean {near[0]}?' if near else 'pytest --markers lists them'}"
+
+
+def _names(item: pytest.Item) -> str:
+    return " ".join(chain(item.nodeid.split("::"), map(str, item.keywords)))
+
+
+def _is_ours(item: pytest.Item) -> bool:
+    return item.path.is_relative_to(paths.suites())
+
+
+def _few(names: Iterable[str]) -> str:
+    each = list(dict.fromkeys(names))
+    more = f" and {len(each) - _SHOWN} more" if len(each) > _SHOWN else ""
+    return ", ".join(each[:_SHOWN]) + more
+
+
+def _no_deployment(chosen: Selection) -> str:
+    """Why no deployment of this run can be booted for a test without a finding."""
+    reasons: dict[str, list[str]] = {}
+    for one in chosen.deployments:
+        reasons.setdefault(chosen.not_bootable(one) or "", []).append(one.name)
+    lines = "; ".join(f"{_few(names)}: {why}" for why, names in reasons.items())
+    return (
+        f"no deployment of --backend={chosen.backend.name} can be booted here ({lines}). "
+        "Name one for this machine with --longctx-deployment, or say with --longctx-hardware what a server elsewhere runs on"
+    )
+
+
+def _why_not(chosen: Selection, finding: Finding) -> str:
+    """Why no test of this run judges *finding*."""
+    if finding.status == "withdrawn":
+        return "is withdrawn"
+    misfits = [case.misfit for case in (chosen.case(finding, one) for one in chosen.deployments)]
+    if any(misfit is None or not misfit.elsewhere for misfit in misfits):
+        return f"is judged by the suites: add {SUITES}"
+    nearest = max((misfit for misfit in misfits if misfit), key=lambda misfit: misfit.depth, default=None)
+    return f"is not about this run: {nearest.line if nearest else 'it has no deployment'}"

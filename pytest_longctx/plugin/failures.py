@@ -1,0 +1,127 @@
+"""
+The door, where a test fails: the text that pytest shows, and that JUnit XML and annotations take from there.
+
+A verdict that fails a test, and a request that was not served, are told without a traceback and without the reprs of what
+was compared; any other failure of a test is pytest's own affair.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_longctx.client.exchange import Exchange, UnservedError
+from pytest_longctx.client.server import Server
+from pytest_longctx.errors import LongctxError
+from pytest_longctx.findings.verdicts import Verdict
+from pytest_longctx.observation import Observation
+from pytest_longctx.plugin import options
+from pytest_longctx.plugin.session import Session, verdicts_of
+from pytest_longctx.redaction import masked
+from pytest_longctx.reports import html, properties
+from pytest_longctx.reports.explanation import Setting, exchange_text, verdict_text
+
+_LOGGED = ("dies", "runs out of memory", "asserts", "disconnects", "hangs", "is not admitted")
+"""Outcomes whose cause the server's log may tell."""
+
+
+def unserved_error(session: Session, item: pytest.Item, server: Server, exchange: Exchange) -> UnservedError:
+    """What to raise of an *exchange* that a test needed an answer from."""
+    boot = session.booted.get(server.deployment.name)
+    seen = exchange.observe()
+    if boot is not None and boot.server is not None:
+        try:
+            seen = boot.bear_out(boot.weigh(exchange))
+        except LongctxError as problem:  # what it ran in has gone: that is why there was no answer
+            seen = Observation(seen.outcome, seen.metrics, seen.phase, said=str(problem))
+    setting = _setting(session, item, server.deployment.name, seen)
+    return UnservedError(exchange_text(exchange, seen, setting, server.max_model_len), exchange)
+
+
+_UNSERVED = pytest.StashKey[tuple[Server, Exchange]]()
+
+
+def keep_unserved(item: pytest.Item, server: Server, exchange: Exchange) -> None:
+    """Remember an *exchange* that was returned to the test, lest the test fails over it and the server's words are nowhere."""
+    item.stash[_UNSERVED] = (server, exchange)
+
+
+def unserved_text(session: Session, item: pytest.Item) -> str:
+    """What became of the last request of *item* that was not served and was returned to it; empty where there is none."""
+    server, exchange = item.stash.get(_UNSERVED, (None, None))
+    return "" if server is None or exchange is None else str(unserved_error(session, item, server, exchange))
+
+
+def failing(session: Session, item: pytest.Item) -> list[Verdict]:
+    """The verdicts of *item* that fail it."""
+    words = ("broken", "unmeasured") if session.options.strict else ("broken",)
+    return [verdict for verdict in verdicts_of(item) if verdict.word in words]
+
+
+def verdicts_text(session: Session, item: pytest.Item) -> str:
+    """Why the verdicts of *item* fail it, one after the other; empty where none does."""
+    return "\n\n".join(
+        verdict_text(verdict, _setting(session, item, _deployment_of(item), verdict.observation))
+        for verdict in failing(session, item)
+    )
+
+
+def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:
+    """Below a failure that is the test's own, its broken verdicts, or the last request that was not served."""
+    if hasattr(longrepr, "addsection"):
+        if text := verdicts_text(session, item):
+            longrepr.addsection("verdict", text, "-")
+        elif text := unserved_text(session, item):
+            longrepr.addsection("not served", text, "-")
+
+
+def asserted(session: Session, item: pytest.Item, raised: BaseException | None) -> str:
+    """What to show in place of a failed assertion that was about a verdict: its rows, below the words of the assertion's own."""
+    found = failing(session, item)
+    if not isinstance(raised, AssertionError) or not found:
+        return ""
+    said = str(raised)
+    # pytest's rewriting quotes the verdict, or its word; with --assert=plain an assertion says nothing at all.
+    quoted = [f"{verdict.finding.id} {verdict.word}" for verdict in found] + [
+        f"assert {each.word!r} " for each in found
+    ]
+    if said and not any(each in said for each in quoted):
+        return ""
+    own = said.partition("assert ")[0].strip()
+    return f"{own}\n\n{verdicts_text(session, item)}" if own else verdicts_text(session, item)
+
+
+def shown(text: str, call: pytest.CallInfo[None]) -> Any:
+    """*text* as all there is of a failure, its first line in pytest's short summary; plain where nothing was raised."""
+    if call.excinfo is None:
+        return text
+    told = pytest.fail.Exception(text, pytrace=False)
+    return pytest.ExceptionInfo.from_exc_info((type(told), told, call.excinfo.tb)).getrepr(style="value")
+
+
+def placed(text: str, item: pytest.Item, call: pytest.CallInfo[None]) -> str:
+    """*text* with the line of the test at which it was raised, below its first."""
+    entries = call.excinfo.traceback if call.excinfo else ()
+    lines = [entry.lineno + 1 for entry in entries if Path(entry.path) == item.path]
+    first, _, rest = text.partition("\n")
+    return f"{first}\n  at       {item.location[0]}:{lines[-1]}\n{rest}" if lines else text
+
+
+def _deployment_of(item: pytest.Item) -> str:
+    return next((entry.server.get("deployment", "") for entry in properties.entries(item.user_properties)), "")
+
+
+def _setting(session: Session, item: pytest.Item, deployment: str, seen: Observation | None) -> Setting:
+    boot = session.booted.get(deployment)
+    log = boot.log if boot is not None and seen is not None and seen.outcome in _LOGGED else None
+    catalogue = session.selection.backend.catalogue
+    known = (*catalogue.refusal, *catalogue.signature) if seen is not None and seen.signature else ()
+    remedy = next((each.remedy for each in known if seen is not None and each.id == seen.signature), "")
+    return Setting(deployment, remedy, str(log or ""), _again(session, item))
+
+
+def _again(session: Session, item: pytest.Item) -> str:
+    words = [masked(word, ()) for word in options.repeated(session.config)]
+    root = str(session.config.rootpath)
+    header = {"options": words, "backend": session.selection.backend.name, "seed": session.seed, "root": root}
+    return html.again(header, {"test": item.nodeid, "server": {}})

@@ -1,0 +1,275 @@
+"""
+What a test is given. Each fixture is thin; the work is in the modules it calls, most of which know nothing of pytest.
+
+Nothing heavy is imported before a fixture runs: this module is loaded by every pytest run of an environment.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_longctx.client.exchange import Exchange
+    from pytest_longctx.client.load import Load as Carried
+    from pytest_longctx.client.server import Server
+    from pytest_longctx.deployments.deployment import Deployment
+    from pytest_longctx.findings.arrivals import Arrivals
+    from pytest_longctx.findings.ask import Ask as Asked
+    from pytest_longctx.findings.finding import Finding
+    from pytest_longctx.launchers.boot import Boot
+    from pytest_longctx.observation import Observation
+    from pytest_longctx.plugin.session import Judge, Session
+    from pytest_longctx.prompts import PromptFactory, Sendable
+    from pytest_longctx.prompts.corpus import Source
+
+
+class Ask(Protocol):
+    """Send one prompt; see `pytest_longctx.client.request.ask`."""
+
+    def __call__(
+        self,
+        prompt: "Sendable",
+        output_tokens: int = 32,
+        *,
+        deadline_s: float | None = None,
+        unserved: Literal["raise", "return"] | None = None,
+    ) -> "Exchange":
+        """
+        The request and its answer.
+
+        What to do with a refusal, a hang or any other ending than a complete answer: *raise* an `UnservedError`, or *return* it.
+        By default a test that judges a finding is given it, as evidence, and in any other test it is raised.
+        """
+
+
+class Load(Protocol):
+    """Send many prompts; see `pytest_longctx.client.load.run`."""
+
+    def __call__(
+        self,
+        prompt_tokens: int,
+        output_tokens: int,
+        *,
+        requests: int,
+        concurrency: int | None = None,
+        rate_per_s: float | None = None,
+        arrivals: "Arrivals" = "poisson",
+    ) -> "Carried":
+        """Every exchange, and what is known of all of them together; either *concurrency* or *rate_per_s* is given."""
+
+
+class Accuracy(Protocol):
+    """Have known questions asked; see `pytest_longctx.client.adapters.runner.score`."""
+
+    def __call__(self, asked: "Asked") -> "Observation":
+        """How many answers were right, with the standard error."""
+
+
+@pytest.fixture(scope="session")
+def longctx_session(pytestconfig: pytest.Config) -> "Session":
+    """The run as a whole: its options, its data, its machine."""
+    from pytest_longctx.plugin.session import session_of
+
+    return session_of(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def longctx_seed(longctx_session: "Session") -> int:
+    """The seed of every prompt; override it to pin a project's prompts."""
+    return longctx_session.seed
+
+
+@pytest.fixture(scope="session")
+def deployment(request: pytest.FixtureRequest) -> "Deployment":
+    """What is served. Parametrized by the finding; override it to test a deployment made in code."""
+    if not hasattr(request, "param"):
+        pytest.fail("this test needs a deployment, and none was chosen for it: is --backend set?", pytrace=False)
+    chosen: Deployment = request.param
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def boot(longctx_session: "Session", deployment: "Deployment") -> Iterator["Boot"]:
+    """The deployment brought up, or the failure that was seen instead: for tests that expect one."""
+    yield from longctx_session.boot(deployment)
+
+
+@pytest.fixture(scope="session")
+def server(boot: "Boot") -> "Server":
+    """The deployment's server, answering. Booted once, and down before the next deployment comes up."""
+    if boot.server is None:
+        raise pytest.fail.Exception(str(boot.failure), pytrace=False) from boot.failure
+    return boot.server
+
+
+@pytest.fixture(scope="session")
+def longctx_corpus() -> "Source":
+    """The text of prompts in natural language; override it with ``TextFile(path)`` to read a text of your own."""
+    from pytest_longctx.prompts.corpus import Sentences
+
+    return Sentences()
+
+
+@pytest.fixture
+def prompt(
+    request: pytest.FixtureRequest, deployment: "Deployment", longctx_seed: int, longctx_corpus: "Source"
+) -> "PromptFactory":
+    """
+    ``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly so many tokens, the same again for the same seed.
+
+    `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``text``, ``chat``, ``turns``, ``users``.
+    """
+    from pytest_longctx.deployments import models
+    from pytest_longctx.prompts import PromptFactory, tokenizer
+    from pytest_longctx.prompts.corpus import Sentences, Words
+    from pytest_longctx.prompts.reader import Reader
+
+    def reader() -> Reader:
+        where, source = models.locate(deployment.model), longctx_corpus
+        if deployment.model.make is not None and source == Sentences():  # a made tokenizer knows no English
+            source = Words.of(tokenizer.load(where), *deployment.model.ordinary_ids)
+        return Reader(where, source, deployment.max_model_len)
+
+    params = getattr(request.node, "callspec", None)
+    finding = params.params.get("finding") if params else None
+    # Keyed by the question, not by the server, so that every backend gets the same prompt.
+    name = getattr(request.node, "originalname", request.node.name)
+    return PromptFactory(longctx_seed, f"{name}/{finding.id if finding else ''}", deployment.model.ordinary_ids, reader)
+
+
+@pytest.fixture
+def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Server") -> Ask:
+    """``ask(prompt(10_000), 32)``: send it, stream the answer, return the `Exchange`; without an answer, `UnservedError`."""
+    from dataclasses import replace
+
+    from pytest_longctx.client import request as client_request
+    from pytest_longctx.plugin import failures
+    from pytest_longctx.plugin.selection import pair_of
+    from pytest_longctx.plugin.session import must_have_been_asked
+
+    usual: Literal["raise", "return"] = "raise" if pair_of(request.node)[0] is None else "return"
+
+    def send(
+        prompt: "Sendable",
+        output_tokens: int = 32,
+        *,
+        deadline_s: float | None = None,
+        unserved: Literal["raise", "return"] | None = None,
+    ) -> "Exchange":
+        with longctx_session.at_work(server) as row:
+            watch = longctx_session.watch_request(server, len(prompt))
+            exchange = client_request.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
+            row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
+        must_have_been_asked(exchange.observe())
+        exchange = replace(exchange, vitals=longctx_session.pulse.meanwhile(exchange.started_s, exchange.ended_s))
+        if exchange.ending != "complete":
+            if (unserved or usual) == "raise":
+                raise failures.unserved_error(longctx_session, request.node, server, exchange)
+            failures.keep_unserved(request.node, server, exchange)
+        return exchange
+
+    return send
+
+
+@pytest.fixture
+def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> Load:
+    """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; a `Load` with every `Exchange`."""
+    import time
+    from dataclasses import replace
+
+    from pytest_longctx.client import load as client_load
+    from pytest_longctx.findings.ask import Ask as Asked
+
+    def run(prompt_tokens: int, output_tokens: int, **how: Any) -> "Carried":
+        asked = Asked(prompt_tokens=prompt_tokens, output_tokens=output_tokens, **how)
+        since_s = time.monotonic()
+        with longctx_session.at_work(server) as row:
+            row["requests"] = asked.requests
+            if tool := longctx_session.options.load:
+                carried = longctx_session.load_by_tool(tool, server, asked)
+            else:
+                row["sent_tokens"] = prompt_tokens * (asked.requests or 1)
+                carried = client_load.run(server, prompt, asked, longctx_session.seed, longctx_session.watching.tell)
+        return replace(carried, vitals=longctx_session.pulse.meanwhile(since_s, time.monotonic()))
+
+    return run
+
+
+@pytest.fixture
+def reset_cache(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[], None]":
+    """``reset_cache()``: empty the server's prefix cache, and prove it; fails where that cannot be."""
+    from pytest_longctx.client import prefix_cache
+    from pytest_longctx.errors import CacheError
+
+    def empty() -> None:
+        try:
+            with longctx_session.at_work(server):
+                prefix_cache.empty(server, prompt(prefix_cache.WITNESS_TOKENS), longctx_session.watching.tell)
+        except CacheError as problem:
+            raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+
+    return empty
+
+
+@pytest.fixture
+def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, int], Observation]":
+    """``reset(prompt(8000), 4)``: the same prompt three times, the cache emptied before the third; an `Observation`."""
+    from pytest_longctx.client import prefix_cache
+
+    def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
+        with longctx_session.at_work(server) as row:
+            row["sent_tokens"] = len(prompt)
+            return prefix_cache.observe(server, prompt, output_tokens, longctx_session.watching.tell)
+
+    return observe
+
+
+@pytest.fixture
+def logged_rate(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, int], Observation]":
+    """``logged_rate(prompt(30_000), 4)``: the throughput that the server's log gives one request, beside the client's own."""
+    from pytest_longctx.client import logged_throughput
+
+    def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
+        with longctx_session.at_work(server) as row:
+            row["sent_tokens"] = len(prompt)
+            return logged_throughput.observe(server, prompt, output_tokens, longctx_session.watching.tell)
+
+    return observe
+
+
+@pytest.fixture
+def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[int], Observation]":
+    """``disconnect(60_000)``: leave a prompt of so many tokens while it is read, and watch the server; an `Observation`."""
+    from pytest_longctx.client import cancellation
+
+    def leave(tokens: int) -> "Observation":
+        with longctx_session.at_work(server) as row:
+            row["sent_tokens"] = tokens
+            return cancellation.disconnect(server, prompt, tokens, longctx_session.watching.tell)
+
+    return leave
+
+
+@pytest.fixture
+def accuracy(longctx_session: "Session", server: "Server") -> Accuracy:
+    """``accuracy(finding.ask)``: the questions of a task, asked and scored by lm-eval; an `Observation`."""
+
+    def run(asked: "Asked") -> "Observation":
+        with longctx_session.at_work(server):
+            return longctx_session.accuracy_by_tool(server, asked)
+
+    return run
+
+
+@pytest.fixture
+def judge(request: pytest.FixtureRequest, longctx_session: "Session", finding: "Finding") -> "Judge":
+    """``judge(exchange)``: the verdict on the test's finding; recorded before it is returned."""
+    boot = None if finding.on_paper else request.getfixturevalue("boot")
+    return longctx_session.judge_for(request.node, finding, boot)
+
+
+@pytest.fixture
+def finding(deployment: "Deployment") -> "Finding":
+    """The finding this test judges: parametrized by the marker ``finding`` or ``judges``."""
+    pytest.fail("this test has no finding; mark it with @pytest.mark.finding('LC-0001')", pytrace=False)

@@ -1,0 +1,72 @@
+"""What GitHub Actions shows of a run beside its log: annotations, and a summary of the job."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pytest_longctx.findings.verdicts import WORST_FIRST
+from pytest_longctx.reports.properties import Entry
+from pytest_longctx.reports.terminal import tally
+from pytest_longctx.units import duration
+
+_LEVELS = {"broken": "error", "unmeasured": "warning"}
+_MOST_ROWS = 500
+"""A step's summary may have 1 MiB, and nobody reads more."""
+
+
+def annotation(entry: Entry, file: Path | None, line: int | None, *, failed: bool, rows: str = "") -> str | None:
+    """
+    The workflow command for one verdict; None for one that is as it should be.
+
+    *line* counts from 1; *rows* say of a verdict that failed its test what was asked, seen and allowed, and how to repeat it.
+    """
+    level = _LEVELS.get(entry.verdict)
+    if level is None:
+        return None
+    level = "error" if failed else level
+    place = {"file": str(file), "line": str(line or 1)} if file else {}
+    given = {**place, "title": f"{entry.finding} {entry.verdict}{_on(entry)}"}
+    properties = ",".join(f"{name}={_escaped(value, also=':,')}" for name, value in given.items())
+    said = "\n".join(filter(None, (entry.why or entry.title, rows)))
+    return f"::{level} {properties}::{_escaped(said)}"
+
+
+def _escaped(text: str, also: str = "") -> str:
+    for letter in f"%\r\n{also}":
+        text = text.replace(letter, f"%{ord(letter):02X}")
+    return text
+
+
+def _on(entry: Entry) -> str:
+    return f" on {entry.server['deployment']}" if "deployment" in entry.server else ""
+
+
+def summary(found: Sequence[Entry], notes: Sequence[str] = ()) -> Iterator[str]:
+    """The job's summary as Markdown: what did not hold first; what is out of scope is only counted."""
+    yield f"### Findings: {tally(found)}\n"
+    yield from (f"{note}\n" for note in notes)
+    rows = [each for word in WORST_FIRST if word != "out of scope" for each in found if each.verdict == word]
+    if rows:
+        yield "| finding | verdict | deployment | TTFT | |"
+        yield "| --- | --- | --- | --- | --- |"
+        yield from map(_row, rows[:_MOST_ROWS])
+    if len(rows) > _MOST_ROWS:
+        yield f"\nand {len(rows) - _MOST_ROWS} more."
+    yield ""
+
+
+def _row(entry: Entry) -> str:
+    ttft_s = entry.measured.get("ttft_s")
+    word = f"{entry.verdict}, carried over" if entry.carried else entry.verdict
+    cells = (
+        entry.finding,
+        f"**{word}**" if entry.verdict in _LEVELS else word,
+        entry.server.get("deployment", ""),
+        "" if ttft_s is None else duration(ttft_s),
+        entry.why or entry.title,
+    )
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    """One line, and nothing in it that ends the cell or opens a tag."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,63 @@
+"""The hooks: how another plugin, or a project's conftest.py, adds what this one lacks."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_longctx.backends import Backend
+    from pytest_longctx.deployments.hardware import Machine
+    from pytest_longctx.findings.verdicts import Verdict
+    from pytest_longctx.launchers import Launcher
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_longctx_make_backend(config: pytest.Config, name: str) -> "Backend | None":
+    """
+    Return the backend called *name*, or None to let the next plugin try.
+
+    The built-in ones are made by this hook too, after everybody else's::
+
+        def pytest_longctx_make_backend(name):
+            return MyServer() if name == "mine" else None
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_longctx_make_launcher(config: pytest.Config, kind: str, what: str) -> "Launcher | None":
+    """
+    Return the launcher for ``--longctx-launcher=KIND:WHAT``, or None to let the next plugin try::
+
+        def pytest_longctx_make_launcher(kind, what):
+            return Slurm(partition=what) if kind == "slurm" else None
+    """
+
+
+@pytest.hookspec
+def pytest_longctx_names(config: pytest.Config, what: str) -> list[str]:  # type: ignore[empty-body]
+    """
+    Return the names you make, for messages and the reference: *what* is "backend" or "launcher"::
+
+        def pytest_longctx_names(what):
+            return ["mine"] if what == "backend" else []
+    """
+
+
+@pytest.hookspec
+def pytest_longctx_judged(item: pytest.Item, verdict: "Verdict") -> None:
+    """
+    A finding was judged; called before the test passes, fails or skips::
+
+        def pytest_longctx_judged(item, verdict):
+            print(verdict.finding.id, verdict.word)
+    """
+
+
+@pytest.hookspec
+def pytest_longctx_describe_machine(config: pytest.Config, machine: "Machine") -> None:
+    """
+    Add what you know to ``machine.facts``; it is written into the header of the results::
+
+        def pytest_longctx_describe_machine(machine):
+            machine.facts["rack"] = "B12"
+    """

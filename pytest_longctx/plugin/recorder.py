@@ -1,0 +1,292 @@
+"""What the door does while tests run: rule out, record, and report. Registered only when a backend was chosen."""
+
+import os
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_longctx import __version__
+from pytest_longctx.client.exchange import UnservedError
+from pytest_longctx.errors import BootError, LaunchError, LongctxError
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.launchers import lint
+from pytest_longctx.launchers.start_command import of_deployment
+from pytest_longctx.plugin import failures, options, resume
+from pytest_longctx.plugin.selection import pair_of
+from pytest_longctx.plugin.session import Session, verdicts_of
+from pytest_longctx.redaction import masked
+from pytest_longctx.reports import html, junit, properties, results, terminal
+from pytest_longctx.reports.properties import Entry
+from pytest_longctx.reports.results import Writer
+
+_NOT_ASKED = "longctx_not_asked"
+"""Marks the report of a test whose question never reached an engine."""
+JUDGED = ("holds", "broken", "known")
+
+
+class Reporting:
+    """Follows every test's reports, on the controller and alone; on an xdist worker it only records."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.entries: dict[tuple[str, str], Entry] = {}
+        self.writer: Writer | None = None
+        self.unjudged = False
+        self._told: set[str] = set()
+        self._said: dict[str, None] = {}
+        """What the vitals had to say beside their figures, each once."""
+        self._cannot_write = ""
+        """Why there can be no more results, once that is so."""
+        self._is_worker = hasattr(session.config, "workerinput")
+
+    def pytest_report_header(self) -> list[str]:
+        """What is tested, with which seed."""
+        chosen, given = self.session.selection, self.session.options
+        where = str(chosen.machine.hardware or "unknown hardware")
+        strict = ", strict" if given.strict else ""
+        part = f", shard {given.shard.partition(':')[0]}" if given.shard else ""
+        by = f"longctx: {chosen.backend.name} by {masked(given.launcher, ())} on {where}, seed {self.session.seed}{strict}{part}"
+        return [by, *self._resumed()]
+
+    def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
+        """What is wrong with a deployment that is about to be booted; a plan says so itself."""
+        chosen, boots = self.session.selection, not self.session.options.plan
+        booted = {one.name: one for _, one in map(pair_of, items) if one and boots and chosen.launcher.boots}
+        linted = [
+            f"longctx: {one.name}: {name}: {what}"
+            for one in booted.values()
+            for name, what in lint.lint(of_deployment(one, chosen.backend.package))
+        ]
+        return [*self._foretold(items), *linted] if booted else linted
+
+    def _foretold(self, items: Sequence[pytest.Item]) -> list[str]:
+        """What the run will do before it does it: how many boots, how long they should take, and by which speed that is said."""
+        chosen = self.session.selection
+        cases = [chosen.case(*pair) for pair in map(pair_of, items) if pair[0] is not None]
+        planned = chosen.plan(case for case in cases if case.misfit is None)
+        if not planned.boots:
+            return []
+        if not self._is_worker and not self.session.config.getoption("numprocesses", None):
+            # In the order of the tests, which need not be that of the deployments.
+            wanted = dict.fromkeys(case.deployment.name for case in cases if case.misfit is None)
+            self.session.boots_ahead = tuple(name for name in wanted if name in planned.boots)
+        speed = chosen.here(chosen.deployments[0]).speed
+        return [f"longctx: {planned.foretold()}" + (f" ({speed})" if speed else "")]
+
+    def _resumed(self) -> list[str]:
+        place, earlier = self.session.options.resume, self.session.earlier
+        if place is None:
+            return []
+        if earlier is None:
+            return [f"longctx: nothing to resume in {place}"]
+        ended = "a whole run" if earlier.whole else "a run that was cut off"
+        return [f"longctx: resuming {earlier.path}, {ended}"]
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """With ``--longctx-plan``, print the plan of what was selected instead of running it."""
+        if not self.session.options.plan:
+            return None
+        chosen = [self.session.selection.case(*pair) for pair in map(pair_of, session.items) if pair[0] is not None]
+        reporter: Any = session.config.pluginmanager.getplugin("terminalreporter")
+        for line in self.session.selection.plan(chosen).lines() if reporter else ():
+            reporter.write_line(line)
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Rule out a test before anything boots for it."""
+        if self.session.problems:
+            pytest.fail("\n".join(self.session.problems), pytrace=False)
+        finding, deployment = pair_of(item)
+        if finding is None:
+            return
+        misfit = self.session.selection.case(finding, deployment).misfit
+        if misfit is not None:
+            self.session.rule_out(item, finding, misfit)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Attach boots to the test that caused them; judge a finding whose server failed to come up."""
+        finding, _ = pair_of(item)
+        raised = call.excinfo.value if call.excinfo else None
+        cause = raised if raised is None or isinstance(raised, LongctxError) else raised.__cause__
+        if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
+            self.session.judge_failed_boot(item, finding, cause.observation)
+        item.user_properties += self.session.unrecorded
+        self.session.unrecorded.clear()
+        report = yield
+        while self.session.vitals:
+            report.user_properties.append(properties.row_pair(properties.VITALS, self.session.vitals.popleft()))
+        if call.when == "call" and report.passed and (wrong := self._not_a_pass(item, finding)):
+            report.outcome, report.longrepr = "failed", wrong
+        elif call.when == "call" and report.failed and (text := failures.asserted(self.session, item, raised)):
+            report.longrepr = failures.shown(text, call)
+        elif call.when == "call" and report.failed and not isinstance(raised, LongctxError):
+            failures.add_below(report.longrepr, self.session, item)
+        if isinstance(raised, UnservedError) and call.when == "call":
+            report.longrepr = failures.shown(failures.placed(str(raised), item, call), call)
+        elif isinstance(cause, LongctxError):
+            # Its text says all there is; pytest would print the chain of exceptions that carried it here.
+            report.longrepr = self._once(str(cause))
+        if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
+            self._as_unmeasured(item, report)
+        if call.when == "call" and isinstance(cause, LaunchError):
+            report.user_properties.append((_NOT_ASKED, ""))
+        return report
+
+    def _as_unmeasured(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """A boot that was too slow for this run's patience fails no test: its findings are unmeasured, and red where that is."""
+        reached = verdicts_of(item)
+        if reached and reached[-1].word in ("unmeasured", "out of scope") and not self.session.options.strict:
+            path, line, _ = item.location
+            report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, f"Skipped: {reached[-1]!r}")
+
+    @pytest.hookimpl
+    def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
+        """A question that never reached an engine is an error, as one of the set-up, and no test that failed."""
+        not_asked = report.failed and any(name == _NOT_ASKED for name, _ in getattr(report, "user_properties", ()))
+        return ("error", "E", "ERROR") if not_asked else None
+
+    def _not_a_pass(self, item: pytest.Item, finding: Finding | None) -> str:
+        """Why a test that raised nothing has still not passed: it threw its verdict away, or came to none."""
+        if finding is not None and not verdicts_of(item):
+            return f"{finding.id} was not judged: this test has a finding and never called judge()"
+        return failures.verdicts_text(self.session, item)
+
+    def _once(self, text: str) -> str:
+        """A long explanation is given once; whoever else waited for the same server points to it."""
+        if text in self._told:
+            return f"{text.splitlines()[0]} (explained at the first test that needed it)"
+        self._told.add(text)
+        return text
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write down each verdict as soon as its test has it; end the run where it cannot be written."""
+        if self._is_worker or self._cannot_write:
+            return
+        try:
+            self._write_down(report)
+        except OSError as problem:
+            self._give_up(problem)
+            pytest.exit("results cannot be written", returncode=pytest.ExitCode.INTERRUPTED)
+
+    def _give_up(self, problem: OSError) -> None:
+        folder = self.session.options.results
+        self._cannot_write = (
+            f"{problem.filename or folder / results.NAME}: {problem.strerror}; what was written before is there. "
+            f"Make room, and go on with --longctx-resume={folder}"
+        )
+        if self.writer is not None:
+            self.writer.drop()
+
+    def _write_down(self, report: pytest.TestReport) -> None:
+        self._take_vitals(report)
+        for boot in properties.rows(properties.BOOT, report.user_properties) if report.when == "setup" else ():
+            self._file().boot(boot)
+        for request in properties.rows(properties.REQUEST, report.user_properties) if report.when == "call" else ():
+            self._file().request(report.nodeid, request)
+        for place in properties.found(report.user_properties) if report.when == "call" else ():
+            self._file().found(report.nodeid, place)
+        for entry in properties.entries(report.user_properties):
+            key = (report.nodeid, entry.finding)
+            if key not in self.entries:
+                self.entries[key] = entry
+                self._put_down(report, entry)
+
+    def _put_down(self, report: pytest.TestReport, entry: Entry) -> None:
+        if entry.carried and self.session.earlier is not None:
+            deployment = entry.server["deployment"]
+            self._file().carry(self.session.earlier.with_its_own(report.nodeid, entry.finding, deployment))
+        else:
+            self._file().verdict(report.nodeid, report.outcome, report.duration, entry)
+
+    def _take_vitals(self, report: pytest.TestReport) -> None:
+        """Write them down, and keep them from the reports that come after this one: an hour has thousands."""
+        for row in properties.rows(properties.VITALS, report.user_properties):
+            self._file().vitals(row)
+            self._said |= {row["said"]: None} if "said" in row else {}
+        report.user_properties[:] = [pair for pair in report.user_properties if pair[0] != properties.VITALS]
+
+    def _file(self) -> Writer:
+        if self.writer is None:
+            chosen = self.session.selection
+            header: dict[str, Any] = {
+                "longctx": __version__,
+                "pytest": pytest.__version__,
+                "arguments": [masked(os.fspath(word), ()) for word in self.session.config.invocation_params.args],
+                "options": [masked(word, ()) for word in options.repeated(self.session.config)],
+                "root": str(self.session.config.rootpath),
+                "backend": chosen.backend.name,
+                "launcher": chosen.launcher.name,
+                "hardware": str(chosen.machine.hardware or "unknown"),
+                "machine": chosen.here(chosen.deployments[0]).facts,
+                "seed": self.session.seed,
+                "strict": self.session.options.strict,
+                "conditions": resume.conditions(self.session.options),
+            }
+            earlier = self.session.earlier
+            self.writer = Writer(self.session.options.results, header, earlier.path if earlier else None)
+        return self.writer
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """A run that judged nothing is red; then close the results."""
+        if self._is_worker or self._cannot_write:
+            return
+        found, shard = self.entries.values(), self.session.shard
+        others_judge = bool(shard and shard["whole_judges"])
+        # Published claims need no server: beside findings that do, they are no sign that one was there.
+        proves_nothing = not any(entry.verdict in JUDGED and entry.server for entry in found) and any(
+            entry.verdict not in JUDGED for entry in found
+        )
+        may_be_unjudged = self.session.options.allow_unjudged or others_judge
+        if proves_nothing and not may_be_unjudged and exitstatus == pytest.ExitCode.OK:
+            self.unjudged = True
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if others_judge and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK  # there are more shards than deployments
+        try:
+            if self.writer is not None or shard:
+                self._file().close(int(session.exitstatus), **({"shard": shard} if shard else {}))
+            if self.writer is not None and self.session.options.report is not None:
+                html.write(results.read(self.writer.path), self.session.options.report)
+        except OSError as problem:
+            self._give_up(problem)
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Once pytest has written its JUnit XML."""
+        written = config.getoption("xmlpath", None)
+        if written and not self._is_worker and self.session.options.junit_properties == "suite":
+            path = Path(os.path.expandvars(written)).expanduser()
+            if path.exists():
+                junit.lift(path)
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """The table."""
+        found = list(self.entries.values())
+        for line in self._said:
+            terminalreporter.write_line(f"longctx: {line}", yellow=True)
+        if self._cannot_write:
+            terminalreporter.write_line(f"longctx: {self._cannot_write}", red=True)
+        if self._is_worker or not found or self.session.config.get_verbosity() < -1:
+            return
+        terminalreporter.section("findings")
+        for line, colour in terminal.table(found, self.session.config.get_verbosity()):
+            terminalreporter.write_line(line, **{colour: True})
+        terminalreporter.write_line(terminal.tally(found), bold=True)
+        for line in terminal.resumed(found) if self.session.earlier else ():
+            terminalreporter.write_line(line)
+        if self.writer is not None:
+            terminalreporter.write_line(f"results: {self.writer.path}")
+            if self.session.options.report is not None:
+                terminalreporter.write_line(f"report: {self.session.options.report}")
+        if self.unjudged:
+            said = "no finding was judged: this run proves nothing, and is red (--longctx-allow-unjudged lets it pass)"
+            terminalreporter.write_line(said, red=True)

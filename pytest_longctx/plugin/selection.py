@@ -1,0 +1,291 @@
+"""Which findings a run judges, and on which deployments: made once, from the options and the data."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+
+from pytest_longctx import paths
+from pytest_longctx import plan as pytest_longctx_plan
+from pytest_longctx.backends import Backend, defaults, environments
+from pytest_longctx.deployments import deployment, hardware, models
+from pytest_longctx.deployments.cpu_speed import Speed
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.devices import calibration, leased, monitor
+from pytest_longctx.devices.sampler import Pulse, Tell
+from pytest_longctx.errors import LongctxError, UsageError, unknown
+from pytest_longctx.findings import ask
+from pytest_longctx.findings import finding as findings_module
+from pytest_longctx.findings.cases import Case, match
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.findings.scope import Conditions, machine_lacks, mismatch
+from pytest_longctx.launchers import Launch, Launcher, process
+from pytest_longctx.plan import Plan
+from pytest_longctx.plugin import builtins
+from pytest_longctx.plugin.options import Options
+from pytest_longctx.progress import Watch
+from pytest_longctx.reports import junit
+
+
+def pair_of(item: pytest.Item) -> tuple[Any, Any]:
+    """The finding and the deployment of a test; (None, None) where it has none, or a "finding" that is something else."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    finding, one = params.get("finding"), params.get("deployment")
+    return (finding, one) if isinstance(finding, Finding) and isinstance(one, Deployment) else (None, None)
+
+
+def check_writable(results: Path) -> None:
+    """Raises `UsageError` where there can be no folder *results*, or nothing in it; leaves nothing behind."""
+    there = next(path for path in (results, *results.parents) if path.exists())
+    try:
+        # Under a name of its own: workers of one run look at the same time, and took each other's folder away.
+        Path(mkdtemp(dir=there)).rmdir()
+    except OSError as problem:
+        raise UsageError(f"--longctx-results: {results} cannot be written: {problem.strerror}") from None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The data of a run, checked as a whole."""
+
+    config: pytest.Config
+    options: Options
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The backend of this run. Raises `UsageError`."""
+        name = self.options.backend
+        if name is None:
+            raise UsageError(f"no backend was chosen; say --backend=NAME. Known: {', '.join(self._names('backend'))}")
+        made: Backend | None = self.config.hook.pytest_longctx_make_backend(config=self.config, name=name)
+        if made is None:
+            raise UsageError(f"--backend: {unknown('backend', name, self._names('backend'))}")
+        if self.launcher.boots and not made.launches:
+            raise UsageError(
+                f"--backend={name} is a server somebody else runs; say where: --longctx-launcher=url:http://HOST:PORT"
+            )
+        return made
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        """The launcher of this run. Raises `UsageError`."""
+        kind, _, what = self.options.launcher.partition(":")
+        made: Launcher | None = self.config.hook.pytest_longctx_make_launcher(config=self.config, kind=kind, what=what)
+        if made is None:
+            raise UsageError(f"--longctx-launcher: {unknown('launcher', kind, self._names('launcher'))}")
+        return made
+
+    def _names(self, what: str) -> list[str]:
+        return sorted(
+            {name for some in self.config.hook.pytest_longctx_names(config=self.config, what=what) for name in some}
+        )
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where data is read from: the package's own suites, and the project's."""
+        return paths.data(self.options.data, "--longctx-data")
+
+    @cached_property
+    def findings(self) -> dict[str, Finding]:
+        """Every finding on disk, by id. Raises `TableError`."""
+        found = findings_module.load_all(tuple(folder / "findings" for folder in self.folders))
+        for finding in found.values():
+            for name in finding.scope.deployment:
+                if "*" not in name and name not in self.known_deployments:
+                    raise UsageError(
+                        f"{finding.id}: scope.deployment: {unknown('deployment', name, self.known_deployments)}"
+                    )
+        return found
+
+    @cached_property
+    def known_deployments(self) -> dict[str, Deployment]:
+        """Every deployment on disk, by name. Raises `TableError`."""
+        return deployment.load_all(tuple(folder / "deployments" for folder in self.folders))
+
+    @cached_property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """The deployments of this run, settled for this machine. Raises `UsageError`."""
+        return tuple(defaults.settle(one, self.backend, self.here(one)) for one in self._chosen)
+
+    @cached_property
+    def _chosen(self) -> tuple[Deployment, ...]:
+        backend = self.backend.name
+        if self.options.deployments:
+            chosen = tuple(self._named(name) for name in self.options.deployments)
+            for one in chosen:
+                if one.backend != backend:
+                    raise UsageError(f"--longctx-deployment: {one.name} is for --backend={one.backend}, not {backend}")
+            if not self.launcher.boots and len(chosen) > 1:
+                raise UsageError("--longctx-deployment: a server at one URL is one deployment; name one")
+            return chosen
+        if not self.launcher.boots:
+            return (deployment.attached(backend),)
+        found = tuple(one for one in self.known_deployments.values() if one.backend == backend)
+        if not found:
+            raise UsageError(f"there is no deployment for --backend={backend} in {', '.join(map(str, self.folders))}")
+        return found
+
+    def _named(self, name: str) -> Deployment:
+        if name.endswith(".toml"):
+            return deployment.load(self.config.invocation_params.dir / name)
+        if name not in self.known_deployments:
+            known = [one.name for one in self.known_deployments.values() if one.backend == self.backend.name]
+            raise UsageError(f"--longctx-deployment: {unknown('deployment', name, known)}")
+        return self.known_deployments[name]
+
+    @cached_property
+    def machine(self) -> Machine:
+        """What this run happens on; behind a URL nothing is known of it but what ``--longctx-hardware`` says."""
+        if self.options.hardware is not None:
+            try:
+                here = Machine(Hardware.parse(self.options.hardware), {"hardware_said_by": "--longctx-hardware"})
+            except ValueError as problem:
+                raise UsageError(f"--longctx-hardware: {problem}") from None
+        else:
+            here = hardware.detect() if self.launcher.boots else Machine(None)
+        self.config.hook.pytest_longctx_describe_machine(config=self.config, machine=here)
+        return here
+
+    def here(self, one: Deployment) -> Machine:
+        """The machine as the server of *one* will find it: with its CPU measured, where that is what computes."""
+        if not self.backend.on_cpu or self.launcher.name != "process":
+            return self.machine
+        if one.name not in self._machines:
+            speed = self._speed(process.environment(self.backend.recipe(one, "", 0), os.environ))
+            # Where the hardware was typed, the processor is that of this machine all the same.
+            flags = hardware.cpu_flags() if self.machine.cpu_flags is None else self.machine.cpu_flags
+            self._machines[one.name] = replace(self.machine, cpu_flags=flags).measured(speed)
+        return self._machines[one.name]
+
+    def _speed(self, env: Mapping[str, str]) -> Speed | None:
+        key = calibration.deciding(env)
+        if key not in self._speeds:
+            try:
+                python = environments.interpreter(self.backend, self.options.python)
+            except LongctxError:  # said where it is needed, at the boot
+                return None
+            self._speeds[key] = calibration.measure(python, env)
+        return self._speeds[key]
+
+    @cached_property
+    def _machines(self) -> dict[str, Machine]:
+        return {}
+
+    @cached_property
+    def _speeds(self) -> dict[Any, Speed | None]:
+        return {}
+
+    @cached_property
+    def version(self) -> str | None:
+        """The engine's version, where it can be had without a boot."""
+        if not self.launcher.needs_engine:
+            return None
+        try:
+            python = environments.interpreter(self.backend, self.options.python)
+        except LongctxError:
+            return None
+        version = environments.installed_version(self.backend, python)
+        return None if version == "unknown" else version
+
+    def check(self) -> None:
+        """Read everything that was typed and everything on disk. Raises `LongctxError`."""
+        for part in (self.backend, self.findings, self.deployments, self.machine):
+            assert part is not None
+        if self.options.load is not None and self.options.load not in builtins.LOADS:
+            raise UsageError(f"--longctx-load: {unknown('tool', self.options.load, builtins.LOADS)}")
+        if self.options.junit_properties not in junit.PLACES:
+            raise UsageError(
+                f"--longctx-junit-properties: {unknown('place', self.options.junit_properties, junit.PLACES)}"
+            )
+        python = self.options.python
+        if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
+            raise UsageError(f"--longctx-python: {python} is no program that can be run")
+        check_writable(self.options.results)
+
+    def asking(self, questions: Sequence[str]) -> list[Case]:
+        """Every case that the suite answering one question is to judge. Raises `UsageError` for what is no question."""
+        known = ask.questions()
+        question = questions[0] if len(questions) == 1 else ""
+        if question not in known:
+            raise UsageError(f"@pytest.mark.judges takes one question; {unknown('question', str(question), known)}")
+        return self._cases(finding for finding in self.findings.values() if finding.question == question)
+
+    def named(self, ids: Sequence[str]) -> list[Case]:
+        """The cases of the findings called *ids*. Raises `UsageError` for one that is not known."""
+        if not ids:
+            raise UsageError("@pytest.mark.finding takes the ids of the findings, as in finding('LC-0001')")
+        for name in ids:
+            if name not in self.findings:
+                raise UsageError(unknown("finding", name, self.findings))
+        return self._cases(self.findings[name] for name in ids)
+
+    def bootable(self) -> list[Deployment]:
+        """The deployments that this machine can carry, for tests without a finding of their own."""
+        return [one for one in self.deployments if self.not_bootable(one) is None]
+
+    def not_bootable(self, one: Deployment) -> str | None:
+        """Why *one* is not booted for a test without a finding; None where it is."""
+        if one.only_named:
+            return "only for findings that name it"
+        return machine_lacks(one, self.machine.hardware)
+
+    @property
+    def has_devices_to_lease(self) -> bool:
+        """Whether several deployments can be up at once, each on devices of its own."""
+        there = self.machine.hardware
+        needs = [Hardware.parse(one.hardware) if one.hardware else None for one in self.deployments]
+        return (
+            self.launcher.name == "process"
+            and there is not None
+            and there.kind != "cpu"
+            and all(one is not None and one.kind != "cpu" for one in needs)
+        )
+
+    def launch(self, one: Deployment, watch: Watch) -> Launch:
+        """All that must be there before *one* is booted: the engine and the model. Raises `LongctxError`."""
+        logs = self.options.results / "boots"
+        if not self.launcher.boots:
+            return Launch(self.backend, one, None, logs, watch=watch)
+        needed = self.launcher.needs_engine
+        python = environments.interpreter(self.backend, self.options.python) if needed else None
+        model = models.locate(one.model)
+        return Launch(self.backend, one, model, logs, python, watch)
+
+    def devices(self, one: Deployment, watch: Watch) -> AbstractContextManager[Mapping[str, str]]:
+        """The environment that keeps *one* to devices of its own, leased for as long as the context lasts."""
+        return leased.own(one, self.machine.hardware if self.launcher.name == "process" else None, watch)
+
+    def beside(self, one: Deployment, shown: Mapping[str, str], tell: Tell) -> AbstractContextManager[Pulse]:
+        """Whoever watches over *one* while it is up, and over what it takes of this machine: of *shown*, where that names it."""
+        wanted = Hardware.parse(one.hardware) if one.hardware else self.machine.hardware
+        # A launcher may have been written before it was asked where its servers run.
+        here = getattr(self.launcher, "here", False) and not self.backend.shares_machine
+        contained, busy = self.launcher.name == "docker", self.options.allow_busy_gpu
+        env = {**os.environ, **one.env, **shown}
+        return monitor.beside(one, wanted if here else None, env, tell, contained=contained, allow_busy=busy)
+
+    def case(self, finding: Finding, one: Deployment) -> Case:
+        """*finding* on *one*, with what keeps it from being judged there, as far as is known before a boot."""
+        return Case(finding, one, mismatch(finding, self._conditions(one, finding), settled=False))
+
+    def plan(self, chosen: Iterable[Case]) -> Plan:
+        """What judging *chosen* would come to, without booting anything."""
+        return pytest_longctx_plan.make(chosen, self.deployments, self.backend, self.machine)
+
+    def _cases(self, wanted: Iterable[Finding]) -> list[Case]:
+        return match(wanted, self.deployments, self._conditions)
+
+    def _conditions(self, one: Deployment, finding: Finding) -> Conditions:
+        # Asking an interpreter for its engine takes a moment: only findings with a version need it.
+        version = self.version if finding.scope.version is not None else None
+        here = self.here(one)
+        return Conditions(
+            one, here.hardware, version, one.max_model_len, host_bytes=here.host_bytes, cpu_flags=here.cpu_flags
+        )

@@ -1,0 +1,290 @@
+"""One run of pytest as this plugin sees it: the selection, the boots, and the verdicts on their way into the reports."""
+
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import count
+from typing import Any
+
+import pytest
+
+from pytest_longctx import plan
+from pytest_longctx.client.adapters import Errand, EvaluationTool, LoadTool, runner
+from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.exclusive import turn
+from pytest_longctx.client.load import Load
+from pytest_longctx.client.server import Server
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.devices.sampler import Pulse
+from pytest_longctx.errors import LaunchError, LongctxError, UsageError
+from pytest_longctx.findings import aggregate, agreement, verdicts
+from pytest_longctx.findings.ask import Ask
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.findings.scope import Mismatch, mismatch
+from pytest_longctx.findings.verdicts import WORST_FIRST, Verdict
+from pytest_longctx.launchers import Launch
+from pytest_longctx.launchers import boot as launchers_boot
+from pytest_longctx.launchers.boot import Boot
+from pytest_longctx.measures import MEASURES
+from pytest_longctx.observation import Observation
+from pytest_longctx.plugin import builtins
+from pytest_longctx.plugin.options import Options
+from pytest_longctx.plugin.progress_line import Watching
+from pytest_longctx.plugin.selection import Selection
+from pytest_longctx.progress import Watch
+from pytest_longctx.reports import properties, results, resume
+from pytest_longctx.reports.compare import Gate
+from pytest_longctx.reports.resume import Earlier
+
+Evidence = Exchange | Sequence[Exchange] | Observation
+Judge = Callable[[Evidence], Verdict]
+"""
+Holds evidence against a test's finding, records the verdict, and returns it: true where the finding holds.
+
+Several exchanges are readings of one question: the median is judged.
+"""
+
+
+@dataclass
+class Session:
+    """What the door keeps for a whole run."""
+
+    config: pytest.Config
+    options: Options
+    seed: int
+    _own: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Like no other run's."""
+    unrecorded: list[tuple[str, str]] = field(default_factory=list)
+    """Boots and requests, as pairs, that no test carries yet."""
+    last_boot: Boot | None = None
+    pulse: Pulse = field(default_factory=Pulse)
+    """Looks at the server that is up."""
+    vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
+    """What it has seen and no report carries yet."""
+    booted: dict[str, Boot] = field(default_factory=dict)
+    """The last boot of each deployment, also of those that are down again."""
+    gate: Gate | None = None
+    """What this run is held against, where it has a baseline."""
+    earlier: Earlier | None = None
+    """The run that this one resumes."""
+    shard: dict[str, Any] | None = None
+    """Which part of a whole this run is, and how that was split; known once the tests are collected."""
+    problems: list[str] = field(default_factory=list)
+    """What is wrong with the markers of collected tests."""
+    boots_ahead: tuple[str, ...] = ()
+    """The deployments that this run will boot, in their order; empty where that is not known, or one is shared by others."""
+    longest_prompts: dict[str, int] = field(default_factory=dict)
+    """By deployment, in tokens: what the collected tests will send."""
+
+    @cached_property
+    def watching(self) -> Watching:
+        """How a person is told of long waits."""
+        return Watching(self.config)
+
+    @cached_property
+    def selection(self) -> Selection:
+        """Findings and deployments of this run."""
+        return Selection(self.config, self.options)
+
+    def boot(self, deployment: Deployment) -> Iterator[Boot]:
+        """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
+        chosen = self.selection
+        try:
+            with (
+                chosen.devices(deployment, self.watching.tell) as shown,
+                chosen.beside(deployment, shown, self.vitals.append) as self.pulse,
+            ):
+                self.watching.begin()
+                launch = replace(
+                    chosen.launch(deployment, self.watching.tell),
+                    started=self.pulse.below,
+                    shown=shown,
+                    place=self._place(deployment.name),
+                    longest_prompt=self.longest_prompts.get(deployment.name),
+                )
+                yield from self._boot(launch, self.pulse)
+        except LongctxError as problem:
+            raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+
+    def _place(self, name: str) -> str:
+        """Which boot of how many that of deployment *name* is, as a boot's progress has it."""
+        ahead = self.boots_ahead
+        return f"{ahead.index(name) + 1} of {len(ahead)}: " if name in ahead else ""
+
+    def _boot(self, launch: Launch, pulse: Pulse) -> Iterator[Boot]:
+        chosen, since_s = self.selection, time.monotonic()
+        here = chosen.here(launch.deployment)
+        predicted = plan.predict(launch.deployment, chosen.backend, here)
+        with launchers_boot.boot(chosen.launcher, launch, here, chosen.version, predicted) as seen:
+            self.watching.hush()
+            server = seen.server and replace(seen.server, salt=self._salt(seen.server))
+            booted = replace(seen, server=server, peaks=pulse.peaks(since_s, time.monotonic()))
+            self.last_boot = self.booted[launch.deployment.name] = booted
+            if booted.server is not None:
+                pulse.attend(booted.server)
+            self.unrecorded.append(properties.row_pair(properties.BOOT, booted.record()))
+            yield booted
+
+    @contextmanager
+    def at_work(self, server: Server) -> Iterator[dict[str, Any]]:
+        """Have *server* to oneself for a request or a load; what is put into the yielded row is recorded with its times."""
+        with turn(server.url):
+            self.pulse.hold_still()
+            row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
+            try:
+                yield row
+            finally:
+                self.watching.hush()
+                row["ended_s"] = round(time.time(), 3)
+                self.unrecorded.append(properties.row_pair(properties.REQUEST, row))
+
+    def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
+        """The judge of one test; without a *boot* it is a claim that is judged."""
+
+        def judge(evidence: Evidence) -> Verdict:
+            if not isinstance(evidence, Observation):
+                each = [evidence] if isinstance(evidence, Exchange) else evidence
+                evidence = aggregate.summary([boot.weigh(one) if boot else one.observe() for one in each])
+            must_have_been_asked(evidence)
+            try:
+                evidence = boot.bear_out(evidence) if boot else evidence
+            except LongctxError as problem:
+                raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+            misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
+            if misfit is not None:
+                self.rule_out(item, finding, misfit, boot)
+            gated = self.gate.lines(finding.id, boot.facts, evidence.metrics) if self.gate and boot else ()
+            remark = agreement.remark(finding, boot.predicted, evidence) if boot else ""
+            verdict = verdicts.judge(finding, evidence, gated, remark, self._warmed(boot))
+            self.put_down(item, verdict, boot)
+            if verdict.word == "known" and finding.known:
+                pytest.xfail(f"{verdict!r} ({finding.known.issue})")
+            if verdict.word == "unmeasured" and not self.options.strict:
+                pytest.skip(repr(verdict))
+            return verdict
+
+        return judge
+
+    def _salt(self, server: Server) -> str:
+        """What keeps this run's prompts apart from those of an earlier run with the same seed, where that server still runs."""
+        return self._own if self._repeats(server) and server.backend.salted else ""
+
+    def _repeats(self, server: Server) -> bool:
+        return self.options.seed is not None and server.launcher == "url"
+
+    def _warmed(self, boot: Boot | None) -> str:
+        """Why a prompt of this run may have been in the server's cache before it; empty: it cannot."""
+        if boot is None or boot.server is None or not self._repeats(boot.server):
+            return ""
+        salted = boot.server.salt and self.options.load is None
+        heeded = "; it was sent a cache_salt of this run's own, and its cache answered all the same" if salted else ""
+        return (
+            f"--longctx-seed={self.seed} makes the prompts of an earlier run, which this server may have in its cache{heeded}: "
+            "leave the seed out, or start the server anew"
+        )
+
+    def judge_failed_boot(self, item: pytest.Item, finding: Finding, seen: Observation) -> None:
+        """The verdict on a finding that needed a server, where the boot came to *seen* instead."""
+        boot = self.last_boot
+        misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
+        verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else verdicts.judge(finding, seen)
+        self.put_down(item, verdict, boot)
+
+    def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
+        """A load that the tool called *name* sends."""
+        tool: LoadTool = builtins.load(builtins.LOADS[name])()
+        return runner.carry(tool, self._errand(server, asked, name), self.options.python, self.watching.tell)
+
+    def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
+        """How right the server's answers are, by lm-eval."""
+        tool: EvaluationTool = builtins.load(builtins.EVALUATIONS["lm-eval"])()
+        return runner.score(tool, self._errand(server, asked, tool.name), self.options.python, self.watching.tell)
+
+    def _errand(self, server: Server, asked: Ask, name: str) -> Errand:
+        # A log is one run's of one tool; several runs may share a folder, and the workers of one run do.
+        stem = f"{name}-{server.deployment.name}-{os.getpid()}"
+        folder = next(path for n in count(1) if not (path := self.options.results / "tools" / f"{stem}-{n}").exists())
+        tasks = next((path for home in reversed(self.selection.folders) if (path := home / "tasks").is_dir()), None)
+        return Errand(server, asked, self.seed, folder.resolve(), tasks and tasks.resolve())
+
+    def rule_out(self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None) -> None:
+        """Skip *item*: its finding does not speak about this server."""
+        verdict = verdicts.out_of_scope(finding, misfit.line)
+        self.put_down(item, verdict, boot)
+        pytest.skip(repr(verdict))
+
+    def put_down(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
+        """Write *verdict* where pytest's own reports carry it on: JUnit, xdist, and our results file."""
+        earlier = verdicts_of(item)
+        earlier.append(verdict)
+        same = [each for each in earlier if each.finding.id == verdict.finding.id]
+        worst = min(same, key=lambda each: WORST_FIRST.index(each.word))
+        item.user_properties[:] = properties.without(item.user_properties, verdict.finding.id)
+        facts = {**boot.facts, "seed": str(self.seed)} if boot else {}
+        item.user_properties.extend(properties.server_pairs(facts))
+        item.user_properties.extend(properties.verdict_pairs(worst))
+        self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
+
+    def watch_request(self, server: Server, prompt_tokens: int) -> Watch:
+        """`Watching.tell` for one request, with what its first token is expected to take."""
+        here, backend = self.selection.machine.hardware, server.backend
+        expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, here, backend)
+        return lambda progress: self.watching.tell(replace(progress, expected_s=expected_s))
+
+    def note_found(self, server: Server, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> None:
+        """Record what was found where in a prompt: each place as its depth, 0 to 1, and its score, 0 to 1."""
+        self.unrecorded.append(properties.found_pair(server.deployment.name, prompt_tokens, places))
+
+
+def must_have_been_asked(seen: Observation) -> None:
+    """End a test whose question never reached an engine: that is an error of the set-up, and says nothing of a finding."""
+    if seen.kind == "not-asked":
+        problem = LaunchError(seen.said)
+        raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+
+
+_VERDICTS = pytest.StashKey[list[Verdict]]()
+
+
+def verdicts_of(item: pytest.Item) -> list[Verdict]:
+    """Every verdict *item* has come to so far."""
+    return item.stash.setdefault(_VERDICTS, [])
+
+
+_SESSION = pytest.StashKey[Session]()
+
+
+def open_session(config: pytest.Config, options: Options) -> Session:
+    """Make the session and keep it with *config*; xdist workers take the controller's seed."""
+    handed: dict[str, Any] = getattr(config, "workerinput", {})
+    seed = options.seed if options.seed is not None else handed.get("longctx_seed")
+    earlier = resume.read(options.resume) if options.resume else None
+    session = Session(config, options, 0, gate=_gate(options), earlier=earlier)
+    if seed is None and earlier is not None and session.selection.launcher.boots:
+        # The same prompts as the run that was cut off; of a server that has not been booted anew they may be in the cache.
+        seed = earlier.seed
+    session.seed = secrets.randbits(32) if seed is None else seed
+    config.stash[_SESSION] = session
+    return session
+
+
+def _gate(options: Options) -> Gate | None:
+    """The baseline and its limits. Raises `UsageError` and `ResultsError`."""
+    if (options.baseline is None) != (not options.fail_on):
+        raise UsageError("--longctx-baseline and --longctx-fail-on need each other: a file, and what may not get worse")
+    if options.baseline is None:
+        return None
+    return Gate.of(results.read(options.baseline), options.fail_on, tuple(MEASURES))
+
+
+def session_of(config: pytest.Config) -> Session:
+    """The session of *config*; fails the test where no backend was chosen."""
+    found = config.stash.get(_SESSION, None)
+    if found is None:
+        pytest.fail("no backend was chosen: say --backend=NAME, or set longctx_backend in the ini file", pytrace=False)
+    return found

@@ -1,0 +1,113 @@
+"""A model's tokenizer, as the prompts need it. Needs the extra ``[hf]``; nothing is downloaded unless asked for."""
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pytest_longctx.errors import PromptError
+from pytest_longctx.prompts.token_ids import Ids
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """A tokenizer of the ``tokenizers`` package, whatever file it came from."""
+
+    rust: Any = field(repr=False)
+
+    def __post_init__(self) -> None:
+        # A tokenizer.json may say that it cuts at 512 tokens; a server takes no notice, and a prompt must not.
+        self.rust.no_truncation()
+        self.rust.no_padding()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the whole tokenizer: its vocabulary, its merges and its rules."""
+        return hashlib.sha256(self._written.encode()).hexdigest()
+
+    @cached_property
+    def _written(self) -> str:
+        return str(self.rust.to_str())
+
+    @cached_property
+    def special(self) -> int:
+        """How many tokens a server adds to a text of its own accord."""
+        return int(self.rust.num_special_tokens_to_add(is_pair=False))
+
+    @cached_property
+    def lead(self) -> Ids:
+        """What a server puts in front of a text: BOS, or nothing."""
+        bare, full = self.ids("a"), self.ids("a", special=True)
+        places = [at for at in range(full.size) if np.array_equal(full[at : at + bare.size], bare)]
+        return full[: places[0]] if places else full[:0]
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token as it is written in the vocabulary; vLLM goes by this."""
+        return max(len(token) for token in self.rust.get_vocab())
+
+    @cached_property
+    def stops(self) -> Ids:
+        """The tokens that end a sentence."""
+        return np.array([each for token, each in self.rust.get_vocab().items() if token.endswith(".")], dtype=np.uint32)
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The id that stands for an unknown word, where there is one."""
+        model = json.loads(self._written)["model"]
+        found: int | None = model.get("unk_id")
+        return self.rust.token_to_id(model["unk_token"]) if model.get("unk_token") else found
+
+    def ids(self, text: str, *, special: bool = False) -> Ids:
+        """The ids of a text that is not long: they are a list for a moment."""
+        return np.array(self.rust.encode(text, add_special_tokens=special).ids, dtype=np.uint32)
+
+    def count(self, text: str, *, special: bool = False) -> int:
+        """How many tokens the whole of *text* is, encoded in one go as a server does. Takes about 600 bytes a token."""
+        return len(self.rust.encode_batch_fast([text], add_special_tokens=special)[0])
+
+    def decode(self, ids: Ids) -> str:
+        """The text of a few ids."""
+        return str(self.rust.decode(ids.tolist(), skip_special_tokens=False))
+
+
+def needed(name: str) -> Any:
+    """The module *name* of the extra ``[hf]``. Raises `PromptError` that says how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise PromptError(
+            f"prompts of text need the package {name}, which is not installed\n"
+            "  try      pip install 'pytest-longctx[hf]', or prompts of random ids, which need nothing"
+        ) from None
+
+
+@lru_cache(maxsize=4)
+def load(where: str, *, download: bool = False) -> Vocabulary:
+    """
+    The tokenizer in the folder or file *where*, or of the model of that name in the local Hugging Face cache.
+
+    It is downloaded only with *download*. Raises `PromptError`.
+    """
+    path = Path(where).expanduser()
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        if file.is_file():
+            return Vocabulary(needed("tokenizers").Tokenizer.from_file(str(file)))
+        loaded = needed("transformers").AutoTokenizer.from_pretrained(where, local_files_only=not download)
+    except PromptError:
+        raise
+    except Exception as problem:  # noqa: BLE001 - these packages raise it bare for a file they cannot read
+        raise PromptError(
+            f"the tokenizer of {where} cannot be had: {str(problem).splitlines()[0]:.200}\n"
+            f"  checked  {file}{'' if download else ' and the local Hugging Face cache'}\n"
+            "  try      the path of a folder with tokenizer.json in the deployment's [model]"
+        ) from None
+    if not hasattr(loaded, "backend_tokenizer"):
+        raise PromptError(f"the tokenizer of {where} has no fast form, so exact text cannot be made for it")
+    return Vocabulary(loaded.backend_tokenizer)

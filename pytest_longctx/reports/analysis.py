@@ -1,0 +1,129 @@
+"""What a results file says in numbers: cold readings over length, the law through them, and every figure of every case."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, NamedTuple
+
+from pytest_longctx.deployments.capacity import Law, fit
+from pytest_longctx.findings.verdicts import COLD_SHARE
+from pytest_longctx.reports.results import Results
+
+JUDGED = ("holds", "broken", "known", "unmeasured")
+LAW = "law"
+"""Stands where a finding's id would: the figures are the coefficients of the law of one deployment."""
+
+
+class Case(NamedTuple):
+    """What two runs have in common: a finding on a deployment."""
+
+    finding: str
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What one run saw of a case; a test that was repeated gives several values."""
+
+    words: list[str] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=dict)
+    bounds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    server: Mapping[str, str] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
+    """Shares by which figures are known to stray; for coefficients, whose repeats are the lengths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Cold requests of one length on one deployment: medians. None: not observed."""
+
+    tokens: int
+    runs: int
+    ttft_s: float
+    prefill_tokens_per_s: float | None = None
+    decode_tokens_per_s: float | None = None
+    floor_s: float | None = None
+    """The least time that the hardware's peak allows."""
+    documented_s: float | None = None
+
+
+def cold(results: Results) -> dict[str, list[Reading]]:
+    """By deployment, its cold readings in the order of their length."""
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for row in results.verdicts:
+        seen = row["measured"]
+        warm = seen.get("cached_share", 0.0) > COLD_SHARE or "warm_speedup" in seen
+        if "ttft_s" in seen and "prompt_tokens" in seen and not warm:
+            lengths = found.setdefault(row["server"].get("deployment", ""), {})
+            lengths.setdefault(int(seen["prompt_tokens"]), []).append(row)
+    return {name: [_reading(*pair) for pair in sorted(lengths.items())] for name, lengths in sorted(found.items())}
+
+
+def _reading(tokens: int, rows: list[dict[str, Any]]) -> Reading:
+    def middle(name: str) -> float | None:
+        return _median(row["measured"].get(name) for row in rows)
+
+    ttft_s = median(row["measured"]["ttft_s"] for row in rows)
+    peak_share = middle("peak_share")
+    return Reading(
+        tokens,
+        len(rows),
+        ttft_s,
+        middle("prefill_tokens_per_s"),
+        middle("decode_tokens_per_s"),
+        None if peak_share is None else peak_share * ttft_s,
+        _median(row.get("bounds", {}).get("ttft_s", {}).get("reference") for row in rows),
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    seen = [value for value in values if value is not None]
+    return median(seen) if seen else None
+
+
+def law(readings: Iterable[Reading]) -> Law | None:
+    """The law through *readings*; None for fewer than two lengths."""
+    points = [(each.tokens, each.ttft_s) for each in readings]
+    return fit(points) if len(points) > 1 else None
+
+
+def _jackknife(readings: list[Reading], whole: Law) -> dict[str, float]:
+    """The most by which leaving out one length moves each coefficient, as a share of it; nothing below four lengths."""
+    if len(readings) < 4:
+        return {}
+    parts = [law(readings[:i] + readings[i + 1 :]) or whole for i in range(len(readings))]
+    return {
+        f"law_{name}": max(abs(getattr(part, name) / value - 1) for part in parts)
+        for name, value in whole._asdict().items()
+        if value
+    }
+
+
+def spent_s(results: Results) -> dict[str, float]:
+    """Seconds that each deployment took, its boots and its tests."""
+    found: dict[str, float] = {}
+    spans = [(boot.get("deployment"), boot.get("seconds", 0.0)) for boot in results.boots]
+    spans += [(row["server"].get("deployment"), row.get("duration_s", 0.0)) for row in results.verdicts]
+    for name, seconds in spans:
+        if name:
+            found[name] = found.get(name, 0.0) + seconds
+    return found
+
+
+def gather(results: Results) -> dict[Case, Samples]:
+    """Every case that was judged, and the law of every deployment that was asked for two lengths."""
+    found: dict[Case, Samples] = {}
+    for row in results.verdicts:
+        if row["verdict"] not in JUDGED:
+            continue
+        case = Case(row["finding"], row["server"].get("deployment", ""))
+        its = found.setdefault(case, Samples(bounds=row.get("bounds", {}), server=row["server"]))
+        its.words.append(row["verdict"])
+        for name, value in row["measured"].items():
+            its.values.setdefault(name, []).append(value)
+    for name, readings in cold(results).items():
+        if whole := law(readings):
+            values = {f"law_{part}": [value] for part, value in whole._asdict().items()}
+            server = next(its.server for case, its in found.items() if case.deployment == name)
+            found[Case(LAW, name)] = Samples(values=values, server=server, noise=_jackknife(readings, whole))
+    return found

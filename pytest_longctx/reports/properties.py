@@ -1,0 +1,165 @@
+"""
+Verdicts as (name, value) pairs and back: the only module that knows the spelling.
+
+The pairs travel as a test's ``user_properties``: pytest writes them into JUnit XML as ``<property>`` elements and carries
+them across xdist; everything else here is read from them.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pytest_longctx import toml
+from pytest_longctx.findings.verdicts import Verdict
+from pytest_longctx.measures import MEASURES
+
+Pairs = Iterable[tuple[str, object]]
+
+_STEM = "longctx."
+FINDING = f"{_STEM}finding"
+BOOT = f"{_STEM}boot"
+REQUEST = f"{_STEM}request"
+VITALS = f"{_STEM}vitals"
+_WORDS = ("verdict", "title", "status", "source", "why", "said", "measured_by", "content", "carried")
+"""Parts of a verdict that are words, under their names in `Entry`."""
+_FOUND = f"{_STEM}found"
+_BOUND = {"reference", "tolerance", "exactly", "at_least", "at_most"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One verdict as it was recorded."""
+
+    finding: str
+    verdict: str
+    title: str = ""
+    why: str = ""
+    said: str = ""
+    """The server's own words about a refusal or a failure."""
+    status: str = ""
+    source: str = ""
+    """Where the finding was documented."""
+    bounds: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
+    """What the finding allows of each figure, in the words of its file: reference, tolerance, at_most."""
+    measured_by: str = ""
+    """The tool that measured, where it was not this package's own client."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    server: Mapping[str, str] = field(default_factory=dict)
+    """What was judged: deployment and its configuration, engine, model, hardware, launcher, seed."""
+    content: str = ""
+    """The hash of the finding that was judged."""
+    carried: str = ""
+    """When the run began that came to this verdict, where a later run took it over without asking again."""
+    again: str = ""
+    """Why an earlier run's verdict was not taken over."""
+
+
+def server_pairs(facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What was judged, as pairs."""
+    for name, value in facts.items():
+        yield f"{_STEM}server.{name}", value
+
+
+def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """One verdict as pairs; a figure that was not observed has none."""
+    finding, seen = verdict.finding, verdict.observation
+    source = finding.source
+    entry = Entry(
+        finding=finding.id,
+        verdict=verdict.word,
+        title=finding.title,
+        why=verdict.why,
+        said=seen.said if seen else "",
+        status=finding.status,
+        source=", ".join(str(part) for part in (source.document, source.where, source.date) if part),
+        bounds={name: bound.model_dump(exclude_none=True, include=_BOUND) for name, bound in finding.bounds.items()},
+        measured_by=seen.measured_by if seen else "",
+        measured={name: value for name, value in seen.metrics.items() if value is not None} if seen else {},
+        content=toml.digest(finding),
+    )
+    yield from entry_pairs(entry)
+
+
+def entry_pairs(entry: Entry) -> Iterator[tuple[str, str]]:
+    """A recorded verdict as pairs; what is not there has none."""
+    stem = f"{_STEM}{entry.finding}"
+    yield FINDING, entry.finding
+    for name in _WORDS:
+        if value := getattr(entry, name):
+            yield f"{stem}.{name}", value
+    if entry.bounds:
+        yield f"{stem}.bounds", json.dumps(entry.bounds, default=dict)
+    for name, value in entry.measured.items():
+        yield f"{stem}.{name}", f"{value:.9g}"
+
+
+def again_pair(finding: str, why: str) -> tuple[str, str]:
+    """Why an earlier run's verdict on *finding* was not taken over; apart from the verdict, which comes later."""
+    return f"{_STEM}again.{finding}", why
+
+
+def carried_pairs(row: Mapping[str, Any], since: str) -> Iterator[tuple[str, str]]:
+    """The verdict in a *row* of the results of a run that began at *since*, as pairs of a later run."""
+    known = {each.name for each in fields(Entry)}
+    kept = {name: value for name, value in row.items() if name in known}
+    yield from server_pairs(row["server"])
+    yield from entry_pairs(Entry(**{**kept, "carried": row.get("carried") or since}))
+
+
+def without(pairs: Pairs, finding: str) -> list[tuple[str, object]]:
+    """*pairs* without what they say of *finding* and of the server, for a verdict that takes their place."""
+    gone = (f"{_STEM}{finding}.", f"{_STEM}server.")
+    return [(name, value) for name, value in pairs if not name.startswith(gone) and (name, value) != (FINDING, finding)]
+
+
+def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
+    """
+    A row of results on its way there: *kind* is `BOOT`, `REQUEST` or `VITALS`.
+
+    A boot is attached to the first test that used it, a request to the test that sent it.
+    """
+    return kind, json.dumps(row)
+
+
+def found_pair(deployment: str, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> tuple[str, str]:
+    """What was found where in one prompt, depth and score of each place; one pair, for a prompt may hide 64 needles."""
+    return _FOUND, json.dumps({"deployment": deployment, "prompt_tokens": prompt_tokens, "places": places})
+
+
+def found(pairs: Pairs) -> Iterator[dict[str, Any]]:
+    """Every place in *pairs* as a row."""
+    for told in rows(_FOUND, pairs):
+        for depth, score in told["places"]:
+            rest = {name: told[name] for name in ("deployment", "prompt_tokens")}
+            yield {**rest, "depth": round(depth, 6), "score": score}
+
+
+def entries(pairs: Pairs) -> list[Entry]:
+    """Every verdict in *pairs*."""
+    known = list(pairs)
+    flat = {name: str(value) for name, value in known}
+    ids = dict.fromkeys(str(value) for name, value in known if name == FINDING)
+    server = {
+        name.removeprefix(f"{_STEM}server."): value
+        for name, value in flat.items()
+        if name.startswith(f"{_STEM}server.")
+    }
+    return [_entry(finding, flat, server) for finding in ids if f"{_STEM}{finding}.verdict" in flat]
+
+
+def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> Entry:
+    stem = f"{_STEM}{finding}."
+    return Entry(
+        finding=finding,
+        **{name: flat.get(f"{stem}{name}", "") for name in _WORDS},
+        bounds=json.loads(flat.get(f"{stem}bounds", "{}")),
+        again=flat.get(again_pair(finding, "")[0], ""),
+        measured={name: float(flat[f"{stem}{name}"]) for name in MEASURES if f"{stem}{name}" in flat},
+        server=server,
+    )
+
+
+def rows(kind: str, pairs: Pairs) -> list[dict[str, Any]]:
+    """Every row of this kind in *pairs*."""
+    return [json.loads(str(value)) for name, value in pairs if name == kind]

@@ -1,0 +1,169 @@
+"""
+``results.jsonl``: a header, one line for each boot, each verdict and whatever else was seen as they come, a footer.
+
+A file without its footer belongs to a run that was cut off: what it holds is true, and something is missing.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, TextIO
+
+from pytest_longctx.errors import ResultsError
+from pytest_longctx.reports.properties import Entry
+
+SCHEMA = 1
+NAME = "results.jsonl"
+KINDS = ("boot", "verdict", "request", "vitals", "retrieval")
+"""Rows between header and footer; a file need not have any of them, and what it lacks is not shown."""
+
+_NEEDED = {
+    "verdict": ("test", "finding", "verdict", "title", "why", "said", "status", "measured", "server"),
+    "boot": ("outcome",),
+    "request": ("deployment", "started_s", "ended_s"),
+    "vitals": ("at_s", "figures"),
+    "retrieval": ("prompt_tokens", "depth", "score"),
+}
+"""What readers take for granted of a row; anything else may be missing."""
+
+
+class Writer:
+    """Writes one run's file, line by line, so that nothing measured is lost with the run."""
+
+    def __init__(self, folder: Path, header: Mapping[str, Any], resumes: Path | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / NAME
+        if self.path.exists():
+            stamp = datetime.fromtimestamp(self.path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%SZ")
+            names = (f"results.{stamp}{more}.jsonl" for more in chain([""], (f"-{i}" for i in count(2))))
+            kept = next(folder / name for name in names if not (folder / name).exists())
+            resumes = kept if resumes and resumes.resolve() == self.path.resolve() else resumes
+            self.path.rename(kept)
+        if resumes is not None:
+            header = {**header, "resumes": os.path.relpath(resumes, folder)}
+        self._file: TextIO = self.path.open("w", encoding="utf-8")
+        self._counts: dict[str, int] = {}
+        self._taken: set[str] = set()
+        self._line({"kind": "header", "schema": SCHEMA, "started": now(), **header})
+
+    def boot(self, boot: Mapping[str, Any]) -> None:
+        """One boot, come up or not."""
+        self._line({"kind": "boot", **boot})
+
+    def request(self, test: str, request: Mapping[str, Any]) -> None:
+        """One request, or one load, and the test that sent it."""
+        self._line({"kind": "request", "test": test, **request})
+
+    def vitals(self, vitals: Mapping[str, Any]) -> None:
+        """One look at a server and its machine."""
+        self._line({"kind": "vitals", **vitals})
+
+    def found(self, test: str, place: Mapping[str, Any]) -> None:
+        """One place of one prompt, and whether what was hidden there was found."""
+        self._line({"kind": "retrieval", "test": test, **place})
+
+    def verdict(self, test: str, outcome: str, duration_s: float, entry: Entry) -> None:
+        """One verdict and the test that came to it."""
+        self._counts[entry.verdict] = self._counts.get(entry.verdict, 0) + 1
+        self._line(
+            {"kind": "verdict", "test": test, "outcome": outcome, "duration_s": round(duration_s, 6), **asdict(entry)}
+        )
+
+    def carry(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of an earlier file as they are, each once."""
+        for row in rows:
+            line = json.dumps(row)
+            if line in self._taken:
+                continue
+            self._taken.add(line)
+            if row["kind"] == "verdict":
+                self._counts[row["verdict"]] = self._counts.get(row["verdict"], 0) + 1
+            self._line(row)
+
+    def close(self, exit_code: int, **more: Any) -> None:
+        """The footer."""
+        self._line({"kind": "footer", "finished": now(), "exit_code": exit_code, "verdicts": self._counts, **more})
+        self._file.close()
+
+    def drop(self) -> None:
+        """Leave the file without a footer, as that of a run that was cut off."""
+        with suppress(OSError):
+            self._file.close()
+
+    def _line(self, row: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(row, default=dict) + "\n")
+        self._file.flush()
+
+
+def now() -> str:
+    """The time, as results carry it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A whole results file."""
+
+    header: dict[str, Any]
+    footer: dict[str, Any]
+    boots: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    vitals: list[dict[str, Any]] = field(default_factory=list)
+    retrievals: list[dict[str, Any]] = field(default_factory=list)
+
+
+def write(results: Results, path: Path) -> None:
+    """*results* as a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    between = (results.boots, results.requests, results.vitals, results.retrievals, results.verdicts)
+    rows = (results.header, *chain.from_iterable(between), results.footer)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def begun(path: Path) -> list[dict[str, Any]]:
+    """
+    Every row of the file at *path*, the header first, whether or not its run came to an end. Raises `ResultsError`.
+
+    What a run was writing when it was killed, half a last line, is left out.
+    """
+    return _checked(path, _rows(path))
+
+
+def read(path: Path) -> Results:
+    """The file at *path*. Raises `ResultsError` where it is no results file, or was cut off."""
+    rows = _rows(path)
+    if rows[-1].get("kind") != "footer":
+        raise ResultsError(f"{path}: the footer is missing: the run was cut off after {len(rows) - 1} lines")
+    of_kind = ([row for row in _checked(path, rows) if row.get("kind") == kind] for kind in KINDS)
+    return Results(rows[0], rows[-1], *of_kind)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        *lines, last = path.read_bytes().splitlines() or [b""]
+        rows = [json.loads(line) for line in lines]
+    except (OSError, ValueError) as problem:
+        raise ResultsError(f"{path}: {problem}") from None
+    try:
+        rows.append(json.loads(last))
+    except ValueError as problem:
+        if not rows:
+            raise ResultsError(f"{path}: this is no results file of schema {SCHEMA}: {problem}") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise ResultsError(f"{path}: this is no results file: each line must be a JSON object")
+    if rows[0].get("kind") != "header" or rows[0].get("schema") != SCHEMA:
+        raise ResultsError(f"{path}: this is no results file of schema {SCHEMA}: its first line must be the header")
+    return rows
+
+
+def _checked(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for row in rows:
+        if lacking := [name for name in _NEEDED.get(str(row.get("kind")), ()) if name not in row]:
+            raise ResultsError(f"{path}: a row of kind {row['kind']!r} lacks {', '.join(lacking)}")
+    return rows
