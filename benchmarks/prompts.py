@@ -26,7 +26,7 @@ def make_tokenizer(folder: Path) -> None:
     """A byte-level BPE split as Llama 3's is, in *folder*."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from pytest_longctx.prompts import sentences
+    from pytest_longctx.prompts import corpus
 
     split = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     tokenizer = Tokenizer(models.BPE())
@@ -39,7 +39,7 @@ def make_tokenizer(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=8000, show_progress=False, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(islice(sentences.endless(1), 4), trainer)
+    tokenizer.train_from_iterator(islice(corpus.endless(1), 4), trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 100 * MILLION}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -68,7 +68,7 @@ def natural(folder: Path, tokens: int) -> int:
     """Ids of natural text, nothing on the shelf."""
     from pytest_longctx.prompts import PromptFactory
     from pytest_longctx.prompts.cache import Shelf
-    from pytest_longctx.prompts.reader import Reader
+    from pytest_longctx.prompts.factory import Reader
 
     with tempfile.TemporaryDirectory() as empty:
         reader = Reader(str(folder), shelf=Shelf(Path(empty)))
@@ -79,12 +79,12 @@ def plain_encode(folder: Path, tokens: int) -> int:
     """One encoding of such a text by the tokenizers package: the unit of the text figures."""
     from tokenizers import Tokenizer
 
-    from pytest_longctx.prompts import sentences
+    from pytest_longctx.prompts import corpus
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    (some,) = islice(sentences.endless(7), 1)
+    (some,) = islice(corpus.endless(7), 1)
     characters = int(len(some) / len(tokenizer.encode(some)) * tokens)
-    whole = "".join(islice(sentences.endless(0), characters // len(some) + 2))[:characters]
+    whole = "".join(islice(corpus.endless(0), characters // len(some) + 2))[:characters]
     start = now()
     came = len(tokenizer.encode(whole))
     say(start)
@@ -148,7 +148,7 @@ def needle(folder: Path, tokens: int) -> int:
     """A needle in natural text, nothing on the shelf."""
     from pytest_longctx.prompts import PromptFactory
     from pytest_longctx.prompts.cache import Shelf
-    from pytest_longctx.prompts.reader import Reader
+    from pytest_longctx.prompts.factory import Reader
 
     with tempfile.TemporaryDirectory() as empty:
         reader = Reader(str(folder), shelf=Shelf(Path(empty)))

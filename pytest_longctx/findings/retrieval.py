@@ -6,8 +6,7 @@ from dataclasses import replace
 from pytest_longctx.observation import Observation
 from pytest_longctx.probe.grading import Grade
 from pytest_longctx.probe.rungs import Precision
-from pytest_longctx.prompts.needles import Haystack, score
-from pytest_longctx.prompts.repetition import repetition
+from pytest_longctx.prompts.needles import Haystack, repetition, score
 
 
 def retrieved(seen: Observation, grade: Grade) -> Observation:

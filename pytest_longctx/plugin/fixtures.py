@@ -123,7 +123,7 @@ def prompt(
     from pytest_longctx.deployments import models
     from pytest_longctx.prompts import PromptFactory, tokenizer
     from pytest_longctx.prompts.corpus import Sentences, Words
-    from pytest_longctx.prompts.reader import Reader
+    from pytest_longctx.prompts.factory import Reader
 
     def reader() -> Reader:
         where, source = models.locate(deployment.model), longctx_corpus

@@ -1,17 +1,13 @@
 """
 Prompts of an exact length, each kind its own short module.
 
-    factory     what a test holds: prompt(10_000), prompt.natural("1M"), prompt.text("1M")
-    ids         a prompt as token ids, and its JSON
-    shared      prompts that share a prefix: turns of one conversation, users of one document
-    needles     a fact in a haystack, the question at the end, and the score
-    repetition  whether an answer only repeats itself
-    exact       text that re-encodes to an exact count; chat does the same inside a chat template
-    corpus      where text comes from; sentences makes it
-    pieces      tokenising in pieces of bounded size, borders proved not to matter
-    vocabulary  a model's tokenizer
-    shelf       tokenised text on disk
-    ahead       building while a server boots
+    factory    what a test holds: prompt(10_000), prompt.natural("1M"), prompt.text("1M")
+    token_ids  a prompt as token ids and its JSON; prompts that share a prefix
+    needles    a fact in a haystack, the question at the end, the score, and whether an answer only repeats itself
+    text       text that re-encodes to an exact count, alone or inside a chat template
+    corpus     where text comes from
+    tokenizer  a model's tokenizer
+    cache      tokenised text on disk
 """
 
 from pytest_longctx.prompts.factory import PromptFactory

@@ -1,4 +1,4 @@
-"""The needle in a haystack: one fact in a long text, asked for at its end. Exact by construction, because it is built of ids."""
+"""A fact hidden in a haystack, the question at the end, the score, and whether an answer only repeats itself."""
 
 import re
 from dataclasses import dataclass
@@ -87,3 +87,34 @@ def score(answer: str, expected: str) -> bool:
     """
     digits = r"[ ,]?".join(map(re.escape, expected))
     return re.search(rf"(?<!\d){digits}(?!\d)", answer) is not None
+
+
+LONGEST_PHRASE: Final = 64
+"""Words of the longest phrase whose repetition is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """What is said again, and how often in a row."""
+
+    phrase: str
+    times: int
+
+
+def repetition(answer: str, times: int = 3) -> Repetition | None:
+    """
+    The shortest phrase that *answer* says at least *times* times in a row, or None.
+
+    >>> repetition("it is the the the the end")
+    Repetition(phrase='the', times=4)
+    """
+    words = answer.split()
+    for period in range(1, min(LONGEST_PHRASE, len(words) // times) + 1):
+        run = start = longest = 0
+        for place in range(period, len(words)):
+            run = run + 1 if words[place] == words[place - period] else 0
+            if run > longest:
+                longest, start = run, place - run - period + 1
+        if longest // period + 1 >= times:
+            return Repetition(" ".join(words[start : start + period]), longest // period + 1)
+    return None

@@ -1,20 +1,94 @@
-"""
-Text that re-encodes to an exact number of tokens: built in pieces, cut in a tail of two thousand characters, and proved once by
-encoding the whole as a server does.
-"""
+"""Text that re-encodes to an exact number of tokens, alone or inside a chat template, tokenised in pieces of bounded size."""
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, product
+from itertools import chain, islice, product
 from typing import ClassVar, Final
+
+import numpy as np
 
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts.corpus import Source, too_short
-from pytest_longctx.prompts.pieces import Piece, encoded
-from pytest_longctx.prompts.token_ids import COMPLETIONS
-from pytest_longctx.prompts.tokenizer import Vocabulary
+from pytest_longctx.prompts.token_ids import COMPLETIONS, Ids
+from pytest_longctx.prompts.tokenizer import Vocabulary, needed
+
+_PIECE_CHARS: Final = 1 << 16
+_AROUND_CHARS: Final = 256
+_TRIES: Final = 32
+_AT_ONCE: Final = 16
+"""Pieces that are encoded side by side, on as many cores as there are."""
+_WORD_START = re.compile(r"(?<=\S) (?=\S)")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a text and its ids; those are of the text without its first *skip* characters."""
+
+    text: str = field(repr=False)
+    skip: int
+    ids: Ids = field(repr=False)
+
+
+def encoded(
+    vocabulary: Vocabulary, chunks: Iterable[str], tokens: int, *, piece_chars: int | None = None, skip: int = 0
+) -> Iterator[Piece]:
+    """The text of *chunks* piece by piece, until there are *tokens* tokens or the text ends; no special tokens are added."""
+    parts = _cut(vocabulary, chunks, piece_chars or min(_PIECE_CHARS, 4 * _AROUND_CHARS + 8 * tokens), skip)
+    done, per_piece = 0, 1.0
+    while done < tokens:
+        # Not more than will be needed, by what a piece came to so far.
+        ahead = int(min(_AT_ONCE, max(1.0, (tokens - done) / per_piece))) if done else 1
+        group = list(islice(parts, ahead))
+        if not group:
+            return
+        for (text, omit), ids in zip(group, _encode(vocabulary, group), strict=True):
+            yield Piece(text, omit, ids)
+            done += ids.size
+            per_piece = max(1.0, ids.size)
+
+
+def _encode(vocabulary: Vocabulary, group: list[tuple[str, int]]) -> list[Ids]:
+    texts = [text[omit:] for text, omit in group]
+    found = vocabulary.rust.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array(each.ids, dtype=np.uint32) for each in found]
+
+
+def _cut(vocabulary: Vocabulary, chunks: Iterable[str], piece_chars: int, skip: int) -> Iterator[tuple[str, int]]:
+    rest, start = "", piece_chars
+    for chunk in chunks:
+        rest += chunk
+        while len(rest) > start + piece_chars:
+            found = border(vocabulary, rest, start)
+            if found is None:  # no border here: the piece grows
+                start += piece_chars
+                continue
+            at, omit = found
+            yield rest[:at], skip
+            rest, skip, start = rest[at:], omit, piece_chars
+    if rest:
+        yield rest, skip
+
+
+def border(vocabulary: Vocabulary, text: str, start: int) -> tuple[int, int] | None:
+    """
+    The first place from *start* on where *text* may be cut, and how many characters to leave out after it.
+
+    A tokenizer that puts a space before every text wants the border's own space left out. None where there is no such place
+    among the first 32.
+    """
+    end = min(len(text) - 1, start + 4 * _AROUND_CHARS)
+    words = [found.start() for found in _WORD_START.finditer(text, start, end)]
+    for at in (words or list(range(start, end)))[:_TRIES]:
+        left, right = text[max(0, at - _AROUND_CHARS) : at], text[at : at + _AROUND_CHARS]
+        whole, alone = vocabulary.ids(left + right).tolist(), vocabulary.ids(left).tolist()
+        for omit in (0, 1) if right.startswith(" ") else (0,):
+            if alone + vocabulary.ids(right[omit:]).tolist() == whole:
+                return at, omit
+    return None
+
 
 _TAIL_CHARS: Final = 1024
 _REACH_CHARS: Final = 64
@@ -138,3 +212,83 @@ def _tail(vocabulary: Vocabulary, window: Piece, after: str, wanted: int, tokens
         f"no text of exactly {tokens:,} tokens can be made with this tokenizer and this source; "
         f"the nearest is {tokens + nearest - wanted:,}"
     )
+
+
+Message = dict[str, str]
+Render = Callable[[list[Message]], str]
+"""Messages as the model will see them, the opening of its answer included."""
+
+_MARK: Final = "longctx stands here"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chat:
+    """Messages, and their proved length in tokens once they are rendered."""
+
+    path: ClassVar = "/v1/chat/completions"
+    member: ClassVar = "messages"
+    messages: tuple[Message, ...] = field(repr=False)
+    tokens: int
+    seed: int
+    key: str
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    @property
+    def json_bytes(self) -> int:
+        """How many bytes `json_chunks` yields in all."""
+        return sum(len(chunk) for chunk in self.json_chunks())
+
+    def json_chunks(self) -> Iterator[bytes]:
+        """The messages as a JSON array."""
+        yield json.dumps(self.messages).encode()
+
+
+def renderer(where: str, *, download: bool = False) -> Render:
+    """The chat template of the model at *where*, by the ``transformers`` package. Raises `PromptError`."""
+    try:
+        tokenizer = needed("transformers").AutoTokenizer.from_pretrained(where, local_files_only=not download)
+    except PromptError:
+        raise
+    except Exception as problem:  # noqa: BLE001 - it raises many kinds for a folder it cannot read
+        raise PromptError(f"the chat template of {where} cannot be had: {str(problem).splitlines()[0]:.200}") from None
+    if not tokenizer.chat_template:
+        raise PromptError(
+            f"the model at {where} has no chat template\n  try      prompts of text or ids, sent to /v1/completions"
+        )
+
+    def render(messages: list[Message]) -> str:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    return render
+
+
+def exact_messages(
+    vocabulary: Vocabulary,
+    render: Render,
+    source: Source,
+    tokens: int,
+    *,
+    system: str = "",
+    opening: str = "",
+    context: int | None = None,
+) -> tuple[Message, ...]:
+    """
+    One user's message, after *system* where there is one, that renders to exactly *tokens* tokens.
+
+    What the template puts around it is measured by rendering once; the whole is proved as `exact_text` does. No special token is
+    added to a rendered template, as servers do. Raises `PromptError`.
+    """
+    head: list[Message] = [{"role": "system", "content": system}] if system else []
+    before, mark, after = render([*head, {"role": "user", "content": _MARK}]).partition(_MARK)
+    if not mark or _MARK in after:
+        raise PromptError(
+            "the chat template does not repeat a user's message once and unchanged: no exact length can be had"
+        )
+    frame: dict[str, str] = {"opening": opening, "before": before, "after": after}
+    content = exact_text(vocabulary, source, tokens, **frame, special=False, context=context)
+    messages = (*head, {"role": "user", "content": content})
+    if render(list(messages)) != before + content + after:
+        raise PromptError("the chat template changes with what is said: no exact length can be had")
+    return messages

@@ -1,18 +1,15 @@
-"""
-Prompts of an exact token length, as token ids: exact by construction, because nothing is tokenised on the way.
-
-A ten-million-token prompt is 40 MB of ids in one array and about as many bytes again in its request body. It is never a
-list of Python integers, and never part of a repr, a log, a test id or a report.
-"""
+"""A prompt as token ids and its JSON, and prompts that share a prefix."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from pytest_longctx.errors import PromptError
 
 Ids = npt.NDArray[np.uint32]
 
@@ -92,3 +89,40 @@ def _decimals(count: int) -> npt.NDArray[np.bytes_]:
         digits = numbers // 10**place
         rows[:, width - 1 - place] = np.where((digits > 0) | (place == 0), digits % 10 + ord("0"), ord(" "))
     return rows.reshape(-1).view(f"S{width + 1}")
+
+
+Draw = Callable[[int], Prompt]
+"""A new prompt of so many tokens, such as a `PromptFactory`."""
+
+
+def turns(draw: Draw, first: int, answer: int, new: int, count: int) -> Iterator[Prompt]:
+    """
+    *count* turns of one conversation: each is the one before, *answer* tokens in place of its answer, and *new* tokens.
+
+    Turn k (from 0) has first + k * (answer + new) tokens. Raises `PromptError`.
+    """
+    _fits(first + (count - 1) * (answer + new))
+    prompt = draw(first)
+    yield prompt
+    for number in range(1, count):
+        prompt = _longer(prompt, draw(answer + new), f"turn {number}")
+        yield prompt
+
+
+def users(draw: Draw, document: int, question: int, count: int) -> Iterator[Prompt]:
+    """*count* prompts of document + question tokens: the same document, and a question of each user's own."""
+    _fits(document + question)
+    head = draw(document)
+    for number in range(count):
+        yield _longer(head, draw(question), f"user {number}")
+
+
+def _longer(head: Prompt, tail: Prompt, name: str) -> Prompt:
+    ids = np.concatenate((head.ids, tail.ids))
+    ids.flags.writeable = False
+    return Prompt(ids, head.seed, f"{tail.key}/{name}")
+
+
+def _fits(tokens: int) -> None:
+    if tokens > LONGEST_TOKENS:
+        raise PromptError(f"prompts of {tokens:,} tokens would come of this; up to {LONGEST_TOKENS:,} can be had")

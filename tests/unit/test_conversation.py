@@ -14,7 +14,7 @@ from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.request import ask
 from pytest_longctx.client.server import Server
 from pytest_longctx.prompts import Prompt, PromptFactory
-from pytest_longctx.prompts.chat import Chat
+from pytest_longctx.prompts.text import Chat
 from tests.unit import make
 
 USAGE = {"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 3}}

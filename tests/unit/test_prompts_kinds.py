@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts import PromptFactory, shared_prefix
+from pytest_longctx.prompts import PromptFactory, token_ids
 from pytest_longctx.prompts.cache import Shelf
 from pytest_longctx.prompts.corpus import Sentences, TextFile
-from pytest_longctx.prompts.needles import Needle, hide, score
-from pytest_longctx.prompts.reader import Reader
-from pytest_longctx.prompts.repetition import Repetition, repetition
+from pytest_longctx.prompts.factory import Reader
+from pytest_longctx.prompts.needles import Needle, Repetition, hide, repetition, score
 from tests.unit import vocabularies
 from tests.unit.vocabularies import FAMILIES
 
@@ -165,9 +164,9 @@ def test_users_share_the_document_and_nothing_else(document, question, count, se
 def test_more_than_the_longest_prompt_is_refused_before_anything_is_made():
     make = PromptFactory(0, "k", ORDINARY)
     with pytest.raises(PromptError, match="1,000,000,010 tokens would come"):
-        next(shared_prefix.users(make, 1_000_000_000, 10, 2))
+        next(token_ids.users(make, 1_000_000_000, 10, 2))
     with pytest.raises(PromptError, match="would come"):
-        next(shared_prefix.turns(make, 10, 10**9, 10, 2))
+        next(token_ids.turns(make, 10, 10**9, 10, 2))
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=5), st.integers(3, 9))

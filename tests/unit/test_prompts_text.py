@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts import chat, pieces, sentences
+from pytest_longctx.prompts import corpus
 from pytest_longctx.prompts import text as prompt_text
 from pytest_longctx.prompts import tokenizer as prompts_tokenizer
 from pytest_longctx.prompts.corpus import Sentences, TextFile, Words
@@ -57,9 +57,9 @@ def test_a_long_text_is_exact_too(family, tokens):
 @pytest.mark.parametrize("piece_chars", [700, 5000])
 def test_the_borders_of_pieces_change_no_id(family, piece_chars):
     read = vocabularies.vocabulary(family)
-    (text,) = islice(sentences.endless(3), 1)
+    (text,) = islice(corpus.endless(3), 1)
     text = text[:40_000]
-    found = list(pieces.encoded(read, [text[:9000], text[9000:]], 10**9, piece_chars=piece_chars))
+    found = list(prompt_text.encoded(read, [text[:9000], text[9000:]], 10**9, piece_chars=piece_chars))
     assert len(found) > 5
     assert "".join(piece.text for piece in found) == text
     assert np.array_equal(np.concatenate([piece.ids for piece in found]), read.ids(text))
@@ -71,7 +71,7 @@ def test_the_borders_of_pieces_change_no_id(family, piece_chars):
 )
 def test_the_borders_of_pieces_change_no_id_of_odd_text(family, text):
     read = vocabularies.vocabulary(family)
-    found = list(pieces.encoded(read, [text], 10**9, piece_chars=300))
+    found = list(prompt_text.encoded(read, [text], 10**9, piece_chars=300))
     assert "".join(piece.text for piece in found) == text
     assert np.array_equal(np.concatenate([piece.ids for piece in found]), read.ids(text))
 
@@ -79,14 +79,14 @@ def test_the_borders_of_pieces_change_no_id_of_odd_text(family, text):
 def test_a_text_without_a_border_stays_whole():
     """One word of 2000 letters, all one token of a tokenizer that drops what it does not know."""
     read = vocabularies.vocabulary("word_piece")
-    (found,) = pieces.encoded(read, ["x" * 2000], 10**9, piece_chars=300)
+    (found,) = prompt_text.encoded(read, ["x" * 2000], 10**9, piece_chars=300)
     assert len(found.text) == 2000
     assert found.ids.size == 1
 
 
 def test_no_more_is_tokenised_than_is_needed():
     read = vocabularies.vocabulary("byte_level")
-    found = sum(piece.ids.size for piece in pieces.encoded(read, sentences.endless(0), 200_000))
+    found = sum(piece.ids.size for piece in prompt_text.encoded(read, corpus.endless(0), 200_000))
     assert 200_000 <= found < 240_000
 
 
@@ -127,8 +127,8 @@ def test_a_text_with_more_characters_than_vllm_takes_is_refused(tmp_path):
 
 def test_a_text_whose_borders_mattered_is_caught_by_the_proof(monkeypatch):
     """Were a piece counted wrongly, the encoding of the whole would tell."""
-    monkeypatch.setattr(pieces, "border", lambda _read, _text, start: (start, 0))
-    monkeypatch.setattr(pieces.encoded, "__kwdefaults__", {"piece_chars": 97, "skip": 0})
+    monkeypatch.setattr(prompt_text, "border", lambda _read, _text, start: (start, 0))
+    monkeypatch.setattr(prompt_text.encoded, "__kwdefaults__", {"piece_chars": 97, "skip": 0})
     with pytest.raises(PromptError, match=r"3,000 tokens was asked for; encoded as a whole it is [\d,]+"):
         exact_text(vocabularies.vocabulary("byte_level"), Sentences(), 3000)
 
@@ -141,7 +141,7 @@ def test_messages_render_to_exactly_what_was_asked(family, tokens, system):
         )
 
     read = vocabularies.vocabulary(family)
-    messages = chat.exact_messages(read, render, Sentences(), tokens, system=system, opening=OPENING)
+    messages = prompt_text.exact_messages(read, render, Sentences(), tokens, system=system, opening=OPENING)
     assert [each["role"] for each in messages] == [*(["system"] if system else []), "user"]
     assert len(read.rust.encode(render(messages), add_special_tokens=False).ids) == tokens
 
@@ -150,7 +150,7 @@ def test_a_template_that_does_not_repeat_what_is_said_is_refused():
     read = vocabularies.vocabulary("byte_level")
     for render in (lambda _: "no", lambda each: 2 * each[0]["content"]):
         with pytest.raises(PromptError, match="chat template"):
-            chat.exact_messages(read, render, Sentences(), 100)
+            prompt_text.exact_messages(read, render, Sentences(), 100)
 
 
 def test_a_model_s_own_template_is_rendered(tmp_path):
@@ -159,11 +159,11 @@ def test_a_model_s_own_template_is_rendered(tmp_path):
     template = "{% for m in messages %}<|user|>{{ m.content | trim }}<|end|>{% endfor %}<|assistant|>"
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    render = chat.renderer(str(tmp_path))
+    render = prompt_text.renderer(str(tmp_path))
     assert render([{"role": "user", "content": " hello "}]) == "<|user|>hello<|end|><|assistant|>"
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}', encoding="utf-8")
     with pytest.raises(PromptError, match="no chat template"):
-        chat.renderer(str(tmp_path))
+        prompt_text.renderer(str(tmp_path))
 
 
 @given(st.text(max_size=30), st.integers(1, 9))
@@ -179,14 +179,14 @@ def test_a_text_is_json_in_pieces(text, piece_chars):
 
 def test_no_text_is_in_a_repr():
     assert "secret" not in repr(Text("secret", 1, 0, "k"))
-    assert "secret" not in repr(chat.Chat(({"role": "user", "content": "secret"},), 1, 0, "k"))
+    assert "secret" not in repr(prompt_text.Chat(({"role": "user", "content": "secret"},), 1, 0, "k"))
 
 
 def test_the_sentences_are_the_same_anywhere_and_do_not_repeat():
-    one = "".join(islice(sentences.endless(4), 3))
-    assert one == "".join(islice(sentences.endless(4), 3))
-    assert one != "".join(islice(sentences.endless(5), 3))
-    assert one.startswith(next(sentences.endless(4)))
+    one = "".join(islice(corpus.endless(4), 3))
+    assert one == "".join(islice(corpus.endless(4), 3))
+    assert one != "".join(islice(corpus.endless(5), 3))
+    assert one.startswith(next(corpus.endless(4)))
     said = one.split(". ")
     assert len(set(said)) == len(said)
     assert not any(letter.isdigit() for letter in one)

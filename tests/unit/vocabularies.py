@@ -7,7 +7,7 @@ from itertools import islice
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from pytest_longctx.probe.checkpoint_files import word_level_tokenizer
-from pytest_longctx.prompts import sentences
+from pytest_longctx.prompts import corpus
 from pytest_longctx.prompts.tokenizer import Vocabulary
 
 DIGITS = " ".join(str(number) for number in range(1000, 1400))
@@ -16,7 +16,7 @@ SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n
 
 
 def _train(tokenizer, trainer):
-    (some,) = islice(sentences.endless(1), 1)
+    (some,) = islice(corpus.endless(1), 1)
     tokenizer.train_from_iterator([some[:120_000], DIGITS, LETTERS], trainer)
     return tokenizer
 
