@@ -18,8 +18,8 @@ from pytest_longctx.deployments import shape
 from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.errors import ModelError, unknown
+from pytest_longctx.probe import checkpoint
 from pytest_longctx.probe import checkpoint as probe
-from pytest_longctx.probe import checkpoint_files
 
 TINY_VOCABULARY = 4096
 """Token ids of the tiny model: 0 to 15 are special, the rest are ordinary words."""
@@ -63,7 +63,7 @@ TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
 def make_tiny_llama4(folder: Path) -> None:
     """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*, weights left to the engine."""
     words = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
-    checkpoint_files.write(folder, checkpoint_files.texts(TINY_LLAMA4, words, TINY_SPECIAL_TOKENS))
+    checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, words, TINY_SPECIAL_TOKENS))
 
 
 _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {

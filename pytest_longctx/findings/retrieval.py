@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_longctx.observation import Observation
-from pytest_longctx.probe.grading import Grade
-from pytest_longctx.probe.rungs import Precision
+from pytest_longctx.probe.grading import Grade, Precision
 from pytest_longctx.prompts.needles import Haystack, repetition, score
 
 

@@ -3,7 +3,7 @@ The probe's language: its codes, its token ids, and the word of each.
 
 A needle says "key i carries value j". An ask says "what does key i carry?" and is answered by one token: the answer
 "i carried j", or "nothing carries i". Either asks for key i + 1 in turn, so that one request asks for every key, and a
-wrong answer does not hide the next. Rungs are needles of another kind: see `pytest_longctx.probe.rungs`.
+wrong answer does not hide the next. Rungs are needles of another kind: see `pytest_longctx.probe.grading`.
 """
 
 import re

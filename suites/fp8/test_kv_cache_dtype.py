@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_longctx.findings import retrieval
-from pytest_longctx.probe import rungs as probe_rungs
+from pytest_longctx.probe import grading
 
 
 @pytest.mark.judges("kv-dtype")
@@ -13,7 +13,7 @@ def test_dtype_does_what_is_documented(request, finding, boot, prompt, judge):
         verdict = judge(boot.observe())
     else:
         ask = request.getfixturevalue("ask")  # there is nobody to ask where the boot failed
-        rungs = probe_rungs.plant(prompt(finding.ask.prompt_length(boot.server.max_model_len)))
+        rungs = grading.plant(prompt(finding.ask.prompt_length(boot.server.max_model_len)))
         exchange = ask(rungs.prompt, rungs.output_tokens)
-        verdict = judge(boot.beside(retrieval.measured(boot.weigh(exchange), probe_rungs.text(exchange.text))))
+        verdict = judge(boot.beside(retrieval.measured(boot.weigh(exchange), grading.ladder_text(exchange.text))))
     assert verdict

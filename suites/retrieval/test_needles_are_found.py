@@ -4,7 +4,6 @@ import pytest
 
 from pytest_longctx.findings import retrieval
 from pytest_longctx.probe import grading, questions
-from pytest_longctx.probe import rungs as probe_rungs
 from pytest_longctx.prompts import needles
 
 
@@ -27,9 +26,9 @@ def test_needles_are_found(finding, boot, server, prompt, ask, judge, longctx_se
 @pytest.mark.judges("precision")
 def test_keys_keep_their_precision(finding, boot, server, prompt, ask, judge):
     """If this fails, the KV cache stores keys more coarsely, or more finely, than its dtype says."""
-    rungs = probe_rungs.plant(prompt(finding.ask.prompt_length(server.max_model_len)))
+    rungs = grading.plant(prompt(finding.ask.prompt_length(server.max_model_len)))
     exchange = ask(rungs.prompt, rungs.output_tokens)
-    verdict = judge(retrieval.measured(boot.weigh(exchange), probe_rungs.text(exchange.text)))
+    verdict = judge(retrieval.measured(boot.weigh(exchange), grading.ladder_text(exchange.text)))
     assert verdict
 
 

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from pytest_longctx import paths
-from pytest_longctx.probe import checkpoint, codes, grading, questions, rungs
+from pytest_longctx.probe import checkpoint, codes, grading, questions
 from pytest_longctx.probe.weights import LLAMA4
 from pytest_longctx.prompts import PromptFactory
 
@@ -61,10 +61,10 @@ def test_transformers_gives_the_right_answer_and_the_bits_of_bf16(tmp_path, name
         questions.plant(FILLER(1500), questions.spread(1500)),
         questions.plant(FILLER(700), questions.borders(700, 128)),
     )
-    *answers, climbed = generated(tmp_path, *asked, rungs.plant(FILLER(300)))
+    *answers, climbed = generated(tmp_path, *asked, grading.plant(FILLER(300)))
     for question, text in zip(asked, answers, strict=True):
         assert grading.text(question, text).sound, text
-    assert rungs.text(climbed).mantissa_bits == 7, climbed
+    assert grading.ladder_text(climbed).mantissa_bits == 7, climbed
 
 
 def test_transformers_loses_what_a_damaged_copy_does_not_see(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from pytest_longctx.deployments import models
 from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.errors import ModelError
-from pytest_longctx.probe import checkpoint_files
+from pytest_longctx.probe import checkpoint
 
 TINY = Model(name="tiny", make="tiny-llama4", weights="random")
 
@@ -66,7 +66,7 @@ def test_the_tiny_models_parts_fit_together():
 
 @pytest.mark.parametrize("vocabulary", [16, 17, models.TINY_VOCABULARY])
 def test_every_id_is_a_word_without_spaces_and_the_first_are_special(vocabulary):
-    tokenizer = checkpoint_files.word_level_tokenizer([f"w{i}" for i in range(vocabulary)], models.TINY_SPECIAL_TOKENS)
+    tokenizer = checkpoint.word_level_tokenizer([f"w{i}" for i in range(vocabulary)], models.TINY_SPECIAL_TOKENS)
     words = tokenizer["model"]["vocab"]
     assert sorted(words.values()) == list(range(vocabulary))
     assert all(word.strip() and len(word.split()) == 1 for word in words)

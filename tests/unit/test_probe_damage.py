@@ -5,8 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_longctx.probe import codes, grading, margin, questions
-from pytest_longctx.probe import rungs as probe_rungs
+from pytest_longctx.probe import codes, grading, questions, weights
 from pytest_longctx.probe.weights import HEADS, LLAMA, LLAMA4
 from pytest_longctx.prompts import PromptFactory
 from tests import probe_damage
@@ -48,9 +47,9 @@ def test_a_sound_cache_answers_everything_and_its_ladder_has_the_bits_of_its_for
     filler = PromptFactory(3, "sound", codes.FILLER_IDS)
     question = questions.plant(filler(TOKENS), questions.spread(TOKENS, 16))
     assert graded(model.read(question.prompt.ids), model, question).sound
-    rungs = probe_rungs.plant(filler(TOKENS))
+    rungs = grading.plant(filler(TOKENS))
     answered = model.answer(model.read(rungs.prompt.ids), codes.ASK_RUNG, rungs.output_tokens)
-    assert probe_rungs.ids(answered).mantissa_bits == margin.mantissa_bits(kv, activations)
+    assert grading.ladder_ids(answered).mantissa_bits == weights.mantissa_bits(kv, activations)
 
 
 def inside(span):
@@ -138,9 +137,9 @@ def test_filler_is_answered_with_filler():
 
 @pytest.mark.parametrize("span", [(0, 3000), (17_500, 20_000 - 1), (0, 20_000 - 1)])
 def test_an_end_of_the_context_that_is_lost_is_no_ladder_instead_of_a_short_one(span):
-    rungs = probe_rungs.plant(PromptFactory(6, "ladder", codes.FILLER_IDS)(TOKENS))
+    rungs = grading.plant(PromptFactory(6, "ladder", codes.FILLER_IDS)(TOKENS))
     cache = probe_damage.zeroed(MODEL.read(rungs.prompt.ids), *span)
-    found = probe_rungs.ids(MODEL.answer(cache, codes.ASK_RUNG, rungs.output_tokens))
+    found = grading.ladder_ids(MODEL.answer(cache, codes.ASK_RUNG, rungs.output_tokens))
     assert None not in found.kept
     assert found.mantissa_bits is None
 

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_longctx.errors import UsageError
-from pytest_longctx.probe import codes, grading, margin, questions, weights
+from pytest_longctx.probe import codes, grading, questions, weights
 from pytest_longctx.probe.weights import LLAMA, LLAMA4
 from pytest_longctx.prompts import PromptFactory
 from tests.probe_reference import Reference
 
-FORMATS = list(margin.STORED)
+FORMATS = list(weights.STORED)
 FAMILIES = pytest.mark.parametrize("family", [LLAMA4, LLAMA], ids=lambda family: family.architecture)
 
 
@@ -25,7 +25,7 @@ def attended(family, gain, key, tokens, kv):
     projections, table = ATTENTION[family.architecture], TABLE
     query = gain * (projections["q"] @ table[codes.ASK + key])[: family.head_dim]
     needles = [codes.needle(each, 63 - each) for each in range(codes.KEYS)]
-    keys = margin.stored((table[needles] @ projections["k"].T)[:, : family.head_dim], kv)
+    keys = weights.stored((table[needles] @ projections["k"].T)[:, : family.head_dim], kv)
     scores = np.zeros(tokens)
     scores[: codes.KEYS] = keys @ query / math.sqrt(family.head_dim)
     share = np.exp(scores - scores.max())
@@ -42,30 +42,30 @@ def attended(family, gain, key, tokens, kv):
 )
 def test_the_closed_form_is_what_attention_comes_to(family, kv, key, tokens, gain):
     fainter = replace(family, query_gain=gain * family.query_gain)
-    closed_form = margin.attention_weight(fainter, tokens, kv)
+    closed_form = weights.attention_weight(fainter, tokens, kv)
     assert attended(family, gain, key, tokens, kv) == pytest.approx(closed_form, rel=1e-6)
 
 
 @FAMILIES
 @pytest.mark.parametrize("kv", FORMATS)
 def test_ten_million_tokens_are_within_what_is_guaranteed(family, kv):
-    assert margin.worst_miss(family, kv) == 0
-    assert margin.match_score(family, kv) >= math.log(10_000_000) + 15
-    assert margin.longest_context(family, kv) > 1_000_000_000_000
+    assert weights.worst_miss(family, kv) == 0
+    assert weights.match_score(family, kv) >= math.log(10_000_000) + 15
+    assert weights.longest_context(family, kv) > 1_000_000_000_000
 
 
 def test_the_longest_context_is_where_the_weight_becomes_too_small():
     faint = replace(LLAMA4, query_gain=1.0)
-    longest = margin.longest_context(faint)
+    longest = weights.longest_context(faint)
     assert 100 < longest < 1000
-    assert margin.attention_weight(faint, longest) >= margin.needed_weight()
-    assert margin.attention_weight(faint, longest + 1) < margin.needed_weight()
+    assert weights.attention_weight(faint, longest) >= weights.needed_weight()
+    assert weights.attention_weight(faint, longest + 1) < weights.needed_weight()
 
 
 @pytest.mark.parametrize("gain", [0.75, 1.0, 1.125])
 def test_the_model_itself_answers_up_to_there_and_not_much_further(gain):
     faint = replace(LLAMA4, query_gain=gain)
-    longest = margin.longest_context(faint)
+    longest = weights.longest_context(faint)
     for tokens, right in ((longest - 2, 1), (2 * longest, 0)):
         question = questions.plant(PromptFactory(1, "margin", codes.FILLER_IDS)(tokens), [tokens // 2])
         model = Reference(faint)
@@ -74,8 +74,8 @@ def test_the_model_itself_answers_up_to_there_and_not_much_further(gain):
 
 
 def test_one_head_less_is_not_enough():
-    assert margin.needed_weight() > 7 / 8
-    assert margin.needed_weight() < 1
+    assert weights.needed_weight() > 7 / 8
+    assert weights.needed_weight() < 1
 
 
 @pytest.mark.parametrize(
@@ -91,21 +91,21 @@ def test_one_head_less_is_not_enough():
     ],
 )
 def test_the_bits_of_a_cache_are_those_of_its_format(kv, activations, bits):
-    assert margin.mantissa_bits(kv, activations) == bits
+    assert weights.mantissa_bits(kv, activations) == bits
 
 
 @pytest.mark.parametrize("kv", FORMATS)
 def test_a_number_beyond_the_range_of_a_format_is_its_largest(kv):
-    limit = margin.finite_limit(kv)
+    limit = weights.finite_limit(kv)
     beyond = np.array([3e38, -3e38, limit], np.float32)
-    assert margin.stored(beyond, kv) == pytest.approx([min(limit, 3e38), -min(limit, 3e38), limit], rel=0.01)
+    assert weights.stored(beyond, kv) == pytest.approx([min(limit, 3e38), -min(limit, 3e38), limit], rel=0.01)
 
 
 @pytest.mark.parametrize(("kv", "limit"), [("fp8_e4m3", 448), ("fp8_e4m3fnuz", 240), ("fp8_e5m2", 57_344)])
 def test_the_range_of_an_fp8_cache_ends_where_its_format_does(kv, limit):
     """MI300 calls the second what everybody else calls the first."""
-    assert margin.finite_limit(kv) == limit
-    assert margin.stored(np.array([limit, 2.0 * limit, -9.0 * limit], np.float32), kv).tolist() == [
+    assert weights.finite_limit(kv) == limit
+    assert weights.stored(np.array([limit, 2.0 * limit, -9.0 * limit], np.float32), kv).tolist() == [
         limit,
         limit,
         -limit,
@@ -116,13 +116,13 @@ def test_the_range_of_an_fp8_cache_ends_where_its_format_does(kv, limit):
 @pytest.mark.parametrize("kv", ["fp8_e4m3", "fp8_e4m3fnuz", "fp8_e5m2"])
 def test_queries_in_fp8_do_not_hide_what_an_fp8_cache_keeps(family, kv):
     """Some attention backends quantise queries too. Beyond what the cache keeps an ask may be cut off: nothing is left to see."""
-    kept = margin.mantissa_bits(kv)
-    assert margin.largest_ask(family, kept) < margin.finite_limit(kv)
+    kept = weights.mantissa_bits(kv)
+    assert weights.largest_ask(family, kept) < weights.finite_limit(kv)
     asked = ATTENTION[family.architecture]["q"] @ TABLE[codes.ASK_RUNG + kept - 1]
-    assert np.abs(asked).max() == margin.largest_ask(family, kept)
-    assert (margin.stored(asked.astype(np.float32), kv) == asked).all()
+    assert np.abs(asked).max() == weights.largest_ask(family, kept)
+    assert (weights.stored(asked.astype(np.float32), kv) == asked).all()
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="fp8_e4m3"):
-        margin.stored(np.ones(1, np.float32), "fp8_e4m4")
+        weights.stored(np.ones(1, np.float32), "fp8_e4m4")

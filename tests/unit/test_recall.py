@@ -1,6 +1,6 @@
 from pytest_longctx.findings import retrieval
 from pytest_longctx.observation import Observation
-from pytest_longctx.probe import codes, grading, questions, rungs
+from pytest_longctx.probe import codes, grading, questions
 from pytest_longctx.prompts import PromptFactory
 from pytest_longctx.prompts.needles import Haystack, Needle
 
@@ -34,9 +34,9 @@ def test_an_answer_to_a_key_that_was_never_planted_is_made_up():
 
 def test_the_ladder_gives_bits_or_nothing():
     kept = " ".join([*(f"kept{i:02d}" for i in (1, 2, 3)), *(f"erased{i:02d}" for i in range(4, codes.RUNGS + 1))])
-    found = retrieval.measured(SEEN, rungs.text(kept)).metrics
+    found = retrieval.measured(SEEN, grading.ladder_text(kept)).metrics
     assert (found["kv_mantissa_bits"], found["kv_relative_step"], found["kv_ladder_breaks"]) == (3, 0.125, 0)
-    assert retrieval.measured(SEEN, rungs.text("w1 w2")).metrics["kv_mantissa_bits"] is None
+    assert retrieval.measured(SEEN, grading.ladder_text("w1 w2")).metrics["kv_mantissa_bits"] is None
 
 
 def hay(depth):

@@ -6,7 +6,7 @@ from itertools import islice
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from pytest_longctx.probe.checkpoint_files import word_level_tokenizer
+from pytest_longctx.probe.checkpoint import word_level_tokenizer
 from pytest_longctx.prompts import corpus
 from pytest_longctx.prompts.tokenizer import Vocabulary
 
