@@ -6,10 +6,10 @@ from typing import Any
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployments import capacity, models
+from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.deployments.prediction import DEVICE_GIB, Prediction
 from pytest_longctx.findings.agreement import concerns_memory
 from pytest_longctx.findings.cases import Case
 from pytest_longctx.findings.finding import Finding

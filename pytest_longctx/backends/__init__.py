@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from pytest_longctx import toml
+from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.deployments.prediction import Prediction
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.diagnosis import signatures
 

@@ -6,7 +6,7 @@ Two that agree stand against the third. What neither memory decides nor a formul
 
 from collections.abc import Iterator
 
-from pytest_longctx.deployments.prediction import Prediction
+from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.units import GiB

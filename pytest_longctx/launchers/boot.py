@@ -12,9 +12,9 @@ from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.streaming import decoding
 from pytest_longctx.deployments import capacity, models
+from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Machine
-from pytest_longctx.deployments.prediction import Prediction
 from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal
 from pytest_longctx.diagnosis.log_reader import Reading, read_file
 from pytest_longctx.errors import BootError

@@ -14,11 +14,11 @@ import pytest
 from pytest_longctx import paths
 from pytest_longctx import plan as pytest_longctx_plan
 from pytest_longctx.backends import Backend, defaults, environments
-from pytest_longctx.deployments import deployment, hardware, models
+from pytest_longctx.deployments import deployment, models
 from pytest_longctx.deployments.cpu_speed import Speed
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.devices import calibration, leased, monitor
+from pytest_longctx.devices import calibration, detect, leased, monitor
 from pytest_longctx.devices.sampler import Pulse, Tell
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import ask
@@ -149,7 +149,7 @@ class Selection:
             except ValueError as problem:
                 raise UsageError(f"--longctx-hardware: {problem}") from None
         else:
-            here = hardware.detect() if self.launcher.boots else Machine(None)
+            here = detect.detect() if self.launcher.boots else Machine(None)
         self.config.hook.pytest_longctx_describe_machine(config=self.config, machine=here)
         return here
 
@@ -160,7 +160,7 @@ class Selection:
         if one.name not in self._machines:
             speed = self._speed(process.environment(self.backend.recipe(one, "", 0), os.environ))
             # Where the hardware was typed, the processor is that of this machine all the same.
-            flags = hardware.cpu_flags() if self.machine.cpu_flags is None else self.machine.cpu_flags
+            flags = detect.cpu_flags() if self.machine.cpu_flags is None else self.machine.cpu_flags
             self._machines[one.name] = replace(self.machine, cpu_flags=flags).measured(speed)
         return self._machines[one.name]
 

@@ -2,7 +2,7 @@
 
 BACKEND = """
 from pytest_longctx.backends.miniature import Miniature
-from pytest_longctx.deployments.prediction import Prediction, Term
+from pytest_longctx.deployments.capacity import Prediction, Term
 
 class Mine(Miniature):
     name = "mine"

@@ -8,8 +8,7 @@ import os
 
 from pytest_longctx.backends import environments
 from pytest_longctx.backends.vllm import VllmCpu
-from pytest_longctx.deployments import hardware
-from pytest_longctx.devices import calibration
+from pytest_longctx.devices import calibration, detect
 
 PYTHON = environments.own_python(VllmCpu())
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -21,7 +20,7 @@ def test_a_cpu_is_measured_as_the_engine_finds_it():
     assert set(found.gflop_per_s) == {"bfloat16", "float32"}
     assert all(1e-3 < rate < 1e6 for rate in found.gflop_per_s.values())
     assert 0.1 < found.copy_gb_per_s < 1000
-    has = hardware.cpu_flags() or frozenset()
+    has = detect.cpu_flags() or frozenset()
     assert not found.lacks & has or not has
 
 

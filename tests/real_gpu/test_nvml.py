@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.deployments.hardware import Hardware, detect
+from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.devices import figures, memory_holders
+from pytest_longctx.devices.detect import detect
 from pytest_longctx.devices.monitor import beside
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.toml import check

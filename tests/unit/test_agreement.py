@@ -7,9 +7,9 @@ import pytest
 
 from pytest_longctx import paths, plan
 from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.deployment import load
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.deployments.prediction import Prediction, Term
 from pytest_longctx.findings.agreement import remark
 from pytest_longctx.findings.finding import load_all
 from pytest_longctx.findings.scope import Conditions, mismatch

@@ -3,8 +3,8 @@ import pytest
 from pytest_longctx import paths, plan
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployments import deployment
+from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.deployments.prediction import Prediction
 from pytest_longctx.errors import TableError
 from pytest_longctx.findings.finding import Finding, load_all
 from pytest_longctx.plugin.builtins import BACKENDS, load

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.deployments import hardware as deployments_hardware
-from pytest_longctx.deployments.hardware import KINDS, Hardware, Machine, detect
+from pytest_longctx.deployments.hardware import KINDS, Hardware, Machine
+from pytest_longctx.devices import detect as devices_detect
+from pytest_longctx.devices.detect import detect
 from pytest_longctx.units import GiB
 
 DATA = Path(__file__).parents[1] / "data" / "devices"
@@ -122,7 +123,7 @@ def test_every_neuron_device_is_counted_with_its_cores(tool):
     ("product", "kind"), [("trn1.2xlarge", "trn1"), ("trn1n.32xlarge", "trn1"), ("Standard PC", None)]
 )
 def test_an_older_neuron_tool_leaves_the_instance_to_the_firmware(tool, monkeypatch, product, kind):
-    monkeypatch.setattr(deployments_hardware, "_firmware", lambda: product)
+    monkeypatch.setattr(devices_detect, "_firmware", lambda: product)
     tool("neuron-ls", sample("neuron-ls-trn1.2xlarge.json"))
     assert detect().hardware == (kind and Hardware(kind))
     assert detect().facts["devices"] == f"{product}, 2 cores, 32768 MiB"
@@ -146,10 +147,10 @@ CPUS = {
 def test_a_processor_has_a_name_and_the_flags_that_matter(tmp_path, name):
     text, told = CPUS[name]
     (tmp_path / "cpuinfo").write_text(text)
-    found = deployments_hardware._host(3 * GiB, tmp_path / "cpuinfo")
+    found = devices_detect._host(3 * GiB, tmp_path / "cpuinfo")
     assert {key: found[key] for key in found if key.startswith("host_cpu_")} == told
     assert found["host_memory_gib"] == "3.0"
-    assert set(deployments_hardware._host(None, tmp_path / "none")) == {"host_cpu", "host_cores"}
+    assert set(devices_detect._host(None, tmp_path / "none")) == {"host_cpu", "host_cores"}
 
 
 def test_a_machine_without_tools_is_a_cpu(tool):

@@ -10,7 +10,7 @@ from pytest_longctx.backends import Backend, defaults
 from pytest_longctx.deployments import deployment, hardware
 from pytest_longctx.deployments.cpu_speed import DEADLINE_FACTOR, REFERENCE_PYTHON_S, Speed, fastest_by_flags
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.devices import calibration
+from pytest_longctx.devices import calibration, detect
 from pytest_longctx.errors import TableError, UsageError
 from pytest_longctx.launchers import process
 from pytest_longctx.plugin import builtins
@@ -130,7 +130,7 @@ def test_a_machine_that_was_measured_tells_its_figures_and_what_the_engine_denie
 
 
 def test_the_flags_of_this_machine_are_known_ones():
-    assert (hardware.cpu_flags() or frozenset()) <= set(hardware.CPU_FLAGS)
+    assert (detect.cpu_flags() or frozenset()) <= set(hardware.CPU_FLAGS)
 
 
 def test_only_what_decides_the_speed_tells_environments_apart():

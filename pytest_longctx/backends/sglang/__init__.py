@@ -2,8 +2,8 @@
 
 from pytest_longctx.backends import Backend, MetricNames
 from pytest_longctx.backends.sglang import memory
+from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.deployments.prediction import Prediction
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.toml import in_range, overlap
 from pytest_longctx.units import GiB

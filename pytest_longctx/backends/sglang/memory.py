@@ -7,7 +7,7 @@ Checked against boots of 0.5.6.post2 (8 x H200) and 0.5.16 (one H200). SGLang pr
 from dataclasses import dataclass, replace
 from math import ceil
 
-from pytest_longctx.deployments.prediction import Prediction, Term
+from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.units import GiB
 

@@ -5,8 +5,8 @@ from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames
 from pytest_longctx.backends.vllm import memory
+from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import FASTEST, Deployment
-from pytest_longctx.deployments.prediction import Prediction
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB

@@ -8,7 +8,7 @@ logged digit; where the sizes were measured stands beside each constant.
 from dataclasses import dataclass
 from math import ceil
 
-from pytest_longctx.deployments.prediction import Prediction, Term
+from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.units import GiB
 

@@ -1,8 +1,8 @@
 """vLLM on AWS Trainium and Inferentia, by the vllm-neuron plugin."""
 
 from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.deployments.prediction import Prediction
 from pytest_longctx.deployments.shape import Shape
 
 
