@@ -1,16 +1,184 @@
-"""What a growing log has told so far, in constant memory: feed it lines, or blocks of them as fast as a disk gives them."""
+"""
+What a growing log has told so far, in constant memory: feed it lines, or blocks of them as fast as a disk gives them.
+
+A growing log as bytes: cut into lines, and sifted for the few that matter.
+
+Nothing here keeps more than one line. Where a log is cut into chunks never changes what comes out.
+
+A log file that somebody else is writing, read line by line as it grows.
+
+The first error of a log: what Python's first traceback ends in, read through the prefixes that engines put before a line.
+"""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from pytest_longctx.diagnosis.log_lines import Lines, Sieve
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Phase, Place, Signature, figures, words
-from pytest_longctx.diagnosis.tracebacks import HINTS, FirstError
 from pytest_longctx.observation import Kind
 from pytest_longctx.toml import in_range
+
+LONGEST_LINE = 64 * 1024
+"""Bytes of a line that are read; the rest of it is passed over."""
+
+_LEFT_OUT = (b"0123456789", b"0123456789abcdefABCDEF")
+"""Bytes without which the lines of a log are often alike: numbers differ, and ids in hexadecimal."""
+_SAMPLE = 64 * 1024
+
+
+class Lines:
+    """Chunks in, whole lines out, each with a newline at its end and none longer than `LONGEST_LINE`."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._passing = False
+        """Whether what comes is the rest of a line that was cut."""
+
+    def take(self, chunk: bytes) -> bytes:
+        """The lines that *chunk* completes. A carriage return ends one too: progress bars use nothing else."""
+        chunk = chunk.replace(b"\r", b"\n")
+        if self._passing:
+            end = chunk.find(b"\n")
+            if end < 0:
+                return b""
+            chunk = chunk[end + 1 :]
+        data = self._rest + chunk if self._rest else chunk
+        self._passing = False
+        whole, kept, start = [], 0, 0
+        while len(data) - start > LONGEST_LINE:
+            end = data.rfind(b"\n", start, start + LONGEST_LINE + 1)
+            if end >= 0:
+                start = end + 1
+                continue
+            whole += [data[kept : start + LONGEST_LINE], b"\n"]
+            kept = start = data.find(b"\n", start + LONGEST_LINE) + 1
+            if start == 0:
+                self._passing = True
+                kept = start = len(data)
+        end = max(start, data.rfind(b"\n", start) + 1)
+        whole.append(data[kept:end])
+        self._rest = data[end:]
+        return b"".join(whole)
+
+    def rest(self) -> bytes:
+        """The last line, where the log ends without a newline."""
+        last, self._rest = self._rest, b""
+        return last + b"\n" if last else b""
+
+
+def _shapes(block: bytes, left_out: bytes) -> bytes:
+    """The different lines of *block* without the bytes that are *left_out*."""
+    return b"\n".join(set(block.translate(None, left_out).split(b"\n")))
+
+
+class Sieve:
+    """Finds, in one *block* of whole lines, those that have one of *hints* in them."""
+
+    def __init__(self, hints: Sequence[bytes], block: bytes) -> None:
+        self._block = block
+        # Most logs say the same things again with other numbers: without these little is left to search, for hints without them.
+        sample, lines = block[:_SAMPLE], block.count(b"\n", 0, _SAMPLE)
+        dull = next((each for each in _LEFT_OUT if 2 * _shapes(sample, each).count(b"\n") < lines), b"")
+        searched = _shapes(block, dull) if dull else block
+        self._ahead = {hint: -1 for hint in hints if hint.translate(None, dull) in searched}
+
+    def next(self, start: int) -> int:
+        """Where the next line that matters begins, from the beginning of a line on; the block's length if there is none."""
+        block, first = self._block, len(self._block)
+        for hint, at in list(self._ahead.items()):
+            if at < start:
+                at = block.find(hint, start)  # noqa: PLW2901 - the one that was kept has been passed
+                if at < 0:
+                    del self._ahead[hint]
+                    continue
+                self._ahead[hint] = at
+            first = min(first, at)
+        return first if first == len(block) else block.rfind(b"\n", 0, first) + 1
+
+
+_TAIL_CHUNK_BYTES: Final = 1 << 20
+
+
+class GrowingLog:
+    """Reads what a file has gained since it was last asked."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._lines = Lines()
+
+    def more(self, *, ended: bool) -> Iterator[str]:
+        """Whole new lines; once the writer has *ended*, also a last one without its line feed."""
+        while chunk := self._file.read(_TAIL_CHUNK_BYTES):
+            yield from _text(self._lines.take(chunk))
+        if ended:
+            yield from _text(self._lines.rest())
+
+    def close(self) -> None:
+        """Read no more."""
+        self._file.close()
+
+
+def _text(block: bytes) -> list[str]:
+    return block.decode("utf-8", "replace").split("\n")[:-1]
+
+
+HINTS = ("Traceback (most recent call last)", "ERROR", "rror", "CRITICAL", "FATAL", "Segmentation fault")
+"""Words without which a line begins no error."""
+
+_MOST_LINES = 2000
+"""A traceback that has not ended by then is given up: another process has written over it."""
+_HEADER = "Traceback (most recent call last)"
+_PREFIX = re.compile(
+    r"^(?P<tag>\([^)]*\bpid=\d+\) )?(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?(?: +\| ?)?"
+)
+_LOGGED = re.compile(r"^(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|^\[?\d{4}-\d\d-\d\d|^[\w.]*Warning: ")
+_ENDS_IN = re.compile(r"^(?:(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*|[A-Z]\w*)(?:: .*)?$")
+_COMPLAINS = re.compile(
+    r"\b(?:ERROR|CRITICAL|FATAL)\b|^(?:[\w./-]+: )?(?:fatal )?error: |^Fatal Python error|Segmentation fault", re.ASCII
+)
+
+
+class FirstError:
+    """Follows a log line by line; *text* is the first exception, once it is known."""
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+        self.complaint: str | None = None
+        """The first line that was logged as an error, for logs without a traceback."""
+        self.inside = False
+        """Whether a traceback has begun and not ended."""
+        self._tag: str | None = None
+        self._lines = 0
+
+    def follow(self, line: str) -> None:
+        """Take in one line."""
+        if _HEADER in line:
+            self._tag, self._lines, self.inside = _tag(line), 0, True
+            return
+        if self.inside:
+            self._go_on(line)
+        elif self.complaint is None and _COMPLAINS.search(line):
+            self.complaint = line.strip()
+
+    def _go_on(self, line: str) -> None:
+        self._lines += 1
+        prefix = _PREFIX.match(line)
+        body = line[prefix.end() :] if prefix else line
+        if _tag(line) != self._tag or _LOGGED.match(body) or not _ENDS_IN.match(body.rstrip()):
+            self.inside = self._lines < _MOST_LINES
+            return
+        self.inside = False
+        self.text = self.text or body.strip()
+
+
+def _tag(line: str) -> str | None:
+    """Which of several processes wrote *line*."""
+    prefix = _PREFIX.match(line)
+    return prefix["tag"] if prefix else None
+
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _COLOURS_IN_BYTES = re.compile(rb"\x1b\[[0-9;]*m")

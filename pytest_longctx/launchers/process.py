@@ -15,7 +15,7 @@ from pathlib import Path
 from pytest_longctx import _supervisor
 from pytest_longctx.backends import Recipe
 from pytest_longctx.client.server import Server
-from pytest_longctx.diagnosis.log_tail import GrowingLog
+from pytest_longctx.diagnosis.log_reader import GrowingLog
 from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch

@@ -15,8 +15,7 @@ from pytest_longctx.deployments.deployment import load_all as load_deployments
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
 from pytest_longctx.diagnosis.diagnose import explain_refusal
-from pytest_longctx.diagnosis.log_reader import Reading
-from pytest_longctx.diagnosis.tracebacks import HINTS
+from pytest_longctx.diagnosis.log_reader import HINTS, Reading
 from pytest_longctx.findings import claims
 from pytest_longctx.findings.agreement import concerns_memory
 from pytest_longctx.findings.ask import questions

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_longctx.diagnosis.log_lines import LONGEST_LINE, Lines, Sieve
-from pytest_longctx.diagnosis.log_reader import Reading, read
+from pytest_longctx.diagnosis.log_reader import LONGEST_LINE, Lines, Reading, Sieve, read
 from pytest_longctx.plugin.builtins import BACKENDS, load
 from tests.unit.quoted import BENIGN, FAILURES
 

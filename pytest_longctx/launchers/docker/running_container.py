@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.log_tail import GrowingLog
+from pytest_longctx.diagnosis.log_reader import GrowingLog
 from pytest_longctx.diagnosis.oom_killer import kills_in_group_of
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers.docker.container import ContainerRun
