@@ -16,8 +16,8 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
     {
         "vllm": "pytest_longctx.backends.vllm:Vllm",
         "vllm-cpu": "pytest_longctx.backends.vllm:VllmCpu",
-        "vllm-rocm": "pytest_longctx.backends.vllm.rocm:VllmRocm",
-        "vllm-neuron": "pytest_longctx.backends.vllm.neuron:VllmNeuron",
+        "vllm-rocm": "pytest_longctx.backends.vllm:VllmRocm",
+        "vllm-neuron": "pytest_longctx.backends.vllm:VllmNeuron",
         "sglang": "pytest_longctx.backends.sglang:Sglang",
         "transformers": "pytest_longctx.backends.transformers:Transformers",
         "openai": "pytest_longctx.backends.openai:OpenAI",

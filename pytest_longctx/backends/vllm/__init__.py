@@ -1,4 +1,10 @@
-"""vLLM's OpenAI-compatible server, on GPUs and in its CPU build."""
+"""
+vLLM's OpenAI-compatible server, on GPUs and in its CPU build.
+
+vLLM on AWS Trainium and Inferentia, by the vllm-neuron plugin.
+
+vLLM's ROCm build: the same engine on AMD's GPUs.
+"""
 
 from dataclasses import replace
 from types import MappingProxyType
@@ -107,3 +113,23 @@ class VllmCpu(Vllm):
         if "num-gpu-blocks-override" in flags:
             pool = replace(pool, available_bytes=int(flags["num-gpu-blocks-override"]) * pool.block_bytes)
         return memory.predict_pool(pool, deployment.max_model_len)
+
+
+class VllmNeuron(Vllm):
+    """The plugin compiles a graph for every bucket of lengths before it serves, so a first boot takes many minutes."""
+
+    name = "vllm-neuron"
+    # vLLM first: findings name its version, which is also what its server reports; the plugin counts its own.
+    distributions = ("vllm", "vllm-neuron")
+    salted = False  # its engine is another, and no source says that its cache heeds one
+
+    def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
+        return None
+
+
+class VllmRocm(Vllm):
+    """vLLM on AMD GPUs: the same flags, metrics and log lines, where "CUDA out of memory" reads "HIP"."""
+
+    name = "vllm-rocm"
+    distributions = ("vllm-rocm", "vllm")
+    failures = "vllm"
