@@ -15,8 +15,7 @@ from pytest_longctx.diagnosis import signatures as diagnosis_signatures
 from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import finding as findings
-from pytest_longctx.findings.cases import dead, match
-from pytest_longctx.findings.scope import Conditions
+from pytest_longctx.findings.scope import Conditions, dead, match
 from pytest_longctx.plugin import builtins
 from pytest_longctx.reports import pages, signatures
 from pytest_longctx.reports import published_commands as reports_published_commands

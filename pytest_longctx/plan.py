@@ -10,10 +10,9 @@ from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.findings.agreement import concerns_memory
-from pytest_longctx.findings.cases import Case
 from pytest_longctx.findings.finding import Finding
-from pytest_longctx.findings.scope import machine_lacks
+from pytest_longctx.findings.scope import Case, machine_lacks
+from pytest_longctx.findings.verdicts import concerns_memory
 from pytest_longctx.launchers.lint import lint
 from pytest_longctx.launchers.start_command import of_deployment
 from pytest_longctx.observation import Outcome

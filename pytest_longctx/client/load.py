@@ -1,9 +1,11 @@
 """Many requests at once, so many at a time or so many a second, and what they came to."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, repeat
 from statistics import fmean
 from typing import Final
 
@@ -18,11 +20,23 @@ from pytest_longctx.client.server_metrics import Reading
 from pytest_longctx.client.streaming import Conversation
 from pytest_longctx.client.watchdog import CONNECT_S, Gauges, watching
 from pytest_longctx.errors import PromptError
-from pytest_longctx.findings.arrivals import offsets
-from pytest_longctx.findings.ask import Ask, missing
+from pytest_longctx.findings.ask import Arrivals, Ask, missing
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.prompts import Sendable
+
+
+def offsets(requests: int, rate_per_s: float, arrivals: Arrivals, seed: int) -> tuple[float, ...]:
+    """
+    Seconds from the first request to each; the same again for the same seed.
+
+    >>> offsets(4, 2.0, "constant", 0)
+    (0.0, 0.5, 1.0, 1.5)
+    """
+    draw = random.Random(seed)
+    gaps = repeat(1 / rate_per_s) if arrivals == "constant" else iter(lambda: draw.expovariate(rate_per_s), None)
+    return tuple(at for at, _ in zip(accumulate(gaps, initial=0.0), range(requests), strict=False))
+
 
 _SETTLE_S: Final = 5.0
 """How long the server's counters may take to catch up with a load."""

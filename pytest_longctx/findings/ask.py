@@ -1,4 +1,4 @@
-"""What a finding asks: the questions there are, and what each of them sends or claims."""
+"""What a finding asks of a server, as a table of its file."""
 
 from typing import Annotated, Literal, get_args
 
@@ -6,7 +6,10 @@ from pydantic import Field
 
 from pytest_longctx import toml
 from pytest_longctx.deployments.deployment import HardwareName
-from pytest_longctx.findings.arrivals import Arrivals
+
+Arrivals = Literal["poisson", "constant"]
+"""``poisson``: independent of each other, as from many clients; ``constant``: evenly spaced."""
+
 
 Question = Literal[
     "boots",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_longctx.client.load import Load as Carried
     from pytest_longctx.client.server import Server
     from pytest_longctx.deployments.deployment import Deployment
-    from pytest_longctx.findings.arrivals import Arrivals
+    from pytest_longctx.findings.ask import Arrivals
     from pytest_longctx.findings.ask import Ask as Asked
     from pytest_longctx.findings.finding import Finding
     from pytest_longctx.launchers.boot import Boot

@@ -23,9 +23,8 @@ from pytest_longctx.devices.sampler import Pulse, Tell
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import ask
 from pytest_longctx.findings import finding as findings_module
-from pytest_longctx.findings.cases import Case, match
 from pytest_longctx.findings.finding import Finding
-from pytest_longctx.findings.scope import Conditions, machine_lacks, mismatch
+from pytest_longctx.findings.scope import Case, Conditions, machine_lacks, match, mismatch
 from pytest_longctx.launchers import Launch, Launcher, process
 from pytest_longctx.plan import Plan
 from pytest_longctx.plugin import builtins

@@ -22,7 +22,7 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.devices.sampler import Pulse
 from pytest_longctx.errors import LaunchError, LongctxError, UsageError
-from pytest_longctx.findings import aggregate, agreement, verdicts
+from pytest_longctx.findings import aggregate, verdicts
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Mismatch, mismatch
@@ -159,7 +159,7 @@ class Session:
             if misfit is not None:
                 self.rule_out(item, finding, misfit, boot)
             gated = self.gate.lines(finding.id, boot.facts, evidence.metrics) if self.gate and boot else ()
-            remark = agreement.remark(finding, boot.predicted, evidence) if boot else ""
+            remark = verdicts.remark(finding, boot.predicted, evidence) if boot else ""
             verdict = verdicts.judge(finding, evidence, gated, remark, self._warmed(boot))
             self.put_down(item, verdict, boot)
             if verdict.word == "known" and finding.known:

@@ -6,10 +6,9 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from pytest_longctx.deployments.capacity import Law, fit
-from pytest_longctx.findings.verdicts import COLD_SHARE
+from pytest_longctx.findings.verdicts import COLD_SHARE, JUDGED
 from pytest_longctx.reports.results import Results
 
-JUDGED = ("holds", "broken", "known", "unmeasured")
 LAW = "law"
 """Stands where a finding's id would: the figures are the coefficients of the law of one deployment."""
 

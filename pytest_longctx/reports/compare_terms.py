@@ -10,8 +10,7 @@ from statistics import median
 from typing import Any
 
 from pytest_longctx.errors import UsageError
-from pytest_longctx.findings.verdicts import COLD_SHARE
-from pytest_longctx.reports.analysis import JUDGED
+from pytest_longctx.findings.verdicts import COLD_SHARE, JUDGED
 from pytest_longctx.reports.results import Results
 
 RECORDED = ("hardware", "model", "seed", "ordinary_ids", "decoding")

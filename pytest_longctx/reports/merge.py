@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from pytest_longctx.errors import ResultsError
-from pytest_longctx.reports.analysis import JUDGED
+from pytest_longctx.findings.verdicts import JUDGED
 from pytest_longctx.reports.results import Results
 
 _SAME = ("backend", "launcher", "hardware", "conditions")

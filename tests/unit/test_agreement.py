@@ -10,10 +10,9 @@ from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.deployment import load
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.findings.agreement import remark
 from pytest_longctx.findings.finding import load_all
 from pytest_longctx.findings.scope import Conditions, mismatch
-from pytest_longctx.findings.verdicts import judge
+from pytest_longctx.findings.verdicts import judge, remark
 from pytest_longctx.launchers.boot import Boot
 from pytest_longctx.observation import Observation
 from pytest_longctx.reports.html import failures

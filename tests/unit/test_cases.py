@@ -1,6 +1,6 @@
 import pytest
 
-from pytest_longctx.findings.cases import Case, dead
+from pytest_longctx.findings.scope import Case, dead
 from tests.unit import make
 
 CLAIM = {"question": "claimed", "claim": {"shape": "llama-2-7b", "tokens": 10}}

@@ -17,13 +17,12 @@ from pytest_longctx.diagnosis import signatures as diagnosis_signatures
 from pytest_longctx.diagnosis.diagnose import explain_refusal
 from pytest_longctx.diagnosis.log_reader import HINTS, Reading
 from pytest_longctx.findings import claims
-from pytest_longctx.findings.agreement import concerns_memory
 from pytest_longctx.findings.ask import questions
-from pytest_longctx.findings.cases import dead
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.finding import load_all as load_findings
 from pytest_longctx.findings.markers import LENGTHS
-from pytest_longctx.findings.verdicts import judge
+from pytest_longctx.findings.scope import dead
+from pytest_longctx.findings.verdicts import concerns_memory, judge
 from pytest_longctx.launchers import lint
 from pytest_longctx.observation import KINDS
 from pytest_longctx.plugin.builtins import BACKENDS, load

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.client.adapters import Errand, LoadTool, runner
-from pytest_longctx.client.load import Load, observe, run
+from pytest_longctx.client.load import Load, observe, offsets, run
 from pytest_longctx.client.server import Server
 from pytest_longctx.errors import PromptError
-from pytest_longctx.findings.arrivals import offsets
 from pytest_longctx.findings.ask import Ask
-from pytest_longctx.findings.cases import Case
+from pytest_longctx.findings.scope import Case
 from pytest_longctx.miniatures.server import Honest
 from pytest_longctx.plugin import builtins
 from tests.unit import make
