@@ -9,9 +9,9 @@ from typing import Final
 
 from pytest_longctx.client import event_loop
 from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.request import Conversation
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import Reading
-from pytest_longctx.client.streaming import Conversation
 from pytest_longctx.client.watchdog import Gauges, watching
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import Watch, unwatched

@@ -14,10 +14,9 @@ import httpx
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import event_loop, server_metrics
 from pytest_longctx.client.exchange import Exchange, Ledger, tally
-from pytest_longctx.client.request import open_client
+from pytest_longctx.client.request import Conversation, open_client
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import Reading
-from pytest_longctx.client.streaming import Conversation
 from pytest_longctx.client.watchdog import CONNECT_S, Gauges, watching
 from pytest_longctx.errors import PromptError
 from pytest_longctx.findings.ask import Arrivals, Ask, missing

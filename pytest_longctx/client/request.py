@@ -1,18 +1,284 @@
-"""The client: send a prompt, and return what came of it."""
+"""
+The client: send a prompt, and return what came of it.
+
+One request on the wire: stream a completion and write down readings of the clock.
+
+It never retries (a retry would send ten million tokens again and hide the first failure) and has no timeout of its own
+that could be shorter than the answer: only the deadline it is given, from the first byte on.
+"""
 
 import asyncio
+import json
 import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, cast
 
 import httpx
+from httpx_sse import EventSource, SSEError
 
+from pytest_longctx.backends import Backend
 from pytest_longctx.client import event_loop
-from pytest_longctx.client.exchange import Exchange
-from pytest_longctx.client.server import Server
-from pytest_longctx.client.streaming import Clock, Conversation
+from pytest_longctx.client.exchange import Ending, Exchange, Ledger, Refusal, Usage
+from pytest_longctx.client.server import Answer, Server, unaskable
+from pytest_longctx.client.watchdog import Gauges, Lookout, open_http, watching
 from pytest_longctx.errors import PromptError
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.prompts import Sendable
+
+_KEPT_TEXT: Final = 2000
+_CONTENT: Final = ("reasoning_content", "reasoning", "content")
+"""What a chat's chunk may carry: a first token of reasoning is a first token."""
+_JSON: Final = {"Content-Type": "application/json"}
+_FIRST_BYTE: Final = "http11.send_request_headers.started"
+"""httpcore's name for the moment; where a proxy is asked for a tunnel first, it comes twice, and the last counts."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One request in flight: what has been seen of it so far."""
+
+    server: Server
+    prompt: Sendable
+    output_tokens: int
+    deadline_s: float
+    watch: Watch
+    clock: Clock = time.monotonic
+    gauges: Gauges | None = None
+    """What all requests of a load look at; None: no other is in flight, and the server's counters tell of this one."""
+    started_s: float = 0.0
+    uploaded_s: float | None = None
+    answering: bool = False
+    arrivals_s: list[float] = field(default_factory=list)
+    finished_s: float | None = None
+    """When a chunk without text said that the answer is over."""
+    words: list[str] = field(default_factory=list)
+    usage: Usage | None = None
+    refusal: Refusal | None = None
+    detail: str = ""
+    lookout: Lookout | None = None
+
+    async def hold(self) -> Exchange:
+        """The whole request, with the server's gauges watched beside it."""
+        async with (
+            open_http(self.server, None) as http,
+            nullcontext(self.gauges) if self.gauges else watching(self.server) as gauges,
+        ):
+            lookout = self.lookout = Lookout(self.server, gauges, prompt_tokens=len(self.prompt))
+            if self.gauges is None:
+                await lookout.note_counters()
+            self.started_s = self.clock()
+            lookout.begin()
+            ending, ended_s = await self._race(http, lookout)
+            if ending not in ("complete", "refused", "not asked"):
+                self.detail = f"{self.detail}; {await lookout.pulse()}"
+            ledger = await self._ledger(lookout) if self.gauges is None and ending == "complete" else None
+        return Exchange(
+            sent_tokens=len(self.prompt),
+            asked_tokens=self.output_tokens,
+            started_s=self.started_s,
+            ending=ending,
+            ended_s=ended_s,
+            uploaded_s=self.uploaded_s,
+            arrivals_s=self._arrived(),
+            usage=self._counted(ledger),
+            ledger=ledger,
+            refusal=self.refusal,
+            waited_unscheduled_s=lookout.admission.waited_s,
+            health=lookout.health,
+            text="".join(self.words)[:_KEPT_TEXT],
+            detail=self.detail,
+        )
+
+    def _arrived(self) -> tuple[float, ...]:
+        """One stamp per chunk with content; a single token without text comes in the chunk that ends the answer."""
+        single = self.usage is not None and self.usage.completion_tokens == 1
+        if self.arrivals_s or self.finished_s is None or not single:
+            return tuple(self.arrivals_s)
+        return (self.finished_s,)
+
+    async def _ledger(self, lookout: Lookout) -> Ledger | None:
+        # What was asked, not what usage claims: a server that overstates its answer would be waited for in vain.
+        counted = (self.usage and self.usage.completion_tokens) or 0
+        return await lookout.ledger(min(self.output_tokens, counted))
+
+    def _counted(self, ledger: Ledger | None) -> Usage:
+        """What usage says; of cached tokens the server's counter where usage is silent."""
+        if self.usage is None or self.usage.cached_tokens is not None or ledger is None:
+            return self.usage or Usage()
+        return replace(self.usage, cached_tokens=ledger.cached_tokens)
+
+    def _phase(self) -> str:
+        if self.arrivals_s:
+            return "answering"
+        return "uploading" if self.uploaded_s is None else "waiting"
+
+    async def _race(self, http: httpx.AsyncClient, lookout: Lookout) -> tuple[Ending, float]:
+        """The answer, the deadline, or the discovery that the request is never scheduled: whichever comes first."""
+        answer = asyncio.create_task(self._stream(http))
+        what = f"{len(self.prompt):,} tokens to {self.server.deployment.name}"
+        watching = asyncio.create_task(lookout.watch(what, self._phase, self.deadline_s, self.watch))
+        try:
+            await asyncio.wait({answer, watching}, timeout=self.deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            ended_s = self.clock()
+            if answer.done():
+                return answer.result(), ended_s
+            if watching.done():
+                ending, self.detail = watching.result()
+                return ending, ended_s
+            ending, self.detail = lookout.time_is_up(self.deadline_s, self.arrivals_s, self.output_tokens)
+            return ending, ended_s
+        finally:
+            for task in (answer, watching):
+                task.cancel()
+            await asyncio.gather(answer, watching, return_exceptions=True)
+
+    async def _stream(self, http: httpx.AsyncClient) -> Ending:
+        head, tail = self._body()
+        length = str(len(head) + self.prompt.json_bytes + len(tail))
+        try:
+            async with http.stream(
+                "POST",
+                self.prompt.path,
+                content=self._upload(head, tail),
+                headers={**_JSON, "Content-Length": length},
+                extensions={"trace": self._note},
+            ) as response:
+                if response.status_code != 200:
+                    text = (await response.aread()).decode("utf-8", "replace")
+                    self.refusal = Refusal.read(response.status_code, text, self.server.secrets)
+                    if self._not_asked(response, text):
+                        return "not asked"
+                    return "refused" if response.status_code < 500 else "server error"
+                if "text/event-stream" not in response.headers.get("content-type", ""):
+                    text = (await response.aread()).decode("utf-8", "replace")
+                    return "not asked" if self._not_asked(response, text) else "died mid-stream"
+                self.answering = True
+                return await self._read(response)
+        except httpx.HTTPError as problem:
+            self.detail = f"{type(problem).__name__}: {problem}".rstrip(": ")
+            return "died mid-stream" if self.answering else "disconnected"
+
+    def _not_asked(self, response: httpx.Response, text: str) -> bool:
+        """Whether *response* is none to the question, which *detail* then explains."""
+        server, headers = self.server, response.headers
+        said = Answer(
+            f"POST {self.prompt.path}",
+            response.status_code,
+            text,
+            headers.get("content-type", ""),
+            headers.get("location", ""),
+            streamed=True,
+        )
+        keyed, attached = "Authorization" in server.headers, server.launcher == "url"
+        direct = server.local and not attached  # a tunnel or a proxy may listen on loopback too
+        found = unaskable(said, local=direct, attached=attached, keyed=keyed, secrets=server.secrets)
+        self.detail = str(found) if found else self.detail
+        return found is not None
+
+    def _body(self) -> tuple[bytes, bytes]:
+        """The request around the prompt's ids."""
+        rest = {
+            "max_tokens": self.output_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **decoding(self.server.backend),
+            **self.server.body,
+        }
+        head = f'{json.dumps({"model": self.server.model})[:-1]}, "{self.prompt.member}": '
+        return head.encode(), b", " + json.dumps(rest)[1:].encode()
+
+    async def _note(self, event: str, _about: Mapping[str, Any]) -> None:
+        # Among fifty that start at once, a request may wait a tenth of a second for its turn to connect.
+        if event == _FIRST_BYTE:
+            self.started_s = self.clock()
+
+    async def _upload(self, head: bytes, tail: bytes) -> AsyncIterator[bytes]:
+        yield head
+        for chunk in self.prompt.json_chunks():
+            yield chunk
+            if self.lookout is not None:
+                self.lookout.took()
+        yield tail
+        self.uploaded_s = self.clock()
+
+    async def _read(self, response: httpx.Response) -> Ending:
+        try:
+            arriving = _Arriving(response, self.clock)
+            async for event in EventSource(cast("httpx.Response", arriving)).aiter_sse():
+                if event.data == "[DONE]":
+                    return "complete"
+                self._take(json.loads(event.data), arriving.came_s)
+                if self.refusal is not None:
+                    # vLLM, whose engine has died, ends a stream of 200 with an error of 500 in it.
+                    return "refused" if self.refusal.status < 500 else "server error"
+        except (SSEError, json.JSONDecodeError, AttributeError, TypeError) as problem:
+            self.detail = f"not the event stream of a completion: {problem}"
+            return "died mid-stream"
+        self.detail = "the stream ended without its closing [DONE]"
+        return "died mid-stream"
+
+    def _take(self, event: Mapping[str, Any], now: float) -> None:
+        if error := event.get("error"):
+            status = error.get("code") if isinstance(error, dict) else None
+            known = status if isinstance(status, int) else 200
+            self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
+            return
+        for choice in event.get("choices") or ():
+            if (said := _said(choice)) is not None:
+                self.arrivals_s.append(now)
+                if self.lookout is not None:
+                    self.lookout.came()
+                self.words += [said] if len(self.words) < _KEPT_TEXT else []
+            elif choice.get("finish_reason") is not None:
+                self.finished_s = now
+        if usage := event.get("usage"):
+            details = usage.get("prompt_tokens_details") or {}
+            cached = details.get("cached_tokens", self.server.silently_cached)
+            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
+            self.usage = Usage(*(count if isinstance(count, int) else None for count in counts))
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """What an `EventSource` needs of a response, stamped as it comes: reading one event must not make the next one late."""
+
+    response: httpx.Response
+    clock: Clock
+    came_s: float = 0.0
+
+    @property
+    def headers(self) -> httpx.Headers:
+        return self.response.headers
+
+    async def aiter_text(self) -> AsyncIterator[str]:
+        async for text in self.response.aiter_text():
+            woke_s = event_loop.woke_s()
+            self.came_s = self.clock() if woke_s is None else woke_s
+            yield text
+
+
+def decoding(backend: Backend) -> dict[str, Any]:
+    """How every answer is chosen."""
+    return {"temperature": 0, **backend.body}
+
+
+def _said(choice: Mapping[str, Any]) -> str | None:
+    """
+    The text of a chunk, reasoning included; None for a chunk without content: a chat's opening, or its end.
+
+    A token may have no text of its own: a part of a letter, or an id the tokenizer has no word for.
+    """
+    delta = choice.get("delta")
+    parts = [choice.get("text")] if delta is None else [delta.get(name) for name in _CONTENT]
+    text = "".join(part for part in parts if part)
+    opens = delta is not None and "role" in delta
+    nothing = all(part is None for part in parts) or opens or choice.get("finish_reason") is not None
+    return text or (None if nothing else "")
 
 
 def open_client(server: Server, timeout_s: float) -> httpx.Client:

@@ -1,4 +1,11 @@
-"""The lookout: the server's gauges, watched while a first token is awaited, and its counters, read before and after."""
+"""
+The lookout: the server's gauges, watched while a first token is awaited, and its counters, read before and after.
+
+Is a request ever scheduled? A rule on a server's gauges, without a clock of its own, so that hours of them can be replayed.
+
+A long prefill is as silent: no counter moves before its first token, which may take most of an hour at ten million tokens.
+But it runs. Forgotten are requests that wait while none runs and nothing else on the page moves.
+"""
 
 import asyncio
 import math
@@ -12,15 +19,52 @@ import httpx
 
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.admission import Admission
 from pytest_longctx.client.exchange import Ending, Ledger
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.stall import REQUEST_REMEDY, Pace, Stall, can_move, moved
+from pytest_longctx.client.server_metrics import REQUEST_REMEDY, Pace, Reading, Stall, can_move, moved
 from pytest_longctx.deployments import models
 from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.errors import ModelError
 from pytest_longctx.progress import Progress, Watch
 from pytest_longctx.units import duration
+
+_HELD: Final = 6
+"""
+How many times longer it may last where somebody holds a part of the cache.
+
+SGLang counts a request in chunked prefill neither as running nor as waiting. Its tokens in the cache move with every chunk, where
+its page has them; the share of it is rounded to hundredths, and of a pool of millions of tokens one hundredth is many chunks.
+"""
+
+
+@dataclass(slots=True)
+class Admission:
+    """Looks at one reading after the other, and tells when requests have waited unscheduled for longer than *limit_s*."""
+
+    limit_s: float
+    waited_s: float | None = None
+    """The longest such stretch so far; None: there was none."""
+    _since_s: float = 0.0
+    _still: Reading | None = None
+    """What has not moved since then; None: something runs, or nobody waits."""
+
+    def look(self, now_s: float, seen: Reading) -> str | None:
+        """Why the wait is over, or None: it may go on. A page that does not come tells nothing, one way or the other."""
+        if not seen.answered:
+            return None
+        if not seen.unscheduled:
+            self._still = None
+            return None
+        still = replace(seen, waiting=None)  # others may come and give up meanwhile: that is no progress
+        if still != self._still:
+            self._still, self._since_s = still, now_s
+        stretch_s = now_s - self._since_s
+        self.waited_s = max(stretch_s, self.waited_s or 0.0)
+        if stretch_s <= self.limit_s * (_HELD if seen.kv_usage else 1):
+            return None
+        usage = f" with {seen.kv_usage:.1%} of the KV cache in use" if seen.kv_usage is not None else ""
+        return f"for {duration(stretch_s)} requests waited and none ran{usage}, and no counter moved"
+
 
 CONNECT_S: Final = 10.0
 _LOOK_S: Final = 1.0

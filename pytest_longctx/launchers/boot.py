@@ -9,8 +9,8 @@ from typing import Any
 
 from pytest_longctx import toml
 from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.request import decoding
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.streaming import decoding
 from pytest_longctx.deployments import capacity, models
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from pytest_longctx.client.endpoint_errors import Unaskable
-from pytest_longctx.client.server import Server
-from pytest_longctx.client.stall import Stall
+from pytest_longctx.client.server import Server, Unaskable
+from pytest_longctx.client.server_metrics import Stall
 from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, diagnose
 from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.diagnosis.log_reader import Reading

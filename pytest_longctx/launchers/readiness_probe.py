@@ -10,10 +10,9 @@ from typing import Any, Self
 import httpx
 
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.endpoint_errors import Answer, Unaskable, unaskable
 from pytest_longctx.client.exchange import Refusal
 from pytest_longctx.client.request import open_client
-from pytest_longctx.client.server import Server
+from pytest_longctx.client.server import Answer, Server, Unaskable, unaskable
 
 _PROMPT_TOKENS = 8
 _PAUSE_S = 0.2

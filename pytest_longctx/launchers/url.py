@@ -9,9 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pytest_longctx import toml
-from pytest_longctx.client.endpoint_errors import KEY_VARIABLE
-from pytest_longctx.client.exclusive import turn
-from pytest_longctx.client.server import Server
+from pytest_longctx.client.server import KEY_VARIABLE, Server, turn
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch, proxy
 from pytest_longctx.launchers.readiness import Candidate, await_ready

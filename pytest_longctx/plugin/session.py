@@ -16,9 +16,8 @@ import pytest
 from pytest_longctx import plan
 from pytest_longctx.client.adapters import Errand, EvaluationTool, LoadTool, runner
 from pytest_longctx.client.exchange import Exchange
-from pytest_longctx.client.exclusive import turn
 from pytest_longctx.client.load import Load
-from pytest_longctx.client.server import Server
+from pytest_longctx.client.server import Server, turn
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.devices.sampler import Pulse
 from pytest_longctx.errors import LaunchError, LongctxError, UsageError

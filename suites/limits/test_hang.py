@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.client import recovery
+from pytest_longctx.client import limits
 
 
 @pytest.mark.judges("over-pool")
@@ -10,6 +10,6 @@ def test_server_gets_over_it(finding, boot, server, prompt, ask, judge):
     """If this fails, a request that is accepted hangs, or takes the server down with it."""
     length = finding.ask.prompt_length(server.max_model_len)
     seen = boot.weigh(ask(prompt(length), finding.ask.output_tokens))
-    canary = ask(prompt(recovery.CANARY_TOKENS), 1, deadline_s=server.deployment.timeouts.canary_s)
-    verdict = judge(recovery.after(seen, canary))
+    canary = ask(prompt(limits.CANARY_TOKENS), 1, deadline_s=server.deployment.timeouts.canary_s)
+    verdict = judge(limits.after(seen, canary))
     assert verdict

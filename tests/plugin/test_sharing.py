@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pytest_longctx.client.exclusive import turn
+from pytest_longctx.client.server import turn
 
 FOLLOW = """
 import pytest
 
-from pytest_longctx.client.exclusive import turn
+from pytest_longctx.client.server import turn
 from contextlib import contextmanager
 from pytest_longctx.launchers.process import ProcessLauncher
 

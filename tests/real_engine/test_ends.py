@@ -19,7 +19,7 @@ from pytest_longctx import paths, toml
 from pytest_longctx._supervisor import descendants
 from pytest_longctx.backends import environments
 from pytest_longctx.backends.vllm import VllmCpu
-from pytest_longctx.client import recovery, request
+from pytest_longctx.client import limits, request
 from pytest_longctx.deployments import models
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Machine
@@ -63,15 +63,15 @@ def test_a_scheduler_that_stands_still_is_a_hang_and_it_is_said_when_it_goes_on(
     """Paused, 0.32 takes requests and says that it is healthy; its gauges, which only a step moves, say that nobody waits."""
 
     def canary():
-        return request.ask(boot.server, prompt(recovery.CANARY_TOKENS), 1, deadline_s=3)
+        return request.ask(boot.server, prompt(limits.CANARY_TOKENS), 1, deadline_s=3)
 
     assert httpx.post(f"{boot.server.url}/pause?mode=keep").json() == {"status": "paused"}
     seen = boot.bear_out(request.ask(boot.server, prompt(1000), 4, deadline_s=3).observe())
     assert (seen.outcome, seen.kind) == ("hangs", "hang")
     assert (seen.metrics["health_status"], seen.metrics["waited_unscheduled_s"]) == (200, None)
-    assert recovery.after(seen, canary()).metrics["recovered"] == 0
+    assert limits.after(seen, canary()).metrics["recovered"] == 0
     assert httpx.post(f"{boot.server.url}/resume").json() == {"status": "resumed"}
-    assert recovery.after(seen, canary()).metrics["recovered"] == 1
+    assert limits.after(seen, canary()).metrics["recovered"] == 1
 
 
 def test_an_engine_that_is_killed_in_the_middle_of_a_prompt_is_diagnosed(boot, prompt):
@@ -94,7 +94,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_prompt_is_diagnosed(boot, p
     assert seen.kind in ("killed", "host-oom")
     assert seen.said.startswith("a child process was ended") or "out-of-memory killer" in seen.said
     assert boot.server.ended(10) is not None
-    assert recovery.after(seen, request.ask(boot.server, prompt(8), 1)).metrics["recovered"] == 0
+    assert limits.after(seen, request.ask(boot.server, prompt(8), 1)).metrics["recovered"] == 0
 
 
 def test_a_port_that_was_taken_meanwhile_judges_nothing(tmp_path):

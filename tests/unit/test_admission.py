@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.client.admission import Admission
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import Reading
-from pytest_longctx.client.watchdog import Gauges, Lookout
+from pytest_longctx.client.watchdog import Admission, Gauges, Lookout
 from pytest_longctx.progress import unwatched
 from tests.unit import make
 

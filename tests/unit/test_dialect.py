@@ -10,7 +10,7 @@ import pytest
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.client import request
-from pytest_longctx.client.endpoint_errors import KEY_VARIABLE, Answer, unaskable
+from pytest_longctx.client.server import KEY_VARIABLE, Answer, unaskable
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.launchers import Launch, readiness_probe
 from pytest_longctx.launchers.url import UrlLauncher

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.client import recovery
+from pytest_longctx.client import limits
 from pytest_longctx.client.exchange import Refusal, Usage
 from tests.unit import make
 
@@ -12,7 +12,7 @@ HUNG = make.exchange(
 
 
 def test_a_small_request_that_is_answered_says_that_the_server_has_recovered():
-    seen = recovery.after(HUNG, make.exchange(sent_tokens=8))
+    seen = limits.after(HUNG, make.exchange(sent_tokens=8))
     assert (seen.outcome, seen.kind) == ("is not admitted", "hang-admission")
     assert (seen.metrics["recovered"], seen.metrics["canary_s"], seen.metrics["health_status"]) == (1, 4, 200)
     assert seen.said == (
@@ -30,7 +30,7 @@ def test_a_small_request_that_is_answered_says_that_the_server_has_recovered():
     ],
 )
 def test_one_that_is_not_says_that_it_has_not(canary, words):
-    seen = recovery.after(make.exchange().observe(), make.exchange(sent_tokens=8, **canary))
+    seen = limits.after(make.exchange().observe(), make.exchange(sent_tokens=8, **canary))
     assert (seen.outcome, seen.metrics["recovered"], seen.metrics["canary_s"]) == ("serves", 0, None)
     assert f"a request of 8 tokens after it was not answered {words}" in seen.said
     assert seen.said.endswith("the server has not recovered")

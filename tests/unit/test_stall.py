@@ -10,8 +10,7 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.server_metrics import Reading
-from pytest_longctx.client.stall import Pace, Stall, moved
+from pytest_longctx.client.server_metrics import Pace, Reading, Stall, moved
 from pytest_longctx.client.watchdog import Gauges, Lookout
 from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.progress import unwatched
