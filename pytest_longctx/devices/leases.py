@@ -1,4 +1,8 @@
-"""Devices of this host by lease: several deployments at once, each with devices of its own."""
+"""
+Devices of this host by lease: several deployments at once, each with devices of its own.
+
+The devices of this machine that a deployment may use: leased before anybody looks at them, and until they are free again.
+"""
 
 import fcntl
 import os
@@ -9,7 +13,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.progress import Progress, Watch
 
 _VISIBLE: Mapping[str, tuple[str, ...]] = {"MI": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "trn": ()}
 """
@@ -91,3 +98,25 @@ def _locked(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def own(deployment: Deployment, there: Hardware | None, watch: Watch) -> Iterator[Mapping[str, str]]:
+    """
+    The environment in which *deployment* sees only devices of its own; empty where it needs all of *there*, or none.
+
+    Raises `LaunchError` where there are too few.
+    """
+    wanted = Hardware.parse(deployment.hardware) if deployment.hardware else None
+    if wanted is None or there is None or wanted.kind != there.kind or wanted.kind == "cpu":
+        yield {}
+        return
+
+    began_s = time.monotonic()
+
+    def waits() -> None:
+        what, most_s = f"boot {deployment.name}", deployment.timeouts.boot_s
+        watch(Progress(what, f"waiting for {wanted}", time.monotonic() - began_s, most_s))
+
+    with lease(wanted.kind, wanted.count, there.count, {**os.environ, **deployment.env}, waits) as shown:
+        yield shown if wanted.count < there.count else {}

@@ -1,30 +1,98 @@
-"""At the bedside of one server: its devices are free when it comes, looked at while it is there, and free when it has gone."""
+"""
+At the bedside of one server: its devices are free when it comes, looked at while it is there, and free when it has gone.
 
-from collections.abc import Iterator, Mapping
+Whose memory is on a device: before a boot nobody's may be, and after the server has stopped none of its own.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
-from pytest_longctx.devices import Source, leases, memory_holders
+from pytest_longctx.devices import Device, Holder, Source, leases
 from pytest_longctx.devices.sampler import Pulse, Tell
+from pytest_longctx.errors import LaunchError
+from pytest_longctx.redaction import masked, secret_values
+from pytest_longctx.registry import MAKES
+from pytest_longctx.units import GiB
+
+_PROCESS_BYTES: Final = 256 * 1024**2
+"""What a process may hold without being in the way: less than one CUDA context."""
+_NOBODY_BYTES: Final = 1024**3
+"""What may be in use without a process that is known to hold it: AMD's driver keeps some 300 MiB of each device."""
+_BACK_S: Final = 10.0
+"""How long memory may take to come back after a server has stopped."""
+_POLL_S: Final = 0.5
+GONE: Final = "[pid gone or in another namespace]"
 
 
-class Make(NamedTuple):
-    """A make of accelerators: the kinds of hardware that begin like this, and who looks at them."""
+class Look(NamedTuple):
+    """Memory of the devices, and who holds it."""
 
-    begins: str
-    source: str
-    needs: str
+    devices: Sequence[Device] = ()
+    holders: Sequence[Holder] = ()
 
 
-MAKES: Final = (
-    Make("MI", "pytest_longctx.devices.amd:AmdSmi", "amd-smi or rocm-smi on the path"),
-    Make("trn", "pytest_longctx.devices.neuron:NeuronMonitor", "neuron-monitor on the path"),
-    Make("", "pytest_longctx.devices.nvidia:Nvml", "pip install 'pytest-longctx[nvidia]'"),
-)
-"""By name, so that a run imports only the one it uses; every kind that no other row begins is NVIDIA's."""
+def held(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008 - a value, and an empty one
+    """A line for everybody who holds memory of a device *now* and did not *before*."""
+    known = {(one.device, one.pid) for one in before.holders}
+    lines = []
+    for device in now.devices:
+        for one in now.holders:
+            small = one.used_bytes is not None and one.used_bytes <= _PROCESS_BYTES
+            if one.device == device.index and (one.device, one.pid) not in known and not small:
+                lines.append(f"device {device.index}: {_size(one.used_bytes)} by pid {one.pid}: {command(one.pid)}")
+        rest = _nobodys(device, now) - sum(_nobodys(old, before) for old in before.devices if old.index == device.index)
+        if rest > _NOBODY_BYTES:
+            lines.append(f"device {device.index}: {_size(rest)} by no process that can be seen: {GONE}")
+    return lines
+
+
+def _nobodys(device: Device, look: Look) -> float:
+    """Bytes in use on *device* beyond what its processes hold; 0 where one of the two is not known."""
+    sizes = [one.used_bytes for one in look.holders if one.device == device.index]
+    if device.used_bytes is None or None in sizes:
+        return 0.0
+    return max(0.0, device.used_bytes - sum(size for size in sizes if size is not None))
+
+
+def _size(used_bytes: float | None) -> str:
+    return "an unknown amount" if used_bytes is None else f"{used_bytes / GiB:.2f} GiB"
+
+
+def command(pid: int) -> str:
+    """The command line of *pid*, secrets masked."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        words = []
+    return masked(" ".join(words).strip(), secret_values({}, words))[:160] or GONE
+
+
+def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:
+    """Raise `LaunchError` where somebody else holds memory that the deployment called *name* would need."""
+    if not found:
+        return
+    rows = [
+        f"{name} was not booted: somebody else holds memory of the device it would run on",
+        f"  asked    {asked}",
+        *(f"  found    {line}" for line in found),
+        f"  checked  {source}: the memory in use on each device, and the processes that hold it",
+        "  try      ending that process, another device by CUDA_VISIBLE_DEVICES or [docker] gpus, or --longctx-allow-busy-gpu",
+    ]
+    raise LaunchError("\n".join(rows))
+
+
+def await_back(look: Callable[[], Look], before: Look, most_s: float = _BACK_S) -> list[str]:
+    """Wait until what was taken since *before* is back; a line for everybody who still holds some after *most_s*."""
+    end = time.monotonic() + most_s
+    while (lines := held(look(), before)) and time.monotonic() < end:
+        time.sleep(_POLL_S)
+    return lines
 
 
 @contextmanager
@@ -51,23 +119,23 @@ def beside(
     try:
         before = _look(source, pulse)
         if before is not None and source is not None and not allow_busy:
-            memory_holders.refuse(deployment.name, str(hardware), source.name, memory_holders.held(before))
+            refuse(deployment.name, str(hardware), source.name, held(before))
         with pulse:
             yield pulse
         if before is not None and source is not None:
-            for line in memory_holders.await_back(lambda: _look(source, pulse) or before, before):
+            for line in await_back(lambda: _look(source, pulse) or before, before):
                 pulse.say(f"{deployment.name} has stopped, and its memory is not back: {line}")
     finally:
         if source is not None:
             source.close()
 
 
-def _look(source: Source | None, pulse: Pulse) -> memory_holders.Look | None:
+def _look(source: Source | None, pulse: Pulse) -> Look | None:
     """Whose memory it is; None, and said, where nobody can tell."""
     if source is None:
         return None
     try:
-        return memory_holders.Look(source.devices(), source.holders())
+        return Look(source.devices(), source.holders())
     except Exception as problem:  # noqa: BLE001 - whatever a vendor's tool does, no test may fail by it
         pulse.say(f"{source.name} does not tell who holds memory: {problem!r}")
         return None

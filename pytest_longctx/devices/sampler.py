@@ -1,8 +1,10 @@
-"""The pulse: a look at everything once a second, from before a boot until its server is down."""
+"""Sample devices and host memory while a server runs."""
 
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from statistics import fmean
 from types import TracebackType
 from typing import Any, Final, Self
@@ -12,7 +14,37 @@ import httpx
 from pytest_longctx._supervisor import descendants
 from pytest_longctx.client import server_metrics
 from pytest_longctx.client.server import Server
-from pytest_longctx.devices import Source, figures, host_memory
+from pytest_longctx.devices import Source, figures
+from pytest_longctx.units import GiB
+
+_ROW = re.compile(rb"^(VmRSS|RssAnon):\s+(\d+) kB", re.MULTILINE)
+
+
+def host_figures(pids: Iterable[int]) -> dict[str, float]:
+    """
+    Resident memory of *pids* together, in GiB; empty where none of them can be read.
+
+    ``host_rss_gib`` counts a page once for each process that maps it, so it is at least what the group takes;
+    ``host_anonymous_gib`` leaves out files and shared memory, so it is about the least. What lies between them would take
+    ``smaps_rollup``, which walks every page of a server and is only for its owner.
+    """
+    sums = {b"VmRSS": 0, b"RssAnon": 0}
+    seen = False
+    for pid in pids:
+        try:
+            status = Path(f"/proc/{pid}/status").read_bytes()
+        except OSError:  # it ended while we looked
+            continue
+        for name, kib in _ROW.findall(status):
+            sums[name] += int(kib)
+            seen = True
+    if not seen:
+        return {}
+    return {
+        "host_rss_gib": round(sums[b"VmRSS"] * 1024 / GiB, 3),
+        "host_anonymous_gib": round(sums[b"RssAnon"] * 1024 / GiB, 3),
+    }
+
 
 PERIOD_S: Final = 1.0
 """NVIDIA's power is a mean over one second; nothing here is worth asking more often."""
@@ -131,7 +163,7 @@ class Pulse:
             return {}
 
     def _of_host(self) -> dict[str, float]:
-        return {} if self._root is None else host_memory.figures(descendants(self._root))
+        return {} if self._root is None else host_figures(descendants(self._root))
 
     def _of_server(self) -> dict[str, float]:
         if self._http is None or self._server is None:

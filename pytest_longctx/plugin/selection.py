@@ -18,7 +18,7 @@ from pytest_longctx.deployments import deployment, models
 from pytest_longctx.deployments.cpu_speed import Speed
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.devices import calibration, detect, leased, monitor
+from pytest_longctx.devices import calibration, detect, leases, monitor
 from pytest_longctx.devices.sampler import Pulse, Tell
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import ask
@@ -259,7 +259,7 @@ class Selection:
 
     def devices(self, one: Deployment, watch: Watch) -> AbstractContextManager[Mapping[str, str]]:
         """The environment that keeps *one* to devices of its own, leased for as long as the context lasts."""
-        return leased.own(one, self.machine.hardware if self.launcher.name == "process" else None, watch)
+        return leases.own(one, self.machine.hardware if self.launcher.name == "process" else None, watch)
 
     def beside(self, one: Deployment, shown: Mapping[str, str], tell: Tell) -> AbstractContextManager[Pulse]:
         """Whoever watches over *one* while it is up, and over what it takes of this machine: of *shown*, where that names it."""

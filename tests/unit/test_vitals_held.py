@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx._supervisor import descendants
-from pytest_longctx.devices import Device, Holder, host_memory, memory_holders
-from pytest_longctx.devices.memory_holders import GONE, Look
+from pytest_longctx.devices import Device, Holder, monitor, sampler
+from pytest_longctx.devices.monitor import GONE, Look
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.units import GiB
 
@@ -19,13 +19,13 @@ def look(*used_gib, holders=()):
 
 
 def test_an_idle_machine_is_free():
-    assert memory_holders.held(look(0.0, 0.3)) == []
-    assert memory_holders.held(look(None)) == []
-    assert memory_holders.held(look(0.1, holders=[Holder(0, os.getpid(), 0.03 * GiB)])) == []
+    assert monitor.held(look(0.0, 0.3)) == []
+    assert monitor.held(look(None)) == []
+    assert monitor.held(look(0.1, holders=[Holder(0, os.getpid(), 0.03 * GiB)])) == []
 
 
 def test_a_process_that_holds_memory_is_named_with_its_command_line():
-    (line,) = memory_holders.held(look(71.5, 0.0, holders=[Holder(0, os.getpid(), 71 * GiB)]))
+    (line,) = monitor.held(look(71.5, 0.0, holders=[Holder(0, os.getpid(), 71 * GiB)]))
     assert line.startswith(f"device 0: 71.00 GiB by pid {os.getpid()}: ")
     assert Path(sys.executable).name in line
 
@@ -33,13 +33,13 @@ def test_a_process_that_holds_memory_is_named_with_its_command_line():
 def test_a_process_that_cannot_be_seen_is_named_by_its_pid():
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
-        (line,) = memory_holders.held(look(30.0, holders=[Holder(0, gone.pid, None)]))
+        (line,) = monitor.held(look(30.0, holders=[Holder(0, gone.pid, None)]))
     assert line == f"device 0: an unknown amount by pid {gone.pid}: {GONE}"
 
 
 def test_memory_that_no_process_owns_up_to_is_in_use_all_the_same():
     """As inside a container, where the driver names no process of others."""
-    assert memory_holders.held(look(0.0, 64.0)) == [f"device 1: 64.00 GiB by no process that can be seen: {GONE}"]
+    assert monitor.held(look(0.0, 64.0)) == [f"device 1: 64.00 GiB by no process that can be seen: {GONE}"]
 
 
 def test_a_secret_on_a_command_line_is_not_shown():
@@ -48,16 +48,16 @@ def test_a_secret_on_a_command_line_is_not_shown():
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        said = memory_holders.command(other.pid)
+        said = monitor.command(other.pid)
         other.communicate(b"\n")
     assert "--token" in said
     assert secret not in said
 
 
 def test_a_boot_is_refused_with_what_was_found_and_what_to_do():
-    memory_holders.refuse("big", "1xH200", "NVML", [])
+    monitor.refuse("big", "1xH200", "NVML", [])
     with pytest.raises(LaunchError) as refused:
-        memory_holders.refuse("big", "1xH200", "NVML", ["device 0: 71.00 GiB by pid 7: vllm serve"])
+        monitor.refuse("big", "1xH200", "NVML", ["device 0: 71.00 GiB by pid 7: vllm serve"])
     rows = str(refused.value).splitlines()
     assert rows[0].startswith("big was not booted")
     assert [row.split()[0] for row in rows[1:]] == ["asked", "found", "checked", "try"]
@@ -67,17 +67,17 @@ def test_a_boot_is_refused_with_what_was_found_and_what_to_do():
 
 def test_what_was_held_before_is_not_the_servers():
     before = look(40.0, 5.0, holders=[Holder(0, 7, 40 * GiB)])
-    assert memory_holders.held(before, before) == []
+    assert monitor.held(before, before) == []
     after = look(60.0, 25.0, holders=[Holder(0, 7, 40 * GiB), Holder(0, 8, 20 * GiB)])
-    first, second = memory_holders.held(after, before)
+    first, second = monitor.held(after, before)
     assert first.startswith("device 0: 20.00 GiB by pid 8")
     assert second.startswith("device 1: 20.00 GiB by no process")
 
 
 def test_memory_may_take_a_moment_to_come_back():
     looks = iter([look(50.0), look(0.0)])
-    assert memory_holders.await_back(lambda: next(looks), look(0.0)) == []
-    (line,) = memory_holders.await_back(lambda: look(50.0), look(0.0), most_s=0.0)
+    assert monitor.await_back(lambda: next(looks), look(0.0)) == []
+    (line,) = monitor.await_back(lambda: look(50.0), look(0.0), most_s=0.0)
     assert "50.00 GiB" in line
 
 
@@ -87,8 +87,8 @@ def test_host_memory_is_that_of_the_processes_that_are_there():
         assert child.stdout is not None
         child.stdout.readline()
         assert child.pid in descendants(os.getpid())
-        seen = host_memory.figures([child.pid, 2**22 + 1])
+        seen = sampler.host_figures([child.pid, 2**22 + 1])
         child.communicate(b"\n")
     assert 200 / 1024 < seen["host_anonymous_gib"] < 0.4
     assert seen["host_anonymous_gib"] <= seen["host_rss_gib"]
-    assert host_memory.figures([child.pid]) == {}
+    assert sampler.host_figures([child.pid]) == {}
