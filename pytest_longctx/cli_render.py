@@ -16,7 +16,7 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
-from pytest_longctx.launchers.kubernetes import manifests, pod_manifest
+from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.plugin import builtins
 
 _FROM_SHELL = "FROM-THE-SHELL"
@@ -60,13 +60,13 @@ def _told(one: Deployment) -> str:
 
 def process(backend: Backend, one: Deployment) -> str:
     """The command line, with the variables it needs in front of it."""
-    made = backend.recipe(one, _told(one), int(one.flags.get("port", pod_manifest.PORT)), "python3")
+    made = backend.recipe(one, _told(one), int(one.flags.get("port", manifests.PORT)), "python3")
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in made.env.items()), shlex.join(made.argv)])
 
 
 def docker(backend: Backend, one: Deployment) -> str:
     """The ``docker run`` line; what is in ``pass_env`` comes from the shell that runs it."""
-    port, inside = int(one.flags.get("port", pod_manifest.PORT)), "0.0.0.0"  # noqa: S104 - the port is published on loopback
+    port, inside = int(one.flags.get("port", manifests.PORT)), "0.0.0.0"  # noqa: S104 - the port is published on loopback
     listens = "127.0.0.1" if one.docker.network == "host" else inside
     made = backend.recipe(one, _told(one), port, one.docker.python, host=listens)
     inherited = dict.fromkeys(made.pass_env, _FROM_SHELL)

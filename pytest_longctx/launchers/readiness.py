@@ -6,81 +6,44 @@ seen on servers that never answered.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from pytest_longctx.client.server import Server, Unaskable
 from pytest_longctx.client.server_metrics import Stall
 from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, diagnose
 from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.diagnosis.log_reader import Reading
-from pytest_longctx.diagnosis.oom_killer import MemoryKills
 from pytest_longctx.diagnosis.signatures import PHASES
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.readiness_probe import Knock
 from pytest_longctx.observation import Kind, Observation
+from pytest_longctx.processes import Candidate
 from pytest_longctx.progress import Progress
 from pytest_longctx.redaction import masked
 from pytest_longctx.units import duration
 
 _MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu")
 """What is wrong with the machine, and no evidence about the server."""
+
+
 _POLL_S = 0.1
+
+
 _LAST_WORDS_S = 0.5
 """How long a server may go on logging after a line that tells of a failure."""
+
+
 _TAIL_LINES = 12
+
+
 _WIDEST = 400
 """Letters of one line of an explanation."""
+
+
 NOBODY_S = 5.0
 """How long an address at which nobody listens is tried, where the server is said to run already."""
-
-
-class Candidate(Protocol):
-    """A server that may come up."""
-
-    started_s: float
-    log: Path | None
-    again: str
-    """The command that repeats the boot, secrets masked."""
-    secrets: tuple[str, ...]
-    ours: bool
-    """Whether it was started for this run: only then is its failure to come up evidence about it."""
-
-    def exit_code(self) -> int | None:
-        """None while it runs."""
-
-    def new_lines(self) -> Iterator[str]:
-        """What its log has gained since the last call."""
-
-    def oom_killed(self) -> bool | None:
-        """What a container's state says of it; None where there is no container."""
-        return None
-
-    def memory_kills(self) -> MemoryKills | None:
-        """What the kernel says of processes it ended since the start; None where that cannot be read."""
-        return None
-
-    def ended(self, wait_s: float) -> Evidence | None:
-        """How it ended, if it does so within *wait_s*."""
-        end = time.monotonic() + wait_s
-        while (exit_code := self.exit_code()) is None:
-            if time.monotonic() >= end:
-                return None
-            time.sleep(_POLL_S)
-        return self.evidence(exit_code)
-
-    def evidence(self, exit_code: int | None) -> Evidence:
-        """All that can be asked about how it ended, or about one that runs on."""
-        kills = self.memory_kills()
-        return Evidence(
-            exit_code=exit_code,
-            oom_killed=self.oom_killed(),
-            memory_kills=None if kills is None else kills.lines,
-            killed_gib=None if kills is None else kills.killed_gib,
-        )
 
 
 def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:

@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import Final, Self
 
-from pytest_longctx.launchers.process import GRACE_S
+from pytest_longctx.processes import GRACE_S
 
 _UNSETTLED_S: Final = 10.0
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import paths
+from pytest_longctx import paths, processes
 from pytest_longctx import plan as pytest_longctx_plan
 from pytest_longctx.backends import Backend, defaults, environments
 from pytest_longctx.deployments import deployment, models
@@ -25,7 +25,7 @@ from pytest_longctx.findings import ask
 from pytest_longctx.findings import finding as findings_module
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Case, Conditions, machine_lacks, match, mismatch
-from pytest_longctx.launchers import Launch, Launcher, process
+from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.plan import Plan
 from pytest_longctx.plugin import builtins
 from pytest_longctx.plugin.options import Options
@@ -157,7 +157,7 @@ class Selection:
         if not self.backend.on_cpu or self.launcher.name != "process":
             return self.machine
         if one.name not in self._machines:
-            speed = self._speed(process.environment(self.backend.recipe(one, "", 0), os.environ))
+            speed = self._speed(processes.environment(self.backend.recipe(one, "", 0), os.environ))
             # Where the hardware was typed, the processor is that of this machine all the same.
             flags = detect.cpu_flags() if self.machine.cpu_flags is None else self.machine.cpu_flags
             self._machines[one.name] = replace(self.machine, cpu_flags=flags).measured(speed)

@@ -188,7 +188,7 @@ def test_a_secret_in_the_environment_of_a_server_is_never_shown(run, pytester, f
 def test_a_server_inherits_only_what_it_needs(monkeypatch):
     """With CI set SGLang accepts contexts it would refuse; a secret that is not handed on cannot leak."""
     from pytest_longctx.backends import Recipe
-    from pytest_longctx.launchers.process import environment
+    from pytest_longctx.processes import environment
 
     recipe = Recipe("r", (), {"VLLM_X": "1"}, 1, "m", 1.0, pass_env=("WANTED",))
     inherited = {"PATH": "/bin", "CI": "true", "AWS_SECRET": "x", "WANTED": "y", "HF_TOKEN": "t"}

@@ -26,8 +26,9 @@ from pytest_longctx.deployments.hardware import Machine
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers import boot as launchers_boot
-from pytest_longctx.launchers.process import Process, ProcessLauncher, environment
+from pytest_longctx.launchers.process import ProcessLauncher
 from pytest_longctx.launchers.readiness import await_ready
+from pytest_longctx.processes import Process, environment
 from pytest_longctx.prompts import PromptFactory
 
 

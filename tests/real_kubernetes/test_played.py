@@ -12,7 +12,7 @@ import yaml
 from pytest_longctx import toml
 from pytest_longctx.deployments import deployment, models
 from pytest_longctx.launchers.kubernetes import manifests
-from pytest_longctx.launchers.kubernetes.pod_manifest import KEY_IN_SECRET
+from pytest_longctx.launchers.kubernetes.manifests import KEY_IN_SECRET
 from pytest_longctx.plugin import builtins
 from tests.real_docker import conftest as docker
 from tests.real_kubernetes.control_plane import free_port

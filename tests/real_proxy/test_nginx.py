@@ -12,7 +12,7 @@ from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.client.server import Server
 from pytest_longctx.deployments.deployment import Deployment, Model, Timeouts
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.launchers import proxy
+from pytest_longctx.launchers import url
 
 CONF = """
 daemon off; pid {folder}/pid; error_log {folder}/error.log;
@@ -86,25 +86,25 @@ def behind_nginx(tmp_path):
 
 def test_a_small_body_limit_is_found_before_a_prompt_is_sent(behind_nginx):
     server = behind_nginx("client_max_body_size 1m;")
-    proxy.check(server, 15_000)
+    url.check(server, 15_000)
     with pytest.raises(LaunchError, match=r"does not take a request of 8\.0 MB(.|\n)*413 Request Entity Too Large"):
-        proxy.check(server, 1_000_000)
+        url.check(server, 1_000_000)
 
 
 def test_a_short_idle_limit_is_found(behind_nginx, monkeypatch):
-    monkeypatch.setattr(proxy, "SILENCE_S", 3.0)
-    monkeypatch.setattr(proxy, "_WORTH_IT_S", 0.0)
+    monkeypatch.setattr(url, "SILENCE_S", 3.0)
+    monkeypatch.setattr(url, "_WORTH_IT_S", 0.0)
     server = behind_nginx("client_max_body_size 0; proxy_read_timeout 1s;")
     with pytest.raises(LaunchError, match=r"of silence(.|\n)*found    HTTP 504, before 3"):
-        proxy.check(server, 1_000_000)
+        url.check(server, 1_000_000)
 
 
 def test_a_patient_proxy_passes(behind_nginx, monkeypatch):
-    monkeypatch.setattr(proxy, "SILENCE_S", 2.0)
-    monkeypatch.setattr(proxy, "_WORTH_IT_S", 0.0)
-    proxy.check(behind_nginx("client_max_body_size 0; proxy_read_timeout 1h;"), 1_000_000)
+    monkeypatch.setattr(url, "SILENCE_S", 2.0)
+    monkeypatch.setattr(url, "_WORTH_IT_S", 0.0)
+    url.check(behind_nginx("client_max_body_size 0; proxy_read_timeout 1h;"), 1_000_000)
 
 
 def test_loopback_is_not_kept_waiting(behind_nginx):
     server = behind_nginx("client_max_body_size 0; proxy_read_timeout 1s;")
-    proxy.check(Server(server.url, "m", OpenAI(), server.deployment, "url", local=True), 1_000_000)
+    url.check(Server(server.url, "m", OpenAI(), server.deployment, "url", local=True), 1_000_000)

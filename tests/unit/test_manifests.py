@@ -16,7 +16,7 @@ from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployments import deployment
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import lint
-from pytest_longctx.launchers.kubernetes import manifests, pod_manifest
+from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.launchers.kubernetes.reaper import RUN_LABEL
 from pytest_longctx.launchers.start_command import of_pod
 from pytest_longctx.plugin.builtins import BACKENDS, load
@@ -249,7 +249,7 @@ def patience_s(probe):
 def test_no_probe_gives_up_before_the_boot_and_the_longest_prompt_are_over(boot_s, usual_s, length, rate):
     timeouts = {"boot_s": boot_s, "usual_boot_s": usual_s, "slowest_prefill_tokens_per_s": rate}
     made = one(max_model_len=length, timeouts=timeouts)
-    found = pod_manifest.probes("/health", 8000, made)
+    found = manifests.probes("/health", 8000, made)
     assert patience_s(found["startupProbe"]) > max(boot_s, usual_s)
     for probe in (found["livenessProbe"], found["readinessProbe"]):
         assert patience_s(probe) > max(boot_s, usual_s, made.timeouts.request_s(length, 0))
@@ -262,7 +262,7 @@ def kubelet(text, env):
 
 @given(st.text(alphabet="$()ab \n", max_size=12))
 def test_the_kubelet_leaves_every_word_as_it_was(word):
-    assert kubelet(pod_manifest.literal(word), {"a": "wrong", "ab": "wrong"}) == word
+    assert kubelet(manifests.literal(word), {"a": "wrong", "ab": "wrong"}) == word
 
 
 @given(st.from_regex(r"[a-z0-9][a-z0-9.-]{0,80}", fullmatch=True), st.booleans())

@@ -10,7 +10,7 @@ from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers.kubernetes import KubernetesLauncher
 from pytest_longctx.launchers.kubernetes.cluster import Cluster
 from pytest_longctx.launchers.kubernetes.manifests import LEADER
-from pytest_longctx.launchers.kubernetes.pod_states import MOUNT_S, REMEDIES, SCHEDULE_S, look
+from pytest_longctx.launchers.kubernetes.pods import MOUNT_S, REMEDIES, SCHEDULE_S, look
 
 BOUND = {"type": "PodScheduled", "status": "True"}
 FULL = "0/9 nodes are available: 9 Insufficient nvidia.com/gpu."

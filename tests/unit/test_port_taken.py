@@ -9,8 +9,8 @@ import pytest
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import Launch
-from pytest_longctx.launchers.process import Process, environment
 from pytest_longctx.launchers.readiness import await_ready
+from pytest_longctx.processes import Process, environment
 from tests.unit import make
 
 

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_longctx import paths, plan, toml
+from pytest_longctx import paths, plan, processes, toml
 from pytest_longctx.backends import Backend, defaults
 from pytest_longctx.deployments import deployment, hardware
 from pytest_longctx.deployments.cpu_speed import DEADLINE_FACTOR, REFERENCE_PYTHON_S, Speed, fastest_by_flags
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.devices import calibration, detect
 from pytest_longctx.errors import TableError, UsageError
-from pytest_longctx.launchers import process
 from pytest_longctx.plugin import builtins
 from tests.unit import make
 
@@ -137,7 +136,7 @@ def test_only_what_decides_the_speed_tells_environments_apart():
     assert calibration.deciding({"PATH": "/bin", "HOME": "/x"}) == frozenset()
     for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS"):
         assert calibration.deciding({name: "a"}) != calibration.deciding({name: "b"})
-        assert name in process.environment(
+        assert name in processes.environment(
             CPU.recipe(SHIPPED["cpu-kv-auto"], "m", 1), {name: "a"}
         )  # the server gets it too
 

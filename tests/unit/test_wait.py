@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_longctx import processes
 from pytest_longctx.backends import Backend
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.launchers import Launch, readiness
@@ -21,7 +22,7 @@ FATAL = [(name, line) for name, line, *_ in FAILURES]
 HARMLESS = [*BENIGN, *((name, each.example) for name in ENGINES for each in load(BACKENDS[name])().catalogue.benign)]
 
 
-class Booting(readiness.Candidate):
+class Booting(processes.Candidate):
     """A server that comes up for ever, and says *line* after five seconds, again and again."""
 
     def __init__(self, line: str, clock: SimpleNamespace) -> None:

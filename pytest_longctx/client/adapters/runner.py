@@ -18,8 +18,8 @@ from pytest_longctx.client.load import Load
 from pytest_longctx.client.request import open_client
 from pytest_longctx.client.watchdog import CONNECT_S
 from pytest_longctx.errors import LaunchError, ModelError
-from pytest_longctx.launchers.process import Process, environment
 from pytest_longctx.observation import Observation, Outcome
+from pytest_longctx.processes import Process, environment
 from pytest_longctx.progress import Progress, Watch, unwatched
 from pytest_longctx.redaction import masked
 

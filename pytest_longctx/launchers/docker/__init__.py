@@ -17,11 +17,10 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.docker import reaper as docker_reaper
-from pytest_longctx.launchers.docker.container import ContainerRun, plan
-from pytest_longctx.launchers.docker.running_container import Container
-from pytest_longctx.launchers.process import free_port
+from pytest_longctx.launchers.docker.container import Container, ContainerRun, plan
 from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.launchers.reaper import Reaper
+from pytest_longctx.processes import free_port
 from pytest_longctx.progress import Progress
 from pytest_longctx.redaction import masked, secret_values
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pytest_longctx.client.server import Server
 from pytest_longctx.launchers import Launch
-from pytest_longctx.launchers.kubernetes import manifests, pod_manifest
+from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.launchers.kubernetes import reaper as kubernetes_reaper
 from pytest_longctx.launchers.kubernetes.cluster import Cluster
 from pytest_longctx.launchers.kubernetes.manifests import Owner
@@ -35,13 +35,13 @@ class KubernetesLauncher:
         """Make its objects, wait until its server answers, yield it, and leave no object behind."""
         one, model = launch.deployment, str(launch.model)
         run_id, key = secrets.token_hex(16), secrets.token_urlsafe(24)
-        made = pod_manifest.recipe(launch.backend, one, model)
+        made = manifests.recipe(launch.backend, one, model)
         manifests.render(launch.backend, one, model)  # what is wrong with it is said before anything is made
         cluster = Cluster(self.namespace)
         log = launch.logs / f"{one.name}-{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         again = f"longctx render {one.name} --namespace={cluster.namespace} | kubectl apply -f -"
-        headers = {"Authorization": f"Bearer {key}"} if pod_manifest.has_key(made) else {}
+        headers = {"Authorization": f"Bearer {key}"} if manifests.has_key(made) else {}
         with ExitStack() as stack:
             words = (cluster.namespace, run_id)
             reaper = stack.enter_context(Reaper(kubernetes_reaper.__file__, *words, isolation="-P"))
@@ -77,7 +77,7 @@ class KubernetesLauncher:
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": manifests.metadata(manifests.key_secret(name), theirs),
-            "stringData": {pod_manifest.KEY_IN_SECRET: key},
+            "stringData": {manifests.KEY_IN_SECRET: key},
         }
         for each in (hidden, *manifests.render(launch.backend, one, str(launch.model), theirs)):
             cluster.make(each)
