@@ -17,8 +17,7 @@ from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import finding as findings
 from pytest_longctx.findings.scope import Conditions, dead, match
 from pytest_longctx.plugin import builtins
-from pytest_longctx.reports import pages, signatures
-from pytest_longctx.reports import published_commands as reports_published_commands
+from pytest_longctx.reports import pages
 
 
 def commands() -> argparse.ArgumentParser:
@@ -66,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif given.command == "check":
             _check(paths.data(given.data, "--data"))
         elif given.command == "signatures":
-            _write(given.folder, {"signatures.md": signatures.page(catalogues())})
+            _write(given.folder, {"signatures.md": pages.signatures_page(catalogues())})
         elif given.command == "commands":
             _write(given.folder, {"commands.md": published_commands()})
         else:
@@ -116,7 +115,7 @@ def published_commands() -> str:
     """The page of the documents' commands and ours."""
     known = deployment.load_all((paths.suites() / "deployments",))
     pairs = {name: (_backend(one.backend), one) for name, one in known.items() if one.backend in builtins.BACKENDS}
-    return reports_published_commands.page(reports_published_commands.load(paths.suites() / "commands.toml"), pairs)
+    return pages.commands_page(pages.load_commands(paths.suites() / "commands.toml"), pairs)
 
 
 def _check(folders: tuple[Path, ...]) -> None:

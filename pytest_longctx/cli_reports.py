@@ -8,7 +8,8 @@ from typing import Any
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.verdicts import WORST_FIRST
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.reports import compare_markdown, compare_terms, history, html, merge, png, svg
+from pytest_longctx.reports import compare as reports_compare
+from pytest_longctx.reports import history, html, plots
 from pytest_longctx.reports import results as results_file
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare
 from pytest_longctx.reports.panels import panels
@@ -50,9 +51,9 @@ def _report(given: Namespace) -> int:
     print(output)
     for plot in (plot for panel in panels(results) for plot in panel.plots) if given.plots else ():
         given.plots.mkdir(parents=True, exist_ok=True)
-        (given.plots / f"{plot.name}.svg").write_text(svg.paint(plot, alone=True), encoding="utf-8")
+        (given.plots / f"{plot.name}.svg").write_text(plots.paint(plot, alone=True), encoding="utf-8")
         if given.png:
-            png.write(plot, given.plots / f"{plot.name}.png")
+            plots.write(plot, given.plots / f"{plot.name}.png")
     return 0
 
 
@@ -60,17 +61,17 @@ def _merge(given: Namespace) -> int:
     parts = {str(path): results_file.read(path) for path in given.results}
     if len(parts) < len(given.results):
         raise UsageError("merge: the same file was named twice")
-    whole = merge.merge(parts)
+    whole = results_file.merge(parts)
     results_file.write(whole, given.output)
     counts = ", ".join(f"{count} {word}" for word in WORST_FIRST if (count := whole.footer["verdicts"].get(word)))
     print(f"{given.output}: {counts or 'no verdict'}")
-    return 0 if merge.green(whole) else 1
+    return 0 if results_file.green(whole) else 1
 
 
 def _compare(given: Namespace) -> int:
-    before, after = compare_terms.on_equal_terms(results_file.read(given.before), results_file.read(given.after))
+    before, after = reports_compare.on_equal_terms(results_file.read(given.before), results_file.read(given.after))
     missed = Gate.of(before, given.fail_on).missed(after) if given.fail_on else []
-    print("\n".join(compare_markdown.page(before, after, compare(before, after), missed)))
+    print("\n".join(reports_compare.page(before, after, compare(before, after), missed)))
     for case, line in missed:
         print(f"longctx: {case.finding} {case.deployment}: {line}", file=sys.stderr)
     return 1 if missed else 0

@@ -19,7 +19,7 @@ from pytest_longctx.launchers import lint
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.miniatures.faults import FAULTS
 from pytest_longctx.plugin import builtins, fixtures, hookspecs, options
-from pytest_longctx.reports import pages, signatures
+from pytest_longctx.reports import pages
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "pytest_longctx").rglob("*.py"))
@@ -90,7 +90,9 @@ def test_the_pages_of_findings_are_those_of_the_files():
 
 def test_the_page_of_signatures_is_that_of_the_catalogues():
     """After a change of a catalogue: ``longctx signatures docs/reference``."""
-    assert (ROOT / "docs/reference/signatures.md").read_text(encoding="utf-8") == signatures.page(cli.catalogues())
+    assert (ROOT / "docs/reference/signatures.md").read_text(encoding="utf-8") == pages.signatures_page(
+        cli.catalogues()
+    )
 
 
 def test_every_fragment_can_be_collected():

@@ -17,7 +17,7 @@ from pytest_longctx.plugin import failures, options, resume
 from pytest_longctx.plugin.selection import pair_of
 from pytest_longctx.plugin.session import Session, verdicts_of
 from pytest_longctx.redaction import masked
-from pytest_longctx.reports import html, junit, properties, results, terminal
+from pytest_longctx.reports import html, properties, results, terminal
 from pytest_longctx.reports.properties import Entry
 from pytest_longctx.reports.results import Writer
 
@@ -266,7 +266,7 @@ class Reporting:
         if written and not self._is_worker and self.session.options.junit_properties == "suite":
             path = Path(os.path.expandvars(written)).expanduser()
             if path.exists():
-                junit.lift(path)
+                properties.lift(path)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table."""

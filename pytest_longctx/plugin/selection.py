@@ -30,7 +30,7 @@ from pytest_longctx.plan import Plan
 from pytest_longctx.plugin import builtins
 from pytest_longctx.plugin.options import Options
 from pytest_longctx.progress import Watch
-from pytest_longctx.reports import junit
+from pytest_longctx.reports import properties
 
 
 def pair_of(item: pytest.Item) -> tuple[Any, Any]:
@@ -199,9 +199,9 @@ class Selection:
             assert part is not None
         if self.options.load is not None and self.options.load not in builtins.LOADS:
             raise UsageError(f"--longctx-load: {unknown('tool', self.options.load, builtins.LOADS)}")
-        if self.options.junit_properties not in junit.PLACES:
+        if self.options.junit_properties not in properties.PLACES:
             raise UsageError(
-                f"--longctx-junit-properties: {unknown('place', self.options.junit_properties, junit.PLACES)}"
+                f"--longctx-junit-properties: {unknown('place', self.options.junit_properties, properties.PLACES)}"
             )
         python = self.options.python
         if python is not None and not (python.is_file() and os.access(python, os.X_OK)):

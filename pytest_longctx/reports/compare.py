@@ -3,15 +3,22 @@ Two runs side by side: what is new, gone, changed or the same, by finding, deplo
 
 A figure has changed where its median strays from the baseline's by more than its noise: what its repeats show, else what
 the finding tolerates, else `STRAY`.
+
+Two backends side by side: only what both were asked on equal terms, the same prompts, cache and decoding on the same machine.
+
+What a run did not record is not known to be equal.
+
+A comparison as Markdown, for a pull request and for a terminal.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from pytest_longctx.errors import UsageError, unknown
-from pytest_longctx.findings.verdicts import WORST_FIRST, Line
+from pytest_longctx.findings.verdicts import COLD_SHARE, JUDGED, WORST_FIRST, Line
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.reports.analysis import LAW, Case, Samples, gather
 from pytest_longctx.reports.results import Results
@@ -220,3 +227,134 @@ class Gate:
         if not found:
             raise UsageError("fail-on: the runs have no finding in common that could be compared")
         return [(case, line) for case, line in found if not line.ok]
+
+
+RECORDED = ("hardware", "model", "seed", "ordinary_ids", "decoding")
+"""Facts of a server that must be the same; seed and ids decide the prompts."""
+COUNTED = ("prompt_tokens", "completion_tokens")
+_SHOWN = 3
+
+
+def on_equal_terms(before: Results, after: Results) -> tuple[Results, Results]:
+    """
+    Two runs of one backend as they are; of two backends, the findings that both judged, under one name of deployment.
+
+    Raises `UsageError` with every term that differs.
+    """
+    names = [str(run.header.get("backend")) for run in (before, after)]
+    if names[0] == names[1]:
+        return before, after
+    old, new = _by_finding(before), _by_finding(after)
+    common = sorted(old.keys() & new.keys())
+    unlike: dict[str, list[str]] = {}
+    for finding in common:
+        for term in _differing(old[finding], new[finding]):
+            unlike.setdefault(term, []).append(finding)
+    called = " and ".join(names)
+    if unlike:
+        lines = (f"  {term} ({_some(findings)})" for term, findings in unlike.items())
+        raise UsageError(
+            "\n".join(
+                (
+                    f"compare: {called} are compared on equal terms only; these differ, or are not known to be equal:",
+                    *lines,
+                    "  try      two new runs on one machine, of the same model and with the same --longctx-seed",
+                )
+            )
+        )
+    if not common:
+        raise UsageError(f"compare: {called} have judged no finding in common")
+    return _cut(before, common, names), _cut(after, common, names)
+
+
+def _by_finding(run: Results) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in run.verdicts:
+        # A claim is about no server and the same for every backend.
+        if row["verdict"] in JUDGED and row["server"]:
+            found.setdefault(row["finding"], []).append(row)
+    return found
+
+
+def _differing(old: list[Mapping[str, Any]], new: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Every term that is not known to be the same in the rows of one finding."""
+    for rows in (old, new):
+        deployments = sorted({row["server"].get("deployment", "") for row in rows})
+        if len(deployments) > 1:
+            yield f"judged on more than one deployment: {', '.join(deployments)}"
+    for name in RECORDED:
+        here, there = ({row["server"].get(name) for row in rows} for rows in (old, new))
+        if here != there or None in here:
+            yield f"{name}: {_told(here)} against {_told(there)}"
+    for name in COUNTED:
+        here, there = ({row["measured"].get(name) for row in rows} for rows in (old, new))
+        if here != there:
+            yield f"{name}: {_told(here)} against {_told(there)}"
+    states = [_cache(rows) for rows in (old, new)]
+    if states[0] != states[1]:
+        yield f"cache: {states[0]} against {states[1]}"
+
+
+def _cache(rows: list[Mapping[str, Any]]) -> str:
+    shares = [row["measured"]["cached_share"] for row in rows if "cached_share" in row["measured"]]
+    if not shares:
+        return "not recorded"
+    return "cold" if median(shares) <= COLD_SHARE else "warm"
+
+
+def _told(values: set[Any]) -> str:
+    known = [f"{value:,.0f}" if isinstance(value, float) else str(value) for value in values if value is not None]
+    return " and ".join(sorted(known)) or "not recorded"
+
+
+def _some(findings: list[str]) -> str:
+    more = len(findings) - _SHOWN
+    return ", ".join(findings[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _cut(run: Results, findings: list[str], names: list[str]) -> Results:
+    """*run* with these findings alone, as if its deployment had the name of both backends."""
+    rows = [
+        {**row, "server": {**row["server"], "deployment": " : ".join(names)}}
+        for row in run.verdicts
+        if row["finding"] in findings and row["server"]
+    ]
+    return replace(run, verdicts=rows)
+
+
+_SHOWN_ROWS: tuple[Word, ...] = ("changed", "gone", "new")
+_FACTS = ("engine", "model", "hardware")
+
+
+def page(
+    before: Results, after: Results, changes: Sequence[Change], missed: Sequence[tuple[Case, Line]]
+) -> Iterator[str]:
+    """The lines of the page: what is over its limit, what changed, and how much did not."""
+    counts = Counter(change.word for change in changes)
+    yield "## " + ", ".join(f"{counts[word]} {word}" for word in (*_SHOWN_ROWS, "same"))
+    yield f"\nBaseline of {before.header['started']}, run of {after.header['started']}."
+    for name in _FACTS:
+        old, new = (sorted({boot[name] for boot in run.boots if name in boot}) for run in (before, after))
+        if old != new:
+            yield f"\n{name}: {', '.join(old) or 'unknown'} before, {', '.join(new) or 'unknown'} now."
+    if missed:
+        yield "\n### Over the limit\n"
+        yield from (f"- **{case.finding}** {case.deployment}: {line}" for case, line in missed)
+    rows = [change for word in _SHOWN_ROWS for change in changes if change.word == word]
+    if rows:
+        yield "\n| finding | deployment | figure | | before | after | worse by | noise |"
+        yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+        yield from map(_row, rows)
+
+
+def _row(change: Change) -> str:
+    worse = "" if change.worse_by is None else f"{100 * change.worse_by:+.3g} %"
+    values = (_said(change.measure, change.before), _said(change.measure, change.after))
+    cells = (*change.case, f"`{change.measure}`", change.word, *values, worse, str(change.noise or ""))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _said(measure: str, value: float | str | None) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else quantity(value, unit_of(measure))

@@ -10,7 +10,7 @@ from pytest_longctx import paths
 from pytest_longctx.errors import UsageError
 from pytest_longctx.findings.verdicts import WORST_FIRST
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.reports import svg
+from pytest_longctx.reports import plots
 from pytest_longctx.reports.panels import panels
 from pytest_longctx.reports.results import Results
 from pytest_longctx.units import duration, quantity
@@ -49,8 +49,8 @@ def page(results: Results) -> str:
     causes = list(failures(results))
     return environment.get_template("report.html.j2").render(
         results=results,
-        style=svg.STYLE,
-        paint=svg.paint,
+        style=plots.STYLE,
+        paint=plots.paint,
         panels=list(panels(results)),
         findings=found,
         failures=causes,

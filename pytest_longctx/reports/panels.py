@@ -1,13 +1,164 @@
-"""What a results file has to show beside its verdicts: panels, each only where the rows it needs are there."""
+"""
+What a results file has to show beside its verdicts: panels, each only where the rows it needs are there.
 
-from collections.abc import Iterator, Sequence
+How a run went: boots and requests over its time, what servers said meanwhile, and what was found where.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pytest_longctx.reports import analysis, time_series
+from pytest_longctx.reports import analysis
 from pytest_longctx.reports.analysis import Reading
-from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Panel, Segment, Series, Table
+from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Grid, Panel, Segment, Series, Table, short
 from pytest_longctx.reports.results import Results
-from pytest_longctx.units import GiB
+from pytest_longctx.units import GiB, duration
+
+_MOST_POINTS = 400
+_MOST_DEPTHS = 21
+"""Lines of a retrieval map: one for every 5 % of the prompt."""
+
+
+def timeline(results: Results) -> Iterator[Panel]:
+    """When what was booted and asked, and how long nothing was."""
+    booted = [
+        (one.get("deployment", ""), one["started_s"], one["started_s"] + one["seconds"], 0)
+        for one in results.boots
+        if one.get("started_s")
+    ]
+    asked = [(one["deployment"], one["started_s"], one["ended_s"], 1) for one in results.requests]
+    spans = sorted((*booted, *asked), key=lambda span: span[1])
+    if not spans:
+        return
+    zero, end = spans[0][1], max(span[2] for span in spans)
+    bars, rows = [], []
+    for name in dict.fromkeys(span[0] for span in spans):
+        its = [span for span in spans if span[0] == name]
+        bars.append(Bar(name, tuple(Segment(start - zero, stop - start, kind) for _, start, stop, kind in its)))
+        boot_s = sum(stop - start for _, start, stop, kind in its if kind == 0)
+        busy_s = _covered([span[1:3] for span in its if span[3]])
+        requests = sum(kind for *_, kind in its)
+        rows.append((name, f"{its[0][1] - zero:.1f} s", duration(boot_s), str(requests), duration(busy_s)))
+    idle_s = end - zero - _covered([span[1:3] for span in spans])
+    plot = Bars(
+        "timeline",
+        "Boots and requests over the time of the run",
+        Axis("seconds since the first boot"),
+        tuple(bars),
+        ("boot", "request"),
+    )
+    note = f"{duration(end - zero)} from the first boot to the last request, {duration(idle_s)} of it idle."
+    yield Panel("Timeline", note, (plot,), Table(("deployment", "from", "booting", "requests", "answering"), rows))
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Time that at least one of *spans*, in the order of their starts, covers."""
+    total, reached = 0.0, float("-inf")
+    for start, stop in spans:
+        total += max(0.0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return total
+
+
+Points = list[tuple[float, float]]
+
+
+def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
+    """Gauges over time, and what was said beside them."""
+    gauges: dict[tuple[str, str], dict[int | None, Points]] = {}
+    for one in rows:
+        for name, value in one["figures"].items():
+            for device, each in enumerate(value) if isinstance(value, list) else [(None, value)]:
+                if each is not None:
+                    its = gauges.setdefault((one.get("deployment", ""), name), {})
+                    its.setdefault(device, []).append((one["at_s"], each))
+    said = list(dict.fromkeys(one["said"] for one in rows if "said" in one))
+    if not gauges and not said:
+        return
+    zero = min(one["at_s"] for one in rows)
+    plots = tuple(
+        Chart(
+            f"vitals-{name}-{key}",
+            f"{key} over time, {name}",
+            Axis("seconds"),
+            Axis(key),
+            tuple(_extremes(key, its, zero)),
+        )
+        for (name, key), its in gauges.items()
+    )
+    table = [
+        (name, key, "" if device is None else str(device), str(len(points)), *_summary([value for _, value in points]))
+        for (name, key), its in gauges.items()
+        for device, points in sorted(its.items(), key=lambda pair: pair[0] or 0)
+    ]
+    yield Panel(
+        "Vitals",
+        " ".join(["What the server and the machine said of themselves meanwhile.", *(f"{line}." for line in said)]),
+        plots,
+        Table(("deployment", "figure", "device", "readings", "least", "most", "last"), table),
+    )
+
+
+def _summary(values: Sequence[float]) -> tuple[str, ...]:
+    return tuple(f"{value:.4g}" for value in (min(values), max(values), values[-1]))
+
+
+def _extremes(key: str, its: dict[int | None, Points], zero: float) -> Iterator[Series]:
+    """The gauge; where several devices have it, the highest and the lowest of them, between which the others lie."""
+    if len(its) == 1:
+        (points,) = its.values()
+        yield Series(key, _thinned(points, zero, max), line=True)
+        return
+    for said, pick in (("highest device", max), ("lowest device", min)):
+        at: dict[float, float] = {}
+        for at_s, value in (point for points in its.values() for point in points):
+            at[at_s] = pick(at.get(at_s, value), value)
+        yield Series(said, _thinned(sorted(at.items()), zero, pick), line=True)
+
+
+def _thinned(points: Points, zero: float, pick: Callable[..., Any]) -> tuple[tuple[float, float], ...]:
+    """No more points than can be told apart: of each stretch the most extreme, since peaks are what vitals are read for."""
+    step = -(-len(points) // _MOST_POINTS)
+    stretches = (points[i : i + step] for i in range(0, len(points), step))
+    return tuple((at - zero, value) for at, value in (pick(some, key=lambda point: point[1]) for some in stretches))
+
+
+def retrieval(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
+    """Where in the prompt what was hidden was found."""
+    cells: dict[str, dict[tuple[float, int], list[float]]] = {}
+    # Needles at the borders of blocks lie at other depths in every prompt; a map of hundreds of lines says nothing.
+    fine = len({round(one["depth"], 2) for one in rows}) <= _MOST_DEPTHS
+    for one in rows:
+        depth = round(one["depth"], 2) if fine else round(one["depth"] * (_MOST_DEPTHS - 1)) / (_MOST_DEPTHS - 1)
+        its = cells.setdefault(one.get("deployment", ""), {})
+        its.setdefault((depth, one["prompt_tokens"]), []).append(one["score"])
+    for name, its in cells.items():
+        depths, lengths = (sorted(set(some)) for some in zip(*its, strict=True))
+        shares = [[_mean(its.get((depth, length), [])) for length in lengths] for depth in depths]
+        columns, lines = tuple(map(short, lengths)), tuple(f"{100 * depth:.0f}%" for depth in depths)
+        grid = Grid(
+            f"retrieval-{name}",
+            f"Found, in percent, by depth and length, {name}",
+            Axis("prompt tokens"),
+            Axis("depth"),
+            columns,
+            lines,
+            tuple(map(tuple, shares)),
+        )
+        table = [
+            (line, *("" if share is None else f"{100 * share:.0f}%" for share in some))
+            for line, some in zip(lines, shares, strict=True)
+        ]
+        yield Panel(
+            f"Retrieval: {name}",
+            f"{sum(map(len, its.values()))} questions.",
+            (grid,),
+            Table(("depth", *columns), table),
+        )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
 
 _TOKENS = Axis("prompt tokens", log=True)
 
@@ -19,9 +170,9 @@ def panels(results: Results) -> Iterator[Panel]:
             yield _lengths(name, readings)
     yield from _capacity(results.boots)
     yield from _memory(results.boots)
-    yield from time_series.timeline(results)
-    yield from time_series.vitals(results.vitals)
-    yield from time_series.retrieval(results.retrievals)
+    yield from timeline(results)
+    yield from vitals(results.vitals)
+    yield from retrieval(results.retrievals)
 
 
 def _lengths(name: str, readings: Sequence[Reading]) -> Panel:

@@ -1,14 +1,11 @@
-"""
-Verdicts as (name, value) pairs and back: the only module that knows the spelling.
-
-The pairs travel as a test's ``user_properties``: pytest writes them into JUnit XML as ``<property>`` elements and carries
-them across xdist; everything else here is read from them.
-"""
+"""What one verdict records, by name, and the same as JUnit properties."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 from pytest_longctx import toml
 from pytest_longctx.findings.verdicts import Verdict
@@ -163,3 +160,24 @@ def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> 
 def rows(kind: str, pairs: Pairs) -> list[dict[str, Any]]:
     """Every row of this kind in *pairs*."""
     return [json.loads(str(value)) for name, value in pairs if name == kind]
+
+
+PLACES = ("test", "suite")
+
+
+def lift(path: Path) -> None:
+    """Move the properties of every test in the file at *path* to its suite, as ``CLASS::TEST::NAME``."""
+    tree = ET.parse(path)  # noqa: S314 - what pytest has just written
+    for suite in tree.iter("testsuite"):
+        known = suite.find("properties")
+        lifted = ET.Element("properties") if known is None else known
+        for case in suite.iter("testcase"):
+            for group in case.findall("properties"):
+                case.remove(group)
+                for each in group:
+                    test = f"{case.get('classname', '')}::{case.get('name', '')}"
+                    each.set("name", f"{test}::{each.get('name', '')}")
+                    lifted.append(each)
+        if known is None and len(lifted):
+            suite.insert(0, lifted)
+    tree.write(path, encoding="utf-8", xml_declaration=True)

@@ -3,8 +3,8 @@
 import pytest
 
 from pytest_longctx.reports import html
+from pytest_longctx.reports.panels import retrieval
 from pytest_longctx.reports.plots import Grid
-from pytest_longctx.reports.time_series import retrieval
 
 HIDES = """
 import pytest

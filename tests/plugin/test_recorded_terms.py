@@ -1,6 +1,6 @@
 """A run records the terms on which its figures may be compared with another backend's."""
 
-from pytest_longctx.reports.compare_terms import RECORDED
+from pytest_longctx.reports.compare import RECORDED
 
 
 def test_every_term_is_recorded_with_a_verdict(run):

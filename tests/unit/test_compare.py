@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx.errors import UsageError
-from pytest_longctx.reports import compare_markdown
+from pytest_longctx.reports import compare as reports_compare
 from pytest_longctx.reports import results as results_file
 from pytest_longctx.reports.analysis import LAW, Case, Samples, cold, gather
 from pytest_longctx.reports.compare import Gate, Limit, compare, limits, noise_of, worse_by
@@ -154,7 +154,7 @@ def test_a_gate_that_would_compare_nothing_is_refused():
 def test_the_markdown_shows_what_changed_and_counts_the_rest():
     before, after = results(verdict(ttft_s=1.0, tpot_s=1.0)), results(verdict(ttft_s=1.2, tpot_s=1.0))
     lines = list(
-        compare_markdown.page(before, after, compare(before, after), Gate.of(before, "ttft_s:10%").missed(after))
+        reports_compare.page(before, after, compare(before, after), Gate.of(before, "ttft_s:10%").missed(after))
     )
     assert lines[0] == "## 1 changed, 0 gone, 0 new, 2 same"
     assert "- **TT-0001** tiny: ttft_s: 1.2 s, +20 % worse, wanted at most 10 % worse than 1 s (baseline)" in lines

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx import cli
-from pytest_longctx.reports import html, svg
+from pytest_longctx.reports import html, plots
 from pytest_longctx.reports import results as results_file
 from pytest_longctx.reports.panels import panels
 from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Grid, Segment, Series
@@ -209,7 +209,7 @@ GRID = Grid("g", "t", Axis("x"), Axis("y"), ("1", "2"), ("3",), ((None, 0.5),))
 
 @given(CHARTS | BARS | st.just(GRID), st.booleans())
 def test_any_plot_is_well_formed_and_stays_within_its_frame(plot, alone):
-    root = ET.fromstring(svg.paint(plot, alone=alone))
+    root = ET.fromstring(plots.paint(plot, alone=alone))
     assert root.get("role") == "img"
     assert root.get("aria-label") == plot.title
     _, _, width, height = map(float, root.get("viewBox", "").split())
@@ -252,7 +252,7 @@ def test_the_console_writes_the_page_and_the_plots(tmp_path, capsys):
 
 def test_plots_become_png(tmp_path):
     pytest.importorskip("matplotlib")
-    from pytest_longctx.reports import png
+    from pytest_longctx.reports import plots
 
     pytest.importorskip("matplotlib")
     chart = Chart(
@@ -264,7 +264,7 @@ def test_plots_become_png(tmp_path):
     )
     bars = Bars("b", "t", Axis("s"), (Bar("one", (Segment(0, 1), Segment(2, 3, 1))),), ("x", "y", "none"))
     for plot in (chart, bars, GRID):
-        png.write(plot, tmp_path / f"{plot.name}.png")
+        plots.write(plot, tmp_path / f"{plot.name}.png")
         assert (tmp_path / f"{plot.name}.png").read_bytes().startswith(b"\x89PNG")
 
 

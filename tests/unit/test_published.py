@@ -9,7 +9,7 @@ from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployments.deployment import Deployment, Model
 from pytest_longctx.errors import TableError
 from pytest_longctx.launchers import lint
-from pytest_longctx.reports import published_commands
+from pytest_longctx.reports import pages
 
 PAGE = Path(__file__).parents[2] / "docs/reference/commands.md"
 ONE = Deployment(
@@ -24,11 +24,11 @@ LINE = "python3 -m vllm.entrypoints.openai.api_server --model org/m --max-model-
 
 
 def command(text, **corrected):
-    return published_commands.Command(document="d", where="w", text=text, deployment="one", corrected=corrected)
+    return pages.Command(document="d", where="w", text=text, deployment="one", corrected=corrected)
 
 
 def page(*commands):
-    return published_commands.page(commands, {"one": (Vllm(), ONE)})
+    return pages.commands_page(commands, {"one": (Vllm(), ONE)})
 
 
 def test_the_page_is_that_of_the_data():
@@ -37,7 +37,7 @@ def test_the_page_is_that_of_the_data():
 
 
 def test_every_system_of_the_documents_has_a_command():
-    commands = published_commands.load(paths.suites() / "commands.toml")
+    commands = pages.load_commands(paths.suites() / "commands.toml")
     systems = {"scout-vllm", "scout-sglang", "scout-b200", "mi300x", "llama33"}
     assert {each for each in systems if any(one.deployment.startswith(each) for one in commands)} == systems
 
@@ -50,14 +50,12 @@ def test_the_same_command_in_other_words_does_not_differ(text):
 
 
 def test_numbers_are_compared_by_value():
-    assert published_commands.documented("--gpu-memory-utilization 0.90") == published_commands.documented(
-        "--gpu-memory-utilization=0.9"
-    )
+    assert pages.documented("--gpu-memory-utilization 0.90") == pages.documented("--gpu-memory-utilization=0.9")
 
 
 def test_a_call_reads_like_a_command_line():
     call = 'LLM(\n  model="org/m",  # why\n  max_model_len=4096,\n  enable_x=True,\n  enable_y=False,\n)'
-    assert published_commands.documented(call) == {
+    assert pages.documented(call) == {
         "model": "org/m",
         "max-model-len": "4096",
         "enable-x": "",
@@ -67,7 +65,7 @@ def test_a_call_reads_like_a_command_line():
 
 def test_a_call_of_a_variable_is_refused():
     with pytest.raises(TableError, match="plain values"):
-        published_commands.documented("LLM(model=name)")
+        pages.documented("LLM(model=name)")
 
 
 @pytest.mark.parametrize(

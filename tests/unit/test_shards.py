@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pytest_longctx.errors import ResultsError, UsageError
 from pytest_longctx.plugin.shards import Shard, fingerprint, split
 from pytest_longctx.reports import analysis, results
-from pytest_longctx.reports.merge import green, merge
+from pytest_longctx.reports.results import green, merge
 from tests.unit import make
 
 COSTS = st.dictionaries(st.text(max_size=8), st.floats(0, 1e6), max_size=30)

@@ -10,8 +10,7 @@ from pytest_longctx.cli import main
 from pytest_longctx.errors import UsageError
 from pytest_longctx.reports import results
 from pytest_longctx.reports.analysis import Case
-from pytest_longctx.reports.compare import Gate, compare
-from pytest_longctx.reports.compare_terms import RECORDED, on_equal_terms
+from pytest_longctx.reports.compare import RECORDED, Gate, compare, on_equal_terms
 from pytest_longctx.reports.results import Results
 from tests.unit import make
 
