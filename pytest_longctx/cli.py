@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_longctx import __version__, backends, cli_render, paths, plan
+from pytest_longctx import __version__, backends, cli_render, paths, plan, registry
 from pytest_longctx import cli_reports as readers
 from pytest_longctx.backends import Backend, environments
 from pytest_longctx.deployments import deployment
@@ -16,7 +16,6 @@ from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import finding as findings
 from pytest_longctx.findings.scope import Conditions, dead, match
-from pytest_longctx.plugin import builtins
 from pytest_longctx.reports import pages
 
 
@@ -81,17 +80,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _backend(name: str) -> Backend:
-    if name not in builtins.BACKENDS:
-        raise UsageError(unknown("backend", name, builtins.BACKENDS))
-    made: Backend = builtins.load(builtins.BACKENDS[name])()
+    if name not in registry.BACKENDS:
+        raise UsageError(unknown("backend", name, registry.BACKENDS))
+    made: Backend = registry.load(registry.BACKENDS[name])()
     return made
 
 
 def _engine(name: str) -> environments.Installable:
-    known = {**builtins.BACKENDS, **builtins.LOADS, **builtins.EVALUATIONS}
+    known = {**registry.BACKENDS, **registry.LOADS, **registry.EVALUATIONS}
     if name not in known:
         raise UsageError(unknown("engine", name, known))
-    made: environments.Installable = builtins.load(known[name])()
+    made: environments.Installable = registry.load(known[name])()
     return made
 
 
@@ -114,7 +113,7 @@ def catalogues() -> dict[str, Catalogue]:
 def published_commands() -> str:
     """The page of the documents' commands and ours."""
     known = deployment.load_all((paths.suites() / "deployments",))
-    pairs = {name: (_backend(one.backend), one) for name, one in known.items() if one.backend in builtins.BACKENDS}
+    pairs = {name: (_backend(one.backend), one) for name, one in known.items() if one.backend in registry.BACKENDS}
     return pages.commands_page(pages.load_commands(paths.suites() / "commands.toml"), pairs)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx import paths, toml
+from pytest_longctx import paths, registry, toml
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
@@ -17,7 +17,6 @@ from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
-from pytest_longctx.plugin import builtins
 
 _FROM_SHELL = "FROM-THE-SHELL"
 
@@ -34,9 +33,9 @@ def add(commands: Any) -> None:
 
 def _run(given: argparse.Namespace) -> int:
     one = _named(given.deployment, paths.data(given.data, "--data"))
-    if one.backend not in builtins.BACKENDS:
-        raise UsageError(unknown("backend", one.backend, builtins.BACKENDS))
-    backend: Backend = builtins.load(builtins.BACKENDS[one.backend])()
+    if one.backend not in registry.BACKENDS:
+        raise UsageError(unknown("backend", one.backend, registry.BACKENDS))
+    backend: Backend = registry.load(registry.BACKENDS[one.backend])()
     more = {"namespace": given.namespace} if given.launcher == "kubernetes" else {}
     print(_RENDERERS[given.launcher](backend, one, **more))
     return 0

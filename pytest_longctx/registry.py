@@ -1,6 +1,9 @@
 """What ships with the package, by name: a run imports only what it uses."""
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 
 class Make(NamedTuple):
@@ -17,3 +20,48 @@ MAKES: Final = (
     Make("", "pytest_longctx.devices.nvidia:Nvml", "pip install 'pytest-longctx[nvidia]'"),
 )
 """By name, so that a run imports only the one it uses; every kind that no other row begins is NVIDIA's."""
+
+
+# By name, so that a run imports only the one it uses.
+BACKENDS: Mapping[str, str] = MappingProxyType(
+    {
+        "vllm": "pytest_longctx.backends.vllm:Vllm",
+        "vllm-cpu": "pytest_longctx.backends.vllm:VllmCpu",
+        "vllm-rocm": "pytest_longctx.backends.vllm:VllmRocm",
+        "vllm-neuron": "pytest_longctx.backends.vllm:VllmNeuron",
+        "sglang": "pytest_longctx.backends.sglang:Sglang",
+        "transformers": "pytest_longctx.backends.transformers:Transformers",
+        "openai": "pytest_longctx.backends.openai:OpenAI",
+        "miniature": "pytest_longctx.backends.miniature:Miniature",
+        "miniature-sglang": "pytest_longctx.backends.miniature:MiniatureSglang",
+    }
+)
+
+
+LAUNCHERS: Mapping[str, str] = MappingProxyType(
+    {
+        "process": "pytest_longctx.launchers.process:ProcessLauncher",
+        "docker": "pytest_longctx.launchers.docker:DockerLauncher",
+        "kubernetes": "pytest_longctx.launchers.kubernetes:KubernetesLauncher",
+        "url": "pytest_longctx.launchers.url:UrlLauncher",
+    }
+)
+
+
+# Tools that measure in our stead, by their adapters.
+LOADS: Mapping[str, str] = MappingProxyType(
+    {
+        "vllm-bench": "pytest_longctx.client.adapters.vllm_bench:VllmBench",
+        "guidellm": "pytest_longctx.client.adapters.guidellm:GuideLLM",
+        "aiperf": "pytest_longctx.client.adapters.aiperf:AIPerf",
+    }
+)
+
+
+EVALUATIONS: Mapping[str, str] = MappingProxyType({"lm-eval": "pytest_longctx.client.adapters.lm_eval:LmEval"})
+
+
+def load(place: str) -> Any:
+    """The class at ``module:Class``."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import cli
+from pytest_longctx import cli, registry
 from pytest_longctx.deployments import deployment
 from pytest_longctx.findings import ask, finding, markers
 from pytest_longctx.launchers import lint
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.miniatures.faults import FAULTS
-from pytest_longctx.plugin import builtins, fixtures, hookspecs, options
+from pytest_longctx.plugin import fixtures, hookspecs, options
 from pytest_longctx.reports import pages
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +55,7 @@ def hooks():
         *(f"`{name}`" for name in (*markers.LENGTHS, *markers.THEMES)),
         *(f"| `{name}` |" for name in documented_fixtures()),
         *(f"| `{hook}` |" for hook in sorted(hooks())),
-        *(f"`{name}`" for name in builtins.BACKENDS),
+        *(f"`{name}`" for name in registry.BACKENDS),
     ],
 )
 def test_the_reference_names_everything(name):

@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_longctx.errors import LongctxError
     from pytest_longctx.plugin import builtins
     from pytest_longctx.plugin.deselection import Deselecting
-    from pytest_longctx.plugin.github_annotations import Annotating
+    from pytest_longctx.plugin.github import Annotating
     from pytest_longctx.plugin.recorder import Reporting
     from pytest_longctx.plugin.resume import Carrying
     from pytest_longctx.plugin.session import open_session

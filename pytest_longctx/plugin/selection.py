@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import paths, processes
+from pytest_longctx import paths, processes, registry
 from pytest_longctx import plan as pytest_longctx_plan
 from pytest_longctx.backends import Backend, defaults, environments
 from pytest_longctx.deployments import deployment, models
@@ -27,7 +27,6 @@ from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Case, Conditions, machine_lacks, match, mismatch
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.plan import Plan
-from pytest_longctx.plugin import builtins
 from pytest_longctx.plugin.options import Options
 from pytest_longctx.progress import Watch
 from pytest_longctx.reports import properties
@@ -197,8 +196,8 @@ class Selection:
         """Read everything that was typed and everything on disk. Raises `LongctxError`."""
         for part in (self.backend, self.findings, self.deployments, self.machine):
             assert part is not None
-        if self.options.load is not None and self.options.load not in builtins.LOADS:
-            raise UsageError(f"--longctx-load: {unknown('tool', self.options.load, builtins.LOADS)}")
+        if self.options.load is not None and self.options.load not in registry.LOADS:
+            raise UsageError(f"--longctx-load: {unknown('tool', self.options.load, registry.LOADS)}")
         if self.options.junit_properties not in properties.PLACES:
             raise UsageError(
                 f"--longctx-junit-properties: {unknown('place', self.options.junit_properties, properties.PLACES)}"

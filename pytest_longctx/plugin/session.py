@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import plan
+from pytest_longctx import plan, registry
 from pytest_longctx.client.adapters import Errand, EvaluationTool, LoadTool, runner
 from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.load import Load
@@ -31,7 +31,6 @@ from pytest_longctx.launchers import boot as launchers_boot
 from pytest_longctx.launchers.boot import Boot
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
-from pytest_longctx.plugin import builtins
 from pytest_longctx.plugin.options import Options
 from pytest_longctx.plugin.progress_line import Watching
 from pytest_longctx.plugin.selection import Selection
@@ -196,12 +195,12 @@ class Session:
 
     def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
         """A load that the tool called *name* sends."""
-        tool: LoadTool = builtins.load(builtins.LOADS[name])()
+        tool: LoadTool = registry.load(registry.LOADS[name])()
         return runner.carry(tool, self._errand(server, asked, name), self.options.python, self.watching.tell)
 
     def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
         """How right the server's answers are, by lm-eval."""
-        tool: EvaluationTool = builtins.load(builtins.EVALUATIONS["lm-eval"])()
+        tool: EvaluationTool = registry.load(registry.EVALUATIONS["lm-eval"])()
         return runner.score(tool, self._errand(server, asked, tool.name), self.options.python, self.watching.tell)
 
     def _errand(self, server: Server, asked: Ask, name: str) -> Errand:

@@ -1,16 +1,67 @@
-"""The door, where a run is one part of several: what belongs to another part is deselected."""
+"""One run in several parts: which deployment goes to which shard, and the plugin that leaves out the others."""
 
-from collections.abc import Generator, Mapping
+import hashlib
+import re
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_longctx.errors import LongctxError
-from pytest_longctx.plugin import shards
+from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.plugin.selection import pair_of
 from pytest_longctx.plugin.session import Session
-from pytest_longctx.plugin.shards import Shard
 from pytest_longctx.reports import analysis, results
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part *index* of *count*, from 1 on; *times* is a results file whose times balance the parts."""
+
+    index: int
+    count: int
+    times: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """
+        As it is typed. Raises `UsageError`.
+
+        >>> Shard.parse("2/4")
+        Shard(index=2, count=4, times=None)
+        """
+        match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})(?::(.+))?", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"--longctx-shard: {text!r}: write K/N, as 1/4 to 4/4; or K/N:results.jsonl for its times")
+        return cls(int(match[1]), int(match[2]), Path(match[3]) if match[3] else None)
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def split(costs_s: Mapping[str, float], count: int) -> dict[str, int]:
+    """
+    The part, from 1 to *count*, of everything that *costs_s* names: the dearest first, each to the part that has least to do.
+
+    The same on every machine that is given the same. No part takes longer than an even share and the dearest single thing.
+    """
+    loads = [0.0] * count
+    sizes = [0] * count
+    parts: dict[str, int] = {}
+    for name in sorted(costs_s, key=lambda each: (-costs_s[each], each)):
+        least = min(range(count), key=lambda part: (loads[part], sizes[part], part))
+        loads[least] += costs_s[name]
+        sizes[least] += 1
+        parts[name] = least + 1
+    return parts
+
+
+def fingerprint(parts: Mapping[str, int], tests: Iterable[str]) -> str:
+    """Who does what, as 12 hex digits: parts that were split differently do not make a whole."""
+    told = "\n".join((*(f"{name} {part}" for name, part in sorted(parts.items())), *sorted(tests)))
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
 
 _BOOT_S = 60.0
 """What a boot is taken to cost where neither its deployment nor an earlier run says so."""
@@ -56,12 +107,12 @@ class Sharding:
 
     def _split(self, items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
         owners = {item.nodeid: _owner(item) for item in items}
-        parts = shards.split(self._costs(items), self.shard.count)
+        parts = split(self._costs(items), self.shard.count)
         mine = [item for item in items if parts[owners[item.nodeid]] == self.shard.index]
         others = [item for item in items if parts[owners[item.nodeid]] != self.shard.index]
         self.session.shard = {
             "shard": str(self.shard),
-            "split": shards.fingerprint(parts, owners),
+            "split": fingerprint(parts, owners),
             "whole_judges": any(self._boots(item) for item in items),
         }
         return mine, others

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import yaml
 
-from pytest_longctx import toml
+from pytest_longctx import registry, toml
 from pytest_longctx.deployments import deployment, models
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.launchers.kubernetes.manifests import KEY_IN_SECRET
-from pytest_longctx.plugin import builtins
 from tests.real_docker import conftest as docker
 from tests.real_kubernetes.control_plane import free_port
 
@@ -35,7 +34,7 @@ def played(path, folder):
     port = free_port()
     path.write_text(text.replace("[flags]", f"[flags]\nport = {port}"))
     one = toml.load(path, deployment.Deployment)
-    backend = builtins.load(builtins.BACKENDS[one.backend])()
+    backend = registry.load(registry.BACKENDS[one.backend])()
     objects = manifests.render(backend, one, models.locate(one.model), manifests.Owner(None, f"{port:032x}"))
     name, secret = objects[0]["metadata"]["name"], manifests.key_secret(objects[0]["metadata"]["name"])
     file = folder / "pod.yaml"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_longctx import registry
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm, VllmCpu
 from pytest_longctx.client import adapters
@@ -19,8 +20,7 @@ from pytest_longctx.client.exchange import Exchange, Ledger, Usage
 from pytest_longctx.client.load import Load, observe
 from pytest_longctx.client.server import Server
 from pytest_longctx.findings.ask import Ask
-from pytest_longctx.plugin import builtins
-from pytest_longctx.plugin.builtins import EVALUATIONS, LOADS, load
+from pytest_longctx.registry import EVALUATIONS, LOADS, load
 from tests.unit import make
 
 DATA = Path(__file__).parent.parent / "data" / "adapters"
@@ -34,7 +34,7 @@ every_tool = pytest.mark.parametrize("name", [*LOADS, *EVALUATIONS])
 
 
 def tool_called(name: str) -> Tool:
-    made: Tool = builtins.load({**LOADS, **EVALUATIONS}[name])()
+    made: Tool = registry.load({**LOADS, **EVALUATIONS}[name])()
     return made
 
 

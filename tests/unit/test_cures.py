@@ -7,7 +7,7 @@ from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.errors import TableError
 from pytest_longctx.findings.finding import Finding, load_all
-from pytest_longctx.plugin.builtins import BACKENDS, load
+from pytest_longctx.registry import BACKENDS, load
 from pytest_longctx.reports import pages
 from tests.unit import make
 

@@ -25,8 +25,8 @@ from pytest_longctx.findings.scope import dead
 from pytest_longctx.findings.verdicts import concerns_memory, judge
 from pytest_longctx.launchers import lint
 from pytest_longctx.observation import KINDS
-from pytest_longctx.plugin.builtins import BACKENDS, load
 from pytest_longctx.probe import codes
+from pytest_longctx.registry import BACKENDS, load
 from pytest_longctx.units import GiB
 
 SUITES = paths.suites()

@@ -17,7 +17,7 @@ from pytest_longctx.diagnosis.log_reader import Reading, read
 from pytest_longctx.diagnosis.signatures import PHASES
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import KINDS
-from pytest_longctx.plugin.builtins import BACKENDS, load
+from pytest_longctx.registry import BACKENDS, load
 from tests.unit.quoted import BENIGN, FAILURES, REFUSALS
 
 LOGS = Path(__file__).parent.parent / "data" / "logs"

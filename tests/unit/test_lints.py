@@ -11,7 +11,7 @@ from pytest_longctx.findings.ask import Ask
 from pytest_longctx.findings.finding import load_all
 from pytest_longctx.launchers import lint as launchers_lint
 from pytest_longctx.launchers.start_command import Start, of_command, of_deployment, of_pod
-from pytest_longctx.plugin.builtins import BACKENDS, load
+from pytest_longctx.registry import BACKENDS, load
 from tests.unit import make
 
 SOUND = (

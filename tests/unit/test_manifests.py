@@ -19,7 +19,7 @@ from pytest_longctx.launchers import lint
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.launchers.kubernetes.reaper import RUN_LABEL
 from pytest_longctx.launchers.start_command import of_pod
-from pytest_longctx.plugin.builtins import BACKENDS, load
+from pytest_longctx.registry import BACKENDS, load
 from tests.unit import make
 
 VERSIONS = ("1.30", "1.34", "1.37")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_longctx import registry
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.client.adapters import Errand, LoadTool, runner
 from pytest_longctx.client.load import Load, observe, offsets, run
@@ -18,7 +19,6 @@ from pytest_longctx.errors import PromptError
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.findings.scope import Case
 from pytest_longctx.miniatures.server import Honest
-from pytest_longctx.plugin import builtins
 from tests.unit import make
 from tests.unit.minded import prompts, serving
 
@@ -129,10 +129,10 @@ def test_a_load_is_open_or_closed(how):
         run(server, prompts(), asked(**how))
 
 
-@pytest.mark.parametrize("name", builtins.LOADS)
+@pytest.mark.parametrize("name", registry.LOADS)
 def test_other_tools_refuse_an_open_loop_and_send_nothing(name, tmp_path):
     server = Server("http://127.0.0.1:1", "m", Miniature(), make.deployment(), "url")
-    tool: LoadTool = builtins.load(builtins.LOADS[name])()
+    tool: LoadTool = registry.load(registry.LOADS[name])()
     found = runner.carry(tool, Errand(server, asked(rate_per_s=5.0), 7, Path(tmp_path) / "none"))
     assert (found.exchanges, found.measured_by) == ((), name)
     assert found.said.startswith(f"{name}: open loops (ask.rate_per_s) are sent by this package alone")

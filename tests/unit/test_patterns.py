@@ -7,7 +7,7 @@ import pytest
 
 from pytest_longctx.diagnosis.log_reader import Reading
 from pytest_longctx.diagnosis.signatures import Catalogue
-from pytest_longctx.plugin.builtins import BACKENDS, load
+from pytest_longctx.registry import BACKENDS, load
 from pytest_longctx.toml import in_range
 from tests.unit.quoted import BENIGN, FAILURES, REFUSALS
 

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_longctx.diagnosis.log_reader import LONGEST_LINE, Lines, Reading, Sieve, read
-from pytest_longctx.plugin.builtins import BACKENDS, load
+from pytest_longctx.registry import BACKENDS, load
 from tests.unit.quoted import BENIGN, FAILURES
 
 NAMES = ("vllm", "sglang", "vllm-neuron")

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_longctx.diagnosis.diagnose import Evidence, diagnose
 from pytest_longctx.diagnosis.log_reader import read_file
-from pytest_longctx.plugin.builtins import BACKENDS, load
+from pytest_longctx.registry import BACKENDS, load
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 

@@ -12,7 +12,7 @@ from pytest_longctx.client import request
 from pytest_longctx.client.server import Server
 from pytest_longctx.findings.scope import Conditions
 from pytest_longctx.launchers.boot import Boot
-from pytest_longctx.plugin.builtins import BACKENDS, load
+from pytest_longctx.registry import BACKENDS, load
 from tests.unit import make
 from tests.unit.minded import prompts
 from tests.unit.quoted import REFUSALS

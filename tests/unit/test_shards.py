@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.errors import ResultsError, UsageError
-from pytest_longctx.plugin.shards import Shard, fingerprint, split
+from pytest_longctx.plugin.sharding import Shard, fingerprint, split
 from pytest_longctx.reports import analysis, results
 from pytest_longctx.reports.results import green, merge
 from tests.unit import make

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_longctx import paths, plan, processes, toml
+from pytest_longctx import paths, plan, processes, registry, toml
 from pytest_longctx.backends import Backend, defaults
 from pytest_longctx.deployments import deployment, hardware
 from pytest_longctx.deployments.cpu_speed import DEADLINE_FACTOR, REFERENCE_PYTHON_S, Speed, fastest_by_flags
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.devices import calibration, detect
 from pytest_longctx.errors import TableError, UsageError
-from pytest_longctx.plugin import builtins
 from tests.unit import make
 
 AMX = Speed({"bfloat16": 2330.0, "float32": 338.0}, 13.8, REFERENCE_PYTHON_S)
@@ -21,7 +20,7 @@ SHIPPED = deployment.load_all((paths.suites() / "deployments",))
 
 
 def backend(name: str) -> Backend:
-    made: Backend = builtins.load(builtins.BACKENDS[name])()
+    made: Backend = registry.load(registry.BACKENDS[name])()
     return made
 
 

@@ -12,7 +12,7 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.launchers import Launch, readiness
 from pytest_longctx.launchers.readiness_probe import Knock
-from pytest_longctx.plugin.builtins import BACKENDS, load
+from pytest_longctx.registry import BACKENDS, load
 from tests.unit import make
 from tests.unit.quoted import BENIGN, FAILURES
 
