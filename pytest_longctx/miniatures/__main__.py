@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pytest_longctx.miniatures.faults import FAULTS
-from pytest_longctx.miniatures.server import CRAWL_S, LATE_S, Honest
-from pytest_longctx.miniatures.serving import serve
+from pytest_longctx.miniatures.server import CRAWL_S, LATE_S, Honest, serve
 from pytest_longctx.miniatures.sglang import Sglang
 
 DIALECTS: Mapping[str, type[Honest]] = MappingProxyType({"vllm": Honest, "sglang": Sglang})

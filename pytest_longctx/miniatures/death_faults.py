@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from threading import Event, Timer
 from typing import Any
 
-from pytest_longctx.miniatures.request import Request, spared
-from pytest_longctx.miniatures.server import Honest, say
+from pytest_longctx.miniatures.server import Honest, Request, say, spared
 
 _SHUTDOWN_S = 0.3
 """How long the API server outlives its engine; vLLM 0.32 takes two seconds."""

@@ -1,6 +1,8 @@
-"""The honest miniature: real HTTP, vLLM's endpoints and texts, no model."""
+"""An honest miniature: what it answers, the request as it reads it, and the HTTP server around it."""
 
+import hashlib
 import json
+import os
 import select
 import socket
 import struct
@@ -8,11 +10,39 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
-from pytest_longctx.miniatures.request import Request
+SMALL_TALK_TOKENS: Final = 16
+"""Faults spare prompts shorter than this, so that a server with a fault still looks ready."""
+
+
+@dataclass(slots=True)
+class Request:
+    """A completion request, its prompt reduced to what a server without a model needs."""
+
+    tokens: int
+    digest: str
+    max_tokens: int
+    stream: bool
+
+    @classmethod
+    def parse(cls, body: bytes) -> "Request":
+        """Take the ids out of *body* before it is parsed: ten million of them must not become Python integers."""
+        start = body.index(b"[", body.index(b'"prompt"')) + 1
+        end = body.index(b"]", start)
+        rest = json.loads(body[:start] + body[end:])
+        digest = hashlib.sha256(memoryview(body)[start:end])
+        digest.update(rest.get("cache_salt", "").encode())
+        count = body.count(b",", start, end) + 1
+        return cls(count, digest.hexdigest(), rest.get("max_tokens", 16), bool(rest.get("stream")))
+
+
+def spared(request: Request) -> bool:
+    """Whether *request* is too small to be treated badly."""
+    return request.tokens < SMALL_TALK_TOKENS
+
 
 BLOCK_TOKENS = 16
 LATE_S = 0.6
@@ -278,3 +308,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing for each request."""
+
+
+class Quiet(ThreadingHTTPServer):
+    """A threading server that does not print a traceback when a client hangs up."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that was broken on purpose is no news."""
+
+
+def serve(mind: Honest, host: str, port: int) -> None:
+    """Boot *mind* and serve it for ever, to those who know the key in ``VLLM_API_KEY`` if there is one."""
+    mind.boot()
+    handler = type("MindedHandler", (Handler,), {"mind": mind, "key": os.environ.get("VLLM_API_KEY")})
+    with Quiet((host, port), handler) as server:
+        print("INFO:     Application startup complete.", flush=True)
+        server.serve_forever()

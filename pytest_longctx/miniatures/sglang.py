@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pytest_longctx.miniatures.request import Request
-from pytest_longctx.miniatures.server import Honest
+from pytest_longctx.miniatures.server import Honest, Request
 
 KEPT_TOKENS = 2
 """By how much an answer that fills the context is cut short (SG-0025)."""

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_longctx.backends.miniature import MiniatureSglang
 from pytest_longctx.client.request import ask
-from pytest_longctx.miniatures.request import Request
+from pytest_longctx.miniatures.server import Request
 from pytest_longctx.miniatures.sglang import Sglang
 from tests.unit.minded import prompts, serving
 

@@ -7,8 +7,7 @@ from threading import Thread
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.client.server import Server
-from pytest_longctx.miniatures.server import Handler, Honest
-from pytest_longctx.miniatures.serving import Quiet
+from pytest_longctx.miniatures.server import Handler, Honest, Quiet
 from pytest_longctx.prompts import PromptFactory
 from tests.unit import make
 

@@ -14,7 +14,7 @@ from pytest_longctx.client.server import KEY_VARIABLE, Answer, unaskable
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.launchers import Launch, readiness_probe
 from pytest_longctx.launchers.url import UrlLauncher
-from pytest_longctx.miniatures import dialect_faults
+from pytest_longctx.miniatures import request_faults
 from pytest_longctx.miniatures.server import Honest, Instead
 from tests.unit import make
 from tests.unit.minded import prompts, serving
@@ -112,10 +112,10 @@ def attached(mind: Honest, tmp_path: Any, backend: Any = None) -> tuple[Any, flo
 @pytest.mark.parametrize(
     ("mind", "words"),
     [
-        (dialect_faults.WantsKey, KEY_VARIABLE),
-        (dialect_faults.Forbids, KEY_VARIABLE),
-        (dialect_faults.HasNoCompletions, "asked    POST /v1/completions\n  answered HTTP 404"),
-        (dialect_faults.IsAWebPage, "a web page came"),
+        (request_faults.WantsKey, KEY_VARIABLE),
+        (request_faults.Forbids, KEY_VARIABLE),
+        (request_faults.HasNoCompletions, "asked    POST /v1/completions\n  answered HTTP 404"),
+        (request_faults.IsAWebPage, "a web page came"),
     ],
 )
 @pytest.mark.parametrize("backend", [Miniature(), OpenAI()], ids=lambda each: each.name)
@@ -146,7 +146,7 @@ def test_nobody_at_the_address_is_said_at_once(tmp_path):
 
 
 def test_one_error_for_every_request_is_a_verdict_within_twenty_seconds(tmp_path):
-    problem, took_s = attached(dialect_faults.Answers500(), tmp_path)
+    problem, took_s = attached(request_faults.Answers500(), tmp_path)
     assert isinstance(problem, BootError)
     seen = problem.observation
     assert (seen.outcome, seen.kind, seen.phase) == ("fails", "server-error", "request")
@@ -187,7 +187,7 @@ def test_ids_and_times_in_its_text_do_not_make_it_another_error(tmp_path, monkey
 
 
 def test_an_endpoint_that_is_gone_when_a_long_prompt_comes_is_no_refusal():
-    with serving(dialect_faults.LosesItsRoute()) as server:
+    with serving(request_faults.LosesItsRoute()) as server:
         exchange = request.ask(server, prompts()(1000), 4)
     seen = exchange.observe()
     assert (exchange.ending, seen.outcome, seen.kind) == ("not asked", None, "not-asked")
@@ -195,7 +195,7 @@ def test_an_endpoint_that_is_gone_when_a_long_prompt_comes_is_no_refusal():
 
 
 def test_a_page_with_status_200_is_no_answer_of_an_engine():
-    with serving(dialect_faults.IsAWebPage()) as server:
+    with serving(request_faults.IsAWebPage()) as server:
         exchange = request.ask(replace(server, backend=OpenAI()), prompts()(1000), 4)
     assert exchange.ending == "not asked"
 

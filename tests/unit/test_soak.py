@@ -11,8 +11,7 @@ from pytest_longctx.client import load
 from pytest_longctx.client.request import ask
 from pytest_longctx.client.server import Server
 from pytest_longctx.findings.ask import Ask
-from pytest_longctx.miniatures.server import Handler, Honest
-from pytest_longctx.miniatures.serving import Quiet
+from pytest_longctx.miniatures.server import Handler, Honest, Quiet
 from pytest_longctx.prompts import PromptFactory
 from tests.unit import make
 
