@@ -1,22 +1,189 @@
-"""The console command: what is not a test run."""
+"""The console command: everything that is not a test run."""
 
 import argparse
 import json
+import os
+import shlex
 import sys
-from collections.abc import Mapping
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from pytest_longctx import __version__, backends, cli_render, paths, plan, registry
-from pytest_longctx import cli_reports as readers
+from pytest_longctx import __version__, backends, paths, plan, registry, toml
 from pytest_longctx.backends import Backend, environments
 from pytest_longctx.deployments import deployment
+from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
 from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import finding as findings
 from pytest_longctx.findings.scope import Conditions, dead, match
-from pytest_longctx.reports import pages
+from pytest_longctx.findings.verdicts import WORST_FIRST
+from pytest_longctx.launchers.docker import container
+from pytest_longctx.launchers.docker.reaper import RUN_LABEL
+from pytest_longctx.launchers.kubernetes import manifests
+from pytest_longctx.measures import MEASURES
+from pytest_longctx.reports import compare as reports_compare
+from pytest_longctx.reports import history, html, pages, plots
+from pytest_longctx.reports import results as results_file
+from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare
+from pytest_longctx.reports.panels import panels
+
+_FROM_SHELL = "FROM-THE-SHELL"
+
+
+def add_render_command(commands: Any) -> None:
+    """Declare the command to the console's parser."""
+    parser = commands.add_parser("render", help="print how a deployment would be started; starts nothing")
+    parser.add_argument("deployment", metavar="DEPLOYMENT", help="a name, or a TOML file")
+    parser.add_argument("--launcher", default="kubernetes", choices=sorted(_RENDERERS), help="default: kubernetes")
+    parser.add_argument("--namespace", help="of Kubernetes objects; default: none is written")
+    parser.add_argument("--data", type=Path, action="append", default=[], help="a folder with deployments/")
+    parser.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    one = _named(given.deployment, paths.data(given.data, "--data"))
+    if one.backend not in registry.BACKENDS:
+        raise UsageError(unknown("backend", one.backend, registry.BACKENDS))
+    backend: Backend = registry.load(registry.BACKENDS[one.backend])()
+    more = {"namespace": given.namespace} if given.launcher == "kubernetes" else {}
+    print(_RENDERERS[given.launcher](backend, one, **more))
+    return 0
+
+
+def _named(name: str, folders: tuple[Path, ...]) -> Deployment:
+    if name.endswith(".toml"):
+        return toml.load(Path(name), Deployment)
+    known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
+    if name not in known:
+        raise UsageError(unknown("deployment", name, known))
+    return known[name]
+
+
+def _told(one: Deployment) -> str:
+    """The model as the engine is to be told it; unlike `models.locate` this makes nothing, and it may be elsewhere."""
+    if one.model.make is not None:
+        return str(paths.kept() / "models" / one.model.make)
+    return str(Path(one.model.path).expanduser()) if one.model.path else one.model.id or one.model.name
+
+
+def process(backend: Backend, one: Deployment) -> str:
+    """The command line, with the variables it needs in front of it."""
+    made = backend.recipe(one, _told(one), int(one.flags.get("port", manifests.PORT)), "python3")
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in made.env.items()), shlex.join(made.argv)])
+
+
+def docker(backend: Backend, one: Deployment) -> str:
+    """The ``docker run`` line; what is in ``pass_env`` comes from the shell that runs it."""
+    port, inside = int(one.flags.get("port", manifests.PORT)), "0.0.0.0"  # noqa: S104 - the port is published on loopback
+    listens = "127.0.0.1" if one.docker.network == "host" else inside
+    made = backend.recipe(one, _told(one), port, one.docker.python, host=listens)
+    inherited = dict.fromkeys(made.pass_env, _FROM_SHELL)
+    run = container.plan(made, one, _told(one), {RUN_LABEL: ""}, {**os.environ, **inherited}, on_this_host=False)
+    return run.line().replace(f"={_FROM_SHELL}", "")
+
+
+def kubernetes(backend: Backend, one: Deployment, namespace: str | None = None) -> str:
+    """Manifests for ``kubectl apply -f -``: YAML where the library is there, else JSON, which it takes as well."""
+    objects = manifests.render(backend, one, _told(one), manifests.Owner(namespace))
+    try:
+        import yaml  # noqa: PLC0415 - an extra
+    except ImportError:
+        return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2)
+
+    plain = json.loads(json.dumps(objects))  # what occurs twice would become an anchor and an alias
+    heads = [f"# {line}\n" for line in manifests.secrets_to_make(objects)]
+    return "".join([*heads, yaml.safe_dump_all(plain, sort_keys=False, width=120)]).rstrip()
+
+
+_RENDERERS: Mapping[str, Callable[..., str]] = MappingProxyType(
+    {"docker": docker, "kubernetes": kubernetes, "process": process}
+)
+
+
+def add_report_commands(commands: Any) -> None:
+    """Declare the commands; each keeps the function that runs it as ``run``, which returns an exit code."""
+    shown: ArgumentParser = commands.add_parser("report", help="show a results file as one HTML page")
+    shown.add_argument("results", type=Path)
+    shown.add_argument("-o", "--output", type=Path, help="the page; default: beside the results")
+    shown.add_argument("--plots", type=Path, metavar="DIR", help="write the plots as SVG files too")
+    shown.add_argument("--png", action="store_true", help="with --plots: as PNG files as well")
+    shown.set_defaults(run=_report)
+    merged: ArgumentParser = commands.add_parser("merge", help="make one results file of several, such as shards")
+    merged.add_argument("results", type=Path, nargs="+")
+    merged.add_argument("-o", "--output", type=Path, required=True, help="the results file to write")
+    merged.set_defaults(run=_merge)
+    compared: ArgumentParser = commands.add_parser("compare", help="what changed between two runs, as Markdown")
+    compared.add_argument("before", type=Path, help="results.jsonl of the baseline")
+    compared.add_argument("after", type=Path)
+    compared.add_argument(
+        "--fail-on", metavar="MEASURE:N%", help="exit 1 where a figure is worse by more; several with commas"
+    )
+    compared.set_defaults(run=_compare)
+    kept: ArgumentParser = commands.add_parser("history", help="keep runs, set a baseline, show trends")
+    kept.add_argument("what", choices=("add", "baseline", "show"))
+    kept.add_argument("store", type=Path, help="a folder")
+    kept.add_argument("names", nargs="*", help="add: results files; baseline: one run; show: findings")
+    kept.add_argument("--measure", default="ttft_s", help="for show; default ttft_s")
+    kept.set_defaults(run=_history)
+
+
+def _report(given: Namespace) -> int:
+    results = results_file.read(given.results)
+    output = given.output or given.results.with_suffix(".html")
+    if given.png and not given.plots:
+        raise UsageError("--png: say where the plots go: --plots DIR")
+    html.write(results, output)
+    print(output)
+    for plot in (plot for panel in panels(results) for plot in panel.plots) if given.plots else ():
+        given.plots.mkdir(parents=True, exist_ok=True)
+        (given.plots / f"{plot.name}.svg").write_text(plots.paint(plot, alone=True), encoding="utf-8")
+        if given.png:
+            plots.write(plot, given.plots / f"{plot.name}.png")
+    return 0
+
+
+def _merge(given: Namespace) -> int:
+    parts = {str(path): results_file.read(path) for path in given.results}
+    if len(parts) < len(given.results):
+        raise UsageError("merge: the same file was named twice")
+    whole = results_file.merge(parts)
+    results_file.write(whole, given.output)
+    counts = ", ".join(f"{count} {word}" for word in WORST_FIRST if (count := whole.footer["verdicts"].get(word)))
+    print(f"{given.output}: {counts or 'no verdict'}")
+    return 0 if results_file.green(whole) else 1
+
+
+def _compare(given: Namespace) -> int:
+    before, after = reports_compare.on_equal_terms(results_file.read(given.before), results_file.read(given.after))
+    missed = Gate.of(before, given.fail_on).missed(after) if given.fail_on else []
+    print("\n".join(reports_compare.page(before, after, compare(before, after), missed)))
+    for case, line in missed:
+        print(f"longctx: {case.finding} {case.deployment}: {line}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def _history(given: Namespace) -> int:
+    if given.what == "add":
+        if not given.names:
+            raise UsageError("history add: name the results files")
+        for name in given.names:
+            print(history.add(given.store, Path(name)))
+    elif given.what == "baseline":
+        if len(given.names) != 1:
+            raise UsageError("history baseline: name one run")
+        print(history.set_baseline(given.store, given.names[0]))
+    else:
+        if given.measure not in (*MEASURES, *COEFFICIENTS):
+            raise UsageError(f"--measure: {unknown('measure', given.measure, (*MEASURES, *COEFFICIENTS))}")
+        for finding in given.names or [None]:
+            for trend in history.trends(given.store, given.measure, finding):
+                print(trend)
+    return 0
 
 
 def commands() -> argparse.ArgumentParser:
@@ -46,8 +213,8 @@ def commands() -> argparse.ArgumentParser:
     known.add_argument("folder", type=Path, help="where the page goes")
     shown = subcommands.add_parser("commands", help="write the published commands beside those we render, as one page")
     shown.add_argument("folder", type=Path, help="where the page goes")
-    readers.add(subcommands)
-    cli_render.add(subcommands)
+    add_report_commands(subcommands)
+    add_render_command(subcommands)
     return parser
 
 

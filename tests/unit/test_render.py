@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from pytest_longctx import cli, cli_render
+from pytest_longctx import cli
 from pytest_longctx.backends.vllm import Vllm
 from tests.unit import make
 
@@ -44,7 +44,7 @@ def test_the_docker_line_takes_secrets_from_the_shell(capsys, monkeypatch):
 
 def test_a_docker_line_may_be_for_another_machine():
     one = make.deployment(image="a/b:1", hardware="8xMI300X")
-    assert "--device /dev/kfd --device /dev/dri" in cli_render.docker(Vllm(), one)
+    assert "--device /dev/kfd --device /dev/dri" in cli.docker(Vllm(), one)
 
 
 def test_the_command_line_of_a_process(capsys):
