@@ -67,11 +67,11 @@ def text(folder: Path, tokens: int) -> int:
 def natural(folder: Path, tokens: int) -> int:
     """Ids of natural text, nothing on the shelf."""
     from pytest_longctx.prompts import PromptFactory
-    from pytest_longctx.prompts.cache import Shelf
+    from pytest_longctx.prompts.cache import TokenCache
     from pytest_longctx.prompts.factory import Reader
 
     with tempfile.TemporaryDirectory() as empty:
-        reader = Reader(str(folder), shelf=Shelf(Path(empty)))
+        reader = Reader(str(folder), shelf=TokenCache(Path(empty)))
         return len(PromptFactory(0, "benchmark", (1000, 100_000), lambda: reader).natural(tokens))
 
 
@@ -147,11 +147,11 @@ def ruler(folder: Path, tokens: int) -> int:
 def needle(folder: Path, tokens: int) -> int:
     """A needle in natural text, nothing on the shelf."""
     from pytest_longctx.prompts import PromptFactory
-    from pytest_longctx.prompts.cache import Shelf
+    from pytest_longctx.prompts.cache import TokenCache
     from pytest_longctx.prompts.factory import Reader
 
     with tempfile.TemporaryDirectory() as empty:
-        reader = Reader(str(folder), shelf=Shelf(Path(empty)))
+        reader = Reader(str(folder), shelf=TokenCache(Path(empty)))
         return len(PromptFactory(0, "benchmark", (1000, 100_000), lambda: reader).needle(tokens, 0.5).prompt)
 
 

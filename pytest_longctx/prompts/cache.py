@@ -27,7 +27,7 @@ _SUM_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class TokenCache:
     """A folder of at most about *limit_bytes*."""
 
     folder: Path
@@ -106,6 +106,6 @@ def _read(path: Path) -> Bytes | None:
     return data if zlib.crc32(data.data) == int.from_bytes(stored[-_SUM_BYTES:].tobytes(), "little") else None
 
 
-def shelf() -> Shelf:
+def token_cache() -> TokenCache:
     """Where this machine keeps its prompts."""
-    return Shelf(paths.kept() / "prompts")
+    return TokenCache(paths.kept() / "prompts")

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts.tokenizer import Vocabulary
+from pytest_longctx.prompts.tokenizer import ModelTokenizer
 
 _QUALITIES = """
 old young tall quiet careful patient cheerful distant gentle honest clever tired famous humble restless silent
@@ -131,7 +131,7 @@ class Words:
     seed: int = 0
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, low: int, high: int) -> "Words":
+    def of(cls, vocabulary: ModelTokenizer, low: int, high: int) -> "Words":
         """The words that a made tokenizer has from id *low* on, *high* left out."""
         return cls(tuple(vocabulary.rust.id_to_token(each) for each in range(low, high)))
 

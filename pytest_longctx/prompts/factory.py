@@ -10,12 +10,12 @@ import numpy as np
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts import text as prompt_text
 from pytest_longctx.prompts import token_ids, tokenizer
-from pytest_longctx.prompts.cache import Shelf, shelf
+from pytest_longctx.prompts.cache import TokenCache, token_cache
 from pytest_longctx.prompts.corpus import Sentences, Source, too_short
 from pytest_longctx.prompts.needles import Haystack, Needle, hide
 from pytest_longctx.prompts.text import Text, encoded
 from pytest_longctx.prompts.token_ids import LONGEST_TOKENS, Ids, Prompt
-from pytest_longctx.prompts.tokenizer import Vocabulary
+from pytest_longctx.prompts.tokenizer import ModelTokenizer
 from pytest_longctx.units import tokens as token_count
 
 
@@ -26,10 +26,10 @@ class Reader:
     where: str
     source: Source = field(default_factory=Sentences)
     context: int | None = None
-    shelf: Shelf = field(default_factory=shelf)
+    shelf: TokenCache = field(default_factory=token_cache)
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> ModelTokenizer:
         """The tokenizer, read when it is first needed. Raises `PromptError`."""
         return tokenizer.load(self.where)
 

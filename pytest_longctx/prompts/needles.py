@@ -8,7 +8,7 @@ import numpy as np
 
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts.token_ids import Ids, Prompt
-from pytest_longctx.prompts.tokenizer import Vocabulary
+from pytest_longctx.prompts.tokenizer import ModelTokenizer
 
 _MATERIALS = ("amber", "granite", "ivory", "scarlet", "marble", "cobalt", "silken", "crystal", "golden", "emerald")
 _OBJECTS = (
@@ -53,7 +53,9 @@ class Haystack:
     depth: float
 
 
-def hide(vocabulary: Vocabulary, needle: Needle, lead: Ids, hay: Ids, tokens: int, depth: float) -> tuple[Ids, float]:
+def hide(
+    vocabulary: ModelTokenizer, needle: Needle, lead: Ids, hay: Ids, tokens: int, depth: float
+) -> tuple[Ids, float]:
     """
     *lead*, as much of *hay* as makes *tokens* in all, the fact in it, the question last; and where the fact came to lie.
 
@@ -70,7 +72,7 @@ def hide(vocabulary: Vocabulary, needle: Needle, lead: Ids, hay: Ids, tokens: in
     return np.concatenate((lead, hay[:at], fact, hay[at:], question)), at / length if length else 0.0
 
 
-def _between_sentences(vocabulary: Vocabulary, hay: Ids, wanted: int) -> int:
+def _between_sentences(vocabulary: ModelTokenizer, hay: Ids, wanted: int) -> int:
     first = max(0, wanted - _NEAR_TOKENS)
     ends = first + 1 + np.flatnonzero(np.isin(hay[first : wanted + _NEAR_TOKENS], vocabulary.stops))
     if wanted in (0, hay.size) or not ends.size:

@@ -13,7 +13,7 @@ import numpy as np
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts.corpus import Source, too_short
 from pytest_longctx.prompts.token_ids import COMPLETIONS, Ids
-from pytest_longctx.prompts.tokenizer import Vocabulary, needed
+from pytest_longctx.prompts.tokenizer import ModelTokenizer, needed
 
 _PIECE_CHARS: Final = 1 << 16
 _AROUND_CHARS: Final = 256
@@ -33,7 +33,7 @@ class Piece:
 
 
 def encoded(
-    vocabulary: Vocabulary, chunks: Iterable[str], tokens: int, *, piece_chars: int | None = None, skip: int = 0
+    vocabulary: ModelTokenizer, chunks: Iterable[str], tokens: int, *, piece_chars: int | None = None, skip: int = 0
 ) -> Iterator[Piece]:
     """The text of *chunks* piece by piece, until there are *tokens* tokens or the text ends; no special tokens are added."""
     parts = _cut(vocabulary, chunks, piece_chars or min(_PIECE_CHARS, 4 * _AROUND_CHARS + 8 * tokens), skip)
@@ -50,13 +50,13 @@ def encoded(
             per_piece = max(1.0, ids.size)
 
 
-def _encode(vocabulary: Vocabulary, group: list[tuple[str, int]]) -> list[Ids]:
+def _encode(vocabulary: ModelTokenizer, group: list[tuple[str, int]]) -> list[Ids]:
     texts = [text[omit:] for text, omit in group]
     found = vocabulary.rust.encode_batch_fast(texts, add_special_tokens=False)
     return [np.array(each.ids, dtype=np.uint32) for each in found]
 
 
-def _cut(vocabulary: Vocabulary, chunks: Iterable[str], piece_chars: int, skip: int) -> Iterator[tuple[str, int]]:
+def _cut(vocabulary: ModelTokenizer, chunks: Iterable[str], piece_chars: int, skip: int) -> Iterator[tuple[str, int]]:
     rest, start = "", piece_chars
     for chunk in chunks:
         rest += chunk
@@ -72,7 +72,7 @@ def _cut(vocabulary: Vocabulary, chunks: Iterable[str], piece_chars: int, skip: 
         yield rest, skip
 
 
-def border(vocabulary: Vocabulary, text: str, start: int) -> tuple[int, int] | None:
+def border(vocabulary: ModelTokenizer, text: str, start: int) -> tuple[int, int] | None:
     """
     The first place from *start* on where *text* may be cut, and how many characters to leave out after it.
 
@@ -128,13 +128,13 @@ class Text:
         yield b'"'
 
 
-def character_limit(vocabulary: Vocabulary, context: int) -> int:
+def character_limit(vocabulary: ModelTokenizer, context: int) -> int:
     """Characters that a vLLM (0.32, renderers/params.py) of *context* input tokens takes; it refuses more untokenised."""
     return context * vocabulary.longest_token
 
 
 def exact_text(
-    vocabulary: Vocabulary,
+    vocabulary: ModelTokenizer,
     source: Source,
     tokens: int,
     *,
@@ -181,7 +181,7 @@ def exact_text(
     return whole[len(before) : len(whole) - len(after)]
 
 
-def _back(vocabulary: Vocabulary, done: list[Piece], reach: int) -> Piece:
+def _back(vocabulary: ModelTokenizer, done: list[Piece], reach: int) -> Piece:
     """Take the last piece from *done*, put back what of it is surely needed, and return the rest, which must be cut."""
     last = done.pop()
     reach -= sum(piece.ids.size for piece in done)
@@ -193,7 +193,7 @@ def _back(vocabulary: Vocabulary, done: list[Piece], reach: int) -> Piece:
     return Piece(text, fine[0].skip, fine[0].ids)
 
 
-def _tail(vocabulary: Vocabulary, window: Piece, after: str, wanted: int, tokens: int) -> str:
+def _tail(vocabulary: ModelTokenizer, window: Piece, after: str, wanted: int, tokens: int) -> str:
     """The beginning of *window* that comes to *wanted* tokens with *after*; never one that ends in a space."""
     encoding = vocabulary.rust.encode(window.text[window.skip :], add_special_tokens=False)
     place = min(max(wanted - vocabulary.count(after), 1), len(encoding)) - 1
@@ -265,7 +265,7 @@ def renderer(where: str, *, download: bool = False) -> Render:
 
 
 def exact_messages(
-    vocabulary: Vocabulary,
+    vocabulary: ModelTokenizer,
     render: Render,
     source: Source,
     tokens: int,

@@ -15,7 +15,7 @@ from pytest_longctx.prompts.token_ids import Ids
 
 
 @dataclass(frozen=True, eq=False)
-class Vocabulary:
+class ModelTokenizer:
     """A tokenizer of the ``tokenizers`` package, whatever file it came from."""
 
     rust: Any = field(repr=False)
@@ -88,7 +88,7 @@ def needed(name: str) -> Any:
 
 
 @lru_cache(maxsize=4)
-def load(where: str, *, download: bool = False) -> Vocabulary:
+def load(where: str, *, download: bool = False) -> ModelTokenizer:
     """
     The tokenizer in the folder or file *where*, or of the model of that name in the local Hugging Face cache.
 
@@ -98,7 +98,7 @@ def load(where: str, *, download: bool = False) -> Vocabulary:
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         if file.is_file():
-            return Vocabulary(needed("tokenizers").Tokenizer.from_file(str(file)))
+            return ModelTokenizer(needed("tokenizers").Tokenizer.from_file(str(file)))
         loaded = needed("transformers").AutoTokenizer.from_pretrained(where, local_files_only=not download)
     except PromptError:
         raise
@@ -110,4 +110,4 @@ def load(where: str, *, download: bool = False) -> Vocabulary:
         ) from None
     if not hasattr(loaded, "backend_tokenizer"):
         raise PromptError(f"the tokenizer of {where} has no fast form, so exact text cannot be made for it")
-    return Vocabulary(loaded.backend_tokenizer)
+    return ModelTokenizer(loaded.backend_tokenizer)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts import PromptFactory, token_ids
-from pytest_longctx.prompts.cache import Shelf
+from pytest_longctx.prompts.cache import TokenCache
 from pytest_longctx.prompts.corpus import Sentences, TextFile
 from pytest_longctx.prompts.factory import Reader
 from pytest_longctx.prompts.needles import Needle, Repetition, hide, repetition, score
@@ -31,7 +31,7 @@ def reader(tmp_path):
     def make(family):
         path = tmp_path / f"{family}.json"
         vocabularies.vocabulary(family).rust.save(str(path))
-        return Reader(str(path), shelf=Shelf(tmp_path / "shelf"))
+        return Reader(str(path), shelf=TokenCache(tmp_path / "shelf"))
 
     return make
 
@@ -127,7 +127,7 @@ def test_a_prompt_that_cannot_be_told_from_another_is_refused(tmp_path):
     path = tmp_path / "tokenizer.json"
     vocabularies.vocabulary("word_level").rust.save(str(path))
     with pytest.raises(PromptError, match=r"does not know .*\n.*corpus.Words"):
-        factory(Reader(str(path), shelf=Shelf(tmp_path))).natural(100)
+        factory(Reader(str(path), shelf=TokenCache(tmp_path))).natural(100)
 
 
 def test_a_user_s_text_that_is_too_short_is_refused_unless_repeated_by_name(reader, tmp_path):
@@ -198,7 +198,7 @@ def build_slowly(folder, marks, start):
         return np.arange(200, dtype=np.uint8)
 
     start.wait(60)
-    assert Shelf(folder).fetch({"what": "same"}, build).sum() == np.arange(200, dtype=np.uint8).sum()
+    assert TokenCache(folder).fetch({"what": "same"}, build).sum() == np.arange(200, dtype=np.uint8).sum()
 
 
 def test_workers_that_want_the_same_entry_build_it_once(tmp_path):
@@ -225,7 +225,7 @@ def never():
 
 
 def test_what_is_on_the_shelf_is_not_built_again_and_is_mapped(tmp_path):
-    shelf = Shelf(tmp_path)
+    shelf = TokenCache(tmp_path)
     shelf.fetch({"n": 1}, lambda: entry(1))
     found = shelf.fetch({"n": 1}, never)
     assert isinstance(found, np.memmap)
@@ -235,7 +235,7 @@ def test_what_is_on_the_shelf_is_not_built_again_and_is_mapped(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"no array", None])
 def test_a_damaged_entry_is_built_again(tmp_path, damage):
-    shelf = Shelf(tmp_path)
+    shelf = TokenCache(tmp_path)
     shelf.fetch({"n": 1}, lambda: entry(1))
     (path,) = tmp_path.glob("*.npy")
     content = bytearray(path.read_bytes())
@@ -246,7 +246,7 @@ def test_a_damaged_entry_is_built_again(tmp_path, damage):
 
 
 def test_a_full_shelf_forgets_what_was_longest_unread(tmp_path):
-    shelf = Shelf(tmp_path, limit_bytes=3500)
+    shelf = TokenCache(tmp_path, limit_bytes=3500)
     for number in (1, 2, 3):
         shelf.fetch({"n": number}, partial(entry, number))
         (path,) = (each for each in tmp_path.glob("*.npy") if np.load(each)[0] == number)
@@ -261,7 +261,7 @@ def age(path, seconds):
 
 
 def test_an_entry_larger_than_the_shelf_is_kept_alone(tmp_path):
-    shelf = Shelf(tmp_path, limit_bytes=10)
+    shelf = TokenCache(tmp_path, limit_bytes=10)
     shelf.fetch({"n": 1}, lambda: entry(1))
     shelf.fetch({"n": 2}, lambda: entry(2))
     assert np.array_equal(shelf.fetch({"n": 2}, never), entry(2))
@@ -270,7 +270,7 @@ def test_an_entry_larger_than_the_shelf_is_kept_alone(tmp_path):
 
 def test_a_shelf_that_cannot_be_written_costs_time_and_not_the_run(tmp_path):
     (tmp_path / "file").touch()
-    assert np.array_equal(Shelf(tmp_path / "file" / "shelf").fetch({"n": 1}, lambda: entry(1)), entry(1))
+    assert np.array_equal(TokenCache(tmp_path / "file" / "shelf").fetch({"n": 1}, lambda: entry(1)), entry(1))
 
 
 def test_an_entry_that_cannot_be_built_leaves_nothing(tmp_path):
@@ -278,7 +278,7 @@ def test_an_entry_that_cannot_be_built_leaves_nothing(tmp_path):
         raise PromptError("no")
 
     with pytest.raises(PromptError):
-        Shelf(tmp_path).fetch({"n": 1}, build)
+        TokenCache(tmp_path).fetch({"n": 1}, build)
     assert not list(tmp_path.glob("*.npy"))
 
 

@@ -13,7 +13,7 @@ from pytest_longctx.prompts import text as prompt_text
 from pytest_longctx.prompts import tokenizer as prompts_tokenizer
 from pytest_longctx.prompts.corpus import Sentences, TextFile, Words
 from pytest_longctx.prompts.text import Text, exact_text
-from pytest_longctx.prompts.tokenizer import Vocabulary
+from pytest_longctx.prompts.tokenizer import ModelTokenizer
 from tests.unit import vocabularies
 from tests.unit.vocabularies import FAMILIES
 
@@ -34,7 +34,7 @@ def only_pairs():
     tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     tokenizer.normalizer = normalizers.Replace(Regex("."), "é")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return Vocabulary(tokenizer)
+    return ModelTokenizer(tokenizer)
 
 
 @given(EVERY_FAMILY, st.integers(24, 1500), st.integers(0, 10**12 - 1))

@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from pytest_longctx.probe.checkpoint import word_level_tokenizer
 from pytest_longctx.prompts import corpus
-from pytest_longctx.prompts.tokenizer import Vocabulary
+from pytest_longctx.prompts.tokenizer import ModelTokenizer
 
 DIGITS = " ".join(str(number) for number in range(1000, 1400))
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ abcdefghijklmnopqrstuvwxyz ,?!:;é"
@@ -114,6 +114,6 @@ FAMILIES: dict[str, Callable[[], Tokenizer]] = {
 
 
 @cache
-def vocabulary(family: str) -> Vocabulary:
+def vocabulary(family: str) -> ModelTokenizer:
     """The tokenizer of *family*, trained once for each process."""
-    return Vocabulary(FAMILIES[family]() if family in FAMILIES else globals()[family]())
+    return ModelTokenizer(FAMILIES[family]() if family in FAMILIES else globals()[family]())
