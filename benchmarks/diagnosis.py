@@ -21,7 +21,7 @@ from statistics import median
 
 from pytest_longctx import paths
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.diagnosis.log_reader import Reading, read
+from pytest_longctx.diagnosis.log_reader import LogReader, read
 
 CHUNK_BYTES = 1 << 20
 RUNS = 3
@@ -73,7 +73,7 @@ def chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def diagnosed(path: Path) -> Reading:
+def diagnosed(path: Path) -> LogReader:
     """The log read as a wait reads it."""
     reading = read(chunks(path), Vllm().catalogue)
     assert reading.cause is not None

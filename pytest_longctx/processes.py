@@ -14,7 +14,7 @@ from typing import Protocol
 from pytest_longctx import _supervisor
 from pytest_longctx.backends import Recipe
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.log_reader import GrowingLog
+from pytest_longctx.diagnosis.log_reader import LogTail
 from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.redaction import masked, secret_values
@@ -138,7 +138,7 @@ class Process(Candidate):
                 os.close(end)
         self.pid = self._leash.pid
         self._watch = MemoryWatch()
-        self._lines = GrowingLog(log)
+        self._lines = LogTail(log)
 
     def exit_code(self) -> int | None:
         """The engine's exit code, 128 + N for signal N; None while it runs."""

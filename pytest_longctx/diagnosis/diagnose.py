@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Kind, Observation, Outcome
@@ -93,7 +93,7 @@ class Diagnosis:
             yield "seen", line
 
 
-def diagnose(reading: Reading, given: Evidence) -> Diagnosis:
+def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
     """Why the server behind *reading* failed, which ended as *given* says."""
     if found := reading.cause:
         known = found.signature
@@ -117,7 +117,7 @@ def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[st
     return None
 
 
-def _starved(reading: Reading, given: Evidence) -> Diagnosis | None:
+def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """The kernel, or a container's state, says that memory ran out; a counter alone counts all of the host."""
     kills = given.memory_kills or ()
     went = _signal(reading, given) is not None or _silent(reading)
@@ -131,7 +131,7 @@ def _starved(reading: Reading, given: Evidence) -> Diagnosis | None:
     return replace(made, outcome="runs out of memory", signature="container-memory-limit") if given.oom_killed else made
 
 
-def _killed(reading: Reading, given: Evidence) -> Diagnosis | None:
+def _killed(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """A signal, and nothing that says why."""
     number = _signal(reading, given)
     if number is None:
@@ -146,7 +146,7 @@ def _killed(reading: Reading, given: Evidence) -> Diagnosis | None:
     return _ended(reading, "killed", f"it was ended by {name}, from outside{guess}", "likely", [looked])
 
 
-def _lost(reading: Reading, given: Evidence) -> Diagnosis | None:
+def _lost(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """A child ended without a word, and nobody wrote down how."""
     if not _silent(reading):
         return None
@@ -160,7 +160,7 @@ def _lost(reading: Reading, given: Evidence) -> Diagnosis | None:
     return _ended(reading, "host-oom", cause, "likely", seen)
 
 
-def _turned_down(reading: Reading, given: Evidence) -> Diagnosis | None:
+def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """It answers, and refuses."""
     if given.refusal is None:
         return None
@@ -179,7 +179,7 @@ def _turned_down(reading: Reading, given: Evidence) -> Diagnosis | None:
     return Diagnosis(kind, "refuses", phase, said, advice, "certain", name, sizes)
 
 
-def _failing(reading: Reading, status: int, refusal: str) -> Diagnosis:
+def _failing(reading: LogReader, status: int, refusal: str) -> Diagnosis:
     """It came up, and has one error of its own for every request."""
     logged = reading.errors.text or reading.errors.complaint
     said = f"it came up, and answers every request with HTTP {status}: {refusal}"
@@ -189,7 +189,7 @@ def _failing(reading: Reading, status: int, refusal: str) -> Diagnosis:
     return Diagnosis("server-error", "fails", "request", said, advice, "certain", evidence=seen)
 
 
-def _stuck(reading: Reading, given: Evidence) -> Diagnosis | None:
+def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """The time was up."""
     if given.waited_for is None:
         return None
@@ -208,7 +208,7 @@ def _stuck(reading: Reading, given: Evidence) -> Diagnosis | None:
     return Diagnosis(kind, outcome, reading.phase, said, advice, "likely", evidence=tuple(seen))
 
 
-def _unknown(reading: Reading, given: Evidence) -> Diagnosis:
+def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
     """Nothing fits."""
     first = reading.errors.text or reading.errors.complaint
     how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
@@ -227,7 +227,7 @@ _REMEDIES: Mapping[Kind, str] = {
 
 
 def _ended(
-    reading: Reading,
+    reading: LogReader,
     kind: Kind,
     cause: str,
     confidence: Confidence,
@@ -245,13 +245,13 @@ def _ended(
     return Diagnosis(kind, known.outcome, found.phase, cause, remedy, confidence, known.id, merged, seen)
 
 
-def _silent(reading: Reading) -> bool:
+def _silent(reading: LogReader) -> bool:
     """Whether a child ended and nothing had been logged as an error before."""
     found = reading.summary
     return found is not None and found.kind == "child-died" and found.silent
 
 
-def _signal(reading: Reading, given: Evidence) -> int | None:
+def _signal(reading: LogReader, given: Evidence) -> int | None:
     """
     The signal that ended the server, or the child that its log says was the first to go.
 

@@ -102,7 +102,7 @@ class Sieve:
 _TAIL_CHUNK_BYTES: Final = 1 << 20
 
 
-class GrowingLog:
+class LogTail:
     """Reads what a file has gained since it was last asked."""
 
     def __init__(self, path: Path) -> None:
@@ -213,7 +213,7 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Reading:
+class LogReader:
     """What the log of one server says. *version* is the engine's where it is known; else the log is asked."""
 
     catalogue: Catalogue
@@ -348,16 +348,16 @@ class Reading:
         return version is None or in_range(version, wanted)
 
 
-def read(chunks: Iterable[bytes], catalogue: Catalogue, version: str | None = None) -> Reading:
+def read(chunks: Iterable[bytes], catalogue: Catalogue, version: str | None = None) -> LogReader:
     """The whole of a log, in chunks of any size."""
-    reading, lines = Reading(catalogue, version), Lines()
+    reading, lines = LogReader(catalogue, version), Lines()
     for chunk in chunks:
         reading.read(lines.take(chunk))
     reading.read(lines.rest())
     return reading
 
 
-def read_file(path: Path, catalogue: Catalogue, version: str | None = None) -> Reading:
+def read_file(path: Path, catalogue: Catalogue, version: str | None = None) -> LogReader:
     """The whole of the log at *path*, as far as it is written."""
     with path.open("rb") as log:
         return read(iter(lambda: log.read(_CHUNK_BYTES), b""), catalogue, version)

@@ -16,7 +16,7 @@ from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Machine
 from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal
-from pytest_longctx.diagnosis.log_reader import Reading, read_file
+from pytest_longctx.diagnosis.log_reader import LogReader, read_file
 from pytest_longctx.errors import BootError
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Conditions, Mismatch
@@ -108,10 +108,10 @@ class Boot:
         phase = "request" if found.phase == "serve" else found.phase
         return replace(found.observe(seen.metrics), phase=phase, said=said, sent_tokens=seen.sent_tokens)
 
-    def _log_of(self, server: Server) -> Reading:
+    def _log_of(self, server: Server) -> LogReader:
         """What the log says by now; nothing where there is none."""
         catalogue, version = server.backend.catalogue, self.conditions.version
-        return Reading(catalogue, version) if server.log is None else read_file(server.log, catalogue, version)
+        return LogReader(catalogue, version) if server.log is None else read_file(server.log, catalogue, version)
 
     def record(self) -> dict[str, Any]:
         """The boot as results keep it."""

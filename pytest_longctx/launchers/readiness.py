@@ -13,7 +13,7 @@ from pytest_longctx.client.server import Server, Unaskable
 from pytest_longctx.client.server_metrics import Stall
 from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, diagnose
 from pytest_longctx.diagnosis.log_activity import LogMotion
-from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.launchers import Launch
@@ -60,7 +60,7 @@ class _Wait:
     launch: Launch
     knock: Knock
     boot_s: float
-    reading: Reading = field(init=False)
+    reading: LogReader = field(init=False)
     stall: Stall = field(init=False)
     elapsed_s: float = 0.0
     _log: LogMotion = field(init=False)
@@ -69,7 +69,7 @@ class _Wait:
 
     def __post_init__(self) -> None:
         catalogue = self.launch.backend.catalogue
-        self.reading = Reading(catalogue)
+        self.reading = LogReader(catalogue)
         timeouts = self.launch.deployment.timeouts
         self.stall = Stall(min(timeouts.boot_stall_s, self.boot_s / 2), self.candidate.started_s)
         self._log = LogMotion(self.candidate.log, tuple(each.regex for each in catalogue.benign if each.kind))

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.findings.scope import Conditions, mismatch
 from pytest_longctx.findings.verdicts import judge
 from pytest_longctx.observation import Observation
@@ -51,13 +51,13 @@ def test_a_finding_about_an_architecture_is_judged_only_where_the_log_names_it()
     ],
 )
 def test_vllm_names_its_attention_backend_whoever_chose_it(line, name):
-    reading = Reading(Vllm().catalogue)
+    reading = LogReader(Vllm().catalogue)
     reading.feed(line)
     assert reading.told() == {"attention_backend": name}
 
 
 def test_a_boot_that_falls_back_tells_what_it_warned_of():
-    reading = Reading(Sglang().catalogue)
+    reading = LogReader(Sglang().catalogue)
     for line in (
         "FlashAttention3 only supports fp8_e4m3 if using FP8; Setting attention backend to triton.",
         "Using FP8 KV cache but no scaling factors provided. Defaulting to scaling factors of 1.0.",

@@ -9,7 +9,7 @@ from pytest_longctx import toml
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
-from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.errors import TableError
 from pytest_longctx.measures import MEASURES
@@ -24,8 +24,8 @@ def known(*signatures: dict[str, object], facts: Sequence[dict[str, str]] = ()) 
     return toml.check({"fact": list(facts), "signature": list(signatures)}, Catalogue, "a catalogue")
 
 
-def read(what: Catalogue, *lines: str) -> Reading:
-    reading = Reading(what)
+def read(what: Catalogue, *lines: str) -> LogReader:
+    reading = LogReader(what)
     for line in lines:
         reading.feed(line)
     return reading
@@ -66,7 +66,7 @@ def test_the_last_reading_of_a_fact_counts():
 
 
 def test_the_phase_is_the_last_that_began():
-    reading = Reading(FACTS)
+    reading = LogReader(FACTS)
     phases = [reading.phase]
     for line in ("loading", "version 1", "nothing", "size: 1 tokens"):
         reading.feed(line)
@@ -193,7 +193,7 @@ def test_a_catalogue_is_a_file(tmp_path):
 @pytest.mark.parametrize(("size", "gib"), [("4.00 GiB", 4.0), ("858.00 MiB", 858 / 1024), ("20.00 KiB", 20 / 1024**2)])
 def test_an_out_of_memory_is_one_whatever_unit_it_is_given_in(backend, size, gib):
     """At tensor parallel 8 a buffer of a ten-million-token pool is 0.84 GiB, which PyTorch gives in MiB."""
-    reading = Reading(backend().catalogue)
+    reading = LogReader(backend().catalogue)
     reading.feed(
         f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {size}. GPU 0 has a total capacity of 139.80 GiB"
     )

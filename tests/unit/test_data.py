@@ -15,7 +15,7 @@ from pytest_longctx.deployments.deployment import load_all as load_deployments
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
 from pytest_longctx.diagnosis.diagnose import explain_refusal
-from pytest_longctx.diagnosis.log_reader import HINTS, Reading
+from pytest_longctx.diagnosis.log_reader import HINTS, LogReader
 from pytest_longctx.findings import claims
 from pytest_longctx.findings.ask import questions
 from pytest_longctx.findings.finding import Finding
@@ -230,7 +230,7 @@ def test_a_deployment_that_only_findings_name_is_named_by_one(shipped):
 def test_a_signatures_example_is_known_as_that_signature(known, signature):
     """Alone, and before any other of its catalogue."""
     assert re.search(signature.regex, signature.example)
-    reading = Reading(known)
+    reading = LogReader(known)
     reading.feed(signature.example)
     assert reading.failure is not None
     assert reading.failure.signature.id == signature.id
@@ -239,7 +239,7 @@ def test_a_signatures_example_is_known_as_that_signature(known, signature):
 @every_signature
 def test_a_signatures_near_miss_is_not_taken_for_it(known, signature):
     assert not re.search(signature.regex, signature.near_miss)
-    reading = Reading(known)
+    reading = LogReader(known)
     reading.feed(signature.near_miss)
     assert reading.failure is None
 
@@ -254,7 +254,7 @@ def test_a_refusals_example_and_near_miss_are_told_apart(known, refusal):
 
 @pytest.mark.parametrize(("known", "benign"), BENIGN)
 def test_a_benign_lines_example_is_noticed(known, benign):
-    reading = Reading(known)
+    reading = LogReader(known)
     reading.feed(benign.example)
     assert reading.notices == {benign.id: 1}
 
@@ -262,7 +262,7 @@ def test_a_benign_lines_example_is_noticed(known, benign):
 @pytest.mark.parametrize(("known", "benign"), BENIGN)
 def test_a_benign_lines_near_miss_is_not_taken_for_it(known, benign):
     """Or a pattern that is too wide would hide a failure."""
-    reading = Reading(known)
+    reading = LogReader(known)
     reading.feed(benign.near_miss)
     assert not reading.notices[benign.id]
 

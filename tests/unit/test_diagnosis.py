@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, diagnose, explain_refusal
-from pytest_longctx.diagnosis.log_reader import Reading, read
+from pytest_longctx.diagnosis.log_reader import LogReader, read
 from pytest_longctx.diagnosis.signatures import PHASES
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import KINDS
@@ -49,11 +49,11 @@ def backend(name: str) -> Backend:
     return made
 
 
-def log(name: str) -> Reading:
+def log(name: str) -> LogReader:
     return read([(LOGS / f"{name}.log").read_bytes()], backend(name.partition("-")[0]).catalogue)
 
 
-def of(name: str, text: str, version: str | None = None) -> Reading:
+def of(name: str, text: str, version: str | None = None) -> LogReader:
     return read([text.encode()], backend(name).catalogue, version)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.diagnosis.log_reader import Reading
+from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.registry import BACKENDS, load
 from pytest_longctx.toml import in_range
@@ -151,7 +151,7 @@ def test_no_part_of_a_pattern_is_without_a_line(name, regex, what):
 
 @pytest.mark.parametrize(("name", "signature", "line"), MORE)
 def test_each_wording_is_that_failure(name, signature, line):
-    reading = Reading(CATALOGUES[name])
+    reading = LogReader(CATALOGUES[name])
     reading.feed(line)
     assert reading.failure is not None
     assert reading.failure.signature.id == signature
@@ -159,7 +159,7 @@ def test_each_wording_is_that_failure(name, signature, line):
 
 @pytest.mark.parametrize(("name", "line", "told"), TOLD)
 def test_each_line_of_a_boot_is_read(name, line, told):
-    reading = Reading(CATALOGUES[name])
+    reading = LogReader(CATALOGUES[name])
     reading.feed(line)
     if isinstance(told, str):
         assert reading.phase == told

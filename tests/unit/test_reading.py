@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_longctx.diagnosis.log_reader import LONGEST_LINE, Lines, Reading, Sieve, read
+from pytest_longctx.diagnosis.log_reader import LONGEST_LINE, Lines, LogReader, Sieve, read
 from pytest_longctx.registry import BACKENDS, load
 from tests.unit.quoted import BENIGN, FAILURES
 
@@ -30,7 +30,7 @@ LOGS = st.lists(
 ).map(lambda parts: b"".join(part for pair in parts for part in pair))
 
 
-def said(reading: Reading) -> tuple[object, ...]:
+def said(reading: LogReader) -> tuple[object, ...]:
     """All that a reading has to say."""
     return (
         *(reading.phase, reading.figures, reading.words, reading.notices, reading.cause, reading.summary),
@@ -54,7 +54,7 @@ def test_where_a_log_is_cut_changes_nothing(name, data, places):
 @given(data=LOGS, served=st.booleans())
 def test_the_fast_way_finds_what_the_slow_one_does(name, data, served):
     log = "\n".join([*SERVING, ""]).encode() + data if served else data
-    slow, lines = Reading(CATALOGUES[name]), Lines()
+    slow, lines = LogReader(CATALOGUES[name]), Lines()
     for line in (lines.take(log) + lines.rest()).split(b"\n"):
         slow.feed(line.decode("utf-8", "replace"))
     assert said(read([log], CATALOGUES[name])) == said(slow)
@@ -117,7 +117,7 @@ def test_sizes_may_stand_a_few_lines_later_and_no_further():
 def test_facts_belong_to_the_boot():
     """What a server logs while it serves may look like one; only that it is stopped still counts."""
     log = f"{SERVING[0]}\n{DULL[2]}\n[shutdown] API server: shutdown triggered\n{FAILURES[0][1]}\n"
-    by_line = Reading(CATALOGUES["vllm"])
+    by_line = LogReader(CATALOGUES["vllm"])
     for line in log.splitlines():
         by_line.feed(line)
     for reading in (by_line, read([log.encode()], CATALOGUES["vllm"])):

@@ -16,7 +16,7 @@ from pytest_longctx.backends import Recipe
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.log_reader import GrowingLog
+from pytest_longctx.diagnosis.log_reader import LogTail
 from pytest_longctx.diagnosis.oom_killer import kills_in_group_of
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import Candidate
@@ -233,7 +233,7 @@ class Container(Candidate):
         """Why nothing more can be seen of it, where the engine itself has gone."""
         self._over = threading.Event()
         log.touch()
-        self._lines = GrowingLog(log)
+        self._lines = LogTail(log)
         threading.Thread(target=self._follow, daemon=True).start()
 
     def _follow(self) -> None:

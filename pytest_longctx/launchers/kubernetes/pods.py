@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.log_reader import GrowingLog
+from pytest_longctx.diagnosis.log_reader import LogTail
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.kubernetes.cluster import Cluster
@@ -204,7 +204,7 @@ class Pods(Candidate):
         self._cluster, self._run_id = cluster, run_id
         self._stop, self._log_over = threading.Event(), threading.Event()
         log.touch()
-        self._lines = GrowingLog(log)
+        self._lines = LogTail(log)
         threading.Thread(target=self._watch, daemon=True).start()
 
     def await_start(self, launch: Launch) -> None:
