@@ -59,7 +59,7 @@ def _spread(values: Sequence[float | None]) -> float | None:
     return (max(known) - min(known)) / median(known) if known and len(known) == len(values) else None
 
 
-def dialogue(turns: Sequence[Observation]) -> Observation:
+def conversation(turns: Sequence[Observation]) -> Observation:
     """
     The turns of a conversation as one observation: the first, with what the later ones had of it; the first that was not served.
 
@@ -90,7 +90,7 @@ def _known(values: Sequence[float | None], pick: Callable[[Sequence[float]], flo
     return pick(known) if len(known) == len(values) else None
 
 
-def ladder(points: Sequence[Observation]) -> Observation:
+def length_sweep(points: Sequence[Observation]) -> Observation:
     """
     Readings at several lengths as the coefficients of t = a N + b N^2, with N in millions of tokens.
 

@@ -8,7 +8,7 @@ from pytest_longctx.probe.grading import Grade, Precision
 from pytest_longctx.prompts.needles import Haystack, repetition, score
 
 
-def retrieved(seen: Observation, grade: Grade) -> Observation:
+def from_probe(seen: Observation, grade: Grade) -> Observation:
     """The probe's answer, held against what was planted; *seen* is its exchange."""
     failures = grade.failures
     metrics = {
@@ -36,7 +36,7 @@ def measured(seen: Observation, precision: Precision) -> Observation:
     return replace(seen, metrics={**seen.metrics, **metrics}, said=seen.said or str(precision))
 
 
-def found(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observation:
+def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observation:
     """Needles in text at several lengths and depths, each with its exchange and its answer; the first unserved stands for all."""
     unserved = next((seen for _, seen, _ in asked if seen.outcome != "serves"), None)
     if unserved is not None:

@@ -19,7 +19,7 @@ def test_needles_are_found(finding, boot, server, prompt, ask, judge, longctx_se
     exchange = ask(question.prompt, question.output_tokens)
     graded = grading.text(question, exchange.text)
     longctx_session.note_found(server, length, retrieval.places(graded))
-    verdict = judge(retrieval.retrieved(boot.weigh(exchange), graded))
+    verdict = judge(retrieval.from_probe(boot.weigh(exchange), graded))
     assert verdict
 
 
@@ -44,5 +44,5 @@ def test_facts_in_text_are_found(finding, boot, server, prompt, ask, judge, long
             if exchange.ending == "complete":
                 found = needles.score(exchange.text, haystack.needle.expected)
                 longctx_session.note_found(server, length, [(haystack.depth, float(found))])
-    verdict = judge(retrieval.found(answers))
+    verdict = judge(retrieval.from_haystacks(answers))
     assert verdict

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.findings.aggregate import ladder, summary
+from pytest_longctx.findings.aggregate import length_sweep, summary
 
 
 @pytest.mark.judges("ladder")
@@ -17,5 +17,5 @@ def test_time_follows_the_law(finding, boot, prompt, ask, judge):
         points.append(summary(readings))
         if points[-1].outcome != "serves":
             break
-    verdict = judge(ladder(points))
+    verdict = judge(length_sweep(points))
     assert verdict

@@ -11,7 +11,7 @@ RIGHT = [codes.words()[i] for i in QUESTION.answer]
 
 
 def retrieved(words):
-    return retrieval.retrieved(SEEN, grading.text(QUESTION, " ".join(words)))
+    return retrieval.from_probe(SEEN, grading.text(QUESTION, " ".join(words)))
 
 
 def test_a_right_answer_is_counted_and_needs_no_words():
@@ -45,7 +45,7 @@ def hay(depth):
 
 def test_facts_are_scored_and_misses_quoted():
     answers = [(hay(0.0), SEEN, " 1,234,567."), (hay(0.5), SEEN, "it is the the the the"), (hay(1.0), SEEN, "12345678")]
-    found = retrieval.found(answers)
+    found = retrieval.from_haystacks(answers)
     figures = found.metrics
     assert (figures["needles"], figures["needles_right"], figures["repetitive_answers"]) == (3, 1, 1)
     assert figures["cached_share"] == 0.0
@@ -54,7 +54,7 @@ def test_facts_are_scored_and_misses_quoted():
 
 def test_a_request_that_was_not_served_stands_for_all():
     refused = Observation("refuses", said="too long")
-    assert retrieval.found([(hay(0.0), SEEN, "1234567"), (hay(1.0), refused, "")]) is refused
+    assert retrieval.from_haystacks([(hay(0.0), SEEN, "1234567"), (hay(1.0), refused, "")]) is refused
 
 
 def test_places_are_scored_by_depth_and_what_was_not_asked_says_nothing():
