@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_longctx.client import load
-from pytest_longctx.client.adapters import Errand, LoadTool
+from pytest_longctx.client.adapters import LoadTool, ToolRun
 from pytest_longctx.client.adapters.aiperf import AIPerf
 from pytest_longctx.client.adapters.guidellm import GuideLLM
 from pytest_longctx.client.adapters.vllm_bench import VllmBench
@@ -71,7 +71,7 @@ def peer(name: str, python: str, server: Server, asked: Ask, folder: Path) -> li
     """What the client *name*, in the interpreter that has it, says of the requests it sent."""
     tool, which = PEERS[name]
     folder.mkdir()
-    errand = Errand(server, asked, seed=time.time_ns() % 1_000_000, folder=folder)
+    errand = ToolRun(server, asked, seed=time.time_ns() % 1_000_000, folder=folder)
     environment = {**os.environ, **tool.env(errand)}
     environment.pop("PYTHONPATH", None)  # it has an environment of its own
     done = subprocess.run(tool.argv(errand, python), check=False, capture_output=True, text=True, env=environment)

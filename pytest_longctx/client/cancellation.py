@@ -9,10 +9,10 @@ from typing import Final
 
 from pytest_longctx.client import event_loop
 from pytest_longctx.client.exchange import Exchange
-from pytest_longctx.client.request import Conversation
+from pytest_longctx.client.request import StreamedRequest
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.server_metrics import Reading
-from pytest_longctx.client.watchdog import Gauges, watching
+from pytest_longctx.client.server_metrics import ServerMetrics
+from pytest_longctx.client.watchdog import MetricsPoller, poll_metrics
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.prompts import Sendable
@@ -32,27 +32,27 @@ _BLIND_S: Final = 0.5
 
 
 @dataclass(slots=True)
-class _Visit:
+class _Cancellation:
     """What one client does to one server, and sees of it."""
 
     server: Server
-    gauges: Gauges
+    gauges: MetricsPoller
     prompt: Callable[[int], Sendable]
     watch: Watch
-    before: Reading = field(default_factory=Reading)
+    before: ServerMetrics = field(default_factory=ServerMetrics)
     left_s: float = 0.0
     """When the client went away."""
 
-    def talk(self, tokens: int) -> Conversation:
+    def talk(self, tokens: int) -> StreamedRequest:
         """A request for one token."""
         deadline_s = self.server.deployment.timeouts.request_s(tokens, 1)
-        return Conversation(self.server, self.prompt(tokens), 1, deadline_s, self.watch, gauges=self.gauges)
+        return StreamedRequest(self.server, self.prompt(tokens), 1, deadline_s, self.watch, gauges=self.gauges)
 
     async def leave(self, tokens: int) -> Exchange | float:
         """Leave a prompt while it is read, and say how long it had lasted; or what came of it, where it ended sooner."""
         self.before = await self.gauges.now()
         talk = self.talk(tokens)
-        asking = asyncio.create_task(talk.hold())
+        asking = asyncio.create_task(talk.run())
         try:
             while not asking.done():
                 if talk.uploaded_s is not None and not talk.arrivals_s and await self._is_read(talk.uploaded_s):
@@ -73,7 +73,7 @@ class _Visit:
             return now.running > (self.before.running or 0)
         return time.monotonic() - uploaded_s > _BLIND_S
 
-    async def aftermath(self) -> tuple[float | None, Reading]:
+    async def aftermath(self) -> tuple[float | None, ServerMetrics]:
         """How long after the disconnect nothing was left to do, None where the server does not say; its counters then."""
         worked: float | None = None
         moved_s = 0.0
@@ -103,9 +103,9 @@ def disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, w
 
 
 async def _disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: Watch) -> Observation:
-    async with watching(server) as gauges:
-        visit = _Visit(server, gauges, prompt, watch)
-        usual = [await visit.talk(CANARY_TOKENS).hold() for _ in range(_CANARIES)]
+    async with poll_metrics(server) as gauges:
+        visit = _Cancellation(server, gauges, prompt, watch)
+        usual = [await visit.talk(CANARY_TOKENS).run() for _ in range(_CANARIES)]
         if (unserved := _unserved(usual)) is not None:
             return unserved
         for _ in range(TRIES):
@@ -117,8 +117,8 @@ async def _disconnect(server: Server, prompt: Callable[[int], Sendable], tokens:
     return Observation(None, said=f"{TRIES} prompts of {tokens:,} tokens were answered before they could be left")
 
 
-async def _afterwards(visit: _Visit, lasted_s: float, usual: list[Exchange]) -> Observation:
-    canary = await visit.talk(CANARY_TOKENS).hold()
+async def _afterwards(visit: _Cancellation, lasted_s: float, usual: list[Exchange]) -> Observation:
+    canary = await visit.talk(CANARY_TOKENS).run()
     if (unserved := _unserved([canary])) is not None:
         return replace(unserved, said=f"{CANARY_TOKENS} tokens after a client had left: {unserved.said}")
     stopped_s, after = await visit.aftermath()
@@ -136,7 +136,7 @@ async def _afterwards(visit: _Visit, lasted_s: float, usual: list[Exchange]) -> 
     return Observation("serves", metrics, phase="request")
 
 
-def _busy(now: Reading) -> float:
+def _busy(now: ServerMetrics) -> float:
     """Requests that a server has: any that it had before are somebody else's, or left behind by a fault of another kind."""
     return (now.running or 0) + (now.waiting or 0)
 

@@ -14,10 +14,10 @@ import httpx
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import event_loop, server_metrics
 from pytest_longctx.client.exchange import Exchange, Ledger, tally
-from pytest_longctx.client.request import Conversation, open_client
+from pytest_longctx.client.request import StreamedRequest, open_client
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.server_metrics import Reading
-from pytest_longctx.client.watchdog import CONNECT_S, Gauges, watching
+from pytest_longctx.client.server_metrics import ServerMetrics
+from pytest_longctx.client.watchdog import CONNECT_S, MetricsPoller, poll_metrics
 from pytest_longctx.errors import PromptError
 from pytest_longctx.findings.ask import Arrivals, Ask, missing
 from pytest_longctx.observation import Observation
@@ -97,34 +97,34 @@ class _Flock:
     def fresh(self) -> Sendable:
         return self.prompt(self.asked.prompt_tokens or 1)
 
-    async def send(self, fresh: Sendable, ahead: int, gauges: Gauges) -> Exchange:
+    async def send(self, fresh: Sendable, ahead: int, gauges: MetricsPoller) -> Exchange:
         """One request, which may have to wait until *ahead* of its size are done."""
         deadline_s = self.server.deployment.timeouts.request_s(len(fresh) * ahead, self.asked.output_tokens)
-        talk = Conversation(self.server, fresh, self.asked.output_tokens, deadline_s, self.watch, gauges=gauges)
-        return await talk.hold()
+        talk = StreamedRequest(self.server, fresh, self.asked.output_tokens, deadline_s, self.watch, gauges=gauges)
+        return await talk.run()
 
     async def closed(self, concurrency: int) -> list[Exchange]:
         """At most *concurrency* at a time."""
         places = asyncio.Semaphore(concurrency)
 
-        async def one(gauges: Gauges) -> Exchange:
+        async def one(gauges: MetricsPoller) -> Exchange:
             async with places:
                 # Made when its turn comes: not all prompts need to be held at once.
                 return await self.send(self.fresh(), concurrency, gauges)
 
-        async with watching(self.server) as gauges:
+        async with poll_metrics(self.server) as gauges:
             return await asyncio.gather(*(one(gauges) for _ in range(self.requests)))
 
     async def opened(self, due_s: Sequence[float]) -> list[tuple[Exchange, float]]:
         """Each request as if it had been sent when it was due, and how much later it was."""
 
-        async def one(fresh: Sendable, due_s: float, gauges: Gauges) -> tuple[Exchange, float]:
+        async def one(fresh: Sendable, due_s: float, gauges: MetricsPoller) -> tuple[Exchange, float]:
             exchange = await self.send(fresh, self.requests, gauges)
             return replace(exchange, started_s=due_s), exchange.started_s - due_s
 
         sending = []
         fresh = self.fresh()
-        async with watching(self.server) as gauges:
+        async with poll_metrics(self.server) as gauges:
             began_s = time.monotonic()
             for left, offset_s in zip(reversed(range(len(due_s))), due_s, strict=True):
                 await asyncio.sleep(began_s + offset_s - time.monotonic())
@@ -134,19 +134,21 @@ class _Flock:
             return await asyncio.gather(*sending)
 
 
-def reading(server: Server) -> Reading:
+def reading(server: Server) -> ServerMetrics:
     """One look at the server's counters; an empty reading where it has none or does not answer."""
     if server.backend.metrics == MetricNames():
-        return Reading()
+        return ServerMetrics()
     try:
         with open_client(server, CONNECT_S) as http:
             answer = http.get(server_metrics.PATH)
-        return server_metrics.read(answer.text, server.backend.metrics) if answer.status_code == 200 else Reading()
+        return (
+            server_metrics.read(answer.text, server.backend.metrics) if answer.status_code == 200 else ServerMetrics()
+        )
     except (httpx.HTTPError, ValueError):  # no answer, or a page that is no metrics page
-        return Reading()
+        return ServerMetrics()
 
 
-def ledger_since(server: Server, before: Reading, exchanges: Sequence[Exchange]) -> Ledger | None:
+def ledger_since(server: Server, before: ServerMetrics, exchanges: Sequence[Exchange]) -> Ledger | None:
     """What the server counted over a load, once its counters have caught up with the answers; None where it has none."""
     if not server.backend.metrics.generated_tokens:
         return None

@@ -23,7 +23,7 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.client import event_loop
 from pytest_longctx.client.exchange import Ending, Exchange, Ledger, Refusal, Usage
 from pytest_longctx.client.server import Answer, Server, unaskable
-from pytest_longctx.client.watchdog import Gauges, Lookout, open_http, watching
+from pytest_longctx.client.watchdog import MetricsPoller, Watchdog, open_http, poll_metrics
 from pytest_longctx.errors import PromptError
 from pytest_longctx.progress import Watch, unwatched
 from pytest_longctx.prompts import Sendable
@@ -39,7 +39,7 @@ Clock = Callable[[], float]
 
 
 @dataclass(slots=True)
-class Conversation:
+class StreamedRequest:
     """One request in flight: what has been seen of it so far."""
 
     server: Server
@@ -48,7 +48,7 @@ class Conversation:
     deadline_s: float
     watch: Watch
     clock: Clock = time.monotonic
-    gauges: Gauges | None = None
+    gauges: MetricsPoller | None = None
     """What all requests of a load look at; None: no other is in flight, and the server's counters tell of this one."""
     started_s: float = 0.0
     uploaded_s: float | None = None
@@ -60,15 +60,15 @@ class Conversation:
     usage: Usage | None = None
     refusal: Refusal | None = None
     detail: str = ""
-    lookout: Lookout | None = None
+    lookout: Watchdog | None = None
 
-    async def hold(self) -> Exchange:
+    async def run(self) -> Exchange:
         """The whole request, with the server's gauges watched beside it."""
         async with (
             open_http(self.server, None) as http,
-            nullcontext(self.gauges) if self.gauges else watching(self.server) as gauges,
+            nullcontext(self.gauges) if self.gauges else poll_metrics(self.server) as gauges,
         ):
-            lookout = self.lookout = Lookout(self.server, gauges, prompt_tokens=len(self.prompt))
+            lookout = self.lookout = Watchdog(self.server, gauges, prompt_tokens=len(self.prompt))
             if self.gauges is None:
                 await lookout.note_counters()
             self.started_s = self.clock()
@@ -101,7 +101,7 @@ class Conversation:
             return tuple(self.arrivals_s)
         return (self.finished_s,)
 
-    async def _ledger(self, lookout: Lookout) -> Ledger | None:
+    async def _ledger(self, lookout: Watchdog) -> Ledger | None:
         # What was asked, not what usage claims: a server that overstates its answer would be waited for in vain.
         counted = (self.usage and self.usage.completion_tokens) or 0
         return await lookout.ledger(min(self.output_tokens, counted))
@@ -117,7 +117,7 @@ class Conversation:
             return "answering"
         return "uploading" if self.uploaded_s is None else "waiting"
 
-    async def _race(self, http: httpx.AsyncClient, lookout: Lookout) -> tuple[Ending, float]:
+    async def _race(self, http: httpx.AsyncClient, lookout: Watchdog) -> tuple[Ending, float]:
         """The answer, the deadline, or the discovery that the request is never scheduled: whichever comes first."""
         answer = asyncio.create_task(self._stream(http))
         what = f"{len(self.prompt):,} tokens to {self.server.deployment.name}"
@@ -308,10 +308,10 @@ def ask(
         )
     if deadline_s is None:
         deadline_s = server.deployment.timeouts.request_s(len(prompt), output_tokens)
-    talk = Conversation(server, prompt, output_tokens, deadline_s, watch, clock)
+    talk = StreamedRequest(server, prompt, output_tokens, deadline_s, watch, clock)
     try:
         asyncio.get_running_loop()
     except RuntimeError:  # the usual case, in which Ctrl-C ends the request at once; it would wait for a thread
-        return event_loop.run(talk.hold(), clock)
+        return event_loop.run(talk.run(), clock)
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(event_loop.run, talk.hold(), clock).result()
+        return thread.submit(event_loop.run, talk.run(), clock).result()

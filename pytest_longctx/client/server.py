@@ -79,7 +79,7 @@ class Server:
 
 
 @contextmanager
-def turn(url: str) -> Iterator[None]:
+def exclusive(url: str) -> Iterator[None]:
     """
     Wait until nobody else of this user measures the server at *url*, and keep others waiting meanwhile.
 

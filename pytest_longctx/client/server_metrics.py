@@ -23,7 +23,7 @@ PATH = "/metrics"
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ServerMetrics:
     """One scrape; None is not observed."""
 
     answered: bool = False
@@ -46,16 +46,16 @@ class Reading:
         """Requests wait and none runs: the scheduler has something to do, and at this moment does nothing."""
         return bool(self.waiting) and self.running == 0
 
-    def worked_since(self, before: "Reading") -> float | None:
+    def worked_since(self, before: "ServerMetrics") -> float | None:
         """Tokens that went through the model between *before* and this reading, of whichever request."""
         return self.grown("worked_tokens", before)
 
-    def grown(self, name: str, before: "Reading") -> float | None:
+    def grown(self, name: str, before: "ServerMetrics") -> float | None:
         """How much the figure called *name* has grown since *before*; None where that is not known."""
         now, then = getattr(self, name), getattr(before, name)
         return None if now is None or not before.answered else now - (then or 0.0)
 
-    def since(self, before: "Reading") -> Ledger:
+    def since(self, before: "ServerMetrics") -> Ledger:
         """What the server counted between *before* and this reading."""
 
         def counted(name: str) -> int | None:
@@ -86,7 +86,7 @@ _COUNTERS = (
 )
 
 
-def read(text: str, names: MetricNames) -> Reading:
+def read(text: str, names: MetricNames) -> ServerMetrics:
     """The figures of one ``/metrics`` page; several engines of one server are added up, their cache usage is the highest."""
     found = list(_samples(text, names))
 
@@ -96,7 +96,7 @@ def read(text: str, names: MetricNames) -> Reading:
 
     usage = [sample.value for sample in found if sample.name in names.kv_usage]
     totals = {slot: total(slot) for slot in (*_GAUGES, *_COUNTERS)}
-    return Reading(answered=bool(found), kv_usage=max(usage) if usage else None, **totals)
+    return ServerMetrics(answered=bool(found), kv_usage=max(usage) if usage else None, **totals)
 
 
 def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
@@ -119,24 +119,24 @@ def cache_layout(http: httpx.Client, names: MetricNames) -> dict[str, str]:
     return {"kv_cache_dtype": dtype} if dtype else {}
 
 
-def glance(http: httpx.Client, names: MetricNames) -> Reading:
+def glance(http: httpx.Client, names: MetricNames) -> ServerMetrics:
     """As `scrape`, for those who may wait."""
     try:
         answer = http.get(PATH)
-        return read(answer.text, names) if answer.status_code == 200 else Reading()
+        return read(answer.text, names) if answer.status_code == 200 else ServerMetrics()
     except (httpx.HTTPError, ValueError):
-        return Reading()
+        return ServerMetrics()
 
 
-async def scrape(http: httpx.AsyncClient, names: MetricNames) -> Reading:
+async def scrape(http: httpx.AsyncClient, names: MetricNames) -> ServerMetrics:
     """One look at the server's metrics; an empty reading where it has none or does not answer."""
     if names == MetricNames():
-        return Reading()
+        return ServerMetrics()
     try:
         answer = await http.get(PATH)
-        return read(answer.text, names) if answer.status_code == 200 else Reading()
+        return read(answer.text, names) if answer.status_code == 200 else ServerMetrics()
     except (httpx.HTTPError, ValueError):  # no answer, or a page that is no metrics page
-        return Reading()
+        return ServerMetrics()
 
 
 SLOWER: Final = 3.0
@@ -150,18 +150,18 @@ The first may be the cache that was taken for the whole of it, which a server wi
 _COUNTS_REQUESTS: Final = ("answered", "running", "waiting")
 
 
-def moved(before: Reading, now: Reading) -> str | None:
+def moved(before: ServerMetrics, now: ServerMetrics) -> str | None:
     """Which figure differs between two pages, None where none does: what only one of them has does not tell."""
     then, value = _figures(before), _figures(now)
     return next((name for name in then if name in value and value[name] != then[name]), None)
 
 
-def can_move(page: Reading) -> bool:
+def can_move(page: ServerMetrics) -> bool:
     """Whether there is anything on *page* that would move with the work."""
     return bool(_figures(page))
 
 
-def _figures(page: Reading) -> dict[str, float]:
+def _figures(page: ServerMetrics) -> dict[str, float]:
     known = {each.name: getattr(page, each.name) for each in fields(page) if each.name not in _COUNTS_REQUESTS}
     return {name: value for name, value in known.items() if value is not None}
 

@@ -21,7 +21,7 @@ from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import server_metrics
 from pytest_longctx.client.exchange import Ending, Ledger
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.server_metrics import REQUEST_REMEDY, Pace, Reading, Stall, can_move, moved
+from pytest_longctx.client.server_metrics import REQUEST_REMEDY, Pace, ServerMetrics, Stall, can_move, moved
 from pytest_longctx.deployments import models
 from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.errors import ModelError
@@ -45,10 +45,10 @@ class Admission:
     waited_s: float | None = None
     """The longest such stretch so far; None: there was none."""
     _since_s: float = 0.0
-    _still: Reading | None = None
+    _still: ServerMetrics | None = None
     """What has not moved since then; None: something runs, or nobody waits."""
 
-    def look(self, now_s: float, seen: Reading) -> str | None:
+    def look(self, now_s: float, seen: ServerMetrics) -> str | None:
         """Why the wait is over, or None: it may go on. A page that does not come tells nothing, one way or the other."""
         if not seen.answered:
             return None
@@ -90,7 +90,7 @@ def open_http(server: Server, timeout_s: float | None) -> httpx.AsyncClient:
 
 
 @dataclass(slots=True)
-class Gauges:
+class MetricsPoller:
     """A server's metrics; of many requests that look at about the same time, one asks."""
 
     side: httpx.AsyncClient
@@ -100,15 +100,15 @@ class Gauges:
     clock: Callable[[], float] = time.monotonic
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     read_s: float = -math.inf
-    last: server_metrics.Reading = field(default_factory=server_metrics.Reading)
+    last: server_metrics.ServerMetrics = field(default_factory=server_metrics.ServerMetrics)
     dead: bool = False
     """Whether its health, when it was last asked, said that its engine is dead."""
 
-    async def now(self) -> server_metrics.Reading:
+    async def now(self) -> server_metrics.ServerMetrics:
         """As they are."""
         return await server_metrics.scrape(self.side, self.names)
 
-    async def lately(self) -> server_metrics.Reading:
+    async def lately(self) -> server_metrics.ServerMetrics:
         """As they were not much longer ago than it takes to look again."""
         async with self.asking:
             if self.clock() - self.read_s > _LOOK_S / 2:
@@ -125,10 +125,12 @@ class Gauges:
 
 
 @asynccontextmanager
-async def watching(server: Server) -> AsyncIterator[Gauges]:
+async def poll_metrics(server: Server) -> AsyncIterator[MetricsPoller]:
     """The gauges of *server*, with a client of their own."""
     async with open_http(server, CONNECT_S) as side:
-        yield Gauges(side, server.backend.metrics, server.backend.health if server.backend.dies_unhealthy else None)
+        yield MetricsPoller(
+            side, server.backend.metrics, server.backend.health if server.backend.dies_unhealthy else None
+        )
 
 
 def _keeps_all(server: Server) -> bool:
@@ -141,20 +143,20 @@ def _keeps_all(server: Server) -> bool:
 
 
 @dataclass(slots=True)
-class Lookout:
+class Watchdog:
     """Watches one request's server from beside it."""
 
     server: Server
-    gauges: Gauges
+    gauges: MetricsPoller
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     prompt_tokens: int = 0
-    before: server_metrics.Reading = field(default_factory=server_metrics.Reading)
+    before: server_metrics.ServerMetrics = field(default_factory=server_metrics.ServerMetrics)
     admission: Admission = field(init=False)
     stall: Stall = field(init=False)
     health: int | None = None
     """The last HTTP status of its health; None: nobody answered, or it was not asked."""
     _log: LogMotion = field(init=False)
-    _last: server_metrics.Reading | None = None
+    _last: server_metrics.ServerMetrics | None = None
     """The page that the next is compared with; None: there was none, or too much has happened since."""
 
     def __post_init__(self) -> None:
@@ -212,13 +214,13 @@ class Lookout:
             if counts and (silence := self.stall.look(self.gauges.clock(), stepwise=answering)):
                 return "stalled", silence
 
-    def _tell(self, what: str, phase: str, deadline_s: float, now: server_metrics.Reading, tell: Watch) -> None:
+    def _tell(self, what: str, phase: str, deadline_s: float, now: server_metrics.ServerMetrics, tell: Watch) -> None:
         read_tokens = now.worked_since(self.before)
         at = "prefill" if phase == "waiting" and (now.running != 0 or read_tokens) else phase
         elapsed_s = self.gauges.clock() - self.stall.started_s
         tell(Progress(what, at, elapsed_s, deadline_s, now.kv_usage, now.running, read_tokens))
 
-    def _compare(self, now: server_metrics.Reading) -> None:
+    def _compare(self, now: server_metrics.ServerMetrics) -> None:
         """Note what has moved since the last look."""
         if now.answered:
             self.stall.every_step_moves = self.stall.every_step_moves or now.worked_tokens is not None

@@ -17,7 +17,7 @@ import httpx
 
 from pytest_longctx import toml
 from pytest_longctx.client.request import open_client
-from pytest_longctx.client.server import KEY_VARIABLE, Server, turn
+from pytest_longctx.client.server import KEY_VARIABLE, Server, exclusive
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.readiness import await_ready
@@ -124,7 +124,7 @@ class UrlLauncher:
         key = os.environ.get(KEY_VARIABLE)
         headers = {"Authorization": f"Bearer {key}"} if key else self.headers
         # Asking moves the server's counters too: never while another worker of this run measures it.
-        with turn(self.base):
+        with exclusive(self.base):
             candidate = Elsewhere(self.base, (key,) if key else ())
             hoped = launch.server_at(self.base, self.name, headers=headers, local=self.local)
             patience_s = min(PATIENCE_S, launch.deployment.timeouts.boot_s)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from pytest_longctx import plan, registry
-from pytest_longctx.client.adapters import Errand, EvaluationTool, LoadTool, runner
+from pytest_longctx.client.adapters import EvaluationTool, LoadTool, ToolRun, runner
 from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.load import Load
-from pytest_longctx.client.server import Server, turn
+from pytest_longctx.client.server import Server, exclusive
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.devices.sampler import Pulse
 from pytest_longctx.errors import LaunchError, LongctxError, UsageError
@@ -131,7 +131,7 @@ class Session:
     @contextmanager
     def at_work(self, server: Server) -> Iterator[dict[str, Any]]:
         """Have *server* to oneself for a request or a load; what is put into the yielded row is recorded with its times."""
-        with turn(server.url):
+        with exclusive(server.url):
             self.pulse.hold_still()
             row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
             try:
@@ -196,19 +196,19 @@ class Session:
     def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
         """A load that the tool called *name* sends."""
         tool: LoadTool = registry.load(registry.LOADS[name])()
-        return runner.carry(tool, self._errand(server, asked, name), self.options.python, self.watching.tell)
+        return runner.run_load(tool, self._errand(server, asked, name), self.options.python, self.watching.tell)
 
     def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
         """How right the server's answers are, by lm-eval."""
         tool: EvaluationTool = registry.load(registry.EVALUATIONS["lm-eval"])()
         return runner.score(tool, self._errand(server, asked, tool.name), self.options.python, self.watching.tell)
 
-    def _errand(self, server: Server, asked: Ask, name: str) -> Errand:
+    def _errand(self, server: Server, asked: Ask, name: str) -> ToolRun:
         # A log is one run's of one tool; several runs may share a folder, and the workers of one run do.
         stem = f"{name}-{server.deployment.name}-{os.getpid()}"
         folder = next(path for n in count(1) if not (path := self.options.results / "tools" / f"{stem}-{n}").exists())
         tasks = next((path for home in reversed(self.selection.folders) if (path := home / "tasks").is_dir()), None)
-        return Errand(server, asked, self.seed, folder.resolve(), tasks and tasks.resolve())
+        return ToolRun(server, asked, self.seed, folder.resolve(), tasks and tasks.resolve())
 
     def rule_out(self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None) -> None:
         """Skip *item*: its finding does not speak about this server."""

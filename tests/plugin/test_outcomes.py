@@ -195,11 +195,11 @@ def test_a_token_without_text_is_a_token(run, pytester):
     """Random weights give ids that no tokenizer has a word for; their chunks are empty, and they came all the same."""
     pytester.makepyfile(
         """
-        from pytest_longctx.client.request import Conversation
+        from pytest_longctx.client.request import StreamedRequest
         from pytest_longctx.prompts import PromptFactory
 
         def test_it(server):
-            talk = Conversation(server, PromptFactory(1, "k", (1, 9))(5), 2, 1.0, print)
+            talk = StreamedRequest(server, PromptFactory(1, "k", (1, 9))(5), 2, 1.0, print)
             talk._take({"choices": [{"text": "", "finish_reason": None}]}, 1.0)
             talk._take({"choices": [{"text": "", "finish_reason": "length"}]}, 2.0)
             assert talk.arrivals_s == [1.0]

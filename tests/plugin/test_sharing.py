@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pytest_longctx.client.server import turn
+from pytest_longctx.client.server import exclusive
 
 FOLLOW = """
 import pytest
 
-from pytest_longctx.client.server import turn
+from pytest_longctx.client.server import exclusive
 from contextlib import contextmanager
 from pytest_longctx.launchers.process import ProcessLauncher
 
@@ -201,11 +201,11 @@ def test_whoever_measures_a_server_keeps_the_others_waiting():
 
     def second():
         asked.set()
-        with turn("http://127.0.0.1:1"):
+        with exclusive("http://127.0.0.1:1"):
             order.append("second")
 
     waiting = threading.Thread(target=second)
-    with turn("http://127.0.0.1:1"), turn("http://127.0.0.1:2"):
+    with exclusive("http://127.0.0.1:1"), exclusive("http://127.0.0.1:2"):
         waiting.start()
         asked.wait()
         waiting.join(0.2)

@@ -15,7 +15,7 @@ from pytest_longctx import registry
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm, VllmCpu
 from pytest_longctx.client import adapters
-from pytest_longctx.client.adapters import Errand, LoadTool, Tool, runner
+from pytest_longctx.client.adapters import LoadTool, Tool, ToolRun, runner
 from pytest_longctx.client.exchange import Exchange, Ledger, Usage
 from pytest_longctx.client.load import Load, observe
 from pytest_longctx.client.server import Server
@@ -38,7 +38,7 @@ def tool_called(name: str) -> Tool:
     return made
 
 
-def errand(folder: Path, ask: Ask = ASK, *, weights: str = "real", key: str = "") -> Errand:
+def errand(folder: Path, ask: Ask = ASK, *, weights: str = "real", key: str = "") -> ToolRun:
     server = Server(
         "http://127.0.0.1:1",
         "llama",
@@ -47,7 +47,7 @@ def errand(folder: Path, ask: Ask = ASK, *, weights: str = "real", key: str = ""
         "process",
         headers={"Authorization": f"Bearer {key}"} if key else {},
     )
-    return Errand(server, ask, 7, folder)
+    return ToolRun(server, ask, 7, folder)
 
 
 def read(name: str, folder: Path, report: str, weights: str = "real") -> Load:
@@ -208,14 +208,14 @@ def _answering(monkeypatch):
     ],
 )
 def test_a_tool_that_measures_nothing_says_why_and_is_no_evidence(tool, said, tmp_path):
-    seen = observe(runner.carry(tool, errand(tmp_path / "t")))
+    seen = observe(runner.run_load(tool, errand(tmp_path / "t")))
     assert (seen.outcome, seen.metrics) == (None, {})
     assert seen.said.startswith(said)
 
 
 def test_a_server_that_is_gone_with_the_tool_is_evidence(tmp_path):
     """Nobody listens at port 1."""
-    assert observe(runner.carry(Script("raise OSError"), errand(tmp_path / "t"))).outcome == "disconnects"
+    assert observe(runner.run_load(Script("raise OSError"), errand(tmp_path / "t"))).outcome == "disconnects"
 
 
 @pytest.mark.usefixtures("_answering")
@@ -229,11 +229,11 @@ def test_a_tool_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypat
 def test_no_secret_stays_in_what_a_tool_wrote(tmp_path):
     """A tool may repeat its command line, and a server what it was sent."""
     code = f"import pathlib; pathlib.Path({str(tmp_path / 't' / 'report.json')!r}).write_text('key hunter2000'); print('hunter2000')"
-    runner.carry(Script(code), errand(tmp_path / "t", key="hunter2000"))
+    runner.run_load(Script(code), errand(tmp_path / "t", key="hunter2000"))
     written = [path.read_text(encoding="utf-8") for path in (tmp_path / "t").iterdir()]
     assert sorted(text.strip() for text in written) == ["***", "key ***"]
 
 
 def test_a_load_by_a_tool_says_so(tmp_path):
-    found = runner.carry(Script(""), errand(tmp_path / "t"))
+    found = runner.run_load(Script(""), errand(tmp_path / "t"))
     assert observe(found).measured_by.startswith("script ")

@@ -12,8 +12,8 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.server_metrics import Reading
-from pytest_longctx.client.watchdog import Admission, Gauges, Lookout
+from pytest_longctx.client.server_metrics import ServerMetrics
+from pytest_longctx.client.watchdog import Admission, MetricsPoller, Watchdog
 from pytest_longctx.progress import unwatched
 from tests.unit import make
 
@@ -54,10 +54,10 @@ class Replay:
             transport = httpx.MockTransport(self.answer)
             async with httpx.AsyncClient(transport=transport, base_url="http://there") as side:
                 path = self.backend.health if self.backend.dies_unhealthy else None
-                gauges = Gauges(side, self.backend.metrics, path, clock=lambda: self.now_s)
+                gauges = MetricsPoller(side, self.backend.metrics, path, clock=lambda: self.now_s)
                 server = Server("http://there", "m", self.backend, make.deployment(), "url")
                 # So long that it may be read in one silent step of half an hour.
-                lookout = Lookout(server, gauges, sleep=self.sleep, prompt_tokens=1_000_000)
+                lookout = Watchdog(server, gauges, sleep=self.sleep, prompt_tokens=1_000_000)
                 return await lookout.watch("", lambda: "waiting", 1e6, unwatched)
 
         return asyncio.run(run())
@@ -148,7 +148,7 @@ def test_sglangs_health_is_red_during_a_long_chunk_and_means_nothing():
 def test_it_is_never_said_of_a_server_that_ran_a_moment_ago(looks):
     rule, last_ran_s = Admission(limit_s=3), -1.0
     for now_s, (running, waiting, usage) in enumerate(looks):
-        why = rule.look(now_s, Reading(answered=True, running=running, waiting=waiting, kv_usage=usage))
+        why = rule.look(now_s, ServerMetrics(answered=True, running=running, waiting=waiting, kv_usage=usage))
         if running or not waiting:
             last_ran_s = now_s
         assert why is None or now_s - last_ran_s > 3
@@ -156,7 +156,7 @@ def test_it_is_never_said_of_a_server_that_ran_a_moment_ago(looks):
 
 def test_the_longest_stretch_is_kept():
     rule = Admission(limit_s=100)
-    waits, runs = Reading(answered=True, running=0, waiting=1), Reading(answered=True, running=1, waiting=0)
+    waits, runs = ServerMetrics(answered=True, running=0, waiting=1), ServerMetrics(answered=True, running=1, waiting=0)
     assert rule.waited_s is None
     for now_s in range(8):
         rule.look(now_s, waits)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_longctx import registry
 from pytest_longctx.backends.miniature import Miniature
-from pytest_longctx.client.adapters import Errand, LoadTool, runner
+from pytest_longctx.client.adapters import LoadTool, ToolRun, runner
 from pytest_longctx.client.load import Load, observe, offsets, run
 from pytest_longctx.client.server import Server
 from pytest_longctx.errors import PromptError
@@ -133,7 +133,7 @@ def test_a_load_is_open_or_closed(how):
 def test_other_tools_refuse_an_open_loop_and_send_nothing(name, tmp_path):
     server = Server("http://127.0.0.1:1", "m", Miniature(), make.deployment(), "url")
     tool: LoadTool = registry.load(registry.LOADS[name])()
-    found = runner.carry(tool, Errand(server, asked(rate_per_s=5.0), 7, Path(tmp_path) / "none"))
+    found = runner.run_load(tool, ToolRun(server, asked(rate_per_s=5.0), 7, Path(tmp_path) / "none"))
     assert (found.exchanges, found.measured_by) == ((), name)
     assert found.said.startswith(f"{name}: open loops (ask.rate_per_s) are sent by this package alone")
     assert observe(found).outcome is None

@@ -10,8 +10,8 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.server_metrics import Pace, Reading, Stall, moved
-from pytest_longctx.client.watchdog import Gauges, Lookout
+from pytest_longctx.client.server_metrics import Pace, ServerMetrics, Stall, moved
+from pytest_longctx.client.watchdog import MetricsPoller, Watchdog
 from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.progress import unwatched
 from tests.unit import make
@@ -32,9 +32,9 @@ def watch(
 
     async def run() -> tuple[str, str]:
         async with httpx.AsyncClient(transport=httpx.MockTransport(replay.answer), base_url="http://there") as side:
-            gauges = Gauges(side, backend.metrics, clock=lambda: replay.now_s)
+            gauges = MetricsPoller(side, backend.metrics, clock=lambda: replay.now_s)
             server = Server("http://there", "m", backend, make.deployment(model=model), "url")
-            lookout = Lookout(server, gauges, sleep=replay.sleep, prompt_tokens=prompt_tokens)
+            lookout = Watchdog(server, gauges, sleep=replay.sleep, prompt_tokens=prompt_tokens)
             await lookout.note_counters()
             return await lookout.watch("", lambda: "waiting", 1e6, unwatched)
 
@@ -121,7 +121,7 @@ def test_a_server_without_figures_that_move_is_never_said_to_stall(scene):
     ],
 )
 def test_only_work_counts_as_movement(before, now, what):
-    assert moved(Reading(answered=True, **before), Reading(answered=True, **now)) == what
+    assert moved(ServerMetrics(answered=True, **before), ServerMetrics(answered=True, **now)) == what
 
 
 def test_an_upload_is_no_step_of_a_prefill():

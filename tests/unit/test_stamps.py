@@ -16,7 +16,7 @@ from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.client import event_loop
 from pytest_longctx.client.request import ask
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.watchdog import Gauges
+from pytest_longctx.client.watchdog import MetricsPoller
 from pytest_longctx.prompts import PromptFactory, token_ids
 from tests.unit import make
 
@@ -75,7 +75,7 @@ def test_of_many_that_look_at_the_gauges_one_asks():
 
     async def look() -> list[float | None]:
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://there") as side:
-            gauges = Gauges(side, Miniature().metrics)
+            gauges = MetricsPoller(side, Miniature().metrics)
             return [reading.running for reading in await asyncio.gather(*(gauges.lately() for _ in range(50)))]
 
     assert asyncio.run(look()) == [7.0] * 50

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.client.server_metrics import Reading, cache_layout, read, scrape
+from pytest_longctx.client.server_metrics import ServerMetrics, cache_layout, read, scrape
 
 NAMES = MetricNames(
     running=("x:running",),
@@ -66,7 +66,7 @@ def test_a_gauge_that_says_zero_was_observed_and_a_gauge_that_is_missing_was_not
     "text", ["", "\n", "# HELP x:running x:running\n# TYPE x:running gauge\n", "<html>no metrics</html>"]
 )
 def test_a_page_without_samples_is_an_empty_reading(text):
-    assert read(text, NAMES) == Reading()
+    assert read(text, NAMES) == ServerMetrics()
 
 
 @pytest.mark.parametrize("text", ["x:running 1", 'x:running{engine="0"} 1\n', 'x:running{a="} 9"} 1 1700000000\n'])
@@ -79,7 +79,7 @@ def test_names_that_only_begin_alike_are_not_added():
 
 
 def test_a_server_without_names_is_not_read():
-    assert read("x:running 1\n", MetricNames()) == Reading()
+    assert read("x:running 1\n", MetricNames()) == ServerMetrics()
 
 
 @pytest.mark.parametrize("backend", [Vllm(), Sglang()], ids=lambda backend: backend.name)
@@ -94,13 +94,13 @@ def test_a_backends_own_names_are_read(backend):
 @pytest.mark.parametrize(
     ("reading", "unscheduled"),
     [
-        (Reading(running=0, waiting=1, kv_usage=0.0), True),
-        (Reading(running=0, waiting=1, kv_usage=0.2), True),
-        (Reading(running=1, waiting=1, kv_usage=0.0), False),
-        (Reading(running=None, waiting=1, kv_usage=0.0), False),
-        (Reading(running=0, waiting=0, kv_usage=0.0), False),
-        (Reading(running=0, waiting=None, kv_usage=0.0), False),
-        (Reading(), False),
+        (ServerMetrics(running=0, waiting=1, kv_usage=0.0), True),
+        (ServerMetrics(running=0, waiting=1, kv_usage=0.2), True),
+        (ServerMetrics(running=1, waiting=1, kv_usage=0.0), False),
+        (ServerMetrics(running=None, waiting=1, kv_usage=0.0), False),
+        (ServerMetrics(running=0, waiting=0, kv_usage=0.0), False),
+        (ServerMetrics(running=0, waiting=None, kv_usage=0.0), False),
+        (ServerMetrics(), False),
     ],
 )
 def test_unscheduled_is_waiting_while_none_runs(reading, unscheduled):
@@ -108,8 +108,8 @@ def test_unscheduled_is_waiting_while_none_runs(reading, unscheduled):
 
 
 def test_what_a_server_counted_is_the_growth_of_its_counters():
-    before = Reading(answered=True, prompt_tokens=100.0, generated_tokens=7.0, ttft_s=1.5)
-    after = Reading(answered=True, prompt_tokens=350.0, generated_tokens=9.0, cached_tokens=16.0, ttft_s=2.25)
+    before = ServerMetrics(answered=True, prompt_tokens=100.0, generated_tokens=7.0, ttft_s=1.5)
+    after = ServerMetrics(answered=True, prompt_tokens=350.0, generated_tokens=9.0, cached_tokens=16.0, ttft_s=2.25)
     counted = after.since(before)
     assert (counted.prompt_tokens, counted.completion_tokens, counted.ttft_s) == (250, 2, 0.75)
     assert counted.cached_tokens == 16  # a counter that was not on the page yet had counted nothing
@@ -117,7 +117,7 @@ def test_what_a_server_counted_is_the_growth_of_its_counters():
 
 
 def test_nothing_is_said_of_counters_that_were_not_read_before():
-    assert Reading(answered=True, prompt_tokens=350.0).since(Reading()).prompt_tokens is None
+    assert ServerMetrics(answered=True, prompt_tokens=350.0).since(ServerMetrics()).prompt_tokens is None
 
 
 @contextmanager
@@ -145,8 +145,8 @@ def serving(text: str, status: int = 200) -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
-def look(url: str, names: MetricNames = NAMES) -> Reading:
-    async def once() -> Reading:
+def look(url: str, names: MetricNames = NAMES) -> ServerMetrics:
+    async def once() -> ServerMetrics:
         async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
             return await scrape(http, names)
 
@@ -154,7 +154,8 @@ def look(url: str, names: MetricNames = NAMES) -> Reading:
 
 
 @pytest.mark.parametrize(
-    ("status", "expected"), [(200, Reading(answered=True, running=2.0)), (404, Reading()), (503, Reading())]
+    ("status", "expected"),
+    [(200, ServerMetrics(answered=True, running=2.0)), (404, ServerMetrics()), (503, ServerMetrics())],
 )
 def test_a_scrape_is_the_reading_of_a_page_that_was_given(status, expected):
     with serving("x:running 2\n", status) as (url, asked):
@@ -165,12 +166,12 @@ def test_a_scrape_is_the_reading_of_a_page_that_was_given(status, expected):
 def test_a_server_that_does_not_answer_is_an_empty_reading():
     with serving("") as (url, _):
         pass
-    assert look(url) == Reading()
+    assert look(url) == ServerMetrics()
 
 
 def test_a_server_without_names_is_not_asked():
     with serving("x:running 2\n") as (url, asked):
-        assert look(url, MetricNames()) == Reading()
+        assert look(url, MetricNames()) == ServerMetrics()
     assert asked == []
 
 
@@ -195,7 +196,7 @@ PAGES = Path(__file__).parent.parent / "data" / "metrics"
 def test_every_name_of_ours_is_on_the_page_of_a_real_server():
     """VLLM 0.32 on a CPU, after 32 requests of 212 + 76 tokens; histogram buckets left out."""
     found = read((PAGES / "vllm-0.32.0-cpu.txt").read_text(encoding="utf-8"), MetricNames.of("vllm"))
-    assert found == Reading(
+    assert found == ServerMetrics(
         answered=True,
         running=0.0,
         waiting=0.0,

@@ -27,7 +27,7 @@ START_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class ToolRun:
     """What a tool is sent to do, and where it may leave things."""
 
     server: Server
@@ -79,15 +79,15 @@ class Tool:
         """Whose environment it runs in."""
         return self
 
-    def argv(self, errand: Errand, python: str) -> tuple[str, ...]:
+    def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
         """The command line, run by the interpreter *python*."""
         raise NotImplementedError
 
-    def env(self, errand: Errand) -> dict[str, str]:
+    def env(self, errand: ToolRun) -> dict[str, str]:
         """What to set in its environment."""
         return {"OPENAI_API_KEY": errand.api_key} if errand.api_key else {}
 
-    def deadline_s(self, errand: Errand) -> float:
+    def deadline_s(self, errand: ToolRun) -> float:
         """When to give it up, from its start."""
         ask = errand.ask
         return errand.deadline_s(ask.requests or 1, ask.prompt_tokens or 1, ask.output_tokens)
@@ -99,7 +99,7 @@ class LoadTool(Tool):
     left_out: ClassVar[frozenset[str]] = frozenset()
     """Measures that it does not take, or defines otherwise."""
 
-    def read(self, errand: Errand) -> Load:
+    def read(self, errand: ToolRun) -> Load:
         """What it left in the errand's folder. Raises `OSError`, `LookupError`, `TypeError` or `ValueError` otherwise."""
         raise NotImplementedError
 
@@ -107,7 +107,7 @@ class LoadTool(Tool):
 class EvaluationTool(Tool):
     """A tool that asks questions and scores the answers."""
 
-    def read(self, errand: Errand) -> Observation:
+    def read(self, errand: ToolRun) -> Observation:
         """What it left in the errand's folder. Raises `OSError`, `LookupError`, `TypeError` or `ValueError` otherwise."""
         raise NotImplementedError
 
@@ -120,7 +120,7 @@ TIMES = frozenset(
 )
 
 
-def blind_to_empty_tokens(errand: Errand) -> frozenset[str]:
+def blind_to_empty_tokens(errand: ToolRun) -> frozenset[str]:
     """
     What a tool that skips chunks without text cannot time where the weights are random.
 

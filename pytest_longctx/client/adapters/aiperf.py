@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
-from pytest_longctx.client.adapters import Errand, LoadTool, blind_to_empty_tokens, failed
+from pytest_longctx.client.adapters import LoadTool, ToolRun, blind_to_empty_tokens, failed
 from pytest_longctx.client.exchange import Exchange, Usage
 from pytest_longctx.client.load import Load
 
@@ -26,7 +26,7 @@ class AIPerf(LoadTool):
     # It sends text made from tokens, which need not come back as as many tokens.
     left_out = frozenset({"miscounted_prompts"})
 
-    def argv(self, errand: Errand, python: str) -> tuple[str, ...]:
+    def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
         ask = errand.ask
         body = {**errand.server.body, "temperature": 0}
         return (
@@ -42,7 +42,7 @@ class AIPerf(LoadTool):
             *(("--api-key", errand.api_key) if errand.api_key else ()),
         )
 
-    def read(self, errand: Errand) -> Load:
+    def read(self, errand: ToolRun) -> Load:
         lines = (errand.folder / _RECORDS).read_text(encoding="utf-8").splitlines()
         exchanges = [_exchange(errand.ask.output_tokens, json.loads(line)) for line in lines]
         return Load(tuple(exchanges), left_out=blind_to_empty_tokens(errand))

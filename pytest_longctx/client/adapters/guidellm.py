@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_longctx.client.adapters import Errand, LoadTool, blind_to_empty_tokens, failed, status_in
+from pytest_longctx.client.adapters import LoadTool, ToolRun, blind_to_empty_tokens, failed, status_in
 from pytest_longctx.client.exchange import Exchange, Usage
 from pytest_longctx.client.load import Load
 
@@ -26,7 +26,7 @@ class GuideLLM(LoadTool):
     # It stamps the first and the last chunk of an answer and none between; its prompts are sentences, cut to length.
     left_out = frozenset({"miscounted_prompts", "itl_mean_s", "itl_p50_s", "itl_p90_s", "itl_p99_s"})
 
-    def argv(self, errand: Errand, python: str) -> tuple[str, ...]:
+    def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
         ask = errand.ask
         server: dict[str, Any] = {
             "kind": "openai_http",
@@ -47,7 +47,7 @@ class GuideLLM(LoadTool):
             *("--output", json.dumps({"kind": "json", "path": str(errand.folder / _REPORT)})),
         )
 
-    def read(self, errand: Errand) -> Load:
+    def read(self, errand: ToolRun) -> Load:
         (benchmark,) = json.loads((errand.folder / _REPORT).read_text(encoding="utf-8"))["benchmarks"]
         asked, requests = errand.ask.output_tokens, benchmark["requests"]
         served = [_exchange(asked, row) for row in requests["successful"]]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.client.adapters import Errand, EvaluationTool
+from pytest_longctx.client.adapters import EvaluationTool, ToolRun
 from pytest_longctx.observation import Observation
 
 FILTERS: Mapping[str, str] = MappingProxyType({"strict-match": "strict", "flexible-extract": "flexible"})
@@ -30,7 +30,7 @@ class LmEval(EvaluationTool):
     pass_env = ("HF_*", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
     needs = "the task's dataset in the cache of HF_HOME, or a network to fetch it from"
 
-    def argv(self, errand: Errand, python: str) -> tuple[str, ...]:
+    def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
         ask = errand.ask
         each_s = errand.server.deployment.timeouts.request_s(_LONGEST_QUESTION_TOKENS, _LONGEST_ANSWER_TOKENS)
         server = {
@@ -52,15 +52,15 @@ class LmEval(EvaluationTool):
             *(("--include_path", str(errand.tasks)) if errand.tasks else ()),
         )
 
-    def env(self, errand: Errand) -> dict[str, str]:
+    def env(self, errand: ToolRun) -> dict[str, str]:
         # A proxy is for datasets, never for the server.
         return {**super().env(errand), "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
 
-    def deadline_s(self, errand: Errand) -> float:
+    def deadline_s(self, errand: ToolRun) -> float:
         questions = errand.ask.requests or _MOST_QUESTIONS
         return errand.deadline_s(questions, _LONGEST_QUESTION_TOKENS, _LONGEST_ANSWER_TOKENS)
 
-    def read(self, errand: Errand) -> Observation:
+    def read(self, errand: ToolRun) -> Observation:
         (report,) = errand.folder.rglob("results_*.json")
         found, task = json.loads(report.read_text(encoding="utf-8")), str(errand.ask.task)
         metrics = {"requests": float(found["n-samples"][task]["effective"]), **_scores(found["results"][task])}

@@ -13,7 +13,7 @@ import httpx
 
 from pytest_longctx.backends import Recipe, environments
 from pytest_longctx.client import load
-from pytest_longctx.client.adapters import Errand, EvaluationTool, LoadTool, Tool, failed
+from pytest_longctx.client.adapters import EvaluationTool, LoadTool, Tool, ToolRun, failed
 from pytest_longctx.client.load import Load
 from pytest_longctx.client.request import open_client
 from pytest_longctx.client.watchdog import CONNECT_S
@@ -36,7 +36,7 @@ class _Failure(Exception):  # noqa: N818 - never seen outside: it becomes an obs
     """Why a tool measured nothing."""
 
 
-def carry(tool: LoadTool, errand: Errand, wanted: Path | None = None, watch: Watch = unwatched) -> Load:
+def run_load(tool: LoadTool, errand: ToolRun, wanted: Path | None = None, watch: Watch = unwatched) -> Load:
     """A load sent by *tool*; where it could not be sent, one without exchanges that says why."""
     if errand.ask.rate_per_s is not None:
         # Their clocks start when a request is sent, so a request that they send late has not waited.
@@ -55,7 +55,7 @@ def carry(tool: LoadTool, errand: Errand, wanted: Path | None = None, watch: Wat
     return replace(found, ledger=ledger, left_out=left_out, measured_by=by)
 
 
-def score(tool: EvaluationTool, errand: Errand, wanted: Path | None = None, watch: Watch = unwatched) -> Observation:
+def score(tool: EvaluationTool, errand: ToolRun, wanted: Path | None = None, watch: Watch = unwatched) -> Observation:
     """How right the answers are, by *tool*; where it could not tell, nothing observed, and why."""
     try:
         by, found = _measured(tool, tool.read, errand, wanted, watch)
@@ -66,7 +66,7 @@ def score(tool: EvaluationTool, errand: Errand, wanted: Path | None = None, watc
 
 
 def _measured(
-    tool: Tool, read: Callable[[Errand], T], errand: Errand, wanted: Path | None, watch: Watch
+    tool: Tool, read: Callable[[ToolRun], T], errand: ToolRun, wanted: Path | None, watch: Watch
 ) -> tuple[str, T]:
     """The tool with its version, and what it left."""
     owner = tool.owner(errand.server.backend)
@@ -87,7 +87,7 @@ def _measured(
         ) from None
 
 
-def _run(tool: Tool, argv: tuple[str, ...], errand: Errand, watch: Watch) -> None:
+def _run(tool: Tool, argv: tuple[str, ...], errand: ToolRun, watch: Watch) -> None:
     limit_s = tool.deadline_s(errand)
     recipe = Recipe(
         name=tool.name,
@@ -119,7 +119,7 @@ def _run(tool: Tool, argv: tuple[str, ...], errand: Errand, watch: Watch) -> Non
         raise _Failure(f"{_last_words(_log(errand)) or f'exit code {code}'}{needs}; see {_log(errand)}")
 
 
-def _log(errand: Errand) -> Path:
+def _log(errand: ToolRun) -> Path:
     return errand.folder / "output.log"
 
 
@@ -139,7 +139,7 @@ def _last_words(log: Path) -> str:
     return (errors or lines or [""])[-1][:300]
 
 
-def _answers(errand: Errand) -> bool:
+def _answers(errand: ToolRun) -> bool:
     """Whether the server still does."""
     try:
         with open_client(errand.server, CONNECT_S) as http:
@@ -148,7 +148,7 @@ def _answers(errand: Errand) -> bool:
         return False
 
 
-def _check_lengths(found: Load, errand: Errand) -> None:
+def _check_lengths(found: Load, errand: ToolRun) -> None:
     """A finding about 1,024 tokens is not judged by prompts of another length."""
     counted = [each.usage.prompt_tokens for each in found.exchanges if each.usage.prompt_tokens]
     asked = errand.ask.prompt_tokens or 0

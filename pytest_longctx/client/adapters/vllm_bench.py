@@ -8,7 +8,7 @@ from typing import Any
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.environments import Installable
 from pytest_longctx.backends.vllm import VllmCpu
-from pytest_longctx.client.adapters import Errand, LoadTool, failed
+from pytest_longctx.client.adapters import LoadTool, ToolRun, failed
 from pytest_longctx.client.exchange import Exchange, Usage
 from pytest_longctx.client.load import Load
 
@@ -36,7 +36,7 @@ class VllmBench(LoadTool):
     def owner(self, backend: Backend) -> Installable:
         return backend if backend.package == self.package else VllmCpu()
 
-    def argv(self, errand: Errand, python: str) -> tuple[str, ...]:
+    def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
         ask = errand.ask
         return (
             *(python, "-c", _MAIN, "--backend", "openai", "--base-url", errand.server.url),
@@ -48,7 +48,7 @@ class VllmBench(LoadTool):
             *("--save-result", "--save-detailed", "--result-dir", str(errand.folder), "--result-filename", _REPORT),
         )
 
-    def read(self, errand: Errand) -> Load:
+    def read(self, errand: ToolRun) -> Load:
         found = json.loads((errand.folder / _REPORT).read_text(encoding="utf-8"))
         asked = errand.ask.output_tokens
         rows = ("errors", "ttfts", "itls", "input_lens", "output_lens")
