@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 
-class Make(NamedTuple):
+class DeviceMake(NamedTuple):
     """A make of accelerators: the kinds of hardware that begin like this, and who looks at them."""
 
     begins: str
@@ -14,10 +14,10 @@ class Make(NamedTuple):
     needs: str
 
 
-MAKES: Final = (
-    Make("MI", "pytest_longctx.devices.amd:AmdSmi", "amd-smi or rocm-smi on the path"),
-    Make("trn", "pytest_longctx.devices.neuron:NeuronMonitor", "neuron-monitor on the path"),
-    Make("", "pytest_longctx.devices.nvidia:Nvml", "pip install 'pytest-longctx[nvidia]'"),
+DEVICES: Final = (
+    DeviceMake("MI", "pytest_longctx.devices.amd:AmdSmi", "amd-smi or rocm-smi on the path"),
+    DeviceMake("trn", "pytest_longctx.devices.neuron:NeuronMonitor", "neuron-monitor on the path"),
+    DeviceMake("", "pytest_longctx.devices.nvidia:Nvml", "pip install 'pytest-longctx[nvidia]'"),
 )
 """By name, so that a run imports only the one it uses; every kind that no other row begins is NVIDIA's."""
 

@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.devices import Device, Holder, Source, leases
-from pytest_longctx.devices.sampler import Pulse, Tell
+from pytest_longctx.devices.sampler import Sampler, Tell
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.redaction import masked, secret_values
-from pytest_longctx.registry import MAKES
+from pytest_longctx.registry import DEVICES
 from pytest_longctx.units import GiB
 
 _PROCESS_BYTES: Final = 256 * 1024**2
@@ -37,7 +37,7 @@ class Look(NamedTuple):
     holders: Sequence[Holder] = ()
 
 
-def held(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008 - a value, and an empty one
+def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008 - a value, and an empty one
     """A line for everybody who holds memory of a device *now* and did not *before*."""
     known = {(one.device, one.pid) for one in before.holders}
     lines = []
@@ -87,16 +87,16 @@ def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:
     raise LaunchError("\n".join(rows))
 
 
-def await_back(look: Callable[[], Look], before: Look, most_s: float = _BACK_S) -> list[str]:
+def await_release(look: Callable[[], Look], before: Look, most_s: float = _BACK_S) -> list[str]:
     """Wait until what was taken since *before* is back; a line for everybody who still holds some after *most_s*."""
     end = time.monotonic() + most_s
-    while (lines := held(look(), before)) and time.monotonic() < end:
+    while (lines := memory_holders(look(), before)) and time.monotonic() < end:
         time.sleep(_POLL_S)
     return lines
 
 
 @contextmanager
-def beside(
+def monitored(
     deployment: Deployment,
     hardware: Hardware | None,
     env: Mapping[str, str],
@@ -104,7 +104,7 @@ def beside(
     *,
     contained: bool,
     allow_busy: bool,
-) -> Iterator[Pulse]:
+) -> Iterator[Sampler]:
     """
     Watch over a server for as long as the context lasts; what is seen goes to *tell*.
 
@@ -113,24 +113,24 @@ def beside(
     is said. *contained*: the server is in a container.
     """
     source, trouble = _open(deployment, hardware, env, contained=contained)
-    pulse = Pulse(deployment.name, tell, source)
+    pulse = Sampler(deployment.name, tell, source)
     if trouble:
         pulse.say(trouble)
     try:
         before = _look(source, pulse)
         if before is not None and source is not None and not allow_busy:
-            refuse(deployment.name, str(hardware), source.name, held(before))
+            refuse(deployment.name, str(hardware), source.name, memory_holders(before))
         with pulse:
             yield pulse
         if before is not None and source is not None:
-            for line in await_back(lambda: _look(source, pulse) or before, before):
+            for line in await_release(lambda: _look(source, pulse) or before, before):
                 pulse.say(f"{deployment.name} has stopped, and its memory is not back: {line}")
     finally:
         if source is not None:
             source.close()
 
 
-def _look(source: Source | None, pulse: Pulse) -> Look | None:
+def _look(source: Source | None, pulse: Sampler) -> Look | None:
     """Whose memory it is; None, and said, where nobody can tell."""
     if source is None:
         return None
@@ -147,7 +147,7 @@ def _open(
     """Who looks at *hardware*, or why nobody can; neither where there is nothing to look at."""
     if hardware is None or hardware.kind == "cpu":
         return None, ""
-    make = next(make for make in MAKES if hardware.kind.startswith(make.begins))
+    make = next(make for make in DEVICES if hardware.kind.startswith(make.begins))
     module, _, name = make.source.partition(":")
     try:
         kind = getattr(import_module(module), name)

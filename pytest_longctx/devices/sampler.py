@@ -63,7 +63,7 @@ def unheard(row: Mapping[str, Any]) -> None:
     """Nobody writes it down."""
 
 
-class Pulse:
+class Sampler:
     """Looks, in a thread of its own, and does no harm: what cannot be seen is left out, and the reason said once."""
 
     def __init__(self, deployment: str = "", tell: Tell = unheard, source: Source | None = None) -> None:

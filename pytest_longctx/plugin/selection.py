@@ -19,7 +19,7 @@ from pytest_longctx.deployments.cpu_speed import Speed
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.devices import calibration, detect, leases, monitor
-from pytest_longctx.devices.sampler import Pulse, Tell
+from pytest_longctx.devices.sampler import Sampler, Tell
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import ask
 from pytest_longctx.findings import finding as findings_module
@@ -260,14 +260,14 @@ class Selection:
         """The environment that keeps *one* to devices of its own, leased for as long as the context lasts."""
         return leases.own(one, self.machine.hardware if self.launcher.name == "process" else None, watch)
 
-    def beside(self, one: Deployment, shown: Mapping[str, str], tell: Tell) -> AbstractContextManager[Pulse]:
+    def beside(self, one: Deployment, shown: Mapping[str, str], tell: Tell) -> AbstractContextManager[Sampler]:
         """Whoever watches over *one* while it is up, and over what it takes of this machine: of *shown*, where that names it."""
         wanted = Hardware.parse(one.hardware) if one.hardware else self.machine.hardware
         # A launcher may have been written before it was asked where its servers run.
         here = getattr(self.launcher, "here", False) and not self.backend.shares_machine
         contained, busy = self.launcher.name == "docker", self.options.allow_busy_gpu
         env = {**os.environ, **one.env, **shown}
-        return monitor.beside(one, wanted if here else None, env, tell, contained=contained, allow_busy=busy)
+        return monitor.monitored(one, wanted if here else None, env, tell, contained=contained, allow_busy=busy)
 
     def case(self, finding: Finding, one: Deployment) -> Case:
         """*finding* on *one*, with what keeps it from being judged there, as far as is known before a boot."""

@@ -19,7 +19,7 @@ from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.load import Load
 from pytest_longctx.client.server import Server, exclusive
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.devices.sampler import Pulse
+from pytest_longctx.devices.sampler import Sampler
 from pytest_longctx.errors import LaunchError, LongctxError, UsageError
 from pytest_longctx.findings import aggregate, verdicts
 from pytest_longctx.findings.ask import Ask
@@ -60,7 +60,7 @@ class Session:
     unrecorded: list[tuple[str, str]] = field(default_factory=list)
     """Boots and requests, as pairs, that no test carries yet."""
     last_boot: Boot | None = None
-    pulse: Pulse = field(default_factory=Pulse)
+    pulse: Sampler = field(default_factory=Sampler)
     """Looks at the server that is up."""
     vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
     """What it has seen and no report carries yet."""
@@ -114,7 +114,7 @@ class Session:
         ahead = self.boots_ahead
         return f"{ahead.index(name) + 1} of {len(ahead)}: " if name in ahead else ""
 
-    def _boot(self, launch: Launch, pulse: Pulse) -> Iterator[Boot]:
+    def _boot(self, launch: Launch, pulse: Sampler) -> Iterator[Boot]:
         chosen, since_s = self.selection, time.monotonic()
         here = chosen.here(launch.deployment)
         predicted = plan.predict(launch.deployment, chosen.backend, here)

@@ -16,7 +16,7 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.devices import figures, monitor
 from pytest_longctx.devices.detect import detect
-from pytest_longctx.devices.monitor import beside
+from pytest_longctx.devices.monitor import monitored
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.toml import check
 from pytest_longctx.units import GiB
@@ -68,7 +68,7 @@ def holder():
 
 
 def until_free(source):
-    return monitor.await_back(lambda: monitor.Look(source.devices(), source.holders()), monitor.Look())
+    return monitor.await_release(lambda: monitor.Look(source.devices(), source.holders()), monitor.Look())
 
 
 def test_an_idle_device_tells_everything_and_is_free(source):
@@ -99,7 +99,7 @@ def test_a_boot_on_its_memory_is_refused_by_name_and_pid(source, holder, one):
     assert busy.utilisation > 0.5
     with (
         pytest.raises(LaunchError) as refused,
-        beside(one, Hardware("H200"), {}, print, contained=False, allow_busy=False),
+        monitored(one, Hardware("H200"), {}, print, contained=False, allow_busy=False),
     ):
         raise AssertionError
     print(refused.value)
@@ -119,7 +119,7 @@ def test_memory_that_is_not_back_is_said_with_its_holder(source, one):
         try:
             assert late.stdin is not None
             assert late.stdout is not None
-            with beside(one, Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
+            with monitored(one, Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
                 late.stdin.write(b"\n")
                 late.stdin.flush()
                 assert late.stdout.readline() == b"HOLDING\n"

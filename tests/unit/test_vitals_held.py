@@ -19,13 +19,13 @@ def look(*used_gib, holders=()):
 
 
 def test_an_idle_machine_is_free():
-    assert monitor.held(look(0.0, 0.3)) == []
-    assert monitor.held(look(None)) == []
-    assert monitor.held(look(0.1, holders=[Holder(0, os.getpid(), 0.03 * GiB)])) == []
+    assert monitor.memory_holders(look(0.0, 0.3)) == []
+    assert monitor.memory_holders(look(None)) == []
+    assert monitor.memory_holders(look(0.1, holders=[Holder(0, os.getpid(), 0.03 * GiB)])) == []
 
 
 def test_a_process_that_holds_memory_is_named_with_its_command_line():
-    (line,) = monitor.held(look(71.5, 0.0, holders=[Holder(0, os.getpid(), 71 * GiB)]))
+    (line,) = monitor.memory_holders(look(71.5, 0.0, holders=[Holder(0, os.getpid(), 71 * GiB)]))
     assert line.startswith(f"device 0: 71.00 GiB by pid {os.getpid()}: ")
     assert Path(sys.executable).name in line
 
@@ -33,13 +33,13 @@ def test_a_process_that_holds_memory_is_named_with_its_command_line():
 def test_a_process_that_cannot_be_seen_is_named_by_its_pid():
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
-        (line,) = monitor.held(look(30.0, holders=[Holder(0, gone.pid, None)]))
+        (line,) = monitor.memory_holders(look(30.0, holders=[Holder(0, gone.pid, None)]))
     assert line == f"device 0: an unknown amount by pid {gone.pid}: {GONE}"
 
 
 def test_memory_that_no_process_owns_up_to_is_in_use_all_the_same():
     """As inside a container, where the driver names no process of others."""
-    assert monitor.held(look(0.0, 64.0)) == [f"device 1: 64.00 GiB by no process that can be seen: {GONE}"]
+    assert monitor.memory_holders(look(0.0, 64.0)) == [f"device 1: 64.00 GiB by no process that can be seen: {GONE}"]
 
 
 def test_a_secret_on_a_command_line_is_not_shown():
@@ -67,17 +67,17 @@ def test_a_boot_is_refused_with_what_was_found_and_what_to_do():
 
 def test_what_was_held_before_is_not_the_servers():
     before = look(40.0, 5.0, holders=[Holder(0, 7, 40 * GiB)])
-    assert monitor.held(before, before) == []
+    assert monitor.memory_holders(before, before) == []
     after = look(60.0, 25.0, holders=[Holder(0, 7, 40 * GiB), Holder(0, 8, 20 * GiB)])
-    first, second = monitor.held(after, before)
+    first, second = monitor.memory_holders(after, before)
     assert first.startswith("device 0: 20.00 GiB by pid 8")
     assert second.startswith("device 1: 20.00 GiB by no process")
 
 
 def test_memory_may_take_a_moment_to_come_back():
     looks = iter([look(50.0), look(0.0)])
-    assert monitor.await_back(lambda: next(looks), look(0.0)) == []
-    (line,) = monitor.await_back(lambda: look(50.0), look(0.0), most_s=0.0)
+    assert monitor.await_release(lambda: next(looks), look(0.0)) == []
+    (line,) = monitor.await_release(lambda: look(50.0), look(0.0), most_s=0.0)
     assert "50.00 GiB" in line
 
 

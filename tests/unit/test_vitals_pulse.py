@@ -9,8 +9,8 @@ import pytest
 
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.devices import Device, Holder, monitor
-from pytest_longctx.devices.monitor import beside, visible
-from pytest_longctx.devices.sampler import Pulse
+from pytest_longctx.devices.monitor import monitored, visible
+from pytest_longctx.devices.sampler import Sampler
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.units import GiB
 from tests.unit import make
@@ -64,7 +64,7 @@ def said(rows):
 
 def test_a_look_is_a_row_and_a_device_that_does_not_tell_is_null():
     rows = noted()
-    Pulse("tiny", rows.append, Scripted(2.0)).beat()
+    Sampler("tiny", rows.append, Scripted(2.0)).beat()
     (row,) = rows
     assert row["deployment"] == "tiny"
     assert abs(row["at_s"] - time.time()) < 60
@@ -73,7 +73,7 @@ def test_a_look_is_a_row_and_a_device_that_does_not_tell_is_null():
 
 def test_a_source_that_fails_is_heard_once_and_asked_no_more():
     rows = noted()
-    pulse = Pulse("tiny", rows.append, Scripted(2.0, None))
+    pulse = Sampler("tiny", rows.append, Scripted(2.0, None))
     for _ in range(4):
         pulse.beat()
     assert figures(rows) == [{"device_memory_gib": [2.0, None]}]
@@ -82,14 +82,14 @@ def test_a_source_that_fails_is_heard_once_and_asked_no_more():
 
 def test_nothing_to_look_at_is_nothing_written():
     rows = noted()
-    pulse = Pulse("tiny", rows.append)
+    pulse = Sampler("tiny", rows.append)
     pulse.beat()
     assert rows == []
     assert pulse.peaks(0.0, time.monotonic()) == {}
 
 
 def test_a_peak_is_that_of_its_time():
-    pulse = Pulse("tiny", lambda row: None, Scripted(1.0, 5.0, 3.0))
+    pulse = Sampler("tiny", lambda row: None, Scripted(1.0, 5.0, 3.0))
     times = []
     for _ in range(3):
         pulse.beat()
@@ -110,7 +110,7 @@ class Working(Scripted):
 
 
 def test_how_busy_devices_were_is_a_mean_over_them_and_over_looks_enough():
-    pulse = Pulse("tiny", lambda row: None, Working(1.0, 0.8, 0.6, 0.4, 0.2, 0.0))
+    pulse = Sampler("tiny", lambda row: None, Working(1.0, 0.8, 0.6, 0.4, 0.2, 0.0))
     times = []
     for _ in range(5):
         pulse.beat()
@@ -120,7 +120,7 @@ def test_how_busy_devices_were_is_a_mean_over_them_and_over_looks_enough():
 
 
 def test_a_source_that_does_not_tell_how_busy_devices_are_gives_no_share():
-    pulse = Pulse("tiny", lambda row: None, Scripted(1.0))
+    pulse = Sampler("tiny", lambda row: None, Scripted(1.0))
     for _ in range(6):
         pulse.beat()
     assert pulse.meanwhile(0.0, time.monotonic()) == {"device_peak_gib": 1.0}
@@ -129,7 +129,7 @@ def test_a_source_that_does_not_tell_how_busy_devices_are_gives_no_share():
 def test_a_request_is_left_alone_at_first(monkeypatch):
     rows = noted()
     monkeypatch.setattr("pytest_longctx.devices.sampler.PERIOD_S", 0.02)
-    with Pulse("tiny", rows.append, Scripted(1.0)) as pulse:
+    with Sampler("tiny", rows.append, Scripted(1.0)) as pulse:
         while len(rows) < 3:
             time.sleep(0.01)
         monkeypatch.setattr("pytest_longctx.devices.sampler.PERIOD_S", 600.0)
@@ -141,7 +141,7 @@ def test_a_request_is_left_alone_at_first(monkeypatch):
 
 def test_a_server_is_watched_over_in_a_thread_that_ends_with_it(sourced):
     source, rows = sourced(Scripted(0.0)), noted()
-    with beside(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
+    with monitored(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
         assert "longctx-pulse" in {one.name for one in threading.enumerate()}
         while not rows:
             time.sleep(0.01)
@@ -154,19 +154,19 @@ def test_a_boot_on_a_busy_device_is_refused_unless_it_is_allowed(sourced):
     source, rows = sourced(Scripted(40.0, holders=[Holder(0, 1, 40 * GiB)])), noted()
     with (
         pytest.raises(LaunchError, match=r"tiny was not booted.*\n.*\n  found    device 0: 40\.00 GiB by pid 1:"),
-        beside(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False),
+        monitored(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False),
     ):
         raise AssertionError
     assert source.closed
-    with beside(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=True):
+    with monitored(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=True):
         pass
     assert said(rows) == []  # it was there before, and is not the server's
 
 
 def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeypatch):
-    monkeypatch.setattr("pytest_longctx.devices.monitor.await_back.__defaults__", (0.0,))
+    monkeypatch.setattr("pytest_longctx.devices.monitor.await_release.__defaults__", (0.0,))
     source, rows = sourced(Scripted(0.0)), noted()
-    with beside(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
+    with monitored(make.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
         source.used_gib, source.held = [70.0], (Holder(0, 1, 70 * GiB),)
     (line,) = said(rows)
     assert line.startswith("tiny has stopped, and its memory is not back: device 0: 70.00 GiB by pid 1: ")
@@ -176,7 +176,7 @@ def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeyp
 def test_a_tool_that_is_not_there_is_said_and_fails_nothing(kind, monkeypatch):
     monkeypatch.setenv("PATH", "")
     rows = noted()
-    with beside(make.deployment(), Hardware(kind, 8), {}, rows.append, contained=False, allow_busy=False):
+    with monitored(make.deployment(), Hardware(kind, 8), {}, rows.append, contained=False, allow_busy=False):
         pass
     (line,) = said(rows)
     assert line.startswith(f"nothing is known of {Hardware(kind, 8)} beside its servers")
@@ -185,7 +185,7 @@ def test_a_tool_that_is_not_there_is_said_and_fails_nothing(kind, monkeypatch):
 @pytest.mark.parametrize("hardware", [None, Hardware("cpu")])
 def test_where_there_is_no_device_nobody_is_asked(hardware):
     rows = noted()
-    with beside(make.deployment(), hardware, {}, rows.append, contained=False, allow_busy=False):
+    with monitored(make.deployment(), hardware, {}, rows.append, contained=False, allow_busy=False):
         pass
     assert rows == []
 
