@@ -1,8 +1,8 @@
 """
-The leash: a tiny parent for a server that outlives nobody.
+The supervisor: a tiny parent that ends a server when its launcher ends.
 
 Run as a script, with nothing but the standard library, so that it starts at once and needs no import path:
-``python -I leash.py FD GRACE_S COMMAND...``. It starts COMMAND in a session of its own and ends it, with every process
+``python -I _supervisor.py FD GRACE_S COMMAND...``. It starts COMMAND in a session of its own and ends it, with every process
 that descends from it, as soon as the pipe FD reaches its end: when the launcher closes it, and when the launcher dies for
 any reason, SIGKILL included, because the kernel closes it then. Its exit code is COMMAND's, or 128 + N for signal N.
 """
@@ -25,7 +25,7 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _die_with_leash() -> None:
+def _die_with_supervisor() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -58,7 +58,7 @@ def _kill(pids: list[int], how: signal.Signals) -> None:
             pass
 
 
-class Leash:
+class Supervisor:
     """Holds one command and all that comes of it."""
 
     def __init__(self, pipe: int, grace_s: float, command: list[str]) -> None:
@@ -73,7 +73,7 @@ class Leash:
             command,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_die_with_leash,  # noqa: PLW1509 - the leash has one thread
+            preexec_fn=_die_with_supervisor,  # noqa: PLW1509 - the supervisor has one thread
         ).pid
 
     def _stop(self, *_: object) -> None:
@@ -93,7 +93,7 @@ class Leash:
                 self.status = code if code >= 0 else 128 - code
 
     def hold(self) -> int:
-        """Wait for the command to end or the leash to be let go; leave nothing behind; return the exit code."""
+        """Wait for the command to end or the supervisor to be let go; leave nothing behind; return the exit code."""
         while self.status is None and not self.asked_to_stop:
             ready, _, _ = select.select([self.pipe], [], [], _POLL_S)
             if ready and not os.read(self.pipe, 64):
@@ -125,4 +125,4 @@ class Leash:
 
 
 if __name__ == "__main__":
-    sys.exit(Leash(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]).hold())
+    sys.exit(Supervisor(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]).hold())

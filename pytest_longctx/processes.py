@@ -111,7 +111,7 @@ def free_port(wanted: object) -> int:
 
 
 class Process(Candidate):
-    """A server process on its leash."""
+    """A server process under its supervisor."""
 
     ours = True
 
@@ -125,7 +125,7 @@ class Process(Candidate):
         command = [sys.executable, "-I", _supervisor.__file__, str(end), str(GRACE_S), *recipe.argv]
         with log.open("wb") as out:
             try:
-                self._leash = subprocess.Popen(
+                self._supervisor = subprocess.Popen(
                     command,
                     env=dict(env),
                     stdin=subprocess.DEVNULL,
@@ -136,13 +136,13 @@ class Process(Candidate):
                 )
             finally:
                 os.close(end)
-        self.pid = self._leash.pid
+        self.pid = self._supervisor.pid
         self._watch = MemoryWatch()
         self._lines = LogTail(log)
 
     def exit_code(self) -> int | None:
         """The engine's exit code, 128 + N for signal N; None while it runs."""
-        return self._leash.poll()
+        return self._supervisor.poll()
 
     def new_lines(self) -> Iterator[str]:
         """Whole lines that the log has gained since the last call; the rest of it once the process has ended."""
@@ -153,9 +153,9 @@ class Process(Candidate):
         return self._watch.kills()
 
     def stop(self) -> None:
-        """Let go of the leash and wait until nothing of the server is left."""
+        """Close the supervisor's pipe and wait until nothing of the server is left."""
         if self._hold >= 0:
             os.close(self._hold)
             self._hold = -1
-        self._leash.wait()
+        self._supervisor.wait()
         self._lines.close()

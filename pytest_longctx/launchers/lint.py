@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 from pytest_longctx import backends, toml
 from pytest_longctx.backends.sglang import memory
 from pytest_longctx.findings.ask import Ask
-from pytest_longctx.launchers.start_command import Start, of_command, of_pod
+from pytest_longctx.launchers.start_command import StartCommand, of_command, of_pod
 from pytest_longctx.observation import Observation
 from pytest_longctx.units import duration
 
@@ -54,7 +54,7 @@ class Lint(NamedTuple):
     """Something wrong with a start; *found* says what, or None."""
 
     name: str
-    found: Callable[[Start], str | None]
+    found: Callable[[StartCommand], str | None]
 
 
 @cache
@@ -73,7 +73,7 @@ def recorded(engine: str) -> dict[str, frozenset[str]]:
     return found
 
 
-def _double_entrypoint(start: Start) -> str | None:
+def _double_entrypoint(start: StartCommand) -> str | None:
     own = next((row.entrypoint for row in known().image if row.name == _untagged(start.image)), ())
     first = start.entrypoint or own
     serves = "serve" in first or any(word.endswith(("api_server", "launch_server")) for word in first)
@@ -82,7 +82,7 @@ def _double_entrypoint(start: Start) -> str | None:
     return f"it would run: {' '.join((*first, *start.command[:3]))} ..."
 
 
-def _cache_root_as_model(start: Start) -> str | None:
+def _cache_root_as_model(start: StartCommand) -> str | None:
     model = start.model or ""
     is_cache = model.startswith("/") and model in {start.env.get(name) for name in _CACHES}
     if is_cache or PurePosixPath(model).name.startswith("models--"):
@@ -90,7 +90,7 @@ def _cache_root_as_model(start: Start) -> str | None:
     return None
 
 
-def _snapshot_as_model(start: Start) -> str | None:
+def _snapshot_as_model(start: StartCommand) -> str | None:
     if PurePosixPath(start.model or "").parent.name != "snapshots":
         return None
     return (
@@ -98,7 +98,7 @@ def _snapshot_as_model(start: Start) -> str | None:
     )
 
 
-def _read_only_cache(start: Start) -> str | None:
+def _read_only_cache(start: StartCommand) -> str | None:
     if start.model is None or start.model.startswith("/") or start.env.get("HF_HUB_OFFLINE") == "1":
         return None
     place = next((start.env[name] for name in _CACHES if start.env.get(name)), _USUAL_CACHE)
@@ -108,7 +108,7 @@ def _read_only_cache(start: Start) -> str | None:
     return None
 
 
-def _unknown_flag(start: Start) -> str | None:
+def _unknown_flag(start: StartCommand) -> str | None:
     for version, flags in recorded(start.engine or "").items():
         if start.version is not None and not toml.in_range(version, start.version):
             continue
@@ -120,35 +120,35 @@ def _unknown_flag(start: Start) -> str | None:
     return None
 
 
-def _impatient_probe(start: Start) -> str | None:
+def _impatient_probe(start: StartCommand) -> str | None:
     if start.patience_s is None or start.boot_s is None or start.patience_s > start.boot_s:
         return None
     return f"it is given up after {start.patience_s:.0f} s; a boot was seen to take {start.boot_s:.0f} s"
 
 
-def _small_shm(start: Start) -> str | None:
+def _small_shm(start: StartCommand) -> str | None:
     parallel = start.flag(*_PARALLEL) or "1"
     if not start.in_container or start.has_shm or not parallel.isdecimal() or int(parallel) < 2:
         return None
     return f"{parallel} workers talk through a /dev/shm of less than 1 GiB; a container has 64 MiB by itself"
 
 
-def _needs_a_person(start: Start) -> str | None:
+def _needs_a_person(start: StartCommand) -> str | None:
     return "it asks a question, or for a terminal; without one it does nothing" if start.asks_a_person else None
 
 
-def _reused_container(start: Start) -> str | None:
+def _reused_container(start: StartCommand) -> str | None:
     return "a container that is there is started again, with the flags it was made with" if start.may_reuse else None
 
 
-def _open_to_all(start: Start) -> str | None:
+def _open_to_all(start: StartCommand) -> str | None:
     locked = start.flag("--api-key") or start.env.get("VLLM_API_KEY")
     return (
         "its port is published on every interface, and it asks for no key" if start.open_to_all and not locked else None
     )
 
 
-def _unpinned_image(start: Start) -> str | None:
+def _unpinned_image(start: StartCommand) -> str | None:
     image = start.image
     if image is None:
         return None
@@ -156,7 +156,7 @@ def _unpinned_image(start: Start) -> str | None:
     return f"{image} is another image tomorrow" if tag in _MOVING or tag.startswith("latest-") else None
 
 
-def _radix_walk(start: Start) -> str | None:
+def _radix_walk(start: StartCommand) -> str | None:
     walks = start.engine == "sglang" and toml.overlap(start.version, memory.WALKS)
     if not walks or start.flag("--disable-radix-cache") is not None:
         return None
@@ -173,7 +173,7 @@ def _radix_walk(start: Start) -> str | None:
     )
 
 
-def _deprecated_variable(start: Start) -> str | None:
+def _deprecated_variable(start: StartCommand) -> str | None:
     for row in known().variable:
         if row.name in start.env and row.engine in (None, start.engine) and toml.overlap(start.version, row.since):
             return f"{row.name} is no longer read; instead: {row.instead}"
@@ -202,7 +202,7 @@ def names() -> tuple[str, ...]:
     return tuple(lint.name for lint in LINTS)
 
 
-def lint(start: Start) -> Iterator[tuple[str, str]]:
+def lint(start: StartCommand) -> Iterator[tuple[str, str]]:
     """What is wrong with *start*: the lint's name, and what it found; the worst first."""
     for each in LINTS:
         if (found := each.found(start)) is not None:

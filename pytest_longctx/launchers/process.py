@@ -13,7 +13,7 @@ from pytest_longctx.processes import Process, environment, free_port
 
 
 class ProcessLauncher:
-    """Runs the engine's own command line under a leash."""
+    """Runs the engine's own command line under a supervisor."""
 
     name = "process"
     boots = True

@@ -48,8 +48,8 @@ NOBODY_S = 5.0
 
 def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:
     """*hoped* once it has generated a token, with what it told of itself. Raises `BootError` with what was seen instead."""
-    with Knock(hoped) as knock:
-        return _Wait(candidate, launch, knock, boot_s).until_ready()
+    with Knock(hoped) as probe:
+        return _Wait(candidate, launch, probe, boot_s).until_ready()
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class _Wait:
 
     candidate: Candidate
     launch: Launch
-    knock: Knock
+    probe: Knock
     boot_s: float
     reading: LogReader = field(init=False)
     stall: Stall = field(init=False)
@@ -83,17 +83,17 @@ class _Wait:
                 self.reading.feed(line)
             now_s = time.monotonic()
             self.elapsed_s = now_s - self.candidate.started_s
-            if self.knock.answered is not None:
-                return self._answered(self.knock.answered)
-            if self.knock.unaskable is not None:
-                raise LaunchError(self._cannot_be_asked(self.knock.unaskable))
+            if self.probe.answered is not None:
+                return self._answered(self.probe.answered)
+            if self.probe.unaskable is not None:
+                raise LaunchError(self._cannot_be_asked(self.probe.unaskable))
             self._note_motion(now_s, lines)
             if self.reading.failure is not None and failure_seen_s is None:
                 failure_seen_s = self.elapsed_s
             said_its_last = failure_seen_s is not None and self.elapsed_s - failure_seen_s > _LAST_WORDS_S
-            if exit_code is not None or said_its_last or self.knock.refused or self._is_over(now_s):
+            if exit_code is not None or said_its_last or self.probe.refused or self._is_over(now_s):
                 raise self._failed(exit_code)
-            phase = self.knock.step if self.reading.phase == "serve" else PHASES[self.reading.phase]
+            phase = self.probe.step if self.reading.phase == "serve" else PHASES[self.reading.phase]
             what, times = f"boot {self.launch.place}{self.launch.deployment.name}", self.launch.deployment.timeouts
             usual_s = times.usual_boot_s or times.expected_boot_s
             self.launch.watch(Progress(what, phase, self.elapsed_s, self.boot_s, expected_s=usual_s))
@@ -103,7 +103,7 @@ class _Wait:
         """What has moved since the last look: the log, or what the knocking came to."""
         if self._log.grown() if self._log.path is not None else self._log.new(lines):
             self.stall.move(now_s, f"the log ({self._log.last[:120]})", step=False)
-        heard = (self.knock.step, " ".join(self.knock.last.split()[:2]))  # a health may tell the time
+        heard = (self.probe.step, " ".join(self.probe.last.split()[:2]))  # a health may tell the time
         if heard not in self._heard:
             self._heard.add(heard)
             self.stall.move(now_s, f"the answer to {heard[0]}", step=False)
@@ -113,13 +113,13 @@ class _Wait:
         if self.candidate.ours:
             return self.stall.look(now_s) is not None or self.elapsed_s > self.boot_s
         # It is said to run already: where the connection is turned away, nobody is there.
-        nobody = not self.knock.connected and (bool(self.knock.nobody) or self.elapsed_s > NOBODY_S)
+        nobody = not self.probe.connected and (bool(self.probe.nobody) or self.elapsed_s > NOBODY_S)
         return nobody or self.elapsed_s > self.boot_s
 
     def _answered(self, answered: Server) -> Server:
         """The server with all that is known of it. Raises `BootError` where it cannot hold one request of its own length."""
-        figures = {**self.reading.figures, **self.knock.figures, "boot_s": self.elapsed_s}
-        words = {**self.reading.told(), **self.knock.words}
+        figures = {**self.reading.figures, **self.probe.figures, "boot_s": self.elapsed_s}
+        words = {**self.reading.told(), **self.probe.words}
         server = replace(answered, figures=figures, words=words, log=self.candidate.log)
         concurrency = figures.get("concurrency")
         if concurrency is None or concurrency >= 1 or not server.deployment.needs_full_context:
@@ -138,7 +138,7 @@ class _Wait:
     def _failed(self, exit_code: int | None) -> BootError:
         found = diagnose(self.reading, self._evidence(exit_code))
         because = masked(found.cause, self.candidate.secrets)
-        if not self.candidate.ours and not self.knock.refused:
+        if not self.candidate.ours and not self.probe.refused:
             remedy = "the address, and whether an OpenAI-compatible server answers there"
             raise LaunchError(self._explain(because, remedy))
         if found.kind in _MACHINES:
@@ -149,17 +149,17 @@ class _Wait:
 
     def _evidence(self, exit_code: int | None) -> Evidence:
         """Everything that can be asked about how it ended."""
-        refused = self.knock.refused
+        refused = self.probe.refused
         timed_out = exit_code is None and refused is None and self.reading.failure is None
         stalled = self.stall.look(time.monotonic()) if timed_out else None
         return replace(
             self.candidate.evidence(exit_code),
             status=refused.status if refused else None,
             refusal=refused.text if refused else None,
-            waited_for=f"{self.knock.step} ({self.knock.last or 'no answer'})" if timed_out else None,
+            waited_for=f"{self.probe.step} ({self.probe.last or 'no answer'})" if timed_out else None,
             stalled=stalled,
             at_work=self._at_work() if timed_out and stalled is None else None,
-            gauges=self.knock.gauges() if timed_out and self.knock.connected else {},
+            gauges=self.probe.gauges() if timed_out and self.probe.connected else {},
         )
 
     def _at_work(self) -> str:

@@ -1,4 +1,4 @@
-"""Knock at a server until it answers: health, model list, version, one token; in a thread, so that a wait can be ended."""
+"""Probe a server until it answers: health, model list, version, one token; in a thread, so that a wait can be ended."""
 
 import re
 import threading

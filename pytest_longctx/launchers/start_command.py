@@ -18,7 +18,7 @@ _LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartCommand:
     """One start of a server, as far as what was written tells."""
 
     engine: str | None = None
@@ -66,13 +66,13 @@ class Start:
         return given
 
 
-def of_deployment(one: Deployment, engine: str | None) -> Start:
+def of_deployment(one: Deployment, engine: str | None) -> StartCommand:
     """*one*, as the docker launcher starts it."""
     made = one.docker
     model = ("--model", one.model.path) if one.model.path else ("--model", one.model.id) if one.model.id else ()
     words = (*made.entrypoint, made.python, *model, *one.arguments())
     replaced = len(made.entrypoint) or 1
-    return Start(
+    return StartCommand(
         engine=engine,
         version=one.version,
         image=one.image,
@@ -88,7 +88,7 @@ def of_deployment(one: Deployment, engine: str | None) -> Start:
     )
 
 
-def of_command(text: str, boot_s: float | None = None) -> Start:
+def of_command(text: str, boot_s: float | None = None) -> StartCommand:
     """The ``docker run`` in *text*, a line or a small script. Raises `TableError` where there is none."""
     commands = list(_commands(text))
     run = next((words[2:] for words in commands if words[:2] == ["docker", "run"]), None)
@@ -101,8 +101,8 @@ def of_command(text: str, boot_s: float | None = None) -> Start:
             value = run.pop(0) if run else ""
         options.setdefault(_LONG.get(name, name), []).append(value)
     published = [each for each in options.get("--publish", []) if not each.startswith(_LOOPBACK)]
-    at_home = f"{Start(command=tuple(run)).flag('--host')}:".startswith(_LOOPBACK)
-    return Start(
+    at_home = f"{StartCommand(command=tuple(run)).flag('--host')}:".startswith(_LOOPBACK)
+    return StartCommand(
         image=run[0] if run else None,
         entrypoint=tuple(options.get("--entrypoint", ())),
         command=tuple(run[1:]),
@@ -129,7 +129,7 @@ def _publishes_all(options: Mapping[str, list[str]]) -> bool:
 _LONG = {"-p": "--publish", "-e": "--env", "-v": "--volume", "--net": "--network"}
 
 
-def of_pod(text: str, boot_s: float | None = None) -> Start:
+def of_pod(text: str, boot_s: float | None = None) -> StartCommand:
     """The first container of the Pod in *text*, which is JSON. Raises `TableError` where it is not."""
     try:
         spec = json.loads(text)["spec"]
@@ -139,7 +139,7 @@ def of_pod(text: str, boot_s: float | None = None) -> Start:
     mounts = [(str(each["mountPath"]), bool(each.get("readOnly"))) for each in box.get("volumeMounts", [])]
     ports = box.get("ports", [])
     live, first = box.get("livenessProbe"), box.get("startupProbe")
-    return Start(
+    return StartCommand(
         image=box.get("image"),
         entrypoint=tuple(box.get("command", ())),
         command=tuple(box.get("args", ())),

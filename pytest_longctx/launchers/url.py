@@ -34,7 +34,7 @@ _WORTH_IT_S = 20.0
 _GIVEN_UP = (408, 502, 504, 524)
 
 
-def check(server: Server, prompt_tokens: int) -> None:
+def check_proxy(server: Server, prompt_tokens: int) -> None:
     """
     Try out whether a prompt of *prompt_tokens* could pass, in its size and its silence, without reading one.
 
@@ -125,7 +125,7 @@ class UrlLauncher:
         headers = {"Authorization": f"Bearer {key}"} if key else self.headers
         # Asking moves the server's counters too: never while another worker of this run measures it.
         with exclusive(self.base):
-            candidate = Elsewhere(self.base, (key,) if key else ())
+            candidate = AttachedServer(self.base, (key,) if key else ())
             hoped = launch.server_at(self.base, self.name, headers=headers, local=self.local)
             patience_s = min(PATIENCE_S, launch.deployment.timeouts.boot_s)
             server = await_ready(candidate, launch, hoped, boot_s=patience_s)
@@ -135,7 +135,7 @@ class UrlLauncher:
                     "  try      leave --longctx-deployment out, or name the deployment that this server runs"
                 )
             if launch.longest_prompt is not None:
-                check(server, launch.longest_prompt)
+                check_proxy(server, launch.longest_prompt)
         yield server
 
 
@@ -151,7 +151,7 @@ def _other_than_said(server: Server) -> Iterator[str]:
         yield f"has loaded {loaded}; the deployment says {said.model.id}"
 
 
-class Elsewhere(Candidate):
+class AttachedServer(Candidate):
     """A server of which nothing but its answers can be seen."""
 
     ours = False

@@ -86,9 +86,9 @@ def behind_nginx(tmp_path):
 
 def test_a_small_body_limit_is_found_before_a_prompt_is_sent(behind_nginx):
     server = behind_nginx("client_max_body_size 1m;")
-    url.check(server, 15_000)
+    url.check_proxy(server, 15_000)
     with pytest.raises(LaunchError, match=r"does not take a request of 8\.0 MB(.|\n)*413 Request Entity Too Large"):
-        url.check(server, 1_000_000)
+        url.check_proxy(server, 1_000_000)
 
 
 def test_a_short_idle_limit_is_found(behind_nginx, monkeypatch):
@@ -96,15 +96,15 @@ def test_a_short_idle_limit_is_found(behind_nginx, monkeypatch):
     monkeypatch.setattr(url, "_WORTH_IT_S", 0.0)
     server = behind_nginx("client_max_body_size 0; proxy_read_timeout 1s;")
     with pytest.raises(LaunchError, match=r"of silence(.|\n)*found    HTTP 504, before 3"):
-        url.check(server, 1_000_000)
+        url.check_proxy(server, 1_000_000)
 
 
 def test_a_patient_proxy_passes(behind_nginx, monkeypatch):
     monkeypatch.setattr(url, "SILENCE_S", 2.0)
     monkeypatch.setattr(url, "_WORTH_IT_S", 0.0)
-    url.check(behind_nginx("client_max_body_size 0; proxy_read_timeout 1h;"), 1_000_000)
+    url.check_proxy(behind_nginx("client_max_body_size 0; proxy_read_timeout 1h;"), 1_000_000)
 
 
 def test_loopback_is_not_kept_waiting(behind_nginx):
     server = behind_nginx("client_max_body_size 0; proxy_read_timeout 1s;")
-    url.check(Server(server.url, "m", OpenAI(), server.deployment, "url", local=True), 1_000_000)
+    url.check_proxy(Server(server.url, "m", OpenAI(), server.deployment, "url", local=True), 1_000_000)

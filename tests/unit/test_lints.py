@@ -10,7 +10,7 @@ from pytest_longctx.errors import TableError
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.findings.finding import load_all
 from pytest_longctx.launchers import lint as launchers_lint
-from pytest_longctx.launchers.start_command import Start, of_command, of_deployment, of_pod
+from pytest_longctx.launchers.start_command import StartCommand, of_command, of_deployment, of_pod
 from pytest_longctx.registry import BACKENDS, load
 from tests.unit import make
 
@@ -98,7 +98,7 @@ def test_a_positional_model_after_serve_is_seen():
     ],
 )
 def test_a_flag_is_held_against_the_recorded_ones(flag, version, unknown):
-    start = Start(engine="vllm", version=version, command=("python3", flag, "8"))
+    start = StartCommand(engine="vllm", version=version, command=("python3", flag, "8"))
     assert [name for name, _ in launchers_lint.lint(start)] == (["unknown-flag"] if unknown else [])
 
 
@@ -128,7 +128,7 @@ WALKS = ("--context-length", "10000000")
     ],
 )
 def test_a_prefix_cache_that_holds_up_a_long_prompt_is_told(version, command, flagged):
-    start = Start(engine="sglang", version=version, command=command)
+    start = StartCommand(engine="sglang", version=version, command=command)
     assert [name for name, _ in launchers_lint.lint(start)] == (["radix-walk"] if flagged else [])
     assert list(launchers_lint.lint(replace(start, engine="vllm", command=()))) == []
 
@@ -160,8 +160,8 @@ def test_the_patience_of_a_pod(probes, patience_s):
 
 
 def test_a_probe_that_gives_up_at_the_very_end_of_the_boot_is_too_short():
-    assert [name for name, _ in launchers_lint.lint(Start(patience_s=210, boot_s=210))] == ["impatient-probe"]
-    assert list(launchers_lint.lint(Start(patience_s=211, boot_s=210))) == []
+    assert [name for name, _ in launchers_lint.lint(StartCommand(patience_s=210, boot_s=210))] == ["impatient-probe"]
+    assert list(launchers_lint.lint(StartCommand(patience_s=211, boot_s=210))) == []
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_probe_that_gives_up_at_the_very_end_of_the_boot_is_too_short():
     [("vllm", None, True), ("vllm", ">=0.32", True), ("vllm", "==0.12.*", False), ("sglang", None, False)],
 )
 def test_a_variable_is_deprecated_for_its_own_engine_and_since_its_own_version(engine, version, flagged):
-    start = Start(engine=engine, version=version, env={"VLLM_ATTENTION_BACKEND": "FLASH_ATTN"})
+    start = StartCommand(engine=engine, version=version, env={"VLLM_ATTENTION_BACKEND": "FLASH_ATTN"})
     assert [name for name, _ in launchers_lint.lint(start)] == (["deprecated-variable"] if flagged else [])
 
 
@@ -201,7 +201,7 @@ def test_what_is_shipped_is_sound(one):
 
 
 def test_a_start_without_a_command_is_no_trouble():
-    assert list(launchers_lint.lint(Start())) == []
+    assert list(launchers_lint.lint(StartCommand())) == []
     assert found("docker run a:1") == []
 
 

@@ -14,7 +14,7 @@ from pytest_longctx.launchers.kubernetes import reaper as kubernetes_reaper
 from pytest_longctx.launchers.kubernetes.cluster import Cluster
 from pytest_longctx.launchers.kubernetes.manifests import Owner
 from pytest_longctx.launchers.kubernetes.pods import Pods
-from pytest_longctx.launchers.kubernetes.port_forward import Forward
+from pytest_longctx.launchers.kubernetes.port_forward import PortForward
 from pytest_longctx.launchers.kubernetes.reaper import EXPIRES
 from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.launchers.reaper import Reaper
@@ -53,7 +53,7 @@ class KubernetesLauncher:
                 url, reached = f"http://{service}.{cluster.namespace}.svc:{made.port}", "in-cluster"
                 if not cluster.api.inside:
                     leader = pods.seen.leader or ""
-                    forward = stack.enter_context(Forward(cluster.api, cluster.namespace, leader, made.port))
+                    forward = stack.enter_context(PortForward(cluster.api, cluster.namespace, leader, made.port))
                     url, reached = f"http://127.0.0.1:{forward.port}", "port-forward"
                 hoped = launch.server_at(url, self.name, headers=headers)
                 server = await_ready(pods, launch, hoped, boot_s=made.boot_s)

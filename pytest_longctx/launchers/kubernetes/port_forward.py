@@ -21,7 +21,7 @@ _GREETING_BYTES: Final = 3
 """Each channel begins with the port it is for: its own number, and two bytes."""
 
 
-class Forward:
+class PortForward:
     """Listens on loopback for as long as the context lasts."""
 
     def __init__(self, api: Api, namespace: str, pod: str, port: int) -> None:
