@@ -13,7 +13,7 @@ LAW = "law"
 """Stands where a finding's id would: the figures are the coefficients of the law of one deployment."""
 
 
-class Case(NamedTuple):
+class CaseKey(NamedTuple):
     """What two runs have in common: a finding on a deployment."""
 
     finding: str
@@ -33,7 +33,7 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LengthPoint:
     """Cold requests of one length on one deployment: medians. None: not observed."""
 
     tokens: int
@@ -46,7 +46,7 @@ class Reading:
     documented_s: float | None = None
 
 
-def cold(results: Results) -> dict[str, list[Reading]]:
+def cold(results: Results) -> dict[str, list[LengthPoint]]:
     """By deployment, its cold readings in the order of their length."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for row in results.verdicts:
@@ -58,13 +58,13 @@ def cold(results: Results) -> dict[str, list[Reading]]:
     return {name: [_reading(*pair) for pair in sorted(lengths.items())] for name, lengths in sorted(found.items())}
 
 
-def _reading(tokens: int, rows: list[dict[str, Any]]) -> Reading:
+def _reading(tokens: int, rows: list[dict[str, Any]]) -> LengthPoint:
     def middle(name: str) -> float | None:
         return _median(row["measured"].get(name) for row in rows)
 
     ttft_s = median(row["measured"]["ttft_s"] for row in rows)
     peak_share = middle("peak_share")
-    return Reading(
+    return LengthPoint(
         tokens,
         len(rows),
         ttft_s,
@@ -80,13 +80,13 @@ def _median(values: Iterable[float | None]) -> float | None:
     return median(seen) if seen else None
 
 
-def law(readings: Iterable[Reading]) -> Law | None:
+def law(readings: Iterable[LengthPoint]) -> Law | None:
     """The law through *readings*; None for fewer than two lengths."""
     points = [(each.tokens, each.ttft_s) for each in readings]
     return fit(points) if len(points) > 1 else None
 
 
-def _jackknife(readings: list[Reading], whole: Law) -> dict[str, float]:
+def _jackknife(readings: list[LengthPoint], whole: Law) -> dict[str, float]:
     """The most by which leaving out one length moves each coefficient, as a share of it; nothing below four lengths."""
     if len(readings) < 4:
         return {}
@@ -109,13 +109,13 @@ def spent_s(results: Results) -> dict[str, float]:
     return found
 
 
-def gather(results: Results) -> dict[Case, Samples]:
+def gather(results: Results) -> dict[CaseKey, Samples]:
     """Every case that was judged, and the law of every deployment that was asked for two lengths."""
-    found: dict[Case, Samples] = {}
+    found: dict[CaseKey, Samples] = {}
     for row in results.verdicts:
         if row["verdict"] not in JUDGED:
             continue
-        case = Case(row["finding"], row["server"].get("deployment", ""))
+        case = CaseKey(row["finding"], row["server"].get("deployment", ""))
         its = found.setdefault(case, Samples(bounds=row.get("bounds", {}), server=row["server"]))
         its.words.append(row["verdict"])
         for name, value in row["measured"].items():
@@ -124,5 +124,5 @@ def gather(results: Results) -> dict[Case, Samples]:
         if whole := law(readings):
             values = {f"law_{part}": [value] for part, value in whole._asdict().items()}
             server = next(its.server for case, its in found.items() if case.deployment == name)
-            found[Case(LAW, name)] = Samples(values=values, server=server, noise=_jackknife(readings, whole))
+            found[CaseKey(LAW, name)] = Samples(values=values, server=server, noise=_jackknife(readings, whole))
     return found

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.verdicts import COLD_SHARE, JUDGED, WORST_FIRST, Line
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.reports.analysis import LAW, Case, Samples, gather
+from pytest_longctx.reports.analysis import LAW, CaseKey, Samples, gather
 from pytest_longctx.reports.results import Results
 from pytest_longctx.units import quantity
 
@@ -57,7 +57,7 @@ class Noise(NamedTuple):
 class Change:
     """One figure of one case in two runs; the measure ``verdict`` has words instead of figures."""
 
-    case: Case
+    case: CaseKey
     measure: str
     word: Word
     before: float | str | None = None
@@ -124,7 +124,7 @@ def compare(before: Results, after: Results) -> list[Change]:
     return [change for case in sorted({*old, *new}) for change in _case(case, old.get(case), new.get(case))]
 
 
-def _case(case: Case, old: Samples | None, new: Samples | None) -> Iterator[Change]:
+def _case(case: CaseKey, old: Samples | None, new: Samples | None) -> Iterator[Change]:
     if old is None or new is None:
         yield Change(case, "verdict", "new" if old is None else "gone", _worst(old), _worst(new))
         return
@@ -190,7 +190,7 @@ def held(limit: Limit, old: Samples, seen: float | None) -> Line | None:
 class Gate:
     """A baseline and how much worse than it a run may be."""
 
-    baseline: Mapping[Case, Samples]
+    baseline: Mapping[CaseKey, Samples]
     limits: tuple[Limit, ...]
 
     @classmethod
@@ -204,7 +204,7 @@ class Gate:
 
     def lines(self, finding: str, server: Mapping[str, str], seen: Mapping[str, float | None]) -> Iterator[Line]:
         """What the baseline says of one finding on one server; nothing of a finding that it does not know."""
-        old = self.baseline.get(Case(finding, server.get("deployment", "")))
+        old = self.baseline.get(CaseKey(finding, server.get("deployment", "")))
         if old is None:
             return
         here, there = (its.get("hardware", "unknown") for its in (server, old.server))
@@ -215,7 +215,7 @@ class Gate:
             if (line := held(limit, old, seen.get(limit.measure))) is not None:
                 yield line
 
-    def missed(self, after: Results) -> list[tuple[Case, Line]]:
+    def missed(self, after: Results) -> list[tuple[CaseKey, Line]]:
         """Every line of *after* that is over its limit, or whose figure is gone."""
         found = [
             (case, line)
@@ -327,7 +327,7 @@ _FACTS = ("engine", "model", "hardware")
 
 
 def page(
-    before: Results, after: Results, changes: Sequence[Change], missed: Sequence[tuple[Case, Line]]
+    before: Results, after: Results, changes: Sequence[Change], missed: Sequence[tuple[CaseKey, Line]]
 ) -> Iterator[str]:
     """The lines of the page: what is over its limit, what changed, and how much did not."""
     counts = Counter(change.word for change in changes)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pytest_longctx.errors import ResultsError, unknown
 from pytest_longctx.findings.verdicts import WORST_FIRST
 from pytest_longctx.reports import results as results_file
-from pytest_longctx.reports.analysis import Case, Samples, gather
+from pytest_longctx.reports.analysis import CaseKey, Samples, gather
 from pytest_longctx.reports.compare import noise_of, unit_of, worse_by
 from pytest_longctx.units import quantity
 
@@ -27,10 +27,10 @@ class Run(NamedTuple):
     """One run of the store."""
 
     name: str
-    cases: dict[Case, Samples]
+    cases: dict[CaseKey, Samples]
 
 
-class Reading(NamedTuple):
+class HistoryPoint(NamedTuple):
     """A figure as one run saw it; *bad*: worse than the baseline by more than its noise, or its finding did not hold."""
 
     run: str
@@ -42,9 +42,9 @@ class Reading(NamedTuple):
 class Trend:
     """One figure of one case over the runs that saw it."""
 
-    case: Case
+    case: CaseKey
     measure: str
-    readings: tuple[Reading, ...]
+    readings: tuple[HistoryPoint, ...]
     worse_by: float
     """The share by which the last reading is worse than the baseline."""
 
@@ -110,8 +110,8 @@ def trends(store: Path, measure: str, finding: str | None = None) -> Iterator[Tr
             yield Trend(case, measure, readings, worse)
 
 
-def _reading(name: str, its: Samples, measure: str, good: Samples) -> Reading:
+def _reading(name: str, its: Samples, measure: str, good: Samples) -> HistoryPoint:
     value = median(its.values[measure])
     strays = worse_by(measure, median(good.values[measure]), value) > noise_of(measure, good, its).share
     word = min(its.words, key=WORST_FIRST.index, default="holds")
-    return Reading(name, value, strays or word in ("broken", "unmeasured"))
+    return HistoryPoint(name, value, strays or word in ("broken", "unmeasured"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pytest_longctx.reports import analysis
-from pytest_longctx.reports.analysis import Reading
+from pytest_longctx.reports.analysis import LengthPoint
 from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Grid, Panel, Segment, Series, Table, short
 from pytest_longctx.reports.results import Results
 from pytest_longctx.units import GiB, duration
@@ -175,7 +175,7 @@ def panels(results: Results) -> Iterator[Panel]:
     yield from retrieval(results.retrievals)
 
 
-def _lengths(name: str, readings: Sequence[Reading]) -> Panel:
+def _lengths(name: str, readings: Sequence[LengthPoint]) -> Panel:
     whole = analysis.law(readings)
     longest, shortest = readings[-1].tokens, readings[0].tokens
     along = [shortest * (longest / shortest) ** (i / 40) for i in range(41)]
@@ -222,7 +222,7 @@ def _kept(series: Sequence[Series]) -> tuple[Series, ...]:
     return tuple(each for each in series if each.points)
 
 
-def _reading(each: Reading, law_s: float | None) -> tuple[str, ...]:
+def _reading(each: LengthPoint, law_s: float | None) -> tuple[str, ...]:
     times = (each.ttft_s, law_s, each.floor_s, each.documented_s)
     rates = (each.prefill_tokens_per_s, each.decode_tokens_per_s)
     return (

@@ -5,7 +5,7 @@ import pytest
 from pytest_longctx.errors import UsageError
 from pytest_longctx.reports import compare as reports_compare
 from pytest_longctx.reports import results as results_file
-from pytest_longctx.reports.analysis import LAW, Case, Samples, cold, gather
+from pytest_longctx.reports.analysis import LAW, CaseKey, Samples, cold, gather
 from pytest_longctx.reports.compare import Gate, Limit, compare, limits, noise_of, worse_by
 from tests.unit.make import results, verdict
 
@@ -81,7 +81,7 @@ def test_the_law_is_compared_with_the_noise_of_its_own_lengths():
 
     assert words(run(1), run(1.1))[LAW, "law_quadratic_s"] == "changed"
     assert words(run(1), run(1.1))[LAW, "law_linear_s"] == "same"
-    noise = gather(run(1, odd=1.5))[Case(LAW, "tiny")].noise
+    noise = gather(run(1, odd=1.5))[CaseKey(LAW, "tiny")].noise
     assert noise["law_linear_s"] > 0.1
 
 

@@ -9,7 +9,7 @@ import pytest
 from pytest_longctx.cli import main
 from pytest_longctx.errors import UsageError
 from pytest_longctx.reports import results
-from pytest_longctx.reports.analysis import Case
+from pytest_longctx.reports.analysis import CaseKey
 from pytest_longctx.reports.compare import RECORDED, Gate, compare, on_equal_terms
 from pytest_longctx.reports.results import Results
 from tests.unit import make
@@ -47,7 +47,7 @@ def test_on_equal_terms_they_are_paired_by_finding():
     found = {
         (change.case, change.measure): (change.word, change.before, change.after) for change in compare(before, after)
     }
-    assert found[Case("TT-0001", "vllm : sglang"), "ttft_s"] == ("changed", 1.0, 1.5)
+    assert found[CaseKey("TT-0001", "vllm : sglang"), "ttft_s"] == ("changed", 1.0, 1.5)
     assert Gate.of(before, "ttft_s:10%").missed(after)
 
 
