@@ -45,9 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_longctx.errors import LongctxError
     from pytest_longctx.plugin import builtins
     from pytest_longctx.plugin.deselection import Deselecting
-    from pytest_longctx.plugin.github import Annotating
-    from pytest_longctx.plugin.recorder import Reporting
-    from pytest_longctx.plugin.resume import Carrying
+    from pytest_longctx.plugin.github import GitHubAnnotations
+    from pytest_longctx.plugin.recorder import Recorder
+    from pytest_longctx.plugin.resume import Resuming
     from pytest_longctx.plugin.session import open_session
     from pytest_longctx.plugin.sharding import Sharding
     from pytest_longctx.reports import html
@@ -64,15 +64,15 @@ def pytest_configure(config: pytest.Config) -> None:
         sharding = Sharding.of(session)
     except LongctxError as problem:
         raise pytest.UsageError(str(problem)) from None
-    reporting = Reporting(session)
+    reporting = Recorder(session)
     config.pluginmanager.register(reporting, _REPORTING)
     config.pluginmanager.register(Deselecting(session), _DESELECTING)
     if session.options.github and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Annotating(reporting), "longctx-annotating")
+        config.pluginmanager.register(GitHubAnnotations(reporting), "longctx-annotating")
     if sharding is not None:
         config.pluginmanager.register(sharding, "longctx-sharding")
     if session.earlier is not None:
-        config.pluginmanager.register(Carrying(session, session.earlier), "longctx-carrying")
+        config.pluginmanager.register(Resuming(session, session.earlier), "longctx-carrying")
 
 
 def _do_without_workers(config: pytest.Config) -> None:

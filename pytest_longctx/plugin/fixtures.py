@@ -157,12 +157,12 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
         deadline_s: float | None = None,
         unserved: Literal["raise", "return"] | None = None,
     ) -> "Exchange":
-        with longctx_session.at_work(server) as row:
+        with longctx_session.measuring(server) as row:
             watch = longctx_session.watch_request(server, len(prompt))
             exchange = client_request.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
         must_have_been_asked(exchange.observe())
-        exchange = replace(exchange, vitals=longctx_session.pulse.meanwhile(exchange.started_s, exchange.ended_s))
+        exchange = replace(exchange, vitals=longctx_session.sampler.meanwhile(exchange.started_s, exchange.ended_s))
         if exchange.ending != "complete":
             if (unserved or usual) == "raise":
                 raise failures.unserved_error(longctx_session, request.node, server, exchange)
@@ -184,14 +184,16 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
     def run(prompt_tokens: int, output_tokens: int, **how: Any) -> "Carried":
         asked = Asked(prompt_tokens=prompt_tokens, output_tokens=output_tokens, **how)
         since_s = time.monotonic()
-        with longctx_session.at_work(server) as row:
+        with longctx_session.measuring(server) as row:
             row["requests"] = asked.requests
             if tool := longctx_session.options.load:
                 carried = longctx_session.load_by_tool(tool, server, asked)
             else:
                 row["sent_tokens"] = prompt_tokens * (asked.requests or 1)
-                carried = client_load.run(server, prompt, asked, longctx_session.seed, longctx_session.watching.tell)
-        return replace(carried, vitals=longctx_session.pulse.meanwhile(since_s, time.monotonic()))
+                carried = client_load.run(
+                    server, prompt, asked, longctx_session.seed, longctx_session.progress_line.update
+                )
+        return replace(carried, vitals=longctx_session.sampler.meanwhile(since_s, time.monotonic()))
 
     return run
 
@@ -204,8 +206,8 @@ def reset_cache(longctx_session: "Session", server: "Server", prompt: "PromptFac
 
     def empty() -> None:
         try:
-            with longctx_session.at_work(server):
-                prefix_cache.empty(server, prompt(prefix_cache.WITNESS_TOKENS), longctx_session.watching.tell)
+            with longctx_session.measuring(server):
+                prefix_cache.empty(server, prompt(prefix_cache.WITNESS_TOKENS), longctx_session.progress_line.update)
         except CacheError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
 
@@ -218,9 +220,9 @@ def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, 
     from pytest_longctx.client import prefix_cache
 
     def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
-        with longctx_session.at_work(server) as row:
+        with longctx_session.measuring(server) as row:
             row["sent_tokens"] = len(prompt)
-            return prefix_cache.observe(server, prompt, output_tokens, longctx_session.watching.tell)
+            return prefix_cache.observe(server, prompt, output_tokens, longctx_session.progress_line.update)
 
     return observe
 
@@ -231,9 +233,9 @@ def logged_rate(longctx_session: "Session", server: "Server") -> "Callable[[Send
     from pytest_longctx.client import logged_throughput
 
     def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
-        with longctx_session.at_work(server) as row:
+        with longctx_session.measuring(server) as row:
             row["sent_tokens"] = len(prompt)
-            return logged_throughput.observe(server, prompt, output_tokens, longctx_session.watching.tell)
+            return logged_throughput.observe(server, prompt, output_tokens, longctx_session.progress_line.update)
 
     return observe
 
@@ -244,9 +246,9 @@ def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFact
     from pytest_longctx.client import cancellation
 
     def leave(tokens: int) -> "Observation":
-        with longctx_session.at_work(server) as row:
+        with longctx_session.measuring(server) as row:
             row["sent_tokens"] = tokens
-            return cancellation.disconnect(server, prompt, tokens, longctx_session.watching.tell)
+            return cancellation.disconnect(server, prompt, tokens, longctx_session.progress_line.update)
 
     return leave
 
@@ -256,7 +258,7 @@ def accuracy(longctx_session: "Session", server: "Server") -> Accuracy:
     """``accuracy(finding.ask)``: the questions of a task, asked and scored by lm-eval; an `Observation`."""
 
     def run(asked: "Asked") -> "Observation":
-        with longctx_session.at_work(server):
+        with longctx_session.measuring(server):
             return longctx_session.accuracy_by_tool(server, asked)
 
     return run

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_longctx.findings.verdicts import WORST_FIRST
-from pytest_longctx.plugin.recorder import Reporting
+from pytest_longctx.plugin.recorder import Recorder
 from pytest_longctx.reports.explanation import of_finding
 from pytest_longctx.reports.properties import Entry
 from pytest_longctx.reports.terminal import tally
@@ -82,10 +82,10 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
-class Annotating:
-    """Listens beside `Reporting`, which keeps the verdicts; on the controller and alone."""
+class GitHubAnnotations:
+    """Listens beside `Recorder`, which keeps the verdicts; on the controller and alone."""
 
-    def __init__(self, reporting: Reporting) -> None:
+    def __init__(self, reporting: Recorder) -> None:
         self.reporting = reporting
         self._ended: dict[str, tuple[str, int | None, bool]] = {}
         self._told: dict[str, str] = {}

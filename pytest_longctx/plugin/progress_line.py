@@ -14,7 +14,7 @@ _FIRST_WORD_S = 3.0
 """Waits shorter than this are not worth a line."""
 
 
-class Watching:
+class ProgressLine:
     """One line that is written over on a terminal; a line now and then elsewhere; nothing where pytest is to be quiet."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -26,7 +26,7 @@ class Watching:
         """A wait begins that is worth a line of its own, as soon as it has lasted a moment."""
         self._said_s = -math.inf
 
-    def tell(self, progress: Progress) -> None:
+    def update(self, progress: Progress) -> None:
         """Show one look at a wait."""
         reporter = self.config.pluginmanager.getplugin("terminalreporter")
         capture = self.config.pluginmanager.getplugin("capturemanager")
@@ -45,7 +45,7 @@ class Watching:
             else:
                 reporter.write_line(f"longctx {progress}")
 
-    def hush(self) -> None:
+    def clear(self) -> None:
         """Take away the line about a wait that is over."""
         if self._live:
             self._live = False

@@ -26,7 +26,7 @@ _NOT_ASKED = "longctx_not_asked"
 JUDGED = ("holds", "broken", "known")
 
 
-class Reporting:
+class Recorder:
     """Follows every test's reports, on the controller and alone; on an xdist worker it only records."""
 
     def __init__(self, session: Session) -> None:
@@ -104,7 +104,7 @@ class Reporting:
             return
         misfit = self.session.selection.case(finding, deployment).misfit
         if misfit is not None:
-            self.session.rule_out(item, finding, misfit)
+            self.session.skip_out_of_scope(item, finding, misfit)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

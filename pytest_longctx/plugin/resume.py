@@ -32,7 +32,7 @@ def conditions(options: Options) -> dict[str, str]:
     )
 
 
-class Carrying:
+class Resuming:
     """Looks at each test before it is set up, and again when its server is up where only that tells the conditions."""
 
     def __init__(self, session: Session, earlier: Earlier) -> None:

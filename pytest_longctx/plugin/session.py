@@ -32,7 +32,7 @@ from pytest_longctx.launchers.boot import Boot
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.plugin.options import Options
-from pytest_longctx.plugin.progress_line import Watching
+from pytest_longctx.plugin.progress_line import ProgressLine
 from pytest_longctx.plugin.selection import Selection
 from pytest_longctx.progress import Watch
 from pytest_longctx.reports import properties, results, resume
@@ -60,7 +60,7 @@ class Session:
     unrecorded: list[tuple[str, str]] = field(default_factory=list)
     """Boots and requests, as pairs, that no test carries yet."""
     last_boot: Boot | None = None
-    pulse: Sampler = field(default_factory=Sampler)
+    sampler: Sampler = field(default_factory=Sampler)
     """Looks at the server that is up."""
     vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
     """What it has seen and no report carries yet."""
@@ -80,9 +80,9 @@ class Session:
     """By deployment, in tokens: what the collected tests will send."""
 
     @cached_property
-    def watching(self) -> Watching:
+    def progress_line(self) -> ProgressLine:
         """How a person is told of long waits."""
-        return Watching(self.config)
+        return ProgressLine(self.config)
 
     @cached_property
     def selection(self) -> Selection:
@@ -94,18 +94,18 @@ class Session:
         chosen = self.selection
         try:
             with (
-                chosen.devices(deployment, self.watching.tell) as shown,
-                chosen.beside(deployment, shown, self.vitals.append) as self.pulse,
+                chosen.devices(deployment, self.progress_line.update) as shown,
+                chosen.beside(deployment, shown, self.vitals.append) as self.sampler,
             ):
-                self.watching.begin()
+                self.progress_line.begin()
                 launch = replace(
-                    chosen.launch(deployment, self.watching.tell),
-                    started=self.pulse.below,
+                    chosen.launch(deployment, self.progress_line.update),
+                    started=self.sampler.below,
                     shown=shown,
                     place=self._place(deployment.name),
                     longest_prompt=self.longest_prompts.get(deployment.name),
                 )
-                yield from self._boot(launch, self.pulse)
+                yield from self._boot(launch, self.sampler)
         except LongctxError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
 
@@ -119,7 +119,7 @@ class Session:
         here = chosen.here(launch.deployment)
         predicted = plan.predict(launch.deployment, chosen.backend, here)
         with launchers_boot.boot(chosen.launcher, launch, here, chosen.version, predicted) as seen:
-            self.watching.hush()
+            self.progress_line.clear()
             server = seen.server and replace(seen.server, salt=self._salt(seen.server))
             booted = replace(seen, server=server, peaks=pulse.peaks(since_s, time.monotonic()))
             self.last_boot = self.booted[launch.deployment.name] = booted
@@ -129,15 +129,15 @@ class Session:
             yield booted
 
     @contextmanager
-    def at_work(self, server: Server) -> Iterator[dict[str, Any]]:
+    def measuring(self, server: Server) -> Iterator[dict[str, Any]]:
         """Have *server* to oneself for a request or a load; what is put into the yielded row is recorded with its times."""
         with exclusive(server.url):
-            self.pulse.hold_still()
+            self.sampler.hold_still()
             row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
             try:
                 yield row
             finally:
-                self.watching.hush()
+                self.progress_line.clear()
                 row["ended_s"] = round(time.time(), 3)
                 self.unrecorded.append(properties.row_pair(properties.REQUEST, row))
 
@@ -155,11 +155,11 @@ class Session:
                 raise pytest.fail.Exception(str(problem), pytrace=False) from problem
             misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
             if misfit is not None:
-                self.rule_out(item, finding, misfit, boot)
+                self.skip_out_of_scope(item, finding, misfit, boot)
             gated = self.gate.lines(finding.id, boot.facts, evidence.metrics) if self.gate and boot else ()
             remark = verdicts.remark(finding, boot.predicted, evidence) if boot else ""
             verdict = verdicts.judge(finding, evidence, gated, remark, self._warmed(boot))
-            self.put_down(item, verdict, boot)
+            self.record(item, verdict, boot)
             if verdict.word == "known" and finding.known:
                 pytest.xfail(f"{verdict!r} ({finding.known.issue})")
             if verdict.word == "unmeasured" and not self.options.strict:
@@ -191,17 +191,19 @@ class Session:
         boot = self.last_boot
         misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
         verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else verdicts.judge(finding, seen)
-        self.put_down(item, verdict, boot)
+        self.record(item, verdict, boot)
 
     def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
         """A load that the tool called *name* sends."""
         tool: LoadTool = registry.load(registry.LOADS[name])()
-        return runner.run_load(tool, self._errand(server, asked, name), self.options.python, self.watching.tell)
+        return runner.run_load(tool, self._errand(server, asked, name), self.options.python, self.progress_line.update)
 
     def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
         """How right the server's answers are, by lm-eval."""
         tool: EvaluationTool = registry.load(registry.EVALUATIONS["lm-eval"])()
-        return runner.score(tool, self._errand(server, asked, tool.name), self.options.python, self.watching.tell)
+        return runner.score(
+            tool, self._errand(server, asked, tool.name), self.options.python, self.progress_line.update
+        )
 
     def _errand(self, server: Server, asked: Ask, name: str) -> ToolRun:
         # A log is one run's of one tool; several runs may share a folder, and the workers of one run do.
@@ -210,13 +212,15 @@ class Session:
         tasks = next((path for home in reversed(self.selection.folders) if (path := home / "tasks").is_dir()), None)
         return ToolRun(server, asked, self.seed, folder.resolve(), tasks and tasks.resolve())
 
-    def rule_out(self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None) -> None:
+    def skip_out_of_scope(
+        self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None
+    ) -> None:
         """Skip *item*: its finding does not speak about this server."""
         verdict = verdicts.out_of_scope(finding, misfit.line)
-        self.put_down(item, verdict, boot)
+        self.record(item, verdict, boot)
         pytest.skip(repr(verdict))
 
-    def put_down(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
+    def record(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
         """Write *verdict* where pytest's own reports carry it on: JUnit, xdist, and our results file."""
         earlier = verdicts_of(item)
         earlier.append(verdict)
@@ -229,10 +233,10 @@ class Session:
         self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
 
     def watch_request(self, server: Server, prompt_tokens: int) -> Watch:
-        """`Watching.tell` for one request, with what its first token is expected to take."""
+        """`Watching.update` for one request, with what its first token is expected to take."""
         here, backend = self.selection.machine.hardware, server.backend
         expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, here, backend)
-        return lambda progress: self.watching.tell(replace(progress, expected_s=expected_s))
+        return lambda progress: self.progress_line.update(replace(progress, expected_s=expected_s))
 
     def note_found(self, server: Server, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> None:
         """Record what was found where in a prompt: each place as its depth, 0 to 1, and its score, 0 to 1."""
