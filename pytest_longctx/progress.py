@@ -45,9 +45,9 @@ class Progress:
         return f"{self.what[: max(room - 3, 0)]}...{self._rest}"[:columns]
 
 
-Watch = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 """Called now and then during a wait; it must return quickly."""
 
 
-def unwatched(progress: Progress) -> None:
+def no_progress(progress: Progress) -> None:
     """Watch nothing."""

@@ -14,7 +14,7 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import ServerMetrics
 from pytest_longctx.client.watchdog import MetricsPoller, poll_metrics
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 TRIES: Final = 3
@@ -38,7 +38,7 @@ class _Cancellation:
     server: Server
     gauges: MetricsPoller
     prompt: Callable[[int], Sendable]
-    watch: Watch
+    watch: ProgressCallback
     before: ServerMetrics = field(default_factory=ServerMetrics)
     left_s: float = 0.0
     """When the client went away."""
@@ -93,7 +93,9 @@ class _Cancellation:
             await asyncio.sleep(_LOOK_S)
 
 
-def disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: Watch = unwatched) -> Observation:
+def disconnect(
+    server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: ProgressCallback = no_progress
+) -> Observation:
     """
     A prompt of *tokens* left while it is read, then a canary: what both came to, as evidence.
 
@@ -102,7 +104,9 @@ def disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, w
     return event_loop.run(_disconnect(server, prompt, tokens, watch))
 
 
-async def _disconnect(server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: Watch) -> Observation:
+async def _disconnect(
+    server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: ProgressCallback
+) -> Observation:
     async with poll_metrics(server) as gauges:
         visit = _Cancellation(server, gauges, prompt, watch)
         usual = [await visit.talk(CANARY_TOKENS).run() for _ in range(_CANARIES)]

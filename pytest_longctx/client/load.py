@@ -21,7 +21,7 @@ from pytest_longctx.client.watchdog import CONNECT_S, MetricsPoller, poll_metric
 from pytest_longctx.errors import PromptError
 from pytest_longctx.findings.ask import Arrivals, Ask, missing
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 
@@ -62,7 +62,9 @@ class Load:
     """The most by which a request of an open loop was sent later than it was due; it counts as time the request waited."""
 
 
-def run(server: Server, prompt: Callable[[int], Sendable], asked: Ask, seed: int = 0, watch: Watch = unwatched) -> Load:
+def run(
+    server: Server, prompt: Callable[[int], Sendable], asked: Ask, seed: int = 0, watch: ProgressCallback = no_progress
+) -> Load:
     """
     Send the requests that *asked* names: at most ``concurrency`` at a time, or ``rate_per_s`` however slowly they are answered.
 
@@ -88,7 +90,7 @@ class _Flock:
     server: Server
     prompt: Callable[[int], Sendable]
     asked: Ask
-    watch: Watch
+    watch: ProgressCallback
 
     @property
     def requests(self) -> int:

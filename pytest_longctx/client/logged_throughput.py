@@ -12,7 +12,7 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.diagnosis.signatures import RateLine
 from pytest_longctx.findings.claims import OFF
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 _LATE_S = 3.0
@@ -62,7 +62,7 @@ def weigh(exchange: Exchange, logged: Iterable[Logged]) -> Observation:
     )
 
 
-def observe(server: Server, prompt: Sendable, output_tokens: int, watch: Watch = unwatched) -> Observation:
+def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
     """One request that has the log's window to itself, and what the log makes of it; nothing where no log can be seen."""
     line_of, log = server.backend.catalogue.rate, server.log
     if line_of is None or log is None:

@@ -13,7 +13,7 @@ from pytest_longctx.client.request import ask, open_client
 from pytest_longctx.client.server import Server
 from pytest_longctx.errors import CacheError
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 WITNESS_TOKENS: Final = 2048
@@ -48,7 +48,7 @@ def _said_no(answer: httpx.Response, server: Server) -> Refusal | None:
     return None
 
 
-def empty(server: Server, witness: Sendable, watch: Watch = unwatched) -> None:
+def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progress) -> None:
     """Empty the prefix cache of *server*. Raises `CacheError` unless *witness*, read before, comes back with nothing cached."""
     ask(server, witness, 1, watch=watch)
     refusal = reset(server)
@@ -69,7 +69,7 @@ def empty(server: Server, witness: Sendable, watch: Watch = unwatched) -> None:
         )
 
 
-def observe(server: Server, prompt: Sendable, output_tokens: int, watch: Watch = unwatched) -> Observation:
+def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
     """
     *prompt* three times, the cache emptied before the third: that one as evidence, with what the second had found cached.
 

@@ -25,7 +25,7 @@ from pytest_longctx.client.exchange import Ending, Exchange, Ledger, Refusal, Us
 from pytest_longctx.client.server import Answer, Server, unaskable
 from pytest_longctx.client.watchdog import MetricsPoller, Watchdog, open_http, poll_metrics
 from pytest_longctx.errors import PromptError
-from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 _KEPT_TEXT: Final = 2000
@@ -46,7 +46,7 @@ class StreamedRequest:
     prompt: Sendable
     output_tokens: int
     deadline_s: float
-    watch: Watch
+    watch: ProgressCallback
     clock: Clock = time.monotonic
     gauges: MetricsPoller | None = None
     """What all requests of a load look at; None: no other is in flight, and the server's counters tell of this one."""
@@ -294,7 +294,7 @@ def ask(
     output_tokens: int,
     *,
     deadline_s: float | None = None,
-    watch: Watch = unwatched,
+    watch: ProgressCallback = no_progress,
     clock: Clock = time.monotonic,
 ) -> Exchange:
     """

@@ -25,7 +25,7 @@ from pytest_longctx.client.server_metrics import REQUEST_REMEDY, Pace, ServerMet
 from pytest_longctx.deployments import models
 from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.errors import ModelError
-from pytest_longctx.progress import Progress, Watch
+from pytest_longctx.progress import Progress, ProgressCallback
 from pytest_longctx.units import duration
 
 _HELD: Final = 6
@@ -192,7 +192,7 @@ class Watchdog:
         """Whether there is anything beside the answer that would move."""
         return can_move(self._last or self.before) or bool(self._log.last)
 
-    async def watch(self, what: str, phase: Phase, deadline_s: float, tell: Watch) -> tuple[Ending, str]:
+    async def watch(self, what: str, phase: Phase, deadline_s: float, tell: ProgressCallback) -> tuple[Ending, str]:
         """Look at the gauges while a request lasts; return, and say why, only once there is no use in waiting on."""
         limit_s = min(self.admission.limit_s, self.stall.stall_s)
         while True:
@@ -214,7 +214,9 @@ class Watchdog:
             if counts and (silence := self.stall.look(self.gauges.clock(), stepwise=answering)):
                 return "stalled", silence
 
-    def _tell(self, what: str, phase: str, deadline_s: float, now: server_metrics.ServerMetrics, tell: Watch) -> None:
+    def _tell(
+        self, what: str, phase: str, deadline_s: float, now: server_metrics.ServerMetrics, tell: ProgressCallback
+    ) -> None:
         read_tokens = now.worked_since(self.before)
         at = "prefill" if phase == "waiting" and (now.running != 0 or read_tokens) else phase
         elapsed_s = self.gauges.clock() - self.stall.started_s

@@ -16,7 +16,7 @@ from typing import TextIO
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.progress import Progress, Watch
+from pytest_longctx.progress import Progress, ProgressCallback
 
 _VISIBLE: Mapping[str, tuple[str, ...]] = {"MI": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "trn": ()}
 """
@@ -101,7 +101,7 @@ def _locked(file: TextIO) -> bool:
 
 
 @contextmanager
-def own(deployment: Deployment, there: Hardware | None, watch: Watch) -> Iterator[Mapping[str, str]]:
+def own(deployment: Deployment, there: Hardware | None, watch: ProgressCallback) -> Iterator[Mapping[str, str]]:
     """
     The environment in which *deployment* sees only devices of its own; empty where it needs all of *there*, or none.
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from pytest_longctx.backends import Backend
 from pytest_longctx.client.server import Server
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.progress import Watch, unwatched
+from pytest_longctx.progress import ProgressCallback, no_progress
 
 
 def unattended(pid: int) -> None:
@@ -33,7 +33,7 @@ class Launch:
     """The folder for server logs."""
     python: Path | None = None
     """The interpreter that has the engine."""
-    watch: Watch = unwatched
+    watch: ProgressCallback = no_progress
     started: Callable[[int], None] = unattended
     """Called with the id of the process below which the server's own are, where they are on this machine."""
     longest_prompt: int | None = None

@@ -28,7 +28,7 @@ from pytest_longctx.findings.scope import Case, Conditions, machine_lacks, match
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.plan import Plan
 from pytest_longctx.plugin.options import Options
-from pytest_longctx.progress import Watch
+from pytest_longctx.progress import ProgressCallback
 from pytest_longctx.reports import properties
 
 
@@ -246,7 +246,7 @@ class Selection:
             and all(one is not None and one.kind != "cpu" for one in needs)
         )
 
-    def launch(self, one: Deployment, watch: Watch) -> Launch:
+    def launch(self, one: Deployment, watch: ProgressCallback) -> Launch:
         """All that must be there before *one* is booted: the engine and the model. Raises `LongctxError`."""
         logs = self.options.results / "boots"
         if not self.launcher.boots:
@@ -256,7 +256,7 @@ class Selection:
         model = models.locate(one.model)
         return Launch(self.backend, one, model, logs, python, watch)
 
-    def devices(self, one: Deployment, watch: Watch) -> AbstractContextManager[Mapping[str, str]]:
+    def devices(self, one: Deployment, watch: ProgressCallback) -> AbstractContextManager[Mapping[str, str]]:
         """The environment that keeps *one* to devices of its own, leased for as long as the context lasts."""
         return leases.own(one, self.machine.hardware if self.launcher.name == "process" else None, watch)
 

@@ -34,7 +34,7 @@ from pytest_longctx.observation import Observation
 from pytest_longctx.plugin.options import Options
 from pytest_longctx.plugin.progress_line import ProgressLine
 from pytest_longctx.plugin.selection import Selection
-from pytest_longctx.progress import Watch
+from pytest_longctx.progress import ProgressCallback
 from pytest_longctx.reports import properties, results, resume
 from pytest_longctx.reports.compare import Gate
 from pytest_longctx.reports.resume import Earlier
@@ -232,7 +232,7 @@ class Session:
         item.user_properties.extend(properties.verdict_pairs(worst))
         self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
 
-    def watch_request(self, server: Server, prompt_tokens: int) -> Watch:
+    def watch_request(self, server: Server, prompt_tokens: int) -> ProgressCallback:
         """`Watching.update` for one request, with what its first token is expected to take."""
         here, backend = self.selection.machine.hardware, server.backend
         expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, here, backend)

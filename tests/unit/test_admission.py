@@ -14,7 +14,7 @@ from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import ServerMetrics
 from pytest_longctx.client.watchdog import Admission, MetricsPoller, Watchdog
-from pytest_longctx.progress import unwatched
+from pytest_longctx.progress import no_progress
 from tests.unit import make
 
 TEN_MINUTES_S = 600.0
@@ -58,7 +58,7 @@ class Replay:
                 server = Server("http://there", "m", self.backend, make.deployment(), "url")
                 # So long that it may be read in one silent step of half an hour.
                 lookout = Watchdog(server, gauges, sleep=self.sleep, prompt_tokens=1_000_000)
-                return await lookout.watch("", lambda: "waiting", 1e6, unwatched)
+                return await lookout.watch("", lambda: "waiting", 1e6, no_progress)
 
         return asyncio.run(run())
 

@@ -13,7 +13,7 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import Pace, ServerMetrics, Stall, moved
 from pytest_longctx.client.watchdog import MetricsPoller, Watchdog
 from pytest_longctx.diagnosis.log_activity import LogMotion
-from pytest_longctx.progress import unwatched
+from pytest_longctx.progress import no_progress
 from tests.unit import make
 from tests.unit.test_admission import Replay, Scene, TimeIsUp
 
@@ -36,7 +36,7 @@ def watch(
             server = Server("http://there", "m", backend, make.deployment(model=model), "url")
             lookout = Watchdog(server, gauges, sleep=replay.sleep, prompt_tokens=prompt_tokens)
             await lookout.note_counters()
-            return await lookout.watch("", lambda: "waiting", 1e6, unwatched)
+            return await lookout.watch("", lambda: "waiting", 1e6, no_progress)
 
     return asyncio.run(run()), replay.now_s
 

@@ -20,7 +20,7 @@ from pytest_longctx.client.watchdog import CONNECT_S
 from pytest_longctx.errors import LaunchError, ModelError
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.processes import Process, environment
-from pytest_longctx.progress import Progress, Watch, unwatched
+from pytest_longctx.progress import Progress, ProgressCallback, no_progress
 from pytest_longctx.redaction import masked
 
 PROMPT_SLACK: Final = 0.02
@@ -36,7 +36,9 @@ class _Failure(Exception):  # noqa: N818 - never seen outside: it becomes an obs
     """Why a tool measured nothing."""
 
 
-def run_load(tool: LoadTool, errand: ToolRun, wanted: Path | None = None, watch: Watch = unwatched) -> Load:
+def run_load(
+    tool: LoadTool, errand: ToolRun, wanted: Path | None = None, watch: ProgressCallback = no_progress
+) -> Load:
     """A load sent by *tool*; where it could not be sent, one without exchanges that says why."""
     if errand.ask.rate_per_s is not None:
         # Their clocks start when a request is sent, so a request that they send late has not waited.
@@ -55,7 +57,9 @@ def run_load(tool: LoadTool, errand: ToolRun, wanted: Path | None = None, watch:
     return replace(found, ledger=ledger, left_out=left_out, measured_by=by)
 
 
-def score(tool: EvaluationTool, errand: ToolRun, wanted: Path | None = None, watch: Watch = unwatched) -> Observation:
+def score(
+    tool: EvaluationTool, errand: ToolRun, wanted: Path | None = None, watch: ProgressCallback = no_progress
+) -> Observation:
     """How right the answers are, by *tool*; where it could not tell, nothing observed, and why."""
     try:
         by, found = _measured(tool, tool.read, errand, wanted, watch)
@@ -66,7 +70,7 @@ def score(tool: EvaluationTool, errand: ToolRun, wanted: Path | None = None, wat
 
 
 def _measured(
-    tool: Tool, read: Callable[[ToolRun], T], errand: ToolRun, wanted: Path | None, watch: Watch
+    tool: Tool, read: Callable[[ToolRun], T], errand: ToolRun, wanted: Path | None, watch: ProgressCallback
 ) -> tuple[str, T]:
     """The tool with its version, and what it left."""
     owner = tool.owner(errand.server.backend)
@@ -87,7 +91,7 @@ def _measured(
         ) from None
 
 
-def _run(tool: Tool, argv: tuple[str, ...], errand: ToolRun, watch: Watch) -> None:
+def _run(tool: Tool, argv: tuple[str, ...], errand: ToolRun, watch: ProgressCallback) -> None:
     limit_s = tool.deadline_s(errand)
     recipe = Recipe(
         name=tool.name,
