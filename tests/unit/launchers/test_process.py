@@ -1,0 +1,33 @@
+"""Somebody else listens where a server was to: trouble with the machine, of which no finding is to blame."""
+
+import os
+import socket
+import sys
+
+import pytest
+
+from pytest_longctx.backends.miniature import Miniature
+from pytest_longctx.errors import LaunchError
+from pytest_longctx.launchers import Launch
+from pytest_longctx.launchers.readiness import await_ready
+from pytest_longctx.processes import Process, environment
+from tests.unit import factories
+
+
+def test_a_port_that_was_taken_meanwhile_judges_nothing(tmp_path):
+    """The launcher had found it free: between its look and the server's, somebody was quicker."""
+    one = factories.deployment(backend="miniature", max_model_len=4096, flags={"fault": "honest"})
+    launch = Launch(Miniature(), one, "m", tmp_path)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        recipe = launch.backend.recipe(one, "m", port, sys.executable)
+        process = Process(recipe, environment(recipe, os.environ), tmp_path / "log")
+        try:
+            with pytest.raises(LaunchError, match="Address already in use") as raised:
+                await_ready(process, launch, launch.server_at(f"http://127.0.0.1:{port}", "process"), boot_s=30)
+        finally:
+            process.stop()
+    assert "port-taken" in str(raised.value)
+    assert "  try      another port in the deployment's [flags], or none: a free one is chosen" in str(raised.value)

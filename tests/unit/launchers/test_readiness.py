@@ -1,0 +1,105 @@
+"""What ends the wait for a server, and how soon: by a clock that only the waiting moves."""
+
+import time as real_time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_longctx import processes
+from pytest_longctx.backends import Backend
+from pytest_longctx.errors import BootError, LaunchError
+from pytest_longctx.launchers import Launch, readiness
+from pytest_longctx.launchers.readiness_probe import Knock
+from pytest_longctx.registry import BACKENDS, load
+from tests.unit import factories
+from tests.unit.recorded_logs import BENIGN, FAILURES
+
+AT_S, BOOT_S = 5.0, 600.0
+ENGINES = ("vllm", "sglang", "vllm-neuron", "transformers")
+FATAL = [(name, line) for name, line, *_ in FAILURES]
+HARMLESS = [*BENIGN, *((name, each.example) for name in ENGINES for each in load(BACKENDS[name])().catalogue.benign)]
+
+
+class Booting(processes.Candidate):
+    """A server that comes up for ever, and says *line* after five seconds, again and again."""
+
+    def __init__(self, line: str, clock: SimpleNamespace) -> None:
+        self.started_s, self.log, self.again, self.secrets, self.ours = 0.0, None, "", (), True
+        self.line, self.clock = line, clock
+
+    def exit_code(self) -> int | None:
+        return None
+
+    def new_lines(self) -> Iterator[str]:
+        return iter(self.line.splitlines() if self.clock.now_s >= AT_S else [])
+
+
+def failed(
+    name: str,
+    line: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type["Booting"] = Booting,
+    **timeouts: float,
+) -> tuple[float, Exception]:
+    """When the wait for a server of engine *name* that says *line* was over, and with what."""
+    clock = SimpleNamespace(now_s=0.0)
+    monkeypatch.setattr(
+        readiness,
+        "time",
+        SimpleNamespace(
+            monotonic=lambda: clock.now_s, sleep=lambda s: setattr(clock, "now_s", clock.now_s + s), time=real_time.time
+        ),
+    )
+    backend: Backend = load(BACKENDS[name])()
+    launch = Launch(backend, factories.deployment(timeouts=timeouts), "m", folder)
+    nobody = Knock(launch.server_at("http://127.0.0.1:1", "process"))  # whom nobody sends to knock
+    with pytest.raises((LaunchError, BootError)) as raised:
+        readiness._Wait(kind(line, clock), launch, nobody, BOOT_S).until_ready()
+    return clock.now_s, raised.value
+
+
+@pytest.mark.parametrize(("name", "line"), FATAL, ids=range(len(FATAL)))
+def test_a_fatal_line_ends_the_wait_within_a_second(name, line, tmp_path, monkeypatch):
+    over_s, problem = failed(name, line, tmp_path, monkeypatch)
+    assert AT_S <= over_s < AT_S + 1
+    assert "the time was up" not in str(problem)
+
+
+@pytest.mark.parametrize(("name", "line"), HARMLESS, ids=range(len(HARMLESS)))
+def test_a_line_that_only_looks_fatal_ends_no_wait(name, line, tmp_path, monkeypatch):
+    over_s, problem = failed(name, line, tmp_path, monkeypatch)
+    assert BOOT_S / 2 < over_s < BOOT_S / 2 + AT_S + 1  # from then on it says nothing new
+    assert "nothing moved for 5 min 00 s" in str(problem)
+    assert isinstance(problem, BootError)
+    assert problem.observation.outcome in ("hangs", "is not admitted")
+
+
+class Loading(Booting):
+    """A server that says every few seconds how far it has come, until *stops_s*."""
+
+    stops_s = 1e9
+
+    def new_lines(self) -> Iterator[str]:
+        said_s = min(self.clock.now_s, self.stops_s) // 7 * 7
+        return iter([f"INFO 11-20 23:13:{self.clock.now_s % 60:02.0f} Loading shard {said_s:.0f} of 10000"])
+
+
+def test_a_boot_that_still_moves_when_its_time_is_up_is_too_slow_and_no_hang(tmp_path, monkeypatch):
+    over_s, problem = failed("vllm", "", tmp_path, monkeypatch, Loading)
+    assert isinstance(problem, BootError)
+    assert BOOT_S < over_s < BOOT_S + 1
+    assert (problem.observation.outcome, problem.observation.kind) == (None, "too-slow")
+    assert "too slow here: not up within 10 min 00 s, and the log (" in str(problem)
+    assert "a longer timeouts.boot_s in the deployment" in str(problem)
+
+
+def test_a_boot_that_falls_silent_is_a_hang_after_the_stated_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(Loading, "stops_s", 100.0)
+    over_s, problem = failed("vllm", "", tmp_path, monkeypatch, Loading, boot_stall_s=60)
+    assert isinstance(problem, BootError)
+    assert 158 <= over_s < 160
+    assert problem.observation.outcome == "hangs"
+    assert "nothing moved for 1 min" in str(problem) or "nothing moved for 60." in str(problem)

@@ -1,0 +1,81 @@
+import json
+import sys
+
+import pytest
+
+from pytest_longctx import cli
+from pytest_longctx.backends.vllm import Vllm
+from tests.unit import factories
+
+
+def printed(capsys, *words):
+    assert cli.main(["render", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_manifests_are_printed_for_a_team_to_keep(capsys):
+    yaml = pytest.importorskip("yaml")
+    text = printed(capsys, "scout-vllm-2m", "--namespace=serving")
+    pod, service = yaml.safe_load_all(text)
+    assert (pod["kind"], service["kind"]) == ("Pod", "Service")
+    assert {each["metadata"]["namespace"] for each in (pod, service)} == {"serving"}
+    heads = [line for line in text.splitlines() if line.startswith("#")]
+    assert (
+        heads[-1]
+        == '# kubectl create secret generic longctx-scout-vllm-2m-key --from-literal=api-key="$LONGCTX_API_KEY"'
+    )
+    assert "&id" not in text
+
+
+def test_without_a_yaml_library_they_are_json(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    made = json.loads(printed(capsys, "scout-vllm-2m"))
+    assert [each["kind"] for each in made["items"]] == ["Pod", "Service"]
+    assert "namespace" not in made["items"][0]["metadata"]
+
+
+def test_the_docker_line_takes_secrets_from_the_shell(capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    text = printed(capsys, "scout-vllm-2m", "--launcher=docker")
+    assert text.startswith("docker run --rm --init --publish 127.0.0.1:8000:8000 ")
+    assert "--env HF_TOKEN --" in text
+    assert "hf_secret" not in text
+
+
+def test_a_docker_line_may_be_for_another_machine():
+    one = factories.deployment(image="a/b:1", hardware="8xMI300X")
+    assert "--device /dev/kfd --device /dev/dri" in cli.docker(Vllm(), one)
+
+
+def test_the_command_line_of_a_process(capsys):
+    text = printed(capsys, "scout-vllm-2m", "--launcher=process")
+    assert text.startswith("VLLM_NO_USAGE_STATS=1 VLLM_DO_NOT_TRACK=1 python3 -m vllm.entrypoints.openai.api_server ")
+    assert text.endswith("--host 127.0.0.1\n")
+
+
+def test_nothing_is_made_for_a_model_that_would_be(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LONGCTX_HOME", str(tmp_path))
+    assert str(tmp_path / "models" / "tiny-llama4") in printed(capsys, "cpu-tiny-64k", "--launcher=process")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scout-vlm-2m"], "did you mean"),
+        (["/no/such.toml"], "there is no such file"),
+        (["mi300x-16k"], "names no container image"),
+    ],
+)
+def test_what_cannot_be_rendered_is_said(capsys, words, said):
+    assert cli.main(["render", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_file_is_read_where_it_is(capsys, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "mine"\ntitle = "t"\nbackend = "sglang"\nimage = "a/b:1"\n[model]\nname = "m"\nid = "a/b"\n',
+        encoding="utf-8",
+    )
+    assert "longctx-mine" in printed(capsys, str(path))
