@@ -54,7 +54,8 @@ class Sglang(Backend):
         flags = deployment.flags
         requests = flags.get("max-running-requests")
         old = deployment.version is not None and in_range("0.5.6", deployment.version)
-        batches = None if flags.get("disable-cuda-graph") else int(flags.get("cuda-graph-max-bs", 512 if old else 256))
+        graphs_at_most = flags.get("cuda-graph-max-bs-decode", flags.get("cuda-graph-max-bs", 512 if old else 256))
+        batches = None if flags.get("disable-cuda-graph") else int(graphs_at_most)
         return memory.Boot(
             shape,
             device_bytes - TAKEN_BYTES,
