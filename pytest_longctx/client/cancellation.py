@@ -82,8 +82,8 @@ class _Cancellation:
             if now.running is None:
                 return None, now
             # Wait for the canary's token too, or its prompt would be counted as part of the cancelled one.
-            told = now.since(self.before).completion_tokens != 0
-            busy = _busy(now) > _busy(self.before) or not told
+            counted = now.since(self.before).completion_tokens != 0
+            busy = _busy(now) > _busy(self.before) or not counted
             if busy or now.worked_tokens is None or now.worked_tokens != worked:
                 worked, moved_s = now.worked_tokens, since_s
             if not busy and (worked is None or since_s - moved_s > _QUIET_S):
@@ -118,7 +118,9 @@ async def _disconnect(
                 return await _afterwards(visit, left, usual)
             if left.ending != "complete":
                 return left.observe()
-    return Observation(None, said=f"{TRIES} prompts of {tokens:,} tokens were answered before the client could disconnect")
+    return Observation(
+        None, said=f"{TRIES} prompts of {tokens:,} tokens were answered before the client could disconnect"
+    )
 
 
 async def _afterwards(visit: _Cancellation, lasted_s: float, usual: list[Exchange]) -> Observation:

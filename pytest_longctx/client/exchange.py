@@ -110,12 +110,12 @@ class Refusal:
     @classmethod
     def read(cls, status: int, body: str, secrets: Iterable[str] = (), *, in_stream: bool = False) -> "Refusal":
         """Parse an error *body*: vLLM nests its message under ``error``, SGLang does not. *secrets* are masked."""
-        said: object = body
+        message: object = body
         with suppress(json.JSONDecodeError):
-            said = json.loads(body)
-        while isinstance(said, dict):
-            said = said.get("error") or said.get("message") or str(said)
-        return cls(status, masked(str(said), secrets)[:500], in_stream)
+            message = json.loads(body)
+        while isinstance(message, dict):
+            message = message.get("error") or message.get("message") or str(message)
+        return cls(status, masked(str(message), secrets)[:500], in_stream)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -147,9 +147,9 @@ class Exchange:
     def __repr__(self) -> str:
         """Return a short form, because pytest prints it beside each figure that an assertion reads from it."""
         first = "" if self.ttft_s is None else f", TTFT {duration(self.ttft_s)}"
-        words = self.refusal.text if self.refusal else self.detail
-        said = f": {message!r}" if words else ""
-        return f"<Exchange of {self.sent_tokens:,} + {self.asked_tokens:,} tokens, {self.ending}{first}{said}>"
+        message = self.refusal.text if self.refusal else self.detail
+        shown = f": {message!r}" if message else ""
+        return f"<Exchange of {self.sent_tokens:,} + {self.asked_tokens:,} tokens, {self.ending}{first}{shown}>"
 
     @property
     def ttft_s(self) -> float | None:

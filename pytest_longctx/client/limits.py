@@ -65,12 +65,12 @@ def after(seen: Observation, canary: Exchange) -> Observation:
     well = canary.ending == "complete"
     took_s = canary.ended_s - canary.started_s
     if well:
-        said = f"{small} was answered in {duration(took_s)}: the server has recovered"
+        result = f"{small} was answered in {duration(took_s)}: the server has recovered"
     elif canary.ending == "unfinished":
-        said = f"{small} was not answered in {duration(took_s)} while the server was still working: {canary.detail}"
+        result = f"{small} was not answered in {duration(took_s)} while the server was still working: {canary.detail}"
     else:
-        words = canary.refusal.text if canary.refusal else canary.detail
-        said = f"{small} was not answered ({canary.ending}: {words}): the server has not recovered"
+        message = canary.refusal.text if canary.refusal else canary.detail
+        result = f"{small} was not answered ({canary.ending}: {message}): the server has not recovered"
     recovered = None if canary.ending == "unfinished" else float(well)
     metrics = {**seen.metrics, "recovered": recovered, "canary_s": took_s if well else None}
-    return replace(seen, metrics=metrics, said="; ".join(filter(None, (seen.said, said))))
+    return replace(seen, metrics=metrics, said="; ".join(filter(None, (seen.said, result))))

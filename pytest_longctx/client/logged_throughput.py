@@ -52,13 +52,13 @@ def weigh(exchange: Exchange, logged: Iterable[Logged]) -> Observation:
     window_s = (best.tokens or prompt - cached) / best.tokens_per_s
     ratio = best.tokens_per_s / measured
     found = {"logged_tokens_per_s": best.tokens_per_s, "log_window_s": window_s, "log_rate_ratio": ratio}
-    said = (
+    message = (
         f"artefact: the logged {best.tokens_per_s:,.1f} tokens/s is the prompt divided by a log window of {window_s:.3g} s; "
         f"the client measured {measured:,.1f} tokens/s"
     )
     artefact = abs(ratio - 1) > OFF
     return Observation(
-        "cannot be" if artefact else "adds up", {**seen.metrics, **found}, phase="log", said=said if artefact else ""
+        "cannot be" if artefact else "adds up", {**seen.metrics, **found}, phase="log", said=message if artefact else ""
     )
 
 

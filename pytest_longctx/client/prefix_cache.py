@@ -41,17 +41,15 @@ def _said_no(answer: httpx.Response, server: Server) -> Refusal | None:
     if answer.status_code != 200:
         return Refusal.read(answer.status_code, answer.text, server.secrets)
     with suppress(json.JSONDecodeError):
-        said = json.loads(answer.text)
+        reported = json.loads(answer.text)
         # vLLM before 0.26 answers with an empty body, SGLang with a sentence.
-        if isinstance(said, dict) and said.get("success") is False:
+        if isinstance(reported, dict) and reported.get("success") is False:
             return Refusal.read(200, answer.text, server.secrets)
     return None
 
 
 def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progress) -> None:
-    """
-    Reset the prefix cache of *server*. Raises `CacheError` unless *witness*, sent before, is then read without cached tokens.
-    """
+    """Reset the prefix cache of *server*. Raises `CacheError` unless *witness*, sent before, then has no cached tokens."""
     ask(server, witness, 1, watch=watch)
     refusal = reset(server)
     if refusal is not None:
@@ -66,7 +64,7 @@ def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progre
         seen = "not reported" if cached is None else f"{cached:,}"
         raise CacheError(
             f"{server.deployment.name}: the prefix cache is not empty, although the server confirmed the reset\n"
-            f"  checked  a prompt of {len(witness):,} tokens that had been sent just before: cached tokens {seen}, {again.ending}\n"
+            f"  checked  a prompt of {len(witness):,} tokens sent just before: cached tokens {seen}, {again.ending}\n"
             "  try      a new prompt instead of a reset: `prompt` never returns the same prompt twice"
         )
 
@@ -84,8 +82,8 @@ def observe(server: Server, prompt: Sendable, output_tokens: int, watch: Progres
     try:
         refusal = reset(server)
     except httpx.ReadTimeout:
-        said = f"cache reset: no answer within {_ANSWER_S:.0f} s, and no progress could be observed"
-        return Observation(None, phase="request", kind="too-slow", said=said)
+        message = f"cache reset: no answer within {_ANSWER_S:.0f} s, and no progress could be observed"
+        return Observation(None, phase="request", kind="too-slow", said=message)
     except httpx.HTTPError as problem:
         return Observation("disconnects", phase="request", said=f"cache reset: {type(problem).__name__}: {problem}")
     if refusal is not None:

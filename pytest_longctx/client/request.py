@@ -164,7 +164,7 @@ class StreamedRequest:
     def _not_asked(self, response: httpx.Response, text: str) -> bool:
         """Whether *response* does not come from an engine; *detail* then gives the reason."""
         server, headers = self.server, response.headers
-        said = Answer(
+        answer = Answer(
             f"POST {self.prompt.path}",
             response.status_code,
             text,
@@ -174,7 +174,7 @@ class StreamedRequest:
         )
         keyed, attached = "Authorization" in server.headers, server.launcher == "url"
         direct = server.local and not attached  # a tunnel or a proxy may also listen on loopback
-        found = unaskable(said, local=direct, attached=attached, keyed=keyed, secrets=server.secrets)
+        found = unaskable(answer, local=direct, attached=attached, keyed=keyed, secrets=server.secrets)
         self.detail = str(found) if found else self.detail
         return found is not None
 
@@ -227,11 +227,11 @@ class StreamedRequest:
             self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
             return
         for choice in event.get("choices") or ():
-            if (said := _said(choice)) is not None:
+            if (text := _said(choice)) is not None:
                 self.arrivals_s.append(now)
                 if self.lookout is not None:
                     self.lookout.came()
-                self.words += [said] if len(self.words) < _KEPT_TEXT else []
+                self.words += [text] if len(self.words) < _KEPT_TEXT else []
             elif choice.get("finish_reason") is not None:
                 self.finished_s = now
         if usage := event.get("usage"):
@@ -243,9 +243,7 @@ class StreamedRequest:
 
 @dataclass(slots=True)
 class _Arriving:
-    """
-    A response adapter for `EventSource` that stamps text on arrival, so parsing one event does not delay the stamp of the next.
-    """
+    """Response adapter for `EventSource` that stamps text on arrival, so that parsing one event does not delay the next stamp."""
 
     response: httpx.Response
     clock: Clock

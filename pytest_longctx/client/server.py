@@ -64,8 +64,8 @@ class Server:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Strings to mask; a server may repeat request headers in its errors, and anything in its log."""
-        words = tuple(word for value in self.headers.values() for word in value.split()[-1:] if len(word) > 3)
-        return (*words, *self.hidden)
+        tokens = tuple(word for value in self.headers.values() for word in value.split()[-1:] if len(word) > 3)
+        return (*tokens, *self.hidden)
 
     @property
     def silently_cached(self) -> int | None:
@@ -102,7 +102,7 @@ _IDLE: Final = (
 _GATEWAY: Final = {
     408: _IDLE,
     413: ("rejects requests of this size", "a larger body limit there (nginx: client_max_body_size 0)"),
-    502: ("answers, but cannot reach the server behind it", "check that the server behind it runs"),
+    502: ("answers, but cannot reach the server behind it", "restarting the server behind it"),
     504: _IDLE,
     524: _IDLE,
 }
@@ -187,7 +187,7 @@ def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tupl
     quota = "it limits the rate or number of requests, and the quota is used up"
     reasons = (
         (status in (401, 403), *_locked(attached=attached, keyed=keyed)),
-        (300 <= status < 400, moved, f"that address; {_BASE_URL}"),
+        (300 <= status < 400, moved, f"that address, or {_BASE_URL}"),
         (
             bool(what) and not local,
             f"something between client and server {what}",
@@ -195,7 +195,11 @@ def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tupl
         ),
         (answer.is_page, page, _BASE_URL),
         (status == 200 and answer.streamed, f"it returned {kind} instead of an event stream", _STREAM),
-        (status in _NO_ENDPOINT, f"it has no {answer.asked.partition(' ')[2]}, or it does not have this model", _BASE_URL),
+        (
+            status in _NO_ENDPOINT,
+            f"it has no {answer.asked.partition(' ')[2]}, or it does not have this model",
+            _BASE_URL,
+        ),
         (status in _QUOTA, quota, "a key with a larger quota, or the server's own address"),
         (status in _FORM, "it, or a proxy before it, rejects the form of this request", _BASE_URL),
     )

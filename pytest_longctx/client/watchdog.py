@@ -244,9 +244,7 @@ class Watchdog:
             return "deadline", f"{came}; {why}"
         silent_s, stall_s = now_s - self.stall.moved_s, self.stall.limit_s(stepwise=bool(arrivals_s))
         if silent_s > stall_s / 2:
-            few = (
-                f"no progress for {duration(silent_s)}, less than the hang limit of {duration(stall_s)}"
-            )
+            few = f"no progress for {duration(silent_s)}, less than the hang limit of {duration(stall_s)}"
             return "unfinished", f"{came}; {few}; {REQUEST_REMEDY}"
         answering_s = arrivals_s[-1] - arrivals_s[0] if arrivals_s else 0.0
         pace = Pace(

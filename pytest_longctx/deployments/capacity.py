@@ -59,9 +59,7 @@ def prefill_floor_s(shape: Shape, tokens: int, hardware: Hardware, value_bytes: 
 
 
 def peak_share(shape: Shape, tokens: int, seconds: float, hardware: Hardware, value_bytes: int = 2) -> float | None:
-    """
-    Share of the peak of *hardware* that a measurement implies; above 1 the measurement is wrong. None if the peak is not known.
-    """
+    """Share of the peak of *hardware* that a measurement implies; above 1 the measurement is wrong. None for an unknown peak."""
     floor_s = prefill_floor_s(shape, tokens, hardware, value_bytes)
     return None if floor_s is None else floor_s / seconds
 
@@ -174,7 +172,9 @@ class Prediction:
 
     def __str__(self) -> str:
         if self.fits and self.longest_tokens < (self.advertised_tokens or 0):
-            return f"starts, but holds only {self.longest_tokens:,} of the {self.advertised_tokens:,} tokens it advertises"
+            return (
+                f"starts, but holds only {self.longest_tokens:,} of the {self.advertised_tokens:,} tokens it advertises"
+            )
         if self.fits:
             return "fits" + (f" {self.concurrency:.2f}x" if self.concurrency is not None else "")
         return f"{self.outcome}: {self.culprit}" + (f"; {self.cure} cures it" if self.cure else "")

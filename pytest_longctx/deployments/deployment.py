@@ -139,9 +139,7 @@ def _mount(text: str) -> str:
         or inside.count(":") > 1
         or inside.partition(":")[2] not in ("", "ro", "rw")
     ):
-        raise ValueError(
-            f"{text!r} is not a mount; write HOST_FOLDER:/FOLDER_INSIDE, with :ro after it for read-only"
-        )
+        raise ValueError(f"{text!r} is not a mount; write HOST_FOLDER:/FOLDER_INSIDE, with :ro after it for read-only")
     return text
 
 

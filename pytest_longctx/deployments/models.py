@@ -61,8 +61,8 @@ TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
 
 def make_tiny_llama4(folder: Path) -> None:
     """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*; the engine makes the weights."""
-    words = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
-    checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, words, TINY_SPECIAL_TOKENS))
+    tokens = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
+    checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, tokens, TINY_SPECIAL_TOKENS))
 
 
 _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {

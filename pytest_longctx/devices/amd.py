@@ -92,8 +92,8 @@ def _of_rocm_smi(index: int, row: Mapping[str, str]) -> Device:
 
 
 def _number(row: Mapping[str, str], name: str) -> float | None:
-    said = next((value for key, value in row.items() if re.fullmatch(name, key)), "")
-    found = re.search(r"\d+(\.\d+)?", said)
+    reported = next((value for key, value in row.items() if re.fullmatch(name, key)), "")
+    found = re.search(r"\d+(\.\d+)?", reported)
     return float(found[0]) if found else None
 
 

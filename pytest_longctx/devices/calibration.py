@@ -27,8 +27,8 @@ def measure(python: Path, env: Mapping[str, str]) -> Speed | None:
     command = [str(python), torch_speed.__file__]
     try:
         done = subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
-        said = json.loads(done.stdout.splitlines()[-1])
-        rates = {str(name): float(rate) for name, rate in said["gflop_per_s"].items()}
-        return Speed(rates, float(said["copy_gb_per_s"]), float(said["python_s"]), frozenset(said["lacks"]))
+        reported = json.loads(done.stdout.splitlines()[-1])
+        rates = {str(name): float(rate) for name, rate in reported["gflop_per_s"].items()}
+        return Speed(rates, float(reported["copy_gb_per_s"]), float(reported["python_s"]), frozenset(reported["lacks"]))
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, AttributeError):
         return None

@@ -17,9 +17,7 @@ _ROCM_SMI = ("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--showdr
 
 
 def detect() -> Machine:
-    """
-    Detect NVIDIA devices by ``nvidia-smi``, AMD by ``rocm-smi``, Neuron by ``neuron-ls``; without any, the machine is a CPU.
-    """
+    """Detect NVIDIA devices by ``nvidia-smi``, AMD by ``rocm-smi``, Neuron by ``neuron-ls``; without any, return a CPU."""
     host_bytes = _host_bytes()
     facts = {"host_system": f"{platform.system()} {platform.release()}", **_host(host_bytes)}
     names = _nvidia() or _amd(_printed(*_ROCM_SMI)) or _neuron(_printed("neuron-ls", "--json-output"))
@@ -56,8 +54,8 @@ def _cpu_rows(cpu: Path) -> dict[str, str]:
 def cpu_flags(cpu: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
     """Those of `CPU_FLAGS` that this machine's processor has; None if unknown."""
     rows = _cpu_rows(cpu)
-    said = rows.get("flags", rows.get("Features"))
-    return None if said is None else frozenset(CPU_FLAGS) & frozenset(said.split())
+    reported = rows.get("flags", rows.get("Features"))
+    return None if reported is None else frozenset(CPU_FLAGS) & frozenset(reported.split())
 
 
 def _host_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float | None:
@@ -85,21 +83,21 @@ def _kind_of(name: str) -> str | None:
 
 def _amd(text: str) -> list[str]:
     """One line per device with the reported name, memory and driver; the case of the keys changed with ROCm 6."""
-    said = _json(text)
-    if not isinstance(said, dict):
+    report = _json(text)
+    if not isinstance(report, dict):
         return []
-    system = said.get("system")
+    system = report.get("system")
     driver = str(system.get("Driver version", "")) if isinstance(system, dict) else ""
     found = []
-    for name, row in said.items():
+    for name, row in report.items():
         if not (re.fullmatch(r"card\d+", name) and isinstance(row, dict)):
             continue
-        told = {key.lower(): str(value) for key, value in row.items()}
+        reported = {key.lower(): str(value) for key, value in row.items()}
         # If the driver does not know a card's name, its series is the model's text or a number.
         called = " ".join(
-            dict.fromkeys(told[key] for key in ("card series", "card model", "market name") if key in told)
+            dict.fromkeys(reported[key] for key in ("card series", "card model", "market name") if key in reported)
         )
-        size = told.get("vram total memory (b)", "")
+        size = reported.get("vram total memory (b)", "")
         memory = f"{int(size) // Mi} MiB" if size.isdecimal() else ""
         found.append(", ".join(filter(None, (called, memory, driver))))
     return found
@@ -107,14 +105,14 @@ def _amd(text: str) -> list[str]:
 
 def _neuron(text: str) -> list[str]:
     """One line per device: instance type, cores as the runtime counts them, and memory."""
-    said = _json(text)
-    if not isinstance(said, list):
+    report = _json(text)
+    if not isinstance(report, list):
         return []
     # Tools before 2.20 do not report the instance type; the firmware does.
     here = _firmware()
     return [
         f"{row.get('instance_type') or here}, {row.get('nc_count')} cores, {row.get('memory_size', 0) // Mi} MiB"
-        for row in said
+        for row in report
         if isinstance(row, dict)
     ]
 

@@ -67,10 +67,10 @@ def _size(used_bytes: float | None) -> str:
 def command(pid: int) -> str:
     """The command line of *pid*, with secrets masked."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
-        words = []
-    return masked(" ".join(words).strip(), secret_values({}, words))[:160] or GONE
+        arguments = []
+    return masked(" ".join(arguments).strip(), secret_values({}, arguments))[:160] or GONE
 
 
 def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:
@@ -82,15 +82,13 @@ def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:
         f"  asked    {asked}",
         *(f"  found    {line}" for line in found),
         f"  checked  {source}: the memory in use on each device, and the processes that hold it",
-        "  try      end that process, select another device by CUDA_VISIBLE_DEVICES or [docker] gpus, or pass --longctx-allow-busy-gpu",
+        "  try      end it, select another device by CUDA_VISIBLE_DEVICES or [docker] gpus, or pass --longctx-allow-busy-gpu",
     ]
     raise LaunchError("\n".join(rows))
 
 
 def await_release(look: Callable[[], Look], before: Look, most_s: float = _BACK_S) -> list[str]:
-    """
-    Wait until memory taken since *before* is released; return one line for each process that still holds some after *most_s*.
-    """
+    """Wait until memory taken since *before* is released; return one line for each process that holds some after *most_s*."""
     end = time.monotonic() + most_s
     while (lines := memory_holders(look(), before)) and time.monotonic() < end:
         time.sleep(_POLL_S)

@@ -81,8 +81,8 @@ _MEMORY = ("report", "memory_used", "neuron_runtime_used_bytes", "usage_breakdow
 
 def _hardware(report: Mapping[str, Any]) -> tuple[int, int]:
     """Number of devices, and of cores per device."""
-    said = report["neuron_hardware_info"]
-    return said["neuron_device_count"], said["neuroncore_per_device_count"]
+    reported = report["neuron_hardware_info"]
+    return reported["neuron_device_count"], reported["neuroncore_per_device_count"]
 
 
 def _at(row: Any, *path: str) -> dict[str, Any] | None:

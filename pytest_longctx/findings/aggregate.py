@@ -107,6 +107,6 @@ def length_sweep(points: Sequence[Observation]) -> Observation:
         return Observation("serves", {**metrics, "law_linear_s": None, "law_quadratic_s": None, "law_error": None})
     law = capacity.fit(measured)
     error = max(abs(law.seconds(tokens) / seconds - 1) for tokens, seconds in measured)
-    said = ", ".join(f"{tokens:,} tokens {seconds:.3g} s" for tokens, seconds in measured)
+    message = ", ".join(f"{tokens:,} tokens {seconds:.3g} s" for tokens, seconds in measured)
     found = {"law_linear_s": law.linear_s * 1e6, "law_quadratic_s": law.quadratic_s * 1e12, "law_error": error}
-    return Observation("serves", {**metrics, **found}, phase="request", said=said)
+    return Observation("serves", {**metrics, **found}, phase="request", said=message)

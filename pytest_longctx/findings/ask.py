@@ -202,9 +202,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
                 "ask.goal_tpot_s: an answer of one token has no time per token after the first",
             ),
         ),
-        "ladder": (
-            (len(set(ask.lengths)) >= 3, "ask.lengths: a law of two terms needs at least three lengths"),
-        ),
+        "ladder": ((len(set(ask.lengths)) >= 3, "ask.lengths: a law of two terms needs at least three lengths"),),
         "accuracy": (
             (
                 ask.task is not None and bounded,

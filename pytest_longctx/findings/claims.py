@@ -21,9 +21,7 @@ OFF = 0.1
 
 
 def observe(claim: Claim) -> Observation:
-    """
-    Check *claim* by arithmetic: it ``adds up``, or it ``cannot be``, with the reason. Raises `TableError` for an unknown shape.
-    """
+    """Check *claim* by arithmetic: it ``adds up``, or ``cannot be``, and why. Raises `TableError` for an unknown shape."""
     if claim.shape not in shape.known():
         raise TableError(f"claim.shape: {unknown('shape', claim.shape, shape.known())}")
     metrics = _metrics(claim, shape.known()[claim.shape])

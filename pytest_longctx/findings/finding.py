@@ -64,9 +64,7 @@ class Bound(toml.Table):
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
-        """
-        Lowest and highest value that holds; None if that side is open. With *sigmas*, the limits of a measurement without error.
-        """
+        """Lowest and highest value that holds; None if that side is open. With *sigmas*, for a measurement without error."""
         return self.limits_given(0.0)
 
     def limits_given(self, measured_stderr: float) -> tuple[float | None, float | None]:
@@ -187,7 +185,9 @@ class Finding(toml.Table):
             if name not in MEASURES:
                 raise ValueError(f"bounds: {unknown('measure', name, MEASURES)}")
             if bound.unit != MEASURES[name].unit:
-                raise ValueError(f"bounds.{name}.unit: {bound.unit!r}, but the unit of {name} is {MEASURES[name].unit!r}")
+                raise ValueError(
+                    f"bounds.{name}.unit: {bound.unit!r}, but the unit of {name} is {MEASURES[name].unit!r}"
+                )
             if bound.sigmas is not None and f"{name}_stderr" not in MEASURES:
                 raise ValueError(f"bounds.{name}.sigmas: {name} is measured without a standard error")
         if (self.cure or self.no_cure) and (not self.fails or (self.cure and self.no_cure)):

@@ -42,7 +42,7 @@ def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observ
     if unserved is not None:
         return unserved
     missed = [(hay, text) for hay, _, text in asked if not score(text, hay.needle.expected)]
-    said = [f"{len(hay.prompt):,} tokens at depth {hay.depth:.0%}: {text.strip()[:60]!r}" for hay, text in missed[:3]]
+    wrong = [f"{len(hay.prompt):,} tokens at depth {hay.depth:.0%}: {text.strip()[:60]!r}" for hay, text in missed[:3]]
     shares = [seen.metrics.get("cached_share") for _, seen, _ in asked]
     known = [share for share in shares if share is not None]
     metrics: dict[str, float | None] = {
@@ -52,4 +52,4 @@ def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observ
         "repetitive_answers": sum(repetition(text) is not None for _, _, text in asked),
         "cached_share": max(known) if len(known) == len(asked) else None,
     }
-    return Observation("serves", metrics, phase="request", said="; ".join(said))
+    return Observation("serves", metrics, phase="request", said="; ".join(wrong))

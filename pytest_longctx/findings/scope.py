@@ -138,10 +138,10 @@ def _small(host_bytes: float | None, at_most_gib: float | None, *, settled: bool
     )
 
 
-def _logged(line: str, words: Mapping[str, str], wanted: tuple[str, ...], *, settled: bool) -> str | None:
+def _logged(line: str, labels: Mapping[str, str], wanted: tuple[str, ...], *, settled: bool) -> str | None:
     if not wanted or not settled:
         return None
-    found = words.get(line)
+    found = labels.get(line)
     return _named(line, found, wanted) if found else f"{line}: not named in the log, {' or '.join(wanted)} wanted"
 
 

@@ -89,8 +89,8 @@ class Verdict:
             return self._with_remark(self.reason)
         wanted = False if self.word in ("broken", "known") else None
         deciding = [str(line) for line in self.lines if line.ok is wanted] if self.word != "holds" else []
-        said = self.observation.said if self.observation and deciding else ""
-        return self._with_remark("; ".join(deciding) + (f' ("{_short(said)}")' if said else ""))
+        message = self.observation.said if self.observation and deciding else ""
+        return self._with_remark("; ".join(deciding) + (f' ("{_short(message)}")' if message else ""))
 
     def _with_remark(self, why: str) -> str:
         return "; ".join(part for part in (why, self.remark) if part)
@@ -163,7 +163,7 @@ def _change(finding: Finding, seen: Observation) -> str:
         return ""
     documented = expect.signature or f"{expect.outcome!r}"
     if seen.outcome == "serves":
-        gone = "a successful boot" if finding.question == "boot-fails" else "it is served"
+        gone = "a clean start" if finding.question == "boot-fails" else "it is served"
         return f"the finding has changed: {gone} instead of {documented}"
     if seen.outcome in ("hangs", "is not admitted"):
         return f"the finding has changed: a timeout instead of {documented}"
@@ -299,9 +299,7 @@ def remark(finding: Finding, predicted: Prediction | None, seen: Observation) ->
         )
         return f"predicted {foretold}, and {_end(seen)}, {what}: the finding is wrong, or its cause has changed"
     if not meant and predicted.outcome == expect.outcome:
-        return (
-            f"predicted {foretold} as documented, but {_end(seen)}: the engine has changed, or the machine differs"
-        )
+        return f"predicted {foretold} as documented, but {_end(seen)}: the engine has changed, or the machine differs"
     if not meant:
         return f"predicted {foretold}, documented {_wanted_word(finding)}, and {_end(seen)}: no two of them agree"
     return "; ".join(_sizes(predicted, seen))
@@ -317,8 +315,8 @@ def _sizes(predicted: Prediction, seen: Observation) -> Iterator[str]:
         logged = seen.metrics.get(name)
         if size_bytes is None or logged is None or abs(size_bytes / GiB - logged) <= SIZES_APART * logged + ROUNDED_GIB:
             continue
-        said = f"predicted to fail at {size_bytes / GiB:.2f} GiB, failed at {logged:.2f} GiB"
-        yield f"{said}: the predicted size is wrong, or another allocation failed"
+        sizes = f"predicted to fail at {size_bytes / GiB:.2f} GiB, failed at {logged:.2f} GiB"
+        yield f"{sizes}: the predicted size is wrong, or another allocation failed"
 
 
 def _foretold(predicted: Prediction) -> str:

@@ -156,7 +156,9 @@ def main() -> None:
     parser.add_argument("--device-map")
     parser.add_argument("--attn-implementation", default="sdpa")
     parser.add_argument("--prefill-chunk", type=int, default=2048, help="prompt tokens per prefill step")
-    parser.add_argument("--random-weights", action="store_true", help="generate random weights; the folder needs only a config")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="generate random weights; the folder needs only a config"
+    )
     given = parser.parse_args()
     started_s = time.monotonic()
     Door.loaded, Door.key = Loaded(given), os.environ.get("LONGCTX_SERVER_KEY")

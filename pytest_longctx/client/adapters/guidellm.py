@@ -52,9 +52,9 @@ class GuideLLM(LoadTool):
         asked, requests = errand.ask.output_tokens, benchmark["requests"]
         served = [_exchange(asked, row) for row in requests["successful"]]
         unserved = [
-            failed(asked, row["info"]["timings"]["resolve_start"] or 0.0, status_in(said), said)
+            failed(asked, row["info"]["timings"]["resolve_start"] or 0.0, status_in(message), message)
             for row in (*requests["errored"], *requests["incomplete"])
-            for said in [row["info"].get("error") or "not finished"]
+            for message in [row["info"].get("error") or "not finished"]
         ]
         return Load((*served, *unserved), left_out=blind_to_empty_tokens(errand))
 

@@ -42,8 +42,8 @@ def run_load(
     """Run a load by *tool*; if that fails, return a load without exchanges and with the reason."""
     if errand.ask.rate_per_s is not None:
         # Tools start a request's clock when they send it, so the delay of a late request is not counted as waiting.
-        said = f"{tool.name}: cannot send open loops (ask.rate_per_s) correctly: leave --longctx-load out"
-        return Load((), measured_by=tool.name, said=said)
+        message = f"{tool.name}: cannot send open loops (ask.rate_per_s) correctly: leave --longctx-load out"
+        return Load((), measured_by=tool.name, said=message)
     before = load.reading(errand.server)
     try:
         by, found = _measured(tool, tool.read, errand, wanted, watch)
@@ -86,9 +86,7 @@ def _measured(
     try:
         return f"{tool.name} {environments.installed_version(owner, python)}", read(errand)
     except (OSError, LookupError, TypeError, ValueError) as problem:
-        raise _Failure(
-            f"no readable report ({type(problem).__name__}: {problem}); see {_log(errand)}"
-        ) from None
+        raise _Failure(f"no readable report ({type(problem).__name__}: {problem}); see {_log(errand)}") from None
 
 
 def _run(tool: Tool, argv: tuple[str, ...], errand: ToolRun, watch: ProgressCallback) -> None:
@@ -153,9 +151,7 @@ def _answers(errand: ToolRun) -> bool:
 
 
 def _check_lengths(found: Load, errand: ToolRun) -> None:
-    """
-    Raise `_Failure` if the mean prompt length is not as requested: a finding about 1,024 tokens needs prompts of that length.
-    """
+    """Raise `_Failure` unless the mean prompt length is as requested: a finding about 1,024 tokens needs such prompts."""
     counted = [each.usage.prompt_tokens for each in found.exchanges if each.usage.prompt_tokens]
     asked = errand.ask.prompt_tokens or 0
     if counted and abs(fmean(counted) - asked) > PROMPT_SLACK * asked:
