@@ -1,7 +1,7 @@
 """
-Backends: what to launch and what its server is called, asked and logged as. A backend never starts anything.
+Backends: an engine's command line, names, endpoints and log patterns. A backend never starts anything.
 
-To add one, write a class like those beside this file and a TOML catalogue of its log lines, and return it from the hook
+To add one, write a class like those in this package and a TOML catalogue of its log lines, and return it from the hook
 ``pytest_longctx_make_backend``.
 """
 
@@ -21,16 +21,16 @@ from pytest_longctx.diagnosis import signatures
 
 
 class MetricNames(toml.Table):
-    """What a server calls its gauges and counters on ``/metrics``; empty where it has no such thing."""
+    """Names of a server's gauges and counters on ``/metrics``; empty if it has none."""
 
     running: toml.Names = ()
     waiting: toml.Names = ()
     kv_usage: toml.Names = ()
     """Share of the KV cache in use, 0 to 1."""
     kv_used_tokens: toml.Names = ()
-    """Gauge: tokens in the KV cache; where the share is rounded, this is what moves with every chunk."""
+    """Gauge: tokens in the KV cache; it changes with every chunk even if the share is rounded."""
     worked_tokens: toml.Names = ()
-    """Counter: tokens that went through the model, those of a prompt chunk by chunk while it is read."""
+    """Counter: tokens processed by the model; those of a prompt are added chunk by chunk while it is read."""
     prompt_tokens: toml.Names = ()
     """Counter: prompt tokens read."""
     generated_tokens: toml.Names = ()
@@ -46,11 +46,11 @@ class MetricNames(toml.Table):
     prefill_s: toml.Names = ()
     """Sum over requests: from the first schedule to the first token."""
     cache_info: toml.Names = ()
-    """Gauge whose labels tell how the KV cache was laid out."""
+    """Gauge whose labels describe the layout of the KV cache."""
 
     @classmethod
     def of(cls, engine: str) -> "MetricNames":
-        """The names of *engine*, from its folder's ``metrics.toml``."""
+        """Load the names of *engine* from its folder's ``metrics.toml``."""
         return toml.load(Path(__file__).parent / engine / "metrics.toml", cls)
 
 
@@ -62,15 +62,15 @@ def signature_files() -> dict[str, Path]:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A server to launch, as a value: launchers need nothing else."""
+    """A server to launch, as a value; launchers need nothing else."""
 
     name: str
-    """The deployment's name: log files and containers are called after it."""
+    """The deployment's name, also used for log files and containers."""
     argv: tuple[str, ...]
     env: Mapping[str, str]
     port: int
     model: str
-    """What the server is to call its model."""
+    """Name under which the server lists its model."""
     boot_s: float
     pass_env: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -78,82 +78,85 @@ class Recipe:
 
 
 class Backend:
-    """What every backend knows. A new one states its name, its `argv`, and whatever differs from the defaults here."""
+    """Base class of backends. A new one defines its name, its `argv`, and whatever differs from these defaults."""
 
     name: ClassVar[str]
     package: ClassVar[str | None] = None
-    """The import name that an interpreter must have for this engine; None: any interpreter will do."""
+    """Import name that an interpreter must have for this engine; None: any interpreter works."""
     distributions: tuple[str, ...] = ()
-    """Names the engine is installed under, for its version."""
+    """Distribution names of the engine, in order, to look up its version."""
     install: tuple[str, ...] = ()
-    """Requirements that ``longctx engine`` installs; empty: it cannot."""
+    """Requirements that ``longctx engine`` installs; empty: it cannot install this engine."""
     uninstall: tuple[str, ...] = ()
-    """What to take out again after that."""
+    """Distributions to remove after the installation."""
     elsewhere: ClassVar[str] = ", or name an interpreter that has it with --longctx-python"
-    """Where else a message may send who misses the engine."""
+    """End of the remedy when the engine is not found: other ways to provide it."""
     launches: ClassVar[bool] = True
-    """False: the server is always somebody else's, and only its URL is known."""
+    """False: the server is never launched here, and only its URL is known."""
     on_cpu: ClassVar[bool] = False
-    """Whether its models are computed by PyTorch on the CPU, whose speed is then measured before anything boots."""
+    """Whether PyTorch computes its models on the CPU, whose speed is then measured before any boot."""
     shares_machine: ClassVar[bool] = False
     """True: small enough that every xdist worker may boot its own."""
     health: ClassVar[str] = "/health"
     dies_unhealthy: ClassVar[bool] = False
-    """Whether a health of 503, from a server that was up, is an engine that has died; else it may only be busy."""
+    """Whether status 503 from the health endpoint, after the boot, means that the engine has died; else it may only be busy."""
     version_path: ClassVar[str | None] = "/version"
     reset_path: ClassVar[str | None] = None
-    """Where a POST empties the prefix cache; None: it has no such endpoint."""
+    """Endpoint whose POST resets the prefix cache; None: there is none."""
     body: ClassVar[Mapping[str, Any]] = MappingProxyType({"ignore_eos": True})
-    """Added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
+    """Fields added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
     salted: ClassVar[bool] = False
-    """Whether a completion request may carry ``cache_salt``: the prefix cache then answers only requests with the same one."""
+    """Whether a completion request may have ``cache_salt``: the prefix cache then matches only requests with the same value."""
     names_cached_if_any: ClassVar[bool] = False
-    """Whether, launched as here, its usage record names cached tokens wherever there are any, and only there."""
+    """Whether usage, with the flags used here, reports cached tokens if there are any, and omits them otherwise."""
     host_flag: ClassVar[str | None] = None
-    """What sets the address it listens at, which its `argv` then leaves out; None: it cannot be reached inside a container."""
+    """Flag for the address to listen at, which `argv` leaves out; None: the server cannot be reached inside a container."""
     key_flag: ClassVar[str | None] = None
-    """What makes it ask for an API key, where it reads none from its environment."""
+    """Flag that makes the server require an API key, if it reads none from its environment."""
     key_variable: ClassVar[str | None] = None
-    """The environment variable that makes it ask for an API key."""
+    """Environment variable that makes the server require an API key."""
     metrics: ClassVar[MetricNames] = MetricNames()
     failures: ClassVar[str | None] = None
-    """The backend whose catalogue to use; None: the one named like this backend."""
+    """Backend whose catalogue to use; None: the one named like this backend."""
 
     @property
     def called(self) -> str:
-        """What its engine is called in messages."""
+        """Name of the engine in messages."""
         return f"the engine of backend {self.name!r}"
 
     @cached_property
     def catalogue(self) -> signatures.Catalogue:
-        """What this engine's log says."""
+        """Patterns of this engine's log lines."""
         path = signature_files().get(self.failures or self.name)
         return signatures.load(path) if path else signatures.Catalogue()
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
-        """The command line that serves *model* at *port*, on loopback unless `host_flag` says where; *python* runs it."""
+        """The command line that serves *model* at *port*, by *python*, on loopback unless `host_flag` sets another address."""
         raise NotImplementedError
 
     def version_in(self, answer: Mapping[str, Any]) -> str | None:
-        """The engine's version, from what is answered at `version_path`; comparable by PEP 440, or None."""
+        """The engine's version in the response of `version_path`, comparable by PEP 440; None if it has none."""
         version = answer.get("version")
         return version if isinstance(version, str) else None
 
     def limit_in(self, row: Mapping[str, Any]) -> int | None:
-        """The longest context in tokens, from the model's row of ``/v1/models``; None where the row does not say."""
+        """The longest context in tokens, from the model's row of ``/v1/models``; None if the row does not give it."""
         limit = row.get("max_model_len")
         return limit if isinstance(limit, int) else None
 
     def env(self, deployment: Deployment) -> dict[str, str]:
-        """The environment this engine needs; a deployment's own wins over it."""
+        """Environment variables this engine needs; those of the deployment override them."""
         return {}
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
-        """What a boot of *deployment* comes to on devices of *device_bytes* (None: not known); None where that cannot be said."""
+        """
+        The predicted result of booting *deployment* on devices of *device_bytes* (None: not known); None if it cannot be
+        predicted.
+        """
         return None
 
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
-        """How long the devices wait for the host while one prompt is read, where that is known to grow with it."""
+        """Seconds for which the devices wait for the host during one prefill, if known to grow with the prompt; else 0."""
         return 0.0
 
     def recipe(
@@ -166,8 +169,8 @@ class Backend:
         host: str = "127.0.0.1",
         key: str | None = None,
     ) -> Recipe:
-        """*deployment* as something a launcher can start, listening at *host* and asking for *key*."""
-        # Last on the command line, where no flag of the deployment can open it to the world.
+        """Convert *deployment* to a recipe for launchers, with the address *host* to listen at and the API *key* to require."""
+        # Last on the command line, so that no flag of the deployment can open the server to the network.
         listens = (self.host_flag, host) if self.host_flag else ()
         locked = (self.key_flag, key) if self.key_flag and key else ()
         unlocks = {self.key_variable: key} if self.key_variable and key else {}

@@ -1,4 +1,4 @@
-"""What a deployment leaves to the machine, settled before anything boots: its dtype on a CPU, and the times to expect."""
+"""Resolve what a deployment leaves to the machine: its dtype on a CPU, and the expected times."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from pytest_longctx.errors import UsageError
 
 
 def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
-    """*one* with the dtype that the CPU *here* is fast in, where it asks for that, and with the times that follow."""
+    """Resolve ``dtype = "fastest"`` of *one* for the CPU of *here*, and add the expected times. Raises `TableError`."""
     flags = one.flags
     if flags.get("dtype") == FASTEST:
         if not backend.on_cpu:
@@ -26,7 +26,7 @@ def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
 
 
 def _expected(one: Deployment, dtype: str, here: Machine) -> dict[str, Any]:
-    """The times of a boot and of a prefill on a CPU that was measured."""
+    """Expected times of a boot and of a prefill on a CPU whose speed was measured."""
     shape, speed = models.shape_of(one.model), here.speed
     if speed is None:
         return {}

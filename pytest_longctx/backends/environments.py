@@ -1,4 +1,4 @@
-"""Engines live in environments of their own: find the interpreter that has one, or make one."""
+"""Find the interpreter whose environment has an engine or a tool, or install it into an environment of its own."""
 
 import subprocess
 import sys
@@ -22,47 +22,47 @@ if u.find_spec(sys.argv[1]):
 
 
 class Installable(Protocol):
-    """A backend's engine, or a tool: what is needed to find and to install it."""
+    """What is needed to find and install a backend's engine or a tool."""
 
     @property
     def name(self) -> str:
-        """What ``longctx engine`` calls it."""
+        """Its name in ``longctx engine``."""
 
     @property
     def called(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
 
     @property
     def elsewhere(self) -> str:
-        """Where else a message may send who misses it."""
+        """End of the remedy when it is not found: other ways to provide it."""
 
     @property
     def package(self) -> str | None:
-        """The import name that an interpreter must have; None: any interpreter will do."""
+        """Import name that an interpreter must have; None: any interpreter works."""
 
     @property
     def distributions(self) -> tuple[str, ...]:
-        """Names it is installed under, for its version."""
+        """Distribution names, in order, to look up its version."""
 
     @property
     def install(self) -> tuple[str, ...]:
-        """Requirements that ``longctx engine`` installs; empty: it cannot."""
+        """Requirements that ``longctx engine`` installs; empty: it cannot install this."""
 
     @property
     def uninstall(self) -> tuple[str, ...]:
-        """What to take out again after that."""
+        """Distributions to remove after the installation."""
 
 
 def own_python(engine: Installable) -> Path:
-    """The interpreter of the environment that ``longctx engine`` makes for *engine*."""
+    """Interpreter of the environment that ``longctx engine`` makes for *engine*."""
     return paths.kept() / "engines" / engine.name / "bin" / "python"
 
 
 def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
     """
-    The interpreter that has *engine*: *wanted*, else its own environment, else this one.
+    Find an interpreter that has *engine*: *wanted*, else that of its own environment, else this one.
 
-    Raises `LaunchError` saying where it was looked for.
+    Raises `LaunchError` with the places that were searched.
     """
     here = Path(sys.executable)
     if engine.package is None:
@@ -80,9 +80,9 @@ def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
 
 def installed_version(engine: Installable, python: Path) -> str | None:
     """
-    The version of *engine* that *python* has, without importing it; None where it has none.
+    Version of *engine* in *python*, read without importing it; None if it is not installed.
 
-    "unknown" where the module is there without metadata, as in an engine unpacked by hand.
+    "unknown" if the module has no metadata, as in an engine unpacked by hand.
     """
     if engine.package is None:
         return None
@@ -97,7 +97,7 @@ def installed_version(engine: Installable, python: Path) -> str | None:
 def install(engine: Installable, say: Callable[[str], None]) -> Path:
     """Install *engine* into an environment of its own and return its interpreter."""
     if not engine.install:
-        raise UsageError(f"longctx cannot install {engine.called}; install it by its own instructions")
+        raise UsageError(f"longctx cannot install {engine.called}; follow its own installation instructions")
     python = own_python(engine)
     if python.is_file() and installed_version(engine, python) is not None:
         say(f"{engine.name}: {installed_version(engine, python)} is already in {python.parent.parent}")

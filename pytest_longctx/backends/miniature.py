@@ -1,4 +1,4 @@
-"""The built-in tiny servers of `pytest_longctx.miniatures`: no GPU, no model, up in a moment."""
+"""Backends for the built-in miniature servers, `pytest_longctx.miniatures`: no GPU, no model, instant boot."""
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.sglang import Sglang
@@ -7,7 +7,7 @@ from pytest_longctx.deployments.deployment import Deployment
 
 
 class Miniature(Backend):
-    """A server in vLLM's dialect that is honest, or has the one fault its deployment names."""
+    """A server with vLLM's API that behaves correctly, or has the one fault that its deployment names."""
 
     name = "miniature"
     shares_machine = True
@@ -29,7 +29,7 @@ class Miniature(Backend):
 
 
 class MiniatureSglang(Miniature):
-    """The honest one in SGLang's dialect."""
+    """The correct server with SGLang's API."""
 
     name = "miniature-sglang"
     dies_unhealthy = Sglang.dies_unhealthy

@@ -1,4 +1,4 @@
-"""Any server that speaks the OpenAI completions API, of which only the URL is known."""
+"""Backend for any server with the OpenAI completions API of which only the URL is known."""
 
 from types import MappingProxyType
 
@@ -6,11 +6,11 @@ from pytest_longctx.backends import Backend
 
 
 class OpenAI(Backend):
-    """A server that somebody else runs. No log, no counters: what they would prove is left unmeasured."""
+    """A server that this run does not launch. It has no log and no counters, so checks that need them are unmeasured."""
 
     name = "openai"
     launches = False
-    # /v1/models is all that every such server has.
+    # /v1/models is the only other endpoint that every such server has.
     health = "/v1/models"
     version_path = None
     body = MappingProxyType({})

@@ -1,8 +1,8 @@
 """
-How fast PyTorch multiplies and copies on this machine's CPU, in a second or two, as one line of JSON.
+Measure PyTorch's matrix and copy rates on this machine's CPU in a second or two, and print one line of JSON.
 
-Run by the interpreter that has the engine, in the environment that the engine is started with: ``ONEDNN_MAX_CPU_ISA`` changes
-the answer a hundredfold. That interpreter need not have this package: nothing of it is imported.
+Runs in the engine's interpreter and environment: ``ONEDNN_MAX_CPU_ISA`` alone changes the result a hundredfold. That interpreter
+need not have this package, so nothing of it is imported.
 """
 
 import json
@@ -12,15 +12,15 @@ from typing import Any
 
 _DTYPES = ("bfloat16", "float32")
 _FOR_S = 0.15
-"""How long each product is repeated; the fastest repetition counts, since another program can only make it slower."""
+"""Seconds for which each product is repeated; the fastest run counts, since other programs only make it slower."""
 _SMALL, _LARGE = 256, 512
-"""Rows of the matrices: small ones first, for a CPU without BF16 takes seconds for one product of large ones."""
+"""Rows of the matrices: small ones first, because a CPU without BF16 takes seconds for one product of large ones."""
 _COPIED_BYTES = 16 * 2**20
 _LOOPS = 10_000
 
 
 def fastest_s(work: Callable[[], object]) -> float:
-    """The shortest of several runs of *work*, which is run once before them."""
+    """Shortest of several runs of *work* in seconds, after one warm-up run."""
     work()
     least_s, end_s = float("inf"), time.perf_counter() + _FOR_S
     while True:
@@ -33,7 +33,7 @@ def fastest_s(work: Callable[[], object]) -> float:
 
 
 def gflop_per_s(torch: Any, name: str) -> float:
-    """Of a matrix product in the dtype called *name*, on one core."""
+    """Rate of a matrix product in the dtype *name*, on one core."""
     rate = 0.0
     for rows in (_SMALL, _LARGE):
         if rows == _LARGE and 2 * _LARGE**3 / (rate * 1e9) > _FOR_S:
@@ -45,7 +45,7 @@ def gflop_per_s(torch: Any, name: str) -> float:
 
 
 def lacks(torch: Any) -> list[str]:
-    """The instruction sets without which engines choose other kernels, or refuse, that this PyTorch says are not there."""
+    """Instruction sets that this PyTorch reports as missing and that affect an engine's kernels or make it refuse."""
     asked = {
         "avx512f": "_is_avx512_supported",
         "avx512_vnni": "_is_avx512_supported",
@@ -56,11 +56,11 @@ def lacks(torch: Any) -> list[str]:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure, and print the result."""
     import torch  # noqa: PLC0415 - other interpreters import this module for its path
 
     threads = torch.get_num_threads()
-    # Threads that wait for one another are slow out of all proportion where another program holds a core.
+    # Threads that wait for one another are disproportionately slow if another program uses a core.
     torch.set_num_threads(1)
     source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)

@@ -1,1 +1,1 @@
-"""The client: one request on the wire, many requests, and other load tools."""
+"""Client side: single requests, loads of many requests, and adapters for other load tools."""

@@ -1,4 +1,4 @@
-"""A client that goes away: a long prompt is left while the server reads it, and the server is watched for what it does next."""
+"""Disconnect while the server reads a long prompt, and observe what the server does next."""
 
 import asyncio
 import time
@@ -18,22 +18,22 @@ from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 TRIES: Final = 3
-"""Prompts that may be answered before the client has left them."""
+"""How many prompts may be answered before the client disconnects."""
 CANARY_TOKENS: Final = 12
-"""Short enough for the cheapest step a server has."""
+"""A prompt short enough for one minimal step of the engine."""
 PATIENCE_S: Final = 30.0
-"""How long a server is watched for its end of work; one that takes longer is said to have taken so long."""
+"""How long a server is observed after the disconnect; a later end of work is recorded as this value."""
 _CANARIES: Final = 3
 _LOOK_S: Final = 0.01
 _QUIET_S: Final = 2.0
-"""How long a server that counts its tokens chunk by chunk must have counted none before it is said to have stopped."""
+"""Time without counted tokens after which a server that counts chunk by chunk is taken to have stopped."""
 _BLIND_S: Final = 0.5
-"""How long after its last byte a prompt is left where no gauge says that it is being read."""
+"""When to disconnect after the last byte, if no gauge shows that the prompt is being read."""
 
 
 @dataclass(slots=True)
 class _Cancellation:
-    """What one client does to one server, and sees of it."""
+    """One client's requests to one server, and what it observes."""
 
     server: Server
     gauges: MetricsPoller
@@ -41,7 +41,7 @@ class _Cancellation:
     watch: ProgressCallback
     before: ServerMetrics = field(default_factory=ServerMetrics)
     left_s: float = 0.0
-    """When the client went away."""
+    """Time of the disconnect."""
 
     def talk(self, tokens: int) -> StreamedRequest:
         """A request for one token."""
@@ -49,7 +49,7 @@ class _Cancellation:
         return StreamedRequest(self.server, self.prompt(tokens), 1, deadline_s, self.watch, gauges=self.gauges)
 
     async def leave(self, tokens: int) -> Exchange | float:
-        """Leave a prompt while it is read, and say how long it had lasted; or what came of it, where it ended sooner."""
+        """Disconnect while a prompt is read and return its duration in seconds; return its exchange if it ended sooner."""
         self.before = await self.gauges.now()
         talk = self.talk(tokens)
         asking = asyncio.create_task(talk.run())
@@ -66,7 +66,7 @@ class _Cancellation:
 
     async def _is_read(self, uploaded_s: float) -> bool:
         now = await self.gauges.now()
-        # SGLang counts a prompt that is read in chunks neither as running nor as waiting, but the tokens of every chunk.
+        # SGLang counts a prompt in chunked prefill neither as running nor as waiting, but counts the tokens of every chunk.
         if (worked := now.worked_since(self.before)) is not None:
             return worked > 0
         if now.running is not None:
@@ -74,16 +74,16 @@ class _Cancellation:
         return time.monotonic() - uploaded_s > _BLIND_S
 
     async def aftermath(self) -> tuple[float | None, ServerMetrics]:
-        """How long after the disconnect nothing was left to do, None where the server does not say; its counters then."""
+        """Seconds from the disconnect to the end of work (None if the server does not report it), and the counters then."""
         worked: float | None = None
         moved_s = 0.0
         while True:
             now, since_s = await self.gauges.now(), time.monotonic() - self.left_s
             if now.running is None:
                 return None, now
-            # The canary's token must be on the counters too, or its prompt would be taken for the other's.
-            told = now.since(self.before).completion_tokens != 0
-            busy = _busy(now) > _busy(self.before) or not told
+            # Wait for the canary's token too, or its prompt would be counted as part of the cancelled one.
+            counted = now.since(self.before).completion_tokens != 0
+            busy = _busy(now) > _busy(self.before) or not counted
             if busy or now.worked_tokens is None or now.worked_tokens != worked:
                 worked, moved_s = now.worked_tokens, since_s
             if not busy and (worked is None or since_s - moved_s > _QUIET_S):
@@ -97,9 +97,9 @@ def disconnect(
     server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: ProgressCallback = no_progress
 ) -> Observation:
     """
-    A prompt of *tokens* left while it is read, then a canary: what both came to, as evidence.
+    Send a prompt of *tokens*, disconnect while it is read, send a canary, and return both results as evidence.
 
-    Nothing is observed where every prompt was answered before it could be left; it must be longer then.
+    The outcome is None if every prompt was answered before the disconnect; use a longer prompt then.
     """
     return event_loop.run(_disconnect(server, prompt, tokens, watch))
 
@@ -118,13 +118,15 @@ async def _disconnect(
                 return await _afterwards(visit, left, usual)
             if left.ending != "complete":
                 return left.observe()
-    return Observation(None, said=f"{TRIES} prompts of {tokens:,} tokens were answered before they could be left")
+    return Observation(
+        None, said=f"{TRIES} prompts of {tokens:,} tokens were answered before the client could disconnect"
+    )
 
 
 async def _afterwards(visit: _Cancellation, lasted_s: float, usual: list[Exchange]) -> Observation:
     canary = await visit.talk(CANARY_TOKENS).run()
     if (unserved := _unserved([canary])) is not None:
-        return replace(unserved, said=f"{CANARY_TOKENS} tokens after a client had left: {unserved.said}")
+        return replace(unserved, said=f"{CANARY_TOKENS} tokens after a disconnect: {unserved.said}")
     stopped_s, after = await visit.aftermath()
     worked = after.worked_since(visit.before)
     counted = after.since(visit.before).prompt_tokens if worked is None else worked
@@ -141,7 +143,7 @@ async def _afterwards(visit: _Cancellation, lasted_s: float, usual: list[Exchang
 
 
 def _busy(now: ServerMetrics) -> float:
-    """Requests that a server has: any that it had before are somebody else's, or left behind by a fault of another kind."""
+    """Requests that the server has; earlier ones belong to other clients or to another fault."""
     return (now.running or 0) + (now.waiting or 0)
 
 

@@ -1,8 +1,8 @@
 """
-An event loop that knows when it woke.
+An asyncio event loop that records when it last woke.
 
-Of the chunks that come to fifty streams at the same moment, the last is read milliseconds after the first. What is read in
-one turn of the loop had come before the turn began, so the beginning of the turn is the truer stamp for all of it.
+If fifty streams receive a chunk at the same moment, the last is read milliseconds after the first. All data read in one iteration
+of the loop arrived before the iteration began, so its start is the more accurate time stamp.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class _Selector(selectors.DefaultSelector):
-    """Stamps its own returns."""
+    """A selector that records when each call to `select` returned."""
 
     clock: Callable[[], float]
     woke_s: float
@@ -35,15 +35,15 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def woke_s() -> float | None:
-    """When the running loop last woke; None on a loop that is not one of `run`."""
+    """Time at which the running loop last woke; None if the loop was not started by `run`."""
     loop = asyncio.get_running_loop()
     return loop.waits.woke_s if isinstance(loop, _Loop) else None
 
 
 def run(main: Coroutine[Any, Any, T], clock: Callable[[], float] = time.monotonic) -> T:
-    """As `asyncio.run`, on a loop that stamps its turns by *clock*, and with short pauses for collecting garbage."""
-    # What is there already, which in a test run is a great deal, is not looked through again while answers come in.
-    gc.collect(1)  # or what the request before left behind would be kept among the old for long
+    """Run *main* as `asyncio.run` does, on a loop that stamps each iteration by *clock*, with short garbage-collection pauses."""
+    # Exclude existing objects (many in a test run) from garbage collection while answers arrive.
+    gc.collect(1)  # collect first, or freezing would keep the garbage of the request before
     gc.freeze()
     try:
         with asyncio.Runner(loop_factory=lambda: _Loop(clock)) as runner:

@@ -1,5 +1,5 @@
 """
-One request and its answer, as readings of a clock; everything else is derived.
+One request and its answer, recorded as clock readings; all metrics are derived from them.
 
 ``None`` means not observed, never zero. Times are seconds on a monotonic clock.
 """
@@ -31,10 +31,12 @@ Ending = Literal[
     "not asked",
 ]
 """
-How a request ended. ``died mid-stream``: the stream stopped without its closing ``[DONE]``; ``engine dead``: nothing stopped,
-but the server's health said that nothing would come any more. ``stalled``: nothing moved for the time that is allowed;
-``deadline``: the time was up, and nothing had moved in it, or nothing could be watched; ``unfinished``: the time was up while the
-server was still at work, of which nothing follows; ``not asked``: the answer shows that the question never reached an engine.
+How a request ended.
+
+``died mid-stream``: the stream stopped without its closing ``[DONE]``. ``engine dead``: the connection stayed open, but the
+health endpoint reported a dead engine. ``stalled``: no progress for longer than the stall limit. ``deadline``: the deadline
+passed without progress, or progress could not be observed. ``unfinished``: the deadline passed while the server was still
+working, which proves nothing. ``not asked``: the answer shows that the request never reached an engine.
 """
 
 ENDING_OUTCOMES: Mapping[Ending, Outcome | None] = {
@@ -59,12 +61,12 @@ ENDING_KINDS: Mapping[Ending, Kind] = {
     "not admitted": "hang-admission",
     "engine dead": "dead-engine",
 }
-"""The class of failure that an ending is by itself."""
+"""The failure kind that follows from each ending alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the server says it counted, in tokens."""
+    """Token counts from the server's usage record."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -74,7 +76,7 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """
-    What the server's own counters gained over one request or one load: the second ledger, which must agree with the client's.
+    Increase of the server's own counters over one request or one load; it must agree with the client's figures.
 
     Times are sums over the requests, by the server's clock.
     """
@@ -83,15 +85,15 @@ class Ledger:
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     first_tokens: int | None = None
-    """Requests that had their first token."""
+    """Number of requests that have had their first token."""
     ttft_s: float | None = None
     queue_s: float | None = None
     prefill_s: float | None = None
     times_first_token: bool = True
-    """False: the server has no counter of the time to the first token, so that none is missing."""
+    """False: the server has no time-to-first-token counter, so a missing value is not an error."""
 
     def gap_tokens(self, sent: int, asked: int) -> int | None:
-        """Tokens by which prompts and answers differ from what was *sent* and *asked*; None where one was not counted."""
+        """Difference in tokens between the counters and what was *sent* and *asked*; None if one counter is missing."""
         if self.prompt_tokens is None or self.completion_tokens is None:
             return None
         return abs(self.prompt_tokens - sent) + abs(self.completion_tokens - asked)
@@ -99,7 +101,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A request the server turned down, in its own words; *in_stream*: an error event inside a 200 answer."""
+    """A request that the server refused, with its error text; *in_stream*: an error event inside a 200 answer."""
 
     status: int
     text: str
@@ -107,18 +109,18 @@ class Refusal:
 
     @classmethod
     def read(cls, status: int, body: str, secrets: Iterable[str] = (), *, in_stream: bool = False) -> "Refusal":
-        """From an error *body*: vLLM nests its words under ``error``, SGLang has them flat; a server may echo a secret."""
-        said: object = body
+        """Parse an error *body*: vLLM nests its message under ``error``, SGLang does not. *secrets* are masked."""
+        message: object = body
         with suppress(json.JSONDecodeError):
-            said = json.loads(body)
-        while isinstance(said, dict):
-            said = said.get("error") or said.get("message") or str(said)
-        return cls(status, masked(str(said), secrets)[:500], in_stream)
+            message = json.loads(body)
+        while isinstance(message, dict):
+            message = message.get("error") or message.get("message") or str(message)
+        return cls(status, masked(str(message), secrets)[:500], in_stream)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Exchange:
-    """What the wire told us, and when."""
+    """What the client observed on the wire, and when."""
 
     sent_tokens: int
     asked_tokens: int
@@ -127,36 +129,36 @@ class Exchange:
     ended_s: float
     uploaded_s: float | None = None
     arrivals_s: tuple[float, ...] = ()
-    """One stamp per chunk with content; chunks are not tokens."""
+    """One time stamp per chunk with content; a chunk is not a token."""
     usage: Usage = Usage()
-    """Each count is None where the server named none."""
+    """Each count is None if the server did not report it."""
     ledger: Ledger | None = None
-    """None where the server has no counters, or where other requests moved them too."""
+    """None if the server has no counters, or if other requests changed them too."""
     refusal: Refusal | None = None
     waited_unscheduled_s: float | None = None
     health: int | None = None
-    """HTTP status of the server's health after a request that came to nothing; None: not asked, or nobody answered."""
+    """HTTP status of the health endpoint after a failed request; None: not requested, or no answer."""
     text: str = ""
     detail: str = ""
-    """What broke, in the words of the layer that noticed."""
+    """The error, as reported by the layer that detected it."""
     vitals: Mapping[str, float] = field(default_factory=dict)
-    """Devices and host meanwhile, by their names in `pytest_longctx.measures`, as far as somebody looked."""
+    """Device and host readings during the request, by their names in `pytest_longctx.measures`."""
 
     def __repr__(self) -> str:
-        """Short, for pytest shows it beside each figure that an assertion took from it."""
+        """Return a short form, because pytest prints it beside each figure that an assertion reads from it."""
         first = "" if self.ttft_s is None else f", TTFT {duration(self.ttft_s)}"
-        words = self.refusal.text if self.refusal else self.detail
-        said = f": {words!r}" if words else ""
-        return f"<Exchange of {self.sent_tokens:,} + {self.asked_tokens:,} tokens, {self.ending}{first}{said}>"
+        message = self.refusal.text if self.refusal else self.detail
+        shown = f": {message!r}" if message else ""
+        return f"<Exchange of {self.sent_tokens:,} + {self.asked_tokens:,} tokens, {self.ending}{first}{shown}>"
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to first token: the first byte sent to the first chunk with content."""
+        """Time to first token: from the first byte sent to the first chunk with content."""
         return self.arrivals_s[0] - self.started_s if self.arrivals_s else None
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first; None unless the server counted at least two."""
+        """Time per output token after the first; None unless the server counted at least two tokens."""
         counted = self.usage.completion_tokens
         if counted is None or counted < 2 or len(self.arrivals_s) < 2:
             return None
@@ -164,11 +166,11 @@ class Exchange:
 
     @property
     def gaps_s(self) -> tuple[float, ...]:
-        """Inter-chunk gaps; empty for fewer than two chunks."""
+        """Gaps between chunks; empty for fewer than two chunks."""
         return tuple(later - earlier for earlier, later in pairwise(self.arrivals_s))
 
     def metrics(self) -> dict[str, float | None]:
-        """Every figure of `pytest_longctx.measures` that one exchange can give; None where it was not observed."""
+        """Every metric of `pytest_longctx.measures` that one exchange can give; None if it was not observed."""
         usage, ttft_s, tpot_s, gaps_s = self.usage, self.ttft_s, self.tpot_s, self.gaps_s
         complete = self.ending == "complete"
         return {
@@ -192,7 +194,7 @@ class Exchange:
         }
 
     def _by_the_server(self, ledger: Ledger) -> dict[str, float | None]:
-        """The second ledger's figures, and how far the two are apart on the first token."""
+        """Metrics from the server's counters, and the difference between both clocks at the first token."""
         gap_s = None
         if self.ttft_s is not None and ledger.ttft_s is not None and self.uploaded_s is not None:
             gap_s = self.ttft_s - (self.uploaded_s - self.started_s) - ledger.ttft_s
@@ -206,7 +208,7 @@ class Exchange:
         }
 
     def observe(self) -> Observation:
-        """The exchange as evidence for a verdict."""
+        """Convert the exchange to evidence for a verdict."""
         outcome, kind = ENDING_OUTCOMES[self.ending], ENDING_KINDS.get(self.ending)
         if self.ending == "server error" and self.health == 200:
             outcome, kind = "fails", "server-error"
@@ -223,7 +225,7 @@ class Exchange:
 
 
 class UnservedError(LongctxError):
-    """A request that a test needed an answer to came to none; *exchange* is what came instead."""
+    """A request whose answer a test needs was not served; *exchange* is what was observed instead."""
 
     def __init__(self, message: str, exchange: Exchange) -> None:
         super().__init__(message)
@@ -235,16 +237,16 @@ def _share(part: int | None, whole: int | None) -> float | None:
 
 
 def _prefill_rate(usage: Usage, ttft_s: float | None) -> float | None:
-    # Only tokens that were really computed count: a cached prefix is not prefill speed.
+    # Count only tokens that were computed: reading a cached prefix is not prefill.
     if usage.prompt_tokens is None or usage.cached_tokens is None or not ttft_s:
         return None
     return (usage.prompt_tokens - usage.cached_tokens) / ttft_s
 
 
 def tally(exchanges: Sequence[Exchange]) -> Observation:
-    """Several exchanges as one piece of evidence: the first that was not served, else how many were miscounted."""
+    """Combine exchanges into one observation: the first that was not served, else the number of miscounted ones."""
     failed = [each for each in exchanges if each.ending != "complete"]
-    # Of one that was still at work nothing follows: another that failed says more.
+    # An unfinished request proves nothing, so prefer another failure.
     unserved = next((each for each in failed if ENDING_OUTCOMES[each.ending]), next(iter(failed), None))
     if unserved is not None:
         seen = unserved.observe()
@@ -267,7 +269,7 @@ def tally(exchanges: Sequence[Exchange]) -> Observation:
 
 
 def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:
-    """The second ledger of several exchanges; nothing where not every one has it, None where a counter was missing."""
+    """Counter metrics of several exchanges; empty if any exchange has no ledger, None if a counter is missing."""
     ledgers = [each.ledger for each in exchanges if each.ledger is not None]
     if len(ledgers) < len(exchanges):
         return {}
@@ -279,7 +281,7 @@ def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:
 
 
 def again(first: Exchange, second: Exchange) -> Observation:
-    """The second reading of a prompt as evidence, with how much sooner it came than the first."""
+    """Evidence from the second reading of a prompt, with its speed-up over the first."""
     seen = second.observe()
     speedup = first.ttft_s / second.ttft_s if first.ttft_s and second.ttft_s else None
     return replace(seen, metrics={**seen.metrics, "warm_speedup": speedup})

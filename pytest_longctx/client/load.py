@@ -1,4 +1,4 @@
-"""Many requests at once, so many at a time or so many a second, and what they came to."""
+"""Send many requests, at a fixed concurrency or arrival rate, and compute the load's metrics."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ from pytest_longctx.prompts import Sendable
 
 def offsets(requests: int, rate_per_s: float, arrivals: Arrivals, seed: int) -> tuple[float, ...]:
     """
-    Seconds from the first request to each; the same again for the same seed.
+    Arrival time of each request, in seconds after the first; the same for the same *seed*.
 
     >>> offsets(4, 2.0, "constant", 0)
     (0.0, 0.5, 1.0, 1.5)
@@ -38,38 +38,38 @@ def offsets(requests: int, rate_per_s: float, arrivals: Arrivals, seed: int) -> 
 
 
 _SETTLE_S: Final = 5.0
-"""How long the server's counters may take to catch up with a load."""
+"""How long the server's counters may take to include a finished load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Every request of a load, and what can only be said of all of them together."""
+    """All requests of a load, and the data that belong to the load as a whole."""
 
     exchanges: tuple[Exchange, ...]
     ledger: Ledger | None = None
-    """What the server's counters gained over all of it; what anybody else asked meanwhile is counted in."""
+    """Increase of the server's counters over the load; requests of other clients are included."""
     duration_s: float | None = None
-    """How long it took by the client's own word, where the exchanges do not have their places in time."""
+    """Duration as reported by the client, if the exchanges have no absolute times."""
     left_out: frozenset[str] = frozenset()
-    """Measures that the client does not take, or defines otherwise."""
+    """Metrics that the client does not measure or defines differently."""
     measured_by: str = ""
-    """The client, where it is not this package's own."""
+    """Name of the client, unless it is this package's own."""
     said: str = ""
-    """Why there is nothing, where there is nothing."""
+    """The reason, if there are no exchanges."""
     vitals: Mapping[str, float] = field(default_factory=dict)
-    """Devices and host meanwhile, by their names in `pytest_longctx.measures`, as far as somebody looked."""
+    """Device and host readings during the load, by their names in `pytest_longctx.measures`."""
     send_delay_s: float | None = None
-    """The most by which a request of an open loop was sent later than it was due; it counts as time the request waited."""
+    """The longest delay between the due time and the sending of a request in an open loop; it counts as waiting time."""
 
 
 def run(
     server: Server, prompt: Callable[[int], Sendable], asked: Ask, seed: int = 0, watch: ProgressCallback = no_progress
 ) -> Load:
     """
-    Send the requests that *asked* names: at most ``concurrency`` at a time, or ``rate_per_s`` however slowly they are answered.
+    Send the requests of *asked*: at most ``concurrency`` at a time, or ``rate_per_s`` regardless of how fast they are answered.
 
-    Each may take as long as it would if all the others were ahead of it in the queue. In an open loop times count from when a
-    request was due: what is sent late, because the client or the server was busy, has waited all the same. Raises `PromptError`.
+    The deadline of each request allows for all others ahead of it in the queue. In an open loop, times count from the moment a
+    request was due, so a late send (busy client or server) counts as waiting. Raises `PromptError`.
     """
     if lack := missing("load", asked, claimed=False, bounded=True):
         raise PromptError(lack)
@@ -85,7 +85,7 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class _Flock:
-    """The requests of one load."""
+    """Sender of the requests of one load."""
 
     server: Server
     prompt: Callable[[int], Sendable]
@@ -100,25 +100,25 @@ class _Flock:
         return self.prompt(self.asked.prompt_tokens or 1)
 
     async def send(self, fresh: Sendable, ahead: int, gauges: MetricsPoller) -> Exchange:
-        """One request, which may have to wait until *ahead* of its size are done."""
+        """Send one request; its deadline allows for *ahead* requests of its size in the queue."""
         deadline_s = self.server.deployment.timeouts.request_s(len(fresh) * ahead, self.asked.output_tokens)
         talk = StreamedRequest(self.server, fresh, self.asked.output_tokens, deadline_s, self.watch, gauges=gauges)
         return await talk.run()
 
     async def closed(self, concurrency: int) -> list[Exchange]:
-        """At most *concurrency* at a time."""
+        """Send all requests, at most *concurrency* at a time."""
         places = asyncio.Semaphore(concurrency)
 
         async def one(gauges: MetricsPoller) -> Exchange:
             async with places:
-                # Made when its turn comes: not all prompts need to be held at once.
+                # Make each prompt when it is needed, so that not all are in memory at once.
                 return await self.send(self.fresh(), concurrency, gauges)
 
         async with poll_metrics(self.server) as gauges:
             return await asyncio.gather(*(one(gauges) for _ in range(self.requests)))
 
     async def opened(self, due_s: Sequence[float]) -> list[tuple[Exchange, float]]:
-        """Each request as if it had been sent when it was due, and how much later it was."""
+        """Send each request when due; return exchanges that start at the due time, and the send delay in seconds."""
 
         async def one(fresh: Sendable, due_s: float, gauges: MetricsPoller) -> tuple[Exchange, float]:
             exchange = await self.send(fresh, self.requests, gauges)
@@ -131,13 +131,13 @@ class _Flock:
             for left, offset_s in zip(reversed(range(len(due_s))), due_s, strict=True):
                 await asyncio.sleep(began_s + offset_s - time.monotonic())
                 sending.append(asyncio.create_task(one(fresh, began_s + offset_s, gauges)))
-                # Made beside the requests in flight, and before it is due: a long prompt takes a while.
+                # Make the next prompt before it is due, beside the requests in flight: a long prompt takes time.
                 fresh = await asyncio.to_thread(self.fresh) if left else fresh
             return await asyncio.gather(*sending)
 
 
 def reading(server: Server) -> ServerMetrics:
-    """One look at the server's counters; an empty reading where it has none or does not answer."""
+    """Scrape the server's counters once; return an empty reading if it has none or does not answer."""
     if server.backend.metrics == MetricNames():
         return ServerMetrics()
     try:
@@ -146,15 +146,15 @@ def reading(server: Server) -> ServerMetrics:
         return (
             server_metrics.read(answer.text, server.backend.metrics) if answer.status_code == 200 else ServerMetrics()
         )
-    except (httpx.HTTPError, ValueError):  # no answer, or a page that is no metrics page
+    except (httpx.HTTPError, ValueError):  # no answer, or not a metrics page
         return ServerMetrics()
 
 
 def ledger_since(server: Server, before: ServerMetrics, exchanges: Sequence[Exchange]) -> Ledger | None:
-    """What the server counted over a load, once its counters have caught up with the answers; None where it has none."""
+    """Increase of the server's counters over a load, read after they include all answers; None if it has no counters."""
     if not server.backend.metrics.generated_tokens:
         return None
-    # What was asked, not what usage claims: a server that overstates its answers would be waited for in vain.
+    # Wait for the requested number, not the one in usage: a server that overstates its answers never reaches that.
     least = sum(min(each.asked_tokens, each.usage.completion_tokens or 0) for each in exchanges)
     end = time.monotonic() + _SETTLE_S
     while True:
@@ -165,7 +165,7 @@ def ledger_since(server: Server, before: ServerMetrics, exchanges: Sequence[Exch
 
 
 def _cached_share(load: Load, prompt_tokens: int) -> float | None:
-    """By usage where every answer names its cached tokens, else by the server's counter."""
+    """Cached share of the prompts: from usage if every answer reports it, else from the server's counter."""
     named = [each.usage.cached_tokens for each in load.exchanges]
     known = [tokens for tokens in named if tokens is not None]
     by_counter = load.ledger.cached_tokens if load.ledger is not None else None
@@ -181,7 +181,7 @@ def _ledger_gap(load: Load) -> dict[str, float | None]:
 
 
 def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float | None = None) -> Observation:
-    """A load as evidence: the first request that was not served, else its rates and percentiles, and what met the goals."""
+    """Convert a load to evidence: the first request that was not served, else rates, percentiles and goodput."""
     exchanges = load.exchanges
     if not exchanges:
         return Observation(None, said=load.said, measured_by=load.measured_by)
@@ -217,7 +217,7 @@ def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float 
 def _goodput(
     exchanges: Sequence[Exchange], duration_s: float, goal_ttft_s: float | None, goal_tpot_s: float | None
 ) -> dict[str, float | None]:
-    """Requests that met every goal; nothing without a goal, None where a time is missing that one is about."""
+    """Share and rate of requests that met every goal; empty without a goal, None if a time needed for one is missing."""
     goals = [(goal_ttft_s, "ttft_s"), (goal_tpot_s, "tpot_s")]
     asked = [(goal_s, name) for goal_s, name in goals if goal_s is not None]
     if not asked:
@@ -230,7 +230,7 @@ def _goodput(
 
 
 def _summary(ordered: Sequence[float]) -> dict[str, float | None]:
-    """Mean, median, 90th and 99th percentile of *ordered*; None where there is nothing."""
+    """Mean, median, 90th and 99th percentile of *ordered*; None if it is empty."""
     if not ordered:
         return dict.fromkeys(("mean", "p50", "p90", "p99"))
     return {"mean": fmean(ordered), **{f"p{part}": percentile(ordered, part) for part in (50, 90, 99)}}
@@ -238,7 +238,7 @@ def _summary(ordered: Sequence[float]) -> dict[str, float | None]:
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """
-    A percentile of sorted values, linear between the two nearest.
+    Percentile of sorted values, interpolated linearly between the two nearest.
 
     >>> percentile([1.0, 2.0, 3.0, 4.0], 50)
     2.5

@@ -1,4 +1,4 @@
-"""The throughput that an engine writes into its log, held against a request that was timed."""
+"""Compare the throughput in an engine's log with that of a request timed by the client."""
 
 import re
 import time
@@ -16,11 +16,11 @@ from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 _LATE_S = 3.0
-"""How much longer than its window a line may take to appear."""
+"""How much later than the end of its window a log line may appear."""
 
 
 class Logged(NamedTuple):
-    """One line's rate, and the tokens it names, where it names any."""
+    """One logged rate and, if the line has it, the number of tokens."""
 
     tokens_per_s: float
     tokens: int | None = None
@@ -39,35 +39,35 @@ def rates(lines: Iterable[str], line_of: RateLine) -> list[Logged]:
 
 def weigh(exchange: Exchange, logged: Iterable[Logged]) -> Observation:
     """
-    The highest of the logged rates beside the client's: it ``adds up``, or it ``cannot be`` a rate of this request.
+    Compare the highest logged rate with the client's: it ``adds up``, or it ``cannot be`` a rate of this request.
 
-    Where a line names no tokens it is taken to have credited the whole prompt, as vLLM's does.
+    A line without a token count is assumed to credit the whole prompt to its window, as vLLM does.
     """
     seen = exchange.observe()
     best, measured = max(logged, default=None), seen.metrics["prefill_tokens_per_s"]
     prompt, cached = seen.metrics["prompt_tokens"], seen.metrics["cached_tokens"]
     if best is None or measured is None or prompt is None or cached is None:
-        lack = "no line with a rate came" if best is None else "the client's own rate is not known"
-        return Observation(None, seen.metrics, said=f"{lack}; nothing can be compared")
+        lack = "no log line with a rate appeared" if best is None else "the client's rate was not observed"
+        return Observation(None, seen.metrics, said=f"{lack}; the rates cannot be compared")
     window_s = (best.tokens or prompt - cached) / best.tokens_per_s
     ratio = best.tokens_per_s / measured
     found = {"logged_tokens_per_s": best.tokens_per_s, "log_window_s": window_s, "log_rate_ratio": ratio}
-    said = (
-        f"an artefact: the log's {best.tokens_per_s:,.1f} tokens/s is what was read, over a window of {window_s:.3g} s; "
-        f"the client saw {measured:,.1f} tokens/s"
+    message = (
+        f"artefact: the logged {best.tokens_per_s:,.1f} tokens/s is the prompt divided by a log window of {window_s:.3g} s; "
+        f"the client measured {measured:,.1f} tokens/s"
     )
     artefact = abs(ratio - 1) > OFF
     return Observation(
-        "cannot be" if artefact else "adds up", {**seen.metrics, **found}, phase="log", said=said if artefact else ""
+        "cannot be" if artefact else "adds up", {**seen.metrics, **found}, phase="log", said=message if artefact else ""
     )
 
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
-    """One request that has the log's window to itself, and what the log makes of it; nothing where no log can be seen."""
+    """Send one request with a log window of its own and compare the logged rate; the outcome is None if no log can be read."""
     line_of, log = server.backend.catalogue.rate, server.log
     if line_of is None or log is None:
-        return Observation(None, said="no log of this server can be seen, or none of its lines is known to have a rate")
-    time.sleep(1.1 * line_of.window_s)  # what came before has its own window
+        return Observation(None, said="the server's log cannot be read, or no pattern for its throughput line is known")
+    time.sleep(1.1 * line_of.window_s)  # earlier requests are in an earlier window
     start = log.stat().st_size
     exchange = ask(server, prompt, output_tokens, watch=watch)
     if exchange.ending != "complete":

@@ -1,4 +1,4 @@
-"""A server's prefix cache: emptied on demand, and proved empty by a prompt that it has read before."""
+"""Reset a server's prefix cache, and verify by a repeated prompt that it is empty."""
 
 import json
 import time
@@ -17,17 +17,17 @@ from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 WITNESS_TOKENS: Final = 2048
-"""Length of a prompt that is to tell whether a cache was emptied: several blocks, whatever their size."""
+"""Length of the witness prompt that shows whether the cache is empty: several blocks of any block size."""
 _ANSWER_S: Final = 60.0
 _FREE_S: Final = 5.0
-"""How long a server may hold the blocks of an answer that is complete; until then it refuses."""
+"""How long a server may hold the blocks of a finished answer; it refuses a reset until then."""
 
 
 def reset(server: Server) -> Refusal | None:
-    """Ask *server* to empty its prefix cache: None where it says that it did, else its words; status 404 where it cannot."""
+    """Ask *server* to reset its prefix cache. Return None on success, else its refusal; status 404 if it has no such endpoint."""
     path = server.backend.reset_path
     if path is None:
-        return Refusal(404, f"the backend {server.backend.name} names no endpoint that empties its cache")
+        return Refusal(404, f"the backend {server.backend.name} has no endpoint that resets its prefix cache")
     end_s = time.monotonic() + _FREE_S
     with open_client(server, _ANSWER_S) as http:
         while True:
@@ -41,39 +41,39 @@ def _said_no(answer: httpx.Response, server: Server) -> Refusal | None:
     if answer.status_code != 200:
         return Refusal.read(answer.status_code, answer.text, server.secrets)
     with suppress(json.JSONDecodeError):
-        said = json.loads(answer.text)
-        # Before 0.26 vLLM said nothing, and SGLang says a sentence.
-        if isinstance(said, dict) and said.get("success") is False:
+        reported = json.loads(answer.text)
+        # vLLM before 0.26 answers with an empty body, SGLang with a sentence.
+        if isinstance(reported, dict) and reported.get("success") is False:
             return Refusal.read(200, answer.text, server.secrets)
     return None
 
 
 def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progress) -> None:
-    """Empty the prefix cache of *server*. Raises `CacheError` unless *witness*, read before, comes back with nothing cached."""
+    """Reset the prefix cache of *server*. Raises `CacheError` unless *witness*, sent before, then has no cached tokens."""
     ask(server, witness, 1, watch=watch)
     refusal = reset(server)
     if refusal is not None:
         raise CacheError(
-            f"{server.deployment.name}: its prefix cache was to be emptied; POST {server.backend.reset_path} was answered "
+            f"{server.deployment.name}: prefix cache not reset: POST {server.backend.reset_path} returned "
             f"{refusal.status}: {refusal.text}\n"
-            "  try      VLLM_SERVER_DEV_MODE=1 in the deployment's [env] for vLLM; a server on which nothing else runs"
+            "  try      VLLM_SERVER_DEV_MODE=1 in the deployment's [env] for vLLM; stop all other requests to this server"
         )
     again = ask(server, witness, 1, watch=watch)
     cached = again.usage.cached_tokens
     if cached != 0:
-        seen = "not told" if cached is None else f"{cached:,}"
+        seen = "not reported" if cached is None else f"{cached:,}"
         raise CacheError(
-            f"{server.deployment.name}: its prefix cache was to be emptied, and it said that it was\n"
-            f"  checked  a prompt of {len(witness):,} tokens that was read just before: cached tokens {seen}, {again.ending}\n"
-            "  try      new prompts instead: `prompt` never gives the same one twice"
+            f"{server.deployment.name}: the prefix cache is not empty, although the server confirmed the reset\n"
+            f"  checked  a prompt of {len(witness):,} tokens sent just before: cached tokens {seen}, {again.ending}\n"
+            "  try      a new prompt instead of a reset: `prompt` never returns the same prompt twice"
         )
 
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
     """
-    *prompt* three times, the cache emptied before the third: that one as evidence, with what the second had found cached.
+    Send *prompt* three times, with a reset before the third; return the third as evidence, with the cached share of the second.
 
-    Nothing is observed where the server has no way to empty its cache.
+    The outcome is None if the server has no endpoint that resets its cache.
     """
     for_the_first_time, second = (ask(server, prompt, output_tokens, watch=watch) for _ in range(2))
     for each in (for_the_first_time, second):
@@ -82,13 +82,13 @@ def observe(server: Server, prompt: Sendable, output_tokens: int, watch: Progres
     try:
         refusal = reset(server)
     except httpx.ReadTimeout:
-        said = f"the reset: no answer within {_ANSWER_S:.0f} s, and nothing that could be watched"
-        return Observation(None, phase="request", kind="too-slow", said=said)
+        message = f"cache reset: no answer within {_ANSWER_S:.0f} s, and no progress could be observed"
+        return Observation(None, phase="request", kind="too-slow", said=message)
     except httpx.HTTPError as problem:
-        return Observation("disconnects", phase="request", said=f"the reset: {type(problem).__name__}: {problem}")
+        return Observation("disconnects", phase="request", said=f"cache reset: {type(problem).__name__}: {problem}")
     if refusal is not None:
         return Observation(
-            None if refusal.status == 404 else "refuses", phase="request", said=f"the reset: {refusal.text}"
+            None if refusal.status == 404 else "refuses", phase="request", said=f"cache reset: {refusal.text}"
         )
     seen = ask(server, prompt, output_tokens, watch=watch).observe()
     before = second.metrics()["cached_share"]

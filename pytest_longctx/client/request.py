@@ -1,10 +1,8 @@
 """
-The client: send a prompt, and return what came of it.
+Send one prompt, stream the completion and record the time of each event.
 
-One request on the wire: stream a completion and write down readings of the clock.
-
-It never retries (a retry would send ten million tokens again and hide the first failure) and has no timeout of its own
-that could be shorter than the answer: only the deadline it is given, from the first byte on.
+A request is never retried: a retry would send up to ten million tokens again and hide the first failure. The only timeout is the
+given deadline, counted from the first byte.
 """
 
 import asyncio
@@ -30,17 +28,17 @@ from pytest_longctx.prompts import Sendable
 
 _KEPT_TEXT: Final = 2000
 _CONTENT: Final = ("reasoning_content", "reasoning", "content")
-"""What a chat's chunk may carry: a first token of reasoning is a first token."""
+"""Fields of a chat chunk that count as content: a first token of reasoning is a first token."""
 _JSON: Final = {"Content-Type": "application/json"}
 _FIRST_BYTE: Final = "http11.send_request_headers.started"
-"""httpcore's name for the moment; where a proxy is asked for a tunnel first, it comes twice, and the last counts."""
+"""httpcore's event name for the first byte. A proxy tunnel emits it twice; the last one counts."""
 
 Clock = Callable[[], float]
 
 
 @dataclass(slots=True)
 class StreamedRequest:
-    """One request in flight: what has been seen of it so far."""
+    """One request in flight and what has been observed of it so far."""
 
     server: Server
     prompt: Sendable
@@ -49,13 +47,13 @@ class StreamedRequest:
     watch: ProgressCallback
     clock: Clock = time.monotonic
     gauges: MetricsPoller | None = None
-    """What all requests of a load look at; None: no other is in flight, and the server's counters tell of this one."""
+    """The poller that all requests of a load share; None: no other request is in flight, so the counters belong to this one."""
     started_s: float = 0.0
     uploaded_s: float | None = None
     answering: bool = False
     arrivals_s: list[float] = field(default_factory=list)
     finished_s: float | None = None
-    """When a chunk without text said that the answer is over."""
+    """Time of the textless chunk that ended the answer."""
     words: list[str] = field(default_factory=list)
     usage: Usage | None = None
     refusal: Refusal | None = None
@@ -63,7 +61,7 @@ class StreamedRequest:
     lookout: Watchdog | None = None
 
     async def run(self) -> Exchange:
-        """The whole request, with the server's gauges watched beside it."""
+        """Run the whole request while polling the server's metrics."""
         async with (
             open_http(self.server, None) as http,
             nullcontext(self.gauges) if self.gauges else poll_metrics(self.server) as gauges,
@@ -95,19 +93,19 @@ class StreamedRequest:
         )
 
     def _arrived(self) -> tuple[float, ...]:
-        """One stamp per chunk with content; a single token without text comes in the chunk that ends the answer."""
+        """One time stamp per chunk with content; a single token without text arrives in the chunk that ends the answer."""
         single = self.usage is not None and self.usage.completion_tokens == 1
         if self.arrivals_s or self.finished_s is None or not single:
             return tuple(self.arrivals_s)
         return (self.finished_s,)
 
     async def _ledger(self, lookout: Watchdog) -> Ledger | None:
-        # What was asked, not what usage claims: a server that overstates its answer would be waited for in vain.
+        # Wait for the requested number, not the one in usage: a server that overstates its answer never reaches that.
         counted = (self.usage and self.usage.completion_tokens) or 0
         return await lookout.ledger(min(self.output_tokens, counted))
 
     def _counted(self, ledger: Ledger | None) -> Usage:
-        """What usage says; of cached tokens the server's counter where usage is silent."""
+        """Token counts from usage; if usage reports no cached tokens, from the server's counter."""
         if self.usage is None or self.usage.cached_tokens is not None or ledger is None:
             return self.usage or Usage()
         return replace(self.usage, cached_tokens=ledger.cached_tokens)
@@ -118,7 +116,7 @@ class StreamedRequest:
         return "uploading" if self.uploaded_s is None else "waiting"
 
     async def _race(self, http: httpx.AsyncClient, lookout: Watchdog) -> tuple[Ending, float]:
-        """The answer, the deadline, or the discovery that the request is never scheduled: whichever comes first."""
+        """Wait for the answer, the deadline or the watchdog, whichever comes first."""
         answer = asyncio.create_task(self._stream(http))
         what = f"{len(self.prompt):,} tokens to {self.server.deployment.name}"
         watching = asyncio.create_task(lookout.watch(what, self._phase, self.deadline_s, self.watch))
@@ -164,9 +162,9 @@ class StreamedRequest:
             return "died mid-stream" if self.answering else "disconnected"
 
     def _not_asked(self, response: httpx.Response, text: str) -> bool:
-        """Whether *response* is none to the question, which *detail* then explains."""
+        """Whether *response* does not come from an engine; *detail* then gives the reason."""
         server, headers = self.server, response.headers
-        said = Answer(
+        answer = Answer(
             f"POST {self.prompt.path}",
             response.status_code,
             text,
@@ -175,13 +173,13 @@ class StreamedRequest:
             streamed=True,
         )
         keyed, attached = "Authorization" in server.headers, server.launcher == "url"
-        direct = server.local and not attached  # a tunnel or a proxy may listen on loopback too
-        found = unaskable(said, local=direct, attached=attached, keyed=keyed, secrets=server.secrets)
+        direct = server.local and not attached  # a tunnel or a proxy may also listen on loopback
+        found = unaskable(answer, local=direct, attached=attached, keyed=keyed, secrets=server.secrets)
         self.detail = str(found) if found else self.detail
         return found is not None
 
     def _body(self) -> tuple[bytes, bytes]:
-        """The request around the prompt's ids."""
+        """Return the request body before and after the prompt's token ids."""
         rest = {
             "max_tokens": self.output_tokens,
             "stream": True,
@@ -193,7 +191,7 @@ class StreamedRequest:
         return head.encode(), b", " + json.dumps(rest)[1:].encode()
 
     async def _note(self, event: str, _about: Mapping[str, Any]) -> None:
-        # Among fifty that start at once, a request may wait a tenth of a second for its turn to connect.
+        # Among fifty requests that start at once, one may wait 0.1 s before it connects.
         if event == _FIRST_BYTE:
             self.started_s = self.clock()
 
@@ -214,10 +212,10 @@ class StreamedRequest:
                     return "complete"
                 self._take(json.loads(event.data), arriving.came_s)
                 if self.refusal is not None:
-                    # vLLM, whose engine has died, ends a stream of 200 with an error of 500 in it.
+                    # vLLM with a dead engine ends a 200 stream with an error event of status 500.
                     return "refused" if self.refusal.status < 500 else "server error"
         except (SSEError, json.JSONDecodeError, AttributeError, TypeError) as problem:
-            self.detail = f"not the event stream of a completion: {problem}"
+            self.detail = f"the response is not a completion event stream: {problem}"
             return "died mid-stream"
         self.detail = "the stream ended without its closing [DONE]"
         return "died mid-stream"
@@ -229,11 +227,11 @@ class StreamedRequest:
             self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
             return
         for choice in event.get("choices") or ():
-            if (said := _said(choice)) is not None:
+            if (text := _said(choice)) is not None:
                 self.arrivals_s.append(now)
                 if self.lookout is not None:
                     self.lookout.came()
-                self.words += [said] if len(self.words) < _KEPT_TEXT else []
+                self.words += [text] if len(self.words) < _KEPT_TEXT else []
             elif choice.get("finish_reason") is not None:
                 self.finished_s = now
         if usage := event.get("usage"):
@@ -245,7 +243,7 @@ class StreamedRequest:
 
 @dataclass(slots=True)
 class _Arriving:
-    """What an `EventSource` needs of a response, stamped as it comes: reading one event must not make the next one late."""
+    """Response adapter for `EventSource` that stamps text on arrival, so that parsing one event does not delay the next stamp."""
 
     response: httpx.Response
     clock: Clock
@@ -263,15 +261,15 @@ class _Arriving:
 
 
 def decoding(backend: Backend) -> dict[str, Any]:
-    """How every answer is chosen."""
+    """Sampling parameters of every request."""
     return {"temperature": 0, **backend.body}
 
 
 def _said(choice: Mapping[str, Any]) -> str | None:
     """
-    The text of a chunk, reasoning included; None for a chunk without content: a chat's opening, or its end.
+    The text of a chunk, reasoning included; None for a chunk without content (the opening or end of a chat).
 
-    A token may have no text of its own: a part of a letter, or an id the tokenizer has no word for.
+    A token may have no text of its own: it may be part of a character, or an id missing from the tokenizer.
     """
     delta = choice.get("delta")
     parts = [choice.get("text")] if delta is None else [delta.get(name) for name in _CONTENT]
@@ -282,7 +280,7 @@ def _said(choice: Mapping[str, Any]) -> str | None:
 
 
 def open_client(server: Server, timeout_s: float) -> httpx.Client:
-    """A plain client for *server*'s small questions; proxies of the environment are not for loopback."""
+    """Open a synchronous HTTP client for short requests to *server*; proxies from the environment are not used on loopback."""
     return httpx.Client(
         base_url=server.url, headers=dict(server.headers), timeout=timeout_s, trust_env=not server.local
     )
@@ -298,20 +296,21 @@ def ask(
     clock: Clock = time.monotonic,
 ) -> Exchange:
     """
-    Send *prompt*, take *output_tokens* tokens back, and return what was seen; a refusal or a hang is returned, not raised.
+    Send *prompt*, request *output_tokens* tokens and return the exchange. Refusals and hangs are returned, not raised.
 
-    *deadline_s* counts from the first byte; without one the deployment's timeouts give it.
+    *deadline_s* counts from the first byte; by default it follows from the deployment's timeouts. Raises `PromptError` for a
+    wrong argument.
     """
     if not hasattr(prompt, "json_chunks") or output_tokens < 1:
         raise PromptError(
-            f"ask(prompt(N), M) takes a prompt and at least one token; found {prompt!r:.80}, {output_tokens!r}"
+            f"ask(prompt(N), M) needs a prompt and at least one output token; got {prompt!r:.80}, {output_tokens!r}"
         )
     if deadline_s is None:
         deadline_s = server.deployment.timeouts.request_s(len(prompt), output_tokens)
     talk = StreamedRequest(server, prompt, output_tokens, deadline_s, watch, clock)
     try:
         asyncio.get_running_loop()
-    except RuntimeError:  # the usual case, in which Ctrl-C ends the request at once; it would wait for a thread
+    except RuntimeError:  # the usual case; Ctrl-C ends the request at once, whereas it would wait for a thread
         return event_loop.run(talk.run(), clock)
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(event_loop.run, talk.run(), clock).result()

@@ -18,17 +18,17 @@ from pytest_longctx.redaction import masked
 
 
 def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothing to wait for
-    """Nobody watches how the server ends."""
+    """Default for a server whose end is not observed."""
     return None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Server:
-    """A server that answers."""
+    """A server that is up and answers requests."""
 
     url: str
     model: str
-    """What it calls its model."""
+    """The server's name of its model."""
     backend: Backend
     deployment: Deployment
     launcher: str
@@ -36,54 +36,54 @@ class Server:
     max_model_len: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
-    """Readings of the boot, under their names in `pytest_longctx.measures`."""
+    """Numeric readings of the boot, under their names in `pytest_longctx.measures`."""
     words: Mapping[str, str] = field(default_factory=dict)
-    """Readings of the boot that are words: KV-cache dtype, attention backend."""
+    """Textual readings of the boot: KV-cache dtype, attention backend."""
     log: Path | None = None
     local: bool = True
-    """On this machine's loopback: no proxy lies between."""
+    """On this machine's loopback, without a proxy in between."""
     salt: str = ""
-    """Sent with each request, so that no earlier run's prompts are found in its prefix cache; empty: nothing is sent."""
+    """Sent with each request, so that its prefix cache has no prompts of earlier runs; empty: not sent."""
     hidden: tuple[str, ...] = ()
-    """What of its environment and command line must not be shown; its log may have it."""
+    """Secrets in its environment and command line, which its log may repeat."""
     ended: Callable[[float], Evidence | None] = not_seen
     """
-    How it ended, if it does so within so many seconds; None while it runs, or where nobody sees. Raises `LaunchError` where what
-    it ran in has gone, for which no finding is to blame.
+    How it ended, if it ends within the given seconds; None while it runs, or if its end is not observed. Raises `LaunchError` if
+    its container or Pod has disappeared, which is no fault of the server.
     """
 
     def __repr__(self) -> str:
-        """Short, for pytest shows it above each test that fails; no headers, which have the key."""
+        """Return a short form, because pytest prints it above each failed test; headers, which have the key, are left out."""
         return f"<Server {self.deployment.name} at {self.url}>"
 
     @property
     def body(self) -> dict[str, object]:
-        """What each completion request carries beside its prompt, however it is sent."""
+        """Fields that every completion request carries beside its prompt."""
         return {**self.backend.body, **({"cache_salt": self.salt} if self.salt else {})}
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown; a server may echo the headers in its complaints, and its log anything."""
-        words = tuple(word for value in self.headers.values() for word in value.split()[-1:] if len(word) > 3)
-        return (*words, *self.hidden)
+        """Strings to mask; a server may repeat request headers in its errors, and anything in its log."""
+        tokens = tuple(word for value in self.headers.values() for word in value.split()[-1:] if len(word) > 3)
+        return (*tokens, *self.hidden)
 
     @property
     def silently_cached(self) -> int | None:
-        """What it means that a usage record names no cached tokens: none of them, or nothing."""
+        """The value of cached tokens if usage does not report them: 0, or None (not known)."""
         return 0 if self.backend.names_cached_if_any and self.launcher != "url" else None
 
     @property
     def secure(self) -> bool:
-        """Whether certificates matter; loading them for nothing would cost each plain request tens of milliseconds."""
+        """Whether to load certificates, which would cost each plain HTTP client tens of milliseconds."""
         return self.url.startswith("https:")
 
 
 @contextmanager
 def exclusive(url: str) -> Iterator[None]:
     """
-    Wait until nobody else of this user measures the server at *url*, and keep others waiting meanwhile.
+    Wait until no other process of this user measures the server at *url*, and lock it meanwhile.
 
-    Workers of one run that share a server take turns by this; the kernel gives the turn back if one of them dies.
+    Workers of one run that share a server take turns; the kernel releases the lock if one of them dies.
     """
     folder = Path(tempfile.gettempdir()) / f"pytest-longctx-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -93,30 +93,30 @@ def exclusive(url: str) -> Iterator[None]:
 
 
 KEY_VARIABLE: Final = "LONGCTX_API_KEY"
-"""Where the API key of an attached server is read from; a key on a command line would show in every process list."""
+"""Environment variable with the API key of an attached server; a key on the command line would show in process lists."""
 
 _IDLE: Final = (
-    "gave the request up, which was silent for too long",
+    "closed the request after too long a silence",
     "a longer idle limit there (nginx: proxy_read_timeout 1h)",
 )
 _GATEWAY: Final = {
     408: _IDLE,
-    413: ("does not take a request of this size", "a larger body limit there (nginx: client_max_body_size 0)"),
-    502: ("answers, and does not reach the server behind it", "whether that server runs"),
+    413: ("rejects requests of this size", "a larger body limit there (nginx: client_max_body_size 0)"),
+    502: ("answers, but cannot reach the server behind it", "restarting the server behind it"),
     504: _IDLE,
     524: _IDLE,
 }
-"""Statuses that no engine sends and that things between client and server do, what they say, and what to do there."""
+"""HTTP statuses that proxies send and engines do not, with their meaning and the remedy."""
 _QUOTA: Final = (402, 429)
 _NO_ENDPOINT: Final = (404, 405, 410, 501)
 _FORM: Final = (406, 407, 411, 415, 421, 426)
-_BASE_URL: Final = "the base URL of an OpenAI-compatible server, up to and without /v1; --backend names its kind"
-_STREAM: Final = "a server that streams what it is asked to stream, without a proxy that gathers it"
+_BASE_URL: Final = "the base URL of an OpenAI-compatible server, without /v1; --backend names its kind"
+_STREAM: Final = "a server that streams its answers, without a buffering proxy in between"
 
 
 @dataclass(frozen=True, slots=True)
 class Unaskable:
-    """Why a question could not be asked, and what to do."""
+    """Why a request did not reach an engine, and what to do."""
 
     asked: str
     answered: str
@@ -126,7 +126,7 @@ class Unaskable:
     def __str__(self) -> str:
         return "\n".join(
             (
-                f"the question could not be asked: {self.because}",
+                f"the request did not reach an engine: {self.because}",
                 f"  asked    {self.asked}",
                 f"  answered {self.answered}",
                 f"  try      {self.remedy}",
@@ -135,33 +135,33 @@ class Unaskable:
 
     @property
     def line(self) -> str:
-        """The same in one line."""
+        """The reason in one line."""
         return f"{self.because} ({self.asked} was answered {self.answered})"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was answered to what, as far as it matters here."""
+    """The parts of an HTTP response that show whether it comes from an engine."""
 
     asked: str
-    """Method and path."""
+    """Method and path of the request."""
     status: int
     text: str
     kind: str = ""
     """The content type."""
     location: str = ""
     streamed: bool = False
-    """Whether it was to be a stream of events."""
+    """Whether an event stream was requested."""
 
     @property
     def is_page(self) -> bool:
-        """Whether it is a web page, which no engine answers."""
+        """Whether it is an HTML page, which no engine returns."""
         return (
             "text/html" in self.kind or re.match(r"\s*<(?:!doctype html|html)\b", self.text, re.IGNORECASE) is not None
         )
 
     def shown(self, secrets: tuple[str, ...] = ()) -> str:
-        """Status and words, cut to a readable length."""
+        """Status and text, shortened and with *secrets* masked."""
         return f"HTTP {self.status} {masked(' '.join(self.text.split()), secrets)[:200]}".strip()
 
 
@@ -169,35 +169,39 @@ def unaskable(
     answer: Answer, *, local: bool, attached: bool, keyed: bool, secrets: tuple[str, ...] = ()
 ) -> Unaskable | None:
     """
-    Why *answer* is none to the question; None where it may be one.
+    Why *answer* does not come from an engine; None if it may.
 
-    *local*: nothing lies between; *attached*: the server is somebody else's; *keyed*: a key was sent.
+    *local*: no proxy is in between; *attached*: the server was not launched by this run; *keyed*: an API key was sent.
     """
     found = _reason(answer, local=local, attached=attached, keyed=keyed)
     return Unaskable(answer.asked, answer.shown(secrets), *found) if found else None
 
 
 def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tuple[str, str] | None:
-    """What is wrong, and what to do; the first that fits."""
+    """The first matching reason and its remedy."""
     status = answer.status
     what, remedy = _GATEWAY.get(status, ("", ""))
-    kind = answer.kind or "something of no declared type"
-    moved = f"it sends its clients elsewhere, to {answer.location or 'no address'}"
-    page = "a web page came: what answers there is a web server, a login or a gateway, and no engine"
-    quota = "it counts its clients' requests, and has had enough of ours"
+    kind = answer.kind or "a body without a content type"
+    moved = f"it redirects to {answer.location or 'no address'}"
+    page = "it returned a web page: the address is a web server, a login page or a gateway, not an engine"
+    quota = "it limits the rate or number of requests, and the quota is used up"
     reasons = (
         (status in (401, 403), *_locked(attached=attached, keyed=keyed)),
-        (300 <= status < 400, moved, f"that address; {_BASE_URL}"),
+        (300 <= status < 400, moved, f"that address, or {_BASE_URL}"),
         (
             bool(what) and not local,
             f"something between client and server {what}",
             f"{remedy}, or the server's own address",
         ),
         (answer.is_page, page, _BASE_URL),
-        (status == 200 and answer.streamed, f"no stream of events came, but {kind}", _STREAM),
-        (status in _NO_ENDPOINT, f"it has no {answer.asked.partition(' ')[2]}, or not for this model", _BASE_URL),
+        (status == 200 and answer.streamed, f"it returned {kind} instead of an event stream", _STREAM),
+        (
+            status in _NO_ENDPOINT,
+            f"it has no {answer.asked.partition(' ')[2]}, or it does not have this model",
+            _BASE_URL,
+        ),
         (status in _QUOTA, quota, "a key with a larger quota, or the server's own address"),
-        (status in _FORM, "it, or a proxy before it, does not take requests of this form", _BASE_URL),
+        (status in _FORM, "it, or a proxy before it, rejects the form of this request", _BASE_URL),
     )
     return next(((because, do) for applies, because, do in reasons if applies), None)
 
@@ -205,12 +209,12 @@ def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tupl
 def _locked(*, attached: bool, keyed: bool) -> tuple[str, str]:
     if not attached:
         return (
-            "it asks for an API key that this run did not set",
-            "no key flag or key variable in the deployment: a launcher sets its own",
+            "it requires an API key that this run did not set",
+            "remove the key flag or key variable from the deployment: the launcher sets its own key",
         )
     if keyed:
         return (
-            f"it does not take the key that was sent, that of {KEY_VARIABLE} or of the address",
+            f"it rejects the API key that was sent, from {KEY_VARIABLE} or the URL",
             f"the right key in {KEY_VARIABLE}",
         )
-    return "it asks for an API key, and none was sent", f"its key in the environment variable {KEY_VARIABLE}"
+    return "it requires an API key, and none was sent", f"its key in the environment variable {KEY_VARIABLE}"

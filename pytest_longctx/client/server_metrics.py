@@ -1,10 +1,9 @@
 """
-What a server says of itself while it works: the gauges and counters of ``/metrics``.
+Read a server's ``/metrics`` page, and decide whether a request or a boot still makes progress.
 
-Is a request or a boot still at work? Rules on what was seen to move, without a clock of their own, so that hours can be replayed.
-
-What moves is a part of the prompt that is taken, a chunk of the answer, a counter, the use of the KV cache, or the log. How
-many requests run says nothing: a server that stands still goes on counting them.
+The stall rules have no clock of their own, so hours can be replayed in a test. Progress is an uploaded part of the prompt, a
+chunk of the answer, or a change of a counter, of the KV cache usage or of the log. The number of running requests is not: a hung
+server keeps reporting them.
 """
 
 from collections.abc import Iterable
@@ -24,10 +23,10 @@ PATH = "/metrics"
 
 @dataclass(frozen=True, slots=True)
 class ServerMetrics:
-    """One scrape; None is not observed."""
+    """One scrape of the metrics; None is not observed."""
 
     answered: bool = False
-    """Whether the page had any figure of ours: a counter that is not on it yet has then counted nothing."""
+    """Whether the page had any known metric; a counter that is still missing from it has then counted nothing."""
     running: float | None = None
     waiting: float | None = None
     kv_usage: float | None = None
@@ -43,20 +42,20 @@ class ServerMetrics:
 
     @property
     def unscheduled(self) -> bool:
-        """Requests wait and none runs: the scheduler has something to do, and at this moment does nothing."""
+        """Whether requests wait while none runs: the scheduler has work and does not start it."""
         return bool(self.waiting) and self.running == 0
 
     def worked_since(self, before: "ServerMetrics") -> float | None:
-        """Tokens that went through the model between *before* and this reading, of whichever request."""
+        """Tokens processed by the model between *before* and this scrape, over all requests."""
         return self.grown("worked_tokens", before)
 
     def grown(self, name: str, before: "ServerMetrics") -> float | None:
-        """How much the figure called *name* has grown since *before*; None where that is not known."""
+        """Increase of the metric *name* since *before*; None if it is not known."""
         now, then = getattr(self, name), getattr(before, name)
         return None if now is None or not before.answered else now - (then or 0.0)
 
     def since(self, before: "ServerMetrics") -> Ledger:
-        """What the server counted between *before* and this reading."""
+        """The server's counts between *before* and this scrape."""
 
         def counted(name: str) -> int | None:
             value = self.grown(name, before)
@@ -87,7 +86,7 @@ _COUNTERS = (
 
 
 def read(text: str, names: MetricNames) -> ServerMetrics:
-    """The figures of one ``/metrics`` page; several engines of one server are added up, their cache usage is the highest."""
+    """Parse one ``/metrics`` page. Counters of several engines are summed; of their cache usages the highest counts."""
     found = list(_samples(text, names))
 
     def total(slot: str) -> float | None:
@@ -101,14 +100,14 @@ def read(text: str, names: MetricNames) -> ServerMetrics:
 
 def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
     wanted = tuple(name for slot in MetricNames.model_fields for name in getattr(names, slot))
-    # A page holds thousands of histogram buckets; only the few lines asked for are parsed.
+    # A page has thousands of histogram lines; parse only the few that are needed.
     lines = [line for line in text.split("\n") if line.startswith(wanted)] if wanted else []
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         yield from family.samples
 
 
 def cache_layout(http: httpx.Client, names: MetricNames) -> dict[str, str]:
-    """How the KV cache was laid out, where the server says so: its dtype."""
+    """Layout of the KV cache (its dtype), if the server reports it."""
     if not names.cache_info:
         return {}
     answer = http.get(PATH)
@@ -120,7 +119,7 @@ def cache_layout(http: httpx.Client, names: MetricNames) -> dict[str, str]:
 
 
 def glance(http: httpx.Client, names: MetricNames) -> ServerMetrics:
-    """As `scrape`, for those who may wait."""
+    """Blocking variant of `scrape`."""
     try:
         answer = http.get(PATH)
         return read(answer.text, names) if answer.status_code == 200 else ServerMetrics()
@@ -129,35 +128,36 @@ def glance(http: httpx.Client, names: MetricNames) -> ServerMetrics:
 
 
 async def scrape(http: httpx.AsyncClient, names: MetricNames) -> ServerMetrics:
-    """One look at the server's metrics; an empty reading where it has none or does not answer."""
+    """Scrape the server's metrics once; return an empty reading if it has none or does not answer."""
     if names == MetricNames():
         return ServerMetrics()
     try:
         answer = await http.get(PATH)
         return read(answer.text, names) if answer.status_code == 200 else ServerMetrics()
-    except (httpx.HTTPError, ValueError):  # no answer, or a page that is no metrics page
+    except (httpx.HTTPError, ValueError):  # no answer, or not a metrics page
         return ServerMetrics()
 
 
 SLOWER: Final = 3.0
-"""How many times longer than the longest step so far the next one may take: the later chunks of a prompt cost more."""
+"""Allowed ratio of the next step to the longest so far: later chunks of a prompt take longer."""
 _ONE_STEP: Final = 2
 """
-Movements of the gauges from which a prompt is known to be read in several steps.
+Number of gauge changes after which a prompt is known to be read in several steps.
 
-The first may be the cache that was taken for the whole of it, which a server without chunked prefill then reads in silence.
+The first may be the cache allocation for the whole prompt, which a server without chunked prefill then reads without any further
+change.
 """
 _COUNTS_REQUESTS: Final = ("answered", "running", "waiting")
 
 
 def moved(before: ServerMetrics, now: ServerMetrics) -> str | None:
-    """Which figure differs between two pages, None where none does: what only one of them has does not tell."""
+    """Name of a metric that differs between two scrapes, None if none does; metrics missing from one of them are ignored."""
     then, value = _figures(before), _figures(now)
     return next((name for name in then if name in value and value[name] != then[name]), None)
 
 
 def can_move(page: ServerMetrics) -> bool:
-    """Whether there is anything on *page* that would move with the work."""
+    """Whether *page* has any metric that changes with work."""
     return bool(_figures(page))
 
 
@@ -168,16 +168,16 @@ def _figures(page: ServerMetrics) -> dict[str, float]:
 
 @dataclass(slots=True)
 class Stall:
-    """What one request, or one boot, was seen to do; it has stalled once nothing has moved for `limit_s`."""
+    """Progress of one request or one boot; it has stalled after `limit_s` without any."""
 
     stall_s: float
     started_s: float
     one_step_s: float = 0.0
-    """How much longer it may be silent before it is known to work in steps: what the whole prompt takes at the slowest rate."""
+    """Extra time allowed before chunked reading is observed: the whole prompt at the slowest rate."""
     every_step_moves: bool = True
-    """Whether what can be seen moves with every step of a prefill; a cache of windows alone is full long before the end."""
+    """Whether an observable metric changes with every prefill step; a cache of windows alone fills long before the end."""
     last: str | None = None
-    """What moved last; None: nothing has."""
+    """What moved last; None: nothing has moved."""
     steps: int = 0
     moved_s: float = field(init=False)
     _longest_s: float = 0.0
@@ -186,42 +186,42 @@ class Stall:
         self.moved_s = self.started_s
 
     def move(self, now_s: float, what: str, *, step: bool = True) -> None:
-        """Something moved; *step*: it is a part of the work, and not only of its beginning."""
+        """Record progress; *step*: it belongs to the work itself, not only to its start."""
         if step and self.steps:
             self._longest_s = max(self._longest_s, now_s - self.moved_s)
         self.steps += step
         self.moved_s, self.last = now_s, what
 
     def limit_s(self, *, stepwise: bool = False) -> float:
-        """How long it may be silent now; *stepwise*: it is known to work in steps."""
+        """The longest time without progress allowed now; *stepwise*: the request is known to work in steps."""
         usual_s = max(self.stall_s, SLOWER * self._longest_s)
         in_steps = stepwise or (self.every_step_moves and self.steps >= _ONE_STEP)
         return usual_s if in_steps else usual_s + self.one_step_s
 
     def look(self, now_s: float, *, stepwise: bool = False) -> str | None:
-        """Why it has stalled; None: it has not, or not yet."""
+        """Return the reason if it has stalled, else None."""
         silent_s, limit_s = now_s - self.moved_s, self.limit_s(stepwise=stepwise)
         if silent_s <= limit_s:
             return None
-        last = "nothing had moved before" if self.last is None else f"{self.last} had moved last"
-        return f"nothing moved for {duration(silent_s)}, and {duration(limit_s)} are allowed; {last}"
+        last = "no progress before that" if self.last is None else f"the last progress was {self.last}"
+        return f"no progress for {duration(silent_s)} (limit {duration(limit_s)}); {last}"
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How far a request had come when its time was up."""
+    """Progress of a request when its deadline passed."""
 
     elapsed_s: float
     budget_s: float
     silent_s: float
-    """Since something moved last."""
+    """Time since the last progress."""
     prompt_tokens: int
     output_tokens: int
     read_tokens: float | None = None
-    """Of the prompt, as far as the server tells; None: it does not."""
+    """Tokens of the prompt that were read; None if the server does not report them."""
     chunks: int = 0
     answering_s: float = 0.0
-    """From the first chunk to the last."""
+    """Time from the first chunk to the last."""
 
     def __str__(self) -> str:
         if self.chunks > 1 and self.answering_s > 0:
@@ -231,8 +231,8 @@ class Pace:
             rate = self.read_tokens / self.elapsed_s
             speed, needs_s = f"{rate:,.4g} tokens/s", self.prompt_tokens / rate
         else:
-            return f"too slow here: still at work, {self._moved}; budget {duration(self.budget_s)}"
-        if needs_s <= self.elapsed_s:  # no more is known than that it was not over
+            return f"too slow here: still working, {self._moved}; budget {duration(self.budget_s)}"
+        if needs_s <= self.elapsed_s:  # only known that it had not ended
             return f"too slow here: {speed}, {self._moved}; budget {duration(self.budget_s)}"
         return (
             f"too slow here: {speed}, would take {duration(needs_s)}; budget {duration(self.budget_s)}; {self._moved}"
@@ -240,10 +240,10 @@ class Pace:
 
     @property
     def _moved(self) -> str:
-        return f"something moved {duration(self.silent_s)} before the end"
+        return f"last progress {duration(self.silent_s)} before the end"
 
 
 REQUEST_REMEDY: Final = (
     "try a longer timeouts.answer_s or a lower slowest_prefill_tokens_per_s in the deployment, a shorter prompt, "
-    "or a dtype that this machine is fast in"
+    "or a dtype that is faster on this machine"
 )

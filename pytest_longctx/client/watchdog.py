@@ -1,10 +1,9 @@
 """
-The lookout: the server's gauges, watched while a first token is awaited, and its counters, read before and after.
+Poll a server's metrics during a request, and detect requests that are never scheduled or have stalled.
 
-Is a request ever scheduled? A rule on a server's gauges, without a clock of its own, so that hours of them can be replayed.
-
-A long prefill is as silent: no counter moves before its first token, which may take most of an hour at ten million tokens.
-But it runs. Forgotten are requests that wait while none runs and nothing else on the page moves.
+The admission rule has no clock of its own, so hours of metrics can be replayed in a test. During a long prefill no counter may
+change before the first token, for most of an hour at ten million tokens, but the server reports the request as running. A request
+is not admitted if it waits while none runs and no other metric changes.
 """
 
 import asyncio
@@ -30,32 +29,32 @@ from pytest_longctx.units import duration
 
 _HELD: Final = 6
 """
-How many times longer it may last where somebody holds a part of the cache.
+Factor on the admission limit while a part of the KV cache is in use.
 
-SGLang counts a request in chunked prefill neither as running nor as waiting. Its tokens in the cache move with every chunk, where
-its page has them; the share of it is rounded to hundredths, and of a pool of millions of tokens one hundredth is many chunks.
+SGLang counts a request in chunked prefill neither as running nor as waiting. Its tokens in the cache change with every chunk, if
+reported; the cache usage is rounded to hundredths, and one hundredth of a pool of millions of tokens is many chunks.
 """
 
 
 @dataclass(slots=True)
 class Admission:
-    """Looks at one reading after the other, and tells when requests have waited unscheduled for longer than *limit_s*."""
+    """Follows successive scrapes, and reports when requests have waited unscheduled for longer than *limit_s*."""
 
     limit_s: float
     waited_s: float | None = None
-    """The longest such stretch so far; None: there was none."""
+    """The longest unscheduled wait so far, in seconds; None: there was none."""
     _since_s: float = 0.0
     _still: ServerMetrics | None = None
-    """What has not moved since then; None: something runs, or nobody waits."""
+    """The scrape that has not changed since then; None: a request runs, or none waits."""
 
     def look(self, now_s: float, seen: ServerMetrics) -> str | None:
-        """Why the wait is over, or None: it may go on. A page that does not come tells nothing, one way or the other."""
+        """Return the reason if the limit is exceeded, else None. A missing metrics page proves nothing."""
         if not seen.answered:
             return None
         if not seen.unscheduled:
             self._still = None
             return None
-        still = replace(seen, waiting=None)  # others may come and give up meanwhile: that is no progress
+        still = replace(seen, waiting=None)  # requests of other clients may come and go: that is no progress
         if still != self._still:
             self._still, self._since_s = still, now_s
         stretch_s = now_s - self._since_s
@@ -68,18 +67,18 @@ class Admission:
 
 CONNECT_S: Final = 10.0
 _LOOK_S: Final = 1.0
-"""How often the server's gauges are looked at while the first token is awaited."""
+"""Interval between scrapes while the first token is awaited."""
 _PULSE_S: Final = 5.0
-"""How long a health check may take: it needs no work."""
+"""Timeout of a health check, which needs no work of the engine."""
 _SETTLE_S: Final = 2.0
-"""How long the server's counters may take to catch up with an answer."""
+"""How long the server's counters may take to include an answer."""
 
 Phase = Callable[[], str]
-"""Where a request stands, as far as its client knows: ``uploading``, ``waiting`` for the first token, or ``answering``."""
+"""State of a request as its client knows it: ``uploading``, ``waiting`` for the first token, or ``answering``."""
 
 
 def open_http(server: Server, timeout_s: float | None) -> httpx.AsyncClient:
-    """A client for *server* that reads and writes for *timeout_s*, None for ever; proxies are not for loopback."""
+    """Open a client for *server* with this read and write timeout (None: no timeout); proxies are not used on loopback."""
     return httpx.AsyncClient(
         base_url=server.url,
         headers=dict(server.headers),
@@ -91,25 +90,25 @@ def open_http(server: Server, timeout_s: float | None) -> httpx.AsyncClient:
 
 @dataclass(slots=True)
 class MetricsPoller:
-    """A server's metrics; of many requests that look at about the same time, one asks."""
+    """A server's metrics; concurrent requests share one scrape."""
 
     side: httpx.AsyncClient
     names: MetricNames
     health_path: str | None = None
-    """Where to ask whether its engine lives; None: its health does not tell."""
+    """Endpoint that reports whether the engine is alive; None: the health endpoint does not report that."""
     clock: Callable[[], float] = time.monotonic
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     read_s: float = -math.inf
     last: server_metrics.ServerMetrics = field(default_factory=server_metrics.ServerMetrics)
     dead: bool = False
-    """Whether its health, when it was last asked, said that its engine is dead."""
+    """Whether the last health check reported a dead engine."""
 
     async def now(self) -> server_metrics.ServerMetrics:
-        """As they are."""
+        """Scrape the metrics now."""
         return await server_metrics.scrape(self.side, self.names)
 
     async def lately(self) -> server_metrics.ServerMetrics:
-        """As they were not much longer ago than it takes to look again."""
+        """Return metrics that are at most half a polling interval old; scrape them if needed."""
         async with self.asking:
             if self.clock() - self.read_s > _LOOK_S / 2:
                 self.last, self.dead = await self.now(), await self.health(self.health_path) == 503
@@ -117,7 +116,7 @@ class MetricsPoller:
         return self.last
 
     async def health(self, path: str | None) -> int | None:
-        """What its health says; None where nobody answers. It may say that all is well, and nothing else any more."""
+        """HTTP status of a health check; None if it fails. A healthy status does not prove that the engine works."""
         try:
             return (await self.side.get(path, timeout=_PULSE_S)).status_code if path else None
         except httpx.HTTPError:
@@ -126,7 +125,7 @@ class MetricsPoller:
 
 @asynccontextmanager
 async def poll_metrics(server: Server) -> AsyncIterator[MetricsPoller]:
-    """The gauges of *server*, with a client of their own."""
+    """Open a poller with an HTTP client of its own."""
     async with open_http(server, CONNECT_S) as side:
         yield MetricsPoller(
             side, server.backend.metrics, server.backend.health if server.backend.dies_unhealthy else None
@@ -134,7 +133,7 @@ async def poll_metrics(server: Server) -> AsyncIterator[MetricsPoller]:
 
 
 def _keeps_all(server: Server) -> bool:
-    """Whether its model is known to keep every token of a prompt, in some layer: then each chunk takes more of the cache."""
+    """Whether some layer is known to keep every token of a prompt, so that each chunk increases the cache usage."""
     try:
         shape = models.shape_of(server.deployment.model)
     except ModelError:
@@ -144,7 +143,7 @@ def _keeps_all(server: Server) -> bool:
 
 @dataclass(slots=True)
 class Watchdog:
-    """Watches one request's server from beside it."""
+    """Polls the server of one request and ends the request when waiting is useless."""
 
     server: Server
     gauges: MetricsPoller
@@ -154,10 +153,10 @@ class Watchdog:
     admission: Admission = field(init=False)
     stall: Stall = field(init=False)
     health: int | None = None
-    """The last HTTP status of its health; None: nobody answered, or it was not asked."""
+    """HTTP status of the last health check; None: no answer, or none was made."""
     _log: LogMotion = field(init=False)
     _last: server_metrics.ServerMetrics | None = None
-    """The page that the next is compared with; None: there was none, or too much has happened since."""
+    """The scrape that the next is compared with; None: there is none, or it is outdated."""
 
     def __post_init__(self) -> None:
         timeouts, catalogue = self.server.deployment.timeouts, self.server.backend.catalogue
@@ -166,7 +165,7 @@ class Watchdog:
         self.stall.every_step_moves = _keeps_all(self.server)
         idle = tuple(each.regex for each in catalogue.benign if each.kind)
         if catalogue.rate is not None and self.server.backend.metrics.kv_usage:
-            idle += (catalogue.rate.regex,)  # it comes whether or not there is work, with what the gauges say
+            idle += (catalogue.rate.regex,)  # logged at every interval with the gauges' values, with or without work
         self._log = LogMotion.from_now(self.server.log, idle)
 
     async def note_counters(self) -> None:
@@ -175,30 +174,30 @@ class Watchdog:
         self._last = self.before if self.before.answered else None
 
     def begin(self) -> None:
-        """The first byte is about to be sent: from here on silence counts."""
+        """Start the stall timer; the first byte is about to be sent."""
         self.stall.moved_s = self.stall.started_s = self.gauges.clock()
 
     def took(self) -> None:
-        """The server has taken a part of the prompt."""
+        """Record that the server accepted a part of the prompt."""
         self.stall.move(self.gauges.clock(), "the upload", step=False)
 
     def came(self) -> None:
-        """A chunk of the answer has come."""
+        """Record that a chunk of the answer arrived."""
         self.stall.move(self.gauges.clock(), "the answer")
-        self._last = None  # its tokens are on the next page, and are no news
+        self._last = None  # the next page includes its tokens, which are no new progress
 
     @property
     def sees(self) -> bool:
-        """Whether there is anything beside the answer that would move."""
+        """Whether any metric or log can show progress besides the answer."""
         return can_move(self._last or self.before) or bool(self._log.last)
 
     async def watch(self, what: str, phase: Phase, deadline_s: float, tell: ProgressCallback) -> tuple[Ending, str]:
-        """Look at the gauges while a request lasts; return, and say why, only once there is no use in waiting on."""
+        """Poll during a request; return an ending and its reason once waiting is useless."""
         limit_s = min(self.admission.limit_s, self.stall.stall_s)
         while True:
             await self.sleep(min(_LOOK_S, limit_s / 4))
             answering = phase() == "answering"
-            # A server that answers is left in peace until it falls silent.
+            # Do not poll a server that is answering until it falls silent.
             if answering and self.gauges.clock() - self.stall.moved_s < self.stall.stall_s / 2:
                 continue
             now = await self.gauges.lately()
@@ -208,8 +207,9 @@ class Watchdog:
                 if forgotten := self.admission.look(self.gauges.clock(), now):
                     return "not admitted", forgotten
             if self.gauges.dead:
-                return "engine dead", "the server takes connections, and its engine is dead"
-            # One that waits for its turn is the affair of the rule above, which has more patience where the cache is held.
+                return "engine dead", "the server accepts connections, but its engine is dead"
+            # A request that waits to be scheduled is judged by the admission rule, which allows more time while the cache is in
+            # use.
             counts = answering or phase() == "uploading" or (self.sees and not now.unscheduled)
             if counts and (silence := self.stall.look(self.gauges.clock(), stepwise=answering)):
                 return "stalled", silence
@@ -223,7 +223,7 @@ class Watchdog:
         tell(Progress(what, at, elapsed_s, deadline_s, now.kv_usage, now.running, read_tokens))
 
     def _compare(self, now: server_metrics.ServerMetrics) -> None:
-        """Note what has moved since the last look."""
+        """Record progress since the last scrape."""
         if now.answered:
             self.stall.every_step_moves = self.stall.every_step_moves or now.worked_tokens is not None
             if self._last is not None and (what := moved(self._last, now)):
@@ -233,20 +233,18 @@ class Watchdog:
             self.stall.move(self.gauges.clock(), f"the log ({self._log.last[:80]})")
 
     def time_is_up(self, deadline_s: float, arrivals_s: list[float], output_tokens: int) -> tuple[Ending, str]:
-        """How a request ended that was not over in *deadline_s*, and what is to be said of it."""
-        now_s, came = self.gauges.clock(), f"no end within {deadline_s:.3g} s; {len(arrivals_s)} chunks had come"
+        """Ending and reason of a request that is not over after *deadline_s*."""
+        now_s, came = self.gauges.clock(), f"not finished within {deadline_s:.3g} s; {len(arrivals_s)} chunks received"
         if self.stall.last in (None, "the upload"):
             why = (
-                "nothing had moved"
+                "no progress was observed"
                 if self.sees
-                else "nothing could be watched (no metrics, no log): the deadline is the limit"
+                else "progress cannot be observed (no metrics, no log), so the deadline decides"
             )
             return "deadline", f"{came}; {why}"
         silent_s, stall_s = now_s - self.stall.moved_s, self.stall.limit_s(stepwise=bool(arrivals_s))
         if silent_s > stall_s / 2:
-            few = (
-                f"nothing had moved for {duration(silent_s)}, too short a time to call it a hang ({duration(stall_s)})"
-            )
+            few = f"no progress for {duration(silent_s)}, less than the hang limit of {duration(stall_s)}"
             return "unfinished", f"{came}; {few}; {REQUEST_REMEDY}"
         answering_s = arrivals_s[-1] - arrivals_s[0] if arrivals_s else 0.0
         pace = Pace(
@@ -262,7 +260,7 @@ class Watchdog:
         return "unfinished", f"{pace}; {REQUEST_REMEDY}"
 
     def _read_tokens(self) -> float | None:
-        """How much of the prompt has been read, as far as the server tells: in tokens, or as a share of a pool that is known."""
+        """Tokens of the prompt read so far, from a token count or from the usage of a pool of known size; None if not known."""
         now, pool = self._last, self.server.figures.get("kv_cache_tokens")
         if now is None:
             return None
@@ -273,16 +271,16 @@ class Watchdog:
         return None if share is None or pool is None else share * pool
 
     async def pulse(self) -> str:
-        """What its health says now, in words."""
+        """Check the server's health and return the result as text."""
         path = self.server.backend.health
         self.health = await self.gauges.health(path)
-        return f"nobody answers {path}" if self.health is None else f"{path} says {self.health}"
+        return f"{path} does not answer" if self.health is None else f"{path} returns {self.health}"
 
     async def ledger(self, completion_tokens: int) -> Ledger | None:
         """
-        What the server counted since `note_counters`, once it has caught up with an answer of *completion_tokens*.
+        Increase of the server's counters since `note_counters`, once they include an answer of *completion_tokens*.
 
-        None where it has no counters to ask for.
+        None if the server has no counters.
         """
         names = self.server.backend.metrics
         if not names.generated_tokens:

@@ -1,1 +1,1 @@
-"""What is served and on what: schema, hardware, model shape, capacity arithmetic."""
+"""Deployments: schema, hardware, model shape and capacity arithmetic."""

@@ -1,4 +1,4 @@
-"""Capacity arithmetic: the least time the hardware allows (roofline), and what a boot is predicted to come to."""
+"""Capacity arithmetic: the minimum time the hardware allows (roofline), and the predicted result of a boot."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ PEAK_TFLOPS: Mapping[str, Mapping[int, float]] = MappingProxyType(
         "trn2": {2: 667, 1: 1299},
     }
 )
-"""Dense peak of one device in TFLOP/s by bytes of a value (2: BF16, 1: FP8), from the vendors' data sheets; trn2 is one chip."""
+"""Dense peak of one device in TFLOP/s, by bytes per value (2: BF16, 1: FP8), from the vendors' data sheets; trn2 is one chip."""
 
 BANDWIDTH_TB_PER_S: Mapping[str, float] = MappingProxyType(
     {"H200": 4.8, "H100": 3.35, "B200": 8.0, "MI300X": 5.3, "trn2": 2.9}
@@ -27,14 +27,14 @@ BANDWIDTH_TB_PER_S: Mapping[str, float] = MappingProxyType(
 """Memory bandwidth of one device, from the vendors' data sheets."""
 
 LOG_WINDOW_S = 10.0
-"""vLLM's log line divides the prompts whose first token came in a window by its length."""
+"""Length of vLLM's log window: the logged rate is the prompts whose first token fell in it, divided by this length."""
 
 LOG_WINDOW_SLACK = 1e-3
-"""Part by which a window may differ from `LOG_WINDOW_S`: the five published rates differ by less."""
+"""Relative tolerance of the window length; the five published rates differ by less."""
 
 
 def prefill_flop(shape: Shape, tokens: int) -> float:
-    """Floating-point operations to read a prompt: causal attention in full layers, attention within windows, and the matrices."""
+    """Floating-point operations of a prefill: matrices, causal attention of full layers, and attention within windows."""
     width = shape.heads * shape.head_dim
     full = 2 * tokens**2 * width * shape.full
     local = 2 * tokens * min(shape.window, tokens) * width * (shape.chunked + shape.sliding)
@@ -43,9 +43,9 @@ def prefill_flop(shape: Shape, tokens: int) -> float:
 
 def prefill_terms(shape: Shape) -> tuple[float, float, float]:
     """
-    What the operations of a prefill grow with, once it is longer than a window.
+    Coefficients of the operations of a prefill that is longer than a window.
 
-    For each token those of the matrices and of attention within windows; for each token squared those of full attention.
+    Per token: matrices and attention within windows; per token squared: full attention.
     """
     width = shape.heads * shape.head_dim
     local = 2 * shape.window * width * (shape.chunked + shape.sliding)
@@ -53,13 +53,13 @@ def prefill_terms(shape: Shape) -> tuple[float, float, float]:
 
 
 def prefill_floor_s(shape: Shape, tokens: int, hardware: Hardware, value_bytes: int = 2) -> float | None:
-    """The least time to read a prompt of *tokens* on *hardware*; None where its peak is not known."""
+    """Minimum time to prefill *tokens* on *hardware*; None if its peak is not known."""
     peak = PEAK_TFLOPS.get(hardware.kind, {}).get(value_bytes)
     return None if peak is None else prefill_flop(shape, tokens) / (peak * 1e12 * hardware.count)
 
 
 def peak_share(shape: Shape, tokens: int, seconds: float, hardware: Hardware, value_bytes: int = 2) -> float | None:
-    """The share of its peak that *hardware* would have delivered; above 1 the measurement is wrong. None: peak not known."""
+    """Share of the peak of *hardware* that a measurement implies; above 1 the measurement is wrong. None for an unknown peak."""
     floor_s = prefill_floor_s(shape, tokens, hardware, value_bytes)
     return None if floor_s is None else floor_s / seconds
 
@@ -67,7 +67,7 @@ def peak_share(shape: Shape, tokens: int, seconds: float, hardware: Hardware, va
 def decode_floor_s(
     shape: Shape, tokens: int, hardware: Hardware, value_bytes: int = 2, weight_value_bytes: int = 2
 ) -> float | None:
-    """The least time for one token after *tokens*: active weights and the KV cache that is attended to are read once."""
+    """Minimum time to decode one token after *tokens*: active weights and the attended KV cache are read once."""
     bandwidth = BANDWIDTH_TB_PER_S.get(hardware.kind)
     if bandwidth is None:
         return None
@@ -78,7 +78,7 @@ def decode_floor_s(
 
 def implied_window_s(prompt_tokens: int, logged_tokens_per_s: float) -> float:
     """
-    The window that makes a logged rate out of one prompt: about 10 s where a whole prompt was credited to one window.
+    Window length that a logged rate implies for one prompt: about 10 s if the whole prompt was credited to one window.
 
     >>> round(implied_window_s(9_811_859, 981_184.7), 3)   # 9.8M tokens that really took 2,964 s
     10.0
@@ -87,7 +87,7 @@ def implied_window_s(prompt_tokens: int, logged_tokens_per_s: float) -> float:
 
 
 def is_log_artefact(prompt_tokens: int, logged_tokens_per_s: float) -> bool:
-    """Whether a rate from vLLM's log is one prompt divided by the log's window, to one part in a thousand."""
+    """Whether a rate from vLLM's log is one prompt divided by the log window, within one part in a thousand."""
     return abs(implied_window_s(prompt_tokens, logged_tokens_per_s) / LOG_WINDOW_S - 1) < LOG_WINDOW_SLACK
 
 
@@ -104,7 +104,7 @@ class Law(NamedTuple):
 
 def fit(points: Sequence[tuple[int, float]]) -> Law:
     """
-    The law through (tokens, seconds), by least squares of the relative error, so that short prompts count as much as long ones.
+    Fit the law to (tokens, seconds) by least squares of the relative error, so that short prompts count as much as long ones.
 
     Raises ValueError for fewer than two different lengths.
     """
@@ -119,12 +119,12 @@ def fit(points: Sequence[tuple[int, float]]) -> Law:
 
 
 DEVICE_GIB = {"H200": 139.8, "H100": 79.1, "B200": 178.4, "MI300X": 191.5}
-"""Memory of one device as PyTorch reports it, in GiB."""
+"""Memory of one device in GiB, as PyTorch reports it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One part of the memory: what it is, how large, and on the device or on the host."""
+    """One part of the memory: its name, its size, and whether it is on the host or a device."""
 
     name: str
     size_bytes: float
@@ -136,43 +136,45 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What is expected of one boot. *outcome* ``serves`` means it fits."""
+    """The expected result of one boot; *outcome* ``serves`` means that it fits."""
 
     outcome: Outcome
     terms: tuple[Term, ...]
     longest_tokens: int
-    """The longest request the server can hold."""
+    """Longest request that the server can hold, in tokens."""
     concurrency: float | None = None
-    """Requests of the full context that fit at once, as the engine would log it; None where it has no such figure."""
+    """Number of full-context requests that fit at once, as the engine would log it; None if the engine has no such figure."""
     culprit: Term | None = None
-    """What makes it fail: the term without which it would fit, which is seldom the allocation that fails."""
+    """The term without which the boot would fit; seldom the allocation that fails."""
     failing_bytes: float | None = None
-    """The size of the allocation that is expected to fail, as the error message will give it."""
+    """Size of the allocation that is expected to fail, as the error message will report it."""
     cure: str = ""
-    """The flag that would mend it."""
+    """The flag that fixes it."""
     advertised_tokens: int | None = None
-    """The context it claims, where that may be more than it can hold."""
+    """The context it advertises, if that may exceed what it can hold."""
 
     host_cure: str = ""
-    """The flag that would lessen what it takes of the host's memory."""
+    """The flag that reduces its use of host memory."""
 
     def on_host(self, host_bytes: float | None) -> "Prediction":
-        """The same beside *host_bytes* of host memory (None: not known); what fails on the devices fails there first."""
+        """The prediction with *host_bytes* of host memory (None: not known); failures on the devices come first."""
         taken = [term for term in self.terms if term.host]
         if host_bytes is None or not self.fits or sum(term.size_bytes for term in taken) <= host_bytes:
             return self
         largest = max(taken, key=lambda term: term.size_bytes)
-        # The kernel ends a process, which the engine only sees to be gone.
+        # The kernel kills a process, and the engine only detects that it has exited.
         return replace(self, outcome="dies", culprit=largest, cure=self.host_cure)
 
     @property
     def fits(self) -> bool:
-        """Whether the server comes up and can hold one request of its context."""
+        """Whether the server comes up and can hold one full-context request."""
         return self.outcome == "serves"
 
     def __str__(self) -> str:
         if self.fits and self.longest_tokens < (self.advertised_tokens or 0):
-            return f"comes up, but holds only {self.longest_tokens:,} of the {self.advertised_tokens:,} tokens it advertises"
+            return (
+                f"starts, but holds only {self.longest_tokens:,} of the {self.advertised_tokens:,} tokens it advertises"
+            )
         if self.fits:
             return "fits" + (f" {self.concurrency:.2f}x" if self.concurrency is not None else "")
         return f"{self.outcome}: {self.culprit}" + (f"; {self.cure} cures it" if self.cure else "")

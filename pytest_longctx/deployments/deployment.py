@@ -1,4 +1,4 @@
-"""A deployment: which model, on which hardware, with which of the engine's own flags."""
+"""A deployment: a model, the hardware, and the engine's own flags."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,7 +15,7 @@ Weights = Literal["real", "random", "probe", "unknown"]
 FlagValue = str | int | float | bool
 
 FASTEST = "fastest"
-"""Of ``dtype``, on a CPU: whichever of bfloat16 and float32 it multiplies faster in; settled before the boot."""
+"""Value of ``dtype`` on a CPU: bfloat16 or float32, whichever is measured to be faster; resolved before the boot."""
 
 
 def _hardware(text: str) -> str:
@@ -23,107 +23,111 @@ def _hardware(text: str) -> str:
 
 
 HardwareName = Annotated[str, AfterValidator(_hardware)]
-"""``8xH200`` or ``cpu``, spelled as `Hardware` spells it."""
+"""``8xH200`` or ``cpu``, in the spelling of `Hardware`."""
 
 
 class Model(toml.Table):
-    """What is served. Exactly one of *make*, *path* and *id* says where it comes from."""
+    """The model to serve. Exactly one of *make*, *path* and *id* gives its origin."""
 
     name: str
     """The name findings use in their scope."""
     make: str | None = None
-    """A checkpoint to make on the spot; see `pytest_longctx.deployments.models`."""
+    """A checkpoint that is generated on demand; see `pytest_longctx.deployments.models`."""
     path: str | None = None
     """A folder on the server's machine, or a GGUF file; ``~`` and relative paths are allowed."""
     id: str | None = None
     """A name that the engine resolves itself, such as a Hugging Face repository."""
     shape: str | None = None
-    """A shape of `pytest_longctx.deployments.shape.known`, where no ``config.json`` is at hand; for predictions only."""
+    """A shape of `pytest_longctx.deployments.shape.known`, if there is no ``config.json``; for predictions only."""
     weight_bits: Annotated[float, Field(gt=0)] = 16
     """Bits of a stored parameter, scales included; for predictions only."""
     weights: Weights = "real"
     ordinary_ids: Annotated[tuple[int, int], Field(strict=False)] = (1000, 30_000)
-    """Random prompts use ids from the first up to, not including, the second: no special tokens may lie between."""
+    """Random prompts use ids from the first up to, but excluding, the second; the range may have no special tokens."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if sum(origin is not None for origin in (self.make, self.path, self.id)) > 1:
-            raise ValueError("a model has one origin; give only one of make, path and id")
+            raise ValueError("a model has one origin; give exactly one of make, path and id")
         low, high = self.ordinary_ids
         if not 0 <= low < high - 1:
-            raise ValueError(f"ordinary_ids: [{low}, {high}] holds fewer than two ids")
+            raise ValueError(f"ordinary_ids: [{low}, {high}] has fewer than two ids")
         return self
 
 
 Positive = Annotated[float, Field(gt=0)]
 
 MEASURED = Field(ge=0, exclude=True)
-"""Of the machine and not of the deployment: no part of its digest, so that it stays the same deployment on every machine."""
+"""A property of the machine, excluded from the digest so that a deployment has the same digest on every machine."""
 
 
 class Timeouts(toml.Table):
-    """How long to wait. Each must exceed the predicted time, so that the suite never causes the failure it reports."""
+    """Timeouts. Each must exceed the predicted time, so that the suite never causes the failure it reports."""
 
     boot_s: Positive = 1800.0
     """From the start of the process to the first generated token."""
     boot_stall_s: Positive = 600.0
-    """How long a boot may say nothing new before it is said to hang; at most half of boot_s. Compilers are silent for minutes."""
+    """Longest time without new output before a boot counts as hung; at most half of boot_s. Compilers log nothing for minutes."""
     usual_boot_s: Positive | None = None
-    """What a boot was seen to take; for plans only."""
+    """A boot time that was measured; for plans only."""
     admission_s: Positive = 10.0
-    """How long requests may wait while none runs, nothing moves and the KV cache is empty; six times as long where it is not."""
+    """
+    How long requests may wait while none runs, nothing changes and the KV cache is empty; six times as long if it is not empty.
+    """
     stall_s: Positive = 40.0
     """
-    How long nothing may move before a request is said to hang: no chunk, no counter, no use of the KV cache, no line of the log.
+    Longest time without progress (chunks, counters, KV cache usage, log lines) before a request counts as hung.
 
-    Until a prompt is seen to be read in several steps, what all of it takes at the slowest rate is added.
+    Until a prompt is known to be read in several steps, its whole time at the slowest rate is added.
     """
     canary_s: Positive = 30.0
-    """What a request of a few tokens may take after one that came to nothing."""
+    """Timeout of the short request that is sent after a failed one."""
     answer_s: Positive = 120.0
-    """What every request may take, however short; one that is still at work then is too slow here, and no verdict."""
+    """
+    Base time of every request, however short; a request that still runs at its deadline is too slow here, without a verdict.
+    """
     slowest_prefill_tokens_per_s: Positive = 500.0
     slowest_decode_tokens_per_s: Positive = 0.5
 
     expected_boot_s: Annotated[float | None, MEASURED] = None
-    """Measured on this machine before the run, and no part of a deployment's file: what a boot should take."""
+    """Expected boot time, measured on this machine before the run; not a key of the file."""
     expected_s_per_token: Annotated[float, MEASURED] = 0.0
     expected_s_per_token_squared: Annotated[float, MEASURED] = 0.0
-    """The law by which a prefill should take its time here; 0 where nothing was measured."""
+    """Measured coefficient of a prefill's time on this machine; 0 if nothing was measured."""
 
     @model_validator(mode="before")
     @classmethod
     def _measured(cls, content: Any) -> Any:
         for name, field in cls.model_fields.items():
             if field.exclude and isinstance(content, dict) and name in content:
-                raise ValueError(f"{name} is measured on the machine, and no key of a file")
+                raise ValueError(f"{name} is measured on the machine; it is not a key of a file")
         return content
 
     def expected_prefill_s(self, prompt_tokens: int) -> float:
-        """What reading a prompt should take on this machine; 0 where that is not known."""
+        """Expected time to prefill a prompt on this machine; 0 if not known."""
         return self.expected_s_per_token * prompt_tokens + self.expected_s_per_token_squared * prompt_tokens**2
 
     @property
     def boot_limit_s(self) -> float:
-        """The deadline of a boot: what the deployment says, or more on a machine that is measured to be slow."""
+        """Deadline of a boot: the deployment's, or a longer one on a machine measured to be slow."""
         return max(self.boot_s, DEADLINE_FACTOR * (self.expected_boot_s or 0.0))
 
     @property
     def silent_boot_s(self) -> float:
-        """How long a boot may say nothing new."""
+        """Longest time without new output during a boot."""
         return min(self.boot_stall_s, self.boot_limit_s / 2)
 
     def one_step_s(self, prompt_tokens: int) -> float:
         """
-        What a server may take that reads *prompt_tokens* in one step, in which nothing moves: the time at the slowest rate.
+        Longest time a server may need to read *prompt_tokens* in one step without progress: the time at the slowest rate.
 
-        On a machine that is measured to be slower than that, `DEADLINE_FACTOR` times what the prompt should take there.
+        On a machine measured to be slower than that, `DEADLINE_FACTOR` times the expected prefill time.
         """
         expected_s = DEADLINE_FACTOR * self.expected_prefill_s(prompt_tokens)
         return max(prompt_tokens / self.slowest_prefill_tokens_per_s, expected_s)
 
     def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
-        """The deadline of one request from its first byte: *answer_s* and the time its tokens need at the slowest rates."""
+        """Deadline of a request from its first byte: *answer_s* plus the time of its tokens at the slowest rates."""
         return self.answer_s + self.one_step_s(prompt_tokens) + output_tokens / self.slowest_decode_tokens_per_s
 
 
@@ -135,87 +139,85 @@ def _mount(text: str) -> str:
         or inside.count(":") > 1
         or inside.partition(":")[2] not in ("", "ro", "rw")
     ):
-        raise ValueError(
-            f"{text!r} is no mount; write HOST_FOLDER:/FOLDER_INSIDE, and :ro after it where nothing may be written"
-        )
+        raise ValueError(f"{text!r} is not a mount; write HOST_FOLDER:/FOLDER_INSIDE, with :ro after it for read-only")
     return text
 
 
 class Docker(toml.Table):
-    """How the docker launcher makes a container of a deployment. What the hardware needs is added by itself."""
+    """How the docker launcher makes a container of a deployment. Options that the hardware needs are added automatically."""
 
     python: str = "python3"
-    """The interpreter in the image. It is started with the engine's module, in place of the image's own entrypoint."""
+    """The interpreter in the image, started with the engine's module in place of the image's own entrypoint."""
     entrypoint: toml.Names = ()
-    """What is to run that interpreter, for an image whose entrypoint sets something up first."""
+    """A wrapper that runs that interpreter, for an image whose entrypoint prepares the environment."""
     pull: Literal["never", "missing"] = "never"
     gpus: toml.Names = ()
-    """Which NVIDIA GPUs: indices, UUIDs, or CDI names such as ``nvidia.com/gpu=0``; empty: as many as ``hardware`` says."""
+    """NVIDIA GPUs as indices, UUIDs, or CDI names such as ``nvidia.com/gpu=0``; empty: as many as ``hardware`` says."""
     devices: toml.Names = ()
-    """More device files of the host, such as ``/dev/infiniband``."""
+    """Additional device files of the host, such as ``/dev/infiniband``."""
     mounts: Annotated[tuple[Annotated[str, AfterValidator(_mount)], ...], toml.LISTED] = ()
-    """More folders, as ``HOST:/INSIDE`` or ``HOST:/INSIDE:ro``; the model's own is mounted by itself."""
+    """Additional folders, as ``HOST:/INSIDE`` or ``HOST:/INSIDE:ro``; the model's folder is mounted automatically."""
     network: str = "bridge"
-    """``host``: the server listens on the host's loopback and nothing is published."""
+    """``host``: the server listens on the host's loopback and no port is published."""
     shm_gib: Positive = 10.0
-    """Size of ``/dev/shm``; Docker's own 64 MiB are too small for workers that talk through it."""
+    """Size of ``/dev/shm``; Docker's default of 64 MiB is too small for workers that communicate through it."""
     memory_gib: Positive | None = None
-    """The most memory it may take, swap included, before the kernel ends it; None: no limit."""
+    """Memory limit, swap included, above which the kernel kills the container; None: no limit."""
     ulimits: dict[str, int] = Field(default_factory=dict)
-    """Soft and hard limit alike, for instance ``memlock = -1``."""
+    """Soft and hard limits alike, for instance ``memlock = -1``."""
 
 
 class Kubernetes(toml.Table):
-    """How a deployment becomes Pods, beside what its ``[docker]`` table says of the image, its mounts and its memory."""
+    """How a deployment becomes Pods, in addition to the image, mounts and memory of its ``[docker]`` table."""
 
     models: str | None = None
-    """A folder of the node, by its absolute path, or a claim, by its name; None: a model by name is loaded at each boot."""
+    """A folder of the node, by its absolute path, or a claim, by its name; None: a model by name is downloaded at each boot."""
     secret: str = "longctx"  # noqa: S105 - its name
-    """The Secret with the values of ``pass_env``, under their own names; what is not there is left out."""
+    """The Secret with the values of ``pass_env``, under their own names; missing values are left out."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerate: toml.Names = ()
-    """Taints that do not keep it away, by their keys."""
+    """Keys of taints to tolerate."""
     runtime_class: str | None = None
     devices_per_node: Annotated[int, Field(gt=0)] | None = None
     """None: as many as the usual host of that kind has."""
     hours: Positive = 12.0
-    """After so long the cluster ends a Pod that a test run made, whatever became of the run."""
+    """Time limit after which the cluster ends a Pod of a test run, even if the run was lost."""
 
 
 class Deployment(toml.Table):
-    """One server configuration, as a value."""
+    """One server configuration."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     title: str
     backend: str
     model: Model
     hardware: HardwareName | None = None
-    """What the server needs; None for a server that already runs somewhere."""
+    """The hardware the server needs; None for a server that already runs."""
     version: toml.VersionRange | None = None
-    """Engine versions that know these flags."""
+    """Engine versions that support these flags."""
     image: str | None = None
-    """The container image, for launchers that use one: ``name:tag``, or ``name@sha256:...``, which stays what it is."""
+    """The container image, for launchers that use one: ``name:tag``, or ``name@sha256:...``, which never changes."""
     docker: Docker = Docker()
     kubernetes: Kubernetes = Kubernetes()
     max_model_len: int | None = None
     """Longest context in tokens, prompt and answer together; None: ask the server."""
     longest_prompt: int | None = None
-    """Do not send longer prompts here: the server would take them, but this hardware would need hours."""
+    """Longest prompt to send, in tokens; the server accepts longer ones, but this hardware would need hours."""
     longest_prompt_s: Positive | None = None
-    """Do not send prompts here that this machine, as measured, would read for longer than so many seconds."""
+    """Longest expected prefill time of a prompt, in seconds, on this machine as measured; longer prompts are not sent."""
     only_named: bool = False
-    """Only findings that name this deployment are judged on it: it is there to fail, or too slow for anything else."""
+    """Judge only findings that name this deployment, because it is expected to fail or too slow for others."""
     needs_full_context: bool = True
-    """The boot fails when the KV cache cannot hold one request of max_model_len. False documents that it may."""
+    """Whether the boot fails if the KV cache cannot hold one request of max_model_len; false documents that it may be smaller."""
     flags: dict[str, FlagValue] = Field(default_factory=dict)
-    """The engine's own long options without their dashes; ``true`` is a bare flag, ``false`` leaves it out."""
+    """The engine's own long options without dashes; ``true`` is a bare flag, ``false`` leaves it out."""
     env: dict[str, str] = Field(default_factory=dict)
     pass_env: toml.Names = ()
-    """More variables to hand through to the server, for instance HF_TOKEN."""
+    """Additional environment variables to pass to the server, for instance HF_TOKEN."""
     timeouts: Timeouts = Timeouts()
 
     def arguments(self) -> tuple[str, ...]:
-        """The flags as a command line has them."""
+        """The flags as command-line arguments."""
         argv: list[str] = []
         for name, value in self.flags.items():
             if value is not False:
@@ -224,7 +226,7 @@ class Deployment(toml.Table):
 
 
 def attached(backend: str) -> Deployment:
-    """A server that somebody else started and of which only the address is known."""
+    """A deployment for a server that already runs and of which only the address is known."""
     return Deployment(
         name="attached",
         title="a server that was already running",
@@ -235,9 +237,9 @@ def attached(backend: str) -> Deployment:
 
 def load(path: Path) -> Deployment:
     """
-    The deployment at *path*. Raises `TableError`.
+    Load the deployment at *path*. Raises `TableError`.
 
-    ``like = "NAME"`` in it takes all that it does not say itself from NAME.toml in the same folder, key by key in its tables.
+    ``like = "NAME"`` takes all missing keys from NAME.toml in the same folder; tables are merged key by key.
     """
     content = toml.read(path)
     like = content.pop("like", None)
@@ -246,13 +248,13 @@ def load(path: Path) -> Deployment:
     taken = toml.read(path.parent / f"{like}.toml")
     if "like" in taken:
         raise TableError(
-            f"{path}: like: {like} is itself like {taken['like']!r}; name that one, so that two files say it all"
+            f"{path}: like: {like} is itself like {taken['like']!r}; name that one, because only one level is allowed"
         )
     return toml.check(_completed(content, taken), Deployment, str(path))
 
 
 def _completed(content: dict[str, Any], taken: dict[str, Any]) -> dict[str, Any]:
-    """*content*, with what only *taken* has."""
+    """*content*, completed with keys that only *taken* has."""
     both = {name: {**taken[name], **table} for name, table in content.items() if _tables(table, taken.get(name))}
     return {**taken, **content, **both}
 
@@ -262,12 +264,12 @@ def _tables(one: object, other: object) -> bool:
 
 
 def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
-    """Every deployment under *folders*, by name. Raises `TableError`."""
+    """Load every deployment under *folders*, by name. Raises `TableError`."""
     found: dict[str, Deployment] = {}
     for path in sorted(path for folder in folders for path in folder.glob("*.toml")):
         deployment = load(path)
         if path.stem != deployment.name:
-            raise TableError(f"{path}: the name is {deployment.name!r}; the file must be called {deployment.name}.toml")
+            raise TableError(f"{path}: the name is {deployment.name!r}; rename the file to {deployment.name}.toml")
         if deployment.name in found:
             raise TableError(f"{path}: there is another deployment called {deployment.name!r}")
         found[deployment.name] = deployment

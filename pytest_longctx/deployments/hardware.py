@@ -1,4 +1,4 @@
-"""Hardware that findings and deployments ask for, and the machine that a run happened on."""
+"""Hardware that findings and deployments require, and the machine of a run."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ KINDS = (
     "trn2",
     "cpu",
 )
-"""Hardware kinds that files may name; a device is of the first kind whose name occurs in its own."""
+"""Hardware kinds that files may name; a device has the first kind whose name occurs in the device's name."""
 
 
 CPU_FLAGS = (
@@ -37,12 +37,12 @@ CPU_FLAGS = (
     "i8mm",
     "sve",
 )
-"""Flags of processors by which CPU builds of engines choose their kernels, and so what a run of one is worth."""
+"""CPU flags that decide which kernels an engine's CPU build uses, and so whether results are comparable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """So many devices of one kind: ``8xH200``; a machine without accelerators is ``cpu``."""
+    """A number of devices of one kind: ``8xH200``; a machine without accelerators is ``cpu``."""
 
     kind: str
     count: int = 1
@@ -50,7 +50,7 @@ class Hardware:
     @classmethod
     def parse(cls, text: str) -> "Hardware":
         """
-        From what files and options say. Raises ValueError.
+        Parse the spelling used in files and options. Raises ValueError.
 
         >>> Hardware.parse("8xH200"), Hardware.parse("cpu")
         (Hardware(kind='H200', count=8), Hardware(kind='cpu', count=1))
@@ -58,32 +58,32 @@ class Hardware:
         match = re.fullmatch(r"(?:([1-9]\d*)x)?(\w+)", text)
         kinds = {kind.lower(): kind for kind in KINDS}
         if match is None or match[2].lower() not in kinds:
-            raise ValueError(f"{text!r} is no hardware; write 8xH200 or cpu. Known kinds: {', '.join(KINDS)}")
+            raise ValueError(f"{text!r} is not hardware; write 8xH200 or cpu. Known kinds: {', '.join(KINDS)}")
         return cls(kinds[match[2].lower()], int(match[1] or 1))
 
     def __str__(self) -> str:
         return self.kind if self.kind == "cpu" else f"{self.count}x{self.kind}"
 
     def carries(self, wanted: "Hardware") -> bool:
-        """Whether a server made for *wanted* can run here. Every machine has a CPU."""
+        """Whether a server for *wanted* can run here; every machine has a CPU."""
         return wanted.kind == "cpu" or (self.kind == wanted.kind and self.count >= wanted.count)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine a run happened on: *hardware* is None where nothing is known of it (a server behind a URL)."""
+    """The machine of a run; *hardware* is None if nothing is known of it (a server behind a URL)."""
 
     hardware: Hardware | None
     facts: dict[str, str] = field(default_factory=dict)
     host_bytes: float | None = None
-    """Memory of the host; None where the hardware was typed, or cannot be looked at."""
+    """Memory of the host; None if the hardware was given by an option, or cannot be read."""
     cpu_flags: frozenset[str] | None = None
-    """Those of `CPU_FLAGS` that its processor has; None where it is another machine, or cannot be looked at."""
+    """Those of `CPU_FLAGS` that its processor has; None for another machine, or if they cannot be read."""
     speed: Speed | None = None
-    """What its CPU was measured to do; None where nothing was measured."""
+    """Measured speed of its CPU; None if nothing was measured."""
 
     def measured(self, speed: Speed | None) -> "Machine":
-        """The same with what was measured of its CPU, and without the instructions that the engine says are not there."""
+        """A copy with the measured CPU speed, and without the instruction sets that the engine reports as missing."""
         if speed is None:
             return self
         flags = None if self.cpu_flags is None else self.cpu_flags - speed.lacks

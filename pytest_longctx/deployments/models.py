@@ -1,10 +1,9 @@
 """
-Checkpoints the suite makes on the spot, so that a real engine can be run without a download.
+Checkpoints that are generated on demand, so that a real engine can run without a download.
 
-A tiny model is a folder with ``config.json`` and a tokenizer; the engine fills in random weights itself (vLLM and
-SGLang: ``--load-format dummy``). It can show lengths, memory, limits and time. It can never show that an answer is
-right, and every record made with it says "random weights". A probe has weights, and its right answers are known: see
-`pytest_longctx.probe`.
+A tiny model is a folder with ``config.json`` and a tokenizer; the engine makes random weights itself (vLLM and SGLang:
+``--load-format dummy``). It can test lengths, memory, limits and time, but not whether an answer is right; every record made with
+it says "random weights". A probe has weights, and its right answers are known: see `pytest_longctx.probe`.
 """
 
 import hashlib
@@ -22,7 +21,7 @@ from pytest_longctx.probe import checkpoint
 from pytest_longctx.probe import checkpoint as probe
 
 TINY_VOCABULARY = 4096
-"""Token ids of the tiny model: 0 to 15 are special, the rest are ordinary words."""
+"""Number of token ids of the tiny model: 0 to 15 are special, the others are ordinary words."""
 
 TINY_SPECIAL_TOKENS = 16
 
@@ -41,7 +40,7 @@ TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
         "num_local_experts": 2,
         "num_experts_per_tok": 1,
         "interleave_moe_layer_step": 1,
-        # Scout's pattern: every fourth layer attends to everything and has no rotary embedding.
+        # Scout's pattern: every fourth layer has full attention and no rotary embedding.
         "no_rope_layers": [1, 1, 1, 0],
         "attention_chunk_size": 8192,
         "attn_temperature_tuning": True,
@@ -61,9 +60,9 @@ TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
 
 
 def make_tiny_llama4(folder: Path) -> None:
-    """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*, weights left to the engine."""
-    words = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
-    checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, words, TINY_SPECIAL_TOKENS))
+    """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*; the engine makes the weights."""
+    tokens = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
+    checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, tokens, TINY_SPECIAL_TOKENS))
 
 
 _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
@@ -72,16 +71,16 @@ _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
 }
 
 MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({name: make for name, (make, _) in _MADE.items()})
-"""What a deployment may ask for as ``make = "..."``."""
+"""Generators of the models that a deployment may request as ``make = "..."``."""
 
 MADE_CONFIGS: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
     {name: config for name, (_, config) in _MADE.items()}
 )
-"""Their ``config.json``, to know their shape before they are made."""
+"""Their ``config.json``, which gives their shape before they are generated."""
 
 
 def locate(model: Model) -> str:
-    """What to tell the engine about *model*: a folder, made if need be, or a name. Raises `ModelError`."""
+    """The model argument for the engine: a folder, generated if necessary, or a name. Raises `ModelError`."""
     if model.make is not None:
         if model.make not in MADE:
             raise ModelError(unknown("made model", model.make, MADE))
@@ -96,14 +95,14 @@ def locate(model: Model) -> str:
             raise ModelError(
                 f"model {model.name!r} is not at {folder}\n"
                 f"  checked  {folder / 'config.json'} ({'no such file' if folder.is_dir() else 'no such folder'})\n"
-                "  try      the right path in the deployment's [model]"
+                "  try      correct the path in the deployment's [model]"
             )
         return str(folder.resolve())
     return model.id or model.name
 
 
 def shape_of(model: Model) -> Shape | None:
-    """The shape of *model*, made, read from its folder, or by its name; None where it is not known."""
+    """The shape of *model*: generated, from its folder, or by its name; None if not known. Raises `ModelError`."""
     if model.make in MADE_CONFIGS:
         return shape.from_config(MADE_CONFIGS[model.make])
     if model.shape is not None:
@@ -116,7 +115,7 @@ def shape_of(model: Model) -> Shape | None:
 
 def fingerprint(model: Model, located: str) -> str:
     """
-    Which model that was, in one line: its name, where its weights come from, and a hash of its config where there is one.
+    One line that identifies the model: its name, the origin of its weights, and a hash of its config if there is one.
 
     The hash is the first 12 hex digits of the SHA-256 of ``config.json``.
     """

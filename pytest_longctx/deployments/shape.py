@@ -1,4 +1,4 @@
-"""A model's shape, from its Hugging Face ``config.json``: all that memory and time depend on."""
+"""A model's shape, from its Hugging Face ``config.json``: everything that memory and time depend on."""
 
 import json
 import tomllib
@@ -16,9 +16,9 @@ from pytest_longctx.errors import ModelError
 @dataclass(frozen=True, slots=True)
 class Shape:
     """
-    Layers by what they attend to, heads, and parameters.
+    Layers by kind of attention, heads, and parameters.
 
-    *chunked* layers see their own chunk of *window* tokens (Llama 4), *sliding* layers the last *window* tokens.
+    *chunked* layers attend within a chunk of *window* tokens (Llama 4), *sliding* layers to the last *window* tokens.
     """
 
     full: int
@@ -31,21 +31,21 @@ class Shape:
     head_dim: int
     vocabulary: int
     parameters: int
-    """All of them: what must be loaded."""
+    """All parameters, which must be loaded."""
     active_parameters: int
-    """Those that take part in one token: what must be multiplied."""
+    """Parameters used per token, which must be multiplied."""
     embedding_parameters: int
-    """Those of the tables at both ends: looked up on the way in, multiplied for the last token only on the way out."""
+    """Parameters of the input and output embeddings; only the output is multiplied, and only for the last token."""
     rope_positions: int
-    """Positions in the table of rotary embeddings; 0 where no layer has any."""
+    """Positions in the table of rotary embeddings; 0 if no layer has any."""
 
     @property
     def layers(self) -> int:
-        """All layers."""
+        """Number of layers of all kinds."""
         return self.full + self.chunked + self.sliding
 
     def stage(self, stages: int) -> "Shape":
-        """The part of the model that one of so many pipeline stages holds, of each kind of layer the larger share."""
+        """The largest part of the model that one of *stages* pipeline stages holds."""
         if stages == 1:
             return self
         counts = {name: ceil(getattr(self, name) / stages) for name in ("full", "chunked", "sliding")}
@@ -53,11 +53,11 @@ class Shape:
         return replace(self, **counts, parameters=held)
 
     def kv_bytes_per_token(self, value_bytes: int, tensor_parallel: int = 1) -> int:
-        """Bytes of one token's keys and values in all layers, on one device."""
+        """Bytes per token of keys and values in all layers, on one device."""
         return self.layers * 2 * self.kv_heads_per_device(tensor_parallel) * self.head_dim * value_bytes
 
     def kv_heads_per_device(self, tensor_parallel: int) -> int:
-        """Tensor parallelism shards heads, never tokens: every device holds every token, for some of the heads."""
+        """KV heads per device. Tensor parallelism shards heads, not tokens: every device holds all tokens for some heads."""
         return max(1, self.kv_heads // tensor_parallel)
 
     def weight_bytes(self, value_bytes: float, tensor_parallel: int, rope_value_bytes: int) -> float:
@@ -65,13 +65,13 @@ class Shape:
         Bytes of the weights on one device.
 
         The table of rotary embeddings is not sharded: with 10,485,760 positions of 128 values it takes 2.5 GiB of each device in
-        BF16 (vLLM) and 5.0 GiB in FP32 (SGLang), which is what "weights" above parameters / devices are made of.
+        BF16 (vLLM) and 5.0 GiB in FP32 (SGLang). This explains why "weights" exceed parameters / devices.
         """
         return self.parameters * value_bytes / tensor_parallel + self.rope_positions * self.head_dim * rope_value_bytes
 
 
 def read(path: Path) -> Shape:
-    """The shape in the ``config.json`` at *path*, or in the folder *path*. Raises `ModelError`."""
+    """Read the shape from the ``config.json`` at *path*, or in the folder *path*. Raises `ModelError`."""
     file = path / "config.json" if path.is_dir() else path
     try:
         return from_config(json.loads(file.read_text(encoding="utf-8")))
@@ -80,7 +80,7 @@ def read(path: Path) -> Shape:
 
 
 def from_config(config: Mapping[str, Any]) -> Shape:
-    """The shape that *config* describes, of a multimodal model its text part. Raises `ModelError` for a missing key."""
+    """The shape that *config* describes; for a multimodal model, that of its text part. Raises `ModelError` for a missing key."""
     text = config.get("text_config", config)
     try:
         kinds = _layer_kinds(text)
@@ -103,21 +103,21 @@ def from_config(config: Mapping[str, Any]) -> Shape:
             rope_positions=text.get("max_position_embeddings", 0),
         )
     except KeyError as missing:
-        raise ModelError(f"this config.json has no {missing}; it is needed to know the model's shape") from None
+        raise ModelError(f"this config.json has no {missing}, which the model's shape needs") from None
 
 
 def _layer_kinds(text: Mapping[str, Any]) -> list[str]:
-    """What each layer attends to."""
+    """The kind of attention of each layer."""
     count = text["num_hidden_layers"]
     if named := text.get("layer_types"):
         return [name.partition("_")[0] for name in named]
     if str(text.get("model_type", "")).startswith("llama4") and text.get("attention_chunk_size"):
-        # Layers without rotary embedding (marked 0) attend to everything; by default every fourth.
+        # Layers without rotary embedding (marked 0) have full attention; by default every fourth.
         every = text.get("no_rope_layer_interval") or 4
         marks = text.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(count)]
         return ["chunked" if mark else "full" for mark in marks]
     if text.get("sliding_window") and text.get("use_sliding_window", True):
-        # Without a pattern every layer slides (Mistral 7B); Qwen2's first layers do not.
+        # Without a pattern every layer has a sliding window (Mistral 7B); Qwen2's first layers do not.
         first = text.get("max_window_layers", 0) if "use_sliding_window" in text else 0
         return ["full" if i < first else "sliding" for i in range(count)]
     return ["full"] * count
@@ -128,7 +128,7 @@ def _embeddings(text: Mapping[str, Any]) -> int:
 
 
 def _parameters(text: Mapping[str, Any], head_dim: int) -> tuple[int, int]:
-    """Total and active parameters of the text model; norms and biases are left out, they are less than one in ten thousand."""
+    """Total and active parameters of the text model, without norms and biases (less than one in ten thousand)."""
     hidden, layers = text["hidden_size"], text["num_hidden_layers"]
     heads, kv_heads = text["num_attention_heads"], text.get("num_key_value_heads") or text["num_attention_heads"]
     embeddings = _embeddings(text)
@@ -149,6 +149,6 @@ def _parameters(text: Mapping[str, Any], head_dim: int) -> tuple[int, int]:
 
 @cache
 def known() -> Mapping[str, Shape]:
-    """The shapes of the models that findings speak of, by name."""
+    """Shapes of the models that findings name, by name."""
     text = (Path(__file__).parent / "shapes.toml").read_text(encoding="utf-8")
     return MappingProxyType({name: from_config(config) for name, config in tomllib.loads(text).items()})

@@ -1,7 +1,7 @@
 """
-Vitals: what the machine and the server say of themselves beside a boot and each request.
+Device and host monitoring: readings of the machine and the server during a boot and each request.
 
-To add a make of accelerators, write a `Source` in one file beside this one and name it in `bedside`.
+To add a vendor of accelerators, write a `Source` in a module of this package and name it in `pytest_longctx.registry.DEVICES`.
 """
 
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from pytest_longctx.units import GiB
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One look at one accelerator; None is not observed."""
+    """One reading of one accelerator; None is not observed."""
 
     index: int
     used_bytes: float | None = None
     power_w: float | None = None
     clock_mhz: float | None = None
-    """Of its compute units: NVIDIA's SM clock, AMD's graphics clock."""
+    """Clock of the compute units: NVIDIA's SM clock, AMD's graphics clock."""
     memory_clock_mhz: float | None = None
     utilisation: float | None = None
-    """Share of the last moments in which something ran, 0 to 1."""
+    """Share of the last sampling interval in which the device had work, 0 to 1."""
 
 
 class Holder(NamedTuple):
-    """A process that holds memory of a device."""
+    """A process that holds device memory."""
 
     device: int
     pid: int
@@ -34,26 +34,26 @@ class Holder(NamedTuple):
 
 
 class Source(Protocol):
-    """Something that can look at the accelerators of a server. Whatever it raises means that it cannot."""
+    """Reader of a server's accelerators. Any exception means that they cannot be read."""
 
     name: str
-    """What is asked, for messages."""
+    """Name of the library or tool, for messages."""
     every_s: float
-    """How often it may be asked without being felt."""
+    """Shortest polling interval, in seconds, that does not disturb the server."""
 
     def devices(self) -> tuple[Device, ...]:
-        """One look; empty while there is nothing to say."""
+        """Read every device; empty if no reading is available yet."""
 
     def holders(self) -> tuple[Holder, ...]:
-        """Who holds memory now, as far as it is told."""
+        """Processes that hold device memory now, as far as the tool reports them."""
 
     def close(self) -> None:
-        """Leave nothing running."""
+        """Release all resources and end all processes of the source."""
 
 
 def figures(devices: Sequence[Device]) -> dict[str, list[float | None]]:
     """
-    Each gauge as results keep it, one value for each device; a gauge that no device has is left out.
+    Each gauge in the form of the results, one value per device; gauges that no device has are left out.
 
     >>> figures([Device(0, used_bytes=2**31, power_w=92.5), Device(1, used_bytes=2**30)])
     {'device_memory_gib': [2.0, 1.0], 'device_power_w': [92.5, None]}
@@ -70,7 +70,7 @@ def figures(devices: Sequence[Device]) -> dict[str, list[float | None]]:
 
 def wanted(names: Sequence[str], count: int, there: int) -> list[int | str]:
     """
-    The devices a server uses: those *names* say, by index or UUID, else the first *count* of those *there* are.
+    The devices a server uses: those in *names*, by index or UUID, else the first *count* of *there* devices.
 
     >>> wanted(("4", "GPU-8a5c"), 2, 8), wanted((), 2, 8)
     ([4, 'GPU-8a5c'], [0, 1])

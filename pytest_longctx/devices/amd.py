@@ -1,4 +1,4 @@
-"""AMD's devices, by ``amd-smi`` or ``rocm-smi``. Written from published output, and not yet run on such a device."""
+"""AMD devices, by ``amd-smi`` or ``rocm-smi``. Written from published output; not yet run on such a device."""
 
 import json
 import re
@@ -16,7 +16,7 @@ _PATIENCE_S = 20.0
 
 
 class AmdSmi:
-    """AMD's own tool, started anew for each look."""
+    """Reads devices by AMD's own tool, started for each reading."""
 
     every_s = 5.0
 
@@ -27,30 +27,30 @@ class AmdSmi:
         self.devices()
 
     def devices(self) -> tuple[Device, ...]:
-        """One look."""
+        """Read every device once."""
         done = subprocess.run(self._argv, capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
         found = read_amd_smi(done.stdout) if self._argv is AMD_SMI else read_rocm_smi(done.stdout)
-        # A device that is named by its UUID cannot be told from the others here.
+        # The output has no UUIDs, so a device named by UUID cannot be selected.
         by_index = all(isinstance(name, int) for name in self._wanted)
         return tuple(one for one in found if one.index in self._wanted or not by_index)
 
     def holders(self) -> tuple[Holder, ...]:
-        """These tools do not tell reliably which process holds the memory of which device."""
+        """Return nothing: these tools do not reliably report which process holds memory of which device."""
         return ()
 
     def close(self) -> None:
-        """Nothing runs on."""
+        """Do nothing: no process is left running."""
 
 
 def read_amd_smi(text: str) -> tuple[Device, ...]:
-    """What ``amd-smi metric --json`` prints: a list, or from ROCm 7 on an object around it. Raises ValueError."""
+    """Parse the output of ``amd-smi metric --json``: a list, from ROCm 7 on inside an object. Raises ValueError."""
     found = _json(text)
     rows = found["gpu_data"] if isinstance(found, dict) else found
     return tuple(_of_amd_smi(row) for row in rows)
 
 
 def _of_amd_smi(row: Mapping[str, Any]) -> Device:
-    # A device of several dies has a clock for each; the fastest is shown.
+    # A device of several dies has one clock per die; the fastest counts.
     clocks = row.get("clock")
     cores = [_value(clocks, name, "clk") for name in clocks or () if name.startswith("gfx_")]
     used_mib, activity = _value(row, "mem_usage", "used_vram"), _value(row, "usage", "gfx_activity")
@@ -65,7 +65,7 @@ def _of_amd_smi(row: Mapping[str, Any]) -> Device:
 
 
 def _value(row: Any, *path: str) -> float | None:
-    """The number at *path*, with or without its unit beside it; None for ``N/A`` and for what is not there."""
+    """The number at *path*, with or without a unit beside it; None for ``N/A`` or a missing key."""
     for key in path:
         row = row.get(key) if isinstance(row, dict) else None
     found = row.get("value") if isinstance(row, dict) else row
@@ -73,7 +73,7 @@ def _value(row: Any, *path: str) -> float | None:
 
 
 def read_rocm_smi(text: str) -> tuple[Device, ...]:
-    """What ``rocm-smi ... --json`` prints: an object with a key for each card, all values words. Raises ValueError."""
+    """Parse the output of ``rocm-smi ... --json``: an object with one key per card, all values text. Raises ValueError."""
     cards = {name.removeprefix("card"): row for name, row in _json(text).items() if re.fullmatch(r"card\d+", name)}
     return tuple(_of_rocm_smi(int(index), row) for index, row in cards.items())
 
@@ -83,7 +83,7 @@ def _of_rocm_smi(index: int, row: Mapping[str, str]) -> Device:
     return Device(
         index,
         used_bytes=_number(row, r"VRAM Total Used Memory \(B\)"),
-        # The name changed with the cards: Average, Current Socket.
+        # The key differs between cards: Average, Current Socket.
         power_w=_number(row, r"(Average|Current Socket) Graphics Package Power \(W\)"),
         clock_mhz=_number(row, r"sclk clock speed:"),
         memory_clock_mhz=_number(row, r"mclk clock speed:"),
@@ -92,12 +92,12 @@ def _of_rocm_smi(index: int, row: Mapping[str, str]) -> Device:
 
 
 def _number(row: Mapping[str, str], name: str) -> float | None:
-    said = next((value for key, value in row.items() if re.fullmatch(name, key)), "")
-    found = re.search(r"\d+(\.\d+)?", said)
+    reported = next((value for key, value in row.items() if re.fullmatch(name, key)), "")
+    found = re.search(r"\d+(\.\d+)?", reported)
     return float(found[0]) if found else None
 
 
 def _json(text: str) -> Any:
-    """The document in *text*, which may have warnings before it."""
+    """Parse the JSON document in *text*, after any warnings."""
     start = re.search(r"^[\[{]", text, re.MULTILINE)
     return json.loads(text[start.start() :] if start else text)

@@ -1,4 +1,4 @@
-"""What this machine is: its accelerators, as their vendors' tools tell them, its processor and its memory."""
+"""Detect this machine's accelerators (by the vendors' tools), processor and memory."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _ROCM_SMI = ("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--showdr
 
 
 def detect() -> Machine:
-    """Look at this machine: NVIDIA devices by ``nvidia-smi``, AMD by ``rocm-smi``, Neuron by ``neuron-ls``, else a CPU."""
+    """Detect NVIDIA devices by ``nvidia-smi``, AMD by ``rocm-smi``, Neuron by ``neuron-ls``; without any, return a CPU."""
     host_bytes = _host_bytes()
     facts = {"host_system": f"{platform.system()} {platform.release()}", **_host(host_bytes)}
     names = _nvidia() or _amd(_printed(*_ROCM_SMI)) or _neuron(_printed("neuron-ls", "--json-output"))
@@ -29,7 +29,7 @@ def detect() -> Machine:
 
 
 def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """The processor, those of its flags that engines choose their kernels by, and the memory, as far as they can be known."""
+    """Facts on the processor, its flags that decide an engine's kernels, and the memory; unknown facts are left out."""
     rows = _cpu_rows(cpu)
     flags = cpu_flags(cpu) or ()
     found = {
@@ -43,76 +43,76 @@ def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[s
 
 
 def _cpu_rows(cpu: Path) -> dict[str, str]:
-    """Of the first of its processors the name and the flags; ARM has ``Features`` for ``flags``, and no name."""
+    """Name and flags of the first processor; on ARM the flags are called ``Features``, and there is no name."""
     try:
         text = cpu.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return {}
     return dict(reversed(re.findall(r"^(model name|flags|Features)\s*:[ ]*(.*)$", text, re.MULTILINE)))
 
 
 def cpu_flags(cpu: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
-    """Those of `CPU_FLAGS` that the processor of this machine has; None where that cannot be known."""
+    """Those of `CPU_FLAGS` that this machine's processor has; None if unknown."""
     rows = _cpu_rows(cpu)
-    said = rows.get("flags", rows.get("Features"))
-    return None if said is None else frozenset(CPU_FLAGS) & frozenset(said.split())
+    reported = rows.get("flags", rows.get("Features"))
+    return None if reported is None else frozenset(CPU_FLAGS) & frozenset(reported.split())
 
 
 def _host_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float | None:
-    """Of the host, or of the container that this is in, where that may have less."""
+    """Memory of the host in bytes, or the container's limit if that is lower; None if unknown."""
     try:
         host = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (ValueError, OSError):
         return None
     try:
         return min(host, float(limit.read_text(encoding="ascii")))
-    except (ValueError, OSError):  # "max", or none
+    except (ValueError, OSError):  # "max", or no limit file
         return host
 
 
 def _nvidia() -> list[str]:
-    """A line for each device: its name, memory and driver."""
+    """One line per device: name, memory and driver."""
     lines = _printed("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
 def _kind_of(name: str) -> str | None:
-    # An instance with a faster network, trn1n, has the same devices.
+    # trn1n, an instance type with a faster network, has the same devices as trn1.
     return next((kind for kind in KINDS if kind != "cpu" and re.search(rf"\b{kind}n?\b", name, re.IGNORECASE)), None)
 
 
 def _amd(text: str) -> list[str]:
-    """A line for each device: its name, memory and driver, as far as they are told; the keys' case changed with ROCm 6."""
-    said = _json(text)
-    if not isinstance(said, dict):
+    """One line per device with the reported name, memory and driver; the case of the keys changed with ROCm 6."""
+    report = _json(text)
+    if not isinstance(report, dict):
         return []
-    system = said.get("system")
+    system = report.get("system")
     driver = str(system.get("Driver version", "")) if isinstance(system, dict) else ""
     found = []
-    for name, row in said.items():
+    for name, row in report.items():
         if not (re.fullmatch(r"card\d+", name) and isinstance(row, dict)):
             continue
-        told = {key.lower(): str(value) for key, value in row.items()}
-        # Where the driver has no name for a card, its series stands with its model, or is a number.
+        reported = {key.lower(): str(value) for key, value in row.items()}
+        # If the driver does not know a card's name, its series is the model's text or a number.
         called = " ".join(
-            dict.fromkeys(told[key] for key in ("card series", "card model", "market name") if key in told)
+            dict.fromkeys(reported[key] for key in ("card series", "card model", "market name") if key in reported)
         )
-        size = told.get("vram total memory (b)", "")
+        size = reported.get("vram total memory (b)", "")
         memory = f"{int(size) // Mi} MiB" if size.isdecimal() else ""
         found.append(", ".join(filter(None, (called, memory, driver))))
     return found
 
 
 def _neuron(text: str) -> list[str]:
-    """A line for each device: the kind of instance, cores as the runtime counts them, and memory."""
-    said = _json(text)
-    if not isinstance(said, list):
+    """One line per device: instance type, cores as the runtime counts them, and memory."""
+    report = _json(text)
+    if not isinstance(report, list):
         return []
-    # Tools before 2.20 leave the instance out; the firmware of an instance has its name.
+    # Tools before 2.20 do not report the instance type; the firmware does.
     here = _firmware()
     return [
         f"{row.get('instance_type') or here}, {row.get('nc_count')} cores, {row.get('memory_size', 0) // Mi} MiB"
-        for row in said
+        for row in report
         if isinstance(row, dict)
     ]
 
@@ -125,7 +125,7 @@ def _firmware(product: Path = Path("/sys/devices/virtual/dmi/id/product_name")) 
 
 
 def _json(text: str) -> Any:
-    """The document in *text*, which may have warnings before it; None where there is none."""
+    """Parse the JSON document in *text*, after any warnings; None if there is none."""
     start = re.search(r"^[\[{]", text, re.MULTILINE)
     try:
         return json.loads(text[start.start() :]) if start else None
@@ -134,7 +134,7 @@ def _json(text: str) -> Any:
 
 
 def _printed(*argv: str) -> str:
-    """What a vendor's tool prints; nothing where the tool is missing, slow or unhappy."""
+    """Output of a vendor's tool; empty if the tool is missing, times out or fails."""
     if shutil.which(argv[0]) is None:
         return ""
     try:

@@ -1,7 +1,7 @@
 """
-Devices of this host by lease: several deployments at once, each with devices of its own.
+Lease this host's devices, so that several deployments can run at once, each with devices of its own.
 
-The devices of this machine that a deployment may use: leased before anybody looks at them, and until they are free again.
+A deployment leases its devices before they are checked for memory in use, and returns them after their memory is free.
 """
 
 import fcntl
@@ -20,21 +20,21 @@ from pytest_longctx.progress import Progress, ProgressCallback
 
 _VISIBLE: Mapping[str, tuple[str, ...]] = {"MI": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "trn": ()}
 """
-What restricts a process to some devices, by the beginning of their kind; CUDA's variable for any other.
+Environment variables that limit a process to some devices, by the beginning of the kind; CUDA's variable for any other.
 
-Neuron's counts cores, and how many a device has is for its runtime to say: no part of such a machine is leased.
+Neuron's variable counts cores, and only its runtime knows the cores per device, so such machines are leased as a whole.
 """
 _POLL_S = 0.2
 
 
 def variables(kind: str) -> tuple[str, ...]:
-    """The environment variables by which a process sees only some devices of *kind*; empty where it cannot be kept to some."""
+    """Environment variables that limit a process to some devices of *kind*; empty if it cannot be limited."""
     return next((names for start, names in _VISIBLE.items() if kind.startswith(start)), ("CUDA_VISIBLE_DEVICES",))
 
 
 def named(kind: str, env: Mapping[str, str]) -> tuple[str, list[str]]:
     """
-    The variable that counts for *kind* in *env*, and the devices that it names there, by index or UUID.
+    The variable of *env* that applies to *kind*, and the devices it names, by index or UUID.
 
     >>> named("H200", {"CUDA_VISIBLE_DEVICES": "4, 5"}), named("MI300X", {"ROCR_VISIBLE_DEVICES": "1"}), named("trn2", {})
     (('CUDA_VISIBLE_DEVICES', ['4', '5']), ('ROCR_VISIBLE_DEVICES', ['1']), ('', []))
@@ -49,17 +49,17 @@ def lease(
     kind: str, count: int, there: int, inherited: Mapping[str, str], waits: Callable[[], None] = lambda: None
 ) -> Iterator[Mapping[str, str]]:
     """
-    The environment that shows *count* of the *there* devices of *kind* which nobody else of this user has leased.
+    Lease *count* of *there* devices of *kind* and yield the environment that selects them; each is leased once per user.
 
-    Only those that *inherited* names, if it does. Waits for them, calling *waits* now and then, and takes all or none, so that
-    two who want more than half do not hold each other up. The kernel gives them back if the holder dies. Raises `LaunchError`
-    where there are too few.
+    Only devices named in *inherited* are used, if it names any. Waits for free devices, calling *waits* repeatedly, and takes all
+    or none, so that two runs cannot deadlock. The kernel releases the leases if the process dies. Raises `LaunchError` if there
+    are too few devices.
     """
     name, visible = named(kind, inherited)
     devices = visible or [str(index) for index in range(there)]
     if count > len(devices):
         raise LaunchError(
-            f"{count} {kind} are needed, and {len(devices)} are there ({name}={inherited.get(name, 'not set')})"
+            f"{count} {kind} are needed, but there are only {len(devices)} ({name}={inherited.get(name, 'not set')})"
         )
     count = count if name else there
     folder = Path(tempfile.gettempdir()) / f"pytest-longctx-{os.getuid()}"
@@ -73,13 +73,13 @@ def lease(
 
 
 def _shown(name: str, mine: list[str]) -> dict[str, str]:
-    # CUDA counts the fastest device first, NVML and everybody who looks at a machine by their place on the bus.
+    # CUDA's default order is fastest first; NVML and other tools order devices by PCI bus.
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if name.startswith("CUDA") else {}
     return {name: ",".join(mine), **order} if name else {}
 
 
 def _take(held: ExitStack, folder: Path, kind: str, devices: list[str], count: int) -> list[str]:
-    """Lock as many of *devices* as are free, at most *count*, while nobody else looks."""
+    """Lock up to *count* free *devices* atomically, under a lock of the whole folder."""
     mine: list[str] = []
     with (folder / "devices.gate").open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
@@ -103,9 +103,9 @@ def _locked(file: TextIO) -> bool:
 @contextmanager
 def own(deployment: Deployment, there: Hardware | None, watch: ProgressCallback) -> Iterator[Mapping[str, str]]:
     """
-    The environment in which *deployment* sees only devices of its own; empty where it needs all of *there*, or none.
+    Lease devices for *deployment* and yield the environment that selects them; empty if it needs all of *there*, or none.
 
-    Raises `LaunchError` where there are too few.
+    Raises `LaunchError` if there are too few devices.
     """
     wanted = Hardware.parse(deployment.hardware) if deployment.hardware else None
     if wanted is None or there is None or wanted.kind != there.kind or wanted.kind == "cpu":

@@ -1,7 +1,7 @@
 """
-At the bedside of one server: its devices are free when it comes, looked at while it is there, and free when it has gone.
+Monitor a server's devices: free before the boot, sampled while it runs, released after it stops.
 
-Whose memory is on a device: before a boot nobody's may be, and after the server has stopped none of its own.
+Before a boot no process may hold memory of the devices; after the stop the server's processes may not.
 """
 
 import time
@@ -21,24 +21,24 @@ from pytest_longctx.registry import DEVICES
 from pytest_longctx.units import GiB
 
 _PROCESS_BYTES: Final = 256 * 1024**2
-"""What a process may hold without being in the way: less than one CUDA context."""
+"""Memory that another process may hold during a boot: less than one CUDA context."""
 _NOBODY_BYTES: Final = 1024**3
-"""What may be in use without a process that is known to hold it: AMD's driver keeps some 300 MiB of each device."""
+"""Memory that may be in use without a known process: AMD's driver holds about 300 MiB of each device."""
 _BACK_S: Final = 10.0
-"""How long memory may take to come back after a server has stopped."""
+"""How long the release of memory may take after a server has stopped."""
 _POLL_S: Final = 0.5
 GONE: Final = "[pid gone or in another namespace]"
 
 
 class Look(NamedTuple):
-    """Memory of the devices, and who holds it."""
+    """Memory of the devices, and the processes that hold it."""
 
     devices: Sequence[Device] = ()
     holders: Sequence[Holder] = ()
 
 
 def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008 - a value, and an empty one
-    """A line for everybody who holds memory of a device *now* and did not *before*."""
+    """One line for each process that holds device memory *now* and did not *before*."""
     known = {(one.device, one.pid) for one in before.holders}
     lines = []
     for device in now.devices:
@@ -53,7 +53,7 @@ def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008
 
 
 def _nobodys(device: Device, look: Look) -> float:
-    """Bytes in use on *device* beyond what its processes hold; 0 where one of the two is not known."""
+    """Bytes in use on *device* beyond those of its known processes; 0 if one of the two is not known."""
     sizes = [one.used_bytes for one in look.holders if one.device == device.index]
     if device.used_bytes is None or None in sizes:
         return 0.0
@@ -65,30 +65,30 @@ def _size(used_bytes: float | None) -> str:
 
 
 def command(pid: int) -> str:
-    """The command line of *pid*, secrets masked."""
+    """The command line of *pid*, with secrets masked."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
-        words = []
-    return masked(" ".join(words).strip(), secret_values({}, words))[:160] or GONE
+        arguments = []
+    return masked(" ".join(arguments).strip(), secret_values({}, arguments))[:160] or GONE
 
 
 def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:
-    """Raise `LaunchError` where somebody else holds memory that the deployment called *name* would need."""
+    """Raise `LaunchError` if another process holds memory that the deployment *name* needs."""
     if not found:
         return
     rows = [
-        f"{name} was not booted: somebody else holds memory of the device it would run on",
+        f"{name} was not booted: another process holds memory of its device",
         f"  asked    {asked}",
         *(f"  found    {line}" for line in found),
         f"  checked  {source}: the memory in use on each device, and the processes that hold it",
-        "  try      ending that process, another device by CUDA_VISIBLE_DEVICES or [docker] gpus, or --longctx-allow-busy-gpu",
+        "  try      end it, select another device by CUDA_VISIBLE_DEVICES or [docker] gpus, or pass --longctx-allow-busy-gpu",
     ]
     raise LaunchError("\n".join(rows))
 
 
 def await_release(look: Callable[[], Look], before: Look, most_s: float = _BACK_S) -> list[str]:
-    """Wait until what was taken since *before* is back; a line for everybody who still holds some after *most_s*."""
+    """Wait until memory taken since *before* is released; return one line for each process that holds some after *most_s*."""
     end = time.monotonic() + most_s
     while (lines := memory_holders(look(), before)) and time.monotonic() < end:
         time.sleep(_POLL_S)
@@ -106,11 +106,11 @@ def monitored(
     allow_busy: bool,
 ) -> Iterator[Sampler]:
     """
-    Watch over a server for as long as the context lasts; what is seen goes to *tell*.
+    Monitor a server while the context lasts; pass each reading to *tell*.
 
-    *hardware* is what it takes of this machine, where it is booted on this machine; *env* may name the devices. Raises
-    `LaunchError` where somebody else holds memory of those, unless *allow_busy*; who still holds some after the server has gone
-    is said. *contained*: the server is in a container.
+    *hardware* is what the server uses of this machine, if it runs here; *env* may select the devices. *contained*: the server
+    runs in a container. Raises `LaunchError` if another process holds memory of the devices, unless *allow_busy*. Memory that is
+    not released after the server stops is reported.
     """
     source, trouble = _open(deployment, hardware, env, contained=contained)
     pulse = Sampler(deployment.name, tell, source)
@@ -124,27 +124,27 @@ def monitored(
             yield pulse
         if before is not None and source is not None:
             for line in await_release(lambda: _look(source, pulse) or before, before):
-                pulse.say(f"{deployment.name} has stopped, and its memory is not back: {line}")
+                pulse.say(f"{deployment.name} has stopped, but its memory was not released: {line}")
     finally:
         if source is not None:
             source.close()
 
 
 def _look(source: Source | None, pulse: Sampler) -> Look | None:
-    """Whose memory it is; None, and said, where nobody can tell."""
+    """Read the devices and their memory holders; None, with the reason recorded, if that fails."""
     if source is None:
         return None
     try:
         return Look(source.devices(), source.holders())
     except Exception as problem:  # noqa: BLE001 - whatever a vendor's tool does, no test may fail by it
-        pulse.say(f"{source.name} does not tell who holds memory: {problem!r}")
+        pulse.say(f"{source.name} cannot report which processes hold memory: {problem!r}")
         return None
 
 
 def _open(
     deployment: Deployment, hardware: Hardware | None, env: Mapping[str, str], *, contained: bool
 ) -> tuple[Source | None, str]:
-    """Who looks at *hardware*, or why nobody can; neither where there is nothing to look at."""
+    """Open the source for *hardware*, or return the reason why it cannot be opened; neither for a CPU."""
     if hardware is None or hardware.kind == "cpu":
         return None, ""
     make = next(make for make in DEVICES if hardware.kind.startswith(make.begins))
@@ -155,12 +155,12 @@ def _open(
     except Exception as problem:  # noqa: BLE001 - no library, no driver, no device: all mean that nothing can be seen
         return (
             None,
-            f"nothing is known of {hardware} beside its servers, nor who holds its memory: {problem!r}; {make.needs}",
+            f"{hardware} cannot be monitored, nor checked for memory in use: {problem!r}; {make.needs}",
         )
     return source, ""
 
 
 def visible(deployment: Deployment, kind: str, env: Mapping[str, str], *, contained: bool) -> tuple[str, ...]:
-    """The devices of *kind* that *env* names for *deployment*, as indices or UUIDs; empty: it takes the first ones."""
+    """The devices of *kind* that *env* selects for *deployment*, as indices or UUIDs; empty: the first ones."""
     names = [name.rpartition("=")[2] for name in deployment.docker.gpus] if contained else leases.named(kind, env)[1]
     return tuple(name for name in names if name not in ("", "all"))

@@ -1,4 +1,4 @@
-"""Neuron devices, by ``neuron-monitor``. Written from published output, and not yet run on such a device."""
+"""Neuron devices, by ``neuron-monitor``. Written from published output; not yet run on such a device."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from pytest_longctx.devices import Device, Holder
 
 
 class NeuronMonitor:
-    """AWS's own tool, which prints a report of all devices every few seconds for as long as it is let."""
+    """Reads AWS's own tool, which prints a report of all devices every few seconds until it is stopped."""
 
     name = "neuron-monitor"
     every_s = 5.0
@@ -24,34 +24,34 @@ class NeuronMonitor:
         self._reader.start()
 
     def _follow(self) -> None:
-        with self._tool:  # which closes the pipe, and waits for its end
+        with self._tool:  # closes the pipe and waits for the tool to exit
             for line in self._tool.stdout or ():
                 self._last = line
 
     def devices(self) -> tuple[Device, ...]:
-        """Its last report; empty before the first. Raises OSError once it has ended."""
+        """Devices of the last report; empty before the first. Raises OSError after the tool has exited."""
         if (code := self._tool.poll()) is not None:
-            raise OSError(f"it ended with exit code {code}")
+            raise OSError(f"it exited with code {code}")
         return () if self._last is None else read_devices(self._last)
 
     def holders(self) -> tuple[Holder, ...]:
-        """The runtimes of its last report."""
+        """The runtime processes of the last report."""
         return () if self._last is None else read_holders(self._last)
 
     def close(self) -> None:
-        """End it."""
+        """Stop the tool."""
         self._tool.kill()
         self._reader.join()
 
 
 def read_devices(text: str) -> tuple[Device, ...]:
-    """One report of ``neuron-monitor``: memory of each device, and how busy its cores were on average. Raises ValueError."""
+    """Parse one report of ``neuron-monitor``: memory and mean core utilisation of each device. Raises ValueError."""
     report = json.loads(text)
     count, cores = _hardware(report)
     runtimes = report.get("neuron_runtime_data") or ()
     memory = [_at(one, *_MEMORY) for one in runtimes]
     counters = [_at(one, "report", "neuroncore_counters", "neuroncores_in_use") for one in runtimes]
-    # Where one runtime does not tell, the sum over all of them is not known; where there is none, it is nothing.
+    # If one runtime does not report, the sum over all is not known; without any runtime it is zero.
     used = None if None in memory else _sums(memory, cores, lambda parts: sum(parts.values()))
     busy = None if None in counters else _sums(counters, cores, lambda one: one["neuroncore_utilization"] / 100 / cores)
     return tuple(
@@ -65,7 +65,7 @@ def read_devices(text: str) -> tuple[Device, ...]:
 
 
 def read_holders(text: str) -> tuple[Holder, ...]:
-    """The processes that one report of ``neuron-monitor`` names, with what each holds of each device. Raises ValueError."""
+    """The processes in one report of ``neuron-monitor``, with the memory each holds of each device. Raises ValueError."""
     report = json.loads(text)
     _, cores = _hardware(report)
     return tuple(
@@ -80,9 +80,9 @@ _MEMORY = ("report", "memory_used", "neuron_runtime_used_bytes", "usage_breakdow
 
 
 def _hardware(report: Mapping[str, Any]) -> tuple[int, int]:
-    """Devices, and cores of each."""
-    said = report["neuron_hardware_info"]
-    return said["neuron_device_count"], said["neuroncore_per_device_count"]
+    """Number of devices, and of cores per device."""
+    reported = report["neuron_hardware_info"]
+    return reported["neuron_device_count"], reported["neuroncore_per_device_count"]
 
 
 def _at(row: Any, *path: str) -> dict[str, Any] | None:
@@ -94,7 +94,7 @@ def _at(row: Any, *path: str) -> dict[str, Any] | None:
 def _sums(
     runtimes: Iterable[Mapping[str, Any] | None], cores: int, of: Callable[[Mapping[str, Any]], float]
 ) -> dict[int, float]:
-    """By device, the sum over the runtimes' cores, each known by its number on the whole machine."""
+    """Per device, the sum over the runtimes' cores; each core is numbered across the whole machine."""
     found: dict[int, float] = defaultdict(float)
     for each in runtimes:
         for core, one in (each or {}).items():

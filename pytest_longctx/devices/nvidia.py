@@ -1,4 +1,4 @@
-"""NVIDIA's devices by NVML (extra ``[nvidia]``): the only module that calls it."""
+"""NVIDIA devices, by NVML (extra ``[nvidia]``); only this module calls it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from pytest_longctx.devices import Device, Holder, wanted
 
 
 class Nvml:
-    """The driver's own library, in this process."""
+    """Reads devices by the driver's own library, in this process."""
 
     name = "NVML"
     every_s = 1.0
@@ -21,11 +21,11 @@ class Nvml:
         self._handles = {pynvml.nvmlDeviceGetIndex(handle): handle for handle in handles}
 
     def devices(self) -> tuple[Device, ...]:
-        """One look."""
+        """Read every device once."""
         return tuple(_look(index, handle) for index, handle in self._handles.items())
 
     def holders(self) -> tuple[Holder, ...]:
-        """The compute processes."""
+        """The compute processes on these devices."""
         return tuple(
             Holder(index, one.pid, one.usedGpuMemory)
             for index, handle in self._handles.items()
@@ -33,23 +33,23 @@ class Nvml:
         )
 
     def close(self) -> None:
-        """Let the library go."""
+        """Shut NVML down."""
         pynvml.nvmlShutdown()
 
 
 def _handle(name: int | str) -> Any:
-    """The device of that index, or of the UUID that begins so, as CUDA takes it. Raises LookupError for a part of a device."""
+    """The device with that index, or UUID prefix as CUDA accepts it. Raises LookupError for a MIG instance."""
     if isinstance(name, int):
         return pynvml.nvmlDeviceGetHandleByIndex(name)
     every = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
     for handle in every:
         if pynvml.nvmlDeviceGetUUID(handle).startswith(name):
             return handle
-    raise LookupError(f"no device is called {name}; a part of one (MIG-...) cannot be looked at")
+    raise LookupError(f"there is no device {name}; a MIG instance (MIG-...) cannot be monitored")
 
 
 def _look(index: int, handle: Any) -> Device:
-    # The second version leaves out what the driver keeps for itself, which the first counts as used.
+    # The first version of this call counts the driver's own reserve as used memory.
     memory = _asked(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
     power_mw = _asked(pynvml.nvmlDeviceGetPowerUsage, handle)
     rates = _asked(pynvml.nvmlDeviceGetUtilizationRates, handle)
@@ -64,7 +64,7 @@ def _look(index: int, handle: Any) -> Device:
 
 
 def _asked(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What *call* answers; None where this device, or this driver, does not tell."""
+    """Result of *call*; None if this device or driver does not report it."""
     try:
         return call(*arguments)
     except pynvml.NVMLError:

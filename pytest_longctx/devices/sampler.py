@@ -1,4 +1,4 @@
-"""Sample devices and host memory while a server runs."""
+"""Sample devices, host memory and server metrics while a server runs."""
 
 import re
 import threading
@@ -22,18 +22,18 @@ _ROW = re.compile(rb"^(VmRSS|RssAnon):\s+(\d+) kB", re.MULTILINE)
 
 def host_figures(pids: Iterable[int]) -> dict[str, float]:
     """
-    Resident memory of *pids* together, in GiB; empty where none of them can be read.
+    Resident memory of *pids* together, in GiB; empty if none of them can be read.
 
-    ``host_rss_gib`` counts a page once for each process that maps it, so it is at least what the group takes;
-    ``host_anonymous_gib`` leaves out files and shared memory, so it is about the least. What lies between them would take
-    ``smaps_rollup``, which walks every page of a server and is only for its owner.
+    ``host_rss_gib`` counts a shared page once per process, so it is an upper bound of what the group uses; ``host_anonymous_gib``
+    leaves out files and shared memory, so it is about a lower bound. The exact value needs ``smaps_rollup``, which walks every
+    page of a server and is readable only by its owner.
     """
     sums = {b"VmRSS": 0, b"RssAnon": 0}
     seen = False
     for pid in pids:
         try:
             status = Path(f"/proc/{pid}/status").read_bytes()
-        except OSError:  # it ended while we looked
+        except OSError:  # the process exited meanwhile
             continue
         for name, kib in _ROW.findall(status):
             sums[name] += int(kib)
@@ -47,24 +47,24 @@ def host_figures(pids: Iterable[int]) -> dict[str, float]:
 
 
 PERIOD_S: Final = 1.0
-"""NVIDIA's power is a mean over one second; nothing here is worth asking more often."""
+"""Sampling interval; NVIDIA's power reading is a mean over one second, so shorter intervals add nothing."""
 _FRESH_S: Final = 0.25
-"""How old a look may be before another one is worth its while."""
+"""Age of a sample above which another one is worth taking."""
 _LOOKS: Final = 5
-"""How many looks a share of time needs."""
+"""Number of samples needed for a share of time."""
 _SCRAPE_S: Final = 1.0
-"""How long a server may take to tell its gauges before this look goes without them."""
+"""How long a scrape of the server's gauges may take; the sample goes without them after that."""
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Takes one row of results, from any thread."""
+"""Callback that takes one row of results, from any thread."""
 
 
 def unheard(row: Mapping[str, Any]) -> None:
-    """Nobody writes it down."""
+    """Discard the row."""
 
 
 class Sampler:
-    """Looks, in a thread of its own, and does no harm: what cannot be seen is left out, and the reason said once."""
+    """Samples in a thread of its own; what cannot be read is left out, and the reason is recorded once."""
 
     def __init__(self, deployment: str = "", tell: Tell = unheard, source: Source | None = None) -> None:
         self._deployment, self._tell, self._source = deployment, tell, source
@@ -98,16 +98,16 @@ class Sampler:
                 self.beat()
 
     def hold_still(self) -> None:
-        """A request begins: leave its first second alone, in which a look could be felt."""
+        """Delay the next sample by one second, because a request begins and a sample could disturb it."""
         with self._lock:
             self._due_s = time.monotonic() + PERIOD_S
 
     def below(self, pid: int) -> None:
-        """The server's processes descend from *pid*, which is none of them."""
+        """Set the parent *pid* of the server's processes; it is none of them itself."""
         self._root = pid
 
     def attend(self, server: Server) -> None:
-        """*server* answers: ask it for its gauges too."""
+        """Also sample the gauges of *server*, which is up now."""
         with self._lock:
             self._http = httpx.Client(
                 base_url=server.url,
@@ -119,11 +119,11 @@ class Sampler:
             self._server = server
 
     def say(self, what: str) -> None:
-        """Something that figures do not tell, as a row of its own."""
+        """Record a message as a row without figures."""
         self._tell({"deployment": self._deployment, "at_s": round(time.time(), 3), "figures": {}, "said": what})
 
     def beat(self) -> None:
-        """One look, now."""
+        """Take one sample now."""
         with self._lock:
             self._due_s = time.monotonic() + PERIOD_S
             found = {**self._of_devices(), **self._of_host(), **self._of_server()}
@@ -133,9 +133,9 @@ class Sampler:
 
     def peaks(self, since_s: float, until_s: float) -> dict[str, float]:
         """
-        The most memory seen from *since_s* to *until_s*, both on the monotonic clock.
+        The highest memory use between *since_s* and *until_s*, both on the monotonic clock.
 
-        Where that was too short for a look, what was in use at the nearest one: engines keep what they have taken.
+        If the interval has no sample, the nearest one counts: engines do not release memory they have taken.
         """
         seen = [highest for at, highest, _ in self._looks if since_s <= at <= until_s]
         if not seen:
@@ -146,7 +146,7 @@ class Sampler:
         return {name: max(one[name] for one in seen if name in one) for name in names}
 
     def meanwhile(self, since_s: float, until_s: float) -> dict[str, float]:
-        """As `peaks`, and how busy the devices were, where that was looked at often enough."""
+        """Peaks as `peaks` gives them, and the devices' busy share if there are enough samples."""
         shares = [busy for at, _, busy in self._looks if busy is not None and since_s <= at <= until_s]
         share = {"device_busy_share": fmean(shares)} if len(shares) >= _LOOKS else {}
         return {**self.peaks(since_s, until_s), **share}
@@ -158,7 +158,7 @@ class Sampler:
         try:
             return figures(self._source.devices())
         except Exception as problem:  # noqa: BLE001 - whatever a vendor's tool does, no test may fail by it
-            self.say(f"{self._source.name} tells no more: {problem!r}")
+            self.say(f"{self._source.name} can no longer be read: {problem!r}")
             self._source = None
             return {}
 
@@ -177,13 +177,13 @@ _PEAKS = {"device_memory_gib": "device_peak_gib", "host_rss_gib": "host_peak_gib
 
 
 def _highest(found: Mapping[str, Any]) -> dict[str, float]:
-    """The figures that findings may bound: the fullest device, and the host memory of all processes."""
+    """The figures that findings may bound: memory of the fullest device, and host memory of all processes."""
     values = {_PEAKS[name]: found[name] for name in _PEAKS if name in found}
     flat = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
     return {name: max(value for value in some if value is not None) for name, some in flat.items()}
 
 
 def _busy(found: Mapping[str, Any]) -> float | None:
-    """The share of the last moments in which the devices had work, their mean."""
+    """Mean utilisation of the devices; None if none reports it."""
     shares = [share for share in found.get("device_utilisation", ()) if share is not None]
     return fmean(shares) if shares else None

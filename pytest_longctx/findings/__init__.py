@@ -1,1 +1,1 @@
-"""A documented result: schema, scope, verdict."""
+"""Findings: schema, scope, evidence and verdict of documented results."""

@@ -1,4 +1,4 @@
-"""Several readings of one thing as one: the median of what varies, the worst of what must be exact, and a law over lengths."""
+"""Aggregate several readings into one: the median, the worst value of exact figures, or a law fitted over lengths."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,14 +28,14 @@ WORST: Mapping[str, _Pick] = MappingProxyType(
         "ttft_gap_s": lambda values, _: max(values, key=abs),
     }
 )
-"""Figures of which one bad reading spoils all: a median would hide it."""
+"""Figures that a single bad reading invalidates, with the choice of the worst value; a median would hide it."""
 
 
 def summary(readings: Sequence[Observation]) -> Observation:
     """
-    Repeated readings of one question as one observation; the first that was not served, if any was not.
+    Aggregate repeated readings of one question; if one was not served, return the first such reading.
 
-    A figure that is missing from one of them was not observed. ``ttft_spread`` is (longest - shortest) / median.
+    A figure that is missing from one reading is None. ``ttft_spread`` is (longest - shortest) / median.
     """
     unserved = next((each for each in readings if each.outcome != "serves"), None)
     if unserved is not None or len(readings) == 1:
@@ -61,10 +61,10 @@ def _spread(values: Sequence[float | None]) -> float | None:
 
 def conversation(turns: Sequence[Observation]) -> Observation:
     """
-    The turns of a conversation as one observation: the first, with what the later ones had of it; the first that was not served.
+    Aggregate a conversation: first-turn metrics plus cache reuse of later turns; if a turn was not served, return the first such.
 
-    ``reused_share`` is the least of cached tokens / tokens of the turn before. What was answered in between is not counted: a
-    conversation of random ids puts others in its place.
+    ``reused_share`` is the minimum of cached tokens / tokens of the turn before. Answer tokens are not counted, because a
+    conversation of random ids replaces them by others.
     """
     for number, each in enumerate(turns):
         if each.outcome != "serves":
@@ -85,17 +85,17 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def _known(values: Sequence[float | None], pick: Callable[[Sequence[float]], float]) -> float | None:
-    """What *pick* makes of the values; None where one of them is missing."""
+    """Apply *pick* to the values; None if one of them is missing."""
     known = [value for value in values if value is not None]
     return pick(known) if len(known) == len(values) else None
 
 
 def length_sweep(points: Sequence[Observation]) -> Observation:
     """
-    Readings at several lengths as the coefficients of t = a N + b N^2, with N in millions of tokens.
+    Fit t = a N + b N^2 to readings at several lengths, with N in millions of tokens.
 
-    ``law_error`` is the largest part by which a reading misses the fitted law. The first point that was not served, if any was
-    not, stands for all.
+    ``law_error`` is the largest relative deviation of a reading from the fitted law. If a point was not served, the first such is
+    returned.
     """
     unserved = next((each for each in points if each.outcome != "serves"), None)
     if unserved is not None:
@@ -107,6 +107,6 @@ def length_sweep(points: Sequence[Observation]) -> Observation:
         return Observation("serves", {**metrics, "law_linear_s": None, "law_quadratic_s": None, "law_error": None})
     law = capacity.fit(measured)
     error = max(abs(law.seconds(tokens) / seconds - 1) for tokens, seconds in measured)
-    said = ", ".join(f"{tokens:,} tokens {seconds:.3g} s" for tokens, seconds in measured)
+    message = ", ".join(f"{tokens:,} tokens {seconds:.3g} s" for tokens, seconds in measured)
     found = {"law_linear_s": law.linear_s * 1e6, "law_quadratic_s": law.quadratic_s * 1e12, "law_error": error}
-    return Observation("serves", {**metrics, **found}, phase="request", said=said)
+    return Observation("serves", {**metrics, **found}, phase="request", said=message)

@@ -1,4 +1,4 @@
-"""What a finding asks of a server, as a table of its file."""
+"""What a finding sends to a server: the ``[ask]`` table, and the ``[claim]`` table of published figures."""
 
 from typing import Annotated, Literal, get_args
 
@@ -8,7 +8,7 @@ from pytest_longctx import toml
 from pytest_longctx.deployments.deployment import HardwareName
 
 Arrivals = Literal["poisson", "constant"]
-"""``poisson``: independent of each other, as from many clients; ``constant``: evenly spaced."""
+"""``poisson``: independent arrivals, as from many clients; ``constant``: evenly spaced."""
 
 
 Question = Literal[
@@ -35,68 +35,68 @@ Question = Literal[
     "claimed",
     "linted",
 ]
-"""What a suite does to judge a finding; one test function answers each."""
+"""What a suite does to judge a finding; one test function implements each."""
 
 
 def questions() -> tuple[str, ...]:
-    """Every question a suite can answer."""
+    """Every question that a suite can answer."""
     return get_args(Question)
 
 
 class Ask(toml.Table):
-    """What is sent."""
+    """Parameters of the requests to send."""
 
     prompt_tokens: Annotated[int, Field(ge=1)] | None = None
     output_tokens: Annotated[int, Field(ge=1)] = 32
     requests: Annotated[int, Field(ge=1)] | None = None
-    """For a load or an accounting: how many requests in all. For an accuracy: only the first so many questions of the task."""
+    """For a load or an accounting: the total number of requests. For an accuracy: only the first questions of the task."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
-    """How many of them at once, at most."""
+    """Maximum number of concurrent requests."""
     rate_per_s: Annotated[float, Field(gt=0)] | None = None
-    """For a load, in place of concurrency: how many are sent a second, however slowly they are answered."""
+    """For a load, instead of concurrency: requests per second, regardless of how fast they are answered."""
     arrivals: Arrivals = "poisson"
-    """How they come at that rate: at random as from many clients, or evenly."""
+    """Distribution of arrivals at that rate: random as from many clients, or evenly spaced."""
     goal_ttft_s: Annotated[float, Field(gt=0)] | None = None
-    """For the goodput of a load: the longest TTFT of a request that counts as good."""
+    """For the goodput of a load: the longest TTFT of a good request."""
     goal_tpot_s: Annotated[float, Field(gt=0)] | None = None
-    """The same for the time per token after the first."""
+    """For the goodput of a load: the longest time per output token of a good request."""
     turns: Annotated[int, Field(ge=2)] | None = None
-    """For turns: how many a conversation has; each sends again all that was said before it."""
+    """For turns: number of turns of a conversation; each sends all previous ones again."""
     turn_tokens: Annotated[int, Field(ge=1)] = 64
-    """For turns: how much is new in each of them after the first, which has *prompt_tokens*."""
+    """For turns: new tokens of each turn after the first, which has *prompt_tokens*."""
     lengths: Annotated[tuple[int, ...], toml.LISTED] = ()
     """For a ladder: the prompt lengths, at least three of them."""
     needles: Annotated[int, Field(ge=1, le=64)] = 64
-    """For a retrieval: how many needles are planted, evenly from the first token to the last."""
+    """For a retrieval: number of needles, spaced evenly from the first token to the last."""
     border_tokens: Annotated[int, Field(ge=2)] | None = None
-    """For a retrieval: plant them on both sides of the borders between pieces of this size instead."""
+    """For a retrieval: plant the needles on both sides of borders between pieces of this size instead."""
     against: str | None = None
-    """For a ratio: the deployment whose capacity divides that of the other; the finding's scope names both."""
+    """For a ratio: the deployment whose capacity is the denominator; the finding's scope names both."""
     depths: Annotated[tuple[float, ...], toml.LISTED] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """For a haystack: where in the text the needle lies, at each of *lengths*."""
+    """For a haystack: relative positions of the needle in the text, at each of *lengths*."""
     runs: Annotated[int, Field(ge=1)] = 1
-    """How many new prompts of each length are sent; the median is judged."""
+    """Number of new prompts of each length; the median is judged."""
     warm_up: Annotated[int, Field(ge=0)] = 0
-    """How many more are sent before them, and not judged."""
+    """Number of additional prompts sent before them and not judged."""
     task: str | None = None
     """For an accuracy: a task of lm-eval, or of a folder ``tasks/`` beside ``findings/``."""
     shots: Annotated[int, Field(ge=0)] | None = None
-    """For an accuracy: how many worked examples go before each question; left out: as the task says."""
+    """For an accuracy: worked examples before each question; the task's default if left out."""
     command: str | None = None
-    """Of a start that was published: the ``docker run`` line, or a small script around it; what is in it is only read."""
+    """For a published start: the ``docker run`` line, or a short script around it; it is parsed, never executed."""
     pod: str | None = None
-    """Of a start that was published: the Pod, as JSON."""
+    """For a published start: the Pod, as JSON."""
     engine: str | None = None
-    """The engine whose flags that start has."""
+    """For a published start: the engine of its flags."""
     boot_s: float | None = None
-    """How long that boot took, where it was seen."""
+    """For a published start: its boot time, if it was measured."""
     as_text: bool = False
-    """For an over-limit: as a text of so many tokens, which the server may refuse by its characters before it tokenises it."""
+    """For an over-limit: send text of this many tokens; the server may refuse it by its characters before tokenising it."""
     over_limit_tokens: int | None = None
-    """How many tokens prompt and answer together go over max_model_len; 0 and less must still fit."""
+    """Tokens by which prompt and answer exceed max_model_len; at 0 or less they must still fit."""
 
     def prompt_length(self, max_model_len: int | None) -> int | None:
-        """The longest prompt's length in tokens; None where it hangs on a max_model_len that is not known."""
+        """Length of the longest prompt in tokens; None if it depends on an unknown max_model_len."""
         if self.lengths:
             return max(self.lengths)
         if self.over_limit_tokens is None:
@@ -105,12 +105,12 @@ class Ask(toml.Table):
 
     @property
     def _said_since(self) -> int:
-        """By how much the last turn of a conversation is longer than the first."""
+        """Tokens by which the last turn of a conversation is longer than the first."""
         return ((self.turns or 1) - 1) * (self.output_tokens + self.turn_tokens)
 
     def every_request(self, max_model_len: int | None) -> tuple[int, ...]:
         """
-        What each request may have to wait for, in prompt tokens, one after the other; empty where that is not known.
+        Prompt tokens that each successive request may have to wait for; empty if not known.
 
         A load counts as rounds in which every prompt waits for all that are sent with it; an open loop is one round.
         """
@@ -122,45 +122,45 @@ class Ask(toml.Table):
 
     @property
     def arriving_s(self) -> float:
-        """How long the requests of an open loop take to come, with room for chance; 0 for anything else."""
+        """Time over which the requests of an open loop arrive, with a margin for random arrivals; 0 for anything else."""
         return 2 * self.requests / self.rate_per_s if self.requests is not None and self.rate_per_s is not None else 0.0
 
     def every_length(self, max_model_len: int | None) -> tuple[int, ...]:
-        """The length of every prompt that is sent one after the other; empty where that is not known."""
+        """Length of every prompt that is sent sequentially; empty if not known."""
         length = self.prompt_length(max_model_len)
         once = self.lengths or ((length,) if length is not None else ())
         return once * self.runs + once[:1] * self.warm_up
 
 
 class Claim(toml.Table):
-    """Published figures that arithmetic can judge without a server; those left out were not published."""
+    """Published figures that arithmetic can check without a server; missing ones were not published."""
 
     shape: str
     """The model, by its name in `pytest_longctx.deployments.shape.known`."""
     tokens: Annotated[int, Field(ge=1)]
-    """The context they are about."""
+    """Context length of the claim."""
     hardware: HardwareName | None = None
     value_bytes: Literal[1, 2] = 2
-    """Bytes of a value in the KV cache and in the matrix units."""
+    """Bytes per value in the KV cache and in the matrix units."""
     read_s: float | None = None
-    """The time in which the whole context is said to have been read."""
+    """Claimed time to prefill the whole context."""
     cached_tokens: int | None = None
-    """How much of it a cache answered, by the log of that run."""
+    """Tokens that a cache answered, according to the log of that run."""
     logged_tokens_per_s: float | None = None
     kv_gib: float | None = None
     weights_gib: float | None = None
     """BF16 weights on one device."""
     moved_s: float | None = None
-    """The time in which its KV cache is said to have been stored or loaded."""
+    """Claimed time to store or load its KV cache."""
     moved_gib_per_s: float | None = None
     slow_s: float | None = None
     fast_s: float | None = None
     speedup: float | None = None
-    """How many times faster *fast_s* is said to be than *slow_s*."""
+    """Claimed ratio of *slow_s* to *fast_s*."""
 
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
-    """What a finding with this *question* needs and does not have, as a sentence; empty where nothing is missing."""
+    """What a finding with this *question* lacks, as a sentence; empty if nothing is missing."""
     one_length = (
         (
             (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),
@@ -173,8 +173,8 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         "retrieval": one_length,
         "precision": one_length,
         "kv-dtype": one_length,
-        "ratio": ((ask.against is not None, "ask.against: a 'ratio' finding needs the deployment it divides by"),),
-        "haystack": ((bool(ask.lengths), "ask.lengths: a 'haystack' finding needs them"),),
+        "ratio": ((ask.against is not None, "ask.against: a 'ratio' finding needs the deployment in the denominator"),),
+        "haystack": ((bool(ask.lengths), "ask.lengths: a 'haystack' finding needs lengths"),),
         "over-limit": (
             (
                 (ask.over_limit_tokens or 0) >= 1,
@@ -202,18 +202,16 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
                 "ask.goal_tpot_s: an answer of one token has no time per token after the first",
             ),
         ),
-        "ladder": (
-            (len(set(ask.lengths)) >= 3, "ask.lengths: a law of two terms is only tested by three lengths or more"),
-        ),
+        "ladder": ((len(set(ask.lengths)) >= 3, "ask.lengths: a law of two terms needs at least three lengths"),),
         "accuracy": (
             (
                 ask.task is not None and bounded,
-                "an 'accuracy' finding needs ask.task, and bounds on what is to be right",
+                "an 'accuracy' finding needs ask.task, and bounds on an accuracy",
             ),
         ),
     }
     if claimed != (question == "claimed"):
-        return "claim: a 'claimed' finding needs it, and no other has one"
+        return "claim: a 'claimed' finding needs it, and no other finding may have it"
     if (question == "linted") != ((ask.command is None) != (ask.pod is None)):
-        return "ask: a 'linted' finding needs a command or a pod, and no other has one"
+        return "ask: a 'linted' finding needs a command or a pod, and no other finding may have one"
     return next((text for there, text in needs.get(question, ()) if not there), "")

@@ -1,7 +1,7 @@
 """
-A published figure held against arithmetic alone: nothing is booted.
+Check published figures by arithmetic alone, without a server.
 
-The laws are those that spoil a new measurement too: a rate above the hardware's peak, a cache that answered, a prompt divided by
+The rules also apply to new measurements: a rate above the hardware's peak, a prompt answered from a cache, a prompt divided by
 the window of a log.
 """
 
@@ -17,11 +17,11 @@ from pytest_longctx.observation import Observation
 from pytest_longctx.units import GiB
 
 OFF = 0.1
-"""How far a claimed size, ratio or time may be from the arithmetic, as a share of it: published figures are rounded."""
+"""Relative tolerance of a claimed size, ratio or time, because published figures are rounded."""
 
 
 def observe(claim: Claim) -> Observation:
-    """What arithmetic says of *claim*: it ``adds up``, or it ``cannot be``, and why. Raises `TableError` for an unknown shape."""
+    """Check *claim* by arithmetic: it ``adds up``, or ``cannot be``, and why. Raises `TableError` for an unknown shape."""
     if claim.shape not in shape.known():
         raise TableError(f"claim.shape: {unknown('shape', claim.shape, shape.known())}")
     metrics = _metrics(claim, shape.known()[claim.shape])
@@ -57,11 +57,11 @@ def _over(part: float | None, whole: float | None) -> float | None:
 def _contradictions(metrics: dict[str, float | None]) -> Iterator[str]:
     seen = {name: value for name, value in metrics.items() if value is not None}
     if seen.get("peak_share", 0) > 1:
-        yield f"it would take {seen['peak_share']:.2f} times the hardware's peak"
+        yield f"it would need {seen['peak_share']:.2f} times the hardware's peak"
     if seen.get("cached_share", 0) > COLD_SHARE:
         yield f"a cache answered {seen['cached_share']:.1%} of the prompt"
     if abs(seen.get("log_window_s", 0) / capacity.LOG_WINDOW_S - 1) < capacity.LOG_WINDOW_SLACK:
-        yield f"the rate is the prompt divided by the {capacity.LOG_WINDOW_S:.0f} s of a log's window"
+        yield f"the rate is the prompt divided by the log window of {capacity.LOG_WINDOW_S:.0f} s"
     for name, value in seen.items():
         if name.endswith("_claim_ratio") and abs(value - 1) > OFF:
-            yield f"{name.removesuffix('_claim_ratio')} is {value:.2f} times what arithmetic gives"
+            yield f"{name.removesuffix('_claim_ratio')} is {value:.2f} times the computed value"

@@ -1,4 +1,4 @@
-"""A finding: one documented result, where it holds, what it expects, and how far a measurement may stray from it."""
+"""A finding: one documented result, its scope, its expectation, and the tolerance of a measurement."""
 
 import datetime as dt
 from math import hypot
@@ -26,50 +26,50 @@ def _markers(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Bound(toml.Table):
-    """How far one figure may go. All limits are absolute after `limits`; a bound without limits only reports."""
+    """Limits of one metric. `limits` makes them absolute; a bound without limits only reports the metric."""
 
     unit: str
     reference: float | None = None
     """The documented value."""
     tolerance: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?%?$")] = None
-    """How far from the reference, either way: ``"5%"`` of it, or ``"0.01"`` in the bound's unit."""
+    """Allowed deviation from the reference, either way: ``"5%"`` of it, or ``"0.01"`` in the bound's unit."""
     stderr: Annotated[float, Field(ge=0)] | None = None
-    """The standard error of the reference, where it is the score of a sample."""
+    """Standard error of the reference, if it is the score of a sample."""
     sigmas: Annotated[float, Field(gt=0)] | None = None
-    """How many standard errors of the difference between reference and measurement it may stray, either way."""
+    """Allowed deviation, either way, in standard errors of the difference between reference and measurement."""
     exactly: float | None = None
     at_least: float | None = None
     at_most: float | None = None
     runs: Annotated[int, Field(ge=1)] | None = None
-    """How many runs the reference rests on."""
+    """Number of runs behind the reference."""
     because: str = ""
-    """Where the tolerance comes from."""
+    """The reason for the tolerance."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.tolerance is None) != (self.reference is None) and self.tolerance is not None:
             raise ValueError("a tolerance needs a reference")
         if (self.stderr is None) != (self.sigmas is None) or (self.sigmas is not None and self.reference is None):
-            raise ValueError("stderr and sigmas go together, and need a reference")
+            raise ValueError("stderr and sigmas need each other and a reference")
         absolute = self.at_least is not None or self.at_most is not None
         if (self.exactly is not None) + absolute + (self.tolerance is not None) + (self.sigmas is not None) > 1:
             alternatives = "exactly, at_least with at_most, reference with tolerance, reference with stderr and sigmas"
             raise ValueError(f"give only one of: {alternatives}")
         if (self.tolerance is not None or self.sigmas is not None) and not self.because:
-            raise ValueError("a tolerance needs `because`: where it comes from")
+            raise ValueError("a tolerance needs `because`: the reason for it")
         low, high = self.limits
         if low is not None and high is not None and low > high:
-            raise ValueError(f"nothing can be both at least {low:g} and at most {high:g}")
+            raise ValueError(f"no value can be both at least {low:g} and at most {high:g}")
         return self
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
-        """The lowest and the highest value that holds; None where that side is open. With *sigmas*, of an exact measurement."""
+        """Lowest and highest value that holds; None if that side is open. With *sigmas*, for a measurement without error."""
         return self.limits_given(0.0)
 
     def limits_given(self, measured_stderr: float) -> tuple[float | None, float | None]:
         """
-        The limits for a measurement that has a standard error of its own.
+        Limits of a measurement with a standard error of its own.
 
         Margin = sigmas x sqrt(stderr^2 + measured_stderr^2), the standard error of a difference of independent samples.
         """
@@ -95,42 +95,42 @@ class Source(toml.Table):
 
 
 class Scope(toml.Table):
-    """Where the finding holds; a line that is left out holds everywhere."""
+    """Where the finding holds; a missing line imposes no condition."""
 
     backend: toml.Names = ()
     version: toml.VersionRange | None = None
     hardware: HardwareName | None = None
     cpu: toml.Names = ()
-    """Of a CPU: flags of processors, one of which it must have, as the kernel calls them: ``avx512f``, ``amx_bf16``."""
+    """For a CPU: processor flags, of which it must have at least one, in the kernel's spelling: ``avx512f``, ``amx_bf16``."""
     cpu_without: toml.Names = ()
-    """Of a CPU: flags, none of which it may have."""
+    """For a CPU: processor flags, of which it may have none."""
     dtype: toml.Names = ()
-    """What the model computes in, where its deployment leaves that to the machine (``dtype = "fastest"``)."""
+    """The model's compute dtype, if its deployment lets the machine choose it (``dtype = "fastest"``)."""
     host_gib_at_most: Annotated[float, Field(gt=0)] | None = None
-    """Of a failure for want of host memory: on a larger host it says nothing."""
+    """For a failure due to lack of host memory: the largest host to which it applies."""
     model: toml.Names = ()
     """Model names; ``*`` and ``?`` are wildcards."""
     weights: Annotated[tuple[Weights, ...], toml.LISTED] = ()
-    """Where the weights come from."""
+    """Origin of the weights."""
     deployment: toml.Names = ()
     architecture: toml.Names = ()
-    """The model's class, as the engine's log names it; only known after a boot."""
+    """The model's class, as the engine's log names it; known only after a boot."""
     attention_backend: toml.Names = ()
-    """As the log names the one the engine chose."""
+    """The attention backend that the engine chose, as its log names it."""
 
 
 class Expect(toml.Table):
-    """What must be seen. *signature* names a line of the backend's catalogue."""
+    """The expected observation; *signature* names a pattern of the backend's catalogue."""
 
     outcome: Outcome = "serves"
     phase: str | None = None
     signature: str | None = None
     notice: str | None = None
-    """A benign line of that catalogue which must be in the boot's log: what it warns of when it falls back."""
+    """A benign line of that catalogue that must be in the boot's log, such as the warning of a fallback."""
 
 
 class Known(toml.Table):
-    """A failure that is known: it must fail, and is reported with its issue."""
+    """A known failure: the finding must fail, and its issue is reported."""
 
     issue: str
     since: dt.date
@@ -156,14 +156,14 @@ class Finding(toml.Table):
     bounds: dict[str, Bound] = Field(default_factory=dict)
     known: Known | None = None
     cure: FindingId | None = None
-    """Of an expected failure: the finding about the same with what mends it."""
+    """For an expected failure: the finding about the same configuration with the fix applied."""
     no_cure: str = ""
-    """Why there is none."""
+    """Why there is no cure."""
     note: str = ""
-    """Where the document was wrong, or what it left out, in prose."""
+    """Errors or omissions of the document, in prose."""
 
     def divided(self) -> tuple[str, str]:
-        """For a ratio: the deployment whose figure is divided, and the one it is divided by. Raises ValueError."""
+        """For a ratio: the deployment of the numerator and that of the denominator. Raises ValueError."""
         others = [name for name in self.scope.deployment if name != self.ask.against]
         if self.ask.against is None or len(others) != 1 or len(self.scope.deployment) != 2:
             raise ValueError("scope.deployment: a 'ratio' finding names two, and ask.against is one of them")
@@ -171,12 +171,12 @@ class Finding(toml.Table):
 
     @property
     def fails(self) -> bool:
-        """Whether it expects that a server does not come up."""
+        """Whether it expects that a server does not start."""
         return self.question in ("boot-fails", "kv-dtype") and self.expect.outcome != "serves"
 
     @property
     def on_paper(self) -> bool:
-        """Whether it is about what was published, and judged without a server."""
+        """Whether it is about published material, and is judged without a server."""
         return self.question in ("claimed", "linted")
 
     @model_validator(mode="after")
@@ -185,11 +185,13 @@ class Finding(toml.Table):
             if name not in MEASURES:
                 raise ValueError(f"bounds: {unknown('measure', name, MEASURES)}")
             if bound.unit != MEASURES[name].unit:
-                raise ValueError(f"bounds.{name}.unit: {bound.unit!r}, but {name} is in {MEASURES[name].unit!r}")
+                raise ValueError(
+                    f"bounds.{name}.unit: {bound.unit!r}, but the unit of {name} is {MEASURES[name].unit!r}"
+                )
             if bound.sigmas is not None and f"{name}_stderr" not in MEASURES:
                 raise ValueError(f"bounds.{name}.sigmas: {name} is measured without a standard error")
         if (self.cure or self.no_cure) and (not self.fails or (self.cure and self.no_cure)):
-            raise ValueError("cure, no_cure: only an expected failure of a boot has one of the two")
+            raise ValueError("cure, no_cure: only an expected failure of a boot may have one of them")
         if not self.markers:
             raise ValueError("markers: a finding needs at least one, or no run would select it")
         return self
@@ -204,12 +206,12 @@ class Finding(toml.Table):
 
 
 def load_all(folders: tuple[Path, ...]) -> dict[str, Finding]:
-    """Every finding under *folders*, by id. Raises `TableError`."""
+    """Load every finding under *folders*, by id. Raises `TableError`."""
     found: dict[str, Finding] = {}
     for path in sorted(path for folder in folders for path in folder.glob("*.toml")):
         finding = toml.load(path, Finding)
         if path.stem != finding.id and not path.stem.startswith(f"{finding.id}-"):
-            raise TableError(f"{path}: the file must be called {finding.id}.toml or {finding.id}-some-words.toml")
+            raise TableError(f"{path}: rename the file to {finding.id}.toml or {finding.id}-some-words.toml")
         if finding.id in found:
             raise TableError(f"{path}: there is another finding with the id {finding.id}")
         found[finding.id] = finding

@@ -1,4 +1,4 @@
-"""The markers a run is selected by: how long the context is, and what is asked about it."""
+"""Markers that select a run: by context length and by theme."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,11 +14,11 @@ LENGTHS: Mapping[str, int] = MappingProxyType(
         "ten_million": 10_000_000,
     }
 )
-"""Length markers and the length each is named for; a finding of 1.9M to 2.2M tokens is two_million."""
+"""Length markers, and the length of each in tokens; a finding of 1.9M to 2.2M tokens is two_million."""
 
 THEMES: Mapping[str, str] = MappingProxyType(
     {
-        "first_run": "what the suite is, in a few boots: the first command of the README",
+        "first_run": "an introduction to the suite in a few boots: the first command of the README",
         "smoke": "the server answers at all",
         "context_length": "a prompt of this length is served, and counted exactly",
         "throughput": "how fast a prompt is read and an answer written",
@@ -34,4 +34,4 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "claims": "what arithmetic says of a published figure; boots nothing",
     }
 )
-"""Theme markers and the question each stands for."""
+"""Theme markers, and the description of each."""

@@ -1,4 +1,4 @@
-"""What answers about the far past are worth, as evidence: the probe's needles and its ladder, and needles in real text."""
+"""Convert answers that need distant context to evidence: needles and ladder of the probe, and needles in real text."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from pytest_longctx.prompts.needles import Haystack, repetition, score
 
 
 def from_probe(seen: Observation, grade: Grade) -> Observation:
-    """The probe's answer, held against what was planted; *seen* is its exchange."""
+    """Add the grade of the probe's answer to *seen*, its exchange."""
     failures = grade.failures
     metrics = {
         "needles": len(grade.steps),
@@ -22,12 +22,12 @@ def from_probe(seen: Observation, grade: Grade) -> Observation:
 
 
 def places(grade: Grade) -> tuple[tuple[float, float], ...]:
-    """Depth and score of each needle that was asked for; one that was not reached says nothing of its place."""
+    """Depth and score of each needle that was asked for; needles that the answer did not reach are left out."""
     return tuple((step.depth, float(step.outcome == "right")) for step in grade.steps if step.outcome != "not reached")
 
 
 def measured(seen: Observation, precision: Precision) -> Observation:
-    """What the probe's ladder says of the KV cache; *seen* is its exchange."""
+    """Add the KV cache precision that the probe's ladder measured to *seen*, its exchange."""
     metrics = {
         "kv_mantissa_bits": precision.mantissa_bits,
         "kv_relative_step": precision.relative_step,
@@ -37,12 +37,12 @@ def measured(seen: Observation, precision: Precision) -> Observation:
 
 
 def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observation:
-    """Needles in text at several lengths and depths, each with its exchange and its answer; the first unserved stands for all."""
+    """Aggregate needle tests at several lengths and depths; if one was not served, return the first such."""
     unserved = next((seen for _, seen, _ in asked if seen.outcome != "serves"), None)
     if unserved is not None:
         return unserved
     missed = [(hay, text) for hay, _, text in asked if not score(text, hay.needle.expected)]
-    said = [f"{len(hay.prompt):,} tokens at depth {hay.depth:.0%}: {text.strip()[:60]!r}" for hay, text in missed[:3]]
+    wrong = [f"{len(hay.prompt):,} tokens at depth {hay.depth:.0%}: {text.strip()[:60]!r}" for hay, text in missed[:3]]
     shares = [seen.metrics.get("cached_share") for _, seen, _ in asked]
     known = [share for share in shares if share is not None]
     metrics: dict[str, float | None] = {
@@ -52,4 +52,4 @@ def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observ
         "repetitive_answers": sum(repetition(text) is not None for _, _, text in asked),
         "cached_share": max(known) if len(known) == len(asked) else None,
     }
-    return Observation("serves", metrics, phase="request", said="; ".join(said))
+    return Observation("serves", metrics, phase="request", said="; ".join(wrong))

@@ -1,4 +1,4 @@
-"""Whether a finding speaks about this run, and which findings meet which deployments."""
+"""Whether a finding applies to this run, and which findings are judged on which deployments."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,43 +16,43 @@ from pytest_longctx.units import GiB, duration
 
 _OF_THE_CACHE = frozenset({"repeated", "reset", "turns"})
 _CACHE_OFF = (("no-enable-prefix-caching", True), ("enable-prefix-caching", False), ("disable-radix-cache", True))
-"""The flags of vLLM and SGLang."""
+"""The flags of vLLM and SGLang that turn the prefix cache off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What is known of the server a finding would be judged on; None is not known."""
+    """What is known of the server on which a finding would be judged; None means not known."""
 
     deployment: Deployment
     hardware: Hardware | None = None
-    """What this machine has."""
+    """Hardware of this machine."""
     version: str | None = None
     """The engine's version."""
     max_model_len: int | None = None
     words: Mapping[str, str] = field(default_factory=dict)
-    """What the boot's log called by name; before a boot there are none."""
+    """Textual facts from the boot's log; empty before a boot."""
     host_bytes: float | None = None
     cpu_flags: frozenset[str] | None = None
 
 
 class Mismatch(NamedTuple):
-    """A line of a finding that does not match a server; the higher its *depth*, the nearer the miss."""
+    """A condition of a finding that a server does not meet; the higher its *depth*, the nearer the miss."""
 
     depth: int
     line: str
 
     @property
     def elsewhere(self) -> bool:
-        """The finding is about another deployment, backend or model altogether."""
+        """Whether the finding is about another deployment, backend or model."""
         return self.depth < 3
 
 
 def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch | None:
     """
-    The first line of *finding* that does not match *here*, or None where all do.
+    The first condition of *finding* that *here* does not meet; None if all are met.
 
-    Before a boot (*settled* false) what is not known may still match. Afterwards it cannot: a finding about 8 x H200 is
-    not judged on hardware nobody named. What was published is about no server, and fits everywhere.
+    Before a boot (*settled* false), unknown facts may still match. After it they do not: a finding about 8 x H200 is not judged
+    on unknown hardware. A finding about published material needs no server, so it always matches.
     """
     if finding.on_paper:
         return None
@@ -78,7 +78,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
 
 
 def machine_lacks(deployment: Deployment, hardware: Hardware | None) -> str | None:
-    """Why *hardware* cannot carry *deployment*; None where it can, or where either is not known."""
+    """Why *hardware* cannot run *deployment*; None if it can, or if either is not known."""
     if deployment.hardware is None or hardware is None or hardware.carries(Hardware.parse(deployment.hardware)):
         return None
     return f"hardware: needs {deployment.hardware}, this machine has {hardware}"
@@ -95,7 +95,7 @@ def _built_for(deployment: Deployment, wanted: str | None, hardware: Hardware | 
         return None
     found = deployment.hardware or (str(hardware) if hardware else None)
     if found is None:
-        return f"hardware: not known, {wanted} wanted; say it with --longctx-hardware" if settled else None
+        return f"hardware: not known, {wanted} wanted; set --longctx-hardware" if settled else None
     return None if found == wanted else f"hardware: {found} is not {wanted}"
 
 
@@ -116,14 +116,14 @@ def _of_cpu(flags: frozenset[str] | None, scope: Scope, *, settled: bool) -> str
         return f"cpu: not known, {wanted} wanted" if settled else None
     if (not scope.cpu or flags & set(scope.cpu)) and not flags & set(scope.cpu_without):
         return None
-    return f"cpu: needs {wanted}; this one has {', '.join(one for one in CPU_FLAGS if one in flags) or 'none of them'}"
+    return f"cpu: needs {wanted}; this CPU has {', '.join(one for one in CPU_FLAGS if one in flags) or 'none of them'}"
 
 
 def _computed_in(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
     found = deployment.flags.get("dtype", FASTEST)
     if found == FASTEST or not wanted or found in wanted:
         return None
-    return f"dtype: {deployment.name} computes in {found} here, this is about {' or '.join(wanted)}"
+    return f"dtype: {deployment.name} computes in {found} here, the finding is about {' or '.join(wanted)}"
 
 
 def _small(host_bytes: float | None, at_most_gib: float | None, *, settled: bool) -> str | None:
@@ -138,33 +138,33 @@ def _small(host_bytes: float | None, at_most_gib: float | None, *, settled: bool
     )
 
 
-def _logged(line: str, words: Mapping[str, str], wanted: tuple[str, ...], *, settled: bool) -> str | None:
+def _logged(line: str, labels: Mapping[str, str], wanted: tuple[str, ...], *, settled: bool) -> str | None:
     if not wanted or not settled:
         return None
-    found = words.get(line)
+    found = labels.get(line)
     return _named(line, found, wanted) if found else f"{line}: not named in the log, {' or '.join(wanted)} wanted"
 
 
 def _left_alone(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
     return (
-        f"deployment: {deployment.name} is only for findings that name it"
+        f"deployment: {deployment.name} is judged only by findings that name it"
         if deployment.only_named and not wanted
         else None
     )
 
 
 def _uncached(finding: Finding, deployment: Deployment) -> str | None:
-    # A finding that names the deployment may mean another cache, outside the engine.
+    # A finding that names the deployment may be about a cache outside the engine.
     if finding.scope.deployment or finding.question not in _OF_THE_CACHE:
         return None
     off = next((name for name, value in _CACHE_OFF if deployment.flags.get(name) is value), None)
-    return f"prefix cache: {deployment.name} turns it off by {off}" if off else None
+    return f"prefix cache: {deployment.name} disables it by {off}" if off else None
 
 
 def _long_enough(finding: Finding, deployment: Deployment, max_model_len: int | None, *, settled: bool) -> str | None:
     room, asked = max_model_len or deployment.max_model_len, finding.ask
     if settled and room is None and asked.over_limit_tokens is not None:
-        return "max_model_len: not known, and this finding counts from it; say it in the deployment"
+        return "max_model_len: not known, but the finding's prompt length depends on it; set it in the deployment"
     length, most = asked.prompt_length(room), deployment.longest_prompt
     fixed = asked.over_limit_tokens is None
     if fixed and room is not None and length is not None and length + asked.output_tokens > room:
@@ -191,7 +191,7 @@ def _affordable(length: int, deployment: Deployment, most_s: float) -> str | Non
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One finding to be judged on one deployment; *misfit* says why that cannot be."""
+    """One finding on one deployment; *misfit* is the reason why it cannot be judged there."""
 
     finding: Finding
     deployment: Deployment
@@ -199,15 +199,15 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The case in a test's id; what was published is about no deployment."""
+        """Id of the case in a test's id; a finding about published material has no deployment."""
         return self.finding.id if self.finding.on_paper else f"{self.finding.id}-{self.deployment.name}"
 
     @property
     def patience_s(self) -> float | None:
         """
-        The longest the whole test may take if no deadline of a boot or a request is missed; None where that is not known.
+        Longest duration of the test if no deadline of a boot or request is exceeded; None if not known.
 
-        For whoever ends tests that take too long: ended sooner, a test causes the failure it reports.
+        For test timeouts: a shorter one would cause the failure that the test reports.
         """
         ask, one = self.finding.ask, self.deployment
         times = _REQUESTS.get(self.finding.question)
@@ -221,7 +221,7 @@ class Case:
 
 
 _SHORT_TOKENS, _SHORT_REQUESTS = 8193, 22
-"""Of the question ``accounting``: its longest prompt, and how many it sends unless it is told."""
+"""Of the question ``accounting``: its longest prompt, and its default number of requests."""
 _REQUESTS: Mapping[Question, int] = MappingProxyType(
     {
         **dict.fromkeys(
@@ -229,16 +229,16 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         ),
         **dict.fromkeys(("retrieval", "precision", "kv-dtype"), 1),
         "repeated": 2,
-        "logged-rate": 2,  # one, and the windows of the log before and after it
+        "logged-rate": 2,  # one, and the log windows before and after it
         "turns": 16,
         "reset": 4,  # three readings, and the reset itself
         "accounting": 1,
-        "disconnect": 8,  # four canaries, the prompts of three tries, and the wait for the end of work
+        "disconnect": 8,  # four canaries, the prompts of three attempts, and the wait for the end of work
         "haystack": 16,
         "longest": 32,
     }
 )
-"""How often a question sends its requests, at the most."""
+"""Maximum number of times that a question sends its requests."""
 
 
 def match(
@@ -247,17 +247,17 @@ def match(
     conditions: Callable[[Deployment, Finding], Conditions],
 ) -> list[Case]:
     """
-    Every case: a finding on each deployment in its scope, else on the one that misses by least.
+    Every case: each finding on the deployments in its scope, else on the one that misses by the least.
 
-    A finding about something else altogether is left out; one that misses by its hardware, version or length is not, so that
-    the run can say so. What was published is judged once, without a server.
+    A finding about another deployment, backend or model is left out. One that misses by hardware, version or length is kept, so
+    that the run can report it. A finding about published material is judged once, without a server.
     """
     found: list[Case] = []
     for finding in wanted:
         if finding.status == "withdrawn":
             continue
         if finding.on_paper:
-            # It needs no server; the deployment only gives the case a place in the run.
+            # No server is needed; the deployment only gives the case a place in the run.
             ours = (one for one in deployments if not finding.scope.backend or one.backend in finding.scope.backend)
             found += [Case(finding, one) for one in islice(ours, 1)]
             continue
@@ -270,7 +270,7 @@ def match(
 
 
 def dead(wanted: Iterable[Finding], deployments: Sequence[Deployment]) -> list[Finding]:
-    """The findings that no deployment could judge, whatever machine the run had: their scopes do not meet."""
+    """Findings that no deployment can judge on any machine, because their scopes do not overlap."""
     return [finding for finding in wanted if not any(_meet(finding, one) for one in deployments)]
 
 

@@ -1,9 +1,8 @@
 """
-Finding x observation -> verdict. Pure: the same evidence gives the same verdict, next year too.
+Judge an observation against a finding, and compare both with the prediction.
 
-Whether prediction, finding and observation of a boot agree; where they do not, which of the three is wrong.
-
-Two that agree stand against the third. What neither memory decides nor a formula covers is not spoken of.
+Verdicts are pure: the same evidence always gives the same verdict. If two of prediction, finding and observation of a boot agree,
+the third is reported as wrong. Boots that memory does not decide, or that no formula covers, are not compared.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,36 +20,36 @@ Word = Literal["holds", "broken", "unmeasured", "out of scope", "known"]
 WORST_FIRST: tuple[Word, ...] = ("broken", "unmeasured", "known", "out of scope", "holds")
 
 COLD_SHARE = 0.01
-"""Above this share of cached prompt tokens a measurement is not cold (vLLM's own benchmark warns from here)."""
+"""Share of cached prompt tokens above which a measurement is not cold (vLLM's own benchmark warns from here)."""
 
 
 WARM_SHARE = 0.5
-"""Below this share a measurement of a warm cache has not met one."""
+"""Share of cached prompt tokens below which a measurement is not warm."""
 
 CLOCKS_APART_S = 0.2
 """
-How much later than the server the client may see a first token, whatever the prompt: transport and scheduling.
+How much later than the server the client may see a first token of any prompt, due to transport and scheduling.
 
-Idle machines need 0.04; on two cores that other programs used 0.125 was seen of 1,000 tokens.
+Idle machines need 0.04 s; on two busy cores 0.125 s was measured with 1,000 tokens.
 """
 CLOCKS_APART_S_PER_TOKEN = 4e-6
-"""And for each id in the body, which a server parses before it starts its clock: vLLM takes 0.2 to 1 us."""
+"""Additional time per token id in the body, which a server parses before it starts its clock: vLLM takes 0.2 to 1 us."""
 CLOCKS_APART_SHARE = 0.05
-"""And for each second, since a busy machine delays both."""
+"""Additional share of the TTFT, since a busy machine delays both clocks."""
 
 BUSY_SHARE = 0.75
 """
-Below this share of their time the devices mostly waited.
+Busy share of the devices below which they mostly waited.
 
-Prefills of ten seconds and more on an H200 had 0.91 to 0.99, and 0.20 and 0.47 where SGLang's host walked its prefix cache.
+Prefills of at least ten seconds on an H200 had 0.91 to 0.99, and 0.20 and 0.47 where SGLang's host walked its prefix cache.
 """
 LONG_S = 10.0
-"""A first token that came sooner tells little of that: looks are a second apart, and a request begins and ends without work."""
+"""TTFT below which the busy share is not judged: samples are a second apart, and a request begins and ends without work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing that was looked at: *ok* is None where the evidence is missing."""
+    """One compared measure; *ok* is None if the evidence is missing."""
 
     measure: str
     seen: str
@@ -65,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
-    """What one finding came to. True only where it holds."""
+    """The verdict on one finding; true only if the finding holds."""
 
     finding: Finding
     word: Word
@@ -73,25 +72,25 @@ class Verdict:
     observation: Observation | None = None
     reason: str = ""
     remark: str = ""
-    """What is to be said whatever the word: that a prediction was wrong, for one."""
+    """A remark that is independent of the verdict, such as a wrong prediction."""
 
     def __bool__(self) -> bool:
         return self.word == "holds"
 
     @property
     def broken(self) -> tuple[Line, ...]:
-        """The lines that were missed."""
+        """The lines that are not met."""
         return tuple(line for line in self.lines if line.ok is False)
 
     @property
     def why(self) -> str:
-        """The one-line reason for the word."""
+        """The reason for the verdict in one line."""
         if self.reason:
             return self._with_remark(self.reason)
         wanted = False if self.word in ("broken", "known") else None
         deciding = [str(line) for line in self.lines if line.ok is wanted] if self.word != "holds" else []
-        said = self.observation.said if self.observation and deciding else ""
-        return self._with_remark("; ".join(deciding) + (f' ("{_short(said)}")' if said else ""))
+        message = self.observation.said if self.observation and deciding else ""
+        return self._with_remark("; ".join(deciding) + (f' ("{_short(message)}")' if message else ""))
 
     def _with_remark(self, why: str) -> str:
         return "; ".join(part for part in (why, self.remark) if part)
@@ -101,7 +100,7 @@ class Verdict:
 
 
 def out_of_scope(finding: Finding, line: str) -> Verdict:
-    """The verdict on a finding that does not speak about this server."""
+    """The verdict on a finding that does not apply to this server."""
     return Verdict(finding, "out of scope", reason=line)
 
 
@@ -109,30 +108,31 @@ def judge(
     finding: Finding, seen: Observation, also: Iterable[Line] = (), remark: str = "", warmed: str = ""
 ) -> Verdict:
     """
-    Hold *seen* against everything *finding* expects and bounds, and count the lines of *also* with it; *remark* is kept.
+    Judge *seen* by all expectations and bounds of *finding*, and by the lines of *also*; *remark* is kept.
 
-    *warmed* says why the cache may have held the prompt before this run: found there, it then proves nothing of the server.
+    *warmed* is the reason why the cache may have had the prompt before this run; a cached prompt then proves nothing about the
+    server.
     """
     remark = "; ".join(filter(None, (remark, _idled(seen))))
     lines = (*_expected(finding, seen), *_laws(finding, seen, warmed), *_bounded(finding, seen), *also)
     if any(line.ok is False for line in lines):
         return Verdict(finding, "known" if finding.known else "broken", lines, seen, remark=remark)
     if any(line.ok is None for line in lines):
-        # Where the server was still at work, how far it had come is the reason, and what was not observed is none.
+        # If the server was still working, its progress is the reason, not the missing observations.
         reason = seen.said if seen.outcome is None and seen.kind == "too-slow" else ""
         return Verdict(finding, "unmeasured", lines, seen, reason=reason, remark=remark)
     if finding.known:
-        gone = f"the known failure is gone: take `known` ({finding.known.issue}) out of the finding"
+        gone = f"the known failure no longer occurs: remove `known` ({finding.known.issue}) from the finding"
         return Verdict(finding, "broken", lines, seen, reason=gone, remark=remark)
     return Verdict(finding, "holds", lines, seen, remark=remark)
 
 
 def _idled(seen: Observation) -> str:
-    """What to say of a long prefill in which the devices mostly waited: a faster one would not help it."""
+    """A remark on a long prefill in which the devices mostly waited, so that faster devices would not help."""
     busy, ttft_s = seen.metrics.get("device_busy_share"), seen.metrics.get("ttft_s")
     if busy is None or ttft_s is None or busy >= BUSY_SHARE or ttft_s < LONG_S:
         return ""
-    return f"the devices had work only {busy:.0%} of the time: the host, or something between them, held them up"
+    return f"the devices were busy only {busy:.0%} of the time: the host or its link to them was the bottleneck"
 
 
 def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
@@ -141,7 +141,7 @@ def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
         yield Line("outcome", "not observed", expect.outcome, None)
         return
     if seen.outcome != expect.outcome:
-        # Where and why something else happened is in the server's words, not in more lines.
+        # The server's message explains another outcome; further lines would not.
         yield Line("outcome", seen.outcome, expect.outcome, ok=False, change=_change(finding, seen))
         return
     yield Line("outcome", seen.outcome, expect.outcome, ok=True)
@@ -157,7 +157,7 @@ def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
 
 
 def _change(finding: Finding, seen: Observation) -> str:
-    """Which way a documented failure has changed; there are three, and each asks for something else to be done."""
+    """How a documented failure has changed; each of the three ways needs another action."""
     expect = finding.expect
     if expect.outcome == "serves":
         return ""
@@ -167,12 +167,12 @@ def _change(finding: Finding, seen: Observation) -> str:
         return f"the finding has changed: {gone} instead of {documented}"
     if seen.outcome in ("hangs", "is not admitted"):
         return f"the finding has changed: a timeout instead of {documented}"
-    found = seen.signature or seen.kind or "one that is not known"
+    found = seen.signature or seen.kind or "an unknown one"
     return f"the finding has changed: another cause, {found} instead of {documented}"
 
 
 def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
-    """What must be so of every request that was served, whatever the finding says; a limit of its own replaces a law."""
+    """Rules for every served request, whatever the finding expects; a limit in the finding replaces a rule."""
     if seen.outcome != "serves":
         return
     limited = {name for name, bound in finding.bounds.items() if bound.limits != (None, None)}
@@ -189,14 +189,14 @@ def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
 
 
 def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """Usage and the server's counters say what was sent and asked. A key that is there and None was looked for in vain."""
+    """Usage and the server's counters equal what was sent and asked; a key with None was read but not found."""
     for measure, sent in (("prompt_tokens", seen.sent_tokens), ("completion_tokens", seen.asked_tokens)):
         if sent is None:
             continue
         counter, unit = f"server_{measure}", MEASURES[measure].unit
         if measure not in limited:
             yield _held(measure, seen.metrics.get(measure), Bound(unit=unit, exactly=sent))
-        # Where a finding documents another count than was sent, the two ledgers must still agree on it.
+        # If a finding documents a count other than the sent one, usage and counters must still agree.
         wanted = seen.metrics.get(measure) if measure in limited else sent
         if counter in seen.metrics and counter not in limited and wanted is not None:
             yield _held(counter, seen.metrics[counter], Bound(unit=unit, exactly=wanted))
@@ -214,12 +214,12 @@ def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 
 def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str], warmed: str) -> Iterator[Line]:
-    """Cold where a time is measured; warm where a repeated prompt is."""
+    """The cache is cold for a bounded time, and warm for a repeated prompt."""
     if "cached_share" in limited:
         return
     times_bounded = any(MEASURES[name].cold_only or name == "warm_speedup" for name in limited)
     share = seen.metrics.get("cached_share")
-    # Where no time is bounded a cache that cannot be seen spoils nothing; one that is seen to answer always does.
+    # Without a bounded time, a cache that cannot be observed does not matter; an observed hit always does.
     if share is None and not times_bounded:
         return
     if finding.question == "repeated":
@@ -231,7 +231,7 @@ def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str],
 
 def _bounded(finding: Finding, seen: Observation) -> Iterator[Line]:
     if seen.outcome is None:
-        return  # one line says it; the reason is in the words of whoever was to look
+        return  # the outcome line reports it, with the reason in the observation
     for name, bound in finding.bounds.items():
         if bound.sigmas is not None and (stderr := seen.metrics.get(f"{name}_stderr")) is not None:
             yield _held(name, seen.metrics.get(name), bound, stderr)
@@ -266,17 +266,17 @@ def _short(text: str, most: int = 160) -> str:
 DECIDED_BY_MEMORY: frozenset[Outcome] = frozenset({"serves", "refuses", "runs out of memory", "overcommits", "dies"})
 
 EARLY_PHASES = ("config", "start")
-"""Nothing is allocated before these are over."""
+"""Phases in which nothing is allocated yet."""
 
 SIZES_APART = 0.05
-"""How far a predicted size may lie from the logged one: device memory and builds move them by 1 or 2 %."""
+"""Allowed relative difference of a predicted and a logged size: device memory and builds differ by 1 or 2 %."""
 
 ROUNDED_GIB = 0.005
-"""Engines log sizes to hundredths of a GiB."""
+"""Rounding of sizes in logs: hundredths of a GiB."""
 
 
 def concerns_memory(finding: Finding) -> bool:
-    """Whether *finding* says what a boot's memory comes to; a flag that is refused is nothing that memory decides."""
+    """Whether *finding* is about the result of a boot's memory use; memory does not decide whether a flag is refused."""
     expect = finding.expect
     return (
         finding.question.startswith("boot") and expect.outcome in DECIDED_BY_MEMORY and expect.phase not in EARLY_PHASES
@@ -284,14 +284,14 @@ def concerns_memory(finding: Finding) -> bool:
 
 
 def remark(finding: Finding, predicted: Prediction | None, seen: Observation) -> str:
-    """What prediction, *finding* and *seen* disagree about and who is wrong, as a sentence; empty where they agree."""
+    """A sentence on how prediction, *finding* and *seen* disagree, and which is wrong; empty if they agree."""
     if predicted is None or seen.outcome is None or not concerns_memory(finding):
         return ""
     expect, foretold = finding.expect, _foretold(predicted)
     documented = seen.outcome == expect.outcome and expect.signature in (None, seen.signature)
     meant = seen.outcome == predicted.outcome
     if documented and not meant:
-        wrong = "the prediction is wrong, or the machine is not the one it assumes"
+        wrong = "the prediction is wrong, or this machine differs from the one it assumes"
         return f"predicted {foretold}, but {_end(seen)} as documented: {wrong}"
     if meant and not documented:
         what = (
@@ -299,16 +299,14 @@ def remark(finding: Finding, predicted: Prediction | None, seen: Observation) ->
         )
         return f"predicted {foretold}, and {_end(seen)}, {what}: the finding is wrong, or its cause has changed"
     if not meant and predicted.outcome == expect.outcome:
-        return (
-            f"predicted {foretold} as documented, but {_end(seen)}: the engine has changed, or the machine is another"
-        )
+        return f"predicted {foretold} as documented, but {_end(seen)}: the engine has changed, or the machine differs"
     if not meant:
         return f"predicted {foretold}, documented {_wanted_word(finding)}, and {_end(seen)}: no two of them agree"
     return "; ".join(_sizes(predicted, seen))
 
 
 def _sizes(predicted: Prediction, seen: Observation) -> Iterator[str]:
-    """Predicted sizes that a failure of the predicted kind did not have."""
+    """Predicted sizes that differ from the logged size of the predicted failure."""
     refused = predicted.culprit if predicted.outcome == "refuses" else None
     for name, size_bytes in (
         ("allocation_gib", predicted.failing_bytes),
@@ -317,8 +315,8 @@ def _sizes(predicted: Prediction, seen: Observation) -> Iterator[str]:
         logged = seen.metrics.get(name)
         if size_bytes is None or logged is None or abs(size_bytes / GiB - logged) <= SIZES_APART * logged + ROUNDED_GIB:
             continue
-        said = f"predicted to fail over {size_bytes / GiB:.2f} GiB, failed over {logged:.2f} GiB"
-        yield f"{said}: the predicted size is wrong, or it failed over something else"
+        sizes = f"predicted to fail at {size_bytes / GiB:.2f} GiB, failed at {logged:.2f} GiB"
+        yield f"{sizes}: the predicted size is wrong, or another allocation failed"
 
 
 def _foretold(predicted: Prediction) -> str:
@@ -334,7 +332,7 @@ def _wanted_word(finding: Finding) -> str:
 
 def _end(seen: Observation) -> str:
     if seen.outcome == "serves":
-        return "it came up"
+        return "it started"
     cause = seen.signature or seen.kind
     return f"it {seen.outcome}" + (f" ({cause})" if cause else "")
 

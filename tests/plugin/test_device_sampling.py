@@ -74,6 +74,6 @@ def test_what_cannot_be_seen_is_said_once(run, pytester):
         what=str(pytester.path),
     )
     done.outcome.assert_outcomes(passed=2)
-    assert done.text.count("nothing is known of 1xH200") == 1
+    assert done.text.count("1xH200 cannot be monitored") == 1
     assert "pip install 'pytest-longctx[nvidia]'" in done.text
     assert [row["deployment"] for row in done.results.vitals if "said" in row] == ["a", "b"]

@@ -88,7 +88,9 @@ def test_unmeasured_is_red_when_strict(run, project, how, pytester, monkeypatch)
 def test_a_known_failure_that_is_gone_is_broken(run, project):
     done = run("--backend=miniature", project(GONE), "-k", "XX-0002")
     assert verdicts(done) == {"XX-0002": "broken"}
-    assert "the known failure is gone: take `known` (https://example.invalid/1) out of the finding" in done.text
+    assert (
+        "the known failure no longer occurs: remove `known` (https://example.invalid/1) from the finding" in done.text
+    )
     done.outcome.assert_outcomes(failed=1)
 
 

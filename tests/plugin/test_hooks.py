@@ -79,8 +79,8 @@ def test_a_prediction_that_a_boot_does_not_bear_out_is_named_in_the_verdict(run,
     (verdict,) = done.results.verdicts
     assert verdict["verdict"] == "holds"
     assert verdict["why"] == (
-        "predicted that it runs out of memory (tables 64.00 GiB), but it came up as documented: "
-        "the prediction is wrong, or the machine is not the one it assumes"
+        "predicted that it runs out of memory (tables 64.00 GiB), but it started as documented: "
+        "the prediction is wrong, or this machine differs from the one it assumes"
     )
 
 

@@ -16,26 +16,26 @@ SAID = {
     "never-schedules": (
         "outcome: is not admitted, wanted serves",
         (
-            "requests waited and none ran with 0.0% of the KV cache in use, and no counter moved; /health says 200; "
+            "requests waited and none ran with 0.0% of the KV cache in use, and no counter moved; /health returns 200; "
             "a request of 8 tokens after it was answered in"
         ),
         "the server has recovered",
     ),
     "stays-blocked": (
         "outcome: is not admitted, wanted serves; recovered: 0, wanted exactly 1",
-        "no counter moved; /health says 200; a request of 8 tokens after it was not answered (not admitted: for",
+        "no counter moved; /health returns 200; a request of 8 tokens after it was not answered (not admitted: for",
         "the server has not recovered",
     ),
     "wedges": (
         "outcome: hangs, wanted serves; recovered: 0, wanted exactly 1",
-        "are allowed; kv usage had moved last; /health says 200; a request of 8 tokens after it was not answered (stalled: nothing moved",
+        "); the last progress was kv usage; /health returns 200; a request of 8 tokens after it was not answered (stalled: no progress",
         "the server has not recovered",
     ),
     "engine-dies": (
         "outcome: dies, wanted serves; recovered: 0, wanted exactly 1",
         (
-            "the server takes connections, and its engine is dead; /health says 503; "
-            "a request of 8 tokens after it was not answered (engine dead: the server takes connections, and its engine is dead"
+            "the server accepts connections, but its engine is dead; /health returns 503; "
+            "a request of 8 tokens after it was not answered (engine dead: the server accepts connections, but its engine is dead"
         ),
         "the server has not recovered",
     ),

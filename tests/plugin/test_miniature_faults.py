@@ -76,7 +76,7 @@ SET_UP = {
     "wants-key": "it asks for an API key",
     "forbids": "it asks for an API key",
     "has-no-completions": "answered HTTP 404",
-    "is-a-web-page": "a web page came",
+    "is-a-web-page": "it returned a web page",
     "loses-its-route": "answered HTTP 404",
 }
 """Of these no finding is judged: the question could not be asked."""

@@ -18,7 +18,7 @@ UNUSABLE = {
     ),
     "missing deployment file": (["--backend=miniature", "--longctx-deployment=none.toml"], "there is no such file"),
     "server of somebody else": (["--backend=openai"], "say where: --longctx-launcher=url:http://HOST:PORT"),
-    "unknown hardware": (["--backend=vllm", "--longctx-hardware=8xH999"], "'8xH999' is no hardware"),
+    "unknown hardware": (["--backend=vllm", "--longctx-hardware=8xH999"], "'8xH999' is not hardware"),
     "load": (
         ["--backend=miniature", "--longctx-load=vllm"],
         "--longctx-load: unknown tool 'vllm'. Known: aiperf, guidellm, vllm-bench",
@@ -59,7 +59,7 @@ BAD_TABLES = {
         'refernce = 1.0\nunit = "s"',
         "bounds.ttft_s.refernce: unknown key 'refernce': did you mean 'reference'?",
     ),
-    "a wrong unit": ('at_most = 1.0\nunit = "ms"', "bounds.ttft_s.unit: 'ms', but ttft_s is in 's'"),
+    "a wrong unit": ('at_most = 1.0\nunit = "ms"', "bounds.ttft_s.unit: 'ms', but the unit of ttft_s is 's'"),
     "a wrong type": (
         'at_most = "fast"\nunit = "s"',
         "bounds.ttft_s.at_most: Input should be a valid number (found 'fast')",

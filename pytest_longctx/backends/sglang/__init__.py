@@ -1,4 +1,4 @@
-"""SGLang's HTTP server."""
+"""Backend for SGLang's HTTP server."""
 
 from pytest_longctx.backends import Backend, MetricNames
 from pytest_longctx.backends.sglang import defaults, memory
@@ -9,22 +9,22 @@ from pytest_longctx.toml import in_range, overlap
 from pytest_longctx.units import GiB
 
 TAKEN_BYTES = 0.7 * GiB
-"""What CUDA takes of a device before anything is loaded: 139.80 - 139.13 GiB on an H200, 0.5.16."""
+"""Device memory that CUDA takes before anything is loaded: 139.80 - 139.13 GiB on an H200, 0.5.16."""
 
 _MULTIMODAL_FRACTION = 0.85
 """What SGLang chooses for Llama 4, the one multimodal model whose memory is known here."""
 
 
 class Sglang(Backend):
-    """SGLang on NVIDIA GPUs, asked through its OpenAI-compatible endpoint, which takes token ids."""
+    """SGLang on NVIDIA GPUs, by its OpenAI-compatible endpoint, which accepts token ids."""
 
     name = "sglang"
     package = "sglang"
     distributions = ("sglang",)
     host_flag = "--host"
     key_flag = "--api-key"
-    # /health answers 503 while a long chunk is prefilled, which is no failure; it is only asked before the first request,
-    # and after one that came to nothing.
+    # /health answers 503 during the prefill of a long chunk, which is no failure; it is only checked before the first request,
+    # and after a failed one.
     health = "/health"
     version_path = "/server_info"
     names_cached_if_any = True  # by --enable-cache-report
@@ -79,6 +79,6 @@ class Sglang(Backend):
             max_running_requests=None if requests is None else int(requests),
             cuda_graph_max_bs=batches,
             page_size=int(flags.get("page-size", 1)),
-            # 0.5.6 has the pool for windowed layers only on demand (--hybrid-kvcache-ratio).
+            # 0.5.6 has the pool for windowed layers only on request (--hybrid-kvcache-ratio).
             hybrid_pool=not old,
         ).predict()

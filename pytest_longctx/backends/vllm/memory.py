@@ -1,8 +1,8 @@
 """
-vLLM's memory: the pool of KV-cache blocks, and what else decides whether a long context boots.
+vLLM's memory: the pool of KV-cache blocks, and everything else that decides whether a long context boots.
 
-The pool follows ``v1/core/kv_cache_utils.py`` (0.12.0 to 0.33.0) and reproduces the capacity lines of real boots to their last
-logged digit; where the sizes were measured stands beside each constant.
+The pool follows ``v1/core/kv_cache_utils.py`` (0.12.0 to 0.33.0) and reproduces the logged capacity of real boots to the last
+digit. Each constant names the boots it was measured with.
 """
 
 from dataclasses import dataclass
@@ -13,38 +13,38 @@ from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.units import GiB
 
 SAMPLER_LOGITS_BYTES = 4
-"""The sampler works on fp32 copies of the logits."""
+"""Bytes per logit: the sampler works on FP32 copies."""
 
 OTHER_BYTES = 8.3 * GiB
 """Activations, libraries and CUDA graphs: 0.90 x 139.8 - 27.81 - 89.71 GiB on 8 x H200 with vLLM 0.12.0."""
 
 HOST_OTHER_BYTES = 2.2 * GiB
-"""What a worker takes of the host beside its tables; see `HOST_COPIES`."""
+"""Host memory of a worker beside its tables; see `HOST_COPIES`."""
 
 HOST_COPIES = 1.8
 """
-How often a worker holds its tables in host memory.
+Number of copies of its tables that a worker holds in host memory.
 
-From two boots with four workers (vLLM 0.25.1): the host had 96 GiB in use with tables of 12.0 GiB each, and 12 GiB with tables of
-0.45 GiB. Eight workers with tables of 57.2 GiB were ended by the kernel at about 79 GB each, before they had them all.
+From two boots with four workers (vLLM 0.25.1): the host used 96 GiB with tables of 12.0 GiB each, and 12 GiB with tables of 0.45
+GiB. The kernel killed eight workers with tables of 57.2 GiB at about 79 GB each, before the tables were complete.
 """
 
 OUTSIDE_BYTES = 7.5 * GiB
 """
-What must be left outside the engine's share, for CUDA graphs, NCCL and the allocator's losses.
+Memory that must remain outside the engine's share, for CUDA graphs, NCCL and allocator overhead.
 
-A bracket, not a formula: with 7.0 GiB (utilisation 0.95 on an H200, vLLM 0.12.0, tensor parallel 8) the sampler's warm-up ran
-out of memory, with 14.0 GiB (0.90) it did not.
+An interval, not a formula: with 7.0 GiB (utilisation 0.95 on an H200, vLLM 0.12.0, tensor parallel 8) the sampler's warm-up ran
+out of memory; with 14.0 GiB (0.90) it did not.
 """
 
 
 def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int) -> float:
     """
-    What the profiling run of 0.25 takes beside the weights on one device, without CUDA graphs.
+    Bytes that the profiling run of 0.25 takes beside the weights on one device, without CUDA graphs.
 
     Fitted to boots of 0.25.1 on H200: 3.53 GiB (12 of Scout's layers, one device), 3.62 (all of them, four devices), 1.28 (the
-    same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes), 0.3 (small models). Three copies of the sampler's logits, 25
-    bytes for each hidden value of a full batch, whatever number of devices shares the layers, and 0.25 GiB.
+    same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes), 0.3 (small models). The sum of three copies of the sampler's
+    logits, 25 bytes per hidden value of a full batch (for any number of devices), and 0.25 GiB.
     """
     logits = 3 * sampler_copy_bytes(max_num_seqs, shape)
     return 0.25 * GiB + logits + 25 * shape.hidden * max_batched_tokens
@@ -52,24 +52,24 @@ def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int) 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The KV cache of one device as blocks that all layers share."""
+    """The KV cache of one device, as blocks that all layers share."""
 
     shape: Shape
     available_bytes: float
-    """What is left for the KV cache on one device."""
+    """Memory left for the KV cache on one device."""
     value_bytes: int = 2
     tensor_parallel: int = 1
     block_size: int = 16
     max_batched_tokens: int = 8192
     hybrid: bool = True
-    """Whether layers that attend to a window keep only that (the hybrid KV-cache manager)."""
+    """Whether layers with a window keep only that window (hybrid KV-cache manager)."""
 
     @property
     def group_layers(self) -> int:
         """
-        Layers in a group. Layers of one kind are cut into groups of equal size, so that blocks of all kinds are of one size.
+        Layers per group. Layers of one kind are split into groups of equal size, so that all blocks have one size.
 
-        The size is the number of layers of the rarest kind, or of the commonest where that is less than a quarter more.
+        The size is the layer count of the rarest kind, or of the most common kind if that is less than 25 % larger.
         """
         counts = self._counts()
         return max(counts) if max(counts) < 1.25 * min(counts) else min(counts)
@@ -81,7 +81,7 @@ class Pool:
 
     @property
     def groups(self) -> int:
-        """How many groups there are."""
+        """Number of groups."""
         return sum(ceil(count / self.group_layers) for count in self._counts())
 
     @property
@@ -93,11 +93,11 @@ class Pool:
 
     @property
     def blocks(self) -> int:
-        """How many blocks fit."""
+        """Number of blocks that fit."""
         return int(self.available_bytes // self.block_bytes)
 
     def blocks_for(self, tokens: int) -> int:
-        """Blocks that one request of *tokens* needs at its worst moment."""
+        """Maximum number of blocks that one request of *tokens* needs at a time."""
         shape, size = self.shape, self.block_size
         if not self.hybrid:
             return ceil(tokens / size)
@@ -109,27 +109,30 @@ class Pool:
         return whole + chunked + sliding
 
     def bytes_for(self, tokens: int) -> int:
-        """Bytes on one device that one request of *tokens* needs: what a refusal at boot calls "needed"."""
+        """Bytes on one device that one request of *tokens* needs; the "needed" size in a refusal at boot."""
         return self.blocks_for(tokens) * self.block_bytes
 
     def concurrency(self, tokens: int) -> float:
-        """How many requests of *tokens* fit at once, as the log says."""
+        """Number of requests of *tokens* that fit at once, as logged."""
         return self.blocks / self.blocks_for(tokens)
 
     def logged_tokens(self, tokens: int) -> int:
-        """The size of the KV cache as 0.25 and later log it: concurrency x max_model_len."""
+        """KV cache size in tokens as logged by 0.25 and later: concurrency x max_model_len."""
         return int(self.concurrency(tokens) * tokens)
 
     @property
     def logged_tokens_before_025(self) -> int:
-        """The size of the KV cache as 0.12 logs it: too small for a hybrid model, since it divides by groups that need little."""
+        """
+        KV cache size in tokens as logged by 0.12; too small for a hybrid model, because it also divides by groups that need
+        little.
+        """
         return self.blocks // self.groups * self.block_size
 
     def longest(self) -> int:
         """
-        The longest request that fits, in tokens; 0 where none does. One block is the engine's own.
+        The longest request that fits, in tokens; 0 if none does. The engine reserves one block.
 
-        Seen: 4,163,456 for the tiny model with 1 GiB (vLLM 0.32.0 on CPU, blocks of 128, batches of 2,048).
+        Measured: 4,163,456 for the tiny model with 1 GiB (vLLM 0.32.0 on CPU, blocks of 128, batches of 2,048).
         """
         low, high = 0, (self.blocks + 1) * self.block_size
         while low < high:
@@ -140,7 +143,7 @@ class Pool:
 
 def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> int:
     """
-    Host memory of one worker's tables: token ids and flags of every slot at full length, and block tables of every group.
+    Bytes of host memory for one worker's tables: token ids and flags of every slot at full length, and every group's block table.
 
     1,024 slots of 10M tokens take 57 GiB in each worker (vLLM 0.25.1).
     """
@@ -150,7 +153,7 @@ def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int
 
 
 def sampler_copy_bytes(max_num_seqs: int, shape: Shape) -> int:
-    """One fp32 copy of the logits of a full batch; sorting for top-p keeps several, one of them of 8-byte indices."""
+    """Bytes of one FP32 copy of a full batch's logits; top-p sorting keeps several copies, one of them of 8-byte indices."""
     return max_num_seqs * shape.vocabulary * SAMPLER_LOGITS_BYTES
 
 
@@ -170,7 +173,7 @@ def predict(
     other_bytes: float = OTHER_BYTES,
     stages: int = 1,
 ) -> Prediction:
-    """What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*."""
+    """Predict the result of a boot with these flags, on devices of *device_bytes* each; *shape* is that of one pipeline stage."""
     weights = shape.weight_bytes(weight_value_bytes, tensor_parallel, rope_value_bytes=2)
     available = available_bytes(device_bytes, utilisation, weights, other_bytes)
     parts = (value_bytes, tensor_parallel, block_size, max_batched_tokens)
@@ -192,7 +195,8 @@ def predict(
         cure = "--gpu-memory-utilization 0.90"
         return Prediction("runs out of memory", terms, longest, concurrency, copy, copy.size_bytes, cure)
     if concurrency < 1:
-        # The check at boot sees what each layer keeps; without the hybrid manager the pool then keeps everything for all.
+        # The check at boot counts what each layer keeps; without the hybrid manager the pool then keeps every token in all
+        # layers.
         would_pass = Pool(shape, available, *parts, hybrid=True).concurrency(max_model_len) >= 1
         cure = "the hybrid KV-cache manager" if would_pass else f"--max-model-len {longest}"
         return Prediction(
@@ -202,15 +206,15 @@ def predict(
 
 
 def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
-    """What a boot comes to whose KV cache was given a size of its own, and of which nothing else is known."""
+    """Predict the result of a boot whose KV cache size is set explicitly; other memory is not known."""
     one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
     terms = (Term("KV pool", pool.available_bytes), one_request)
     longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
-    if pool.blocks_for(max_model_len) >= pool.blocks:  # one block is the engine's own
+    if pool.blocks_for(max_model_len) >= pool.blocks:  # the engine reserves one block
         return Prediction("refuses", terms, longest, concurrency, one_request, None, f"--max-model-len {longest}")
     return Prediction("serves", terms, longest, concurrency)
 
 
 def available_bytes(device_bytes: float, utilisation: float, weight_bytes: float, other_bytes: float) -> float:
-    """What a device has left for the KV cache: its share, less the weights, less activations and graphs."""
+    """Memory of a device left for the KV cache: its share, less the weights, less activations and graphs."""
     return max(0.0, device_bytes * utilisation - weight_bytes - other_bytes)

@@ -1,9 +1,9 @@
 """
-Adapters: somebody else's tool does the asking, in an environment of its own; what it saw is judged like our own.
+Adapters: external tools that send the requests from environments of their own; their results are judged like our own.
 
-To add one, write a class like those beside this file and name it in `pytest_longctx.plugin.builtins`. A tool for loads gives back
-every request it sent as an `Exchange`, so that rates and percentiles come from one place; what it cannot know, or counts
-otherwise than `pytest_longctx.measures`, it names in `left_out`.
+To add one, write a class like those in this package and name it in `pytest_longctx.plugin.builtins`. A load tool returns each
+request as an `Exchange`, so that all rates and percentiles are computed in one place. It names in `left_out` what it cannot
+measure, or counts differently from `pytest_longctx.measures`.
 """
 
 import math
@@ -23,60 +23,60 @@ from pytest_longctx.findings.ask import Ask
 from pytest_longctx.observation import Observation
 
 START_S = 600.0
-"""What a tool may take beside its requests: to be imported, to make its prompts, to write its report."""
+"""Time allowed beside the requests: for imports, making prompts and writing the report."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolRun:
-    """What a tool is sent to do, and where it may leave things."""
+    """Input of one tool run, and the folder for its output."""
 
     server: Server
     ask: Ask
     seed: int
     folder: Path
     tasks: Path | None = None
-    """A folder of evaluation tasks beside those the tool knows."""
+    """A folder of evaluation tasks, in addition to the tool's own."""
 
     @property
     def tokenizer(self) -> str:
-        """Where a tool finds the model's tokenizer: where the engine found it, else under the name the server gives."""
+        """Location of the model's tokenizer: as for the engine if known, else the model name that the server reports."""
         known = self.server.deployment.model
         return self.server.model if known.name == "unknown" else models.locate(known)
 
     @property
     def api_key(self) -> str | None:
-        """What the server wants to hear from its clients."""
+        """The API key that the server requires; None if it requires none."""
         return next(iter(self.server.secrets), None)
 
     def deadline_s(self, requests: int, prompt_tokens: int, output_tokens: int) -> float:
-        """As long as *requests* take at the slowest rates of the deployment, so that the deadline never is the failure."""
+        """Deadline for *requests* at the deployment's slowest rates, so that the deadline itself never causes a failure."""
         at_once = self.ask.concurrency or 1
         each_s = self.server.deployment.timeouts.request_s(prompt_tokens * at_once, output_tokens)
         return START_S + math.ceil(requests / at_once) * each_s
 
 
 class Tool:
-    """What every adapter knows."""
+    """Base class of all adapters."""
 
     name: ClassVar[str]
     package: ClassVar[str | None]
-    """The import name that its interpreter must have."""
+    """Import name of the tool in its interpreter."""
     distributions: tuple[str, ...] = ()
     install: tuple[str, ...] = ()
     uninstall: tuple[str, ...] = ()
     elsewhere: ClassVar[str] = ""
     pass_env: ClassVar[tuple[str, ...]] = ()
-    """Variables it needs beside those that servers get."""
+    """Environment variables it needs in addition to those that servers get."""
     needs: ClassVar[str] = ""
-    """What to look for when it fails."""
+    """What to check when the tool fails."""
 
     @property
     def called(self) -> str:
-        """What it is called in messages."""
+        """Name of the tool in messages."""
         return f"the tool {self.name!r}"
 
     def owner(self, _backend: Backend) -> Installable:
-        """Whose environment it runs in."""
+        """The tool or backend in whose environment it runs."""
         return self
 
     def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
@@ -84,11 +84,11 @@ class Tool:
         raise NotImplementedError
 
     def env(self, errand: ToolRun) -> dict[str, str]:
-        """What to set in its environment."""
+        """Environment variables to set for the tool."""
         return {"OPENAI_API_KEY": errand.api_key} if errand.api_key else {}
 
     def deadline_s(self, errand: ToolRun) -> float:
-        """When to give it up, from its start."""
+        """Deadline of the tool in seconds, from its start."""
         ask = errand.ask
         return errand.deadline_s(ask.requests or 1, ask.prompt_tokens or 1, ask.output_tokens)
 
@@ -97,18 +97,24 @@ class LoadTool(Tool):
     """A tool that sends many requests at once."""
 
     left_out: ClassVar[frozenset[str]] = frozenset()
-    """Measures that it does not take, or defines otherwise."""
+    """Metrics that it does not measure, or defines differently."""
 
     def read(self, errand: ToolRun) -> Load:
-        """What it left in the errand's folder. Raises `OSError`, `LookupError`, `TypeError` or `ValueError` otherwise."""
+        """
+        Read the tool's report from the run's folder. Raises `OSError`, `LookupError`, `TypeError` or `ValueError` if there is
+        none.
+        """
         raise NotImplementedError
 
 
 class EvaluationTool(Tool):
-    """A tool that asks questions and scores the answers."""
+    """A tool that sends questions and scores the answers."""
 
     def read(self, errand: ToolRun) -> Observation:
-        """What it left in the errand's folder. Raises `OSError`, `LookupError`, `TypeError` or `ValueError` otherwise."""
+        """
+        Read the tool's report from the run's folder. Raises `OSError`, `LookupError`, `TypeError` or `ValueError` if there is
+        none.
+        """
         raise NotImplementedError
 
 
@@ -122,16 +128,16 @@ TIMES = frozenset(
 
 def blind_to_empty_tokens(errand: ToolRun) -> frozenset[str]:
     """
-    What a tool that skips chunks without text cannot time where the weights are random.
+    Metrics that a tool that ignores textless chunks cannot measure with random weights.
 
-    A token may have no text of its own. Of a trained model few do; random weights give them all the time, and a first token
-    without text would be timed as the first with some.
+    A token may have no text of its own. A trained model rarely generates such tokens, but random weights often do, and the tool
+    would then stamp a later token as the first.
     """
     return TIMES if errand.server.deployment.model.weights == "random" else frozenset()
 
 
 def failed(asked: int, started_s: float, status: int | None, text: str) -> Exchange:
-    """A request that was not served, as far as the tool tells: *status* is the HTTP status, None where none came."""
+    """A request that was not served, as the tool reports it; *status* is the HTTP status, or None if there was no response."""
     ending: Ending = "disconnected" if status is None else "refused" if status < 500 else "server error"
     refusal = Refusal.read(status, text) if status is not None and status < 500 else None
     return Exchange(0, asked, started_s, ending, started_s, refusal=refusal, detail=text[:500])
@@ -139,7 +145,7 @@ def failed(asked: int, started_s: float, status: int | None, text: str) -> Excha
 
 def status_in(text: str) -> int | None:
     """
-    The HTTP status that an error message names.
+    The HTTP status in an error message; None if it has none.
 
     >>> status_in("Client error '404 Not Found' for url ...")
     404
@@ -149,7 +155,7 @@ def status_in(text: str) -> int | None:
 
 
 def seconds(values: Mapping[str, Any], name: str) -> float | None:
-    """A figure of AIPerf's or GuideLLM's, in milliseconds there."""
+    """A time in seconds from a report of AIPerf or GuideLLM, which is in milliseconds."""
     value = values.get(name)
     value = value.get("value") if isinstance(value, Mapping) else value
     return None if value is None else float(value) / 1000

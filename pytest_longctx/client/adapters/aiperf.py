@@ -1,4 +1,4 @@
-"""AIPerf, https://github.com/ai-dynamo/aiperf."""
+"""Adapter for AIPerf, https://github.com/ai-dynamo/aiperf."""
 
 import json
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ _RECORDS = "profile_export.jsonl"
 
 class AIPerf(LoadTool):
     """
-    Read record by record. What it calls inter-token latency is our TPOT, and its inter-chunk latency our gaps.
+    Reads the report record by record. AIPerf's inter-token latency is our TPOT, its inter-chunk latency our gaps.
 
-    It is told to take token counts from the server's usage record; by itself it would count with a tokenizer of its own.
+    A flag makes it take token counts from the server's usage record; by default it counts with its own tokenizer.
     """
 
     name = "aiperf"
     package = "aiperf"
     distributions = ("aiperf",)
     install = ("aiperf==0.13.0",)
-    # It sends text made from tokens, which need not come back as as many tokens.
+    # It sends detokenised text, which may tokenise to another number of tokens.
     left_out = frozenset({"miscounted_prompts"})
 
     def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ class AIPerf(LoadTool):
             *("--model", errand.server.model, "--tokenizer", errand.tokenizer, "--streaming"),
             *("--prompt-corpus", "random", "--isl", str(ask.prompt_tokens), "--isl-stddev", "0"),
             *("--osl", str(ask.output_tokens), "--osl-stddev", "0"),
-            # As many prompts as requests: fewer would be sent again, and come from the prefix cache.
+            # As many distinct prompts as requests: with fewer, repeated prompts would come from the prefix cache.
             *("--num-dataset-entries", str(ask.requests), "--request-count", str(ask.requests)),
             *("--concurrency", str(ask.concurrency), "--random-seed", str(errand.seed)),
             *("--use-server-token-count", "--use-legacy-max-tokens", "--extra-inputs", json.dumps(body)),

@@ -1,4 +1,4 @@
-"""GuideLLM, https://github.com/vllm-project/guidellm."""
+"""Adapter for GuideLLM, https://github.com/vllm-project/guidellm."""
 
 import json
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ _REPORT = "report.json"
 
 class GuideLLM(LoadTool):
     """
-    Read request by request: its own percentiles are steps, and those of its "inter-token latency" weigh requests by tokens.
+    Reads the report request by request: GuideLLM's percentiles are steps, and it weights "inter-token latency" by tokens.
 
-    That figure of a request is our TPOT; its "time per output token" counts the first token in and is not used. Its clock is
-    the wall's, which may be set while it runs.
+    Per request, that latency is our TPOT; its "time per output token" includes the first token and is not used. It uses the wall
+    clock, which may be adjusted during a run.
     """
 
     name = "guidellm"
     package = "guidellm"
     distributions = ("guidellm",)
     install = ("guidellm==0.8.1",)
-    # It stamps the first and the last chunk of an answer and none between; its prompts are sentences, cut to length.
+    # It stamps only the first and the last chunk of an answer; its prompts are sentences, cut to length.
     left_out = frozenset({"miscounted_prompts", "itl_mean_s", "itl_p50_s", "itl_p90_s", "itl_p99_s"})
 
     def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
@@ -52,9 +52,9 @@ class GuideLLM(LoadTool):
         asked, requests = errand.ask.output_tokens, benchmark["requests"]
         served = [_exchange(asked, row) for row in requests["successful"]]
         unserved = [
-            failed(asked, row["info"]["timings"]["resolve_start"] or 0.0, status_in(said), said)
+            failed(asked, row["info"]["timings"]["resolve_start"] or 0.0, status_in(message), message)
             for row in (*requests["errored"], *requests["incomplete"])
-            for said in [row["info"].get("error") or "not finished"]
+            for message in [row["info"].get("error") or "not finished"]
         ]
         return Load((*served, *unserved), left_out=blind_to_empty_tokens(errand))
 

@@ -1,4 +1,4 @@
-"""EleutherAI's lm-evaluation-harness, https://github.com/EleutherAI/lm-evaluation-harness."""
+"""Adapter for EleutherAI's lm-evaluation-harness, https://github.com/EleutherAI/lm-evaluation-harness."""
 
 import json
 from collections.abc import Mapping
@@ -9,19 +9,19 @@ from pytest_longctx.client.adapters import EvaluationTool, ToolRun
 from pytest_longctx.observation import Observation
 
 FILTERS: Mapping[str, str] = MappingProxyType({"strict-match": "strict", "flexible-extract": "flexible"})
-"""Its names for the two ways to find an answer in a text, and ours."""
+"""Its names of the two ways to extract an answer from a text, and ours."""
 
-# Started in the folder of the tasks, whose data files are named from there.
+# Start in the tasks' folder: their data files have relative paths.
 _MAIN = "import os, sys; os.chdir(sys.argv.pop(1)); from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
 _LONGEST_QUESTION_TOKENS = 2048
 _LONGEST_ANSWER_TOKENS = 256
-"""What it asks for where the task does not say."""
+"""Answer length it requests if the task does not set one."""
 _MOST_QUESTIONS = 2000
-"""For the deadline of a task that is asked whole; for a longer one the finding says how many it asks."""
+"""Number of questions assumed for the deadline of a whole task; for a longer task the finding sets the number."""
 
 
 class LmEval(EvaluationTool):
-    """Its ``local-completions`` sends text to the server and needs neither torch nor a tokenizer here."""
+    """Uses ``local-completions``, which sends text to the server and needs neither torch nor a tokenizer here."""
 
     name = "lm-eval"
     package = "lm_eval"
@@ -36,7 +36,7 @@ class LmEval(EvaluationTool):
         server = {
             "base_url": f"{errand.server.url}/v1/completions",
             "model": errand.server.model,
-            # The server counts and cuts nothing that way, and refuses what is too long.
+            # This way the server tokenises and does not truncate; it refuses prompts that are too long.
             "tokenized_requests": False,
             "tokenizer_backend": None,
             "num_concurrent": ask.concurrency or 1,
@@ -69,7 +69,7 @@ class LmEval(EvaluationTool):
 
 
 def _scores(figures: Mapping[str, Any]) -> dict[str, float | None]:
-    """The task's accuracies; a standard error that it could not compute is no zero."""
+    """The task's accuracies; a standard error that was not computed is None, not zero."""
     scores: dict[str, float | None] = {}
     for theirs, ours in FILTERS.items():
         for suffix in ("", "_stderr"):

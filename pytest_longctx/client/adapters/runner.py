@@ -1,4 +1,4 @@
-"""Send a tool on its errand: on a leash, with a deadline and a log, between two looks at the server's counters."""
+"""Run a tool in a supervised process with a deadline and a log, and read the server's counters before and after."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from pytest_longctx.progress import Progress, ProgressCallback, no_progress
 from pytest_longctx.redaction import masked
 
 PROMPT_SLACK: Final = 0.02
-"""How far a tool's prompts may be from the length asked for, on average: text need not come back as as many tokens."""
+"""How far the mean prompt length may be from the requested one: detokenised text may tokenise to another number of tokens."""
 
 _LOOK_S: Final = 0.2
 _AN_ERROR: Final = re.compile(r"^([\w.]*(Error|Exception)\b|error:).*", re.IGNORECASE)
@@ -39,11 +39,11 @@ class _Failure(Exception):  # noqa: N818 - never seen outside: it becomes an obs
 def run_load(
     tool: LoadTool, errand: ToolRun, wanted: Path | None = None, watch: ProgressCallback = no_progress
 ) -> Load:
-    """A load sent by *tool*; where it could not be sent, one without exchanges that says why."""
+    """Run a load by *tool*; if that fails, return a load without exchanges and with the reason."""
     if errand.ask.rate_per_s is not None:
-        # Their clocks start when a request is sent, so a request that they send late has not waited.
-        said = f"{tool.name}: open loops (ask.rate_per_s) are sent by this package alone: leave --longctx-load out"
-        return Load((), measured_by=tool.name, said=said)
+        # Tools start a request's clock when they send it, so the delay of a late request is not counted as waiting.
+        message = f"{tool.name}: cannot send open loops (ask.rate_per_s) correctly: leave --longctx-load out"
+        return Load((), measured_by=tool.name, said=message)
     before = load.reading(errand.server)
     try:
         by, found = _measured(tool, tool.read, errand, wanted, watch)
@@ -52,7 +52,7 @@ def run_load(
         gone = () if _answers(errand) else (failed(errand.ask.output_tokens, 0.0, None, str(failure)),)
         return Load(gone, measured_by=tool.name, said=f"{tool.name}: {failure}")
     ledger = load.ledger_since(errand.server, before, found.exchanges)
-    # A tool may warm up on its own account, and the counters count that too.
+    # A tool may send warm-up requests of its own, which the counters include.
     left_out = found.left_out | tool.left_out | {"ledger_gap_tokens"}
     return replace(found, ledger=ledger, left_out=left_out, measured_by=by)
 
@@ -60,7 +60,7 @@ def run_load(
 def score(
     tool: EvaluationTool, errand: ToolRun, wanted: Path | None = None, watch: ProgressCallback = no_progress
 ) -> Observation:
-    """How right the answers are, by *tool*; where it could not tell, nothing observed, and why."""
+    """Measure accuracy by *tool*; if that fails, nothing is observed, and the reason is given."""
     try:
         by, found = _measured(tool, tool.read, errand, wanted, watch)
     except _Failure as failure:
@@ -72,10 +72,10 @@ def score(
 def _measured(
     tool: Tool, read: Callable[[ToolRun], T], errand: ToolRun, wanted: Path | None, watch: ProgressCallback
 ) -> tuple[str, T]:
-    """The tool with its version, and what it left."""
+    """Return the tool with its version, and its report."""
     owner = tool.owner(errand.server.backend)
     try:
-        # The interpreter that was named is the backend's; a tool of its own has nothing to do with it.
+        # --longctx-python names the backend's interpreter; it does not apply to a tool with an environment of its own.
         python = environments.interpreter(owner, None if owner is tool else wanted)
         argv = tool.argv(errand, str(python))
     except (LaunchError, ModelError) as problem:
@@ -86,9 +86,7 @@ def _measured(
     try:
         return f"{tool.name} {environments.installed_version(owner, python)}", read(errand)
     except (OSError, LookupError, TypeError, ValueError) as problem:
-        raise _Failure(
-            f"no report that could be read ({type(problem).__name__}: {problem}); see {_log(errand)}"
-        ) from None
+        raise _Failure(f"no readable report ({type(problem).__name__}: {problem}); see {_log(errand)}") from None
 
 
 def _run(tool: Tool, argv: tuple[str, ...], errand: ToolRun, watch: ProgressCallback) -> None:
@@ -117,7 +115,7 @@ def _run(tool: Tool, argv: tuple[str, ...], errand: ToolRun, watch: ProgressCall
         process.stop()
         _mask(errand.folder, process.secrets)
     if code is None:
-        raise _Failure(f"not done within {limit_s:.0f} s; see {_log(errand)}")
+        raise _Failure(f"not finished within {limit_s:.0f} s; see {_log(errand)}")
     if code != 0:
         needs = f"; it needs {tool.needs}" if tool.needs else ""
         raise _Failure(f"{_last_words(_log(errand)) or f'exit code {code}'}{needs}; see {_log(errand)}")
@@ -128,7 +126,7 @@ def _log(errand: ToolRun) -> Path:
 
 
 def _mask(folder: Path, secrets: tuple[str, ...]) -> None:
-    """Blot the secrets out of everything a tool has written: it may repeat its command line, or the server's words."""
+    """Mask secrets in every file of the tool: it may write its command line or the server's messages."""
     for path in folder.rglob("*") if secrets else ():
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -137,14 +135,14 @@ def _mask(folder: Path, secrets: tuple[str, ...]) -> None:
 
 
 def _last_words(log: Path) -> str:
-    """The last error in a log, else its last line: what some libraries say on their way out is no reason."""
+    """The last error in a log, else its last line: some libraries print other lines on exit."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if _AN_ERROR.match(line)]
     return (errors or lines or [""])[-1][:300]
 
 
 def _answers(errand: ToolRun) -> bool:
-    """Whether the server still does."""
+    """Whether the server still answers."""
     try:
         with open_client(errand.server, CONNECT_S) as http:
             return http.get(errand.server.backend.health).status_code < 500
@@ -153,8 +151,8 @@ def _answers(errand: ToolRun) -> bool:
 
 
 def _check_lengths(found: Load, errand: ToolRun) -> None:
-    """A finding about 1,024 tokens is not judged by prompts of another length."""
+    """Raise `_Failure` unless the mean prompt length is as requested: a finding about 1,024 tokens needs such prompts."""
     counted = [each.usage.prompt_tokens for each in found.exchanges if each.usage.prompt_tokens]
     asked = errand.ask.prompt_tokens or 0
     if counted and abs(fmean(counted) - asked) > PROMPT_SLACK * asked:
-        raise _Failure(f"its prompts had {fmean(counted):,.1f} tokens on average, {asked:,} were asked for")
+        raise _Failure(f"its prompts had {fmean(counted):,.1f} tokens on average, but {asked:,} were requested")

@@ -1,4 +1,4 @@
-"""``vllm bench serve``, the benchmark that comes with vLLM."""
+"""Adapter for ``vllm bench serve``, the benchmark that comes with vLLM."""
 
 import json
 from http import HTTPStatus
@@ -13,7 +13,7 @@ from pytest_longctx.client.exchange import Exchange, Usage
 from pytest_longctx.client.load import Load
 
 _REPORT = "report.json"
-# Not by the `vllm` script: the CPU build ships one that cannot find its own metadata.
+# Run the module, not the `vllm` script: the CPU build ships a script that cannot find its own metadata.
 _MAIN = (
     "import argparse, vllm.benchmarks.serve as serve; parser = argparse.ArgumentParser(); "
     "serve.add_cli_args(parser); serve.main(parser.parse_args())"
@@ -23,14 +23,15 @@ _STATUS = {status.phrase: status.value for status in HTTPStatus}
 
 class VllmBench(LoadTool):
     """
-    Its TTFT, TPOT and gaps are ours: from the request to the first chunk, between chunks, tokens by the server's count.
+    Measures TTFT, TPOT and gaps as we do: from request to first chunk, between chunks, tokens as the server counts them.
 
-    Up to about 0.11 it sends the first prompt once before the load, which a prefix cache then answers: 1 request in all.
+    Versions up to about 0.11 send the first prompt once before the load, so one request of the load is answered from the prefix
+    cache.
     """
 
     name = "vllm-bench"
     package = "vllm"
-    # It sends text made from tokens, which need not come back as as many tokens, and never says how many it meant.
+    # It sends detokenised text, which may tokenise to another number of tokens, and does not report the intended number.
     left_out = frozenset({"miscounted_prompts"})
 
     def owner(self, backend: Backend) -> Installable:
@@ -53,7 +54,7 @@ class VllmBench(LoadTool):
         asked = errand.ask.output_tokens
         rows = ("errors", "ttfts", "itls", "input_lens", "output_lens")
         exchanges = [_exchange(asked, *row) for row in zip(*(found[name] for name in rows), strict=True)]
-        # Only newer versions say when each request began, all of them how long the whole took.
+        # Only newer versions report when each request began; all report the total duration.
         return Load(tuple(exchanges), duration_s=found["duration"])
 
 

@@ -31,7 +31,7 @@ def test_prompts_that_are_answered_at_once_show_nothing():
     with serving(Honest(read_s=0)) as server:
         seen = disconnect(server, prompts(), READ_FROM_TOKENS)
     assert seen.outcome is None
-    assert seen.said == "3 prompts of 50,000 tokens were answered before they could be left"
+    assert seen.said == "3 prompts of 50,000 tokens were answered before the client could disconnect"
 
 
 def test_a_server_without_gauges_is_left_all_the_same_and_says_nothing_of_its_end():
@@ -77,7 +77,7 @@ class WedgedByIt(Honest):
 def test_a_canary_that_is_not_answered_is_the_evidence():
     with serving(WedgedByIt(read_s=20)) as server:
         seen = disconnect(server, prompts(), READ_FROM_TOKENS)
-    assert (seen.outcome, seen.said) == ("refuses", "12 tokens after a client had left: no more")
+    assert (seen.outcome, seen.said) == ("refuses", "12 tokens after a disconnect: no more")
 
 
 def test_a_prompt_that_is_refused_is_the_evidence():

@@ -7,7 +7,11 @@ from pytest_longctx.client.exchange import Refusal, Usage
 from tests.unit import factories
 
 HUNG = factories.exchange(
-    ending="not admitted", arrivals_s=(), usage=Usage(), detail="for 12 s requests waited; /health says 200", health=200
+    ending="not admitted",
+    arrivals_s=(),
+    usage=Usage(),
+    detail="for 12 s requests waited; /health returns 200",
+    health=200,
 ).observe()
 
 
@@ -16,7 +20,7 @@ def test_a_small_request_that_is_answered_says_that_the_server_has_recovered():
     assert (seen.outcome, seen.kind) == ("is not admitted", "hang-admission")
     assert (seen.metrics["recovered"], seen.metrics["canary_s"], seen.metrics["health_status"]) == (1, 4, 200)
     assert seen.said == (
-        "for 12 s requests waited; /health says 200; "
+        "for 12 s requests waited; /health returns 200; "
         "a request of 8 tokens after it was answered in 4.00 s: the server has recovered"
     )
 
@@ -24,7 +28,10 @@ def test_a_small_request_that_is_answered_says_that_the_server_has_recovered():
 @pytest.mark.parametrize(
     ("canary", "words"),
     [
-        ({"ending": "deadline", "detail": "no end within 30 s; /health says 200"}, "(deadline: no end within 30 s; "),
+        (
+            {"ending": "deadline", "detail": "not finished within 30 s; /health returns 200"},
+            "(deadline: not finished within 30 s; ",
+        ),
         ({"ending": "refused", "refusal": Refusal(503, "paused")}, "(refused: paused)"),
         ({"ending": "disconnected", "detail": "ConnectError"}, "(disconnected: ConnectError)"),
     ],

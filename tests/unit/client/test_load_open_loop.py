@@ -135,7 +135,7 @@ def test_other_tools_refuse_an_open_loop_and_send_nothing(name, tmp_path):
     tool: LoadTool = registry.load(registry.LOADS[name])()
     found = runner.run_load(tool, ToolRun(server, asked(rate_per_s=5.0), 7, Path(tmp_path) / "none"))
     assert (found.exchanges, found.measured_by) == ((), name)
-    assert found.said.startswith(f"{name}: open loops (ask.rate_per_s) are sent by this package alone")
+    assert found.said.startswith(f"{name}: cannot send open loops (ask.rate_per_s) correctly")
     assert observe(found).outcome is None
     assert not (tmp_path / "none").exists()
 

@@ -51,7 +51,7 @@ def test_a_prompt_over_the_window_of_a_log_is_an_artefact():
     assert seen.metrics["log_window_s"] == pytest.approx(10.0007, abs=1e-4)
     assert seen.metrics["log_rate_ratio"] == pytest.approx(0.434, abs=1e-3)
     assert seen.said == (
-        "an artefact: the log's 5,999.6 tokens/s is what was read, over a window of 10 s; the client saw 13,824.9 tokens/s"
+        "artefact: the logged 5,999.6 tokens/s is the prompt divided by a log window of 10 s; the client measured 13,824.9 tokens/s"
     )
 
 
@@ -74,13 +74,13 @@ def test_what_was_cached_was_not_read():
 @pytest.mark.parametrize(
     ("exchange", "logged", "lack"),
     [
-        (timed(100, 1.0), [], "no line with a rate came"),
-        (timed(100, 1.0, cached=None), [Logged(10)], "the client's own rate is not known"),
+        (timed(100, 1.0), [], "no log line with a rate appeared"),
+        (timed(100, 1.0, cached=None), [Logged(10)], "the client's rate was not observed"),
     ],
 )
 def test_without_both_nothing_is_said(exchange, logged, lack):
     seen = weigh(exchange, logged)
-    assert (seen.outcome, seen.said) == (None, f"{lack}; nothing can be compared")
+    assert (seen.outcome, seen.said) == (None, f"{lack}; the rates cannot be compared")
 
 
 class Told(Miniature):
@@ -122,4 +122,4 @@ def test_a_log_that_cannot_be_seen_shows_nothing(backend):
     with serving(Honest(), backend) as server:
         seen = observe(server, prompts()(5000), 2)
     assert seen.outcome is None
-    assert "no log of this server can be seen" in seen.said
+    assert "the server's log cannot be read" in seen.said

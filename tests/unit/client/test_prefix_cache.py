@@ -27,7 +27,7 @@ def test_a_cache_that_is_empty_is_believed(mind):
 
 
 @pytest.mark.parametrize(
-    ("mind", "seen"), [(KeepsCache(), "cached tokens 2,032"), (HidesCounters(), "cached tokens not told")]
+    ("mind", "seen"), [(KeepsCache(), "cached tokens 2,032"), (HidesCounters(), "cached tokens not reported")]
 )
 def test_a_cache_of_which_that_is_only_said_is_not(mind, seen):
     with serving(mind) as server, pytest.raises(CacheError, match=seen):
@@ -35,7 +35,7 @@ def test_a_cache_of_which_that_is_only_said_is_not(mind, seen):
 
 
 def test_a_backend_without_such_an_endpoint_says_so():
-    with serving(Honest(), OpenAI()) as server, pytest.raises(CacheError, match="openai names no endpoint"):
+    with serving(Honest(), OpenAI()) as server, pytest.raises(CacheError, match="openai has no endpoint"):
         empty(server, prompts()(WITNESS_TOKENS))
 
 
@@ -58,7 +58,10 @@ def test_what_the_prompt_found_before_and_after_is_the_evidence():
 def test_nothing_is_seen_where_it_cannot_be_asked_for():
     with serving(Honest(), OpenAI()) as server:
         seen = observe(server, prompts()(100), 2)
-    assert (seen.outcome, seen.said) == (None, "the reset: the backend openai names no endpoint that empties its cache")
+    assert (seen.outcome, seen.said) == (
+        None,
+        "cache reset: the backend openai has no endpoint that resets its prefix cache",
+    )
 
 
 def test_a_server_without_the_endpoint_is_not_waited_for(monkeypatch):

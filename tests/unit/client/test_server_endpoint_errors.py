@@ -28,19 +28,19 @@ NO: dict[str, tuple[int, str, dict[str, Any], str]] = {
     "no endpoint": (404, '{"detail": "Not Found"}', {}, "it has no /v1/completions"),
     "no such method": (405, "", {}, "it has no /v1/completions"),
     "not implemented": (501, "", {}, "it has no /v1/completions"),
-    "elsewhere": (307, "", {"location": "https://there/"}, "elsewhere, to https://there/"),
-    "a page": (200, PAGE, {}, "a web page came"),
-    "a page of an error": (500, f"\n {PAGE.upper()}", {}, "a web page came"),
-    "a page by its type": (503, "sorry", {"kind": "text/html; charset=utf-8"}, "a web page came"),
+    "elsewhere": (307, "", {"location": "https://there/"}, "it redirects to https://there/"),
+    "a page": (200, PAGE, {}, "it returned a web page"),
+    "a page of an error": (500, f"\n {PAGE.upper()}", {}, "it returned a web page"),
+    "a page by its type": (503, "sorry", {"kind": "text/html; charset=utf-8"}, "it returned a web page"),
     "a quota": (429, "slow down", {}, "larger quota"),
     "a proxy's body limit": (413, "", {"local": False}, "client_max_body_size"),
     "a proxy's time limit": (504, "", {"local": False}, "proxy_read_timeout"),
-    "a gateway without a server": (502, "", {"local": False}, "does not reach the server behind it"),
+    "a gateway without a server": (502, "", {"local": False}, "cannot reach the server behind it"),
     "no stream": (
         200,
         "{}",
         {"streamed": True, "kind": "application/json"},
-        "no stream of events came, but application/json",
+        "it returned application/json instead of an event stream",
     ),
 }
 MAY_BE: dict[str, tuple[int, str, dict[str, Any]]] = {
@@ -65,7 +65,7 @@ def judged(status: int, text: str, how: dict[str, Any]) -> Any:
 def test_an_answer_that_is_none_says_what_was_asked_and_answered_and_what_to_do(name):
     status, text, how, words = NO[name]
     said = str(judged(status, text, how))
-    assert said.startswith("the question could not be asked: ")
+    assert said.startswith("the request did not reach an engine: ")
     assert words in said
     assert "\n  asked    POST /v1/completions\n" in said
     assert f"\n  answered HTTP {status}" in said
@@ -115,7 +115,7 @@ def attached(mind: Honest, tmp_path: Any, backend: Any = None) -> tuple[Any, flo
         (request_faults.WantsKey, KEY_VARIABLE),
         (request_faults.Forbids, KEY_VARIABLE),
         (request_faults.HasNoCompletions, "asked    POST /v1/completions\n  answered HTTP 404"),
-        (request_faults.IsAWebPage, "a web page came"),
+        (request_faults.IsAWebPage, "it returned a web page"),
     ],
 )
 @pytest.mark.parametrize("backend", [Miniature(), OpenAI()], ids=lambda each: each.name)

@@ -136,7 +136,7 @@ def test_a_health_that_turns_red_is_a_dead_engine_where_that_is_what_it_means():
     replay = Replay(scene(running=1), Vllm(), dead_from_s=20)
     ending, why = replay.watch()
     assert (ending, replay.now_s < 25) == ("engine dead", True)
-    assert why == "the server takes connections, and its engine is dead"
+    assert why == "the server accepts connections, but its engine is dead"
 
 
 def test_sglangs_health_is_red_during_a_long_chunk_and_means_nothing():

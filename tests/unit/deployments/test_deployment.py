@@ -56,13 +56,13 @@ def test_a_flag_that_is_neither_word_nor_number_is_refused(value):
 
 @pytest.mark.parametrize("origins", [("make", "path"), ("path", "id"), ("make", "path", "id")])
 def test_a_model_has_one_origin(origins):
-    with pytest.raises(TableError, match="only one of make, path and id"):
+    with pytest.raises(TableError, match="exactly one of make, path and id"):
         toml.check({"name": "m", **dict.fromkeys(origins, "x")}, Model, "a model")
 
 
 @pytest.mark.parametrize("ids", [[0, 1], [5, 5], [9, 3], [-1, 9]])
 def test_ordinary_ids_must_hold_two_ids(ids):
-    with pytest.raises(TableError, match="holds fewer than two ids"):
+    with pytest.raises(TableError, match="has fewer than two ids"):
         factories.deployment(model={"name": "m", "ordinary_ids": ids})
 
 
@@ -82,7 +82,7 @@ def test_hardware_is_kept_in_one_spelling(written, kept):
 
 
 def test_unknown_hardware_is_refused_with_the_known_kinds():
-    with pytest.raises(TableError, match=r"hardware: '8xH201' is no hardware.*H200"):
+    with pytest.raises(TableError, match=r"hardware: '8xH201' is not hardware.*H200"):
         factories.deployment(hardware="8xH201")
 
 
@@ -119,7 +119,7 @@ def test_every_folder_is_read_and_everything_but_toml_left_alone(tmp_path):
 
 
 def test_a_file_is_called_after_its_deployment(tmp_path):
-    with pytest.raises(TableError, match=r"two\.toml: the name is 'one'; the file must be called one\.toml"):
+    with pytest.raises(TableError, match=r"two\.toml: the name is 'one'; rename the file to one\.toml"):
         load_all((write(tmp_path / "a", "one", file="two"),))
 
 

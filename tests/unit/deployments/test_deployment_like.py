@@ -33,7 +33,7 @@ def test_a_deployment_takes_what_it_does_not_say_from_the_one_it_is_like(tmp_pat
 
 def test_a_name_is_not_taken_over(tmp_path):
     write(tmp_path, one=BASE, other='like = "one"\n')
-    with pytest.raises(TableError, match=r"the name is 'one'; the file must be called one\.toml"):
+    with pytest.raises(TableError, match=r"the name is 'one'; rename the file to one\.toml"):
         load_all((tmp_path,))
 
 

@@ -47,7 +47,7 @@ def test_a_device_without_a_number_is_one():
     "text", ["", "8x", "x", "0xH200", "-1xH200", "8 x H200", "8xH201", "H200x8", "1.5xH200", " cpu"]
 )
 def test_what_is_no_hardware_is_refused_with_the_known_kinds(text):
-    with pytest.raises(ValueError, match=r"is no hardware; write 8xH200 or cpu\. Known kinds: H200"):
+    with pytest.raises(ValueError, match=r"is not hardware; write 8xH200 or cpu\. Known kinds: H200"):
         Hardware.parse(text)
 
 

@@ -52,7 +52,10 @@ def test_only_devices_that_are_visible_are_leased(shared):
     inherited = {"CUDA_VISIBLE_DEVICES": "5, 7"}
     with leases.lease("H200", 1, 8, inherited) as one, leases.lease("H200", 1, 8, inherited) as other:
         assert [shown["CUDA_VISIBLE_DEVICES"] for shown in (one, other)] == ["5", "7"]
-    with pytest.raises(LaunchError, match="3 H200 are needed, and 2 are there"), leases.lease("H200", 3, 8, inherited):
+    with (
+        pytest.raises(LaunchError, match="3 H200 are needed, but there are only 2"),
+        leases.lease("H200", 3, 8, inherited),
+    ):
         pass
 
 

@@ -77,7 +77,7 @@ def test_a_source_that_fails_is_heard_once_and_asked_no_more():
     for _ in range(4):
         pulse.beat()
     assert figures(rows) == [{"device_memory_gib": [2.0, None]}]
-    assert said(rows) == ["scripted-smi tells no more: OSError('exit code 9')"]
+    assert said(rows) == ["scripted-smi can no longer be read: OSError('exit code 9')"]
 
 
 def test_nothing_to_look_at_is_nothing_written():
@@ -169,7 +169,7 @@ def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeyp
     with monitored(factories.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
         source.used_gib, source.held = [70.0], (Holder(0, 1, 70 * GiB),)
     (line,) = said(rows)
-    assert line.startswith("tiny has stopped, and its memory is not back: device 0: 70.00 GiB by pid 1: ")
+    assert line.startswith("tiny has stopped, but its memory was not released: device 0: 70.00 GiB by pid 1: ")
 
 
 @pytest.mark.parametrize("kind", ["H200", "MI300X", "trn2"])
@@ -179,7 +179,7 @@ def test_a_tool_that_is_not_there_is_said_and_fails_nothing(kind, monkeypatch):
     with monitored(factories.deployment(), Hardware(kind, 8), {}, rows.append, contained=False, allow_busy=False):
         pass
     (line,) = said(rows)
-    assert line.startswith(f"nothing is known of {Hardware(kind, 8)} beside its servers")
+    assert line.startswith(f"{Hardware(kind, 8)} cannot be monitored, nor checked for memory in use")
 
 
 @pytest.mark.parametrize("hardware", [None, Hardware("cpu")])

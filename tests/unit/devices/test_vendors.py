@@ -121,7 +121,7 @@ def test_neurons_tool_is_followed_until_it_is_let_go(on_path):
     assert one.used_bytes == 4 * 63105088
     assert len(source.holders()) == 4
     source.close()
-    with pytest.raises(OSError, match="it ended with exit code -9"):
+    with pytest.raises(OSError, match="it exited with code -9"):
         source.devices()
 
 
@@ -129,7 +129,7 @@ def test_neurons_tool_that_ends_by_itself_is_missed(on_path):
     on_path("neuron-monitor", "", "exit 4")
     source = neuron.NeuronMonitor((), 1)
     source._reader.join()
-    with pytest.raises(OSError, match="exit code 4"):
+    with pytest.raises(OSError, match="exited with code 4"):
         source.devices()
     source.close()
 

@@ -21,7 +21,7 @@ def test_a_claim_of_nothing_adds_up():
     [
         ({"hardware": "8xH200", "read_s": 60.0}, "1.18 times the hardware's peak"),
         ({"cached_tokens": 100_000}, "a cache answered 5.0%"),
-        ({"logged_tokens_per_s": 200_000.0}, "divided by the 10 s of a log's window"),
+        ({"logged_tokens_per_s": 200_000.0}, "divided by the log window of 10 s"),
         ({"kv_gib": 100.0}, "kv is 0.27 times"),
         ({"hardware": "8xH200", "weights_gib": 4.0}, "weights is 0.16 times"),
         ({"moved_s": 10.0, "moved_gib_per_s": 50.0}, "kv_rate is 1.37 times"),

@@ -24,7 +24,7 @@ FAILS = {"question": "boot-fails", "expect": {"outcome": "runs out of memory"}}
     ],
 )
 def test_only_an_expected_failure_has_a_cure_or_a_reason_why_not(changes):
-    with pytest.raises(TableError, match="only an expected failure of a boot has one of the two"):
+    with pytest.raises(TableError, match="only an expected failure of a boot may have one of them"):
         factories.finding(**changes)
 
 

@@ -40,7 +40,7 @@ def test_a_finding_speaks_about_the_server_its_scope_describes(settled):
     ("scope", "known", "depth", "line"),
     [
         ({"deployment": "big"}, {}, 0, "deployment: tiny is not big"),
-        ({}, {"only_named": True}, 0, "deployment: tiny is only for findings that name it"),
+        ({}, {"only_named": True}, 0, "deployment: tiny is judged only by findings that name it"),
         ({"backend": ["vllm", "sglang"]}, {"backend": "miniature"}, 1, "backend: miniature is not vllm or sglang"),
         ({"model": "qwen*"}, {}, 2, "model: llama is not qwen*"),
         ({"hardware": "8xH200"}, {"hardware": Hardware("H200", 4)}, 3, "hardware: 4xH200 is not 8xH200"),
@@ -62,7 +62,7 @@ def test_a_deployment_needs_what_its_file_says_whatever_the_finding_says():
 @pytest.mark.parametrize(
     ("scope", "depth", "line"),
     [
-        ({"hardware": "8xH200"}, 3, "hardware: not known, 8xH200 wanted; say it with --longctx-hardware"),
+        ({"hardware": "8xH200"}, 3, "hardware: not known, 8xH200 wanted; set --longctx-hardware"),
         ({"version": "==0.12.*"}, 5, "version: not known, ==0.12.* wanted"),
     ],
 )
@@ -184,7 +184,7 @@ def test_a_machine_lacks_what_it_has_too_little_of(needs, has, lacks):
 def test_a_law_of_the_prefix_cache_does_not_speak_of_a_server_without_one(question, flags, off):
     ask = {"prompt_tokens": 10, **({"turns": 2} if question == "turns" else {})}
     found = mismatch(factories.finding(question=question, ask=ask), here(flags=flags), settled=True)
-    assert found == (None if off is None else (0, f"prefix cache: tiny turns it off by {off}"))
+    assert found == (None if off is None else (0, f"prefix cache: tiny disables it by {off}"))
     named = factories.finding(question=question, ask=ask, scope={"deployment": "tiny"})
     assert mismatch(named, here(flags=flags), settled=True) is None
     assert mismatch(factories.finding(), here(flags=flags), settled=True) is None
@@ -196,12 +196,12 @@ AVX2, AMX = frozenset({"avx2"}), frozenset({"avx2", "avx512f", "amx_tile"})
 @pytest.mark.parametrize(
     ("scope", "flags", "settled", "line"),
     [
-        ({"cpu": ["avx512f", "amx_tile"]}, AVX2, False, "cpu: needs avx512f or amx_tile; this one has avx2"),
+        ({"cpu": ["avx512f", "amx_tile"]}, AVX2, False, "cpu: needs avx512f or amx_tile; this CPU has avx2"),
         (
             {"cpu": ["avx512f", "amx_tile"]},
             frozenset(),
             True,
-            "cpu: needs avx512f or amx_tile; this one has none of them",
+            "cpu: needs avx512f or amx_tile; this CPU has none of them",
         ),
         ({"cpu": ["avx512f", "amx_tile"]}, AMX, True, None),
         ({"cpu": "avx512f"}, None, False, None),
@@ -210,14 +210,14 @@ AVX2, AMX = frozenset({"avx2"}), frozenset({"avx2", "avx512f", "amx_tile"})
             {"cpu_without": ["avx512f", "amx_tile"]},
             AMX,
             False,
-            "cpu: needs no avx512f and no amx_tile; this one has avx2, avx512f, amx_tile",
+            "cpu: needs no avx512f and no amx_tile; this CPU has avx2, avx512f, amx_tile",
         ),
         ({"cpu_without": ["avx512f", "amx_tile"]}, AVX2, True, None),
         (
             {"cpu": "avx2", "cpu_without": "avx512f"},
             AMX,
             True,
-            "cpu: needs avx2 and no avx512f; this one has avx2, avx512f, amx_tile",
+            "cpu: needs avx2 and no avx512f; this CPU has avx2, avx512f, amx_tile",
         ),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_finding_about_a_dtype_waits_until_the_machine_has_chosen_it(settled):
     about = factories.finding(scope={"dtype": "bfloat16"})
     assert mismatch(about, here(flags={"dtype": "bfloat16"}), settled=settled) is None
     assert mismatch(about, here(flags={"dtype": "fastest"}), settled=False) is None
-    line = "dtype: tiny computes in float32 here, this is about bfloat16"
+    line = "dtype: tiny computes in float32 here, the finding is about bfloat16"
     assert mismatch(about, here(flags={"dtype": "float32"}), settled=settled) == (4, line)
 
 

@@ -55,7 +55,7 @@ def test_the_words_are_these_five():
 def test_a_known_failure_that_is_gone_is_broken_and_says_what_to_do():
     verdict = judge(factories.finding(known=KNOWN), seen())
     assert verdict.word == "broken"
-    assert verdict.why == "the known failure is gone: take `known` (#7) out of the finding"
+    assert verdict.why == "the known failure no longer occurs: remove `known` (#7) from the finding"
 
 
 @pytest.mark.parametrize("outcome", get_args(Outcome))
@@ -84,7 +84,7 @@ def test_a_phase_and_a_signature_that_were_not_seen_are_said_to_be_missing():
     finding = factories.finding(expect={"outcome": "dies", "phase": "load", "signature": "oom"})
     why = (
         "phase: not seen, wanted load; signature: no known signature, wanted oom "
-        "(the finding has changed: another cause, one that is not known instead of oom)"
+        "(the finding has changed: another cause, an unknown one instead of oom)"
     )
     assert judge(finding, seen("dies")).why == why
 
@@ -345,7 +345,7 @@ CHANGED = [
     (seen("is not admitted"), "a timeout instead of oom"),
     (seen("dies", signature="worker-died", kind="host-oom"), "another cause, worker-died instead of oom"),
     (seen("dies", kind="killed"), "another cause, killed instead of oom"),
-    (seen("dies"), "another cause, one that is not known instead of oom"),
+    (seen("dies"), "another cause, an unknown one instead of oom"),
     (seen("runs out of memory", signature="sampler"), "another cause, sampler instead of oom"),
 ]
 

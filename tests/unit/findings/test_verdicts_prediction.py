@@ -52,15 +52,15 @@ def test_a_size_that_was_logged_to_hundredths_is_compared_as_such(foreseen_gib, 
             Observation("serves"),
             "broken",
             (
-                "predicted that it runs out of memory at 2.22 GiB (req_to_token 76.33 GiB) as documented, but it came up: "
-                "the engine has changed, or the machine is another"
+                "predicted that it runs out of memory at 2.22 GiB (req_to_token 76.33 GiB) as documented, but it started: "
+                "the engine has changed, or the machine differs"
             ),
         ),
         (
             FAILS,
             died(outcome="refuses", signature="dirty-gpu"),
             "broken",
-            "as documented, but it refuses (dirty-gpu): the engine has changed, or the machine is another",
+            "as documented, but it refuses (dirty-gpu): the engine has changed, or the machine differs",
         ),
         (
             FAILS,
@@ -72,19 +72,19 @@ def test_a_size_that_was_logged_to_hundredths_is_compared_as_such(foreseen_gib, 
             FAILS,
             died(9.54),
             "holds",
-            "predicted to fail over 2.22 GiB, failed over 9.54 GiB: the predicted size is wrong, or it failed over something",
+            "predicted to fail at 2.22 GiB, failed at 9.54 GiB: the predicted size is wrong, or another allocation failed",
         ),
         (
             FITS,
             died(),
             "holds",
-            "predicted to fit, but it runs out of memory (gpu-out-of-memory) as documented: the prediction is wrong, or the",
+            "predicted to fit, but it runs out of memory (gpu-out-of-memory) as documented: the prediction is wrong, or this",
         ),
         (
             FITS,
             Observation("serves"),
             "broken",
-            "predicted to fit, and it came up, documented that it runs out of memory (gpu-out-of-memory): the finding is wrong",
+            "predicted to fit, and it started, documented that it runs out of memory (gpu-out-of-memory): the finding is wrong",
         ),
         (
             FITS,
@@ -105,7 +105,7 @@ def test_a_refusal_is_held_to_what_one_request_was_predicted_to_need(seen_gib):
     predicted = Prediction("refuses", (), 100, culprit=Term("KV cache of one request", 2.40 * GiB))
     finding = factories.finding(question="boot-fails", expect={"outcome": "refuses"})
     seen = Observation("refuses", {"kv_needed_gib": seen_gib})
-    assert ("predicted to fail over 2.40 GiB" in remark(finding, predicted, seen)) is (seen_gib > 2.405 / 0.95)
+    assert ("predicted to fail at 2.40 GiB" in remark(finding, predicted, seen)) is (seen_gib > 2.405 / 0.95)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_the_report_says_of_a_boot_that_came_up_that_it_was_predicted_otherwise(
     finding = factories.finding()
     said = remark(finding, FAILS, Observation("serves"))
     assert said.endswith(
-        "but it came up as documented: the prediction is wrong, or the machine is not the one it assumes"
+        "but it started as documented: the prediction is wrong, or this machine differs from the one it assumes"
     )
     row = {**factories.verdict(word="holds"), "why": said}
     assert [one["cause"] for one in failures(factories.results(row, boots=[factories.booted()]))] == [said]
