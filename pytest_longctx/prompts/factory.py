@@ -1,6 +1,4 @@
-"""
-Prompt factory of a test: prompt(10_000), prompt.natural("1M"), prompt.text("1M"); and the reader that tokenises for it.
-"""
+"""Prompt factory of a test: prompt(10_000), prompt.natural("1M"), prompt.text("1M"); and the reader that tokenises for it."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -180,7 +178,7 @@ class PromptFactory:
         except ValueError as problem:
             raise PromptError(str(problem)) from None
         if not 1 <= length <= LONGEST_TOKENS:
-            raise PromptError(f"a prompt of {length:,} tokens was requested; allowed are 1 to {LONGEST_TOKENS:,}")
+            raise PromptError(f"a prompt of {length:,} tokens was requested; the length must be from 1 to {LONGEST_TOKENS:,}")
         (child,) = self._sequence.spawn(1)
         return length, np.random.Generator(np.random.PCG64(child))
 

@@ -161,7 +161,7 @@ def exact_text(
     least = vocabulary.count(before + after) + 1
     if body < least:
         raise PromptError(
-            f"a text of {tokens:,} tokens was requested; the nearest possible length is about {tokens - body + least:,}: special tokens and "
+            f"a text of {tokens:,} tokens was requested; the nearest is about {tokens - body + least:,}: special tokens and "
             f"the frame around it take {tokens - body + least - 1:,}"
         )
     reach = body - vocabulary.count(after)
@@ -201,9 +201,7 @@ def _back(vocabulary: ModelTokenizer, done: list[Piece], reach: int) -> Piece:
 
 
 def _tail(vocabulary: ModelTokenizer, window: Piece, after: str, wanted: int, tokens: int) -> str:
-    """
-    Return the beginning of *window* that encodes to *wanted* tokens together with *after*. It never ends with a space.
-    """
+    """Return the beginning of *window* that encodes to *wanted* tokens together with *after*. It never ends with a space."""
     encoding = vocabulary.rust.encode(window.text[window.skip :], add_special_tokens=False)
     place = min(max(wanted - vocabulary.count(after), 1), len(encoding)) - 1
     guess = window.skip + encoding.token_to_chars(place)[1]

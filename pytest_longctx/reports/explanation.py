@@ -39,7 +39,7 @@ class Setting:
 
 
 _BY_OUTCOME: Mapping[Outcome, str] = {
-    "refuses": "a shorter prompt, or a deployment that admits this one (max_model_len, KV cache): the server's message says which",
+    "refuses": "a shorter prompt, or a deployment that admits this one (max_model_len, KV cache), as the server's message states",
     "dies": "the server's log, from its first error on",
     "runs out of memory": "the server's log, from its first error on; `longctx plan` says which term does not fit",
     "asserts": "the server's log, from its first error on",
@@ -61,7 +61,7 @@ _LAWS: Mapping[str, str] = {
     "completion_tokens": "how the server ends answers: whether it honours max_tokens, min_tokens and ignore_eos",
     "server_completion_tokens": "how the server ends answers: its counters disagree with the tokens requested",
     "ledger_gap_tokens": "run the test while no other client uses the server: their requests change the same counters",
-    "ttft_gap_s": "repeat the run on an idle machine; if the result stays, look for a component that buffers the stream, such as a proxy",
+    "ttft_gap_s": "repeat the run on an idle machine; if the result stays, look for buffering of the stream, as in a proxy",
     "cached_share": "reset_cache(), a new --longctx-seed, or prefix caching off: a cold prompt was answered from the cache",
     "peak_share": "the deployment's hardware and model: faster than the devices can compute means that less was read",
 }
@@ -89,9 +89,7 @@ def verdict_text(verdict: Verdict, setting: Setting) -> str:
 
 
 def exchange_text(exchange: Exchange, seen: Observation, setting: Setting, limit: int | None = None) -> str:
-    """
-    Explain why *exchange* is no complete answer. *seen* is the same as evidence; *limit* is the longest context served.
-    """
+    """Explain why *exchange* is no complete answer. *seen* is the same as evidence; *limit* is the longest context served."""
     of = f", of {setting.deployment}" if setting.deployment else ""
     came = f"{len(exchange.arrivals_s)} chunks came" if exchange.arrivals_s else "no token arrived"
     status = f" with HTTP {exchange.refusal.status}" if exchange.refusal else ""

@@ -18,7 +18,7 @@ WRONG = {
     "commands into a file": (["commands", "file"], "file: File exists"),
     "a report into nowhere": (["report", "nope"], "nope: [Errno 2] No such file or directory: 'nope'"),
     "a history without a store": (["history", "show", "nope"], "nope: there is no run here; add one"),
-    "a history of nothing": (["history", "add", "nope"], "history add: name the results files"),
+    "a history of nothing": (["history", "add", "nope"], "history add: give at least one results file"),
 }
 
 

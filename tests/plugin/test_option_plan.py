@@ -77,7 +77,7 @@ def test_a_finding_that_the_physics_contradicts_is_named(capsys, tmp_path):
     found = rows(capsys, "--hardware", "8xH200", "--data", str(tmp_path))
     assert [name for name, row in found.items() if row["contradicts"]] == ["scout-vllm-2m"]
     assert cli.main(["plan", "--hardware", "8xH200", "--data", str(tmp_path)]) == 0
-    assert "the findings say otherwise: the physics or a finding is wrong" in capsys.readouterr().out
+    assert "the findings document another outcome: the prediction or a finding is wrong" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_a_length_that_cannot_be_is_refused_with_the_nearest(only_pairs):
 
 
 def test_a_length_below_the_frame_is_refused_with_the_nearest():
-    with pytest.raises(PromptError, match="2 tokens was asked for; the nearest is about 3"):
+    with pytest.raises(PromptError, match="2 tokens was requested; the nearest is about 3"):
         exact_text(tokenizers.vocabulary("word_piece"), Sentences(), 2)
 
 
@@ -129,7 +129,7 @@ def test_a_text_whose_borders_mattered_is_caught_by_the_proof(monkeypatch):
     """Were a piece counted wrongly, the encoding of the whole would tell."""
     monkeypatch.setattr(prompt_text, "border", lambda _read, _text, start: (start, 0))
     monkeypatch.setattr(prompt_text.encoded, "__kwdefaults__", {"piece_chars": 97, "skip": 0})
-    with pytest.raises(PromptError, match=r"3,000 tokens was asked for; encoded as a whole it is [\d,]+"):
+    with pytest.raises(PromptError, match=r"3,000 tokens was requested; the nearest text found encodes to [\d,]+"):
         exact_text(tokenizers.vocabulary("byte_level"), Sentences(), 3000)
 
 
@@ -232,14 +232,14 @@ def test_what_a_tokenizer_puts_in_front_is_known():
 
 def test_a_tokenizer_is_read_from_a_folder_or_refused(tmp_path):
     # A folder without tokenizer.json is left to transformers, which may not be installed.
-    with pytest.raises(PromptError, match=r"tokenizer of .* cannot be had|need the package transformers"):
+    with pytest.raises(PromptError, match=r"tokenizer of .* cannot be loaded|need the package transformers"):
         prompts_tokenizer.load(str(tmp_path))
     for name in ("tokenizer.json", "copy.json"):
         tokenizers.vocabulary("unigram").rust.save(str(tmp_path / name))
     same = prompts_tokenizer.load(str(tmp_path)).digest == prompts_tokenizer.load(str(tmp_path / "copy.json")).digest
     assert same
     (tmp_path / "broken.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(PromptError, match="cannot be had"):
+    with pytest.raises(PromptError, match="cannot be loaded"):
         prompts_tokenizer.load(str(tmp_path / "broken.json"))
 
 

@@ -93,7 +93,7 @@ def test_a_finding_on_two_deployments_has_no_counterpart():
 
 
 def test_nothing_in_common_is_no_comparison():
-    with pytest.raises(UsageError, match="vllm and sglang have judged no finding in common"):
+    with pytest.raises(UsageError, match="vllm and sglang have no judged finding in common"):
         on_equal_terms(run("vllm", "TT-0001"), run("sglang", "TT-0002"))
 
 

@@ -38,9 +38,9 @@ def test_a_missed_bound_is_told_whole():
         "asked": "a prompt of 100 tokens and 4 answer tokens, of tiny",
         "seen": "ttft_s 2 s",
         "allowed": "ttft_s >= 0.9 s and <= 1.1 s (documented 1 s), because three runs differed by so much",
-        "checked": "as it should be: outcome serves, prompt_tokens 100 tokens, completion_tokens 4 tokens, cached_share 0",
-        "do": "run it again where nothing else runs, and `longctx compare` it with an earlier run; "
-        "if that is how it is meant to be now, change [bounds.ttft_s] in findings/TT-0001*.toml",
+        "checked": "within bounds: outcome serves, prompt_tokens 100 tokens, completion_tokens 4 tokens, cached_share 0",
+        "do": "repeat the run on an idle machine and compare it with an earlier run (`longctx compare`); "
+        "if the new behaviour is intended, change [bounds.ttft_s] in findings/TT-0001*.toml",
         "again": "pytest x.py --backend=vllm",
     }
 
@@ -51,7 +51,7 @@ def test_a_refusal_has_the_servers_words_and_what_is_known_of_them():
     verdict = verdicts.judge(factories.finding(**SERVED), seen)
     told = rows(verdict_text(verdict, Setting("tiny", remedy="a larger --max-model-len")))
     assert (told["seen"], told["allowed"]) == ("outcome refuses", "outcome serves")
-    assert told["because"] == '"too long by far"; prompt-too-long: the request is longer than what is served'
+    assert told["because"] == '"too long by far"; prompt-too-long: the request exceeds the served context'
     assert told["do"].startswith("a larger --max-model-len; if that is how it is meant")
 
 
@@ -90,7 +90,7 @@ def test_missing_evidence_says_what_was_not_observed():
 def test_many_missed_lines_do_not_fill_the_screen():
     also = [verdicts.Line(f"m{n}", "1", "0", ok=False) for n in range(9)]
     verdict = verdicts.judge(factories.finding(**SERVED), factories.exchange().observe(), also)
-    assert rows(verdict_text(verdict, SETTING))["seen"][-1] == "5 more that are not as allowed"
+    assert rows(verdict_text(verdict, SETTING))["seen"][-1] == "5 more outside their bounds"
 
 
 def test_a_row_is_one_line_and_ends_but_the_command_is_whole():
@@ -133,8 +133,8 @@ def test_a_refused_request_is_told_with_what_would_be_served():
     assert text.splitlines()[0] == "the request was not served: refused"
     assert rows(text) == {
         "asked": "a prompt of 2,000,000 tokens and 200 answer tokens, of tiny",
-        "seen": "refused with HTTP 400 after 4.00 s; no token came",
-        "allowed": 'a complete answer; ask(..., unserved="return") gives the test any ending to look at',
+        "seen": "refused with HTTP 400 after 4.00 s; no token arrived",
+        "allowed": 'a complete answer; ask(..., unserved="return") returns any ending to the test',
         "because": '"too long by far"',
         "do": "a prompt of at most 65,336 tokens, or max_model_len of at least 2,000,200",
         "again": "pytest x.py --backend=vllm",

@@ -229,7 +229,7 @@ def test_ten_thousand_verdicts_stay_below_five_megabytes():
     rows = [verdict(f"TT-{i:04}", f"deployment-{i % 20}", **figures) for i in range(10_000)]
     page = html.page(results(*rows))
     assert len(page.encode()) < 5_000_000
-    assert "10000 verdicts: of each, only bounded figures" in page
+    assert "10000 verdicts. For each, only bounded figures" in page
     assert "ttft_s 1.23457 s" in page
     assert "tpot_s" not in page
     assert "tpot_s" in html.page(results(*rows[:10]))
