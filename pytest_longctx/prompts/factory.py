@@ -178,7 +178,9 @@ class PromptFactory:
         except ValueError as problem:
             raise PromptError(str(problem)) from None
         if not 1 <= length <= LONGEST_TOKENS:
-            raise PromptError(f"a prompt of {length:,} tokens was requested; the length must be from 1 to {LONGEST_TOKENS:,}")
+            raise PromptError(
+                f"a prompt of {length:,} tokens was requested; the length must be from 1 to {LONGEST_TOKENS:,}"
+            )
         (child,) = self._sequence.spawn(1)
         return length, np.random.Generator(np.random.PCG64(child))
 

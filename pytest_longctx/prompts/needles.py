@@ -66,7 +66,9 @@ def hide(
     The fact follows the nearest end of a sentence within 256 tokens. Raises `PromptError`.
     """
     if not 0 <= depth <= 1:
-        raise PromptError(f"a needle at depth {depth} was requested; the depth must be from 0 (the start) to 1 (the end)")
+        raise PromptError(
+            f"a needle at depth {depth} was requested; the depth must be from 0 (the start) to 1 (the end)"
+        )
     fact, question = vocabulary.ids(needle.fact), vocabulary.ids(needle.question)
     length = tokens - lead.size - fact.size - question.size
     if length < 0:

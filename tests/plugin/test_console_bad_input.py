@@ -1,4 +1,4 @@
-"""The console command's own bad input: one line that says what is wrong, exit code 2, never a traceback or a silent success."""
+"""Invalid input to the console command: one line with the error and exit code 2, never a traceback or a silent success."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is wrong with a deployment is said before it boots."""
+"""Faults of a deployment are reported before it boots."""
 
 import os
 import subprocess

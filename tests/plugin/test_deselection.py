@@ -1,4 +1,4 @@
-"""A run that selects less than was meant says so, and what to type instead."""
+"""A run that selects less than intended reports it and the right command."""
 
 import pytest
 
@@ -37,7 +37,7 @@ TYPED = {
 
 @pytest.fixture
 def loose(run, pytester):
-    """As `run`, in a project that has not made markers strict."""
+    """Like `run`, in a project without strict markers."""
 
     def start(*typed):
         pytester.makeini("[pytest]\naddopts = -p no:cacheprovider\n")

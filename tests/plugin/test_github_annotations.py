@@ -1,4 +1,4 @@
-"""What GitHub Actions is told, alone and under xdist."""
+"""Output for GitHub Actions, with and without xdist."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def actions(monkeypatch, pytester, run):
-    """The environment of a step whose workspace is the test's folder."""
+    """Set the environment of a step whose workspace is the test's folder."""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_WORKSPACE", str(pytester.path))
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "summary.md"))
@@ -17,7 +17,7 @@ def actions(monkeypatch, pytester, run):
 
 @pytest.fixture
 def red(run, faulty, pytester):
-    """A run in which a finding breaks, in a test of the repository's own."""
+    """A run with a broken finding in a test of the repository."""
     pytester.makepyfile(
         test_own="""
         import pytest

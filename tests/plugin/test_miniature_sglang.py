@@ -1,4 +1,4 @@
-"""What is asked in SGLang's dialect: a miniature that speaks it keeps every law, in the words that SGLang was seen to use."""
+"""SGLang's dialect: a miniature with SGLang's observed messages satisfies every law."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Bad input: one clear message and exit code 4, or a set-up that fails in a few words; never a traceback."""
+"""Invalid input: one clear message and exit code 4, or a short set-up error; never a traceback."""
 
 import socket
 
@@ -126,7 +126,7 @@ def test_a_marker_on_a_test_that_judges_nothing_is_refused(run, pytester):
 
 
 def test_an_unknown_finding_fails_its_set_up_under_xdist(run, pytester):
-    """A worker that raised during collection would end the whole run with an internal error."""
+    """An exception of a worker during collection would end the whole run with an internal error."""
     pytester.makepyfile("import pytest\n@pytest.mark.finding('LC-9999')\ndef test_it(finding): pass")
     done = run("--backend=miniature", "-n2", what=str(pytester.path))
     done.outcome.assert_outcomes(errors=1)
@@ -143,7 +143,7 @@ def test_a_test_that_needs_a_server_says_that_no_backend_was_chosen(run, pyteste
 
 
 def written(pytester, text):
-    """A deployment file in the project's folder, and the option that chooses it."""
+    """Write a deployment file into the project's folder and return the option that selects it."""
     (pytester.path / "mine.toml").write_text(text)
     return "--longctx-deployment=mine.toml"
 
@@ -187,7 +187,7 @@ def test_a_set_up_that_cannot_be_had_fails_in_few_words(run, pytester, parts, sa
     assert said in done.text
     assert done.text.count("(explained at the first test that needed it)") == 1  # smoke has two tests
     assert "Traceback" not in done.text
-    assert "pytest_longctx/" not in done.text  # no line of our own code is shown
+    assert "pytest_longctx/" not in done.text  # no line of the plugin's own code is shown
 
 
 def test_a_port_that_is_taken_is_named(run, pytester):
@@ -202,7 +202,7 @@ def test_a_port_that_is_taken_is_named(run, pytester):
 
 
 def test_trouble_with_the_machine_judges_nothing(run, pytester):
-    """A missing engine must not be written down as a finding that broke."""
+    """A missing engine must not be recorded as a broken finding."""
     parts = {"backend": "sglang", "model": "", "flags": ""}
     done = run("--backend=sglang", written(pytester, MINE.format(**parts)), "-m", "smoke")
     assert not (pytester.path / "results" / "results.jsonl").exists()

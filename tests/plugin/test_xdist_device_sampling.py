@@ -1,4 +1,4 @@
-"""Two deployments on one host: the boot of one is not in the way of the other, and its memory is not called the other's."""
+"""Two deployments on one host: neither boot blocks the other, and memory is attributed to the right server."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The launcher's conversation with a real API server. Needs ``.ci/kube-apiserver``. Not part of a bare ``pytest``."""
+"""The kubernetes launcher with a real API server. Needs ``.ci/kube-apiserver``. Not part of a bare ``pytest``."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def test_a_pod_serves_through_the_api(tmp_path, run, world):
     text, code = run(miniature(tmp_path, "served"), LOOK)
     assert code == 0, text
     seen = json.loads(next(line for line in text.splitlines() if "SEEN {" in line).partition("SEEN ")[2])
-    assert seen["status"] == 401  # nobody gets in without the key
+    assert seen["status"] == 401  # requests without the key are refused
     assert (seen["words"]["node"], seen["words"]["reached"]) == ("node-a", "port-forward")
     (log,) = (tmp_path / "results" / "boots").glob("*.log")
     assert "Application startup complete" in log.read_text()
@@ -50,7 +50,7 @@ def test_it(finding, server, ask, prompt, judge):
 
 
 def verdicts(tmp_path):
-    """Every verdict a run has written down."""
+    """Return every verdict that a run has written."""
     results = tmp_path / "results" / "results.jsonl"
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     return [line["verdict"] for line in lines if line["kind"] == "verdict"]
@@ -131,7 +131,7 @@ def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, image, outcome, said
 
 
 def held(tmp_path, world, deployment, test):
-    """Pytest with one test that prints UP once it has its server."""
+    """Run pytest with one test that prints UP once it has its server."""
     (tmp_path / "test_it.py").write_text(test, encoding="utf-8")
     return subprocess.Popen(
         command(deployment),
@@ -203,7 +203,7 @@ def test_a_server_that_dies_mid_prefill_breaks_the_finding(tmp_path, world):
     with held(tmp_path, world, path, FINDING) as pytest_:
         assert any("UP" in line for line in pytest_.stdout)
         (pod,) = world.pods()
-        time.sleep(1.5)  # by then the request is being read
+        time.sleep(1.5)  # the request is in prefill by then
         world.kubelet.running[pod["metadata"]["uid"]][0].kill()
         text = pytest_.stdout.read()
         assert pytest_.wait(timeout=60) == 1

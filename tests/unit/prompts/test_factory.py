@@ -165,7 +165,7 @@ def test_more_than_the_longest_prompt_is_refused_before_anything_is_made():
     make = PromptFactory(0, "k", ORDINARY)
     with pytest.raises(PromptError, match="1,000,000,010 tokens would result"):
         next(token_ids.users(make, 1_000_000_000, 10, 2))
-    with pytest.raises(PromptError, match="would come"):
+    with pytest.raises(PromptError, match="would result"):
         next(token_ids.turns(make, 10, 10**9, 10, 2))
 
 

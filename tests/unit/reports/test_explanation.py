@@ -52,7 +52,7 @@ def test_a_refusal_has_the_servers_words_and_what_is_known_of_them():
     told = rows(verdict_text(verdict, Setting("tiny", remedy="a larger --max-model-len")))
     assert (told["seen"], told["allowed"]) == ("outcome refuses", "outcome serves")
     assert told["because"] == '"too long by far"; prompt-too-long: the request exceeds the served context'
-    assert told["do"].startswith("a larger --max-model-len; if that is how it is meant")
+    assert told["do"].startswith("a larger --max-model-len; if the new behaviour is intended")
 
 
 def test_a_law_has_a_place_to_look_and_no_file_to_change():
