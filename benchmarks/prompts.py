@@ -20,7 +20,7 @@ from pathlib import Path
 MILLION = 1_000_000
 RULER_LENGTHS = (16_384, 32_768, 65_536)
 """
-Maximum length for lm-eval. Its builder tokenises the whole text again every 25 sentences, so a million tokens would take hours.
+Lengths for lm-eval. Its builder tokenises the whole text again every 25 sentences, so a million tokens would take hours.
 """
 
 
@@ -117,7 +117,7 @@ def guidellm(folder: Path, tokens: int) -> int:
     faker = Faker()
     faker.seed_instance(0)
     start = now()
-    prompt = examples._create_prompt(tokens, faker)  # builder of each row
+    prompt = examples._create_prompt(tokens, faker)  # GuideLLM builds each row with this call
     json.dumps({"prompt": prompt}).encode()
     say(start)
     return len(examples.processor.encode(prompt))
@@ -163,7 +163,7 @@ TASKS: dict[str, Callable[[Path, int], int]] = {
 
 
 TIMED_INSIDE = ("plain_encode", "vllm", "guidellm", "ruler")
-"""Modules loaded before the measurement. Imports of a peer are not counted; those of this package are."""
+"""Tasks that start the clock after their imports. Imports of a peer are not counted; those of this package are."""
 
 
 def now() -> tuple[float, float]:

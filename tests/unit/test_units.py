@@ -16,7 +16,7 @@ def test_a_whole_number_with_a_unit_is_that_many(number, unit, grouping):
 @example(8_200, "M")
 @given(st.integers(0, 10**7), st.sampled_from(["k", "M"]))
 def test_three_decimals_of_a_thousand_are_exact(thousandths, unit):
-    """1.001k is 1001, though no binary fraction is 1.001."""
+    """1.001k is 1001, although no binary fraction equals 1.001."""
     assert tokens(f"{thousandths // 1000}.{thousandths % 1000:03d}{unit}") * 1000 == thousandths * SCALES[unit]
 
 

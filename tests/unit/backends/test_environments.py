@@ -1,4 +1,4 @@
-"""Engines are stood in for by packages that every interpreter has: nothing is installed."""
+"""Packages that every interpreter has replace the engines, so that nothing is installed."""
 
 import importlib.metadata
 import sys
@@ -43,7 +43,7 @@ def _home(tmp_path, monkeypatch):
 
 
 def python(path: Path) -> Path:
-    """Give this interpreter another name, as in an environment of its own."""
+    """Give this interpreter another name, as in a separate environment."""
     path.parent.mkdir(parents=True)
     path.write_text(f'#!/bin/sh\nexec "{HERE}" "$@"\n', encoding="utf-8")
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The door of the direct load, with a model that says one word; the real one is tested against transformers itself."""
+"""Interface of the direct load, with a model that answers one word; the real one is tested with transformers itself."""
 
 import threading
 from http.server import ThreadingHTTPServer

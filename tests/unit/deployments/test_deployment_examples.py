@@ -1,4 +1,4 @@
-"""The backends of the docs: files that load, and commands that are what their engines document."""
+"""Backends of the docs: their files load, and their commands match the documentation of their engines."""
 
 import importlib.util
 import json

@@ -17,7 +17,7 @@ DEVICES = st.builds(Hardware, st.sampled_from([kind for kind in KINDS if kind !=
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
-    """Write a vendor's tool that prints these lines and ends with this code; no other tool is to be found."""
+    """Write a vendor's tool that prints these lines and exits with this code. No other tool is on the path."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def write(name, *lines, code=0):

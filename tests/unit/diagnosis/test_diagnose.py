@@ -1,4 +1,4 @@
-"""Why a server failed: on the logs of real ones, on every quoted line, and on errors that nobody knows."""
+"""Diagnosis of a failed server: logs of real servers, every quoted line, and unknown errors."""
 
 import importlib
 import random
@@ -171,7 +171,7 @@ ENDINGS = [
     (DIED, Evidence(1, memory_kills=()), "killed", "likely"),
     (DIED, Evidence(1, memory_kills=(VICTIM,)), "host-oom", "certain"),
     (SIGKILLED, Evidence(1), "killed", "likely"),
-    (SIGKILLED, Evidence(143), "killed", "likely"),  # the child went first, and the rest was told to end
+    (SIGKILLED, Evidence(143), "killed", "likely"),  # the child ended first, and the other processes were then terminated
     (SIGKILLED, Evidence(1, memory_kills=(VICTIM,)), "host-oom", "certain"),
     (f"Traceback (most recent call last):\nFooError: x\n{DIED}", Evidence(137, memory_kills=(COUNTED,)), "unknown", "unknown"),
     ("Traceback (most recent call last):\nFooError: x\n", Evidence(137), "unknown", "unknown"),
@@ -262,11 +262,11 @@ sqlite3.connect(":memory:").execute("nonsense")
 b"\\xff".decode()
 next(iter(()))
 """.strip().splitlines()
-"""Twenty errors of Python and its library that no engine's catalogue knows."""
+"""Twenty errors of Python and its library that are in no engine's catalogue."""
 
 
 def raised() -> list[tuple[str, str]]:
-    """What was said last of each, and its traceback."""
+    """Return the last message of each error, and its traceback."""
     names = {
         name: importlib.import_module(name)
         for name in ("json", "zlib", "struct", "decimal", "xml", "configparser", "subprocess")
@@ -318,7 +318,7 @@ def test_an_error_nobody_knows_is_unknown_and_the_first_is_quoted(name, seed):
 
 
 def said_by(code: str) -> str:
-    """What Python writes when it runs *code*."""
+    """Return the output of Python when it runs *code*."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
 
 

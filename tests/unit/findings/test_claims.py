@@ -39,7 +39,7 @@ def test_a_figure_that_cannot_be_is_named_with_its_reason(content, said):
     "content",
     [
         {"hardware": "8xH200", "read_s": 152.3},  # measured with vLLM 0.25.1
-        {"hardware": "cpu", "read_s": 0.001},  # nobody knows its peak
+        {"hardware": "cpu", "read_s": 0.001},  # its peak is unknown
         {"cached_tokens": 20_000},
         {"logged_tokens_per_s": 13_130.0},
         {"kv_gib": 366.0},

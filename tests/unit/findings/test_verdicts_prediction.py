@@ -1,4 +1,4 @@
-"""Prediction, finding and observation of one boot: two that agree stand against the third."""
+"""Prediction, finding and observation of one boot: two that agree outweigh the third."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +130,7 @@ def shipped(name: str) -> Prediction | None:
 
 
 def test_a_host_too_small_for_the_tables_of_its_workers_is_foreseen_with_its_cure():
-    """The boot of 2026-11-20: eight workers on a host of 560 GiB, ended by its kernel."""
+    """The boot of 2026-11-20: eight workers on a host with 560 GiB, killed by the kernel."""
     found = shipped("scout-vllm-10m-random-fp8")
     assert found is not None
     assert (found.outcome, str(found.culprit)) == ("dies", "tables of 8 workers 823.97 GiB of host memory")

@@ -36,13 +36,13 @@ def rendered(owner=None, backend=Vllm, model="meta-llama/Llama", **changes):
 
 
 def engine(*arguments, **changes):
-    """The one container, and its Pod's specification."""
+    """Return the only container, and the specification of its Pod."""
     spec = rendered(*arguments, **changes)[0]["spec"]
     return spec["containers"][0], spec
 
 
 def shipped():
-    """Every shipped deployment with its backend, as if each had an image."""
+    """Return every shipped deployment with its backend, each with an image."""
     for each in deployment.load_all((paths.suites() / "deployments",)).values():
         backend: Backend = load(BACKENDS[each.backend])()
         yield backend, each if each.image else each.model_copy(update={"image": "engine/server:1"})
@@ -55,7 +55,7 @@ def of_shipped(owner=None):
 
 
 def as_pods(manifest):
-    """What is a Pod in *manifest*, for schemas that know no LeaderWorkerSet."""
+    """Return the Pods in *manifest*, for schemas without LeaderWorkerSet."""
     if manifest["kind"] != "LeaderWorkerSet":
         return [manifest]
     held = manifest["spec"]["leaderWorkerTemplate"]
@@ -256,7 +256,7 @@ def test_no_probe_gives_up_before_the_boot_and_the_longest_prompt_are_over(boot_
 
 
 def kubelet(text, env):
-    """``$(NAME)`` as the kubelet reads it: ``$$`` is one ``$``, and a name it does not know stays as it is."""
+    """Expand ``$(NAME)`` like the kubelet: ``$$`` is one ``$``, and an unknown name is kept."""
     return re.sub(r"\$(\$|\((\w+)\))", lambda found: "$" if found[1] == "$" else env.get(found[2], found[0]), text)
 
 

@@ -1,4 +1,4 @@
-"""States of Pods as kubelets and schedulers write them, and what they are told to a person as."""
+"""States of Pods as written by kubelets and schedulers, and their explanation to the user."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def over(code, reason="Error"):
     ("one", "events", "waited_s", "said"),
     [
         (pod(waiting("ImagePullBackOff", "Back-off pulling image")), [], 1, "ImagePullBackOff: Back-off pulling image"),
-        (pod(waiting("ErrImagePull", "not found")), [], 1, ""),  # it is tried again
+        (pod(waiting("ErrImagePull", "not found")), [], 1, ""),  # the kubelet retries
         (pod(waiting("InvalidImageName")), [event("Failed", "couldn't parse")], 1, "InvalidImageName: couldn't parse"),
         (
             pod(waiting("CreateContainerConfigError", 'secret "k" not found')),
@@ -111,7 +111,7 @@ def test_how_the_engine_ended(state, code, oom):
 
 
 def test_a_container_that_was_started_again_has_ended():
-    """Where a controller made the Pod, the kubelet starts it anew."""
+    """If a controller owns the Pod, the kubelet restarts the container."""
     seen = look([pod({"running": {}}, box={"lastState": over(137, "OOMKilled")})], [], 1)
     assert (seen.exit_code, seen.oom_killed) == (137, True)
 

@@ -92,7 +92,7 @@ def test_a_positional_model_after_serve_is_seen():
         ("--max-model-len", None, False),
         ("--max_model_len", None, False),
         ("--compilation-config.level", None, False),
-        ("--tensor-parallel", None, False),  # a parser completes it
+        ("--tensor-parallel", None, False),  # the parser accepts the abbreviation
         ("--enable-hybrid-kv-cache-manager", None, True),
         ("--enable-hybrid-kv-cache-manager", "==0.12.*", False),  # nothing was recorded from that version
     ],
@@ -227,7 +227,7 @@ def test_a_linted_finding_needs_a_start():
 
 
 def test_every_documented_mistake_is_a_published_start_that_is_flagged():
-    """Not in the documents as a start: what asks a person, a flag that is gone, and what nobody had measured."""
+    """Documented mistakes without a published start: an interactive prompt, a removed flag, and an unmeasured case."""
     linted = [each for each in load_all((paths.suites() / "findings",)).values() if each.question == "linted"]
     assert {each.expect.signature for each in linted} == set(launchers_lint.names()) - {
         "needs-a-person",

@@ -70,7 +70,7 @@ def test_time_is_boots_and_tests_of_a_deployment():
 
 
 def part(shard, *verdicts, split="aa", **header):
-    """A part of a run."""
+    """Return one part of a run."""
     run = factories.results(*verdicts, boots=[factories.booted()])
     run.header.update(header)
     run.footer["shard"] = {"shard": shard, "split": split, "whole_judges": True}

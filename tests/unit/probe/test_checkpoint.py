@@ -31,7 +31,7 @@ def made(request, tmp_path_factory):
 
 
 def test_the_weights_never_change_between_versions(made):
-    """A change here is another model, and results of before do not speak of it."""
+    """A change here makes another model, and earlier results would not apply to it."""
     folder, _, _, name = made
     digest = hashlib.sha256()
     for tensor, values in sorted(load_file(folder / "model.safetensors").items()):

@@ -13,7 +13,7 @@ REAL = Path(__file__).parents[3] / "docs/results/vllm-0.32.0-cpu/results.jsonl"
 
 
 def words(before, after):
-    """What became of each figure."""
+    """Return the result for each figure."""
     return {(change.case.finding, change.measure): change.word for change in compare(before, after)}
 
 

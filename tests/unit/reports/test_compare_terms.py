@@ -1,4 +1,4 @@
-"""Two backends side by side: on equal terms, or not at all."""
+"""Comparison of two backends: on equal terms, or not at all."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ MEASURED = {"ttft_s": 1.0, "prompt_tokens": 1000.0, "completion_tokens": 4.0, "c
 
 
 def run(backend: str, *findings: str, measured: Any = None, **server: Any) -> Results:
-    """A run of *backend* on a deployment that is called like it."""
+    """Return a run of *backend* on a deployment with the same name."""
     rows = []
     for finding in findings or ("TT-0001",):
         row = factories.verdict(finding, "tiny", "holds", **{**MEASURED, **(measured or {})})

@@ -1,4 +1,4 @@
-"""What is shown of a verdict that fails its test, and of a request that was not served."""
+"""Output for a verdict that fails its test, and for a request that was not served."""
 
 import datetime as dt
 
@@ -17,7 +17,7 @@ REFUSED = {"ending": "refused", "arrivals_s": (), "usage": Usage(), "refusal": R
 
 
 def rows(text):
-    """The rows of *text* by their words; a word that comes twice has a list."""
+    """Return the rows of *text* by label; a repeated label has a list."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines()[1:]:
         assert line.startswith("  ")

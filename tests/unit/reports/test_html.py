@@ -1,4 +1,4 @@
-"""The page and its plots: what they say, and that they are well-formed whatever the figures are."""
+"""The page and its plots: their contents, and well-formed output for all figures."""
 
 import re
 from html.parser import HTMLParser
@@ -23,7 +23,7 @@ VOID = ("meta", "link", "input", "br", "hr", "img", "rect", "path")
 
 
 class Strict(HTMLParser):
-    """Notes what is opened and never closed, ids, and everything that a browser would fetch."""
+    """Records unclosed elements, ids, and everything that a browser would load."""
 
     def __init__(self):
         super().__init__()

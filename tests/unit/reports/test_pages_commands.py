@@ -1,4 +1,4 @@
-"""The documents' commands, compared with ours flag by flag."""
+"""Published commands compared with the rendered ones, flag by flag."""
 
 from pathlib import Path
 

@@ -83,7 +83,7 @@ def test_pairs_of_others_are_left_alone():
 
 
 def test_every_pair_is_text():
-    """JUnit XML holds nothing else."""
+    """JUnit XML can contain only text."""
     pairs = [
         *properties.server_pairs({"seed": "7"}),
         *properties.verdict_pairs(verdict(metrics={"load_s": 0.1})),

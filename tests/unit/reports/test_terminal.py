@@ -27,7 +27,7 @@ def line(entry: Entry) -> str:
 
 
 def listed(entries):
-    """What a table tells one by one."""
+    """Return the findings that a table lists individually."""
     return [entry for entry in entries if entry.verdict != "out of scope"]
 
 
