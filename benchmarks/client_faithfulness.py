@@ -90,10 +90,10 @@ def _errors(
 ) -> dict[str, dict[str, float]]:
     truth = {str(row["number"]): row for row in rows} | {row["named"]: row for row in rows if row["named"]}
     pairs = [(claim, truth[claim.which]) for claim in claims]
-    told = len({row["number"] for _, row in pairs})
-    if told != len(pairs) or told > scene.ask.requests or (whole and told < scene.ask.requests):
+    matched = len({row["number"] for _, row in pairs})
+    if matched != len(pairs) or matched > scene.ask.requests or (whole and matched < scene.ask.requests):
         raise SystemExit(
-            f"{scene.name}: {told} of {len(pairs)} requests could be told apart, {scene.ask.requests} were asked for"
+            f"{scene.name}: {matched} of {len(pairs)} requests have distinct numbers, {scene.ask.requests} were requested"
         )
     _check_counts(pairs)
     firsts = [(claim.ttft_s, row["wrote_s"] - row["first_byte_s"]) for claim, row in pairs]
@@ -114,13 +114,13 @@ def _check_counts(pairs: list[tuple[clients.Claim, dict[str, Any]]]) -> None:
 
 
 def _summary(pairs: list[tuple[float, float]]) -> dict[str, float]:
-    errors_ms = sorted(abs(said - true) * 1000 for said, true in pairs)
+    errors_ms = sorted(abs(reported - true) * 1000 for reported, true in pairs)
     return {
         "requests": len(pairs),
         "p50_ms": percentile(errors_ms, 50),
         "p99_ms": percentile(errors_ms, 99),
         "worst_ms": errors_ms[-1],
-        "worst_share": max(abs(said - true) / true for said, true in pairs),
+        "worst_share": max(abs(reported - true) / true for reported, true in pairs),
     }
 
 

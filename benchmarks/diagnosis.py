@@ -114,7 +114,7 @@ def wait_ends_s() -> float:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "dies.toml").write_text(
-            'name = "dies"\ntitle = "says it and hangs"\nbackend = "miniature"\nmax_model_len = 65_536\n'
+            'name = "dies"\ntitle = "logs it and hangs"\nbackend = "miniature"\nmax_model_len = 65_536\n'
             '[model]\nname = "miniature"\nweights = "unknown"\n[flags]\nfault = "dies-hanging"\n[timeouts]\nboot_s = 60\n',
             encoding="utf-8",
         )
@@ -123,9 +123,9 @@ def wait_ends_s() -> float:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments], cwd=folder, capture_output=True, text=True, check=False
         )
-        said = re.search(r"after +([\d.]+) s of", done.stdout)
-        assert said is not None, done.stdout
-        return float(said[1])
+        found = re.search(r"after +([\d.]+) s of", done.stdout)
+        assert found is not None, done.stdout
+        return float(found[1])
 
 
 def main() -> int:
@@ -151,7 +151,7 @@ def main() -> int:
             )
         path.write_text(FATAL, encoding="utf-8")
         print(f"a log of one line: {peak_mib(path):.0f} MiB at most")
-    print(f"from the start of a process that says a fatal line and hangs to the end of the wait: {wait_ends_s():.2f} s")
+    print(f"from the start of a process that logs a fatal line and hangs to the end of the wait: {wait_ends_s():.2f} s")
     return 0
 
 

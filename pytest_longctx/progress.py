@@ -28,14 +28,14 @@ class Progress:
 
     @property
     def _rest(self) -> str:
-        said = [self.phase]
-        said += [] if self.running is None else [f"{self.running:.0f} running"]
-        said += [] if self.read_tokens is None else [f"{self.read_tokens:,.0f} tokens read"]
-        said += [] if self.kv_usage is None else [f"KV {self.kv_usage:.1%}"]
+        parts = [self.phase]
+        parts += [] if self.running is None else [f"{self.running:.0f} running"]
+        parts += [] if self.read_tokens is None else [f"{self.read_tokens:,.0f} tokens read"]
+        parts += [] if self.kv_usage is None else [f"KV {self.kv_usage:.1%}"]
         limit = (
             f"at most {duration(self.deadline_s)}" if self.expected_s is None else f"about {duration(self.expected_s)}"
         )
-        return f": {', '.join(said)}, {duration(self.elapsed_s)} of {limit}"
+        return f": {', '.join(parts)}, {duration(self.elapsed_s)} of {limit}"
 
     def fitted(self, columns: int) -> str:
         """Return the line cut to *columns*, so that it can be overwritten. The figures are kept at the end."""

@@ -30,7 +30,7 @@ class ExitsAtBoot(Honest):
     """The server exits with an error code and an unknown last log line."""
 
     def boot(self) -> None:
-        say("something nobody has seen before")
+        say("an unrecognised last line")
         sys.exit(3)
 
 

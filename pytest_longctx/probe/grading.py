@@ -78,19 +78,19 @@ class Grade:
 
     def __str__(self) -> str:
         failed = self.failures
-        said = [f"{self.count('right')} of {len(self.steps)} needles right"]
+        parts = [f"{self.count('right')} of {len(self.steps)} needles right"]
         for outcome in ("lost", "wrong value", "not reached"):
             these = [step for step in failed if step.outcome == outcome]
             if these:
                 first, last = these[0], these[-1]
                 where = f"token {first.needle.position:,} ({first.depth:.1%})"
                 until = f" to {last.needle.position:,} ({last.depth:.1%})" if len(these) > 1 else ""
-                said.append(f"{len(these)} {outcome}, {where}{until}")
+                parts.append(f"{len(these)} {outcome}, {where}{until}")
         if self.denied is False:
-            said.append("a key without a needle was answered with a value")
+            parts.append("a key without a needle was answered with a value")
         if self.derailed_at is not None:
-            said.append(f"word {self.derailed_at} answers another key than the one asked")
-        return "; ".join(said)
+            parts.append(f"word {self.derailed_at} answers another key than the one asked")
+        return "; ".join(parts)
 
 
 def text(question: Question, answered: str) -> Grade:
@@ -103,31 +103,31 @@ def ids(question: Question, answered: Iterable[int]) -> Grade:
     return _grade(question, codes.read_ids(answered))
 
 
-def _grade(question: Question, said: Sequence[Said | None]) -> Grade:
-    said = said[: question.output_tokens]
+def _grade(question: Question, answered: Sequence[Said | None]) -> Grade:
+    answered = answered[: question.output_tokens]
     by_key: dict[int, Said] = {}
-    for each in said:
+    for each in answered:
         if each is not None and each.kind in {"answer", "none"}:
             by_key.setdefault(each.index, each)
     absent = by_key.get(len(question.needles))
     return Grade(
         steps=tuple(_step(question, needle, by_key.get(needle.key)) for needle in question.needles),
         denied=absent.kind == "none" if absent and len(question.needles) < codes.KEYS else None,
-        derailed_at=next((i for i, each in enumerate(said) if each is None or each.index != i), None),
+        derailed_at=next((i for i, each in enumerate(answered) if each is None or each.index != i), None),
     )
 
 
-def _step(question: Question, needle: Needle, said: Said | None) -> Step:
+def _step(question: Question, needle: Needle, answered: Said | None) -> Step:
     outcome: Outcome = (
         "not reached"
-        if said is None
+        if answered is None
         else "lost"
-        if said.value is None
+        if answered.value is None
         else "right"
-        if said.value == needle.value
+        if answered.value == needle.value
         else "wrong value"
     )
-    return Step(needle, question.depth(needle.position), outcome, said.value if said else None)
+    return Step(needle, question.depth(needle.position), outcome, answered.value if answered else None)
 
 
 OUTPUT_TOKENS = RUNGS
@@ -214,6 +214,8 @@ def ladder_ids(answered: Iterable[int]) -> Precision:
     return _precision(codes.read_ids(answered))
 
 
-def _precision(said: Sequence[Said | None]) -> Precision:
-    rungs = {each.index: each.kind == "kept" for each in said if each is not None and each.kind in {"kept", "erased"}}
+def _precision(answered: Sequence[Said | None]) -> Precision:
+    rungs = {
+        each.index: each.kind == "kept" for each in answered if each is not None and each.kind in {"kept", "erased"}
+    }
     return Precision(tuple(rungs.get(bits) for bits in range(1, RUNGS + 1)))

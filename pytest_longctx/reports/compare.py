@@ -126,8 +126,8 @@ def _case(case: CaseKey, old: Samples | None, new: Samples | None) -> Iterator[C
         yield Change(case, "verdict", "new" if old is None else "gone", _worst(old), _worst(new))
         return
     if case.finding != LAW:
-        words = _worst(old), _worst(new)
-        yield Change(case, "verdict", "same" if words[0] == words[1] else "changed", *words)
+        labels = _worst(old), _worst(new)
+        yield Change(case, "verdict", "same" if labels[0] == labels[1] else "changed", *labels)
     for measure in sorted({*old.values, *new.values}):
         pair = (old.values.get(measure), new.values.get(measure))
         if pair[0] is None or pair[1] is None:

@@ -41,7 +41,7 @@ class Setting:
 _BY_OUTCOME: Mapping[Outcome, str] = {
     "refuses": "a shorter prompt, or a deployment that admits this one (max_model_len, KV cache), as the server's message states",
     "dies": "the server's log, from its first error on",
-    "runs out of memory": "the server's log, from its first error on; `longctx plan` says which term does not fit",
+    "runs out of memory": "the server's log, from its first error on; `longctx plan` shows which term does not fit",
     "asserts": "the server's log, from its first error on",
     "fails": "the server's log: the server still runs and answered this request with an HTTP 5xx error",
     "disconnects": "whether the server still runs, and what is in front of it: a proxy, or a limit on time or size",
@@ -128,9 +128,12 @@ def of_finding(text: str, finding: str, word: str) -> str:
 
 
 def _text(headline: str, rows: Iterable[Row]) -> str:
-    said = [(word, " ".join(text.split())) for word, text in rows if text]
+    shown = [(word, " ".join(text.split())) for word, text in rows if text]
     return "\n".join(
-        [headline, *(f"  {word:<8} {text if word in ('again', 'log') else _cut(text, _WIDEST)}" for word, text in said)]
+        [
+            headline,
+            *(f"  {word:<8} {text if word in ('again', 'log') else _cut(text, _WIDEST)}" for word, text in shown),
+        ]
     )
 
 
@@ -185,10 +188,10 @@ def _seen_and_allowed(verdict: Verdict, deciding: Sequence[Line]) -> Iterator[Ro
 
 
 def _because(seen: Observation) -> str:
-    """Return the server's words and the class of the failure."""
-    words = " ".join(seen.said.split())
+    """Return the server's message and the class of the failure."""
+    message = " ".join(seen.said.split())
     kind = "" if seen.kind is None else f"{seen.signature or seen.kind}: {KINDS[seen.kind]}"
-    return "; ".join(filter(None, (f'"{_cut(words, 280)}"' if words else "", kind)))
+    return "; ".join(filter(None, (f'"{_cut(message, 280)}"' if message else "", kind)))
 
 
 def _changes(deciding: Sequence[Line]) -> list[str]:

@@ -79,9 +79,9 @@ def _page(title: str, its: list[Finding]) -> Iterator[str]:
         yield from (_row(finding) for finding in of_status)
         yield ""
         for finding in of_status:
-            if said := " ".join(_prose(finding)):
+            if text := " ".join(_prose(finding)):
                 where = f" ({finding.source.where})" if finding.source.where else ""
-                yield f"**{finding.id}**{where}. {said}\n"
+                yield f"**{finding.id}**{where}. {text}\n"
 
 
 def _prose(finding: Finding) -> Iterator[str]:
@@ -223,15 +223,15 @@ def documented(text: str) -> Options:
     )
 
 
-def _of_line(words: list[str]) -> Options:
+def _of_line(arguments: list[str]) -> Options:
     found: dict[str, str] = {}
-    if "serve" in words[:-1]:
-        found["model"] = words[words.index("serve") + 1]
-    for place, word in enumerate(words):
+    if "serve" in arguments[:-1]:
+        found["model"] = arguments[arguments.index("serve") + 1]
+    for place, word in enumerate(arguments):
         if not word.startswith("--"):
             continue
         name, equals, value = word[2:].partition("=")
-        after = words[place + 1] if place + 1 < len(words) else "--"
+        after = arguments[place + 1] if place + 1 < len(arguments) else "--"
         found[_SAME.get(name, name)] = _value(value if equals else "" if after.startswith("--") else after)
     return found
 

@@ -72,8 +72,8 @@ def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
                 if each is not None:
                     its = gauges.setdefault((one.get("deployment", ""), name), {})
                     its.setdefault(device, []).append((one["at_s"], each))
-    said = list(dict.fromkeys(one["said"] for one in rows if "said" in one))
-    if not gauges and not said:
+    notices = list(dict.fromkeys(one["said"] for one in rows if "said" in one))
+    if not gauges and not notices:
         return
     zero = min(one["at_s"] for one in rows)
     plots = tuple(
@@ -93,7 +93,7 @@ def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
     ]
     yield Panel(
         "Vitals",
-        " ".join(["Gauges that the server and the machine reported meanwhile.", *(f"{line}." for line in said)]),
+        " ".join(["Gauges that the server and the machine reported meanwhile.", *(f"{line}." for line in notices)]),
         plots,
         Table(("deployment", "figure", "device", "readings", "least", "most", "last"), table),
     )
@@ -109,11 +109,11 @@ def _extremes(key: str, its: dict[int | None, Points], zero: float) -> Iterator[
         (points,) = its.values()
         yield Series(key, _thinned(points, zero, max), line=True)
         return
-    for said, pick in (("highest device", max), ("lowest device", min)):
+    for label, pick in (("highest device", max), ("lowest device", min)):
         at: dict[float, float] = {}
         for at_s, value in (point for points in its.values() for point in points):
             at[at_s] = pick(at.get(at_s, value), value)
-        yield Series(said, _thinned(sorted(at.items()), zero, pick), line=True)
+        yield Series(label, _thinned(sorted(at.items()), zero, pick), line=True)
 
 
 def _thinned(points: Points, zero: float, pick: Callable[..., Any]) -> tuple[tuple[float, float], ...]:
@@ -188,8 +188,8 @@ def _lengths(name: str, readings: Sequence[LengthPoint]) -> Panel:
         Series("documented", tuple((each.tokens, each.documented_s) for each in readings if each.documented_s)),
     )
     rates = tuple(
-        Series(said, tuple((each.tokens, rate) for each in readings if (rate := getattr(each, key))))
-        for said, key in (("prefill", "prefill_tokens_per_s"), ("decode", "decode_tokens_per_s"))
+        Series(label, tuple((each.tokens, rate) for each in readings if (rate := getattr(each, key))))
+        for label, key in (("prefill", "prefill_tokens_per_s"), ("decode", "decode_tokens_per_s"))
     )
     slug = name or "server"
     plots = (
@@ -253,9 +253,9 @@ def _capacity(boots: Sequence[dict[str, Any]]) -> Iterator[Panel]:
         name = boot.get("deployment", "")
         stray = f"{100 * (pair[0] / pair[1] - 1):+.2g}%" if pair[0] and pair[1] else ""
         rows.append((name, _count(seen.get("max_model_len")), *map(_times, pair), stray, *map(_count, held)))
-        for i, (said, value) in enumerate(zip(("predicted", "logged"), pair, strict=True)):
+        for i, (label, value) in enumerate(zip(("predicted", "logged"), pair, strict=True)):
             if value is not None:
-                bars.append(Bar(f"{name}, {said}", (Segment(0, value, i),), _times(value)))
+                bars.append(Bar(f"{name}, {label}", (Segment(0, value, i),), _times(value)))
     columns = (
         "deployment",
         "context",
@@ -307,7 +307,7 @@ def _memory(boots: Sequence[dict[str, Any]]) -> Iterator[Panel]:
         predicted = [
             (f"{term['name']}{', host' if term['host'] else ''}", term["size_bytes"] / GiB, 0) for term in terms
         ]
-        logged = [(said, seen[key], 1) for key, said in _LOGGED_TERMS.items() if key in seen]
+        logged = [(label, seen[key], 1) for key, label in _LOGGED_TERMS.items() if key in seen]
         order = [term for term, *_ in (*predicted, *logged)]
         for term, size_gib, kind in sorted((*predicted, *logged), key=lambda each: order.index(each[0])):
             bars.append(Bar(f"{name}: {term}", (Segment(0, size_gib, kind),), f"{size_gib:.2f} GiB"))

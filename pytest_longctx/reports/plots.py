@@ -279,9 +279,9 @@ def _grid(plot: Grid) -> Iterator[str]:
     yield _text(_WIDTH / 2, bottom + 40, f"{plot.x.label}; downwards {plot.y.label}", "middle")
 
 
-def _text(x: float, y: float, words: str, anchor: str = "") -> str:
+def _text(x: float, y: float, label: str, anchor: str = "") -> str:
     side = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{side}>{escape(words)}</text>' if words else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}"{side}>{escape(label)}</text>' if label else ""
 
 
 _PNG_MARKS = "os^D"

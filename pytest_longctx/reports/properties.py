@@ -129,9 +129,9 @@ def found_pair(deployment: str, prompt_tokens: int, places: Sequence[tuple[float
 
 def found(pairs: Pairs) -> Iterator[dict[str, Any]]:
     """Return every needle position in *pairs* as a row."""
-    for told in rows(_FOUND, pairs):
-        for depth, score in told["places"]:
-            rest = {name: told[name] for name in ("deployment", "prompt_tokens")}
+    for prompt in rows(_FOUND, pairs):
+        for depth, score in prompt["places"]:
+            rest = {name: prompt[name] for name in ("deployment", "prompt_tokens")}
             yield {**rest, "depth": round(depth, 6), "score": score}
 
 

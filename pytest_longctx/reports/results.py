@@ -210,24 +210,24 @@ def green(results: Results) -> bool:
 
 
 def _check_shards(parts: Mapping[str, Results]) -> None:
-    told: dict[str, Mapping[str, Any]] = {
+    shards: dict[str, Mapping[str, Any]] = {
         name: part.footer["shard"] for name, part in parts.items() if "shard" in part.footer
     }
-    if not told:
+    if not shards:
         return
-    if len({its["split"] for its in told.values()}) > 1:
-        each = ", ".join(f"{name} {its['shard']} of split {its['split']}" for name, its in told.items())
+    if len({its["split"] for its in shards.values()}) > 1:
+        each = ", ".join(f"{name} {its['shard']} of split {its['split']}" for name, its in shards.items())
         raise ResultsError(
             f"these shards come from different splits, so they cannot be merged: {each}\n"
             "  try      the same options, findings, package and hardware for every shard"
         )
-    there = Counter(its["shard"] for its in told.values())
+    there = Counter(its["shard"] for its in shards.values())
     count = int(next(iter(there)).partition("/")[2])
     wanted = [f"{index}/{count}" for index in range(1, count + 1)]
     if lacking := [shard for shard in wanted if shard not in there]:
         raise ResultsError(f"shards are missing: {', '.join(lacking)}; found {', '.join(sorted(there))}")
-    if len(told) < len(parts):
-        raise ResultsError(f"no shard: {', '.join(name for name in parts if name not in told)}")
+    if len(shards) < len(parts):
+        raise ResultsError(f"no shard: {', '.join(name for name in parts if name not in shards)}")
 
 
 def _check_cases(parts: Mapping[str, Results]) -> None:

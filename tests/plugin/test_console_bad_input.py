@@ -22,14 +22,14 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("typed", "said"), WRONG.values(), ids=WRONG)
-def test_a_console_command_says_what_is_wrong(tmp_path, monkeypatch, capsys, typed, said):
+@pytest.mark.parametrize(("typed", "message"), WRONG.values(), ids=WRONG)
+def test_a_console_command_says_what_is_wrong(tmp_path, monkeypatch, capsys, typed, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     assert cli.main(typed) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(f"longctx: {said}")
+    assert printed.err.startswith(f"longctx: {message}")
     assert printed.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]

@@ -46,10 +46,10 @@ def loose(run, pytester):
     return start
 
 
-@pytest.mark.parametrize(("typed", "said"), TYPED.values(), ids=TYPED)
-def test_what_was_misspelt_is_named_with_its_nearest(loose, typed, said):
+@pytest.mark.parametrize(("typed", "message"), TYPED.values(), ids=TYPED)
+def test_what_was_misspelt_is_named_with_its_nearest(loose, typed, message):
     done = loose("--collect-only", "-q", *typed)
-    assert done.text.count(said) == 1
+    assert done.text.count(message) == 1
     assert "Traceback" not in done.text
 
 

@@ -11,7 +11,7 @@ def test_it(server, ask, prompt):
 
 OTHERS = """
 class Others:
-    "Another reporter, of the run as a whole: in a worker nobody writes reports."
+    "A second reporter, of the whole run: a worker writes no reports."
     def pytest_runtest_logreport(self, report):
         if not any("host_rss" in str(pair) for pair in report.user_properties if not pair[0].endswith("boot")):
             with open("others", "a") as out:

@@ -85,8 +85,8 @@ def test_workers_share_a_running_server(run, running):
 
 
 def test_a_running_server_that_is_not_what_the_deployment_says_is_refused(run, running, pytester):
-    said = 'name = "mine"\ntitle = "t"\nbackend = "vllm"\nmax_model_len = 4096\n[model]\nname = "miniature"\n'
-    (pytester.path / "mine.toml").write_text(said)
+    message = 'name = "mine"\ntitle = "t"\nbackend = "vllm"\nmax_model_len = 4096\n[model]\nname = "miniature"\n'
+    (pytester.path / "mine.toml").write_text(message)
     done = run("--backend=vllm", f"--longctx-launcher=url:{running}", "--longctx-deployment=mine.toml", "-m", "smoke")
     assert "serves max_model_len 65,536; the deployment mine says 4,096" in done.text
     assert done.outcome.parseoutcomes()["errors"] == 2
@@ -122,8 +122,8 @@ def test_a_stranger_at_the_url_judges_nothing(run, pytester, status, body):
         def log_message(self, *args):
             pass
 
-    said = 'name = "mine"\ntitle = "t"\nbackend = "openai"\n[model]\nname = "m"\n[timeouts]\nboot_s = 0.7\n'
-    (pytester.path / "mine.toml").write_text(said)
+    message = 'name = "mine"\ntitle = "t"\nbackend = "openai"\n[model]\nname = "m"\n[timeouts]\nboot_s = 0.7\n'
+    (pytester.path / "mine.toml").write_text(message)
     with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         where = f"--longctx-launcher=url:http://127.0.0.1:{server.server_port}"

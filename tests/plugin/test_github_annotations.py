@@ -34,11 +34,11 @@ def red(run, faulty, pytester):
 @pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
 def test_a_broken_finding_is_annotated_where_its_test_stands(actions, red, workers):
     done = red("-q", *workers)
-    said = [line for line in done.outcome.stdout.lines if line.startswith("::")]
-    assert len(said) == 1
-    assert re.match(r"::error file=test_own.py,line=\d,title=MN-0001 broken on faulty::ttft_s: 0", said[0])
+    message = [line for line in done.outcome.stdout.lines if line.startswith("::")]
+    assert len(message) == 1
+    assert re.match(r"::error file=test_own.py,line=\d,title=MN-0001 broken on faulty::ttft_s: 0", message[0])
     for word in ("asked    a prompt of 10,000 tokens", "seen     ttft_s", "allowed  ttft_s", "again    pytest "):
-        assert f"%0A  {word}" in said[0]
+        assert f"%0A  {word}" in message[0]
     page = (actions / "summary.md").read_text()
     assert page.startswith("of an earlier step\n### Findings: 1 broken\n")
     assert "| MN-0001 | **broken** | faulty |" in page

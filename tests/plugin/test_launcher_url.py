@@ -53,18 +53,18 @@ def answering():
 
 
 @pytest.mark.parametrize(
-    ("tells", "said"),
+    ("tells", "message"),
     [
         ({"version": "0.12.0"}, "is version 0.12.0; the deployment says >=0.30"),
         ({"root": "org/another"}, "has loaded org/another; the deployment says org/model"),
         ({"most": 10_000}, "does not take a request of 0.5 MB, the size of the longest prompt of this run"),
     ],
 )
-def test_what_would_spoil_a_run_is_an_error_before_it(run, pytester, answering, tells, said):
+def test_what_would_spoil_a_run_is_an_error_before_it(run, pytester, answering, tells, message):
     (pytester.path / "mine.toml").write_text(MINE)
     chosen = ("--backend=vllm", "--longctx-deployment=mine.toml", "-k", "LC-0001 or LC-0004")
     done = run(*chosen, answering(**tells))
-    assert said in done.text
+    assert message in done.text
     assert "Traceback" not in done.text
     assert done.outcome.parseoutcomes() == {
         "errors": 2,

@@ -126,9 +126,9 @@ def test_one_error_for_every_request_is_told_with_the_logs_exception(run, faulty
     done = run("--backend=miniature", faulty("answers-500"), "-k", "LC-0001")
     (row,) = done.results.verdicts
     assert row["verdict"] == "broken"
-    said = "it came up, and answers every request with HTTP 500: 'text'; its log: KeyError: 'text'"
-    assert said in row["why"]
-    assert said in done.text
+    message = "it came up, and answers every request with HTTP 500: 'text'; its log: KeyError: 'text'"
+    assert message in row["why"]
+    assert message in done.text
     assert done.results.boots[0]["seconds"] < 20
 
 

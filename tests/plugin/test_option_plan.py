@@ -81,16 +81,16 @@ def test_a_finding_that_the_physics_contradicts_is_named(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["plan", "--hardware", "8xH999"], "'8xH999' is no hardware"),
         (["plan", "--hardware", "8xH200", "--backend", "vlm"], "unknown backend 'vlm': did you mean 'vllm'?"),
         (["engine", "sglang"], "longctx cannot install the engine of backend 'sglang'"),
     ],
 )
-def test_the_console_says_what_is_wrong_in_one_line(capsys, arguments, said):
+def test_the_console_says_what_is_wrong_in_one_line(capsys, arguments, message):
     assert cli.main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_pytest_prints_the_plan_of_what_was_selected(run):

@@ -63,7 +63,7 @@ def test_a_run_that_was_killed_and_resumed_comes_to_the_same_verdicts(tmp_path):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert '"kind": "footer"' not in path.read_text()
-    said = subprocess.run(
+    message = subprocess.run(
         command("--longctx-resume=results"), check=False, **{**files, "stdout": subprocess.PIPE}
     ).stdout
     resumed = results_file.read(path)
@@ -71,7 +71,7 @@ def test_a_run_that_was_killed_and_resumed_comes_to_the_same_verdicts(tmp_path):
     assert resumed.footer["verdicts"] == whole.footer["verdicts"]
     carried = [row for row in resumed.verdicts if row["carried"]]
     assert 2 <= len(carried) < len(whole.verdicts)
-    assert f"{len(carried)} of {len(whole.verdicts)} carried over" in said.decode()
+    assert f"{len(carried)} of {len(whole.verdicts)} carried over" in message.decode()
 
 
 @pytest.fixture

@@ -45,11 +45,11 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "said"), UNUSABLE.values(), ids=UNUSABLE)
-def test_what_cannot_work_is_refused_before_anything_starts(run, arguments, said):
+@pytest.mark.parametrize(("arguments", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_what_cannot_work_is_refused_before_anything_starts(run, arguments, message):
     done = run(*arguments)
     assert done.outcome.ret == pytest.ExitCode.USAGE_ERROR
-    assert done.text.count(said) == 1
+    assert done.text.count(message) == 1
     assert "Traceback" not in done.text
     assert "INTERNALERROR" not in done.text
 
@@ -83,13 +83,13 @@ prompt_tokens = 100
 """
 
 
-@pytest.mark.parametrize(("bound", "said"), BAD_TABLES.values(), ids=BAD_TABLES)
-def test_a_wrong_file_is_named_with_its_key(run, pytester, bound, said):
+@pytest.mark.parametrize(("bound", "message"), BAD_TABLES.values(), ids=BAD_TABLES)
+def test_a_wrong_file_is_named_with_its_key(run, pytester, bound, message):
     folder = pytester.mkdir("findings")
     (folder / "XX-0001.toml").write_text(FINDING.format(bound=bound))
     done = run("--backend=miniature", "--longctx-data=.")
     assert done.outcome.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"{folder / 'XX-0001.toml'}: {said}" in done.text
+    assert f"{folder / 'XX-0001.toml'}: {message}" in done.text
     assert "Traceback" not in done.text
 
 
@@ -109,12 +109,12 @@ MARKS = {
 }
 
 
-@pytest.mark.parametrize(("mark", "said"), MARKS.items(), ids=MARKS)
-def test_a_marker_that_says_nothing_is_refused(run, pytester, mark, said):
+@pytest.mark.parametrize(("mark", "message"), MARKS.items(), ids=MARKS)
+def test_a_marker_that_says_nothing_is_refused(run, pytester, mark, message):
     pytester.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it(finding): pass")
     done = run("--backend=miniature", what=str(pytester.path))
     assert done.outcome.ret == pytest.ExitCode.USAGE_ERROR
-    assert said in done.text
+    assert message in done.text
     assert "Traceback" not in done.text
 
 
@@ -180,11 +180,11 @@ BAD_SETUPS = {
 }
 
 
-@pytest.mark.parametrize(("parts", "said"), BAD_SETUPS.values(), ids=BAD_SETUPS)
-def test_a_set_up_that_cannot_be_had_fails_in_few_words(run, pytester, parts, said):
+@pytest.mark.parametrize(("parts", "message"), BAD_SETUPS.values(), ids=BAD_SETUPS)
+def test_a_set_up_that_cannot_be_had_fails_in_few_words(run, pytester, parts, message):
     done = run(f"--backend={parts['backend']}", written(pytester, MINE.format(**parts)), "-m", "smoke")
     assert done.outcome.ret == pytest.ExitCode.TESTS_FAILED
-    assert said in done.text
+    assert message in done.text
     assert done.text.count("(explained at the first test that needed it)") == 1  # smoke has two tests
     assert "Traceback" not in done.text
     assert "pytest_longctx/" not in done.text  # no line of the plugin's own code is shown

@@ -63,9 +63,9 @@ def on_terminal(command, folder, columns=80, **env):
 
 def test_a_long_wait_is_told_on_one_line_that_is_written_over(late, tmp_path):
     written = on_terminal(late, tmp_path)
-    told = re.findall(rb"\r(10,000 tokens to faulty: [^\r\n]*)", written)
-    assert told
-    plain = ESCAPE.sub(b"", told[-1]).decode().rstrip()
+    reported = re.findall(rb"\r(10,000 tokens to faulty: [^\r\n]*)", written)
+    assert reported
+    plain = ESCAPE.sub(b"", reported[-1]).decode().rstrip()
     assert re.fullmatch(r"10,000 tokens to faulty: prefill, 1 running, KV 50.0%, \d\.\d\d s of at most [\d.]+ s", plain)
     assert b"\x1b[31m" in written  # the broken finding is red
     rows = [ESCAPE.sub(b"", line).decode().rstrip("\r") for line in written.split(b"\n")]
@@ -86,9 +86,9 @@ def test_colour_is_only_where_it_is_wanted(late, tmp_path, more, env):
 
 def test_a_narrow_terminal_is_not_filled_with_the_remains_of_a_wait(late, tmp_path):
     written = on_terminal([*late, "-k", "MN-0001"], tmp_path, columns=40)
-    told = [ESCAPE.sub(b"", line).rstrip() for line in re.findall(rb"\r([^\r\n]*: prefill, 1[^\r\n]*)", written)]
-    assert told
-    assert all(len(line) < 40 for line in told)
+    reported = [ESCAPE.sub(b"", line).rstrip() for line in re.findall(rb"\r([^\r\n]*: prefill, 1[^\r\n]*)", written)]
+    assert reported
+    assert all(len(line) < 40 for line in reported)
     assert b"\r" + b" " * 30 in written  # and the progress line is erased
 
 

@@ -73,8 +73,8 @@ def default(field):
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    said = isinstance(value, bool | int | float) or (value and isinstance(value, str | tuple))
-    return f"`{json.dumps(value)}`" if said else ""
+    message = isinstance(value, bool | int | float) or (value and isinstance(value, str | tuple))
+    return f"`{json.dumps(value)}`" if message else ""
 
 
 @pytest.mark.parametrize("heading", TABLES)
@@ -104,9 +104,9 @@ def test_every_word_that_a_key_may_have_is_said(heading):
 @pytest.mark.parametrize("heading", ELSEWHERE)
 def test_the_keys_of_a_launchers_table_are_those_of_its_model(heading):
     named = set(re.findall(r"^\| `(\w+)` \|", section(PLUGIN, heading), re.MULTILINE))
-    said = section(PLUGIN, heading).partition("| key")[0]
+    message = section(PLUGIN, heading).partition("| key")[0]
     assert named <= set(ELSEWHERE[heading].model_fields)
-    assert {name for name in ELSEWHERE[heading].model_fields if f"`{name}`" not in said} == named
+    assert {name for name in ELSEWHERE[heading].model_fields if f"`{name}`" not in message} == named
 
 
 def test_every_model_of_a_toml_file_has_its_table():

@@ -131,7 +131,7 @@ def test_ten_thousand_verdicts_open_within_two_seconds(looked):
 @pytest.mark.parametrize("page", ["full.html", "vllm-0.32.0-cpu.html", "many.html"])
 def test_the_page_is_read_by_keyboard(looked, page):
     for one in looked[page][:3]:
-        assert one["keyboard"] == {"skip": "To the verdicts", "shown": 1, "unfolded": 1}
+        assert one["keyboard"] == {"skip": "Skip to the verdicts", "shown": 1, "unfolded": 1}
 
 
 def test_the_page_reads_without_javascript(looked):

@@ -167,7 +167,7 @@ def test_a_taken_port_is_said(tmp_path, run):
 
 
 @pytest.mark.parametrize(
-    ("hardware", "docker", "said"),
+    ("hardware", "docker", "message"),
     [
         ("1xH200", "", "NVIDIA container toolkit"),
         ("1xH200", 'gpus = ["0"]', "NVIDIA container toolkit"),
@@ -176,12 +176,12 @@ def test_a_taken_port_is_said(tmp_path, run):
         ("cpu", 'devices = ["/dev/no-such-device"]', "the accelerator's driver"),
     ],
 )
-def test_an_accelerator_that_is_not_there_is_said(tmp_path, run, hardware, docker, said):
+def test_an_accelerator_that_is_not_there_is_said(tmp_path, run, hardware, docker, message):
     path = miniature(tmp_path, "accelerated", docker=docker)
     path.write_text(path.read_text().replace('hardware = "cpu"', f'hardware = "{hardware}"'))
     text, code = run(path, FINDING, f"--longctx-hardware={hardware}")
     assert code == 1
-    assert said in text
+    assert message in text
     assert verdicts(tmp_path) == []
 
 
@@ -190,21 +190,21 @@ DIES = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SI
 
 
 @pytest.mark.parametrize(
-    ("first", "outcome", "said"),
+    ("first", "outcome", "message"),
     [
         (EATS, "runs out of memory", "the container's state: OOMKilled"),
         (DIES, "dies", "the container's state: not OOMKilled"),
     ],
     ids=["memory limit", "crash"],
 )
-def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, first, outcome, said):
+def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, first, outcome, message):
     from tests.external.docker.conftest import interpreter
 
     python, _ = interpreter(sys.executable)
     more = f"memory_gib = 0.125\nentrypoint = {json.dumps([python, *first[1:]])}"
     text, code = run(miniature(tmp_path, "limited", docker=more), FINDING)
     assert code == 1
-    assert said in text
+    assert message in text
     assert f"outcome: {outcome}, wanted serves" in text
     assert verdicts(tmp_path) == ["broken"]
 
@@ -239,7 +239,7 @@ def test_a_container_that_is_killed_mid_prefill_breaks_the_finding(tmp_path, run
 
 def test_the_engines_permission_is_asked_for(tmp_path):
     if os.geteuid() != 0:
-        pytest.skip("only root can become somebody who may not")
+        pytest.skip("needs root to switch to a user without rights")
     ask = (
         "import os, docker, docker.errors, docker.types\n"
         "from pytest_longctx.launchers.docker import SOCKET, connect\n"

@@ -126,10 +126,10 @@ def test_memory_that_is_not_back_is_said_with_its_holder(source, one):
                 time.sleep(3)
         finally:
             late.kill()
-    said = [row["said"] for row in rows if "said" in row]
-    print("\n", len(rows), rows[-2], *said, sep="\n")
-    assert len(said) == 1
-    assert said[0].startswith("big has stopped, and its memory is not back: device 0: ")
+    message = [row["said"] for row in rows if "said" in row]
+    print("\n", len(rows), rows[-2], *message, sep="\n")
+    assert len(message) == 1
+    assert message[0].startswith("big has stopped, and its memory is not back: device 0: ")
     assert max(row["figures"]["device_memory_gib"][0] for row in rows if row["figures"]) > 3
     assert until_free(source) == []
 

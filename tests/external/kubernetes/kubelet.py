@@ -225,12 +225,14 @@ def forward(asked, port):
     Forward a port over a web socket: each message starts with a channel number, the first message of a channel contains its
     port.
     """
-    told = hashlib.sha1((asked.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
+    reported = hashlib.sha1(
+        (asked.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()
+    ).digest()
     asked.send_response(101)
     for name, value in (
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
-        ("Sec-WebSocket-Accept", base64.b64encode(told).decode()),
+        ("Sec-WebSocket-Accept", base64.b64encode(reported).decode()),
         ("Sec-WebSocket-Protocol", "v4.channel.k8s.io"),
     ):
         asked.send_header(name, value)

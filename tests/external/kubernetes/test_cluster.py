@@ -57,7 +57,7 @@ def verdicts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"image": "longctx/backoff:1"}, "ImagePullBackOff: Back-off pulling image"),
         ({"table": 'node_selector = { gpu = "h200" }', "boot_s": 3}, "has not started after 3 s: waiting for a node"),
@@ -65,10 +65,10 @@ def verdicts(tmp_path):
     ],
     ids=["image", "node", "refused"],
 )
-def test_what_the_cluster_will_not_run_is_nobodys_finding(tmp_path, run, changes, said):
+def test_what_the_cluster_will_not_run_is_nobodys_finding(tmp_path, run, changes, message):
     text, code = run(miniature(tmp_path, "refused", **changes), FINDING)
     assert code == 1
-    assert said in text
+    assert message in text
     assert "  try  " in text
     assert "Traceback" not in text
     assert verdicts(tmp_path) == []
@@ -94,8 +94,8 @@ def test_the_documented_role_is_enough(tmp_path, run, world):
         "subjects": [{"apiGroup": group, "kind": "User", "name": "member"}],
     }
     for plural, made in (("roles", role), ("rolebindings", binding)):
-        status, said = world.api.call("POST", f"{where}/{plural}", made)
-        assert status == 201, said
+        status, message = world.api.call("POST", f"{where}/{plural}", made)
+        assert status == 201, message
     text, code = run(miniature(tmp_path, "allowed"), FINDING, KUBECONFIG=world.plane.member)
     assert code == 0, text
     assert verdicts(tmp_path) == ["holds"]
@@ -114,18 +114,18 @@ DIES = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SI
 
 
 @pytest.mark.parametrize(
-    ("image", "outcome", "said"),
+    ("image", "outcome", "message"),
     [
         ("longctx/oom:1", "runs out of memory", "the container's state: OOMKilled"),
         ("longctx/base:1", "dies", "the container's state: not OOMKilled"),
     ],
     ids=["memory limit", "crash"],
 )
-def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, image, outcome, said):
+def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, image, outcome, message):
     path = miniature(tmp_path, "limited", image=image, docker=f"entrypoint = {json.dumps(DIES)}")
     text, code = run(path, FINDING)
     assert code == 1
-    assert said in text
+    assert message in text
     assert f"outcome: {outcome}, wanted serves" in text
     assert verdicts(tmp_path) == ["broken"]
 
@@ -169,14 +169,14 @@ STUCK = 'fault = "never-schedules"'
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("evicted", "Evicted: The node was low on resource: memory."),
         ("probe", "Unhealthy: Container engine failed liveness probe, will be restarted"),
         ("deleted", "somebody else"),
     ],
 )
-def test_what_the_cluster_ends_is_nobodys_finding(tmp_path, world, how, said):
+def test_what_the_cluster_ends_is_nobodys_finding(tmp_path, world, how, message):
     path = miniature(tmp_path, "ended", flags=STUCK)
     path.write_text(path.read_text().replace("admission_s = 2", "admission_s = 20"))
     with held(tmp_path, world, path, FINDING) as pytest_:
@@ -193,7 +193,7 @@ def test_what_the_cluster_ends_is_nobodys_finding(tmp_path, world, how, said):
             world.api.call("DELETE", path_of("Pod", "default", pod["metadata"]["name"]))
         text = pytest_.stdout.read()
         assert pytest_.wait(timeout=60) == 1
-    assert said in text
+    assert message in text
     assert verdicts(tmp_path) == []
 
 

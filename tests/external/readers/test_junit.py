@@ -115,11 +115,11 @@ def test_two_readers_find_every_verdict_and_figure(written, junit2json):
         strays = [key for key, value in its.items() if other[name][key] not in (value, _number(value))]
         assert strays == []
     for row in results.verdicts:
-        told = one[row["test"].partition("::")[2]]
-        assert told[f"longctx.{row['finding']}.verdict"] == row["verdict"]
+        reported = one[row["test"].partition("::")[2]]
+        assert reported[f"longctx.{row['finding']}.verdict"] == row["verdict"]
         for name, value in row["measured"].items():
-            assert float(told[f"longctx.{row['finding']}.{name}"]) == value
-        assert (told.get("longctx.server.deployment") or "") == row["server"].get("deployment", "")
+            assert float(reported[f"longctx.{row['finding']}.{name}"]) == value
+        assert (reported.get("longctx.server.deployment") or "") == row["server"].get("deployment", "")
 
 
 def _number(text):

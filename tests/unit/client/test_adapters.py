@@ -201,17 +201,17 @@ def _answering(monkeypatch):
 
 @pytest.mark.usefixtures("_answering")
 @pytest.mark.parametrize(
-    ("tool", "said"),
+    ("tool", "message"),
     [
         (Script("raise ValueError('no such dataset')"), "script: ValueError: no such dataset; see "),
         (Script("import time; print('still here'); time.sleep(60)", limit_s=1.0), "script: not done within 1 s; see "),
         (Script("", tokens=200), "script: its prompts had 200.0 tokens on average, 256 were asked for"),
     ],
 )
-def test_a_tool_that_measures_nothing_says_why_and_is_no_evidence(tool, said, tmp_path):
+def test_a_tool_that_measures_nothing_says_why_and_is_no_evidence(tool, message, tmp_path):
     seen = observe(runner.run_load(tool, errand(tmp_path / "t")))
     assert (seen.outcome, seen.metrics) == (None, {})
-    assert seen.said.startswith(said)
+    assert seen.said.startswith(message)
 
 
 def test_a_server_that_is_gone_with_the_tool_is_evidence(tmp_path):

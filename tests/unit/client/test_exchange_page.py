@@ -53,15 +53,15 @@ def test_a_name_with_a_unit_has_that_unit(name):
 
 
 def test_every_ending_has_its_row_and_outcome():
-    told = {ending: cells[-1] for ending, cells in rows("Endings").items()}
-    assert told == {ending: outcome or "none" for ending, outcome in ENDING_OUTCOMES.items()}
-    assert set(told) == set(get_args(Ending))
+    reported = {ending: cells[-1] for ending, cells in rows("Endings").items()}
+    assert reported == {ending: outcome or "none" for ending, outcome in ENDING_OUTCOMES.items()}
+    assert set(reported) == set(get_args(Ending))
 
 
 def test_the_refusal_that_is_shown_is_what_is_printed():
     """Except for the duration and the name of the run."""
     (shown,) = re.findall(r"```text\n(.*?)```", PAGE[ASKING:], re.DOTALL)
-    said = "This model's maximum context length is 8192 tokens. However, your prompt contains 10000 input tokens and 32 output tokens were requested."
+    message = "This model's maximum context length is 8192 tokens. However, your prompt contains 10000 input tokens and 32 output tokens were requested."
     exchange = factories.exchange(
         sent_tokens=10_000,
         asked_tokens=32,
@@ -69,9 +69,9 @@ def test_the_refusal_that_is_shown_is_what_is_printed():
         arrivals_s=(),
         ended_s=50.01,
         usage=Usage(),
-        refusal=Refusal(400, said),
+        refusal=Refusal(400, message),
     )
     (again,) = re.findall(r"again    (.*)", shown)
-    seen = Observation("refuses", phase="request", signature="prompt-too-long", kind="over-length", said=said)
+    seen = Observation("refuses", phase="request", signature="prompt-too-long", kind="over-length", said=message)
     printed = exchange_text(exchange, seen, Setting("served", again=again), limit=8192)
     assert [line for line in shown.splitlines() if not line.startswith("  at ")] == printed.splitlines()

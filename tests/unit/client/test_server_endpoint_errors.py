@@ -64,12 +64,12 @@ def judged(status: int, text: str, how: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", NO)
 def test_an_answer_that_is_none_says_what_was_asked_and_answered_and_what_to_do(name):
     status, text, how, words = NO[name]
-    said = str(judged(status, text, how))
-    assert said.startswith("the question could not be asked: ")
-    assert words in said
-    assert "\n  asked    POST /v1/completions\n" in said
-    assert f"\n  answered HTTP {status}" in said
-    assert "\n  try      " in said
+    message = str(judged(status, text, how))
+    assert message.startswith("the question could not be asked: ")
+    assert words in message
+    assert "\n  asked    POST /v1/completions\n" in message
+    assert f"\n  answered HTTP {status}" in message
+    assert "\n  try      " in message
 
 
 @pytest.mark.parametrize("name", MAY_BE)

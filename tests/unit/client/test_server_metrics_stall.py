@@ -173,7 +173,7 @@ def test_of_a_log_that_is_there_only_what_comes_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         (
             {"elapsed_s": 510, "prompt_tokens": 220_000, "read_tokens": 133_620.0},
@@ -186,6 +186,6 @@ def test_of_a_log_that_is_there_only_what_comes_counts(tmp_path):
         ({"elapsed_s": 510}, "too slow here: still at work, something moved 0.50 s before the end; budget 8 min 30 s"),
     ],
 )
-def test_it_is_said_how_slow_it_is_and_what_it_would_take(how, said):
+def test_it_is_said_how_slow_it_is_and_what_it_would_take(how, message):
     given = {"budget_s": 510, "silent_s": 0.5, "prompt_tokens": 1, "output_tokens": 400, **how}
-    assert str(Pace(**given)).startswith(said)
+    assert str(Pace(**given)).startswith(message)

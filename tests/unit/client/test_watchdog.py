@@ -126,8 +126,8 @@ WELL: dict[str, tuple[Backend, Scene]] = {
 
 @pytest.mark.parametrize("name", WELL)
 def test_ten_minutes_without_a_sign_are_no_alarm(name):
-    backend, said = WELL[name]
-    replay = Replay(said, backend)
+    backend, message = WELL[name]
+    replay = Replay(message, backend)
     with pytest.raises(TimeIsUp):
         replay.watch()
 

@@ -48,10 +48,10 @@ def test_a_secret_on_a_command_line_is_not_shown():
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        said = monitor.command(other.pid)
+        message = monitor.command(other.pid)
         other.communicate(b"\n")
-    assert "--token" in said
-    assert secret not in said
+    assert "--token" in message
+    assert secret not in message
 
 
 def test_a_boot_is_refused_with_what_was_found_and_what_to_do():

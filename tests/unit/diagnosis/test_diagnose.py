@@ -199,10 +199,10 @@ def test_what_cannot_be_read_is_said_to_be_unread():
     assert "counted no" in diagnose(of("vllm", ""), Evidence(137, memory_kills=())).evidence[-1]
 
 
-@pytest.mark.parametrize(("kills", "said"), [(None, True), ((), False)])
-def test_host_memory_is_only_suspected_where_nobody_could_look(kills, said):
+@pytest.mark.parametrize(("kills", "message"), [(None, True), ((), False)])
+def test_host_memory_is_only_suspected_where_nobody_could_look(kills, message):
     found = diagnose(of("vllm", ""), Evidence(137, memory_kills=kills))
-    assert ("or by the kernel for want of host memory" in found.cause) is said
+    assert ("or by the kernel for want of host memory" in found.cause) is message
 
 
 NOTICE = f"{BENIGN[2][1]}\n"
@@ -397,15 +397,15 @@ KeyError: 'text'
 
 
 @pytest.mark.parametrize(
-    ("log", "said"),
+    ("log", "message"),
     [
         (FAILED_REQUEST, "it came up, and answers every request with HTTP 500: 'text'; its log: KeyError: 'text'"),
         ("", "it came up, and answers every request with HTTP 500: 'text'"),
     ],
 )
-def test_one_error_for_every_request_is_said_with_the_logs_exception(log, said):
+def test_one_error_for_every_request_is_said_with_the_logs_exception(log, message):
     found = diagnose(read([log.encode()], load(BACKENDS["sglang"])().catalogue), Evidence(status=500, refusal="'text'"))
-    assert (found.kind, found.outcome, found.phase, found.cause) == ("server-error", "fails", "request", said)
+    assert (found.kind, found.outcome, found.phase, found.cause) == ("server-error", "fails", "request", message)
 
 
 def test_a_boot_that_was_at_work_is_no_hang_and_one_that_stalled_says_for_how_long():

@@ -157,14 +157,14 @@ def test_each_wording_is_that_failure(name, signature, line):
     assert reading.failure.signature.id == signature
 
 
-@pytest.mark.parametrize(("name", "line", "told"), TOLD)
-def test_each_line_of_a_boot_is_read(name, line, told):
+@pytest.mark.parametrize(("name", "line", "reported"), TOLD)
+def test_each_line_of_a_boot_is_read(name, line, reported):
     reading = LogReader(CATALOGUES[name])
     reading.feed(line)
-    if isinstance(told, str):
-        assert reading.phase == told
+    if isinstance(reported, str):
+        assert reading.phase == reported
     else:
-        assert {**reading.figures, **reading.words} == told
+        assert {**reading.figures, **reading.words} == reported
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -29,14 +29,14 @@ def test_only_an_expected_failure_has_a_cure_or_a_reason_why_not(changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [({"cure": "TT-0002"}, "Cure: TT-0002."), ({"no_cure": "it is too old"}, "No cure: it is too old.")],
 )
-def test_the_page_of_a_document_names_the_cure(changes, said):
+def test_the_page_of_a_document_names_the_cure(changes, message):
     (page,) = (
         text for name, text in pages.pages([factories.finding(**FAILS, **changes)]).items() if name != "README.md"
     )
-    assert f"**TT-0001**. {said}" in page
+    assert f"**TT-0001**. {message}" in page
 
 
 FINDINGS = load_all((paths.suites() / "findings",))

@@ -283,8 +283,8 @@ def test_a_line_says_what_was_wanted(content, wanted):
 
 
 def test_the_reason_quotes_the_server_in_one_short_line():
-    said = "first line\n" + "x" * 500
-    verdict = judge(factories.finding(), seen("dies", said=said))
+    message = "first line\n" + "x" * 500
+    verdict = judge(factories.finding(), seen("dies", said=message))
     assert verdict.why.startswith('outcome: dies, wanted serves ("first line xxx')
     assert verdict.why.endswith('...")')
     assert len(verdict.why) < 220
@@ -370,10 +370,10 @@ def test_what_was_to_be_served_and_failed_is_no_documented_failure():
 
 
 @pytest.mark.parametrize(
-    ("busy", "ttft_s", "said"),
+    ("busy", "ttft_s", "message"),
     [(0.47, 107.5, True), (0.95, 61.5, False), (0.75, 61.5, False), (0.47, 9.9, False), (None, 61.5, False)],
 )
-def test_devices_that_waited_are_spoken_of_whatever_the_word(busy, ttft_s, said):
+def test_devices_that_waited_are_spoken_of_whatever_the_word(busy, ttft_s, message):
     observation = seen(metrics={"ttft_s": ttft_s, "device_busy_share": busy})
     verdict = judge(factories.finding(), observation, remark="and more")
-    assert (verdict.word, "only 47% of the time" in verdict.why, "and more" in verdict.why) == ("holds", said, True)
+    assert (verdict.word, "only 47% of the time" in verdict.why, "and more" in verdict.why) == ("holds", message, True)

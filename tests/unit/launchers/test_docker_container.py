@@ -97,9 +97,9 @@ def test_no_gpu_is_asked_for_on_a_cpu_and_no_port_on_the_hosts_network():
 )
 def test_what_the_engine_is_asked_for(changes, request_):
     types = pytest.importorskip("docker.types")
-    told = planned(**changes).keywords(types)
-    assert told["device_requests"] == [request_]
-    assert told["ports"] == {"8123/tcp": ("127.0.0.1", 8123)}
+    reported = planned(**changes).keywords(types)
+    assert reported["device_requests"] == [request_]
+    assert reported["ports"] == {"8123/tcp": ("127.0.0.1", 8123)}
 
 
 def test_amd_needs_its_devices_its_group_and_the_hosts_ipc(monkeypatch, tmp_path):
@@ -114,9 +114,9 @@ def test_amd_needs_its_devices_its_group_and_the_hosts_ipc(monkeypatch, tmp_path
     assert run.gpus == 0
     assert "--ipc host" in run.line()
     assert "--shm-size" not in run.line()
-    told = run.keywords(None)
-    assert told["shm_size"] is None
-    assert told["devices"] == ["/dev/null:/dev/null:rwm", "/dev/zero:/dev/zero:rwm"]
+    reported = run.keywords(None)
+    assert reported["shm_size"] is None
+    assert reported["devices"] == ["/dev/null:/dev/null:rwm", "/dev/zero:/dev/zero:rwm"]
 
 
 def test_a_deployment_without_an_image_is_said():

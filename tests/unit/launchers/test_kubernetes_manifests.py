@@ -50,8 +50,8 @@ def shipped():
 
 def of_shipped(owner=None):
     for backend, each in shipped():
-        told = each.model.id or f"/models/{each.model.name}"
-        yield backend, each, manifests.render(backend, each, told, owner)
+        reported = each.model.id or f"/models/{each.model.name}"
+        yield backend, each, manifests.render(backend, each, reported, owner)
 
 
 def as_pods(manifest):
@@ -96,8 +96,8 @@ def test_what_is_shipped_has_none_of_the_documented_mistakes():
     for backend, each, objects in of_shipped():
         for made in as_pods(objects[0]):
             start = of_pod(json.dumps(made), each.timeouts.usual_boot_s)
-            said = [name for name, _ in lint.lint(replace(start, engine=backend.package, version=each.version))]
-            assert said == factories.MISTAKEN.get(each.name, []), each.name
+            message = [name for name, _ in lint.lint(replace(start, engine=backend.package, version=each.version))]
+            assert message == factories.MISTAKEN.get(each.name, []), each.name
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,15 @@ def test_hardware_becomes_devices_of_nodes(hardware, nodes, resource):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"image": None}, "names no container image"),
         ({"hardware": "9xH200"}, "cannot share evenly"),
         ({"hardware": "16xH200"}, "spreads itself by Ray"),
     ],
 )
-def test_what_cannot_be_rendered_is_said(changes, said):
-    with pytest.raises(LaunchError, match=said):
+def test_what_cannot_be_rendered_is_said(changes, message):
+    with pytest.raises(LaunchError, match=message):
         rendered(**changes)
     with pytest.raises(LaunchError, match="host_flag"):
         rendered(backend=OpenAI)

@@ -39,7 +39,7 @@ def over(code, reason="Error"):
 
 
 @pytest.mark.parametrize(
-    ("one", "events", "waited_s", "said"),
+    ("one", "events", "waited_s", "message"),
     [
         (pod(waiting("ImagePullBackOff", "Back-off pulling image")), [], 1, "ImagePullBackOff: Back-off pulling image"),
         (pod(waiting("ErrImagePull", "not found")), [], 1, ""),  # the kubelet retries
@@ -88,11 +88,11 @@ def over(code, reason="Error"):
         (pod(over(1), "Failed"), [], 1, ""),
     ],
 )
-def test_trouble_that_no_engine_is_to_blame_for(one, events, waited_s, said):
+def test_trouble_that_no_engine_is_to_blame_for(one, events, waited_s, message):
     seen = look([one], events, waited_s)
-    assert seen.trouble.startswith(said)
-    assert bool(seen.trouble) is bool(said)
-    assert bool(seen.remedy) is bool(said)
+    assert seen.trouble.startswith(message)
+    assert bool(seen.trouble) is bool(message)
+    assert bool(seen.remedy) is bool(message)
 
 
 @pytest.mark.parametrize(

@@ -196,8 +196,8 @@ def shipped():
 @pytest.mark.parametrize("one", shipped(), ids=lambda one: one.name)
 def test_what_is_shipped_is_sound(one):
     backend: Backend = load(BACKENDS[one.backend])()
-    said = [name for name, _ in launchers_lint.lint(of_deployment(one, backend.package))]
-    assert said == factories.MISTAKEN.get(one.name, [])
+    message = [name for name, _ in launchers_lint.lint(of_deployment(one, backend.package))]
+    assert message == factories.MISTAKEN.get(one.name, [])
 
 
 def test_a_start_without_a_command_is_no_trouble():

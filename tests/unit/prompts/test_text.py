@@ -187,8 +187,8 @@ def test_the_sentences_are_the_same_anywhere_and_do_not_repeat():
     assert one == "".join(islice(corpus.endless(4), 3))
     assert one != "".join(islice(corpus.endless(5), 3))
     assert one.startswith(next(corpus.endless(4)))
-    said = one.split(". ")
-    assert len(set(said)) == len(said)
+    message = one.split(". ")
+    assert len(set(message)) == len(message)
     assert not any(letter.isdigit() for letter in one)
 
 

@@ -115,8 +115,8 @@ SUITE = "context_length/test_length_is_served.py"
 )
 def test_the_command_to_repeat_can_be_typed_in_any_folder(root, test, chosen):
     header = {"options": ["--backend=vllm", "--longctx-data=/a b/ours"], "root": root, "seed": 7}
-    said = html.again(header, {"test": test, "server": {}})
-    assert said == f"pytest {chosen} --backend=vllm '--longctx-data=/a b/ours' --longctx-seed=7"
+    message = html.again(header, {"test": test, "server": {}})
+    assert message == f"pytest {chosen} --backend=vllm '--longctx-data=/a b/ours' --longctx-seed=7"
 
 
 def test_a_boot_that_fails_as_documented_is_no_failure():
