@@ -74,7 +74,7 @@ def _page(title: str, its: list[Finding]) -> Iterator[str]:
         if not of_status:
             continue
         yield f"## {status.capitalize()}: {meaning}\n"
-        yield "| finding | what is so | where it holds | bounds |"
+        yield "| finding | statement | scope | bounds |"
         yield "| --- | --- | --- | --- |"
         yield from (_row(finding) for finding in of_status)
         yield ""
@@ -264,11 +264,11 @@ def commands_page(commands: Iterable[Command], known: Mapping[str, tuple[Backend
     """
     lines = [
         "# Published commands and rendered commands\n",
-        "Written by `longctx commands`. Each deployment renders its own command line; every difference from what was published",
-        "has its reason here. Left out of each comparison: "
+        "Written by `longctx commands`. Each deployment renders its own command line; every difference from the published",
+        "command is listed with its reason. Flags left out of each comparison: "
         + ", ".join(f"`--{name}`" for name in sorted(_EACH_RUN))
-        + ". A server of a",
-        "run listens on loopback, at a free port, and counts what it does.\n",
+        + ". In a",
+        "run, a server listens on loopback at a free port and reports its counters.\n",
     ]
     for command in commands:
         if command.deployment not in known:

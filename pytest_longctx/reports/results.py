@@ -227,7 +227,7 @@ def _check_shards(parts: Mapping[str, Results]) -> None:
     if lacking := [shard for shard in wanted if shard not in there]:
         raise ResultsError(f"shards are missing: {', '.join(lacking)}; found {', '.join(sorted(there))}")
     if len(shards) < len(parts):
-        raise ResultsError(f"no shard: {', '.join(name for name in parts if name not in shards)}")
+        raise ResultsError(f"these files are no shards: {', '.join(name for name in parts if name not in shards)}")
 
 
 def _check_cases(parts: Mapping[str, Results]) -> None:

@@ -97,7 +97,7 @@ def test_merged_shards_read_like_one_run(tmp_path):
     ("parts", "complaint"),
     [
         ((part("1/3"), part("3/3")), "shards are missing: 2/3"),
-        ((part("1/2"), part("2/2", split="bb")), "were not split alike"),
+        ((part("1/2"), part("2/2", split="bb")), "come from different splits"),
         ((part("1/2"), part("2/2", hardware="8xH200")), "hardware differs: 'cpu' and '8xH200'"),
         ((part("1/2"), part("2/2", conditions={"longctx": "9"})), "conditions differs"),
         ((part("1/2", factories.verdict()), part("2/2", factories.verdict())), "both hold TT-0001"),
