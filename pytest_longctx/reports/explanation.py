@@ -63,7 +63,7 @@ _LAWS: Mapping[str, str] = {
     "ledger_gap_tokens": "run the test while no other client uses the server: their requests change the same counters",
     "ttft_gap_s": "repeat the run on an idle machine; if the result stays, look for buffering of the stream, as in a proxy",
     "cached_share": "reset_cache(), a new --longctx-seed, or prefix caching off: a cold prompt was answered from the cache",
-    "peak_share": "the deployment's hardware and model: a prefill above the peak of the devices means that the server read less than the prompt",
+    "peak_share": "the deployment's hardware and model: a prefill above the peak means that less than the prompt was read",
 }
 """Where to look, by the measure of a law's line."""
 _WARM = "whether prefix caching is on: the second time, the prompt was not answered from the cache"
