@@ -138,7 +138,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         # an evaluation scored by lm-eval
         "accuracy_strict": Measure("", "share of questions with a correct answer in the requested format"),
         "accuracy_strict_stderr": Measure("", "standard error of accuracy_strict, of the sample of questions"),
-        "accuracy_flexible": Measure("", "share of questions whose answer ends with the correct number"),
+        "accuracy_flexible": Measure("", "share of questions in whose answer the last number is correct"),
         "accuracy_flexible_stderr": Measure("", "standard error of accuracy_flexible, of the sample of questions"),
         # a boot
         "boot_s": Measure("s", "from the start of the process to the first generated token"),
