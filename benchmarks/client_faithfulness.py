@@ -1,12 +1,12 @@
 """
-How far a client's time to first token can be trusted: ours and its peers' against a server that writes down the truth.
+Accuracy of the time to first token of this client and of other clients, measured against a server that records the truth.
 
     python benchmarks/client_faithfulness.py --peer vllm-bench=PYTHON --peer guidellm=PYTHON --peer aiperf=PYTHON --json FILE
 
-The error of a request is what its client says less what the server did, from the first byte it read to the first content it
-wrote, without the sign. Each client is a process of its own against a server of its own; all take turns, in three rounds.
-Prints a Markdown table, each figure the median of the rounds, and fails where a bar is missed. A peer may report fewer requests
-than it sent (GuideLLM once: 499 of 500); ours may not. Takes ten minutes.
+The error of a request is the absolute difference between the client's value and the server's, from the first byte read to the
+first content written. Each client runs in a separate process against a separate server; all take turns, in three rounds. The
+script prints a Markdown table with the median of the rounds, and fails if a limit is exceeded. A peer can report fewer requests
+than it sent (GuideLLM once: 499 of 500); this client must report all. The run takes ten minutes.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Scene:
-    """What is asked, and how the server answers."""
+    """A request pattern, and the behaviour of the server."""
 
     name: str
     ask: Ask
@@ -51,7 +51,7 @@ def _asked(prompt_tokens: int, requests: int, concurrency: int, output_tokens: i
 
 SCENES = (
     Scene("one at a time", _asked(128, 300, 1, 16), ("--first-s=0.01", "--gap-s=0.004")),
-    # The pieces of all streams leave at the same moments, as an engine's steps end.
+    # The pieces of all streams leave at the same moments, as at the end of an engine's steps.
     Scene("fifty at once", _asked(128, 500, 50, 64), ("--first-s=0.3", "--step-s=0.05")),
     Scene("a million tokens", _asked(MILLION, 3, 1, 16), ("--first-s=1",), peers=False),
     Scene("ten million tokens", _asked(10 * MILLION, 3, 1, 16), ("--first-s=2",), peers=False),
@@ -64,11 +64,11 @@ BARS = (
     ("ten million tokens", "worst_share", 0.01),
     ("ten million tokens, after the upload", "worst_share", 0.01),
 )
-"""What our own client must keep to: milliseconds, or shares of the truth."""
+"""Limits for this package's client, in milliseconds or as shares of the true value."""
 
 
 def measure(scene: Scene, client: str, python: str, tokenizer: Path) -> dict[str, dict[str, float]]:
-    """One client in one scene: its errors by what they are about."""
+    """Run one client in one scene. Returns its errors by figure."""
     with tempfile.TemporaryDirectory() as name:
         log = Path(name) / "truth.jsonl"
         with _truth(scene, log, tokenizer) as server:
@@ -90,10 +90,10 @@ def _errors(
 ) -> dict[str, dict[str, float]]:
     truth = {str(row["number"]): row for row in rows} | {row["named"]: row for row in rows if row["named"]}
     pairs = [(claim, truth[claim.which]) for claim in claims]
-    told = len({row["number"] for _, row in pairs})
-    if told != len(pairs) or told > scene.ask.requests or (whole and told < scene.ask.requests):
+    matched = len({row["number"] for _, row in pairs})
+    if matched != len(pairs) or matched > scene.ask.requests or (whole and matched < scene.ask.requests):
         raise SystemExit(
-            f"{scene.name}: {told} of {len(pairs)} requests could be told apart, {scene.ask.requests} were asked for"
+            f"{scene.name}: {matched} of {len(pairs)} requests have distinct numbers, {scene.ask.requests} were requested"
         )
     _check_counts(pairs)
     firsts = [(claim.ttft_s, row["wrote_s"] - row["first_byte_s"]) for claim, row in pairs]
@@ -114,18 +114,18 @@ def _check_counts(pairs: list[tuple[clients.Claim, dict[str, Any]]]) -> None:
 
 
 def _summary(pairs: list[tuple[float, float]]) -> dict[str, float]:
-    errors_ms = sorted(abs(said - true) * 1000 for said, true in pairs)
+    errors_ms = sorted(abs(reported - true) * 1000 for reported, true in pairs)
     return {
         "requests": len(pairs),
         "p50_ms": percentile(errors_ms, 50),
         "p99_ms": percentile(errors_ms, 99),
         "worst_ms": errors_ms[-1],
-        "worst_share": max(abs(said - true) / true for said, true in pairs),
+        "worst_share": max(abs(reported - true) / true for reported, true in pairs),
     }
 
 
 def rounds(count: int, peers: dict[str, str], tokenizer: Path) -> list[dict[str, Any]]:
-    """Every client in every scene, *count* times over."""
+    """Run every client in every scene, *count* times."""
     found = []
     for i in range(count):
         for scene in SCENES:
@@ -138,7 +138,7 @@ def rounds(count: int, peers: dict[str, str], tokenizer: Path) -> list[dict[str,
 
 
 def costs(tokenizer: Path) -> dict[str, dict[str, float]]:
-    """What one of our requests takes, by scene; of fifty at once it is that of one at a time."""
+    """Return the cost of one request by scene. For fifty concurrent requests it is the cost of a single one."""
     found = {}
     for scene in SCENES:
         if scene.ask.concurrency == 1:
@@ -151,7 +151,7 @@ FIGURES = ("p50_ms", "p99_ms", "worst_ms", "worst_share")
 
 
 def table(found: list[dict[str, Any]], cost: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """Print a row for each client and scene, and return them."""
+    """Print a row for each client and scene, and return the rows."""
     print(
         "| scene | client | requests | median ms | p99 ms | worst ms | worst share | median, p99 by ours | CPU ms | peak MB |"
     )
@@ -176,7 +176,7 @@ def table(found: list[dict[str, Any]], cost: dict[str, dict[str, float]]) -> lis
 
 
 def missed(rows: list[dict[str, Any]]) -> list[str]:
-    """The bars that our client did not keep to, as sentences."""
+    """Return the limits that this client exceeded, as sentences."""
     own = {row["scene"]: row for row in rows if row["client"] == clients.OURS}
     return [
         f"missed: {scene}: {figure} {own[scene][figure]:.4g}, the bar is {bar}"
@@ -186,7 +186,7 @@ def missed(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> int:
-    """Measure, print, write, and fail where a bar is missed."""
+    """Measure, print and store the results, and fail if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=", ".join(clients.PEERS))
     parser.add_argument("--rounds", type=int, default=3)

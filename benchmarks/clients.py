@@ -1,4 +1,4 @@
-"""The clients that are held against the truth, each in a process of its own: what each says, and of which request."""
+"""Clients under comparison, each in a separate process, and what each reports about which request."""
 
 import json
 import os
@@ -28,14 +28,14 @@ OURS = "pytest-longctx"
 
 @dataclass(frozen=True)
 class Claim:
-    """What a client says of one request: seconds from its start."""
+    """Report of a client about one request; times in seconds from its start."""
 
     which: str
-    """The number the server gave it, or the name the client did."""
+    """Number given by the server, or name given by the client."""
     ttft_s: float
     upload_s: float | None = None
     counts: tuple[int | None, int | None, int] | None = None
-    """Prompt and completion tokens, and chunks."""
+    """Prompt tokens, completion tokens and chunks."""
 
 
 def _vllm_bench(folder: Path) -> list[str]:
@@ -59,7 +59,7 @@ PEERS: dict[str, tuple[LoadTool, Callable[[Path], list[str]]]] = {
     "guidellm": (GuideLLM(), _guidellm),
     "aiperf": (AIPerf(), _aiperf),
 }
-"""Each with what tells which of its requests is which, in the order in which its adapter reads them."""
+"""Peers by name, each with the identifier of its requests, in the order in which its adapter reads them."""
 
 
 def _number(text: str) -> str:
@@ -68,12 +68,12 @@ def _number(text: str) -> str:
 
 
 def peer(name: str, python: str, server: Server, asked: Ask, folder: Path) -> list[Claim]:
-    """What the client *name*, in the interpreter that has it, says of the requests it sent."""
+    """Run the client *name* with its own interpreter and return its report."""
     tool, which = PEERS[name]
     folder.mkdir()
     errand = ToolRun(server, asked, seed=time.time_ns() % 1_000_000, folder=folder)
     environment = {**os.environ, **tool.env(errand)}
-    environment.pop("PYTHONPATH", None)  # it has an environment of its own
+    environment.pop("PYTHONPATH", None)  # each peer has a separate environment
     done = subprocess.run(tool.argv(errand, python), check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{(done.stdout + done.stderr)[-3000:]}")
@@ -84,13 +84,13 @@ def peer(name: str, python: str, server: Server, asked: Ask, folder: Path) -> li
 
 
 def ours(server: Server, asked: Ask) -> list[Claim]:
-    """What this package's client says, in a new process."""
+    """Run this package's client in a new process and return its report."""
     found = _in_a_process("requests", server, asked)
     return [Claim(*row) for row in found]
 
 
 def cost(server: Server, asked: Ask) -> dict[str, float]:
-    """Processor seconds and bytes of one of our requests, in a new process."""
+    """Return the processor seconds and bytes of one request of this client, measured in a new process."""
     return _in_a_process("cost", server, asked)
 
 
@@ -127,7 +127,7 @@ def _requests(server: Server, asked: Ask) -> list[list[Any]]:
 def _cost(server: Server, asked: Ask) -> dict[str, float]:
     factory = PromptFactory(time.time_ns(), "benchmark", (1000, 100_000))
     tokens, answer, requests = asked.prompt_tokens or 1, asked.output_tokens, asked.requests or 1
-    ask(server, factory(tokens), answer)  # what is done once in a process is not the request's
+    ask(server, factory(tokens), answer)  # one-time costs of a process do not count for the request
     prompts = [factory(tokens) for _ in range(requests)]
     before_s = time.process_time()
     for prompt in prompts:
@@ -141,7 +141,7 @@ def _cost(server: Server, asked: Ask) -> dict[str, float]:
 
 
 def main() -> None:
-    """One task of ours, in this process: print what came of it."""
+    """Run one task of this package's client in this process and print its result."""
     from nearby import server_at
 
     task, given = sys.argv[1], json.loads(sys.argv[2])

@@ -1,10 +1,10 @@
 """
-How fast a long log is read for its failures, beside plain reading and ``grep -c`` of one word, on the same file in one run.
+Speed of the log diagnosis, compared with plain reading and with ``grep -c`` of one word on the same file.
 
-Four logs: one that says the same things with other numbers (as servers do), one with an id in hexadecimal in each line, one in
-which no two lines are alike, and one that never comes to serve, whose boot lines are looked for all the way. Also the most
-memory that the reading takes, beside that of a log of one line, and how soon a wait ends after a fatal line, by a miniature that
-says it and hangs. Run it with ``python benchmarks/diagnosis.py [MiB]``.
+There are four logs: lines that differ only in numbers (as in real servers), lines with a hexadecimal id, lines that are all
+different, and a log without a ready line, whose boot lines are searched to the end. The script also measures the peak memory of
+the reading compared with a log of one line, and the time from a fatal line to the end of the wait, using a miniature that logs it
+and hangs. Run it with ``python benchmarks/diagnosis.py [MiB]``.
 """
 
 import base64
@@ -38,7 +38,7 @@ FATAL = "ERROR torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.2
 
 
 def alike() -> Iterator[str]:
-    """Lines that differ in numbers only."""
+    """Yield lines that differ only in numbers."""
     i = 0
     while True:
         i += 1
@@ -46,7 +46,7 @@ def alike() -> Iterator[str]:
 
 
 def unlike(*, hexadecimal: bool = False) -> Iterator[str]:
-    """Lines of which no two are alike, or only but for an id in hexadecimal."""
+    """Yield lines that are all different, or differ only in a hexadecimal id."""
     i = 0
     while True:
         i += 1
@@ -56,7 +56,7 @@ def unlike(*, hexadecimal: bool = False) -> Iterator[str]:
 
 
 def write(path: Path, head: str, lines: Iterator[str], size: int) -> None:
-    """A log of about *size* bytes with one fatal line at its end."""
+    """Write a log of about *size* bytes with one fatal line at its end."""
     with path.open("w", encoding="utf-8") as file:
         file.write(head)
         written = 0
@@ -67,14 +67,14 @@ def write(path: Path, head: str, lines: Iterator[str], size: int) -> None:
 
 
 def chunks(path: Path) -> Iterator[bytes]:
-    """The file in chunks."""
+    """Yield the file in chunks."""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
 
 
 def diagnosed(path: Path) -> LogReader:
-    """The log read as a wait reads it."""
+    """Read the log as during the wait for a boot."""
     reading = read(chunks(path), Vllm().catalogue)
     assert reading.cause is not None
     assert reading.cause.metrics["allocation_gib"] == 2.22
@@ -82,7 +82,7 @@ def diagnosed(path: Path) -> LogReader:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The median of several runs."""
+    """Return the median time of several runs in seconds."""
     taken = []
     for _ in range(RUNS):
         started_s = time.perf_counter()
@@ -103,18 +103,18 @@ print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
 
 
 def peak_mib(path: Path) -> float:
-    """The most memory of a process that reads the log and does nothing else."""
+    """Return the peak memory of a process that only reads the log, in MiB."""
     return float(
         subprocess.run([sys.executable, "-c", PEAK, str(path)], check=True, capture_output=True, text=True).stdout
     )
 
 
 def wait_ends_s() -> float:
-    """Seconds from a fatal line to the end of the wait for the server that said it and hangs."""
+    """Return the seconds from a fatal line to the end of the wait for a server that logged it and hangs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "dies.toml").write_text(
-            'name = "dies"\ntitle = "says it and hangs"\nbackend = "miniature"\nmax_model_len = 65_536\n'
+            'name = "dies"\ntitle = "logs it and hangs"\nbackend = "miniature"\nmax_model_len = 65_536\n'
             '[model]\nname = "miniature"\nweights = "unknown"\n[flags]\nfault = "dies-hanging"\n[timeouts]\nboot_s = 60\n',
             encoding="utf-8",
         )
@@ -123,13 +123,13 @@ def wait_ends_s() -> float:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments], cwd=folder, capture_output=True, text=True, check=False
         )
-        said = re.search(r"after +([\d.]+) s of", done.stdout)
-        assert said is not None, done.stdout
-        return float(said[1])
+        found = re.search(r"after +([\d.]+) s of", done.stdout)
+        assert found is not None, done.stdout
+        return float(found[1])
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and print the results."""
     size = int(sys.argv[1] if len(sys.argv) > 1 else 256) << 20
     logs = {
         "alike": (BOOT + SERVING, alike),
@@ -151,7 +151,7 @@ def main() -> int:
             )
         path.write_text(FATAL, encoding="utf-8")
         print(f"a log of one line: {peak_mib(path):.0f} MiB at most")
-    print(f"from the start of a process that says a fatal line and hangs to the end of the wait: {wait_ends_s():.2f} s")
+    print(f"from the start of a process that logs a fatal line and hangs to the end of the wait: {wait_ends_s():.2f} s")
     return 0
 
 

@@ -1,9 +1,9 @@
 """
-Whether a gate on the time to first token can be trusted, on this machine and with a real clock.
+Reliability of a gate on the time to first token, on this machine with a real clock.
 
-A miniature waits 1 s before the first token of a long prompt. One run is the baseline; ten more of the same server must be
-green, and one on a server that is 15 % slower must be red and name its finding. Prints each run's ratio to the baseline.
-Run it with ``python benchmarks/gate.py``.
+A miniature delays the first token of a long prompt by 1 s. One run is the baseline. Ten more runs on the same server must be
+green, and one on a server that is 15 % slower must be red and name its finding. The script prints each run's ratio to the
+baseline. Run it with ``python benchmarks/gate.py``.
 """
 
 import os
@@ -35,7 +35,7 @@ late-s = {late_s}
 
 
 def run(folder: Path, late_s: float, *gate: str) -> tuple[int, float]:
-    """One run of LC-0002 on a server that waits *late_s*: its exit code and its TTFT."""
+    """Run LC-0002 on a server with a delay of *late_s*. Returns the exit code and the TTFT."""
     (folder / "late.toml").write_text(DEPLOYMENT.format(late_s=late_s), encoding="utf-8")
     command = [
         sys.executable,
@@ -56,7 +56,7 @@ def run(folder: Path, late_s: float, *gate: str) -> tuple[int, float]:
 
 
 def main() -> int:
-    """Measure, print, and fail where the gate was wrong."""
+    """Measure and print the results, and fail if the gate was wrong."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _, before_s = run(folder, LATE_S)

@@ -1,7 +1,8 @@
 """
-What the plugin costs a run that does not use it: ``pytest --collect-only`` with and without it, in pairs.
+Cost of the installed plugin for a run that does not use it: ``pytest --collect-only`` with and without it, in pairs.
 
-Prints the ratio and the difference of the medians. The limit is 30 ms. Run it with ``python benchmarks/idle_plugin.py``.
+The script prints the ratio and the difference of the medians. The limit is 30 ms. Run it with ``python
+benchmarks/idle_plugin.py``.
 """
 
 import os
@@ -17,7 +18,7 @@ LIMIT_S = 0.030
 
 
 def once(folder: Path, *arguments: str) -> float:
-    """Seconds that one collection in *folder* takes."""
+    """Return the duration in seconds of one collection in *folder*."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-c", os.devnull, "--rootdir=.", *arguments]
     started_s = time.perf_counter()
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -25,7 +26,7 @@ def once(folder: Path, *arguments: str) -> float:
 
 
 def main() -> int:
-    """Measure, print, and fail where the limit is missed."""
+    """Measure and print the results, and fail if the limit is exceeded."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "test_it.py").write_text("def test_it(): pass\n", encoding="utf-8")

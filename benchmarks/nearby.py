@@ -1,4 +1,4 @@
-"""A server on this machine for the length of a measurement."""
+"""A server on this machine for the duration of a measurement."""
 
 import contextlib
 import socket
@@ -17,7 +17,7 @@ from pytest_longctx.deployments.deployment import Deployment
 
 
 def server_at(url: str, model: str = "miniature") -> Server:
-    """What answers at *url*; the tokenizers of other tools are at the path *model*."""
+    """Return the server at *url*. The tokenizers of other tools are at the path *model*."""
     about = {"name": "benchmark", "title": "benchmark", "backend": "miniature", "model": {"name": "unknown"}}
     deployment = toml.check({**about, "max_model_len": 20_000_000}, Deployment, "the benchmark's deployment")
     return Server(url, model, Miniature(), deployment, "url")
@@ -25,7 +25,7 @@ def server_at(url: str, model: str = "miniature") -> Server:
 
 @contextlib.contextmanager
 def serving(*command: str, model: str = "miniature") -> Iterator[Server]:
-    """The server that ``python COMMAND --port N`` starts, as a test would be given it; ended on the way out."""
+    """Start ``python COMMAND --port N``, yield its server as in a test, and end it on exit."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = int(listener.getsockname()[1])
     server = server_at(f"http://127.0.0.1:{port}", model)

@@ -1,10 +1,10 @@
 """
-What a prompt costs, and what it costs elsewhere, as ratios within one run.
+Cost of building prompts, here and in other tools, as ratios within one run.
 
     python benchmarks/prompts.py --peer vllm=PYTHON --peer guidellm=PYTHON --peer lm-eval=PYTHON [--long]
 
-Each measurement is a process of its own, so that its peak memory is its own and nothing is warm. The peers run in the
-interpreters that have them; all use the same tokenizer, trained here on the generated sentences.
+Each measurement runs in a separate process, so that peak memory is separate and no cache is warm. The peers run in the
+interpreters that have them installed. All use the same tokenizer, trained here on the generated sentences.
 """
 
 import argparse
@@ -19,11 +19,13 @@ from pathlib import Path
 
 MILLION = 1_000_000
 RULER_LENGTHS = (16_384, 32_768, 65_536)
-"""Its builder tokenises the whole text again for every 25 sentences: a million tokens would take hours."""
+"""
+Lengths for lm-eval. Its builder tokenises the whole text again every 25 sentences, so a million tokens would take hours.
+"""
 
 
 def make_tokenizer(folder: Path) -> None:
-    """A byte-level BPE split as Llama 3's is, in *folder*."""
+    """Train a byte-level BPE with the pre-tokenizer of Llama 3 in *folder*."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from pytest_longctx.prompts import corpus
@@ -46,7 +48,7 @@ def make_tokenizer(folder: Path) -> None:
 
 
 def ids(_folder: Path, tokens: int) -> int:
-    """Random ids and their request body, drained as an upload drains it."""
+    """Build random ids and their request body, consumed as in an upload."""
     from pytest_longctx.prompts import PromptFactory
 
     prompt = PromptFactory(time.time_ns(), "benchmark", (1000, 100_000))(tokens)
@@ -55,7 +57,7 @@ def ids(_folder: Path, tokens: int) -> int:
 
 
 def text(folder: Path, tokens: int) -> int:
-    """Exact text, proved."""
+    """Build text of exact length."""
     from pytest_longctx.prompts import tokenizer as prompts_tokenizer
     from pytest_longctx.prompts.corpus import Sentences
     from pytest_longctx.prompts.text import exact_text
@@ -65,7 +67,7 @@ def text(folder: Path, tokens: int) -> int:
 
 
 def natural(folder: Path, tokens: int) -> int:
-    """Ids of natural text, nothing on the shelf."""
+    """Build ids of natural text without a cache entry."""
     from pytest_longctx.prompts import PromptFactory
     from pytest_longctx.prompts.cache import TokenCache
     from pytest_longctx.prompts.factory import Reader
@@ -76,7 +78,7 @@ def natural(folder: Path, tokens: int) -> int:
 
 
 def plain_encode(folder: Path, tokens: int) -> int:
-    """One encoding of such a text by the tokenizers package: the unit of the text figures."""
+    """Encode such a text once with the tokenizers package: the unit of the text figures."""
     from tokenizers import Tokenizer
 
     from pytest_longctx.prompts import corpus
@@ -92,7 +94,7 @@ def plain_encode(folder: Path, tokens: int) -> int:
 
 
 def vllm(folder: Path, tokens: int) -> int:
-    """`vllm bench serve --dataset-name random`, one request, and its body."""
+    """Build one request and its body with `vllm bench serve --dataset-name random`."""
     from transformers import AutoTokenizer
     from vllm.benchmarks.datasets import RandomDataset
 
@@ -105,7 +107,7 @@ def vllm(folder: Path, tokens: int) -> int:
 
 
 def guidellm(folder: Path, tokens: int) -> int:
-    """GuideLLM's synthetic prompt, and its body."""
+    """Build GuideLLM's synthetic prompt and its body."""
     from faker import Faker
     from guidellm.data.deserializers.synthetic import _SyntheticTextExamplesIterable
     from transformers import AutoTokenizer
@@ -115,14 +117,14 @@ def guidellm(folder: Path, tokens: int) -> int:
     faker = Faker()
     faker.seed_instance(0)
     start = now()
-    prompt = examples._create_prompt(tokens, faker)  # what each of its rows is made by
+    prompt = examples._create_prompt(tokens, faker)  # GuideLLM builds each row with this call
     json.dumps({"prompt": prompt}).encode()
     say(start)
     return len(examples.processor.encode(prompt))
 
 
 def ruler(folder: Path, tokens: int) -> int:
-    """lm-eval's niah_single_1, one sample."""
+    """Build one sample of lm-eval's niah_single_1."""
     from lm_eval.tasks.ruler.niah_utils import TEMPLATE
     from lm_eval.tasks.ruler.prepare_niah import generate_samples, get_haystack
     from transformers import AutoTokenizer
@@ -145,7 +147,7 @@ def ruler(folder: Path, tokens: int) -> int:
 
 
 def needle(folder: Path, tokens: int) -> int:
-    """A needle in natural text, nothing on the shelf."""
+    """Build a needle in natural text without a cache entry."""
     from pytest_longctx.prompts import PromptFactory
     from pytest_longctx.prompts.cache import TokenCache
     from pytest_longctx.prompts.factory import Reader
@@ -161,22 +163,22 @@ TASKS: dict[str, Callable[[Path, int], int]] = {
 
 
 TIMED_INSIDE = ("plain_encode", "vllm", "guidellm", "ruler")
-"""A peer's imports are not counted against it; ours are."""
+"""Tasks that start the clock after their imports. Imports of a peer are not counted; those of this package are."""
 
 
 def now() -> tuple[float, float]:
-    """Readings of the clock and of this process's processor time, which other work on the machine does not stretch."""
+    """Return the clock and the processor time of this process. Other work on the machine does not extend the latter."""
     return time.perf_counter(), time.process_time()
 
 
 def say(start: tuple[float, float]) -> None:
-    """Print what has passed since *start*."""
+    """Print the elapsed times since *start*."""
     wall_s, cpu_s = (end - begin for end, begin in zip(now(), start, strict=True))
     print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s}))
 
 
 def one(task: str, folder: Path, tokens: int) -> None:
-    """Run one measurement in this process and print what it came to."""
+    """Run one measurement in this process and print its result."""
     start = now()
     came = TASKS[task](folder, tokens)
     if task not in TIMED_INSIDE:
@@ -185,13 +187,13 @@ def one(task: str, folder: Path, tokens: int) -> None:
 
 
 def peak_mb() -> float:
-    """Of this process since it was started; getrusage would count the parent's memory before it."""
+    """Return the peak memory of this process since its start. getrusage would include the parent's memory."""
     (line,) = (line for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if "VmHWM" in line)
     return int(line.split()[1]) * 1024 / 1e6
 
 
 def measure(python: str, task: str, folder: Path, tokens: int) -> float:
-    """One measurement in a process of its own, printed as a row; its processor seconds."""
+    """Run one measurement in a new process, print it as a row, and return its processor seconds."""
     command = [python, __file__, "--task", task, "--folder", str(folder), "--tokens", str(tokens)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -206,7 +208,7 @@ def measure(python: str, task: str, folder: Path, tokens: int) -> float:
 
 
 def compare(folder: Path, peers: dict[str, str], *, long: bool) -> None:
-    """Every row, then the ratios."""
+    """Print every row, then the ratios."""
     print("| what | tokens | off by | seconds | CPU seconds | peak MB |\n| --- | --- | --- | --- | --- | --- |")
     here = sys.executable
     ids_s = measure(here, "ids", folder, MILLION)
@@ -230,10 +232,16 @@ def compare(folder: Path, peers: dict[str, str], *, long: bool) -> None:
 
 
 def main() -> None:
-    """Compare, or, in a process of its own, measure one thing."""
+    """Compare all tools, or run one measurement in a child process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="vllm, guidellm or lm-eval")
-    parser.add_argument("--long", action="store_true", help="exact text of up to ten million tokens too (needs 8 GB)")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="vllm, guidellm or lm-eval, with its interpreter",
+    )
+    parser.add_argument("--long", action="store_true", help="also exact text of up to ten million tokens (needs 8 GB)")
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=int, help=argparse.SUPPRESS)

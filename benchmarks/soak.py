@@ -1,9 +1,10 @@
 """
-Whether the client's memory stays flat: half an hour of requests to a miniature, its resident memory read 180 times.
+Memory stability of the client: half an hour of requests to a miniature, with 180 samples of resident memory.
 
     python benchmarks/soak.py [--seconds 1800] [--rate 4] [--json FILE]
 
-Prints one Markdown row. Memory after the first tenth of the time, and a straight line through all readings from there on.
+The script prints one Markdown row: the memory after the first tenth of the time, and the slope of a line fitted to all later
+samples.
 """
 
 import argparse
@@ -30,13 +31,13 @@ LOOKS = 180
 
 
 def resident_mb() -> float:
-    """Of this process, now."""
+    """Return the current resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def soak(server: Server, seconds: float, rate: float) -> list[tuple[float, float, int]]:
-    """Readings: seconds since the start, megabytes, requests so far."""
+    """Return the samples: seconds since the start, megabytes, requests so far."""
     factory = PromptFactory(0, "soak", (1000, 100_000))
     readings: list[tuple[float, float, int]] = []
     started_s = time.monotonic()
@@ -55,10 +56,10 @@ def soak(server: Server, seconds: float, rate: float) -> list[tuple[float, float
 
 
 def main() -> None:
-    """Soak, print the row, and leave the readings."""
+    """Run the soak, print the row and store the samples."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--seconds", type=float, default=1800.0)
-    parser.add_argument("--rate", type=float, default=4.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=4.0, help="requests per second")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     with serving("-m", "pytest_longctx.miniatures") as server:

@@ -1,12 +1,12 @@
 """
-A server that knows the truth: it scripts when the first token comes and in what pieces, and writes down what it really did.
+A server with known timing: it scripts the time of the first token and the pieces of the answer, and logs the actual times.
 
     python benchmarks/truth.py --port 8000 --log truth.jsonl --first-s 0.05
 
-One thread and no parser, so that its stamps are those of its reads and writes; as in the client, what is read in one turn of
-the loop came when the turn began. First tokens are spread between *first-s* and twice that, as prefills that take turns
-are. The number of a request stands in the first piece of its answer, so that any client that keeps the text can be held
-against the log; an ``x-request-id`` is logged too.
+It runs in one thread without a parser, so its stamps are those of its reads and writes. As in the client, data read in one turn
+of the loop has the time at which the turn began. First tokens are spread between *first-s* and twice that, like prefills that
+take turns. The first piece of an answer contains the number of the request, so that any client that keeps the text can be matched
+with the log. An ``x-request-id`` is logged too.
 """
 
 import argparse
@@ -22,34 +22,37 @@ from pytest_longctx.client import event_loop
 MODELS = b'{"object": "list", "data": [{"id": "truth", "object": "model", "max_model_len": 20000000}]}'
 _SPREAD = 0.618
 _EDGE = 4096
-"""What is asked beside the prompt stands in the first or the last so many bytes of a body."""
+"""Number of bytes at either end of a body in which the parameters beside the prompt are found."""
 
 
 class Script:
-    """What is answered and when, and where it is written down."""
+    """The answer, its timing, and the log file."""
 
     def __init__(self, first_s: float, gap_s: float, step_s: float, piece: int, log: TextIO) -> None:
         self.first_s, self.gap_s, self.step_s, self.piece, self.log = first_s, gap_s, step_s, piece, log
         self.requests = 0
 
     def due(self, wanted: float) -> float:
-        """*wanted*, or the end of the step it falls into: an engine's streams all get their tokens at the same moment."""
+        """
+        Return *wanted*, or the end of the step that contains it: all streams of an engine get their tokens at the same
+        moment.
+        """
         return wanted if not self.step_s else (wanted // self.step_s + 1) * self.step_s
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, one request after the other."""
+    """A client's connection with one request at a time."""
 
     def __init__(self, script: Script) -> None:
         self.script, self.data, self.body_at, self.length = script, bytearray(), 0, 0
         self.first_byte_s = 0.0
 
     def connection_made(self, transport: Any) -> None:
-        """Keep the way out."""
+        """Store the transport."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Stamp the first byte and the last."""
+        """Record the time of the first and the last byte."""
         now = event_loop.woke_s() or time.monotonic()
         if not self.data:
             self.first_byte_s = now
@@ -71,7 +74,7 @@ class Connection(asyncio.Protocol):
 
 
 class _Answer:
-    """One answer, piece by piece."""
+    """One answer, sent piece by piece."""
 
     def __init__(
         self, transport: Any, script: Script, whole: bytearray, body_at: int, stamps: tuple[float, float]
@@ -85,7 +88,7 @@ class _Answer:
         self.due_s = script.due(last_byte_s + script.first_s * (1 + script.requests * _SPREAD % 1))
         self.loop.call_at(self.due_s, self.say)
         transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        # During the wait: of ten million ids this takes a while.
+        # Done during the wait, because it is slow for ten million ids.
         edges = bytes(whole[body_at : body_at + _EDGE] + whole[-_EDGE:])
         asked = re.search(rb'"max_(?:completion_)?tokens": *(\d+)', edges)
         self.tokens = int(asked[1]) if asked else 16
@@ -95,7 +98,7 @@ class _Answer:
         self.said = 0
 
     def say(self) -> None:
-        """Write the next piece; with the last one the usage, the end, and a line in the log."""
+        """Send the next piece; after the last one send the usage and the end, and write a log line."""
         if self.transport.is_closing():
             return
         count = min(self.script.piece, self.tokens - self.said)
@@ -133,7 +136,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 async def serve(port: int, script: Script) -> None:
-    """Serve for ever."""
+    """Serve until terminated."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(script), "127.0.0.1", port, backlog=256)
     print("ready", flush=True)
@@ -150,9 +153,9 @@ def main() -> None:
     )
     parser.add_argument("--gap-s", type=float, default=0.01)
     parser.add_argument(
-        "--step-s", type=float, default=0.0, help="pieces leave at multiples of this; 0: when they are due"
+        "--step-s", type=float, default=0.0, help="send pieces at multiples of this time; 0: as soon as they are due"
     )
-    parser.add_argument("--piece", type=int, default=4, help="tokens in one piece")
+    parser.add_argument("--piece", type=int, default=4, help="tokens in each piece")
     asked = parser.parse_args()
     with asked.log.open("w", encoding="utf-8") as log:
         event_loop.run(serve(asked.port, Script(asked.first_s, asked.gap_s, asked.step_s, asked.piece, log)))

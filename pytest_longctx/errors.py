@@ -1,19 +1,19 @@
 """
-Everything this package raises on purpose.
+Exceptions that this package raises deliberately.
 
     LongctxError
-    ├── UsageError      something that was typed is wrong: an option, a name, a combination
-    ├── TableError      a finding, a deployment or a signature file is wrong
-    ├── ModelError      the model cannot be had: no such folder, no such made model
-    ├── PromptError     a prompt of that length cannot be built
-    ├── LaunchError     the server could not even be tried: engine not installed, port taken
-    ├── BootError       the server was tried and did not come up; carries what was seen of it
-    ├── UnservedError   a request that a test needed an answer to came to none; in `exchange`, for it carries one
-    ├── CacheError      a prefix cache was to be empty and is not, or nobody can tell
-    └── ResultsError    a results file cannot be read: no header, no footer
+    ├── UsageError      wrong user input: an option, a name, a combination
+    ├── TableError      invalid file of a finding, a deployment or signatures
+    ├── ModelError      model not available: no such folder, no such synthetic model
+    ├── PromptError     no prompt of that length can be built
+    ├── LaunchError     server not started: engine not installed, port in use
+    ├── BootError       server started but not ready; contains the observation
+    ├── UnservedError   a required request was not answered; in `exchange`, because it contains an exchange
+    ├── CacheError      a prefix cache should be empty and is not, or its state is unknown
+    └── ResultsError    unreadable results file: no header, no footer
 
-A LaunchError is trouble with the machine and judges nothing. A BootError is evidence: the engine ran and failed, and a
-finding may have expected just that.
+A LaunchError is an environment problem; no finding is judged. A BootError is evidence: the engine ran and failed, and a
+finding can document exactly this failure.
 """
 
 from collections.abc import Iterable
@@ -24,19 +24,19 @@ from pytest_longctx.observation import Observation
 
 
 class LongctxError(Exception):
-    """The root of the tree; its text is fit to be shown without a traceback."""
+    """Base class of all errors. Its text can be shown without a traceback."""
 
 
 class UsageError(LongctxError):
-    """Something that was typed is wrong."""
+    """The user typed something wrong."""
 
 
 class TableError(LongctxError):
-    """A TOML file is wrong; the text names the file and the key."""
+    """A TOML file is invalid. The text names the file and the key."""
 
 
 class ModelError(LongctxError):
-    """The model cannot be had."""
+    """The model is not available."""
 
 
 class PromptError(LongctxError):
@@ -44,11 +44,11 @@ class PromptError(LongctxError):
 
 
 class LaunchError(LongctxError):
-    """The server could not even be tried."""
+    """The server could not be started because of the environment."""
 
 
 class BootError(LongctxError):
-    """The server was tried and did not come up."""
+    """The server was started and did not become ready."""
 
     def __init__(self, message: str, observation: Observation, log: Path | None = None) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class BootError(LongctxError):
 
 
 class CacheError(LongctxError):
-    """A prefix cache that was to be emptied was not, or nobody can tell."""
+    """A prefix cache that should be empty is not, or its state is unknown."""
 
 
 class ResultsError(LongctxError):
@@ -66,7 +66,7 @@ class ResultsError(LongctxError):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """
-    One line for a name that is not known: the nearest one first, then all of them.
+    Format an error for an unknown name: the nearest known name, then all known names.
 
     >>> unknown("backend", "vlm", ["vllm", "sglang"])
     "unknown backend 'vlm': did you mean 'vllm'? Known: sglang, vllm"

@@ -1,7 +1,7 @@
 """
-What can be measured, by name: the one place that defines each figure.
+Definition of every measured figure, by name.
 
-A finding bounds these names and no others, so a typo is an error and two figures of one name mean the same thing.
+A finding bounds only these names, so a typo is an error, and figures of one name are comparable.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A figure: its unit, what it means, and whether a warm prefix cache would falsify it."""
+    """A figure: its unit, its meaning, and whether a warm prefix cache would falsify it."""
 
     unit: str
     meaning: str
@@ -38,39 +38,39 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "server_prompt_tokens": Measure("tokens", "growth of the server's counter of prompt tokens"),
         "server_completion_tokens": Measure("tokens", "growth of the server's counter of generated tokens"),
         "server_ttft_s": Measure("s", "TTFT by the server's clock, from its receipt of the request", cold_only=True),
-        "ttft_gap_s": Measure("s", "TTFT - upload - the server's TTFT: transport and parsing, which neither is"),
+        "ttft_gap_s": Measure("s", "TTFT - upload - the server's TTFT: transport and parsing"),
         "queue_s": Measure("s", "time the request waited for the scheduler, by the server's clock"),
         "server_prefill_s": Measure("s", "from the first schedule to the first token, by the server's clock"),
         "waited_unscheduled_s": Measure(
             "s", "longest stretch in which requests waited, none ran and no other figure of the server moved"
         ),
         "peak_share": Measure(
-            "", "share of the hardware's peak that the prefill would have taken; above 1 it is no measurement"
+            "", "share of the hardware's peak that the prefill implies; above 1 the measurement is invalid"
         ),
-        # answers about the far past
-        "needles": Measure("needles", "facts that were planted and asked for"),
-        "needles_right": Measure("needles", "facts that were answered right"),
+        # retrieval over the context
+        "needles": Measure("needles", "facts planted in the prompt and asked for"),
+        "needles_right": Measure("needles", "facts answered correctly"),
         "needles_share": Measure("", "needles_right / needles"),
         "first_failed_depth": Measure(
             "", "place of the first needle that failed, 0 the start of the context, 1 its end"
         ),
         "last_failed_depth": Measure("", "place of the last needle that failed"),
-        "made_up_answers": Measure("needles", "answers to a key that was not planted, or to another than was asked"),
-        "repetitive_answers": Measure("requests", "answers that say one phrase three times in a row or more"),
-        "kv_mantissa_bits": Measure(
-            "bits", "mantissa bits of a key that came back out of the KV cache: BF16 7, E4M3 3, E5M2 2"
+        "made_up_answers": Measure(
+            "needles", "answers to a key that was not planted, or to another key than the one asked"
         ),
+        "repetitive_answers": Measure("requests", "answers that repeat one phrase at least three times in a row"),
+        "kv_mantissa_bits": Measure("bits", "mantissa bits of a key preserved in the KV cache: BF16 7, E4M3 3, E5M2 2"),
         "kv_ladder_breaks": Measure(
             "bits",
-            "rungs of the ladder that were kept above one that was lost; above 0 keys come back as other numbers",
+            "rungs preserved above a lost one; above 0, keys are read back as other numbers",
         ),
         "kv_relative_step": Measure("", "2^-kv_mantissa_bits: the step between numbers just above 1"),
-        "longest_served_tokens": Measure("tokens", "longest prompt that was served beside its answer"),
+        "longest_served_tokens": Measure("tokens", "longest prompt served together with its answer"),
         "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
-        "tries": Measure("requests", "requests or boots that a search took"),
-        # a request that came to nothing
-        "health_status": Measure("", "HTTP status of the server's health after a request that came to nothing"),
-        "recovered": Measure("", "1: a small request after it was answered; 0: it was not"),
+        "tries": Measure("requests", "requests or boots needed by a search"),
+        # a request without a complete answer
+        "health_status": Measure("", "HTTP status of the server's health after a request without a complete answer"),
+        "recovered": Measure("", "1: a small request sent afterwards was answered; 0: it was not"),
         "canary_s": Measure("s", "from the first byte of that small request to the end of its answer"),
         # a refusal
         "refusal_status": Measure("", "HTTP status of a refusal; 200 when it came as an event inside the stream"),
@@ -100,7 +100,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "law_quadratic_s": Measure("s", "b of the same law: what grows with the context", cold_only=True),
         "law_error": Measure("", "largest part by which a reading misses the fitted law", cold_only=True),
-        # a load: many requests at once, by the client's clock from the first byte of the first to the end of the last
+        # a load of concurrent requests, by the client's clock from the first byte of the first to the end of the last
         "load_s": Measure("s", "duration of the load"),
         "requests_per_s": Measure("requests/s", "completed requests / duration"),
         "output_tokens_per_s": Measure("tokens/s", "completion tokens counted by the server / duration"),
@@ -116,81 +116,79 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "itl_mean_s": Measure("s", "mean gap between content chunks of all requests"),
         "itl_p90_s": Measure("s", "90th percentile of the gaps between content chunks"),
         "itl_p99_s": Measure("s", "99th percentile of the gaps between content chunks"),
-        "good_share": Measure("", "share of requests whose TTFT and TPOT met the finding's goals", cold_only=True),
-        "goodput_per_s": Measure("requests/s", "requests that met the finding's goals / duration", cold_only=True),
+        "good_share": Measure("", "share of requests whose TTFT and TPOT met the finding's targets", cold_only=True),
+        "goodput_per_s": Measure("requests/s", "requests that met the finding's targets / duration", cold_only=True),
         "send_delay_max_s": Measure(
             "s",
-            "most by which the client of an open loop sent a request later than due; it is part of that request's TTFT",
+            "largest delay of a request of an open-loop client; it is part of that request's TTFT",
         ),
-        # a client that goes away while its prompt is read, and a small request after it
+        # a client that disconnects during prefill, and a small request after it
         "abandoned_s": Measure("s", "from the first byte of the abandoned prompt sent to the disconnect"),
         "abandoned_tokens": Measure(
             "tokens",
-            "tokens of the abandoned prompt that the server counted: growth of its counter after all, less the small request's",
+            "tokens of the abandoned prompt that the server counted: growth of its counter less the small request's tokens",
         ),
         "stopped_s": Measure(
             "s",
-            "from the disconnect to gauges with no more running and waiting requests than before, and counters that stand still, "
-            "the small one's time included",
+            "from the disconnect until the gauges show no more requests than before and the counters stop growing, "
+            "including the small request",
         ),
-        "canary_usual_s": Measure("s", "median TTFT of three small requests before"),
+        "canary_usual_s": Measure("s", "median TTFT of three small requests before the abandoned prompt"),
         "canary_delay_s": Measure("s", "TTFT of the small request after the disconnect - canary_usual_s"),
-        # an evaluation: questions answered right out of all, as lm-eval scores them
-        "accuracy_strict": Measure("", "share of questions whose answer is right and in the form asked for"),
+        # an evaluation scored by lm-eval
+        "accuracy_strict": Measure("", "share of questions with a correct answer in the requested format"),
         "accuracy_strict_stderr": Measure("", "standard error of accuracy_strict, of the sample of questions"),
-        "accuracy_flexible": Measure("", "share of questions of whose answer the last number is right"),
+        "accuracy_flexible": Measure("", "share of questions in whose answer the last number is correct"),
         "accuracy_flexible_stderr": Measure("", "standard error of accuracy_flexible, of the sample of questions"),
         # a boot
         "boot_s": Measure("s", "from the start of the process to the first generated token"),
-        "max_model_len": Measure("tokens", "longest context the server says it serves"),
-        "kv_cache_tokens": Measure(
-            "tokens", "KV cache size as the engine logs it; its meaning changed between versions"
+        "max_model_len": Measure("tokens", "longest context the server lists"),
+        "kv_cache_tokens": Measure("tokens", "KV cache size as logged; its meaning differs between engine versions"),
+        "capacity_ratio": Measure(
+            "x", "kv_cache_tokens of one deployment / those of a deployment that differs in one flag"
         ),
-        "capacity_ratio": Measure("x", "kv_cache_tokens of one deployment / those of another that differs in one flag"),
         "concurrency": Measure("x", "requests of max_model_len that the KV cache holds at once, as logged"),
         "kv_available_gib": Measure("GiB", "memory left for the KV cache on one device, as logged"),
-        "kv_needed_gib": Measure("GiB", "KV cache that one request of max_model_len needs, as the refusal says"),
-        "longest_fitting_tokens": Measure("tokens", "longest context that would fit, as the refusal says"),
+        "kv_needed_gib": Measure("GiB", "KV cache that one request of max_model_len needs, from the refusal"),
+        "longest_fitting_tokens": Measure("tokens", "longest context that would fit, from the refusal"),
         "weights_gib": Measure("GiB", "memory of the weights on one device, as logged"),
         "weights_s": Measure("s", "time to load the weights, as logged"),
-        "allocation_gib": Measure("GiB", "size of the allocation that failed; the last straw, not always the culprit"),
-        "device_gib": Measure("GiB", "memory of the device on which an allocation failed"),
-        # a boot or a request, by the machine's own count
-        "device_peak_gib": Measure("GiB", "most memory in use on one device, looked at once a second"),
+        "allocation_gib": Measure("GiB", "size of the failed allocation, which is not always the cause"),
+        "device_gib": Measure("GiB", "memory of the device of the failed allocation"),
+        # a boot or a request, measured on the machine
+        "device_peak_gib": Measure("GiB", "peak memory in use on one device, sampled once a second"),
         "device_busy_share": Measure(
-            "", "mean share of the time in which the devices had work, by their own count; from five looks at least"
+            "", "mean device utilisation as reported by the devices, from at least five samples"
         ),
         "host_peak_gib": Measure(
-            "GiB", "most resident memory of the server's processes, added up: shared pages count for each of them"
+            "GiB", "peak sum of the resident memory of the server's processes; shared pages count for each process"
         ),
         # a published figure, by arithmetic
-        "logged_tokens_per_s": Measure("tokens/s", "highest prompt throughput that the engine's log gives a request"),
+        "logged_tokens_per_s": Measure("tokens/s", "highest prompt throughput logged during a request"),
         "log_rate_ratio": Measure("x", "logged_tokens_per_s / prefill_tokens_per_s of the same request"),
         "log_window_s": Measure("s", "prompt tokens / a logged rate; 10 s is the window of vLLM's log, not a time"),
-        "kv_gib": Measure("GiB", "KV cache of the context in all layers, by the model's shape"),
-        "kv_gib_per_s": Measure("GiB/s", "that KV cache / the claimed time to store or load it"),
-        "kv_claim_ratio": Measure("x", "claimed KV cache / the shape's"),
-        "kv_rate_claim_ratio": Measure("x", "claimed rate of moving the KV cache / the rate its size and time give"),
+        "kv_gib": Measure("GiB", "KV cache of the context in all layers, from the model's shape"),
+        "kv_gib_per_s": Measure("GiB/s", "KV cache of the context / the claimed time to store or load it"),
+        "kv_claim_ratio": Measure("x", "claimed KV cache / KV cache from the model's shape"),
+        "kv_rate_claim_ratio": Measure("x", "claimed KV transfer rate / rate from claimed size and time"),
         "weights_claim_ratio": Measure("x", "claimed weights on one device / all parameters in BF16 / devices"),
         "speedup_claim_ratio": Measure("x", "claimed speed-up / the ratio of the claimed times"),
-        # a failure, by the engine's or the kernel's own words
-        "device_free_gib": Measure("GiB", "memory that was free on that device, as logged"),
-        "device_wanted_gib": Measure("GiB", "memory a boot wanted of the device, as its refusal says"),
-        "derived_max_model_len": Measure(
-            "tokens", "longest context by the model's own configuration, as the refusal says"
-        ),
-        "warm_up_requests": Measure("requests", "requests of the warm-up that ran out of memory"),
-        "allocation_tokens": Measure("tokens", "tokens for which the KV cache had no room"),
-        "blocks_needed": Measure("blocks", "blocks that one request of max_model_len needs, as the refusal says"),
-        "blocks_available": Measure("blocks", "blocks that the KV cache has, as the refusal says"),
-        "step_limit_s": Measure("s", "time limit that one step went over"),
+        # a failure, from the message of the engine or the kernel
+        "device_free_gib": Measure("GiB", "free memory of that device, as logged"),
+        "device_wanted_gib": Measure("GiB", "device memory requested by a boot, from the refusal"),
+        "derived_max_model_len": Measure("tokens", "longest context in the model's configuration, from the refusal"),
+        "warm_up_requests": Measure("requests", "requests in the warm-up that ran out of memory"),
+        "allocation_tokens": Measure("tokens", "tokens that did not fit into the KV cache"),
+        "blocks_needed": Measure("blocks", "KV blocks that one request of max_model_len needs, from the refusal"),
+        "blocks_available": Measure("blocks", "blocks of the KV cache, from the refusal"),
+        "step_limit_s": Measure("s", "time limit that one step exceeded"),
         "sbuf_needed_kib": Measure("KiB", "on-chip memory that a Neuron kernel needs in one partition"),
         "sbuf_limit_kib": Measure("KiB", "on-chip memory that one partition of a Neuron core has"),
-        "hbm_limit_gb": Measure("GB", "device memory that a compiled Neuron model may take, as the compiler says"),
-        "killed_gib": Measure("GiB", "memory held by the largest process that the host's out-of-memory killer ended"),
-        # a refusal, by its text
-        "refused_tokens": Measure("tokens", "prompt tokens of a refused request, as the refusal counts them"),
-        "refused_answer_tokens": Measure("tokens", "completion tokens that a refused request asked for"),
-        "allowed_tokens": Measure("tokens", "longest prompt that would have been admitted, as the refusal says"),
+        "hbm_limit_gb": Measure("GB", "device memory limit of a compiled Neuron model, from the compiler"),
+        "killed_gib": Measure("GiB", "memory of the largest process killed by the host's out-of-memory killer"),
+        # a refusal, from its text
+        "refused_tokens": Measure("tokens", "prompt tokens of a refused request, from the refusal"),
+        "refused_answer_tokens": Measure("tokens", "completion tokens requested by a refused request"),
+        "allowed_tokens": Measure("tokens", "longest admissible prompt, from the refusal"),
     }
 )

@@ -1,4 +1,4 @@
-"""What was seen of a server: the evidence a verdict rests on. ``None`` means not observed, never zero."""
+"""Observation of a server: the evidence for a verdict. ``None`` means not observed, never zero."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,11 +22,12 @@ Outcome = Literal[
     "is flagged",
 ]
 """
-What a server was seen to do. ``asserts``: it stopped on a failed assertion or another program error of a known kind;
-``dies``: it stopped in any other way, for a cause that is known or for none; ``fails``: it answered with an error of its own,
-HTTP 5xx, and went on; ``overcommits``: it came up with a KV cache that cannot hold one request of the context it claims;
-``adds up`` and ``cannot be`` are said of published and of logged figures, ``is sound`` and ``is flagged`` of published command
-lines, not of servers.
+Observed outcome of a server.
+
+``asserts``: the engine stopped on a failed assertion or another known kind of program error. ``dies``: it stopped in any
+other way, with or without a known cause. ``fails``: it answered with an HTTP 5xx error and continued. ``overcommits``: it
+started with a KV cache smaller than one request of the context it lists. ``adds up`` and ``cannot be`` apply to published
+and logged figures; ``is sound`` and ``is flagged`` apply to published command lines.
 """
 
 Kind = Literal[
@@ -66,67 +67,67 @@ Kind = Literal[
     "not-asked",
     "unknown",
 ]
-"""The class of a failure: what went wrong, whatever engine it went wrong in. A closed set; see `KINDS`."""
+"""Class of a failure, independent of the engine. A closed set; see `KINDS`."""
 
 KINDS: Mapping[Kind, str] = MappingProxyType(
     {
-        "gpu-oom": "GPU memory ran out; the log does not say over what",
+        "gpu-oom": "GPU memory ran out; the log does not name the allocation",
         "gpu-oom-weights": "GPU memory ran out while the weights were loaded",
-        "gpu-oom-profile": "GPU memory ran out in the trial run that measures what is left, or in a warm-up",
-        "gpu-oom-kv": "GPU memory ran out while the KV cache was allocated; something outside it had taken its room",
+        "gpu-oom-profile": "GPU memory ran out in the memory profiling run or in a warm-up",
+        "gpu-oom-kv": "GPU memory ran out while the KV cache was allocated; other allocations used its memory",
         "gpu-oom-graphs": "GPU memory ran out while CUDA graphs were captured",
-        "gpu-oom-tables": "GPU memory ran out over a table with a row for each request and a column for each token",
+        "gpu-oom-tables": "GPU memory ran out while a table of requests by tokens was allocated",
         "gpu-oom-request": "GPU memory or the KV cache ran out under a request",
-        "kv-cache-too-small": "the engine refused: its KV cache would not hold what it was told to serve",
+        "kv-cache-too-small": "the engine refused: its KV cache is too small for the configured context",
         "dirty-gpu": "another process holds the GPU's memory",
-        "host-oom": "the host's memory ran out, and its kernel ended a process, or refused it memory",
-        "killed": "a signal from outside ended it; no sign that memory was the reason",
-        "child-died": "a child process ended; its own words, if any, are the cause",
-        "dead-engine": "the engine was dead already when it was asked",
-        "config": "the configuration contradicts itself, or the model's own",
-        "bad-flag": "this version does not know a flag, or not its value",
-        "model-missing": "the model, or a file of it, cannot be had",
-        "engine-missing": "the interpreter has no such engine",
-        "port-taken": "somebody else listens on its port",
+        "host-oom": "the host ran out of memory: the kernel killed a process or refused an allocation",
+        "killed": "an external signal ended the engine; there is no sign of a memory shortage",
+        "child-died": "a child process ended; its own message, if any, names the cause",
+        "dead-engine": "the engine was already dead when the request arrived",
+        "config": "the configuration contradicts itself or the model's configuration",
+        "bad-flag": "this version does not know a flag or its value",
+        "model-missing": "the model or one of its files is not available",
+        "engine-missing": "the engine is not installed for this interpreter",
+        "port-taken": "another process listens on the port",
         "fp8-assertion": "an assertion about the KV cache's FP8 dtype failed",
         "fp8-refused": "the KV cache's FP8 dtype is refused",
-        "backend-unavailable": "no attention backend can do what was asked",
-        "kernel-limit": "a kernel's own limit on sizes, which no memory would lift",
+        "backend-unavailable": "no attention backend supports the configuration",
+        "kernel-limit": "a size limit of a kernel, independent of memory",
         "compile": "the compiler failed",
         "device": "the accelerator or its runtime could not be used",
         "step-timeout": "one step took longer than the engine allows",
-        "hang": "no answer, and no reason given",
-        "hang-workers": "no answer, and the workers did not react",
-        "hang-admission": "requests waited and none was ever scheduled",
-        "over-length": "the request is longer than what is served",
-        "truncated": "the request was cut to fit",
-        "proxy": "something between client and server answered in its place",
-        "server-error": "it answers with an error of its own, HTTP 5xx, and goes on",
-        "too-slow": "the time that was given ended while it was still at work: nothing is said of it",
-        "not-asked": "the question could not be asked, which is an error of the set-up: nothing is said of it",
-        "unknown": "no signature fits; the first error in the log is quoted",
+        "hang": "no answer and no logged reason",
+        "hang-workers": "no answer; the workers did not respond",
+        "hang-admission": "requests waited and none was scheduled",
+        "over-length": "the request exceeds the served context",
+        "truncated": "the request was truncated to fit",
+        "proxy": "a component between client and server answered instead of the server",
+        "server-error": "the server answers with an HTTP 5xx error and continues",
+        "too-slow": "the time limit ended while the server was still working: no verdict",
+        "not-asked": "the request could not be sent because of the set-up: no verdict",
+        "unknown": "no signature matches; the first error in the log is quoted",
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Evidence for a verdict: what was seen of a boot, of a request, or of several."""
+    """Evidence for a verdict: the observation of a boot, of a request, or of several."""
 
     outcome: Outcome | None
-    """None where nothing was seen of the server, because whoever was to look at it could not."""
+    """Observed outcome; ``None`` if the server could not be observed."""
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     phase: str | None = None
     signature: str | None = None
     kind: Kind | None = None
-    """The class of a failure; None where nothing failed."""
+    """Class of the failure; ``None`` without a failure."""
     said: str = ""
-    """The server's own words about a refusal or a failure."""
+    """The server's own message about a refusal or a failure."""
     sent_tokens: int | None = None
-    """Prompt tokens sent, where the server's count must equal them."""
+    """Prompt tokens sent, if the server's count must equal them."""
     asked_tokens: int | None = None
-    """Completion tokens asked for, where the server's count must equal them."""
+    """Completion tokens requested, if the server's count must equal them."""
     measured_by: str = ""
-    """Who measured, where it was not this package's own client."""
+    """Tool that measured, if it was not this package's own client."""
     words: Mapping[str, str] = field(default_factory=dict)
-    """What the boot's log called by name, and under ``notices`` the ids of the harmless lines that were in it."""
+    """Named values of the boot log, and under ``notices`` the ids of its harmless lines."""

@@ -1,4 +1,4 @@
-"""Where things are: the suites and their data, and what this machine keeps between runs."""
+"""Paths of the suites and their data, and of files kept between runs."""
 
 import os
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ _DATA = ("findings", "deployments", "tasks")
 
 
 def suites() -> Path:
-    """The folder of the suites: inside the package when installed, beside it in a checkout."""
+    """Return the folder of the suites: inside the installed package, or beside it in a checkout."""
     inside = _PACKAGE / "suites"
     return inside if inside.is_dir() else _PACKAGE.parent / "suites"
 
 
 def data(own: Iterable[Path], option: str) -> tuple[Path, ...]:
-    """Where data is read from: the suites, and the project's *own* folders, named by *option*. Raises `UsageError`."""
+    """Return the data folders: the suites, and the project's *own* folders given by *option*. Raises `UsageError`."""
     own = tuple(own)
     for folder in own:
         if not folder.is_dir():
@@ -28,7 +28,7 @@ def data(own: Iterable[Path], option: str) -> tuple[Path, ...]:
 
 
 def kept() -> Path:
-    """What is kept between runs, engines and made models: ``LONGCTX_HOME``, or ``pytest-longctx`` in the user's cache."""
+    """Return the folder for engines and synthetic models: ``LONGCTX_HOME``, or ``pytest-longctx`` in the user's cache."""
     if home := os.environ.get("LONGCTX_HOME"):
         return Path(home).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pytest-longctx"

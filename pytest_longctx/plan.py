@@ -1,4 +1,4 @@
-"""What a run would do, and what would come of it, without booting anything."""
+"""Plan of a run: its predicted boots, memory and times, without booting a server."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -19,19 +19,19 @@ from pytest_longctx.observation import Outcome
 from pytest_longctx.units import GiB, duration
 
 USUAL_UTILISATION = 0.5
-"""Share of the peak that long prefills were measured to reach: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
+"""Assumed share of the peak in long prefills. Measured: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
 
 USUAL_BOOT_S = 600.0
-"""A boot of a large model where the deployment names no time of its own: 572 s were logged for Scout on 8 x H200."""
+"""Boot time of a large model if the deployment gives none: 572 s were logged for Scout on 8 x H200."""
 
 
 BETWEEN_S = 5.0
-"""The end of a server and what else lies between two boots."""
+"""Time to stop a server and to prepare the next boot."""
 
 
 def roughly(seconds: float) -> str:
     """
-    A time that was only estimated: half minutes, then minutes.
+    Format an estimated time: half minutes, then minutes.
 
     >>> roughly(20), roughly(131), roughly(840)
     ('half a minute', '2 min', '14 min')
@@ -47,40 +47,40 @@ class Row:
     needs: str
     findings: tuple[str, ...]
     out_of_scope: str = ""
-    """Why this machine cannot carry it."""
+    """Reason why the deployment cannot run on this machine."""
     prediction: Prediction | None = None
-    """None where the model's shape, the hardware or the engine's memory is not known."""
+    """Memory prediction; ``None`` if the model's shape, the hardware or the engine's memory use is unknown."""
     expects: frozenset[Outcome] = frozenset()
-    """What the findings document of this boot, as far as memory decides it."""
+    """Documented outcome of this boot, as far as memory determines it."""
     boot_s: float | None = None
     test_s: float | None = None
     gpus: int = 0
     lints: tuple[str, ...] = ()
-    """What is wrong with the deployment itself, before anything boots."""
+    """Faults of the deployment itself, known before any boot."""
 
     @property
     def verdict(self) -> str:
-        """The row in a few words."""
+        """Short verdict of the row."""
         if self.out_of_scope:
             return f"out of scope: {self.out_of_scope}"
         return "no prediction" if self.prediction is None else str(self.prediction)
 
     @property
     def contradicts(self) -> bool:
-        """The physics and the findings disagree: one of them is wrong."""
+        """Whether prediction and findings disagree, so that one of them is wrong."""
         if self.prediction is None or self.out_of_scope:
             return False
         return bool(self.expects - {self.prediction.outcome})
 
     @property
     def gpu_hours(self) -> float | None:
-        """Device time of the row; None where it would not run or its time is not known."""
+        """Device time in hours; ``None`` if the deployment would not run or its time is unknown."""
         if self.out_of_scope or self.boot_s is None:
             return None
         return self.gpus * (self.boot_s + (self.test_s or 0.0)) / 3600
 
     def as_json(self) -> dict[str, Any]:
-        """The row for programs."""
+        """Return the row as JSON."""
         return {
             **asdict(self),
             "expects": sorted(self.expects),
@@ -92,13 +92,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The rows of a run, in the order in which they would boot."""
+    """Rows of a run, in boot order."""
 
     hardware: Hardware | None
     rows: tuple[Row, ...] = field(default=())
 
     def lines(self) -> Iterable[str]:
-        """The plan as a table."""
+        """Return the plan as a table."""
         for row in self.rows:
             yield f"{row.deployment:<30} {row.needs:<8} {len(row.findings):>3} findings  {row.verdict}"
             if row.prediction is not None and not row.out_of_scope:
@@ -106,7 +106,7 @@ class Plan:
                 yield f"    longest request {row.prediction.longest_tokens:,} tokens; {_times(row)}"
             yield from (f"    {wrong}" for wrong in row.lints)
             if row.contradicts:
-                yield "    the findings say otherwise: the physics or a finding is wrong"
+                yield "    the findings document another outcome: the prediction or a finding is wrong"
         hours = sum(row.gpu_hours or 0.0 for row in self.rows)
         where = self.hardware or "unknown hardware"
         spent = (
@@ -116,19 +116,19 @@ class Plan:
 
     @property
     def boots(self) -> tuple[str, ...]:
-        """The deployments that this machine can carry, in the order in which they boot."""
+        """Deployments that can run on this machine, in boot order."""
         return tuple(row.deployment for row in self.rows if not row.out_of_scope)
 
     @property
     def expected_s(self) -> float | None:
-        """The whole time, one boot after the other; None where that of a boot is not known."""
+        """Total time of all boots in sequence; ``None`` if the time of one is unknown."""
         rows = [row for row in self.rows if not row.out_of_scope]
         if not rows or any(row.boot_s is None for row in rows):
             return None
         return sum((row.boot_s or 0.0) + BETWEEN_S + (row.test_s or 0.0) for row in rows)
 
     def foretold(self) -> str:
-        """What a run of it would do, in a line: how many boots, and how long they and their prompts should take."""
+        """One-line forecast of the run: the number of boots, and the expected time of boots and prompts."""
         count = len(self.boots)
         boots = f"{count} boot{'' if count == 1 else 's'}"
         return boots if self.expected_s is None else f"{boots}, about {roughly(self.expected_s)} on this machine"
@@ -140,11 +140,14 @@ def _times(row: Row) -> str:
 
 
 def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Backend, here: Machine) -> Plan:
-    """The plan of a run that would judge *cases*; one that is out of scope by anything but the hardware costs nothing."""
+    """
+    Return the plan of a run that would judge *cases*. Cases out of scope for other reasons than the hardware take no
+    time.
+    """
     asked: dict[str, list[Finding]] = {}
     for case in cases:
         if case.finding.on_paper:
-            continue  # it boots nothing
+            continue  # it boots no server
         if case.misfit is None or case.misfit.line.startswith("hardware"):
             asked.setdefault(case.deployment.name, []).append(case.finding)
     rows = (_row(one, tuple(asked[one.name]), backend, here) for one in deployments if one.name in asked)
@@ -152,7 +155,10 @@ def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Back
 
 
 def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | None:
-    """What the memory of *one* comes to; None where the model's shape, the hardware or the engine's memory is not known."""
+    """
+    Predict the memory of *one*. Returns ``None`` if the model's shape, the hardware or the engine's memory use is
+    unknown.
+    """
     shape = models.shape_of(one.model)
     gib = DEVICE_GIB.get(here.hardware.kind) if here.hardware else None
     found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
@@ -161,9 +167,9 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
 
 def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None, backend: Backend) -> float | None:
     """
-    When a first token should come, at `USUAL_UTILISATION` and with what the host is known to add; on a CPU, as it was measured.
+    Return the expected TTFT at `USUAL_UTILISATION` with the known host overhead; on a CPU, from the measured speed.
 
-    None where the model's shape or the hardware's peak is not known.
+    Returns ``None`` if the model's shape or the hardware's peak is unknown.
     """
     shape = models.shape_of(one.model)
     if measured_s := one.timeouts.expected_prefill_s(prompt_tokens):
@@ -175,20 +181,20 @@ def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | No
 
 
 def _foreseeable(finding: Finding, here: Machine) -> bool:
-    """Whether enough is known here to foresee what *finding* documents."""
+    """Whether the outcome documented by *finding* can be predicted here."""
     return concerns_memory(finding) and (finding.scope.host_gib_at_most is None or here.host_bytes is not None)
 
 
 _UNREAD = ("over-limit", "boots", "boot-fails", "ratio")
-"""Questions that have nothing read."""
+"""Questions without a prefill."""
 _LOG_WINDOWS_S = 20.0
-"""What is waited before and after the request of a 'logged-rate'."""
+"""Waiting time before and after the request of a 'logged-rate'."""
 _ACCOUNTED_TOKENS = 33_000
-"""The prompts of an 'accounting', on both sides of every border."""
+"""Number of prompts of an 'accounting', on both sides of every border."""
 
 
 def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backend) -> float:
-    """What the requests of *finding* should take, one after the other."""
+    """Return the expected time of the requests of *finding* in sequence."""
     ask, question = finding.ask, finding.question
     if question in _UNREAD:
         return 0.0
@@ -204,7 +210,7 @@ def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backen
 
 
 def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:
-    """What a boot should take: as it was seen, as it was measured here, or as usual for large models."""
+    """Return the expected boot time: as observed, as measured here, or the usual value for large models."""
     times = one.timeouts
     if times.usual_boot_s is None and times.expected_boot_s is not None:
         return times.expected_boot_s * (REFUSAL_SHARE if any(each.fails for each in asked) else 1.0)

@@ -1,4 +1,4 @@
-"""Start a command on this machine under a supervisor, and be sure that nothing of it is left."""
+"""Start of a command on this machine under a supervisor, and complete removal of its processes."""
 
 import fnmatch
 import os
@@ -23,32 +23,32 @@ _POLL_S = 0.1
 
 
 class Candidate(Protocol):
-    """A server that may come up."""
+    """A server that is starting."""
 
     started_s: float
     log: Path | None
     again: str
-    """The command that repeats the boot, secrets masked."""
+    """The command that repeats the boot, with secrets masked."""
     secrets: tuple[str, ...]
     ours: bool
-    """Whether it was started for this run: only then is its failure to come up evidence about it."""
+    """Whether this run started the server. Only then is a failed boot evidence about it."""
 
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """Exit code; ``None`` while the server runs."""
 
     def new_lines(self) -> Iterator[str]:
-        """What its log has gained since the last call."""
+        """Return the new log lines since the last call."""
 
     def oom_killed(self) -> bool | None:
-        """What a container's state says of it; None where there is no container."""
+        """OOM flag of the container's state; ``None`` without a container."""
         return None
 
     def memory_kills(self) -> MemoryKills | None:
-        """What the kernel says of processes it ended since the start; None where that cannot be read."""
+        """Kernel records of processes killed for memory since the start; ``None`` if they cannot be read."""
         return None
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """How it ended, if it does so within *wait_s*."""
+        """Return how the server ended, if it ends within *wait_s*."""
         end = time.monotonic() + wait_s
         while (exit_code := self.exit_code()) is None:
             if time.monotonic() >= end:
@@ -57,7 +57,7 @@ class Candidate(Protocol):
         return self.evidence(exit_code)
 
     def evidence(self, exit_code: int | None) -> Evidence:
-        """All that can be asked about how it ended, or about one that runs on."""
+        """Return all evidence about how the server ended, or about a server that still runs."""
         kills = self.memory_kills()
         return Evidence(
             exit_code=exit_code,
@@ -74,17 +74,17 @@ PASSED = (
     *("ROCM_*", "HIP_*", "ROCR_*", "HSA_*", "NEURON_*", "HF_HOME", "HF_HUB_*", "VLLM_*", "SGLANG_*", "FLASHINFER_*"),
 )
 """
-What a server inherits. Everything else is left behind on purpose: with ``CI`` set, SGLang accepts contexts it would
-otherwise refuse, and a secret that is not needed cannot leak.
+Environment variables that a server inherits. All others are dropped deliberately: with ``CI`` set, SGLang accepts contexts
+it would otherwise refuse, and an unneeded secret cannot leak.
 """
 
 
 GRACE_S = 15.0
-"""How long a server may take to end after SIGTERM before it is killed."""
+"""Time between SIGTERM and SIGKILL when a server is stopped."""
 
 
 def environment(recipe: Recipe, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The server's whole environment: what `PASSED` and the recipe let through, and what the recipe sets."""
+    """Return the server's whole environment: inherited variables (`PASSED` and the recipe's), and those the recipe sets."""
     passed = {
         name: value
         for name, value in inherited.items()
@@ -94,9 +94,9 @@ def environment(recipe: Recipe, inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port(wanted: object) -> int:
-    """A port nobody listens on, or *wanted* itself if that is free. Raises `LaunchError`."""
+    """Return a free port, or *wanted* itself if it is free. Raises `LaunchError`."""
     with socket.socket() as probe:
-        # As servers do it: a port that only lingers from an earlier connection counts as free.
+        # As in servers, a port in TIME_WAIT from an earlier connection counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if wanted is not None and not (isinstance(wanted, int) and 0 < wanted < 65536):
             raise LaunchError(f"[flags] port: {wanted!r} is no port; leave it out, and a free one is chosen")
@@ -141,19 +141,19 @@ class Process(Candidate):
         self._lines = LogTail(log)
 
     def exit_code(self) -> int | None:
-        """The engine's exit code, 128 + N for signal N; None while it runs."""
+        """Exit code of the engine, 128 + N for signal N; ``None`` while it runs."""
         return self._supervisor.poll()
 
     def new_lines(self) -> Iterator[str]:
-        """Whole lines that the log has gained since the last call; the rest of it once the process has ended."""
+        """Return the new complete log lines; after the end of the process, also an incomplete last line."""
         return self._lines.more(ended=self.exit_code() is not None)
 
     def memory_kills(self) -> MemoryKills | None:
-        """What the kernel says of processes it ended since this one was started."""
+        """Kernel records of processes killed for memory since the start of this server."""
         return self._watch.kills()
 
     def stop(self) -> None:
-        """Close the supervisor's pipe and wait until nothing of the server is left."""
+        """Close the supervisor's pipe and wait until no process of the server is left."""
         if self._hold >= 0:
             os.close(self._hold)
             self._hold = -1

@@ -1,4 +1,4 @@
-"""What a long wait has to say about itself while it lasts."""
+"""Progress reports of long waits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pytest_longctx.units import duration
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One look at a wait: a boot, or a request whose first token has not come."""
+    """One sample of a wait: a boot, or a request before its first token."""
 
     what: str
     phase: str
@@ -17,28 +17,28 @@ class Progress:
     kv_usage: float | None = None
     """Share of the KV cache in use, 0 to 1."""
     running: float | None = None
-    """Requests that the server works on."""
+    """Number of requests that the server processes."""
     read_tokens: float | None = None
-    """Tokens of the prompt that the server has read, where it says so while it reads."""
+    """Prompt tokens read so far, if the server reports them during prefill."""
     expected_s: float | None = None
-    """What it should come to: predicted for a first token, or what a boot was seen to take."""
+    """Expected duration: predicted for a first token, or observed for earlier boots."""
 
     def __str__(self) -> str:
         return f"{self.what}{self._rest}"
 
     @property
     def _rest(self) -> str:
-        said = [self.phase]
-        said += [] if self.running is None else [f"{self.running:.0f} running"]
-        said += [] if self.read_tokens is None else [f"{self.read_tokens:,.0f} tokens read"]
-        said += [] if self.kv_usage is None else [f"KV {self.kv_usage:.1%}"]
+        parts = [self.phase]
+        parts += [] if self.running is None else [f"{self.running:.0f} running"]
+        parts += [] if self.read_tokens is None else [f"{self.read_tokens:,.0f} tokens read"]
+        parts += [] if self.kv_usage is None else [f"KV {self.kv_usage:.1%}"]
         limit = (
             f"at most {duration(self.deadline_s)}" if self.expected_s is None else f"about {duration(self.expected_s)}"
         )
-        return f": {', '.join(said)}, {duration(self.elapsed_s)} of {limit}"
+        return f": {', '.join(parts)}, {duration(self.elapsed_s)} of {limit}"
 
     def fitted(self, columns: int) -> str:
-        """The line, cut to a width so that it can be written over; its figures go last."""
+        """Return the line cut to *columns*, so that it can be overwritten. The figures are kept at the end."""
         room = columns - len(self._rest)
         if room >= len(self.what):
             return str(self)
@@ -46,8 +46,8 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
-"""Called now and then during a wait; it must return quickly."""
+"""Callback that is called repeatedly during a wait. It must return quickly."""
 
 
 def no_progress(progress: Progress) -> None:
-    """Watch nothing."""
+    """Ignore the progress."""

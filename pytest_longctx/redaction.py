@@ -1,4 +1,4 @@
-"""Secrets stay out of everything that is written."""
+"""Masking of secrets in all written output."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ HIDDEN = "***"
 
 
 def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str, ...]:
-    """The values in *env* and *argv* that must not be shown, longest first."""
+    """Return the values in *env* and *argv* that must be masked, longest first."""
     values = {value for name, value in env.items() if _SECRET_NAME.search(name)}
     flag_before = ""
     for word in argv:
@@ -21,13 +21,13 @@ def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str
         elif _SECRET_FLAG.fullmatch(flag_before) and not word.startswith("--"):
             values.add(word)
         flag_before = word
-    # Very short values would blot out innocent text, and are no secrets.
+    # Very short values are no secrets, and masking them would damage other text.
     return tuple(sorted((value for value in values if len(value) > 3), key=len, reverse=True))
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
     """
-    *text* with every secret blotted out, and the credentials of every URL in it.
+    Return *text* with every secret and the credentials of every URL masked.
 
     >>> masked("Bearer hunter2", ["hunter2"])
     'Bearer ***'

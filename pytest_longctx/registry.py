@@ -1,4 +1,4 @@
-"""What ships with the package, by name: a run imports only what it uses."""
+"""Shipped parts by name. A run imports only the parts it uses."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 
 class DeviceMake(NamedTuple):
-    """A make of accelerators: the kinds of hardware that begin like this, and who looks at them."""
+    """A make of accelerators: the prefixes of its hardware names, and the class that samples its devices."""
 
     begins: str
     source: str
@@ -19,10 +19,10 @@ DEVICES: Final = (
     DeviceMake("trn", "pytest_longctx.devices.neuron:NeuronMonitor", "neuron-monitor on the path"),
     DeviceMake("", "pytest_longctx.devices.nvidia:Nvml", "pip install 'pytest-longctx[nvidia]'"),
 )
-"""By name, so that a run imports only the one it uses; every kind that no other row begins is NVIDIA's."""
+"""Device makes by name. Hardware names without a matching prefix are NVIDIA's."""
 
 
-# By name, so that a run imports only the one it uses.
+# Given as text, so that a run imports only the class it uses.
 BACKENDS: Mapping[str, str] = MappingProxyType(
     {
         "vllm": "pytest_longctx.backends.vllm:Vllm",
@@ -48,7 +48,7 @@ LAUNCHERS: Mapping[str, str] = MappingProxyType(
 )
 
 
-# Tools that measure in our stead, by their adapters.
+# External measuring tools, by their adapters.
 LOADS: Mapping[str, str] = MappingProxyType(
     {
         "vllm-bench": "pytest_longctx.client.adapters.vllm_bench:VllmBench",
@@ -62,6 +62,6 @@ EVALUATIONS: Mapping[str, str] = MappingProxyType({"lm-eval": "pytest_longctx.cl
 
 
 def load(place: str) -> Any:
-    """The class at ``module:Class``."""
+    """Import the class at ``module:Class``."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""TOML files into checked values: an unknown key is an error that names the nearest known one."""
+"""Validation of TOML files. An unknown key is an error that names the nearest known key."""
 
 import hashlib
 import tomllib
@@ -17,7 +17,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class Table(BaseModel):
-    """A table of a TOML file: frozen, and closed to keys it does not know."""
+    """A table of a TOML file: immutable, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -27,7 +27,7 @@ def _listed(value: Any) -> Any:
 
 
 def _version_range(text: str) -> str:
-    """*text* if it is a PEP 440 range; ValueError otherwise."""
+    """Return *text* if it is a PEP 440 range; raises ValueError otherwise."""
     try:
         SpecifierSet(text)
     except InvalidSpecifier:
@@ -36,7 +36,7 @@ def _version_range(text: str) -> str:
 
 
 LISTED = BeforeValidator(_listed)
-"""Lets a TOML array be a tuple."""
+"""Accepts a TOML array as a tuple."""
 
 Names = Annotated[tuple[str, ...], LISTED]
 """One name or a list of names."""
@@ -46,12 +46,12 @@ VersionRange = Annotated[str, AfterValidator(_version_range)]
 
 
 def load(path: Path, kind: type[T]) -> T:
-    """The file at *path* as a *kind*. Raises `TableError` naming the file and every key that is wrong."""
+    """Read the file at *path* as a *kind*. Raises `TableError` that names the file and every invalid key."""
     return check(read(path), kind, str(path))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What is in the file at *path*, not checked yet. Raises `TableError`."""
+    """Read the file at *path* without validation. Raises `TableError`."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -63,12 +63,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def digest(table: BaseModel) -> str:
-    """Which content *table* has: the first 12 hex digits of the SHA-256 of it as JSON, defaults and all."""
+    """Return the first 12 hex digits of the SHA-256 of *table* as JSON, defaults included."""
     return hashlib.sha256(table.model_dump_json().encode()).hexdigest()[:12]
 
 
 def check(content: dict[str, Any], kind: type[T], where: str) -> T:
-    """*content* as a *kind*; *where* names its origin in the error."""
+    """Validate *content* as a *kind*; *where* names its origin in the error. Raises `TableError`."""
     try:
         return kind.model_validate(content)
     except ValidationError as problem:
@@ -89,10 +89,10 @@ def _complaint(error: Any, kind: type[BaseModel]) -> str:
 
 
 def _fields_at(kind: type[BaseModel], place: list[str]) -> Iterator[str]:
-    """The keys that are known at *place* inside *kind*."""
+    """Return the known keys at *place* inside *kind*."""
     for part in place:
         field = kind.model_fields.get(part)
-        if field is None:  # the name of a row, as in bounds.ttft_s or signature.3
+        if field is None:  # key of a table entry, as in bounds.ttft_s or signature.3
             continue
         inner = _model_in(field.annotation)
         if inner is None:
@@ -111,7 +111,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def in_range(version: str, wanted: str) -> bool:
     """
-    Whether *version* lies in the PEP 440 range *wanted*. A local part is ignored; what is no version lies in no range.
+    Whether *version* is in the PEP 440 range *wanted*. A local part is ignored. An invalid version is in no range.
 
     >>> in_range("0.12.0+cu130", "==0.12.*"), in_range("0.5.6.post2", ">=0.5.6,<0.6")
     (True, True)
@@ -124,7 +124,7 @@ def in_range(version: str, wanted: str) -> bool:
 
 def overlap(one: str | None, other: str | None) -> bool:
     """
-    Whether some version that either PEP 440 range names lies in both; no range at all overlaps with everything.
+    Whether a version named by either PEP 440 range is in both. A missing range overlaps with everything.
 
     >>> overlap(">=0.12,<0.14", "==0.12.*"), overlap(">=0.12,<0.14", ">=0.25")
     (True, False)

@@ -1,18 +1,18 @@
-"""Token counts, sizes and times as people write them: 2Mi is not 2M."""
+"""Parsing and formatting of token counts, sizes and times. 2Mi is not 2M."""
 
 import re
 from fractions import Fraction
 
 Ki, Mi, Gi = 1024, 1024**2, 1024**3
 GiB = Gi
-"""Bytes in a GiB. Engines that print "GB" (SGLang) mean this one too."""
+"""Bytes in a GiB. Engines that print "GB" (SGLang) mean GiB too."""
 
 _SCALES = {"": 1, "k": 1000, "m": 1_000_000, "ki": Ki, "mi": Mi}
 
 
 def tokens(text: str | int) -> int:
     """
-    A token count from what a person wrote. Raises ValueError for anything else.
+    Parse a typed token count. Raises ValueError for invalid text.
 
     >>> tokens("2Mi"), tokens("2M"), tokens("10_000")
     (2097152, 2000000, 10000)
@@ -30,7 +30,7 @@ def tokens(text: str | int) -> int:
 
 def duration(seconds: float) -> str:
     """
-    A time for people.
+    Format a time for users.
 
     >>> duration(0.25), duration(12.3), duration(754)
     ('0.25 s', '12.3 s', '12 min 34 s')
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 def quantity(value: float, unit: str) -> str:
     """
-    A measured number for people, with its unit.
+    Format a measured number with its unit for users.
 
     >>> quantity(10_000_000.0, "tokens"), quantity(0.30500712, "s"), quantity(87.1489, "x")
     ('10,000,000 tokens', '0.305007 s', '87.1489x')

@@ -1,1 +1,1 @@
-"""The conformance suites: each test asks one question, of every finding that wants it answered."""
+"""The conformance suites. Each test asks one question of every finding that needs it."""

@@ -1,4 +1,4 @@
-"""What the plugin's own tests share: a run of the real suites in a folder of its own."""
+"""Shared fixtures of the plugin's own tests: runs of the real suites in separate folders."""
 
 import atexit
 import os
@@ -18,8 +18,8 @@ from pytest_longctx import paths
 from pytest_longctx.reports import results as results_file
 
 if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
-    # Each server, worker and run that a test starts would compile the package again, and pytest its assertions: two fifths of the
-    # time of such a test. The checkout is left as it is; xdist's workers and what they start share the folder.
+    # Without a shared cache, each process that a test starts would compile the package and its assertions again: two fifths of the
+    # time of such a test. The checkout is not changed; xdist's workers and their child processes share the folder.
     _compiled = tempfile.mkdtemp(prefix="pytest-longctx-compiled-")
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = _compiled
@@ -27,7 +27,7 @@ if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
     sys.dont_write_bytecode = False
 
 if find_spec("sniffio") is None:
-    # httpcore tries this import several times for each request, and where it is not there each try searches every path again.
+    # httpcore tries this import several times for each request. If it is missing, each attempt searches every path again.
     sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 # ``pytest --backend=... -m ...`` names no path and must work from a plain installation; without the extra [test] these tests
@@ -61,25 +61,25 @@ slowest_decode_tokens_per_s = 1000
 
 @dataclass
 class Run:
-    """A finished run and its results file, where one was written."""
+    """A finished run and its results file, if one was written."""
 
     outcome: pytest.RunResult
     folder: Path
 
     @property
     def results(self) -> results_file.Results:
-        """The results file, which must be whole."""
+        """The complete results file."""
         return results_file.read(self.folder / "results" / "results.jsonl")
 
     @property
     def text(self) -> str:
-        """What was printed."""
+        """Printed output."""
         return self.outcome.stdout.str() + self.outcome.stderr.str()
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
-    """``run("--backend=miniature", "-m", "smoke")``: the shipped suites in an empty project."""
+    """``run("--backend=miniature", "-m", "smoke")``: run the shipped suites in an empty project."""
     for name in ("CI", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
     pytester.makeini(
@@ -96,10 +96,10 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 @pytest.fixture
 def faulty(pytester: pytest.Pytester) -> Callable[[str], str]:
-    """Write a deployment with the fault called *fault* and return the options that choose it."""
+    """Write a deployment with the fault *fault* and return the options that select it."""
 
     def write(fault: str) -> str:
-        # Only a server that is known to hang is given up soon; any other has time enough on the busiest machine.
+        # Only servers that are known to hang get a short deadline. All others have enough time on a busy machine.
         boot_s = 2 if fault in ("hangs-at-boot", "never-healthy", "crawls-at-boot") else 30
         stalls = ("stalls-mid-stream", "stalls-halfway", "stalls-in-prefill", "wedges")
         answer_s, stall_s = (5, 0.4) if fault in stalls else (30, 30)

@@ -1,7 +1,7 @@
 """
-Damage to a KV cache, as engines have done it: each must show in the answer, at its depth.
+Damage to a KV cache as observed in engines. Each kind must show in the answer, at its depth.
 
-A span counts tokens from *start* up to, not including, *stop*.
+A span covers the tokens from *start* to *stop*, *stop* excluded.
 """
 
 from dataclasses import replace
@@ -12,20 +12,20 @@ from tests.probe_reference import Cache
 
 
 def zeroed(cache: Cache, start: int, stop: int) -> Cache:
-    """A block that was never written: its tokens are there, with keys and values of zero."""
+    """A block that was never written: its tokens exist with keys and values of zero."""
     whole = ((cache.positions < start) | (cache.positions >= stop))[:, None, None]
     return replace(cache, keys=cache.keys * whole, values=cache.values * whole)
 
 
 def dropped(cache: Cache, start: int, stop: int) -> Cache:
-    """A chunk that was left out of the prompt: its tokens are gone and the later ones move up."""
+    """A chunk that was omitted from the prompt: its tokens are missing and the later ones move up."""
     kept = (cache.positions < start) | (cache.positions >= stop)
     moved = np.where(cache.positions >= stop, cache.positions - (stop - start), cache.positions)
     return Cache(cache.tokens - (stop - start), moved[kept], cache.keys[kept], cache.values[kept])
 
 
 def shifted(cache: Cache, start: int, stop: int, *, by: int = 1) -> Cache:
-    """A span whose values were written *by* places too late: its keys lead to their neighbours' values."""
+    """A span whose values were written *by* positions too late: its keys lead to their neighbours' values."""
     inside = (cache.positions >= start) & (cache.positions < stop)
     late = cache.positions[inside] + by
     positions = np.union1d(cache.positions, late)
@@ -39,7 +39,7 @@ def shifted(cache: Cache, start: int, stop: int, *, by: int = 1) -> Cache:
 
 
 def swapped(cache: Cache, other: Cache, start: int, stop: int) -> Cache:
-    """A block table that leads to *other*, another prompt's cache, for one span."""
+    """A block table that points to *other*, another prompt's cache, for one span."""
     theirs = (other.positions >= start) & (other.positions < stop)
     mine = (cache.positions < start) | (cache.positions >= stop)
     positions = np.concatenate([cache.positions[mine], other.positions[theirs]])
@@ -50,7 +50,7 @@ def swapped(cache: Cache, other: Cache, start: int, stop: int) -> Cache:
 
 
 def head_lost(cache: Cache, head: int) -> Cache:
-    """One KV head, as one device of several holds it, that reads zeros."""
+    """One KV head, as held by one of several devices, that reads zeros."""
     whole = np.ones(cache.keys.shape[1], np.float32)
     whole[head] = 0
     return replace(cache, keys=cache.keys * whole[:, None], values=cache.values * whole[:, None])

@@ -1,8 +1,8 @@
 """
-The probe without an engine: its last layer in numpy, on a KV cache that can be looked at and damaged.
+The probe without an engine: its last layer in numpy, with a KV cache that can be inspected and damaged.
 
-Filler has a key and a value of zero: such tokens are counted, not computed, so that a long context costs no more than its
-needles. Numbers are rounded where an engine rounds them: to *activations* after each operation, to *kv* in the cache.
+Filler has a key and a value of zero. Such tokens are counted, not computed, so that the cost does not grow with the context.
+Numbers are rounded as in an engine: to *activations* after each operation, to *kv* in the cache.
 """
 
 import math
@@ -19,7 +19,7 @@ from pytest_longctx.prompts import Ids
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cache:
-    """The last layer's KV cache: of *tokens* tokens those that have a key or a value, by position."""
+    """The last layer's KV cache: entries by position for those of *tokens* tokens that have a key or a value."""
 
     tokens: int
     positions: npt.NDArray[np.int64] = field(repr=False)
@@ -37,7 +37,7 @@ class Reference:
         self._layer = f"{family.prefix}model.layers.{family.layers - 1}.self_attn."
 
     def read(self, ids: Ids) -> Cache:
-        """The cache after the prompt *ids*."""
+        """Return the cache after the prompt *ids*."""
         positions = np.flatnonzero((ids < codes.FILLER) & (ids >= codes.SPECIAL))
         hidden = self._normed(self._embedded(ids[positions]))
         shape = (len(positions), KV_HEADS, self.family.head_dim)
@@ -47,7 +47,7 @@ class Reference:
         return Cache(len(ids), positions, keys, values)
 
     def answer(self, cache: Cache, ask: int, output_tokens: int) -> tuple[int, ...]:
-        """What the model says after *cache*, whose last token is *ask*. What it says itself adds filler to the cache."""
+        """Return the model's answer after *cache*, whose last token is *ask*. The answer itself adds filler to the cache."""
         said = [ask]
         for extra in range(output_tokens):
             said.append(self._next(cache, said[-1], cache.tokens + extra))
@@ -82,7 +82,7 @@ class Reference:
         return stored(values.astype(np.float32), self.activations)
 
     def _temperature(self, position: int) -> float:
-        """Llama 4 sharpens the queries of layers without rotary embedding at long positions."""
+        """Return the scale factor of the queries at long positions, as in Llama 4's layers without rotary embedding."""
         if self.family.head_dim != weights.LLAMA4.head_dim:
             return 1.0
         return math.log(math.floor((position + 1) / 8192) + 1) * 0.1 + 1

@@ -1,4 +1,4 @@
-"""Every example in a docstring comes out as it stands there."""
+"""Every example in a docstring gives the result shown."""
 
 import doctest
 import importlib

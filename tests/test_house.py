@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check."""
+"""Machine-checkable rules of the code structure."""
 
 import ast
 import inspect
@@ -63,7 +63,7 @@ def test_the_reference_names_everything(name):
 
 
 def test_there_are_fixtures_and_hooks_to_document():
-    """The checks above must not pass by finding nothing."""
+    """The checks above must not pass because they find nothing."""
     assert {"server", "prompt", "ask", "judge", "boot", "deployment"} <= set(documented_fixtures())
     assert "pytest_longctx_make_backend(config, name)" in hooks()
 
@@ -162,7 +162,7 @@ def test_the_sdist_carries_all_that_a_wheel_is_built_from_and_no_more(tmp_path):
 
 @pytest.fixture(params=["wheel", "checkout"])
 def site(request, tmp_path):
-    """Where Python finds the package: unpacked from a wheel, or in this checkout, as an editable install has it."""
+    """Locations of the package: unpacked from a wheel, or in this checkout as in an editable install."""
     if request.param == "checkout":
         return ROOT
     request.getfixturevalue("wheel").extractall(tmp_path / "site")
@@ -170,7 +170,7 @@ def site(request, tmp_path):
 
 
 def test_the_suites_run_from_anywhere(site, tmp_path):
-    """Not only in a clone: ``pytest --pyargs pytest_longctx.suites``, in an empty folder."""
+    """Outside a clone: ``pytest --pyargs pytest_longctx.suites`` in an empty folder."""
     empty = tmp_path / "empty"
     empty.mkdir()
     command = [

@@ -1,4 +1,4 @@
-"""The shape of the package: how many names, how large a package, and that every module named in a string is there."""
+"""Shape of the package: number of names, sizes of packages, and existence of every module named in a string."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ def modules() -> list[Path]:
 
 
 def named_in_strings() -> list[tuple[str, str | None]]:
-    """Every ``module`` or ``module:name`` that is the whole of a string in the package."""
+    """Return every string in the package that is a ``module`` or ``module:name``."""
     found = set()
     for path in modules():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,6 +1,6 @@
 """
-Miniatures: tiny servers in vLLM's dialect, honest or with one named fault each.
+Miniatures: tiny servers with vLLM's API, either correct or with one named fault.
 
-They prove the suite's own logic, on any laptop, in seconds: each fault must be caught by the check that names it. They
-prove nothing about a real engine. ``python -m pytest_longctx.miniatures --help`` starts one.
+The miniatures test the suite's own logic on any laptop in seconds: each fault must be caught by the check that names it.
+They give no evidence about a real engine. ``python -m pytest_longctx.miniatures --help`` shows how to start one.
 """

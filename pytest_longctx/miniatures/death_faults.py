@@ -1,4 +1,4 @@
-"""Faults of a server that has come up and fails under a long prompt, one class each, in the words that vLLM was seen to use."""
+"""Faults of a server that boots and then fails under a long prompt, one class each, with log lines observed in vLLM."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from typing import Any
 from pytest_longctx.miniatures.server import Honest, Request, say, spared
 
 _SHUTDOWN_S = 0.3
-"""How long the API server outlives its engine; vLLM 0.32 takes two seconds."""
+"""Time that the API server outlives its engine; two seconds in vLLM 0.32."""
 _ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 _OUT_OF_MEMORY = """
 EngineCore encountered a fatal error.
@@ -25,7 +25,7 @@ torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 3 ha
 
 
 class Wedges(Honest):
-    """Its engine loop stands still from the first long prompt on: health is green, and nothing is answered any more."""
+    """The engine loop stops at the first long prompt. Health stays green and no request is answered."""
 
     wedged = False
 
@@ -37,7 +37,7 @@ class Wedges(Honest):
 
 
 class EngineDies(Honest):
-    """Its engine is dead from the first long prompt on, and its health says so; connections stay open, and nothing comes."""
+    """The engine dies at the first long prompt and health reports it. Connections stay open without data."""
 
     dead = False
 
@@ -52,7 +52,7 @@ class EngineDies(Honest):
 
 
 class RunsOutUnderARequest(Honest):
-    """Runs out of GPU memory at the first long prompt, says so in its log, and shuts down as if all were well."""
+    """The server runs out of GPU memory at the first long prompt, logs it, and shuts down with exit code 0."""
 
     dead = False
 
@@ -72,7 +72,7 @@ class RunsOutUnderARequest(Honest):
 
 
 class IsKilledUnderARequest(Honest):
-    """Is ended by SIGKILL in the middle of a long prompt."""
+    """SIGKILL ends the server in the middle of a long prompt."""
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
         if not spared(request):

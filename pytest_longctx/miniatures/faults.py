@@ -1,7 +1,7 @@
 """
-One class, one fault. Prompts of `request.SMALL_TALK_TOKENS` or fewer are spared, so that each server looks ready.
+Faults of boots and of answers, one class each.
 
-Faults of a boot, one class each: servers that do not come up, or come up as they should not.
+Prompts of `request.SMALL_TALK_TOKENS` or fewer are not affected, so that each server looks ready.
 """
 
 import os
@@ -19,7 +19,7 @@ from pytest_longctx.miniatures.server import Honest, Request, say, spared
 
 
 class HangsAtBoot(Honest):
-    """Never opens its port."""
+    """The server never opens its port."""
 
     def boot(self) -> None:
         super().boot()
@@ -27,22 +27,22 @@ class HangsAtBoot(Honest):
 
 
 class ExitsAtBoot(Honest):
-    """Ends with an exit code and no known last word."""
+    """The server exits with an error code and an unknown last log line."""
 
     def boot(self) -> None:
-        say("something nobody has seen before")
+        say("an unrecognised last line")
         sys.exit(3)
 
 
 class NeverHealthy(Honest):
-    """Opens its port, and its health is never green."""
+    """The server opens its port, but its health never becomes green."""
 
     def healthy(self) -> bool:
         return False
 
 
 class CrawlsAtBoot(Honest):
-    """Loads for ever, and says how far it has come every `crawl_s`, in a bar that does not end its line."""
+    """The server loads without end and logs its progress every `crawl_s` in a bar without a line end."""
 
     def boot(self) -> None:
         for done in count(1):
@@ -51,14 +51,14 @@ class CrawlsAtBoot(Honest):
 
 
 class Overcommits(Honest):
-    """Comes up with a KV cache that cannot hold one request of the length it lists, as vLLM 0.12 did at 5Mi tokens."""
+    """The server boots with a KV cache smaller than one request of the listed length, as vLLM 0.12 did at 5Mi tokens."""
 
     def boot(self) -> None:
         self.say_capacity(self.max_model_len * 3 // 4)
 
 
 class RunsOutOfMemory(Honest):
-    """Runs out of GPU memory at boot, in PyTorch's words."""
+    """The server runs out of GPU memory at boot and logs PyTorch's message."""
 
     def boot(self) -> None:
         say(
@@ -69,7 +69,7 @@ class RunsOutOfMemory(Honest):
 
 
 class DiesHanging(Honest):
-    """Runs out of GPU memory at boot, says so, and then neither goes on nor ends."""
+    """The server runs out of GPU memory at boot, logs it, and then hangs."""
 
     def boot(self) -> None:
         say(
@@ -79,7 +79,7 @@ class DiesHanging(Honest):
 
 
 class LosesWorker(Honest):
-    """A worker process is killed from outside, and the engine that lost it hangs."""
+    """An external signal kills a worker process, and the engine that lost it hangs."""
 
     def boot(self) -> None:
         super().boot()
@@ -90,14 +90,14 @@ class LosesWorker(Honest):
 
 
 class IsKilled(Honest):
-    """Is ended by SIGKILL without a word."""
+    """SIGKILL ends the server without a log line."""
 
     def boot(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class CriesWolf(Honest):
-    """Logs what looks fatal and is not, and serves."""
+    """The server logs lines that look fatal but are harmless, and serves."""
 
     def boot(self) -> None:
         for _ in range(5):
@@ -116,7 +116,7 @@ LATE_FROM_TOKENS = 10_000
 
 
 class LateFirstToken(Honest):
-    """Answers truly; to a long prompt, late."""
+    """The server answers correctly, but a long prompt late."""
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
         if request.tokens >= LATE_FROM_TOKENS:
@@ -125,7 +125,7 @@ class LateFirstToken(Honest):
 
 
 class TruncatesPrompt(Honest):
-    """Drops the front of a long prompt and says nothing."""
+    """The server silently drops the front of a long prompt."""
 
     def usage(self, request: Request) -> dict[str, Any]:
         kept = request.tokens if spared(request) else request.tokens - request.tokens // 4
@@ -133,7 +133,7 @@ class TruncatesPrompt(Honest):
 
 
 class MiscountsUsage(Honest):
-    """Reports more output than it gave."""
+    """The server reports more output tokens than it sent."""
 
     def usage(self, request: Request) -> dict[str, Any]:
         extra = 0 if spared(request) else 1
@@ -141,7 +141,7 @@ class MiscountsUsage(Honest):
 
 
 class ClaimsTooMuch(Honest):
-    """Lists twice the context it serves."""
+    """The server lists twice the context it serves."""
 
     def complaint(self, request: Request) -> str | None:
         if request.tokens + request.max_tokens > self.max_model_len // 2:
@@ -150,14 +150,14 @@ class ClaimsTooMuch(Honest):
 
 
 class TakesTooMuch(Honest):
-    """Accepts requests over its own limit."""
+    """The server accepts requests above its own limit."""
 
     def complaint(self, request: Request) -> str | None:
         return None
 
 
 class DiesMidStream(Honest):
-    """Hangs up after three chunks."""
+    """The server closes the connection after three chunks."""
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
         for i, event in enumerate(super().events(request)):
@@ -167,7 +167,7 @@ class DiesMidStream(Honest):
 
 
 class ReadsOn(Honest):
-    """Reads a prompt to its end though its client has gone."""
+    """The server reads a prompt to its end although the client has disconnected."""
 
     def read(self, request: Request, gone: Callable[[], bool]) -> None:
         super().read(request, lambda: False)
@@ -176,7 +176,7 @@ class ReadsOn(Honest):
 
 
 class StallsMidStream(Honest):
-    """Sends three chunks and then nothing, for ever."""
+    """The server sends three chunks and then nothing more."""
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
         for i, event in enumerate(super().events(request)):
@@ -186,7 +186,7 @@ class StallsMidStream(Honest):
 
 
 class NeverSchedules(Honest):
-    """Healthy, with an empty cache and a request that waits for ever: vLLM's admission hang."""
+    """The server is healthy with an empty cache, but one request waits without end, as in vLLM's admission hang."""
 
     def admit(self, request: Request) -> None:
         if not spared(request):
@@ -197,7 +197,7 @@ class NeverSchedules(Honest):
 
 
 class StaysBlocked(Honest):
-    """The same, and what comes after that request waits behind it, though its client has gone."""
+    """Like `NeverSchedules`; later requests also wait behind the first although its client has disconnected."""
 
     blocked = False
 
@@ -211,7 +211,7 @@ class StaysBlocked(Honest):
 
 
 class ResetsConnection(Honest):
-    """Resets the connection instead of answering."""
+    """The server resets the connection instead of answering."""
 
     def complaint(self, request: Request) -> str | None:
         if not spared(request):
@@ -220,7 +220,7 @@ class ResetsConnection(Honest):
 
 
 class ErrorInStream(Honest):
-    """Answers 200 and puts its error into the stream."""
+    """The server answers 200 and sends its error inside the stream."""
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
         if spared(request):
@@ -231,28 +231,28 @@ class ErrorInStream(Honest):
 
 
 class CachedAnswer(Honest):
-    """Has an answer ready for a prompt it never saw."""
+    """The server answers a new prompt from a prepared answer."""
 
     def cached(self, request: Request) -> int:
         return 0 if spared(request) else request.tokens - 1
 
 
 class ForgetsCache(Honest):
-    """Recomputes a prompt it has just read."""
+    """The server recomputes a prompt that it has just read."""
 
     def cached(self, request: Request) -> int:
         return 0
 
 
 class KeepsCache(Honest):
-    """Says that it emptied its cache, and did not."""
+    """The server confirms a cache reset without emptying the cache."""
 
     def reset(self) -> bool:
         return True
 
 
 class CountersDisagree(Honest):
-    """Says in its usage that it read everything, and counts a quarter less."""
+    """The usage record counts the whole prompt, the metrics counter a quarter less."""
 
     def account(self, request: Request, ttft_s: float) -> None:
         super().account(request, ttft_s)
@@ -261,14 +261,14 @@ class CountersDisagree(Honest):
 
 
 class ClockDisagrees(Honest):
-    """Gives a time to the first token that no client waited for."""
+    """The server reports a time to first token that no client waited for."""
 
     def account(self, request: Request, ttft_s: float) -> None:
         super().account(request, ttft_s if spared(request) else ttft_s + 5)
 
 
 class HidesCounters(Honest):
-    """Has gauges and no counters."""
+    """The metrics page has gauges but no counters."""
 
     def metrics(self) -> str:
         return "\n".join(
@@ -323,4 +323,4 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "loses-its-route": request_faults.LosesItsRoute,
     }
 )
-"""Every miniature by the name its deployment gives in ``fault``."""
+"""Every miniature by the name that a deployment gives in ``fault``."""

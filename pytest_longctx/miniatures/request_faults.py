@@ -1,7 +1,7 @@
 """
-Servers that are slow and servers that stand still, one class each: only what moves tells one from the other.
+Slow and stalled servers, and servers that reject or misroute every request, one class each.
 
-Servers that cannot be asked, or have one answer for every question, one class each.
+Slow and stalled servers differ only in the gauges that change.
 """
 
 import time
@@ -12,11 +12,11 @@ from typing import Any
 from pytest_longctx.miniatures.server import Honest, Instead, Request, spared
 
 STEPS = 10
-"""Chunks in which a prompt is read."""
+"""Number of chunks in which a prompt is read."""
 
 
 class Crawls(Honest):
-    """Sends a chunk every `crawl_s`."""
+    """The server sends a chunk every `crawl_s`."""
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
         for event in super().events(request):
@@ -25,7 +25,7 @@ class Crawls(Honest):
 
 
 class CrawlsInPrefill(Honest):
-    """Reads a prompt in ten chunks, one every `crawl_s`; only the use of its KV cache moves meanwhile, as in vLLM."""
+    """The server reads a prompt in ten chunks, one every `crawl_s`. Meanwhile only its KV cache usage changes, as in vLLM."""
 
     steps_read = 0
     stops_after = STEPS + 1
@@ -46,13 +46,13 @@ class CrawlsInPrefill(Honest):
 
 
 class StallsInPrefill(CrawlsInPrefill):
-    """Reads half of a prompt so, and then stands still: its gauges are answered, and frozen."""
+    """The server reads half of a prompt in chunks and then stalls. Its gauges are served but do not change."""
 
     stops_after = STEPS // 2
 
 
 class StallsHalfway(Honest):
-    """Sends half of the answer and then nothing, for ever."""
+    """The server sends half of the answer and then nothing more."""
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
         for i, event in enumerate(super().events(request)):
@@ -69,21 +69,21 @@ KeyError: 'text'"""
 
 
 class WantsKey(Honest):
-    """Answers 401 to everything, whatever key comes with it."""
+    """The server answers 401 to every request, whatever the key."""
 
     def instead(self, method: str, path: str) -> Instead | None:
         return Instead(401, b'{"error": "Unauthorized"}')
 
 
 class Forbids(Honest):
-    """Answers 403 to everything."""
+    """The server answers 403 to every request."""
 
     def instead(self, method: str, path: str) -> Instead | None:
         return Instead(403, b'{"error": "Forbidden"}')
 
 
 class Answers500(Honest):
-    """Comes up, and answers every completion with an error of its own; the exception is in its log."""
+    """The server boots, and answers every completion with an HTTP 500 error. The exception is in its log."""
 
     def instead(self, method: str, path: str) -> Instead | None:
         if method != "POST":
@@ -93,21 +93,21 @@ class Answers500(Honest):
 
 
 class HasNoCompletions(Honest):
-    """Has all but the endpoint that matters."""
+    """The server has every endpoint except completions."""
 
     def instead(self, method: str, path: str) -> Instead | None:
         return Instead(404, b'{"detail": "Not Found"}') if path.startswith("/v1/completions") else None
 
 
 class IsAWebPage(Honest):
-    """Answers everything with a web page."""
+    """The server answers every request with a web page."""
 
     def instead(self, method: str, path: str) -> Instead | None:
         return Instead(200, _PAGE, "text/html; charset=utf-8")
 
 
 class LosesItsRoute(Honest):
-    """Looks ready, and has no endpoint any more when a long prompt comes, as behind a gateway that was configured anew."""
+    """The server looks ready, but its endpoint disappears at the first long prompt, as behind a reconfigured gateway."""
 
     def instead_of(self, request: Request) -> Instead | None:
         return None if spared(request) else Instead(404, b'{"detail": "Not Found"}')

@@ -1,4 +1,4 @@
-"""An honest miniature: what it answers, the request as it reads it, and the HTTP server around it."""
+"""A correct miniature: its answers, its parsed request, and its HTTP server."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ from threading import Lock
 from typing import Any, ClassVar, Final, NamedTuple
 
 SMALL_TALK_TOKENS: Final = 16
-"""Faults spare prompts shorter than this, so that a server with a fault still looks ready."""
+"""Prompts shorter than this are not affected by faults, so that a faulty server still looks ready."""
 
 
 @dataclass(slots=True)
 class Request:
-    """A completion request, its prompt reduced to what a server without a model needs."""
+    """A completion request, with the prompt reduced to what a server without a model needs."""
 
     tokens: int
     digest: str
@@ -29,7 +29,7 @@ class Request:
 
     @classmethod
     def parse(cls, body: bytes) -> "Request":
-        """Take the ids out of *body* before it is parsed: ten million of them must not become Python integers."""
+        """Parse *body* without its ids: ten million of them must not become Python integers."""
         start = body.index(b"[", body.index(b'"prompt"')) + 1
         end = body.index(b"]", start)
         rest = json.loads(body[:start] + body[end:])
@@ -40,7 +40,7 @@ class Request:
 
 
 def spared(request: Request) -> bool:
-    """Whether *request* is too small to be treated badly."""
+    """Whether *request* is too small to be affected by a fault."""
     return request.tokens < SMALL_TALK_TOKENS
 
 
@@ -52,7 +52,7 @@ CRAWL_S = 5.0
 
 
 class Instead(NamedTuple):
-    """An answer that stands in for the true one."""
+    """A response sent in place of the correct one."""
 
     status: int
     body: bytes
@@ -61,14 +61,14 @@ class Instead(NamedTuple):
 
 @dataclass
 class Honest:
-    """Serves what it claims, counts what it gets, and says so."""
+    """Correct server: serves the context it lists, counts the tokens it gets, and reports the counts."""
 
     version_path: ClassVar[str] = "/version"
     reset_path: ClassVar[str] = "/reset_prefix_cache"
     model: str = "miniature"
     max_model_len: int = 131_072
     kv_cache_tokens: int | None = None
-    """Size of the pretended KV cache; None: twice max_model_len."""
+    """Size of the simulated KV cache in tokens; ``None`` means twice max_model_len."""
     seen: set[str] = field(default_factory=set)
     running: int = 0
     waiting: int = 0
@@ -80,20 +80,20 @@ class Honest:
     lock: Lock = field(default_factory=Lock)
     late_s: float = LATE_S
     read_s: float = READ_S
-    """How long it pretends to read a prompt of `READ_FROM_TOKENS` or more; shorter ones take it no time."""
+    """Simulated prefill time of a prompt of `READ_FROM_TOKENS` or more. Shorter prompts take no time."""
     crawl_s: float = CRAWL_S
-    """How far apart the steps of a crawl are."""
+    """Interval between the steps of a slow answer."""
 
     @property
     def pool(self) -> int:
-        """The pretended KV cache in tokens."""
+        """Size of the simulated KV cache in tokens."""
         return self.kv_cache_tokens or 2 * self.max_model_len
 
     def boot(self) -> None:
-        """Log what vLLM logs; exit as it does when one request does not fit."""
+        """Write vLLM's boot log. Exit like vLLM if one request does not fit."""
         say(f"Using max model len {self.max_model_len}")
         if self.pool < self.max_model_len:
-            # 32 KiB a token, as a model with 8 KV heads of 128 in 8 layers would need.
+            # 32 KiB for each token, as for a model with 8 layers and 8 KV heads of dimension 128.
             needed, room = self.max_model_len / 32768, self.pool / 32768
             say(
                 f"ValueError: To serve at least one request with the model's max seq len ({self.max_model_len}), "
@@ -104,30 +104,30 @@ class Honest:
         self.say_capacity(self.pool)
 
     def say_capacity(self, pool: int) -> None:
-        """Log the size of a KV cache of *pool* tokens in vLLM's words."""
+        """Log the size of a KV cache of *pool* tokens in vLLM's format."""
         say(
             f"CPU KV cache size: {pool:,} tokens, Maximum concurrency for "
             f"{self.max_model_len:,} tokens per request: {pool / self.max_model_len:.2f}x"
         )
 
     def instead(self, method: str, path: str) -> Instead | None:
-        """What is answered in place of the truth, whatever is asked; None: nothing is."""
+        """Return the response to send in place of the correct one for any request; ``None`` for no replacement."""
         return None
 
     def instead_of(self, request: Request) -> Instead | None:
-        """The same of one completion."""
+        """Return the response to send in place of the correct one for a completion."""
         return None
 
     def kv_usage(self) -> float:
-        """Share of the pretended KV cache in use."""
+        """Share of the simulated KV cache in use."""
         return 0.5 if self.running else 0.0
 
     def healthy(self) -> bool:
-        """What ``/health`` says."""
+        """Result of ``/health``."""
         return True
 
     def complaint(self, request: Request) -> str | None:
-        """Why *request* is refused; None if it is not."""
+        """Return why *request* is refused, or ``None``."""
         if request.tokens + request.max_tokens <= self.max_model_len:
             return None
         return (
@@ -136,25 +136,25 @@ class Honest:
         )
 
     def refusal(self, complaint: str) -> dict[str, Any]:
-        """The body of an answer of 400."""
+        """Return the body of a 400 response."""
         return {"error": {"message": complaint, "type": "BadRequestError", "param": "input_tokens", "code": 400}}
 
     def cached(self, request: Request) -> int:
-        """Tokens of *request* that the prefix cache answers: whole blocks of a prompt that came before, but the last."""
+        """Return the tokens of *request* found in the prefix cache: whole blocks of an earlier prompt, except the last."""
         return (request.tokens - 1) // BLOCK_TOKENS * BLOCK_TOKENS if request.digest in self.seen else 0
 
     def usage(self, request: Request) -> dict[str, Any]:
-        """What is counted for *request*."""
+        """Return the usage record of *request*."""
         read, given = request.tokens, request.max_tokens
         return {"prompt_tokens": read, "completion_tokens": given, "total_tokens": read + given}
 
     def admit(self, request: Request) -> None:
-        """Let *request* run."""
+        """Register *request* as running."""
         with self.lock:
             self.running += 1
 
     def read(self, request: Request, gone: Callable[[], bool]) -> None:
-        """Pretend to read the prompt, as long as somebody waits for it."""
+        """Simulate reading the prompt, as long as a client waits."""
         end_s = time.monotonic() + (self.read_s if request.tokens >= READ_FROM_TOKENS else 0)
         while time.monotonic() < end_s:
             if gone():
@@ -162,14 +162,14 @@ class Honest:
             time.sleep(0.01)
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
-        """The stream's events; a ConnectionError raised here, or by `complaint`, resets the connection."""
+        """Yield the events of the stream. A ConnectionError raised here or by `complaint` resets the connection."""
         for i in range(request.max_tokens):
             last = i == request.max_tokens - 1
             yield {"choices": [{"index": 0, "text": f" w{i}", "finish_reason": "length" if last else None}]}
         yield {"choices": [], "usage": self.usage(request)}
 
     def account(self, request: Request, ttft_s: float) -> None:
-        """Move the counters once *request* is answered."""
+        """Increase the counters after *request* is answered."""
         with self.lock:
             self.first_tokens += 1
             self.ttft_s += ttft_s
@@ -179,12 +179,12 @@ class Honest:
             self.seen.add(request.digest)
 
     def reset(self) -> bool:
-        """Empty the prefix cache, and say whether that was done."""
+        """Empty the prefix cache. Returns whether that was done."""
         self.seen.clear()
         return True
 
     def metrics(self) -> str:
-        """The ``/metrics`` page."""
+        """Return the ``/metrics`` page."""
         rows = {
             "vllm:num_requests_running": self.running,
             "vllm:num_requests_waiting": self.waiting,
@@ -200,20 +200,20 @@ class Honest:
 
 
 def say(line: str) -> None:
-    """One line of the server's log."""
+    """Write one line to the server's log."""
     print(f"(EngineCore pid=1) INFO {time.strftime('%m-%d %H:%M:%S')} [miniature.py:1] {line}", flush=True)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """HTTP around an `Honest`, or one of its faulty children."""
+    """HTTP handler for an `Honest` server or a faulty subclass."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or the delayed acknowledgement adds 40 ms to every answer
+    disable_nagle_algorithm = True  # otherwise delayed acknowledgement adds 40 ms to every answer
     mind: Honest
     key: str | None = None
 
     def _locked(self) -> bool:
-        """Refuse whoever does not know the key; as in vLLM, only what is under ``/v1`` is locked."""
+        """Refuse requests without the key. As in vLLM, only paths under ``/v1`` are protected."""
         known = self.key is None or self.headers.get("Authorization") == f"Bearer {self.key}"
         if known or not self.path.startswith("/v1"):
             return False
@@ -221,14 +221,14 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def _overruled(self, method: str) -> bool:
-        """Send what the mind has in place of the truth."""
+        """Send the replacement response, if there is one."""
         other = self.mind.instead(method, self.path)
         if other is not None:
             self._send(*other)
         return other is not None
 
     def do_GET(self) -> None:
-        """Health, model list, version and metrics."""
+        """Serve health, model list, version and metrics."""
         if self._overruled("GET") or self._locked():
             return
         mind = self.mind
@@ -245,7 +245,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, b'{"detail": "Not Found"}')
 
     def do_POST(self) -> None:
-        """A completion, streamed or whole; or an empty cache."""
+        """Serve a completion, streamed or whole, or reset the cache."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self._overruled("POST") or self._locked():
             return
@@ -256,7 +256,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self._answer(request)
         except ConnectionError:
-            # Closing without lingering resets; where the client has gone already, that harms nobody.
+            # Closing without lingering resets the connection. If the client has disconnected already, this has no effect.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             self.close_connection = True
@@ -291,7 +291,7 @@ class Handler(BaseHTTPRequestHandler):
         self._chunk(b"")
 
     def _gone(self) -> bool:
-        """Whether the client has hung up: then there is something to read, and it is nothing."""
+        """Whether the client has disconnected: the socket is then readable and returns no data."""
         readable, _, _ = select.select([self.connection], [], [], 0)
         return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
@@ -307,21 +307,21 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing for each request."""
+        """Suppress the log line of each request."""
 
 
 class Quiet(ThreadingHTTPServer):
-    """A threading server that does not print a traceback when a client hangs up."""
+    """A threading server that prints no traceback if a client disconnects."""
 
     daemon_threads = True
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that was broken on purpose is no news."""
+        """Ignore connections that were broken on purpose."""
 
 
 def serve(mind: Honest, host: str, port: int) -> None:
-    """Boot *mind* and serve it for ever, to those who know the key in ``VLLM_API_KEY`` if there is one."""
+    """Boot *mind* and serve until terminated. If ``VLLM_API_KEY`` is set, clients need that key."""
     mind.boot()
     handler = type("MindedHandler", (Handler,), {"mind": mind, "key": os.environ.get("VLLM_API_KEY")})
     with Quiet((host, port), handler) as server:

@@ -1,4 +1,4 @@
-"""An honest miniature in SGLang's dialect: texts, counters and manners as 0.5.16 was seen to have them."""
+"""A correct miniature in SGLang's dialect: messages, counters and behaviour as observed in 0.5.16."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,14 +8,17 @@ from typing import Any, ClassVar
 from pytest_longctx.miniatures.server import Honest, Request
 
 KEPT_TOKENS = 2
-"""By how much an answer that fills the context is cut short (SG-0025)."""
+"""Tokens by which an answer that fills the context is cut short (SG-0025)."""
 CHUNK_TOKENS = 512
-"""How many tokens of a prompt it reads before it looks whether its client is still there."""
+"""Number of prompt tokens that the server reads between two checks for a disconnected client."""
 
 
 @dataclass
 class Sglang(Honest):
-    """Unhealthy while it reads a long prompt, silent about a cache that had nothing, short with an answer at its limit."""
+    """
+    SGLang behaviour: unhealthy while it reads a long prompt, no cache record without a hit, a shorter answer at the
+    limit.
+    """
 
     version_path: ClassVar[str] = "/server_info"
     reset_path: ClassVar[str] = "/flush_cache"
@@ -23,7 +26,7 @@ class Sglang(Honest):
     worked_tokens: int = 0
 
     def boot(self) -> None:
-        """Log what SGLang logs. A pool that holds less than one request is no reason to stop."""
+        """Write SGLang's boot log. A pool smaller than one request does not stop the boot."""
         _say("Load weight begin. avail mem=1.00 GB")
         _say(
             f"max_total_num_tokens={self.pool}, chunked_prefill_size=8192, max_prefill_tokens=16384, "
@@ -32,11 +35,11 @@ class Sglang(Honest):
         _say("The server is fired up and ready to roll!")
 
     def healthy(self) -> bool:
-        """Its health asks for a token, which waits behind a long prompt."""
+        """Result of the health check, which requests a token and therefore waits behind a long prompt."""
         return not self.reading
 
     def complaint(self, request: Request) -> str | None:
-        """Why *request* is refused, by its prompt alone or by prompt and answer; None if it is not."""
+        """Return why *request* is refused, because of its prompt or of prompt and answer together, or ``None``."""
         most, wanted = self.max_model_len, request.tokens + request.max_tokens
         if request.tokens >= most:
             return f"The input ({request.tokens} tokens) is longer than the model's context length ({most} tokens)."
@@ -49,25 +52,25 @@ class Sglang(Honest):
         )
 
     def refusal(self, complaint: str) -> dict[str, Any]:
-        """The body of an answer of 400: flat, where vLLM's has an error inside."""
+        """Return the body of a 400 response. It is flat, whereas vLLM nests the error."""
         return {"object": "error", "message": complaint, "type": "BadRequestError", "param": None, "code": 400}
 
     def given(self, request: Request) -> int:
-        """How many tokens *request* gets."""
+        """Return the number of tokens that *request* gets."""
         return min(request.max_tokens, max(1, self.max_model_len - KEPT_TOKENS - request.tokens))
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
-        """As vLLM's, with a shorter answer at the limit."""
+        """Yield the events like vLLM, with a shorter answer at the limit."""
         request.max_tokens = self.given(request)
         yield from super().events(request)
 
     def usage(self, request: Request) -> dict[str, Any]:
-        """Cached tokens are named where there are some, and else there is no record of them."""
+        """Return the usage record. It contains cached tokens only if there are any."""
         cached = self.cached(request)
         return {**super().usage(request), "prompt_tokens_details": {"cached_tokens": cached} if cached else None}
 
     def read(self, request: Request, gone: Callable[[], bool]) -> None:
-        """As any miniature, in chunks that are counted, and its health is red meanwhile."""
+        """Read the prompt in counted chunks. Health is red meanwhile."""
         left = request.tokens
 
         def chunk() -> bool:
@@ -84,9 +87,10 @@ class Sglang(Honest):
             self.reading -= 1
 
     def metrics(self) -> str:
-        """The ``/metrics`` page."""
+        """Return the ``/metrics`` page."""
         rows = {
-            "num_running_reqs": self.running - self.reading,  # a prompt that is read in chunks neither runs nor waits
+            "num_running_reqs": self.running
+            - self.reading,  # a prompt during chunked prefill counts neither as running nor as waiting
             "num_queue_reqs": self.waiting,
             "token_usage": 0.5 if self.running else 0.0,
             "realtime_tokens_total": self.worked_tokens,

@@ -1,1 +1,1 @@
-"""A model whose right answer is known at any length, and questions for it: see ``docs/explanation/probe.md``."""
+"""Model with a known correct answer at any length, and its questions. See ``docs/explanation/probe.md``."""

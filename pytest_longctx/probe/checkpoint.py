@@ -1,8 +1,4 @@
-"""
-The probe as a checkpoint: configurations, and the folder an engine loads.
-
-A checkpoint's folder: its tokenizer, and how its files come to be there.
-"""
+"""The probe as a checkpoint: model configurations, tokenizer files and the folder that an engine loads."""
 
 import json
 import os
@@ -21,12 +17,12 @@ from pytest_longctx.probe.weights import LLAMA, LLAMA4, LLAMA4_WITH_IMAGES, Fami
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:
-    """*content* as the bytes of a file."""
+    """Return *content* as the bytes of a JSON file."""
     return json.dumps(dict(content), indent=1).encode()
 
 
 def word_level_tokenizer(words: Sequence[str], special: int) -> dict[str, Any]:
-    """A ``tokenizer.json`` in which id i is the word ``words[i]``; the first *special* ids are special tokens."""
+    """Return a ``tokenizer.json`` in which id i is the word ``words[i]``. The first *special* ids are special tokens."""
     added = [
         {
             "id": i,
@@ -53,7 +49,7 @@ def word_level_tokenizer(words: Sequence[str], special: int) -> dict[str, Any]:
 
 
 def texts(config: Mapping[str, Any], words: Sequence[str], special: int) -> dict[str, bytes]:
-    """Every file of a checkpoint but its weights. Ids 0 to 3 are padding, start, end and unknown."""
+    """Return every file of a checkpoint except its weights. Ids 0 to 3 are padding, start, end and unknown."""
     text = config.get("text_config", config)
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -73,10 +69,10 @@ def texts(config: Mapping[str, Any], words: Sequence[str], special: int) -> dict
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
     """
-    Put *files* into *folder*; one that is there and right is left alone.
+    Write *files* into *folder*. Files with the right content are not rewritten.
 
-    Each file appears whole or not at all. Two processes that make the same checkpoint write the same bytes, so that it
-    does not matter who is last, and a reader in between reads the right ones.
+    Each file appears completely or not at all. Two processes that write the same checkpoint write the same bytes, so
+    the order does not matter and a concurrent reader sees correct files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -123,7 +119,7 @@ PROBE_LLAMA4: Mapping[str, Any] = MappingProxyType(
         "intermediate_size_mlp": weights.MLP,
         "num_local_experts": 1,
         "num_experts_per_tok": 1,
-        # Beyond the last layer: none has experts, in every engine's reading of this number.
+        # Beyond the last layer, so that no layer has experts however an engine interprets this number.
         "interleave_moe_layer_step": LLAMA4.layers + 1,
         "no_rope_layers": [1, 1, 1, 0],
         "attention_chunk_size": 8192,
@@ -144,7 +140,7 @@ PROBE_LLAMA: Mapping[str, Any] = MappingProxyType(
         "head_dim": LLAMA.head_dim,
         "num_hidden_layers": LLAMA.layers,
         "max_position_embeddings": 2_097_152,
-        # The slower half of the pairs turns by less than 1e-8 in ten million tokens.
+        # The slower half of the rotary pairs rotates by less than 1e-8 in ten million tokens.
         "rope_theta": 1e30,
     }
 )
@@ -154,7 +150,7 @@ PROBE_LLAMA4_WITH_IMAGES: Mapping[str, Any] = MappingProxyType(
         "architectures": [LLAMA4_WITH_IMAGES.architecture],
         "model_type": "llama4",
         "text_config": dict(PROBE_LLAMA4),
-        # Described, and not there: without weights for it SGLang serves text only.
+        # Configured without weights: SGLang then serves text only.
         "vision_config": {
             "model_type": "llama4_vision_model",
             "hidden_size": 64,
@@ -177,14 +173,14 @@ PROBE_LLAMA4_WITH_IMAGES: Mapping[str, Any] = MappingProxyType(
 
 ONLY_LAST_CHUNK: Mapping[str, Any] = MappingProxyType({"no_rope_layers": [1, 1, 1, 1], "rope_theta": 1e38})
 """
-What makes a damaged copy of `PROBE_LLAMA4`: its last layer sees its own chunk of 8,192 tokens and nothing before.
+Layer settings of a damaged copy of `PROBE_LLAMA4`: its last layer sees only its own chunk of 8,192 tokens.
 
-The base is for that layer's rotary embedding, which must leave most of a code as it is for the chunk still to be read.
+The base of that layer's rotary embedding is chosen so that most of a code stays intact within the chunk.
 """
 
 
 def make(folder: Path, family: Family, config: Mapping[str, Any]) -> None:
-    """Write a probe into *folder*, or leave it alone where it is there and right."""
+    """Write a probe into *folder*, unless the correct files exist."""
     files = texts(config, codes.words(), codes.SPECIAL)
     write(folder, {"model.safetensors": save(weights.tensors(family), {"format": "pt"}), **files})
 
@@ -200,4 +196,4 @@ MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = MappingPr
         )
     }
 )
-"""Every probe: how it is made, and its ``config.json``."""
+"""Every probe: its constructor and its ``config.json``."""

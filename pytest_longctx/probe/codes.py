@@ -1,9 +1,9 @@
 """
-The probe's language: its codes, its token ids, and the word of each.
+Vocabulary of the probe: its codes, its token ids, and the word of each id.
 
-A needle says "key i carries value j". An ask says "what does key i carry?" and is answered by one token: the answer
-"i carried j", or "nothing carries i". Either asks for key i + 1 in turn, so that one request asks for every key, and a
-wrong answer does not hide the next. Rungs are needles of another kind: see `pytest_longctx.probe.grading`.
+A needle states "key i carries value j". An ask means "which value does key i carry?" and is answered by one token: the
+answer "i carried j", or "nothing carries i". Either answer also asks for key i + 1, so that one request asks for every key,
+and a wrong answer does not hide the next one. Rungs are needles of another kind: see `pytest_longctx.probe.grading`.
 """
 
 import re
@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 WIDTH = 64
-"""Elements of a code, and how many codes there are: keys and values are rows of a Hadamard matrix."""
+"""Number of elements of a code, and number of codes. Keys and values are rows of a Hadamard matrix."""
 
 KEYS = VALUES = WIDTH
 RUNGS = 11
-"""Numbered by their bits, from 1. One more than the mantissa bits of FP16, so that its ladder has a rung that must break."""
+"""
+Number of rungs, numbered by their bits from 1. One more than the mantissa bits of FP16, so that the ladder contains a rung
+that FP16 must break.
+"""
 
 SPECIAL = 16
 RUNG = SPECIAL
@@ -33,15 +36,15 @@ NEEDLE = NONE + KEYS
 ANSWER = NEEDLE + KEYS * VALUES
 FILLER = ANSWER + KEYS * VALUES
 VOCABULARY = 12_544
-"""A multiple of 128, so that eight devices can share the rows."""
+"""Vocabulary size, a multiple of 128, so that eight devices can share the rows."""
 
 FILLER_IDS = (FILLER, VOCABULARY)
-"""The ids that say nothing: from the first up to, not including, the second."""
+"""Range of the filler ids, end excluded."""
 
 
 @cache
 def hadamard() -> npt.NDArray[np.float32]:
-    """The codes, one a row, elements +-1: any two rows are orthogonal (Sylvester's construction)."""
+    """Return the codes, one in each row, with elements +-1. Any two rows are orthogonal (Sylvester's construction)."""
     codes = np.ones((1, 1), np.float32)
     while len(codes) < WIDTH:
         codes = np.block([[codes, codes], [codes, -codes]])
@@ -50,18 +53,18 @@ def hadamard() -> npt.NDArray[np.float32]:
 
 
 def needle(key: int, value: int) -> int:
-    """The id that says: *key* carries *value*."""
+    """Return the id of the needle "*key* carries *value*"."""
     return NEEDLE + key * VALUES + value
 
 
 def answer(key: int, value: int) -> int:
-    """The id that answers: *key* carried *value*."""
+    """Return the id of the answer "*key* carried *value*"."""
     return ANSWER + key * VALUES + value
 
 
 @cache
 def words() -> tuple[str, ...]:
-    """The word of each id. They can be told apart even where no space is left between them."""
+    """Return the word of each id. The words can be separated even without spaces between them."""
     pairs = [f"{key:02d}.{value:02d}" for key in range(KEYS) for value in range(VALUES)]
     made = [f"<{i}>" for i in range(SPECIAL)]
     for kind in ("rung", "hold", "kept", "erased"):
@@ -91,7 +94,7 @@ class Said:
 
 def read(text: str) -> tuple[Said | None, ...]:
     """
-    What an answered *text* says, word by word; None for a word that is no answer.
+    Parse an answered *text* word by word; ``None`` for a word that is no answer.
 
     >>> read(" a00.17 none01")
     (Said(kind='answer', index=0, value=17), Said(kind='none', index=1, value=None))
@@ -100,7 +103,7 @@ def read(text: str) -> tuple[Said | None, ...]:
 
 
 def read_ids(ids: Iterable[int]) -> tuple[Said | None, ...]:
-    """The same from token ids."""
+    """Parse an answer given as token ids, like `read`."""
     known = words()
     return read(" ".join(known[i] if 0 <= i < len(known) else "?" for i in ids))
 

@@ -1,16 +1,16 @@
 """
-What an answer was worth, needle by needle.
+Grading of an answer, needle by needle, and of the precision ladder.
 
-An answer names its key, so it is graded by key: one wrong word does not hide the next. Only an answer about another key
-than was asked, which a sound engine cannot give, ends the chain; needles that were then never asked for are not
-reached, which is not the same as lost.
+An answer names its key and is graded by key, so one wrong word does not hide the next. Only an answer about another key
+than the one asked, which a correct engine cannot give, ends the chain. Needles not asked for after that count as not
+reached, which differs from lost.
 
-The ladder: how many mantissa bits of a key come back out of the KV cache, as a number.
+The ladder measures how many mantissa bits of a key are preserved in the KV cache.
 
-Rung k is a needle whose stored key has the elements 1 and 1 + 2^-k. Its ask looks only at the difference, 2^k times
-amplified: a difference that survived scores as high as any match, one that was rounded away scores zero, like filler.
-So the highest rung kept is the number of mantissa bits: 7 for BF16, 10 for FP16, 3 for E4M3, 2 for E5M2 (1 + 2^-(m+1)
-lies midway between two numbers of m bits and is rounded to the even one, 1).
+Rung k is a needle whose stored key has the elements 1 and 1 + 2^-k. Its ask reads only the difference, amplified by 2^k. A
+preserved difference scores as high as any match; a difference lost to rounding scores zero, like filler. So the highest
+preserved rung equals the number of mantissa bits: 7 for BF16, 10 for FP16, 3 for E4M3, 2 for E5M2 (1 + 2^-(m+1) lies midway
+between two numbers of m bits and is rounded to the even one, 1).
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,117 +24,125 @@ from pytest_longctx.prompts import Prompt
 
 Outcome = Literal["right", "lost", "wrong value", "not reached"]
 """
-``lost``: it answered that nothing carries this key, or its heads did not agree. ``wrong value``: every head read a
-needle of this key that this prompt does not have, so another prompt's, or memory was mixed up.
+Outcomes of a needle.
+
+``lost``: the answer states that nothing carries this key, or the heads disagree. ``wrong value``: every head read a needle
+of this key that is not in this prompt, so memory of another prompt was read, or memory was mixed up.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One needle and what became of it."""
+    """One needle and its outcome."""
 
     needle: Needle
     depth: float
     outcome: Outcome
     said: int | None = None
-    """The value answered, where one was."""
+    """Answered value, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """An answer, graded."""
+    """Grade of one answer."""
 
     steps: tuple[Step, ...] = field(repr=False)
-    """By key."""
+    """Steps by key."""
     denied: bool | None
-    """Whether the key that was not planted was answered with "none"; None where all keys were, or it was not reached."""
+    """
+    Whether the key without a needle was answered with "none". ``None`` if every key had a needle, or if this key was
+    not reached.
+    """
     derailed_at: int | None
-    """The first word, from 0, that does not answer the key asked."""
+    """Index, from 0, of the first word that answers another key than the one asked."""
 
     def count(self, outcome: Outcome) -> int:
-        """How many needles came to *outcome*."""
+        """Return the number of needles with this *outcome*."""
         return sum(step.outcome == outcome for step in self.steps)
 
     @property
     def failures(self) -> tuple[Step, ...]:
-        """Every needle that was not answered right, by position."""
+        """Return every needle that was not answered correctly, by position."""
         failed = [step for step in self.steps if step.outcome != "right"]
         return tuple(sorted(failed, key=lambda step: step.needle.position))
 
     @property
     def first_failure(self) -> Step | None:
-        """The first wrong step in the order of the answer."""
+        """Return the first wrong step in the order of the answer."""
         return next((step for step in self.steps if step.outcome != "right"), None)
 
     @property
     def sound(self) -> bool:
-        """Every needle right, and nothing made up for the key that was not there."""
+        """Whether every needle is right and no value was invented for the key without a needle."""
         return not self.failures and self.denied is not False and self.derailed_at is None
 
     def __str__(self) -> str:
         failed = self.failures
-        said = [f"{self.count('right')} of {len(self.steps)} needles right"]
+        parts = [f"{self.count('right')} of {len(self.steps)} needles right"]
         for outcome in ("lost", "wrong value", "not reached"):
             these = [step for step in failed if step.outcome == outcome]
             if these:
                 first, last = these[0], these[-1]
                 where = f"token {first.needle.position:,} ({first.depth:.1%})"
                 until = f" to {last.needle.position:,} ({last.depth:.1%})" if len(these) > 1 else ""
-                said.append(f"{len(these)} {outcome}, {where}{until}")
+                parts.append(f"{len(these)} {outcome}, {where}{until}")
         if self.denied is False:
-            said.append("a key that was not planted was answered with a value")
+            parts.append("a key without a needle was answered with a value")
         if self.derailed_at is not None:
-            said.append(f"word {self.derailed_at} answers another key than was asked")
-        return "; ".join(said)
+            parts.append(f"word {self.derailed_at} answers another key than the one asked")
+        return "; ".join(parts)
 
 
 def text(question: Question, answered: str) -> Grade:
-    """The grade of *answered*, the streamed text."""
+    """Grade *answered*, the streamed text."""
     return _grade(question, codes.read(answered))
 
 
 def ids(question: Question, answered: Iterable[int]) -> Grade:
-    """The grade of *answered*, token ids."""
+    """Grade *answered*, given as token ids."""
     return _grade(question, codes.read_ids(answered))
 
 
-def _grade(question: Question, said: Sequence[Said | None]) -> Grade:
-    said = said[: question.output_tokens]
+def _grade(question: Question, answered: Sequence[Said | None]) -> Grade:
+    answered = answered[: question.output_tokens]
     by_key: dict[int, Said] = {}
-    for each in said:
+    for each in answered:
         if each is not None and each.kind in {"answer", "none"}:
             by_key.setdefault(each.index, each)
     absent = by_key.get(len(question.needles))
     return Grade(
         steps=tuple(_step(question, needle, by_key.get(needle.key)) for needle in question.needles),
         denied=absent.kind == "none" if absent and len(question.needles) < codes.KEYS else None,
-        derailed_at=next((i for i, each in enumerate(said) if each is None or each.index != i), None),
+        derailed_at=next((i for i, each in enumerate(answered) if each is None or each.index != i), None),
     )
 
 
-def _step(question: Question, needle: Needle, said: Said | None) -> Step:
+def _step(question: Question, needle: Needle, answered: Said | None) -> Step:
     outcome: Outcome = (
         "not reached"
-        if said is None
+        if answered is None
         else "lost"
-        if said.value is None
+        if answered.value is None
         else "right"
-        if said.value == needle.value
+        if answered.value == needle.value
         else "wrong value"
     )
-    return Step(needle, question.depth(needle.position), outcome, said.value if said else None)
+    return Step(needle, question.depth(needle.position), outcome, answered.value if answered else None)
 
 
 OUTPUT_TOKENS = RUNGS
 
 _ORDER = (*range(1, RUNGS + 1, 2), *range(RUNGS - 1, 0, -2))
-"""Of the rungs through the context. The coarse ones are outermost: an engine that loses either end of it loses a coarse rung
-and keeps finer ones, which is not a ladder, instead of losing fine ones, which would look like rounding."""
+"""
+Placement of the rungs in the context. The coarse rungs are outermost. An engine that loses either end of the context then
+loses a coarse rung and keeps finer ones, which is no valid ladder. Otherwise the loss of fine rungs would look like
+rounding.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ladder:
-    """A prompt with every rung in it, and where rung k is: ``places[k - 1]``."""
+    """Prompt with every rung in it. Rung k is at ``places[k - 1]``."""
 
     prompt: Prompt
     places: tuple[int, ...] = field(repr=False)
@@ -143,17 +151,17 @@ class Ladder:
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What the ladder said: for each rung, from 1 bit up, whether it was kept; None where it was not answered."""
+    """Result of the ladder: for each rung, from 1 bit up, whether it was preserved; ``None`` if it was not answered."""
 
     kept: tuple[bool | None, ...]
 
     @property
     def mantissa_bits(self) -> int | None:
         """
-        Stored mantissa bits; None where the answer is not a ladder.
+        Number of stored mantissa bits; ``None`` if the answer is no valid ladder.
 
-        A rung that is kept above one that is not, or none kept at all, means that something else than rounding went wrong. All
-        rungs kept means at least as many bits as there are rungs.
+        If no rung is preserved, or a rung above a lost one is preserved, the cause is not rounding. If all rungs
+        are preserved, the result is a lower bound.
         """
         height = next((i for i, kept in enumerate(self.kept) if not kept), len(self.kept))
         return height if height and not any(self.kept[height:]) and None not in self.kept else None
@@ -161,9 +169,11 @@ class Precision:
     @property
     def breaks(self) -> int | None:
         """
-        Rungs kept above one that was lost: 0 where keys were only rounded; None where a rung was not answered.
+        Number of rungs preserved above a lost one: 0 if keys were only rounded; ``None`` if a rung was not
+        answered.
 
-        Above 0 keys come back as other numbers, as where one format is written and another is read.
+        A value above 0 means that keys are read back as other numbers, for example if written in one format and
+        read in another.
         """
         if None in self.kept:
             return None
@@ -172,7 +182,7 @@ class Precision:
 
     @property
     def relative_step(self) -> float | None:
-        """The step between neighbouring numbers just above 1."""
+        """Step between neighbouring numbers just above 1."""
         return None if self.mantissa_bits is None else 2.0**-self.mantissa_bits
 
     def __str__(self) -> str:
@@ -182,7 +192,10 @@ class Precision:
 
 
 def plant(filler: Prompt) -> Ladder:
-    """Plant every rung in a copy of *filler*, spread over all of it; the ask is its last token. Raises `PromptError`."""
+    """
+    Plant every rung in a copy of *filler*, spread over its whole length. The ask is the last token. Raises
+    `PromptError`.
+    """
     places = questions.spread(len(filler), RUNGS)
     questions.check(filler, places, RUNGS, RUNGS)
     by_rung = dict(zip(_ORDER, places, strict=True))
@@ -192,15 +205,17 @@ def plant(filler: Prompt) -> Ladder:
 
 
 def ladder_text(answered: str) -> Precision:
-    """What the streamed text *answered* says of the cache."""
+    """Return the precision that the streamed text *answered* indicates."""
     return _precision(codes.read(answered))
 
 
 def ladder_ids(answered: Iterable[int]) -> Precision:
-    """The same of token ids."""
+    """Return the precision that the answered token ids indicate."""
     return _precision(codes.read_ids(answered))
 
 
-def _precision(said: Sequence[Said | None]) -> Precision:
-    rungs = {each.index: each.kind == "kept" for each in said if each is not None and each.kind in {"kept", "erased"}}
+def _precision(answered: Sequence[Said | None]) -> Precision:
+    rungs = {
+        each.index: each.kind == "kept" for each in answered if each is not None and each.kind in {"kept", "erased"}
+    }
     return Precision(tuple(rungs.get(bits) for bits in range(1, RUNGS + 1)))

@@ -1,7 +1,7 @@
 """
-Questions for the probe: filler, needles planted at exact places, and an ask as the last token.
+Questions for the probe: filler, needles planted at exact positions, and an ask as the last token.
 
-Keys and values are dealt at random over the places, so that the answers jump back and forth through the context and no
+Keys and values are assigned to the positions at random, so that the answers jump back and forth through the context and no
 value can be guessed from its neighbours.
 """
 
@@ -17,12 +17,12 @@ from pytest_longctx.probe.codes import FILLER_IDS, KEYS
 from pytest_longctx.prompts import Ids, Prompt
 
 SHORTEST_TOKENS: Final = 2
-"""One needle and the ask."""
+"""Minimum length of a question: one needle and the ask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """What was planted, and where: *position* counts tokens from 0."""
+    """A planted needle; *position* counts tokens from 0."""
 
     key: int
     value: int
@@ -31,33 +31,33 @@ class Needle:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """A prompt, and all that is known of its answer."""
+    """A prompt and its expected answer."""
 
     prompt: Prompt
     needles: tuple[Needle, ...] = field(repr=False)
-    """By key, which is the order in which they are asked for."""
+    """Needles by key, which is the order in which they are asked for."""
 
     @property
     def output_tokens(self) -> int:
-        """How many tokens to ask for: one for each needle, and one for a key that was not planted, if there is any."""
+        """Number of tokens to request: one for each needle, and one for a key without a needle, if there is one."""
         return min(len(self.needles) + 1, KEYS)
 
     @property
     def answer(self) -> tuple[int, ...]:
-        """The ids that a correct engine gives."""
+        """Token ids of the correct answer."""
         right = [codes.answer(each.key, each.value) for each in self.needles]
         return (*right, codes.NONE + len(right))[: self.output_tokens]
 
     def depth(self, position: int) -> float:
-        """A position as a share of the context, from 0 to less than 1."""
+        """Return a position as a share of the context, from 0 to less than 1."""
         return position / len(self.prompt)
 
 
 def plant(filler: Prompt, places: Sequence[int]) -> Question:
     """
-    Plant a needle at each of *places* in a copy of *filler*, whose last token becomes the ask.
+    Plant a needle at each of *places* in a copy of *filler*. The last token becomes the ask.
 
-    *filler* is made of `FILLER_IDS` and not shorter than it must be for the places. 1 to 64 places, in any order, from 0
+    *filler* consists of `FILLER_IDS` and is long enough for the places. There are 1 to 64 places, in any order, from 0
     to the length less 2. Raises `PromptError`.
     """
     check(filler, places, 1, KEYS)
@@ -70,12 +70,18 @@ def plant(filler: Prompt, places: Sequence[int]) -> Question:
 
 
 def spread(tokens: int, count: int = KEYS) -> tuple[int, ...]:
-    """*count* places from the first token of a prompt of *tokens* to the last before the ask, evenly; fewer if it is short."""
+    """
+    Return *count* evenly spaced positions in a prompt of *tokens*, from the first token to the last before the ask;
+    fewer in a short prompt.
+    """
     return tuple(sorted({round(place) for place in np.linspace(0, tokens - 2, count)}))
 
 
 def at_depths(tokens: int, shares: Iterable[float]) -> tuple[int, ...]:
-    """The places at *shares* of a prompt of *tokens*, 0 the first token and 1 the last before the ask. Raises `PromptError`."""
+    """
+    Return the positions at *shares* of a prompt of *tokens*: 0 is the first token, 1 the last before the ask. Raises
+    `PromptError`.
+    """
     wanted = tuple(shares)
     if not all(0 <= share <= 1 for share in wanted):
         raise PromptError(f"depths are shares of the context from 0 to 1; found {wanted}")
@@ -84,9 +90,11 @@ def at_depths(tokens: int, shares: Iterable[float]) -> tuple[int, ...]:
 
 def borders(tokens: int, size: int, count: int = KEYS) -> tuple[int, ...]:
     """
-    Places on both sides of the borders between pieces of *size* tokens: an engine's blocks, chunks or batches.
+    Return positions on both sides of the borders between pieces of *size* tokens: blocks, chunks or batches of an
+    engine.
 
-    Up to *count* places, an even number: the first token and the last before the ask, and borders spread over the prompt.
+    Returns up to *count* positions, an even number: the first token, the last before the ask, and borders spread over
+    the prompt.
     """
     inner = range(size, tokens - 2, size)
     pairs = (count - 2) // 2
@@ -95,7 +103,7 @@ def borders(tokens: int, size: int, count: int = KEYS) -> tuple[int, ...]:
 
 
 def planted_in(filler: Prompt, planted: dict[int, int], ask: int, what: str) -> Prompt:
-    """A copy of *filler* with the ids *planted* by place, and *ask* at its end."""
+    """Return a copy of *filler* with the ids *planted* by position, and *ask* as its last token."""
     ids: Ids = filler.ids.copy()
     ids[list(planted)] = list(planted.values())
     ids[-1] = ask
@@ -104,7 +112,7 @@ def planted_in(filler: Prompt, planted: dict[int, int], ask: int, what: str) -> 
 
 
 def check(filler: Prompt, places: Sequence[int], least: int, most: int) -> None:
-    """That *least* to *most* needles can be planted at *places* of *filler*. Raises `PromptError`."""
+    """Check that *least* to *most* needles fit at *places* of *filler*. Raises `PromptError`."""
     tokens = len(filler)
     low, high = FILLER_IDS
     if not least <= len(places) <= most or len(set(places)) != len(places):
@@ -125,5 +133,5 @@ def check(filler: Prompt, places: Sequence[int], least: int, most: int) -> None:
 
 
 def _dealer(filler: Prompt) -> np.random.Generator:
-    """Chance that follows from the filler, so that the same prompt has the same needles."""
+    """Return a random generator seeded by the filler, so that the same prompt gets the same needles."""
     return np.random.Generator(np.random.PCG64([len(filler), *(int(each) for each in filler.ids[:16])]))

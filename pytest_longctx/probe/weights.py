@@ -1,16 +1,15 @@
 """
-The probe's weights: every matrix by construction, every number exact in BF16.
+Weights of the probe, constructed rather than trained and exact in BF16, and the length up to which its answer is
+guaranteed.
 
 Hidden dimensions are named fields. Each token's embedding has the norm of a vector of ones, so that the norms before
-projections change nothing. Only the last layer attends to anything that matters: a key head holds the key code, its
-values are copied to the residual, and the output matrix reads key, value and ask together. The other layers have random
-queries, keys and values and an output of zero: they cost what a layer costs and say nothing.
+projections change nothing. Only the last layer attends to relevant tokens: a key head holds the key code, its values are
+copied to the residual, and the output matrix reads key, value and ask together. The other layers have random queries, keys
+and values and an output of zero: they have the cost of a layer without any effect on the result.
 
-How sure the probe's answer is, and up to which length: closed forms.
-
-A match scores s = 64 q k / sqrt(head_dim); every other token scores at most m, which is 0 for orthogonal codes. Of N
-tokens the match then gets the attention weight w >= 1 / (1 + (N - 1) e^(m - s)), and the answer is right as long as w is
-at least `needed_weight`. Temperature tuning multiplies both scores by a number >= 1 and is left out.
+A match scores s = 64 q k / sqrt(head_dim); every other token scores at most m, which is 0 for orthogonal codes. Of N tokens
+the match then gets the attention weight w >= 1 / (1 + (N - 1) e^(m - s)), and the answer is right as long as w is at least
+`needed_weight`. Temperature tuning multiplies both scores by a number >= 1 and is neglected.
 """
 
 import math
@@ -32,53 +31,53 @@ Matrix = npt.NDArray[np.float32]
 HIDDEN = 256
 HEADS = 8
 KV_HEADS = 2
-"""The values of the first hold the key's code, those of the second the value's."""
+"""Number of KV heads: the values of the first hold the code of the key, those of the second that of the value."""
 
 MLP = 64
 KEY, VALUE, ASK = (slice(i * WIDTH, (i + 1) * WIDTH) for i in range(3))
 ASKING = slice(192, 204)
-"""Set in every token that asks; the answer "none" reads it."""
+"""Dimensions set in every token that asks. The answer "none" reads it."""
 BALLAST = slice(204, 212)
-"""Fills up the norm of needles, and is read by nobody."""
+"""Dimensions that complete the norm of needles. No matrix reads it."""
 LADDER = 212
-"""Set in every rung; then one dimension for each rung, and one for each ask about a rung."""
+"""Dimension set in every rung, followed by one dimension for each rung and one for each ask about a rung."""
 RUNG = slice(213, 213 + RUNGS)
 ASK_RUNG = slice(224, 224 + RUNGS)
 FILL = slice(236, 252)
 
 NONE_READS = 1.875
 """
-How much of the two fetched codes an answer must have to beat "none", out of 2.
+Amount of the two fetched codes, out of 2, that an answer needs to beat "none".
 
-Above 7/4, so that one of eight heads that fetches nothing is enough to say "none": whichever device it is on, it shows.
+The value is above 7/4, so that a single failing head out of eight is enough for "none", whichever device it is on.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """An architecture the probe is made in."""
+    """Model architecture that a probe is built for."""
 
     architecture: str
     mlp: str
-    """What its MLP is called in the names of tensors."""
+    """Name of the MLP in tensor names."""
     layers: int
     head_dim: int
     dims: tuple[int, ...]
-    """The dimensions of a head that hold a code, `WIDTH` of them: those that rotary embeddings do not turn."""
+    """Dimensions of a head that hold a code, `WIDTH` of them: those that rotary embeddings do not rotate."""
     query_gain: float
     prefix: str = ""
-    """Of the names of all tensors."""
+    """Prefix of all tensor names."""
 
 
 LLAMA4 = Family("Llama4ForCausalLM", "feed_forward", 4, 64, tuple(range(64)), 4.0)
-# SGLang attends to chunks only under the name that the published checkpoints have, which is that of text with images.
+# SGLang uses chunked attention only for the architecture name of the published checkpoints, which is that of text with images.
 LLAMA4_WITH_IMAGES = replace(LLAMA4, architecture="Llama4ForConditionalGeneration", prefix="language_model.")
-# Of 64 rotary pairs (i, i + 64), the slower half.
+# The slower half of the 64 rotary pairs (i, i + 64).
 LLAMA = Family("LlamaForCausalLM", "mlp", 2, 128, (*range(32, 64), *range(96, 128)), 8.0)
 
 
 def tensors(family: Family) -> dict[str, npt.NDArray[np.generic]]:
-    """Every tensor of the checkpoint by its name, in BF16."""
+    """Return every tensor of the checkpoint by name, in BF16."""
     made: dict[str, Matrix] = {"model.embed_tokens.weight": embedding(), "lm_head.weight": output()}
     for layer in range(family.layers):
         last = layer == family.layers - 1
@@ -94,7 +93,7 @@ def tensors(family: Family) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def embedding() -> Matrix:
-    """What each id says, (vocabulary, hidden); ids that mean something have a root mean square of exactly 1."""
+    """Return the embedding matrix (vocabulary, hidden). Ids with a meaning have a root mean square of exactly 1."""
     code = codes.hadamard()
     table = np.zeros((codes.VOCABULARY, HIDDEN), np.float32)
     pairs = np.arange(KEYS * VALUES)
@@ -124,7 +123,7 @@ def embedding() -> Matrix:
 
 
 def attention(family: Family) -> dict[str, Matrix]:
-    """The projections of the layer that answers, as (out, in)."""
+    """Return the projections of the answering layer, as (out, in)."""
     code, identity = codes.hadamard(), np.eye(WIDTH, dtype=np.float32)
     dims, heads_per_kv = list(family.dims), HEADS // KV_HEADS
     query = np.zeros((HEADS, family.head_dim, HIDDEN), np.float32)
@@ -140,7 +139,7 @@ def attention(family: Family) -> dict[str, Matrix]:
             out[field, mine, dims] = identity / heads_per_kv
 
     # Rung r is stored as 1 where code r is -1, and as 1 + 2^-r where it is +1. Its ask amplifies that difference by 2^r
-    # along code r, to which a cache that has erased the difference is orthogonal, and so is every other rung.
+    # along code r. A key whose difference was erased is orthogonal to code r, and so is every other rung.
     for index in range(RUNGS):
         bits, mine = index + 1, code[index + 1]
         query[:, dims, ASK_RUNG.start + index] = family.query_gain * 2 * 2**bits * mine / 8
@@ -156,7 +155,7 @@ def attention(family: Family) -> dict[str, Matrix]:
 
 
 def idle_attention(family: Family, layer: int) -> dict[str, Matrix]:
-    """The projections of a layer that works for nothing: its output is zero."""
+    """Return the projections of a layer without effect: its output is zero."""
     rows = {"q": HEADS * family.head_dim, "k": KV_HEADS * family.head_dim, "v": KV_HEADS * family.head_dim}
     made = {
         name: _noise((count, HIDDEN), seed=layer * len(rows) + number)
@@ -166,7 +165,7 @@ def idle_attention(family: Family, layer: int) -> dict[str, Matrix]:
 
 
 def output() -> Matrix:
-    """What each answer reads off the residual, (vocabulary, hidden): its ask, and both fetched codes or none."""
+    """Return the output matrix (vocabulary, hidden). Each answer reads its ask and both fetched codes or none."""
     code, pairs = codes.hadamard(), np.arange(KEYS * VALUES)
     table = np.zeros((codes.VOCABULARY, HIDDEN), np.float32)
     none = NONE_READS * WIDTH / (4 * (ASKING.stop - ASKING.start))
@@ -177,19 +176,22 @@ def output() -> Matrix:
     table[kept, KEY] = table[kept, VALUE] = code[1 : RUNGS + 1]
     table[kept, ASK_RUNG] = table[erased, ASK_RUNG] = 8 * np.eye(RUNGS)
     table[erased, ASKING] = none
-    # Filler says itself again, so that prompts without an ask are answered with words too.
+    # Filler predicts itself, so that prompts without an ask are answered with words too.
     table[codes.FILLER :, FILL] = _signs(np.arange(codes.VOCABULARY - codes.FILLER))
     return table
 
 
 def _signs(numbers: npt.NDArray[np.int64]) -> Matrix:
-    """Each number's low bits as +-1."""
+    """Return the low bits of each number as +-1."""
     bits = numbers[:, None] >> np.arange(FILL.stop - FILL.start) & 1
     return (1 - 2 * bits).astype(np.float32)
 
 
 def _noise(shape: tuple[int, int], seed: int) -> Matrix:
-    """Multiples of 1/64 within +-1/8, the same on every machine and with every numpy (the mixer of SplitMix64)."""
+    """
+    Return multiples of 1/64 within +-1/8, equal on every machine and with every numpy version (the mixer of
+    SplitMix64).
+    """
     count = shape[0] * shape[1]
     state = (np.arange(count, dtype=np.uint64) + np.uint64(seed * count + 1)) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -200,7 +202,7 @@ def _noise(shape: tuple[int, int], seed: int) -> Matrix:
 
 @cache
 def in_float32(family: Family) -> Mapping[str, Matrix]:
-    """The tensors as numpy computes with them."""
+    """Return the tensors in float32 for numpy."""
     return {name: tensor.astype(np.float32) for name, tensor in tensors(family).items()}
 
 
@@ -215,18 +217,19 @@ STORED: Mapping[str, npt.DTypeLike] = MappingProxyType(
     }
 )
 """
-Number formats of a KV cache, as engines name them. Unscaled: a scale of 1, an engine's default without calibration.
+Number formats of a KV cache, as engines name them, without scaling: the scale is 1, an engine's default without
+calibration.
 
-What MI300 calls fp8_e4m3 is ``fp8_e4m3fnuz``: its range ends at 240, that of everybody else's at 448.
+On MI300, fp8_e4m3 is ``fp8_e4m3fnuz``, whose range ends at 240. Elsewhere the range ends at 448.
 """
 
 _ROUNDINGS = 3
-"""Of BF16 between an attention weight and a logit: the head's output, the final norm, the logit itself."""
+"""Number of BF16 roundings between an attention weight and a logit: the head's output, the final norm, the logit itself."""
 
 
 def finite_limit(dtype: str) -> float:
     """
-    The largest finite number of *dtype*. Raises `UsageError`.
+    Return the largest finite number of *dtype*. Raises `UsageError`.
 
     >>> finite_limit("fp8_e4m3"), finite_limit("fp8_e4m3fnuz"), finite_limit("fp8_e5m2")
     (448.0, 240.0, 57344.0)
@@ -237,62 +240,65 @@ def finite_limit(dtype: str) -> float:
 
 
 def stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32]:
-    """*values* as they come back out of *dtype*: saturated, as engines do, and rounded to nearest even. Raises `UsageError`."""
+    """
+    Return *values* as read back from *dtype*: saturated, as engines do, and rounded to nearest even. Raises
+    `UsageError`.
+    """
     limit = finite_limit(dtype)
     return np.clip(values, -limit, limit).astype(STORED[dtype]).astype(np.float32)
 
 
 def largest_ask(family: Family, bits: int) -> float:
-    """The largest element of the query that asks for the rung of so many *bits*, where temperature tuning is left out."""
+    """Return the largest element of the query that asks for the rung of *bits*, without temperature tuning."""
     return family.query_gain * 2 * 2.0**bits
 
 
 def mantissa_bits(kv: str, activations: str = "bfloat16") -> int:
     """
-    The mantissa bits that the ladder must find in a cache of *kv* under *activations*: a key is rounded to both.
+    Return the mantissa bits that the ladder must find in a cache of *kv* under *activations*. A key is rounded to both.
 
-    At most as many as there are rungs. Raises `UsageError`.
+    The result is limited to the number of rungs. Raises `UsageError`.
     """
     rungs = (1 + 2.0 ** -np.arange(1, codes.RUNGS + 1)).astype(np.float32)
     return int(np.count_nonzero(stored(stored(rungs, activations), kv) != 1))
 
 
 def scores(family: Family, kv: str = "bfloat16") -> npt.NDArray[np.float32]:
-    """What the ask for key i (row) scores on a needle of key j (column), with keys as *kv* stores them."""
+    """Return the score of the ask for key i (row) on a needle of key j (column), with keys stored as *kv*."""
     code = codes.hadamard()
     scale = np.float32(family.query_gain / math.sqrt(family.head_dim))
     return scale * (code @ stored(code, kv).T)
 
 
 def match_score(family: Family, kv: str = "bfloat16") -> float:
-    """The lowest score of a match."""
+    """Return the lowest score of a match."""
     return float(np.diag(scores(family, kv)).min())
 
 
 def worst_miss(family: Family, kv: str = "bfloat16") -> float:
-    """The highest score of a needle of another key, or of filler, which is 0."""
+    """Return the highest score of a needle of another key, or of filler, which is 0."""
     others = scores(family, kv)
     return max(0.0, float(others[~np.eye(WIDTH, dtype=bool)].max()))
 
 
 def attention_weight(family: Family, tokens: int, kv: str = "bfloat16") -> float:
-    """The least weight of the match among *tokens* tokens."""
+    """Return the minimum weight of the match among *tokens* tokens."""
     return 1 / (1 + (tokens - 1) * math.exp(worst_miss(family, kv) - match_score(family, kv)))
 
 
 def needed_weight() -> float:
     """
-    The weight from which on the answer beats "none", whatever BF16 rounds on the way.
+    Return the minimum weight for which the answer beats "none" in spite of BF16 rounding.
 
-    Two fetched codes of weight w against `weights.NONE_READS`, both beside the ask's own code: 1 + 2 w against 2.875,
-    either off by three roundings of 2^-9.
+    Two fetched codes of weight w compete with `weights.NONE_READS`, both beside the ask's own code: 1 + 2 w against
+    2.875, either subject to three roundings of 2^-9.
     """
     error = _ROUNDINGS * 2.0**-9
     return (((1 + NONE_READS) * (1 + error) / (1 - error)) - 1) / 2
 
 
 def longest_context(family: Family, kv: str = "bfloat16") -> int:
-    """The most tokens of context for which the answer is guaranteed."""
+    """Return the largest context in tokens for which the answer is guaranteed."""
     needed = needed_weight()
     margin = match_score(family, kv) - worst_miss(family, kv)
     return 1 + math.floor(math.exp(margin) * (1 - needed) / needed)

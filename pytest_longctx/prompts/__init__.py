@@ -1,13 +1,13 @@
 """
-Prompts of an exact length, each kind its own short module.
+Prompts of an exact length, with one module for each kind.
 
-    factory    what a test holds: prompt(10_000), prompt.natural("1M"), prompt.text("1M")
-    token_ids  a prompt as token ids and its JSON; prompts that share a prefix
-    needles    a fact in a haystack, the question at the end, the score, and whether an answer only repeats itself
-    text       text that re-encodes to an exact count, alone or inside a chat template
-    corpus     where text comes from
-    tokenizer  a model's tokenizer
-    cache      tokenised text on disk
+    factory    the object a test uses: prompt(10_000), prompt.natural("1M"), prompt.text("1M")
+    token_ids  prompts as token ids and JSON; prompts with a common prefix
+    needles    a hidden fact and its question, the score of an answer, detection of repetition
+    text       text of an exact token count, alone or inside a chat template
+    corpus     sources of text
+    tokenizer  tokenizer of a model
+    cache      disk cache of tokenised text
 """
 
 from pytest_longctx.prompts.factory import PromptFactory

@@ -1,8 +1,9 @@
 """
-Tokenised text on disk, so that a corpus is tokenised once for each length.
+Disk cache of tokenised text, so that a corpus is tokenised once for each length.
 
-An entry is an ``.npy`` file of bytes, with a checksum in its last four; it appears whole or not at all. Workers that want the
-same entry wait for the one that makes it. When the shelf is full, what was longest unread goes first.
+An entry is an ``.npy`` file of bytes with a checksum in its last four bytes. It appears completely or not at all. Workers
+that need the same entry wait for the worker that creates it. If the cache is full, the least recently read entries are
+deleted first.
 """
 
 import fcntl
@@ -28,16 +29,16 @@ _SUM_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class TokenCache:
-    """A folder of at most about *limit_bytes*."""
+    """Cache folder with a size limit of about *limit_bytes*."""
 
     folder: Path
     limit_bytes: int = 2 * GiB
 
     def fetch(self, what: dict[str, str | int], build: Callable[[], Bytes]) -> Bytes:
         """
-        The entry that *what* describes, memory-mapped; made by *build* where it is missing or damaged.
+        Return the entry for *what*, memory-mapped. *build* creates it if it is missing or damaged.
 
-        A folder that cannot be written to costs time, not the run.
+        If the folder is not writable, the entry is built each time.
         """
         name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
         path = self.folder / f"{name}.npy"
@@ -45,7 +46,7 @@ class TokenCache:
         if found is not None:
             return found
         with self._alone(name):
-            found = _read(path)  # made by another while this one waited
+            found = _read(path)  # created by another worker during the wait
             if found is not None:
                 return found
             made = build()
@@ -59,7 +60,7 @@ class TokenCache:
         with ExitStack() as held:
             with suppress(OSError):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                # One of 256 files that stay: a lock that is deleted can be held twice.
+                # One of 256 permanent files, because a deleted lock file could be locked twice.
                 lock = held.enter_context((self.folder / f"{name[:2]}.lock").open("w"))
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -76,12 +77,12 @@ class TokenCache:
             raise
 
     def _make_room(self, newest: Path) -> None:
-        """Forget what was longest unread; the newest entry stays, however large."""
+        """Delete the least recently read entries. The newest entry is kept, however large it is."""
         entries = list[tuple[float, int, Path]]()
         for path in self.folder.glob("*.npy"):
             try:
                 seen = path.stat()
-            except FileNotFoundError:  # another worker made room too
+            except FileNotFoundError:  # another worker deleted it
                 continue
             entries.append((seen.st_mtime, seen.st_size, path))
         total = sum(size for _, size, _ in entries)
@@ -89,12 +90,12 @@ class TokenCache:
             if total <= self.limit_bytes:
                 return
             if path != newest:
-                path.unlink(missing_ok=True)  # who has it mapped keeps it
+                path.unlink(missing_ok=True)  # processes that have it mapped keep it
                 total -= size
 
 
 def _read(path: Path) -> Bytes | None:
-    """The bytes of *path*, or None where there is no whole entry."""
+    """Return the bytes of *path*, or ``None`` if there is no complete entry."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         os.utime(path)
@@ -107,5 +108,5 @@ def _read(path: Path) -> Bytes | None:
 
 
 def token_cache() -> TokenCache:
-    """Where this machine keeps its prompts."""
+    """Return this machine's token cache."""
     return TokenCache(paths.kept() / "prompts")

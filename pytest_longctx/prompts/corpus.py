@@ -1,4 +1,4 @@
-"""Where the text of prompts comes from: sentences made from a seed, a user's file, words."""
+"""Sources of prompt text: sentences generated from a seed, a user's file, random words."""
 
 import hashlib
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ _SENTENCES = 4096
 
 
 def _table(pattern: str, *columns: list[str]) -> np.ndarray:
-    """Every combination of *columns* in *pattern*, so that one lookup gives several words."""
+    """Return every combination of *columns* in *pattern*, so that one lookup gives several words."""
     phrases = [""]
     for column in columns:
         phrases = [f"{phrase}|{word}" for phrase in phrases for word in column]
@@ -70,7 +70,7 @@ _PHRASES = (
 
 
 def endless(seed: int) -> Iterator[str]:
-    """Sentences in pieces of about 300 kB, for ever; each ends with a full stop and a space."""
+    """Yield sentences in pieces of about 300 kB without end. Each piece ends with a full stop and a space."""
     rng = np.random.Generator(np.random.PCG64(seed))
     sizes = [table.size for table in _PHRASES]
     while True:
@@ -85,33 +85,33 @@ _READ_CHARS = 1 << 20
 
 
 class Source(Protocol):
-    """A text that can be read from its beginning any number of times."""
+    """Text source that can be read from its beginning any number of times."""
 
     @property
     def digest(self) -> str:
-        """What tells this text from every other; the cache goes by it."""
+        """Identifier of the text, used as the cache key."""
 
     def pieces(self) -> Iterator[str]:
-        """The text, in pieces of any size. Raises `PromptError`."""
+        """Yield the text in pieces of any size. Raises `PromptError`."""
 
     def opening(self, rng: np.random.Generator) -> str:
-        """What stands before the text in one prompt, so that no two prompts begin alike."""
+        """Return the opening of one prompt, which makes every prompt differ from its first tokens on."""
 
 
 def _number(rng: np.random.Generator) -> str:
-    """Twelve random digits: within the first 16 tokens even where each digit is a token of its own."""
+    """Return twelve random digits, which fit into the first 16 tokens even if each digit is a token."""
     return "".join(str(digit) for digit in rng.integers(0, 10, size=12)) + ". "
 
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """Generated sentences without end; the default."""
+    """Endless generated sentences. The default source."""
 
     seed: int = 0
 
     @property
     def digest(self) -> str:
-        """The seed is all there is to know."""
+        """The seed determines the whole text."""
         return f"sentences-1-{self.seed}"
 
     def pieces(self) -> Iterator[str]:
@@ -119,35 +119,35 @@ class Sentences:
         return endless(self.seed)
 
     def opening(self, rng: np.random.Generator) -> str:
-        """Twelve digits."""
+        """Return twelve digits."""
         return _number(rng)
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Random words out of *words* without end, for a made tokenizer that knows no English."""
+    """Endless random words from *words*, for a synthetic tokenizer without English."""
 
     words: tuple[str, ...]
     seed: int = 0
 
     @classmethod
     def of(cls, vocabulary: ModelTokenizer, low: int, high: int) -> "Words":
-        """The words that a made tokenizer has from id *low* on, *high* left out."""
+        """Build from the words of a synthetic tokenizer with ids from *low* to *high*, *high* excluded."""
         return cls(tuple(vocabulary.rust.id_to_token(each) for each in range(low, high)))
 
     @property
     def digest(self) -> str:
-        """Of the words and the seed."""
+        """Digest of the words and the seed."""
         return hashlib.sha256(repr((self.words, self.seed)).encode()).hexdigest()
 
     def pieces(self) -> Iterator[str]:
-        """4096 words at a time."""
+        """Yield 4096 words at a time."""
         rng = np.random.Generator(np.random.PCG64(self.seed))
         while True:
             yield self._some(rng, 4096)
 
     def opening(self, rng: np.random.Generator) -> str:
-        """Sixteen words."""
+        """Return sixteen words."""
         return self._some(rng, 16)
 
     def _some(self, rng: np.random.Generator, count: int) -> str:
@@ -156,14 +156,14 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """A user's own text in UTF-8. It is repeated only where *repeat* says so; otherwise its end is the end."""
+    """A user's own text in UTF-8. The text is repeated only with *repeat*; otherwise it ends with the file."""
 
     path: Path
     repeat: bool = False
 
     @property
     def digest(self) -> str:
-        """Of what is in the file now. Raises `PromptError`."""
+        """Digest of the current content of the file. Raises `PromptError`."""
         try:
             with self.path.open("rb") as file:
                 return f"{hashlib.file_digest(file, 'sha256').hexdigest()}{'-repeated' * self.repeat}"
@@ -171,7 +171,7 @@ class TextFile:
             raise self._unreadable(problem) from None
 
     def pieces(self) -> Iterator[str]:
-        """A million characters at a time. Raises `PromptError` where the file is no text."""
+        """Yield a million characters at a time. Raises `PromptError` if the file is no text."""
         try:
             while True:
                 with self.path.open(encoding="utf-8") as file:
@@ -187,7 +187,7 @@ class TextFile:
             raise self._unreadable(problem) from None
 
     def opening(self, rng: np.random.Generator) -> str:
-        """Twelve digits."""
+        """Return twelve digits."""
         return _number(rng)
 
     def _unreadable(self, problem: Exception) -> PromptError:
@@ -198,9 +198,9 @@ class TextFile:
 
 
 def too_short(source: Source, had: int, wanted: int) -> PromptError:
-    """The refusal of a text that ends too soon: it is never repeated on the quiet."""
+    """Return the error for a text that is too short. A text is never repeated without *repeat*."""
     name = source.path if isinstance(source, TextFile) else type(source).__name__
     return PromptError(
         f"the text {name} holds {had:,} tokens; {wanted:,} were asked for\n"
-        "  try      a longer text, or TextFile(path, repeat=True), which says that it may be repeated"
+        "  try      a longer text, or TextFile(path, repeat=True) to repeat the text"
     )

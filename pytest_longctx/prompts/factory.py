@@ -1,4 +1,4 @@
-"""What a test holds: prompt(10_000), prompt.natural("1M"), prompt.text("1M"); and the reader that tokenises for it."""
+"""Prompt factory of a test: prompt(10_000), prompt.natural("1M"), prompt.text("1M"); and the reader that tokenises for it."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -21,7 +21,10 @@ from pytest_longctx.units import tokens as token_count
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """*where* is the model's folder or name, see `tokenizer.load`; *context* the server's longest input, where known."""
+    """
+    Tokenizer and text source of a model. *where* is the folder or name of the model, see `tokenizer.load`; *context* is
+    the longest input of the server, if known.
+    """
 
     where: str
     source: Source = field(default_factory=Sentences)
@@ -30,15 +33,15 @@ class Reader:
 
     @cached_property
     def vocabulary(self) -> ModelTokenizer:
-        """The tokenizer, read when it is first needed. Raises `PromptError`."""
+        """The tokenizer, loaded on first use. Raises `PromptError`."""
         return tokenizer.load(self.where)
 
     def lead(self, rng: np.random.Generator) -> Ids:
-        """BOS where the tokenizer puts one, and an opening that is this prompt's own."""
+        """Return BOS, if the tokenizer adds one, and an opening that is unique to this prompt."""
         return np.concatenate((self.vocabulary.lead, self.vocabulary.ids(self._opening(rng))))
 
     def body(self, tokens: int) -> Ids:
-        """The first *tokens* ids of the source, the same for every prompt. Raises `PromptError`."""
+        """Return the first *tokens* ids of the source, equal for every prompt. Raises `PromptError`."""
         what: dict[str, str | int] = {"kind": "ids", "tokens": tokens, **self._origin}
 
         def build() -> np.ndarray:
@@ -55,17 +58,17 @@ class Reader:
         return self.shelf.fetch(what, build).view("<u4")
 
     def text(self, rng: np.random.Generator, tokens: int) -> str:
-        """A text of exactly *tokens* tokens; see `text.exact_text`."""
+        """Return a text of exactly *tokens* tokens; see `text.exact_text`."""
         opening = self._opening(rng)
         what: dict[str, str | int] = {"kind": "text", "opening": opening, "tokens": tokens, **self._origin}
-        what["context"] = self.context or 0  # what is too long for one server is not for another
+        what["context"] = self.context or 0  # the character limit depends on the server
         return self._keep(
             what,
             lambda: prompt_text.exact_text(self.vocabulary, self.source, tokens, opening=opening, context=self.context),
         )
 
     def messages(self, rng: np.random.Generator, tokens: int, system: str) -> tuple[prompt_text.Message, ...]:
-        """Messages of exactly *tokens* tokens; see `text.exact_messages`."""
+        """Return messages of exactly *tokens* tokens; see `text.exact_messages`."""
         render = prompt_text.renderer(self.where)
         return prompt_text.exact_messages(
             self.vocabulary,
@@ -85,7 +88,7 @@ class Reader:
         opening = self.source.opening(rng)
         if self.vocabulary.unknown in self.vocabulary.ids(opening):
             raise PromptError(
-                f"the tokenizer of {self.where} does not know {opening.strip()[:40]!r}, so prompts would all look alike to it\n"
+                f"the tokenizer of {self.where} does not know {opening.strip()[:40]!r}, so it would encode all prompts alike\n"
                 "  try      corpus.Words with words of its vocabulary, or prompts of random ids"
             )
         return opening
@@ -97,11 +100,11 @@ class Reader:
 
 class PromptFactory:
     """
-    Makes prompts of exact length.
+    Factory of prompts of exact length.
 
-    *seed* and *key* decide them: a run's seed, and a key that tells one question from another. Each call of one factory
-    gives a new prompt. Two prompts differ from their first block on, so no prefix cache can answer one with the other's.
-    *reader* gives the model's tokenizer and a text, for the kinds that need them.
+    The prompts depend on *seed* and *key*: the seed of the run, and a key that distinguishes the questions. Each call
+    of one factory returns a new prompt. Two prompts differ from their first block on, so a prefix cache cannot reuse
+    one for the other. *reader* provides the tokenizer and a text, for the kinds that need them.
     """
 
     def __init__(
@@ -113,10 +116,11 @@ class PromptFactory:
 
     def __call__(self, tokens: int | str) -> Prompt:
         """
-        A new prompt of exactly *tokens* random ordinary ids, written 10000 or "128Ki"; no BOS. Raises `PromptError`.
+        Return a new prompt of exactly *tokens* random ordinary ids without BOS; *tokens* is 10000 or "128Ki".
+        Raises `PromptError`.
 
-        A prompt of 16 tokens or more repeats another's first block about never (1 in 10^48 for an ordinary range of a
-        thousand ids).
+        The probability that a prompt of 16 tokens or more repeats the first block of another is negligible (1 in
+        10^48 for an ordinary range of a thousand ids).
         """
         length, rng = self._draw(tokens)
         low, high = self.ordinary_ids
@@ -125,7 +129,7 @@ class PromptFactory:
         return Prompt(ids, self.seed, self.key)
 
     def natural(self, tokens: int | str) -> Prompt:
-        """Exactly *tokens* ids of natural text: BOS where the tokenizer puts one, twelve digits, then the text."""
+        """Return exactly *tokens* ids of natural text: BOS if the tokenizer adds one, twelve digits, then the text."""
         length, rng = self._draw(tokens)
         reader = self._reader()
         ids = np.concatenate((reader.lead(rng), reader.body(length)))[:length]
@@ -133,7 +137,7 @@ class PromptFactory:
         return Prompt(ids, self.seed, self.key)
 
     def needle(self, tokens: int | str, depth: float) -> Haystack:
-        """Exactly *tokens* ids of natural text with a fact at *depth* (0 to 1) of it and its question at the end."""
+        """Return exactly *tokens* ids of natural text with a fact at *depth* (0 to 1) and the question at the end."""
         length, rng = self._draw(tokens)
         reader = self._reader()
         needle = Needle.draw(rng)
@@ -144,25 +148,26 @@ class PromptFactory:
 
     def text(self, tokens: int | str, *, over: bool = False) -> Text:
         """
-        A text that the model's tokenizer encodes to exactly *tokens* tokens, special ones included, as it is proved.
+        Return a text that the model's tokenizer encodes to exactly *tokens* tokens, special tokens included; the
+        length is verified.
 
-        *over*: it is meant to be refused, and may have more characters than the server takes.
+        With *over* the server is expected to refuse the text, and the text may exceed its character limit.
         """
         length, rng = self._draw(tokens)
         reader = replace(self._reader(), context=None) if over else self._reader()
         return Text(reader.text(rng, length), length, self.seed, self.key)
 
     def chat(self, tokens: int | str, system: str = "") -> prompt_text.Chat:
-        """Messages that the model's chat template renders to exactly *tokens* tokens."""
+        """Return messages that the model's chat template renders to exactly *tokens* tokens."""
         length, rng = self._draw(tokens)
         return prompt_text.Chat(self._reader().messages(rng, length, system), length, self.seed, self.key)
 
     def turns(self, first: int, answer: int, new: int, count: int) -> Iterator[Prompt]:
-        """Turns of one conversation in random ids; see `token_ids.turns`."""
+        """Return the turns of one conversation in random ids; see `token_ids.turns`."""
         return token_ids.turns(self, first, answer, new, count)
 
     def users(self, document: int, question: int, count: int) -> Iterator[Prompt]:
-        """Questions of several users on one document in random ids; see `token_ids.users`."""
+        """Return questions of several users on one document in random ids; see `token_ids.users`."""
         return token_ids.users(self, document, question, count)
 
     def _draw(self, tokens: int | str) -> tuple[int, np.random.Generator]:
@@ -173,11 +178,13 @@ class PromptFactory:
         except ValueError as problem:
             raise PromptError(str(problem)) from None
         if not 1 <= length <= LONGEST_TOKENS:
-            raise PromptError(f"a prompt of {length:,} tokens was asked for; from 1 to {LONGEST_TOKENS:,} can be had")
+            raise PromptError(
+                f"a prompt of {length:,} tokens was requested; the length must be from 1 to {LONGEST_TOKENS:,}"
+            )
         (child,) = self._sequence.spawn(1)
         return length, np.random.Generator(np.random.PCG64(child))
 
     def _reader(self) -> Reader:
         if self._make_reader is None:
-            raise PromptError("this factory has no tokenizer: it was made for random ids alone")
+            raise PromptError("this factory has no tokenizer: it makes only prompts of random ids")
         return self._make_reader()

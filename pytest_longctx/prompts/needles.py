@@ -1,4 +1,7 @@
-"""A fact hidden in a haystack, the question at the end, the score, and whether an answer only repeats itself."""
+"""
+Retrieval prompts: a fact hidden in text with the question at the end, the score of an answer, and the detection of
+repetition.
+"""
 
 import re
 from dataclasses import dataclass
@@ -24,12 +27,12 @@ _OBJECTS = (
     "chariot",
 )
 _NEAR_TOKENS: Final = 256
-"""How far a needle may move to stand between two sentences."""
+"""Maximum distance in tokens by which a needle is moved to the border of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """A fact, the question that asks for it, and what must come back."""
+    """A fact, the question about it, and the expected answer."""
 
     fact: str
     question: str
@@ -37,7 +40,7 @@ class Needle:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Self:
-        """A code of seven digits for one of a hundred things."""
+        """Draw a code of seven digits for one of a hundred things."""
         thing = f"{rng.choice(_MATERIALS)} {rng.choice(_OBJECTS)}"
         code = str(rng.integers(1_000_000, 10_000_000))
         question = f" Now a question. What is the code of the {thing}? The code of the {thing} is"
@@ -46,7 +49,7 @@ class Needle:
 
 @dataclass(frozen=True, slots=True)
 class Haystack:
-    """A prompt with its needle; *depth* is where the needle came to lie, from 0 (start) to 1 (end)."""
+    """A prompt with its needle; *depth* is the needle's final position, from 0 (start) to 1 (end)."""
 
     prompt: Prompt
     needle: Needle
@@ -57,16 +60,19 @@ def hide(
     vocabulary: ModelTokenizer, needle: Needle, lead: Ids, hay: Ids, tokens: int, depth: float
 ) -> tuple[Ids, float]:
     """
-    *lead*, as much of *hay* as makes *tokens* in all, the fact in it, the question last; and where the fact came to lie.
+    Build a prompt of *tokens* from *lead*, *hay*, the fact and the final question, and return it with the position of
+    the fact.
 
-    The fact stands after the nearest end of a sentence within 256 tokens. Raises `PromptError`.
+    The fact follows the nearest end of a sentence within 256 tokens. Raises `PromptError`.
     """
     if not 0 <= depth <= 1:
-        raise PromptError(f"a needle at depth {depth} was asked for; from 0 (the start) to 1 (the end) can be had")
+        raise PromptError(
+            f"a needle at depth {depth} was requested; the depth must be from 0 (the start) to 1 (the end)"
+        )
     fact, question = vocabulary.ids(needle.fact), vocabulary.ids(needle.question)
     length = tokens - lead.size - fact.size - question.size
     if length < 0:
-        raise PromptError(f"a haystack of {tokens:,} tokens was asked for; its needle alone takes {tokens - length:,}")
+        raise PromptError(f"a haystack of {tokens:,} tokens was requested; its needle alone takes {tokens - length:,}")
     hay = hay[:length]
     at = _between_sentences(vocabulary, hay, round(depth * length))
     return np.concatenate((lead, hay[:at], fact, hay[at:], question)), at / length if length else 0.0
@@ -82,7 +88,7 @@ def _between_sentences(vocabulary: ModelTokenizer, hay: Ids, wanted: int) -> int
 
 def score(answer: str, expected: str) -> bool:
     """
-    Whether *expected* stands in *answer* as a number of its own; commas and spaces between its digits do not matter.
+    Whether *answer* contains *expected* as a separate number. Commas and spaces between its digits are ignored.
 
     >>> score("It is 4,821,937.", "4821937"), score("48219370", "4821937")
     (True, False)
@@ -92,12 +98,12 @@ def score(answer: str, expected: str) -> bool:
 
 
 LONGEST_PHRASE: Final = 64
-"""Words of the longest phrase whose repetition is looked for."""
+"""Maximum length in words of a phrase that is checked for repetition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """What is said again, and how often in a row."""
+    """A repeated phrase, and the number of consecutive repetitions."""
 
     phrase: str
     times: int
@@ -105,7 +111,7 @@ class Repetition:
 
 def repetition(answer: str, times: int = 3) -> Repetition | None:
     """
-    The shortest phrase that *answer* says at least *times* times in a row, or None.
+    Return the shortest phrase that occurs at least *times* times in a row in *answer*, or ``None``.
 
     >>> repetition("it is the the the the end")
     Repetition(phrase='the', times=4)

@@ -1,4 +1,4 @@
-"""Text that re-encodes to an exact number of tokens, alone or inside a chat template, tokenised in pieces of bounded size."""
+"""Text and chat messages that encode to an exact number of tokens, tokenised in pieces of bounded size."""
 
 import hashlib
 import json
@@ -19,13 +19,13 @@ _PIECE_CHARS: Final = 1 << 16
 _AROUND_CHARS: Final = 256
 _TRIES: Final = 32
 _AT_ONCE: Final = 16
-"""Pieces that are encoded side by side, on as many cores as there are."""
+"""Number of pieces encoded in parallel, on as many cores as there are."""
 _WORD_START = re.compile(r"(?<=\S) (?=\S)")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a text and its ids; those are of the text without its first *skip* characters."""
+    """A part of a text and its ids. The ids exclude the first *skip* characters of the text."""
 
     text: str = field(repr=False)
     skip: int
@@ -35,11 +35,14 @@ class Piece:
 def encoded(
     vocabulary: ModelTokenizer, chunks: Iterable[str], tokens: int, *, piece_chars: int | None = None, skip: int = 0
 ) -> Iterator[Piece]:
-    """The text of *chunks* piece by piece, until there are *tokens* tokens or the text ends; no special tokens are added."""
+    """
+    Encode the text of *chunks* piece by piece, until *tokens* tokens are reached or the text ends. No special tokens
+    are added.
+    """
     parts = _cut(vocabulary, chunks, piece_chars or min(_PIECE_CHARS, 4 * _AROUND_CHARS + 8 * tokens), skip)
     done, per_piece = 0, 1.0
     while done < tokens:
-        # Not more than will be needed, by what a piece came to so far.
+        # Limit the batch to the expected need, estimated from the size of the pieces so far.
         ahead = int(min(_AT_ONCE, max(1.0, (tokens - done) / per_piece))) if done else 1
         group = list(islice(parts, ahead))
         if not group:
@@ -62,7 +65,7 @@ def _cut(vocabulary: ModelTokenizer, chunks: Iterable[str], piece_chars: int, sk
         rest += chunk
         while len(rest) > start + piece_chars:
             found = border(vocabulary, rest, start)
-            if found is None:  # no border here: the piece grows
+            if found is None:  # no border found: extend the piece
                 start += piece_chars
                 continue
             at, omit = found
@@ -74,10 +77,10 @@ def _cut(vocabulary: ModelTokenizer, chunks: Iterable[str], piece_chars: int, sk
 
 def border(vocabulary: ModelTokenizer, text: str, start: int) -> tuple[int, int] | None:
     """
-    The first place from *start* on where *text* may be cut, and how many characters to leave out after it.
+    Return the first place from *start* on where *text* can be cut, and how many characters to leave out after it.
 
-    A tokenizer that puts a space before every text wants the border's own space left out. None where there is no such place
-    among the first 32.
+    A tokenizer that adds a space before every text needs the border's own space left out. Returns ``None`` if none of
+    the first 32 candidates is valid.
     """
     end = min(len(text) - 1, start + 4 * _AROUND_CHARS)
     words = [found.start() for found in _WORD_START.finditer(text, start, end)]
@@ -98,7 +101,7 @@ _JSON_CHARS: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A prompt as text, for endpoints that take no ids; *tokens* is its proved length."""
+    """A prompt as text, for endpoints that accept no ids; *tokens* is its verified length."""
 
     path: ClassVar = COMPLETIONS
     member: ClassVar = "prompt"
@@ -112,16 +115,16 @@ class Text:
 
     @property
     def digest(self) -> str:
-        """The first 12 hex digits of the SHA-256 of the text."""
+        """First 12 hex digits of the SHA-256 of the text."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
     @property
     def json_bytes(self) -> int:
-        """How many bytes `json_chunks` yields in all."""
+        """Total number of bytes that `json_chunks` yields."""
         return sum(len(chunk) for chunk in self.json_chunks())
 
     def json_chunks(self) -> Iterator[bytes]:
-        """The text as a JSON string, in pieces of a million characters."""
+        """Yield the text as a JSON string, in pieces of a million characters."""
         yield b'"'
         for start in range(0, len(self.text), _JSON_CHARS):
             yield json.dumps(self.text[start : start + _JSON_CHARS])[1:-1].encode()
@@ -129,7 +132,10 @@ class Text:
 
 
 def character_limit(vocabulary: ModelTokenizer, context: int) -> int:
-    """Characters that a vLLM (0.32, renderers/params.py) of *context* input tokens takes; it refuses more untokenised."""
+    """
+    Return the character limit of a vLLM (0.32, renderers/params.py) with *context* input tokens, which applies before
+    tokenisation.
+    """
     return context * vocabulary.longest_token
 
 
@@ -145,17 +151,17 @@ def exact_text(
     context: int | None = None,
 ) -> str:
     """
-    *opening* and text from *source* that come to exactly *tokens* tokens, *before* and *after* included.
+    Return a text of *opening* and *source* with exactly *tokens* tokens, *before* and *after* included.
 
-    With *special*, what the tokenizer adds by itself is counted too, as ``/v1/completions`` does. *context* is the longest
-    input of the server in tokens, where it is known. Raises `PromptError` that names the nearest length, where there is no
-    such text.
+    With *special*, the tokens that the tokenizer adds are counted too, as ``/v1/completions`` does. *context* is the
+    longest input of the server in tokens, if known. Raises `PromptError` with the nearest length if no such text
+    exists.
     """
     body = tokens - (vocabulary.special if special else 0)
     least = vocabulary.count(before + after) + 1
     if body < least:
         raise PromptError(
-            f"a text of {tokens:,} tokens was asked for; the nearest is about {tokens - body + least:,}: special tokens and "
+            f"a text of {tokens:,} tokens was requested; the nearest is about {tokens - body + least:,}: special tokens and "
             f"the frame around it take {tokens - body + least - 1:,}"
         )
     reach = body - vocabulary.count(after)
@@ -175,14 +181,15 @@ def exact_text(
         )
     came = vocabulary.count(whole, special=special)
     if came != tokens:
-        raise PromptError(
-            f"a text of {tokens:,} tokens was asked for; encoded as a whole it is {came:,}, the nearest found"
-        )
+        raise PromptError(f"a text of {tokens:,} tokens was requested; the nearest text found encodes to {came:,}")
     return whole[len(before) : len(whole) - len(after)]
 
 
 def _back(vocabulary: ModelTokenizer, done: list[Piece], reach: int) -> Piece:
-    """Take the last piece from *done*, put back what of it is surely needed, and return the rest, which must be cut."""
+    """
+    Remove the last piece from *done*, put back the part that is certainly needed, and return the rest, which must be
+    cut.
+    """
     last = done.pop()
     reach -= sum(piece.ids.size for piece in done)
     fine = list(encoded(vocabulary, [last.text], last.ids.size, piece_chars=_TAIL_CHARS, skip=last.skip))
@@ -194,14 +201,14 @@ def _back(vocabulary: ModelTokenizer, done: list[Piece], reach: int) -> Piece:
 
 
 def _tail(vocabulary: ModelTokenizer, window: Piece, after: str, wanted: int, tokens: int) -> str:
-    """The beginning of *window* that comes to *wanted* tokens with *after*; never one that ends in a space."""
+    """Return the beginning of *window* that encodes to *wanted* tokens together with *after*. It never ends with a space."""
     encoding = vocabulary.rust.encode(window.text[window.skip :], add_special_tokens=False)
     place = min(max(wanted - vocabulary.count(after), 1), len(encoding)) - 1
     guess = window.skip + encoding.token_to_chars(place)[1]
     near = range(max(window.skip + 1, guess - _REACH_CHARS), min(len(window.text), guess + _REACH_CHARS) + 1)
     ends = sorted((end for end in near if not window.text[end - 1].isspace()), key=lambda end: abs(end - guess))
     seen = set[int]()
-    # A next letter may cost two tokens and leave a length out; a mark after an earlier one costs one.
+    # One more letter can add two tokens and skip a length; a punctuation mark at an earlier end adds one.
     for mark, end in product(_MARKS, ends):
         came = vocabulary.count(window.text[window.skip : end] + mark + after)
         if came == wanted:
@@ -216,14 +223,14 @@ def _tail(vocabulary: ModelTokenizer, window: Piece, after: str, wanted: int, to
 
 Message = dict[str, str]
 Render = Callable[[list[Message]], str]
-"""Messages as the model will see them, the opening of its answer included."""
+"""Chat messages as rendered for the model, including the generation prompt."""
 
 _MARK: Final = "longctx stands here"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chat:
-    """Messages, and their proved length in tokens once they are rendered."""
+    """Chat messages and their verified length in tokens after rendering."""
 
     path: ClassVar = "/v1/chat/completions"
     member: ClassVar = "messages"
@@ -237,22 +244,24 @@ class Chat:
 
     @property
     def json_bytes(self) -> int:
-        """How many bytes `json_chunks` yields in all."""
+        """Total number of bytes that `json_chunks` yields."""
         return sum(len(chunk) for chunk in self.json_chunks())
 
     def json_chunks(self) -> Iterator[bytes]:
-        """The messages as a JSON array."""
+        """Yield the messages as a JSON array."""
         yield json.dumps(self.messages).encode()
 
 
 def renderer(where: str, *, download: bool = False) -> Render:
-    """The chat template of the model at *where*, by the ``transformers`` package. Raises `PromptError`."""
+    """Return the chat template of the model at *where*, using the ``transformers`` package. Raises `PromptError`."""
     try:
         tokenizer = needed("transformers").AutoTokenizer.from_pretrained(where, local_files_only=not download)
     except PromptError:
         raise
     except Exception as problem:  # noqa: BLE001 - it raises many kinds for a folder it cannot read
-        raise PromptError(f"the chat template of {where} cannot be had: {str(problem).splitlines()[0]:.200}") from None
+        raise PromptError(
+            f"the chat template of {where} cannot be loaded: {str(problem).splitlines()[0]:.200}"
+        ) from None
     if not tokenizer.chat_template:
         raise PromptError(
             f"the model at {where} has no chat template\n  try      prompts of text or ids, sent to /v1/completions"
@@ -275,20 +284,20 @@ def exact_messages(
     context: int | None = None,
 ) -> tuple[Message, ...]:
     """
-    One user's message, after *system* where there is one, that renders to exactly *tokens* tokens.
+    Return one user message, after *system* if given, that renders to exactly *tokens* tokens.
 
-    What the template puts around it is measured by rendering once; the whole is proved as `exact_text` does. No special token is
-    added to a rendered template, as servers do. Raises `PromptError`.
+    The length of the template is measured by rendering once. The result is verified like in `exact_text`. As in
+    servers, no special token is added to a rendered template. Raises `PromptError`.
     """
     head: list[Message] = [{"role": "system", "content": system}] if system else []
     before, mark, after = render([*head, {"role": "user", "content": _MARK}]).partition(_MARK)
     if not mark or _MARK in after:
         raise PromptError(
-            "the chat template does not repeat a user's message once and unchanged: no exact length can be had"
+            "the chat template does not repeat a user's message exactly once and unchanged: no exact length is possible"
         )
     frame: dict[str, str] = {"opening": opening, "before": before, "after": after}
     content = exact_text(vocabulary, source, tokens, **frame, special=False, context=context)
     messages = (*head, {"role": "user", "content": content})
     if render(list(messages)) != before + content + after:
-        raise PromptError("the chat template changes with what is said: no exact length can be had")
+        raise PromptError("the chat template depends on the message: no exact length is possible")
     return messages

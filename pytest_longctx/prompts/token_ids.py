@@ -1,4 +1,4 @@
-"""A prompt as token ids and its JSON, and prompts that share a prefix."""
+"""Prompts as token ids and JSON, and groups of prompts with a common prefix."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -15,32 +15,32 @@ Ids = npt.NDArray[np.uint32]
 
 _CHUNK_TOKENS = 1 << 20
 LONGEST_TOKENS = 1_000_000_000
-"""A hundred times what any engine serves today; its ids take 4 GB."""
+"""Maximum length of a prompt: a hundred times the context of current engines. Its ids take 4 GB."""
 
 
 COMPLETIONS = "/v1/completions"
 
 
 class Sendable(Protocol):
-    """What a client needs of a prompt, be it ids, text or messages: where it goes, its length in tokens, and its JSON."""
+    """Interface of a prompt for a client, for ids, text and messages alike: endpoint, length in tokens, and JSON."""
 
     path: ClassVar[str]
     member: ClassVar[str]
-    """What a request's body calls it."""
+    """Name of the prompt's field in the request body."""
 
     def __len__(self) -> int: ...
 
     @property
     def json_bytes(self) -> int:
-        """How many bytes `json_chunks` yields in all."""
+        """Total number of bytes that `json_chunks` yields."""
 
     def json_chunks(self) -> Iterator[bytes]:
-        """The prompt as a JSON value, in pieces."""
+        """Yield the prompt as a JSON value, in pieces."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """Token ids and where they came from: the same seed, key and length give the same ids anywhere."""
+    """Token ids and their origin. The same seed, key and length give the same ids on every machine."""
 
     path: ClassVar = COMPLETIONS
     member: ClassVar = "prompt"
@@ -53,7 +53,7 @@ class Prompt:
 
     @property
     def digest(self) -> str:
-        """The first 12 hex digits of the SHA-256 of the ids."""
+        """First 12 hex digits of the SHA-256 of the ids."""
         return hashlib.sha256(self.ids.astype("<u4", copy=False).tobytes()).hexdigest()[:12]
 
     def __repr__(self) -> str:
@@ -61,11 +61,11 @@ class Prompt:
 
     @property
     def json_bytes(self) -> int:
-        """How many bytes `json_chunks` yields in all."""
+        """Total number of bytes that `json_chunks` yields."""
         return len(self) * (len(str(int(self.ids.max()))) + 1) + 1
 
     def json_chunks(self) -> Iterator[bytes]:
-        """The ids as a JSON array, in pieces of about a million ids, so that no piece is large."""
+        """Yield the ids as a JSON array, in pieces of about a million ids."""
         table = _decimal_table(int(self.ids.max()))
         yield b"["
         for start in range(0, len(self), _CHUNK_TOKENS):
@@ -75,8 +75,11 @@ class Prompt:
 
 
 def _decimal_table(largest: int) -> npt.NDArray[np.bytes_]:
-    """Row i holds i in decimal and a comma, padded on the left with spaces: JSON takes those, and rows stay one width."""
-    # Rounded up without another digit: a new table for the largest id of every prompt would cost more than the prompt.
+    """
+    Return a table in which row i is i in decimal with a comma, left-padded with spaces, which JSON allows, to a fixed
+    width.
+    """
+    # Rounded up within the same number of digits, because a table for each prompt's largest id would cost more than the prompt.
     return _decimals(min(1 << largest.bit_length(), 10 ** len(str(largest))))
 
 
@@ -92,12 +95,13 @@ def _decimals(count: int) -> npt.NDArray[np.bytes_]:
 
 
 Draw = Callable[[int], Prompt]
-"""A new prompt of so many tokens, such as a `PromptFactory`."""
+"""Callable that returns a new prompt of the given length in tokens, such as a `PromptFactory`."""
 
 
 def turns(draw: Draw, first: int, answer: int, new: int, count: int) -> Iterator[Prompt]:
     """
-    *count* turns of one conversation: each is the one before, *answer* tokens in place of its answer, and *new* tokens.
+    Return *count* turns of one conversation. Each turn is the previous one, *answer* tokens in place of its answer, and
+    *new* tokens.
 
     Turn k (from 0) has first + k * (answer + new) tokens. Raises `PromptError`.
     """
@@ -110,7 +114,7 @@ def turns(draw: Draw, first: int, answer: int, new: int, count: int) -> Iterator
 
 
 def users(draw: Draw, document: int, question: int, count: int) -> Iterator[Prompt]:
-    """*count* prompts of document + question tokens: the same document, and a question of each user's own."""
+    """Return *count* prompts of document + question tokens: the same document, each with a different question."""
     _fits(document + question)
     head = draw(document)
     for number in range(count):
@@ -125,4 +129,4 @@ def _longer(head: Prompt, tail: Prompt, name: str) -> Prompt:
 
 def _fits(tokens: int) -> None:
     if tokens > LONGEST_TOKENS:
-        raise PromptError(f"prompts of {tokens:,} tokens would come of this; up to {LONGEST_TOKENS:,} can be had")
+        raise PromptError(f"prompts of {tokens:,} tokens would result; the maximum is {LONGEST_TOKENS:,}")

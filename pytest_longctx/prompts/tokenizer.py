@@ -1,4 +1,4 @@
-"""A model's tokenizer, as the prompts need it. Needs the extra ``[hf]``; nothing is downloaded unless asked for."""
+"""Tokenizer of a model. Requires the extra ``[hf]``. Files are downloaded only on request."""
 
 import hashlib
 import importlib
@@ -16,18 +16,18 @@ from pytest_longctx.prompts.token_ids import Ids
 
 @dataclass(frozen=True, eq=False)
 class ModelTokenizer:
-    """A tokenizer of the ``tokenizers`` package, whatever file it came from."""
+    """A tokenizer of the ``tokenizers`` package, loaded from any kind of file."""
 
     rust: Any = field(repr=False)
 
     def __post_init__(self) -> None:
-        # A tokenizer.json may say that it cuts at 512 tokens; a server takes no notice, and a prompt must not.
+        # A tokenizer.json may enable truncation at 512 tokens. Servers ignore that, and prompts must not be truncated.
         self.rust.no_truncation()
         self.rust.no_padding()
 
     @cached_property
     def digest(self) -> str:
-        """Of the whole tokenizer: its vocabulary, its merges and its rules."""
+        """Digest of the whole tokenizer: vocabulary, merges and rules."""
         return hashlib.sha256(self._written.encode()).hexdigest()
 
     @cached_property
@@ -36,63 +36,66 @@ class ModelTokenizer:
 
     @cached_property
     def special(self) -> int:
-        """How many tokens a server adds to a text of its own accord."""
+        """Number of tokens that a server adds to a text."""
         return int(self.rust.num_special_tokens_to_add(is_pair=False))
 
     @cached_property
     def lead(self) -> Ids:
-        """What a server puts in front of a text: BOS, or nothing."""
+        """Tokens that a server puts before a text: BOS, or none."""
         bare, full = self.ids("a"), self.ids("a", special=True)
         places = [at for at in range(full.size) if np.array_equal(full[at : at + bare.size], bare)]
         return full[: places[0]] if places else full[:0]
 
     @cached_property
     def longest_token(self) -> int:
-        """Characters of the longest token as it is written in the vocabulary; vLLM goes by this."""
+        """Length in characters of the longest vocabulary entry, which vLLM uses for its character limit."""
         return max(len(token) for token in self.rust.get_vocab())
 
     @cached_property
     def stops(self) -> Ids:
-        """The tokens that end a sentence."""
+        """Tokens that end a sentence."""
         return np.array([each for token, each in self.rust.get_vocab().items() if token.endswith(".")], dtype=np.uint32)
 
     @cached_property
     def unknown(self) -> int | None:
-        """The id that stands for an unknown word, where there is one."""
+        """Id of the unknown token, if there is one."""
         model = json.loads(self._written)["model"]
         found: int | None = model.get("unk_id")
         return self.rust.token_to_id(model["unk_token"]) if model.get("unk_token") else found
 
     def ids(self, text: str, *, special: bool = False) -> Ids:
-        """The ids of a text that is not long: they are a list for a moment."""
+        """Return the ids of a short text, which is held as a list temporarily."""
         return np.array(self.rust.encode(text, add_special_tokens=special).ids, dtype=np.uint32)
 
     def count(self, text: str, *, special: bool = False) -> int:
-        """How many tokens the whole of *text* is, encoded in one go as a server does. Takes about 600 bytes a token."""
+        """
+        Return the number of tokens of *text*, encoded in one call as a server does. Needs about 600 bytes for each
+        token.
+        """
         return len(self.rust.encode_batch_fast([text], add_special_tokens=special)[0])
 
     def decode(self, ids: Ids) -> str:
-        """The text of a few ids."""
+        """Return the text of a few ids."""
         return str(self.rust.decode(ids.tolist(), skip_special_tokens=False))
 
 
 def needed(name: str) -> Any:
-    """The module *name* of the extra ``[hf]``. Raises `PromptError` that says how to get it."""
+    """Import the module *name* of the extra ``[hf]``. Raises `PromptError` with the installation command."""
     try:
         return importlib.import_module(name)
     except ImportError:
         raise PromptError(
             f"prompts of text need the package {name}, which is not installed\n"
-            "  try      pip install 'pytest-longctx[hf]', or prompts of random ids, which need nothing"
+            "  try      pip install 'pytest-longctx[hf]', or prompts of random ids, which need no package"
         ) from None
 
 
 @lru_cache(maxsize=4)
 def load(where: str, *, download: bool = False) -> ModelTokenizer:
     """
-    The tokenizer in the folder or file *where*, or of the model of that name in the local Hugging Face cache.
+    Load the tokenizer from the folder or file *where*, or by model name from the local Hugging Face cache.
 
-    It is downloaded only with *download*. Raises `PromptError`.
+    The tokenizer is downloaded only with *download*. Raises `PromptError`.
     """
     path = Path(where).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
@@ -104,10 +107,10 @@ def load(where: str, *, download: bool = False) -> ModelTokenizer:
         raise
     except Exception as problem:  # noqa: BLE001 - these packages raise it bare for a file they cannot read
         raise PromptError(
-            f"the tokenizer of {where} cannot be had: {str(problem).splitlines()[0]:.200}\n"
+            f"the tokenizer of {where} cannot be loaded: {str(problem).splitlines()[0]:.200}\n"
             f"  checked  {file}{'' if download else ' and the local Hugging Face cache'}\n"
             "  try      the path of a folder with tokenizer.json in the deployment's [model]"
         ) from None
     if not hasattr(loaded, "backend_tokenizer"):
-        raise PromptError(f"the tokenizer of {where} has no fast form, so exact text cannot be made for it")
+        raise PromptError(f"the tokenizer of {where} has no fast variant, so text of exact length is not possible")
     return ModelTokenizer(loaded.backend_tokenizer)

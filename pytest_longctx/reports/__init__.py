@@ -1,1 +1,1 @@
-"""Reports: readers of one record. Nothing here asks a live object."""
+"""Reports made from a results file. No module here uses live objects of a run."""

@@ -1,4 +1,4 @@
-"""What a results file says in numbers: cold readings over length, the law through them, and every figure of every case."""
+"""Figures of a results file: cold TTFT over length, the fitted law, and every measured value of every case."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ from pytest_longctx.findings.verdicts import COLD_SHARE, JUDGED
 from pytest_longctx.reports.results import Results
 
 LAW = "law"
-"""Stands where a finding's id would: the figures are the coefficients of the law of one deployment."""
+"""Used in place of a finding id when the figures are the coefficients of a deployment's law."""
 
 
 class CaseKey(NamedTuple):
-    """What two runs have in common: a finding on a deployment."""
+    """Key that identifies the same case in two runs: a finding on a deployment."""
 
     finding: str
     deployment: str
@@ -22,19 +22,19 @@ class CaseKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What one run saw of a case; a test that was repeated gives several values."""
+    """Values that one run measured for a case. A repeated test gives several values."""
 
     words: list[str] = field(default_factory=list)
     values: dict[str, list[float]] = field(default_factory=dict)
     bounds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     server: Mapping[str, str] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)
-    """Shares by which figures are known to stray; for coefficients, whose repeats are the lengths."""
+    """Known relative scatter by figure. For coefficients, the repeats are the lengths."""
 
 
 @dataclass(frozen=True, slots=True)
 class LengthPoint:
-    """Cold requests of one length on one deployment: medians. None: not observed."""
+    """Medians of the cold requests of one length on one deployment. ``None`` means not observed."""
 
     tokens: int
     runs: int
@@ -42,12 +42,12 @@ class LengthPoint:
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
     floor_s: float | None = None
-    """The least time that the hardware's peak allows."""
+    """Lower bound of the TTFT at the peak performance of the hardware."""
     documented_s: float | None = None
 
 
 def cold(results: Results) -> dict[str, list[LengthPoint]]:
-    """By deployment, its cold readings in the order of their length."""
+    """Return the cold readings of each deployment, sorted by length."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for row in results.verdicts:
         seen = row["measured"]
@@ -81,13 +81,16 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def law(readings: Iterable[LengthPoint]) -> Law | None:
-    """The law through *readings*; None for fewer than two lengths."""
+    """Fit the law to *readings*. Returns ``None`` for fewer than two lengths."""
     points = [(each.tokens, each.ttft_s) for each in readings]
     return fit(points) if len(points) > 1 else None
 
 
 def _jackknife(readings: list[LengthPoint], whole: Law) -> dict[str, float]:
-    """The most by which leaving out one length moves each coefficient, as a share of it; nothing below four lengths."""
+    """
+    Return the largest relative change of each coefficient when one length is left out; empty for fewer than four
+    lengths.
+    """
     if len(readings) < 4:
         return {}
     parts = [law(readings[:i] + readings[i + 1 :]) or whole for i in range(len(readings))]
@@ -99,7 +102,7 @@ def _jackknife(readings: list[LengthPoint], whole: Law) -> dict[str, float]:
 
 
 def spent_s(results: Results) -> dict[str, float]:
-    """Seconds that each deployment took, its boots and its tests."""
+    """Return the seconds that each deployment spent on boots and tests."""
     found: dict[str, float] = {}
     spans = [(boot.get("deployment"), boot.get("seconds", 0.0)) for boot in results.boots]
     spans += [(row["server"].get("deployment"), row.get("duration_s", 0.0)) for row in results.verdicts]
@@ -110,7 +113,7 @@ def spent_s(results: Results) -> dict[str, float]:
 
 
 def gather(results: Results) -> dict[CaseKey, Samples]:
-    """Every case that was judged, and the law of every deployment that was asked for two lengths."""
+    """Collect every judged case, and the law of every deployment measured at two lengths or more."""
     found: dict[CaseKey, Samples] = {}
     for row in results.verdicts:
         if row["verdict"] not in JUDGED:

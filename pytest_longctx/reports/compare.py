@@ -1,14 +1,11 @@
 """
-Two runs side by side: what is new, gone, changed or the same, by finding, deployment and figure.
+Comparison of two runs by finding, deployment and figure, and its output as Markdown for a pull request or a terminal.
 
-A figure has changed where its median strays from the baseline's by more than its noise: what its repeats show, else what
-the finding tolerates, else `STRAY`.
+A figure counts as changed if its median differs from the baseline's by more than its noise. The noise is taken from the
+repeats, else from the tolerance of the finding, else from `STRAY`.
 
-Two backends side by side: only what both were asked on equal terms, the same prompts, cache and decoding on the same machine.
-
-What a run did not record is not known to be equal.
-
-A comparison as Markdown, for a pull request and for a terminal.
+Two backends are compared only where both ran on equal terms: the same prompts, cache state, decoding and machine. A
+condition that a run did not record does not count as equal.
 """
 
 from collections import Counter
@@ -27,24 +24,24 @@ from pytest_longctx.units import quantity
 Word = Literal["new", "gone", "changed", "same"]
 
 COEFFICIENTS: Mapping[str, str] = {"law_linear_s": "s", "law_quadratic_s": "s"}
-"""Figures of a fitted law, and their units."""
+"""Figures of a fitted law and their units."""
 
 SEEN = ("repeats", "one length left out")
-"""Noise that the runs themselves show."""
+"""Noise sources that the runs themselves measured."""
 
 REPEATS = 3
-"""From so many values on, their spread says something about noise; the spread of two says little."""
+"""Minimum number of values from which the spread is used as noise. The spread of two values is too uncertain."""
 
 STRAY: Mapping[str, float] = {"s": 0.10, "tokens/s": 0.10, "requests/s": 0.10, "GiB/s": 0.10, "x": 0.05}
-"""Shares by which a figure of a unit is taken to stray where nothing better is known; `STRAY_ELSE` for all others."""
+"""Default noise by unit, as a share. `STRAY_ELSE` applies to all other units."""
 STRAY_ELSE = 0.01
 
 MORE_IS_BETTER = ("tokens/s", "requests/s", "GiB/s", "x")
-"""Units of which less is worse. Of seconds more is worse; of any other unit a change in either direction is."""
+"""Units for which a lower value is worse. For seconds a higher value is worse; for other units any change is."""
 
 
 class Noise(NamedTuple):
-    """A share by which a figure strays without having changed, and how that is known."""
+    """Relative change that does not count as a difference, and the source of that number."""
 
     share: float
     source: str
@@ -55,7 +52,7 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One figure of one case in two runs; the measure ``verdict`` has words instead of figures."""
+    """Values of one figure of one case in two runs. The measure ``verdict`` has labels instead of figures."""
 
     case: CaseKey
     measure: str
@@ -66,19 +63,19 @@ class Change:
 
     @property
     def worse_by(self) -> float | None:
-        """The share by which it is worse than before; negative where it is better. None where nothing can be said."""
+        """Relative deterioration; negative if the value improved, ``None`` if unknown."""
         if not isinstance(self.before, float) or not isinstance(self.after, float):
             return None
         return worse_by(self.measure, self.before, self.after)
 
 
 def unit_of(measure: str) -> str:
-    """The unit of a measure or of a coefficient."""
+    """Return the unit of a measure or a coefficient."""
     return MEASURES[measure].unit if measure in MEASURES else COEFFICIENTS.get(measure, "")
 
 
 def worse_by(measure: str, before: float, after: float) -> float:
-    """The share by which *after* is worse than *before*."""
+    """Return by what share *after* is worse than *before*."""
     if before == after:
         return 0.0
     change = (after - before) / abs(before) if before else float("inf")
@@ -89,7 +86,7 @@ def worse_by(measure: str, before: float, after: float) -> float:
 
 
 def noise_of(measure: str, *runs: Samples) -> Noise:
-    """How far *measure* strays in the first of *runs* that can say it."""
+    """Return the noise of *measure* from the first of *runs* that provides it."""
     spreads = [max(abs(value / median(its) - 1) for value in its) for its in _repeated(measure, runs)]
     if spreads:
         return Noise(max(spreads), SEEN[0])
@@ -119,7 +116,7 @@ def _tolerated(bound: Mapping[str, Any]) -> float | None:
 
 
 def compare(before: Results, after: Results) -> list[Change]:
-    """Every figure of both runs, the verdict of each case first."""
+    """Compare every figure of both runs. The verdict of each case comes first."""
     old, new = gather(before), gather(after)
     return [change for case in sorted({*old, *new}) for change in _case(case, old.get(case), new.get(case))]
 
@@ -129,8 +126,8 @@ def _case(case: CaseKey, old: Samples | None, new: Samples | None) -> Iterator[C
         yield Change(case, "verdict", "new" if old is None else "gone", _worst(old), _worst(new))
         return
     if case.finding != LAW:
-        words = _worst(old), _worst(new)
-        yield Change(case, "verdict", "same" if words[0] == words[1] else "changed", *words)
+        labels = _worst(old), _worst(new)
+        yield Change(case, "verdict", "same" if labels[0] == labels[1] else "changed", *labels)
     for measure in sorted({*old.values, *new.values}):
         pair = (old.values.get(measure), new.values.get(measure))
         if pair[0] is None or pair[1] is None:
@@ -147,7 +144,7 @@ def _worst(its: Samples | None) -> str | None:
 
 
 class Limit(NamedTuple):
-    """How much worse than the baseline a figure may be."""
+    """Allowed relative deterioration of a figure against the baseline."""
 
     measure: str
     share: float
@@ -155,7 +152,7 @@ class Limit(NamedTuple):
 
 def limits(text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> tuple[Limit, ...]:
     """
-    Limits as they are typed. Raises `UsageError`.
+    Parse the limits typed by the user. Raises `UsageError`.
 
     >>> limits("ttft_s:10%, decode_tokens_per_s:5%")
     (Limit(measure='ttft_s', share=0.1), Limit(measure='decode_tokens_per_s', share=0.05))
@@ -173,7 +170,7 @@ def limits(text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> tu
 
 
 def held(limit: Limit, old: Samples, seen: float | None) -> Line | None:
-    """One figure against its baseline; None where the baseline does not have it. Noise that was seen widens the limit."""
+    """Check one figure against its baseline; ``None`` if the baseline lacks it. Measured noise widens the limit."""
     if limit.measure not in old.values:
         return None
     before, unit = median(old.values[limit.measure]), unit_of(limit.measure)
@@ -188,22 +185,22 @@ def held(limit: Limit, old: Samples, seen: float | None) -> Line | None:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A baseline and how much worse than it a run may be."""
+    """Baseline and the allowed deterioration of a run against it."""
 
     baseline: Mapping[CaseKey, Samples]
     limits: tuple[Limit, ...]
 
     @classmethod
     def of(cls, baseline: Results, text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> "Gate":
-        """From a results file and the limits as typed. Raises `UsageError` where the file holds none of the figures."""
+        """Build from a results file and the typed limits. Raises `UsageError` if the file holds none of the figures."""
         asked, found = limits(text, known), gather(baseline)
         for limit in asked:
             if not any(limit.measure in its.values for its in found.values()):
-                raise UsageError(f"fail-on: the baseline holds no {limit.measure}: nothing would be compared")
+                raise UsageError(f"fail-on: the baseline holds no {limit.measure}: there is nothing to compare")
         return cls(found, asked)
 
     def lines(self, finding: str, server: Mapping[str, str], seen: Mapping[str, float | None]) -> Iterator[Line]:
-        """What the baseline says of one finding on one server; nothing of a finding that it does not know."""
+        """Return the baseline's limits for one finding on one server; empty if the baseline lacks the finding."""
         old = self.baseline.get(CaseKey(finding, server.get("deployment", "")))
         if old is None:
             return
@@ -216,7 +213,7 @@ class Gate:
                 yield line
 
     def missed(self, after: Results) -> list[tuple[CaseKey, Line]]:
-        """Every line of *after* that is over its limit, or whose figure is gone."""
+        """Return every line of *after* that exceeds its limit or whose figure is missing."""
         found = [
             (case, line)
             for case, its in gather(after).items()
@@ -225,21 +222,22 @@ class Gate:
             )
         ]
         if not found:
-            raise UsageError("fail-on: the runs have no finding in common that could be compared")
+            raise UsageError("fail-on: the runs have no comparable finding in common")
         return [(case, line) for case, line in found if not line.ok]
 
 
 RECORDED = ("hardware", "model", "seed", "ordinary_ids", "decoding")
-"""Facts of a server that must be the same; seed and ids decide the prompts."""
+"""Facts of a server that must be equal. The seed and the ids determine the prompts."""
 COUNTED = ("prompt_tokens", "completion_tokens")
 _SHOWN = 3
 
 
 def on_equal_terms(before: Results, after: Results) -> tuple[Results, Results]:
     """
-    Two runs of one backend as they are; of two backends, the findings that both judged, under one name of deployment.
+    Return both runs unchanged for one backend. For two backends, return the findings that both judged, under one
+    deployment name.
 
-    Raises `UsageError` with every term that differs.
+    Raises `UsageError` that lists every differing term.
     """
     names = [str(run.header.get("backend")) for run in (before, after)]
     if names[0] == names[1]:
@@ -256,28 +254,28 @@ def on_equal_terms(before: Results, after: Results) -> tuple[Results, Results]:
         raise UsageError(
             "\n".join(
                 (
-                    f"compare: {called} are compared on equal terms only; these differ, or are not known to be equal:",
+                    f"compare: {called} can only be compared on equal terms; these terms differ or were not recorded:",
                     *lines,
                     "  try      two new runs on one machine, of the same model and with the same --longctx-seed",
                 )
             )
         )
     if not common:
-        raise UsageError(f"compare: {called} have judged no finding in common")
+        raise UsageError(f"compare: {called} have no judged finding in common")
     return _cut(before, common, names), _cut(after, common, names)
 
 
 def _by_finding(run: Results) -> dict[str, list[Mapping[str, Any]]]:
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in run.verdicts:
-        # A claim is about no server and the same for every backend.
+        # A claim concerns no server and is equal for every backend.
         if row["verdict"] in JUDGED and row["server"]:
             found.setdefault(row["finding"], []).append(row)
     return found
 
 
 def _differing(old: list[Mapping[str, Any]], new: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Every term that is not known to be the same in the rows of one finding."""
+    """Return every term that is not known to be equal in the rows of one finding."""
     for rows in (old, new):
         deployments = sorted({row["server"].get("deployment", "") for row in rows})
         if len(deployments) > 1:
@@ -285,11 +283,11 @@ def _differing(old: list[Mapping[str, Any]], new: list[Mapping[str, Any]]) -> It
     for name in RECORDED:
         here, there = ({row["server"].get(name) for row in rows} for rows in (old, new))
         if here != there or None in here:
-            yield f"{name}: {_told(here)} against {_told(there)}"
+            yield f"{name}: {_reported(here)} against {_reported(there)}"
     for name in COUNTED:
         here, there = ({row["measured"].get(name) for row in rows} for rows in (old, new))
         if here != there:
-            yield f"{name}: {_told(here)} against {_told(there)}"
+            yield f"{name}: {_reported(here)} against {_reported(there)}"
     states = [_cache(rows) for rows in (old, new)]
     if states[0] != states[1]:
         yield f"cache: {states[0]} against {states[1]}"
@@ -302,7 +300,7 @@ def _cache(rows: list[Mapping[str, Any]]) -> str:
     return "cold" if median(shares) <= COLD_SHARE else "warm"
 
 
-def _told(values: set[Any]) -> str:
+def _reported(values: set[Any]) -> str:
     known = [f"{value:,.0f}" if isinstance(value, float) else str(value) for value in values if value is not None]
     return " and ".join(sorted(known)) or "not recorded"
 
@@ -313,7 +311,7 @@ def _some(findings: list[str]) -> str:
 
 
 def _cut(run: Results, findings: list[str], names: list[str]) -> Results:
-    """*run* with these findings alone, as if its deployment had the name of both backends."""
+    """Return *run* restricted to these findings, with the names of both backends as deployment name."""
     rows = [
         {**row, "server": {**row["server"], "deployment": " : ".join(names)}}
         for row in run.verdicts
@@ -329,7 +327,7 @@ _FACTS = ("engine", "model", "hardware")
 def page(
     before: Results, after: Results, changes: Sequence[Change], missed: Sequence[tuple[CaseKey, Line]]
 ) -> Iterator[str]:
-    """The lines of the page: what is over its limit, what changed, and how much did not."""
+    """Return the lines of the page: exceeded limits, changes, and the number of unchanged figures."""
     counts = Counter(change.word for change in changes)
     yield "## " + ", ".join(f"{counts[word]} {word}" for word in (*_SHOWN_ROWS, "same"))
     yield f"\nBaseline of {before.header['started']}, run of {after.header['started']}."

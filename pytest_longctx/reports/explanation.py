@@ -1,8 +1,8 @@
 """
-A verdict that fails a test, and a request that was not served, in the rows in which a failed boot is told.
+Explanation of a failed verdict or an unserved request, in the same rows as a failed boot.
 
-Asked, seen, allowed, because, checked, do, again. Pure: the same evidence gives the same text, so that the terminal, JUnit XML
-and annotations say the same.
+The rows are: asked, seen, allowed, because, checked, do, again. The functions are pure: the same evidence gives the same
+text, so the terminal, JUnit XML and annotations agree.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,57 +20,57 @@ from pytest_longctx.units import duration
 Row = tuple[str, str]
 
 _WIDEST = 400
-"""Letters of one row; the command of ``again`` is never cut."""
+"""Maximum width of one row in characters. The command of ``again`` is never cut."""
 _MOST_MISSED = 4
 _MOST_HELD = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the text names, and neither a verdict nor an exchange knows."""
+    """Context of the text that neither a verdict nor an exchange contains."""
 
     deployment: str = ""
     remedy: str = ""
-    """What the catalogue says of the failure that was recognised."""
+    """Catalogue entry of the recognised failure."""
     log: str = ""
-    """Where the server's log is, if this run has it."""
+    """Path of the server's log, if this run has one."""
     again: str = ""
-    """The command that repeats the test."""
+    """Command that repeats the test."""
 
 
 _BY_OUTCOME: Mapping[Outcome, str] = {
-    "refuses": "a shorter prompt, or a deployment that admits this one (max_model_len, KV cache): the server's words say which",
+    "refuses": "a shorter prompt, or a deployment that admits this one (max_model_len, KV cache), as the server's message states",
     "dies": "the server's log, from its first error on",
-    "runs out of memory": "the server's log, from its first error on; `longctx plan` says which term does not fit",
+    "runs out of memory": "the server's log, from its first error on; `longctx plan` shows which term does not fit",
     "asserts": "the server's log, from its first error on",
-    "fails": "the server's log: it runs, and answered this request with an error of its own",
-    "disconnects": "whether the server still runs, and what lies before it: a proxy, or a limit of time or size",
-    "hangs": "the server's log, from where nothing moved any more",
-    "is not admitted": "a larger KV cache, or fewer requests at once: this one waited and was never scheduled",
+    "fails": "the server's log: the server still runs and answered this request with an HTTP 5xx error",
+    "disconnects": "whether the server still runs, and what is in front of it: a proxy, or a limit on time or size",
+    "hangs": "the server's log, from the last recorded activity on",
+    "is not admitted": "a larger KV cache, or fewer requests at once: this request waited and was never scheduled",
     "overcommits": "a smaller max_model_len or a larger KV cache",
 }
 _BY_ENDING: Mapping[Ending, str] = {
-    "deadline": "a larger deadline_s or longer [timeouts], if the server was still at work: nothing of it could be watched",
+    "deadline": "a larger deadline_s or longer [timeouts], if the server was still at work: its progress could not be observed",
     "unfinished": "a larger deadline_s, a longer timeouts.answer_s in the deployment, or a shorter prompt",
     "not asked": "the address, LONGCTX_API_KEY, and whether the server has this endpoint",
 }
 _LAWS: Mapping[str, str] = {
-    "prompt sent": "send what the finding asks, or judge the finding about what was sent",
-    "prompt_tokens": "what the server made of the prompt: it cut it, or added to it (a BOS token, a chat template)",
-    "server_prompt_tokens": "what the server made of the prompt: its counters disagree with what was sent",
+    "prompt sent": "send the request the finding specifies, or judge a finding about the request that was sent",
+    "prompt_tokens": "how the server changed the prompt: truncated, or extended (a BOS token, a chat template)",
+    "server_prompt_tokens": "how the server changed the prompt: its counters disagree with the tokens sent",
     "completion_tokens": "how the server ends answers: whether it honours max_tokens, min_tokens and ignore_eos",
-    "server_completion_tokens": "how the server ends answers: its counters disagree with what was asked",
-    "ledger_gap_tokens": "run it where no other client uses the server: its requests move the same counters",
-    "ttft_gap_s": "run it again on a machine that does nothing else; if it stays, look for what holds back the stream: a proxy",
+    "server_completion_tokens": "how the server ends answers: its counters disagree with the tokens requested",
+    "ledger_gap_tokens": "run the test while no other client uses the server: their requests change the same counters",
+    "ttft_gap_s": "repeat the run on an idle machine; if the result stays, look for buffering of the stream, as in a proxy",
     "cached_share": "reset_cache(), a new --longctx-seed, or prefix caching off: a cold prompt was answered from the cache",
-    "peak_share": "the deployment's hardware and model: faster than the devices can compute means that less was read",
+    "peak_share": "the deployment's hardware and model: a prefill above the peak means that less than the prompt was read",
 }
-"""By the measure of a law's line: where to look."""
+"""Where to look, by the measure of a law's line."""
 _WARM = "whether prefix caching is on: the second time, the prompt was not answered from the cache"
 
 
 def verdict_text(verdict: Verdict, setting: Setting) -> str:
-    """Why *verdict* fails its test."""
+    """Explain why *verdict* fails its test."""
     finding, seen = verdict.finding, verdict.observation or Observation(None)
     wanted = None if verdict.word == "unmeasured" else False
     deciding = [] if verdict.reason else [line for line in verdict.lines if line.ok is wanted]
@@ -89,9 +89,9 @@ def verdict_text(verdict: Verdict, setting: Setting) -> str:
 
 
 def exchange_text(exchange: Exchange, seen: Observation, setting: Setting, limit: int | None = None) -> str:
-    """Why *exchange* is no answer; *seen* is the same as evidence, *limit* the longest prompt and answer that are served."""
+    """Explain why *exchange* is no complete answer. *seen* is the same as evidence; *limit* is the longest context served."""
     of = f", of {setting.deployment}" if setting.deployment else ""
-    came = f"{len(exchange.arrivals_s)} chunks came" if exchange.arrivals_s else "no token came"
+    came = f"{len(exchange.arrivals_s)} chunks came" if exchange.arrivals_s else "no token arrived"
     status = f" with HTTP {exchange.refusal.status}" if exchange.refusal else ""
     health = "" if exchange.health is None else f"; its health then answered HTTP {exchange.health}"
     return _text(
@@ -102,7 +102,7 @@ def exchange_text(exchange: Exchange, seen: Observation, setting: Setting, limit
                 "seen",
                 f"{exchange.ending}{status} after {duration(exchange.ended_s - exchange.started_s)}; {came}{health}",
             ),
-            ("allowed", 'a complete answer; ask(..., unserved="return") gives the test any ending to look at'),
+            ("allowed", 'a complete answer; ask(..., unserved="return") returns any ending to the test'),
             ("because", _because(seen)),
             (
                 "do",
@@ -115,22 +115,25 @@ def exchange_text(exchange: Exchange, seen: Observation, setting: Setting, limit
 
 
 def _remedy(exchange: Exchange) -> str:
-    """What to do about how *exchange* ended."""
+    """Return the advice for the way *exchange* ended."""
     outcome = ENDING_OUTCOMES[exchange.ending]
     return _BY_ENDING.get(exchange.ending) or (_BY_OUTCOME.get(outcome, "") if outcome else "")
 
 
 def of_finding(text: str, finding: str, word: str) -> str:
-    """The rows about one verdict in all the *text* that is shown of a failed test; empty where there are none."""
+    """Return the rows about one verdict from the *text* of a failed test; empty if there are none."""
     lines = iter(text.splitlines())
     headed = any(line.startswith(f"{finding} {word}: ") for line in lines)  # leaves what comes after it
     return "\n".join(takewhile(lambda line: line.startswith("  "), lines)) if headed else ""
 
 
 def _text(headline: str, rows: Iterable[Row]) -> str:
-    said = [(word, " ".join(text.split())) for word, text in rows if text]
+    shown = [(word, " ".join(text.split())) for word, text in rows if text]
     return "\n".join(
-        [headline, *(f"  {word:<8} {text if word in ('again', 'log') else _cut(text, _WIDEST)}" for word, text in said)]
+        [
+            headline,
+            *(f"  {word:<8} {text if word in ('again', 'log') else _cut(text, _WIDEST)}" for word, text in shown),
+        ]
     )
 
 
@@ -143,10 +146,10 @@ def _count(number: int, thing: str) -> str:
 
 
 def _asked(finding: Finding, seen: Observation, deployment: str) -> str:
-    """What was sent or claimed, in words."""
+    """Describe what was sent or claimed."""
     of = f", of {deployment}" if deployment else ""
     if finding.on_paper:
-        return f"what was published: {finding.source.document}"
+        return f"published claim: {finding.source.document}"
     if finding.question in ("boots", "boot-fails", "linted"):
         return f"a boot{of}"
     return f"{_sent(finding.ask, seen)}{of}"
@@ -181,14 +184,14 @@ def _seen_and_allowed(verdict: Verdict, deciding: Sequence[Line]) -> Iterator[Ro
         yield "seen", f"{line.measure} {line.seen}"
         yield "allowed", f"{line.measure} {line.wanted}{since}"
     if len(deciding) > _MOST_MISSED:
-        yield "seen", f"{len(deciding) - _MOST_MISSED} more that are not as allowed"
+        yield "seen", f"{len(deciding) - _MOST_MISSED} more outside their bounds"
 
 
 def _because(seen: Observation) -> str:
-    """The server's words, and the class of the failure."""
-    words = " ".join(seen.said.split())
+    """Return the server's message and the class of the failure."""
+    message = " ".join(seen.said.split())
     kind = "" if seen.kind is None else f"{seen.signature or seen.kind}: {KINDS[seen.kind]}"
-    return "; ".join(filter(None, (f'"{_cut(words, 280)}"' if words else "", kind)))
+    return "; ".join(filter(None, (f'"{_cut(message, 280)}"' if message else "", kind)))
 
 
 def _changes(deciding: Sequence[Line]) -> list[str]:
@@ -196,11 +199,11 @@ def _changes(deciding: Sequence[Line]) -> list[str]:
 
 
 def _checked(lines: Sequence[Line], word: Word) -> str:
-    """What held beside it, and, of a finding that broke, what could not be seen."""
+    """Return the figures that were within bounds and, for a broken finding, those not observed."""
     held = [f"{line.measure} {line.seen}" for line in lines if line.ok]
     more = f" and {len(held) - _MOST_HELD} more" if len(held) > _MOST_HELD else ""
     unseen = [line.measure for line in lines if line.ok is None] if word != "unmeasured" else []
-    held_said = f"as it should be: {', '.join(held[:_MOST_HELD])}{more}" if held else ""
+    held_said = f"within bounds: {', '.join(held[:_MOST_HELD])}{more}" if held else ""
     return "; ".join(filter(None, (held_said, f"not observed: {', '.join(unseen)}" if unseen else "")))
 
 
@@ -212,12 +215,16 @@ def _do(verdict: Verdict, deciding: Sequence[Line], setting: Setting) -> str:
     if not deciding:
         return ""
     if verdict.word == "unmeasured":
-        return "have the server report it (each measure's page says from what), or run without --longctx-strict"
+        return "make the server report the figure (the measures page names its source), or run without --longctx-strict"
     first = deciding[0].measure
     outcome = verdict.observation.outcome if verdict.observation else None
     if first in finding.bounds:
         timed = MEASURES[first].unit in ("s", "tokens/s")
-        again = "run it again where nothing else runs, and `longctx compare` it with an earlier run; " if timed else ""
+        again = (
+            "repeat the run on an idle machine and compare it with an earlier run (`longctx compare`); "
+            if timed
+            else ""
+        )
         return f"{again}{_if_meant(f'[bounds.{first}]', file)}"
     if first in ("outcome", "phase", "signature", "notice"):
         look = setting.remedy or (_BY_OUTCOME.get(outcome, "") if outcome else "")
@@ -226,11 +233,11 @@ def _do(verdict: Verdict, deciding: Sequence[Line], setting: Setting) -> str:
 
 
 def _if_meant(table: str, file: str) -> str:
-    return f"if that is how it is meant to be now, change {table} in {file}"
+    return f"if the new behaviour is intended, change {table} in {file}"
 
 
 def _shorter(exchange: Exchange, limit: int | None) -> str:
-    """What to send in place of a request that is longer than what is served."""
+    """Return the length to send instead of a request that exceeds the limit."""
     if exchange.ending != "refused" or limit is None or exchange.sent_tokens + exchange.asked_tokens <= limit:
         return ""
     least = exchange.sent_tokens + exchange.asked_tokens

@@ -1,7 +1,7 @@
 """
-Runs kept over time: a folder with one results file for each run, and a baseline that only a command of its own changes.
+History of runs: a folder with one results file for each run, and a baseline that only `set_baseline` changes.
 
-Each is a whole results file, so that a report or a comparison can be made of any of them.
+Each entry is a complete results file, so any of them can be reported or compared.
 """
 
 import hashlib
@@ -31,7 +31,10 @@ class Run(NamedTuple):
 
 
 class HistoryPoint(NamedTuple):
-    """A figure as one run saw it; *bad*: worse than the baseline by more than its noise, or its finding did not hold."""
+    """
+    Value of a figure in one run; *bad* if worse than the baseline by more than its noise, or if its finding did not
+    hold.
+    """
 
     run: str
     value: float
@@ -40,17 +43,17 @@ class HistoryPoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """One figure of one case over the runs that saw it."""
+    """One figure of one case over the runs that measured it."""
 
     case: CaseKey
     measure: str
     readings: tuple[HistoryPoint, ...]
     worse_by: float
-    """The share by which the last reading is worse than the baseline."""
+    """Relative deterioration of the last value against the baseline."""
 
     @property
     def first_bad(self) -> str | None:
-        """The run since which it has been bad; None where the last one is good."""
+        """The run from which on every value is bad; ``None`` if the last value is good."""
         streak = list(takewhile(lambda reading: reading.bad, reversed(self.readings)))
         return streak[-1].run if streak else None
 
@@ -63,7 +66,7 @@ class Trend:
 
 
 def add(store: Path, results: Path) -> str:
-    """Keep *results* and return the run's name; the same file again is the same run. Raises `ResultsError`."""
+    """Store *results* and return the run's name. The same file added twice is one run. Raises `ResultsError`."""
     found = results_file.read(results)
     content = results.read_bytes()
     stamp = re.sub(r"\D", "", found.header["started"])[:14]
@@ -74,7 +77,7 @@ def add(store: Path, results: Path) -> str:
 
 
 def set_baseline(store: Path, name: str) -> Path:
-    """Make the run called *name* what others are held against. Raises `ResultsError`."""
+    """Make the run *name* the baseline. Raises `ResultsError`."""
     known = [path.stem for path in _files(store)]
     if name not in known:
         raise ResultsError(f"{store}: {unknown('run', name, known)}")
@@ -84,7 +87,7 @@ def set_baseline(store: Path, name: str) -> Path:
 
 
 def runs(store: Path) -> list[Run]:
-    """Every run, the oldest first. Raises `ResultsError`."""
+    """Return all runs, oldest first. Raises `ResultsError`."""
     found = [Run(path.stem, gather(results_file.read(path))) for path in _files(store)]
     if not found:
         raise ResultsError(f"{store}: there is no run here; add one: longctx history add {store} RESULTS")
@@ -96,7 +99,7 @@ def _files(store: Path) -> list[Path]:
 
 
 def trends(store: Path, measure: str, finding: str | None = None) -> Iterator[Trend]:
-    """*measure* of every case over all runs, against the baseline, or the first run where none was set."""
+    """Return the trend of *measure* for every case, against the baseline or, if none is set, the first run."""
     kept = runs(store)
     baseline = gather(results_file.read(store / BASELINE)) if (store / BASELINE).exists() else {}
     for case in sorted({case for run in kept for case in run.cases}):

@@ -1,4 +1,4 @@
-"""One results file as one page: nothing is fetched, nothing is asked of a live object, and it reads without JavaScript."""
+"""One results file as a self-contained HTML page. The page loads nothing and is readable without JavaScript."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,16 +18,16 @@ from pytest_longctx.units import duration, quantity
 Row = Mapping[str, Any]
 
 ALL_EVIDENCE = 2_000
-"""Above this many verdicts a page shows of each only what its finding bounds, the TTFT and the prompt's length."""
+"""Number of verdicts above which the page shows only bounded figures, the TTFT and the prompt length of each."""
 
 MOST_OPEN = 50
-"""A page with more failures than this opens with none unfolded."""
+"""Number of failures above which all failures start collapsed."""
 
 _FEW = ("ttft_s", "prompt_tokens")
 
 
 def check() -> None:
-    """Raises `UsageError` where the template engine is not installed: asked before a run, which then need not fail after it."""
+    """Raise `UsageError` if Jinja2 is not installed. Called before a run, so that the report cannot fail after it."""
     try:
         import jinja2  # noqa: F401, PLC0415 - an extra
     except ImportError:
@@ -37,7 +37,7 @@ def check() -> None:
 
 
 def page(results: Results) -> str:
-    """The page."""
+    """Return the page as HTML."""
     check()
     from jinja2 import Environment, PackageLoader  # noqa: PLC0415 - an extra
 
@@ -56,19 +56,19 @@ def page(results: Results) -> str:
         failures=causes,
         opened=len(causes) <= MOST_OPEN,
         shortened=len(results.verdicts) > ALL_EVIDENCE,
-        words=[(word, counts[word]) for word in WORST_FIRST if counts[word]],
+        labels=[(word, counts[word]) for word in WORST_FIRST if counts[word]],
         servers=_servers(results),
     )
 
 
 def write(results: Results, path: Path) -> None:
-    """The page as a file."""
+    """Write the page to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(results), encoding="utf-8")
 
 
 def findings(results: Results) -> Iterator[dict[str, Any]]:
-    """Verdicts by finding, the worst first."""
+    """Return the verdicts grouped by finding, worst first."""
     by_id: dict[str, list[Row]] = {}
     for row in results.verdicts:
         by_id.setdefault(row["finding"], []).append(row)
@@ -102,7 +102,7 @@ def _allowed(bound: Row | None) -> str:
 
 
 def failures(results: Results) -> Iterator[dict[str, Any]]:
-    """What did not come out well, each cause once, with the tests it struck; boots that failed as documented come last."""
+    """Return the failures grouped by cause, with the affected tests. Boots that failed as documented come last."""
     boots = [_failed_boot(boot, results) for boot in results.boots if boot["outcome"] != "serves"]
     yield from (boot for boot in boots if boot["word"] == "broken")
     causes: dict[tuple[str, ...], list[Row]] = {}
@@ -110,12 +110,12 @@ def failures(results: Results) -> Iterator[dict[str, Any]]:
         if row["verdict"] in ("broken", "unmeasured", "known"):
             key = (row["verdict"], row["why"], row["said"], row["server"].get("deployment", ""))
             causes.setdefault(key, []).append(row)
-    for (word, why, said, deployment), rows in causes.items():
+    for (word, why, message, deployment), rows in causes.items():
         yield {
             "word": word,
             "cause": why,
             "deployment": deployment,
-            "excerpt": "" if " ".join(said.split()) in why else said,
+            "excerpt": "" if " ".join(message.split()) in why else message,
             "ids": sorted({row["finding"] for row in rows}),
             "again": [again(results.header, row) for row in rows],
         }
@@ -127,7 +127,7 @@ def failures(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def _remarked(row: Row, results: Results) -> dict[str, Any]:
-    """A finding that holds on a boot that was predicted to come out otherwise."""
+    """Whether the finding holds although another result of the boot was predicted."""
     return {
         "word": row["verdict"],
         "cause": row["why"],
@@ -158,7 +158,7 @@ def _failed_boot(boot: Row, results: Results) -> dict[str, Any]:
 
 def again(header: Row, row: Row) -> str:
     """
-    The command that runs the test of a verdict once more, with the same prompts, typed in any folder.
+    Return the command that repeats the test of a verdict with the same prompts, from any folder.
 
     A merged file has more than one seed.
     """
@@ -171,7 +171,7 @@ def again(header: Row, row: Row) -> str:
 
 
 def _test(header: Row, name: str) -> str:
-    """What chooses the test called *name* alone: a test of the suites by its case, wherever they are; another by its path."""
+    """Return the arguments that select only the test *name*: suite tests by case, other tests by path."""
     file, _, rest = name.partition("::")
     if paths.suites().joinpath(*Path(file).parts[-2:]).is_file():
         case = rest[rest.find("[") :] if "[" in rest else rest
@@ -180,7 +180,7 @@ def _test(header: Row, name: str) -> str:
 
 
 def _servers(results: Results) -> Sequence[tuple[Row, str]]:
-    """Every boot, with what its log said."""
+    """Return every boot with its log events."""
     return [
         (
             boot,

@@ -1,4 +1,4 @@
-"""Pages made from files: findings, signatures, published commands."""
+"""Markdown pages made from data files: findings, signatures, published commands."""
 
 import ast
 import re
@@ -21,15 +21,15 @@ from pytest_longctx.units import quantity
 
 STATUSES: Mapping[Status, str] = {
     "confirmed": "the evidence supports it",
-    "disputed": "the document was wrong; what is written here is the corrected claim",
-    "predicted": "nobody has run it; arithmetic or a source says so",
-    "withdrawn": "no longer claimed, and not judged",
+    "disputed": "the document was wrong; the finding states the corrected claim",
+    "predicted": "not run yet; based on arithmetic or a source",
+    "withdrawn": "no longer claimed and not judged",
 }
 _MADE = "<!-- Made by `longctx findings`. Edit the TOML files, not this page. -->"
 
 
 def pages(found: Iterable[Finding]) -> dict[str, str]:
-    """Every page by its file name, the index among them; findings of the project itself share one page."""
+    """Return every page by file name, including the index. The project's own findings share one page."""
     by_document: dict[str, list[Finding]] = {}
     for finding in sorted(found, key=lambda finding: finding.id):
         by_document.setdefault(title_of(finding), []).append(finding)
@@ -38,14 +38,14 @@ def pages(found: Iterable[Finding]) -> dict[str, str]:
 
 
 def title_of(finding: Finding) -> str:
-    """The document a finding comes from; what the project documents itself is one of them."""
+    """Return the title of the document a finding comes from; the project's own findings have one title."""
     own = finding.source.document.startswith("docs/")
     return "This project's own laws and measurements" if own else finding.source.document
 
 
 def slug(title: str) -> str:
     """
-    A file name for *title*.
+    Return a file name for *title*.
 
     >>> slug("vLLM 0.25.1 on H200")
     'vllm-0.25.1-on-h200'
@@ -74,14 +74,14 @@ def _page(title: str, its: list[Finding]) -> Iterator[str]:
         if not of_status:
             continue
         yield f"## {status.capitalize()}: {meaning}\n"
-        yield "| finding | what is so | where it holds | bounds |"
+        yield "| finding | statement | scope | bounds |"
         yield "| --- | --- | --- | --- |"
         yield from (_row(finding) for finding in of_status)
         yield ""
         for finding in of_status:
-            if said := " ".join(_prose(finding)):
+            if text := " ".join(_prose(finding)):
                 where = f" ({finding.source.where})" if finding.source.where else ""
-                yield f"**{finding.id}**{where}. {said}\n"
+                yield f"**{finding.id}**{where}. {text}\n"
 
 
 def _prose(finding: Finding) -> Iterator[str]:
@@ -128,19 +128,19 @@ _MADE_BY_SIGNATURES = (
     "<!-- Made by `longctx signatures`. Edit the TOML files in pytest_longctx/backends, not this page. -->"
 )
 _RULE = {
-    "signature": "What a server fails with. The first of these in a log is the cause; a summary counts where there is none.",
-    "refusal": "What a request is turned down with.",
+    "signature": "Failures of a server. The first of these in a log is the cause; a summary counts where there is none.",
+    "refusal": "Refusals of a request.",
 }
 
 
 def signatures_page(catalogues: Mapping[str, Catalogue]) -> str:
-    """Every signature of every catalogue, by the name of its backend."""
+    """Return a page with every signature of every catalogue, by backend name."""
     return "\n".join(_engine_section(catalogues)) + "\n"
 
 
 def _engine_section(catalogues: Mapping[str, Catalogue]) -> Iterator[str]:
     yield f"# Signatures\n\n{_MADE_BY_SIGNATURES}\n"
-    yield "Lines by which a failure is known. A finding names one in `expect.signature`.\n"
+    yield "Log lines that identify a failure. A finding names one in `expect.signature`.\n"
     for name, known in catalogues.items():
         yield f"## {name}\n"
         for kind, entries in (("signature", known.signature), ("refusal", known.refusal)):
@@ -150,7 +150,7 @@ def _engine_section(catalogues: Mapping[str, Catalogue]) -> Iterator[str]:
                 yield from (_signature_row(entry) for entry in entries)
                 yield ""
         if known.benign:
-            yield "What looks fatal and is not: it ends no wait and is never quoted as the first error.\n"
+            yield "Lines that look fatal but are harmless: they end no wait and are never quoted as the first error.\n"
             yield "| id | why |\n| --- | --- |"
             yield from (f"| `{entry.id}` | {entry.why} |" for entry in known.benign)
             yield ""
@@ -168,32 +168,32 @@ def _signature_row(entry: Signature) -> str:
 
 
 Options = Mapping[str, str]
-"""Flags without dashes, under their usual names; the value of a bare one is empty."""
+"""Flags without dashes, under their usual names. A flag without a value maps to an empty string."""
 
 _SAME = {"tp": "tensor-parallel-size", "tp-size": "tensor-parallel-size", "model-path": "model"}
 _EACH_RUN = frozenset({"host", "port", "served-model-name", "enable-metrics", "enable-cache-report"})
-"""What differs in every pair: loopback, a free port, a name for the model, and counters to judge by."""
+"""Flags that differ in every pair: loopback address, free port, model name, and counters used by the verdicts."""
 
 
 class Command(toml.Table):
-    """A start as a document has it: a command line, or the ``LLM(...)`` of a script."""
+    """Documented start command: a command line, or the ``LLM(...)`` call of a script."""
 
     document: str
     where: str
     text: str
     deployment: str
     corrected: dict[str, str] = Field(default_factory=dict)
-    """Why a flag is not as documented, by the flag's name without dashes."""
+    """Reasons for flags that differ from the document, by flag name without dashes."""
 
 
 class Published(toml.Table):
-    """The data file."""
+    """Contents of the data file."""
 
     command: Annotated[tuple[Command, ...], toml.LISTED] = ()
 
 
 class Difference(NamedTuple):
-    """A flag that is not as documented; None: it is not there at all."""
+    """Flag that differs from the document; ``None`` means the flag is absent."""
 
     flag: str
     documented: str | None
@@ -202,12 +202,12 @@ class Difference(NamedTuple):
 
 
 def load_commands(path: Path) -> tuple[Command, ...]:
-    """Every published command. Raises `TableError`."""
+    """Read every published command. Raises `TableError`."""
     return toml.load(path, Published).command
 
 
 def documented(text: str) -> Options:
-    """The options of a published start. Raises `TableError` where it is neither a command line nor a call."""
+    """Return the options of a published start. Raises `TableError` if it is neither a command line nor a call."""
     if not text.lstrip().startswith("LLM("):
         return _of_line(shlex.split(text.replace("\\\n", " "), comments=True))
     try:
@@ -223,21 +223,21 @@ def documented(text: str) -> Options:
     )
 
 
-def _of_line(words: list[str]) -> Options:
+def _of_line(arguments: list[str]) -> Options:
     found: dict[str, str] = {}
-    if "serve" in words[:-1]:
-        found["model"] = words[words.index("serve") + 1]
-    for place, word in enumerate(words):
+    if "serve" in arguments[:-1]:
+        found["model"] = arguments[arguments.index("serve") + 1]
+    for place, word in enumerate(arguments):
         if not word.startswith("--"):
             continue
         name, equals, value = word[2:].partition("=")
-        after = words[place + 1] if place + 1 < len(words) else "--"
+        after = arguments[place + 1] if place + 1 < len(arguments) else "--"
         found[_SAME.get(name, name)] = _value(value if equals else "" if after.startswith("--") else after)
     return found
 
 
 def _value(text: str) -> str:
-    """Numbers by their value: 0.90 is 0.9."""
+    """Normalise numbers, so that 0.90 equals 0.9."""
     try:
         return f"{float(text):.12g}"
     except ValueError:
@@ -245,12 +245,12 @@ def _value(text: str) -> str:
 
 
 def rendered(backend: Backend, one: Deployment) -> tuple[str, ...]:
-    """The command line that starts *one*, by the interpreter ``python3``."""
+    """Return the command line that starts *one* with the interpreter ``python3``."""
     return backend.recipe(one, one.model.id or one.model.name, 8000, "python3").argv
 
 
 def differences(command: Command, argv: tuple[str, ...]) -> Iterator[Difference]:
-    """Each flag that *argv* has otherwise than *command*, with its reason where one is given."""
+    """Return each flag whose value in *argv* differs from *command*, with its reason if one is given."""
     then, now = documented(command.text), _of_line(list(argv))
     for flag in sorted((then.keys() | now.keys()) - _EACH_RUN):
         if then.get(flag) != now.get(flag):
@@ -258,14 +258,17 @@ def differences(command: Command, argv: tuple[str, ...]) -> Iterator[Difference]
 
 
 def commands_page(commands: Iterable[Command], known: Mapping[str, tuple[Backend, Deployment]]) -> str:
-    """The page of all commands. Raises `TableError` for a difference without a reason and a reason without a difference."""
+    """
+    Return the page of all commands. Raises `TableError` for a difference without a reason or a reason without a
+    difference.
+    """
     lines = [
-        "# The commands of the documents, and ours\n",
-        "Written by `longctx commands`. Each deployment renders its own command line; every difference from what was published",
-        "has its reason here. Left out of each comparison: "
+        "# Published commands and rendered commands\n",
+        "Written by `longctx commands`. Each deployment renders its own command line; every difference from the published",
+        "command is listed with its reason. Flags left out of each comparison: "
         + ", ".join(f"`--{name}`" for name in sorted(_EACH_RUN))
-        + ". A server of a",
-        "run listens on loopback, at a free port, and counts what it does.\n",
+        + ". In a",
+        "run, a server listens on loopback at a free port and reports its counters.\n",
     ]
     for command in commands:
         if command.deployment not in known:

@@ -1,7 +1,8 @@
 """
-What a results file has to show beside its verdicts: panels, each only where the rows it needs are there.
+Panels of a report: the plots and tables beside the verdicts.
 
-How a run went: boots and requests over its time, what servers said meanwhile, and what was found where.
+A panel is shown only if the results file has the rows it needs. The panels cover boots and requests over time, gauges of
+servers and devices, retrieval by position, rates over length, and memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,11 @@ from pytest_longctx.units import GiB, duration
 
 _MOST_POINTS = 400
 _MOST_DEPTHS = 21
-"""Lines of a retrieval map: one for every 5 % of the prompt."""
+"""Number of rows in a retrieval map: one for each 5 % of the prompt."""
 
 
 def timeline(results: Results) -> Iterator[Panel]:
-    """When what was booted and asked, and how long nothing was."""
+    """Plot boots and requests over time, and return the idle time."""
     booted = [
         (one.get("deployment", ""), one["started_s"], one["started_s"] + one["seconds"], 0)
         for one in results.boots
@@ -51,7 +52,7 @@ def timeline(results: Results) -> Iterator[Panel]:
 
 
 def _covered(spans: Sequence[tuple[float, float]]) -> float:
-    """Time that at least one of *spans*, in the order of their starts, covers."""
+    """Return the time covered by at least one of *spans*, which are sorted by start."""
     total, reached = 0.0, float("-inf")
     for start, stop in spans:
         total += max(0.0, stop - max(start, reached))
@@ -63,7 +64,7 @@ Points = list[tuple[float, float]]
 
 
 def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Gauges over time, and what was said beside them."""
+    """Plot the gauges over time, with the logged notices."""
     gauges: dict[tuple[str, str], dict[int | None, Points]] = {}
     for one in rows:
         for name, value in one["figures"].items():
@@ -71,8 +72,8 @@ def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
                 if each is not None:
                     its = gauges.setdefault((one.get("deployment", ""), name), {})
                     its.setdefault(device, []).append((one["at_s"], each))
-    said = list(dict.fromkeys(one["said"] for one in rows if "said" in one))
-    if not gauges and not said:
+    notices = list(dict.fromkeys(one["said"] for one in rows if "said" in one))
+    if not gauges and not notices:
         return
     zero = min(one["at_s"] for one in rows)
     plots = tuple(
@@ -92,7 +93,7 @@ def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
     ]
     yield Panel(
         "Vitals",
-        " ".join(["What the server and the machine said of themselves meanwhile.", *(f"{line}." for line in said)]),
+        " ".join(["Gauges that the server and the machine reported meanwhile.", *(f"{line}." for line in notices)]),
         plots,
         Table(("deployment", "figure", "device", "readings", "least", "most", "last"), table),
     )
@@ -103,29 +104,29 @@ def _summary(values: Sequence[float]) -> tuple[str, ...]:
 
 
 def _extremes(key: str, its: dict[int | None, Points], zero: float) -> Iterator[Series]:
-    """The gauge; where several devices have it, the highest and the lowest of them, between which the others lie."""
+    """Return the gauge. For several devices, return the highest and the lowest series."""
     if len(its) == 1:
         (points,) = its.values()
         yield Series(key, _thinned(points, zero, max), line=True)
         return
-    for said, pick in (("highest device", max), ("lowest device", min)):
+    for label, pick in (("highest device", max), ("lowest device", min)):
         at: dict[float, float] = {}
         for at_s, value in (point for points in its.values() for point in points):
             at[at_s] = pick(at.get(at_s, value), value)
-        yield Series(said, _thinned(sorted(at.items()), zero, pick), line=True)
+        yield Series(label, _thinned(sorted(at.items()), zero, pick), line=True)
 
 
 def _thinned(points: Points, zero: float, pick: Callable[..., Any]) -> tuple[tuple[float, float], ...]:
-    """No more points than can be told apart: of each stretch the most extreme, since peaks are what vitals are read for."""
+    """Thin the points to the resolution of the plot. Each stretch keeps its most extreme value, so peaks stay visible."""
     step = -(-len(points) // _MOST_POINTS)
     stretches = (points[i : i + step] for i in range(0, len(points), step))
     return tuple((at - zero, value) for at, value in (pick(some, key=lambda point: point[1]) for some in stretches))
 
 
 def retrieval(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Where in the prompt what was hidden was found."""
+    """Plot at which positions of the prompt the hidden facts were found."""
     cells: dict[str, dict[tuple[float, int], list[float]]] = {}
-    # Needles at the borders of blocks lie at other depths in every prompt; a map of hundreds of lines says nothing.
+    # Needles at block borders have a different depth in every prompt; a map with hundreds of rows is unreadable.
     fine = len({round(one["depth"], 2) for one in rows}) <= _MOST_DEPTHS
     for one in rows:
         depth = round(one["depth"], 2) if fine else round(one["depth"] * (_MOST_DEPTHS - 1)) / (_MOST_DEPTHS - 1)
@@ -164,7 +165,7 @@ _TOKENS = Axis("prompt tokens", log=True)
 
 
 def panels(results: Results) -> Iterator[Panel]:
-    """Every panel that *results* can fill, in reading order."""
+    """Return every panel that *results* has data for, in reading order."""
     for name, readings in analysis.cold(results).items():
         if len(readings) > 1:
             yield _lengths(name, readings)
@@ -187,8 +188,8 @@ def _lengths(name: str, readings: Sequence[LengthPoint]) -> Panel:
         Series("documented", tuple((each.tokens, each.documented_s) for each in readings if each.documented_s)),
     )
     rates = tuple(
-        Series(said, tuple((each.tokens, rate) for each in readings if (rate := getattr(each, key))))
-        for said, key in (("prefill", "prefill_tokens_per_s"), ("decode", "decode_tokens_per_s"))
+        Series(label, tuple((each.tokens, rate) for each in readings if (rate := getattr(each, key))))
+        for label, key in (("prefill", "prefill_tokens_per_s"), ("decode", "decode_tokens_per_s"))
     )
     slug = name or "server"
     plots = (
@@ -234,7 +235,7 @@ def _reading(each: LengthPoint, law_s: float | None) -> tuple[str, ...]:
 
 
 def logged_concurrency(seen: dict[str, float]) -> float | None:
-    """Requests of the full context that fit: as logged, else what was left over what a refusal said is needed."""
+    """Return the number of full-context requests that fit: as logged, else from the free memory and the refusal."""
     if "concurrency" in seen or not seen.get("kv_needed_gib"):
         return seen.get("concurrency")
     return seen["kv_available_gib"] / seen["kv_needed_gib"] if "kv_available_gib" in seen else None
@@ -252,9 +253,9 @@ def _capacity(boots: Sequence[dict[str, Any]]) -> Iterator[Panel]:
         name = boot.get("deployment", "")
         stray = f"{100 * (pair[0] / pair[1] - 1):+.2g}%" if pair[0] and pair[1] else ""
         rows.append((name, _count(seen.get("max_model_len")), *map(_times, pair), stray, *map(_count, held)))
-        for i, (said, value) in enumerate(zip(("predicted", "logged"), pair, strict=True)):
+        for i, (label, value) in enumerate(zip(("predicted", "logged"), pair, strict=True)):
             if value is not None:
-                bars.append(Bar(f"{name}, {said}", (Segment(0, value, i),), _times(value)))
+                bars.append(Bar(f"{name}, {label}", (Segment(0, value, i),), _times(value)))
     columns = (
         "deployment",
         "context",
@@ -274,7 +275,7 @@ def _capacity(boots: Sequence[dict[str, Any]]) -> Iterator[Panel]:
         )
         yield Panel(
             "KV-cache capacity",
-            "How many requests of the full context fit at once; below 1 not even one does.",
+            "Number of full-context requests that fit at once. Below 1, none fits.",
             (plot,) if bars else (),
             Table(columns, rows),
         )
@@ -306,7 +307,7 @@ def _memory(boots: Sequence[dict[str, Any]]) -> Iterator[Panel]:
         predicted = [
             (f"{term['name']}{', host' if term['host'] else ''}", term["size_bytes"] / GiB, 0) for term in terms
         ]
-        logged = [(said, seen[key], 1) for key, said in _LOGGED_TERMS.items() if key in seen]
+        logged = [(label, seen[key], 1) for key, label in _LOGGED_TERMS.items() if key in seen]
         order = [term for term, *_ in (*predicted, *logged)]
         for term, size_gib, kind in sorted((*predicted, *logged), key=lambda each: order.index(each[0])):
             bars.append(Bar(f"{name}: {term}", (Segment(0, size_gib, kind),), f"{size_gib:.2f} GiB"))
@@ -315,7 +316,7 @@ def _memory(boots: Sequence[dict[str, Any]]) -> Iterator[Panel]:
         plot = Bars("memory", "Memory of one device by term", Axis("GiB"), tuple(bars), ("predicted", "logged"))
         yield Panel(
             "Memory by term",
-            "Of one device, or of the host where it says so.",
+            "Memory of one device, or of the host where marked.",
             (plot,),
             Table(("deployment", "term", "from", "size"), rows),
         )

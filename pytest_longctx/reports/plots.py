@@ -1,9 +1,8 @@
 """
-Plots and tables as values: what is shown, before anybody asks in which format.
+Plots and tables as values, independent of the output format, and their rendering as SVG and PNG.
 
-Plots as SVG: drawn for the width of a phone, coloured by classes so that one page can be light or dark.
-
-Plots as PNG, by matplotlib, for where a picture file is wanted; the page draws its own.
+SVG plots fit the width of a phone and are coloured by CSS classes, so that one page can be light or dark. PNG files are
+drawn by matplotlib.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,14 +17,14 @@ from pytest_longctx.errors import UsageError
 
 
 class Axis(NamedTuple):
-    """One direction: what runs along it, and whether each step multiplies."""
+    """One axis: its label, and whether it is logarithmic."""
 
     label: str
     log: bool = False
 
 
 class Series(NamedTuple):
-    """Points of one kind; *line* joins them, and stands for a law rather than for measurements."""
+    """Points of one kind. *line* joins them and marks a law rather than measurements."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -34,7 +33,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Figures over a common axis."""
+    """Series over a common axis."""
 
     name: str
     title: str
@@ -44,7 +43,7 @@ class Chart:
 
 
 class Segment(NamedTuple):
-    """A stretch of a bar; *kind* is its place in the bars' `kinds`."""
+    """Part of a bar. *kind* is its index in the `kinds` of the chart."""
 
     start: float
     length: float
@@ -52,7 +51,7 @@ class Segment(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One row of bars: its name, its stretches, and what is written at its end."""
+    """One bar: name, segments and the label at its end."""
 
     label: str
     segments: tuple[Segment, ...]
@@ -61,7 +60,7 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Lengths, or stretches of time, one row each."""
+    """Bar chart of lengths, or of time spans, with one row for each bar."""
 
     name: str
     title: str
@@ -72,7 +71,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Shares from 0 to 1 by row and column; None: not observed."""
+    """Heat map of shares from 0 to 1 by row and column. ``None`` means not observed."""
 
     name: str
     title: str
@@ -87,7 +86,7 @@ Plot = Chart | Bars | Grid
 
 
 class Table(NamedTuple):
-    """The same figures for those who do not see a plot, and for those who copy them."""
+    """The same figures as a table, for screen readers and for copying."""
 
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -105,7 +104,7 @@ class Panel:
 
 def short(value: float) -> str:
     """
-    A number for an axis.
+    Format a number for an axis.
 
     >>> short(65536), short(10_000_000), short(0.05), short(0)
     ('65.5k', '10M', '0.05', '0')
@@ -146,7 +145,7 @@ _MARKS = (
 
 
 class _Scale:
-    """From figures to places; ticks that people would choose."""
+    """Mapping of figures to positions, with round tick values."""
 
     def __init__(self, axis: Axis, values: Iterable[float], start: float, end: float) -> None:
         self.axis, self.start, self.end = axis, start, end
@@ -167,7 +166,7 @@ class _Scale:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        """Round figures within the scale."""
+        """Return round tick values within the scale."""
         if self.axis.log:
             decades = self.high - self.low
             steps = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 2.5 else (1,)
@@ -181,7 +180,7 @@ class _Scale:
 
 
 def paint(plot: Plot, *, alone: bool = False) -> str:
-    """The SVG element of *plot*; *alone*: a whole file with its own colours."""
+    """Return *plot* as an SVG element; with *alone*, as a complete file with its own styles."""
     height, body = _body(plot)
     inside = "".join(body)
     style = f"<style>{STYLE}</style>" if alone else ""
@@ -227,7 +226,7 @@ def _axis(x: _Scale, y: float) -> Iterator[str]:
     yield f'<path class="edge" d="M{x.start} {y}H{x.end}"/>'
     free = -100.0
     for tick in x.ticks():
-        if x(tick) - free > 34:  # labels must not run into each other
+        if x(tick) - free > 34:  # labels must not overlap
             yield _text(x(tick), y + 16, short(tick), "middle")
             free = x(tick)
 
@@ -280,16 +279,16 @@ def _grid(plot: Grid) -> Iterator[str]:
     yield _text(_WIDTH / 2, bottom + 40, f"{plot.x.label}; downwards {plot.y.label}", "middle")
 
 
-def _text(x: float, y: float, words: str, anchor: str = "") -> str:
+def _text(x: float, y: float, label: str, anchor: str = "") -> str:
     side = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{side}>{escape(words)}</text>' if words else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}"{side}>{escape(label)}</text>' if label else ""
 
 
 _PNG_MARKS = "os^D"
 
 
 def write(plot: Plot, path: Path) -> None:
-    """Draw *plot* into *path*. Raises `UsageError` where matplotlib is not installed."""
+    """Write *plot* to *path* as PNG. Raises `UsageError` if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
     except ImportError:

@@ -1,4 +1,4 @@
-"""What one verdict records, by name, and the same as JUnit properties."""
+"""Record of one verdict by name, and its conversion to and from JUnit properties."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,47 +19,47 @@ BOOT = f"{_STEM}boot"
 REQUEST = f"{_STEM}request"
 VITALS = f"{_STEM}vitals"
 _WORDS = ("verdict", "title", "status", "source", "why", "said", "measured_by", "content", "carried")
-"""Parts of a verdict that are words, under their names in `Entry`."""
+"""Parts of a verdict that are text, by their field name in `Entry`."""
 _FOUND = f"{_STEM}found"
 _BOUND = {"reference", "tolerance", "exactly", "at_least", "at_most"}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One verdict as it was recorded."""
+    """One recorded verdict."""
 
     finding: str
     verdict: str
     title: str = ""
     why: str = ""
     said: str = ""
-    """The server's own words about a refusal or a failure."""
+    """The server's own message about a refusal or a failure."""
     status: str = ""
     source: str = ""
-    """Where the finding was documented."""
+    """The document that states the finding."""
     bounds: Mapping[str, Mapping[str, str | float]] = field(default_factory=dict)
-    """What the finding allows of each figure, in the words of its file: reference, tolerance, at_most."""
+    """Bounds of each figure as written in the finding: reference, tolerance, at_most."""
     measured_by: str = ""
-    """The tool that measured, where it was not this package's own client."""
+    """The tool that measured, if it was not this package's own client."""
     measured: Mapping[str, float] = field(default_factory=dict)
     server: Mapping[str, str] = field(default_factory=dict)
-    """What was judged: deployment and its configuration, engine, model, hardware, launcher, seed."""
+    """The judged server: deployment and its configuration, engine, model, hardware, launcher, seed."""
     content: str = ""
-    """The hash of the finding that was judged."""
+    """Hash of the judged finding."""
     carried: str = ""
-    """When the run began that came to this verdict, where a later run took it over without asking again."""
+    """Start of the run that judged, if a later run took the verdict over without sending requests."""
     again: str = ""
-    """Why an earlier run's verdict was not taken over."""
+    """Reason why an earlier run's verdict was not taken over."""
 
 
 def server_pairs(facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """What was judged, as pairs."""
+    """Return the judged server as property pairs."""
     for name, value in facts.items():
         yield f"{_STEM}server.{name}", value
 
 
 def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
-    """One verdict as pairs; a figure that was not observed has none."""
+    """Return one verdict as property pairs. Figures that were not observed are omitted."""
     finding, seen = verdict.finding, verdict.observation
     source = finding.source
     entry = Entry(
@@ -79,7 +79,7 @@ def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
 
 
 def entry_pairs(entry: Entry) -> Iterator[tuple[str, str]]:
-    """A recorded verdict as pairs; what is not there has none."""
+    """Return a recorded verdict as property pairs. Missing fields are omitted."""
     stem = f"{_STEM}{entry.finding}"
     yield FINDING, entry.finding
     for name in _WORDS:
@@ -92,12 +92,15 @@ def entry_pairs(entry: Entry) -> Iterator[tuple[str, str]]:
 
 
 def again_pair(finding: str, why: str) -> tuple[str, str]:
-    """Why an earlier run's verdict on *finding* was not taken over; apart from the verdict, which comes later."""
+    """
+    Return the reason why an earlier verdict on *finding* was not taken over. It is a separate pair because the verdict
+    follows later.
+    """
     return f"{_STEM}again.{finding}", why
 
 
 def carried_pairs(row: Mapping[str, Any], since: str) -> Iterator[tuple[str, str]]:
-    """The verdict in a *row* of the results of a run that began at *since*, as pairs of a later run."""
+    """Return the verdict in a results *row* of a run that began at *since*, as property pairs of a later run."""
     known = {each.name for each in fields(Entry)}
     kept = {name: value for name, value in row.items() if name in known}
     yield from server_pairs(row["server"])
@@ -105,14 +108,14 @@ def carried_pairs(row: Mapping[str, Any], since: str) -> Iterator[tuple[str, str
 
 
 def without(pairs: Pairs, finding: str) -> list[tuple[str, object]]:
-    """*pairs* without what they say of *finding* and of the server, for a verdict that takes their place."""
+    """Return *pairs* without the entries of *finding* and of the server, for a verdict that replaces them."""
     gone = (f"{_STEM}{finding}.", f"{_STEM}server.")
     return [(name, value) for name, value in pairs if not name.startswith(gone) and (name, value) != (FINDING, finding)]
 
 
 def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
     """
-    A row of results on its way there: *kind* is `BOOT`, `REQUEST` or `VITALS`.
+    Return a results row as a property pair; *kind* is `BOOT`, `REQUEST` or `VITALS`.
 
     A boot is attached to the first test that used it, a request to the test that sent it.
     """
@@ -120,20 +123,20 @@ def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def found_pair(deployment: str, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> tuple[str, str]:
-    """What was found where in one prompt, depth and score of each place; one pair, for a prompt may hide 64 needles."""
+    """Return depth and score of every needle of one prompt. All are in one pair, because a prompt can hide 64 needles."""
     return _FOUND, json.dumps({"deployment": deployment, "prompt_tokens": prompt_tokens, "places": places})
 
 
 def found(pairs: Pairs) -> Iterator[dict[str, Any]]:
-    """Every place in *pairs* as a row."""
-    for told in rows(_FOUND, pairs):
-        for depth, score in told["places"]:
-            rest = {name: told[name] for name in ("deployment", "prompt_tokens")}
+    """Return every needle position in *pairs* as a row."""
+    for prompt in rows(_FOUND, pairs):
+        for depth, score in prompt["places"]:
+            rest = {name: prompt[name] for name in ("deployment", "prompt_tokens")}
             yield {**rest, "depth": round(depth, 6), "score": score}
 
 
 def entries(pairs: Pairs) -> list[Entry]:
-    """Every verdict in *pairs*."""
+    """Return every verdict in *pairs*."""
     known = list(pairs)
     flat = {name: str(value) for name, value in known}
     ids = dict.fromkeys(str(value) for name, value in known if name == FINDING)
@@ -158,7 +161,7 @@ def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> 
 
 
 def rows(kind: str, pairs: Pairs) -> list[dict[str, Any]]:
-    """Every row of this kind in *pairs*."""
+    """Return all rows of this kind in *pairs*."""
     return [json.loads(str(value)) for name, value in pairs if name == kind]
 
 

@@ -1,4 +1,4 @@
-"""``results.jsonl``: write it, read it, and merge the parts of one run."""
+"""Writing, reading and merging of ``results.jsonl`` files."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from pytest_longctx.reports.properties import Entry
 SCHEMA = 1
 NAME = "results.jsonl"
 KINDS = ("boot", "verdict", "request", "vitals", "retrieval")
-"""Rows between header and footer; a file need not have any of them, and what it lacks is not shown."""
+"""Kinds of rows between header and footer. A file may lack any of them; a report then omits that part."""
 
 _NEEDED = {
     "verdict": ("test", "finding", "verdict", "title", "why", "said", "status", "measured", "server"),
@@ -27,11 +27,11 @@ _NEEDED = {
     "vitals": ("at_s", "figures"),
     "retrieval": ("prompt_tokens", "depth", "score"),
 }
-"""What readers take for granted of a row; anything else may be missing."""
+"""Fields that readers require of a row. All other fields are optional."""
 
 
 class Writer:
-    """Writes one run's file, line by line, so that nothing measured is lost with the run."""
+    """Writer of one run's file. It writes line by line, so that an aborted run loses no measurement."""
 
     def __init__(self, folder: Path, header: Mapping[str, Any], resumes: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,30 +50,30 @@ class Writer:
         self._line({"kind": "header", "schema": SCHEMA, "started": now(), **header})
 
     def boot(self, boot: Mapping[str, Any]) -> None:
-        """One boot, come up or not."""
+        """Write one boot, successful or not."""
         self._line({"kind": "boot", **boot})
 
     def request(self, test: str, request: Mapping[str, Any]) -> None:
-        """One request, or one load, and the test that sent it."""
+        """Write one request or one load, and the test that sent it."""
         self._line({"kind": "request", "test": test, **request})
 
     def vitals(self, vitals: Mapping[str, Any]) -> None:
-        """One look at a server and its machine."""
+        """Write one sample of a server and its machine."""
         self._line({"kind": "vitals", **vitals})
 
     def found(self, test: str, place: Mapping[str, Any]) -> None:
-        """One place of one prompt, and whether what was hidden there was found."""
+        """Write one position of one prompt, and whether the fact hidden there was found."""
         self._line({"kind": "retrieval", "test": test, **place})
 
     def verdict(self, test: str, outcome: str, duration_s: float, entry: Entry) -> None:
-        """One verdict and the test that came to it."""
+        """Write a verdict and the test that produced it."""
         self._counts[entry.verdict] = self._counts.get(entry.verdict, 0) + 1
         self._line(
             {"kind": "verdict", "test": test, "outcome": outcome, "duration_s": round(duration_s, 6), **asdict(entry)}
         )
 
     def carry(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Rows of an earlier file as they are, each once."""
+        """Write rows of an earlier file unchanged, each once."""
         for row in rows:
             line = json.dumps(row)
             if line in self._taken:
@@ -84,12 +84,12 @@ class Writer:
             self._line(row)
 
     def close(self, exit_code: int, **more: Any) -> None:
-        """The footer."""
+        """Write the footer."""
         self._line({"kind": "footer", "finished": now(), "exit_code": exit_code, "verdicts": self._counts, **more})
         self._file.close()
 
     def drop(self) -> None:
-        """Leave the file without a footer, as that of a run that was cut off."""
+        """Leave the file without a footer, which marks the run as cut off."""
         with suppress(OSError):
             self._file.close()
 
@@ -99,13 +99,13 @@ class Writer:
 
 
 def now() -> str:
-    """The time, as results carry it."""
+    """Return the current time in the format of results files."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A whole results file."""
+    """A complete results file."""
 
     header: dict[str, Any]
     footer: dict[str, Any]
@@ -117,7 +117,7 @@ class Results:
 
 
 def write(results: Results, path: Path) -> None:
-    """*results* as a file."""
+    """Write *results* to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     between = (results.boots, results.requests, results.vitals, results.retrievals, results.verdicts)
     rows = (results.header, *chain.from_iterable(between), results.footer)
@@ -126,15 +126,15 @@ def write(results: Results, path: Path) -> None:
 
 def begun(path: Path) -> list[dict[str, Any]]:
     """
-    Every row of the file at *path*, the header first, whether or not its run came to an end. Raises `ResultsError`.
+    Return every row of the file at *path*, header first, even if the run did not finish. Raises `ResultsError`.
 
-    What a run was writing when it was killed, half a last line, is left out.
+    An incomplete last line, as a killed run leaves it, is dropped.
     """
     return _checked(path, _rows(path))
 
 
 def read(path: Path) -> Results:
-    """The file at *path*. Raises `ResultsError` where it is no results file, or was cut off."""
+    """Read the file at *path*. Raises `ResultsError` if it is no results file or was cut off."""
     rows = _rows(path)
     if rows[-1].get("kind") != "footer":
         raise ResultsError(f"{path}: the footer is missing: the run was cut off after {len(rows) - 1} lines")
@@ -168,14 +168,14 @@ def _checked(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 _SAME = ("backend", "launcher", "hardware", "conditions")
-"""What the headers of the parts of a whole agree on."""
+"""Header fields that must be equal in all parts of a run."""
 
 
 def merge(parts: Mapping[str, Results]) -> Results:
     """
-    One run of *parts*, by their names.
+    Merge *parts*, given by name, into one run.
 
-    Raises `ResultsError` where they differ in their conditions, share a case, or are not all the shards of one split.
+    Raises `ResultsError` if their conditions differ, if they share a case, or if they are not all shards of one split.
     """
     (first, whole), *others = parts.items()
     for name, part in others:
@@ -204,30 +204,30 @@ def merge(parts: Mapping[str, Results]) -> Results:
 
 
 def green(results: Results) -> bool:
-    """Whether no part was red, and something was judged on a server."""
+    """Whether no part is red and at least one server was judged."""
     judged = any(row["verdict"] in JUDGED[:3] and row["server"] for row in results.verdicts)
     return judged and not results.footer["exit_code"]
 
 
 def _check_shards(parts: Mapping[str, Results]) -> None:
-    told: dict[str, Mapping[str, Any]] = {
+    shards: dict[str, Mapping[str, Any]] = {
         name: part.footer["shard"] for name, part in parts.items() if "shard" in part.footer
     }
-    if not told:
+    if not shards:
         return
-    if len({its["split"] for its in told.values()}) > 1:
-        each = ", ".join(f"{name} {its['shard']} of split {its['split']}" for name, its in told.items())
+    if len({its["split"] for its in shards.values()}) > 1:
+        each = ", ".join(f"{name} {its['shard']} of split {its['split']}" for name, its in shards.items())
         raise ResultsError(
-            f"these shards were not split alike, so together they are no whole: {each}\n"
+            f"these shards come from different splits, so they cannot be merged: {each}\n"
             "  try      the same options, findings, package and hardware for every shard"
         )
-    there = Counter(its["shard"] for its in told.values())
+    there = Counter(its["shard"] for its in shards.values())
     count = int(next(iter(there)).partition("/")[2])
     wanted = [f"{index}/{count}" for index in range(1, count + 1)]
     if lacking := [shard for shard in wanted if shard not in there]:
         raise ResultsError(f"shards are missing: {', '.join(lacking)}; found {', '.join(sorted(there))}")
-    if len(told) < len(parts):
-        raise ResultsError(f"no shard: {', '.join(name for name in parts if name not in told)}")
+    if len(shards) < len(parts):
+        raise ResultsError(f"these files are no shards: {', '.join(name for name in parts if name not in shards)}")
 
 
 def _check_cases(parts: Mapping[str, Results]) -> None:

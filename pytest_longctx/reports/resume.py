@@ -1,8 +1,9 @@
 """
-What an earlier run judged, cut off or not, and what of it still stands.
+Verdicts of an earlier, possibly aborted, run and the check which of them are still valid.
 
-A verdict stands where all that it hangs on is the same: the finding and the deployment to the letter, the engine, the model, the
-hardware, and what the run as a whole was told. What was unmeasured is asked again, and so is what needs no server.
+A verdict is valid if everything it depends on is unchanged: the text of the finding and of the deployment, the engine, the
+model, the hardware and the options of the run. Cases that were not measured, and cases that need no server, are judged
+again.
 """
 
 import hashlib
@@ -16,56 +17,59 @@ from pytest_longctx.reports import results
 Row = Mapping[str, Any]
 
 OUTCOMES: Mapping[str, str] = {"holds": "passed", "known": "skipped", "broken": "failed"}
-"""The verdicts that can be taken over, and how their tests must have ended: else something beside the verdict went wrong."""
+"""
+Verdicts that can be taken over, and the test outcome each requires. Another outcome means that something beside the verdict
+failed.
+"""
 
 _SETTLED_BY_BOOT = ("engine", "model")
-"""Facts that may not be known before a boot."""
+"""Facts that may be unknown before a boot."""
 
 
 def conditions(*, longctx: str, launcher: str, load: str, fail_on: str, baseline: Path | None) -> dict[str, str]:
-    """What the verdicts of a whole run hang on, as its header keeps it."""
+    """Options that the verdicts of a whole run depend on, as stored in its header."""
     content = hashlib.sha256(baseline.read_bytes()).hexdigest()[:12] if baseline else ""
     return {"longctx": longctx, "launcher": launcher, "load": load, "fail_on": fail_on, "baseline": content}
 
 
 class Now(NamedTuple):
-    """What a verdict would hang on if its test ran now; an engine or a model that is missing is not known before a boot."""
+    """Current values of everything a verdict depends on. Engine and model may be unknown before a boot."""
 
     content: str
-    """The hash of the finding."""
+    """Hash of the finding."""
     facts: Mapping[str, str]
     conditions: Mapping[str, str]
     seed: int | None
-    """None: any seed will do."""
+    """Seed; ``None`` accepts any seed."""
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is left that only a boot can tell."""
+        """Whether all facts that need a boot are known."""
         return all(name in self.facts for name in _SETTLED_BY_BOOT)
 
 
 class Standing(NamedTuple):
-    """An earlier verdict, and what has changed since; it stands where that is nothing."""
+    """Earlier verdict and the changes since. The verdict is valid if there are none."""
 
     row: Row
     since: str
-    """When the run began that wrote it."""
+    """Start of the run that wrote the verdict."""
     changes: tuple[str, ...]
 
 
 class File(NamedTuple):
-    """One results file, so that what belongs to a verdict is found at once."""
+    """Index of one results file, for direct access to everything that belongs to a verdict."""
 
     header: Row
     whole: bool
     verdicts: Mapping[tuple[str, str, str], Row]
-    """By test, finding and deployment: what can be taken over."""
+    """Verdicts that can be taken over, by test, finding and deployment."""
     beside: Mapping[str, list[Row]]
-    """Other rows by their test; those of a server, such as boots, by its deployment."""
+    """Other rows by test; rows of a server, such as boots, by deployment."""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "File":
-        """From its rows, the header first."""
+        """Build the index from rows, header first."""
         verdicts: dict[tuple[str, str, str], Row] = {}
         beside: dict[str, list[Row]] = {}
         for row in rows[1:]:
@@ -78,24 +82,24 @@ class File(NamedTuple):
 
 
 class Earlier(NamedTuple):
-    """An earlier run, and those that it resumed in its turn, the newest first."""
+    """An earlier run and the runs it resumed, newest first."""
 
     path: Path
     files: tuple[File, ...]
 
     @property
     def whole(self) -> bool:
-        """Whether it came to its end."""
+        """Whether the run finished."""
         return self.files[0].whole
 
     @property
     def seed(self) -> int | None:
-        """Its seed."""
+        """Seed of the run."""
         found = self.files[0].header.get("seed")
         return found if isinstance(found, int) else None
 
     def standing(self, test: str, finding: str, now: Now) -> Standing | None:
-        """What was found of *finding* in *test*; None where it came to nothing that could be taken over."""
+        """Return the earlier verdict on *finding* in *test*, or ``None`` if there is none that can be taken over."""
         key = (test, finding, now.facts["deployment"])
         file = next((each for each in self.files if key in each.verdicts), None)
         if file is None:
@@ -104,7 +108,7 @@ class Earlier(NamedTuple):
         return Standing(row, file.header["started"], tuple(_changes(row, file.header, now)))
 
     def with_its_own(self, test: str, finding: str, deployment: str) -> Iterator[Row]:
-        """A verdict as it was written, and before it what else was written of its server and its test."""
+        """Return a verdict as written, preceded by the other rows of its server and its test."""
         key = (test, finding, deployment)
         for file in self.files:
             if key in file.verdicts:
@@ -135,13 +139,13 @@ def _changes(row: Row, header: Row, now: Now) -> Iterator[str]:
 
 def read(place: Path) -> Earlier | None:
     """
-    The run at *place*, a results file or the folder of one; None for a folder in which nothing is to be resumed.
+    Read the run at *place*, a results file or its folder. Returns ``None`` for a folder without a run.
 
     Raises `UsageError` and `ResultsError`.
     """
     path = place / results.NAME if place.is_dir() else place
     if not path.exists():
-        # A job that is always told to resume its folder has nothing there the first time.
+        # A CI job that always resumes its folder finds it empty the first time.
         if place.suffix == ".jsonl":
             raise UsageError(f"--longctx-resume: there is no file {place}")
         return None

@@ -1,4 +1,4 @@
-"""The table at the end of a run: worst first, at most 80 columns."""
+"""Summary table at the end of a run: worst first, at most 80 columns."""
 
 import textwrap
 from collections import Counter
@@ -14,10 +14,10 @@ _WIDTH = 80
 
 def table(found: Sequence[Entry], verbosity: int = 0) -> Iterator[tuple[str, str]]:
     """
-    The lines of the table, each with its colour.
+    Return the lines of the table, each with its colour.
 
-    Findings out of scope are told by their reason; one by one from *verbosity* 1 on, where reasons are told to their end. Below 0
-    only what is not as it should be.
+    Findings out of scope are grouped by reason. From *verbosity* 1 on they are listed one by one with the full reason.
+    Below 0 only unexpected verdicts are listed.
     """
     ids = Counter(entry.finding for entry in found)
     for word in WORST_FIRST:
@@ -57,9 +57,9 @@ def _whole(line: str) -> list[str]:
 
 
 def resumed(found: Sequence[Entry]) -> Iterator[str]:
-    """What a run that resumes another took over, and what it asked again though it was judged, with the reasons."""
+    """Return what a resumed run took over, and what it judged again and why."""
     carried = sum(bool(entry.carried) for entry in found)
-    yield f"{carried} of {len(found)} carried over from the run that was resumed, {len(found) - carried} judged now"
+    yield f"{carried} of {len(found)} carried over from the resumed run, {len(found) - carried} judged now"
     reasons: dict[str, list[str]] = {}
     for entry in found:
         if entry.again and not entry.carried:
@@ -71,7 +71,7 @@ def resumed(found: Sequence[Entry]) -> Iterator[str]:
 
 def tally(found: Sequence[Entry]) -> str:
     """
-    How many of each.
+    Count the entries by verdict.
 
     >>> tally([Entry("LC-0001", "holds"), Entry("LC-0002", "broken")])
     '1 broken, 1 holds'

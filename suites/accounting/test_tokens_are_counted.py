@@ -1,4 +1,4 @@
-"""Does the server count what it was sent, on both sides of every border?"""
+"""Does the server count the tokens it was sent, on both sides of every border?"""
 
 from itertools import cycle, islice
 
@@ -7,12 +7,12 @@ import pytest
 from pytest_longctx.client.exchange import tally
 
 BORDERS = (16, 64, 128, 256, 512, 2048, 8192)
-"""KV-cache blocks, prefill chunks and attention chunks end at these lengths."""
+"""Lengths at which KV-cache blocks, prefill chunks and attention chunks end."""
 
 
 @pytest.mark.judges("accounting")
 def test_tokens_are_counted(finding, server, prompt, ask, judge):
-    """If this fails, no figure per token from this server can be trusted."""
+    """If this fails, figures per token from this server are unreliable."""
     room = (server.max_model_len or 2 * max(BORDERS)) - 5
     lengths = [1, *(length for border in BORDERS for length in (border - 1, border, border + 1) if length <= room)]
     exchanges = []

@@ -1,10 +1,10 @@
-"""Are known questions answered as well as documented?"""
+"""Are known questions answered as accurately as documented?"""
 
 import pytest
 
 
 @pytest.mark.judges("accuracy")
 def test_accuracy_is_kept(finding, accuracy, judge):
-    """If this fails, a quantisation, a kernel or an upgrade has made the answers worse, though they come as fast as ever."""
+    """If this fails, a quantisation, a kernel or an upgrade has reduced the accuracy of the answers, even at the same speed."""
     verdict = judge(accuracy(finding.ask))
     assert verdict

@@ -1,4 +1,4 @@
-"""Could this start have worked at all?"""
+"""Can the documented start command work at all?"""
 
 import pytest
 
@@ -7,6 +7,6 @@ from pytest_longctx.launchers import lint
 
 @pytest.mark.judges("linted")
 def test_deployment_is_sound(finding, judge):
-    """If this fails, a mistake that once cost an afternoon would pass unnoticed again."""
+    """If this fails, a known configuration mistake is no longer detected."""
     verdict = judge(lint.observe(finding.ask, finding.expect.signature))
     assert verdict

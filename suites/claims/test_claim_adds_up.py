@@ -1,4 +1,4 @@
-"""Can a published figure be true at all?"""
+"""Is a published figure consistent with arithmetic?"""
 
 import pytest
 
@@ -7,6 +7,6 @@ from pytest_longctx.findings.claims import observe
 
 @pytest.mark.judges("claimed")
 def test_claim_adds_up(finding, judge):
-    """If this fails, what we say of a published figure is not what the arithmetic says."""
+    """If this fails, the documented assessment of a published figure differs from the arithmetic."""
     verdict = judge(observe(finding.claim))
     assert verdict

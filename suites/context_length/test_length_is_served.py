@@ -1,11 +1,11 @@
-"""Is a prompt of this length served, and counted exactly?"""
+"""Is a prompt of this length served and counted exactly?"""
 
 import pytest
 
 
 @pytest.mark.judges("served")
 def test_length_is_served(finding, server, prompt, ask, judge):
-    """If this fails, a context length that was found to be served is not, or is slower than documented."""
+    """If this fails, a context length that was served before is not, or is slower than documented."""
     asked = finding.ask
     length = asked.prompt_length(server.max_model_len)
     exchanges = [ask(prompt(length), asked.output_tokens) for _ in range(asked.warm_up + asked.runs)]

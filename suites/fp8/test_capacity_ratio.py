@@ -1,4 +1,4 @@
-"""Does a KV cache of half the bytes for each value hold twice the tokens?"""
+"""Does a KV cache with half the bytes for each value hold twice the tokens?"""
 
 import pytest
 
@@ -7,7 +7,7 @@ from pytest_longctx.launchers import boot as launchers_boot
 
 @pytest.mark.judges("ratio")
 def test_capacity_follows_the_bytes_of_a_value(request, finding, boot, longctx_session, judge):
-    """If this fails, two deployments that differ in one flag no longer differ by the documented factor in what they hold."""
+    """If this fails, the capacities of two deployments that differ in one flag no longer differ by the documented factor."""
     booted = longctx_session.booted
     if waits := launchers_boot.waits_for(finding, booted):
         longctx_session.rule_out(request.node, finding, waits, boot)

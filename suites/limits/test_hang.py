@@ -1,4 +1,4 @@
-"""Is a request that may not fit the KV cache answered or refused, and does the server live on?"""
+"""Is a request that may exceed the KV cache answered or refused, and does the server survive it?"""
 
 import pytest
 
@@ -7,7 +7,7 @@ from pytest_longctx.client import limits
 
 @pytest.mark.judges("over-pool")
 def test_server_gets_over_it(finding, boot, server, prompt, ask, judge):
-    """If this fails, a request that is accepted hangs, or takes the server down with it."""
+    """If this fails, an accepted request hangs, or crashes the server."""
     length = finding.ask.prompt_length(server.max_model_len)
     seen = boot.weigh(ask(prompt(length), finding.ask.output_tokens))
     canary = ask(prompt(limits.CANARY_TOKENS), 1, deadline_s=server.deployment.timeouts.canary_s)

@@ -1,4 +1,4 @@
-"""What is the longest prompt that is really served?"""
+"""What is the longest prompt that is actually served?"""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from pytest_longctx.observation import Observation
 
 @pytest.mark.judges("longest")
 def test_longest_is_what_is_claimed(finding, server, prompt, ask, judge):
-    """If this fails, the server lists a context that it does not serve, or serves another than was found."""
+    """If this fails, the server lists a context that it does not serve, or serves another length than documented."""
     output_tokens = finding.ask.output_tokens
     claimed = finding.ask.prompt_length(server.max_model_len)
     seen = None
@@ -28,7 +28,7 @@ def test_longest_is_what_is_claimed(finding, server, prompt, ask, judge):
         "tries": len(tries),
     }
     whole = served is not None and tries[-1].worked is not None
-    # What ended the search is told whole: whether the server still answers is part of it, and spares a wait for its end.
+    # The exchange that ended the search is reported completely. Its health result avoids a wait for the server's exit.
     evidence = Observation("serves") if whole else seen
     verdict = judge(replace(evidence, metrics={**evidence.metrics, **metrics}, said=tries[0].said or seen.said))
     assert verdict

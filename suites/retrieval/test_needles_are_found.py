@@ -1,4 +1,4 @@
-"""Does an answer come from where it should, however far back that is?"""
+"""Does an answer depend on the right tokens, at any distance?"""
 
 import pytest
 
@@ -9,7 +9,7 @@ from pytest_longctx.prompts import needles
 
 @pytest.mark.judges("retrieval")
 def test_needles_are_found(finding, boot, server, prompt, ask, judge, longctx_session):
-    """If this fails, a part of the context is lost or mixed up, and the depth of what failed says which."""
+    """If this fails, a part of the context is lost or mixed up; the failing depth indicates which part."""
     asked = finding.ask
     length = asked.prompt_length(server.max_model_len)
     places = questions.spread(length, asked.needles)
@@ -25,7 +25,7 @@ def test_needles_are_found(finding, boot, server, prompt, ask, judge, longctx_se
 
 @pytest.mark.judges("precision")
 def test_keys_keep_their_precision(finding, boot, server, prompt, ask, judge):
-    """If this fails, the KV cache stores keys more coarsely, or more finely, than its dtype says."""
+    """If this fails, the KV cache stores keys with less or more precision than its dtype implies."""
     rungs = grading.plant(prompt(finding.ask.prompt_length(server.max_model_len)))
     exchange = ask(rungs.prompt, rungs.output_tokens)
     verdict = judge(retrieval.measured(boot.weigh(exchange), grading.ladder_text(exchange.text)))
@@ -34,7 +34,7 @@ def test_keys_keep_their_precision(finding, boot, server, prompt, ask, judge):
 
 @pytest.mark.judges("haystack")
 def test_facts_in_text_are_found(finding, boot, server, prompt, ask, judge, longctx_session):
-    """If this fails, a model with real weights no longer finds a sentence in a long text, at some length or depth."""
+    """If this fails, a model with real weights no longer finds a sentence in a long text at some length or depth."""
     answers = []
     for length in finding.ask.lengths:
         for depth in finding.ask.depths:

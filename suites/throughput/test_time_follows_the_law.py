@@ -1,4 +1,4 @@
-"""How does the time to the first token grow with the prompt?"""
+"""How does the time to first token grow with the length of the prompt?"""
 
 import pytest
 
@@ -7,7 +7,7 @@ from pytest_longctx.findings.aggregate import length_sweep, summary
 
 @pytest.mark.judges("ladder")
 def test_time_follows_the_law(finding, boot, prompt, ask, judge):
-    """If this fails, prompts are read more slowly than was found, or ever more slowly as they grow."""
+    """If this fails, prefill is slower than documented, or its time grows faster with the length."""
     asked = finding.ask
     for _ in range(asked.warm_up):
         ask(prompt(asked.lengths[0]), asked.output_tokens)

@@ -1,4 +1,4 @@
-"""The console command's own bad input: one line that says what is wrong, exit code 2, never a traceback or a silent success."""
+"""Invalid input to the console command: one line with the error and exit code 2, never a traceback or a silent success."""
 
 import pytest
 
@@ -18,18 +18,18 @@ WRONG = {
     "commands into a file": (["commands", "file"], "file: File exists"),
     "a report into nowhere": (["report", "nope"], "nope: [Errno 2] No such file or directory: 'nope'"),
     "a history without a store": (["history", "show", "nope"], "nope: there is no run here; add one"),
-    "a history of nothing": (["history", "add", "nope"], "history add: name the results files"),
+    "a history of nothing": (["history", "add", "nope"], "history add: give at least one results file"),
 }
 
 
-@pytest.mark.parametrize(("typed", "said"), WRONG.values(), ids=WRONG)
-def test_a_console_command_says_what_is_wrong(tmp_path, monkeypatch, capsys, typed, said):
+@pytest.mark.parametrize(("typed", "message"), WRONG.values(), ids=WRONG)
+def test_a_console_command_says_what_is_wrong(tmp_path, monkeypatch, capsys, typed, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     assert cli.main(typed) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(f"longctx: {said}")
+    assert printed.err.startswith(f"longctx: {message}")
     assert printed.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]

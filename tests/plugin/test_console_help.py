@@ -1,4 +1,4 @@
-"""What a person types first: each kind of help, of pytest with the plugin loaded and of every console command."""
+"""Help texts: those of pytest with the plugin loaded, and those of every console command."""
 
 import argparse
 import subprocess
@@ -12,7 +12,7 @@ from pytest_longctx.plugin import options
 
 
 def subcommands():
-    """Every console command, by name."""
+    """Return every console command by name."""
     (choice,) = (action for action in cli.commands()._actions if isinstance(action, argparse._SubParsersAction))
     return choice.choices
 
@@ -42,14 +42,14 @@ def test_every_console_command_explains_itself(tmp_path, command):
 
 
 def formatted(action):
-    """What argparse prints of *action* alone."""
+    """Return the help that argparse prints for *action*."""
     formatter = argparse.HelpFormatter("longctx", width=1000)
     formatter.add_argument(action)
     return formatter.format_help()
 
 
 class Declared:
-    """Takes what the plugin declares to pytest, and hands it to argparse, as pytest does."""
+    """Receives the plugin's option declarations and passes them to argparse, as pytest does."""
 
     def __init__(self):
         self.parser = argparse.ArgumentParser()
@@ -63,7 +63,7 @@ class Declared:
 
 @pytest.mark.parametrize("option", options.OPTIONS, ids=lambda option: option.name)
 def test_the_help_of_each_option_is_shown_as_it_stands_in_the_table(option):
-    """A lone % in a help is an error of argparse's when it is formatted; a doubled one is shown once."""
+    """A single % in a help text is a formatting error in argparse; a doubled one is shown once."""
     declared: Any = Declared()
     options.add(declared)
     (action,) = (action for action in declared.parser._actions if option.long in action.option_strings)

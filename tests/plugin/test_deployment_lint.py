@@ -1,4 +1,4 @@
-"""What is wrong with a deployment is said before it boots."""
+"""Faults of a deployment are reported before it boots."""
 
 import os
 import subprocess
@@ -27,5 +27,5 @@ def test_a_lint_is_one_line(tmp_path, more):
     done = subprocess.run(
         [*argv, "--rootdir=.", *more], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
-    told = [line.strip() for line in done.stdout.splitlines() if LINE in line]
-    assert told == ([LINE] if more else [f"longctx: unsound: {LINE}"])
+    reported = [line.strip() for line in done.stdout.splitlines() if LINE in line]
+    assert reported == ([LINE] if more else [f"longctx: unsound: {LINE}"])

@@ -1,4 +1,4 @@
-"""A run that selects less than was meant says so, and what to type instead."""
+"""A run that selects less than intended reports it and the right command."""
 
 import pytest
 
@@ -37,7 +37,7 @@ TYPED = {
 
 @pytest.fixture
 def loose(run, pytester):
-    """As `run`, in a project that has not made markers strict."""
+    """Like `run`, in a project without strict markers."""
 
     def start(*typed):
         pytester.makeini("[pytest]\naddopts = -p no:cacheprovider\n")
@@ -46,10 +46,10 @@ def loose(run, pytester):
     return start
 
 
-@pytest.mark.parametrize(("typed", "said"), TYPED.values(), ids=TYPED)
-def test_what_was_misspelt_is_named_with_its_nearest(loose, typed, said):
+@pytest.mark.parametrize(("typed", "message"), TYPED.values(), ids=TYPED)
+def test_what_was_misspelt_is_named_with_its_nearest(loose, typed, message):
     done = loose("--collect-only", "-q", *typed)
-    assert done.text.count(said) == 1
+    assert done.text.count(message) == 1
     assert "Traceback" not in done.text
 
 

@@ -1,4 +1,4 @@
-"""Vitals on their way from a run into its results, and nowhere else."""
+"""Device and server samples of a run are written to its results, and nowhere else."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def test_it(server, ask, prompt):
 
 OTHERS = """
 class Others:
-    "Another reporter, of the run as a whole: in a worker nobody writes reports."
+    "A second reporter, of the whole run: a worker writes no reports."
     def pytest_runtest_logreport(self, report):
         if not any("host_rss" in str(pair) for pair in report.user_properties if not pair[0].endswith("boot")):
             with open("others", "a") as out:
@@ -37,7 +37,7 @@ def test_a_server_is_looked_at_through_its_boot_and_its_requests(run, pytester, 
         assert 0 < row["figures"]["host_anonymous_gib"] <= row["figures"]["host_rss_gib"] < 1
     assert rows[-1]["figures"].keys() >= {"running", "waiting", "kv_usage"}
     assert boot["figures"]["host_peak_gib"] > 0
-    # An hour of them would make other reports megabytes.
+    # An hour of samples would make other reports megabytes large.
     assert (done.folder / "others").read_text().split() == ["setup", "call", "teardown"]
     assert "host_rss" not in (done.folder / "report.xml").read_text()
 
@@ -48,7 +48,7 @@ def test_a_request_is_judged_with_the_memory_of_its_time(run):
 
 
 def test_what_cannot_be_seen_is_said_once(run, pytester):
-    """A real server on what is said to be an H200, on a machine that has none."""
+    """A real server with H200 as configured hardware, on a machine without one."""
     pytester.makeconftest(
         """
         from pytest_longctx.backends.miniature import Miniature

@@ -1,12 +1,13 @@
 """
-Every block of code on the tutorial, the how-to pages and the README, held against the real thing.
+Every code block of the tutorial, the how-to pages and the README, checked against the implementation.
 
-Proved: a TOML block is a finding, a deployment or tables of one, as they are loaded; a Python block is a file of docs/examples, which
-``tests/unit/deployments/test_deployment_examples.py`` loads, or a test that passes against the miniature; a ``pytest`` line can be planned, so that its options,
-markers, deployments and findings exist; a ``longctx`` line can be typed; an extra that is installed is one of ours.
+Checked: a TOML block is a finding, a deployment or tables of one, as loaded by the package; a Python block is a file of
+docs/examples, loaded by ``tests/unit/deployments/test_deployment_examples.py``, or a test that passes on the miniature; a
+``pytest`` line can be planned, so its options, markers, deployments and findings exist; a ``longctx`` line can be parsed; an
+installed extra exists.
 
-Not proved: that a command does what the page says, or that its output is still the one shown; that other programs take these words; what
-YAML means, which ``tests/external/kubernetes`` asks an API server.
+Not checked: that a command does what the page states, or that its output is up to date; that other programs accept the commands;
+the meaning of YAML, which ``tests/external/kubernetes`` checks with an API server.
 """
 
 import re
@@ -33,12 +34,12 @@ PARTS: dict[str, type[toml.Table]] = {"ask": Ask, "kubernetes": deployment.Kuber
 
 
 def blocks(page, language):
-    """The blocks of *page* in *language*."""
+    """Return the blocks of *page* in *language*."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def everywhere(language):
-    """Those of every page, as parameters."""
+    """Return the blocks of every page as parameters."""
     return [
         pytest.param(page, block, id=f"{page.stem}-{number}")
         for page in PAGES
@@ -47,7 +48,7 @@ def everywhere(language):
 
 
 def commands(block):
-    """Each command of a block as words, without variables before it and a redirection behind it."""
+    """Return each command of a block as arguments, without leading variables and trailing redirections."""
     for line in block.replace("\\\n", " ").splitlines():
         for words in " ".join(shlex.quote(word) for word in shlex.split(line, comments=True)).split(" '&&' "):
             command = list(dropwhile(re.compile(r"[A-Z_]+=").match, shlex.split(words.partition(" '>' ")[0])))
@@ -56,13 +57,13 @@ def commands(block):
 
 
 def typed(program):
-    """Every command of a page that begins with *program*, as parameters."""
+    """Return every command of a page that begins with *program*, as parameters."""
     return [
         pytest.param(page, words, id=f"{page.stem}: {' '.join(words)[:60]}")
         for page in PAGES
         for block in blocks(page, "bash")
         for words in commands(block)
-        if words[0] == program and "tests" not in words  # the project's own, which need no plan
+        if words[0] == program and "tests" not in words  # the project's own tests need no plan
     ]
 
 
@@ -111,7 +112,7 @@ def test_an_extra_that_is_installed_is_ours(page, words):
 
 @pytest.mark.parametrize(("page", "words"), typed("pytest"))
 def test_a_run_can_be_planned(pytester, monkeypatch, page, words):
-    """In a folder that has what the page speaks of: its findings and deployments, an earlier run, an interpreter."""
+    """In a folder with everything the page refers to: findings, deployments, an earlier run, an interpreter."""
     monkeypatch.syspath_prepend(str(ROOT / "docs/examples"))
     shutil.copytree(ROOT / "docs/examples", pytester.path / "docs/examples")
     for block in blocks(page, "toml"):

@@ -1,4 +1,4 @@
-"""The workflows in docs/ci: every command in them is one that this package has. Their schemas: ``tests/external/readers``."""
+"""The workflows in docs/ci: every command exists in this package. Their schemas: ``tests/external/readers``."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ COMMAND = re.compile(r"(?:^|[\s'])(?:\.venv/bin/)?((?:pytest --pyargs|longctx [a
 
 
 def commands(name):
-    """Every call of pytest and longctx in a file, as words, its matrix filled in."""
+    """Return every call of pytest and longctx in a file as arguments, with the matrix filled in."""
     text = (FOLDER / name).read_text(encoding="utf-8").replace("\\\n", "\n")
     for found in COMMAND.findall(text):
         line = re.sub(r"\$?\$?\{\{[^}]*\}\}", "1", found.replace("$$PART", "part"))
@@ -54,7 +54,7 @@ def test_a_command_of_the_console_can_be_typed(name, words):
     ("name", "words"), [call for call in CALLS if call[1][0] == "pytest"], ids=lambda part: str(part)[:40]
 )
 def test_a_run_of_pytest_can_be_planned(pytester, name, words):
-    """With the options as they are, and ``--longctx-plan``: everything is read and checked, and nothing boots."""
+    """With the given options and ``--longctx-plan``, everything is read and checked without a boot."""
     (pytester.path / "engine" / "bin").mkdir(parents=True)
     (pytester.path / "engine" / "bin" / "python").symlink_to(sys.executable)
     (pytester.path / "baselines").mkdir()

@@ -1,4 +1,4 @@
-"""A test of one's own that fails says why, in one block: in the terminal, in JUnit XML, alone and under xdist."""
+"""A failing test of a user reports the reason in one block: in the terminal and in JUnit XML, with and without xdist."""
 
 import re
 from pathlib import Path
@@ -13,13 +13,13 @@ VERDICT = ["asked", "seen", "allowed", "checked", "do", "again"]
 
 
 def readme_test():
-    """The test that README shows."""
+    """The test shown in README."""
     (code,) = re.findall(r"```python\n(def test_.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     return code
 
 
 def block(text, headline):
-    """The words of the rows that stand below *headline*, and their lines."""
+    """Return the row labels below *headline*, and their lines."""
     lines = text.splitlines()
     rows = []
     for line in lines[next(index for index, line in enumerate(lines) if line.startswith(headline)) + 1 :]:
@@ -30,13 +30,13 @@ def block(text, headline):
 
 
 def failure(text):
-    """What pytest shows of the failures."""
+    """Return pytest's output about the failures."""
     return text.partition("= FAILURES =")[2].partition("short test summary")[0]
 
 
 @pytest.fixture
 def own(run, pytester):
-    """Run a test of one's own, with JUnit XML; the run and the text of its failure there."""
+    """Run a user's test with JUnit XML. Returns the run and the text of its failure in the XML."""
 
     def start(code, *arguments):
         pytester.makepyfile(test_own=code)
@@ -65,7 +65,7 @@ def test_the_test_of_the_readme_says_why_a_server_refused(own, workers):
         assert "NoneType" not in text
         assert "Exchange(" not in text
         assert "fixtures.py" not in text
-    assert "- Failed: th" in done.text  # the summary's line has the reason too, as far as it is wide
+    assert "- Failed: th" in done.text  # the summary line contains the reason too, cut to its width
 
 
 ENDINGS = {

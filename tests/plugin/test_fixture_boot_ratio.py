@@ -1,4 +1,4 @@
-"""A ratio is judged inside one run, from the facts of two boots."""
+"""A ratio is judged within one run, from the facts of two boots."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The five words, and what each does to a run."""
+"""The five verdicts, and the effect of each on a run."""
 
 import pytest
 
@@ -38,7 +38,7 @@ since = 2026-01-01
 
 @pytest.fixture
 def project(pytester):
-    """A project with findings of its own."""
+    """A project with its own findings."""
 
     def write(text):
         folder = pytester.path / "findings"
@@ -120,7 +120,7 @@ def test_a_finding_out_of_scope_boots_nothing(run):
 
 
 def test_a_verdict_that_is_thrown_away_still_counts(run, pytester):
-    """A broken finding must not be green because its test forgot to assert."""
+    """A broken finding must not be green because its test lacks an assertion."""
     pytester.makepyfile(
         """
         import pytest
@@ -194,7 +194,7 @@ def test_a_test_may_ask_inside_an_event_loop(run, pytester):
 
 
 def test_a_token_without_text_is_a_token(run, pytester):
-    """Random weights give ids that no tokenizer has a word for; their chunks are empty, and they came all the same."""
+    """Random weights give ids without text in the tokenizer. Their chunks are empty but count as tokens."""
     pytester.makepyfile(
         """
         from pytest_longctx.client.request import StreamedRequest
@@ -224,7 +224,7 @@ def test_claims_beside_findings_that_need_a_server_do_not_make_a_run_green(run):
 
 
 def test_a_time_limit_of_the_project_does_not_end_a_slow_prefill(run, pytester, faulty):
-    """A test that is ended while its server works causes the failure it reports."""
+    """A time limit that ends a test while its server works would cause the failure it reports."""
     options = faulty("late-first-token")
     pytester.makeini("[pytest]\naddopts = --strict-markers\ntimeout = 0.3\ntimeout_func_only = true\n")
     done = run("--backend=miniature", options, "-k", "LC-0002")
@@ -244,7 +244,10 @@ def test_a_parameter_of_somebody_elses_called_deployment_is_left_alone(run, pyte
 
 
 def test_no_test_has_a_time_limit_shorter_than_its_waits(run, pytester):
-    """Those of the boot and the requests together, and none where that is not known; a project's own limit is for other tests."""
+    """
+    The limit covers the boot and the requests together; without known times there is none. The project's own limit applies to
+    other tests.
+    """
     pytester.makeini("[pytest]\naddopts = --strict-markers\ntimeout = 1\n")
     pytester.makepyfile(
         reads_limits="""

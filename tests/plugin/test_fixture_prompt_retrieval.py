@@ -1,4 +1,4 @@
-"""What was hidden and found, from a test to the map in the report."""
+"""Needles and their results, from a test to the map in the report."""
 
 import pytest
 

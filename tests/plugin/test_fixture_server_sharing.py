@@ -1,4 +1,4 @@
-"""One server for each deployment: booted once, down before the next comes up; shared by URL."""
+"""One server for each deployment, booted once and stopped before the next boots; servers given by URL are shared."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_each_deployment_boots_once_and_is_down_before_the_next_comes_up(run, py
 
 @pytest.fixture
 def running():
-    """A miniature that somebody else started, at its URL."""
+    """An externally started miniature, given by URL."""
     import socket
 
     with socket.socket() as probe:
@@ -85,15 +85,15 @@ def test_workers_share_a_running_server(run, running):
 
 
 def test_a_running_server_that_is_not_what_the_deployment_says_is_refused(run, running, pytester):
-    said = 'name = "mine"\ntitle = "t"\nbackend = "vllm"\nmax_model_len = 4096\n[model]\nname = "miniature"\n'
-    (pytester.path / "mine.toml").write_text(said)
+    message = 'name = "mine"\ntitle = "t"\nbackend = "vllm"\nmax_model_len = 4096\n[model]\nname = "miniature"\n'
+    (pytester.path / "mine.toml").write_text(message)
     done = run("--backend=vllm", f"--longctx-launcher=url:{running}", "--longctx-deployment=mine.toml", "-m", "smoke")
     assert "serves max_model_len 65,536; the deployment mine says 4,096" in done.text
     assert done.outcome.parseoutcomes()["errors"] == 2
 
 
 def test_nobody_at_the_url_judges_nothing(run):
-    """A wrong address is trouble with the set-up, not a finding that broke."""
+    """A wrong address is an environment problem, not a broken finding."""
     done = run("--backend=openai", "--longctx-launcher=url:http://127.0.0.1:9", "-m", "smoke")
     assert "attached did not become ready" in done.text
     assert "Connection refused" in done.text
@@ -122,8 +122,8 @@ def test_a_stranger_at_the_url_judges_nothing(run, pytester, status, body):
         def log_message(self, *args):
             pass
 
-    said = 'name = "mine"\ntitle = "t"\nbackend = "openai"\n[model]\nname = "m"\n[timeouts]\nboot_s = 0.7\n'
-    (pytester.path / "mine.toml").write_text(said)
+    message = 'name = "mine"\ntitle = "t"\nbackend = "openai"\n[model]\nname = "m"\n[timeouts]\nboot_s = 0.7\n'
+    (pytester.path / "mine.toml").write_text(message)
     with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         where = f"--longctx-launcher=url:http://127.0.0.1:{server.server_port}"
@@ -186,7 +186,7 @@ def test_a_secret_in_the_environment_of_a_server_is_never_shown(run, pytester, f
 
 
 def test_a_server_inherits_only_what_it_needs(monkeypatch):
-    """With CI set SGLang accepts contexts it would refuse; a secret that is not handed on cannot leak."""
+    """With CI set, SGLang accepts contexts it would refuse otherwise; a secret that is not passed on cannot leak."""
     from pytest_longctx.backends import Recipe
     from pytest_longctx.processes import environment
 

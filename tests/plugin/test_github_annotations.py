@@ -1,4 +1,4 @@
-"""What GitHub Actions is told, alone and under xdist."""
+"""Output for GitHub Actions, with and without xdist."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def actions(monkeypatch, pytester, run):
-    """The environment of a step whose workspace is the test's folder."""
+    """Set the environment of a step whose workspace is the test's folder."""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_WORKSPACE", str(pytester.path))
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "summary.md"))
@@ -17,7 +17,7 @@ def actions(monkeypatch, pytester, run):
 
 @pytest.fixture
 def red(run, faulty, pytester):
-    """A run in which a finding breaks, in a test of the repository's own."""
+    """A run with a broken finding in a test of the repository."""
     pytester.makepyfile(
         test_own="""
         import pytest
@@ -34,11 +34,11 @@ def red(run, faulty, pytester):
 @pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
 def test_a_broken_finding_is_annotated_where_its_test_stands(actions, red, workers):
     done = red("-q", *workers)
-    said = [line for line in done.outcome.stdout.lines if line.startswith("::")]
-    assert len(said) == 1
-    assert re.match(r"::error file=test_own.py,line=\d,title=MN-0001 broken on faulty::ttft_s: 0", said[0])
+    message = [line for line in done.outcome.stdout.lines if line.startswith("::")]
+    assert len(message) == 1
+    assert re.match(r"::error file=test_own.py,line=\d,title=MN-0001 broken on faulty::ttft_s: 0", message[0])
     for word in ("asked    a prompt of 10,000 tokens", "seen     ttft_s", "allowed  ttft_s", "again    pytest "):
-        assert f"%0A  {word}" in said[0]
+        assert f"%0A  {word}" in message[0]
     page = (actions / "summary.md").read_text()
     assert page.startswith("of an earlier step\n### Findings: 1 broken\n")
     assert "| MN-0001 | **broken** | faulty |" in page

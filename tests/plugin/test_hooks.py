@@ -1,4 +1,4 @@
-"""What another plugin, or a project's conftest.py, can add and change."""
+"""Extensions and changes by another plugin or a project's conftest.py."""
 
 BACKEND = """
 from pytest_longctx.backends.miniature import Miniature
@@ -92,7 +92,7 @@ def test_its_name_is_among_the_known_ones(run, pytester):
 
 
 def test_a_deployment_can_be_made_in_code(run, pytester):
-    """Settings a project may change are fixtures that it may override."""
+    """Settings that a project can change are fixtures that it can override."""
     pytester.makepyfile(
         """
         import pytest
@@ -120,7 +120,7 @@ def test_a_deployment_can_be_made_in_code(run, pytester):
 def test_a_test_without_a_finding_runs_on_every_deployment_that_fits(run, pytester):
     pytester.makepyfile("def test_it(server, ask, prompt): assert ask(prompt(100), 4).ending == 'complete'")
     done = run("--backend=miniature", what=str(pytester.path))
-    done.outcome.assert_outcomes(passed=1)  # the other two are there only for findings that name them
+    done.outcome.assert_outcomes(passed=1)  # the other two are used only by findings that name them
 
 
 def test_a_test_may_name_several_findings(run, pytester):

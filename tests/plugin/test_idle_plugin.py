@@ -1,4 +1,4 @@
-"""A run in which the plugin is installed and not used must not notice it."""
+"""The installed but unused plugin does not affect a run."""
 
 import subprocess
 import sys

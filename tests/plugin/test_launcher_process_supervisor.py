@@ -1,4 +1,4 @@
-"""Whatever ends pytest, no server outlives it."""
+"""No server survives the end of pytest, whatever ends it."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ weights = "unknown"
 
 
 def processes(word):
-    """The ids of all live processes with *word* on their command line, this one left out."""
+    """Return the ids of all live processes with *word* on their command line, except this one."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -59,12 +59,12 @@ def test_no_server_outlives_pytest(tmp_path, how):
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
-        # A script's background job ignores SIGINT, and would hand that on.
+        # A script's background job ignores SIGINT, and child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as run:
         assert run.stdout is not None
         assert any("UP" in line for line in run.stdout)
-        assert len(processes(name)) == 2  # the leash and the server
+        assert len(processes(name)) == 2  # the supervisor and the server
         run.send_signal(how)
         run.wait(timeout=30)
     assert until(lambda: not processes(name))
@@ -81,7 +81,7 @@ subprocess.Popen([sys.executable, "-c", deaf, sys.argv[1]], start_new_session=Tr
 
 @pytest.mark.parametrize("then", ["time.sleep(60)", "sys.exit(3)"], ids=["let go", "exits"])
 def test_descendants_go_with_the_server(tmp_path, then):
-    """Engines start workers in sessions of their own; an orphaned worker would hold the GPU."""
+    """Engines start workers in separate sessions; an orphaned worker would keep the GPU memory."""
     from pytest_longctx import _supervisor
 
     name = f"orphan-{os.getpid()}-{len(then)}"
@@ -121,7 +121,7 @@ def test_a_signal_that_ended_the_server_is_in_the_exit_code():
 
 
 def test_ctrl_c_ends_a_request_that_nobody_answers(tmp_path):
-    """A prefill of ten million tokens takes an hour; whoever gives up must not have to wait for it."""
+    """A prefill of ten million tokens takes an hour; an interrupt must not have to wait for it."""
     name = f"leashed-{os.getpid()}-asking"
     stuck = '[flags]\nfault = "never-schedules"\n[timeouts]\nadmission_s = 600\nanswer_s = 600\n'
     (tmp_path / "d.toml").write_text(DEPLOYMENT.format(name=name) + stuck)

@@ -1,4 +1,4 @@
-"""A server that already runs: what is found out about it, and about what lies before it, before it is measured."""
+"""A running server: what is detected about it and about a proxy in front of it before the measurement."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ id = "org/model"
 
 @pytest.fixture
 def answering():
-    """``answering(version=..., root=..., most=...)``: a server that tells so much of itself, behind a limit of *most* bytes."""
+    """``answering(version=..., root=..., most=...)``: a server that reports these values, with a body limit of *most* bytes."""
     started = []
 
     def start(*, version="0.32.0", root="org/model", most=10**9):
@@ -53,18 +53,18 @@ def answering():
 
 
 @pytest.mark.parametrize(
-    ("tells", "said"),
+    ("tells", "message"),
     [
         ({"version": "0.12.0"}, "is version 0.12.0; the deployment says >=0.30"),
         ({"root": "org/another"}, "has loaded org/another; the deployment says org/model"),
         ({"most": 10_000}, "does not take a request of 0.5 MB, the size of the longest prompt of this run"),
     ],
 )
-def test_what_would_spoil_a_run_is_an_error_before_it(run, pytester, answering, tells, said):
+def test_what_would_spoil_a_run_is_an_error_before_it(run, pytester, answering, tells, message):
     (pytester.path / "mine.toml").write_text(MINE)
     chosen = ("--backend=vllm", "--longctx-deployment=mine.toml", "-k", "LC-0001 or LC-0004")
     done = run(*chosen, answering(**tells))
-    assert said in done.text
+    assert message in done.text
     assert "Traceback" not in done.text
     assert done.outcome.parseoutcomes() == {
         "errors": 2,
@@ -74,8 +74,8 @@ def test_what_would_spoil_a_run_is_an_error_before_it(run, pytester, answering, 
 
 @pytest.mark.parametrize("tells", [{}, {"root": "/models/somewhere"}, {"version": None}, {"most": 100_000}])
 def test_what_a_server_does_not_tell_is_not_held_against_it(run, pytester, answering, tells):
-    """And a limit that only longer prompts would meet is none for this run."""
+    """A body limit that only longer prompts would reach does not apply to this run."""
     (pytester.path / "mine.toml").write_text(MINE)
     done = run("--backend=vllm", "--longctx-deployment=mine.toml", "-k", "LC-0001", answering(**tells))
     assert "ERROR at setup" not in done.text
-    assert "no stream of events came" in done.text  # it is no engine, and was asked
+    assert "no stream of events came" in done.text  # it is no engine, although it was queried

@@ -1,4 +1,4 @@
-"""A server that fails under a request: what is said of it, to the word, and how a finding may document it."""
+"""A server that fails under a request: the exact report, and how a finding can document the failure."""
 
 import pytest
 
@@ -54,7 +54,7 @@ SAID = {
 
 @pytest.mark.parametrize("fault", SAID)
 def test_it_is_said_what_became_of_the_server(run, faulty, fault, monkeypatch):
-    """The whole of it, which a verdict's one line cuts."""
+    """The complete report, which the one-line verdict cuts."""
     whole, bear_out = [], Boot.bear_out
 
     def overheard(boot, seen):
@@ -71,7 +71,7 @@ def test_it_is_said_what_became_of_the_server(run, faulty, fault, monkeypatch):
 
 
 def test_a_search_that_ends_without_an_answer_says_whether_the_server_still_gives_one(run, faulty):
-    """Nobody waits for the end of a server whose health was asked, and was green."""
+    """A search does not wait for the exit of a server whose health check was green."""
     done = run("--backend=miniature", faulty("resets-connection"), "-k", "LC-0023")
     (row,) = done.results.verdicts
     assert row["why"].startswith("outcome: disconnects, wanted serves")
@@ -119,7 +119,7 @@ def test_a_documented_death_counts_only_for_its_own_cause_and_size(run, faulty, 
     assert row["why"].startswith(SEEN_INSTEAD[fault])
 
 
-# What the CPU build of vLLM 0.32 wrote when its engine was ended by SIGKILL in the middle of a prompt; it exited with 0 after that.
+# Log of the CPU build of vLLM 0.32 after its engine was killed with SIGKILL during a prompt. The server then exited with 0.
 ENGINE_LOST = """\
 INFO:     Application startup complete.
 INFO:     127.0.0.1:60316 - "POST /v1/completions HTTP/1.1" 200 OK
@@ -157,7 +157,7 @@ ENDED = [
 
 
 def borne_out(folder, text, **more):
-    """What is made of a request that was answered no more, by a server with *text* in its log."""
+    """Check the diagnosis of an unanswered request to a server with *text* in its log."""
     log = folder / "server.log"
     log.write_text(text, encoding="utf-8")
     server = Server("http://there", "m", Vllm(), factories.deployment(), "process", log=log, **more)
@@ -176,7 +176,7 @@ def test_a_death_under_a_request_is_joined_with_the_log(tmp_path, text, end, out
     assert (seen.outcome, seen.kind, seen.signature, seen.phase) == (outcome, kind, signature, phase)
     assert seen.said.endswith("no more")
     assert seen.metrics.get("killed_gib") == (end and end.killed_gib)
-    assert (waited[0] > 0) is bool(text)  # a server that answers, and has nothing in its log, is not waited for
+    assert (waited[0] > 0) is bool(text)  # there is no wait for a server that answers and has an empty log
 
 
 def test_what_is_quoted_of_the_log_is_masked(tmp_path):

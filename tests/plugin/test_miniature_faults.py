@@ -1,4 +1,4 @@
-"""Each miniature's fault is caught by the check that names it, and by no other."""
+"""Each fault of a miniature is caught by the check that names it, and by no other."""
 
 import pytest
 
@@ -79,18 +79,18 @@ SET_UP = {
     "is-a-web-page": "it returned a web page",
     "loses-its-route": "answered HTTP 404",
 }
-"""Of these no finding is judged: the question could not be asked."""
+"""Faults for which no finding is judged, because the request could not be sent."""
 
 
 def test_every_fault_has_its_check():
-    """A miniature that nothing is expected to catch would prove nothing."""
+    """A miniature without an expected check would prove nothing."""
     assert CAUGHT.keys() | SET_UP.keys() == FAULTS.keys()
     assert not CAUGHT.keys() & SET_UP.keys()
 
 
 @pytest.mark.parametrize("fault", CAUGHT)
 def test_fault_is_caught_by_its_own_check(run, faulty, fault):
-    """Which findings break, and on which line, is exactly what is written above."""
+    """The broken findings and their lines are exactly those listed above."""
     done = run("--backend=miniature", "--longctx-strict", faulty(fault))
     rows = {row["finding"]: row for row in done.results.verdicts}
     broken = {name: row["why"] for name, row in rows.items() if row["verdict"] in ("broken", "unmeasured")}
@@ -98,8 +98,8 @@ def test_fault_is_caught_by_its_own_check(run, faulty, fault):
     assert broken.keys() == CAUGHT[fault].keys()
     for finding, line in CAUGHT[fault].items():
         assert broken[finding].startswith(line)
-        # One line and no more: whatever else a fault does, it must not look like a second fault.
-        once = broken[finding].replace("; recovered: 0, wanted exactly 1", "")  # that is the question of MN-0040
+        # Exactly one line: the side effects of a fault must not look like a second fault.
+        once = broken[finding].replace("; recovered: 0, wanted exactly 1", "")  # MN-0040 asks exactly this
         assert once.count(", wanted ") == 1 or rows[finding]["verdict"] == "unmeasured"
     assert holding | broken.keys() == ALL
     assert done.outcome.ret == (0 if not CAUGHT[fault] else 1)
@@ -107,7 +107,7 @@ def test_fault_is_caught_by_its_own_check(run, faulty, fault):
 
 @pytest.mark.parametrize("fault", SET_UP)
 def test_a_server_that_cannot_be_asked_is_an_error_of_the_set_up(run, faulty, fault):
-    """No finding is broken by it, and none holds: not even one that expects to be refused."""
+    """No finding is broken and none holds, not even one that expects a refusal."""
     done = run("--backend=miniature", faulty(fault), "-k", "LC-0001 or LC-0021 or LC-0050 or LC-0080")
     counted = done.outcome.parseoutcomes()
     assert {name: counted.get(name, 0) for name in ("passed", "failed", "errors")} == {
@@ -126,9 +126,9 @@ def test_one_error_for_every_request_is_told_with_the_logs_exception(run, faulty
     done = run("--backend=miniature", faulty("answers-500"), "-k", "LC-0001")
     (row,) = done.results.verdicts
     assert row["verdict"] == "broken"
-    said = "it came up, and answers every request with HTTP 500: 'text'; its log: KeyError: 'text'"
-    assert said in row["why"]
-    assert said in done.text
+    message = "it came up, and answers every request with HTTP 500: 'text'; its log: KeyError: 'text'"
+    assert message in row["why"]
+    assert message in done.text
     assert done.results.boots[0]["seconds"] < 20
 
 
@@ -179,7 +179,7 @@ def test_a_documented_failure_counts_only_for_its_own_reason_and_size(run, fault
 
 
 def test_a_fatal_line_ends_the_wait_for_a_server_that_hangs(run, faulty):
-    """Its deadline is thirty seconds away; the line, and no signal of the process, is what there is."""
+    """Its deadline is thirty seconds away. The only evidence is the log line; the process gives no signal."""
     done = run("--backend=miniature", faulty("dies-hanging"), "-k", "MN-0001")
     (boot,) = done.results.boots
     assert (boot["outcome"], boot["class"], boot["signature"]) == ("runs out of memory", "gpu-oom", "gpu-out-of-memory")
@@ -193,7 +193,7 @@ def test_a_killed_worker_is_explained_by_what_is_known(run, faulty):
     done = run("--backend=miniature", faulty("loses-worker"), "-k", "MN-0001")
     (boot,) = done.results.boots
     assert (boot["outcome"], boot["signature"]) == ("dies", "worker-died")
-    assert boot["class"] in ("killed", "host-oom")  # the latter where something else ran out of memory meanwhile
+    assert boot["class"] in ("killed", "host-oom")  # the latter if another process ran out of memory meanwhile
     assert "SIGKILL" in boot["said"] or "out-of-memory killer" in boot["said"]
     assert "died unexpectedly (exit code: -9)" in done.text
 

@@ -1,4 +1,4 @@
-"""What is asked in SGLang's dialect: a miniature that speaks it keeps every law, in the words that SGLang was seen to use."""
+"""SGLang's dialect: a miniature with SGLang's observed messages satisfies every law."""
 
 import pytest
 
@@ -38,9 +38,9 @@ def test_an_honest_server_keeps_every_law_in_its_dialect(run):
 )
 def test_a_refusal_is_the_one_that_was_recorded(tokens, answer, signature):
     (entry,) = (each for each in MiniatureSglang().catalogue.refusal if each.id == signature)
-    said = Sglang(max_model_len=MOST).complaint(Request(tokens, "", answer, stream=True))
-    assert said is not None
-    assert said.startswith(entry.example)
+    message = Sglang(max_model_len=MOST).complaint(Request(tokens, "", answer, stream=True))
+    assert message is not None
+    assert message.startswith(entry.example)
     with serving(Sglang(max_model_len=MOST), MiniatureSglang()) as server:
         seen = ask(server, prompts()(tokens), answer).observe()
     assert (seen.outcome, seen.metrics["refusal_status"]) == ("refuses", 400)

@@ -1,4 +1,4 @@
-"""A run held against an earlier one, inside its tests. With a clock instead of pinned times: ``benchmarks/gate.py``."""
+"""A run compared with an earlier one within its tests. With a clock instead of pinned times: ``benchmarks/gate.py``."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_it(prompt, ask, judge, ttft_s):
 
 @pytest.fixture
 def pinned(run, pytester):
-    """A run of the finding about 10,000 tokens on a miniature, its times to first token pinned to *times*."""
+    """Run the finding for 10,000 tokens on a miniature with its times to first token pinned to *times*."""
 
     def start(times, *arguments):
         pytester.makepyfile(test_pinned=PINNED.format(times=list(times)))
@@ -30,7 +30,7 @@ def pinned(run, pytester):
 
 @pytest.fixture
 def baseline(pinned, pytester):
-    """The options that hold a run against one of a second."""
+    """Return the options that compare a run with a baseline of one second."""
     path = pinned([1.0]).folder / "results" / "results.jsonl"
     path.rename(pytester.path / "baseline.jsonl")
     return ("--longctx-baseline=baseline.jsonl", "--longctx-fail-on=ttft_s:10%")

@@ -1,4 +1,4 @@
-"""What would run, fit and take how long: asked of pytest and of the console, without a boot."""
+"""The plan of a run, from pytest and from the console, without a boot."""
 
 import json
 
@@ -20,7 +20,7 @@ def test_documented_boots_come_out_as_documented(capsys):
         "scout-vllm-5m-hybrid-on": "serves",
         "scout-vllm-8m-095": "runs out of memory",
         "scout-vllm-10m-fp8": "serves",
-        "scout-vllm-10m-e5m2": "serves",  # it stops on an assertion, which no memory decides
+        "scout-vllm-10m-e5m2": "serves",  # it stops on an assertion, which does not depend on memory
         "scout-sglang-2m-graphs": "runs out of memory",
         "scout-sglang-10m": "runs out of memory",
         "scout-sglang-10m-few-requests": "serves",
@@ -38,7 +38,7 @@ def test_boots_on_a_cpu_come_out_as_they_were_logged(capsys):
     }
     assert round(found["cpu-tiny-64k"]["concurrency"], 2) == 87.15
     assert round(found["cpu-tiny-10m-3gib"]["concurrency"], 2) == 1.25
-    # Whatever it takes for quantised is stored in one byte, and what it does not do in two.
+    # Dtypes that the engine supports as quantised use one byte, all others two.
     dtypes = {"cpu-probe-e4m3": 59.25, "cpu-kv-nvfp4": 59.25, "cpu-kv-int4-per-token-head": 59.25}
     dtypes |= {"cpu-kv-auto": 29.63, "cpu-kv-turboquant-4bit-nc": 29.63}
     assert {name: round(found[name]["concurrency"], 2) for name in dtypes} == dtypes
@@ -77,20 +77,20 @@ def test_a_finding_that_the_physics_contradicts_is_named(capsys, tmp_path):
     found = rows(capsys, "--hardware", "8xH200", "--data", str(tmp_path))
     assert [name for name, row in found.items() if row["contradicts"]] == ["scout-vllm-2m"]
     assert cli.main(["plan", "--hardware", "8xH200", "--data", str(tmp_path)]) == 0
-    assert "the findings say otherwise: the physics or a finding is wrong" in capsys.readouterr().out
+    assert "the findings document another outcome: the prediction or a finding is wrong" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["plan", "--hardware", "8xH999"], "'8xH999' is not hardware"),
         (["plan", "--hardware", "8xH200", "--backend", "vlm"], "unknown backend 'vlm': did you mean 'vllm'?"),
         (["engine", "sglang"], "longctx cannot install the engine of backend 'sglang'"),
     ],
 )
-def test_the_console_says_what_is_wrong_in_one_line(capsys, arguments, said):
+def test_the_console_says_what_is_wrong_in_one_line(capsys, arguments, message):
     assert cli.main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_pytest_prints_the_plan_of_what_was_selected(run):
@@ -107,7 +107,7 @@ def test_pytest_prints_the_plan_of_what_was_selected(run):
 
 
 def test_a_rate_above_the_peak_breaks_whatever_the_finding_bounds():
-    """The run that was documented as 69.35 s, as a new run would be judged."""
+    """The run documented with 69.35 s, judged as a new run."""
     from pytest_longctx import paths
     from pytest_longctx.client.exchange import Exchange, Usage
     from pytest_longctx.deployments import deployment

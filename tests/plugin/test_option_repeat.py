@@ -1,4 +1,4 @@
-"""The command that repeats one verdict, as it stands in a report: pasted in another folder it comes to the same test."""
+"""The command in a report that repeats one verdict: run in another folder, it selects the same test."""
 
 import shlex
 import subprocess
@@ -18,7 +18,7 @@ def test_mine(finding, prompt, ask, judge):
 
 
 def repeated(line, folder):
-    """What the results file says of *line*, typed in *folder*."""
+    """Return the results of *line* run in *folder*."""
     program, *words = shlex.split(line)
     assert program == "pytest"
     command = [sys.executable, "-m", "pytest", *words]

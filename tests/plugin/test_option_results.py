@@ -1,4 +1,4 @@
-"""What a run leaves behind: JUnit properties, results.jsonl, the table; the same alone and under xdist."""
+"""Output of a run: JUnit properties, results.jsonl and the table, equal with and without xdist."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from pytest_longctx.reports import results as results_file
 
 
 def properties(path):
-    """Each test's properties in a JUnit file, read by a parser that is not pytest's."""
+    """Return each test's properties in a JUnit file, read by another parser than pytest's."""
     suites = junitparser.JUnitXml.fromfile(str(path))
     return {
         case.name: {p.name: p.value for group in case.iterchildren(junitparser.Properties) for p in group}
@@ -46,7 +46,7 @@ def test_verdicts_reach_junit_and_results_alike(run, workers):
 
 
 def test_no_prompt_reaches_any_output(run):
-    """A repr of ten million tokens in a report would be a report of 70 MB."""
+    """A repr of ten million tokens would make a report of 70 MB."""
     done = run("--backend=miniature", "-m", "ten_million", "--junitxml=report.xml", "-vv", "-rA")
     assert (done.folder / "report.xml").stat().st_size < 20_000
     assert (done.folder / "results" / "results.jsonl").stat().st_size < 20_000

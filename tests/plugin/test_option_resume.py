@@ -1,4 +1,4 @@
-"""A run that resumes one that was cut off: the same verdicts, without asking again what was judged."""
+"""A run that resumes an aborted one: the same verdicts, without repeating the judged requests."""
 
 import json
 import os
@@ -15,16 +15,16 @@ from pytest_longctx.reports import results as results_file
 
 SOME = ("--backend=miniature", "-m", "smoke or ten_k or boot or prefix_cache")
 LONG = ("--backend=miniature", "-m", "smoke or ten_k or boot or limits")
-"""The last of these take seconds: there is time to end the run before it is over."""
+"""The last of these take seconds, so that the run can be aborted before its end."""
 
 
 def verdicts(results):
-    """What a file says, however it came to it."""
+    """Return the verdicts of a file, independent of how it was produced."""
     return {(row["test"], row["finding"]): (row["verdict"], row["outcome"], row["why"]) for row in results.verdicts}
 
 
 def cut(path, keep):
-    """Leave of a results file what a run killed after *keep* verdicts leaves, half a line included."""
+    """Reduce a results file to the state of a run killed after *keep* verdicts, with half a last line."""
     kept, count = [], 0
     for line in path.read_text().splitlines():
         count += json.loads(line)["kind"] == "verdict"
@@ -51,7 +51,7 @@ def command(*arguments):
 
 
 def test_a_run_that_was_killed_and_resumed_comes_to_the_same_verdicts(tmp_path):
-    """With a real SIGKILL, wherever it strikes after the third verdict."""
+    """With a real SIGKILL at any point after the third verdict."""
     env = {name: value for name, value in os.environ.items() if name != "CI"}
     files = {"cwd": tmp_path, "env": env, "stdout": subprocess.DEVNULL}
     path = tmp_path / "results" / results_file.NAME
@@ -63,7 +63,7 @@ def test_a_run_that_was_killed_and_resumed_comes_to_the_same_verdicts(tmp_path):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert '"kind": "footer"' not in path.read_text()
-    said = subprocess.run(
+    message = subprocess.run(
         command("--longctx-resume=results"), check=False, **{**files, "stdout": subprocess.PIPE}
     ).stdout
     resumed = results_file.read(path)
@@ -71,12 +71,12 @@ def test_a_run_that_was_killed_and_resumed_comes_to_the_same_verdicts(tmp_path):
     assert resumed.footer["verdicts"] == whole.footer["verdicts"]
     carried = [row for row in resumed.verdicts if row["carried"]]
     assert 2 <= len(carried) < len(whole.verdicts)
-    assert f"{len(carried)} of {len(whole.verdicts)} carried over" in said.decode()
+    assert f"{len(carried)} of {len(whole.verdicts)} carried over" in message.decode()
 
 
 @pytest.fixture
 def begun(run):
-    """A run of a few findings that was cut off after its third judged verdict, and its options."""
+    """A run of a few findings aborted after its third verdict, and its options."""
     done = run(*SOME)
     path = done.folder / "results" / results_file.NAME
     whole = verdicts(done.results)
@@ -91,7 +91,7 @@ def test_what_was_judged_is_taken_over_whole(run, begun, workers):
     assert verdicts(done.results) == begun
     carried = {row["test"] for row in done.results.verdicts if row["carried"]}
     assert len(carried) >= 2
-    # The requests of what was taken over are there too, and each test's once.
+    # The requests of the verdicts taken over are present too, once for each test.
     assert carried <= {row["test"] for row in done.results.requests} | {
         row["test"] for row in done.results.verdicts if "boot" in row["test"]
     }
@@ -109,7 +109,7 @@ def test_what_was_judged_is_taken_over_whole(run, begun, workers):
 
 def test_a_resumed_run_that_is_cut_off_too_can_be_resumed(run, begun):
     done = run(*SOME, "--longctx-resume=results")
-    cut(done.folder / "results" / results_file.NAME, 1)  # it took over one verdict, and its own are lost
+    cut(done.folder / "results" / results_file.NAME, 1)  # it took over one verdict; its own verdicts are lost
     done = run(*SOME, "--longctx-resume=results/results.jsonl")
     assert verdicts(done.results) == begun
     assert sum(bool(row["carried"]) for row in done.results.verdicts) >= 2
@@ -134,7 +134,7 @@ prompt_tokens = 1000
 
 @pytest.fixture
 def own(run, pytester, faulty):
-    """A run of one finding of a project's own, on a deployment of its own."""
+    """A run of one finding of a project on its own deployment."""
     chosen = faulty("honest")
     (pytester.path / "data" / "findings").mkdir(parents=True)
     (pytester.path / "data" / "deployments").mkdir()
@@ -260,7 +260,7 @@ def installed(pytester, monkeypatch):
 
 @pytest.mark.parametrize(("version", "boots"), [("0.0.0+miniature", 1), ("0.0.1", 2)], ids=["known", "other"])
 def test_nothing_boots_where_the_version_is_known_without_it(own, pytester, installed, version, boots):
-    """An installed version that is not the one the server named is no reason to judge again before the server is asked."""
+    """An installed version that differs from the server's version does not cause a new verdict before the server is queried."""
     chosen = installed(version)
     own(*chosen)
     done = own(*chosen, "--longctx-resume=results")

@@ -1,4 +1,4 @@
-"""The same seed again, against a server that still has the prompts of the first run in its cache."""
+"""The same seed used twice on a server that still has the prompts of the first run in its cache."""
 
 import pytest
 
@@ -11,7 +11,7 @@ WHY = "--longctx-seed=7 makes the prompts of an earlier run, which this server m
 
 @pytest.fixture
 def twice(run):
-    """Run one finding against *mind* two times, and return the verdict rows and what was printed the second time."""
+    """Run one finding against *mind* twice. Returns the verdict rows and the output of the second run."""
 
     def start(mind, backend, *options):
         with serving(mind) as server:
@@ -39,7 +39,7 @@ def test_the_same_seed_is_salted_where_the_engine_heeds_it(twice):
 
 
 def test_the_same_seed_elsewhere_proves_nothing_the_second_time(twice):
-    """It is no fault of the server that it was sent the same prompt twice."""
+    """A server is not at fault if it is sent the same prompt twice."""
     rows, done = twice(Sglang(), "openai", "--longctx-seed=7")
     assert [row["verdict"] for row in rows] == ["holds", "unmeasured"]
     assert f"{WHY}: leave the seed out, or start the server anew" in rows[1]["why"]

@@ -1,4 +1,4 @@
-"""One run in several parts: by deployment, each booted in one of them, and nothing left out."""
+"""One run in several parts: each deployment is booted in exactly one part, and no test is lost."""
 
 import shutil
 
@@ -12,7 +12,7 @@ SOME = ("--backend=miniature", "-m", "smoke or ten_k or boot or prefix_cache or 
 
 @pytest.fixture
 def parts(run, pytester):
-    """Run the shards of *count* and keep each one's results file."""
+    """Run the shards of *count* and keep the results file of each."""
 
     def start(count, *arguments):
         done, kept = [], []
@@ -70,7 +70,7 @@ def test_recorded_times_balance_the_shards(run, pytester):
     path = pytester.path / "times.jsonl"
     shutil.move(pytester.path / "results" / "results.jsonl", path)
     text = path.read_text()
-    path.write_text(text.replace('"seconds": ', '"seconds": 1000', 1))  # of the first boot alone
+    path.write_text(text.replace('"seconds": ', '"seconds": 1000', 1))  # only of the first boot
     done = run(*SOME, "--longctx-shard=1/2:times.jsonl")
     assert len({boot["deployment"] for boot in done.results.boots}) == 1
 

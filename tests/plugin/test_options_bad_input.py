@@ -1,4 +1,4 @@
-"""Bad input: one clear message and exit code 4, or a set-up that fails in a few words; never a traceback."""
+"""Invalid input: one clear message and exit code 4, or a short set-up error; never a traceback."""
 
 import socket
 
@@ -45,11 +45,11 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "said"), UNUSABLE.values(), ids=UNUSABLE)
-def test_what_cannot_work_is_refused_before_anything_starts(run, arguments, said):
+@pytest.mark.parametrize(("arguments", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_what_cannot_work_is_refused_before_anything_starts(run, arguments, message):
     done = run(*arguments)
     assert done.outcome.ret == pytest.ExitCode.USAGE_ERROR
-    assert done.text.count(said) == 1
+    assert done.text.count(message) == 1
     assert "Traceback" not in done.text
     assert "INTERNALERROR" not in done.text
 
@@ -83,13 +83,13 @@ prompt_tokens = 100
 """
 
 
-@pytest.mark.parametrize(("bound", "said"), BAD_TABLES.values(), ids=BAD_TABLES)
-def test_a_wrong_file_is_named_with_its_key(run, pytester, bound, said):
+@pytest.mark.parametrize(("bound", "message"), BAD_TABLES.values(), ids=BAD_TABLES)
+def test_a_wrong_file_is_named_with_its_key(run, pytester, bound, message):
     folder = pytester.mkdir("findings")
     (folder / "XX-0001.toml").write_text(FINDING.format(bound=bound))
     done = run("--backend=miniature", "--longctx-data=.")
     assert done.outcome.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"{folder / 'XX-0001.toml'}: {said}" in done.text
+    assert f"{folder / 'XX-0001.toml'}: {message}" in done.text
     assert "Traceback" not in done.text
 
 
@@ -109,12 +109,12 @@ MARKS = {
 }
 
 
-@pytest.mark.parametrize(("mark", "said"), MARKS.items(), ids=MARKS)
-def test_a_marker_that_says_nothing_is_refused(run, pytester, mark, said):
+@pytest.mark.parametrize(("mark", "message"), MARKS.items(), ids=MARKS)
+def test_a_marker_that_says_nothing_is_refused(run, pytester, mark, message):
     pytester.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it(finding): pass")
     done = run("--backend=miniature", what=str(pytester.path))
     assert done.outcome.ret == pytest.ExitCode.USAGE_ERROR
-    assert said in done.text
+    assert message in done.text
     assert "Traceback" not in done.text
 
 
@@ -126,7 +126,7 @@ def test_a_marker_on_a_test_that_judges_nothing_is_refused(run, pytester):
 
 
 def test_an_unknown_finding_fails_its_set_up_under_xdist(run, pytester):
-    """A worker that raised during collection would end the whole run with an internal error."""
+    """An exception of a worker during collection would end the whole run with an internal error."""
     pytester.makepyfile("import pytest\n@pytest.mark.finding('LC-9999')\ndef test_it(finding): pass")
     done = run("--backend=miniature", "-n2", what=str(pytester.path))
     done.outcome.assert_outcomes(errors=1)
@@ -143,7 +143,7 @@ def test_a_test_that_needs_a_server_says_that_no_backend_was_chosen(run, pyteste
 
 
 def written(pytester, text):
-    """A deployment file in the project's folder, and the option that chooses it."""
+    """Write a deployment file into the project's folder and return the option that selects it."""
     (pytester.path / "mine.toml").write_text(text)
     return "--longctx-deployment=mine.toml"
 
@@ -180,14 +180,14 @@ BAD_SETUPS = {
 }
 
 
-@pytest.mark.parametrize(("parts", "said"), BAD_SETUPS.values(), ids=BAD_SETUPS)
-def test_a_set_up_that_cannot_be_had_fails_in_few_words(run, pytester, parts, said):
+@pytest.mark.parametrize(("parts", "message"), BAD_SETUPS.values(), ids=BAD_SETUPS)
+def test_a_set_up_that_cannot_be_had_fails_in_few_words(run, pytester, parts, message):
     done = run(f"--backend={parts['backend']}", written(pytester, MINE.format(**parts)), "-m", "smoke")
     assert done.outcome.ret == pytest.ExitCode.TESTS_FAILED
-    assert said in done.text
+    assert message in done.text
     assert done.text.count("(explained at the first test that needed it)") == 1  # smoke has two tests
     assert "Traceback" not in done.text
-    assert "pytest_longctx/" not in done.text  # no line of our own code is shown
+    assert "pytest_longctx/" not in done.text  # no line of the plugin's own code is shown
 
 
 def test_a_port_that_is_taken_is_named(run, pytester):
@@ -202,7 +202,7 @@ def test_a_port_that_is_taken_is_named(run, pytester):
 
 
 def test_trouble_with_the_machine_judges_nothing(run, pytester):
-    """A missing engine must not be written down as a finding that broke."""
+    """A missing engine must not be recorded as a broken finding."""
     parts = {"backend": "sglang", "model": "", "flags": ""}
     done = run("--backend=sglang", written(pytester, MINE.format(**parts)), "-m", "smoke")
     assert not (pytester.path / "results" / "results.jsonl").exists()

@@ -1,4 +1,4 @@
-"""What a run says before it boots and while it boots: how many servers, and which of them it is waiting for."""
+"""Progress before and during boots: the number of servers, and the server that is booting."""
 
 import re
 
@@ -13,7 +13,7 @@ def test_a_run_says_how_many_boots_it_will_take_and_which_it_is_in(run, pytester
         (pytester.path / f"{name}.toml").write_text(text)
     chosen = ("--longctx-deployment=one.toml,two.toml",)
     done = run("--backend=miniature", *chosen, "-k", "LC-0001")
-    assert "longctx: 2 boots\n" in done.text  # how long a boot of a miniature takes is not known, so it is not said
+    assert "longctx: 2 boots\n" in done.text  # the boot time of a miniature is unknown, so it is not printed
     assert done.text.index("longctx: 2 boots") < done.text.index("longctx boot")
     assert re.findall(r"longctx boot (\d of \d: \w+): ", done.text) == ["1 of 2: one", "2 of 2: two"]
 

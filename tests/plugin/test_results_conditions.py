@@ -1,4 +1,4 @@
-"""A run records the terms on which its figures may be compared with another backend's."""
+"""A run records the conditions under which its figures can be compared with another backend's."""
 
 from pytest_longctx.reports.compare import RECORDED
 

@@ -1,4 +1,4 @@
-"""However a run ends: nothing is left running, and what was judged before is on disk and readable."""
+"""After any end of a run, no process is left and all earlier verdicts are readable on disk."""
 
 import json
 import os
@@ -64,7 +64,7 @@ ENDS = {
 
 
 def prepared(folder, name, *more):
-    """A project with a finding that is judged, then *more*; the command that runs it."""
+    """Prepare a project with a finding that is judged, then *more*, and return the command that runs it."""
     (folder / "d.toml").write_text(DEPLOYMENT.format(name=name))
     for index, text in enumerate((JUDGED, *more)):
         (folder / f"test_{index}.py").write_text(text)
@@ -93,7 +93,7 @@ def test_a_signal_leaves_nothing_running_and_what_was_judged(tmp_path, how):
         *prepared(tmp_path, name, "import time\ndef test_it(server): print('UP', flush=True); time.sleep(60)"),
         "-s",
     ]
-    # A script's background job ignores SIGINT, and would hand that on.
+    # A script's background job ignores SIGINT, and child processes inherit that.
     heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, preexec_fn=heeds) as run:  # noqa: PLW1509
         assert run.stdout is not None
@@ -108,7 +108,7 @@ def test_a_signal_leaves_nothing_running_and_what_was_judged(tmp_path, how):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a disk of its own, which is soon full."""
+    """A folder on a separate small disk that is soon full."""
     folder = tmp_path / "kept"
     folder.mkdir()
     mounted = subprocess.run(
@@ -121,14 +121,14 @@ def small_disk(tmp_path):
 
 
 def many(count):
-    """So many tests of one finding: more rows than there is room for."""
+    """Return so many tests of one finding that their rows exceed the available space."""
     return JUDGED.replace("@pytest", f'@pytest.mark.parametrize("again", range({count}))\n@pytest', 1).replace(
         "(finding", "(again, finding"
     )
 
 
 def ended(done, path, name, said):
-    """The run said why it ended, and every verdict that it wrote can be read."""
+    """Check that the run reported why it ended, and that every written verdict is readable."""
     text = done.stdout.decode()
     assert done.returncode == pytest.ExitCode.INTERRUPTED, text
     assert f"{results.NAME}: {said}; what was written before is there" in text
@@ -136,7 +136,7 @@ def ended(done, path, name, said):
     assert "Traceback" not in text, text
     assert until(lambda: not processes(name))
     rows = [row for row in results.begun(path) if row["kind"] == "verdict"]
-    # The same prompt again would come from the cache, which breaks a finding of a cold one.
+    # The same prompt would be served from the cache, which breaks a finding about a cold prompt.
     assert rows[0]["verdict"] == "holds"
     assert '"footer"' not in path.read_text()
 
@@ -147,7 +147,7 @@ def test_a_full_disk_ends_the_run(tmp_path, small_disk, workers):
     command = [*prepared(tmp_path, name, many(30)), *workers]
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     ended(done, small_disk / "results" / results.NAME, name, "No space left on device")
-    # With room again, what was judged is not judged again.
+    # Once there is space, earlier verdicts are not judged again.
     subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
     resumed = subprocess.run(
         [*command, "--longctx-resume=kept/results"], cwd=tmp_path, stdout=subprocess.PIPE, check=False
@@ -158,7 +158,7 @@ def test_a_full_disk_ends_the_run(tmp_path, small_disk, workers):
 
 
 def test_a_file_that_may_not_grow_ends_the_run(tmp_path):
-    """As under a quota, where no disk can be mounted for a test."""
+    """As with a disk quota, where no disk can be mounted for a test."""
     name = f"ends-{os.getpid()}-quota"
     command = prepared(tmp_path, name, many(30))
     most = (24_000, 24_000)

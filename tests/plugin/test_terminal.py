@@ -1,4 +1,4 @@
-"""What a person sees: on a real terminal, in a pipe, quiet and verbose."""
+"""Terminal output: on a real terminal, in a pipe, quiet and verbose."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ ESCAPE = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
 
 @pytest.fixture
 def late(tmp_path):
-    """The command line of a run whose server lets a prompt of 10,000 tokens wait for four seconds."""
+    """Return the command of a run whose server delays a prompt of 10,000 tokens by four seconds."""
     text = FAULTY.format(fault="late-first-token", boot_s=30, answer_s=30, stall_s=30).replace(
         "[flags]", "[flags]\nlate-s = 4"
     )
@@ -39,7 +39,7 @@ def late(tmp_path):
 
 
 def on_terminal(command, folder, columns=80, **env):
-    """Everything that *command* writes to a terminal of its own."""
+    """Return everything that *command* writes to a pseudo terminal."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     base = {
@@ -55,7 +55,7 @@ def on_terminal(command, folder, columns=80, **env):
         try:
             while some := os.read(ours, 65536):
                 written += some
-        except OSError:  # how Linux says that nobody is left at the other end
+        except OSError:  # Linux reports the closed other end with this error
             pass
         os.close(ours)
     return written
@@ -63,9 +63,9 @@ def on_terminal(command, folder, columns=80, **env):
 
 def test_a_long_wait_is_told_on_one_line_that_is_written_over(late, tmp_path):
     written = on_terminal(late, tmp_path)
-    told = re.findall(rb"\r(10,000 tokens to faulty: [^\r\n]*)", written)
-    assert told
-    plain = ESCAPE.sub(b"", told[-1]).decode().rstrip()
+    reported = re.findall(rb"\r(10,000 tokens to faulty: [^\r\n]*)", written)
+    assert reported
+    plain = ESCAPE.sub(b"", reported[-1]).decode().rstrip()
     assert re.fullmatch(r"10,000 tokens to faulty: prefill, 1 running, KV 50.0%, \d\.\d\d s of at most [\d.]+ s", plain)
     assert b"\x1b[31m" in written  # the broken finding is red
     rows = [ESCAPE.sub(b"", line).decode().rstrip("\r") for line in written.split(b"\n")]
@@ -86,10 +86,10 @@ def test_colour_is_only_where_it_is_wanted(late, tmp_path, more, env):
 
 def test_a_narrow_terminal_is_not_filled_with_the_remains_of_a_wait(late, tmp_path):
     written = on_terminal([*late, "-k", "MN-0001"], tmp_path, columns=40)
-    told = [ESCAPE.sub(b"", line).rstrip() for line in re.findall(rb"\r([^\r\n]*: prefill, 1[^\r\n]*)", written)]
-    assert told
-    assert all(len(line) < 40 for line in told)
-    assert b"\r" + b" " * 30 in written  # and nothing is left of it
+    reported = [ESCAPE.sub(b"", line).rstrip() for line in re.findall(rb"\r([^\r\n]*: prefill, 1[^\r\n]*)", written)]
+    assert reported
+    assert all(len(line) < 40 for line in reported)
+    assert b"\r" + b" " * 30 in written  # and the progress line is erased
 
 
 def test_a_pipe_gets_no_line_that_is_written_over(late, tmp_path):

@@ -1,4 +1,4 @@
-"""Two workers, two pretended GPUs: two deployments are up at once, each with a device of its own."""
+"""Two workers with two simulated GPUs: two deployments run at once, each with its own device."""
 
 import os
 
@@ -64,11 +64,11 @@ def test_two_deployments_are_up_at_once_on_different_devices(run, pytester, monk
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    told = prepared(pytester, "1xH200")
-    # A process of its own: xdist hands its workers the path that its interpreter started with.
+    reported = prepared(pytester, "1xH200")
+    # A separate process, because xdist passes the start path of its interpreter to the workers.
     here = (str(paths.suites()), "-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
     spread = ("--longctx-hardware=2xH200", "--longctx-launcher=meeting")
-    outcome = pytester.runpytest_subprocess(*here, *told, *spread)
+    outcome = pytester.runpytest_subprocess(*here, *reported, *spread)
     outcome.assert_outcomes(passed=4)
     booted = results.read(pytester.path / "results" / "results.jsonl").boots
     assert len(booted) == 2

@@ -1,4 +1,4 @@
-"""Two deployments on one host: the boot of one is not in the way of the other, and its memory is not called the other's."""
+"""Two deployments on one host: neither boot blocks the other, and memory is attributed to the right server."""
 
 import os
 
@@ -88,11 +88,11 @@ def test_a_boot_looks_only_at_the_devices_that_it_has_leased(run, pytester, monk
     if inherited is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
         (pytester.path / "stranger-0").touch()
-    told = prepared(pytester, "1xH200")
+    reported = prepared(pytester, "1xH200")
     pytester.makepyfile(pynvml=NVML, holding=HOLDING)
     here = (str(paths.suites()), "-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
     spread = ("-p", "holding", "--longctx-hardware=4xH200", "--longctx-launcher=holding")
-    outcome = pytester.runpytest_subprocess(*here, *told, *spread)
+    outcome = pytester.runpytest_subprocess(*here, *reported, *spread)
     outcome.assert_outcomes(passed=4)
     results = results_file.read(pytester.path / "results" / "results.jsonl")
     assert sorted(row["words"]["CUDA_VISIBLE_DEVICES"] for row in results.boots) == leased
@@ -105,12 +105,12 @@ def test_a_device_that_a_stranger_holds_is_still_refused(run, pytester, monkeypa
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    told = [each for each in prepared(pytester, "1xH200") if each != "-n2"]
+    reported = [each for each in prepared(pytester, "1xH200") if each != "-n2"]
     pytester.makepyfile(pynvml=NVML)
     (pytester.path / "stranger-0").touch()
     here = (str(paths.suites()), "-c", str(pytester.path / "tox.ini"), f"--rootdir={pytester.path}")
     outcome = pytester.runpytest_subprocess(
-        *here, *told, "-k", "LC-0030-first or LC-0001-first", "--longctx-hardware=4xH200"
+        *here, *reported, "-k", "LC-0030-first or LC-0001-first", "--longctx-hardware=4xH200"
     )
     outcome.assert_outcomes(errors=2)
     outcome.stdout.fnmatch_lines(["*found    device 0: 40.00 GiB by no process that can be seen*"])

@@ -1,4 +1,7 @@
-"""What a project writes against this package, never run: mypy reads it here, and `.ci/package` against an installed wheel."""
+"""
+User code against this package, type-checked but never run: mypy reads it here, and `.ci/package` checks it with an installed
+wheel.
+"""
 
 from pathlib import Path
 from typing import assert_type

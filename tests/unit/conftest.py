@@ -1,4 +1,4 @@
-"""No deadlines on single examples: these tests share their machine with servers that boot."""
+"""No deadlines on single examples, because these tests share their machine with booting servers."""
 
 from hypothesis import HealthCheck, settings
 

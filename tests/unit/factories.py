@@ -1,4 +1,4 @@
-"""Values for the tests: whole and valid, with only the named parts changed."""
+"""Complete and valid values for the tests; only the named parts differ."""
 
 import datetime as dt
 from collections import Counter
@@ -21,11 +21,11 @@ _WALKED = (
 )
 _UNKNOWN = ("cpu-kv-e4m3-scales", "scout-vllm-5m-enable-hybrid-flag")
 MISTAKEN = {**{name: ["unknown-flag"] for name in _UNKNOWN}, **{name: ["radix-walk"] for name in _WALKED}}
-"""Shipped deployments with a mistake, each to see what comes of it (VC-0037, SC-0029, SG-0028)."""
+"""Shipped deployments with a deliberate mistake (VC-0037, SC-0029, SG-0028)."""
 
 
 def finding(**changes: Any) -> Finding:
-    """A finding that a deployment boots."""
+    """Return a finding that boots a deployment."""
     content: dict[str, Any] = {
         "id": "TT-0001",
         "title": "it comes up",
@@ -39,18 +39,18 @@ def finding(**changes: Any) -> Finding:
 
 
 def bound(**content: Any) -> Bound:
-    """A bound in seconds."""
+    """Return a bound in seconds."""
     return toml.check({"unit": "s", **content}, Bound, "a bound")
 
 
 def deployment(**changes: Any) -> Deployment:
-    """A deployment of which nothing special is known."""
+    """Return a deployment without special properties."""
     content: dict[str, Any] = {"name": "tiny", "title": "tiny", "backend": "vllm", "model": {"name": "llama"}}
     return toml.check({**content, **changes}, Deployment, "a deployment")
 
 
 def exchange(**changes: Any) -> Exchange:
-    """A complete exchange of 100 + 4 tokens, cold, with its first token after two seconds."""
+    """Return a complete cold exchange of 100 + 4 tokens, with its first token after two seconds."""
     content: dict[str, Any] = {
         "sent_tokens": 100,
         "asked_tokens": 4,
@@ -65,7 +65,7 @@ def exchange(**changes: Any) -> Exchange:
 
 
 def results(*verdicts: dict[str, Any], boots: Sequence[dict[str, Any]] = (), **more: Any) -> Results:
-    """A whole results file with *verdicts*."""
+    """Return a complete results file with *verdicts*."""
     header = {
         "kind": "header",
         "started": "2026-01-02T03:04:05+00:00",
@@ -86,7 +86,7 @@ def results(*verdicts: dict[str, Any], boots: Sequence[dict[str, Any]] = (), **m
 def verdict(
     finding: str = "TT-0001", deployment: str = "tiny", word: str = "holds", **measured: float
 ) -> dict[str, Any]:
-    """A verdict's row; figures as they were measured."""
+    """Return the row of a verdict with these measured figures."""
     entry = Entry(
         finding,
         word,
@@ -98,7 +98,7 @@ def verdict(
 
 
 def booted(deployment: str = "tiny", **changes: Any) -> dict[str, Any]:
-    """A boot's row."""
+    """Return the row of a boot."""
     facts = {"deployment": deployment, "engine": "vllm 1.0", "model": "tiny", "hardware": "cpu", "launcher": "process"}
     rest = {"outcome": "serves", "seconds": 2.0, "signature": None, "said": "", "figures": {}, "words": {}, "log": None}
     return {"kind": "boot", **facts, **rest, **changes}

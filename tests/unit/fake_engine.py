@@ -1,4 +1,4 @@
-"""A miniature in this process, at a port of its own."""
+"""A miniature in this process, on its own port."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from tests.unit import factories
 
 @contextmanager
 def serving(mind: Honest, backend: Backend | None = None) -> Iterator[Server]:
-    """A server that thinks with *mind*."""
+    """Run a server with the behaviour of *mind*."""
     with Quiet(("127.0.0.1", 0), type("Minded", (Handler,), {"mind": mind})) as httpd:
         thread = Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()

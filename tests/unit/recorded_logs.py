@@ -1,4 +1,4 @@
-"""Lines of servers, as their sources or their users quote them, and what must be made of each: id, class, phase, sizes."""
+"""Log lines quoted from servers' sources or users, with the expected id, class, phase and sizes of each."""
 
 from typing import Any
 

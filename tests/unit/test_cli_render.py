@@ -60,16 +60,16 @@ def test_nothing_is_made_for_a_model_that_would_be(capsys, monkeypatch, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["scout-vlm-2m"], "did you mean"),
         (["/no/such.toml"], "there is no such file"),
         (["mi300x-16k"], "names no container image"),
     ],
 )
-def test_what_cannot_be_rendered_is_said(capsys, words, said):
+def test_what_cannot_be_rendered_is_said(capsys, words, message):
     assert cli.main(["render", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_file_is_read_where_it_is(capsys, tmp_path):

@@ -51,7 +51,7 @@ def test_every_secret_is_found_once_and_the_longest_first(env):
 
 @given(st.lists(SECRETS, min_size=1, max_size=5), st.data())
 def test_no_secret_is_left_in_any_text(secrets, data):
-    """Secrets that contain or overlap one another included."""
+    """Including secrets that contain or overlap one another."""
     env = {f"{i}_TOKEN": secret for i, secret in enumerate(secrets)}
     pieces = st.sampled_from(secrets) | st.text("abcXYZ019 -=\n", max_size=3)
     text = "".join(data.draw(st.lists(pieces)))

@@ -1,7 +1,7 @@
 """
-What a person can type or write is in the reference, and nothing else is: options, commands, verdicts, keys of TOML files.
+The reference lists exactly the available options, commands, verdicts and TOML keys.
 
-Markers, fixtures, hooks with their arguments, measures, questions and lints are held to their pages by ``tests/test_house.py``.
+Markers, fixtures, hooks with their arguments, measures, questions and lints are checked by ``tests/test_house.py``.
 """
 
 import json
@@ -50,31 +50,31 @@ ELSEWHERE: dict[str, type[Table]] = {
 
 
 def section(page, heading):
-    """What stands below *heading*, to the next one."""
+    """Return the text below *heading*, up to the next heading."""
     _, found, rest = page.partition(f"\n{heading}\n")
     assert found, heading
     return re.split(r"\n##+ ", rest)[0]
 
 
 def rows(text, columns):
-    """The first *columns* cells of every row of the tables in *text*."""
+    """Return the first *columns* cells of every table row in *text*."""
     return re.findall(r"^\|" + r" (.*?) ?\|" * columns, text, re.MULTILINE)
 
 
 def literals(annotation):
-    """Every value that a Literal in *annotation* allows."""
+    """Return every value that a Literal in *annotation* allows."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return tuple(word for part in get_args(annotation) for word in literals(part))
 
 
 def default(field):
-    """As the page writes it: nothing where it says nothing."""
+    """Return a default as written on the page; empty if there is none."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    said = isinstance(value, bool | int | float) or (value and isinstance(value, str | tuple))
-    return f"`{json.dumps(value)}`" if said else ""
+    message = isinstance(value, bool | int | float) or (value and isinstance(value, str | tuple))
+    return f"`{json.dumps(value)}`" if message else ""
 
 
 @pytest.mark.parametrize("heading", TABLES)
@@ -82,13 +82,13 @@ def test_the_keys_of_a_table_are_those_of_its_model_with_their_defaults(heading)
     shown = dict(rows(section(KEYS, heading), 2)[2:])
     keys = {
         name: field for name, field in TABLES[heading].model_fields.items() if not field.exclude
-    }  # those are measured
+    }  # excluded fields hold measured values
     assert shown == {f"`{field.alias or name}`": default(field) for name, field in keys.items()}
 
 
 @pytest.mark.parametrize("heading", TABLES)
 def test_every_word_that_a_key_may_have_is_said(heading):
-    """In its table, or where its row points to."""
+    """In the key's table, or where its row refers to."""
     links = {
         "question": QUESTIONS,
         "outcome": section(KEYS, "## Outcomes"),
@@ -104,13 +104,13 @@ def test_every_word_that_a_key_may_have_is_said(heading):
 @pytest.mark.parametrize("heading", ELSEWHERE)
 def test_the_keys_of_a_launchers_table_are_those_of_its_model(heading):
     named = set(re.findall(r"^\| `(\w+)` \|", section(PLUGIN, heading), re.MULTILINE))
-    said = section(PLUGIN, heading).partition("| key")[0]
+    message = section(PLUGIN, heading).partition("| key")[0]
     assert named <= set(ELSEWHERE[heading].model_fields)
-    assert {name for name in ELSEWHERE[heading].model_fields if f"`{name}`" not in said} == named
+    assert {name for name in ELSEWHERE[heading].model_fields if f"`{name}`" not in message} == named
 
 
 def test_every_model_of_a_toml_file_has_its_table():
-    """A table that is added to a module is added to the page."""
+    """A table added to a module must be added to the page."""
     modules = (ask, signatures, deployment, finding)
     found = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
     models = {one for one in found if issubclass(one, Table) and one is not Table}

@@ -44,7 +44,7 @@ def file(tmp_path):
 
 
 def complaints(file: Path, text: str) -> list[str]:
-    """What is wrong with *text* as an `Outer`, without the file's name in front of every line."""
+    """Return the errors of *text* as an `Outer`, without the file name in front of each line."""
     file.write_text(text, encoding="utf-8")
     with pytest.raises(TableError) as caught:
         toml.load(file, Outer)

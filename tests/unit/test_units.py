@@ -16,7 +16,7 @@ def test_a_whole_number_with_a_unit_is_that_many(number, unit, grouping):
 @example(8_200, "M")
 @given(st.integers(0, 10**7), st.sampled_from(["k", "M"]))
 def test_three_decimals_of_a_thousand_are_exact(thousandths, unit):
-    """1.001k is 1001, though no binary fraction is 1.001."""
+    """1.001k is 1001, although no binary fraction equals 1.001."""
     assert tokens(f"{thousandths // 1000}.{thousandths % 1000:03d}{unit}") * 1000 == thousandths * SCALES[unit]
 
 
@@ -64,7 +64,7 @@ def test_any_text_is_a_count_or_a_value_error(written):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "message"),
     [
         (0, "0.00 s"),
         (0.004, "0.00 s"),
@@ -76,12 +76,12 @@ def test_any_text_is_a_count_or_a_value_error(written):
         (3725, "62 min 05 s"),
     ],
 )
-def test_durations_grow_coarser(seconds, said):
-    assert duration(seconds) == said
+def test_durations_grow_coarser(seconds, message):
+    assert duration(seconds) == message
 
 
 @pytest.mark.parametrize(
-    ("value", "unit", "said"),
+    ("value", "unit", "message"),
     [
         (0, "s", "0 s"),
         (1_234_567, "tokens", "1,234,567 tokens"),
@@ -94,5 +94,5 @@ def test_durations_grow_coarser(seconds, said):
         (float("nan"), "s", "nan s"),
     ],
 )
-def test_a_quantity_carries_its_unit_and_no_noise(value, unit, said):
-    assert quantity(value, unit) == said
+def test_a_quantity_carries_its_unit_and_no_noise(value, unit, message):
+    assert quantity(value, unit) == message

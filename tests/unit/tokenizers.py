@@ -1,4 +1,4 @@
-"""Small tokenizers of each family, trained on the generated corpus in a second: nothing is downloaded."""
+"""Small tokenizers of each family, trained on the generated corpus in a second, without a download."""
 
 from collections.abc import Callable
 from functools import cache
@@ -22,7 +22,7 @@ def _train(tokenizer, trainer):
 
 
 def byte_level():
-    """GPT-2's kind: nothing is added, and every byte has a token."""
+    """GPT-2's kind: no added tokens, and a token for every byte."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -31,7 +31,7 @@ def byte_level():
 
 
 def llama3():
-    """Byte-level with its own way to split, BOS in front, and the special tokens of a chat."""
+    """Byte-level with its own pre-tokenizer, a leading BOS, and the special tokens of a chat."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -51,7 +51,7 @@ def llama3():
 
 
 def llama2():
-    """SentencePiece's BPE as it is converted: no pre-tokenizer, a space before every text, bytes for what is unknown."""
+    """SentencePiece's BPE after conversion: no pre-tokenizer, a space before every text, bytes for unknown characters."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -73,7 +73,7 @@ def llama2():
 
 
 def unigram():
-    """SentencePiece's other model, with EOS behind a text, as T5 has it."""
+    """SentencePiece's unigram model with a trailing EOS, as in T5."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -94,13 +94,13 @@ def word_piece():
     _train(tokenizer, trainers.WordPieceTrainer(vocab_size=600, show_progress=False, special_tokens=special))
     ends = [("[CLS]", 1), ("[SEP]", 2)]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    # Real ones carry a limit, which must have no effect.
+    # Real tokenizers have a length limit, which must have no effect.
     tokenizer.enable_truncation(512)
     return tokenizer
 
 
 def word_level():
-    """The tiny model's own, which knows no English."""
+    """The tiny model's own tokenizer, which knows no English."""
     import json
 
     return Tokenizer.from_str(
@@ -115,5 +115,5 @@ FAMILIES: dict[str, Callable[[], Tokenizer]] = {
 
 @cache
 def vocabulary(family: str) -> ModelTokenizer:
-    """The tokenizer of *family*, trained once for each process."""
+    """Return the tokenizer of *family*, trained once for each process."""
     return ModelTokenizer(FAMILIES[family]() if family in FAMILIES else globals()[family]())

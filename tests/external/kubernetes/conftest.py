@@ -1,4 +1,4 @@
-"""A cluster of one real API server and one played node, and deployments for it."""
+"""A cluster of one real API server and one simulated node, and deployments for it."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ python = "{python}"
 
 
 class World:
-    """A cluster, and what is in it."""
+    """A cluster and its contents."""
 
     def __init__(self, folder):
         self.plane = ControlPlane(folder)
@@ -47,7 +47,7 @@ class World:
         self.kubelet = Kubelet(self.api, folder, certificate(folder, "kubelet"))
 
     def ours(self):
-        """Kind and name of all that bears our label."""
+        """Return kind and name of every object with this project's label."""
         label = reaper.RUN_LABEL
         return [
             (kind, each["metadata"]["name"])
@@ -80,7 +80,7 @@ def until(condition, most_s=30.0):
 
 
 def miniature(folder, name, *, image="longctx/base:1", flags="", env="", docker="", table="", boot_s=30, python=None):
-    """A deployment file for a miniature in a Pod."""
+    """Write a deployment file for a miniature in a Pod."""
     path = folder / f"{name}.toml"
     text = MINIATURE.format(
         name=name,
@@ -98,7 +98,7 @@ def miniature(folder, name, *, image="longctx/base:1", flags="", env="", docker=
 
 
 def command(deployment, *more):
-    """Pytest by the kubernetes launcher, in a project of its own."""
+    """Return the pytest command for the kubernetes launcher in a separate project."""
     plain = ["-c", os.devnull, "--rootdir=.", "--longctx-results=results", "-p", "no:cacheprovider"]
     chosen = ["--backend=miniature", "--longctx-launcher=kubernetes", f"--longctx-deployment={deployment}"]
     return [sys.executable, "-m", "pytest", "-s", *chosen, *plain, *map(str, more)]
@@ -106,7 +106,7 @@ def command(deployment, *more):
 
 @pytest.fixture
 def run(tmp_path, world):
-    """``run(deployment, test)``: the text of a pytest run with one test, and its exit code."""
+    """``run(deployment, test)``: text and exit code of a pytest run with one test."""
 
     def once(deployment, test="def test_it(server): pass", *more, **env):
         (tmp_path / "test_it.py").write_text(test, encoding="utf-8")
@@ -126,7 +126,7 @@ def run(tmp_path, world):
 
 @pytest.fixture
 def nothing_is_left(world):
-    """No test may find an object of ours, and none may leave one."""
+    """Check that no object of this project exists before or after a test."""
     assert world.ours() == []
     yield
     assert until(lambda: world.ours() == []), world.ours()

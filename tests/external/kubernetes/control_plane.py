@@ -1,4 +1,4 @@
-"""A real kube-apiserver with its etcd, for tests; ``.ci/kube-apiserver`` builds the one and installs the other."""
+"""A real kube-apiserver with etcd for tests; ``.ci/kube-apiserver`` builds the former and installs the latter."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ def free_port():
 
 
 def certificate(folder, name):
-    """A self-signed certificate and its key."""
+    """Return a self-signed certificate and its key."""
     crt, key = folder / f"{name}.crt", folder / f"{name}.key"
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
     made += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(crt)]
@@ -29,7 +29,7 @@ def certificate(folder, name):
 
 
 class ControlPlane:
-    """An API server on loopback: an administrator's kubeconfig, one of somebody who may do nothing, and a member's."""
+    """An API server on loopback, with kubeconfigs of an administrator, of a user without rights, and of a member."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -98,7 +98,7 @@ class ControlPlane:
         return str(path)
 
     def api(self):
-        """The API, once it is up and has its namespaces."""
+        """Return the API once it is ready and has its namespaces."""
         from pytest_longctx.launchers.kubernetes.reaper import Api
 
         os.environ["KUBECONFIG"] = self.admin

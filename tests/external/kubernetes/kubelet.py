@@ -1,6 +1,6 @@
 """
-What a node and the scheduler do, as far as the launcher sees it: a Pod is bound, its command runs as a process of this machine, its
-status is written, its log and its port are served to the API server. No container: images whose names say so fail as they would.
+Simulated scheduler and node: a Pod is bound, its command runs as a local process, its status is written, and its log and port are
+served to the API server. There is no container. Images with special names fail as their names indicate.
 """
 
 import base64
@@ -28,7 +28,7 @@ def now():
 
 
 class Kubelet:
-    """The one node of a cluster, with its scheduler."""
+    """The only node of a cluster, with its scheduler."""
 
     def __init__(self, api, folder, certificate):
         self.api, self.folder, self.running, self._stop = api, folder, {}, threading.Event()
@@ -60,7 +60,7 @@ class Kubelet:
             process.kill()
 
     def patch(self, path, body):
-        """A strategic merge, as kubelets send it."""
+        """Apply a strategic merge patch, as kubelets send it."""
         url = f"{self.api.configuration.host}/{path}"
         headers = {**self.api.headers(), "Content-Type": "application/strategic-merge-patch+json"}
         import json
@@ -81,7 +81,7 @@ class Kubelet:
             "restartCount": 0,
             "state": state,
         }
-        # A strategic merge would keep what the last state had.
+        # A strategic merge would keep fields of the previous state.
         for other in {"waiting", "running", "terminated"} - set(state):
             box["state"][other] = None
         self.status(pod, phase=phase, containerStatuses=[box], **more)
@@ -216,18 +216,23 @@ class Kubelet:
 
 
 def expanded(word, env):
-    """``$(NAME)`` as a kubelet does it."""
+    """Expand ``$(NAME)`` like a kubelet."""
     return re.sub(r"\$(\$|\((\w+)\))", lambda found: "$" if found[1] == "$" else env.get(found[2], found[0]), word)
 
 
 def forward(asked, port):
-    """A web socket in the dialect of port-forwarding: a channel's number before each piece, its port in its first."""
-    told = hashlib.sha1((asked.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
+    """
+    Forward a port over a web socket: each message starts with a channel number, the first message of a channel contains its
+    port.
+    """
+    reported = hashlib.sha1(
+        (asked.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()
+    ).digest()
     asked.send_response(101)
     for name, value in (
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
-        ("Sec-WebSocket-Accept", base64.b64encode(told).decode()),
+        ("Sec-WebSocket-Accept", base64.b64encode(reported).decode()),
         ("Sec-WebSocket-Protocol", "v4.channel.k8s.io"),
     ):
         asked.send_header(name, value)

@@ -1,4 +1,4 @@
-"""The launcher's conversation with a real API server. Needs ``.ci/kube-apiserver``. Not part of a bare ``pytest``."""
+"""The kubernetes launcher with a real API server. Needs ``.ci/kube-apiserver``. Not part of a bare ``pytest``."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def test_a_pod_serves_through_the_api(tmp_path, run, world):
     text, code = run(miniature(tmp_path, "served"), LOOK)
     assert code == 0, text
     seen = json.loads(next(line for line in text.splitlines() if "SEEN {" in line).partition("SEEN ")[2])
-    assert seen["status"] == 401  # nobody gets in without the key
+    assert seen["status"] == 401  # requests without the key are refused
     assert (seen["words"]["node"], seen["words"]["reached"]) == ("node-a", "port-forward")
     (log,) = (tmp_path / "results" / "boots").glob("*.log")
     assert "Application startup complete" in log.read_text()
@@ -50,14 +50,14 @@ def test_it(finding, server, ask, prompt, judge):
 
 
 def verdicts(tmp_path):
-    """Every verdict a run has written down."""
+    """Return every verdict that a run has written."""
     results = tmp_path / "results" / "results.jsonl"
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     return [line["verdict"] for line in lines if line["kind"] == "verdict"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"image": "longctx/backoff:1"}, "ImagePullBackOff: Back-off pulling image"),
         ({"table": 'node_selector = { gpu = "h200" }', "boot_s": 3}, "has not started after 3 s: waiting for a node"),
@@ -65,10 +65,10 @@ def verdicts(tmp_path):
     ],
     ids=["image", "node", "refused"],
 )
-def test_what_the_cluster_will_not_run_is_nobodys_finding(tmp_path, run, changes, said):
+def test_what_the_cluster_will_not_run_is_nobodys_finding(tmp_path, run, changes, message):
     text, code = run(miniature(tmp_path, "refused", **changes), FINDING)
     assert code == 1
-    assert said in text
+    assert message in text
     assert "  try  " in text
     assert "Traceback" not in text
     assert verdicts(tmp_path) == []
@@ -94,8 +94,8 @@ def test_the_documented_role_is_enough(tmp_path, run, world):
         "subjects": [{"apiGroup": group, "kind": "User", "name": "member"}],
     }
     for plural, made in (("roles", role), ("rolebindings", binding)):
-        status, said = world.api.call("POST", f"{where}/{plural}", made)
-        assert status == 201, said
+        status, message = world.api.call("POST", f"{where}/{plural}", made)
+        assert status == 201, message
     text, code = run(miniature(tmp_path, "allowed"), FINDING, KUBECONFIG=world.plane.member)
     assert code == 0, text
     assert verdicts(tmp_path) == ["holds"]
@@ -114,24 +114,24 @@ DIES = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SI
 
 
 @pytest.mark.parametrize(
-    ("image", "outcome", "said"),
+    ("image", "outcome", "message"),
     [
         ("longctx/oom:1", "runs out of memory", "the container's state: OOMKilled"),
         ("longctx/base:1", "dies", "the container's state: not OOMKilled"),
     ],
     ids=["memory limit", "crash"],
 )
-def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, image, outcome, said):
+def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, image, outcome, message):
     path = miniature(tmp_path, "limited", image=image, docker=f"entrypoint = {json.dumps(DIES)}")
     text, code = run(path, FINDING)
     assert code == 1
-    assert said in text
+    assert message in text
     assert f"outcome: {outcome}, wanted serves" in text
     assert verdicts(tmp_path) == ["broken"]
 
 
 def held(tmp_path, world, deployment, test):
-    """Pytest with one test that prints UP once it has its server."""
+    """Run pytest with one test that prints UP once it has its server."""
     (tmp_path / "test_it.py").write_text(test, encoding="utf-8")
     return subprocess.Popen(
         command(deployment),
@@ -169,14 +169,14 @@ STUCK = 'fault = "never-schedules"'
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("evicted", "Evicted: The node was low on resource: memory."),
         ("probe", "Unhealthy: Container engine failed liveness probe, will be restarted"),
         ("deleted", "somebody else"),
     ],
 )
-def test_what_the_cluster_ends_is_nobodys_finding(tmp_path, world, how, said):
+def test_what_the_cluster_ends_is_nobodys_finding(tmp_path, world, how, message):
     path = miniature(tmp_path, "ended", flags=STUCK)
     path.write_text(path.read_text().replace("admission_s = 2", "admission_s = 20"))
     with held(tmp_path, world, path, FINDING) as pytest_:
@@ -193,7 +193,7 @@ def test_what_the_cluster_ends_is_nobodys_finding(tmp_path, world, how, said):
             world.api.call("DELETE", path_of("Pod", "default", pod["metadata"]["name"]))
         text = pytest_.stdout.read()
         assert pytest_.wait(timeout=60) == 1
-    assert said in text
+    assert message in text
     assert verdicts(tmp_path) == []
 
 
@@ -203,7 +203,7 @@ def test_a_server_that_dies_mid_prefill_breaks_the_finding(tmp_path, world):
     with held(tmp_path, world, path, FINDING) as pytest_:
         assert any("UP" in line for line in pytest_.stdout)
         (pod,) = world.pods()
-        time.sleep(1.5)  # by then the request is being read
+        time.sleep(1.5)  # the request is in prefill by then
         world.kubelet.running[pod["metadata"]["uid"]][0].kill()
         text = pytest_.stdout.read()
         assert pytest_.wait(timeout=60) == 1

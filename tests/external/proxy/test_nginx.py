@@ -1,4 +1,4 @@
-"""nginx between us and a server: ``.ci/nginx``, then ``pytest tests/external/proxy``."""
+"""nginx between client and server: ``.ci/nginx``, then ``pytest tests/external/proxy``."""
 
 import socket
 import subprocess
@@ -30,7 +30,7 @@ http {{
 
 
 class Slow(BaseHTTPRequestHandler):
-    """Thinks long about whatever is to have a long answer, and refuses a model it does not have."""
+    """A server that delays long answers and refuses unknown models."""
 
     protocol_version = "HTTP/1.1"
 
@@ -56,7 +56,7 @@ def free_port():
 
 @pytest.fixture
 def behind_nginx(tmp_path):
-    """``behind_nginx("client_max_body_size 1m;")``: a server as it is seen through nginx with these limits."""
+    """``behind_nginx("client_max_body_size 1m;")``: a server behind nginx with these limits."""
     started = []
 
     def start(limits):

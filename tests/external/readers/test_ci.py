@@ -1,4 +1,4 @@
-"""The workflows in docs/ci, held against the schemas that their makers publish, which check-jsonschema carries."""
+"""The workflows in docs/ci validated against the published schemas in check-jsonschema."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
 """
-JUnit XML in the hands of others: Jenkins' schema, and the readers junitparser and junit2json.
+JUnit XML in other tools: Jenkins' schema, and the readers junitparser and junit2json.
 
-Needs the package index for the schema, which pytest's source distribution carries, and npm: so it is no part of a bare ``pytest``.
+Needs the package index for the schema, which is in pytest's source distribution, and npm, so it is not part of a bare ``pytest``.
 """
 
 import json
@@ -25,7 +25,7 @@ console.log(JSON.stringify(suites.testsuite));
 
 @pytest.fixture(scope="session")
 def schema(tmp_path_factory):
-    """junit-10.xsd, as pytest tests its own reports with."""
+    """The schema junit-10.xsd, which pytest uses to test its own reports."""
     import xmlschema
 
     folder = tmp_path_factory.mktemp("schema")
@@ -51,7 +51,7 @@ def schema(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def junit2json(tmp_path_factory):
-    """Each test's properties as an npm package reads them."""
+    """Return the properties of each test as read by an npm package."""
     if shutil.which("npm") is None:
         pytest.fail("no npm: apt-get install nodejs npm")
     folder = tmp_path_factory.mktemp("npm")
@@ -69,7 +69,7 @@ def junit2json(tmp_path_factory):
 
 @pytest.fixture(params=[(), ("-n2",)], ids=["alone", "xdist"])
 def written(run, faulty, request):
-    """A report with every outcome, properties at the tests or at the suite."""
+    """Write a report with every outcome, with properties at the tests or at the suite."""
 
     def write(where):
         options = (f"--longctx-junit-properties={where}", "--junitxml=report.xml", *request.param)
@@ -96,7 +96,7 @@ def test_properties_of_suites_are_valid(schema, written):
 
 
 def test_properties_of_tests_break_the_schema_and_nothing_else_does(schema, written):
-    """If this fails because the schema has learned of them, the option has become needless."""
+    """If this fails because the schema now allows the properties, the option is no longer needed."""
     path, _ = written("test")
     reasons = {str(error.reason) for error in schema.iter_errors(str(path))}
     assert reasons
@@ -111,15 +111,15 @@ def test_two_readers_find_every_verdict_and_figure(written, junit2json):
         case["name"]: {each["name"]: each["value"] for each in case.get("properties", ())} for case in suite["testcase"]
     }
     assert {name: list(its) for name, its in one.items()} == {name: list(its) for name, its in other.items()}
-    for name, its in one.items():  # this reader makes numbers of what looks like one
+    for name, its in one.items():  # this reader converts numeric text to numbers
         strays = [key for key, value in its.items() if other[name][key] not in (value, _number(value))]
         assert strays == []
     for row in results.verdicts:
-        told = one[row["test"].partition("::")[2]]
-        assert told[f"longctx.{row['finding']}.verdict"] == row["verdict"]
+        reported = one[row["test"].partition("::")[2]]
+        assert reported[f"longctx.{row['finding']}.verdict"] == row["verdict"]
         for name, value in row["measured"].items():
-            assert float(told[f"longctx.{row['finding']}.{name}"]) == value
-        assert (told.get("longctx.server.deployment") or "") == row["server"].get("deployment", "")
+            assert float(reported[f"longctx.{row['finding']}.{name}"]) == value
+        assert (reported.get("longctx.server.deployment") or "") == row["server"].get("deployment", "")
 
 
 def _number(text):

@@ -1,4 +1,4 @@
-"""The site as MkDocs makes it: no broken link, and nothing on it that a browser would fetch from elsewhere."""
+"""The site built by MkDocs: no broken link, and no resource loaded from another host."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ IMPORTED = re.compile(r"""(?:url\(|@import\s+(?:url\()?)\s*["']?((?:https?:)?//[
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    # With --quiet it would not count its warnings, and --strict would end nothing.
+    # With --quiet MkDocs does not count warnings, so --strict has no effect.
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Engines are stood in for by packages that every interpreter has: nothing is installed."""
+"""Packages that every interpreter has replace the engines, so that nothing is installed."""
 
 import importlib.metadata
 import sys
@@ -43,7 +43,7 @@ def _home(tmp_path, monkeypatch):
 
 
 def python(path: Path) -> Path:
-    """Give this interpreter another name, as in an environment of its own."""
+    """Give this interpreter another name, as in a separate environment."""
     path.parent.mkdir(parents=True)
     path.write_text(f'#!/bin/sh\nexec "{HERE}" "$@"\n', encoding="utf-8")
     path.chmod(0o755)
@@ -104,10 +104,10 @@ def test_an_interpreter_that_was_wanted_is_not_replaced_by_another(tmp_path):
 def test_an_engine_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(backend, remedy):
     with pytest.raises(LaunchError) as caught:
         environments.interpreter(backend)
-    said = str(caught.value)
-    assert f"the engine of backend {backend.name!r} is not installed" in said
-    assert f"checked  {environments.own_python(backend)} (not there), {HERE} (no no_such_engine in it)" in said
-    assert f"try      {remedy}, or name an interpreter that has it with --longctx-python" in said
+    message = str(caught.value)
+    assert f"the engine of backend {backend.name!r} is not installed" in message
+    assert f"checked  {environments.own_python(backend)} (not there), {HERE} (no no_such_engine in it)" in message
+    assert f"try      {remedy}, or name an interpreter that has it with --longctx-python" in message
 
 
 def test_an_engine_without_requirements_cannot_be_installed():
@@ -119,7 +119,7 @@ def test_an_engine_that_is_there_is_not_installed_again():
     class Installable(Pydantic):
         install = ("no-such-requirement",)
 
-    said: list[str] = []
+    message: list[str] = []
     own = python(environments.own_python(Installable()))
-    assert environments.install(Installable(), said.append) == own
-    assert said == [f"pydantic: {importlib.metadata.version('pydantic')} is already in {own.parent.parent}"]
+    assert environments.install(Installable(), message.append) == own
+    assert message == [f"pydantic: {importlib.metadata.version('pydantic')} is already in {own.parent.parent}"]

@@ -1,4 +1,4 @@
-"""What SGLang's prefix cache adds to a prefill, as `longctx plan` and the wait for a first token count it."""
+"""Overhead of SGLang's prefix cache during prefill, as used by `longctx plan` and by the wait for a first token."""
 
 import pytest
 
@@ -15,7 +15,7 @@ MEASURED_S = {
     # tokens, flags: TTFT on one H200, docs/results/sglang-0.5.16-1xh200
     (1_000_000, None): 4.5,
     (2_000_000, None): 27.2,
-    (4_800_512, None): 406,  # of ten million, by the log: from 10:41:03 to 10:47:49
+    (4_800_512, None): 406,  # of ten million tokens, from the log: 10:41:03 to 10:47:49
     (5_000_000, None): 507,
     (5_000_000, ("chunked-prefill-size", 32768)): 107.5,
     (5_000_000, ("disable-radix-cache", True)): 61.5,

@@ -1,4 +1,4 @@
-"""The door of the direct load, with a model that says one word; the real one is tested against transformers itself."""
+"""Interface of the direct load, with a model that answers one word; the real one is tested with transformers itself."""
 
 import threading
 from http.server import ThreadingHTTPServer
@@ -51,7 +51,7 @@ def test_each_token_is_an_event_and_the_record_comes_last(door):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("asked", "message"),
     [
         ({"prompt": [1] * 99, "max_tokens": 2}, "99 and 2 tokens are more than max_model_len 100"),
         ({"prompt": "words"}, "the prompt must be a list of token ids"),
@@ -59,10 +59,10 @@ def test_each_token_is_an_event_and_the_record_comes_last(door):
         ([], "not a completion request"),
     ],
 )
-def test_what_cannot_be_answered_is_refused(door, asked, said):
+def test_what_cannot_be_answered_is_refused(door, asked, message):
     answer = door.post("/v1/completions", json=asked)
     assert answer.status_code == 400
-    assert said in answer.json()["error"]["message"]
+    assert message in answer.json()["error"]["message"]
 
 
 def test_what_just_fits_is_answered(door):

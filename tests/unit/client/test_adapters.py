@@ -1,8 +1,9 @@
 """
-What other tools wrote, read back: real reports of vLLM 0.32.0, GuideLLM 0.8.1, AIPerf 0.13.0 and lm-eval 0.4.13.
+Parsing of other tools' output: real reports of vLLM 0.32.0, GuideLLM 0.8.1, AIPerf 0.13.0 and lm-eval 0.4.13.
 
-All but lm-eval's asked the CPU build of vLLM 0.32.0 with a tiny model of random weights, 8 requests of 256 + 16 tokens, 4 at a
-time; the refused ones named a model it does not have. lm-eval asked a server that has one answer right in form and two in all.
+All except lm-eval's are from the CPU build of vLLM 0.32.0 with a tiny model of random weights, 8 requests of 256 + 16 tokens, 4
+at a time. The refused requests named an unknown model. lm-eval used a server with one correct answer in the right format and two
+in total.
 """
 
 import json
@@ -92,9 +93,9 @@ def test_figures_of_aiperf_are_those_it_computed_itself(tmp_path):
     names = {"ttft": "time_to_first_token", "tpot": "inter_token_latency", "itl": "inter_chunk_latency"}
     for ours, their_name in names.items():
         for part, their_part in (("mean", "avg"), ("p50", "p50"), ("p99", "p99")):
-            # Its stamps are counted from 1970, of which a float keeps less than a microsecond.
+            # Its stamps count from 1970, so a float resolves them to less than a microsecond.
             assert found[f"{ours}_{part}_s"] == pytest.approx(theirs[their_name][their_part] / 1000, abs=1e-6)
-    # Its throughput is not ours: it divides by more than the load took.
+    # Its throughput differs because it divides by more than the duration of the load.
     assert found["load_s"] == pytest.approx(theirs["benchmark_duration"]["avg"])
     assert found["output_tokens_per_s"] == pytest.approx(8 * 16 / theirs["benchmark_duration"]["avg"])
 
@@ -105,12 +106,12 @@ def test_figures_of_guidellm_are_those_of_its_requests(tmp_path):
     rows = theirs["requests"]["successful"]
     assert found["ttft_mean_s"] == pytest.approx(sum(row["time_to_first_token_ms"] for row in rows) / 8000)
     assert found["tpot_mean_s"] == pytest.approx(sum(row["inter_token_latency_ms"] for row in rows) / 8000)
-    assert found["load_s"] == pytest.approx(theirs["duration"], rel=0.02)  # it ends its count a little sooner
+    assert found["load_s"] == pytest.approx(theirs["duration"], rel=0.02)  # its duration ends slightly earlier
 
 
 @pytest.mark.parametrize("name", ["guidellm", "aiperf"])
 def test_a_tool_blind_to_empty_tokens_times_nothing_of_random_weights(name, tmp_path):
-    """Half the chunks of that model may have no text: AIPerf once saw 8 of 16, and a first token 15 tokens late."""
+    """Half the chunks of that model can have no text: AIPerf once reported 8 of 16, and a first token 15 tokens late."""
     found = observe(read(name, tmp_path, REPORTS[name], weights="random")).metrics
     assert not set(adapters.TIMES) & set(found)
     assert found["output_tokens_per_s"] is not None
@@ -125,7 +126,7 @@ def test_a_tool_blind_to_empty_tokens_times_nothing_of_random_weights(name, tmp_
     ],
 )
 def test_a_refused_request_is_the_evidence(name, report, tmp_path):
-    """Where all failed, vllm bench writes 0.0 for every figure; none of these may be taken for a measurement."""
+    """If all requests failed, vllm bench writes 0.0 for every figure. None of these values is a measurement."""
     found = read(name, tmp_path, report)
     assert [each.ending for each in found.exchanges] == ["refused"] * 3
     assert found.exchanges[0].refusal
@@ -174,7 +175,7 @@ def test_vllm_bench_runs_where_the_engine_is_and_else_in_the_cpu_build():
 
 
 class Script(LoadTool):
-    """A tool that is a line of Python."""
+    """A tool that consists of one line of Python."""
 
     name = "script"
     package = "pytest"
@@ -200,7 +201,7 @@ def _answering(monkeypatch):
 
 @pytest.mark.usefixtures("_answering")
 @pytest.mark.parametrize(
-    ("tool", "said"),
+    ("tool", "message"),
     [
         (Script("raise ValueError('no such dataset')"), "script: ValueError: no such dataset; see "),
         (
@@ -210,14 +211,14 @@ def _answering(monkeypatch):
         (Script("", tokens=200), "script: its prompts had 200.0 tokens on average, but 256 were requested"),
     ],
 )
-def test_a_tool_that_measures_nothing_says_why_and_is_no_evidence(tool, said, tmp_path):
+def test_a_tool_that_measures_nothing_says_why_and_is_no_evidence(tool, message, tmp_path):
     seen = observe(runner.run_load(tool, errand(tmp_path / "t")))
     assert (seen.outcome, seen.metrics) == (None, {})
-    assert seen.said.startswith(said)
+    assert seen.said.startswith(message)
 
 
 def test_a_server_that_is_gone_with_the_tool_is_evidence(tmp_path):
-    """Nobody listens at port 1."""
+    """No server listens on port 1."""
     assert observe(runner.run_load(Script("raise OSError"), errand(tmp_path / "t"))).outcome == "disconnects"
 
 
@@ -230,7 +231,7 @@ def test_a_tool_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypat
 
 
 def test_no_secret_stays_in_what_a_tool_wrote(tmp_path):
-    """A tool may repeat its command line, and a server what it was sent."""
+    """A tool can print its command line, and a server the request it received."""
     code = f"import pathlib; pathlib.Path({str(tmp_path / 't' / 'report.json')!r}).write_text('key hunter2000'); print('hunter2000')"
     runner.run_load(Script(code), errand(tmp_path / "t", key="hunter2000"))
     written = [path.read_text(encoding="utf-8") for path in (tmp_path / "t").iterdir()]

@@ -1,4 +1,4 @@
-"""A client that goes away, from miniatures in this process."""
+"""A client that disconnects, tested with miniatures in this process."""
 
 from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.backends.sglang import Sglang as SglangBackend
@@ -14,7 +14,7 @@ def test_an_honest_server_stops_and_has_not_counted_the_prompt():
     with serving(mind := Honest(read_s=20)) as server:
         seen = disconnect(server, prompts(), READ_FROM_TOKENS)
     assert (seen.outcome, seen.metrics["abandoned_tokens"]) == ("serves", 0)
-    assert 0 < (seen.metrics["stopped_s"] or 0) < 20  # what reading on would have taken, at the least
+    assert 0 < (seen.metrics["stopped_s"] or 0) < 20  # minimum time of a continued prefill
     assert mind.running == 0
     assert mind.prompt_tokens == 4 * cancellation.CANARY_TOKENS
 
@@ -53,7 +53,7 @@ def test_a_server_that_counts_chunks_is_left_after_one_of_them_though_nothing_ru
 
 
 class ReadsOnUncounted(Sglang):
-    """Reads the prompt of a client that has gone, though its gauges show nobody."""
+    """Reads the prompt of a disconnected client while its gauges show no request."""
 
     def read(self, request, gone):
         super().read(request, lambda: False)
@@ -68,7 +68,7 @@ def test_a_server_whose_counter_moves_has_not_stopped_whatever_its_gauges_say(mo
 
 
 class WedgedByIt(Honest):
-    """Answers nobody any more once a client has left."""
+    """Answers no request after a client has disconnected."""
 
     def complaint(self, request):
         return "no more" if self.prompt_tokens >= 3 * cancellation.CANARY_TOKENS and request.tokens < 16 else None

@@ -1,4 +1,4 @@
-"""When things happened on the wire: what a stamp must not be taken after, and what must not be done for every request."""
+"""Time stamps of network events: what must precede a stamp, and which work must not be repeated for every request."""
 
 import asyncio
 import itertools
@@ -26,7 +26,7 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 2}}
 
 @contextmanager
 def wired(events: Sequence[Mapping[str, object]]) -> Iterator[tuple[Server, Callable[[], bool]]]:
-    """A server that writes *events* at once, in one piece; and whether somebody has connected to it yet."""
+    """A server that writes *events* at once in one piece, and a flag that is set when a client has connected."""
     connected = Event()
     answer = "".join(f"data: {event}\n\n" for event in (*map(json.dumps, events), "[DONE]"))
     with create_server(("127.0.0.1", 0)) as listener:
@@ -58,7 +58,7 @@ def test_the_start_is_stamped_when_the_first_byte_can_be_sent():
 
 
 def test_what_came_in_one_piece_came_at_one_moment():
-    """Reading the first event must not make the second one late."""
+    """Processing the first event must not delay the stamp of the second."""
     ticks = itertools.count()
     with wired([{"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]}, USAGE]) as (server, _):
         exchange = ask(server, PROMPT, 2, clock=lambda: float(next(ticks)))

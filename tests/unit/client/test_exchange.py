@@ -101,7 +101,7 @@ def test_every_ending_is_an_outcome(ending):
     observation = factories.exchange(ending=ending, detail="what broke").observe()
     assert observation.outcome == ENDING_OUTCOMES[ending]
     assert observation.outcome in (*get_args(Outcome), None)
-    # Where nothing follows, it is said why.
+    # If there is no result, the text states why.
     assert (observation.outcome is None) == (observation.kind in ("too-slow", "not-asked"))
     assert (observation.phase, observation.sent_tokens, observation.said) == ("request", 100, "what broke")
 

@@ -1,4 +1,4 @@
-"""The page about `Exchange` names all that a test may use of it, and nothing else; its refusal was seen."""
+"""The page about `Exchange` lists exactly the public members, and its refusal is a real one."""
 
 import inspect
 import re
@@ -20,13 +20,13 @@ OF_EXCHANGE = ("What was sent, and when", "The result", "Derived values")
 
 
 def public(kind):
-    """Fields, properties and methods without an underscore."""
+    """Return fields, properties and methods without a leading underscore."""
     methods = [name for name, value in vars(kind).items() if inspect.isfunction(value) or isinstance(value, property)]
     return {name for name in (*(each.name for each in fields(kind)), *methods) if not name.startswith("_")}
 
 
 def rows(*titles):
-    """By the name in its first cell, the cells of each row."""
+    """Return the cells of each row by the name in its first cell."""
     cells = [
         line.strip("| ").split(" | ") for title in titles for line in SECTIONS[title].splitlines() if "| `" in line
     ]
@@ -53,15 +53,15 @@ def test_a_name_with_a_unit_has_that_unit(name):
 
 
 def test_every_ending_has_its_row_and_outcome():
-    told = {ending: cells[-1] for ending, cells in rows("Endings").items()}
-    assert told == {ending: outcome or "none" for ending, outcome in ENDING_OUTCOMES.items()}
-    assert set(told) == set(get_args(Ending))
+    reported = {ending: cells[-1] for ending, cells in rows("Endings").items()}
+    assert reported == {ending: outcome or "none" for ending, outcome in ENDING_OUTCOMES.items()}
+    assert set(reported) == set(get_args(Ending))
 
 
 def test_the_refusal_that_is_shown_is_what_is_printed():
-    """But for how long it took, and what the run was called."""
+    """Except for the duration and the name of the run."""
     (shown,) = re.findall(r"```text\n(.*?)```", PAGE[ASKING:], re.DOTALL)
-    said = "This model's maximum context length is 8192 tokens. However, your prompt contains 10000 input tokens and 32 output tokens were requested."
+    message = "This model's maximum context length is 8192 tokens. However, your prompt contains 10000 input tokens and 32 output tokens were requested."
     exchange = factories.exchange(
         sent_tokens=10_000,
         asked_tokens=32,
@@ -69,9 +69,9 @@ def test_the_refusal_that_is_shown_is_what_is_printed():
         arrivals_s=(),
         ended_s=50.01,
         usage=Usage(),
-        refusal=Refusal(400, said),
+        refusal=Refusal(400, message),
     )
     (again,) = re.findall(r"again    (.*)", shown)
-    seen = Observation("refuses", phase="request", signature="prompt-too-long", kind="over-length", said=said)
+    seen = Observation("refuses", phase="request", signature="prompt-too-long", kind="over-length", said=message)
     printed = exchange_text(exchange, seen, Setting("served", again=again), limit=8192)
     assert [line for line in shown.splitlines() if not line.startswith("  at ")] == printed.splitlines()

@@ -1,4 +1,4 @@
-"""A refusal is the same by whatever dialect and in whatever shape it comes over the wire."""
+"""A refusal is recognised in every dialect and transport."""
 
 import json
 from collections.abc import Iterator
@@ -22,28 +22,28 @@ WORDS = {"type": "BadRequestError", "param": None, "code": 400}
 
 
 def nested(text):
-    """As vLLM answers."""
+    """Error format of vLLM."""
     return 400, json.dumps({"error": {"message": text, **WORDS}})
 
 
 def flat(text):
-    """As SGLang answers."""
+    """Error format of SGLang."""
     return 400, json.dumps({"object": "error", "message": text, **WORDS})
 
 
 def in_stream(text):
-    """As SGLang 0.5.6 answers a stream."""
+    """Error format of SGLang 0.5.6 in a stream."""
     return 200, f"data: {json.dumps({'error': {'object': 'error', 'message': text, **WORDS}})}\n\ndata: [DONE]\n\n"
 
 
 def plain(text):
-    """As nothing known answers, with its words all the same."""
+    """A plain-text error, as from no known server."""
     return 400, text
 
 
 @contextmanager
 def answering(status: int, body: str) -> Iterator[str]:
-    """A server that has one answer."""
+    """A server with one fixed answer."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):

@@ -22,11 +22,11 @@ def test_the_longest_is_found_in_few_tries(claimed, limit):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     ["maximum context length is 4,096 tokens", "(10000 tokens) is longer than the model's context length (4096)"],
 )
-def test_a_limit_that_a_refusal_tells_is_tried_on_both_sides(said):
-    assert [each.tokens for each in longest(1, 10_000, serving(4096, said))] == [10_000, 4096, 4097]
+def test_a_limit_that_a_refusal_tells_is_tried_on_both_sides(message):
+    assert [each.tokens for each in longest(1, 10_000, serving(4096, message))] == [10_000, 4096, 4097]
 
 
 def test_numbers_that_mean_nothing_cost_little():

@@ -1,4 +1,4 @@
-"""What is said of a server after a request that it may not be able to hold."""
+"""Report about a server after a request that may exceed its capacity."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A load as evidence: rates over the whole of it, percentiles over its requests."""
+"""Evidence of a load: rates over the whole load, percentiles over its requests."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Open loops: when requests are due, from when their times count, and how many of them are good."""
+"""Open loops: when requests are due, when their times start, and the share of requests that meet the targets."""
 
 import time
 from itertools import pairwise
@@ -42,7 +42,7 @@ def test_arrivals_at_random_have_the_rate_and_the_spread_of_independent_clients(
 
 
 class OneAtATime(Honest):
-    """Works on each request for 20 ms, and on no other meanwhile."""
+    """Processes one request at a time, for 20 ms each."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ def asked(**changes):
 
 
 def test_a_server_that_falls_behind_is_not_waited_for():
-    """At 1,000 a second the tenth of ten requests waits for nine others; a closed loop would never see it."""
+    """At 1,000 requests per second, the last of ten requests waits for nine others. A closed loop would not show that."""
     with serving(mind := OneAtATime()) as server:
         opened = run(server, prompts(), asked(rate_per_s=1000, arrivals="constant"))
         closed = run(server, prompts(), asked(concurrency=1))
@@ -71,7 +71,10 @@ def test_a_server_that_falls_behind_is_not_waited_for():
 
 
 def test_what_the_client_sends_late_has_waited():
-    """Prompts that take 20 ms to make cannot be sent 1,000 times a second: the last is late by 9 of them, and says so."""
+    """
+    Prompts that take 20 ms to build cannot be sent 1,000 times a second. The last one is late by nine of them, and its delay
+    is recorded.
+    """
     factory = prompts()
 
     def slowly(tokens):
@@ -86,7 +89,7 @@ def test_what_the_client_sends_late_has_waited():
 
 
 def timed(ttft_s, chunk_s=0.5):
-    """Three tokens, the first of them after *ttft_s*."""
+    """Return three tokens, the first after *ttft_s*."""
     arrivals_s = tuple(50 + ttft_s + chunk_s * i for i in range(3))
     usage = factories.exchange().usage
     return factories.exchange(asked_tokens=4, arrivals_s=arrivals_s, ended_s=60.0, usage=usage)

@@ -1,4 +1,4 @@
-"""A throughput from a log: what it is of, and that it is never taken for a rate."""
+"""Throughput from a log: its meaning, and that it is never used as a rate."""
 
 import re
 from dataclasses import replace
@@ -84,13 +84,13 @@ def test_without_both_nothing_is_said(exchange, logged, lack):
 
 
 class Told(Miniature):
-    """A miniature whose log has its line at once."""
+    """A miniature that logs its line at once."""
 
     catalogue = Vllm().catalogue.model_copy(update={"rate": line_of(Vllm()).model_copy(update={"window_s": 0})})
 
 
 class Writes(Honest):
-    """Logs prompts as vLLM does, over ten seconds."""
+    """Logs prompts like vLLM, over ten seconds."""
 
     log: Path
 

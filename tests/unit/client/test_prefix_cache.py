@@ -1,4 +1,4 @@
-"""Emptying a cache, and whether that is believed."""
+"""Reset of a prefix cache, and verification of the reset."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.unit.fake_engine import prompts, serving
 
 
 class Busy(Honest):
-    """Refuses twice while it still holds blocks, as vLLM does."""
+    """Refuses twice while it still holds blocks, like vLLM."""
 
     refusals: int = 0
 

@@ -1,4 +1,4 @@
-"""One request on the wire, to a server that says what a real one was seen to say."""
+"""One request over HTTP, to a server with the observed responses of a real one."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ CHAT = Chat(({"role": "user", "content": "say 'so'"},), 12, 0, "k")
 
 @contextmanager
 def speaking(events: Sequence[dict[str, Any]]) -> Iterator[tuple[Server, list[tuple[str, Any]]]]:
-    """A server that answers anything with *events*, and what it was asked."""
+    """A server that answers every request with *events*, and the requests it received."""
     asked: list[tuple[str, Any]] = []
 
     class Speaker(BaseHTTPRequestHandler):
@@ -36,7 +36,7 @@ def speaking(events: Sequence[dict[str, Any]]) -> Iterator[tuple[Server, list[tu
                 self.wfile.write(f"data: {event}\n\n".encode())
 
         def log_message(self, *_: object) -> None:
-            """Keep quiet."""
+            """Suppress the log."""
 
     with HTTPServer(("127.0.0.1", 0), Speaker) as httpd:
         thread = Thread(target=httpd.serve_forever, args=(0.01,))
@@ -83,7 +83,7 @@ def test_a_chunk_without_content_is_no_token(choice):
 
 
 def silent(tokens: int | None) -> Exchange:
-    """An answer without text that ends at once, of *tokens* by its usage."""
+    """Return an immediate answer without text, with *tokens* in its usage record."""
     end = {"choices": [{"text": "", "finish_reason": "length"}]}
     with speaking([end, {"usage": {"completion_tokens": tokens}}]) as (server, _):
         return ask(server, CHAT, 3)
@@ -97,6 +97,6 @@ def test_a_single_token_without_text_arrives_with_the_end_of_the_answer():
 
 @pytest.mark.parametrize("tokens", [0, 2, None])
 def test_where_it_was_not_one_token_nobody_saw_the_first(tokens):
-    """Two may have come in chunks of another kind, such as a call of a tool, long before."""
+    """Two tokens may have arrived much earlier in chunks of another kind, such as a tool call."""
     exchange = silent(tokens)
     assert (exchange.ending, exchange.ttft_s) == ("complete", None)

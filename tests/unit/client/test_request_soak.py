@@ -1,4 +1,4 @@
-"""That requests leave nothing behind: the short form of ``benchmarks/soak.py``, in blocks of memory that Python has handed out."""
+"""Requests leave no memory behind: the short form of ``benchmarks/soak.py``, in memory blocks allocated by Python."""
 
 import gc
 import sys
@@ -16,10 +16,10 @@ from pytest_longctx.prompts import PromptFactory
 from tests.unit import factories
 
 PROMPT = PromptFactory(1, "k", (1000, 100_000))(64)
-"""Always the same, for the miniature remembers what it has seen."""
+"""Always the same prompt, because the miniature keeps the prompts it has read."""
 REQUESTS = 100
 ROUNDS = 8
-"""Caches take a few rounds to settle. What each request leaves behind is there in every round, a block of it at least."""
+"""Caches need a few rounds to settle. A leak of each request appears in every round with at least one block."""
 
 
 @contextmanager
@@ -47,5 +47,5 @@ def left_blocks(server: Server) -> int:
 
 def test_requests_leave_no_memory_behind():
     with miniature() as server:
-        left_blocks(server)  # what is loaded and cached once
+        left_blocks(server)  # one-time imports and caches
         assert any(left_blocks(server) < REQUESTS * 3 // 4 for _ in range(ROUNDS))

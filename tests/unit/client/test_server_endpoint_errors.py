@@ -1,4 +1,4 @@
-"""Which answers show that a question could not be asked, and how soon a server that gives them is left alone."""
+"""Responses that show that a request cannot be served at all, and the time until such a server is abandoned."""
 
 import time
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def test_what_is_secret_is_not_shown():
 
 
 class Mind(Honest):
-    """Answers as it is told, and counts how often it was asked for a completion."""
+    """Answers as configured, and counts the completion requests."""
 
     answer: Callable[[int], Instead | None] = staticmethod(lambda _: None)
     asked = 0
@@ -96,7 +96,7 @@ class Mind(Honest):
 
 
 def attached(mind: Honest, tmp_path: Any, backend: Any = None) -> tuple[Any, float]:
-    """What attaching to *mind* came to, and after how long."""
+    """Return the result of attaching to *mind*, and its duration."""
     with serving(mind, backend) as server:
         launch = Launch(
             backend or Miniature(), factories.deployment(backend="miniature", model={"name": "unknown"}), None, tmp_path

@@ -33,7 +33,7 @@ ENGINES = st.dictionaries(
 
 
 def page(engines: Mapping[str, Sequence[float]]) -> str:
-    """A page as a server with these engines makes it: gauges, counters, and much that nobody asks for."""
+    """Return the metrics page of a server with these engines: gauges, counters, and many irrelevant entries."""
     registry = CollectorRegistry()
     gauges = [Gauge(name, name, ["engine"], registry=registry) for name in ("x:running", "x:waiting", "x:usage")]
     counters = [Counter(name, name, ["engine"], registry=registry) for name in ("x:cached", "x:generated")]
@@ -112,7 +112,7 @@ def test_what_a_server_counted_is_the_growth_of_its_counters():
     after = ServerMetrics(answered=True, prompt_tokens=350.0, generated_tokens=9.0, cached_tokens=16.0, ttft_s=2.25)
     counted = after.since(before)
     assert (counted.prompt_tokens, counted.completion_tokens, counted.ttft_s) == (250, 2, 0.75)
-    assert counted.cached_tokens == 16  # a counter that was not on the page yet had counted nothing
+    assert counted.cached_tokens == 16  # a counter that was not on the page yet was zero
     assert (counted.first_tokens, counted.queue_s) == (None, None)
 
 
@@ -122,7 +122,7 @@ def test_nothing_is_said_of_counters_that_were_not_read_before():
 
 @contextmanager
 def serving(text: str, status: int = 200) -> Iterator[tuple[str, list[str]]]:
-    """A server whose every page is *text*; yields its address, and the paths it was asked for so far."""
+    """A server whose every page is *text*; yields its address and the paths requested so far."""
     asked: list[str] = []
 
     class Page(BaseHTTPRequestHandler):
@@ -133,7 +133,7 @@ def serving(text: str, status: int = 200) -> Iterator[tuple[str, list[str]]]:
             self.wfile.write(text.encode())
 
         def log_message(self, *_: object) -> None:
-            """Keep quiet."""
+            """Suppress the log."""
 
     with HTTPServer(("127.0.0.1", 0), Page) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
@@ -194,7 +194,7 @@ PAGES = Path(__file__).parents[2] / "data" / "metrics"
 
 
 def test_every_name_of_ours_is_on_the_page_of_a_real_server():
-    """VLLM 0.32 on a CPU, after 32 requests of 212 + 76 tokens; histogram buckets left out."""
+    """Page of vLLM 0.32 on a CPU, after 32 requests of 212 + 76 tokens; histogram buckets are omitted."""
     found = read((PAGES / "vllm-0.32.0-cpu.txt").read_text(encoding="utf-8"), MetricNames.of("vllm"))
     assert found == ServerMetrics(
         answered=True,
@@ -216,7 +216,7 @@ def test_every_name_of_ours_is_on_the_page_of_a_real_server():
     [("vllm-0.25.1-h200", "vllm", 7984.0, True), ("sglang-0.5.16-h200", "sglang", None, False)],
 )
 def test_names_hold_on_other_real_servers(page, engine, cached, prefill_is_known):
-    """Of one H200. SGLang has no counter of cached tokens before any were cached, and none of prefill time."""
+    """Pages of one H200. SGLang has no counter of cached tokens before the first cached token, and none of prefill time."""
     found = read((PAGES / f"{page}.txt").read_text(encoding="utf-8"), MetricNames.of(engine))
     assert found.answered
     seen = (found.running, found.waiting, found.kv_usage, found.prompt_tokens, found.generated_tokens, found.ttft_s)
@@ -224,9 +224,9 @@ def test_names_hold_on_other_real_servers(page, engine, cached, prefill_is_known
     assert None not in (found.first_tokens, found.queue_s)
     assert found.cached_tokens == cached
     assert (found.prefill_s is not None) is prefill_is_known
-    # SGLang rounds the share to hundredths, which of this pool is 671,000 tokens.
+    # SGLang rounds the share to hundredths, which are 671,000 tokens of this pool.
     assert (found.kv_usage, found.kv_used_tokens) == (
         (0.08, 5_275_648) if engine == "sglang" else (found.kv_usage, None)
     )
-    # Prompts chunk by chunk, and what was decoded.
+    # Prompt tokens chunk by chunk, and decoded tokens.
     assert found.worked_tokens == (14_146_120 + 660 if engine == "sglang" else None)

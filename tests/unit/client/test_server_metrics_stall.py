@@ -1,4 +1,4 @@
-"""What counts as progress and how long a silence may last: minutes of a server's gauges and log, replayed."""
+"""Progress and the allowed length of a silence: minutes of a server's gauges and log, replayed."""
 
 import asyncio
 from typing import Any
@@ -27,7 +27,7 @@ KEEPS_ALL = {"name": "llama", "shape": "llama-2-7b"}
 def watch(
     backend: Backend, scene: Scene, prompt_tokens: int = 100_000, model: dict[str, Any] = KEEPS_ALL
 ) -> tuple[tuple[str, str], float]:
-    """How the wait for the first token of a prompt ended, and when."""
+    """Return how and when the wait for the first token of a prompt ended."""
     replay = Replay(scene, backend)
 
     async def run() -> tuple[str, str]:
@@ -42,7 +42,7 @@ def watch(
 
 
 def until(scene_s: float, name: str, every_s: float = 5) -> Scene:
-    """One figure moves every five seconds until *scene_s*; one request runs all the time."""
+    """One figure changes every five seconds until *scene_s*; one request runs all the time."""
     return lambda now_s: {"running": 1, "waiting": 0, name: min(now_s, scene_s) // every_s / 1000}
 
 
@@ -69,7 +69,7 @@ def test_a_count_of_running_requests_is_no_progress():
 
 
 def test_until_it_is_seen_to_work_in_steps_a_prompt_may_be_read_in_one():
-    """As a vLLM without chunked prefill does, which takes the cache for all of it and is silent until the first token."""
+    """A vLLM without chunked prefill allocates the whole cache at once and shows no progress until the first token."""
 
     def one_step(now_s: float) -> dict[str, float]:
         return {"running": 1, "waiting": 0, "kv_usage": 0.4 if now_s > 2 else 0.0}
@@ -89,12 +89,12 @@ def test_the_next_step_may_take_three_times_the_longest():
 
 
 def test_a_cache_that_no_more_grows_is_no_sign_where_the_model_may_not_keep_every_token():
-    """A model of sliding windows alone fills its windows, and then the use of its cache stands still for the rest of a prefill."""
+    """A model with only sliding windows fills its windows; then its cache usage is constant for the rest of the prefill."""
     (ending, _), over_s = watch(Vllm(), until(FROM_S, "kv_usage"), model={"name": "unknown"})
     assert (ending, FROM_S + 240 < over_s < FROM_S + 250) == (
         "stalled",
         True,
-    )  # what a prompt read in one step may take
+    )  # allowed time for a prompt read in one step
 
 
 def test_a_counter_that_moves_with_every_chunk_needs_no_knowledge_of_the_model():
@@ -148,10 +148,10 @@ def test_a_log_moves_by_what_it_has_not_said_before(tmp_path):
     steps = [
         ("", True),
         ("", False),
-        ("INFO 11-20 23:13:11 loading\n", False),  # but for its time it was there
-        (ACCESS.format(40001) + "\n" + ACCESS.format(40002) + "\n", False),  # we asked
+        ("INFO 11-20 23:13:11 loading\n", False),  # present except for its time
+        (ACCESS.format(40001) + "\n" + ACCESS.format(40002) + "\n", False),  # requested by the client
         (BUSY.format(5) + "\n", False),
-        ("Loading shards:  1% |", True),  # a bar without an end
+        ("Loading shards:  1% |", True),  # a progress bar without a line end
         ("", False),
         ("\rLoading shards:  2% |", True),
         ("\rLoading shards:  2% |", False),
@@ -173,7 +173,7 @@ def test_of_a_log_that_is_there_only_what_comes_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         (
             {"elapsed_s": 510, "prompt_tokens": 220_000, "read_tokens": 133_620.0},
@@ -186,6 +186,6 @@ def test_of_a_log_that_is_there_only_what_comes_counts(tmp_path):
         ({"elapsed_s": 510}, "too slow here: still working, last progress 0.50 s before the end; budget 8 min 30 s"),
     ],
 )
-def test_it_is_said_how_slow_it_is_and_what_it_would_take(how, said):
+def test_it_is_said_how_slow_it_is_and_what_it_would_take(how, message):
     given = {"budget_s": 510, "silent_s": 0.5, "prompt_tokens": 1, "output_tokens": 400, **how}
-    assert str(Pace(**given)).startswith(said)
+    assert str(Pace(**given)).startswith(message)

@@ -1,4 +1,4 @@
-"""Is there any use in waiting on? Minutes of a server's gauges, replayed by a clock of their own."""
+"""Decision to continue or end a wait: minutes of a server's gauges, replayed with a simulated clock."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from tests.unit import factories
 
 TEN_MINUTES_S = 600.0
 Scene = Callable[[float], dict[str, float] | None]
-"""What the page says at a time: figures by their slot; None: it does not come."""
+"""Contents of the page at a time, figures by slot; ``None`` for an unreachable page."""
 
 
 class TimeIsUp(Exception):  # noqa: N818 - the replay is over, and nothing was found
-    """Nobody said that waiting was of no use."""
+    """The wait was not ended before its deadline."""
 
 
 class Replay:
-    """A server that says of itself what a scene has at each moment, and the clock by which it does."""
+    """A server whose metrics follow a scene, and the simulated clock."""
 
     def __init__(self, scene: Scene, backend: Backend, dead_from_s: float = 1e9) -> None:
         self.scene, self.backend, self.dead_from_s = scene, backend, dead_from_s
@@ -48,7 +48,7 @@ class Replay:
         return httpx.Response(200, text="".join(f"{getattr(names, slot)[0]} {is_}\n" for slot, is_ in figures.items()))
 
     def watch(self) -> tuple[str, str]:
-        """How the wait for a first token ended, with the timeouts that a deployment has by itself."""
+        """Return how the wait for a first token ended, with the default timeouts of a deployment."""
 
         async def run() -> tuple[str, str]:
             transport = httpx.MockTransport(self.answer)
@@ -56,7 +56,7 @@ class Replay:
                 path = self.backend.health if self.backend.dies_unhealthy else None
                 gauges = MetricsPoller(side, self.backend.metrics, path, clock=lambda: self.now_s)
                 server = Server("http://there", "m", self.backend, factories.deployment(), "url")
-                # So long that it may be read in one silent step of half an hour.
+                # Long enough that it may be read in one silent step of half an hour.
                 lookout = Watchdog(server, gauges, sleep=self.sleep, prompt_tokens=1_000_000)
                 return await lookout.watch("", lambda: "waiting", 1e6, no_progress)
 
@@ -64,7 +64,7 @@ class Replay:
 
 
 def scene(**figures: float) -> Scene:
-    """Nothing changes."""
+    """Return constant figures."""
     return lambda _: {"running": 0, "waiting": 0, "kv_usage": 0.0, "prompt_tokens": 7, **figures}
 
 
@@ -105,7 +105,7 @@ WELL: dict[str, tuple[Backend, Scene]] = {
         Sglang(),
         lambda now_s: {"running": 0, "waiting": 1, "kv_usage": 0.01 + now_s // 16 / 100, "prompt_tokens": 7},
     ),
-    # As its log of 2026-11-21 has it: a hundredth of a pool of 67 million tokens is 82 chunks, which took 200 s in a long prompt.
+    # From its log of 2026-11-21: a hundredth of a pool of 67 million tokens is 82 chunks, which took 200 s in a long prompt.
     "SGLang's, in a pool so large that its usage does not move for minutes": (
         Sglang(),
         lambda now_s: {"running": 0, "waiting": 1, "kv_usage": 0.07, "kv_used_tokens": 4_000_000 + now_s // 2 * 8192},
@@ -126,8 +126,8 @@ WELL: dict[str, tuple[Backend, Scene]] = {
 
 @pytest.mark.parametrize("name", WELL)
 def test_ten_minutes_without_a_sign_are_no_alarm(name):
-    backend, said = WELL[name]
-    replay = Replay(said, backend)
+    backend, message = WELL[name]
+    replay = Replay(message, backend)
     with pytest.raises(TimeIsUp):
         replay.watch()
 

@@ -1,4 +1,4 @@
-"""A request to a miniature that crawls, and to one that stands still: the first is never called a hang, the second soon."""
+"""Requests to a slow and to a stalled miniature: the first is never classified as a hang, the second soon."""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ STALL_S = 0.8
 
 @contextmanager
 def patient(mind: Honest, backend: Backend | None = None, **timeouts: float) -> Iterator[Server]:
-    """A server of *mind*, waited for by these timeouts."""
+    """A server of *mind* with these timeouts."""
     given: dict[str, Any] = {"stall_s": STALL_S, "slowest_prefill_tokens_per_s": 1e6, **timeouts}
     with serving(mind, backend) as server:
         yield replace(server, deployment=factories.deployment(backend="miniature", timeouts=given))
@@ -88,7 +88,7 @@ def test_where_nothing_can_be_watched_the_deadline_is_the_limit_and_that_is_said
 
 
 def test_the_log_of_a_server_without_metrics_tells_that_it_works(tmp_path):
-    """And of one whose log stands still, that it does not."""
+    """The log of a working server shows progress; the log of a stalled server does not."""
     log = tmp_path / "log"
     log.write_text("a boot\n")
 

@@ -1,4 +1,4 @@
-"""The arithmetic against real boots and documented runs: every figure here was logged or measured by somebody."""
+"""The capacity arithmetic compared with real boots and documented runs. Every figure here was logged or measured."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from pytest_longctx.units import GiB, Mi
 SCOUT = known()["llama-4-scout"]
 TINY = from_config(TINY_LLAMA4)
 SCOUT12 = known()["llama-4-scout-12-layers"]
-"""Scout's shape at 12 of 48 layers, as it was run on one H200."""
+"""Scout's shape with 12 of 48 layers, as run on one H200."""
 H200X8 = Hardware("H200", 8)
 
 
@@ -73,7 +73,7 @@ def test_a_multimodal_config_is_read_by_its_text_part(tmp_path):
 
 
 def test_weights_are_all_parameters_and_a_table_nobody_shards():
-    """27.64 GiB a GPU were logged (vLLM 0.25.1, 8 x H200), 58.12 GiB (SGLang 0.5.16, 12 layers, one H200); not "4 GB"."""
+    """27.64 GiB for each GPU were logged (vLLM 0.25.1, 8 x H200), 58.12 GiB (SGLang 0.5.16, 12 layers, one H200); not "4 GB"."""
     assert SCOUT.weight_bytes(2, 8, rope_value_bytes=2) / GiB == pytest.approx(27.64, abs=0.06)
     assert SCOUT12.weight_bytes(2, 1, rope_value_bytes=4) / GiB == pytest.approx(58.12, abs=0.06)
 
@@ -99,7 +99,7 @@ def test_logged_capacity_is_reproduced(shape, gib, value_bytes, length, hybrid, 
 
 @pytest.mark.parametrize(("value_bytes", "size"), [(2, 3_919_664), (1, 7_838_976)])
 def test_the_size_that_012_logs_is_reproduced(value_bytes, size):
-    """Not the capacity: with the hybrid manager one request of 15.6M tokens fits into "3,919,664 tokens"."""
+    """The size is not the capacity: with the hybrid manager one request of 15.6M tokens fits into "3,919,664 tokens"."""
     pool = vllm_memory.Pool(SCOUT, 89.714 * GiB, value_bytes, tensor_parallel=8)
     assert pool.logged_tokens_before_025 == pytest.approx(size, rel=1e-4)
     assert pool.longest() > 3.9 * pool.logged_tokens_before_025
@@ -109,7 +109,7 @@ def test_the_size_that_012_logs_is_reproduced(value_bytes, size):
     ("gib", "batch", "needed", "longest"), [(1, 2048, 2.39, 4_163_456), (1, 4096, 2.39, 4_157_312)]
 )
 def test_a_refusal_is_predicted_with_its_sizes(gib, batch, needed, longest):
-    """The tiny model on a CPU, 10M tokens into 1 GiB, with two batch sizes: to the token."""
+    """The tiny model on a CPU, 10M tokens into 1 GiB, with two batch sizes: exact to the token."""
     pool = vllm_memory.Pool(TINY, gib * GiB, block_size=128, max_batched_tokens=batch)
     assert pool.bytes_for(10_000_000) / GiB == pytest.approx(needed, abs=0.005)
     assert pool.longest() == longest
@@ -158,7 +158,7 @@ def test_a_model_too_large_for_its_devices_says_so():
 
 
 def test_bf16_at_10m_is_one_and_a_half_requests():
-    """It was documented that 10M needs FP8; the pool says otherwise."""
+    """It was documented that 10M needs FP8. The pool shows otherwise."""
     assert vllm_memory.predict(SCOUT, H200, 10_000_000, tensor_parallel=8).concurrency == pytest.approx(1.56, abs=0.01)
 
 
@@ -178,7 +178,7 @@ def test_the_four_failures_at_10m_have_one_culprit_and_one_cure(fraction):
 
 
 def test_the_allocation_that_fails_is_not_the_culprit():
-    """One H200, 0.5.16: "Tried to allocate 2.22 GiB", and 2.09 GiB with a pool for windowed layers; 76.33 GiB were the reason."""
+    """One H200, 0.5.16: "Tried to allocate 2.22 GiB", and 2.09 GiB with a pool for windowed layers; the cause were 76.33 GiB."""
     boot = replace(SGLANG, shape=SCOUT12, device_bytes=139.13 * GiB, tensor_parallel=1)
     assert boot.predict().failing_bytes == pytest.approx(2.22 * GiB, rel=0.003)
     assert replace(boot, hybrid_pool=True).predict().failing_bytes == pytest.approx(2.09 * GiB, rel=0.003)
@@ -187,7 +187,7 @@ def test_the_allocation_that_fails_is_not_the_culprit():
 def test_the_cured_boot_holds_what_it_logged():
     boot = replace(SGLANG, shape=SCOUT12, device_bytes=139.13 * GiB, tensor_parallel=1, max_running_requests=8)
     assert boot.pool_tokens == pytest.approx(2_323_091, rel=0.002)
-    # Context is not capacity: of 2,323,091 tokens a prompt must stay below 2,323,085.
+    # The context is not the capacity: with 2,323,091 tokens a prompt must stay below 2,323,085.
     assert boot.longest_admitted == boot.pool_tokens - 7
     assert replace(boot, hybrid_pool=True).pool_tokens == pytest.approx(2_733_048, rel=0.002)
     assert boot.predict().fits
@@ -203,7 +203,7 @@ def test_the_graph_failure_at_2mi_is_four_gib():
 
 
 def test_graphs_at_10m_meet_a_grid_that_is_too_tall():
-    """One H200, 0.5.16, 25.6 GiB free: not memory. A page of 64 tokens cures it; both were measured."""
+    """One H200, 0.5.16, 25.6 GiB free, so memory is not the cause. A page of 64 tokens avoids the failure; both were measured."""
     boot = replace(
         SGLANG,
         shape=SCOUT12,
@@ -232,7 +232,7 @@ def test_a_pipeline_stage_holds_its_share_of_layers_and_weights():
 
 
 def test_host_tables_of_10m():
-    """38 GiB of token ids in each worker by default, and as much again in flags and block tables; 8 slots take half a GiB."""
+    """38 GiB of token ids in each worker by default, and as much again in flags and block tables; 8 slots need half a GiB."""
     assert vllm_memory.host_bytes_per_worker(1024, 10_000_000, 16, 4) / GiB == pytest.approx(57.2, abs=0.1)
     assert vllm_memory.host_bytes_per_worker(8, 10_000_000, 16, 4) / GiB < 0.5
 
@@ -272,14 +272,17 @@ def test_a_true_rate_is_no_artefact(tokens, seconds):
 
 
 def test_the_law_of_the_documented_runs():
-    """Documented: t = 12.65 N + 37.14 N^2, N in millions, by plain least squares; the relative one is within one part in a hundred of it."""
+    """
+    Documented: t = 12.65 N + 37.14 N^2, N in millions, by plain least squares; the relative fit differs by at most one
+    percent.
+    """
     law = capacity.fit([(1_620_345, 118.0), (2_845_646, 334.91), (4_908_091, 957.07)])
     assert law.linear_s * 1e6 == pytest.approx(12.65, rel=0.01)
     assert law.quadratic_s * 1e12 == pytest.approx(37.14, rel=0.01)
-    assert law.seconds(2_065_427) == pytest.approx(184, abs=1)  # what the contaminated run would have taken
+    assert law.seconds(2_065_427) == pytest.approx(184, abs=1)  # predicted time of the contaminated run
     assert law.seconds(6_378_187) == pytest.approx(
         1547, rel=0.03
-    )  # observed by the log's own stamps, not "about 100 s"
+    )  # observed from the stamps of the log, not "about 100 s"
 
 
 @given(st.floats(1e-6, 1e-3), st.floats(1e-14, 1e-10))
@@ -323,7 +326,7 @@ POOLS = st.builds(
 
 @given(POOLS, st.integers(1, 10_000_000), st.integers(1, 1_000_000))
 def test_capacity_is_monotone(pool, length, more):
-    """More memory never holds less, a longer context never fits more often, a smaller value never takes more room."""
+    """More memory never holds less, a longer context never fits more often, a smaller value never needs more space."""
     larger = replace(pool, available_bytes=pool.available_bytes * 1.5)
     assert larger.concurrency(length) >= pool.concurrency(length)
     assert larger.longest() >= pool.longest()

@@ -1,4 +1,4 @@
-"""What is expected of a CPU that was measured: dtype, times, deadlines; and that a deployment stays the one it was."""
+"""Expectations for a measured CPU: dtype, times and deadlines; the identity of a deployment does not depend on them."""
 
 import sys
 from dataclasses import replace
@@ -36,7 +36,7 @@ def settled(name: str, speed: Speed | None, flags: frozenset[str] | None = None)
     ("speed", "flags", "dtype"),
     [
         (AMX, None, "bfloat16"),
-        (AVX2, frozenset({"amx_bf16"}), "float32"),  # what was measured goes before what the kernel says
+        (AVX2, frozenset({"amx_bf16"}), "float32"),  # the measurement takes precedence over the kernel's flags
         (None, frozenset({"avx2"}), "float32"),
         (None, frozenset({"avx2", "avx512f"}), "float32"),
         (None, frozenset({"avx512_bf16"}), "bfloat16"),
@@ -46,7 +46,7 @@ def settled(name: str, speed: Speed | None, flags: frozenset[str] | None = None)
 )
 def test_a_cpu_deployment_takes_the_dtype_that_the_cpu_is_fast_in(speed, flags, dtype):
     assert settled("cpu-probe-128k", speed, flags).flags["dtype"] == dtype
-    assert settled("cpu-kv-auto", speed, flags).flags["dtype"] == "bfloat16"  # what a file says is kept
+    assert settled("cpu-kv-auto", speed, flags).flags["dtype"] == "bfloat16"  # a value in the file is kept
 
 
 def test_two_equal_rates_give_the_smaller_dtype():
@@ -106,7 +106,7 @@ def test_a_deadline_follows_a_slow_machine_and_never_shrinks():
 
 
 def test_what_was_measured_is_no_part_of_a_deployment():
-    """Or no run could be resumed, and none compared with one of another day."""
+    """Otherwise no run could be resumed or compared with one of another day."""
     slower = replace(AMX, gflop_per_s={"bfloat16": 2000.0, "float32": 300.0})
     digests = {toml.digest(settled("cpu-probe-128k", speed)) for speed in (AMX, slower, None)}
     assert len(digests) == 1
@@ -137,7 +137,7 @@ def test_only_what_decides_the_speed_tells_environments_apart():
         assert calibration.deciding({name: "a"}) != calibration.deciding({name: "b"})
         assert name in processes.environment(
             CPU.recipe(SHIPPED["cpu-kv-auto"], "m", 1), {name: "a"}
-        )  # the server gets it too
+        )  # the value is passed to the server too
 
 
 @pytest.mark.parametrize("python", ["/no/such/python", "/bin/false"])

@@ -1,4 +1,4 @@
-"""The backends of the docs: files that load, and commands that are what their engines document."""
+"""Backends of the docs: their files load, and their commands match the documentation of their engines."""
 
 import importlib.util
 import json
@@ -84,8 +84,8 @@ def test_prefill_and_decode_are_two_servers_behind_a_router():
         *("--prefill", f"http://127.0.0.1:{ports[0]}", "--decode", f"http://127.0.0.1:{ports[1]}"),
         *("--host", "127.0.0.1", "--port", "8000", "--prometheus-port", router[-1]),
     ]
-    told = [json.loads(one[one.index("--kv-transfer-config") + 1]) for one in roles]
-    assert [each["kv_role"] for each in told] == ["kv_producer", "kv_consumer"]
+    reported = [json.loads(one[one.index("--kv-transfer-config") + 1]) for one in roles]
+    assert [each["kv_role"] for each in reported] == ["kv_producer", "kv_consumer"]
     assert len({one[0] for one in roles} | set(ports) | {router[-1], "8000"}) == 6
 
 

@@ -17,7 +17,7 @@ DEVICES = st.builds(Hardware, st.sampled_from([kind for kind in KINDS if kind !=
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
-    """Write a vendor's tool that prints these lines and ends with this code; no other tool is to be found."""
+    """Write a vendor's tool that prints these lines and exits with this code. No other tool is on the path."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def write(name, *lines, code=0):
@@ -145,10 +145,10 @@ CPUS = {
 
 @pytest.mark.parametrize("name", CPUS)
 def test_a_processor_has_a_name_and_the_flags_that_matter(tmp_path, name):
-    text, told = CPUS[name]
+    text, reported = CPUS[name]
     (tmp_path / "cpuinfo").write_text(text)
     found = devices_detect._host(3 * GiB, tmp_path / "cpuinfo")
-    assert {key: found[key] for key in found if key.startswith("host_cpu_")} == told
+    assert {key: found[key] for key in found if key.startswith("host_cpu_")} == reported
     assert found["host_memory_gib"] == "3.0"
     assert set(devices_detect._host(None, tmp_path / "none")) == {"host_cpu", "host_cores"}
 

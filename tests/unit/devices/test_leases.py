@@ -1,4 +1,4 @@
-"""Devices of one host, each leased to one holder at a time."""
+"""Device leases of one host: each device has one holder at a time."""
 
 import tempfile
 import threading
@@ -25,7 +25,7 @@ def test_two_holders_have_different_devices(shared):
 @pytest.mark.parametrize(
     ("kind", "inherited", "shown"),
     [
-        # Without its order CUDA's index is not that of NVML, which looks at the device.
+        # Without a fixed order CUDA's index differs from that of NVML, which samples the device.
         ("H200", {}, {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}),
         ("MI300X", {}, {"HIP_VISIBLE_DEVICES": "0,1"}),
         ("MI300X", {"ROCR_VISIBLE_DEVICES": "5,6,7"}, {"ROCR_VISIBLE_DEVICES": "5,6"}),
@@ -60,7 +60,7 @@ def test_only_devices_that_are_visible_are_leased(shared):
 
 
 def test_who_comes_too_late_waits_and_takes_none_meanwhile(shared, monkeypatch):
-    """One of two devices is free, two are wanted: the free one stays free for whoever wants one."""
+    """One of two devices is free and two are requested. The free one stays available for a request of one device."""
     monkeypatch.setattr(leases, "_POLL_S", 0.01)
     waiting, story = threading.Event(), []
 

@@ -1,4 +1,4 @@
-"""Whose memory it is: nobody's before a boot, and nobody's of the server's after it has gone."""
+"""Attribution of device memory: to other processes before a boot, and not to the server after its end."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def test_a_process_that_cannot_be_seen_is_named_by_its_pid():
 
 
 def test_memory_that_no_process_owns_up_to_is_in_use_all_the_same():
-    """As inside a container, where the driver names no process of others."""
+    """As inside a container, where the driver does not list processes of other containers."""
     assert monitor.memory_holders(look(0.0, 64.0)) == [f"device 1: 64.00 GiB by no process that can be seen: {GONE}"]
 
 
@@ -48,10 +48,10 @@ def test_a_secret_on_a_command_line_is_not_shown():
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        said = monitor.command(other.pid)
+        message = monitor.command(other.pid)
         other.communicate(b"\n")
-    assert "--token" in said
-    assert secret not in said
+    assert "--token" in message
+    assert secret not in message
 
 
 def test_a_boot_is_refused_with_what_was_found_and_what_to_do():

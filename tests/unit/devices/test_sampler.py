@@ -1,4 +1,4 @@
-"""The pulse: it looks, it keeps what it saw, and it harms nobody."""
+"""The sampler reads the devices, stores the samples, and never disturbs the run."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from tests.unit import factories
 
 
 class Scripted:
-    """A source that says what it was told to say, and then nothing but that it cannot."""
+    """A source with scripted samples, followed by errors only."""
 
     name = "scripted-smi"
     every_s = 0.0
@@ -40,7 +40,7 @@ class Scripted:
 
 @pytest.fixture
 def sourced(monkeypatch):
-    """Have every device looked at by the given source."""
+    """Sample every device with the given source."""
 
     def use(source):
         monkeypatch.setattr(monitor, "_open", lambda *_, contained: (source, ""))
@@ -50,7 +50,7 @@ def sourced(monkeypatch):
 
 
 def noted() -> list[Mapping[str, Any]]:
-    """Where rows of results go."""
+    """Destination of result rows."""
     return []
 
 
@@ -97,12 +97,12 @@ def test_a_peak_is_that_of_its_time():
     assert pulse.peaks(0.0, times[2]) == {"device_peak_gib": 5.0}
     assert pulse.peaks(times[1], times[2]) == {"device_peak_gib": 3.0}
     assert pulse.peaks(0.0, times[0]) == {"device_peak_gib": 1.0}
-    # Too short for a look: the nearest one.
+    # Too short for a sample of its own: the nearest one is used.
     assert pulse.peaks(times[2], times[2]) == {"device_peak_gib": 3.0}
 
 
 class Working(Scripted):
-    """Says how busy its devices are, of which the last does not tell."""
+    """Reports the utilisation of its devices, except the last."""
 
     def devices(self):
         share = self.used_gib.pop(0)
@@ -116,7 +116,7 @@ def test_how_busy_devices_were_is_a_mean_over_them_and_over_looks_enough():
         pulse.beat()
         times.append(time.monotonic())
     assert pulse.meanwhile(0.0, times[4]) == {"device_busy_share": pytest.approx(0.45)}
-    assert pulse.meanwhile(times[0], times[4]) == {}  # four looks are too few
+    assert pulse.meanwhile(times[0], times[4]) == {}  # four samples are too few
 
 
 def test_a_source_that_does_not_tell_how_busy_devices_are_gives_no_share():
@@ -160,7 +160,7 @@ def test_a_boot_on_a_busy_device_is_refused_unless_it_is_allowed(sourced):
     assert source.closed
     with monitored(factories.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=True):
         pass
-    assert said(rows) == []  # it was there before, and is not the server's
+    assert said(rows) == []  # this memory was in use before and does not belong to the server
 
 
 def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeypatch):

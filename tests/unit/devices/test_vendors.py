@@ -1,4 +1,4 @@
-"""What vendors' tools print, read; the samples are those of people who have the hardware."""
+"""Parsing of vendors' tool output. The samples come from users of the hardware."""
 
 import ast
 import json
@@ -38,7 +38,7 @@ def test_rocm_smi_is_read_card_by_card():
     assert amd.read_rocm_smi(sample("rocm-smi-mi350.json")) == (
         Device(0, 200804560896.0, power_w=266.0, clock_mhz=173.0, memory_clock_mhz=2000.0, utilisation=0.99),
     )
-    # No bytes where nobody asked for them: a share of the memory is no size.
+    # No size was requested, and a share of the memory is no size in bytes.
     assert amd.read_rocm_smi(sample("rocm-smi-6.2.4-780m.json")) == (
         Device(0, None, power_w=7.222, clock_mhz=800.0, memory_clock_mhz=400.0, utilisation=0.19),
     )
@@ -84,7 +84,7 @@ def test_a_server_takes_the_devices_it_names_or_the_first_ones():
 
 @pytest.fixture
 def on_path(tmp_path, monkeypatch):
-    """Have a tool on the path that prints what is in a file, and then goes on or ends."""
+    """Put a tool on the path that prints the contents of a file, and then continues or exits."""
 
     def put(name, text, then="exit 0"):
         (tmp_path / "out").write_text(text)
@@ -135,7 +135,7 @@ def test_neurons_tool_that_ends_by_itself_is_missed(on_path):
 
 
 def test_nvml_has_every_name_that_is_asked_of_it():
-    """The module cannot run here; that what it calls exists can be seen."""
+    """The module cannot run here, but the existence of the names it calls can be checked."""
     pynvml = pytest.importorskip("pynvml")
     called = {
         node.attr

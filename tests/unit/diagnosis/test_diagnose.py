@@ -1,4 +1,4 @@
-"""Why a server failed: on the logs of real ones, on every quoted line, and on errors that nobody knows."""
+"""Diagnosis of a failed server: logs of real servers, every quoted line, and unknown errors."""
 
 import importlib
 import random
@@ -171,7 +171,7 @@ ENDINGS = [
     (DIED, Evidence(1, memory_kills=()), "killed", "likely"),
     (DIED, Evidence(1, memory_kills=(VICTIM,)), "host-oom", "certain"),
     (SIGKILLED, Evidence(1), "killed", "likely"),
-    (SIGKILLED, Evidence(143), "killed", "likely"),  # the child went first, and the rest was told to end
+    (SIGKILLED, Evidence(143), "killed", "likely"),  # the child ended first, and the other processes were then terminated
     (SIGKILLED, Evidence(1, memory_kills=(VICTIM,)), "host-oom", "certain"),
     (f"Traceback (most recent call last):\nFooError: x\n{DIED}", Evidence(137, memory_kills=(COUNTED,)), "unknown", "unknown"),
     ("Traceback (most recent call last):\nFooError: x\n", Evidence(137), "unknown", "unknown"),
@@ -199,10 +199,10 @@ def test_what_cannot_be_read_is_said_to_be_unread():
     assert "counted no" in diagnose(of("vllm", ""), Evidence(137, memory_kills=())).evidence[-1]
 
 
-@pytest.mark.parametrize(("kills", "said"), [(None, True), ((), False)])
-def test_host_memory_is_only_suspected_where_nobody_could_look(kills, said):
+@pytest.mark.parametrize(("kills", "message"), [(None, True), ((), False)])
+def test_host_memory_is_only_suspected_where_nobody_could_look(kills, message):
     found = diagnose(of("vllm", ""), Evidence(137, memory_kills=kills))
-    assert ("or by the kernel for want of host memory" in found.cause) is said
+    assert ("or by the kernel for want of host memory" in found.cause) is message
 
 
 NOTICE = f"{BENIGN[2][1]}\n"
@@ -262,11 +262,11 @@ sqlite3.connect(":memory:").execute("nonsense")
 b"\\xff".decode()
 next(iter(()))
 """.strip().splitlines()
-"""Twenty errors of Python and its library that no engine's catalogue knows."""
+"""Twenty errors of Python and its library that are in no engine's catalogue."""
 
 
 def raised() -> list[tuple[str, str]]:
-    """What was said last of each, and its traceback."""
+    """Return the last message of each error, and its traceback."""
     names = {
         name: importlib.import_module(name)
         for name in ("json", "zlib", "struct", "decimal", "xml", "configparser", "subprocess")
@@ -318,7 +318,7 @@ def test_an_error_nobody_knows_is_unknown_and_the_first_is_quoted(name, seed):
 
 
 def said_by(code: str) -> str:
-    """What Python writes when it runs *code*."""
+    """Return the output of Python when it runs *code*."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
 
 
@@ -397,15 +397,15 @@ KeyError: 'text'
 
 
 @pytest.mark.parametrize(
-    ("log", "said"),
+    ("log", "message"),
     [
         (FAILED_REQUEST, "it came up, and answers every request with HTTP 500: 'text'; its log: KeyError: 'text'"),
         ("", "it came up, and answers every request with HTTP 500: 'text'"),
     ],
 )
-def test_one_error_for_every_request_is_said_with_the_logs_exception(log, said):
+def test_one_error_for_every_request_is_said_with_the_logs_exception(log, message):
     found = diagnose(read([log.encode()], load(BACKENDS["sglang"])().catalogue), Evidence(status=500, refusal="'text'"))
-    assert (found.kind, found.outcome, found.phase, found.cause) == ("server-error", "fails", "request", said)
+    assert (found.kind, found.outcome, found.phase, found.cause) == ("server-error", "fails", "request", message)
 
 
 def test_a_boot_that_was_at_work_is_no_hang_and_one_that_stalled_says_for_how_long():

@@ -1,4 +1,4 @@
-"""What a boot's log calls by name decides which findings speak about it, and what it warned of can be expected."""
+"""Named values of a boot's log select the findings that apply, and its warnings can be expected by a finding."""
 
 import pytest
 

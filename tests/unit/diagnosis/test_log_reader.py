@@ -1,4 +1,4 @@
-"""A log in any chunks gives the same reading, and the fast way through it finds what the slow one does."""
+"""A log gives the same result in any chunks, and the fast filter finds what the slow search finds."""
 
 from itertools import pairwise
 
@@ -31,7 +31,7 @@ LOGS = st.lists(
 
 
 def said(reading: LogReader) -> tuple[object, ...]:
-    """All that a reading has to say."""
+    """Return all results of a reading."""
     return (
         *(reading.phase, reading.figures, reading.words, reading.notices, reading.cause, reading.summary),
         *(reading.errors.text, reading.errors.complaint),
@@ -39,7 +39,7 @@ def said(reading: LogReader) -> tuple[object, ...]:
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
-    """*data* in pieces."""
+    """Split *data* into pieces."""
     ends = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
     return [data[start:end] for start, end in pairwise(ends)]
 
@@ -92,7 +92,7 @@ WORDS = [b"one", b"two 2", b"o1ne", b"", b"xtwo", b"fee1", b"fee", b"f0 0f", b"0
 
 @given(st.lists(st.sampled_from(WORDS)), st.integers(0, 3))
 def test_a_sieve_finds_every_line_with_a_hint_and_passes_no_other_twice(words, repeats):
-    """Also where lines are alike but for numbers, or but for ids in hexadecimal, and a hint has such letters itself."""
+    """Also for lines that differ only in numbers or hexadecimal ids, and for hints that contain such letters."""
     hints = [b"one", b"two", b"fee1"]
     block = b"".join(word + b"\n" for word in words * (repeats + 1))
     sieve = Sieve(hints, block)
@@ -115,7 +115,7 @@ def test_sizes_may_stand_a_few_lines_later_and_no_further():
 
 
 def test_facts_belong_to_the_boot():
-    """What a server logs while it serves may look like one; only that it is stopped still counts."""
+    """A line logged while serving may look like a boot fact. Only a shutdown still counts then."""
     log = f"{SERVING[0]}\n{DULL[2]}\n[shutdown] API server: shutdown triggered\n{FAILURES[0][1]}\n"
     by_line = LogReader(CATALOGUES["vllm"])
     for line in log.splitlines():
@@ -125,7 +125,7 @@ def test_facts_belong_to_the_boot():
 
 
 def test_a_server_that_never_served_is_not_excused_by_its_own_shutdown():
-    """An engine that fails to boot shuts itself down, and may say so before it says why."""
+    """An engine that fails to boot shuts down, and may log the shutdown before the cause."""
     reading = read([f"{STOPPED[0]}\n{FAILURES[0][1]}\n".encode()], CATALOGUES["vllm"])
     assert reading.phase == "start"
     assert reading.failure is not None

@@ -1,4 +1,4 @@
-"""The kernel's evidence, read from files like its own."""
+"""The kernel's evidence, read from files in the kernel's format."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ VICTIM = "Out of memory: Killed process 2320 (VLLM::Worker_TP) total-vm:19876454
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A counter that stands at 2 and a kernel log, with a way to write to both."""
+    """A counter at 2 and a kernel log, with a way to write to both."""
     counter, log = tmp_path / "vmstat", tmp_path / "kmsg"
     counter.write_text("nr_free_pages 5\noom_kill 2\n")
     log.write_text("")
@@ -70,7 +70,7 @@ def test_a_victim_of_an_earlier_time_is_not_ours(files):
 
 
 def test_records_are_read_one_at_a_time_until_there_are_none(tmp_path):
-    """Like ``/dev/kmsg``: a record for each read, and no waiting for the next."""
+    """Like ``/dev/kmsg``: one record for each read, without waiting for the next."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     writer: list[int] = []
@@ -87,7 +87,7 @@ def test_records_are_read_one_at_a_time_until_there_are_none(tmp_path):
 
 
 def test_this_machine_is_looked_at_without_harm():
-    """Whatever may be read here, a process that nobody killed for memory leaves no evidence of that."""
+    """Whatever is readable on this machine, a process that was not killed for memory leaves no such evidence."""
     watch = MemoryWatch()
     subprocess.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], check=False)
     seen = watch.kills()

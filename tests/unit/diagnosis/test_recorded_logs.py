@@ -1,4 +1,4 @@
-"""Every log that docs/results keeps is read as it was judged when it was written."""
+"""Every log in docs/results gets the diagnosis that was recorded with it."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
 
 def boots():
-    """Each log, and the row that was recorded of its boot."""
+    """Return each log and the recorded row of its boot."""
     for path in sorted(RESULTS.rglob("results*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for row in rows:
@@ -42,14 +42,14 @@ def test_there_are_logs_of_both_ends():
 def test_a_server_that_served_has_not_failed(log, row):
     found = reading(log, row)
     assert (found.failure, found.errors.text) == (None, None)
-    assert found.phase in ("serve", "stop")  # a machine was taken away in the middle of one
+    assert found.phase in ("serve", "stop")  # one log ends early because its machine was withdrawn
 
 
 @pytest.mark.parametrize(("log", "row"), [one for one in BOOTS if one.values[1]["outcome"] != "serves"])
 def test_a_boot_that_failed_is_named_with_its_cause(log, row):
     found = diagnose(reading(log, row), Evidence())
     assert (found.confidence, found.kind != "unknown") == ("certain", True)
-    if row["signature"] == "engine-failed":  # this signature is younger than the log
+    if row["signature"] == "engine-failed":  # this signature was added after the log was recorded
         assert found.signature == "fp8-query-assertion"
     else:
         assert (found.outcome, found.signature) == (row["outcome"], row["signature"])

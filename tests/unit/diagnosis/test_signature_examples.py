@@ -1,4 +1,4 @@
-"""Every alternative of every pattern, and every reading in it, is shown by a line that was quoted or logged."""
+"""Every alternative of every pattern, and every value it reads, is covered by a quoted or logged line."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ LOGS = [*(ROOT / "tests/data/logs").glob("*.log"), *(ROOT / "docs/results").rglo
 ENGINES = ("vllm", "sglang", "vllm-neuron", "transformers")
 CATALOGUES: dict[str, Catalogue] = {name: load(BACKENDS[name])().catalogue for name in ENGINES}
 NAMED = {"vllm": ("0.12.0", "0.25.1", "0.32.0", "0.33.0"), "sglang": ("0.5.6", "0.5.16", "0.5.23")}
-"""The versions that the catalogues are about."""
+"""Engine versions that the catalogues cover."""
 
 OOM = "torch.OutOfMemoryError: {} out of memory. Tried to allocate {}. GPU 0 has a total capacity of 139.80 GiB of which {} is free."
 HUB = "OSError: {} is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'"
@@ -87,7 +87,7 @@ HARMLESS = [
 
 
 def alternatives(regex: str) -> str:
-    """*regex* with an empty group ``alternative_N`` at the end of each of its alternatives."""
+    """Return *regex* with an empty group ``alternative_N`` at the end of each alternative."""
     bars: list[list[int]] = [[]]
     ends: list[int] = []
     for found in re.finditer(r"\\.|\[\]?(?:\\.|[^\]\\])*\]|[(|)]", regex):
@@ -105,7 +105,7 @@ def alternatives(regex: str) -> str:
 
 
 def shown(marked: re.Pattern[str], line: str) -> set[str]:
-    """The groups of *marked* that have a part in *line*."""
+    """Return the groups of *marked* that take part in a match of *line*."""
     found = marked.search(line)
     return {group for group, is_ in found.groupdict().items() if is_ is not None} if found else set()
 
@@ -122,7 +122,7 @@ def test_each_alternative_is_told_from_the_others():
 
 
 def lines(name: str) -> set[str]:
-    """All lines that are quoted for an engine or that it logged."""
+    """Return all lines quoted for an engine or logged by it."""
     quoted = [*((owner, line) for owner, line, *_ in FAILURES), *((owner, line) for owner, line, *_ in REFUSALS)]
     quoted += [*HARMLESS, *((owner, line) for owner, _, line in MORE), *((owner, line) for owner, line, _ in TOLD)]
     texts = [text for owner, text in quoted if owner.removesuffix("-rocm") == name]
@@ -157,14 +157,14 @@ def test_each_wording_is_that_failure(name, signature, line):
     assert reading.failure.signature.id == signature
 
 
-@pytest.mark.parametrize(("name", "line", "told"), TOLD)
-def test_each_line_of_a_boot_is_read(name, line, told):
+@pytest.mark.parametrize(("name", "line", "reported"), TOLD)
+def test_each_line_of_a_boot_is_read(name, line, reported):
     reading = LogReader(CATALOGUES[name])
     reading.feed(line)
-    if isinstance(told, str):
-        assert reading.phase == told
+    if isinstance(reported, str):
+        assert reading.phase == reported
     else:
-        assert {**reading.figures, **reading.words} == told
+        assert {**reading.figures, **reading.words} == reported
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -174,13 +174,13 @@ def test_a_signature_is_about_a_version_that_is_named(name):
 
 
 def said(text: str) -> set[str]:
-    """Its words of four letters and more."""
+    """Return its words of at least four letters."""
     return {word.lower() for word in re.findall(r"[A-Za-z]{4,}", text)}
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_near_miss_is_near(name):
-    """A line about something else proves nothing of a pattern."""
+    """An unrelated line proves nothing about a pattern."""
     known = CATALOGUES[name]
     for each in (*known.signature, *known.refusal):
         assert said(each.near_miss) & said(each.example), each.id

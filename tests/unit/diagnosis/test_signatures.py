@@ -144,7 +144,7 @@ def test_a_figure_that_is_no_number_is_no_reading(name, line):
 @pytest.mark.parametrize("name", SHIPPED)
 @given(data=st.data())
 def test_any_line_that_a_pattern_matches_can_be_fed(name, data):
-    """A pattern for digits and points also matches what is no number."""
+    """A pattern for digits and points also matches text that is no number."""
     known = SHIPPED[name]
     patterns = [*(each.regex for each in known.fact), *(each.regex for each in known.signature)]
     line = data.draw(st.sampled_from([each for each in patterns if "(?P<" in each]).flatmap(st.from_regex))
@@ -192,7 +192,7 @@ def test_a_catalogue_is_a_file(tmp_path):
 @pytest.mark.parametrize("backend", [Vllm, Sglang])
 @pytest.mark.parametrize(("size", "gib"), [("4.00 GiB", 4.0), ("858.00 MiB", 858 / 1024), ("20.00 KiB", 20 / 1024**2)])
 def test_an_out_of_memory_is_one_whatever_unit_it_is_given_in(backend, size, gib):
-    """At tensor parallel 8 a buffer of a ten-million-token pool is 0.84 GiB, which PyTorch gives in MiB."""
+    """At tensor parallel 8 a buffer of a ten-million-token pool is 0.84 GiB, which PyTorch reports in MiB."""
     reading = LogReader(backend().catalogue)
     reading.feed(
         f"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {size}. GPU 0 has a total capacity of 139.80 GiB"

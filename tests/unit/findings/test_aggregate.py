@@ -61,7 +61,7 @@ def test_a_ladder_finds_the_law_again(linear_s, quadratic_s):
 
 
 def test_a_slowdown_that_grows_with_the_prompt_is_seen_at_100k():
-    """A tenth more in the second term is 2 % of the time at 100,000 tokens, and a tenth of the coefficient."""
+    """A tenth more in the quadratic term is 2 % of the time at 100,000 tokens, and a tenth of the coefficient."""
     law = {n: 12.67 * n / 1e6 + 37.06 * (n / 1e6) ** 2 for n in (25_000, 50_000, 100_000)}
     slower = length_sweep([reading(n, ttft_s=s + 3.706 * (n / 1e6) ** 2) for n, s in law.items()]).metrics
     assert slower["law_quadratic_s"] == pytest.approx(1.1 * 37.06, rel=1e-3)

@@ -17,7 +17,7 @@ def test_a_claim_of_nothing_adds_up():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"hardware": "8xH200", "read_s": 60.0}, "1.18 times the hardware's peak"),
         ({"cached_tokens": 100_000}, "a cache answered 5.0%"),
@@ -28,10 +28,10 @@ def test_a_claim_of_nothing_adds_up():
         ({"slow_s": 100.0, "fast_s": 10.0, "speedup": 20.0}, "speedup is 2.00 times"),
     ],
 )
-def test_a_figure_that_cannot_be_is_named_with_its_reason(content, said):
+def test_a_figure_that_cannot_be_is_named_with_its_reason(content, message):
     seen = claims.observe(claim(**content))
     assert seen.outcome == "cannot be"
-    assert said in seen.said
+    assert message in seen.said
     assert ";" not in seen.said
 
 
@@ -39,7 +39,7 @@ def test_a_figure_that_cannot_be_is_named_with_its_reason(content, said):
     "content",
     [
         {"hardware": "8xH200", "read_s": 152.3},  # measured with vLLM 0.25.1
-        {"hardware": "cpu", "read_s": 0.001},  # nobody knows its peak
+        {"hardware": "cpu", "read_s": 0.001},  # its peak is unknown
         {"cached_tokens": 20_000},
         {"logged_tokens_per_s": 13_130.0},
         {"kv_gib": 366.0},

@@ -247,7 +247,7 @@ CONTENTS = st.fixed_dictionaries(
 
 
 def written_and_read(folder, finding):
-    """*finding* as a file, read again; what was not said is not written."""
+    """Return *finding* written to a file and read again. Unset fields are not written."""
     path = folder / f"{finding.id}.toml"
     path.write_text(tomli_w.dumps(finding.model_dump(exclude_unset=True)), encoding="utf-8")
     return toml.load(path, Finding)

@@ -29,14 +29,14 @@ def test_only_an_expected_failure_has_a_cure_or_a_reason_why_not(changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [({"cure": "TT-0002"}, "Cure: TT-0002."), ({"no_cure": "it is too old"}, "No cure: it is too old.")],
 )
-def test_the_page_of_a_document_names_the_cure(changes, said):
+def test_the_page_of_a_document_names_the_cure(changes, message):
     (page,) = (
         text for name, text in pages.pages([factories.finding(**FAILS, **changes)]).items() if name != "README.md"
     )
-    assert f"**TT-0001**. {said}" in page
+    assert f"**TT-0001**. {message}" in page
 
 
 FINDINGS = load_all((paths.suites() / "findings",))
@@ -58,7 +58,7 @@ DOCUMENTED: dict[str, tuple[str, dict[str, float], str]] = {
 
 
 def foreseen(finding: Finding) -> Prediction | None:
-    """What the arithmetic says of the finding's deployment on its own hardware."""
+    """Return the prediction for the finding's deployment on its own hardware."""
     (name,) = finding.scope.deployment
     one = DEPLOYMENTS[name]
     backend: Backend = load(BACKENDS[one.backend])()
@@ -77,14 +77,14 @@ def test_every_documented_failure_stands_beside_its_cure(what):
 
 @pytest.mark.parametrize("name", [name for name, each in FINDINGS.items() if each.cure and each.scope.hardware])
 def test_the_cure_of_a_predicted_out_of_memory_is_the_one_that_is_predicted(name):
-    """And mends it by the same arithmetic."""
+    """The documented remedy also prevents the failure in the prediction."""
     predicted = foreseen(FINDINGS[name])
     if predicted is None or predicted.outcome != "runs out of memory":
         return
     cure = FINDINGS[FINDINGS[name].cure or ""]
     flag, value = predicted.cure.removeprefix("--").split()
     flags = DEPLOYMENTS[cure.scope.deployment[0]].flags
-    # A graph is never captured for more requests than may run.
+    # Graphs are captured for at most as many requests as can run.
     assert float(value) in {float(flags[each]) for each in (flag, "max-running-requests") if each in flags}
     cured = foreseen(cure)
     assert cured is not None

@@ -1,4 +1,4 @@
-"""The shipped data: every finding, deployment and signature is fit to be used."""
+"""The shipped data: every finding, deployment and signature is usable."""
 
 import re
 from fnmatch import fnmatchcase
@@ -85,7 +85,7 @@ def test_a_findings_deployments_exist_and_have_its_backend(shipped):
 
 @every_finding
 def test_a_findings_deployments_have_its_hardware_and_version(shipped):
-    """A finding about a deployment on which it can never be judged is a slip."""
+    """A finding about a deployment on which it can never be judged is an error."""
     for name in shipped.scope.deployment:
         assert shipped.scope.hardware in (None, DEPLOYMENTS[name].hardware)
         assert DEPLOYMENTS[name].version in (None, shipped.scope.version)
@@ -107,7 +107,7 @@ def test_a_findings_signature_is_in_the_catalogue_of_each_of_its_backends(shippe
 
 @every_finding
 def test_a_ratio_is_of_deployments_that_differ_in_one_flag(shipped):
-    """Or the ratio would say nothing about that flag."""
+    """Otherwise the ratio would not depend on that flag alone."""
     if shipped.question != "ratio":
         return
     one, other = (DEPLOYMENTS[name].model_dump(exclude={"name", "title", "only_named"}) for name in shipped.divided())
@@ -150,7 +150,7 @@ def test_a_findings_notice_is_a_benign_line_of_each_of_its_backends(shipped):
 
 @every_finding
 def test_a_finding_bounds_only_what_its_signature_reads(shipped):
-    """Other figures of a failed boot come from the facts of its log."""
+    """Other figures of a failed boot come from the facts in its log."""
     if shipped.question != "boot-fails":
         return
     for name in shipped.scope.backend:
@@ -228,7 +228,7 @@ def test_a_deployment_that_only_findings_name_is_named_by_one(shipped):
 
 @every_signature
 def test_a_signatures_example_is_known_as_that_signature(known, signature):
-    """Alone, and before any other of its catalogue."""
+    """Alone, and before any other signature of its catalogue."""
     assert re.search(signature.regex, signature.example)
     reading = LogReader(known)
     reading.feed(signature.example)
@@ -261,7 +261,7 @@ def test_a_benign_lines_example_is_noticed(known, benign):
 
 @pytest.mark.parametrize(("known", "benign"), BENIGN)
 def test_a_benign_lines_near_miss_is_not_taken_for_it(known, benign):
-    """Or a pattern that is too wide would hide a failure."""
+    """Otherwise a pattern that is too broad would hide a failure."""
     reading = LogReader(known)
     reading.feed(benign.near_miss)
     assert not reading.notices[benign.id]
@@ -271,14 +271,14 @@ def test_a_benign_lines_near_miss_is_not_taken_for_it(known, benign):
 @settings(max_examples=25)  # of each of a hundred patterns
 @given(data=st.data())
 def test_whatever_a_pattern_matches_has_a_hint(known, entry, data):
-    """Or the fast way through a long log would pass it over."""
+    """Otherwise the fast filter of a long log would skip the line."""
     line = data.draw(st.from_regex(re.compile(entry.regex, re.ASCII)).filter(lambda text: "\n" not in text))
     assert any(hint in line for hint in (*known.hints, *known.boot_hints, *HINTS))
 
 
 @pytest.mark.parametrize("name", CATALOGUES)
 def test_a_server_that_is_stopped_is_seen_to_be(name):
-    """After ``serve`` a line is only looked at if it has a hint."""
+    """After ``serve``, a line is only checked if it has a hint."""
     known = CATALOGUES[name]
     for fact in known.fact:
         if fact.phase == "stop":
@@ -357,7 +357,7 @@ def test_sizes_of_a_cache_on_a_cpu_name_the_dtype_where_the_machine_chooses_it(s
 
 @every_finding
 def test_no_finding_about_any_cpu_is_bounded_in_seconds(shipped):
-    """A ratio, a law or a count holds on the next machine too; ten seconds is the window of vLLM's own log."""
+    """Ratios, laws and counts hold on any machine. The ten seconds are the window of vLLM's log."""
     if shipped.scope.backend != ("vllm-cpu",):
         return
     timed = {name for name, bound in shipped.bounds.items() if bound.unit == "s" and bound.limits != (None, None)}

@@ -159,7 +159,7 @@ COUNTS = [
 )
 @pytest.mark.parametrize(("law", "sent_as"), COUNTS)
 def test_tokens_are_counted_exactly(law, sent_as, sent, counted, expected):
-    usage = law.removeprefix("server_")  # what is not asked about is counted as it should be
+    usage = law.removeprefix("server_")  # counts that the finding does not bound are correct
     observation = seen(metrics={usage: sent, law: counted}, **{sent_as: sent})
     assert word(factories.finding(**SERVED), observation) == expected
 
@@ -246,7 +246,7 @@ def test_a_repeated_prompt_must_come_from_the_cache(share, bounds, expected):
         (0.004, 1_000, 0.025, "holds"),  # vLLM 0.32 on a CPU, as are the next two
         (0.0607, 60_000, 6.80, "holds"),
         (0.1004, 65_530, 5.65, "holds"),
-        (0.125, 1_000, 0.02, "holds"),  # the same with other work on its two cores
+        (0.125, 1_000, 0.02, "holds"),  # the same with other load on its two cores
         (0.3, 1_000, 0.3, "broken"),
         (0.3, 1_000, 4.0, "holds"),
         (30.0, 10_000_000, 60.0, "holds"),
@@ -283,8 +283,8 @@ def test_a_line_says_what_was_wanted(content, wanted):
 
 
 def test_the_reason_quotes_the_server_in_one_short_line():
-    said = "first line\n" + "x" * 500
-    verdict = judge(factories.finding(), seen("dies", said=said))
+    message = "first line\n" + "x" * 500
+    verdict = judge(factories.finding(), seen("dies", said=message))
     assert verdict.why.startswith('outcome: dies, wanted serves ("first line xxx')
     assert verdict.why.endswith('...")')
     assert len(verdict.why) < 220
@@ -352,7 +352,7 @@ CHANGED = [
 
 @pytest.mark.parametrize(("observation", "change"), CHANGED)
 def test_a_documented_failure_that_changed_says_which_way(observation, change):
-    """A clean start, a timeout and another cause are three things, and each asks for something else to be done."""
+    """A clean start, a timeout and another cause are three different results, and each needs another action."""
     expect = {"outcome": "runs out of memory", "signature": "oom"}
     verdict = judge(factories.finding(question="boot-fails", expect=expect), observation)
     assert verdict.word == "broken"
@@ -370,10 +370,10 @@ def test_what_was_to_be_served_and_failed_is_no_documented_failure():
 
 
 @pytest.mark.parametrize(
-    ("busy", "ttft_s", "said"),
+    ("busy", "ttft_s", "message"),
     [(0.47, 107.5, True), (0.95, 61.5, False), (0.75, 61.5, False), (0.47, 9.9, False), (None, 61.5, False)],
 )
-def test_devices_that_waited_are_spoken_of_whatever_the_word(busy, ttft_s, said):
+def test_devices_that_waited_are_spoken_of_whatever_the_word(busy, ttft_s, message):
     observation = seen(metrics={"ttft_s": ttft_s, "device_busy_share": busy})
     verdict = judge(factories.finding(), observation, remark="and more")
-    assert (verdict.word, "only 47% of the time" in verdict.why, "and more" in verdict.why) == ("holds", said, True)
+    assert (verdict.word, "only 47% of the time" in verdict.why, "and more" in verdict.why) == ("holds", message, True)

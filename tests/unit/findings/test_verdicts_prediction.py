@@ -1,4 +1,4 @@
-"""Prediction, finding and observation of one boot: two that agree stand against the third."""
+"""Prediction, finding and observation of one boot: two that agree outweigh the third."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,14 +38,14 @@ def test_where_all_three_agree_nothing_is_said(size_gib):
     assert (verdict.word, verdict.why) == ("holds", "")
 
 
-@pytest.mark.parametrize(("foreseen_gib", "said"), [(0.0148, False), (0.0162, True)])
-def test_a_size_that_was_logged_to_hundredths_is_compared_as_such(foreseen_gib, said):
+@pytest.mark.parametrize(("foreseen_gib", "message"), [(0.0148, False), (0.0162, True)])
+def test_a_size_that_was_logged_to_hundredths_is_compared_as_such(foreseen_gib, message):
     predicted = replace(FAILS, failing_bytes=foreseen_gib * GiB)
-    assert bool(remark(FINDING, predicted, died(0.01))) is said
+    assert bool(remark(FINDING, predicted, died(0.01))) is message
 
 
 @pytest.mark.parametrize(
-    ("predicted", "seen", "word", "said"),
+    ("predicted", "seen", "word", "message"),
     [
         (
             FAILS,
@@ -94,10 +94,10 @@ def test_a_size_that_was_logged_to_hundredths_is_compared_as_such(foreseen_gib, 
         ),
     ],
 )
-def test_where_two_agree_the_third_is_named(predicted, seen, word, said):
+def test_where_two_agree_the_third_is_named(predicted, seen, word, message):
     verdict = judge(FINDING, seen, remark=remark(FINDING, predicted, seen))
     assert verdict.word == word
-    assert said in verdict.why
+    assert message in verdict.why
 
 
 @pytest.mark.parametrize("seen_gib", [2.39, 2.50, 2.53, 2.54])
@@ -130,7 +130,7 @@ def shipped(name: str) -> Prediction | None:
 
 
 def test_a_host_too_small_for_the_tables_of_its_workers_is_foreseen_with_its_cure():
-    """The boot of 2026-11-20: eight workers on a host of 560 GiB, ended by its kernel."""
+    """The boot of 2026-11-20: eight workers on a host with 560 GiB, killed by the kernel."""
     found = shipped("scout-vllm-10m-random-fp8")
     assert found is not None
     assert (found.outcome, str(found.culprit)) == ("dies", "tables of 8 workers 823.97 GiB of host memory")
@@ -166,22 +166,22 @@ def test_a_failure_for_want_of_host_memory_is_only_spoken_of_where_the_host_is_s
 
 
 def test_the_report_says_of_a_documented_failure_that_it_was_predicted_otherwise():
-    said = remark(FINDING, FITS, died())
+    message = remark(FINDING, FITS, died())
     boot = factories.booted(outcome="runs out of memory", signature="gpu-out-of-memory")
-    row = {**factories.verdict(word="holds"), "why": said}
+    row = {**factories.verdict(word="holds"), "why": message}
     (shown,) = failures(factories.results(row, boots=[boot]))
     assert shown["word"] == "holds"
-    assert shown["cause"] == f"the boot runs out of memory (gpu-out-of-memory), as documented; {said}"
+    assert shown["cause"] == f"the boot runs out of memory (gpu-out-of-memory), as documented; {message}"
 
 
 def test_the_report_says_of_a_boot_that_came_up_that_it_was_predicted_otherwise():
     finding = factories.finding()
-    said = remark(finding, FAILS, Observation("serves"))
-    assert said.endswith(
+    message = remark(finding, FAILS, Observation("serves"))
+    assert message.endswith(
         "but it started as documented: the prediction is wrong, or this machine differs from the one it assumes"
     )
-    row = {**factories.verdict(word="holds"), "why": said}
-    assert [one["cause"] for one in failures(factories.results(row, boots=[factories.booted()]))] == [said]
+    row = {**factories.verdict(word="holds"), "why": message}
+    assert [one["cause"] for one in failures(factories.results(row, boots=[factories.booted()]))] == [message]
     assert not list(failures(factories.results(factories.verdict(word="holds"), boots=[factories.booted()])))
 
 

@@ -97,13 +97,13 @@ def test_no_gpu_is_asked_for_on_a_cpu_and_no_port_on_the_hosts_network():
 )
 def test_what_the_engine_is_asked_for(changes, request_):
     types = pytest.importorskip("docker.types")
-    told = planned(**changes).keywords(types)
-    assert told["device_requests"] == [request_]
-    assert told["ports"] == {"8123/tcp": ("127.0.0.1", 8123)}
+    reported = planned(**changes).keywords(types)
+    assert reported["device_requests"] == [request_]
+    assert reported["ports"] == {"8123/tcp": ("127.0.0.1", 8123)}
 
 
 def test_amd_needs_its_devices_its_group_and_the_hosts_ipc(monkeypatch, tmp_path):
-    """The device files of another maker are not on the machines that run this."""
+    """The machines that run this test have no device files of this vendor."""
     (row,) = (row for row in container.ACCESS if "MI300X" in row.kinds)
     assert row.devices == ("/dev/kfd", "/dev/dri")
     assert (row.groups, row.ipc) == (("video",), "host")
@@ -114,9 +114,9 @@ def test_amd_needs_its_devices_its_group_and_the_hosts_ipc(monkeypatch, tmp_path
     assert run.gpus == 0
     assert "--ipc host" in run.line()
     assert "--shm-size" not in run.line()
-    told = run.keywords(None)
-    assert told["shm_size"] is None
-    assert told["devices"] == ["/dev/null:/dev/null:rwm", "/dev/zero:/dev/zero:rwm"]
+    reported = run.keywords(None)
+    assert reported["shm_size"] is None
+    assert reported["devices"] == ["/dev/null:/dev/null:rwm", "/dev/zero:/dev/zero:rwm"]
 
 
 def test_a_deployment_without_an_image_is_said():
@@ -170,9 +170,9 @@ def test_a_process_that_lives_is_not_dead():
     ("part", "other", "dead"),
     [
         (0, "another-boot", True),
-        (1, "pid:[1]", False),  # it cannot be seen from here
+        (1, "pid:[1]", False),  # it is not visible from this host
         (2, str(2**22 + 1), True),
-        (3, "1", True),  # the number was given to another process
+        (3, "1", True),  # the process id was reused by another process
     ],
 )
 def test_who_is_dead(part, other, dead):
@@ -195,7 +195,7 @@ def test_the_reaper_needs_nothing_but_the_standard_library():
     try:
         assert done.wait(1) is None
     except subprocess.TimeoutExpired:
-        pass  # it keeps asking for the engine
+        pass  # it retries the connection to the engine
     finally:
         done.kill()
         assert done.communicate()[1] == b""

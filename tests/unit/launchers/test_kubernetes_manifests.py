@@ -36,13 +36,13 @@ def rendered(owner=None, backend=Vllm, model="meta-llama/Llama", **changes):
 
 
 def engine(*arguments, **changes):
-    """The one container, and its Pod's specification."""
+    """Return the only container, and the specification of its Pod."""
     spec = rendered(*arguments, **changes)[0]["spec"]
     return spec["containers"][0], spec
 
 
 def shipped():
-    """Every shipped deployment with its backend, as if each had an image."""
+    """Return every shipped deployment with its backend, each with an image."""
     for each in deployment.load_all((paths.suites() / "deployments",)).values():
         backend: Backend = load(BACKENDS[each.backend])()
         yield backend, each if each.image else each.model_copy(update={"image": "engine/server:1"})
@@ -50,12 +50,12 @@ def shipped():
 
 def of_shipped(owner=None):
     for backend, each in shipped():
-        told = each.model.id or f"/models/{each.model.name}"
-        yield backend, each, manifests.render(backend, each, told, owner)
+        reported = each.model.id or f"/models/{each.model.name}"
+        yield backend, each, manifests.render(backend, each, reported, owner)
 
 
 def as_pods(manifest):
-    """What is a Pod in *manifest*, for schemas that know no LeaderWorkerSet."""
+    """Return the Pods in *manifest*, for schemas without LeaderWorkerSet."""
     if manifest["kind"] != "LeaderWorkerSet":
         return [manifest]
     held = manifest["spec"]["leaderWorkerTemplate"]
@@ -96,8 +96,8 @@ def test_what_is_shipped_has_none_of_the_documented_mistakes():
     for backend, each, objects in of_shipped():
         for made in as_pods(objects[0]):
             start = of_pod(json.dumps(made), each.timeouts.usual_boot_s)
-            said = [name for name, _ in lint.lint(replace(start, engine=backend.package, version=each.version))]
-            assert said == factories.MISTAKEN.get(each.name, []), each.name
+            message = [name for name, _ in lint.lint(replace(start, engine=backend.package, version=each.version))]
+            assert message == factories.MISTAKEN.get(each.name, []), each.name
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,15 @@ def test_hardware_becomes_devices_of_nodes(hardware, nodes, resource):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"image": None}, "names no container image"),
         ({"hardware": "9xH200"}, "cannot share evenly"),
         ({"hardware": "16xH200"}, "spreads itself by Ray"),
     ],
 )
-def test_what_cannot_be_rendered_is_said(changes, said):
-    with pytest.raises(LaunchError, match=said):
+def test_what_cannot_be_rendered_is_said(changes, message):
+    with pytest.raises(LaunchError, match=message):
         rendered(**changes)
     with pytest.raises(LaunchError, match="host_flag"):
         rendered(backend=OpenAI)
@@ -256,7 +256,7 @@ def test_no_probe_gives_up_before_the_boot_and_the_longest_prompt_are_over(boot_
 
 
 def kubelet(text, env):
-    """``$(NAME)`` as the kubelet reads it: ``$$`` is one ``$``, and a name it does not know stays as it is."""
+    """Expand ``$(NAME)`` like the kubelet: ``$$`` is one ``$``, and an unknown name is kept."""
     return re.sub(r"\$(\$|\((\w+)\))", lambda found: "$" if found[1] == "$" else env.get(found[2], found[0]), text)
 
 

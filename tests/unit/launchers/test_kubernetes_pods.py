@@ -1,4 +1,4 @@
-"""States of Pods as kubelets and schedulers write them, and what they are told to a person as."""
+"""States of Pods as written by kubelets and schedulers, and their explanation to the user."""
 
 import json
 import subprocess
@@ -39,10 +39,10 @@ def over(code, reason="Error"):
 
 
 @pytest.mark.parametrize(
-    ("one", "events", "waited_s", "said"),
+    ("one", "events", "waited_s", "message"),
     [
         (pod(waiting("ImagePullBackOff", "Back-off pulling image")), [], 1, "ImagePullBackOff: Back-off pulling image"),
-        (pod(waiting("ErrImagePull", "not found")), [], 1, ""),  # it is tried again
+        (pod(waiting("ErrImagePull", "not found")), [], 1, ""),  # the kubelet retries
         (pod(waiting("InvalidImageName")), [event("Failed", "couldn't parse")], 1, "InvalidImageName: couldn't parse"),
         (
             pod(waiting("CreateContainerConfigError", 'secret "k" not found')),
@@ -88,11 +88,11 @@ def over(code, reason="Error"):
         (pod(over(1), "Failed"), [], 1, ""),
     ],
 )
-def test_trouble_that_no_engine_is_to_blame_for(one, events, waited_s, said):
+def test_trouble_that_no_engine_is_to_blame_for(one, events, waited_s, message):
     seen = look([one], events, waited_s)
-    assert seen.trouble.startswith(said)
-    assert bool(seen.trouble) is bool(said)
-    assert bool(seen.remedy) is bool(said)
+    assert seen.trouble.startswith(message)
+    assert bool(seen.trouble) is bool(message)
+    assert bool(seen.remedy) is bool(message)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_how_the_engine_ended(state, code, oom):
 
 
 def test_a_container_that_was_started_again_has_ended():
-    """Where a controller made the Pod, the kubelet starts it anew."""
+    """If a controller owns the Pod, the kubelet restarts the container."""
     seen = look([pod({"running": {}}, box={"lastState": over(137, "OOMKilled")})], [], 1)
     assert (seen.exit_code, seen.oom_killed) == (137, True)
 

@@ -201,8 +201,8 @@ def shipped():
 @pytest.mark.parametrize("one", shipped(), ids=lambda one: one.name)
 def test_what_is_shipped_is_sound(one):
     backend: Backend = load(BACKENDS[one.backend])()
-    said = [name for name, _ in launchers_lint.lint(of_deployment(one, backend.package))]
-    assert said == factories.MISTAKEN.get(one.name, [])
+    message = [name for name, _ in launchers_lint.lint(of_deployment(one, backend.package))]
+    assert message == factories.MISTAKEN.get(one.name, [])
 
 
 def test_a_start_without_a_command_is_no_trouble():
@@ -232,7 +232,7 @@ def test_a_linted_finding_needs_a_start():
 
 
 def test_every_documented_mistake_is_a_published_start_that_is_flagged():
-    """Not in the documents as a start: what asks a person, a flag that is gone, and what nobody had measured."""
+    """Documented mistakes without a published start: an interactive prompt, a removed flag, and an unmeasured case."""
     linted = [each for each in load_all((paths.suites() / "findings",)).values() if each.question == "linted"]
     assert {each.expect.signature for each in linted} == set(launchers_lint.names()) - {
         "needs-a-person",

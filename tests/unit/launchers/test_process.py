@@ -1,4 +1,4 @@
-"""Somebody else listens where a server was to: trouble with the machine, of which no finding is to blame."""
+"""Another process listens on the server's port: an environment problem; no finding is judged."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from tests.unit import factories
 
 
 def test_a_port_that_was_taken_meanwhile_judges_nothing(tmp_path):
-    """The launcher had found it free: between its look and the server's, somebody was quicker."""
+    """The port was free when the launcher checked it. Another process took it before the server started."""
     one = factories.deployment(backend="miniature", max_model_len=4096, flags={"fault": "honest"})
     launch = Launch(Miniature(), one, "m", tmp_path)
     with socket.socket() as other:

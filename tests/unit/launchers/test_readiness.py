@@ -1,4 +1,4 @@
-"""What ends the wait for a server, and how soon: by a clock that only the waiting moves."""
+"""End of the wait for a server, and its time, by a clock that only the wait advances."""
 
 import time as real_time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ HARMLESS = [*BENIGN, *((name, each.example) for name in ENGINES for each in load
 
 
 class Booting(processes.Candidate):
-    """A server that comes up for ever, and says *line* after five seconds, again and again."""
+    """A server that never becomes ready, and logs *line* repeatedly from five seconds on."""
 
     def __init__(self, line: str, clock: SimpleNamespace) -> None:
         self.started_s, self.log, self.again, self.secrets, self.ours = 0.0, None, "", (), True
@@ -44,7 +44,7 @@ def failed(
     kind: type["Booting"] = Booting,
     **timeouts: float,
 ) -> tuple[float, Exception]:
-    """When the wait for a server of engine *name* that says *line* was over, and with what."""
+    """Return when the wait for a server of engine *name* that logs *line* ended, and with which error."""
     clock = SimpleNamespace(now_s=0.0)
     monkeypatch.setattr(
         readiness,
@@ -55,7 +55,7 @@ def failed(
     )
     backend: Backend = load(BACKENDS[name])()
     launch = Launch(backend, factories.deployment(timeouts=timeouts), "m", folder)
-    nobody = Knock(launch.server_at("http://127.0.0.1:1", "process"))  # whom nobody sends to knock
+    nobody = Knock(launch.server_at("http://127.0.0.1:1", "process"))  # without health requests
     with pytest.raises((LaunchError, BootError)) as raised:
         readiness._Wait(kind(line, clock), launch, nobody, BOOT_S).until_ready()
     return clock.now_s, raised.value
@@ -78,7 +78,7 @@ def test_a_line_that_only_looks_fatal_ends_no_wait(name, line, tmp_path, monkeyp
 
 
 class Loading(Booting):
-    """A server that says every few seconds how far it has come, until *stops_s*."""
+    """A server that logs its loading progress every few seconds until *stops_s*."""
 
     stops_s = 1e9
 

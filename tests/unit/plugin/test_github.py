@@ -12,8 +12,8 @@ BROKEN = Entry("TT-0001", "broken", why="ttft_s: 9 s, wanted <= 3 s", server={"d
 
 
 def test_a_broken_finding_is_an_error_of_its_test():
-    said = github.annotation(BROKEN, Path("suites/a,b:c.py"), 7, failed=True)
-    assert said == "::error file=suites/a%2Cb%3Ac.py,line=7,title=TT-0001 broken on tiny::ttft_s: 9 s, wanted <= 3 s"
+    message = github.annotation(BROKEN, Path("suites/a,b:c.py"), 7, failed=True)
+    assert message == "::error file=suites/a%2Cb%3Ac.py,line=7,title=TT-0001 broken on tiny::ttft_s: 9 s, wanted <= 3 s"
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ def test_a_broken_finding_is_an_error_of_its_test():
     [("unmeasured", False, "::warning "), ("unmeasured", True, "::error "), ("broken", True, "::error ")],
 )
 def test_missing_evidence_is_a_warning_unless_it_fails_its_test(word, failed, level):
-    said = github.annotation(Entry("TT-0001", word, title="a title"), None, None, failed=failed)
-    assert said == f"{level}title=TT-0001 {word}::a title"
+    message = github.annotation(Entry("TT-0001", word, title="a title"), None, None, failed=failed)
+    assert message == f"{level}title=TT-0001 {word}::a title"
 
 
 @pytest.mark.parametrize("word", ["holds", "known", "out of scope"])
@@ -32,11 +32,13 @@ def test_what_is_as_it_should_be_is_no_annotation(word):
 
 @given(st.text(), st.text())
 def test_an_annotation_is_one_line_whatever_is_in_it(why, name):
-    said = github.annotation(Entry("TT-0001", "broken", why=why, server={"deployment": name}), None, None, failed=True)
-    assert said is not None
-    assert "\n" not in said
-    assert "\r" not in said
-    assert said.count("::") >= 2
+    message = github.annotation(
+        Entry("TT-0001", "broken", why=why, server={"deployment": name}), None, None, failed=True
+    )
+    assert message is not None
+    assert "\n" not in message
+    assert "\r" not in message
+    assert message.count("::") >= 2
 
 
 @given(st.lists(st.builds(Entry, finding=st.just("TT-0001"), verdict=st.sampled_from(WORST_FIRST), why=st.text())))

@@ -1,4 +1,4 @@
-"""What a selection asks of the machine before anything runs."""
+"""Requirements of a selection on the machine, checked before the run."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +9,7 @@ from pytest_longctx.plugin.selection import check_writable
 
 
 def test_workers_that_look_at_the_same_time_do_not_disturb_each_other(tmp_path):
-    """One worker's folder, taken away by another, was an error of the second, which xdist then replaced."""
+    """One worker removed the folder of another, which failed and was replaced by xdist."""
     with ThreadPoolExecutor(8) as workers:
         list(workers.map(check_writable, [tmp_path / "kept" / "results"] * 2000))
     assert list(tmp_path.iterdir()) == []

@@ -70,7 +70,7 @@ def test_time_is_boots_and_tests_of_a_deployment():
 
 
 def part(shard, *verdicts, split="aa", **header):
-    """A part of a run."""
+    """Return one part of a run."""
     run = factories.results(*verdicts, boots=[factories.booted()])
     run.header.update(header)
     run.footer["shard"] = {"shard": shard, "split": split, "whole_judges": True}
@@ -97,11 +97,11 @@ def test_merged_shards_read_like_one_run(tmp_path):
     ("parts", "complaint"),
     [
         ((part("1/3"), part("3/3")), "shards are missing: 2/3"),
-        ((part("1/2"), part("2/2", split="bb")), "were not split alike"),
+        ((part("1/2"), part("2/2", split="bb")), "come from different splits"),
         ((part("1/2"), part("2/2", hardware="8xH200")), "hardware differs: 'cpu' and '8xH200'"),
         ((part("1/2"), part("2/2", conditions={"longctx": "9"})), "conditions differs"),
         ((part("1/2", factories.verdict()), part("2/2", factories.verdict())), "both hold TT-0001"),
-        ((part("1/1"), factories.results()), "no shard: 1"),
+        ((part("1/1"), factories.results()), "these files are no shards: 1"),
     ],
 )
 def test_what_is_no_whole_is_refused(parts, complaint):

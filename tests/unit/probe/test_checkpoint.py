@@ -31,7 +31,7 @@ def made(request, tmp_path_factory):
 
 
 def test_the_weights_never_change_between_versions(made):
-    """A change here is another model, and results of before do not speak of it."""
+    """A change here makes another model, and earlier results would not apply to it."""
     folder, _, _, name = made
     digest = hashlib.sha256()
     for tensor, values in sorted(load_file(folder / "model.safetensors").items()):
@@ -101,8 +101,8 @@ def test_filler_has_neither_key_nor_value_and_every_filler_is_its_own():
     projections = weights.attention(LLAMA4)
     assert not any((filler @ projections[name].T).any() for name in "qkv")
     some = slice(0, None, 97)
-    said = np.argmax(filler[some] @ weights.output().T, axis=1)
-    assert np.array_equal(said, np.arange(codes.FILLER, codes.VOCABULARY)[some])
+    message = np.argmax(filler[some] @ weights.output().T, axis=1)
+    assert np.array_equal(message, np.arange(codes.FILLER, codes.VOCABULARY)[some])
 
 
 def test_only_the_last_layer_says_anything():

@@ -38,8 +38,8 @@ def test_every_id_has_a_word_of_its_own():
 @given(st.lists(ANSWERS, max_size=80), st.sampled_from(["", " ", "\n "]))
 def test_what_is_said_is_read_back_with_and_without_spaces(answers, between):
     text = between.join(codes.words()[i] for i, _ in answers)
-    assert codes.read(text) == tuple(said for _, said in answers)
-    assert codes.read_ids(i for i, _ in answers) == tuple(said for _, said in answers)
+    assert codes.read(text) == tuple(message for _, message in answers)
+    assert codes.read_ids(i for i, _ in answers) == tuple(message for _, message in answers)
 
 
 @given(st.integers(0, VOCABULARY - 1))

@@ -76,7 +76,7 @@ def test_a_value_for_a_key_that_was_not_planted_is_not_sound():
     graded = grading.ids(asked, [*asked.answer[:5], codes.answer(5, 9)])
     assert graded.denied is False
     assert not graded.sound
-    assert "not planted" in str(graded)
+    assert "a key without a needle" in str(graded)
 
 
 def test_words_beyond_the_answer_do_not_count():

@@ -1,4 +1,4 @@
-"""The model in numpy: right where its cache is sound, and wrong where it is damaged, at the right depth."""
+"""The model in numpy: correct with an intact cache, and wrong at the right depth with a damaged one."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ ATTENTION = {family.architecture: weights.attention(family) for family in (LLAMA
 
 
 def attended(family, gain, key, tokens, kv):
-    """The weight of the needle of *key* among all 64 needles and filler, by brute force from the projections."""
+    """Return the weight of the needle of *key* among all 64 needles and filler, computed directly from the projections."""
     projections, table = ATTENTION[family.architecture], TABLE
     query = gain * (projections["q"] @ table[codes.ASK + key])[: family.head_dim]
     needles = [codes.needle(each, 63 - each) for each in range(codes.KEYS)]
@@ -103,7 +103,7 @@ def test_a_number_beyond_the_range_of_a_format_is_its_largest(kv):
 
 @pytest.mark.parametrize(("kv", "limit"), [("fp8_e4m3", 448), ("fp8_e4m3fnuz", 240), ("fp8_e5m2", 57_344)])
 def test_the_range_of_an_fp8_cache_ends_where_its_format_does(kv, limit):
-    """MI300 calls the second what everybody else calls the first."""
+    """On MI300, fp8_e4m3 has the range of fp8_e4m3fnuz."""
     assert weights.finite_limit(kv) == limit
     assert weights.stored(np.array([limit, 2.0 * limit, -9.0 * limit], np.float32), kv).tolist() == [
         limit,
@@ -115,7 +115,7 @@ def test_the_range_of_an_fp8_cache_ends_where_its_format_does(kv, limit):
 @FAMILIES
 @pytest.mark.parametrize("kv", ["fp8_e4m3", "fp8_e4m3fnuz", "fp8_e5m2"])
 def test_queries_in_fp8_do_not_hide_what_an_fp8_cache_keeps(family, kv):
-    """Some attention backends quantise queries too. Beyond what the cache keeps an ask may be cut off: nothing is left to see."""
+    """Some attention backends quantise queries too. Saturation of an ask beyond the precision of the cache has no effect."""
     kept = weights.mantissa_bits(kv)
     assert weights.largest_ask(family, kept) < weights.finite_limit(kv)
     asked = ATTENTION[family.architecture]["q"] @ TABLE[codes.ASK_RUNG + kept - 1]

@@ -26,7 +26,7 @@ EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 @pytest.fixture
 def reader(tmp_path):
-    """A reader of a family's tokenizer from its file, with a shelf of its own."""
+    """Return a reader with a family's tokenizer from a file and a separate cache."""
 
     def make(family):
         path = tmp_path / f"{family}.json"
@@ -123,7 +123,7 @@ def test_an_answer_is_right_when_the_code_stands_alone(answer, right):
 
 
 def test_a_prompt_that_cannot_be_told_from_another_is_refused(tmp_path):
-    """A tokenizer that knows no English makes the same ids of every text."""
+    """A tokenizer without English maps every text to the same ids."""
     path = tmp_path / "tokenizer.json"
     tokenizers.vocabulary("word_level").rust.save(str(path))
     with pytest.raises(PromptError, match=r"does not know .*\n.*corpus.Words"):
@@ -163,9 +163,9 @@ def test_users_share_the_document_and_nothing_else(document, question, count, se
 
 def test_more_than_the_longest_prompt_is_refused_before_anything_is_made():
     make = PromptFactory(0, "k", ORDINARY)
-    with pytest.raises(PromptError, match="1,000,000,010 tokens would come"):
+    with pytest.raises(PromptError, match="1,000,000,010 tokens would result"):
         next(token_ids.users(make, 1_000_000_000, 10, 2))
-    with pytest.raises(PromptError, match="would come"):
+    with pytest.raises(PromptError, match="would result"):
         next(token_ids.turns(make, 10, 10**9, 10, 2))
 
 
@@ -190,11 +190,11 @@ def test_the_shortest_phrase_is_named():
 
 
 def build_slowly(folder, marks, start):
-    """A worker that wants an entry when the others do; it leaves a mark where it had to build it."""
+    """Request an entry in a worker at the same time as others; leaves a mark if this worker builds it."""
 
     def build():
         (marks / str(multiprocessing.current_process().pid)).touch()
-        time.sleep(0.3)  # long enough for the others to begin, were they not made to wait
+        time.sleep(0.3)  # long enough for the others to start building if they did not wait
         return np.arange(200, dtype=np.uint8)
 
     start.wait(60)

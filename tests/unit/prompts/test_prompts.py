@@ -21,7 +21,7 @@ def ids_of(prompt: Prompt) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
-    """Pieces of seven ids, so that short prompts have borders between pieces too."""
+    """Use pieces of seven ids, so that short prompts contain borders between pieces too."""
     monkeypatch.setattr(token_ids, "_CHUNK_TOKENS", 7)
 
 
@@ -61,7 +61,7 @@ def test_another_seed_or_key_differs_in_its_first_block(origins):
 
 
 def test_the_ids_of_a_seed_never_change_between_versions():
-    """Results name a seed so that a prompt can be made again, years later."""
+    """Results contain a seed so that a prompt can be rebuilt years later."""
     assert ids_of(PromptFactory(7, "a/LC-0001", ORDINARY)(4)) == PINNED
 
 

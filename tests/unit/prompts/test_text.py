@@ -22,14 +22,14 @@ OPENING = "480913225871. "
 
 
 def whole_count(family, text, *, special=True):
-    """As a server counts: one encoding of the whole, by a tokenizer that nothing else has touched."""
+    """Count like a server: one encoding of the whole text by a fresh tokenizer."""
     fresh = Tokenizer.from_str(tokenizers.vocabulary(family).rust.to_str())
     return len(fresh.encode(text, add_special_tokens=special).ids)
 
 
 @pytest.fixture(scope="module")
 def only_pairs():
-    """A tokenizer to which every character is two tokens."""
+    """Return a tokenizer with two tokens for every character."""
     alphabet = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     tokenizer.normalizer = normalizers.Replace(Regex("."), "é")
@@ -48,7 +48,7 @@ def test_a_text_encodes_to_exactly_what_was_asked(family, tokens, number):
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("tokens", [16, 4099, 60_001])
 def test_a_long_text_is_exact_too(family, tokens):
-    """More than one piece, encoded by a fresh tokenizer in one go."""
+    """The text has more than one piece and is encoded at once by a fresh tokenizer."""
     text = exact_text(tokenizers.vocabulary(family), Sentences(), tokens, opening=OPENING)
     assert whole_count(family, text) == tokens
 
@@ -77,7 +77,7 @@ def test_the_borders_of_pieces_change_no_id_of_odd_text(family, text):
 
 
 def test_a_text_without_a_border_stays_whole():
-    """One word of 2000 letters, all one token of a tokenizer that drops what it does not know."""
+    """One word of 2000 letters is a single token of a tokenizer that drops unknown characters."""
     read = tokenizers.vocabulary("word_piece")
     (found,) = prompt_text.encoded(read, ["x" * 2000], 10**9, piece_chars=300)
     assert len(found.text) == 2000
@@ -97,7 +97,7 @@ def test_a_length_that_cannot_be_is_refused_with_the_nearest(only_pairs):
 
 
 def test_a_length_below_the_frame_is_refused_with_the_nearest():
-    with pytest.raises(PromptError, match="2 tokens was asked for; the nearest is about 3"):
+    with pytest.raises(PromptError, match="2 tokens was requested; the nearest is about 3"):
         exact_text(tokenizers.vocabulary("word_piece"), Sentences(), 2)
 
 
@@ -112,7 +112,7 @@ def test_a_text_that_is_too_short_is_refused_with_its_length(tmp_path):
 
 
 def test_a_text_with_more_characters_than_vllm_takes_is_refused(tmp_path):
-    """Spaces that the tokenizer drops cost no token, and vLLM counts characters before it counts tokens."""
+    """Spaces that the tokenizer drops add no token, but vLLM checks the number of characters first."""
     path = tmp_path / "airy.txt"
     path.write_text(("the" + " " * 200) * 5000, encoding="utf-8")
     read = tokenizers.vocabulary("word_piece")
@@ -126,10 +126,10 @@ def test_a_text_with_more_characters_than_vllm_takes_is_refused(tmp_path):
 
 
 def test_a_text_whose_borders_mattered_is_caught_by_the_proof(monkeypatch):
-    """Were a piece counted wrongly, the encoding of the whole would tell."""
+    """If a piece were counted wrongly, the encoding of the whole text would reveal it."""
     monkeypatch.setattr(prompt_text, "border", lambda _read, _text, start: (start, 0))
     monkeypatch.setattr(prompt_text.encoded, "__kwdefaults__", {"piece_chars": 97, "skip": 0})
-    with pytest.raises(PromptError, match=r"3,000 tokens was asked for; encoded as a whole it is [\d,]+"):
+    with pytest.raises(PromptError, match=r"3,000 tokens was requested; the nearest text found encodes to [\d,]+"):
         exact_text(tokenizers.vocabulary("byte_level"), Sentences(), 3000)
 
 
@@ -187,8 +187,8 @@ def test_the_sentences_are_the_same_anywhere_and_do_not_repeat():
     assert one == "".join(islice(corpus.endless(4), 3))
     assert one != "".join(islice(corpus.endless(5), 3))
     assert one.startswith(next(corpus.endless(4)))
-    said = one.split(". ")
-    assert len(set(said)) == len(said)
+    message = one.split(". ")
+    assert len(set(message)) == len(message)
     assert not any(letter.isdigit() for letter in one)
 
 
@@ -232,14 +232,14 @@ def test_what_a_tokenizer_puts_in_front_is_known():
 
 def test_a_tokenizer_is_read_from_a_folder_or_refused(tmp_path):
     # A folder without tokenizer.json is left to transformers, which may not be installed.
-    with pytest.raises(PromptError, match=r"tokenizer of .* cannot be had|need the package transformers"):
+    with pytest.raises(PromptError, match=r"tokenizer of .* cannot be loaded|need the package transformers"):
         prompts_tokenizer.load(str(tmp_path))
     for name in ("tokenizer.json", "copy.json"):
         tokenizers.vocabulary("unigram").rust.save(str(tmp_path / name))
     same = prompts_tokenizer.load(str(tmp_path)).digest == prompts_tokenizer.load(str(tmp_path / "copy.json")).digest
     assert same
     (tmp_path / "broken.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(PromptError, match="cannot be had"):
+    with pytest.raises(PromptError, match="cannot be loaded"):
         prompts_tokenizer.load(str(tmp_path / "broken.json"))
 
 

@@ -13,7 +13,7 @@ REAL = Path(__file__).parents[3] / "docs/results/vllm-0.32.0-cpu/results.jsonl"
 
 
 def words(before, after):
-    """What became of each figure."""
+    """Return the result for each figure."""
     return {(change.case.finding, change.measure): change.word for change in compare(before, after)}
 
 
@@ -147,7 +147,7 @@ def test_a_gate_that_would_compare_nothing_is_refused():
     run = results(verdict(ttft_s=1.0))
     with pytest.raises(UsageError, match="the baseline holds no tpot_s"):
         Gate.of(run, "tpot_s:1%")
-    with pytest.raises(UsageError, match="no finding in common"):
+    with pytest.raises(UsageError, match="no comparable finding in common"):
         Gate.of(run, "ttft_s:1%").missed(results(verdict("TT-0002", ttft_s=1.0)))
 
 

@@ -1,4 +1,4 @@
-"""Two backends side by side: on equal terms, or not at all."""
+"""Comparison of two backends: on equal terms, or not at all."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ MEASURED = {"ttft_s": 1.0, "prompt_tokens": 1000.0, "completion_tokens": 4.0, "c
 
 
 def run(backend: str, *findings: str, measured: Any = None, **server: Any) -> Results:
-    """A run of *backend* on a deployment that is called like it."""
+    """Return a run of *backend* on a deployment with the same name."""
     rows = []
     for finding in findings or ("TT-0001",):
         row = factories.verdict(finding, "tiny", "holds", **{**MEASURED, **(measured or {})})
@@ -93,7 +93,7 @@ def test_a_finding_on_two_deployments_has_no_counterpart():
 
 
 def test_nothing_in_common_is_no_comparison():
-    with pytest.raises(UsageError, match="vllm and sglang have judged no finding in common"):
+    with pytest.raises(UsageError, match="vllm and sglang have no judged finding in common"):
         on_equal_terms(run("vllm", "TT-0001"), run("sglang", "TT-0002"))
 
 

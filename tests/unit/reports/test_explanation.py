@@ -1,4 +1,4 @@
-"""What is shown of a verdict that fails its test, and of a request that was not served."""
+"""Output for a verdict that fails its test, and for a request that was not served."""
 
 import datetime as dt
 
@@ -17,13 +17,13 @@ REFUSED = {"ending": "refused", "arrivals_s": (), "usage": Usage(), "refusal": R
 
 
 def rows(text):
-    """The rows of *text* by their words; a word that comes twice has a list."""
+    """Return the rows of *text* by label; a repeated label has a list."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines()[1:]:
         assert line.startswith("  ")
         assert line[2] != " "
         found.setdefault(line[2:11].strip(), []).append(line[11:])
-    return {word: said[0] if len(said) == 1 else said for word, said in found.items()}
+    return {word: message[0] if len(message) == 1 else message for word, message in found.items()}
 
 
 def judged(exchange, **finding):
@@ -38,9 +38,9 @@ def test_a_missed_bound_is_told_whole():
         "asked": "a prompt of 100 tokens and 4 answer tokens, of tiny",
         "seen": "ttft_s 2 s",
         "allowed": "ttft_s >= 0.9 s and <= 1.1 s (documented 1 s), because three runs differed by so much",
-        "checked": "as it should be: outcome serves, prompt_tokens 100 tokens, completion_tokens 4 tokens, cached_share 0",
-        "do": "run it again where nothing else runs, and `longctx compare` it with an earlier run; "
-        "if that is how it is meant to be now, change [bounds.ttft_s] in findings/TT-0001*.toml",
+        "checked": "within bounds: outcome serves, prompt_tokens 100 tokens, completion_tokens 4 tokens, cached_share 0",
+        "do": "repeat the run on an idle machine and compare it with an earlier run (`longctx compare`); "
+        "if the new behaviour is intended, change [bounds.ttft_s] in findings/TT-0001*.toml",
         "again": "pytest x.py --backend=vllm",
     }
 
@@ -49,34 +49,34 @@ def test_a_refusal_has_the_servers_words_and_what_is_known_of_them():
     seen = factories.exchange(**REFUSED).observe()
     seen = Observation(seen.outcome, seen.metrics, seen.phase, "prompt-too-long", "over-length", seen.said)
     verdict = verdicts.judge(factories.finding(**SERVED), seen)
-    told = rows(verdict_text(verdict, Setting("tiny", remedy="a larger --max-model-len")))
-    assert (told["seen"], told["allowed"]) == ("outcome refuses", "outcome serves")
-    assert told["because"] == '"too long by far"; prompt-too-long: the request is longer than what is served'
-    assert told["do"].startswith("a larger --max-model-len; if that is how it is meant")
+    reported = rows(verdict_text(verdict, Setting("tiny", remedy="a larger --max-model-len")))
+    assert (reported["seen"], reported["allowed"]) == ("outcome refuses", "outcome serves")
+    assert reported["because"] == '"too long by far"; prompt-too-long: the request exceeds the served context'
+    assert reported["do"].startswith("a larger --max-model-len; if the new behaviour is intended")
 
 
 def test_a_law_has_a_place_to_look_and_no_file_to_change():
-    told = rows(verdict_text(judged(factories.exchange(usage=Usage(99, 4, 0))), SETTING))
-    assert told["seen"] == "prompt_tokens 99 tokens"
-    assert told["allowed"] == "prompt_tokens exactly 100 tokens"
-    assert "a BOS token" in told["do"]
-    assert ".toml" not in told["do"]
+    reported = rows(verdict_text(judged(factories.exchange(usage=Usage(99, 4, 0))), SETTING))
+    assert reported["seen"] == "prompt_tokens 99 tokens"
+    assert reported["allowed"] == "prompt_tokens exactly 100 tokens"
+    assert "a BOS token" in reported["do"]
+    assert ".toml" not in reported["do"]
 
 
 def test_an_expected_failure_that_changed_says_how():
     finding = factories.finding(
         question="boot-fails", expect={"outcome": "runs out of memory", "signature": "gpu-oom-kv"}
     )
-    told = rows(verdict_text(verdicts.judge(finding, Observation("serves", phase="boot")), SETTING))
-    assert told["asked"] == "a boot, of tiny"
-    assert told["because"] == "the finding has changed: a clean start instead of gpu-oom-kv"
+    reported = rows(verdict_text(verdicts.judge(finding, Observation("serves", phase="boot")), SETTING))
+    assert reported["asked"] == "a boot, of tiny"
+    assert reported["because"] == "the finding has changed: a clean start instead of gpu-oom-kv"
 
 
 def test_a_known_failure_that_is_gone_says_what_to_take_out():
     verdict = judged(factories.exchange(), known={"issue": "https://example.invalid/1", "since": dt.date(2026, 1, 2)})
-    told = rows(verdict_text(verdict, SETTING))
-    assert "the known failure is gone" in told["seen"]
-    assert told["do"] == "take [known] out of findings/TT-0001*.toml, and close https://example.invalid/1"
+    reported = rows(verdict_text(verdict, SETTING))
+    assert "the known failure is gone" in reported["seen"]
+    assert reported["do"] == "take [known] out of findings/TT-0001*.toml, and close https://example.invalid/1"
 
 
 def test_missing_evidence_says_what_was_not_observed():
@@ -90,7 +90,7 @@ def test_missing_evidence_says_what_was_not_observed():
 def test_many_missed_lines_do_not_fill_the_screen():
     also = [verdicts.Line(f"m{n}", "1", "0", ok=False) for n in range(9)]
     verdict = verdicts.judge(factories.finding(**SERVED), factories.exchange().observe(), also)
-    assert rows(verdict_text(verdict, SETTING))["seen"][-1] == "5 more that are not as allowed"
+    assert rows(verdict_text(verdict, SETTING))["seen"][-1] == "5 more outside their bounds"
 
 
 def test_a_row_is_one_line_and_ends_but_the_command_is_whole():
@@ -102,7 +102,7 @@ def test_a_row_is_one_line_and_ends_but_the_command_is_whole():
 
 
 @pytest.mark.parametrize(
-    ("ask", "said"),
+    ("ask", "message"),
     [
         ({"over_limit_tokens": 1, "output_tokens": 1}, "a prompt and 1 answer token, together 1 above max_model_len"),
         ({"over_limit_tokens": 0}, "a prompt and 32 answer tokens, together exactly max_model_len"),
@@ -121,10 +121,10 @@ def test_a_row_is_one_line_and_ends_but_the_command_is_whole():
         ({}, "prompts of several lengths and 32 answer tokens"),
     ],
 )
-def test_what_was_asked_is_said_in_words(ask, said):
+def test_what_was_asked_is_said_in_words(ask, message):
     finding = factories.finding().model_copy(update={"question": "served", "ask": Ask(**ask)})
     verdict = verdicts.judge(finding, Observation("refuses"))
-    assert rows(verdict_text(verdict, SETTING))["asked"] == f"{said}, of tiny"
+    assert rows(verdict_text(verdict, SETTING))["asked"] == f"{message}, of tiny"
 
 
 def test_a_refused_request_is_told_with_what_would_be_served():
@@ -133,8 +133,8 @@ def test_a_refused_request_is_told_with_what_would_be_served():
     assert text.splitlines()[0] == "the request was not served: refused"
     assert rows(text) == {
         "asked": "a prompt of 2,000,000 tokens and 200 answer tokens, of tiny",
-        "seen": "refused with HTTP 400 after 4.00 s; no token came",
-        "allowed": 'a complete answer; ask(..., unserved="return") gives the test any ending to look at',
+        "seen": "refused with HTTP 400 after 4.00 s; no token arrived",
+        "allowed": 'a complete answer; ask(..., unserved="return") returns any ending to the test',
         "because": '"too long by far"',
         "do": "a prompt of at most 65,336 tokens, or max_model_len of at least 2,000,200",
         "again": "pytest x.py --backend=vllm",
@@ -144,10 +144,10 @@ def test_a_refused_request_is_told_with_what_would_be_served():
 @pytest.mark.parametrize("ending", [ending for ending in ENDING_OUTCOMES if ending != "complete"])
 def test_every_ending_has_something_to_do(ending):
     exchange = factories.exchange(ending=ending, detail="as the wire said")
-    told = rows(exchange_text(exchange, exchange.observe(), SETTING))
-    assert told["seen"] == f"{ending} after 4.00 s; 3 chunks came"
-    assert told["because"].startswith('"as the wire said"')
-    assert len(told["do"]) > 20
+    reported = rows(exchange_text(exchange, exchange.observe(), SETTING))
+    assert reported["seen"] == f"{ending} after 4.00 s; 3 chunks came"
+    assert reported["because"].startswith('"as the wire said"')
+    assert len(reported["do"]) > 20
 
 
 def test_the_rows_of_one_verdict_are_found_among_those_of_others():

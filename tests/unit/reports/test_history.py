@@ -9,7 +9,7 @@ from tests.unit.factories import results, verdict
 
 
 def write(path, day, *rows):
-    """A results file of one day."""
+    """Write a results file of one day."""
     made = results(*rows)
     lines = [{**made.header, "schema": 1, "started": f"2026-01-{day:02}T00:00:00+00:00"}, *made.verdicts, made.footer]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
@@ -18,7 +18,7 @@ def write(path, day, *rows):
 
 @pytest.fixture
 def store(tmp_path):
-    """Five runs: good, good, bad, bad, bad."""
+    """A store of five runs: good, good, bad, bad, bad."""
     folder = tmp_path / "store"
     for day, ttft_s in enumerate((1.0, 1.02, 1.2, 1.3, 1.25), start=1):
         history.add(folder, write(tmp_path / "results.jsonl", day, verdict(ttft_s=ttft_s)))

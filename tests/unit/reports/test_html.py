@@ -1,4 +1,4 @@
-"""The page and its plots: what they say, and that they are well-formed whatever the figures are."""
+"""The page and its plots: their contents, and well-formed output for all figures."""
 
 import re
 from html.parser import HTMLParser
@@ -23,7 +23,7 @@ VOID = ("meta", "link", "input", "br", "hr", "img", "rect", "path")
 
 
 class Strict(HTMLParser):
-    """Notes what is opened and never closed, ids, and everything that a browser would fetch."""
+    """Records unclosed elements, ids, and everything that a browser would load."""
 
     def __init__(self):
         super().__init__()
@@ -115,8 +115,8 @@ SUITE = "context_length/test_length_is_served.py"
 )
 def test_the_command_to_repeat_can_be_typed_in_any_folder(root, test, chosen):
     header = {"options": ["--backend=vllm", "--longctx-data=/a b/ours"], "root": root, "seed": 7}
-    said = html.again(header, {"test": test, "server": {}})
-    assert said == f"pytest {chosen} --backend=vllm '--longctx-data=/a b/ours' --longctx-seed=7"
+    message = html.again(header, {"test": test, "server": {}})
+    assert message == f"pytest {chosen} --backend=vllm '--longctx-data=/a b/ours' --longctx-seed=7"
 
 
 def test_a_boot_that_fails_as_documented_is_no_failure():
@@ -229,7 +229,7 @@ def test_ten_thousand_verdicts_stay_below_five_megabytes():
     rows = [verdict(f"TT-{i:04}", f"deployment-{i % 20}", **figures) for i in range(10_000)]
     page = html.page(results(*rows))
     assert len(page.encode()) < 5_000_000
-    assert "10000 verdicts: of each, only bounded figures" in page
+    assert "10000 verdicts. For each, only bounded figures" in page
     assert "ttft_s 1.23457 s" in page
     assert "tpot_s" not in page
     assert "tpot_s" in html.page(results(*rows[:10]))

@@ -1,4 +1,4 @@
-"""The documents' commands, compared with ours flag by flag."""
+"""Published commands compared with the rendered ones, flag by flag."""
 
 from pathlib import Path
 
@@ -69,15 +69,15 @@ def test_a_call_of_a_variable_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (LINE.replace("4096", "8192"), "without a reason: max-model-len"),
         (f"{LINE} --more", "without a reason: more"),
         (LINE.replace(" --dtype auto", ""), "without a reason: dtype"),
     ],
 )
-def test_a_difference_needs_a_reason(text, said):
-    with pytest.raises(TableError, match=said):
+def test_a_difference_needs_a_reason(text, message):
+    with pytest.raises(TableError, match=message):
         page(command(text))
 
 

@@ -27,10 +27,10 @@ def verdict(
 
 
 @given(METRICS, FACTS, st.sampled_from(["serves", "hangs"]), st.text())
-def test_a_verdict_comes_back_from_its_pairs(metrics, facts, outcome, said):
-    written = verdict(outcome=outcome, metrics=metrics, said=said)
+def test_a_verdict_comes_back_from_its_pairs(metrics, facts, outcome, message):
+    written = verdict(outcome=outcome, metrics=metrics, said=message)
     (found,) = properties.entries([*properties.server_pairs(facts), *properties.verdict_pairs(written)])
-    assert (found.finding, found.verdict, found.why, found.said) == ("TT-0001", written.word, written.why, said)
+    assert (found.finding, found.verdict, found.why, found.said) == ("TT-0001", written.word, written.why, message)
     assert (found.title, found.status, found.server) == ("it comes up", "confirmed", facts)
     assert found.measured == {
         name: pytest.approx(value, rel=1e-8) for name, value in metrics.items() if value is not None
@@ -83,7 +83,7 @@ def test_pairs_of_others_are_left_alone():
 
 
 def test_every_pair_is_text():
-    """JUnit XML holds nothing else."""
+    """JUnit XML can contain only text."""
     pairs = [
         *properties.server_pairs({"seed": "7"}),
         *properties.verdict_pairs(verdict(metrics={"load_s": 0.1})),

@@ -18,7 +18,7 @@ HEADER = {"backend": "vllm", "machine": MappingProxyType({"host_cpu": "x"})}
 
 
 def write(folder: Path, *entries: Entry) -> Path:
-    """A whole file, and its path."""
+    """Write a complete file and return its path."""
     writer = Writer(folder, HEADER)
     writer.boot({"outcome": "serves"})
     for entry in entries:

