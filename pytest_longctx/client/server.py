@@ -32,6 +32,7 @@ class Server:
     backend: Backend
     deployment: Deployment
     launcher: str
+    """What started it, or attached to it, by name."""
     version: str | None = None
     max_model_len: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -42,6 +43,8 @@ class Server:
     log: Path | None = None
     local: bool = True
     """On this machine's loopback: no proxy lies between."""
+    attached: bool = False
+    """Started before this run and not by it: what is known of it is what it tells."""
     salt: str = ""
     """Sent with each request, so that no earlier run's prompts are found in its prefix cache; empty: nothing is sent."""
     hidden: tuple[str, ...] = ()
@@ -70,7 +73,7 @@ class Server:
     @property
     def silently_cached(self) -> int | None:
         """What it means that a usage record names no cached tokens: none of them, or nothing."""
-        return 0 if self.backend.names_cached_if_any and self.launcher != "url" else None
+        return 0 if self.backend.names_cached_if_any and not self.attached else None
 
     @property
     def secure(self) -> bool:

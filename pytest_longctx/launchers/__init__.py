@@ -1,8 +1,8 @@
 """
 Launchers: how a server is reached. What is under test and how it is reached stay apart.
 
-To add one, write a class with `up`, in one file beside this one, and return it from the hook
-``pytest_longctx_make_launcher``.
+To add one, write a class with every attribute of `Launcher` and with `up`, and return it from the hook
+``pytest_longctx_make_launcher``. What a run does for a launcher follows from these attributes alone, never from its name.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,21 +43,28 @@ class Launch:
     shown: Mapping[str, str] = field(default_factory=dict)
     """The environment that keeps it to devices of its own; empty where it may take what it finds."""
 
-    def server_at(self, url: str, launcher: str, **more: Any) -> Server:
-        """The server this launch hopes for at *url*, before anything is known of it."""
-        return Server(url, self.deployment.model.name, self.backend, self.deployment, launcher, **more)
+    def server_at(self, url: str, launcher: "Launcher", **more: Any) -> Server:
+        """The server that *launcher* is to bring up at *url*, before anything is known of it."""
+        attached = not launcher.boots
+        name = self.deployment.model.name
+        return Server(url, name, self.backend, self.deployment, launcher.name, attached=attached, **more)
 
 
 class Launcher(Protocol):
     """Something that can make a deployment answer at a URL, and then make it stop."""
 
     name: str
+    """As results and messages name it."""
     boots: bool
-    """Whether it starts servers; one that only attaches may be shared by xdist workers."""
+    """Whether it starts servers. One that only attaches may be shared by xdist workers, and its machine is not known."""
     needs_engine: bool
-    """Whether what it starts is an engine installed on this machine."""
+    """Whether it starts an engine that is installed on this machine, by the interpreter `Launch.python`."""
     here: bool
-    """Whether what it starts runs on this machine, and on its devices."""
+    """Whether its servers run on this machine: the memory of their devices is checked before a boot and sampled after it."""
+    contained: bool
+    """Whether its servers run in containers: on this machine, ``[docker] gpus`` names their devices, not the environment."""
+    leases_devices: bool
+    """Whether it puts `Launch.shown` into its servers' environment: several may then boot at once, each on its own devices."""
 
     def up(self, launch: Launch) -> AbstractContextManager[Server]:
         """Bring it up, and take it down again at exit. Raises `LaunchError` and `BootError`."""

@@ -19,6 +19,8 @@ class ProcessLauncher:
     boots = True
     needs_engine = True
     here = True
+    contained = False
+    leases_devices = True
 
     def __init__(self, what: str = "") -> None:
         if what:
@@ -38,7 +40,7 @@ class ProcessLauncher:
         log.parent.mkdir(parents=True, exist_ok=True)
         process = Process(recipe, env, log)
         launch.started(process.pid)
-        hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name, ended=process.ended, hidden=process.secrets)
+        hoped = launch.server_at(f"http://127.0.0.1:{port}", self, ended=process.ended, hidden=process.secrets)
         try:
             server = await_ready(process, launch, hoped, boot_s=recipe.boot_s)
             yield replace(server, words={**server.words, **launch.shown})

@@ -123,7 +123,7 @@ class Knock:
     @property
     def _attached(self) -> bool:
         """Whether the server is somebody else's, and said to be up."""
-        return self.server.launcher == "url"
+        return self.server.attached
 
     def _strange(self, answer: httpx.Response, *, settled: bool) -> bool:
         """Whether *answer* shows that this server cannot be asked; *settled*: what it has no endpoint for now it will not get."""

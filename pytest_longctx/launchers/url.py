@@ -102,6 +102,8 @@ class UrlLauncher:
     boots = False
     needs_engine = False
     here = False
+    contained = False
+    leases_devices = False
 
     def __init__(self, base: str) -> None:
         try:
@@ -126,7 +128,7 @@ class UrlLauncher:
         # Asking moves the server's counters too: never while another worker of this run measures it.
         with exclusive(self.base):
             candidate = AttachedServer(self.base, (key,) if key else ())
-            hoped = launch.server_at(self.base, self.name, headers=headers, local=self.local)
+            hoped = launch.server_at(self.base, self, headers=headers, local=self.local)
             patience_s = min(PATIENCE_S, launch.deployment.timeouts.boot_s)
             server = await_ready(candidate, launch, hoped, boot_s=patience_s)
             for line in _other_than_said(server):

@@ -78,6 +78,11 @@ class Selection:
         made: Launcher | None = self.config.hook.pytest_longctx_make_launcher(config=self.config, kind=kind, what=what)
         if made is None:
             raise UsageError(f"--longctx-launcher: {unknown('launcher', kind, self._names('launcher'))}")
+        if lacking := [name for name in (*Launcher.__annotations__, "up") if not hasattr(made, name)]:
+            raise UsageError(
+                f"--longctx-launcher={kind}: {type(made).__name__} has no {', '.join(lacking)}; a launcher needs all of "
+                f"{', '.join(Launcher.__annotations__)} (pytest_longctx.launchers.Launcher says what each means)"
+            )
         return made
 
     def _names(self, what: str) -> list[str]:
@@ -153,7 +158,7 @@ class Selection:
 
     def here(self, one: Deployment) -> Machine:
         """The machine as the server of *one* will find it: with its CPU measured, where that is what computes."""
-        if not self.backend.on_cpu or self.launcher.name != "process":
+        if not (self.backend.on_cpu and self.launcher.here and self.launcher.needs_engine):
             return self.machine
         if one.name not in self._machines:
             speed = self._speed(processes.environment(self.backend.recipe(one, "", 0), os.environ))
@@ -240,7 +245,7 @@ class Selection:
         there = self.machine.hardware
         needs = [Hardware.parse(one.hardware) if one.hardware else None for one in self.deployments]
         return (
-            self.launcher.name == "process"
+            self.launcher.leases_devices
             and there is not None
             and there.kind != "cpu"
             and all(one is not None and one.kind != "cpu" for one in needs)
@@ -258,14 +263,13 @@ class Selection:
 
     def devices(self, one: Deployment, watch: ProgressCallback) -> AbstractContextManager[Mapping[str, str]]:
         """The environment that keeps *one* to devices of its own, leased for as long as the context lasts."""
-        return leases.own(one, self.machine.hardware if self.launcher.name == "process" else None, watch)
+        return leases.own(one, self.machine.hardware if self.launcher.leases_devices else None, watch)
 
     def beside(self, one: Deployment, shown: Mapping[str, str], tell: Tell) -> AbstractContextManager[Sampler]:
         """Whoever watches over *one* while it is up, and over what it takes of this machine: of *shown*, where that names it."""
         wanted = Hardware.parse(one.hardware) if one.hardware else self.machine.hardware
-        # A launcher may have been written before it was asked where its servers run.
-        here = getattr(self.launcher, "here", False) and not self.backend.shares_machine
-        contained, busy = self.launcher.name == "docker", self.options.allow_busy_gpu
+        here = self.launcher.here and not self.backend.shares_machine
+        contained, busy = self.launcher.contained, self.options.allow_busy_gpu
         env = {**os.environ, **one.env, **shown}
         return monitor.monitored(one, wanted if here else None, env, tell, contained=contained, allow_busy=busy)
 

@@ -173,7 +173,7 @@ class Session:
         return self._own if self._repeats(server) and server.backend.salted else ""
 
     def _repeats(self, server: Server) -> bool:
-        return self.options.seed is not None and server.launcher == "url"
+        return self.options.seed is not None and server.attached
 
     def _warmed(self, boot: Boot | None) -> str:
         """Why a prompt of this run may have been in the server's cache before it; empty: it cannot."""

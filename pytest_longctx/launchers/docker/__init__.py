@@ -58,6 +58,8 @@ class DockerLauncher:
     boots = True
     needs_engine = False
     here = True
+    contained = True
+    leases_devices = False
 
     def __init__(self, what: str = "") -> None:
         self.socket = _socket(what or os.environ.get("DOCKER_HOST", SOCKET), typed=bool(what))
@@ -79,7 +81,7 @@ class DockerLauncher:
         log = launch.logs / f"{one.name}-{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         bears_key = {"Authorization": f"Bearer {key}"} if backend.key_flag or backend.key_variable else {}
-        hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name, headers=bears_key)
+        hoped = launch.server_at(f"http://127.0.0.1:{port}", self, headers=bears_key)
         engine, sdk = connect(self.socket)
         with closing(engine), Reaper(docker_reaper.__file__, self.socket, run_id) as reaper:
             sweep(self.socket)

@@ -26,6 +26,9 @@ class KubernetesLauncher:
     name = "kubernetes"
     boots = True
     needs_engine = False
+    here = False
+    contained = True
+    leases_devices = False
 
     def __init__(self, what: str = "") -> None:
         self.namespace = what or None
@@ -55,7 +58,7 @@ class KubernetesLauncher:
                     leader = pods.seen.leader or ""
                     forward = stack.enter_context(PortForward(cluster.api, cluster.namespace, leader, made.port))
                     url, reached = f"http://127.0.0.1:{forward.port}", "port-forward"
-                hoped = launch.server_at(url, self.name, headers=headers)
+                hoped = launch.server_at(url, self, headers=headers)
                 server = await_ready(pods, launch, hoped, boot_s=made.boot_s)
                 where = {"image": pods.seen.image, "node": pods.seen.node, "reached": reached}
                 yield replace(server, words={**server.words, **where}, ended=pods.ended)

@@ -108,6 +108,6 @@ def test_a_port_that_was_taken_meanwhile_judges_nothing(tmp_path):
         process = Process(recipe, environment(recipe, os.environ), tmp_path / "log")
         try:
             with pytest.raises(LaunchError, match="Address already in use"):
-                await_ready(process, made, made.server_at(f"http://127.0.0.1:{port}", "process"), boot_s=300)
+                await_ready(process, made, made.server_at(f"http://127.0.0.1:{port}", ProcessLauncher()), boot_s=300)
         finally:
             process.stop()
