@@ -1,20 +1,24 @@
-"""One boot: the server, or the failure that was seen instead, with the record of both."""
+"""One boot: prepared, done, and kept as the server, or as the failure that was seen instead."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_longctx import toml
+from pytest_longctx.backends import Backend, environments
 from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.request import decoding
 from pytest_longctx.client.server import Server
 from pytest_longctx.deployments import capacity, models
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.deployments.hardware import Machine
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.devices import leases, monitor
+from pytest_longctx.devices.sampler import Sampler, Tell
 from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal
 from pytest_longctx.diagnosis.log_reader import LogReader, read_file
 from pytest_longctx.errors import BootError
@@ -23,6 +27,7 @@ from pytest_longctx.findings.scope import Conditions, Mismatch
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.launchers.readiness import how_it_ended
 from pytest_longctx.observation import Observation, Outcome
+from pytest_longctx.progress import ProgressCallback
 from pytest_longctx.redaction import masked
 from pytest_longctx.units import quantity
 
@@ -156,6 +161,52 @@ def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
 def engine_called(deployment: Deployment, version: str | None) -> str:
     """The engine and its version, as facts name them."""
     return f"{deployment.backend} {version or 'of unknown version'}"
+
+
+@dataclass(frozen=True, slots=True)
+class BootSettings:
+    """What all boots of one run share."""
+
+    launcher: Launcher
+    backend: Backend
+    hardware: Hardware | None
+    """Of the machine that the servers run on; None: not known."""
+    logs: Path
+    """The folder for server logs."""
+    python: Path | None = None
+    """The interpreter that was named for the engine; None: the usual ones are searched."""
+    allow_busy: bool = False
+    """Whether to boot on devices whose memory another process holds."""
+
+    @contextmanager
+    def prepared(self, deployment: Deployment, watch: ProgressCallback, tell: Tell) -> Iterator[tuple[Launch, Sampler]]:
+        """
+        All that *deployment* needs before its boot: devices, leased and free, their sampler, the engine and the model.
+
+        Devices stay leased, and are sampled into *tell*, for as long as the context lasts. Raises `LongctxError`.
+        """
+        leased = self.hardware if self.launcher.leases_devices else None
+        with (
+            leases.own(deployment, leased, watch) as shown,
+            self._monitored(deployment, shown, tell) as sampler,
+        ):
+            launch = Launch(self.backend, deployment, None, self.logs, watch=watch, started=sampler.below, shown=shown)
+            yield self._with_engine(launch) if self.launcher.boots else launch, sampler
+
+    def _with_engine(self, launch: Launch) -> Launch:
+        needed = self.launcher.needs_engine
+        python = environments.interpreter(self.backend, self.python) if needed else None
+        return replace(launch, model=models.locate(launch.deployment.model), python=python)
+
+    def _monitored(
+        self, deployment: Deployment, shown: Mapping[str, str], tell: Tell
+    ) -> AbstractContextManager[Sampler]:
+        """A sampler of *deployment* and of what it takes of this machine: of *shown*, where that names devices."""
+        wanted = Hardware.parse(deployment.hardware) if deployment.hardware else self.hardware
+        here = self.launcher.here and not self.backend.shares_machine
+        env = {**os.environ, **deployment.env, **shown}
+        contained, busy = self.launcher.contained, self.allow_busy
+        return monitor.monitored(deployment, wanted if here else None, env, tell, contained=contained, allow_busy=busy)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,21 +13,20 @@ import pytest
 from pytest_longctx import paths, processes, registry
 from pytest_longctx import plan as pytest_longctx_plan
 from pytest_longctx.backends import Backend, defaults, environments
-from pytest_longctx.deployments import deployment, models
+from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.cpu_speed import Speed
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.devices import calibration, detect, leases, monitor
-from pytest_longctx.devices.sampler import Sampler, Tell
+from pytest_longctx.devices import calibration, detect
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import ask
 from pytest_longctx.findings import finding as findings_module
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Case, Conditions, machine_lacks, match, mismatch
-from pytest_longctx.launchers import Launch, Launcher
+from pytest_longctx.launchers import Launcher
+from pytest_longctx.launchers.boot import BootSettings
 from pytest_longctx.plan import Plan
 from pytest_longctx.plugin.options import Options
-from pytest_longctx.progress import ProgressCallback
 from pytest_longctx.reports import properties
 
 
@@ -251,27 +249,12 @@ class Selection:
             and all(one is not None and one.kind != "cpu" for one in needs)
         )
 
-    def launch(self, one: Deployment, watch: ProgressCallback) -> Launch:
-        """All that must be there before *one* is booted: the engine and the model. Raises `LongctxError`."""
-        logs = self.options.results / "boots"
-        if not self.launcher.boots:
-            return Launch(self.backend, one, None, logs, watch=watch)
-        needed = self.launcher.needs_engine
-        python = environments.interpreter(self.backend, self.options.python) if needed else None
-        model = models.locate(one.model)
-        return Launch(self.backend, one, model, logs, python, watch)
-
-    def devices(self, one: Deployment, watch: ProgressCallback) -> AbstractContextManager[Mapping[str, str]]:
-        """The environment that keeps *one* to devices of its own, leased for as long as the context lasts."""
-        return leases.own(one, self.machine.hardware if self.launcher.leases_devices else None, watch)
-
-    def beside(self, one: Deployment, shown: Mapping[str, str], tell: Tell) -> AbstractContextManager[Sampler]:
-        """Whoever watches over *one* while it is up, and over what it takes of this machine: of *shown*, where that names it."""
-        wanted = Hardware.parse(one.hardware) if one.hardware else self.machine.hardware
-        here = self.launcher.here and not self.backend.shares_machine
-        contained, busy = self.launcher.contained, self.options.allow_busy_gpu
-        env = {**os.environ, **one.env, **shown}
-        return monitor.monitored(one, wanted if here else None, env, tell, contained=contained, allow_busy=busy)
+    @property
+    def boot_settings(self) -> BootSettings:
+        """What every boot of this run is prepared with."""
+        given = self.options
+        logs, hardware = given.results / "boots", self.machine.hardware
+        return BootSettings(self.launcher, self.backend, hardware, logs, given.python, given.allow_busy_gpu)
 
     def case(self, finding: Finding, one: Deployment) -> Case:
         """*finding* on *one*, with what keeps it from being judged there, as far as is known before a boot."""

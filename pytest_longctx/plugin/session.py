@@ -91,21 +91,13 @@ class Session:
 
     def boot(self, deployment: Deployment) -> Iterator[Boot]:
         """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
-        chosen = self.selection
+        prepared = self.selection.boot_settings.prepared
         try:
-            with (
-                chosen.devices(deployment, self.progress_line.update) as shown,
-                chosen.beside(deployment, shown, self.vitals.append) as self.sampler,
-            ):
+            with prepared(deployment, self.progress_line.update, self.vitals.append) as (launch, self.sampler):
                 self.progress_line.begin()
-                launch = replace(
-                    chosen.launch(deployment, self.progress_line.update),
-                    started=self.sampler.below,
-                    shown=shown,
-                    place=self._place(deployment.name),
-                    longest_prompt=self.longest_prompts.get(deployment.name),
-                )
-                yield from self._boot(launch, self.sampler)
+                longest = self.longest_prompts.get(deployment.name)
+                placed = replace(launch, place=self._place(deployment.name), longest_prompt=longest)
+                yield from self._boot(placed, self.sampler)
         except LongctxError as problem:
             raise pytest.fail.Exception(str(problem), pytrace=False) from problem
 
