@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,8 @@ from pytest_longctx.devices import leases, monitor
 from pytest_longctx.devices.sampler import Sampler, Tell
 from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal
 from pytest_longctx.diagnosis.log_reader import LogReader, read_file
-from pytest_longctx.errors import BootError
+from pytest_longctx.errors import BootError, LaunchError
+from pytest_longctx.findings import aggregate
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Conditions, Mismatch
 from pytest_longctx.launchers import Launch, Launcher
@@ -92,12 +93,17 @@ class Boot:
         """What its log called by name, whether it came up or not."""
         return self.conditions.words
 
-    def bear_out(self, seen: Observation) -> Observation:
+    def evidence(self, seen: Exchange | Sequence[Exchange] | Observation) -> Observation:
         """
-        *seen*, with the words of the boot, and with why the server failed where it did: its log joined with how it ended.
+        What a test has *seen* of the server, as the finished observation that a verdict is made of.
 
-        Raises `LaunchError` where what it ran in has gone.
+        Exchanges are weighed and summarised; the observation has the words of the boot and, where the server failed, the cause.
+        Raises `LaunchError` where no request reached an engine, or where what the server ran in has gone.
         """
+        return self._with_cause(summarised(seen, self.weigh))
+
+    def _with_cause(self, seen: Observation) -> Observation:
+        """*seen*, with the words of the boot and, where the server failed, why: its log joined with how it ended."""
         seen = replace(seen, words=self.words)
         if self.server is None or (seen.outcome not in _UNANSWERED and seen.kind != "too-slow"):
             return seen
@@ -135,6 +141,23 @@ class Boot:
             "explained": str(self.failure) if self.failure else "",
             **({"predicted": asdict(self.predicted)} if self.predicted else {}),
         }
+
+
+def summarised(
+    seen: Exchange | Sequence[Exchange] | Observation, weigh: Callable[[Exchange], Observation] = Exchange.observe
+) -> Observation:
+    """What a test has *seen*, as one observation. Raises `LaunchError` where no request reached an engine."""
+    if not isinstance(seen, Observation):
+        each = [seen] if isinstance(seen, Exchange) else seen
+        seen = aggregate.summary([weigh(one) for one in each])
+    require_asked(seen)
+    return seen
+
+
+def require_asked(seen: Observation) -> None:
+    """Raises `LaunchError` where a request never reached an engine: an error of the environment, which judges no finding."""
+    if seen.kind == "not-asked":
+        raise LaunchError(seen.said)
 
 
 def waits_for(finding: Finding, booted: Mapping[str, Boot]) -> Mismatch | None:

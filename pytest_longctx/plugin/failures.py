@@ -31,7 +31,7 @@ def unserved_error(session: Session, item: pytest.Item, server: Server, exchange
     seen = exchange.observe()
     if boot is not None and boot.server is not None:
         try:
-            seen = boot.bear_out(boot.weigh(exchange))
+            seen = boot.evidence(exchange)
         except LongctxError as problem:  # what it ran in has gone: that is why there was no answer
             seen = Observation(seen.outcome, seen.metrics, seen.phase, said=str(problem))
     setting = _setting(session, item, server.deployment.name, seen)

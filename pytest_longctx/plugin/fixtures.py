@@ -144,9 +144,10 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
     from dataclasses import replace
 
     from pytest_longctx.client import request as client_request
+    from pytest_longctx.launchers.boot import require_asked
     from pytest_longctx.plugin import failures
     from pytest_longctx.plugin.selection import pair_of
-    from pytest_longctx.plugin.session import must_have_been_asked
+    from pytest_longctx.plugin.session import failing_plainly
 
     usual: Literal["raise", "return"] = "raise" if pair_of(request.node)[0] is None else "return"
 
@@ -161,7 +162,8 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
             watch = longctx_session.watch_request(server, len(prompt))
             exchange = client_request.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
             row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
-        must_have_been_asked(exchange.observe())
+        with failing_plainly():
+            require_asked(exchange.observe())
         exchange = replace(exchange, vitals=longctx_session.sampler.meanwhile(exchange.started_s, exchange.ended_s))
         if exchange.ending != "complete":
             if (unserved or usual) == "raise":

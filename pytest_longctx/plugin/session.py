@@ -20,15 +20,15 @@ from pytest_longctx.client.load import Load
 from pytest_longctx.client.server import Server, exclusive
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.devices.sampler import Sampler
-from pytest_longctx.errors import LaunchError, LongctxError, UsageError
-from pytest_longctx.findings import aggregate, verdicts
+from pytest_longctx.errors import LongctxError, UsageError
+from pytest_longctx.findings import verdicts
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Mismatch, mismatch
 from pytest_longctx.findings.verdicts import WORST_FIRST, Verdict
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers import boot as launchers_boot
-from pytest_longctx.launchers.boot import Boot
+from pytest_longctx.launchers.boot import Boot, summarised
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.plugin.options import Options
@@ -92,14 +92,14 @@ class Session:
     def boot(self, deployment: Deployment) -> Iterator[Boot]:
         """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
         prepared = self.selection.boot_settings.prepared
-        try:
-            with prepared(deployment, self.progress_line.update, self.vitals.append) as (launch, self.sampler):
-                self.progress_line.begin()
-                longest = self.longest_prompts.get(deployment.name)
-                placed = replace(launch, place=self._place(deployment.name), longest_prompt=longest)
-                yield from self._boot(placed, self.sampler)
-        except LongctxError as problem:
-            raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+        with (
+            failing_plainly(),
+            prepared(deployment, self.progress_line.update, self.vitals.append) as (launch, self.sampler),
+        ):
+            self.progress_line.begin()
+            longest = self.longest_prompts.get(deployment.name)
+            placed = replace(launch, place=self._place(deployment.name), longest_prompt=longest)
+            yield from self._boot(placed, self.sampler)
 
     def _place(self, name: str) -> str:
         """Which boot of how many that of deployment *name* is, as a boot's progress has it."""
@@ -137,28 +137,31 @@ class Session:
         """The judge of one test; without a *boot* it is a claim that is judged."""
 
         def judge(evidence: Evidence) -> Verdict:
-            if not isinstance(evidence, Observation):
-                each = [evidence] if isinstance(evidence, Exchange) else evidence
-                evidence = aggregate.summary([boot.weigh(one) if boot else one.observe() for one in each])
-            must_have_been_asked(evidence)
-            try:
-                evidence = boot.bear_out(evidence) if boot else evidence
-            except LongctxError as problem:
-                raise pytest.fail.Exception(str(problem), pytrace=False) from problem
-            misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
-            if misfit is not None:
-                self.skip_out_of_scope(item, finding, misfit, boot)
-            gated = self.gate.lines(finding.id, boot.facts, evidence.metrics) if self.gate and boot else ()
-            remark = verdicts.remark(finding, boot.predicted, evidence) if boot else ""
-            verdict = verdicts.judge(finding, evidence, gated, remark, self._warmed(boot))
+            with failing_plainly():
+                seen = boot.evidence(evidence) if boot else summarised(evidence)
+            misfit = _misfit(finding, boot)
+            verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else self._verdict(finding, boot, seen)
             self.record(item, verdict, boot)
-            if verdict.word == "known" and finding.known:
-                pytest.xfail(f"{verdict!r} ({finding.known.issue})")
-            if verdict.word == "unmeasured" and not self.options.strict:
-                pytest.skip(repr(verdict))
+            self._end(verdict)
             return verdict
 
         return judge
+
+    def _verdict(self, finding: Finding, boot: Boot | None, seen: Observation) -> Verdict:
+        """What *seen* says of *finding*, against its bounds, the baseline and the prediction."""
+        if boot is None:
+            return verdicts.judge(finding, seen)
+        gated = self.gate.lines(finding.id, boot.facts, seen.metrics) if self.gate else ()
+        remark = verdicts.remark(finding, boot.predicted, seen)
+        return verdicts.judge(finding, seen, gated, remark, self._warmed(boot))
+
+    def _end(self, verdict: Verdict) -> None:
+        """End the test as pytest is told of a verdict that neither passes nor fails it."""
+        known = verdict.finding.known
+        if verdict.word == "known" and known:
+            pytest.xfail(f"{verdict!r} ({known.issue})")
+        if verdict.word == "out of scope" or (verdict.word == "unmeasured" and not self.options.strict):
+            pytest.skip(repr(verdict))
 
     def _salt(self, server: Server) -> str:
         """What keeps this run's prompts apart from those of an earlier run with the same seed, where that server still runs."""
@@ -167,9 +170,9 @@ class Session:
     def _repeats(self, server: Server) -> bool:
         return self.options.seed is not None and server.attached
 
-    def _warmed(self, boot: Boot | None) -> str:
+    def _warmed(self, boot: Boot) -> str:
         """Why a prompt of this run may have been in the server's cache before it; empty: it cannot."""
-        if boot is None or boot.server is None or not self._repeats(boot.server):
+        if boot.server is None or not self._repeats(boot.server):
             return ""
         salted = boot.server.salt and self.options.load is None
         heeded = "; it was sent a cache_salt of this run's own, and its cache answered all the same" if salted else ""
@@ -181,7 +184,7 @@ class Session:
     def judge_failed_boot(self, item: pytest.Item, finding: Finding, seen: Observation) -> None:
         """The verdict on a finding that needed a server, where the boot came to *seen* instead."""
         boot = self.last_boot
-        misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
+        misfit = _misfit(finding, boot)
         verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else verdicts.judge(finding, seen)
         self.record(item, verdict, boot)
 
@@ -204,13 +207,11 @@ class Session:
         tasks = next((path for home in reversed(self.selection.folders) if (path := home / "tasks").is_dir()), None)
         return ToolRun(server, asked, self.seed, folder.resolve(), tasks and tasks.resolve())
 
-    def skip_out_of_scope(
-        self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None
-    ) -> None:
-        """Skip *item*: its finding does not speak about this server."""
+    def skip_out_of_scope(self, item: pytest.Item, finding: Finding, misfit: Mismatch) -> None:
+        """Skip *item* before a boot: its finding is not about this server."""
         verdict = verdicts.out_of_scope(finding, misfit.line)
-        self.record(item, verdict, boot)
-        pytest.skip(repr(verdict))
+        self.record(item, verdict, None)
+        self._end(verdict)
 
     def record(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
         """Write *verdict* where pytest's own reports carry it on: JUnit, xdist, and our results file."""
@@ -235,11 +236,18 @@ class Session:
         self.unrecorded.append(properties.found_pair(server.deployment.name, prompt_tokens, places))
 
 
-def must_have_been_asked(seen: Observation) -> None:
-    """End a test whose question never reached an engine: that is an error of the set-up, and says nothing of a finding."""
-    if seen.kind == "not-asked":
-        problem = LaunchError(seen.said)
+@contextmanager
+def failing_plainly() -> Iterator[None]:
+    """Fail the test by the text of a `LongctxError`, which says all there is, without a traceback."""
+    try:
+        yield
+    except LongctxError as problem:
         raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+
+
+def _misfit(finding: Finding, boot: Boot | None) -> Mismatch | None:
+    """Why *finding* is not about the server of *boot*; None where it is, or needs no server."""
+    return mismatch(finding, boot.conditions, settled=True) if boot else None
 
 
 _VERDICTS = pytest.StashKey[list[Verdict]]()

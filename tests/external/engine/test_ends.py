@@ -67,7 +67,7 @@ def test_a_scheduler_that_stands_still_is_a_hang_and_it_is_said_when_it_goes_on(
         return request.ask(boot.server, prompt(limits.CANARY_TOKENS), 1, deadline_s=3)
 
     assert httpx.post(f"{boot.server.url}/pause?mode=keep").json() == {"status": "paused"}
-    seen = boot.bear_out(request.ask(boot.server, prompt(1000), 4, deadline_s=3).observe())
+    seen = boot.evidence(request.ask(boot.server, prompt(1000), 4, deadline_s=3))
     assert (seen.outcome, seen.kind) == ("hangs", "hang")
     assert (seen.metrics["health_status"], seen.metrics["waited_unscheduled_s"]) == (200, None)
     assert limits.after(seen, canary()).metrics["recovered"] == 0
@@ -89,7 +89,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_prompt_is_diagnosed(boot, p
     assert exchange.ending == "server error"
     assert exchange.refusal is not None
     assert (exchange.refusal.status, exchange.refusal.in_stream) == (500, True)
-    seen = boot.bear_out(boot.weigh(exchange))
+    seen = boot.evidence(exchange)
     assert (seen.outcome, seen.signature, seen.phase) == ("dies", "worker-died", "request")
     # The latter where something else on this machine ran out of memory meanwhile, or the kernel cannot be asked.
     assert seen.kind in ("killed", "host-oom")
