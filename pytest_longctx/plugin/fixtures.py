@@ -158,10 +158,10 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
         deadline_s: float | None = None,
         unserved: Literal["raise", "return"] | None = None,
     ) -> "Exchange":
-        with longctx_session.measuring(server) as row:
+        with longctx_session.measuring(server, len(prompt)) as row:
             watch = longctx_session.watch_request(server, len(prompt))
             exchange = client_request.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
-            row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
+            row |= {"ttft_s": exchange.ttft_s, "ending": exchange.ending}
         with failing_plainly():
             require_asked(exchange.observe())
         exchange = replace(exchange, vitals=longctx_session.sampler.meanwhile(exchange.started_s, exchange.ended_s))
@@ -221,12 +221,7 @@ def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, 
     """``reset(prompt(8000), 4)``: the same prompt three times, the cache emptied before the third; an `Observation`."""
     from pytest_longctx.client import prefix_cache
 
-    def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
-        with longctx_session.measuring(server) as row:
-            row["sent_tokens"] = len(prompt)
-            return prefix_cache.observe(server, prompt, output_tokens, longctx_session.progress_line.update)
-
-    return observe
+    return _measured(longctx_session, server, prefix_cache.observe)
 
 
 @pytest.fixture
@@ -234,12 +229,19 @@ def logged_rate(longctx_session: "Session", server: "Server") -> "Callable[[Send
     """``logged_rate(prompt(30_000), 4)``: the throughput that the server's log gives one request, beside the client's own."""
     from pytest_longctx.client import logged_throughput
 
-    def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
-        with longctx_session.measuring(server) as row:
-            row["sent_tokens"] = len(prompt)
-            return logged_throughput.observe(server, prompt, output_tokens, longctx_session.progress_line.update)
+    return _measured(longctx_session, server, logged_throughput.observe)
 
-    return observe
+
+def _measured(
+    session: "Session", server: "Server", observe: "Callable[..., Observation]"
+) -> "Callable[[Sendable, int], Observation]":
+    """*observe* for a prompt and a number of output tokens, with the server to itself."""
+
+    def run(prompt: "Sendable", output_tokens: int) -> "Observation":
+        with session.measuring(server, len(prompt)):
+            return observe(server, prompt, output_tokens, session.progress_line.update)
+
+    return run
 
 
 @pytest.fixture
@@ -248,8 +250,7 @@ def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFact
     from pytest_longctx.client import cancellation
 
     def leave(tokens: int) -> "Observation":
-        with longctx_session.measuring(server) as row:
-            row["sent_tokens"] = tokens
+        with longctx_session.measuring(server, tokens):
             return cancellation.disconnect(server, prompt, tokens, longctx_session.progress_line.update)
 
     return leave

@@ -121,11 +121,16 @@ class Session:
             yield booted
 
     @contextmanager
-    def measuring(self, server: Server) -> Iterator[dict[str, Any]]:
-        """Have *server* to oneself for a request or a load; what is put into the yielded row is recorded with its times."""
+    def measuring(self, server: Server, sent_tokens: int | None = None) -> Iterator[dict[str, Any]]:
+        """
+        Have *server* to oneself for a request or a load of *sent_tokens*.
+
+        The yielded row is recorded with its times, and with what the caller adds to it.
+        """
         with exclusive(server.url):
             self.sampler.hold_still()
             row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
+            row |= {} if sent_tokens is None else {"sent_tokens": sent_tokens}
             try:
                 yield row
             finally:
