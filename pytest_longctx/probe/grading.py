@@ -62,11 +62,6 @@ class Grade:
         return tuple(sorted(failed, key=lambda step: step.needle.position))
 
     @property
-    def first_failure(self) -> Step | None:
-        """The first wrong step in the order of the answer."""
-        return next((step for step in self.steps if step.outcome != "right"), None)
-
-    @property
     def sound(self) -> bool:
         """Every needle right, and nothing made up for the key that was not there."""
         return not self.failures and self.denied is not False and self.derailed_at is None

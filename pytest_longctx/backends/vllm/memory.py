@@ -116,15 +116,6 @@ class Pool:
         """How many requests of *tokens* fit at once, as the log says."""
         return self.blocks / self.blocks_for(tokens)
 
-    def logged_tokens(self, tokens: int) -> int:
-        """The size of the KV cache as 0.25 and later log it: concurrency x max_model_len."""
-        return int(self.concurrency(tokens) * tokens)
-
-    @property
-    def logged_tokens_before_025(self) -> int:
-        """The size of the KV cache as 0.12 logs it: too small for a hybrid model, since it divides by groups that need little."""
-        return self.blocks // self.groups * self.block_size
-
     def longest(self) -> int:
         """
         The longest request that fits, in tokens; 0 where none does. One block is the engine's own.
