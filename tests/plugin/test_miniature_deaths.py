@@ -46,7 +46,7 @@ SAID = {
     ),
     "is-killed-under-a-request": (
         "outcome: dies, wanted serves; recovered: 0, wanted exactly 1",
-        "the process was ended by signal 9, as the kernel does when the host runs out of memory; ",
+        "signal 9 ended the process, as the kernel does when the host runs out of memory; ",
         "the server has not recovered",
     ),
 }

@@ -87,7 +87,7 @@ def behind_nginx(tmp_path):
 def test_a_small_body_limit_is_found_before_a_prompt_is_sent(behind_nginx):
     server = behind_nginx("client_max_body_size 1m;")
     url.check_proxy(server, 15_000)
-    with pytest.raises(LaunchError, match=r"does not take a request of 8\.0 MB(.|\n)*413 Request Entity Too Large"):
+    with pytest.raises(LaunchError, match=r"rejects a request of 8\.0 MB(.|\n)*413 Request Entity Too Large"):
         url.check_proxy(server, 1_000_000)
 
 
