@@ -65,7 +65,7 @@ class Selection:
             raise UsageError(f"--backend: {unknown('backend', name, self._names('backend'))}")
         if self.launcher.boots and not made.launches:
             raise UsageError(
-                f"--backend={name} cannot be booted, only attached to: say where it runs with --longctx-launcher=url:http://HOST:PORT"
+                f"--backend={name} cannot be booted, only attached to; say where: --longctx-launcher=url:http://HOST:PORT"
             )
         return made
 

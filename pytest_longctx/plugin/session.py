@@ -212,10 +212,12 @@ class Session:
         tasks = next((path for home in reversed(self.selection.folders) if (path := home / "tasks").is_dir()), None)
         return ToolRun(server, asked, self.seed, folder.resolve(), tasks and tasks.resolve())
 
-    def skip_out_of_scope(self, item: pytest.Item, finding: Finding, misfit: Mismatch) -> None:
-        """Skip *item* before a boot: its finding is not about this server."""
+    def skip_out_of_scope(
+        self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None
+    ) -> None:
+        """Skip *item*, whose finding is not about this server; without a *boot* where that is known before one."""
         verdict = verdicts.out_of_scope(finding, misfit.line)
-        self.record(item, verdict, None)
+        self.record(item, verdict, boot)
         self._end(verdict)
 
     def record(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
