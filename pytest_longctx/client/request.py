@@ -172,7 +172,7 @@ class StreamedRequest:
             headers.get("location", ""),
             streamed=True,
         )
-        keyed, attached = "Authorization" in server.headers, server.launcher == "url"
+        keyed, attached = "Authorization" in server.headers, server.attached
         direct = server.local and not attached  # a tunnel or a proxy may also listen on loopback
         found = unaskable(answer, local=direct, attached=attached, keyed=keyed, secrets=server.secrets)
         self.detail = str(found) if found else self.detail

@@ -32,6 +32,7 @@ class Server:
     backend: Backend
     deployment: Deployment
     launcher: str
+    """What started it, or attached to it, by name."""
     version: str | None = None
     max_model_len: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -42,6 +43,8 @@ class Server:
     log: Path | None = None
     local: bool = True
     """On this machine's loopback, without a proxy in between."""
+    attached: bool = False
+    """Started before this run and not by it: all that is known of it is what it reports."""
     salt: str = ""
     """Sent with each request, so that its prefix cache has no prompts of earlier runs; empty: not sent."""
     hidden: tuple[str, ...] = ()
@@ -70,7 +73,7 @@ class Server:
     @property
     def silently_cached(self) -> int | None:
         """The value of cached tokens if usage does not report them: 0, or None (not known)."""
-        return 0 if self.backend.names_cached_if_any and self.launcher != "url" else None
+        return 0 if self.backend.names_cached_if_any and not self.attached else None
 
     @property
     def secure(self) -> bool:

@@ -21,11 +21,6 @@ PEAK_TFLOPS: Mapping[str, Mapping[int, float]] = MappingProxyType(
 )
 """Dense peak of one device in TFLOP/s, by bytes per value (2: BF16, 1: FP8), from the vendors' data sheets; trn2 is one chip."""
 
-BANDWIDTH_TB_PER_S: Mapping[str, float] = MappingProxyType(
-    {"H200": 4.8, "H100": 3.35, "B200": 8.0, "MI300X": 5.3, "trn2": 2.9}
-)
-"""Memory bandwidth of one device, from the vendors' data sheets."""
-
 LOG_WINDOW_S = 10.0
 """Length of vLLM's log window: the logged rate is the prompts whose first token fell in it, divided by this length."""
 
@@ -62,33 +57,6 @@ def peak_share(shape: Shape, tokens: int, seconds: float, hardware: Hardware, va
     """Share of the peak of *hardware* that a measurement implies; above 1 the measurement is wrong. None for an unknown peak."""
     floor_s = prefill_floor_s(shape, tokens, hardware, value_bytes)
     return None if floor_s is None else floor_s / seconds
-
-
-def decode_floor_s(
-    shape: Shape, tokens: int, hardware: Hardware, value_bytes: int = 2, weight_value_bytes: int = 2
-) -> float | None:
-    """Minimum time to decode one token after *tokens*: active weights and the attended KV cache are read once."""
-    bandwidth = BANDWIDTH_TB_PER_S.get(hardware.kind)
-    if bandwidth is None:
-        return None
-    attended = shape.full * tokens + (shape.chunked + shape.sliding) * min(shape.window, tokens)
-    kv_bytes = 2 * shape.kv_heads * shape.head_dim * value_bytes * attended
-    return (shape.active_parameters * weight_value_bytes + kv_bytes) / (bandwidth * 1e12 * hardware.count)
-
-
-def implied_window_s(prompt_tokens: int, logged_tokens_per_s: float) -> float:
-    """
-    Window length that a logged rate implies for one prompt: about 10 s if the whole prompt was credited to one window.
-
-    >>> round(implied_window_s(9_811_859, 981_184.7), 3)   # 9.8M tokens that really took 2,964 s
-    10.0
-    """
-    return prompt_tokens / logged_tokens_per_s
-
-
-def is_log_artefact(prompt_tokens: int, logged_tokens_per_s: float) -> bool:
-    """Whether a rate from vLLM's log is one prompt divided by the log window, within one part in a thousand."""
-    return abs(implied_window_s(prompt_tokens, logged_tokens_per_s) / LOG_WINDOW_S - 1) < LOG_WINDOW_SLACK
 
 
 class Law(NamedTuple):

@@ -1,8 +1,8 @@
 """
-Launchers: how a server is reached. What is under test and how it is reached stay apart.
+Launchers: how to reach a server. A deployment says what is under test, a launcher how to start or find it.
 
-To add one, write a class with `up`, in one file beside this one, and return it from the hook
-``pytest_longctx_make_launcher``.
+To add one, write a class with every attribute of `Launcher` and with `up`, and return it from the hook
+``pytest_longctx_make_launcher``. What a run does for a launcher follows from these attributes alone, never from its name.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,46 +18,53 @@ from pytest_longctx.progress import ProgressCallback, no_progress
 
 
 def unattended(pid: int) -> None:
-    """Nobody looks at the server's processes."""
+    """Ignore the server's processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to bring up, and what a launcher needs beside it."""
+    """The deployment to bring up, and what a launcher needs for it."""
 
     backend: Backend
     deployment: Deployment
     model: str | None
-    """The model as the engine is to be told it: a folder, or a name it resolves; None where the launcher starts nothing."""
+    """The model for the engine: a folder, or a name that it resolves; None where the launcher starts nothing."""
     logs: Path
     """The folder for server logs."""
     python: Path | None = None
     """The interpreter that has the engine."""
     watch: ProgressCallback = no_progress
     started: Callable[[int], None] = unattended
-    """Called with the id of the process below which the server's own are, where they are on this machine."""
+    """Called with the id of the server's topmost process, where that is on this machine."""
     longest_prompt: int | None = None
-    """In tokens, of all that this run is to send here; None: not known."""
+    """The longest prompt of this run for this server, in tokens; None: not known."""
     place: str = ""
-    """Which boot of how many it is, as ``2 of 19: ``; empty where that is not known."""
+    """This boot counted among all, as ``2 of 19: ``; empty where that is not known."""
     shown: Mapping[str, str] = field(default_factory=dict)
-    """The environment that keeps it to devices of its own; empty where it may take what it finds."""
+    """The environment that shows it only its leased devices; empty where it may use all."""
 
-    def server_at(self, url: str, launcher: str, **more: Any) -> Server:
-        """The server this launch hopes for at *url*, before anything is known of it."""
-        return Server(url, self.deployment.model.name, self.backend, self.deployment, launcher, **more)
+    def server_at(self, url: str, launcher: "Launcher", **more: Any) -> Server:
+        """The server that *launcher* is to bring up at *url*, before anything is known of it."""
+        attached = not launcher.boots
+        name = self.deployment.model.name
+        return Server(url, name, self.backend, self.deployment, launcher.name, attached=attached, **more)
 
 
 class Launcher(Protocol):
-    """Something that can make a deployment answer at a URL, and then make it stop."""
+    """Makes a deployment answer at a URL, and stops it afterwards."""
 
     name: str
+    """As results and messages name it."""
     boots: bool
-    """Whether it starts servers; one that only attaches may be shared by xdist workers."""
+    """Whether it starts servers. One that only attaches may be shared by xdist workers, and its machine is not known."""
     needs_engine: bool
-    """Whether what it starts is an engine installed on this machine."""
+    """Whether it starts an engine that is installed on this machine, by the interpreter `Launch.python`."""
     here: bool
-    """Whether what it starts runs on this machine, and on its devices."""
+    """Whether its servers run on this machine: the memory of their devices is checked before a boot and sampled after it."""
+    contained: bool
+    """Whether its servers run in containers: on this machine, ``[docker] gpus`` names their devices, not the environment."""
+    leases_devices: bool
+    """Whether it puts `Launch.shown` into its servers' environment: several may then boot at once, each on its own devices."""
 
     def up(self, launch: Launch) -> AbstractContextManager[Server]:
-        """Bring it up, and take it down again at exit. Raises `LaunchError` and `BootError`."""
+        """Start the server, or attach to it, and stop at exit what was started. Raises `LaunchError` and `BootError`."""

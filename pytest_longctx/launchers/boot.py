@@ -1,28 +1,34 @@
-"""One boot: the server, or the failure that was seen instead, with the record of both."""
+"""One boot: prepare it, run it, and keep the server or the failure."""
 
+import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_longctx import toml
+from pytest_longctx.backends import Backend, environments
 from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.request import decoding
 from pytest_longctx.client.server import Server
 from pytest_longctx.deployments import capacity, models
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.deployments.hardware import Machine
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.devices import leases, monitor
+from pytest_longctx.devices.sampler import Sampler, Tell
 from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal
 from pytest_longctx.diagnosis.log_reader import LogReader, read_file
-from pytest_longctx.errors import BootError
+from pytest_longctx.errors import BootError, LaunchError
+from pytest_longctx.findings import aggregate
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Conditions, Mismatch
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.launchers.readiness import how_it_ended
 from pytest_longctx.observation import Observation, Outcome
+from pytest_longctx.progress import ProgressCallback
 from pytest_longctx.redaction import masked
 from pytest_longctx.units import quantity
 
@@ -33,21 +39,21 @@ _UNANSWERED: tuple[Outcome, ...] = ("disconnects", "dies", "fails", "hangs", "is
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What came of bringing one deployment up: exactly one of *server* and *failure* is there."""
+    """The result of booting one deployment: either *server* or *failure* is set."""
 
     conditions: Conditions
     facts: dict[str, str]
-    """What is judged, in words: deployment and the hash of its file, engine, model, hardware, launcher."""
+    """The conditions of a verdict as text: deployment and the hash of its file, engine, model, hardware, launcher."""
     seconds: float
     server: Server | None = None
     failure: BootError | None = None
     log: Path | None = None
     began_s: float | None = None
-    """When it was started, in seconds of Unix time."""
+    """Unix time of its start."""
     peaks: Mapping[str, float] = field(default_factory=dict)
-    """The most memory in use until it was up or had failed, as far as somebody looked."""
+    """The most memory in use until the boot ended, as far as sampled."""
     predicted: Prediction | None = None
-    """What was expected of it, where anything was."""
+    """The prediction, where there is one."""
 
     def observe(self) -> Observation:
         """The boot as evidence for a verdict."""
@@ -56,7 +62,7 @@ class Boot:
         return replace(seen, metrics={**seen.metrics, **self.peaks})
 
     def weigh(self, exchange: Exchange) -> Observation:
-        """An exchange as evidence, with the share of the peak that its prefill would have taken, where that is known."""
+        """An exchange as evidence, with its prefill's share of the hardware's peak, where that is known."""
         seen, deployment, hardware = self._known(exchange), self.conditions.deployment, self.conditions.hardware
         shape = models.shape_of(deployment.model)
         if exchange.ttft_s is None or shape is None or hardware is None:
@@ -68,7 +74,7 @@ class Boot:
         return replace(seen, metrics={**seen.metrics, "peak_share": share})
 
     def _known(self, exchange: Exchange) -> Observation:
-        """An exchange as evidence; a refusal that the catalogue knows has its signature, its class and its sizes."""
+        """An exchange as evidence. A refusal known to the catalogue gets its signature, its class and its sizes."""
         seen = exchange.observe()
         if exchange.refusal is None or self.server is None:
             return seen
@@ -79,42 +85,47 @@ class Boot:
         return replace(seen, signature=name, kind=kind, metrics={**seen.metrics, **sizes})
 
     def beside(self, seen: Observation) -> Observation:
-        """*seen*, with the figures of the boot."""
+        """*seen*, with the boot's figures added."""
         return replace(seen, metrics={**self.observe().metrics, **seen.metrics})
 
     @property
     def words(self) -> Mapping[str, str]:
-        """What its log called by name, whether it came up or not."""
+        """Named texts from the log of the boot, also of a failed one."""
         return self.conditions.words
 
-    def bear_out(self, seen: Observation) -> Observation:
+    def evidence(self, seen: Exchange | Sequence[Exchange] | Observation) -> Observation:
         """
-        *seen*, with the words of the boot, and with why the server failed where it did: its log joined with how it ended.
+        The finished observation, ready for a verdict, of what a test has *seen* of the server.
 
-        Raises `LaunchError` where what it ran in has gone.
+        Exchanges are weighed and summarised; the boot's words and, after a failure of the server, its cause are added. Raises
+        `LaunchError` where no request reached an engine, or where the server's container or Pod is gone.
         """
+        return self._with_cause(summarised(seen, self.weigh))
+
+    def _with_cause(self, seen: Observation) -> Observation:
+        """*seen*, with the boot's words and, after a failure of the server, the cause: by its log and by how it ended."""
         seen = replace(seen, words=self.words)
         if self.server is None or (seen.outcome not in _UNANSWERED and seen.kind != "too-slow"):
             return seen
         failed = self._log_of(self.server).failure is not None
-        # Nobody waits for the end of a server that still answers, and only turned this request away.
+        # Do not wait for the end of a server that still answers and only refused this request.
         end = self.server.ended(_END_S if failed or "health_status" not in seen.metrics else 0.0)
         if end is None and not failed:
             return seen
         found = diagnose(self._log_of(self.server), end or Evidence())
         ended = how_it_ended(end.exit_code, oom_killed=end.oom_killed) if end and end.exit_code else ""
         said = masked("; ".join(filter(None, (found.cause, ended, seen.said))), self.server.secrets)
-        # What fails while it serves fails under a request.
+        # A failure while serving is a failure under a request.
         phase = "request" if found.phase == "serve" else found.phase
         return replace(found.observe(seen.metrics), phase=phase, said=said, sent_tokens=seen.sent_tokens)
 
     def _log_of(self, server: Server) -> LogReader:
-        """What the log says by now; nothing where there is none."""
+        """The log so far; an empty reader where there is no log."""
         catalogue, version = server.backend.catalogue, self.conditions.version
         return LogReader(catalogue, version) if server.log is None else read_file(server.log, catalogue, version)
 
     def record(self) -> dict[str, Any]:
-        """The boot as results keep it."""
+        """The boot as a row of the results."""
         seen = self.observe()
         return {
             **self.facts,
@@ -132,15 +143,32 @@ class Boot:
         }
 
 
+def summarised(
+    seen: Exchange | Sequence[Exchange] | Observation, weigh: Callable[[Exchange], Observation] = Exchange.observe
+) -> Observation:
+    """What a test has *seen*, as one observation. Raises `LaunchError` where no request reached an engine."""
+    if not isinstance(seen, Observation):
+        each = [seen] if isinstance(seen, Exchange) else seen
+        seen = aggregate.summary([weigh(one) for one in each])
+    require_asked(seen)
+    return seen
+
+
+def require_asked(seen: Observation) -> None:
+    """Raises `LaunchError` where a request never reached an engine: an error of the environment, which judges no finding."""
+    if seen.kind == "not-asked":
+        raise LaunchError(seen.said)
+
+
 def waits_for(finding: Finding, booted: Mapping[str, Boot]) -> Mismatch | None:
-    """Why a ratio cannot be judged yet. It is judged once, on whichever of its two deployments comes up last."""
+    """Why a ratio cannot be judged yet: it is judged once, at the later boot of its two deployments."""
     missing = [name for name in finding.scope.deployment if name not in booted]
-    line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged on whichever comes up last"
+    line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged at the later boot of the two"
     return Mismatch(0, line) if missing else None
 
 
 def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
-    """How much more KV cache one of the two deployments has than the other; a boot that failed stands for both."""
+    """The ratio of the KV caches of two deployments; where a boot failed, that boot's observation."""
     names = finding.divided()
     both = [booted[name].observe() for name in names]
     for seen in both:
@@ -154,8 +182,54 @@ def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
 
 
 def engine_called(deployment: Deployment, version: str | None) -> str:
-    """The engine and its version, as facts name them."""
+    """The engine and its version, as in `Boot.facts`."""
     return f"{deployment.backend} {version or 'of unknown version'}"
+
+
+@dataclass(frozen=True, slots=True)
+class BootSettings:
+    """What all boots of one run share."""
+
+    launcher: Launcher
+    backend: Backend
+    hardware: Hardware | None
+    """The hardware that the servers run on; None: not known."""
+    logs: Path
+    """The folder for server logs."""
+    python: Path | None = None
+    """The interpreter of ``--longctx-python``; None: the usual ones are searched for the engine."""
+    allow_busy: bool = False
+    """Whether to boot on devices whose memory another process holds."""
+
+    @contextmanager
+    def prepared(self, deployment: Deployment, watch: ProgressCallback, tell: Tell) -> Iterator[tuple[Launch, Sampler]]:
+        """
+        Prepare a boot of *deployment*: lease its devices, check that they are free, find the engine and the model.
+
+        The devices stay leased, and are sampled into *tell*, until the context ends. Raises `LongctxError`.
+        """
+        leased = self.hardware if self.launcher.leases_devices else None
+        with (
+            leases.own(deployment, leased, watch) as shown,
+            self._monitored(deployment, shown, tell) as sampler,
+        ):
+            launch = Launch(self.backend, deployment, None, self.logs, watch=watch, started=sampler.below, shown=shown)
+            yield self._with_engine(launch) if self.launcher.boots else launch, sampler
+
+    def _with_engine(self, launch: Launch) -> Launch:
+        needed = self.launcher.needs_engine
+        python = environments.interpreter(self.backend, self.python) if needed else None
+        return replace(launch, model=models.locate(launch.deployment.model), python=python)
+
+    def _monitored(
+        self, deployment: Deployment, shown: Mapping[str, str], tell: Tell
+    ) -> AbstractContextManager[Sampler]:
+        """A sampler of *deployment* and of its devices: those that *shown* names, if any."""
+        wanted = Hardware.parse(deployment.hardware) if deployment.hardware else self.hardware
+        here = self.launcher.here and not self.backend.shares_machine
+        env = {**os.environ, **deployment.env, **shown}
+        contained, busy = self.launcher.contained, self.allow_busy
+        return monitor.monitored(deployment, wanted if here else None, env, tell, contained=contained, allow_busy=busy)
 
 
 @contextmanager
@@ -163,9 +237,9 @@ def boot(
     launcher: Launcher, launch: Launch, here: Machine, version: str | None, predicted: Prediction | None = None
 ) -> Iterator[Boot]:
     """
-    Bring *launch* up for as long as the context lasts; a server that fails to come up is a result, not an error.
+    Boot *launch*, and stop its server when the context ends. A failed boot is a result, not an error.
 
-    *version* is what is known of the engine before it runs. Raises `LaunchError` where it could not even be tried.
+    *version* is the engine's, as far as known before the boot. Raises `LaunchError` where the boot could not be tried.
     """
     deployment = launch.deployment
     server, failure = None, None

@@ -1,7 +1,7 @@
 """
-What is wrong with a start before anything is started: mistakes that were documented, each with its name.
+Lint a start before it runs: documented mistakes, each with its name.
 
-Two kinds: those that stop a server from coming up, and those that make a result worthless or a host unsafe. The worst come first.
+Two kinds: those that keep a server from booting, and those that make a result worthless or a host unsafe. The worst come first.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,21 +22,21 @@ _PROGRAMS = ("python", "python3", "vllm", "sglang", "bash", "sh")
 _PARALLEL = ("--tensor-parallel-size", "-tp", "--tp", "--tp-size")
 _CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
 _MOVING = ("", "latest", "nightly", "main", "dev")
-"""Tags that are given to one image after the other."""
+"""Tags that move from one image to the next."""
 _USUAL_CACHE = "/root/.cache/huggingface"
 _LONG_WALK_S = 60.0
-"""A part of a prefill that somebody would want to know of."""
+"""A share of a prefill's time that is worth a lint."""
 
 
 class Image(toml.Table):
-    """An image that starts a server by itself."""
+    """An image whose entrypoint starts a server."""
 
     name: str
     entrypoint: toml.Names
 
 
 class Variable(toml.Table):
-    """An environment variable that no longer does what it did."""
+    """An environment variable that is no longer read."""
 
     name: str
     instead: str
@@ -52,7 +52,7 @@ class Known(toml.Table):
 
 
 class Lint(NamedTuple):
-    """Something wrong with a start; *found* says what, or None."""
+    """One lint. *found* returns what is wrong with a start, or None."""
 
     name: str
     found: Callable[[StartCommand], str | None]
@@ -60,7 +60,7 @@ class Lint(NamedTuple):
 
 @cache
 def known() -> Known:
-    """What is known of images and variables."""
+    """The known images and variables."""
     return toml.load(Path(__file__).with_suffix(".toml"), Known)
 
 
@@ -84,9 +84,7 @@ def _cache_root_as_model(start: StartCommand) -> str | None:
 def _snapshot_as_model(start: StartCommand) -> str | None:
     if PurePosixPath(start.model or "").parent.name != "snapshots":
         return None
-    return (
-        "a snapshot holds only what was downloaded, a processor's files perhaps not; the model's name fetches the rest"
-    )
+    return "a snapshot holds only downloaded files, and perhaps no processor files; the model's name fetches the rest"
 
 
 def _read_only_cache(start: StartCommand) -> str | None:
@@ -116,28 +114,30 @@ def _unknown_flag(start: StartCommand) -> str | None:
 def _impatient_probe(start: StartCommand) -> str | None:
     if start.patience_s is None or start.boot_s is None or start.patience_s > start.boot_s:
         return None
-    return f"it is given up after {start.patience_s:.0f} s; a boot was seen to take {start.boot_s:.0f} s"
+    return f"it is killed after {start.patience_s:.0f} s; a boot was seen to take {start.boot_s:.0f} s"
 
 
 def _small_shm(start: StartCommand) -> str | None:
     parallel = start.flag(*_PARALLEL) or "1"
     if not start.in_container or start.has_shm or not parallel.isdecimal() or int(parallel) < 2:
         return None
-    return f"{parallel} workers talk through a /dev/shm of less than 1 GiB; a container has 64 MiB by itself"
+    return f"{parallel} workers talk through a /dev/shm of less than 1 GiB; a container has 64 MiB by default"
 
 
 def _needs_a_person(start: StartCommand) -> str | None:
-    return "it asks a question, or for a terminal; without one it does nothing" if start.asks_a_person else None
+    return "it prompts, or needs a terminal, and does nothing without one" if start.asks_a_person else None
 
 
 def _reused_container(start: StartCommand) -> str | None:
-    return "a container that is there is started again, with the flags it was made with" if start.may_reuse else None
+    return "an existing container is started again, with the flags it was created with" if start.may_reuse else None
 
 
 def _open_to_all(start: StartCommand) -> str | None:
     locked = start.flag("--api-key") or start.env.get("VLLM_API_KEY")
     return (
-        "its port is published on every interface, and it asks for no key" if start.open_to_all and not locked else None
+        "its port is published on every interface, and no API key is required"
+        if start.open_to_all and not locked
+        else None
     )
 
 
@@ -146,7 +146,7 @@ def _unpinned_image(start: StartCommand) -> str | None:
     if image is None:
         return None
     tag = image.rpartition("/")[2].partition(":")[2]
-    return f"{image} is another image tomorrow" if tag in _MOVING or tag.startswith("latest-") else None
+    return f"{image} can be another image tomorrow" if tag in _MOVING or tag.startswith("latest-") else None
 
 
 def _radix_walk(start: StartCommand) -> str | None:
@@ -191,19 +191,19 @@ LINTS = (
 
 
 def names() -> tuple[str, ...]:
-    """Every lint, the worst first."""
+    """The names of all lints, the worst first."""
     return tuple(lint.name for lint in LINTS)
 
 
 def lint(start: StartCommand) -> Iterator[tuple[str, str]]:
-    """What is wrong with *start*: the lint's name, and what it found; the worst first."""
+    """What is wrong with *start*: each lint's name and what it found, the worst first."""
     for each in LINTS:
         if (found := each.found(start)) is not None:
             yield each.name, found
 
 
 def observe(ask: Ask, looked_for: str | None) -> Observation:
-    """A published start as evidence: whether it is flagged, and for what: *looked_for* if that is there, else the worst."""
+    """A published start as evidence: flagged or sound, and the lint: *looked_for* if found, else the worst."""
     start = of_command(ask.command, ask.boot_s) if ask.command is not None else of_pod(ask.pod or "", ask.boot_s)
     found = dict(lint(replace(start, engine=ask.engine)))
     signature = looked_for if looked_for in found else next(iter(found), None)

@@ -1,4 +1,4 @@
-"""Serve from a process on this machine: on loopback, in its own session, dead when the test run is dead."""
+"""Serve from a process on this machine: on loopback, in its own session, and ended when the test run dies."""
 
 import os
 from collections.abc import Iterator
@@ -19,26 +19,28 @@ class ProcessLauncher:
     boots = True
     needs_engine = True
     here = True
+    contained = False
+    leases_devices = True
 
     def __init__(self, what: str = "") -> None:
         if what:
-            raise UsageError(f"--longctx-launcher=process takes nothing after it; found {what!r}")
+            raise UsageError(f"--longctx-launcher=process takes no value; found {what!r}")
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
-        """Start it, wait until it answers, yield it, and leave no process of it behind."""
+        """Start the server, wait until it answers, yield it, and leave no process behind."""
         if launch.model is None or launch.python is None:
             raise LaunchError(f"{launch.deployment.name}: the process launcher needs a model and an interpreter")
         port = free_port(launch.deployment.flags.get("port"))
         recipe = launch.backend.recipe(launch.deployment, launch.model, port, str(launch.python))
         recipe = replace(recipe, env={**recipe.env, **launch.shown})
         env = environment(recipe, os.environ)
-        # Several runs may share a folder, and the workers of one run do; a log is one server's.
+        # Each server has a log of its own; several runs, and the workers of one, share a folder.
         log = launch.logs / f"{recipe.name}-{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         process = Process(recipe, env, log)
         launch.started(process.pid)
-        hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name, ended=process.ended, hidden=process.secrets)
+        hoped = launch.server_at(f"http://127.0.0.1:{port}", self, ended=process.ended, hidden=process.secrets)
         try:
             server = await_ready(process, launch, hoped, boot_s=recipe.boot_s)
             yield replace(server, words={**server.words, **launch.shown})

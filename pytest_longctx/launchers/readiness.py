@@ -25,29 +25,29 @@ from pytest_longctx.redaction import masked
 from pytest_longctx.units import duration
 
 _MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu")
-"""What is wrong with the machine, and no evidence about the server."""
+"""Signatures of an environment problem: no evidence about the server."""
 
 
 _POLL_S = 0.1
 
 
 _LAST_WORDS_S = 0.5
-"""How long a server may go on logging after a line that tells of a failure."""
+"""How long a server may continue to log after a line that reports a failure."""
 
 
 _TAIL_LINES = 12
 
 
 _WIDEST = 400
-"""Letters of one line of an explanation."""
+"""Characters of one line of an explanation."""
 
 
 NOBODY_S = 5.0
-"""How long an address at which nobody listens is tried, where the server is said to run already."""
+"""How long to try an address without a listener, where the server should run already."""
 
 
 def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:
-    """*hoped* once it has generated a token, with what it told of itself. Raises `BootError` with what was seen instead."""
+    """*hoped* once it has generated a token, with its version and limits. Raises `BootError` with the failure."""
     with Knock(hoped) as probe:
         return _Wait(candidate, launch, probe, boot_s).until_ready()
 
@@ -65,7 +65,7 @@ class _Wait:
     elapsed_s: float = 0.0
     _log: LogMotion = field(init=False)
     _heard: set[tuple[str, str]] = field(default_factory=set)
-    """What the knocking has come to so far."""
+    """The state of the probe."""
 
     def __post_init__(self) -> None:
         catalogue = self.launch.backend.catalogue
@@ -77,7 +77,7 @@ class _Wait:
     def until_ready(self) -> Server:
         failure_seen_s: float | None = None
         while True:
-            exit_code = self.candidate.exit_code()  # before the log is read, so that nothing it wrote last is missed
+            exit_code = self.candidate.exit_code()  # before the log is read, so that its last lines are not missed
             lines = list(self.candidate.new_lines())
             for line in lines:
                 self.reading.feed(line)
@@ -100,24 +100,24 @@ class _Wait:
             time.sleep(_POLL_S)
 
     def _note_motion(self, now_s: float, lines: list[str]) -> None:
-        """What has moved since the last look: the log, or what the knocking came to."""
+        """What changed since the last look: the log, or the probe's state."""
         if self._log.grown() if self._log.path is not None else self._log.new(lines):
             self.stall.move(now_s, f"the log ({self._log.last[:120]})", step=False)
-        heard = (self.probe.step, " ".join(self.probe.last.split()[:2]))  # a health may tell the time
+        heard = (self.probe.step, " ".join(self.probe.last.split()[:2]))  # a health check may return the time
         if heard not in self._heard:
             self._heard.add(heard)
             self.stall.move(now_s, f"the answer to {heard[0]}", step=False)
 
     def _is_over(self, now_s: float) -> bool:
-        """Whether there is no use in waiting on, or no time."""
+        """Whether the wait is over: an answer, an end, a failure, or no time left."""
         if self.candidate.ours:
             return self.stall.look(now_s) is not None or self.elapsed_s > self.boot_s
-        # It is said to run already: where the connection is turned away, nobody is there.
+        # It should run already: a refused connection means that no server is there.
         nobody = not self.probe.connected and (bool(self.probe.nobody) or self.elapsed_s > NOBODY_S)
         return nobody or self.elapsed_s > self.boot_s
 
     def _answered(self, answered: Server) -> Server:
-        """The server with all that is known of it. Raises `BootError` where it cannot hold one request of its own length."""
+        """The server with all known figures. Raises `BootError` where its KV cache cannot hold one request of its own length."""
         figures = {**self.reading.figures, **self.probe.figures, "boot_s": self.elapsed_s}
         words = {**self.reading.told(), **self.probe.words}
         server = replace(answered, figures=figures, words=words, log=self.candidate.log)
@@ -148,7 +148,7 @@ class _Wait:
         return BootError(self._explain(because, found.remedy, found), seen, self.candidate.log)
 
     def _evidence(self, exit_code: int | None) -> Evidence:
-        """Everything that can be asked about how it ended."""
+        """All evidence of how the server ended."""
         refused = self.probe.refused
         timed_out = exit_code is None and refused is None and self.reading.failure is None
         stalled = self.stall.look(time.monotonic()) if timed_out else None
@@ -163,7 +163,7 @@ class _Wait:
         )
 
     def _at_work(self) -> str:
-        """That it was still at work when the time was up."""
+        """The message that it was still working at the time limit."""
         silent_s = time.monotonic() - self.stall.moved_s
         moved = (
             f"{self.stall.last} moved {duration(silent_s)} before" if self.stall.last else "it had just been started"
@@ -194,10 +194,10 @@ class _Wait:
 
 def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
     """
-    An exit code and what is known of the memory, in words.
+    An exit code, and what is known of the memory, as text.
 
     >>> how_it_ended(137, oom_killed=False)
-    'the process was ended by signal 9, and not for its memory'
+    'signal 9 ended the process, which was not out of memory'
     """
     if oom_killed:
         return f"its container reached its memory limit, and the kernel ended it (OOMKilled, exit code {exit_code})"
@@ -205,14 +205,14 @@ def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
         looked = (
             ", as the kernel does when the host runs out of memory"
             if oom_killed is None
-            else ", and not for its memory"
+            else ", which was not out of memory"
         )
-        return f"the process was ended by signal {exit_code - 128}{looked if exit_code == 137 else ''}"
+        return f"signal {exit_code - 128} ended the process{looked if exit_code == 137 else ''}"
     return f"the process exited with code {exit_code}"
 
 
 def tail(log: Path, secrets: tuple[str, ...] = (), lines: int = _TAIL_LINES) -> list[str]:
-    """The last *lines* of *log*, masked and cut to a readable width; reads no more than the end of the file."""
+    """The last *lines* of *log*, masked and cut to a readable width; reads only the end of the file."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 64 * 1024))
         text = file.read().decode("utf-8", "replace")

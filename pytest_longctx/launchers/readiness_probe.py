@@ -1,4 +1,4 @@
-"""Probe a server until it answers: health, model list, version, one token; in a thread, so that a wait can be ended."""
+"""Probe a server until it answers: health, model list, version, one token; in a thread, so that a wait can end."""
 
 import re
 import threading
@@ -17,24 +17,24 @@ from pytest_longctx.client.server import Answer, Server, Unaskable, unaskable
 _PROMPT_TOKENS = 8
 _PAUSE_S = 0.2
 _QUICK_S = 5.0
-"""For an answer that takes no work: health, the model list."""
+"""Timeout of answers that take no work: health, the model list."""
 PERSISTS_S = 10.0
-"""How long one error of its own must be all that a server answers: engines that warm up answer 500 and 503 for a moment."""
+"""How long a server must answer nothing but one error: engines that warm up answer 500 and 503 for a moment."""
 _PERSISTS_TIMES = 3
 _VARIES = re.compile(r"[0-9a-fA-F-]{8,}|\d+")
-"""Ids and times in an error's text."""
+"""Ids and times in the text of an error, which differ each time."""
 
 
 @dataclass(slots=True)
 class _Failing:
-    """A server that answers with an error of its own, the same again and again."""
+    """Detects a server that answers with the same error again and again."""
 
     text: str = ""
     since_s: float = 0.0
     times: int = 0
 
     def persists(self, status: int, text: str, now_s: float) -> bool:
-        """Take in one more answer; True once the same error came for long enough. 503 says not now, and is none of its own."""
+        """Note one more answer; True once the same error has come for long enough. 503 means not yet, and does not count."""
         if status < 500 or status == 503:
             self.text, self.times = "", 0
             return False
@@ -47,10 +47,10 @@ class _Failing:
 
 class Knock:
     """
-    Asks *server* step by step, until it has generated a token or refused to.
+    Probes *server* step by step, until it generates a token or refuses to.
 
-    *answered* is the server with what it told of itself; *refused* what it said when it turned the token down, or answered with
-    an error again and again; *unaskable* why it cannot be asked at all.
+    *answered* is the server with its own figures; *refused* the text with which it refused the token, or of the error that it
+    answers again and again; *unaskable* why it cannot be asked at all.
     """
 
     def __init__(self, server: Server) -> None:
@@ -59,15 +59,15 @@ class Knock:
         self.refused: Refusal | None = None
         self.unaskable: Unaskable | None = None
         self.nobody = ""
-        """Why the address cannot be reached, where the last try was turned away at once."""
+        """Why the address cannot be reached, where the last connection was refused at once."""
         self.step = "health"
         self.last = ""
         self.connected = False
-        """Whether anybody has answered anything."""
+        """Whether any answer has come."""
         self.figures: dict[str, float] = {}
         self.words: dict[str, str] = {}
         self.loaded: dict[str, str] = {}
-        """What the served name stands for, where the list says so."""
+        """The model behind the served name, where the list tells it."""
         self._failing = _Failing()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -82,7 +82,7 @@ class Knock:
         self._stop.set()
 
     def gauges(self) -> dict[str, float | None]:
-        """How many requests run and wait, where the server says so."""
+        """Running and waiting requests, where the server reports them."""
         with open_client(self.server, timeout_s=_QUICK_S) as http:
             seen = server_metrics.glance(http, self.server.backend.metrics)
         return {"running": seen.running, "waiting": seen.waiting}
@@ -93,15 +93,15 @@ class Knock:
                 try:
                     if self._once(http):
                         return
-                except Exception as problem:  # noqa: BLE001 - whatever a stranger answers, it is not ready yet
+                except Exception as problem:  # noqa: BLE001 - any answer that cannot be read means: not ready yet
                     self.last = str(problem) or type(problem).__name__
                     self.nobody = self.last if isinstance(problem, httpx.ConnectError) else ""
                 self._stop.wait(_PAUSE_S)
 
     def _once(self, http: httpx.Client) -> bool:
-        """One round; True when there is no need for another."""
+        """Probe once; True when no further round is needed."""
         self.step = "health"
-        # While a server of ours comes up, somebody else may still be at its port, or its routes not be there yet.
+        # While our server boots, another process may still hold its port, or its routes may not exist yet.
         if not self._passes(http.get(self.server.backend.health), settled=self._attached):
             return self.unaskable is not None
         self.step = "the model list"
@@ -122,11 +122,11 @@ class Knock:
 
     @property
     def _attached(self) -> bool:
-        """Whether the server is somebody else's, and said to be up."""
-        return self.server.launcher == "url"
+        """Whether the server was started before this run, and should be up."""
+        return self.server.attached
 
     def _strange(self, answer: httpx.Response, *, settled: bool) -> bool:
-        """Whether *answer* shows that this server cannot be asked; *settled*: what it has no endpoint for now it will not get."""
+        """Whether *answer* shows that this server cannot be asked. *settled*: an endpoint that is missing now stays missing."""
         server, request = self.server, answer.request
         said = Answer(
             f"{request.method} {request.url.path}",
@@ -148,19 +148,17 @@ class Knock:
         self.connected = self.connected or found is not None
 
     def _turned_down(self, answer: httpx.Response, server: Server) -> bool:
-        """Whether *answer* ends the wait: no token of a request that everything can hold, or no completion."""
+        """Whether *answer* ends the wait: it refuses a request that every server can serve, or is no completion."""
         status, asked = answer.status_code, "POST /v1/completions with eight token ids, for one token"
         shown = Answer(asked, status, answer.text).shown(server.secrets)
         if 400 <= status < 500 and self._attached:
             remedy = "a server whose /v1/completions takes token ids, as vLLM's and SGLang's do"
-            self._cannot(
-                Unaskable(asked, shown, "it does not take the plainest request, a prompt of token ids", remedy)
-            )
+            self._cannot(Unaskable(asked, shown, "it refuses the simplest request, a prompt of token ids", remedy))
         elif 400 <= status < 500 or self._failing.persists(status, answer.text, time.monotonic()):
             self.refused = Refusal.read(status, answer.text, server.secrets)
         elif status == 200 and not _is_completion(answer):
             remedy = "the base URL of an OpenAI-compatible server, up to and without /v1"
-            self._cannot(Unaskable(asked, shown, "what came is no completion: it has no choices", remedy))
+            self._cannot(Unaskable(asked, shown, "the answer is not a completion: it has no choices", remedy))
         return self.refused is not None or self.unaskable is not None
 
     def _green(self, answer: httpx.Response) -> bool:
@@ -169,7 +167,7 @@ class Knock:
         return answer.status_code == 200
 
     def _matched(self, listed: httpx.Response) -> Server | None:
-        """The server with the model it really lists: ours by name, or its first where none was named."""
+        """The server with a model that it lists: the named one, or its first where none was named."""
         models = _models(listed)
         if models is None:
             self._cannot(_no_list(listed, self.server)) if self._attached else None
@@ -199,7 +197,7 @@ class Knock:
         }
 
     def _look_around(self, http: httpx.Client, server: Server) -> None:
-        """What else a server tells of itself; none of it is needed to go on."""
+        """Ask for version and metrics, which are optional."""
         backend = server.backend
         version = None
         if backend.version_path is not None:
@@ -219,7 +217,7 @@ def _json(answer: httpx.Response) -> Any:
 
 
 def _models(listed: httpx.Response) -> dict[str, dict[str, Any]] | None:
-    """The rows of a model list by their names; None where it is none."""
+    """The rows of a model list by name; None where *answer* is no model list."""
     listing = _json(listed)
     rows = listing.get("data") if isinstance(listing, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
@@ -230,7 +228,7 @@ def _models(listed: httpx.Response) -> dict[str, dict[str, Any]] | None:
 def _no_list(listed: httpx.Response, server: Server) -> Unaskable:
     shown = Answer("", listed.status_code, listed.text).shown(server.secrets)
     remedy = "the base URL of an OpenAI-compatible server, up to and without /v1"
-    return Unaskable("GET /v1/models", shown, "what came is no list of models", remedy)
+    return Unaskable("GET /v1/models", shown, "the answer is not a list of models", remedy)
 
 
 def _is_completion(answer: httpx.Response) -> bool:

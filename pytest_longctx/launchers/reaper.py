@@ -1,4 +1,4 @@
-"""Holds a reaper: a process that stands by, and removes what one run has made when that lets go of it, or dies."""
+"""Start a reaper: a process that removes what one run has created, when the run releases it or dies."""
 
 import os
 import subprocess
@@ -12,13 +12,13 @@ _UNSETTLED_S: Final = 10.0
 
 
 class Reaper:
-    """The reaper in *script*, which is given a pipe, *words* and how long what it ends may take to end by itself."""
+    """A reaper process of *script*, with a pipe, *words*, and the grace period of what it ends as arguments."""
 
     def __init__(self, script: str, *words: str, isolation: str = "-I") -> None:
         end, self._hold = os.pipe()
         command = [sys.executable, isolation, script, str(end), *words, str(GRACE_S)]
         try:
-            # It may live longer than this process, and must not keep anybody waiting for the end of its output.
+            # It may outlive this process, and must not hold a pipe open on which a caller waits.
             null = subprocess.DEVNULL
             self._process = subprocess.Popen(
                 command, stdin=null, stdout=null, stderr=null, start_new_session=True, pass_fds=(end,)
@@ -36,9 +36,9 @@ class Reaper:
 
     def let_go(self, *, in_peace: bool) -> None:
         """
-        Wait until everything is gone, or it is clear that nobody answers.
+        Wait until everything is gone, or until the engine is known not to answer.
 
-        Not *in_peace*: nobody knows whether something is about to be made.
+        Without *in_peace* something may be about to be created.
         """
         if self._hold < 0:
             return
@@ -49,5 +49,5 @@ class Reaper:
         try:
             self._process.wait(timeout=2 * GRACE_S if in_peace else _UNSETTLED_S)
         except subprocess.TimeoutExpired:
-            # It goes on by itself. The Popen object would complain, when it is collected, that nobody waits for it.
+            # It continues by itself. Popen would warn, when collected, that its process was not waited for.
             self._process.returncode = 0

@@ -1,4 +1,4 @@
-"""How a server is to be started, read from what people write: a deployment, a ``docker run`` line, a Pod."""
+"""Read how a server is started: from a deployment, a ``docker run`` line, or a Pod."""
 
 import json
 import re
@@ -19,36 +19,36 @@ _LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 @dataclass(frozen=True, slots=True)
 class StartCommand:
-    """One start of a server, as far as what was written tells."""
+    """One start of a server, as far as its text tells."""
 
     engine: str | None = None
-    """The engine whose flags *command* has."""
+    """The engine that *command* starts."""
     version: str | None = None
-    """The versions of it that are meant; None: any."""
+    """The engine versions that it is for; None: any."""
     image: str | None = None
     entrypoint: tuple[str, ...] = ()
-    """What replaces the image's own; empty: nothing does."""
+    """Replaces the image's entrypoint; empty: the image's own is used."""
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[tuple[str, bool], ...] = ()
     """Folders inside the container, and whether they are read-only."""
     in_container: bool = False
     open_to_all: bool = False
-    """Published on every interface of the host."""
+    """Whether its port is published on every interface of the host."""
     has_shm: bool = False
-    """More shared memory than a container gets by itself."""
+    """Whether it has more shared memory than a container's default."""
     asks_a_person: bool = False
     may_reuse: bool = False
-    """A container that is there already is started again."""
+    """Whether it starts an existing container again."""
     patience_s: float | None = None
-    """After how long without an answer it is killed."""
+    """Time without an answer after which it is killed, in seconds."""
     boot_s: float | None = None
-    """How long a boot was seen to take."""
+    """The time that a boot was seen to take, in seconds."""
     context_tokens: int | None = None
-    """The longest request it is to take, where that is no flag of *command*."""
+    """The longest request in tokens, where no flag of *command* tells it."""
 
     def flag(self, *names: str) -> str | None:
-        """The value of the last of these flags on the command line, empty for a bare one; None where there is none."""
+        """The value of the last of these flags on the command line; empty without a value; None without the flag."""
         found = None
         for word, after in pairwise((*self.command, "")):
             name, equals, value = word.partition("=")
@@ -58,7 +58,7 @@ class StartCommand:
 
     @property
     def model(self) -> str | None:
-        """What the engine is told to load."""
+        """The model that the engine loads."""
         given = self.flag("--model", "--model-path")
         words = (*self.entrypoint, *self.command)
         if given is None and "serve" in words[:-1] and not words[words.index("serve") + 1].startswith("-"):
@@ -67,7 +67,7 @@ class StartCommand:
 
 
 def of_deployment(one: Deployment, engine: str | None) -> StartCommand:
-    """*one*, as the docker launcher starts it."""
+    """The start of *one* by the docker launcher."""
     made = one.docker
     model = ("--model", one.model.path) if one.model.path else ("--model", one.model.id) if one.model.id else ()
     words = (*made.entrypoint, made.python, *model, *one.arguments())
@@ -161,7 +161,7 @@ def _patience_s(probe: Mapping[str, Any]) -> float:
 
 
 def _commands(text: str) -> Iterator[list[str]]:
-    """The simple commands of a script, without what its shell would do to them."""
+    """The simple commands of a script, without expansion by the shell."""
     for line in text.replace("\\\n", " ").splitlines():
         words: list[str] = []
         for word in shlex.split(line, comments=True):

@@ -1,7 +1,7 @@
 """
-Attach to a server that already answers somewhere: ``url:http://host:8000``.
+Attach to a running server: ``url:http://host:8000``.
 
-What lies between client and server: a proxy that would cut off a long prompt, found before GPU-hours are spent on it.
+A proxy between client and server that would cut off a long prompt is found before GPU-hours are spent on the prompt.
 """
 
 import json
@@ -26,9 +26,9 @@ from pytest_longctx.redaction import masked
 from pytest_longctx.units import duration
 
 BYTES_PER_TOKEN = 8
-"""Of an id in a request: six digits, a comma, a space."""
+"""Size of one token id in a request: six digits, a comma, a space."""
 SILENCE_S = 65.0
-"""The longest silence that is tried out: nginx and most load balancers give up after 60 s unless told otherwise."""
+"""The longest silence that is tested: nginx and most load balancers give up after 60 s by default."""
 _WORTH_IT_S = 20.0
 """First tokens sooner than this pass every proxy."""
 _GIVEN_UP = (408, 502, 504, 524)
@@ -36,9 +36,9 @@ _GIVEN_UP = (408, 502, 504, 524)
 
 def check_proxy(server: Server, prompt_tokens: int) -> None:
     """
-    Try out whether a prompt of *prompt_tokens* could pass, in its size and its silence, without reading one.
+    Test whether a prompt of *prompt_tokens* can pass, by its size and its silence, without a prefill of that length.
 
-    Raises `LaunchError`. On loopback only the size is tried.
+    Raises `LaunchError`. On loopback only the size is tested.
     """
     tokens = min(prompt_tokens, server.max_model_len or prompt_tokens)
     with open_client(server, timeout_s=60) as http:
@@ -49,7 +49,7 @@ def check_proxy(server: Server, prompt_tokens: int) -> None:
 
 
 def _carries(http: httpx.Client, server: Server, size: int) -> None:
-    """A request for a model that is not there, with room for the longest prompt behind it: blanks, which cost nothing to read."""
+    """Send a request for a missing model, padded with blanks, which need no prefill, to the longest prompt's size."""
     head = json.dumps({"model": "pytest-longctx-no-such-model", "prompt": [server.deployment.model.ordinary_ids[0]]})
     body = head.encode()[:-1] + b', "max_tokens": 1}'
     padding = b" " * max(0, size - len(body))
@@ -62,7 +62,7 @@ def _carries(http: httpx.Client, server: Server, size: int) -> None:
         said = f"{type(problem).__name__}: {problem}"
     if said:
         raise LaunchError(
-            f"{server.url} does not take a request of {size / 1e6:.1f} MB, the size of the longest prompt of this run\n"
+            f"{server.url} rejects a request of {size / 1e6:.1f} MB, the size of the longest prompt of this run\n"
             f"  found    {said}\n"
             "  try      a larger body limit of the proxy (nginx: client_max_body_size 0), the server's own address, or\n"
             "           tests with shorter prompts"
@@ -70,7 +70,7 @@ def _carries(http: httpx.Client, server: Server, size: int) -> None:
 
 
 def _waits(http: httpx.Client, server: Server, silence_s: float) -> None:
-    """A long answer that is not streamed, given up after *silence_s*: whoever lies between sees the same as in a long prefill."""
+    """Ask for a long answer without streaming, and stop after *silence_s*: to a proxy it looks like a long prefill."""
     low, high = server.deployment.model.ordinary_ids
     prompt = [(low + high) // 2] * 8
     room = (server.max_model_len or 65_536) - len(prompt) - 8
@@ -85,23 +85,25 @@ def _waits(http: httpx.Client, server: Server, silence_s: float) -> None:
         said = f"{type(problem).__name__}: {problem}"
     if said:
         raise LaunchError(
-            f"{server.url} is given up after {duration(time.monotonic() - began_s)} of silence; a first token may take longer\n"
+            f"{server.url} was cut off after {duration(time.monotonic() - began_s)} of silence; a first token may take longer\n"
             f"  found    {said}, before {duration(silence_s)} had passed\n"
             "  try      a longer idle limit of the proxy (nginx: proxy_read_timeout 1h), or the server's own address"
         )
 
 
 PATIENCE_S = 60.0
-"""How long a server that is said to answer may take to do so."""
+"""How long a server that should run already may take to answer."""
 
 
 class UrlLauncher:
-    """Starts nothing and stops nothing."""
+    """Attaches to a server; starts and stops nothing."""
 
     name = "url"
     boots = False
     needs_engine = False
     here = False
+    contained = False
+    leases_devices = False
 
     def __init__(self, base: str) -> None:
         try:
@@ -111,7 +113,7 @@ class UrlLauncher:
             usable = False
         if not usable:
             raise UsageError(f"--longctx-launcher=url:{masked(base, ())}: write url:http://HOST:PORT")
-        # The OpenAI clients' base URL ends in /v1; people paste it.
+        # The base URL of OpenAI clients ends in /v1, and is often pasted.
         plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self.base = plain.rstrip("/").removesuffix("/v1")
         login = parts.netloc.rpartition("@")[0]
@@ -120,13 +122,13 @@ class UrlLauncher:
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
-        """Check that it answers and is what the deployment says, and yield it."""
+        """Check that the server answers and matches the deployment, and yield it."""
         key = os.environ.get(KEY_VARIABLE)
         headers = {"Authorization": f"Bearer {key}"} if key else self.headers
-        # Asking moves the server's counters too: never while another worker of this run measures it.
+        # The probe changes the server's counters: not while another worker of this run measures it.
         with exclusive(self.base):
             candidate = AttachedServer(self.base, (key,) if key else ())
-            hoped = launch.server_at(self.base, self.name, headers=headers, local=self.local)
+            hoped = launch.server_at(self.base, self, headers=headers, local=self.local)
             patience_s = min(PATIENCE_S, launch.deployment.timeouts.boot_s)
             server = await_ready(candidate, launch, hoped, boot_s=patience_s)
             for line in _other_than_said(server):
@@ -140,7 +142,7 @@ class UrlLauncher:
 
 
 def _other_than_said(server: Server) -> Iterator[str]:
-    """What *server* tells of itself that its deployment has otherwise; what it does not tell is not held against it."""
+    """How *server* differs from its deployment, as far as it reports anything."""
     said = server.deployment
     if None not in (said.max_model_len, server.max_model_len) and said.max_model_len != server.max_model_len:
         yield f"serves max_model_len {server.max_model_len:,}; the deployment {said.name} says {said.max_model_len:,}"
@@ -152,7 +154,7 @@ def _other_than_said(server: Server) -> Iterator[str]:
 
 
 class AttachedServer(Candidate):
-    """A server of which nothing but its answers can be seen."""
+    """A server that shows nothing but its answers."""
 
     ours = False
 

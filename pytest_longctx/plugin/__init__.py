@@ -1,7 +1,7 @@
 """
-The door: pytest's hooks, wired. What stands behind it is imported when a test first asks for it.
+The plugin's pytest hooks. They import the rest of the package when a test first needs it.
 
-A run in which the plugin is installed and not used pays for this module, `options`, `markers`, `hookspecs` and `fixtures`.
+A run that has the plugin installed and does not use it imports this module, `options`, `markers`, `hookspecs` and `fixtures`.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ _REPORTING = "longctx-reporting"
 _DESELECTING = "longctx-deselecting"
 """Registered when a backend was chosen, and only then."""
 _BESIDE_S = 300.0
-"""What a test may do beside waiting: long prompts are made, and counters settle."""
+"""Time of a test beside its waits for the server: it makes long prompts, and counters settle."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +30,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Fold the options, declare the markers, and refuse what cannot work."""
+    """Read the options, declare the markers, and refuse a run that cannot work."""
     config.pluginmanager.register(fixtures, "longctx-fixtures")
     for name, tokens in markers.LENGTHS.items():
         config.addinivalue_line("markers", f"{name}: contexts of about {tokens:,} tokens (pytest-longctx)")
@@ -76,13 +76,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _do_without_workers(config: pytest.Config) -> None:
-    """A plan runs no test, and a worker of xdist that is handed tests and runs none is an internal error of it."""
+    """Switch xdist off: a plan runs no test, and xdist takes a worker that runs none of its tests for an internal error."""
     if config.pluginmanager.hasplugin("xdist"):  # it reads these after us
         config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
 
 
 def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:
-    """Workers may boot servers beside each other where each deployment has devices of its own, and one worker to itself."""
+    """Refuse several workers unless each deployment has devices of its own, and one worker to itself."""
     workers = config.getoption("numprocesses", None)
     if not workers or not selection.launcher.boots or selection.backend.shares_machine:
         return
@@ -96,7 +96,7 @@ def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where deployments lease devices, each goes to one worker as a whole; else it is xdist's own affair."""
+    """Send all tests of a deployment to one worker where deployments lease devices; otherwise xdist decides."""
     if not config.pluginmanager.hasplugin(_REPORTING):
         return None
     from pytest_longctx.plugin.session import session_of
@@ -116,7 +116,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if asked is None and named is None and not _wants_our_deployment(metafunc):
         return
     if not metafunc.config.pluginmanager.hasplugin(_REPORTING):
-        return  # no backend was chosen; the fixtures say so when the test is set up
+        return  # no backend was chosen; the fixtures report it at set-up
     from pytest_longctx.errors import LongctxError, UsageError
     from pytest_longctx.plugin.session import session_of
 
@@ -130,7 +130,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             raise UsageError("it is marked as judging findings, and takes neither `finding` nor `judge`")
         cases = session.selection.asking(asked.args) if asked else session.selection.named(named.args if named else ())
     except LongctxError as problem:
-        # An error raised here would come with pytest's own traceback; it is raised once everything is collected.
+        # An error raised here would carry pytest's own traceback; it is raised after collection instead.
         session.problems.append(f"{metafunc.definition.nodeid}: {problem}")
         if not {"finding", "deployment"} <= set(metafunc.fixturenames):
             return
@@ -156,9 +156,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _patience(metafunc: pytest.Metafunc, case: Any) -> list[pytest.MarkDecorator]:
     """
-    The time limit of a test, for pytest-timeout: no sooner than the deadlines of its boot and its requests.
+    The time limit of a test, for pytest-timeout: the deadlines of its boot and its requests, or more.
 
-    None at all where these are not known: each wait has its own, and a limit of the project would end a server at work.
+    No limit where these are not known: each wait has its own deadline, and a project's limit would end a working server.
     """
     own = metafunc.definition.get_closest_marker("timeout") is not None
     if own or not metafunc.config.pluginmanager.hasplugin("timeout"):
@@ -167,7 +167,7 @@ def _patience(metafunc: pytest.Metafunc, case: Any) -> list[pytest.MarkDecorator
 
 
 def _wants_our_deployment(metafunc: pytest.Metafunc) -> bool:
-    """Whether the test uses the fixture ``deployment``, and neither it nor its project says which one that is."""
+    """Whether the test uses the fixture ``deployment``, and neither the test nor its project defines it."""
     if "deployment" not in metafunc.fixturenames:
         return False
     if any("deployment" in str(mark.args[:1]) for mark in metafunc.definition.iter_markers("parametrize")):
@@ -178,7 +178,7 @@ def _wants_our_deployment(metafunc: pytest.Metafunc) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out questions that nobody asks of this backend, and keep the tests of one deployment together."""
+    """Deselect tests of questions that no finding asks of this backend, and keep the tests of one deployment together."""
     if not config.pluginmanager.hasplugin(_REPORTING):
         return
     from pytest_longctx.plugin.session import session_of
@@ -204,14 +204,14 @@ def _deployment(item: pytest.Item) -> Any:
 
 
 def _prompts(item: Any, deployment: Any) -> tuple[int, ...]:
-    """How many tokens the prompts of *item* have, where its finding says so."""
+    """Prompt lengths of *item* in tokens, where its finding names them."""
     finding = item.callspec.params.get("finding")
     return (0, *finding.ask.every_length(deployment.max_model_len)) if finding is not None else (0, 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Hand the seed to an xdist worker, so that one run has one seed."""
+    """Pass the seed to an xdist worker, so that a run has one seed."""
     if node.config.pluginmanager.hasplugin(_REPORTING):
         from pytest_longctx.plugin.session import session_of
 

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(trylast=True)
 def pytest_longctx_make_backend(name: str) -> "Backend | None":
-    """One of ours."""
+    """A built-in one."""
     made: Backend | None = load(BACKENDS[name])() if name in BACKENDS else None
     return made
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_longctx_make_launcher(kind: str, what: str) -> "Launcher | None":
-    """One of ours."""
+    """A built-in one."""
     made: Launcher | None = load(LAUNCHERS[kind])(what) if kind in LAUNCHERS else None
     return made
 
 
 def pytest_longctx_names(what: str) -> list[str]:
-    """The names of ours."""
+    """The names of the built-in ones."""
     return sorted(BACKENDS if what == "backend" else LAUNCHERS)

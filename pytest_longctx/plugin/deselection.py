@@ -1,4 +1,4 @@
-"""The door, where tests are left out: whose question nothing here can answer, and why a run selected less than was meant."""
+"""Deselect tests that this run cannot answer, and explain why a run selected fewer tests than intended."""
 
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -18,19 +18,19 @@ from pytest_longctx.redaction import masked
 
 SUITES = "--pyargs pytest_longctx.suites"
 _SHOWN = 3
-"""How many of several are named before the rest is counted."""
+"""How many names are shown before the rest is only counted."""
 _OPERATORS = frozenset({"and", "or", "not", "True", "False", "None"})
 
 
 def has_nothing_to_judge(item: pytest.Item) -> bool:
-    """Whether its set of cases was empty: pytest then has a value of its own there; another's "deployment" is theirs."""
+    """Whether the set of cases was empty: pytest then puts in a value of its own. Not another plugin's "deployment"."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
     return type(params.get("deployment")).__name__ == "NotSetType"
 
 
 def markers_in(expression: str) -> list[str]:
     """
-    The markers that a ``-m`` expression names; not the arguments it may ask of them.
+    The markers that a ``-m`` expression names, without their arguments.
 
     >>> markers_in('ten_million and not (fp8 or device(kind="H200"))')
     ['ten_million', 'fp8', 'device']
@@ -41,7 +41,7 @@ def markers_in(expression: str) -> list[str]:
 
 def words_in(expression: str) -> list[str]:
     """
-    The words that a ``-k`` expression looks for in the names of tests.
+    The words that a ``-k`` expression searches in the names of tests.
 
     >>> words_in("LC-0001 or not (smoke)")
     ['LC-0001', 'smoke']
@@ -50,7 +50,7 @@ def words_in(expression: str) -> list[str]:
 
 
 class Deselecting:
-    """Sees what was collected and what is left of it; on an xdist worker, tells the controller."""
+    """Compares the collected tests with the selected ones; an xdist worker reports the result to the controller."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -59,7 +59,7 @@ class Deselecting:
         self._told = False
 
     def leave_out(self, items: list[pytest.Item]) -> None:
-        """Deselect the tests that ask what nothing in this run can answer."""
+        """Deselect the tests that no deployment of this run can answer."""
         self._idle = [item for item in items if has_nothing_to_judge(item)]
         if self._idle:
             self.session.config.hook.pytest_deselected(items=self._idle)
@@ -67,7 +67,7 @@ class Deselecting:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Where markers are strict no test carries an unknown one: it can be refused before anything is collected."""
+        """Refuse an unknown marker before collection where markers are strict: no test can carry it then."""
         config = self.session.config
         if hasattr(config, "workerinput") or not _strict(config):
             return
@@ -81,7 +81,7 @@ class Deselecting:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-        """Compare what was collected with what every other hook left of it."""
+        """Compare the collected tests with those that all other hooks left."""
         collected = list(items)
         yield
         self.lines = [*self._misspelt(collected, left=bool(items)), *self._unanswered()]
@@ -92,17 +92,17 @@ class Deselecting:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """A worker of xdist has collected, and tells; all of them collect the same."""
+        """Take the result of an xdist worker that has collected; all workers collect the same tests."""
         self.lines = getattr(node, "workeroutput", {}).get("longctx_deselected", self.lines)
 
     def pytest_report_collectionfinish(self) -> list[str]:
-        """Before a run of hours begins."""
+        """Show the lines before the tests run, which may take hours."""
         self._told = True
         return [f"longctx: {line}" for line in self.lines]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """At the end, where workers did the collecting."""
+        """Show the lines at the end where xdist workers collected."""
         for line in () if self._told else self.lines:
             terminalreporter.write_line(f"longctx: {line}", yellow=True)
 
@@ -114,7 +114,7 @@ class Deselecting:
         option = self.session.config.option
         known = self._registered | {marker.name for item in collected for marker in item.iter_markers()}
         for name in markers_in(option.markexpr):
-            # A project may leave out, by `not`, what none of its tests carries.
+            # A project may exclude, by `not`, a marker that none of its tests carries.
             meant = left and "not" in option.markexpr.split() and not get_close_matches(name, known)
             if name not in known and not meant:
                 yield f"-m: {_unknown(name, known)}"
@@ -127,7 +127,7 @@ class Deselecting:
                 yield f"-k: no collected test is named {word}; {self._near(word, collected)}"
 
     def _near(self, word: str, collected: Sequence[pytest.Item]) -> str:
-        """The nearest finding, case or test; of a finding that is known, why no test judges it here."""
+        """The nearest finding, case or test; for a known finding, why no test judges it here."""
         chosen = self.session.selection
         if finding := chosen.findings.get(word.upper()):
             return _why_not(chosen, finding)
@@ -138,7 +138,7 @@ class Deselecting:
         return f"did you mean {' or '.join(near)}?" if near else "pytest --collect-only -q lists them"
 
     def _unanswered(self) -> Iterator[str]:
-        """Why tests that are no suites of ours were left out; the suites ask much that is not for every backend."""
+        """Why a project's own tests were deselected. Not the suites': many of their questions fit some backends only."""
         why: dict[str, list[str]] = {}
         for item in self._idle:
             if not _is_ours(item):
@@ -155,7 +155,7 @@ class Deselecting:
             if asked is not None:
                 return f"no finding that asks {asked.args[0]!r} is about --backend={chosen.backend.name}"
             return _no_deployment(chosen)
-        except (LongctxError, LookupError) as problem:  # what is wrong with a marker is said elsewhere
+        except (LongctxError, LookupError) as problem:  # an error in a marker is reported elsewhere
             return str(problem)
 
     def _nothing(self, collected: Sequence[pytest.Item]) -> Iterator[str]:
@@ -178,7 +178,7 @@ class Deselecting:
 
 
 def _strict(config: pytest.Config) -> bool:
-    """Whether an unregistered marker is an error; since pytest 9 by a key of the ini file, which the flag sets too."""
+    """Whether an unregistered marker is an error. Since pytest 9 an ini key decides, which the flag sets too."""
     for key in ("strict_markers", "strict"):
         try:
             found = config.getini(key)

@@ -1,8 +1,8 @@
 """
-The door, where a test fails: the text that pytest shows, and that JUnit XML and annotations take from there.
+The text of a failed test, which pytest shows and JUnit XML and annotations take over.
 
-A verdict that fails a test, and a request that was not served, are told without a traceback and without the reprs of what
-was compared; any other failure of a test is pytest's own affair.
+A failing verdict and an unserved request are shown without a traceback and without the reprs of the compared values. pytest
+shows every other failure as usual.
 """
 
 from pathlib import Path
@@ -22,17 +22,17 @@ from pytest_longctx.reports import html, properties
 from pytest_longctx.reports.explanation import Setting, exchange_text, verdict_text
 
 _LOGGED = ("dies", "runs out of memory", "asserts", "disconnects", "hangs", "is not admitted")
-"""Outcomes whose cause the server's log may tell."""
+"""Outcomes whose cause the server's log may contain."""
 
 
 def unserved_error(session: Session, item: pytest.Item, server: Server, exchange: Exchange) -> UnservedError:
-    """What to raise of an *exchange* that a test needed an answer from."""
+    """The error to raise for an *exchange* that brought no answer to a test that needs one."""
     boot = session.booted.get(server.deployment.name)
     seen = exchange.observe()
     if boot is not None and boot.server is not None:
         try:
-            seen = boot.bear_out(boot.weigh(exchange))
-        except LongctxError as problem:  # what it ran in has gone: that is why there was no answer
+            seen = boot.evidence(exchange)
+        except LongctxError as problem:  # its container or Pod is gone, which explains the missing answer
             seen = Observation(seen.outcome, seen.metrics, seen.phase, said=str(problem))
     setting = _setting(session, item, server.deployment.name, seen)
     return UnservedError(exchange_text(exchange, seen, setting, server.max_model_len), exchange)
@@ -42,24 +42,24 @@ _UNSERVED = pytest.StashKey[tuple[Server, Exchange]]()
 
 
 def keep_unserved(item: pytest.Item, server: Server, exchange: Exchange) -> None:
-    """Remember an *exchange* that was returned to the test, lest the test fails over it and the server's words are nowhere."""
+    """Keep an *exchange* that was returned to the test, so that a failure of the test can show the server's words."""
     item.stash[_UNSERVED] = (server, exchange)
 
 
 def unserved_text(session: Session, item: pytest.Item) -> str:
-    """What became of the last request of *item* that was not served and was returned to it; empty where there is none."""
+    """How the last unserved request that was returned to *item* ended; empty where there is none."""
     server, exchange = item.stash.get(_UNSERVED, (None, None))
     return "" if server is None or exchange is None else str(unserved_error(session, item, server, exchange))
 
 
 def failing(session: Session, item: pytest.Item) -> list[Verdict]:
-    """The verdicts of *item* that fail it."""
+    """The verdicts that fail *item*."""
     words = ("broken", "unmeasured") if session.options.strict else ("broken",)
     return [verdict for verdict in verdicts_of(item) if verdict.word in words]
 
 
 def verdicts_text(session: Session, item: pytest.Item) -> str:
-    """Why the verdicts of *item* fail it, one after the other; empty where none does."""
+    """Why each failing verdict of *item* fails it; empty where none does."""
     return "\n\n".join(
         verdict_text(verdict, _setting(session, item, _deployment_of(item), verdict.observation))
         for verdict in failing(session, item)
@@ -67,7 +67,7 @@ def verdicts_text(session: Session, item: pytest.Item) -> str:
 
 
 def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:
-    """Below a failure that is the test's own, its broken verdicts, or the last request that was not served."""
+    """Add the broken verdicts, or the last unserved request, below a failure of the test's own."""
     if hasattr(longrepr, "addsection"):
         if text := verdicts_text(session, item):
             longrepr.addsection("verdict", text, "-")
@@ -76,12 +76,12 @@ def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:
 
 
 def asserted(session: Session, item: pytest.Item, raised: BaseException | None) -> str:
-    """What to show in place of a failed assertion that was about a verdict: its rows, below the words of the assertion's own."""
+    """The rows of a verdict, below the assertion's own message, in place of a failed assertion about that verdict."""
     found = failing(session, item)
     if not isinstance(raised, AssertionError) or not found:
         return ""
     said = str(raised)
-    # pytest's rewriting quotes the verdict, or its word; with --assert=plain an assertion says nothing at all.
+    # pytest's rewriting quotes the verdict, or its word; with --assert=plain an assertion has no text.
     quoted = [f"{verdict.finding.id} {verdict.word}" for verdict in found] + [
         f"assert {each.word!r} " for each in found
     ]
@@ -92,7 +92,7 @@ def asserted(session: Session, item: pytest.Item, raised: BaseException | None) 
 
 
 def shown(text: str, call: pytest.CallInfo[None]) -> Any:
-    """*text* as all there is of a failure, its first line in pytest's short summary; plain where nothing was raised."""
+    """*text* as the whole report of a failure, with its first line in the short summary; plain where nothing was raised."""
     if call.excinfo is None:
         return text
     told = pytest.fail.Exception(text, pytrace=False)
@@ -100,7 +100,7 @@ def shown(text: str, call: pytest.CallInfo[None]) -> Any:
 
 
 def placed(text: str, item: pytest.Item, call: pytest.CallInfo[None]) -> str:
-    """*text* with the line of the test at which it was raised, below its first."""
+    """*text*, with the raising line of the test below its first line."""
     entries = call.excinfo.traceback if call.excinfo else ()
     lines = [entry.lineno + 1 for entry in entries if Path(entry.path) == item.path]
     first, _, rest = text.partition("\n")

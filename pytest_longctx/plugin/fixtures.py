@@ -1,7 +1,7 @@
 """
-What a test is given. Each fixture is thin; the work is in the modules it calls, most of which know nothing of pytest.
+The fixtures. Each is thin; the work is in the modules it calls, most of which do not import pytest.
 
-Nothing heavy is imported before a fixture runs: this module is loaded by every pytest run of an environment.
+Heavy imports wait until a fixture runs: every pytest run of an environment loads this module.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,8 +38,8 @@ class Ask(Protocol):
         """
         The request and its answer.
 
-        What to do with a refusal, a hang or any other ending than a complete answer: *raise* an `UnservedError`, or *return* it.
-        By default a test that judges a finding is given it, as evidence, and in any other test it is raised.
+        *unserved* decides on a refusal, a hang or any other incomplete answer: *raise* an `UnservedError`, or *return* it.
+        By default it is returned, as evidence, to a test that judges a finding, and raised in any other test.
         """
 
 
@@ -56,14 +56,14 @@ class Load(Protocol):
         rate_per_s: float | None = None,
         arrivals: "Arrivals" = "poisson",
     ) -> "Carried":
-        """Every exchange, and what is known of all of them together; either *concurrency* or *rate_per_s* is given."""
+        """Every exchange, and the figures of all together; give either *concurrency* or *rate_per_s*."""
 
 
 class Accuracy(Protocol):
-    """Have known questions asked; see `pytest_longctx.client.adapters.runner.score`."""
+    """Ask questions with known answers; see `pytest_longctx.client.adapters.runner.score`."""
 
     def __call__(self, asked: "Asked") -> "Observation":
-        """How many answers were right, with the standard error."""
+        """The share of right answers, with the standard error."""
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +82,7 @@ def longctx_seed(longctx_session: "Session") -> int:
 
 @pytest.fixture(scope="session")
 def deployment(request: pytest.FixtureRequest) -> "Deployment":
-    """What is served. Parametrized by the finding; override it to test a deployment made in code."""
+    """The deployment under test. Parametrized by the finding; override it to test one made in code."""
     if not hasattr(request, "param"):
         pytest.fail("this test needs a deployment, and none was chosen for it: is --backend set?", pytrace=False)
     chosen: Deployment = request.param
@@ -91,13 +91,13 @@ def deployment(request: pytest.FixtureRequest) -> "Deployment":
 
 @pytest.fixture(scope="session")
 def boot(longctx_session: "Session", deployment: "Deployment") -> Iterator["Boot"]:
-    """The deployment brought up, or the failure that was seen instead: for tests that expect one."""
+    """The deployment's boot, which may have failed: for tests that expect a failure."""
     yield from longctx_session.boot(deployment)
 
 
 @pytest.fixture(scope="session")
 def server(boot: "Boot") -> "Server":
-    """The deployment's server, answering. Booted once, and down before the next deployment comes up."""
+    """The deployment's server, ready. It boots once, and stops before the next deployment boots."""
     if boot.server is None:
         raise pytest.fail.Exception(str(boot.failure), pytrace=False) from boot.failure
     return boot.server
@@ -116,7 +116,7 @@ def prompt(
     request: pytest.FixtureRequest, deployment: "Deployment", longctx_seed: int, longctx_corpus: "Source"
 ) -> "PromptFactory":
     """
-    ``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly so many tokens, the same again for the same seed.
+    ``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly that many tokens; the same seed gives the same prompt.
 
     `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``text``, ``chat``, ``turns``, ``users``.
     """
@@ -127,13 +127,13 @@ def prompt(
 
     def reader() -> Reader:
         where, source = models.locate(deployment.model), longctx_corpus
-        if deployment.model.make is not None and source == Sentences():  # a made tokenizer knows no English
+        if deployment.model.make is not None and source == Sentences():  # a generated tokenizer has no English words
             source = Words.of(tokenizer.load(where), *deployment.model.ordinary_ids)
         return Reader(where, source, deployment.max_model_len)
 
     params = getattr(request.node, "callspec", None)
     finding = params.params.get("finding") if params else None
-    # Keyed by the question, not by the server, so that every backend gets the same prompt.
+    # The key is the question, not the server: every backend gets the same prompt.
     name = getattr(request.node, "originalname", request.node.name)
     return PromptFactory(longctx_seed, f"{name}/{finding.id if finding else ''}", deployment.model.ordinary_ids, reader)
 
@@ -144,9 +144,10 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
     from dataclasses import replace
 
     from pytest_longctx.client import request as client_request
+    from pytest_longctx.launchers.boot import require_asked
     from pytest_longctx.plugin import failures
     from pytest_longctx.plugin.selection import pair_of
-    from pytest_longctx.plugin.session import must_have_been_asked
+    from pytest_longctx.plugin.session import failing_plainly
 
     usual: Literal["raise", "return"] = "raise" if pair_of(request.node)[0] is None else "return"
 
@@ -157,11 +158,12 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
         deadline_s: float | None = None,
         unserved: Literal["raise", "return"] | None = None,
     ) -> "Exchange":
-        with longctx_session.measuring(server) as row:
+        with longctx_session.measuring(server, len(prompt)) as row:
             watch = longctx_session.watch_request(server, len(prompt))
             exchange = client_request.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
-            row |= {"sent_tokens": len(prompt), "ttft_s": exchange.ttft_s, "ending": exchange.ending}
-        must_have_been_asked(exchange.observe())
+            row |= {"ttft_s": exchange.ttft_s, "ending": exchange.ending}
+        with failing_plainly():
+            require_asked(exchange.observe())
         exchange = replace(exchange, vitals=longctx_session.sampler.meanwhile(exchange.started_s, exchange.ended_s))
         if exchange.ending != "complete":
             if (unserved or usual) == "raise":
@@ -200,7 +202,7 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
 
 @pytest.fixture
 def reset_cache(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[], None]":
-    """``reset_cache()``: empty the server's prefix cache, and prove it; fails where that cannot be."""
+    """``reset_cache()``: empty the server's prefix cache and verify it; fails where the cache cannot be emptied."""
     from pytest_longctx.client import prefix_cache
     from pytest_longctx.errors import CacheError
 
@@ -216,38 +218,39 @@ def reset_cache(longctx_session: "Session", server: "Server", prompt: "PromptFac
 
 @pytest.fixture
 def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, int], Observation]":
-    """``reset(prompt(8000), 4)``: the same prompt three times, the cache emptied before the third; an `Observation`."""
+    """``reset(prompt(8000), 4)``: send the same prompt three times and empty the cache before the third; an `Observation`."""
     from pytest_longctx.client import prefix_cache
 
-    def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
-        with longctx_session.measuring(server) as row:
-            row["sent_tokens"] = len(prompt)
-            return prefix_cache.observe(server, prompt, output_tokens, longctx_session.progress_line.update)
-
-    return observe
+    return _measured(longctx_session, server, prefix_cache.observe)
 
 
 @pytest.fixture
 def logged_rate(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, int], Observation]":
-    """``logged_rate(prompt(30_000), 4)``: the throughput that the server's log gives one request, beside the client's own."""
+    """``logged_rate(prompt(30_000), 4)``: one request's throughput by the server's log and by the client; an `Observation`."""
     from pytest_longctx.client import logged_throughput
 
-    def observe(prompt: "Sendable", output_tokens: int) -> "Observation":
-        with longctx_session.measuring(server) as row:
-            row["sent_tokens"] = len(prompt)
-            return logged_throughput.observe(server, prompt, output_tokens, longctx_session.progress_line.update)
+    return _measured(longctx_session, server, logged_throughput.observe)
 
-    return observe
+
+def _measured(
+    session: "Session", server: "Server", observe: "Callable[..., Observation]"
+) -> "Callable[[Sendable, int], Observation]":
+    """*observe* for a prompt and a number of output tokens, with the server to itself."""
+
+    def run(prompt: "Sendable", output_tokens: int) -> "Observation":
+        with session.measuring(server, len(prompt)):
+            return observe(server, prompt, output_tokens, session.progress_line.update)
+
+    return run
 
 
 @pytest.fixture
 def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[int], Observation]":
-    """``disconnect(60_000)``: leave a prompt of so many tokens while it is read, and watch the server; an `Observation`."""
+    """``disconnect(60_000)``: disconnect during the prefill of that many tokens, and watch the server; an `Observation`."""
     from pytest_longctx.client import cancellation
 
     def leave(tokens: int) -> "Observation":
-        with longctx_session.measuring(server) as row:
-            row["sent_tokens"] = tokens
+        with longctx_session.measuring(server, tokens):
             return cancellation.disconnect(server, prompt, tokens, longctx_session.progress_line.update)
 
     return leave
@@ -255,7 +258,7 @@ def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFact
 
 @pytest.fixture
 def accuracy(longctx_session: "Session", server: "Server") -> Accuracy:
-    """``accuracy(finding.ask)``: the questions of a task, asked and scored by lm-eval; an `Observation`."""
+    """``accuracy(finding.ask)``: lm-eval asks and scores the questions of a task; an `Observation`."""
 
     def run(asked: "Asked") -> "Observation":
         with longctx_session.measuring(server):
@@ -266,12 +269,12 @@ def accuracy(longctx_session: "Session", server: "Server") -> Accuracy:
 
 @pytest.fixture
 def judge(request: pytest.FixtureRequest, longctx_session: "Session", finding: "Finding") -> "Judge":
-    """``judge(exchange)``: the verdict on the test's finding; recorded before it is returned."""
+    """``judge(exchange)``: the verdict on the test's finding, recorded before the call returns."""
     boot = None if finding.on_paper else request.getfixturevalue("boot")
     return longctx_session.judge_for(request.node, finding, boot)
 
 
 @pytest.fixture
 def finding(deployment: "Deployment") -> "Finding":
-    """The finding this test judges: parametrized by the marker ``finding`` or ``judges``."""
+    """The finding that this test judges, parametrized by the marker ``finding`` or ``judges``."""
     pytest.fail("this test has no finding; mark it with @pytest.mark.finding('LC-0001')", pytrace=False)

@@ -1,8 +1,4 @@
-"""
-What GitHub Actions shows of a run beside its log: annotations, and a summary of the job.
-
-The door, under GitHub Actions: what did not hold as annotations of its test, and the run as the summary of its step.
-"""
+"""Show a run in GitHub Actions: an annotation for each verdict that does not hold, and a summary of the step."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,14 +16,14 @@ from pytest_longctx.units import duration
 
 _LEVELS = {"broken": "error", "unmeasured": "warning"}
 _MOST_ROWS = 500
-"""A step's summary may have 1 MiB, and nobody reads more."""
+"""Rows of a step's summary, which GitHub limits to 1 MiB."""
 
 
 def annotation(entry: Entry, file: Path | None, line: int | None, *, failed: bool, rows: str = "") -> str | None:
     """
-    The workflow command for one verdict; None for one that is as it should be.
+    The workflow command for one verdict; None for a verdict that needs no annotation.
 
-    *line* counts from 1; *rows* say of a verdict that failed its test what was asked, seen and allowed, and how to repeat it.
+    *line* counts from 1. *rows* of a verdict that failed its test: what was asked, seen and allowed, and how to repeat it.
     """
     level = _LEVELS.get(entry.verdict)
     if level is None:
@@ -51,7 +47,7 @@ def _on(entry: Entry) -> str:
 
 
 def summary(found: Sequence[Entry], notes: Sequence[str] = ()) -> Iterator[str]:
-    """The job's summary as Markdown: what did not hold first; what is out of scope is only counted."""
+    """The job's summary as Markdown: verdicts that do not hold come first; those out of scope are only counted."""
     yield f"### Findings: {tally(found)}\n"
     yield from (f"{note}\n" for note in notes)
     rows = [each for word in WORST_FIRST if word != "out of scope" for each in found if each.verdict == word]
@@ -78,21 +74,21 @@ def _row(entry: Entry) -> str:
 
 
 def _cell(text: str) -> str:
-    """One line, and nothing in it that ends the cell or opens a tag."""
+    """*text* on one line, without characters that end the cell or open a tag."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 class GitHubAnnotations:
-    """Listens beside `Recorder`, which keeps the verdicts; on the controller and alone."""
+    """Writes what GitHub reads, from the verdicts that `Recorder` keeps; runs on the controller, or without xdist."""
 
     def __init__(self, reporting: Recorder) -> None:
         self.reporting = reporting
         self._ended: dict[str, tuple[str, int | None, bool]] = {}
         self._told: dict[str, str] = {}
-        """What pytest shows of each test that failed."""
+        """pytest's text of each failed test."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Where each test stands, and whether it failed."""
+        """Note each test's location, and whether it failed."""
         path, line, _ = report.location
         failed = report.failed or self._ended.get(report.nodeid, ("", None, False))[2]
         self._ended[report.nodeid] = (path, line, failed)
@@ -101,7 +97,7 @@ class GitHubAnnotations:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
-        """GitHub reads commands from the output, each on a line of its own, and the summary from a file that it names."""
+        """Print the commands, one a line, and write the summary into the file that GitHub names."""
         for (test, _), entry in self.reporting.entries.items():
             path, line, failed = self._ended[test]
             place = _in_workspace(config.rootpath / path)
@@ -119,7 +115,7 @@ class GitHubAnnotations:
 
 
 def _in_workspace(path: Path) -> Path | None:
-    """*path* as GitHub wants it, from the root of the repository; None for what is not in it, such as an installed suite."""
+    """*path* from the root of the repository, as GitHub wants it; None outside it, as for an installed suite."""
     root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
     found = path.resolve()
     return found.relative_to(root) if found.is_relative_to(root) and found.is_file() else None

@@ -1,4 +1,4 @@
-"""The hooks: how another plugin, or a project's conftest.py, adds what this one lacks."""
+"""The hooks by which another plugin, or a project's conftest.py, extends this one."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ def pytest_longctx_make_backend(config: pytest.Config, name: str) -> "Backend | 
     """
     Return the backend called *name*, or None to let the next plugin try.
 
-    The built-in ones are made by this hook too, after everybody else's::
+    This hook makes the built-in ones too, after those of all other plugins::
 
         def pytest_longctx_make_backend(name):
             return MyServer() if name == "mine" else None
@@ -36,7 +36,7 @@ def pytest_longctx_make_launcher(config: pytest.Config, kind: str, what: str) ->
 @pytest.hookspec
 def pytest_longctx_names(config: pytest.Config, what: str) -> list[str]:  # type: ignore[empty-body]
     """
-    Return the names you make, for messages and the reference: *what* is "backend" or "launcher"::
+    Return the names that you provide, for messages and the reference: *what* is "backend" or "launcher"::
 
         def pytest_longctx_names(what):
             return ["mine"] if what == "backend" else []
@@ -56,7 +56,7 @@ def pytest_longctx_judged(item: pytest.Item, verdict: "Verdict") -> None:
 @pytest.hookspec
 def pytest_longctx_describe_machine(config: pytest.Config, machine: "Machine") -> None:
     """
-    Add what you know to ``machine.facts``; it is written into the header of the results::
+    Add facts to ``machine.facts``, which the header of the results records::
 
         def pytest_longctx_describe_machine(machine):
             machine.facts["rack"] = "B12"

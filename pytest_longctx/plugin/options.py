@@ -1,8 +1,8 @@
 """
-The options, each declared once: this table makes the flags, their ini twins and the reference page.
+The options, each declared once: this table gives the flags, their ini keys and the reference page.
 
-Every pytest run of an environment imports this module, so it is kept light: no slots, which cost more to make, and errors
-are imported where they are raised.
+Every pytest run of an environment imports this module, so it is kept light: no slots, which take longer to create, and
+errors are imported where they are raised.
 """
 
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Option(NamedTuple):
-    """One setting: a flag, and an ini key of the same meaning that the flag wins over."""
+    """One setting: a flag, and an ini key of the same meaning, which the flag overrides."""
 
     name: str
     metavar: str | None
@@ -30,7 +30,7 @@ class Option(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The ini key, and the flag's place in pytest's namespace."""
+        """The ini key, which is also the flag's name in pytest's namespace."""
         return f"longctx_{self.name.replace('-', '_')}"
 
 
@@ -38,40 +38,44 @@ OPTIONS = (
     Option(
         "backend",
         "NAME",
-        "what serves: vllm, vllm-cpu, vllm-neuron, sglang, transformers, openai, miniature, or a plugin's",
+        "the engine that serves: vllm, vllm-cpu, vllm-neuron, sglang, transformers, openai, miniature, or a plugin's",
         flag="--backend",
     ),
     Option(
         "launcher",
         "KIND",
-        "how it is reached: process (default), docker, kubernetes, or url:http://HOST:PORT for one that runs",
+        "how to reach it: process (default), docker, kubernetes, or url:http://HOST:PORT for a running server",
     ),
     Option("deployment", "NAME", "only these deployments: names or TOML files, separated by commas"),
     Option("data", "DIR", "a project's own data: a folder with findings/ and deployments/; several with commas"),
     Option("python", "PATH", "the interpreter that has the engine, for the process launcher"),
-    Option("hardware", "NxKIND", "what the server runs on, such as 8xH200; default: look at this machine"),
+    Option("hardware", "NxKIND", "the hardware of the server, such as 8xH200; default: detected on this machine"),
     Option("results", "DIR", "where results.jsonl and server logs go; default: results"),
     Option("report", "FILE", "also write the results as one HTML page"),
     Option(
         "junit-properties",
         "WHERE",
-        "where verdicts stand in JUnit XML: test (default), or suite, for readers that insist on the xunit2 schema",
+        "where JUnit XML has the verdicts: test (default), or suite, for readers that insist on the xunit2 schema",
     ),
-    Option("baseline", "FILE", "an earlier results.jsonl that --longctx-fail-on holds this run against"),
+    Option("baseline", "FILE", "an earlier results.jsonl with which --longctx-fail-on compares this run"),
     Option(
-        "fail-on", "MEASURE:N%", "a finding is broken where a figure is worse than its baseline by more, as ttft_s:10%"
+        "fail-on",
+        "MEASURE:N%",
+        "a finding is broken if a figure is worse than its baseline by more than this, as ttft_s:10%",
     ),
-    Option("resume", "PATH", "a results.jsonl, or its folder: take over what was judged under the same conditions"),
+    Option(
+        "resume",
+        "PATH",
+        "a results.jsonl, or its folder: keep the verdicts that were reached under the same conditions",
+    ),
     Option("shard", "K/N", "only part K of N, split by deployment; K/N:FILE balances by the times in a results.jsonl"),
     Option("seed", "N", "the seed of every prompt; default: a new one each run, recorded in the results"),
-    Option("load", "NAME", "who sends loads: this package (default), vllm-bench, guidellm or aiperf"),
-    Option("plan", None, "say what would run, what would fit and how long it would take; boot nothing"),
-    Option("strict", None, "missing evidence fails a test instead of skipping it; default: on where CI is set"),
-    Option(
-        "github", None, "annotations and a step summary for GitHub Actions; default: on where GITHUB_ACTIONS is set"
-    ),
-    Option("allow-unjudged", None, "a run that judged no finding may be green"),
-    Option("allow-busy-gpu", None, "boot although somebody else holds memory of the GPUs it will run on"),
+    Option("load", "NAME", "the tool that sends loads: this package (default), vllm-bench, guidellm or aiperf"),
+    Option("plan", None, "print what would run, what would fit and how long it would take; boot nothing"),
+    Option("strict", None, "missing evidence fails a test instead of skipping it; default: on if CI is set"),
+    Option("github", None, "annotations and a step summary for GitHub Actions; default: on if GITHUB_ACTIONS is set"),
+    Option("allow-unjudged", None, "a run that judges no finding may pass"),
+    Option("allow-busy-gpu", None, "boot even if another process holds memory of the GPUs it will run on"),
 )
 
 
@@ -80,7 +84,7 @@ _OF_A_RUN = ("seed", "results", "report", "junit-properties", "plan", "resume", 
 
 @dataclass(frozen=True)
 class Options:
-    """All settings, folded: flag, else ini, else default."""
+    """All settings: from the flag, else the ini key, else the default."""
 
     backend: str | None = None
     launcher: str = "process"
@@ -111,7 +115,7 @@ def add(parser: "pytest.Parser") -> None:
         parser.addini(option.key, option.help, type="string", default="")
         shown = option.help.replace(
             "%", "%%"
-        )  # argparse formats the help of a flag; pytest prints that of a key as it is
+        )  # argparse formats the help of a flag; pytest prints the help of an ini key unchanged
         if option.metavar is None:
             group.addoption(option.long, dest=option.key, action="store_const", const="true", help=shown)
         else:
@@ -147,7 +151,7 @@ def fold(config: "pytest.Config") -> Options:
 
 
 def repeated(config: "pytest.Config") -> list[str]:
-    """The options of this run as they would be typed in any folder; not the seed, nor what is only for a whole run."""
+    """The options of this run as they can be typed in any folder, without the seed and those of a whole run."""
     words = []
     for option in OPTIONS:
         value = _value(config, option)
@@ -183,7 +187,7 @@ def _value(config: "pytest.Config", option: Option) -> str:
 
 
 def _place(config: "pytest.Config", name: str, text: str) -> Path:
-    """A path as its writer meant it: typed, from where pytest was started; written in the ini file, from the project's root."""
+    """The path: a typed one is relative to where pytest was started, one in the ini file to the project's root."""
     typed = config.getoption(f"longctx_{name}") is not None
     return (config.invocation_params.dir if typed else config.rootpath) / Path(text).expanduser()
 

@@ -1,4 +1,4 @@
-"""The door, where a person is told how a long wait goes."""
+"""Show the progress of a long wait on the terminal."""
 
 import math
 import shutil
@@ -9,13 +9,13 @@ import pytest
 from pytest_longctx.progress import Progress
 
 _PLAIN_EVERY_S = 30.0
-"""How often a long wait is reported where there is no terminal."""
+"""How often a long wait is reported without a terminal."""
 _FIRST_WORD_S = 3.0
-"""Waits shorter than this are not worth a line."""
+"""Shorter waits get no line."""
 
 
 class ProgressLine:
-    """One line that is written over on a terminal; a line now and then elsewhere; nothing where pytest is to be quiet."""
+    """One line, rewritten, on a terminal; a line now and then elsewhere; nothing where pytest is quiet."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -23,11 +23,11 @@ class ProgressLine:
         self._live = False
 
     def begin(self) -> None:
-        """A wait begins that is worth a line of its own, as soon as it has lasted a moment."""
+        """Begin a wait that gets a line of its own after a moment."""
         self._said_s = -math.inf
 
     def update(self, progress: Progress) -> None:
-        """Show one look at a wait."""
+        """Show one state of a wait."""
         reporter = self.config.pluginmanager.getplugin("terminalreporter")
         capture = self.config.pluginmanager.getplugin("capturemanager")
         if reporter is None or capture is None or self.config.get_verbosity() < 0 or progress.elapsed_s < _FIRST_WORD_S:
@@ -46,7 +46,7 @@ class ProgressLine:
                 reporter.write_line(f"longctx {progress}")
 
     def clear(self) -> None:
-        """Take away the line about a wait that is over."""
+        """Remove the line of a wait that is over."""
         if self._live:
             self._live = False
             with self.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():

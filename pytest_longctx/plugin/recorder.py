@@ -1,4 +1,4 @@
-"""What the door does while tests run: rule out, record, and report. Registered only when a backend was chosen."""
+"""Skip tests out of scope, record verdicts and report them while tests run. Registered only with a backend."""
 
 import os
 from collections.abc import Generator, Sequence
@@ -27,7 +27,7 @@ JUDGED = ("holds", "broken", "known")
 
 
 class Recorder:
-    """Follows every test's reports, on the controller and alone; on an xdist worker it only records."""
+    """Follows the reports of all tests, on the controller or without xdist; on an xdist worker it only records."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -36,13 +36,13 @@ class Recorder:
         self.unjudged = False
         self._told: set[str] = set()
         self._said: dict[str, None] = {}
-        """What the vitals had to say beside their figures, each once."""
+        """Messages of the vitals beside their figures, each once."""
         self._cannot_write = ""
-        """Why there can be no more results, once that is so."""
+        """Why no more results can be written; empty while they can."""
         self._is_worker = hasattr(session.config, "workerinput")
 
     def pytest_report_header(self) -> list[str]:
-        """What is tested, with which seed."""
+        """Backend, launcher, hardware and seed."""
         chosen, given = self.session.selection, self.session.options
         where = str(chosen.machine.hardware or "unknown hardware")
         strict = ", strict" if given.strict else ""
@@ -51,7 +51,7 @@ class Recorder:
         return [by, *self._resumed()]
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
-        """What is wrong with a deployment that is about to be booted; a plan says so itself."""
+        """Faults of the deployments that are about to boot; a plan lists them itself."""
         chosen, boots = self.session.selection, not self.session.options.plan
         booted = {one.name: one for _, one in map(pair_of, items) if one and boots and chosen.launcher.boots}
         linted = [
@@ -62,14 +62,14 @@ class Recorder:
         return [*self._foretold(items), *linted] if booted else linted
 
     def _foretold(self, items: Sequence[pytest.Item]) -> list[str]:
-        """What the run will do before it does it: how many boots, how long they should take, and by which speed that is said."""
+        """A forecast of the run: how many boots, how long they should take, and the speed on which this rests."""
         chosen = self.session.selection
         cases = [chosen.case(*pair) for pair in map(pair_of, items) if pair[0] is not None]
         planned = chosen.plan(case for case in cases if case.misfit is None)
         if not planned.boots:
             return []
         if not self._is_worker and not self.session.config.getoption("numprocesses", None):
-            # In the order of the tests, which need not be that of the deployments.
+            # In the order of the tests, which may differ from that of the deployments.
             wanted = dict.fromkeys(case.deployment.name for case in cases if case.misfit is None)
             self.session.boots_ahead = tuple(name for name in wanted if name in planned.boots)
         speed = chosen.here(chosen.deployments[0]).speed
@@ -85,7 +85,7 @@ class Recorder:
         return [f"longctx: resuming {earlier.path}, {ended}"]
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """With ``--longctx-plan``, print the plan of what was selected instead of running it."""
+        """With ``--longctx-plan``, print the plan of the selected tests instead of running them."""
         if not self.session.options.plan:
             return None
         chosen = [self.session.selection.case(*pair) for pair in map(pair_of, session.items) if pair[0] is not None]
@@ -96,7 +96,7 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Rule out a test before anything boots for it."""
+        """Skip a test that is out of scope before a server boots for it."""
         if self.session.problems:
             pytest.fail("\n".join(self.session.problems), pytrace=False)
         finding, deployment = pair_of(item)
@@ -130,7 +130,7 @@ class Recorder:
         if isinstance(raised, UnservedError) and call.when == "call":
             report.longrepr = failures.shown(failures.placed(str(raised), item, call), call)
         elif isinstance(cause, LongctxError):
-            # Its text says all there is; pytest would print the chain of exceptions that carried it here.
+            # Its text is complete; pytest would print the whole chain of exceptions.
             report.longrepr = self._once(str(cause))
         if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
             self._as_unmeasured(item, report)
@@ -139,7 +139,7 @@ class Recorder:
         return report
 
     def _as_unmeasured(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """A boot that was too slow for this run's patience fails no test: its findings are unmeasured, and red where that is."""
+        """Skip a test whose boot was too slow for this run's time limits: its finding is unmeasured. Strict runs fail."""
         reached = verdicts_of(item)
         if reached and reached[-1].word in ("unmeasured", "out of scope") and not self.session.options.strict:
             path, line, _ = item.location
@@ -147,18 +147,18 @@ class Recorder:
 
     @pytest.hookimpl
     def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
-        """A question that never reached an engine is an error, as one of the set-up, and no test that failed."""
+        """Count a request that never reached an engine as an error, like one of the set-up, and not as a failed test."""
         not_asked = report.failed and any(name == _NOT_ASKED for name, _ in getattr(report, "user_properties", ()))
         return ("error", "E", "ERROR") if not_asked else None
 
     def _not_a_pass(self, item: pytest.Item, finding: Finding | None) -> str:
-        """Why a test that raised nothing has still not passed: it threw its verdict away, or came to none."""
+        """Why a test that raised nothing has not passed: it ignored its verdict, or reached none."""
         if finding is not None and not verdicts_of(item):
             return f"{finding.id} was not judged: this test has a finding and never called judge()"
         return failures.verdicts_text(self.session, item)
 
     def _once(self, text: str) -> str:
-        """A long explanation is given once; whoever else waited for the same server points to it."""
+        """Give a long explanation once; other tests that waited for the same server point to it."""
         if text in self._told:
             return f"{text.splitlines()[0]} (explained at the first test that needed it)"
         self._told.add(text)
@@ -166,7 +166,7 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write down each verdict as soon as its test has it; end the run where it cannot be written."""
+        """Write each verdict as soon as its test has it; end the run where it cannot be written."""
         if self._is_worker or self._cannot_write:
             return
         try:
@@ -178,8 +178,8 @@ class Recorder:
     def _give_up(self, problem: OSError) -> None:
         folder = self.session.options.results
         self._cannot_write = (
-            f"{problem.filename or folder / results.NAME}: {problem.strerror}; what was written before is there. "
-            f"Make room, and go on with --longctx-resume={folder}"
+            f"{problem.filename or folder / results.NAME}: {problem.strerror}; the results written so far are kept. "
+            f"Free some space, and continue with --longctx-resume={folder}"
         )
         if self.writer is not None:
             self.writer.drop()
@@ -206,7 +206,7 @@ class Recorder:
             self._file().verdict(report.nodeid, report.outcome, report.duration, entry)
 
     def _take_vitals(self, report: pytest.TestReport) -> None:
-        """Write them down, and keep them from the reports that come after this one: an hour has thousands."""
+        """Write the vitals, and remove them from the report, lest other reports carry thousands an hour."""
         for row in properties.rows(properties.VITALS, report.user_properties):
             self._file().vitals(row)
             self._said |= {row["said"]: None} if "said" in row else {}
@@ -235,12 +235,12 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """A run that judged nothing is red; then close the results."""
+        """Fail a run that judged nothing; then close the results."""
         if self._is_worker or self._cannot_write:
             return
         found, shard = self.entries.values(), self.session.shard
         others_judge = bool(shard and shard["whole_judges"])
-        # Published claims need no server: beside findings that do, they are no sign that one was there.
+        # Published claims need no server, so they do not show that one was there.
         proves_nothing = not any(entry.verdict in JUDGED and entry.server for entry in found) and any(
             entry.verdict not in JUDGED for entry in found
         )
@@ -261,7 +261,7 @@ class Recorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
-        """Once pytest has written its JUnit XML."""
+        """Move the properties to the suite once pytest has written its JUnit XML."""
         written = config.getoption("xmlpath", None)
         if written and not self._is_worker and self.session.options.junit_properties == "suite":
             path = Path(os.path.expandvars(written)).expanduser()
@@ -269,7 +269,7 @@ class Recorder:
                 properties.lift(path)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """The table."""
+        """Print the table of verdicts."""
         found = list(self.entries.values())
         for line in self._said:
             terminalreporter.write_line(f"longctx: {line}", yellow=True)

@@ -1,4 +1,4 @@
-"""The door, where a run resumes another: what that one judged under the same conditions is taken over, and not asked again."""
+"""Resume an earlier run: keep its verdicts that were reached under the same conditions, and skip their tests."""
 
 from collections.abc import Generator, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ _FAILED = pytest.StashKey[bool]()
 
 
 def conditions(options: Options) -> dict[str, str]:
-    """What every verdict of this run hangs on."""
+    """The conditions of every verdict of this run."""
     return resume.conditions(
         longctx=__version__,
         launcher=masked(options.launcher, ()),
@@ -33,7 +33,7 @@ def conditions(options: Options) -> dict[str, str]:
 
 
 class Resuming:
-    """Looks at each test before it is set up, and again when its server is up where only that tells the conditions."""
+    """Checks each test before its set-up, and again with its server up, where only the server tells the conditions."""
 
     def __init__(self, session: Session, earlier: Earlier) -> None:
         self.session = session
@@ -43,14 +43,14 @@ class Resuming:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Before anything boots for it."""
+        """Check before a server boots for the test."""
         finding, deployment = pair_of(item)
         if finding is not None and not finding.on_paper and not self.session.problems:
             self._look(item, finding, self._facts(deployment))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """With its server up: now the engine and the model are known in any case."""
+        """Check again with the server up: its engine and model are known now."""
         finding, deployment = pair_of(item)
         boot = self.session.last_boot
         if finding is not None and boot is not None and boot.conditions.deployment == deployment:
@@ -58,7 +58,7 @@ class Resuming:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """A broken finding is a failed test wherever it is told; what fails while it is set up would be an error."""
+        """Report a broken finding as a failed test; pytest would call a failure of the set-up an error."""
         report = yield
         if report.failed and item.stash.get(_FAILED, False):
             report.when = "call"
@@ -89,7 +89,7 @@ class Resuming:
         pytest.fail(said, pytrace=False)
 
     def _facts(self, one: Deployment) -> dict[str, str]:
-        """What is known of a server of *one* before it is booted, under the names and in the words of `Boot.facts`."""
+        """What is known of a server of *one* before its boot, with the keys and the wording of `Boot.facts`."""
         if one.name not in self._known:
             self._known[one.name] = self._asked(one)
         return self._known[one.name]
@@ -108,5 +108,5 @@ class Resuming:
             if one.model.name != "unknown":
                 known["model"] = models.fingerprint(one.model, models.locate(one.model))
         except LongctxError:
-            pass  # the boot will say what is wrong with it
+            pass  # the boot will report the fault
         return known

@@ -1,8 +1,7 @@
-"""Which findings a run judges, and on which deployments: made once, from the options and the data."""
+"""Which findings a run judges, and on which deployments: chosen once, from the options and the data."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,36 +13,35 @@ import pytest
 from pytest_longctx import paths, processes, registry
 from pytest_longctx import plan as pytest_longctx_plan
 from pytest_longctx.backends import Backend, defaults, environments
-from pytest_longctx.deployments import deployment, models
+from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.cpu_speed import Speed
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.devices import calibration, detect, leases, monitor
-from pytest_longctx.devices.sampler import Sampler, Tell
+from pytest_longctx.devices import calibration, detect
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings import ask
 from pytest_longctx.findings import finding as findings_module
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Case, Conditions, machine_lacks, match, mismatch
-from pytest_longctx.launchers import Launch, Launcher
+from pytest_longctx.launchers import Launcher
+from pytest_longctx.launchers.boot import BootSettings
 from pytest_longctx.plan import Plan
 from pytest_longctx.plugin.options import Options
-from pytest_longctx.progress import ProgressCallback
 from pytest_longctx.reports import properties
 
 
 def pair_of(item: pytest.Item) -> tuple[Any, Any]:
-    """The finding and the deployment of a test; (None, None) where it has none, or a "finding" that is something else."""
+    """The finding and the deployment of a test; (None, None) without them, or where "finding" is another plugin's."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
     finding, one = params.get("finding"), params.get("deployment")
     return (finding, one) if isinstance(finding, Finding) and isinstance(one, Deployment) else (None, None)
 
 
 def check_writable(results: Path) -> None:
-    """Raises `UsageError` where there can be no folder *results*, or nothing in it; leaves nothing behind."""
+    """Raises `UsageError` where the folder *results* cannot be created or written. Leaves nothing behind."""
     there = next(path for path in (results, *results.parents) if path.exists())
     try:
-        # Under a name of its own: workers of one run look at the same time, and took each other's folder away.
+        # A unique name: workers of one run check at the same time, and removed each other's folder.
         Path(mkdtemp(dir=there)).rmdir()
     except OSError as problem:
         raise UsageError(f"--longctx-results: {results} cannot be written: {problem.strerror}") from None
@@ -67,7 +65,7 @@ class Selection:
             raise UsageError(f"--backend: {unknown('backend', name, self._names('backend'))}")
         if self.launcher.boots and not made.launches:
             raise UsageError(
-                f"--backend={name} is a server somebody else runs; say where: --longctx-launcher=url:http://HOST:PORT"
+                f"--backend={name} cannot be booted, only attached to; say where: --longctx-launcher=url:http://HOST:PORT"
             )
         return made
 
@@ -78,6 +76,11 @@ class Selection:
         made: Launcher | None = self.config.hook.pytest_longctx_make_launcher(config=self.config, kind=kind, what=what)
         if made is None:
             raise UsageError(f"--longctx-launcher: {unknown('launcher', kind, self._names('launcher'))}")
+        if lacking := [name for name in (*Launcher.__annotations__, "up") if not hasattr(made, name)]:
+            raise UsageError(
+                f"--longctx-launcher={kind}: {type(made).__name__} has no {', '.join(lacking)}; a launcher needs all of "
+                f"{', '.join(Launcher.__annotations__)} (pytest_longctx.launchers.Launcher says what each means)"
+            )
         return made
 
     def _names(self, what: str) -> list[str]:
@@ -87,7 +90,7 @@ class Selection:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Where data is read from: the package's own suites, and the project's."""
+        """The folders of data: the package's own suites, and the project's."""
         return paths.data(self.options.data, "--longctx-data")
 
     @cached_property
@@ -140,7 +143,7 @@ class Selection:
 
     @cached_property
     def machine(self) -> Machine:
-        """What this run happens on; behind a URL nothing is known of it but what ``--longctx-hardware`` says."""
+        """The machine of the servers. Of one behind a URL, only what ``--longctx-hardware`` says is known."""
         if self.options.hardware is not None:
             try:
                 here = Machine(Hardware.parse(self.options.hardware), {"hardware_said_by": "--longctx-hardware"})
@@ -152,12 +155,12 @@ class Selection:
         return here
 
     def here(self, one: Deployment) -> Machine:
-        """The machine as the server of *one* will find it: with its CPU measured, where that is what computes."""
-        if not self.backend.on_cpu or self.launcher.name != "process":
+        """The machine for a server of *one*, with the speed of its CPU measured where the backend computes on it."""
+        if not (self.backend.on_cpu and self.launcher.here and self.launcher.needs_engine):
             return self.machine
         if one.name not in self._machines:
             speed = self._speed(processes.environment(self.backend.recipe(one, "", 0), os.environ))
-            # Where the hardware was typed, the processor is that of this machine all the same.
+            # Also where the hardware was typed, the processor is that of this machine.
             flags = detect.cpu_flags() if self.machine.cpu_flags is None else self.machine.cpu_flags
             self._machines[one.name] = replace(self.machine, cpu_flags=flags).measured(speed)
         return self._machines[one.name]
@@ -167,7 +170,7 @@ class Selection:
         if key not in self._speeds:
             try:
                 python = environments.interpreter(self.backend, self.options.python)
-            except LongctxError:  # said where it is needed, at the boot
+            except LongctxError:  # the boot reports it
                 return None
             self._speeds[key] = calibration.measure(python, env)
         return self._speeds[key]
@@ -182,7 +185,7 @@ class Selection:
 
     @cached_property
     def version(self) -> str | None:
-        """The engine's version, where it can be had without a boot."""
+        """The engine's version, where it is known without a boot."""
         if not self.launcher.needs_engine:
             return None
         try:
@@ -193,7 +196,7 @@ class Selection:
         return None if version == "unknown" else version
 
     def check(self) -> None:
-        """Read everything that was typed and everything on disk. Raises `LongctxError`."""
+        """Check all options and all data. Raises `LongctxError`."""
         for part in (self.backend, self.findings, self.deployments, self.machine):
             assert part is not None
         if self.options.load is not None and self.options.load not in registry.LOADS:
@@ -204,11 +207,11 @@ class Selection:
             )
         python = self.options.python
         if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
-            raise UsageError(f"--longctx-python: {python} is no program that can be run")
+            raise UsageError(f"--longctx-python: {python} is not an executable file")
         check_writable(self.options.results)
 
     def asking(self, questions: Sequence[str]) -> list[Case]:
-        """Every case that the suite answering one question is to judge. Raises `UsageError` for what is no question."""
+        """Every case that the suite of one question is to judge. Raises `UsageError` for an unknown question."""
         known = ask.questions()
         question = questions[0] if len(questions) == 1 else ""
         if question not in known:
@@ -216,7 +219,7 @@ class Selection:
         return self._cases(finding for finding in self.findings.values() if finding.question == question)
 
     def named(self, ids: Sequence[str]) -> list[Case]:
-        """The cases of the findings called *ids*. Raises `UsageError` for one that is not known."""
+        """The cases of the findings called *ids*. Raises `UsageError` for an unknown one."""
         if not ids:
             raise UsageError("@pytest.mark.finding takes the ids of the findings, as in finding('LC-0001')")
         for name in ids:
@@ -225,7 +228,7 @@ class Selection:
         return self._cases(self.findings[name] for name in ids)
 
     def bootable(self) -> list[Deployment]:
-        """The deployments that this machine can carry, for tests without a finding of their own."""
+        """The deployments that this machine can run, for tests without a finding."""
         return [one for one in self.deployments if self.not_bootable(one) is None]
 
     def not_bootable(self, one: Deployment) -> str | None:
@@ -240,48 +243,32 @@ class Selection:
         there = self.machine.hardware
         needs = [Hardware.parse(one.hardware) if one.hardware else None for one in self.deployments]
         return (
-            self.launcher.name == "process"
+            self.launcher.leases_devices
             and there is not None
             and there.kind != "cpu"
             and all(one is not None and one.kind != "cpu" for one in needs)
         )
 
-    def launch(self, one: Deployment, watch: ProgressCallback) -> Launch:
-        """All that must be there before *one* is booted: the engine and the model. Raises `LongctxError`."""
-        logs = self.options.results / "boots"
-        if not self.launcher.boots:
-            return Launch(self.backend, one, None, logs, watch=watch)
-        needed = self.launcher.needs_engine
-        python = environments.interpreter(self.backend, self.options.python) if needed else None
-        model = models.locate(one.model)
-        return Launch(self.backend, one, model, logs, python, watch)
-
-    def devices(self, one: Deployment, watch: ProgressCallback) -> AbstractContextManager[Mapping[str, str]]:
-        """The environment that keeps *one* to devices of its own, leased for as long as the context lasts."""
-        return leases.own(one, self.machine.hardware if self.launcher.name == "process" else None, watch)
-
-    def beside(self, one: Deployment, shown: Mapping[str, str], tell: Tell) -> AbstractContextManager[Sampler]:
-        """Whoever watches over *one* while it is up, and over what it takes of this machine: of *shown*, where that names it."""
-        wanted = Hardware.parse(one.hardware) if one.hardware else self.machine.hardware
-        # A launcher may have been written before it was asked where its servers run.
-        here = getattr(self.launcher, "here", False) and not self.backend.shares_machine
-        contained, busy = self.launcher.name == "docker", self.options.allow_busy_gpu
-        env = {**os.environ, **one.env, **shown}
-        return monitor.monitored(one, wanted if here else None, env, tell, contained=contained, allow_busy=busy)
+    @property
+    def boot_settings(self) -> BootSettings:
+        """What every boot of this run is prepared with."""
+        given = self.options
+        logs, hardware = given.results / "boots", self.machine.hardware
+        return BootSettings(self.launcher, self.backend, hardware, logs, given.python, given.allow_busy_gpu)
 
     def case(self, finding: Finding, one: Deployment) -> Case:
-        """*finding* on *one*, with what keeps it from being judged there, as far as is known before a boot."""
+        """*finding* on *one*, with the reason why it cannot be judged there, as far as known before a boot."""
         return Case(finding, one, mismatch(finding, self._conditions(one, finding), settled=False))
 
     def plan(self, chosen: Iterable[Case]) -> Plan:
-        """What judging *chosen* would come to, without booting anything."""
+        """The plan of judging *chosen*; nothing boots."""
         return pytest_longctx_plan.make(chosen, self.deployments, self.backend, self.machine)
 
     def _cases(self, wanted: Iterable[Finding]) -> list[Case]:
         return match(wanted, self.deployments, self._conditions)
 
     def _conditions(self, one: Deployment, finding: Finding) -> Conditions:
-        # Asking an interpreter for its engine takes a moment: only findings with a version need it.
+        # Only findings with a version need it, and asking an interpreter takes a moment.
         version = self.version if finding.scope.version is not None else None
         here = self.here(one)
         return Conditions(

@@ -1,4 +1,4 @@
-"""One run of pytest as this plugin sees it: the selection, the boots, and the verdicts on their way into the reports."""
+"""One run of pytest: its selection, its boots, and its verdicts until a report has them."""
 
 import os
 import secrets
@@ -20,15 +20,15 @@ from pytest_longctx.client.load import Load
 from pytest_longctx.client.server import Server, exclusive
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.devices.sampler import Sampler
-from pytest_longctx.errors import LaunchError, LongctxError, UsageError
-from pytest_longctx.findings import aggregate, verdicts
+from pytest_longctx.errors import LongctxError, UsageError
+from pytest_longctx.findings import verdicts
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Mismatch, mismatch
 from pytest_longctx.findings.verdicts import WORST_FIRST, Verdict
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers import boot as launchers_boot
-from pytest_longctx.launchers.boot import Boot
+from pytest_longctx.launchers.boot import Boot, summarised
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.plugin.options import Options
@@ -42,46 +42,46 @@ from pytest_longctx.reports.resume import Earlier
 Evidence = Exchange | Sequence[Exchange] | Observation
 Judge = Callable[[Evidence], Verdict]
 """
-Holds evidence against a test's finding, records the verdict, and returns it: true where the finding holds.
+Judges evidence by a test's finding, records the verdict and returns it: true where the finding holds.
 
-Several exchanges are readings of one question: the median is judged.
+Several exchanges are repetitions of one question: their median is judged.
 """
 
 
 @dataclass
 class Session:
-    """What the door keeps for a whole run."""
+    """The state of a whole run."""
 
     config: pytest.Config
     options: Options
     seed: int
     _own: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Like no other run's."""
+    """A random text that no other run has."""
     unrecorded: list[tuple[str, str]] = field(default_factory=list)
-    """Boots and requests, as pairs, that no test carries yet."""
+    """Boots and requests, as pairs, that no test report has yet."""
     last_boot: Boot | None = None
     sampler: Sampler = field(default_factory=Sampler)
-    """Looks at the server that is up."""
+    """Samples the server that is up."""
     vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
-    """What it has seen and no report carries yet."""
+    """Its samples that no report has yet."""
     booted: dict[str, Boot] = field(default_factory=dict)
-    """The last boot of each deployment, also of those that are down again."""
+    """The last boot of each deployment, also of stopped ones."""
     gate: Gate | None = None
-    """What this run is held against, where it has a baseline."""
+    """The baseline that this run is compared with, and its limits."""
     earlier: Earlier | None = None
     """The run that this one resumes."""
     shard: dict[str, Any] | None = None
-    """Which part of a whole this run is, and how that was split; known once the tests are collected."""
+    """Which shard this run is, and how the tests were split; known after collection."""
     problems: list[str] = field(default_factory=list)
-    """What is wrong with the markers of collected tests."""
+    """Errors in the markers of collected tests."""
     boots_ahead: tuple[str, ...] = ()
-    """The deployments that this run will boot, in their order; empty where that is not known, or one is shared by others."""
+    """The deployments that this run will boot, in order; empty where unknown, or where workers share them."""
     longest_prompts: dict[str, int] = field(default_factory=dict)
-    """By deployment, in tokens: what the collected tests will send."""
+    """The longest prompt of the collected tests in tokens, by deployment."""
 
     @cached_property
     def progress_line(self) -> ProgressLine:
-        """How a person is told of long waits."""
+        """The line that shows long waits."""
         return ProgressLine(self.config)
 
     @cached_property
@@ -90,27 +90,19 @@ class Session:
         return Selection(self.config, self.options)
 
     def boot(self, deployment: Deployment) -> Iterator[Boot]:
-        """A generator fixture's body: *deployment* up, or its failure; down again afterwards."""
-        chosen = self.selection
-        try:
-            with (
-                chosen.devices(deployment, self.progress_line.update) as shown,
-                chosen.beside(deployment, shown, self.vitals.append) as self.sampler,
-            ):
-                self.progress_line.begin()
-                launch = replace(
-                    chosen.launch(deployment, self.progress_line.update),
-                    started=self.sampler.below,
-                    shown=shown,
-                    place=self._place(deployment.name),
-                    longest_prompt=self.longest_prompts.get(deployment.name),
-                )
-                yield from self._boot(launch, self.sampler)
-        except LongctxError as problem:
-            raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+        """The body of a generator fixture: boots *deployment*, yields the boot, failed or not, and stops the server."""
+        prepared = self.selection.boot_settings.prepared
+        with (
+            failing_plainly(),
+            prepared(deployment, self.progress_line.update, self.vitals.append) as (launch, self.sampler),
+        ):
+            self.progress_line.begin()
+            longest = self.longest_prompts.get(deployment.name)
+            placed = replace(launch, place=self._place(deployment.name), longest_prompt=longest)
+            yield from self._boot(placed, self.sampler)
 
     def _place(self, name: str) -> str:
-        """Which boot of how many that of deployment *name* is, as a boot's progress has it."""
+        """The boot of deployment *name* counted among all, as its progress shows it."""
         ahead = self.boots_ahead
         return f"{ahead.index(name) + 1} of {len(ahead)}: " if name in ahead else ""
 
@@ -129,11 +121,16 @@ class Session:
             yield booted
 
     @contextmanager
-    def measuring(self, server: Server) -> Iterator[dict[str, Any]]:
-        """Have *server* to oneself for a request or a load; what is put into the yielded row is recorded with its times."""
+    def measuring(self, server: Server, sent_tokens: int | None = None) -> Iterator[dict[str, Any]]:
+        """
+        Use *server* exclusively for a request or a load of *sent_tokens*.
+
+        The yielded row is recorded with its times, and with what the caller adds to it.
+        """
         with exclusive(server.url):
             self.sampler.hold_still()
             row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
+            row |= {} if sent_tokens is None else {"sent_tokens": sent_tokens}
             try:
                 yield row
             finally:
@@ -142,71 +139,74 @@ class Session:
                 self.unrecorded.append(properties.row_pair(properties.REQUEST, row))
 
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
-        """The judge of one test; without a *boot* it is a claim that is judged."""
+        """The judge of one test. Without a *boot* it judges a claim."""
 
         def judge(evidence: Evidence) -> Verdict:
-            if not isinstance(evidence, Observation):
-                each = [evidence] if isinstance(evidence, Exchange) else evidence
-                evidence = aggregate.summary([boot.weigh(one) if boot else one.observe() for one in each])
-            must_have_been_asked(evidence)
-            try:
-                evidence = boot.bear_out(evidence) if boot else evidence
-            except LongctxError as problem:
-                raise pytest.fail.Exception(str(problem), pytrace=False) from problem
-            misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
-            if misfit is not None:
-                self.skip_out_of_scope(item, finding, misfit, boot)
-            gated = self.gate.lines(finding.id, boot.facts, evidence.metrics) if self.gate and boot else ()
-            remark = verdicts.remark(finding, boot.predicted, evidence) if boot else ""
-            verdict = verdicts.judge(finding, evidence, gated, remark, self._warmed(boot))
+            with failing_plainly():
+                seen = boot.evidence(evidence) if boot else summarised(evidence)
+            misfit = _misfit(finding, boot)
+            verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else self._verdict(finding, boot, seen)
             self.record(item, verdict, boot)
-            if verdict.word == "known" and finding.known:
-                pytest.xfail(f"{verdict!r} ({finding.known.issue})")
-            if verdict.word == "unmeasured" and not self.options.strict:
-                pytest.skip(repr(verdict))
+            self._end(verdict)
             return verdict
 
         return judge
 
+    def _verdict(self, finding: Finding, boot: Boot | None, seen: Observation) -> Verdict:
+        """The verdict on *finding* by *seen*: its bounds, the baseline and the prediction."""
+        if boot is None:
+            return verdicts.judge(finding, seen)
+        gated = self.gate.lines(finding.id, boot.facts, seen.metrics) if self.gate else ()
+        remark = verdicts.remark(finding, boot.predicted, seen)
+        return verdicts.judge(finding, seen, gated, remark, self._warmed(boot))
+
+    def _end(self, verdict: Verdict) -> None:
+        """Skip or xfail the test where its verdict neither passes nor fails it."""
+        known = verdict.finding.known
+        if verdict.word == "known" and known:
+            pytest.xfail(f"{verdict!r} ({known.issue})")
+        if verdict.word == "out of scope" or (verdict.word == "unmeasured" and not self.options.strict):
+            pytest.skip(repr(verdict))
+
     def _salt(self, server: Server) -> str:
-        """What keeps this run's prompts apart from those of an earlier run with the same seed, where that server still runs."""
+        """The salt that keeps an attached server from answering a repeated seed out of its prefix cache."""
         return self._own if self._repeats(server) and server.backend.salted else ""
 
     def _repeats(self, server: Server) -> bool:
-        return self.options.seed is not None and server.launcher == "url"
+        return self.options.seed is not None and server.attached
 
-    def _warmed(self, boot: Boot | None) -> str:
-        """Why a prompt of this run may have been in the server's cache before it; empty: it cannot."""
-        if boot is None or boot.server is None or not self._repeats(boot.server):
+    def _warmed(self, boot: Boot) -> str:
+        """Why the server's cache may hold a prompt of this run already; empty where it cannot."""
+        if boot.server is None or not self._repeats(boot.server):
             return ""
         salted = boot.server.salt and self.options.load is None
-        heeded = "; it was sent a cache_salt of this run's own, and its cache answered all the same" if salted else ""
+        heeded = "; its cache answered although requests carried a cache_salt of this run" if salted else ""
         return (
-            f"--longctx-seed={self.seed} makes the prompts of an earlier run, which this server may have in its cache{heeded}: "
-            "leave the seed out, or start the server anew"
+            f"--longctx-seed={self.seed} repeats an earlier run's prompts, which this server's cache may still hold{heeded}: "
+            "leave the seed out, or restart the server"
         )
 
     def judge_failed_boot(self, item: pytest.Item, finding: Finding, seen: Observation) -> None:
-        """The verdict on a finding that needed a server, where the boot came to *seen* instead."""
+        """Judge a finding that needed a server by *seen*, the outcome of the failed boot."""
         boot = self.last_boot
-        misfit = mismatch(finding, boot.conditions, settled=True) if boot else None
+        misfit = _misfit(finding, boot)
         verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else verdicts.judge(finding, seen)
         self.record(item, verdict, boot)
 
     def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
-        """A load that the tool called *name* sends."""
+        """Send a load by the tool called *name*."""
         tool: LoadTool = registry.load(registry.LOADS[name])()
         return runner.run_load(tool, self._errand(server, asked, name), self.options.python, self.progress_line.update)
 
     def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
-        """How right the server's answers are, by lm-eval."""
+        """The accuracy of the server's answers, by lm-eval."""
         tool: EvaluationTool = registry.load(registry.EVALUATIONS["lm-eval"])()
         return runner.score(
             tool, self._errand(server, asked, tool.name), self.options.python, self.progress_line.update
         )
 
     def _errand(self, server: Server, asked: Ask, name: str) -> ToolRun:
-        # A log is one run's of one tool; several runs may share a folder, and the workers of one run do.
+        # Each run of a tool has a log of its own; several runs, and the workers of one, share a folder.
         stem = f"{name}-{server.deployment.name}-{os.getpid()}"
         folder = next(path for n in count(1) if not (path := self.options.results / "tools" / f"{stem}-{n}").exists())
         tasks = next((path for home in reversed(self.selection.folders) if (path := home / "tasks").is_dir()), None)
@@ -215,13 +215,13 @@ class Session:
     def skip_out_of_scope(
         self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None
     ) -> None:
-        """Skip *item*: its finding does not speak about this server."""
+        """Skip *item*, whose finding is not about this server; without a *boot* where that is known before one."""
         verdict = verdicts.out_of_scope(finding, misfit.line)
         self.record(item, verdict, boot)
-        pytest.skip(repr(verdict))
+        self._end(verdict)
 
     def record(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
-        """Write *verdict* where pytest's own reports carry it on: JUnit, xdist, and our results file."""
+        """Attach *verdict* to *item*, from which JUnit, xdist and the results file take it."""
         earlier = verdicts_of(item)
         earlier.append(verdict)
         same = [each for each in earlier if each.finding.id == verdict.finding.id]
@@ -233,28 +233,35 @@ class Session:
         self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
 
     def watch_request(self, server: Server, prompt_tokens: int) -> ProgressCallback:
-        """`Watching.update` for one request, with what its first token is expected to take."""
+        """`ProgressLine.update` for one request, with the expected time to its first token."""
         here, backend = self.selection.machine.hardware, server.backend
         expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, here, backend)
         return lambda progress: self.progress_line.update(replace(progress, expected_s=expected_s))
 
     def note_found(self, server: Server, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> None:
-        """Record what was found where in a prompt: each place as its depth, 0 to 1, and its score, 0 to 1."""
+        """Record the score, 0 to 1, at each depth, 0 to 1, of a prompt with needles."""
         self.unrecorded.append(properties.found_pair(server.deployment.name, prompt_tokens, places))
 
 
-def must_have_been_asked(seen: Observation) -> None:
-    """End a test whose question never reached an engine: that is an error of the set-up, and says nothing of a finding."""
-    if seen.kind == "not-asked":
-        problem = LaunchError(seen.said)
+@contextmanager
+def failing_plainly() -> Iterator[None]:
+    """Fail the test with the text of a `LongctxError`, which is complete, and without a traceback."""
+    try:
+        yield
+    except LongctxError as problem:
         raise pytest.fail.Exception(str(problem), pytrace=False) from problem
+
+
+def _misfit(finding: Finding, boot: Boot | None) -> Mismatch | None:
+    """Why *finding* is not about the server of *boot*; None where it is, or needs no server."""
+    return mismatch(finding, boot.conditions, settled=True) if boot else None
 
 
 _VERDICTS = pytest.StashKey[list[Verdict]]()
 
 
 def verdicts_of(item: pytest.Item) -> list[Verdict]:
-    """Every verdict *item* has come to so far."""
+    """The verdicts of *item* so far."""
     return item.stash.setdefault(_VERDICTS, [])
 
 
@@ -262,13 +269,13 @@ _SESSION = pytest.StashKey[Session]()
 
 
 def open_session(config: pytest.Config, options: Options) -> Session:
-    """Make the session and keep it with *config*; xdist workers take the controller's seed."""
+    """Create the session and store it in *config*; xdist workers take the controller's seed."""
     handed: dict[str, Any] = getattr(config, "workerinput", {})
     seed = options.seed if options.seed is not None else handed.get("longctx_seed")
     earlier = resume.read(options.resume) if options.resume else None
     session = Session(config, options, 0, gate=_gate(options), earlier=earlier)
     if seed is None and earlier is not None and session.selection.launcher.boots:
-        # The same prompts as the run that was cut off; of a server that has not been booted anew they may be in the cache.
+        # The same prompts as the interrupted run; an attached server may still have them in its cache.
         seed = earlier.seed
     session.seed = secrets.randbits(32) if seed is None else seed
     config.stash[_SESSION] = session
@@ -278,7 +285,9 @@ def open_session(config: pytest.Config, options: Options) -> Session:
 def _gate(options: Options) -> Gate | None:
     """The baseline and its limits. Raises `UsageError` and `ResultsError`."""
     if (options.baseline is None) != (not options.fail_on):
-        raise UsageError("--longctx-baseline and --longctx-fail-on need each other: a file, and what may not get worse")
+        raise UsageError(
+            "--longctx-baseline and --longctx-fail-on need each other: a results file, and the measures that may not get worse"
+        )
     if options.baseline is None:
         return None
     return Gate.of(results.read(options.baseline), options.fail_on, tuple(MEASURES))

@@ -1,4 +1,4 @@
-"""One run in several parts: which deployment goes to which shard, and the plugin that leaves out the others."""
+"""Split a run into shards: assign deployments to shards, and deselect those of the others."""
 
 import hashlib
 import re
@@ -26,7 +26,7 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """
-        As it is typed. Raises `UsageError`.
+        Parse the option. Raises `UsageError`.
 
         >>> Shard.parse("2/4")
         Shard(index=2, count=4, times=None)
@@ -42,9 +42,9 @@ class Shard:
 
 def split(costs_s: Mapping[str, float], count: int) -> dict[str, int]:
     """
-    The part, from 1 to *count*, of everything that *costs_s* names: the dearest first, each to the part that has least to do.
+    The part, from 1 to *count*, of each name in *costs_s*: the most expensive first, each to the part with the least work.
 
-    The same on every machine that is given the same. No part takes longer than an even share and the dearest single thing.
+    Equal input gives equal parts on every machine. No part takes longer than an even share plus the most expensive name.
     """
     loads = [0.0] * count
     sizes = [0] * count
@@ -58,19 +58,19 @@ def split(costs_s: Mapping[str, float], count: int) -> dict[str, int]:
 
 
 def fingerprint(parts: Mapping[str, int], tests: Iterable[str]) -> str:
-    """Who does what, as 12 hex digits: parts that were split differently do not make a whole."""
+    """The assignment as 12 hex digits: parts of different assignments cannot be merged."""
     told = "\n".join((*(f"{name} {part}" for name, part in sorted(parts.items())), *sorted(tests)))
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 _BOOT_S = 60.0
-"""What a boot is taken to cost where neither its deployment nor an earlier run says so."""
+"""The assumed time of a boot where neither its deployment nor an earlier run tells it."""
 _TEST_S = 1.0
-"""And a test, beside its prompts."""
+"""The assumed time of a test, without its prompts."""
 
 
 class Sharding:
-    """Keeps of the collected tests those of this shard, and tells the results which they were part of."""
+    """Keeps the tests of this shard, and records in the results how the tests were split."""
 
     def __init__(self, session: Session, shard: Shard, recorded: Mapping[str, float]) -> None:
         self.session = session
@@ -79,7 +79,7 @@ class Sharding:
 
     @classmethod
     def of(cls, session: Session) -> "Sharding | None":
-        """As the options say; None where the run is no part of anything. Raises `UsageError` and `ResultsError`."""
+        """The sharding of the options; None for a whole run. Raises `UsageError` and `ResultsError`."""
         if not session.options.shard:
             return None
         shard = Shard.parse(session.options.shard)
@@ -88,7 +88,7 @@ class Sharding:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-        """Split what is left when everybody else has deselected: by deployment, and a test without one by itself."""
+        """Split the tests that other hooks left: by deployment; a test without one counts by itself."""
         yield
         try:
             mine, others = self._split(items)
@@ -102,7 +102,7 @@ class Sharding:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """A worker of xdist has done the splitting, and tells."""
+        """Take the split that an xdist worker has made."""
         self.session.shard = getattr(node, "workeroutput", {}).get("longctx_shard", self.session.shard)
 
     def _split(self, items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
@@ -118,14 +118,14 @@ class Sharding:
         return mine, others
 
     def _boots(self, item: pytest.Item) -> bool:
-        """Whether a server comes up for *item*, as far as is known."""
+        """Whether *item* needs a server, as far as known."""
         finding, one = pair_of(item)
         if finding is None:
             return _owner(item) != item.nodeid
         return not finding.on_paper and self.session.selection.case(finding, one).misfit is None
 
     def _costs(self, items: list[pytest.Item]) -> dict[str, float]:
-        """Seconds by owner: as an earlier run recorded them, else as predicted."""
+        """Seconds by owner: recorded by an earlier run, else predicted."""
         chosen = self.session.selection
         pairs = [pair_of(item) for item in items]
         planned = chosen.plan(chosen.case(*pair) for pair in pairs if pair[0] is not None)
@@ -141,7 +141,7 @@ class Sharding:
 
 
 def _owner(item: pytest.Item) -> str:
-    """The deployment whose server a test needs, or else the test itself."""
+    """The deployment whose server a test needs, else the test itself."""
     params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     name = getattr(params.get("deployment"), "name", None)
     return name if isinstance(name, str) else item.nodeid

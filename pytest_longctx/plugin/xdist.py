@@ -1,4 +1,4 @@
-"""Which xdist worker runs a test: all of one deployment go to one, which boots it once."""
+"""Send all tests of a deployment to one xdist worker, which boots it once."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 
 class ByDeployment(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Hands out deployments. (``--dist=loadgroup`` would do, but xdist 3.8 does not group under pytest 9.2.)"""
+    """Schedules by deployment. (``--dist=loadgroup`` would do, but xdist 3.8 does not group under pytest 9.2.)"""
 
     def __init__(self, config: pytest.Config, log: Any, deployments: Iterable[str]) -> None:
         super().__init__(config, log)

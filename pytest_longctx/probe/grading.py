@@ -67,11 +67,6 @@ class Grade:
         return tuple(sorted(failed, key=lambda step: step.needle.position))
 
     @property
-    def first_failure(self) -> Step | None:
-        """Return the first wrong step in the order of the answer."""
-        return next((step for step in self.steps if step.outcome != "right"), None)
-
-    @property
     def sound(self) -> bool:
         """Whether every needle is right and no value was invented for the key without a needle."""
         return not self.failures and self.denied is not False and self.derailed_at is None

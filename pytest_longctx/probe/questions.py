@@ -5,7 +5,7 @@ Keys and values are assigned to the positions at random, so that the answers jum
 value can be guessed from its neighbours.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -75,17 +75,6 @@ def spread(tokens: int, count: int = KEYS) -> tuple[int, ...]:
     fewer in a short prompt.
     """
     return tuple(sorted({round(place) for place in np.linspace(0, tokens - 2, count)}))
-
-
-def at_depths(tokens: int, shares: Iterable[float]) -> tuple[int, ...]:
-    """
-    Return the positions at *shares* of a prompt of *tokens*: 0 is the first token, 1 the last before the ask. Raises
-    `PromptError`.
-    """
-    wanted = tuple(shares)
-    if not all(0 <= share <= 1 for share in wanted):
-        raise PromptError(f"depths are shares of the context from 0 to 1; found {wanted}")
-    return tuple(sorted({round(share * (tokens - 2)) for share in wanted}))
 
 
 def borders(tokens: int, size: int, count: int = KEYS) -> tuple[int, ...]:

@@ -6,13 +6,8 @@ Hidden dimensions are named fields. Each token's embedding has the norm of a vec
 projections change nothing. Only the last layer attends to relevant tokens: a key head holds the key code, its values are
 copied to the residual, and the output matrix reads key, value and ask together. The other layers have random queries, keys
 and values and an output of zero: they have the cost of a layer without any effect on the result.
-
-A match scores s = 64 q k / sqrt(head_dim); every other token scores at most m, which is 0 for orthogonal codes. Of N tokens
-the match then gets the attention weight w >= 1 / (1 + (N - 1) e^(m - s)), and the answer is right as long as w is at least
-`needed_weight`. Temperature tuning multiplies both scores by a number >= 1 and is neglected.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -223,9 +218,6 @@ calibration.
 On MI300, fp8_e4m3 is ``fp8_e4m3fnuz``, whose range ends at 240. Elsewhere the range ends at 448.
 """
 
-_ROUNDINGS = 3
-"""Number of BF16 roundings between an attention weight and a logit: the head's output, the final norm, the logit itself."""
-
 
 def finite_limit(dtype: str) -> float:
     """
@@ -248,11 +240,6 @@ def stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float3
     return np.clip(values, -limit, limit).astype(STORED[dtype]).astype(np.float32)
 
 
-def largest_ask(family: Family, bits: int) -> float:
-    """Return the largest element of the query that asks for the rung of *bits*, without temperature tuning."""
-    return family.query_gain * 2 * 2.0**bits
-
-
 def mantissa_bits(kv: str, activations: str = "bfloat16") -> int:
     """
     Return the mantissa bits that the ladder must find in a cache of *kv* under *activations*. A key is rounded to both.
@@ -261,44 +248,3 @@ def mantissa_bits(kv: str, activations: str = "bfloat16") -> int:
     """
     rungs = (1 + 2.0 ** -np.arange(1, codes.RUNGS + 1)).astype(np.float32)
     return int(np.count_nonzero(stored(stored(rungs, activations), kv) != 1))
-
-
-def scores(family: Family, kv: str = "bfloat16") -> npt.NDArray[np.float32]:
-    """Return the score of the ask for key i (row) on a needle of key j (column), with keys stored as *kv*."""
-    code = codes.hadamard()
-    scale = np.float32(family.query_gain / math.sqrt(family.head_dim))
-    return scale * (code @ stored(code, kv).T)
-
-
-def match_score(family: Family, kv: str = "bfloat16") -> float:
-    """Return the lowest score of a match."""
-    return float(np.diag(scores(family, kv)).min())
-
-
-def worst_miss(family: Family, kv: str = "bfloat16") -> float:
-    """Return the highest score of a needle of another key, or of filler, which is 0."""
-    others = scores(family, kv)
-    return max(0.0, float(others[~np.eye(WIDTH, dtype=bool)].max()))
-
-
-def attention_weight(family: Family, tokens: int, kv: str = "bfloat16") -> float:
-    """Return the minimum weight of the match among *tokens* tokens."""
-    return 1 / (1 + (tokens - 1) * math.exp(worst_miss(family, kv) - match_score(family, kv)))
-
-
-def needed_weight() -> float:
-    """
-    Return the minimum weight for which the answer beats "none" in spite of BF16 rounding.
-
-    Two fetched codes of weight w compete with `weights.NONE_READS`, both beside the ask's own code: 1 + 2 w against
-    2.875, either subject to three roundings of 2^-9.
-    """
-    error = _ROUNDINGS * 2.0**-9
-    return (((1 + NONE_READS) * (1 + error) / (1 - error)) - 1) / 2
-
-
-def longest_context(family: Family, kv: str = "bfloat16") -> int:
-    """Return the largest context in tokens for which the answer is guaranteed."""
-    needed = needed_weight()
-    margin = match_score(family, kv) - worst_miss(family, kv)
-    return 1 + math.floor(math.exp(margin) * (1 - needed) / needed)

@@ -16,7 +16,7 @@ max_model_len = 4096
 name = "miniature"
 weights = "unknown"
 """
-LINE = "unpinned-image: somebody/miniature is another image tomorrow"
+LINE = "unpinned-image: somebody/miniature can be another image tomorrow"
 
 
 @pytest.mark.parametrize("more", [[], ["--longctx-plan"]], ids=["run", "plan"])

@@ -70,7 +70,7 @@ def test_it_is_judged_on_whichever_comes_up_last(run, pair, tokens, word, why):
     done = run("--backend=miniature", "-k", "XX-0003", pair(tokens))
     first, last = done.results.verdicts
     assert (first["verdict"], last["verdict"]) == ("out of scope", word)
-    assert "has not been booted in this run; judged on whichever comes up last" in first["why"]
+    assert "has not been booted in this run; judged at the later boot of the two" in first["why"]
     assert last["why"].startswith(why)
     assert done.outcome.ret == (word == "broken")
 
@@ -79,5 +79,5 @@ def test_without_the_other_boot_nothing_is_judged_and_the_run_is_red(run, pair):
     done = run("--backend=miniature", "-k", "XX-0003-twice", pair(200_000))
     (only,) = done.results.verdicts
     assert only["verdict"] == "out of scope"
-    assert only["why"] == "ratio: pool has not been booted in this run; judged on whichever comes up last"
+    assert only["why"] == "ratio: pool has not been booted in this run; judged at the later boot of the two"
     assert done.outcome.ret == 1

@@ -57,7 +57,7 @@ def answering():
     [
         ({"version": "0.12.0"}, "is version 0.12.0; the deployment says >=0.30"),
         ({"root": "org/another"}, "has loaded org/another; the deployment says org/model"),
-        ({"most": 10_000}, "does not take a request of 0.5 MB, the size of the longest prompt of this run"),
+        ({"most": 10_000}, "rejects a request of 0.5 MB, the size of the longest prompt of this run"),
     ],
 )
 def test_what_would_spoil_a_run_is_an_error_before_it(run, pytester, answering, tells, message):

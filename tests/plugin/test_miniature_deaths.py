@@ -46,7 +46,7 @@ SAID = {
     ),
     "is-killed-under-a-request": (
         "outcome: dies, wanted serves; recovered: 0, wanted exactly 1",
-        "the process was ended by signal 9, as the kernel does when the host runs out of memory; ",
+        "signal 9 ended the process, as the kernel does when the host runs out of memory; ",
         "the server has not recovered",
     ),
 }
@@ -55,13 +55,13 @@ SAID = {
 @pytest.mark.parametrize("fault", SAID)
 def test_it_is_said_what_became_of_the_server(run, faulty, fault, monkeypatch):
     """The complete report, which the one-line verdict cuts."""
-    whole, bear_out = [], Boot.bear_out
+    whole, evidence = [], Boot.evidence
 
     def overheard(boot, seen):
-        whole.append(bear_out(boot, seen))
+        whole.append(evidence(boot, seen))
         return whole[-1]
 
-    monkeypatch.setattr(Boot, "bear_out", overheard)
+    monkeypatch.setattr(Boot, "evidence", overheard)
     done = run("--backend=miniature", faulty(fault), "-k", "MN-0040")
     (row,) = done.results.verdicts
     why, words, end = SAID[fault]
@@ -161,7 +161,7 @@ def borne_out(folder, text, **more):
     log = folder / "server.log"
     log.write_text(text, encoding="utf-8")
     server = Server("http://there", "m", Vllm(), factories.deployment(), "process", log=log, **more)
-    return Boot(Conditions(factories.deployment(), None, "0.32.0"), {}, 1.0, server).bear_out(DIED.observe())
+    return Boot(Conditions(factories.deployment(), None, "0.32.0"), {}, 1.0, server).evidence(DIED)
 
 
 @pytest.mark.parametrize(("text", "end", "outcome", "kind", "signature", "phase"), ENDED)

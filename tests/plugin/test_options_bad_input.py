@@ -32,7 +32,7 @@ UNUSABLE = {
     "url that is none": (["--backend=openai", "--longctx-launcher=url:http://[::1"], "write url:http://HOST:PORT"),
     "no interpreter": (
         ["--backend=miniature", "--longctx-python=/nonexist"],
-        "/nonexist is no program that can be run",
+        "/nonexist is not an executable file",
     ),
     "results that cannot be written": (["--backend=miniature", "--longctx-results=tox.ini"], "cannot be written"),
     "many workers": (

@@ -131,7 +131,7 @@ def ended(done, path, name, said):
     """Check that the run reported why it ended, and that every written verdict is readable."""
     text = done.stdout.decode()
     assert done.returncode == pytest.ExitCode.INTERRUPTED, text
-    assert f"{results.NAME}: {said}; what was written before is there" in text
+    assert f"{results.NAME}: {said}; the results written so far are kept" in text
     assert "INTERNALERROR" not in text
     assert "Traceback" not in text, text
     assert until(lambda: not processes(name))

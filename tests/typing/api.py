@@ -43,6 +43,7 @@ def test_of_a_project(
     assert_type(carried, Carried)
     assert_type(observe(carried), Observation)
     assert_type(boot.weigh(exchange), Observation)
+    assert_type(boot.evidence([exchange, exchange]), Observation)
     assert_type(finding.id, str)
     verdict = judge([exchange, exchange])
     assert_type(verdict, Verdict)

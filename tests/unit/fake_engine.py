@@ -20,7 +20,9 @@ def serving(mind: Honest, backend: Backend | None = None) -> Iterator[Server]:
         thread.start()
         try:
             url = f"http://127.0.0.1:{httpd.server_port}"
-            yield Server(url, mind.model, backend or Miniature(), factories.deployment(backend="miniature"), "url")
+            yield Server(
+                url, mind.model, backend or Miniature(), factories.deployment(backend="miniature"), "url", attached=True
+            )
         finally:
             httpd.shutdown()
             thread.join()

@@ -116,18 +116,6 @@ class Pool:
         """Number of requests of *tokens* that fit at once, as logged."""
         return self.blocks / self.blocks_for(tokens)
 
-    def logged_tokens(self, tokens: int) -> int:
-        """KV cache size in tokens as logged by 0.25 and later: concurrency x max_model_len."""
-        return int(self.concurrency(tokens) * tokens)
-
-    @property
-    def logged_tokens_before_025(self) -> int:
-        """
-        KV cache size in tokens as logged by 0.12; too small for a hybrid model, because it also divides by groups that need
-        little.
-        """
-        return self.blocks // self.groups * self.block_size
-
     def longest(self) -> int:
         """
         The longest request that fits, in tokens; 0 if none does. The engine reserves one block.

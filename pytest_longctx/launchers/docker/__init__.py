@@ -1,7 +1,7 @@
 """
-Serve from a container: made for one boot, published on loopback, and gone when the test run is gone.
+Serve from a container: created for one boot, published on loopback, and removed with the test run.
 
-No container is ever used again: one that was left from an earlier start would serve with that start's flags.
+Containers are not reused: one from an earlier start would serve with that start's flags.
 """
 
 import os
@@ -41,30 +41,32 @@ REMEDIES = (
     ),
     (
         r"executable file not found|no such file or directory",
-        "[docker] python and entrypoint: what the image has, by its path",
+        "[docker] python and entrypoint: paths that exist in the image",
     ),
     (
         r"[Nn]o such image|pull access denied|manifest unknown",
         'docker pull, or pull = "missing" in the deployment\'s [docker]',
     ),
 )
-"""What the engine says when it will not run a container, and what to do about it."""
+"""Errors of the engine when it cannot run a container, and remedies."""
 
 
 class DockerLauncher:
-    """Runs the engine of an image, by the Docker SDK (extra ``[docker]``)."""
+    """Runs the engine of an image with the Docker SDK (extra ``[docker]``)."""
 
     name = "docker"
     boots = True
     needs_engine = False
     here = True
+    contained = True
+    leases_devices = False
 
     def __init__(self, what: str = "") -> None:
         self.socket = _socket(what or os.environ.get("DOCKER_HOST", SOCKET), typed=bool(what))
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
-        """Make a container, wait until its server answers, yield it, and leave no container behind."""
+        """Create a container, wait until its server answers, yield it, and leave no container behind."""
         one, backend = launch.deployment, launch.backend
         if backend.host_flag is None:
             raise LaunchError(
@@ -79,7 +81,7 @@ class DockerLauncher:
         log = launch.logs / f"{one.name}-{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         bears_key = {"Authorization": f"Bearer {key}"} if backend.key_flag or backend.key_variable else {}
-        hoped = launch.server_at(f"http://127.0.0.1:{port}", self.name, headers=bears_key)
+        hoped = launch.server_at(f"http://127.0.0.1:{port}", self, headers=bears_key)
         engine, sdk = connect(self.socket)
         with closing(engine), Reaper(docker_reaper.__file__, self.socket, run_id) as reaper:
             sweep(self.socket)
@@ -98,17 +100,19 @@ class DockerLauncher:
 
 
 def _socket(where: str, *, typed: bool) -> str:
-    """The path in *where*; a remote engine would publish ports on a loopback that is not ours."""
+    """The path in *where*. A remote engine is refused: it would publish ports on another machine's loopback."""
     path = where.removeprefix("unix://")
     if not path.startswith("/"):
         said = f"--longctx-launcher=docker:{where}" if typed else f"DOCKER_HOST={where}"
         kind = UsageError if typed else LaunchError
-        raise kind(f"{masked(said, ())}: only an engine at a Unix socket of this machine; write docker:unix:///PATH")
+        raise kind(
+            f"{masked(said, ())}: only an engine at a Unix socket of this machine is supported; write docker:unix:///PATH"
+        )
     return path
 
 
 def connect(path: str) -> tuple[Any, Any]:
-    """The engine at the socket *path*, and the SDK. Raises `LaunchError` that says what is missing."""
+    """The engine at the socket *path*, and the SDK. Raises `LaunchError` with what is missing."""
     try:
         import docker
         import docker.errors
@@ -125,7 +129,7 @@ def connect(path: str) -> tuple[Any, Any]:
     try:
         return docker.DockerClient(base_url=f"unix://{path}", timeout=120), docker
     except docker.errors.DockerException as problem:
-        raise LaunchError(f"what answers at {path} is no Docker engine for this SDK: {problem}") from None
+        raise LaunchError(f"the server at {path} is not a Docker engine for this SDK: {problem}") from None
 
 
 _UNREACHED: dict[type[OSError], tuple[str, str]] = {
@@ -137,19 +141,19 @@ _UNREACHED: dict[type[OSError], tuple[str, str]] = {
         "there is no such socket",
         "starting the engine, or docker:unix:///PATH where its socket is elsewhere",
     ),
-    ConnectionRefusedError: ("nobody answers there", "starting the engine: systemctl start docker"),
+    ConnectionRefusedError: ("no engine listens there", "starting the engine: systemctl start docker"),
 }
 
 
 def sweep(path: str) -> None:
-    """Remove what dead runs left: containers with our label whose maker is known to have ended, and no others."""
+    """Remove containers of dead runs: those with our label whose owner is known to have ended."""
     for container, labels in docker_reaper.labelled(path, docker_reaper.OWNER_LABEL):
         if docker_reaper.is_dead(labels[docker_reaper.OWNER_LABEL]):
             docker_reaper.remove(path, container, grace_s=0)
 
 
 def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
-    """Which image *name* is, by digest where it has one; pulled only if the deployment says so. Raises `LaunchError`."""
+    """The image *name*, by digest where it has one. Pulled only if the deployment allows it. Raises `LaunchError`."""
     for attempt in ("look", "look again"):
         try:
             image = engine.images.get(name)
@@ -167,7 +171,7 @@ def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
 
 def _pull(engine: Any, sdk: Any, name: str, launch: Launch) -> None:
     started_s, boot_s = time.monotonic(), launch.deployment.timeouts.boot_s
-    # Without a tag the SDK would pull every tag there is.
+    # Without a tag the SDK would pull every tag.
     tagged = name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
     try:
         for event in engine.api.pull(tagged, stream=True, decode=True):
@@ -179,13 +183,13 @@ def _pull(engine: Any, sdk: Any, name: str, launch: Launch) -> None:
 
 
 def _started(engine: Any, sdk: Any, run: ContainerRun, hidden: tuple[str, ...]) -> Any:
-    """A container for *run*, running. Raises `LaunchError` with the engine's words where it will not run it."""
+    """A started container for *run*. Raises `LaunchError` with the engine's message where it cannot start."""
     try:
         container = engine.containers.create(**run.keywords(sdk.types))
         container.start()
     except (sdk.errors.APIError, OSError) as problem:
         said = str(getattr(problem, "explanation", None) or problem)
-        remedy = next((what for words, what in REMEDIES if re.search(words, said)), "that command by hand")
+        remedy = next((what for words, what in REMEDIES if re.search(words, said)), "running that command by hand")
         rows = [f"Docker would not run {run.image}: {said}", f"  try      {remedy}", f"  again    {run.line()}"]
         raise LaunchError(masked("\n".join(rows), (*hidden, *secret_values(run.env, run.command)))) from None
     return container

@@ -1,7 +1,7 @@
 """
-A container to run, as a value: what the engine's SDK is told, and the command line a person would type for it.
+A container to run, as a value: arguments for the engine's SDK, and the equivalent command line.
 
-A container while it runs: its log, and how it ended.
+A running container: its log, and how it ended.
 """
 
 import shlex
@@ -24,11 +24,11 @@ from pytest_longctx.redaction import masked, secret_values
 from pytest_longctx.units import GiB
 
 CACHE_INSIDE = "/models/huggingface"
-"""Where a container finds the cache of models that are known by name."""
+"""The model cache inside a container, for models given by name."""
 
 
 class Access(NamedTuple):
-    """What a container needs in order to use accelerators of one make."""
+    """Access of a container to accelerators of one make."""
 
     kinds: tuple[str, ...]
     devices: tuple[str, ...] = ()
@@ -43,17 +43,17 @@ ACCESS = (
     Access(("trn1", "trn2"), ("/dev/neuron*",)),
     Access(("cpu",)),
 )
-"""Every other kind is NVIDIA's, and is asked for as a device request."""
+"""Every other kind is NVIDIA's, and is requested as a device."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerRun:
-    """One container."""
+    """One container to run."""
 
     name: str
     image: str
     command: tuple[str, ...]
-    """The whole of it: it replaces the image's entrypoint."""
+    """The whole command; it replaces the image's entrypoint."""
     env: Mapping[str, str] = field(repr=False)
     labels: Mapping[str, str]
     mounts: tuple[str, ...]
@@ -62,7 +62,7 @@ class ContainerRun:
     network: str
     shm_gib: float
     gpus: int | tuple[str, ...] = 0
-    """So many NVIDIA GPUs, or these."""
+    """The number of NVIDIA GPUs, or their names."""
     devices: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     ipc: str | None = None
@@ -76,7 +76,7 @@ class ContainerRun:
         return not isinstance(self.gpus, int) and any("=" in name for name in self.gpus)
 
     def line(self) -> str:
-        """The command a person would type to repeat it. Secrets are in it: mask them."""
+        """The command line that repeats it. It contains secrets: mask them."""
         words = ["docker", "run", "--rm", "--init", *(word for option in self._options() for word in option)]
         return shlex.join([*words, "--entrypoint", self.command[0], self.image, *self.command[1:]])
 
@@ -107,7 +107,7 @@ class ContainerRun:
             "name": self.name,
             "entrypoint": [self.command[0]],
             "command": list(self.command[1:]),
-            "init": True,  # or the engine is process 1, which no signal ends unless it asks for it
+            "init": True,  # otherwise the engine is process 1, which a signal ends only if it has a handler
             "environment": dict(self.env),
             "labels": dict(self.labels),
             "volumes": list(self.mounts),
@@ -144,10 +144,10 @@ def plan(
     on_this_host: bool = True,
 ) -> ContainerRun:
     """
-    The container for *recipe*, with what the hardware of *one* needs and nothing of this machine that was not asked for.
+    The container for *recipe*, with what the hardware of *one* needs, and nothing else of this machine.
 
-    *inherited* is the environment from which ``pass_env`` and the place of the model cache are taken. Raises `LaunchError`,
-    also for a device that is missing here if it is to run *on_this_host*.
+    ``pass_env`` and the folder of the model cache are taken from the environment *inherited*. Raises `LaunchError`; if it is
+    to run *on_this_host*, also for a missing device.
     """
     if one.image is None:
         raise LaunchError(f'{one.name} names no container image\n  try      image = "NAME:TAG" in the deployment')
@@ -181,7 +181,7 @@ def _cut(mount: str) -> tuple[str, str, str]:
 
 
 def _present(patterns: tuple[str, ...], one: Deployment) -> tuple[str, ...]:
-    """The device files that *patterns* mean on this host. Raises `LaunchError` where one means none."""
+    """The device files that match *patterns* on this host. Raises `LaunchError` for a pattern without a match."""
     found: list[str] = []
     for pattern in patterns:
         here = sorted(str(path) for path in Path("/dev").glob(pattern.removeprefix("/dev/")))
@@ -195,7 +195,7 @@ def _present(patterns: tuple[str, ...], one: Deployment) -> tuple[str, ...]:
 
 
 def _model(one: Deployment, model: str, env: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The mount through which the container finds *model*, and the variables that tell it so."""
+    """The mount of *model* for the container, and the variables that point to it."""
     folder = Path(model)
     if folder.is_absolute():
         # The files of a snapshot are links into the repository's own folder in the cache.
@@ -205,15 +205,15 @@ def _model(one: Deployment, model: str, env: Mapping[str, str]) -> tuple[tuple[s
         return (), {}
     cache = Path(env.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     cache.mkdir(parents=True, exist_ok=True)
-    # Engines write locks and refs into the cache even for a model that is there, unless they are told to stay offline.
+    # Engines write locks and refs into the cache even for a complete model, unless told to stay offline.
     way = ":ro" if env.get("HF_HUB_OFFLINE") == "1" else ""
     return (f"{cache}:{CACHE_INSIDE}{way}",), {"HF_HOME": CACHE_INSIDE}
 
 
 _SETTLE_S = 10.0
-"""How long the engine may take to write down how a container ended, once its log or a connection has broken off."""
+"""How long the engine may take to record a container's end after its log or a connection broke off."""
 _OUTLAST_S = 3.0
-"""How long an engine must still answer after one of its containers was ended by a signal: stopping, it ends them first."""
+"""How long an engine must still answer after a signal ended a container: a stopping engine ends its containers first."""
 
 
 class Container(Candidate):
@@ -230,7 +230,7 @@ class Container(Candidate):
         self._container = container
         self._exit_code: int | None = None
         self.lost = ""
-        """Why nothing more can be seen of it, where the engine itself has gone."""
+        """Why it can no longer be observed, where the Docker engine itself is gone."""
         self._over = threading.Event()
         log.touch()
         self._lines = LogTail(log)
@@ -263,14 +263,14 @@ class Container(Candidate):
             time.sleep(0.05)
 
     def _outlast(self) -> None:
-        """Make sure that it was not the engine, on its way down, that sent the signal."""
+        """Make sure that the signal did not come from a stopping Docker engine."""
         end = time.monotonic() + _OUTLAST_S
         while time.monotonic() < end:
             self._container.client.ping()
             time.sleep(0.2)
 
     def pid(self) -> int | None:
-        """Its first process; None where that is none of this machine's, as where the engine runs beside this container."""
+        """Its first process; None where that is not visible here, as when the engine runs beside this container."""
         try:
             self._container.reload()
             pid = int(self._container.attrs["State"]["Pid"])
@@ -285,21 +285,21 @@ class Container(Candidate):
             return None
         if self.lost:
             raise LaunchError(
-                f"the Docker engine was lost while a container of it was watched: {masked(self.lost, self.secrets)}\n"
+                f"the connection to the Docker engine was lost while its container ran: {masked(self.lost, self.secrets)}\n"
                 f"  log      {self.log}\n  try      docker info, and the engine's own log"
             )
         return self._exit_code
 
     def oom_killed(self) -> bool | None:
-        """Whether its memory limit ended it, or a process in it; None while it runs and nothing was ended."""
+        """Whether its memory limit ended it, or a process in it; None while it runs intact."""
         if self._oom_killed is not None:
             return self._oom_killed
-        # A worker may be killed, and its engine say no more than that it failed, seconds before the container's state tells.
+        # A killed worker may show in the engine's log, without a cause, seconds before the container's state has it.
         pid = self.pid()
         return bool(pid and kills_in_group_of(pid)) or None
 
     def new_lines(self) -> Iterator[str]:
-        """Whole lines that the log has gained since the last call; the rest of it once the container has ended."""
+        """New whole lines of the log since the last call; all the rest once the container has ended."""
         return self._lines.more(ended=self._over.is_set())
 
     def ended(self, wait_s: float) -> Evidence | None:

@@ -1,10 +1,10 @@
 """
-The reaper: sees to it that no container outlives the run that made it.
+The reaper: removes the containers of a run that has ended.
 
 Run as a script, with nothing but the standard library, so that it starts at once and needs no import path:
-``python -I docker_reaper.py FD SOCKET RUN GRACE_S``. As soon as the pipe FD reaches its end, which the kernel brings about
-however the launcher dies, it stops and removes every container that bears the label of RUN, and no other. Where the engine
-does not answer it keeps asking for a while: a container that could not be removed would come back with the engine.
+``python -I reaper.py FD SOCKET RUN GRACE_S``. As soon as the pipe FD reaches its end, which the kernel brings about
+however the launcher dies, it stops and removes every container with the label of RUN, and no other. Where the engine does
+not answer it retries for a while: a container that could not be removed would come back with the engine.
 """
 
 import http.client
@@ -18,13 +18,13 @@ from typing import Any
 from urllib.parse import quote
 
 RUN_LABEL = "pytest-longctx.run"
-"""Names the one boot a container was made for."""
+"""The label with the boot of a container."""
 OWNER_LABEL = "pytest-longctx.owner"
-"""Names the process that made it; see `owner`."""
+"""The label with the process that created it; see `owner`."""
 
 PATIENCE_S = 600.0
 _SETTLED_S = 1.5
-"""How long after the last container one may still appear: the request that makes it may have been under way."""
+"""How long after the last container another may appear: its request may have been under way."""
 
 
 class Engine(http.client.HTTPConnection):
@@ -35,7 +35,7 @@ class Engine(http.client.HTTPConnection):
         self.path = path
 
     def connect(self) -> None:
-        """Instead of a TCP connection."""
+        """Connect to the socket instead of over TCP."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.path)
@@ -56,7 +56,7 @@ def call(path: str, method: str, what: str) -> Any:
 
 
 def labelled(path: str, label: str) -> list[tuple[str, dict[str, str]]]:
-    """Id and labels of every container, running or not, that bears *label*, or ``label=value``."""
+    """Id and labels of every container, running or not, with *label*, or ``label=value``."""
     filters = quote(json.dumps({"label": [label]}))
     found = call(path, "GET", f"/containers/json?all=1&filters={filters}") or []
     return [(each["Id"], each.get("Labels") or {}) for each in found]
@@ -70,7 +70,7 @@ def remove(path: str, container: str, grace_s: float) -> None:
 
 
 def reap(path: str, run: str, grace_s: float, *, late: bool) -> None:
-    """Remove every container of *run*; with *late*, also one that the engine was still about to make."""
+    """Remove every container of *run*; with *late*, also one that the engine was about to create."""
     end = time.monotonic() + PATIENCE_S
     settled = time.monotonic() + (_SETTLED_S if late else 0.0)
     while time.monotonic() < end:
@@ -87,19 +87,19 @@ def reap(path: str, run: str, grace_s: float, *, late: bool) -> None:
 
 
 def owner() -> str:
-    """The process we are, so that no other can be taken for it: boot of the kernel, PID namespace, PID, start time."""
+    """The current process, without ambiguity: boot of the kernel, PID namespace, PID, start time."""
     pid = os.getpid()
     return f"{_boot()} {_namespace()} {pid} {_started(pid)}"
 
 
 def is_dead(who: str) -> bool:
-    """Whether the process that called itself *who* has ended; False where that cannot be known from here."""
+    """Whether the process with the `owner` text *who* has ended; False where that cannot be known from here."""
     boot, namespace, pid, started = (*who.split(), "", "", "", "")[:4]
     if not pid.isdigit() or not boot:
         return False
     if boot != _boot():
         return True
-    # The same socket may serve several PID namespaces; who lives in another cannot be seen.
+    # One socket may serve several PID namespaces; processes of another are not visible.
     return namespace == _namespace() and _started(int(pid)) != started
 
 

@@ -1,4 +1,4 @@
-"""Serve from a Pod of a Kubernetes cluster: made for one boot, reached through the cluster's API, gone when the run is gone."""
+"""Serve from a Pod of a Kubernetes cluster: created for one boot, reached through the cluster's API, removed with the run."""
 
 import os
 import secrets
@@ -21,22 +21,25 @@ from pytest_longctx.launchers.reaper import Reaper
 
 
 class KubernetesLauncher:
-    """Runs a deployment's image in a cluster, by the official client (extra ``[kubernetes]``)."""
+    """Runs a deployment's image in a cluster, with the official client (extra ``[kubernetes]``)."""
 
     name = "kubernetes"
     boots = True
     needs_engine = False
+    here = False
+    contained = True
+    leases_devices = False
 
     def __init__(self, what: str = "") -> None:
         self.namespace = what or None
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
-        """Make its objects, wait until its server answers, yield it, and leave no object behind."""
+        """Create its objects, wait until its server answers, yield it, and leave no object behind."""
         one, model = launch.deployment, str(launch.model)
         run_id, key = secrets.token_hex(16), secrets.token_urlsafe(24)
         made = manifests.recipe(launch.backend, one, model)
-        manifests.render(launch.backend, one, model)  # what is wrong with it is said before anything is made
+        manifests.render(launch.backend, one, model)  # errors in the deployment are raised before any object is created
         cluster = Cluster(self.namespace)
         log = launch.logs / f"{one.name}-{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,7 @@ class KubernetesLauncher:
                     leader = pods.seen.leader or ""
                     forward = stack.enter_context(PortForward(cluster.api, cluster.namespace, leader, made.port))
                     url, reached = f"http://127.0.0.1:{forward.port}", "port-forward"
-                hoped = launch.server_at(url, self.name, headers=headers)
+                hoped = launch.server_at(url, self, headers=headers)
                 server = await_ready(pods, launch, hoped, boot_s=made.boot_s)
                 where = {"image": pods.seen.image, "node": pods.seen.node, "reached": reached}
                 yield replace(server, words={**server.words, **where}, ended=pods.ended)
@@ -64,7 +67,7 @@ class KubernetesLauncher:
                 pods.close()
 
     def _make(self, cluster: Cluster, launch: Launch, run_id: str, key: str) -> str:
-        """Everything the run needs, the owner first; the name they share. Raises `LaunchError`."""
+        """Create all objects of the run, the owner first, and return their common name. Raises `LaunchError`."""
         one = launch.deployment
         name, mine = manifests.name_of(one, run_id), Owner(cluster.namespace, run_id)
         expires = {EXPIRES: str(round(time.time() + one.kubernetes.hours * 3600))}

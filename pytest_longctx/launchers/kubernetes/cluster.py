@@ -1,4 +1,4 @@
-"""A cluster as the launcher needs it: what it is asked to make, what it says of it, and what is wrong when it will not."""
+"""A cluster for the launcher: create objects, watch them, and explain errors of its API."""
 
 import json
 import time
@@ -11,19 +11,19 @@ from pytest_longctx.launchers.kubernetes import reaper
 from pytest_longctx.launchers.kubernetes.reaper import EXPIRES, RUN_LABEL, path_of
 
 _REMEDIES = {
-    401: "a newer KUBECONFIG: its credentials are not accepted",
-    403: "the Role in docs/how-to/run-on-kubernetes.md for whoever KUBECONFIG says we are",
+    401: "a newer KUBECONFIG: the cluster does not accept its credentials",
+    403: "the Role in docs/how-to/run-on-kubernetes.md for the user or account of KUBECONFIG",
     404: "the namespace, and for a LeaderWorkerSet its controller: https://lws.sigs.k8s.io",
     422: "longctx render DEPLOYMENT, and the key of [kubernetes] or [docker] behind that field",
 }
-"""What to do about the answers an API gives, by their status."""
+"""Remedies for errors of the API, by status."""
 
 
 class Cluster:
     """One namespace of a cluster."""
 
     def __init__(self, namespace: str | None) -> None:
-        """Raises `LaunchError` that says what is missing."""
+        """Raises `LaunchError` with what is missing."""
         try:
             import kubernetes
         except ImportError:
@@ -41,11 +41,11 @@ class Cluster:
 
     @property
     def host(self) -> str:
-        """Where its API is."""
+        """The address of its API."""
         return str(self.api.configuration.host)
 
     def _ask(self, method: str, path: str, wanted: str, body: Any = None) -> Any:
-        """The JSON of an answer. Raises `LaunchError` where it is none, in the API's own words."""
+        """The JSON of an answer. Raises `LaunchError` with the API's message for an error."""
         try:
             status, found = self.api.call(method, path, body)
         except OSError as problem:
@@ -66,11 +66,11 @@ class Cluster:
         return answer
 
     def pods(self, run_id: str) -> list[dict[str, Any]]:
-        """The Pods of a run. Raises OSError where nobody answers."""
+        """The Pods of a run. Raises OSError where the API does not answer."""
         return reaper.labelled(self.api, "Pod", self.namespace, f"{RUN_LABEL}={run_id}")
 
     def events(self, pod: str) -> list[dict[str, Any]]:
-        """What has happened to a Pod, the latest last; nothing where we may not know. Raises OSError."""
+        """The events of a Pod, the latest last; none without permission to list them. Raises OSError."""
         about = urlencode({"fieldSelector": f"involvedObject.name={pod}"})
         _, found = self.api.call("GET", f"api/v1/namespaces/{self.namespace}/events?{about}")
         return list(found.get("items") or [])
@@ -91,7 +91,7 @@ class Cluster:
             response.close()
 
     def sweep(self) -> None:
-        """Delete what is left of runs whose time is over; of others nobody can tell from here whether they live."""
+        """Delete objects of runs whose time is over; whether other runs still live cannot be known from here."""
         try:
             for each in reaper.labelled(self.api, "ConfigMap", self.namespace, RUN_LABEL):
                 meta = each["metadata"]
@@ -99,7 +99,7 @@ class Cluster:
                 if expires.isdecimal() and int(expires) < time.time():
                     reaper.reap(self.api, self.namespace, meta["labels"][RUN_LABEL], 0, late=False)
         except OSError:
-            pass  # whoever may not list them, or cannot now, has more to say to the next request
+            pass  # the next request reports a missing permission or a failing API better
 
 
 def _message(text: bytes) -> str:

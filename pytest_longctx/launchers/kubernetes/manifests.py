@@ -1,7 +1,7 @@
 """
 A deployment as Kubernetes objects, in plain data: a Pod and a Service, or a LeaderWorkerSet where it needs several nodes.
 
-The specification of a Pod for a deployment, as plain data. Pure: no cluster is asked.
+Pure: no cluster is asked.
 """
 
 import math
@@ -20,22 +20,22 @@ from pytest_longctx.launchers.kubernetes.reaper import RUN_LABEL
 from pytest_longctx.processes import GRACE_S
 
 PORT = 8000
-"""A Pod has its own address, so the port may be the same everywhere."""
+"""The port of the engine: each Pod has its own address, so it can be the same everywhere."""
 KEY = "$(LONGCTX_API_KEY)"
-"""What stands for the API key until the kubelet puts it in."""
+"""A placeholder of the API key, which the kubelet replaces."""
 KEY_IN_SECRET = "api-key"  # noqa: S105 - what it is called there
 _OFTEN_S, _SELDOM_S = 10, 30
 
 
 class Plugin(NamedTuple):
-    """How a cluster counts accelerators of one make."""
+    """How a cluster names and counts accelerators of one make."""
 
     kinds: tuple[str, ...]
     resource: str
     per_node: int
-    """On the usual host."""
+    """Devices of one usual host."""
     security: Mapping[str, Any] = {}
-    """Of the Pod, so that its processes may use them."""
+    """Groups of the Pod, whose processes need them to use the devices."""
 
 
 PLUGINS = (
@@ -53,7 +53,7 @@ NVIDIA = Plugin((), "nvidia.com/gpu", 8)
 
 
 class Share(NamedTuple):
-    """What one Pod of a deployment has of its accelerators."""
+    """The accelerators of one Pod of a deployment."""
 
     plugin: Plugin
     devices: int
@@ -77,7 +77,7 @@ def share(one: Deployment) -> Share:
 
 
 def recipe(backend: Backend, one: Deployment, model: str) -> Recipe:
-    """How the engine is started inside a Pod, with `KEY` in place of its key. Raises `LaunchError`."""
+    """The engine's start inside a Pod, with `KEY` in place of its key. Raises `LaunchError`."""
     if backend.host_flag is None:
         raise LaunchError(f"--backend={backend.name} cannot be told where to listen (host_flag), which a Pod needs")
     if one.image is None:
@@ -87,12 +87,12 @@ def recipe(backend: Backend, one: Deployment, model: str) -> Recipe:
 
 
 def has_key(made: Recipe) -> bool:
-    """Whether the engine can be made to ask for a key."""
+    """Whether the engine can require an API key."""
     return KEY in made.argv or KEY in made.env.values()
 
 
 def pod_spec(backend: Backend, one: Deployment, made: Recipe, model: str, key_secret: str) -> dict[str, Any]:
-    """A Pod's specification for *made*: everything but whose it is and what becomes of it when it ends."""
+    """A Pod's specification for *made*, without its owner and its restart policy."""
     has, table = share(one), one.kubernetes
     volumes, mounts, where = zip(*_volumes(one, model), strict=True)
     words = tuple(literal(word) for word in (*one.docker.entrypoint, *made.argv))
@@ -116,9 +116,9 @@ def pod_spec(backend: Backend, one: Deployment, made: Recipe, model: str, key_se
     }
     return {
         "automountServiceAccountToken": False,
-        # Or a Service called vllm gives the engine a VLLM_PORT that is no port.
+        # Otherwise a Service called vllm sets VLLM_PORT for the engine, and not to a port.
         "enableServiceLinks": False,
-        # Or the engine is process 1, which no signal ends unless it asks for it, and which inherits what its workers leave.
+        # Otherwise the engine is process 1: a signal ends it only if it has a handler, and it inherits its workers' orphans.
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": int(GRACE_S),
         **{name: value for name, value in optional.items() if value},
@@ -129,7 +129,7 @@ def pod_spec(backend: Backend, one: Deployment, made: Recipe, model: str, key_se
 
 def literal(word: str) -> str:
     """
-    *word* so that the kubelet leaves it as it is.
+    *word*, escaped so that the kubelet does not change it.
 
     >>> literal("$(date) costs $5"), literal(KEY)
     ('$$(date) costs $5', '$(LONGCTX_API_KEY)')
@@ -139,7 +139,7 @@ def literal(word: str) -> str:
 
 def probes(health: str, port: int, one: Deployment) -> dict[str, Any]:
     """
-    More patient than the launcher itself, and than the longest prompt: some engines answer no health check meanwhile.
+    Probes that wait longer than the launcher and than the longest prompt: some engines answer no health check meanwhile.
 
     Patience is ``periodSeconds`` x ``failureThreshold``.
     """
@@ -183,13 +183,13 @@ def _resources(one: Deployment, has: Share) -> dict[str, Any]:
     limits = {has.plugin.resource: str(has.devices)} if has.devices else {}
     if one.docker.memory_gib is not None:
         limits["memory"] = quantity(one.docker.memory_gib)
-    # A Pod that asks for less than its limit is the first to be evicted.
+    # A Pod that requests less than its limit is evicted first.
     return {"limits": limits, "requests": dict(limits)} if limits else {}
 
 
 def quantity(gib: float) -> str:
     """
-    So many GiB as Kubernetes writes them.
+    *gib* as Kubernetes writes it.
 
     >>> quantity(10), quantity(0.5)
     ('10Gi', '512Mi')
@@ -198,7 +198,7 @@ def quantity(gib: float) -> str:
 
 
 def _volumes(one: Deployment, model: str) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, str]]]:
-    """Volume, mount, and the variables that tell the engine of it."""
+    """Volume and mount of the model, and the variables that point the engine to it."""
     shm = {"medium": "Memory", "sizeLimit": quantity(one.docker.shm_gib)}
     yield {"name": "shm", "emptyDir": shm}, {"name": "shm", "mountPath": "/dev/shm"}, {}  # noqa: S108
     folder = Path(model)
@@ -227,7 +227,7 @@ def _source(where: str) -> dict[str, Any]:
 
 NAME_LABEL = "app.kubernetes.io/instance"
 LEADER = {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
-"""The label that a LeaderWorkerSet gives the Pod that leads."""
+"""The label that a LeaderWorkerSet gives to its leader Pod."""
 _RAY_PORT = 6379
 
 _JOIN = f'ray start --address="$LWS_LEADER_ADDRESS:{_RAY_PORT}" --block'
@@ -238,34 +238,34 @@ _WAIT = "import ray, time\nray.init('auto')\nwhile sum(each['Alive'] for each in
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose objects these are: nobody's, where a team is to keep them, or one run's."""
+    """The owner of the objects: one run, or none for objects that a team keeps."""
 
     namespace: str | None = None
     run_id: str | None = None
     reference: Mapping[str, str] | None = None
-    """The object with which all the others go."""
+    """The object whose deletion deletes all others."""
 
 
 def name_of(one: Deployment, run_id: str | None) -> str:
     """
-    What the objects are called; a Service's name is the narrowest: 63 letters, digits and dashes, a letter first.
+    The name of the objects, limited as a Service's: 63 letters, digits and dashes, a letter first.
 
     >>> from pytest_longctx.deployments.deployment import attached
     >>> name_of(attached("openai"), "0123456789abcdef")
     'longctx-attached-01234567'
     """
     tail = f"-{run_id[:8]}" if run_id else ""
-    # A LeaderWorkerSet's Pods bear its name with a little more after it.
+    # A LeaderWorkerSet's Pods have its name with a suffix.
     return "longctx-" + one.name.replace(".", "-")[:40].strip("-") + tail
 
 
 def key_secret(name: str) -> str:
-    """The Secret that has the API key of *name*."""
+    """The name of the Secret with the API key of *name*."""
     return f"{name}-key"
 
 
 def secrets_to_make(objects: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The commands that make the Secrets *objects* refer to, with variables in place of what is secret."""
+    """The commands that create the Secrets of *objects*, with variables in place of secret values."""
     found: dict[str, set[str]] = {}
 
     def look(part: Any) -> None:
@@ -295,7 +295,7 @@ def _variable(key: str) -> str:
 
 
 def render(backend: Backend, one: Deployment, model: str, owner: Owner | None = None) -> list[dict[str, Any]]:
-    """The objects that serve *one*, with Secrets by reference alone. Raises `LaunchError`."""
+    """The objects that serve *one*, with Secrets only by reference. Raises `LaunchError`."""
     owner = owner or Owner()
     name = name_of(one, owner.run_id)
     made = recipe(backend, one, model)
@@ -331,7 +331,7 @@ def metadata(name: str, owner: Owner) -> dict[str, Any]:
 
 
 def _alone(one: Deployment, spec: dict[str, Any], owner: Owner) -> dict[str, Any]:
-    """A run's Pod is never started again, for how it ended is what was asked; and it ends by itself some day."""
+    """Limits of a run's Pod: it is never restarted, since its end is evidence, and it has a deadline."""
     if owner.run_id is None:
         return {"restartPolicy": "Always", **spec}
     return {"restartPolicy": "Never", "activeDeadlineSeconds": round(one.kubernetes.hours * 3600), **spec}
@@ -340,14 +340,14 @@ def _alone(one: Deployment, spec: dict[str, Any], owner: Owner) -> dict[str, Any
 def _leader_worker_set(
     one: Deployment, meta: dict[str, Any], spec: dict[str, Any], nodes: int, *, for_run: bool
 ) -> dict[str, Any]:
-    """One group of *nodes* Pods that are one Ray cluster; the first of them runs the engine."""
+    """One group of *nodes* Pods as one Ray cluster; the first Pod runs the engine."""
     if one.flags.get("distributed-executor-backend") != "ray":
         raise LaunchError(
             f"{one.name} needs {nodes} nodes, and only an engine that spreads itself by Ray is rendered for several\n"
             '  try      distributed-executor-backend = "ray" in its [flags]'
         )
     (engine,) = spec["containers"]
-    # Which of a node's addresses the others can reach is nothing that Ray or vLLM should have to guess.
+    # Ray and vLLM must not guess which address of a node the others can reach.
     address = {"name": "VLLM_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     both = {**engine, "env": [*engine["env"], address]}
     words = [*engine["command"], *engine["args"]]
@@ -363,7 +363,7 @@ def _leader_worker_set(
             "replicas": 1,
             "leaderWorkerTemplate": {
                 "size": nodes,
-                # A worker cannot come back into a Ray cluster whose engine has gone on without it.
+                # A worker cannot rejoin a Ray cluster whose engine continued without it.
                 "restartPolicy": "None" if for_run else "RecreateGroupOnPodRestart",
                 "leaderTemplate": {"metadata": labels, "spec": {**spec, "containers": [leader]}},
                 "workerTemplate": {"metadata": labels, "spec": {**spec, "containers": [worker]}},

@@ -1,7 +1,7 @@
 """
-The Pods of one run while they are there: how far they are, the engine's log, and how it ended.
+The Pods of one run: their progress, the engine's log, and how the engine ended.
 
-What the Pods of a run and the events about them say: how far they are, how the engine ended, why nothing can come of it.
+Pods and their events also tell why a Pod will never run.
 """
 
 import re
@@ -23,16 +23,16 @@ from pytest_longctx.progress import Progress
 from pytest_longctx.redaction import masked
 
 SCHEDULE_S = 180.0
-"""How long a Pod may find no node before that is said: a cluster that grows says so within this time."""
+"""How long a Pod may find no node before that counts: a cluster that adds nodes reports it within this time."""
 MOUNT_S = 60.0
-"""How long a volume may be missing: a claim is often bound a moment later."""
+"""How long a volume may be missing: a claim is often bound a moment later than its Pod is created."""
 _GROWS = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 
 Object = Mapping[str, Any]
 
 
 class Remedy(NamedTuple):
-    """What a cluster calls some trouble, and what to do about it."""
+    """A reason that a cluster gives for a failure, and its remedy."""
 
     reason: str
     """A pattern."""
@@ -47,50 +47,50 @@ REMEDIES = (
     Remedy("CreateContainerConfigError", "the Secrets it refers to: kubectl get secrets, and longctx render"),
     Remedy(
         "CreateContainerError|RunContainerError|StartError|ContainerCannotRun",
-        "[docker] python and entrypoint: what the image has, by its path",
+        "[docker] python and entrypoint: paths that exist in the image",
     ),
     Remedy("Unschedulable", "node_selector, tolerate and devices_per_node in [kubernetes], and kubectl describe nodes"),
     Remedy(
         "FailedMount|FailedAttachVolume",
-        "models in [kubernetes], mounts in [docker]: what that node has, or a claim that is bound",
+        "models in [kubernetes], mounts in [docker]: a path on that node, or a bound claim",
     ),
-    Remedy("Evicted|TerminationByKubelet", "memory_gib in [docker]: a Pod that asks for its memory is evicted last"),
+    Remedy("Evicted|TerminationByKubelet", "memory_gib in [docker]: a Pod that requests its memory is evicted last"),
     Remedy("DeadlineExceeded", "hours in [kubernetes]"),
-    Remedy("Unhealthy", "timeouts.boot_s, from which the probes have their patience"),
+    Remedy("Unhealthy", "timeouts.boot_s, which sets the time limits of the probes"),
     Remedy(
         "OutOf.*|UnexpectedAdmissionError|Allocate.*",
-        "kubectl describe node: its device plugin says it has what it has not",
+        "kubectl describe node: its device plugin advertises devices that it does not have",
     ),
 )
 _WAITS = re.compile(
     "ImagePullBackOff|ErrImageNeverPull|InvalidImageName|CreateContainer(Config)?Error|RunContainerError"
 )
-"""Reasons for which the kubelet tries again and again, and nothing will change; ErrImagePull is the first try of several."""
+"""Reasons for which the kubelet retries without success; ErrImagePull is the first try of several."""
 _UNSTARTED = ("StartError", "ContainerCannotRun")
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One look."""
+    """The state of the Pods at one look."""
 
     doing: str
-    """How far it is, in words."""
+    """Its progress, as text."""
     started: bool = False
-    """Whether the engine's container has started, and so has a log."""
+    """Whether the engine's container has started, and thus has a log."""
     exit_code: int | None = None
     oom_killed: bool | None = None
     trouble: str = ""
-    """Why nothing can come of it, for which no engine is to blame."""
+    """Why the Pod will never run, for a reason of the cluster's."""
     remedy: str = ""
     leader: str | None = None
     """The Pod that serves."""
     node: str = ""
     image: str = ""
-    """By its digest, where the node knows it."""
+    """The image by its digest, where the node knows it."""
 
 
 def look(pods: Sequence[Object], events: Sequence[Object], waited_s: float) -> Seen:
-    """What *pods* of one run and *events* about them come to, *waited_s* after they were made."""
+    """The state of *pods* of one run, by them and their *events*, *waited_s* after their creation."""
     if not pods:
         return Seen("waiting for its Pod")
     ordered = sorted(pods, key=lambda pod: not _leads(pod))
@@ -131,7 +131,7 @@ def _is_scheduled(status: Object) -> bool:
 
 
 def _troubles(pod: Object, events: Sequence[Object], waited_s: float) -> Iterator[tuple[str, str]]:
-    """Reason and message of everything that is wrong with one Pod, the surest first."""
+    """Reason and message of all faults of one Pod, the most certain first."""
     status, name = pod.get("status", {}), pod["metadata"]["name"]
     about = [each for each in events if each.get("involvedObject", {}).get("name") == name]
     boxes = status.get("containerStatuses") or []
@@ -142,7 +142,7 @@ def _troubles(pod: Object, events: Sequence[Object], waited_s: float) -> Iterato
     if status.get("phase") == "Failed" and status.get("reason") and (not ended or status["reason"] != "Error"):
         yield status["reason"], status.get("message", "")
     if "deletionTimestamp" in pod["metadata"]:
-        yield "Deleted", f"somebody else deletes the Pod {name}"
+        yield "Deleted", f"the Pod {name} is being deleted, and not by this run"
     for event in about:
         if event.get("reason") == "Killing" and "probe" in event.get("message", ""):
             yield "Unhealthy", event["message"]
@@ -152,7 +152,7 @@ def _troubles(pod: Object, events: Sequence[Object], waited_s: float) -> Iterato
 
 
 def _of_boxes(boxes: Sequence[Object], about: Sequence[Object]) -> Iterator[tuple[str, str]]:
-    """Containers that never come to run."""
+    """Containers that will never run."""
     for box in boxes:
         state = box.get("state", {})
         waiting, over = state.get("waiting") or {}, state.get("terminated") or {}
@@ -163,7 +163,7 @@ def _of_boxes(boxes: Sequence[Object], about: Sequence[Object]) -> Iterator[tupl
 
 
 def _patient(status: Object, about: Sequence[Object], waited_s: float) -> Iterator[tuple[str, str]]:
-    """What may still mend itself, once that has had its time."""
+    """Faults that may resolve by themselves, once their time is over."""
     may_grow = waited_s <= SCHEDULE_S or any(event.get("reason") in _GROWS for event in about)
     for condition in status.get("conditions") or []:
         if condition.get("reason") == "Unschedulable" and condition["status"] == "False" and not may_grow:
@@ -184,13 +184,13 @@ def _remedy(reason: str, pod: Object) -> str:
 
 _LOOK_S = 0.5
 _LOST_S = 30.0
-"""How long the API may be silent before its Pods are given up: it restarts, or a lease on an address runs out."""
+"""How long the API may be silent before its Pods count as lost: it may restart, or an address lease expire."""
 _SETTLE_S = 15.0
-"""How long a cluster may take to write down how a container ended, once its log or a connection has broken off."""
+"""How long a cluster may take to record a container's end after its log or a connection broke off."""
 
 
 class Pods(Candidate):
-    """What one run has in a cluster, watched from two threads: one looks at the Pods, one copies the leader's log."""
+    """The Pods of one run, watched by two threads: one polls the Pods, one copies the leader's log."""
 
     ours = True
 
@@ -200,7 +200,7 @@ class Pods(Candidate):
         self.started_s = self._made_s = time.monotonic()
         self.seen = Seen("waiting for its Pod")
         self.lost = ""
-        """Why nothing more can be seen of them."""
+        """Why they can no longer be observed."""
         self._cluster, self._run_id = cluster, run_id
         self._stop, self._log_over = threading.Event(), threading.Event()
         log.touch()
@@ -208,7 +208,7 @@ class Pods(Candidate):
         threading.Thread(target=self._watch, daemon=True).start()
 
     def await_start(self, launch: Launch) -> None:
-        """Until the engine's container runs, or has. Raises `LaunchError` where it will not, with what the cluster says."""
+        """Wait until the engine's container has started. Raises `LaunchError` with the cluster's reason where it cannot."""
         most_s, name = launch.deployment.timeouts.boot_s, launch.deployment.name
         while not self.seen.started:
             waited_s = time.monotonic() - self._made_s
@@ -217,7 +217,7 @@ class Pods(Candidate):
                 raise self._error(f"the Pod of {name} has not started after {most_s:.0f} s: {self.seen.doing}", "")
             launch.watch(Progress(f"pod {name}", self.seen.doing, waited_s, most_s))
             time.sleep(_LOOK_S / 5)
-        # Finding a node and pulling an image are no part of a boot.
+        # The time to find a node and to pull an image does not count as boot time.
         self.started_s = time.monotonic()
         threading.Thread(target=self._copy, daemon=True).start()
 
@@ -239,11 +239,11 @@ class Pods(Candidate):
             heard_s = time.monotonic()
             self.seen = look(pods, events, heard_s - self._made_s)
             if before.leader is not None and self.seen.leader is None:
-                self.lost = "somebody else has deleted it"
+                self.lost = "it was deleted, and not by this run"
                 return
 
     def _copy(self) -> None:
-        """The leader's log into the file; where a stream breaks off, it is begun anew, and what is there already left out."""
+        """Copy the leader's log into the file; after a broken stream, start again and skip what is in the file."""
         written = 0
         with self.log.open("wb", buffering=0) as out:
             while not self._stop.is_set() and not self.lost and self.seen.leader is not None:
@@ -273,7 +273,7 @@ class Pods(Candidate):
             raise self._error(f"the Pod was lost: {self.lost}", "kubectl get events")
 
     def exit_code(self) -> int | None:
-        """The engine's exit code; None while it runs. Raises `LaunchError` for what is the cluster's doing."""
+        """The engine's exit code; None while it runs. Raises `LaunchError` for a failure of the cluster."""
         self._complain()
         if self.seen.exit_code is None:
             return None
@@ -285,19 +285,19 @@ class Pods(Candidate):
         return self.seen.oom_killed
 
     def new_lines(self) -> Iterator[str]:
-        """Whole lines that the log has gained since the last call; the rest of it once the engine has ended."""
+        """New whole lines of the log since the last call; all the rest once the engine has ended."""
         return self._lines.more(ended=self._log_over.is_set())
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """How it ended, if it does so within *wait_s*. Raises `LaunchError` for what was the cluster's doing."""
+        """How it ended, if it does so within *wait_s*. Raises `LaunchError` for a failure of the cluster."""
         end = time.monotonic() + wait_s
         while self.seen.exit_code is None and not self.seen.trouble and not self.lost and time.monotonic() < end:
             time.sleep(_LOOK_S / 5)
-        time.sleep(2 * _LOOK_S)  # an eviction is written down beside the exit code, or a moment later
+        time.sleep(2 * _LOOK_S)  # an eviction is recorded with the exit code, or a moment later
         return super().ended(0.0)
 
     def close(self) -> None:
-        """Look no more; its Pods are gone."""
+        """Stop watching: the Pods are gone."""
         self._stop.set()
         self._log_over.wait(1.0)
         self._lines.close()

@@ -1,9 +1,9 @@
 """
-A local port that leads to a Pod's, through the cluster's API, one web socket for each connection.
+Forward a local port to a Pod's, through the cluster's API, with one web socket for each connection.
 
-By the official client's web socket rather than its own ``portforward``, which reads on while it cannot write, and copies all
-that has piled up at each write: a prompt of millions of tokens is tens of megabytes. And rather than ``kubectl port-forward``,
-which would be a second program to have in the right version.
+It uses the official client's web socket, not its ``portforward``, which reads on while it cannot write and copies its whole
+buffer at each write: a prompt of millions of tokens is tens of megabytes. It does not use ``kubectl port-forward`` either,
+which would be a second program, needed in the right version.
 """
 
 import select
@@ -18,18 +18,18 @@ from pytest_longctx.launchers.kubernetes.reaper import Api, path_of
 _PIECE_BYTES: Final = 64 * 1024
 _DATA, _ERROR = 0, 1
 _GREETING_BYTES: Final = 3
-"""Each channel begins with the port it is for: its own number, and two bytes."""
+"""Length of each channel's greeting: the channel's number, and its port in two bytes."""
 
 
 class PortForward:
-    """Listens on loopback for as long as the context lasts."""
+    """Listens on loopback until the context ends."""
 
     def __init__(self, api: Api, namespace: str, pod: str, port: int) -> None:
         self._api, self._path, self._far_port = api, path_of("Pod", namespace, pod), port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.last = ""
-        """What kept the last connection from being made."""
+        """Why the last connection failed."""
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -51,12 +51,12 @@ class PortForward:
             threading.Thread(target=self._carry, args=(near,), daemon=True).start()
 
     def _carry(self, near: socket.socket) -> None:
-        """Both ways until one side has had enough."""
+        """Forward both ways until one side closes."""
         with near:
             try:
                 near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 far = self._open()
-            except Exception as problem:  # noqa: BLE001 - several libraries' errors; whoever called sees the connection end
+            except Exception as problem:  # noqa: BLE001 - several libraries' errors; the caller sees the connection end
                 self.last = str(problem) or type(problem).__name__
                 return
             try:
@@ -68,7 +68,7 @@ class PortForward:
                 far.close(timeout=0)
 
     def _once(self, near: socket.socket, far: Any) -> bool:
-        """Wait for either side and hand on what it has; False at the end."""
+        """Wait for either side and forward its data; False at the end."""
         waiting = isinstance(far.sock, ssl.SSLSocket) and far.sock.pending()
         ready = [far] if waiting else select.select([near, far.sock], [], [])[0]
         if near in ready:
@@ -90,7 +90,7 @@ class PortForward:
         return True
 
     def _open(self) -> Any:
-        """A web socket to the Pod's port, past the greeting of both its channels."""
+        """A web socket to the Pod's port, after the greetings of both channels."""
         from kubernetes.stream.ws_client import create_websocket
 
         made = self._api.configuration
@@ -101,6 +101,6 @@ class PortForward:
         while greeted != {_DATA, _ERROR}:
             _, frame = far.recv_data()
             if len(frame) != _GREETING_BYTES:
-                raise ConnectionError(f"the cluster's API forwards no port: {frame[:200]!r}")
+                raise ConnectionError(f"the cluster's API did not forward the port: {frame[:200]!r}")
             greeted.add(frame[0])
         return far

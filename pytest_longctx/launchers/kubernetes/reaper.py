@@ -1,9 +1,9 @@
 """
-The reaper of a cluster: sees to it that no Pod outlives the run that made it.
+The reaper of a cluster: deletes the objects of a run that has ended.
 
-Run as a script, with nothing of this package: ``python -P kubernetes_reaper.py FD NAMESPACE RUN GRACE_S``. As soon as the pipe FD
-reaches its end, which the kernel brings about however the launcher dies, it deletes every object that bears the label of RUN,
-and no other. Should this machine go too, the Pod ends at its ``activeDeadlineSeconds``, and a later run deletes what is left.
+Run as a script, with nothing of this package: ``python -P reaper.py FD NAMESPACE RUN GRACE_S``. As soon as the pipe FD
+reaches its end, which the kernel brings about however the launcher dies, it deletes every object with the label of RUN,
+and no other. If this machine fails too, the Pod ends at its ``activeDeadlineSeconds``, and a later run deletes what is left.
 """
 
 import json
@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 RUN_LABEL = "pytest-longctx.run"
-"""Names the one boot an object was made for."""
+"""The label with the boot of an object."""
 EXPIRES = "pytest-longctx.expires"
-"""An annotation: the Unix time after which nobody can still need the objects of that boot."""
+"""The annotation with the Unix time after which the objects of that boot are not needed."""
 KINDS: Mapping[str, tuple[str, str]] = {
     "LeaderWorkerSet": ("apis/leaderworkerset.x-k8s.io/v1", "leaderworkersets"),
     "Pod": ("api/v1", "pods"),
@@ -26,11 +26,11 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "Secret": ("api/v1", "secrets"),
     "ConfigMap": ("api/v1", "configmaps"),
 }
-"""Everything a run makes: the group of the API it is in, and its name there. What makes others comes first, their owner last."""
+"""The kinds of a run's objects: API group and name. Kinds that create others come first, the owner of all last."""
 
 PATIENCE_S = 600.0
 _SETTLED_S = 1.5
-"""How long after the last object one may still appear: the request that makes it may have been under way."""
+"""How long after the last object another may appear: its request may have been under way."""
 _ANSWER_S = 30.0
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -42,11 +42,11 @@ class Api:
         from kubernetes import client, config
 
         self.inside = False
-        """Whether we run in a Pod of that cluster, by its own credentials."""
+        """Whether this process runs in a Pod of that cluster, with the Pod's credentials."""
         self.configuration = client.Configuration()
         self.namespace = "default"
         try:
-            where = os.environ.get("KUBECONFIG")  # the client itself looks once, when it is imported
+            where = os.environ.get("KUBECONFIG")  # the client checks this once, at import
             config.load_kube_config(where, client_configuration=self.configuration)
             _, context = config.list_kube_config_contexts(where)
             self.namespace = context["context"].get("namespace") or self.namespace
@@ -57,12 +57,12 @@ class Api:
         self._pool = client.ApiClient(self.configuration).rest_client.pool_manager
 
     def headers(self) -> dict[str, str]:
-        """What lets us in; a token is made anew where it has run out."""
+        """The credentials; an expired token is renewed."""
         found = self.configuration.auth_settings().values()
         return {each["key"]: each["value"] for each in found if each["in"] == "header" and each["value"]}
 
     def open(self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> Any:
-        """A response whose body is yet to be read. Raises OSError where nobody answers."""
+        """A response with an unread body. Raises OSError where the API does not answer."""
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
@@ -82,7 +82,7 @@ class Api:
             raise ConnectionError(str(problem)) from None
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """One request: its status, and its JSON. Raises OSError where nobody answers."""
+        """Status and JSON of one request. Raises OSError where the API does not answer."""
         from urllib3.exceptions import HTTPError
 
         response = self.open(method, path, body, timeout_s=_ANSWER_S)
@@ -99,13 +99,13 @@ class Api:
 
 
 def path_of(kind: str, namespace: str, name: str = "") -> str:
-    """Where objects of *kind* are, or the one called *name*."""
+    """The API path of objects of *kind*, or of the one called *name*."""
     group, plural = KINDS[kind]
     return f"{group}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
 
 
 def labelled(api: Api, kind: str, namespace: str, label: str) -> list[dict[str, Any]]:
-    """Every object of *kind* that bears *label*, or ``label=value``; none where the cluster has no such kind."""
+    """Every object of *kind* with *label*, or ``label=value``; none where the cluster lacks the kind."""
     status, found = api.call("GET", f"{path_of(kind, namespace)}?{urlencode({'labelSelector': label})}")
     if status >= 500:
         raise ConnectionError(f"HTTP {status}: {found.get('message')}")
@@ -119,7 +119,7 @@ def _left(api: Api, namespace: str, run: str) -> Iterator[tuple[str, dict[str, A
 
 
 def reap(api: Api, namespace: str, run: str, grace_s: float, *, late: bool) -> None:
-    """Delete every object of *run* and wait until none is left; with *late*, also one that was still about to be made."""
+    """Delete every object of *run* and wait until none is left; with *late*, also one that was about to be created."""
     end = time.monotonic() + PATIENCE_S
     settled = time.monotonic() + (_SETTLED_S if late else 0.0)
     options = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": round(grace_s)}

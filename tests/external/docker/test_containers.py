@@ -234,7 +234,7 @@ def test_a_container_that_is_killed_mid_prefill_breaks_the_finding(tmp_path, run
     assert code == 1
     assert verdicts(tmp_path) == ["broken"]
     assert "outcome: dies, wanted serves" in text
-    assert "ended by signal 9, and not for its memory" in text
+    assert "signal 9 ended the process, which was not out of memory" in text
 
 
 def test_the_engines_permission_is_asked_for(tmp_path):

@@ -95,7 +95,7 @@ def test_an_engine_that_stops_is_nobodys_finding(tmp_path, daemon, fault):
         text = held.stdout.read()
         assert held.wait(timeout=60) == 1
     daemon.start()
-    assert "the Docker engine was lost" in text
+    assert "the connection to the Docker engine was lost" in text
     assert verdicts(tmp_path) == []
     assert until(lambda: reaper.labelled(daemon.socket, reaper.RUN_LABEL) == [])
 

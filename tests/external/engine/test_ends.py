@@ -70,7 +70,7 @@ def test_a_scheduler_that_stands_still_is_a_hang_and_it_is_said_when_it_goes_on(
         return request.ask(boot.server, prompt(limits.CANARY_TOKENS), 1, deadline_s=3)
 
     assert httpx.post(f"{boot.server.url}/pause?mode=keep").json() == {"status": "paused"}
-    seen = boot.bear_out(request.ask(boot.server, prompt(1000), 4, deadline_s=3).observe())
+    seen = boot.evidence(request.ask(boot.server, prompt(1000), 4, deadline_s=3))
     assert (seen.outcome, seen.kind) == ("hangs", "hang")
     assert (seen.metrics["health_status"], seen.metrics["waited_unscheduled_s"]) == (200, None)
     assert limits.after(seen, canary()).metrics["recovered"] == 0
@@ -92,7 +92,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_prompt_is_diagnosed(boot, p
     assert exchange.ending == "server error"
     assert exchange.refusal is not None
     assert (exchange.refusal.status, exchange.refusal.in_stream) == (500, True)
-    seen = boot.bear_out(boot.weigh(exchange))
+    seen = boot.evidence(exchange)
     assert (seen.outcome, seen.signature, seen.phase) == ("dies", "worker-died", "request")
     # The latter if another process ran out of memory meanwhile, or if the kernel log is not readable.
     assert seen.kind in ("killed", "host-oom")
@@ -111,6 +111,6 @@ def test_a_port_that_was_taken_meanwhile_judges_nothing(tmp_path):
         process = Process(recipe, environment(recipe, os.environ), tmp_path / "log")
         try:
             with pytest.raises(LaunchError, match="Address already in use"):
-                await_ready(process, made, made.server_at(f"http://127.0.0.1:{port}", "process"), boot_s=300)
+                await_ready(process, made, made.server_at(f"http://127.0.0.1:{port}", ProcessLauncher()), boot_s=300)
         finally:
             process.stop()

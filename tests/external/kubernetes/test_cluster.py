@@ -208,7 +208,7 @@ def test_a_server_that_dies_mid_prefill_breaks_the_finding(tmp_path, world):
         text = pytest_.stdout.read()
         assert pytest_.wait(timeout=60) == 1
     assert "outcome: dies, wanted serves" in text, text
-    assert "ended by signal 9, and not for its memory" in text
+    assert "signal 9 ended the process, which was not out of memory" in text
     assert verdicts(tmp_path) == ["broken"]
 
 

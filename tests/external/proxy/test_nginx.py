@@ -74,7 +74,7 @@ def behind_nginx(tmp_path):
                 time.sleep(0.05)
         patient = Timeouts(slowest_prefill_tokens_per_s=1000)
         one = Deployment(name="d", title="t", backend="openai", model=Model(name="m"), timeouts=patient)
-        return Server(f"http://127.0.0.1:{port}", "m", OpenAI(), one, "url", local=False)
+        return Server(f"http://127.0.0.1:{port}", "m", OpenAI(), one, "url", local=False, attached=True)
 
     yield start
     for slow, nginx in started:
@@ -87,7 +87,7 @@ def behind_nginx(tmp_path):
 def test_a_small_body_limit_is_found_before_a_prompt_is_sent(behind_nginx):
     server = behind_nginx("client_max_body_size 1m;")
     url.check_proxy(server, 15_000)
-    with pytest.raises(LaunchError, match=r"does not take a request of 8\.0 MB(.|\n)*413 Request Entity Too Large"):
+    with pytest.raises(LaunchError, match=r"rejects a request of 8\.0 MB(.|\n)*413 Request Entity Too Large"):
         url.check_proxy(server, 1_000_000)
 
 
@@ -107,4 +107,4 @@ def test_a_patient_proxy_passes(behind_nginx, monkeypatch):
 
 def test_loopback_is_not_kept_waiting(behind_nginx):
     server = behind_nginx("client_max_body_size 0; proxy_read_timeout 1s;")
-    url.check_proxy(Server(server.url, "m", OpenAI(), server.deployment, "url", local=True), 1_000_000)
+    url.check_proxy(Server(server.url, "m", OpenAI(), server.deployment, "url", local=True, attached=True), 1_000_000)

@@ -45,7 +45,7 @@ def wired(events: Sequence[Mapping[str, object]]) -> Iterator[tuple[Server, Call
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         yield (
-            Server(url, "m", OpenAI(), factories.deployment(backend="openai"), "url", local=True),
+            Server(url, "m", OpenAI(), factories.deployment(backend="openai"), "url", local=True, attached=True),
             lambda: bool(select([listener], [], [], 0)[0] or connected.is_set()),
         )
         thread.join()

@@ -74,7 +74,7 @@ def answering(status: int, body: str) -> Iterator[str]:
 @pytest.mark.parametrize(("name", "text", "signature", "sizes"), OVER_LENGTH)
 def test_it_has_its_signature_and_its_sizes(name, text, signature, sizes, shape):
     with answering(*shape(text)) as url:
-        server = Server(url, "m", load(BACKENDS[name])(), factories.deployment(backend=name), "url")
+        server = Server(url, "m", load(BACKENDS[name])(), factories.deployment(backend=name), "url", attached=True)
         exchange = request.ask(server, prompts()(5), 2, deadline_s=10)
     seen = Boot(Conditions(server.deployment), {}, 1.0, server).weigh(exchange)
     assert exchange.refusal is not None

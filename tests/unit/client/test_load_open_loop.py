@@ -127,14 +127,14 @@ def test_the_percentiles_are_three():
 
 @pytest.mark.parametrize("how", [{}, {"rate_per_s": 1.0, "concurrency": 1}])
 def test_a_load_is_open_or_closed(how):
-    server = Server("http://127.0.0.1:1", "m", Miniature(), factories.deployment(), "url")
+    server = Server("http://127.0.0.1:1", "m", Miniature(), factories.deployment(), "url", attached=True)
     with pytest.raises(PromptError, match="either concurrency or rate_per_s"):
         run(server, prompts(), asked(**how))
 
 
 @pytest.mark.parametrize("name", registry.LOADS)
 def test_other_tools_refuse_an_open_loop_and_send_nothing(name, tmp_path):
-    server = Server("http://127.0.0.1:1", "m", Miniature(), factories.deployment(), "url")
+    server = Server("http://127.0.0.1:1", "m", Miniature(), factories.deployment(), "url", attached=True)
     tool: LoadTool = registry.load(registry.LOADS[name])()
     found = runner.run_load(tool, ToolRun(server, asked(rate_per_s=5.0), 7, Path(tmp_path) / "none"))
     assert (found.exchanges, found.measured_by) == ((), name)

@@ -43,7 +43,10 @@ def speaking(events: Sequence[dict[str, Any]]) -> Iterator[tuple[Server, list[tu
         thread.start()
         try:
             url = f"http://127.0.0.1:{httpd.server_port}"
-            yield Server(url, "m", OpenAI(), factories.deployment(backend="openai"), "url", local=True), asked
+            yield (
+                Server(url, "m", OpenAI(), factories.deployment(backend="openai"), "url", local=True, attached=True),
+                asked,
+            )
         finally:
             httpd.shutdown()
             thread.join()

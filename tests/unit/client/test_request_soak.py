@@ -29,7 +29,7 @@ def miniature() -> Iterator[Server]:
         thread.start()
         try:
             url = f"http://127.0.0.1:{httpd.server_port}"
-            yield Server(url, "miniature", Miniature(), factories.deployment(backend="miniature"), "url")
+            yield Server(url, "miniature", Miniature(), factories.deployment(backend="miniature"), "url", attached=True)
         finally:
             httpd.shutdown()
             thread.join()

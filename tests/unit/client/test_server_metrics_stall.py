@@ -33,7 +33,7 @@ def watch(
     async def run() -> tuple[str, str]:
         async with httpx.AsyncClient(transport=httpx.MockTransport(replay.answer), base_url="http://there") as side:
             gauges = MetricsPoller(side, backend.metrics, clock=lambda: replay.now_s)
-            server = Server("http://there", "m", backend, factories.deployment(model=model), "url")
+            server = Server("http://there", "m", backend, factories.deployment(model=model), "url", attached=True)
             lookout = Watchdog(server, gauges, sleep=replay.sleep, prompt_tokens=prompt_tokens)
             await lookout.note_counters()
             return await lookout.watch("", lambda: "waiting", 1e6, no_progress)

@@ -55,7 +55,7 @@ class Replay:
             async with httpx.AsyncClient(transport=transport, base_url="http://there") as side:
                 path = self.backend.health if self.backend.dies_unhealthy else None
                 gauges = MetricsPoller(side, self.backend.metrics, path, clock=lambda: self.now_s)
-                server = Server("http://there", "m", self.backend, factories.deployment(), "url")
+                server = Server("http://there", "m", self.backend, factories.deployment(), "url", attached=True)
                 # Long enough that it may be read in one silent step of half an hour.
                 lookout = Watchdog(server, gauges, sleep=self.sleep, prompt_tokens=1_000_000)
                 return await lookout.watch("", lambda: "waiting", 1e6, no_progress)

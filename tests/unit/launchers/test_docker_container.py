@@ -146,7 +146,7 @@ def test_an_engine_that_is_not_there_is_said(tmp_path):
         connect(path)
     with socket.socket(socket.AF_UNIX) as nobody:
         nobody.bind(path)
-        with pytest.raises(LaunchError, match="nobody answers there"):
+        with pytest.raises(LaunchError, match="no engine listens there"):
             connect(path)
 
 

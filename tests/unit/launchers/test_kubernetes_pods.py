@@ -76,7 +76,12 @@ def over(code, reason="Error"):
             1,
             "PreemptionByScheduler: m",
         ),
-        (pod({"running": {}}, meta={"deletionTimestamp": "now"}), [], 1, "Deleted: somebody else deletes the Pod p"),
+        (
+            pod({"running": {}}, meta={"deletionTimestamp": "now"}),
+            [],
+            1,
+            "Deleted: the Pod p is being deleted, and not by this run",
+        ),
         (
             pod(over(137), "Failed"),
             [event("Killing", "Container engine failed startup probe")],

@@ -9,6 +9,7 @@ import pytest
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import Launch
+from pytest_longctx.launchers.process import ProcessLauncher
 from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.processes import Process, environment
 from tests.unit import factories
@@ -25,8 +26,9 @@ def test_a_port_that_was_taken_meanwhile_judges_nothing(tmp_path):
         recipe = launch.backend.recipe(one, "m", port, sys.executable)
         process = Process(recipe, environment(recipe, os.environ), tmp_path / "log")
         try:
+            hoped = launch.server_at(f"http://127.0.0.1:{port}", ProcessLauncher())
             with pytest.raises(LaunchError, match="Address already in use") as raised:
-                await_ready(process, launch, launch.server_at(f"http://127.0.0.1:{port}", "process"), boot_s=30)
+                await_ready(process, launch, hoped, boot_s=30)
         finally:
             process.stop()
     assert "port-taken" in str(raised.value)

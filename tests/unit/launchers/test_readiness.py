@@ -11,6 +11,7 @@ from pytest_longctx import processes
 from pytest_longctx.backends import Backend
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.launchers import Launch, readiness
+from pytest_longctx.launchers.process import ProcessLauncher
 from pytest_longctx.launchers.readiness_probe import Knock
 from pytest_longctx.registry import BACKENDS, load
 from tests.unit import factories
@@ -55,7 +56,7 @@ def failed(
     )
     backend: Backend = load(BACKENDS[name])()
     launch = Launch(backend, factories.deployment(timeouts=timeouts), "m", folder)
-    nobody = Knock(launch.server_at("http://127.0.0.1:1", "process"))  # without health requests
+    nobody = Knock(launch.server_at("http://127.0.0.1:1", ProcessLauncher()))  # without health requests
     with pytest.raises((LaunchError, BootError)) as raised:
         readiness._Wait(kind(line, clock), launch, nobody, BOOT_S).until_ready()
     return clock.now_s, raised.value

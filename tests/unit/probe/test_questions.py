@@ -93,12 +93,9 @@ def test_borders_are_seen_from_both_sides(tokens, size, count):
     assert sides or tokens - 2 <= size + 1
 
 
-def test_depths_are_shares_of_the_context():
-    assert questions.at_depths(1001, [0, 0.5, 1]) == (0, 500, 999)
+def test_a_depth_is_a_share_of_the_context():
     question = questions.plant(filler(1000), [250])
     assert question.depth(250) == 0.25
-    with pytest.raises(PromptError, match="shares"):
-        questions.at_depths(1000, [0.5, 1.1])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pytest_longctx.errors import UsageError
 from pytest_longctx.probe import codes, grading, questions, weights
 from pytest_longctx.probe.weights import LLAMA, LLAMA4
 from pytest_longctx.prompts import PromptFactory
+from tests import probe_margin
 from tests.probe_reference import Reference
 
 FORMATS = list(weights.STORED)
@@ -42,30 +43,30 @@ def attended(family, gain, key, tokens, kv):
 )
 def test_the_closed_form_is_what_attention_comes_to(family, kv, key, tokens, gain):
     fainter = replace(family, query_gain=gain * family.query_gain)
-    closed_form = weights.attention_weight(fainter, tokens, kv)
+    closed_form = probe_margin.attention_weight(fainter, tokens, kv)
     assert attended(family, gain, key, tokens, kv) == pytest.approx(closed_form, rel=1e-6)
 
 
 @FAMILIES
 @pytest.mark.parametrize("kv", FORMATS)
 def test_ten_million_tokens_are_within_what_is_guaranteed(family, kv):
-    assert weights.worst_miss(family, kv) == 0
-    assert weights.match_score(family, kv) >= math.log(10_000_000) + 15
-    assert weights.longest_context(family, kv) > 1_000_000_000_000
+    assert probe_margin.worst_miss(family, kv) == 0
+    assert probe_margin.match_score(family, kv) >= math.log(10_000_000) + 15
+    assert probe_margin.longest_context(family, kv) > 1_000_000_000_000
 
 
 def test_the_longest_context_is_where_the_weight_becomes_too_small():
     faint = replace(LLAMA4, query_gain=1.0)
-    longest = weights.longest_context(faint)
+    longest = probe_margin.longest_context(faint)
     assert 100 < longest < 1000
-    assert weights.attention_weight(faint, longest) >= weights.needed_weight()
-    assert weights.attention_weight(faint, longest + 1) < weights.needed_weight()
+    assert probe_margin.attention_weight(faint, longest) >= probe_margin.needed_weight()
+    assert probe_margin.attention_weight(faint, longest + 1) < probe_margin.needed_weight()
 
 
 @pytest.mark.parametrize("gain", [0.75, 1.0, 1.125])
 def test_the_model_itself_answers_up_to_there_and_not_much_further(gain):
     faint = replace(LLAMA4, query_gain=gain)
-    longest = weights.longest_context(faint)
+    longest = probe_margin.longest_context(faint)
     for tokens, right in ((longest - 2, 1), (2 * longest, 0)):
         question = questions.plant(PromptFactory(1, "margin", codes.FILLER_IDS)(tokens), [tokens // 2])
         model = Reference(faint)
@@ -74,8 +75,8 @@ def test_the_model_itself_answers_up_to_there_and_not_much_further(gain):
 
 
 def test_one_head_less_is_not_enough():
-    assert weights.needed_weight() > 7 / 8
-    assert weights.needed_weight() < 1
+    assert probe_margin.needed_weight() > 7 / 8
+    assert probe_margin.needed_weight() < 1
 
 
 @pytest.mark.parametrize(
@@ -117,9 +118,9 @@ def test_the_range_of_an_fp8_cache_ends_where_its_format_does(kv, limit):
 def test_queries_in_fp8_do_not_hide_what_an_fp8_cache_keeps(family, kv):
     """Some attention backends quantise queries too. Saturation of an ask beyond the precision of the cache has no effect."""
     kept = weights.mantissa_bits(kv)
-    assert weights.largest_ask(family, kept) < weights.finite_limit(kv)
+    assert probe_margin.largest_ask(family, kept) < weights.finite_limit(kv)
     asked = ATTENTION[family.architecture]["q"] @ TABLE[codes.ASK_RUNG + kept - 1]
-    assert np.abs(asked).max() == weights.largest_ask(family, kept)
+    assert np.abs(asked).max() == probe_margin.largest_ask(family, kept)
     assert (weights.stored(asked.astype(np.float32), kv) == asked).all()
 
 
