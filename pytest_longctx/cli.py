@@ -47,9 +47,7 @@ def add_render_command(commands: Any) -> None:
 
 def _run(given: argparse.Namespace) -> int:
     one = _named(given.deployment, paths.data(given.data, "--data"))
-    if one.backend not in registry.BACKENDS:
-        raise UsageError(unknown("backend", one.backend, registry.BACKENDS))
-    backend: Backend = registry.load(registry.BACKENDS[one.backend])()
+    backend = backends.named(one.backend)
     more = {"namespace": given.namespace} if given.launcher == "kubernetes" else {}
     print(_RENDERERS[given.launcher](backend, one, **more))
     return 0
@@ -235,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif given.command == "commands":
             _write(given.folder, {"commands.md": published_commands()})
         else:
-            _show_plan(_backend(given.backend), given.hardware, paths.data(given.data, "--data"), as_json=given.json)
+            _show_plan(backends.named(given.backend), given.hardware, paths.data(given.data, "--data"), as_json=given.json)
     except LongctxError as problem:
         print(f"longctx: {problem}", file=sys.stderr)
         return 2
@@ -244,13 +242,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"longctx: {place}{problem.strerror or problem}", file=sys.stderr)
         return 2
     return 0
-
-
-def _backend(name: str) -> Backend:
-    if name not in registry.BACKENDS:
-        raise UsageError(unknown("backend", name, registry.BACKENDS))
-    made: Backend = registry.load(registry.BACKENDS[name])()
-    return made
 
 
 def _engine(name: str) -> environments.Installable:
@@ -280,7 +271,7 @@ def catalogues() -> dict[str, Catalogue]:
 def published_commands() -> str:
     """The page of the documents' commands and ours."""
     known = deployment.load_all((paths.suites() / "deployments",))
-    pairs = {name: (_backend(one.backend), one) for name, one in known.items() if one.backend in registry.BACKENDS}
+    pairs = {name: (backends.named(one.backend), one) for name, one in known.items() if one.backend in registry.BACKENDS}
     return pages.commands_page(pages.load_commands(paths.suites() / "commands.toml"), pairs)
 
 

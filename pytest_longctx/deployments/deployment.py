@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pytest_longctx import toml
+from pytest_longctx import paths, toml
 from pytest_longctx.deployments.cpu_speed import DEADLINE_FACTOR
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import TableError
@@ -272,3 +272,12 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
             raise TableError(f"{path}: there is another deployment called {deployment.name!r}")
         found[deployment.name] = deployment
     return found
+
+
+def load_deployments(*folders: str | Path) -> dict[str, Deployment]:
+    """
+    The deployments that ship with the package, by name, and those of your own *folders*, as ``--longctx-data`` takes them.
+
+    Raises `UsageError` for what is no such folder, and `TableError`.
+    """
+    return load_all(tuple(folder / "deployments" for folder in paths.data(map(Path, folders), "load_deployments")))

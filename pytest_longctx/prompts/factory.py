@@ -18,6 +18,9 @@ from pytest_longctx.prompts.token_ids import LONGEST_TOKENS, Ids, Prompt
 from pytest_longctx.prompts.tokenizer import ModelTokenizer
 from pytest_longctx.units import tokens as token_count
 
+_ORDINARY_IDS = (1000, 30_000)
+"""Of a model of which nothing else is known; what a deployment's ``[model]`` has by default."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reader:
@@ -181,3 +184,12 @@ class PromptFactory:
         if self._make_reader is None:
             raise PromptError("this factory has no tokenizer: it was made for random ids alone")
         return self._make_reader()
+
+
+def tokens(count: int | str, seed: int = 0, ordinary_ids: tuple[int, int] = _ORDINARY_IDS) -> Prompt:
+    """
+    A prompt of exactly *count* random token ids, written 10000 or "128Ki". Raises `PromptError`.
+
+    The same *count*, *seed* and *ordinary_ids* give the same prompt on every machine; another seed another prompt.
+    """
+    return PromptFactory(seed, "tokens", ordinary_ids)(count)
