@@ -233,7 +233,9 @@ def main(arguments: list[str] | None = None) -> int:
         elif given.command == "commands":
             _write(given.folder, {"commands.md": published_commands()})
         else:
-            _show_plan(backends.named(given.backend), given.hardware, paths.data(given.data, "--data"), as_json=given.json)
+            _show_plan(
+                backends.named(given.backend), given.hardware, paths.data(given.data, "--data"), as_json=given.json
+            )
     except LongctxError as problem:
         print(f"longctx: {problem}", file=sys.stderr)
         return 2
@@ -271,7 +273,9 @@ def catalogues() -> dict[str, Catalogue]:
 def published_commands() -> str:
     """The page of the documents' commands and ours."""
     known = deployment.load_all((paths.suites() / "deployments",))
-    pairs = {name: (backends.named(one.backend), one) for name, one in known.items() if one.backend in registry.BACKENDS}
+    pairs = {
+        name: (backends.named(one.backend), one) for name, one in known.items() if one.backend in registry.BACKENDS
+    }
     return pages.commands_page(pages.load_commands(paths.suites() / "commands.toml"), pairs)
 
 

@@ -160,14 +160,19 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
     return found.on_host(here.host_bytes) if found else None
 
 
-def predict_deployment(one: Deployment, hardware: str | None = None, backend: Backend | None = None) -> Prediction | None:
+def predict_deployment(
+    one: Deployment, hardware: str | None = None, backend: Backend | None = None
+) -> Prediction | None:
     """
     What the memory of *one* comes to on *hardware*, such as ``4xH200``; None where too little is known to say it.
 
-    Without *hardware*: on what the deployment needs. *backend* is for one that does not ship with the package. Raises `UsageError`.
+    Without *hardware*: on what the deployment needs. *backend*: one that does not ship with the package. Raises `UsageError`.
     """
+    wanted = hardware or one.hardware
+    if wanted is None:
+        raise UsageError(f"predict {one.name}: it names no hardware; say which, such as '8xH200'")
     try:
-        there = Hardware.parse(hardware or one.hardware or "")
+        there = Hardware.parse(wanted)
     except ValueError as problem:
         raise UsageError(f"predict {one.name}: hardware: {problem}") from None
     needs = Hardware.parse(one.hardware) if one.hardware else there
