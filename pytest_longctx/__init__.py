@@ -1,7 +1,7 @@
 """
 A pytest plugin and conformance suite for long-context LLM serving.
 
-``import pytest_longctx as lc`` is for notebooks and scripts. Each name is imported when it is first used, and none needs pytest.
+``import pytest_longctx as lc`` is for notebooks and scripts. Each name is imported at its first use. None needs pytest.
 """
 
 from importlib import import_module
@@ -100,14 +100,14 @@ _PLACES = {
     "read_results": "pytest_longctx.reports.results:read",
     "tokens": "pytest_longctx.prompts.factory:tokens",
 }
-"""Where each name of `__all__` is made. The plugin's start-up imports none of them."""
+"""The module of each name in `__all__`. The plugin's start-up imports none of them."""
 
 
 def __dir__() -> list[str]:
     return list(__all__)
 
 
-if not TYPE_CHECKING:  # a type checker would take any name for one of ours
+if not TYPE_CHECKING:  # with it, a type checker would accept every name
 
     def __getattr__(name: str) -> object:
         if name not in _PLACES:

@@ -164,9 +164,9 @@ def predict_deployment(
     one: Deployment, hardware: str | None = None, backend: Backend | None = None
 ) -> Prediction | None:
     """
-    What the memory of *one* comes to on *hardware*, such as ``4xH200``; None where too little is known to say it.
+    Predict the memory of *one* on *hardware*, such as ``4xH200``, and whether it fits; None where too little is known.
 
-    Without *hardware*: on what the deployment needs. *backend*: one that does not ship with the package. Raises `UsageError`.
+    *hardware* defaults to what the deployment needs. Pass *backend* if it does not ship with the package. Raises `UsageError`.
     """
     wanted = hardware or one.hardware
     if wanted is None:

@@ -1,4 +1,4 @@
-"""An engine's log by the engine's name: read it, and diagnose it without anything else being known."""
+"""Read an engine's log by the engine's name, and diagnose a failure from the log alone."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ def read_log(path: str | Path, engine: str) -> LogReader:
 
 def diagnose(reading: LogReader, given: Evidence | None = None) -> Diagnosis | None:
     """
-    Why the server behind *reading* failed; *given* is what else is known of its end, such as an exit code.
+    Why the server that wrote the log failed. *given* is other evidence of its end, such as an exit code.
 
-    None where nothing else is known and its log has no error: a log alone does not tell that a server has failed.
+    None without such evidence and without an error in the log: a log without an error does not show that the server failed.
     """
     failed = reading.failure or reading.errors.text or reading.errors.complaint
     return diagnosis.diagnose(reading, given or Evidence()) if failed or given else None

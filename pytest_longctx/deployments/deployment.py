@@ -276,8 +276,8 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
 
 def load_deployments(*folders: str | Path) -> dict[str, Deployment]:
     """
-    The deployments that ship with the package, by name, and those of your own *folders*, as ``--longctx-data`` takes them.
+    Every deployment by name: those that ship with the package, and those of your *folders*, as for ``--longctx-data``.
 
-    Raises `UsageError` for what is no such folder, and `TableError`.
+    Raises `UsageError` for a folder without data, and `TableError` for a wrong file.
     """
     return load_all(tuple(folder / "deployments" for folder in paths.data(map(Path, folders), "load_deployments")))

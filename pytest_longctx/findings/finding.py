@@ -218,8 +218,8 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Finding]:
 
 def load_findings(*folders: str | Path) -> dict[str, Finding]:
     """
-    The findings that ship with the package, by id, and those of your own *folders*, as ``--longctx-data`` takes them.
+    Every finding by id: those that ship with the package, and those of your *folders*, as for ``--longctx-data``.
 
-    Raises `UsageError` for what is no such folder, and `TableError`.
+    Raises `UsageError` for a folder without data, and `TableError` for a wrong file.
     """
     return load_all(tuple(folder / "findings" for folder in paths.data(map(Path, folders), "load_findings")))

@@ -19,7 +19,7 @@ from pytest_longctx.prompts.tokenizer import ModelTokenizer
 from pytest_longctx.units import tokens as token_count
 
 _ORDINARY_IDS = (1000, 30_000)
-"""Of a model of which nothing else is known; what a deployment's ``[model]`` has by default."""
+"""The default of a deployment's ``[model]``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +190,6 @@ def tokens(count: int | str, seed: int = 0, ordinary_ids: tuple[int, int] = _ORD
     """
     A prompt of exactly *count* random token ids, written 10000 or "128Ki". Raises `PromptError`.
 
-    The same *count*, *seed* and *ordinary_ids* give the same prompt on every machine; another seed another prompt.
+    The same *count*, *seed* and *ordinary_ids* give the same prompt on every machine; another seed gives another prompt.
     """
     return PromptFactory(seed, "tokens", ordinary_ids)(count)

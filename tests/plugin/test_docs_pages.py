@@ -92,7 +92,7 @@ def test_a_table_is_one_that_would_be_loaded(page, block):
 
 @pytest.mark.parametrize(("page", "block"), everywhere("python"))
 def test_a_piece_of_python_runs(pytester, page, block):
-    if page == NOTEBOOK:  # its examples need one another, and neither pytest nor a server: test_public_names runs them
+    if page == NOTEBOOK:  # tests/unit/test_public_names.py runs its examples, in order and without pytest
         return
     if block in [path.read_text(encoding="utf-8") for path in (ROOT / "docs/examples").glob("*.py")]:
         return
