@@ -19,18 +19,19 @@ from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
 from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.errors import LongctxError, UsageError, unknown
-from pytest_longctx.findings import finding as findings
+from pytest_longctx.findings.finding import load_all as load_findings
 from pytest_longctx.findings.scope import Conditions, dead, match
 from pytest_longctx.findings.verdicts import WORST_FIRST
 from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.reports import compare as reports_compare
 from pytest_longctx.reports import history, html, pages, plots
-from pytest_longctx.reports import results as results_file
-from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare
+from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
+from pytest_longctx.reports.compare import page as comparison_page
 from pytest_longctx.reports.panels import panels
+from pytest_longctx.reports.results import green, merge, write
+from pytest_longctx.reports.results import read as read_results
 
 _FROM_SHELL = "FROM-THE-SHELL"
 
@@ -47,9 +48,7 @@ def add_render_command(commands: Any) -> None:
 
 def _run(given: argparse.Namespace) -> int:
     one = _named(given.deployment, paths.data(given.data, "--data"))
-    if one.backend not in registry.BACKENDS:
-        raise UsageError(unknown("backend", one.backend, registry.BACKENDS))
-    backend: Backend = registry.load(registry.BACKENDS[one.backend])()
+    backend = backends.named(one.backend)
     more = {"namespace": given.namespace} if given.launcher == "kubernetes" else {}
     print(_RENDERERS[given.launcher](backend, one, **more))
     return 0
@@ -135,7 +134,7 @@ def add_report_commands(commands: Any) -> None:
 
 
 def _report(given: Namespace) -> int:
-    results = results_file.read(given.results)
+    results = read_results(given.results)
     output = given.output or given.results.with_suffix(".html")
     if given.png and not given.plots:
         raise UsageError("--png needs --plots DIR")
@@ -150,20 +149,20 @@ def _report(given: Namespace) -> int:
 
 
 def _merge(given: Namespace) -> int:
-    parts = {str(path): results_file.read(path) for path in given.results}
+    parts = {str(path): read_results(path) for path in given.results}
     if len(parts) < len(given.results):
         raise UsageError("merge: the same file is given twice")
-    whole = results_file.merge(parts)
-    results_file.write(whole, given.output)
+    whole = merge(parts)
+    write(whole, given.output)
     counts = ", ".join(f"{count} {word}" for word in WORST_FIRST if (count := whole.footer["verdicts"].get(word)))
     print(f"{given.output}: {counts or 'no verdict'}")
-    return 0 if results_file.green(whole) else 1
+    return 0 if green(whole) else 1
 
 
 def _compare(given: Namespace) -> int:
-    before, after = reports_compare.on_equal_terms(results_file.read(given.before), results_file.read(given.after))
+    before, after = on_equal_terms(read_results(given.before), read_results(given.after))
     missed = Gate.of(before, given.fail_on).missed(after) if given.fail_on else []
-    print("\n".join(reports_compare.page(before, after, compare(before, after), missed)))
+    print("\n".join(comparison_page(before, after, compare(before, after), missed)))
     for case, line in missed:
         print(f"longctx: {case.finding} {case.deployment}: {line}", file=sys.stderr)
     return 1 if missed else 0
@@ -243,7 +242,9 @@ def main(arguments: list[str] | None = None) -> int:
         elif given.command == "commands":
             _write(given.folder, {"commands.md": published_commands()})
         else:
-            _show_plan(_backend(given.backend), given.hardware, paths.data(given.data, "--data"), as_json=given.json)
+            _show_plan(
+                backends.named(given.backend), given.hardware, paths.data(given.data, "--data"), as_json=given.json
+            )
     except LongctxError as problem:
         print(f"longctx: {problem}", file=sys.stderr)
         return 2
@@ -252,13 +253,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"longctx: {place}{problem.strerror or problem}", file=sys.stderr)
         return 2
     return 0
-
-
-def _backend(name: str) -> Backend:
-    if name not in registry.BACKENDS:
-        raise UsageError(unknown("backend", name, registry.BACKENDS))
-    made: Backend = registry.load(registry.BACKENDS[name])()
-    return made
 
 
 def _engine(name: str) -> environments.Installable:
@@ -270,7 +264,7 @@ def _engine(name: str) -> environments.Installable:
 
 
 def _write_pages(folder: Path, sources: tuple[Path, ...]) -> None:
-    _write(folder, pages.pages(findings.load_all(tuple(source / "findings" for source in sources)).values()))
+    _write(folder, pages.pages(load_findings(tuple(source / "findings" for source in sources)).values()))
 
 
 def _write(folder: Path, made: Mapping[str, str]) -> None:
@@ -288,13 +282,15 @@ def catalogues() -> dict[str, Catalogue]:
 def published_commands() -> str:
     """Return the page that compares the published commands with the rendered ones."""
     known = deployment.load_all((paths.suites() / "deployments",))
-    pairs = {name: (_backend(one.backend), one) for name, one in known.items() if one.backend in registry.BACKENDS}
+    pairs = {
+        name: (backends.named(one.backend), one) for name, one in known.items() if one.backend in registry.BACKENDS
+    }
     return pages.commands_page(pages.load_commands(paths.suites() / "commands.toml"), pairs)
 
 
 def _check(folders: tuple[Path, ...]) -> None:
     known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
-    found = findings.load_all(tuple(folder / "findings" for folder in folders))
+    found = load_findings(tuple(folder / "findings" for folder in folders))
     unreachable = dead(found.values(), tuple(known.values()))
     print(f"{len(found)} findings and {len(known)} deployments; {len(unreachable)} findings that no test can judge")
     for finding in unreachable:
@@ -308,7 +304,7 @@ def _show_plan(backend: Backend, hardware: str, folders: tuple[Path, ...], *, as
         raise UsageError(f"--hardware: {problem}") from None
     known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
     chosen = [one for one in known.values() if one.backend == backend.name]
-    wanted = findings.load_all(tuple(folder / "findings" for folder in folders)).values()
+    wanted = load_findings(tuple(folder / "findings" for folder in folders)).values()
     cases = match(wanted, chosen, lambda one, _: Conditions(one, here, None, one.max_model_len))
     made = plan.make(cases, chosen, backend, Machine(here))
     print(json.dumps([row.as_json() for row in made.rows], indent=1) if as_json else "\n".join(made.lines()))

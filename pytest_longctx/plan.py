@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pytest_longctx.backends import Backend
+from pytest_longctx.backends import Backend, named
 from pytest_longctx.deployments import capacity, models
 from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.errors import UsageError
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Case, machine_lacks
 from pytest_longctx.findings.verdicts import concerns_memory
@@ -163,6 +164,27 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
     gib = DEVICE_GIB.get(here.hardware.kind) if here.hardware else None
     found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
     return found.on_host(here.host_bytes) if found else None
+
+
+def predict_deployment(
+    one: Deployment, hardware: str | None = None, backend: Backend | None = None
+) -> Prediction | None:
+    """
+    Predict the memory of *one* on *hardware*, such as ``4xH200``, and whether it fits; None where too little is known.
+
+    *hardware* defaults to what the deployment needs. Pass *backend* if it does not ship with the package. Raises `UsageError`.
+    """
+    wanted = hardware or one.hardware
+    if wanted is None:
+        raise UsageError(f"predict {one.name}: it names no hardware; say which, such as '8xH200'")
+    try:
+        there = Hardware.parse(wanted)
+    except ValueError as problem:
+        raise UsageError(f"predict {one.name}: hardware: {problem}") from None
+    needs = Hardware.parse(one.hardware) if one.hardware else there
+    if there.count < needs.count:
+        raise UsageError(f"predict {one.name}: it needs {needs.count} devices ({needs}), and {there} has {there.count}")
+    return predict(one, backend or named(one.backend), Machine(there))
 
 
 def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None, backend: Backend) -> float | None:

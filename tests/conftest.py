@@ -14,8 +14,7 @@ import anyio._backends._asyncio  # noqa: F401 - see httpcore
 import httpcore  # noqa: F401 - pytester forgets what a run imports, and httpx would not know its exceptions again
 import pytest
 
-from pytest_longctx import paths
-from pytest_longctx.reports import results as results_file
+from pytest_longctx import Results, paths, read_results
 
 if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
     # Without a shared cache, each process that a test starts would compile the package and its assertions again: two fifths of the
@@ -67,9 +66,9 @@ class Run:
     folder: Path
 
     @property
-    def results(self) -> results_file.Results:
+    def results(self) -> Results:
         """The complete results file."""
-        return results_file.read(self.folder / "results" / "results.jsonl")
+        return read_results(self.folder / "results" / "results.jsonl")
 
     @property
     def text(self) -> str:

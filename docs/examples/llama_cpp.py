@@ -4,8 +4,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 
-from pytest_longctx.backends import Backend, MetricNames
-from pytest_longctx.diagnosis import signatures
+from pytest_longctx.backends import Backend, MetricNames, load_signatures
 
 
 class LlamaCpp(Backend):
@@ -29,7 +28,7 @@ class LlamaCpp(Backend):
 
     @cached_property
     def catalogue(self):
-        return signatures.load(Path(__file__).with_suffix(".toml"))
+        return load_signatures(Path(__file__).with_suffix(".toml"))
 
     def argv(self, deployment, python, model, port):
         limit = () if deployment.max_model_len is None else ("--ctx-size", str(deployment.max_model_len))

@@ -13,11 +13,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from pytest_longctx import toml
+from pytest_longctx import registry, toml
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.diagnosis import signatures
+from pytest_longctx.diagnosis.signatures import load as load_signatures
+from pytest_longctx.errors import UsageError, unknown
+
+__all__ = ["Backend", "MetricNames", "Recipe", "load_signatures", "named", "signature_files"]
 
 
 class MetricNames(toml.Table):
@@ -128,7 +132,7 @@ class Backend:
     def catalogue(self) -> signatures.Catalogue:
         """Patterns of this engine's log lines."""
         path = signature_files().get(self.failures or self.name)
-        return signatures.load(path) if path else signatures.Catalogue()
+        return load_signatures(path) if path else signatures.Catalogue()
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         """The command line that serves *model* at *port*, by *python*, on loopback unless `host_flag` sets another address."""
@@ -185,3 +189,11 @@ class Backend:
             secrets=(key,) if key else (),
             image=deployment.image,
         )
+
+
+def named(name: str) -> Backend:
+    """The backend called *name*, of those that ship with the package. Raises `UsageError`."""
+    if name not in registry.BACKENDS:
+        raise UsageError(unknown("backend", name, registry.BACKENDS))
+    made: Backend = registry.load(registry.BACKENDS[name])()
+    return made

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pytest_longctx import toml
+from pytest_longctx import paths, toml
 from pytest_longctx.deployments.cpu_speed import DEADLINE_FACTOR
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import TableError
@@ -274,3 +274,12 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
             raise TableError(f"{path}: there is another deployment called {deployment.name!r}")
         found[deployment.name] = deployment
     return found
+
+
+def load_deployments(*folders: str | Path) -> dict[str, Deployment]:
+    """
+    Every deployment by name: those that ship with the package, and those of your *folders*, as for ``--longctx-data``.
+
+    Raises `UsageError` for a folder without data, and `TableError` for a wrong file.
+    """
+    return load_all(tuple(folder / "deployments" for folder in paths.data(map(Path, folders), "load_deployments")))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pytest_longctx import toml
+from pytest_longctx import paths, toml
 from pytest_longctx.deployments.deployment import HardwareName, Weights
 from pytest_longctx.errors import TableError, unknown
 from pytest_longctx.findings.ask import Ask, Claim, Question, missing
@@ -216,3 +216,12 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Finding]:
             raise TableError(f"{path}: there is another finding with the id {finding.id}")
         found[finding.id] = finding
     return found
+
+
+def load_findings(*folders: str | Path) -> dict[str, Finding]:
+    """
+    Every finding by id: those that ship with the package, and those of your *folders*, as for ``--longctx-data``.
+
+    Raises `UsageError` for a folder without data, and `TableError` for a wrong file.
+    """
+    return load_all(tuple(folder / "findings" for folder in paths.data(map(Path, folders), "load_findings")))

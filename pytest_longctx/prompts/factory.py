@@ -18,6 +18,9 @@ from pytest_longctx.prompts.token_ids import LONGEST_TOKENS, Ids, Prompt
 from pytest_longctx.prompts.tokenizer import ModelTokenizer
 from pytest_longctx.units import tokens as token_count
 
+_ORDINARY_IDS = (1000, 30_000)
+"""The default of a deployment's ``[model]``."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reader:
@@ -188,3 +191,12 @@ class PromptFactory:
         if self._make_reader is None:
             raise PromptError("this factory has no tokenizer: it makes only prompts of random ids")
         return self._make_reader()
+
+
+def tokens(count: int | str, seed: int = 0, ordinary_ids: tuple[int, int] = _ORDINARY_IDS) -> Prompt:
+    """
+    A prompt of exactly *count* random token ids, written 10000 or "128Ki". Raises `PromptError`.
+
+    The same *count*, *seed* and *ordinary_ids* give the same prompt on every machine; another seed gives another prompt.
+    """
+    return PromptFactory(seed, "tokens", ordinary_ids)(count)

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from pytest_longctx.errors import ResultsError, unknown
 from pytest_longctx.findings.verdicts import WORST_FIRST
-from pytest_longctx.reports import results as results_file
 from pytest_longctx.reports.analysis import CaseKey, Samples, gather
 from pytest_longctx.reports.compare import noise_of, unit_of, worse_by
+from pytest_longctx.reports.results import read as read_results
 from pytest_longctx.units import quantity
 
 BASELINE = "baseline.jsonl"
@@ -67,7 +67,7 @@ class Trend:
 
 def add(store: Path, results: Path) -> str:
     """Store *results* and return the run's name. The same file added twice is one run. Raises `ResultsError`."""
-    found = results_file.read(results)
+    found = read_results(results)
     content = results.read_bytes()
     stamp = re.sub(r"\D", "", found.header["started"])[:14]
     name = f"{stamp}-{hashlib.sha256(content).hexdigest()[:8]}"
@@ -88,7 +88,7 @@ def set_baseline(store: Path, name: str) -> Path:
 
 def runs(store: Path) -> list[Run]:
     """Return all runs, oldest first. Raises `ResultsError`."""
-    found = [Run(path.stem, gather(results_file.read(path))) for path in _files(store)]
+    found = [Run(path.stem, gather(read_results(path))) for path in _files(store)]
     if not found:
         raise ResultsError(f"{store}: there is no run here; add one: longctx history add {store} RESULTS")
     return found
@@ -101,7 +101,7 @@ def _files(store: Path) -> list[Path]:
 def trends(store: Path, measure: str, finding: str | None = None) -> Iterator[Trend]:
     """Return the trend of *measure* for every case, against the baseline or, if none is set, the first run."""
     kept = runs(store)
-    baseline = gather(results_file.read(store / BASELINE)) if (store / BASELINE).exists() else {}
+    baseline = gather(read_results(store / BASELINE)) if (store / BASELINE).exists() else {}
     for case in sorted({case for run in kept for case in run.cases}):
         seen = [(run.name, run.cases[case]) for run in kept if measure in getattr(run.cases.get(case), "values", ())]
         if not seen or finding not in (None, case.finding):

@@ -133,8 +133,9 @@ def begun(path: Path) -> list[dict[str, Any]]:
     return _checked(path, _rows(path))
 
 
-def read(path: Path) -> Results:
+def read(path: str | Path) -> Results:
     """Read the file at *path*. Raises `ResultsError` if it is no results file or was cut off."""
+    path = Path(path)
     rows = _rows(path)
     if rows[-1].get("kind") != "footer":
         raise ResultsError(f"{path}: the footer is missing: the run was cut off after {len(rows) - 1} lines")

@@ -2,7 +2,7 @@
 Every code block of the tutorial, the how-to pages and the README, checked against the implementation.
 
 Checked: a TOML block is a finding, a deployment or tables of one, as loaded by the package; a Python block is a file of
-docs/examples, loaded by ``tests/unit/deployments/test_deployment_examples.py``, or a test that passes on the miniature; a
+docs/examples, loaded by ``tests/unit/deployments/test_deployment_examples.py``, an example that ``tests/unit/test_public_names.py`` runs, or a test that passes on the miniature; a
 ``pytest`` line can be planned, so its options, markers, deployments and findings exist; a ``longctx`` line can be parsed; an
 installed extra exists.
 
@@ -28,6 +28,7 @@ from pytest_longctx.measures import MEASURES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/tutorial/*.md")), *sorted(ROOT.glob("docs/how-to/*.md"))]
+NOTEBOOK = ROOT / "docs/how-to/use-it-from-python.md"
 RUN = ROOT / "docs/results/vllm-0.25.1-1xh200/results.jsonl"
 OTHERS = (".", ".ci", "apt-get", "docker", "engine", "git", "kubectl", "lmcache", "pip", "python", "python3", "sglang")
 PARTS: dict[str, type[toml.Table]] = {"ask": Ask, "kubernetes": deployment.Kubernetes}
@@ -91,6 +92,8 @@ def test_a_table_is_one_that_would_be_loaded(page, block):
 
 @pytest.mark.parametrize(("page", "block"), everywhere("python"))
 def test_a_piece_of_python_runs(pytester, page, block):
+    if page == NOTEBOOK:  # tests/unit/test_public_names.py runs its examples, in order and without pytest
+        return
     if block in [path.read_text(encoding="utf-8") for path in (ROOT / "docs/examples").glob("*.py")]:
         return
     pytester.makepyfile(block)

@@ -6,8 +6,8 @@ import re
 import junitparser
 import pytest
 
+from pytest_longctx import read_results
 from pytest_longctx.errors import ResultsError
-from pytest_longctx.reports import results as results_file
 
 
 def properties(path):
@@ -76,7 +76,7 @@ def test_a_cut_off_file_is_refused(run):
     path = done.folder / "results" / "results.jsonl"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
     with pytest.raises(ResultsError, match="the footer is missing"):
-        results_file.read(path)
+        read_results(path)
 
 
 def test_a_run_without_findings_leaves_nothing_behind(run, pytester):

@@ -10,8 +10,8 @@ import time
 import junitparser
 import pytest
 
-from pytest_longctx import paths
-from pytest_longctx.reports import results as results_file
+from pytest_longctx import paths, read_results
+from pytest_longctx.reports.results import NAME
 
 SOME = ("--backend=miniature", "-m", "smoke or ten_k or boot or prefix_cache")
 LONG = ("--backend=miniature", "-m", "smoke or ten_k or boot or limits")
@@ -54,9 +54,9 @@ def test_a_run_that_was_killed_and_resumed_comes_to_the_same_verdicts(tmp_path):
     """With a real SIGKILL at any point after the third verdict."""
     env = {name: value for name, value in os.environ.items() if name != "CI"}
     files = {"cwd": tmp_path, "env": env, "stdout": subprocess.DEVNULL}
-    path = tmp_path / "results" / results_file.NAME
+    path = tmp_path / "results" / NAME
     subprocess.run(command("--longctx-results=whole"), check=False, **files)
-    whole = results_file.read(tmp_path / "whole" / results_file.NAME)
+    whole = read_results(tmp_path / "whole" / NAME)
     with subprocess.Popen(command(), **files) as process:
         while not path.exists() or path.read_text().count('"kind": "verdict"') < 3:
             assert process.poll() is None
@@ -66,7 +66,7 @@ def test_a_run_that_was_killed_and_resumed_comes_to_the_same_verdicts(tmp_path):
     message = subprocess.run(
         command("--longctx-resume=results"), check=False, **{**files, "stdout": subprocess.PIPE}
     ).stdout
-    resumed = results_file.read(path)
+    resumed = read_results(path)
     assert verdicts(resumed) == verdicts(whole)
     assert resumed.footer["verdicts"] == whole.footer["verdicts"]
     carried = [row for row in resumed.verdicts if row["carried"]]
@@ -78,7 +78,7 @@ def test_a_run_that_was_killed_and_resumed_comes_to_the_same_verdicts(tmp_path):
 def begun(run):
     """A run of a few findings aborted after its third verdict, and its options."""
     done = run(*SOME)
-    path = done.folder / "results" / results_file.NAME
+    path = done.folder / "results" / NAME
     whole = verdicts(done.results)
     cut(path, 3)
     return whole
@@ -109,7 +109,7 @@ def test_what_was_judged_is_taken_over_whole(run, begun, workers):
 
 def test_a_resumed_run_that_is_cut_off_too_can_be_resumed(run, begun):
     done = run(*SOME, "--longctx-resume=results")
-    cut(done.folder / "results" / results_file.NAME, 1)  # it took over one verdict; its own verdicts are lost
+    cut(done.folder / "results" / NAME, 1)  # it took over one verdict; its own verdicts are lost
     done = run(*SOME, "--longctx-resume=results/results.jsonl")
     assert verdicts(done.results) == begun
     assert sum(bool(row["carried"]) for row in done.results.verdicts) >= 2
@@ -185,7 +185,7 @@ def test_a_resumed_run_has_the_seed_of_the_one_it_resumes(own):
 
 def test_another_baseline_or_client_judges_again(own):
     own("--longctx-seed=7")
-    path = own("--longctx-seed=7").folder / "results" / results_file.NAME
+    path = own("--longctx-seed=7").folder / "results" / NAME
     (path.parent.parent / "baseline.jsonl").write_text(path.read_text())
     done = own("--longctx-resume=results", "--longctx-baseline=baseline.jsonl", "--longctx-fail-on=ttft_s:900%")
     (row,) = done.results.verdicts
@@ -205,8 +205,8 @@ def test_a_folder_with_nothing_in_it_is_begun(own):
 def test_what_is_no_results_file_is_refused(own, pytester, text, complaint):
     if text is not None:
         (pytester.path / "results").mkdir()
-        (pytester.path / "results" / results_file.NAME).write_text(text)
-    done = own(f"--longctx-resume=results/{results_file.NAME}")
+        (pytester.path / "results" / NAME).write_text(text)
+    done = own(f"--longctx-resume=results/{NAME}")
     assert done.outcome.ret == 4
     assert complaint in done.text
     assert "Traceback" not in done.text

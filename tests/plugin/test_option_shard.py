@@ -4,8 +4,7 @@ import shutil
 
 import pytest
 
-from pytest_longctx import cli
-from pytest_longctx.reports import results as results_file
+from pytest_longctx import cli, read_results
 
 SOME = ("--backend=miniature", "-m", "smoke or ten_k or boot or prefix_cache or expected_oom or claims")
 
@@ -31,13 +30,13 @@ def test_the_shards_come_to_what_the_whole_comes_to(run, parts, pytester, worker
     done, kept = parts(3, *workers)
     assert [one.outcome.ret for one in done] == [0, 0, 0]
     assert cli.main(["merge", *map(str, kept), "-o", str(pytester.path / "whole.jsonl")]) == 0
-    merged = results_file.read(pytester.path / "whole.jsonl")
+    merged = read_results(pytester.path / "whole.jsonl")
 
     def said(results):
         return sorted((row["test"], row["finding"], row["verdict"], row["outcome"]) for row in results.verdicts)
 
     assert said(merged) == said(whole)
-    booted = [{boot["deployment"] for boot in results_file.read(path).boots} for path in kept]
+    booted = [{boot["deployment"] for boot in read_results(path).boots} for path in kept]
     assert len(set.union(*booted)) == sum(map(len, booted)) >= 2
     assert merged.footer["verdicts"] == whole.footer["verdicts"]
 
@@ -50,7 +49,7 @@ def test_a_shard_that_has_nothing_to_do_is_green_and_has_its_file(run, pytester)
         assert done.outcome.ret == 0
         kept.append(pytester.path / f"part{index}" / "results.jsonl")
     assert cli.main(["merge", *map(str, kept), "-o", str(pytester.path / "whole.jsonl")]) == 0
-    assert len(results_file.read(pytester.path / "whole.jsonl").verdicts) == 1
+    assert len(read_results(pytester.path / "whole.jsonl").verdicts) == 1
 
 
 def test_a_shard_of_a_run_that_finds_no_hardware_is_red(run):

@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from pytest_longctx import paths
-from pytest_longctx.reports import results as results_file
+from pytest_longctx import paths, read_results
 from tests.plugin.test_xdist_device_leases import prepared
 
 NVML = """
@@ -94,7 +93,7 @@ def test_a_boot_looks_only_at_the_devices_that_it_has_leased(run, pytester, monk
     spread = ("-p", "holding", "--longctx-hardware=4xH200", "--longctx-launcher=holding")
     outcome = pytester.runpytest_subprocess(*here, *reported, *spread)
     outcome.assert_outcomes(passed=4)
-    results = results_file.read(pytester.path / "results" / "results.jsonl")
+    results = read_results(pytester.path / "results" / "results.jsonl")
     assert sorted(row["words"]["CUDA_VISIBLE_DEVICES"] for row in results.boots) == leased
     seen = [row["figures"]["device_memory_gib"] for row in results.vitals if "device_memory_gib" in row["figures"]]
     assert {len(one) for one in seen} == {1}

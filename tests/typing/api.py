@@ -8,22 +8,29 @@ from typing import assert_type
 
 import pytest
 
-from pytest_longctx.backends import Backend
-from pytest_longctx.client.exchange import Exchange, Refusal, UnservedError
-from pytest_longctx.client.load import Load as Carried
-from pytest_longctx.client.load import observe
-from pytest_longctx.client.server import Server
-from pytest_longctx.deployments.deployment import Deployment
+import pytest_longctx as lc
+from pytest_longctx import (
+    Backend,
+    Boot,
+    Deployment,
+    Exchange,
+    Finding,
+    Launcher,
+    LongctxError,
+    Observation,
+    Prompt,
+    PromptFactory,
+    Recipe,
+    Server,
+    Verdict,
+)
+from pytest_longctx.backends import MetricNames, load_signatures
+
+# What only fixtures and hooks give.
+from pytest_longctx.client.exchange import UnservedError
 from pytest_longctx.deployments.hardware import Machine
-from pytest_longctx.findings.finding import Finding
-from pytest_longctx.findings.verdicts import Verdict
-from pytest_longctx.launchers import Launcher
-from pytest_longctx.launchers.boot import Boot
-from pytest_longctx.observation import Observation
 from pytest_longctx.plugin.fixtures import Ask, Load
 from pytest_longctx.plugin.session import Judge, Session
-from pytest_longctx.prompts import Prompt, PromptFactory
-from pytest_longctx.reports import results as results_file
 
 
 @pytest.mark.finding("LC-0002")
@@ -33,15 +40,17 @@ def test_of_a_project(
     exchange = ask(prompt("10k"), output_tokens=32, deadline_s=60.0)
     assert_type(exchange, Exchange)
     assert_type(exchange.usage.prompt_tokens, int | None)
-    assert_type(ask(prompt("10k"), unserved="return").refusal, Refusal | None)
+    refusal = ask(prompt("10k"), unserved="return").refusal
+    assert refusal is not None
+    assert_type(refusal.status, int)
     assert_type(UnservedError("in words", exchange).exchange, Exchange)
     assert_type(prompt(10_000), Prompt)
     assert_type(exchange.ttft_s, float | None)
     assert_type(exchange.text, str)
     assert_type(server.max_model_len, int | None)
     carried = load(1024, 128, requests=10, concurrency=2)
-    assert_type(carried, Carried)
-    assert_type(observe(carried), Observation)
+    assert_type(carried, lc.Load)
+    assert_type(carried.exchanges[0], Exchange)
     assert_type(boot.weigh(exchange), Observation)
     assert_type(boot.evidence([exchange, exchange]), Observation)
     assert_type(finding.id, str)
@@ -53,6 +62,8 @@ def test_of_a_project(
 def pytest_longctx_make_backend(config: pytest.Config, name: str) -> Backend | None:
     class Mine(Backend):
         name = "mine"
+        metrics = MetricNames(running=("mine:running",))
+        catalogue = load_signatures(Path("mine.toml"))
 
         def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
             return (python, "-m", "mine", model, str(port), *deployment.arguments())
@@ -72,7 +83,29 @@ def pytest_longctx_describe_machine(machine: Machine) -> None:
     machine.facts["rack"] = "B12"
 
 
-def count(path: Path, session: Session) -> int:
-    results = results_file.read(path)
-    assert_type(session.seed, int)
-    return len(results.verdicts)
+def seed_of(session: Session) -> int:
+    return session.seed
+
+
+def in_a_notebook(folder: Path) -> int:
+    finding = lc.load_findings()["LC-0002"]
+    assert_type(finding, Finding)
+    deployment = lc.load_deployments(folder, "ours")["mine"]
+    assert_type(deployment, Deployment)
+    assert_type(lc.predict(deployment, hardware="4xH200"), lc.Prediction | None)
+    assert_type(lc.predict(deployment), lc.Prediction | None)
+    assert_type(lc.diagnose(lc.read_log(folder / "server.log", engine="vllm")), lc.Diagnosis | None)
+    assert_type(lc.tokens("128Ki", seed=7), Prompt)
+    assert_type(lc.judge(finding, Observation("serves")), Verdict)
+    assert_type(lc.__version__, str)
+    try:
+        results = lc.read_results("results.jsonl")
+    except LongctxError:
+        return 0
+    assert_type(results, lc.Results)
+    return len(lc.compare(lc.read_results(folder / "baseline.jsonl"), results))
+
+
+def in_a_script(server: Server, recipe: Recipe, prompt: Prompt) -> tuple[str, ...]:
+    assert_type(lc.ask(server, prompt, 32), Exchange)
+    return recipe.argv

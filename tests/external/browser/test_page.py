@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_longctx import read_results
 from pytest_longctx.reports import html
-from pytest_longctx.reports import results as results_file
 from tests.unit.factories import booted, results, verdict
 
 HERE = Path(__file__).parent
@@ -90,7 +90,7 @@ def looked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     shutil.copy(HERE / "look.cjs", folder)
     subprocess.run(["npm", "install", "--silent", "--no-save", *PACKAGES], cwd=folder, check=True, capture_output=True)
-    runs = {path.parent.name: results_file.read(path) for path in REAL.rglob("results.jsonl")} | {
+    runs = {path.parent.name: read_results(path) for path in REAL.rglob("results.jsonl")} | {
         "full": full(),
         "many": many(),
     }

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx import toml
-from pytest_longctx.deployments.deployment import Deployment, Model, Timeouts, attached, load_all
-from pytest_longctx.errors import TableError
+from pytest_longctx.deployments.deployment import Deployment, Model, Timeouts, attached, load_all, load_deployments
+from pytest_longctx.errors import TableError, UsageError
 from tests.unit import factories
 
 
@@ -127,3 +127,18 @@ def test_a_name_is_given_once(tmp_path):
     folders = write(tmp_path / "a", "one"), write(tmp_path / "b", "one")
     with pytest.raises(TableError, match=r"b/one\.toml: there is another deployment called 'one'"):
         load_all(folders)
+
+
+def test_a_project_s_own_deployments_come_beside_those_that_ship(tmp_path):
+    shipped = load_deployments()
+    assert "h200x4-scout-vllm-10m" in shipped
+    write(tmp_path / "deployments", "mine")
+    for folder in (tmp_path, str(tmp_path)):
+        assert load_deployments(folder).keys() - shipped.keys() == {"mine"}
+
+
+def test_what_is_no_folder_of_data_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="load_deployments: there is no folder"):
+        load_deployments(tmp_path / "gone")
+    with pytest.raises(UsageError, match=r"load_deployments: .* has none of findings/, deployments/"):
+        load_deployments(tmp_path)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pytest_longctx import toml
 from pytest_longctx.errors import TableError
 from pytest_longctx.findings.ask import Ask, questions
-from pytest_longctx.findings.finding import Finding, Status, load_all
+from pytest_longctx.findings.finding import Finding, Status, load_all, load_findings
 from pytest_longctx.findings.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
 from tests.unit import factories
@@ -257,3 +257,11 @@ def written_and_read(folder, finding):
 def test_a_finding_that_is_written_back_is_the_same(tmp_path_factory, content):
     finding = factories.finding(**content)
     assert written_and_read(tmp_path_factory.getbasetemp(), finding) == finding
+
+
+def test_a_project_s_own_findings_come_beside_those_that_ship(tmp_path):
+    shipped = load_findings()
+    assert "LC-0002" in shipped
+    write(tmp_path / "findings", "TT-0001", "TT-0001")
+    for folder in (tmp_path, str(tmp_path)):
+        assert load_findings(folder).keys() - shipped.keys() == {"TT-0001"}

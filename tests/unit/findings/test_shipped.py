@@ -13,7 +13,6 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.deployments import models
 from pytest_longctx.deployments.deployment import load_all as load_deployments
 from pytest_longctx.deployments.hardware import Hardware, Machine
-from pytest_longctx.diagnosis import signatures as diagnosis_signatures
 from pytest_longctx.diagnosis.diagnose import explain_refusal
 from pytest_longctx.diagnosis.log_reader import HINTS, LogReader
 from pytest_longctx.findings import claims
@@ -32,7 +31,7 @@ from pytest_longctx.units import GiB
 SUITES = paths.suites()
 FINDINGS = load_findings((SUITES / "findings",))
 DEPLOYMENTS = load_deployments((SUITES / "deployments",))
-CATALOGUES = {name: diagnosis_signatures.load(path) for name, path in backends.signature_files().items()}
+CATALOGUES = {name: backends.load_signatures(path) for name, path in backends.signature_files().items()}
 SIGNATURES = [
     pytest.param(known, signature, id=f"{name}-{signature.id}")
     for name, known in CATALOGUES.items()

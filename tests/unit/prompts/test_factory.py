@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts import PromptFactory, token_ids
 from pytest_longctx.prompts.cache import TokenCache
 from pytest_longctx.prompts.corpus import Sentences, TextFile
-from pytest_longctx.prompts.factory import Reader
+from pytest_longctx.prompts.factory import Reader, tokens
 from pytest_longctx.prompts.needles import Needle, Repetition, hide, repetition, score
 from tests.unit import tokenizers
 from tests.unit.tokenizers import FAMILIES
@@ -301,3 +302,19 @@ def test_text_is_tokenised_once_for_each_tokenizer_source_and_length(reader, tmp
     assert kept() == 5
     assert one.text == factory(replace(read)).text(300).text
     assert kept() == 5
+
+
+def test_a_prompt_without_a_run_is_exact_and_decided_by_its_arguments():
+    prompt = tokens("16Ki", seed=7)
+    assert len(prompt) == 16_384
+    assert prompt.digest == tokens(16_384, seed=7).digest != tokens(16_384, seed=8).digest
+    low, high = Model(name="any").ordinary_ids
+    assert low <= prompt.ids.min() < low + 100
+    assert high - 100 <= prompt.ids.max() < high
+    assert set(tokens(1000, ordinary_ids=(5, 7)).ids) == {5, 6}
+
+
+@pytest.mark.parametrize("count", [0, "many", True])
+def test_what_is_no_count_of_tokens_is_refused(count):
+    with pytest.raises(PromptError):
+        tokens(count)

@@ -2,11 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_longctx import read_results
 from pytest_longctx.errors import UsageError
-from pytest_longctx.reports import compare as reports_compare
-from pytest_longctx.reports import results as results_file
 from pytest_longctx.reports.analysis import LAW, CaseKey, Samples, cold, gather
-from pytest_longctx.reports.compare import Gate, Limit, compare, limits, noise_of, worse_by
+from pytest_longctx.reports.compare import Gate, Limit, compare, limits, noise_of, page, worse_by
 from tests.unit.factories import results, verdict
 
 REAL = Path(__file__).parents[3] / "docs/results/vllm-0.32.0-cpu/results.jsonl"
@@ -18,7 +17,7 @@ def words(before, after):
 
 
 def test_a_real_run_is_the_same_as_itself():
-    run = results_file.read(REAL)
+    run = read_results(REAL)
     found = compare(run, run)
     assert {change.word for change in found} == {"same"}
     assert {change.case.finding for change in found} >= {"LC-0002", "VC-0002", LAW}
@@ -153,9 +152,7 @@ def test_a_gate_that_would_compare_nothing_is_refused():
 
 def test_the_markdown_shows_what_changed_and_counts_the_rest():
     before, after = results(verdict(ttft_s=1.0, tpot_s=1.0)), results(verdict(ttft_s=1.2, tpot_s=1.0))
-    lines = list(
-        reports_compare.page(before, after, compare(before, after), Gate.of(before, "ttft_s:10%").missed(after))
-    )
+    lines = list(page(before, after, compare(before, after), Gate.of(before, "ttft_s:10%").missed(after)))
     assert lines[0] == "## 1 changed, 0 gone, 0 new, 2 same"
     assert "- **TT-0001** tiny: ttft_s: 1.2 s, +20 % worse, wanted at most 10 % worse than 1 s (baseline)" in lines
     assert lines[-1] == "| TT-0001 | tiny | `ttft_s` | changed | 1 s | 1.2 s | +20 % | 10 % (default) |"

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx import cli
+from pytest_longctx import cli, read_results
 from pytest_longctx.reports import html, plots
-from pytest_longctx.reports import results as results_file
 from pytest_longctx.reports.panels import panels
 from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Grid, Segment, Series
 from tests.unit.factories import booted, results, verdict
@@ -54,7 +53,7 @@ def read(page):
 
 @pytest.mark.parametrize("path", sorted(REAL.rglob("results.jsonl")), ids=lambda path: path.parent.name)
 def test_the_pages_of_real_runs_are_whole_and_fetch_nothing(path):
-    run = results_file.read(path)
+    run = read_results(path)
     page = html.page(run)
     fetched = read(page).fetched
     assert all(address.startswith(("#", "data:")) for address in fetched)
@@ -66,9 +65,7 @@ def test_the_pages_of_real_runs_are_whole_and_fetch_nothing(path):
 def test_the_committed_report_is_the_one_of_its_results():
     """After a change of the page: ``longctx report docs/results/vllm-0.32.0-cpu/results.jsonl -o .../report.html``."""
     folder = REAL / "vllm-0.32.0-cpu"
-    assert (folder / "report.html").read_text(encoding="utf-8") == html.page(
-        results_file.read(folder / "results.jsonl")
-    )
+    assert (folder / "report.html").read_text(encoding="utf-8") == html.page(read_results(folder / "results.jsonl"))
 
 
 def test_nothing_in_a_result_becomes_markup():

@@ -32,7 +32,9 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def test_what_was_written_is_read(tmp_path):
-    found = read(write(tmp_path / "new" / "folder", ENTRY))
+    path = write(tmp_path / "new" / "folder", ENTRY)
+    found = read(path)
+    assert read(str(path)) == found
     assert (found.header["backend"], found.header["machine"]) == ("vllm", {"host_cpu": "x"})
     assert found.footer["exit_code"] == 0
     assert found.boots == [{"kind": "boot", "outcome": "serves"}]

@@ -1,0 +1,23 @@
+"""Read an engine's log by the engine's name, and diagnose a failure from the log alone."""
+
+from pathlib import Path
+
+from pytest_longctx.backends import named
+from pytest_longctx.diagnosis import diagnose as diagnosis
+from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence
+from pytest_longctx.diagnosis.log_reader import LogReader, read_file
+
+
+def read_log(path: str | Path, engine: str) -> LogReader:
+    """What the log at *path* says; *engine* is a backend's name, such as ``vllm``. Raises `UsageError` and OSError."""
+    return read_file(Path(path), named(engine).catalogue)
+
+
+def diagnose(reading: LogReader, given: Evidence | None = None) -> Diagnosis | None:
+    """
+    Why the server that wrote the log failed. *given* is other evidence of its end, such as an exit code.
+
+    None without such evidence and without an error in the log: a log without an error does not show that the server failed.
+    """
+    failed = reading.failure or reading.errors.text or reading.errors.complaint
+    return diagnosis.diagnose(reading, given or Evidence()) if failed or given else None
