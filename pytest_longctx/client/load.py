@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Final
 
 import httpx
+import numpy as np
 
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import event_loop, server_metrics
@@ -193,9 +194,9 @@ def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float 
     usages = [each.usage for each in exchanges]
     completion = sum(usage.completion_tokens or 0 for usage in usages)
     prompt = sum(usage.prompt_tokens or 0 for usage in usages)
-    ttft_s = sorted(each.ttft_s for each in exchanges if each.ttft_s is not None)
-    tpot_s = sorted(each.tpot_s for each in exchanges if each.tpot_s is not None)
-    gaps_s = sorted(gap for each in exchanges for gap in each.gaps_s)
+    ttft_s = [each.ttft_s for each in exchanges if each.ttft_s is not None]
+    tpot_s = [each.tpot_s for each in exchanges if each.tpot_s is not None]
+    gaps_s = [gap for each in exchanges for gap in each.gaps_s]
     metrics = {
         **seen.metrics,
         "load_s": duration_s,
@@ -229,21 +230,9 @@ def _goodput(
     return {"good_share": good / len(exchanges), "goodput_per_s": good / duration_s}
 
 
-def _summary(ordered: Sequence[float]) -> dict[str, float | None]:
-    """Mean, median, 90th and 99th percentile of *ordered*; None where there is nothing."""
-    if not ordered:
-        return dict.fromkeys(("mean", "p50", "p90", "p99"))
-    return {"mean": fmean(ordered), **{f"p{part}": percentile(ordered, part) for part in (50, 90, 99)}}
-
-
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """
-    A percentile of sorted values, linear between the two nearest.
-
-    >>> percentile([1.0, 2.0, 3.0, 4.0], 50)
-    2.5
-    """
-    place = (len(ordered) - 1) * percent / 100
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+def _summary(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, median, 90th and 99th percentile of *values*, linear between the two nearest; None where there is nothing."""
+    names = ("p50", "p90", "p99")
+    if not values:
+        return dict.fromkeys(("mean", *names))
+    return {"mean": fmean(values), **dict(zip(names, np.percentile(values, (50, 90, 99)).tolist(), strict=True))}
