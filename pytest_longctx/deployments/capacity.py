@@ -115,7 +115,7 @@ def fit(points: Sequence[tuple[int, float]]) -> Law:
     # t / t_i = 1 with columns N / t_i and N^2 / t_i; lengths in millions keep them well conditioned.
     millions, seconds = np.array(points, dtype=float).T / [[1e6], [1.0]]
     (linear_s, quadratic_s), *_ = np.linalg.lstsq(
-        np.stack((millions, millions**2), axis=1) / seconds[:, None], np.ones(len(points))
+        np.stack((millions, millions**2), axis=1) / seconds[:, None], np.ones(len(points)), rcond=None
     )
     return Law(float(linear_s) / 1e6, float(quadratic_s) / 1e12)
 
