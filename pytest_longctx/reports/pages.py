@@ -16,6 +16,7 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Signature
 from pytest_longctx.errors import TableError, unknown
 from pytest_longctx.findings.finding import Bound, Finding, Status
+from pytest_longctx.launchers.start_command import StartCommand
 from pytest_longctx.observation import KINDS
 from pytest_longctx.units import quantity
 
@@ -227,17 +228,11 @@ def documented(text: str) -> Options:
     )
 
 
-def _of_line(words: list[str]) -> Options:
-    found: dict[str, str] = {}
-    if "serve" in words[:-1]:
-        found["model"] = words[words.index("serve") + 1]
-    for place, word in enumerate(words):
-        if not word.startswith("--"):
-            continue
-        name, equals, value = word[2:].partition("=")
-        after = words[place + 1] if place + 1 < len(words) else "--"
-        found[_SAME.get(name, name)] = _value(value if equals else "" if after.startswith("--") else after)
-    return found
+def _of_line(words: Iterable[str]) -> Options:
+    start = StartCommand(command=tuple(words))
+    named = {name[2:]: _value(value) for name, value in start.flags.items() if name.startswith("--")}
+    model = {"model": start.model} if start.model else {}
+    return {**model, **{_SAME.get(name, name): value for name, value in named.items()}}
 
 
 def _value(text: str) -> str:
@@ -255,7 +250,7 @@ def rendered(backend: Backend, one: Deployment) -> tuple[str, ...]:
 
 def differences(command: Command, argv: tuple[str, ...]) -> Iterator[Difference]:
     """Each flag that *argv* has otherwise than *command*, with its reason where one is given."""
-    then, now = documented(command.text), _of_line(list(argv))
+    then, now = documented(command.text), _of_line(argv)
     for flag in sorted((then.keys() | now.keys()) - _EACH_RUN):
         if then.get(flag) != now.get(flag):
             yield Difference(flag, then.get(flag), now.get(flag), command.corrected.get(flag))
