@@ -1,9 +1,13 @@
-"""What a long wait has to say about itself while it lasts."""
+"""Waits: what a long one has to say about itself while it lasts, and a short one for something that is looked at."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pytest_longctx.units import duration
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +55,15 @@ ProgressCallback = Callable[[Progress], None]
 
 def no_progress(progress: Progress) -> None:
     """Watch nothing."""
+
+
+def wait_until(look: Callable[[], T], timeout_s: float, every_s: float = 0.1, done: Callable[[T], object] = bool) -> T:
+    """
+    *look* every *every_s* until *done* with what it returns, or until *timeout_s* is over; what it returned last.
+
+    At least once, and once more after the last pause.
+    """
+    end_s = time.monotonic() + timeout_s
+    while not done(seen := look()) and time.monotonic() < end_s:
+        time.sleep(every_s)
+    return seen

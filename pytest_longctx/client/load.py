@@ -22,7 +22,7 @@ from pytest_longctx.client.watchdog import CONNECT_S, MetricsPoller, poll_metric
 from pytest_longctx.errors import PromptError
 from pytest_longctx.findings.ask import Arrivals, Ask, missing
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.progress import ProgressCallback, no_progress, wait_until
 from pytest_longctx.prompts import Sendable
 
 
@@ -157,12 +157,12 @@ def ledger_since(server: Server, before: ServerMetrics, exchanges: Sequence[Exch
         return None
     # What was asked, not what usage claims: a server that overstates its answers would be waited for in vain.
     least = sum(min(each.asked_tokens, each.usage.completion_tokens or 0) for each in exchanges)
-    end = time.monotonic() + _SETTLE_S
-    while True:
-        ledger = reading(server).since(before)
-        if ledger.completion_tokens is None or ledger.completion_tokens >= least or time.monotonic() > end:
-            return ledger
-        time.sleep(0.05)
+    return wait_until(
+        lambda: reading(server).since(before),
+        _SETTLE_S,
+        0.05,
+        done=lambda ledger: ledger.completion_tokens is None or ledger.completion_tokens >= least,
+    )
 
 
 def _cached_share(load: Load, prompt_tokens: int) -> float | None:

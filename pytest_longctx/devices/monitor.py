@@ -4,7 +4,6 @@ At the bedside of one server: its devices are free when it comes, looked at whil
 Whose memory is on a device: before a boot nobody's may be, and after the server has stopped none of its own.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +15,7 @@ from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.devices import Device, Holder, Source, leases
 from pytest_longctx.devices.sampler import Sampler, Tell
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.progress import wait_until
 from pytest_longctx.redaction import masked, secret_values
 from pytest_longctx.registry import DEVICES
 from pytest_longctx.units import GiB
@@ -89,10 +89,7 @@ def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:
 
 def await_release(look: Callable[[], Look], before: Look, most_s: float = _BACK_S) -> list[str]:
     """Wait until what was taken since *before* is back; a line for everybody who still holds some after *most_s*."""
-    end = time.monotonic() + most_s
-    while (lines := memory_holders(look(), before)) and time.monotonic() < end:
-        time.sleep(_POLL_S)
-    return lines
+    return wait_until(lambda: memory_holders(look(), before), most_s, _POLL_S, done=lambda lines: not lines)
 
 
 @contextmanager
