@@ -81,6 +81,22 @@ def test_every_question_and_miniature_is_explained():
     assert set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)) == set(FAULTS)
 
 
+def test_the_architecture_page_names_every_package_and_no_missing_module():
+    """Its table has every package, its prose every top-level module, and every module that it names exists."""
+    page = (ROOT / "docs/explanation/house.md").read_text(encoding="utf-8")
+    package = ROOT / "pytest_longctx"
+    packages = {path.parent.name for path in package.glob("*/__init__.py")}
+    table = page.partition("## Packages")[2].partition("\n\n| ")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == packages
+    modules = {path.stem for path in package.glob("*.py")}
+    assert {name for name in modules if f"`{name}`" not in page} == set()
+    dotted = re.findall(rf"\b(?:{'|'.join(packages)})\.\w+", page)
+    named = {name.replace(".", "/") for name in dotted} | set(re.findall(r"`(\w+/[\w/]+)(?:\.py)?/?`", page))
+    assert len(named) >= 15
+    exists = {name for name in named if (package / f"{name}.py").exists() or (package / name).is_dir()}
+    assert named - exists == set()
+
+
 def test_the_pages_of_findings_are_those_of_the_files():
     """After a change of a finding: ``longctx findings docs/findings``."""
     made = pages.pages(finding.load_all((ROOT / "suites" / "findings",)).values())

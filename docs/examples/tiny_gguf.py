@@ -9,7 +9,7 @@ VOCABULARY, SPECIAL, WIDTH, HEADS, MLP, LONGEST = 4096, 16, 64, 2, 128, 131_072
 
 
 def main(path: str) -> None:
-    """One layer of Llama: it can show lengths, limits and counting, and never that an answer is right."""
+    """One layer of Llama: it can test lengths, limits and counting, but not whether an answer is right."""
     writer = GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_vocab_size(VOCABULARY)

@@ -1,17 +1,17 @@
-"""TensorRT-LLM's server, as a backend of one file. Its command line is that of the documentation of 1.2; nothing was run."""
+"""TensorRT-LLM's server, as a backend in one file. Its command line follows the documentation of 1.2; it was never run."""
 
 from pytest_longctx.backends import Backend, MetricNames
 
 
 class TensorRtLlm(Backend):
-    """``trtllm-serve`` of the interpreter's environment, on NVIDIA GPUs."""
+    """``trtllm-serve`` from the interpreter's environment, on NVIDIA GPUs."""
 
     name = "trtllm"
     package = "tensorrt_llm"
     distributions = ("tensorrt-llm",)
     host_flag = "--host"
     version_path = "/version"
-    # Its usage record names cached tokens only where blocks are reused, and its /metrics are JSON: nothing is counted twice.
+    # Its usage record names cached tokens only if blocks are reused. Its /metrics are JSON, so the server's counts are not read.
     metrics = MetricNames()
 
     def argv(self, deployment, python, model, port):

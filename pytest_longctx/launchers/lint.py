@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, NamedTuple
 
-from pytest_longctx import backends, toml
+from pytest_longctx import toml
+from pytest_longctx.backends import versions
 from pytest_longctx.backends.sglang import memory
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.launchers.start_command import StartCommand, of_command, of_pod
@@ -63,16 +64,6 @@ def known() -> Known:
     return toml.load(Path(__file__).with_suffix(".toml"), Known)
 
 
-@cache
-def recorded(engine: str) -> dict[str, frozenset[str]]:
-    """The flags of *engine*, without dashes, by the version they were recorded from."""
-    found = {}
-    for path in (Path(backends.__file__).parent / engine / "flags").glob("[0-9]*.txt"):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        found[path.stem] = frozenset(line for line in lines if not line.startswith("#"))
-    return found
-
-
 def _double_entrypoint(start: StartCommand) -> str | None:
     own = next((row.entrypoint for row in known().image if row.name == _untagged(start.image)), ())
     first = start.entrypoint or own
@@ -109,14 +100,16 @@ def _read_only_cache(start: StartCommand) -> str | None:
 
 
 def _unknown_flag(start: StartCommand) -> str | None:
-    for version, flags in recorded(start.engine or "").items():
-        if start.version is not None and not toml.in_range(version, start.version):
-            continue
+    for engine in versions.meant(start.engine or "", start.version):
         for word in start.command:
-            name = word[2:].partition("=")[0].partition(".")[0].replace("_", "-")
-            # A parser takes the beginning of a flag for the flag.
-            if word.startswith("--") and not any(flag.startswith(name) for flag in flags):
-                return f"--{name} is not a flag of {start.engine} {version}"
+            if not word.startswith("--"):
+                continue
+            taken, flag = engine.takes(word), word.partition("=")[0]
+            if taken == "unknown":
+                return f"{flag} is not a flag of {engine.engine} {engine.version}"
+            if taken == "ambiguous":
+                either = ", ".join(engine.candidates(word)[:4])
+                return f"{flag} is the beginning of several flags of {engine.engine} {engine.version}: {either}"
     return None
 
 

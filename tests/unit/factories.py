@@ -19,8 +19,9 @@ _WALKED = (
     *("scout12-sglang-10m-graphs", "scout12-sglang-10m-page-64", "scout12-sglang-8388480-graphs"),
     *("scout12-sglang-8389000-graphs", "scout12-sglang-text-10m", "scout12-sglang-text-10m-few-requests"),
 )
-MISTAKEN = {"cpu-kv-e4m3-scales": ["unknown-flag"], **{name: ["radix-walk"] for name in _WALKED}}
-"""Shipped deployments with a mistake, each to see what comes of it (VC-0037, SG-0028)."""
+_UNKNOWN = ("cpu-kv-e4m3-scales", "scout-vllm-5m-enable-hybrid-flag")
+MISTAKEN = {**{name: ["unknown-flag"] for name in _UNKNOWN}, **{name: ["radix-walk"] for name in _WALKED}}
+"""Shipped deployments with a mistake, each to see what comes of it (VC-0037, SC-0029, SG-0028)."""
 
 
 def finding(**changes: Any) -> Finding:

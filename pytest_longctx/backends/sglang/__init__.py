@@ -1,7 +1,7 @@
 """SGLang's HTTP server."""
 
 from pytest_longctx.backends import Backend, MetricNames
-from pytest_longctx.backends.sglang import memory
+from pytest_longctx.backends.sglang import defaults, memory
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.shape import Shape
@@ -10,6 +10,9 @@ from pytest_longctx.units import GiB
 
 TAKEN_BYTES = 0.7 * GiB
 """What CUDA takes of a device before anything is loaded: 139.80 - 139.13 GiB on an H200, 0.5.16."""
+
+_MULTIMODAL_FRACTION = 0.85
+"""What SGLang chooses for Llama 4, the one multimodal model whose memory is known here."""
 
 
 class Sglang(Backend):
@@ -54,15 +57,25 @@ class Sglang(Backend):
         flags = deployment.flags
         requests = flags.get("max-running-requests")
         old = deployment.version is not None and in_range("0.5.6", deployment.version)
-        batches = None if flags.get("disable-cuda-graph") else int(flags.get("cuda-graph-max-bs", 512 if old else 256))
+        devices = int(flags.get("tp", flags.get("tensor-parallel-size", 1)))
+        gpu_mib = defaults.total_mib(device_bytes)
+        usual = 512 if old else defaults.largest_decode_graph(gpu_mib, devices, deployment.version)
+        graphs_at_most = flags.get("cuda-graph-max-bs-decode", flags.get("cuda-graph-max-bs", usual))
+        batches = None if flags.get("disable-cuda-graph") else int(graphs_at_most)
+        chunk_tokens = int(flags.get("chunked-prefill-size", defaults.chunk_tokens(gpu_mib, deployment.version)))
+        fraction = _MULTIMODAL_FRACTION
+        if not shape.chunked:
+            # 0.5.6 reserves for decode graphs even when they are off, and captures none of a prefill.
+            graphs = (usual, 0) if old else (batches, 0 if batches is None else chunk_tokens)
+            fraction = defaults.static_fraction(gpu_mib, chunk_tokens, *graphs, devices)
         return memory.Boot(
             shape,
             device_bytes - TAKEN_BYTES,
             deployment.max_model_len,
-            float(flags.get("mem-fraction-static", 0.85)),
+            float(flags.get("mem-fraction-static", fraction)),
             value_bytes=1 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else 2,
             weight_value_bytes=deployment.model.weight_bits / 8,
-            tensor_parallel=int(flags.get("tp", flags.get("tensor-parallel-size", 1))),
+            tensor_parallel=devices,
             max_running_requests=None if requests is None else int(requests),
             cuda_graph_max_bs=batches,
             page_size=int(flags.get("page-size", 1)),

@@ -30,6 +30,8 @@ MAPPED_BYTES_PER_S = 2.1e9
 
 WALKS = ">=0.5.16"
 """The versions whose prefix cache was seen to hold up a prompt."""
+_GRAPHS_AT_MOST = {False: "--cuda-graph-max-bs", True: "--cuda-graph-max-bs-decode"}
+"""The flag for the largest batch of a decode graph; 0.5.6 has neither the second nor the pool for windowed layers."""
 
 CHUNK_TOKENS = 8192
 """The default chunk of a prompt on devices of 60 to 160 GiB (``server_args.py``, ``_handle_gpu_memory_settings``)."""
@@ -174,7 +176,7 @@ class Boot:
             cure = self._cure(over, ("--max-running-requests 8", replace(self, max_running_requests=8)))
             return Prediction("runs out of memory", terms, longest, None, table, self.layer_buffer_bytes, cure)
         if over > 0:
-            cure = self._cure(over, ("--cuda-graph-max-bs 8", replace(self, cuda_graph_max_bs=8)))
+            cure = self._cure(over, (f"{_GRAPHS_AT_MOST[self.hybrid_pool]} 8", replace(self, cuda_graph_max_bs=8)))
             return Prediction("runs out of memory", terms, longest, None, graphs, self.graph_table_bytes, cure)
         if self.cuda_graph_max_bs is not None and self.context > self.longest_with_graphs:
             grid = Term("a kernel grid that is too tall, beside graph tables of", graphs.size_bytes)

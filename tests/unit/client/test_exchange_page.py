@@ -16,7 +16,7 @@ from tests.unit import factories
 PAGE = (Path(__file__).parents[3] / "docs/reference/exchange.md").read_text(encoding="utf-8")
 ASKING = PAGE.index("## A request that is not served")
 SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
-OF_EXCHANGE = ("What was sent, and when", "What came of it", "What follows from it")
+OF_EXCHANGE = ("What was sent, and when", "The result", "Derived values")
 
 
 def public(kind):

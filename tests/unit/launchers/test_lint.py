@@ -93,8 +93,12 @@ def test_a_positional_model_after_serve_is_seen():
         ("--max_model_len", None, False),
         ("--compilation-config.level", None, False),
         ("--tensor-parallel", None, False),  # a parser completes it
-        ("--enable-hybrid-kv-cache-manager", None, True),
-        ("--enable-hybrid-kv-cache-manager", "==0.12.*", False),  # nothing was recorded from that version
+        ("--enable-hybrid-kv-cache-manager", None, False),  # 0.33 takes the opposite of each --disable- flag
+        ("--enable-hybrid-kv-cache-manager", "==0.12.*", True),
+        ("--enable-hybrid-kv-cache-manager", "==0.13.*", False),  # nothing was recorded from that version
+        ("--calculate-kv-scales", None, True),
+        ("--calculate-kv-scales", "==0.25.*", False),
+        ("--max-num", None, True),  # the beginning of several
     ],
 )
 def test_a_flag_is_held_against_the_recorded_ones(flag, version, unknown):
@@ -102,10 +106,11 @@ def test_a_flag_is_held_against_the_recorded_ones(flag, version, unknown):
     assert [name for name, _ in launchers_lint.lint(start)] == (["unknown-flag"] if unknown else [])
 
 
-def test_the_flags_of_both_engines_are_recorded():
-    assert len(launchers_lint.recorded("vllm")["0.32.0"]) > 350
-    assert len(launchers_lint.recorded("sglang")["0.5.16"]) > 350
-    assert launchers_lint.recorded("openai") == {}
+def test_a_flag_that_is_the_beginning_of_several_is_reported_with_them():
+    start = StartCommand(engine="sglang", command=("python3", "--cuda-graph-max-bs", "8"))
+    ((_, what),) = launchers_lint.lint(start)
+    assert what.startswith("--cuda-graph-max-bs is the beginning of several flags of sglang 0.5.23: ")
+    assert what.endswith("--cuda-graph-max-bs-decode, --cuda-graph-max-bs-prefill")
 
 
 WALKS = ("--context-length", "10000000")

@@ -1,0 +1,85 @@
+"""
+What SGLang chooses for flags that are not given: chunk, largest graphs, and the share of the device for weights and KV pool.
+
+Read in the sources of 0.5.16 to 0.5.23 (``server_args.py``, ``_handle_gpu_memory_settings``; since 0.5.19
+``arg_groups/memory_hook.py``), and equal to the fractions that boots of 0.5.16 on an H100 and an H200 logged. 0.5.6 differs.
+Not known: multimodal models, attention by data parallelism, and which MLA backends capture prefill graphs.
+"""
+
+from typing import Final
+
+from pytest_longctx.toml import overlap
+
+_MIB: Final = 1024**2
+_FREE_BELOW_TOTAL_MIB: Final = 600
+"""How much less memory torch sees than ``nvidia-smi``, by whose figure SGLang chooses: 560 MiB on an H100, 615 on an H200."""
+_TOTAL_MIB: Final = {79: 81_559, 139: 143_771}
+"""The figure of ``nvidia-smi``, by whole GiB that torch sees, where it was read: one H100 80GB HBM3, one H200."""
+_CHUNKS: Final[tuple[tuple[int, int, int, int], ...]] = (
+    (20, 2048, 8, 8),
+    (35, 2048, 24, 80),
+    (60, 4096, 32, 160),
+    (90, 8192, 256, 512),
+    (160, 8192, 256, 512),
+)
+"""Below so many GiB: the chunk in tokens, and the largest decode graph with fewer than four devices and with more."""
+_SMALL_CARDS_SINCE_0_5_20: Final = (35, 4096, 48, 160)
+_LARGEST: Final = (0, 16_384, 512, 512)
+_STEPS: Final = ((32, 4), (256, 16), (512, 32), (1024, 64), (4096, 256))
+"""Sizes of prefill graphs: up to so many tokens, in such steps; above, in steps of 512."""
+
+
+def total_mib(device_bytes: float) -> int:
+    """The memory of a device as ``nvidia-smi`` gives it in MiB, from what torch sees of it."""
+    return _TOTAL_MIB.get(int(device_bytes // 1024**3), round(device_bytes / _MIB) + _FREE_BELOW_TOTAL_MIB)
+
+
+def chunk_tokens(gpu_mib: int, version: str | None) -> int:
+    """The default of ``--chunked-prefill-size``, in tokens."""
+    return _row(gpu_mib, version)[1]
+
+
+def largest_decode_graph(gpu_mib: int, tensor_parallel: int, version: str | None) -> int:
+    """The default of ``--cuda-graph-max-bs-decode``, in requests."""
+    return _row(gpu_mib, version)[2 if tensor_parallel < 4 else 3]
+
+
+def prefill_graphs(most_tokens: int) -> int:
+    """
+    How many prefill graphs are captured up to *most_tokens*.
+
+    >>> prefill_graphs(8192), prefill_graphs(16_384)
+    (58, 74)
+    """
+    sizes, low = 0, 0
+    for high, step in (*_STEPS, (most_tokens, 512)):
+        sizes += max(0, min(high, most_tokens) - low) // step
+        low = max(low, high)
+    return sizes
+
+
+def static_fraction(
+    gpu_mib: int, chunk: int, decode_graphs: int | None, prefill_tokens: int, devices: int = 1
+) -> float:
+    """
+    The default of ``--mem-fraction-static`` for a text model.
+
+    *decode_graphs* is the largest batch of a decode graph, None with graphs off; *prefill_tokens* the largest prefill graph;
+    *devices* those of tensor and pipeline parallelism together.
+
+    >>> static_fraction(81_559, 8192, 256, 8192), static_fraction(143_771, 8192, 256, 8192)
+    (0.83, 0.903)
+    """
+    graphs_mib = 0 if decode_graphs is None else 2 * decode_graphs + 8 * prefill_graphs(prefill_tokens)
+    reserved_mib = 512 + 1.5 * max(chunk, 2048) + devices / 8 * 1024 + graphs_mib
+    if gpu_mib > 60 * 1024:
+        reserved_mib = max(reserved_mib, 10 * 1024)
+    return round((gpu_mib - reserved_mib) / gpu_mib, 3)
+
+
+def _row(gpu_mib: int, version: str | None) -> tuple[int, int, int, int]:
+    for row in _CHUNKS:
+        if gpu_mib < row[0] * 1024:
+            newer = version is None or not overlap(version, "<0.5.20")
+            return _SMALL_CARDS_SINCE_0_5_20 if row[0] == 35 and newer else row
+    return _LARGEST
