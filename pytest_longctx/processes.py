@@ -17,6 +17,7 @@ from pytest_longctx.diagnosis.diagnose import Evidence
 from pytest_longctx.diagnosis.log_reader import LogTail
 from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.progress import wait_until
 from pytest_longctx.redaction import masked, secret_values
 
 _POLL_S = 0.1
@@ -49,12 +50,8 @@ class Candidate(Protocol):
 
     def ended(self, wait_s: float) -> Evidence | None:
         """Return how the server ended, if it ends within *wait_s*."""
-        end = time.monotonic() + wait_s
-        while (exit_code := self.exit_code()) is None:
-            if time.monotonic() >= end:
-                return None
-            time.sleep(_POLL_S)
-        return self.evidence(exit_code)
+        exit_code = wait_until(self.exit_code, wait_s, _POLL_S, done=lambda code: code is not None)
+        return None if exit_code is None else self.evidence(exit_code)
 
     def evidence(self, exit_code: int | None) -> Evidence:
         """Return all evidence about how the server ended, or about a server that still runs."""

@@ -1,9 +1,13 @@
-"""Progress reports of long waits."""
+"""Progress reports of long waits, and a short wait until a condition holds."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pytest_longctx.units import duration
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +55,15 @@ ProgressCallback = Callable[[Progress], None]
 
 def no_progress(progress: Progress) -> None:
     """Ignore the progress."""
+
+
+def wait_until(look: Callable[[], T], timeout_s: float, every_s: float = 0.1, done: Callable[[T], object] = bool) -> T:
+    """
+    Call *look* every *every_s* until *done* accepts its value or *timeout_s* has passed; return its last value.
+
+    *look* is called at least once, and once more after the last pause.
+    """
+    end_s = time.monotonic() + timeout_s
+    while not done(seen := look()) and time.monotonic() < end_s:
+        time.sleep(every_s)
+    return seen

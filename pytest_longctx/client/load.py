@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Final
 
 import httpx
+import numpy as np
 
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import event_loop, server_metrics
@@ -21,7 +22,7 @@ from pytest_longctx.client.watchdog import CONNECT_S, MetricsPoller, poll_metric
 from pytest_longctx.errors import PromptError
 from pytest_longctx.findings.ask import Arrivals, Ask, missing
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.progress import ProgressCallback, no_progress, wait_until
 from pytest_longctx.prompts import Sendable
 
 
@@ -156,12 +157,12 @@ def ledger_since(server: Server, before: ServerMetrics, exchanges: Sequence[Exch
         return None
     # Wait for the requested number, not the one in usage: a server that overstates its answers never reaches that.
     least = sum(min(each.asked_tokens, each.usage.completion_tokens or 0) for each in exchanges)
-    end = time.monotonic() + _SETTLE_S
-    while True:
-        ledger = reading(server).since(before)
-        if ledger.completion_tokens is None or ledger.completion_tokens >= least or time.monotonic() > end:
-            return ledger
-        time.sleep(0.05)
+    return wait_until(
+        lambda: reading(server).since(before),
+        _SETTLE_S,
+        0.05,
+        done=lambda ledger: ledger.completion_tokens is None or ledger.completion_tokens >= least,
+    )
 
 
 def _cached_share(load: Load, prompt_tokens: int) -> float | None:
@@ -193,9 +194,9 @@ def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float 
     usages = [each.usage for each in exchanges]
     completion = sum(usage.completion_tokens or 0 for usage in usages)
     prompt = sum(usage.prompt_tokens or 0 for usage in usages)
-    ttft_s = sorted(each.ttft_s for each in exchanges if each.ttft_s is not None)
-    tpot_s = sorted(each.tpot_s for each in exchanges if each.tpot_s is not None)
-    gaps_s = sorted(gap for each in exchanges for gap in each.gaps_s)
+    ttft_s = [each.ttft_s for each in exchanges if each.ttft_s is not None]
+    tpot_s = [each.tpot_s for each in exchanges if each.tpot_s is not None]
+    gaps_s = [gap for each in exchanges for gap in each.gaps_s]
     metrics = {
         **seen.metrics,
         "load_s": duration_s,
@@ -229,21 +230,9 @@ def _goodput(
     return {"good_share": good / len(exchanges), "goodput_per_s": good / duration_s}
 
 
-def _summary(ordered: Sequence[float]) -> dict[str, float | None]:
-    """Mean, median, 90th and 99th percentile of *ordered*; None if it is empty."""
-    if not ordered:
-        return dict.fromkeys(("mean", "p50", "p90", "p99"))
-    return {"mean": fmean(ordered), **{f"p{part}": percentile(ordered, part) for part in (50, 90, 99)}}
-
-
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """
-    Percentile of sorted values, interpolated linearly between the two nearest.
-
-    >>> percentile([1.0, 2.0, 3.0, 4.0], 50)
-    2.5
-    """
-    place = (len(ordered) - 1) * percent / 100
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+def _summary(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, median, 90th and 99th percentile of *values*, interpolated linearly; None if it is empty."""
+    names = ("p50", "p90", "p99")
+    if not values:
+        return dict.fromkeys(("mean", *names))
+    return {"mean": fmean(values), **dict(zip(names, np.percentile(values, (50, 90, 99)).tolist(), strict=True))}

@@ -12,7 +12,7 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.diagnosis.signatures import RateLine
 from pytest_longctx.findings.claims import OFF
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.progress import ProgressCallback, no_progress, wait_until
 from pytest_longctx.prompts import Sendable
 
 _LATE_S = 3.0
@@ -72,10 +72,7 @@ def observe(server: Server, prompt: Sendable, output_tokens: int, watch: Progres
     exchange = ask(server, prompt, output_tokens, watch=watch)
     if exchange.ending != "complete":
         return exchange.observe()
-    end_s = time.monotonic() + 1.1 * line_of.window_s + _LATE_S
-    while not (found := rates(_since(log, start), line_of)) and time.monotonic() < end_s:
-        time.sleep(0.1)
-    return weigh(exchange, found)
+    return weigh(exchange, wait_until(lambda: rates(_since(log, start), line_of), 1.1 * line_of.window_s + _LATE_S))
 
 
 def _since(log: Path, start: int) -> list[str]:

@@ -1,7 +1,6 @@
 """Reset a server's prefix cache, and verify by a repeated prompt that it is empty."""
 
 import json
-import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -13,7 +12,7 @@ from pytest_longctx.client.request import ask, open_client
 from pytest_longctx.client.server import Server
 from pytest_longctx.errors import CacheError
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.progress import ProgressCallback, no_progress, wait_until
 from pytest_longctx.prompts import Sendable
 
 WITNESS_TOKENS: Final = 2048
@@ -28,13 +27,12 @@ def reset(server: Server) -> Refusal | None:
     path = server.backend.reset_path
     if path is None:
         return Refusal(404, f"the backend {server.backend.name} has no endpoint that resets its prefix cache")
-    end_s = time.monotonic() + _FREE_S
     with open_client(server, _ANSWER_S) as http:
-        while True:
-            refusal = _said_no(http.post(path), server)
-            if refusal is None or refusal.status == 404 or time.monotonic() > end_s:
-                return refusal
-            time.sleep(0.1)
+        return wait_until(
+            lambda: _said_no(http.post(path), server),
+            _FREE_S,
+            done=lambda refusal: refusal is None or refusal.status == 404,
+        )
 
 
 def _said_no(answer: httpx.Response, server: Server) -> Refusal | None:

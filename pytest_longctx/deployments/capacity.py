@@ -78,12 +78,14 @@ def fit(points: Sequence[tuple[int, float]]) -> Law:
     """
     if len({tokens for tokens, _ in points}) < 2:
         raise ValueError("a law of two terms needs two different lengths")
-    # Normal equations of t / t_i = 1 with columns N / t_i and N^2 / t_i; lengths in millions keep them well conditioned.
-    rows = [(tokens / 1e6 / seconds, (tokens / 1e6) ** 2 / seconds) for tokens, seconds in points]
-    aa, ab, bb = (sum(x * y for x, y in some) for some in ([(a, a) for a, _ in rows], rows, [(b, b) for _, b in rows]))
-    a1, b1 = sum(a for a, _ in rows), sum(b for _, b in rows)
-    determinant = aa * bb - ab * ab
-    return Law((a1 * bb - b1 * ab) / determinant / 1e6, (aa * b1 - ab * a1) / determinant / 1e12)
+    import numpy as np  # noqa: PLC0415 - this module is read wherever a verdict is shown, and few of those need a law
+
+    # t / t_i = 1 with columns N / t_i and N^2 / t_i; lengths in millions keep them well conditioned.
+    millions, seconds = np.array(points, dtype=float).T / [[1e6], [1.0]]
+    (linear_s, quadratic_s), *_ = np.linalg.lstsq(
+        np.stack((millions, millions**2), axis=1) / seconds[:, None], np.ones(len(points)), rcond=None
+    )
+    return Law(float(linear_s) / 1e6, float(quadratic_s) / 1e12)
 
 
 DEVICE_GIB = {"H200": 139.8, "H100": 79.1, "B200": 178.4, "MI300X": 191.5}

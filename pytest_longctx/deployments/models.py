@@ -18,7 +18,6 @@ from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.errors import ModelError, unknown
 from pytest_longctx.probe import checkpoint
-from pytest_longctx.probe import checkpoint as probe
 
 TINY_VOCABULARY = 4096
 """Number of token ids of the tiny model: 0 to 15 are special, the others are ordinary words."""
@@ -40,21 +39,8 @@ TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
         "num_local_experts": 2,
         "num_experts_per_tok": 1,
         "interleave_moe_layer_step": 1,
-        # Scout's pattern: every fourth layer has full attention and no rotary embedding.
-        "no_rope_layers": [1, 1, 1, 0],
-        "attention_chunk_size": 8192,
-        "attn_temperature_tuning": True,
-        "attn_scale": 0.1,
-        "floor_scale": 8192,
-        "use_qk_norm": False,
-        "max_position_embeddings": 10_485_760,
-        "rope_theta": 500_000.0,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "torch_dtype": "bfloat16",
+        **checkpoint.SCOUT_ATTENTION,
+        **checkpoint.ANY_DECODER,
     }
 )
 
@@ -67,7 +53,7 @@ def make_tiny_llama4(folder: Path) -> None:
 
 _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
     "tiny-llama4": (make_tiny_llama4, TINY_LLAMA4),
-    **probe.MADE,
+    **checkpoint.MADE,
 }
 
 MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({name: make for name, (make, _) in _MADE.items()})

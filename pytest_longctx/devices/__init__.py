@@ -1,12 +1,17 @@
 """
 Device and host monitoring: readings of the machine and the server during a boot and each request.
 
-To add a vendor of accelerators, write a `Source` in a module of this package and name it in `pytest_longctx.registry.DEVICES`.
+To add a vendor of accelerators, write its `detected()` and its `Source` in one file beside this one; name the file in `detect`,
+and the source in `pytest_longctx.registry`.
 """
 
+import json
+import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pytest_longctx.units import GiB
 
@@ -76,3 +81,19 @@ def wanted(names: Sequence[str], count: int, there: int) -> list[int | str]:
     ([4, 'GPU-8a5c'], [0, 1])
     """
     return [int(name) if name.isdecimal() else name for name in names][:count] or list(range(min(count, there)))
+
+
+def printed(*argv: str) -> str:
+    """What a vendor's tool prints; nothing where the tool is missing, slow or unhappy."""
+    if shutil.which(argv[0]) is None:
+        return ""
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def document(text: str) -> Any:
+    """The JSON in *text*, which may have warnings before it. Raises ValueError where there is none."""
+    start = re.search(r"^[\[{]", text, re.MULTILINE)
+    return json.loads(text[start.start() :] if start else text)

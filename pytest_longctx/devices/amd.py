@@ -1,18 +1,40 @@
 """AMD devices, by ``amd-smi`` or ``rocm-smi``. Written from published output; not yet run on such a device."""
 
-import json
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_longctx.devices import Device, Holder, wanted
+from pytest_longctx.devices import Device, Holder, document, printed, wanted
 from pytest_longctx.units import Mi
 
 AMD_SMI = ("amd-smi", "metric", "--json")
 ROCM_SMI = ("rocm-smi", "--showuse", "--showmeminfo", "vram", "--showpower", "--showclocks", "--json")
+_DETECT = ("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--showdriverversion", "--json")
 _PATIENCE_S = 20.0
+
+
+def detected() -> list[str]:
+    """A line for each device: its name, memory and driver, as far as they are told; the keys' case changed with ROCm 6."""
+    said = document(printed(*_DETECT))
+    if not isinstance(said, dict):
+        return []
+    system = said.get("system")
+    driver = str(system.get("Driver version", "")) if isinstance(system, dict) else ""
+    found = []
+    for name, row in said.items():
+        if not (re.fullmatch(r"card\d+", name) and isinstance(row, dict)):
+            continue
+        told = {key.lower(): str(value) for key, value in row.items()}
+        # Where the driver has no name for a card, its series stands with its model, or is a number.
+        called = " ".join(
+            dict.fromkeys(told[key] for key in ("card series", "card model", "market name") if key in told)
+        )
+        size = told.get("vram total memory (b)", "")
+        memory = f"{int(size) // Mi} MiB" if size.isdecimal() else ""
+        found.append(", ".join(filter(None, (called, memory, driver))))
+    return found
 
 
 class AmdSmi:
@@ -44,7 +66,7 @@ class AmdSmi:
 
 def read_amd_smi(text: str) -> tuple[Device, ...]:
     """Parse the output of ``amd-smi metric --json``: a list, from ROCm 7 on inside an object. Raises ValueError."""
-    found = _json(text)
+    found = document(text)
     rows = found["gpu_data"] if isinstance(found, dict) else found
     return tuple(_of_amd_smi(row) for row in rows)
 
@@ -74,7 +96,7 @@ def _value(row: Any, *path: str) -> float | None:
 
 def read_rocm_smi(text: str) -> tuple[Device, ...]:
     """Parse the output of ``rocm-smi ... --json``: an object with one key per card, all values text. Raises ValueError."""
-    cards = {name.removeprefix("card"): row for name, row in _json(text).items() if re.fullmatch(r"card\d+", name)}
+    cards = {name.removeprefix("card"): row for name, row in document(text).items() if re.fullmatch(r"card\d+", name)}
     return tuple(_of_rocm_smi(int(index), row) for index, row in cards.items())
 
 
@@ -95,9 +117,3 @@ def _number(row: Mapping[str, str], name: str) -> float | None:
     reported = next((value for key, value in row.items() if re.fullmatch(name, key)), "")
     found = re.search(r"\d+(\.\d+)?", reported)
     return float(found[0]) if found else None
-
-
-def _json(text: str) -> Any:
-    """Parse the JSON document in *text*, after any warnings."""
-    start = re.search(r"^[\[{]", text, re.MULTILINE)
-    return json.loads(text[start.start() :] if start else text)

@@ -4,7 +4,6 @@ Monitor a server's devices: free before the boot, sampled while it runs, release
 Before a boot no process may hold memory of the devices; after the stop the server's processes may not.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +15,7 @@ from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.devices import Device, Holder, Source, leases
 from pytest_longctx.devices.sampler import Sampler, Tell
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.progress import wait_until
 from pytest_longctx.redaction import masked, secret_values
 from pytest_longctx.registry import DEVICES
 from pytest_longctx.units import GiB
@@ -89,10 +89,7 @@ def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:
 
 def await_release(look: Callable[[], Look], before: Look, most_s: float = _BACK_S) -> list[str]:
     """Wait until memory taken since *before* is released; return one line for each process that holds some after *most_s*."""
-    end = time.monotonic() + most_s
-    while (lines := memory_holders(look(), before)) and time.monotonic() < end:
-        time.sleep(_POLL_S)
-    return lines
+    return wait_until(lambda: memory_holders(look(), before), most_s, _POLL_S, done=lambda lines: not lines)
 
 
 @contextmanager

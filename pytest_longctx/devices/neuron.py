@@ -1,13 +1,36 @@
-"""Neuron devices, by ``neuron-monitor``. Written from published output; not yet run on such a device."""
+"""Neuron devices, by ``neuron-ls`` and ``neuron-monitor``. Written from published output; not yet run on such a device."""
 
 import json
 import subprocess
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pytest_longctx.devices import Device, Holder
+from pytest_longctx.devices import Device, Holder, document, printed
+from pytest_longctx.units import Mi
+
+
+def detected() -> list[str]:
+    """A line for each device: the kind of instance, cores as the runtime counts them, and memory."""
+    said = document(printed("neuron-ls", "--json-output"))
+    if not isinstance(said, list):
+        return []
+    # Tools before 2.20 leave the instance out; the firmware of an instance has its name.
+    here = _firmware()
+    return [
+        f"{row.get('instance_type') or here}, {row.get('nc_count')} cores, {row.get('memory_size', 0) // Mi} MiB"
+        for row in said
+        if isinstance(row, dict)
+    ]
+
+
+def _firmware(product: Path = Path("/sys/devices/virtual/dmi/id/product_name")) -> str:
+    try:
+        return product.read_text(encoding="utf-8").strip()
+    except OSError:
+        return "unknown"
 
 
 class NeuronMonitor:

@@ -1,11 +1,19 @@
-"""NVIDIA devices, by NVML (extra ``[nvidia]``); only this module calls it."""
+"""NVIDIA devices: detected by ``nvidia-smi``, sampled by NVML (extra ``[nvidia]``), which only this module calls."""
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
-import pynvml
+from pytest_longctx.devices import Device, Holder, printed, wanted
 
-from pytest_longctx.devices import Device, Holder, wanted
+pynvml: Any = None
+"""The driver's library, imported with the first `Nvml`: devices are detected without it."""
+
+
+def detected() -> list[str]:
+    """A line for each device: its name, memory and driver."""
+    lines = printed("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 class Nvml:
@@ -15,6 +23,8 @@ class Nvml:
     every_s = 1.0
 
     def __init__(self, names: Sequence[str], count: int) -> None:
+        global pynvml  # noqa: PLW0603 - an extra, which a machine without such devices does not have
+        pynvml = import_module("pynvml")
         pynvml.nvmlInit()
         found = wanted(names, count, pynvml.nvmlDeviceGetCount())
         handles = [_handle(name) for name in found]

@@ -13,6 +13,8 @@ from pytest_longctx.errors import TableError
 
 _BARE = re.compile(r"-[ditP]+|--(detach|interactive|tty|rm|init|privileged|publish-all|read-only|no-healthcheck)(=.*)?")
 """Options of ``docker run`` that take no value of their own."""
+_FLAG = re.compile(r"-\D")
+"""A word that is a flag, and no negative number."""
 _BREAK = frozenset({";", "&&", "||", "|"})
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 
@@ -47,14 +49,20 @@ class StartCommand:
     context_tokens: int | None = None
     """The longest request in tokens, where no flag of *command* tells it."""
 
+    @property
+    def flags(self) -> dict[str, str]:
+        """The flags of *command* with their dashes, in the order of the last of each; the value of a bare one is empty."""
+        found: dict[str, str] = {}
+        for word, after in pairwise((*self.command, "")):
+            if _FLAG.match(word):
+                name, equals, value = word.partition("=")
+                found.pop(name, None)
+                found[name] = value if equals else "" if _FLAG.match(after) else after
+        return found
+
     def flag(self, *names: str) -> str | None:
         """The value of the last of these flags on the command line; empty without a value; None without the flag."""
-        found = None
-        for word, after in pairwise((*self.command, "")):
-            name, equals, value = word.partition("=")
-            if name in names:
-                found = value if equals else "" if re.match(r"-\D", after) else after
-        return found
+        return next((value for name, value in reversed(self.flags.items()) if name in names), None)
 
     @property
     def model(self) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 from pytest_longctx.findings.verdicts import WORST_FIRST
 from pytest_longctx.plugin.recorder import Recorder
 from pytest_longctx.reports.explanation import of_finding
+from pytest_longctx.reports.pages import markdown_table
 from pytest_longctx.reports.properties import Entry
 from pytest_longctx.reports.terminal import tally
 from pytest_longctx.units import duration
@@ -52,15 +53,13 @@ def summary(found: Sequence[Entry], notes: Sequence[str] = ()) -> Iterator[str]:
     yield from (f"{note}\n" for note in notes)
     rows = [each for word in WORST_FIRST if word != "out of scope" for each in found if each.verdict == word]
     if rows:
-        yield "| finding | verdict | deployment | TTFT | |"
-        yield "| --- | --- | --- | --- | --- |"
-        yield from map(_row, rows[:_MOST_ROWS])
+        yield from markdown_table(("finding", "verdict", "deployment", "TTFT", ""), map(_row, rows[:_MOST_ROWS]))
     if len(rows) > _MOST_ROWS:
         yield f"\nand {len(rows) - _MOST_ROWS} more."
     yield ""
 
 
-def _row(entry: Entry) -> str:
+def _row(entry: Entry) -> tuple[str, ...]:
     ttft_s = entry.measured.get("ttft_s")
     word = f"{entry.verdict}, carried over" if entry.carried else entry.verdict
     cells = (
@@ -70,12 +69,12 @@ def _row(entry: Entry) -> str:
         "" if ttft_s is None else duration(ttft_s),
         entry.why or entry.title,
     )
-    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+    return tuple(map(_cell, cells))
 
 
 def _cell(text: str) -> str:
     """*text* on one line, without characters that end the cell or open a tag."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
 
 
 class GitHubAnnotations:

@@ -91,6 +91,33 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
             raise
 
 
+SCOUT_ATTENTION: Mapping[str, Any] = MappingProxyType(
+    {
+        # Every fourth layer attends to everything and has no rotary embedding.
+        "no_rope_layers": [1, 1, 1, 0],
+        "attention_chunk_size": 8192,
+        "attn_temperature_tuning": True,
+        "attn_scale": 0.1,
+        "floor_scale": 8192,
+        "use_qk_norm": False,
+        "max_position_embeddings": 10_485_760,
+        "rope_theta": 500_000.0,
+    }
+)
+"""What `config.json` says of the attention of Llama 4 Scout."""
+
+ANY_DECODER: Mapping[str, Any] = MappingProxyType(
+    {
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "torch_dtype": "bfloat16",
+    }
+)
+"""What `config.json` says of every made model."""
+
 _EITHER: Mapping[str, Any] = MappingProxyType(
     {
         "vocab_size": codes.VOCABULARY,
@@ -100,12 +127,7 @@ _EITHER: Mapping[str, Any] = MappingProxyType(
         "num_key_value_heads": weights.KV_HEADS,
         "hidden_act": "silu",
         "attention_bias": False,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "torch_dtype": "bfloat16",
+        **ANY_DECODER,
     }
 )
 
@@ -121,14 +143,7 @@ PROBE_LLAMA4: Mapping[str, Any] = MappingProxyType(
         "num_experts_per_tok": 1,
         # Beyond the last layer, so that no layer has experts however an engine interprets this number.
         "interleave_moe_layer_step": LLAMA4.layers + 1,
-        "no_rope_layers": [1, 1, 1, 0],
-        "attention_chunk_size": 8192,
-        "attn_temperature_tuning": True,
-        "attn_scale": 0.1,
-        "floor_scale": 8192,
-        "use_qk_norm": False,
-        "max_position_embeddings": 10_485_760,
-        "rope_theta": 500_000.0,
+        **SCOUT_ATTENTION,
     }
 )
 

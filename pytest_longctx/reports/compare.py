@@ -18,6 +18,7 @@ from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.verdicts import COLD_SHARE, JUDGED, WORST_FIRST, Line
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.reports.analysis import LAW, CaseKey, Samples, gather
+from pytest_longctx.reports.pages import markdown_table
 from pytest_longctx.reports.results import Results
 from pytest_longctx.units import quantity
 
@@ -340,16 +341,15 @@ def page(
         yield from (f"- **{case.finding}** {case.deployment}: {line}" for case, line in missed)
     rows = [change for word in _SHOWN_ROWS for change in changes if change.word == word]
     if rows:
-        yield "\n| finding | deployment | figure | | before | after | worse by | noise |"
-        yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-        yield from map(_row, rows)
+        yield ""
+        head = ("finding", "deployment", "figure", "", "before", "after", "worse by", "noise")
+        yield from markdown_table(head, map(_row, rows))
 
 
-def _row(change: Change) -> str:
+def _row(change: Change) -> tuple[str, ...]:
     worse = "" if change.worse_by is None else f"{100 * change.worse_by:+.3g} %"
     values = (_said(change.measure, change.before), _said(change.measure, change.after))
-    cells = (*change.case, f"`{change.measure}`", change.word, *values, worse, str(change.noise or ""))
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return *change.case, f"`{change.measure}`", change.word, *values, worse, str(change.noise or "")
 
 
 def _said(measure: str, value: float | str | None) -> str:

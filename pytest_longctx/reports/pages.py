@@ -4,7 +4,7 @@ import ast
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -16,6 +16,7 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Signature
 from pytest_longctx.errors import TableError, unknown
 from pytest_longctx.findings.finding import Bound, Finding, Status
+from pytest_longctx.launchers.start_command import StartCommand
 from pytest_longctx.observation import KINDS
 from pytest_longctx.units import quantity
 
@@ -26,6 +27,17 @@ STATUSES: Mapping[Status, str] = {
     "withdrawn": "no longer claimed and not judged",
 }
 _MADE = "<!-- Made by `longctx findings`. Edit the TOML files, not this page. -->"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    r"""
+    The lines of a Markdown table; a pipe in a cell does not end it.
+
+    >>> list(markdown_table(("a", "b"), [("1|2", "3")]))
+    ['| a | b |', '| --- | --- |', '| 1\\|2 | 3 |']
+    """
+    for cells in (head, ["---"] * len(head), *rows):
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def pages(found: Iterable[Finding]) -> dict[str, str]:
@@ -57,11 +69,9 @@ def _index(by_document: dict[str, list[Finding]]) -> Iterator[str]:
     yield "# Findings"
     yield f"\n{_MADE}\n"
     yield "One page for each document that findings were taken from.\n"
-    yield "| document | " + " | ".join(STATUSES) + " |"
-    yield "| --- " * (len(STATUSES) + 1) + "|"
-    for title, its in by_document.items():
-        counts = Counter(finding.status for finding in its)
-        yield f"| [{title}]({slug(title)}.md) | " + " | ".join(str(counts[status] or "") for status in STATUSES) + " |"
+    counted = [(title, Counter(finding.status for finding in its)) for title, its in by_document.items()]
+    rows = [(f"[{title}]({slug(title)}.md)", *(str(of[status] or "") for status in STATUSES)) for title, of in counted]
+    yield from markdown_table(("document", *STATUSES), rows)
     yield ""
     yield from (f"- **{status}**: {meaning}" for status, meaning in STATUSES.items())
 
@@ -74,9 +84,7 @@ def _page(title: str, its: list[Finding]) -> Iterator[str]:
         if not of_status:
             continue
         yield f"## {status.capitalize()}: {meaning}\n"
-        yield "| finding | statement | scope | bounds |"
-        yield "| --- | --- | --- | --- |"
-        yield from (_row(finding) for finding in of_status)
+        yield from markdown_table(("finding", "what is so", "where it holds", "bounds"), map(_row, of_status))
         yield ""
         for finding in of_status:
             if text := " ".join(_prose(finding)):
@@ -92,9 +100,8 @@ def _prose(finding: Finding) -> Iterator[str]:
         yield f"No cure: {finding.no_cure}."
 
 
-def _row(finding: Finding) -> str:
-    cells = (finding.id, finding.title, _scope(finding), "; ".join(_bounds(finding)))
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _row(finding: Finding) -> tuple[str, ...]:
+    return finding.id, finding.title, _scope(finding), "; ".join(_bounds(finding))
 
 
 def _scope(finding: Finding) -> str:
@@ -146,25 +153,23 @@ def _engine_section(catalogues: Mapping[str, Catalogue]) -> Iterator[str]:
         for kind, entries in (("signature", known.signature), ("refusal", known.refusal)):
             if entries:
                 yield f"{_RULE[kind]}\n"
-                yield "| id | class | phase | outcome | versions | what to try |\n| --- | --- | --- | --- | --- | --- |"
-                yield from (_signature_row(entry) for entry in entries)
+                head = ("id", "class", "phase", "outcome", "versions", "what to try")
+                yield from markdown_table(head, map(_signature_row, entries))
                 yield ""
         if known.benign:
-            yield "Lines that look fatal but are harmless: they end no wait and are never quoted as the first error.\n"
-            yield "| id | why |\n| --- | --- |"
-            yield from (f"| `{entry.id}` | {entry.why} |" for entry in known.benign)
+            yield "What looks fatal and is not: it ends no wait and is never quoted as the first error.\n"
+            yield from markdown_table(("id", "why"), ((f"`{entry.id}`", entry.why) for entry in known.benign))
             yield ""
-    yield "## Classes\n\n| class | means |\n| --- | --- |"
-    yield from (f"| `{kind}` | {meaning} |" for kind, meaning in KINDS.items())
-    yield "\n## Phases\n\n| phase | means |\n| --- | --- |"
-    yield from (f"| `{phase}` | {meaning} |" for phase, meaning in PHASES.items())
+    yield "## Classes\n"
+    yield from markdown_table(("class", "means"), ((f"`{kind}`", meaning) for kind, meaning in KINDS.items()))
+    yield "\n## Phases\n"
+    yield from markdown_table(("phase", "means"), ((f"`{phase}`", meaning) for phase, meaning in PHASES.items()))
 
 
-def _signature_row(entry: Signature) -> str:
+def _signature_row(entry: Signature) -> tuple[str, ...]:
     summary = " (summary)" if entry.summary else ""
     phase = f"`{entry.phase}`" if entry.phase else "the boot's"
-    cells = (f"`{entry.id}`{summary}", f"`{entry.kind}`", phase, entry.outcome, entry.version or "any", entry.remedy)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return f"`{entry.id}`{summary}", f"`{entry.kind}`", phase, entry.outcome, entry.version or "any", entry.remedy
 
 
 Options = Mapping[str, str]
@@ -223,17 +228,11 @@ def documented(text: str) -> Options:
     )
 
 
-def _of_line(arguments: list[str]) -> Options:
-    found: dict[str, str] = {}
-    if "serve" in arguments[:-1]:
-        found["model"] = arguments[arguments.index("serve") + 1]
-    for place, word in enumerate(arguments):
-        if not word.startswith("--"):
-            continue
-        name, equals, value = word[2:].partition("=")
-        after = arguments[place + 1] if place + 1 < len(arguments) else "--"
-        found[_SAME.get(name, name)] = _value(value if equals else "" if after.startswith("--") else after)
-    return found
+def _of_line(words: Iterable[str]) -> Options:
+    start = StartCommand(command=tuple(words))
+    named = {name[2:]: _value(value) for name, value in start.flags.items() if name.startswith("--")}
+    model = {"model": start.model} if start.model else {}
+    return {**model, **{_SAME.get(name, name): value for name, value in named.items()}}
 
 
 def _value(text: str) -> str:
@@ -250,8 +249,8 @@ def rendered(backend: Backend, one: Deployment) -> tuple[str, ...]:
 
 
 def differences(command: Command, argv: tuple[str, ...]) -> Iterator[Difference]:
-    """Return each flag whose value in *argv* differs from *command*, with its reason if one is given."""
-    then, now = documented(command.text), _of_line(list(argv))
+    """Each flag that *argv* has otherwise than *command*, with its reason where one is given."""
+    then, now = documented(command.text), _of_line(argv)
     for flag in sorted((then.keys() | now.keys()) - _EACH_RUN):
         if then.get(flag) != now.get(flag):
             yield Difference(flag, then.get(flag), now.get(flag), command.corrected.get(flag))
@@ -292,10 +291,8 @@ def _section(command: Command, argv: tuple[str, ...], found: list[Difference]) -
     if not found:
         yield "No difference.\n"
         return
-    yield "| flag | documented | here | why |"
-    yield "| --- | --- | --- | --- |"
-    for each in found:
-        yield f"| `--{each.flag}` | {_cell(each.documented)} | {_cell(each.rendered)} | {each.why} |"
+    rows = ((f"`--{each.flag}`", _cell(each.documented), _cell(each.rendered), str(each.why)) for each in found)
+    yield from markdown_table(("flag", "documented", "here", "why"), rows)
     yield ""
 
 

@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from pytest_longctx.progress import wait_until
 
 DEPLOYMENT = """
 name = "leashed"
@@ -32,11 +35,7 @@ def processes(word):
     return [pid for pid in found if pid != os.getpid()]
 
 
-def until(condition, most_s=20.0):
-    end = time.monotonic() + most_s
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
+until = partial(wait_until, timeout_s=20.0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.progress import Progress
+from pytest_longctx.progress import Progress, wait_until
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,17 @@ def test_of_a_line_that_is_too_long_the_figures_stay():
     line = Progress("10,000,000 tokens to a-deployment", "prefill", 3.0, 60.0, 0.5, 1.0).fitted(70)
     assert line == "10,000,000 ...: prefill, 1 running, KV 50.0%, 3.00 s of at most 60.0 s"
     assert len(line) == 70
+
+
+def test_a_wait_ends_with_the_first_look_that_is_enough():
+    looks = iter([0, 0, 7, 8])
+    assert wait_until(lambda: next(looks), 60, 0.001) == 7
+    assert next(looks) == 8
+    assert wait_until(lambda: 0, 60, 60, done=lambda code: code is not None) == 0
+
+
+def test_a_wait_that_is_over_returns_what_was_seen_last_and_looks_at_least_once():
+    looks = []
+    assert wait_until(lambda: looks.append(len(looks)), 0.05, 0.01) is None
+    assert len(looks) > 1
+    assert wait_until(list, 0) == []

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 import pytest_longctx
 from pytest_longctx import paths
 from pytest_longctx.launchers.docker import SOCKET, reaper
+from pytest_longctx.progress import wait_until
 
 IMAGE = "longctx/base:1"
 PACKAGE = Path(pytest_longctx.__file__).parent
@@ -81,11 +82,7 @@ def ours():
     return [container for container, _ in reaper.labelled(SOCKET, reaper.RUN_LABEL)]
 
 
-def until(condition, most_s=30.0):
-    end = time.monotonic() + most_s
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.1)
-    return condition()
+until = partial(wait_until, timeout_s=30.0)
 
 
 def command(*arguments):

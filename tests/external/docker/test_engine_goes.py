@@ -35,7 +35,7 @@ class Daemon:
     def start(self):
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(self.argv, stdout=log, stderr=log)
-        assert until(self.answers, 60), (self.folder / "log").read_text()
+        assert until(self.answers, timeout_s=60), (self.folder / "log").read_text()
 
     def answers(self):
         try:

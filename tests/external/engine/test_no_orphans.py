@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pytest_longctx import paths
+from pytest_longctx.progress import wait_until
 
 PROJECT_TEST = """
 import time
@@ -34,13 +34,6 @@ def marked(word):
         except OSError:
             continue
     return found
-
-
-def until(condition, most_s):
-    end = time.monotonic() + most_s
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.2)
-    return condition()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +64,7 @@ def test_no_engine_outlives_pytest(tmp_path, how, when):
         if when == "serving":
             assert any("UP" in line for line in run.stdout)
         # The API server, the engine core and a worker.
-        assert until(lambda: len(marked(word)) >= 3, 120)
+        assert wait_until(lambda: len(marked(word)) >= 3, 120)
         run.send_signal(how)
         run.wait(timeout=60)
-    assert until(lambda: not marked(word), 30)
+    assert wait_until(lambda: not marked(word), 30)

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
-import time
+from functools import partial
 
 import pytest
 
 from pytest_longctx.launchers.kubernetes import reaper
+from pytest_longctx.progress import wait_until
 from tests.external.kubernetes.control_plane import KEPT, ControlPlane, certificate, free_port
 from tests.external.kubernetes.kubelet import Kubelet
 
@@ -72,11 +73,7 @@ def world(tmp_path_factory):
     made.stop()
 
 
-def until(condition, most_s=30.0):
-    end = time.monotonic() + most_s
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.1)
-    return condition()
+until = partial(wait_until, timeout_s=30.0)
 
 
 def miniature(folder, name, *, image="longctx/base:1", flags="", env="", docker="", table="", boot_s=30, python=None):

@@ -87,7 +87,7 @@ def until_up(url, most_s):
         except httpx.HTTPError:
             return False
 
-    assert docker.until(up, most_s)
+    assert docker.until(up, timeout_s=most_s)
 
 
 def test_a_played_miniature_holds_what_the_suites_ask(tmp_path):

@@ -1,11 +1,13 @@
 """Evidence of a load: rates over the whole load, percentiles over its requests."""
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.client.exchange import Exchange, Usage
-from pytest_longctx.client.load import Load, observe, percentile
+from pytest_longctx.client.load import Load, observe
 
 
 def answered(started_s, ttft_s, *, chunks=3, gap_s=0.5, ending="complete"):
@@ -60,9 +62,14 @@ def test_answers_of_one_chunk_have_no_time_per_token():
     assert seen["ttft_p99_s"] == 1.0
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1).map(sorted), st.floats(0, 100), st.floats(0, 100))
-def test_percentiles_lie_among_the_values_and_do_not_fall(ordered, low, high):
-    low, high = sorted((low, high))
-    assert ordered[0] <= percentile(ordered, low) <= percentile(ordered, high) * (1 + 1e-12) + 1e-9
-    assert percentile(ordered, high) <= ordered[-1] * (1 + 1e-12)
-    assert (percentile(ordered, 0), percentile(ordered, 100)) == (ordered[0], ordered[-1])
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=40))
+def test_percentiles_are_linear_between_the_two_nearest_requests_whatever_their_order(times_s):
+    seen = observe(Load(tuple(answered(0.0, ttft_s) for ttft_s in times_s))).metrics
+    first_tokens_s = sorted(answered(0.0, ttft_s).ttft_s for ttft_s in times_s)
+    for percent in (50, 90, 99):
+        place = Fraction((len(times_s) - 1) * percent, 100)
+        low = int(place)
+        above = first_tokens_s[min(low + 1, len(times_s) - 1)] - first_tokens_s[low]
+        exact = first_tokens_s[low] + above * float(place - low)
+        assert seen[f"ttft_p{percent}_s"] == pytest.approx(exact, rel=1e-12)
+    assert {type(value) for name, value in seen.items() if name.startswith("ttft_p")} == {float}  # JSON has no numpy

@@ -1,6 +1,8 @@
 """The capacity arithmetic compared with real boots and documented runs. Every figure here was logged or measured."""
 
 from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,8 +15,10 @@ from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.deployments.models import TINY_LLAMA4
 from pytest_longctx.deployments.shape import from_config, known, read
 from pytest_longctx.errors import ModelError
+from pytest_longctx.reports import analysis, results
 from pytest_longctx.units import GiB, Mi
 
+RESULTS = Path(__file__).parents[3] / "docs/results"
 SCOUT = known()["llama-4-scout"]
 TINY = from_config(TINY_LLAMA4)
 SCOUT12 = known()["llama-4-scout-12-layers"]
@@ -291,6 +295,26 @@ def test_a_law_is_found_again(linear_s, quadratic_s):
     law = capacity.Law(linear_s, quadratic_s)
     found = capacity.fit([(n, law.seconds(n)) for n in (10_000, 100_000, 1_000_000, 4_000_000)])
     assert found.seconds(2_000_000) == pytest.approx(law.seconds(2_000_000), rel=1e-6)
+
+
+def exact_law(points):
+    """The normal equations of the relative error in exact fractions."""
+    rows = [(Fraction(n) / Fraction(t), Fraction(n) ** 2 / Fraction(t)) for n, t in points]
+    aa, ab, bb = (
+        sum(x * y for x, y in pairs) for pairs in ([(a, a) for a, _ in rows], rows, [(b, b) for _, b in rows])
+    )
+    a1, b1 = sum(a for a, _ in rows), sum(b for _, b in rows)
+    determinant = aa * bb - ab * ab
+    return float((a1 * bb - b1 * ab) / determinant), float((aa * b1 - ab * a1) / determinant)
+
+
+@pytest.mark.parametrize("run", ["vllm-0.25.1-1xh200", "vllm-0.25.1-1xh200/scale", "vllm-0.32.0-cpu"])
+def test_the_laws_of_committed_runs_are_the_exact_least_squares(run):
+    found = analysis.cold(results.read(RESULTS / run / "results.jsonl"))
+    sweeps = [[(point.tokens, point.ttft_s) for point in points] for points in found.values() if len(points) > 1]
+    assert sweeps
+    for points in sweeps:
+        assert capacity.fit(points) == pytest.approx(exact_law(points), rel=1e-9, abs=0.0)
 
 
 @pytest.mark.parametrize("points", [[], [(10, 1.0)], [(10, 1.0), (10, 2.0)]])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pytest_longctx.deployments.hardware import KINDS, Hardware, Machine
 from pytest_longctx.devices import detect as devices_detect
+from pytest_longctx.devices import neuron
 from pytest_longctx.devices.detect import detect
 from pytest_longctx.units import GiB
 
@@ -123,7 +124,7 @@ def test_every_neuron_device_is_counted_with_its_cores(tool):
     ("product", "kind"), [("trn1.2xlarge", "trn1"), ("trn1n.32xlarge", "trn1"), ("Standard PC", None)]
 )
 def test_an_older_neuron_tool_leaves_the_instance_to_the_firmware(tool, monkeypatch, product, kind):
-    monkeypatch.setattr(devices_detect, "_firmware", lambda: product)
+    monkeypatch.setattr(neuron, "_firmware", lambda: product)
     tool("neuron-ls", sample("neuron-ls-trn1.2xlarge.json"))
     assert detect().hardware == (kind and Hardware(kind))
     assert detect().facts["devices"] == f"{product}, 2 cores, 32768 MiB"

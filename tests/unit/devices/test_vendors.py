@@ -3,7 +3,6 @@
 import ast
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.devices import Device, Holder, amd, figures, neuron, wanted
+from pytest_longctx.progress import wait_until
 from pytest_longctx.units import GiB, Mi
 
 DATA = Path(__file__).parents[2] / "data/devices"
@@ -107,17 +107,10 @@ def test_amds_tool_that_is_there_is_the_one_that_is_asked(on_path, tool, name):
         source.devices()
 
 
-def until(look):
-    end = time.monotonic() + 20
-    while not look() and time.monotonic() < end:
-        time.sleep(0.02)
-    return look()
-
-
 def test_neurons_tool_is_followed_until_it_is_let_go(on_path):
     on_path("neuron-monitor", sample("neuron-monitor-inf1.json"), "exec /bin/sleep 60")
     source = neuron.NeuronMonitor((), 1)
-    (one,) = until(source.devices)
+    (one,) = wait_until(source.devices, 20)
     assert one.used_bytes == 4 * 63105088
     assert len(source.holders()) == 4
     source.close()

@@ -9,6 +9,7 @@ from pytest_longctx.backends import versions
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployments.deployment import Deployment, Model
 from pytest_longctx.errors import TableError
+from pytest_longctx.launchers.start_command import StartCommand
 from pytest_longctx.reports import pages
 
 PAGE = Path(__file__).parents[3] / "docs/reference/commands.md"
@@ -51,6 +52,13 @@ def test_the_same_command_in_other_words_does_not_differ(text):
 
 def test_numbers_are_compared_by_value():
     assert pages.documented("--gpu-memory-utilization 0.90") == pages.documented("--gpu-memory-utilization=0.9")
+
+
+def test_a_negative_number_is_a_value_and_the_last_of_a_flag_counts():
+    found = pages.documented("vllm serve org/m --seed -1 --port 1 --quiet --port 2 -O 3")
+    assert found == {"model": "org/m", "seed": "-1", "port": "2", "quiet": ""}
+    start = StartCommand(command=("--model", "a", "--model-path", "b", "--model", "c"))
+    assert (start.flag("--model", "--model-path"), start.flag("--tp")) == ("c", None)
 
 
 def test_a_call_reads_like_a_command_line():
