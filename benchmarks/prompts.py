@@ -73,7 +73,7 @@ def natural(folder: Path, tokens: int) -> int:
     from pytest_longctx.prompts.factory import Reader
 
     with tempfile.TemporaryDirectory() as empty:
-        reader = Reader(str(folder), shelf=TokenCache(Path(empty)))
+        reader = Reader(str(folder), cache=TokenCache(Path(empty)))
         return len(PromptFactory(0, "benchmark", (1000, 100_000), lambda: reader).natural(tokens))
 
 
@@ -153,7 +153,7 @@ def needle(folder: Path, tokens: int) -> int:
     from pytest_longctx.prompts.factory import Reader
 
     with tempfile.TemporaryDirectory() as empty:
-        reader = Reader(str(folder), shelf=TokenCache(Path(empty)))
+        reader = Reader(str(folder), cache=TokenCache(Path(empty)))
         return len(PromptFactory(0, "benchmark", (1000, 100_000), lambda: reader).needle(tokens, 0.5).prompt)
 
 

@@ -58,7 +58,7 @@ class StreamedRequest:
     usage: Usage | None = None
     refusal: Refusal | None = None
     detail: str = ""
-    lookout: Watchdog | None = None
+    watchdog: Watchdog | None = None
 
     async def run(self) -> Exchange:
         """Run the whole request while polling the server's metrics."""
@@ -66,15 +66,15 @@ class StreamedRequest:
             open_http(self.server, None) as http,
             nullcontext(self.gauges) if self.gauges else poll_metrics(self.server) as gauges,
         ):
-            lookout = self.lookout = Watchdog(self.server, gauges, prompt_tokens=len(self.prompt))
+            watchdog = self.watchdog = Watchdog(self.server, gauges, prompt_tokens=len(self.prompt))
             if self.gauges is None:
-                await lookout.note_counters()
+                await watchdog.note_counters()
             self.started_s = self.clock()
-            lookout.begin()
-            ending, ended_s = await self._race(http, lookout)
+            watchdog.begin()
+            ending, ended_s = await self._race(http, watchdog)
             if ending not in ("complete", "refused", "not asked"):
-                self.detail = f"{self.detail}; {await lookout.pulse()}"
-            ledger = await self._ledger(lookout) if self.gauges is None and ending == "complete" else None
+                self.detail = f"{self.detail}; {await watchdog.health_label()}"
+            ledger = await self._ledger(watchdog) if self.gauges is None and ending == "complete" else None
         return Exchange(
             sent_tokens=len(self.prompt),
             asked_tokens=self.output_tokens,
@@ -86,8 +86,8 @@ class StreamedRequest:
             usage=self._counted(ledger),
             ledger=ledger,
             refusal=self.refusal,
-            waited_unscheduled_s=lookout.admission.waited_s,
-            health=lookout.health,
+            waited_unscheduled_s=watchdog.admission.waited_s,
+            health=watchdog.health,
             text="".join(self.words)[:_KEPT_TEXT],
             detail=self.detail,
         )
@@ -99,10 +99,10 @@ class StreamedRequest:
             return tuple(self.arrivals_s)
         return (self.finished_s,)
 
-    async def _ledger(self, lookout: Watchdog) -> Ledger | None:
+    async def _ledger(self, watchdog: Watchdog) -> Ledger | None:
         # Wait for the requested number, not the one in usage: a server that overstates its answer never reaches that.
         counted = (self.usage and self.usage.completion_tokens) or 0
-        return await lookout.ledger(min(self.output_tokens, counted))
+        return await watchdog.ledger(min(self.output_tokens, counted))
 
     def _counted(self, ledger: Ledger | None) -> Usage:
         """Token counts from usage; if usage reports no cached tokens, from the server's counter."""
@@ -115,11 +115,11 @@ class StreamedRequest:
             return "answering"
         return "uploading" if self.uploaded_s is None else "waiting"
 
-    async def _race(self, http: httpx.AsyncClient, lookout: Watchdog) -> tuple[Ending, float]:
+    async def _race(self, http: httpx.AsyncClient, watchdog: Watchdog) -> tuple[Ending, float]:
         """Wait for the answer, the deadline or the watchdog, whichever comes first."""
         answer = asyncio.create_task(self._stream(http))
         what = f"{len(self.prompt):,} tokens to {self.server.deployment.name}"
-        watching = asyncio.create_task(lookout.watch(what, self._phase, self.deadline_s, self.watch))
+        watching = asyncio.create_task(watchdog.watch(what, self._phase, self.deadline_s, self.watch))
         try:
             await asyncio.wait({answer, watching}, timeout=self.deadline_s, return_when=asyncio.FIRST_COMPLETED)
             ended_s = self.clock()
@@ -128,7 +128,7 @@ class StreamedRequest:
             if watching.done():
                 ending, self.detail = watching.result()
                 return ending, ended_s
-            ending, self.detail = lookout.time_is_up(self.deadline_s, self.arrivals_s, self.output_tokens)
+            ending, self.detail = watchdog.time_is_up(self.deadline_s, self.arrivals_s, self.output_tokens)
             return ending, ended_s
         finally:
             for task in (answer, watching):
@@ -199,8 +199,8 @@ class StreamedRequest:
         yield head
         for chunk in self.prompt.json_chunks():
             yield chunk
-            if self.lookout is not None:
-                self.lookout.took()
+            if self.watchdog is not None:
+                self.watchdog.took()
         yield tail
         self.uploaded_s = self.clock()
 
@@ -229,8 +229,8 @@ class StreamedRequest:
         for choice in event.get("choices") or ():
             if (text := _said(choice)) is not None:
                 self.arrivals_s.append(now)
-                if self.lookout is not None:
-                    self.lookout.came()
+                if self.watchdog is not None:
+                    self.watchdog.came()
                 self.words += [text] if len(self.words) < _KEPT_TEXT else []
             elif choice.get("finish_reason") is not None:
                 self.finished_s = now

@@ -270,7 +270,7 @@ class Watchdog:
         share = now.grown("kv_usage", self.before)
         return None if share is None or pool is None else share * pool
 
-    async def pulse(self) -> str:
+    async def health_label(self) -> str:
         """Check the server's health and return the result as text."""
         path = self.server.backend.health
         self.health = await self.gauges.health(path)

@@ -22,7 +22,7 @@ from pytest_longctx.units import GiB
 
 _PROCESS_BYTES: Final = 256 * 1024**2
 """Memory that another process may hold during a boot: less than one CUDA context."""
-_NOBODY_BYTES: Final = 1024**3
+_UNOWNED_BYTES: Final = 1024**3
 """Memory that may be in use without a known process: AMD's driver holds about 300 MiB of each device."""
 _BACK_S: Final = 10.0
 """How long the release of memory may take after a server has stopped."""
@@ -46,13 +46,15 @@ def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008
             small = one.used_bytes is not None and one.used_bytes <= _PROCESS_BYTES
             if one.device == device.index and (one.device, one.pid) not in known and not small:
                 lines.append(f"device {device.index}: {_size(one.used_bytes)} by pid {one.pid}: {command(one.pid)}")
-        rest = _nobodys(device, now) - sum(_nobodys(old, before) for old in before.devices if old.index == device.index)
-        if rest > _NOBODY_BYTES:
+        rest = _unowned_bytes(device, now) - sum(
+            _unowned_bytes(old, before) for old in before.devices if old.index == device.index
+        )
+        if rest > _UNOWNED_BYTES:
             lines.append(f"device {device.index}: {_size(rest)} by no process that can be seen: {GONE}")
     return lines
 
 
-def _nobodys(device: Device, look: Look) -> float:
+def _unowned_bytes(device: Device, look: Look) -> float:
     """Bytes in use on *device* beyond those of its known processes; 0 if one of the two is not known."""
     sizes = [one.used_bytes for one in look.holders if one.device == device.index]
     if device.used_bytes is None or None in sizes:

@@ -13,7 +13,7 @@ from typing import Final
 _CLOCK: Final = re.compile(r"\x1b\[[0-9;]*m|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?|\b(?:\d{4}[-/])?\d\d[-/]\d\d\b|:\d{4,5}\b")
 """Colours, times, dates and the ports of clients."""
 _ASKED: Final = re.compile(r'"?\b(?:GET|POST|HEAD) /\S*(?: HTTP/|"| )')
-"""A line of an access log, which our own looks and knocks cause."""
+"""A line of an access log, which our own requests cause."""
 _MOST_BYTES: Final = 1 << 22
 _MOST_LINES: Final = 100_000
 

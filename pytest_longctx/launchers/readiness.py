@@ -17,7 +17,7 @@ from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.launchers import Launch
-from pytest_longctx.launchers.readiness_probe import Knock
+from pytest_longctx.launchers.readiness_probe import ReadinessProbe
 from pytest_longctx.observation import Kind, Observation
 from pytest_longctx.processes import Candidate
 from pytest_longctx.progress import Progress
@@ -42,13 +42,13 @@ _WIDEST = 400
 """Characters of one line of an explanation."""
 
 
-NOBODY_S = 5.0
+UNREACHABLE_S = 5.0
 """How long to try an address without a listener, where the server should run already."""
 
 
 def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:
     """*hoped* once it has generated a token, with its version and limits. Raises `BootError` with the failure."""
-    with Knock(hoped) as probe:
+    with ReadinessProbe(hoped) as probe:
         return _Wait(candidate, launch, probe, boot_s).until_ready()
 
 
@@ -58,7 +58,7 @@ class _Wait:
 
     candidate: Candidate
     launch: Launch
-    probe: Knock
+    probe: ReadinessProbe
     boot_s: float
     reading: LogReader = field(init=False)
     stall: Stall = field(init=False)
@@ -113,8 +113,8 @@ class _Wait:
         if self.candidate.ours:
             return self.stall.look(now_s) is not None or self.elapsed_s > self.boot_s
         # It should run already: a refused connection means that no server is there.
-        nobody = not self.probe.connected and (bool(self.probe.nobody) or self.elapsed_s > NOBODY_S)
-        return nobody or self.elapsed_s > self.boot_s
+        unreachable = not self.probe.connected and (bool(self.probe.unreachable) or self.elapsed_s > UNREACHABLE_S)
+        return unreachable or self.elapsed_s > self.boot_s
 
     def _answered(self, answered: Server) -> Server:
         """The server with all known figures. Raises `BootError` where its KV cache cannot hold one request of its own length."""

@@ -45,7 +45,7 @@ class _Failing:
         return self.times >= _PERSISTS_TIMES and now_s - self.since_s >= PERSISTS_S
 
 
-class Knock:
+class ReadinessProbe:
     """
     Probes *server* step by step, until it generates a token or refuses to.
 
@@ -58,7 +58,7 @@ class Knock:
         self.answered: Server | None = None
         self.refused: Refusal | None = None
         self.unaskable: Unaskable | None = None
-        self.nobody = ""
+        self.unreachable = ""
         """Why the address cannot be reached, where the last connection was refused at once."""
         self.step = "health"
         self.last = ""
@@ -95,7 +95,7 @@ class Knock:
                         return
                 except Exception as problem:  # noqa: BLE001 - any answer that cannot be read means: not ready yet
                     self.last = str(problem) or type(problem).__name__
-                    self.nobody = self.last if isinstance(problem, httpx.ConnectError) else ""
+                    self.unreachable = self.last if isinstance(problem, httpx.ConnectError) else ""
                 self._stop.wait(_PAUSE_S)
 
     def _once(self, http: httpx.Client) -> bool:

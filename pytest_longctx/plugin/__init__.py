@@ -68,11 +68,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(reporting, _REPORTING)
     config.pluginmanager.register(Deselecting(session), _DESELECTING)
     if session.options.github and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(GitHubAnnotations(reporting), "longctx-annotating")
+        config.pluginmanager.register(GitHubAnnotations(reporting), "longctx-github")
     if sharding is not None:
         config.pluginmanager.register(sharding, "longctx-sharding")
     if session.earlier is not None:
-        config.pluginmanager.register(Resuming(session, session.earlier), "longctx-carrying")
+        config.pluginmanager.register(Resuming(session, session.earlier), "longctx-resume")
 
 
 def _do_without_workers(config: pytest.Config) -> None:

@@ -106,17 +106,17 @@ class Session:
         ahead = self.boots_ahead
         return f"{ahead.index(name) + 1} of {len(ahead)}: " if name in ahead else ""
 
-    def _boot(self, launch: Launch, pulse: Sampler) -> Iterator[Boot]:
+    def _boot(self, launch: Launch, sampler: Sampler) -> Iterator[Boot]:
         chosen, since_s = self.selection, time.monotonic()
         here = chosen.here(launch.deployment)
         predicted = plan.predict(launch.deployment, chosen.backend, here)
         with launchers_boot.boot(chosen.launcher, launch, here, chosen.version, predicted) as seen:
             self.progress_line.clear()
             server = seen.server and replace(seen.server, salt=self._salt(seen.server))
-            booted = replace(seen, server=server, peaks=pulse.peaks(since_s, time.monotonic()))
+            booted = replace(seen, server=server, peaks=sampler.peaks(since_s, time.monotonic()))
             self.last_boot = self.booted[launch.deployment.name] = booted
             if booted.server is not None:
-                pulse.attend(booted.server)
+                sampler.attend(booted.server)
             self.unrecorded.append(properties.row_pair(properties.BOOT, booted.record()))
             yield booted
 

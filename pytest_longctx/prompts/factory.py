@@ -32,7 +32,7 @@ class Reader:
     where: str
     source: Source = field(default_factory=Sentences)
     context: int | None = None
-    shelf: TokenCache = field(default_factory=token_cache)
+    cache: TokenCache = field(default_factory=token_cache)
 
     @cached_property
     def vocabulary(self) -> ModelTokenizer:
@@ -58,7 +58,7 @@ class Reader:
                 raise too_short(self.source, had, tokens)
             return found.view(np.uint8)
 
-        return self.shelf.fetch(what, build).view("<u4")
+        return self.cache.fetch(what, build).view("<u4")
 
     def text(self, rng: np.random.Generator, tokens: int) -> str:
         """Return a text of exactly *tokens* tokens; see `text.exact_text`."""
@@ -97,7 +97,7 @@ class Reader:
         return opening
 
     def _keep(self, what: dict[str, str | int], build: Callable[[], str]) -> str:
-        found = self.shelf.fetch(what, lambda: np.frombuffer(build().encode(), dtype=np.uint8))
+        found = self.cache.fetch(what, lambda: np.frombuffer(build().encode(), dtype=np.uint8))
         return found.tobytes().decode()
 
 

@@ -12,7 +12,7 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.launchers import Launch, readiness
 from pytest_longctx.launchers.process import ProcessLauncher
-from pytest_longctx.launchers.readiness_probe import Knock
+from pytest_longctx.launchers.readiness_probe import ReadinessProbe
 from pytest_longctx.registry import BACKENDS, load
 from tests.unit import factories
 from tests.unit.recorded_logs import BENIGN, FAILURES
@@ -56,9 +56,9 @@ def failed(
     )
     backend: Backend = load(BACKENDS[name])()
     launch = Launch(backend, factories.deployment(timeouts=timeouts), "m", folder)
-    nobody = Knock(launch.server_at("http://127.0.0.1:1", ProcessLauncher()))  # without health requests
+    probe = ReadinessProbe(launch.server_at("http://127.0.0.1:1", ProcessLauncher()))  # without health requests
     with pytest.raises((LaunchError, BootError)) as raised:
-        readiness._Wait(kind(line, clock), launch, nobody, BOOT_S).until_ready()
+        readiness._Wait(kind(line, clock), launch, probe, BOOT_S).until_ready()
     return clock.now_s, raised.value
 
 

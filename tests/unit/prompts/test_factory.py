@@ -32,7 +32,7 @@ def reader(tmp_path):
     def make(family):
         path = tmp_path / f"{family}.json"
         tokenizers.vocabulary(family).rust.save(str(path))
-        return Reader(str(path), shelf=TokenCache(tmp_path / "shelf"))
+        return Reader(str(path), cache=TokenCache(tmp_path / "shelf"))
 
     return make
 
@@ -128,7 +128,7 @@ def test_a_prompt_that_cannot_be_told_from_another_is_refused(tmp_path):
     path = tmp_path / "tokenizer.json"
     tokenizers.vocabulary("word_level").rust.save(str(path))
     with pytest.raises(PromptError, match=r"does not know .*\n.*corpus.Words"):
-        factory(Reader(str(path), shelf=TokenCache(tmp_path))).natural(100)
+        factory(Reader(str(path), cache=TokenCache(tmp_path))).natural(100)
 
 
 def test_a_user_s_text_that_is_too_short_is_refused_unless_repeated_by_name(reader, tmp_path):
