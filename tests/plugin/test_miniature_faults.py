@@ -73,8 +73,8 @@ CAUGHT = {
     "answers-500": dict.fromkeys(ALL, "outcome: fails, wanted"),
 }
 SET_UP = {
-    "wants-key": "it asks for an API key",
-    "forbids": "it asks for an API key",
+    "wants-key": "it requires an API key",
+    "forbids": "it requires an API key",
     "has-no-completions": "answered HTTP 404",
     "is-a-web-page": "it returned a web page",
     "loses-its-route": "answered HTTP 404",
@@ -116,7 +116,7 @@ def test_a_server_that_cannot_be_asked_is_an_error_of_the_set_up(run, faulty, fa
         "errors": 4,
     }
     assert SET_UP[fault] in done.text
-    assert "the question could not be asked" in done.text
+    assert "the request did not reach an engine" in done.text
     assert "Traceback" not in done.text
     assert not (done.folder / "results" / "results.jsonl").exists() or done.results.verdicts == []
     assert done.outcome.ret == 1

@@ -221,6 +221,6 @@ def test_what_is_refused_inside_a_test_is_told_without_a_traceback(run, pytester
     pytester.makepyfile(REFUSED)
     done = run("--backend=miniature", what=str(pytester.path))
     done.outcome.assert_outcomes(failed=2)
-    assert "ask(prompt(N), M) takes a prompt and at least one token" in done.text
+    assert "ask(prompt(N), M) needs a prompt and at least one output token" in done.text
     assert "client.py" not in done.text
     assert 'raise ValueError("seen with its lines")' in done.text

@@ -75,7 +75,7 @@ def test_an_expected_failure_that_changed_says_how():
 def test_a_known_failure_that_is_gone_says_what_to_take_out():
     verdict = judged(factories.exchange(), known={"issue": "https://example.invalid/1", "since": dt.date(2026, 1, 2)})
     reported = rows(verdict_text(verdict, SETTING))
-    assert "the known failure is gone" in reported["seen"]
+    assert "the known failure no longer occurs" in reported["seen"]
     assert reported["do"] == "take [known] out of findings/TT-0001*.toml, and close https://example.invalid/1"
 
 
