@@ -10,6 +10,7 @@ from math import ceil
 
 from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 SAMPLER_LOGITS_BYTES = 4
@@ -50,6 +51,27 @@ def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int) 
     return 0.25 * GiB + logits + 25 * shape.hidden * max_batched_tokens
 
 
+NEW_GROUP_RATIO = 1.5
+"""
+How much commoner a kind of layer must be to be cut into groups, in 0.25 and later
+(``_get_kv_cache_groups_uniform_page_size``).
+"""
+
+
+def group_ratio(version: str | None) -> float:
+    """
+    The same in the oldest engine of a range of versions: 0.11 always takes the smallest count, 0.12 allows a quarter more.
+
+    The sources of 0.13 to 0.24 were not read; 1.5 is taken for them.
+
+    >>> group_ratio("==0.11.0"), group_ratio("==0.12.0"), group_ratio(">=0.25"), group_ratio(None)
+    (1.0, 1.25, 1.5, 1.5)
+    """
+    if version is None:
+        return NEW_GROUP_RATIO
+    return 1.0 if overlap(version, "<0.12") else 1.25 if overlap(version, "<0.13") else NEW_GROUP_RATIO
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
     """The KV cache of one device as blocks that all layers share."""
@@ -63,16 +85,18 @@ class Pool:
     max_batched_tokens: int = 8192
     hybrid: bool = True
     """Whether layers that attend to a window keep only that (the hybrid KV-cache manager)."""
+    group_ratio: float = NEW_GROUP_RATIO
+    """See `group_ratio`."""
 
     @property
     def group_layers(self) -> int:
         """
         Layers in a group. Layers of one kind are cut into groups of equal size, so that blocks of all kinds are of one size.
 
-        The size is the number of layers of the rarest kind, or of the commonest where that is less than a quarter more.
+        The size is the number of layers of the rarest kind, or of the commonest where that is less than *group_ratio* times it.
         """
         counts = self._counts()
-        return max(counts) if max(counts) < 1.25 * min(counts) else min(counts)
+        return max(counts) if max(counts) < self.group_ratio * min(counts) else min(counts)
 
     def _counts(self) -> tuple[int, ...]:
         shape = self.shape
@@ -169,12 +193,13 @@ def predict(
     hybrid: bool = True,
     other_bytes: float = OTHER_BYTES,
     stages: int = 1,
+    ratio: float = NEW_GROUP_RATIO,
 ) -> Prediction:
     """What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*."""
     weights = shape.weight_bytes(weight_value_bytes, tensor_parallel, rope_value_bytes=2)
     available = available_bytes(device_bytes, utilisation, weights, other_bytes)
     parts = (value_bytes, tensor_parallel, block_size, max_batched_tokens)
-    pool = Pool(shape, available, *parts, hybrid)
+    pool = Pool(shape, available, *parts, hybrid, ratio)
     one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
     workers = tensor_parallel * stages
     tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups)
@@ -193,7 +218,7 @@ def predict(
         return Prediction("runs out of memory", terms, longest, concurrency, copy, copy.size_bytes, cure)
     if concurrency < 1:
         # The check at boot sees what each layer keeps; without the hybrid manager the pool then keeps everything for all.
-        would_pass = Pool(shape, available, *parts, hybrid=True).concurrency(max_model_len) >= 1
+        would_pass = Pool(shape, available, *parts, hybrid=True, group_ratio=ratio).concurrency(max_model_len) >= 1
         cure = "the hybrid KV-cache manager" if would_pass else f"--max-model-len {longest}"
         return Prediction(
             "overcommits" if would_pass else "refuses", terms, longest, concurrency, one_request, None, cure
