@@ -75,7 +75,7 @@ class Row:
     @property
     def contradicts(self) -> bool:
         """The physics and the findings disagree: one of them is wrong."""
-        if self.prediction is None or self.out_of_scope:
+        if self.prediction is None or self.out_of_scope or self.prediction.doubt:
             return False
         return bool(self.expects - {self.prediction.outcome})
 

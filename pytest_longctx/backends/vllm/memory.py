@@ -5,13 +5,23 @@ The pool follows ``v1/core/kv_cache_utils.py`` (0.12.0 to 0.33.0) and reproduces
 logged digit; where the sizes were measured stands beside each constant.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
+
+MEASURED_FROM_BYTES = 120 * GiB
+"""The devices on which `OTHER_BYTES` and `OUTSIDE_BYTES` were measured are larger: H200s, of 139.8 GiB."""
+
+DOUBT_BYTES = 5 * GiB
+"""
+How far off `OTHER_BYTES` may be on a smaller device.
+
+From two public logs of H100s: Llama-3.1-8B had 3.7 GiB more for its cache than predicted, gpt-oss-120b (0.11) 4.4 GiB less.
+"""
 
 SAMPLER_LOGITS_BYTES = 4
 """The sampler works on fp32 copies of the logits."""
@@ -195,7 +205,11 @@ def predict(
     stages: int = 1,
     ratio: float = NEW_GROUP_RATIO,
 ) -> Prediction:
-    """What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*."""
+    """
+    What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*.
+
+    On a device on which nothing was measured the outcome is in doubt where `DOUBT_BYTES` would turn it.
+    """
     weights = shape.weight_bytes(weight_value_bytes, tensor_parallel, rope_value_bytes=2)
     available = available_bytes(device_bytes, utilisation, weights, other_bytes)
     parts = (value_bytes, tensor_parallel, block_size, max_batched_tokens)
@@ -209,10 +223,11 @@ def predict(
     )
     terms = (Term("weights", weights), Term("other", other_bytes), Term("KV pool", available), one_request, *host)
     longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
+    doubt = "" if device_bytes >= MEASURED_FROM_BYTES else _doubt(pool, max_model_len)
     if not pool.blocks:
         cure = "--tensor-parallel-size of twice as many devices"
-        return Prediction("runs out of memory", terms, 0, None, terms[0], None, cure)
-    if device_bytes * (1 - utilisation) < OUTSIDE_BYTES:
+        return Prediction("runs out of memory", terms, 0, None, terms[0], None, cure, doubt=doubt)
+    if device_bytes * (1 - utilisation) < OUTSIDE_BYTES and device_bytes >= MEASURED_FROM_BYTES:
         copy = Term("sampler warm-up, one copy of the logits", sampler_copy_bytes(max_num_seqs, shape))
         cure = "--gpu-memory-utilization 0.90"
         return Prediction("runs out of memory", terms, longest, concurrency, copy, copy.size_bytes, cure)
@@ -221,9 +236,29 @@ def predict(
         would_pass = Pool(shape, available, *parts, hybrid=True, group_ratio=ratio).concurrency(max_model_len) >= 1
         cure = "the hybrid KV-cache manager" if would_pass else f"--max-model-len {longest}"
         return Prediction(
-            "overcommits" if would_pass else "refuses", terms, longest, concurrency, one_request, None, cure
+            "overcommits" if would_pass else "refuses",
+            terms,
+            longest,
+            concurrency,
+            one_request,
+            None,
+            cure,
+            doubt=doubt,
         )
-    return Prediction("serves", terms, longest, concurrency, host_cure="--max-num-seqs 8")
+    return Prediction("serves", terms, longest, concurrency, host_cure="--max-num-seqs 8", doubt=doubt)
+
+
+def _doubt(pool: Pool, max_model_len: int) -> str:
+    """What would turn the outcome of a boot with this *pool*; empty where `DOUBT_BYTES` more or less would not."""
+    sizes = (pool.available_bytes - DOUBT_BYTES, pool.available_bytes + DOUBT_BYTES)
+    fits = {replace(pool, available_bytes=max(0.0, size)).concurrency(max_model_len) >= 1 for size in sizes}
+    if len(fits) == 1:
+        return ""
+    asked, seen = (size / GiB for size in (pool.bytes_for(max_model_len), pool.available_bytes))
+    return (
+        f"one request needs {asked:.2f} GiB, and the KV pool has {seen:.2f} GiB, give or take {DOUBT_BYTES / GiB:.0f}: "
+        "what this engine takes beside weights and cache was measured on H200s only"
+    )
 
 
 def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
