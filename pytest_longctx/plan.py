@@ -10,6 +10,8 @@ from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.deployments.models import Beyond
+from pytest_longctx.deployments.shape import Shape, weight_value_bytes
 from pytest_longctx.errors import UsageError
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Case, machine_lacks
@@ -17,6 +19,7 @@ from pytest_longctx.findings.verdicts import concerns_memory
 from pytest_longctx.launchers.lint import lint
 from pytest_longctx.launchers.start_command import of_deployment
 from pytest_longctx.observation import Outcome
+from pytest_longctx.shapes import NotUnderstood
 from pytest_longctx.units import GiB, duration
 
 USUAL_UTILISATION = 0.5
@@ -51,6 +54,10 @@ class Row:
     """Reason why the deployment cannot run on this machine."""
     prediction: Prediction | None = None
     """Memory prediction; ``None`` if the model's shape, the hardware or the engine's memory use is unknown."""
+    unpredicted: str = ""
+    """Why there is no prediction, where that is known: the key of config.json that is not understood, or what is not modelled."""
+    sizes: str = ""
+    """What config.json says of the model's size, where it was read."""
     expects: frozenset[Outcome] = frozenset()
     """Documented outcome of this boot, as far as memory determines it."""
     boot_s: float | None = None
@@ -64,12 +71,12 @@ class Row:
         """Short verdict of the row."""
         if self.out_of_scope:
             return f"out of scope: {self.out_of_scope}"
-        return "no prediction" if self.prediction is None else str(self.prediction)
+        return self.unpredicted or ("no prediction" if self.prediction is None else str(self.prediction))
 
     @property
     def contradicts(self) -> bool:
         """Whether prediction and findings disagree, so that one of them is wrong."""
-        if self.prediction is None or self.out_of_scope:
+        if self.prediction is None or self.out_of_scope or self.prediction.doubt:
             return False
         return bool(self.expects - {self.prediction.outcome})
 
@@ -105,6 +112,8 @@ class Plan:
             if row.prediction is not None and not row.out_of_scope:
                 yield "    " + ", ".join(str(term) for term in row.prediction.terms)
                 yield f"    longest request {row.prediction.longest_tokens:,} tokens; {_times(row)}"
+            if row.sizes and not row.out_of_scope:
+                yield f"    {row.sizes}"
             yield from (f"    {wrong}" for wrong in row.lints)
             if row.contradicts:
                 yield "    the findings document another outcome: the prediction or a finding is wrong"
@@ -160,7 +169,7 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
     Predict the memory of *one*. Returns ``None`` if the model's shape, the hardware or the engine's memory use is
     unknown.
     """
-    shape = models.shape_of(one.model)
+    shape = None if unpredicted(one, backend) else models.shape_of(one.model)
     gib = DEVICE_GIB.get(here.hardware.kind) if here.hardware else None
     found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
     return found.on_host(here.host_bytes) if found else None
@@ -185,6 +194,33 @@ def predict_deployment(
     if there.count < needs.count:
         raise UsageError(f"predict {one.name}: it needs {needs.count} devices ({needs}), and {there} has {there.count}")
     return predict(one, backend or named(one.backend), Machine(there))
+
+
+def unpredicted(one: Deployment, backend: Backend) -> str:
+    """Why nothing is predicted of *one*; empty where nothing speaks against it."""
+    found = models.read_shape(one.model)
+    if isinstance(found, NotUnderstood):
+        return str(found)
+    if isinstance(found, Beyond):
+        return f"the memory of {backend.name} for {found.whole.model_type} is not modelled: {found.why}"
+    return backend.unmodelled(one, found) if found is not None and found.whole is not None else ""
+
+
+def _sizes(one: Deployment, backend: Backend) -> str:
+    """Weights and bytes of a token, from config.json; they are right where the rest is not modelled, too."""
+    found = models.read_shape(one.model)
+    whole = found.whole if isinstance(found, Shape | Beyond) else None
+    if whole is None:
+        return ""
+    devices = backend.tensor_parallel(one)
+    gib = whole.weight_bytes(devices, weight_value_bytes(whole, one.model.weight_bits / 8)) / GiB
+    kept, everything = (whole.kv_bytes_per_token(2, devices, windowed=each) for each in (False, True))
+    windows = "" if kept == everything else f" beyond the windows, {everything:,} within them,"
+    states = ", beside a state for each request" if whole.states else ""
+    of_each = "on the device" if devices == 1 else f"on each of {devices} devices"
+    count = f"{whole.parameters / 1e9:,.2f}B parameters"
+    size = f"weights {gib:.2f} GiB and {kept:,} bytes of BF16 KV cache a token{windows}{states} {of_each}"
+    return "; ".join((f"config.json: {count}", size, *whole.notes))
 
 
 def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None, backend: Backend) -> float | None:
@@ -252,6 +288,8 @@ def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Ma
         findings=tuple(each.id for each in asked),
         out_of_scope=lacks.partition(": ")[2],
         prediction=predict(one, backend, replace(here, hardware=needs)),
+        unpredicted=unpredicted(one, backend),
+        sizes=_sizes(one, backend),
         expects=frozenset(each.expect.outcome for each in asked if _foreseeable(each, here)),
         boot_s=_boot_s(one, asked, needs),
         test_s=test_s,

@@ -128,8 +128,11 @@ def overlap(one: str | None, other: str | None) -> bool:
 
     >>> overlap(">=0.12,<0.14", "==0.12.*"), overlap(">=0.12,<0.14", ">=0.25")
     (True, False)
+    >>> overlap("<0.11", "<0.13"), overlap(">0.11", ">0.13")
+    (True, True)
     """
     if one is None or other is None:
         return True
     named = {each.version.removesuffix(".*") for text in (one, other) for each in SpecifierSet(text)}
+    named |= {"0", "999999"}  # two ranges that are open on the same side overlap there
     return any(in_range(version, one) and in_range(version, other) for version in named)

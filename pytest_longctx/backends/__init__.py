@@ -105,6 +105,8 @@ class Backend:
     dies_unhealthy: ClassVar[bool] = False
     """Whether status 503 from the health endpoint, after the boot, means that the engine has died; else it may only be busy."""
     version_path: ClassVar[str | None] = "/version"
+    unmodelled_flags: ClassVar[frozenset[str]] = frozenset()
+    """Flags that change what a device holds, and that `predict` does not look at."""
     reset_path: ClassVar[str | None] = None
     """Endpoint whose POST resets the prefix cache; None: there is none."""
     body: ClassVar[Mapping[str, Any]] = MappingProxyType({"ignore_eos": True})
@@ -158,6 +160,22 @@ class Backend:
         predicted.
         """
         return None
+
+    def tensor_parallel(self, deployment: Deployment) -> int:
+        """How many devices share each layer."""
+        return 1
+
+    def unmodelled(self, deployment: Deployment, shape: Shape) -> str:
+        """Why `predict` would be wrong about *deployment* with a *shape* that was read from its config.json; empty: it is not."""
+        if unknown := sorted(self.unmodelled_flags & {name.replace("_", "-") for name in deployment.flags}):
+            return f"the memory of {self.name} with --{unknown[0]} is not modelled"
+        asked = shape.whole.scheme.kv_dtype if shape.whole else None
+        if asked and deployment.flags.get("kv-cache-dtype", "auto") == "auto":
+            return (
+                f"the memory of {self.name} is not modelled where config.json asks for a KV cache in {asked}: "
+                "name a --kv-cache-dtype"
+            )
+        return ""
 
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         """Seconds for which the devices wait for the host during one prefill, if known to grow with the prompt; else 0."""

@@ -125,6 +125,8 @@ class Prediction:
 
     host_cure: str = ""
     """The flag that reduces its use of host memory."""
+    doubt: str = ""
+    """Why *outcome* may be wrong: what is not known here, and by how much; empty where it is as sure as the rest."""
 
     def on_host(self, host_bytes: float | None) -> "Prediction":
         """The prediction with *host_bytes* of host memory (None: not known); failures on the devices come first."""
@@ -141,10 +143,14 @@ class Prediction:
         return self.outcome == "serves"
 
     def __str__(self) -> str:
+        if self.fits and self.doubt:
+            return f"not decided, fits at a guess: {self.doubt}"
         if self.fits and self.longest_tokens < (self.advertised_tokens or 0):
             return (
                 f"starts, but holds only {self.longest_tokens:,} of the {self.advertised_tokens:,} tokens it advertises"
             )
         if self.fits:
             return "fits" + (f" {self.concurrency:.2f}x" if self.concurrency is not None else "")
+        if self.doubt:
+            return f"not decided, {self.outcome} at a guess: {self.doubt}"
         return f"{self.outcome}: {self.culprit}" + (f"; {self.cure} cures it" if self.cure else "")

@@ -7,7 +7,10 @@ it says "random weights". A probe has weights, and its right answers are known: 
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +21,7 @@ from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.errors import ModelError, unknown
 from pytest_longctx.probe import checkpoint
+from pytest_longctx.shapes import ModelShape, NotUnderstood, read
 
 TINY_VOCABULARY = 4096
 """Number of token ids of the tiny model: 0 to 15 are special, the others are ordinary words."""
@@ -87,16 +91,80 @@ def locate(model: Model) -> str:
     return model.id or model.name
 
 
-def shape_of(model: Model) -> Shape | None:
-    """The shape of *model*: generated, from its folder, or by its name; None if not known. Raises `ModelError`."""
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """A shape that was read, and that the predictors of memory and time have no terms for."""
+
+    whole: ModelShape
+    why: str
+    """What they have no terms for."""
+
+
+def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
+    """
+    What is known of the shape of *model*, made, known by name, or read from its folder; None where it has no config at hand.
+
+    A config.json that cannot be read is no error: it concerns one model. Raises `ModelError` for an unknown name.
+    """
     if model.make in MADE_CONFIGS:
         return shape.from_config(MADE_CONFIGS[model.make])
     if model.shape is not None:
         if model.shape not in shape.known():
             raise ModelError(unknown("shape", model.shape, shape.known()))
         return shape.known()[model.shape]
-    folder = Path(model.path).expanduser() if model.path else None
-    return shape.read(folder) if folder and (folder / "config.json").is_file() else None
+    if model.path is None:
+        return None
+    config = Path(model.path).expanduser() / "config.json"
+    try:
+        stamp = (config.stat().st_mtime_ns, config.stat().st_size)
+    except OSError:
+        return None
+    return _read_config(config, stamp)
+
+
+def shape_of(model: Model) -> Shape | None:
+    """The shape of *model*, where it is known and the predictors of memory and time have terms for it."""
+    found = read_shape(model)
+    return found if isinstance(found, Shape) else None
+
+
+@lru_cache(maxsize=256)
+def _read_config(path: Path, stamp: tuple[int, int]) -> Shape | Beyond | NotUnderstood:
+    """The shape in the config.json at *path*; *stamp* tells one content of the file from the next."""
+    del stamp
+    config = _json(path)
+    quantised = _json(beside) if (beside := path.with_name("hf_quant_config.json")).is_file() else None
+    for each in (config, quantised):
+        if isinstance(each, NotUnderstood):
+            return each
+    found = read(config, quantised)
+    if isinstance(found, NotUnderstood):
+        return found
+    if why := shape.not_plain(found):
+        return Beyond(found, why)
+    named = config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    return shape.of(found, architecture, positions_scaled=_scaled(config))
+
+
+def _json(path: Path) -> Any:
+    """What the file at *path* holds, or why that is not known."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        return NotUnderstood(path.name, f"it is no JSON file ({type(problem).__name__}: {problem})"[:300])
+
+
+def _scaled(config: Mapping[str, Any]) -> bool:
+    """Whether any table of rotary embeddings has a scaling."""
+    text = config.get("text_config")
+    parts = (config, text) if isinstance(text, Mapping) else (config,)
+    tables = [part[key] for part in parts for key in ("rope_scaling", "rope_parameters") if part.get(key)]
+    return any(not isinstance(table, Mapping) or _kind(table) != "default" for table in tables)
+
+
+def _kind(table: Mapping[str, Any]) -> Any:
+    return table.get("rope_type", table.get("type", "default"))
 
 
 def fingerprint(model: Model, located: str) -> str:

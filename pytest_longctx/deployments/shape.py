@@ -1,6 +1,5 @@
 """A model's shape, from its Hugging Face ``config.json``: everything that memory and time depend on."""
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_longctx.errors import ModelError
+from pytest_longctx.shapes import ModelShape
+from pytest_longctx.shapes.caches import Attention, Latent, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,12 @@ class Shape:
     """Parameters of the input and output embeddings; only the output is multiplied, and only for the last token."""
     rope_positions: int
     """Positions in the table of rotary embeddings; 0 if no layer has any."""
+    whole: ModelShape | None = None
+    """What `pytest_longctx.shapes` read, where this is made of it: the weights are then counted tensor by tensor."""
+    architecture: str = ""
+    """The class that config.json names; engines choose by it. Empty where it is not known."""
+    positions_scaled: bool = False
+    """Whether the config has a scaling of its positions, so that *rope_positions* may not be the longest context."""
 
     @property
     def layers(self) -> int:
@@ -50,7 +57,8 @@ class Shape:
             return self
         counts = {name: ceil(getattr(self, name) / stages) for name in ("full", "chunked", "sliding")}
         held = ceil((self.parameters - self.embedding_parameters) / stages) + self.embedding_parameters // 2
-        return replace(self, **counts, parameters=held)
+        whole = self.whole and self.whole.stage(stages)
+        return replace(self, **counts, parameters=held, whole=whole)
 
     def kv_bytes_per_token(self, value_bytes: int, tensor_parallel: int = 1) -> int:
         """Bytes per token of keys and values in all layers, on one device."""
@@ -65,18 +73,59 @@ class Shape:
         Bytes of the weights on one device.
 
         The table of rotary embeddings is not sharded: with 10,485,760 positions of 128 values it takes 2.5 GiB of each device in
-        BF16 (vLLM) and 5.0 GiB in FP32 (SGLang). This explains why "weights" exceed parameters / devices.
+        BF16 (vLLM) and 5.0 GiB in FP32 (SGLang), which is what "weights" above parameters / devices are made of.
+
+        Where the config says how its weights are quantised, that counts, and not *value_bytes*.
         """
+        if self.whole is not None:
+            plain = weight_value_bytes(self.whole, value_bytes)
+            return self.whole.weight_bytes(tensor_parallel, plain) + self.whole.rope_bytes(rope_value_bytes)
         return self.parameters * value_bytes / tensor_parallel + self.rope_positions * self.head_dim * rope_value_bytes
 
 
-def read(path: Path) -> Shape:
-    """Read the shape from the ``config.json`` at *path*, or in the folder *path*. Raises `ModelError`."""
-    file = path / "config.json" if path.is_dir() else path
-    try:
-        return from_config(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError) as problem:
-        raise ModelError(f"{file}: {problem}") from None
+def weight_value_bytes(whole: ModelShape, value_bytes: float) -> float:
+    """Bytes of a value that ``quantization_config`` does not speak of: as it was told, or BF16 beside what is quantised."""
+    return 2 if whole.scheme.name else value_bytes
+
+
+def not_plain(whole: ModelShape) -> str:
+    """What *whole* has that a `Shape` cannot say; empty where the layers are of one size, with one window at most."""
+    caches = [cache for layer in whole.stack for cache in layer.caches]
+    attentions = [cache for cache in caches if isinstance(cache, Attention)]
+    checks = {
+        "layers that keep a state": any(isinstance(cache, State) for cache in caches),
+        "latent attention": any(isinstance(cache, Latent) for cache in caches),
+        "sparse attention": any(cache.index_dim or cache.attended for cache in attentions),
+        "layers that keep no cache of their own": not all(layer.caches for layer in whole.stack),
+        "layers with several caches": any(len(layer.caches) > 1 for layer in whole.stack),
+        "heads of several shapes": len({(c.kv_heads, c.key_dim, c.value_dim, c.heads) for c in attentions}) > 1,
+        "keys and values of different width": any(cache.key_dim != cache.value_dim for cache in attentions),
+        "windows of several sizes": len({(c.span, c.window) for c in attentions if c.window}) > 1,
+        "towers that are not counted": whole.vision_parameters is None,
+    }
+    return ", ".join(name for name, there in checks.items() if there)
+
+
+def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = False) -> Shape:
+    """The shape of a model of which `not_plain` says nothing."""
+    return Shape(
+        full=whole.full,
+        chunked=whole.chunked,
+        sliding=whole.sliding,
+        window=whole.window,
+        hidden=whole.hidden,
+        heads=whole.heads,
+        kv_heads=whole.kv_heads,
+        head_dim=whole.head_dim,
+        vocabulary=whole.vocabulary,
+        parameters=whole.parameters,
+        active_parameters=whole.active_parameters,
+        embedding_parameters=whole.embedding_parameters,
+        rope_positions=whole.rope_positions,
+        whole=whole,
+        architecture=architecture,
+        positions_scaled=positions_scaled,
+    )
 
 
 def from_config(config: Mapping[str, Any]) -> Shape:

@@ -11,10 +11,10 @@ from typing import Any, Final, Self
 
 import httpx
 
-from pytest_longctx._supervisor import descendants
 from pytest_longctx.client import server_metrics
 from pytest_longctx.client.server import Server
 from pytest_longctx.devices import Source, figures
+from pytest_longctx.processes._supervisor import descendants
 from pytest_longctx.units import GiB
 
 _ROW = re.compile(rb"^(VmRSS|RssAnon):\s+(\d+) kB", re.MULTILINE)

@@ -285,7 +285,7 @@ def concerns_memory(finding: Finding) -> bool:
 
 def remark(finding: Finding, predicted: Prediction | None, seen: Observation) -> str:
     """A sentence on how prediction, *finding* and *seen* disagree, and which is wrong; empty if they agree."""
-    if predicted is None or seen.outcome is None or not concerns_memory(finding):
+    if predicted is None or predicted.doubt or seen.outcome is None or not concerns_memory(finding):
         return ""
     expect, foretold = finding.expect, _foretold(predicted)
     documented = seen.outcome == expect.outcome and expect.signature in (None, seen.signature)

@@ -81,7 +81,7 @@ subprocess.Popen([sys.executable, "-c", deaf, sys.argv[1]], start_new_session=Tr
 @pytest.mark.parametrize("then", ["time.sleep(60)", "sys.exit(3)"], ids=["let go", "exits"])
 def test_descendants_go_with_the_server(tmp_path, then):
     """Engines start workers in separate sessions; an orphaned worker would keep the GPU memory."""
-    from pytest_longctx import _supervisor
+    from pytest_longctx.processes import _supervisor
 
     name = f"orphan-{os.getpid()}-{len(then)}"
     end, hold = os.pipe()
@@ -109,7 +109,7 @@ def test_descendants_go_with_the_server(tmp_path, then):
 
 
 def test_a_signal_that_ended_the_server_is_in_the_exit_code():
-    from pytest_longctx import _supervisor
+    from pytest_longctx.processes import _supervisor
 
     end, hold = os.pipe()
     die = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"

@@ -11,6 +11,12 @@ from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
+_UNMODELLED = frozenset(
+    """data-parallel-size enable-expert-parallel decode-context-parallel-size prefill-context-parallel-size
+    speculative-config cpu-offload-gb kv-cache-memory-bytes tensor-parallel pipeline-parallel""".split()  # noqa: SIM905
+)
+"""Flags that change what a device holds, and that `Vllm.predict` does not look at; with prefixes that vLLM accepts."""
+
 
 class Vllm(Backend):
     """vLLM on NVIDIA GPUs."""
@@ -24,6 +30,7 @@ class Vllm(Backend):
     metrics = MetricNames.of("vllm")
     reset_path = "/reset_prefix_cache"  # exists only with VLLM_SERVER_DEV_MODE=1
     salted = True
+    unmodelled_flags = _UNMODELLED
     body = MappingProxyType({"ignore_eos": True})
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
@@ -46,11 +53,12 @@ class Vllm(Backend):
         flags = deployment.flags
         # 0.12 disables the hybrid manager for chunked attention by default; 0.33 enables it.
         old = deployment.version is not None and overlap(deployment.version, "<0.13")
-        hybrid = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
+        # It was never off for layers that slide.
+        allowed = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
+        hybrid = allowed or not shape.chunked
         stages = int(flags.get("pipeline-parallel-size", 1))
         stage = shape.stage(stages)
         load = (int(flags.get("max-num-seqs", 1024)), int(flags.get("max-num-batched-tokens", 8192)))
-        tensor_parallel = int(flags.get("tensor-parallel-size", 1))
         eager = flags.get("enforce-eager", False) and not old
         other = {"other_bytes": memory.eager_other_bytes(stage, *load)} if eager else {}
         return memory.predict(
@@ -61,14 +69,30 @@ class Vllm(Backend):
             utilisation=float(flags.get("gpu-memory-utilization", 0.9 if old else 0.92)),
             value_bytes=1 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else 2,
             weight_value_bytes=deployment.model.weight_bits / 8,
-            tensor_parallel=tensor_parallel,
+            tensor_parallel=self.tensor_parallel(deployment),
             block_size=int(flags.get("block-size", 16)),
             max_batched_tokens=load[1],
             max_num_seqs=load[0],
             **other,
             hybrid=hybrid and not flags.get("disable-hybrid-kv-cache-manager", False),
             stages=stages,
+            ratio=memory.group_ratio(deployment.version),
         )
+
+    def tensor_parallel(self, deployment: Deployment) -> int:
+        return int(deployment.flags.get("tensor-parallel-size", 1))
+
+    def unmodelled(self, deployment: Deployment, shape: Shape) -> str:
+        if found := super().unmodelled(deployment, shape):
+            return found
+        longest, asked_tokens = shape.rope_positions, deployment.max_model_len or 0
+        told = "hf-overrides" in deployment.flags or deployment.env.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1"
+        if longest and asked_tokens > longest and not shape.positions_scaled and not told:
+            return (
+                f"refuses: max_model_len {asked_tokens:,} is above the {longest:,} positions in config.json "
+                "(context-not-derived); --hf-overrides with rope_parameters cures it"
+            )
+        return ""
 
 
 class VllmCpu(Vllm):
@@ -103,6 +127,7 @@ class VllmCpu(Vllm):
             value_bytes=1 if quantised else 4 if whole else 2,
             block_size=int(flags.get("block-size", 128)),
             max_batched_tokens=int(flags.get("max-num-batched-tokens", 2048)),
+            group_ratio=memory.group_ratio(deployment.version),
         )
         if "num-gpu-blocks-override" in flags:
             pool = replace(pool, available_bytes=int(flags["num-gpu-blocks-override"]) * pool.block_bytes)

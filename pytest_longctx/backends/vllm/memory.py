@@ -5,12 +5,23 @@ The pool follows ``v1/core/kv_cache_utils.py`` (0.12.0 to 0.33.0) and reproduces
 digit. Each constant names the boots it was measured with.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
+
+MEASURED_FROM_BYTES = 120 * GiB
+"""The devices on which `OTHER_BYTES` and `OUTSIDE_BYTES` were measured are larger: H200s, of 139.8 GiB."""
+
+DOUBT_BYTES = 5 * GiB
+"""
+How far off `OTHER_BYTES` may be on a smaller device.
+
+From two public logs of H100s: Llama-3.1-8B had 3.7 GiB more for its cache than predicted, gpt-oss-120b (0.11) 4.4 GiB less.
+"""
 
 SAMPLER_LOGITS_BYTES = 4
 """Bytes per logit: the sampler works on FP32 copies."""
@@ -50,6 +61,27 @@ def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int) 
     return 0.25 * GiB + logits + 25 * shape.hidden * max_batched_tokens
 
 
+NEW_GROUP_RATIO = 1.5
+"""
+How much commoner a kind of layer must be to be cut into groups, in 0.25 and later
+(``_get_kv_cache_groups_uniform_page_size``).
+"""
+
+
+def group_ratio(version: str | None) -> float:
+    """
+    The same in the oldest engine of a range of versions: 0.11 always takes the smallest count, 0.12 allows a quarter more.
+
+    The sources of 0.13 to 0.24 were not read; 1.5 is taken for them.
+
+    >>> group_ratio("==0.11.0"), group_ratio("==0.12.0"), group_ratio(">=0.25"), group_ratio(None)
+    (1.0, 1.25, 1.5, 1.5)
+    """
+    if version is None:
+        return NEW_GROUP_RATIO
+    return 1.0 if overlap(version, "<0.12") else 1.25 if overlap(version, "<0.13") else NEW_GROUP_RATIO
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
     """The KV cache of one device, as blocks that all layers share."""
@@ -63,16 +95,18 @@ class Pool:
     max_batched_tokens: int = 8192
     hybrid: bool = True
     """Whether layers with a window keep only that window (hybrid KV-cache manager)."""
+    group_ratio: float = NEW_GROUP_RATIO
+    """See `group_ratio`."""
 
     @property
     def group_layers(self) -> int:
         """
         Layers per group. Layers of one kind are split into groups of equal size, so that all blocks have one size.
 
-        The size is the layer count of the rarest kind, or of the most common kind if that is less than 25 % larger.
+        The size is the layer count of the rarest kind, or of the most common kind if less than *group_ratio* times as large.
         """
         counts = self._counts()
-        return max(counts) if max(counts) < 1.25 * min(counts) else min(counts)
+        return max(counts) if max(counts) < self.group_ratio * min(counts) else min(counts)
 
     def _counts(self) -> tuple[int, ...]:
         shape = self.shape
@@ -160,12 +194,17 @@ def predict(
     hybrid: bool = True,
     other_bytes: float = OTHER_BYTES,
     stages: int = 1,
+    ratio: float = NEW_GROUP_RATIO,
 ) -> Prediction:
-    """Predict the result of a boot with these flags, on devices of *device_bytes* each; *shape* is that of one pipeline stage."""
+    """
+    What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*.
+
+    On a device on which nothing was measured the outcome is in doubt where `DOUBT_BYTES` would turn it.
+    """
     weights = shape.weight_bytes(weight_value_bytes, tensor_parallel, rope_value_bytes=2)
     available = available_bytes(device_bytes, utilisation, weights, other_bytes)
     parts = (value_bytes, tensor_parallel, block_size, max_batched_tokens)
-    pool = Pool(shape, available, *parts, hybrid)
+    pool = Pool(shape, available, *parts, hybrid, ratio)
     one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
     workers = tensor_parallel * stages
     tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups)
@@ -175,22 +214,43 @@ def predict(
     )
     terms = (Term("weights", weights), Term("other", other_bytes), Term("KV pool", available), one_request, *host)
     longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
+    doubt = "" if device_bytes >= MEASURED_FROM_BYTES else _doubt(pool, max_model_len)
     if not pool.blocks:
         cure = "--tensor-parallel-size of twice as many devices"
-        return Prediction("runs out of memory", terms, 0, None, terms[0], None, cure)
-    if device_bytes * (1 - utilisation) < OUTSIDE_BYTES:
+        return Prediction("runs out of memory", terms, 0, None, terms[0], None, cure, doubt=doubt)
+    if device_bytes * (1 - utilisation) < OUTSIDE_BYTES and device_bytes >= MEASURED_FROM_BYTES:
         copy = Term("sampler warm-up, one copy of the logits", sampler_copy_bytes(max_num_seqs, shape))
         cure = "--gpu-memory-utilization 0.90"
         return Prediction("runs out of memory", terms, longest, concurrency, copy, copy.size_bytes, cure)
     if concurrency < 1:
         # The check at boot counts what each layer keeps; without the hybrid manager the pool then keeps every token in all
         # layers.
-        would_pass = Pool(shape, available, *parts, hybrid=True).concurrency(max_model_len) >= 1
+        would_pass = Pool(shape, available, *parts, hybrid=True, group_ratio=ratio).concurrency(max_model_len) >= 1
         cure = "the hybrid KV-cache manager" if would_pass else f"--max-model-len {longest}"
         return Prediction(
-            "overcommits" if would_pass else "refuses", terms, longest, concurrency, one_request, None, cure
+            "overcommits" if would_pass else "refuses",
+            terms,
+            longest,
+            concurrency,
+            one_request,
+            None,
+            cure,
+            doubt=doubt,
         )
-    return Prediction("serves", terms, longest, concurrency, host_cure="--max-num-seqs 8")
+    return Prediction("serves", terms, longest, concurrency, host_cure="--max-num-seqs 8", doubt=doubt)
+
+
+def _doubt(pool: Pool, max_model_len: int) -> str:
+    """What would turn the outcome of a boot with this *pool*; empty where `DOUBT_BYTES` more or less would not."""
+    sizes = (pool.available_bytes - DOUBT_BYTES, pool.available_bytes + DOUBT_BYTES)
+    fits = {replace(pool, available_bytes=max(0.0, size)).concurrency(max_model_len) >= 1 for size in sizes}
+    if len(fits) == 1:
+        return ""
+    asked, seen = (size / GiB for size in (pool.bytes_for(max_model_len), pool.available_bytes))
+    return (
+        f"one request needs {asked:.2f} GiB, and the KV pool has {seen:.2f} GiB, give or take {DOUBT_BYTES / GiB:.0f}: "
+        "what this engine takes beside weights and cache was measured on H200s only"
+    )
 
 
 def predict_pool(pool: Pool, max_model_len: int) -> Prediction:

@@ -16,7 +16,6 @@ import httpx
 import pytest
 
 from pytest_longctx import paths, toml
-from pytest_longctx._supervisor import descendants
 from pytest_longctx.backends import environments
 from pytest_longctx.backends.vllm import VllmCpu
 from pytest_longctx.client import limits, request
@@ -29,6 +28,7 @@ from pytest_longctx.launchers import boot as launchers_boot
 from pytest_longctx.launchers.process import ProcessLauncher
 from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.processes import Process, environment
+from pytest_longctx.processes._supervisor import descendants
 from pytest_longctx.prompts import PromptFactory
 
 

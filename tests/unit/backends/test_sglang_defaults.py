@@ -1,5 +1,6 @@
 """What SGLang chooses by itself, against what boots of 0.5.16 on one H100 and one H200 logged."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from pytest_longctx.backends.sglang import Sglang, defaults
 from pytest_longctx.deployments.deployment import Deployment, Model
-from pytest_longctx.deployments.shape import read
+from pytest_longctx.deployments.shape import from_config
 from pytest_longctx.units import GiB
 
 H100, H200 = 81_559, 143_771
@@ -88,7 +89,7 @@ def test_four_devices_have_larger_graphs():
     ],
 )
 def test_the_pool_at_the_default_fraction_is_as_large_as_logged(name, model, flags):
-    shape = read(MODELS / model)
+    shape = from_config(json.loads((MODELS / model / "config.json").read_text()))
     length = 131_072 if model == "llama31-8b" else 262_144
     served = Model(name=model, id=model, weights="random")
     one = Deployment(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx._supervisor import descendants
 from pytest_longctx.devices import Device, Holder, monitor, sampler
 from pytest_longctx.devices.monitor import GONE, Look
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.processes._supervisor import descendants
 from pytest_longctx.units import GiB
 
 

@@ -1,0 +1,124 @@
+"""What a layer keeps of the tokens it has read: keys and values, a latent of both, or a state of fixed size."""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+Span = Literal["full", "sliding", "chunked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Keys and values of each token, for each KV head."""
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    span: Span = "full"
+    window: int = 0
+    """Tokens that a sliding layer looks back on, or in a chunk; 0 where it attends to all."""
+    heads: int = 0
+    """Query heads; only time depends on them."""
+    index_dim: int = 0
+    """Values of the key by which an indexer picks blocks (MiniMax-M3), in the cache's own dtype; not divided."""
+    attended: int = 0
+    """The most tokens that are attended to, of all that are kept; 0: all."""
+
+    def heads_on_device(self, tensor_parallel: int) -> int:
+        """KV heads on one device: heads are divided, and repeated where there are more devices than heads."""
+        return max(1, ceil(self.kv_heads / tensor_parallel))
+
+    def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
+        """Bytes of one token on one device."""
+        per_head = self.key_dim + self.value_dim
+        return (self.heads_on_device(tensor_parallel) * per_head + self.index_dim) * value_bytes
+
+    def kept(self, tokens: int) -> int:
+        """How many of *tokens* it still needs, at its worst moment between two batches."""
+        return min(tokens, self.window) if self.window else tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """One latent of keys and values for all heads (MLA): every device holds all of it."""
+
+    rank: int
+    rope_dim: int
+    heads: int = 0
+    index_dim: int = 0
+    """Key of a sparse indexer: FP8 with one FP32 scale for each 128 values, whatever the cache's dtype."""
+    rate: int = 1
+    """Tokens that share a latent (DeepSeek V4)."""
+    window: int = 0
+    """Tokens it looks back on; 0: all."""
+    attended: int = 0
+    """The most latents that are attended to, of all that are kept; 0: all."""
+    key_dim: int = 0
+    value_dim: int = 0
+    """Of one head, while a prompt is read."""
+
+    def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
+        """Bytes of one token on one device."""
+        del tensor_parallel  # a latent has no heads to divide
+        return ((self.rank + self.rope_dim) * value_bytes + self.index_bytes) / self.rate
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the indexer's key of one latent."""
+        return self.index_dim + 4 * ceil(self.index_dim / 128)
+
+    def kept(self, tokens: int) -> int:
+        """How many of *tokens* it still needs; a group that is not whole yet counts as whole."""
+        return min(tokens, self.window) if self.window else ceil(tokens / self.rate) * self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One tensor of a state: *numbers* that tensor parallelism divides, and numbers that it repeats."""
+
+    numbers: int
+    repeated: int = 0
+    shards: int = 1 << 40
+    grouped: int = 0
+    """Numbers that belong to *groups*; a device has whole groups, and at least one."""
+    groups: int = 1
+
+    def on_device(self, tensor_parallel: int) -> int:
+        """Numbers on one device."""
+        return ceil(self.numbers / min(tensor_parallel, self.shards)) + self.repeated + self._of_groups(tensor_parallel)
+
+    def _of_groups(self, tensor_parallel: int) -> int:
+        return self.grouped // self.groups * max(1, self.groups // tensor_parallel)
+
+
+StateKind = Literal["mamba1", "mamba2", "gated_delta", "kda", "lightning", "short_conv", "rwkv", "compressor"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a recurrent layer keeps of one request, however long it is."""
+
+    kind: StateKind
+    conv: Part
+    """The last inputs of a short convolution, in the model's dtype."""
+    recurrent: Part
+    """The state proper, often in FP32."""
+    recurrent_dtype: str | None = None
+    """Where the model's config says it, or every engine keeps it so where the config says nothing."""
+
+    def request_bytes(self, conv_bytes: float, recurrent_bytes: float, tensor_parallel: int = 1) -> float:
+        """Bytes of one request on one device."""
+        conv, recurrent = self.conv.on_device(tensor_parallel), self.recurrent.on_device(tensor_parallel)
+        return conv * conv_bytes + recurrent * recurrent_bytes
+
+
+Cache = Attention | Latent | State
+
+
+def pairs(cache: Attention | Latent, tokens: int) -> float:
+    """How many pairs of a query and a key one head multiplies while it reads a prompt of *tokens*, at the least."""
+    rate = cache.rate if isinstance(cache, Latent) else 1
+    reach = min(tokens, cache.window or cache.attended * rate or tokens)
+    if isinstance(cache, Attention) and cache.span == "chunked":
+        return tokens * reach / 2
+    return reach * (tokens - reach / 2) / rate

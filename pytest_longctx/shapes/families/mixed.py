@@ -1,0 +1,206 @@
+"""Decoders with mixtures of experts in blocks that are otherwise of one kind."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from pytest_longctx.shapes import mixtures, spans
+from pytest_longctx.shapes.decoder import Basics, Decoder
+from pytest_longctx.shapes.feedforward import Experts
+from pytest_longctx.shapes.keys import Keys
+from pytest_longctx.shapes.mixtures import mixed
+from pytest_longctx.shapes.model import Body
+
+QWEN3_MOE = Decoder(
+    "attention_bias", "attention_bias", qk_norm="head", attends=spans.qwen, experts=mixed(sparse=mixtures.qwen_sparse)
+)
+GRANITE_PATH = "block_sparse_moe"
+
+
+def _llama4(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
+    marks = mixtures.llama4_sparse(k, b.layers)
+    count, used = mixtures.routed(k)
+    width = k.stated("intermediate_size")
+    return Experts(count, used, width, shared_width=width), marks
+
+
+def _ernie(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
+    made = mixed(
+        shared_count=("moe_num_shared_experts",),
+        sparse=mixtures.ernie_sparse,
+        correction=k.flag("moe_use_aux_free", default=True),
+    )
+    return made(k, b)
+
+
+def _hunyuan(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
+    """Hunyuan V1: shared experts of the model's own width."""
+    count, used = mixtures.routed(k)
+    sizes = [k.raw("moe_intermediate_size"), k.raw("num_shared_expert")]
+    for name, value in zip(("moe_intermediate_size", "num_shared_expert"), sizes, strict=True):
+        if isinstance(value, list) and len(set(map(str, value))) > 1:
+            raise k.refuse(name, "layers differ")
+    width = _same(k, "moe_intermediate_size") or k.stated("intermediate_size")
+    shared = _same(k, "num_shared_expert") or 1
+    return Experts(count, used, width, shared_width=shared * k.stated("intermediate_size")), [True] * b.layers
+
+
+def _same(k: Keys, key: str) -> int | None:
+    """A number, or a list of the same number for each layer."""
+    if isinstance(k.raw(key), list):
+        numbers = k.numbers(key) or []
+        return numbers[0] if numbers else None
+    return k.maybe(key)
+
+
+def _hunyuan_moe(k: Keys) -> Body:
+    if k.flag("use_cla"):
+        raise k.refuse("use_cla", "layers that share keys and values are not modelled for this family")
+    norm, dim = "head" if k.flag("use_qk_norm", default=True) else "", k.maybe("attention_head_dim")
+    for key in ("use_mixed_mlp_moe", "cla_share_factor", "moe_layer_num_skipped", "org_vocab_size"):
+        k.raw(key)
+    if dim is not None and dim != k.maybe("head_dim", "attention_head_dim"):
+        raise k.refuse("attention_head_dim", "it differs from head_dim")
+    if k.maybe("moe_layer_num_skipped"):
+        raise k.refuse("moe_layer_num_skipped", "dense layers are not modelled for this family")
+    return Decoder("attention_bias", "attention_bias", qk_norm=norm, experts=_hunyuan)(k)
+
+
+def _granite(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
+    return mixed(shared="shared_intermediate_size", width=("intermediate_size",))(k, b)
+
+
+def _glm4_moe(k: Keys) -> Body:
+    return Decoder(
+        "attention_bias",
+        qk_norm="use_qk_norm?head",
+        experts=mixed(shared_count=("n_shared_experts",), sparse=mixtures.sparse_layers),
+    )(k)
+
+
+def _afmoe(k: Keys) -> Body:
+    return Decoder(
+        "attention_bias",
+        norms=4,
+        qk_norm="head",
+        gate="own",
+        attends=spans.every("global_attn_every_n_layers", 4),
+        experts=mixed(shared_count=("num_shared_experts",), sparse=mixtures.sparse_layers, correction=True),
+    )(k)
+
+
+def _minimax_m2(k: Keys) -> Body:
+    norm = {"per_layer": "wide", "per_head": "head"}.get(k.word("qk_norm_type") or "per_layer", "wide")
+    if set(k.sequence("attn_type_list") or [1]) != {1}:
+        raise k.refuse("attn_type_list", "layers that are not full attention are not modelled for this family")
+    if k.maybe("shared_intermediate_size"):
+        raise k.refuse("shared_intermediate_size", "shared experts are not modelled for this family")
+    for key in ("use_mtp", "mtp_transformer_layers", "use_routing_bias", "shared_moe_mode"):
+        k.raw(key)
+    experts = mixed(width=("intermediate_size",))
+    return Decoder(qk_norm=norm if k.flag("use_qk_norm", default=True) else "", experts=experts)(k)
+
+
+def _phimoe(k: Keys) -> Body:
+    return Decoder(
+        "attention_bias",
+        "attention_bias",
+        norm_bias=True,
+        head_bias=k.flag("lm_head_bias"),
+        attends=spans.all_slide,
+        experts=mixed(width=("intermediate_size",)),
+    )(k)
+
+
+def _exaone_moe(k: Keys) -> Body:
+    return Decoder(
+        qk_norm="head",
+        attends=spans.every("sliding_window_pattern", 4),
+        experts=mixed(
+            shared_count=("num_shared_experts",),
+            sparse=mixtures.listed_sparse("is_moe_layer"),
+            width=("moe_intermediate_size",),
+        ),
+    )(k)
+
+
+MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
+    {
+        "mixtral": Decoder(attends=spans.all_slide, experts=mixed(width=("intermediate_size",))),
+        "phimoe": _phimoe,
+        "qwen2_moe": Decoder(
+            qkv_bias=True,
+            attends=spans.qwen,
+            experts=mixed(shared="shared_expert_intermediate_size", shared_gate=True, sparse=mixtures.qwen_sparse),
+        ),
+        "qwen3_moe": QWEN3_MOE,
+        "qwen3_vl_moe_text": QWEN3_MOE,
+        "mellum": Decoder(
+            "attention_bias",
+            "attention_bias",
+            qk_norm="head",
+            attends=spans.qwen,
+            experts=mixed(sparse=mixtures.listed_or(mixtures.qwen_sparse)),
+        ),
+        "olmoe": Decoder(
+            "attention_bias", "attention_bias", qk_norm="wide", experts=mixed(width=("intermediate_size",))
+        ),
+        "flex_olmo": Decoder(
+            "attention_bias", "attention_bias", qk_norm="wide", experts=mixed(width=("intermediate_size",))
+        ),
+        "gpt_oss": Decoder(
+            qkv_bias=True,
+            o_bias=True,
+            sinks=True,
+            attends=spans.every("layer_interval", 2),
+            experts=mixed(width=("intermediate_size",), bias=True, router_bias=True),
+        ),
+        "granitemoe": Decoder(
+            "attention_bias", "attention_bias", experts=mixed(width=("intermediate_size",)), expert_path=GRANITE_PATH
+        ),
+        "granitemoeshared": Decoder("attention_bias", "attention_bias", experts=_granite, expert_path=GRANITE_PATH),
+        "llama4_text": Decoder(
+            "attention_bias",
+            "attention_bias",
+            attends=spans.llama4,
+            experts=_llama4,
+            expert_path="feed_forward",
+            width=("intermediate_size_mlp", "intermediate_size"),
+        ),
+        "glm4_moe": _glm4_moe,
+        "glm4v_moe_text": _glm4_moe,
+        "ernie4_5_moe": Decoder("use_bias", "use_bias", "use_bias", tied=True, experts=_ernie),
+        "hunyuan_v1_moe": _hunyuan_moe,
+        "minimax_m2": _minimax_m2,
+        "dots1": Decoder(
+            "attention_bias",
+            "attention_bias",
+            qk_norm="head",
+            attends=spans.qwen,
+            experts=mixed(shared_count=("n_shared_experts",), sparse=mixtures.sparse_layers),
+        ),
+        "solar_open": Decoder(
+            "attention_bias",
+            "attention_bias",
+            qk_norm="use_qk_norm?head",
+            experts=mixed(
+                shared_count=("n_shared_experts",), sparse=mixtures.sparse_layers, width=("moe_intermediate_size",)
+            ),
+        ),
+        "hy_v3": Decoder(
+            "attention_bias",
+            "attention_bias",
+            qk_norm="head",
+            experts=mixed(shared_count=("num_shared_experts", "n_shared_experts"), sparse=mixtures.sparse_layers),
+        ),
+        "exaone_moe": _exaone_moe,
+        "afmoe": _afmoe,
+        "cohere2_moe": Decoder(
+            "attention_bias",
+            "attention_bias",
+            norms=1,
+            tied=True,
+            attends=spans.every("sliding_window_pattern", 4),
+            experts=mixed(width=("intermediate_size",), sparse=mixtures.sparse_layers),
+        ),
+    }
+)

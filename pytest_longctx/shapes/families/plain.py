@@ -1,0 +1,145 @@
+"""Decoders of one kind of block, dense: what sets each apart from Llama."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from pytest_longctx.shapes import spans
+from pytest_longctx.shapes.decoder import Basics, Decoder
+from pytest_longctx.shapes.keys import Keys
+from pytest_longctx.shapes.model import Body
+from pytest_longctx.shapes.tensors import Tensor
+
+LLAMA = Decoder(qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias")
+QWEN3 = Decoder(qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="head", attends=spans.qwen)
+
+
+def _activation(_: Keys, __: Basics) -> tuple[Tensor, ...]:
+    return (Tensor("mlp.act_fn", 2),)
+
+
+def _bitnet(k: Keys, b: Basics) -> tuple[Tensor, ...]:
+    return (Tensor("self_attn.attn_sub_norm", b.hidden), Tensor("mlp.ffn_sub_norm", k.stated("intermediate_size")))
+
+
+def _lambdas(_: Keys, b: Basics) -> tuple[Tensor, ...]:
+    return (Tensor("self_attn.lambdas", b.head_dim, copies=4),)
+
+
+def _stablelm(k: Keys) -> Body:
+    parallel, per_head = k.flag("use_parallel_residual"), k.flag("qk_layernorm")
+    if per_head:
+        raise k.refuse("qk_layernorm", "norms of each head are not modelled")
+    return Decoder(qkv_bias="use_qkv_bias", norms=1 if parallel else 2, norm_bias=True)(k)
+
+
+def _cohere(k: Keys) -> Body:
+    return Decoder(qkv_bias="attention_bias", o_bias="attention_bias", norms=1, qk_norm="use_qk_norm?wide", tied=True)(
+        k
+    )
+
+
+def _cohere2(k: Keys) -> Body:
+    if k.word("order_of_interleaved_layers", "local_attn_first") != "local_attn_first":
+        raise k.refuse("order_of_interleaved_layers", "only local_attn_first is known")
+    if not k.flag("use_parallel_block", default=True) or not k.flag("use_gated_activation", default=True):
+        raise k.refuse("use_parallel_block", "only parallel blocks with a gated activation are known")
+    rule = spans.every("sliding_window_pattern", 4)
+    return Decoder("attention_bias", "attention_bias", norms=1, tied=True, qk_norm="use_qk_norm?wide", attends=rule)(k)
+
+
+def _phi3(k: Keys) -> Body:
+    if k.count("full_attn_mod", default=1) != 1:
+        raise k.refuse("full_attn_mod", "layers that alternate are not modelled for this family")
+    return Decoder(attends=spans.all_slide)(k)
+
+
+def _gpt2(k: Keys) -> Body:
+    biased = Decoder(qkv_bias=True, o_bias=True, mlp_bias=True, gated=False, norm_bias=True, tied=True)
+    return replace(biased, position_rows=0, four_times=True)(k)
+
+
+def _nemotron(k: Keys) -> Body:
+    return Decoder("attention_bias", "attention_bias", "mlp_bias", gated=False, norm_bias=True)(k)
+
+
+def _phi(k: Keys) -> Body:
+    if k.flag("qk_layernorm"):
+        raise k.refuse("qk_layernorm", "norms of queries and keys are not modelled")
+    both = {"qkv_bias": True, "o_bias": True, "mlp_bias": True}
+    return Decoder(**both, gated=False, norms=1, norm_bias=True, head_bias=True)(k)  # type: ignore[arg-type]  # all three are flags
+
+
+PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
+    {
+        "llama": LLAMA,
+        "aquila": LLAMA,
+        "mistral": Decoder(attends=spans.all_slide),
+        "ministral": Decoder(attends=spans.all_slide),
+        "ministral3": Decoder(attends=spans.all_slide),
+        "cwm": Decoder("attention_bias", "attention_bias", "mlp_bias", attends=spans.first_of(4)),
+        "seed_oss": Decoder("attention_bias", "attention_out_bias", "mlp_bias"),
+        "ernie4_5": Decoder("use_bias", "use_bias", "use_bias", tied=True),
+        "smollm3": Decoder("attention_bias", "attention_bias", "mlp_bias", attends=spans.qwen),
+        "granite": LLAMA,
+        "granite_swa": Decoder("attention_bias", "attention_bias", "mlp_bias", sinks=True, attends=spans.everything),
+        "helium": Decoder("attention_bias", mlp_bias="mlp_bias"),
+        "hyperclovax": lambda k: Decoder(
+            "attention_bias", "attention_bias", "mlp_bias", norms=4 if k.flag("use_post_norm") else 2
+        )(k),
+        "olmo": Decoder("attention_bias", "attention_bias", norms=0, final_norm=False),
+        "olmo2": Decoder("attention_bias", "attention_bias", qk_norm="wide"),
+        "olmo3": Decoder("attention_bias", "attention_bias", qk_norm="wide", attends=spans.every("layer_interval", 4)),
+        "exaone4": Decoder(qk_norm="head", attends=spans.every("sliding_window_pattern", 4)),
+        "apertus": Decoder(
+            "attention_bias", "attention_bias", "mlp_bias", qk_norm="head", gated=False, additions=_activation
+        ),
+        "arcee": Decoder("attention_bias", "attention_bias", "mlp_bias", gated=False),
+        "nemotron": _nemotron,
+        "phi": _phi,
+        "phi3": _phi3,
+        "qwen2": Decoder(qkv_bias=True, attends=spans.qwen),
+        "qwen2_vl_text": Decoder(qkv_bias=True, attends=spans.qwen),
+        "qwen2_5_vl_text": Decoder(qkv_bias=True, attends=spans.qwen),
+        "qwen3": QWEN3,
+        "qwen3_vl_text": QWEN3,
+        "mimo": Decoder(qkv_bias="attention_bias", attends=spans.qwen),
+        "stablelm": _stablelm,
+        "starcoder2": Decoder(
+            "use_bias", "use_bias", "use_bias", gated=False, norm_bias=True, tied=True, attends=spans.all_slide
+        ),
+        "gemma": Decoder("attention_bias", "attention_bias", tied=True),
+        "gemma2": Decoder(
+            "attention_bias", "attention_bias", norms=4, tied=True, attends=spans.every("layer_interval", 2)
+        ),
+        "gemma3_text": Decoder(
+            "attention_bias",
+            "attention_bias",
+            norms=4,
+            qk_norm="head",
+            tied=True,
+            partial=True,
+            attends=spans.every("sliding_window_pattern", 6),
+        ),
+        "vaultgemma": Decoder("attention_bias", "attention_bias", tied=True, attends=spans.every("layer_interval", 2)),
+        "cohere": _cohere,
+        "cohere2": _cohere2,
+        "glm": Decoder(qkv_bias="attention_bias"),
+        "glm4": Decoder(qkv_bias="attention_bias", norms=4),
+        "glm4v_text": Decoder(qkv_bias=True, norms=4),
+        "hunyuan_v1_dense": Decoder("attention_bias", "attention_bias", qk_norm="head"),
+        "jais2": Decoder(qkv_bias=True, o_bias=True, mlp_bias=True, gated=False, norm_bias=True),
+        "nanochat": Decoder("attention_bias", "attention_bias", gated=False, norms=0, final_norm=False),
+        "bitnet": Decoder("attention_bias", "attention_bias", additions=_bitnet),
+        "diffllama": Decoder("attention_bias", "attention_bias", additions=_lambdas),
+        "internlm2": Decoder("bias", "bias"),
+        "internlm3": Decoder("qkv_bias", "bias", "bias"),
+        "minicpm": Decoder("attention_bias", "attention_bias", tied=True),
+        "baichuan": Decoder(),
+        "orion": Decoder("attention_bias", "attention_bias", norm_bias=True),
+        "gpt2": _gpt2,
+        "gpt_neox": Decoder("attention_bias", "attention_bias", mlp_bias=True, gated=False, norm_bias=True),
+        "gptj": Decoder(mlp_bias=True, gated=False, norms=1, norm_bias=True, head_bias=True, four_times=True),
+        "codegen": Decoder(mlp_bias=True, gated=False, norms=1, norm_bias=True, head_bias=True, four_times=True),
+    }
+)

@@ -1,0 +1,252 @@
+"""
+A config.json read key by key, so that what was not read is known.
+
+A key that was not read, has a name that memory may depend on, and holds neither nothing nor what the model's class
+assumes anyway, ends in a refusal: no formula here has looked at it.
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pytest_longctx.shapes.refusal import MisreadError
+
+SMELL = re.compile(
+    r"head|dim|size|window|layer|rank|state|expert|pattern|shar|kv|cache|latent|conv|index|compress|sparse|group|block"
+    r"|chunk|vocab|intermediate|hidden|ffn|mlp|moe|mtp|nextn|lora|attn|attention|ssm|mamba|linear|interval|freq|stride"
+    r"|memory|cross|encoder|num_|^n_|_n_|width|depth|channel|mem_|gate|ratio|expan|embed|tie_|mixer|adapter|_cla|cla_|yoco|loop|repeat|recur|reuse|skip|ngram|lookup|buffer|byte"
+)
+"""Names of keys that memory may depend on."""
+
+HARMLESS = frozenset(
+    """
+    architectures auto_map model_type torch_dtype dtype transformers_version _name_or_path name_or_path tokenizer_class
+    initializer_range init_std init_method initializer_factor
+    hidden_act hidden_activation activation_function mlp_hidden_act mamba_hidden_act activation_type afn act_fn
+    hidden_dropout hidden_dropout_prob attention_dropout attention_probs_dropout_prob attn_pdrop embd_pdrop resid_pdrop
+    embedding_dropout attention_dropout_prob classifier_dropout summary_type
+    rms_norm_eps layer_norm_eps layer_norm_epsilon layernorm_epsilon norm_eps norm_epsilon mixer_rms_eps
+    norm_topk_prob moe_renormalize route_norm norm_type norm_after_rope rms_norm_type block_norm_eps norm_reduction_force_float32
+    router_aux_loss_coef output_router_logits router_jitter_noise aux_loss_alpha seq_aux router_z_loss_coef input_jitter_noise
+    moe_aux_loss_coeff moe_router_activation_func moe_router_topk_scaling_factor moe_router_scaling_factor
+    moe_router_enable_shared_expert_scale routed_scaling_factor scoring_func topk_method moe_router_load_balancing_type
+    n_group topk_group num_expert_group n_expert_groups num_limited_groups use_grouped_topk score_func route_scale
+    moe_router_use_sigmoid moe_layer_recompute moe_random_routing_dropped_token moe_drop_tokens capacity_factor
+    rope_theta rope_scaling rope_parameters rope_local_base_freq rope_interleave indexer_rope_interleave rope_type rope_ratio
+    rotary_dim rotary_pct rotary_emb_base rotary_embedding_base partial_rotary_factor partial_rotary_factors attn_rotary_emb
+    swa_rope_theta compress_rope_theta use_mrope mrope_section max_position_embeddings original_max_position_embeddings
+    initial_context_length model_max_length seq_length max_seq_len max_sequence_length context_length long_factor short_factor
+    mla_use_nope position_embedding_type rope_max_position_embeddings
+    attn_logit_softcapping final_logit_softcapping query_pre_attn_scalar attention_multiplier embedding_multiplier
+    logits_scaling residual_multiplier logit_scale attn_temperature_tuning attn_scale floor_scale attention_value_scale
+    attention_softmax_in_fp32 scale_attn_weights scale_attn_by_inverse_layer_idx reorder_and_upcast_attn qk_norm_type
+    scale_attention_softmax_in_fp32 attention_scaling attn_soft_cap gate_logit_softcapping use_parallel_residual
+    layernorm_full_attention_alpha layernorm_full_attention_beta layernorm_linear_attention_alpha
+    layernorm_linear_attention_beta layernorm_mlp_alpha layernorm_mlp_beta postnorm residual_in_fp32 rescale_prenorm_residual
+    lm_head_multiplier embedding_multiplier attention_in_multiplier attention_out_multiplier key_multiplier mlp_multipliers
+    ssm_in_multiplier ssm_multipliers ssm_out_multiplier mup_denominator dim_model_base scale_depth scale_emb hidden_size_base
+    use_cache cache_implementation is_decoder is_encoder_decoder
+    chunk_size_feed_forward num_beams num_beam_groups num_return_sequences no_repeat_ngram_size beam_size
+    encoder_no_repeat_ngram_size output_attentions output_hidden_states id2label label2id problem_type
+    max_length min_length top_k top_p temperature typical_p do_sample early_stopping length_penalty repetition_penalty
+    diversity_penalty decoder_start_token_id forced_bos_token_id forced_eos_token_id suppress_tokens begin_suppress_tokens
+    bad_words_ids finetuning_task task_specific_params prefix tf_legacy_loss use_bfloat16 remove_invalid_values torchscript
+    exponential_decay_length_penalty sep_token_id return_dict_in_generate output_scores return_dict tie_encoder_decoder
+    ep_size pretraining_tp gradient_checkpointing num_logits_to_keep use_flash_attn _attn_implementation attn_implementation
+    _flash_attn_2_enabled use_flash_attention logits_to_keep ignore_index use_return_dict onnx_safe use_dynamic_ntk use_logn_attn
+    time_step_min time_step_max time_step_floor time_step_limit time_step_scale time_step_init_scheme
+    mamba_chunk_size use_mamba_kernels use_mem_eff_path max_window_layers linear_allow_neg_eigval gate_lower_bound
+    moe_router_dtype router_dtype swiglu_limit swiglu_limits swiglu_limits_shared swiglu_alpha
+    altup_active_idx altup_coef_clip altup_correct_scale activation_sparsity_pattern
+    rope_attention_scaling no_rope_layers no_rope_layer_interval use_attn_temp layer_norm_fp32 for_llm_compressor
+    dual_chunk_attention_config interpolate_factor kv_channels_scaling hc_eps hc_sinkhorn_iters block_configs_version
+    activation_situ_beta activation_situ_linear_beta latent_moe_use_norm quantization_config compression_config
+    use_kernels attention_chunk_size_hint output_router_logits num_labels pooler_type rwkv_rescale_every rescale_every
+    mtp_use_dedicated_embeddings deepstack_visual_indexes zero_init_residual disable_ngram_loss
+    index_share_for_mtp_iteration
+    layer_rope_theta embedding_initializer_range use_moe need_fp32_gate zero_centered yarn_only_types norm_expert_weight
+    attention_dropout_rate hidden_dropout_rate layer_dropout moe_every_n_layer ffn_dropout use_kda_kernel
+    use_qkv_parallel ffn_hidden_act num_expert_groups moe_capacity moe_gate n_ctx mla_scale_q_lora mla_scale_kv_lora
+    moe_router_bias moe_router_activation layer_switch use_embedding_sharing use_parallel_embedding mlp_type rope_position_ids
+    """.split()  # noqa: SIM905  # words are easier to read than a list of strings
+)
+"""Keys whose names look as if memory depended on them, and it does not."""
+
+QUIET = re.compile(
+    r"factor|scal|multiplier|coef|prob|alpha|beta|theta|std|dropout|loss|temperature|jitter|softcap|limit|recompute"
+)
+"""Words that make a name harmless if none of `LOUD` is in it: they tell how numbers are computed, not how many there are."""
+LOUD = re.compile(
+    r"dim|size|ffn|expan|compress|kv|head|rank|lora|window|interval|shar|layer|cla_|group|cache|state|expert"
+)
+
+HARMLESS_ENDINGS = (
+    "_token_id",
+    "_token_index",
+    "_dropout",
+    "_eps",
+    "_init_std",
+    "_initializer_range",
+    "_act",
+    "_loss_coef",
+    "_token_ids",
+)
+
+LARGEST = 1 << 30
+"""No dimension of a model is larger; beyond it a file is damaged."""
+
+MOST_LAYERS = 4096
+
+
+@cache
+def class_defaults() -> Mapping[str, Mapping[str, Any]]:
+    """What each model type's class assumes where a config.json is silent; made by ``make_defaults.py``."""
+    text = (Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8")
+    return MappingProxyType(tomllib.loads(text))
+
+
+class Keys:
+    """One config, or one table within it, that remembers which of its keys were read."""
+
+    def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, prefix: str = "") -> None:
+        self._config = config
+        self._defaults = defaults or {}
+        self._prefix = prefix
+        self._read: set[str] = set()
+
+    def has(self, key: str) -> bool:
+        """Whether the file itself holds *key* with a value; that counts as having read it."""
+        self._read.add(key)
+        return self._config.get(key) is not None
+
+    def raw(self, key: str) -> Any:
+        """The value in the file, else the class's; None where neither says anything."""
+        self._read.add(key)
+        if key in self._config:
+            return self._config[key]
+        return self._defaults.get(key)
+
+    def refuse(self, key: str, why: str) -> MisreadError:
+        """The error to raise about *key*."""
+        return MisreadError(f"{self._prefix}{key}", why)
+
+    def count(self, *names: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
+        """The whole number under the first of *names* that holds one; missing without *default* is an error."""
+        found = self._first(names)
+        if found is not None:
+            return self._whole(*found, least, most)
+        if default is None:
+            raise self.refuse(names[0], "it is missing, and the model's size depends on it")
+        return default
+
+    def _first(self, names: Sequence[str]) -> tuple[str, Any] | None:
+        """The first of *names* that the file has, else the first for which the class has a default."""
+        for name in names:
+            if self.has(name):
+                return name, self._config[name]
+        for name in names:
+            if name not in self._config and name in self._defaults:
+                return name, self._defaults[name]
+        return None
+
+    def stated(self, *names: str, least: int = 1, most: int = LARGEST) -> int:
+        """As `count`, of the file alone: no class's default makes up for it."""
+        for name in names:
+            if self.has(name):
+                return self._whole(name, self._config[name], least, most)
+        raise self.refuse(names[0], "it is missing, and the model's size depends on it")
+
+    def maybe(self, *names: str, least: int = 0) -> int | None:
+        """As `count`, or None."""
+        found = self._first(names)
+        return None if found is None else self._whole(*found, least, LARGEST)
+
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        """A yes or no; 0 and 1 are taken too."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
+            return bool(value)
+        raise self.refuse(key, f"true or false is expected, not {shown(value)}")
+
+    def word(self, key: str, default: str | None = None) -> str | None:
+        """A text, or *default*."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise self.refuse(key, f"a text is expected, not {shown(value)}")
+        return value
+
+    def sequence(self, key: str) -> Sequence[Any] | None:
+        """A list, or None."""
+        value = self.raw(key)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple):
+            raise self.refuse(key, f"a list is expected, not {shown(value)}")
+        if len(value) > MOST_LAYERS:
+            raise self.refuse(key, f"it has {len(value)} items")
+        return value
+
+    def per_layer(self, key: str, layers: int, extra: int = 0) -> Sequence[Any] | None:
+        """A list with one item for each layer, or None; items of *extra* draft layers at its end are cut off."""
+        value = self.sequence(key)
+        if value is None or len(value) == layers or (extra and len(value) == layers + extra):
+            return value if value is None else value[:layers]
+        raise self.refuse(key, f"it has {len(value)} items for {layers} layers")
+
+    def numbers(self, key: str, layers: int | None = None) -> list[int] | None:
+        """A list of whole numbers."""
+        value = self.sequence(key) if layers is None else self.per_layer(key, layers)
+        return None if value is None else [self._whole(key, item, 0, LARGEST) for item in value]
+
+    def table(self, key: str) -> "Keys | None":
+        """A table within this one, to be read in the same way."""
+        value = self.raw(key)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise self.refuse(key, f"a table is expected, not {shown(value)}")
+        return Keys(value, prefix=f"{self._prefix}{key}.")
+
+    def unread(self) -> str | None:
+        """A key that was not read and that memory may depend on."""
+        for key, value in self._config.items():
+            if key in self._read or not self._matters(key, value):
+                continue
+            return f"{self._prefix}{key}"
+        return None
+
+    def _matters(self, key: object, value: object) -> bool:
+        if not isinstance(key, str) or key in HARMLESS or key.endswith(HARMLESS_ENDINGS) or not SMELL.search(key):
+            return False
+        if QUIET.search(key) and not LOUD.search(key):
+            return False
+        if isinstance(value, list | tuple | Mapping | str) and not value:
+            return False
+        nothing = value is None or value is False or (isinstance(value, int | float) and value == 0)
+        return not nothing and (key not in self._defaults or value != self._defaults[key])
+
+    def _whole(self, key: str, value: object, least: int, most: int) -> int:
+        if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.refuse(key, f"a whole number is expected, not {shown(value)}")
+        if not least <= value <= most:
+            raise self.refuse(key, f"{shown(value)} is not from {least} to {most}")
+        return value
+
+
+def shown(value: object) -> str:
+    """A value as a message can bear it."""
+    if isinstance(value, int) and abs(value) > 1 << 64:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

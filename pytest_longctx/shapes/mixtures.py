@@ -1,0 +1,146 @@
+"""How each family says which layers are mixtures of experts, and of how many."""
+
+from collections.abc import Callable
+
+from pytest_longctx.shapes.decoder import Basics, ExpertsRule
+from pytest_longctx.shapes.feedforward import Experts
+from pytest_longctx.shapes.keys import Keys, shown
+from pytest_longctx.shapes.spans import draft_layers
+
+COUNT = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+USED = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "top_k_experts",
+    "moe_topk",
+    "moe_top_k",
+    "experts_per_token",
+    "moe_k",
+)
+WIDTH = ("moe_intermediate_size", "expert_ffn_hidden_size")
+
+
+def routed(k: Keys) -> tuple[int, int]:
+    """Experts, and how many of them see a token. All spellings are read, so that the second one is not held to be unknown."""
+    found = [v for name in USED if k.has(name) for v in [k.raw(name)]]
+    used = _first_number(k, found)
+    counts = [name for name in COUNT if k.has(name)]
+    count = k.stated(*(counts or COUNT))
+    for name in counts:
+        if k.count(name) != count:
+            raise k.refuse(name, f"it says {k.count(name)}, {counts[0]} says {count}")
+    return count, used or k.count(*USED)
+
+
+def _first_number(k: Keys, values: list[object]) -> int | None:
+    for found in values:
+        value = found
+        if isinstance(value, list):  # Hunyuan says it for each layer
+            if value and all(isinstance(v, int) and v == value[0] for v in value):
+                value = value[0]
+            else:
+                raise k.refuse("moe_topk", f"layers differ: {shown(value)}")
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        raise k.refuse(USED[0], f"a whole number is expected, not {shown(value)}")
+    return None
+
+
+def sparse_layers(k: Keys, layers: int) -> list[bool]:
+    """DeepSeek's rule and its descendants': the first are dense, then every ``moe_layer_freq``; or a list that says it."""
+    kinds = k.per_layer("mlp_layer_types", layers, extra=draft_layers(k)) if k.has("mlp_layer_types") else None
+    if kinds is not None:
+        for kind in kinds:
+            if kind not in ("dense", "sparse"):
+                raise k.refuse("mlp_layer_types", f"a kind named {shown(kind)} is not known")
+        for name in ("first_k_dense_replace", "moe_layer_freq", "num_dense_layers"):
+            k.raw(name)
+        return [kind == "sparse" for kind in kinds]
+    first = k.count("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", default=0, least=0)
+    if isinstance(k.raw("moe_layer_freq"), list):
+        return [bool(mark) for mark in k.numbers("moe_layer_freq", layers) or []]
+    step = k.count("moe_layer_freq", "interleave_moe_layer_step_size", default=1)
+    return [i >= first and i % step == 0 for i in range(layers)]
+
+
+def mixed(
+    *,
+    shared: str = "",
+    shared_count: tuple[str, ...] = (),
+    shared_gate: bool = False,
+    sparse: Callable[[Keys, int], list[bool]] = lambda _, layers: [True] * layers,
+    width: tuple[str, ...] = WIDTH,
+    gated: bool = True,
+    bias: bool = False,
+    router_bias: bool = False,
+    correction: bool = False,
+) -> ExpertsRule:
+    """A rule from a few facts. *shared* names the width of all shared experts, *shared_count* how many there are of one width."""
+
+    def rule(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
+        marks = sparse(k, b.layers)
+        if not any(marks):
+            return Experts(1, 1, 1), marks
+        count, used = routed(k)
+        each = k.stated(*width)
+        together = k.maybe(shared) or 0 if shared else 0
+        if shared_count and not together:
+            together = (k.maybe(*shared_count) or 0) * each
+        made = Experts(
+            count,
+            used,
+            each,
+            together,
+            shared_gate=shared_gate and together > 0,
+            gated=gated,
+            bias=bias,
+            router_bias=router_bias,
+            correction=correction,
+        )
+        return made, marks
+
+    return rule
+
+
+def qwen_sparse(k: Keys, layers: int) -> list[bool]:
+    """Qwen: every ``decoder_sparse_step``, but for ``mlp_only_layers``."""
+    step = k.count("decoder_sparse_step", default=1)
+    plain = set(k.numbers("mlp_only_layers") or [])
+    if k.has("num_experts") and k.count("num_experts", least=0) == 0:
+        return [False] * layers
+    return [i not in plain and (i + 1) % step == 0 for i in range(layers)]
+
+
+def listed_or(other: Callable[[Keys, int], list[bool]]) -> Callable[[Keys, int], list[bool]]:
+    """``mlp_layer_types`` where there is one, else another rule."""
+    return lambda k, layers: sparse_layers(k, layers) if k.has("mlp_layer_types") else other(k, layers)
+
+
+def llama4_sparse(k: Keys, layers: int) -> list[bool]:
+    """Llama 4: a list, or every so many."""
+    step = k.count("interleave_moe_layer_step", default=1, least=0)
+    listed = k.numbers("moe_layers")
+    chosen = set(listed) if listed is not None else set(range(step - 1, layers, step)) if step else set()
+    return [i in chosen for i in range(layers)]
+
+
+def ernie_sparse(k: Keys, layers: int) -> list[bool]:
+    """ERNIE 4.5: from a first to a last layer, every so many."""
+    step = k.count("moe_layer_interval", default=1)
+    first = k.count("moe_layer_start_index", default=0, least=0)
+    last = k.raw("moe_layer_end_index")
+    end = layers - 1 if last in (None, -1) else k.count("moe_layer_end_index", least=0)
+    return [(i + 1) % step == 0 and first <= i <= end for i in range(layers)]
+
+
+def listed_sparse(key: str) -> Callable[[Keys, int], list[bool]]:
+    """A list of yes and no for each layer (EXAONE's ``is_moe_layer``), else DeepSeek's rule."""
+
+    def rule(k: Keys, layers: int) -> list[bool]:
+        marks = k.per_layer(key, layers)
+        if marks is None:
+            return sparse_layers(k, layers)
+        k.raw("first_k_dense_replace")
+        return [bool(mark) for mark in marks]
+
+    return rule

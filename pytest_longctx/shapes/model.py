@@ -1,0 +1,245 @@
+"""A model's shape: its layers, what each caches, its weights; and the closed forms that memory and time are made of."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
+from types import MappingProxyType
+
+from pytest_longctx.shapes.caches import Attention, Cache, Latent, State, pairs
+from pytest_longctx.shapes.quantization import PLAIN_SCHEME, Scheme
+from pytest_longctx.shapes.tensors import Tensor
+
+VALUE_BYTES = MappingProxyType(
+    {"float32": 4, "bfloat16": 2, "float16": 2, "half": 2, "float": 4, "float64": 8, "double": 8}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: what it keeps of what was read (nothing, one cache, or two side by side), and its weights."""
+
+    caches: tuple[Cache, ...]
+    tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a family's reader makes of a config."""
+
+    hidden: int
+    vocabulary: int
+    layers: tuple[Layer, ...]
+    outside: tuple[Tensor, ...]
+    """Tables at both ends, and what no layer owns alone."""
+    draft: tuple[Tensor, ...] = ()
+    """Layers of multi-token prediction, loaded only where they speculate."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Layers that cache alike."""
+
+    cache: Cache
+    layers: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """All that memory and time depend on. A multimodal model is its text part, with *vision_parameters* beside it."""
+
+    model_type: str
+    hidden: int
+    vocabulary: int
+    rope_positions: int
+    stack: tuple[Layer, ...]
+    outside: tuple[Tensor, ...]
+    draft: tuple[Tensor, ...] = ()
+    dtype: str = "bfloat16"
+    scheme: Scheme = PLAIN_SCHEME
+    vision_parameters: int | None = 0
+    """Of the towers beside the text model; None where there are some that are not counted."""
+    notes: tuple[str, ...] = ()
+    rope_dim: int = 0
+    """Values in a row of the table of rotary embeddings."""
+
+    @property
+    def layers(self) -> int:
+        """All layers."""
+        return len(self.stack)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Caches that are alike, with how many layers have them, in order of first appearance."""
+        counts = Counter(cache for layer in self.stack for cache in layer.caches)
+        return tuple(Group(cache, count) for cache, count in counts.items())
+
+    @property
+    def states(self) -> tuple[tuple[State, int], ...]:
+        """Groups with a state of fixed size."""
+        return tuple((g.cache, g.layers) for g in self.groups if isinstance(g.cache, State))
+
+    @property
+    def attentions(self) -> tuple[tuple[Attention | Latent, int], ...]:
+        """Groups that cache something of each token."""
+        return tuple((g.cache, g.layers) for g in self.groups if not isinstance(g.cache, State))
+
+    # What was read is kept: bytes of the cache.
+
+    def kv_bytes_per_token(self, value_bytes: float = 2, tensor_parallel: int = 1, *, windowed: bool = False) -> int:
+        """
+        Bytes of one more token on one device, at a long context: layers with a window have let go of another.
+
+        With *windowed*, as if they kept everything: what an engine without a pool for windows spends.
+        """
+        return ceil(
+            sum(
+                count * cache.token_bytes(value_bytes, tensor_parallel)
+                for cache, count in self.attentions
+                if windowed or not self._lets_go(cache)
+            )
+        )
+
+    def _lets_go(self, cache: Attention | Latent) -> bool:
+        """Whether it forgets: a window as wide as all positions that the model knows never does."""
+        return cache.window > 0 and not (self.rope_positions and cache.window >= self.rope_positions)
+
+    def kv_bytes(self, tokens: int, value_bytes: float = 2, tensor_parallel: int = 1) -> int:
+        """Bytes of one request of *tokens* on one device, without its state: each layer keeps what it still needs."""
+        return ceil(sum(n * c.token_bytes(value_bytes, tensor_parallel) * c.kept(tokens) for c, n in self.attentions))
+
+    def state_bytes(self, conv_bytes: float = 2, recurrent_bytes: float | None = None, tensor_parallel: int = 1) -> int:
+        """
+        Bytes of one request's states on one device.
+
+        *recurrent_bytes* None: as the config says, else as the convolution. Engines differ; see the notes beside this module.
+        """
+        total = 0.0
+        for state, count in self.states:
+            said = VALUE_BYTES.get(state.recurrent_dtype or "", conv_bytes)
+            wide = said if recurrent_bytes is None else recurrent_bytes
+            total += count * state.request_bytes(conv_bytes, wide, tensor_parallel)
+        return ceil(total)
+
+    def attention_flop(self, tokens: int) -> float:
+        """Floating-point operations of attention, at the least, to read a prompt of *tokens*; an indexer's are left out."""
+        return sum(n * pairs(c, tokens) * 2 * c.heads * (c.key_dim + c.value_dim) for c, n in self.attentions)
+
+    # Weights.
+
+    @cached_property
+    def weights(self) -> tuple[Tensor, ...]:
+        """Every tensor that is loaded, without draft layers and towers."""
+        return (*self.outside, *(t for layer in self.stack for t in layer.tensors))
+
+    @cached_property
+    def text_parameters(self) -> int:
+        """Of the text model."""
+        return sum(t.numbers for t in self.weights)
+
+    @property
+    def parameters(self) -> int:
+        """All of them: what must be loaded."""
+        return self.text_parameters + (self.vision_parameters or 0)
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """Those that take part in one token: what must be multiplied."""
+        return sum(t.active_numbers for t in self.weights)
+
+    @property
+    def draft_parameters(self) -> int:
+        """Of the layers of multi-token prediction."""
+        return sum(t.numbers for t in self.draft)
+
+    @cached_property
+    def embedding_parameters(self) -> int:
+        """Those of the tables at both ends."""
+        return sum(t.numbers for t in self.outside if t.name in ("embed_tokens", "lm_head"))
+
+    def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
+        """Bytes of the weights on one device, as ``quantization_config`` says; *value_bytes* for all that is not quantised."""
+        plain = VALUE_BYTES.get(self.dtype, 2) if value_bytes is None else value_bytes
+        total = sum(self.scheme.bytes_of(t, None, plain, tensor_parallel) for t in self.outside)
+        for index, layer in enumerate(self.stack):
+            total += sum(self.scheme.bytes_of(t, index, plain, tensor_parallel) for t in layer.tensors)
+        return ceil(total + (self.vision_parameters or 0) * plain)
+
+    def rope_bytes(self, value_bytes: float) -> int:
+        """
+        Bytes of one table of rotary embeddings, whole on every device.
+
+        With 10,485,760 positions of 128 values it takes 2.5 GiB in BF16 (vLLM) and 5.0 GiB in FP32 (SGLang).
+        """
+        return ceil(self.rope_positions * self.rope_dim * value_bytes)
+
+    # What `Shape` was asked for.
+
+    def _count(self, span: str) -> int:
+        return sum(n for c, n in self.attentions if _span(c) == span)
+
+    @property
+    def full(self) -> int:
+        """Layers that attend to everything."""
+        return self._count("full")
+
+    @property
+    def chunked(self) -> int:
+        """Layers that see their own chunk."""
+        return self._count("chunked")
+
+    @property
+    def sliding(self) -> int:
+        """Layers that see the last tokens."""
+        return self._count("sliding")
+
+    @property
+    def window(self) -> int:
+        """The widest window; 0 where there is none."""
+        return max((c.window for c, _ in self.attentions), default=0)
+
+    @property
+    def _first(self) -> Attention | Latent | None:
+        """The attention that tells the sizes: of full layers, if there are any."""
+        ordered = sorted(self.attentions, key=lambda pair: pair[0].window > 0)
+        return ordered[0][0] if ordered else None
+
+    @property
+    def heads(self) -> int:
+        """Query heads of a full layer."""
+        return self._first.heads if self._first is not None else 0
+
+    @property
+    def kv_heads(self) -> int:
+        """KV heads of a full layer; a latent is one."""
+        return self._first.kv_heads if isinstance(self._first, Attention) else min(1, self.full)
+
+    @property
+    def head_dim(self) -> int:
+        """Values of a key of a full layer."""
+        cache = self._first
+        return (
+            cache.key_dim if isinstance(cache, Attention) else cache.rank + cache.rope_dim if cache is not None else 0
+        )
+
+    def kv_heads_per_device(self, tensor_parallel: int) -> int:
+        """KV heads of a full layer on one device."""
+        cache = self._first
+        return cache.heads_on_device(tensor_parallel) if isinstance(cache, Attention) else self.kv_heads
+
+    def stage(self, stages: int) -> "ModelShape":
+        """What the heaviest of so many pipeline stages holds: the longest run of layers and one of the tables."""
+        if stages <= 1:
+            return self
+        size = ceil(self.layers / stages)
+        parts = [self.stack[i : i + size] for i in range(0, self.layers, size)]
+        heaviest = max(parts, key=lambda part: sum(t.numbers for layer in part for t in layer.tensors))
+        return replace(self, stack=heaviest, outside=self.outside[:1])
+
+
+def _span(cache: Attention | Latent) -> str:
+    """What a layer attends to."""
+    if isinstance(cache, Attention):
+        return cache.span
+    return "sliding" if cache.window else "full"

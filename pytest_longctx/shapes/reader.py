@@ -1,0 +1,165 @@
+"""From a Hugging Face config.json to a model's shape, or to the key that is not understood."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pytest_longctx.shapes import rotary, spans, vision
+from pytest_longctx.shapes.families.compressed import COMPRESSED
+from pytest_longctx.shapes.families.hybrid import HYBRID
+from pytest_longctx.shapes.families.latent import LATENT
+from pytest_longctx.shapes.families.mixed import MIXED
+from pytest_longctx.shapes.families.older import OLDER
+from pytest_longctx.shapes.families.pattern import PATTERN
+from pytest_longctx.shapes.families.plain import PLAIN
+from pytest_longctx.shapes.families.shaped import SHAPED
+from pytest_longctx.shapes.keys import Keys, class_defaults, shown
+from pytest_longctx.shapes.model import VALUE_BYTES, Body, ModelShape
+from pytest_longctx.shapes.refusal import MisreadError, NotUnderstood
+from pytest_longctx.shapes.schemes import read_scheme, with_experts
+
+FAMILIES: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
+    {**PLAIN, **MIXED, **LATENT, **SHAPED, **HYBRID, **PATTERN, **OLDER, **COMPRESSED}
+)
+"""Text models, by ``model_type``."""
+
+TEXT_OF: Mapping[str, str] = MappingProxyType(
+    {
+        "gemma3": "gemma3_text",
+        "gemma3n": "gemma3n_text",
+        "gemma4": "gemma4_text",
+        "llama4": "llama4_text",
+        "qwen3_vl": "qwen3_vl_text",
+        "qwen3_vl_moe": "qwen3_vl_moe_text",
+        "qwen3_5": "qwen3_5_text",
+        "qwen3_5_moe": "qwen3_5_moe_text",
+        "qwen2_vl": "qwen2_vl_text",
+        "qwen2_5_vl": "qwen2_5_vl_text",
+        "minimax_m3_vl": "minimax_m3_vl_text",
+        "glm4v": "glm4v_text",
+        "glm4v_moe": "glm4v_moe_text",
+        "mistral3": "mistral",
+        "step3p7": "step3p7",
+    }
+)
+"""Multimodal models: the type of their text part, where the part itself does not say it."""
+
+WRAPPERS = frozenset(
+    {
+        *TEXT_OF,
+        "kimi_k25",
+        "kimi_k3",
+        "llava",
+        "llava_next",
+        "llava_onevision",
+        "internvl",
+        "pixtral",
+        "lfm2_vl",
+        "mistral3",
+        "kimi_vl",
+        "internvl_chat",
+        "smolvlm",
+        "idefics3",
+        "aya_vision",
+        "cohere2_vision",
+    }
+)
+"""Types that hold a text model in ``text_config``."""
+
+ENCODER_DECODERS = frozenset(
+    """t5 mt5 umt5 bart mbart whisper pegasus marian m2m_100 blenderbot blenderbot-small led longt5 bigbird_pegasus
+    encoder_decoder
+    prophetnet fsmt nllb-moe switch_transformers speech_to_text seamless_m4t t5gemma t5gemma2 plbart mvp bert roberta""".split()  # noqa: SIM905
+)
+
+ALIASES: Mapping[str, str] = MappingProxyType({"MiniMaxText01": "minimax_text_01", "MiniMaxM1": "minimax_m1"})
+
+
+def read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None = None) -> ModelShape | NotUnderstood:
+    """
+    The shape that *config* describes; whatever it holds, no exception leaves here.
+
+    *quantised* is what ``hf_quant_config.json`` beside it holds: ModelOpt's older place for what engines read from either.
+    """
+    try:
+        return _read(config, quantised)
+    except MisreadError as error:
+        return error.refusal
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        # A combination that no check above has foreseen; the model is refused, its neighbours are planned.
+        return NotUnderstood("config.json", f"it could not be read ({type(error).__name__}: {error})"[:300])
+
+
+def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> ModelShape:
+    if not isinstance(config, Mapping):
+        raise MisreadError("config.json", f"a table is expected, not {shown(config)}")
+    outer = Keys(config)
+    if outer.flag("is_encoder_decoder"):
+        raise MisreadError("is_encoder_decoder", "encoder-decoder models are not modelled")
+    text, name = _text(config, outer)
+    keys = Keys(text, class_defaults().get(name, {}), prefix="" if text is config else "text_config.")
+    body = _family(name)(keys)
+    scheme = with_experts(read_scheme(_quantised(keys, outer, quantised)), keys)
+    dtype, positions, drafts = _dtype(keys, outer), spans.positions(keys), spans.draft_layers(keys)
+    notes = list(body.notes)
+    if drafts and not body.draft:
+        notes.append(f"{drafts} layers of multi-token prediction are not counted")
+    rope_dim = rotary.dimension(keys, body, name)
+    if key := keys.unread():
+        value = text.get(key.removeprefix("text_config."))
+        raise MisreadError(key, f"it is {shown(value)}; memory may depend on it, and it is not modelled for {name}")
+    whole = text is not config or any(key in config for key in vision.TOWERS)
+    towers, more = vision.towers(config, body.hidden) if whole else (0, ())
+    parts = (name, body.hidden, body.vocabulary, positions, body.layers, body.outside, body.draft)
+    return ModelShape(*parts, dtype, scheme, towers, (*notes, *more), rope_dim)
+
+
+def _family(name: str) -> Callable[[Keys], Body]:
+    if name in FAMILIES:
+        return FAMILIES[name]
+    encodes = name in ENCODER_DECODERS
+    why = "encoder-decoder and encoder models are not modelled" if encodes else "this model type is not known"
+    raise MisreadError("model_type", f"{why}: {shown(name)}")
+
+
+def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Keys:
+    """What holds the table of quantisation: the text part, the whole, or the file beside it."""
+    for holder in (keys, outer):
+        if holder.raw("quantization_config") or holder.raw("compression_config"):
+            return holder
+    return Keys({"quantization_config": {"quant_method": "modelopt", **beside}}) if beside else outer
+
+
+def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], str]:
+    """The text part and its type."""
+    name = outer.word("model_type")
+    if name is None:
+        raise MisreadError("model_type", "it is missing")
+    part = next((config[key] for key in ("text_config", "llm_config", "language_config") if config.get(key)), None)
+    if part is None:
+        return config, ALIASES.get(name, TEXT_OF.get(name, name) if name not in FAMILIES else name)
+    if not isinstance(part, Mapping):
+        raise MisreadError("text_config", f"a table is expected, not {shown(part)}")
+    if name not in WRAPPERS and name not in FAMILIES:
+        raise MisreadError("model_type", f"this model type is not known: {shown(name)}")
+    inner = part.get("model_type")
+    chosen = TEXT_OF.get(name) if inner is None else inner
+    if not isinstance(chosen, str):
+        raise MisreadError("text_config.model_type", "it is missing" if inner is None else f"it is {shown(inner)}")
+    chosen = TEXT_OF.get(chosen, chosen) if chosen not in FAMILIES else chosen
+    merged = dict(part)
+    if "tie_word_embeddings" not in merged and "tie_word_embeddings" in config:
+        merged["tie_word_embeddings"] = config["tie_word_embeddings"]
+    return merged, ALIASES.get(chosen, chosen)
+
+
+def _dtype(keys: Keys, outer: Keys) -> str:
+    for holder in (keys, outer):
+        for key in ("torch_dtype", "dtype"):
+            value = holder.raw(key)
+            if isinstance(value, str):
+                word = value.removeprefix("torch.")
+                if word not in VALUE_BYTES:
+                    raise MisreadError(key, f"the dtype {shown(value)} is not known")
+                return word
+    return "bfloat16"

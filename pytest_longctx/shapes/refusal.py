@@ -1,0 +1,22 @@
+"""What is said of a config.json that cannot be read: the key that is not understood, and why."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NotUnderstood:
+    """One model's shape is not known; *key* of its config.json is the reason."""
+
+    key: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"this shape is not understood: {self.key}: {self.why}"
+
+
+class MisreadError(Exception):
+    """Raised within the reader, turned into `NotUnderstood` at its door."""
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(key, why)
+        self.refusal = NotUnderstood(key, why)

@@ -1,0 +1,59 @@
+"""The table of rotary embeddings that engines hold beside the weights: as many rows as positions, not sharded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_longctx.shapes.caches import Attention, Latent
+from pytest_longctx.shapes.keys import Keys
+from pytest_longctx.shapes.model import Body
+
+WITHOUT = frozenset(
+    {
+        "nemotron_h",
+        "jamba",
+        "bloom",
+        "mpt",
+        "gpt2",
+        "opt",
+        "gpt_bigcode",
+        "zamba2",
+        "mamba",
+        "mamba2",
+        "falcon_mamba",
+        "rwkv",
+    }
+)
+"""Families whose positions have no such table."""
+
+
+def dimension(k: Keys, body: Body, family: str) -> int:
+    """Values in a row; 0 where no layer turns its queries and keys by position."""
+    if (
+        family in WITHOUT
+        or k.raw("position_embedding_type") in ("nope", "alibi", "absolute")
+        or k.raw("mla_use_nope") is True
+    ):
+        return 0
+    caches = [cache for layer in body.layers for cache in layer.caches]
+    latent = next((cache for cache in caches if isinstance(cache, Latent)), None)
+    if latent is not None:
+        return latent.rope_dim
+    attention = next((cache for cache in caches if isinstance(cache, Attention)), None)
+    if attention is None:
+        return 0
+    absolute = k.raw("rotary_dim")
+    if isinstance(absolute, int) and not isinstance(absolute, bool) and 0 < absolute <= attention.key_dim:
+        return absolute
+    return int(attention.key_dim * _part(k))
+
+
+def _part(k: Keys) -> float:
+    """The part of a head that is turned."""
+    nested = k.raw("rope_parameters")
+    values: list[Any] = [k.raw("partial_rotary_factor"), k.raw("rotary_pct")]
+    if isinstance(nested, Mapping):
+        values.append(nested.get("partial_rotary_factor"))
+    for value in values:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+            return float(value)
+    return 1.0

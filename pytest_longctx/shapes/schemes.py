@@ -1,0 +1,225 @@
+"""Readers of ``quantization_config``, one for each method; an unknown one is refused by name."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from pytest_longctx.shapes.keys import Keys, shown
+from pytest_longctx.shapes.modules import Modules
+from pytest_longctx.shapes.quantization import CODINGS, PLAIN_SCHEME, Coding, Scheme
+
+
+def read_scheme(k: Keys) -> Scheme:
+    """How the model's weights are stored."""
+    q = k.table("quantization_config") or k.table("compression_config")
+    if q is None:
+        return PLAIN_SCHEME
+    method = q.word("quant_method") or ("modelopt" if q.has("quant_algo") or q.has("quantization") else None)
+    if method is None:
+        raise q.refuse("quant_method", "it is missing")
+    reader = METHODS.get(method.lower().replace("-", "_"))
+    if reader is None:
+        raise q.refuse("quant_method", f"the method {shown(method)} is not known")
+    return reader(q)
+
+
+def with_experts(scheme: Scheme, k: Keys) -> Scheme:
+    """DeepSeek V4 says apart from its scheme that experts have a dtype of their own."""
+    dtype = k.word("expert_dtype")
+    if dtype is None or scheme.coding is None:
+        return scheme
+    if dtype not in ("fp4", "fp8"):
+        raise k.refuse("expert_dtype", f"the dtype {shown(dtype)} is not known")
+    own = ((Modules.of(["mlp.experts"]), CODINGS["MXFP4"]),) if dtype == "fp4" else ()
+    return replace(scheme, chosen=own + scheme.chosen)
+
+
+def _modules(q: Keys, *keys: str) -> Modules:
+    names: list[str] = []
+    for key in keys:
+        value = q.raw(key)
+        value = [value] if isinstance(value, str) else value
+        if value is None:
+            continue
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise q.refuse(key, "a list of names is expected")
+        names += value
+    return _compiled(q, keys[0], names)
+
+
+def _compiled(q: Keys, key: str, names: list[str]) -> Modules:
+    try:
+        return Modules.of(names)
+    except (re.error, RecursionError, OverflowError) as problem:
+        raise q.refuse(key, f"an expression is damaged: {problem}") from None
+
+
+def _fp8(q: Keys) -> Scheme:
+    kept = _modules(q, "modules_to_not_convert", "ignored_layers", "ignore")
+    block = q.numbers("weight_block_size")
+    if block is None:
+        return Scheme("fp8", CODINGS["FP8"], kept)
+    if len(block) != 2 or not all(block):
+        raise q.refuse("weight_block_size", f"two numbers are expected, not {shown(block)}")
+    return Scheme("fp8", Coding(8, 4, group=block[1], block_rows=block[0]), kept)
+
+
+def _fbgemm(q: Keys) -> Scheme:
+    return Scheme("fbgemm_fp8", Coding(8, 4), _modules(q, "modules_to_not_convert"))
+
+
+def _mxfp4(q: Keys) -> Scheme:
+    return Scheme("mxfp4", CODINGS["MXFP4"], _modules(q, "modules_to_not_convert"), experts_only=True)
+
+
+def _awq(q: Keys) -> Scheme:
+    bits, group = q.count("bits", "w_bit", default=4), q.count("group_size", "q_group_size", default=128, least=-1)
+    zero = bits / 8 if q.flag("zero_point", default=True) else 0
+    return Scheme("awq", Coding(bits, 2 + zero, group=max(group, 0)), _modules(q, "modules_to_not_convert"))
+
+
+def _gptq(q: Keys) -> Scheme:
+    bits, group = q.count("bits"), q.count("group_size", default=128, least=-1)
+    kept: list[str] = []
+    for pattern, value in (q.raw("dynamic") or {}).items() if isinstance(q.raw("dynamic"), Mapping) else ():
+        if not isinstance(pattern, str) or not pattern.startswith("-:"):
+            raise q.refuse("dynamic", f"modules with bits of their own are not modelled: {shown(value)}")
+        kept.append(f"re:{pattern[2:]}")
+    for key in ("extra_config", "layer_config"):
+        if q.raw(key):
+            raise q.refuse(key, "modules with bits of their own are not modelled")
+    column = 4 if q.flag("desc_act") else 0
+    coding = Coding(bits, 2 + bits / 8, group=max(group, 0), column_bytes=column)
+    return Scheme("gptq", coding, _compiled(q, "dynamic", kept), head=q.flag("lm_head"))
+
+
+def _bitsandbytes(q: Keys) -> Scheme:
+    kept = _modules(q, "llm_int8_skip_modules")
+    if q.flag("load_in_4bit") or q.flag("_load_in_4bit"):
+        scale = 1 + 4 / 256 if q.flag("bnb_4bit_use_double_quant") else 4
+        return Scheme("bitsandbytes", Coding(4, scale, group=64), kept)
+    return Scheme("bitsandbytes", Coding(8, 4), kept)
+
+
+def _weights(q: Keys, group: Keys) -> Coding | None:
+    """The coding of one of compressed-tensors' groups."""
+    weights = group.table("weights")
+    if weights is None:
+        return None
+    bits, kind = weights.count("num_bits"), weights.word("type", "int")
+    strategy = weights.word("strategy") or "tensor"
+    if bits == 4 and kind == "float":
+        return CODINGS["NVFP4" if weights.count("group_size", default=16) == 16 else "MXFP4"]
+    size = weights.count("group_size", default=0, least=-1)
+    if strategy == "block":
+        block = weights.numbers("block_structure") or [128, 128]
+        if len(block) != 2 or not all(block):
+            raise weights.refuse("block_structure", f"two numbers are expected, not {shown(block)}")
+        return Coding(bits, 4, group=block[1], block_rows=block[0])
+    zero = 0.0 if weights.flag("symmetric", default=True) else bits / 8
+    if strategy in ("group", "tensor_group"):
+        return Coding(bits, 2 + zero, group=max(size, 0))
+    if strategy in ("channel", "tensor"):
+        return Coding(bits, 2 + zero, group=-1 if strategy == "tensor" else 0)
+    raise q.refuse("config_groups", f"the strategy {shown(strategy)} is not known")
+
+
+def _compressed(q: Keys) -> Scheme:
+    if q.raw("sparsity_config") and (s := q.table("sparsity_config")) and s.word("format", "dense") != "dense":
+        raise q.refuse("sparsity_config", "sparse weights are not modelled")
+    return Scheme("compressed-tensors", None, _modules(q, "ignore"), _groups(q), kv_dtype=_kv_dtype(q))
+
+
+def _groups(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
+    groups = q.table("config_groups")
+    if groups is None:
+        raise q.refuse("config_groups", "it is missing")
+    chosen = []
+    for name in _names(q, "config_groups"):
+        group = groups.table(name)
+        if group is not None:
+            targets = _modules(group, "targets") if group.raw("targets") else Modules(all=True)
+            chosen.append((targets, _weights(q, group)))
+    # Those that name modules come before the one that means all.
+    return tuple(sorted(chosen, key=lambda pair: pair[0].all))
+
+
+def _names(q: Keys, key: str) -> list[str]:
+    value = q.raw(key)
+    return [name for name in value if isinstance(name, str)] if isinstance(value, Mapping) else []
+
+
+def _kv_dtype(q: Keys) -> str | None:
+    scheme = q.table("kv_cache_scheme") if isinstance(q.raw("kv_cache_scheme"), Mapping) else None
+    if scheme is not None and scheme.maybe("num_bits") == 8:
+        return "fp8"
+    algorithm = q.raw("kv_cache_quant_algo") or q.raw("kv_cache_scheme")
+    return "fp8" if algorithm == "FP8" else "nvfp4" if algorithm == "NVFP4" else None
+
+
+def _modelopt(q: Keys) -> Scheme:
+    inner = q.table("quantization") or q
+    algorithm = (inner.word("quant_algo") or "").upper()
+    kept = _modules(inner, "exclude_modules", "ignore")
+    if algorithm == "MIXED_PRECISION":
+        return Scheme("modelopt", None, kept, _listed(inner), head=True, kv_dtype=_kv_dtype(inner))
+    if algorithm not in CODINGS:
+        raise inner.refuse("quant_algo", f"the algorithm {shown(algorithm)} is not known")
+    return Scheme("modelopt", CODINGS[algorithm], kept, kv_dtype=_kv_dtype(inner))
+
+
+def _listed(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
+    """ModelOpt's mixed precision: each module with its algorithm."""
+    by_algorithm: dict[str, list[str]] = {}
+    table = q.table("quantized_layers")
+    if table is None:
+        raise q.refuse("quantized_layers", "it is missing")
+    for name in _names(q, "quantized_layers"):
+        entry = table.table(name)
+        algorithm = ((entry.word("quant_algo") if entry else None) or "").upper()
+        if algorithm not in CODINGS:
+            raise q.refuse("quantized_layers", f"the algorithm {shown(algorithm)} is not known")
+        by_algorithm.setdefault(algorithm, []).append(name)
+    return tuple((_compiled(q, "quantized_layers", names), CODINGS[a]) for a, names in by_algorithm.items())
+
+
+QUARK: Mapping[str, Coding] = MappingProxyType(
+    {"fp8_e4m3": Coding(8, 4, group=-1), "int8": Coding(8, 4), "fp4": Coding(4, 1, group=32)}
+)
+
+
+def _quark(q: Keys) -> Scheme:
+    if q.raw("layer_quant_config") or q.raw("layer_type_quant_config"):
+        raise q.refuse("layer_quant_config", "modules with codings of their own are not modelled")
+    everywhere = q.table("global_quant_config")
+    weight = everywhere.table("weight") if everywhere else None
+    dtype = weight.word("dtype") if weight else None
+    if dtype is None or dtype not in QUARK:
+        raise q.refuse("global_quant_config", f"weights of dtype {shown(dtype)} are not known")
+    return Scheme("quark", QUARK[dtype], _modules(q, "exclude"))
+
+
+METHODS: Mapping[str, Callable[[Keys], Scheme]] = MappingProxyType(
+    {
+        "fp8": _fp8,
+        "fbgemm_fp8": _fbgemm,
+        "mxfp4": _mxfp4,
+        "awq": _awq,
+        "gptq": _gptq,
+        "auto_round": _gptq,
+        "intel/auto_round": _gptq,
+        "bitsandbytes": _bitsandbytes,
+        "compressed_tensors": _compressed,
+        "modelopt": _modelopt,
+        "modelopt_fp4": _modelopt,
+        "modelopt_mixed": _modelopt,
+        "nvfp4": _modelopt,
+        "quark": _quark,
+    }
+)
+
+
+def known_methods() -> list[str]:
+    """Their names."""
+    return sorted(METHODS)

@@ -1,0 +1,54 @@
+"""The weights of a model as shapes of tensors, with how tensor parallelism cuts them."""
+
+from math import ceil
+from typing import NamedTuple
+
+ANY = 1 << 40
+"""Tensor parallelism can cut it into as many parts as there are devices."""
+WHOLE = 1
+"""Every device holds all of it."""
+
+
+class Tensor(NamedTuple):
+    """One weight of a layer, or so many alike."""
+
+    name: str
+    """Path of its module within the layer, as the checkpoint spells it: what ``quantization_config`` speaks of."""
+    rows: int
+    columns: int = 0
+    """0: a vector (a norm, a bias), which no scheme quantises."""
+    copies: int = 1
+    active: int | None = None
+    """How many of the copies take part in one token; None: all."""
+    shards: int = WHOLE
+    """Into how many parts tensor parallelism can cut it; beyond, parts are repeated."""
+    slices: int = 1
+    """Matrices in one copy (a convolution's taps): numbers count, its scales do not."""
+
+    @property
+    def numbers(self) -> int:
+        """Parameters in all copies."""
+        return self.rows * max(self.columns, 1) * self.slices * self.copies
+
+    @property
+    def active_numbers(self) -> int:
+        """Parameters that one token is multiplied with."""
+        return self.numbers if self.active is None else self.numbers // self.copies * self.active
+
+    def on_device(self, tensor_parallel: int) -> int:
+        """Parameters on one of so many devices."""
+        return ceil(self.numbers / min(tensor_parallel, self.shards))
+
+
+def linear(
+    name: str, rows: int, columns: int, *, bias: bool = False, shards: int = ANY, by_row: bool = True
+) -> tuple[Tensor, ...]:
+    """A matrix, with its bias if it has one; cut by columns, its bias is whole on every device."""
+    matrix = Tensor(name, rows, columns, shards=shards)
+    return (matrix, Tensor(f"{name}.bias", rows, shards=shards if by_row else WHOLE)) if bias else (matrix,)
+
+
+def norm(name: str, size: int, *, bias: bool = False, copies: int = 1) -> tuple[Tensor, ...]:
+    """A normalisation: a scale, and an offset if it has one."""
+    scale = Tensor(name, size, copies=copies)
+    return (scale, Tensor(f"{name}.bias", size, copies=copies)) if bias else (scale,)

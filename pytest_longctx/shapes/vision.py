@@ -1,0 +1,78 @@
+"""Towers beside the text model of a multimodal model: vision transformers are counted, others are named as not counted."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_longctx.shapes.keys import Keys
+from pytest_longctx.shapes.refusal import MisreadError
+
+TOWERS = ("vision_config", "audio_config", "vision_tower_config", "sound_config")
+
+GATED = frozenset({"pixtral", "gemma4_vision", "qwen2_5_vl", "mistral3"})
+"""Types whose feed-forward layers have three matrices."""
+
+
+def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tuple[str, ...]]:
+    """Their parameters, within some percent; None where one is there that is not counted. And what to say of it."""
+    total: int | None = 0
+    notes: list[str] = []
+    for key in TOWERS:
+        table = config.get(key)
+        if not isinstance(table, Mapping) or not table:
+            continue
+        found = (
+            _counted(Keys(table, prefix=f"{key}."), config.get("model_type"), text_hidden) if "vision" in key else None
+        )
+        if found is None:
+            notes.append(f"{key} is not counted")
+            total = None
+        elif total is not None:
+            total += found
+    if not any(config.get(key) for key in TOWERS):
+        notes.append("there is no vision_config: its tower is not counted")
+    return total, tuple(notes)
+
+
+def _counted(k: Keys, outer: object, text_hidden: int) -> int | None:
+    try:
+        return _transformer(k, outer, text_hidden)
+    except MisreadError:
+        return None
+
+
+def _transformer(k: Keys, outer: object, text_hidden: int) -> int | None:
+    """Blocks of attention and feed-forward layers, what embeds patches, and what leads to the text model."""
+    hidden = k.maybe("hidden_size", "embed_dim", "width", "vt_hidden_size", least=1)
+    depth = k.maybe("num_hidden_layers", "depth", "layers", "vt_num_hidden_layers", least=1)
+    width = k.maybe("intermediate_size", "vt_intermediate_size", least=1)
+    ratio = k.raw("mlp_ratio")
+    if width is None and isinstance(ratio, int | float) and hidden and 0 < ratio < 100:
+        width = int(ratio * hidden)
+    if not hidden or not depth or not width or depth > 1000:
+        return None
+    matrices = 3 if {str(outer), str(k.raw("model_type"))} & GATED else 2
+    blocks = depth * (4 * hidden * hidden + matrices * hidden * width + 9 * hidden + width)
+    return blocks + _embedding(k, hidden) + _bridge(k, outer, hidden, text_hidden)
+
+
+def _embedding(k: Keys, hidden: int) -> int:
+    """The projection of a patch, and a table of positions."""
+    patch, image = k.maybe("patch_size") or 14, k.maybe("image_size") or 0
+    channels, frames = k.maybe("in_channels", "in_chans", "num_channels") or 3, k.maybe("temporal_patch_size") or 1
+    rotary = k.raw("model_type") == "pixtral" or k.raw("position_embedding_type") == "rope"
+    rows = k.maybe("num_position_embeddings") or (0 if rotary else (image // max(patch, 1)) ** 2)
+    rows = 2 * (k.maybe("position_embedding_size") or 0) or rows
+    return hidden * (channels * frames * patch * patch + min(rows, 1 << 20))
+
+
+def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
+    """From the tower to the text model: Qwen merges patches, once more for each deep layer; others project."""
+    side = k.maybe("spatial_merge_size") or 2
+    merged = hidden * side * side
+    out = k.maybe("out_hidden_size")
+    if out:
+        deep = k.sequence("deepstack_visual_indexes") or ()
+        return (1 + len(deep)) * merged * (merged + out)
+    if outer == "mistral3":
+        return merged * hidden + hidden * text_hidden + text_hidden * text_hidden
+    return merged * (merged + text_hidden) if outer in ("kimi_k25", "minimax_m3_vl") else hidden * text_hidden

@@ -1,0 +1,133 @@
+"""Bytes of quantised weights, by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_longctx.shapes import ModelShape, read
+
+MODELS = json.loads((Path(__file__).parent.parent.parent / "data/shapes" / "models.json").read_text())
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+TABLES = 2 * 128256 * 4096 * 2 + 65 * 4096 * 2
+MATRICES = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 4096 * 14336)
+ROWS = 32 * (2 * 4096 + 2 * 1024 + 2 * 14336 + 4096)
+
+
+def size(config: dict[str, object], quantised: dict[str, object], tensor_parallel: int = 1) -> int:
+    found = read({**config, "quantization_config": quantised})
+    assert isinstance(found, ModelShape), found
+    return found.weight_bytes(tensor_parallel)
+
+
+def group(bits: int, kind: str, **more: object) -> dict[str, object]:
+    weights = {"num_bits": bits, "type": kind, **more}
+    return {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": ["lm_head"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("quantised", "bytes_of_matrices"),
+    [
+        ({"quant_method": "fp8"}, MATRICES + 32 * 7 * 4),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, MATRICES * (1 + 4 / 128**2)),
+        ({"quant_method": "fbgemm_fp8"}, MATRICES + ROWS * 4),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}, MATRICES * (0.5 + 2.5 / 128)),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}, MATRICES * (0.5 + 2.5 / 128)),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, MATRICES * (0.5 + 4 / 64)),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, MATRICES + ROWS * 4),
+        (group(8, "float", strategy="channel"), MATRICES + ROWS * 2),
+        (group(8, "int", strategy="channel"), MATRICES + ROWS * 2),
+        (group(4, "int", strategy="group", group_size=128), MATRICES * (0.5 + 2 / 128)),
+        (group(4, "float", strategy="tensor_group", group_size=16), MATRICES * (0.5 + 1 / 16)),
+        (
+            {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "ignore": ["lm_head"]},
+            MATRICES * (0.5 + 1 / 16),
+        ),
+        ({"quant_method": "modelopt", "quantization": {"quant_algo": "FP8"}}, MATRICES + 32 * 7 * 4),
+        (
+            {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}}, "exclude": ["lm_head"]},
+            MATRICES + 32 * 7 * 4,
+        ),
+    ],
+    ids=lambda value: value.get("quant_method") if isinstance(value, dict) else "",
+)
+def test_matrices_are_coded_and_tables_are_not(quantised: dict[str, object], bytes_of_matrices: float) -> None:
+    assert size(LLAMA, quantised) == pytest.approx(TABLES + bytes_of_matrices, rel=1e-4)
+
+
+def test_modules_that_are_named_stay_as_they_were() -> None:
+    own = 32 * 3 * 4096 * 14336
+    for names in (
+        ["model.layers.*.mlp"],
+        ["*.mlp.*"],
+        ["*mlp*"],
+        ["re:.*mlp.*"],
+        [f"model.layers.{i}.mlp" for i in range(32)],
+        ["mlp"],
+    ):
+        expected = TABLES + (MATRICES - own) + own * 2
+        assert size(LLAMA, {"quant_method": "fp8", "modules_to_not_convert": names}) == pytest.approx(
+            expected, rel=1e-4
+        ), names
+
+
+def test_one_layer_that_is_named_is_one_layer() -> None:
+    one = 3 * 4096 * 14336
+    all_of_it = size(LLAMA, {"quant_method": "fp8"})
+    kept = size(LLAMA, {"quant_method": "fp8", "ignored_layers": ["model.layers.1.mlp"]})
+    assert kept - all_of_it == pytest.approx(one, rel=1e-4)  # and not also layers 10 to 19
+
+
+def test_only_experts_are_mxfp4() -> None:
+    found = read({**MODELS["gpt-oss-120b"]["config"], "quantization_config": {"quant_method": "mxfp4"}})
+    assert isinstance(found, ModelShape)
+    assert found.weight_bytes() / 2**30 == pytest.approx(60.8, abs=0.1)  # the checkpoint is 65.2e9 bytes
+
+
+def test_published_sizes() -> None:
+    """Bytes of the safetensors files, to a percent."""
+    v3 = size(MODELS["DeepSeek-V3"]["config"], {"quant_method": "fp8", "weight_block_size": [128, 128]})
+    assert v3 / 1e9 == pytest.approx(674.6, rel=0.01)  # 688.6e9 with the layer of multi-token prediction
+
+
+def test_a_mixed_checkpoint_is_read_module_by_module() -> None:
+    layers = {
+        f"model.layers.{i}.mlp.{name}_proj": {"quant_algo": "NVFP4"}
+        for i in range(32)
+        for name in ("gate", "up", "down")
+    }
+    layers |= {f"model.layers.{i}.self_attn.{name}_proj": {"quant_algo": "FP8"} for i in range(32) for name in "qkvo"}
+    mixed = size(LLAMA, {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers})
+    wide = 32 * 3 * 4096 * 14336
+    assert mixed == pytest.approx(TABLES + wide * 0.5625 + (MATRICES - wide), rel=1e-4)
+
+
+def test_the_share_of_a_device() -> None:
+    whole, part = size(LLAMA, {"quant_method": "fp8"}), size(LLAMA, {"quant_method": "fp8"}, 8)
+    assert part == pytest.approx(whole / 8, rel=0.001)
+
+
+def test_the_older_file_of_modelopt_counts_where_the_config_is_silent() -> None:
+    beside = {
+        "producer": {"name": "modelopt"},
+        "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]},
+    }
+    found, plain = read(LLAMA, beside), read(LLAMA)
+    assert isinstance(found, ModelShape)
+    assert isinstance(plain, ModelShape)
+    assert found.weight_bytes() == size(LLAMA, {"quant_method": "modelopt", **beside})
+    assert found.scheme.kv_dtype == "fp8"
+    assert found.weight_bytes() < 0.6 * plain.weight_bytes()
