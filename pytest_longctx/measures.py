@@ -187,6 +187,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "sbuf_needed_kib": Measure("KiB", "on-chip memory that a Neuron kernel needs in one partition"),
         "sbuf_limit_kib": Measure("KiB", "on-chip memory that one partition of a Neuron core has"),
         "hbm_limit_gb": Measure("GB", "device memory that a compiled Neuron model may take, as the compiler says"),
+        "max_num_seqs": Measure("requests", "requests at once that the engine was told to serve"),
+        "mamba_blocks": Measure("blocks", "Mamba state blocks that there are"),
+        "host_wanted_gib": Measure("GiB", "host memory that was asked for at once"),
+        "host_free_gib": Measure("GiB", "host memory that was free"),
+        "shm_gib": Measure("GiB", "shared memory segment that was refused"),
+        "collective_ms": Measure("ms", "how long a collective had run when it was given up"),
+        "warm_up_tokens": Measure("tokens", "prompt tokens of a warm-up"),
         "killed_gib": Measure("GiB", "memory held by the largest process that the host's out-of-memory killer ended"),
         # a refusal, by its text
         "refused_tokens": Measure("tokens", "prompt tokens of a refused request, as the refusal counts them"),

@@ -16,7 +16,8 @@ from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Machine
 from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal
-from pytest_longctx.diagnosis.log_reader import LogReader, read_file
+from pytest_longctx.diagnosis.log_file import read_file
+from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.errors import BootError
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Conditions, Mismatch
