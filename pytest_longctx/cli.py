@@ -27,7 +27,7 @@ from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.reports import compare as reports_compare
-from pytest_longctx.reports import history, html, pages, plots
+from pytest_longctx.reports import history, html, log_report, pages, plots
 from pytest_longctx.reports import results as results_file
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare
 from pytest_longctx.reports.panels import panels
@@ -215,6 +215,7 @@ def commands() -> argparse.ArgumentParser:
     shown.add_argument("folder", type=Path, help="where the page goes")
     add_report_commands(subcommands)
     add_render_command(subcommands)
+    log_report.add(subcommands)
     return parser
 
 
@@ -274,7 +275,9 @@ def _write(folder: Path, made: Mapping[str, str]) -> None:
 
 def catalogues() -> dict[str, Catalogue]:
     """Every shipped catalogue, by the backend it is named after."""
-    return {name: diagnosis_signatures.load(path) for name, path in backends.signature_files().items()}
+    own = {**diagnosis_signatures.engine_files(), **backends.signature_files()}
+    made = {name: diagnosis_signatures.load(path) for name, path in sorted(own.items())}
+    return {**made, "every engine": diagnosis_signatures.common()}
 
 
 def published_commands() -> str:
