@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_longctx.errors import ModelError
-from pytest_longctx.shapes import ModelShape
+from pytest_longctx.shapes import ModelShape, NotUnderstood, read
 from pytest_longctx.shapes.caches import Attention, Latent, State
 
 
@@ -129,71 +129,17 @@ def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = Fa
 
 
 def from_config(config: Mapping[str, Any]) -> Shape:
-    """The shape that *config* describes; for a multimodal model, that of its text part. Raises `ModelError` for a missing key."""
-    text = config.get("text_config", config)
-    try:
-        kinds = _layer_kinds(text)
-        head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-        window = text.get("attention_chunk_size") if "chunked" in kinds else text.get("sliding_window")
-        total, active = _parameters(text, head_dim)
-        return Shape(
-            full=kinds.count("full"),
-            chunked=kinds.count("chunked"),
-            sliding=kinds.count("sliding"),
-            window=int(window or 0) if set(kinds) != {"full"} else 0,
-            hidden=text["hidden_size"],
-            heads=text["num_attention_heads"],
-            kv_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
-            head_dim=head_dim,
-            vocabulary=text["vocab_size"],
-            parameters=total,
-            active_parameters=active,
-            embedding_parameters=_embeddings(text),
-            rope_positions=text.get("max_position_embeddings", 0),
-        )
-    except KeyError as missing:
-        raise ModelError(f"this config.json has no {missing}, which the model's shape needs") from None
+    """
+    The shape of a model that ships with the package. Raises `ModelError` for one that a `Shape` cannot say.
 
-
-def _layer_kinds(text: Mapping[str, Any]) -> list[str]:
-    """The kind of attention of each layer."""
-    count = text["num_hidden_layers"]
-    if named := text.get("layer_types"):
-        return [name.partition("_")[0] for name in named]
-    if str(text.get("model_type", "")).startswith("llama4") and text.get("attention_chunk_size"):
-        # Layers without rotary embedding (marked 0) have full attention; by default every fourth.
-        every = text.get("no_rope_layer_interval") or 4
-        marks = text.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(count)]
-        return ["chunked" if mark else "full" for mark in marks]
-    if text.get("sliding_window") and text.get("use_sliding_window", True):
-        # Without a pattern every layer has a sliding window (Mistral 7B); Qwen2's first layers do not.
-        first = text.get("max_window_layers", 0) if "use_sliding_window" in text else 0
-        return ["full" if i < first else "sliding" for i in range(count)]
-    return ["full"] * count
-
-
-def _embeddings(text: Mapping[str, Any]) -> int:
-    return int(text["vocab_size"] * text["hidden_size"] * (1 if text.get("tie_word_embeddings") else 2))
-
-
-def _parameters(text: Mapping[str, Any], head_dim: int) -> tuple[int, int]:
-    """Total and active parameters of the text model, without norms and biases (less than one in ten thousand)."""
-    hidden, layers = text["hidden_size"], text["num_hidden_layers"]
-    heads, kv_heads = text["num_attention_heads"], text.get("num_key_value_heads") or text["num_attention_heads"]
-    embeddings = _embeddings(text)
-    attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
-    experts = text.get("num_local_experts") or text.get("num_experts") or 0
-    if not experts:
-        whole = embeddings + layers * (attention + 3 * hidden * text["intermediate_size"])
-        return whole, whole
-    step = text.get("interleave_moe_layer_step") or 1
-    sparse = len(text.get("moe_layers") or range(step - 1, layers, step))
-    expert = 3 * hidden * (text.get("moe_intermediate_size") or text["intermediate_size"])
-    shared = 3 * hidden * text["intermediate_size"] if str(text.get("model_type", "")).startswith("llama4") else 0
-    dense = (layers - sparse) * 3 * hidden * text.get("intermediate_size_mlp", text["intermediate_size"])
-    common = embeddings + layers * attention + dense + sparse * (hidden * experts + shared)
-    used = text.get("num_experts_per_tok") or 1
-    return common + sparse * experts * expert, common + sparse * used * expert
+    Its engines and flags were measured, so it is not held to what `Backend.unmodelled` knows of a stranger's.
+    """
+    whole = read(config)
+    if isinstance(whole, NotUnderstood):
+        raise ModelError(str(whole))
+    if why := not_plain(whole):
+        raise ModelError(f"{whole.model_type} has {why}")
+    return replace(of(whole), whole=None)
 
 
 @cache

@@ -13,6 +13,7 @@ TAKEN_BYTES = 0.7 * GiB
 """Device memory that CUDA takes before anything is loaded: 139.80 - 139.13 GiB on an H200, 0.5.16."""
 
 _MULTIMODAL_FRACTION = 0.85
+"""What SGLang chooses for Llama 4, the one multimodal model whose memory is known here."""
 _TENSOR_PARALLEL = ("tp", "tp-size", "tensor-parallel-size")
 _UNMODELLED = frozenset(
     """dp dp-size data-parallel-size enable-dp-attention ep ep-size expert-parallel-size speculative-algorithm cpu-offload-gb
@@ -32,9 +33,6 @@ _OTHER_WINDOW_POOLS = frozenset(
 def _window_pool(shape: Shape) -> bool:
     """Whether layers with a window have a pool of their own: of what was read, only Llama 4 as a multimodal model."""
     return shape.whole is None or shape.architecture == _LLAMA_4
-
-
-"""What SGLang chooses for Llama 4, the one multimodal model whose memory is known here."""
 
 
 class Sglang(Backend):
