@@ -1,7 +1,8 @@
 """
-Does a log say anything new? A line that was there before, but for its time, is no sign of work; nor is one about our questions.
+Detect whether a log has new lines. A line that differs from an earlier one only in its time is not new, nor is an access log's
+line about a request of this package.
 
-Bars of progress, which end in a carriage return or not at all, are read as they grow.
+Progress bars, which end in a carriage return or not at all, are read as they grow.
 """
 
 import re
@@ -20,23 +21,23 @@ _MOST_LINES: Final = 100_000
 
 @dataclass(slots=True)
 class LogMotion:
-    """Follows a log; *idle* are patterns of lines that come whether or not there is work."""
+    """Follows a log; *idle* are patterns of lines that are logged with or without work."""
 
     path: Path | None = None
     idle: tuple[str, ...] = ()
     offset: int = 0
     last: str = ""
-    """The last line that was new."""
+    """The last new line."""
     _seen: set[str] = field(default_factory=set)
 
     @classmethod
     def from_now(cls, path: Path | None, idle: tuple[str, ...] = ()) -> "LogMotion":
-        """Of what *path* gains from here on."""
+        """Follow *path* from its present end."""
         there = path is not None and path.is_file()
         return cls(path if there else None, idle, path.stat().st_size if there and path is not None else 0)
 
     def grown(self) -> bool:
-        """Whether the file has said anything new since the last look."""
+        """Whether the file has a new line since the last call."""
         if self.path is None:
             return False
         try:
@@ -45,13 +46,13 @@ class LogMotion:
                 block = log.read(_MOST_BYTES)
         except OSError:
             return False
-        # What has not ended yet is read again with what follows it.
+        # A line without an end is read again, with its rest.
         ended = max(block.rfind(b"\n"), block.rfind(b"\r")) + 1
         self.offset += ended if ended or len(block) < _MOST_BYTES else len(block)
         return self.new(re.split(r"[\r\n]+", block.decode("utf-8", "replace")))
 
     def new(self, lines: Iterable[str]) -> bool:
-        """Whether any of *lines* says what none did before."""
+        """Whether any of *lines* is new."""
         found = [line for line in lines if self._is_new(line)]
         self.last = found[-1].strip() if found else self.last
         return bool(found)

@@ -26,22 +26,12 @@ from pytest_longctx.units import duration
 
 _MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu")
 """Signatures of an environment problem: no evidence about the server."""
-
-
 _POLL_S = 0.1
-
-
 _LAST_WORDS_S = 0.5
 """How long a server may continue to log after a line that reports a failure."""
-
-
 _TAIL_LINES = 12
-
-
 _WIDEST = 400
 """Characters of one line of an explanation."""
-
-
 UNREACHABLE_S = 5.0
 """How long to try an address without a listener, where the server should run already."""
 

@@ -196,16 +196,18 @@ class Session:
     def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
         """Send a load by the tool called *name*."""
         tool: LoadTool = registry.load(registry.LOADS[name])()
-        return runner.run_load(tool, self._errand(server, asked, name), self.options.python, self.progress_line.update)
+        return runner.run_load(
+            tool, self._tool_run(server, asked, name), self.options.python, self.progress_line.update
+        )
 
     def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
         """The accuracy of the server's answers, by lm-eval."""
         tool: EvaluationTool = registry.load(registry.EVALUATIONS["lm-eval"])()
         return runner.score(
-            tool, self._errand(server, asked, tool.name), self.options.python, self.progress_line.update
+            tool, self._tool_run(server, asked, tool.name), self.options.python, self.progress_line.update
         )
 
-    def _errand(self, server: Server, asked: Ask, name: str) -> ToolRun:
+    def _tool_run(self, server: Server, asked: Ask, name: str) -> ToolRun:
         # Each run of a tool has a log of its own; several runs, and the workers of one, share a folder.
         stem = f"{name}-{server.deployment.name}-{os.getpid()}"
         folder = next(path for n in count(1) if not (path := self.options.results / "tools" / f"{stem}-{n}").exists())
