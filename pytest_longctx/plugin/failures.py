@@ -21,7 +21,7 @@ from pytest_longctx.redaction import masked
 from pytest_longctx.reports import html, properties
 from pytest_longctx.reports.explanation import Setting, exchange_text, verdict_text
 
-_LOGGED = ("dies", "runs out of memory", "asserts", "disconnects", "hangs", "is not admitted")
+_LOGGED = ("dies", "fails", "runs out of memory", "asserts", "disconnects", "hangs", "is not admitted")
 """Outcomes whose cause the server's log may contain."""
 
 
