@@ -32,6 +32,8 @@ _CONTENT: Final = ("reasoning_content", "reasoning", "content")
 _JSON: Final = {"Content-Type": "application/json"}
 _FIRST_BYTE: Final = "http11.send_request_headers.started"
 """httpcore's event name for the first byte. A proxy tunnel emits it twice; the last one counts."""
+_LAST_WORDS_S: Final = 1.0
+"""How long to wait for the error of an engine whose health says that it is dead: the error may explain it."""
 
 Clock = Callable[[], float]
 
@@ -122,6 +124,8 @@ class StreamedRequest:
         watching = asyncio.create_task(watchdog.watch(what, self._phase, self.deadline_s, self.watch))
         try:
             await asyncio.wait({answer, watching}, timeout=self.deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done() and watching.result()[0] == "engine dead":
+                await asyncio.wait({answer}, timeout=_LAST_WORDS_S)
             ended_s = self.clock()
             if answer.done():
                 return answer.result(), ended_s

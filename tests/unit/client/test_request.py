@@ -1,18 +1,21 @@
 """One request over HTTP, to a server with the observed responses of a real one."""
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.client.exchange import Exchange
-from pytest_longctx.client.request import ask
+from pytest_longctx.client.request import StreamedRequest, ask
 from pytest_longctx.client.server import Server
+from pytest_longctx.progress import no_progress
 from pytest_longctx.prompts import Prompt, PromptFactory
 from pytest_longctx.prompts.text import Chat
 from tests.unit import factories
@@ -103,3 +106,19 @@ def test_where_it_was_not_one_token_nobody_saw_the_first(tokens):
     """Two tokens may have arrived much earlier in chunks of another kind, such as a tool call."""
     exchange = silent(tokens)
     assert (exchange.ending, exchange.ttft_s) == ("complete", None)
+
+
+@pytest.mark.parametrize(("answers_after_s", "ending"), [(0.05, "server error"), (30.0, "engine dead")])
+def test_an_engine_whose_health_is_dead_may_still_say_why(monkeypatch, answers_after_s, ending):
+    async def stream(*_: object) -> str:
+        await asyncio.sleep(answers_after_s)
+        return "server error"
+
+    async def watch(*_: object) -> tuple[str, str]:
+        return "engine dead", "the server accepts connections, but its engine is dead"
+
+    monkeypatch.setattr(StreamedRequest, "_stream", stream)
+    server = Server("http://there", "m", OpenAI(), factories.deployment(), "url", attached=True)
+    request = StreamedRequest(server, CHAT, 1, 60.0, no_progress)
+    found, _ = asyncio.run(request._race(None, SimpleNamespace(watch=watch)))  # type: ignore[arg-type]
+    assert found == ending
