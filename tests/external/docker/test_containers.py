@@ -100,7 +100,7 @@ def reapers(run):
             line = path.read_bytes()
         except OSError:
             continue
-        if b"docker_reaper.py" in line and run.encode() in line:
+        if b"docker/reaper.py" in line and run.encode() in line:
             found.append(int(path.parent.name))
     return found
 
