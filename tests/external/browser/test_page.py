@@ -18,7 +18,7 @@ from pytest_longctx.reports import html
 from tests.unit.factories import booted, results, verdict
 
 HERE = Path(__file__).parent
-REAL = HERE.parents[1] / "docs/results"
+REAL = HERE.parents[2] / "docs/results"
 PACKAGES = ("playwright-core@1", "axe-core@4")
 LOOKS = ("light", "dark", "phone", "script-free")
 
