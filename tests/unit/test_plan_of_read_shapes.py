@@ -118,13 +118,21 @@ def test_gemma_3_keeps_its_windows_in_vllm_and_everything_in_sglang(planned):
     vllm = planned(config, Vllm(), "1xH200", max_model_len=131_072).prediction
     one_request = next(term for term in vllm.terms if term.name == "KV cache of one request")
     assert one_request.size_bytes / GiB == pytest.approx(14.23, abs=0.005)
-    sglang = planned(config, Sglang(), "1xH200", flags=flags).prediction
+    named = {**config, "architectures": ["Gemma3ForConditionalGeneration"]}
+    sglang = planned(named, Sglang(), "1xH200", flags=flags).prediction
     pool = next(term for term in sglang.terms if term.name == "KV pool")
     assert sglang.longest_tokens <= pool.size_bytes / 507_904
 
 
 def test_a_pool_for_windows_beside_that_of_llama_4_is_not_modelled_in_sglang(planned):
     assert planned(GPT_OSS_BF16, Sglang()).verdict.endswith("for gpt_oss is not modelled: a pool for its windows")
+
+
+def test_windows_of_a_class_that_config_json_does_not_name_are_not_modelled_in_sglang(planned):
+    config = {name: value for name, value in MODELS["gemma-3-27b"]["config"].items() if name != "architectures"}
+    row = planned(config, Sglang(), flags={"mem-fraction-static": 0.9})
+    assert row.prediction is None
+    assert row.verdict.endswith("config.json has windows, and names no class (architectures)")
 
 
 def test_more_context_than_positions_is_refused(planned):

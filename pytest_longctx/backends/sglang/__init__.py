@@ -22,12 +22,17 @@ _UNMODELLED = frozenset(
 """Flags that change what a device holds, and that `Sglang.predict` does not look at."""
 _LLAMA_4 = "Llama4ForConditionalGeneration"
 _OTHER_WINDOW_POOLS = frozenset(
-    """DeepseekV4ForCausalLM GptOssForCausalLM MiMoV2FlashForCausalLM MiMoV2ForCausalLM Step3p5ForCausalLM Step3p7ForCausalLM
-    Step3p7ForConditionalGeneration Gemma4ForCausalLM Gemma4ForConditionalGeneration LagunaForCausalLM MellumForCausalLM
-    InklingForConditionalGeneration UnlimitedOCRForCausalLM GraniteSWAForCausalLM GraniteMoeSWAForCausalLM
-    IQuestQ1ForCausalLM""".split()  # noqa: SIM905
+    """BeamForCausalLM DeepseekV4ForCausalLM DiffusionGemmaForBlockDiffusion Dots3NoteForCausalLM EmbeddingGemma2Model
+    Gemma4ForCausalLM Gemma4ForConditionalGeneration Gemma4UnifiedForConditionalGeneration GptOssForCausalLM
+    GraniteMoeSWAForCausalLM GraniteSWAForCausalLM InklingForConditionalGeneration IQuestQ1ForCausalLM LagunaForCausalLM
+    MellumForCausalLM MiMoV2FlashForCausalLM MiMoV2ForCausalLM MuseGlimmerForCausalLM MuseGlimmerForConditionalGeneration
+    Step3p5ForCausalLM Step3p7ForConditionalGeneration UnlimitedOCRForCausalLM""".split()  # noqa: SIM905
 )
-"""Classes beside Llama 4 whose windows have a pool of their own (``is_hybrid_swa_model``); its split is not modelled."""
+"""
+Classes beside Llama 4 whose windows have a pool of their own; its split is not modelled.
+
+From ``is_hybrid_swa_model`` and ``get_hybrid_layer_ids`` of 0.5.16 and 0.5.23 (``srt/configs/model_config.py``).
+"""
 
 
 def _window_pool(shape: Shape) -> bool:
@@ -117,6 +122,8 @@ class Sglang(Backend):
         ]
         if shape.architecture == _LLAMA_4 and regular != [(i + 1) % 4 != 0 for i in range(len(regular))]:
             return f"the memory of {self.name} is not modelled where not just every fourth layer of Llama 4 is full"
+        if windows and not shape.architecture:
+            return f"the memory of {self.name} is not modelled: config.json has windows, and names no class (architectures)"
         if windows and shape.architecture in _OTHER_WINDOW_POOLS:
             return f"the memory of {self.name} for {whole.model_type} is not modelled: a pool for its windows"
         if whole.vision_parameters and shape.architecture != _LLAMA_4 and "mem-fraction-static" not in deployment.flags:
