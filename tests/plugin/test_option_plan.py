@@ -28,7 +28,7 @@ def test_documented_boots_come_out_as_documented(capsys):
     assert {name: found[name]["prediction"]["outcome"] for name in documented} == documented
     assert not any(row["contradicts"] for row in found.values())
     assert found["scout-sglang-10m"]["prediction"]["cure"] == "--max-running-requests 8"
-    assert "holds only 7,094,307 of the 9,999,993 tokens" in found["scout-sglang-10m-few-requests"]["verdict"]
+    assert "holds only 7,094,297 of the 9,999,993 tokens" in found["scout-sglang-10m-few-requests"]["verdict"]
 
 
 def test_boots_on_a_cpu_come_out_as_they_were_logged(capsys):
