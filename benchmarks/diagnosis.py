@@ -21,7 +21,8 @@ from statistics import median
 
 from pytest_longctx import paths
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.diagnosis.log_reader import LogReader, read
+from pytest_longctx.diagnosis.log_file import read
+from pytest_longctx.diagnosis.log_reader import LogReader
 
 CHUNK_BYTES = 1 << 20
 RUNS = 3
@@ -95,7 +96,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.diagnosis.log_reader import read_file
+from pytest_longctx.diagnosis.log_file import read_file
 read_file(Path(sys.argv[1]), Vllm().catalogue)
 status = Path("/proc/self/status").read_text()
 print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)

@@ -78,7 +78,7 @@ class _Wait:
             if self.probe.unaskable is not None:
                 raise LaunchError(self._cannot_be_asked(self.probe.unaskable))
             self._note_motion(now_s, lines)
-            if self.reading.failure is not None and failure_seen_s is None:
+            if self.reading.fatal and failure_seen_s is None:
                 failure_seen_s = self.elapsed_s
             said_its_last = failure_seen_s is not None and self.elapsed_s - failure_seen_s > _LAST_WORDS_S
             if exit_code is not None or said_its_last or self.probe.refused or self._is_over(now_s):
@@ -140,7 +140,7 @@ class _Wait:
     def _evidence(self, exit_code: int | None) -> Evidence:
         """All evidence of how the server ended."""
         refused = self.probe.refused
-        timed_out = exit_code is None and refused is None and self.reading.failure is None
+        timed_out = exit_code is None and refused is None and not self.reading.fatal
         stalled = self.stall.look(time.monotonic()) if timed_out else None
         return replace(
             self.candidate.evidence(exit_code),
