@@ -1,68 +1,42 @@
-"""The entries of a catalogue, each found by the words that its pattern needs; and what of a line matters without any."""
+"""The entries of a catalogue, and which of them a line may match."""
 
 import re
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
-from pytest_longctx.diagnosis.prefilter import Prefilter
+from pytest_longctx.diagnosis.pattern_set import PatternSet
 from pytest_longctx.diagnosis.signatures import Catalogue
 
-_MOST_SHAPES = 2_000
 _STRUCTURE = (
-    r'Traceback|File "|ERROR|CRITICAL|FATAL|rror|xception|Segmentation|Interrupt|Exit|During handling|was the direct cause'
-    r"|Killed process|oom|OOM|oom_kill|OOMKilled|OOMKilling|process exited|Exit Code|exitCode|ExitCode|exited with"
-    r"|probe|Killing|Evicted|Preempt|memory pressure"
-    r"|low on|DUE TO|CANCELLED|stop-sigterm|POST|throughput|Success|aborting in-flight|number of requests"
+    r'Traceback|File "|During handling|direct cause|(?:Error|Exception|Interrupt|Exit)(?:: |\(|$)|FATAL|CRITICAL|Segmentation'
+    r"|Killed process|oom|OOM|xited|xit ?Code|probe|Killing|Evicted|reempt|memory pressure|low on |DUE TO|CANCELLED|stop-sigterm"
+    r"|POST|throughput: (?!0\.0)|gen throughput|: Success|aborting in-flight|Remaining number"
 )
-"""Texts without which a line neither begins nor ends an error, nor tells how a process ended or that it lives."""
-BEGINS = re.compile(
-    rb'Traceback|File "|During handling|direct cause|(?:Error|Exception|Interrupt|Exit)(?:: |\(|$)|FATAL|CRITICAL|Segmentation'
-    rb"|Killed process|oom|OOM|xited|xit ?Code|probe|Killing|Evicted|reempt|memory pressure|low on |DUE TO|CANCELLED|stop-sigterm"
-    rb"|POST|throughput: (?!0\.0)|gen throughput|: Success|aborting in-flight|Remaining number"
-)
-_ANCHORS = re.compile(r"(?<![\\\[(?<])[\^$](?![\])])|(?<![\\\[])\^(?=[A-Z(])|\$$")
-"""What holds a pattern to the beginning or the end of a message; before its prefixes are off a line has neither."""
-_NO_DIGITS: Final = dict.fromkeys(map(ord, "0123456789"))
+"""A line without any of these neither begins nor ends an error, nor tells how a process ended or that it works."""
 
 
 class Index:
-    """The entries of one catalogue, each found by what its pattern needs."""
+    """The entries of one catalogue, found by their patterns."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         kinds: tuple[tuple[Any, ...], ...] = (catalogue.fact, catalogue.benign, catalogue.signature)
         self.entries: list[tuple[re.Pattern[str], Any]] = [
             (re.compile(each.regex), each) for kind in kinds for each in kind
         ]
-        self.filter = Prefilter([*(pattern.pattern for pattern, _ in self.entries), _STRUCTURE])
         self.places = [(re.compile(each.regex), each) for each in catalogue.place]
-        self._end = len(self.entries)
-        self._anywhere = [re.compile(_ANCHORS.sub("", pattern.pattern)) for pattern, _ in self.entries]
-        self._known: dict[str, tuple[tuple[re.Pattern[str], Any], ...]] = {}
+        self._patterns = PatternSet([*(pattern.pattern for pattern, _ in self.entries), _STRUCTURE])
+        self._last: tuple[str, tuple[tuple[re.Pattern[str], Any], ...]] = ("", ())
 
-    def matters(self, line: bytes) -> bool | None:
-        """Whether *line* may say anything: a pattern matches it, or an error begins or ends; None: its level may matter."""
-        numbers = self.filter.numbers(line)
-        if not numbers:
-            return False
-        if line[:1] == b"{":
-            return True
-        text = line.decode("utf-8", "replace")
-        if any(self._anywhere[number].search(text) for number in numbers if number != self._end):
-            return True
-        if numbers[-1] != self._end:
-            return False
-        return True if BEGINS.search(line) else None
+    def matters(self, text: str) -> bool:
+        """Whether any entry may match *text*, one line or several, or an error may begin or end in it."""
+        return bool(self._patterns.numbers(text))
 
     def of(self, text: str) -> tuple[tuple[re.Pattern[str], Any], ...]:
-        """The entries that may be about *text*, in the catalogue's order."""
-        shape = text.translate(_NO_DIGITS)
-        found = self._known.get(shape)
-        if found is None:
-            if len(self._known) > _MOST_SHAPES:
-                self._known.clear()
-            numbers = self.filter.numbers(text.encode("utf-8", "replace"))
-            found = self._known[shape] = tuple(self.entries[number] for number in numbers if number != self._end)
-        return found
+        """The entries that may match *text*, in the catalogue's order."""
+        if self._last[0] != text:
+            numbers = self._patterns.numbers(text)
+            self._last = text, tuple(self.entries[number] for number in numbers if number < len(self.entries))
+        return self._last[1]
 
 
 @lru_cache(maxsize=16)

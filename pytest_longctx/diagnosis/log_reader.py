@@ -9,7 +9,6 @@ from pytest_longctx.diagnosis import quoting
 from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen
 from pytest_longctx.diagnosis.entries import index_of
 from pytest_longctx.diagnosis.log_evidence import WORDS, LogEvidence
-from pytest_longctx.diagnosis.prefilter import HEXADECIMAL
 from pytest_longctx.diagnosis.records import COLOURS, Record, records
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
@@ -25,8 +24,10 @@ _MESSAGE_LINES = 40
 """How long the message of an exception may be."""
 _TRACE_LINES = 2000
 """A traceback that has not ended by then is given up: another process has written over it."""
+_HEXADECIMAL = b"0123456789abcdef"
+"""Lines that are alike but for these bytes have one shape: their numbers and ids differ."""
 _MOST_SHAPES = 20_000
-_MANY = 64
+_GROUP_LINES = 64
 _OFTEN = 16
 """How often a line of one shape is looked at in one block."""
 
@@ -115,36 +116,34 @@ class LogReader:
         """Take in a block of whole lines, as `Lines` makes them."""
         if b"\x1b" in block:
             block = _ESCAPES.sub(b"", block)
-        known, often = self._shapes, dict[bytes, int]()
-        lines, shapes = block.split(b"\n"), block.translate(None, HEXADECIMAL).split(b"\n")
-        self._pass_over(dict(zip(shapes, lines, strict=True)))
-        last: dict[bytes, bytes] = {}
+        lines, shapes = block.split(b"\n"), block.translate(None, _HEXADECIMAL).split(b"\n")
+        self._sort_out(dict(zip(shapes, lines, strict=True)))
+        known, often, last = self._shapes, dict[bytes, int](), dict[bytes, bytes]()
         attentive = self._attentive()
         for line, shape in zip(lines, shapes, strict=True):
-            if not shape or (known.get(shape) is False and not attentive):
+            matters = known.get(shape, True)
+            if not shape or not (matters or attentive):
                 continue
             count = often[shape] = often.get(shape, 0) + 1
-            if (
-                count > _OFTEN and attentive < _SIZES_DUE
-            ):  # it has said what it has to say; only its last figures, and how often it came, are new
-                if known[shape]:
+            if count > _OFTEN and attentive < _SIZES_DUE:
+                if matters:  # only the last figures of such a line, and how often it came, are new
                     last[shape] = line
                 continue
-            if not attentive and shape not in known and not self._matters(line):
-                known[shape] = False
-                continue
-            known[shape] = self._feed(line.decode("utf-8", "replace"))
+            self._feed(line.decode("utf-8", "replace"))
             attentive = self._attentive()
         for shape, line in last.items():
             self._feed(line.decode("utf-8", "replace"), times=often[shape] - _OFTEN)
 
-    def _pass_over(self, by_shape: dict[bytes, bytes]) -> None:
-        """Note the shapes of lines that have no word of any pattern, all of them at once where none has."""
+    def _sort_out(self, by_shape: dict[bytes, bytes]) -> None:
+        """Note for each shape that is new whether such a line matters; lines are asked for in groups first."""
         if len(self._shapes) > _MOST_SHAPES:
             self._shapes.clear()
-        fresh = {shape: line for shape, line in by_shape.items() if shape not in self._shapes}
-        if len(fresh) > _MANY and not self._index.filter.matters(b"\n".join(fresh.values())):
-            self._shapes.update(dict.fromkeys(fresh, False))
+        fresh = [each for each in by_shape.items() if each[0] not in self._shapes]
+        for start in range(0, len(fresh), _GROUP_LINES):
+            group = fresh[start : start + _GROUP_LINES]
+            some = self._matters(b"\n".join(line for _, line in group).decode("utf-8", "replace"))
+            for shape, line in group:
+                self._shapes[shape] = some and self._matters(line.decode("utf-8", "replace"))
 
     def read_rest(self, block: bytes) -> None:
         """Take in the last line where it has no end of its own."""
@@ -156,17 +155,20 @@ class LogReader:
         """Whether every line matters now: inside a traceback, and all the more where sizes are due."""
         return max((_SIZES_DUE if boot.sizes_due else bool(boot.traces) for boot in self.boots.values()), default=0)
 
-    def _matters(self, line: bytes) -> bool:
-        """Whether *line* may say anything."""
-        found = self._index.matters(line)
-        if found is not None:
-            return found
-        return b"ERROR" in line and not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
+    def _matters(self, text: str) -> bool:
+        """Whether *text*, one line or several, may say anything."""
+        if "\\" in text:  # a formatter for JSON may have escaped it
+            if "\\u" in text:
+                return True
+            text += "\n" + text.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\")
+        if self._index.matters(text):
+            return True
+        return "ERROR" in text and not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
 
     def feed(self, line: str) -> None:
         """Take in one line of the log."""
         line = COLOURS.sub("", line) if "\x1b" in line else line
-        if self._attentive() or self._matters(line.encode("utf-8", "replace")):
+        if self._attentive() or self._matters(line):
             self._feed(line)
 
     def _feed(self, line: str, times: int = 1) -> bool:
@@ -309,6 +311,7 @@ class LogReader:
             if fact.boot and (boot.phase in ("serve", "stop") or boot.fatal_at is not None or boot.candidates):
                 self.earlier.setdefault(record.source, []).append(boot)
                 boot = self.boots[record.source] = Boot()
+                self._shapes.clear()  # a first error of this boot is wanted, too
             if (boot.phase == "serve") is not (fact.phase == "stop") or boot.phase == "stop":
                 if boot.phase == "serve" and fact.phase == "serve":
                     boot.alive_at, said = self.lines, True

@@ -15,7 +15,7 @@ from pytest_longctx.deployments.deployment import load_all as load_deployments
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.diagnosis.diagnose import explain_refusal
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.diagnosis.prefilter import Prefilter
+from pytest_longctx.diagnosis.pattern_set import PatternSet
 from pytest_longctx.findings import claims
 from pytest_longctx.findings.ask import questions
 from pytest_longctx.findings.finding import Finding
@@ -275,7 +275,7 @@ def test_whatever_a_pattern_matches_passes_the_filter(known, entry, data):
     line = data.draw(
         st.from_regex(re.compile(entry.regex, re.ASCII), fullmatch=True).filter(lambda text: "\n" not in text)
     )
-    assert Prefilter([entry.regex]).matters(f" {line} ".encode())
+    assert PatternSet([entry.regex]).numbers(f"INFO {line}")
 
 
 @pytest.mark.parametrize("name", CATALOGUES)
