@@ -1,44 +1,57 @@
-"""A failed boot against one that went well: what differs first."""
+"""Compare the log of a failed boot with that of a good boot."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from math import isclose
 from typing import Final
 
 from pytest_longctx.diagnosis import quoting
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.records import records
+from pytest_longctx.measures import MEASURES
 
 _ARGUMENTS = re.compile(r"(?:non-default args: |server_args=ServerArgs\(|args: Namespace\()(?P<dump>.*)")
 _ONE = re.compile(r"""['"]?(?P<name>\w+)['"]?\s?[:=]\s?(?P<value>'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\}|[^,)}]+)""")
 _MOST_SHAPES: Final = 50_000
 _MOST_LINES: Final = 8
+_NEAR: Final = 0.01
+_ALWAYS_OTHER: Final = frozenset(("port", "nccl_port", "dist_init_addr", "random_seed", "engine_id"))
+"""What the launcher, or SGLang at random, sets anew for each boot."""
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+(?:[.,:]\d+)*")
 
 
 def differences(bad: LogReader, good: LogReader, bad_lines: Iterable[str], good_lines: Iterable[str]) -> Iterator[str]:
-    """The first differences of *bad* from *good*: arguments, what they call by name, sizes, phases, and lines only *bad* has."""
-    seen, wanted = _Seen(good_lines), _Seen(bad_lines)
-    for name in sorted(wanted.arguments.keys() | seen.arguments.keys()):
-        mine, theirs = wanted.arguments.get(name, "(not given)"), seen.arguments.get(name, "(not given)")
-        if mine != theirs:
-            yield f"argument {name}: {mine}, and {theirs} in the good one"
-    for name in sorted(bad.words.keys() & good.words.keys()):
-        if bad.words[name] != good.words[name]:
-            yield f"{name}: {bad.words[name]}, and {good.words[name]} in the good one"
+    """
+    The differences of the failed boot *bad* from the boot *good*, in this order.
+
+    Arguments, named facts such as versions, figures by more than one per cent, the phase reached, and the first kinds of lines
+    that only *bad* has. Times and ports are left out: they differ between any two boots.
+    """
+    mine, theirs = _Seen(bad_lines), _Seen(good_lines)
+    yield from _unequal("argument ", mine.arguments, theirs.arguments, "(not given)")
+    both = bad.words.keys() & good.words.keys()
+    yield from _unequal("", {name: bad.words[name] for name in both}, good.words, "")
     for name in sorted(bad.figures.keys() & good.figures.keys()):
-        if bad.figures[name] != good.figures[name]:
-            yield f"{name}: {bad.figures[name]:g}, and {good.figures[name]:g} in the good one"
+        if MEASURES[name].unit != "s" and not isclose(bad.figures[name], good.figures[name], rel_tol=_NEAR):
+            yield f"{name}: {bad.figures[name]:g}; good boot: {good.figures[name]:g}"
     if bad.phase != good.phase:
-        yield f"it came as far as phase {bad.phase}, the good one to {good.phase}"
-    only = [text for shape, text in wanted.shapes.items() if shape not in seen.shapes]
+        yield f"phase reached: {bad.phase}; good boot: {good.phase}"
+    only = [text for shape, text in mine.shapes.items() if shape not in theirs.shapes]
     for text in only[:_MOST_LINES]:
-        yield f"only here: {text[:240]}"
+        yield f"line only in this log: {text[:240]}"
     if len(only) > _MOST_LINES:
-        yield f"and {len(only) - _MOST_LINES} more kinds of lines that the good one has not"
+        yield f"{len(only) - _MOST_LINES} more kinds of lines only in this log"
+
+
+def _unequal(what: str, mine: Mapping[str, str], theirs: Mapping[str, str], absent: str) -> Iterator[str]:
+    for name in sorted(mine.keys() | theirs.keys() if absent else mine):
+        here, there = mine.get(name, absent), theirs.get(name, absent)
+        if here != there and name not in _ALWAYS_OTHER:
+            yield f"{what}{name}: {here}; good boot: {there}"
 
 
 class _Seen:
-    """The kinds of lines of one log, and its arguments."""
+    """The kinds of lines and the arguments of one log."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.shapes: dict[str, str] = {}

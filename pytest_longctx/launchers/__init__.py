@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pytest_longctx.backends import Backend
 from pytest_longctx.client.server import Server
 from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.diagnosis.good_boots import GoodBoots
 from pytest_longctx.progress import ProgressCallback, no_progress
 
 
@@ -42,6 +43,8 @@ class Launch:
     """This boot counted among all, as ``2 of 19: ``; empty where that is not known."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """The environment that shows it only its leased devices; empty where it may use all."""
+    good_boots: GoodBoots | None = None
+    """The kept logs of good boots; None: none are kept."""
 
     def server_at(self, url: str, launcher: "Launcher", **more: Any) -> Server:
         """The server that *launcher* is to bring up at *url*, before anything is known of it."""

@@ -1,5 +1,7 @@
 """Each fault of a miniature is caught by the check that names it, and by no other."""
 
+import re
+
 import pytest
 
 from pytest_longctx.miniatures.faults import FAULTS
@@ -203,3 +205,13 @@ def test_a_refusal_is_read(run, faulty):
     (row,) = done.results.verdicts
     assert row["verdict"] == "holds"
     assert row["measured"]["refused_tokens"] + row["measured"]["max_model_len"] > 65_536
+
+
+def test_a_failed_boot_is_compared_with_the_last_good_one(run, faulty, pytester):
+    pytester.makeini("[pytest]\naddopts = -p no:hypothesispytest\n")  # with pytest's cache, which keeps the log
+    kept = ("--backend=miniature", "-k", "MN-0001")
+    first = run(*kept, faulty("runs-out-of-memory"))
+    assert "differs" not in first.text  # there is no good boot yet
+    assert run(*kept, faulty("honest")).results.boots[0]["outcome"] == "serves"
+    done = run(*kept, faulty("runs-out-of-memory"))
+    assert re.search(r"differs +line only in this log: .*torch.OutOfMemoryError: CUDA out of memory", done.text)
