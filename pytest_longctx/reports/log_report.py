@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-from pytest_longctx import backends
+from pytest_longctx import backends, paths
+from pytest_longctx.deployments import deployment
 from pytest_longctx.diagnosis.against import differences
 from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, State, assess
 from pytest_longctx.diagnosis.engine_of_log import engine_of
@@ -18,10 +19,13 @@ from pytest_longctx.diagnosis.log_file import read
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue
 from pytest_longctx.errors import UsageError, unknown
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.findings.finding import load_all as load_findings
 
 _CHUNK_BYTES: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
 _LONGEST: Final = 400
+_MOST_FINDINGS: Final = 3
 _SAYS: Final[Mapping[State, str]] = {
     "healthy": "came up and serves; nothing in the log failed",
     "stopped": "came up, served and was stopped",
@@ -33,13 +37,15 @@ _SAYS: Final[Mapping[State, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class LogReport:
-    """One log: what was recognised in it, and what it says."""
+    """One log: the engine, the state of its server, and the diagnosis of a failure."""
 
     name: str
     engine: str | None
     reading: LogReader
     state: State
     found: Diagnosis | None
+    documented: tuple[Finding, ...] = ()
+    """Shipped findings that document the same failure of the same engine."""
 
     @property
     def bad(self) -> bool:
@@ -69,10 +75,18 @@ class LogReport:
         cause = self.reading.cause
         if cause is not None and (cause.rank or cause.process):
             yield f"  where    {' '.join(filter(None, (cause.process, cause.rank)))}"
+        for each in self.documented[:_MOST_FINDINGS]:
+            yield f"  alike    {each.id}: {each.title}"
+        if found.signature is not None and (source := self._source(found.signature)):
+            yield f"  source   {source}"
         if found.kind == "unknown":
             for line in self.reading.errors.before:
                 yield f"  context  {line.rstrip()[:_LONGEST]}"
         yield f"  try      {found.remedy}"
+
+    def _source(self, signature: str) -> str:
+        """Where the line of *signature* was seen before: engine source, public report or measured boot."""
+        return next((each.source for each in self.reading.catalogue.signature if each.id == signature), "")
 
     def _earlier(self) -> Iterator[Any]:
         for boots in self.reading.earlier.values():
@@ -94,6 +108,8 @@ class LogReport:
             "confidence": found.confidence if found else None,
             "doubt": found.doubt if found else "",
             "try": found.remedy if found else None,
+            "alike": [each.id for each in self.documented],
+            "source": self._source(found.signature) if found and found.signature else "",
             "sizes": dict(found.sizes) if found else {},
             "process": cause.process if cause else "",
             "rank": cause.rank if cause else "",
@@ -160,7 +176,30 @@ def report(
         catalogue = known.get(engine or "") or backends.every_catalogue()
         reading = read(_chunks(first, source), catalogue, version)
     state, found = assess(reading, evidence)
-    return LogReport(name, engine, reading, state, found)
+    return LogReport(name, engine, reading, state, found, documented(engine, found))
+
+
+def catalogue_of(backend: str) -> str:
+    """The name of the catalogue that holds the log lines of *backend*."""
+    made = backends.named(backend)
+    return made.failures or made.name
+
+
+def documented(engine: str | None, found: Diagnosis | None) -> tuple[Finding, ...]:
+    """The shipped findings that expect *found* of *engine*: the same signature, and the same phase if they name one."""
+    if found is None or found.signature is None:
+        return ()
+    deployed = deployment.load_all((paths.suites() / "deployments",))
+    findings = load_findings((paths.suites() / "findings",)).values()
+    return tuple(
+        each
+        for each in findings
+        if each.expect.signature == found.signature
+        and each.expect.phase in (None, found.phase)
+        and any(
+            deployed[name].backend.partition("-")[0] == engine for name in each.scope.deployment if name in deployed
+        )
+    )
 
 
 def _chunks(first: bytes, source: IO[bytes]) -> Iterator[bytes]:

@@ -116,6 +116,30 @@ def test_a_failed_boot_is_compared_with_a_good_one(capsys, tmp_path):
     )
     status, out, _ = run(capsys, bad, "--good", good, "--engine", "vllm")
     assert status == 1
-    assert "differs  argument max_model_len: 2048, and 1024 in the good one" in out
-    assert "differs  only here: Something else is going on" in out
+    assert "differs  argument max_model_len: 2048; good boot: 1024" in out
+    assert "differs  line only in this log: Something else is going on" in out
     assert "Loading took" not in out
+
+
+@pytest.mark.parametrize(
+    ("log", "ids"),
+    [
+        ("vllm-0.32.0-cpu/boots/cpu-tiny-10m-1gib-4466.log", ["VC-0002", "VC-0040"]),
+        ("sglang-0.5.16-1xh200/ten-million/boots/scout12-sglang-10m-graphs-487.log", ["SG-0008", "SG-0010"]),
+        ("vllm-0.25.1-1xh200/boots/h200x1-probe-vllm-10m.log", []),
+    ],
+)
+def test_findings_that_document_the_same_failure_are_named(capsys, log, ids):
+    (row,) = json.loads(run(capsys, ROOT / "docs" / "results" / log, "--json")[1])
+    assert row["alike"] == ids
+    assert bool(row["source"]) is bool(ids)
+
+
+def test_another_engines_finding_is_not_named(tmp_path, capsys):
+    """Its signature may have the same name."""
+    log = tmp_path / "a.log"
+    line = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.22 GiB. GPU 0 has a total capacity of 139.80 GiB"
+    log.write_text(f"Traceback (most recent call last):\n{line}\n", encoding="utf-8")
+    for engine, wanted in (("sglang", {"SC", "SG"}), ("vllm-neuron", set())):
+        (row,) = json.loads(run(capsys, log, "--engine", engine, "--json")[1])
+        assert {name[:2] for name in row["alike"]} == wanted
