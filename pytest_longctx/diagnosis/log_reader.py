@@ -118,21 +118,22 @@ class LogReader:
             block = _ESCAPES.sub(b"", block)
         lines, shapes = block.split(b"\n"), block.translate(None, _HEXADECIMAL).split(b"\n")
         self._sort_out(dict(zip(shapes, lines, strict=True)))
-        known, often, last = self._shapes, dict[bytes, int](), dict[bytes, bytes]()
+        known, before = self._shapes, self.lines
+        seen, passed = dict[bytes, int](), dict[bytes, int]()
+        last = dict(zip(shapes, range(len(shapes)), strict=True))
         attentive = self._attentive()
-        for line, shape in zip(lines, shapes, strict=True):
+        for number, (line, shape) in enumerate(zip(lines, shapes, strict=True)):
             matters = known.get(shape, True)
             if not shape or not (matters or attentive):
                 continue
-            count = often[shape] = often.get(shape, 0) + 1
-            if count > _OFTEN and attentive < _SIZES_DUE:
-                if matters:  # only the last figures of such a line, and how often it came, are new
-                    last[shape] = line
+            count = seen[shape] = seen.get(shape, 0) + 1
+            if count > _OFTEN and attentive < _SIZES_DUE and not (matters and number == last[shape]):
+                passed[shape] = passed.get(shape, 0) + 1  # only its last figures, and how often it came, are new
                 continue
-            self._feed(line.decode("utf-8", "replace"))
+            self.lines = before + number
+            self._feed(line.decode("utf-8", "replace"), times=1 + passed.pop(shape, 0))
             attentive = self._attentive()
-        for shape, line in last.items():
-            self._feed(line.decode("utf-8", "replace"), times=often[shape] - _OFTEN)
+        self.lines = before + len(lines) - 1
 
     def _sort_out(self, by_shape: dict[bytes, bytes]) -> None:
         """Note for each shape that is new whether such a line matters; lines are asked for in groups first."""
@@ -171,10 +172,11 @@ class LogReader:
         if self._attentive() or self._matters(line):
             self._feed(line)
 
-    def _feed(self, line: str, times: int = 1) -> bool:
-        """Take in one line that came so many *times*; whether it said anything."""
+    def _feed(self, line: str, times: int = 1) -> None:
+        """Take in one line that came so many *times*."""
         self.lines += 1
-        return max([self._take(record, times) for record in records(line)], default=False)
+        for record in records(line):
+            self._take(record, times)
 
     def _take(self, record: Record, times: int) -> bool:
         boot = self.boots.setdefault(record.source, Boot())

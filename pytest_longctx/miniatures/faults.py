@@ -70,13 +70,14 @@ class RunsOutOfMemory(Honest):
 
 
 class DiesHanging(Honest):
-    """The server runs out of GPU memory at boot, logs it, and then hangs."""
+    """The server runs out of GPU memory at boot, logs that its engine failed, as vLLM does, and then hangs."""
 
     def boot(self) -> None:
         say(
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.22 GiB. GPU 0 has a total capacity of 139.80 GiB",
             "ERROR",
         )
+        say("EngineCore failed to start.", "ERROR")
         time.sleep(3600)
 
 

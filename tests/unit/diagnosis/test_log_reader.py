@@ -10,7 +10,7 @@ from pytest_longctx.diagnosis.lines import LONGEST_LINE, Lines
 from pytest_longctx.diagnosis.log_file import read
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.registry import BACKENDS, load
-from tests.unit.recorded_logs import BENIGN, FAILURES
+from tests.unit.recorded_logs import BENIGN, FAILURES, TORCH
 
 NAMES = ("vllm", "sglang", "vllm-neuron")
 CATALOGUES = {name: load(BACKENDS[name])().catalogue for name in NAMES}
@@ -133,3 +133,15 @@ def test_a_server_that_never_served_is_not_excused_by_its_own_shutdown():
     reading = read([f"{STOPPED[0]}\n{FAILURES[0][1]}\n".encode()], CATALOGUES["vllm"])
     assert reading.phase == "start"
     assert reading.failure is not None
+
+
+@pytest.mark.parametrize("count", [3, 100, 30_000])
+def test_a_failure_after_a_line_that_comes_very_often_is_not_survived(count):
+    """The last of many such lines counts where it stands, and a sign of life before a failure is none after it."""
+    alive = 'INFO:     127.0.0.1:1 - "POST /v1/completions HTTP/1.1" 200 OK\n' * count
+    text = f"INFO:     Application startup complete.\n{alive}ERROR {TORCH}\n"
+    reading = read([text.encode()], CATALOGUES["vllm"])
+    assert reading.cause is not None
+    assert reading.cause.order == reading.lines == count + 2
+    assert reading.boot.answered == count
+    assert read([f"{text}{alive}".encode()], CATALOGUES["vllm"]).cause is None
