@@ -12,9 +12,9 @@ from typing import IO, Any, Final, cast
 
 from pytest_longctx import backends, paths
 from pytest_longctx.deployments import deployment
-from pytest_longctx.diagnosis.against import differences
 from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, State, assess
 from pytest_longctx.diagnosis.engine_of_log import engine_of
+from pytest_longctx.diagnosis.good_boots import differences
 from pytest_longctx.diagnosis.log_file import read
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue

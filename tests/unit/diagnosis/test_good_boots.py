@@ -1,8 +1,7 @@
 """The last good boot of a deployment is kept, and a failed boot is compared with it."""
 
 from pytest_longctx.backends import catalogues
-from pytest_longctx.diagnosis.against import differences
-from pytest_longctx.diagnosis.good_boots import GoodBoots
+from pytest_longctx.diagnosis.good_boots import GoodBoots, differences
 from pytest_longctx.diagnosis.log_file import read
 
 KNOWN = catalogues()["vllm"]
