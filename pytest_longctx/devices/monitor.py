@@ -50,7 +50,7 @@ def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008
             _unowned_bytes(old, before) for old in before.devices if old.index == device.index
         )
         if rest > _UNOWNED_BYTES:
-            lines.append(f"device {device.index}: {_size(rest)} by no process that can be seen: {GONE}")
+            lines.append(f"device {device.index}: {_size(rest)} by no visible process: {GONE}")
     return lines
 
 
@@ -154,7 +154,7 @@ def _open(
     except Exception as problem:  # noqa: BLE001 - no library, no driver, no device: all mean that nothing can be seen
         return (
             None,
-            f"{hardware} cannot be monitored, nor checked for memory in use: {problem!r}; {make.needs}",
+            f"{hardware} cannot be monitored or checked for memory in use: {problem!r}; {make.needs}",
         )
     return source, ""
 

@@ -178,7 +178,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         "over-limit": (
             (
                 (ask.over_limit_tokens or 0) >= 1,
-                "ask.over_limit_tokens: an 'over-limit' finding must go at least 1 token over",
+                "ask.over_limit_tokens: an 'over-limit' finding needs at least 1",
             ),
         ),
         "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs it"),),

@@ -301,7 +301,7 @@ def remark(finding: Finding, predicted: Prediction | None, seen: Observation) ->
     if not meant and predicted.outcome == expect.outcome:
         return f"predicted {foretold} as documented, but {_end(seen)}: the engine has changed, or the machine differs"
     if not meant:
-        return f"predicted {foretold}, documented {_wanted_word(finding)}, and {_end(seen)}: no two of them agree"
+        return f"predicted {foretold}, documented {_wanted_word(finding)}, and {_end(seen)}: all three disagree"
     return "; ".join(_sizes(predicted, seen))
 
 

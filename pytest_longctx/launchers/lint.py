@@ -84,7 +84,7 @@ def _cache_root_as_model(start: StartCommand) -> str | None:
 def _snapshot_as_model(start: StartCommand) -> str | None:
     if PurePosixPath(start.model or "").parent.name != "snapshots":
         return None
-    return "a snapshot holds only downloaded files, and perhaps no processor files; the model's name fetches the rest"
+    return "a snapshot holds only the downloaded files and may lack the processor files; a model given by name downloads the rest"
 
 
 def _read_only_cache(start: StartCommand) -> str | None:
@@ -107,25 +107,25 @@ def _unknown_flag(start: StartCommand) -> str | None:
                 return f"{flag} is not a flag of {engine.engine} {engine.version}"
             if taken == "ambiguous":
                 either = ", ".join(engine.candidates(word)[:4])
-                return f"{flag} is the beginning of several flags of {engine.engine} {engine.version}: {either}"
+                return f"{flag} is a prefix of several flags of {engine.engine} {engine.version}: {either}"
     return None
 
 
 def _impatient_probe(start: StartCommand) -> str | None:
     if start.patience_s is None or start.boot_s is None or start.patience_s > start.boot_s:
         return None
-    return f"it is killed after {start.patience_s:.0f} s; a boot was seen to take {start.boot_s:.0f} s"
+    return f"it is killed after {start.patience_s:.0f} s; a recorded boot took {start.boot_s:.0f} s"
 
 
 def _small_shm(start: StartCommand) -> str | None:
     parallel = start.flag(*_PARALLEL) or "1"
     if not start.in_container or start.has_shm or not parallel.isdecimal() or int(parallel) < 2:
         return None
-    return f"{parallel} workers talk through a /dev/shm of less than 1 GiB; a container has 64 MiB by default"
+    return f"{parallel} workers communicate through a /dev/shm of less than 1 GiB; a container has 64 MiB by default"
 
 
 def _needs_a_person(start: StartCommand) -> str | None:
-    return "it prompts, or needs a terminal, and does nothing without one" if start.asks_a_person else None
+    return "it prompts for input or needs a terminal, and does nothing without one" if start.asks_a_person else None
 
 
 def _reused_container(start: StartCommand) -> str | None:
@@ -146,7 +146,11 @@ def _unpinned_image(start: StartCommand) -> str | None:
     if image is None:
         return None
     tag = image.rpartition("/")[2].partition(":")[2]
-    return f"{image} can be another image tomorrow" if tag in _MOVING or tag.startswith("latest-") else None
+    return (
+        f"{image} is a moving tag: it can name another image later"
+        if tag in _MOVING or tag.startswith("latest-")
+        else None
+    )
 
 
 def _radix_walk(start: StartCommand) -> str | None:
@@ -161,8 +165,8 @@ def _radix_walk(start: StartCommand) -> str | None:
     if walk_s < _LONG_WALK_S:
         return None
     return (
-        f"while it reads {tokens:,} tokens in chunks of {chunk_tokens:,}, the host walks its prefix cache for about "
-        f"{duration(walk_s)} and the GPU waits; --disable-radix-cache, or a larger --chunked-prefill-size"
+        f"during the prefill of {tokens:,} tokens in chunks of {chunk_tokens:,}, the host walks its prefix cache for about "
+        f"{duration(walk_s)} and the GPU waits; use --disable-radix-cache or a larger --chunked-prefill-size"
     )
 
 

@@ -116,9 +116,7 @@ class _Wait:
             return server
         # Such a request is accepted, never scheduled, and blocks all that come after it (vLLM issue 39734).
         said = f"its KV cache holds {concurrency:.2f} requests of {server.max_model_len or 0:,} tokens"
-        remedy = (
-            "a smaller max_model_len or a larger KV cache; needs_full_context = false where this is what you document"
-        )
+        remedy = "a smaller max_model_len or a larger KV cache; needs_full_context = false if this is the documented behaviour"
         raise BootError(
             self._explain(said, remedy),
             Observation("overcommits", figures, "kv_cache", kind="kv-cache-too-small", said=said, words=words),
@@ -156,9 +154,11 @@ class _Wait:
         """The message that it was still working at the time limit."""
         silent_s = time.monotonic() - self.stall.moved_s
         moved = (
-            f"{self.stall.last} moved {duration(silent_s)} before" if self.stall.last else "it had just been started"
+            f"{self.stall.last} changed {duration(silent_s)} earlier"
+            if self.stall.last
+            else "the server had just started"
         )
-        return f"too slow here: not up within {duration(self.boot_s)}, and {moved}"
+        return f"too slow here: not ready within {duration(self.boot_s)}, and {moved}"
 
     def _cannot_be_asked(self, found: Unaskable) -> str:
         name = self.launch.deployment.name

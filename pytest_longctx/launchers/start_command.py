@@ -45,7 +45,7 @@ class StartCommand:
     patience_s: float | None = None
     """Time without an answer after which it is killed, in seconds."""
     boot_s: float | None = None
-    """The time that a boot was seen to take, in seconds."""
+    """The duration of a recorded boot, in seconds."""
     context_tokens: int | None = None
     """The longest request in tokens, where no flag of *command* tells it."""
 

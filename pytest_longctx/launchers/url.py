@@ -85,7 +85,8 @@ def _waits(http: httpx.Client, server: Server, silence_s: float) -> None:
         said = f"{type(problem).__name__}: {problem}"
     if said:
         raise LaunchError(
-            f"{server.url} was cut off after {duration(time.monotonic() - began_s)} of silence; a first token may take longer\n"
+            f"{server.url} closed the connection after {duration(time.monotonic() - began_s)} without data; "
+            "a first token may take longer\n"
             f"  found    {said}, before {duration(silence_s)} had passed\n"
             "  try      a longer idle limit of the proxy (nginx: proxy_read_timeout 1h), or the server's own address"
         )

@@ -89,7 +89,7 @@ def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:
     if selection.has_devices_to_lease:
         return
     raise pytest.UsageError(
-        f"-n {workers}: every worker would boot a {selection.backend.name} server of its own on this machine. "
+        f"-n {workers}: each worker would boot its own {selection.backend.name} server on this machine. "
         "Start one server and share it: --longctx-launcher=url:http://127.0.0.1:PORT"
     )
 
@@ -127,7 +127,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     try:
         if "finding" not in metafunc.fixturenames:
-            raise UsageError("it is marked as judging findings, and takes neither `finding` nor `judge`")
+            raise UsageError("it is marked to judge findings, but uses neither of the fixtures `finding` and `judge`")
         cases = session.selection.asking(asked.args) if asked else session.selection.named(named.args if named else ())
     except LongctxError as problem:
         # An error raised here would carry pytest's own traceback; it is raised after collection instead.

@@ -153,7 +153,7 @@ class Deselecting:
             if named is not None:
                 return "; ".join(f"{name} {_why_not(chosen, chosen.findings[name])}" for name in named.args)
             if asked is not None:
-                return f"no finding that asks {asked.args[0]!r} is about --backend={chosen.backend.name}"
+                return f"no finding with the question {asked.args[0]!r} applies to --backend={chosen.backend.name}"
             return _no_deployment(chosen)
         except (LongctxError, LookupError) as problem:  # an error in a marker is reported elsewhere
             return str(problem)
@@ -166,7 +166,7 @@ class Deselecting:
         if not any(map(_is_ours, collected)):
             typed = join(masked(str(word), ()) for word in config.invocation_params.args)
             found = (
-                f"{len(collected)} tests were collected here, and none is left"
+                f"{len(collected)} tests were collected here, but none is selected"
                 if collected
                 else "no test was collected here"
             )
@@ -174,7 +174,7 @@ class Deselecting:
         elif chosen and not self.lines:
             yield f"none of the {len(collected)} collected tests has {' and '.join(chosen)}"
         elif not chosen:
-            yield f"no finding is about --backend={self.session.selection.backend.name} with these deployments"
+            yield f"no finding applies to --backend={self.session.selection.backend.name} with these deployments"
 
 
 def _strict(config: pytest.Config) -> bool:
@@ -191,7 +191,7 @@ def _strict(config: pytest.Config) -> bool:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, known, n=1)
-    return f"no marker {name} is known; {f'did you mean {near[0]}?' if near else 'pytest --markers lists them'}"
+    return f"unknown marker {name}; {f'did you mean {near[0]}?' if near else 'pytest --markers lists them'}"
 
 
 def _names(item: pytest.Item) -> str:
@@ -216,7 +216,8 @@ def _no_deployment(chosen: Selection) -> str:
     lines = "; ".join(f"{_few(names)}: {why}" for why, names in reasons.items())
     return (
         f"no deployment of --backend={chosen.backend.name} can be booted here ({lines}). "
-        "Name one for this machine with --longctx-deployment, or say with --longctx-hardware what a server elsewhere runs on"
+        "Select a deployment for this machine with --longctx-deployment, or give the hardware of a remote server with "
+        "--longctx-hardware"
     )
 
 
@@ -226,6 +227,6 @@ def _why_not(chosen: Selection, finding: Finding) -> str:
         return "is withdrawn"
     misfits = [case.misfit for case in (chosen.case(finding, one) for one in chosen.deployments)]
     if any(misfit is None or not misfit.elsewhere for misfit in misfits):
-        return f"is judged by the suites: add {SUITES}"
+        return f"only the suites judge it: add {SUITES}"
     nearest = max((misfit for misfit in misfits if misfit), key=lambda misfit: misfit.depth, default=None)
-    return f"is not about this run: {nearest.line if nearest else 'it has no deployment'}"
+    return f"does not apply to this run: {nearest.line if nearest else 'it has no deployment'}"

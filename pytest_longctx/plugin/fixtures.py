@@ -84,7 +84,7 @@ def longctx_seed(longctx_session: "Session") -> int:
 def deployment(request: pytest.FixtureRequest) -> "Deployment":
     """The deployment under test. Parametrized by the finding; override it to test one made in code."""
     if not hasattr(request, "param"):
-        pytest.fail("this test needs a deployment, and none was chosen for it: is --backend set?", pytrace=False)
+        pytest.fail("this test needs a deployment, but none is selected: set --backend", pytrace=False)
     chosen: Deployment = request.param
     return chosen
 

@@ -106,9 +106,7 @@ class GitHubAnnotations:
                 terminalreporter.ensure_newline()
                 terminalreporter.write_line(said)
         if (page := os.environ.get("GITHUB_STEP_SUMMARY")) and self.reporting.entries:
-            notes = (
-                ["**No finding was judged: this run proves nothing, and is red.**"] if self.reporting.unjudged else []
-            )
+            notes = ["**No finding was judged, so the run fails.**"] if self.reporting.unjudged else []
             with Path(page).open("a", encoding="utf-8") as file:
                 file.writelines(f"{each}\n" for each in summary(list(self.reporting.entries.values()), notes))
 

@@ -154,13 +154,13 @@ class Recorder:
     def _not_a_pass(self, item: pytest.Item, finding: Finding | None) -> str:
         """Why a test that raised nothing has not passed: it ignored its verdict, or reached none."""
         if finding is not None and not verdicts_of(item):
-            return f"{finding.id} was not judged: this test has a finding and never called judge()"
+            return f"{finding.id} was not judged: this test has a finding but never called judge()"
         return failures.verdicts_text(self.session, item)
 
     def _once(self, text: str) -> str:
         """Give a long explanation once; other tests that waited for the same server point to it."""
         if text in self._told:
-            return f"{text.splitlines()[0]} (explained at the first test that needed it)"
+            return f"{text.splitlines()[0]} (see the first test that needed it)"
         self._told.add(text)
         return text
 
@@ -288,5 +288,5 @@ class Recorder:
             if self.session.options.report is not None:
                 terminalreporter.write_line(f"report: {self.session.options.report}")
         if self.unjudged:
-            said = "no finding was judged: this run proves nothing, and is red (--longctx-allow-unjudged lets it pass)"
+            said = "no finding was judged, so the run fails (--longctx-allow-unjudged lets it pass)"
             terminalreporter.write_line(said, red=True)

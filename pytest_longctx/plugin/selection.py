@@ -59,13 +59,13 @@ class Selection:
         """The backend of this run. Raises `UsageError`."""
         name = self.options.backend
         if name is None:
-            raise UsageError(f"no backend was chosen; say --backend=NAME. Known: {', '.join(self._names('backend'))}")
+            raise UsageError(f"no backend is selected; use --backend=NAME. Known: {', '.join(self._names('backend'))}")
         made: Backend | None = self.config.hook.pytest_longctx_make_backend(config=self.config, name=name)
         if made is None:
             raise UsageError(f"--backend: {unknown('backend', name, self._names('backend'))}")
         if self.launcher.boots and not made.launches:
             raise UsageError(
-                f"--backend={name} cannot be booted, only attached to; say where: --longctx-launcher=url:http://HOST:PORT"
+                f"--backend={name} cannot boot a server; give the URL of a running one: --longctx-launcher=url:http://HOST:PORT"
             )
         return made
 
@@ -124,7 +124,7 @@ class Selection:
                 if one.backend != backend:
                     raise UsageError(f"--longctx-deployment: {one.name} is for --backend={one.backend}, not {backend}")
             if not self.launcher.boots and len(chosen) > 1:
-                raise UsageError("--longctx-deployment: a server at one URL is one deployment; name one")
+                raise UsageError("--longctx-deployment: the server at a URL runs one deployment; name only one")
             return chosen
         if not self.launcher.boots:
             return (deployment.attached(backend),)

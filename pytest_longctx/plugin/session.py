@@ -180,10 +180,10 @@ class Session:
         if boot.server is None or not self._repeats(boot.server):
             return ""
         salted = boot.server.salt and self.options.load is None
-        heeded = "; its cache answered although requests carried a cache_salt of this run" if salted else ""
+        heeded = "; the server used its cache although the requests had a cache_salt of this run" if salted else ""
         return (
-            f"--longctx-seed={self.seed} repeats an earlier run's prompts, which this server's cache may still hold{heeded}: "
-            "leave the seed out, or restart the server"
+            f"--longctx-seed={self.seed} repeats the prompts of an earlier run, which this server may still have in its "
+            f"cache{heeded}: omit the seed, or restart the server"
         )
 
     def judge_failed_boot(self, item: pytest.Item, finding: Finding, seen: Observation) -> None:
@@ -288,7 +288,7 @@ def _gate(options: Options) -> Gate | None:
     """The baseline and its limits. Raises `UsageError` and `ResultsError`."""
     if (options.baseline is None) != (not options.fail_on):
         raise UsageError(
-            "--longctx-baseline and --longctx-fail-on need each other: a results file, and the measures that may not get worse"
+            "give both --longctx-baseline (a results file) and --longctx-fail-on (the measures that must not get worse)"
         )
     if options.baseline is None:
         return None
@@ -299,5 +299,5 @@ def session_of(config: pytest.Config) -> Session:
     """The session of *config*; fails the test where no backend was chosen."""
     found = config.stash.get(_SESSION, None)
     if found is None:
-        pytest.fail("no backend was chosen: say --backend=NAME, or set longctx_backend in the ini file", pytrace=False)
+        pytest.fail("no backend is selected: use --backend=NAME, or set longctx_backend in the ini file", pytrace=False)
     return found

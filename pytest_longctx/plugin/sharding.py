@@ -33,7 +33,9 @@ class Shard:
         """
         match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})(?::(.+))?", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(f"--longctx-shard: {text!r}: write K/N, as 1/4 to 4/4; or K/N:results.jsonl for its times")
+            raise UsageError(
+                f"--longctx-shard: {text!r}: write K/N, such as 1/4, or K/N:results.jsonl to balance by its times"
+            )
         return cls(int(match[1]), int(match[2]), Path(match[3]) if match[3] else None)
 
     def __str__(self) -> str:
