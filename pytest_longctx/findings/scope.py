@@ -21,7 +21,7 @@ _CACHE_OFF = (("no-enable-prefix-caching", True), ("enable-prefix-caching", Fals
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What is known of the server on which a finding would be judged; None means not known."""
+    """Known facts of the server on which a finding would be judged; None means unknown."""
 
     deployment: Deployment
     hardware: Hardware | None = None
@@ -36,14 +36,14 @@ class Conditions:
 
 
 class Mismatch(NamedTuple):
-    """A condition of a finding that a server does not meet; the higher its *depth*, the nearer the miss."""
+    """A condition of a finding that a server does not meet; a higher *depth* means that more conditions were met."""
 
     depth: int
     line: str
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the finding is about another deployment, backend or model."""
+        """Whether the finding names another deployment, backend or model."""
         return self.depth < 3
 
 
@@ -78,7 +78,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
 
 
 def machine_lacks(deployment: Deployment, hardware: Hardware | None) -> str | None:
-    """Why *hardware* cannot run *deployment*; None if it can, or if either is not known."""
+    """The reason why *hardware* cannot run *deployment*; None if it can, or if either is unknown."""
     if deployment.hardware is None or hardware is None or hardware.carries(Hardware.parse(deployment.hardware)):
         return None
     return f"hardware: needs {deployment.hardware}, this machine has {hardware}"
@@ -247,9 +247,9 @@ def match(
     conditions: Callable[[Deployment, Finding], Conditions],
 ) -> list[Case]:
     """
-    Every case: each finding on the deployments in its scope, else on the one that misses by the least.
+    Every case: each finding on the deployments in its scope, else on the deployment that meets most conditions.
 
-    A finding about another deployment, backend or model is left out. One that misses by hardware, version or length is kept, so
+    A finding about another deployment, backend or model is left out. One whose hardware, version or length differs is kept, so
     that the run can report it. A finding about published material is judged once, without a server.
     """
     found: list[Case] = []

@@ -28,7 +28,7 @@ WARM_SHARE = 0.5
 
 CLOCKS_APART_S = 0.2
 """
-How much later than the server the client may see a first token of any prompt, due to transport and scheduling.
+Maximum delay of the client's first token after the server's, for any prompt, due to transport and scheduling.
 
 Idle machines need 0.04 s; on two busy cores 0.125 s was measured with 1,000 tokens.
 """
@@ -128,7 +128,7 @@ def judge(
 
 
 def _idled(seen: Observation) -> str:
-    """A remark on a long prefill in which the devices mostly waited, so that faster devices would not help."""
+    """A remark on a long prefill during which the devices mostly waited."""
     busy, ttft_s = seen.metrics.get("device_busy_share"), seen.metrics.get("ttft_s")
     if busy is None or ttft_s is None or busy >= BUSY_SHARE or ttft_s < LONG_S:
         return ""
@@ -157,7 +157,7 @@ def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
 
 
 def _change(finding: Finding, seen: Observation) -> str:
-    """How a documented failure has changed; each of the three ways needs another action."""
+    """How a documented failure has changed: three kinds of change, each with its own remedy."""
     expect = finding.expect
     if expect.outcome == "serves":
         return ""

@@ -1,7 +1,8 @@
 """
-Lint a start before it runs: documented mistakes, each with its name.
+Lint a start command for documented mistakes, each with its name.
 
-Two kinds: those that keep a server from booting, and those that make a result worthless or a host unsafe. The worst come first.
+There are two kinds: mistakes that prevent a boot, and mistakes that make a result invalid or a host unsafe. The most severe
+come first.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,10 +23,10 @@ _PROGRAMS = ("python", "python3", "vllm", "sglang", "bash", "sh")
 _PARALLEL = ("--tensor-parallel-size", "-tp", "--tp", "--tp-size")
 _CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
 _MOVING = ("", "latest", "nightly", "main", "dev")
-"""Tags that move from one image to the next."""
+"""Image tags that are moved to newer images."""
 _USUAL_CACHE = "/root/.cache/huggingface"
 _LONG_WALK_S = 60.0
-"""A share of a prefill's time that is worth a lint."""
+"""Minimum duration of the radix walk, in seconds, that is reported."""
 
 
 class Image(toml.Table):
@@ -36,7 +37,7 @@ class Image(toml.Table):
 
 
 class Variable(toml.Table):
-    """An environment variable that is no longer read."""
+    """An environment variable that newer versions ignore."""
 
     name: str
     instead: str
@@ -45,14 +46,14 @@ class Variable(toml.Table):
 
 
 class Known(toml.Table):
-    """The data file."""
+    """Content of ``lint.toml``."""
 
     image: Annotated[tuple[Image, ...], toml.LISTED] = ()
     variable: Annotated[tuple[Variable, ...], toml.LISTED] = ()
 
 
 class Lint(NamedTuple):
-    """One lint. *found* returns what is wrong with a start, or None."""
+    """One lint. *found* returns the fault of a start, or None."""
 
     name: str
     found: Callable[[StartCommand], str | None]
@@ -195,19 +196,19 @@ LINTS = (
 
 
 def names() -> tuple[str, ...]:
-    """The names of all lints, the worst first."""
+    """The names of all lints, the most severe first."""
     return tuple(lint.name for lint in LINTS)
 
 
 def lint(start: StartCommand) -> Iterator[tuple[str, str]]:
-    """What is wrong with *start*: each lint's name and what it found, the worst first."""
+    """The faults of *start*: the name and the message of each lint, the most severe first."""
     for each in LINTS:
         if (found := each.found(start)) is not None:
             yield each.name, found
 
 
 def observe(ask: Ask, looked_for: str | None) -> Observation:
-    """A published start as evidence: flagged or sound, and the lint: *looked_for* if found, else the worst."""
+    """A published start as evidence: flagged or sound, and the name of the lint: *looked_for* if found, else the most severe."""
     start = of_command(ask.command, ask.boot_s) if ask.command is not None else of_pod(ask.pod or "", ask.boot_s)
     found = dict(lint(replace(start, engine=ask.engine)))
     signature = looked_for if looked_for in found else next(iter(found), None)

@@ -1,8 +1,8 @@
 """
-The options, each declared once: this table gives the flags, their ini keys and the reference page.
+The options, each declared once. The flags, the ini keys and the reference page come from this table.
 
-Every pytest run of an environment imports this module, so it is kept light: no slots, which take longer to create, and
-errors are imported where they are raised.
+Every pytest run of an environment imports this module, so it must import fast: no slots, which take longer to create, and
+errors are imported on use.
 """
 
 import os
@@ -21,7 +21,7 @@ class Option(NamedTuple):
     metavar: str | None
     help: str
     flag: str = ""
-    """The flag where it is not ``--longctx-NAME``."""
+    """The flag, if it is not ``--longctx-NAME``."""
 
     @property
     def long(self) -> str:
@@ -86,7 +86,7 @@ _OF_A_RUN = ("seed", "results", "report", "junit-properties", "plan", "resume", 
 
 @dataclass(frozen=True)
 class Options:
-    """All settings: from the flag, else the ini key, else the default."""
+    """All settings. A flag overrides the ini key, which overrides the default."""
 
     backend: str | None = None
     launcher: str = "process"
@@ -179,7 +179,7 @@ def _anywhere(config: "pytest.Config", name: str, text: str) -> str:
 
 
 def in_use(config: "pytest.Config") -> bool:
-    """Whether a backend was chosen; without one the plugin does nothing."""
+    """Whether a backend is selected; without one the plugin does nothing."""
     return bool(_value(config, OPTIONS[0]))
 
 
@@ -189,7 +189,7 @@ def _value(config: "pytest.Config", option: Option) -> str:
 
 
 def _place(config: "pytest.Config", name: str, text: str) -> Path:
-    """The path: a typed one is relative to where pytest was started, one in the ini file to the project's root."""
+    """The path. A path on the command line is relative to pytest's start folder, one in the ini file to the project's root."""
     typed = config.getoption(f"longctx_{name}") is not None
     return (config.invocation_params.dir if typed else config.rootpath) / Path(text).expanduser()
 

@@ -89,7 +89,7 @@ def verdict_text(verdict: Verdict, setting: Setting) -> str:
 
 
 def exchange_text(exchange: Exchange, seen: Observation, setting: Setting, limit: int | None = None) -> str:
-    """Explain why *exchange* is no complete answer. *seen* is the same as evidence; *limit* is the longest context served."""
+    """Explain why *exchange* is not a complete answer. *seen* is the same as evidence; *limit* is the longest context served."""
     of = f", of {setting.deployment}" if setting.deployment else ""
     came = f"{len(exchange.arrivals_s)} chunks arrived" if exchange.arrivals_s else "no token arrived"
     status = f" with HTTP {exchange.refusal.status}" if exchange.refusal else ""

@@ -249,7 +249,7 @@ def rendered(backend: Backend, one: Deployment) -> tuple[str, ...]:
 
 
 def differences(command: Command, argv: tuple[str, ...]) -> Iterator[Difference]:
-    """Each flag that *argv* has otherwise than *command*, with its reason where one is given."""
+    """Each flag in which *argv* differs from *command*, with its reason if one is given."""
     then, now = documented(command.text), _of_line(argv)
     for flag in sorted((then.keys() | now.keys()) - _EACH_RUN):
         if then.get(flag) != now.get(flag):

@@ -89,7 +89,7 @@ class Writer:
         self._file.close()
 
     def drop(self) -> None:
-        """Leave the file without a footer, which marks the run as cut off."""
+        """Leave the file without a footer, which marks the run as interrupted."""
         with suppress(OSError):
             self._file.close()
 
@@ -134,7 +134,7 @@ def begun(path: Path) -> list[dict[str, Any]]:
 
 
 def read(path: str | Path) -> Results:
-    """Read the file at *path*. Raises `ResultsError` if it is no results file or was cut off."""
+    """Read the file at *path*. Raises `ResultsError` if it is not a results file or is incomplete."""
     path = Path(path)
     rows = _rows(path)
     if rows[-1].get("kind") != "footer":
