@@ -112,7 +112,7 @@ class Ask(toml.Table):
         """
         Prompt tokens that each successive request may have to wait for; empty if not known.
 
-        A load counts as rounds in which every prompt waits for all that are sent with it; an open loop is one round.
+        A load counts as rounds in which every prompt waits for all prompts sent with it; an open loop is one round.
         """
         if self.rate_per_s is not None and self.requests is not None and self.prompt_tokens is not None:
             return (self.prompt_tokens * self.requests,)

@@ -44,7 +44,7 @@ Busy share of the devices below which they mostly waited.
 Prefills of at least ten seconds on an H200 had 0.91 to 0.99, and 0.20 and 0.47 where SGLang's host walked its prefix cache.
 """
 LONG_S = 10.0
-"""TTFT below which the busy share is not judged: samples are a second apart, and a request begins and ends without work."""
+"""TTFT below which the busy share is not judged: samples are a second apart, and a request begins and ends with idle devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def judge(
     finding: Finding, seen: Observation, also: Iterable[Line] = (), remark: str = "", warmed: str = ""
 ) -> Verdict:
     """
-    Judge *seen* by all expectations and bounds of *finding*, and by the lines of *also*; *remark* is kept.
+    Judge *seen* by all expectations and bounds of *finding*, and by the lines of *also*; *remark* goes into the verdict.
 
     *warmed* is the reason why the cache may have had the prompt before this run; a cached prompt then proves nothing about the
     server.

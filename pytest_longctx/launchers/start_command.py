@@ -29,7 +29,7 @@ class StartCommand:
     """The engine versions of the start; None: any."""
     image: str | None = None
     entrypoint: tuple[str, ...] = ()
-    """Replaces the image's entrypoint; empty: the image's own is used."""
+    """The entrypoint that replaces the image's own; empty: the image's own is used."""
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[tuple[str, bool], ...] = ()

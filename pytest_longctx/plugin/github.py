@@ -96,7 +96,7 @@ class GitHubAnnotations:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
-        """Print the commands, one a line, and write the summary into the file that GitHub names."""
+        """Print one command per line, and write the summary into the file that GitHub names."""
         for (test, _), entry in self.reporting.entries.items():
             path, line, failed = self._ended[test]
             place = _in_workspace(config.rootpath / path)
