@@ -26,7 +26,7 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """
-        Parse the option. Raises `UsageError`.
+        Parse ``--longctx-shard``. Raises `UsageError`.
 
         >>> Shard.parse("2/4")
         Shard(index=2, count=4, times=None)
