@@ -42,7 +42,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "queue_s": Measure("s", "time the request waited for the scheduler, by the server's clock"),
         "server_prefill_s": Measure("s", "from the first schedule to the first token, by the server's clock"),
         "waited_unscheduled_s": Measure(
-            "s", "longest stretch in which requests waited, none ran and no other figure of the server moved"
+            "s", "longest stretch in which requests waited, none ran and no other figure of the server changed"
         ),
         "peak_share": Measure(
             "", "share of the hardware's peak that the prefill implies; above 1 the measurement is invalid"
