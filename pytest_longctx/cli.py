@@ -26,7 +26,7 @@ from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.reports import history, html, pages, plots
+from pytest_longctx.reports import history, html, log_report, pages, plots
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
 from pytest_longctx.reports.compare import page as comparison_page
 from pytest_longctx.reports.panels import panels
@@ -222,6 +222,7 @@ def commands() -> argparse.ArgumentParser:
     shown.add_argument("folder", type=Path, help="output folder")
     add_report_commands(subcommands)
     add_render_command(subcommands)
+    log_report.add(subcommands)
     return parser
 
 
@@ -275,8 +276,10 @@ def _write(folder: Path, made: Mapping[str, str]) -> None:
 
 
 def catalogues() -> dict[str, Catalogue]:
-    """Return every shipped catalogue, by backend name."""
-    return {name: diagnosis_signatures.load(path) for name, path in backends.signature_files().items()}
+    """Return every shipped catalogue, by the name of its backend or engine."""
+    own = {**diagnosis_signatures.engine_files(), **backends.signature_files()}
+    made = {name: diagnosis_signatures.load(path) for name, path in sorted(own.items())}
+    return {**made, "every engine": diagnosis_signatures.common()}
 
 
 def published_commands() -> str:

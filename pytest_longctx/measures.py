@@ -185,6 +185,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "sbuf_needed_kib": Measure("KiB", "on-chip memory that a Neuron kernel needs in one partition"),
         "sbuf_limit_kib": Measure("KiB", "on-chip memory that one partition of a Neuron core has"),
         "hbm_limit_gb": Measure("GB", "device memory limit of a compiled Neuron model, from the compiler"),
+        "max_num_seqs": Measure("requests", "limit of concurrent requests that the engine was started with"),
+        "mamba_blocks": Measure("blocks", "available Mamba state blocks"),
+        "host_wanted_gib": Measure("GiB", "size of a failed allocation of host memory"),
+        "host_free_gib": Measure("GiB", "free host memory"),
+        "shm_gib": Measure("GiB", "size of a refused shared-memory segment"),
+        "collective_ms": Measure("ms", "time a collective operation had run when it timed out"),
+        "warm_up_tokens": Measure("tokens", "prompt tokens of a warm-up"),
         "killed_gib": Measure("GiB", "memory of the largest process killed by the host's out-of-memory killer"),
         # a refusal, from its text
         "refused_tokens": Measure("tokens", "prompt tokens of a refused request, from the refusal"),

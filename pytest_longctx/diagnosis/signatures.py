@@ -6,8 +6,9 @@ terminal colours; named groups are readings, and their names are those of `pytes
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -19,7 +20,16 @@ from pytest_longctx.errors import unknown
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Kind, Outcome
 
-TEXT_FACTS = ("kv_cache_dtype", "attention_backend", "engine_version", "architecture", "device", "exit_code", "because")
+TEXT_FACTS = (
+    "kv_cache_dtype",
+    "attention_backend",
+    "engine_version",
+    "architecture",
+    "device",
+    "exit_code",
+    "signal",
+    "because",
+)
 """Readings that are words, not figures; ``because`` is a cause that an engine quotes in its summary line."""
 
 Phase = Literal[
@@ -87,16 +97,26 @@ class Fact(toml.Table):
     regex: Pattern
     phase: Phase | None = None
     """The phase that has begun when this line appears. After ``serve`` only ``stop`` can begin."""
+    boot: bool = False
+    """Whether the line begins a boot: what an earlier one of the same log came to is kept apart."""
 
 
 class Place(toml.Table):
-    """A line of a traceback that tells where a failure of class ``gpu-oom`` happened; the innermost counts."""
+    """A line of a traceback that tells where a failure happened; the innermost counts."""
 
     regex: Pattern
+    of: Kind = "gpu-oom"
+    """The class that it tells more of."""
     phase: Phase
     kind: Annotated[Kind, Field(alias="class")]
     remedy: str | None = None
     """None: the signature's own."""
+    remedies: Mapping[str, str] = {}
+    """Remedies of some versions, by PEP 440 range; the first range that fits counts."""
+
+
+Role = Literal["exception", "record", "native"]
+Roles = Annotated[tuple[Role, ...], toml.LISTED]
 
 
 class Signature(toml.Table):
@@ -120,6 +140,20 @@ class Signature(toml.Table):
     """A line that looks alike and must not match."""
     summary: bool = False
     """The line only says that something failed; the cause stands before it, or is not in the log at all."""
+    survivable: bool = False
+    """The engine goes on after it, by its source: it ends no wait, yet it is reported where nothing took it back."""
+    weak: bool = False
+    """It names a cause only where no other line of the boot does."""
+    wrapper: bool = False
+    """The engine's own exception around another one: its advice counts, the sizes are those of the inner one."""
+    level: Literal["INFO", "WARNING", "ERROR"] = "ERROR"
+    """The lowest level at which a logger's line counts."""
+    role: Roles = ()
+    """What the line must be: ``exception``, ``record``, ``native``; empty: any of these."""
+    also: toml.Names = ()
+    """More lines that match: one for each wording."""
+    remedies: Mapping[str, str] = {}
+    """Remedies of some versions, by PEP 440 range; the first range that fits counts."""
 
 
 class Benign(toml.Table):
@@ -129,10 +163,16 @@ class Benign(toml.Table):
     kind: Annotated[Kind | None, Field(alias="class")] = None
     """What it points to where the server is never heard of again."""
     regex: Pattern
+    caught: bool = False
+    """Whether a traceback that follows it was caught by the engine."""
+    undoes: str | None = None
+    """The signature that it takes back: what was tried went well in the end."""
     why: str
     example: str
     near_miss: str
     """A line that looks alike and is not that harmless."""
+    also: toml.Names = ()
+    """More lines that match: one for each wording."""
 
 
 class RateLine(toml.Table):
@@ -149,9 +189,9 @@ class Catalogue(toml.Table):
     """All that is known of one engine's log."""
 
     hints: toml.Names = ()
-    """Once it serves, only lines with one of these are looked at; without any, every line is."""
+    """No longer needed: the words that a line must have are found in the patterns."""
     boot_hints: toml.Names = ()
-    """Until then these count too: together they are in every line that a fact, a signature or a benign entry matches."""
+    """No longer needed either."""
     fact: Annotated[tuple[Fact, ...], toml.LISTED] = ()
     place: Annotated[tuple[Place, ...], toml.LISTED] = ()
     signature: Annotated[tuple[Signature, ...], toml.LISTED] = ()
@@ -159,6 +199,28 @@ class Catalogue(toml.Table):
     """What a request is turned down with: no failure of the server, so it is not looked for in the log."""
     rate: RateLine | None = None
     benign: Annotated[tuple[Benign, ...], toml.LISTED] = ()
+
+    def and_all(self, others: Iterable["Catalogue"]) -> "Catalogue":
+        """All entries of several catalogues, for a log that nobody is recognised in."""
+        parts = (self, *others)
+        return self.model_copy(
+            update={
+                name: tuple(entry for part in parts for entry in getattr(part, name))
+                for name in ("place", "fact", "signature", "refusal", "benign")
+            }
+        )
+
+    def with_common(self, common: "Catalogue") -> "Catalogue":
+        """Its own entries, and after them those that hold for every engine."""
+        own = {each.id for each in self.signature} | {each.id for each in self.benign}
+        return self.model_copy(
+            update={
+                "place": (*self.place, *common.place),
+                "fact": (*self.fact, *common.fact),
+                "signature": (*self.signature, *(each for each in common.signature if each.id not in own)),
+                "benign": (*self.benign, *(each for each in common.benign if each.id not in own)),
+            }
+        )
 
 
 def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
@@ -180,6 +242,17 @@ def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
 def words(readings: Mapping[str, str | None]) -> dict[str, str]:
     """The readings that are words."""
     return {name: text for name, text in readings.items() if name in TEXT_FACTS and text is not None}
+
+
+@cache
+def common() -> Catalogue:
+    """What every engine may log: Linux, Python, PyTorch, CUDA, ROCm, NCCL, the hub, Kubernetes."""
+    return load(Path(__file__).with_name("signatures.toml"))
+
+
+def engine_files() -> dict[str, Path]:
+    """The catalogues of engines that are no backend here, by their names."""
+    return {path.stem: path for path in (Path(__file__).parent / "engines").glob("*.toml")}
 
 
 def load(path: Path) -> Catalogue:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pytest_longctx.backends import Backend
 from pytest_longctx.client.server import Server
 from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.diagnosis.good_boots import GoodBoots
 from pytest_longctx.progress import ProgressCallback, no_progress
 
 
@@ -42,6 +43,8 @@ class Launch:
     """The number of this boot among all, as ``2 of 19: ``; empty if unknown."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """The environment variables that select its leased devices; empty if it may use all."""
+    good_boots: GoodBoots | None = None
+    """The stored logs of good boots; None: none are stored."""
 
     def server_at(self, url: str, launcher: "Launcher", **more: Any) -> Server:
         """The server that *launcher* will start at *url*, before it is ready."""

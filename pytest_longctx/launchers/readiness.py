@@ -30,6 +30,7 @@ _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
 """Seconds for which a server may continue to log after a line that reports a failure."""
 _TAIL_LINES = 12
+_MOST_DIFFERENCES = 6
 _WIDEST = 400
 """Maximum length in characters of one line of an explanation."""
 UNREACHABLE_S = 5.0
@@ -78,7 +79,7 @@ class _Wait:
             if self.probe.unaskable is not None:
                 raise LaunchError(self._cannot_be_asked(self.probe.unaskable))
             self._note_motion(now_s, lines)
-            if self.reading.failure is not None and failure_seen_s is None:
+            if self.reading.fatal and failure_seen_s is None:
                 failure_seen_s = self.elapsed_s
             said_its_last = failure_seen_s is not None and self.elapsed_s - failure_seen_s > _LAST_WORDS_S
             if exit_code is not None or said_its_last or self.probe.refused or self._is_over(now_s):
@@ -113,6 +114,8 @@ class _Wait:
         server = replace(answered, figures=figures, words=words, log=self.candidate.log)
         concurrency = figures.get("concurrency")
         if concurrency is None or concurrency >= 1 or not server.deployment.needs_full_context:
+            if server.log is not None and self.launch.good_boots is not None:
+                self.launch.good_boots.keep(server.log, *self._deployed, self.candidate.secrets)
             return server
         # Such a request is accepted, never scheduled, and blocks all that come after it (vLLM issue 39734).
         said = f"its KV cache holds {concurrency:.2f} requests of {server.max_model_len or 0:,} tokens"
@@ -138,7 +141,7 @@ class _Wait:
     def _evidence(self, exit_code: int | None) -> Evidence:
         """All evidence of how the server ended."""
         refused = self.probe.refused
-        timed_out = exit_code is None and refused is None and self.reading.failure is None
+        timed_out = exit_code is None and refused is None and not self.reading.fatal
         stalled = self.stall.look(time.monotonic()) if timed_out else None
         return replace(
             self.candidate.evidence(exit_code),
@@ -165,6 +168,21 @@ class _Wait:
         rows = [f"{name} did not become ready", *str(found).splitlines(), f"  after    {duration(self.elapsed_s)}"]
         return "\n".join([*rows, f"  again    {self.candidate.again}"])
 
+    @property
+    def _deployed(self) -> tuple[str, str]:
+        return self.launch.backend.name, self.launch.deployment.name
+
+    def _differences(self) -> list[str]:
+        """The first differences from the last good boot of this deployment."""
+        log, good = self.candidate.log, self.launch.good_boots
+        if log is None or good is None:
+            return []
+        found = good.compared(self.reading, log, *self._deployed)
+        if len(found) <= _MOST_DIFFERENCES:
+            return found
+        more = f"{len(found) - _MOST_DIFFERENCES} more: longctx diagnose {log} --good {good.path(*self._deployed)}"
+        return [*found[:_MOST_DIFFERENCES], more]
+
     def _explain(self, because: str, remedy: str, found: Diagnosis | None = None) -> str:
         candidate = self.candidate
         rows = [
@@ -177,6 +195,8 @@ class _Wait:
             ),
         ]
         if candidate.log is not None:
+            if found is not None:
+                rows += [f"  differs  {masked(line, candidate.secrets)[:_WIDEST]}" for line in self._differences()]
             rows += [f"  log      {candidate.log}, its last lines:"]
             rows += [f"             {line}" for line in tail(candidate.log, candidate.secrets)]
         return "\n".join([*rows, f"  try      {remedy}", f"  again    {candidate.again}"])

@@ -20,6 +20,7 @@ from pytest_longctx.client.load import Load
 from pytest_longctx.client.server import Server, exclusive
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.devices.sampler import Sampler
+from pytest_longctx.diagnosis.good_boots import GoodBoots
 from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.findings import verdicts
 from pytest_longctx.findings.ask import Ask
@@ -98,8 +99,14 @@ class Session:
         ):
             self.progress_line.begin()
             longest = self.longest_prompts.get(deployment.name)
-            placed = replace(launch, place=self._place(deployment.name), longest_prompt=longest)
+            place = self._place(deployment.name)
+            placed = replace(launch, place=place, longest_prompt=longest, good_boots=self._good_boots())
             yield from self._boot(placed, self.sampler)
+
+    def _good_boots(self) -> GoodBoots | None:
+        """The logs of good boots in pytest's cache; None where the run has no cache."""
+        cache = getattr(self.config, "cache", None)
+        return None if cache is None else GoodBoots(cache.mkdir("longctx-good-boots"))
 
     def _place(self, name: str) -> str:
         """The number of the boot of deployment *name* among all boots, for the progress line."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pytest_longctx.backends import Recipe
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.log_reader import LogTail
+from pytest_longctx.diagnosis.lines import LogTail
 from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import _supervisor

@@ -16,7 +16,7 @@ from pytest_longctx.backends import Recipe
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.log_reader import LogTail
+from pytest_longctx.diagnosis.lines import LogTail
 from pytest_longctx.diagnosis.oom_killer import kills_in_group_of
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import Candidate

@@ -19,7 +19,19 @@ from tests.unit.recorded_logs import BENIGN, FAILURES
 
 AT_S, BOOT_S = 5.0, 600.0
 ENGINES = ("vllm", "sglang", "vllm-neuron", "transformers")
-FATAL = [(name, line) for name, line, *_ in FAILURES]
+SAID = [(name, line, signature) for name, line, signature, *_ in FAILURES]
+SURVIVED_BY_NONE = {
+    "worker-died",
+    "engine-failed",
+    "engine-dead",
+    "worker-error",
+    "child-died",
+    "child-crashed",
+    "scheduler-failed",
+}
+"""What no engine goes on after, by its source; all else is remembered until the process ends or nothing moves."""
+FATAL = [(name, line) for name, line, signature in SAID if signature in SURVIVED_BY_NONE]
+REMEMBERED = [each for each in SAID if each[2] not in SURVIVED_BY_NONE and "Worker failed with error" not in each[1]]
 HARMLESS = [*BENIGN, *((name, each.example) for name in ENGINES for each in load(BACKENDS[name])().catalogue.benign)]
 
 
@@ -67,6 +79,15 @@ def test_a_fatal_line_ends_the_wait_within_a_second(name, line, tmp_path, monkey
     over_s, problem = failed(name, line, tmp_path, monkeypatch)
     assert AT_S <= over_s < AT_S + 1
     assert "the time was up" not in str(problem)
+
+
+@pytest.mark.parametrize(("name", "line", "signature"), REMEMBERED, ids=range(len(REMEMBERED)))
+def test_a_line_that_an_engine_may_survive_is_remembered_and_named_when_nothing_moves(
+    name, line, signature, tmp_path, monkeypatch
+):
+    over_s, problem = failed(name, line, tmp_path, monkeypatch)
+    assert BOOT_S / 2 < over_s < BOOT_S / 2 + AT_S + 1
+    assert f"({signature})" in str(problem)
 
 
 @pytest.mark.parametrize(("name", "line"), HARMLESS, ids=range(len(HARMLESS)))
