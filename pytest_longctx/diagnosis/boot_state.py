@@ -1,4 +1,4 @@
-"""One boot of one server, as its log tells it: figures, phase, candidates for a cause, first error, signs of life."""
+"""The state of one boot according to its log: figures, phase, possible causes, first error, signs of life."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ _SERVER_ERROR = re.compile(r'"POST [^"]*" 500\b')
 
 @dataclass(slots=True)
 class Failure:
-    """A line that names a cause, or that something failed."""
+    """A line that names a cause, or reports a failure without one."""
 
     signature: Signature
     line: str
@@ -26,18 +26,18 @@ class Failure:
     words: dict[str, str]
     phase: Phase
     place: Place | None = None
-    """Where in the program it happened, as its traceback says."""
+    """The place in the program, from the traceback."""
     silent: bool = False
-    """Whether nothing had been logged as an error before it."""
+    """Whether no error was logged before it."""
     order: int = field(default=0, compare=False)
-    """The number of its line."""
+    """Its line number."""
     time: str = ""
     process: str = ""
     rank: str = ""
 
     @property
     def kind(self) -> Kind:
-        """The class; that of its place, or of its phase, where the signature knows no more than that memory ran out."""
+        """The class; for a signature that only says that memory ran out, the class of its place or phase."""
         if self.place:
             return self.place.kind
         if self.signature.kind == "gpu-oom" and self.signature.phase is None:
@@ -46,7 +46,7 @@ class Failure:
 
     @property
     def remedy(self) -> str:
-        """What to try."""
+        """The remedy."""
         return (self.place and self.place.remedy) or self.signature.remedy
 
 
@@ -63,16 +63,16 @@ _OOM_IN: Final[dict[Phase, Kind]] = {
 
 @dataclass(slots=True)
 class FirstError:
-    """What a log's first error was, for one that no signature knows."""
+    """The first error of a log, for failures without a signature."""
 
     text: str | None = None
-    """What Python's first traceback ends in."""
+    """The last line of the first traceback."""
     complaint: str | None = None
-    """The first line that was logged as an error, for logs without a traceback."""
+    """The first line at level ERROR or above, for logs without a traceback."""
     before: tuple[str, ...] = ()
     """The lines of the traceback before it."""
     caught: str | None = None
-    """The first exception that the engine caught: of a request, for one."""
+    """The first exception that the engine caught, such as that of a request."""
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class Boot:
     notices: Counter[str] = field(default_factory=Counter)
     errors: FirstError = field(default_factory=FirstError)
     told: bool = False
-    """Whether it told any fact: what runs beside an engine tells none."""
+    """Whether its lines contain a fact; programs beside an engine log none."""
     fatal_at: int | None = None
     alive_at: int = 0
     served_at: int | None = None
@@ -106,12 +106,12 @@ class Boot:
 
     @property
     def summary_counts(self) -> bool:
-        """Whether something was seen to fail that is more than an echo of another's end."""
+        """Whether a summary reports a failure that does not merely follow from another process's end."""
         return self.summary is not None and not self.summary.signature.survivable
 
     @property
     def cause(self) -> Failure | None:
-        """What names the cause best: what no engine survives before what it does, the earliest first."""
+        """The most probable cause: first those that no engine survives, then the earliest."""
         alive = [each for each in self.candidates if not self._survived(each)]
         for some in (
             [each for each in alive if not each.signature.weak and not each.signature.survivable],
@@ -123,7 +123,7 @@ class Boot:
         return None
 
     def lives(self, text: str, line: int, times: int) -> bool:
-        """Take in a sign of life, or an answer of status 500; whether *text* is either."""
+        """Note a sign of life or an answer with status 500. Returns whether *text* is one of these."""
         if _ALIVE.search(text):
             self.alive_at = line
             self.answered += times * ('"POST /v1/' in text)
@@ -134,14 +134,14 @@ class Boot:
         return False
 
     def _survived(self, found: Failure) -> bool:
-        """Whether the server was well after it."""
+        """Whether the server worked after it."""
         if found.signature.survivable or (self.fatal_at is not None and self.fatal_at >= found.order):
             return False
         return self.alive_at > found.order
 
 
 def _earliest(some: list[Failure]) -> Failure:
-    """The first by time where the times can be compared, else the first in the log."""
+    """The earliest by time stamp; without comparable time stamps the first in the log."""
     first = some[0]
     for each in some[1:]:
         if each.time and len(each.time) == len(first.time) and each.time < first.time:
@@ -150,7 +150,7 @@ def _earliest(some: list[Failure]) -> Failure:
 
 
 def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot:
-    """The boot that counts: of a server and not of what runs beside it, the last, and the first that failed where one did."""
+    """The boot to report: the last of each server; if several servers are in the log, the first that failed."""
     told = {name: each for name, each in boots.items() if each.told} or boots
     shown = [_shown(each, earlier.get(name, [])) for name, each in told.items()]
     failed = [(found.order, number) for number, each in enumerate(shown) if (found := each.cause or each.summary)]
@@ -158,6 +158,6 @@ def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot
 
 
 def _shown(boot: Boot, before: list[Boot]) -> Boot:
-    """*boot*, or the one before it where *boot* has only begun when the log ends and that one failed."""
+    """*boot*; the failed one before it if *boot* had only begun when the log ends."""
     begun = not (boot.cause or boot.summary or boot.served_at or boot.alive_at)
     return before[-1] if begun and before and (before[-1].cause or before[-1].summary) else boot

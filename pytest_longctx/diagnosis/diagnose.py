@@ -1,8 +1,8 @@
 """
-Why a server failed: its log joined with how it ended. Pure: the same evidence gives the same diagnosis.
+Diagnose why a server failed, from its log and from how it ended. Pure: equal evidence gives an equal diagnosis.
 
-A line that names a cause counts where the engine, or the runtime below it, says so itself. Where no line does, the exit code, the
-kernel and the gauges are asked; and where nothing fits, the first error is quoted and called unknown. Silence is no evidence.
+A line that names a cause counts if the engine, or the runtime below it, wrote it. Without such a line the exit code, the kernel's
+evidence and the server's gauges decide. Without any of these the class is unknown, with the first error quoted.
 """
 
 import re

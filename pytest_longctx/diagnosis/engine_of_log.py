@@ -1,4 +1,4 @@
-"""Which engine wrote a log, by words that only it uses."""
+"""Recognise the engine that wrote a log, by words that only this engine uses."""
 
 import re
 from collections import Counter
@@ -17,11 +17,11 @@ _WORDS: Final = {
 }
 _PATTERNS: Final = {name: re.compile(words) for name, words in _WORDS.items()}
 _ENOUGH = 4 << 20
-"""Bytes of the beginning of a log that are looked at."""
+"""Bytes at the beginning of a log that are searched."""
 
 
 def engine_of(chunks: Iterable[bytes]) -> str | None:
-    """The engine that wrote most lines of *chunks*; None where no line has a word of any."""
+    """The engine that wrote most lines of *chunks*; None if no line has a word of an engine."""
     seen: Counter[str] = Counter()
     size = 0
     for chunk in chunks:

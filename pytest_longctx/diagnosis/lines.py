@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Final
 
 LONGEST_LINE = 64 * 1024
-"""Bytes of a line that are read; the rest of it is passed over."""
+"""Most bytes of a line that are read; the rest is skipped."""
 _CHUNK_BYTES: Final = 1 << 20
 
 
 class Lines:
-    """Chunks in, whole lines out, each with a newline at its end and none longer than `LONGEST_LINE`."""
+    """Cuts chunks into whole lines, each with a newline and none longer than `LONGEST_LINE`."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._passing = False
-        """Whether what comes is the rest of a line that was cut."""
+        """Whether the next bytes are the rest of a line that was cut."""
 
     def take(self, chunk: bytes) -> bytes:
-        """The lines that *chunk* completes. A carriage return ends one too: progress bars use nothing else."""
+        """The lines that *chunk* completes. A carriage return ends a line too, as progress bars use it."""
         chunk = chunk.replace(b"\r", b"\n")
         if self._passing:
             end = chunk.find(b"\n")
@@ -48,27 +48,27 @@ class Lines:
         return b"".join(whole)
 
     def rest(self) -> bytes:
-        """The last line, where the log ends without a newline."""
+        """The last line of a log that ends without a newline."""
         last, self._rest = self._rest, b""
         return last + b"\n" if last else b""
 
 
 class LogTail:
-    """Reads what a file has gained since it was last asked."""
+    """Reads the new lines of a growing file."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
         self._lines = Lines()
 
     def more(self, *, ended: bool) -> Iterator[str]:
-        """Whole new lines; once the writer has *ended*, also a last one without its line feed."""
+        """The new whole lines; once the writer has *ended*, also a last line without a line feed."""
         while chunk := self._file.read(_CHUNK_BYTES):
             yield from _text(self._lines.take(chunk))
         if ended:
             yield from _text(self._lines.rest())
 
     def close(self) -> None:
-        """Read no more."""
+        """Close the file."""
         self._file.close()
 
 

@@ -1,4 +1,4 @@
-"""What a log says of how a process ended, beside the engine's own words: the kernel, systemd, a container, Kubernetes."""
+"""Lines of the kernel, systemd, a container or Kubernetes in a log that tell how a process ended."""
 
 import re
 from dataclasses import dataclass, field
@@ -41,18 +41,18 @@ _LIMIT = 8
 
 @dataclass(slots=True)
 class LogEvidence:
-    """Lines that say how a process ended."""
+    """Evidence of how a process ended."""
 
     memory: list[str] = field(default_factory=list)
     killed_gib: float | None = None
     denied: bool = False
-    """Whether a container's state says that it was not its memory."""
+    """Whether a container's state says OOMKilled=false."""
     exit_code: int | None = None
     stopped_by: list[str] = field(default_factory=list)
-    """Who stopped it from outside."""
+    """Lines about a stop from outside."""
 
     def take(self, record: Record) -> bool:
-        """Take in one line; whether it was one of these."""
+        """Read one line. Returns whether it is evidence."""
         text = record.text
         if found := _KILLED_PROCESS.search(text):
             self._keep(self.memory, text)
@@ -99,4 +99,4 @@ WORDS: Final = (
     "CANCELLED",
     "stop-sigterm",
 )
-"""Texts without which no line says how a process ended."""
+"""Texts of which every such line has one."""

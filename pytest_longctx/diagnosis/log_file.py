@@ -1,4 +1,4 @@
-"""A whole log, or as much of it as is written, read in chunks."""
+"""Read a whole log in chunks."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 def read(chunks: Iterable[bytes], catalogue: Catalogue, version: str | None = None) -> LogReader:
-    """The whole of a log, in chunks of any size."""
+    """Read a log given in chunks of any size."""
     reading, lines = LogReader(catalogue, version), Lines()
     for chunk in chunks:
         reading.read(lines.take(chunk))
@@ -21,6 +21,6 @@ def read(chunks: Iterable[bytes], catalogue: Catalogue, version: str | None = No
 
 
 def read_file(path: Path, catalogue: Catalogue, version: str | None = None) -> LogReader:
-    """The whole of the log at *path*, as far as it is written."""
+    """Read the log at *path* as far as it is written."""
     with path.open("rb") as log:
         return read(iter(lambda: log.read(_CHUNK_BYTES), b""), catalogue, version)

@@ -1,4 +1,4 @@
-"""What a growing log has told so far, in constant memory: feed it lines, or blocks of them as fast as a disk gives them."""
+"""Read a growing log, line by line or in blocks, with constant memory."""
 
 import re
 from collections import Counter
@@ -17,41 +17,41 @@ from pytest_longctx.toml import in_range
 
 _CHUNK_BYTES = 1 << 20
 _SIZES_WITHIN = 20
-"""How many lines after a failure its sizes may stand in."""
+"""Lines after a failure that may contain its sizes."""
 _SIZES_DUE = 2
 _MOST_CANDIDATES = 64
 _MESSAGE_LINES = 40
-"""How long the message of an exception may be."""
+"""Most lines of an exception's message."""
 _TRACE_LINES = 2000
-"""A traceback that has not ended by then is given up: another process has written over it."""
+"""Most lines of a traceback; one without an end by then was overwritten by another process."""
 _HEXADECIMAL = b"0123456789abcdef"
-"""Lines that are alike but for these bytes have one shape: their numbers and ids differ."""
+"""Lines that differ only in these bytes, such as in numbers and ids, have the same shape."""
 _MOST_SHAPES = 20_000
 _GROUP_LINES = 64
 _OFTEN = 16
-"""How often a line of one shape is looked at in one block."""
+"""Lines of one shape that are read in one block; of the others only the last."""
 
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b_bk;t=\d+\x07|\x1b[()][A-Z0-9]")
 
 
 class LogReader:
-    """What the log of one deployment says. *version* is the engine's where it is known; else the log is asked."""
+    """The figures, phases and failures in the log of one deployment. *version* is the engine's; None: taken from the log."""
 
     def __init__(self, catalogue: Catalogue, version: str | None = None) -> None:
         self.catalogue, self.version = catalogue, version
         self.boots: dict[str, Boot] = {}
         self.earlier: dict[str, list[Boot]] = {}
-        """What boots before the last one came to, by their source."""
+        """The boots before the last one, by their source."""
         self.evidence = LogEvidence()
         self.lines = 0
         self.cut = False
-        """Whether the line at hand has no end: the log was cut in it, or is still being written."""
+        """Whether the current line has no line feed: the log is cut there or still being written."""
         self._index = index_of(catalogue)
         self._shapes: dict[bytes, bool] = {}
 
     @property
     def boot(self) -> Boot:
-        """The boot that counts: of the engine's own container, the last, and the one that failed where one of several did."""
+        """The boot to report: the last of the engine's container; if one of several sources failed, that one."""
         if not self.boots:
             self.boots[""] = Boot()
         return chosen(self.boots, self.earlier)
@@ -63,22 +63,22 @@ class LogReader:
 
     @property
     def words(self) -> dict[str, str]:
-        """What it called by name."""
+        """Named facts of the boot, such as the attention backend."""
         return self.boot.words
 
     @property
     def phase(self) -> Phase:
-        """How far it has come."""
+        """The phase that the boot has reached."""
         return self.boot.phase
 
     @property
     def errors(self) -> FirstError:
-        """Its first error."""
+        """The first error of the boot."""
         return self.boot.errors
 
     @property
     def notices(self) -> Counter[str]:
-        """How often each benign line was seen, by its id."""
+        """The count of each benign line, by its id."""
         return self.boot.notices
 
     @property
@@ -88,32 +88,32 @@ class LogReader:
 
     @property
     def summary(self) -> Failure | None:
-        """The first line that says something failed without naming a cause."""
+        """The first line that reports a failure without its cause."""
         return self.boot.summary
 
     @property
     def failure(self) -> Failure | None:
-        """The cause where one was named, else the summary."""
+        """The cause; without one, the summary."""
         return self.cause or self.summary
 
     @property
     def fatal(self) -> bool:
-        """Whether the log says what the engine does not survive, by its own source."""
+        """Whether the log has a line that the engine does not survive, according to its source."""
         return self.boot.fatal_at is not None
 
     def benign(self) -> Iterator[tuple[Benign, int]]:
-        """The benign lines that were seen, and how often."""
+        """The benign lines in the log, each with its count."""
         for entry in self.catalogue.benign:
             if self.notices[entry.id]:
                 yield entry, self.notices[entry.id]
 
     def told(self) -> dict[str, str]:
-        """Its words, and under ``notices`` the ids of the benign lines."""
+        """The named facts, and under ``notices`` the ids of the benign lines."""
         seen = ", ".join(entry.id for entry, _ in self.benign())
         return {**self.words, "notices": seen} if seen else dict(self.words)
 
     def read(self, block: bytes) -> None:
-        """Take in a block of whole lines, as `Lines` makes them."""
+        """Read a block of whole lines, as `Lines` makes them."""
         if b"\x1b" in block:
             block = _ESCAPES.sub(b"", block)
         lines, shapes = block.split(b"\n"), block.translate(None, _HEXADECIMAL).split(b"\n")
@@ -136,7 +136,7 @@ class LogReader:
         self.lines = before + len(lines) - 1
 
     def _sort_out(self, by_shape: dict[bytes, bytes]) -> None:
-        """Note for each shape that is new whether such a line matters; lines are asked for in groups first."""
+        """Decide for each new shape whether its lines matter; groups of lines are searched first."""
         if len(self._shapes) > _MOST_SHAPES:
             self._shapes.clear()
         fresh = [each for each in by_shape.items() if each[0] not in self._shapes]
@@ -147,17 +147,17 @@ class LogReader:
                 self._shapes[shape] = some and self._matters(line.decode("utf-8", "replace"))
 
     def read_rest(self, block: bytes) -> None:
-        """Take in the last line where it has no end of its own."""
+        """Read a last line that has no line feed."""
         self.cut = True
         self.read(block)
         self.cut = False
 
     def _attentive(self) -> int:
-        """Whether every line matters now: inside a traceback, and all the more where sizes are due."""
+        """Whether every line matters now: 1 inside a traceback, 2 while the sizes of a failure are expected."""
         return max((_SIZES_DUE if boot.sizes_due else bool(boot.traces) for boot in self.boots.values()), default=0)
 
     def _matters(self, text: str) -> bool:
-        """Whether *text*, one line or several, may say anything."""
+        """Whether an entry may match *text*, one line or several."""
         if "\\" in text:  # a formatter for JSON may have escaped it
             if "\\u" in text:
                 return True
@@ -167,13 +167,13 @@ class LogReader:
         return "ERROR" in text and not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
 
     def feed(self, line: str) -> None:
-        """Take in one line of the log."""
+        """Read one line of the log."""
         line = COLOURS.sub("", line) if "\x1b" in line else line
         if self._attentive() or self._matters(line):
             self._feed(line)
 
     def _feed(self, line: str, times: int = 1) -> None:
-        """Take in one line that came so many *times*."""
+        """Read one line that stands for so many *times* equal ones."""
         self.lines += 1
         for record in records(line):
             self._take(record, times)
@@ -199,7 +199,7 @@ class LogReader:
             boot.sizes_due = 0
 
     def _begin(self, boot: Boot, record: Record) -> bool:
-        """A traceback begins here, perhaps after words of the engine in the same line."""
+        """Begin a traceback; the engine's own message may precede it in the same line."""
         if boot.phase == "stop":
             return False
         before = record.text.partition(HEADER)[0] if HEADER in record.text else ""
@@ -219,7 +219,7 @@ class LogReader:
         return True
 
     def _continue(self, boot: Boot, trace: Trace, record: Record) -> bool:
-        """Whether *record* is a line of *trace*, which then has been read."""
+        """Read *record* if it is a line of *trace*. Returns whether it is."""
         if not trace.holds(record):
             if trace.done and record.kinds[-1:] != ("nccl",):
                 self._close(boot, trace)
@@ -235,7 +235,7 @@ class LogReader:
         return self._line_of(boot, trace, record, text)
 
     def _line_of(self, boot: Boot, trace: Trace, record: Record, text: str) -> bool:
-        """Take in *text*, a line of *trace*: a frame, its source, the exception or more of its message."""
+        """Read *text*, a line of *trace*: a frame, its source line, the exception or more of its message."""
         if FRAME.match(text) or (not trace.done and text[:1] == " "):
             trace.done = False
             self._places(boot, trace, record)
@@ -263,7 +263,7 @@ class LogReader:
             self._explain(boot, record, text, trace)
 
     def _ends(self, boot: Boot, trace: Trace, record: Record, text: str) -> None:
-        """The exception that *trace* ends in."""
+        """Read the exception at the end of *trace*."""
         trace.done, trace.message = True, 0
         if trace.caught:
             boot.errors.caught = boot.errors.caught or text.strip()
@@ -275,7 +275,7 @@ class LogReader:
         trace.places, trace.phase = {}, None
 
     def _message(self, boot: Boot, record: Record, times: int) -> bool:
-        """Take in a line that belongs to no traceback; whether it told a fact or a notice."""
+        """Read a line outside a traceback. Returns whether it is a fact or a notice."""
         text = record.text
         if record.bare and not record.kinds and quoting.is_comment(text):
             return False
@@ -337,7 +337,7 @@ class LogReader:
         return None
 
     def _explain(self, boot: Boot, record: Record, text: str, trace: Trace | None) -> Signature | None:
-        """Look for a failure in *text*; the signature of the one that it is, or is an echo of."""
+        """Search *text* for a failure. Returns its signature, or None."""
         exception = trace is not None or is_exception(record, text)
         for pattern, signature in self._index.of(text):
             if not isinstance(signature, Signature) or not (match := pattern.search(text)):
@@ -385,12 +385,12 @@ class LogReader:
             boot.sizes_due, boot.sized = _SIZES_WITHIN, made
 
     def _whole_groups(self, match: re.Match[str]) -> dict[str, str | None]:
-        """What *match* read; in a line without an end, what stands at its end may be a part of a number or a word."""
+        """The groups of *match*, without one at the end of a cut line, which may be incomplete."""
         found = match.groupdict()
         return {name: text for name, text in found.items() if not self.cut or match.end(name) < len(match.string)}
 
     def _runs(self, boot: Boot, wanted: str) -> bool:
-        """Whether the engine's version lies in *wanted*; so does one that is not known."""
+        """Whether the engine's version lies in *wanted*; an unknown version does."""
         version = boot.words.get("engine_version", self.version)
         return version is None or in_range(version, wanted)
 

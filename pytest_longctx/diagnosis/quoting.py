@@ -1,7 +1,7 @@
 """
-What in a line is another's text: a prompt, an answer, a dump of arguments, a typed command, a string inside a message.
+Recognise quoted text in a line: a prompt, an answer, a dump of arguments, a typed command, a string inside a message.
 
-Such text says nothing about the server that logged it.
+Quoted text is no statement of the server that logged it.
 """
 
 import re
@@ -11,14 +11,14 @@ _REQUEST = re.compile(
     r"|(?:Generate|Embedding)ReqInput\(|CompletionRequest\("
     r"""|\b(?:prompt|text|output|content|messages?|stop|body|input|query)['"]?\s?[:=] ?(?:\[|\{|b?['"])"""
 )
-"""What precedes a request's own words."""
+"""What precedes the text of a request."""
 _DUMP = re.compile(
     r"non-default args|server_args=|ServerArgs\(|Namespace\(|\bargs: |with config: |Args\(|Config\(\w+=|[Cc]hat[ _]template"
     r"|\bArgs \{|\bargv\b|[Cc]ommand(?: line)?: |SchedulerOutput\(|environment: |\benv: |kwargs="
 )
 """What precedes a dump of arguments or of a configuration."""
 _COMMENT = re.compile(r"(?:#+ |\$ |\+ \w|> |== |>>> |\* |[-•] |\| |usage: )")
-"""How a line begins that a person or a shell wrote."""
+"""Beginnings of lines that a person or a shell wrote."""
 _REPR = re.compile(r"[\w.]*(?:Error|Exception)\($")
 
 
@@ -34,7 +34,7 @@ def is_request(text: str) -> bool:
 
 def quoted(text: str, at: int) -> bool:
     """
-    Whether what stands in *text* at *at* is quoted there.
+    Whether the text at position *at* of *text* is quoted.
 
     >>> quoted("args: {'name': 'out of memory'}", 16), quoted("it couldn't start: out of memory", 19)
     (True, False)

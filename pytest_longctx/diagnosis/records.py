@@ -1,9 +1,8 @@
 """
-One line of a log as a record: who wrote it, when, at what level, and what is left of it as the message.
+Parse a log line into a record: source, process, time, level and message.
 
-A line comes through as many hands as a deployment has: an engine's logger, a process tag, Ray, Docker, Compose, kubectl,
-journald, Buildkite, a JSON formatter. Each puts something before it; `parse` takes off one after the other until nothing it
-knows is left. Only the standard library, and no more than the line itself.
+Engine loggers, process tags, Ray, Docker, Compose, kubectl, journald, Buildkite and JSON formatters each add a prefix. `parse`
+removes the known prefixes one by one.
 """
 
 import json
@@ -19,7 +18,7 @@ LEVELS: Final = {
     **dict.fromkeys(("E", "ERROR", "ERR"), 40),
     **dict.fromkeys(("C", "F", "CRITICAL", "FATAL", "ALERT", "EMERG", "PANIC"), 50),
 }
-"""How grave a level is, by the names that loggers give it."""
+"""Severity of each level name that loggers use."""
 DEBUG, INFO, WARNING, ERROR, FATAL = 10, 20, 30, 40, 50
 
 COLOURS = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Z0-9])")
@@ -29,38 +28,38 @@ _MOST_PREFIXES = 9
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line, or one line of a message that a formatter had put into one."""
+    """One log line without its prefixes, or one line of a message of several lines."""
 
     text: str
-    """What is left once all prefixes are off; its indentation stays."""
+    """The message without prefixes; its indentation is kept."""
     level: int | None = None
-    """None: the format has none, or there was no prefix at all."""
+    """None: the line has no prefix with a level."""
     where: str = ""
     """File and line of the logging call, or the logger's name."""
     source: str = ""
     """Container, Pod, Compose service or unit."""
     process: str = ""
-    """The tag that an engine or Ray puts before each line of one process."""
+    """The process tag of an engine or of Ray."""
     rank: str = ""
     time: str = ""
     kinds: tuple[str, ...] = ()
-    """Which prefixes were taken off, outermost first."""
+    """The removed prefixes, outermost first."""
     line: str = ""
-    """The whole line, as it was written."""
+    """The whole line as written."""
 
     @property
     def whole(self) -> str:
-        """The line as a reader knows it."""
+        """The line as written in the log."""
         return self.line or self.text
 
     @property
     def bare(self) -> bool:
-        """Whether no logger's prefix is on it: the program's own output, or a line inside a message."""
+        """Whether the line has no logger's prefix: direct output, or a line inside a message."""
         return not any(kind in _LOGGERS for kind in self.kinds)
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Whose message the line may be part of."""
+        """Source, process and logging call: lines with the same key can belong to one message."""
         return self.source, self.process, "" if self.bare else self.where
 
 
@@ -129,7 +128,7 @@ _PREFIXES: Final = tuple(
     }.items()
 )
 _STARTS: Final[dict[str, tuple[tuple[str, re.Pattern[str]], ...]]] = {}
-"""The prefixes that can begin with a character; filled by the first line that begins so."""
+"""The prefixes that can begin with a character, filled on first use."""
 _ALPHABET: Final = {
     "[": ("kubectl", "iso", "ray", "gunicorn", "times", "kernel", "tensorrt", "glog", "mpi", "rank", "router", "level"),
     "(": ("tag",),
@@ -152,9 +151,9 @@ _LETTERS: Final = (
 )
 _ONCE: Final = ("compose", "srun", "journal", "level", "date")
 _LAST: Final = frozenset(("engine", "rust", "neuron", "ray", "llama", "loguru", "python"))
-"""An engine's own logger, whose message is what it is, whatever it begins with."""
+"""Loggers of engines: the message after such a prefix is not searched for more prefixes."""
 _TRANSPORT: Final = frozenset(("loguru", "python", "lemonade"))
-"""Formats that are also used to relay the output of another program; then its own level counts."""
+"""Formats that also relay the output of another program, whose own level counts then."""
 _ENGINES = re.compile(
     r"vllm|sglang|lmdeploy|tensorrt|trtllm|text_generation|lmcache|turbomind|transformers|torch|uvicorn|huggingface|mooncake|nixl|ray\b|neuron|llama|engine",
     re.IGNORECASE,
@@ -184,7 +183,7 @@ def parse(line: str) -> Record:
 
 
 def _strip(record: Record) -> Record:
-    """*record* with every prefix that is known off its text."""
+    """Remove every known prefix from the text of *record*."""
     line = _Line(record)
     for _ in range(_MOST_PREFIXES):
         if not line.text or not line.take_off() or line.kinds[-1] in _LAST:
@@ -193,7 +192,7 @@ def _strip(record: Record) -> Record:
 
 
 class _Line:
-    """A line while its prefixes are taken off."""
+    """A line whose prefixes are removed one by one."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
@@ -201,7 +200,7 @@ class _Line:
         self.said: dict[str, str] = {}
 
     def take_off(self) -> bool:
-        """Take one prefix off; whether there was one."""
+        """Remove one prefix. Returns whether there was one."""
         for name, pattern in _candidates(self.text[0]):
             if name in _ONCE and name in self.kinds:
                 continue
@@ -230,7 +229,7 @@ class _Line:
         return f"{self.said[part]} {value}" if part == "process" and part in self.said else value.strip(" -:")
 
     def record(self) -> Record:
-        """What is left, and what the prefixes said."""
+        """The remaining message with the fields of the removed prefixes."""
         before, said = self._record, self.said
         return replace(
             before,
@@ -245,19 +244,19 @@ class _Line:
         )
 
     def _process(self) -> str:
-        """The process a line belongs to; a rank that launchers put before every line is as good as a tag."""
+        """The process of the line: its tag, and the rank that a launcher puts before every line."""
         tag = self.said.get("process", self._record.process)
         return f"{tag} rank{self.said['rank']}".strip() if "rank" in self.kinds and "rank" in self.said else tag
 
 
 def _may_be_level(text: str, match: re.Match[str], kinds: list[str]) -> bool:
-    """A word like ERROR at the start is a level only where a logger would put one."""
+    """Whether a leading word such as ERROR is a logger's level."""
     rest = text[match.end() :]
     return not rest.startswith(("=", "(")) and not (kinds and kinds[-1] == "level")
 
 
 def records(line: str) -> Iterator[Record]:
-    """Every record in *line*: several where a formatter has put a message of several lines into one."""
+    """The records in *line*: several if a formatter joined the lines of a message."""
     outer = parse(line)
     text = outer.text
     if not (text.startswith("{") and text.rstrip().endswith("}")):
@@ -284,7 +283,7 @@ _LOGGER_KEYS: Final = ("logger", "name", "logger_name", "target")
 
 
 def _from_json(outer: Record) -> Record | None:
-    """The record that a JSON line holds; None where it is no log line."""
+    """The record in a line of JSON; None if the JSON is not a log entry."""
     try:
         content = json.loads(outer.text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a line is: an exception, a record of a logger, native output; and whether it says what its words say."""
+"""The role of a line: exception, logger's record or native output; and whether it may report a failure."""
 
 import re
 
@@ -18,7 +18,7 @@ def is_exception(record: Record, text: str) -> bool:
 
 
 def counts(signature: Signature, record: Record, text: str, at: int, *, exception: bool) -> bool:
-    """Whether the line that *signature* matches at *at* says so itself: by its writer, its level, and not as a quotation."""
+    """Whether the match of *signature* at *at* counts: by role and level of the line, and outside quoted text."""
     native = record.bare or record.kinds[-1:] == ("nccl",)
     role = "exception" if exception else "native" if native else "record"
     if signature.role and role not in signature.role:
@@ -31,7 +31,7 @@ def counts(signature: Signature, record: Record, text: str, at: int, *, exceptio
 
 
 def complains(record: Record) -> bool:
-    """Whether *record* was logged as an error, or says it is one."""
+    """Whether *record* is an error by its level or its text."""
     text = record.text
     if quoting.is_request(text) or not text.strip():
         return False

@@ -1,4 +1,4 @@
-"""The tracebacks of a log, each of one process, read through the prefixes that engines put before a line."""
+"""Tracebacks in a log, each of one process, with prefixes on their lines."""
 
 import re
 from dataclasses import dataclass, field
@@ -20,14 +20,14 @@ CHAINED = ("During handling of the above exception", "The above exception was th
 
 @dataclass(slots=True)
 class Trace:
-    """A traceback that has begun."""
+    """A traceback while it is read."""
 
     record: Record
     caught: bool
     places: dict[str, Place] = field(default_factory=dict)
-    """The innermost place for each class that places tell more of."""
+    """The innermost place of each class that places refine."""
     phase: Phase | None = None
-    """Where in a boot the innermost place lies."""
+    """The phase of the innermost place."""
     done: bool = False
     chained: bool = False
     lines: int = 0
@@ -36,7 +36,7 @@ class Trace:
     tail: list[str] = field(default_factory=list)
 
     def holds(self, record: Record) -> bool:
-        """Whether *record* may be a line of it."""
+        """Whether *record* can be a line of this traceback."""
         mine, outer = self.record.kinds, record.kinds
         if record.bare or (len(outer) < len(mine) and mine[: len(outer)] == outer):
             return True
