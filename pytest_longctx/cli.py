@@ -189,7 +189,7 @@ def _history(given: Namespace) -> int:
 
 def commands() -> argparse.ArgumentParser:
     """Return the parser of all console commands."""
-    parser = argparse.ArgumentParser(prog="longctx", description="Tools of pytest-longctx beside the test runs.")
+    parser = argparse.ArgumentParser(prog="longctx", description="Tools of pytest-longctx outside of test runs.")
     parser.add_argument("--version", action="version", version=f"pytest-longctx {__version__}")
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     engine = subcommands.add_parser("engine", help="install an engine or a tool into a separate environment")

@@ -1,4 +1,4 @@
-"""`longctx diagnose`: what a log that somebody has says of its server."""
+"""`longctx diagnose`: report the state of a server from its log."""
 
 import argparse
 import gzip
@@ -27,10 +27,10 @@ _GZIP: Final = b"\x1f\x8b"
 _LONGEST: Final = 400
 _MOST_FINDINGS: Final = 3
 _SAYS: Final[Mapping[State, str]] = {
-    "healthy": "came up and serves; nothing in the log failed",
-    "stopped": "came up, served and was stopped",
-    "unfinished": "nothing in it failed; the log ends before the server is up",
-    "impaired": "is up or goes on, yet its log tells of a fault",
+    "healthy": "booted and serves; the log shows no failure",
+    "stopped": "booted, served and was stopped",
+    "unfinished": "no failure; the log ends before the server is ready",
+    "impaired": "serves or continues, but its log shows a fault",
     "failed": "failed",
 }
 
@@ -49,7 +49,7 @@ class LogReport:
 
     @property
     def bad(self) -> bool:
-        """Whether something is wrong with the server."""
+        """Whether the server failed or has a fault."""
         return self.state in ("failed", "impaired")
 
     def lines(self) -> Iterator[str]:
@@ -85,7 +85,7 @@ class LogReport:
         yield f"  try      {found.remedy}"
 
     def _source(self, signature: str) -> str:
-        """Where the line of *signature* was seen before: engine source, public report or measured boot."""
+        """Source of the line of *signature*: engine source, public report or measured boot."""
         return next((each.source for each in self.reading.catalogue.signature if each.id == signature), "")
 
     def _earlier(self) -> Iterator[Any]:
@@ -123,24 +123,24 @@ class LogReport:
 
 
 def add(subcommands: Any) -> None:
-    """The subcommand and its options."""
+    """Add the subcommand and its options."""
     parser = subcommands.add_parser(
-        "diagnose", help="say what a log tells of its server: well, failed and why, or not understood"
+        "diagnose", help="report the state of a server from its log: healthy, failed and why, or not understood"
     )
     parser.add_argument(
         "log", nargs="+", help="log files of one deployment, also compressed by gzip; - reads standard input"
     )
-    parser.add_argument("--engine", help="the engine that wrote it; without, it is recognised by its lines")
-    parser.add_argument("--engine-version", help="its version, where the log does not say it")
+    parser.add_argument("--engine", help="the engine that wrote the log; default: recognised by its lines")
+    parser.add_argument("--engine-version", help="its version, if the log does not contain it")
     parser.add_argument("--exit-code", type=int, help="how the process ended: 137 or -9 for signal 9")
-    parser.add_argument("--oom-killed", choices=("true", "false"), help="what the container's state says: OOMKilled")
-    parser.add_argument("--good", metavar="GOOD", help="the log of a boot that went well, to compare with")
+    parser.add_argument("--oom-killed", choices=("true", "false"), help="the OOMKilled flag of the container's state")
+    parser.add_argument("--good", metavar="GOOD", help="the log of a good boot, for comparison")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> int:
-    """0: healthy, or nothing failed so far; 1: failed; 2: a log could not be read."""
+    """Return 0 if the server is healthy or has not failed so far, 1 if it failed, 2 if a log cannot be read."""
     known = backends.catalogues()
     if given.engine is not None and given.engine not in known:
         raise UsageError(unknown("engine", given.engine, known))
@@ -165,13 +165,13 @@ def run(given: argparse.Namespace) -> int:
 def report(
     name: str, known: Mapping[str, Catalogue], evidence: Evidence, engine: str | None = None, version: str | None = None
 ) -> LogReport:
-    """What the log *name* says. Raises `UsageError` where it is none."""
+    """Report on the log *name*. Raises `UsageError` if it is not a log."""
     with _opened(name) as source:
         first = source.read(4 * _CHUNK_BYTES)
         if not first:
-            raise UsageError(f"{name}: the log is empty: nothing was read from it")
+            raise UsageError(f"{name}: the log is empty")
         if b"\0" in first[:_CHUNK_BYTES]:
-            raise UsageError(f"{name}: not a text: it has zero bytes; a log as text or compressed by gzip is read")
+            raise UsageError(f"{name}: not text: it contains NUL bytes; give a log as text or compressed by gzip")
         engine = engine or engine_of([first])
         catalogue = known.get(engine or "") or backends.every_catalogue()
         reading = read(_chunks(first, source), catalogue, version)
@@ -210,7 +210,7 @@ def _chunks(first: bytes, source: IO[bytes]) -> Iterator[bytes]:
 
 
 def _texts(name: str) -> Iterator[str]:
-    """The lines of the log *name*; none of standard input, which can be read once only."""
+    """The lines of the log *name*; empty for standard input, which can be read only once."""
     if name == "-":
         return
     with _opened(name) as source:
@@ -220,7 +220,7 @@ def _texts(name: str) -> Iterator[str]:
 
 @contextmanager
 def _opened(name: str) -> Iterator[IO[bytes]]:
-    """The log *name* as bytes, unpacked where it was packed. Raises `UsageError`."""
+    """The log *name* as bytes, decompressed if necessary. Raises `UsageError`."""
     if name == "-":
         yield sys.stdin.buffer
         return

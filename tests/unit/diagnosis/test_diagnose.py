@@ -420,9 +420,9 @@ def test_one_error_for_every_request_is_said_with_the_logs_exception(log, messag
 def test_a_boot_that_was_at_work_is_no_hang_and_one_that_stalled_says_for_how_long():
     waiting = "health (no answer)"
     reading = read([b""], load(BACKENDS["vllm"])().catalogue)
-    slow = diagnose(reading, Evidence(waited_for=waiting, at_work="too slow here: not up within 5 s"))
+    slow = diagnose(reading, Evidence(waited_for=waiting, at_work="too slow here: not ready within 5 s"))
     assert (slow.outcome, slow.kind) == (None, "too-slow")
-    assert slow.cause == "too slow here: not up within 5 s; waiting for health (no answer)"
+    assert slow.cause == "too slow here: not ready within 5 s; waiting for health (no answer)"
     stalled = diagnose(reading, Evidence(waited_for=waiting, stalled="nothing moved for 600 s"))
     assert (stalled.outcome, stalled.kind) == ("hangs", "hang")
     assert stalled.cause == "nothing moved for 600 s while waiting for health (no answer)"

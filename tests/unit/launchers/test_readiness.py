@@ -114,7 +114,7 @@ def test_a_boot_that_still_moves_when_its_time_is_up_is_too_slow_and_no_hang(tmp
     assert isinstance(problem, BootError)
     assert BOOT_S < over_s < BOOT_S + 1
     assert (problem.observation.outcome, problem.observation.kind) == (None, "too-slow")
-    assert "too slow here: not up within 10 min 00 s, and the log (" in str(problem)
+    assert "too slow here: not ready within 10 min 00 s, and the log (" in str(problem)
     assert "a longer timeouts.boot_s in the deployment" in str(problem)
 
 

@@ -35,7 +35,7 @@ def test_a_failed_boot_has_its_class_sizes_rank_line_and_remedy(capsys):
 
 def test_a_server_that_was_well_is_no_failure(capsys):
     status, out, _ = run(capsys, SERVED)
-    assert (status, "came up, served and was stopped" in out) == (0, True)
+    assert (status, "booted, served and was stopped" in out) == (0, True)
 
 
 def test_what_is_not_understood_shows_the_first_error_with_its_context(capsys, tmp_path):
@@ -68,7 +68,7 @@ def test_several_logs_gzip_and_standard_input(capsys, tmp_path, monkeypatch):
     [
         (None, "No such file"),
         (b"", "the log is empty"),
-        (b"\x7fELF\0\0", "not a text"),
+        (b"\x7fELF\0\0", "not text"),
         (b"\x1f\x8b\x08broken", "cannot be read"),
     ],
 )
