@@ -23,10 +23,10 @@ def test_a_log_has_its_answer(log):
     assert head["because"] == "none" or any(head["because"].strip() in line for line in body)
 
 
-def test_both_halves_are_there():
+def test_all_sets_are_there():
     halves = {
         half: [head_and_body(log)[0]["class"] for log in LOGS if log.parent.name == half]
-        for half in ("developed", "held_out")
+        for half in ("developed", "held_out", "third")
     }
-    assert {half: len(classes) for half, classes in halves.items()} == {"developed": 207, "held_out": 123}
+    assert {half: len(classes) for half, classes in halves.items()} == {"developed": 207, "held_out": 123, "third": 138}
     assert all(classes.count("healthy") >= 20 for classes in halves.values())
