@@ -157,6 +157,13 @@ def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot
     return shown[min(failed)[1]] if failed else shown[0]
 
 
+def rooted(boots: Mapping[str, Boot], boot: Boot) -> Failure | None:
+    """What the kernel or the driver says of the hardware, where *boot* failed: the engine's own failure follows from it."""
+    found = [each for some in boots.values() for each in some.candidates if each.signature.root]
+    failed = boot.summary is not None or boot.cause is not None
+    return _earliest(found) if found and failed else None
+
+
 def _shown(boot: Boot, before: list[Boot]) -> Boot:
     """*boot*, or the one before it where *boot* has only begun when the log ends and that one failed."""
     begun = not (boot.cause or boot.summary or boot.served_at or boot.alive_at)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pytest_longctx.diagnosis import quoting
-from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen
+from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
 from pytest_longctx.diagnosis.log_evidence import WORDS, LogEvidence
 from pytest_longctx.diagnosis.prefilter import HEXADECIMAL
@@ -82,8 +82,8 @@ class LogReader:
 
     @property
     def cause(self) -> Failure | None:
-        """The line that names the cause."""
-        return self.boot.cause
+        """The line that names the cause; the kernel's evidence of a hardware fault, in whatever part of the log, before any."""
+        return rooted(self.boots, self.boot) or self.boot.cause
 
     @property
     def summary(self) -> Failure | None:
@@ -342,6 +342,8 @@ class LogReader:
             if not counts(signature, record, text, match.start(), exception=exception):
                 continue
             if trace is not None and trace.caught and not signature.survivable:
+                continue
+            if signature.placed and (trace is None or signature.kind not in trace.places):
                 continue
             self._found(boot, record, signature, match, trace)
             return signature

@@ -150,6 +150,13 @@ class Signature(toml.Table):
     """The lowest level at which a logger's line counts."""
     role: Roles = ()
     """What the line must be: ``exception``, ``record``, ``native``; empty: any of these."""
+    placed: bool = False
+    """It counts only in a traceback that has a place of its class: the line alone does not say where it comes from."""
+    root: bool = False
+    """The kernel's or the driver's own evidence: time-outs and faults that an engine logs beside it follow from it."""
+    after: str | None = None
+    """A notice of the same boot that changes what to do; `after_remedy` is given then."""
+    after_remedy: str | None = None
     also: toml.Names = ()
     """More lines that match: one for each wording."""
     remedies: Mapping[str, str] = {}
