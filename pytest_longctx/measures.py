@@ -197,6 +197,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "port": Measure("", "TCP port that another process listens on, from the refusal"),
         "attention_heads": Measure("", "attention heads of the model, from the refusal of a parallel size"),
         "parallel_size": Measure("", "tensor-parallel size that was asked for, from its refusal"),
+        "slots_free": Measure("", "free rows of the table of running requests, from the refusal"),
+        "slots_wanted": Measure("", "rows of that table that a batch asked for, from the refusal"),
         "kernel_needed": Measure("", "bytes of shared memory, or registers or threads, that a kernel needs, from its refusal"),
         "kernel_limit": Measure("", "bytes of shared memory, or registers or threads, that the GPU has for it"),
         "workspace_needed_gib": Measure("GiB", "part of a workspace that an attention library asked for, from its refusal"),

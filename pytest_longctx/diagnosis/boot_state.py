@@ -135,7 +135,7 @@ class Boot:
 
     def _survived(self, found: Failure) -> bool:
         """Whether the server was well after it."""
-        if found.signature.survivable or (self.fatal_at is not None and self.fatal_at >= found.order):
+        if found.signature.survivable or self.fatal_at is not None:
             return False
         return self.alive_at > found.order
 

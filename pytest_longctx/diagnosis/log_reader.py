@@ -192,7 +192,7 @@ class LogReader:
         boot.sizes_due -= 1
         if (found := boot.sized) and found.signature.then and (match := re.search(found.signature.then, text)):
             found.metrics |= figures(self._whole_groups(match))
-            boot.sizes_due = 0
+            boot.sizes_due *= any(text is None for text in match.groupdict().values())
 
     def _begin(self, boot: Boot, record: Record) -> bool:
         """A traceback begins here, perhaps after words of the engine in the same line."""
@@ -353,6 +353,8 @@ class LogReader:
         self, boot: Boot, record: Record, signature: Signature, match: re.Match[str], trace: Trace | None
     ) -> None:
         found = self._whole_groups(match)
+        if signature.sizes and (more := re.search(signature.sizes, match.string)):
+            found |= self._whole_groups(more)
         place = trace.places.get(signature.kind) if trace is not None else None
         phase = place.phase if place else signature.phase or (trace and trace.phase) or boot.phase
         silent = boot.errors.text is None and boot.errors.complaint is None and not boot.inside

@@ -130,6 +130,8 @@ class Signature(toml.Table):
     regex: Pattern
     then: Pattern | None = None
     """A line soon after it that has its sizes."""
+    sizes: Pattern | None = None
+    """Sizes elsewhere in the same line."""
     remedy: str
     source: str
     """Where the line was seen."""
