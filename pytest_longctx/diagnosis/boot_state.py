@@ -105,6 +105,11 @@ class Boot:
         return any(not trace.done for trace in self.traces.values())
 
     @property
+    def reached(self) -> Phase:
+        """How far it has come: a log that begins late has no marker of a phase, but may have traffic."""
+        return "serve" if self.phase == "start" and self.alive_at else self.phase
+
+    @property
     def summary_counts(self) -> bool:
         """Whether something was seen to fail that is more than an echo of another's end."""
         return self.summary is not None and not self.summary.signature.survivable

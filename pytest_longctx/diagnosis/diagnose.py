@@ -30,6 +30,8 @@ _SEVERAL = 3
 """A notice that comes once or twice in every long boot means something from here on."""
 _HANGS = ("hang", "hang-workers", "hang-admission")
 _SIZES_SHOWN = 6
+_NEAR_LINES = 5
+"""How far from the line that names the cause the allocator's own line may be."""
 _NATIVE = ("native-assertion", "ended-by-signal", "server-ended")
 """Summaries that are themselves the first error, where no other line is."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
@@ -173,14 +175,27 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
         doubt = "the line is of a kind that may follow from something else; no other line names a cause"
     elif known.survivable and boot.fatal_at is None:
         doubt = "the engine goes on after it: it is reported, and the process has not been seen to end"
-    phase: Phase = "request" if found.phase == "serve" else found.phase
     return Diagnosis(
-        *(found.kind, known.outcome, phase, found.line, _remedy(reading, found)),
+        *(found.kind, known.outcome, _phase(reading, found), found.line, _remedy(reading, found)),
         confidence="likely" if known.weak else "certain",
         signature=known.id,
-        sizes=found.metrics,
+        sizes=found.metrics or _allocation(boot.candidates, found),
         doubt=doubt,
     )
+
+
+def _phase(reading: LogReader, found: Failure) -> Phase:
+    """When it happened: a server that serves works on a request, and a log without any fact of a boot may begin late."""
+    if found.phase == "start" and found.signature.phase is None and found.place is None and not reading.boot.told:
+        return "unknown"
+    return "request" if found.phase == "serve" else found.phase
+
+
+def _allocation(candidates: list[Failure], found: Failure) -> Mapping[str, float]:
+    """The sizes of the allocation that *found* is about, where the line of the allocator just before it has them."""
+    before = [each for each in candidates if each.signature.weak and 0 <= found.order - each.order <= _NEAR_LINES]
+    memory = found.kind.startswith("gpu-oom") or found.kind == "kv-cache-too-small"
+    return next((each.metrics for each in reversed(before) if memory and each.kind.startswith("gpu-oom")), {})
 
 
 def _remedy(reading: LogReader, found: Failure) -> str:
@@ -342,7 +357,7 @@ def _ended(
     seen = (f"log: {found.line}", *evidence)
     merged = {**found.metrics, **(sizes or {})}
     known = found.signature
-    return Diagnosis(kind, known.outcome, found.phase, cause, remedy, confidence, known.id, merged, seen)
+    return Diagnosis(kind, known.outcome, _phase(reading, found), cause, remedy, confidence, known.id, merged, seen)
 
 
 def _silent(reading: LogReader) -> bool:
@@ -370,7 +385,11 @@ def _signal(reading: LogReader, given: Evidence) -> int | None:
     if found is not None:
         said = found.words.get("exit_code", "") or (f"-{found.words['signal']}" if "signal" in found.words else "")
         said = said or _banner(found)
-        if not _silent(reading) and (not said or -int(said) in (signal.SIGKILL, signal.SIGTERM)):
+        if (
+            found.signature.id != "native-assertion"
+            and not _silent(reading)
+            and (not said or -int(said) in (signal.SIGKILL, signal.SIGTERM))
+        ):
             return None
     elif reading.errors.text is not None:
         return None

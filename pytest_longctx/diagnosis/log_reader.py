@@ -356,7 +356,7 @@ class LogReader:
         if signature.sizes and (more := re.search(signature.sizes, match.string)):
             found |= self._whole_groups(more)
         place = trace.places.get(signature.kind) if trace is not None else None
-        phase = place.phase if place else signature.phase or (trace and trace.phase) or boot.phase
+        phase = place.phase if place else signature.phase or (trace and trace.phase) or boot.reached
         silent = boot.errors.text is None and boot.errors.complaint is None and not boot.inside
         made = Failure(
             *(signature, record.whole.strip(), figures(found), words(found), phase, place, silent),

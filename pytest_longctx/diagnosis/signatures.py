@@ -45,6 +45,7 @@ Phase = Literal[
     "serve",
     "request",
     "stop",
+    "unknown",
 ]
 
 PHASES: Mapping[Phase, str] = MappingProxyType(
@@ -61,6 +62,7 @@ PHASES: Mapping[Phase, str] = MappingProxyType(
         "serve": "serving",
         "request": "working on a request",
         "stop": "stopping",
+        "unknown": "not known: the log has no mark of a phase before it",
     }
 )
 """Every phase of a server's life, in words for people."""
