@@ -194,7 +194,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "warm_up_tokens": Measure("tokens", "prompt tokens of a warm-up"),
         "killed_gib": Measure("GiB", "memory of the largest process killed by the host's out-of-memory killer"),
         # a refusal, from its text
-        "port": Measure("", "TCP port that another process listens on, from the refusal"),
+        "port": Measure("no.", "TCP port that another process listens on, from the refusal"),
         "attention_heads": Measure("", "attention heads of the model, from the refusal of a parallel size"),
         "parallel_size": Measure("", "tensor-parallel size that was asked for, from its refusal"),
         "slots_free": Measure("", "free rows of the table of running requests, from the refusal"),

@@ -50,10 +50,7 @@ def test_the_kernels_word_on_the_hardware_comes_before_a_time_out(prefix, order)
 
 
 def test_a_fault_of_the_kernels_log_is_none_of_a_server_that_is_well():
-    text = (
-        f"{XID}\nINFO:     Application startup complete.\n"
-        + 'INFO: 127.0.0.1 - "POST /v1/completions HTTP/1.1" 200 OK\n'
-    )
+    text = f'{XID}\nINFO:     Application startup complete.\nINFO: 127.0.0.1 - "POST /v1/completions HTTP/1.1" 200 OK\n'
     assert assess(of("vllm", text), Evidence()) == ("healthy", None)
 
 
@@ -138,8 +135,10 @@ def test_a_notice_before_it_changes_what_to_do():
         ("vllm", "ValueError: Connector OffloadingConnector does not support HMA but HMA is enabled.\n"),
         (
             "vllm",
-            "INFO 05-06 09:10:02 [factory.py:64] Creating v1 connector with name: OffloadingConnector and engine_id: 3f\n"
-            "ValueError: Hybrid KV cache manager is disabled but failed to convert the KV cache specs to one unified type.\n",
+            (
+                "INFO 05-06 09:10:02 [factory.py:64] Creating v1 connector with name: OffloadingConnector and engine_id: 3f\n"
+                "ValueError: Hybrid KV cache manager is disabled but failed to convert the KV cache specs to one unified type.\n"
+            ),
         ),
     ],
 )
