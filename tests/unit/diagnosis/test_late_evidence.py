@@ -36,8 +36,8 @@ def of(name: str, text: str) -> LogReader:
     return read([text.encode()], CATALOGUES.get(name) or every_catalogue())
 
 
-def found(name: str, text: str, **ended: int) -> Diagnosis:
-    return diagnose(of(name, text), Evidence(**ended))
+def found(name: str, text: str, exit_code: int | None = None) -> Diagnosis:
+    return diagnose(of(name, text), Evidence(exit_code))
 
 
 @pytest.mark.parametrize(
