@@ -194,6 +194,19 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "warm_up_tokens": Measure("tokens", "prompt tokens of a warm-up"),
         "killed_gib": Measure("GiB", "memory of the largest process killed by the host's out-of-memory killer"),
         # a refusal, from its text
+        "port": Measure("no.", "TCP port that another process listens on, from the refusal"),
+        "attention_heads": Measure("", "attention heads of the model, from the refusal of a parallel size"),
+        "parallel_size": Measure("", "tensor-parallel size that was asked for, from its refusal"),
+        "slots_free": Measure("", "free rows of the table of running requests, from the refusal"),
+        "slots_wanted": Measure("", "rows of that table that a batch asked for, from the refusal"),
+        "kernel_needed": Measure(
+            "", "bytes of shared memory, or registers or threads, that a kernel needs, from its refusal"
+        ),
+        "kernel_limit": Measure("", "bytes of shared memory, or registers or threads, that the GPU has for it"),
+        "workspace_needed_gib": Measure(
+            "GiB", "part of a workspace that an attention library asked for, from its refusal"
+        ),
+        "workspace_gib": Measure("GiB", "what was left of that workspace"),
         "refused_tokens": Measure("tokens", "prompt tokens of a refused request, from the refusal"),
         "refused_answer_tokens": Measure("tokens", "completion tokens requested by a refused request"),
         "allowed_tokens": Measure("tokens", "longest admissible prompt, from the refusal"),

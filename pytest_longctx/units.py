@@ -50,5 +50,7 @@ def quantity(value: float, unit: str) -> str:
     >>> quantity(10_000_000.0, "tokens"), quantity(0.30500712, "s"), quantity(87.1489, "x")
     ('10,000,000 tokens', '0.305007 s', '87.1489x')
     """
+    if unit == "no.":  # it names something, and counts nothing
+        return f"{unit} {value:.0f}"
     number = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.6g}"
     return f"{number}{unit}" if unit == "x" else f"{number} {unit}".rstrip()

@@ -105,6 +105,11 @@ class Boot:
         return any(not trace.done for trace in self.traces.values())
 
     @property
+    def reached(self) -> Phase:
+        """How far it has come: a log that begins late has no marker of a phase, but may have traffic."""
+        return "serve" if self.phase == "start" and self.alive_at else self.phase
+
+    @property
     def summary_counts(self) -> bool:
         """Whether a summary reports a failure that does not merely follow from another process's end."""
         return self.summary is not None and not self.summary.signature.survivable
@@ -135,7 +140,7 @@ class Boot:
 
     def _survived(self, found: Failure) -> bool:
         """Whether the server worked after it."""
-        if found.signature.survivable or (self.fatal_at is not None and self.fatal_at >= found.order):
+        if found.signature.survivable or self.fatal_at is not None:
             return False
         return self.alive_at > found.order
 
@@ -155,6 +160,13 @@ def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot
     shown = [_shown(each, earlier.get(name, [])) for name, each in told.items()]
     failed = [(found.order, number) for number, each in enumerate(shown) if (found := each.cause or each.summary)]
     return shown[min(failed)[1]] if failed else shown[0]
+
+
+def rooted(boots: Mapping[str, Boot], boot: Boot) -> Failure | None:
+    """What the kernel or the driver says of the hardware, where *boot* failed: the engine's own failure follows from it."""
+    found = [each for some in boots.values() for each in some.candidates if each.signature.root]
+    failed = boot.summary is not None or boot.cause is not None
+    return _earliest(found) if found and failed else None
 
 
 def _shown(boot: Boot, before: list[Boot]) -> Boot:

@@ -30,27 +30,23 @@ _SEVERAL = 3
 """A notice that comes once or twice in every long boot means something from here on."""
 _HANGS = ("hang", "hang-workers", "hang-admission")
 _SIZES_SHOWN = 6
+_NEAR_LINES = 5
+"""How far from the line that names the cause the allocator's own line may be."""
+_NATIVE = ("native-assertion", "ended-by-signal", "server-ended")
+"""Summaries that are themselves the first error, where no other line is."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _NOT_LIMITED = "the container's state: not OOMKilled"
 _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
-_CRASHES: Final[Mapping[int, tuple[Kind, str, str]]] = {
-    signal.SIGSEGV: (
-        "segfault",
-        "native code crashed",
-        "another build of the engine, PyTorch or NCCL; report it with the core dump; no memory flag helps",
-    ),
-    signal.SIGILL: (
-        "wrong-build",
-        "the processor lacks an instruction of this build",
-        "a build for this processor, or another host: it lacks an instruction (AVX, AVX-512, AMX)",
-    ),
-    signal.SIGBUS: (
-        "shm-full",
-        "a page of a mapped file or of shared memory could not be had",
-        "a larger /dev/shm: Docker's shm-size or the host's IPC, in Kubernetes an emptyDir of medium Memory at /dev/shm",
-    ),
+_BANNERS: Final[Mapping[str, signal.Signals]] = {
+    "Bus error": signal.SIGBUS,
+    "Aborted": signal.SIGABRT,
+    "Killed": signal.SIGKILL,
+    "Trace/breakpoint trap": signal.SIGTRAP,
+    "Floating point exception": signal.SIGFPE,
+    "SIGBUS": signal.SIGBUS,
+    "SIGABRT": signal.SIGABRT,
 }
-"""What a signal that a process raises itself means; SIGABRT may be raised for anything."""
+"""The words that a shell or a signal handler prints for a signal. None of them says why the signal was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +120,7 @@ def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
     given = _joined(reading, given)
     if reading.cause is not None and not (reading.cause.signature.weak and _memory(reading, given)):
         return _named(reading, reading.cause)
-    for rule in (_starved, _stopped, _crashed, _turned_down, _stuck):
+    for rule in (_starved, _stopped, _turned_down, _stuck):
         if made := rule(reading, given):
             return made
     return _unknown(reading, given)
@@ -179,18 +175,34 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
         doubt = "the line is of a kind that may follow from something else; no other line names a cause"
     elif known.survivable and boot.fatal_at is None:
         doubt = "the engine goes on after it: it is reported, and the process has not been seen to end"
-    phase: Phase = "request" if found.phase == "serve" else found.phase
     return Diagnosis(
-        *(found.kind, known.outcome, phase, found.line, _remedy(reading, found)),
+        *(found.kind, known.outcome, _phase(reading, found), found.line, _remedy(reading, found)),
         confidence="likely" if known.weak else "certain",
         signature=known.id,
-        sizes=found.metrics,
+        sizes=found.metrics or _allocation(boot.candidates, found),
         doubt=doubt,
     )
 
 
+def _phase(reading: LogReader, found: Failure) -> Phase:
+    """When it happened: a server that serves works on a request, and a log without any fact of a boot may begin late."""
+    if found.phase == "start" and found.signature.phase is None and found.place is None and not reading.boot.told:
+        return "unknown"
+    return "request" if found.phase == "serve" else found.phase
+
+
+def _allocation(candidates: list[Failure], found: Failure) -> Mapping[str, float]:
+    """The sizes of the allocation that *found* is about, where the line of the allocator just before it has them."""
+    before = [each for each in candidates if each.signature.weak and 0 <= found.order - each.order <= _NEAR_LINES]
+    memory = found.kind.startswith("gpu-oom") or found.kind == "kv-cache-too-small"
+    return next((each.metrics for each in reversed(before) if memory and each.kind.startswith("gpu-oom")), {})
+
+
 def _remedy(reading: LogReader, found: Failure) -> str:
-    """What to do in the version that logged it."""
+    """What to do in the version that logged it, and after the notices that it logged."""
+    known = found.signature
+    if known.after and known.after_remedy and reading.notices[known.after]:
+        return known.after_remedy
     version = reading.words.get("engine_version", reading.version)
     choices = found.place.remedies if found.place and found.place.remedy else found.signature.remedies
     for wanted, remedy in choices.items():
@@ -224,17 +236,6 @@ def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
     if _signal(reading, given) == signal.SIGTERM:
         return _ended(reading, "killed", "it was ended by SIGTERM, from outside", "certain", [])
     return None
-
-
-def _crashed(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """A signal that a process raises by what it does."""
-    number = _signal(reading, given)
-    if number is None or number not in _CRASHES:
-        return None
-    kind, words, remedy = _CRASHES[number]
-    name = signal.Signals(number).name
-    made = _ended(reading, kind, f"it was ended by its own {name}: {words}", "likely", [])
-    return replace(made, remedy=remedy, doubt=f"only the signal tells so: the log has no line about {name}")
 
 
 def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
@@ -287,7 +288,7 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
     """Nothing fits."""
-    first = reading.errors.text or reading.errors.complaint
+    first = reading.errors.text or reading.errors.complaint or _native(reading)
     number = _signal(reading, given)
     if number is not None:
         how = f"ended by {_name(number)}"
@@ -304,6 +305,12 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
             return replace(_ended(reading, "unknown", how + said, "unknown", [looked]), doubt=_ask(None))
         return _ended(reading, "unknown", how + said, "unknown", [])
     return Diagnosis("unknown", "dies", reading.phase, how + said, "the log, from its first error on", "unknown")
+
+
+def _native(reading: LogReader) -> str | None:
+    """The line in which native code says that it ends, or a shell that a signal ended it, where it is the first of its kind."""
+    found = reading.summary
+    return found.line if found is not None and found.signature.id in _NATIVE else None
 
 
 def _ask(number: int | None) -> str:
@@ -350,13 +357,21 @@ def _ended(
     seen = (f"log: {found.line}", *evidence)
     merged = {**found.metrics, **(sizes or {})}
     known = found.signature
-    return Diagnosis(kind, known.outcome, found.phase, cause, remedy, confidence, known.id, merged, seen)
+    return Diagnosis(kind, known.outcome, _phase(reading, found), cause, remedy, confidence, known.id, merged, seen)
 
 
 def _silent(reading: LogReader) -> bool:
     """Whether a child ended and nothing had been logged as an error before."""
     found = reading.summary
-    return found is not None and found.kind == "child-died" and found.silent
+    ended = found is not None and (found.kind == "child-died" or found.signature.id == "ended-by-signal")
+    return found is not None and ended and found.silent
+
+
+def _banner(found: Failure) -> str:
+    """The signal that a shell's banner names, as an exit code; empty where *found* is no banner."""
+    if found.signature.id != "ended-by-signal":
+        return ""
+    return next((str(-number) for words, number in _BANNERS.items() if words in found.line), "")
 
 
 def _signal(reading: LogReader, given: Evidence) -> int | None:
@@ -369,7 +384,12 @@ def _signal(reading: LogReader, given: Evidence) -> int | None:
     said = ""
     if found is not None:
         said = found.words.get("exit_code", "") or (f"-{found.words['signal']}" if "signal" in found.words else "")
-        if not _silent(reading) and (not said or -int(said) in (signal.SIGKILL, signal.SIGTERM)):
+        said = said or _banner(found)
+        if (
+            found.signature.id != "native-assertion"
+            and not _silent(reading)
+            and (not said or -int(said) in (signal.SIGKILL, signal.SIGTERM))
+        ):
             return None
     elif reading.errors.text is not None:
         return None

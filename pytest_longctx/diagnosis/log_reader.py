@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pytest_longctx.diagnosis import quoting
-from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen
+from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
 from pytest_longctx.diagnosis.log_evidence import WORDS, LogEvidence
-from pytest_longctx.diagnosis.records import COLOURS, Record, records
+from pytest_longctx.diagnosis.records import COLOURS, Record, records, with_unescaped
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
 from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace
@@ -83,8 +83,8 @@ class LogReader:
 
     @property
     def cause(self) -> Failure | None:
-        """The line that names the cause."""
-        return self.boot.cause
+        """The line that names the cause; the kernel's evidence of a hardware fault, in whatever part of the log, before any."""
+        return rooted(self.boots, self.boot) or self.boot.cause
 
     @property
     def summary(self) -> Failure | None:
@@ -158,11 +158,7 @@ class LogReader:
 
     def _matters(self, text: str) -> bool:
         """Whether an entry may match *text*, one line or several."""
-        if "\\" in text:  # a formatter for JSON may have escaped it
-            if "\\u" in text:
-                return True
-            text += "\n" + text.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\")
-        if self._index.matters(text):
+        if "\\u" in text or self._index.matters(with_unescaped(text) if "\\" in text else text):
             return True
         return "ERROR" in text and not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
 
@@ -196,7 +192,7 @@ class LogReader:
         boot.sizes_due -= 1
         if (found := boot.sized) and found.signature.then and (match := re.search(found.signature.then, text)):
             found.metrics |= figures(self._whole_groups(match))
-            boot.sizes_due = 0
+            boot.sizes_due *= any(text is None for text in match.groupdict().values())
 
     def _begin(self, boot: Boot, record: Record) -> bool:
         """Begin a traceback; the engine's own message may precede it in the same line."""
@@ -348,6 +344,8 @@ class LogReader:
                 continue
             if trace is not None and trace.caught and not signature.survivable:
                 continue
+            if signature.placed and (trace is None or signature.kind not in trace.places):
+                continue
             self._found(boot, record, signature, match, trace)
             return signature
         return None
@@ -356,8 +354,10 @@ class LogReader:
         self, boot: Boot, record: Record, signature: Signature, match: re.Match[str], trace: Trace | None
     ) -> None:
         found = self._whole_groups(match)
+        if signature.sizes and (more := re.search(signature.sizes, match.string)):
+            found |= self._whole_groups(more)
         place = trace.places.get(signature.kind) if trace is not None else None
-        phase = place.phase if place else signature.phase or (trace and trace.phase) or boot.phase
+        phase = place.phase if place else signature.phase or (trace and trace.phase) or boot.reached
         silent = boot.errors.text is None and boot.errors.complaint is None and not boot.inside
         made = Failure(
             *(signature, record.whole.strip(), figures(found), words(found), phase, place, silent),

@@ -24,6 +24,8 @@ DEBUG, INFO, WARNING, ERROR, FATAL = 10, 20, 30, 40, 50
 COLOURS = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Z0-9])")
 _BUILDKITE = re.compile(r"(?:\x1b_|_)bk;t=\d+\x07?")
 _MOST_PREFIXES = 9
+_GO_ERROR = re.compile(r'" (?:\w[\w.]*=(?:"[^"]*"|\S+) )*(?:error|err)="')
+"""Where the error follows the message in a line of Go's slog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ class _Line:
     def _took(self, name: str, match: re.Match[str]) -> None:
         groups = match.groupdict()
         self.kinds.append(name)
-        self.text = self.text[match.end() :]
+        self.text = _unquoted(name, self.text[match.end() :])
         if name == "times":  # it has no level, whatever the one before it says
             self.level = None
         if name in _TRANSPORT and not _ENGINES.search(f"{groups.get('where')} {groups.get('logger')}"):
@@ -249,6 +251,15 @@ class _Line:
         return f"{tag} rank{self.said['rank']}".strip() if "rank" in self.kinds and "rank" in self.said else tag
 
 
+def _unquoted(name: str, text: str) -> str:
+    """*text* without the quotation marks that Triton's server and Go's loggers put around a whole message."""
+    if name == "glog" and len(text) > 1 and text[0] == '"' == text.rstrip()[-1:]:
+        return text.rstrip()[1:-1]
+    if name == "logfmt" and text.rstrip().endswith('"'):
+        return _GO_ERROR.sub(": ", text.rstrip()[:-1])
+    return text
+
+
 def _may_be_level(text: str, match: re.Match[str], kinds: list[str]) -> bool:
     """Whether a leading word such as ERROR is a logger's level."""
     rest = text[match.end() :]
@@ -274,6 +285,11 @@ def records(line: str) -> Iterator[Record]:
         inner = replace(inner, kinds=(*made.kinds, *(kind for kind in inner.kinds if kind not in made.kinds)))
         deeper = _from_json(inner) if inner.text.startswith("{") and inner.text.endswith("}") else None
         yield from records(inner.text) if deeper is not None else (inner,)
+
+
+def with_unescaped(text: str) -> str:
+    """*text*, followed by what it says if a JSON formatter escaped it; the escapes ``\\uXXXX`` are left."""
+    return "\n".join((text, text.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\")))
 
 
 _MESSAGE_KEYS: Final = ("message", "msg", "log", "MESSAGE", "event", "text", "textPayload")

@@ -45,6 +45,7 @@ Phase = Literal[
     "serve",
     "request",
     "stop",
+    "unknown",
 ]
 
 PHASES: Mapping[Phase, str] = MappingProxyType(
@@ -61,6 +62,7 @@ PHASES: Mapping[Phase, str] = MappingProxyType(
         "serve": "serving",
         "request": "working on a request",
         "stop": "stopping",
+        "unknown": "not known: the log has no mark of a phase before it",
     }
 )
 """Every phase of a server, described for users."""
@@ -130,6 +132,8 @@ class Signature(toml.Table):
     regex: Pattern
     then: Pattern | None = None
     """A later line that contains the sizes."""
+    sizes: Pattern | None = None
+    """Sizes elsewhere in the same line."""
     remedy: str
     source: str
     """Where the line is from: engine source, public report or measured boot."""
@@ -150,6 +154,13 @@ class Signature(toml.Table):
     """The lowest level at which a logger's line counts."""
     role: Roles = ()
     """Required roles of the line: ``exception``, ``record``, ``native``; empty: any."""
+    placed: bool = False
+    """It counts only in a traceback that has a place of its class."""
+    root: bool = False
+    """Evidence of the kernel or the driver: time-outs and faults that an engine logs beside it follow from it."""
+    after: str | None = None
+    """The id of a benign line of the same boot that changes the remedy to `after_remedy`."""
+    after_remedy: str | None = None
     also: toml.Names = ()
     """More matching lines, one for each wording."""
     remedies: Mapping[str, str] = {}

@@ -186,7 +186,10 @@ def test_a_fatal_line_ends_the_wait_for_a_server_that_hangs(run, faulty):
     (boot,) = done.results.boots
     assert (boot["outcome"], boot["class"], boot["signature"]) == ("runs out of memory", "gpu-oom", "gpu-out-of-memory")
     assert boot["figures"]["allocation_gib"] == 2.22
-    assert "gpu-oom (gpu-out-of-memory) in phase start (starting), certain" in done.text
+    assert (
+        "gpu-oom (gpu-out-of-memory) in phase unknown (not known: the log has no mark of a phase before it), certain"
+        in done.text
+    )
     assert "allocation_gib 2.22 GiB" in done.text
     assert "the time was up" not in done.text
 

@@ -166,9 +166,9 @@ ENDINGS = [
     ("", Evidence(137, oom_killed=False), "unknown", "unknown"),
     ("WorkerProc failed to start.\n", Evidence(oom_killed=True), "host-oom", "certain"),
     ("", Evidence(143), "killed", "certain"),
-    ("", Evidence(132), "wrong-build", "likely"),  # SIGILL
-    ("", Evidence(135), "shm-full", "likely"),  # SIGBUS
-    ("", Evidence(139), "segfault", "likely"),  # SIGSEGV
+    ("", Evidence(132), "unknown", "unknown"),  # SIGILL
+    ("", Evidence(135), "unknown", "unknown"),  # SIGBUS
+    ("", Evidence(139), "unknown", "unknown"),  # SIGSEGV
     ("", Evidence(134), "unknown", "unknown"),  # SIGABRT may be raised for anything
     ("", Evidence(136), "unknown", "unknown"),  # SIGFPE
     ("", Evidence(1), "unknown", "unknown"),

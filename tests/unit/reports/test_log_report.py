@@ -89,7 +89,7 @@ def test_an_engine_that_is_not_known_is_refused_with_the_nearest(capsys):
 
 @pytest.mark.parametrize(
     ("given", "kind"),
-    [(["--exit-code", "137"], "unknown"), (["--exit-code", "139"], "segfault"), (["--oom-killed", "true"], "host-oom")],
+    [(["--exit-code", "137"], "unknown"), (["--exit-code", "139"], "unknown"), (["--oom-killed", "true"], "host-oom")],
 )
 def test_how_it_ended_is_evidence(capsys, tmp_path, given, kind):
     log = tmp_path / "a.log"
