@@ -1,0 +1,340 @@
+"""What the boot of an asked server comes to: its refusals, its memory on devices and hosts, and what of it is not modelled."""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pytest_longctx import backends
+from pytest_longctx.backends import Backend, context_length
+from pytest_longctx.deployments import models, shape
+from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction, Term
+from pytest_longctx.deployments.deployment import Deployment, FlagValue
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.deployments.models import Beyond
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.errors import UsageError
+from pytest_longctx.plan import parallel, refusals
+from pytest_longctx.plan.asked import Asked, model_for, planned_range
+from pytest_longctx.plan.parallel import Spread
+from pytest_longctx.plan.refusals import Facts, Refusal
+from pytest_longctx.shapes import ModelShape, NotUnderstood
+from pytest_longctx.units import GiB
+
+_GB = 1e9
+_SIZED = "GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The devices of a plan and the memory of one of their hosts."""
+
+    hardware: Hardware
+    device_bytes: float
+    host_bytes: float | None = None
+    """None: not known."""
+
+    @classmethod
+    def parse(cls, text: str, host_bytes: float | None = None) -> "Place":
+        """
+        Read ``8xH100``, or ``4x80GiB`` for devices of any make. Raises `UsageError`.
+
+        >>> Place.parse("4x80GiB").device_bytes == 80 * 1024**3
+        True
+        """
+        count, cross, kind = text.partition("x") if text[:1].isdecimal() else ("1", "x", text)
+        if cross and count.isdecimal() and int(count) and kind.lower().endswith("gib"):
+            try:
+                size = float(kind[:-3])
+            except ValueError:
+                size = 0.0
+            if 0 < size < 2**20:
+                return cls(Hardware(f"{kind[:-3]}{_SIZED}", int(count)), size * GiB, host_bytes)
+        try:
+            hardware = Hardware.parse(text)
+        except ValueError as problem:
+            raise UsageError(f"--hardware: {problem}\n  try      the size of one device, as in 4x80GiB") from None
+        if hardware.kind not in DEVICE_GIB and hardware.kind != "cpu":
+            raise UsageError(
+                f"--hardware {text}: the memory of one {hardware.kind} is not known here\n"
+                f"  known    {', '.join(sorted(DEVICE_GIB))}\n"
+                f"  try      its size in GiB, as the engine sees it: {hardware.count}x80GiB"
+            )
+        return cls(hardware, DEVICE_GIB.get(hardware.kind, 0.0) * GiB, host_bytes)
+
+    def __str__(self) -> str:
+        return str(self.hardware)
+
+
+class _Looked(dict[str, FlagValue]):
+    """Flags that remember which of them were looked at."""
+
+    def __init__(self, flags: Mapping[str, FlagValue]) -> None:
+        super().__init__(flags)
+        self.at: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.at.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> FlagValue:
+        self.at.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.at.add(str(key))
+        return super().__contains__(key)
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What is foreseen of one server."""
+
+    asked: Asked
+    place: Place
+    spread: Spread
+    length: int | None
+    """The longest request that is planned, in tokens; None where it is not known."""
+    length_said: str
+    """Where that length comes from."""
+    whole: ModelShape | None = None
+    refusals: tuple[Refusal, ...] = ()
+    prediction: Prediction | None = None
+    pool_tokens: int | None = None
+    """Tokens in the pool of one rank, where the engine counts requests by them (SGLang)."""
+    unpredicted: str = ""
+    """Why there is no prediction."""
+    unmodelled: tuple[str, ...] = field(default=())
+    """Flags on which memory depends and that the predictor does not look at."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is foreseen to start and to hold one request of that length."""
+        return not self.refusals and self.prediction is not None and self.prediction.fits
+
+    @property
+    def requests(self) -> float | None:
+        """Requests of this length at once, on all ranks of data parallelism together; None where it is not known."""
+        found = self.prediction
+        if found is None or not self.length:
+            return None
+        tokens = self.pool_tokens
+        each = found.concurrency if tokens is None else tokens / self.length
+        return None if each is None else each * self.spread.data
+
+    @property
+    def longest(self) -> int | None:
+        """The longest request that the memory holds, in tokens, whatever the model knows; None where it is not known."""
+        if self.prediction is None:
+            return None
+        return self.prediction.longest_tokens if self.pool_tokens is None else max(0, self.pool_tokens - 7)
+
+
+def foresee(asked: Asked, place: Place) -> Boot:
+    """Foresee the boot of *asked* at *place*."""
+    found = shape_of(asked)
+    spread = parallel.of_flags(asked.engine, asked.flags)
+    whole = found.whole if isinstance(found, Shape | Beyond) else None
+    longest = _longest(asked, found)
+    facts = Facts(whole, asked.config, longest, spread, place.hardware.kind, place.hardware.count)
+    refused = tuple(refusals.find(asked, facts))
+    length, said = _length(asked, longest)
+    made = Boot(asked, place, spread, length, said, whole, refused)
+    if any(each.name == "bad-value" for each in refused):
+        return replace(made, unpredicted="its flags have no meaning")
+    if isinstance(found, Shape):
+        try:
+            return _predicted(made, found)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as problem:
+            # A combination that no check has foreseen; one server is not planned, its neighbours are.
+            return replace(made, unpredicted=f"it could not be computed ({type(problem).__name__}: {problem})"[:300])
+    return replace(made, unpredicted=_why_unknown(asked, found))
+
+
+def _why_unknown(asked: Asked, found: object) -> str:
+    if found is None:
+        return (
+            f"the shape of {asked.model or 'the model'} is not known: there is no config.json at hand; "
+            "give --model FOLDER or --model config.json"
+        )
+    if isinstance(found, Beyond):
+        return f"the memory of {asked.engine} for {found.whole.model_type} is not modelled: {found.why}"
+    return str(found)
+
+
+def shape_of(asked: Asked) -> Shape | Beyond | NotUnderstood | None:
+    """What is known of the shape of the model; None where it has no config at hand."""
+    if asked.config is not None:
+        return models.from_json(asked.config, asked.quantised)
+    return shape.known()[asked.known] if asked.known else None
+
+
+def _longest(asked: Asked, found: object) -> int | None:
+    """The longest context that the engine derives; None for a shape that only stands in for the sizes of a model."""
+    if asked.deployment is not None and asked.known:
+        return None
+    positions = getattr(found, "rope_positions", 0) or getattr(getattr(found, "whole", None), "rope_positions", 0)
+    if isinstance(asked.config, Mapping):
+        return context_length.derived(asked.engine, asked.config, positions)
+    return positions or None
+
+
+def _length(asked: Asked, longest: int | None) -> tuple[int | None, str]:
+    given = asked.length
+    if given is not None and given > 0:
+        return given, "as asked"
+    if longest is None and asked.known:
+        longest = shape.known()[asked.known].rope_positions or None
+    if longest is None:
+        return None, "not given, and config.json has none"
+    usual = context_length.by_default(asked.engine, asked.config, longest) if isinstance(asked.config, Mapping) else longest
+    return usual, "auto" if given == -1 else "the model's own"
+
+
+def backend_for(asked: Asked, place: Place) -> Backend:
+    """The backend that predicts *asked* at *place*."""
+    if asked.deployment is not None:
+        return backends.named(asked.deployment.backend)
+    kind = place.hardware.kind
+    if asked.engine == "vllm":
+        begins = {"MI": "vllm-rocm", "trn": "vllm-neuron", "cpu": "vllm-cpu"}
+        return backends.named(next((name for start, name in begins.items() if kind.startswith(start)), "vllm"))
+    return backends.named(asked.engine)
+
+
+def _predicted(made: Boot, found: Shape) -> Boot:
+    """*made* with the prediction of its memory, for one rank of data parallelism."""
+    asked, backend = made.asked, backend_for(made.asked, made.place)
+    flags = parallel.without(asked.engine, asked.flags, made.spread)
+    flags.pop(asked.length_flag, None)
+    if (made.whole is None or made.whole.window) and refusals.without_hybrid(asked):
+        flags["disable-hybrid-kv-cache-manager"] = True
+    one = _deployment(asked, backend, flags, made.length)
+    if why := backend.unmodelled(_plain(one, backend), found):
+        return _left_out(made, why)
+    part = parallel.held(found, asked.engine, made.spread)
+    looked = _Looked(flags)
+    prediction = backend.predict(one.model_copy(update={"flags": looked}), part, made.place.device_bytes or None)
+    if prediction is None:
+        why = f"the memory of {backend.name} is not modelled here" if made.length else "its longest request is not known"
+        return replace(made, unpredicted=why)
+    if made.length_said == "auto" and prediction.outcome == "refuses" and prediction.longest_tokens:
+        shorter = replace(made, length=prediction.longest_tokens, length_said="auto: the longest that fits")
+        return _predicted(shorter, found)
+    missed = tuple(_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction))
+    made = replace(made, unmodelled=missed, pool_tokens=_pool_tokens(asked, one, backend, part, made.place))
+    return replace(made, prediction=_with_hosts(made, prediction).on_host(made.place.host_bytes))
+
+
+_ANY_CONTEXT = 2**26
+"""A context longer than any pool, whose tables for one request still fit beside it."""
+
+
+def _pool_tokens(asked: Asked, one: Deployment, backend: Backend, part: Shape, place: Place) -> int | None:
+    """Tokens in SGLang's pool: the longest request of a server whose context cuts nothing, and the 7 that it keeps back."""
+    if asked.engine != "sglang":
+        return None
+    flags = {**one.flags, "max-running-requests": 1}
+    other = one.model_copy(update={"max_model_len": _ANY_CONTEXT, "flags": flags})
+    try:
+        found = backend.predict(other, part, place.device_bytes or None)
+    except RecursionError:  # a pool that leaves nothing beside it
+        return None
+    return None if found is None or not found.longest_tokens else found.longest_tokens + 7
+
+
+_TAKEN = {
+    "vllm": frozenset({"data-parallel-size", "enable-expert-parallel"}),
+    "sglang": frozenset({"dp-size", "ep-size"}),
+}
+"""Flags that are looked at here, before the predictor."""
+
+
+def _left_out(made: Boot, why: str) -> Boot:
+    """*made* with what the backend says against a prediction: a refusal, or that it is not modelled."""
+    if not why.startswith("refuses: "):
+        return replace(made, unpredicted=why)
+    if any(each.name == "context-not-derived" for each in made.refusals):
+        return made
+    return replace(made, refusals=(*made.refusals, Refusal("config", "config", why.removeprefix("refuses: "))))
+
+
+def _deployment(asked: Asked, backend: Backend, flags: Mapping[str, FlagValue], length: int | None) -> Deployment:
+    model = model_for(asked)
+    quantised = asked.flags.get("quantization") == "fp8" and isinstance(asked.config, Mapping)
+    if quantised and not asked.config.get("quantization_config"):
+        model = model.model_copy(update={"weight_bits": 8.0})
+    return Deployment.model_construct(
+        name="asked",
+        title="",
+        backend=backend.name,
+        model=model,
+        version=planned_range(asked.version),
+        max_model_len=length,
+        flags=dict(flags),
+        env={str(name): str(value) for name, value in asked.env.items()},
+    )
+
+
+def _plain(one: Deployment, backend: Backend) -> Deployment:
+    """*one* without the flags that are named as not modelled, and with a length that was looked at here."""
+    left = {name: value for name, value in one.flags.items() if name not in backend.unmodelled_flags}
+    return one.model_copy(update={"flags": left, "max_model_len": None})
+
+
+@cache
+def memory_flags(engine: str) -> Mapping[str, Mapping[str, Any]]:
+    """Flags of *engine* on which memory depends, by name: what each does, and the values at which it does nothing."""
+    path = Path(backends.__file__).parent / "memory_flags.toml"
+    found: Mapping[str, Mapping[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))[engine]
+    return found
+
+
+def _missed(
+    asked: Asked, looked: set[str] | frozenset[str], backend: Backend, part: Shape, made: Boot, seen: Prediction
+) -> Iterator[str]:
+    """The flags that are given and that the predictor did not look at, or whose value it takes for the default."""
+    for name, row in memory_flags(asked.engine).items():
+        if name not in asked.flags or asked.flags[name] in row.get("off", [None]):
+            continue
+        if name not in looked or (name == "kv-cache-dtype" and _as_auto(asked, backend, part, made, seen)):
+            value = asked.flags[name]
+            shown = f"--{name}" if value is True else f"--{name} {value}" if len(str(value)) < 40 else f"--{name}"
+            yield f"{shown}: {row['does']}"
+
+
+def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Prediction) -> bool:
+    """Whether the predictor takes the given dtype of the cache for that of the model."""
+    flags = {name: value for name, value in asked.flags.items() if name not in ("kv-cache-dtype", asked.length_flag)}
+    one = _deployment(asked, backend, parallel.without(asked.engine, flags, made.spread), made.length)
+    other = backend.predict(one, part, made.place.device_bytes or None)
+    return other is not None and other.longest_tokens == seen.longest_tokens
+
+
+def _with_hosts(made: Boot, found: Prediction) -> Prediction:
+    """*found* with the host memory of all ranks, and of the caches that are kept there."""
+    ranks = 1 if made.spread.shared else made.spread.data
+    terms = tuple(replace(term, size_bytes=term.size_bytes * ranks) if term.host else term for term in found.terms)
+    return replace(found, terms=(*terms, *_host_caches(made, found)))
+
+
+def _host_caches(made: Boot, found: Prediction) -> Iterator[Term]:
+    """Caches of tokens and weights on the host. GB are decimal: ``hicache-size`` x 1e9 in SGLang's ``memory_pool_host.py``."""
+    flags, devices = made.asked.flags, made.spread.devices
+    if made.asked.engine == "vllm":
+        sizes = {"kv-offloading-size": 1, "cpu-offload-gb": devices, "swap-space": devices}
+        for name, times in sizes.items():
+            value = flags.get(name)
+            if isinstance(value, int | float) and value > 0:
+                yield Term(f"--{name}", value * times * GiB, host=True)
+        return
+    if not flags.get("enable-hierarchical-cache"):
+        return
+    size, ratio = flags.get("hicache-size", 0), flags.get("hicache-ratio", 2.0)
+    pool = next((term.size_bytes for term in found.terms if term.name == "KV pool"), 0.0)
+    if isinstance(size, int | float) and size > 0:
+        yield Term(f"hierarchical cache of {devices} ranks", size * devices * _GB, host=True)
+    elif isinstance(ratio, int | float):
+        yield Term(f"hierarchical cache of {devices} ranks", ratio * pool * devices, host=True)

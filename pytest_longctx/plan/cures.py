@@ -1,0 +1,169 @@
+"""The smallest change that lets a server start, tried in the predictor before it is named."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.plan.asked import Asked, has_flag
+from pytest_longctx.plan.boots import Boot, foresee
+
+Change = Mapping[str, Any]
+MOST_CHANGES = 3
+"""How many changes are tried together."""
+SHOWN = 3
+"""How many cures of the same size are named."""
+_DEFAULT_SHARE = 0.92
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """Changes of flags, with what the server then comes to."""
+
+    changes: tuple[Change, ...]
+    boot: Boot
+    hardware: str = ""
+    """Other devices than those asked for; empty: the same."""
+
+    def __str__(self) -> str:
+        merged = {name: value for change in self.changes for name, value in change.items()}
+        words = [_shown(name, value) for name, value in merged.items()]
+        return " ".join([*words, *([f"on {self.hardware}"] if self.hardware else [])])
+
+    @property
+    def result(self) -> str:
+        """What the predictor says of it."""
+        requests = self.boot.requests
+        return "serves" if requests is None else f"fits {requests:.2f}x"
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == _PROBLEMS:
+        return f"without {value}"
+    if value is None:
+        return f"without --{name}"
+    return f"--{name}" if value is True else f"--{name} {value}"
+
+
+_PROBLEMS = "what its parser refuses"
+
+
+def find(boot: Boot) -> list[Cure]:
+    """The cures of *boot* with the fewest changes, the mildest first; empty for one that serves, or where none is found."""
+    if boot.serves or (boot.prediction is None and not boot.refusals):
+        return []
+    tried: list[tuple[tuple[Change, ...], Boot]] = [((), boot)]
+    for _ in range(MOST_CHANGES):
+        step = [(changes, after) for before in tried for changes, after in _one_more(*before)]
+        cured = [Cure(changes, after) for changes, after in step if after.serves]
+        if cured:
+            return cured[:SHOWN]
+        # Further changes start from those that took a refusal away, or else from every one.
+        better = [each for each in step if len(each[1].refusals) < len(boot.refusals)]
+        tried = (better or step)[:24]
+    return [*_more_devices(boot)][:1]
+
+
+def _one_more(changes: tuple[Change, ...], boot: Boot) -> Iterator[tuple[tuple[Change, ...], Boot]]:
+    done = {name for change in changes for name in change}
+    for change in _candidates(boot):
+        if not done & set(change):
+            yield (*changes, change), foresee(_changed(boot.asked, change), boot.place)
+
+
+def _changed(asked: Asked, change: Change) -> Asked:
+    if _PROBLEMS in change:
+        return replace(asked, problems=())
+    return asked.of(**change)
+
+
+def _candidates(boot: Boot) -> Iterator[Change]:
+    """The changes that may help *boot*: those against its first refusal, else those against its lack of memory."""
+    asked = boot.asked
+    if asked.problems:
+        yield {_PROBLEMS: ", ".join(each.word for each in asked.problems)}
+        return
+    if boot.refusals:
+        yield from boot.refusals[0].cures
+        return
+    memory = _vllm(boot) if asked.engine == "vllm" else _sglang(boot)
+    yield from (change for change in memory if all(has_flag(asked.row, name) for name in change))
+
+
+def _vllm(boot: Boot) -> Iterator[Change]:
+    flags, found = boot.asked.flags, boot.prediction
+    share = flags.get("gpu-memory-utilization", _DEFAULT_SHARE)
+    for value in (0.9, 0.95):
+        if share != value:
+            yield {"gpu-memory-utilization": value}
+    for requests in (256, 64, 8):
+        if _above(flags.get("max-num-seqs"), requests):
+            yield {"max-num-seqs": requests}
+    if flags.get("disable-hybrid-kv-cache-manager"):
+        yield {"disable-hybrid-kv-cache-manager": None}
+    if flags.get("kv-transfer-config") and found is not None and found.outcome == "overcommits":
+        yield {"kv-transfer-config": None}
+    if flags.get("kv-cache-dtype", "auto") == "auto":
+        yield {"kv-cache-dtype": "fp8"}
+    if not flags.get("enforce-eager"):
+        yield {"enforce-eager": True}
+    yield from _wider(boot, "tensor-parallel-size")
+    yield from _shorter(boot)
+    for name in ("kv-offloading-size", "cpu-offload-gb", "swap-space"):
+        if flags.get(name):
+            yield {name: None}
+
+
+def _sglang(boot: Boot) -> Iterator[Change]:
+    flags = boot.asked.flags
+    for requests in (256, 64, 8):
+        if _above(flags.get("max-running-requests"), requests):
+            yield {"max-running-requests": requests}
+    decode = "cuda-graph-max-bs-decode"
+    graphs = decode if has_flag(boot.asked.row, decode) else "cuda-graph-max-bs"
+    if _above(flags.get(graphs), 8):
+        yield {graphs: 8}
+    if flags.get("page-size", 1) == 1:
+        yield {"page-size": 64}
+    for value in (0.8, 0.85, 0.9, 0.93, 0.95):
+        if flags.get("mem-fraction-static") != value:
+            yield {"mem-fraction-static": value}
+    if flags.get("kv-cache-dtype", "auto") == "auto":
+        yield {"kv-cache-dtype": "fp8_e4m3"}
+    yield from _wider(boot, "tp-size")
+    yield from _shorter(boot)
+    if flags.get("enable-hierarchical-cache"):
+        yield from ({"hicache-ratio": 1.1, "hicache-size": None}, {"enable-hierarchical-cache": None})
+
+
+def _above(value: Any, limit: int) -> bool:
+    """Whether a flag asks for more than *limit*, or is left to the engine."""
+    return not isinstance(value, int) or value > limit
+
+
+def _wider(boot: Boot, flag: str) -> Iterator[Change]:
+    """More devices of tensor parallelism, of those that are there."""
+    spread, size = boot.spread, boot.spread.tensor * 2
+    others = max(1, spread.devices // spread.tensor)
+    while size * others <= boot.place.hardware.count:
+        yield {flag: size}
+        size *= 2
+
+
+def _shorter(boot: Boot) -> Iterator[Change]:
+    longest = boot.longest
+    if longest and boot.length and longest < boot.length:
+        yield {boot.asked.length_flag: longest}
+
+
+def _more_devices(boot: Boot) -> Iterator[Cure]:
+    """The same server on more devices of the same kind, with as much more tensor parallelism."""
+    flag = "tensor-parallel-size" if boot.asked.engine == "vllm" else "tp-size"
+    hardware = boot.place.hardware
+    for times in (2, 4, 8, 16):
+        there = Hardware(hardware.kind, hardware.count * times)
+        wider = {flag: max(boot.spread.tensor, hardware.count // max(1, boot.spread.devices // boot.spread.tensor)) * times}
+        after = foresee(boot.asked.of(**wider), replace(boot.place, hardware=there))
+        if after.serves:
+            yield Cure((wider,), after, str(there))
+            return

@@ -1,0 +1,101 @@
+"""How a server is spread over devices, and the shape that one of them holds, for the predictors of memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from math import ceil
+
+from pytest_longctx.deployments.deployment import FlagValue
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.shapes import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The sizes of parallelism of one server."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+    """Ranks with a KV cache of their own; a request is in one of them."""
+    context: int = 1
+    """Ranks of prefill context parallelism, which need devices of their own."""
+    shared: bool = False
+    """Whether the ranks of data parallelism share the devices of tensor parallelism (SGLang's attention by data parallelism)."""
+
+    @property
+    def devices(self) -> int:
+        """All devices of the server."""
+        return self.tensor * self.pipeline * self.context * (1 if self.shared else self.data)
+
+    @property
+    def attention(self) -> int:
+        """Devices that share the heads of one layer's attention."""
+        return max(1, self.tensor // self.data) if self.shared else self.tensor
+
+    @property
+    def experts(self) -> int:
+        """Devices that share the experts of one layer."""
+        return self.tensor if self.shared else self.tensor * self.data
+
+    def __str__(self) -> str:
+        parts = {"tensor": self.tensor, "pipeline": self.pipeline, "data": self.data, "context": self.context}
+        return ", ".join(f"{name} parallel {size}" for name, size in parts.items() if size > 1) or "one device"
+
+
+def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
+    """The spread that *flags* ask for, in canonical names."""
+
+    def size(name: str) -> int:
+        value = flags.get(name, 1)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
+
+    if engine == "vllm":
+        names = (f"{kind}-parallel-size" for kind in ("tensor", "pipeline", "data", "prefill-context"))
+        return Spread(*(size(name) for name in names))
+    shared = bool(flags.get("enable-dp-attention")) or size("attn-dp-size") > 1
+    data = max(size("dp-size"), size("attn-dp-size"))
+    return Spread(size("tp-size"), size("pp-size"), data, shared=shared and data > 1)
+
+
+def without(engine: str, flags: Mapping[str, FlagValue], spread: Spread) -> dict[str, FlagValue]:
+    """The flags of one rank of data parallelism, with the shape of `held` in place of what is taken away."""
+    if engine == "vllm":
+        gone = {"data-parallel-size", "enable-expert-parallel", "data-parallel-size-local", "data-parallel-backend"}
+        return {name: value for name, value in flags.items() if name not in gone}
+    left = {name: value for name, value in flags.items() if name not in ("dp-size", "ep-size", "pp-size", "load-balance-method")}
+    return {**left, "tp-size": spread.attention}
+
+
+@dataclass(frozen=True)
+class ExpertsApart(ModelShape):
+    """A model whose experts are divided among more devices than its attention."""
+
+    ratio: int = 1
+    """How many times more."""
+
+    def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
+        """Bytes of the weights on one device; what takes part in some tokens only is an expert."""
+        whole = super().weight_bytes(tensor_parallel, value_bytes)
+        together, apart = (self._expert_bytes(n, value_bytes) for n in (tensor_parallel, tensor_parallel * self.ratio))
+        return ceil(whole - together + apart)
+
+    def _expert_bytes(self, devices: int, value_bytes: float | None) -> float:
+        plain = 2 if value_bytes is None else value_bytes
+        return sum(
+            self.scheme.bytes_of(tensor, index, plain, devices)
+            for index, layer in enumerate(self.stack)
+            for tensor in layer.tensors
+            if tensor.active is not None
+        )
+
+
+def held(shape: Shape, engine: str, spread: Spread) -> Shape:
+    """
+    The *shape* of which each device of one rank holds its part: experts go to all ranks together (vLLM
+    ``FusedMoEParallelConfig``, with and without expert parallelism), and a stage of SGLang is a model of its own.
+    """
+    ratio = spread.experts // spread.attention
+    if shape.whole is not None and ratio > 1:
+        known = {each.name: getattr(shape.whole, each.name) for each in fields(ModelShape)}
+        shape = replace(shape, whole=ExpertsApart(**known, ratio=ratio))
+    return shape.stage(spread.pipeline) if engine == "sglang" and spread.pipeline > 1 else shape
