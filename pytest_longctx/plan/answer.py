@@ -34,10 +34,7 @@ class Answer:
             return "not planned"
         if found.doubt:
             return "not decided"
-        return "fits" if found.fits and self._whole_length(found) else found.outcome
-
-    def _whole_length(self, found: Prediction) -> bool:
-        return found.longest_tokens >= min(found.advertised_tokens or 0, self.boot.length or 0)
+        return "fits" if self.boot.holds else "overcommits" if found.fits else found.outcome
 
     @property
     def phase(self) -> str | None:

@@ -47,7 +47,11 @@ class Asked:
     weight_bits: float = 16
     start: Start | None = None
     deployment: Deployment | None = None
-    notes: tuple[str, ...] = field(default=())
+    folder: Path = Path()
+    """Of the deployment's file."""
+    notes: tuple[str, ...] = ()
+    memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was read of the config, for copies with other flags."""
 
     @property
     def length(self) -> int | None:
@@ -127,6 +131,7 @@ def of_deployment(one: Deployment, given: Given, folder: Path) -> Asked:
         tuple(read.problems),
         weight_bits=one.model.weight_bits,
         deployment=one,
+        folder=folder,
     )
     if given.model is None and one.model.path is None:
         if one.model.make in models.MADE_CONFIGS:

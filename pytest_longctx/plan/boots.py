@@ -112,7 +112,13 @@ class Boot:
     @property
     def serves(self) -> bool:
         """Whether it is foreseen to start and to hold one request of that length."""
-        return not self.refusals and self.prediction is not None and self.prediction.fits
+        return not self.refusals and self.holds
+
+    @property
+    def holds(self) -> bool:
+        """Whether its memory holds one request of that length."""
+        found = self.prediction
+        return found is not None and found.fits and found.longest_tokens >= (found.advertised_tokens or 0)
 
     @property
     def requests(self) -> float | None:
@@ -167,7 +173,10 @@ def _why_unknown(asked: Asked, found: object) -> str:
 def shape_of(asked: Asked) -> Shape | Beyond | NotUnderstood | None:
     """What is known of the shape of the model; None where it has no config at hand."""
     if asked.config is not None:
-        return models.from_json(asked.config, asked.quantised)
+        if "shape" not in asked.memory:
+            asked.memory["shape"] = models.from_json(asked.config, asked.quantised)
+        found: Shape | Beyond | NotUnderstood = asked.memory["shape"]
+        return found
     return shape.known()[asked.known] if asked.known else None
 
 
@@ -214,7 +223,7 @@ def _predicted(made: Boot, found: Shape) -> Boot:
     one = _deployment(asked, backend, flags, made.length)
     if why := backend.unmodelled(_plain(one, backend), found):
         return _left_out(made, why)
-    part = parallel.held(found, asked.engine, made.spread)
+    part = parallel.held(found, asked.engine, made.spread, asked.memory.setdefault("held", {}))
     looked = _Looked(flags)
     prediction = backend.predict(one.model_copy(update={"flags": looked}), part, made.place.device_bytes or None)
     if prediction is None:

@@ -9,8 +9,10 @@ from pytest_longctx.plan.asked import Asked, has_flag
 from pytest_longctx.plan.boots import Boot, foresee
 
 Change = Mapping[str, Any]
-MOST_CHANGES = 3
-"""How many changes are tried together."""
+MOST_CHANGES = 2
+"""How many changes against a lack of memory are tried together, after those against refusals."""
+_MOST_KEPT = 24
+"""How many servers that do not serve yet are changed further."""
 SHOWN = 3
 """How many cures of the same size are named."""
 _DEFAULT_SHARE = 0.92
@@ -53,15 +55,19 @@ def find(boot: Boot) -> list[Cure]:
     if boot.serves or (boot.prediction is None and not boot.refusals):
         return []
     tried: list[tuple[tuple[Change, ...], Boot]] = [((), boot)]
-    for _ in range(MOST_CHANGES):
+    for _ in range(MOST_CHANGES + min(len(boot.refusals), 3)):
         step = [(changes, after) for before in tried for changes, after in _one_more(*before)]
-        cured = [Cure(changes, after) for changes, after in step if after.serves]
+        cured = {_merged(changes): Cure(changes, after) for changes, after in reversed(step) if after.serves}
         if cured:
-            return cured[:SHOWN]
+            return [*reversed(cured.values())][:SHOWN]
         # Further changes start from those that took a refusal away, or else from every one.
         better = [each for each in step if len(each[1].refusals) < len(boot.refusals)]
-        tried = (better or step)[:24]
+        tried = (better or step)[:_MOST_KEPT]
     return [*_more_devices(boot)][:1]
+
+
+def _merged(changes: tuple[Change, ...]) -> frozenset[tuple[str, Any]]:
+    return frozenset((name, value) for change in changes for name, value in change.items())
 
 
 def _one_more(changes: tuple[Change, ...], boot: Boot) -> Iterator[tuple[tuple[Change, ...], Boot]]:
@@ -86,7 +92,11 @@ def _candidates(boot: Boot) -> Iterator[Change]:
     if boot.refusals:
         yield from boot.refusals[0].cures
         return
-    memory = _vllm(boot) if asked.engine == "vllm" else _sglang(boot)
+    if boot.prediction is None:
+        return
+    weights = boot.prediction.culprit is not None and boot.prediction.culprit.name == "weights"
+    flag = "tensor-parallel-size" if asked.engine == "vllm" else "tp-size"
+    memory = _wider(boot, flag) if weights else _vllm(boot) if asked.engine == "vllm" else _sglang(boot)
     yield from (change for change in memory if all(has_flag(asked.row, name) for name in change))
 
 
@@ -159,10 +169,11 @@ def _shorter(boot: Boot) -> Iterator[Change]:
 def _more_devices(boot: Boot) -> Iterator[Cure]:
     """The same server on more devices of the same kind, with as much more tensor parallelism."""
     flag = "tensor-parallel-size" if boot.asked.engine == "vllm" else "tp-size"
-    hardware = boot.place.hardware
-    for times in (2, 4, 8, 16):
-        there = Hardware(hardware.kind, hardware.count * times)
-        wider = {flag: max(boot.spread.tensor, hardware.count // max(1, boot.spread.devices // boot.spread.tensor)) * times}
+    hardware, others = boot.place.hardware, max(1, boot.spread.devices // boot.spread.tensor)
+    for count in (2, 4, 8, 16, 32, 64):
+        if count <= hardware.count or count < others:
+            continue
+        there, wider = Hardware(hardware.kind, count), {flag: count // others}
         after = foresee(boot.asked.of(**wider), replace(boot.place, hardware=there))
         if after.serves:
             yield Cure((wider,), after, str(there))

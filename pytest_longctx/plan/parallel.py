@@ -1,7 +1,7 @@
 """How a server is spread over devices, and the shape that one of them holds, for the predictors of memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import ceil
 
 from pytest_longctx.deployments.deployment import FlagValue
@@ -67,17 +67,25 @@ def without(engine: str, flags: Mapping[str, FlagValue], spread: Spread) -> dict
 
 
 @dataclass(frozen=True)
-class ExpertsApart(ModelShape):
-    """A model whose experts are divided among more devices than its attention."""
+class Counted(ModelShape):
+    """A model whose weights are counted once, and whose experts may be divided among more devices than its attention."""
 
     ratio: int = 1
     """How many times more."""
+    counts: dict[tuple[int, float | None], int] = field(default_factory=dict, compare=False)
+    """What was counted, by devices and bytes of a value that is not quantised."""
 
     def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
         """Bytes of the weights on one device; what takes part in some tokens only is an expert."""
-        whole = super().weight_bytes(tensor_parallel, value_bytes)
-        together, apart = (self._expert_bytes(n, value_bytes) for n in (tensor_parallel, tensor_parallel * self.ratio))
-        return ceil(whole - together + apart)
+        key = (tensor_parallel, value_bytes)
+        if key not in self.counts:
+            whole = super().weight_bytes(tensor_parallel, value_bytes)
+            if self.ratio > 1:
+                parts = (tensor_parallel, tensor_parallel * self.ratio)
+                together, apart = (self._expert_bytes(each, value_bytes) for each in parts)
+                whole = ceil(whole - together + apart)
+            self.counts[key] = whole
+        return self.counts[key]
 
     def _expert_bytes(self, devices: int, value_bytes: float | None) -> float:
         plain = 2 if value_bytes is None else value_bytes
@@ -88,14 +96,24 @@ class ExpertsApart(ModelShape):
             if tensor.active is not None
         )
 
+    def stage(self, stages: int) -> ModelShape:
+        """As of every model; another part has weights of its own."""
+        return self if stages <= 1 else replace(super().stage(stages), counts={})
 
-def held(shape: Shape, engine: str, spread: Spread) -> Shape:
+
+def held(shape: Shape, engine: str, spread: Spread, known: dict[tuple[int, int], Shape]) -> Shape:
     """
     The *shape* of which each device of one rank holds its part: experts go to all ranks together (vLLM
     ``FusedMoEParallelConfig``, with and without expert parallelism), and a stage of SGLang is a model of its own.
+
+    *known* keeps what was made of this shape before.
     """
     ratio = spread.experts // spread.attention
-    if shape.whole is not None and ratio > 1:
-        known = {each.name: getattr(shape.whole, each.name) for each in fields(ModelShape)}
-        shape = replace(shape, whole=ExpertsApart(**known, ratio=ratio))
-    return shape.stage(spread.pipeline) if engine == "sglang" and spread.pipeline > 1 else shape
+    key = (ratio, spread.pipeline if engine == "sglang" else 1)
+    if key not in known:
+        whole = shape.whole
+        if whole is not None:
+            taken = {each.name: getattr(whole, each.name) for each in fields(ModelShape)}
+            whole = Counted(**taken, ratio=ratio)
+        known[key] = replace(shape, whole=whole).stage(key[1])
+    return known[key]

@@ -1,0 +1,298 @@
+"""Plan of a run: its predicted boots, memory and times, without booting a server."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from pytest_longctx.backends import Backend, named
+from pytest_longctx.deployments import capacity, models
+from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction
+from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.deployments.models import Beyond
+from pytest_longctx.deployments.shape import Shape, weight_value_bytes
+from pytest_longctx.errors import UsageError
+from pytest_longctx.findings.finding import Finding
+from pytest_longctx.findings.scope import Case, machine_lacks
+from pytest_longctx.findings.verdicts import concerns_memory
+from pytest_longctx.launchers.lint import lint
+from pytest_longctx.launchers.start_command import of_deployment
+from pytest_longctx.observation import Outcome
+from pytest_longctx.shapes import NotUnderstood
+from pytest_longctx.units import GiB, duration
+
+USUAL_UTILISATION = 0.5
+"""Assumed share of the peak in long prefills. Measured: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
+
+USUAL_BOOT_S = 600.0
+"""Boot time of a large model if the deployment gives none: 572 s were logged for Scout on 8 x H200."""
+
+
+BETWEEN_S = 5.0
+"""Time to stop a server and to prepare the next boot."""
+
+
+def roughly(seconds: float) -> str:
+    """
+    Format an estimated time: half minutes, then minutes.
+
+    >>> roughly(20), roughly(131), roughly(840)
+    ('half a minute', '2 min', '14 min')
+    """
+    return "half a minute" if seconds < 45 else f"{round(seconds / 60)} min"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One deployment of a plan."""
+
+    deployment: str
+    needs: str
+    findings: tuple[str, ...]
+    out_of_scope: str = ""
+    """Reason why the deployment cannot run on this machine."""
+    prediction: Prediction | None = None
+    """Memory prediction; ``None`` if the model's shape, the hardware or the engine's memory use is unknown."""
+    unpredicted: str = ""
+    """Why there is no prediction, where that is known: the key of config.json that is not understood, or what is not modelled."""
+    sizes: str = ""
+    """What config.json says of the model's size, where it was read."""
+    expects: frozenset[Outcome] = frozenset()
+    """Documented outcome of this boot, as far as memory determines it."""
+    boot_s: float | None = None
+    test_s: float | None = None
+    gpus: int = 0
+    lints: tuple[str, ...] = ()
+    """Faults of the deployment itself, known before any boot."""
+
+    @property
+    def verdict(self) -> str:
+        """Short verdict of the row."""
+        if self.out_of_scope:
+            return f"out of scope: {self.out_of_scope}"
+        return self.unpredicted or ("no prediction" if self.prediction is None else str(self.prediction))
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether prediction and findings disagree, so that one of them is wrong."""
+        if self.prediction is None or self.out_of_scope or self.prediction.doubt:
+            return False
+        return bool(self.expects - {self.prediction.outcome})
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Device time in hours; ``None`` if the deployment would not run or its time is unknown."""
+        if self.out_of_scope or self.boot_s is None:
+            return None
+        return self.gpus * (self.boot_s + (self.test_s or 0.0)) / 3600
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as JSON."""
+        return {
+            **asdict(self),
+            "expects": sorted(self.expects),
+            "verdict": self.verdict,
+            "contradicts": self.contradicts,
+            "gpu_hours": self.gpu_hours,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rows of a run, in boot order."""
+
+    hardware: Hardware | None
+    rows: tuple[Row, ...] = field(default=())
+
+    def lines(self) -> Iterable[str]:
+        """Return the plan as a table."""
+        for row in self.rows:
+            yield f"{row.deployment:<30} {row.needs:<8} {len(row.findings):>3} findings  {row.verdict}"
+            if row.prediction is not None and not row.out_of_scope:
+                yield "    " + ", ".join(str(term) for term in row.prediction.terms)
+                yield f"    longest request {row.prediction.longest_tokens:,} tokens; {_times(row)}"
+            if row.sizes and not row.out_of_scope:
+                yield f"    {row.sizes}"
+            yield from (f"    {wrong}" for wrong in row.lints)
+            if row.contradicts:
+                yield "    the findings document another outcome: the prediction or a finding is wrong"
+        hours = sum(row.gpu_hours or 0.0 for row in self.rows)
+        where = self.hardware or "unknown hardware"
+        spent = (
+            f"about {duration(self.expected_s)}" if not hours and self.expected_s else f"about {hours:.1f} GPU-hours"
+        )
+        yield f"{len(self.rows)} deployments on {where}, {spent}; nothing was booted"
+
+    @property
+    def boots(self) -> tuple[str, ...]:
+        """Deployments that can run on this machine, in boot order."""
+        return tuple(row.deployment for row in self.rows if not row.out_of_scope)
+
+    @property
+    def expected_s(self) -> float | None:
+        """Total time of all boots in sequence; ``None`` if the time of one is unknown."""
+        rows = [row for row in self.rows if not row.out_of_scope]
+        if not rows or any(row.boot_s is None for row in rows):
+            return None
+        return sum((row.boot_s or 0.0) + BETWEEN_S + (row.test_s or 0.0) for row in rows)
+
+    def foretold(self) -> str:
+        """One-line forecast of the run: the number of boots, and the expected time of boots and prompts."""
+        count = len(self.boots)
+        boots = f"{count} boot{'' if count == 1 else 's'}"
+        return boots if self.expected_s is None else f"{boots}, about {roughly(self.expected_s)} on this machine"
+
+
+def _times(row: Row) -> str:
+    boot = "boot not known" if row.boot_s is None else f"boot about {duration(row.boot_s)}"
+    return boot if row.test_s is None else f"{boot}, prompts about {duration(row.test_s)}"
+
+
+def make(cases: Iterable[Case], deployments: Iterable[Deployment], backend: Backend, here: Machine) -> Plan:
+    """
+    Return the plan of a run that would judge *cases*. Cases out of scope for other reasons than the hardware take no
+    time.
+    """
+    asked: dict[str, list[Finding]] = {}
+    for case in cases:
+        if case.finding.on_paper:
+            continue  # it boots no server
+        if case.misfit is None or case.misfit.line.startswith("hardware"):
+            asked.setdefault(case.deployment.name, []).append(case.finding)
+    rows = (_row(one, tuple(asked[one.name]), backend, here) for one in deployments if one.name in asked)
+    return Plan(here.hardware, tuple(rows))
+
+
+def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | None:
+    """
+    Predict the memory of *one*. Returns ``None`` if the model's shape, the hardware or the engine's memory use is
+    unknown.
+    """
+    shape = None if unpredicted(one, backend) else models.shape_of(one.model)
+    gib = DEVICE_GIB.get(here.hardware.kind) if here.hardware else None
+    found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
+    return found.on_host(here.host_bytes) if found else None
+
+
+def predict_deployment(
+    one: Deployment, hardware: str | None = None, backend: Backend | None = None
+) -> Prediction | None:
+    """
+    Predict the memory of *one* on *hardware*, such as ``4xH200``, and whether it fits; None where too little is known.
+
+    *hardware* defaults to what the deployment needs. Pass *backend* if it does not ship with the package. Raises `UsageError`.
+    """
+    wanted = hardware or one.hardware
+    if wanted is None:
+        raise UsageError(f"predict {one.name}: it names no hardware; say which, such as '8xH200'")
+    try:
+        there = Hardware.parse(wanted)
+    except ValueError as problem:
+        raise UsageError(f"predict {one.name}: hardware: {problem}") from None
+    needs = Hardware.parse(one.hardware) if one.hardware else there
+    if there.count < needs.count:
+        raise UsageError(f"predict {one.name}: it needs {needs.count} devices ({needs}), and {there} has {there.count}")
+    return predict(one, backend or named(one.backend), Machine(there))
+
+
+def unpredicted(one: Deployment, backend: Backend) -> str:
+    """Why nothing is predicted of *one*; empty where nothing speaks against it."""
+    found = models.read_shape(one.model)
+    if isinstance(found, NotUnderstood):
+        return str(found)
+    if isinstance(found, Beyond):
+        return f"the memory of {backend.name} for {found.whole.model_type} is not modelled: {found.why}"
+    return backend.unmodelled(one, found) if found is not None and found.whole is not None else ""
+
+
+def _sizes(one: Deployment, backend: Backend) -> str:
+    """Weights and bytes of a token, from config.json; they are right where the rest is not modelled, too."""
+    found = models.read_shape(one.model)
+    whole = found.whole if isinstance(found, Shape | Beyond) else None
+    if whole is None:
+        return ""
+    devices = backend.tensor_parallel(one)
+    gib = whole.weight_bytes(devices, weight_value_bytes(whole, one.model.weight_bits / 8)) / GiB
+    kept, everything = (whole.kv_bytes_per_token(2, devices, windowed=each) for each in (False, True))
+    windows = "" if kept == everything else f" beyond the windows, {everything:,} within them,"
+    states = ", beside a state for each request" if whole.states else ""
+    of_each = "on the device" if devices == 1 else f"on each of {devices} devices"
+    count = f"{whole.parameters / 1e9:,.2f}B parameters"
+    size = f"weights {gib:.2f} GiB and {kept:,} bytes of BF16 KV cache a token{windows}{states} {of_each}"
+    return "; ".join((f"config.json: {count}", size, *whole.notes))
+
+
+def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None, backend: Backend) -> float | None:
+    """
+    Return the expected TTFT at `USUAL_UTILISATION` with the known host overhead; on a CPU, from the measured speed.
+
+    Returns ``None`` if the model's shape or the hardware's peak is unknown.
+    """
+    shape = models.shape_of(one.model)
+    if measured_s := one.timeouts.expected_prefill_s(prompt_tokens):
+        return measured_s
+    if shape is None or hardware is None:
+        return None
+    floor_s = capacity.prefill_floor_s(shape, prompt_tokens, hardware)
+    return None if floor_s is None else floor_s / USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
+
+
+def _foreseeable(finding: Finding, here: Machine) -> bool:
+    """Whether the outcome documented by *finding* can be predicted here."""
+    return concerns_memory(finding) and (finding.scope.host_gib_at_most is None or here.host_bytes is not None)
+
+
+_UNREAD = ("over-limit", "boots", "boot-fails", "ratio")
+"""Questions without a prefill."""
+_LOG_WINDOWS_S = 20.0
+"""Waiting time before and after the request of a 'logged-rate'."""
+_ACCOUNTED_TOKENS = 33_000
+"""Number of prompts of an 'accounting', on both sides of every border."""
+
+
+def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backend) -> float:
+    """Return the expected time of the requests of *finding* in sequence."""
+    ask, question = finding.ask, finding.question
+    if question in _UNREAD:
+        return 0.0
+    lengths: Iterable[int] = ask.every_length(one.max_model_len)
+    if question == "load":
+        lengths = (ask.prompt_tokens or 0,) * (ask.requests or 1)
+    if question == "accounting":
+        lengths = (_ACCOUNTED_TOKENS // 24,) * (ask.requests or 24)
+    times_s = sum(expected_ttft_s(one, length, needs, backend) or 0.0 for length in lengths)
+    if question == "load" and ask.rate_per_s is not None:
+        return max(times_s, (ask.requests or 0) / ask.rate_per_s)
+    return times_s * (2 if question == "reset" else 1) + (_LOG_WINDOWS_S if question == "logged-rate" else 0.0)
+
+
+def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:
+    """Return the expected boot time: as observed, as measured here, or the usual value for large models."""
+    times = one.timeouts
+    if times.usual_boot_s is None and times.expected_boot_s is not None:
+        return times.expected_boot_s * (REFUSAL_SHARE if any(each.fails for each in asked) else 1.0)
+    return times.usual_boot_s or (USUAL_BOOT_S if needs and needs.kind in DEVICE_GIB else None)
+
+
+def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Machine) -> Row:
+    hardware = here.hardware
+    needs = Hardware.parse(one.hardware) if one.hardware else hardware
+    lacks = machine_lacks(one, hardware) or ""
+    test_s = None
+    if models.shape_of(one.model) is not None and needs is not None:
+        test_s = sum(_asked_s(each, one, needs, backend) for each in asked)
+    return Row(
+        deployment=one.name,
+        needs=str(needs or "?"),
+        findings=tuple(each.id for each in asked),
+        out_of_scope=lacks.partition(": ")[2],
+        prediction=predict(one, backend, replace(here, hardware=needs)),
+        unpredicted=unpredicted(one, backend),
+        sizes=_sizes(one, backend),
+        expects=frozenset(each.expect.outcome for each in asked if _foreseeable(each, here)),
+        boot_s=_boot_s(one, asked, needs),
+        test_s=test_s,
+        gpus=0 if needs is None or needs.kind == "cpu" else needs.count,
+        lints=tuple(f"{name}: {what}" for name, what in lint(of_deployment(one, backend.package))),
+    )
