@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from pytest_longctx.backends.versions import EngineVersion, recorded
-from pytest_longctx.deployments.deployment import FlagValue
+from pytest_longctx.backends.versions import EngineVersion, meant, recorded
+from pytest_longctx.deployments.deployment import Deployment, FlagValue
 
 _NUMBER = re.compile(r"-\d+(\.\d+)?|-\.\d+")
 _SUFFIXED = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
@@ -100,6 +100,25 @@ def of_table(engine: EngineVersion, table: Mapping[str, FlagValue]) -> ReadFlags
     return read(engine, words)
 
 
+def canonical(one: Deployment, engine: str | None) -> Deployment:
+    """
+    *one* with its flags under the names of its engine's version, so that each spelling is the same deployment.
+
+    A flag that the parser refuses, or an engine of which no version is recorded, stays as it is.
+    """
+    rows = meant(engine or "", one.version) or recorded(engine or "")[:1]
+    if not rows:
+        return one
+    flags: dict[str, FlagValue] = {}
+    for name, value in one.flags.items():
+        read_one = of_table(rows[-1], {name: value})
+        flags |= read_one.flags if read_one.flags and not read_one.problems else {name: value}
+    length = next((flags.pop(name) for name in ("max-model-len", "context-length") if name in flags), None)
+    if one.max_model_len is not None or not isinstance(length, int) or length < 1:
+        length = one.max_model_len
+    return one.model_copy(update={"flags": flags, "max_model_len": length})
+
+
 def words_of_config(content: Mapping[str, Any]) -> list[str]:
     """The words that a ``--config`` file stands for; they come before those of the command line, which win."""
     words: list[str] = []
@@ -117,7 +136,7 @@ def _is_flag(word: str) -> bool:
 
 
 def _level(engine: EngineVersion, word: str) -> str:
-    """vLLM since 0.12 makes ``--optimization-level`` of ``-O``, before the parser sees it."""
+    """VLLM since 0.12 makes ``--optimization-level`` of ``-O``, before the parser sees it."""
     if not word.startswith("-O") or "-O" in engine.spellings or "--optimization-level" not in engine.spellings:
         return word
     rest = word[2:].removeprefix("=")

@@ -13,7 +13,7 @@ from pytest_longctx.cli import plans
 from pytest_longctx.errors import LongctxError
 
 if TYPE_CHECKING:
-    from pytest_longctx.cli.commands import catalogues, commands, docker, kubernetes, process, published_commands
+    from pytest_longctx.cli.subcommands import catalogues, commands, docker, kubernetes, process, published_commands
 
 __all__ = ["catalogues", "commands", "docker", "kubernetes", "main", "process", "published_commands"]
 
@@ -21,7 +21,7 @@ __all__ = ["catalogues", "commands", "docker", "kubernetes", "main", "process", 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("pytest_longctx.cli.commands"), name)
+    return getattr(import_module("pytest_longctx.cli.subcommands"), name)
 
 
 def _plan_alone() -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if words[:1] == ["plan"]:
             return plans.run(_plan_alone().parse_args(words))
-        every = import_module("pytest_longctx.cli.commands")
+        every = import_module("pytest_longctx.cli.subcommands")
         return int(every.run(every.commands().parse_args(words)))
     except LongctxError as problem:
         print(f"longctx: {problem}", file=sys.stderr)

@@ -41,8 +41,12 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--hardware", help="for example 8xH200, or 4x80GiB for other devices")
     parser.add_argument("--model", type=Path, help="folder with a config.json, or that file, if the name is no folder")
-    parser.add_argument("--engine-version", help="version of the engine; default: of the image, else the newest recorded")
-    parser.add_argument("--host-memory", type=float, metavar="GIB", help="memory of one host in GiB; default: not known")
+    parser.add_argument(
+        "--engine-version", help="version of the engine; default: of the image, else the newest recorded"
+    )
+    parser.add_argument(
+        "--host-memory", type=float, metavar="GIB", help="memory of one host in GiB; default: not known"
+    )
     parser.add_argument("--solve", action="store_true", help="also show what fits at most, by type of KV cache")
     parser.add_argument("--compare", metavar="OTHER", help="also plan it by another version or engine: 0.27.1, sglang")
     parser.add_argument("--backend", help="without START: backend of the deployments to plan; default: vllm")

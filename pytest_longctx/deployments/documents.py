@@ -22,7 +22,9 @@ def read(path: Path) -> list[Any]:
     """The documents in the YAML or JSON file at *path*. Raises `UsageError`."""
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{path}: it is larger than {MOST_BYTES // 1024**2} MiB; a file that starts a server is not")
+            raise UsageError(
+                f"{path}: it is larger than {MOST_BYTES // 1024**2} MiB; a file that starts a server is not"
+            )
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
         raise UsageError(f"{path}: it is no text: {problem}") from None
@@ -43,7 +45,7 @@ def _yaml(path: Path, text: str) -> list[Any]:
         ) from None
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return list(yaml.load_all(text, Loader=loader))  # noqa: S506 - both loaders are safe ones
+        return list(yaml.load_all(text, Loader=loader))
     except (yaml.YAMLError, RecursionError, ValueError) as problem:
         raise UsageError(f"{path}: not valid YAML: {problem}") from None
 

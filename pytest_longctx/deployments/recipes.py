@@ -47,7 +47,7 @@ def starts(recipe: Mapping[str, Any], hardware: Hardware, device_gb: float, wher
             (str(model), "--tensor-parallel-size", str(_devices(recipe, variant, hardware, device_gb)), *words),
             where=f"{where}, variant {name}",
             env=_environment(recipe, variant, hardware),
-            raw={"since": str(version) if version else None},
+            raw={"since": str(version) if version else None, "precision": variant.get("precision")},
         )
 
 

@@ -48,6 +48,8 @@ class StartCommand:
     """The time that a boot was seen to take, in seconds."""
     context_tokens: int | None = None
     """The longest request in tokens, where no flag of *command* tells it."""
+    workers: int | None = None
+    """Processes of one host that serve together, where they were counted; None: as the flags of *command* tell."""
 
     @property
     def flags(self) -> dict[str, str]:
@@ -62,7 +64,8 @@ class StartCommand:
 
     def flag(self, *names: str) -> str | None:
         """The value of the last of these flags on the command line; empty without a value; None without the flag."""
-        return next((value for name, value in reversed(self.flags.items()) if name in names), None)
+        spelt = ((name.replace("_", "-"), value) for name, value in reversed(self.flags.items()))
+        return next((value for name, value in spelt if name in names), None)
 
     @property
     def model(self) -> str | None:

@@ -10,8 +10,18 @@ from pytest_longctx.plan.boots import Boot
 from pytest_longctx.plan.cures import Cure
 from pytest_longctx.units import GiB, duration
 
-_PHASES = {"weights": "load", "KV cache of one request": "kv_cache", "req_to_token": "kv_cache", "CUDA graph tables": "graphs"}
+_PHASES = {
+    "weights": "load",
+    "KV cache of one request": "kv_cache",
+    "req_to_token": "kv_cache",
+    "CUDA graph tables": "graphs",
+    "max_num_seqs": "kv_cache",
+}
 """The phase of a boot in which a lack of a term shows, by the term; names are those of the catalogues of log lines."""
+
+
+_COUNTED = ("max_num_seqs",)
+"""Terms that are a number of something, and not of bytes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,9 @@ class Answer:
         if found is None or found.fits or found.culprit is None:
             return None
         name = found.culprit.name
-        return next((phase for begins, phase in _PHASES.items() if name.startswith(begins)), _other_phase(found.culprit))
+        return next(
+            (phase for begins, phase in _PHASES.items() if name.startswith(begins)), _other_phase(found.culprit)
+        )
 
     @property
     def missing_bytes(self) -> float | None:
@@ -72,6 +84,9 @@ class Answer:
             yield f"  and           phase {refusal.phase}: {refusal.said}"
         for index, cure in enumerate(self.cures):
             yield f"  {'smallest cure' if not index else 'or':<13} {cure} (tried: {cure.result})"
+        if (found := self.boot.prediction) and found.culprit and found.culprit.host and not self.boot.refusals:
+            needed = sum(term.size_bytes for term in found.terms if term.host) / GiB
+            yield f"  {'or':<13} host memory, or a limit of it, of {needed:.2f} GiB and more"
         for refusal in self.boot.refusals:
             if refusal.advice:
                 yield f"  {'or':<13} {refusal.advice}"
@@ -119,7 +134,7 @@ class Answer:
                 f"one request of {self.boot.length:,} tokens needs {term.size_bytes / GiB:.2f} GiB of KV cache, "
                 f"and {pool / GiB:.2f} GiB are left"
             )
-        return str(term)
+        return term.name if term.name.startswith(_COUNTED) else str(term)
 
     def _requests(self) -> str:
         boot = self.boot
@@ -144,7 +159,10 @@ class Answer:
         found = self.boot.prediction
         if found is not None:
             whole = f" of {self.boot.place.device_bytes / GiB:.1f} GiB" if self.boot.place.device_bytes else ""
-            for on_host, where in ((False, f"each device{whole}"), (True, "the host")):
+            for on_host, where in (
+                (False, f"each device{whole}"),
+                (True, "the host" if self.boot.place.hosts == 1 else f"{self.boot.place.hosts} hosts together"),
+            ):
                 terms = [f"{term.name} {term.size_bytes / GiB:.2f} GiB" for term in found.terms if term.host is on_host]
                 if terms:
                     yield f"  {'memory':<13} {where}: {', '.join(terms)}"
@@ -159,7 +177,11 @@ class Answer:
         parts = boot.spread.attention
         weights = whole.weight_bytes(parts, 2 if whole.scheme.name else boot.asked.weight_bits / 8) / GiB
         token = whole.kv_bytes_per_token(2, parts)
-        one = f"; {whole.kv_bytes(boot.length, 2, parts) / GiB:.2f} GiB of it for {boot.length:,} tokens" if boot.length else ""
+        one = (
+            f"; {whole.kv_bytes(boot.length, 2, parts) / GiB:.2f} GiB of it for {boot.length:,} tokens"
+            if boot.length
+            else ""
+        )
         return (
             f"{whole.parameters / 1e9:,.2f}B parameters; weights {weights:.2f} GiB and {token:,} bytes of BF16 KV cache a "
             f"token on each of {parts} device{'' if parts == 1 else 's'}{one}"

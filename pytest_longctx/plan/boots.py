@@ -1,5 +1,6 @@
 """What the boot of an asked server comes to: its refusals, its memory on devices and hosts, and what of it is not modelled."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ class Place:
     device_bytes: float
     host_bytes: float | None = None
     """None: not known."""
+    hosts: int = 1
+    """Hosts that share the server; *host_bytes* is that of all."""
 
     @classmethod
     def parse(cls, text: str, host_bytes: float | None = None) -> "Place":
@@ -198,7 +201,9 @@ def _length(asked: Asked, longest: int | None) -> tuple[int | None, str]:
         longest = shape.known()[asked.known].rope_positions or None
     if longest is None:
         return None, "not given, and config.json has none"
-    usual = context_length.by_default(asked.engine, asked.config, longest) if isinstance(asked.config, Mapping) else longest
+    usual = (
+        context_length.by_default(asked.engine, asked.config, longest) if isinstance(asked.config, Mapping) else longest
+    )
     return usual, "auto" if given == -1 else "the model's own"
 
 
@@ -227,13 +232,17 @@ def _predicted(made: Boot, found: Shape) -> Boot:
     looked = _Looked(flags)
     prediction = backend.predict(one.model_copy(update={"flags": looked}), part, made.place.device_bytes or None)
     if prediction is None:
-        why = f"the memory of {backend.name} is not modelled here" if made.length else "its longest request is not known"
+        why = (
+            f"the memory of {backend.name} is not modelled here" if made.length else "its longest request is not known"
+        )
         return replace(made, unpredicted=why)
     if made.length_said == "auto" and prediction.outcome == "refuses" and prediction.longest_tokens:
         shorter = replace(made, length=prediction.longest_tokens, length_said="auto: the longest that fits")
         return _predicted(shorter, found)
-    missed = tuple(_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction))
-    made = replace(made, unmodelled=missed, pool_tokens=_pool_tokens(asked, one, backend, part, made.place))
+    missed = _named_otherwise(asked), *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction)
+    made = replace(
+        made, unmodelled=tuple(filter(None, missed)), pool_tokens=_pool_tokens(asked, one, backend, part, made.place)
+    )
     return replace(made, prediction=_with_hosts(made, prediction).on_host(made.place.host_bytes))
 
 
@@ -272,8 +281,7 @@ def _left_out(made: Boot, why: str) -> Boot:
 
 def _deployment(asked: Asked, backend: Backend, flags: Mapping[str, FlagValue], length: int | None) -> Deployment:
     model = model_for(asked)
-    quantised = asked.flags.get("quantization") == "fp8" and isinstance(asked.config, Mapping)
-    if quantised and not asked.config.get("quantization_config"):
+    if asked.flags.get("quantization") == "fp8" and not _quantised(asked):
         model = model.model_copy(update={"weight_bits": 8.0})
     return Deployment.model_construct(
         name="asked",
@@ -285,6 +293,11 @@ def _deployment(asked: Asked, backend: Backend, flags: Mapping[str, FlagValue], 
         flags=dict(flags),
         env={str(name): str(value) for name, value in asked.env.items()},
     )
+
+
+def _quantised(asked: Asked) -> bool:
+    """Whether the config says how weights are stored."""
+    return isinstance(asked.config, Mapping) and bool(asked.config.get("quantization_config") or asked.quantised)
 
 
 def _plain(one: Deployment, backend: Backend) -> Deployment:
@@ -308,10 +321,23 @@ def _missed(
     for name, row in memory_flags(asked.engine).items():
         if name not in asked.flags or asked.flags[name] in row.get("off", [None]):
             continue
+        if name == "quantization" and (_quantised(asked) or asked.flags[name] == "fp8"):
+            continue  # the config says how, or every value is counted as one byte
         if name not in looked or (name == "kv-cache-dtype" and _as_auto(asked, backend, part, made, seen)):
             value = asked.flags[name]
             shown = f"--{name}" if value is True else f"--{name} {value}" if len(str(value)) < 40 else f"--{name}"
             yield f"{shown}: {row['does']}"
+
+
+_NARROW = re.compile(r"[-_](fp8|nvfp4|fp4|mxfp4|awq|gptq|int4|int8|w4a16|w8a8)\b", re.IGNORECASE)
+
+
+def _named_otherwise(asked: Asked) -> str:
+    """What the name says of the weights and config.json does not; empty where they agree, or the width is known otherwise."""
+    found = _NARROW.search(asked.model.replace("_", "-"))
+    if found is None or _quantised(asked) or asked.weight_bits != 16 or asked.flags.get("quantization"):
+        return ""
+    return f"weights in {found[1].upper()}, as the name says: there is no quantization_config, and 16 bits are counted"
 
 
 def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Prediction) -> bool:
@@ -325,8 +351,12 @@ def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Pred
 def _with_hosts(made: Boot, found: Prediction) -> Prediction:
     """*found* with the host memory of all ranks, and of the caches that are kept there."""
     ranks = 1 if made.spread.shared else made.spread.data
-    terms = tuple(replace(term, size_bytes=term.size_bytes * ranks) if term.host else term for term in found.terms)
+    terms = tuple(_of_ranks(term, ranks) if term.host and ranks > 1 else term for term in found.terms)
     return replace(found, terms=(*terms, *_host_caches(made, found)))
+
+
+def _of_ranks(term: Term, ranks: int) -> Term:
+    return replace(term, name=f"{ranks} ranks, each {term.name}", size_bytes=term.size_bytes * ranks)
 
 
 def _host_caches(made: Boot, found: Prediction) -> Iterator[Term]:

@@ -12,7 +12,7 @@ from pytest_longctx.errors import UsageError
 from pytest_longctx.launchers.lint import lint
 from pytest_longctx.launchers.start_command import StartCommand, of_command, of_pod
 from pytest_longctx.launchers.start_command import of_deployment as start_of_deployment
-from pytest_longctx.plan import answer, asked
+from pytest_longctx.plan import answer, asked, parallel
 from pytest_longctx.plan import boots as foreseen
 from pytest_longctx.plan.answer import Answer
 from pytest_longctx.plan.asked import Asked, Given, planned_range
@@ -68,8 +68,7 @@ def _of_file(path: Path, options: Options) -> Iterator[Planned]:
         place = _place(options, None, f"{path}: ")
         for recipe in (each for each in found if recipes.is_recipe(each)):
             for start in recipes.starts(recipe, place.hardware, place.device_bytes / 1e9, str(path)):
-                since = start.raw["since"]
-                yield _of_start(replace(start, raw=None), options, f"the recipe needs {since} at least" if since else "")
+                yield _of_recipe(start, options)
         return
     many = documents.starts(found, str(path))
     if not many:
@@ -88,15 +87,42 @@ def _of_deployment(path: Path, options: Options) -> Planned:
     return Planned(made, _place(options, one.hardware, f"{path}: "), start_of_deployment(one, made.engine))
 
 
-def _of_start(start: Start, options: Options, note: str = "") -> Planned:
+def _of_start(start: Start, options: Options) -> Planned:
     made = asked.of_start(start, options.given)
-    if note:
-        made = replace(made, notes=(*made.notes, note))
     place = _place(options, _said(start), f"{start.where}: ")
     limit, nodes = start.memory_bytes, start.nodes
+    place = replace(place, hosts=nodes, host_bytes=place.host_bytes and place.host_bytes * nodes)
     if limit is not None and (place.host_bytes is None or limit * nodes < place.host_bytes):
         place = replace(place, host_bytes=limit * nodes)
     return Planned(made, _given(place, start), _for_lints(start, made))
+
+
+_BITS = {
+    "fp8": 8,
+    "int8": 8,
+    "mxfp8": 8.25,
+    "nvfp4": 4.5,
+    "mxfp4": 4.25,
+    "fp4": 4.5,
+    "int4": 4.25,
+    "awq": 4.25,
+    "gptq": 4.25,
+}
+"""Bits of a stored parameter with its scales, by the precision that a recipe names."""
+
+
+def _of_recipe(start: Start, options: Options) -> Planned:
+    """The plan of one variant, whose weights are as its recipe says where config.json does not."""
+    since, precision = start.raw["since"], str(start.raw["precision"] or "").lower()
+    made = _of_start(replace(start, raw=None), options)
+    notes = [f"the recipe needs {made.asked.engine} {since} at least"] if since else []
+    bits = _BITS.get(precision)
+    if bits and isinstance(made.asked.config, dict) and not made.asked.config.get("quantization_config"):
+        notes.append(
+            f"weights of {bits:g} bits, as the recipe says ({precision}); config.json has no quantization_config"
+        )
+        made = replace(made, asked=replace(made.asked, weight_bits=bits))
+    return replace(made, asked=replace(made.asked, notes=(*made.asked.notes, *notes)))
 
 
 def _given(place: Place, start: Start) -> Place:
@@ -108,7 +134,21 @@ def _given(place: Place, start: Start) -> Place:
     return replace(place, hardware=replace(place.hardware, count=fewest))
 
 
-_PRODUCTS = ("GB300", "GB200", "GH200", "B300", "B200", "H200", "H100", "H20", "A100", "L40S", "MI300X", "MI325X", "MI355X")
+_PRODUCTS = (
+    "GB300",
+    "GB200",
+    "GH200",
+    "B300",
+    "B200",
+    "H200",
+    "H100",
+    "H20",
+    "A100",
+    "L40S",
+    "MI300X",
+    "MI325X",
+    "MI355X",
+)
 
 
 def _said(start: Start) -> str | None:
@@ -139,9 +179,9 @@ def _for_lints(start: Start, made: Asked) -> StartCommand:
             command=start.words,
             env=start.env,
             in_container=start.in_container,
-            has_shm=(start.shm_bytes or 0) >= GiB,
         )
-    return replace(found, engine=start.engine, version=version)
+    has_shm, workers = (start.shm_bytes or 0) >= GiB, parallel.of_flags(made.engine, made.flags).devices
+    return replace(found, engine=start.engine, version=version, has_shm=has_shm, workers=max(1, workers // start.nodes))
 
 
 def answers(planned: Iterable[Planned]) -> Iterator[Answer]:

@@ -62,7 +62,11 @@ def without(engine: str, flags: Mapping[str, FlagValue], spread: Spread) -> dict
     if engine == "vllm":
         gone = {"data-parallel-size", "enable-expert-parallel", "data-parallel-size-local", "data-parallel-backend"}
         return {name: value for name, value in flags.items() if name not in gone}
-    left = {name: value for name, value in flags.items() if name not in ("dp-size", "ep-size", "pp-size", "load-balance-method")}
+    left = {
+        name: value
+        for name, value in flags.items()
+        if name not in ("dp-size", "ep-size", "pp-size", "load-balance-method")
+    }
     return {**left, "tp-size": spread.attention}
 
 

@@ -67,7 +67,9 @@ def _sizes(asked: Asked, facts: Facts) -> Refusal | None:
             return Refusal("bad-value", "config", f"--{name} {value} is no number of at least 1", ({name: None},))
     length = asked.length
     if length is not None and length < 1 and length != -1:
-        return Refusal("bad-value", "config", f"--{asked.length_flag} {length} is no length", ({asked.length_flag: None},))
+        return Refusal(
+            "bad-value", "config", f"--{asked.length_flag} {length} is no length", ({asked.length_flag: None},)
+        )
     return None
 
 
@@ -75,7 +77,12 @@ def _shares(asked: Asked, facts: Facts) -> Refusal | None:
     name = "gpu-memory-utilization" if asked.engine == "vllm" else "mem-fraction-static"
     value = asked.flags.get(name)
     if isinstance(value, int | float) and not 0 < value <= 1:
-        return Refusal("bad-value", "config", f"--{name} {value} is no share of a device; it is above 0 and at most 1", ({name: None},))
+        return Refusal(
+            "bad-value",
+            "config",
+            f"--{name} {value} is no share of a device; it is above 0 and at most 1",
+            ({name: None},),
+        )
     return None
 
 
@@ -114,7 +121,9 @@ _LONGER: Mapping[str, tuple[str, Callable[[Facts], str]]] = {
 def _devices(asked: Asked, facts: Facts) -> Refusal | None:
     spread = facts.spread
     if spread.shared and spread.tensor % spread.data:
-        return Refusal("bad-flag", "config", f"{spread.tensor} devices are not divided by {spread.data} ranks of attention")
+        return Refusal(
+            "bad-flag", "config", f"{spread.tensor} devices are not divided by {spread.data} ranks of attention"
+        )
     if spread.devices <= facts.devices:
         return None
     flag = "tensor-parallel-size" if asked.engine == "vllm" else "tp-size"
@@ -149,13 +158,13 @@ def _block_quantised(asked: Asked, facts: Facts) -> Refusal | None:
     ep = asked.flags.get("ep-size", 1)
     if asked.engine == "sglang" and isinstance(ep, int) and ep > 1:
         parts = max(1, parts // ep)
-    if not isinstance(width, int) or width % parts == 0 and width // parts % block[0] == 0:
+    if not isinstance(width, int) or (width % parts == 0 and width // parts % block[0] == 0):
         return None
     said = f"experts of width {width} over {parts} devices are not cut at the borders of FP8 blocks of {block[0]}"
     flag = "tensor-parallel-size" if asked.engine == "vllm" else "tp-size"
     fits = [n for n in range(1, facts.spread.tensor) if width % n == 0 and width // n % block[0] == 0]
-    whole: tuple[Mapping[str, Any], ...] = ({"enable-expert-parallel": True},) if asked.engine == "vllm" else (
-        {"ep-size": facts.spread.tensor},
+    whole: tuple[Mapping[str, Any], ...] = (
+        ({"enable-expert-parallel": True},) if asked.engine == "vllm" else ({"ep-size": facts.spread.tensor},)
     )
     return Refusal("config", "load", said, (*whole, *({flag: n} for n in fits[-1:])))
 
@@ -170,7 +179,9 @@ def _batch(asked: Asked, facts: Facts) -> Refusal | None:
     length = asked.length or facts.longest or 0
     if asked.flags.get("enable-chunked-prefill") is False and tokens < length:
         said = f"--max-num-batched-tokens {tokens:,} is below the length {length:,}, and prompts are not read in chunks"
-        return Refusal("bad-flag", "config", said, ({"enable-chunked-prefill": None}, {"max-num-batched-tokens": length}))
+        return Refusal(
+            "bad-flag", "config", said, ({"enable-chunked-prefill": None}, {"max-num-batched-tokens": length})
+        )
     return None
 
 
@@ -207,7 +218,9 @@ def connectors(asked: Asked) -> tuple[str, ...]:
     if asked.engine != "vllm":
         return ()
     if asked.flags.get("kv-offloading-size"):
-        return ("LMCacheConnectorV1" if asked.flags.get("kv-offloading-backend") == "lmcache" else "OffloadingConnector",)
+        return (
+            "LMCacheConnectorV1" if asked.flags.get("kv-offloading-backend") == "lmcache" else "OffloadingConnector",
+        )
     return tuple(_named(_json(str(asked.flags.get("kv-transfer-config", "")))))
 
 
@@ -286,7 +299,7 @@ def _combination(asked: Asked, facts: Facts) -> Refusal | None:
 
 
 def _fp8_flash(asked: Asked, facts: Facts) -> Refusal | None:
-    """vLLM's FlashAttention takes an FP8 cache by its third version alone, which is for Hopper."""
+    """VLLM's FlashAttention takes an FP8 cache by its third version alone, which is for Hopper."""
     backend, dtype = (str(asked.flags.get(name, "")) for name in ("attention-backend", "kv-cache-dtype"))
     applies = asked.engine == "vllm" and backend == "FLASH_ATTN" and dtype.startswith("fp8")
     if not applies or facts.kind.endswith("GiB") or facts.kind in _HOPPER:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pytest_longctx.backends import Backend, named
+from pytest_longctx.backends.flags import canonical
 from pytest_longctx.deployments import capacity, models
 from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
@@ -169,6 +170,7 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
     Predict the memory of *one*. Returns ``None`` if the model's shape, the hardware or the engine's memory use is
     unknown.
     """
+    one = canonical(one, backend.package)
     shape = None if unpredicted(one, backend) else models.shape_of(one.model)
     gib = DEVICE_GIB.get(here.hardware.kind) if here.hardware else None
     found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
@@ -198,7 +200,7 @@ def predict_deployment(
 
 def unpredicted(one: Deployment, backend: Backend) -> str:
     """Why nothing is predicted of *one*; empty where nothing speaks against it."""
-    found = models.read_shape(one.model)
+    found, one = models.read_shape(one.model), canonical(one, backend.package)
     if isinstance(found, NotUnderstood):
         return str(found)
     if isinstance(found, Beyond):

@@ -115,7 +115,9 @@ def other(asked: Asked, wanted: str, given: Given) -> Asked:
         raise UsageError(f"--compare {wanted}: write a version, vllm, sglang, or vllm==VERSION")
     if engine == asked.engine:
         if not version:
-            raise UsageError(f"--compare {wanted}: that is the engine of the command; name a version, as in {engine}==0.27.1")
+            raise UsageError(
+                f"--compare {wanted}: that is the engine of the command; name a version, as in {engine}==0.27.1"
+            )
         changed = replace(given, version=version)
         if asked.deployment is not None:
             return of_deployment(asked.deployment, changed, asked.folder)

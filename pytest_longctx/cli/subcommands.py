@@ -18,7 +18,7 @@ from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
 from pytest_longctx.diagnosis.signatures import Catalogue
-from pytest_longctx.errors import LongctxError, UsageError, unknown
+from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.finding import load_all as load_findings
 from pytest_longctx.findings.scope import dead
 from pytest_longctx.findings.verdicts import WORST_FIRST
