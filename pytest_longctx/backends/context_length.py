@@ -57,8 +57,9 @@ def _whole(value: Any) -> int | None:
 
 def _factor(table: Mapping[str, Any]) -> float:
     value = table.get("factor")
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MOST_TOKENS
-    return float(value) if usable else 1.0
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < MOST_TOKENS:
+        return 1.0
+    return float(value)
 
 
 def kind(table: Mapping[str, Any]) -> str:

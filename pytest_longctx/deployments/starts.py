@@ -159,21 +159,34 @@ def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
     """The start in one simple command, behind whatever wrappers."""
     for index, word in enumerate(words):
         name, after = PurePosixPath(word).name, words[index + 1 :]
-        if name in ("docker", "podman", "nerdctl") and after[:1] in (["run"], ["create"]):
-            return _docker(after[1:])
-        if name in ("docker", "podman") and after[:2] == ["container", "run"]:
-            return _docker(after[2:])
+        container = _container_options(name, after)
+        if container is not None:
+            return _docker(container)
         if name in _SHELLS and (script := _script(after)) is not None:
             return find(split(script), env)
-        if name in _SERVES and after[:1] == ["serve"]:
-            return Start(_SERVES[name], tuple(after[1:]), env=env)
-        if word == "-m" and after and after[0] in MODULES:
-            return Start(MODULES[after[0]], tuple(after[1:]), env=env)
-        if word == "-m" and after[:2] == ["vllm.entrypoints.cli.main", "serve"]:
-            return Start("vllm", tuple(after[2:]), env=env)
-        if name == "launch_server.py" and "sglang" in word:
-            return Start("sglang", tuple(after), env=env)
+        if (found := _program(word, name, after)) is not None:
+            engine, rest = found
+            return Start(engine, tuple(rest), env=env)
     return None
+
+
+def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:
+    """What follows ``docker run``; None where it is no such command."""
+    if name not in ("docker", "podman", "nerdctl"):
+        return None
+    rest = after[1:] if after[:1] == ["container"] else after
+    return rest[1:] if rest[:1] in (["run"], ["create"]) else None
+
+
+def _program(word: str, name: str, after: Sequence[str]) -> tuple[str, Sequence[str]] | None:
+    """The engine that *word* starts, and the words for its parser; None where it starts none."""
+    if name in _SERVES and after[:1] == ["serve"]:
+        return _SERVES[name], after[1:]
+    if word == "-m" and after[:1] and after[0] in MODULES:
+        return MODULES[after[0]], after[1:]
+    if word == "-m" and after[:2] == ["vllm.entrypoints.cli.main", "serve"]:
+        return "vllm", after[2:]
+    return ("sglang", after) if name == "launch_server.py" and "sglang" in word else None
 
 
 def _script(words: Sequence[str]) -> str | None:

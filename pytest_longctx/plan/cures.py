@@ -106,29 +106,21 @@ def _vllm(boot: Boot) -> Iterator[Change]:
     for value in (0.9, 0.95):
         if share != value:
             yield {"gpu-memory-utilization": value}
-    for requests in (256, 64, 8):
-        if _above(flags.get("max-num-seqs"), requests):
-            yield {"max-num-seqs": requests}
-    if flags.get("disable-hybrid-kv-cache-manager"):
-        yield {"disable-hybrid-kv-cache-manager": None}
-    if flags.get("kv-transfer-config") and found is not None and found.outcome == "overcommits":
-        yield {"kv-transfer-config": None}
+    yield from _fewer(boot, "max-num-seqs")
+    if found is not None and found.outcome == "overcommits":
+        yield from _taken_away(boot, "disable-hybrid-kv-cache-manager", "kv-transfer-config")
     if flags.get("kv-cache-dtype", "auto") == "auto":
         yield {"kv-cache-dtype": "fp8"}
     if not flags.get("enforce-eager"):
         yield {"enforce-eager": True}
     yield from _wider(boot, "tensor-parallel-size")
     yield from _shorter(boot)
-    for name in ("kv-offloading-size", "cpu-offload-gb", "swap-space"):
-        if flags.get(name):
-            yield {name: None}
+    yield from _taken_away(boot, "kv-offloading-size", "cpu-offload-gb", "swap-space")
 
 
 def _sglang(boot: Boot) -> Iterator[Change]:
     flags = boot.asked.flags
-    for requests in (256, 64, 8):
-        if _above(flags.get("max-running-requests"), requests):
-            yield {"max-running-requests": requests}
+    yield from _fewer(boot, "max-running-requests")
     decode = "cuda-graph-max-bs-decode"
     graphs = decode if has_flag(boot.asked.row, decode) else "cuda-graph-max-bs"
     if _above(flags.get(graphs), 8):
@@ -144,6 +136,14 @@ def _sglang(boot: Boot) -> Iterator[Change]:
     yield from _shorter(boot)
     if flags.get("enable-hierarchical-cache"):
         yield from ({"hicache-ratio": 1.1, "hicache-size": None}, {"enable-hierarchical-cache": None})
+
+
+def _fewer(boot: Boot, flag: str) -> Iterator[Change]:
+    yield from ({flag: requests} for requests in (512, 256, 64, 8) if _above(boot.asked.flags.get(flag), requests))
+
+
+def _taken_away(boot: Boot, *names: str) -> Iterator[Change]:
+    yield from ({name: None} for name in names if boot.asked.flags.get(name))
 
 
 def _above(value: Any, limit: int) -> bool:

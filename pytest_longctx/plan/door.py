@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_longctx.deployments import capacity, deployment, documents, recipes, starts
@@ -32,7 +32,7 @@ class Options:
 
     hardware: str | None = None
     host_gib: float | None = None
-    given: Given = Given()
+    given: Given = field(default_factory=Given)
 
 
 @dataclass(frozen=True, slots=True)

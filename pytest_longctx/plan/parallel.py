@@ -50,8 +50,9 @@ def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
         return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
 
     if engine == "vllm":
-        names = (f"{kind}-parallel-size" for kind in ("tensor", "pipeline", "data", "prefill-context"))
-        return Spread(*(size(name) for name in names))
+        kinds = ("tensor", "pipeline", "data", "prefill-context")
+        tensor, pipeline, data, context = (size(f"{kind}-parallel-size") for kind in kinds)
+        return Spread(tensor, pipeline, data, context)
     shared = bool(flags.get("enable-dp-attention")) or size("attn-dp-size") > 1
     data = max(size("dp-size"), size("attn-dp-size"))
     return Spread(size("tp-size"), size("pp-size"), data, shared=shared and data > 1)
@@ -102,7 +103,8 @@ class Counted(ModelShape):
 
     def stage(self, stages: int) -> ModelShape:
         """As of every model; another part has weights of its own."""
-        return self if stages <= 1 else replace(super().stage(stages), counts={})
+        part = super().stage(stages)
+        return replace(part, counts={}) if isinstance(part, Counted) and part is not self else part
 
 
 def held(shape: Shape, engine: str, spread: Spread, known: dict[tuple[int, int], Shape]) -> Shape:

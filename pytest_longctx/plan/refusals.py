@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_longctx.backends import context_length
+from pytest_longctx.plan import combinations
 from pytest_longctx.plan.asked import Asked, within
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.shapes import ModelShape
-
-_HOPPER, _BLACKWELL = ("H100", "H200", "H20", "H800", "GH200"), ("B200", "B300", "GB200", "GB300", "5090", "PRO")
-_DATA_CENTRE_BLACKWELL = ("B200", "B300", "GB200", "GB300")
-_AMPERE = ("A100", "A800", "A10", "A40", "3090")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +45,8 @@ def find(asked: Asked, facts: Facts) -> Iterator[Refusal]:
     """Every refusal of *asked* that is known, in the order of a boot."""
     for problem in asked.problems:
         yield Refusal("bad-flag", "command line", str(problem))
-    for check in _CHECKS:
-        if (found := check(asked, facts)) is not None:
-            yield found
+    checked = (*(check(asked) for check in _FLAG_CHECKS), *(check(asked, facts) for check in _CHECKS))
+    yield from (found for found in checked if found is not None)
 
 
 _AT_LEAST_ONE = (
@@ -60,7 +56,7 @@ _AT_LEAST_ONE = (
 )
 
 
-def _sizes(asked: Asked, facts: Facts) -> Refusal | None:
+def _sizes(asked: Asked) -> Refusal | None:
     for name in _AT_LEAST_ONE:
         value = asked.flags.get(name)
         if value is not None and (not isinstance(value, int) or value < 1):
@@ -73,7 +69,7 @@ def _sizes(asked: Asked, facts: Facts) -> Refusal | None:
     return None
 
 
-def _shares(asked: Asked, facts: Facts) -> Refusal | None:
+def _shares(asked: Asked) -> Refusal | None:
     name = "gpu-memory-utilization" if asked.engine == "vllm" else "mem-fraction-static"
     value = asked.flags.get(name)
     if isinstance(value, int | float) and not 0 < value <= 1:
@@ -90,7 +86,7 @@ def _positions(asked: Asked, facts: Facts) -> Refusal | None:
     length, longest = asked.length, facts.longest
     if length is None or longest is None or length <= longest:
         return None
-    variable, override = _LONGER[asked.engine]
+    variable = _LONGER[asked.engine]
     if asked.env.get(variable, "").lower() in ("1", "true"):
         return None
     told = "--hf-overrides" if asked.engine == "vllm" else "--json-model-override-args"
@@ -99,23 +95,21 @@ def _positions(asked: Asked, facts: Facts) -> Refusal | None:
     return Refusal(
         "context-not-derived",
         "config",
-        f"{name} {length:,} is above {said} from config.json{override(facts)}",
+        f"{name} {length:,} is above {said} from config.json{_unscaled(asked, facts)}",
         ({asked.length_flag: longest},),
         advice,
     )
 
 
-def _scaled_note(facts: Facts) -> str:
+_LONGER = {"vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"}
+"""The variable that allows more than the derived length."""
+
+
+def _unscaled(asked: Asked, facts: Facts) -> str:
     text = facts.config.get("text_config", facts.config) if isinstance(facts.config, Mapping) else {}
-    tables = context_length.tables(text) if isinstance(text, Mapping) else []
-    return " (SGLang does not multiply them by a factor beside original_max_position_embeddings)" if tables else ""
-
-
-_LONGER: Mapping[str, tuple[str, Callable[[Facts], str]]] = {
-    "vllm": ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", lambda facts: ""),
-    "sglang": ("SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN", _scaled_note),
-}
-"""The variable that allows more than the derived length, and what else is to be said of it."""
+    tables = context_length.tables(text) if asked.engine == "sglang" and isinstance(text, Mapping) else []
+    named = any("original_max_position_embeddings" in table for table in tables)
+    return " (SGLang does not multiply them by a factor beside original_max_position_embeddings)" if named else ""
 
 
 def _devices(asked: Asked, facts: Facts) -> Refusal | None:
@@ -185,7 +179,7 @@ def _batch(asked: Asked, facts: Facts) -> Refusal | None:
     return None
 
 
-def _hierarchical(asked: Asked, facts: Facts) -> Refusal | None:
+def _hierarchical(asked: Asked) -> Refusal | None:
     flags = asked.flags
     if asked.engine == "sglang" and flags.get("enable-hierarchical-cache") and flags.get("disable-radix-cache"):
         return Refusal(
@@ -261,63 +255,22 @@ def _connector(asked: Asked, facts: Facts) -> Refusal | None:
     return Refusal("config", "kv_cache", said, (*cures, {"kv-transfer-config": None}))
 
 
-@dataclass(frozen=True, slots=True)
-class _Combination:
-    """A value that some devices do not take."""
-
-    engine: str
-    flags: tuple[str, ...]
-    begins: tuple[str, ...]
-    kinds: tuple[str, ...]
-    needs: str
-    only: bool = True
-    """Whether *kinds* are those that take it; else those that do not."""
-
-
-_COMBINATIONS = (
-    _Combination("vllm", ("kv-cache-dtype",), ("nvfp4",), _BLACKWELL, "Blackwell"),
-    _Combination("vllm", ("attention-backend",), ("FLASHMLA", "FLASH_ATTN_MLA"), (*_HOPPER, *_DATA_CENTRE_BLACKWELL), "Hopper"),
-    _Combination("vllm", ("attention-backend",), ("CUTLASS_MLA", "FLASHINFER_MLA"), _DATA_CENTRE_BLACKWELL, "Blackwell"),
-    _Combination("sglang", ("kv-cache-dtype",), ("fp4", "nvfp4"), _BLACKWELL, "Blackwell"),
-    _Combination("sglang", ("attention-backend", "prefill-attention-backend", "decode-attention-backend"), ("fa3",), (*_AMPERE, *_HOPPER), "Ampere or Hopper"),
-    _Combination("sglang", ("attention-backend", "prefill-attention-backend", "decode-attention-backend"), ("trtllm_mla", "cutlass_mla"), _DATA_CENTRE_BLACKWELL, "Blackwell"),
-    _Combination("sglang", ("attention-backend", "prefill-attention-backend", "decode-attention-backend"), ("flashmla",), (*_HOPPER, *_DATA_CENTRE_BLACKWELL), "Hopper"),
-)  # fmt: skip
-
-
 def _combination(asked: Asked, facts: Facts) -> Refusal | None:
-    if facts.kind.endswith("GiB"):  # a size, of which no generation is known
+    found = combinations.refused(asked, facts.kind)
+    if found is None:
         return None
-    for row in _COMBINATIONS:
-        for flag in row.flags:
-            value = str(asked.flags.get(flag, ""))
-            takes = any(kind in facts.kind for kind in row.kinds)
-            if row.engine == asked.engine and value.startswith(row.begins) and not takes:
-                said = f"--{flag} {value} needs {row.needs}, and there are {facts.kind}"
-                return Refusal("backend-unavailable", "config", said, ({flag: None},))
-    return None
+    said, flags = found
+    return Refusal("backend-unavailable", "config", said, tuple({flag: None} for flag in flags))
 
 
-def _fp8_flash(asked: Asked, facts: Facts) -> Refusal | None:
-    """VLLM's FlashAttention takes an FP8 cache by its third version alone, which is for Hopper."""
-    backend, dtype = (str(asked.flags.get(name, "")) for name in ("attention-backend", "kv-cache-dtype"))
-    applies = asked.engine == "vllm" and backend == "FLASH_ATTN" and dtype.startswith("fp8")
-    if not applies or facts.kind.endswith("GiB") or facts.kind in _HOPPER:
-        return None
-    said = f"--attention-backend FLASH_ATTN takes --kv-cache-dtype {dtype} on Hopper alone, and there are {facts.kind}"
-    return Refusal("backend-unavailable", "config", said, ({"attention-backend": None}, {"kv-cache-dtype": None}))
-
-
+_FLAG_CHECKS: tuple[Callable[[Asked], Refusal | None], ...] = (_sizes, _shares, _hierarchical)
+"""Those that need nothing but the flags."""
 _CHECKS: tuple[Callable[[Asked, Facts], Refusal | None], ...] = (
-    _sizes,
-    _shares,
     _positions,
     _devices,
     _heads,
     _batch,
-    _hierarchical,
     _combination,
-    _fp8_flash,
     _block_quantised,
     _connector,
 )
