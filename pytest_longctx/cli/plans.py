@@ -138,7 +138,7 @@ def _fitting_first(made: "Plan") -> Iterator[str]:
     from pytest_longctx.plan.runs import Plan  # noqa: PLC0415
 
     inside = [row for row in made.rows if not row.out_of_scope]
-    fits = [row for row in inside if row.prediction is not None and row.prediction.fits]
+    fits = [row for row in inside if row.verdict.startswith("fits")]
     rest = [row for row in inside if row not in fits]
     *lines, _ = Plan(made.hardware, (*fits, *rest)).lines()
     yield from lines

@@ -26,6 +26,15 @@ from pytest_longctx.units import GiB
 
 _GB = 1e9
 _SIZED = "GiB"
+_INSTANCES = {
+    "p5.48xlarge": "8xH100",
+    "p5e.48xlarge": "8xH200",
+    "p5en.48xlarge": "8xH200",
+    "p6-b200.48xlarge": "8xB200",
+    "trn1.32xlarge": "16xtrn1",
+    "trn2.48xlarge": "16xtrn2",
+}
+"""Instances of AWS by what they hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,7 @@ class Place:
         >>> Place.parse("4x80GiB").device_bytes == 80 * 1024**3
         True
         """
+        text = _INSTANCES.get(text.lower(), text)
         count, cross, kind = text.partition("x") if text[:1].isdecimal() else ("1", "x", text)
         if cross and count.isdecimal() and int(count) and kind.lower().endswith("gib"):
             try:
