@@ -128,6 +128,11 @@ class Boot:
         return not self.refusals and self.holds
 
     @property
+    def sure(self) -> bool:
+        """Whether it serves, and nothing that is not known here would turn that."""
+        return self.serves and self.prediction is not None and not self.prediction.doubt
+
+    @property
     def holds(self) -> bool:
         """Whether its memory holds one request of that length."""
         found = self.prediction
@@ -247,8 +252,12 @@ def _predicted(made: Boot, found: Shape) -> Boot:
         )
         return replace(made, unpredicted=why)
     if made.length_said == "auto" and prediction.outcome == "refuses" and prediction.longest_tokens:
-        shorter = replace(made, length=prediction.longest_tokens, length_said="auto: the longest that fits")
+        shorter = replace(made, length=prediction.longest_tokens, length_said=_CUT)
         return _predicted(shorter, found)
+    if made.length_said.startswith(_CUT) and prediction.doubt:
+        # The engine takes what is there; the doubt is how much that is.
+        made = replace(made, length_said=f"{_CUT}, at a guess")
+        prediction = replace(prediction, doubt="")
     missed = _named_otherwise(asked), *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction)
     made = replace(
         made, unmodelled=tuple(filter(None, missed)), pool_tokens=_pool_tokens(asked, one, backend, part, made.place)
@@ -256,6 +265,7 @@ def _predicted(made: Boot, found: Shape) -> Boot:
     return replace(made, prediction=_with_hosts(made, prediction).on_host(made.place.host_bytes))
 
 
+_CUT = "auto: the longest that fits"
 _ANY_CONTEXT = 2**26
 """A context longer than any pool, whose tables for one request still fit beside it."""
 

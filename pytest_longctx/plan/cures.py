@@ -35,8 +35,8 @@ class Cure:
     @property
     def result(self) -> str:
         """What the predictor says of it."""
-        requests = self.boot.requests
-        return "serves" if requests is None else f"fits {requests:.2f}x"
+        requests, guess = self.boot.requests, "" if self.boot.sure else " at a guess"
+        return f"serves{guess}" if requests is None else f"fits {requests:.2f}x{guess}"
 
 
 def _shown(name: str, value: Any) -> str:
@@ -52,18 +52,22 @@ _PROBLEMS = "what its parser refuses"
 
 def find(boot: Boot) -> list[Cure]:
     """The cures of *boot* with the fewest changes, the mildest first; empty for one that serves, or where none is found."""
-    if boot.serves or (boot.prediction is None and not boot.refusals):
+    if boot.sure or (boot.prediction is None and not boot.refusals):
         return []
     tried: list[tuple[tuple[Change, ...], Boot]] = [((), boot)]
+    guessed: list[Cure] = []
     for _ in range(MOST_CHANGES + min(len(boot.refusals), 3)):
         step = [(changes, after) for before in tried for changes, after in _one_more(*before)]
         cured = {_merged(changes): Cure(changes, after) for changes, after in reversed(step) if after.serves}
-        if cured:
-            return [*reversed(cured.values())][:SHOWN]
+        found = [*reversed(cured.values())]
+        if sure := [each for each in found if each.boot.sure]:
+            return sure[:SHOWN]
+        guessed = guessed or ([] if boot.serves else found[:SHOWN])
         # Further changes start from those that took a refusal away, or else from every one.
-        better = [each for each in step if len(each[1].refusals) < len(boot.refusals)]
+        least = len(tried[0][1].refusals)
+        better = [each for each in step if len(each[1].refusals) < least]
         tried = (better or step)[:_MOST_KEPT]
-    return [*_more_devices(boot)][:1]
+    return guessed or [*_more_devices(boot)][:1]
 
 
 def _merged(changes: tuple[Change, ...]) -> frozenset[tuple[str, Any]]:
@@ -175,6 +179,6 @@ def _more_devices(boot: Boot) -> Iterator[Cure]:
             continue
         there, wider = Hardware(hardware.kind, count), {flag: count // others}
         after = foresee(boot.asked.of(**wider), replace(boot.place, hardware=there))
-        if after.serves:
+        if after.sure:
             yield Cure((wider,), after, str(there))
             return
