@@ -63,6 +63,8 @@ def find(boot: Boot) -> list[Cure]:
         if sure := [each for each in found if each.boot.sure]:
             return sure[:SHOWN]
         guessed = guessed or ([] if boot.serves else found[:SHOWN])
+        if not step:
+            break
         # Further changes start from those that took a refusal away, or else from every one.
         least = len(tried[0][1].refusals)
         better = [each for each in step if len(each[1].refusals) < least]
