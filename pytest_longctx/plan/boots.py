@@ -18,7 +18,7 @@ from pytest_longctx.deployments.models import Beyond
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.errors import UsageError
 from pytest_longctx.plan import parallel, refusals
-from pytest_longctx.plan.asked import Asked, model_for, planned_range
+from pytest_longctx.plan.asked import Asked, model_for, planned_range, within
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.plan.refusals import Facts, Refusal
 from pytest_longctx.shapes import ModelShape, NotUnderstood
@@ -262,7 +262,10 @@ def _predicted(made: Boot, found: Shape) -> Boot:
     made = replace(
         made, unmodelled=tuple(filter(None, missed)), pool_tokens=_pool_tokens(asked, one, backend, part, made.place)
     )
-    return replace(made, prediction=_with_hosts(made, prediction).on_host(made.place.host_bytes))
+    prediction = _with_hosts(made, prediction)
+    refused = _hierarchical_cache(made, prediction)
+    made = replace(made, refusals=(*made.refusals, *([refused] if refused else [])))
+    return replace(made, prediction=prediction if refused else prediction.on_host(made.place.host_bytes))
 
 
 _CUT = "auto: the longest that fits"
@@ -379,6 +382,30 @@ def _of_ranks(term: Term, ranks: int) -> Term:
     return replace(term, name=f"{ranks} ranks, each {term.name}", size_bytes=term.size_bytes * ranks)
 
 
+_HICACHE = "hierarchical cache"
+_HICACHE_RESERVE_BYTES = 10 * GiB
+"""What SGLang keeps free on the host beside its hierarchical cache (0.5.16 to 0.5.23, ``memory_pool_host.py``)."""
+
+
+def _hierarchical_cache(made: Boot, found: Prediction) -> Refusal | None:
+    """SGLang asks for the free memory of the host before it makes the cache; each rank has one of its own."""
+    term = next((each for each in found.terms if each.name.startswith(_HICACHE)), None)
+    host_bytes, flags = made.place.host_bytes, made.asked.flags
+    if term is None or host_bytes is None or term.size_bytes + _HICACHE_RESERVE_BYTES <= host_bytes:
+        return None
+    if not flags.get("hicache-size") and "hicache-ratio" not in flags and not within(made.asked.version, "<0.5.21"):
+        return None  # since 0.5.21 a size that was not asked for is reduced until it fits
+    free = max(0.0, host_bytes - _HICACHE_RESERVE_BYTES)
+    each_gb = int(free / made.spread.devices / _GB)
+    missing = (term.size_bytes - free) / GiB
+    said = (
+        f"{term} is asked for, and {free / GiB:.2f} GiB are left beside the {_HICACHE_RESERVE_BYTES / GiB:.0f} that are kept "
+        f"free; {missing:.2f} GiB are missing"
+    )
+    smaller = [{"hicache-size": each_gb, "hicache-ratio": None}] if each_gb else []
+    return Refusal("host-oom", "kv_cache", said, (*smaller, {"enable-hierarchical-cache": None}))
+
+
 def _host_caches(made: Boot, found: Prediction) -> Iterator[Term]:
     """Caches of tokens and weights on the host. GB are decimal: ``hicache-size`` x 1e9 in SGLang's ``memory_pool_host.py``."""
     flags, devices = made.asked.flags, made.spread.devices
@@ -394,6 +421,6 @@ def _host_caches(made: Boot, found: Prediction) -> Iterator[Term]:
     size, ratio = flags.get("hicache-size", 0), flags.get("hicache-ratio", 2.0)
     pool = next((term.size_bytes for term in found.terms if term.name == "KV pool"), 0.0)
     if isinstance(size, int | float) and size > 0:
-        yield Term(f"hierarchical cache of {devices} ranks", size * devices * _GB, host=True)
+        yield Term(f"{_HICACHE} of {devices} ranks", size * devices * _GB, host=True)
     elif isinstance(ratio, int | float):
-        yield Term(f"hierarchical cache of {devices} ranks", ratio * pool * devices, host=True)
+        yield Term(f"{_HICACHE} of {devices} ranks", ratio * pool * devices, host=True)

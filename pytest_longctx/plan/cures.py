@@ -78,8 +78,10 @@ def _merged(changes: tuple[Change, ...]) -> frozenset[tuple[str, Any]]:
 
 def _one_more(changes: tuple[Change, ...], boot: Boot) -> Iterator[tuple[tuple[Change, ...], Boot]]:
     done = {name for change in changes for name in change}
-    for change in _candidates(boot):
-        if not done & set(change):
+    given = {*boot.asked.flags, _PROBLEMS}
+    for candidate in _candidates(boot):
+        change = {name: value for name, value in candidate.items() if value is not None or name in given}
+        if change and not done & set(change):
             yield (*changes, change), foresee(_changed(boot.asked, change), boot.place)
 
 
@@ -140,8 +142,7 @@ def _sglang(boot: Boot) -> Iterator[Change]:
         yield {"kv-cache-dtype": "fp8_e4m3"}
     yield from _wider(boot, "tp-size")
     yield from _shorter(boot)
-    if flags.get("enable-hierarchical-cache"):
-        yield from ({"hicache-ratio": 1.1, "hicache-size": None}, {"enable-hierarchical-cache": None})
+    yield from _taken_away(boot, "enable-hierarchical-cache")
 
 
 def _fewer(boot: Boot, flag: str) -> Iterator[Change]:

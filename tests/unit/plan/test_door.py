@@ -188,7 +188,7 @@ def test_the_longest_that_fits(ask, word):
     model = {**LLAMA, "max_position_embeddings": 10**7}
     found = ask(f"vllm serve M --max-model-len {word}", "1xH200", model)
     assert found.outcome == "fits"
-    assert found.boot.length_said == "auto: the longest that fits"
+    assert found.boot.length_said.startswith("auto: the longest that fits")
     assert found.boot.length == found.boot.longest
     short = ask(f"vllm serve M --max-model-len {word}", "1xH200")
     assert (short.boot.length, short.boot.length_said) == (131_072, "auto")
@@ -268,11 +268,23 @@ def test_a_connector_without_hybrids_refuses_states(ask):
 def test_host_memory_of_a_hierarchical_cache(ask):
     line = "sglang serve --model M --tp 8 --enable-hierarchical-cache --hicache-size 100"
     found = ask(line, host_gib=512)
-    assert found.outcome == "dies"
-    assert "hierarchical cache of 8 ranks" in found.headline
-    assert found.missing_bytes == pytest.approx(800e9 - 512 * 2**30)
+    assert (found.outcome, found.phase) == ("refuses", "kv_cache")
+    missing_gib = 800e9 / 2**30 - 502
+    assert (
+        "hierarchical cache of 8 ranks 745.06 GiB of host memory is asked for, and 502.00 GiB are left"
+        in found.headline
+    )
+    assert found.headline.endswith(f"{missing_gib:.2f} GiB are missing")
+    assert str(found.cures[0]) == "--hicache-size 67"
     assert found.cures[0].boot.serves
     assert ask(line, host_gib=1024).outcome == "fits"
+
+
+def test_a_ratio_that_is_not_asked_for_is_reduced_since_0_5_21(ask):
+    line = "sglang serve --model M --tp 8 --enable-hierarchical-cache"
+    assert ask(line, host_gib=256, version="0.5.16").phase == "kv_cache"
+    assert ask(line, host_gib=256, version="0.5.23").boot.refusals == ()
+    assert ask(f"{line} --hicache-ratio 2", host_gib=256, version="0.5.23").phase == "kv_cache"
 
 
 def test_the_memory_limit_of_a_pod(ask, tmp_path, config):
