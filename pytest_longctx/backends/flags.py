@@ -44,6 +44,8 @@ class ReadFlags:
     words: list[str] = field(default_factory=list)
     """What is no flag, and no value of one."""
     problems: list[Problem] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+    """Flags whose value is a variable of the shell that the command does not set."""
 
     def table(self, name: str) -> Mapping[str, Any]:
         """The flag *name* read as a JSON table; empty where it is not given, or is none."""
@@ -241,6 +243,9 @@ def _set(made: ReadFlags, name: str, spelt: str, text: str) -> None:
     try:
         value = _convert(row, text)
     except ValueError as problem:
+        if "$" in text:
+            made.variables[name] = text
+            return
         _note(made, spelt, f"{spelt} {text}: {_expected(row, problem)}")
         return
     if (choices := row.get("choices")) and text not in {str(each) for each in choices} and not _open(choices):

@@ -40,7 +40,7 @@ def starts(recipe: Mapping[str, Any], hardware: Hardware, device_gb: float, wher
             raise UsageError(f"{where}: variants.{name}: a table is expected")
         model = variant.get("model_id") or recipe["model"]["model_id"]
         rows = (recipe["model"].get("base_args"), variant.get("extra_args"), *_overrides(recipe, variant, hardware))
-        words = [str(word) for row in rows for word in (row if isinstance(row, list) else [])]
+        words = [part for row in rows for word in (row if isinstance(row, list) else []) for part in _parts(str(word))]
         version = recipe["model"].get("min_vllm_version")
         yield Start(
             "vllm",
@@ -49,6 +49,12 @@ def starts(recipe: Mapping[str, Any], hardware: Hardware, device_gb: float, wher
             env=_environment(recipe, variant, hardware),
             raw={"since": str(version) if version else None, "precision": variant.get("precision")},
         )
+
+
+def _parts(word: str) -> list[str]:
+    """A word of a recipe may be a flag with its value; the published tool joins all by spaces."""
+    name, space, value = word.partition(" ")
+    return [name, value.strip()] if space and name.startswith("--") and "=" not in name else [word]
 
 
 def _keys(hardware: Hardware) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from pytest_longctx.toml import in_range, overlap
 _LENGTH = {"vllm": "max-model-len", "sglang": "context-length"}
 _MODEL = {"vllm": "model", "sglang": "model-path"}
 _OVERRIDES = {"vllm": "hf-overrides", "sglang": "json-model-override-args"}
+_FOREIGN = {"--omni": "vLLM-Omni has a command line and a memory of its own, which are not modelled"}
+"""Flags of other engines behind the same program."""
 _TUNED = ("-instruct", "-chat", "-it", "-hf", "-instruct-hf", "-17b-16e", "-17b-16e-instruct")
 """Ends of names that change nothing in a shape."""
 
@@ -49,6 +51,8 @@ class Asked:
     deployment: Deployment | None = None
     folder: Path = Path()
     """Of the deployment's file."""
+    foreign: str = ""
+    """Why its flags say too little: another engine's, or left to variables; empty where they do not."""
     notes: tuple[str, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """What was read of the config, for copies with other flags."""
@@ -104,6 +108,7 @@ def of_start(start: Start, given: Given) -> Asked:
         read.flags,
         (*read.problems, *strays),
         start=start,
+        foreign=next((why for word, why in _FOREIGN.items() if word in start.words), "") or _left_open(read),
     )
     return _with_model(made, given, read)
 
@@ -140,6 +145,18 @@ def of_deployment(one: Deployment, given: Given, folder: Path) -> Asked:
             return replace(made, known=one.model.shape)
     at = None if one.model.path is None else _found_at(one.model.path, folder)
     return _with_model(made, replace(given, model=given.model or at), read)
+
+
+_IDLE = ("port", "rank", "seed", "timeout", "interval", "address", "log")
+"""Parts of names of flags on which no memory depends."""
+
+
+def _left_open(read: ReadFlags) -> str:
+    """What the command leaves to variables that it does not set; empty where memory does not depend on it."""
+    names = [name for name in read.variables if not any(part in name for part in _IDLE)]
+    if not names:
+        return ""
+    return f"--{names[0]} is left to {read.variables[names[0]]}, which the command does not set; give it a value"
 
 
 def _found_at(path: str, folder: Path) -> Path:

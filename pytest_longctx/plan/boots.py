@@ -158,6 +158,8 @@ class Boot:
 
 def foresee(asked: Asked, place: Place) -> Boot:
     """Foresee the boot of *asked* at *place*."""
+    if asked.foreign:
+        return Boot(asked, place, Spread(), None, "not read", unpredicted=asked.foreign)
     found = shape_of(asked)
     spread = parallel.of_flags(asked.engine, asked.flags)
     whole = found.whole if isinstance(found, Shape | Beyond) else None

@@ -318,6 +318,24 @@ def test_a_name_without_a_config_is_told_what_to_give():
     assert "the shape of nobody/has-it is not known: there is no config.json at hand; give --model" in found.headline
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("vllm serve M --max-model-len $LEN", "--max-model-len is left to $LEN, which the command does not set"),
+        ("vllm serve M --omni", "vLLM-Omni has a command line and a memory of its own"),
+    ],
+)
+def test_a_command_that_says_too_little_is_not_planned(ask, line, said):
+    found = ask(line)
+    assert found.outcome == "not planned"
+    assert said in found.headline
+
+
+def test_a_variable_on_which_no_memory_depends_is_no_hindrance(ask):
+    assert ask("vllm serve M --port $PORT").outcome == "fits"
+    assert ask("LEN=8k; vllm serve M --max-model-len $LEN").boot.length == 8000
+
+
 def test_a_shipped_shape_needs_no_config():
     line = "vllm serve meta-llama/Llama-4-Scout-17B-16E-Instruct -tp 8 --max-model-len 1M --max-num-seqs 8"
     (found,) = door.answers(door.read(line.split(), door.Options("8xH200")))
