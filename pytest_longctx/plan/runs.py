@@ -113,6 +113,8 @@ class Plan:
             if row.prediction is not None and not row.out_of_scope:
                 yield "    " + ", ".join(str(term) for term in row.prediction.terms)
                 yield f"    longest request {row.prediction.longest_tokens:,} tokens; {_times(row)}"
+            if row.findings and not row.out_of_scope:
+                yield f"    findings {_named(row.findings)}"
             if row.sizes and not row.out_of_scope:
                 yield f"    {row.sizes}"
             yield from (f"    {wrong}" for wrong in row.lints)
@@ -143,6 +145,15 @@ class Plan:
         count = len(self.boots)
         boots = f"{count} boot{'' if count == 1 else 's'}"
         return boots if self.expected_s is None else f"{boots}, about {roughly(self.expected_s)} on this machine"
+
+
+_MOST_NAMED = 12
+"""How many findings of a row are named."""
+
+
+def _named(findings: tuple[str, ...]) -> str:
+    more = len(findings) - _MOST_NAMED
+    return ", ".join(findings[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _times(row: Row) -> str:

@@ -157,4 +157,5 @@ def test_every_variant_of_a_recipe_on_the_hardware_that_is_asked_for():
 
 
 def test_a_compose_file_is_no_recipe():
-    assert not any(recipes.is_recipe(each) for each in ({"services": {}}, [], None, {"model": 1, "variants": {}}))
+    others: list[object] = [{"services": {}}, [], None, {"model": 1, "variants": {}}]
+    assert not any(recipes.is_recipe(each) for each in others)

@@ -31,7 +31,7 @@ def config(tmp_path):
     """A folder with a config.json, Llama 3.1 8B unless something else is given."""
 
     def write(content: object = LLAMA, name: str = "model") -> Path:
-        folder = tmp_path / name
+        folder = Path(tmp_path) / name
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
         return folder
@@ -43,8 +43,14 @@ def config(tmp_path):
 def ask(config):
     """The answers for a command line, on hardware, of a model."""
 
-    def answers(line: str, hardware: str | None = "8xH200", model: object = LLAMA, **more: object) -> Answer:
-        options = door.Options(hardware, more.pop("host_gib", None), Given(config(model), **more))
+    def answers(
+        line: str,
+        hardware: str | None = "8xH200",
+        model: object = LLAMA,
+        host_gib: float | None = None,
+        version: str | None = None,
+    ) -> Answer:
+        options = door.Options(hardware, host_gib, Given(config(model), version))
         (found,) = door.answers(door.read(shlex.split(line), options))
         return found
 
@@ -301,6 +307,7 @@ def test_the_memory_limit_of_a_pod(ask, tmp_path, config):
     path.write_text(json.dumps({"kind": "Pod", "metadata": {"name": "p"}, "spec": pod}))
     (found,) = door.answers(door.read([str(path)], door.Options("8xH200", None, Given(config()))))
     assert found.outcome == "dies"
+    assert found.missing_bytes
     assert found.missing_bytes > 0
     assert any(each.startswith("small-shm: 8 workers") for each in found.lints)
 
