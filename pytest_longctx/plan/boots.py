@@ -11,74 +11,16 @@ from typing import Any
 from pytest_longctx import backends
 from pytest_longctx.backends import Backend, context_length
 from pytest_longctx.deployments import models, shape
-from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction, Term
+from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment, FlagValue
-from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.deployments.models import Beyond
 from pytest_longctx.deployments.shape import Shape
-from pytest_longctx.errors import UsageError
-from pytest_longctx.plan import parallel, refusals
-from pytest_longctx.plan.asked import Asked, model_for, planned_range, within
+from pytest_longctx.plan import hosts, parallel, refusals
+from pytest_longctx.plan.asked import Asked, model_for, planned_range
 from pytest_longctx.plan.parallel import Spread
+from pytest_longctx.plan.place import Place
 from pytest_longctx.plan.refusals import Facts, Refusal
 from pytest_longctx.shapes import ModelShape, NotUnderstood
-from pytest_longctx.units import GiB
-
-_GB = 1e9
-_SIZED = "GiB"
-_INSTANCES = {
-    "p5.48xlarge": "8xH100",
-    "p5e.48xlarge": "8xH200",
-    "p5en.48xlarge": "8xH200",
-    "p6-b200.48xlarge": "8xB200",
-    "trn1.32xlarge": "16xtrn1",
-    "trn2.48xlarge": "16xtrn2",
-}
-"""Instances of AWS by what they hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The devices of a plan and the memory of one of their hosts."""
-
-    hardware: Hardware
-    device_bytes: float
-    host_bytes: float | None = None
-    """None: not known."""
-    hosts: int = 1
-    """Hosts that share the server; *host_bytes* is that of all."""
-
-    @classmethod
-    def parse(cls, text: str, host_bytes: float | None = None) -> "Place":
-        """
-        Read ``8xH100``, or ``4x80GiB`` for devices of any make. Raises `UsageError`.
-
-        >>> Place.parse("4x80GiB").device_bytes == 80 * 1024**3
-        True
-        """
-        text = _INSTANCES.get(text.lower(), text)
-        count, cross, kind = text.partition("x") if text[:1].isdecimal() else ("1", "x", text)
-        if cross and count.isdecimal() and int(count) and kind.lower().endswith("gib"):
-            try:
-                size = float(kind[:-3])
-            except ValueError:
-                size = 0.0
-            if 0 < size < 2**20:
-                return cls(Hardware(f"{kind[:-3]}{_SIZED}", int(count)), size * GiB, host_bytes)
-        try:
-            hardware = Hardware.parse(text)
-        except ValueError as problem:
-            raise UsageError(f"--hardware: {problem}\n  try      the size of one device, as in 4x80GiB") from None
-        if hardware.kind not in DEVICE_GIB and hardware.kind != "cpu":
-            raise UsageError(
-                f"--hardware {text}: the memory of one {hardware.kind} is not known here\n"
-                f"  known    {', '.join(sorted(DEVICE_GIB))}\n"
-                f"  try      its size in GiB, as the engine sees it: {hardware.count}x80GiB"
-            )
-        return cls(hardware, DEVICE_GIB.get(hardware.kind, 0.0) * GiB, host_bytes)
-
-    def __str__(self) -> str:
-        return str(self.hardware)
 
 
 class _Looked(dict[str, FlagValue]):
@@ -264,8 +206,8 @@ def _predicted(made: Boot, found: Shape) -> Boot:
     made = replace(
         made, unmodelled=tuple(filter(None, missed)), pool_tokens=_pool_tokens(asked, one, backend, part, made.place)
     )
-    prediction = _with_hosts(made, prediction)
-    refused = _hierarchical_cache(made, prediction)
+    prediction = hosts.with_hosts(asked, made.spread, prediction)
+    refused = hosts.hierarchical_cache(asked, made.spread, prediction, made.place.host_bytes)
     made = replace(made, refusals=(*made.refusals, *([refused] if refused else [])))
     return replace(made, prediction=prediction if refused else prediction.on_host(made.place.host_bytes))
 
@@ -371,58 +313,3 @@ def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Pred
     one = _deployment(asked, backend, parallel.without(asked.engine, flags, made.spread), made.length)
     other = backend.predict(one, part, made.place.device_bytes or None)
     return other is not None and other.longest_tokens == seen.longest_tokens
-
-
-def _with_hosts(made: Boot, found: Prediction) -> Prediction:
-    """*found* with the host memory of all ranks, and of the caches that are kept there."""
-    ranks = 1 if made.spread.shared else made.spread.data
-    terms = tuple(_of_ranks(term, ranks) if term.host and ranks > 1 else term for term in found.terms)
-    return replace(found, terms=(*terms, *_host_caches(made, found)))
-
-
-def _of_ranks(term: Term, ranks: int) -> Term:
-    return replace(term, name=f"{ranks} ranks, each {term.name}", size_bytes=term.size_bytes * ranks)
-
-
-_HICACHE = "hierarchical cache"
-_HICACHE_RESERVE_BYTES = 10 * GiB
-"""What SGLang keeps free on the host beside its hierarchical cache (0.5.16 to 0.5.23, ``memory_pool_host.py``)."""
-
-
-def _hierarchical_cache(made: Boot, found: Prediction) -> Refusal | None:
-    """SGLang asks for the free memory of the host before it makes the cache; each rank has one of its own."""
-    term = next((each for each in found.terms if each.name.startswith(_HICACHE)), None)
-    host_bytes, flags = made.place.host_bytes, made.asked.flags
-    if term is None or host_bytes is None or term.size_bytes + _HICACHE_RESERVE_BYTES <= host_bytes:
-        return None
-    if not flags.get("hicache-size") and "hicache-ratio" not in flags and not within(made.asked.version, "<0.5.21"):
-        return None  # since 0.5.21 a size that was not asked for is reduced until it fits
-    free = max(0.0, host_bytes - _HICACHE_RESERVE_BYTES)
-    each_gb = int(free / made.spread.devices / _GB)
-    missing = (term.size_bytes - free) / GiB
-    said = (
-        f"{term} is asked for, and {free / GiB:.2f} GiB are left beside the {_HICACHE_RESERVE_BYTES / GiB:.0f} that are kept "
-        f"free; {missing:.2f} GiB are missing"
-    )
-    smaller = [{"hicache-size": each_gb, "hicache-ratio": None}] if each_gb else []
-    return Refusal("host-oom", "kv_cache", said, (*smaller, {"enable-hierarchical-cache": None}))
-
-
-def _host_caches(made: Boot, found: Prediction) -> Iterator[Term]:
-    """Caches of tokens and weights on the host. GB are decimal: ``hicache-size`` x 1e9 in SGLang's ``memory_pool_host.py``."""
-    flags, devices = made.asked.flags, made.spread.devices
-    if made.asked.engine == "vllm":
-        sizes = {"kv-offloading-size": 1, "cpu-offload-gb": devices, "swap-space": devices}
-        for name, times in sizes.items():
-            value = flags.get(name)
-            if isinstance(value, int | float) and value > 0:
-                yield Term(f"--{name}", value * times * GiB, host=True)
-        return
-    if not flags.get("enable-hierarchical-cache"):
-        return
-    size, ratio = flags.get("hicache-size", 0), flags.get("hicache-ratio", 2.0)
-    pool = next((term.size_bytes for term in found.terms if term.name == "KV pool"), 0.0)
-    if isinstance(size, int | float) and size > 0:
-        yield Term(f"{_HICACHE} of {devices} ranks", size * devices * _GB, host=True)
-    elif isinstance(ratio, int | float):
-        yield Term(f"{_HICACHE} of {devices} ranks", ratio * pool * devices, host=True)

@@ -16,7 +16,8 @@ from pytest_longctx.plan import answer, asked, parallel
 from pytest_longctx.plan import boots as foreseen
 from pytest_longctx.plan.answer import Answer
 from pytest_longctx.plan.asked import Asked, Given, planned_range
-from pytest_longctx.plan.boots import Boot, Place
+from pytest_longctx.plan.boots import Boot
+from pytest_longctx.plan.place import Place
 from pytest_longctx.units import GiB
 
 _FILES = (".yaml", ".yml", ".json", ".toml")
