@@ -12,7 +12,7 @@ from pytest_longctx.backends import flags, versions
 from pytest_longctx.backends.flags import Problem, ReadFlags
 from pytest_longctx.backends.versions import EngineVersion
 from pytest_longctx.deployments import documents, models, shape
-from pytest_longctx.deployments.deployment import Deployment, FlagValue, Model
+from pytest_longctx.deployments.deployment import FASTEST, Deployment, FlagValue, Model
 from pytest_longctx.deployments.starts import Start
 from pytest_longctx.errors import UsageError
 from pytest_longctx.toml import in_range, overlap
@@ -121,8 +121,12 @@ def of_deployment(one: Deployment, given: Given, folder: Path) -> Asked:
             f"{one.name}: the plan of a start is for vLLM and SGLang, and its backend is {one.backend}\n"
             "  try      longctx plan --hardware HARDWARE --backend BACKEND, which plans what its findings need"
         )
-    row, version, said = _version(engine, given.version, given) if given.version else _of_range(engine, one.version)
-    read = flags.of_table(row, one.flags)
+    given_flags = {name: value for name, value in one.flags.items() if value != FASTEST}  # left to the machine
+    if given.version:
+        row, version, said = _version(engine, given.version, given)
+    else:
+        row, version, said = _of_range(engine, one.version, given_flags)
+    read = flags.of_table(row, given_flags)
     if one.max_model_len is not None:
         read.flags[_LENGTH[engine]] = one.max_model_len
     named = one.model.path or one.model.id or one.model.name
@@ -138,7 +142,7 @@ def of_deployment(one: Deployment, given: Given, folder: Path) -> Asked:
         deployment=one,
         folder=folder,
     )
-    if given.model is None and one.model.path is None:
+    if given.model is None:
         if one.model.make in models.MADE_CONFIGS:
             return _overridden(replace(made, config=dict(models.MADE_CONFIGS[one.model.make])), read)
         if one.model.shape is not None:
@@ -182,12 +186,13 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
     return row, wanted, said if row.version == wanted else f"{said}; its flags are read as those of {row.version}"
 
 
-def _of_range(engine: str, wanted: str | None) -> tuple[EngineVersion, str, str]:
-    """The newest recorded version in *wanted*; without one the oldest that is not before all of it."""
+def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -> tuple[EngineVersion, str, str]:
+    """The newest recorded version in *wanted* that has every flag of *table*; without one in it the oldest not before it."""
     every = versions.recorded(engine)
     if inside := versions.meant(engine, wanted):
         said = "the newest recorded" + (f" in {wanted}" if wanted else "")
-        return inside[-1], inside[-1].version, said
+        fitting = next((each for each in reversed(inside) if not flags.of_table(each, table).problems), inside[-1])
+        return fitting, fitting.version, said if fitting is inside[-1] else f"{said} that has every flag"
     row = next((each for each in every if overlap(f"<={each.version}", wanted)), every[-1])
     return row, f"{wanted}", f"none in {wanted} is recorded; its flags are read as those of {row.version}"
 

@@ -191,10 +191,7 @@ def _predicted(made: Boot, found: Shape) -> Boot:
     looked = _Looked(flags)
     prediction = backend.predict(one.model_copy(update={"flags": looked}), part, made.place.device_bytes or None)
     if prediction is None:
-        why = (
-            f"the memory of {backend.name} is not modelled here" if made.length else "its longest request is not known"
-        )
-        return replace(made, unpredicted=why)
+        return replace(made, unpredicted=_why_not(made, backend))
     if made.length_said == "auto" and prediction.outcome == "refuses" and prediction.longest_tokens:
         shorter = replace(made, length=prediction.longest_tokens, length_said=_CUT)
         return _predicted(shorter, found)
@@ -235,6 +232,21 @@ _TAKEN = {
     "sglang": frozenset({"dp-size", "ep-size"}),
 }
 """Flags that are looked at here, before the predictor."""
+
+
+def _why_not(made: Boot, backend: Backend) -> str:
+    """Why a backend has no prediction for a model whose shape is known."""
+    hardware = made.place.hardware
+    if not made.length:
+        return "its longest request is not known; give it a length"
+    if backend.on_cpu:
+        return "the memory of a CPU server is known by VLLM_CPU_KVCACHE_SPACE alone, and it is not set"
+    if not made.place.device_bytes:
+        return (
+            f"the memory of one {hardware.kind} is not known here; give its size as PyTorch sees it, as in "
+            f"--hardware {hardware.count}x80GiB"
+        )
+    return f"the memory of {backend.name} is not modelled"
 
 
 def _left_out(made: Boot, why: str) -> Boot:

@@ -85,7 +85,10 @@ def _of_file(path: Path, options: Options) -> Iterator[Planned]:
 def _of_deployment(path: Path, options: Options) -> Planned:
     one = deployment.load(path)
     made = asked.of_deployment(one, options.given, path.resolve().parent)
-    return Planned(made, _place(options, one.hardware, f"{path}: "), start_of_deployment(one, made.engine))
+    place, limit_gib = _place(options, one.hardware, f"{path}: "), one.docker.memory_gib
+    if limit_gib is not None and (place.host_bytes is None or limit_gib * GiB < place.host_bytes):
+        place = replace(place, host_bytes=limit_gib * GiB)
+    return Planned(made, place, start_of_deployment(one, made.engine))
 
 
 def _of_start(start: Start, options: Options) -> Planned:

@@ -3,20 +3,11 @@
 from dataclasses import dataclass
 
 from pytest_longctx.deployments.capacity import DEVICE_GIB
-from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.deployments.hardware import INSTANCES, Hardware
 from pytest_longctx.errors import UsageError
 from pytest_longctx.units import GiB
 
 _SIZED = "GiB"
-_INSTANCES = {
-    "p5.48xlarge": "8xH100",
-    "p5e.48xlarge": "8xH200",
-    "p5en.48xlarge": "8xH200",
-    "p6-b200.48xlarge": "8xB200",
-    "trn1.32xlarge": "16xtrn1",
-    "trn2.48xlarge": "16xtrn2",
-}
-"""Instances of AWS by what they hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +16,7 @@ class Place:
 
     hardware: Hardware
     device_bytes: float
+    """Of one device; 0 where it is not known, and for a CPU."""
     host_bytes: float | None = None
     """None: not known."""
     hosts: int = 1
@@ -38,7 +30,7 @@ class Place:
         >>> Place.parse("4x80GiB").device_bytes == 80 * 1024**3
         True
         """
-        text = _INSTANCES.get(text.lower(), text)
+        text = INSTANCES.get(text.lower(), text)
         count, cross, kind = text.partition("x") if text[:1].isdecimal() else ("1", "x", text)
         if cross and count.isdecimal() and int(count) and kind.lower().endswith("gib"):
             try:
@@ -51,12 +43,6 @@ class Place:
             hardware = Hardware.parse(text)
         except ValueError as problem:
             raise UsageError(f"--hardware: {problem}\n  try      the size of one device, as in 4x80GiB") from None
-        if hardware.kind not in DEVICE_GIB and hardware.kind != "cpu":
-            raise UsageError(
-                f"--hardware {text}: the memory of one {hardware.kind} is not known here\n"
-                f"  known    {', '.join(sorted(DEVICE_GIB))}\n"
-                f"  try      its size in GiB, as the engine sees it: {hardware.count}x80GiB"
-            )
         return cls(hardware, DEVICE_GIB.get(hardware.kind, 0.0) * GiB, host_bytes)
 
     def __str__(self) -> str:

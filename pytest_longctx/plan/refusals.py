@@ -118,7 +118,8 @@ def _devices(asked: Asked, facts: Facts) -> Refusal | None:
         return Refusal(
             "bad-flag", "config", f"{spread.tensor} devices are not divided by {spread.data} ranks of attention"
         )
-    if spread.devices <= facts.devices or facts.kind == "cpu":  # a rank of a CPU is a part of it
+    # A rank is a part of a CPU, and a core of a Neuron chip.
+    if spread.devices <= facts.devices or facts.kind.startswith(("cpu", "trn", "inf")):
         return None
     flag = "tensor-parallel-size" if asked.engine == "vllm" else "tp-size"
     fewer = facts.devices // max(1, spread.devices // spread.tensor)

@@ -379,6 +379,24 @@ def test_a_deployment_is_planned_on_its_hardware_with_its_spellings(tmp_path, co
     assert (found.outcome, found.boot.spread.tensor, str(found.boot.place)) == ("fits", 4, "4xH100")
 
 
+def test_a_range_of_versions_is_planned_by_the_newest_that_has_every_flag(tmp_path, config):
+    path = tmp_path / "d.toml"
+    path.write_text(
+        'name = "d"\ntitle = "t"\nbackend = "vllm"\nhardware = "1xH200"\nversion = ">=0.25"\nmax_model_len = 8192\n'
+        f'[model]\nname = "m"\npath = "{config()}"\n[flags]\ncalculate-kv-scales = true\n[docker]\nmemory_gib = 1\n'
+    )
+    (found,) = door.answers(door.read([str(path)], door.Options()))
+    assert (found.boot.asked.version, found.boot.refusals) == ("0.27.1", ())
+    assert found.boot.place.host_bytes == 2**30
+    assert found.outcome == "dies"
+
+
+def test_a_device_of_unknown_size_is_named(ask):
+    found = ask("vllm serve M -tp 64", "trn2.48xlarge")
+    assert found.outcome == "not planned"
+    assert "not known here" in found.headline or "not modelled" in found.headline
+
+
 @pytest.mark.parametrize(
     ("hardware", "said"),
     [
