@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from pytest_longctx.deployments.hardware import Hardware
@@ -16,6 +17,8 @@ _MOST_KEPT = 24
 SHOWN = 3
 """How many cures of the same size are named."""
 _DEFAULT_SHARE = 0.92
+_SHORTER = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +171,15 @@ def _wider(boot: Boot, flag: str) -> Iterator[Change]:
 
 
 def _shorter(boot: Boot) -> Iterator[Change]:
-    longest = boot.longest
-    if longest and boot.length and longest < boot.length:
-        yield {boot.asked.length_flag: longest}
+    """The longest context that fits, and where that is in doubt, the longest of some shorter ones that is not."""
+    flag, longest = boot.asked.length_flag, boot.longest or 0
+    if not longest or longest >= (boot.length or 0):
+        return
+    yield {flag: longest}
+    if not foresee(boot.asked.of(**{flag: longest}), boot.place).sure:
+        shorter = [int(longest * share) // _STEP * _STEP for share in _SHORTER]
+        sure = (n for n in shorter if n and foresee(boot.asked.of(**{flag: n}), boot.place).sure)
+        yield from ({flag: length} for length in islice(sure, 1))
 
 
 def _more_devices(boot: Boot) -> Iterator[Cure]:
