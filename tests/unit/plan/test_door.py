@@ -271,6 +271,11 @@ def test_a_connector_without_hybrids_refuses_states(ask):
     assert "for LMCacheConnectorV1 the hybrid KV-cache manager is switched off" in found.headline
 
 
+def test_a_context_for_which_the_predictor_finds_no_end_is_no_traceback(ask):
+    line = "sglang serve --model M --context-length 1000000M --mem-fraction-static 0.99"
+    assert ask(f"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1 {line}").outcome in ("not planned", "runs out of memory")
+
+
 def test_host_memory_of_a_hierarchical_cache(ask):
     line = "sglang serve --model M --tp 8 --enable-hierarchical-cache --hicache-size 100"
     found = ask(line, host_gib=512)
@@ -312,7 +317,7 @@ def test_the_memory_limit_of_a_pod(ask, tmp_path, config):
     assert any(each.startswith("small-shm: 8 workers") for each in found.lints)
 
 
-@pytest.mark.parametrize("flags", ["-tp 2", "-dp 2", "--tensor_parallel_size=2", "-pp 2"])
+@pytest.mark.parametrize("flags", ["-tp 2", "-dp 2", "--tensor_parallel_size=2", "-pp 2", "--tensor-par 2"])
 def test_small_shared_memory_is_linted_for_every_kind_of_worker(ask, flags):
     line = "docker run {} vllm/vllm-openai:v0.33.0 M --api-key x " + flags
     assert [each.partition(":")[0] for each in ask(line.format("")).lints] == ["small-shm"]
