@@ -113,6 +113,12 @@ def of_start(start: Start, given: Given) -> Asked:
     return _with_model(made, given, read)
 
 
+def unread(start: Start, problem: str) -> Asked:
+    """A server of which nothing is planned, because of *problem*."""
+    row = versions.recorded(start.engine)[-1]
+    return Asked(start.engine, row.version, "not read", row, "", {}, start=start, foreign=" ".join(problem.split()))
+
+
 def of_deployment(one: Deployment, given: Given, folder: Path) -> Asked:
     """Read the flags of *one*, whose file is in *folder*. Raises `UsageError` for a backend without recorded versions."""
     engine = "sglang" if one.backend.startswith("sglang") else one.backend.partition("-")[0]

@@ -200,9 +200,9 @@ def _predicted(made: Boot, found: Shape) -> Boot:
         made = replace(made, length_said=f"{_CUT}, at a guess")
         prediction = replace(prediction, doubt="")
     missed = _named_otherwise(asked), *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction)
-    made = replace(
-        made, unmodelled=tuple(filter(None, missed)), pool_tokens=_pool_tokens(asked, one, backend, part, made.place)
-    )
+    made = replace(made, unmodelled=tuple(filter(None, missed)))
+    prediction, tokens = _capped(asked, prediction, _pool_tokens(asked, one, backend, part, made.place))
+    made = replace(made, pool_tokens=tokens)
     prediction = hosts.with_hosts(asked, made.spread, prediction)
     refused = hosts.hierarchical_cache(asked, made.spread, prediction, made.place.host_bytes)
     made = replace(made, refusals=(*made.refusals, *([refused] if refused else [])))
@@ -227,9 +227,24 @@ def _pool_tokens(asked: Asked, one: Deployment, backend: Backend, part: Shape, p
     return None if found is None or not found.longest_tokens else found.longest_tokens + 7
 
 
+_CAP = "max-total-tokens"
+
+
+def _capped(asked: Asked, found: Prediction, tokens: int | None) -> tuple[Prediction, int | None]:
+    """The prediction and the tokens of a pool that ``--max-total-tokens`` of SGLang may cap."""
+    cap = asked.flags.get(_CAP)
+    if tokens is None or not isinstance(cap, int) or not 0 < cap < tokens:
+        return found, tokens
+    share = cap / tokens
+    terms = tuple(
+        replace(term, size_bytes=term.size_bytes * share) if term.name == "KV pool" else term for term in found.terms
+    )
+    return replace(found, terms=terms, longest_tokens=max(0, min(found.longest_tokens, cap - 7))), cap
+
+
 _TAKEN = {
     "vllm": frozenset({"data-parallel-size", "enable-expert-parallel"}),
-    "sglang": frozenset({"dp-size", "ep-size"}),
+    "sglang": frozenset({"dp-size", "ep-size", _CAP}),
 }
 """Flags that are looked at here, before the predictor."""
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from pytest_longctx.plan.asked import Asked
 
 GENERATIONS: Mapping[str, str] = {
+    "V100": "Volta",
+    "T4": "Turing",
     **dict.fromkeys(("A100", "A800", "A30", "A10", "A10G", "A40", "A6000", "RTX3090"), "Ampere"),
     **dict.fromkeys(("L4", "L40", "L40S", "RTX4090", "RTX6000Ada"), "Ada"),
     **dict.fromkeys(("H100", "H100NVL", "H200", "H20", "H800", "GH200"), "Hopper"),
@@ -31,7 +33,9 @@ class Needs(NamedTuple):
     generations: tuple[str, ...]
 
 
+_FROM_AMPERE = ("Ampere", "Ada", "Hopper", "Blackwell", "Blackwell RTX")
 NEEDS = (
+    Needs("vllm", ("dtype",), ("bfloat16",), _FROM_AMPERE),
     Needs("vllm", _BACKENDS[:1], ("FLASHMLA", "FLASHMLA_SPARSE"), ("Hopper", "Blackwell")),
     Needs("vllm", _BACKENDS[:1], ("FLASH_ATTN_MLA", "FLASH_ATTN_MLA_SPARSE"), ("Hopper",)),
     Needs("vllm", _BACKENDS[:1], ("CUTLASS_MLA", "FLASHINFER_MLA"), ("Blackwell",)),

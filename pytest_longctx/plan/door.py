@@ -79,7 +79,13 @@ def _of_file(path: Path, options: Options) -> Iterator[Planned]:
             "  try      longctx plan --hardware HARDWARE -- COMMAND"
         )
     for start in many:
-        yield _of_start(start, options)
+        try:
+            yield _of_start(start, options)
+        except UsageError as problem:
+            if len(many) == 1 or options.hardware is None:
+                raise
+            # One server that cannot be read is said so; its neighbours are planned.
+            yield Planned(asked.unread(start, str(problem)), _place(options, None, ""))
 
 
 def _of_deployment(path: Path, options: Options) -> Planned:
@@ -94,7 +100,8 @@ def _of_deployment(path: Path, options: Options) -> Planned:
 def _of_start(start: Start, options: Options) -> Planned:
     made = asked.of_start(start, options.given)
     place = _place(options, _said(start), f"{start.where}: ")
-    limit, nodes = start.memory_bytes, start.nodes
+    nnodes = made.flags.get("nnodes", 1)
+    limit, nodes = start.memory_bytes, max(start.nodes, nnodes if isinstance(nnodes, int) else 1)
     place = replace(place, hosts=nodes, host_bytes=place.host_bytes and place.host_bytes * nodes)
     if limit is not None and (place.host_bytes is None or limit * nodes < place.host_bytes):
         place = replace(place, host_bytes=limit * nodes)

@@ -83,6 +83,14 @@ def test_sglang_counts_requests_by_its_pool(ask):
     assert found.boot.requests == pytest.approx(pool.size_bytes / 65_536 / 32_000, rel=0.001)
 
 
+def test_sglang_caps_its_pool(ask):
+    line = "sglang serve --model M --context-length 32k --max-total-tokens"
+    assert ask(f"{line} 96k").boot.requests == 3.0
+    assert ask(f"{line} 96k").boot.unmodelled == ()
+    assert ask(f"{line} 16k").headline.startswith("serves, but holds only 15,993 tokens of the 31,993")
+    assert ask(f"{line} 16k").outcome == "overcommits"
+
+
 def test_a_length_above_the_positions_is_refused_with_a_cure_that_was_tried(ask):
     found = ask("vllm serve M --max-model-len 1M", "1xH200")
     assert (found.outcome, found.phase) == ("refuses", "config")
@@ -147,7 +155,7 @@ def test_a_flag_that_the_version_lacks_is_a_refusal_by_the_command_line(ask):
         ("vllm serve M --kv-cache-memory-bytes 8G", "--kv-cache-memory-bytes 8589934592"),
         ("vllm serve M --enable-lora", "--enable-lora"),
         ("vllm serve M -tp 2 -dcp 2", "--decode-context-parallel-size 2"),
-        ("sglang serve --model M --max-total-tokens 100k", "--max-total-tokens 100000"),
+        ("sglang serve --model M --swa-full-tokens-ratio 0.5 --cpu-offload-gb 4", "--cpu-offload-gb 4"),
         ("sglang serve --model M --speculative-algorithm NGRAM", "--speculative-algorithm NGRAM"),
     ],
 )
@@ -370,6 +378,20 @@ def test_a_config_file_of_flags(ask, tmp_path):
     path.write_text("- 1")
     with pytest.raises(UsageError, match="a table of flags is expected"):
         ask(f"vllm serve M --config {path}")
+
+
+def test_one_service_that_cannot_be_read_leaves_its_neighbours(tmp_path, config):
+    service = {"image": "vllm/vllm-openai:v0.33.0", "command": ["M", "--max-model-len", "8k"]}
+    lost = {**service, "command": ["M", "--config", str(tmp_path / "none.yaml")]}
+    path = tmp_path / "compose.json"
+    path.write_text(json.dumps({"services": {"lost": lost, "good": service}}))
+    options = door.Options("1xH200", None, Given(config()))
+    first, second = door.answers(door.read([str(path)], options))
+    assert (first.outcome, second.outcome) == ("not planned", "fits")
+    assert "none.yaml: No such file or directory" in first.headline
+    path.write_text(json.dumps({"services": {"lost": lost}}))
+    with pytest.raises(UsageError, match=r"none\.yaml"):
+        door.read([str(path)], options)
 
 
 def test_a_deployment_is_planned_on_its_hardware_with_its_spellings(tmp_path, config):
