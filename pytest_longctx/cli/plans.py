@@ -11,8 +11,8 @@ from pytest_longctx.errors import UsageError
 
 if TYPE_CHECKING:
     from pytest_longctx.plan.answer import Answer
-    from pytest_longctx.plan.door import Options, Planned
     from pytest_longctx.plan.runs import Plan
+    from pytest_longctx.plan.typed import Options, Planned
 
 _EXAMPLES = """\
 examples:
@@ -65,14 +65,14 @@ def run(given: Namespace) -> int:
 
 
 def _plan_starts(given: Namespace) -> None:
-    from pytest_longctx.plan import door  # noqa: PLC0415 - only what is asked for is imported
+    from pytest_longctx.plan import typed  # noqa: PLC0415 - only what is asked for is imported
     from pytest_longctx.plan.asked import Given  # noqa: PLC0415
 
     if given.backend or given.data:
         raise UsageError("--backend and --data are for plans of findings; a command says its engine itself")
-    options = door.Options(given.hardware, given.host_memory, Given(given.model, given.engine_version))
-    planned = door.read(given.start, options)
-    shown = zip(planned, door.answers(planned), strict=True)
+    options = typed.Options(given.hardware, given.host_memory, Given(given.model, given.engine_version))
+    planned = typed.read(given.start, options)
+    shown = zip(planned, typed.answers(planned), strict=True)
     if given.json:
         print(json.dumps([_as_json(one, found, given, options) for one, found in shown], indent=1))
         return

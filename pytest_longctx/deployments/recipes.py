@@ -8,8 +8,8 @@ The order of arguments, the choice of overrides by hardware and the size of tens
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pytest_longctx.deployments.command import Start
 from pytest_longctx.deployments.hardware import Hardware
-from pytest_longctx.deployments.starts import Start
 from pytest_longctx.errors import UsageError
 
 _GENERATIONS: Mapping[str, str] = {

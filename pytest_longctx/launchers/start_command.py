@@ -40,6 +40,8 @@ class StartCommand:
     has_shm: bool = False
     """Whether it has more shared memory than a container's default."""
     asks_a_person: bool = False
+    workers: int | None = None
+    """Processes of one host that serve together, where they were counted; None: as the flags of *command* tell."""
     may_reuse: bool = False
     """Whether it starts an existing container again."""
     patience_s: float | None = None
@@ -48,8 +50,6 @@ class StartCommand:
     """The time that a boot was seen to take, in seconds."""
     context_tokens: int | None = None
     """The longest request in tokens, where no flag of *command* tells it."""
-    workers: int | None = None
-    """Processes of one host that serve together, where they were counted; None: as the flags of *command* tell."""
 
     @property
     def flags(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """
 Plan: what a run or a typed start comes to, without booting a server.
 
-`pytest_longctx.plan.runs` plans what findings need, `pytest_longctx.plan.door` a command, a manifest or a file. Names of the
+`pytest_longctx.plan.runs` plans what findings need, `pytest_longctx.plan.typed` a command, a manifest or a file. Names of the
 first are imported at their first use, so that the second starts quickly.
 """
 

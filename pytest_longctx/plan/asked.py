@@ -11,9 +11,9 @@ from packaging.version import Version
 from pytest_longctx.backends import flags, versions
 from pytest_longctx.backends.flags import Problem, ReadFlags
 from pytest_longctx.backends.versions import EngineVersion
-from pytest_longctx.deployments import documents, models, shape
+from pytest_longctx.deployments import manifests, models, shape
+from pytest_longctx.deployments.command import Start
 from pytest_longctx.deployments.deployment import FASTEST, Deployment, FlagValue, Model
-from pytest_longctx.deployments.starts import Start
 from pytest_longctx.errors import UsageError
 from pytest_longctx.toml import in_range, overlap
 
@@ -209,7 +209,7 @@ def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
     place = read.flags.get("config")
     if not isinstance(place, str) or not place:
         return read
-    content = next(iter(documents.read(Path(place).expanduser())), None)
+    content = next(iter(manifests.read(Path(place).expanduser())), None)
     if not isinstance(content, Mapping):
         raise UsageError(f"--config {place}: a table of flags is expected in it")
     words = list(start.words)

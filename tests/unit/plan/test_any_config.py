@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_longctx.backends import flags
-from pytest_longctx.deployments.starts import Start
+from pytest_longctx.deployments.command import Start
 from pytest_longctx.plan import answer
 from pytest_longctx.plan.asked import Given, of_start
 from pytest_longctx.plan.boots import foresee

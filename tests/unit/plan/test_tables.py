@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx import cli
-from pytest_longctx.deployments.starts import Start
+from pytest_longctx.deployments.command import Start
 from pytest_longctx.errors import UsageError
 from pytest_longctx.plan import boots, tables
 from pytest_longctx.plan.asked import Given, of_start

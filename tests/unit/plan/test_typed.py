@@ -8,7 +8,7 @@ import pytest
 
 from pytest_longctx import cli
 from pytest_longctx.errors import UsageError
-from pytest_longctx.plan import door
+from pytest_longctx.plan import typed
 from pytest_longctx.plan.answer import Answer
 from pytest_longctx.plan.asked import Given
 
@@ -50,8 +50,8 @@ def ask(config):
         host_gib: float | None = None,
         version: str | None = None,
     ) -> Answer:
-        options = door.Options(hardware, host_gib, Given(config(model), version))
-        (found,) = door.answers(door.read(shlex.split(line), options))
+        options = typed.Options(hardware, host_gib, Given(config(model), version))
+        (found,) = typed.answers(typed.read(shlex.split(line), options))
         return found
 
     return answers
@@ -318,7 +318,7 @@ def test_the_memory_limit_of_a_pod(ask, tmp_path, config):
     }
     path = tmp_path / "pod.json"
     path.write_text(json.dumps({"kind": "Pod", "metadata": {"name": "p"}, "spec": pod}))
-    (found,) = door.answers(door.read([str(path)], door.Options("8xH200", None, Given(config()))))
+    (found,) = typed.answers(typed.read([str(path)], typed.Options("8xH200", None, Given(config()))))
     assert found.outcome == "dies"
     assert found.missing_bytes
     assert found.missing_bytes > 0
@@ -333,7 +333,7 @@ def test_small_shared_memory_is_linted_for_every_kind_of_worker(ask, flags):
 
 
 def test_a_name_without_a_config_is_told_what_to_give():
-    (found,) = door.answers(door.read(["vllm", "serve", "nobody/has-it"], door.Options("1xH100")))
+    (found,) = typed.answers(typed.read(["vllm", "serve", "nobody/has-it"], typed.Options("1xH100")))
     assert found.outcome == "not planned"
     assert "the shape of nobody/has-it is not known: there is no config.json at hand; give --model" in found.headline
 
@@ -358,15 +358,15 @@ def test_a_variable_on_which_no_memory_depends_is_no_hindrance(ask):
 
 def test_a_shipped_shape_needs_no_config():
     line = "vllm serve meta-llama/Llama-4-Scout-17B-16E-Instruct -tp 8 --max-model-len 1M --max-num-seqs 8"
-    (found,) = door.answers(door.read(line.split(), door.Options("8xH200")))
+    (found,) = typed.answers(typed.read(line.split(), typed.Options("8xH200")))
     assert found.outcome == "fits"
     other = line.replace("Instruct", "Instruct-FP8-dynamic")
-    (unknown,) = door.answers(door.read(other.split(), door.Options("8xH200")))
+    (unknown,) = typed.answers(typed.read(other.split(), typed.Options("8xH200")))
     assert unknown.outcome == "not planned"
 
 
 def test_the_folder_of_the_command_is_read(config):
-    (found,) = door.answers(door.read(["vllm", "serve", str(config())], door.Options("1xH200")))
+    (found,) = typed.answers(typed.read(["vllm", "serve", str(config())], typed.Options("1xH200")))
     assert found.outcome == "fits"
 
 
@@ -385,13 +385,13 @@ def test_one_service_that_cannot_be_read_leaves_its_neighbours(tmp_path, config)
     lost = {**service, "command": ["M", "--config", str(tmp_path / "none.yaml")]}
     path = tmp_path / "compose.json"
     path.write_text(json.dumps({"services": {"lost": lost, "good": service}}))
-    options = door.Options("1xH200", None, Given(config()))
-    first, second = door.answers(door.read([str(path)], options))
+    options = typed.Options("1xH200", None, Given(config()))
+    first, second = typed.answers(typed.read([str(path)], options))
     assert (first.outcome, second.outcome) == ("not planned", "fits")
     assert "none.yaml: No such file or directory" in first.headline
     path.write_text(json.dumps({"services": {"lost": lost}}))
     with pytest.raises(UsageError, match=r"none\.yaml"):
-        door.read([str(path)], options)
+        typed.read([str(path)], options)
 
 
 def test_a_deployment_is_planned_on_its_hardware_with_its_spellings(tmp_path, config):
@@ -402,7 +402,7 @@ def test_a_deployment_is_planned_on_its_hardware_with_its_spellings(tmp_path, co
         'name = "d"\ntitle = "t"\nbackend = "sglang"\nhardware = "4xH100"\nversion = ">=0.5"\nmax_model_len = 32768\n'
         '[model]\nname = "m"\npath = "models"\n[flags]\ntp-size = 4\nmem-fraction-static = 0.8\n'
     )
-    (found,) = door.answers(door.read([str(path)], door.Options()))
+    (found,) = typed.answers(typed.read([str(path)], typed.Options()))
     assert (found.outcome, found.boot.spread.tensor, str(found.boot.place)) == ("fits", 4, "4xH100")
 
 
@@ -412,7 +412,7 @@ def test_a_range_of_versions_is_planned_by_the_newest_that_has_every_flag(tmp_pa
         'name = "d"\ntitle = "t"\nbackend = "vllm"\nhardware = "1xH200"\nversion = ">=0.25"\nmax_model_len = 8192\n'
         f'[model]\nname = "m"\npath = "{config()}"\n[flags]\ncalculate-kv-scales = true\n[docker]\nmemory_gib = 1\n'
     )
-    (found,) = door.answers(door.read([str(path)], door.Options()))
+    (found,) = typed.answers(typed.read([str(path)], typed.Options()))
     assert (found.boot.asked.version, found.boot.refusals) == ("0.27.1", ())
     assert found.boot.place.host_bytes == 2**30
     assert found.outcome == "dies"
@@ -435,7 +435,7 @@ def test_a_device_of_unknown_size_is_named(ask):
 )
 def test_hardware_that_is_not_known(hardware, said):
     with pytest.raises(UsageError, match=said):
-        door.read(["vllm", "serve", "M"], door.Options(hardware))
+        typed.read(["vllm", "serve", "M"], typed.Options(hardware))
 
 
 def test_a_size_is_hardware(ask):

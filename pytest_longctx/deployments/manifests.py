@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_longctx.deployments.starts import Start, expanded, in_image, size_bytes
+from pytest_longctx.deployments.command import Start, expanded, in_image, size_bytes
 from pytest_longctx.errors import UsageError
 
 _DEVICES = ("nvidia.com/gpu", "amd.com/gpu", "aws.amazon.com/neuron", "habana.ai/gaudi")

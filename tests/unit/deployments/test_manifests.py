@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.deployments import documents, recipes
+from pytest_longctx.deployments import manifests, recipes
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import UsageError
 
@@ -51,7 +51,7 @@ POD = {
 def written(tmp_path, text):
     path = tmp_path / "file.yaml"
     path.write_text(text, encoding="utf-8")
-    return documents.starts(documents.read(path), "file")
+    return manifests.starts(manifests.read(path), "file")
 
 
 def test_every_service_of_a_compose_file_that_starts_an_engine(tmp_path):
@@ -89,7 +89,7 @@ def test_a_leader_stands_for_its_group(tmp_path):
 
 
 def test_sizes_of_kubernetes_are_binary_with_an_i_alone():
-    sizes = [documents._quantity(text) for text in ("1Gi", "1G", "1024", "1.5Ki", "much")]
+    sizes = [manifests._quantity(text) for text in ("1Gi", "1G", "1024", "1.5Ki", "much")]
     assert sizes == [2**30, 10**9, 1024, 1536, None]
 
 
@@ -101,9 +101,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content, said):
     path = tmp_path / "file.yaml"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=f"file.yaml: {said}"):
-        documents.read(path)
+        manifests.read(path)
     with pytest.raises(UsageError, match="No such file"):
-        documents.read(tmp_path / "none.yaml")
+        manifests.read(tmp_path / "none.yaml")
 
 
 ANY = st.recursive(
@@ -124,7 +124,7 @@ ANY = st.recursive(
 
 @given(ANY)
 def test_any_document_has_some_starts_or_none(document):
-    assert isinstance(documents.starts([document], "file"), list)
+    assert isinstance(manifests.starts([document], "file"), list)
 
 
 RECIPE = {

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_longctx.deployments import capacity, deployment, documents, recipes, starts
+from pytest_longctx.deployments import capacity, command, deployment, manifests, recipes
+from pytest_longctx.deployments.command import Start
 from pytest_longctx.deployments.shape import Shape
-from pytest_longctx.deployments.starts import Start
 from pytest_longctx.errors import UsageError
 from pytest_longctx.launchers.lint import lint
 from pytest_longctx.launchers.start_command import StartCommand, of_command, of_pod
@@ -56,22 +56,22 @@ def read(words: Sequence[str], options: Options) -> list[Planned]:
     if len(words) == 1 and (path.suffix in _FILES or path.is_file()):
         return list(_of_file(path, options))
     # One word with spaces is a whole command in quotes.
-    split = starts.split(words[0]) if len(words) == 1 else words
-    return [_of_start(starts.of_words(split), options)]
+    split = command.split(words[0]) if len(words) == 1 else words
+    return [_of_start(command.of_words(split), options)]
 
 
 def _of_file(path: Path, options: Options) -> Iterator[Planned]:
     if path.suffix == ".toml":
         yield _of_deployment(path, options)
         return
-    found = documents.read(path)
+    found = manifests.read(path)
     if any(recipes.is_recipe(each) for each in found):
         place = _place(options, None, f"{path}: ")
         for recipe in (each for each in found if recipes.is_recipe(each)):
             for start in recipes.starts(recipe, place.hardware, place.device_bytes / 1e9, str(path)):
                 yield _of_recipe(start, options)
         return
-    many = documents.starts(found, str(path))
+    many = manifests.starts(found, str(path))
     if not many:
         raise UsageError(
             f"{path}: no start of vLLM or SGLang is found in it\n"

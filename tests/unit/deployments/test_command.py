@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.deployments import starts
+from pytest_longctx.deployments import command
 from pytest_longctx.errors import UsageError
 
 
@@ -30,7 +30,7 @@ from pytest_longctx.errors import UsageError
     ],
 )
 def test_the_words_of_the_engine_are_found(line, engine, words):
-    found = starts.of_words(shlex.split(line))
+    found = command.of_words(shlex.split(line))
     assert (found.engine, list(found.words)) == (engine, words.split())
 
 
@@ -39,11 +39,11 @@ def test_the_words_of_the_engine_are_found(line, engine, words):
 )
 def test_what_starts_no_engine_is_said(line):
     with pytest.raises(UsageError, match="the command: no start of an engine is found in it"):
-        starts.of_words(shlex.split(line))
+        command.of_words(shlex.split(line))
 
 
 def test_options_of_docker_run():
-    found = starts.of_words(
+    found = command.of_words(
         shlex.split(
             "docker run -d --gpus '\"device=0,1\"' --shm-size=16g -m 128g -eA=1 -e B=2 --env C=3 -v /m:/m vllm/vllm-openai:v0.25.1 M"
         )
@@ -51,7 +51,7 @@ def test_options_of_docker_run():
     assert (found.gpus, found.shm_bytes, found.memory_bytes) == (2, 16 * 2**30, 128 * 2**30)
     assert dict(found.env) == {"A": "1", "B": "2", "C": "3"}
     assert (found.version, found.in_container) == ("0.25.1", True)
-    assert starts.of_words(shlex.split("docker run --ipc=host vllm/vllm-openai M")).shm_bytes == float("inf")
+    assert command.of_words(shlex.split("docker run --ipc=host vllm/vllm-openai M")).shm_bytes == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_options_of_docker_run():
     ],
 )
 def test_the_version_of_an_image(image, version):
-    assert starts.Start("vllm", (), image=image).version == version
+    assert command.Start("vllm", (), image=image).version == version
 
 
 @given(
@@ -74,9 +74,9 @@ def test_the_version_of_an_image(image, version):
     )
 )
 def test_any_words_are_a_start_or_a_refusal(words):
-    found = starts.find(words)
+    found = command.find(words)
     if found is None:
         with pytest.raises(UsageError, match="no start of an engine"):
-            starts.of_words(words)
+            command.of_words(words)
     else:
         assert found.engine in ("vllm", "sglang")
