@@ -122,16 +122,16 @@ def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
     return _read_config(config, stamp)
 
 
-def config_of(path: str) -> Path:
-    """The config.json that *path* means: the file itself, or the one in that folder."""
-    given = Path(path).expanduser()
-    return given if given.suffix == ".json" else given / "config.json"
-
-
 def shape_of(model: Model) -> Shape | None:
     """The shape of *model*, where it is known and the predictors of memory and time have terms for it."""
     found = read_shape(model)
     return found if isinstance(found, Shape) else None
+
+
+def config_of(path: str) -> Path:
+    """The config.json that *path* means: the file itself, or the one in that folder."""
+    given = Path(path).expanduser()
+    return given if given.suffix == ".json" else given / "config.json"
 
 
 @lru_cache(maxsize=256)
