@@ -20,6 +20,16 @@ _PHASES = {
 """The phase of a boot in which a lack of a term shows, by the term; names are those of the catalogues of log lines."""
 
 
+_KINDS = (
+    ("weights", "gpu-oom-weights"),
+    ("KV cache of one request", "kv-cache-too-small"),
+    ("max_num_seqs", "kv-cache-too-small"),
+    ("req_to_token", "gpu-oom-tables"),
+    ("grid", "kernel-limit"),
+    ("CUDA graph tables", "gpu-oom-graphs"),
+    ("sampler", "gpu-oom-profile"),
+)
+"""Kinds of failure, by what the name of the term holds."""
 _COUNTED = ("max_num_seqs",)
 """Terms that are a number of something, and not of bytes."""
 
@@ -60,6 +70,17 @@ class Answer:
         )
 
     @property
+    def kind(self) -> str | None:
+        """The kind of failure, as diagnoses of logs name it; None where it does not fail, or where that is not known."""
+        if self.boot.refusals:
+            return self.boot.refusals[0].name
+        found = self.boot.prediction
+        if found is None or found.fits or found.culprit is None:
+            return None
+        name = found.culprit.name
+        return "host-oom" if found.culprit.host else next((kind for key, kind in _KINDS if key in name), "gpu-oom")
+
+    @property
     def missing_bytes(self) -> float | None:
         """How much memory is missing, on one device or on the host; None where nothing is, or it is not known."""
         found = self.boot.prediction
@@ -81,7 +102,7 @@ class Answer:
         """The answer, the most important first."""
         yield self.headline
         for refusal in self.boot.refusals[1:]:
-            yield f"  and           phase {refusal.phase}: {refusal.said}"
+            yield f"  and           phase {refusal.phase} ({refusal.name}): {refusal.said}"
         for index, cure in enumerate(self.cures):
             yield f"  {'smallest cure' if not index else 'or':<13} {cure} (tried: {cure.result})"
         if (found := self.boot.prediction) and found.culprit and found.culprit.host and not self.boot.refusals:
@@ -106,7 +127,7 @@ class Answer:
         """One line: the outcome, and by what."""
         boot, partial = self.boot, " (partial: see what is not modelled)" if self.boot.unmodelled else ""
         if boot.refusals:
-            return f"refuses, phase {boot.refusals[0].phase}: {boot.refusals[0].said}"
+            return f"refuses, phase {boot.refusals[0].phase} ({self.kind}): {boot.refusals[0].said}"
         found = boot.prediction
         if found is None:
             return f"not planned: {boot.unpredicted}"
@@ -120,7 +141,7 @@ class Answer:
                 f"serves{partial}, but holds only {found.longest_tokens:,} tokens of the {found.advertised_tokens:,} "
                 "that it advertises"
             )
-        phase = f", phase {self.phase}" if self.phase else ""
+        phase = f", phase {self.phase} ({self.kind})" if self.phase else ""
         missing = f"; {self.missing_bytes / GiB:.2f} GiB are missing" if self.missing_bytes else ""
         return f"{found.outcome}{phase}{partial}: {self._culprit(found)}{missing}"
 
@@ -204,6 +225,7 @@ class Answer:
             "outcome": self.outcome,
             "headline": self.headline,
             "phase": self.phase,
+            "kind": self.kind,
             "missing_bytes": self.missing_bytes,
             "where": asked.start.where if asked.start else asked.deployment.name if asked.deployment else None,
             "engine": asked.engine,

@@ -91,7 +91,10 @@ def _positions(asked: Asked, facts: Facts) -> Refusal | None:
         return None
     told = "--hf-overrides" if asked.engine == "vllm" else "--json-model-override-args"
     advice = f"a scaling of the positions ({told} with rope_parameters or rope_scaling), or {variable}=1"
-    name, said = asked.length_flag.replace("-", "_"), f"the {longest:,} positions that {asked.engine} derives"
+    name, said = (
+        asked.length_flag.replace("-", "_"),
+        f"the {longest:,} positions that {asked.engine} derives (max_position_embeddings, scaling)",
+    )
     return Refusal(
         "context-not-derived",
         "config",

@@ -94,7 +94,8 @@ def test_sglang_caps_its_pool(ask):
 def test_a_length_above_the_positions_is_refused_with_a_cure_that_was_tried(ask):
     found = ask("vllm serve M --max-model-len 1M", "1xH200")
     assert (found.outcome, found.phase) == ("refuses", "config")
-    assert found.boot.refusals[0].name == "context-not-derived"
+    assert found.kind == found.as_json()["kind"] == "context-not-derived"
+    assert found.headline.startswith("refuses, phase config (context-not-derived): max_model_len")
     assert "max_model_len 1,048,576 is above the 131,072 positions" in found.headline
     assert str(found.cures[0]) == "--max-model-len 131072"
     assert found.cures[0].boot.serves
@@ -129,13 +130,16 @@ def test_what_is_missing_and_where(ask):
     request = next(term for term in found.boot.prediction.terms if term.name == "KV cache of one request")
     pool = next(term for term in found.boot.prediction.terms if term.name == "KV pool")
     assert found.missing_bytes == request.size_bytes - pool.size_bytes
+    assert found.headline.startswith(
+        f"{found.outcome}, phase kv_cache (kv-cache-too-small): one request of 131,072 tokens"
+    )
     assert all(cure.boot.serves for cure in found.cures)
     assert found.cures
 
 
 def test_weights_that_do_not_fit_are_cured_by_more_devices(ask):
     found = ask("vllm serve M", "2xH100", MODELS["qwen3-235b"]["config"])
-    assert found.headline.startswith("runs out of memory, phase load: weights ")
+    assert found.headline.startswith("runs out of memory, phase load (gpu-oom-weights): weights ")
     assert [cure.hardware for cure in found.cures] == ["8xH100"]
     assert str(found.cures[0]) == "--tensor-parallel-size 8 on 8xH100"
 
