@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.backends import flags
+from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.versions import EngineVersion, recorded
+from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployments.deployment import Deployment, Model
+from pytest_longctx.plan.boots import memory_flags
 
 
 def version(engine: str, number: str) -> EngineVersion:
@@ -142,3 +145,17 @@ def test_any_words_are_read(words):
     for engine in (VLLM, SGLANG):
         read = flags.read(engine, words)
         assert set(read.flags) <= set(engine.command_line["flags"])
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_the_flags_on_which_memory_depends_are_flags_of_some_version(engine):
+    known = {name for each in recorded(engine) for name in each.command_line["flags"]}
+    assert set(memory_flags(engine)) <= known
+
+
+@pytest.mark.parametrize(("engine", "backend"), [("vllm", Vllm()), ("sglang", Sglang())])
+def test_what_a_backend_does_not_look_at_is_named_in_a_plan(engine, backend):
+    known = set(recorded(engine)[-1].command_line["flags"])
+    spread = {"data-parallel-size", "enable-expert-parallel", "dp-size", "ep-size"}
+    host = {"hicache-size", "enable-hierarchical-cache", "pp-size", "pipeline-parallel-size"}
+    assert (backend.unmodelled_flags & known) - spread - host <= set(memory_flags(engine))
