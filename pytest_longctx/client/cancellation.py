@@ -1,4 +1,4 @@
-"""Disconnect while the server reads a long prompt, and observe what the server does next."""
+"""Disconnect during the prefill of a long prompt, and observe the server."""
 
 import asyncio
 import time

@@ -55,7 +55,7 @@ class ServerMetrics:
         return None if now is None or not before.answered else now - (then or 0.0)
 
     def since(self, before: "ServerMetrics") -> Ledger:
-        """The server's counts between *before* and this scrape."""
+        """The increase of the server's counters from *before* to this scrape."""
 
         def counted(name: str) -> int | None:
             value = self.grown(name, before)

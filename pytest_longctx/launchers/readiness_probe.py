@@ -1,4 +1,4 @@
-"""Probe a server in a thread until it is ready: health, model list, version, one token. The wait can end before it."""
+"""Probe a server in a thread until it is ready: health, model list, version, one token. A wait can end before the probe does."""
 
 import re
 import threading

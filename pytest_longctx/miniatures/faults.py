@@ -173,7 +173,7 @@ class DiesMidStream(Honest):
 
 
 class ReadsOn(Honest):
-    """The server reads a prompt to its end although the client has disconnected."""
+    """The server completes the prefill although the client has disconnected."""
 
     def read(self, request: Request, gone: Callable[[], bool]) -> None:
         super().read(request, lambda: False)

@@ -143,7 +143,7 @@ class Selection:
 
     @cached_property
     def machine(self) -> Machine:
-        """The machine of the servers. For a server behind a URL only ``--longctx-hardware`` is known."""
+        """The hardware that the servers run on. For a server behind a URL only ``--longctx-hardware`` is known."""
         if self.options.hardware is not None:
             try:
                 here = Machine(Hardware.parse(self.options.hardware), {"hardware_said_by": "--longctx-hardware"})

@@ -94,7 +94,7 @@ def text(question: Question, answered: str) -> Grade:
 
 
 def ids(question: Question, answered: Iterable[int]) -> Grade:
-    """Grade *answered*, given as token ids."""
+    """Grade an answer, given as token ids."""
     return _grade(question, codes.read_ids(answered))
 
 

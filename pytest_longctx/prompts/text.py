@@ -293,7 +293,8 @@ def exact_messages(
     before, mark, after = render([*head, {"role": "user", "content": _MARK}]).partition(_MARK)
     if not mark or _MARK in after:
         raise PromptError(
-            "the chat template does not repeat a user's message exactly once and unchanged: no exact length is possible"
+            "the chat template does not insert the user's message exactly once and unchanged, "
+            "so an exact prompt length is not possible"
         )
     frame: dict[str, str] = {"opening": opening, "before": before, "after": after}
     content = exact_text(vocabulary, source, tokens, **frame, special=False, context=context)

@@ -197,7 +197,7 @@ class Gate:
         asked, found = limits(text, known), gather(baseline)
         for limit in asked:
             if not any(limit.measure in its.values for its in found.values()):
-                raise UsageError(f"fail-on: the baseline holds no {limit.measure}: there is nothing to compare")
+                raise UsageError(f"fail-on: the baseline has no {limit.measure}, so it cannot be compared")
         return cls(found, asked)
 
     def lines(self, finding: str, server: Mapping[str, str], seen: Mapping[str, float | None]) -> Iterator[Line]:

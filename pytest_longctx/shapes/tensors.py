@@ -27,7 +27,7 @@ class Tensor(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """Parameters in all copies."""
+        """The number of parameters in all copies of the module."""
         return self.rows * max(self.columns, 1) * self.slices * self.copies
 
     @property

@@ -259,7 +259,7 @@ class Container(Candidate):
             if not state["Running"]:
                 return state
             if time.monotonic() > end:
-                raise LaunchError("its log stream ended while it continued to run")
+                raise LaunchError("the log stream ended while the container was still running")
             time.sleep(0.05)
 
     def _outlast(self) -> None:
