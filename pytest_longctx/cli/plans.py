@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_longctx.errors import UsageError
+from pytest_longctx.errors import LongctxError, UsageError
+from pytest_longctx.redaction import masked, secret_values
 
 if TYPE_CHECKING:
     from pytest_longctx.plan.answer import Answer
@@ -64,6 +65,12 @@ def run(given: Namespace) -> int:
     return 0
 
 
+def _secrets(words: list[str]) -> tuple[str, ...]:
+    """Values in a typed command that are not to be printed: of flags, and of variables that are set in it."""
+    pairs = (word.partition("=") for each in words for word in each.split())
+    return secret_values({name: value for name, equals, value in pairs if equals and name[:1] != "-"}, words)
+
+
 def _plan_starts(given: Namespace) -> None:
     from pytest_longctx.plan import typed  # noqa: PLC0415 - only what is asked for is imported
     from pytest_longctx.plan.asked import Given  # noqa: PLC0415
@@ -71,17 +78,22 @@ def _plan_starts(given: Namespace) -> None:
     if given.backend or given.data:
         raise UsageError("--backend and --data are for plans of findings; a command says its engine itself")
     options = typed.Options(given.hardware, given.host_memory, Given(given.model, given.engine_version))
-    planned = typed.read(given.start, options)
+    secrets = _secrets(given.start)
+    try:
+        planned = typed.read(given.start, options)
+    except LongctxError as problem:
+        raise UsageError(masked(str(problem), secrets)) from None
+    secrets = (*secrets, *(value for one in planned for value in secret_values(one.asked.secret_flags)))
     shown = zip(planned, typed.answers(planned), strict=True)
     if given.json:
-        print(json.dumps([_as_json(one, found, given, options) for one, found in shown], indent=1))
+        print(masked(json.dumps([_as_json(one, found, given, options) for one, found in shown], indent=1), secrets))
         return
     for index, (one, found) in enumerate(shown):
         if index:
             print()
         if len(planned) > 1 and one.asked.start is not None:
             print(f"{one.asked.start.where}:")
-        print("\n".join((*found.lines(), *_tables(one, found, given, options))))
+        print(masked("\n".join((*found.lines(), *_tables(one, found, given, options))), secrets))
 
 
 def _tables(one: "Planned", found: "Answer", given: Namespace, options: "Options") -> Iterator[str]:

@@ -70,6 +70,12 @@ class Asked:
         return replace(self, flags={name: value for name, value in merged.items() if value is not None})
 
     @property
+    def secret_flags(self) -> Mapping[str, str]:
+        """Flags and variables by names as of the environment, for `pytest_longctx.redaction.secret_values`."""
+        texts = {name.replace("-", "_"): value for name, value in self.flags.items() if isinstance(value, str)}
+        return {**self.env, **texts}  # a number, as of max-num-batched-tokens, is no secret
+
+    @property
     def length_flag(self) -> str:
         """The engine's name for the longest request."""
         return _LENGTH[self.engine]

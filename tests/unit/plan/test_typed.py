@@ -470,6 +470,35 @@ def test_the_console_prints_the_answer_first(config, capsys):
 
 
 @pytest.mark.parametrize(
+    "line", ["HF_TOKEN=hunter22 vllm serve M --api-key=hunter22", "ls --api-key hunter22 HF_TOKEN=hunter22"]
+)
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_no_secret_of_a_command_is_printed(config, capsys, line, form):
+    cli.main(["plan", *form, "--hardware", "1xH200", "--model", str(config()), "--", *line.split()])
+    said = capsys.readouterr()
+    assert "hunter22" not in said.out + said.err
+    assert said.out + said.err
+
+
+def test_a_number_of_tokens_is_no_secret(config, capsys):
+    line = "vllm serve M --max-num-batched-tokens=8192 --max-model-len 8192"
+    cli.main(["plan", "--hardware", "1xH200", "--model", str(config()), "--", *line.split()])
+    assert "8,192 tokens" in capsys.readouterr().out
+    cli.main(["plan", "--json", "--hardware", "1xH200", "--model", str(config()), "--", *line.split()])
+    assert '"max-num-batched-tokens": 8192' in capsys.readouterr().out
+
+
+def test_no_secret_of_a_file_is_printed(config, capsys, tmp_path):
+    path = tmp_path / "compose.json"
+    service = {"image": "vllm/vllm-openai:v0.33.0", "command": "M --api-key hunter22 --max-model-len 8k"}
+    path.write_text(json.dumps({"services": {"one": service}}))
+    assert cli.main(["plan", "--json", "--hardware", "1xH200", "--model", str(config()), str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "hunter22" not in out
+    assert "***" in out
+
+
+@pytest.mark.parametrize(
     ("typed", "said"),
     [
         (["--hardware", "1xH100", "none.yaml"], "none.yaml: No such file or directory"),
