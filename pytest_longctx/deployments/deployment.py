@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pytest_longctx import paths, toml
 from pytest_longctx.deployments.cpu_speed import DEADLINE_FACTOR
-from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.deployments.hardware import INSTANCES, Hardware
 from pytest_longctx.errors import TableError
 
 Weights = Literal["real", "random", "probe", "unknown"]
@@ -19,7 +19,7 @@ FASTEST = "fastest"
 
 
 def _hardware(text: str) -> str:
-    return str(Hardware.parse(text))
+    return str(Hardware.parse(INSTANCES.get(text.lower(), text)))
 
 
 HardwareName = Annotated[str, AfterValidator(_hardware)]

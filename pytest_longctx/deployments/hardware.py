@@ -69,6 +69,17 @@ class Hardware:
         return wanted.kind == "cpu" or (self.kind == wanted.kind and self.count >= wanted.count)
 
 
+INSTANCES = {
+    "p5.48xlarge": "8xH100",
+    "p5e.48xlarge": "8xH200",
+    "p5en.48xlarge": "8xH200",
+    "p6-b200.48xlarge": "8xB200",
+    "trn1.32xlarge": "16xtrn1",
+    "trn2.48xlarge": "16xtrn2",
+}
+"""Instances of AWS by what they hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """The machine of a run; *hardware* is None if nothing is known of it (a server behind a URL)."""

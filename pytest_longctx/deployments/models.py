@@ -114,7 +114,7 @@ def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
         return shape.known()[model.shape]
     if model.path is None:
         return None
-    config = Path(model.path).expanduser() / "config.json"
+    config = config_of(model.path)
     try:
         stamp = (config.stat().st_mtime_ns, config.stat().st_size)
     except OSError:
@@ -128,12 +128,22 @@ def shape_of(model: Model) -> Shape | None:
     return found if isinstance(found, Shape) else None
 
 
+def config_of(path: str) -> Path:
+    """The config.json that *path* means: the file itself, or the one in that folder."""
+    given = Path(path).expanduser()
+    return given if given.suffix == ".json" else given / "config.json"
+
+
 @lru_cache(maxsize=256)
 def _read_config(path: Path, stamp: tuple[int, int]) -> Shape | Beyond | NotUnderstood:
     """The shape in the config.json at *path*; *stamp* tells one content of the file from the next."""
     del stamp
-    config = _json(path)
-    quantised = _json(beside) if (beside := path.with_name("hf_quant_config.json")).is_file() else None
+    beside = path.with_name("hf_quant_config.json")
+    return from_json(read_json(path), read_json(beside) if beside.is_file() else None)
+
+
+def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderstood:
+    """What is known of the shape in *config*, with *quantised* the content of ``hf_quant_config.json`` beside it."""
     for each in (config, quantised):
         if isinstance(each, NotUnderstood):
             return each
@@ -147,7 +157,7 @@ def _read_config(path: Path, stamp: tuple[int, int]) -> Shape | Beyond | NotUnde
     return shape.of(found, architecture, positions_scaled=_scaled(config))
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """What the file at *path* holds, or why that is not known."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

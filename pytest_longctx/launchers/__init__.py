@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_longctx.backends import Backend
-from pytest_longctx.client.server import Server
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.good_boots import GoodBoots
 from pytest_longctx.progress import ProgressCallback, no_progress
+
+if TYPE_CHECKING:
+    from pytest_longctx.client.server import Server
 
 
 def unattended(pid: int) -> None:
@@ -46,10 +48,12 @@ class Launch:
     good_boots: GoodBoots | None = None
     """The stored logs of good boots; None: none are stored."""
 
-    def server_at(self, url: str, launcher: "Launcher", **more: Any) -> Server:
+    def server_at(self, url: str, launcher: "Launcher", **more: Any) -> "Server":
         """The server that *launcher* will start at *url*, before it is ready."""
         attached = not launcher.boots
         name = self.deployment.model.name
+        from pytest_longctx.client.server import Server  # noqa: PLC0415 - lints and plans import this package, and no client
+
         return Server(url, name, self.backend, self.deployment, launcher.name, attached=attached, **more)
 
 
@@ -69,5 +73,5 @@ class Launcher(Protocol):
     leases_devices: bool
     """Whether it puts `Launch.shown` into its servers' environment: several may then boot at once, each on its own devices."""
 
-    def up(self, launch: Launch) -> AbstractContextManager[Server]:
+    def up(self, launch: Launch) -> AbstractContextManager["Server"]:
         """Start the server, or attach to it, and stop at exit what was started. Raises `LaunchError` and `BootError`."""

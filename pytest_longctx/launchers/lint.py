@@ -8,6 +8,7 @@ come first.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Annotated, NamedTuple
 
@@ -20,7 +21,12 @@ from pytest_longctx.observation import Observation
 from pytest_longctx.units import duration
 
 _PROGRAMS = ("python", "python3", "vllm", "sglang", "bash", "sh")
-_PARALLEL = ("--tensor-parallel-size", "-tp", "--tp", "--tp-size")
+_PARALLEL = (
+    ("--tensor-parallel-size", "-tp", "--tp", "--tp-size"),
+    ("--pipeline-parallel-size", "-pp", "--pp", "--pp-size"),
+    ("--data-parallel-size", "-dp", "--dp", "--dp-size"),
+)
+"""Flags of each way to spread a server over processes."""
 _CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
 _MOVING = ("", "latest", "nightly", "main", "dev")
 """Image tags that are moved to newer images."""
@@ -119,10 +125,10 @@ def _impatient_probe(start: StartCommand) -> str | None:
 
 
 def _small_shm(start: StartCommand) -> str | None:
-    parallel = start.flag(*_PARALLEL) or "1"
-    if not start.in_container or start.has_shm or not parallel.isdecimal() or int(parallel) < 2:
+    workers = start.workers or prod(_count(start.flag(*names)) or 1 for names in _PARALLEL)
+    if not start.in_container or start.has_shm or workers < 2:
         return None
-    return f"{parallel} workers communicate through a /dev/shm of less than 1 GiB; a container has 64 MiB by default"
+    return f"{workers} workers communicate through a /dev/shm of less than 1 GiB; a container has 64 MiB by default"
 
 
 def _needs_a_person(start: StartCommand) -> str | None:

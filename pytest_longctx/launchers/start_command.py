@@ -40,6 +40,8 @@ class StartCommand:
     has_shm: bool = False
     """Whether its shared memory exceeds the container default."""
     asks_a_person: bool = False
+    workers: int | None = None
+    """Processes of one host that serve together, where they were counted; None: as the flags of *command* tell."""
     may_reuse: bool = False
     """Whether it may restart an existing container."""
     patience_s: float | None = None
@@ -62,7 +64,8 @@ class StartCommand:
 
     def flag(self, *names: str) -> str | None:
         """The value of the last of these flags on the command line; empty without a value; None without the flag."""
-        return next((value for name, value in reversed(self.flags.items()) if name in names), None)
+        spelt = ((name.replace("_", "-"), value) for name, value in reversed(self.flags.items()))
+        return next((value for name, value in spelt if name in names), None)
 
     @property
     def model(self) -> str | None:

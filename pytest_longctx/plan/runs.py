@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pytest_longctx.backends import Backend, named
+from pytest_longctx.backends.flags import canonical
 from pytest_longctx.deployments import capacity, models
 from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
@@ -112,6 +113,8 @@ class Plan:
             if row.prediction is not None and not row.out_of_scope:
                 yield "    " + ", ".join(str(term) for term in row.prediction.terms)
                 yield f"    longest request {row.prediction.longest_tokens:,} tokens; {_times(row)}"
+            if row.findings and not row.out_of_scope:
+                yield f"    findings {_named(row.findings)}"
             if row.sizes and not row.out_of_scope:
                 yield f"    {row.sizes}"
             yield from (f"    {wrong}" for wrong in row.lints)
@@ -144,6 +147,15 @@ class Plan:
         return boots if self.expected_s is None else f"{boots}, about {roughly(self.expected_s)} on this machine"
 
 
+_MOST_NAMED = 12
+"""How many findings of a row are named."""
+
+
+def _named(findings: tuple[str, ...]) -> str:
+    more = len(findings) - _MOST_NAMED
+    return ", ".join(findings[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _times(row: Row) -> str:
     boot = "boot not known" if row.boot_s is None else f"boot about {duration(row.boot_s)}"
     return boot if row.test_s is None else f"{boot}, prompts about {duration(row.test_s)}"
@@ -169,6 +181,7 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
     Predict the memory of *one*. Returns ``None`` if the model's shape, the hardware or the engine's memory use is
     unknown.
     """
+    one = canonical(one, backend.package)
     shape = None if unpredicted(one, backend) else models.shape_of(one.model)
     gib = DEVICE_GIB.get(here.hardware.kind) if here.hardware else None
     found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
@@ -198,7 +211,7 @@ def predict_deployment(
 
 def unpredicted(one: Deployment, backend: Backend) -> str:
     """Why nothing is predicted of *one*; empty where nothing speaks against it."""
-    found = models.read_shape(one.model)
+    found, one = models.read_shape(one.model), canonical(one, backend.package)
     if isinstance(found, NotUnderstood):
         return str(found)
     if isinstance(found, Beyond):

@@ -1,0 +1,99 @@
+"""
+The longest context that an engine derives from config.json, and so allows without being told otherwise.
+
+Sources: vLLM ``_get_and_verify_max_len`` (``config/model.py``, 0.12.0 and 0.25.1), SGLang ``get_context_length``
+(``srt/utils/hf_transformers_utils.py``, 0.5.6.post2 to 0.5.23).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+_VLLM_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+"""vLLM takes the smallest of these."""
+_SGLANG_KEYS = ("max_sequence_length", "seq_length", "max_seq_len", "model_max_length", "max_position_embeddings")
+"""SGLang takes the first of these."""
+_UNSCALED = frozenset({"su", "longrope", "llama3", "default", "mrope", "proportional"})
+"""Kinds of scaling whose length is in the config already."""
+MOST_TOKENS = 2**40
+
+
+def derived(engine: str, config: Mapping[str, Any], read_positions: int) -> int | None:
+    """
+    The longest context of a model in tokens, as *engine* derives it; None where its config names none.
+
+    *read_positions* is what the reader of shapes found, with the defaults of the model's class.
+    """
+    text = next((config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), Mapping)), config)
+    keys = _VLLM_KEYS if engine == "vllm" else _SGLANG_KEYS
+    found = [value for key in keys if (value := _whole(text.get(key))) is not None]
+    if not found:
+        return read_positions or None
+    if engine == "sglang":
+        return _scaled_by_sglang(found[0], text)
+    return _scaled_by_vllm(min(found), text, str(config.get("model_type", "")))
+
+
+def by_default(engine: str, config: Mapping[str, Any], longest: int) -> int:
+    """The context without a flag, of *longest* that is derived: vLLM keeps to the original positions of a LongRoPE."""
+    text = next((config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), Mapping)), config)
+    if engine == "vllm" and any(kind(table) == "longrope" for table in tables(text)):
+        return _whole(text.get("original_max_position_embeddings")) or longest
+    return longest
+
+
+def _whole(value: Any) -> int | None:
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MOST_TOKENS
+    return int(value) if usable else None
+
+
+def _factor(table: Mapping[str, Any]) -> float:
+    value = table.get("factor")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < MOST_TOKENS:
+        return 1.0
+    return float(value)
+
+
+def kind(table: Mapping[str, Any]) -> str:
+    """The kind of scaling that a table of rotary embeddings names."""
+    return str(table.get("rope_type", table.get("type", "default")))
+
+
+def tables(text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Tables of rotary embeddings: one, or one for each kind of layer."""
+    found: list[Mapping[str, Any]] = []
+    for key in ("rope_scaling", "rope_parameters"):
+        table = text.get(key)
+        if isinstance(table, Mapping):
+            inner = [each for each in table.values() if isinstance(each, Mapping)]
+            found += inner or [table]
+    return found
+
+
+def _scaled_by_vllm(positions: int, text: Mapping[str, Any], model_type: str) -> int:
+    """The positions times the factor of their scaling; YaRN multiplies those that it names as original."""
+    longest = float(positions)
+    for table in tables(text):
+        if kind(table) in _UNSCALED or "gemma3" in model_type or "gemma3" in str(text.get("model_type", "")):
+            continue
+        original = _whole(table.get("original_max_position_embeddings")) if kind(table) == "yarn" else None
+        longest = (original or positions) * _factor(table)
+        break
+    return int(longest)
+
+
+def _scaled_by_sglang(positions: int, text: Mapping[str, Any]) -> int:
+    """The positions times the factor, but where the table names original positions, or is that of Llama 3."""
+    for table in tables(text):
+        if "original_max_position_embeddings" in table or kind(table) in ("llama3", "default"):
+            continue
+        return int(positions * _factor(table))
+    return positions

@@ -1,0 +1,284 @@
+"""
+Flags as an engine's own parser reads them: aliases, underscores, abbreviations, JSON, suffixes of numbers, a config file.
+
+The rules are those of ``argparse`` and of vLLM's ``FlexibleArgumentParser``; which flags there are is in `versions`. A flag that
+cannot be read is a `Problem`, as the engine would refuse it, and the others are read all the same.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from pytest_longctx.backends.versions import EngineVersion, meant, recorded
+from pytest_longctx.deployments.deployment import Deployment, FlagValue
+
+_NUMBER = re.compile(r"-\d+(\.\d+)?|-\.\d+")
+_SUFFIXED = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+_BARE = ("switch", "bool")
+"""Types of flags that take no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A word that the engine's parser refuses."""
+
+    word: str
+    what: str
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True)
+class ReadFlags:
+    """What a command line comes to."""
+
+    engine: EngineVersion
+    flags: dict[str, FlagValue] = field(default_factory=dict)
+    """By the name of its row in `versions`, without dashes; JSON as its text, a list as words."""
+    words: list[str] = field(default_factory=list)
+    """What is no flag, and no value of one."""
+    problems: list[Problem] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+    """Flags whose value is a variable of the shell that the command does not set."""
+
+    def table(self, name: str) -> Mapping[str, Any]:
+        """The flag *name* read as a JSON table; empty where it is not given, or is none."""
+        try:
+            found = json.loads(str(self.flags.get(name, "{}")))
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def human_int(text: str) -> int:
+    """
+    A whole number as engines read it: k, m, g, t are powers of 1,000, and K, M, G, T of 1,024. Raises ValueError.
+
+    Source: ``human_readable_int`` of vLLM (``utils/argparse_utils.py``, 0.25.1), which SGLang has copied.
+
+    >>> human_int("128k"), human_int("128K"), human_int("25.6k"), human_int("-1")
+    (128000, 131072, 25600, -1)
+    """
+    match = _SUFFIXED.fullmatch(text.strip())
+    if match is None:
+        return int(text)
+    number, suffix = match.groups()
+    power = _POWERS[suffix.lower()]
+    return int(number) * 1024**power if suffix.isupper() else int(float(number) * 1000**power)
+
+
+def read(engine: EngineVersion, words: Sequence[str]) -> ReadFlags:
+    """Read the *words* of a command line, without the program, as the parser of *engine* reads them."""
+    made, rest = ReadFlags(engine), [_level(engine, word) for word in words]
+    tables: dict[str, dict[str, Any]] = {}
+    while rest:
+        word = rest.pop(0)
+        if not _is_flag(word):
+            made.words.append(word)
+        elif (name := _name(made, word)) is None:
+            while rest and "=" not in word and not _is_flag(rest[0]):  # what it would have taken for its own
+                rest.pop(0)
+        elif "." in (spelt := word.partition("=")[0]) and engine.command_line["parser"]["dotted_keys"]:
+            _put(tables.setdefault(name, {}), spelt.partition(".")[2].split("."), _taken(word, rest))
+        else:
+            _read_flag(made, name, word, rest)
+    for name, table in tables.items():
+        made.flags[name] = json.dumps({**made.table(name), **table})
+    return made
+
+
+def of_table(engine: EngineVersion, table: Mapping[str, FlagValue]) -> ReadFlags:
+    """Read the ``[flags]`` of a deployment: each key a flag without dashes, ``true`` a bare flag, ``false`` none."""
+    words: list[str] = []
+    for name, value in table.items():
+        if value is not False:
+            words += [f"--{name}"] if value is True else [f"--{name}={value}"]
+    return read(engine, words)
+
+
+def canonical(one: Deployment, engine: str | None) -> Deployment:
+    """
+    *one* with its flags under the names of its engine's version, so that each spelling is the same deployment.
+
+    A flag that the parser refuses, or an engine of which no version is recorded, stays as it is.
+    """
+    rows = meant(engine or "", one.version) or recorded(engine or "")[:1]
+    if not rows:
+        return one
+    flags: dict[str, FlagValue] = {}
+    for name, value in one.flags.items():
+        read_one = of_table(rows[-1], {name: value})
+        flags |= read_one.flags if read_one.flags and not read_one.problems else {name: value}
+    length = next((flags.pop(name) for name in ("max-model-len", "context-length") if name in flags), None)
+    if one.max_model_len is not None or not isinstance(length, int) or length < 1:
+        length = one.max_model_len
+    return one.model_copy(update={"flags": flags, "max_model_len": length})
+
+
+def words_of_config(content: Mapping[str, Any]) -> list[str]:
+    """The words that a ``--config`` file stands for; they come before those of the command line, which win."""
+    words: list[str] = []
+    for name, value in content.items():
+        if value is None or value is False:
+            continue
+        given = value if isinstance(value, list) else [value]
+        texts = [json.dumps(each) if isinstance(each, dict) else str(each) for each in given]
+        words += [f"--{name}"] if value is True else [f"--{name}", *texts]
+    return words
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and len(word) > 1 and not _NUMBER.fullmatch(word)
+
+
+def _level(engine: EngineVersion, word: str) -> str:
+    """VLLM since 0.12 makes ``--optimization-level`` of ``-O``, before the parser sees it."""
+    if not word.startswith("-O") or "-O" in engine.spellings or "--optimization-level" not in engine.spellings:
+        return word
+    rest = word[2:].removeprefix("=")
+    return f"--optimization-level={rest}" if rest else "--optimization-level"
+
+
+def _name(made: ReadFlags, word: str) -> str | None:
+    """The row that *word* stands for; None, with a problem noted, where the parser takes it for none."""
+    engine = made.engine
+    spelt = word.partition("=")[0]
+    found = engine.candidates(_short(engine, word))
+    if len(found) == 1:
+        return found[0].removeprefix("--")
+    if found:
+        either = ", ".join(found[:4])
+        made.problems.append(
+            Problem(spelt, f"{spelt} is the beginning of several flags of {engine.engine} {engine.version}: {either}")
+        )
+        return None
+    made.problems.append(Problem(spelt, _unknown(engine, spelt)))
+    return None
+
+
+def _short(engine: EngineVersion, word: str) -> str:
+    """A short flag without the rest that is glued to it, as in ``-O3`` and ``-cc.mode=3``."""
+    spelt = word.partition("=")[0]
+    if spelt.startswith("--") or spelt in engine.spellings:
+        return word
+    stem = spelt.partition(".")[0]
+    return stem if stem in engine.spellings else spelt[:2] if spelt[:2] in engine.spellings else word
+
+
+def _unknown(engine: EngineVersion, spelt: str) -> str:
+    bare = spelt.replace("_", "-")
+    near = get_close_matches(bare, engine.spellings, n=1, cutoff=0.75)
+    guess = f"; the nearest is {near[0]}" if near else ""
+    others = [each.version for each in recorded(engine.engine) if each.takes(spelt) == "known"]
+    if others:
+        guess += f"; of the versions that are recorded {_span(others)} {'has' if len(others) == 1 else 'have'} it"
+    return f"{spelt} is not a flag of {engine.engine} {engine.version}{guess}"
+
+
+def _span(versions: Sequence[str]) -> str:
+    return versions[0] if len(versions) == 1 else f"{versions[0]} to {versions[-1]}"
+
+
+def _taken(word: str, rest: list[str]) -> str:
+    """The value in *word*, else the next of *rest*."""
+    _, equals, value = word.partition("=")
+    return value if equals else rest.pop(0) if rest and not _is_flag(rest[0]) else ""
+
+
+def _put(table: dict[str, Any], place: Sequence[str], text: str) -> None:
+    """Set the dotted *place* in *table* to *text*, read as JSON where it is that."""
+    for part in place[:-1]:
+        inner = table.setdefault(part, {})
+        table = inner if isinstance(inner, dict) else {}
+    try:
+        table[place[-1]] = json.loads(text)
+    except ValueError:
+        table[place[-1]] = text
+
+
+def _read_flag(made: ReadFlags, name: str, word: str, rest: list[str]) -> None:
+    row, spelt = made.engine.command_line["flags"][name], word.partition("=")[0]
+    if row["type"] in _BARE:
+        if "=" in word:
+            _note(made, spelt, f"{spelt} takes no value, and {word.partition('=')[2]!r} is given")
+        dashed = spelt.replace("_", "-")
+        off = any(each.startswith(dashed) for each in row.get("no", ())) and not f"--{name}".startswith(dashed)
+        made.flags[name] = not off
+        return
+    values = _values(made.engine, row, word, rest)
+    if not values:
+        if row.get("nargs") in ("?", "*"):
+            made.flags[name] = row.get("const", True)
+        else:
+            _note(made, spelt, f"{spelt} needs a value")
+        return
+    if row.get("nargs") in ("+", "*"):
+        made.flags[name] = shlex.join(values)
+        return
+    _set(made, name, spelt, values[0])
+
+
+def _values(engine: EngineVersion, row: Mapping[str, Any], word: str, rest: list[str]) -> list[str]:
+    _, equals, value = word.partition("=")
+    if equals:
+        return [value]
+    if not word.startswith("--") and word not in engine.spellings:  # -O3
+        return [word[2:]]
+    many = row.get("nargs") in ("+", "*")
+    values: list[str] = []
+    while rest and not _is_flag(rest[0]) and (many or not values):
+        values.append(rest.pop(0))
+    return values
+
+
+def _set(made: ReadFlags, name: str, spelt: str, text: str) -> None:
+    """Convert *text* to the type of the flag *name*, and keep it, or the reason why the parser would refuse it."""
+    row = made.engine.command_line["flags"][name]
+    try:
+        value = _convert(row, text)
+    except ValueError as problem:
+        if "$" in text:
+            made.variables[name] = text
+            return
+        _note(made, spelt, f"{spelt} {text}: {_expected(row, problem)}")
+        return
+    if (choices := row.get("choices")) and text not in {str(each) for each in choices} and not _open(choices):
+        known = ", ".join(str(each) for each in choices)
+        _note(
+            made, spelt, f"{spelt} {text} is no value of {made.engine.engine} {made.engine.version}; there are {known}"
+        )
+    made.flags[name] = value
+
+
+def _open(choices: Sequence[Any]) -> bool:
+    """Whether some choices are only known to the running engine."""
+    return any(str(each).startswith(("*", "=")) for each in choices)
+
+
+def _convert(row: Mapping[str, Any], text: str) -> FlagValue:
+    parser, kind = str(row.get("parser", "")), row["type"]
+    if parser.startswith("human_readable_int"):
+        return -1 if parser.endswith("or_auto") and text.strip().lower() == "auto" else human_int(text)
+    if kind == "int":
+        return int(text)
+    if kind == "float":
+        return float(text)
+    if kind == "json" and text.lstrip()[:1] in ("{", "["):
+        json.loads(text)
+    return text
+
+
+def _expected(row: Mapping[str, Any], problem: ValueError) -> str:
+    if row["type"] == "json":
+        return f"not valid JSON ({problem})"
+    return f"a {'number' if row['type'] == 'float' else 'whole number'} is expected"
+
+
+def _note(made: ReadFlags, spelt: str, what: str) -> None:
+    made.problems.append(Problem(spelt, what))

@@ -1,0 +1,266 @@
+"""
+Find the start of an engine in what people type: wrappers, variables, ``bash -c``, ``docker run``; as words, not yet as flags.
+
+No shell expands anything: ``$VARIABLE`` is replaced only where the text itself sets it.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from pytest_longctx.errors import UsageError
+
+MODULES: Mapping[str, str] = {
+    "vllm.entrypoints.openai.api_server": "vllm",
+    "vllm.entrypoints.api_server": "vllm",
+    "sglang.launch_server": "sglang",
+}
+"""Modules that ``python -m`` starts as a server."""
+_SERVES = {"vllm": "vllm", "sglang": "sglang"}
+"""Programs whose subcommand ``serve`` starts a server."""
+_IMAGES = (
+    (re.compile(r"(^|/)(vllm-openai|vllm-openai-cpu|vllm-openai-rocm|vllm-openai-cuda)$"), ("vllm", "serve")),
+    (re.compile(r"(^|/)(vllm|vllm-dev|vllm-rocm|vllm-omni)$"), ()),
+    (re.compile(r"(^|/)sglang(-[a-z]+)?$"), ()),
+)
+"""Images by the end of their name, with the start that their entrypoint begins; empty: the command names a program."""
+_ASSIGNED = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
+_SHELLS = frozenset({"bash", "sh", "zsh", "dash", "ash"})
+_BREAK = frozenset({";", "&&", "||", "|", "&"})
+_REDIRECTED = re.compile(r"[&\d]?(>>?|<)(&\d|[^=\s]\S*)?")
+_TAG = re.compile(r"v?(\d+\.\d+(?:\.\d+)?(?:\.?(?:post|rc|dev)\d+)?)")
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
+_SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One server as it is started."""
+
+    engine: str
+    """``vllm`` or ``sglang``."""
+    words: tuple[str, ...]
+    """What the engine's parser is given."""
+    where: str = "the command"
+    """Where it was found, for messages."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    image: str | None = None
+    in_container: bool = False
+    shm_bytes: float | None = None
+    """Size of ``/dev/shm``; None: the container's default, or the host's own."""
+    memory_bytes: float | None = None
+    """Limit of host memory of one container; None: no limit."""
+    gpus: int | None = None
+    """Devices that it is given on one host; None: not said, or all."""
+    kind: str | None = None
+    """The kind of device that it asks for, as spelt there."""
+    nodes: int = 1
+    """Hosts that share one server."""
+    raw: Any = None
+    """The Pod, or the text of the command, for the lints of starts."""
+
+    @property
+    def version(self) -> str | None:
+        """The engine's version in the tag of the image."""
+        tag = (self.image or "").partition("@")[0].rpartition("/")[2].partition(":")[2]
+        found = _TAG.match(tag)
+        return found[1] if found else None
+
+
+def size_bytes(text: str | float) -> float | None:
+    """
+    A size as Docker and Kubernetes spell it; None for anything else. Docker's units are binary with or without an i.
+
+    >>> size_bytes("16g") == size_bytes("16Gi") == 16 * 1024**3, size_bytes("much")
+    (True, None)
+    """
+    found = _SIZE.fullmatch(str(text).strip())
+    if found is None:
+        return None
+    try:
+        return float(found[1]) * 1024.0 ** " kmgt".index(found[2].lower() or " ")
+    except ValueError:
+        return None
+
+
+def of_words(words: Sequence[str], where: str = "the command") -> Start:
+    """The start in *words*, which a shell has split. Raises `UsageError` where no engine is started."""
+    found = find(words)
+    if found is None:
+        shown = shlex.join(words)
+        raise UsageError(
+            f"{where}: no start of an engine is found in it\n"
+            f"  asked    {shown if len(shown) < 200 else shown[:197] + '...'}\n"
+            "  known    vllm serve MODEL, python -m vllm.entrypoints.openai.api_server, sglang serve,\n"
+            "           python -m sglang.launch_server, docker run IMAGE of one of them\n"
+            "  try      put the engine's own command after --, as in: longctx plan --hardware 8xH100 -- vllm serve MODEL"
+        )
+    return replace(found, where=where)
+
+
+def find(words: Sequence[str], env: Mapping[str, str] | None = None) -> Start | None:
+    """The first start of an engine in *words*, with the variables set before it; None where there is none."""
+    known = dict(env or {})
+    for simple in commands(words):
+        rest = list(simple)
+        while rest and (rest[0] in ("export", "env", "set", "declare") or _ASSIGNED.fullmatch(rest[0])):
+            word = rest.pop(0)
+            if _ASSIGNED.fullmatch(word):
+                name, _, value = word.partition("=")
+                known[name] = expanded(value, known)
+        if found := _in_command([expanded(word, known) for word in rest], known):
+            return found
+    return None
+
+
+def expanded(word: str, env: Mapping[str, str]) -> str:
+    """*word* with the variables that *env* has, and with the defaults of ``${NAME:-DEFAULT}``; others stay as they are."""
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[3]
+        return env.get(name, found[2] if found[2] is not None else found[0])
+
+    return _VARIABLE.sub(value, word)
+
+
+def commands(words: Sequence[str]) -> Iterator[list[str]]:
+    """The simple commands of a line that was split."""
+    simple: list[str] = []
+    skipped = False
+    for word in words:
+        if skipped or _REDIRECTED.fullmatch(word):
+            skipped = not skipped and word.endswith((">", "<"))
+        elif word in _BREAK:
+            yield simple
+            simple = []
+        elif word.endswith(";") and len(word) > 1:
+            yield [*simple, word[:-1]]
+            simple = []
+        else:
+            simple.append(word)
+    yield simple
+
+
+def split(script: str) -> list[str]:
+    """The words of a script: lines end commands, a backslash continues them, comments are dropped."""
+    words: list[str] = []
+    for line in re.sub(r"\\\s*\n", " ", script).splitlines():
+        try:
+            words += [*shlex.split(line, comments=True), ";"]
+        except ValueError:  # a quote that is closed on another line
+            words += [*line.split(), ";"]
+    return words
+
+
+def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
+    """The start in one simple command, behind whatever wrappers."""
+    for index, word in enumerate(words):
+        name, after = PurePosixPath(word).name, words[index + 1 :]
+        container = _container_options(name, after)
+        if container is not None:
+            return _docker(container)
+        if name in _SHELLS and (script := _script(after)) is not None:
+            return find(split(script), env)
+        if (found := _program(word, name, after)) is not None:
+            engine, rest = found
+            return Start(engine, tuple(rest), env=env)
+    return None
+
+
+def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:
+    """What follows ``docker run``; None where it is no such command."""
+    if name not in ("docker", "podman", "nerdctl"):
+        return None
+    rest = after[1:] if after[:1] == ["container"] else after
+    return rest[1:] if rest[:1] in (["run"], ["create"]) else None
+
+
+def _program(word: str, name: str, after: Sequence[str]) -> tuple[str, Sequence[str]] | None:
+    """The engine that *word* starts, and the words for its parser; None where it starts none."""
+    if name in _SERVES and after[:1] == ["serve"]:
+        return _SERVES[name], after[1:]
+    if word == "-m" and after[:1] and after[0] in MODULES:
+        return MODULES[after[0]], after[1:]
+    if word == "-m" and after[:2] == ["vllm.entrypoints.cli.main", "serve"]:
+        return "vllm", after[2:]
+    return ("sglang", after) if name == "launch_server.py" and "sglang" in word else None
+
+
+def _script(words: Sequence[str]) -> str | None:
+    """The script of ``bash -c SCRIPT``, also ``-lc`` and ``-euo pipefail -c``."""
+    for index, word in enumerate(words[:-1]):
+        if re.fullmatch(r"-[a-z]*c", word):
+            return words[index + 1]
+    return None
+
+
+_ONE_WORD = re.compile(
+    r"-[ditPq]+|--(detach|interactive|tty|rm|init|privileged|publish-all|read-only|no-healthcheck|oom-kill-disable|quiet)(=.*)?"
+)
+_LONG = {"-e": "--env", "-v": "--volume", "-m": "--memory", "-p": "--publish", "--net": "--network"}
+_GLUED = re.compile(r"(-[evmp])(.+)", re.DOTALL)
+
+
+def _docker(words: Sequence[str]) -> Start | None:
+    """The start in ``docker run``, whose options come before the image."""
+    rest, options = list(words), dict[str, list[str]]()
+    while rest and rest[0].startswith("-"):
+        name, equals, value = rest.pop(0).partition("=")
+        glued = None if name.startswith("--") or equals else _GLUED.fullmatch(name)
+        if _ONE_WORD.fullmatch(name):
+            continue
+        if glued:
+            name, value = glued.groups()
+        elif name.startswith("-e") and not name.startswith("--") and len(name) > 2:  # -eNAME=VALUE
+            name, value = "-e", f"{name[2:]}={value}"
+        elif not equals:
+            value = rest.pop(0) if rest else ""
+        options.setdefault(_LONG.get(name, name), []).append(value)
+    if not rest:
+        return None
+    env = {name: value for name, _, value in (each.partition("=") for each in options.get("--env", []))}
+    found = in_image(rest[0], options.get("--entrypoint", []), rest[1:], env)
+    if found is None:
+        return None
+    host = "host" in options.get("--ipc", [])
+    return replace(
+        found,
+        shm_bytes=float("inf") if host else _last_size(options.get("--shm-size")),
+        memory_bytes=_last_size(options.get("--memory")),
+        gpus=_gpus((options.get("--gpus") or [""])[-1]),
+        raw=shlex.join(["docker", "run", *words]),
+    )
+
+
+def in_image(image: str, entrypoint: Sequence[str], command: Sequence[str], env: Mapping[str, str]) -> Start | None:
+    """The start that *command* is in a container of *image*, behind its own or the given *entrypoint*."""
+    name = image.partition("@")[0]
+    name = name[: name.rfind(":")] if ":" in name.rpartition("/")[2] else name
+    first = tuple(entrypoint) or next((begin for pattern, begin in _IMAGES if pattern.search(name)), ())
+    # A command that starts an engine by itself is read so, behind whatever it stands; a lint tells of the second start.
+    found = find(command, env) or find([*first, *command], env)
+    if found is None and not entrypoint and command and command[0].startswith("-") and "sglang" in name:
+        found = Start("sglang", tuple(command), env=env)
+    return found and replace(found, image=image, in_container=True, env={**env, **found.env})
+
+
+def _last_size(values: Sequence[str] | None) -> float | None:
+    return size_bytes(values[-1]) if values else None
+
+
+def _gpus(text: str) -> int | None:
+    """
+    How many devices ``--gpus`` gives; None for all, or where it does not say.
+
+    >>> _gpus("all"), _gpus("2"), _gpus('"device=0,1,2"'), _gpus("device=4")
+    (None, 2, 3, 1)
+    """
+    bare = text.strip("\"'")
+    if bare.isdecimal():
+        return int(bare)
+    if "device=" in bare:
+        return len([each for each in bare.partition("device=")[2].split(",") if each])
+    return None

@@ -1,0 +1,210 @@
+"""Starts of engines in files: a compose file, and whatever Kubernetes object holds a Pod, in YAML or JSON."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pytest_longctx.deployments.command import Start, expanded, in_image, size_bytes
+from pytest_longctx.errors import UsageError
+
+_DEVICES = ("nvidia.com/gpu", "amd.com/gpu", "aws.amazon.com/neuron", "habana.ai/gaudi")
+_KIND_LABELS = ("nvidia.com/gpu.product", "cloud.google.com/gke-accelerator", "node.kubernetes.io/instance-type")
+_IN_POD = re.compile(r"\$\((\w+)\)")
+MOST_BYTES = 4 * 1024**2
+"""The largest file that is read; those that start engines are far smaller."""
+
+
+def read(path: Path) -> list[Any]:
+    """The documents in the YAML or JSON file at *path*. Raises `UsageError`."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(
+                f"{path}: it is larger than {MOST_BYTES // 1024**2} MiB; a file that starts a server is not"
+            )
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"{path}: it is no text: {problem}") from None
+    except OSError as problem:
+        raise UsageError(f"{path}: {problem.strerror}") from None
+    try:
+        return [json.loads(text)]
+    except (ValueError, RecursionError):
+        return _yaml(path, text)
+
+
+def _yaml(path: Path, text: str) -> list[Any]:
+    try:
+        import yaml  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise UsageError(
+            f"{path}: it is no JSON, and YAML needs PyYAML: pip install 'pytest-longctx[kubernetes]'"
+        ) from None
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return list(yaml.load_all(text, Loader=loader))
+    except (yaml.YAMLError, RecursionError, ValueError) as problem:
+        raise UsageError(f"{path}: not valid YAML: {problem}") from None
+
+
+def starts(documents: Sequence[Any], where: str) -> list[Start]:
+    """Every start of an engine in *documents*: of each service of a compose file, of each container of each Pod."""
+    found: list[Start] = []
+    for document in documents:
+        if isinstance(document, Mapping) and isinstance(document.get("services"), Mapping):
+            found += _compose(document["services"], where)
+        else:
+            found += _objects(document, where)
+    return found
+
+
+# Compose.
+
+
+def _compose(services: Mapping[str, Any], where: str) -> Iterator[Start]:
+    for name, service in services.items():
+        if not isinstance(service, Mapping):
+            continue
+        env = {key: expanded(value, {}) for key, value in _variables(service.get("environment")).items()}
+        command, first = (_words(service.get(key), env) for key in ("command", "entrypoint"))
+        start = in_image(expanded(str(service.get("image", "")), env), first, command, env)
+        if start is None:
+            continue
+        host = service.get("ipc") == "host"
+        resources = _at(service, "deploy", "resources")
+        yield replace(
+            start,
+            where=f"{where}, service {name}",
+            shm_bytes=float("inf") if host else size_bytes(service.get("shm_size", "")),
+            memory_bytes=size_bytes(service.get("mem_limit") or _at(resources, "limits").get("memory", "")),
+            gpus=_reserved(_at(resources, "reservations").get("devices")),
+        )
+
+
+def _words(value: Any, env: Mapping[str, str]) -> list[str]:
+    if isinstance(value, str):
+        try:
+            value = shlex.split(value)
+        except ValueError:
+            value = value.split()
+    words = [str(each) for each in value] if isinstance(value, list | tuple) else []
+    return [expanded(word.replace("$$", "$"), env) for word in words]
+
+
+def _variables(value: Any) -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return {str(name): _text(each) for name, each in value.items() if each is not None}
+    listed = value if isinstance(value, list) else []
+    pairs = (str(each).partition("=") for each in listed)
+    return {name: text for name, equals, text in pairs if equals}
+
+
+def _text(value: Any) -> str:
+    """A value as the environment has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _reserved(devices: Any) -> int | None:
+    """How many GPUs a service reserves; None for all."""
+    for row in devices if isinstance(devices, list) else []:
+        if not isinstance(row, Mapping):
+            continue
+        if isinstance(row.get("device_ids"), list):
+            return len(row["device_ids"])
+        if str(row.get("count", "all")).isdecimal():
+            return int(row["count"])
+    return None
+
+
+# Kubernetes.
+
+
+def _objects(node: Any, where: str, name: str = "", nodes: int = 1) -> Iterator[Start]:
+    """The starts in every Pod inside *node*, whatever object it is; a LeaderWorkerSet counts once, by its leader."""
+    if isinstance(node, list):
+        for each in node:
+            yield from _objects(each, where, name, nodes)
+    if not isinstance(node, Mapping):
+        return
+    said = _at(node, "metadata").get("name")
+    name = f"{node['kind']} {said}" if said and isinstance(node.get("kind"), str) else name
+    if isinstance(group := node.get("leaderWorkerTemplate"), Mapping):
+        size = group.get("size")
+        many = size if isinstance(size, int) and size > 0 else 1
+        parts = [list(_objects(group.get(key), where, name, many)) for key in ("leaderTemplate", "workerTemplate")]
+        yield from next((part for part in parts if part), [])
+        return
+    if isinstance(node.get("containers"), list):
+        yield from (replace(start, nodes=nodes) for start in _pod(node, f"{where}, {name}" if name else where))
+        return
+    for each in node.values():
+        yield from _objects(each, where, name, nodes)
+
+
+def _pod(spec: Mapping[str, Any], where: str) -> Iterator[Start]:
+    for box in spec["containers"]:
+        if not isinstance(box, Mapping):
+            continue
+        env = _pod_variables(box.get("env"))
+        first, command = (_in_pod(box.get(key), env) for key in ("command", "args"))
+        start = in_image(str(box.get("image", "")), first, command, env)
+        if start is None:
+            continue
+        limits = {**_at(box, "resources", "requests"), **_at(box, "resources", "limits")}
+        memory = _at(box, "resources", "limits").get("memory")
+        yield replace(
+            start,
+            where=where,
+            shm_bytes=_shared(spec, box),
+            memory_bytes=None if memory is None else _quantity(memory),
+            gpus=next((int(limits[key]) for key in _DEVICES if str(limits.get(key, "")).isdecimal()), None),
+            kind=_kind(spec),
+            raw={"spec": {**spec, "containers": [box]}},
+        )
+
+
+def _quantity(value: Any) -> float | None:
+    """A quantity of Kubernetes in bytes: ``128Gi`` is binary, ``128G`` is decimal."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMGTP]?)(i?)", str(value).strip())
+    if found is None:
+        return None
+    return float(found[1]) * (1024.0 if found[3] else 1000.0) ** " KMGTP".index(found[2].upper() or " ")
+
+
+def _pod_variables(value: Any) -> dict[str, str]:
+    rows = [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
+    return {str(row.get("name")): str(row["value"]) for row in rows if row.get("value") is not None}
+
+
+def _in_pod(value: Any, env: Mapping[str, str]) -> list[str]:
+    """The words of a command of a Pod, with the ``$(VARIABLE)`` that the kubelet replaces."""
+    words = value if isinstance(value, list) else []
+    return [_IN_POD.sub(lambda found: env.get(found[1], found[0]), str(word)) for word in words]
+
+
+def _shared(spec: Mapping[str, Any], box: Mapping[str, Any]) -> float | None:
+    """Size of ``/dev/shm``: of the volume in memory that is mounted there, or the host's; None for the default."""
+    if spec.get("hostIPC") is True:
+        return float("inf")
+    rows = [row for key in ("volumeMounts",) for row in box.get(key) or [] if isinstance(row, Mapping)]
+    mounted = {row.get("name") for row in rows if row.get("mountPath") == "/dev/shm"}  # noqa: S108
+    for volume in spec.get("volumes") or []:
+        if isinstance(volume, Mapping) and volume.get("name") in mounted:
+            limit = _at(volume, "emptyDir").get("sizeLimit")
+            return float("inf") if limit is None else _quantity(limit)
+    return None
+
+
+def _kind(spec: Mapping[str, Any]) -> str | None:
+    selector = _at(spec, "nodeSelector")
+    return next((str(selector[key]) for key in _KIND_LABELS if selector.get(key)), None)
+
+
+def _at(node: Any, *keys: str) -> Mapping[str, Any]:
+    """The table at *keys* inside *node*; empty where there is none."""
+    for key in keys:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}

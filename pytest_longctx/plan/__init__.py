@@ -1,0 +1,29 @@
+"""
+Plan: what a run or a typed start comes to, without booting a server.
+
+`pytest_longctx.plan.runs` plans what findings need, `pytest_longctx.plan.typed` a command, a manifest or a file. Names of the
+first are imported at their first use, so that the second starts quickly.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_longctx.plan.runs import (
+        Plan,
+        Row,
+        expected_ttft_s,
+        make,
+        predict,
+        predict_deployment,
+        roughly,
+        unpredicted,
+    )
+
+__all__ = ["Plan", "Row", "expected_ttft_s", "make", "predict", "predict_deployment", "roughly", "unpredicted"]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return getattr(import_module("pytest_longctx.plan.runs"), name)

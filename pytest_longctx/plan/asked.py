@@ -1,0 +1,300 @@
+"""What a plan is asked: a start or a deployment, read by the version of the engine that it means."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from pytest_longctx.backends import flags, versions
+from pytest_longctx.backends.flags import Problem, ReadFlags
+from pytest_longctx.backends.versions import EngineVersion
+from pytest_longctx.deployments import manifests, models, shape
+from pytest_longctx.deployments.command import Start
+from pytest_longctx.deployments.deployment import FASTEST, Deployment, FlagValue, Model
+from pytest_longctx.errors import UsageError
+from pytest_longctx.toml import in_range, overlap
+
+_LENGTH = {"vllm": "max-model-len", "sglang": "context-length"}
+_MODEL = {"vllm": "model", "sglang": "model-path"}
+_OVERRIDES = {"vllm": "hf-overrides", "sglang": "json-model-override-args"}
+_FOREIGN = {"--omni": "vLLM-Omni has a command line and a memory of its own, which are not modelled"}
+"""Flags of other engines behind the same program."""
+_TUNED = ("-instruct", "-chat", "-it", "-hf", "-instruct-hf", "-17b-16e", "-17b-16e-instruct")
+"""Ends of names that change nothing in a shape."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One server to plan, in canonical flags."""
+
+    engine: str
+    version: str
+    """The version that is planned."""
+    said: str
+    """Where that version comes from."""
+    row: EngineVersion
+    """The recorded version by whose parser the flags were read."""
+    model: str
+    """The model, as it is named."""
+    flags: Mapping[str, FlagValue]
+    problems: tuple[Problem, ...] = ()
+    config: Any = None
+    """The content of config.json with the overrides of the command, `NotUnderstood`, or None where none is at hand."""
+    quantised: Any = None
+    known: str | None = None
+    """The shipped shape that the name means, where there is no config."""
+    weight_bits: float = 16
+    start: Start | None = None
+    deployment: Deployment | None = None
+    folder: Path = Path()
+    """Of the deployment's file."""
+    foreign: str = ""
+    """Why its flags say too little: another engine's, or left to variables; empty where they do not."""
+    notes: tuple[str, ...] = ()
+    memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was read of the config, for copies with other flags."""
+
+    @property
+    def length(self) -> int | None:
+        """The longest request that is asked for, in tokens; None where it is left to the engine; -1: what fits."""
+        value = self.flags.get(_LENGTH[self.engine])
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def of(self, **changes: FlagValue | None) -> "Asked":
+        """A copy with other flags, underscores for dashes in *changes*; None takes a flag away."""
+        named = {name.replace("_", "-"): value for name, value in changes.items()}
+        merged = {**self.flags, **named}
+        return replace(self, flags={name: value for name, value in merged.items() if value is not None})
+
+    @property
+    def secret_flags(self) -> Mapping[str, str]:
+        """Flags and variables by names as of the environment, for `pytest_longctx.redaction.secret_values`."""
+        texts = {name.replace("-", "_"): value for name, value in self.flags.items() if isinstance(value, str)}
+        return {**self.env, **texts}  # a number, as of max-num-batched-tokens, is no secret
+
+    @property
+    def length_flag(self) -> str:
+        """The engine's name for the longest request."""
+        return _LENGTH[self.engine]
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The variables that are set for the server."""
+        return self.deployment.env if self.deployment else self.start.env if self.start else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the options of ``longctx plan`` add to a start."""
+
+    model: Path | None = None
+    """Folder with a config.json, or that file."""
+    version: str | None = None
+    """Version of the engine; None: as the image says, else the newest that is recorded."""
+
+
+def of_start(start: Start, given: Given) -> Asked:
+    """Read *start* by the version of its engine. Raises `UsageError` for files that cannot be read."""
+    row, version, said = _version(start.engine, given.version or start.version, given)
+    read = _with_config_file(row, start)
+    named = read.flags.get(_MODEL[start.engine])
+    word = read.words[0] if start.engine == "vllm" and read.words else None
+    model = str(word if word is not None else named or "")
+    extra = [each for each in read.words[bool(word) :] if each != ";"]
+    strays = tuple(Problem(each, f"{each!r} belongs to no flag") for each in extra)
+    made = Asked(
+        start.engine,
+        version,
+        said,
+        row,
+        model,
+        read.flags,
+        (*read.problems, *strays),
+        start=start,
+        foreign=next((why for word, why in _FOREIGN.items() if word in start.words), "") or _left_open(read),
+    )
+    return _with_model(made, given, read)
+
+
+def unread(start: Start, problem: str) -> Asked:
+    """A server of which nothing is planned, because of *problem*."""
+    row = versions.recorded(start.engine)[-1]
+    return Asked(start.engine, row.version, "not read", row, "", {}, start=start, foreign=" ".join(problem.split()))
+
+
+def of_deployment(one: Deployment, given: Given, folder: Path) -> Asked:
+    """Read the flags of *one*, whose file is in *folder*. Raises `UsageError` for a backend without recorded versions."""
+    engine = "sglang" if one.backend.startswith("sglang") else one.backend.partition("-")[0]
+    if engine not in _LENGTH:
+        raise UsageError(
+            f"{one.name}: the plan of a start is for vLLM and SGLang, and its backend is {one.backend}\n"
+            "  try      longctx plan --hardware HARDWARE --backend BACKEND, which plans what its findings need"
+        )
+    given_flags = {name: value for name, value in one.flags.items() if value != FASTEST}  # left to the machine
+    if given.version:
+        row, version, said = _version(engine, given.version, given)
+    else:
+        row, version, said = _of_range(engine, one.version, given_flags)
+    read = flags.of_table(row, given_flags)
+    if one.max_model_len is not None:
+        read.flags[_LENGTH[engine]] = one.max_model_len
+    named = one.model.path or one.model.id or one.model.name
+    made = Asked(
+        engine,
+        version,
+        said,
+        row,
+        named,
+        read.flags,
+        tuple(read.problems),
+        weight_bits=one.model.weight_bits,
+        deployment=one,
+        folder=folder,
+    )
+    if given.model is None:
+        if one.model.make in models.MADE_CONFIGS:
+            return _overridden(replace(made, config=dict(models.MADE_CONFIGS[one.model.make])), read)
+        if one.model.shape is not None:
+            return replace(made, known=one.model.shape)
+    at = None if one.model.path is None else _found_at(one.model.path, folder)
+    return _with_model(made, replace(given, model=given.model or at), read)
+
+
+_IDLE = ("port", "rank", "seed", "timeout", "interval", "address", "log")
+"""Parts of names of flags on which no memory depends."""
+
+
+def _left_open(read: ReadFlags) -> str:
+    """What the command leaves to variables that it does not set; empty where memory does not depend on it."""
+    names = [name for name in read.variables if not any(part in name for part in _IDLE)]
+    if not names:
+        return ""
+    return f"--{names[0]} is left to {read.variables[names[0]]}, which the command does not set; give it a value"
+
+
+def _found_at(path: str, folder: Path) -> Path:
+    """A relative path is looked for from here, from the file's folder, and from the folder above it."""
+    given = Path(path).expanduser()
+    places = [given] if given.is_absolute() else [given, folder / given, folder.parent / given]
+    return next((place for place in places if models.config_of(str(place)).is_file()), given)
+
+
+def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersion, str, str]:
+    """The recorded version to read by, the version to plan, and where that comes from."""
+    every = versions.recorded(engine)
+    if wanted is None:
+        return every[-1], every[-1].version, "the newest recorded"
+    try:
+        asked = Version(wanted)
+    except ValueError:
+        raise UsageError(
+            f"--engine-version: {wanted!r} is no version; recorded are {', '.join(each.version for each in every)}"
+        ) from None
+    row = next((each for each in reversed(every) if Version(each.version) <= asked), every[0])
+    said = "as asked" if given.version else "as the image says"
+    return row, wanted, said if row.version == wanted else f"{said}; its flags are read as those of {row.version}"
+
+
+def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -> tuple[EngineVersion, str, str]:
+    """The newest recorded version in *wanted* that has every flag of *table*; without one in it the oldest not before it."""
+    every = versions.recorded(engine)
+    if inside := versions.meant(engine, wanted):
+        said = "the newest recorded" + (f" in {wanted}" if wanted else "")
+        fitting = next((each for each in reversed(inside) if not flags.of_table(each, table).problems), inside[-1])
+        return fitting, fitting.version, said if fitting is inside[-1] else f"{said} that has every flag"
+    row = next((each for each in every if overlap(f"<={each.version}", wanted)), every[-1])
+    return row, f"{wanted}", f"none in {wanted} is recorded; its flags are read as those of {row.version}"
+
+
+def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
+    """The flags of *start*, with those of its ``--config`` file before them."""
+    read = flags.read(row, start.words)
+    place = read.flags.get("config")
+    if not isinstance(place, str) or not place:
+        return read
+    content = next(iter(manifests.read(Path(place).expanduser())), None)
+    if not isinstance(content, Mapping):
+        raise UsageError(f"--config {place}: a table of flags is expected in it")
+    words = list(start.words)
+    cut = 1 if start.engine == "vllm" and words and not words[0].startswith("-") else 0
+    return flags.read(row, [*words[:cut], *flags.words_of_config(content), *words[cut:]])
+
+
+def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:
+    """*made* with the config of its model: that of ``--model``, of its folder, of the local cache, or a shipped shape."""
+    places = [str(given.model)] if given.model else [made.model, *_cached(made.model)] if made.model else []
+    for place in places:
+        path = models.config_of(place)
+        if path.is_file():
+            beside = path.with_name("hf_quant_config.json")
+            quantised = models.read_json(beside) if beside.is_file() else None
+            return _overridden(replace(made, config=models.read_json(path), quantised=quantised), read)
+    if given.model is not None and made.deployment is None:
+        raise UsageError(f"--model {given.model}: there is no config.json there, and it is none")
+    return replace(made, known=_shipped(made.model))
+
+
+def _cached(model: str) -> list[str]:
+    """The folders of *model* in the cache of Hugging Face, the newest first."""
+    hub = os.environ.get("HF_HUB_CACHE") or f"{os.environ.get('HF_HOME', '~/.cache/huggingface')}/hub"
+    folder = Path(hub).expanduser() / f"models--{model.replace('/', '--')}" / "snapshots"
+    if "/" not in model or not folder.is_dir():
+        return []
+    return [str(each) for each in sorted(folder.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)]
+
+
+def _shipped(model: str) -> str | None:
+    """
+    The shipped shape that *model* names, whoever publishes it; None for any name that might be another shape.
+
+    >>> _shipped("meta-llama/Llama-4-Scout-17B-16E-Instruct"), _shipped("Qwen/Qwen3-32B-FP8")
+    ('llama-4-scout', None)
+    """
+    name = model.rpartition("/")[2].lower()
+    ends = ("", *_TUNED)
+    return next((each for each in shape.known() if name in {f"{each}{end}" for end in ends}), None)
+
+
+def _overridden(made: Asked, read: ReadFlags) -> Asked:
+    """*made* with what its command puts in place of keys of config.json."""
+    table = read.table(_OVERRIDES[made.engine])
+    if not table or not isinstance(made.config, Mapping):
+        return made
+    return replace(made, config=_merged(made.config, table))
+
+
+def _merged(config: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """*config* with the keys of *table*; tables inside are merged, those of positions replaced as a whole."""
+    whole = dict(config)
+    for name, value in table.items():
+        old = whole.get(name)
+        inner = isinstance(old, Mapping) and isinstance(value, Mapping) and not name.startswith("rope")
+        whole[name] = _merged(old, value) if inner and isinstance(old, Mapping) else value
+    text = whole.get("text_config")
+    if isinstance(text, Mapping):  # overrides of a multimodal model reach its text part where they name its keys
+        whole["text_config"] = {**text, **{name: value for name, value in table.items() if name in text}}
+    return whole
+
+
+def planned_range(version: str) -> str:
+    """A version as the range that a deployment has; a range stays one."""
+    return version if version[:1] in "<>=~!" else f"=={version}"
+
+
+def has_flag(row: EngineVersion, name: str) -> bool:
+    """Whether the version has the flag *name*."""
+    return name in row.command_line["flags"]
+
+
+def within(version: str, wanted: str) -> bool:
+    """Whether the planned *version*, which may be a range, may be in the range *wanted*."""
+    return overlap(version, wanted) if version[:1] in "<>=~!" else in_range(version, wanted)
+
+
+def model_for(asked: Asked) -> Model:
+    """The model as a deployment has it; its shape is handed over beside it."""
+    name = asked.model.rstrip("/").rpartition("/")[2] or "unnamed"
+    return Model(name=name, shape=asked.known, weight_bits=asked.weight_bits)

@@ -1,0 +1,342 @@
+"""What the boot of an asked server comes to: its refusals, its memory on devices and hosts, and what of it is not modelled."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pytest_longctx import backends
+from pytest_longctx.backends import Backend, context_length
+from pytest_longctx.deployments import models, shape
+from pytest_longctx.deployments.capacity import Prediction
+from pytest_longctx.deployments.deployment import Deployment, FlagValue
+from pytest_longctx.deployments.models import Beyond
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.plan import hosts, parallel, refusals
+from pytest_longctx.plan.asked import Asked, model_for, planned_range
+from pytest_longctx.plan.parallel import Spread
+from pytest_longctx.plan.place import Place
+from pytest_longctx.plan.refusals import Facts, Refusal
+from pytest_longctx.shapes import ModelShape, NotUnderstood
+
+
+class _Looked(dict[str, FlagValue]):
+    """Flags that remember which of them were looked at."""
+
+    def __init__(self, flags: Mapping[str, FlagValue]) -> None:
+        super().__init__(flags)
+        self.at: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.at.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> FlagValue:
+        self.at.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.at.add(str(key))
+        return super().__contains__(key)
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What is foreseen of one server."""
+
+    asked: Asked
+    place: Place
+    spread: Spread
+    length: int | None
+    """The longest request that is planned, in tokens; None where it is not known."""
+    length_said: str
+    """Where that length comes from."""
+    whole: ModelShape | None = None
+    refusals: tuple[Refusal, ...] = ()
+    prediction: Prediction | None = None
+    pool_tokens: int | None = None
+    """Tokens in the pool of one rank, where the engine counts requests by them (SGLang)."""
+    unpredicted: str = ""
+    """Why there is no prediction."""
+    unmodelled: tuple[str, ...] = field(default=())
+    """Flags on which memory depends and that the predictor does not look at."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is foreseen to start and to hold one request of that length."""
+        return not self.refusals and self.holds
+
+    @property
+    def sure(self) -> bool:
+        """Whether it serves, and nothing that is not known here would turn that."""
+        return self.serves and self.prediction is not None and not self.prediction.doubt
+
+    @property
+    def holds(self) -> bool:
+        """Whether its memory holds one request of that length."""
+        found = self.prediction
+        return found is not None and found.fits and found.longest_tokens >= (found.advertised_tokens or 0)
+
+    @property
+    def requests(self) -> float | None:
+        """Requests of this length at once, on all ranks of data parallelism together; None where it is not known."""
+        found = self.prediction
+        if found is None or not self.length:
+            return None
+        tokens = self.pool_tokens
+        each = found.concurrency if tokens is None else tokens / self.length
+        return None if each is None else each * self.spread.data
+
+    @property
+    def longest(self) -> int | None:
+        """The longest request that the memory holds, in tokens, whatever the model knows; None where it is not known."""
+        if self.prediction is None:
+            return None
+        return self.prediction.longest_tokens if self.pool_tokens is None else max(0, self.pool_tokens - 7)
+
+
+def foresee(asked: Asked, place: Place) -> Boot:
+    """Foresee the boot of *asked* at *place*."""
+    if asked.foreign:
+        return Boot(asked, place, Spread(), None, "not read", unpredicted=asked.foreign)
+    found = shape_of(asked)
+    spread = parallel.of_flags(asked.engine, asked.flags)
+    whole = found.whole if isinstance(found, Shape | Beyond) else None
+    longest = _longest(asked, found)
+    facts = Facts(whole, asked.config, longest, spread, place.hardware.kind, place.hardware.count)
+    refused = tuple(refusals.find(asked, facts))
+    length, said = _length(asked, longest)
+    made = Boot(asked, place, spread, length, said, whole, refused)
+    if any(each.name == "bad-value" for each in refused):
+        return replace(made, unpredicted="its flags have no meaning")
+    if isinstance(found, Shape):
+        try:
+            return _predicted(made, found)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as problem:
+            # A combination that no check has foreseen; one server is not planned, its neighbours are.
+            return replace(made, unpredicted=f"it could not be computed ({type(problem).__name__}: {problem})"[:300])
+    return replace(made, unpredicted=_why_unknown(asked, found))
+
+
+def _why_unknown(asked: Asked, found: object) -> str:
+    if found is None:
+        return (
+            f"the shape of {asked.model or 'the model'} is not known: there is no config.json at hand; "
+            "give --model FOLDER or --model config.json"
+        )
+    if isinstance(found, Beyond):
+        return f"the memory of {asked.engine} for {found.whole.model_type} is not modelled: {found.why}"
+    return str(found)
+
+
+def shape_of(asked: Asked) -> Shape | Beyond | NotUnderstood | None:
+    """What is known of the shape of the model; None where it has no config at hand."""
+    if asked.config is not None:
+        if "shape" not in asked.memory:
+            asked.memory["shape"] = models.from_json(asked.config, asked.quantised)
+        found: Shape | Beyond | NotUnderstood = asked.memory["shape"]
+        return found
+    return shape.known()[asked.known] if asked.known else None
+
+
+def _longest(asked: Asked, found: object) -> int | None:
+    """The longest context that the engine derives; None for a shape that only stands in for the sizes of a model."""
+    if asked.deployment is not None and asked.known:
+        return None
+    positions = getattr(found, "rope_positions", 0) or getattr(getattr(found, "whole", None), "rope_positions", 0)
+    if isinstance(asked.config, Mapping):
+        return context_length.derived(asked.engine, asked.config, positions)
+    return positions or None
+
+
+def _length(asked: Asked, longest: int | None) -> tuple[int | None, str]:
+    given = asked.length
+    if given is not None and given > 0:
+        return given, "as asked"
+    if longest is None and asked.known:
+        longest = shape.known()[asked.known].rope_positions or None
+    if longest is None:
+        return None, "not given, and config.json has none"
+    usual = (
+        context_length.by_default(asked.engine, asked.config, longest) if isinstance(asked.config, Mapping) else longest
+    )
+    return usual, "auto" if given == -1 else "the model's own"
+
+
+def backend_for(asked: Asked, place: Place) -> Backend:
+    """The backend that predicts *asked* at *place*."""
+    if asked.deployment is not None:
+        return backends.named(asked.deployment.backend)
+    kind = place.hardware.kind
+    if asked.engine == "vllm":
+        begins = {"MI": "vllm-rocm", "trn": "vllm-neuron", "cpu": "vllm-cpu"}
+        return backends.named(next((name for start, name in begins.items() if kind.startswith(start)), "vllm"))
+    return backends.named(asked.engine)
+
+
+def _predicted(made: Boot, found: Shape) -> Boot:
+    """*made* with the prediction of its memory, for one rank of data parallelism."""
+    asked, backend = made.asked, backend_for(made.asked, made.place)
+    flags = parallel.without(asked.engine, asked.flags, made.spread)
+    flags.pop(asked.length_flag, None)
+    if (made.whole is None or made.whole.window) and refusals.without_hybrid(asked):
+        flags["disable-hybrid-kv-cache-manager"] = True
+    one = _deployment(asked, backend, flags, made.length)
+    if why := backend.unmodelled(_plain(one, backend), found):
+        return _left_out(made, why)
+    part = parallel.held(found, asked.engine, made.spread, asked.memory.setdefault("held", {}))
+    looked = _Looked(flags)
+    prediction = backend.predict(one.model_copy(update={"flags": looked}), part, made.place.device_bytes or None)
+    if prediction is None:
+        return replace(made, unpredicted=_why_not(made, backend))
+    if made.length_said == "auto" and prediction.outcome == "refuses" and prediction.longest_tokens:
+        shorter = replace(made, length=prediction.longest_tokens, length_said=_CUT)
+        return _predicted(shorter, found)
+    if made.length_said.startswith(_CUT) and prediction.doubt:
+        # The engine takes what is there; the doubt is how much that is.
+        made = replace(made, length_said=f"{_CUT}, at a guess")
+        prediction = replace(prediction, doubt="")
+    missed = _named_otherwise(asked), *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction)
+    made = replace(made, unmodelled=tuple(filter(None, missed)))
+    prediction, tokens = _capped(asked, prediction, _pool_tokens(asked, one, backend, part, made.place))
+    made = replace(made, pool_tokens=tokens)
+    prediction = hosts.with_hosts(asked, made.spread, prediction)
+    refused = hosts.hierarchical_cache(asked, made.spread, prediction, made.place.host_bytes)
+    made = replace(made, refusals=(*made.refusals, *([refused] if refused else [])))
+    return replace(made, prediction=prediction if refused else prediction.on_host(made.place.host_bytes))
+
+
+_CUT = "auto: the longest that fits"
+_ANY_CONTEXT = 2**26
+"""A context longer than any pool, whose tables for one request still fit beside it."""
+
+
+def _pool_tokens(asked: Asked, one: Deployment, backend: Backend, part: Shape, place: Place) -> int | None:
+    """Tokens in SGLang's pool: the longest request of a server whose context cuts nothing, and the 7 that it keeps back."""
+    if asked.engine != "sglang":
+        return None
+    flags = {**one.flags, "max-running-requests": 1}
+    other = one.model_copy(update={"max_model_len": _ANY_CONTEXT, "flags": flags})
+    try:
+        found = backend.predict(other, part, place.device_bytes or None)
+    except RecursionError:  # a pool that leaves nothing beside it
+        return None
+    return None if found is None or not found.longest_tokens else found.longest_tokens + 7
+
+
+_CAP = "max-total-tokens"
+
+
+def _capped(asked: Asked, found: Prediction, tokens: int | None) -> tuple[Prediction, int | None]:
+    """The prediction and the tokens of a pool that ``--max-total-tokens`` of SGLang may cap."""
+    cap = asked.flags.get(_CAP)
+    if tokens is None or not isinstance(cap, int) or not 0 < cap < tokens:
+        return found, tokens
+    share = cap / tokens
+    terms = tuple(
+        replace(term, size_bytes=term.size_bytes * share) if term.name == "KV pool" else term for term in found.terms
+    )
+    return replace(found, terms=terms, longest_tokens=max(0, min(found.longest_tokens, cap - 7))), cap
+
+
+_TAKEN = {
+    "vllm": frozenset({"data-parallel-size", "enable-expert-parallel"}),
+    "sglang": frozenset({"dp-size", "ep-size", _CAP}),
+}
+"""Flags that are looked at here, before the predictor."""
+
+
+def _why_not(made: Boot, backend: Backend) -> str:
+    """Why a backend has no prediction for a model whose shape is known."""
+    hardware = made.place.hardware
+    if not made.length:
+        return "its longest request is not known; give it a length"
+    if backend.on_cpu:
+        return "the memory of a CPU server is known by VLLM_CPU_KVCACHE_SPACE alone, and it is not set"
+    if not made.place.device_bytes:
+        return (
+            f"the memory of one {hardware.kind} is not known here; give its size as PyTorch sees it, as in "
+            f"--hardware {hardware.count}x80GiB"
+        )
+    return f"the memory of {backend.name} is not modelled"
+
+
+def _left_out(made: Boot, why: str) -> Boot:
+    """*made* with what the backend says against a prediction: a refusal, or that it is not modelled."""
+    if not why.startswith("refuses: "):
+        return replace(made, unpredicted=why)
+    if any(each.name == "context-not-derived" for each in made.refusals):
+        return made
+    return replace(made, refusals=(*made.refusals, Refusal("config", "config", why.removeprefix("refuses: "))))
+
+
+def _deployment(asked: Asked, backend: Backend, flags: Mapping[str, FlagValue], length: int | None) -> Deployment:
+    model = model_for(asked)
+    if asked.flags.get("quantization") == "fp8" and not _quantised(asked):
+        model = model.model_copy(update={"weight_bits": 8.0})
+    return Deployment.model_construct(
+        name="asked",
+        title="",
+        backend=backend.name,
+        model=model,
+        version=planned_range(asked.version),
+        max_model_len=length,
+        flags=dict(flags),
+        env={str(name): str(value) for name, value in asked.env.items()},
+    )
+
+
+def _quantised(asked: Asked) -> bool:
+    """Whether the config says how weights are stored."""
+    return isinstance(asked.config, Mapping) and bool(asked.config.get("quantization_config") or asked.quantised)
+
+
+def _plain(one: Deployment, backend: Backend) -> Deployment:
+    """*one* without the flags that are named as not modelled, and with a length that was looked at here."""
+    left = {name: value for name, value in one.flags.items() if name not in backend.unmodelled_flags}
+    return one.model_copy(update={"flags": left, "max_model_len": None})
+
+
+@cache
+def memory_flags(engine: str) -> Mapping[str, Mapping[str, Any]]:
+    """Flags of *engine* on which memory depends, by name: what each does, and the values at which it does nothing."""
+    path = Path(backends.__file__).parent / "memory_flags.toml"
+    found: Mapping[str, Mapping[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))[engine]
+    return found
+
+
+def _missed(
+    asked: Asked, looked: set[str] | frozenset[str], backend: Backend, part: Shape, made: Boot, seen: Prediction
+) -> Iterator[str]:
+    """The flags that are given and that the predictor did not look at, or whose value it takes for the default."""
+    for name, row in memory_flags(asked.engine).items():
+        if name not in asked.flags or asked.flags[name] in row.get("off", [None]):
+            continue
+        if name == "quantization" and (_quantised(asked) or asked.flags[name] == "fp8"):
+            continue  # the config says how, or every value is counted as one byte
+        if name not in looked or (name == "kv-cache-dtype" and _as_auto(asked, backend, part, made, seen)):
+            value = asked.flags[name]
+            shown = f"--{name}" if value is True else f"--{name} {value}" if len(str(value)) < 40 else f"--{name}"
+            yield f"{shown}: {row['does']}"
+
+
+_NARROW = re.compile(r"[-_](fp8|nvfp4|fp4|mxfp4|awq|gptq|int4|int8|w4a16|w8a8)\b", re.IGNORECASE)
+
+
+def _named_otherwise(asked: Asked) -> str:
+    """What the name says of the weights and config.json does not; empty where they agree, or the width is known otherwise."""
+    found = _NARROW.search(asked.model.replace("_", "-"))
+    if found is None or _quantised(asked) or asked.weight_bits != 16 or asked.flags.get("quantization"):
+        return ""
+    return f"weights in {found[1].upper()}, as the name says: there is no quantization_config, and 16 bits are counted"
+
+
+def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Prediction) -> bool:
+    """Whether the predictor takes the given dtype of the cache for that of the model."""
+    flags = {name: value for name, value in asked.flags.items() if name not in ("kv-cache-dtype", asked.length_flag)}
+    one = _deployment(asked, backend, parallel.without(asked.engine, flags, made.spread), made.length)
+    other = backend.predict(one, part, made.place.device_bytes or None)
+    return other is not None and other.longest_tokens == seen.longest_tokens

@@ -1,0 +1,125 @@
+"""How a server is spread over devices, and the shape that one of them holds, for the predictors of memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from math import ceil
+
+from pytest_longctx.deployments.deployment import FlagValue
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.shapes import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The sizes of parallelism of one server."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+    """Ranks with a KV cache of their own; a request is in one of them."""
+    context: int = 1
+    """Ranks of prefill context parallelism, which need devices of their own."""
+    shared: bool = False
+    """Whether the ranks of data parallelism share the devices of tensor parallelism (SGLang's attention by data parallelism)."""
+
+    @property
+    def devices(self) -> int:
+        """All devices of the server."""
+        return self.tensor * self.pipeline * self.context * (1 if self.shared else self.data)
+
+    @property
+    def attention(self) -> int:
+        """Devices that share the heads of one layer's attention."""
+        return max(1, self.tensor // self.data) if self.shared else self.tensor
+
+    @property
+    def experts(self) -> int:
+        """Devices that share the experts of one layer."""
+        return self.tensor if self.shared else self.tensor * self.data
+
+    def __str__(self) -> str:
+        parts = {"tensor": self.tensor, "pipeline": self.pipeline, "data": self.data, "context": self.context}
+        return ", ".join(f"{name} parallel {size}" for name, size in parts.items() if size > 1) or "one device"
+
+
+def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
+    """The spread that *flags* ask for, in canonical names."""
+
+    def size(name: str) -> int:
+        value = flags.get(name, 1)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
+
+    if engine == "vllm":
+        kinds = ("tensor", "pipeline", "data", "prefill-context")
+        tensor, pipeline, data, context = (size(f"{kind}-parallel-size") for kind in kinds)
+        return Spread(tensor, pipeline, data, context)
+    shared = bool(flags.get("enable-dp-attention")) or size("attn-dp-size") > 1
+    data = max(size("dp-size"), size("attn-dp-size"))
+    return Spread(size("tp-size"), size("pp-size"), data, shared=shared and data > 1)
+
+
+def without(engine: str, flags: Mapping[str, FlagValue], spread: Spread) -> dict[str, FlagValue]:
+    """The flags of one rank of data parallelism, with the shape of `held` in place of what is taken away."""
+    if engine == "vllm":
+        gone = {"data-parallel-size", "enable-expert-parallel", "data-parallel-size-local", "data-parallel-backend"}
+        return {name: value for name, value in flags.items() if name not in gone}
+    left = {
+        name: value
+        for name, value in flags.items()
+        if name not in ("dp-size", "ep-size", "pp-size", "load-balance-method")
+    }
+    return {**left, "tp-size": spread.attention}
+
+
+@dataclass(frozen=True)
+class Counted(ModelShape):
+    """A model whose weights are counted once, and whose experts may be divided among more devices than its attention."""
+
+    ratio: int = 1
+    """How many times more."""
+    counts: dict[tuple[int, float | None], int] = field(default_factory=dict, compare=False)
+    """What was counted, by devices and bytes of a value that is not quantised."""
+
+    def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
+        """Bytes of the weights on one device; what takes part in some tokens only is an expert."""
+        key = (tensor_parallel, value_bytes)
+        if key not in self.counts:
+            whole = super().weight_bytes(tensor_parallel, value_bytes)
+            if self.ratio > 1:
+                parts = (tensor_parallel, tensor_parallel * self.ratio)
+                together, apart = (self._expert_bytes(each, value_bytes) for each in parts)
+                whole = ceil(whole - together + apart)
+            self.counts[key] = whole
+        return self.counts[key]
+
+    def _expert_bytes(self, devices: int, value_bytes: float | None) -> float:
+        plain = 2 if value_bytes is None else value_bytes
+        return sum(
+            self.scheme.bytes_of(tensor, index, plain, devices)
+            for index, layer in enumerate(self.stack)
+            for tensor in layer.tensors
+            if tensor.active is not None
+        )
+
+    def stage(self, stages: int) -> ModelShape:
+        """As of every model; another part has weights of its own."""
+        part = super().stage(stages)
+        return replace(part, counts={}) if isinstance(part, Counted) and part is not self else part
+
+
+def held(shape: Shape, engine: str, spread: Spread, known: dict[tuple[int, int], Shape]) -> Shape:
+    """
+    The *shape* of which each device of one rank holds its part: experts go to all ranks together (vLLM
+    ``FusedMoEParallelConfig``, with and without expert parallelism), and a stage of SGLang is a model of its own.
+
+    *known* keeps what was made of this shape before.
+    """
+    ratio = spread.experts // spread.attention
+    key = (ratio, spread.pipeline if engine == "sglang" else 1)
+    if key not in known:
+        whole = shape.whole
+        if whole is not None:
+            taken = {each.name: getattr(whole, each.name) for each in fields(ModelShape)}
+            whole = Counted(**taken, ratio=ratio)
+        known[key] = replace(shape, whole=whole).stage(key[1])
+    return known[key]

@@ -1,0 +1,49 @@
+"""Devices and host memory of a plan, as they are typed."""
+
+from dataclasses import dataclass
+
+from pytest_longctx.deployments.capacity import DEVICE_GIB
+from pytest_longctx.deployments.hardware import INSTANCES, Hardware
+from pytest_longctx.errors import UsageError
+from pytest_longctx.units import GiB
+
+_SIZED = "GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The devices of a plan and the memory of one of their hosts."""
+
+    hardware: Hardware
+    device_bytes: float
+    """Of one device; 0 where it is not known, and for a CPU."""
+    host_bytes: float | None = None
+    """None: not known."""
+    hosts: int = 1
+    """Hosts that share the server; *host_bytes* is that of all."""
+
+    @classmethod
+    def parse(cls, text: str, host_bytes: float | None = None) -> "Place":
+        """
+        Read ``8xH100``, or ``4x80GiB`` for devices of any make. Raises `UsageError`.
+
+        >>> Place.parse("4x80GiB").device_bytes == 80 * 1024**3
+        True
+        """
+        text = INSTANCES.get(text.lower(), text)
+        count, cross, kind = text.partition("x") if text[:1].isdecimal() else ("1", "x", text)
+        if cross and count.isdecimal() and int(count) and kind.lower().endswith("gib"):
+            try:
+                size = float(kind[:-3])
+            except ValueError:
+                size = 0.0
+            if 0 < size < 2**20:
+                return cls(Hardware(f"{kind[:-3]}{_SIZED}", int(count)), size * GiB, host_bytes)
+        try:
+            hardware = Hardware.parse(text)
+        except ValueError as problem:
+            raise UsageError(f"--hardware: {problem}\n  try      the size of one device, as in 4x80GiB") from None
+        return cls(hardware, DEVICE_GIB.get(hardware.kind, 0.0) * GiB, host_bytes)
+
+    def __str__(self) -> str:
+        return str(self.hardware)

@@ -1,0 +1,280 @@
+"""Refusals that need no arithmetic of memory: flags, lengths, heads, devices and combinations that an engine turns down."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_longctx.backends import context_length
+from pytest_longctx.plan import combinations
+from pytest_longctx.plan.asked import Asked, within
+from pytest_longctx.plan.parallel import Spread
+from pytest_longctx.shapes import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a server does not start, known before its memory is."""
+
+    name: str
+    """As the catalogue of log lines names it, where it does."""
+    phase: str
+    said: str
+    cures: tuple[Mapping[str, Any], ...] = ()
+    """Changes of flags to try, each by canonical name; None takes a flag away."""
+    advice: str = ""
+    """What helps beside flags."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of the model and the devices."""
+
+    whole: ModelShape | None
+    config: Any
+    longest: int | None
+    """The longest context that the engine derives; None where it derives none."""
+    spread: Spread
+    kind: str
+    """The kind of device."""
+    devices: int
+    """How many there are."""
+
+
+def find(asked: Asked, facts: Facts) -> Iterator[Refusal]:
+    """Every refusal of *asked* that is known, in the order of a boot."""
+    for problem in asked.problems:
+        yield Refusal("bad-flag", "command line", str(problem))
+    checked = (*(check(asked) for check in _FLAG_CHECKS), *(check(asked, facts) for check in _CHECKS))
+    yield from (found for found in checked if found is not None)
+
+
+_AT_LEAST_ONE = (
+    *("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size", "max-num-seqs", "max-num-batched-tokens"),
+    *("block-size", "tp-size", "pp-size", "dp-size", "page-size", "max-running-requests", "context-length"),
+    *("prefill-context-parallel-size", "decode-context-parallel-size"),
+)
+
+
+def _sizes(asked: Asked) -> Refusal | None:
+    for name in _AT_LEAST_ONE:
+        value = asked.flags.get(name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            return Refusal("bad-value", "config", f"--{name} {value} is no number of at least 1", ({name: None},))
+    length = asked.length
+    if length is not None and length < 1 and length != -1:
+        return Refusal(
+            "bad-value", "config", f"--{asked.length_flag} {length} is no length", ({asked.length_flag: None},)
+        )
+    return None
+
+
+def _shares(asked: Asked) -> Refusal | None:
+    name = "gpu-memory-utilization" if asked.engine == "vllm" else "mem-fraction-static"
+    value = asked.flags.get(name)
+    if isinstance(value, int | float) and not 0 < value <= 1:
+        return Refusal(
+            "bad-value",
+            "config",
+            f"--{name} {value} is no share of a device; it is above 0 and at most 1",
+            ({name: None},),
+        )
+    return None
+
+
+def _positions(asked: Asked, facts: Facts) -> Refusal | None:
+    length, longest = asked.length, facts.longest
+    if length is None or longest is None or length <= longest:
+        return None
+    variable = _LONGER[asked.engine]
+    if asked.env.get(variable, "").lower() in ("1", "true"):
+        return None
+    told = "--hf-overrides" if asked.engine == "vllm" else "--json-model-override-args"
+    advice = f"a scaling of the positions ({told} with rope_parameters or rope_scaling), or {variable}=1"
+    name, said = (
+        asked.length_flag.replace("-", "_"),
+        f"the {longest:,} positions that {asked.engine} derives (max_position_embeddings, scaling)",
+    )
+    return Refusal(
+        "context-not-derived",
+        "config",
+        f"{name} {length:,} is above {said} from config.json{_unscaled(asked, facts)}",
+        ({asked.length_flag: longest},),
+        advice,
+    )
+
+
+_LONGER = {"vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"}
+"""The variable that allows more than the derived length."""
+
+
+def _unscaled(asked: Asked, facts: Facts) -> str:
+    text = facts.config.get("text_config", facts.config) if isinstance(facts.config, Mapping) else {}
+    tables = context_length.tables(text) if asked.engine == "sglang" and isinstance(text, Mapping) else []
+    named = any("original_max_position_embeddings" in table for table in tables)
+    return " (SGLang does not multiply them by a factor beside original_max_position_embeddings)" if named else ""
+
+
+def _devices(asked: Asked, facts: Facts) -> Refusal | None:
+    spread = facts.spread
+    if spread.shared and spread.tensor % spread.data:
+        return Refusal(
+            "bad-flag", "config", f"{spread.tensor} devices are not divided by {spread.data} ranks of attention"
+        )
+    # A rank is a part of a CPU, and a core of a Neuron chip.
+    if spread.devices <= facts.devices or facts.kind.startswith(("cpu", "trn", "inf")):
+        return None
+    flag = "tensor-parallel-size" if asked.engine == "vllm" else "tp-size"
+    fewer = facts.devices // max(1, spread.devices // spread.tensor)
+    cures = ({flag: fewer},) if fewer else ()
+    return Refusal("config", "config", f"{spread} needs {spread.devices} devices, and there are {facts.devices}", cures)
+
+
+def _heads(asked: Asked, facts: Facts) -> Refusal | None:
+    parts, whole = facts.spread.attention, facts.whole
+    if whole is None or parts == 1 or not whole.heads:
+        return None
+    flag = "tensor-parallel-size" if asked.engine == "vllm" else "tp-size"
+    fits = [n for n in range(1, parts) if not whole.heads % n]
+    if whole.heads % parts:
+        said = f"{whole.heads} attention heads are not divided by {parts} devices of tensor parallelism"
+        return Refusal("config", "config", said, ({flag: fits[-1] * (facts.spread.tensor // parts)},))
+    return None
+
+
+def _block_quantised(asked: Asked, facts: Facts) -> Refusal | None:
+    """Experts in blocks of FP8 must be divided at the borders of blocks (vLLM ``layers/quantization/fp8.py``)."""
+    if not isinstance(facts.config, Mapping) or facts.spread.tensor == 1 or asked.flags.get("enable-expert-parallel"):
+        return None
+    text = facts.config.get("text_config", facts.config)
+    held = facts.config.get("quantization_config")
+    block = held.get("weight_block_size") if isinstance(held, Mapping) else None
+    width = text.get("moe_intermediate_size") if isinstance(text, Mapping) else None
+    if not (isinstance(block, list) and len(block) == 2 and all(isinstance(each, int) and each > 0 for each in block)):
+        return None
+    parts = facts.spread.experts
+    ep = asked.flags.get("ep-size", 1)
+    if asked.engine == "sglang" and isinstance(ep, int) and ep > 1:
+        parts = max(1, parts // ep)
+    if not isinstance(width, int) or (width % parts == 0 and width // parts % block[0] == 0):
+        return None
+    said = f"experts of width {width} over {parts} devices are not cut at the borders of FP8 blocks of {block[0]}"
+    flag = "tensor-parallel-size" if asked.engine == "vllm" else "tp-size"
+    fits = [n for n in range(1, facts.spread.tensor) if width % n == 0 and width // n % block[0] == 0]
+    whole: tuple[Mapping[str, Any], ...] = (
+        ({"enable-expert-parallel": True},) if asked.engine == "vllm" else ({"ep-size": facts.spread.tensor},)
+    )
+    return Refusal("config", "load", said, (*whole, *({flag: n} for n in fits[-1:])))
+
+
+def _batch(asked: Asked, facts: Facts) -> Refusal | None:
+    tokens, requests = asked.flags.get("max-num-batched-tokens"), asked.flags.get("max-num-seqs")
+    if asked.engine != "vllm" or not isinstance(tokens, int):
+        return None
+    if isinstance(requests, int) and tokens < requests:
+        said = f"--max-num-batched-tokens {tokens} is below --max-num-seqs {requests}"
+        return Refusal("bad-flag", "config", said, ({"max-num-batched-tokens": requests},))
+    length = asked.length or facts.longest or 0
+    if asked.flags.get("enable-chunked-prefill") is False and tokens < length:
+        said = f"--max-num-batched-tokens {tokens:,} is below the length {length:,}, and prompts are not read in chunks"
+        return Refusal(
+            "bad-flag", "config", said, ({"enable-chunked-prefill": None}, {"max-num-batched-tokens": length})
+        )
+    return None
+
+
+def _hierarchical(asked: Asked) -> Refusal | None:
+    flags = asked.flags
+    if asked.engine == "sglang" and flags.get("enable-hierarchical-cache") and flags.get("disable-radix-cache"):
+        return Refusal(
+            "bad-flag",
+            "config",
+            "--enable-hierarchical-cache needs the radix cache, which --disable-radix-cache switches off",
+            ({"disable-radix-cache": None}, {"enable-hierarchical-cache": None}),
+        )
+    return None
+
+
+HYBRID_CONNECTORS: Mapping[str, str] = {
+    **dict.fromkeys(
+        """MultiConnector ExampleHiddenStatesConnector MooncakeConnector MooncakeStoreConnector SimpleCPUOffloadConnector
+        OffloadingConnector DecodeBenchConnector NixlConnector NixlPullConnector NixlPushConnector""".split(),  # noqa: SIM905
+        ">=0.13",
+    ),
+    **dict.fromkeys(("MoRIIOConnector", "HiSparseConnector"), ">=0.30"),
+    "UMBPStoreConnector": ">=0.33",
+}
+"""
+Connectors whose class declares ``SupportsHMA``, with the versions in which it does.
+
+Read in the sources of 0.11.0, 0.12.0 (none does) and 0.25.0 to 0.33.0; those between were not read.
+"""
+
+
+def connectors(asked: Asked) -> tuple[str, ...]:
+    """The names of the KV connectors that the flags ask for, with those that a MultiConnector holds."""
+    if asked.engine != "vllm":
+        return ()
+    if asked.flags.get("kv-offloading-size"):
+        return (
+            "LMCacheConnectorV1" if asked.flags.get("kv-offloading-backend") == "lmcache" else "OffloadingConnector",
+        )
+    return tuple(_named(_json(str(asked.flags.get("kv-transfer-config", "")))))
+
+
+def _named(table: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(name := table.get("kv_connector"), str):
+        yield name
+    extra = table.get("kv_connector_extra_config")
+    inner = extra.get("connectors") if isinstance(extra, Mapping) else None
+    for each in inner if isinstance(inner, list) else ():
+        if isinstance(each, Mapping):
+            yield from _named(each)
+
+
+def _json(text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def without_hybrid(asked: Asked) -> str | None:
+    """The connector for which vLLM switches its hybrid KV-cache manager off; None where it stays on."""
+    lacking = (name for name in connectors(asked) if not within(asked.version, HYBRID_CONNECTORS.get(name, "<0")))
+    return next(lacking, None)
+
+
+def _connector(asked: Asked, facts: Facts) -> Refusal | None:
+    name, forced = without_hybrid(asked), asked.flags.get("disable-hybrid-kv-cache-manager") is False
+    if name is None or not (forced or (facts.whole is not None and facts.whole.states)):
+        return None
+    said = (
+        f"{name} cannot work with the hybrid KV-cache manager, and --no-disable-hybrid-kv-cache-manager asks for it"
+        if forced
+        else f"for {name} the hybrid KV-cache manager is switched off, and layers that keep a state need it"
+    )
+    cures = ({"disable-hybrid-kv-cache-manager": None},) if forced else ()
+    return Refusal("config", "kv_cache", said, (*cures, {"kv-transfer-config": None}))
+
+
+def _combination(asked: Asked, facts: Facts) -> Refusal | None:
+    found = combinations.refused(asked, facts.kind)
+    if found is None:
+        return None
+    said, flags = found
+    return Refusal("backend-unavailable", "config", said, tuple({flag: None} for flag in flags))
+
+
+_FLAG_CHECKS: tuple[Callable[[Asked], Refusal | None], ...] = (_sizes, _shares, _hierarchical)
+"""Those that need nothing but the flags."""
+_CHECKS: tuple[Callable[[Asked, Facts], Refusal | None], ...] = (
+    _positions,
+    _devices,
+    _heads,
+    _batch,
+    _combination,
+    _block_quantised,
+    _connector,
+)

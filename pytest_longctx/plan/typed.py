@@ -1,0 +1,222 @@
+"""``longctx plan`` of a command or of a file: from what was typed to answers."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pytest_longctx.deployments import capacity, command, deployment, manifests, recipes
+from pytest_longctx.deployments.command import Start
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.errors import UsageError
+from pytest_longctx.launchers.lint import lint
+from pytest_longctx.launchers.start_command import StartCommand, of_command, of_pod
+from pytest_longctx.launchers.start_command import of_deployment as start_of_deployment
+from pytest_longctx.plan import answer, asked, parallel
+from pytest_longctx.plan import boots as foreseen
+from pytest_longctx.plan.answer import Answer
+from pytest_longctx.plan.asked import Asked, Given, planned_range
+from pytest_longctx.plan.boots import Boot
+from pytest_longctx.plan.place import Place
+from pytest_longctx.units import GiB
+
+_FILES = (".yaml", ".yml", ".json", ".toml")
+USUAL_BOOT_S = 600.0
+"""Boot time of a large model: 572 s were logged for Scout on 8 x H200."""
+USUAL_UTILISATION = 0.5
+"""Assumed share of the peak in long prefills. Measured: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of ``longctx plan`` that concern a start."""
+
+    hardware: str | None = None
+    host_gib: float | None = None
+    given: Given = field(default_factory=Given)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One server to plan, and where."""
+
+    asked: Asked
+    place: Place
+    start: StartCommand | None = None
+    """The same as the lints read it."""
+
+
+def read(words: Sequence[str], options: Options) -> list[Planned]:
+    """
+    What *words* ask for: a command, or the name of one file that starts servers.
+
+    Raises `UsageError` where no start is found, or the hardware is not known.
+    """
+    path = Path(words[0])
+    if len(words) == 1 and (path.suffix in _FILES or path.is_file()):
+        return list(_of_file(path, options))
+    # One word with spaces is a whole command in quotes.
+    split = command.split(words[0]) if len(words) == 1 else words
+    return [_of_start(command.of_words(split), options)]
+
+
+def _of_file(path: Path, options: Options) -> Iterator[Planned]:
+    if path.suffix == ".toml":
+        yield _of_deployment(path, options)
+        return
+    found = manifests.read(path)
+    if any(recipes.is_recipe(each) for each in found):
+        place = _place(options, None, f"{path}: ")
+        for recipe in (each for each in found if recipes.is_recipe(each)):
+            for start in recipes.starts(recipe, place.hardware, place.device_bytes / 1e9, str(path)):
+                yield _of_recipe(start, options)
+        return
+    many = manifests.starts(found, str(path))
+    if not many:
+        raise UsageError(
+            f"{path}: no start of vLLM or SGLang is found in it\n"
+            "  known    a compose file, a Pod or any object that holds one, a recipe of vLLM, a deployment in TOML\n"
+            "  try      longctx plan --hardware HARDWARE -- COMMAND"
+        )
+    for start in many:
+        try:
+            yield _of_start(start, options)
+        except UsageError as problem:
+            if len(many) == 1 or options.hardware is None:
+                raise
+            # One server that cannot be read is said so; its neighbours are planned.
+            yield Planned(asked.unread(start, str(problem)), _place(options, None, ""))
+
+
+def _of_deployment(path: Path, options: Options) -> Planned:
+    one = deployment.load(path)
+    made = asked.of_deployment(one, options.given, path.resolve().parent)
+    place, limit_gib = _place(options, one.hardware, f"{path}: "), one.docker.memory_gib
+    if limit_gib is not None and (place.host_bytes is None or limit_gib * GiB < place.host_bytes):
+        place = replace(place, host_bytes=limit_gib * GiB)
+    return Planned(made, place, start_of_deployment(one, made.engine))
+
+
+def _of_start(start: Start, options: Options) -> Planned:
+    made = asked.of_start(start, options.given)
+    place = _place(options, _said(start), f"{start.where}: ")
+    nnodes = made.flags.get("nnodes", 1)
+    limit, nodes = start.memory_bytes, max(start.nodes, nnodes if isinstance(nnodes, int) else 1)
+    place = replace(place, hosts=nodes, host_bytes=place.host_bytes and place.host_bytes * nodes)
+    if limit is not None and (place.host_bytes is None or limit * nodes < place.host_bytes):
+        place = replace(place, host_bytes=limit * nodes)
+    return Planned(made, _given(place, start), _for_lints(start, made))
+
+
+_BITS = {
+    "fp8": 8,
+    "int8": 8,
+    "mxfp8": 8.25,
+    "nvfp4": 4.5,
+    "mxfp4": 4.25,
+    "fp4": 4.5,
+    "int4": 4.25,
+    "awq": 4.25,
+    "gptq": 4.25,
+}
+"""Bits of a stored parameter with its scales, by the precision that a recipe names."""
+
+
+def _of_recipe(start: Start, options: Options) -> Planned:
+    """The plan of one variant, whose weights are as its recipe says where config.json does not."""
+    since, precision = start.raw["since"], str(start.raw["precision"] or "").lower()
+    made = _of_start(replace(start, raw=None), options)
+    notes = [f"the recipe needs {made.asked.engine} {since} at least"] if since else []
+    bits = _BITS.get(precision)
+    if bits and isinstance(made.asked.config, dict) and not made.asked.config.get("quantization_config"):
+        notes.append(
+            f"weights of {bits:g} bits, as the recipe says ({precision}); config.json has no quantization_config"
+        )
+        made = replace(made, asked=replace(made.asked, weight_bits=bits))
+    return replace(made, asked=replace(made.asked, notes=(*made.asked.notes, *notes)))
+
+
+def _given(place: Place, start: Start) -> Place:
+    """*place* with no more devices than the container is given."""
+    visible = start.env.get("CUDA_VISIBLE_DEVICES", start.env.get("HIP_VISIBLE_DEVICES", ""))
+    ids = [each for each in visible.split(",") if each.strip() and "$" not in visible and visible.lower() != "all"]
+    counts = [*([start.gpus * start.nodes] if start.gpus else []), *([len(ids)] if ids else [])]
+    fewest = min([place.hardware.count, *counts])
+    return replace(place, hardware=replace(place.hardware, count=fewest))
+
+
+_PRODUCTS = (
+    "GB300",
+    "GB200",
+    "GH200",
+    "B300",
+    "B200",
+    "H200",
+    "H100",
+    "H20",
+    "A100",
+    "L40S",
+    "MI300X",
+    "MI325X",
+    "MI355X",
+)
+
+
+def _said(start: Start) -> str | None:
+    """The hardware that a Pod asks for by a label of its nodes; None where it does not say."""
+    if start.kind is None or start.gpus is None:
+        return None
+    upper = start.kind.upper()
+    kind = next((each for each in _PRODUCTS if each in upper), None)
+    return f"{start.gpus * start.nodes}x{kind}" if kind else None
+
+
+def _place(options: Options, said: str | None, where: str) -> Place:
+    wanted = options.hardware or said
+    if wanted is None:
+        raise UsageError(f"{where}it names no hardware; say which, as in --hardware 8xH100 or --hardware 4x80GiB")
+    return Place.parse(wanted, None if options.host_gib is None else options.host_gib * GiB)
+
+
+def _for_lints(start: Start, made: Asked) -> StartCommand:
+    version = planned_range(made.version)
+    if isinstance(start.raw, str):
+        found = of_command(start.raw)
+    elif isinstance(start.raw, dict) and "spec" in start.raw:
+        found = of_pod(json.dumps(start.raw, default=str))
+    else:
+        found = StartCommand(
+            image=start.image,
+            command=start.words,
+            env=start.env,
+            in_container=start.in_container,
+        )
+    has_shm, workers = (start.shm_bytes or 0) >= GiB, parallel.of_flags(made.engine, made.flags).devices
+    return replace(found, engine=start.engine, version=version, has_shm=has_shm, workers=max(1, workers // start.nodes))
+
+
+def answers(planned: Iterable[Planned]) -> Iterator[Answer]:
+    """The answer of each of *planned*."""
+    for each in planned:
+        boot = foreseen.foresee(each.asked, each.place)
+        found = tuple(f"{name}: {what}" for name, what in lint(each.start)) if each.start else ()
+        known = {problem.word for problem in each.asked.problems}
+        kept = tuple(line for line in found if not (line.startswith("unknown-flag") and known))
+        yield answer.of(boot, kept, None if boot.refusals else _boot_s(each), _prefill_s(boot))
+
+
+def _boot_s(each: Planned) -> float | None:
+    one = each.asked.deployment
+    if one is not None and one.timeouts.usual_boot_s is not None:
+        return one.timeouts.usual_boot_s
+    return USUAL_BOOT_S if each.place.hardware.kind in capacity.DEVICE_GIB else None
+
+
+def _prefill_s(boot: Boot) -> float | None:
+    """Time to read one prompt of the planned length; None where the peak of the devices or the shape is not known."""
+    found = foreseen.shape_of(boot.asked)
+    if not isinstance(found, Shape) or not boot.length or not boot.serves:
+        return None
+    used = replace(boot.place.hardware, count=boot.spread.tensor * boot.spread.pipeline)
+    floor_s = capacity.prefill_floor_s(found, boot.length, used)
+    return None if floor_s is None else floor_s / USUAL_UTILISATION
