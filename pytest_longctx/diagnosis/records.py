@@ -288,7 +288,7 @@ def records(line: str) -> Iterator[Record]:
 
 
 def with_unescaped(text: str) -> str:
-    r"""*text*, followed by what it says if a JSON formatter escaped it; the escapes ``\\uXXXX`` are left."""
+    r"""*text*, followed by what it says if a JSON formatter escaped it; the escapes ``\uXXXX`` are left."""
     return "\n".join((text, text.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\")))
 
 
