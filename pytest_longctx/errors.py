@@ -55,6 +55,12 @@ class BootError(LongctxError):
         self.observation = observation
         self.log = log
 
+    def with_rows(self, word: str, rows: Iterable[str]) -> "BootError":
+        """The error with *rows*, each after *word*, before its remedy."""
+        head, remedy, rest = str(self).rpartition("\n  try ")
+        more = "".join(f"\n  {word:<8} {row}" for row in rows)
+        return BootError(f"{head}{more}{remedy}{rest}", self.observation, self.log) if more and remedy else self
+
 
 class CacheError(LongctxError):
     """A prefix cache that should be empty is not, or its state is unknown."""

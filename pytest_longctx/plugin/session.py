@@ -32,6 +32,7 @@ from pytest_longctx.launchers import boot as launchers_boot
 from pytest_longctx.launchers.boot import Boot, summarised
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
+from pytest_longctx.plan import failed_boot
 from pytest_longctx.plugin.options import Options
 from pytest_longctx.plugin.progress_line import ProgressLine
 from pytest_longctx.plugin.selection import Selection
@@ -120,7 +121,12 @@ class Session:
         with launchers_boot.boot(chosen.launcher, launch, here, chosen.version, predicted) as seen:
             self.progress_line.clear()
             server = seen.server and replace(seen.server, salt=self._salt(seen.server))
-            booted = replace(seen, server=server, peaks=sampler.peaks(since_s, time.monotonic()))
+            failure = seen.failure
+            if failure is not None and failure.observation.kind is not None:
+                tried = failed_boot.rows(failure.observation.kind, launch.deployment, here)
+                failure = failure.with_rows("tried", tried)
+            peaks = sampler.peaks(since_s, time.monotonic())
+            booted = replace(seen, server=server, failure=failure, peaks=peaks)
             self.last_boot = self.booted[launch.deployment.name] = booted
             if booted.server is not None:
                 sampler.attend(booted.server)
