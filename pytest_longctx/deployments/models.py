@@ -140,7 +140,7 @@ def _read_config(path: Path, stamp: tuple[int, int]) -> Shape | Beyond | NotUnde
     found = read(config, quantised)
     if isinstance(found, NotUnderstood):
         return found
-    if why := shape.not_plain(found):
+    if why := shape.uncounted(found):
         return Beyond(found, why)
     named = config.get("architectures")
     architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
