@@ -275,7 +275,9 @@ def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Rang
     if shape.model is None:
         return Range(plain, plain, plain)
     low, high = outside.padding_bytes(shape.model, tensor_parallel)
-    copies = outside.latent_copies_bytes(shape.model, tensor_parallel)
+    # Towers are divided as well, which `Shape.weight_bytes` does not do (0.19, Llama 4 and Mistral on 2 and 4 devices).
+    towers = (shape.whole.vision_parameters or 0) * 2 if shape.whole is not None else 0
+    copies = outside.latent_copies_bytes(shape.model, tensor_parallel) - towers * (1 - 1 / tensor_parallel)
     return Range(plain + copies + low, plain + copies + high, plain + copies + high)
 
 

@@ -82,8 +82,10 @@ def activation_bytes(shape: Shape, trial: Trial) -> Range:
     tokens, width = trial.max_batched_tokens, trial.value_bytes
     requests = min(trial.max_num_seqs, tokens)
     hidden = (tokens + requests) * shape.hidden * width
-    forward = tokens * width * (_feed_forward(shape.model, trial.tensor_parallel) + 4 * shape.hidden)
     experts = _expert_buffers(shape.model, trial)
+    # The input, its norm, the residual and the output; of experts, what they and the shared one make, too.
+    copies = 6 if experts else 4
+    forward = tokens * width * (_feed_forward(shape.model, trial.tensor_parallel) + copies * shape.hidden)
     peaks = [max(hidden + requests * shape.vocabulary * each, forward) for each in _logit_bytes(trial)]
     low, expected, high = (FIXED_BYTES + peak for peak in peaks)
     towers = tokens * shape.hidden * width if shape.model is not None and shape.model.vision_parameters != 0 else 0

@@ -26,7 +26,7 @@ CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
 IN_FLIGHT: Final = "<0.32"
 """Versions whose windows reserve for one batch only; 0.32 reserves for two where it schedules ahead (``max_in_flight_tokens``)."""
 LATENTS: Final = frozenset(
-    """deepseek_v2 deepseek_v3 deepseek_v32 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
+    """deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
     bailing_hybrid""".split()  # noqa: SIM905
 )
 """Model types whose latents vLLM caches as such (``is_deepseek_mla``, 0.32.0); of others it caches every head's keys and values."""
