@@ -240,8 +240,7 @@ def predict(
     if not pool.blocks:
         cure = "--tensor-parallel-size of twice as many devices"
         return Prediction("runs out of memory", terms, 0, None, terms[0], None, cure, doubt=doubt)
-    sorts = trial.before(outside.LEAN_SAMPLER)
-    if sorts and device_bytes * (1 - utilisation) < OUTSIDE_BYTES and device_bytes >= MEASURED_FROM_BYTES:
+    if trial.sorts and device_bytes * (1 - utilisation) < OUTSIDE_BYTES and device_bytes >= MEASURED_FROM_BYTES:
         copy = Term("sampler warm-up, one copy of the logits", sampler_copy_bytes(max_num_seqs, shape))
         cure = "--gpu-memory-utilization 0.90"
         return Prediction("runs out of memory", terms, longest, concurrency, copy, copy.size_bytes, cure)

@@ -29,7 +29,11 @@ FILTER_ROWS = 132
 FIXED_BYTES = 0.04 * GiB
 """Of input ids, positions, block tables and other buffers of the trial run."""
 FLASHINFER_SAMPLES = "0.12"
-"""Before this version the sampler may be FlashInfer's, which does not sort: 2.12 GiB of Mistral-Small on 0.11.0, not 5."""
+"""
+Before this version the sampler is FlashInfer's where that is installed, as in the published images, and does not sort.
+
+2.12 GiB of Mistral-Small in the image of 0.11.0, where gpt-oss-120b without FlashInfer took 7.4 (vllm#27508).
+"""
 
 GRAPHS_COUNTED = "0.21"
 """Since this version the graphs' estimated size is taken off the pool (``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``)."""
@@ -54,6 +58,13 @@ class Trial:
     """Whether its devices are connected by NVLink: the all-reduce that is fused with a norm then has buffers of its own."""
     graphs: int = GRAPHS_USUAL
     """How many sizes of CUDA graphs are captured."""
+    flashinfer: bool = False
+    """Whether FlashInfer is there to sample, in versions in which that is left to the installation."""
+
+    @property
+    def sorts(self) -> bool:
+        """Whether the sampler sorts its logits."""
+        return self.before(LEAN_SAMPLER) and not (self.flashinfer and self.before(FLASHINFER_SAMPLES))
 
     def before(self, version: str) -> bool:
         """Whether the engine may be older than *version*; of an unnamed one, the newest is meant."""
@@ -86,22 +97,19 @@ def activation_bytes(shape: Shape, trial: Trial) -> Range:
     # The input, its norm, the residual and the output; of experts, what they and the shared one make, too.
     copies = 6 if experts else 4
     forward = tokens * width * (_feed_forward(shape.model, trial.tensor_parallel) + copies * shape.hidden)
-    peaks = [max(hidden + requests * shape.vocabulary * each, forward) for each in _logit_bytes(trial)]
-    low, expected, high = (FIXED_BYTES + peak for peak in peaks)
+    peak = FIXED_BYTES + max(hidden + requests * shape.vocabulary * _logit_bytes(trial), forward)
     towers = tokens * shape.hidden * width if shape.model is not None and shape.model.vision_parameters != 0 else 0
     slack = towers and 0.2 * GiB  # of the tower itself: 0 to 0.2 GiB in six boots
     packed = shape.model is not None and shape.model.scheme.name not in ("", "fp8", "compressed-tensors")
     # Kernels of packed experts have other buffers: of gpt-oss-20b none were seen.
-    return Range(
-        low + (0 if packed else experts), expected + (0 if packed else experts) + towers, high + experts + towers + slack
-    )
+    usual = 0 if packed else experts
+    return Range(peak + usual, peak + usual + towers, peak + experts + towers + slack)
 
 
-def _logit_bytes(trial: Trial) -> tuple[float, float, float]:
-    lean = LEAN_BYTES[trial.value_bytes] + 4 * FILTER_ROWS / max(1, trial.max_num_seqs)
-    if not trial.before(LEAN_SAMPLER):
-        return lean, lean, lean
-    return (LEAN_BYTES[2] if trial.before(FLASHINFER_SAMPLES) else SORTING_BYTES), SORTING_BYTES, SORTING_BYTES
+def _logit_bytes(trial: Trial) -> float:
+    if trial.sorts:
+        return SORTING_BYTES
+    return LEAN_BYTES[trial.value_bytes] + 4 * FILTER_ROWS / max(1, trial.max_num_seqs)
 
 
 def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
@@ -145,7 +153,7 @@ def padding_bytes(model: ModelShape, tensor_parallel: int) -> tuple[float, float
                 hidden, width = tensor.rows, tensor.columns / tensor_parallel
                 three = 3 * tensor.copies * MXFP4_BITS / 8
                 most += three * (_up(hidden, 256) * _up(width, 128) - hidden * width)
-                least += three * (hidden * _up(width, 64) - hidden * width)
+                least += three * (hidden * _up(width, 256) - hidden * width)
     return least, most
 
 

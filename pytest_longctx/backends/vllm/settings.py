@@ -150,8 +150,14 @@ def trial(deployment: Deployment, loaded: Load, *, tensor_parallel: int) -> Tria
         eager=bool(deployment.flags.get("enforce-eager", False)),
         version=deployment.version,
         linked=here is None or (here.linked and here.family in ("hopper", "blackwell")),
+        flashinfer=_samples_with_flashinfer(deployment),
         graphs=outside.graph_sizes(loaded.max_num_seqs, loaded.max_batched_tokens, widest),
     )
+
+
+def _samples_with_flashinfer(deployment: Deployment) -> bool:
+    said = deployment.env.get("VLLM_USE_FLASHINFER_SAMPLER")
+    return deployment.image is not None if said is None else said == "1"
 
 
 def unlaid(deployment: Deployment, shape: Shape) -> str:
