@@ -133,8 +133,15 @@ class VllmCpu(Vllm):
         return super().argv(deployment.model_copy(update={"flags": settled}), python, model, port)
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
+        pool = self.pool(deployment, shape)
+        if deployment.max_model_len is None or pool is None:
+            return None
+        return memory.predict_pool(pool, deployment.max_model_len)
+
+    def pool(self, deployment: Deployment, shape: Shape) -> memory.Pool | None:
+        """The KV cache; None where its size was not given, or its dtype is not known."""
         flags, space_gib = deployment.flags, deployment.env.get("VLLM_CPU_KVCACHE_SPACE")
-        if deployment.max_model_len is None or space_gib is None:
+        if space_gib is None:
             return None
         dtype = str(flags.get("kv-cache-dtype", "auto"))
         # Attention stores one byte per value for every dtype it treats as quantised, and the model's dtype for all others.
@@ -152,7 +159,7 @@ class VllmCpu(Vllm):
         pool = memory.Pool(shape, float(space_gib) * GiB, max_batched_tokens=batch, layout=laid)
         if "num-gpu-blocks-override" in flags:
             pool = replace(pool, available_bytes=int(flags["num-gpu-blocks-override"]) * pool.block_bytes)
-        return memory.predict_pool(pool, deployment.max_model_len)
+        return pool
 
 
 class VllmNeuron(Vllm):
