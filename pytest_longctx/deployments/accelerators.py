@@ -1,4 +1,4 @@
-"""The accelerators that files may name: memory, bandwidth and peak of each, from the vendors' data sheets (``accelerators.toml``)."""
+"""The accelerators that files may name: memory, bandwidth and peak, from the vendors' data sheets (``accelerators.toml``)."""
 
 import re
 import tomllib

@@ -59,8 +59,8 @@ class Shape:
             return self
         counts = {name: ceil(getattr(self, name) / stages) for name in ("full", "chunked", "sliding")}
         held = ceil((self.parameters - self.embedding_parameters) / stages) + self.embedding_parameters // 2
-        parts = {name: part and part.stage(stages) for name, part in (("whole", self.whole), ("model", self.model))}
-        return replace(self, **counts, parameters=held, **parts)
+        whole, model = self.whole and self.whole.stage(stages), self.model and self.model.stage(stages)
+        return replace(self, **counts, parameters=held, whole=whole, model=model)
 
     def kv_bytes_per_token(self, value_bytes: int, tensor_parallel: int = 1) -> int:
         """Bytes per token of keys and values in all layers, on one device."""

@@ -112,17 +112,30 @@ FLAG = {"vllm": "tensor-parallel-size", "sglang": "tp"}
 def test_a_latent_is_not_divided(planned):
     """61 layers of 576 values: 10.7 GiB of 163,840 tokens, on each of 8 devices as on 16 (plans/24 of the issue)."""
     found = [
-        planned(MODELS["DeepSeek-V3"]["config"], Vllm(), f"{n}xB200", max_model_len=163_840, flags={"tensor-parallel-size": n})
+        planned(
+            MODELS["DeepSeek-V3"]["config"],
+            Vllm(),
+            f"{n}xB200",
+            max_model_len=163_840,
+            flags={"tensor-parallel-size": n},
+        )
         for n in (8, 16)
     ]
-    sizes = [term.size_bytes / GiB for row in found for term in row.prediction.terms if term.name == "KV cache of one request"]
+    sizes = [
+        term.size_bytes / GiB
+        for row in found
+        for term in row.prediction.terms
+        if term.name == "KV cache of one request"
+    ]
     assert sizes == pytest.approx([10.72, 10.72], abs=0.005)
 
 
 def test_gated_delta_net_comes_out_as_a_public_log(planned):
     """Qwen3.6-27B, FP8 cache, TP 2, 4.99 GiB a device: blocks of 1,568 tokens, 2.311 requests of 131,072 (plans/26)."""
     config = MODELS["Qwen3.6-27B"]["config"]
-    shape = of(read(config))
+    model = read(config)
+    assert isinstance(model, ModelShape)
+    shape = of(model)
     made = Deployment.model_validate(
         {
             "name": "d",
@@ -157,7 +170,12 @@ def test_more_requests_than_states_are_refused(planned):
 GPT_OSS_MXFP4 = MODELS["gpt-oss-120b"]["config"] | {
     "quantization_config": {
         "quant_method": "mxfp4",
-        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+        "modules_to_not_convert": [
+            "model.layers.*.self_attn",
+            "model.layers.*.mlp.router",
+            "model.embed_tokens",
+            "lm_head",
+        ],
     }
 }
 

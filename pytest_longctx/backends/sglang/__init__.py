@@ -111,7 +111,9 @@ class Sglang(Backend):
             triton = flags.get("attention-backend") == "triton"
             mla_mib = None if not latent or old else 0 if triton or batches is None else defaults.MLA_GRAPHS_MIB
             fraction = defaults.static_fraction(gpu_mib, chunk_tokens, *graphs, devices, prefill_mib=mla_mib)
-        fp8 = str(flags.get("kv-cache-dtype", "auto")).startswith("fp8")
+        asked = "fp8" if self.takes_kv_dtype(deployment, shape) else "auto"
+        given = str(flags.get("kv-cache-dtype", "auto"))
+        fp8 = (asked if given == "auto" else given).startswith("fp8")
         slots = flags.get("max-mamba-cache-size")
         return memory.Boot(
             shape,
@@ -133,6 +135,11 @@ class Sglang(Backend):
             state_ratio=float(flags.get("mamba-full-memory-ratio", memory.STATE_RATIO)),
             state_slots=None if slots is None else int(slots),
         ).predict()
+
+    def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
+        # ``srt/mem_cache/kv_cache_dtype.py``, 0.5.16 and 0.5.23: ModelOpt's FP8, and nothing else, is FP8 e4m3.
+        scheme = shape.whole.scheme if shape.whole is not None else None
+        return scheme is not None and scheme.name == "modelopt" and scheme.kv_dtype == "fp8"
 
     def tensor_parallel(self, deployment: Deployment) -> int:
         return int(next((deployment.flags[name] for name in _TENSOR_PARALLEL if name in deployment.flags), 1))
@@ -179,7 +186,8 @@ def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
         "latents of several tokens (compress_ratios)": any(c.rate != 1 or c.window for c in _latents(shape)),
         "an indexer beside keys and values": any(isinstance(c, Attention) and c.index_dim for c in attentions),
         "--disable-radix-cache with --max-running-requests and windows": bool(capped),
-        f"--kv-cache-dtype {dtype}": dtype not in ("auto", "bfloat16", "bf16", "float16") and not dtype.startswith("fp8"),
+        f"--kv-cache-dtype {dtype}": dtype not in ("auto", "bfloat16", "bf16", "float16")
+        and not dtype.startswith("fp8"),
         "mamba_ssm_dtype of its config": any(s.recurrent_dtype == "bfloat16" for s, _ in whole.states),
     }
     return next((name for name, found in checks.items() if found), "")

@@ -73,8 +73,8 @@ def static_fraction(
     The default of ``--mem-fraction-static`` for a text model.
 
     *decode_graphs* is the largest batch of a decode graph, None with graphs off; *prefill_tokens* the largest prefill graph;
-    *devices* those of tensor and pipeline parallelism together; *prefill_mib* what prefill graphs reserve, where it does not depend
-    on their number.
+    *devices* those of tensor and pipeline parallelism together; *prefill_mib* what prefill graphs reserve, where it is not by
+    their number.
 
     >>> static_fraction(81_559, 8192, 256, 8192), static_fraction(143_771, 8192, 256, 8192)
     (0.83, 0.903)

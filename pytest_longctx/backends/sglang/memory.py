@@ -226,7 +226,8 @@ class Boot:
         """Predict the result of this boot. Order of allocation: weights, request table, pool, graph tables."""
         table = Term("req_to_token", self.req_to_token_bytes)
         graphs = Term("CUDA graph tables", GRAPH_TABLES * self.graph_table_bytes)
-        terms = (Term("weights", self.weight_bytes), table, Term("KV pool", self.pool_bytes), graphs)
+        pool = Term("KV pool", self.pool_bytes)
+        terms: tuple[Term, ...] = (Term("weights", self.weight_bytes), table, pool, graphs)
         longest = max(0, self.longest_admitted)
         if self.state_bytes:
             terms += (Term(f"{self.states:,} states", self.states * self.state_bytes),)

@@ -77,6 +77,9 @@ class Vllm(Backend):
             in_flight=settings.in_flight(deployment, loaded.max_batched_tokens),
         )
 
+    def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
+        return settings.takes_kv_dtype(deployment, shape)
+
     def tensor_parallel(self, deployment: Deployment) -> int:
         return int(deployment.flags.get("tensor-parallel-size", 1))
 

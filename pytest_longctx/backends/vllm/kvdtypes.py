@@ -1,9 +1,9 @@
 """
 What ``--kv-cache-dtype`` makes of a key, a value or a latent, in bytes.
 
-Read in 0.32.0: ``utils/torch_utils.py`` (``nvfp4_kv_cache_full_dim``), ``v1/attention/backends/triton_attn.py`` (``customize_spec``: one
-FP32 scale for each head's key and value), ``model_executor/layers/attention/mla_attention.py`` (``get_kv_cache_spec``: 656 and 352
-bytes of a packed latent with its rotary part and scales).
+Read in 0.32.0: ``utils/torch_utils.py`` (``nvfp4_kv_cache_full_dim``), ``v1/attention/backends/triton_attn.py``
+(``customize_spec``: one FP32 scale for each head's key and value), ``model_executor/layers/attention/mla_attention.py``
+(``get_kv_cache_spec``: 656 and 352 bytes of a packed latent with its rotary part and scales).
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,9 @@ class ValueSize:
 
     def of(self, values: int) -> int:
         """Bytes of a vector of *values*."""
-        return self.packed_bytes if self.packed_bytes is not None else ceil(values * self.value_bytes) + self.scale_bytes
+        return (
+            self.packed_bytes if self.packed_bytes is not None else ceil(values * self.value_bytes) + self.scale_bytes
+        )
 
 
 PLAIN: Mapping[int, ValueSize] = MappingProxyType({size: ValueSize(size) for size in (1, 2, 4)})

@@ -17,6 +17,7 @@ from pytest_longctx.backends.vllm.outside import Range, Trial
 from pytest_longctx.backends.vllm.pages import Grouping, Layout
 from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.observation import Outcome
 from pytest_longctx.shapes.caches import Attention, Cache
 from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
@@ -43,7 +44,7 @@ OUTSIDE_BYTES = 7.5 * GiB
 Memory that must remain outside the engine's share of a large device, for CUDA graphs, NCCL and a sampler that sorts.
 
 An interval, not a formula: with 7.0 GiB (utilisation 0.95 on an H200, vLLM 0.12.0, tensor parallel 8) the sampler's warm-up ran
-out of memory; with 14.0 GiB (0.90) it did not. 57 boots of 0.19 on H100s served with 4.0 GiB (0.95): since 0.17 nothing is sorted.
+out of memory; with 14.0 GiB (0.90) it did not. Boots of 0.19 on H100s served with 4.0 GiB (0.95): since 0.17 nothing is sorted.
 """
 
 
@@ -174,7 +175,11 @@ def caches(shape: Shape) -> Iterable[tuple[Cache, int]]:
     """What the layers of *shape* cache, and how many layers each."""
     if shape.model is not None:
         return [(group.cache, group.layers) for group in shape.model.groups]
-    spans = (("full", shape.full, 0), ("chunked", shape.chunked, shape.window), ("sliding", shape.sliding, shape.window))
+    spans = (
+        ("full", shape.full, 0),
+        ("chunked", shape.chunked, shape.window),
+        ("sliding", shape.sliding, shape.window),
+    )
     width = shape.head_dim
     return [(Attention(shape.kv_heads, width, width, span, w), n) for span, n, w in spans if n]  # type: ignore[arg-type]
 
@@ -217,8 +222,8 @@ def predict(
     """
     What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*.
 
-    *in_flight* is how many tokens may be computed at once, if more than one batch. The outcome is in doubt where the bounds of what
-    is taken beside weights and cache would turn it. Raises `pages.UnlaidError`.
+    *in_flight* is how many tokens may be computed at once, if more than one batch. The outcome is in doubt where the bounds of
+    what is taken beside weights and cache would turn it. Raises `pages.UnlaidError`.
     """
     weights = weight_range(shape, weight_value_bytes, tensor_parallel)
     trial = trial or Trial(max_num_seqs, max_batched_tokens, tensor_parallel)
@@ -233,7 +238,13 @@ def predict(
         Term(f"tables of {workers} workers", tables, host=True),
         Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True),
     )
-    terms = (Term("weights", weights.expected), Term("other", other.expected), Term("KV pool", available), one_request, *host)
+    terms = (
+        Term("weights", weights.expected),
+        Term("other", other.expected),
+        Term("KV pool", available),
+        one_request,
+        *host,
+    )
     longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
     spent = [device_bytes * utilisation - each for each in ((weights + other).high, (weights + other).low)]
     doubt = _doubt(pool, max_model_len, max(0.0, spent[0]), max(0.0, spent[1]))
@@ -247,13 +258,15 @@ def predict(
     if concurrency < 1:
         # The check at boot counts what each layer keeps; without the hybrid manager the pool then keeps every token in all
         # layers.
-        kept = Pool(shape, available, *parts, True, ratio, layout and replace(layout, hybrid=True))
+        kept = replace(pool, hybrid=True, layout=layout and replace(layout, hybrid=True))
         would_pass = kept.concurrency(max_model_len) >= 1 and trial.before("0.13")
         cure = "the hybrid KV-cache manager" if would_pass else f"--max-model-len {longest}"
-        outcome = "overcommits" if would_pass else "refuses"
+        outcome: Outcome = "overcommits" if would_pass else "refuses"
         return Prediction(outcome, terms, longest, concurrency, one_request, None, cure, doubt=doubt)
     if pool.grouping.has_states and max_num_seqs > pool.blocks and not trial.eager and not trial.before(STATES_CHECKED):
-        state = Term(f"max_num_seqs ({max_num_seqs:,}) exceeds available Mamba cache blocks ({pool.blocks:,})", pool.block_bytes)
+        state = Term(
+            f"max_num_seqs ({max_num_seqs:,}) exceeds available Mamba cache blocks ({pool.blocks:,})", pool.block_bytes
+        )
         cure = f"--max-num-seqs {2 ** (pool.blocks.bit_length() - 1)}"
         return Prediction("refuses", terms, longest, concurrency, state, None, cure)
     return Prediction("serves", terms, longest, concurrency, host_cure="--max-num-seqs 8", doubt=doubt)

@@ -1,11 +1,11 @@
 """
-What vLLM takes of a GPU beside weights and KV cache: its trial run, memory that is not PyTorch's, and the estimate of its CUDA graphs.
+What vLLM takes of a GPU beside weights and KV cache: its trial run, memory that is not PyTorch's, its estimate of graphs.
 
 The trial run has ``max_num_batched_tokens`` tokens and samples for ``max_num_seqs`` requests (``v1/worker/gpu_model_runner.py``,
-``profile_run``). Its peak is the sampler's or that of the widest feed-forward layer, whichever is larger; the buffers of fused experts
-stay. The terms are counted from the sources, and checked against 49 boots of 0.19.0 on H100s that llm-d-planner published (pull
-request 205: largest miss 0.27 GiB, of a vision model), 9 of 0.11 to 0.16 (its ``empirical-vllm-memory-results.md``), and 5 of 0.25.1 on
-H200s. Where versions or backends differ by more than that, an interval says so.
+``profile_run``). Its peak is the sampler's or that of the widest feed-forward layer, whichever is larger; the buffers of fused
+experts stay. The terms are counted from the sources, and checked against 59 boots of 0.19.0 on H100s that llm-d-planner
+published (pull request 205; ``docs/results/planner``), those of older versions in its ``empirical-vllm-memory-results.md``, and
+five of 0.25.1 on H200s. Where versions or kernels differ by more than that, an interval says so.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 LEAN_SAMPLER = "0.17"
-"""Since this version the sampler filters in a kernel and does not sort: 5.64 GiB became 2.23 (Qwen3-14B, 1,024 requests)."""
+"""Since this version the sampler filters in a kernel and does not sort: 5.64 GiB became 2.23 (Qwen3-14B)."""
 SORTING_BYTES = 38
-"""Bytes per logit of a sampler that sorts: 4.76 GiB of Llama-3.1-8B, 5.64 of Qwen3-32B, 7.38 of gpt-oss-20b, 1,024 requests each."""
+"""Bytes per logit of a sampler that sorts: 4.76 GiB of Llama-3.1-8B, 5.64 of Qwen3-32B, 7.38 of gpt-oss-20b (peaks)."""
 LEAN_BYTES = {1: 14, 2: 14, 4: 16}
 """Bytes per logit since: the model's own, an FP32 copy, probabilities, and the noise that picks; by bytes of the model's values."""
 FILTER_ROWS = 132

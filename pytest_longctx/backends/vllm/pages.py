@@ -1,9 +1,9 @@
 """
-vLLM's pages: what one block of the KV cache is for each kind of layer, and how layers are grouped so that all blocks have one size.
+vLLM's pages: what a block of the KV cache is for each kind of layer, and how layers are grouped so that all blocks have one size.
 
 Read in the sources of 0.32.0: ``v1/kv_cache_interface.py`` (sizes of pages, blocks of one request), ``v1/core/kv_cache_utils.py``
 (``unify_kv_cache_spec_page_size``, ``_get_kv_cache_groups_uniform_page_size``) and ``platforms/interface.py``
-(``_align_hybrid_block_size``). They reproduce the blocks and tokens that 47 boots of the CPU build logged, to the last digit.
+(``_align_hybrid_block_size``). They reproduce the blocks and tokens that 44 boots of the CPU build logged, to the last digit.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,6 @@ from typing import Literal
 from pytest_longctx.backends.vllm.kvdtypes import PLAIN, ValueSize
 from pytest_longctx.shapes.caches import Attention, Cache, Latent, State
 from pytest_longctx.shapes.model import VALUE_BYTES
-
-CHECKPOINTED = {"mamba2": "0.12", "gated_delta": "0.33"}
-"""Kinds of state that keep one more block for a checkpoint of a prefill, with a prefix cache, and since when."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,12 @@ ALIGNED_STATES: Final = ">=0.25"
 CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
 """Kinds of state that have one more block, for a checkpoint of a prefill, and since when (0.32.0: only Mamba-2's mixer has)."""
 IN_FLIGHT: Final = "<0.32"
-"""Versions whose windows reserve for one batch only; 0.32 reserves for two where it schedules ahead (``max_in_flight_tokens``)."""
+"""Versions whose windows reserve for one batch; 0.32 reserves for two where it schedules ahead (``max_in_flight_tokens``)."""
 LATENTS: Final = frozenset(
     """deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
     bailing_hybrid""".split()  # noqa: SIM905
 )
-"""Model types whose latents vLLM caches as such (``is_deepseek_mla``, 0.32.0); of others it caches every head's keys and values."""
+"""Model types whose latents are cached as such (``is_deepseek_mla``, 0.32.0); of others, every head's keys and values are."""
 
 
 def device(deployment: Deployment) -> Accelerator | None:
@@ -54,7 +54,11 @@ def load(deployment: Deployment, device_bytes: float) -> Load:
     """``--max-num-seqs`` and ``--max-num-batched-tokens``, as given or as a server on such a device chooses them."""
     flags, here = deployment.flags, device(deployment)
     tokens, requests = 2048, 256
-    if device_bytes >= 155 * GiB and all_in(deployment, ">=0.28") and not (here and here.visible_gib and here.visible_gib < 160):
+    if (
+        device_bytes >= 155 * GiB
+        and all_in(deployment, ">=0.28")
+        and not (here and here.visible_gib and here.visible_gib < 160)
+    ):
         tokens, requests = 16_384, 1024
     elif device_bytes >= 70 * GiB and not (here is not None and here.kind.startswith("A100")):
         tokens, requests = 8192, 1024
@@ -74,14 +78,23 @@ def model_bytes(deployment: Deployment, model: ModelShape | None) -> int:
     return 4 if str(deployment.flags.get("dtype")) in ("float32", "float") else 2
 
 
+def takes_kv_dtype(deployment: Deployment, shape: Shape) -> bool:
+    """Whether a dtype of the cache that the checkpoint asks for is taken: ModelOpt's since 0.25 (``utils/torch_utils.py``)."""
+    return shape.whole is not None and shape.whole.scheme.name == "modelopt" and all_in(deployment, ">=0.25")
+
+
 def kv_dtype(deployment: Deployment, shape: Shape) -> str:
     """``--kv-cache-dtype``, as given, as the checkpoint asks for it, or ``auto``."""
     dtype = str(deployment.flags.get("kv-cache-dtype", "auto"))
-    asked = shape.whole.scheme.kv_dtype if shape.whole is not None else None
-    if dtype == "auto" and asked and all_in(deployment, ">=0.25"):
-        return asked
+    if dtype == "auto" and shape.whole is not None and takes_kv_dtype(deployment, shape):
+        return shape.whole.scheme.kv_dtype or dtype
     here = device(deployment)
-    if dtype == "auto" and shape.architecture == "GlmMoeDsaForCausalLM" and here is not None and here.family == "blackwell":
+    if (
+        dtype == "auto"
+        and shape.architecture == "GlmMoeDsaForCausalLM"
+        and here is not None
+        and here.family == "blackwell"
+    ):
         return "fp8_e4m3"
     return dtype
 
@@ -100,7 +113,13 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
     recurrent = str(flags.get("mamba-ssm-cache-dtype", "auto"))
     usual = 128 if on_cpu else 16
     if found:
-        usual = 16 if on_cpu else 64 if sparse or (deployment.version is not None and overlap(deployment.version, "<0.13")) else 16
+        usual = (
+            16
+            if on_cpu
+            else 64
+            if sparse or (deployment.version is not None and overlap(deployment.version, "<0.13"))
+            else 16
+        )
     block = usual if found and on_cpu else int(flags.get("block-size", usual))
     return Layout(
         keys=keys,
@@ -133,7 +152,9 @@ def in_flight(deployment: Deployment, batch: int) -> int:
     stages = int(deployment.flags.get("pipeline-parallel-size", 1))
     if deployment.version is None or overlap(deployment.version, IN_FLIGHT):
         return batch
-    ahead = deployment.flags.get("async-scheduling", True) is not False and not deployment.flags.get("no-async-scheduling")
+    ahead = deployment.flags.get("async-scheduling", True) is not False and not deployment.flags.get(
+        "no-async-scheduling"
+    )
     return batch * (2 if stages == 1 and ahead else stages)
 
 
@@ -162,21 +183,21 @@ def _samples_with_flashinfer(deployment: Deployment) -> bool:
 
 def unlaid(deployment: Deployment, shape: Shape) -> str:
     """Why the pages of *shape* are not known under these flags: the key that is not modelled; empty where they are."""
-    model = shape.whole
+    model, flags = shape.whole, deployment.flags
     if model is None:
         return ""
-    dtype = str(deployment.flags.get("kv-cache-dtype", "auto"))
     latents = [cache for cache, _ in model.attentions if isinstance(cache, Latent)]
-    if latents and model.model_type not in LATENTS:
-        return f"kv_lora_rank of {model.model_type}: vLLM has no latent cache for it"
+    sparse = any(cache.index_dim for cache in latents)
     old = deployment.version is not None and overlap(deployment.version, "<0.25")
-    if any(cache.index_dim for cache in latents) and dtype == "auto" and old:
-        return "index_topk before 0.25: what --kv-cache-dtype auto means; name one"
-    if deployment.flags.get("enable-prefix-caching") and model.states and not all_in(deployment, ALIGNED_STATES):
-        return "--enable-prefix-caching for models that keep a state, before 0.25"
-    mode = deployment.flags.get("mamba-cache-mode")
-    if mode not in (None, "none", "align"):
-        return f"--mamba-cache-mode {mode}"
-    if deployment.flags.get("kv-cache-dtype-skip-layers"):
-        return "--kv-cache-dtype-skip-layers"
-    return ""
+    unsaid = flags.get("kv-cache-dtype", "auto") == "auto"
+    kept = flags.get("enable-prefix-caching") and model.states and not all_in(deployment, ALIGNED_STATES)
+    mode = flags.get("mamba-cache-mode", "none")
+    checks = {
+        f"kv_lora_rank of {model.model_type}: vLLM has no latent cache for it": latents
+        and model.model_type not in LATENTS,
+        "index_topk before 0.25: what --kv-cache-dtype auto means; name one": sparse and unsaid and old,
+        "--enable-prefix-caching for models that keep a state, before 0.25": kept,
+        f"--mamba-cache-mode {mode}": mode not in ("none", "align"),
+        "--kv-cache-dtype-skip-layers": flags.get("kv-cache-dtype-skip-layers"),
+    }
+    return next((name for name, found in checks.items() if found), "")
