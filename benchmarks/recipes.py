@@ -1,12 +1,12 @@
 """
-What the recipes of vllm-project/recipes claim to fit, beside the plan; and the configs that AIConfigurator ships, read and planned.
+What vLLM's recipes (vllm-project/recipes) claim to fit, beside the plan; and the configs that AIConfigurator ships, read.
 
     git clone https://github.com/vllm-project/recipes && git clone https://github.com/ai-dynamo/aiconfigurator
     python benchmarks/recipes.py recipes aiconfigurator > docs/results/planner/recipes.md
 
-A recipe has no config.json: AIConfigurator's and those of tests/data/shapes/models.json stand in, by the model's name. A pair of a
-variant and a hardware profile claims that the weights fit on as few GPUs as its ``vram_minimum_gb`` needs; the plan is asked the same
-for 8,192 tokens, 256 requests and the engine's default share. Needs PyYAML.
+A recipe has no config.json: AIConfigurator's and those of tests/data/shapes/models.json stand in, by the model's name. A pair of
+a variant and a hardware profile claims that the weights fit on as few GPUs as its ``vram_minimum_gb`` needs; the plan is asked the
+same for 8,192 tokens, 256 requests and the engine's default share. Needs PyYAML.
 """
 
 import json
@@ -107,7 +107,9 @@ def pairs(recipes: Path, configs: dict[str, tuple[Any, Any]]) -> Iterator[Pair]:
     """Every variant of every recipe with every hardware that it names."""
     profiles = yaml.safe_load(text(recipes, "taxonomy.yaml"))["hardware_profiles"]
     by_name = {_plain(name): each for name, each in configs.items()}
-    by_name |= {_plain(name): (entry["config"], None) for name, entry in _known().items() if _plain(name) not in by_name}
+    by_name |= {
+        _plain(name): (entry["config"], None) for name, entry in _known().items() if _plain(name) not in by_name
+    }
     for path in files(recipes, "models"):
         recipe = yaml.safe_load(text(recipes, path))
         model, hardware = recipe["model"], recipe["meta"].get("hardware") or {}
@@ -175,7 +177,9 @@ def page(recipes: Path, configurator: Path) -> str:
     found = list(pairs(recipes, configs))
     took_s = time.perf_counter() - started
     print(f"{len(found)} pairs in {took_s:.1f} s", file=sys.stderr)
-    verdicts = Counter(pair.verdict.partition(":")[0] if pair.verdict.startswith("disagrees") else pair.verdict for pair in found)
+    verdicts = Counter(
+        pair.verdict.partition(":")[0] if pair.verdict.startswith("disagrees") else pair.verdict for pair in found
+    )
     understood = [name for name, each in read_ones.items() if isinstance(each, ModelShape)]
     refused = {name: each for name, each in read_ones.items() if isinstance(each, NotUnderstood)}
     judged = [pair for pair in found if not isinstance(pair.found, str)]
@@ -183,9 +187,8 @@ def page(recipes: Path, configurator: Path) -> str:
         (
             "# vLLM's recipes and AIConfigurator's configs beside the plan",
             "",
-            "Made by `benchmarks/recipes.py`, which says what is asked. "
-            f"{len(found)} pairs of a variant and a hardware profile, of which {len(judged)} could be planned:",
-            "the others have no config at hand, or are refused by name.",
+            "Made by `benchmarks/recipes.py`, which says what is asked. Of the recipes' pairs of variant and hardware,",
+            f"{len(found)} in all, {len(judged)} could be planned; the others have no config at hand, or are refused by name.",
             "",
             "| what the plan says | pairs |",
             "| --- | --- |",

@@ -21,9 +21,9 @@ from pytest_longctx.units import GiB
 LEAN_SAMPLER = "0.17"
 """Since this version the sampler filters in a kernel and does not sort: 5.64 GiB became 2.23 (Qwen3-14B)."""
 SORTING_BYTES = 38
-"""Bytes per logit of a sampler that sorts: 4.76 GiB of Llama-3.1-8B, 5.64 of Qwen3-32B, 7.38 of gpt-oss-20b (peaks)."""
+"""Bytes per logit of a sampler that sorts: 4.76 GiB of Llama-3.1-8B, 5.64 of Qwen3-32B, 7.38 of gpt-oss-20b."""
 LEAN_BYTES = {1: 14, 2: 14, 4: 16}
-"""Bytes per logit since: the model's own, an FP32 copy, probabilities, and the noise that picks; by bytes of the model's values."""
+"""Bytes per logit since: the model's own, an FP32 copy, probabilities, the noise that picks; by bytes of the model's values."""
 FILTER_ROWS = 132
 """Rows of FP32 logits that the filter keeps: one for each multiprocessor (132 on an H100 or H200)."""
 FIXED_BYTES = 0.04 * GiB
@@ -39,7 +39,7 @@ GRAPHS_COUNTED = "0.21"
 """Since this version the graphs' estimated size is taken off the pool (``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``)."""
 GRAPHS_USUAL = 51
 """Sizes of graphs in those boots."""
-GRAPH_BYTES_PER_LAYER = (0.016 * GiB, 0.024 * GiB, 0.05 * GiB)
+GRAPH_BYTES_PER_LAYER = (0.016 * GiB, 0.024 * GiB, 0.055 * GiB)
 """Least, usual and most of the estimates of `GRAPHS_USUAL` graphs: 0.49 to 1.92 GiB over 16 to 80 layers."""
 
 

@@ -111,16 +111,9 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
         return None
     states = str(flags.get("mamba-cache-dtype", "auto"))
     recurrent = str(flags.get("mamba-ssm-cache-dtype", "auto"))
-    usual = 128 if on_cpu else 16
-    if found:
-        usual = (
-            16
-            if on_cpu
-            else 64
-            if sparse or (deployment.version is not None and overlap(deployment.version, "<0.13"))
-            else 16
-        )
-    block = usual if found and on_cpu else int(flags.get("block-size", usual))
+    usual = _block(deployment, latent=bool(found), sparse=sparse, on_cpu=on_cpu)
+    fixed = bool(found) and on_cpu and usual == REFERENCE_LATENT_BLOCK
+    block = usual if fixed else int(flags.get("block-size", usual))
     return Layout(
         keys=keys,
         latents=latents or keys,
@@ -134,6 +127,19 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
         checkpoints=frozenset(kind for kind, since in CHECKPOINTS.items() if all_in(deployment, since)),
         group_ratio=ratio,
     )
+
+
+REFERENCE_LATENT_BLOCK: Final = 16
+"""Tokens of the only block that the CPU build's reference kernel of MLA has; the AMX kernel takes any, and 128 by itself."""
+
+
+def _block(deployment: Deployment, *, latent: bool, sparse: bool, on_cpu: bool) -> int:
+    """Tokens of a block where none is given."""
+    if on_cpu:
+        amx = str(deployment.flags.get("attention-backend", "")).upper() == "AMX_MLA"
+        return REFERENCE_LATENT_BLOCK if latent and not amx else 128
+    old = deployment.version is not None and overlap(deployment.version, "<0.13")
+    return 64 if latent and (sparse or old) else 16
 
 
 def _keeps_states(deployment: Deployment, model: ModelShape | None, *, on_cpu: bool) -> bool:
