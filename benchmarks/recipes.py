@@ -5,8 +5,8 @@ What vLLM's recipes (vllm-project/recipes) claim to fit, beside the plan; and th
     python benchmarks/recipes.py recipes aiconfigurator > docs/results/planner/recipes.md
 
 A recipe has no config.json: AIConfigurator's and those of tests/data/shapes/models.json stand in, by the model's name. A pair of
-a variant and a hardware profile claims that the weights fit on as few GPUs as its ``vram_minimum_gb`` needs; the plan is asked the
-same for 8,192 tokens, 256 requests and the engine's default share. Needs PyYAML.
+a variant and a hardware profile claims that the weights fit on as few GPUs as its ``vram_minimum_gb`` needs; the plan is asked
+the same for 8,192 tokens, 256 requests and the engine's default share. Needs PyYAML.
 """
 
 import json

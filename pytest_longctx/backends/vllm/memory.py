@@ -226,50 +226,58 @@ def predict(
     what is taken beside weights and cache would turn it. Raises `pages.UnlaidError`.
     """
     weights = weight_range(shape, weight_value_bytes, tensor_parallel)
-    trial = trial or Trial(max_num_seqs, max_batched_tokens, tensor_parallel)
+    sizes = outside.graph_sizes(max_num_seqs, max_batched_tokens)
+    trial = trial or Trial(max_num_seqs, max_batched_tokens, tensor_parallel, graphs=sizes)
     other = outside.other_bytes(shape, trial)
     available = available_bytes(device_bytes, utilisation, weights.expected, other.expected)
     parts = (value_bytes, tensor_parallel, block_size, in_flight or max_batched_tokens)
     pool = Pool(shape, available, *parts, hybrid, ratio, layout)
-    one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
-    workers = tensor_parallel * stages
-    tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups)
-    host = (
-        Term(f"tables of {workers} workers", tables, host=True),
-        Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True),
-    )
     terms = (
         Term("weights", weights.expected),
         Term("other", other.expected),
         Term("KV pool", available),
-        one_request,
-        *host,
+        Term("KV cache of one request", pool.bytes_for(max_model_len)),
+        *_host_terms(tensor_parallel * stages, max_num_seqs, max_model_len, block_size, pool.groups),
     )
-    longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
-    spent = [device_bytes * utilisation - each for each in ((weights + other).high, (weights + other).low)]
-    doubt = _doubt(pool, max_model_len, max(0.0, spent[0]), max(0.0, spent[1]))
+    share = device_bytes * utilisation
+    doubt = _doubt(pool, max_model_len, share - (weights + other).high, share - (weights + other).low)
+    seen = Prediction(
+        "serves", terms, pool.longest(), pool.concurrency(max_model_len), host_cure="--max-num-seqs 8", doubt=doubt
+    )
     if not pool.blocks:
         cure = "--tensor-parallel-size of twice as many devices"
         return Prediction("runs out of memory", terms, 0, None, terms[0], None, cure, doubt=doubt)
-    if trial.sorts and device_bytes * (1 - utilisation) < OUTSIDE_BYTES and device_bytes >= MEASURED_FROM_BYTES:
+    if trial.sorts and device_bytes - share < OUTSIDE_BYTES and device_bytes >= MEASURED_FROM_BYTES:
         copy = Term("sampler warm-up, one copy of the logits", sampler_copy_bytes(max_num_seqs, shape))
         cure = "--gpu-memory-utilization 0.90"
-        return Prediction("runs out of memory", terms, longest, concurrency, copy, copy.size_bytes, cure)
-    if concurrency < 1:
-        # The check at boot counts what each layer keeps; without the hybrid manager the pool then keeps every token in all
-        # layers.
-        kept = replace(pool, hybrid=True, layout=layout and replace(layout, hybrid=True))
-        would_pass = kept.concurrency(max_model_len) >= 1 and trial.before("0.13")
-        cure = "the hybrid KV-cache manager" if would_pass else f"--max-model-len {longest}"
-        outcome: Outcome = "overcommits" if would_pass else "refuses"
-        return Prediction(outcome, terms, longest, concurrency, one_request, None, cure, doubt=doubt)
-    if pool.grouping.has_states and max_num_seqs > pool.blocks and not trial.eager and not trial.before(STATES_CHECKED):
-        state = Term(
-            f"max_num_seqs ({max_num_seqs:,}) exceeds available Mamba cache blocks ({pool.blocks:,})", pool.block_bytes
+        return Prediction(
+            "runs out of memory", terms, seen.longest_tokens, seen.concurrency, copy, copy.size_bytes, cure
         )
+    return _held(seen, pool, trial, max_model_len)
+
+
+def _host_terms(workers: int, max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> tuple[Term, Term]:
+    """Host memory of all workers."""
+    tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, groups)
+    own = Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True)
+    return Term(f"tables of {workers} workers", tables, host=True), own
+
+
+def _held(seen: Prediction, pool: Pool, trial: Trial, max_model_len: int) -> Prediction:
+    """What *seen* comes to by what the pool can hold: one request, and the states of all."""
+    if pool.concurrency(max_model_len) < 1:
+        # The check of 0.12 counts what each layer keeps; without the hybrid manager the pool then keeps every token everywhere.
+        kept = replace(pool, hybrid=True, layout=pool.layout and replace(pool.layout, hybrid=True))
+        would_pass = kept.concurrency(max_model_len) >= 1 and trial.before("0.13")
+        cure = "the hybrid KV-cache manager" if would_pass else f"--max-model-len {seen.longest_tokens}"
+        outcome: Outcome = "overcommits" if would_pass else "refuses"
+        return replace(seen, outcome=outcome, culprit=seen.terms[3], cure=cure, host_cure="")
+    checked = pool.grouping.has_states and not trial.eager and not trial.before(STATES_CHECKED)
+    if checked and trial.max_num_seqs > pool.blocks:
+        name = f"max_num_seqs ({trial.max_num_seqs:,}) exceeds available Mamba cache blocks ({pool.blocks:,})"
         cure = f"--max-num-seqs {2 ** (pool.blocks.bit_length() - 1)}"
-        return Prediction("refuses", terms, longest, concurrency, state, None, cure)
-    return Prediction("serves", terms, longest, concurrency, host_cure="--max-num-seqs 8", doubt=doubt)
+        return replace(seen, outcome="refuses", culprit=Term(name, pool.block_bytes), cure=cure, host_cure="", doubt="")
+    return seen
 
 
 STATES_CHECKED = "0.20"
@@ -295,6 +303,7 @@ def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Rang
 
 def _doubt(pool: Pool, max_model_len: int, least: float, most: float) -> str:
     """What would turn the outcome of a boot whose *pool* may have from *least* to *most* bytes; empty where nothing would."""
+    least, most = max(0.0, least), max(0.0, most)
     fits = {replace(pool, available_bytes=size).concurrency(max_model_len) >= 1 for size in (least, most)}
     if len(fits) == 1:
         return ""

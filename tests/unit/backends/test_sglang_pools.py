@@ -38,7 +38,7 @@ def predicted(shape, length: int, flags, hardware: str = "1xH100", gib: float = 
     return found
 
 
-LOGGED = {
+LOGGED: dict[str, tuple[str, str, dict[str, object]]] = {
     "l8-default": ("llama31-8b", "LlamaForCausalLM", {}),
     "l8-fp8kv": ("llama31-8b", "LlamaForCausalLM", {"kv-cache-dtype": "fp8_e4m3"}),
     "l8-chunk2048": ("llama31-8b", "LlamaForCausalLM", {"chunked-prefill-size": 2048}),
@@ -55,7 +55,7 @@ def pool_tokens(found: Prediction, shape, value_bytes: float) -> float:
     """Tokens of the pool; the prediction's longest request is also bounded by the context."""
     sizes = {term.name.partition(" states")[0]: term.size_bytes for term in found.terms}
     states = sum(term.size_bytes for term in found.terms if term.name.endswith(" states"))
-    return (sizes["KV pool"] - states) / shape.model.kv_bytes_per_token(value_bytes, windowed=True)
+    return float((sizes["KV pool"] - states) / shape.model.kv_bytes_per_token(value_bytes, windowed=True))
 
 
 @pytest.mark.parametrize("boot", LOGGED)
