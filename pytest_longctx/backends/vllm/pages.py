@@ -115,7 +115,7 @@ class UnlaidError(ValueError):
 def arrange(caches: Iterable[tuple[Cache, int]], layout: Layout) -> Grouping:
     """The groups of a model whose layers have these *caches*, with how many of each. Raises `UnlaidError`."""
     kinds = _kinds(tuple(caches), layout)
-    if not kinds:
+    if not kinds or not all(kind.page_bytes for kind in kinds):
         raise UnlaidError("no layer caches anything")
     if not layout.hybrid:
         kinds = _promoted(kinds)
