@@ -81,7 +81,9 @@ class Shape:
         """
         if self.whole is not None:
             plain = weight_value_bytes(self.whole, value_bytes)
-            return self.whole.weight_bytes(tensor_parallel, plain) + self.whole.rope_bytes(rope_value_bytes)
+            # No engine quantises the tables at both ends.
+            tables = self.embedding_parameters * max(0.0, 2 - plain) / tensor_parallel
+            return self.whole.weight_bytes(tensor_parallel, plain) + self.whole.rope_bytes(rope_value_bytes) + tables
         return self.parameters * value_bytes / tensor_parallel + self.rope_positions * self.head_dim * rope_value_bytes
 
 

@@ -145,7 +145,7 @@ def test_gated_delta_net_comes_out_as_a_public_log(planned):
             "version": "==0.31.0",
             "max_model_len": 131_072,
             "model": {"name": "m"},
-            "flags": {"tensor-parallel-size": 2, "kv-cache-dtype": "fp8", "mamba-ssm-cache-dtype": "float32"},
+            "flags": {"tensor-parallel-size": 2, "kv-cache-dtype": "fp8"},
         }
     )
     layout = vllm_settings.layout(made, shape, hybrid=True, ratio=1.5)

@@ -118,7 +118,7 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
         keys=keys,
         latents=latents or keys,
         conv_bytes=4 if states == "float32" else size,
-        recurrent_bytes=None if recurrent == "auto" else 4 if recurrent == "float32" else 2,
+        recurrent_bytes=_recurrent_bytes(recurrent, model, on_cpu=on_cpu),
         tensor_parallel=int(flags.get("tensor-parallel-size", 1)),
         block_size=block,
         alignment=block if on_cpu else 16,
@@ -127,6 +127,19 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
         checkpoints=frozenset(kind for kind, since in CHECKPOINTS.items() if all_in(deployment, since)),
         group_ratio=ratio,
     )
+
+
+EXCERPTS: Final = ("qwen3_5_text", "qwen3_5_moe_text")
+"""Model types whose published configs all say ``mamba_ssm_dtype`` float32: one that does not is an excerpt of such a config."""
+
+
+def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> float | None:
+    """Bytes of a value of a recurrent state; None: as the config says, else as the convolution."""
+    if dtype != "auto":
+        return 4 if dtype == "float32" else 2
+    silent = model is not None and any(state.recurrent_dtype is None for state, _ in model.states)
+    # The models of a CPU boot are made, and the engine takes their word.
+    return 4 if silent and model is not None and model.model_type in EXCERPTS and not on_cpu else None
 
 
 REFERENCE_LATENT_BLOCK: Final = 16
