@@ -54,11 +54,7 @@ def load(deployment: Deployment, device_bytes: float) -> Load:
     """``--max-num-seqs`` and ``--max-num-batched-tokens``, as given or as a server on such a device chooses them."""
     flags, here = deployment.flags, device(deployment)
     tokens, requests = 2048, 256
-    if (
-        device_bytes >= 155 * GiB
-        and all_in(deployment, ">=0.28")
-        and not (here and here.visible_gib and here.visible_gib < 160)
-    ):
+    if device_bytes >= 160 * GiB and all_in(deployment, ">=0.28"):
         tokens, requests = 16_384, 1024
     elif device_bytes >= 70 * GiB and not (here is not None and here.kind.startswith("A100")):
         tokens, requests = 8192, 1024
