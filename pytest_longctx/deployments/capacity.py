@@ -118,9 +118,13 @@ class Term:
     name: str
     size_bytes: float
     host: bool = False
+    bounds_bytes: tuple[float, float] | None = None
+    """The least and the most it may be, where kernels and versions differ by more than rounding; None: it is what it says."""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.size_bytes / GiB:.2f} GiB{' of host memory' if self.host else ''}"
+        low, high = self.bounds_bytes or (0.0, 0.0)
+        between = f" ({low / GiB:.2f} to {high / GiB:.2f})" if self.bounds_bytes else ""
+        return f"{self.name} {self.size_bytes / GiB:.2f} GiB{between}{' of host memory' if self.host else ''}"
 
 
 @dataclass(frozen=True, slots=True)

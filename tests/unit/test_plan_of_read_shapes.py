@@ -287,6 +287,16 @@ def test_sliding_windows_were_never_lost_in_old_versions(planned):
     assert old == new
 
 
+def test_what_is_not_one_number_has_bounds(planned):
+    found = planned(MODELS["qwen3-30b-a3b"]["config"], Vllm(), "1xH100", version=">=0.25").prediction
+    other, pool = (next(term for term in found.terms if term.name == name) for name in ("other", "KV pool"))
+    for term in (other, pool):
+        low, high = term.bounds_bytes
+        assert low < term.size_bytes < high
+    assert pool.bounds_bytes[1] - pool.bounds_bytes[0] == pytest.approx(other.bounds_bytes[1] - other.bounds_bytes[0])
+    assert str(other).startswith(f"other {other.size_bytes / GiB:.2f} GiB ({other.bounds_bytes[0] / GiB:.2f} to ")
+
+
 def test_an_outcome_is_in_doubt_near_the_limit_of_a_smaller_device(planned):
     """What graphs and libraries take is known to a GiB or two: 128,416 tokens are expected to fit, and 127,000 may not."""
     config = MODELS["qwen3-30b-a3b"]["config"] | {"max_position_embeddings": 262_144}

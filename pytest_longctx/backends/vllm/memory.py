@@ -232,15 +232,16 @@ def predict(
     available = available_bytes(device_bytes, utilisation, weights.expected, other.expected)
     parts = (value_bytes, tensor_parallel, block_size, in_flight or max_batched_tokens)
     pool = Pool(shape, available, *parts, hybrid, ratio, layout)
+    share = device_bytes * utilisation
+    left = Range(share - (weights + other).high, available, share - (weights + other).low)
     terms = (
-        Term("weights", weights.expected),
-        Term("other", other.expected),
-        Term("KV pool", available),
+        _bounded("weights", weights),
+        _bounded("other", other),
+        _bounded("KV pool", left),
         Term("KV cache of one request", pool.bytes_for(max_model_len)),
         *_host_terms(tensor_parallel * stages, max_num_seqs, max_model_len, block_size, pool.groups),
     )
-    share = device_bytes * utilisation
-    doubt = _doubt(pool, max_model_len, share - (weights + other).high, share - (weights + other).low)
+    doubt = _doubt(pool, max_model_len, left.low, left.high)
     seen = Prediction(
         "serves", terms, pool.longest(), pool.concurrency(max_model_len), host_cure="--max-num-seqs 8", doubt=doubt
     )
@@ -254,6 +255,16 @@ def predict(
             "runs out of memory", terms, seen.longest_tokens, seen.concurrency, copy, copy.size_bytes, cure
         )
     return _held(seen, pool, trial, max_model_len)
+
+
+SHOWN_FROM_BYTES = 0.25 * GiB
+"""A spread below this is not worth a reader's time."""
+
+
+def _bounded(name: str, size: Range) -> Term:
+    """A term with its bounds, where they are worth saying."""
+    low, high = max(0.0, size.low), max(0.0, size.high)
+    return Term(name, size.expected, bounds_bytes=(low, high) if high - low > SHOWN_FROM_BYTES else None)
 
 
 def _host_terms(workers: int, max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> tuple[Term, Term]:
