@@ -182,7 +182,7 @@ def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
         "a pool for its windows, which 0.5.16 has not and 0.5.23 has": pooled,
         "a state of another kind than " + " and ".join(_STATES): any(s.kind not in _STATES for s, _ in whole.states),
         "no layer that attends (architectures)": not attentions,
-        "layers that share a cache (num_kv_shared_layers)": _shares(whole),
+        "layers without a cache of their own (num_kv_shared_layers, block_configs)": _shares(whole),
         "latents of several tokens (compress_ratios)": any(c.rate != 1 or c.window for c in _latents(shape)),
         "an indexer beside keys and values": any(isinstance(c, Attention) and c.index_dim for c in attentions),
         "--disable-radix-cache with --max-running-requests and windows": bool(capped),
@@ -194,5 +194,5 @@ def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
 
 
 def _shares(whole: ModelShape) -> bool:
-    """Whether layers use the cache of another layer; what keeps neither tokens nor a state is no such layer in a hybrid model."""
+    """Whether layers have no cache of their own; in a model with states, those are feed-forward layers."""
     return not whole.states and any(not layer.caches for layer in whole.stack)

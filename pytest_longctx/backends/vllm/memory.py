@@ -257,7 +257,7 @@ def predict(
     return _held(seen, pool, trial, max_model_len)
 
 
-SHOWN_FROM_BYTES = 0.25 * GiB
+SHOWN_FROM_BYTES = 0.5 * GiB
 """A spread below this is not worth a reader's time."""
 
 
