@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -35,6 +35,8 @@ class Accelerator:
     names: tuple[str, ...] = ()
     """How the device calls itself."""
     note: str = ""
+    instances: Mapping[str, int] = field(default_factory=dict)
+    """A cloud's machines that have so many of them, by type."""
 
     @property
     def linked(self) -> bool:
@@ -77,6 +79,16 @@ def named(text: str) -> str | None:
     ('RTX4090', 'A100', 'H100-NVL', 'RTX5090', None)
     """
     return _spellings().get(_folded(text))
+
+
+def instance(text: str) -> tuple[str, int] | None:
+    """
+    The kind and the number of the devices of a cloud's machine; None for any other word.
+
+    >>> instance("trn2.48xlarge"), instance("p5.48xlarge"), instance("H100")
+    (('trn2', 16), ('H100', 8), None)
+    """
+    return next(((one.kind, one.instances[text]) for one in every().values() if text in one.instances), None)
 
 
 @cache

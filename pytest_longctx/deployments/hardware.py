@@ -38,9 +38,11 @@ class Hardware:
         """
         Parse the spelling used in files and options. Raises ValueError.
 
-        >>> Hardware.parse("8xH200"), Hardware.parse("cpu")
-        (Hardware(kind='H200', count=8), Hardware(kind='cpu', count=1))
+        >>> Hardware.parse("8xH200"), Hardware.parse("cpu"), Hardware.parse("trn2.48xlarge")
+        (Hardware(kind='H200', count=8), Hardware(kind='cpu', count=1), Hardware(kind='trn2', count=16))
         """
+        if machine := accelerators.instance(text.lower()):
+            return cls(*machine)
         match = re.fullmatch(r"(?:([1-9]\d*)x)?(\w[\w -]*)", text)
         kind = None if match is None else "cpu" if match[2].lower() == "cpu" else accelerators.named(match[2])
         if match is None or kind is None:
