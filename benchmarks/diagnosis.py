@@ -1,14 +1,16 @@
 """
 Speed of the log diagnosis, compared with plain reading and with ``grep -c`` of one word on the same file.
 
-There are four logs: lines that differ only in numbers (as in real servers), lines with a hexadecimal id, lines that are all
-different, and a log without a ready line, whose boot lines are searched to the end. The script also measures the peak memory of
+There are six logs: lines that differ only in numbers (as in real servers), lines with a hexadecimal id, lines that are all
+different, a log without a ready line, whose boot lines are searched to the end, and two logs of boot lines or errors that are all
+different and have words of many patterns. The script also measures the peak memory of
 the reading compared with a log of one line, and the time from a fatal line to the end of the wait, using a miniature that logs it
 and hangs. Run it with ``python benchmarks/diagnosis.py [MiB]``.
 """
 
 import base64
 import hashlib
+import random
 import re
 import subprocess
 import sys
@@ -21,7 +23,8 @@ from statistics import median
 
 from pytest_longctx import paths
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.diagnosis.log_reader import LogReader, read
+from pytest_longctx.diagnosis.log_file import read
+from pytest_longctx.diagnosis.log_reader import LogReader
 
 CHUNK_BYTES = 1 << 20
 RUNS = 3
@@ -53,6 +56,31 @@ def unlike(*, hexadecimal: bool = False) -> Iterator[str]:
         digest = hashlib.sha256(str(i).encode())
         word = digest.hexdigest() if hexadecimal else base64.b64encode(digest.digest() * 2).decode()[:64]
         yield f"(APIServer pid=1) INFO 11-20 23:13:12 [logger.py:1] Received request cmpl-{word}: params: {word[::-1]}\n"
+
+
+WORDS = (
+    "memory",
+    "error",
+    "failed",
+    "cache",
+    "model",
+    "shared",
+    "graph",
+    "worker",
+    "device",
+    "NCCL",
+    "shm",
+    "port",
+    "token",
+)
+
+
+def hinted(level: str = "INFO") -> Iterator[str]:
+    """Yield boot lines that are all different, each with words of many patterns and matched by none."""
+    chosen = random.Random(1)
+    while True:
+        words = " ".join(f"{chosen.choice(WORDS)} {chosen.randbytes(3).hex()}" for _ in range(6))
+        yield f"(EngineCore pid=70) {level} 11-21 10:11:47 [core.py:114] {words}\n"
 
 
 def write(path: Path, head: str, lines: Iterator[str], size: int) -> None:
@@ -95,7 +123,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from pytest_longctx.backends.vllm import Vllm
-from pytest_longctx.diagnosis.log_reader import read_file
+from pytest_longctx.diagnosis.log_file import read_file
 read_file(Path(sys.argv[1]), Vllm().catalogue)
 status = Path("/proc/self/status").read_text()
 print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
@@ -136,6 +164,8 @@ def main() -> int:
         "ids": (BOOT + SERVING, partial(unlike, hexadecimal=True)),
         "unlike": (BOOT + SERVING, unlike),
         "never serving": (BOOT, alike),
+        "hinted": (BOOT, hinted),
+        "hinted errors": (BOOT, partial(hinted, "ERROR")),
     }
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "server.log"

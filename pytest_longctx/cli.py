@@ -26,7 +26,7 @@ from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.reports import history, html, pages, plots
+from pytest_longctx.reports import history, html, log_report, pages, plots
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
 from pytest_longctx.reports.compare import page as comparison_page
 from pytest_longctx.reports.panels import panels
@@ -189,7 +189,7 @@ def _history(given: Namespace) -> int:
 
 def commands() -> argparse.ArgumentParser:
     """Return the parser of all console commands."""
-    parser = argparse.ArgumentParser(prog="longctx", description="Tools of pytest-longctx beside the test runs.")
+    parser = argparse.ArgumentParser(prog="longctx", description="Tools of pytest-longctx outside of test runs.")
     parser.add_argument("--version", action="version", version=f"pytest-longctx {__version__}")
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     engine = subcommands.add_parser("engine", help="install an engine or a tool into a separate environment")
@@ -222,6 +222,7 @@ def commands() -> argparse.ArgumentParser:
     shown.add_argument("folder", type=Path, help="output folder")
     add_report_commands(subcommands)
     add_render_command(subcommands)
+    log_report.add(subcommands)
     return parser
 
 
@@ -275,8 +276,10 @@ def _write(folder: Path, made: Mapping[str, str]) -> None:
 
 
 def catalogues() -> dict[str, Catalogue]:
-    """Return every shipped catalogue, by backend name."""
-    return {name: diagnosis_signatures.load(path) for name, path in backends.signature_files().items()}
+    """Return every shipped catalogue, by the name of its backend or engine."""
+    own = {**diagnosis_signatures.engine_files(), **backends.signature_files()}
+    made = {name: diagnosis_signatures.load(path) for name, path in sorted(own.items())}
+    return {**made, "every engine": diagnosis_signatures.common()}
 
 
 def published_commands() -> str:

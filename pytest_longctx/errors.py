@@ -28,7 +28,7 @@ class LongctxError(Exception):
 
 
 class UsageError(LongctxError):
-    """The user typed something wrong."""
+    """The user's input is wrong: an option, a name or a combination."""
 
 
 class TableError(LongctxError):

@@ -42,13 +42,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "queue_s": Measure("s", "time the request waited for the scheduler, by the server's clock"),
         "server_prefill_s": Measure("s", "from the first schedule to the first token, by the server's clock"),
         "waited_unscheduled_s": Measure(
-            "s", "longest stretch in which requests waited, none ran and no other figure of the server moved"
+            "s", "longest stretch in which requests waited, none ran and no other figure of the server changed"
         ),
         "peak_share": Measure(
             "", "share of the hardware's peak that the prefill implies; above 1 the measurement is invalid"
         ),
         # retrieval over the context
-        "needles": Measure("needles", "facts planted in the prompt and asked for"),
+        "needles": Measure("needles", "facts inserted into the prompt and asked for"),
         "needles_right": Measure("needles", "facts answered correctly"),
         "needles_share": Measure("", "needles_right / needles"),
         "first_failed_depth": Measure(
@@ -56,13 +56,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "last_failed_depth": Measure("", "place of the last needle that failed"),
         "made_up_answers": Measure(
-            "needles", "answers to a key that was not planted, or to another key than the one asked"
+            "needles", "answers to a key that is not in the prompt, or to another key than the one asked"
         ),
         "repetitive_answers": Measure("requests", "answers that repeat one phrase at least three times in a row"),
         "kv_mantissa_bits": Measure("bits", "mantissa bits of a key preserved in the KV cache: BF16 7, E4M3 3, E5M2 2"),
         "kv_ladder_breaks": Measure(
             "bits",
-            "rungs preserved above a lost one; above 0, keys are read back as other numbers",
+            "rungs preserved above a lost one; above 0, the keys read back differ from those written",
         ),
         "kv_relative_step": Measure("", "2^-kv_mantissa_bits: the step between numbers just above 1"),
         "longest_served_tokens": Measure("tokens", "longest prompt served together with its answer"),
@@ -73,7 +73,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "recovered": Measure("", "1: a small request sent afterwards was answered; 0: it was not"),
         "canary_s": Measure("s", "from the first byte of that small request to the end of its answer"),
         # a refusal
-        "refusal_status": Measure("", "HTTP status of a refusal; 200 when it came as an event inside the stream"),
+        "refusal_status": Measure("", "HTTP status of a refusal; 200 if it arrived as an event inside the stream"),
         # several requests
         "requests": Measure("requests", "requests sent"),
         "miscounted_prompts": Measure("requests", "requests whose prompt tokens in usage differ from what was sent"),
@@ -83,23 +83,23 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "ledger_gap_tokens": Measure(
             "tokens", "tokens by which the growth of the server's counters differs from what was sent and asked"
         ),
-        "cached_share_before": Measure("", "cached_share of the same prompt's reading before the cache was emptied"),
-        "warm_speedup": Measure("x", "TTFT of a prompt's first reading / TTFT of its second"),
+        "cached_share_before": Measure("", "cached_share of the same prompt before the cache reset"),
+        "warm_speedup": Measure("x", "TTFT of a prompt / TTFT of its repetition"),
         "reused_share": Measure(
             "",
-            "least share, over the turns of a conversation after the first, of the turn before that was cached tokens",
+            "least share of the previous turn that was cached, over all later turns of a conversation",
         ),
         "turn_speedup": Measure(
             "x", "TTFT of a conversation's first turn / median TTFT of its later ones", cold_only=True
         ),
         # the same question several times, or at several lengths
-        "runs": Measure("runs", "readings of which the median is judged"),
+        "runs": Measure("runs", "repetitions whose median is judged"),
         "ttft_spread": Measure("", "(longest TTFT - shortest) / median"),
         "law_linear_s": Measure(
             "s", "a of TTFT = a N + b N^2 over a ladder of lengths, N in millions of tokens", cold_only=True
         ),
-        "law_quadratic_s": Measure("s", "b of the same law: what grows with the context", cold_only=True),
-        "law_error": Measure("", "largest part by which a reading misses the fitted law", cold_only=True),
+        "law_quadratic_s": Measure("s", "b of the same law: the part that grows with the context", cold_only=True),
+        "law_error": Measure("", "largest relative error of a measurement against the fitted law", cold_only=True),
         # a load of concurrent requests, by the client's clock from the first byte of the first to the end of the last
         "load_s": Measure("s", "duration of the load"),
         "requests_per_s": Measure("requests/s", "completed requests / duration"),
@@ -185,6 +185,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "sbuf_needed_kib": Measure("KiB", "on-chip memory that a Neuron kernel needs in one partition"),
         "sbuf_limit_kib": Measure("KiB", "on-chip memory that one partition of a Neuron core has"),
         "hbm_limit_gb": Measure("GB", "device memory limit of a compiled Neuron model, from the compiler"),
+        "max_num_seqs": Measure("requests", "limit of concurrent requests that the engine was started with"),
+        "mamba_blocks": Measure("blocks", "available Mamba state blocks"),
+        "host_wanted_gib": Measure("GiB", "size of a failed allocation of host memory"),
+        "host_free_gib": Measure("GiB", "free host memory"),
+        "shm_gib": Measure("GiB", "size of a refused shared-memory segment"),
+        "collective_ms": Measure("ms", "time a collective operation had run when it timed out"),
+        "warm_up_tokens": Measure("tokens", "prompt tokens of a warm-up"),
         "killed_gib": Measure("GiB", "memory of the largest process killed by the host's out-of-memory killer"),
         # a refusal, from its text
         "refused_tokens": Measure("tokens", "prompt tokens of a refused request, from the refusal"),

@@ -58,6 +58,22 @@ class MetricNames(toml.Table):
         return toml.load(Path(__file__).parent / engine / "metrics.toml", cls)
 
 
+def catalogues() -> dict[str, signatures.Catalogue]:
+    """What is known of each engine's log, also of engines that are no backend here; each with what every engine may log."""
+    return {name: known.with_common(signatures.common()) for name, known in _catalogues().items()}
+
+
+def every_catalogue() -> signatures.Catalogue:
+    """All that is known of any engine's log, for one that no engine is recognised in."""
+    first, *others = _catalogues().values()
+    return first.and_all(others).with_common(signatures.common())
+
+
+def _catalogues() -> dict[str, signatures.Catalogue]:
+    files = {**signatures.engine_files(), **signature_files()}
+    return {name: signatures.load(path) for name, path in sorted(files.items(), key=lambda each: each[0] != "vllm")}
+
+
 def signature_files() -> dict[str, Path]:
     """Every shipped catalogue, ``ENGINE/signatures.toml`` or ``ENGINE/signatures-VARIANT.toml``, by its backend's name."""
     found = sorted(Path(__file__).parent.glob("*/signatures*.toml"))
@@ -134,7 +150,7 @@ class Backend:
     def catalogue(self) -> signatures.Catalogue:
         """Patterns of this engine's log lines."""
         path = signature_files().get(self.failures or self.name)
-        return load_signatures(path) if path else signatures.Catalogue()
+        return load_signatures(path).with_common(signatures.common()) if path else signatures.Catalogue()
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         """The command line that serves *model* at *port*, by *python*, on loopback unless `host_flag` sets another address."""

@@ -5,7 +5,8 @@ from pathlib import Path
 from pytest_longctx.backends import named
 from pytest_longctx.diagnosis import diagnose as diagnosis
 from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence
-from pytest_longctx.diagnosis.log_reader import LogReader, read_file
+from pytest_longctx.diagnosis.log_file import read_file
+from pytest_longctx.diagnosis.log_reader import LogReader
 
 
 def read_log(path: str | Path, engine: str) -> LogReader:

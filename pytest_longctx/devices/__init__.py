@@ -1,7 +1,7 @@
 """
 Device and host monitoring: readings of the machine and the server during a boot and each request.
 
-To add a vendor of accelerators, write its `detected()` and its `Source` in one file beside this one; name the file in `detect`,
+To add a make of accelerators, write its `detected()` and its `Source` in one file beside this one; name the file in `detect`,
 and the source in `pytest_longctx.registry`.
 """
 
@@ -75,7 +75,7 @@ def figures(devices: Sequence[Device]) -> dict[str, list[float | None]]:
 
 def wanted(names: Sequence[str], count: int, there: int) -> list[int | str]:
     """
-    The devices a server uses: those in *names*, by index or UUID, else the first *count* of *there* devices.
+    The devices that a server uses: those in *names*, by index or UUID, else the first *count* of *there* devices.
 
     >>> wanted(("4", "GPU-8a5c"), 2, 8), wanted((), 2, 8)
     ([4, 'GPU-8a5c'], [0, 1])
@@ -84,7 +84,7 @@ def wanted(names: Sequence[str], count: int, there: int) -> list[int | str]:
 
 
 def printed(*argv: str) -> str:
-    """What a vendor's tool prints; nothing where the tool is missing, slow or unhappy."""
+    """Output of a vendor's tool; empty if the tool is missing, too slow or fails."""
     if shutil.which(argv[0]) is None:
         return ""
     try:
@@ -94,6 +94,6 @@ def printed(*argv: str) -> str:
 
 
 def document(text: str) -> Any:
-    """The JSON in *text*, which may have warnings before it. Raises ValueError where there is none."""
+    """The JSON in *text*, which may have warnings before it. Raises ValueError if there is none."""
     start = re.search(r"^[\[{]", text, re.MULTILINE)
     return json.loads(text[start.start() :] if start else text)

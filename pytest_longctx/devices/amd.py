@@ -16,7 +16,7 @@ _PATIENCE_S = 20.0
 
 
 def detected() -> list[str]:
-    """A line for each device: its name, memory and driver, as far as they are told; the keys' case changed with ROCm 6."""
+    """A line for each device: its name, memory and driver, as far as reported. ROCm 6 changed the case of the keys."""
     said = document(printed(*_DETECT))
     if not isinstance(said, dict):
         return []

@@ -17,7 +17,7 @@ class _Make(Protocol):
     """The module of one make of accelerators."""
 
     def detected(self) -> list[str]:
-        """A line for each device of this machine. Raises ValueError where its tool prints something else."""
+        """A line for each device of this machine. Raises ValueError if its tool prints something else."""
 
 
 def _asked(make: _Make) -> list[str]:

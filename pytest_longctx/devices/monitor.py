@@ -25,7 +25,7 @@ _PROCESS_BYTES: Final = 256 * 1024**2
 _UNOWNED_BYTES: Final = 1024**3
 """Memory that may be in use without a known process: AMD's driver holds about 300 MiB of each device."""
 _BACK_S: Final = 10.0
-"""How long the release of memory may take after a server has stopped."""
+"""Seconds within which a stopped server's memory must be released."""
 _POLL_S: Final = 0.5
 GONE: Final = "[pid gone or in another namespace]"
 
@@ -50,7 +50,7 @@ def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008
             _unowned_bytes(old, before) for old in before.devices if old.index == device.index
         )
         if rest > _UNOWNED_BYTES:
-            lines.append(f"device {device.index}: {_size(rest)} by no process that can be seen: {GONE}")
+            lines.append(f"device {device.index}: {_size(rest)} by no visible process: {GONE}")
     return lines
 
 
@@ -154,7 +154,7 @@ def _open(
     except Exception as problem:  # noqa: BLE001 - no library, no driver, no device: all mean that nothing can be seen
         return (
             None,
-            f"{hardware} cannot be monitored, nor checked for memory in use: {problem!r}; {make.needs}",
+            f"{hardware} cannot be monitored or checked for memory in use: {problem!r}; {make.needs}",
         )
     return source, ""
 

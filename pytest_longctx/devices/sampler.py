@@ -49,11 +49,11 @@ def host_figures(pids: Iterable[int]) -> dict[str, float]:
 PERIOD_S: Final = 1.0
 """Sampling interval; NVIDIA's power reading is a mean over one second, so shorter intervals add nothing."""
 _FRESH_S: Final = 0.25
-"""Age of a sample above which another one is worth taking."""
+"""Age in seconds above which a new sample is taken."""
 _LOOKS: Final = 5
 """Number of samples needed for a share of time."""
 _SCRAPE_S: Final = 1.0
-"""How long a scrape of the server's gauges may take; the sample goes without them after that."""
+"""Timeout in seconds of a scrape of the server's gauges; after that the sample omits them."""
 
 Tell = Callable[[Mapping[str, Any]], None]
 """Callback that takes one row of results, from any thread."""
@@ -64,7 +64,7 @@ def unheard(row: Mapping[str, Any]) -> None:
 
 
 class Sampler:
-    """Samples in a thread of its own; what cannot be read is left out, and the reason is recorded once."""
+    """Samples in its own thread. Values that cannot be read are omitted, and the reason is recorded once."""
 
     def __init__(self, deployment: str = "", tell: Tell = unheard, source: Source | None = None) -> None:
         self._deployment, self._tell, self._source = deployment, tell, source
@@ -103,11 +103,11 @@ class Sampler:
             self._due_s = time.monotonic() + PERIOD_S
 
     def below(self, pid: int) -> None:
-        """Set the parent *pid* of the server's processes; it is none of them itself."""
+        """Set the parent *pid* of the server's processes. The parent itself is not sampled."""
         self._root = pid
 
     def attend(self, server: Server) -> None:
-        """Also sample the gauges of *server*, which is up now."""
+        """Also sample the gauges of *server*, which is running now."""
         with self._lock:
             self._http = httpx.Client(
                 base_url=server.url,

@@ -1,24 +1,28 @@
 """
-Why a server failed: its log joined with how it ended. Pure: the same evidence gives the same diagnosis.
+Diagnose why a server failed, from its log and from how it ended. Pure: equal evidence gives an equal diagnosis.
 
-The first failure in the log is the cause, for both engines name it before they sum up. Where the log names none, the exit
-code, the kernel and the gauges are asked; and where nothing fits, the first error is quoted and called unknown.
+A line that names a cause counts if the engine, or the runtime below it, wrote it. Without such a line the exit code, the kernel's
+evidence and the server's gauges decide. Without any of these the class is unknown, with the first error quoted.
 """
 
 import re
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
 
+from pytest_longctx.diagnosis.boot_state import Failure
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Kind, Observation, Outcome
+from pytest_longctx.toml import in_range
 from pytest_longctx.units import quantity
 
 Confidence = Literal["certain", "likely", "unknown"]
 """``certain``: something said so in as many words; ``likely``: what was seen fits nothing better."""
+State = Literal["healthy", "stopped", "unfinished", "impaired", "failed"]
+"""``unfinished``: the log ends before it came up, and nothing in it failed; ``impaired``: it goes on, with a fault in its log."""
 
 _PROXY = (413, 502, 504)
 """Statuses that no engine sends, and that things between client and server do."""
@@ -29,6 +33,24 @@ _SIZES_SHOWN = 6
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _NOT_LIMITED = "the container's state: not OOMKilled"
 _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
+_CRASHES: Final[Mapping[int, tuple[Kind, str, str]]] = {
+    signal.SIGSEGV: (
+        "segfault",
+        "native code crashed",
+        "another build of the engine, PyTorch or NCCL; report it with the core dump; no memory flag helps",
+    ),
+    signal.SIGILL: (
+        "wrong-build",
+        "the processor lacks an instruction of this build",
+        "a build for this processor, or another host: it lacks an instruction (AVX, AVX-512, AMX)",
+    ),
+    signal.SIGBUS: (
+        "shm-full",
+        "a page of a mapped file or of shared memory could not be had",
+        "a larger /dev/shm: Docker's shm-size or the host's IPC, in Kubernetes an emptyDir of medium Memory at /dev/shm",
+    ),
+}
+"""What a signal that a process raises itself means; SIGABRT may be raised for anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +92,8 @@ class Diagnosis:
     signature: str | None = None
     sizes: Mapping[str, float] = field(default_factory=dict)
     evidence: tuple[str, ...] = ()
+    doubt: str = ""
+    """Why it is not surer."""
 
     @property
     def title(self) -> str:
@@ -86,6 +110,8 @@ class Diagnosis:
     def rows(self) -> Iterator[tuple[str, str]]:
         """What there is to say, with a word before each line."""
         yield "class", self.title
+        if self.doubt:
+            yield "doubt", self.doubt
         if self.sizes:
             shown = list(self.sizes.items())[:_SIZES_SHOWN]
             yield "sizes", ", ".join(f"{name} {quantity(value, MEASURES[name].unit)}" for name, value in shown)
@@ -95,18 +121,31 @@ class Diagnosis:
 
 def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
     """Why the server behind *reading* failed, which ended as *given* says."""
-    if found := reading.cause:
-        known = found.signature
-        return Diagnosis(
-            *(found.kind, known.outcome, found.phase, found.line, found.remedy),
-            confidence="certain",
-            signature=known.id,
-            sizes=found.metrics,
-        )
-    for rule in (_starved, _killed, _lost, _turned_down, _stuck):
+    given = _joined(reading, given)
+    if reading.cause is not None and not (reading.cause.signature.weak and _memory(reading, given)):
+        return _named(reading, reading.cause)
+    for rule in (_starved, _stopped, _crashed, _turned_down, _stuck):
         if made := rule(reading, given):
             return made
     return _unknown(reading, given)
+
+
+def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None]:
+    """What state the server behind *reading* is in, as far as its log and *given* tell, and why where it is not well."""
+    joined = _joined(reading, given)
+    boot, code = reading.boot, joined.exit_code
+    ended = boot.fatal_at is not None or code not in (None, 0)
+    found = reading.cause
+    if boot.phase == "stop" and found is None and boot.summary is None and code in (None, 0, -2, 130):
+        return "stopped", None
+    if found is not None or ended or boot.summary_counts or _memory(reading, joined) or reading.evidence.stopped_by:
+        impaired = found is not None and found.signature.survivable and not ended
+        return ("impaired" if impaired else "failed"), diagnose(reading, given)
+    if boot.failed_requests and not boot.answered:
+        return "impaired", _only_refusals(reading)
+    if boot.served_at is not None or boot.alive_at:
+        return "healthy", None
+    return "unfinished", None
 
 
 def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[str, float]] | None:
@@ -117,47 +156,85 @@ def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[st
     return None
 
 
+def _joined(reading: LogReader, given: Evidence) -> Evidence:
+    """*given*, with what the log itself says of the end: pasted kernel, systemd, container and Kubernetes lines."""
+    seen = reading.evidence
+    return replace(
+        given,
+        exit_code=given.exit_code if given.exit_code is not None else seen.exit_code,
+        oom_killed=False if given.oom_killed is None and seen.denied else given.oom_killed,
+        killed_gib=given.killed_gib if given.killed_gib is not None else seen.killed_gib,
+    )
+
+
+def _memory(reading: LogReader, given: Evidence) -> bool:
+    return bool(reading.evidence.memory or given.oom_killed)
+
+
+def _named(reading: LogReader, found: Failure) -> Diagnosis:
+    """A line that names the cause."""
+    known, boot = found.signature, reading.boot
+    doubt = ""
+    if known.weak:
+        doubt = "the line is of a kind that may follow from something else; no other line names a cause"
+    elif known.survivable and boot.fatal_at is None:
+        doubt = "the engine goes on after it: it is reported, and the process has not been seen to end"
+    phase: Phase = "request" if found.phase == "serve" else found.phase
+    return Diagnosis(
+        *(found.kind, known.outcome, phase, found.line, _remedy(reading, found)),
+        confidence="likely" if known.weak else "certain",
+        signature=known.id,
+        sizes=found.metrics,
+        doubt=doubt,
+    )
+
+
+def _remedy(reading: LogReader, found: Failure) -> str:
+    """What to do in the version that logged it."""
+    version = reading.words.get("engine_version", reading.version)
+    choices = found.place.remedies if found.place and found.place.remedy else found.signature.remedies
+    for wanted, remedy in choices.items():
+        if version is not None and in_range(version, wanted):
+            return remedy
+    return found.remedy
+
+
 def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """The kernel, or a container's state, says that memory ran out; a counter alone counts all of the host."""
-    kills = given.memory_kills or ()
+    kills = (*(given.memory_kills or ()), *reading.evidence.memory)
     went = _signal(reading, given) is not None or _silent(reading)
-    if not given.oom_killed and not (kills and went):
+    if not given.oom_killed and not reading.evidence.memory and not (kills and went):
         return None
     end = "it still runs" if given.exit_code is None else f"exit code {given.exit_code}"
     seen = [*([f"the container's state: OOMKilled, {end}"] if given.oom_killed else []), *kills]
     sizes = {} if given.killed_gib is None else {"killed_gib": given.killed_gib}
-    sure: Confidence = "certain" if given.oom_killed or any("Killed process" in line for line in kills) else "likely"
+    sure: Confidence = (
+        "certain"
+        if given.oom_killed or reading.evidence.memory or any("Killed process" in line for line in kills)
+        else "likely"
+    )
     made = _ended(reading, "host-oom", "the host's out-of-memory killer ended it", sure, seen, sizes)
     return replace(made, outcome="runs out of memory", signature="container-memory-limit") if given.oom_killed else made
 
 
-def _killed(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """A signal, and nothing that says why."""
+def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
+    """Something outside said that it stops it, or sent the signal that asks for it."""
+    if by := reading.evidence.stopped_by:
+        return _ended(reading, "killed", "it was stopped from outside", "certain", list(by))
+    if _signal(reading, given) == signal.SIGTERM:
+        return _ended(reading, "killed", "it was ended by SIGTERM, from outside", "certain", [])
+    return None
+
+
+def _crashed(reading: LogReader, given: Evidence) -> Diagnosis | None:
+    """A signal that a process raises by what it does."""
     number = _signal(reading, given)
-    if number is None:
+    if number is None or number not in _CRASHES:
         return None
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    looked = _NO_KILL if given.memory_kills is not None else _NOT_LIMITED if given.oom_killed is False else _UNREAD
-    if number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE):
-        return _ended(reading, "child-died", f"it was ended by its own {name}", "certain", [])
-    if number != signal.SIGKILL:
-        return _ended(reading, "killed", f"it was ended by {name}, from outside", "certain", [])
-    guess = ", or by the kernel for want of host memory" if given.memory_kills is None else ""
-    return _ended(reading, "killed", f"it was ended by {name}, from outside{guess}", "likely", [looked])
-
-
-def _lost(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """A child ended without a word, and nobody wrote down how."""
-    if not _silent(reading):
-        return None
-    if given.memory_kills is not None:
-        cause = "a child process was ended from outside without a word of its own"
-        return _ended(reading, "killed", cause, "likely", [_NO_KILL])
-    seen = ["no error and no out-of-memory text before it: it was ended from outside"]
-    if fitted := reading.figures.get("concurrency"):
-        seen.append(f"GPU memory had been fitted before: the KV cache holds {fitted:g} requests of full length")
-    cause = "a child process was ended without a word of its own, most likely for want of host memory"
-    return _ended(reading, "host-oom", cause, "likely", seen)
+    kind, words, remedy = _CRASHES[number]
+    name = signal.Signals(number).name
+    made = _ended(reading, kind, f"it was ended by its own {name}: {words}", "likely", [])
+    return replace(made, remedy=remedy, doubt=f"only the signal tells so: the log has no line about {name}")
 
 
 def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
@@ -181,7 +258,7 @@ def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 def _failing(reading: LogReader, status: int, refusal: str) -> Diagnosis:
     """It came up, and has one error of its own for every request."""
-    logged = reading.errors.text or reading.errors.complaint
+    logged = reading.errors.text or reading.errors.caught or reading.errors.complaint
     said = f"it came up, and answers every request with HTTP {status}: {refusal}"
     said += f"; its log: {logged}" if logged else ""
     seen = ("one token was asked for again and again, and the answer was the same",)
@@ -211,18 +288,49 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
     """Nothing fits."""
     first = reading.errors.text or reading.errors.complaint
+    number = _signal(reading, given)
+    if number is not None:
+        how = f"ended by {_name(number)}"
+        said = f"unknown: {how}, here is the first error: {first}" if first else f"unknown: {how}, no cause in the log"
+        looked = _NO_KILL if given.memory_kills is not None else _NOT_LIMITED if given.oom_killed is False else _UNREAD
+        evidence = [looked] if number == signal.SIGKILL else []
+        return replace(_ended(reading, "unknown", said, "unknown", evidence), doubt=_ask(number))
     how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
     said = f"unknown, here is the first error: {first}" if first else "unknown, and the log has no error in it"
     if reading.summary is not None:
+        if _silent(reading):
+            said = "unknown: a child process ended without a word of its own, no cause in the log"
+            looked = _NO_KILL if given.memory_kills is not None else _UNREAD
+            return replace(_ended(reading, "unknown", how + said, "unknown", [looked]), doubt=_ask(None))
         return _ended(reading, "unknown", how + said, "unknown", [])
     return Diagnosis("unknown", "dies", reading.phase, how + said, "the log, from its first error on", "unknown")
 
 
+def _ask(number: int | None) -> str:
+    """What would tell more."""
+    if number == signal.SIGKILL or number is None:
+        sources = "dmesg -T | grep -i oom, docker inspect (OOMKilled), the cgroup's memory.events or kubectl describe"
+        return f"{sources} would tell whether memory was the reason"
+    return "the core dump, or what the process wrote to its standard error, would tell more"
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
+def _only_refusals(reading: LogReader) -> Diagnosis:
+    """It is up, and no request is answered."""
+    first = reading.errors.text or reading.errors.caught or reading.errors.complaint
+    because = f", the first error: {first}" if first else ", and no error in the log"
+    count = reading.boot.failed_requests
+    said = f"unknown: {count} requests were answered with status 500 and none with 200{because}"
+    return Diagnosis("unknown", "refuses", "request", said, "the traceback of one such request", "unknown")
+
+
 _REMEDIES: Mapping[Kind, str] = {
-    "host-oom": "fewer requests (--max-num-seqs, --max-running-requests): each keeps a row of the whole context in host memory; "
-    "or more memory for the host or container",
-    "killed": "whoever sends signals here: an orchestrator's probe, a time limit, a person; the kernel log names memory kills",
-    "child-died": "the log above it, and the core dump if there is one",
+    "host-oom": "less host memory: fewer requests (--max-num-seqs, --max-running-requests), a smaller cache outside the GPU, "
+    "whose size is for each rank, or more memory for the host or container",
+    "killed": "who sends signals here: an orchestrator's probe, a time limit, a person; the kernel log names memory kills",
 }
 
 
@@ -257,11 +365,12 @@ def _signal(reading: LogReader, given: Evidence) -> int | None:
 
     None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
     """
+    found = reading.summary
     said = ""
-    if reading.summary is not None:
-        if not _silent(reading):
+    if found is not None:
+        said = found.words.get("exit_code", "") or (f"-{found.words['signal']}" if "signal" in found.words else "")
+        if not _silent(reading) and (not said or -int(said) in (signal.SIGKILL, signal.SIGTERM)):
             return None
-        said = reading.summary.words.get("exit_code", "")
     elif reading.errors.text is not None:
         return None
     for code in (int(said) if said else None, given.exit_code):

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Final
 
 _CLOCK: Final = re.compile(r"\x1b\[[0-9;]*m|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?|\b(?:\d{4}[-/])?\d\d[-/]\d\d\b|:\d{4,5}\b")
-"""Colours, times, dates and the ports of clients."""
+"""Colours, times, dates and client ports."""
 _ASKED: Final = re.compile(r'"?\b(?:GET|POST|HEAD) /\S*(?: HTTP/|"| )')
-"""A line of an access log, which our own requests cause."""
+"""A line of an access log, caused by our own requests."""
 _MOST_BYTES: Final = 1 << 22
 _MOST_LINES: Final = 100_000
 
 
 @dataclass(slots=True)
 class LogMotion:
-    """Follows a log; *idle* are patterns of lines that are logged with or without work."""
+    """Follows a log; *idle* are patterns of lines that are logged with and without work."""
 
     path: Path | None = None
     idle: tuple[str, ...] = ()

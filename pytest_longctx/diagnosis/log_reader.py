@@ -1,363 +1,399 @@
-"""
-What a growing log has told so far, in constant memory: feed it lines, or blocks of them as fast as a disk gives them.
-
-A growing log as bytes: cut into lines, and sifted for the few that matter.
-
-Nothing here keeps more than one line. Where a log is cut into chunks never changes what comes out.
-
-A log file that somebody else is writing, read line by line as it grows.
-
-The first error of a log: what Python's first traceback ends in, read through the prefixes that engines put before a line.
-"""
+"""Read a growing log, line by line or in blocks, with constant memory."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from collections.abc import Iterator
+from dataclasses import replace
 
-from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Phase, Place, Signature, figures, words
-from pytest_longctx.observation import Kind
+from pytest_longctx.diagnosis import quoting
+from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen
+from pytest_longctx.diagnosis.entries import index_of
+from pytest_longctx.diagnosis.log_evidence import WORDS, LogEvidence
+from pytest_longctx.diagnosis.records import COLOURS, Record, records
+from pytest_longctx.diagnosis.roles import complains, counts, is_exception
+from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
+from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace
 from pytest_longctx.toml import in_range
 
-LONGEST_LINE = 64 * 1024
-"""Bytes of a line that are read; the rest of it is passed over."""
-
-_LEFT_OUT = (b"0123456789", b"0123456789abcdefABCDEF")
-"""Bytes without which the lines of a log are often alike: numbers differ, and ids in hexadecimal."""
-_SAMPLE = 64 * 1024
-
-
-class Lines:
-    """Chunks in, whole lines out, each with a newline at its end and none longer than `LONGEST_LINE`."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._passing = False
-        """Whether what comes is the rest of a line that was cut."""
-
-    def take(self, chunk: bytes) -> bytes:
-        """The lines that *chunk* completes. A carriage return ends one too: progress bars use nothing else."""
-        chunk = chunk.replace(b"\r", b"\n")
-        if self._passing:
-            end = chunk.find(b"\n")
-            if end < 0:
-                return b""
-            chunk = chunk[end + 1 :]
-        data = self._rest + chunk if self._rest else chunk
-        self._passing = False
-        whole, kept, start = [], 0, 0
-        while len(data) - start > LONGEST_LINE:
-            end = data.rfind(b"\n", start, start + LONGEST_LINE + 1)
-            if end >= 0:
-                start = end + 1
-                continue
-            whole += [data[kept : start + LONGEST_LINE], b"\n"]
-            kept = start = data.find(b"\n", start + LONGEST_LINE) + 1
-            if start == 0:
-                self._passing = True
-                kept = start = len(data)
-        end = max(start, data.rfind(b"\n", start) + 1)
-        whole.append(data[kept:end])
-        self._rest = data[end:]
-        return b"".join(whole)
-
-    def rest(self) -> bytes:
-        """The last line, where the log ends without a newline."""
-        last, self._rest = self._rest, b""
-        return last + b"\n" if last else b""
-
-
-def _shapes(block: bytes, left_out: bytes) -> bytes:
-    """The different lines of *block* without the bytes that are *left_out*."""
-    return b"\n".join(set(block.translate(None, left_out).split(b"\n")))
-
-
-class Sieve:
-    """Finds, in one *block* of whole lines, those that have one of *hints* in them."""
-
-    def __init__(self, hints: Sequence[bytes], block: bytes) -> None:
-        self._block = block
-        # Most logs say the same things again with other numbers: without these little is left to search, for hints without them.
-        sample, lines = block[:_SAMPLE], block.count(b"\n", 0, _SAMPLE)
-        dull = next((each for each in _LEFT_OUT if 2 * _shapes(sample, each).count(b"\n") < lines), b"")
-        searched = _shapes(block, dull) if dull else block
-        self._ahead = {hint: -1 for hint in hints if hint.translate(None, dull) in searched}
-
-    def next(self, start: int) -> int:
-        """Where the next line that matters begins, from the beginning of a line on; the block's length if there is none."""
-        block, first = self._block, len(self._block)
-        for hint, at in list(self._ahead.items()):
-            if at < start:
-                at = block.find(hint, start)  # noqa: PLW2901 - the one that was kept has been passed
-                if at < 0:
-                    del self._ahead[hint]
-                    continue
-                self._ahead[hint] = at
-            first = min(first, at)
-        return first if first == len(block) else block.rfind(b"\n", 0, first) + 1
-
-
-_TAIL_CHUNK_BYTES: Final = 1 << 20
-
-
-class LogTail:
-    """Reads what a file has gained since it was last asked."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        self._lines = Lines()
-
-    def more(self, *, ended: bool) -> Iterator[str]:
-        """Whole new lines; once the writer has *ended*, also a last one without its line feed."""
-        while chunk := self._file.read(_TAIL_CHUNK_BYTES):
-            yield from _text(self._lines.take(chunk))
-        if ended:
-            yield from _text(self._lines.rest())
-
-    def close(self) -> None:
-        """Read no more."""
-        self._file.close()
-
-
-def _text(block: bytes) -> list[str]:
-    return block.decode("utf-8", "replace").split("\n")[:-1]
-
-
-HINTS = ("Traceback (most recent call last)", "ERROR", "rror", "CRITICAL", "FATAL", "Segmentation fault")
-"""Words without which a line begins no error."""
-
-_MOST_LINES = 2000
-"""A traceback that has not ended by then is given up: another process has written over it."""
-_HEADER = "Traceback (most recent call last)"
-_PREFIX = re.compile(
-    r"^(?P<tag>\([^)]*\bpid=\d+\) )?(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?(?: +\| ?)?"
-)
-_LOGGED = re.compile(r"^(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|^\[?\d{4}-\d\d-\d\d|^[\w.]*Warning: ")
-_ENDS_IN = re.compile(r"^(?:(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*|[A-Z]\w*)(?:: .*)?$")
-_COMPLAINS = re.compile(
-    r"\b(?:ERROR|CRITICAL|FATAL)\b|^(?:[\w./-]+: )?(?:fatal )?error: |^Fatal Python error|Segmentation fault", re.ASCII
-)
-
-
-class FirstError:
-    """Follows a log line by line; *text* is the first exception, once it is known."""
-
-    def __init__(self) -> None:
-        self.text: str | None = None
-        self.complaint: str | None = None
-        """The first line that was logged as an error, for logs without a traceback."""
-        self.inside = False
-        """Whether a traceback has begun and not ended."""
-        self._tag: str | None = None
-        self._lines = 0
-
-    def follow(self, line: str) -> None:
-        """Take in one line."""
-        if _HEADER in line:
-            self._tag, self._lines, self.inside = _tag(line), 0, True
-            return
-        if self.inside:
-            self._go_on(line)
-        elif self.complaint is None and _COMPLAINS.search(line):
-            self.complaint = line.strip()
-
-    def _go_on(self, line: str) -> None:
-        self._lines += 1
-        prefix = _PREFIX.match(line)
-        body = line[prefix.end() :] if prefix else line
-        if _tag(line) != self._tag or _LOGGED.match(body) or not _ENDS_IN.match(body.rstrip()):
-            self.inside = self._lines < _MOST_LINES
-            return
-        self.inside = False
-        self.text = self.text or body.strip()
-
-
-def _tag(line: str) -> str | None:
-    """Which of several processes wrote *line*."""
-    prefix = _PREFIX.match(line)
-    return prefix["tag"] if prefix else None
-
-
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_COLOURS_IN_BYTES = re.compile(rb"\x1b\[[0-9;]*m")
 _CHUNK_BYTES = 1 << 20
 _SIZES_WITHIN = 20
-"""How many lines after a failure its sizes may stand in."""
+"""Lines after a failure that may contain its sizes."""
+_SIZES_DUE = 2
+_MOST_CANDIDATES = 64
+_MESSAGE_LINES = 40
+"""Most lines of an exception's message."""
+_TRACE_LINES = 2000
+"""Most lines of a traceback; one without an end by then was overwritten by another process."""
+_HEXADECIMAL = b"0123456789abcdef"
+"""Lines that differ only in these bytes, such as in numbers and ids, have the same shape."""
+_MOST_SHAPES = 20_000
+_GROUP_LINES = 64
+_OFTEN = 16
+"""Lines of one shape that are read in one block; of the others only the last."""
+
+_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b_bk;t=\d+\x07|\x1b[()][A-Z0-9]")
 
 
-@dataclass(slots=True)
-class Failure:
-    """A failure line that was seen: the first of its kind in the log."""
-
-    signature: Signature
-    line: str
-    metrics: dict[str, float]
-    words: dict[str, str]
-    phase: Phase
-    place: Place | None = None
-    """Where in the program it happened, as its traceback says."""
-    silent: bool = False
-    """Whether nothing had been logged as an error before it."""
-
-    @property
-    def kind(self) -> Kind:
-        """The class; that of its place where the signature knows no more than that memory ran out."""
-        return self.place.kind if self.place else self.signature.kind
-
-    @property
-    def remedy(self) -> str:
-        """What to try."""
-        return (self.place and self.place.remedy) or self.signature.remedy
-
-
-@dataclass(slots=True)
 class LogReader:
-    """What the log of one server says. *version* is the engine's where it is known; else the log is asked."""
+    """The figures, phases and failures in the log of one deployment. *version* is the engine's; None: taken from the log."""
 
-    catalogue: Catalogue
-    version: str | None = None
-    figures: dict[str, float] = field(default_factory=dict)
-    words: dict[str, str] = field(default_factory=dict)
-    phase: Phase = "start"
-    cause: Failure | None = None
-    """The first line that names a cause."""
-    summary: Failure | None = None
-    """The first line that says something failed without naming a cause."""
-    notices: Counter[str] = field(default_factory=Counter)
-    """How often each benign line was seen, by its id."""
-    errors: FirstError = field(default_factory=FirstError)
-    _place: Place | None = None
-    _sizes_due: int = 0
-    _boot_hints: tuple[str, ...] = field(init=False)
-    _hints: tuple[str, ...] = field(init=False)
+    def __init__(self, catalogue: Catalogue, version: str | None = None) -> None:
+        self.catalogue, self.version = catalogue, version
+        self.boots: dict[str, Boot] = {}
+        self.earlier: dict[str, list[Boot]] = {}
+        """The boots before the last one, by their source."""
+        self.evidence = LogEvidence()
+        self.lines = 0
+        self.cut = False
+        """Whether the current line has no line feed: the log is cut there or still being written."""
+        self._index = index_of(catalogue)
+        self._shapes: dict[bytes, bool] = {}
 
-    def __post_init__(self) -> None:
-        own = self.catalogue.hints
-        self._hints = tuple(dict.fromkeys((*own, *HINTS))) if own else ()
-        self._boot_hints = (*self._hints, *self.catalogue.boot_hints) if own else ()
+    @property
+    def boot(self) -> Boot:
+        """The boot to report: the last of the engine's container; if one of several sources failed, that one."""
+        if not self.boots:
+            self.boots[""] = Boot()
+        return chosen(self.boots, self.earlier)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The figures of the boot."""
+        return self.boot.figures
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Named facts of the boot, such as the attention backend."""
+        return self.boot.words
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the boot has reached."""
+        return self.boot.phase
+
+    @property
+    def errors(self) -> FirstError:
+        """The first error of the boot."""
+        return self.boot.errors
+
+    @property
+    def notices(self) -> Counter[str]:
+        """The count of each benign line, by its id."""
+        return self.boot.notices
+
+    @property
+    def cause(self) -> Failure | None:
+        """The line that names the cause."""
+        return self.boot.cause
+
+    @property
+    def summary(self) -> Failure | None:
+        """The first line that reports a failure without its cause."""
+        return self.boot.summary
 
     @property
     def failure(self) -> Failure | None:
-        """The cause where one was named, else the summary."""
+        """The cause; without one, the summary."""
         return self.cause or self.summary
 
+    @property
+    def fatal(self) -> bool:
+        """Whether the log has a line that the engine does not survive, according to its source."""
+        return self.boot.fatal_at is not None
+
     def benign(self) -> Iterator[tuple[Benign, int]]:
-        """The benign lines that were seen, and how often."""
+        """The benign lines in the log, each with its count."""
         for entry in self.catalogue.benign:
             if self.notices[entry.id]:
                 yield entry, self.notices[entry.id]
 
     def told(self) -> dict[str, str]:
-        """Its words, and under ``notices`` the ids of the benign lines."""
+        """The named facts, and under ``notices`` the ids of the benign lines."""
         seen = ", ".join(entry.id for entry, _ in self.benign())
         return {**self.words, "notices": seen} if seen else dict(self.words)
 
     def read(self, block: bytes) -> None:
-        """Take in a block of whole lines, as `Lines` makes them."""
+        """Read a block of whole lines, as `Lines` makes them."""
         if b"\x1b" in block:
-            block = _COLOURS_IN_BYTES.sub(b"", block)
-        start, end = 0, len(block)
-        hints: tuple[str, ...] = ()
-        while start < end and self.phase != "stop":
-            if wanted := self._sought():
-                if hints != wanted:
-                    hints, sieve = wanted, Sieve([hint.encode() for hint in wanted], block)
-                start = sieve.next(start)
-                if start == end:
-                    return
-            stop = block.find(b"\n", start)
-            self.feed(block[start:stop].decode("utf-8", "replace"))
-            start = stop + 1
+            block = _ESCAPES.sub(b"", block)
+        lines, shapes = block.split(b"\n"), block.translate(None, _HEXADECIMAL).split(b"\n")
+        self._sort_out(dict(zip(shapes, lines, strict=True)))
+        known, before = self._shapes, self.lines
+        seen, passed = dict[bytes, int](), dict[bytes, int]()
+        last = dict(zip(shapes, range(len(shapes)), strict=True))
+        attentive = self._attentive()
+        for number, (line, shape) in enumerate(zip(lines, shapes, strict=True)):
+            matters = known.get(shape, True)
+            if not shape or not (matters or attentive):
+                continue
+            count = seen[shape] = seen.get(shape, 0) + 1
+            if count > _OFTEN and attentive < _SIZES_DUE and not (matters and number == last[shape]):
+                passed[shape] = passed.get(shape, 0) + 1  # only its last figures, and how often it came, are new
+                continue
+            self.lines = before + number
+            self._feed(line.decode("utf-8", "replace"), times=1 + passed.pop(shape, 0))
+            attentive = self._attentive()
+        self.lines = before + len(lines) - 1
+
+    def _sort_out(self, by_shape: dict[bytes, bytes]) -> None:
+        """Decide for each new shape whether its lines matter; groups of lines are searched first."""
+        if len(self._shapes) > _MOST_SHAPES:
+            self._shapes.clear()
+        fresh = [each for each in by_shape.items() if each[0] not in self._shapes]
+        for start in range(0, len(fresh), _GROUP_LINES):
+            group = fresh[start : start + _GROUP_LINES]
+            some = self._matters(b"\n".join(line for _, line in group).decode("utf-8", "replace"))
+            for shape, line in group:
+                self._shapes[shape] = some and self._matters(line.decode("utf-8", "replace"))
+
+    def read_rest(self, block: bytes) -> None:
+        """Read a last line that has no line feed."""
+        self.cut = True
+        self.read(block)
+        self.cut = False
+
+    def _attentive(self) -> int:
+        """Whether every line matters now: 1 inside a traceback, 2 while the sizes of a failure are expected."""
+        return max((_SIZES_DUE if boot.sizes_due else bool(boot.traces) for boot in self.boots.values()), default=0)
+
+    def _matters(self, text: str) -> bool:
+        """Whether an entry may match *text*, one line or several."""
+        if "\\" in text:  # a formatter for JSON may have escaped it
+            if "\\u" in text:
+                return True
+            text += "\n" + text.replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\")
+        if self._index.matters(text):
+            return True
+        return "ERROR" in text and not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
 
     def feed(self, line: str) -> None:
-        """Take in one line of the log."""
-        line = _COLOURS.sub("", line)
-        sought = self._sought()
-        # What a server says while it is stopped on purpose is no failure.
-        if self.phase == "stop" or (sought and not any(hint in line for hint in sought)):
-            return
-        self._facts(line)
-        if any(self._notice(entry, line) for entry in self.catalogue.benign):
-            return
-        silent = self.errors.text is None and self.errors.complaint is None and not self.errors.inside
-        self.errors.follow(line)
-        if self.cause is not None:
-            self._sizes(line)
-        else:
-            self._look(line, silent=silent)
+        """Read one line of the log."""
+        line = COLOURS.sub("", line) if "\x1b" in line else line
+        if self._attentive() or self._matters(line):
+            self._feed(line)
 
-    def _sought(self) -> tuple[str, ...]:
-        """Words without which a line does not matter now; empty: every line does, inside a traceback for one."""
-        if self.errors.inside or self._sizes_due:
-            return ()
-        return self._hints if self.phase == "serve" else self._boot_hints
+    def _feed(self, line: str, times: int = 1) -> None:
+        """Read one line that stands for so many *times* equal ones."""
+        self.lines += 1
+        for record in records(line):
+            self._take(record, times)
 
-    def _facts(self, line: str) -> None:
-        for fact in self.catalogue.fact:
-            if (self.phase == "serve") is (fact.phase == "stop") and (match := re.search(fact.regex, line)):
-                found = match.groupdict()
-                self.figures |= figures(found)
-                self.words |= words(found)
-                self.phase = fact.phase or self.phase
+    def _take(self, record: Record, times: int) -> bool:
+        boot = self.boots.setdefault(record.source, Boot())
+        text = record.text
+        if boot.sizes_due:
+            self._sizes(boot, text)
+        if HEADER in text and not quoting.quoted(text, text.index(HEADER)):
+            return self._begin(boot, record)
+        trace = boot.traces.get(record.key)
+        if trace is not None and self._continue(boot, trace, record):
+            return True
+        if boot.phase != "stop" and FRAME.match(text) and record.source != "systemd":
+            return self._begin(boot, record)
+        return self._message(boot, record, times)
 
-    def _notice(self, entry: Benign, line: str) -> bool:
-        if not re.search(entry.regex, line):
+    def _sizes(self, boot: Boot, text: str) -> None:
+        boot.sizes_due -= 1
+        if (found := boot.sized) and found.signature.then and (match := re.search(found.signature.then, text)):
+            found.metrics |= figures(self._whole_groups(match))
+            boot.sizes_due = 0
+
+    def _begin(self, boot: Boot, record: Record) -> bool:
+        """Begin a traceback; the engine's own message may precede it in the same line."""
+        if boot.phase == "stop":
             return False
-        self.notices[entry.id] += 1
+        before = record.text.partition(HEADER)[0] if HEADER in record.text else ""
+        before = GROUP.sub("", before).replace("Exception Group", "").strip()
+        if before:
+            self._message(boot, replace(record, text=before), 1)
+            boot = self.boots[record.source]
+        old = boot.traces.get(record.key)
+        caught = boot.caught.get((record.source, record.process), False)
+        made = Trace(record, caught=old.caught if old and old.chained else caught)
+        if old and old.chained:
+            made.chained, made.failure = True, old.failure
+        boot.traces[record.key] = made
+        boot.traces[record.source, record.process, ""] = made
+        if FRAME.match(record.text):
+            self._places(boot, made, record)
         return True
 
-    def _look(self, line: str, *, silent: bool) -> None:
-        """Look for a failure in *line*, and for the place of one that may come."""
-        for place in self.catalogue.place if self.errors.inside else ():
-            if re.search(place.regex, line):
-                self._place = place
-        for signature in self.catalogue.signature:
-            if (signature.summary and self.summary) or not (match := re.search(signature.regex, line)):
-                continue
-            if signature.version is not None and not self._runs(signature.version):
-                continue
-            failure = self._failed(signature, match, line, silent=silent)
-            if signature.summary:
-                self.summary = failure
-            else:
-                self.cause = failure
-                self._sizes_due = _SIZES_WITHIN if signature.then else 0
-            break
-        if not self.errors.inside:  # this was its last line, or there was none
-            self._place = None
+    def _continue(self, boot: Boot, trace: Trace, record: Record) -> bool:
+        """Read *record* if it is a line of *trace*. Returns whether it is."""
+        if not trace.holds(record):
+            if trace.done and record.kinds[-1:] != ("nccl",):
+                self._close(boot, trace)
+            return False
+        trace.lines += 1
+        if trace.lines > _TRACE_LINES or (trace.done and trace.message > _MESSAGE_LINES):
+            self._close(boot, trace)
+            return False
+        text = GROUP.sub("", record.text) if record.text[:1] == " " else record.text
+        if not text.strip() or text.startswith(CHAINED):
+            trace.chained = trace.chained or bool(text.strip())
+            return True
+        return self._line_of(boot, trace, record, text)
 
-    def _failed(self, signature: Signature, match: re.Match[str], line: str, *, silent: bool) -> Failure:
-        found = match.groupdict()
-        place = self._place if signature.kind == "gpu-oom" else None
-        phase = place.phase if place else signature.phase or self.phase
-        return Failure(signature, line.strip(), figures(found), words(found), phase, place, silent)
+    def _line_of(self, boot: Boot, trace: Trace, record: Record, text: str) -> bool:
+        """Read *text*, a line of *trace*: a frame, its source line, the exception or more of its message."""
+        if FRAME.match(text) or (not trace.done and text[:1] == " "):
+            trace.done = False
+            self._places(boot, trace, record)
+            return True
+        if EXCEPTION.match(text) if trace.done else (ENDS_IN.match(text.rstrip()) or EXCEPTION.match(text)):
+            if not trace.done or trace.chained:
+                self._ends(boot, trace, record, text)
+                return True
+        elif not trace.done:
+            return False
+        trace.message += 1
+        return self._explain(boot, record, text, trace) is not None or text[:1] == " "
 
-    def _sizes(self, line: str) -> None:
-        if not self._sizes_due or self.cause is None or self.cause.signature.then is None:
+    def _close(self, boot: Boot, trace: Trace) -> None:
+        boot.traces = {key: each for key, each in boot.traces.items() if each is not trace}
+
+    def _places(self, boot: Boot, trace: Trace, record: Record) -> None:
+        text = record.text
+        trace.tail = [*trace.tail[-5:], text]
+        for pattern, place in self._index.places:
+            if pattern.search(text):
+                trace.places[place.of] = place
+                trace.phase = place.phase
+        if "assert " in text:
+            self._explain(boot, record, text, trace)
+
+    def _ends(self, boot: Boot, trace: Trace, record: Record, text: str) -> None:
+        """Read the exception at the end of *trace*."""
+        trace.done, trace.message = True, 0
+        if trace.caught:
+            boot.errors.caught = boot.errors.caught or text.strip()
+            self._explain(boot, record, text, trace)
             return
-        self._sizes_due -= 1
-        if match := re.search(self.cause.signature.then, line):
-            self.cause.metrics |= figures(match.groupdict())
-            self._sizes_due = 0
+        known = self._explain(boot, record, text, trace)
+        if boot.errors.text is None and (known is None or not known.summary):
+            boot.errors.text, boot.errors.before = text.strip(), tuple(trace.tail)
+        trace.places, trace.phase = {}, None
 
-    def _runs(self, wanted: str) -> bool:
-        """Whether the engine's version lies in *wanted*; so does one that is not known."""
-        version = self.words.get("engine_version", self.version)
+    def _message(self, boot: Boot, record: Record, times: int) -> bool:
+        """Read a line outside a traceback. Returns whether it is a fact or a notice."""
+        text = record.text
+        if record.bare and not record.kinds and quoting.is_comment(text):
+            return False
+        if _MAY_BE_EVIDENCE.search(text) and self.evidence.take(record):
+            return True
+        said = self._facts(boot, record)
+        boot = self.boots[record.source]
+        if boot.phase == "stop":
+            if match := _CUT_REQUESTS.search(text):
+                boot.cut_requests = max(boot.cut_requests, int(match[1] or match[2]))
+            return said
+        owner = (record.source, record.process)
+        if (notice := self._notice(boot, record, times)) is not None:
+            boot.caught[owner] = notice.caught
+            return True
+        if text.strip():
+            boot.caught[owner] = False
+        alive = boot.lives(text, self.lines, times)
+        known = self._explain(boot, record, text, None)
+        if known is not None and known.survivable:
+            boot.caught[owner] = True
+        if known is None and boot.errors.complaint is None and complains(record):
+            boot.errors.complaint = record.whole.strip()
+        return said or alive
+
+    def _facts(self, boot: Boot, record: Record) -> bool:
+        text, said = record.text, False
+        if quoting.is_request(text):
+            return False
+        for pattern, fact in self._index.of(text):
+            if not isinstance(fact, Fact) or not (match := pattern.search(text)):
+                continue
+            if fact.phase and quoting.in_string(text, match.start()):
+                continue
+            if fact.boot and (boot.phase in ("serve", "stop") or boot.fatal_at is not None or boot.candidates):
+                self.earlier.setdefault(record.source, []).append(boot)
+                boot = self.boots[record.source] = Boot()
+                self._shapes.clear()  # a first error of this boot is wanted, too
+            if (boot.phase == "serve") is not (fact.phase == "stop") or boot.phase == "stop":
+                if boot.phase == "serve" and fact.phase == "serve":
+                    boot.alive_at, said = self.lines, True
+                continue
+            found = self._whole_groups(match)
+            boot.figures |= figures(found)
+            boot.words |= words(found)
+            boot.told = said = True
+            if fact.phase == "serve":
+                boot.served_at, boot.alive_at = self.lines, self.lines
+            boot.phase = fact.phase or boot.phase
+        return said
+
+    def _notice(self, boot: Boot, record: Record, times: int) -> Benign | None:
+        for pattern, entry in self._index.of(record.text):
+            if isinstance(entry, Benign) and pattern.search(record.text):
+                boot.notices[entry.id] += times
+                if entry.undoes:
+                    boot.candidates = [each for each in boot.candidates if each.signature.id != entry.undoes]
+                return entry
+        return None
+
+    def _explain(self, boot: Boot, record: Record, text: str, trace: Trace | None) -> Signature | None:
+        """Search *text* for a failure. Returns its signature, or None."""
+        exception = trace is not None or is_exception(record, text)
+        for pattern, signature in self._index.of(text):
+            if not isinstance(signature, Signature) or not (match := pattern.search(text)):
+                continue
+            if signature.version is not None and not self._runs(boot, signature.version):
+                continue
+            if not counts(signature, record, text, match.start(), exception=exception):
+                continue
+            if trace is not None and trace.caught and not signature.survivable:
+                continue
+            self._found(boot, record, signature, match, trace)
+            return signature
+        return None
+
+    def _found(
+        self, boot: Boot, record: Record, signature: Signature, match: re.Match[str], trace: Trace | None
+    ) -> None:
+        found = self._whole_groups(match)
+        place = trace.places.get(signature.kind) if trace is not None else None
+        phase = place.phase if place else signature.phase or (trace and trace.phase) or boot.phase
+        silent = boot.errors.text is None and boot.errors.complaint is None and not boot.inside
+        made = Failure(
+            *(signature, record.whole.strip(), figures(found), words(found), phase, place, silent),
+            *(self.lines, record.time, record.process, record.rank),
+        )
+        if signature.summary:
+            if not signature.survivable and boot.fatal_at is None:
+                boot.fatal_at = self.lines
+            if boot.summary is None or (boot.summary.signature.survivable and not signature.survivable):
+                boot.summary = made
+            if because := made.words.get("because"):
+                self._explain(boot, replace(record, text=because), because, Trace(record, caught=False, done=True))
+            return
+        if trace is not None and trace.chained and signature.wrapper and trace.failure in boot.candidates:
+            inner = trace.failure
+            made.metrics, made.order, made.time = {**inner.metrics, **made.metrics}, inner.order, inner.time
+            boot.candidates[boot.candidates.index(inner)] = made
+        elif len(boot.candidates) < _MOST_CANDIDATES or not any(
+            each.signature.id == signature.id for each in boot.candidates
+        ):
+            boot.candidates.append(made)
+        if trace is not None:
+            trace.failure = trace.failure if trace.failure in boot.candidates else made
+        if signature.then:
+            boot.sizes_due, boot.sized = _SIZES_WITHIN, made
+
+    def _whole_groups(self, match: re.Match[str]) -> dict[str, str | None]:
+        """The groups of *match*, without one at the end of a cut line, which may be incomplete."""
+        found = match.groupdict()
+        return {name: text for name, text in found.items() if not self.cut or match.end(name) < len(match.string)}
+
+    def _runs(self, boot: Boot, wanted: str) -> bool:
+        """Whether the engine's version lies in *wanted*; an unknown version does."""
+        version = boot.words.get("engine_version", self.version)
         return version is None or in_range(version, wanted)
 
 
-def read(chunks: Iterable[bytes], catalogue: Catalogue, version: str | None = None) -> LogReader:
-    """The whole of a log, in chunks of any size."""
-    reading, lines = LogReader(catalogue, version), Lines()
-    for chunk in chunks:
-        reading.read(lines.take(chunk))
-    reading.read(lines.rest())
-    return reading
-
-
-def read_file(path: Path, catalogue: Catalogue, version: str | None = None) -> LogReader:
-    """The whole of the log at *path*, as far as it is written."""
-    with path.open("rb") as log:
-        return read(iter(lambda: log.read(_CHUNK_BYTES), b""), catalogue, version)
+_MAY_BE_EVIDENCE = re.compile("|".join(map(re.escape, WORDS)))
+_CUT_REQUESTS = re.compile(r"aborting in-flight requests count=(\d+)|Remaining number of requests (\d+)")

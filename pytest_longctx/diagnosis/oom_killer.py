@@ -1,4 +1,4 @@
-"""What the kernel says of processes it ended for want of memory, as far as it lets us read that; None where it does not."""
+"""Evidence of the kernel's out-of-memory killer, as far as it can be read; None where it cannot."""
 
 import os
 import re
@@ -12,7 +12,7 @@ _COUNTERS = {
     "/proc/vmstat": "this host",
     "/sys/fs/cgroup/memory.events": "this control group",
 }
-"""Files with a line ``oom_kill N``, and whose processes they count."""
+"""Files with a line ``oom_kill N``, and the processes that they count."""
 _KMSG = Path("/dev/kmsg")
 _RECORD_BYTES = 8192
 _VICTIM = re.compile(
@@ -22,23 +22,23 @@ _VICTIM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class MemoryKills:
-    """What was seen of the kernel's out-of-memory killer over some time."""
+    """Out-of-memory kills during an interval."""
 
     lines: tuple[str, ...] = ()
-    """Evidence, one line each; empty: it was looked for and there is none."""
+    """Evidence, one line each; empty: searched, and none found."""
     killed_gib: float | None = None
-    """Memory that the largest process it ended had held."""
+    """Memory of the largest killed process."""
 
 
 class MemoryWatch:
-    """Looks at the kernel's counters when it is made, and tells what has come since."""
+    """Reads the kernel's counters when created, and reports the kills since then."""
 
     def __init__(self) -> None:
         self._since_s = time.clock_gettime(time.CLOCK_MONOTONIC)
         self._before = {name: count for name in _COUNTERS if (count := counted(Path(name))) is not None}
 
     def kills(self) -> MemoryKills | None:
-        """The out-of-memory kills since; None where neither a counter nor the kernel's log can be read."""
+        """The out-of-memory kills since creation; None if neither a counter nor the kernel's log can be read."""
         said = kernel_log(self._since_s)
         if not self._before and said is None:
             return None
@@ -64,7 +64,7 @@ def counted(path: Path) -> int | None:
 
 
 def kills_in_group_of(pid: int, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Out-of-memory kills counted in the control group of *pid*, of either kernel interface; None where nobody may look."""
+    """Out-of-memory kills in the control group of *pid* (cgroup v1 or v2); None if unreadable."""
     try:
         rows = (proc / str(pid) / "cgroup").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -78,7 +78,7 @@ def kills_in_group_of(pid: int, proc: Path = Path("/proc"), groups: Path = Path(
 
 
 def kernel_log(since_s: float, path: Path = _KMSG) -> list[str] | None:
-    """What the kernel has logged since *since_s* on its monotonic clock; None where that may not be read."""
+    """Kernel messages since *since_s* on the monotonic clock; None if unreadable."""
     try:
         source = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:

@@ -1,13 +1,14 @@
 """
-What is known of an engine's log: facts of a boot, its phases, the failures it can end in, and what only looks like one.
+Catalogues of an engine's log lines: facts of a boot, its phases, its failures, and lines that only look like failures.
 
-A catalogue is a TOML file beside its backend. Patterns are searched in each line as the engine wrote it, without
-terminal colours; named groups are readings, and their names are those of `pytest_longctx.measures`.
+A catalogue is a TOML file beside its backend. Patterns are searched in the message of each line, without prefixes and terminal
+colours; named groups are readings with the names of `pytest_longctx.measures`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -19,7 +20,16 @@ from pytest_longctx.errors import unknown
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Kind, Outcome
 
-TEXT_FACTS = ("kv_cache_dtype", "attention_backend", "engine_version", "architecture", "device", "exit_code", "because")
+TEXT_FACTS = (
+    "kv_cache_dtype",
+    "attention_backend",
+    "engine_version",
+    "architecture",
+    "device",
+    "exit_code",
+    "signal",
+    "because",
+)
 """Readings that are words, not figures; ``because`` is a cause that an engine quotes in its summary line."""
 
 Phase = Literal[
@@ -53,10 +63,10 @@ PHASES: Mapping[Phase, str] = MappingProxyType(
         "stop": "stopping",
     }
 )
-"""Every phase of a server's life, in words for people."""
+"""Every phase of a server, described for users."""
 
 _SCALES = {"_bytes": 1024**3, "_kib": 1024**2, "_mib": 1024}
-"""Units that become GiB, by the end of a reading's name."""
+"""Units that are converted to GiB, by the suffix of a reading's name."""
 
 
 def _pattern(text: str) -> str:
@@ -71,7 +81,7 @@ def _pattern(text: str) -> str:
 
 
 def _measure(reading: str) -> tuple[str, int]:
-    """The measure that *reading* is one of, and how many of its units make one of the measure's."""
+    """The measure of *reading*, and how many of its units make one unit of the measure."""
     for end, scale in _SCALES.items():
         if reading.endswith(end) and reading not in MEASURES:
             return f"{reading.removesuffix(end)}_gib", scale
@@ -82,83 +92,135 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class Fact(toml.Table):
-    """A line that tells something about a good boot."""
+    """A line with a fact about a boot that works."""
 
     regex: Pattern
     phase: Phase | None = None
     """The phase that has begun when this line appears. After ``serve`` only ``stop`` can begin."""
+    boot: bool = False
+    """Whether the line begins a boot; an earlier boot in the same log is kept separately."""
 
 
 class Place(toml.Table):
-    """A line of a traceback that tells where a failure of class ``gpu-oom`` happened; the innermost counts."""
+    """A line of a traceback that shows where a failure happened; the innermost counts."""
 
     regex: Pattern
+    of: Kind = "gpu-oom"
+    """The class that it refines."""
     phase: Phase
     kind: Annotated[Kind, Field(alias="class")]
     remedy: str | None = None
-    """None: the signature's own."""
+    """None: the remedy of the signature."""
+    remedies: Mapping[str, str] = {}
+    """Remedies for version ranges (PEP 440); the first range that contains the version applies."""
+
+
+Role = Literal["exception", "record", "native"]
+Roles = Annotated[tuple[Role, ...], toml.LISTED]
 
 
 class Signature(toml.Table):
-    """A line that tells why a server failed, or why it turned a request down."""
+    """A line that gives the cause of a server's failure, or of a refused request."""
 
     id: str
     kind: Annotated[Kind, Field(alias="class")] = "unknown"
     outcome: Outcome
     phase: Phase | None = None
-    """None: the phase the boot was in."""
+    """None: the current phase of the boot."""
     regex: Pattern
     then: Pattern | None = None
-    """A line soon after it that has its sizes."""
+    """A later line that contains the sizes."""
     remedy: str
     source: str
-    """Where the line was seen."""
+    """Where the line is from: engine source, public report or measured boot."""
     version: toml.VersionRange | None = None
     example: str
     """A line that matches."""
     near_miss: str
-    """A line that looks alike and must not match."""
+    """A similar line that must not match."""
     summary: bool = False
-    """The line only says that something failed; the cause stands before it, or is not in the log at all."""
+    """The line only reports that something failed; the cause precedes it or is not in the log."""
+    survivable: bool = False
+    """The engine continues after it, according to its source: it ends no wait, and is reported unless the engine recovers."""
+    weak: bool = False
+    """It counts as the cause only if no other line names one."""
+    wrapper: bool = False
+    """The engine's exception around another one: its remedy applies, with the sizes of the inner one."""
+    level: Literal["INFO", "WARNING", "ERROR"] = "ERROR"
+    """The lowest level at which a logger's line counts."""
+    role: Roles = ()
+    """Required roles of the line: ``exception``, ``record``, ``native``; empty: any."""
+    also: toml.Names = ()
+    """More matching lines, one for each wording."""
+    remedies: Mapping[str, str] = {}
+    """Remedies for version ranges (PEP 440); the first range that contains the version applies."""
 
 
 class Benign(toml.Table):
-    """A line that looks fatal and is not: it ends no wait and is never the first error."""
+    """A line that looks fatal and is harmless: it ends no wait and is never the first error."""
 
     id: str
     kind: Annotated[Kind | None, Field(alias="class")] = None
-    """What it points to where the server is never heard of again."""
+    """The class that it suggests if the server never answers."""
     regex: Pattern
+    caught: bool = False
+    """Whether the engine caught the traceback that follows."""
+    undoes: str | None = None
+    """The signature that it revokes: the operation succeeded later."""
     why: str
     example: str
     near_miss: str
-    """A line that looks alike and is not that harmless."""
+    """A similar line that is not harmless."""
+    also: toml.Names = ()
+    """More matching lines, one for each wording."""
 
 
 class RateLine(toml.Table):
-    """A line with a throughput of prompts that is no measurement: what was read, divided by a window."""
+    """A line with a prompt throughput that is not a measured rate: the tokens read, divided by a time window."""
 
     regex: Pattern
     window_s: Annotated[float, Field(ge=0)]
-    """How long the engine gathers before it writes one; 0 where it writes one for each batch."""
+    """The length of that window in seconds; 0 if the engine logs a line for each batch."""
     example: str
     near_miss: str
 
 
 class Catalogue(toml.Table):
-    """All that is known of one engine's log."""
+    """All known lines of one engine's log."""
 
     hints: toml.Names = ()
-    """Once it serves, only lines with one of these are looked at; without any, every line is."""
+    """Accepted and ignored: the search needs no hints."""
     boot_hints: toml.Names = ()
-    """Until then these count too: together they are in every line that a fact, a signature or a benign entry matches."""
+    """Accepted and ignored, like ``hints``."""
     fact: Annotated[tuple[Fact, ...], toml.LISTED] = ()
     place: Annotated[tuple[Place, ...], toml.LISTED] = ()
     signature: Annotated[tuple[Signature, ...], toml.LISTED] = ()
     refusal: Annotated[tuple[Signature, ...], toml.LISTED] = ()
-    """What a request is turned down with: no failure of the server, so it is not looked for in the log."""
+    """Messages of refused requests. They are no failure of the server and are not searched for in its log."""
     rate: RateLine | None = None
     benign: Annotated[tuple[Benign, ...], toml.LISTED] = ()
+
+    def and_all(self, others: Iterable["Catalogue"]) -> "Catalogue":
+        """The entries of several catalogues, for a log of an unrecognised engine."""
+        parts = (self, *others)
+        return self.model_copy(
+            update={
+                name: tuple(entry for part in parts for entry in getattr(part, name))
+                for name in ("place", "fact", "signature", "refusal", "benign")
+            }
+        )
+
+    def with_common(self, common: "Catalogue") -> "Catalogue":
+        """Its own entries, followed by those that apply to every engine."""
+        own = {each.id for each in self.signature} | {each.id for each in self.benign}
+        return self.model_copy(
+            update={
+                "place": (*self.place, *common.place),
+                "fact": (*self.fact, *common.fact),
+                "signature": (*self.signature, *(each for each in common.signature if each.id not in own)),
+                "benign": (*self.benign, *(each for each in common.benign if each.id not in own)),
+            }
+        )
 
 
 def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
@@ -178,8 +240,19 @@ def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
 
 
 def words(readings: Mapping[str, str | None]) -> dict[str, str]:
-    """The readings that are words."""
+    """The readings that are text."""
     return {name: text for name, text in readings.items() if name in TEXT_FACTS and text is not None}
+
+
+@cache
+def common() -> Catalogue:
+    """Lines that every engine may log: of Linux, Python, PyTorch, CUDA, ROCm, NCCL, the model hub, Kubernetes."""
+    return load(Path(__file__).with_name("signatures.toml"))
+
+
+def engine_files() -> dict[str, Path]:
+    """Catalogue files of engines without a backend in this package, by name."""
+    return {path.stem: path for path in (Path(__file__).parent / "engines").glob("*.toml")}
 
 
 def load(path: Path) -> Catalogue:

@@ -1,4 +1,4 @@
-"""Aggregate several readings into one: the median, the worst value of exact figures, or a law fitted over lengths."""
+"""Aggregate repeated measurements into one: the median, the worst value of exact figures, or a law fitted over lengths."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,14 +28,14 @@ WORST: Mapping[str, _Pick] = MappingProxyType(
         "ttft_gap_s": lambda values, _: max(values, key=abs),
     }
 )
-"""Figures that a single bad reading invalidates, with the choice of the worst value; a median would hide it."""
+"""Figures that a single bad measurement invalidates, with the function that selects the worst value; a median would hide it."""
 
 
 def summary(readings: Sequence[Observation]) -> Observation:
     """
-    Aggregate repeated readings of one question; if one was not served, return the first such reading.
+    Aggregate repeated measurements of one question; if one was not served, return the first such measurement.
 
-    A figure that is missing from one reading is None. ``ttft_spread`` is (longest - shortest) / median.
+    A figure that is missing from one measurement is None. ``ttft_spread`` is (longest - shortest) / median.
     """
     unserved = next((each for each in readings if each.outcome != "serves"), None)
     if unserved is not None or len(readings) == 1:
@@ -85,7 +85,7 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def _known(values: Sequence[float | None], pick: Callable[[Sequence[float]], float]) -> float | None:
-    """Apply *pick* to the values; None if one of them is missing."""
+    """Apply *pick* to the values; None if a value is missing."""
     known = [value for value in values if value is not None]
     return pick(known) if len(known) == len(values) else None
 

@@ -1,4 +1,4 @@
-"""What a finding sends to a server: the ``[ask]`` table, and the ``[claim]`` table of published figures."""
+"""The requests of a finding: the ``[ask]`` table, and the ``[claim]`` table of published figures."""
 
 from typing import Annotated, Literal, get_args
 
@@ -35,7 +35,7 @@ Question = Literal[
     "claimed",
     "linted",
 ]
-"""What a suite does to judge a finding; one test function implements each."""
+"""The test that judges a finding; one test function of the suites implements each."""
 
 
 def questions() -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class Ask(toml.Table):
     needles: Annotated[int, Field(ge=1, le=64)] = 64
     """For a retrieval: number of needles, spaced evenly from the first token to the last."""
     border_tokens: Annotated[int, Field(ge=2)] | None = None
-    """For a retrieval: plant the needles on both sides of borders between pieces of this size instead."""
+    """For a retrieval: place the needles on both sides of boundaries between chunks of this size instead."""
     against: str | None = None
     """For a ratio: the deployment whose capacity is the denominator; the finding's scope names both."""
     depths: Annotated[tuple[float, ...], toml.LISTED] = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -112,7 +112,7 @@ class Ask(toml.Table):
         """
         Prompt tokens that each successive request may have to wait for; empty if not known.
 
-        A load counts as rounds in which every prompt waits for all that are sent with it; an open loop is one round.
+        A load counts as rounds in which every prompt waits for all prompts sent with it; an open loop is one round.
         """
         if self.rate_per_s is not None and self.requests is not None and self.prompt_tokens is not None:
             return (self.prompt_tokens * self.requests,)
@@ -160,7 +160,7 @@ class Claim(toml.Table):
 
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
-    """What a finding with this *question* lacks, as a sentence; empty if nothing is missing."""
+    """The missing or contradicting key of a finding with this *question*, as a sentence; empty if there is none."""
     one_length = (
         (
             (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),
@@ -178,7 +178,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         "over-limit": (
             (
                 (ask.over_limit_tokens or 0) >= 1,
-                "ask.over_limit_tokens: an 'over-limit' finding must go at least 1 token over",
+                "ask.over_limit_tokens: an 'over-limit' finding needs at least 1",
             ),
         ),
         "repeated": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeated' finding needs it"),),

@@ -50,7 +50,7 @@ class Bound(toml.Table):
         if (self.tolerance is None) != (self.reference is None) and self.tolerance is not None:
             raise ValueError("a tolerance needs a reference")
         if (self.stderr is None) != (self.sigmas is None) or (self.sigmas is not None and self.reference is None):
-            raise ValueError("stderr and sigmas need each other and a reference")
+            raise ValueError("stderr and sigmas go together and need a reference")
         absolute = self.at_least is not None or self.at_most is not None
         if (self.exactly is not None) + absolute + (self.tolerance is not None) + (self.sigmas is not None) > 1:
             alternatives = "exactly, at_least with at_most, reference with tolerance, reference with stderr and sigmas"
@@ -158,7 +158,7 @@ class Finding(toml.Table):
     cure: FindingId | None = None
     """For an expected failure: the finding about the same configuration with the fix applied."""
     no_cure: str = ""
-    """Why there is no cure."""
+    """The reason why there is no cure."""
     note: str = ""
     """Errors or omissions of the document, in prose."""
 
@@ -193,7 +193,7 @@ class Finding(toml.Table):
         if (self.cure or self.no_cure) and (not self.fails or (self.cure and self.no_cure)):
             raise ValueError("cure, no_cure: only an expected failure of a boot may have one of them")
         if not self.markers:
-            raise ValueError("markers: a finding needs at least one, or no run would select it")
+            raise ValueError("markers: a finding needs at least one; without a marker no run selects it")
         return self
 
     @model_validator(mode="after")

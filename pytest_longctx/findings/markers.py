@@ -19,19 +19,19 @@ LENGTHS: Mapping[str, int] = MappingProxyType(
 THEMES: Mapping[str, str] = MappingProxyType(
     {
         "first_run": "an introduction to the suite in a few boots: the first command of the README",
-        "smoke": "the server answers at all",
-        "context_length": "a prompt of this length is served, and counted exactly",
-        "throughput": "how fast a prompt is read and an answer written",
+        "smoke": "the server answers a short request",
+        "context_length": "a prompt of this length is served and its tokens are counted exactly",
+        "throughput": "throughput of prefill and decode",
         "fp8": "FP8 KV-cache dtypes: which are served, refused or fall back",
-        "rare_dtype": "KV-cache dtypes that no document names, each a boot of its own",
+        "rare_dtype": "KV-cache dtypes that no document names; each needs its own boot",
         "expected_oom": "configurations that must run out of memory or be refused",
-        "limits": "the longest request that is served, and the first that is refused",
-        "retrieval": "the answer depends on something far back, and is right",
-        "prefix_cache": "what a cache may answer, and what it must not",
+        "limits": "the longest served request and the shortest refused one",
+        "retrieval": "the answer depends on a distant part of the context and is correct",
+        "prefix_cache": "what a prefix cache must and must not serve",
         "concurrency": "several requests at once",
-        "accuracy": "known questions are answered as well as documented",
-        "boot": "the server comes up, with this capacity",
-        "claims": "what arithmetic says of a published figure; boots nothing",
+        "accuracy": "benchmark questions are answered as accurately as documented",
+        "boot": "the server boots with this capacity",
+        "claims": "published figures checked by arithmetic, without a boot",
     }
 )
 """Theme markers, and the description of each."""

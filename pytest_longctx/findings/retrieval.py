@@ -22,7 +22,7 @@ def from_probe(seen: Observation, grade: Grade) -> Observation:
 
 
 def places(grade: Grade) -> tuple[tuple[float, float], ...]:
-    """Depth and score of each needle that was asked for; needles that the answer did not reach are left out."""
+    """Depth and score of each needle in the questions; needles that the answer did not reach are omitted."""
     return tuple((step.depth, float(step.outcome == "right")) for step in grade.steps if step.outcome != "not reached")
 
 

@@ -21,7 +21,7 @@ _CACHE_OFF = (("no-enable-prefix-caching", True), ("enable-prefix-caching", Fals
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What is known of the server on which a finding would be judged; None means not known."""
+    """Known facts of the server on which a finding would be judged; None means unknown."""
 
     deployment: Deployment
     hardware: Hardware | None = None
@@ -36,14 +36,14 @@ class Conditions:
 
 
 class Mismatch(NamedTuple):
-    """A condition of a finding that a server does not meet; the higher its *depth*, the nearer the miss."""
+    """A condition of a finding that a server does not meet; a higher *depth* means that more conditions were met."""
 
     depth: int
     line: str
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the finding is about another deployment, backend or model."""
+        """Whether the finding names another deployment, backend or model."""
         return self.depth < 3
 
 
@@ -78,7 +78,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
 
 
 def machine_lacks(deployment: Deployment, hardware: Hardware | None) -> str | None:
-    """Why *hardware* cannot run *deployment*; None if it can, or if either is not known."""
+    """The reason why *hardware* cannot run *deployment*; None if it can, or if either is unknown."""
     if deployment.hardware is None or hardware is None or hardware.carries(Hardware.parse(deployment.hardware)):
         return None
     return f"hardware: needs {deployment.hardware}, this machine has {hardware}"
@@ -95,7 +95,7 @@ def _built_for(deployment: Deployment, wanted: str | None, hardware: Hardware | 
         return None
     found = deployment.hardware or (str(hardware) if hardware else None)
     if found is None:
-        return f"hardware: not known, {wanted} wanted; set --longctx-hardware" if settled else None
+        return f"hardware: unknown; the finding needs {wanted}; set --longctx-hardware" if settled else None
     return None if found == wanted else f"hardware: {found} is not {wanted}"
 
 
@@ -103,7 +103,7 @@ def _versioned(version: str | None, wanted: str | None, *, settled: bool) -> str
     if wanted is None:
         return None
     if version is None:
-        return f"version: not known, {wanted} wanted" if settled else None
+        return f"version: unknown; the finding needs {wanted}" if settled else None
     return None if in_range(version, wanted) else f"version: {version} is not {wanted}"
 
 
@@ -113,7 +113,7 @@ def _of_cpu(flags: frozenset[str] | None, scope: Scope, *, settled: bool) -> str
     parts = (" or ".join(scope.cpu), f"no {' and no '.join(scope.cpu_without)}" if scope.cpu_without else "")
     wanted = " and ".join(part for part in parts if part)
     if flags is None:
-        return f"cpu: not known, {wanted} wanted" if settled else None
+        return f"cpu: unknown; the finding needs {wanted}" if settled else None
     if (not scope.cpu or flags & set(scope.cpu)) and not flags & set(scope.cpu_without):
         return None
     return f"cpu: needs {wanted}; this CPU has {', '.join(one for one in CPU_FLAGS if one in flags) or 'none of them'}"
@@ -123,18 +123,18 @@ def _computed_in(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
     found = deployment.flags.get("dtype", FASTEST)
     if found == FASTEST or not wanted or found in wanted:
         return None
-    return f"dtype: {deployment.name} computes in {found} here, the finding is about {' or '.join(wanted)}"
+    return f"dtype: {deployment.name} computes in {found} here; the finding covers {' or '.join(wanted)}"
 
 
 def _small(host_bytes: float | None, at_most_gib: float | None, *, settled: bool) -> str | None:
     if at_most_gib is None:
         return None
     if host_bytes is None:
-        return f"host memory: not known, at most {at_most_gib:g} GiB wanted" if settled else None
+        return f"host memory: unknown; the finding needs at most {at_most_gib:g} GiB" if settled else None
     return (
         None
         if host_bytes <= at_most_gib * GiB
-        else f"host memory: {host_bytes / GiB:.0f} GiB, at most {at_most_gib:g} wanted"
+        else f"host memory: {host_bytes / GiB:.0f} GiB; the finding needs at most {at_most_gib:g} GiB"
     )
 
 
@@ -142,7 +142,7 @@ def _logged(line: str, labels: Mapping[str, str], wanted: tuple[str, ...], *, se
     if not wanted or not settled:
         return None
     found = labels.get(line)
-    return _named(line, found, wanted) if found else f"{line}: not named in the log, {' or '.join(wanted)} wanted"
+    return _named(line, found, wanted) if found else f"{line}: not in the log; the finding needs {' or '.join(wanted)}"
 
 
 def _left_alone(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
@@ -164,13 +164,13 @@ def _uncached(finding: Finding, deployment: Deployment) -> str | None:
 def _long_enough(finding: Finding, deployment: Deployment, max_model_len: int | None, *, settled: bool) -> str | None:
     room, asked = max_model_len or deployment.max_model_len, finding.ask
     if settled and room is None and asked.over_limit_tokens is not None:
-        return "max_model_len: not known, but the finding's prompt length depends on it; set it in the deployment"
+        return "max_model_len: unknown, but the finding's prompt length depends on it; set it in the deployment"
     length, most = asked.prompt_length(room), deployment.longest_prompt
     fixed = asked.over_limit_tokens is None
     if fixed and room is not None and length is not None and length + asked.output_tokens > room:
         return f"context: {length:,} + {asked.output_tokens} tokens exceed max_model_len {room:,}"
     if length is not None and length < 1:
-        return f"context: max_model_len {room:,} has no room for a prompt beside {asked.output_tokens} output tokens"
+        return f"context: max_model_len {room:,} leaves no room for a prompt in addition to {asked.output_tokens} output tokens"
     # A refusal costs nothing; a prompt that is served must be affordable here.
     if finding.question != "over-limit" and length is not None and most is not None and length > most:
         return f"prompt: {length:,} tokens; longest_prompt here is {most:,}"
@@ -247,9 +247,9 @@ def match(
     conditions: Callable[[Deployment, Finding], Conditions],
 ) -> list[Case]:
     """
-    Every case: each finding on the deployments in its scope, else on the one that misses by the least.
+    Every case: each finding on the deployments in its scope, else on the deployment that meets most conditions.
 
-    A finding about another deployment, backend or model is left out. One that misses by hardware, version or length is kept, so
+    A finding about another deployment, backend or model is left out. One whose hardware, version or length differs is kept, so
     that the run can report it. A finding about published material is judged once, without a server.
     """
     found: list[Case] = []

@@ -28,7 +28,7 @@ WARM_SHARE = 0.5
 
 CLOCKS_APART_S = 0.2
 """
-How much later than the server the client may see a first token of any prompt, due to transport and scheduling.
+Maximum delay of the client's first token after the server's, for any prompt, due to transport and scheduling.
 
 Idle machines need 0.04 s; on two busy cores 0.125 s was measured with 1,000 tokens.
 """
@@ -44,7 +44,7 @@ Busy share of the devices below which they mostly waited.
 Prefills of at least ten seconds on an H200 had 0.91 to 0.99, and 0.20 and 0.47 where SGLang's host walked its prefix cache.
 """
 LONG_S = 10.0
-"""TTFT below which the busy share is not judged: samples are a second apart, and a request begins and ends without work."""
+"""TTFT below which the busy share is not judged: samples are a second apart, and a request begins and ends with idle devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def judge(
     finding: Finding, seen: Observation, also: Iterable[Line] = (), remark: str = "", warmed: str = ""
 ) -> Verdict:
     """
-    Judge *seen* by all expectations and bounds of *finding*, and by the lines of *also*; *remark* is kept.
+    Judge *seen* by all expectations and bounds of *finding*, and by the lines of *also*; *remark* goes into the verdict.
 
     *warmed* is the reason why the cache may have had the prompt before this run; a cached prompt then proves nothing about the
     server.
@@ -128,7 +128,7 @@ def judge(
 
 
 def _idled(seen: Observation) -> str:
-    """A remark on a long prefill in which the devices mostly waited, so that faster devices would not help."""
+    """A remark on a long prefill during which the devices mostly waited."""
     busy, ttft_s = seen.metrics.get("device_busy_share"), seen.metrics.get("ttft_s")
     if busy is None or ttft_s is None or busy >= BUSY_SHARE or ttft_s < LONG_S:
         return ""
@@ -157,7 +157,7 @@ def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
 
 
 def _change(finding: Finding, seen: Observation) -> str:
-    """How a documented failure has changed; each of the three ways needs another action."""
+    """How a documented failure has changed: three kinds of change, each with its own remedy."""
     expect = finding.expect
     if expect.outcome == "serves":
         return ""
@@ -301,7 +301,7 @@ def remark(finding: Finding, predicted: Prediction | None, seen: Observation) ->
     if not meant and predicted.outcome == expect.outcome:
         return f"predicted {foretold} as documented, but {_end(seen)}: the engine has changed, or the machine differs"
     if not meant:
-        return f"predicted {foretold}, documented {_wanted_word(finding)}, and {_end(seen)}: no two of them agree"
+        return f"predicted {foretold}, documented {_wanted_word(finding)}, and {_end(seen)}: all three disagree"
     return "; ".join(_sizes(predicted, seen))
 
 

@@ -1,8 +1,8 @@
 """
-Launchers: how to reach a server. A deployment says what is under test, a launcher how to start or find it.
+Launchers start or find a server. A deployment defines the server under test, a launcher how to start or reach it.
 
 To add one, write a class with every attribute of `Launcher` and with `up`, and return it from the hook
-``pytest_longctx_make_launcher``. What a run does for a launcher follows from these attributes alone, never from its name.
+``pytest_longctx_make_launcher``. A run treats a launcher by these attributes only, never by its name.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pytest_longctx.backends import Backend
 from pytest_longctx.client.server import Server
 from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.diagnosis.good_boots import GoodBoots
 from pytest_longctx.progress import ProgressCallback, no_progress
 
 
@@ -23,40 +24,42 @@ def unattended(pid: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """The deployment to bring up, and what a launcher needs for it."""
+    """The deployment to start, and the inputs of a launcher."""
 
     backend: Backend
     deployment: Deployment
     model: str | None
-    """The model for the engine: a folder, or a name that it resolves; None where the launcher starts nothing."""
+    """The model for the engine: a folder, or a name that it resolves; None if the launcher starts nothing."""
     logs: Path
     """The folder for server logs."""
     python: Path | None = None
-    """The interpreter that has the engine."""
+    """The Python interpreter in which the engine is installed."""
     watch: ProgressCallback = no_progress
     started: Callable[[int], None] = unattended
-    """Called with the id of the server's topmost process, where that is on this machine."""
+    """Called with the id of the server's topmost process, if that runs on this machine."""
     longest_prompt: int | None = None
     """The longest prompt of this run for this server, in tokens; None: not known."""
     place: str = ""
-    """This boot counted among all, as ``2 of 19: ``; empty where that is not known."""
+    """The number of this boot among all, as ``2 of 19: ``; empty if unknown."""
     shown: Mapping[str, str] = field(default_factory=dict)
-    """The environment that shows it only its leased devices; empty where it may use all."""
+    """The environment variables that select its leased devices; empty if it may use all."""
+    good_boots: GoodBoots | None = None
+    """The stored logs of good boots; None: none are stored."""
 
     def server_at(self, url: str, launcher: "Launcher", **more: Any) -> Server:
-        """The server that *launcher* is to bring up at *url*, before anything is known of it."""
+        """The server that *launcher* will start at *url*, before it is ready."""
         attached = not launcher.boots
         name = self.deployment.model.name
         return Server(url, name, self.backend, self.deployment, launcher.name, attached=attached, **more)
 
 
 class Launcher(Protocol):
-    """Makes a deployment answer at a URL, and stops it afterwards."""
+    """Starts or reaches the server of a deployment, and stops what it started."""
 
     name: str
-    """As results and messages name it."""
+    """Name in results and messages."""
     boots: bool
-    """Whether it starts servers. One that only attaches may be shared by xdist workers, and its machine is not known."""
+    """Whether it starts servers. One that only attaches may be shared by xdist workers, and its machine is unknown."""
     needs_engine: bool
     """Whether it starts an engine that is installed on this machine, by the interpreter `Launch.python`."""
     here: bool

@@ -20,7 +20,8 @@ from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.devices import leases, monitor
 from pytest_longctx.devices.sampler import Sampler, Tell
 from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal
-from pytest_longctx.diagnosis.log_reader import LogReader, read_file
+from pytest_longctx.diagnosis.log_file import read_file
+from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.errors import BootError, LaunchError
 from pytest_longctx.findings import aggregate
 from pytest_longctx.findings.finding import Finding

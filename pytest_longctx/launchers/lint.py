@@ -1,7 +1,8 @@
 """
-Lint a start before it runs: documented mistakes, each with its name.
+Lint a start command for documented mistakes, each with its name.
 
-Two kinds: those that keep a server from booting, and those that make a result worthless or a host unsafe. The worst come first.
+There are two kinds: mistakes that prevent a boot, and mistakes that make a result invalid or a host unsafe. The most severe
+come first.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,10 +23,10 @@ _PROGRAMS = ("python", "python3", "vllm", "sglang", "bash", "sh")
 _PARALLEL = ("--tensor-parallel-size", "-tp", "--tp", "--tp-size")
 _CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
 _MOVING = ("", "latest", "nightly", "main", "dev")
-"""Tags that move from one image to the next."""
+"""Image tags that are moved to newer images."""
 _USUAL_CACHE = "/root/.cache/huggingface"
 _LONG_WALK_S = 60.0
-"""A share of a prefill's time that is worth a lint."""
+"""Minimum duration of the radix walk, in seconds, that is reported."""
 
 
 class Image(toml.Table):
@@ -36,7 +37,7 @@ class Image(toml.Table):
 
 
 class Variable(toml.Table):
-    """An environment variable that is no longer read."""
+    """An environment variable that newer versions ignore."""
 
     name: str
     instead: str
@@ -45,14 +46,14 @@ class Variable(toml.Table):
 
 
 class Known(toml.Table):
-    """The data file."""
+    """Content of ``lint.toml``."""
 
     image: Annotated[tuple[Image, ...], toml.LISTED] = ()
     variable: Annotated[tuple[Variable, ...], toml.LISTED] = ()
 
 
 class Lint(NamedTuple):
-    """One lint. *found* returns what is wrong with a start, or None."""
+    """One lint. *found* returns the fault of a start, or None."""
 
     name: str
     found: Callable[[StartCommand], str | None]
@@ -84,7 +85,7 @@ def _cache_root_as_model(start: StartCommand) -> str | None:
 def _snapshot_as_model(start: StartCommand) -> str | None:
     if PurePosixPath(start.model or "").parent.name != "snapshots":
         return None
-    return "a snapshot holds only downloaded files, and perhaps no processor files; the model's name fetches the rest"
+    return "a snapshot holds only the downloaded files and may lack the processor files; a model given by name downloads the rest"
 
 
 def _read_only_cache(start: StartCommand) -> str | None:
@@ -107,25 +108,25 @@ def _unknown_flag(start: StartCommand) -> str | None:
                 return f"{flag} is not a flag of {engine.engine} {engine.version}"
             if taken == "ambiguous":
                 either = ", ".join(engine.candidates(word)[:4])
-                return f"{flag} is the beginning of several flags of {engine.engine} {engine.version}: {either}"
+                return f"{flag} is a prefix of several flags of {engine.engine} {engine.version}: {either}"
     return None
 
 
 def _impatient_probe(start: StartCommand) -> str | None:
     if start.patience_s is None or start.boot_s is None or start.patience_s > start.boot_s:
         return None
-    return f"it is killed after {start.patience_s:.0f} s; a boot was seen to take {start.boot_s:.0f} s"
+    return f"it is killed after {start.patience_s:.0f} s; a recorded boot took {start.boot_s:.0f} s"
 
 
 def _small_shm(start: StartCommand) -> str | None:
     parallel = start.flag(*_PARALLEL) or "1"
     if not start.in_container or start.has_shm or not parallel.isdecimal() or int(parallel) < 2:
         return None
-    return f"{parallel} workers talk through a /dev/shm of less than 1 GiB; a container has 64 MiB by default"
+    return f"{parallel} workers communicate through a /dev/shm of less than 1 GiB; a container has 64 MiB by default"
 
 
 def _needs_a_person(start: StartCommand) -> str | None:
-    return "it prompts, or needs a terminal, and does nothing without one" if start.asks_a_person else None
+    return "it prompts for input or needs a terminal, and does nothing without one" if start.asks_a_person else None
 
 
 def _reused_container(start: StartCommand) -> str | None:
@@ -146,7 +147,11 @@ def _unpinned_image(start: StartCommand) -> str | None:
     if image is None:
         return None
     tag = image.rpartition("/")[2].partition(":")[2]
-    return f"{image} can be another image tomorrow" if tag in _MOVING or tag.startswith("latest-") else None
+    return (
+        f"{image} is a moving tag: it can name another image later"
+        if tag in _MOVING or tag.startswith("latest-")
+        else None
+    )
 
 
 def _radix_walk(start: StartCommand) -> str | None:
@@ -161,8 +166,8 @@ def _radix_walk(start: StartCommand) -> str | None:
     if walk_s < _LONG_WALK_S:
         return None
     return (
-        f"while it reads {tokens:,} tokens in chunks of {chunk_tokens:,}, the host walks its prefix cache for about "
-        f"{duration(walk_s)} and the GPU waits; --disable-radix-cache, or a larger --chunked-prefill-size"
+        f"during the prefill of {tokens:,} tokens in chunks of {chunk_tokens:,}, the host walks its prefix cache for about "
+        f"{duration(walk_s)} and the GPU waits; use --disable-radix-cache or a larger --chunked-prefill-size"
     )
 
 
@@ -191,19 +196,19 @@ LINTS = (
 
 
 def names() -> tuple[str, ...]:
-    """The names of all lints, the worst first."""
+    """The names of all lints, the most severe first."""
     return tuple(lint.name for lint in LINTS)
 
 
 def lint(start: StartCommand) -> Iterator[tuple[str, str]]:
-    """What is wrong with *start*: each lint's name and what it found, the worst first."""
+    """The faults of *start*: the name and the message of each lint, the most severe first."""
     for each in LINTS:
         if (found := each.found(start)) is not None:
             yield each.name, found
 
 
 def observe(ask: Ask, looked_for: str | None) -> Observation:
-    """A published start as evidence: flagged or sound, and the lint: *looked_for* if found, else the worst."""
+    """A published start as evidence: flagged or sound, and the name of the lint: *looked_for* if found, else the most severe."""
     start = of_command(ask.command, ask.boot_s) if ask.command is not None else of_pod(ask.pod or "", ask.boot_s)
     found = dict(lint(replace(start, engine=ask.engine)))
     signature = looked_for if looked_for in found else next(iter(found), None)

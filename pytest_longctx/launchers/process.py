@@ -1,4 +1,4 @@
-"""Serve from a process on this machine: on loopback, in its own session, and ended when the test run dies."""
+"""Run the server as a process on this machine: on loopback, in its own session, and ended with the test run."""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class ProcessLauncher:
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
-        """Start the server, wait until it answers, yield it, and leave no process behind."""
+        """Start the server, wait until it is ready, yield it, and leave no process behind."""
         if launch.model is None or launch.python is None:
             raise LaunchError(f"{launch.deployment.name}: the process launcher needs a model and an interpreter")
         port = free_port(launch.deployment.flags.get("port"))

@@ -1,5 +1,5 @@
 """
-Wait until a server really answers, and explain it when it does not.
+Wait until a server is ready, and explain the failure if it is not.
 
 Ready means: alive, healthy, its model listed, one token generated. An open port or a green health check alone has been
 seen on servers that never answered.
@@ -25,15 +25,16 @@ from pytest_longctx.redaction import masked
 from pytest_longctx.units import duration
 
 _MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu")
-"""Signatures of an environment problem: no evidence about the server."""
+"""Signatures of environment problems, which are not evidence about the server."""
 _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
-"""How long a server may continue to log after a line that reports a failure."""
+"""Seconds for which a server may continue to log after a line that reports a failure."""
 _TAIL_LINES = 12
+_MOST_DIFFERENCES = 6
 _WIDEST = 400
-"""Characters of one line of an explanation."""
+"""Maximum length in characters of one line of an explanation."""
 UNREACHABLE_S = 5.0
-"""How long to try an address without a listener, where the server should run already."""
+"""Seconds for which an address without a listener is retried if the server should already run."""
 
 
 def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:
@@ -78,7 +79,7 @@ class _Wait:
             if self.probe.unaskable is not None:
                 raise LaunchError(self._cannot_be_asked(self.probe.unaskable))
             self._note_motion(now_s, lines)
-            if self.reading.failure is not None and failure_seen_s is None:
+            if self.reading.fatal and failure_seen_s is None:
                 failure_seen_s = self.elapsed_s
             said_its_last = failure_seen_s is not None and self.elapsed_s - failure_seen_s > _LAST_WORDS_S
             if exit_code is not None or said_its_last or self.probe.refused or self._is_over(now_s):
@@ -90,7 +91,7 @@ class _Wait:
             time.sleep(_POLL_S)
 
     def _note_motion(self, now_s: float, lines: list[str]) -> None:
-        """What changed since the last look: the log, or the probe's state."""
+        """Store what changed since the last call: the log, or the probe's state."""
         if self._log.grown() if self._log.path is not None else self._log.new(lines):
             self.stall.move(now_s, f"the log ({self._log.last[:120]})", step=False)
         heard = (self.probe.step, " ".join(self.probe.last.split()[:2]))  # a health check may return the time
@@ -99,7 +100,7 @@ class _Wait:
             self.stall.move(now_s, f"the answer to {heard[0]}", step=False)
 
     def _is_over(self, now_s: float) -> bool:
-        """Whether the wait is over: an answer, an end, a failure, or no time left."""
+        """Whether the wait is over: the server is ready, has ended or failed, or the time limit is reached."""
         if self.candidate.ours:
             return self.stall.look(now_s) is not None or self.elapsed_s > self.boot_s
         # It should run already: a refused connection means that no server is there.
@@ -107,18 +108,18 @@ class _Wait:
         return unreachable or self.elapsed_s > self.boot_s
 
     def _answered(self, answered: Server) -> Server:
-        """The server with all known figures. Raises `BootError` where its KV cache cannot hold one request of its own length."""
+        """The server with all known figures. Raises `BootError` if its KV cache cannot hold one request of its own length."""
         figures = {**self.reading.figures, **self.probe.figures, "boot_s": self.elapsed_s}
         words = {**self.reading.told(), **self.probe.words}
         server = replace(answered, figures=figures, words=words, log=self.candidate.log)
         concurrency = figures.get("concurrency")
         if concurrency is None or concurrency >= 1 or not server.deployment.needs_full_context:
+            if server.log is not None and self.launch.good_boots is not None:
+                self.launch.good_boots.keep(server.log, *self._deployed, self.candidate.secrets)
             return server
         # Such a request is accepted, never scheduled, and blocks all that come after it (vLLM issue 39734).
         said = f"its KV cache holds {concurrency:.2f} requests of {server.max_model_len or 0:,} tokens"
-        remedy = (
-            "a smaller max_model_len or a larger KV cache; needs_full_context = false where this is what you document"
-        )
+        remedy = "a smaller max_model_len or a larger KV cache; needs_full_context = false if this is the documented behaviour"
         raise BootError(
             self._explain(said, remedy),
             Observation("overcommits", figures, "kv_cache", kind="kv-cache-too-small", said=said, words=words),
@@ -140,7 +141,7 @@ class _Wait:
     def _evidence(self, exit_code: int | None) -> Evidence:
         """All evidence of how the server ended."""
         refused = self.probe.refused
-        timed_out = exit_code is None and refused is None and self.reading.failure is None
+        timed_out = exit_code is None and refused is None and not self.reading.fatal
         stalled = self.stall.look(time.monotonic()) if timed_out else None
         return replace(
             self.candidate.evidence(exit_code),
@@ -156,14 +157,31 @@ class _Wait:
         """The message that it was still working at the time limit."""
         silent_s = time.monotonic() - self.stall.moved_s
         moved = (
-            f"{self.stall.last} moved {duration(silent_s)} before" if self.stall.last else "it had just been started"
+            f"{self.stall.last} changed {duration(silent_s)} earlier"
+            if self.stall.last
+            else "the server had just started"
         )
-        return f"too slow here: not up within {duration(self.boot_s)}, and {moved}"
+        return f"too slow here: not ready within {duration(self.boot_s)}, and {moved}"
 
     def _cannot_be_asked(self, found: Unaskable) -> str:
         name = self.launch.deployment.name
         rows = [f"{name} did not become ready", *str(found).splitlines(), f"  after    {duration(self.elapsed_s)}"]
         return "\n".join([*rows, f"  again    {self.candidate.again}"])
+
+    @property
+    def _deployed(self) -> tuple[str, str]:
+        return self.launch.backend.name, self.launch.deployment.name
+
+    def _differences(self) -> list[str]:
+        """The first differences from the last good boot of this deployment."""
+        log, good = self.candidate.log, self.launch.good_boots
+        if log is None or good is None:
+            return []
+        found = good.compared(self.reading, log, *self._deployed)
+        if len(found) <= _MOST_DIFFERENCES:
+            return found
+        more = f"{len(found) - _MOST_DIFFERENCES} more: longctx diagnose {log} --good {good.path(*self._deployed)}"
+        return [*found[:_MOST_DIFFERENCES], more]
 
     def _explain(self, because: str, remedy: str, found: Diagnosis | None = None) -> str:
         candidate = self.candidate
@@ -177,6 +195,8 @@ class _Wait:
             ),
         ]
         if candidate.log is not None:
+            if found is not None:
+                rows += [f"  differs  {masked(line, candidate.secrets)[:_WIDEST]}" for line in self._differences()]
             rows += [f"  log      {candidate.log}, its last lines:"]
             rows += [f"             {line}" for line in tail(candidate.log, candidate.secrets)]
         return "\n".join([*rows, f"  try      {remedy}", f"  again    {candidate.again}"])
@@ -184,7 +204,7 @@ class _Wait:
 
 def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
     """
-    An exit code, and what is known of the memory, as text.
+    Describe an exit code, with what is known about the memory.
 
     >>> how_it_ended(137, oom_killed=False)
     'signal 9 ended the process, which was not out of memory'

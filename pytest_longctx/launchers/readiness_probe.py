@@ -1,4 +1,4 @@
-"""Probe a server until it answers: health, model list, version, one token; in a thread, so that a wait can end."""
+"""Probe a server in a thread until it is ready: health, model list, version, one token. The wait can end before it."""
 
 import re
 import threading
@@ -17,9 +17,9 @@ from pytest_longctx.client.server import Answer, Server, Unaskable, unaskable
 _PROMPT_TOKENS = 8
 _PAUSE_S = 0.2
 _QUICK_S = 5.0
-"""Timeout of answers that take no work: health, the model list."""
+"""Timeout of requests that need no computation: health, the model list."""
 PERSISTS_S = 10.0
-"""How long a server must answer nothing but one error: engines that warm up answer 500 and 503 for a moment."""
+"""Seconds of one same error after which a server counts as failed; engines return 500 and 503 briefly at warm-up."""
 _PERSISTS_TIMES = 3
 _VARIES = re.compile(r"[0-9a-fA-F-]{8,}|\d+")
 """Ids and times in the text of an error, which differ each time."""
@@ -27,14 +27,14 @@ _VARIES = re.compile(r"[0-9a-fA-F-]{8,}|\d+")
 
 @dataclass(slots=True)
 class _Failing:
-    """Detects a server that answers with the same error again and again."""
+    """Detects a server that always returns the same error."""
 
     text: str = ""
     since_s: float = 0.0
     times: int = 0
 
     def persists(self, status: int, text: str, now_s: float) -> bool:
-        """Note one more answer; True once the same error has come for long enough. 503 means not yet, and does not count."""
+        """Store one answer; True once the same error has persisted. 503 means not ready yet, and does not count."""
         if status < 500 or status == 503:
             self.text, self.times = "", 0
             return False
@@ -49,8 +49,8 @@ class ReadinessProbe:
     """
     Probes *server* step by step, until it generates a token or refuses to.
 
-    *answered* is the server with its own figures; *refused* the text with which it refused the token, or of the error that it
-    answers again and again; *unaskable* why it cannot be asked at all.
+    *answered* is the server with its own figures. *refused* is the text with which it refused the token, or of the error that
+    it always returns. *unaskable* is the reason why requests do not reach an engine.
     """
 
     def __init__(self, server: Server) -> None:
@@ -59,15 +59,15 @@ class ReadinessProbe:
         self.refused: Refusal | None = None
         self.unaskable: Unaskable | None = None
         self.unreachable = ""
-        """Why the address cannot be reached, where the last connection was refused at once."""
+        """The reason why the address cannot be reached, if the last connection was refused at once."""
         self.step = "health"
         self.last = ""
         self.connected = False
-        """Whether any answer has come."""
+        """Whether any response has arrived."""
         self.figures: dict[str, float] = {}
         self.words: dict[str, str] = {}
         self.loaded: dict[str, str] = {}
-        """The model behind the served name, where the list tells it."""
+        """The model behind the served name, if the list names it."""
         self._failing = _Failing()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -82,7 +82,7 @@ class ReadinessProbe:
         self._stop.set()
 
     def gauges(self) -> dict[str, float | None]:
-        """Running and waiting requests, where the server reports them."""
+        """Running and waiting requests, if the server reports them."""
         with open_client(self.server, timeout_s=_QUICK_S) as http:
             seen = server_metrics.glance(http, self.server.backend.metrics)
         return {"running": seen.running, "waiting": seen.waiting}
@@ -99,7 +99,7 @@ class ReadinessProbe:
                 self._stop.wait(_PAUSE_S)
 
     def _once(self, http: httpx.Client) -> bool:
-        """Probe once; True when no further round is needed."""
+        """Probe once; True if no further round is needed."""
         self.step = "health"
         # While our server boots, another process may still hold its port, or its routes may not exist yet.
         if not self._passes(http.get(self.server.backend.health), settled=self._attached):
@@ -122,11 +122,11 @@ class ReadinessProbe:
 
     @property
     def _attached(self) -> bool:
-        """Whether the server was started before this run, and should be up."""
+        """Whether the server was started before this run, and should be ready."""
         return self.server.attached
 
     def _strange(self, answer: httpx.Response, *, settled: bool) -> bool:
-        """Whether *answer* shows that this server cannot be asked. *settled*: an endpoint that is missing now stays missing."""
+        """Whether *answer* shows that requests do not reach an engine. *settled*: a missing endpoint stays missing."""
         server, request = self.server, answer.request
         said = Answer(
             f"{request.method} {request.url.path}",
@@ -167,7 +167,7 @@ class ReadinessProbe:
         return answer.status_code == 200
 
     def _matched(self, listed: httpx.Response) -> Server | None:
-        """The server with a model that it lists: the named one, or its first where none was named."""
+        """The server with a model that it lists: the named one, or the first if no model is named."""
         models = _models(listed)
         if models is None:
             self._cannot(_no_list(listed, self.server)) if self._attached else None
@@ -217,7 +217,7 @@ def _json(answer: httpx.Response) -> Any:
 
 
 def _models(listed: httpx.Response) -> dict[str, dict[str, Any]] | None:
-    """The rows of a model list by name; None where *answer* is no model list."""
+    """The rows of a model list by name; None if *answer* is not a model list."""
     listing = _json(listed)
     rows = listing.get("data") if isinstance(listing, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):

@@ -36,9 +36,9 @@ class Reaper:
 
     def let_go(self, *, in_peace: bool) -> None:
         """
-        Wait until everything is gone, or until the engine is known not to answer.
+        Wait until all objects are removed, or until the container engine does not answer.
 
-        Without *in_peace* something may be about to be created.
+        Without *in_peace* another object may still be created.
         """
         if self._hold < 0:
             return

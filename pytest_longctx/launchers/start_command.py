@@ -1,4 +1,4 @@
-"""Read how a server is started: from a deployment, a ``docker run`` line, or a Pod."""
+"""Parse the start of a server from a deployment, a ``docker run`` line, or a Pod."""
 
 import json
 import re
@@ -14,22 +14,22 @@ from pytest_longctx.errors import TableError
 _BARE = re.compile(r"-[ditP]+|--(detach|interactive|tty|rm|init|privileged|publish-all|read-only|no-healthcheck)(=.*)?")
 """Options of ``docker run`` that take no value of their own."""
 _FLAG = re.compile(r"-\D")
-"""A word that is a flag, and no negative number."""
+"""A word that is a flag and not a negative number."""
 _BREAK = frozenset({";", "&&", "||", "|"})
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
 @dataclass(frozen=True, slots=True)
 class StartCommand:
-    """One start of a server, as far as its text tells."""
+    """One start of a server, as parsed from its text."""
 
     engine: str | None = None
     """The engine that *command* starts."""
     version: str | None = None
-    """The engine versions that it is for; None: any."""
+    """The engine versions of the start; None: any."""
     image: str | None = None
     entrypoint: tuple[str, ...] = ()
-    """Replaces the image's entrypoint; empty: the image's own is used."""
+    """The entrypoint that replaces the image's own; empty: the image's own is used."""
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[tuple[str, bool], ...] = ()
@@ -38,16 +38,16 @@ class StartCommand:
     open_to_all: bool = False
     """Whether its port is published on every interface of the host."""
     has_shm: bool = False
-    """Whether it has more shared memory than a container's default."""
+    """Whether its shared memory exceeds the container default."""
     asks_a_person: bool = False
     may_reuse: bool = False
-    """Whether it starts an existing container again."""
+    """Whether it may restart an existing container."""
     patience_s: float | None = None
     """Time without an answer after which it is killed, in seconds."""
     boot_s: float | None = None
-    """The time that a boot was seen to take, in seconds."""
+    """The duration of a recorded boot, in seconds."""
     context_tokens: int | None = None
-    """The longest request in tokens, where no flag of *command* tells it."""
+    """The longest request in tokens, if no flag of *command* gives it."""
 
     @property
     def flags(self) -> dict[str, str]:
@@ -97,7 +97,7 @@ def of_deployment(one: Deployment, engine: str | None) -> StartCommand:
 
 
 def of_command(text: str, boot_s: float | None = None) -> StartCommand:
-    """The ``docker run`` in *text*, a line or a small script. Raises `TableError` where there is none."""
+    """The ``docker run`` in *text*, a line or a small script. Raises `TableError` if there is none."""
     commands = list(_commands(text))
     run = next((words[2:] for words in commands if words[:2] == ["docker", "run"]), None)
     if run is None:
@@ -138,7 +138,7 @@ _LONG = {"-p": "--publish", "-e": "--env", "-v": "--volume", "--net": "--network
 
 
 def of_pod(text: str, boot_s: float | None = None) -> StartCommand:
-    """The first container of the Pod in *text*, which is JSON. Raises `TableError` where it is not."""
+    """The first container of the Pod in *text*, which is JSON. Raises `TableError` if it is not."""
     try:
         spec = json.loads(text)["spec"]
         box: Mapping[str, Any] = spec["containers"][0]
@@ -162,7 +162,7 @@ def of_pod(text: str, boot_s: float | None = None) -> StartCommand:
 
 
 def _patience_s(probe: Mapping[str, Any]) -> float:
-    """Kubernetes' own rule and defaults: a delay, then so many failures in a row."""
+    """Seconds until Kubernetes restarts the container, by its rules and defaults: a delay, then consecutive failures."""
     return float(
         probe.get("initialDelaySeconds", 0) + probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10)
     )
@@ -191,13 +191,13 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _mounted(text: str) -> tuple[str, bool]:
-    """Of ``HOST:INSIDE`` or ``HOST:INSIDE:ro``."""
+    """Parse ``HOST:INSIDE`` or ``HOST:INSIDE:ro``."""
     _, inside, how = (*text.split(":"), "", "")[:3]
     return inside, "ro" in how.split(",")
 
 
 def _long_mounted(text: str) -> tuple[str, bool]:
-    """Of ``type=bind,source=HOST,target=INSIDE`` with or without ``readonly``."""
+    """Parse ``type=bind,source=HOST,target=INSIDE`` with or without ``readonly``."""
     keys = dict(_pair(each) for each in text.split(","))
     inside = next((keys[name] for name in ("target", "destination", "dst") if name in keys), "")
     return inside, any(keys.get(name, "false") in ("", "true", "1") for name in ("readonly", "ro"))

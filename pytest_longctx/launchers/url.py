@@ -1,7 +1,7 @@
 """
 Attach to a running server: ``url:http://host:8000``.
 
-A proxy between client and server that would cut off a long prompt is found before GPU-hours are spent on the prompt.
+A proxy between client and server that would reject a long prompt is detected before the prompt uses GPU-hours.
 """
 
 import json
@@ -28,15 +28,15 @@ from pytest_longctx.units import duration
 BYTES_PER_TOKEN = 8
 """Size of one token id in a request: six digits, a comma, a space."""
 SILENCE_S = 65.0
-"""The longest silence that is tested: nginx and most load balancers give up after 60 s by default."""
+"""The longest idle time that is tested: nginx and most load balancers close idle connections after 60 s by default."""
 _WORTH_IT_S = 20.0
-"""First tokens sooner than this pass every proxy."""
+"""TTFT in seconds below which no proxy ends the connection."""
 _GIVEN_UP = (408, 502, 504, 524)
 
 
 def check_proxy(server: Server, prompt_tokens: int) -> None:
     """
-    Test whether a prompt of *prompt_tokens* can pass, by its size and its silence, without a prefill of that length.
+    Test whether a prompt of *prompt_tokens* passes the proxy, by its size and its idle time, without a prefill of that length.
 
     Raises `LaunchError`. On loopback only the size is tested.
     """
@@ -85,14 +85,15 @@ def _waits(http: httpx.Client, server: Server, silence_s: float) -> None:
         said = f"{type(problem).__name__}: {problem}"
     if said:
         raise LaunchError(
-            f"{server.url} was cut off after {duration(time.monotonic() - began_s)} of silence; a first token may take longer\n"
+            f"{server.url} closed the connection after {duration(time.monotonic() - began_s)} without data; "
+            "a first token may take longer\n"
             f"  found    {said}, before {duration(silence_s)} had passed\n"
             "  try      a longer idle limit of the proxy (nginx: proxy_read_timeout 1h), or the server's own address"
         )
 
 
 PATIENCE_S = 60.0
-"""How long a server that should run already may take to answer."""
+"""Timeout of a server that should already run."""
 
 
 class UrlLauncher:
@@ -142,7 +143,7 @@ class UrlLauncher:
 
 
 def _other_than_said(server: Server) -> Iterator[str]:
-    """How *server* differs from its deployment, as far as it reports anything."""
+    """The differences of *server* from its deployment, as far as the server reports them."""
     said = server.deployment
     if None not in (said.max_model_len, server.max_model_len) and said.max_model_len != server.max_model_len:
         yield f"serves max_model_len {server.max_model_len:,}; the deployment {said.name} says {said.max_model_len:,}"
@@ -154,7 +155,7 @@ def _other_than_said(server: Server) -> Iterator[str]:
 
 
 class AttachedServer(Candidate):
-    """A server that shows nothing but its answers."""
+    """A server without log and process: only its answers are known."""
 
     ours = False
 

@@ -12,7 +12,7 @@ DIALECTS: Mapping[str, type[Honest]] = MappingProxyType({"vllm": Honest, "sglang
 
 
 def main() -> None:
-    """Parse the command line and serve until terminated."""
+    """Run one miniature: parse its command line and serve until terminated."""
     parser = argparse.ArgumentParser(prog="python -m pytest_longctx.miniatures", description=__doc__)
     parser.add_argument("--fault", choices=FAULTS, default="honest", help="fault to play, only in vLLM's dialect")
     parser.add_argument("--dialect", choices=DIALECTS, default="vllm")

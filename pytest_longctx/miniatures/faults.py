@@ -63,18 +63,21 @@ class RunsOutOfMemory(Honest):
     def boot(self) -> None:
         say(
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 4.00 GiB. GPU 6 has a total capacity of "
-            "140.06 GiB of which 3.12 GiB is free."
+            "140.06 GiB of which 3.12 GiB is free.",
+            "ERROR",
         )
         sys.exit(1)
 
 
 class DiesHanging(Honest):
-    """The server runs out of GPU memory at boot, logs it, and then hangs."""
+    """The server runs out of GPU memory at boot, logs that its engine failed, as vLLM does, and then hangs."""
 
     def boot(self) -> None:
         say(
-            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.22 GiB. GPU 0 has a total capacity of 139.80 GiB"
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.22 GiB. GPU 0 has a total capacity of 139.80 GiB",
+            "ERROR",
         )
+        say("EngineCore failed to start.", "ERROR")
         time.sleep(3600)
 
 
@@ -85,7 +88,10 @@ class LosesWorker(Honest):
         super().boot()
         with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]) as worker:
             worker.kill()
-        say(f"Worker proc VllmWorker-2 died unexpectedly (exit code: {worker.returncode}), shutting down executor.")
+        say(
+            f"Worker proc VllmWorker-2 died unexpectedly (exit code: {worker.returncode}), shutting down executor.",
+            "ERROR",
+        )
         time.sleep(3600)
 
 

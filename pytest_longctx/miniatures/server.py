@@ -98,7 +98,8 @@ class Honest:
             say(
                 f"ValueError: To serve at least one request with the model's max seq len ({self.max_model_len}), "
                 f"({needed:.2f} GiB KV cache is needed, which is larger than the available KV cache memory "
-                f"({room:.2f} GiB). Based on the available memory, the estimated maximum model length is {self.pool}."
+                f"({room:.2f} GiB). Based on the available memory, the estimated maximum model length is {self.pool}.",
+                "ERROR",
             )
             sys.exit(1)
         self.say_capacity(self.pool)
@@ -199,9 +200,9 @@ class Honest:
         return "\n".join([*lines, 'vllm:cache_config_info{block_size="16",cache_dtype="auto",engine="0"} 1.0', ""])
 
 
-def say(line: str) -> None:
-    """Write one line to the server's log."""
-    print(f"(EngineCore pid=1) INFO {time.strftime('%m-%d %H:%M:%S')} [miniature.py:1] {line}", flush=True)
+def say(line: str, level: str = "INFO") -> None:
+    """Write one line to the server's log, at *level*."""
+    print(f"(EngineCore pid=1) {level} {time.strftime('%m-%d %H:%M:%S')} [miniature.py:1] {line}", flush=True)
 
 
 class Handler(BaseHTTPRequestHandler):

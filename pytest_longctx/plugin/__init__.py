@@ -13,9 +13,9 @@ from pytest_longctx.plugin import fixtures, hookspecs, options
 
 _REPORTING = "longctx-reporting"
 _DESELECTING = "longctx-deselecting"
-"""Registered when a backend was chosen, and only then."""
+"""The name under which the deselecting plugin is registered, if a backend is selected."""
 _BESIDE_S = 300.0
-"""Time of a test beside its waits for the server: it makes long prompts, and counters settle."""
+"""Time of a test outside its waits for the server: long prompts are made, and counters settle."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +30,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the options, declare the markers, and refuse a run that cannot work."""
+    """Read the options, declare the markers, and reject a run that cannot work."""
     config.pluginmanager.register(fixtures, "longctx-fixtures")
     for name, tokens in markers.LENGTHS.items():
         config.addinivalue_line("markers", f"{name}: contexts of about {tokens:,} tokens (pytest-longctx)")
@@ -76,27 +76,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _do_without_workers(config: pytest.Config) -> None:
-    """Switch xdist off: a plan runs no test, and xdist takes a worker that runs none of its tests for an internal error."""
+    """Disable xdist for a plan: a plan runs no test, and xdist reports a worker without tests as an internal error."""
     if config.pluginmanager.hasplugin("xdist"):  # it reads these after us
         config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
 
 
 def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:
-    """Refuse several workers unless each deployment has devices of its own, and one worker to itself."""
+    """Reject several workers unless each deployment has its own devices and its own worker."""
     workers = config.getoption("numprocesses", None)
     if not workers or not selection.launcher.boots or selection.backend.shares_machine:
         return
     if selection.has_devices_to_lease:
         return
     raise pytest.UsageError(
-        f"-n {workers}: every worker would boot a {selection.backend.name} server of its own on this machine. "
+        f"-n {workers}: each worker would boot its own {selection.backend.name} server on this machine. "
         "Start one server and share it: --longctx-launcher=url:http://127.0.0.1:PORT"
     )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Send all tests of a deployment to one worker where deployments lease devices; otherwise xdist decides."""
+    """Send all tests of a deployment to one worker if deployments lease devices; otherwise xdist decides."""
     if not config.pluginmanager.hasplugin(_REPORTING):
         return None
     from pytest_longctx.plugin.session import session_of
@@ -110,7 +110,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test its findings, and the deployments they are to be judged on."""
+    """Parametrize a test with its findings and the deployments on which they are judged."""
     asked = metafunc.definition.get_closest_marker("judges")
     named = metafunc.definition.get_closest_marker("finding")
     if asked is None and named is None and not _wants_our_deployment(metafunc):
@@ -127,7 +127,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     try:
         if "finding" not in metafunc.fixturenames:
-            raise UsageError("it is marked as judging findings, and takes neither `finding` nor `judge`")
+            raise UsageError("it is marked to judge findings, but uses neither of the fixtures `finding` and `judge`")
         cases = session.selection.asking(asked.args) if asked else session.selection.named(named.args if named else ())
     except LongctxError as problem:
         # An error raised here would carry pytest's own traceback; it is raised after collection instead.
@@ -158,7 +158,7 @@ def _patience(metafunc: pytest.Metafunc, case: Any) -> list[pytest.MarkDecorator
     """
     The time limit of a test, for pytest-timeout: the deadlines of its boot and its requests, or more.
 
-    No limit where these are not known: each wait has its own deadline, and a project's limit would end a working server.
+    None if they are unknown: each wait has its own deadline, and a project's limit would end a working server.
     """
     own = metafunc.definition.get_closest_marker("timeout") is not None
     if own or not metafunc.config.pluginmanager.hasplugin("timeout"):
@@ -178,7 +178,7 @@ def _wants_our_deployment(metafunc: pytest.Metafunc) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests of questions that no finding asks of this backend, and keep the tests of one deployment together."""
+    """Deselect tests of questions without a finding for this backend, and group the tests by deployment."""
     if not config.pluginmanager.hasplugin(_REPORTING):
         return
     from pytest_longctx.plugin.session import session_of
@@ -198,13 +198,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _deployment(item: pytest.Item) -> Any:
-    """The test's deployment; None where it has none, or an empty set of them."""
+    """The test's deployment; None if it has none, or an empty set of them."""
     found = item.callspec.params.get("deployment") if hasattr(item, "callspec") else None
     return found if hasattr(found, "timeouts") else None
 
 
 def _prompts(item: Any, deployment: Any) -> tuple[int, ...]:
-    """Prompt lengths of *item* in tokens, where its finding names them."""
+    """Prompt lengths of *item* in tokens, if its finding names them."""
     finding = item.callspec.params.get("finding")
     return (0, *finding.ask.every_length(deployment.max_model_len)) if finding is not None else (0, 0)
 

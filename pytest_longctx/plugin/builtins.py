@@ -1,4 +1,4 @@
-"""The backends and launchers that ship with the package, offered through the same hooks as any other plugin's."""
+"""The backends and launchers that ship with the package, provided through the same hooks as those of other plugins."""
 
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(trylast=True)
 def pytest_longctx_make_backend(name: str) -> "Backend | None":
-    """A built-in one."""
+    """Return the built-in one called *name*, or None."""
     made: Backend | None = load(BACKENDS[name])() if name in BACKENDS else None
     return made
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_longctx_make_launcher(kind: str, what: str) -> "Launcher | None":
-    """A built-in one."""
+    """Return the built-in one called *name*, or None."""
     made: Launcher | None = load(LAUNCHERS[kind])(what) if kind in LAUNCHERS else None
     return made
 
 
 def pytest_longctx_names(what: str) -> list[str]:
-    """The names of the built-in ones."""
+    """Return the names of the built-in ones."""
     return sorted(BACKENDS if what == "backend" else LAUNCHERS)

@@ -1,4 +1,4 @@
-"""Deselect tests that this run cannot answer, and explain why a run selected fewer tests than intended."""
+"""Deselect tests without a deployment in this run, and explain why a run selected fewer tests than intended."""
 
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -18,12 +18,12 @@ from pytest_longctx.redaction import masked
 
 SUITES = "--pyargs pytest_longctx.suites"
 _SHOWN = 3
-"""How many names are shown before the rest is only counted."""
+"""Maximum number of names in a message; the rest is counted."""
 _OPERATORS = frozenset({"and", "or", "not", "True", "False", "None"})
 
 
 def has_nothing_to_judge(item: pytest.Item) -> bool:
-    """Whether the set of cases was empty: pytest then puts in a value of its own. Not another plugin's "deployment"."""
+    """Whether the set of cases is empty, for which pytest inserts its own value. False for another plugin's "deployment"."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
     return type(params.get("deployment")).__name__ == "NotSetType"
 
@@ -59,7 +59,7 @@ class Deselecting:
         self._told = False
 
     def leave_out(self, items: list[pytest.Item]) -> None:
-        """Deselect the tests that no deployment of this run can answer."""
+        """Deselect the tests for which this run has no deployment."""
         self._idle = [item for item in items if has_nothing_to_judge(item)]
         if self._idle:
             self.session.config.hook.pytest_deselected(items=self._idle)
@@ -67,7 +67,7 @@ class Deselecting:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Refuse an unknown marker before collection where markers are strict: no test can carry it then."""
+        """Reject an unknown marker before collection if markers are strict: no test can have it then."""
         config = self.session.config
         if hasattr(config, "workerinput") or not _strict(config):
             return
@@ -81,7 +81,7 @@ class Deselecting:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-        """Compare the collected tests with those that all other hooks left."""
+        """Compare the collected tests with those that remain after all other hooks."""
         collected = list(items)
         yield
         self.lines = [*self._misspelt(collected, left=bool(items)), *self._unanswered()]
@@ -92,7 +92,7 @@ class Deselecting:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take the result of an xdist worker that has collected; all workers collect the same tests."""
+        """Store the result of one xdist worker; all workers collect the same tests."""
         self.lines = getattr(node, "workeroutput", {}).get("longctx_deselected", self.lines)
 
     def pytest_report_collectionfinish(self) -> list[str]:
@@ -102,7 +102,7 @@ class Deselecting:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Show the lines at the end where xdist workers collected."""
+        """Show the lines at the end of a run with xdist workers."""
         for line in () if self._told else self.lines:
             terminalreporter.write_line(f"longctx: {line}", yellow=True)
 
@@ -138,7 +138,7 @@ class Deselecting:
         return f"did you mean {' or '.join(near)}?" if near else "pytest --collect-only -q lists them"
 
     def _unanswered(self) -> Iterator[str]:
-        """Why a project's own tests were deselected. Not the suites': many of their questions fit some backends only."""
+        """The reasons why a project's own tests were deselected; the suites' tests need none."""
         why: dict[str, list[str]] = {}
         for item in self._idle:
             if not _is_ours(item):
@@ -153,7 +153,7 @@ class Deselecting:
             if named is not None:
                 return "; ".join(f"{name} {_why_not(chosen, chosen.findings[name])}" for name in named.args)
             if asked is not None:
-                return f"no finding that asks {asked.args[0]!r} is about --backend={chosen.backend.name}"
+                return f"no finding with the question {asked.args[0]!r} applies to --backend={chosen.backend.name}"
             return _no_deployment(chosen)
         except (LongctxError, LookupError) as problem:  # an error in a marker is reported elsewhere
             return str(problem)
@@ -166,7 +166,7 @@ class Deselecting:
         if not any(map(_is_ours, collected)):
             typed = join(masked(str(word), ()) for word in config.invocation_params.args)
             found = (
-                f"{len(collected)} tests were collected here, and none is left"
+                f"{len(collected)} tests were collected here, but none is selected"
                 if collected
                 else "no test was collected here"
             )
@@ -174,7 +174,7 @@ class Deselecting:
         elif chosen and not self.lines:
             yield f"none of the {len(collected)} collected tests has {' and '.join(chosen)}"
         elif not chosen:
-            yield f"no finding is about --backend={self.session.selection.backend.name} with these deployments"
+            yield f"no finding applies to --backend={self.session.selection.backend.name} with these deployments"
 
 
 def _strict(config: pytest.Config) -> bool:
@@ -191,7 +191,7 @@ def _strict(config: pytest.Config) -> bool:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, known, n=1)
-    return f"no marker {name} is known; {f'did you mean {near[0]}?' if near else 'pytest --markers lists them'}"
+    return f"unknown marker {name}; {f'did you mean {near[0]}?' if near else 'pytest --markers lists them'}"
 
 
 def _names(item: pytest.Item) -> str:
@@ -209,23 +209,24 @@ def _few(names: Iterable[str]) -> str:
 
 
 def _no_deployment(chosen: Selection) -> str:
-    """Why no deployment of this run can be booted for a test without a finding."""
+    """The reason why no deployment of this run can be booted for a test without a finding."""
     reasons: dict[str, list[str]] = {}
     for one in chosen.deployments:
         reasons.setdefault(chosen.not_bootable(one) or "", []).append(one.name)
     lines = "; ".join(f"{_few(names)}: {why}" for why, names in reasons.items())
     return (
         f"no deployment of --backend={chosen.backend.name} can be booted here ({lines}). "
-        "Name one for this machine with --longctx-deployment, or say with --longctx-hardware what a server elsewhere runs on"
+        "Select a deployment for this machine with --longctx-deployment, or give the hardware of a remote server with "
+        "--longctx-hardware"
     )
 
 
 def _why_not(chosen: Selection, finding: Finding) -> str:
-    """Why no test of this run judges *finding*."""
+    """The reason why no test of this run judges *finding*."""
     if finding.status == "withdrawn":
         return "is withdrawn"
     misfits = [case.misfit for case in (chosen.case(finding, one) for one in chosen.deployments)]
     if any(misfit is None or not misfit.elsewhere for misfit in misfits):
-        return f"is judged by the suites: add {SUITES}"
+        return f"only the suites judge it: add {SUITES}"
     nearest = max((misfit for misfit in misfits if misfit), key=lambda misfit: misfit.depth, default=None)
-    return f"is not about this run: {nearest.line if nearest else 'it has no deployment'}"
+    return f"does not apply to this run: {nearest.line if nearest else 'it has no deployment'}"

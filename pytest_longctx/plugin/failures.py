@@ -1,5 +1,5 @@
 """
-The text of a failed test, which pytest shows and JUnit XML and annotations take over.
+The text of a failed test, for pytest's report, JUnit XML and annotations.
 
 A failing verdict and an unserved request are shown without a traceback and without the reprs of the compared values. pytest
 shows every other failure as usual.
@@ -26,7 +26,7 @@ _LOGGED = ("dies", "fails", "runs out of memory", "asserts", "disconnects", "han
 
 
 def unserved_error(session: Session, item: pytest.Item, server: Server, exchange: Exchange) -> UnservedError:
-    """The error to raise for an *exchange* that brought no answer to a test that needs one."""
+    """The error for an *exchange* without an answer in a test that needs one."""
     boot = session.booted.get(server.deployment.name)
     seen = exchange.observe()
     if boot is not None and boot.server is not None:
@@ -42,12 +42,12 @@ _UNSERVED = pytest.StashKey[tuple[Server, Exchange]]()
 
 
 def keep_unserved(item: pytest.Item, server: Server, exchange: Exchange) -> None:
-    """Keep an *exchange* that was returned to the test, so that a failure of the test can show the server's words."""
+    """Store an *exchange* that was returned to the test, so that a failure of the test can show the server's message."""
     item.stash[_UNSERVED] = (server, exchange)
 
 
 def unserved_text(session: Session, item: pytest.Item) -> str:
-    """How the last unserved request that was returned to *item* ended; empty where there is none."""
+    """The ending of the last unserved request returned to *item*; empty if there is none."""
     server, exchange = item.stash.get(_UNSERVED, (None, None))
     return "" if server is None or exchange is None else str(unserved_error(session, item, server, exchange))
 
@@ -59,7 +59,7 @@ def failing(session: Session, item: pytest.Item) -> list[Verdict]:
 
 
 def verdicts_text(session: Session, item: pytest.Item) -> str:
-    """Why each failing verdict of *item* fails it; empty where none does."""
+    """The reasons of all failing verdicts of *item*; empty if none fails."""
     return "\n\n".join(
         verdict_text(verdict, _setting(session, item, _deployment_of(item), verdict.observation))
         for verdict in failing(session, item)
@@ -67,7 +67,7 @@ def verdicts_text(session: Session, item: pytest.Item) -> str:
 
 
 def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:
-    """Add the broken verdicts, or the last unserved request, below a failure of the test's own."""
+    """Add the broken verdicts, or the last unserved request, below the test's own failure."""
     if hasattr(longrepr, "addsection"):
         if text := verdicts_text(session, item):
             longrepr.addsection("verdict", text, "-")
@@ -76,7 +76,7 @@ def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:
 
 
 def asserted(session: Session, item: pytest.Item, raised: BaseException | None) -> str:
-    """The rows of a verdict, below the assertion's own message, in place of a failed assertion about that verdict."""
+    """The rows of a verdict below the assertion's message; they replace a failed assertion about that verdict."""
     found = failing(session, item)
     if not isinstance(raised, AssertionError) or not found:
         return ""
@@ -92,7 +92,7 @@ def asserted(session: Session, item: pytest.Item, raised: BaseException | None) 
 
 
 def shown(text: str, call: pytest.CallInfo[None]) -> Any:
-    """*text* as the whole report of a failure, with its first line in the short summary; plain where nothing was raised."""
+    """*text* as the whole report of a failure, its first line in the short summary; plain text without an exception."""
     if call.excinfo is None:
         return text
     told = pytest.fail.Exception(text, pytrace=False)

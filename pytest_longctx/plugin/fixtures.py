@@ -1,5 +1,5 @@
 """
-The fixtures. Each is thin; the work is in the modules it calls, most of which do not import pytest.
+The fixtures. Each is thin and calls modules that mostly do not import pytest.
 
 Heavy imports wait until a fixture runs: every pytest run of an environment loads this module.
 """
@@ -56,7 +56,7 @@ class Load(Protocol):
         rate_per_s: float | None = None,
         arrivals: "Arrivals" = "poisson",
     ) -> "Carried":
-        """Every exchange, and the figures of all together; give either *concurrency* or *rate_per_s*."""
+        """Return every exchange and the figures of the whole load; give either *concurrency* or *rate_per_s*."""
 
 
 class Accuracy(Protocol):
@@ -68,7 +68,7 @@ class Accuracy(Protocol):
 
 @pytest.fixture(scope="session")
 def longctx_session(pytestconfig: pytest.Config) -> "Session":
-    """The run as a whole: its options, its data, its machine."""
+    """The whole run: its options, its data and its machine."""
     from pytest_longctx.plugin.session import session_of
 
     return session_of(pytestconfig)
@@ -84,7 +84,7 @@ def longctx_seed(longctx_session: "Session") -> int:
 def deployment(request: pytest.FixtureRequest) -> "Deployment":
     """The deployment under test. Parametrized by the finding; override it to test one made in code."""
     if not hasattr(request, "param"):
-        pytest.fail("this test needs a deployment, and none was chosen for it: is --backend set?", pytrace=False)
+        pytest.fail("this test needs a deployment, but none is selected: set --backend", pytrace=False)
     chosen: Deployment = request.param
     return chosen
 
@@ -202,7 +202,7 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
 
 @pytest.fixture
 def reset_cache(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[], None]":
-    """``reset_cache()``: empty the server's prefix cache and verify it; fails where the cache cannot be emptied."""
+    """``reset_cache()``: empty the server's prefix cache and verify it; fails if the cache cannot be emptied."""
     from pytest_longctx.client import prefix_cache
     from pytest_longctx.errors import CacheError
 

@@ -78,7 +78,7 @@ def _cell(text: str) -> str:
 
 
 class GitHubAnnotations:
-    """Writes what GitHub reads, from the verdicts that `Recorder` keeps; runs on the controller, or without xdist."""
+    """Writes GitHub's commands and summary from the verdicts of `Recorder`; runs on the controller, or without xdist."""
 
     def __init__(self, reporting: Recorder) -> None:
         self.reporting = reporting
@@ -87,7 +87,7 @@ class GitHubAnnotations:
         """pytest's text of each failed test."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note each test's location, and whether it failed."""
+        """Store each test's location, and whether it failed."""
         path, line, _ = report.location
         failed = report.failed or self._ended.get(report.nodeid, ("", None, False))[2]
         self._ended[report.nodeid] = (path, line, failed)
@@ -96,7 +96,7 @@ class GitHubAnnotations:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
-        """Print the commands, one a line, and write the summary into the file that GitHub names."""
+        """Print one command per line, and write the summary into the file that GitHub names."""
         for (test, _), entry in self.reporting.entries.items():
             path, line, failed = self._ended[test]
             place = _in_workspace(config.rootpath / path)
@@ -106,15 +106,13 @@ class GitHubAnnotations:
                 terminalreporter.ensure_newline()
                 terminalreporter.write_line(said)
         if (page := os.environ.get("GITHUB_STEP_SUMMARY")) and self.reporting.entries:
-            notes = (
-                ["**No finding was judged: this run proves nothing, and is red.**"] if self.reporting.unjudged else []
-            )
+            notes = ["**No finding was judged, so the run fails.**"] if self.reporting.unjudged else []
             with Path(page).open("a", encoding="utf-8") as file:
                 file.writelines(f"{each}\n" for each in summary(list(self.reporting.entries.values()), notes))
 
 
 def _in_workspace(path: Path) -> Path | None:
-    """*path* from the root of the repository, as GitHub wants it; None outside it, as for an installed suite."""
+    """*path* relative to the root of the repository, as GitHub requires; None outside it, as for an installed suite."""
     root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
     found = path.resolve()
     return found.relative_to(root) if found.is_relative_to(root) and found.is_file() else None

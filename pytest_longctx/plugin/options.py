@@ -1,8 +1,8 @@
 """
-The options, each declared once: this table gives the flags, their ini keys and the reference page.
+The options, each declared once. The flags, the ini keys and the reference page come from this table.
 
-Every pytest run of an environment imports this module, so it is kept light: no slots, which take longer to create, and
-errors are imported where they are raised.
+Every pytest run of an environment imports this module, so it must import fast: no slots, which take longer to create, and
+errors are imported on use.
 """
 
 import os
@@ -21,7 +21,7 @@ class Option(NamedTuple):
     metavar: str | None
     help: str
     flag: str = ""
-    """The flag where it is not ``--longctx-NAME``."""
+    """The flag, if it is not ``--longctx-NAME``."""
 
     @property
     def long(self) -> str:
@@ -38,44 +38,46 @@ OPTIONS = (
     Option(
         "backend",
         "NAME",
-        "the engine that serves: vllm, vllm-cpu, vllm-neuron, sglang, transformers, openai, miniature, or a plugin's",
+        "the engine: vllm, vllm-cpu, vllm-neuron, sglang, transformers, openai, miniature, or a plugin's",
         flag="--backend",
     ),
     Option(
         "launcher",
         "KIND",
-        "how to reach it: process (default), docker, kubernetes, or url:http://HOST:PORT for a running server",
+        "how to start or reach the engine: process (default), docker, kubernetes, or url:http://HOST:PORT for a running server",
     ),
-    Option("deployment", "NAME", "only these deployments: names or TOML files, separated by commas"),
-    Option("data", "DIR", "a project's own data: a folder with findings/ and deployments/; several with commas"),
-    Option("python", "PATH", "the interpreter that has the engine, for the process launcher"),
+    Option("deployment", "NAME", "select deployments: names or TOML files, separated by commas"),
+    Option("data", "DIR", "a folder with your own findings/ and deployments/; separate several with commas"),
+    Option("python", "PATH", "the Python interpreter in which the engine is installed, for the process launcher"),
     Option("hardware", "NxKIND", "the hardware of the server, such as 8xH200; default: detected on this machine"),
-    Option("results", "DIR", "where results.jsonl and server logs go; default: results"),
+    Option("results", "DIR", "the folder for results.jsonl and server logs; default: results"),
     Option("report", "FILE", "also write the results as one HTML page"),
     Option(
         "junit-properties",
         "WHERE",
-        "where JUnit XML has the verdicts: test (default), or suite, for readers that insist on the xunit2 schema",
+        "the level of the verdicts in JUnit XML: test (default), or suite for readers that require the xunit2 schema",
     ),
     Option("baseline", "FILE", "an earlier results.jsonl with which --longctx-fail-on compares this run"),
     Option(
         "fail-on",
         "MEASURE:N%",
-        "a finding is broken if a figure is worse than its baseline by more than this, as ttft_s:10%",
+        "a finding is broken if a figure is worse than its baseline by more than this, for example ttft_s:10%",
     ),
     Option(
         "resume",
         "PATH",
-        "a results.jsonl, or its folder: keep the verdicts that were reached under the same conditions",
+        "an earlier results.jsonl, or its folder: keep its verdicts that were reached under the same conditions",
     ),
-    Option("shard", "K/N", "only part K of N, split by deployment; K/N:FILE balances by the times in a results.jsonl"),
+    Option(
+        "shard", "K/N", "run only part K of N, split by deployment; K/N:FILE balances by the times in a results.jsonl"
+    ),
     Option("seed", "N", "the seed of every prompt; default: a new one each run, recorded in the results"),
     Option("load", "NAME", "the tool that sends loads: this package (default), vllm-bench, guidellm or aiperf"),
     Option("plan", None, "print what would run, what would fit and how long it would take; boot nothing"),
-    Option("strict", None, "missing evidence fails a test instead of skipping it; default: on if CI is set"),
+    Option("strict", None, "fail a test whose evidence is missing instead of skipping it; default: on if CI is set"),
     Option("github", None, "annotations and a step summary for GitHub Actions; default: on if GITHUB_ACTIONS is set"),
-    Option("allow-unjudged", None, "a run that judges no finding may pass"),
-    Option("allow-busy-gpu", None, "boot even if another process holds memory of the GPUs it will run on"),
+    Option("allow-unjudged", None, "let a run pass that judges no finding"),
+    Option("allow-busy-gpu", None, "boot even if another process uses memory of the selected GPUs"),
 )
 
 
@@ -84,7 +86,7 @@ _OF_A_RUN = ("seed", "results", "report", "junit-properties", "plan", "resume", 
 
 @dataclass(frozen=True)
 class Options:
-    """All settings: from the flag, else the ini key, else the default."""
+    """All settings. A flag overrides the ini key, which overrides the default."""
 
     backend: str | None = None
     launcher: str = "process"
@@ -177,7 +179,7 @@ def _anywhere(config: "pytest.Config", name: str, text: str) -> str:
 
 
 def in_use(config: "pytest.Config") -> bool:
-    """Whether a backend was chosen; without one the plugin does nothing."""
+    """Whether a backend is selected; without one the plugin does nothing."""
     return bool(_value(config, OPTIONS[0]))
 
 
@@ -187,7 +189,7 @@ def _value(config: "pytest.Config", option: Option) -> str:
 
 
 def _place(config: "pytest.Config", name: str, text: str) -> Path:
-    """The path: a typed one is relative to where pytest was started, one in the ini file to the project's root."""
+    """The path. A path on the command line is relative to pytest's start folder, one in the ini file to the project's root."""
     typed = config.getoption(f"longctx_{name}") is not None
     return (config.invocation_params.dir if typed else config.rootpath) / Path(text).expanduser()
 

@@ -9,13 +9,13 @@ import pytest
 from pytest_longctx.progress import Progress
 
 _PLAIN_EVERY_S = 30.0
-"""How often a long wait is reported without a terminal."""
+"""Seconds between two reports of a long wait without a terminal."""
 _FIRST_WORD_S = 3.0
-"""Shorter waits get no line."""
+"""Minimum duration of a wait, in seconds, that gets a line."""
 
 
 class ProgressLine:
-    """One line, rewritten, on a terminal; a line now and then elsewhere; nothing where pytest is quiet."""
+    """One overwritten line on a terminal, a line every half minute elsewhere, and nothing if pytest is quiet."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -23,7 +23,7 @@ class ProgressLine:
         self._live = False
 
     def begin(self) -> None:
-        """Begin a wait that gets a line of its own after a moment."""
+        """Begin a wait; a short one gets no line."""
         self._said_s = -math.inf
 
     def update(self, progress: Progress) -> None:

@@ -22,7 +22,7 @@ from pytest_longctx.reports.properties import Entry
 from pytest_longctx.reports.results import Writer
 
 _NOT_ASKED = "longctx_not_asked"
-"""Marks the report of a test whose question never reached an engine."""
+"""Marks the report of a test whose request did not reach an engine."""
 JUDGED = ("holds", "broken", "known")
 
 
@@ -36,13 +36,13 @@ class Recorder:
         self.unjudged = False
         self._told: set[str] = set()
         self._said: dict[str, None] = {}
-        """Messages of the vitals beside their figures, each once."""
+        """Messages of the vitals, each once."""
         self._cannot_write = ""
-        """Why no more results can be written; empty while they can."""
+        """The reason why results can no longer be written; empty if they can."""
         self._is_worker = hasattr(session.config, "workerinput")
 
     def pytest_report_header(self) -> list[str]:
-        """Backend, launcher, hardware and seed."""
+        """Return the header: backend, launcher, hardware and seed."""
         chosen, given = self.session.selection, self.session.options
         where = str(chosen.machine.hardware or "unknown hardware")
         strict = ", strict" if given.strict else ""
@@ -51,7 +51,7 @@ class Recorder:
         return [by, *self._resumed()]
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
-        """Faults of the deployments that are about to boot; a plan lists them itself."""
+        """Return the lints of the deployments of this run; a plan lists them itself."""
         chosen, boots = self.session.selection, not self.session.options.plan
         booted = {one.name: one for _, one in map(pair_of, items) if one and boots and chosen.launcher.boots}
         linted = [
@@ -62,7 +62,7 @@ class Recorder:
         return [*self._foretold(items), *linted] if booted else linted
 
     def _foretold(self, items: Sequence[pytest.Item]) -> list[str]:
-        """A forecast of the run: how many boots, how long they should take, and the speed on which this rests."""
+        """Predict the number of boots, their duration, and the CPU speed on which the prediction is based."""
         chosen = self.session.selection
         cases = [chosen.case(*pair) for pair in map(pair_of, items) if pair[0] is not None]
         planned = chosen.plan(case for case in cases if case.misfit is None)
@@ -110,7 +110,7 @@ class Recorder:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Attach boots to the test that caused them; judge a finding whose server failed to come up."""
+        """Attach boots to the test that caused them; judge a finding whose server failed to boot."""
         finding, _ = pair_of(item)
         raised = call.excinfo.value if call.excinfo else None
         cause = raised if raised is None or isinstance(raised, LongctxError) else raised.__cause__
@@ -139,7 +139,7 @@ class Recorder:
         return report
 
     def _as_unmeasured(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Skip a test whose boot was too slow for this run's time limits: its finding is unmeasured. Strict runs fail."""
+        """Skip a test whose boot was too slow for this run's time limits: its finding is unmeasured. A strict run fails it."""
         reached = verdicts_of(item)
         if reached and reached[-1].word in ("unmeasured", "out of scope") and not self.session.options.strict:
             path, line, _ = item.location
@@ -147,26 +147,26 @@ class Recorder:
 
     @pytest.hookimpl
     def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
-        """Count a request that never reached an engine as an error, like one of the set-up, and not as a failed test."""
+        """Count a request that did not reach an engine as an error, like one in the set-up, and not as a failed test."""
         not_asked = report.failed and any(name == _NOT_ASKED for name, _ in getattr(report, "user_properties", ()))
         return ("error", "E", "ERROR") if not_asked else None
 
     def _not_a_pass(self, item: pytest.Item, finding: Finding | None) -> str:
-        """Why a test that raised nothing has not passed: it ignored its verdict, or reached none."""
+        """The reason why a test without an exception has not passed: it ignored its verdict, or reached none."""
         if finding is not None and not verdicts_of(item):
-            return f"{finding.id} was not judged: this test has a finding and never called judge()"
+            return f"{finding.id} was not judged: this test has a finding but never called judge()"
         return failures.verdicts_text(self.session, item)
 
     def _once(self, text: str) -> str:
-        """Give a long explanation once; other tests that waited for the same server point to it."""
+        """Give a long explanation once; other tests of the same server refer to it."""
         if text in self._told:
-            return f"{text.splitlines()[0]} (explained at the first test that needed it)"
+            return f"{text.splitlines()[0]} (see the first test that needed it)"
         self._told.add(text)
         return text
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write each verdict as soon as its test has it; end the run where it cannot be written."""
+        """Write each verdict as soon as its test has it; end the run if it cannot be written."""
         if self._is_worker or self._cannot_write:
             return
         try:
@@ -206,7 +206,7 @@ class Recorder:
             self._file().verdict(report.nodeid, report.outcome, report.duration, entry)
 
     def _take_vitals(self, report: pytest.TestReport) -> None:
-        """Write the vitals, and remove them from the report, lest other reports carry thousands an hour."""
+        """Write the vitals and remove them from the report, which would otherwise collect thousands of rows an hour."""
         for row in properties.rows(properties.VITALS, report.user_properties):
             self._file().vitals(row)
             self._said |= {row["said"]: None} if "said" in row else {}
@@ -235,7 +235,7 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Fail a run that judged nothing; then close the results."""
+        """Fail a run that judged no finding; then close the results."""
         if self._is_worker or self._cannot_write:
             return
         found, shard = self.entries.values(), self.session.shard
@@ -288,5 +288,5 @@ class Recorder:
             if self.session.options.report is not None:
                 terminalreporter.write_line(f"report: {self.session.options.report}")
         if self.unjudged:
-            said = "no finding was judged: this run proves nothing, and is red (--longctx-allow-unjudged lets it pass)"
+            said = "no finding was judged, so the run fails (--longctx-allow-unjudged lets it pass)"
             terminalreporter.write_line(said, red=True)

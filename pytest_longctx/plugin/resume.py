@@ -33,7 +33,7 @@ def conditions(options: Options) -> dict[str, str]:
 
 
 class Resuming:
-    """Checks each test before its set-up, and again with its server up, where only the server tells the conditions."""
+    """Checks each test before its set-up, and again with the running server if only the server reports the conditions."""
 
     def __init__(self, session: Session, earlier: Earlier) -> None:
         self.session = session
@@ -50,7 +50,7 @@ class Resuming:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """Check again with the server up: its engine and model are known now."""
+        """Check again with the running server: its engine and model are known now."""
         finding, deployment = pair_of(item)
         boot = self.session.last_boot
         if finding is not None and boot is not None and boot.conditions.deployment == deployment:
@@ -89,7 +89,7 @@ class Resuming:
         pytest.fail(said, pytrace=False)
 
     def _facts(self, one: Deployment) -> dict[str, str]:
-        """What is known of a server of *one* before its boot, with the keys and the wording of `Boot.facts`."""
+        """The known facts of a server of *one* before its boot, with the keys and the wording of `Boot.facts`."""
         if one.name not in self._known:
             self._known[one.name] = self._asked(one)
         return self._known[one.name]

@@ -1,4 +1,4 @@
-"""Which findings a run judges, and on which deployments: chosen once, from the options and the data."""
+"""Selection of the findings and deployments of a run, from the options and the data."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,14 +31,14 @@ from pytest_longctx.reports import properties
 
 
 def pair_of(item: pytest.Item) -> tuple[Any, Any]:
-    """The finding and the deployment of a test; (None, None) without them, or where "finding" is another plugin's."""
+    """The finding and the deployment of a test; (None, None) without them, or if "finding" belongs to another plugin."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
     finding, one = params.get("finding"), params.get("deployment")
     return (finding, one) if isinstance(finding, Finding) and isinstance(one, Deployment) else (None, None)
 
 
 def check_writable(results: Path) -> None:
-    """Raises `UsageError` where the folder *results* cannot be created or written. Leaves nothing behind."""
+    """Raises `UsageError` if the folder *results* cannot be created or written. Leaves no file behind."""
     there = next(path for path in (results, *results.parents) if path.exists())
     try:
         # A unique name: workers of one run check at the same time, and removed each other's folder.
@@ -49,7 +49,7 @@ def check_writable(results: Path) -> None:
 
 @dataclass(frozen=True)
 class Selection:
-    """The data of a run, checked as a whole."""
+    """Findings, deployments and options of a run, checked together."""
 
     config: pytest.Config
     options: Options
@@ -59,13 +59,13 @@ class Selection:
         """The backend of this run. Raises `UsageError`."""
         name = self.options.backend
         if name is None:
-            raise UsageError(f"no backend was chosen; say --backend=NAME. Known: {', '.join(self._names('backend'))}")
+            raise UsageError(f"no backend is selected; use --backend=NAME. Known: {', '.join(self._names('backend'))}")
         made: Backend | None = self.config.hook.pytest_longctx_make_backend(config=self.config, name=name)
         if made is None:
             raise UsageError(f"--backend: {unknown('backend', name, self._names('backend'))}")
         if self.launcher.boots and not made.launches:
             raise UsageError(
-                f"--backend={name} cannot be booted, only attached to; say where: --longctx-launcher=url:http://HOST:PORT"
+                f"--backend={name} cannot boot a server; give the URL of a running one: --longctx-launcher=url:http://HOST:PORT"
             )
         return made
 
@@ -112,7 +112,7 @@ class Selection:
 
     @cached_property
     def deployments(self) -> tuple[Deployment, ...]:
-        """The deployments of this run, settled for this machine. Raises `UsageError`."""
+        """The deployments of this run, with their dtype and timeouts resolved for this machine. Raises `UsageError`."""
         return tuple(defaults.settle(one, self.backend, self.here(one)) for one in self._chosen)
 
     @cached_property
@@ -124,7 +124,7 @@ class Selection:
                 if one.backend != backend:
                     raise UsageError(f"--longctx-deployment: {one.name} is for --backend={one.backend}, not {backend}")
             if not self.launcher.boots and len(chosen) > 1:
-                raise UsageError("--longctx-deployment: a server at one URL is one deployment; name one")
+                raise UsageError("--longctx-deployment: the server at a URL runs one deployment; name only one")
             return chosen
         if not self.launcher.boots:
             return (deployment.attached(backend),)
@@ -143,7 +143,7 @@ class Selection:
 
     @cached_property
     def machine(self) -> Machine:
-        """The machine of the servers. Of one behind a URL, only what ``--longctx-hardware`` says is known."""
+        """The machine of the servers. For a server behind a URL only ``--longctx-hardware`` is known."""
         if self.options.hardware is not None:
             try:
                 here = Machine(Hardware.parse(self.options.hardware), {"hardware_said_by": "--longctx-hardware"})
@@ -155,7 +155,7 @@ class Selection:
         return here
 
     def here(self, one: Deployment) -> Machine:
-        """The machine for a server of *one*, with the speed of its CPU measured where the backend computes on it."""
+        """The machine for a server of *one*, with its CPU speed measured if the backend computes on the CPU."""
         if not (self.backend.on_cpu and self.launcher.here and self.launcher.needs_engine):
             return self.machine
         if one.name not in self._machines:
@@ -185,7 +185,7 @@ class Selection:
 
     @cached_property
     def version(self) -> str | None:
-        """The engine's version, where it is known without a boot."""
+        """The engine's version, if it is known without a boot."""
         if not self.launcher.needs_engine:
             return None
         try:
@@ -211,7 +211,7 @@ class Selection:
         check_writable(self.options.results)
 
     def asking(self, questions: Sequence[str]) -> list[Case]:
-        """Every case that the suite of one question is to judge. Raises `UsageError` for an unknown question."""
+        """Every case of one question. Raises `UsageError` for an unknown question."""
         known = ask.questions()
         question = questions[0] if len(questions) == 1 else ""
         if question not in known:
@@ -232,14 +232,14 @@ class Selection:
         return [one for one in self.deployments if self.not_bootable(one) is None]
 
     def not_bootable(self, one: Deployment) -> str | None:
-        """Why *one* is not booted for a test without a finding; None where it is."""
+        """The reason why *one* is not booted for a test without a finding; None if it is."""
         if one.only_named:
             return "only for findings that name it"
         return machine_lacks(one, self.machine.hardware)
 
     @property
     def has_devices_to_lease(self) -> bool:
-        """Whether several deployments can be up at once, each on devices of its own."""
+        """Whether several deployments can run at once, each on its own devices."""
         there = self.machine.hardware
         needs = [Hardware.parse(one.hardware) if one.hardware else None for one in self.deployments]
         return (
@@ -251,17 +251,17 @@ class Selection:
 
     @property
     def boot_settings(self) -> BootSettings:
-        """What every boot of this run is prepared with."""
+        """The settings of every boot of this run."""
         given = self.options
         logs, hardware = given.results / "boots", self.machine.hardware
         return BootSettings(self.launcher, self.backend, hardware, logs, given.python, given.allow_busy_gpu)
 
     def case(self, finding: Finding, one: Deployment) -> Case:
-        """*finding* on *one*, with the reason why it cannot be judged there, as far as known before a boot."""
+        """*finding* on *one*, with the reason why it cannot be judged there, if that is known before a boot."""
         return Case(finding, one, mismatch(finding, self._conditions(one, finding), settled=False))
 
     def plan(self, chosen: Iterable[Case]) -> Plan:
-        """The plan of judging *chosen*; nothing boots."""
+        """The plan of judging *chosen*, without a boot."""
         return pytest_longctx_plan.make(chosen, self.deployments, self.backend, self.machine)
 
     def _cases(self, wanted: Iterable[Finding]) -> list[Case]:

@@ -1,4 +1,4 @@
-"""One run of pytest: its selection, its boots, and its verdicts until a report has them."""
+"""State of one pytest run: its selection, its boots, and its verdicts until a report takes them."""
 
 import os
 import secrets
@@ -20,6 +20,7 @@ from pytest_longctx.client.load import Load
 from pytest_longctx.client.server import Server, exclusive
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.devices.sampler import Sampler
+from pytest_longctx.diagnosis.good_boots import GoodBoots
 from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.findings import verdicts
 from pytest_longctx.findings.ask import Ask
@@ -42,9 +43,9 @@ from pytest_longctx.reports.resume import Earlier
 Evidence = Exchange | Sequence[Exchange] | Observation
 Judge = Callable[[Evidence], Verdict]
 """
-Judges evidence by a test's finding, records the verdict and returns it: true where the finding holds.
+Judges evidence by a test's finding, records the verdict and returns it: true if the finding holds.
 
-Several exchanges are repetitions of one question: their median is judged.
+Several exchanges are repetitions of one question; the median is judged.
 """
 
 
@@ -56,14 +57,14 @@ class Session:
     options: Options
     seed: int
     _own: str = field(default_factory=lambda: secrets.token_hex(8))
-    """A random text that no other run has."""
+    """Random text that is unique to this run."""
     unrecorded: list[tuple[str, str]] = field(default_factory=list)
-    """Boots and requests, as pairs, that no test report has yet."""
+    """Boots and requests, as pairs, that are not yet in a test report."""
     last_boot: Boot | None = None
     sampler: Sampler = field(default_factory=Sampler)
-    """Samples the server that is up."""
+    """Samples the running server."""
     vitals: deque[Mapping[str, Any]] = field(default_factory=deque)
-    """Its samples that no report has yet."""
+    """Its samples that are not yet in a report."""
     booted: dict[str, Boot] = field(default_factory=dict)
     """The last boot of each deployment, also of stopped ones."""
     gate: Gate | None = None
@@ -75,7 +76,7 @@ class Session:
     problems: list[str] = field(default_factory=list)
     """Errors in the markers of collected tests."""
     boots_ahead: tuple[str, ...] = ()
-    """The deployments that this run will boot, in order; empty where unknown, or where workers share them."""
+    """The deployments that this run will boot, in order; empty if unknown, or if workers share them."""
     longest_prompts: dict[str, int] = field(default_factory=dict)
     """The longest prompt of the collected tests in tokens, by deployment."""
 
@@ -98,11 +99,17 @@ class Session:
         ):
             self.progress_line.begin()
             longest = self.longest_prompts.get(deployment.name)
-            placed = replace(launch, place=self._place(deployment.name), longest_prompt=longest)
+            place = self._place(deployment.name)
+            placed = replace(launch, place=place, longest_prompt=longest, good_boots=self._good_boots())
             yield from self._boot(placed, self.sampler)
 
+    def _good_boots(self) -> GoodBoots | None:
+        """The logs of good boots in pytest's cache; None where the run has no cache."""
+        cache = getattr(self.config, "cache", None)
+        return None if cache is None else GoodBoots(cache.mkdir("longctx-good-boots"))
+
     def _place(self, name: str) -> str:
-        """The boot of deployment *name* counted among all, as its progress shows it."""
+        """The number of the boot of deployment *name* among all boots, for the progress line."""
         ahead = self.boots_ahead
         return f"{ahead.index(name) + 1} of {len(ahead)}: " if name in ahead else ""
 
@@ -125,7 +132,7 @@ class Session:
         """
         Use *server* exclusively for a request or a load of *sent_tokens*.
 
-        The yielded row is recorded with its times, and with what the caller adds to it.
+        The yielded row is recorded with its times and the caller's additions.
         """
         with exclusive(server.url):
             self.sampler.hold_still()
@@ -153,7 +160,7 @@ class Session:
         return judge
 
     def _verdict(self, finding: Finding, boot: Boot | None, seen: Observation) -> Verdict:
-        """The verdict on *finding* by *seen*: its bounds, the baseline and the prediction."""
+        """The verdict on *finding* for *seen*, by its bounds, the baseline and the prediction."""
         if boot is None:
             return verdicts.judge(finding, seen)
         gated = self.gate.lines(finding.id, boot.facts, seen.metrics) if self.gate else ()
@@ -161,7 +168,7 @@ class Session:
         return verdicts.judge(finding, seen, gated, remark, self._warmed(boot))
 
     def _end(self, verdict: Verdict) -> None:
-        """Skip or xfail the test where its verdict neither passes nor fails it."""
+        """Skip or xfail the test if its verdict neither passes nor fails it."""
         known = verdict.finding.known
         if verdict.word == "known" and known:
             pytest.xfail(f"{verdict!r} ({known.issue})")
@@ -169,25 +176,25 @@ class Session:
             pytest.skip(repr(verdict))
 
     def _salt(self, server: Server) -> str:
-        """The salt that keeps an attached server from answering a repeated seed out of its prefix cache."""
+        """The salt that prevents an attached server from serving a repeated seed from its prefix cache."""
         return self._own if self._repeats(server) and server.backend.salted else ""
 
     def _repeats(self, server: Server) -> bool:
         return self.options.seed is not None and server.attached
 
     def _warmed(self, boot: Boot) -> str:
-        """Why the server's cache may hold a prompt of this run already; empty where it cannot."""
+        """The reason why the server's cache may already hold a prompt of this run; empty if it cannot."""
         if boot.server is None or not self._repeats(boot.server):
             return ""
         salted = boot.server.salt and self.options.load is None
-        heeded = "; its cache answered although requests carried a cache_salt of this run" if salted else ""
+        heeded = "; the server used its cache although the requests had a cache_salt of this run" if salted else ""
         return (
-            f"--longctx-seed={self.seed} repeats an earlier run's prompts, which this server's cache may still hold{heeded}: "
-            "leave the seed out, or restart the server"
+            f"--longctx-seed={self.seed} repeats the prompts of an earlier run, which this server may still have in its "
+            f"cache{heeded}: omit the seed, or restart the server"
         )
 
     def judge_failed_boot(self, item: pytest.Item, finding: Finding, seen: Observation) -> None:
-        """Judge a finding that needed a server by *seen*, the outcome of the failed boot."""
+        """Judge a finding that needs a server by *seen*, the outcome of the failed boot."""
         boot = self.last_boot
         misfit = _misfit(finding, boot)
         verdict = verdicts.out_of_scope(finding, misfit.line) if misfit else verdicts.judge(finding, seen)
@@ -217,13 +224,13 @@ class Session:
     def skip_out_of_scope(
         self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None
     ) -> None:
-        """Skip *item*, whose finding is not about this server; without a *boot* where that is known before one."""
+        """Skip *item*, whose finding does not apply to this server; without a *boot* if that is known before one."""
         verdict = verdicts.out_of_scope(finding, misfit.line)
         self.record(item, verdict, boot)
         self._end(verdict)
 
     def record(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
-        """Attach *verdict* to *item*, from which JUnit, xdist and the results file take it."""
+        """Attach *verdict* to *item*, where JUnit, xdist and the results file read it."""
         earlier = verdicts_of(item)
         earlier.append(verdict)
         same = [each for each in earlier if each.finding.id == verdict.finding.id]
@@ -247,7 +254,7 @@ class Session:
 
 @contextmanager
 def failing_plainly() -> Iterator[None]:
-    """Fail the test with the text of a `LongctxError`, which is complete, and without a traceback."""
+    """Fail the test with the text of a `LongctxError` and without a traceback."""
     try:
         yield
     except LongctxError as problem:
@@ -255,7 +262,7 @@ def failing_plainly() -> Iterator[None]:
 
 
 def _misfit(finding: Finding, boot: Boot | None) -> Mismatch | None:
-    """Why *finding* is not about the server of *boot*; None where it is, or needs no server."""
+    """The reason why *finding* does not apply to the server of *boot*; None if it applies, or needs no server."""
     return mismatch(finding, boot.conditions, settled=True) if boot else None
 
 
@@ -288,7 +295,7 @@ def _gate(options: Options) -> Gate | None:
     """The baseline and its limits. Raises `UsageError` and `ResultsError`."""
     if (options.baseline is None) != (not options.fail_on):
         raise UsageError(
-            "--longctx-baseline and --longctx-fail-on need each other: a results file, and the measures that may not get worse"
+            "give both --longctx-baseline (a results file) and --longctx-fail-on (the measures that must not get worse)"
         )
     if options.baseline is None:
         return None
@@ -296,8 +303,8 @@ def _gate(options: Options) -> Gate | None:
 
 
 def session_of(config: pytest.Config) -> Session:
-    """The session of *config*; fails the test where no backend was chosen."""
+    """The session of *config*; fails the test if no backend is selected."""
     found = config.stash.get(_SESSION, None)
     if found is None:
-        pytest.fail("no backend was chosen: say --backend=NAME, or set longctx_backend in the ini file", pytrace=False)
+        pytest.fail("no backend is selected: use --backend=NAME, or set longctx_backend in the ini file", pytrace=False)
     return found

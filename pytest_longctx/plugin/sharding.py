@@ -17,7 +17,7 @@ from pytest_longctx.reports import analysis, results
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part *index* of *count*, from 1 on; *times* is a results file whose times balance the parts."""
+    """Part *index* of *count*, counted from 1; *times* is a results file with recorded times that balance the parts."""
 
     index: int
     count: int
@@ -26,14 +26,16 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """
-        Parse the option. Raises `UsageError`.
+        Parse ``--longctx-shard``. Raises `UsageError`.
 
         >>> Shard.parse("2/4")
         Shard(index=2, count=4, times=None)
         """
         match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})(?::(.+))?", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(f"--longctx-shard: {text!r}: write K/N, as 1/4 to 4/4; or K/N:results.jsonl for its times")
+            raise UsageError(
+                f"--longctx-shard: {text!r}: write K/N, such as 1/4, or K/N:results.jsonl to balance by its times"
+            )
         return cls(int(match[1]), int(match[2]), Path(match[3]) if match[3] else None)
 
     def __str__(self) -> str:
@@ -42,7 +44,7 @@ class Shard:
 
 def split(costs_s: Mapping[str, float], count: int) -> dict[str, int]:
     """
-    The part, from 1 to *count*, of each name in *costs_s*: the most expensive first, each to the part with the least work.
+    Assign each name in *costs_s* to a part from 1 to *count*: the most expensive first, each to the part with the least work.
 
     Equal input gives equal parts on every machine. No part takes longer than an even share plus the most expensive name.
     """
@@ -64,7 +66,7 @@ def fingerprint(parts: Mapping[str, int], tests: Iterable[str]) -> str:
 
 
 _BOOT_S = 60.0
-"""The assumed time of a boot where neither its deployment nor an earlier run tells it."""
+"""The assumed time of a boot if neither its deployment nor an earlier run gives it."""
 _TEST_S = 1.0
 """The assumed time of a test, without its prompts."""
 
@@ -88,7 +90,7 @@ class Sharding:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-        """Split the tests that other hooks left: by deployment; a test without one counts by itself."""
+        """Split the tests that remain after other hooks by deployment; a test without a deployment is its own group."""
         yield
         try:
             mine, others = self._split(items)
@@ -102,7 +104,7 @@ class Sharding:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take the split that an xdist worker has made."""
+        """Store the split of an xdist worker."""
         self.session.shard = getattr(node, "workeroutput", {}).get("longctx_shard", self.session.shard)
 
     def _split(self, items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:

@@ -8,7 +8,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 
 class ByDeployment(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Schedules by deployment. (``--dist=loadgroup`` would do, but xdist 3.8 does not group under pytest 9.2.)"""
+    """Schedules by deployment. (``--dist=loadgroup`` is not used: xdist 3.8 does not group under pytest 9.2.)"""
 
     def __init__(self, config: pytest.Config, log: Any, deployments: Iterable[str]) -> None:
         super().__init__(config, log)

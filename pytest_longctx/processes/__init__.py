@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pytest_longctx.backends import Recipe
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.log_reader import LogTail
+from pytest_longctx.diagnosis.lines import LogTail
 from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import _supervisor
@@ -96,7 +96,7 @@ def free_port(wanted: object) -> int:
         # As in servers, a port in TIME_WAIT from an earlier connection counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if wanted is not None and not (isinstance(wanted, int) and 0 < wanted < 65536):
-            raise LaunchError(f"[flags] port: {wanted!r} is no port; leave it out, and a free one is chosen")
+            raise LaunchError(f"[flags] port: {wanted!r} is not a port; omit it to use a free port")
         try:
             probe.bind(("127.0.0.1", wanted or 0))
         except OSError as problem:

@@ -171,7 +171,7 @@ class TextFile:
             raise self._unreadable(problem) from None
 
     def pieces(self) -> Iterator[str]:
-        """Yield a million characters at a time. Raises `PromptError` if the file is no text."""
+        """Yield a million characters at a time. Raises `PromptError` if the file is not text."""
         try:
             while True:
                 with self.path.open(encoding="utf-8") as file:

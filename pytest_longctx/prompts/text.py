@@ -175,9 +175,9 @@ def exact_text(
     whole = "".join(chain((piece.text for piece in done), (tail, after)))
     if context is not None and len(whole) > character_limit(vocabulary, context):
         raise PromptError(
-            f"the text of {tokens:,} tokens has {len(whole):,} characters; a vLLM of {context:,} tokens refuses more than "
-            f"{character_limit(vocabulary, context):,} ({vocabulary.longest_token} for each token, as many as the longest of "
-            "its vocabulary has) before it tokenises them"
+            f"the text of {tokens:,} tokens has {len(whole):,} characters; vLLM with max_model_len {context:,} refuses more than "
+            f"{character_limit(vocabulary, context):,} ({vocabulary.longest_token} per token, the length of the longest "
+            "token of the vocabulary) before it tokenises the text"
         )
     came = vocabulary.count(whole, special=special)
     if came != tokens:

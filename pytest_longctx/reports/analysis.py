@@ -10,7 +10,7 @@ from pytest_longctx.findings.verdicts import COLD_SHARE, JUDGED
 from pytest_longctx.reports.results import Results
 
 LAW = "law"
-"""Used in place of a finding id when the figures are the coefficients of a deployment's law."""
+"""Used in place of a finding id if the figures are the coefficients of a deployment's law."""
 
 
 class CaseKey(NamedTuple):
@@ -47,7 +47,7 @@ class LengthPoint:
 
 
 def cold(results: Results) -> dict[str, list[LengthPoint]]:
-    """Return the cold readings of each deployment, sorted by length."""
+    """Return the cold measurements of each deployment, sorted by length."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for row in results.verdicts:
         seen = row["measured"]

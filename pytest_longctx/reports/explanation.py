@@ -89,9 +89,9 @@ def verdict_text(verdict: Verdict, setting: Setting) -> str:
 
 
 def exchange_text(exchange: Exchange, seen: Observation, setting: Setting, limit: int | None = None) -> str:
-    """Explain why *exchange* is no complete answer. *seen* is the same as evidence; *limit* is the longest context served."""
+    """Explain why *exchange* is not a complete answer. *seen* is the same as evidence; *limit* is the longest context served."""
     of = f", of {setting.deployment}" if setting.deployment else ""
-    came = f"{len(exchange.arrivals_s)} chunks came" if exchange.arrivals_s else "no token arrived"
+    came = f"{len(exchange.arrivals_s)} chunks arrived" if exchange.arrivals_s else "no token arrived"
     status = f" with HTTP {exchange.refusal.status}" if exchange.refusal else ""
     health = "" if exchange.health is None else f"; its health then answered HTTP {exchange.health}"
     return _text(
@@ -211,7 +211,7 @@ def _do(verdict: Verdict, deciding: Sequence[Line], setting: Setting) -> str:
     finding = verdict.finding
     file = f"findings/{finding.id}*.toml"
     if verdict.reason and finding.known:
-        return f"take [known] out of {file}, and close {finding.known.issue}"
+        return f"remove [known] from {file}, and close {finding.known.issue}"
     if not deciding:
         return ""
     if verdict.word == "unmeasured":

@@ -68,7 +68,7 @@ def slug(title: str) -> str:
 def _index(by_document: dict[str, list[Finding]]) -> Iterator[str]:
     yield "# Findings"
     yield f"\n{_MADE}\n"
-    yield "One page for each document that findings were taken from.\n"
+    yield "One page for each source document of the findings.\n"
     counted = [(title, Counter(finding.status for finding in its)) for title, its in by_document.items()]
     rows = [(f"[{title}]({slug(title)}.md)", *(str(of[status] or "") for status in STATUSES)) for title, of in counted]
     yield from markdown_table(("document", *STATUSES), rows)
@@ -84,7 +84,7 @@ def _page(title: str, its: list[Finding]) -> Iterator[str]:
         if not of_status:
             continue
         yield f"## {status.capitalize()}: {meaning}\n"
-        yield from markdown_table(("finding", "what is so", "where it holds", "bounds"), map(_row, of_status))
+        yield from markdown_table(("finding", "claim", "scope", "bounds"), map(_row, of_status))
         yield ""
         for finding in of_status:
             if text := " ".join(_prose(finding)):
@@ -135,7 +135,7 @@ _MADE_BY_SIGNATURES = (
     "<!-- Made by `longctx signatures`. Edit the TOML files in pytest_longctx/backends, not this page. -->"
 )
 _RULE = {
-    "signature": "Failures of a server. The first of these in a log is the cause; a summary counts where there is none.",
+    "signature": "Failures of a server. The first such line in a log is the cause; a summary line counts only alone.",
     "refusal": "Refusals of a request.",
 }
 
@@ -153,11 +153,11 @@ def _engine_section(catalogues: Mapping[str, Catalogue]) -> Iterator[str]:
         for kind, entries in (("signature", known.signature), ("refusal", known.refusal)):
             if entries:
                 yield f"{_RULE[kind]}\n"
-                head = ("id", "class", "phase", "outcome", "versions", "what to try")
+                head = ("id", "class", "phase", "outcome", "versions", "remedy")
                 yield from markdown_table(head, map(_signature_row, entries))
                 yield ""
         if known.benign:
-            yield "What looks fatal and is not: it ends no wait and is never quoted as the first error.\n"
+            yield "Lines that look fatal but are not. They end no wait and are never quoted as the first error.\n"
             yield from markdown_table(("id", "why"), ((f"`{entry.id}`", entry.why) for entry in known.benign))
             yield ""
     yield "## Classes\n"
@@ -249,7 +249,7 @@ def rendered(backend: Backend, one: Deployment) -> tuple[str, ...]:
 
 
 def differences(command: Command, argv: tuple[str, ...]) -> Iterator[Difference]:
-    """Each flag that *argv* has otherwise than *command*, with its reason where one is given."""
+    """Each flag in which *argv* differs from *command*, with its reason if one is given."""
     then, now = documented(command.text), _of_line(argv)
     for flag in sorted((then.keys() | now.keys()) - _EACH_RUN):
         if then.get(flag) != now.get(flag):

@@ -89,7 +89,7 @@ class Writer:
         self._file.close()
 
     def drop(self) -> None:
-        """Leave the file without a footer, which marks the run as cut off."""
+        """Leave the file without a footer, which marks the run as interrupted."""
         with suppress(OSError):
             self._file.close()
 
@@ -134,7 +134,7 @@ def begun(path: Path) -> list[dict[str, Any]]:
 
 
 def read(path: str | Path) -> Results:
-    """Read the file at *path*. Raises `ResultsError` if it is no results file or was cut off."""
+    """Read the file at *path*. Raises `ResultsError` if it is not a results file or is incomplete."""
     path = Path(path)
     rows = _rows(path)
     if rows[-1].get("kind") != "footer":
@@ -153,11 +153,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         rows.append(json.loads(last))
     except ValueError as problem:
         if not rows:
-            raise ResultsError(f"{path}: this is no results file of schema {SCHEMA}: {problem}") from None
+            raise ResultsError(f"{path}: this is not a results file of schema {SCHEMA}: {problem}") from None
     if not all(isinstance(row, dict) for row in rows):
-        raise ResultsError(f"{path}: this is no results file: each line must be a JSON object")
+        raise ResultsError(f"{path}: this is not a results file: each line must be a JSON object")
     if rows[0].get("kind") != "header" or rows[0].get("schema") != SCHEMA:
-        raise ResultsError(f"{path}: this is no results file of schema {SCHEMA}: its first line must be the header")
+        raise ResultsError(f"{path}: this is not a results file of schema {SCHEMA}: its first line must be the header")
     return rows
 
 
@@ -183,7 +183,7 @@ def merge(parts: Mapping[str, Results]) -> Results:
         for key in _SAME:
             if part.header.get(key) != whole.header.get(key):
                 found = f"{whole.header.get(key)!r} and {part.header.get(key)!r}"
-                raise ResultsError(f"{first} and {name} are no parts of one run: {key} differs: {found}")
+                raise ResultsError(f"{first} and {name} are not parts of one run: {key} differs: {found}")
     _check_shards(parts)
     _check_cases(parts)
     every = list(parts.values())
@@ -228,7 +228,7 @@ def _check_shards(parts: Mapping[str, Results]) -> None:
     if lacking := [shard for shard in wanted if shard not in there]:
         raise ResultsError(f"shards are missing: {', '.join(lacking)}; found {', '.join(sorted(there))}")
     if len(shards) < len(parts):
-        raise ResultsError(f"these files are no shards: {', '.join(name for name in parts if name not in shards)}")
+        raise ResultsError(f"these files are not shards: {', '.join(name for name in parts if name not in shards)}")
 
 
 def _check_cases(parts: Mapping[str, Results]) -> None:

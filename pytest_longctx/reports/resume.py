@@ -18,8 +18,8 @@ Row = Mapping[str, Any]
 
 OUTCOMES: Mapping[str, str] = {"holds": "passed", "known": "skipped", "broken": "failed"}
 """
-Verdicts that can be taken over, and the test outcome each requires. Another outcome means that something beside the verdict
-failed.
+Verdicts that can be taken over, and the test outcome each requires. Another outcome means that something other
+than the verdict failed.
 """
 
 _SETTLED_BY_BOOT = ("engine", "model")

@@ -57,7 +57,7 @@ def _whole(line: str) -> list[str]:
 
 
 def resumed(found: Sequence[Entry]) -> Iterator[str]:
-    """Return what a resumed run took over, and what it judged again and why."""
+    """Return the verdicts that a resumed run took over, and those that it judged again with the reason."""
     carried = sum(bool(entry.carried) for entry in found)
     yield f"{carried} of {len(found)} carried over from the resumed run, {len(found) - carried} judged now"
     reasons: dict[str, list[str]] = {}

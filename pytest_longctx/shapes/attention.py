@@ -1,4 +1,4 @@
-"""Layers of attention: their weights and what they cache."""
+"""Attention layers: their weights and their KV caches."""
 
 from dataclasses import dataclass
 
@@ -19,28 +19,28 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What one family's attention has beside four matrices."""
+    """Parts of a family's attention in addition to the four matrices."""
 
     qkv_bias: bool = False
     o_bias: bool = False
     qk_norm: str = ""
     """``head``: a scale for each value of a head; ``wide``: for each value of all heads; ``offset``: the former, with bias."""
     gate: str = ""
-    """``query``: the query projection makes it too; ``own``: one value for each of the output; ``head``: one for each head."""
+    """``query``: the query projection computes it; ``own``: one value per output value; ``head``: one per head."""
     sinks: bool = False
     shared_kv: bool = False
-    """It attends to another layer's keys and values, and keeps none."""
+    """The layer uses another layer's keys and values, and caches none."""
     keys_are_values: bool = False
-    """One projection makes both."""
+    """One projection computes both keys and values."""
     own_kv_weights: bool = True
-    """Whether a layer that shares has projections nonetheless."""
+    """Whether a layer that uses shared keys and values still has its own projections."""
 
 
 PLAIN = Details()
 
 
 def grouped(sizes: Heads, details: Details = PLAIN, path: str = "self_attn") -> tuple[Tensor, ...]:
-    """Weights of attention with grouped heads."""
+    """Return the weights of grouped-query attention."""
     h, wide, bias = sizes.hidden, sizes.heads * sizes.key_dim, details.qkv_bias
     out = sizes.heads * sizes.value_dim
     asked = wide * 2 if details.gate == "query" else wide
@@ -68,7 +68,7 @@ def _qk_norms(sizes: Heads, details: Details, path: str) -> tuple[Tensor, ...]:
 
 
 def cached(sizes: Heads, span: Span = "full", window: int = 0, index_dim: int = 0, attended: int = 0) -> Attention:
-    """What such a layer caches."""
+    """Return the cache of such a layer."""
     return Attention(sizes.kv_heads, sizes.key_dim, sizes.value_dim, span, window, sizes.heads, index_dim, attended)
 
 
@@ -89,7 +89,7 @@ class LatentSizes:
 
 
 def latent(sizes: LatentSizes, path: str = "self_attn") -> tuple[Tensor, ...]:
-    """Weights of multi-head latent attention; those down to the latent are whole on every device."""
+    """Return the weights of multi-head latent attention; those that project to the latent are replicated on every device."""
     h, query = sizes.hidden, sizes.heads * (sizes.nope_dim + sizes.rope_dim)
     made: list[Tensor] = []
     if sizes.query_rank:
@@ -111,7 +111,7 @@ def latent(sizes: LatentSizes, path: str = "self_attn") -> tuple[Tensor, ...]:
 
 
 def indexer(hidden: int, query_rank: int, heads: int, dim: int, path: str = "self_attn.indexer") -> tuple[Tensor, ...]:
-    """Weights of DeepSeek's sparse indexer: whole on every device."""
+    """Return the weights of DeepSeek's sparse indexer, replicated on every device."""
     return (
         *linear(f"{path}.wq_b", heads * dim, query_rank, shards=1),
         *linear(f"{path}.wk", dim, hidden, shards=1),
@@ -121,7 +121,7 @@ def indexer(hidden: int, query_rank: int, heads: int, dim: int, path: str = "sel
 
 
 def latent_cached(sizes: LatentSizes, index_dim: int = 0, attended: int = 0) -> Latent:
-    """What such a layer caches."""
+    """Return the cache of such a layer."""
     key_dim = sizes.nope_dim + sizes.rope_dim
     return Latent(
         sizes.rank,

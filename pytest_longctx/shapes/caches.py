@@ -1,4 +1,4 @@
-"""What a layer keeps of the tokens it has read: keys and values, a latent of both, or a state of fixed size."""
+"""The cache of a layer: keys and values, a latent of both, or a state of fixed size."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -16,16 +16,16 @@ class Attention:
     value_dim: int
     span: Span = "full"
     window: int = 0
-    """Tokens that a sliding layer looks back on, or in a chunk; 0 where it attends to all."""
+    """Tokens in the window of a sliding layer, or in a chunk; 0 if the layer has full attention."""
     heads: int = 0
-    """Query heads; only time depends on them."""
+    """Number of query heads; only the prefill time depends on it."""
     index_dim: int = 0
-    """Values of the key by which an indexer picks blocks (MiniMax-M3), in the cache's own dtype; not divided."""
+    """Values of the key with which an indexer selects blocks (MiniMax-M3), in the cache's dtype; not sharded."""
     attended: int = 0
-    """The most tokens that are attended to, of all that are kept; 0: all."""
+    """Maximum number of cached tokens that a query attends to; 0: all."""
 
     def heads_on_device(self, tensor_parallel: int) -> int:
-        """KV heads on one device: heads are divided, and repeated where there are more devices than heads."""
+        """KV heads on one device: heads are sharded, and replicated if there are more devices than heads."""
         return max(1, ceil(self.kv_heads / tensor_parallel))
 
     def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
@@ -34,13 +34,13 @@ class Attention:
         return (self.heads_on_device(tensor_parallel) * per_head + self.index_dim) * value_bytes
 
     def kept(self, tokens: int) -> int:
-        """How many of *tokens* it still needs, at its worst moment between two batches."""
+        """Maximum number of *tokens* that the cache holds between two batches."""
         return min(tokens, self.window) if self.window else tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """One latent of keys and values for all heads (MLA): every device holds all of it."""
+    """One latent of keys and values for all heads (MLA), replicated on every device."""
 
     rank: int
     rope_dim: int
@@ -50,12 +50,12 @@ class Latent:
     rate: int = 1
     """Tokens that share a latent (DeepSeek V4)."""
     window: int = 0
-    """Tokens it looks back on; 0: all."""
+    """Tokens in the window; 0: all."""
     attended: int = 0
-    """The most latents that are attended to, of all that are kept; 0: all."""
+    """Maximum number of cached latents that a query attends to; 0: all."""
     key_dim: int = 0
     value_dim: int = 0
-    """Of one head, while a prompt is read."""
+    """Values per head during prefill."""
 
     def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
         """Bytes of one token on one device."""
@@ -68,19 +68,19 @@ class Latent:
         return self.index_dim + 4 * ceil(self.index_dim / 128)
 
     def kept(self, tokens: int) -> int:
-        """How many of *tokens* it still needs; a group that is not whole yet counts as whole."""
+        """Number of *tokens* that the cache holds; an incomplete group counts as complete."""
         return min(tokens, self.window) if self.window else ceil(tokens / self.rate) * self.rate
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One tensor of a state: *numbers* that tensor parallelism divides, and numbers that it repeats."""
+    """One tensor of a state: *numbers* that tensor parallelism shards, and numbers that it replicates."""
 
     numbers: int
     repeated: int = 0
     shards: int = 1 << 40
     grouped: int = 0
-    """Numbers that belong to *groups*; a device has whole groups, and at least one."""
+    """Numbers that belong to *groups*; a device has complete groups, at least one."""
     groups: int = 1
 
     def on_device(self, tensor_parallel: int) -> int:
@@ -96,15 +96,15 @@ StateKind = Literal["mamba1", "mamba2", "gated_delta", "kda", "lightning", "shor
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a recurrent layer keeps of one request, however long it is."""
+    """State of a recurrent layer for one request, independent of its length."""
 
     kind: StateKind
     conv: Part
     """The last inputs of a short convolution, in the model's dtype."""
     recurrent: Part
-    """The state proper, often in FP32."""
+    """The recurrent state itself, often in FP32."""
     recurrent_dtype: str | None = None
-    """Where the model's config says it, or every engine keeps it so where the config says nothing."""
+    """Dtype in the model's config, or the dtype that every engine uses if the config has none."""
 
     def request_bytes(self, conv_bytes: float, recurrent_bytes: float, tensor_parallel: int = 1) -> float:
         """Bytes of one request on one device."""
@@ -116,7 +116,7 @@ Cache = Attention | Latent | State
 
 
 def pairs(cache: Attention | Latent, tokens: int) -> float:
-    """How many pairs of a query and a key one head multiplies while it reads a prompt of *tokens*, at the least."""
+    """Minimum number of query-key pairs that one head multiplies in the prefill of *tokens*."""
     rate = cache.rate if isinstance(cache, Latent) else 1
     reach = min(tokens, cache.window or cache.attended * rate or tokens)
     if isinstance(cache, Attention) and cache.span == "chunked":

@@ -1,4 +1,4 @@
-"""A decoder of one kind of block: what most families are, with what sets each apart from Llama."""
+"""A decoder with one kind of block, as most families have, and the differences of each family from Llama."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pytest_longctx.shapes.tensors import ANY, Tensor, norm
 
 @dataclass(frozen=True, slots=True)
 class Basics:
-    """What every config says."""
+    """Sizes that every config contains."""
 
     hidden: int
     layers: int
@@ -30,12 +30,12 @@ VOCABULARY = ("vocab_size", "padded_vocab_size")
 
 
 def layer_count(k: Keys) -> int:
-    """How many layers; always the file's own."""
+    """Number of layers; it must be in the file."""
     return k.stated(*LAYERS, most=MOST_LAYERS)
 
 
 def basics(k: Keys, *, partial: bool = False) -> Basics:
-    """Read them; with *partial*, the class's defaults make up for heads and vocabulary, as some published files need."""
+    """Read the basic sizes. With *partial*, the class's defaults replace a missing number of heads or vocabulary."""
     read = k.count if partial else k.stated
     hidden, layers = k.stated(*HIDDEN), layer_count(k)
     heads = read(*HEADS)
@@ -49,7 +49,7 @@ def basics(k: Keys, *, partial: bool = False) -> Basics:
 
 
 def ends(k: Keys, hidden: int, vocabulary: int, *, tied: bool = False, bias: bool = False) -> tuple[Tensor, ...]:
-    """The tables at both ends."""
+    """Return the input and output embedding tables."""
     table = Tensor("embed_tokens", vocabulary, hidden, shards=ANY)
     offset = (Tensor("lm_head.bias", vocabulary, shards=ANY),) if bias else ()
     if k.flag("tie_word_embeddings", default=tied):
@@ -62,13 +62,13 @@ ExpertsRule = Callable[[Keys, Basics], tuple[Experts, list[bool]]]
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """What sets one family apart. A text stands for the config's key that decides."""
+    """Properties of one family. A text is the name of the config's key that sets the property."""
 
     qkv_bias: bool | str = False
     o_bias: bool | str = False
     mlp_bias: bool | str = False
     qk_norm: str = ""
-    """See `Details`; ``KEY?KIND`` where a key decides."""
+    """See `Details`; ``KEY?KIND`` if a key of the config decides."""
     gate: str = ""
     sinks: bool = False
     gated: bool = True
@@ -83,15 +83,15 @@ class Decoder:
     four_times: bool = False
     """A missing width is four times the hidden size."""
     position_rows: int | None = None
-    """A table of learned positions has so many rows more than the config says; None: there is none."""
+    """Additional rows of the table of learned positions beyond the config's number; None: no table."""
     attends: spans.Rule = spans.everything
     experts: ExpertsRule | None = None
     expert_path: str = "mlp"
     additions: Callable[[Keys, Basics], tuple[Tensor, ...]] | None = None
-    """What else each layer has."""
+    """Additional tensors of each layer."""
 
     def __call__(self, k: Keys) -> Body:
-        """The model's body."""
+        """Return the model's body."""
         b = basics(k, partial=self.partial)
         heads = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim)
         details = self._details(k)

@@ -6,7 +6,7 @@ from pytest_longctx.shapes.tensors import ANY, Tensor, linear, norm
 
 
 def dense(hidden: int, width: int, *, gated: bool = True, bias: bool = False, path: str = "mlp") -> tuple[Tensor, ...]:
-    """Two matrices, or three where a gate multiplies."""
+    """Return two matrices, or three with a gate."""
     gate = linear(f"{path}.gate_proj", width, hidden, bias=bias) if gated else ()
     up = linear(f"{path}.up_proj", width, hidden, bias=bias)
     return (*gate, *up, *linear(f"{path}.down_proj", hidden, width, bias=bias, by_row=False))
@@ -20,22 +20,22 @@ class Experts:
     used: int
     width: int
     shared_width: int = 0
-    """All shared experts together."""
+    """Width of all shared experts together."""
     shared_gate: bool = False
     gated: bool = True
     bias: bool = False
     router_bias: bool = False
     correction: bool = False
-    """A vector of corrections to the routing, kept as a parameter."""
+    """Whether a correction vector of the routing is a parameter."""
     input_width: int = 0
-    """Width of the experts' input where the layer is projected down to it first (LatentMoE); 0: the hidden size."""
+    """Width of the experts' input if the layer projects down to it first (LatentMoE); 0: the hidden size."""
     input_norm: bool = False
     idle: int = 0
-    """Experts that only pass their input on: the router knows them, they have no weights."""
+    """Number of experts that only pass on their input; the router has them, but they have no weights."""
 
 
 def mixture(hidden: int, e: Experts, path: str = "mlp") -> tuple[Tensor, ...]:
-    """The weights of one mixture."""
+    """Return the weights of one mixture."""
     inner, used = e.input_width or hidden, min(e.used, e.count)
     down_bias = [Tensor(f"{path}.experts.down_proj.bias", inner, copies=e.count, active=used)] if e.bias else []
     made = [Tensor(f"{path}.gate", e.count + e.idle, hidden)]

@@ -1,5 +1,5 @@
 """
-A config.json read key by key, so that what was not read is known.
+Reader of a config.json that records which keys were read.
 
 A key that was not read, has a name that memory may depend on, and holds neither nothing nor what the model's class
 assumes anyway, ends in a refusal: no formula here has looked at it.
@@ -75,12 +75,12 @@ HARMLESS = frozenset(
     moe_router_bias moe_router_activation layer_switch use_embedding_sharing use_parallel_embedding mlp_type rope_position_ids
     """.split()  # noqa: SIM905  # words are easier to read than a list of strings
 )
-"""Keys whose names look as if memory depended on them, and it does not."""
+"""Keys on which memory does not depend, although their names suggest it."""
 
 QUIET = re.compile(
     r"factor|scal|multiplier|coef|prob|alpha|beta|theta|std|dropout|loss|temperature|jitter|softcap|limit|recompute"
 )
-"""Words that make a name harmless if none of `LOUD` is in it: they tell how numbers are computed, not how many there are."""
+"""Words that make a name harmless if none of `LOUD` is in it: they describe how numbers are computed, not how many there are."""
 LOUD = re.compile(
     r"dim|size|ffn|expan|compress|kv|head|rank|lora|window|interval|shar|layer|cla_|group|cache|state|expert"
 )
@@ -98,14 +98,14 @@ HARMLESS_ENDINGS = (
 )
 
 LARGEST = 1 << 30
-"""No dimension of a model is larger; beyond it a file is damaged."""
+"""Maximum dimension of a model; a file with a larger one is damaged."""
 
 MOST_LAYERS = 4096
 
 
 @cache
 def class_defaults() -> Mapping[str, Mapping[str, Any]]:
-    """What each model type's class assumes where a config.json is silent; made by ``make_defaults.py``."""
+    """Default values of each model type's class for keys that are missing in a config.json; made by ``make_defaults.py``."""
     text = (Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8")
     return MappingProxyType(tomllib.loads(text))
 
@@ -120,23 +120,23 @@ class Keys:
         self._read: set[str] = set()
 
     def has(self, key: str) -> bool:
-        """Whether the file itself holds *key* with a value; that counts as having read it."""
+        """Whether the file itself has a value for *key*; the key then counts as read."""
         self._read.add(key)
         return self._config.get(key) is not None
 
     def raw(self, key: str) -> Any:
-        """The value in the file, else the class's; None where neither says anything."""
+        """The value in the file, else the class's default; None if there is neither."""
         self._read.add(key)
         if key in self._config:
             return self._config[key]
         return self._defaults.get(key)
 
     def refuse(self, key: str, why: str) -> MisreadError:
-        """The error to raise about *key*."""
+        """Return the error about *key*, for the caller to raise."""
         return MisreadError(f"{self._prefix}{key}", why)
 
     def count(self, *names: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
-        """The whole number under the first of *names* that holds one; missing without *default* is an error."""
+        """The whole number of the first of *names* that has one; an error if it is missing and there is no *default*."""
         found = self._first(names)
         if found is not None:
             return self._whole(*found, least, most)
@@ -155,7 +155,7 @@ class Keys:
         return None
 
     def stated(self, *names: str, least: int = 1, most: int = LARGEST) -> int:
-        """As `count`, of the file alone: no class's default makes up for it."""
+        """As `count`, but without the class's default."""
         for name in names:
             if self.has(name):
                 return self._whole(name, self._config[name], least, most)
@@ -167,7 +167,7 @@ class Keys:
         return None if found is None else self._whole(*found, least, LARGEST)
 
     def flag(self, key: str, *, default: bool = False) -> bool:
-        """A yes or no; 0 and 1 are taken too."""
+        """A boolean; 0 and 1 are accepted too."""
         value = self.raw(key)
         if value is None:
             return default
@@ -196,7 +196,7 @@ class Keys:
         return value
 
     def per_layer(self, key: str, layers: int, extra: int = 0) -> Sequence[Any] | None:
-        """A list with one item for each layer, or None; items of *extra* draft layers at its end are cut off."""
+        """A list with one item for each layer, or None; items of *extra* draft layers at its end are removed."""
         value = self.sequence(key)
         if value is None or len(value) == layers or (extra and len(value) == layers + extra):
             return value if value is None else value[:layers]
@@ -208,7 +208,7 @@ class Keys:
         return None if value is None else [self._whole(key, item, 0, LARGEST) for item in value]
 
     def table(self, key: str) -> "Keys | None":
-        """A table within this one, to be read in the same way."""
+        """A nested table, read in the same way."""
         value = self.raw(key)
         if value is None:
             return None
@@ -245,7 +245,7 @@ class Keys:
 
 
 def shown(value: object) -> str:
-    """A value as a message can bear it."""
+    """A value, shortened for a message."""
     if isinstance(value, int) and abs(value) > 1 << 64:
         return f"a number of {value.bit_length()} bits"
     text = repr(value)

@@ -1,4 +1,4 @@
-"""How each family says which layers are mixtures of experts, and of how many."""
+"""Which layers are mixtures of experts, and their number of experts, in the keys of each family."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ WIDTH = ("moe_intermediate_size", "expert_ffn_hidden_size")
 
 
 def routed(k: Keys) -> tuple[int, int]:
-    """Experts, and how many of them see a token. All spellings are read, so that the second one is not held to be unknown."""
+    """Number of experts, and of experts per token. All names of the key are read, so that none counts as unknown."""
     found = [v for name in USED if k.has(name) for v in [k.raw(name)]]
     used = _first_number(k, found)
     counts = [name for name in COUNT if k.has(name)]
@@ -47,7 +47,7 @@ def _first_number(k: Keys, values: list[object]) -> int | None:
 
 
 def sparse_layers(k: Keys, layers: int) -> list[bool]:
-    """DeepSeek's rule and its descendants': the first are dense, then every ``moe_layer_freq``; or a list that says it."""
+    """Rule of DeepSeek and its descendants: the first layers are dense, then every ``moe_layer_freq``-th is sparse; or a list."""
     kinds = k.per_layer("mlp_layer_types", layers, extra=draft_layers(k)) if k.has("mlp_layer_types") else None
     if kinds is not None:
         for kind in kinds:
@@ -75,7 +75,7 @@ def mixed(
     router_bias: bool = False,
     correction: bool = False,
 ) -> ExpertsRule:
-    """A rule from a few facts. *shared* names the width of all shared experts, *shared_count* how many there are of one width."""
+    """Return a rule. *shared* names the key of the width of all shared experts, *shared_count* that of their number."""
 
     def rule(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
         marks = sparse(k, b.layers)
@@ -103,7 +103,7 @@ def mixed(
 
 
 def qwen_sparse(k: Keys, layers: int) -> list[bool]:
-    """Qwen: every ``decoder_sparse_step``, but for ``mlp_only_layers``."""
+    """Qwen: every ``decoder_sparse_step``-th layer, except ``mlp_only_layers``."""
     step = k.count("decoder_sparse_step", default=1)
     plain = set(k.numbers("mlp_only_layers") or [])
     if k.has("num_experts") and k.count("num_experts", least=0) == 0:
@@ -112,12 +112,12 @@ def qwen_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def listed_or(other: Callable[[Keys, int], list[bool]]) -> Callable[[Keys, int], list[bool]]:
-    """``mlp_layer_types`` where there is one, else another rule."""
+    """``mlp_layer_types`` if it is present, else another rule."""
     return lambda k, layers: sparse_layers(k, layers) if k.has("mlp_layer_types") else other(k, layers)
 
 
 def llama4_sparse(k: Keys, layers: int) -> list[bool]:
-    """Llama 4: a list, or every so many."""
+    """Llama 4: a list of sparse layers, or a fixed interval."""
     step = k.count("interleave_moe_layer_step", default=1, least=0)
     listed = k.numbers("moe_layers")
     chosen = set(listed) if listed is not None else set(range(step - 1, layers, step)) if step else set()
@@ -125,7 +125,7 @@ def llama4_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def ernie_sparse(k: Keys, layers: int) -> list[bool]:
-    """ERNIE 4.5: from a first to a last layer, every so many."""
+    """ERNIE 4.5: a fixed interval, from a first to a last layer."""
     step = k.count("moe_layer_interval", default=1)
     first = k.count("moe_layer_start_index", default=0, least=0)
     last = k.raw("moe_layer_end_index")
@@ -134,7 +134,7 @@ def ernie_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def listed_sparse(key: str) -> Callable[[Keys, int], list[bool]]:
-    """A list of yes and no for each layer (EXAONE's ``is_moe_layer``), else DeepSeek's rule."""
+    """A list of booleans, one per layer (EXAONE's ``is_moe_layer``), else DeepSeek's rule."""
 
     def rule(k: Keys, layers: int) -> list[bool]:
         marks = k.per_layer(key, layers)

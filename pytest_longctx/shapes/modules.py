@@ -1,4 +1,4 @@
-"""Names of modules in a quantised checkpoint, which are spelled in many ways, and lists of them."""
+"""Names of modules in a quantised checkpoint, in their various spellings, and lists of such names."""
 
 import fnmatch
 import re
@@ -15,7 +15,7 @@ PREFIXES = (
     "language_model.",
     "transformer.",
 )
-"""What may stand before ``layers.0``."""
+"""Prefixes that may precede ``layers.0``."""
 
 ALIASES = (
     (".experts.gate_proj", (".experts.0.gate_proj", ".experts.0.w1", ".experts")),
@@ -31,7 +31,7 @@ ALIASES = (
     ("mlp.", ("mixer.", "block_sparse_moe.", "feed_forward.")),
     ("mixer.", ("mamba.",)),
 )
-"""What other checkpoints call it."""
+"""Other names of a module in checkpoints."""
 
 
 @lru_cache(maxsize=100_000)
@@ -55,7 +55,7 @@ class Modules:
 
     @classmethod
     def of(cls, patterns: Iterable[str]) -> "Modules":
-        """Read a list as checkpoints write it. Raises re.error for an expression that is none."""
+        """Read a list as checkpoints write it. Raises re.error for an invalid expression."""
         exact, globs, expressions, everything = set(), [], [], False
         for pattern in patterns:
             if pattern == "Linear":
@@ -69,7 +69,7 @@ class Modules:
         return cls(frozenset(exact), tuple(globs), tuple(expressions), everything)
 
     def match(self, names: tuple[str, ...]) -> bool:
-        """Whether a module of these *names* is in the list, itself or by a module around it."""
+        """Whether the list contains a module of these *names*, or a module that contains it."""
         if self.all:
             return True
         if names not in self._known:
@@ -88,6 +88,6 @@ class Modules:
 
 
 def bare(name: str) -> str:
-    """A name from ``layers`` on, where it has that."""
+    """The part of a name from ``layers`` on, if it has one."""
     start = name.find("layers.")
     return name[start:] if start > 0 else name.removesuffix(".weight")

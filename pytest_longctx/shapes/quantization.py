@@ -1,4 +1,4 @@
-"""What ``quantization_config`` makes of the weights: bytes of each tensor, scales included, and what stays as it was."""
+"""Bytes of each tensor under ``quantization_config``, scales included, and which tensors are not quantised."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,13 +22,13 @@ class Coding:
 
     bits: float
     scale_bytes: float = 0
-    """Of one scale, with its zero point if there is one."""
+    """Bytes of one scale, with its zero point if there is one."""
     group: int = 0
     """Numbers of a row that share a scale; 0: the whole row; -1: the whole matrix."""
     block_rows: int = 1
-    """Rows that share it too."""
+    """Number of rows that share a scale."""
     column_bytes: int = 0
-    """Of an order of columns (GPTQ)."""
+    """Bytes per column of a column order (GPTQ)."""
 
     def bytes_of(self, tensor: Tensor) -> float:
         """Bytes of all copies of *tensor*."""
@@ -44,20 +44,20 @@ class Coding:
 
 @dataclass(frozen=True)
 class Scheme:
-    """Which matrices are coded how."""
+    """The coding of each matrix."""
 
     name: str = ""
     coding: Coding | None = None
-    """Of every matrix that nothing else speaks of; None: it stays as it was."""
+    """Coding of every matrix without a more specific rule; None: not quantised."""
     kept: Modules = field(default_factory=Modules)
-    """What stays as it was."""
+    """Modules that are not quantised."""
     chosen: tuple[tuple[Modules, Coding | None], ...] = ()
-    """What is coded in its own way; the first that matches counts."""
+    """Modules with their own coding; the first match counts."""
     experts_only: bool = False
     head: bool = False
-    """Whether the output table is coded too."""
+    """Whether the output table is quantised too."""
     kv_dtype: str | None = None
-    """A dtype of the KV cache that the checkpoint asks for."""
+    """The dtype of the KV cache that the checkpoint requests."""
 
     def bytes_of(self, tensor: Tensor, layer: int | None, plain_bytes: float, tensor_parallel: int) -> float:
         """Bytes of *tensor* on one device."""
@@ -99,4 +99,4 @@ CODINGS: Mapping[str, Coding] = MappingProxyType(
         "W8A8_SQ_PER_CHANNEL": Coding(8, 4),
     }
 )
-"""ModelOpt's names."""
+"""Codings by ModelOpt's names."""

@@ -18,10 +18,10 @@ class Mamba1:
     conv_bias: bool = True
     bias: bool = False
     inner_norms: bool = False
-    """Jamba normalises what the scan takes."""
+    """Whether the inputs of the scan are normalised (Jamba)."""
 
     def tensors(self, path: str = "mixer") -> tuple[Tensor, ...]:
-        """Weights."""
+        """Return the weights."""
         norms = (*norm(f"{path}.dt_layernorm", self.step_rank), *norm(f"{path}.b_layernorm", self.state, copies=2))
         return (
             Tensor(f"{path}.A_log", self.inner * self.state, shards=ANY),
@@ -36,7 +36,7 @@ class Mamba1:
         )
 
     def cached(self, dtype: str | None = None) -> State:
-        """State of one request."""
+        """Recurrent and convolution state of one request."""
         conv = Part((self.kernel - 1) * self.inner)
         return State("mamba1", conv, Part(self.inner * self.state), dtype)
 
@@ -67,7 +67,7 @@ class Mamba2:
         return self.inner + 2 * self.groups * self.state
 
     def tensors(self, path: str = "mixer") -> tuple[Tensor, ...]:
-        """Weights."""
+        """Return the weights."""
         out_bias = self.bias if self.out_bias is None else self.out_bias
         return (
             *(Tensor(f"{path}.{name}", self.heads, shards=self.heads) for name in ("dt_bias", "A_log", "D")),
@@ -86,9 +86,9 @@ class Mamba2:
 
     def cached(self, dtype: str | None = None) -> State:
         """
-        State of one request.
+        Recurrent and convolution state of one request.
 
-        One group's part of the convolution is on every device where tensor parallelism exceeds the groups.
+        One group's part of the convolution is on every device if tensor parallelism exceeds the groups.
         """
         taps = self.kernel - 1
         of_groups = 2 * taps * self.groups * self.state
@@ -107,7 +107,7 @@ class DeltaNet:
     value_dim: int
     kernel: int
     gate_rank: int = 0
-    """Kimi Delta Attention: its gates are of this rank, and one decay for each value of a key."""
+    """Kimi Delta Attention: the rank of its gates, with one decay for each value of a key."""
     full_gate: bool = False
 
     @property
@@ -116,7 +116,7 @@ class DeltaNet:
         return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
 
     def tensors(self, path: str = "linear_attn") -> tuple[Tensor, ...]:
-        """Weights."""
+        """Return the weights."""
         h, out, n = self.hidden, self.value_heads * self.value_dim, self.value_heads
         shared = (
             Tensor(f"{path}.conv1d", self.channels * self.kernel, shards=n),
@@ -142,7 +142,7 @@ class DeltaNet:
         )
 
     def cached(self, dtype: str | None = None) -> State:
-        """State of one request."""
+        """Recurrent and convolution state of one request."""
         conv = Part((self.kernel - 1) * self.channels, shards=self.value_heads)
         recurrent = Part(self.value_heads * self.value_dim * self.key_dim, shards=self.value_heads)
         return State("kda" if self.gate_rank else "gated_delta", conv, recurrent, dtype)
@@ -170,5 +170,5 @@ def lightning(hidden: int, heads: int, dim: int, path: str = "self_attn") -> tup
 
 
 def lightning_cached(heads: int, dim: int) -> State:
-    """State of one request: one matrix for each head."""
+    """Recurrent state of one request: one matrix for each head."""
     return State("lightning", Part(0), Part(heads * dim * dim, shards=heads))

@@ -1,4 +1,4 @@
-"""What is said of a config.json that cannot be read: the key that is not understood, and why."""
+"""The reason why a config.json cannot be read: the key that is not understood, and why."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class NotUnderstood:
 
 
 class MisreadError(Exception):
-    """Raised within the reader, turned into `NotUnderstood` at its door."""
+    """Raised within the reader, which converts it to `NotUnderstood`."""
 
     def __init__(self, key: str, why: str) -> None:
         super().__init__(key, why)

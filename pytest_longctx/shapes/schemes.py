@@ -11,7 +11,7 @@ from pytest_longctx.shapes.quantization import CODINGS, PLAIN_SCHEME, Coding, Sc
 
 
 def read_scheme(k: Keys) -> Scheme:
-    """How the model's weights are stored."""
+    """Return the scheme by which the model's weights are stored."""
     q = k.table("quantization_config") or k.table("compression_config")
     if q is None:
         return PLAIN_SCHEME
@@ -25,7 +25,7 @@ def read_scheme(k: Keys) -> Scheme:
 
 
 def with_experts(scheme: Scheme, k: Keys) -> Scheme:
-    """DeepSeek V4 says apart from its scheme that experts have a dtype of their own."""
+    """Add the separate dtype of DeepSeek V4's experts to a scheme."""
     dtype = k.word("expert_dtype")
     if dtype is None or scheme.coding is None:
         return scheme
@@ -103,7 +103,7 @@ def _bitsandbytes(q: Keys) -> Scheme:
 
 
 def _weights(q: Keys, group: Keys) -> Coding | None:
-    """The coding of one of compressed-tensors' groups."""
+    """The coding of one group of compressed-tensors."""
     weights = group.table("weights")
     if weights is None:
         return None
@@ -170,7 +170,7 @@ def _modelopt(q: Keys) -> Scheme:
 
 
 def _listed(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
-    """ModelOpt's mixed precision: each module with its algorithm."""
+    """ModelOpt's mixed precision: each module has its algorithm."""
     by_algorithm: dict[str, list[str]] = {}
     table = q.table("quantized_layers")
     if table is None:
@@ -221,5 +221,5 @@ METHODS: Mapping[str, Callable[[Keys], Scheme]] = MappingProxyType(
 
 
 def known_methods() -> list[str]:
-    """Their names."""
+    """Return the names of the known quantisation methods."""
     return sorted(METHODS)

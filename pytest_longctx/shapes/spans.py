@@ -1,4 +1,4 @@
-"""Which layers attend to everything and which to a window, in all published spellings."""
+"""Which layers have full attention and which a window, in all published names of keys."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -7,7 +7,7 @@ from pytest_longctx.shapes.caches import Span
 from pytest_longctx.shapes.keys import LARGEST, Keys, shown
 
 Spanned = tuple[Span, int]
-"""What a layer attends to, and the window's tokens."""
+"""Span of a layer's attention, and the tokens of its window."""
 
 Rule = Callable[[Keys, int], list[Spanned]]
 
@@ -32,12 +32,12 @@ DRAFT = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", 
 
 
 def draft_layers(k: Keys) -> int:
-    """Layers of multi-token prediction behind the model's own."""
+    """Number of layers of multi-token prediction after the model's own layers."""
     return max((k.maybe(name) or 0 for name in DRAFT), default=0)
 
 
 def window(k: Keys) -> int:
-    """The sliding window; 0 where there is none."""
+    """The sliding window in tokens; 0 if there is none."""
     value = k.raw("sliding_window")
     if value is None or value is False:
         return 0
@@ -76,7 +76,7 @@ def _sized(k: Keys, span: Span) -> Spanned:
 
 
 def from_kinds(k: Keys, default: Callable[[int], bool], layers: int) -> list[Spanned]:
-    """As ``layer_types`` says, else each layer slides of which *default* says so, if there is a window."""
+    """By ``layer_types``; else a layer slides if *default* returns True for it and there is a window."""
     if names := named(k, layers):
         return by_name(k, names)
     tokens = window(k)
@@ -95,7 +95,7 @@ def all_slide(k: Keys, layers: int) -> list[Spanned]:
 
 
 def qwen(k: Keys, layers: int) -> list[Spanned]:
-    """Qwen 2 and 3: with ``use_sliding_window``, layers from ``max_window_layers`` on slide."""
+    """Qwen 2 and 3: with ``use_sliding_window``, layers from ``max_window_layers`` on have sliding attention."""
     if not k.flag("use_sliding_window"):
         k.raw("sliding_window")  # without the switch it means nothing
         names = named(k, layers)
@@ -105,7 +105,7 @@ def qwen(k: Keys, layers: int) -> list[Spanned]:
 
 
 def every(key: str, default: int) -> Rule:
-    """Every so many layers, the last of them, is full: Gemma 3 (6), Cohere 2, OLMo 3, EXAONE 4 (4), gpt-oss and Gemma 2 (2)."""
+    """The last layer of each group is full: Gemma 3 (6 layers), Cohere 2, OLMo 3, EXAONE 4 (4), gpt-oss and Gemma 2 (2)."""
 
     def rule(k: Keys, layers: int) -> list[Spanned]:
         if isinstance(k.raw(key), str):
@@ -125,12 +125,12 @@ def _lettered(k: Keys, key: str, layers: int) -> list[Spanned]:
 
 
 def first_of(step: int) -> Rule:
-    """The first of every so many layers is full."""
+    """The first layer of each group of fixed size is full."""
     return lambda k, layers: from_kinds(k, lambda i: i % step != 0, layers)
 
 
 def llama4(k: Keys, layers: int) -> list[Spanned]:
-    """Layers without rotary embedding (marked 0) are full; by default every fourth. Others see their chunk, if there is one."""
+    """Layers without rotary embedding (marked 0) are full, by default every fourth. The others are chunked, if chunks exist."""
     names = named(k, layers)
     chunk = k.maybe("attention_chunk_size") or 0
     if names:
@@ -143,7 +143,7 @@ def llama4(k: Keys, layers: int) -> list[Spanned]:
 
 
 def positions(k: Keys) -> int:
-    """Positions that the model knows, under its several names; 0 where it has no limit of its own."""
+    """Maximum number of positions, under its various names; 0 if the model has no limit."""
     names = (
         "max_position_embeddings",
         "model_max_length",

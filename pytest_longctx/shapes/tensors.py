@@ -1,27 +1,27 @@
-"""The weights of a model as shapes of tensors, with how tensor parallelism cuts them."""
+"""The weights of a model as shapes of tensors, and how tensor parallelism shards them."""
 
 from math import ceil
 from typing import NamedTuple
 
 ANY = 1 << 40
-"""Tensor parallelism can cut it into as many parts as there are devices."""
+"""Tensor parallelism can shard it over any number of devices."""
 WHOLE = 1
-"""Every device holds all of it."""
+"""Replicated on every device."""
 
 
 class Tensor(NamedTuple):
-    """One weight of a layer, or so many alike."""
+    """One weight of a layer, or several equal ones."""
 
     name: str
-    """Path of its module within the layer, as the checkpoint spells it: what ``quantization_config`` speaks of."""
+    """Path of its module within the layer, as the checkpoint spells it and ``quantization_config`` uses it."""
     rows: int
     columns: int = 0
     """0: a vector (a norm, a bias), which no scheme quantises."""
     copies: int = 1
     active: int | None = None
-    """How many of the copies take part in one token; None: all."""
+    """Number of copies used for one token; None: all."""
     shards: int = WHOLE
-    """Into how many parts tensor parallelism can cut it; beyond, parts are repeated."""
+    """Maximum number of shards; with more devices, shards are replicated."""
     slices: int = 1
     """Matrices in one copy (a convolution's taps): numbers count, its scales do not."""
 
@@ -32,23 +32,23 @@ class Tensor(NamedTuple):
 
     @property
     def active_numbers(self) -> int:
-        """Parameters that one token is multiplied with."""
+        """Parameters used for one token."""
         return self.numbers if self.active is None else self.numbers // self.copies * self.active
 
     def on_device(self, tensor_parallel: int) -> int:
-        """Parameters on one of so many devices."""
+        """Parameters on one of several devices."""
         return ceil(self.numbers / min(tensor_parallel, self.shards))
 
 
 def linear(
     name: str, rows: int, columns: int, *, bias: bool = False, shards: int = ANY, by_row: bool = True
 ) -> tuple[Tensor, ...]:
-    """A matrix, with its bias if it has one; cut by columns, its bias is whole on every device."""
+    """A matrix, with its bias if it has one. If it is sharded by columns, its bias is replicated on every device."""
     matrix = Tensor(name, rows, columns, shards=shards)
     return (matrix, Tensor(f"{name}.bias", rows, shards=shards if by_row else WHOLE)) if bias else (matrix,)
 
 
 def norm(name: str, size: int, *, bias: bool = False, copies: int = 1) -> tuple[Tensor, ...]:
-    """A normalisation: a scale, and an offset if it has one."""
+    """A normalisation layer: a scale, and an offset if it has one."""
     scale = Tensor(name, size, copies=copies)
     return (scale, Tensor(f"{name}.bias", size, copies=copies)) if bias else (scale,)

@@ -1,4 +1,4 @@
-"""Towers beside the text model of a multimodal model: vision transformers are counted, others are named as not counted."""
+"""Towers of a multimodal model: vision transformers are counted, other towers are reported as not counted."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ GATED = frozenset({"pixtral", "gemma4_vision", "qwen2_5_vl", "mistral3"})
 
 
 def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tuple[str, ...]]:
-    """Their parameters, within some percent; None where one is there that is not counted. And what to say of it."""
+    """Parameters of the towers, within some percent, and a remark; None if a tower is not counted."""
     total: int | None = 0
     notes: list[str] = []
     for key in TOWERS:
@@ -41,7 +41,7 @@ def _counted(k: Keys, outer: object, text_hidden: int) -> int | None:
 
 
 def _transformer(k: Keys, outer: object, text_hidden: int) -> int | None:
-    """Blocks of attention and feed-forward layers, what embeds patches, and what leads to the text model."""
+    """Attention and feed-forward blocks, the patch embedding, and the projection to the text model."""
     hidden = k.maybe("hidden_size", "embed_dim", "width", "vt_hidden_size", least=1)
     depth = k.maybe("num_hidden_layers", "depth", "layers", "vt_num_hidden_layers", least=1)
     width = k.maybe("intermediate_size", "vt_intermediate_size", least=1)
@@ -66,7 +66,7 @@ def _embedding(k: Keys, hidden: int) -> int:
 
 
 def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
-    """From the tower to the text model: Qwen merges patches, once more for each deep layer; others project."""
+    """The projection from the tower to the text model: Qwen merges patches, once more for each deep layer; others project."""
     side = k.maybe("spatial_merge_size") or 2
     merged = hidden * side * side
     out = k.maybe("out_hidden_size")

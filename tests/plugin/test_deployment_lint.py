@@ -16,7 +16,7 @@ max_model_len = 4096
 name = "miniature"
 weights = "unknown"
 """
-LINE = "unpinned-image: somebody/miniature can be another image tomorrow"
+LINE = "unpinned-image: somebody/miniature is a moving tag: it can name another image later"
 
 
 @pytest.mark.parametrize("more", [[], ["--longctx-plan"]], ids=["run", "plan"])

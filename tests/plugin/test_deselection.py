@@ -17,19 +17,19 @@ def test_of_a_question(finding, judge): ...
 """
 
 TYPED = {
-    "a marker": (["-m", "ten_milion"], "-m: no marker ten_milion is known; did you mean ten_million?"),
+    "a marker": (["-m", "ten_milion"], "-m: unknown marker ten_milion; did you mean ten_million?"),
     "one marker of two": (
         ["-m", "smoke or ten_milion"],
-        "-m: no marker ten_milion is known; did you mean ten_million?",
+        "-m: unknown marker ten_milion; did you mean ten_million?",
     ),
-    "a marker left out": (["-m", "smoke and not fp9"], "-m: no marker fp9 is known; did you mean fp8?"),
-    "a marker like no other": (["-m", "zzz"], "-m: no marker zzz is known; pytest --markers lists them"),
+    "a marker left out": (["-m", "smoke and not fp9"], "-m: unknown marker fp9; did you mean fp8?"),
+    "a marker like no other": (["-m", "zzz"], "-m: unknown marker zzz; pytest --markers lists them"),
     "a finding": (["-k", "LC-0092"], "-k: no collected test is named LC-0092; did you mean LC-00"),
     "a deployment": (["-k", "minature"], "-k: no collected test is named minature; did you mean miniature"),
     "a test": (["-k", "length_is_servd"], "-k: no collected test is named length_is_servd; did you mean "),
     "a finding of others": (
         ["-k", "SC-0008"],
-        "-k: no collected test is named SC-0008; is not about this run: deployment: miniature is not scout-sglang-10m",
+        "-k: no collected test is named SC-0008; does not apply to this run: deployment: miniature is not scout-sglang-10m",
     ),
     "two that exclude each other": (["-m", "smoke", "-k", "retrieval"], "tests has -m 'smoke' and -k 'retrieval'"),
 }
@@ -57,7 +57,7 @@ def test_what_was_misspelt_is_named_with_its_nearest(loose, typed, message):
 def test_where_markers_are_strict_a_misspelt_one_is_refused(run, workers):
     done = run("--backend=miniature", "-m", "ten_milion or smoke", *workers)
     assert done.outcome.ret == pytest.ExitCode.USAGE_ERROR
-    assert done.text.count("ERROR: -m: no marker ten_milion is known; did you mean ten_million?") == 1
+    assert done.text.count("ERROR: -m: unknown marker ten_milion; did you mean ten_million?") == 1
     assert "INTERNALERROR" not in done.text
 
 
@@ -70,12 +70,12 @@ def test_what_is_spelt_right_is_not_remarked_on(loose, typed):
 
 def test_workers_that_collect_tell_it_too(loose):
     done = loose("-m", "ten_milion", "-n2")
-    assert done.text.count("-m: no marker ten_milion is known; did you mean ten_million?") == 1
+    assert done.text.count("-m: unknown marker ten_milion; did you mean ten_million?") == 1
 
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("test_mine.py", "1 tests were collected here, and none is left"), ("mine.py", "no test was collected here")],
+    [("test_mine.py", "1 tests were collected here, but none is selected"), ("mine.py", "no test was collected here")],
 )
 def test_a_run_without_the_suites_says_how_to_run_them(pytester, name, found):
     """In another project, or in an empty folder."""
@@ -95,13 +95,16 @@ def test_a_test_of_ones_own_that_is_left_out_says_why(run, pytester):
     text = " ".join(done.text.split())
     assert (
         "longctx: test_mine.py::test_of_mine will not run: no deployment of --backend=sglang can be booted here "
-        "(scout-sglang-2m: hardware: needs 8xH200, this machine has 1xH100). Name one for this machine"
+        "(scout-sglang-2m: hardware: needs 8xH200, this machine has 1xH100). Select a deployment for this machine"
     ) in text
     assert (
         "longctx: test_mine.py::test_of_a_finding will not run: "
-        "SC-0008 is not about this run: deployment: scout-sglang-2m is not scout-sglang-10m"
+        "SC-0008 does not apply to this run: deployment: scout-sglang-2m is not scout-sglang-10m"
     ) in text
-    assert "longctx: test_mine.py::test_of_a_question will not run: no finding that asks 'boot-fails' is about" in text
+    assert (
+        "longctx: test_mine.py::test_of_a_question will not run: no finding with the question 'boot-fails' applies to"
+        in text
+    )
 
 
 def test_suites_that_ask_nothing_of_this_backend_are_left_out_in_silence(run):

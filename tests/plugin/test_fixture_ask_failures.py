@@ -161,7 +161,7 @@ def test_a_broken_verdict_is_one_block(own, pytester, workers):
     assert len(in_junit) == len(LINES)
     assert in_terminal.keys() == in_junit.keys()
     for name, text in (*in_junit.items(), *in_terminal.items()):
-        words, rows = block(text, "LC-0001 broken: 1,000 tokens are served, and counted exactly")
+        words, rows = block(text, "LC-0001 broken: 1,000 tokens are served and counted exactly")
         assert words == VERDICT, name
         assert re.search(r"^  again    pytest .*--backend=miniature --longctx-seed=\d+$", rows, re.MULTILINE)
         assert "prompt sent 10 tokens" in rows

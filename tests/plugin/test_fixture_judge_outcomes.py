@@ -103,7 +103,7 @@ def test_a_run_that_judged_nothing_is_red(run):
         [
             "*13 out of scope hardware: needs 8xH200, this machine has cpu",
             "*10 out of scope hardware: needs 1xH200, this machine has cpu",
-            "no finding was judged: this run proves nothing, and is red*",
+            "no finding was judged, so the run fails*",
         ]
     )
 
@@ -141,7 +141,7 @@ def test_a_finding_that_is_never_judged_is_red(run, pytester):
     pytester.makepyfile("import pytest\n@pytest.mark.finding('LC-0001')\ndef test_it(server, finding): pass")
     done = run("--backend=miniature", what=str(pytester.path))
     done.outcome.assert_outcomes(failed=1)
-    assert "LC-0001 was not judged: this test has a finding and never called judge()" in done.text
+    assert "LC-0001 was not judged: this test has a finding but never called judge()" in done.text
 
 
 def test_a_finding_about_one_length_does_not_hold_by_another(run, pytester):

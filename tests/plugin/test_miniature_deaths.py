@@ -146,9 +146,9 @@ INFO:     Application startup complete.
 VICTIM = "kernel log: Out of memory: Killed process 7 (VLLM::EngineCore), anon-rss:82837504kB"
 DIED = factories.exchange(ending="server error", arrivals_s=(), usage=Usage(), detail="no more", health=503)
 ENDED = [
-    (ENGINE_LOST, Evidence(0, memory_kills=()), "dies", "killed", "worker-died", "request"),
+    (ENGINE_LOST, Evidence(0, memory_kills=()), "dies", "unknown", "worker-died", "request"),
     (ENGINE_LOST, Evidence(0, memory_kills=(VICTIM,), killed_gib=79.0), "dies", "host-oom", "worker-died", "request"),
-    (WORKER_LOST, Evidence(0, memory_kills=()), "dies", "killed", "worker-died", "request"),
+    (WORKER_LOST, Evidence(0, memory_kills=()), "dies", "unknown", "worker-died", "request"),
     (FP8, Evidence(0), "asserts", "fp8-assertion", "fp8-query-assertion", "first forward"),
     (FP8, None, "asserts", "fp8-assertion", "fp8-query-assertion", "first forward"),
     ("", Evidence(137, oom_killed=True), "runs out of memory", "host-oom", "container-memory-limit", "start"),
@@ -185,4 +185,4 @@ def test_what_is_quoted_of_the_log_is_masked(tmp_path):
 
 
 def test_a_miniature_says_of_its_dead_engine_what_vllm_says():
-    assert _ENGINE_DEAD in Vllm().catalogue.signature[-1].example
+    assert _ENGINE_DEAD in next(each for each in Vllm().catalogue.signature if each.id == "engine-dead").example

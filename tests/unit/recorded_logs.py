@@ -139,8 +139,8 @@ FAILURES: list[Quote] = [
     (
         "vllm",
         "ValueError: Selected backend FLASHINFER is not valid for this configuration. Reason: ['kv_cache_dtype not supported']",
-        "attention-backend-unavailable",
-        "backend-unavailable",
+        "kv-dtype-unsupported",
+        "fp8-refused",
         "load",
         {},
     ),
@@ -214,9 +214,9 @@ FAILURES: list[Quote] = [
     (
         "vllm",
         "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder for the specified revision on the local disk and outgoing traffic has been disabled.",
-        "model-missing",
-        "model-missing",
-        "config",
+        "hub-offline",
+        "hub-offline",
+        "start",
         {},
     ),
     (
@@ -231,8 +231,8 @@ FAILURES: list[Quote] = [
     (
         "vllm",
         "RuntimeError: Worker failed with error 'invalid device ordinal', please check the stack trace above for the root cause",
-        "worker-error",
-        "unknown",
+        "no-device",
+        "device",
         "start",
         {},
     ),
@@ -362,9 +362,9 @@ FAILURES: list[Quote] = [
     (
         "sglang",
         "ValueError: TP rank 3 could finish the model loading, but there are other ranks that didn't finish loading.",
-        "scheduler-failed",
-        "unknown",
-        "start",
+        "load-timeout",
+        "load-timeout",
+        "load",
         {},
     ),
     (
@@ -459,8 +459,8 @@ FAILURES: list[Quote] = [
     (
         "vllm-neuron",
         "[XCG815] Estimated peak HBM usage (17.4GB) exceeds 16GB. Neff won't be able to load on chip",
-        "compilation-failed",
-        "compile",
+        "compiler-out-of-memory",
+        "gpu-oom-compile",
         "compile",
         {"hbm_limit_gb": 16},
     ),

@@ -94,6 +94,7 @@ def test_every_word_that_a_key_may_have_is_said(heading):
         "outcome": section(KEYS, "## Outcomes"),
         "phase": section(KEYS, "## Phases"),
         "kind": SIGNATURES,
+        "of": SIGNATURES,
     }
     for name, field in TABLES[heading].model_fields.items():
         words = [word for word in literals(field.annotation) if isinstance(word, str)]

@@ -1,7 +1,7 @@
 """
-Serve from a container: created for one boot, published on loopback, and removed with the test run.
+Run the server in a container, which is created for one boot, published on loopback, and removed with the test run.
 
-Containers are not reused: one from an earlier start would serve with that start's flags.
+Containers are not reused: a container from an earlier start has that start's flags.
 """
 
 import os
@@ -29,7 +29,7 @@ SOCKET = "/var/run/docker.sock"
 REMEDIES = (
     (
         r"port is already allocated|address already in use",
-        "another port in the deployment's [flags], or none: a free one is chosen",
+        "another port in the deployment's [flags], or omit it to use a free port",
     ),
     (
         r"could not select device driver|nvidia-container|unresolvable CDI|CDI device",
@@ -37,7 +37,7 @@ REMEDIES = (
     ),
     (
         r"gathering device information",
-        "the accelerator's driver on this host: a device file the deployment needs is not there",
+        "the accelerator's driver on this host: a device file that the deployment needs does not exist",
     ),
     (
         r"executable file not found|no such file or directory",
@@ -48,7 +48,7 @@ REMEDIES = (
         'docker pull, or pull = "missing" in the deployment\'s [docker]',
     ),
 )
-"""Errors of the engine when it cannot run a container, and remedies."""
+"""Errors of the container engine that prevent a container from running, with their remedies."""
 
 
 class DockerLauncher:
@@ -66,11 +66,11 @@ class DockerLauncher:
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
-        """Create a container, wait until its server answers, yield it, and leave no container behind."""
+        """Create a container, wait until the server is ready, yield it, and leave no container behind."""
         one, backend = launch.deployment, launch.backend
         if backend.host_flag is None:
             raise LaunchError(
-                f"--backend={backend.name} cannot be told where to listen (host_flag), which a container needs"
+                f"--backend={backend.name} has no option for the listening address (host_flag), which a container needs"
             )
         run_id, key = secrets.token_hex(16), secrets.token_urlsafe(24)
         port = free_port(one.flags.get("port"))
@@ -100,7 +100,7 @@ class DockerLauncher:
 
 
 def _socket(where: str, *, typed: bool) -> str:
-    """The path in *where*. A remote engine is refused: it would publish ports on another machine's loopback."""
+    """The path in *where*. A remote engine is rejected: it would publish ports on another machine's loopback."""
     path = where.removeprefix("unix://")
     if not path.startswith("/"):
         said = f"--longctx-launcher=docker:{where}" if typed else f"DOCKER_HOST={where}"
@@ -112,7 +112,7 @@ def _socket(where: str, *, typed: bool) -> str:
 
 
 def connect(path: str) -> tuple[Any, Any]:
-    """The engine at the socket *path*, and the SDK. Raises `LaunchError` with what is missing."""
+    """The engine at the socket *path*, and the SDK. Raises `LaunchError` that names what is missing."""
     try:
         import docker
         import docker.errors
@@ -139,21 +139,21 @@ _UNREACHED: dict[type[OSError], tuple[str, str]] = {
     ),
     FileNotFoundError: (
         "there is no such socket",
-        "starting the engine, or docker:unix:///PATH where its socket is elsewhere",
+        "starting the engine, or docker:unix:///PATH if its socket is elsewhere",
     ),
     ConnectionRefusedError: ("no engine listens there", "starting the engine: systemctl start docker"),
 }
 
 
 def sweep(path: str) -> None:
-    """Remove containers of dead runs: those with our label whose owner is known to have ended."""
+    """Remove containers of ended runs: those with this package's label whose owner process has ended."""
     for container, labels in docker_reaper.labelled(path, docker_reaper.OWNER_LABEL):
         if docker_reaper.is_dead(labels[docker_reaper.OWNER_LABEL]):
             docker_reaper.remove(path, container, grace_s=0)
 
 
 def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
-    """The image *name*, by digest where it has one. Pulled only if the deployment allows it. Raises `LaunchError`."""
+    """The image *name*, by digest if it has one. Pulled only if the deployment allows it. Raises `LaunchError`."""
     for attempt in ("look", "look again"):
         try:
             image = engine.images.get(name)
@@ -183,7 +183,7 @@ def _pull(engine: Any, sdk: Any, name: str, launch: Launch) -> None:
 
 
 def _started(engine: Any, sdk: Any, run: ContainerRun, hidden: tuple[str, ...]) -> Any:
-    """A started container for *run*. Raises `LaunchError` with the engine's message where it cannot start."""
+    """A started container for *run*. Raises `LaunchError` with the engine's message if it cannot start."""
     try:
         container = engine.containers.create(**run.keywords(sdk.types))
         container.start()

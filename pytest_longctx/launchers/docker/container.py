@@ -1,5 +1,5 @@
 """
-A container to run, as a value: arguments for the engine's SDK, and the equivalent command line.
+A container to run: arguments for the Docker SDK, and the equivalent ``docker run`` line.
 
 A running container: its log, and how it ended.
 """
@@ -16,7 +16,7 @@ from pytest_longctx.backends import Recipe
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.log_reader import LogTail
+from pytest_longctx.diagnosis.lines import LogTail
 from pytest_longctx.diagnosis.oom_killer import kills_in_group_of
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import Candidate
@@ -43,7 +43,7 @@ ACCESS = (
     Access(("trn1", "trn2"), ("/dev/neuron*",)),
     Access(("cpu",)),
 )
-"""Every other kind is NVIDIA's, and is requested as a device."""
+"""Access by kind of hardware. Any other kind is NVIDIA's and is requested as a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class ContainerRun:
         return not isinstance(self.gpus, int) and any("=" in name for name in self.gpus)
 
     def line(self) -> str:
-        """The command line that repeats it. It contains secrets: mask them."""
+        """The ``docker run`` line of this container. It contains secrets: mask them."""
         words = ["docker", "run", "--rm", "--init", *(word for option in self._options() for word in option)]
         return shlex.join([*words, "--entrypoint", self.command[0], self.image, *self.command[1:]])
 
@@ -100,7 +100,7 @@ class ContainerRun:
         yield from (("--ulimit", f"{name}={most}") for name, most in self.ulimits.items())
 
     def keywords(self, types: Any) -> dict[str, Any]:
-        """The same for ``containers.create`` of the Docker SDK, whose *types* are ``docker.types``."""
+        """The arguments for ``containers.create`` of the Docker SDK, whose *types* are ``docker.types``."""
         memory = None if self.memory_gib is None else int(self.memory_gib * GiB)
         return {
             "image": self.image,
@@ -144,7 +144,7 @@ def plan(
     on_this_host: bool = True,
 ) -> ContainerRun:
     """
-    The container for *recipe*, with what the hardware of *one* needs, and nothing else of this machine.
+    The container for *recipe*, with access to the hardware of *one* only.
 
     ``pass_env`` and the folder of the model cache are taken from the environment *inherited*. Raises `LaunchError`; if it is
     to run *on_this_host*, also for a missing device.
@@ -211,9 +211,9 @@ def _model(one: Deployment, model: str, env: Mapping[str, str]) -> tuple[tuple[s
 
 
 _SETTLE_S = 10.0
-"""How long the engine may take to record a container's end after its log or a connection broke off."""
+"""Seconds within which the engine must record a container's exit after its log or a connection ended."""
 _OUTLAST_S = 3.0
-"""How long an engine must still answer after a signal ended a container: a stopping engine ends its containers first."""
+"""Seconds for which an engine must still answer after a signal ended a container: a stopping engine ends its containers first."""
 
 
 class Container(Candidate):
@@ -230,7 +230,7 @@ class Container(Candidate):
         self._container = container
         self._exit_code: int | None = None
         self.lost = ""
-        """Why it can no longer be observed, where the Docker engine itself is gone."""
+        """The reason why it can no longer be observed, if the Docker engine itself has stopped."""
         self._over = threading.Event()
         log.touch()
         self._lines = LogTail(log)
@@ -259,7 +259,7 @@ class Container(Candidate):
             if not state["Running"]:
                 return state
             if time.monotonic() > end:
-                raise LaunchError("its log broke off while it ran on")
+                raise LaunchError("its log stream ended while it continued to run")
             time.sleep(0.05)
 
     def _outlast(self) -> None:
@@ -270,7 +270,7 @@ class Container(Candidate):
             time.sleep(0.2)
 
     def pid(self) -> int | None:
-        """Its first process; None where that is not visible here, as when the engine runs beside this container."""
+        """Id of its first process; None if that is not visible here, for example if this process runs in a container too."""
         try:
             self._container.reload()
             pid = int(self._container.attrs["State"]["Pid"])
@@ -280,7 +280,7 @@ class Container(Candidate):
         return pid if ours else None
 
     def exit_code(self) -> int | None:
-        """The exit code in the container's state; None while it runs. Raises `LaunchError` where the engine is gone."""
+        """The exit code in the container's state; None while it runs. Raises `LaunchError` if the engine has stopped."""
         if not self._over.is_set():
             return None
         if self.lost:
@@ -299,15 +299,15 @@ class Container(Candidate):
         return bool(pid and kills_in_group_of(pid)) or None
 
     def new_lines(self) -> Iterator[str]:
-        """New whole lines of the log since the last call; all the rest once the container has ended."""
+        """New complete lines of the log since the last call; after the container's exit, also an incomplete last line."""
         return self._lines.more(ended=self._over.is_set())
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """How it ended, if it does so within *wait_s*. Raises `LaunchError` where the engine is gone."""
+        """How it ended, if it ends within *wait_s*. Raises `LaunchError` if the engine has stopped."""
         self._over.wait(wait_s)
         return super().ended(0.0)
 
     def close(self) -> None:
-        """Wait for the rest of the log, after the container was removed."""
+        """Wait for the rest of the log after the removal of the container."""
         self._over.wait(_SETTLE_S)
         self._lines.close()

@@ -18,13 +18,13 @@ from typing import Any
 from urllib.parse import quote
 
 RUN_LABEL = "pytest-longctx.run"
-"""The label with the boot of a container."""
+"""The label whose value identifies the boot of a container."""
 OWNER_LABEL = "pytest-longctx.owner"
-"""The label with the process that created it; see `owner`."""
+"""The label whose value identifies the process that created it; see `owner`."""
 
 PATIENCE_S = 600.0
 _SETTLED_S = 1.5
-"""How long after the last container another may appear: its request may have been under way."""
+"""Seconds after the last container in which another may appear: its request may still be in progress."""
 
 
 class Engine(http.client.HTTPConnection):
@@ -42,7 +42,7 @@ class Engine(http.client.HTTPConnection):
 
 
 def call(path: str, method: str, what: str) -> Any:
-    """One request to the engine at the socket *path*: its JSON, or None. Raises OSError where it does not answer."""
+    """One request to the engine at the socket *path*: its JSON, or None. Raises OSError if it does not answer."""
     engine = Engine(path)
     try:
         engine.request(method, what)
@@ -63,7 +63,7 @@ def labelled(path: str, label: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def remove(path: str, container: str, grace_s: float) -> None:
-    """Stop *container*, first gently, and remove it with its anonymous volumes."""
+    """Stop *container* with SIGTERM, then SIGKILL, and remove it with its anonymous volumes."""
     if grace_s:
         call(path, "POST", f"/containers/{container}/stop?t={grace_s:.0f}")
     call(path, "DELETE", f"/containers/{container}?force=1&v=1")
@@ -87,13 +87,13 @@ def reap(path: str, run: str, grace_s: float, *, late: bool) -> None:
 
 
 def owner() -> str:
-    """The current process, without ambiguity: boot of the kernel, PID namespace, PID, start time."""
+    """Unique identity of the current process: boot of the kernel, PID namespace, PID, start time."""
     pid = os.getpid()
     return f"{_boot()} {_namespace()} {pid} {_started(pid)}"
 
 
 def is_dead(who: str) -> bool:
-    """Whether the process with the `owner` text *who* has ended; False where that cannot be known from here."""
+    """Whether the process with the `owner` text *who* has ended; False if that cannot be determined."""
     boot, namespace, pid, started = (*who.split(), "", "", "", "")[:4]
     if not pid.isdigit() or not boot:
         return False
@@ -112,7 +112,7 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """Clock ticks from the kernel's boot to the start of *pid*; empty where there is no such process."""
+    """Clock ticks from the kernel's boot to the start of *pid*; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except OSError:
@@ -120,7 +120,7 @@ def _started(pid: int) -> str:
 
 
 def main(pipe: int, path: str, run: str, grace_s: float) -> None:
-    """Wait for the end of *pipe*, then reap. A byte before the end says that the launcher let go in peace."""
+    """Wait for the end of *pipe*, then reap. A byte before the end means that the launcher released the run normally."""
     in_peace = bool(os.read(pipe, 1))
     reap(path, run, grace_s, late=not in_peace)
 

@@ -1,4 +1,4 @@
-"""Serve from a Pod of a Kubernetes cluster: created for one boot, reached through the cluster's API, removed with the run."""
+"""Run the server in a Pod of a Kubernetes cluster, which is created for one boot and removed with the run."""
 
 import os
 import secrets
@@ -35,7 +35,7 @@ class KubernetesLauncher:
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
-        """Create its objects, wait until its server answers, yield it, and leave no object behind."""
+        """Create the Kubernetes objects, wait until the server is ready, yield it, and leave no object behind."""
         one, model = launch.deployment, str(launch.model)
         run_id, key = secrets.token_hex(16), secrets.token_urlsafe(24)
         made = manifests.recipe(launch.backend, one, model)

@@ -1,4 +1,4 @@
-"""A cluster for the launcher: create objects, watch them, and explain errors of its API."""
+"""Client of a cluster: create objects, watch them, and explain errors of its API."""
 
 import json
 import time
@@ -23,7 +23,7 @@ class Cluster:
     """One namespace of a cluster."""
 
     def __init__(self, namespace: str | None) -> None:
-        """Raises `LaunchError` with what is missing."""
+        """Raises `LaunchError` that names what is missing."""
         try:
             import kubernetes
         except ImportError:
@@ -37,7 +37,7 @@ class Cluster:
                 f"no cluster is configured: {problem}\n  try      KUBECONFIG=FILE, and kubectl config current-context"
             ) from None
         self.namespace = namespace or self.api.namespace
-        self.version = str(self._ask("GET", "version", "said its version").get("gitVersion", ""))
+        self.version = str(self._ask("GET", "version", "reported its version").get("gitVersion", ""))
 
     @property
     def host(self) -> str:
@@ -60,13 +60,13 @@ class Cluster:
         )
 
     def make(self, made: dict[str, Any]) -> dict[str, Any]:
-        """Create an object, and return it as the cluster has it. Raises `LaunchError`."""
+        """Create an object, and return it as the cluster stores it. Raises `LaunchError`."""
         kind, name = made["kind"], made["metadata"]["name"]
         answer: dict[str, Any] = self._ask("POST", path_of(kind, self.namespace), f"made the {kind} {name}", made)
         return answer
 
     def pods(self, run_id: str) -> list[dict[str, Any]]:
-        """The Pods of a run. Raises OSError where the API does not answer."""
+        """The Pods of a run. Raises OSError if the API does not answer."""
         return reaper.labelled(self.api, "Pod", self.namespace, f"{RUN_LABEL}={run_id}")
 
     def events(self, pod: str) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ class Cluster:
             response.close()
 
     def sweep(self) -> None:
-        """Delete objects of runs whose time is over; whether other runs still live cannot be known from here."""
+        """Delete objects of runs whose expiry time has passed; whether other runs still exist cannot be determined."""
         try:
             for each in reaper.labelled(self.api, "ConfigMap", self.namespace, RUN_LABEL):
                 meta = each["metadata"]

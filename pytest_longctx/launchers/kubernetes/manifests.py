@@ -1,7 +1,7 @@
 """
-A deployment as Kubernetes objects, in plain data: a Pod and a Service, or a LeaderWorkerSet where it needs several nodes.
+A deployment as Kubernetes objects, in plain data: a Pod and a Service, or a LeaderWorkerSet if it needs several nodes.
 
-Pure: no cluster is asked.
+Pure functions: no cluster is contacted.
 """
 
 import math
@@ -33,7 +33,7 @@ class Plugin(NamedTuple):
     kinds: tuple[str, ...]
     resource: str
     per_node: int
-    """Devices of one usual host."""
+    """Usual number of devices of one host."""
     security: Mapping[str, Any] = {}
     """Groups of the Pod, whose processes need them to use the devices."""
 
@@ -48,7 +48,7 @@ PLUGINS = (
     Plugin(("trn1", "trn2"), "aws.amazon.com/neuron", 16),
     Plugin(("cpu",), "", 1),
 )
-"""Every other kind is NVIDIA's."""
+"""Device plugins by kind of hardware. Any other kind is NVIDIA's."""
 NVIDIA = Plugin((), "nvidia.com/gpu", 8)
 
 
@@ -61,7 +61,7 @@ class Share(NamedTuple):
 
 
 def share(one: Deployment) -> Share:
-    """How the hardware of *one* is spread over nodes. Raises `LaunchError` where it cannot be spread evenly."""
+    """How the hardware of *one* is distributed over nodes. Raises `LaunchError` if it cannot be distributed evenly."""
     needs = Hardware.parse(one.hardware) if one.hardware else Hardware("cpu")
     plugin = next((row for row in PLUGINS if needs.kind in row.kinds), NVIDIA)
     if not plugin.resource:
@@ -79,7 +79,9 @@ def share(one: Deployment) -> Share:
 def recipe(backend: Backend, one: Deployment, model: str) -> Recipe:
     """The engine's start inside a Pod, with `KEY` in place of its key. Raises `LaunchError`."""
     if backend.host_flag is None:
-        raise LaunchError(f"--backend={backend.name} cannot be told where to listen (host_flag), which a Pod needs")
+        raise LaunchError(
+            f"--backend={backend.name} has no option for the listening address (host_flag), which a Pod needs"
+        )
     if one.image is None:
         raise LaunchError(f'{one.name} names no container image\n  try      image = "NAME:TAG" in the deployment')
     port = int(one.flags.get("port", PORT))
@@ -139,7 +141,7 @@ def literal(word: str) -> str:
 
 def probes(health: str, port: int, one: Deployment) -> dict[str, Any]:
     """
-    Probes that wait longer than the launcher and than the longest prompt: some engines answer no health check meanwhile.
+    Probes that wait longer than the launcher and than the longest prompt: some engines answer no health check during a prefill.
 
     Patience is ``periodSeconds`` x ``failureThreshold``.
     """
@@ -189,7 +191,7 @@ def _resources(one: Deployment, has: Share) -> dict[str, Any]:
 
 def quantity(gib: float) -> str:
     """
-    *gib* as Kubernetes writes it.
+    *gib* as a Kubernetes quantity, such as ``512Mi``.
 
     >>> quantity(10), quantity(0.5)
     ('10Gi', '512Mi')
@@ -331,7 +333,7 @@ def metadata(name: str, owner: Owner) -> dict[str, Any]:
 
 
 def _alone(one: Deployment, spec: dict[str, Any], owner: Owner) -> dict[str, Any]:
-    """Limits of a run's Pod: it is never restarted, since its end is evidence, and it has a deadline."""
+    """Limits of a run's Pod: it is never restarted, because its exit is evidence, and it has a deadline."""
     if owner.run_id is None:
         return {"restartPolicy": "Always", **spec}
     return {"restartPolicy": "Never", "activeDeadlineSeconds": round(one.kubernetes.hours * 3600), **spec}
@@ -343,7 +345,7 @@ def _leader_worker_set(
     """One group of *nodes* Pods as one Ray cluster; the first Pod runs the engine."""
     if one.flags.get("distributed-executor-backend") != "ray":
         raise LaunchError(
-            f"{one.name} needs {nodes} nodes, and only an engine that spreads itself by Ray is rendered for several\n"
+            f"{one.name} needs {nodes} nodes, and only an engine that uses Ray is rendered for several nodes\n"
             '  try      distributed-executor-backend = "ray" in its [flags]'
         )
     (engine,) = spec["containers"]

@@ -1,7 +1,7 @@
 """
 The Pods of one run: their progress, the engine's log, and how the engine ended.
 
-Pods and their events also tell why a Pod will never run.
+Pods and their events also show why a Pod will never run.
 """
 
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.log_reader import LogTail
+from pytest_longctx.diagnosis.lines import LogTail
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.kubernetes.cluster import Cluster
@@ -23,9 +23,9 @@ from pytest_longctx.progress import Progress
 from pytest_longctx.redaction import masked
 
 SCHEDULE_S = 180.0
-"""How long a Pod may find no node before that counts: a cluster that adds nodes reports it within this time."""
+"""Seconds without a node after which a Pod counts as unschedulable: a cluster that adds nodes reports it within this time."""
 MOUNT_S = 60.0
-"""How long a volume may be missing: a claim is often bound a moment later than its Pod is created."""
+"""Seconds for which a volume may be missing: a claim is often bound shortly after its Pod is created."""
 _GROWS = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 
 Object = Mapping[str, Any]
@@ -71,7 +71,7 @@ _UNSTARTED = ("StartError", "ContainerCannotRun")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The state of the Pods at one look."""
+    """The state of the Pods at one time."""
 
     doing: str
     """Its progress, as text."""
@@ -80,17 +80,17 @@ class Seen:
     exit_code: int | None = None
     oom_killed: bool | None = None
     trouble: str = ""
-    """Why the Pod will never run, for a reason of the cluster's."""
+    """The reason of the cluster why the Pod will never run."""
     remedy: str = ""
     leader: str | None = None
     """The Pod that serves."""
     node: str = ""
     image: str = ""
-    """The image by its digest, where the node knows it."""
+    """The image by its digest, if the node reports it."""
 
 
 def look(pods: Sequence[Object], events: Sequence[Object], waited_s: float) -> Seen:
-    """The state of *pods* of one run, by them and their *events*, *waited_s* after their creation."""
+    """The state of *pods* of one run, from their status and *events*, *waited_s* after their creation."""
     if not pods:
         return Seen("waiting for its Pod")
     ordered = sorted(pods, key=lambda pod: not _leads(pod))
@@ -163,7 +163,7 @@ def _of_boxes(boxes: Sequence[Object], about: Sequence[Object]) -> Iterator[tupl
 
 
 def _patient(status: Object, about: Sequence[Object], waited_s: float) -> Iterator[tuple[str, str]]:
-    """Faults that may resolve by themselves, once their time is over."""
+    """Faults that may resolve by themselves, after their time limit."""
     may_grow = waited_s <= SCHEDULE_S or any(event.get("reason") in _GROWS for event in about)
     for condition in status.get("conditions") or []:
         if condition.get("reason") == "Unschedulable" and condition["status"] == "False" and not may_grow:
@@ -184,9 +184,9 @@ def _remedy(reason: str, pod: Object) -> str:
 
 _LOOK_S = 0.5
 _LOST_S = 30.0
-"""How long the API may be silent before its Pods count as lost: it may restart, or an address lease expire."""
+"""Seconds without an answer of the API after which its Pods count as lost: it may restart, or an address lease may expire."""
 _SETTLE_S = 15.0
-"""How long a cluster may take to record a container's end after its log or a connection broke off."""
+"""Seconds within which a cluster must record a container's exit after its log or a connection ended."""
 
 
 class Pods(Candidate):
@@ -200,7 +200,7 @@ class Pods(Candidate):
         self.started_s = self._made_s = time.monotonic()
         self.seen = Seen("waiting for its Pod")
         self.lost = ""
-        """Why they can no longer be observed."""
+        """The reason why they can no longer be observed."""
         self._cluster, self._run_id = cluster, run_id
         self._stop, self._log_over = threading.Event(), threading.Event()
         log.touch()
@@ -208,7 +208,7 @@ class Pods(Candidate):
         threading.Thread(target=self._watch, daemon=True).start()
 
     def await_start(self, launch: Launch) -> None:
-        """Wait until the engine's container has started. Raises `LaunchError` with the cluster's reason where it cannot."""
+        """Wait until the engine's container has started. Raises `LaunchError` with the cluster's reason if it cannot."""
         most_s, name = launch.deployment.timeouts.boot_s, launch.deployment.name
         while not self.seen.started:
             waited_s = time.monotonic() - self._made_s
@@ -285,11 +285,11 @@ class Pods(Candidate):
         return self.seen.oom_killed
 
     def new_lines(self) -> Iterator[str]:
-        """New whole lines of the log since the last call; all the rest once the engine has ended."""
+        """New complete lines of the log since the last call; after the engine's exit, also an incomplete last line."""
         return self._lines.more(ended=self._log_over.is_set())
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """How it ended, if it does so within *wait_s*. Raises `LaunchError` for a failure of the cluster."""
+        """How it ended, if it ends within *wait_s*. Raises `LaunchError` for a failure of the cluster."""
         end = time.monotonic() + wait_s
         while self.seen.exit_code is None and not self.seen.trouble and not self.lost and time.monotonic() < end:
             time.sleep(_LOOK_S / 5)
@@ -297,7 +297,7 @@ class Pods(Candidate):
         return super().ended(0.0)
 
     def close(self) -> None:
-        """Stop watching: the Pods are gone."""
+        """Stop watching after the Pods were removed."""
         self._stop.set()
         self._log_over.wait(1.0)
         self._lines.close()

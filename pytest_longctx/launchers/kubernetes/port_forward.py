@@ -29,7 +29,7 @@ class PortForward:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.last = ""
-        """Why the last connection failed."""
+        """The reason why the last connection failed."""
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()

@@ -2,7 +2,7 @@
 The reaper of a cluster: deletes the objects of a run that has ended.
 
 Run as a script, with nothing of this package: ``python -P reaper.py FD NAMESPACE RUN GRACE_S``. As soon as the pipe FD
-reaches its end, which the kernel brings about however the launcher dies, it deletes every object with the label of RUN,
+reaches its end, which the kernel causes in every case when the launcher ends, it deletes every object with the label of RUN,
 and no other. If this machine fails too, the Pod ends at its ``activeDeadlineSeconds``, and a later run deletes what is left.
 """
 
@@ -30,7 +30,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
 
 PATIENCE_S = 600.0
 _SETTLED_S = 1.5
-"""How long after the last object another may appear: its request may have been under way."""
+"""Seconds after the last object in which another may appear: its request may still be in progress."""
 _ANSWER_S = 30.0
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -62,7 +62,7 @@ class Api:
         return {each["key"]: each["value"] for each in found if each["in"] == "header" and each["value"]}
 
     def open(self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> Any:
-        """A response with an unread body. Raises OSError where the API does not answer."""
+        """A response with an unread body. Raises OSError if the API does not answer."""
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
@@ -82,7 +82,7 @@ class Api:
             raise ConnectionError(str(problem)) from None
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON of one request. Raises OSError where the API does not answer."""
+        """Status and JSON of one request. Raises OSError if the API does not answer."""
         from urllib3.exceptions import HTTPError
 
         response = self.open(method, path, body, timeout_s=_ANSWER_S)
@@ -105,7 +105,7 @@ def path_of(kind: str, namespace: str, name: str = "") -> str:
 
 
 def labelled(api: Api, kind: str, namespace: str, label: str) -> list[dict[str, Any]]:
-    """Every object of *kind* with *label*, or ``label=value``; none where the cluster lacks the kind."""
+    """Every object of *kind* with *label*, or ``label=value``; none if the cluster lacks the kind."""
     status, found = api.call("GET", f"{path_of(kind, namespace)}?{urlencode({'labelSelector': label})}")
     if status >= 500:
         raise ConnectionError(f"HTTP {status}: {found.get('message')}")
@@ -138,7 +138,7 @@ def reap(api: Api, namespace: str, run: str, grace_s: float, *, late: bool) -> N
 
 
 def main(pipe: int, namespace: str, run: str, grace_s: float) -> None:
-    """Wait for the end of *pipe*, then reap. A byte before the end says that the launcher let go in peace."""
+    """Wait for the end of *pipe*, then reap. A byte before the end means that the launcher released the run normally."""
     in_peace = bool(os.read(pipe, 1))
     reap(Api(), namespace, run, grace_s, late=not in_peace)
 

@@ -1,4 +1,4 @@
-"""DeepSeek V4: a window of latents in each layer, and beside it one latent for each 4 or 128 tokens of all that went before."""
+"""DeepSeek V4: each layer has a window of latents, and one latent for each 4 or 128 earlier tokens."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +18,7 @@ KINDS: Mapping[str, int] = MappingProxyType(
 
 
 def _rates(k: Keys, layers: int) -> list[int]:
-    """Tokens to each latent, layer by layer; 0 where there is the window alone."""
+    """Tokens per latent of each layer; 0 for a layer with the window only."""
     rates = k.numbers("compress_ratios")
     if rates is not None:
         if len(rates) < layers:
@@ -37,7 +37,7 @@ def _rates(k: Keys, layers: int) -> list[int]:
 
 
 def _compressor(path: str, hidden: int, dim: int, rate: int) -> tuple[Tensor, ...]:
-    """Weights that make one latent of several tokens; with 4 each group overlaps the one before it."""
+    """Weights that compress several tokens to one latent; with 4 tokens each group overlaps the previous one."""
     wide = dim * (2 if rate == 4 else 1)
     return (
         Tensor(f"{path}.position_bias", rate * wide),
@@ -48,7 +48,7 @@ def _compressor(path: str, hidden: int, dim: int, rate: int) -> tuple[Tensor, ..
 
 
 def _unfinished(dim: int, rate: int) -> State:
-    """What a compressor keeps of the tokens that make no whole latent yet: FP32 sums and scores."""
+    """State of a compressor for an incomplete latent: FP32 sums and scores."""
     overlap = 2 if rate == 4 else 1
     return State("compressor", Part(0), Part(0, repeated=2 * overlap * dim * overlap * rate), "float32")
 

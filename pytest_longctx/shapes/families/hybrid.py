@@ -1,4 +1,4 @@
-"""Models with recurrent layers: a state of fixed size for each request, alone or beside attention."""
+"""Models with recurrent layers: a state of fixed size per request, without or in addition to attention."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from pytest_longctx.shapes.recurrent import DeltaNet, Mamba1, Mamba2, lightning,
 from pytest_longctx.shapes.tensors import Tensor, linear, norm
 
 RECURRENT = ("linear_attention", "mamba", "mamba2", "conv", "recurrent", "short_conv")
-"""Names of recurrent layers; what they mean is the family's."""
+"""Names of recurrent layers; their meaning depends on the family."""
 
 
 def _body(k: Keys, b: Basics, layers: list[Layer], *more: Tensor, tied: bool = False) -> Body:
@@ -25,7 +25,7 @@ def _body(k: Keys, b: Basics, layers: list[Layer], *more: Tensor, tied: bool = F
 def _kinds(
     k: Keys, key: str, layers: int, attention: tuple[str, ...] = ("full_attention", "attention")
 ) -> list[bool] | None:
-    """Which layers attend (True) and which are recurrent, from a list of names."""
+    """Return which layers have attention (True) and which are recurrent, from a list of names."""
     names = k.per_layer(key, layers, extra=spans.draft_layers(k)) if k.has(key) else None
     if names is None:
         return None
@@ -36,7 +36,7 @@ def _kinds(
 
 
 def ssm_dtype(k: Keys) -> str | None:
-    """The dtype of the state that the config asks for."""
+    """The dtype of the state in the config."""
     return k.word("mamba_ssm_cache_dtype") or k.word("mamba_ssm_dtype")
 
 
@@ -52,7 +52,7 @@ def _delta_net(k: Keys, hidden: int) -> DeltaNet:
 
 
 def _qwen_hybrid(experts: Callable[[Keys, Basics], tuple[Experts, list[bool]]] | None) -> Callable[[Keys], Body]:
-    """Qwen3-Next, Qwen3.5 and 3.6: Gated DeltaNet with full attention every so many layers."""
+    """Qwen3-Next, Qwen3.5 and 3.6: Gated DeltaNet, with full attention at a fixed interval of layers."""
 
     def read(k: Keys) -> Body:
         b = basics(k)
@@ -90,7 +90,7 @@ def _forward(
 
 
 def _olmo_hybrid(k: Keys) -> Body:
-    """OLMo hybrid: Gated DeltaNet as in Qwen3-Next, with convolutions of its own."""
+    """OLMo hybrid: Gated DeltaNet as in Qwen3-Next, with separate convolutions."""
     b = basics(k)
     attends = _kinds(k, "layer_types", b.layers) or [(i + 1) % 4 == 0 for i in range(b.layers)]
     sizes, net = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim), _delta_net(k, b.hidden)
@@ -106,7 +106,7 @@ def _olmo_hybrid(k: Keys) -> Body:
 
 
 def mamba2_sizes(k: Keys, hidden: int, prefix: str = "mamba_") -> Mamba2:
-    """Bamba's spelling, and Falcon-H1's and Granite's."""
+    """Sizes of Mamba-2 from the keys of Bamba, Falcon-H1 and Granite."""
     expand = k.count(f"{prefix}expand", default=2)
     heads = k.stated(f"{prefix}n_heads")
     inner = k.maybe(f"{prefix}d_ssm", least=1) or expand * hidden

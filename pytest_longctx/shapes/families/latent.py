@@ -13,7 +13,7 @@ from pytest_longctx.shapes.tensors import Tensor, linear, norm
 
 
 def latent_sizes(k: Keys, hidden: int) -> LatentSizes:
-    """Read them. ``num_key_value_heads`` and ``head_dim`` are there, and mean nothing."""
+    """Read the sizes of latent attention. ``num_key_value_heads`` and ``head_dim`` are present but have no meaning."""
     for name in ("num_key_value_heads", "head_dim", "qk_head_dim"):
         k.raw(name)
     return LatentSizes(
@@ -29,7 +29,7 @@ def latent_sizes(k: Keys, hidden: int) -> LatentSizes:
 
 
 def _indexed(k: Keys, layers: int) -> list[bool]:
-    """Which layers have an indexer of their own; GLM 5.2's others use the one before them."""
+    """Return which layers have their own indexer; GLM 5.2's other layers use the previous one."""
     kinds = k.per_layer("indexer_types", layers, extra=spans.draft_layers(k))
     pattern, freq = k.raw("index_topk_pattern"), k.count("index_topk_freq", default=1)
     offset = k.count("index_skip_topk_offset", default=2, least=0)
@@ -46,7 +46,7 @@ def _indexed(k: Keys, layers: int) -> list[bool]:
 
 
 def _experts(k: Keys) -> Experts:
-    """DeepSeek's experts."""
+    """Return DeepSeek's mixture of experts."""
     count, used = mixtures.routed(k)
     width = k.stated("moe_intermediate_size")
     shared = (k.maybe("n_shared_experts", "num_shared_experts") or 0) * width
@@ -87,7 +87,7 @@ def _after(hidden: int, wanted: bool) -> tuple[Tensor, ...]:  # noqa: FBT001  # 
 
 
 def _draft(k: Keys, stack: tuple[Layer, ...], hidden: int) -> tuple[Tensor, ...]:
-    """Layers of multi-token prediction: each as the last layer, with a projection of two hidden states to one."""
+    """Layers of multi-token prediction: each is like the last layer, with a projection of two hidden states to one."""
     count = spans.draft_layers(k)
     joined = (*linear("eh_proj", hidden, 2 * hidden), Tensor("norms", hidden, copies=3))
     return (*stack[-1].tensors, *joined) * min(count, 8)
@@ -101,7 +101,7 @@ def _dsv32(k: Keys) -> Body:
 
 
 def _deepseek_v3(k: Keys) -> Body:
-    """V3, and V3.2 under the older name: an indexer's keys tell them apart."""
+    """V3, and V3.2 under the older name; the keys of an indexer distinguish them."""
     return _deepseek(k, sparse_index=k.has("index_topk"))
 
 
@@ -114,7 +114,7 @@ def _minicpm3(k: Keys) -> Body:
 
 
 def _longcat(k: Keys) -> Body:
-    """Two attentions and two dense layers in each, beside one mixture; some experts only pass their input on."""
+    """Each layer has two attentions, two dense layers and one mixture; some experts only pass on their input."""
     hidden, layers, vocabulary = (
         k.stated("hidden_size"),
         k.stated("num_layers", "num_hidden_layers", most=4096),

@@ -1,4 +1,4 @@
-"""Decoders with mixtures of experts in blocks that are otherwise of one kind."""
+"""Decoders with one kind of block, in which some layers are mixtures of experts."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -33,7 +33,7 @@ def _ernie(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
 
 
 def _hunyuan(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
-    """Hunyuan V1: shared experts of the model's own width."""
+    """Hunyuan V1: shared experts of the model's width."""
     count, used = mixtures.routed(k)
     sizes = [k.raw("moe_intermediate_size"), k.raw("num_shared_expert")]
     for name, value in zip(("moe_intermediate_size", "num_shared_expert"), sizes, strict=True):

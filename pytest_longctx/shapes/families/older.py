@@ -1,4 +1,4 @@
-"""Older decoders, and those whose config.json has a spelling of its own."""
+"""Older decoders, and decoders with their own names of keys in config.json."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -162,7 +162,7 @@ def _dbrx(k: Keys) -> Body:
 
 
 def _qwen1(k: Keys) -> Body:
-    """Qwen 1: the width is that of both halves of the gate."""
+    """Qwen 1: the width covers both halves of the gate."""
     b = basics(k)
     sizes, width = Heads(b.hidden, b.heads, b.heads, b.head_dim, b.head_dim), k.stated("intermediate_size")
     for name in (
@@ -230,7 +230,7 @@ def _hunyuan_forward(k: Keys, b: Basics) -> tuple[Tensor, ...]:
 
 
 def _bailing(k: Keys) -> Body:
-    """Ling and Ring: DeepSeek's mixtures beside grouped heads."""
+    """Ling and Ring: DeepSeek's mixtures with grouped-query attention."""
     bias, every = k.flag("use_qkv_bias"), k.flag("use_bias")
     for name in (
         "moe_router_enable_expert_bias",
@@ -260,7 +260,7 @@ def _bailing(k: Keys) -> Body:
 
 
 def _exaone3(k: Keys) -> Body:
-    """EXAONE 3: Llama with GPT-2's names."""
+    """EXAONE 3: Llama with GPT-2's names of keys."""
     k.raw("layer_norm_epsilon")
     return Decoder()(k)
 

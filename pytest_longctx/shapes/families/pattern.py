@@ -1,4 +1,4 @@
-"""Hybrids that name each layer in a pattern of their own: Nemotron-H, Kimi Linear, Zamba 2."""
+"""Hybrids that list the kind of each layer in their own pattern: Nemotron-H, Kimi Linear, Zamba 2."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -34,7 +34,7 @@ NEMOTRON: Mapping[str, str] = MappingProxyType(
 
 
 def _pattern(k: Keys) -> list[str]:
-    """What each layer is. A mixer is a layer of its own here: attention and feed-forward are counted apart."""
+    """Return the kind of each layer. Each mixer counts as a layer here: attention and feed-forward are separate layers."""
     stated = layer_count(k) if k.has("num_hidden_layers") else None
     for key in ("hybrid_override_pattern", "layers_block_type", "layer_types"):
         if not k.has(key):
@@ -97,7 +97,7 @@ def _nemotron_experts(k: Keys) -> Experts:
 
 
 def _unused(k: Keys) -> None:
-    """Keys of kinds of layers that this model may have none of, and of draft layers."""
+    """Keys of draft layers, and of kinds of layers that this model may not have."""
     names = """intermediate_size moe_intermediate_size n_routed_experts n_shared_experts moe_shared_expert_intermediate_size
     num_experts_per_tok moe_shared_expert_overlap mtp_hybrid_override_pattern mtp_layers_block_type num_nextn_predict_layers
     mamba_num_heads mamba_head_dim n_groups ssm_state_size conv_kernel use_conv_bias mamba_proj_bias use_bias mlp_bias
@@ -132,7 +132,7 @@ def _kimi_linear(k: Keys) -> Body:
 
 
 def _kimi_layers(k: Keys, hidden: int, layers: int) -> tuple[list[bool], DeltaNet]:
-    """Which layers attend, and the sizes of the others."""
+    """Return which layers have attention, and the sizes of the others."""
     table = k.table("linear_attn_config")
     if table is None:
         raise k.refuse("linear_attn_config", "it is missing")
@@ -161,7 +161,7 @@ def _kimi_experts(k: Keys) -> Experts:
 
 
 def _zamba2(k: Keys) -> Body:
-    """Zamba 2: Mamba-2 throughout; one or two shared blocks of attention are run again and again, each run with its own cache."""
+    """Zamba 2: Mamba-2 throughout; one or two shared attention blocks run repeatedly, and each run has its own cache."""
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     kinds = k.per_layer("layers_block_type", layers)
     if kinds is None:
@@ -190,7 +190,7 @@ def _zamba2(k: Keys) -> Body:
 
 
 def _zamba2_block(k: Keys, hidden: int, count: int, runs: int) -> tuple[Attention, tuple[Tensor, ...]]:
-    """The shared blocks, whose attention reads two hidden states side by side; low-rank adapters tell the runs apart."""
+    """The shared blocks, whose attention reads two concatenated hidden states; each run has its own low-rank adapters."""
     heads, wide = k.stated("num_attention_heads"), k.maybe("attention_hidden_size", least=1) or 2 * hidden
     for name in (
         "kv_channels",

@@ -1,4 +1,4 @@
-"""Decoders of one kind of block, dense: what sets each apart from Llama."""
+"""Dense decoders with one kind of block: the differences of each family from Llama."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Decoders whose layers differ: heads of two shapes, layers that share keys and values, widths of their own."""
+"""Decoders whose layers differ: two shapes of heads, shared keys and values, or different widths."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -18,7 +18,7 @@ def _closed(k: Keys, b: Basics, layers: list[Layer], *more: Tensor) -> Body:
 
 
 def _mimo_v2(k: Keys) -> Body:
-    """MiMo-V2: layers marked 1 slide, with KV heads and dimensions of their own."""
+    """MiMo-V2: layers marked 1 have sliding attention, with their own number and dimension of KV heads."""
     b = basics(k)
     value_dim = k.count("v_head_dim", default=b.head_dim)
     whole = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, value_dim)
@@ -108,7 +108,7 @@ def _step_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def _minimax_m3(k: Keys) -> Body:
-    """MiniMax-M3: block-sparse attention, whose indexer keeps a key of each token."""
+    """MiniMax-M3: block-sparse attention, whose indexer caches a key of each token."""
     b = basics(k)
     sparse_table = k.table("sparse_attention_config")
     marks = sparse_table.numbers("sparse_attention_freq", b.layers) if sparse_table else None
@@ -148,7 +148,7 @@ def _minimax_m3(k: Keys) -> Body:
 
 
 def _m3_attended(k: Keys, table: Keys | None) -> int:
-    """The most tokens that a sparse layer attends to."""
+    """Maximum number of tokens that a sparse layer attends to."""
     if table is None:
         size, top, local = (
             k.count("index_block_size"),
@@ -162,7 +162,7 @@ def _m3_attended(k: Keys, table: Keys | None) -> int:
 
 
 def _laguna(k: Keys) -> Body:
-    """Laguna: the number of query heads is each layer's own."""
+    """Laguna: the number of query heads differs by layer."""
     b = basics(k)
     heads = k.numbers("num_attention_heads_per_layer", b.layers) or [b.heads] * b.layers
     bias = k.flag("attention_bias")
@@ -189,7 +189,7 @@ def _laguna(k: Keys) -> Body:
 
 
 def _nemotron_nas(k: Keys) -> Body:
-    """Nemotron Super and Ultra: each block says how many query heads share a KV head, and its width; some blocks have none."""
+    """Nemotron Super and Ultra: each block gives its width and query heads per KV head; some blocks have no attention."""
     hidden, layers, heads = k.stated("hidden_size"), layer_count(k), k.stated("num_attention_heads")
     blocks = k.per_layer("block_configs", layers)
     if blocks is None:
@@ -230,7 +230,7 @@ def _nas_width(k: Keys, hidden: int) -> int:
 
 
 def _gemma4(k: Keys) -> Body:
-    """Gemma 4: full layers have heads of another shape, may use one projection for both, and the last layers share."""
+    """Gemma 4: full layers have other heads and may use one projection for keys and values; the last layers share them."""
     b = basics(k, partial=True)
     types = spans.every("layer_interval", 6)(k, b.layers)
     types[-1] = spans.FULL  # the class insists
@@ -260,7 +260,7 @@ def _gemma4(k: Keys) -> Body:
 
 
 def _gemma4_around(k: Keys, b: Basics) -> tuple[Tensor, ...]:
-    """Norms, the input of each layer's own, and experts beside the dense layer."""
+    """Norms, the per-layer input, and experts in addition to the dense layer."""
     made: tuple[Tensor, ...] = (Tensor("norms", b.hidden, copies=4),)
     if own := k.maybe("hidden_size_per_layer_input"):
         made += (*linear("per_layer_input_gate", own, b.hidden), *linear("per_layer_projection", b.hidden, own))
@@ -288,7 +288,7 @@ def _per_layer_tables(k: Keys, b: Basics) -> tuple[Tensor, ...]:
 
 
 def _gemma3n(k: Keys) -> Body:
-    """Gemma 3n: the last layers share keys and values; low-rank and alternating updates beside each."""
+    """Gemma 3n: the last layers share keys and values; each has low-rank and alternating updates."""
     b = basics(k, partial=True)
     types = spans.every("layer_interval", 5)(k, b.layers)
     shared = k.count("num_kv_shared_layers", default=0, least=0, most=b.layers - 1)

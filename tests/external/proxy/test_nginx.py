@@ -95,7 +95,7 @@ def test_a_short_idle_limit_is_found(behind_nginx, monkeypatch):
     monkeypatch.setattr(url, "SILENCE_S", 3.0)
     monkeypatch.setattr(url, "_WORTH_IT_S", 0.0)
     server = behind_nginx("client_max_body_size 0; proxy_read_timeout 1s;")
-    with pytest.raises(LaunchError, match=r"of silence(.|\n)*found    HTTP 504, before 3"):
+    with pytest.raises(LaunchError, match=r"without data(.|\n)*found    HTTP 504, before 3"):
         url.check_proxy(server, 1_000_000)
 
 

@@ -39,7 +39,7 @@ def test_a_process_that_cannot_be_seen_is_named_by_its_pid():
 
 def test_memory_that_no_process_owns_up_to_is_in_use_all_the_same():
     """As inside a container, where the driver does not list processes of other containers."""
-    assert monitor.memory_holders(look(0.0, 64.0)) == [f"device 1: 64.00 GiB by no process that can be seen: {GONE}"]
+    assert monitor.memory_holders(look(0.0, 64.0)) == [f"device 1: 64.00 GiB by no visible process: {GONE}"]
 
 
 def test_a_secret_on_a_command_line_is_not_shown():
@@ -71,7 +71,7 @@ def test_what_was_held_before_is_not_the_servers():
     after = look(60.0, 25.0, holders=[Holder(0, 7, 40 * GiB), Holder(0, 8, 20 * GiB)])
     first, second = monitor.memory_holders(after, before)
     assert first.startswith("device 0: 20.00 GiB by pid 8")
-    assert second.startswith("device 1: 20.00 GiB by no process")
+    assert second.startswith("device 1: 20.00 GiB by no visible process")
 
 
 def test_memory_may_take_a_moment_to_come_back():

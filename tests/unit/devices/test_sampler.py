@@ -179,7 +179,7 @@ def test_a_tool_that_is_not_there_is_said_and_fails_nothing(kind, monkeypatch):
     with monitored(factories.deployment(), Hardware(kind, 8), {}, rows.append, contained=False, allow_busy=False):
         pass
     (line,) = said(rows)
-    assert line.startswith(f"{Hardware(kind, 8)} cannot be monitored, nor checked for memory in use")
+    assert line.startswith(f"{Hardware(kind, 8)} cannot be monitored or checked for memory in use")
 
 
 @pytest.mark.parametrize("hardware", [None, Hardware("cpu")])

@@ -19,7 +19,7 @@ ON_TRITON = factories.finding(scope={"attention_backend": ["TRITON_ATTN", "FLASH
         ({"attention_backend": "TRITON_ATTN"}, None),
         ({"attention_backend": "FLASHINFER_MLA"}, None),
         ({"attention_backend": "FLASH_ATTN"}, "attention_backend: FLASH_ATTN is not TRITON_ATTN or FLASHINFER*"),
-        ({}, "attention_backend: not named in the log, TRITON_ATTN or FLASHINFER* wanted"),
+        ({}, "attention_backend: not in the log; the finding needs TRITON_ATTN or FLASHINFER*"),
     ],
 )
 def test_a_finding_about_an_attention_backend_is_judged_only_where_the_log_names_it(words, line):

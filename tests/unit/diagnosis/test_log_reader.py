@@ -6,9 +6,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_longctx.diagnosis.log_reader import LONGEST_LINE, Lines, LogReader, Sieve, read
+from pytest_longctx.diagnosis.lines import LONGEST_LINE, Lines
+from pytest_longctx.diagnosis.log_file import read
+from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.registry import BACKENDS, load
-from tests.unit.recorded_logs import BENIGN, FAILURES
+from tests.unit.recorded_logs import BENIGN, FAILURES, TORCH
 
 NAMES = ("vllm", "sglang", "vllm-neuron")
 CATALOGUES = {name: load(BACKENDS[name])().catalogue for name in NAMES}
@@ -87,21 +89,23 @@ def test_memory_does_not_grow_with_a_line_that_never_ends():
     assert len(lines._rest) <= LONGEST_LINE
 
 
-WORDS = [b"one", b"two 2", b"o1ne", b"", b"xtwo", b"fee1", b"fee", b"f0 0f", b"0a1b2c"]
+def test_what_comes_very_often_is_counted_and_its_last_figures_count():
+    """Lines that differ only in their numbers are not all looked at."""
+    notice = BENIGN[2][1]
+    lines = [f"GPU KV cache size: {number} tokens\n{notice}\n" for number in range(1000)]
+    reading = read(["".join(lines).encode()], CATALOGUES["vllm"])
+    assert reading.figures["kv_cache_tokens"] == 999.0
+    assert sum(reading.notices.values()) == 1000
 
 
-@given(st.lists(st.sampled_from(WORDS)), st.integers(0, 3))
-def test_a_sieve_finds_every_line_with_a_hint_and_passes_no_other_twice(words, repeats):
-    """Also for lines that differ only in numbers or hexadecimal ids, and for hints that contain such letters."""
-    hints = [b"one", b"two", b"fee1"]
-    block = b"".join(word + b"\n" for word in words * (repeats + 1))
-    sieve = Sieve(hints, block)
-    found, start = [], sieve.next(0)
-    while start < len(block):
-        end = block.index(b"\n", start)
-        found.append(block[start:end])
-        start = sieve.next(end + 1)
-    assert found == [word for word in words * (repeats + 1) if any(hint in word for hint in hints)]
+@pytest.mark.parametrize(
+    "cut", ["Using max model len 20971", "Available KV cache memory: 4.5", "server version 0.25.1"]
+)
+def test_a_line_without_an_end_gives_no_figure(cut):
+    reading = read(
+        [f"INFO 11-21 10:11:40 [model.py:1776] Using max model len 1024\n{cut}".encode()], CATALOGUES["vllm"]
+    )
+    assert (reading.figures, reading.words) == ({"max_model_len": 1024.0}, {})
 
 
 def test_sizes_may_stand_a_few_lines_later_and_no_further():
@@ -129,3 +133,15 @@ def test_a_server_that_never_served_is_not_excused_by_its_own_shutdown():
     reading = read([f"{STOPPED[0]}\n{FAILURES[0][1]}\n".encode()], CATALOGUES["vllm"])
     assert reading.phase == "start"
     assert reading.failure is not None
+
+
+@pytest.mark.parametrize("count", [3, 100, 30_000])
+def test_a_failure_after_a_line_that_comes_very_often_is_not_survived(count):
+    """The last of many such lines counts where it stands, and a sign of life before a failure is none after it."""
+    alive = 'INFO:     127.0.0.1:1 - "POST /v1/completions HTTP/1.1" 200 OK\n' * count
+    text = f"INFO:     Application startup complete.\n{alive}ERROR {TORCH}\n"
+    reading = read([text.encode()], CATALOGUES["vllm"])
+    assert reading.cause is not None
+    assert reading.cause.order == reading.lines == count + 2
+    assert reading.boot.answered == count
+    assert read([f"{text}{alive}".encode()], CATALOGUES["vllm"]).cause is None

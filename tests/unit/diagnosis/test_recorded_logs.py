@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx.diagnosis.diagnose import Evidence, diagnose
-from pytest_longctx.diagnosis.log_reader import read_file
+from pytest_longctx.diagnosis.log_file import read_file
 from pytest_longctx.registry import BACKENDS, load
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
@@ -51,6 +51,8 @@ def test_a_boot_that_failed_is_named_with_its_cause(log, row):
     assert (found.confidence, found.kind != "unknown") == ("certain", True)
     if row["signature"] == "engine-failed":  # this signature was added after the log was recorded
         assert found.signature == "fp8-query-assertion"
+    elif row["signature"] == "attention-backend-unavailable":  # so is the one that tells why none is
+        assert (found.outcome, found.signature) == (row["outcome"], "kv-dtype-unsupported")
     else:
         assert (found.outcome, found.signature) == (row["outcome"], row["signature"])
         assert {name: found.sizes[name] for name in found.sizes.keys() & row["figures"]}.items() <= row[

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_longctx.backends import signature_files
+from pytest_longctx.diagnosis import signatures
 from pytest_longctx.diagnosis.log_reader import LogReader
+from pytest_longctx.diagnosis.records import records
 from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.registry import BACKENDS, load
 from pytest_longctx.toml import in_range
@@ -15,6 +18,9 @@ ROOT = Path(__file__).parents[3]
 LOGS = [*(ROOT / "tests/data/logs").glob("*.log"), *(ROOT / "docs/results").rglob("*.log")]
 ENGINES = ("vllm", "sglang", "vllm-neuron", "transformers")
 CATALOGUES: dict[str, Catalogue] = {name: load(BACKENDS[name])().catalogue for name in ENGINES}
+OWN = {name: signatures.load(path) for name, path in {**signatures.engine_files(), **signature_files()}.items()}
+"""What only one engine logs."""
+CORPUS = [*(ROOT / "tests/data/diagnosis/developed").glob("*.log")]
 NAMED = {"vllm": ("0.12.0", "0.25.1", "0.32.0", "0.33.0"), "sglang": ("0.5.6", "0.5.16", "0.5.23")}
 """Engine versions that the catalogues cover."""
 
@@ -40,7 +46,7 @@ MORE = [
     *((name, "unknown-argument", ARGUMENT) for name in ("vllm", "sglang", "vllm-neuron")),
     *((name, "model-missing", HUB.format("org/none")) for name in ("vllm", "sglang", "vllm-neuron")),
     *((name, "model-missing", "OSError: Can't load the configuration of '/x'.") for name in ("vllm", "vllm-neuron")),
-    *((name, "module-missing", "ModuleNotFoundError: No module named 'engine'") for name in ("vllm", "sglang")),
+    *((name, "environment", "ModuleNotFoundError: No module named 'engine'") for name in ("vllm", "sglang")),
     ("vllm", "fp8-needs-avx512", "ValueError: FP8 KV cache requires head_size divisible by 32 on CPU"),
     ("vllm", "engine-dead", "EngineCore encountered an issue. See stack trace (above) for the root cause."),
     ("vllm-neuron", "model-missing", "HFValidationError: Repo id must be in the form 'repo_name': '/x'."),
@@ -86,8 +92,8 @@ HARMLESS = [
 ]
 
 
-def alternatives(regex: str) -> str:
-    """Return *regex* with an empty group ``alternative_N`` at the end of each alternative."""
+def alternatives(regex: str, *, top: bool = False) -> str:
+    """Return *regex* with an empty group ``alternative_N`` at the end of each alternative, or only of those at its *top*."""
     bars: list[list[int]] = [[]]
     ends: list[int] = []
     for found in re.finditer(r"\\.|\[\]?(?:\\.|[^\]\\])*\]|[(|)]", regex):
@@ -96,7 +102,7 @@ def alternatives(regex: str) -> str:
             bars.append([])
         elif token == "|":
             bars[-1].append(at)
-        elif token == ")" and (here := bars.pop()):
+        elif token == ")" and (here := bars.pop()) and not top:
             ends += [*here, at]
     ends += [*bars[0], len(regex)] if bars[0] else []
     for number, at in sorted(enumerate(sorted(ends)), reverse=True):
@@ -121,24 +127,41 @@ def test_each_alternative_is_told_from_the_others():
     }
 
 
+def examples(known: Catalogue) -> list[str]:
+    """The lines that *known* quotes."""
+    quoted = [line for each in (*known.signature, *known.refusal) for line in (each.example, *each.also)]
+    return quoted + [line for each in known.benign for line in (each.example, *each.also)]
+
+
 def lines(name: str) -> set[str]:
-    """Return all lines quoted for an engine or logged by it."""
+    """Return all lines quoted for an engine or logged by it, with and without their prefixes."""
     quoted = [*((owner, line) for owner, line, *_ in FAILURES), *((owner, line) for owner, line, *_ in REFUSALS)]
     quoted += [*HARMLESS, *((owner, line) for owner, _, line in MORE), *((owner, line) for owner, line, _ in TOLD)]
-    texts = [text for owner, text in quoted if owner.removesuffix("-rocm") == name]
-    known = CATALOGUES[name]
-    texts += [each.example for each in (*known.signature, *known.refusal)] + [each.example for each in known.benign]
+    texts = [text for owner, text in quoted if owner.removesuffix("-rocm") == name] + examples(OWN[name])
     texts += [log.read_text(encoding="utf-8", errors="replace") for log in LOGS if f"/{name}-" in log.as_posix()]
-    return {re.sub(r"\x1b\[[0-9;]*m", "", line) for text in texts for line in text.splitlines()}
+    whole = {re.sub(r"\x1b\[[0-9;]*m", "", line) for text in texts for line in text.splitlines()}
+    return whole | LABELLED | {each.text for line in whole for each in records(line)}
 
 
-LINES = {name: lines(name) for name in ENGINES}
+LABELLED = {line for log in CORPUS for line in log.read_text(encoding="utf-8", errors="replace").splitlines()}
+LABELLED |= {each.text for line in LABELLED for each in records(line)}
+LINES = {name: lines(name) for name in OWN}
 ENTRIES = [
-    *((name, each.regex, each.id) for name in ENGINES for each in CATALOGUES[name].signature),
-    *((name, each.regex, each.id) for name in ENGINES for each in CATALOGUES[name].refusal),
-    *((name, each.regex, each.id) for name in ENGINES for each in CATALOGUES[name].benign),
-    *((name, each.regex, "fact") for name in ENGINES for each in CATALOGUES[name].fact),
+    *((name, each.regex, each.id) for name in OWN for each in OWN[name].signature),
+    *((name, each.regex, each.id) for name in OWN for each in OWN[name].refusal),
+    *((name, each.regex, each.id) for name in OWN for each in OWN[name].benign),
+    *((name, each.regex, "fact") for name in OWN for each in OWN[name].fact),
 ]
+
+
+@pytest.mark.parametrize(
+    "entry", [*signatures.common().signature, *signatures.common().benign], ids=lambda each: each.id
+)
+def test_no_wording_that_every_engine_has_is_without_a_line(entry):
+    marked = re.compile(alternatives(entry.regex, top=True))
+    known = [*LABELLED, *examples(signatures.common())]
+    found = {group for line in known if marked.search(line) for group in shown(marked, line)}
+    assert {group for group in marked.groupindex if group.startswith("alternative")} <= found
 
 
 @pytest.mark.parametrize(("name", "regex", "what"), ENTRIES)

@@ -62,8 +62,8 @@ def test_a_deployment_needs_what_its_file_says_whatever_the_finding_says():
 @pytest.mark.parametrize(
     ("scope", "depth", "line"),
     [
-        ({"hardware": "8xH200"}, 3, "hardware: not known, 8xH200 wanted; set --longctx-hardware"),
-        ({"version": "==0.12.*"}, 5, "version: not known, ==0.12.* wanted"),
+        ({"hardware": "8xH200"}, 3, "hardware: unknown; the finding needs 8xH200; set --longctx-hardware"),
+        ({"version": "==0.12.*"}, 5, "version: unknown; the finding needs ==0.12.*"),
     ],
 )
 def test_what_is_not_known_may_match_until_the_server_is_up(scope, depth, line):
@@ -205,7 +205,7 @@ AVX2, AMX = frozenset({"avx2"}), frozenset({"avx2", "avx512f", "amx_tile"})
         ),
         ({"cpu": ["avx512f", "amx_tile"]}, AMX, True, None),
         ({"cpu": "avx512f"}, None, False, None),
-        ({"cpu": "avx512f"}, None, True, "cpu: not known, avx512f wanted"),
+        ({"cpu": "avx512f"}, None, True, "cpu: unknown; the finding needs avx512f"),
         (
             {"cpu_without": ["avx512f", "amx_tile"]},
             AMX,
@@ -233,7 +233,7 @@ def test_a_finding_about_a_dtype_waits_until_the_machine_has_chosen_it(settled):
     about = factories.finding(scope={"dtype": "bfloat16"})
     assert mismatch(about, here(flags={"dtype": "bfloat16"}), settled=settled) is None
     assert mismatch(about, here(flags={"dtype": "fastest"}), settled=False) is None
-    line = "dtype: tiny computes in float32 here, the finding is about bfloat16"
+    line = "dtype: tiny computes in float32 here; the finding covers bfloat16"
     assert mismatch(about, here(flags={"dtype": "float32"}), settled=settled) == (4, line)
 
 

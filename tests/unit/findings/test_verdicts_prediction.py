@@ -90,7 +90,7 @@ def test_a_size_that_was_logged_to_hundredths_is_compared_as_such(foreseen_gib, 
             FITS,
             died(outcome="hangs", signature=None, kind="hang"),
             "broken",
-            "predicted to fit, documented that it runs out of memory (gpu-out-of-memory), and it hangs (hang): no two of them",
+            "predicted to fit, documented that it runs out of memory (gpu-out-of-memory), and it hangs (hang): all three",
         ),
     ],
 )
@@ -153,9 +153,9 @@ def test_a_larger_host_or_one_that_is_not_known_is_not_foreseen_to_fail():
     [
         (560, True, None),
         (588, True, None),
-        (1024, False, "host memory: 1024 GiB, at most 588 wanted"),
+        (1024, False, "host memory: 1024 GiB; the finding needs at most 588 GiB"),
         (None, False, None),
-        (None, True, "host memory: not known, at most 588 GiB wanted"),
+        (None, True, "host memory: unknown; the finding needs at most 588 GiB"),
     ],
 )
 def test_a_failure_for_want_of_host_memory_is_only_spoken_of_where_the_host_is_small(host_gib, settled, line):

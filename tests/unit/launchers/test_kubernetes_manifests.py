@@ -126,7 +126,7 @@ def test_hardware_becomes_devices_of_nodes(hardware, nodes, resource):
     [
         ({"image": None}, "names no container image"),
         ({"hardware": "9xH200"}, "cannot share evenly"),
-        ({"hardware": "16xH200"}, "spreads itself by Ray"),
+        ({"hardware": "16xH200"}, "uses Ray"),
     ],
 )
 def test_what_cannot_be_rendered_is_said(changes, message):

@@ -109,7 +109,7 @@ def test_a_flag_is_held_against_the_recorded_ones(flag, version, unknown):
 def test_a_flag_that_is_the_beginning_of_several_is_reported_with_them():
     start = StartCommand(engine="sglang", command=("python3", "--cuda-graph-max-bs", "8"))
     ((_, what),) = launchers_lint.lint(start)
-    assert what.startswith("--cuda-graph-max-bs is the beginning of several flags of sglang 0.5.23: ")
+    assert what.startswith("--cuda-graph-max-bs is a prefix of several flags of sglang 0.5.23: ")
     assert what.endswith("--cuda-graph-max-bs-decode, --cuda-graph-max-bs-prefill")
 
 

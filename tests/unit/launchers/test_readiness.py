@@ -19,7 +19,19 @@ from tests.unit.recorded_logs import BENIGN, FAILURES
 
 AT_S, BOOT_S = 5.0, 600.0
 ENGINES = ("vllm", "sglang", "vllm-neuron", "transformers")
-FATAL = [(name, line) for name, line, *_ in FAILURES]
+SAID = [(name, line, signature) for name, line, signature, *_ in FAILURES]
+SURVIVED_BY_NONE = {
+    "worker-died",
+    "engine-failed",
+    "engine-dead",
+    "worker-error",
+    "child-died",
+    "child-crashed",
+    "scheduler-failed",
+}
+"""What no engine goes on after, by its source; all else is remembered until the process ends or nothing moves."""
+FATAL = [(name, line) for name, line, signature in SAID if signature in SURVIVED_BY_NONE]
+REMEMBERED = [each for each in SAID if each[2] not in SURVIVED_BY_NONE and "Worker failed with error" not in each[1]]
 HARMLESS = [*BENIGN, *((name, each.example) for name in ENGINES for each in load(BACKENDS[name])().catalogue.benign)]
 
 
@@ -69,6 +81,15 @@ def test_a_fatal_line_ends_the_wait_within_a_second(name, line, tmp_path, monkey
     assert "the time was up" not in str(problem)
 
 
+@pytest.mark.parametrize(("name", "line", "signature"), REMEMBERED, ids=range(len(REMEMBERED)))
+def test_a_line_that_an_engine_may_survive_is_remembered_and_named_when_nothing_moves(
+    name, line, signature, tmp_path, monkeypatch
+):
+    over_s, problem = failed(name, line, tmp_path, monkeypatch)
+    assert BOOT_S / 2 < over_s < BOOT_S / 2 + AT_S + 1
+    assert f"({signature})" in str(problem)
+
+
 @pytest.mark.parametrize(("name", "line"), HARMLESS, ids=range(len(HARMLESS)))
 def test_a_line_that_only_looks_fatal_ends_no_wait(name, line, tmp_path, monkeypatch):
     over_s, problem = failed(name, line, tmp_path, monkeypatch)
@@ -93,7 +114,7 @@ def test_a_boot_that_still_moves_when_its_time_is_up_is_too_slow_and_no_hang(tmp
     assert isinstance(problem, BootError)
     assert BOOT_S < over_s < BOOT_S + 1
     assert (problem.observation.outcome, problem.observation.kind) == (None, "too-slow")
-    assert "too slow here: not up within 10 min 00 s, and the log (" in str(problem)
+    assert "too slow here: not ready within 10 min 00 s, and the log (" in str(problem)
     assert "a longer timeouts.boot_s in the deployment" in str(problem)
 
 

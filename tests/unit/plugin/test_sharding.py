@@ -101,7 +101,7 @@ def test_merged_shards_read_like_one_run(tmp_path):
         ((part("1/2"), part("2/2", hardware="8xH200")), "hardware differs: 'cpu' and '8xH200'"),
         ((part("1/2"), part("2/2", conditions={"longctx": "9"})), "conditions differs"),
         ((part("1/2", factories.verdict()), part("2/2", factories.verdict())), "both hold TT-0001"),
-        ((part("1/1"), factories.results()), "these files are no shards: 1"),
+        ((part("1/1"), factories.results()), "these files are not shards: 1"),
     ],
 )
 def test_what_is_no_whole_is_refused(parts, complaint):

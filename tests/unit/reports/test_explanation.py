@@ -76,7 +76,7 @@ def test_a_known_failure_that_is_gone_says_what_to_take_out():
     verdict = judged(factories.exchange(), known={"issue": "https://example.invalid/1", "since": dt.date(2026, 1, 2)})
     reported = rows(verdict_text(verdict, SETTING))
     assert "the known failure no longer occurs" in reported["seen"]
-    assert reported["do"] == "take [known] out of findings/TT-0001*.toml, and close https://example.invalid/1"
+    assert reported["do"] == "remove [known] from findings/TT-0001*.toml, and close https://example.invalid/1"
 
 
 def test_missing_evidence_says_what_was_not_observed():
@@ -145,7 +145,7 @@ def test_a_refused_request_is_told_with_what_would_be_served():
 def test_every_ending_has_something_to_do(ending):
     exchange = factories.exchange(ending=ending, detail="as the wire said")
     reported = rows(exchange_text(exchange, exchange.observe(), SETTING))
-    assert reported["seen"] == f"{ending} after 4.00 s; 3 chunks came"
+    assert reported["seen"] == f"{ending} after 4.00 s; 3 chunks arrived"
     assert reported["because"].startswith('"as the wire said"')
     assert len(reported["do"]) > 20
 

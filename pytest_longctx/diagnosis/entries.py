@@ -1,0 +1,62 @@
+"""The entries of a catalogue, and which of them a line may match."""
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from pytest_longctx.diagnosis.pattern_set import PatternSet
+from pytest_longctx.diagnosis.signatures import Catalogue
+
+_STRUCTURE = (
+    r'Traceback|File "|During handling|direct cause|(?:Error|Exception|Interrupt|Exit)(?:: |\(|$)|FATAL|CRITICAL|Segmentation'
+    r"|Killed process|oom|OOM|xited|xit ?Code|probe|Killing|Evicted|reempt|memory pressure|low on |DUE TO|CANCELLED|stop-sigterm"
+    r"|POST|throughput: (?!0\.0)|gen throughput|: Success|aborting in-flight|Remaining number"
+)
+"""A line without any of these neither begins nor ends an error, nor tells how a process ended or that it works."""
+
+
+class Index:
+    """The entries of one catalogue, found by their patterns."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        kinds: tuple[tuple[Any, ...], ...] = (catalogue.fact, catalogue.benign, catalogue.signature)
+        self.entries: list[tuple[re.Pattern[str], Any]] = [
+            (re.compile(each.regex), each) for kind in kinds for each in kind
+        ]
+        self.places = [(re.compile(each.regex), each) for each in catalogue.place]
+        self._patterns = PatternSet([*(pattern.pattern for pattern, _ in self.entries), _STRUCTURE])
+        self._last: tuple[str, tuple[tuple[re.Pattern[str], Any], ...]] = ("", ())
+
+    def matters(self, text: str) -> bool:
+        """Whether any entry may match *text*, one line or several, or an error may begin or end in it."""
+        return bool(self._patterns.numbers(text))
+
+    def of(self, text: str) -> tuple[tuple[re.Pattern[str], Any], ...]:
+        """The entries that may match *text*, in the catalogue's order."""
+        if self._last[0] != text:
+            numbers = self._patterns.numbers(text)
+            self._last = text, tuple(self.entries[number] for number in numbers if number < len(self.entries))
+        return self._last[1]
+
+
+@lru_cache(maxsize=16)
+def _made(catalogue: "_Held") -> Index:
+    return Index(catalogue.catalogue)
+
+
+class _Held:
+    """A catalogue by its identity: comparing the content of one is slow."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+
+    def __hash__(self) -> int:
+        return id(self.catalogue)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and other.catalogue is self.catalogue
+
+
+def index_of(catalogue: Catalogue) -> Index:
+    """The index of *catalogue*, made once."""
+    return _made(_Held(catalogue))

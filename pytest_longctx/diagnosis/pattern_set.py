@@ -1,0 +1,77 @@
+"""
+Many patterns searched for in a line at once, by RE2.
+
+The search may report a pattern that does not match the line; it never misses one that does. `re` decides what was found.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import re2
+
+_MOST_STATES_BYTES: Final = 16 << 20
+"""Memory that RE2 may take for the states of its automaton; RE2 drops them and goes on where they need more."""
+_END: Final = r'(?:"|[ \t\r]*(?m:$))'
+"""The end of a message; in a line of JSON a quotation mark."""
+_TOKEN = re.compile(
+    r"(?P<look>\(\?<?[=!])|(?P<open>\()|(?P<close>\))|(?P<count>\{\d*,?\d*\})|(?P<digits>\d+)"
+    r"|(?P<either>\[(?!\^)\]?(?:\\.|[^\]\\])*\])|(?P<other>\[\^\]?(?:\\.|[^\]\\])*\]|\\.|.)",
+    re.DOTALL,
+)
+
+
+def relaxed(regex: str) -> str:
+    r"""
+    A pattern that RE2 can read and that matches wherever *regex* does, with any number where *regex* has one.
+
+    Lookarounds are left out, which RE2 does not have, and ``^``, since a line's prefixes stand before its message.
+    Numbers are relaxed so that lines which differ only in numbers have the same answer.
+
+    >>> relaxed(r"^exit code [1-9](?!0) in 20 s")
+    'exit code [1-90-9] in \\d+ s'
+    """
+    return "".join(_parts(regex))
+
+
+def _parts(regex: str) -> Iterator[str]:
+    depth, lookaround = 0, None
+    for token in _TOKEN.finditer(regex):
+        depth += bool(token["look"] or token["open"]) - bool(token["close"])
+        if lookaround is not None:
+            lookaround = None if depth < lookaround else lookaround
+        elif token["look"]:
+            lookaround = depth
+        elif token["digits"]:
+            yield r"\d+"
+        elif token["either"]:
+            yield f"{token[0][:-1]}0-9]" if re.search(r"\d", token[0]) else token[0]
+        elif token[0] == "$":
+            yield _END
+        elif token[0] != "^":
+            yield token[0]
+
+
+class PatternSet:
+    """Patterns by number, and which of them a line may match; a pattern that RE2 cannot read may match every line."""
+
+    def __init__(self, regexes: Sequence[str]) -> None:
+        options = re2.Options()
+        options.max_mem = _MOST_STATES_BYTES
+        options.log_errors = False
+        self._set = re2.Set.SearchSet(options)
+        self._numbers: list[int] = []
+        self._unread: list[int] = []
+        for number, regex in enumerate(regexes):
+            try:
+                self._set.Add(relaxed(regex))
+            except re2.error:
+                self._unread.append(number)
+            else:
+                self._numbers.append(number)
+        self._set.Compile()
+
+    def numbers(self, text: str) -> list[int]:
+        """The patterns that *text*, one line or several, may match, in their order."""
+        found = [self._numbers[index] for index in self._set.Match(text) or ()] if self._numbers else []
+        return sorted(found + self._unread)

@@ -1,0 +1,63 @@
+"""
+Recognise quoted text in a line: a prompt, an answer, a dump of arguments, a typed command, a string inside a message.
+
+Quoted text is no statement of the server that logged it.
+"""
+
+import re
+
+_REQUEST = re.compile(
+    r"Received request |Request \S+ details|Generated response|(?:Receive|Finish): obj="
+    r"|(?:Generate|Embedding)ReqInput\(|CompletionRequest\("
+    r"""|\b(?:prompt|text|output|content|messages?|stop|body|input|query)['"]?\s?[:=] ?(?:\[|\{|b?['"])"""
+)
+"""What precedes the text of a request."""
+_DUMP = re.compile(
+    r"non-default args|server_args=|ServerArgs\(|Namespace\(|\bargs: |with config: |Args\(|Config\(\w+=|[Cc]hat[ _]template"
+    r"|\bArgs \{|\bargv\b|[Cc]ommand(?: line)?: |SchedulerOutput\(|environment: |\benv: |kwargs="
+)
+"""What precedes a dump of arguments or of a configuration."""
+_COMMENT = re.compile(r"(?:#+ |\$ |\+ \w|> |== |>>> |\* |[-•] |\| |usage: )")
+"""Beginnings of lines that a person or a shell wrote."""
+_REPR = re.compile(r"[\w.]*(?:Error|Exception)\($")
+
+
+def is_comment(text: str) -> bool:
+    """Whether *text*, a line without any prefix, is a comment, a typed command or a help text."""
+    return _COMMENT.match(text) is not None
+
+
+def is_request(text: str) -> bool:
+    """Whether *text* logs a request or an answer."""
+    return _REQUEST.search(text) is not None
+
+
+def quoted(text: str, at: int) -> bool:
+    """
+    Whether the text at position *at* of *text* is quoted.
+
+    >>> quoted("args: {'name': 'out of memory'}", 16), quoted("it couldn't start: out of memory", 19)
+    (True, False)
+    """
+    before = text[:at]
+    return _REQUEST.search(before) is not None or _DUMP.search(before) is not None or in_string(text, at)
+
+
+def in_string(text: str, at: int) -> bool:
+    """Whether *at* lies inside quotation marks, other than those of an exception's ``repr``."""
+    opened = ""
+    opened_at = 0
+    for index in range(min(at, len(text))):
+        mark = text[index]
+        if mark not in "'\"":
+            continue
+        if opened:
+            if (
+                mark == opened
+                and (mark == '"' or not text[index + 1 : index + 2].isalnum())
+                and text[index - 1] != "\\"
+            ):
+                opened = ""
+        elif mark == '"' or not text[index - 1 : index].isalnum():
+            opened, opened_at = mark, index
+    return bool(opened) and not _REPR.search(text[:opened_at])

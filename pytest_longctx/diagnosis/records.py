@@ -1,0 +1,316 @@
+"""
+Parse a log line into a record: source, process, time, level and message.
+
+Engine loggers, process tags, Ray, Docker, Compose, kubectl, journald, Buildkite and JSON formatters each add a prefix. `parse`
+removes the known prefixes one by one.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+LEVELS: Final = {
+    **dict.fromkeys(("D", "T", "V", "DEBUG", "TRACE", "VERBOSE"), 10),
+    **dict.fromkeys(("I", "INFO", "NOTICE", "SUCCESS"), 20),
+    **dict.fromkeys(("W", "WARN", "WARNING"), 30),
+    **dict.fromkeys(("E", "ERROR", "ERR"), 40),
+    **dict.fromkeys(("C", "F", "CRITICAL", "FATAL", "ALERT", "EMERG", "PANIC"), 50),
+}
+"""Severity of each level name that loggers use."""
+DEBUG, INFO, WARNING, ERROR, FATAL = 10, 20, 30, 40, 50
+
+COLOURS = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Z0-9])")
+_BUILDKITE = re.compile(r"(?:\x1b_|_)bk;t=\d+\x07?")
+_MOST_PREFIXES = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One log line without its prefixes, or one line of a message of several lines."""
+
+    text: str
+    """The message without prefixes; its indentation is kept."""
+    level: int | None = None
+    """None: the line has no prefix with a level."""
+    where: str = ""
+    """File and line of the logging call, or the logger's name."""
+    source: str = ""
+    """Container, Pod, Compose service or unit."""
+    process: str = ""
+    """The process tag of an engine or of Ray."""
+    rank: str = ""
+    time: str = ""
+    kinds: tuple[str, ...] = ()
+    """The removed prefixes, outermost first."""
+    line: str = ""
+    """The whole line as written."""
+
+    @property
+    def whole(self) -> str:
+        """The line as written in the log."""
+        return self.line or self.text
+
+    @property
+    def bare(self) -> bool:
+        """Whether the line has no logger's prefix: direct output, or a line inside a message."""
+        return not any(kind in _LOGGERS for kind in self.kinds)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Source, process and logging call: lines with the same key can belong to one message."""
+        return self.source, self.process, "" if self.bare else self.where
+
+
+_LOGGERS: Final = frozenset(
+    (
+        "engine",
+        "python",
+        "uvicorn",
+        "times",
+        "glog",
+        "tensorrt",
+        "llama",
+        "neuron",
+        "loguru",
+        "json",
+        "rust",
+        "level",
+        "ray",
+        "nccl",
+        "logfmt",
+    )
+)
+_STAMP = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?"
+_LEVEL = r"TRACE|DEBUG|INFO|NOTICE|WARNING|WARN|ERROR|CRITICAL|FATAL"
+
+_PREFIXES: Final = tuple(
+    (name, re.compile(pattern))
+    for name, pattern in {
+        "kubectl": r"\[pod/(?P<source>[^\]\s]+)\] ?",
+        "loguru": rf"(?P<time>{_STAMP}) \| (?P<level>[A-Z]+) *\| (?P<where>[\w.<>]+:[\w<>.]+:\d+) - ",
+        "python": rf"(?P<time>{_STAMP}) - (?P<logger>[\w.]+) - (?P<level>[A-Z]+) - (?P<where>[\w./]+\.py:\d+ - )?",
+        "lemonade": rf"(?P<time>{_STAMP}) \[(?P<level>[A-Z][a-z]+)\] (?:\([\w ]+\) ?)?",
+        "nixl": rf"(?P<time>{_STAMP}) NIXL (?P<level>[A-Z]+) +(?P<where>\S+:\d+ )?",
+        "ray": rf"\[(?P<time>{_STAMP}) (?P<level>[IWEFCD]) \d+ \d+\] (?P<where>[\w./]+:\d+): ?",
+        "neuron": r"\d{4}-(?:[A-Z][a-z]{2}|\d\d)-\d\d \d\d:\d\d:\d\d\.\d+:? +[\d:]+ +"
+        r"\[?(?P<level>[A-Z]+)\]?:? +(?P<where>[A-Z]+:\w+ +)?",
+        "gunicorn": r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\] \[\d+\] \[(?P<level>[A-Z]+)\] ",
+        "times": r"\[(?P<time>(?:\d{4}-)?\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?)(?P<rank>(?: [A-Z]{2,4}\d+)*)\] ?"
+        r"(?:LMCache (?P<level>[A-Z]+): )?",
+        "kernel": r"\[(?:[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}|\s*\d+\.\d{6})\] ",
+        "tensorrt": r"(?:\[\d\d/\d\d/\d{4}-\d\d:\d\d:\d\d\] )?\[(?:TRT-LLM|TRT|TensorRT-LLM|TM)\] ?"
+        r"(?:\[RANK (?P<rank>\d+)\] ?)?\[(?P<level>[A-Z]+)\](?:\[[^\]]*\])* ?",
+        "glog": r"\[?(?P<level>[IWEFC])(?:\d{3,4} \d\d:\d\d:\d\d\.\d+)? +(?:\d+ +)?(?P<where>[\w./+-]+:\d+)\] ?",
+        "mpi": r"\[\d+,\d+\]<std(?:out|err)>: ?",
+        "rank": r"\[(?:rank|default) ?(?P<rank>\d+)\]:? ?",
+        "router": r"\[\d{2,7}\] ?(?=\d+\.\d\d\.\d|/|\[|[A-Za-z]|$)",
+        "iso": r"\[?(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?)\]? ?"
+        r"(?:std(?:out|err) [FP] ?)?(?:\[[a-z][\w.-]+-\d+\] )?(?:[\w.-]+ (?P<source>[\w./@-]+)\[\d+\]: ?)?",
+        "journal": r"(?:<\d>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)?) [\w.-]+ "
+        r"(?P<source>[\w./@-]+)(?:\[\d+\])?: ?",
+        "rust": rf" ?(?P<level>{_LEVEL}) "
+        rf"(?P<where>.{{0,400}}?\btext_generation\w*(?:::\w+)*: (?:[\w/.-]+\.rs:\d+: )?)",
+        "engine": rf"(?P<level>{_LEVEL})(?: (?P<time>\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?))? "
+        r"\[?(?P<where>[\w./<>-]+\.(?:pyx?|cc|cpp|rs):\d+)(?:\]|:) ?",
+        "uvicorn": rf"(?P<level>{_LEVEL}):(?: {{4,}}| (?! ))",
+        "dated": rf"(?P<level>{_LEVEL}):{_STAMP}:(?P<where>[\w.]+:\d+): ",
+        "logging": rf"(?P<level>{_LEVEL}):(?P<where>[\w.]+): ?",
+        "tag": r" ?\((?P<process>(?:[\w.:-]+(?: rank=\d+)?,? pid=\d+(?:, ip=[\d.]+)?)|raylet|autoscaler)\) ?",
+        "logfmt": r"time=\S+ level=(?P<level>[A-Z]+) source=(?P<where>\S+) msg=\"?",
+        "nccl": r"(?P<where>[\w.-]+):\d+:\d+ \[\d+\] (?:[\w/.]+:\d+ )?NCCL (?P<level>INFO|WARN|TRACE) ?",
+        "llama": r"\d+\.\d\d\.\d{3}\.\d{3} (?P<level>[IWED]) ",
+        "srun": r"\d{1,3}: ?",
+        "date": rf"(?P<time>{_STAMP}),? +(?=\S)",
+        "compose": r"(?!(?:TRACE|DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL)\b)(?P<source>[A-Za-z][\w.-]*) *\| ?",
+        "level": rf"\[?(?P<level>{_LEVEL})\]?:? +(?=\S)",
+    }.items()
+)
+_STARTS: Final[dict[str, tuple[tuple[str, re.Pattern[str]], ...]]] = {}
+"""The prefixes that can begin with a character, filled on first use."""
+_ALPHABET: Final = {
+    "[": ("kubectl", "iso", "ray", "gunicorn", "times", "kernel", "tensorrt", "glog", "mpi", "rank", "router", "level"),
+    "(": ("tag",),
+    "<": ("journal",),
+    " ": ("rust", "tag"),
+}
+_DIGITS: Final = ("loguru", "python", "lemonade", "nixl", "neuron", "iso", "llama", "srun", "nccl", "date")
+_LETTERS: Final = (
+    "journal",
+    "logfmt",
+    "rust",
+    "engine",
+    "dated",
+    "uvicorn",
+    "logging",
+    "glog",
+    "nccl",
+    "compose",
+    "level",
+)
+_ONCE: Final = ("compose", "srun", "journal", "level", "date")
+_LAST: Final = frozenset(("engine", "rust", "neuron", "ray", "llama", "loguru", "python"))
+"""Loggers of engines: the message after such a prefix is not searched for more prefixes."""
+_TRANSPORT: Final = frozenset(("loguru", "python", "lemonade"))
+"""Formats that also relay the output of another program, whose own level counts then."""
+_ENGINES = re.compile(
+    r"vllm|sglang|lmdeploy|tensorrt|trtllm|text_generation|lmcache|turbomind|transformers|torch|uvicorn|huggingface|mooncake|nixl|ray\b|neuron|llama|engine",
+    re.IGNORECASE,
+)
+
+
+def _candidates(first: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    if first not in _STARTS:
+        names = _ALPHABET.get(first) or (_DIGITS if first.isdigit() else _LETTERS if first.isalpha() else ())
+        known = dict(_PREFIXES)
+        _STARTS[first] = tuple((name, known[name]) for name in names)
+    return _STARTS[first]
+
+
+def parse(line: str) -> Record:
+    """
+    *line* without its prefixes, and what they said.
+
+    >>> found = parse("[pod/a-0/main] 2026-01-01T00:00:00.5Z (EngineCore pid=7) ERROR 01-01 00:00:00 [core.py:9]   File")
+    >>> found.level, found.where, found.process, found.source, found.text
+    (40, 'core.py:9', 'EngineCore pid=7', 'a-0/main', '  File')
+    """
+    if "\x1b" in line or "_bk;t=" in line:
+        line = COLOURS.sub("", _BUILDKITE.sub("", line))
+    line = line.rstrip("\r\n")
+    return _strip(Record(line.removeprefix("^C"), line=line))
+
+
+def _strip(record: Record) -> Record:
+    """Remove every known prefix from the text of *record*."""
+    line = _Line(record)
+    for _ in range(_MOST_PREFIXES):
+        if not line.text or not line.take_off() or line.kinds[-1] in _LAST:
+            break
+    return line.record()
+
+
+class _Line:
+    """A line whose prefixes are removed one by one."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self.text, self.kinds, self.level = record.text, list(record.kinds), record.level
+        self.said: dict[str, str] = {}
+
+    def take_off(self) -> bool:
+        """Remove one prefix. Returns whether there was one."""
+        for name, pattern in _candidates(self.text[0]):
+            if name in _ONCE and name in self.kinds:
+                continue
+            match = pattern.match(self.text)
+            if match is not None and (name != "level" or _may_be_level(self.text, match, self.kinds)):
+                self._took(name, match)
+                return True
+        return False
+
+    def _took(self, name: str, match: re.Match[str]) -> None:
+        groups = match.groupdict()
+        self.kinds.append(name)
+        self.text = self.text[match.end() :]
+        if name == "times":  # it has no level, whatever the one before it says
+            self.level = None
+        if name in _TRANSPORT and not _ENGINES.search(f"{groups.get('where')} {groups.get('logger')}"):
+            self.kinds[-1], self.level = "relay", None
+            return
+        if level := groups.get("level"):
+            self.level = LEVELS.get(level.upper(), self.level)
+        for part in ("where", "source", "process", "rank", "time"):
+            if value := groups.get(part):
+                self.said[part] = self._joined(part, value)
+
+    def _joined(self, part: str, value: str) -> str:
+        return f"{self.said[part]} {value}" if part == "process" and part in self.said else value.strip(" -:")
+
+    def record(self) -> Record:
+        """The remaining message with the fields of the removed prefixes."""
+        before, said = self._record, self.said
+        return replace(
+            before,
+            text=self.text,
+            level=self.level,
+            kinds=tuple(self.kinds),
+            where=said.get("where", before.where),
+            source=said.get("source", before.source),
+            process=self._process(),
+            rank=said.get("rank", before.rank).strip(),
+            time=said.get("time", before.time),
+        )
+
+    def _process(self) -> str:
+        """The process of the line: its tag, and the rank that a launcher puts before every line."""
+        tag = self.said.get("process", self._record.process)
+        return f"{tag} rank{self.said['rank']}".strip() if "rank" in self.kinds and "rank" in self.said else tag
+
+
+def _may_be_level(text: str, match: re.Match[str], kinds: list[str]) -> bool:
+    """Whether a leading word such as ERROR is a logger's level."""
+    rest = text[match.end() :]
+    return not rest.startswith(("=", "(")) and not (kinds and kinds[-1] == "level")
+
+
+def records(line: str) -> Iterator[Record]:
+    """The records in *line*: several if a formatter joined the lines of a message."""
+    outer = parse(line)
+    text = outer.text
+    if not (text.startswith("{") and text.rstrip().endswith("}")):
+        yield outer
+        return
+    made = _from_json(outer)
+    if made is None:
+        yield outer
+        return
+    for part in made.text.split("\n") if made.text else ():
+        part = COLOURS.sub("", _BUILDKITE.sub("", part.rstrip("\r")))  # noqa: PLW2901
+        inner = replace(made, text=part, line=part)
+        if made.kinds[-1:] != ("json",):
+            inner = _strip(inner)
+        inner = replace(inner, kinds=(*made.kinds, *(kind for kind in inner.kinds if kind not in made.kinds)))
+        deeper = _from_json(inner) if inner.text.startswith("{") and inner.text.endswith("}") else None
+        yield from records(inner.text) if deeper is not None else (inner,)
+
+
+_MESSAGE_KEYS: Final = ("message", "msg", "log", "MESSAGE", "event", "text", "textPayload")
+_LEVEL_KEYS: Final = ("level", "levelname", "severity", "lvl", "log.level")
+_TIME_KEYS: Final = ("timestamp", "time", "ts", "@timestamp", "asctime")
+_LOGGER_KEYS: Final = ("logger", "name", "logger_name", "target")
+
+
+def _from_json(outer: Record) -> Record | None:
+    """The record in a line of JSON; None if the JSON is not a log entry."""
+    try:
+        content = json.loads(outer.text)
+    except ValueError:
+        return None
+    if not isinstance(content, dict):
+        return None
+    fields = content.get("fields")
+    content = {**fields, **content} if isinstance(fields, dict) else content
+    message = next((content[key] for key in _MESSAGE_KEYS if isinstance(content.get(key), str)), None)
+    if message is None:
+        return None
+    said = next((str(content[key]) for key in _LEVEL_KEYS if isinstance(content.get(key), str)), "")
+    logger = next((str(content[key]) for key in _LOGGER_KEYS if isinstance(content.get(key), str)), "")
+    trace = next(
+        (
+            content[key]
+            for key in ("exc_info", "exception", "stack_trace", "traceback")
+            if isinstance(content.get(key), str)
+        ),
+        "",
+    )
+    return replace(
+        outer,
+        text="\n".join(filter(None, (message.rstrip("\n"), trace))),
+        level=LEVELS.get(said.upper(), outer.level) if _ENGINES.search(logger) else None,
+        where=logger or outer.where,
+        process=str(content.get("process") or content.get("pid") or outer.process),
+        time=next((str(content[key]) for key in _TIME_KEYS if content.get(key)), outer.time),
+        kinds=(*outer.kinds, "json") if _ENGINES.search(logger) else (*outer.kinds, "relay"),
+    )

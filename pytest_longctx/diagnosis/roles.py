@@ -1,0 +1,41 @@
+"""The role of a line: exception, logger's record or native output; and whether it may report a failure."""
+
+import re
+
+from pytest_longctx.diagnosis import quoting
+from pytest_longctx.diagnosis.records import ERROR, LEVELS, Record
+from pytest_longctx.diagnosis.signatures import Signature
+from pytest_longctx.diagnosis.tracebacks import EXCEPTION
+
+_COMPLAINS = re.compile(
+    r"\b(?:ERROR|CRITICAL|FATAL)\b|^(?:[\w./-]+: )?(?:fatal )?error: |^Fatal Python error|Segmentation fault", re.ASCII
+)
+
+
+def is_exception(record: Record, text: str) -> bool:
+    """Whether *text* is an exception that stands outside a traceback."""
+    return EXCEPTION.match(text) is not None and (record.level is None or record.level >= ERROR)
+
+
+def counts(signature: Signature, record: Record, text: str, at: int, *, exception: bool) -> bool:
+    """Whether the match of *signature* at *at* counts: by role and level of the line, and outside quoted text."""
+    native = record.bare or record.kinds[-1:] == ("nccl",)
+    role = "exception" if exception else "native" if native else "record"
+    if signature.role and role not in signature.role:
+        return False
+    if exception:
+        return not quoting.in_string(text, at)
+    if record.level is not None and record.level < LEVELS[signature.level]:
+        return False
+    return not quoting.quoted(text, at)
+
+
+def complains(record: Record) -> bool:
+    """Whether *record* is an error by its level or its text."""
+    text = record.text
+    if quoting.is_request(text) or not text.strip():
+        return False
+    if record.level is not None and not record.bare:
+        return record.level >= ERROR
+    found = _COMPLAINS.search(text)
+    return found is not None and not quoting.quoted(text, found.start())

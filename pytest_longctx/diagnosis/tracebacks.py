@@ -1,0 +1,49 @@
+"""Tracebacks in a log, each of one process, with prefixes on their lines."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from pytest_longctx.diagnosis.records import Record
+from pytest_longctx.diagnosis.signatures import Phase, Place
+
+HEADER: Final = "Traceback (most recent call last)"
+FRAME = re.compile(r"\s*(?:\| )?\s*File \"[^\"]+\", line \d+")
+GROUP = re.compile(r"^ +[|+] ?")
+ENDS_IN = re.compile(r"^(?:(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*|[A-Z]\w*)(?:: .*|:)?$")
+EXCEPTION = re.compile(
+    r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Exit|Interrupt|Failure|Abort)(?:: |:$|$|\()"
+    r"|^[\w.]+\.exc(?:eptions?)?\.\w+(?:: |$)|^Exception(?:: |$)"
+)
+CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
+
+
+@dataclass(slots=True)
+class Trace:
+    """A traceback while it is read."""
+
+    record: Record
+    caught: bool
+    places: dict[str, Place] = field(default_factory=dict)
+    """The innermost place of each class that places refine."""
+    phase: Phase | None = None
+    """The phase of the innermost place."""
+    done: bool = False
+    chained: bool = False
+    lines: int = 0
+    message: int = 0
+    failure: object = None
+    tail: list[str] = field(default_factory=list)
+
+    def holds(self, record: Record) -> bool:
+        """Whether *record* can be a line of this traceback."""
+        mine, outer = self.record.kinds, record.kinds
+        if record.bare or (len(outer) < len(mine) and mine[: len(outer)] == outer):
+            return True
+        return (
+            record.where == self.record.where and record.kinds == self.record.kinds and record.kinds[-1:] in _REPEATING
+        )
+
+
+_REPEATING: Final = (("engine",), ("glog",), ("logging",), ("json",), ("python",), ("tensorrt",))
+"""Loggers that put their prefix before every line of a message."""

@@ -1,0 +1,32 @@
+"""The labelled logs are whole: each head is complete, and the line that proves its cause stands in the log."""
+
+from pathlib import Path
+
+import pytest
+
+CORPUS = Path(__file__).parents[2] / "data" / "diagnosis"
+LOGS = sorted(CORPUS.glob("*/*.log"))
+KEYS = {"source", "engine", "ended", "class", "phase", "because", "sizes", "do", "resolution"}
+
+
+def head_and_body(log: Path) -> tuple[dict[str, str], list[str]]:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    first = next(number for number, line in enumerate(lines) if not line.startswith("# "))
+    pairs = (line.removeprefix("# ").partition(": ") for line in lines[:first])
+    return {key: value for key, _, value in pairs}, lines[first:]
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: f"{log.parent.name}-{log.stem}")
+def test_a_log_has_its_answer(log):
+    head, body = head_and_body(log)
+    assert head.keys() >= KEYS
+    assert head["because"] == "none" or any(head["because"].strip() in line for line in body)
+
+
+def test_all_sets_are_there():
+    halves = {
+        half: [head_and_body(log)[0]["class"] for log in LOGS if log.parent.name == half]
+        for half in ("developed", "held_out", "third")
+    }
+    assert {half: len(classes) for half, classes in halves.items()} == {"developed": 207, "held_out": 123, "third": 138}
+    assert all(classes.count("healthy") >= 20 for classes in halves.values())
