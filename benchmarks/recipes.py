@@ -9,10 +9,12 @@ a variant and a hardware profile claims that the weights fit on as few GPUs as i
 the same for 8,192 tokens, 256 requests and the engine's default share. Needs PyYAML.
 """
 
+import io
 import json
 import re
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -46,29 +48,30 @@ QUANTIZED: dict[str, dict[str, Any]] = {
 """What a variant's precision means where its own config is not at hand."""
 
 
-def text(repository: Path, path: str) -> str:
-    """A file of the newest commit."""
-    command = ("git", "-C", str(repository), "show", f"HEAD:{path}")
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+@cache
+def _archive(repository: Path, under: str) -> dict[str, str]:
+    """The text files under a folder of the newest commit, by path."""
+    command = ("git", "-C", str(repository), "archive", "HEAD", under)
+    packed = subprocess.run(command, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        return {each.name: content.read().decode() for each in tar if (content := tar.extractfile(each)) is not None}
 
 
-def files(repository: Path, under: str) -> list[str]:
-    """Files under a folder."""
-    command = ("git", "-C", str(repository), "ls-tree", "-r", "--name-only", "HEAD", under)
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+def _yaml(written: str) -> Any:
+    return yaml.load(written, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def shipped(repository: Path) -> dict[str, tuple[Any, Any]]:
     """AIConfigurator's config.json files with what stands beside them, by the model's name."""
-    paths = files(repository, CONFIGS)
+    paths = _archive(repository, CONFIGS)
     made: dict[str, tuple[Any, Any]] = {}
     for path in paths:
         if path.endswith("_hf_quant_config.json") or not path.endswith("_config.json"):
             continue
         beside = path.replace("_config.json", "_hf_quant_config.json")
-        quantised = json.loads(text(repository, beside)) if beside in paths else None
+        quantised = json.loads(paths[beside]) if beside in paths else None
         name = Path(path).name.removesuffix("_config.json").replace("--", "/")
-        made[name] = (json.loads(text(repository, path)), quantised)
+        made[name] = (json.loads(paths[path]), quantised)
     return made
 
 
@@ -105,13 +108,13 @@ class Pair:
 
 def pairs(recipes: Path, configs: dict[str, tuple[Any, Any]]) -> Iterator[Pair]:
     """Every variant of every recipe with every hardware that it names."""
-    profiles = yaml.safe_load(text(recipes, "taxonomy.yaml"))["hardware_profiles"]
+    profiles = _yaml(_archive(recipes, "taxonomy.yaml")["taxonomy.yaml"])["hardware_profiles"]
     by_name = {_plain(name): each for name, each in configs.items()}
     by_name |= {
         _plain(name): (entry["config"], None) for name, entry in _known().items() if _plain(name) not in by_name
     }
-    for path in files(recipes, "models"):
-        recipe = yaml.safe_load(text(recipes, path))
+    for written in _archive(recipes, "models").values():
+        recipe = _yaml(written)
         model, hardware = recipe["model"], recipe["meta"].get("hardware") or {}
         for label, variant in recipe["variants"].items():
             name = variant.get("model_id") or model["model_id"]
