@@ -177,6 +177,10 @@ class Backend:
         """
         return None
 
+    def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
+        """Whether `predict` knows what the engine makes of a dtype of the KV cache that the checkpoint asks for."""
+        return False
+
     def tensor_parallel(self, deployment: Deployment) -> int:
         """How many devices share each layer."""
         return 1
@@ -186,7 +190,8 @@ class Backend:
         if unknown := sorted(self.unmodelled_flags & {name.replace("_", "-") for name in deployment.flags}):
             return f"the memory of {self.name} with --{unknown[0]} is not modelled"
         asked = shape.whole.scheme.kv_dtype if shape.whole else None
-        if asked and deployment.flags.get("kv-cache-dtype", "auto") == "auto":
+        unsaid = deployment.flags.get("kv-cache-dtype", "auto") == "auto"
+        if asked and unsaid and not self.takes_kv_dtype(deployment, shape):
             return (
                 f"the memory of {self.name} is not modelled where config.json asks for a KV cache in {asked}: "
                 "name a --kv-cache-dtype"

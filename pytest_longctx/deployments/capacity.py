@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
+from pytest_longctx.deployments import accelerators
 from pytest_longctx.deployments.hardware import Hardware
-from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.deployments.shape import Shape, not_plain
 from pytest_longctx.observation import Outcome
+from pytest_longctx.shapes import ModelShape
+from pytest_longctx.shapes.caches import Latent
 from pytest_longctx.units import GiB
 
 PEAK_TFLOPS: Mapping[str, Mapping[int, float]] = MappingProxyType(
     {
-        "H200": {2: 989, 1: 1979},
-        "H100": {2: 989, 1: 1979},
-        "B200": {2: 2250, 1: 4500},
-        "MI300X": {2: 1307, 1: 2614},
-        "trn2": {2: 667, 1: 1299},
+        kind: {size: peak for size, peak in ((2, one.bf16), (1, one.fp8)) if peak is not None}
+        for kind, one in accelerators.every().items()
     }
 )
 """Dense peak of one device in TFLOP/s, by bytes per value (2: BF16, 1: FP8), from the vendors' data sheets; trn2 is one chip."""
@@ -30,6 +30,8 @@ LOG_WINDOW_SLACK = 1e-3
 
 def prefill_flop(shape: Shape, tokens: int) -> float:
     """Floating-point operations of a prefill: matrices, causal attention of full layers, and attention within windows."""
+    if shape.whole is not None and not_plain(shape.whole):
+        return shape.whole.attention_flop(tokens) + 2 * (shape.active_parameters - shape.embedding_parameters) * tokens
     width = shape.heads * shape.head_dim
     full = 2 * tokens**2 * width * shape.full
     local = 2 * tokens * min(shape.window, tokens) * width * (shape.chunked + shape.sliding)
@@ -42,9 +44,24 @@ def prefill_terms(shape: Shape) -> tuple[float, float, float]:
 
     Per token: matrices and attention within windows; per token squared: full attention.
     """
+    if shape.whole is not None and not_plain(shape.whole):
+        return _terms_of(shape.whole, 2 * (shape.active_parameters - shape.embedding_parameters))
     width = shape.heads * shape.head_dim
     local = 2 * shape.window * width * (shape.chunked + shape.sliding)
     return 2 * (shape.active_parameters - shape.embedding_parameters), local, 2 * width * shape.full
+
+
+def _terms_of(whole: ModelShape, products: float) -> tuple[float, float, float]:
+    """The same of a model whose layers differ: what is bounded grows with the tokens, what is not with their square."""
+    local = full = 0.0
+    for cache, count in whole.attentions:
+        width = count * cache.heads * (cache.key_dim + cache.value_dim)
+        rate = cache.rate if isinstance(cache, Latent) else 1
+        if reach := cache.window or cache.attended * rate:
+            local += 2 * reach * width / rate
+        else:
+            full += width / rate
+    return products, local, full
 
 
 def prefill_floor_s(shape: Shape, tokens: int, hardware: Hardware, value_bytes: int = 2) -> float | None:
@@ -88,7 +105,9 @@ def fit(points: Sequence[tuple[int, float]]) -> Law:
     return Law(float(linear_s) / 1e6, float(quadratic_s) / 1e12)
 
 
-DEVICE_GIB = {"H200": 139.8, "H100": 79.1, "B200": 178.4, "MI300X": 191.5}
+DEVICE_GIB: Mapping[str, float] = MappingProxyType(
+    {kind: one.visible_gib for kind, one in accelerators.every().items() if one.visible_gib is not None}
+)
 """Memory of one device in GiB, as PyTorch reports it."""
 
 
@@ -99,9 +118,13 @@ class Term:
     name: str
     size_bytes: float
     host: bool = False
+    bounds_bytes: tuple[float, float] | None = None
+    """The least and the most it may be, where kernels and versions differ by more than rounding; None: it is what it says."""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.size_bytes / GiB:.2f} GiB{' of host memory' if self.host else ''}"
+        low, high = self.bounds_bytes or (0.0, 0.0)
+        between = f" ({low / GiB:.2f} to {high / GiB:.2f})" if self.bounds_bytes else ""
+        return f"{self.name} {self.size_bytes / GiB:.2f} GiB{between}{' of host memory' if self.host else ''}"
 
 
 @dataclass(frozen=True, slots=True)

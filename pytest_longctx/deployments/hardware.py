@@ -3,25 +3,11 @@
 import re
 from dataclasses import dataclass, field, replace
 
+from pytest_longctx.deployments import accelerators
 from pytest_longctx.deployments.cpu_speed import Speed
 
-KINDS = (
-    "H200",
-    "H100",
-    "H20",
-    "B300",
-    "B200",
-    "GB200",
-    "A100",
-    "L40S",
-    "MI300X",
-    "MI325X",
-    "MI355X",
-    "trn1",
-    "trn2",
-    "cpu",
-)
-"""Hardware kinds that files may name; a device has the first kind whose name occurs in the device's name."""
+KINDS = (*accelerators.every(), "cpu")
+"""Hardware kinds that files may name; what each is, see `pytest_longctx.deployments.accelerators`."""
 
 
 CPU_FLAGS = (
@@ -52,14 +38,16 @@ class Hardware:
         """
         Parse the spelling used in files and options. Raises ValueError.
 
-        >>> Hardware.parse("8xH200"), Hardware.parse("cpu")
-        (Hardware(kind='H200', count=8), Hardware(kind='cpu', count=1))
+        >>> Hardware.parse("8xH200"), Hardware.parse("cpu"), Hardware.parse("trn2.48xlarge")
+        (Hardware(kind='H200', count=8), Hardware(kind='cpu', count=1), Hardware(kind='trn2', count=16))
         """
-        match = re.fullmatch(r"(?:([1-9]\d*)x)?(\w+)", text)
-        kinds = {kind.lower(): kind for kind in KINDS}
-        if match is None or match[2].lower() not in kinds:
+        if machine := accelerators.instance(text.lower()):
+            return cls(*machine)
+        match = re.fullmatch(r"(?:([1-9]\d*)x)?(\w[\w -]*)", text)
+        kind = None if match is None else "cpu" if match[2].lower() == "cpu" else accelerators.named(match[2])
+        if match is None or kind is None:
             raise ValueError(f"{text!r} is not hardware; write 8xH200 or cpu. Known kinds: {', '.join(KINDS)}")
-        return cls(kinds[match[2].lower()], int(match[1] or 1))
+        return cls(kind, int(match[1] or 1))
 
     def __str__(self) -> str:
         return self.kind if self.kind == "cpu" else f"{self.count}x{self.kind}"

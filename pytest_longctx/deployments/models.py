@@ -150,7 +150,7 @@ def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderst
     found = read(config, quantised)
     if isinstance(found, NotUnderstood):
         return found
-    if why := shape.not_plain(found):
+    if why := shape.uncounted(found):
         return Beyond(found, why)
     named = config.get("architectures")
     architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -41,6 +41,8 @@ class Shape:
     """Positions in the table of rotary embeddings; 0 if no layer has any."""
     whole: ModelShape | None = None
     """What `pytest_longctx.shapes` read, where this is made of it: the weights are then counted tensor by tensor."""
+    model: ModelShape | None = field(default=None, compare=False, repr=False)
+    """The same, also of a model that ships with the package; None of a shape that was made without a config."""
     architecture: str = ""
     """The class that config.json names; engines choose by it. Empty where it is not known."""
     positions_scaled: bool = False
@@ -57,8 +59,8 @@ class Shape:
             return self
         counts = {name: ceil(getattr(self, name) / stages) for name in ("full", "chunked", "sliding")}
         held = ceil((self.parameters - self.embedding_parameters) / stages) + self.embedding_parameters // 2
-        whole = self.whole and self.whole.stage(stages)
-        return replace(self, **counts, parameters=held, whole=whole)
+        whole, model = self.whole and self.whole.stage(stages), self.model and self.model.stage(stages)
+        return replace(self, **counts, parameters=held, whole=whole, model=model)
 
     def kv_bytes_per_token(self, value_bytes: int, tensor_parallel: int = 1) -> int:
         """Bytes per token of keys and values in all layers, on one device."""
@@ -79,7 +81,9 @@ class Shape:
         """
         if self.whole is not None:
             plain = weight_value_bytes(self.whole, value_bytes)
-            return self.whole.weight_bytes(tensor_parallel, plain) + self.whole.rope_bytes(rope_value_bytes)
+            # No engine quantises the tables at both ends.
+            tables = self.embedding_parameters * max(0.0, 2 - plain) / tensor_parallel
+            return self.whole.weight_bytes(tensor_parallel, plain) + self.whole.rope_bytes(rope_value_bytes) + tables
         return self.parameters * value_bytes / tensor_parallel + self.rope_positions * self.head_dim * rope_value_bytes
 
 
@@ -89,7 +93,7 @@ def weight_value_bytes(whole: ModelShape, value_bytes: float) -> float:
 
 
 def not_plain(whole: ModelShape) -> str:
-    """What *whole* has that a `Shape` cannot say; empty where the layers are of one size, with one window at most."""
+    """What *whole* has that the fields of a `Shape` cannot say, and its *model* does; empty where its layers are alike."""
     caches = [cache for layer in whole.stack for cache in layer.caches]
     attentions = [cache for cache in caches if isinstance(cache, Attention)]
     checks = {
@@ -101,13 +105,17 @@ def not_plain(whole: ModelShape) -> str:
         "heads of several shapes": len({(c.kv_heads, c.key_dim, c.value_dim, c.heads) for c in attentions}) > 1,
         "keys and values of different width": any(cache.key_dim != cache.value_dim for cache in attentions),
         "windows of several sizes": len({(c.span, c.window) for c in attentions if c.window}) > 1,
-        "towers that are not counted": whole.vision_parameters is None,
     }
     return ", ".join(name for name, there in checks.items() if there)
 
 
+def uncounted(whole: ModelShape) -> str:
+    """What of *whole* no predictor can have terms for; empty where all is counted."""
+    return "towers that are not counted" if whole.vision_parameters is None else ""
+
+
 def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = False) -> Shape:
-    """The shape of a model of which `not_plain` says nothing."""
+    """The shape of a model; where `not_plain` says something, its fields are those of a full layer, and *model* has the rest."""
     return Shape(
         full=whole.full,
         chunked=whole.chunked,
@@ -123,6 +131,7 @@ def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = Fa
         embedding_parameters=whole.embedding_parameters,
         rope_positions=whole.rope_positions,
         whole=whole,
+        model=whole,
         architecture=architecture,
         positions_scaled=positions_scaled,
     )

@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
-from pytest_longctx.deployments.hardware import CPU_FLAGS, KINDS, Hardware, Machine
+from pytest_longctx.deployments import accelerators
+from pytest_longctx.deployments.hardware import CPU_FLAGS, Hardware, Machine
 from pytest_longctx.devices import amd, neuron, nvidia
 from pytest_longctx.units import GiB
 
@@ -82,4 +83,4 @@ def _host_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float | None
 
 def _kind_of(name: str) -> str | None:
     # trn1n, an instance type with a faster network, has the same devices as trn1.
-    return next((kind for kind in KINDS if kind != "cpu" and re.search(rf"\b{kind}n?\b", name, re.IGNORECASE)), None)
+    return accelerators.kind_in(name)

@@ -63,6 +63,8 @@ class ModelShape:
     notes: tuple[str, ...] = ()
     rope_dim: int = 0
     """Values in a row of the table of rotary embeddings."""
+    rope_stretch: float = 1.0
+    """Rows of that table for each position."""
 
     @property
     def layers(self) -> int:
@@ -172,7 +174,7 @@ class ModelShape:
 
         With 10,485,760 positions of 128 values it takes 2.5 GiB in BF16 (vLLM) and 5.0 GiB in FP32 (SGLang).
         """
-        return ceil(self.rope_positions * self.rope_dim * value_bytes)
+        return ceil(self.rope_positions * self.rope_stretch * self.rope_dim * value_bytes)
 
     # What `Shape` was asked for.
 

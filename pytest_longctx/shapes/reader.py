@@ -111,7 +111,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     whole = text is not config or any(key in config for key in vision.TOWERS)
     towers, more = vision.towers(config, body.hidden) if whole else (0, ())
     parts = (name, body.hidden, body.vocabulary, positions, body.layers, body.outside, body.draft)
-    return ModelShape(*parts, dtype, scheme, towers, (*notes, *more), rope_dim)
+    return ModelShape(*parts, dtype, scheme, towers, (*notes, *more), rope_dim, rotary.stretch(keys))
 
 
 def _family(name: str) -> Callable[[Keys], Body]:

@@ -26,7 +26,7 @@ def test_hardware_is_what_was_typed_else_what_the_deployment_needs():
 
 
 def test_what_is_not_known_of_is_not_predicted():
-    assert predict_deployment(SCOUT, "4xA100") is None
+    assert predict_deployment(SCOUT, "4xtrn2") is None
     unknown = SCOUT.model_copy(update={"model": Model(name="of an unknown shape", id="nobody/has-it")})
     assert predict_deployment(unknown) is None
 

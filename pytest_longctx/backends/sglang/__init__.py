@@ -5,7 +5,8 @@ from pytest_longctx.backends.sglang import defaults, memory
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.shape import Shape
-from pytest_longctx.shapes.caches import State
+from pytest_longctx.shapes import ModelShape
+from pytest_longctx.shapes.caches import Attention, Latent, State
 from pytest_longctx.toml import in_range, overlap
 from pytest_longctx.units import GiB
 
@@ -21,23 +22,36 @@ _UNMODELLED = frozenset(
 )
 """Flags that change what a device holds, and that `Sglang.predict` does not look at."""
 _LLAMA_4 = "Llama4ForConditionalGeneration"
-_OTHER_WINDOW_POOLS = frozenset(
-    """BeamForCausalLM DeepseekV4ForCausalLM DiffusionGemmaForBlockDiffusion Dots3NoteForCausalLM EmbeddingGemma2Model
+_WINDOW_POOLS = frozenset(
+    """BeamForCausalLM EmbeddingGemma2Model
     Gemma4ForCausalLM Gemma4ForConditionalGeneration Gemma4UnifiedForConditionalGeneration GptOssForCausalLM
-    GraniteMoeSWAForCausalLM GraniteSWAForCausalLM InklingForConditionalGeneration IQuestQ1ForCausalLM LagunaForCausalLM
+    GraniteMoeSWAForCausalLM GraniteSWAForCausalLM IQuestQ1ForCausalLM LagunaForCausalLM
     MellumForCausalLM MiMoV2FlashForCausalLM MiMoV2ForCausalLM MuseGlimmerForCausalLM MuseGlimmerForConditionalGeneration
-    Step3p5ForCausalLM Step3p7ForConditionalGeneration UnlimitedOCRForCausalLM""".split()  # noqa: SIM905
+    Step3p5ForCausalLM Step3p7ForConditionalGeneration""".split()  # noqa: SIM905
 )
 """
-Classes beside Llama 4 whose windows have a pool of their own; its split is not modelled.
+Classes beside Llama 4 whose windows have a pool of their own, split by ``--swa-full-tokens-ratio``.
 
-From ``is_hybrid_swa_model`` and ``get_hybrid_layer_ids`` of 0.5.16 and 0.5.23 (``srt/configs/model_config.py``).
+From ``is_hybrid_swa_model`` and ``get_hybrid_layer_ids`` of 0.5.16 and 0.5.23 (``srt/configs/model_config.py``), and
+``HybridSWAPoolConfigurator`` (``srt/model_executor/pool_configurator.py``).
 """
+_OTHER_POOLS = frozenset(
+    """DeepseekV4ForCausalLM DiffusionGemmaForBlockDiffusion Dots3NoteForCausalLM InklingForConditionalGeneration
+    UnlimitedOCRForCausalLM""".split()  # noqa: SIM905
+)
+"""Classes whose pools have a split of their own, which is not modelled."""
+_NEWER_POOLS = frozenset(
+    """BeamForCausalLM EmbeddingGemma2Model GraniteMoeSWAForCausalLM GraniteSWAForCausalLM IQuestQ1ForCausalLM
+    MuseGlimmerForCausalLM MuseGlimmerForConditionalGeneration""".split()  # noqa: SIM905
+)
+"""Those of `_WINDOW_POOLS` that 0.5.23 has and 0.5.16 has not."""
+_STATES = ("mamba2", "gated_delta")
+"""Kinds of state whose slots were seen in logs (Nemotron-H, Qwen3-Next; 0.5.16)."""
 
 
 def _window_pool(shape: Shape) -> bool:
-    """Whether layers with a window have a pool of their own: of what was read, only Llama 4 as a multimodal model."""
-    return shape.whole is None or shape.architecture == _LLAMA_4
+    """Whether layers with a window have a pool of their own."""
+    return shape.whole is None or shape.architecture in (_LLAMA_4, *_WINDOW_POOLS)
 
 
 class Sglang(Backend):
@@ -90,24 +104,42 @@ class Sglang(Backend):
         batches = None if flags.get("disable-cuda-graph") else int(graphs_at_most)
         chunk_tokens = int(flags.get("chunked-prefill-size", defaults.chunk_tokens(gpu_mib, deployment.version)))
         fraction = _MULTIMODAL_FRACTION
+        latent = _latents(shape)
         if not (shape.chunked and _window_pool(shape)):
             # 0.5.6 reserves for decode graphs even when they are off, and captures none of a prefill.
             graphs = (usual, 0) if old else (batches, 0 if batches is None else chunk_tokens)
-            fraction = defaults.static_fraction(gpu_mib, chunk_tokens, *graphs, devices)
+            triton = flags.get("attention-backend") == "triton"
+            mla_mib = None if not latent or old else 0 if triton or batches is None else defaults.MLA_GRAPHS_MIB
+            fraction = defaults.static_fraction(gpu_mib, chunk_tokens, *graphs, devices, prefill_mib=mla_mib)
+        asked = "fp8" if self.takes_kv_dtype(deployment, shape) else "auto"
+        given = str(flags.get("kv-cache-dtype", "auto"))
+        fp8 = (asked if given == "auto" else given).startswith("fp8")
+        slots = flags.get("max-mamba-cache-size")
         return memory.Boot(
             shape,
             device_bytes - TAKEN_BYTES,
             deployment.max_model_len,
             float(flags.get("mem-fraction-static", fraction)),
-            value_bytes=1 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else 2,
+            value_bytes=1 if fp8 else 2,
             weight_value_bytes=deployment.model.weight_bits / 8,
             tensor_parallel=devices,
             max_running_requests=None if requests is None else int(requests),
             cuda_graph_max_bs=batches,
             page_size=int(flags.get("page-size", 1)),
             # 0.5.6 has the pool for windowed layers only on request (--hybrid-kvcache-ratio).
-            hybrid_pool=not old and _window_pool(shape),
+            hybrid_pool=not old and _window_pool(shape) and not flags.get("disable-hybrid-swa-memory", False),
+            swa_ratio=float(flags.get("swa-full-tokens-ratio", memory.SWA_RATIO)),
+            latent_bytes=memory.PACKED_LATENT_BYTES if fp8 and any(cache.index_dim for cache in latent) else None,
+            indexed_by_all=deployment.version is not None and overlap(deployment.version, "<0.5.23"),
+            state_value_bytes=2 if flags.get("mamba-ssm-dtype") == "bfloat16" else 4,
+            state_ratio=float(flags.get("mamba-full-memory-ratio", memory.STATE_RATIO)),
+            state_slots=None if slots is None else int(slots),
         ).predict()
+
+    def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
+        # ``srt/mem_cache/kv_cache_dtype.py``, 0.5.16 and 0.5.23: ModelOpt's FP8, and nothing else, is FP8 e4m3.
+        scheme = shape.whole.scheme if shape.whole is not None else None
+        return scheme is not None and scheme.name == "modelopt" and scheme.kv_dtype == "fp8"
 
     def tensor_parallel(self, deployment: Deployment) -> int:
         return int(next((deployment.flags[name] for name in _TENSOR_PARALLEL if name in deployment.flags), 1))
@@ -124,8 +156,43 @@ class Sglang(Backend):
             return f"the memory of {self.name} is not modelled where not just every fourth layer of Llama 4 is full"
         if windows and not shape.architecture:
             return f"the memory of {self.name} is not modelled: config.json has windows, and names no class (architectures)"
-        if windows and shape.architecture in _OTHER_WINDOW_POOLS:
-            return f"the memory of {self.name} for {whole.model_type} is not modelled: a pool for its windows"
+        if found := _not_pooled(deployment, shape, whole):
+            return f"the memory of {self.name} for {whole.model_type} is not modelled: {found}"
         if whole.vision_parameters and shape.architecture != _LLAMA_4 and "mem-fraction-static" not in deployment.flags:
             return f"the memory of {self.name} for models with a vision tower is not modelled without --mem-fraction-static"
         return ""
+
+
+def _latents(shape: Shape) -> tuple[Latent, ...]:
+    """The latents that layers of *shape* cache."""
+    attentions = shape.model.attentions if shape.model is not None else ()
+    return tuple(cache for cache, _ in attentions if isinstance(cache, Latent))
+
+
+def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
+    """What of a model has pools that are not modelled: the key, or the flag; empty where all are."""
+    architecture, flags = shape.architecture, deployment.flags
+    attentions = [cache for cache, _ in whole.attentions]
+    windowed = any(cache.window for cache in attentions)
+    pooled = architecture in _NEWER_POOLS and deployment.version is not None and overlap(deployment.version, "<0.5.23")
+    capped = flags.get("disable-radix-cache") and flags.get("max-running-requests") and windowed and _window_pool(shape)
+    dtype = str(flags.get("kv-cache-dtype", "auto"))
+    checks = {
+        "a pool of its own kind for its windows": architecture in _OTHER_POOLS,
+        "a pool for its windows, which 0.5.16 has not and 0.5.23 has": pooled,
+        "a state of another kind than " + " and ".join(_STATES): any(s.kind not in _STATES for s, _ in whole.states),
+        "no layer that attends (architectures)": not attentions,
+        "layers without a cache of their own (num_kv_shared_layers, block_configs)": _shares(whole),
+        "latents of several tokens (compress_ratios)": any(c.rate != 1 or c.window for c in _latents(shape)),
+        "an indexer beside keys and values": any(isinstance(c, Attention) and c.index_dim for c in attentions),
+        "--disable-radix-cache with --max-running-requests and windows": bool(capped),
+        f"--kv-cache-dtype {dtype}": dtype not in ("auto", "bfloat16", "bf16", "float16")
+        and not dtype.startswith("fp8"),
+        "mamba_ssm_dtype of its config": any(s.recurrent_dtype == "bfloat16" for s, _ in whole.states),
+    }
+    return next((name for name, found in checks.items() if found), "")
+
+
+def _shares(whole: ModelShape) -> bool:
+    """Whether layers have no cache of their own; in a model with states, those are feed-forward layers."""
+    return not whole.states and any(not layer.caches for layer in whole.stack)

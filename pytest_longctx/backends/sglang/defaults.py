@@ -25,6 +25,8 @@ _CHUNKS: Final[tuple[tuple[int, int, int, int], ...]] = (
 """Below so many GiB: the chunk in tokens, and the largest decode graph with fewer than four devices and with more."""
 _SMALL_CARDS_SINCE_0_5_20: Final = (35, 4096, 48, 160)
 _LARGEST: Final = (0, 16_384, 512, 512)
+MLA_GRAPHS_MIB: Final = 1536
+"""What prefill graphs of models with latents reserve (0.5.16 to 0.5.23); Triton's MLA captures none."""
 _STEPS: Final = ((32, 4), (256, 16), (512, 32), (1024, 64), (4096, 256))
 """Sizes of prefill graphs: up to so many tokens, in such steps; above, in steps of 512."""
 
@@ -59,18 +61,26 @@ def prefill_graphs(most_tokens: int) -> int:
 
 
 def static_fraction(
-    gpu_mib: int, chunk: int, decode_graphs: int | None, prefill_tokens: int, devices: int = 1
+    gpu_mib: int,
+    chunk: int,
+    decode_graphs: int | None,
+    prefill_tokens: int,
+    devices: int = 1,
+    *,
+    prefill_mib: int | None = None,
 ) -> float:
     """
     The default of ``--mem-fraction-static`` for a text model.
 
     *decode_graphs* is the largest batch of a decode graph, None with graphs off; *prefill_tokens* the largest prefill graph;
-    *devices* those of tensor and pipeline parallelism together.
+    *devices* those of tensor and pipeline parallelism together; *prefill_mib* what prefill graphs reserve, where it is not by
+    their number.
 
     >>> static_fraction(81_559, 8192, 256, 8192), static_fraction(143_771, 8192, 256, 8192)
     (0.83, 0.903)
     """
-    graphs_mib = 0 if decode_graphs is None else 2 * decode_graphs + 8 * prefill_graphs(prefill_tokens)
+    prefills_mib = 8 * prefill_graphs(prefill_tokens) if prefill_mib is None else prefill_mib
+    graphs_mib = 0 if decode_graphs is None else 2 * decode_graphs + prefills_mib
     reserved_mib = 512 + 1.5 * max(chunk, 2048) + devices / 8 * 1024 + graphs_mib
     if gpu_mib > 60 * 1024:
         reserved_mib = max(reserved_mib, 10 * 1024)

@@ -9,6 +9,7 @@ from math import ceil
 
 from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.shapes.caches import Attention, Latent
 from pytest_longctx.units import GiB
 
 GRID_ROWS = 65_535
@@ -20,6 +21,13 @@ GRAPH_TABLES = 3
 
 SWA_RATIO = 0.8
 """Tokens of a windowed layer's pool for each token of a full layer's, by default."""
+
+STATE_RATIO = 0.9
+"""Memory for states (Mamba-2, Gated DeltaNet) for each byte of the KV pool, by default (``--mamba-full-memory-ratio``)."""
+STATES_PER_REQUEST = 3
+"""States that a running request may hold while the radix cache is on (``_handle_max_mamba_cache``, 0.5.16 and 0.5.23)."""
+PACKED_LATENT_BYTES = 656
+"""An FP8 latent of a sparse model: 512 values, four FP32 scales, 64 rotary values in BF16 (``calculate_mla_kv_cache_dim``)."""
 
 COPY_BYTES_PER_S = 17e9
 """Copy rate of token ids during the radix-tree walk, on the host of one H200."""
@@ -81,6 +89,18 @@ class Boot:
     Whether windowed layers have a pool of their own, of `SWA_RATIO` of the tokens: only for Llama 4 as a multimodal model, which
     its real checkpoint is; as a text model every layer has full attention.
     """
+    swa_ratio: float = SWA_RATIO
+    """Tokens of a windowed layer's pool for each of a full layer's."""
+    latent_bytes: int | None = None
+    """Bytes of one token's latent, where its layout is fixed; None: *value_bytes* for each of its values."""
+    indexed_by_all: bool = False
+    """Whether every layer has room for an indexer's key, also one that uses another's: so up to 0.5.22."""
+    state_value_bytes: int = 4
+    """Of a recurrent state."""
+    state_ratio: float = STATE_RATIO
+    """Memory for states for each byte of the other pools."""
+    state_slots: int | None = None
+    """How many states were asked for; None: as many as *state_ratio* allows."""
 
     @property
     def weight_bytes(self) -> float:
@@ -90,10 +110,44 @@ class Boot:
     @property
     def token_bytes(self) -> float:
         """Bytes of the pool per token, on one device."""
-        if not self.hybrid_pool:
-            return self.shape.kv_bytes_per_token(self.value_bytes, self.tensor_parallel)
-        kept = self.shape.full + SWA_RATIO * (self.shape.chunked + self.shape.sliding)
-        return 2 * kept * self.shape.kv_heads_per_device(self.tensor_parallel) * self.shape.head_dim * self.value_bytes
+        return sum(count * self._kept(cache) * self._size(cache) for cache, count in self._caches)
+
+    @property
+    def _caches(self) -> tuple[tuple[Attention | Latent, int], ...]:
+        """Layers that cache something of each token."""
+        if self.shape.model is not None:
+            return self.shape.model.attentions
+        heads, width, window = self.shape.kv_heads, self.shape.head_dim, self.shape.window
+        kinds = ((self.shape.full, 0), (self.shape.chunked + self.shape.sliding, window))
+        return tuple((Attention(heads, width, width, window=w), n) for n, w in kinds if n)
+
+    def _kept(self, cache: Attention | Latent) -> float:
+        """Tokens that a layer's pool has for each token of a full layer's (``pool_configurator.py``)."""
+        full = any(not other.window for other, _ in self._caches)
+        return self.swa_ratio if self.hybrid_pool and cache.window and full else 1.0
+
+    def _size(self, cache: Attention | Latent) -> float:
+        """Bytes of one token in one layer, on one device."""
+        if isinstance(cache, Attention):
+            return cache.token_bytes(self.value_bytes, self.tensor_parallel)
+        latent = self.latent_bytes or (cache.rank + cache.rope_dim) * self.value_bytes
+        indexed = max((other.index_bytes for other, _ in self._caches if isinstance(other, Latent)), default=0)
+        return latent + (indexed if self.indexed_by_all else cache.index_bytes)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the states of one request, on one device."""
+        model = self.shape.model
+        return model.state_bytes(2, self.state_value_bytes, self.tensor_parallel) if model is not None else 0
+
+    @property
+    def states(self) -> int:
+        """How many states there is room for; 0 where no layer has one."""
+        if not self.state_bytes:
+            return 0
+        if self.state_slots is not None:
+            return self.state_slots
+        return int(self.pool_bytes * self.state_ratio / (1 + self.state_ratio) // self.state_bytes)
 
     @property
     def pool_bytes(self) -> float:
@@ -103,14 +157,21 @@ class Boot:
     @property
     def pool_tokens(self) -> int:
         """Tokens in the pool."""
-        return int(self.pool_bytes // self.token_bytes)
+        if not self.token_bytes:
+            return self.context  # every layer keeps a state, and nothing of a token
+        return max(0, int((self.pool_bytes - self.states * self.state_bytes) // self.token_bytes))
 
     @property
     def requests(self) -> int:
-        """Maximum running requests: as configured, else 512 x tokens / context, at least 2,048 and at most 4,096."""
-        if self.max_running_requests is not None:
-            return self.max_running_requests
-        return min(4096, max(2048, self.pool_tokens * 512 // self.context))
+        """
+        Maximum running requests: as configured, else 512 x tokens / context, at least 2,048 and at most 4,096.
+
+        With states, no more than there are slots for.
+        """
+        wanted = self.max_running_requests
+        if wanted is None:
+            wanted = min(4096, max(2048, self.pool_tokens * 512 // self.context))
+        return min(wanted, max(1, self.states // STATES_PER_REQUEST)) if self.state_bytes else wanted
 
     @property
     def req_to_token_bytes(self) -> int:
@@ -125,7 +186,7 @@ class Boot:
     @property
     def layer_buffer_bytes(self) -> int:
         """Bytes of one layer's keys (or values), the unit of allocation of the pool; windowed layers are allocated first."""
-        tokens = int(self.pool_tokens * SWA_RATIO) if self.hybrid_pool else self.pool_tokens
+        tokens = int(self.pool_tokens * self.swa_ratio) if self.hybrid_pool else self.pool_tokens
         return tokens * self.shape.kv_heads_per_device(self.tensor_parallel) * self.shape.head_dim * self.value_bytes
 
     @property
@@ -165,9 +226,12 @@ class Boot:
         """Predict the result of this boot. Order of allocation: weights, request table, pool, graph tables."""
         table = Term("req_to_token", self.req_to_token_bytes)
         graphs = Term("CUDA graph tables", GRAPH_TABLES * self.graph_table_bytes)
-        terms = (Term("weights", self.weight_bytes), table, Term("KV pool", self.pool_bytes), graphs)
+        pool = Term("KV pool", self.pool_bytes)
+        terms: tuple[Term, ...] = (Term("weights", self.weight_bytes), table, pool, graphs)
         longest = max(0, self.longest_admitted)
-        if not self.pool_tokens:
+        if self.state_bytes:
+            terms += (Term(f"{self.states:,} states", self.states * self.state_bytes),)
+        if not self.pool_tokens or (self.state_bytes and self.states < 1):
             return Prediction("runs out of memory", terms, 0, None, terms[0], None, "--tp of twice as many devices")
         over = self.needed_bytes - self.device_bytes
         before_graphs = self.needed_bytes - graphs.size_bytes

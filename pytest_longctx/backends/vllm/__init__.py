@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames
-from pytest_longctx.backends.vllm import memory
+from pytest_longctx.backends.vllm import kvdtypes, memory, pages, settings
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import FASTEST, Deployment
 from pytest_longctx.deployments.shape import Shape
@@ -53,31 +53,32 @@ class Vllm(Backend):
         flags = deployment.flags
         # 0.12 disables the hybrid manager for chunked attention by default; 0.33 enables it.
         old = deployment.version is not None and overlap(deployment.version, "<0.13")
-        # It was never off for layers that slide.
-        allowed = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
-        hybrid = allowed or not shape.chunked
         stages = int(flags.get("pipeline-parallel-size", 1))
         stage = shape.stage(stages)
-        load = (int(flags.get("max-num-seqs", 1024)), int(flags.get("max-num-batched-tokens", 8192)))
-        eager = flags.get("enforce-eager", False) and not old
-        other = {"other_bytes": memory.eager_other_bytes(stage, *load)} if eager else {}
+        ratio, devices = memory.group_ratio(deployment.version), self.tensor_parallel(deployment)
+        loaded = settings.load(deployment, device_bytes)
+        layout = settings.layout(deployment, stage, hybrid=_hybrid(deployment, shape, old=old), ratio=ratio)
+        if layout is None:
+            return None
         return memory.predict(
             stage,
             device_bytes,
             deployment.max_model_len,
             # The default increased between 0.12 and 0.25.
             utilisation=float(flags.get("gpu-memory-utilization", 0.9 if old else 0.92)),
-            value_bytes=1 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else 2,
             weight_value_bytes=deployment.model.weight_bits / 8,
-            tensor_parallel=self.tensor_parallel(deployment),
-            block_size=int(flags.get("block-size", 16)),
-            max_batched_tokens=load[1],
-            max_num_seqs=load[0],
-            **other,
-            hybrid=hybrid and not flags.get("disable-hybrid-kv-cache-manager", False),
+            tensor_parallel=devices,
+            block_size=layout.block_size,
+            max_batched_tokens=loaded.max_batched_tokens,
+            max_num_seqs=loaded.max_num_seqs,
+            trial=settings.trial(deployment, loaded, tensor_parallel=devices),
             stages=stages,
-            ratio=memory.group_ratio(deployment.version),
+            layout=layout,
+            in_flight=settings.in_flight(deployment, loaded.max_batched_tokens),
         )
+
+    def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
+        return settings.takes_kv_dtype(deployment, shape)
 
     def tensor_parallel(self, deployment: Deployment) -> int:
         return int(deployment.flags.get("tensor-parallel-size", 1))
@@ -85,6 +86,8 @@ class Vllm(Backend):
     def unmodelled(self, deployment: Deployment, shape: Shape) -> str:
         if found := super().unmodelled(deployment, shape):
             return found
+        if found := _unlaid(deployment, shape, on_cpu=self.on_cpu):
+            return f"the memory of {self.name} is not modelled: {found}"
         longest, asked_tokens = shape.rope_positions, deployment.max_model_len or 0
         told = "hf-overrides" in deployment.flags or deployment.env.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1"
         if longest and asked_tokens > longest and not shape.positions_scaled and not told:
@@ -93,6 +96,26 @@ class Vllm(Backend):
                 "(context-not-derived); --hf-overrides with rope_parameters cures it"
             )
         return ""
+
+
+def _hybrid(deployment: Deployment, shape: Shape, *, old: bool) -> bool:
+    """Whether windows are kept as such; only chunked attention ever turned that off by itself."""
+    allowed = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
+    return (allowed or not shape.chunked) and not deployment.flags.get("disable-hybrid-kv-cache-manager", False)
+
+
+def _unlaid(deployment: Deployment, shape: Shape, *, on_cpu: bool) -> str:
+    """What of *shape* has no known pages under these flags; empty where they are known."""
+    if found := settings.unlaid(deployment, shape):
+        return found
+    layout = settings.layout(deployment, shape, hybrid=_hybrid(deployment, shape, old=False), ratio=1.5, on_cpu=on_cpu)
+    if layout is None:
+        return f"--kv-cache-dtype {deployment.flags.get('kv-cache-dtype')}"
+    try:
+        pages.arrange(memory.caches(shape), layout)
+    except pages.UnlaidError as problem:
+        return str(problem)
+    return ""
 
 
 class VllmCpu(Vllm):
@@ -113,25 +136,33 @@ class VllmCpu(Vllm):
         return super().argv(deployment.model_copy(update={"flags": settled}), python, model, port)
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
+        pool = self.pool(deployment, shape)
+        if deployment.max_model_len is None or pool is None:
+            return None
+        return memory.predict_pool(pool, deployment.max_model_len)
+
+    def pool(self, deployment: Deployment, shape: Shape) -> memory.Pool | None:
+        """The KV cache; None where its size was not given, or its dtype is not known."""
         flags, space_gib = deployment.flags, deployment.env.get("VLLM_CPU_KVCACHE_SPACE")
-        if deployment.max_model_len is None or space_gib is None:
+        if space_gib is None:
             return None
         dtype = str(flags.get("kv-cache-dtype", "auto"))
         # Attention stores one byte per value for every dtype it treats as quantised, and the model's dtype for all others.
         quantised = dtype.startswith(("fp8", "nvfp4")) or dtype.endswith("per_token_head")
         # A 16-bit float set for the cache alone is used even if the model computes in FP32.
         whole = str(flags.get("dtype")) == "float32" and dtype not in ("bfloat16", "float16")
-        pool = memory.Pool(
-            shape,
-            float(space_gib) * GiB,
-            value_bytes=1 if quantised else 4 if whole else 2,
-            block_size=int(flags.get("block-size", 128)),
-            max_batched_tokens=int(flags.get("max-num-batched-tokens", 2048)),
-            group_ratio=memory.group_ratio(deployment.version),
-        )
+        size = kvdtypes.PLAIN[1 if quantised else 4 if whole else 2]
+        plain = deployment.model_copy(update={"flags": {**flags, "kv-cache-dtype": "auto"}})
+        hybrid, ratio = _hybrid(deployment, shape, old=False), memory.group_ratio(deployment.version)
+        layout = settings.layout(plain, shape, hybrid=hybrid, ratio=ratio, on_cpu=True)
+        if layout is None:
+            return None
+        batch = int(flags.get("max-num-batched-tokens", 2048))
+        laid = replace(layout, keys=size, latents=size)
+        pool = memory.Pool(shape, float(space_gib) * GiB, max_batched_tokens=batch, layout=laid)
         if "num-gpu-blocks-override" in flags:
             pool = replace(pool, available_bytes=int(flags["num-gpu-blocks-override"]) * pool.block_bytes)
-        return memory.predict_pool(pool, deployment.max_model_len)
+        return pool
 
 
 class VllmNeuron(Vllm):

@@ -1,33 +1,32 @@
 """
 vLLM's memory: the pool of KV-cache blocks, and everything else that decides whether a long context boots.
 
-The pool follows ``v1/core/kv_cache_utils.py`` (0.12.0 to 0.33.0) and reproduces the logged capacity of real boots to the last
-digit. Each constant names the boots it was measured with.
+The pool follows ``v1/core/kv_cache_utils.py`` (0.11.0 to 0.33.0) and reproduces the logged capacity of real boots to the last
+digit; how its blocks are made is in `pytest_longctx.backends.vllm.pages`, what is taken beside it in
+`pytest_longctx.backends.vllm.outside`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 
+from pytest_longctx.backends.vllm import outside, pages
+from pytest_longctx.backends.vllm.kvdtypes import PLAIN
+from pytest_longctx.backends.vllm.outside import Range, Trial
+from pytest_longctx.backends.vllm.pages import Grouping, Layout
 from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.observation import Outcome
+from pytest_longctx.shapes.caches import Attention, Cache
 from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 MEASURED_FROM_BYTES = 120 * GiB
-"""The devices on which `OTHER_BYTES` and `OUTSIDE_BYTES` were measured are larger: H200s, of 139.8 GiB."""
-
-DOUBT_BYTES = 5 * GiB
-"""
-How far off `OTHER_BYTES` may be on a smaller device.
-
-From two public logs of H100s: Llama-3.1-8B had 3.7 GiB more for its cache than predicted, gpt-oss-120b (0.11) 4.4 GiB less.
-"""
+"""The devices on which `OUTSIDE_BYTES` was measured are larger: H200s, of 139.8 GiB."""
 
 SAMPLER_LOGITS_BYTES = 4
 """Bytes per logit: the sampler works on FP32 copies."""
-
-OTHER_BYTES = 8.3 * GiB
-"""Activations, libraries and CUDA graphs: 0.90 x 139.8 - 27.81 - 89.71 GiB on 8 x H200 with vLLM 0.12.0."""
 
 HOST_OTHER_BYTES = 2.2 * GiB
 """Host memory of a worker beside its tables; see `HOST_COPIES`."""
@@ -42,23 +41,22 @@ GiB. The kernel killed eight workers with tables of 57.2 GiB at about 79 GB each
 
 OUTSIDE_BYTES = 7.5 * GiB
 """
-Memory that must remain outside the engine's share, for CUDA graphs, NCCL and allocator overhead.
+Memory that must remain outside the engine's share of a large device, for CUDA graphs, NCCL and a sampler that sorts.
 
 An interval, not a formula: with 7.0 GiB (utilisation 0.95 on an H200, vLLM 0.12.0, tensor parallel 8) the sampler's warm-up ran
-out of memory; with 14.0 GiB (0.90) it did not.
+out of memory; with 14.0 GiB (0.90) it did not. Boots of 0.19 on H100s served with 4.0 GiB (0.95): since 0.17 nothing is sorted.
 """
 
 
-def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int) -> float:
+def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int, tensor_parallel: int = 1) -> float:
     """
-    Bytes that the profiling run of 0.25 takes beside the weights on one device, without CUDA graphs.
+    Bytes that the trial run of 0.25 takes beside the weights on one device, without CUDA graphs.
 
-    Fitted to boots of 0.25.1 on H200: 3.53 GiB (12 of Scout's layers, one device), 3.62 (all of them, four devices), 1.28 (the
-    same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes), 0.3 (small models). The sum of three copies of the sampler's
-    logits, 25 bytes per hidden value of a full batch (for any number of devices), and 0.25 GiB.
+    Logged by boots of 0.25.1 on H200: 3.53 GiB (12 of Scout's layers, one device), 3.62 (all of them, four devices), 1.28 (the
+    same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes).
     """
-    logits = 3 * sampler_copy_bytes(max_num_seqs, shape)
-    return 0.25 * GiB + logits + 25 * shape.hidden * max_batched_tokens
+    trial = Trial(max_num_seqs, max_batched_tokens, tensor_parallel, eager=True, version="==0.25.1")
+    return outside.other_bytes(shape, trial).expected
 
 
 NEW_GROUP_RATIO = 1.5
@@ -82,9 +80,9 @@ def group_ratio(version: str | None) -> float:
     return 1.0 if overlap(version, "<0.12") else 1.25 if overlap(version, "<0.13") else NEW_GROUP_RATIO
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pool:
-    """The KV cache of one device, as blocks that all layers share."""
+    """The KV cache of one device, as blocks that all layers share. Raises `pages.UnlaidError` where its pages are not known."""
 
     shape: Shape
     available_bytes: float
@@ -93,10 +91,29 @@ class Pool:
     tensor_parallel: int = 1
     block_size: int = 16
     max_batched_tokens: int = 8192
+    """Tokens in flight: of one batch, or of as many as are scheduled at once."""
     hybrid: bool = True
     """Whether layers with a window keep only that window (hybrid KV-cache manager)."""
     group_ratio: float = NEW_GROUP_RATIO
     """See `group_ratio`."""
+    layout: Layout | None = None
+    """How pages are laid out; None: as the fields above say."""
+
+    @cached_property
+    def grouping(self) -> Grouping:
+        """The groups of layers."""
+        size = PLAIN[self.value_bytes]
+        plain = Layout(
+            keys=size,
+            latents=size,
+            conv_bytes=self.value_bytes,
+            tensor_parallel=self.tensor_parallel,
+            block_size=self.block_size,
+            alignment=self.block_size,
+            hybrid=self.hybrid,
+            group_ratio=self.group_ratio,
+        )
+        return pages.arrange(caches(self.shape), self.layout or plain)
 
     @property
     def group_layers(self) -> int:
@@ -105,25 +122,17 @@ class Pool:
 
         The size is the layer count of the rarest kind, or of the most common kind if less than *group_ratio* times as large.
         """
-        counts = self._counts()
-        return max(counts) if max(counts) < self.group_ratio * min(counts) else min(counts)
-
-    def _counts(self) -> tuple[int, ...]:
-        shape = self.shape
-        kinds = (shape.full, shape.chunked, shape.sliding) if self.hybrid else (shape.layers,)
-        return tuple(count for count in kinds if count)
+        return self.grouping.group_layers
 
     @property
     def groups(self) -> int:
         """Number of groups."""
-        return sum(ceil(count / self.group_layers) for count in self._counts())
+        return self.grouping.groups
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block on one device: *block_size* tokens in one group of layers."""
-        shape = self.shape
-        heads = shape.kv_heads_per_device(self.tensor_parallel)
-        return self.block_size * self.group_layers * 2 * heads * shape.head_dim * self.value_bytes
+        """Bytes of one block on one device: its tokens in one group of layers."""
+        return self.grouping.block_bytes
 
     @property
     def blocks(self) -> int:
@@ -132,15 +141,7 @@ class Pool:
 
     def blocks_for(self, tokens: int) -> int:
         """Maximum number of blocks that one request of *tokens* needs at a time."""
-        shape, size = self.shape, self.block_size
-        if not self.hybrid:
-            return ceil(tokens / size)
-        whole = ceil(shape.full / self.group_layers) * ceil(tokens / size)
-        chunk = min(shape.window + self.max_batched_tokens, tokens)
-        chunked = ceil(shape.chunked / self.group_layers) * ceil(chunk / size)
-        slid = min(shape.window - 1 + self.max_batched_tokens, tokens)
-        sliding = ceil(shape.sliding / self.group_layers) * (ceil(slid / size) + 1)
-        return whole + chunked + sliding
+        return self.grouping.blocks_for(tokens, self.max_batched_tokens)
 
     def bytes_for(self, tokens: int) -> int:
         """Bytes on one device that one request of *tokens* needs; the "needed" size in a refusal at boot."""
@@ -154,13 +155,33 @@ class Pool:
         """
         The longest request that fits, in tokens; 0 if none does. The engine reserves one block.
 
-        Measured: 4,163,456 for the tiny model with 1 GiB (vLLM 0.32.0 on CPU, blocks of 128, batches of 2,048).
+        Measured: 4,163,456 for the tiny model with 1 GiB (vLLM 0.32.0 on CPU, blocks of 128, batches of 2,048). Where every layer
+        keeps a state or a window there is no such length but the model's own positions.
         """
-        low, high = 0, (self.blocks + 1) * self.block_size
+        size = self.grouping.block_tokens or 1
+        whole = max((kind.tokens for kind in self.grouping.kinds if kind.span == "full"), default=0)
+        low, high = 0, (self.blocks + 1) * whole if whole else self.shape.rope_positions or UNBOUNDED_TOKENS
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.blocks_for(middle) <= self.blocks - 1 else (low, middle - 1)
-        return low // self.block_size * self.block_size
+        return low // size * size
+
+
+UNBOUNDED_TOKENS = 2**31 - 1
+"""A length that stands for any."""
+
+
+def caches(shape: Shape) -> Iterable[tuple[Cache, int]]:
+    """What the layers of *shape* cache, and how many layers each."""
+    if shape.model is not None:
+        return [(group.cache, group.layers) for group in shape.model.groups]
+    spans = (
+        ("full", shape.full, 0),
+        ("chunked", shape.chunked, shape.window),
+        ("sliding", shape.sliding, shape.window),
+    )
+    width = shape.head_dim
+    return [(Attention(shape.kv_heads, width, width, span, w), n) for span, n, w in spans if n]  # type: ignore[arg-type]
 
 
 def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> int:
@@ -192,64 +213,115 @@ def predict(
     max_batched_tokens: int = 8192,
     max_num_seqs: int = 1024,
     hybrid: bool = True,
-    other_bytes: float = OTHER_BYTES,
+    trial: Trial | None = None,
     stages: int = 1,
     ratio: float = NEW_GROUP_RATIO,
+    layout: Layout | None = None,
+    in_flight: int | None = None,
 ) -> Prediction:
     """
     What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*.
 
-    On a device on which nothing was measured the outcome is in doubt where `DOUBT_BYTES` would turn it.
+    *in_flight* is how many tokens may be computed at once, if more than one batch. The outcome is in doubt where the bounds of
+    what is taken beside weights and cache would turn it. Raises `pages.UnlaidError`.
     """
-    weights = shape.weight_bytes(weight_value_bytes, tensor_parallel, rope_value_bytes=2)
-    available = available_bytes(device_bytes, utilisation, weights, other_bytes)
-    parts = (value_bytes, tensor_parallel, block_size, max_batched_tokens)
-    pool = Pool(shape, available, *parts, hybrid, ratio)
-    one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
-    workers = tensor_parallel * stages
-    tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, pool.groups)
-    host = (
-        Term(f"tables of {workers} workers", tables, host=True),
-        Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True),
+    weights = weight_range(shape, weight_value_bytes, tensor_parallel)
+    sizes = outside.graph_sizes(max_num_seqs, max_batched_tokens)
+    trial = trial or Trial(max_num_seqs, max_batched_tokens, tensor_parallel, graphs=sizes)
+    other = outside.other_bytes(shape, trial)
+    available = available_bytes(device_bytes, utilisation, weights.expected, other.expected)
+    parts = (value_bytes, tensor_parallel, block_size, in_flight or max_batched_tokens)
+    pool = Pool(shape, available, *parts, hybrid, ratio, layout)
+    share = device_bytes * utilisation
+    left = Range(share - (weights + other).high, available, share - (weights + other).low)
+    terms = (
+        _bounded("weights", weights),
+        _bounded("other", other),
+        _bounded("KV pool", left),
+        Term("KV cache of one request", pool.bytes_for(max_model_len)),
+        *_host_terms(tensor_parallel * stages, max_num_seqs, max_model_len, block_size, pool.groups),
     )
-    terms = (Term("weights", weights), Term("other", other_bytes), Term("KV pool", available), one_request, *host)
-    longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
-    doubt = "" if device_bytes >= MEASURED_FROM_BYTES else _doubt(pool, max_model_len)
+    doubt = _doubt(pool, max_model_len, left.low, left.high)
+    seen = Prediction(
+        "serves", terms, pool.longest(), pool.concurrency(max_model_len), host_cure="--max-num-seqs 8", doubt=doubt
+    )
     if not pool.blocks:
         cure = "--tensor-parallel-size of twice as many devices"
         return Prediction("runs out of memory", terms, 0, None, terms[0], None, cure, doubt=doubt)
-    if device_bytes * (1 - utilisation) < OUTSIDE_BYTES and device_bytes >= MEASURED_FROM_BYTES:
+    if trial.sorts and device_bytes - share < OUTSIDE_BYTES and device_bytes >= MEASURED_FROM_BYTES:
         copy = Term("sampler warm-up, one copy of the logits", sampler_copy_bytes(max_num_seqs, shape))
         cure = "--gpu-memory-utilization 0.90"
-        return Prediction("runs out of memory", terms, longest, concurrency, copy, copy.size_bytes, cure)
-    if concurrency < 1:
-        # The check at boot counts what each layer keeps; without the hybrid manager the pool then keeps every token in all
-        # layers.
-        would_pass = Pool(shape, available, *parts, hybrid=True, group_ratio=ratio).concurrency(max_model_len) >= 1
-        cure = "the hybrid KV-cache manager" if would_pass else f"--max-model-len {longest}"
         return Prediction(
-            "overcommits" if would_pass else "refuses",
-            terms,
-            longest,
-            concurrency,
-            one_request,
-            None,
-            cure,
-            doubt=doubt,
+            "runs out of memory", terms, seen.longest_tokens, seen.concurrency, copy, copy.size_bytes, cure
         )
-    return Prediction("serves", terms, longest, concurrency, host_cure="--max-num-seqs 8", doubt=doubt)
+    return _held(seen, pool, trial, max_model_len)
 
 
-def _doubt(pool: Pool, max_model_len: int) -> str:
-    """What would turn the outcome of a boot with this *pool*; empty where `DOUBT_BYTES` more or less would not."""
-    sizes = (pool.available_bytes - DOUBT_BYTES, pool.available_bytes + DOUBT_BYTES)
-    fits = {replace(pool, available_bytes=max(0.0, size)).concurrency(max_model_len) >= 1 for size in sizes}
+SHOWN_FROM_BYTES = 0.5 * GiB
+"""A spread below this is not worth a reader's time."""
+
+
+def _bounded(name: str, size: Range) -> Term:
+    """A term with its bounds, where they are worth saying."""
+    low, high = max(0.0, size.low), max(0.0, size.high)
+    return Term(name, size.expected, bounds_bytes=(low, high) if high - low > SHOWN_FROM_BYTES else None)
+
+
+def _host_terms(workers: int, max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> tuple[Term, Term]:
+    """Host memory of all workers."""
+    tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, groups)
+    own = Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True)
+    return Term(f"tables of {workers} workers", tables, host=True), own
+
+
+def _held(seen: Prediction, pool: Pool, trial: Trial, max_model_len: int) -> Prediction:
+    """What *seen* comes to by what the pool can hold: one request, and the states of all."""
+    if pool.concurrency(max_model_len) < 1:
+        # The check of 0.12 counts what each layer keeps; without the hybrid manager the pool then keeps every token everywhere.
+        kept = replace(pool, hybrid=True, layout=pool.layout and replace(pool.layout, hybrid=True))
+        would_pass = kept.concurrency(max_model_len) >= 1 and trial.before("0.13")
+        cure = "the hybrid KV-cache manager" if would_pass else f"--max-model-len {seen.longest_tokens}"
+        outcome: Outcome = "overcommits" if would_pass else "refuses"
+        return replace(seen, outcome=outcome, culprit=seen.terms[3], cure=cure, host_cure="")
+    checked = pool.grouping.has_states and not trial.eager and not trial.before(STATES_CHECKED)
+    if checked and trial.max_num_seqs > pool.blocks:
+        name = f"max_num_seqs ({trial.max_num_seqs:,}) exceeds available Mamba cache blocks ({pool.blocks:,})"
+        cure = f"--max-num-seqs {2 ** (pool.blocks.bit_length() - 1)}"
+        return replace(seen, outcome="refuses", culprit=Term(name, pool.block_bytes), cure=cure, host_cure="", doubt="")
+    return seen
+
+
+STATES_CHECKED = "0.20"
+"""Since this version full CUDA graphs need a block for the state of each request (public logs; read in 0.32.0)."""
+
+
+def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Range:
+    """
+    Bytes of the weights on one device, with the copies that the engine makes of them and the padding of its kernels.
+
+    MXFP4 experts are padded (``fused_moe/oracle/mxfp4.py``: Marlin and TensorRT-LLM to 128 and 256, others less): of gpt-oss-120b
+    65.97 and 64.38 GiB were logged, of 60.77. MLA keeps two BF16 matrices beside ``kv_b_proj`` (``mla_attention.py``).
+    """
+    plain = shape.weight_bytes(value_bytes, tensor_parallel, rope_value_bytes=2)
+    if shape.model is None:
+        return Range(plain, plain, plain)
+    low, high = outside.padding_bytes(shape.model, tensor_parallel)
+    # Towers are divided as well, which `Shape.weight_bytes` does not do (0.19, Llama 4 and Mistral on 2 and 4 devices).
+    towers = (shape.whole.vision_parameters or 0) * 2 if shape.whole is not None else 0
+    copies = outside.latent_copies_bytes(shape.model, tensor_parallel) - towers * (1 - 1 / tensor_parallel)
+    return Range(plain + copies + low, plain + copies + high, plain + copies + high)
+
+
+def _doubt(pool: Pool, max_model_len: int, least: float, most: float) -> str:
+    """What would turn the outcome of a boot whose *pool* may have from *least* to *most* bytes; empty where nothing would."""
+    least, most = max(0.0, least), max(0.0, most)
+    fits = {replace(pool, available_bytes=size).concurrency(max_model_len) >= 1 for size in (least, most)}
     if len(fits) == 1:
         return ""
-    asked, seen = (size / GiB for size in (pool.bytes_for(max_model_len), pool.available_bytes))
+    asked, seen = pool.bytes_for(max_model_len) / GiB, pool.available_bytes / GiB
     return (
-        f"one request needs {asked:.2f} GiB, and the KV pool has {seen:.2f} GiB, give or take {DOUBT_BYTES / GiB:.0f}: "
-        "what this engine takes beside weights and cache was measured on H200s only"
+        f"one request needs {asked:.2f} GiB, and the KV pool has {seen:.2f} GiB ({least / GiB:.2f} to {most / GiB:.2f}): "
+        "what this engine takes beside weights and cache differs by that much between kernels and versions"
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_longctx.backends.sglang import memory
 from pytest_longctx.backends.vllm import memory as vllm_memory
+from pytest_longctx.backends.vllm.outside import Trial
 from pytest_longctx.deployments import capacity
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.deployments.models import TINY_LLAMA4
@@ -137,6 +138,8 @@ def test_the_capacity_of_the_cpu_boots_is_exact():
 
 
 H200 = 139.8 * GiB
+OLD = Trial(1024, 8192, 8, version="==0.12.0")
+"""The trial run of the engine of those runs, on eight devices."""
 DOCUMENTED = {
     "2Mi": ({"max_model_len": 2 * Mi}, "serves"),
     "5Mi, hybrid off": ({"max_model_len": 5 * Mi, "hybrid": False}, "overcommits"),
@@ -151,11 +154,11 @@ DOCUMENTED = {
 
 @pytest.mark.parametrize(("flags", "outcome"), DOCUMENTED.values(), ids=DOCUMENTED)
 def test_documented_vllm_boots_come_out_as_they_did(flags, outcome):
-    assert vllm_memory.predict(SCOUT, H200, tensor_parallel=8, **flags).outcome == outcome
+    assert vllm_memory.predict(SCOUT, H200, tensor_parallel=8, trial=OLD, **flags).outcome == outcome
 
 
 def test_the_sampler_failure_is_predicted_with_its_size_and_cure():
-    found = vllm_memory.predict(SCOUT, H200, 8 * Mi, tensor_parallel=8, utilisation=0.95)
+    found = vllm_memory.predict(SCOUT, H200, 8 * Mi, tensor_parallel=8, utilisation=0.95, trial=OLD)
     assert found.culprit is not None
     assert "sampler" in found.culprit.name
     assert found.failing_bytes == 1024 * 202_048 * 4
@@ -173,7 +176,8 @@ def test_a_model_too_large_for_its_devices_says_so():
 
 def test_bf16_at_10m_is_one_and_a_half_requests():
     """It was documented that 10M needs FP8. The pool shows otherwise."""
-    assert vllm_memory.predict(SCOUT, H200, 10_000_000, tensor_parallel=8).concurrency == pytest.approx(1.56, abs=0.01)
+    found = vllm_memory.predict(SCOUT, H200, 10_000_000, tensor_parallel=8, trial=OLD)
+    assert found.concurrency == pytest.approx(1.56, abs=0.01)
 
 
 SGLANG = memory.Boot(SCOUT, 138.1 * GiB, 10_000_000, 0.8, value_bytes=1, tensor_parallel=8, cuda_graph_max_bs=None)
@@ -375,7 +379,7 @@ PROFILED = {
 def test_what_an_eager_boot_leaves_for_the_kv_cache_is_predicted_to_a_quarter_of_a_percent(boot):
     name, tensor_parallel, max_num_seqs, share, logged_gib = PROFILED[boot]
     shape = known()[name]
-    other = vllm_memory.eager_other_bytes(shape, max_num_seqs, 8192)
+    other = vllm_memory.eager_other_bytes(shape, max_num_seqs, 8192, tensor_parallel)
     weights = shape.weight_bytes(2, tensor_parallel, rope_value_bytes=2)
     left_gib = vllm_memory.available_bytes(139.8 * GiB, share, weights, other) / GiB
     assert left_gib == pytest.approx(logged_gib, rel=0.0025)

@@ -1,0 +1,211 @@
+"""
+What vLLM takes of a GPU beside weights and KV cache: its trial run, memory that is not PyTorch's, its estimate of graphs.
+
+The trial run has ``max_num_batched_tokens`` tokens and samples for ``max_num_seqs`` requests (``v1/worker/gpu_model_runner.py``,
+``profile_run``). Its peak is the sampler's or that of the widest feed-forward layer, whichever is larger; the buffers of fused
+experts stay. The terms are counted from the sources, and checked against 59 boots of 0.19.0 on H100s that llm-d-planner
+published (pull request 205; ``docs/results/planner``), those of older versions in its ``empirical-vllm-memory-results.md``, and
+five of 0.25.1 on H200s. Where versions or kernels differ by more than that, an interval says so.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.shapes.caches import Latent
+from pytest_longctx.shapes.model import ModelShape
+from pytest_longctx.shapes.tensors import Tensor
+from pytest_longctx.toml import overlap
+from pytest_longctx.units import GiB
+
+LEAN_SAMPLER = "0.17"
+"""Since this version the sampler filters in a kernel and does not sort: 5.64 GiB became 2.23 (Qwen3-14B)."""
+SORTING_BYTES = 38
+"""Bytes per logit of a sampler that sorts: 4.76 GiB of Llama-3.1-8B, 5.64 of Qwen3-32B, 7.38 of gpt-oss-20b."""
+LEAN_BYTES = {1: 14, 2: 14, 4: 16}
+"""Bytes per logit since: the model's own, an FP32 copy, probabilities, the noise that picks; by bytes of the model's values."""
+FILTER_ROWS = 132
+"""Rows of FP32 logits that the filter keeps: one for each multiprocessor (132 on an H100 or H200)."""
+FIXED_BYTES = 0.04 * GiB
+"""Of input ids, positions, block tables and other buffers of the trial run."""
+FLASHINFER_SAMPLES = "0.12"
+"""
+Before this version the sampler is FlashInfer's where that is installed, as in the published images, and does not sort.
+
+2.12 GiB of Mistral-Small in the image of 0.11.0, where gpt-oss-120b without FlashInfer took 7.4 (vllm#27508).
+"""
+
+GRAPHS_COUNTED = "0.21"
+"""Since this version the graphs' estimated size is taken off the pool (``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``)."""
+GRAPHS_USUAL = 51
+"""Sizes of graphs in those boots."""
+GRAPH_BYTES_PER_LAYER = (0.016 * GiB, 0.024 * GiB, 0.055 * GiB)
+"""Least, usual and most of the estimates of `GRAPHS_USUAL` graphs: 0.49 to 1.92 GiB over 16 to 80 layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the trial run depends on."""
+
+    max_num_seqs: int
+    max_batched_tokens: int
+    tensor_parallel: int = 1
+    value_bytes: int = 2
+    """Of the model's own values."""
+    eager: bool = False
+    version: str | None = None
+    linked: bool = True
+    """Whether its devices are connected by NVLink: the all-reduce that is fused with a norm then has buffers of its own."""
+    graphs: int = GRAPHS_USUAL
+    """How many sizes of CUDA graphs are captured."""
+    flashinfer: bool = False
+    """Whether FlashInfer is there to sample, in versions in which that is left to the installation."""
+
+    @property
+    def sorts(self) -> bool:
+        """Whether the sampler sorts its logits."""
+        return self.before(LEAN_SAMPLER) and not (self.flashinfer and self.before(FLASHINFER_SAMPLES))
+
+    def before(self, version: str) -> bool:
+        """Whether the engine may be older than *version*; of an unnamed one, the newest is meant."""
+        return self.version is not None and overlap(self.version, f"<{version}")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An expected size with its bounds, in bytes."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __add__(self, other: "Range") -> "Range":
+        return Range(self.low + other.low, self.expected + other.expected, self.high + other.high)
+
+
+def other_bytes(shape: Shape, trial: Trial) -> Range:
+    """Bytes beside weights and KV cache on one device, which the engine takes off the pool."""
+    return activation_bytes(shape, trial) + not_torch_bytes(trial) + graph_bytes(shape, trial)
+
+
+def activation_bytes(shape: Shape, trial: Trial) -> Range:
+    """Peak of PyTorch's memory in the trial run, beside the weights."""
+    tokens, width = trial.max_batched_tokens, trial.value_bytes
+    requests = min(trial.max_num_seqs, tokens)
+    hidden = (tokens + requests) * shape.hidden * width
+    experts = _expert_buffers(shape.model, trial)
+    # The input, its norm, the residual and the output; of experts, what they and the shared one make, too.
+    copies = 6 if experts else 4
+    forward = tokens * width * (_feed_forward(shape.model, trial.tensor_parallel) + copies * shape.hidden)
+    peak = FIXED_BYTES + max(hidden + requests * shape.vocabulary * _logit_bytes(trial), forward)
+    towers = tokens * shape.hidden * width if shape.model is not None and shape.model.vision_parameters != 0 else 0
+    slack = towers and 0.2 * GiB  # of the tower itself: 0 to 0.2 GiB in six boots
+    packed = shape.model is not None and shape.model.scheme.name not in ("", "fp8", "compressed-tensors")
+    # Kernels of packed experts have other buffers: of gpt-oss-20b none were seen.
+    usual = 0 if packed else experts
+    return Range(peak + usual, peak + usual + towers, peak + experts + towers + slack)
+
+
+def _logit_bytes(trial: Trial) -> float:
+    if trial.sorts:
+        return SORTING_BYTES
+    return LEAN_BYTES[trial.value_bytes] + 4 * FILTER_ROWS / max(1, trial.max_num_seqs)
+
+
+def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
+    """Values that the widest dense feed-forward layer makes of one token: both projections and their product."""
+    rows: dict[str, list[int]] = {}
+    for tensor in _matrices(model):
+        if ".experts." not in tensor.name and tensor.name.endswith((".gate_proj", ".up_proj")):
+            rows.setdefault(tensor.name.rpartition(".")[0], []).append(tensor.rows)
+    return max((sum(sizes) + max(sizes) for sizes in rows.values()), default=0) / tensor_parallel
+
+
+def _expert_buffers(model: ModelShape | None, trial: Trial) -> float:
+    """
+    Bytes of the two buffers of fused experts, which stay once they are made.
+
+    One holds the product of an expert or its output, the other both projections or its output, for each expert of each token
+    (``fused_moe.py``, ``TritonExperts.workspace_shapes``).
+    """
+    largest = 0.0
+    for tensor in _matrices(model):
+        if tensor.name.endswith(".experts.down_proj"):
+            hidden, width, chosen = tensor.rows, tensor.columns / trial.tensor_parallel, tensor.active or tensor.copies
+            largest = max(largest, chosen * (max(width, hidden) + max(2 * width, hidden)))
+    return largest * trial.max_batched_tokens * trial.value_bytes
+
+
+def _matrices(model: ModelShape | None) -> frozenset[Tensor]:
+    """The different matrices of its layers."""
+    stack = model.stack if model is not None else ()
+    return frozenset(tensor for layer in stack for tensor in layer.tensors if tensor.columns)
+
+
+def padding_bytes(model: ModelShape, tensor_parallel: int) -> tuple[float, float]:
+    """The least and the most that padding adds to MXFP4 experts of one device."""
+    if model.scheme.name != "mxfp4":
+        return 0.0, 0.0
+    least = most = 0.0
+    for layer in model.stack:
+        for tensor in layer.tensors:
+            if tensor.name.endswith(".experts.down_proj"):
+                hidden, width = tensor.rows, tensor.columns / tensor_parallel
+                three = 3 * tensor.copies * MXFP4_BITS / 8
+                most += three * (_up(hidden, 256) * _up(width, 128) - hidden * width)
+                least += three * (hidden * _up(width, 256) - hidden * width)
+    return least, most
+
+
+MXFP4_BITS = 4.25
+"""Of one value, with its share of a scale of 8 bits for 32."""
+
+
+def _up(number: float, multiple: int) -> int:
+    return ceil(number / multiple) * multiple
+
+
+def latent_copies_bytes(model: ModelShape, tensor_parallel: int) -> float:
+    """Bytes of the two parts of ``kv_b_proj`` that MLA keeps in BF16, on one device."""
+    values = sum(
+        count * cache.heads * (cache.key_dim - cache.rope_dim + cache.value_dim) * cache.rank
+        for cache, count in model.attentions
+        if isinstance(cache, Latent) and cache.rate == 1
+    )
+    return 2 * values / tensor_parallel
+
+
+def not_torch_bytes(trial: Trial) -> Range:
+    """
+    Growth of memory that is not PyTorch's: libraries, communication.
+
+    Logged: 0.13 GiB on one device up to 0.17, 0.24 to 0.27 since (0.46 of one family), 0.55 on two and more up to 0.16 and where
+    nothing is compiled, 2.06 to 2.21 since (an all-reduce fused with a norm), 0.07 in a pipeline.
+    """
+    if trial.tensor_parallel == 1:
+        least, usual = (0.07, 0.13) if trial.before("0.18") else (0.07, 0.25)
+        return Range(least * GiB, usual * GiB, 0.5 * GiB)
+    if trial.eager or trial.before(LEAN_SAMPLER):
+        return Range(0.4 * GiB, 0.55 * GiB, 0.8 * GiB)
+    usual = 2.08 + 0.06 * (trial.tensor_parallel > 2)
+    return Range(0.5 * GiB, (usual if trial.linked else 0.6) * GiB, 2.5 * GiB)
+
+
+def graph_bytes(shape: Shape, trial: Trial) -> Range:
+    """The estimate of CUDA graphs that is taken off the pool; before `GRAPHS_COUNTED`, they come out of what is left."""
+    if trial.eager or trial.before(GRAPHS_COUNTED):
+        return Range(0, 0, 0)
+    layers = shape.model.layers if shape.model is not None else shape.layers
+    low, usual, high = (layers * each * trial.graphs / GRAPHS_USUAL for each in GRAPH_BYTES_PER_LAYER)
+    return Range(low, usual, high)
+
+
+def graph_sizes(max_num_seqs: int, max_batched_tokens: int, largest: int = 512) -> int:
+    """
+    How many sizes of CUDA graphs are captured, up to *largest* tokens: 1, 2, 4, by 8 below 256, by 16 above.
+
+    >>> graph_sizes(1024, 8192), graph_sizes(8, 8192), graph_sizes(1024, 8192, 1024)
+    (51, 5, 83)
+    """
+    most = min(2 * max_num_seqs, largest, max_batched_tokens)
+    return sum(size <= most for size in (1, 2, 4)) + min(most, 255) // 8 + max(0, (most - 256) // 16 + 1)

@@ -1,0 +1,221 @@
+"""
+vLLM's pages: what a block of the KV cache is for each kind of layer, and how layers are grouped so that all blocks have one size.
+
+Read in the sources of 0.32.0: ``v1/kv_cache_interface.py`` (sizes of pages, blocks of one request), ``v1/core/kv_cache_utils.py``
+(``unify_kv_cache_spec_page_size``, ``_get_kv_cache_groups_uniform_page_size``) and ``platforms/interface.py``
+(``_align_hybrid_block_size``). They reproduce the blocks and tokens that 44 boots of the CPU build logged, to the last digit.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Literal
+
+from pytest_longctx.backends.vllm.kvdtypes import PLAIN, ValueSize
+from pytest_longctx.shapes.caches import Attention, Cache, Latent, State
+from pytest_longctx.shapes.model import VALUE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one engine lays out pages: its dtypes, block sizes and rules, of one version on one kind of device."""
+
+    keys: ValueSize = PLAIN[2]
+    """Bytes of keys and values."""
+    latents: ValueSize = PLAIN[2]
+    """Bytes of MLA latents."""
+    conv_bytes: float = 2
+    recurrent_bytes: float | None = None
+    """Bytes of a value of a recurrent state; None: as the config says, else as the convolution."""
+    tensor_parallel: int = 1
+    block_size: int = 16
+    """Tokens of a block of attention, before it is enlarged for states."""
+    alignment: int = 16
+    """Tokens of the smallest block that a kernel reads."""
+    hybrid: bool = True
+    """Whether layers with a window keep only that window (hybrid KV-cache manager)."""
+    prefix_caching: bool = True
+    """Whether states are kept for reuse, which takes more than one block of each."""
+    checkpoints: frozenset[str] = frozenset({"mamba2"})
+    """Kinds of state with a block for a checkpoint."""
+    group_ratio: float = 1.5
+    """How much commoner a kind of layer must be to be cut into groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Layers whose pages are alike."""
+
+    span: Literal["full", "sliding", "chunked", "state"]
+    layers: int
+    page_bytes: int
+    """Bytes of one block in one layer, on one device."""
+    tokens: int
+    """Tokens of a block; a state's block has them all."""
+    window: int = 0
+    state_blocks: int = 1
+    latent: bool = False
+    heads: tuple[int, int, int] = (0, 0, 0)
+    """KV heads and widths; layers that differ in them are never merged."""
+
+    def blocks_for(self, tokens: int, in_flight: int) -> int:
+        """Maximum number of blocks that a request of *tokens* needs in one group, with *in_flight* tokens being computed."""
+        if self.span == "state":
+            return self.state_blocks
+        if self.span == "chunked":
+            return ceil(min(self.window + in_flight, tokens) / self.tokens)
+        if self.span == "sliding":
+            return ceil(min(self.window - 1 + in_flight, tokens) / self.tokens) + 1
+        return ceil(tokens / self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """The groups of a pool whose blocks all have one size."""
+
+    kinds: tuple[Kind, ...]
+    group_layers: int
+    """Layers of a group; of a pool with one group, all of them."""
+    block_bytes: int
+    """Bytes of one block on one device: its tokens in one group of layers."""
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return sum(self._groups_of(kind) for kind in self._counted)
+
+    @property
+    def _counted(self) -> tuple[Kind, ...]:
+        """Kinds that have blocks of their own: of one group, the first speaks for all."""
+        one = self.group_layers == sum(kind.layers for kind in self.kinds)
+        return self.kinds[:1] if one else self.kinds
+
+    def _groups_of(self, kind: Kind) -> int:
+        return ceil(kind.layers / self.group_layers)
+
+    def blocks_for(self, tokens: int, in_flight: int) -> int:
+        """Maximum number of blocks that one request of *tokens* needs at a time."""
+        return sum(self._groups_of(kind) * kind.blocks_for(tokens, in_flight) for kind in self._counted)
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of the smallest block; 0 where every layer keeps a state."""
+        return min((kind.tokens for kind in self.kinds if kind.span != "state"), default=0)
+
+    @property
+    def has_states(self) -> bool:
+        """Whether some layers keep a state."""
+        return any(kind.span == "state" for kind in self.kinds)
+
+
+class UnlaidError(ValueError):
+    """These pages cannot be laid out in one pool, or it is not known how; the message says which."""
+
+
+def arrange(caches: Iterable[tuple[Cache, int]], layout: Layout) -> Grouping:
+    """The groups of a model whose layers have these *caches*, with how many of each. Raises `UnlaidError`."""
+    kinds = _kinds(tuple(caches), layout)
+    if not kinds or not all(kind.page_bytes for kind in kinds):
+        raise UnlaidError("no layer caches anything")
+    if not layout.hybrid:
+        kinds = _promoted(kinds)
+    if _uniform(kinds):
+        layers = sum(kind.layers for kind in kinds)
+        return Grouping(kinds, layers, sum(kind.layers * kind.page_bytes for kind in kinds))
+    kinds = _merged(_unified(kinds))
+    counts = [kind.layers for kind in kinds]
+    size = max(counts) if max(counts) < layout.group_ratio * min(counts) else min(counts)
+    return Grouping(kinds, size, size * kinds[0].page_bytes)
+
+
+def _kinds(caches: Sequence[tuple[Cache, int]], layout: Layout) -> tuple[Kind, ...]:
+    states = [(cache, count) for cache, count in caches if isinstance(cache, State)]
+    tokens = [(cache, count) for cache, count in caches if not isinstance(cache, State)]
+    block = layout.block_size
+    page = max((_state_bytes(state, layout) for state, _ in states), default=0)
+    if page and tokens:
+        one = _token_bytes(_first(tokens), layout)
+        least = max(layout.alignment, layout.block_size, 128 if isinstance(_first(tokens), Latent) else 0)
+        block = max(block, _up(least * ceil(page / (least * one)), layout.alignment))
+        page = block * one
+    made = [_page(cache, count, block, layout) for cache, count in tokens]
+    return _merged((*made, *(_state(state, count, page, block, layout) for state, count in states)))
+
+
+def _up(number: int, multiple: int) -> int:
+    return ceil(number / multiple) * multiple
+
+
+def _first(caches: Sequence[tuple[Attention | Latent, int]]) -> Attention | Latent:
+    """The layer by which the engine sizes a block: a full one, if there is any."""
+    return min((cache for cache, _ in caches), key=lambda cache: cache.window > 0)
+
+
+def _token_bytes(cache: Attention | Latent, layout: Layout) -> int:
+    if isinstance(cache, Latent):
+        return layout.latents.of(cache.rank + cache.rope_dim)
+    widths = layout.keys.of(cache.key_dim) + layout.keys.of(cache.value_dim)
+    return cache.heads_on_device(layout.tensor_parallel) * widths
+
+
+def _page(cache: Attention | Latent, count: int, block: int, layout: Layout) -> Kind:
+    if isinstance(cache, Latent):
+        if cache.rate != 1 or cache.window:
+            raise UnlaidError("latents of several tokens (compress_ratios)")
+        # The indexer's keys are a cache of their own, of the same block; one block of both belongs together.
+        size = block * (_token_bytes(cache, layout) + cache.index_bytes)
+        return Kind("full", count, size, block, latent=True, heads=(1, cache.rank + cache.rope_dim, cache.index_dim))
+    if cache.index_dim:
+        raise UnlaidError("an indexer beside keys and values (index_dim)")
+    heads = (cache.heads_on_device(layout.tensor_parallel), cache.key_dim, cache.value_dim)
+    return Kind(cache.span, count, block * _token_bytes(cache, layout), block, cache.window, heads=heads)
+
+
+def _state_bytes(state: State, layout: Layout) -> int:
+    if state.kind in ("rwkv", "compressor"):
+        raise UnlaidError(f"a state of kind {state.kind}")
+    said = VALUE_BYTES.get(state.recurrent_dtype or "", layout.conv_bytes)
+    wide = said if layout.recurrent_bytes is None else layout.recurrent_bytes
+    return ceil(state.request_bytes(layout.conv_bytes, wide, layout.tensor_parallel))
+
+
+def _state(state: State, count: int, page_bytes: int, block: int, layout: Layout) -> Kind:
+    blocks = 1 if not layout.prefix_caching else 3 if state.kind in layout.checkpoints else 2
+    return Kind("state", count, max(page_bytes, _state_bytes(state, layout)), block, state_blocks=blocks)
+
+
+def _promoted(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+    """Without the hybrid manager: beside a full layer, one with a window keeps everything."""
+    if not any(kind.span == "full" for kind in kinds):
+        return kinds
+    windowed = ("sliding", "chunked")
+    return _merged([replace(kind, span="full", window=0) if kind.span in windowed else kind for kind in kinds])
+
+
+def _uniform(kinds: Sequence[Kind]) -> bool:
+    """Whether all layers need blocks for the same tokens, so that one group has them all, whatever their sizes."""
+    states = {(kind.page_bytes, kind.state_blocks) for kind in kinds if kind.span == "state"}
+    return len({(kind.span, kind.window, kind.tokens) for kind in kinds}) == 1 and len(states) <= 1
+
+
+def _unified(kinds: Sequence[Kind]) -> list[Kind]:
+    """Pages of one size: of the smaller, blocks of more tokens where that comes out even, else padding."""
+    largest = max(kind.page_bytes for kind in kinds)
+    made = []
+    for kind in kinds:
+        if kind.span != "state" and kind.page_bytes != largest and largest % kind.page_bytes == 0:
+            made.append(replace(kind, page_bytes=largest, tokens=kind.tokens * (largest // kind.page_bytes)))
+        elif kind.latent and kind.page_bytes != largest:
+            raise UnlaidError("latents beside pages that are no multiple of theirs")
+        else:
+            made.append(replace(kind, page_bytes=largest))
+    return made
+
+
+def _merged(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
+    """Kinds that differ in the number of layers only are one."""
+    counts: dict[Kind, int] = {}
+    for kind in kinds:
+        alike = replace(kind, layers=0)
+        counts[alike] = counts.get(alike, 0) + kind.layers
+    return tuple(replace(alike, layers=count) for alike, count in counts.items())

@@ -1,0 +1,218 @@
+"""
+What vLLM makes of a deployment's flags, and of what is not given, by its version and device.
+
+The defaults and where they are read: ``docs/reference/memory-defaults.md``.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_longctx.backends.vllm import kvdtypes, outside
+from pytest_longctx.backends.vllm.outside import Trial
+from pytest_longctx.backends.vllm.pages import Layout
+from pytest_longctx.deployments.accelerators import Accelerator, every
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.shapes import ModelShape
+from pytest_longctx.shapes.caches import Latent
+from pytest_longctx.toml import overlap
+from pytest_longctx.units import GiB
+
+ALIGNED_STATES: Final = ">=0.25"
+"""Versions whose prefix cache keeps states, by default, in blocks aligned with those of attention; 0.12 does not."""
+CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
+"""Kinds of state that have one more block, for a checkpoint of a prefill, and since when (0.32.0: only Mamba-2's mixer has)."""
+IN_FLIGHT: Final = "<0.32"
+"""Versions whose windows reserve for one batch; 0.32 reserves for two where it schedules ahead (``max_in_flight_tokens``)."""
+LATENTS: Final = frozenset(
+    """deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
+    bailing_hybrid""".split()  # noqa: SIM905
+)
+"""Model types whose latents are cached as such (``is_deepseek_mla``, 0.32.0); of others, every head's keys and values are."""
+
+
+def device(deployment: Deployment) -> Accelerator | None:
+    """The accelerator that *deployment* names; None if it names none."""
+    return every().get(Hardware.parse(deployment.hardware).kind) if deployment.hardware else None
+
+
+def all_in(deployment: Deployment, versions: str) -> bool:
+    """Whether the deployment's engine is among *versions*, as far as it is known: of an unnamed one, the newest is meant."""
+    return deployment.version is None or overlap(deployment.version, versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much is computed at once."""
+
+    max_num_seqs: int
+    max_batched_tokens: int
+
+
+def load(deployment: Deployment, device_bytes: float) -> Load:
+    """``--max-num-seqs`` and ``--max-num-batched-tokens``, as given or as a server on such a device chooses them."""
+    flags, here = deployment.flags, device(deployment)
+    tokens, requests = 2048, 256
+    if device_bytes >= 160 * GiB and all_in(deployment, ">=0.28"):
+        tokens, requests = 16_384, 1024
+    elif device_bytes >= 70 * GiB and not (here is not None and here.kind.startswith("A100")):
+        tokens, requests = 8192, 1024
+    if flags.get("performance-mode") == "throughput":
+        tokens, requests = 2 * tokens, 2 * requests
+    longest = deployment.max_model_len or tokens
+    if flags.get("enable-chunked-prefill") is False or flags.get("no-enable-chunked-prefill"):
+        tokens = max(longest, tokens)
+    requests = int(flags.get("max-num-seqs", requests))
+    tokens = int(flags.get("max-num-batched-tokens", min(requests * longest, tokens)))
+    return Load(min(requests, tokens), tokens)
+
+
+def model_bytes(deployment: Deployment, model: ModelShape | None) -> int:
+    """Bytes of a value that the model computes with: FP32 only if it is asked for."""
+    del model  # "auto" is 16 bits also for a config in FP32
+    return 4 if str(deployment.flags.get("dtype")) in ("float32", "float") else 2
+
+
+def takes_kv_dtype(deployment: Deployment, shape: Shape) -> bool:
+    """Whether a dtype of the cache that the checkpoint asks for is taken: ModelOpt's since 0.25 (``utils/torch_utils.py``)."""
+    return shape.whole is not None and shape.whole.scheme.name == "modelopt" and all_in(deployment, ">=0.25")
+
+
+def kv_dtype(deployment: Deployment, shape: Shape) -> str:
+    """``--kv-cache-dtype``, as given, as the checkpoint asks for it, or ``auto``."""
+    dtype = str(deployment.flags.get("kv-cache-dtype", "auto"))
+    if dtype == "auto" and shape.whole is not None and takes_kv_dtype(deployment, shape):
+        return shape.whole.scheme.kv_dtype or dtype
+    here = device(deployment)
+    if (
+        dtype == "auto"
+        and shape.architecture == "GlmMoeDsaForCausalLM"
+        and here is not None
+        and here.family == "blackwell"
+    ):
+        return "fp8_e4m3"
+    return dtype
+
+
+def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, on_cpu: bool = False) -> Layout | None:
+    """How pages are laid out; None where ``--kv-cache-dtype`` is not known."""
+    flags, model = deployment.flags, shape.model
+    dtype, size = kv_dtype(deployment, shape), model_bytes(deployment, model)
+    found = [cache for cache, _ in model.attentions if isinstance(cache, Latent)] if model is not None else []
+    sparse, here = any(cache.index_dim for cache in found), device(deployment)
+    keys = kvdtypes.of_keys(dtype, size) or (kvdtypes.PLAIN[2] if found else None)
+    latents = kvdtypes.of_latents(dtype, size, packs_fp8=sparse and here is not None and here.family == "hopper")
+    if keys is None or (found and latents is None):
+        return None
+    states = str(flags.get("mamba-cache-dtype", "auto"))
+    recurrent = str(flags.get("mamba-ssm-cache-dtype", "auto"))
+    usual = _block(deployment, latent=bool(found), sparse=sparse, on_cpu=on_cpu)
+    fixed = bool(found) and on_cpu and usual == REFERENCE_LATENT_BLOCK
+    block = usual if fixed else int(flags.get("block-size", usual))
+    return Layout(
+        keys=keys,
+        latents=latents or keys,
+        conv_bytes=4 if states == "float32" else size,
+        recurrent_bytes=_recurrent_bytes(recurrent, model, on_cpu=on_cpu),
+        tensor_parallel=int(flags.get("tensor-parallel-size", 1)),
+        block_size=block,
+        alignment=block if on_cpu else 16,
+        hybrid=hybrid,
+        prefix_caching=_keeps_states(deployment, model, on_cpu=on_cpu),
+        checkpoints=frozenset(kind for kind, since in CHECKPOINTS.items() if all_in(deployment, since)),
+        group_ratio=ratio,
+    )
+
+
+EXCERPTS: Final = ("qwen3_5_text", "qwen3_5_moe_text")
+"""Model types whose published configs all say ``mamba_ssm_dtype`` float32: one that does not is an excerpt of such a config."""
+
+
+def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> float | None:
+    """Bytes of a value of a recurrent state; None: as the config says, else as the convolution."""
+    if dtype != "auto":
+        return 4 if dtype == "float32" else 2
+    silent = model is not None and any(state.recurrent_dtype is None for state, _ in model.states)
+    # The models of a CPU boot are made, and the engine takes their word.
+    return 4 if silent and model is not None and model.model_type in EXCERPTS and not on_cpu else None
+
+
+REFERENCE_LATENT_BLOCK: Final = 16
+"""Tokens of the only block that the CPU build's reference kernel of MLA has; the AMX kernel takes any, and 128 by itself."""
+
+
+def _block(deployment: Deployment, *, latent: bool, sparse: bool, on_cpu: bool) -> int:
+    """Tokens of a block where none is given."""
+    if on_cpu:
+        amx = str(deployment.flags.get("attention-backend", "")).upper() == "AMX_MLA"
+        return REFERENCE_LATENT_BLOCK if latent and not amx else 128
+    old = deployment.version is not None and overlap(deployment.version, "<0.13")
+    return 64 if latent and (sparse or old) else 16
+
+
+def _keeps_states(deployment: Deployment, model: ModelShape | None, *, on_cpu: bool) -> bool:
+    flags = deployment.flags
+    if flags.get("enable-prefix-caching") is False or flags.get("no-enable-prefix-caching"):
+        return False
+    if flags.get("enable-prefix-caching"):
+        return True
+    attends = model is not None and bool(model.attentions)
+    latent = model is not None and any(isinstance(cache, Latent) for cache, _ in model.attentions)
+    return attends and all_in(deployment, ALIGNED_STATES) and not (on_cpu and latent)
+
+
+def in_flight(deployment: Deployment, batch: int) -> int:
+    """Tokens that may be scheduled and not yet settled, from batches of *batch* tokens."""
+    stages = int(deployment.flags.get("pipeline-parallel-size", 1))
+    if deployment.version is None or overlap(deployment.version, IN_FLIGHT):
+        return batch
+    ahead = deployment.flags.get("async-scheduling", True) is not False and not deployment.flags.get(
+        "no-async-scheduling"
+    )
+    return batch * (2 if stages == 1 and ahead else stages)
+
+
+def trial(deployment: Deployment, loaded: Load, *, tensor_parallel: int) -> Trial:
+    """The trial run that sizes the pool."""
+    here = device(deployment)
+    widest = 1024 if here is not None and here.family == "blackwell" and all_in(deployment, ">=0.28") else 512
+    widest = int(deployment.flags.get("max-cudagraph-capture-size", widest))
+    return Trial(
+        loaded.max_num_seqs,
+        loaded.max_batched_tokens,
+        tensor_parallel,
+        value_bytes=model_bytes(deployment, None),
+        eager=bool(deployment.flags.get("enforce-eager", False)),
+        version=deployment.version,
+        linked=here is None or (here.linked and here.family in ("hopper", "blackwell")),
+        flashinfer=_samples_with_flashinfer(deployment),
+        graphs=outside.graph_sizes(loaded.max_num_seqs, loaded.max_batched_tokens, widest),
+    )
+
+
+def _samples_with_flashinfer(deployment: Deployment) -> bool:
+    said = deployment.env.get("VLLM_USE_FLASHINFER_SAMPLER")
+    return deployment.image is not None if said is None else said == "1"
+
+
+def unlaid(deployment: Deployment, shape: Shape) -> str:
+    """Why the pages of *shape* are not known under these flags: the key that is not modelled; empty where they are."""
+    model, flags = shape.whole, deployment.flags
+    if model is None:
+        return ""
+    latents = [cache for cache, _ in model.attentions if isinstance(cache, Latent)]
+    sparse = any(cache.index_dim for cache in latents)
+    old = deployment.version is not None and overlap(deployment.version, "<0.25")
+    unsaid = flags.get("kv-cache-dtype", "auto") == "auto"
+    kept = flags.get("enable-prefix-caching") and model.states and not all_in(deployment, ALIGNED_STATES)
+    mode = flags.get("mamba-cache-mode", "none")
+    checks = {
+        f"kv_lora_rank of {model.model_type}: vLLM has no latent cache for it": latents
+        and model.model_type not in LATENTS,
+        "index_topk before 0.25: what --kv-cache-dtype auto means; name one": sparse and unsaid and old,
+        "--enable-prefix-caching for models that keep a state, before 0.25": kept,
+        f"--mamba-cache-mode {mode}": mode not in ("none", "align"),
+        "--kv-cache-dtype-skip-layers": flags.get("kv-cache-dtype-skip-layers"),
+    }
+    return next((name for name, found in checks.items() if found), "")

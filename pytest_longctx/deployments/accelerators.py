@@ -1,0 +1,100 @@
+"""The accelerators that files may name: memory, bandwidth and peak, from the vendors' data sheets (``accelerators.toml``)."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """One device. What no data sheet says is None."""
+
+    kind: str
+    memory_gb: int
+    """As sold."""
+    bandwidth_gbs: int
+    """GB/s of its memory."""
+    link: str
+    """How several of a host are connected."""
+    family: str
+    """Its architecture; engines choose kernels and defaults by it."""
+    source: str
+    """The data sheet."""
+    visible_gib: float | None = None
+    """Memory as PyTorch reports it; None where the engine does not use PyTorch's."""
+    seen: bool = False
+    """Whether a log said *visible_gib*; else it is the share that a sister device shows."""
+    bf16: int | None = None
+    """Dense TFLOP/s."""
+    fp8: int | None = None
+    names: tuple[str, ...] = ()
+    """How the device calls itself."""
+    note: str = ""
+    instances: Mapping[str, int] = field(default_factory=dict)
+    """A cloud's machines that have so many of them, by type."""
+
+    @property
+    def linked(self) -> bool:
+        """Whether devices of one host reach each other without PCIe."""
+        return self.link != "pcie"
+
+
+@cache
+def every() -> Mapping[str, Accelerator]:
+    """All of them, by kind."""
+    text = (Path(__file__).parent / "accelerators.toml").read_text(encoding="utf-8")
+    return MappingProxyType({kind: _of(kind, facts) for kind, facts in tomllib.loads(text).items()})
+
+
+def _of(kind: str, facts: Mapping[str, Any]) -> Accelerator:
+    return Accelerator(kind=kind, **{**facts, "names": tuple(facts.get("names", (kind,)))})
+
+
+def kind_in(name: str) -> str | None:
+    """
+    The kind whose name occurs in the name that a device gives itself; the longest counts. None if no known one does.
+
+    >>> kind_in("NVIDIA H100 80GB HBM3"), kind_in("NVIDIA A100-SXM4-40GB"), kind_in("NVIDIA L40S"), kind_in("AMD Instinct MI300X")
+    ('H100', 'A100-40GB', 'L40S', 'MI300X')
+    """
+    found = [
+        (len(each), one.kind)
+        for one in every().values()
+        for each in (*one.names, one.kind)
+        if re.search(rf"\b{re.escape(each)}n?\b", name, re.IGNORECASE)
+    ]
+    return max(found, default=(0, None))[1]
+
+
+def named(text: str) -> str | None:
+    """
+    The kind that a file or an option means by *text*, whatever its case, blanks and hyphens.
+
+    >>> named("rtx 4090"), named("A100-80GB"), named("h100_nvl"), named("5090"), named("H900")
+    ('RTX4090', 'A100', 'H100-NVL', 'RTX5090', None)
+    """
+    return _spellings().get(_folded(text))
+
+
+def instance(text: str) -> tuple[str, int] | None:
+    """
+    The kind and the number of the devices of a cloud's machine; None for any other word.
+
+    >>> instance("trn2.48xlarge"), instance("p5.48xlarge"), instance("H100")
+    (('trn2', 16), ('H100', 8), None)
+    """
+    return next(((one.kind, one.instances[text]) for one in every().values() if text in one.instances), None)
+
+
+@cache
+def _spellings() -> Mapping[str, str]:
+    return {_folded(each): one.kind for one in every().values() for each in (*one.names, one.kind)}
+
+
+def _folded(text: str) -> str:
+    return re.sub(r"[\s_-]+", "", text).lower()
