@@ -32,7 +32,7 @@ def test_nothing_is_tried_without_a_prediction_or_for_another_failure():
     assert tried("scout-vllm-8m-095", "8xH200", "port-taken") == []
     assert tried("scout-vllm-8m-095", None) == []
     assert tried("miniature", "8xH200") == []
-    assert tried("llama33-64k-batch-4", "trn2.48xlarge") == []
+    assert tried("llama33-64k-batch-4", "8xtrn2") == []
 
 
 def test_rows_are_put_before_the_remedy():
