@@ -1,12 +1,12 @@
 """Reset a server's prefix cache, and verify by a repeated prompt that it is empty."""
 
-import json
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 import httpx
 
+from pytest_longctx.client.answers import json_of
 from pytest_longctx.client.exchange import Refusal
 from pytest_longctx.client.request import ask, open_client
 from pytest_longctx.client.server import Server
@@ -38,8 +38,8 @@ def reset(server: Server) -> Refusal | None:
 def _said_no(answer: httpx.Response, server: Server) -> Refusal | None:
     if answer.status_code != 200:
         return Refusal.read(answer.status_code, answer.text, server.secrets)
-    with suppress(json.JSONDecodeError):
-        reported = json.loads(answer.text)
+    with suppress(ValueError):
+        reported = json_of(answer.content)
         # vLLM before 0.26 answers with an empty body, SGLang with a sentence.
         if isinstance(reported, dict) and reported.get("success") is False:
             return Refusal.read(200, answer.text, server.secrets)

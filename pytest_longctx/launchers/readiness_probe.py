@@ -3,18 +3,24 @@
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 
+from pytest_longctx.backends import Backend
 from pytest_longctx.client import server_metrics
+from pytest_longctx.client.answers import count_of, json_of
 from pytest_longctx.client.exchange import Refusal
 from pytest_longctx.client.request import open_client
 from pytest_longctx.client.server import Answer, Server, Unaskable, unaskable
 
+T = TypeVar("T")
+
 _PROMPT_TOKENS = 8
+_LONGEST_VERSION: Final = 100
 _PAUSE_S = 0.2
 _QUICK_S = 5.0
 """Timeout of answers that take no work: health, the model list."""
@@ -68,6 +74,8 @@ class ReadinessProbe:
         self.words: dict[str, str] = {}
         self.loaded: dict[str, str] = {}
         """The model behind the served name, where the list tells it."""
+        self.unread: list[str] = []
+        """Optional pages that could not be read, each with the reason."""
         self._failing = _Failing()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -97,6 +105,14 @@ class ReadinessProbe:
                     self.last = str(problem) or type(problem).__name__
                     self.unreachable = self.last if isinstance(problem, httpx.ConnectError) else ""
                 self._stop.wait(_PAUSE_S)
+
+    def _optional(self, path: str | None, page: Callable[[str], T | None]) -> T | None:
+        """What an optional page gives; None, and a note, if it cannot be read: it must not keep a server from being ready."""
+        try:
+            return None if path is None else page(path)
+        except (httpx.HTTPError, ValueError) as problem:
+            self.unread.append(f"{path}: {problem}")
+            return None
 
     def _once(self, http: httpx.Client) -> bool:
         """Probe once; True when no further round is needed."""
@@ -183,7 +199,7 @@ class ReadinessProbe:
             return None
         root = models[name].get("root")
         self.loaded = {"loaded_model": root} if isinstance(root, str) and root != name else {}
-        return replace(self.server, model=name, max_model_len=self.server.backend.limit_in(models[name]))
+        return replace(self.server, model=name, max_model_len=count_of(self.server.backend.limit_in(models[name])))
 
     def _one_token(self, server: Server) -> dict[str, Any]:
         low, high = server.deployment.model.ordinary_ids
@@ -199,19 +215,26 @@ class ReadinessProbe:
     def _look_around(self, http: httpx.Client, server: Server) -> None:
         """Ask for version and metrics, which are optional."""
         backend = server.backend
-        version = None
-        if backend.version_path is not None:
-            answer = http.get(backend.version_path)
-            version = backend.version_in(answer.json()) if answer.status_code == 200 else None
-        self.words = {**server_metrics.cache_layout(http, backend.metrics), **self.loaded}
+        version = self._optional(backend.version_path, lambda path: _version(backend, http.get(path)))
+        layout = self._optional(server_metrics.PATH, lambda _: server_metrics.cache_layout(http, backend.metrics)) or {}
+        self.words = {**layout, **self.loaded}
+        if self.unread:
+            self.words["unreadable_pages"] = "; ".join(self.unread)
         if server.max_model_len is not None:
             self.figures["max_model_len"] = float(server.max_model_len)
         self.answered = replace(server, version=version)
 
 
+def _version(backend: Backend, answer: httpx.Response) -> str | None:
+    """The engine's version; None if the page does not give one. Raises `ValueError` if it is no JSON."""
+    found = json_of(answer.content) if answer.status_code == 200 else None
+    version = backend.version_in(found) if isinstance(found, dict) else None
+    return None if version is None else version[:_LONGEST_VERSION]
+
+
 def _json(answer: httpx.Response) -> Any:
     try:
-        return answer.json()
+        return json_of(answer.content)
     except ValueError:
         return None
 
