@@ -142,7 +142,7 @@ class _Deadline:
     def __init__(self, total_s: float | None) -> None:
         self.total_s, self.passed = total_s, False
         self._streams: list[Any] = []
-        self._timer = None if total_s is None else Timer(total_s, self._end)
+        self._timer = None if total_s is None else Timer(total_s, self.end)
 
     def __enter__(self) -> Self:
         if self._timer is not None:
@@ -162,7 +162,8 @@ class _Deadline:
         if event == "connection.connect_tcp.complete":
             self._streams.append(about["return_value"])
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Shut the connection down."""
         self.passed = True
         for stream in self._streams:
             with suppress(OSError):
@@ -195,12 +196,14 @@ class PageClient(httpx.Client):
     def __init__(self, **settings: Any) -> None:
         settings["headers"] = {**_HEADERS, **settings.get("headers", {})}
         super().__init__(limits=_NO_REUSE, **settings)
+        self._current: _Deadline | None = None
 
     def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
         """Send *request* and read its answer within the limits. Raises `OversizedAnswer`, `SlowAnswer`, `httpx.HTTPError`."""
         if stream:
             return super().send(request, stream=True, **more)
         with _Deadline(_total_s(request)) as deadline:
+            self._current = deadline
             request.extensions = {**request.extensions, "trace": deadline.trace}
             try:
                 answer = self._within(request, **more)
@@ -211,6 +214,11 @@ class PageClient(httpx.Client):
             if deadline.passed:  # a body without a length ends like this too
                 raise deadline.error(request)
             return answer
+
+    def abort(self) -> None:
+        """End the request in flight, from another thread: it raises `SlowAnswer` there."""
+        if self._current is not None:
+            self._current.end()
 
     def _within(self, request: httpx.Request, **more: Any) -> httpx.Response:
         response = super().send(request, stream=True, **more)

@@ -13,7 +13,7 @@ from typing import Literal
 from pytest_longctx.client.answers import json_of
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.observation import Kind, Observation, Outcome
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
 Ending = Literal[
@@ -121,7 +121,7 @@ class Refusal:
             text = str(message)
         except (ValueError, RecursionError):  # no JSON, or too deep to be written as text
             text = body
-        return cls(status, masked(text, secrets)[:500], in_stream)
+        return cls(status, shown(text, secrets)[:500], in_stream)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

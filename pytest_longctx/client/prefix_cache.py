@@ -14,6 +14,7 @@ from pytest_longctx.errors import CacheError
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import ProgressCallback, no_progress, wait_until
 from pytest_longctx.prompts import Sendable
+from pytest_longctx.redaction import shown
 
 WITNESS_TOKENS: Final = 2048
 """Length of the witness prompt that shows whether the cache is empty: several blocks of any block size."""
@@ -83,7 +84,11 @@ def observe(server: Server, prompt: Sendable, output_tokens: int, watch: Progres
         message = f"cache reset: no answer within {_ANSWER_S:.0f} s, and no progress could be observed"
         return Observation(None, phase="request", kind="too-slow", said=message)
     except httpx.HTTPError as problem:
-        return Observation("disconnects", phase="request", said=f"cache reset: {type(problem).__name__}: {problem}")
+        return Observation(
+            "disconnects",
+            phase="request",
+            said=shown(f"cache reset: {type(problem).__name__}: {problem}", server.secrets),
+        )
     if refusal is not None:
         return Observation(
             None if refusal.status == 404 else "refuses", phase="request", said=f"cache reset: {refusal.text}"

@@ -26,6 +26,7 @@ from pytest_longctx.client.watchdog import MetricsPoller, Watchdog, open_http, p
 from pytest_longctx.errors import PromptError
 from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
+from pytest_longctx.redaction import shown
 
 _KEPT_TEXT: Final = 2000
 _CHUNKS_PER_TOKEN: Final = 16
@@ -97,7 +98,7 @@ class StreamedRequest:
             waited_unscheduled_s=watchdog.admission.waited_s,
             health=watchdog.health,
             text="".join(self.words)[:_KEPT_TEXT],
-            detail=self.detail,
+            detail=shown(self.detail, self.server.secrets),
         )
 
     def _arrived(self) -> tuple[float, ...]:
@@ -291,7 +292,7 @@ def _said(choice: Mapping[str, Any]) -> str | None:
     return text or (None if nothing else "")
 
 
-def open_client(server: Server, timeout_s: float) -> httpx.Client:
+def open_client(server: Server, timeout_s: float) -> PageClient:
     """Open a synchronous HTTP client for short requests to *server*; proxies from the environment are not used on loopback."""
     return PageClient(
         base_url=server.url,

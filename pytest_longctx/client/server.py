@@ -14,7 +14,7 @@ from typing import Final
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import shown
 
 
 def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothing to wait for
@@ -165,7 +165,7 @@ class Answer:
 
     def shown(self, secrets: tuple[str, ...] = ()) -> str:
         """Status and text, shortened and with *secrets* masked."""
-        return f"HTTP {self.status} {masked(' '.join(self.text.split()), secrets)[:200]}".strip()
+        return f"HTTP {self.status} {shown(' '.join(self.text.split()), secrets)[:200]}".strip()
 
 
 def unaskable(
@@ -184,8 +184,8 @@ def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tupl
     """The first matching reason and its remedy."""
     status = answer.status
     what, remedy = _GATEWAY.get(status, ("", ""))
-    kind = answer.kind or "a body without a content type"
-    moved = f"it redirects to {answer.location or 'no address'}"
+    kind = shown(answer.kind)[:100] or "a body without a content type"
+    moved = f"it redirects to {shown(answer.location)[:200] or 'no address'}"
     page = "it returned a web page: the address is a web server, a login page or a gateway, not an engine"
     quota = "it limits the rate or number of requests, and the quota is used up"
     reasons = (

@@ -21,7 +21,7 @@ from pytest_longctx.launchers.readiness_probe import ReadinessProbe
 from pytest_longctx.observation import Kind, Observation
 from pytest_longctx.processes import Candidate
 from pytest_longctx.progress import Progress
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
 _MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu")
@@ -127,7 +127,7 @@ class _Wait:
 
     def _failed(self, exit_code: int | None) -> BootError:
         found = diagnose(self.reading, self._evidence(exit_code))
-        because = masked(found.cause, self.candidate.secrets)
+        because = shown(found.cause, self.candidate.secrets)
         if not self.candidate.ours and not self.probe.refused:
             remedy = "the address, and whether an OpenAI-compatible server answers there"
             raise LaunchError(self._explain(because, remedy))
@@ -172,7 +172,7 @@ class _Wait:
             f"  after    {duration(self.elapsed_s)} of {duration(self.boot_s)}",
             f"  because  {because[:_WIDEST]}",
             *(
-                f"  {word:<8} {masked(line, candidate.secrets)[:_WIDEST]}"
+                f"  {word:<8} {shown(line, candidate.secrets)[:_WIDEST]}"
                 for word, line in (found.rows() if found else ())
             ),
         ]
@@ -206,4 +206,4 @@ def tail(log: Path, secrets: tuple[str, ...] = (), lines: int = _TAIL_LINES) -> 
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 64 * 1024))
         text = file.read().decode("utf-8", "replace")
-    return [masked(line, secrets)[:240] for line in text.splitlines() if line.strip()][-lines:]
+    return [shown(line, secrets)[:240] for line in text.splitlines() if line.strip()][-lines:]

@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
             html.check()
         _refuse_many_workers(config, session.selection)
         session.selection.check()
+        session.hide_secrets()
         sharding = Sharding.of(session)
     except LongctxError as problem:
         raise pytest.UsageError(str(problem)) from None

@@ -16,7 +16,7 @@ from pytest_longctx.launchers.start_command import of_deployment
 from pytest_longctx.plugin import failures, options, resume
 from pytest_longctx.plugin.selection import pair_of
 from pytest_longctx.plugin.session import Session, verdicts_of
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import masked, shown
 from pytest_longctx.reports import html, properties, results, terminal
 from pytest_longctx.reports.properties import Entry
 from pytest_longctx.reports.results import Writer
@@ -37,6 +37,8 @@ class Recorder:
         self._told: set[str] = set()
         self._said: dict[str, None] = {}
         """Messages of the vitals beside their figures, each once."""
+        self._cannot_report = ""
+        """Why the HTML report could not be written; empty if it was, or was not asked for."""
         self._cannot_write = ""
         """Why no more results can be written; empty while they can."""
         self._is_worker = hasattr(session.config, "workerinput")
@@ -136,6 +138,7 @@ class Recorder:
             self._as_unmeasured(item, report)
         if call.when == "call" and isinstance(cause, LaunchError):
             report.user_properties.append((_NOT_ASKED, ""))
+        failures.make_plain(report, call)
         return report
 
     def _as_unmeasured(self, item: pytest.Item, report: pytest.TestReport) -> None:
@@ -253,11 +256,25 @@ class Recorder:
         try:
             if self.writer is not None or shard:
                 self._file().close(int(session.exitstatus), **({"shard": shard} if shard else {}))
-            if self.writer is not None and self.session.options.report is not None:
-                html.write(results.read(self.writer.path), self.session.options.report)
         except OSError as problem:
             self._give_up(problem)
             session.exitstatus = pytest.ExitCode.INTERRUPTED
+            return
+        if self.writer is not None and self.session.options.report is not None:
+            self._report(session, self.writer, self.session.options.report)
+
+    def _report(self, session: pytest.Session, writer: Writer, page: Path) -> None:
+        """Write the HTML report. A failure is one line and makes a green run red: JUnit XML and the table still follow."""
+        try:
+            html.write(results.read(writer.place()), page)
+        except Exception as problem:  # noqa: BLE001 - whatever is wrong with a report, the other reports must be written
+            why = getattr(problem, "strerror", None) or f"{type(problem).__name__}: {problem}"
+            said = (
+                f"the report {page} could not be written: {why}; the results are complete: longctx report {writer.path}"
+            )
+            self._cannot_report = " ".join(shown(said).split())
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
@@ -272,7 +289,9 @@ class Recorder:
         """Print the table of verdicts."""
         found = list(self.entries.values())
         for line in self._said:
-            terminalreporter.write_line(f"longctx: {line}", yellow=True)
+            terminalreporter.write_line(f"longctx: {' '.join(shown(line).split())}", yellow=True)
+        if self._cannot_report:
+            terminalreporter.write_line(f"longctx: {self._cannot_report}", red=True)
         if self._cannot_write:
             terminalreporter.write_line(f"longctx: {self._cannot_write}", red=True)
         if self._is_worker or not found or self.session.config.get_verbosity() < -1:
@@ -285,7 +304,7 @@ class Recorder:
             terminalreporter.write_line(line)
         if self.writer is not None:
             terminalreporter.write_line(f"results: {self.writer.path}")
-            if self.session.options.report is not None:
+            if self.session.options.report is not None and not self._cannot_report:
                 terminalreporter.write_line(f"report: {self.session.options.report}")
         if self.unjudged:
             said = "no finding was judged: this run proves nothing, and is red (--longctx-allow-unjudged lets it pass)"

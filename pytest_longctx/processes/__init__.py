@@ -18,7 +18,7 @@ from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import _supervisor
 from pytest_longctx.progress import wait_until
-from pytest_longctx.redaction import masked, secret_values
+from pytest_longctx.redaction import mask_file, masked, remember, secret_values
 
 _POLL_S = 0.1
 
@@ -114,6 +114,7 @@ class Process(Candidate):
 
     def __init__(self, recipe: Recipe, env: Mapping[str, str], log: Path) -> None:
         self.secrets = (*recipe.secrets, *secret_values(env, recipe.argv))
+        remember(self.secrets)
         self.started_s = time.monotonic()
         self.log = log
         set_here = " ".join(f"{name}={shlex.quote(value)}" for name, value in recipe.env.items())
@@ -156,3 +157,4 @@ class Process(Candidate):
             self._hold = -1
         self._supervisor.wait()
         self._lines.close()
+        mask_file(self.log, self.secrets)

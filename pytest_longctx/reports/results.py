@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from pytest_longctx.errors import ResultsError
 from pytest_longctx.findings.verdicts import JUDGED
+from pytest_longctx.redaction import cleaned
 from pytest_longctx.reports.properties import Entry
 
 SCHEMA = 1
@@ -36,7 +37,7 @@ class Writer:
     def __init__(self, folder: Path, header: Mapping[str, Any], resumes: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / NAME
-        if self.path.exists():
+        while (file := _new(self.path)) is None:
             stamp = datetime.fromtimestamp(self.path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%SZ")
             names = (f"results.{stamp}{more}.jsonl" for more in chain([""], (f"-{i}" for i in count(2))))
             kept = next(folder / name for name in names if not (folder / name).exists())
@@ -44,7 +45,8 @@ class Writer:
             self.path.rename(kept)
         if resumes is not None:
             header = {**header, "resumes": os.path.relpath(resumes, folder)}
-        self._file: TextIO = self.path.open("w", encoding="utf-8")
+        self._file: TextIO = file
+        self._id = os.fstat(file.fileno()).st_ino
         self._counts: dict[str, int] = {}
         self._taken: set[str] = set()
         self._line({"kind": "header", "schema": SCHEMA, "started": now(), **header})
@@ -88,14 +90,27 @@ class Writer:
         self._line({"kind": "footer", "finished": now(), "exit_code": exit_code, "verdicts": self._counts, **more})
         self._file.close()
 
+    def place(self) -> Path:
+        """The file of this run now: a later run in the same folder renames it."""
+        files = (self.path, *self.path.parent.glob("results.*.jsonl"))
+        return next((path for path in files if path.exists() and path.stat().st_ino == self._id), self.path)
+
     def drop(self) -> None:
         """Leave the file without a footer, which marks the run as cut off."""
         with suppress(OSError):
             self._file.close()
 
     def _line(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row, default=dict) + "\n")
+        self._file.write(json.dumps(cleaned(row), default=dict, allow_nan=False) + "\n")
         self._file.flush()
+
+
+def _new(path: Path) -> TextIO | None:
+    """Create the file at *path*; None if there is one."""
+    try:
+        return path.open("x", encoding="utf-8")
+    except FileExistsError:
+        return None
 
 
 def now() -> str:

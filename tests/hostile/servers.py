@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -180,7 +181,10 @@ STREAM_ATTACKS: Mapping[str, tuple[Answer, str]] = {
         just(head(200, "text/event-stream", "Content-Encoding: gzip") + gzip.compress(events(CHUNK, USAGE))),
         "complete",
     ),
-    "odd-counts": (just(stream(events(CHUNK, {"choices": [], "usage": {"prompt_tokens": -3, "completion_tokens": True}}))), "complete"),
+    "odd-counts": (
+        just(stream(events(CHUNK, {"choices": [], "usage": {"prompt_tokens": -3, "completion_tokens": True}}))),
+        "complete",
+    ),
     # over a limit
     "endless-line": (_then(stream(b"data: "), lambda: endless(b"x" * 65536)), "malformed"),
     "endless-field": (_then(stream(), lambda: endless(b"x" * 65536)), "malformed"),
@@ -321,9 +325,7 @@ def listening(mind: Hostile) -> Iterator[str]:
 def deployment(boot_s: float, answer_s: float = 5.0) -> Deployment:
     """The deployment that the servers claim to be."""
     timeouts = {"boot_s": boot_s, "stall_s": 30.0, "answer_s": answer_s, "canary_s": answer_s, "admission_s": 30.0}
-    return factories.deployment(
-        max_model_len=4096, timeouts=timeouts, model={"name": "llama", "weights": "unknown"}
-    )
+    return factories.deployment(max_model_len=4096, timeouts=timeouts, model={"name": "llama", "weights": "unknown"})
 
 
 def server_at(url: str, **more: Any) -> Server:
@@ -333,11 +335,11 @@ def server_at(url: str, **more: Any) -> Server:
 
 def peak_mib() -> Callable[[], float]:
     """Reset this process's peak of resident memory; the returned function gives its growth since, in MiB."""
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+    with Path("/proc/self/clear_refs").open("w", encoding="ascii") as file:
         file.write("5")
 
     def high() -> float:
-        with open("/proc/self/status", encoding="ascii") as file:
+        with Path("/proc/self/status").open(encoding="ascii") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
 
     before = high()
