@@ -63,7 +63,7 @@ def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str
 
 
 def checked_key(key: str | None, variable: str) -> str | None:
-    """Return the API *key* in the environment *variable*, None if it is empty. Raises `UsageError` for one that no HTTP header can have."""
+    """Return the *key* of the environment *variable*, None if it is empty. Raises `UsageError` if no HTTP header can have it."""
     if not key:
         return None
     wrong = (
@@ -162,7 +162,7 @@ def _visible(found: re.Match[str]) -> str:
 
 
 def cleaned(value: Any, secrets: Iterable[str] = ()) -> Any:
-    """Return *value* of JSON with `shown` applied to each of its strings, and with None in place of numbers that are not finite."""
+    """Return *value* of JSON with each string as `shown` gives it, and None in place of numbers that are not finite."""
     if isinstance(value, str):
         return shown(value, secrets)
     if isinstance(value, float):

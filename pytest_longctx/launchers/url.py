@@ -6,6 +6,7 @@ A proxy between client and server that would cut off a long prompt is found befo
 
 import json
 import os
+import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -109,7 +110,8 @@ class UrlLauncher:
         try:
             parts = urlsplit(base)
             usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-            usable = usable and not parts.query and not parts.fragment and parts.netloc.isprintable()
+            plain = not parts.query and not parts.fragment and parts.netloc.isprintable()
+            usable = usable and plain and not ("@" in parts.netloc and "@" in parts.path)
         except ValueError:
             usable = False
         if not usable:
@@ -154,7 +156,8 @@ def _without_login(base: str) -> str:
     """*base* for a message; its login may have any character, so all up to the last @ is hidden."""
     scheme, slashes, rest = base.partition("//")
     plain = f"{scheme}{slashes}{HIDDEN}@{rest.rpartition('@')[2]}" if "@" in rest else base
-    return shown(plain.partition("?")[0] + (f"?{HIDDEN}" if "?" in plain else ""))
+    address, mark, _ = re.sub("[?#]", "\0", plain, count=1).partition("\0")
+    return shown(address + (f"?{HIDDEN}" if mark else ""))
 
 
 def _other_than_said(server: Server) -> Iterator[str]:
