@@ -26,6 +26,7 @@ from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
+from pytest_longctx.redaction import shown
 from pytest_longctx.reports import history, html, pages, plots
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
 from pytest_longctx.reports.compare import page as comparison_page
@@ -70,15 +71,23 @@ def _model_name(one: Deployment) -> str:
     return str(Path(one.model.path).expanduser()) if one.model.path else one.model.id or one.model.name
 
 
+def _port(one: Deployment) -> int:
+    """The port of the deployment's flags. Raises `UsageError` for what is no port."""
+    port = one.flags.get("port", manifests.PORT)
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+        raise UsageError(f"[flags] port of {one.name}: {port!r} is no port: an integer from 1 to 65535 is needed")
+    return port
+
+
 def process(backend: Backend, one: Deployment) -> str:
     """Return the command line, preceded by its environment variables."""
-    made = backend.recipe(one, _model_name(one), int(one.flags.get("port", manifests.PORT)), "python3")
+    made = backend.recipe(one, _model_name(one), _port(one), "python3")
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in made.env.items()), shlex.join(made.argv)])
 
 
 def docker(backend: Backend, one: Deployment) -> str:
     """Return the ``docker run`` line. Variables in ``pass_env`` are taken from the shell that runs it."""
-    port, inside = int(one.flags.get("port", manifests.PORT)), "0.0.0.0"  # noqa: S104 - the port is published on loopback
+    port, inside = _port(one), "0.0.0.0"  # noqa: S104 - the port is published on loopback
     listens = "127.0.0.1" if one.docker.network == "host" else inside
     made = backend.recipe(one, _model_name(one), port, one.docker.python, host=listens)
     inherited = dict.fromkeys(made.pass_env, _FROM_SHELL)
@@ -162,7 +171,7 @@ def _merge(given: Namespace) -> int:
 def _compare(given: Namespace) -> int:
     before, after = on_equal_terms(read_results(given.before), read_results(given.after))
     missed = Gate.of(before, given.fail_on).missed(after) if given.fail_on else []
-    print("\n".join(comparison_page(before, after, compare(before, after), missed)))
+    print(shown("\n".join(comparison_page(before, after, compare(before, after), missed))))
     for case, line in missed:
         print(f"longctx: {case.finding} {case.deployment}: {line}", file=sys.stderr)
     return 1 if missed else 0
@@ -183,7 +192,7 @@ def _history(given: Namespace) -> int:
             raise UsageError(f"--measure: {unknown('measure', given.measure, (*MEASURES, *COEFFICIENTS))}")
         for finding in given.names or [None]:
             for trend in history.trends(given.store, given.measure, finding):
-                print(trend)
+                print(shown(str(trend)))
     return 0
 
 
@@ -246,7 +255,21 @@ def main(arguments: list[str] | None = None) -> int:
                 backends.named(given.backend), given.hardware, paths.data(given.data, "--data"), as_json=given.json
             )
     except LongctxError as problem:
-        print(f"longctx: {problem}", file=sys.stderr)
+        print(shown(f"longctx: {problem}"), file=sys.stderr)
+        return 2
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as problem:
+        said = f"{type(problem).__name__}: {problem}"[:300]
+        print(
+            shown(f"longctx: {given.command}: an input was not understood ({said}): please report it"), file=sys.stderr
+        )
         return 2
     except OSError as problem:
         place = f"{problem.filename}: " if problem.filename else ""

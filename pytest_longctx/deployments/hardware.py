@@ -55,7 +55,7 @@ class Hardware:
         >>> Hardware.parse("8xH200"), Hardware.parse("cpu")
         (Hardware(kind='H200', count=8), Hardware(kind='cpu', count=1))
         """
-        match = re.fullmatch(r"(?:([1-9]\d*)x)?(\w+)", text)
+        match = re.fullmatch(r"(?:([1-9][0-9]{0,5})x)?(\w+)", text)
         kinds = {kind.lower(): kind for kind in KINDS}
         if match is None or match[2].lower() not in kinds:
             raise ValueError(f"{text!r} is not hardware; write 8xH200 or cpu. Known kinds: {', '.join(KINDS)}")

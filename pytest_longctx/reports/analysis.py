@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pytest_longctx.deployments.capacity import Law, fit
 from pytest_longctx.findings.verdicts import COLD_SHARE, JUDGED
@@ -86,6 +86,10 @@ def law(readings: Iterable[LengthPoint]) -> Law | None:
     return fit(points) if len(points) > 1 else None
 
 
+_LEFT_OUT: Final = 100
+"""Lengths that are left out at most, one at a time."""
+
+
 def _jackknife(readings: list[LengthPoint], whole: Law) -> dict[str, float]:
     """
     Return the largest relative change of each coefficient when one length is left out; empty for fewer than four
@@ -93,7 +97,8 @@ def _jackknife(readings: list[LengthPoint], whole: Law) -> dict[str, float]:
     """
     if len(readings) < 4:
         return {}
-    parts = [law(readings[:i] + readings[i + 1 :]) or whole for i in range(len(readings))]
+    step = -(-len(readings) // _LEFT_OUT)  # each fit reads all lengths
+    parts = [law(readings[:i] + readings[i + 1 :]) or whole for i in range(0, len(readings), step)]
     return {
         f"law_{name}": max(abs(getattr(part, name) / value - 1) for part in parts)
         for name, value in whole._asdict().items()
@@ -104,7 +109,7 @@ def _jackknife(readings: list[LengthPoint], whole: Law) -> dict[str, float]:
 def spent_s(results: Results) -> dict[str, float]:
     """Return the seconds that each deployment spent on boots and tests."""
     found: dict[str, float] = {}
-    spans = [(boot.get("deployment"), boot.get("seconds", 0.0)) for boot in results.boots]
+    spans = [(boot.get("deployment"), boot.get("seconds") or 0.0) for boot in results.boots]
     spans += [(row["server"].get("deployment"), row.get("duration_s", 0.0)) for row in results.verdicts]
     for name, seconds in spans:
         if name:
@@ -126,6 +131,6 @@ def gather(results: Results) -> dict[CaseKey, Samples]:
     for name, readings in cold(results).items():
         if whole := law(readings):
             values = {f"law_{part}": [value] for part, value in whole._asdict().items()}
-            server = next(its.server for case, its in found.items() if case.deployment == name)
+            server = next((its.server for case, its in found.items() if case.deployment == name), {})
             found[CaseKey(LAW, name)] = Samples(values=values, server=server, noise=_jackknife(readings, whole))
     return found
