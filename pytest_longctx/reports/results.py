@@ -227,7 +227,7 @@ def green(results: Results) -> bool:
 
 def _check_shards(parts: Mapping[str, Results]) -> None:
     shards: dict[str, Mapping[str, Any]] = {
-        name: part.footer["shard"] for name, part in parts.items() if "shard" in part.footer
+        name: part.footer["shard"] for name, part in parts.items() if part.footer.get("shard")
     }
     if not shards:
         return

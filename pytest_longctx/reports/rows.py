@@ -188,8 +188,9 @@ _SHOWN: Final = 100
 def check(path: Path, number: int, row: Mapping[str, Any]) -> None:
     """Check the *row* in line *number* of the file at *path*. Raises `ResultsError` that names line, field and value."""
     kind = row.get("kind")
-    model = _MODELS.get(kind) if isinstance(kind, str) else None
-    if model is None:
+    if not isinstance(kind, str):
+        raise ResultsError(f"{path}: line {number}: a row without a kind")
+    if (model := _MODELS.get(kind)) is None:  # of a later version
         return
     try:
         model.model_validate(row)
