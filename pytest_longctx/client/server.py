@@ -1,10 +1,7 @@
 """A running server as a value, and the lock that lets one process at a time measure it."""
 
-import fcntl
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +11,8 @@ from typing import Final
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.diagnose import Evidence
+from pytest_longctx.processes import locks
+from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.redaction import shown
 
 
@@ -82,16 +81,14 @@ class Server:
 
 
 @contextmanager
-def exclusive(url: str) -> Iterator[None]:
+def exclusive(url: str, watch: ProgressCallback = no_progress) -> Iterator[None]:
     """
     Wait until no other process of this user measures the server at *url*, and lock it meanwhile.
 
-    Workers of one run that share a server take turns; the kernel releases the lock if one of them dies.
+    Workers of one run that share a server take turns; the kernel releases the lock if one of them dies. Raises `LaunchError` if
+    the lock cannot be trusted, or if its holder is stopped.
     """
-    folder = Path(tempfile.gettempdir()) / f"pytest-longctx-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with (folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.turn").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locks.held(f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.turn", f"the server at {url}", watch):
         yield
 
 

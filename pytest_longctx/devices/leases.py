@@ -4,18 +4,15 @@ Lease this host's devices, so that several deployments can run at once, each wit
 A deployment leases its devices before they are checked for memory in use, and returns them after their memory is free.
 """
 
-import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import TextIO
 
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.processes import locks
 from pytest_longctx.progress import Progress, ProgressCallback
 
 _VISIBLE: Mapping[str, tuple[str, ...]] = {"MI": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "trn": ()}
@@ -62,10 +59,8 @@ def lease(
             f"{count} {kind} are needed, but there are only {len(devices)} ({name}={inherited.get(name, 'not set')})"
         )
     count = count if name else there
-    folder = Path(tempfile.gettempdir()) / f"pytest-longctx-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as held:
-        while len(mine := _take(held, folder, kind, devices, count)) < count:
+        while len(mine := _take(held, kind, devices, count)) < count:
             held.close()
             waits()
             time.sleep(_POLL_S)
@@ -78,26 +73,22 @@ def _shown(name: str, mine: list[str]) -> dict[str, str]:
     return {name: ",".join(mine), **order} if name else {}
 
 
-def _take(held: ExitStack, folder: Path, kind: str, devices: list[str], count: int) -> list[str]:
+def _take(held: ExitStack, kind: str, devices: list[str], count: int) -> list[str]:
     """Lock up to *count* free *devices* atomically, under a lock of the whole folder."""
     mine: list[str] = []
-    with (folder / "devices.gate").open("w") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
+    with locks.held("devices.gate", "the list of leased devices"):
         for device in devices:
             if len(mine) == count:
                 break
-            file = held.enter_context((folder / f"{kind}-{device.replace('/', '_')}.lease").open("w"))
-            if _locked(file):
+            lock = locks.opened(_lease_of(kind, device))
+            held.callback(os.close, lock)
+            if locks.taken(lock):
                 mine.append(device)
     return mine
 
 
-def _locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lease_of(kind: str, device: str) -> str:
+    return f"{kind}-{device.replace('/', '_')}.lease"
 
 
 @contextmanager

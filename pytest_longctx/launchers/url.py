@@ -137,7 +137,7 @@ class UrlLauncher:
         remember(hidden)
         headers = {"Authorization": f"Bearer {key}"} if key else self.headers
         # The probe changes the server's counters: not while another worker of this run measures it.
-        with exclusive(self.base):
+        with exclusive(self.base, launch.watch):
             candidate = AttachedServer(self.base, hidden)
             hoped = launch.server_at(self.base, self, headers=headers, local=self.local, hidden=hidden)
             patience_s = min(PATIENCE_S, launch.deployment.timeouts.boot_s)

@@ -134,7 +134,7 @@ class Session:
 
         The yielded row is recorded with its times, and with what the caller adds to it.
         """
-        with exclusive(server.url):
+        with exclusive(server.url, self.progress_line.update):
             self.sampler.hold_still()
             row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
             row |= {} if sent_tokens is None else {"sent_tokens": sent_tokens}
