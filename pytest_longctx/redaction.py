@@ -172,16 +172,30 @@ def cleaned(value: Any, secrets: Iterable[str] = ()) -> Any:
     return [cleaned(each, secrets) for each in value] if isinstance(value, list | tuple) else value
 
 
+def private(path: Path) -> None:
+    """Create the file at *path*, or limit it to its user: another program writes secrets to it until `mask_file`."""
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+
+
 def mask_file(path: Path, secrets: Iterable[str] = ()) -> None:
-    """Mask secrets in a file that another program wrote, such as an engine's log; line by line, because it may be large."""
+    """
+    Mask secrets in a file that another program wrote, such as an engine's log, and give it the usual mode.
+
+    It is read line by line, because it may be large. If the disk is full, a file with a secret is removed.
+    """
     copy, changed = path.with_name(f".{path.name}.masked"), False
-    code = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-    with path.open(**code) as before, copy.open("w", **code) as after:
-        while line := before.readline(_LONGEST_LINE):
-            plain = masked(line, secrets)
-            changed = changed or plain != line
-            after.write(plain)
-    if changed:
+    try:
+        with (
+            path.open(encoding="utf-8", errors="surrogateescape", newline="") as before,
+            copy.open("w", encoding="utf-8", errors="surrogateescape", newline="") as after,
+        ):
+            while line := before.readline(_LONGEST_LINE):
+                plain = masked(line, secrets)
+                changed = changed or plain != line
+                after.write(plain)
         copy.replace(path)
-    else:
-        copy.unlink()
+    except OSError:
+        copy.unlink(missing_ok=True)
+        if changed:
+            path.unlink(missing_ok=True)

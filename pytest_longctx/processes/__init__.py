@@ -18,7 +18,7 @@ from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import _supervisor
 from pytest_longctx.progress import wait_until
-from pytest_longctx.redaction import mask_file, masked, remember, secret_values
+from pytest_longctx.redaction import mask_file, masked, private, remember, secret_values
 
 _POLL_S = 0.1
 
@@ -121,6 +121,7 @@ class Process(Candidate):
         self.again = masked(f"{set_here} {shlex.join(recipe.argv)}".strip(), self.secrets)
         end, self._hold = os.pipe()
         command = [sys.executable, "-I", _supervisor.__file__, str(end), str(GRACE_S), *recipe.argv]
+        private(log)
         with log.open("wb") as out:
             try:
                 self._supervisor = subprocess.Popen(

@@ -20,7 +20,7 @@ from pytest_longctx.diagnosis.log_reader import LogTail
 from pytest_longctx.diagnosis.oom_killer import kills_in_group_of
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import Candidate
-from pytest_longctx.redaction import mask_file, masked, remember, secret_values, shown
+from pytest_longctx.redaction import mask_file, masked, private, remember, secret_values, shown
 from pytest_longctx.units import GiB
 
 CACHE_INSIDE = "/models/huggingface"
@@ -233,7 +233,7 @@ class Container(Candidate):
         self.lost = ""
         """Why it can no longer be observed, where the Docker engine itself is gone."""
         self._over = threading.Event()
-        log.touch()
+        private(log)
         self._lines = LogTail(log)
         threading.Thread(target=self._follow, daemon=True).start()
 

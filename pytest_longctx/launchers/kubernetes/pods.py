@@ -20,7 +20,7 @@ from pytest_longctx.launchers.kubernetes.cluster import Cluster
 from pytest_longctx.launchers.kubernetes.manifests import LEADER
 from pytest_longctx.processes import Candidate
 from pytest_longctx.progress import Progress
-from pytest_longctx.redaction import mask_file, remember, shown
+from pytest_longctx.redaction import mask_file, private, remember, shown
 
 SCHEDULE_S = 180.0
 """How long a Pod may find no node before that counts: a cluster that adds nodes reports it within this time."""
@@ -204,7 +204,7 @@ class Pods(Candidate):
         """Why they can no longer be observed."""
         self._cluster, self._run_id = cluster, run_id
         self._stop, self._log_over = threading.Event(), threading.Event()
-        log.touch()
+        private(log)
         self._lines = LogTail(log)
         threading.Thread(target=self._watch, daemon=True).start()
 
