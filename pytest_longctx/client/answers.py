@@ -67,8 +67,9 @@ def _finite(text: str) -> float:
 
 def count_of(value: object) -> int | None:
     """Return *value* if it is a count: an integer from 0 to 2^53. None for anything else, which is no observation."""
-    sound = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
-    return value if sound else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= _LARGEST else None
 
 
 def figure_of(value: float | None) -> float | None:

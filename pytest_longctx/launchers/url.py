@@ -110,8 +110,8 @@ class UrlLauncher:
         try:
             parts = urlsplit(base)
             usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-            plain = not parts.query and not parts.fragment and parts.netloc.isprintable()
-            usable = usable and plain and not ("@" in parts.netloc and "@" in parts.path)
+            bare = not parts.query and not parts.fragment and parts.netloc.isprintable()
+            usable = usable and bare and not ("@" in parts.netloc and "@" in parts.path)
         except ValueError:
             usable = False
         if not usable:

@@ -68,6 +68,11 @@ def pause(seconds: float) -> None:
     STOPPED.wait(seconds)
 
 
+def silent() -> Iterator[bytes]:
+    pause(60)
+    yield b""
+
+
 def endless(piece: bytes) -> Iterator[bytes]:
     while not STOPPED.is_set():
         yield piece
@@ -227,7 +232,7 @@ STREAM_ATTACKS: Mapping[str, tuple[Answer, str]] = {
     "drip-error": (_then(head(400), lambda: drip(b"no ")), "refused"),
     "code-of-error-event": (just(stream(events({"error": {"message": "m", "code": 10**300}}))), "malformed"),
     "error-event": (just(stream(b'event: error\ndata: {"error": {"message": "m", "code": 400}}\n\n')), "refused"),
-    "silence": (_then(b"", lambda: iter(lambda: pause(60) or b"", b"")), "deadline"),
+    "silence": (_then(b"", silent), "deadline"),
     "drip-of-comments": (_then(stream(), lambda: drip(b":" * 1000)), "deadline"),
 }
 """Attacks on the answer of a streamed completion, with the ending of each."""

@@ -90,9 +90,10 @@ def test_the_runtime_folder_comes_first_if_it_is_ours(shared, tmp_path_factory, 
 def test_a_wait_says_for_whom_and_a_stopped_holder_is_given_up(shared, monkeypatch):
     monkeypatch.setattr(locks, "SAID_AFTER_S", 0.1)
     monkeypatch.setattr(locks, "STOPPED_S", 0.5)
-    said = []
+    said: list[object] = []
     with subprocess.Popen([sys.executable, "-c", HOLDS, URL], stdout=subprocess.PIPE, text=True) as other:
         try:
+            assert other.stdout is not None
             assert other.stdout.readline() == "held\n"
             other.send_signal(signal.SIGSTOP)
             with pytest.raises(LaunchError) as raised, exclusive(URL, said.append):

@@ -131,7 +131,9 @@ def by_the_standard(text):
         .replace("\r", "\n")
         .split("\n")[:-1]
     )
-    found, data, kind = [], [], ""
+    found: list[tuple[str, str]] = []
+    data: list[str] = []
+    kind = ""
     for line in lines:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -64,13 +65,12 @@ PLACES = [at for at in places(GOOD) if len(at) > 1]
 
 
 def changed(changes):
-    rows = copy.deepcopy(GOOD)
+    rows: Any = copy.deepcopy(GOOD)
     for at, value, gone in changes:
         inside = rows
         for key in at[:-1]:
-            inside = (
-                inside[key] if isinstance(inside, list | dict) and (isinstance(inside, list) or key in inside) else {}
-            )
+            there = isinstance(inside, list) or (isinstance(inside, dict) and key in inside)
+            inside = inside[key] if there else None
         if isinstance(inside, dict):
             inside.pop(at[-1], None) if gone else inside.__setitem__(at[-1], value)
     return rows

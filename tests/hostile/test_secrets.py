@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import shlex
+from collections.abc import Callable, Mapping
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -30,7 +31,7 @@ SECRETS = (
     "dollar$HOME`x`-abc",
     "emoji-🔑-secret-key",
 )
-FORMS = {
+FORMS: Mapping[str, Callable[[str], str]] = {
     "raw": lambda secret: secret,
     "shell": shlex.quote,
     "repr": repr,
