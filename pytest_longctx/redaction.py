@@ -162,13 +162,14 @@ def _visible(found: re.Match[str]) -> str:
 
 
 def cleaned(value: Any, secrets: Iterable[str] = ()) -> Any:
-    """Return *value* of JSON with each string as `shown` gives it, and None in place of numbers that are not finite."""
+    """Return *value* of JSON with each string as `shown` gives it, and without numbers that are not finite."""
     if isinstance(value, str):
         return shown(value, secrets)
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, Mapping):
-        return {shown(str(name), secrets): cleaned(each, secrets) for name, each in value.items()}
+        sound = {name: each for name, each in value.items() if not isinstance(each, float) or each - each == 0}
+        return {shown(str(name), secrets): cleaned(each, secrets) for name, each in sound.items()}
     return [cleaned(each, secrets) for each in value] if isinstance(value, list | tuple) else value
 
 

@@ -52,7 +52,8 @@ def cold(results: Results) -> dict[str, list[LengthPoint]]:
     for row in results.verdicts:
         seen = row["measured"]
         warm = seen.get("cached_share", 0.0) > COLD_SHARE or "warm_speedup" in seen
-        if "ttft_s" in seen and "prompt_tokens" in seen and not warm:
+        # A time or a length of zero, which no server has, would have no logarithm.
+        if seen.get("ttft_s", 0.0) > 0 and seen.get("prompt_tokens", 0.0) >= 1 and not warm:
             lengths = found.setdefault(row["server"].get("deployment", ""), {})
             lengths.setdefault(int(seen["prompt_tokens"]), []).append(row)
     return {name: [_reading(*pair) for pair in sorted(lengths.items())] for name, lengths in sorted(found.items())}
@@ -83,7 +84,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 def law(readings: Iterable[LengthPoint]) -> Law | None:
     """Fit the law to *readings*. Returns ``None`` for fewer than two lengths."""
     points = [(each.tokens, each.ttft_s) for each in readings]
-    return fit(points) if len(points) > 1 else None
+    return fit(points) if len({tokens for tokens, _ in points}) > 1 else None
 
 
 _LEFT_OUT: Final = 100

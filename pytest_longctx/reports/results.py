@@ -146,8 +146,8 @@ def read(path: str | Path) -> Results:
     found = _rows(path)
     if found[-1].get("kind") != "footer":
         raise ResultsError(f"{path}: the footer is missing: the run was cut off after {len(found) - 1} lines")
-    of_kind = ([row for row in _checked(path, found) if row.get("kind") == kind] for kind in KINDS)
-    return Results(found[0], found[-1], *of_kind)
+    sound = _checked(path, found)
+    return Results(sound[0], sound[-1], *([row for row in sound if row["kind"] == kind] for kind in KINDS))
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -177,10 +177,12 @@ def _parsed(line: bytes) -> Any:
 
 
 def _checked(path: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows *found* once each is sound; the header last, because a wrong row explains more."""
+    """
+    Return the rows *found* with plain text, once each is sound; the header is checked last, because a wrong row explains more.
+    """
     for number, row in (*enumerate(found[1:], 2), (1, found[0])):
         rows.check(path, number, row)
-    return found
+    return [cleaned(row) for row in found]
 
 
 _SAME = ("backend", "launcher", "hardware", "conditions")

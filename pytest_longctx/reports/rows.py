@@ -28,6 +28,7 @@ Time = Annotated[float, Field(ge=0, le=1e11)]
 """Seconds since 1970, or a duration."""
 Tokens = Annotated[int, Field(ge=0, le=10**12)]
 Tolerance = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?%?$")]
+Name = Annotated[str, StringConstraints(max_length=300)]
 PathText = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=4096)]
 Verdict = Annotated[str, BeforeValidator(_word)]
 
@@ -41,10 +42,10 @@ class Row(BaseModel):
 class Header(Row):
     """The first row: what was run, and on what."""
 
-    started: str
-    backend: str = ""
-    launcher: str = ""
-    hardware: str = ""
+    started: Name
+    backend: Name = ""
+    launcher: Name = ""
+    hardware: Name = ""
     root: str = ""
     arguments: list[str] = []
     options: list[str] | None = None
@@ -124,12 +125,12 @@ class BootRow(Row):
 
     outcome: str | None
     deployment: str = ""
-    seconds: Time | None = None
+    seconds: Time = 0.0
     started_s: Time | None = None
     signature: str | None = None
     said: str = ""
     explained: str | None = None
-    figures: dict[str, Figure | None] = {}
+    figures: dict[str, Figure] = {}
     words: dict[str, str] = {}
     predicted: Predicted | None = None
     log: str | None = None
