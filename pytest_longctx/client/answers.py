@@ -6,6 +6,7 @@ server is data of an unknown sender, so a page over a limit is an error that nam
 """
 
 import asyncio
+import errno
 import json
 import math
 import socket
@@ -18,6 +19,8 @@ from typing import Any, Final, Self
 
 import httpx
 
+from pytest_longctx.errors import LaunchError
+
 PAGE_BYTES: Final = 16 * 2**20
 """Decoded bytes of one page. A metrics page of vLLM has about 0.2 MB, a model list of a gateway less than 1 MB."""
 ERROR_BYTES: Final = 64 * 2**10
@@ -29,6 +32,8 @@ _UPLOAD_BYTES_PER_S: Final = 100_000
 """Slowest upload for which the total time of a request is extended."""
 _DIGITS: Final = 19
 """Digits of a 64-bit integer. Python refuses more than 4,300, and a float cannot hold more than 308."""
+_OWN: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+"""Errors of the operating system about what this process, or this machine, has used up."""
 _LARGEST: Final = 2**53
 """Largest count: above it, a double is no longer exact."""
 
@@ -63,6 +68,30 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"JSON has a number that is not finite: {text[:20]}")
     return value
+
+
+def own_trouble(problem: BaseException | None) -> str:
+    """Why *problem* comes from this process and says nothing of a server: no memory, descriptors or threads left; else empty."""
+    seen: set[int] = set()
+    while problem is not None and id(problem) not in seen:
+        seen.add(id(problem))
+        if isinstance(problem, MemoryError):
+            return "this process has no memory left"
+        if isinstance(problem, OSError) and problem.errno in _OWN:
+            return f"this process cannot open a connection: {problem.strerror}"
+        if isinstance(problem, RuntimeError) and "start new thread" in str(problem):
+            return "this process can start no thread"
+        problem = problem.__cause__ or problem.__context__
+    return ""
+
+
+def own_error(problem: BaseException, where: str) -> LaunchError | None:
+    """The error of the package for trouble of this process at *where*, an address; None if *problem* is another."""
+    why = own_trouble(problem)
+    remedy = (
+        "more descriptors (ulimit -n), memory or threads for this process, or fewer requests at once (ask.concurrency)"
+    )
+    return LaunchError(f"{where} could not be asked: {why}\n  try      {remedy}") if why else None
 
 
 def count_of(value: object) -> int | None:

@@ -18,7 +18,7 @@ import httpx
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.client import event_loop
-from pytest_longctx.client.answers import PageClient, count_of, decoder, error_text, json_of
+from pytest_longctx.client.answers import PageClient, count_of, decoder, error_text, json_of, own_error
 from pytest_longctx.client.event_stream import Event, EventParser
 from pytest_longctx.client.exchange import Ending, Exchange, Ledger, Refusal, Usage
 from pytest_longctx.client.server import Answer, Server, unaskable
@@ -147,33 +147,41 @@ class StreamedRequest:
             await asyncio.gather(answer, watching, return_exceptions=True)
 
     async def _stream(self, http: httpx.AsyncClient) -> Ending:
-        head, tail = self._body()
-        length = str(len(head) + self.prompt.json_bytes + len(tail))
         try:
-            async with http.stream(
-                "POST",
-                self.prompt.path,
-                content=self._upload(head, tail),
-                headers={**_JSON, "Content-Length": length},
-                extensions={"trace": self._note},
-            ) as response:
-                if response.status_code != 200:
-                    text = await error_text(response)
-                    self.refusal = Refusal.read(response.status_code, text, self.server.secrets)
-                    if self._not_asked(response, text):
-                        return "not asked"
-                    return "refused" if response.status_code < 500 else "server error"
-                if "text/event-stream" not in response.headers.get("content-type", ""):
-                    text = await error_text(response)
-                    return "not asked" if self._not_asked(response, text) else "malformed"
-                self.answering = True
-                return await self._read(response)
+            return await self._exchange(http)
         except httpx.DecodingError as problem:
             self.detail = str(problem)
             return "malformed"
-        except httpx.HTTPError as problem:
+        except (MemoryError, OSError, RuntimeError, httpx.HTTPError) as problem:
+            if (ours := own_error(problem, self.server.url)) is not None:
+                raise ours from None
+            if not isinstance(problem, httpx.HTTPError):
+                raise
             self.detail = f"{type(problem).__name__}: {problem}".rstrip(": ")
             return "died mid-stream" if self.answering else "disconnected"
+
+    async def _exchange(self, http: httpx.AsyncClient) -> Ending:
+        """Send the request and read its answer. Raises what httpx raises."""
+        head, tail = self._body()
+        length = str(len(head) + self.prompt.json_bytes + len(tail))
+        async with http.stream(
+            "POST",
+            self.prompt.path,
+            content=self._upload(head, tail),
+            headers={**_JSON, "Content-Length": length},
+            extensions={"trace": self._note},
+        ) as response:
+            if response.status_code != 200:
+                text = await error_text(response)
+                self.refusal = Refusal.read(response.status_code, text, self.server.secrets)
+                if self._not_asked(response, text):
+                    return "not asked"
+                return "refused" if response.status_code < 500 else "server error"
+            if "text/event-stream" not in response.headers.get("content-type", ""):
+                text = await error_text(response)
+                return "not asked" if self._not_asked(response, text) else "malformed"
+            self.answering = True
+            return await self._read(response)
 
     def _not_asked(self, response: httpx.Response, text: str) -> bool:
         """Whether *response* does not come from an engine; *detail* then gives the reason."""
@@ -316,7 +324,7 @@ def ask(
     Send *prompt*, request *output_tokens* tokens and return the exchange. Refusals and hangs are returned, not raised.
 
     *deadline_s* counts from the first byte; by default it follows from the deployment's timeouts. Raises `PromptError` for a
-    wrong argument.
+    wrong argument, and `LaunchError` if this process lacks what a request needs, such as file descriptors.
     """
     if not hasattr(prompt, "json_chunks") or output_tokens < 1:
         raise PromptError(
@@ -325,6 +333,13 @@ def ask(
     if deadline_s is None:
         deadline_s = server.deployment.timeouts.request_s(len(prompt), output_tokens)
     talk = StreamedRequest(server, prompt, output_tokens, deadline_s, watch, clock)
+    try:
+        return _run(talk, clock)
+    except (MemoryError, OSError, RuntimeError) as problem:
+        raise own_error(problem, server.url) or problem from None
+
+
+def _run(talk: StreamedRequest, clock: Clock) -> Exchange:
     try:
         asyncio.get_running_loop()
     except RuntimeError:  # the usual case; Ctrl-C ends the request at once, whereas it would wait for a thread

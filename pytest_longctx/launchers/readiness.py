@@ -77,6 +77,8 @@ class _Wait:
                 return self._answered(self.probe.answered)
             if self.probe.unaskable is not None:
                 raise LaunchError(self._cannot_be_asked(self.probe.unaskable))
+            if self.probe.trouble is not None:
+                raise self.probe.trouble
             self._note_motion(now_s, lines)
             if self.reading.failure is not None and failure_seen_s is None:
                 failure_seen_s = self.elapsed_s

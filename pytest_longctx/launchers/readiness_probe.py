@@ -12,10 +12,11 @@ import httpx
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.client import server_metrics
-from pytest_longctx.client.answers import PageClient, count_of, json_of
+from pytest_longctx.client.answers import PageClient, count_of, json_of, own_error
 from pytest_longctx.client.exchange import Refusal
 from pytest_longctx.client.request import open_client
 from pytest_longctx.client.server import Answer, Server, Unaskable, unaskable
+from pytest_longctx.errors import LaunchError
 from pytest_longctx.redaction import cleaned, shown
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class ReadinessProbe:
         self.answered: Server | None = None
         self.refused: Refusal | None = None
         self.unaskable: Unaskable | None = None
+        self.trouble: LaunchError | None = None
+        """What this process lacks to ask the server; it is no evidence about the server."""
         self.unreachable = ""
         """Why the address cannot be reached, where the last connection was refused at once."""
         self.step = "health"
@@ -107,6 +110,7 @@ class ReadinessProbe:
                     if self._once(http):
                         return
                 except Exception as problem:  # noqa: BLE001 - any answer that cannot be read means: not ready yet
+                    self.trouble = own_error(problem, self.server.url)
                     self.last = shown(str(problem), self.server.secrets) or type(problem).__name__
                     self.unreachable = self.last if isinstance(problem, httpx.ConnectError) else ""
                 self._stop.wait(_PAUSE_S)

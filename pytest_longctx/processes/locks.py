@@ -4,6 +4,7 @@ Locks between the runs of one user, in a folder that no other user can write to.
 The kernel releases a lock when its process ends. A lock names its holder, so that a run that waits can say for whom.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -71,7 +72,9 @@ def opened(name: str) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError as problem:
-        raise LaunchError(f"the lock {path} cannot be opened: {problem.strerror}\n  try      remove it") from None
+        linked = problem.errno in (errno.ELOOP, errno.EISDIR, errno.EACCES)
+        remedy = "remove it" if linked else "more file descriptors (ulimit -n), or space, for this process"
+        raise LaunchError(f"the lock {path} cannot be opened: {problem.strerror}\n  try      {remedy}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise LaunchError(f"the lock {path} is no regular file\n  try      remove it")

@@ -177,9 +177,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def _checked(path: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """
-    Return the rows *found* with plain text, once each is sound; the header is checked last, because a wrong row explains more.
-    """
+    """Return the rows *found* with plain text, once each is sound; the header is checked last: a wrong row explains more."""
     for number, row in (*enumerate(found[1:], 2), (1, found[0])):
         rows.check(path, number, row)
     return [cleaned(row) for row in found]
