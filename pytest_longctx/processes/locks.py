@@ -95,9 +95,15 @@ def taken(descriptor: int) -> bool:
 def holder(descriptor: int) -> tuple[str, bool]:
     """The process that holds a lock, in words, and whether it is stopped or cannot be interrupted."""
     note = os.pread(descriptor, _NOTE_BYTES, 0).strip()
-    if not note.isdigit():
-        return "another process", False
-    pid = int(note)
+    return _look(int(note)) if note.isdigit() else ("another process", False)
+
+
+def described(pid: int) -> str:
+    """The process *pid* in words: its command, and what it waits for."""
+    return _look(pid)[0]
+
+
+def _look(pid: int) -> tuple[str, bool]:
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
