@@ -19,7 +19,7 @@ from pytest_longctx.diagnosis.log_reader import LogTail
 from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import _supervisor, locks
-from pytest_longctx.processes.sweep import VARIABLE, Mark, sweep
+from pytest_longctx.processes.orphans import VARIABLE, Mark, end_orphans
 from pytest_longctx.progress import Progress, ProgressCallback, no_progress, wait_until
 from pytest_longctx.redaction import mask_file, masked, private, remember, secret_values
 
@@ -126,7 +126,7 @@ class Process(Candidate):
         set_here = " ".join(f"{name}={shlex.quote(value)}" for name, value in recipe.env.items())
         self.again = masked(f"{set_here} {shlex.join(recipe.argv)}".strip(), self.secrets)
         self._name = recipe.name
-        sweep()
+        end_orphans()
         self._mark = Mark()
         end, self._hold = os.pipe()
         command = [sys.executable, "-I", _supervisor.__file__, str(end), str(GRACE_S), *recipe.argv]

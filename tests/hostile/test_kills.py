@@ -13,8 +13,9 @@ import pytest
 from pytest_longctx import processes
 from pytest_longctx.backends import Recipe
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.processes import Process, environment, sweep
+from pytest_longctx.processes import Process, environment, orphans
 from pytest_longctx.progress import wait_until
+from tests.plugin.test_launcher_process_supervisor import processes as alive
 
 ENGINE = """
 import signal, subprocess, sys, time
@@ -32,13 +33,6 @@ process = Process(recipe, environment(recipe, os.environ), Path(sys.argv[3]))
 print(process.pid, flush=True)
 time.sleep(600)
 """
-
-
-def alive(word):
-    """The processes with *word* on their command line."""
-    done = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    rows = [line.split(None, 1) for line in done.stdout.splitlines()[1:]]
-    return [int(pid) for pid, command in rows if word in command and int(pid) != os.getpid()]
 
 
 @contextmanager
@@ -70,24 +64,26 @@ def test_the_next_run_ends_what_a_killed_run_and_its_killed_supervisor_left(tmp_
     with subprocess.Popen(
         [sys.executable, "-c", RUN, ENGINE, word, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True
     ) as run:
-        assert run.stdout is not None
-        supervisor = int(run.stdout.readline())
-        assert wait_until(lambda: (tmp_path / "log").read_text(encoding="utf-8").count("UP") == 3, 30)
-        sweep.sweep()
-        time.sleep(0.2)
-        assert len(alive(word)) >= 5, "a run that lives keeps its engine"
-        run.kill()
-        os.kill(supervisor, signal.SIGKILL)
+        try:
+            assert run.stdout is not None
+            supervisor = int(run.stdout.readline())
+            assert wait_until(lambda: (tmp_path / "log").read_text(encoding="utf-8").count("UP") == 3, 30)
+            orphans.end_orphans()
+            time.sleep(0.2)
+            assert len(alive(word)) >= 6, "a run that lives keeps its engine"
+            os.kill(supervisor, signal.SIGKILL)
+        finally:
+            run.kill()
     assert wait_until(lambda: len(alive(word)) == 3, 10), "the workers are in sessions of their own"
-    sweep.sweep()
+    orphans.end_orphans()
     assert alive(word) == []
 
 
 def test_what_cannot_be_ended_is_named(tmp_path, monkeypatch):
     word = f"kills-{os.getpid()}-named"
-    monkeypatch.setattr(sweep, "_end", lambda mark: [os.getpid()])
+    monkeypatch.setattr(orphans, "_end", lambda mark: [os.getpid()])
     with pytest.raises(LaunchError, match=rf"could not be ended: process {os.getpid()} \("), started(tmp_path, word):
         pass
     monkeypatch.undo()
-    sweep.sweep()
+    orphans.end_orphans()
     assert alive(word) == []

@@ -1,9 +1,9 @@
 """
 Find and end processes that a killed run has left.
 
-A supervisor ends all descendants of its engine, unless it is itself killed with SIGKILL: workers in sessions of their own then live on.
-Each of them has the mark of its engine in its environment. A lock says whether the run that started the engine still lives; the kernel
-releases it with that run, so the next run can end what is left.
+A supervisor ends all descendants of its engine, unless it is itself killed with SIGKILL: workers in sessions of their own then
+live on. Each of them has the mark of its engine in its environment. A lock says whether the run that started the engine still
+lives; the kernel releases it with that run, so the next run can end what is left.
 """
 
 import os
@@ -49,7 +49,7 @@ class Mark:
         return left
 
 
-def sweep() -> None:
+def end_orphans() -> None:
     """End the processes of runs of this user that were killed."""
     for path in locks.folder().glob(f"*{_SUFFIX}"):
         lock = locks.opened(path.name)
