@@ -1,6 +1,8 @@
 """Skip tests out of scope, record verdicts and report them while tests run. Registered only with a backend."""
 
 import os
+import signal
+import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,12 @@ _NOT_ASKED = "longctx_not_asked"
 JUDGED = ("holds", "broken", "known")
 
 
+def _terminated(*_: object) -> None:
+    """Interrupt the run once; a second SIGTERM ends the process at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise pytest.exit.Exception("SIGTERM", returncode=128 + signal.SIGTERM)
+
+
 class Recorder:
     """Follows the reports of all tests, on the controller or without xdist; on an xdist worker it only records."""
 
@@ -42,6 +50,14 @@ class Recorder:
         self._cannot_write = ""
         """Why no more results can be written; empty while they can."""
         self._is_worker = hasattr(session.config, "workerinput")
+
+    def pytest_sessionstart(self) -> None:
+        """Let SIGTERM end the run as Ctrl-C does: all reports are written before the server is stopped."""
+        if self._is_worker or threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminated)
+            self.session.config.add_cleanup(lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
     def pytest_report_header(self) -> list[str]:
         """Backend, launcher, hardware and seed."""
