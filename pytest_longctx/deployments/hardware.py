@@ -58,7 +58,7 @@ class Hardware:
         match = re.fullmatch(r"(?:([1-9][0-9]{0,5})x)?(\w+)", text)
         kinds = {kind.lower(): kind for kind in KINDS}
         if match is None or match[2].lower() not in kinds:
-            raise ValueError(f"{text!r} is not hardware; write 8xH200 or cpu. Known kinds: {', '.join(KINDS)}")
+            raise ValueError(f"{text[:100]!r} is not hardware; write 8xH200 or cpu. Known kinds: {', '.join(KINDS)}")
         return cls(kinds[match[2].lower()], int(match[1] or 1))
 
     def __str__(self) -> str:
