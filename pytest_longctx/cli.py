@@ -71,23 +71,15 @@ def _model_name(one: Deployment) -> str:
     return str(Path(one.model.path).expanduser()) if one.model.path else one.model.id or one.model.name
 
 
-def _port(one: Deployment) -> int:
-    """The port of the deployment's flags. Raises `UsageError` for what is no port."""
-    port = one.flags.get("port", manifests.PORT)
-    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
-        raise UsageError(f"[flags] port of {one.name}: {port!r} is no port: an integer from 1 to 65535 is needed")
-    return port
-
-
 def process(backend: Backend, one: Deployment) -> str:
     """Return the command line, preceded by its environment variables."""
-    made = backend.recipe(one, _model_name(one), _port(one), "python3")
+    made = backend.recipe(one, _model_name(one), manifests.port_of(one), "python3")
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in made.env.items()), shlex.join(made.argv)])
 
 
 def docker(backend: Backend, one: Deployment) -> str:
     """Return the ``docker run`` line. Variables in ``pass_env`` are taken from the shell that runs it."""
-    port, inside = _port(one), "0.0.0.0"  # noqa: S104 - the port is published on loopback
+    port, inside = manifests.port_of(one), "0.0.0.0"  # noqa: S104 - the port is published on loopback
     listens = "127.0.0.1" if one.docker.network == "host" else inside
     made = backend.recipe(one, _model_name(one), port, one.docker.python, host=listens)
     inherited = dict.fromkeys(made.pass_env, _FROM_SHELL)

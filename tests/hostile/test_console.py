@@ -1,20 +1,27 @@
-"""Deployments with extreme but well-formed values, through the console: an error of the package or an answer."""
+"""Deployments with extreme but well-formed values, planned and rendered; and wrong arguments of the console."""
 
 import copy
-import json
+from contextlib import suppress
+from typing import Any
 
 import pytest
 import tomli_w
-from hypothesis import HealthCheck, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_longctx import cli
+from pytest_longctx import backends, cli, plan, toml
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Hardware, Machine
+from pytest_longctx.errors import LongctxError
+from pytest_longctx.launchers import lint
+from pytest_longctx.launchers.start_command import of_deployment
 from tests.hostile import EXAMPLES
 
 GOOD = {
     "name": "d",
     "title": "t",
     "backend": "vllm",
+    "image": "vllm/vllm-openai:v0.12.0",
     "hardware": "1xH200",
     "max_model_len": 131072,
     "longest_prompt": 1000,
@@ -57,7 +64,6 @@ PLACES = [(key,) for key in GOOD] + [
     if isinstance(value, dict)
     for inner in (*value, "extra", "max-num-batched-tokens")
 ]
-COMMANDS = st.sampled_from(["process", "docker", "kubernetes", "plan", "check"])
 
 
 def test_the_deployment_is_sound_before_it_is_changed(tmp_path, capsys):
@@ -70,28 +76,29 @@ def test_the_deployment_is_sound_before_it_is_changed(tmp_path, capsys):
     assert "\nd " in capsys.readouterr().out
 
 
-@settings(deadline=None, max_examples=EXAMPLES // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.sampled_from(PLACES), VALUES), min_size=1, max_size=3), COMMANDS)
-def test_a_deployment_is_rendered_and_planned_or_refused(tmp_path, capsys, changes, command):
-    content = copy.deepcopy(GOOD)
+@settings(deadline=None, max_examples=EXAMPLES)
+@given(
+    st.lists(st.tuples(st.sampled_from(PLACES), VALUES), min_size=1, max_size=3), st.sampled_from(["vllm", "sglang"])
+)
+@example([(("flags", "tensor-parallel-size"), 0)], "vllm")
+@example([(("flags", "port"), "")], "vllm")
+def test_a_deployment_is_planned_linted_and_rendered_or_refused(changes, engine):
+    content = copy.deepcopy({**GOOD, "backend": engine})
     for at, value in changes:
-        inside = content
+        inside: Any = content
         for key in at[:-1]:
             inside = inside[key] if isinstance(inside.get(key), dict) else {}
         inside[at[-1]] = value
-    data = tmp_path / "data" / "deployments"
-    data.mkdir(parents=True, exist_ok=True)
-    (data / "d.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
-    folder = f"--data={data.parent}"
-    typed = {
-        "plan": ["plan", "--backend=vllm", "--hardware=1xH200", "--json", folder],
-        "check": ["check", folder],
-    }.get(command, ["render", str(data / "d.toml"), f"--launcher={command}"])
-    code = cli.main(typed)
-    said = capsys.readouterr()
-    assert code in (0, 2)
-    assert "was not understood" not in said.err, json.dumps(content)
-    assert "Traceback" not in said.err
+    with suppress(LongctxError):
+        one = toml.check(content, Deployment, "a deployment")
+        backend, here = backends.named(one.backend), Machine(Hardware.parse("8xH200"))
+        plan.predict(one, backend, here)
+        plan.unpredicted(one, backend)
+        plan.expected_ttft_s(one, 1000, here.hardware, backend)
+        list(lint.lint(of_deployment(one, backend.package)))
+        for render in (cli.process, cli.docker, cli.kubernetes):
+            with suppress(LongctxError):
+                render(backend, one)
 
 
 @pytest.mark.parametrize(
