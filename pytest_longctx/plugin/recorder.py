@@ -28,6 +28,10 @@ _NOT_ASKED = "longctx_not_asked"
 JUDGED = ("holds", "broken", "known")
 
 
+def _usual_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _terminated(*_: object) -> None:
     """Interrupt the run once; a second SIGTERM ends the process at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -57,7 +61,7 @@ class Recorder:
             return
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _terminated)
-            self.session.config.add_cleanup(lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+            self.session.config.add_cleanup(_usual_sigterm)
 
     def pytest_report_header(self) -> list[str]:
         """Backend, launcher, hardware and seed."""
