@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
@@ -91,6 +92,43 @@ def _lease_of(kind: str, device: str) -> str:
     return f"{kind}-{device.replace('/', '_')}.lease"
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """One wait for devices, which says for whom."""
+
+    deployment: Deployment
+    wanted: Hardware
+    watch: ProgressCallback
+    began_s: float = field(default_factory=time.monotonic)
+    running_s: float = field(default_factory=time.monotonic)
+    """When a process that holds devices was last seen to run."""
+
+    def look(self) -> None:
+        """Report the wait. Raises `LaunchError` if every holder is stopped for `locks.STOPPED_S`."""
+        now_s = time.monotonic()
+        found = [locks.holder(name) for name in _held(self.wanted.kind)]
+        if not found or not all(halted for _, halted in found):
+            self.running_s = now_s
+        who = ", ".join(dict.fromkeys(said for said, _ in found))
+        if now_s - self.running_s > locks.STOPPED_S:
+            raise LaunchError(f"{self.wanted} are in use by {who}\n  try      continue it (kill -CONT), or end it")
+        named = f", in use by {who}" if who and now_s - self.began_s > locks.SAID_AFTER_S else ""
+        most_s = self.deployment.timeouts.boot_s
+        said = f"waiting for {self.wanted}{named}"
+        self.watch(Progress(f"boot {self.deployment.name}", said, now_s - self.began_s, most_s))
+
+
+def _held(kind: str) -> Iterator[int]:
+    """Descriptors of the leases of *kind* that another process holds, each open until the next."""
+    for path in sorted(locks.folder().glob(f"{kind}-*.lease")):
+        lock = locks.opened(path.name)
+        try:
+            if not locks.taken(lock):
+                yield lock
+        finally:
+            os.close(lock)
+
+
 @contextmanager
 def own(deployment: Deployment, there: Hardware | None, watch: ProgressCallback) -> Iterator[Mapping[str, str]]:
     """
@@ -103,11 +141,6 @@ def own(deployment: Deployment, there: Hardware | None, watch: ProgressCallback)
         yield {}
         return
 
-    began_s = time.monotonic()
-
-    def waits() -> None:
-        what, most_s = f"boot {deployment.name}", deployment.timeouts.boot_s
-        watch(Progress(what, f"waiting for {wanted}", time.monotonic() - began_s, most_s))
-
-    with lease(wanted.kind, wanted.count, there.count, {**os.environ, **deployment.env}, waits) as shown:
+    waiting = _Waiting(deployment, wanted, watch)
+    with lease(wanted.kind, wanted.count, there.count, {**os.environ, **deployment.env}, waiting.look) as shown:
         yield shown if wanted.count < there.count else {}

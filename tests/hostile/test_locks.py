@@ -9,8 +9,11 @@ import tempfile
 import pytest
 
 from pytest_longctx.client.server import exclusive
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.devices import leases
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import locks
+from tests.unit import factories
 
 HOLDS = """
 import sys, time
@@ -103,3 +106,31 @@ def test_a_wait_says_for_whom_and_a_stopped_holder_is_given_up(shared, monkeypat
     assert f"the server at {URL} is in use by process {other.pid} (" in str(raised.value)
     assert "which is stopped" in str(raised.value)
     assert any(f"waiting for process {other.pid} (" in str(each) for each in said)
+
+
+LEASES = """
+import time
+from pytest_longctx.devices import leases
+with leases.lease("H200", 1, 1, {}):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_wait_for_a_device_says_for_whom_and_a_stopped_holder_is_given_up(shared, monkeypatch):
+    monkeypatch.setattr(locks, "SAID_AFTER_S", 0.1)
+    monkeypatch.setattr(locks, "STOPPED_S", 0.5)
+    said: list[object] = []
+    wants = factories.deployment(hardware="1xH200")
+    with subprocess.Popen([sys.executable, "-c", LEASES], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            other.send_signal(signal.SIGSTOP)
+            with pytest.raises(LaunchError) as raised, leases.own(wants, Hardware.parse("1xH200"), said.append):
+                pytest.fail("it leased a device that is leased")
+        finally:
+            other.kill()
+    assert f"1xH200 are in use by process {other.pid} (" in str(raised.value)
+    assert any(f"waiting for 1xH200, in use by process {other.pid} (" in str(each) for each in said)
