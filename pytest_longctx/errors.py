@@ -19,6 +19,7 @@ finding can document exactly this failure.
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Final
 
 from pytest_longctx.observation import Observation
 
@@ -70,6 +71,9 @@ class ResultsError(LongctxError):
     """A results file cannot be read."""
 
 
+_LONGEST_NAME: Final = 200
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """
     Format an error for an unknown name: the nearest known name, then all known names.
@@ -78,6 +82,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     "unknown backend 'vlm': did you mean 'vllm'? Known: sglang, vllm"
     """
     names = sorted(known)
+    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
     near = get_close_matches(name, names, n=1)
     guess = f": did you mean {near[0]!r}?" if near else "."
     return f"unknown {kind} {name!r}{guess} Known: {', '.join(names) or 'none'}"

@@ -1,13 +1,51 @@
-"""Masking of secrets in all written output."""
+"""
+The layer between foreign text and everything that is written: secrets are masked, and text of a server or a log is made plain.
 
+`masked` hides secrets in every form in which a server, a shell or Python repeats them. `shown` also makes control characters
+visible, and keeps CI systems from reading a line as one of their commands. Every way out uses one of them: terminal, JUnit XML,
+results, HTML, annotations, boot logs and the command that repeats a boot.
+"""
+
+import html
+import json
 import re
-from collections.abc import Iterable, Mapping
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, quote_plus
+
+from pytest_longctx.errors import UsageError
 
 _SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?$", re.IGNORECASE)
 _SECRET_FLAG = re.compile(r"--[\w-]*(api[-_]key|token|secret|password)", re.IGNORECASE)
-_URL_CREDENTIALS = re.compile(r"(?<=:)//[^/\s@]+@")
+_URL_CREDENTIALS = re.compile(r"(?<=:)//[^/\s\"'<>]+@")
+_URL_KEY = re.compile(
+    r"([?&](?:[\w-]*(?:key|token|secret|password|passwd|signature)|sig|auth)=)[^&#\s\"'<>]+", re.IGNORECASE
+)
 
 HIDDEN = "***"
+_SHORTEST: Final = 4
+"""Shorter values are no secrets, and masking them would damage other text."""
+_SHORTEST_KNOWN: Final = 8
+"""The same for secrets that are masked in all text of the process, and not only in that of their server."""
+_SHORTEST_CORE: Final = 10
+"""Letters of a Base64 form that must remain when those that depend on its neighbours are cut off."""
+
+_LONGEST_LINE: Final = 2**20
+
+_KNOWN: dict[str, None] = {}
+
+
+def remember(secrets: Iterable[str]) -> None:
+    """Mask *secrets* from now on in everything that this process writes. Values of fewer than 8 characters are left out."""
+    _KNOWN.update(dict.fromkeys(secret for secret in secrets if len(secret.strip()) >= _SHORTEST_KNOWN))
+
+
+def forget() -> None:
+    """Forget every secret; for tests, which have secrets of their own."""
+    _KNOWN.clear()
 
 
 def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str, ...]:
@@ -21,17 +59,144 @@ def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str
         elif _SECRET_FLAG.fullmatch(flag_before) and not word.startswith("--"):
             values.add(word)
         flag_before = word
-    # Very short values are no secrets, and masking them would damage other text.
-    return tuple(sorted((value for value in values if len(value) > 3), key=len, reverse=True))
+    return tuple(sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True))
 
 
-def masked(text: str, secrets: Iterable[str]) -> str:
+def checked_key(key: str | None, variable: str) -> str | None:
+    """Return the *key* of the environment *variable*, None if it is empty. Raises `UsageError` if no HTTP header can have it."""
+    if not key:
+        return None
+    wrong = (
+        "ends in a line end"
+        if key.rstrip("\r\n") == key.strip() != key
+        else "has characters that no HTTP header can have"
+    )
+    if not all("!" <= letter <= "~" for letter in key):
+        raise UsageError(
+            f"{variable}: the key {wrong} (only visible ASCII characters are allowed; {len(key)} characters were given)\n"
+            f"  try      {variable}=\"$(tr -d '\\r\\n ' < FILE)\", where FILE has the key"
+        )
+    return key
+
+
+def masked(text: str, secrets: Iterable[str] = ()) -> str:
     """
-    Return *text* with every secret and the credentials of every URL masked.
+    Return *text* with every secret, the credentials of every URL and the keys in its query masked.
+
+    Secrets are *secrets* and those of `remember`, in all their forms: as they are, quoted for a shell, as Python and JSON escape
+    them, percent-encoded, escaped for HTML, and in Base64 at any offset.
 
     >>> masked("Bearer hunter2", ["hunter2"])
     'Bearer ***'
+    >>> masked("http://me:p@ss@host/?api_key=abc&n=1")
+    'http://***@host/?api_key=***&n=1'
     """
-    for secret in secrets:
-        text = text.replace(secret, HIDDEN)
-    return _URL_CREDENTIALS.sub(f"//{HIDDEN}@", text)
+    for form in _forms_of(tuple(dict.fromkeys((*secrets, *_KNOWN)))):
+        if form in text:
+            text = text.replace(form, HIDDEN)
+    return _URL_KEY.sub(rf"\1{HIDDEN}", _URL_CREDENTIALS.sub(f"//{HIDDEN}@", text))
+
+
+@lru_cache(maxsize=64)
+def _forms_of(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    """Every form of *secrets*, longest first."""
+    parts = {part for secret in secrets for part in (secret, secret.strip(), *_long_lines(secret))}
+    forms = {form for part in parts if len(part) >= _SHORTEST for form in _forms(part)}
+    return tuple(sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True))
+
+
+def _long_lines(secret: str) -> Iterator[str]:
+    """The lines of a secret with several, such as a PEM file: a log shows one at a time."""
+    lines = secret.splitlines()
+    yield from (line for line in lines if len(lines) > 1 and len(line) >= 2 * _SHORTEST_KNOWN)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    raw = secret.encode("utf-8", "surrogateescape")
+    yield secret
+    yield secret.replace("'", "'\"'\"'")  # as shlex.quote does
+    yield from (repr(secret)[1:-1], ascii(secret)[1:-1], repr(raw)[2:-1], str(secret.encode("unicode_escape"))[2:-1])
+    for ensure_ascii in (True, False):
+        once = json.dumps(secret, ensure_ascii=ensure_ascii)[1:-1]
+        yield from (once, once.replace("/", "\\/"), json.dumps(once, ensure_ascii=ensure_ascii)[1:-1])
+    for percent in (quote(raw, safe=""), quote(raw), quote_plus(raw), quote_plus(raw, safe="/")):
+        yield from (percent, re.sub("%..", lambda found: found[0].lower(), percent))
+    yield from (
+        html.escape(secret),
+        html.escape(secret, quote=False),
+        secret.replace("&", "&amp;").replace('"', "&quot;"),
+    )
+    for encode in (b64encode, urlsafe_b64encode):
+        for offset in range(3):
+            # The first letters and the last depend on the bytes beside the secret, as in "user:secret".
+            core = encode(b"\0" * offset + raw).decode().rstrip("=")
+            cut = core[(0, 2, 3)[offset] : len(core) - (0 if (offset + len(raw)) % 3 == 0 else 1)]
+            if len(cut) >= _SHORTEST_CORE:
+                yield cut
+
+
+_RAW: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufffe\uffff]"
+)
+"""Control characters except tab and line feed, characters that reorder or hide text, line ends of Unicode, lone surrogates."""
+_COMMAND: Final = re.compile(r"^(\s*)::", re.MULTILINE)
+"""A workflow command of GitHub Actions, at the start of a line."""
+_LOGGING_COMMAND: Final = re.compile(r"##(?=[\w-]*\[)")
+"""A command of GitHub's older form, of Azure Pipelines or of TeamCity, anywhere in a line."""
+
+
+def shown(text: str, secrets: Iterable[str] = ()) -> str:
+    r"""
+    Return foreign *text* as it may be written: masked, without raw control characters, and without a command of a CI system.
+
+    >>> shown("\x1b[31mred\r\n::error::x")
+    '\\x1b[31mred\n\\::error::x'
+    """
+    plain = _RAW.sub(_visible, masked(text, secrets).replace("\r\n", "\n"))
+    return _LOGGING_COMMAND.sub(r"#\\#", _COMMAND.sub(r"\1\\::", plain))
+
+
+def _visible(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def cleaned(value: Any, secrets: Iterable[str] = ()) -> Any:
+    """Return *value* of JSON with each string as `shown` gives it, and without numbers that are not finite."""
+    if isinstance(value, str):
+        return shown(value, secrets)
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        sound = {name: each for name, each in value.items() if not isinstance(each, float) or each - each == 0}
+        return {shown(str(name), secrets): cleaned(each, secrets) for name, each in sound.items()}
+    return [cleaned(each, secrets) for each in value] if isinstance(value, list | tuple) else value
+
+
+def private(path: Path) -> None:
+    """Create the file at *path*, or limit it to its user: another program writes secrets to it until `mask_file`."""
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+
+
+def mask_file(path: Path, secrets: Iterable[str] = ()) -> None:
+    """
+    Mask secrets in a file that another program wrote, such as an engine's log, and give it the usual mode.
+
+    It is read line by line, because it may be large. If the disk is full, a file with a secret is removed.
+    """
+    copy, changed = path.with_name(f".{path.name}.masked"), False
+    try:
+        with (
+            path.open(encoding="utf-8", errors="surrogateescape", newline="") as before,
+            copy.open("w", encoding="utf-8", errors="surrogateescape", newline="") as after,
+        ):
+            while line := before.readline(_LONGEST_LINE):
+                plain = masked(line, secrets)
+                changed = changed or plain != line
+                after.write(plain)
+        copy.replace(path)
+    except OSError:
+        copy.unlink(missing_ok=True)
+        if changed:
+            path.unlink(missing_ok=True)

@@ -1,11 +1,14 @@
 """Validation of TOML files. An unknown key is an error that names the nearest known key."""
 
+import errno
 import hashlib
+import math
+import stat
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -45,6 +48,14 @@ VersionRange = Annotated[str, AfterValidator(_version_range)]
 """A PEP 440 range such as ``>=0.12,<0.14``."""
 
 
+_LARGEST_BYTES: Final = 4 * 2**20
+"""Size of a TOML file that is read; the largest here has 0.1 MB."""
+_DEEPEST: Final = 32
+_SHOWN: Final = 200
+"""Characters of a key or a value in a message."""
+_MOST_ERRORS: Final = 20
+
+
 def load(path: Path, kind: type[T]) -> T:
     """Read the file at *path* as a *kind*. Raises `TableError` that names the file and every invalid key."""
     return check(read(path), kind, str(path))
@@ -53,13 +64,52 @@ def load(path: Path, kind: type[T]) -> T:
 def read(path: Path) -> dict[str, Any]:
     """Read the file at *path* without validation. Raises `TableError`."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(bytes_of(path, _LARGEST_BYTES).decode("utf-8"))
+        _refuse_unsound(content)
     except FileNotFoundError:
         raise TableError(f"{path}: there is no such file") from None
     except OSError as problem:
         raise TableError(f"{path}: {problem.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise TableError(f"{path}: not valid TOML: {problem}") from None
+    except RecursionError:
+        raise TableError(f"{path}: not valid TOML: it is nested too deeply") from None
+    except ValueError as problem:  # also a path with NUL, text that is no UTF-8, and an integer of thousands of digits
+        raise TableError(f"{path}: not valid TOML: {str(problem)[:_SHOWN]}") from None
+    return content
+
+
+def bytes_of(path: Path, most_bytes: int | None = None) -> bytes:
+    """
+    Return what the regular file at *path* holds.
+
+    Raises `OSError` for a pipe or a device, which may have no end, and for a file of more than *most_bytes*.
+    """
+    seen = path.stat()
+    if not stat.S_ISREG(seen.st_mode):
+        known = "a folder" if stat.S_ISDIR(seen.st_mode) else "a pipe or a device"
+        raise OSError(errno.EINVAL, f"it is {known}, and a regular file is needed", str(path))
+    if most_bytes is not None and seen.st_size > most_bytes:
+        raise OSError(errno.EFBIG, f"it has {seen.st_size:,} bytes, and at most {most_bytes:,} are read", str(path))
+    return path.read_bytes()
+
+
+def _refuse_unsound(content: dict[str, Any]) -> None:
+    """Raise `ValueError` for what TOML allows and no table here can mean: NUL, infinity, integers of more than 64 bits."""
+    todo: list[tuple[str, Any, int]] = [("", content, 0)]
+    while todo:
+        key, value, depth = todo.pop()
+        if depth > _DEEPEST:
+            raise ValueError(f"{key[:_SHOWN]}: nested deeper than {_DEEPEST} tables and arrays")
+        if isinstance(value, dict):
+            todo += [(f"{key}.{name}".strip("."), each, depth + 1) for name, each in value.items()]
+            todo += [(f"{key}.{name}".strip("."), name, depth + 1) for name in value]
+        elif isinstance(value, list):
+            todo += [(key, each, depth + 1) for each in value]
+        elif isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{key[:_SHOWN]!r}: a text with NUL")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key[:_SHOWN]}: {value} is not finite")
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError(f"{key[:_SHOWN]}: an integer of more than 64 bits")
 
 
 def digest(table: BaseModel) -> str:
@@ -72,20 +122,26 @@ def check(content: dict[str, Any], kind: type[T], where: str) -> T:
     try:
         return kind.model_validate(content)
     except ValidationError as problem:
-        lines = [f"{where}: {_complaint(error, kind)}" for error in problem.errors()]
+        errors = problem.errors()
+        lines = [f"{where}: {_complaint(error, kind)}" for error in errors[:_MOST_ERRORS]]
+        lines += [f"{where}: and {len(errors) - _MOST_ERRORS:,} more errors"] if len(errors) > _MOST_ERRORS else []
         raise TableError("\n".join(lines)) from None
 
 
 def _complaint(error: Any, kind: type[BaseModel]) -> str:
-    place = [str(part) for part in error["loc"]]
+    place = [_cut(str(part)) for part in error["loc"]]
     key = ".".join(place)
     if error["type"] == "extra_forbidden":
         return f"{key}: {unknown('key', place[-1], _fields_at(kind, place[:-1]))}"
     if error["type"] == "missing":
         return f"{key}: is required and missing"
     message = error["msg"].removeprefix("Value error, ")
-    found = "" if error["type"] == "value_error" else f" (found {error['input']!r})"
+    found = "" if error["type"] == "value_error" else f" (found {_cut(repr(error['input']))})"
     return f"{key}: {message}{found}" if key else f"{message}{found}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _fields_at(kind: type[BaseModel], place: list[str]) -> Iterator[str]:

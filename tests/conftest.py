@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ import anyio._backends._asyncio  # noqa: F401 - see httpcore
 import httpcore  # noqa: F401 - pytester forgets what a run imports, and httpx would not know its exceptions again
 import pytest
 
-from pytest_longctx import Results, paths, read_results
+from pytest_longctx import Results, paths, read_results, redaction
 
 if sys.dont_write_bytecode and "PYTHONPYCACHEPREFIX" not in os.environ:
     # Without a shared cache, each process that a test starts would compile the package and its assertions again: two fifths of the
@@ -56,6 +56,14 @@ canary_s = {answer_s}
 slowest_prefill_tokens_per_s = 1_000_000
 slowest_decode_tokens_per_s = 1000
 """
+
+
+@pytest.fixture(autouse=True)
+def no_remembered_secrets() -> Iterator[None]:
+    """Each test has secrets of its own."""
+    redaction.forget()
+    yield
+    redaction.forget()
 
 
 @dataclass

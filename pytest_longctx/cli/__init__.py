@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_longctx.cli import plans
 from pytest_longctx.errors import LongctxError
+from pytest_longctx.redaction import shown
 
 if TYPE_CHECKING:
     from pytest_longctx.cli.subcommands import catalogues, commands, docker, kubernetes, process, published_commands
@@ -39,7 +40,19 @@ def main(arguments: list[str] | None = None) -> int:
         every = import_module("pytest_longctx.cli.subcommands")
         return int(every.run(every.commands().parse_args(words)))
     except LongctxError as problem:
-        print(f"longctx: {problem}", file=sys.stderr)
+        print(shown(f"longctx: {problem}"), file=sys.stderr)
+        return 2
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as problem:
+        said = f"{type(problem).__name__}: {problem}"[:300]
+        print(shown(f"longctx: an input was not understood ({said}): please report it"), file=sys.stderr)
         return 2
     except OSError as problem:
         place = f"{problem.filename}: " if problem.filename else ""

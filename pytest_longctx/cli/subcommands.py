@@ -26,6 +26,7 @@ from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
+from pytest_longctx.redaction import shown
 from pytest_longctx.reports import history, html, log_report, pages, plots
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
 from pytest_longctx.reports.compare import page as comparison_page
@@ -72,13 +73,13 @@ def _model_name(one: Deployment) -> str:
 
 def process(backend: Backend, one: Deployment) -> str:
     """Return the command line, preceded by its environment variables."""
-    made = backend.recipe(one, _model_name(one), int(one.flags.get("port", manifests.PORT)), "python3")
+    made = backend.recipe(one, _model_name(one), manifests.port_of(one), "python3")
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in made.env.items()), shlex.join(made.argv)])
 
 
 def docker(backend: Backend, one: Deployment) -> str:
     """Return the ``docker run`` line. Variables in ``pass_env`` are taken from the shell that runs it."""
-    port, inside = int(one.flags.get("port", manifests.PORT)), "0.0.0.0"  # noqa: S104 - the port is published on loopback
+    port, inside = manifests.port_of(one), "0.0.0.0"  # noqa: S104 - the port is published on loopback
     listens = "127.0.0.1" if one.docker.network == "host" else inside
     made = backend.recipe(one, _model_name(one), port, one.docker.python, host=listens)
     inherited = dict.fromkeys(made.pass_env, _FROM_SHELL)
@@ -162,7 +163,7 @@ def _merge(given: Namespace) -> int:
 def _compare(given: Namespace) -> int:
     before, after = on_equal_terms(read_results(given.before), read_results(given.after))
     missed = Gate.of(before, given.fail_on).missed(after) if given.fail_on else []
-    print("\n".join(comparison_page(before, after, compare(before, after), missed)))
+    print(shown("\n".join(comparison_page(before, after, compare(before, after), missed))))
     for case, line in missed:
         print(f"longctx: {case.finding} {case.deployment}: {line}", file=sys.stderr)
     return 1 if missed else 0
@@ -183,7 +184,7 @@ def _history(given: Namespace) -> int:
             raise UsageError(f"--measure: {unknown('measure', given.measure, (*MEASURES, *COEFFICIENTS))}")
         for finding in given.names or [None]:
             for trend in history.trends(given.store, given.measure, finding):
-                print(trend)
+                print(shown(str(trend)))
     return 0
 
 

@@ -29,9 +29,15 @@ class _Selector(selectors.DefaultSelector):
 
 class _Loop(asyncio.SelectorEventLoop):
     def __init__(self, clock: Callable[[], float]) -> None:
+        self._closed = True  # until it is made, there is nothing to close
         self.waits = _Selector()
         self.waits.clock, self.waits.woke_s = clock, clock()
-        super().__init__(self.waits)
+        try:
+            super().__init__(self.waits)
+        except OSError:  # no descriptor is left; asyncio would try to close what it has not opened
+            self.waits.close()
+            self._closed = True
+            raise
 
 
 def woke_s() -> float | None:
@@ -49,4 +55,5 @@ def run(main: Coroutine[Any, Any, T], clock: Callable[[], float] = time.monotoni
         with asyncio.Runner(loop_factory=lambda: _Loop(clock)) as runner:
             return runner.run(main)
     finally:
+        main.close()  # it has not begun if there is no loop
         gc.unfreeze()

@@ -4,17 +4,16 @@ One request and its answer, recorded as clock readings; all metrics are derived 
 ``None`` means not observed, never zero. Times are seconds on a monotonic clock.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 from typing import Literal
 
+from pytest_longctx.client.answers import json_of
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.observation import Kind, Observation, Outcome
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
 Ending = Literal[
@@ -23,6 +22,7 @@ Ending = Literal[
     "server error",
     "disconnected",
     "died mid-stream",
+    "malformed",
     "stalled",
     "deadline",
     "unfinished",
@@ -33,7 +33,8 @@ Ending = Literal[
 """
 How a request ended.
 
-``died mid-stream``: the stream stopped without its closing ``[DONE]``. ``engine dead``: the connection stayed open, but the
+``died mid-stream``: the stream stopped without its closing ``[DONE]``. ``malformed``: the answer
+is no completion event stream, or exceeds a limit of its size. ``engine dead``: the connection stayed open, but the
 health endpoint reported a dead engine. ``stalled``: no progress for longer than the stall limit. ``deadline``: the deadline
 passed without progress, or progress could not be observed. ``unfinished``: the deadline passed while the server was still
 working, which proves nothing. ``not asked``: the answer shows that the request never reached an engine.
@@ -45,6 +46,7 @@ ENDING_OUTCOMES: Mapping[Ending, Outcome | None] = {
     "server error": "dies",
     "disconnected": "disconnects",
     "died mid-stream": "dies",
+    "malformed": "fails",
     "stalled": "hangs",
     "deadline": "hangs",
     "unfinished": None,
@@ -54,6 +56,7 @@ ENDING_OUTCOMES: Mapping[Ending, Outcome | None] = {
 }
 
 ENDING_KINDS: Mapping[Ending, Kind] = {
+    "malformed": "bad-answer",
     "stalled": "hang",
     "deadline": "hang",
     "unfinished": "too-slow",
@@ -111,11 +114,14 @@ class Refusal:
     def read(cls, status: int, body: str, secrets: Iterable[str] = (), *, in_stream: bool = False) -> "Refusal":
         """Parse an error *body*: vLLM nests its message under ``error``, SGLang does not. *secrets* are masked."""
         message: object = body
-        with suppress(json.JSONDecodeError):
-            message = json.loads(body)
-        while isinstance(message, dict):
-            message = message.get("error") or message.get("message") or str(message)
-        return cls(status, masked(str(message), secrets)[:500], in_stream)
+        try:
+            message = json_of(body)
+            while isinstance(message, dict):
+                message = message.get("error") or message.get("message") or str(message)
+            text = str(message)
+        except (ValueError, RecursionError):  # no JSON, or too deep to be written as text
+            text = body
+        return cls(status, shown(text, secrets)[:500], in_stream)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -1,12 +1,12 @@
 """Reset a server's prefix cache, and verify by a repeated prompt that it is empty."""
 
-import json
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 import httpx
 
+from pytest_longctx.client.answers import json_of
 from pytest_longctx.client.exchange import Refusal
 from pytest_longctx.client.request import ask, open_client
 from pytest_longctx.client.server import Server
@@ -14,6 +14,7 @@ from pytest_longctx.errors import CacheError
 from pytest_longctx.observation import Observation
 from pytest_longctx.progress import ProgressCallback, no_progress, wait_until
 from pytest_longctx.prompts import Sendable
+from pytest_longctx.redaction import shown
 
 WITNESS_TOKENS: Final = 2048
 """Length of the witness prompt that shows whether the cache is empty: several blocks of any block size."""
@@ -38,8 +39,8 @@ def reset(server: Server) -> Refusal | None:
 def _said_no(answer: httpx.Response, server: Server) -> Refusal | None:
     if answer.status_code != 200:
         return Refusal.read(answer.status_code, answer.text, server.secrets)
-    with suppress(json.JSONDecodeError):
-        reported = json.loads(answer.text)
+    with suppress(ValueError):
+        reported = json_of(answer.content)
         # vLLM before 0.26 answers with an empty body, SGLang with a sentence.
         if isinstance(reported, dict) and reported.get("success") is False:
             return Refusal.read(200, answer.text, server.secrets)
@@ -83,7 +84,11 @@ def observe(server: Server, prompt: Sendable, output_tokens: int, watch: Progres
         message = f"cache reset: no answer within {_ANSWER_S:.0f} s, and no progress could be observed"
         return Observation(None, phase="request", kind="too-slow", said=message)
     except httpx.HTTPError as problem:
-        return Observation("disconnects", phase="request", said=f"cache reset: {type(problem).__name__}: {problem}")
+        return Observation(
+            "disconnects",
+            phase="request",
+            said=shown(f"cache reset: {type(problem).__name__}: {problem}", server.secrets),
+        )
     if refusal is not None:
         return Observation(
             None if refusal.status == 404 else "refuses", phase="request", said=f"cache reset: {refusal.text}"

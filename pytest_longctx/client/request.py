@@ -12,21 +12,28 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import httpx
-from httpx_sse import EventSource, SSEError
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.client import event_loop
+from pytest_longctx.client.answers import PageClient, count_of, decoder, error_text, json_of, own_error
+from pytest_longctx.client.event_stream import Event, EventParser
 from pytest_longctx.client.exchange import Ending, Exchange, Ledger, Refusal, Usage
 from pytest_longctx.client.server import Answer, Server, unaskable
 from pytest_longctx.client.watchdog import MetricsPoller, Watchdog, open_http, poll_metrics
 from pytest_longctx.errors import PromptError
 from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
+from pytest_longctx.redaction import shown
 
 _KEPT_TEXT: Final = 2000
+_CHUNKS_PER_TOKEN: Final = 16
+_SPARE_CHUNKS: Final = 1000
+"""Chunks allowed beside `_CHUNKS_PER_TOKEN` for each token asked for; a server that ignores max_tokens would send without end."""
+_STREAM_TYPES: Final = ("message", "error", "completion", "completion.chunk", "chat.completion.chunk")
+"""Types of events that carry the answer. Gateways send others, such as ``ping``, whose data need not be JSON."""
 _CONTENT: Final = ("reasoning_content", "reasoning", "content")
 """Fields of a chat chunk that count as content: a first token of reasoning is a first token."""
 _JSON: Final = {"Content-Type": "application/json"}
@@ -91,7 +98,7 @@ class StreamedRequest:
             waited_unscheduled_s=watchdog.admission.waited_s,
             health=watchdog.health,
             text="".join(self.words)[:_KEPT_TEXT],
-            detail=self.detail,
+            detail=shown(self.detail, self.server.secrets),
         )
 
     def _arrived(self) -> tuple[float, ...]:
@@ -140,30 +147,41 @@ class StreamedRequest:
             await asyncio.gather(answer, watching, return_exceptions=True)
 
     async def _stream(self, http: httpx.AsyncClient) -> Ending:
-        head, tail = self._body()
-        length = str(len(head) + self.prompt.json_bytes + len(tail))
         try:
-            async with http.stream(
-                "POST",
-                self.prompt.path,
-                content=self._upload(head, tail),
-                headers={**_JSON, "Content-Length": length},
-                extensions={"trace": self._note},
-            ) as response:
-                if response.status_code != 200:
-                    text = (await response.aread()).decode("utf-8", "replace")
-                    self.refusal = Refusal.read(response.status_code, text, self.server.secrets)
-                    if self._not_asked(response, text):
-                        return "not asked"
-                    return "refused" if response.status_code < 500 else "server error"
-                if "text/event-stream" not in response.headers.get("content-type", ""):
-                    text = (await response.aread()).decode("utf-8", "replace")
-                    return "not asked" if self._not_asked(response, text) else "died mid-stream"
-                self.answering = True
-                return await self._read(response)
-        except httpx.HTTPError as problem:
+            return await self._exchange(http)
+        except httpx.DecodingError as problem:
+            self.detail = str(problem)
+            return "malformed"
+        except (MemoryError, OSError, RuntimeError, httpx.HTTPError) as problem:
+            if (ours := own_error(problem, self.server.url)) is not None:
+                raise ours from None
+            if not isinstance(problem, httpx.HTTPError):
+                raise
             self.detail = f"{type(problem).__name__}: {problem}".rstrip(": ")
             return "died mid-stream" if self.answering else "disconnected"
+
+    async def _exchange(self, http: httpx.AsyncClient) -> Ending:
+        """Send the request and read its answer. Raises what httpx raises."""
+        head, tail = self._body()
+        length = str(len(head) + self.prompt.json_bytes + len(tail))
+        async with http.stream(
+            "POST",
+            self.prompt.path,
+            content=self._upload(head, tail),
+            headers={**_JSON, "Content-Length": length},
+            extensions={"trace": self._note},
+        ) as response:
+            if response.status_code != 200:
+                text = await error_text(response)
+                self.refusal = Refusal.read(response.status_code, text, self.server.secrets)
+                if self._not_asked(response, text):
+                    return "not asked"
+                return "refused" if response.status_code < 500 else "server error"
+            if "text/event-stream" not in response.headers.get("content-type", ""):
+                text = await error_text(response)
+                return "not asked" if self._not_asked(response, text) else "malformed"
+            self.answering = True
+            return await self._read(response)
 
     def _not_asked(self, response: httpx.Response, text: str) -> bool:
         """Whether *response* does not come from an engine; *detail* then gives the reason."""
@@ -209,25 +227,43 @@ class StreamedRequest:
         self.uploaded_s = self.clock()
 
     async def _read(self, response: httpx.Response) -> Ending:
+        parser, decoded = EventParser(), decoder(response)
         try:
-            arriving = _Arriving(response, self.clock)
-            async for event in EventSource(cast("httpx.Response", arriving)).aiter_sse():
-                if event.data == "[DONE]":
-                    return "complete"
-                self._take(json.loads(event.data), arriving.came_s)
-                if self.refusal is not None:
-                    # vLLM with a dead engine ends a 200 stream with an error event of status 500.
-                    return "refused" if self.refusal.status < 500 else "server error"
-        except (SSEError, json.JSONDecodeError, AttributeError, TypeError) as problem:
+            async for raw in response.aiter_raw():
+                # Stamped on arrival, so that parsing one event does not delay the next stamp.
+                woke_s = event_loop.woke_s()
+                came_s = self.clock() if woke_s is None else woke_s
+                for piece in decoded.pieces(raw):
+                    for event in parser.feed(piece):
+                        if (ending := self._ends_with(event, came_s)) is not None:
+                            return ending
+        except (ValueError, AttributeError, TypeError, RecursionError) as problem:
             self.detail = f"the response is not a completion event stream: {problem}"
-            return "died mid-stream"
+            return "malformed"
         self.detail = "the stream ended without its closing [DONE]"
         return "died mid-stream"
+
+    def _ends_with(self, event: Event, came_s: float) -> Ending | None:
+        """Take one event; return the ending if the answer ends with it. Raises `ValueError` for what no completion contains."""
+        if event.data.strip() == "[DONE]":
+            return "complete"
+        if event.type not in _STREAM_TYPES:
+            return None
+        self._take(json_of(event.data), came_s)
+        if self.refusal is not None:
+            # vLLM with a dead engine ends a 200 stream with an error event of status 500.
+            return "refused" if self.refusal.status < 500 else "server error"
+        most = _CHUNKS_PER_TOKEN * self.output_tokens + _SPARE_CHUNKS
+        if len(self.arrivals_s) > most:
+            raise ValueError(
+                f"more than {most:,} chunks with content, although {self.output_tokens:,} tokens were asked for"
+            )
+        return None
 
     def _take(self, event: Mapping[str, Any], now: float) -> None:
         if error := event.get("error"):
             status = error.get("code") if isinstance(error, dict) else None
-            known = status if isinstance(status, int) else 200
+            known = status if isinstance(status, int) and 400 <= status < 600 else 200
             self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
             return
         for choice in event.get("choices") or ():
@@ -242,26 +278,7 @@ class StreamedRequest:
             details = usage.get("prompt_tokens_details") or {}
             cached = details.get("cached_tokens", self.server.silently_cached)
             counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-            self.usage = Usage(*(count if isinstance(count, int) else None for count in counts))
-
-
-@dataclass(slots=True)
-class _Arriving:
-    """Response adapter for `EventSource` that stamps text on arrival, so that parsing one event does not delay the next stamp."""
-
-    response: httpx.Response
-    clock: Clock
-    came_s: float = 0.0
-
-    @property
-    def headers(self) -> httpx.Headers:
-        return self.response.headers
-
-    async def aiter_text(self) -> AsyncIterator[str]:
-        async for text in self.response.aiter_text():
-            woke_s = event_loop.woke_s()
-            self.came_s = self.clock() if woke_s is None else woke_s
-            yield text
+            self.usage = Usage(*map(count_of, counts))
 
 
 def decoding(backend: Backend) -> dict[str, Any]:
@@ -283,10 +300,14 @@ def _said(choice: Mapping[str, Any]) -> str | None:
     return text or (None if nothing else "")
 
 
-def open_client(server: Server, timeout_s: float) -> httpx.Client:
+def open_client(server: Server, timeout_s: float) -> PageClient:
     """Open a synchronous HTTP client for short requests to *server*; proxies from the environment are not used on loopback."""
-    return httpx.Client(
-        base_url=server.url, headers=dict(server.headers), timeout=timeout_s, trust_env=not server.local
+    return PageClient(
+        base_url=server.url,
+        headers=dict(server.headers),
+        timeout=timeout_s,
+        trust_env=not server.local,
+        verify=server.secure,
     )
 
 
@@ -303,7 +324,7 @@ def ask(
     Send *prompt*, request *output_tokens* tokens and return the exchange. Refusals and hangs are returned, not raised.
 
     *deadline_s* counts from the first byte; by default it follows from the deployment's timeouts. Raises `PromptError` for a
-    wrong argument.
+    wrong argument, and `LaunchError` if this process lacks what a request needs, such as file descriptors.
     """
     if not hasattr(prompt, "json_chunks") or output_tokens < 1:
         raise PromptError(
@@ -312,6 +333,13 @@ def ask(
     if deadline_s is None:
         deadline_s = server.deployment.timeouts.request_s(len(prompt), output_tokens)
     talk = StreamedRequest(server, prompt, output_tokens, deadline_s, watch, clock)
+    try:
+        return _run(talk, clock)
+    except (MemoryError, OSError, RuntimeError) as problem:
+        raise own_error(problem, server.url) or problem from None
+
+
+def _run(talk: StreamedRequest, clock: Clock) -> Exchange:
     try:
         asyncio.get_running_loop()
     except RuntimeError:  # the usual case; Ctrl-C ends the request at once, whereas it would wait for a thread

@@ -1,10 +1,7 @@
 """A running server as a value, and the lock that lets one process at a time measure it."""
 
-import fcntl
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +11,9 @@ from typing import Final
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.redaction import masked
+from pytest_longctx.processes import locks
+from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.redaction import shown
 
 
 def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothing to wait for
@@ -82,16 +81,14 @@ class Server:
 
 
 @contextmanager
-def exclusive(url: str) -> Iterator[None]:
+def exclusive(url: str, watch: ProgressCallback = no_progress) -> Iterator[None]:
     """
     Wait until no other process of this user measures the server at *url*, and lock it meanwhile.
 
-    Workers of one run that share a server take turns; the kernel releases the lock if one of them dies.
+    Workers of one run that share a server take turns; the kernel releases the lock if one of them dies. Raises `LaunchError` if
+    the lock cannot be trusted, or if its holder is stopped.
     """
-    folder = Path(tempfile.gettempdir()) / f"pytest-longctx-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with (folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.turn").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locks.held(f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.turn", f"the server at {url}", watch):
         yield
 
 
@@ -165,7 +162,7 @@ class Answer:
 
     def shown(self, secrets: tuple[str, ...] = ()) -> str:
         """Status and text, shortened and with *secrets* masked."""
-        return f"HTTP {self.status} {masked(' '.join(self.text.split()), secrets)[:200]}".strip()
+        return f"HTTP {self.status} {shown(' '.join(self.text.split()), secrets)[:200]}".strip()
 
 
 def unaskable(
@@ -184,8 +181,8 @@ def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tupl
     """The first matching reason and its remedy."""
     status = answer.status
     what, remedy = _GATEWAY.get(status, ("", ""))
-    kind = answer.kind or "a body without a content type"
-    moved = f"it redirects to {answer.location or 'no address'}"
+    kind = shown(answer.kind)[:100] or "a body without a content type"
+    moved = f"it redirects to {shown(answer.location)[:200] or 'no address'}"
     page = "it returned a web page: the address is a web server, a login page or a gateway, not an engine"
     quota = "it limits the rate or number of requests, and the quota is used up"
     reasons = (

@@ -15,10 +15,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from pytest_longctx.backends import MetricNames
+from pytest_longctx.client.answers import figure_of
 from pytest_longctx.client.exchange import Ledger
 from pytest_longctx.units import duration
 
 PATH = "/metrics"
+_MOST_LINES: Final = 10_000
+"""Lines of the metrics that are read, of all engines of a server: some thirty for each."""
+_WIDEST: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class ServerMetrics:
 
     def worked_since(self, before: "ServerMetrics") -> float | None:
         """Tokens processed by the model between *before* and this scrape, over all requests."""
-        return self.grown("worked_tokens", before)
+        return figure_of(self.grown("worked_tokens", before))
 
     def grown(self, name: str, before: "ServerMetrics") -> float | None:
         """Increase of the metric *name* since *before*; None if it is not known."""
@@ -58,17 +62,21 @@ class ServerMetrics:
         """The increase of the server's counters from *before* to this scrape."""
 
         def counted(name: str) -> int | None:
-            value = self.grown(name, before)
+            value = seconds(name)
             return None if value is None else round(value)
+
+        def seconds(name: str) -> float | None:
+            # A counter that has fallen belongs to an engine that restarted: its growth is not known.
+            return figure_of(self.grown(name, before))
 
         return Ledger(
             prompt_tokens=counted("prompt_tokens"),
             completion_tokens=counted("generated_tokens"),
             cached_tokens=counted("cached_tokens"),
             first_tokens=counted("first_tokens"),
-            ttft_s=self.grown("ttft_s", before),
-            queue_s=self.grown("queue_s", before),
-            prefill_s=self.grown("prefill_s", before),
+            ttft_s=seconds("ttft_s"),
+            queue_s=seconds("queue_s"),
+            prefill_s=seconds("prefill_s"),
         )
 
 
@@ -86,14 +94,22 @@ _COUNTERS = (
 
 
 def read(text: str, names: MetricNames) -> ServerMetrics:
-    """Parse one ``/metrics`` page. Counters of several engines are summed; of their cache usages the highest counts."""
+    """
+    Parse one ``/metrics`` page. Counters of several engines are summed; of their cache usages the highest counts.
+
+    A metric with a value that no counter or gauge can have (NaN, infinite, negative, above 2^53) is not observed. Raises
+    `ValueError` if the page is no metrics page.
+    """
     found = list(_samples(text, names))
 
     def total(slot: str) -> float | None:
         values = [sample.value for sample in found if sample.name in getattr(names, slot)]
-        return sum(values) if values else None
+        sound = [figure_of(value) for value in values]
+        return figure_of(sum(value or 0.0 for value in sound)) if sound and None not in sound else None
 
-    usage = [sample.value for sample in found if sample.name in names.kv_usage]
+    usage = [
+        value for sample in found if sample.name in names.kv_usage and (value := figure_of(sample.value)) is not None
+    ]
     totals = {slot: total(slot) for slot in (*_GAUGES, *_COUNTERS)}
     return ServerMetrics(answered=bool(found), kv_usage=max(usage) if usage else None, **totals)
 
@@ -102,8 +118,13 @@ def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
     wanted = tuple(name for slot in MetricNames.model_fields for name in getattr(names, slot))
     # A page has thousands of histogram lines; parse only the few that are needed.
     lines = [line for line in text.split("\n") if line.startswith(wanted)] if wanted else []
-    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
-        yield from family.samples
+    if len(lines) > _MOST_LINES or any(len(line) > _WIDEST for line in lines):
+        raise ValueError(f"{len(lines):,} lines of the known metrics, or one of more than {_WIDEST:,} characters")
+    try:
+        for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+            yield from family.samples
+    except Exception as problem:  # noqa: BLE001 - the parser raises whatever it meets on a malformed line
+        raise ValueError(f"not a metrics page: {problem}") from None
 
 
 def cache_layout(http: httpx.Client, names: MetricNames) -> dict[str, str]:

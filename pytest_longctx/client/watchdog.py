@@ -18,6 +18,7 @@ import httpx
 
 from pytest_longctx.backends import MetricNames
 from pytest_longctx.client import server_metrics
+from pytest_longctx.client.answers import AsyncPageClient
 from pytest_longctx.client.exchange import Ending, Ledger
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import REQUEST_REMEDY, Pace, ServerMetrics, Stall, can_move, moved
@@ -79,7 +80,7 @@ Phase = Callable[[], str]
 
 def open_http(server: Server, timeout_s: float | None) -> httpx.AsyncClient:
     """Open a client for *server* with this read and write timeout (None: no timeout); proxies are not used on loopback."""
-    return httpx.AsyncClient(
+    return AsyncPageClient(
         base_url=server.url,
         headers=dict(server.headers),
         timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),

@@ -55,7 +55,8 @@ class Model(toml.Table):
         return self
 
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(ge=1e-6, le=1e12)]
+"""A time, a rate or a size. The limits keep quotients of two finite, and far from what a wait can take."""
 
 MEASURED = Field(ge=0, exclude=True)
 """A property of the machine, excluded from the digest so that a deployment has the same digest on every machine."""
@@ -187,7 +188,7 @@ class Kubernetes(toml.Table):
 class Deployment(toml.Table):
     """One server configuration."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=200)]
     title: str
     backend: str
     model: Model

@@ -43,10 +43,10 @@ class Hardware:
         """
         if machine := accelerators.instance(text.lower()):
             return cls(*machine)
-        match = re.fullmatch(r"(?:([1-9]\d*)x)?(\w[\w -]*)", text)
+        match = re.fullmatch(r"(?:([1-9][0-9]{0,5})x)?(\w[\w -]*)", text)
         kind = None if match is None else "cpu" if match[2].lower() == "cpu" else accelerators.named(match[2])
         if match is None or kind is None:
-            raise ValueError(f"{text!r} is not hardware; write 8xH200 or cpu. Known kinds: {', '.join(KINDS)}")
+            raise ValueError(f"{text[:100]!r} is not hardware; write 8xH200 or cpu. Known kinds: {', '.join(KINDS)}")
         return cls(kind, int(match[1] or 1))
 
     def __str__(self) -> str:

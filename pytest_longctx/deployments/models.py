@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
-from pytest_longctx import paths
+from pytest_longctx import paths, toml
 from pytest_longctx.deployments import shape
 from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.deployments.shape import Shape
@@ -54,6 +54,9 @@ def make_tiny_llama4(folder: Path) -> None:
     tokens = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
     checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, tokens, TINY_SPECIAL_TOKENS))
 
+
+_CONFIG_BYTES: Final = 16 * 2**20
+"""Size of a config.json that is read; one with a table of quantised layers has up to 1 MB."""
 
 _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
     "tiny-llama4": (make_tiny_llama4, TINY_LLAMA4),
@@ -160,7 +163,7 @@ def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderst
 def read_json(path: Path) -> Any:
     """What the file at *path* holds, or why that is not known."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(toml.bytes_of(path, _CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as problem:
         return NotUnderstood(path.name, f"it is no JSON file ({type(problem).__name__}: {problem})"[:300])
 

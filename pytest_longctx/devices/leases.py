@@ -4,18 +4,16 @@ Lease this host's devices, so that several deployments can run at once, each wit
 A deployment leases its devices before they are checked for memory in use, and returns them after their memory is free.
 """
 
-import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import TextIO
+from dataclasses import dataclass, field
 
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.processes import locks
 from pytest_longctx.progress import Progress, ProgressCallback
 
 _VISIBLE: Mapping[str, tuple[str, ...]] = {"MI": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "trn": ()}
@@ -62,10 +60,8 @@ def lease(
             f"{count} {kind} are needed, but there are only {len(devices)} ({name}={inherited.get(name, 'not set')})"
         )
     count = count if name else there
-    folder = Path(tempfile.gettempdir()) / f"pytest-longctx-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as held:
-        while len(mine := _take(held, folder, kind, devices, count)) < count:
+        while len(mine := _take(held, kind, devices, count)) < count:
             held.close()
             waits()
             time.sleep(_POLL_S)
@@ -78,26 +74,59 @@ def _shown(name: str, mine: list[str]) -> dict[str, str]:
     return {name: ",".join(mine), **order} if name else {}
 
 
-def _take(held: ExitStack, folder: Path, kind: str, devices: list[str], count: int) -> list[str]:
+def _take(held: ExitStack, kind: str, devices: list[str], count: int) -> list[str]:
     """Lock up to *count* free *devices* atomically, under a lock of the whole folder."""
     mine: list[str] = []
-    with (folder / "devices.gate").open("w") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
+    with locks.held("devices.gate", "the list of leased devices"):
         for device in devices:
             if len(mine) == count:
                 break
-            file = held.enter_context((folder / f"{kind}-{device.replace('/', '_')}.lease").open("w"))
-            if _locked(file):
+            lock = locks.opened(_lease_of(kind, device))
+            held.callback(os.close, lock)
+            if locks.taken(lock):
                 mine.append(device)
     return mine
 
 
-def _locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lease_of(kind: str, device: str) -> str:
+    return f"{kind}-{device.replace('/', '_')}.lease"
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """One wait for devices, which says for whom."""
+
+    deployment: Deployment
+    wanted: Hardware
+    watch: ProgressCallback
+    began_s: float = field(default_factory=time.monotonic)
+    running_s: float = field(default_factory=time.monotonic)
+    """When a process that holds devices was last seen to run."""
+
+    def look(self) -> None:
+        """Report the wait. Raises `LaunchError` if every holder is stopped for `locks.STOPPED_S`."""
+        now_s = time.monotonic()
+        found = [locks.holder(name) for name in _held(self.wanted.kind)]
+        if not found or not all(halted for _, halted in found):
+            self.running_s = now_s
+        who = ", ".join(dict.fromkeys(said for said, _ in found))
+        if now_s - self.running_s > locks.STOPPED_S:
+            raise LaunchError(f"{self.wanted} are in use by {who}\n  try      continue it (kill -CONT), or end it")
+        named = f", in use by {who}" if who and now_s - self.began_s > locks.SAID_AFTER_S else ""
+        most_s = self.deployment.timeouts.boot_s
+        said = f"waiting for {self.wanted}{named}"
+        self.watch(Progress(f"boot {self.deployment.name}", said, now_s - self.began_s, most_s))
+
+
+def _held(kind: str) -> Iterator[int]:
+    """Descriptors of the leases of *kind* that another process holds, each open until the next."""
+    for path in sorted(locks.folder().glob(f"{kind}-*.lease")):
+        lock = locks.opened(path.name)
+        try:
+            if not locks.taken(lock):
+                yield lock
+        finally:
+            os.close(lock)
 
 
 @contextmanager
@@ -112,11 +141,6 @@ def own(deployment: Deployment, there: Hardware | None, watch: ProgressCallback)
         yield {}
         return
 
-    began_s = time.monotonic()
-
-    def waits() -> None:
-        what, most_s = f"boot {deployment.name}", deployment.timeouts.boot_s
-        watch(Progress(what, f"waiting for {wanted}", time.monotonic() - began_s, most_s))
-
-    with lease(wanted.kind, wanted.count, there.count, {**os.environ, **deployment.env}, waits) as shown:
+    waiting = _Waiting(deployment, wanted, watch)
+    with lease(wanted.kind, wanted.count, there.count, {**os.environ, **deployment.env}, waiting.look) as shown:
         yield shown if wanted.count < there.count else {}

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import httpx
 
 from pytest_longctx.client import server_metrics
+from pytest_longctx.client.answers import PageClient
 from pytest_longctx.client.server import Server
 from pytest_longctx.devices import Source, figures
 from pytest_longctx.processes._supervisor import descendants
@@ -109,7 +110,7 @@ class Sampler:
     def attend(self, server: Server) -> None:
         """Also sample the gauges of *server*, which is running now."""
         with self._lock:
-            self._http = httpx.Client(
+            self._http = PageClient(
                 base_url=server.url,
                 headers=dict(server.headers),
                 timeout=_SCRAPE_S,

@@ -31,7 +31,7 @@ class Bound(toml.Table):
     unit: str
     reference: float | None = None
     """The documented value."""
-    tolerance: Annotated[str | None, Field(pattern=r"^\d+(\.\d+)?%?$")] = None
+    tolerance: Annotated[str | None, Field(pattern=r"^[0-9]+(\.[0-9]+)?%?$")] = None
     """Allowed deviation from the reference, either way: ``"5%"`` of it, or ``"0.01"`` in the bound's unit."""
     stderr: Annotated[float, Field(ge=0)] | None = None
     """Standard error of the reference, if it is the score of a sample."""
@@ -136,7 +136,7 @@ class Known(toml.Table):
     since: dt.date
 
 
-FindingId = Annotated[str, Field(pattern=r"^[A-Z]{2,8}-\d{4}$")]
+FindingId = Annotated[str, Field(pattern=r"^[A-Z]{2,8}-[0-9]{4}$")]
 
 
 class Finding(toml.Table):

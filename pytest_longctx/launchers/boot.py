@@ -30,7 +30,7 @@ from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.launchers.readiness import how_it_ended
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.progress import ProgressCallback
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import shown
 from pytest_longctx.units import quantity
 
 _END_S = 10.0
@@ -115,7 +115,7 @@ class Boot:
             return seen
         found = diagnose(self._log_of(self.server), end or Evidence())
         ended = how_it_ended(end.exit_code, oom_killed=end.oom_killed) if end and end.exit_code else ""
-        said = masked("; ".join(filter(None, (found.cause, ended, seen.said))), self.server.secrets)
+        said = shown("; ".join(filter(None, (found.cause, ended, seen.said))), self.server.secrets)
         # A failure while serving is a failure under a request.
         phase = "request" if found.phase == "serve" else found.phase
         return replace(found.observe(seen.metrics), phase=phase, said=said, sent_tokens=seen.sent_tokens)

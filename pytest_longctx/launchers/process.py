@@ -45,4 +45,4 @@ class ProcessLauncher:
             server = await_ready(process, launch, hoped, boot_s=recipe.boot_s)
             yield replace(server, words={**server.words, **launch.shown})
         finally:
-            process.stop()
+            process.stop(launch.watch)

@@ -21,7 +21,7 @@ from pytest_longctx.launchers.readiness_probe import ReadinessProbe
 from pytest_longctx.observation import Kind, Observation
 from pytest_longctx.processes import Candidate
 from pytest_longctx.progress import Progress
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
 _MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu")
@@ -78,6 +78,8 @@ class _Wait:
                 return self._answered(self.probe.answered)
             if self.probe.unaskable is not None:
                 raise LaunchError(self._cannot_be_asked(self.probe.unaskable))
+            if self.probe.trouble is not None:
+                raise self.probe.trouble
             self._note_motion(now_s, lines)
             if self.reading.fatal and failure_seen_s is None:
                 failure_seen_s = self.elapsed_s
@@ -128,7 +130,7 @@ class _Wait:
 
     def _failed(self, exit_code: int | None) -> BootError:
         found = diagnose(self.reading, self._evidence(exit_code))
-        because = masked(found.cause, self.candidate.secrets)
+        because = shown(found.cause, self.candidate.secrets)
         if not self.candidate.ours and not self.probe.refused:
             remedy = "the address, and whether an OpenAI-compatible server answers there"
             raise LaunchError(self._explain(because, remedy))
@@ -190,13 +192,13 @@ class _Wait:
             f"  after    {duration(self.elapsed_s)} of {duration(self.boot_s)}",
             f"  because  {because[:_WIDEST]}",
             *(
-                f"  {word:<8} {masked(line, candidate.secrets)[:_WIDEST]}"
+                f"  {word:<8} {shown(line, candidate.secrets)[:_WIDEST]}"
                 for word, line in (found.rows() if found else ())
             ),
         ]
         if candidate.log is not None:
             if found is not None:
-                rows += [f"  differs  {masked(line, candidate.secrets)[:_WIDEST]}" for line in self._differences()]
+                rows += [f"  differs  {shown(line, candidate.secrets)[:_WIDEST]}" for line in self._differences()]
             rows += [f"  log      {candidate.log}, its last lines:"]
             rows += [f"             {line}" for line in tail(candidate.log, candidate.secrets)]
         return "\n".join([*rows, f"  try      {remedy}", f"  again    {candidate.again}"])
@@ -226,4 +228,4 @@ def tail(log: Path, secrets: tuple[str, ...] = (), lines: int = _TAIL_LINES) -> 
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 64 * 1024))
         text = file.read().decode("utf-8", "replace")
-    return [masked(line, secrets)[:240] for line in text.splitlines() if line.strip()][-lines:]
+    return [shown(line, secrets)[:240] for line in text.splitlines() if line.strip()][-lines:]

@@ -3,18 +3,26 @@
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 
+from pytest_longctx.backends import Backend
 from pytest_longctx.client import server_metrics
+from pytest_longctx.client.answers import PageClient, count_of, json_of, own_error
 from pytest_longctx.client.exchange import Refusal
 from pytest_longctx.client.request import open_client
 from pytest_longctx.client.server import Answer, Server, Unaskable, unaskable
+from pytest_longctx.errors import LaunchError
+from pytest_longctx.redaction import cleaned, shown
+
+T = TypeVar("T")
 
 _PROMPT_TOKENS = 8
+_LONGEST_VERSION: Final = 100
 _PAUSE_S = 0.2
 _QUICK_S = 5.0
 """Timeout of requests that need no computation: health, the model list."""
@@ -58,6 +66,8 @@ class ReadinessProbe:
         self.answered: Server | None = None
         self.refused: Refusal | None = None
         self.unaskable: Unaskable | None = None
+        self.trouble: LaunchError | None = None
+        """What this process lacks to ask the server; it is no evidence about the server."""
         self.unreachable = ""
         """The reason why the address cannot be reached, if the last connection was refused at once."""
         self.step = "health"
@@ -68,8 +78,11 @@ class ReadinessProbe:
         self.words: dict[str, str] = {}
         self.loaded: dict[str, str] = {}
         """The model behind the served name, if the list names it."""
+        self.unread: list[str] = []
+        """Optional pages that could not be read, each with the reason."""
         self._failing = _Failing()
         self._stop = threading.Event()
+        self._http: PageClient | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -80,6 +93,8 @@ class ReadinessProbe:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
+        if self._http is not None:
+            self._http.abort()  # an answer without end would keep the thread busy
 
     def gauges(self) -> dict[str, float | None]:
         """Running and waiting requests, if the server reports them."""
@@ -89,14 +104,24 @@ class ReadinessProbe:
 
     def _run(self) -> None:
         with open_client(self.server, timeout_s=_QUICK_S) as http:
+            self._http = http
             while not self._stop.is_set():
                 try:
                     if self._once(http):
                         return
                 except Exception as problem:  # noqa: BLE001 - any answer that cannot be read means: not ready yet
-                    self.last = str(problem) or type(problem).__name__
+                    self.trouble = own_error(problem, self.server.url)
+                    self.last = shown(str(problem), self.server.secrets) or type(problem).__name__
                     self.unreachable = self.last if isinstance(problem, httpx.ConnectError) else ""
                 self._stop.wait(_PAUSE_S)
+
+    def _optional(self, path: str | None, page: Callable[[str], T | None]) -> T | None:
+        """What an optional page gives; None, and a note, if it cannot be read: it must not keep a server from being ready."""
+        try:
+            return None if path is None else page(path)
+        except (httpx.HTTPError, ValueError) as problem:
+            self.unread.append(f"{path}: {problem}")
+            return None
 
     def _once(self, http: httpx.Client) -> bool:
         """Probe once; True if no further round is needed."""
@@ -150,20 +175,20 @@ class ReadinessProbe:
     def _turned_down(self, answer: httpx.Response, server: Server) -> bool:
         """Whether *answer* ends the wait: it refuses a request that every server can serve, or is no completion."""
         status, asked = answer.status_code, "POST /v1/completions with eight token ids, for one token"
-        shown = Answer(asked, status, answer.text).shown(server.secrets)
+        answered = Answer(asked, status, answer.text).shown(server.secrets)
         if 400 <= status < 500 and self._attached:
             remedy = "a server whose /v1/completions takes token ids, as vLLM's and SGLang's do"
-            self._cannot(Unaskable(asked, shown, "it refuses the simplest request, a prompt of token ids", remedy))
+            self._cannot(Unaskable(asked, answered, "it refuses the simplest request, a prompt of token ids", remedy))
         elif 400 <= status < 500 or self._failing.persists(status, answer.text, time.monotonic()):
             self.refused = Refusal.read(status, answer.text, server.secrets)
         elif status == 200 and not _is_completion(answer):
             remedy = "the base URL of an OpenAI-compatible server, up to and without /v1"
-            self._cannot(Unaskable(asked, shown, "the answer is not a completion: it has no choices", remedy))
+            self._cannot(Unaskable(asked, answered, "the answer is not a completion: it has no choices", remedy))
         return self.refused is not None or self.unaskable is not None
 
     def _green(self, answer: httpx.Response) -> bool:
         self.connected = True
-        self.last = f"HTTP {answer.status_code} {answer.text[:200]}".strip()
+        self.last = Answer("", answer.status_code, answer.text).shown(self.server.secrets)
         return answer.status_code == 200
 
     def _matched(self, listed: httpx.Response) -> Server | None:
@@ -175,15 +200,16 @@ class ReadinessProbe:
         anyone = self.server.deployment.model.name == "unknown"
         name = next(iter(models), None) if anyone else self.server.model
         if name is None or name not in models:
-            self.last = f"model {self.server.model!r} is not among {sorted(models)}"
+            names = shown(str(sorted(models)), self.server.secrets)[:400]
+            self.last = f"model {self.server.model!r} is not among {names}"
             if models and self._attached:
                 remedy = "leave --longctx-deployment out, or name the deployment that this server runs"
-                shown = Answer("", listed.status_code, listed.text).shown(self.server.secrets)
-                self._cannot(Unaskable("GET /v1/models", shown, self.last, remedy))
+                answered = Answer("", listed.status_code, listed.text).shown(self.server.secrets)
+                self._cannot(Unaskable("GET /v1/models", answered, self.last, remedy))
             return None
         root = models[name].get("root")
         self.loaded = {"loaded_model": root} if isinstance(root, str) and root != name else {}
-        return replace(self.server, model=name, max_model_len=self.server.backend.limit_in(models[name]))
+        return replace(self.server, model=name, max_model_len=count_of(self.server.backend.limit_in(models[name])))
 
     def _one_token(self, server: Server) -> dict[str, Any]:
         low, high = server.deployment.model.ordinary_ids
@@ -199,19 +225,26 @@ class ReadinessProbe:
     def _look_around(self, http: httpx.Client, server: Server) -> None:
         """Ask for version and metrics, which are optional."""
         backend = server.backend
-        version = None
-        if backend.version_path is not None:
-            answer = http.get(backend.version_path)
-            version = backend.version_in(answer.json()) if answer.status_code == 200 else None
-        self.words = {**server_metrics.cache_layout(http, backend.metrics), **self.loaded}
+        version = self._optional(backend.version_path, lambda path: _version(backend, http.get(path)))
+        layout = self._optional(server_metrics.PATH, lambda _: server_metrics.cache_layout(http, backend.metrics)) or {}
+        self.words = cleaned({**layout, **self.loaded}, self.server.secrets)
+        if self.unread:
+            self.words["unreadable_pages"] = shown("; ".join(self.unread), self.server.secrets)
         if server.max_model_len is not None:
             self.figures["max_model_len"] = float(server.max_model_len)
         self.answered = replace(server, version=version)
 
 
+def _version(backend: Backend, answer: httpx.Response) -> str | None:
+    """The engine's version; None if the page does not give one. Raises `ValueError` if it is no JSON."""
+    found = json_of(answer.content) if answer.status_code == 200 else None
+    version = backend.version_in(found) if isinstance(found, dict) else None
+    return None if version is None else shown(version)[:_LONGEST_VERSION]
+
+
 def _json(answer: httpx.Response) -> Any:
     try:
-        return answer.json()
+        return json_of(answer.content)
     except ValueError:
         return None
 
@@ -226,9 +259,9 @@ def _models(listed: httpx.Response) -> dict[str, dict[str, Any]] | None:
 
 
 def _no_list(listed: httpx.Response, server: Server) -> Unaskable:
-    shown = Answer("", listed.status_code, listed.text).shown(server.secrets)
+    answered = Answer("", listed.status_code, listed.text).shown(server.secrets)
     remedy = "the base URL of an OpenAI-compatible server, up to and without /v1"
-    return Unaskable("GET /v1/models", shown, "the answer is not a list of models", remedy)
+    return Unaskable("GET /v1/models", answered, "the answer is not a list of models", remedy)
 
 
 def _is_completion(answer: httpx.Response) -> bool:

@@ -6,6 +6,7 @@ A proxy between client and server that would reject a long prompt is detected be
 
 import json
 import os
+import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ import httpx
 
 from pytest_longctx import toml
 from pytest_longctx.client.request import open_client
-from pytest_longctx.client.server import KEY_VARIABLE, Server, exclusive
+from pytest_longctx.client.server import KEY_VARIABLE, Answer, Server, exclusive
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.processes import Candidate
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import HIDDEN, checked_key, remember, shown
 from pytest_longctx.units import duration
 
 BYTES_PER_TOKEN = 8
@@ -55,11 +56,11 @@ def _carries(http: httpx.Client, server: Server, size: int) -> None:
     padding = b" " * max(0, size - len(body))
     try:
         answer = http.post("/v1/completions", content=body + padding, headers={"Content-Type": "application/json"})
-        said = f"HTTP {answer.status_code} {' '.join(answer.text.split())[:120]}" if answer.status_code == 413 else None
+        said = Answer("", 413, answer.text).shown(server.secrets) if answer.status_code == 413 else None
     except httpx.TimeoutException:
         said = "no answer within a minute"
     except httpx.HTTPError as problem:
-        said = f"{type(problem).__name__}: {problem}"
+        said = shown(f"{type(problem).__name__}: {problem}", server.secrets)
     if said:
         raise LaunchError(
             f"{server.url} rejects a request of {size / 1e6:.1f} MB, the size of the longest prompt of this run\n"
@@ -82,7 +83,7 @@ def _waits(http: httpx.Client, server: Server, silence_s: float) -> None:
     except httpx.ReadTimeout:
         return
     except httpx.HTTPError as problem:
-        said = f"{type(problem).__name__}: {problem}"
+        said = shown(f"{type(problem).__name__}: {problem}", server.secrets)
     if said:
         raise LaunchError(
             f"{server.url} closed the connection after {duration(time.monotonic() - began_s)} without data; "
@@ -110,26 +111,36 @@ class UrlLauncher:
         try:
             parts = urlsplit(base)
             usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+            bare = not parts.query and not parts.fragment and parts.netloc.isprintable()
+            usable = usable and bare and not ("@" in parts.netloc and "@" in parts.path)
         except ValueError:
             usable = False
         if not usable:
-            raise UsageError(f"--longctx-launcher=url:{masked(base, ())}: write url:http://HOST:PORT")
+            raise UsageError(
+                f"--longctx-launcher=url:{_without_login(base)}: write url:http://HOST:PORT, without a query "
+                f"(a key belongs into the environment variable {KEY_VARIABLE})"
+            )
         # The base URL of OpenAI clients ends in /v1, and is often pasted.
         plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self.base = plain.rstrip("/").removesuffix("/v1")
         login = parts.netloc.rpartition("@")[0]
         self.headers = {"Authorization": f"Basic {b64encode(unquote(login).encode()).decode()}"} if login else {}
+        password = login.partition(":")[2] or login
+        self._secrets = tuple(filter(None, {login, unquote(login), password, unquote(password)}))
+        remember(self._secrets)
         self.local = parts.hostname in ("127.0.0.1", "localhost", "::1")
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
         """Check that the server answers and matches the deployment, and yield it."""
-        key = os.environ.get(KEY_VARIABLE)
+        key = checked_key(os.environ.get(KEY_VARIABLE), KEY_VARIABLE)
+        hidden = (*self._secrets, *((key,) if key else ()))
+        remember(hidden)
         headers = {"Authorization": f"Bearer {key}"} if key else self.headers
         # The probe changes the server's counters: not while another worker of this run measures it.
-        with exclusive(self.base):
-            candidate = AttachedServer(self.base, (key,) if key else ())
-            hoped = launch.server_at(self.base, self, headers=headers, local=self.local)
+        with exclusive(self.base, launch.watch):
+            candidate = AttachedServer(self.base, hidden)
+            hoped = launch.server_at(self.base, self, headers=headers, local=self.local, hidden=hidden)
             patience_s = min(PATIENCE_S, launch.deployment.timeouts.boot_s)
             server = await_ready(candidate, launch, hoped, boot_s=patience_s)
             for line in _other_than_said(server):
@@ -140,6 +151,14 @@ class UrlLauncher:
             if launch.longest_prompt is not None:
                 check_proxy(server, launch.longest_prompt)
         yield server
+
+
+def _without_login(base: str) -> str:
+    """*base* for a message; its login may have any character, so all up to the last @ is hidden."""
+    scheme, slashes, rest = base.partition("//")
+    plain = f"{scheme}{slashes}{HIDDEN}@{rest.rpartition('@')[2]}" if "@" in rest else base
+    address, mark, _ = re.sub("[?#]", "\0", plain, count=1).partition("\0")
+    return shown(address + (f"?{HIDDEN}" if mark else ""))
 
 
 def _other_than_said(server: Server) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pytest_longctx.backends import Backend, context_length
 from pytest_longctx.deployments import models, shape
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment, FlagValue
+from pytest_longctx.deployments.hardware import KINDS
 from pytest_longctx.deployments.models import Beyond
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.plan import hosts, parallel, refusals
@@ -184,7 +185,7 @@ def _predicted(made: Boot, found: Shape) -> Boot:
     flags.pop(asked.length_flag, None)
     if (made.whole is None or made.whole.window) and refusals.without_hybrid(asked):
         flags["disable-hybrid-kv-cache-manager"] = True
-    one = _deployment(asked, backend, flags, made.length)
+    one = _deployment(made, backend, flags)
     if why := backend.unmodelled(_plain(one, backend), found):
         return _left_out(made, why)
     part = parallel.held(found, asked.engine, made.spread, asked.memory.setdefault("held", {}))
@@ -273,7 +274,8 @@ def _left_out(made: Boot, why: str) -> Boot:
     return replace(made, refusals=(*made.refusals, Refusal("config", "config", why.removeprefix("refuses: "))))
 
 
-def _deployment(asked: Asked, backend: Backend, flags: Mapping[str, FlagValue], length: int | None) -> Deployment:
+def _deployment(made: Boot, backend: Backend, flags: Mapping[str, FlagValue]) -> Deployment:
+    asked, hardware = made.asked, made.place.hardware
     model = model_for(asked)
     if asked.flags.get("quantization") == "fp8" and not _quantised(asked):
         model = model.model_copy(update={"weight_bits": 8.0})
@@ -283,7 +285,8 @@ def _deployment(asked: Asked, backend: Backend, flags: Mapping[str, FlagValue], 
         backend=backend.name,
         model=model,
         version=planned_range(asked.version),
-        max_model_len=length,
+        hardware=str(hardware) if hardware.kind in KINDS else None,  # engines choose by the device's name, too
+        max_model_len=made.length,
         flags=dict(flags),
         env={str(name): str(value) for name, value in asked.env.items()},
     )
@@ -337,6 +340,6 @@ def _named_otherwise(asked: Asked) -> str:
 def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Prediction) -> bool:
     """Whether the predictor takes the given dtype of the cache for that of the model."""
     flags = {name: value for name, value in asked.flags.items() if name not in ("kv-cache-dtype", asked.length_flag)}
-    one = _deployment(asked, backend, parallel.without(asked.engine, flags, made.spread), made.length)
+    one = _deployment(made, backend, parallel.without(asked.engine, flags, made.spread))
     other = backend.predict(one, part, made.place.device_bytes or None)
     return other is not None and other.longest_tokens == seen.longest_tokens

@@ -29,6 +29,7 @@ USUAL_UTILISATION = 0.5
 USUAL_BOOT_S = 600.0
 """Boot time of a large model if the deployment gives none: 572 s were logged for Scout on 8 x H200."""
 
+_MOST_DEVICES = 65_536
 
 BETWEEN_S = 5.0
 """Time to stop a server and to prepare the next boot."""
@@ -184,7 +185,11 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
     one = canonical(one, backend.package)
     shape = None if unpredicted(one, backend) else models.shape_of(one.model)
     gib = DEVICE_GIB.get(here.hardware.kind) if here.hardware else None
-    found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
+    try:
+        found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        # A flag with a value that the engine would refuse: a finding may ask for that refusal, and no arithmetic foresees it.
+        return None
     return found.on_host(here.host_bytes) if found else None
 
 
@@ -209,11 +214,21 @@ def predict_deployment(
     return predict(one, backend or named(one.backend), Machine(there))
 
 
+def _divides(one: Deployment, backend: Backend) -> bool:
+    """Whether the flags give a number of devices that can share a layer."""
+    try:
+        return 1 <= backend.tensor_parallel(one) <= _MOST_DEVICES
+    except (TypeError, ValueError):
+        return False
+
+
 def unpredicted(one: Deployment, backend: Backend) -> str:
     """Why nothing is predicted of *one*; empty where nothing speaks against it."""
     found, one = models.read_shape(one.model), canonical(one, backend.package)
     if isinstance(found, NotUnderstood):
         return str(found)
+    if not _divides(one, backend):
+        return "the number of devices that share a layer is not understood"
     if isinstance(found, Beyond):
         return f"the memory of {backend.name} for {found.whole.model_type} is not modelled: {found.why}"
     return backend.unmodelled(one, found) if found is not None and found.whole is not None else ""

@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_longctx.plugin.resume import Resuming
     from pytest_longctx.plugin.session import open_session
     from pytest_longctx.plugin.sharding import Sharding
+    from pytest_longctx.redaction import shown
     from pytest_longctx.reports import html
 
     config.pluginmanager.register(builtins, "longctx-builtin")
@@ -61,9 +62,10 @@ def pytest_configure(config: pytest.Config) -> None:
             html.check()
         _refuse_many_workers(config, session.selection)
         session.selection.check()
+        session.hide_secrets()
         sharding = Sharding.of(session)
     except LongctxError as problem:
-        raise pytest.UsageError(str(problem)) from None
+        raise pytest.UsageError(shown(str(problem))) from None
     reporting = Recorder(session)
     config.pluginmanager.register(reporting, _REPORTING)
     config.pluginmanager.register(Deselecting(session), _DESELECTING)

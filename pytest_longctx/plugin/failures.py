@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_longctx import redaction
 from pytest_longctx.client.exchange import Exchange, UnservedError
 from pytest_longctx.client.server import Server
 from pytest_longctx.errors import LongctxError
@@ -17,7 +18,6 @@ from pytest_longctx.findings.verdicts import Verdict
 from pytest_longctx.observation import Observation
 from pytest_longctx.plugin import options
 from pytest_longctx.plugin.session import Session, verdicts_of
-from pytest_longctx.redaction import masked
 from pytest_longctx.reports import html, properties
 from pytest_longctx.reports.explanation import Setting, exchange_text, verdict_text
 
@@ -107,6 +107,20 @@ def placed(text: str, item: pytest.Item, call: pytest.CallInfo[None]) -> str:
     return f"{first}\n  at       {item.location[0]}:{lines[-1]}\n{rest}" if lines else text
 
 
+def make_plain(report: Any, call: pytest.CallInfo[None]) -> None:
+    """Mask secrets in all parts of *report*, and make the text of its failure safe to print; every report is made from it."""
+    if isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        report.longrepr = (path, line, redaction.shown(str(reason)))
+    elif report.longrepr is not None and (plain := redaction.shown(report.longreprtext)) != report.longreprtext:
+        report.longrepr = plain if isinstance(report.longrepr, str) else shown(plain, call)
+    report.sections = [(name, redaction.masked(text)) for name, text in report.sections]
+    # In the rows, which are JSON, foreign text is plain already.
+    report.user_properties = [
+        (name, redaction.masked(value) if isinstance(value, str) else value) for name, value in report.user_properties
+    ]
+
+
 def _deployment_of(item: pytest.Item) -> str:
     return next((entry.server.get("deployment", "") for entry in properties.entries(item.user_properties)), "")
 
@@ -121,7 +135,7 @@ def _setting(session: Session, item: pytest.Item, deployment: str, seen: Observa
 
 
 def _again(session: Session, item: pytest.Item) -> str:
-    words = [masked(word, ()) for word in options.repeated(session.config)]
+    words = [redaction.masked(word) for word in options.repeated(session.config)]
     root = str(session.config.rootpath)
     header = {"options": words, "backend": session.selection.backend.name, "seed": session.seed, "root": root}
     return html.again(header, {"test": item.nodeid, "server": {}})

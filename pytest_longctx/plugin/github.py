@@ -107,8 +107,13 @@ class GitHubAnnotations:
                 terminalreporter.write_line(said)
         if (page := os.environ.get("GITHUB_STEP_SUMMARY")) and self.reporting.entries:
             notes = ["**No finding was judged, so the run fails.**"] if self.reporting.unjudged else []
-            with Path(page).open("a", encoding="utf-8") as file:
-                file.writelines(f"{each}\n" for each in summary(list(self.reporting.entries.values()), notes))
+            try:
+                with Path(page).open("a", encoding="utf-8") as file:
+                    file.writelines(f"{each}\n" for each in summary(list(self.reporting.entries.values()), notes))
+            except OSError as problem:
+                terminalreporter.write_line(
+                    f"longctx: the step summary {page} could not be written: {problem.strerror}", red=True
+                )
 
 
 def _in_workspace(path: Path) -> Path | None:

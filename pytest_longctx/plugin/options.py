@@ -81,6 +81,7 @@ OPTIONS = (
 )
 
 
+_SEED_DIGITS = 20
 _OF_A_RUN = ("seed", "results", "report", "junit-properties", "plan", "resume", "shard", "github")
 
 
@@ -201,10 +202,10 @@ def _several(text: str) -> tuple[str, ...]:
 def _seed(text: str) -> int | None:
     if not text:
         return None
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) <= _SEED_DIGITS):
         from pytest_longctx.errors import UsageError
 
-        raise UsageError(f"--longctx-seed: {text!r} is not a whole number")
+        raise UsageError(f"--longctx-seed: {text!r} is not a whole number of at most {_SEED_DIGITS} digits")
     return int(text)
 
 

@@ -1,6 +1,8 @@
 """Skip tests out of scope, record verdicts and report them while tests run. Registered only with a backend."""
 
 import os
+import signal
+import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from pytest_longctx.launchers.start_command import of_deployment
 from pytest_longctx.plugin import failures, options, resume
 from pytest_longctx.plugin.selection import pair_of
 from pytest_longctx.plugin.session import Session, verdicts_of
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import masked, shown
 from pytest_longctx.reports import html, properties, results, terminal
 from pytest_longctx.reports.properties import Entry
 from pytest_longctx.reports.results import Writer
@@ -24,6 +26,16 @@ from pytest_longctx.reports.results import Writer
 _NOT_ASKED = "longctx_not_asked"
 """Marks the report of a test whose request did not reach an engine."""
 JUDGED = ("holds", "broken", "known")
+
+
+def _usual_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminated(*_: object) -> None:
+    """Interrupt the run once; a second SIGTERM ends the process at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise pytest.exit.Exception("SIGTERM", returncode=128 + signal.SIGTERM)
 
 
 class Recorder:
@@ -37,9 +49,19 @@ class Recorder:
         self._told: set[str] = set()
         self._said: dict[str, None] = {}
         """Messages of the vitals, each once."""
+        self._cannot_report = ""
+        """The reason why the HTML report could not be written; empty if it was written or not requested."""
         self._cannot_write = ""
         """The reason why results can no longer be written; empty if they can."""
         self._is_worker = hasattr(session.config, "workerinput")
+
+    def pytest_sessionstart(self) -> None:
+        """Let SIGTERM end the run as Ctrl-C does: all reports are written before the server is stopped."""
+        if self._is_worker or threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminated)
+            self.session.config.add_cleanup(_usual_sigterm)
 
     def pytest_report_header(self) -> list[str]:
         """Return the header: backend, launcher, hardware and seed."""
@@ -136,6 +158,7 @@ class Recorder:
             self._as_unmeasured(item, report)
         if call.when == "call" and isinstance(cause, LaunchError):
             report.user_properties.append((_NOT_ASKED, ""))
+        failures.make_plain(report, call)
         return report
 
     def _as_unmeasured(self, item: pytest.Item, report: pytest.TestReport) -> None:
@@ -253,11 +276,25 @@ class Recorder:
         try:
             if self.writer is not None or shard:
                 self._file().close(int(session.exitstatus), **({"shard": shard} if shard else {}))
-            if self.writer is not None and self.session.options.report is not None:
-                html.write(results.read(self.writer.path), self.session.options.report)
         except OSError as problem:
             self._give_up(problem)
             session.exitstatus = pytest.ExitCode.INTERRUPTED
+            return
+        if self.writer is not None and self.session.options.report is not None:
+            self._report(session, self.writer, self.session.options.report)
+
+    def _report(self, session: pytest.Session, writer: Writer, page: Path) -> None:
+        """Write the HTML report. A failure is one line and makes a green run red: JUnit XML and the table still follow."""
+        try:
+            html.write(results.read(writer.place()), page)
+        except Exception as problem:  # noqa: BLE001 - whatever is wrong with a report, the other reports must be written
+            why = getattr(problem, "strerror", None) or f"{type(problem).__name__}: {problem}"
+            said = (
+                f"the report {page} could not be written: {why}; the results are complete: longctx report {writer.path}"
+            )
+            self._cannot_report = " ".join(shown(said).split())
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
@@ -272,7 +309,9 @@ class Recorder:
         """Print the table of verdicts."""
         found = list(self.entries.values())
         for line in self._said:
-            terminalreporter.write_line(f"longctx: {line}", yellow=True)
+            terminalreporter.write_line(f"longctx: {' '.join(shown(line).split())}", yellow=True)
+        if self._cannot_report:
+            terminalreporter.write_line(f"longctx: {self._cannot_report}", red=True)
         if self._cannot_write:
             terminalreporter.write_line(f"longctx: {self._cannot_write}", red=True)
         if self._is_worker or not found or self.session.config.get_verbosity() < -1:
@@ -285,7 +324,7 @@ class Recorder:
             terminalreporter.write_line(line)
         if self.writer is not None:
             terminalreporter.write_line(f"results: {self.writer.path}")
-            if self.session.options.report is not None:
+            if self.session.options.report is not None and not self._cannot_report:
                 terminalreporter.write_line(f"report: {self.session.options.report}")
         if self.unjudged:
             said = "no finding was judged, so the run fails (--longctx-allow-unjudged lets it pass)"

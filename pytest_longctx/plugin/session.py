@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_longctx import plan, registry
+from pytest_longctx import plan, redaction, registry
 from pytest_longctx.client.adapters import EvaluationTool, LoadTool, ToolRun, runner
 from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.load import Load
@@ -86,6 +86,13 @@ class Session:
         """The line that shows long waits."""
         return ProgressLine(self.config)
 
+    def hide_secrets(self) -> None:
+        """Mask the secrets of this process's environment and of every deployment in all that this run writes."""
+        redaction.remember(redaction.secret_values(os.environ))
+        for one in self.selection.deployments:
+            flags = [f"--{name}={value}" for name, value in one.flags.items()]
+            redaction.remember(redaction.secret_values(one.env, flags))
+
     @cached_property
     def selection(self) -> Selection:
         """Findings and deployments of this run."""
@@ -140,7 +147,7 @@ class Session:
 
         The yielded row is recorded with its times and the caller's additions.
         """
-        with exclusive(server.url):
+        with exclusive(server.url, self.progress_line.update):
             self.sampler.hold_still()
             row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
             row |= {} if sent_tokens is None else {"sent_tokens": sent_tokens}

@@ -3,11 +3,13 @@
 import fnmatch
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -16,9 +18,10 @@ from pytest_longctx.diagnosis.diagnose import Evidence
 from pytest_longctx.diagnosis.lines import LogTail
 from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.processes import _supervisor
-from pytest_longctx.progress import wait_until
-from pytest_longctx.redaction import masked, secret_values
+from pytest_longctx.processes import _supervisor, locks
+from pytest_longctx.processes.orphans import VARIABLE, Mark, end_orphans
+from pytest_longctx.progress import Progress, ProgressCallback, no_progress, wait_until
+from pytest_longctx.redaction import mask_file, masked, private, remember, secret_values
 
 _POLL_S = 0.1
 
@@ -78,6 +81,9 @@ it would otherwise refuse, and an unneeded secret cannot leak.
 
 GRACE_S = 15.0
 """Time between SIGTERM and SIGKILL when a server is stopped."""
+_STOP_S = 2 * GRACE_S
+"""Time for a supervisor to end everything, before it is ended itself."""
+_KILLED_S = 5.0
 
 
 def environment(recipe: Recipe, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -114,17 +120,22 @@ class Process(Candidate):
 
     def __init__(self, recipe: Recipe, env: Mapping[str, str], log: Path) -> None:
         self.secrets = (*recipe.secrets, *secret_values(env, recipe.argv))
+        remember(self.secrets)
         self.started_s = time.monotonic()
         self.log = log
         set_here = " ".join(f"{name}={shlex.quote(value)}" for name, value in recipe.env.items())
         self.again = masked(f"{set_here} {shlex.join(recipe.argv)}".strip(), self.secrets)
+        self._name = recipe.name
+        end_orphans()
+        self._mark = Mark()
         end, self._hold = os.pipe()
         command = [sys.executable, "-I", _supervisor.__file__, str(end), str(GRACE_S), *recipe.argv]
+        private(log)
         with log.open("wb") as out:
             try:
                 self._supervisor = subprocess.Popen(
                     command,
-                    env=dict(env),
+                    env={**env, VARIABLE: self._mark.text},
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
@@ -138,8 +149,9 @@ class Process(Candidate):
         self._lines = LogTail(log)
 
     def exit_code(self) -> int | None:
-        """Exit code of the engine, 128 + N for signal N; ``None`` while it runs."""
-        return self._supervisor.poll()
+        """Exit code of the engine, 128 + N for signal N, also if its supervisor was killed; ``None`` while it runs."""
+        code = self._supervisor.poll()
+        return code if code is None or code >= 0 else 128 - code
 
     def new_lines(self) -> Iterator[str]:
         """Return the new complete log lines; after the end of the process, also an incomplete last line."""
@@ -149,10 +161,37 @@ class Process(Candidate):
         """Kernel records of processes killed for memory since the start of this server."""
         return self._watch.kills()
 
-    def stop(self) -> None:
-        """Close the supervisor's pipe and wait until no process of the server is left."""
+    def stop(self, watch: ProgressCallback = no_progress) -> None:
+        """
+        Close the supervisor's pipe and wait until no process of the server is left.
+
+        Raises `LaunchError` that names what cannot be ended, such as a process that waits for a broken device.
+        """
         if self._hold >= 0:
             os.close(self._hold)
             self._hold = -1
-        self._supervisor.wait()
+        self._await_end(watch)
+        left = self._mark.release()
         self._lines.close()
+        mask_file(self.log, self.secrets)
+        if left:
+            raise LaunchError(
+                f"{self._name}: these processes of the server could not be ended: {', '.join(map(locks.described, left))}\n"
+                "  try      the kernel log (dmesg): a process that waits for a device ends when the device answers"
+            )
+
+    def _await_end(self, watch: ProgressCallback) -> None:
+        """Wait for the supervisor; end it after `_STOP_S`, and the engine with it."""
+        began_s = time.monotonic()
+        if self._supervisor.poll() is None:
+            os.kill(self.pid, signal.SIGCONT)  # it may be stopped
+        while self._supervisor.poll() is None:
+            elapsed_s = time.monotonic() - began_s
+            if elapsed_s > _STOP_S:
+                self._supervisor.kill()
+            if elapsed_s > _STOP_S + _KILLED_S:
+                return
+            if elapsed_s > locks.SAID_AFTER_S:
+                watch(Progress(f"stop {self._name}", "waiting for its processes to end", elapsed_s, _STOP_S))
+            with suppress(subprocess.TimeoutExpired):
+                self._supervisor.wait(_POLL_S)

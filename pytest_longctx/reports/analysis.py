@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pytest_longctx.deployments.capacity import Law, fit
 from pytest_longctx.findings.verdicts import COLD_SHARE, JUDGED
@@ -52,7 +52,8 @@ def cold(results: Results) -> dict[str, list[LengthPoint]]:
     for row in results.verdicts:
         seen = row["measured"]
         warm = seen.get("cached_share", 0.0) > COLD_SHARE or "warm_speedup" in seen
-        if "ttft_s" in seen and "prompt_tokens" in seen and not warm:
+        # A time or a length of zero, which no server has, would have no logarithm.
+        if seen.get("ttft_s", 0.0) > 0 and seen.get("prompt_tokens", 0.0) >= 1 and not warm:
             lengths = found.setdefault(row["server"].get("deployment", ""), {})
             lengths.setdefault(int(seen["prompt_tokens"]), []).append(row)
     return {name: [_reading(*pair) for pair in sorted(lengths.items())] for name, lengths in sorted(found.items())}
@@ -83,7 +84,11 @@ def _median(values: Iterable[float | None]) -> float | None:
 def law(readings: Iterable[LengthPoint]) -> Law | None:
     """Fit the law to *readings*. Returns ``None`` for fewer than two lengths."""
     points = [(each.tokens, each.ttft_s) for each in readings]
-    return fit(points) if len(points) > 1 else None
+    return fit(points) if len({tokens for tokens, _ in points}) > 1 else None
+
+
+_LEFT_OUT: Final = 100
+"""Lengths that are left out at most, one at a time."""
 
 
 def _jackknife(readings: list[LengthPoint], whole: Law) -> dict[str, float]:
@@ -93,7 +98,8 @@ def _jackknife(readings: list[LengthPoint], whole: Law) -> dict[str, float]:
     """
     if len(readings) < 4:
         return {}
-    parts = [law(readings[:i] + readings[i + 1 :]) or whole for i in range(len(readings))]
+    step = -(-len(readings) // _LEFT_OUT)  # each fit reads all lengths
+    parts = [law(readings[:i] + readings[i + 1 :]) or whole for i in range(0, len(readings), step)]
     return {
         f"law_{name}": max(abs(getattr(part, name) / value - 1) for part in parts)
         for name, value in whole._asdict().items()
@@ -104,7 +110,7 @@ def _jackknife(readings: list[LengthPoint], whole: Law) -> dict[str, float]:
 def spent_s(results: Results) -> dict[str, float]:
     """Return the seconds that each deployment spent on boots and tests."""
     found: dict[str, float] = {}
-    spans = [(boot.get("deployment"), boot.get("seconds", 0.0)) for boot in results.boots]
+    spans = [(boot.get("deployment"), boot.get("seconds") or 0.0) for boot in results.boots]
     spans += [(row["server"].get("deployment"), row.get("duration_s", 0.0)) for row in results.verdicts]
     for name, seconds in spans:
         if name:
@@ -126,6 +132,6 @@ def gather(results: Results) -> dict[CaseKey, Samples]:
     for name, readings in cold(results).items():
         if whole := law(readings):
             values = {f"law_{part}": [value] for part, value in whole._asdict().items()}
-            server = next(its.server for case, its in found.items() if case.deployment == name)
+            server = next((its.server for case, its in found.items() if case.deployment == name), {})
             found[CaseKey(LAW, name)] = Samples(values=values, server=server, noise=_jackknife(readings, whole))
     return found

@@ -8,6 +8,7 @@ Two backends are compared only where both ran on equal terms: the same prompts, 
 condition that a run did not record does not count as equal.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,7 +89,7 @@ def worse_by(measure: str, before: float, after: float) -> float:
 
 def noise_of(measure: str, *runs: Samples) -> Noise:
     """Return the noise of *measure* from the first of *runs* that provides it."""
-    spreads = [max(abs(value / median(its) - 1) for value in its) for its in _repeated(measure, runs)]
+    spreads = [max(abs(value / middle - 1) for value in its) for its, middle in _repeated(measure, runs)]
     if spreads:
         return Noise(max(spreads), SEEN[0])
     left_out = [run.noise[measure] for run in runs if measure in run.noise]
@@ -101,11 +102,12 @@ def noise_of(measure: str, *runs: Samples) -> Noise:
     return Noise(STRAY.get(unit_of(measure), STRAY_ELSE), "default")
 
 
-def _repeated(measure: str, runs: tuple[Samples, ...]) -> Iterator[list[float]]:
+def _repeated(measure: str, runs: tuple[Samples, ...]) -> Iterator[tuple[list[float], float]]:
+    """The values of each run that repeated *measure*, and their median."""
     for run in runs:
         its = run.values.get(measure, [])
-        if len(its) >= REPEATS and median(its):
-            yield its
+        if len(its) >= REPEATS and (middle := median(its)):
+            yield its, middle
 
 
 def _tolerated(bound: Mapping[str, Any]) -> float | None:
@@ -164,7 +166,7 @@ def limits(text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> tu
         if measure not in known:
             raise UsageError(f"fail-on: {unknown('measure', measure, known)}")
         number = share.removesuffix("%")
-        if not share.endswith("%") or not number.replace(".", "", 1).isdecimal():
+        if not share.endswith("%") or re.fullmatch(r"[0-9]{1,6}(\.[0-9]{0,6})?|\.[0-9]{1,6}", number) is None:
             raise UsageError(f"fail-on: {part.strip()!r}: write a measure and a share, such as ttft_s:10%")
         found.append(Limit(measure, float(number) / 100))
     return tuple(found)

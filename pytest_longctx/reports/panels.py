@@ -24,7 +24,7 @@ def timeline(results: Results) -> Iterator[Panel]:
     booted = [
         (one.get("deployment", ""), one["started_s"], one["started_s"] + one["seconds"], 0)
         for one in results.boots
-        if one.get("started_s")
+        if one.get("started_s") and "seconds" in one
     ]
     asked = [(one["deployment"], one["started_s"], one["ended_s"], 1) for one in results.requests]
     spans = sorted((*booted, *asked), key=lambda span: span[1])

@@ -144,6 +144,10 @@ _MARKS = (
 )
 
 
+_LEAST = 1e-9
+"""Least value of a logarithmic axis: a figure of a file may be zero, negative or tiny."""
+
+
 class _Scale:
     """Mapping of figures to positions, with round tick values."""
 
@@ -152,14 +156,14 @@ class _Scale:
         seen = [value for value in values if value > 0 or not axis.log]
         low, high = (min(seen), max(seen)) if seen else (1.0, 1.0)
         if not axis.log:
-            low, high = min(low, 0.0), high or 1.0
+            low, high = min(low, 0.0), high if high > _LEAST else 1.0
         self.low, self.high = self._at(low), self._at(high)
         room = (self.high - self.low or 1.0) * 0.04
         self.low -= room if axis.log else 0.0
         self.high += room
 
     def _at(self, value: float) -> float:
-        return log10(value) if self.axis.log else value
+        return log10(max(value, _LEAST)) if self.axis.log else value
 
     def __call__(self, value: float) -> float:
         share = (self._at(value) - self.low) / (self.high - self.low)

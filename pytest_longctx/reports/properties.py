@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -72,7 +73,9 @@ def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
         source=", ".join(str(part) for part in (source.document, source.where, source.date) if part),
         bounds={name: bound.model_dump(exclude_none=True, include=_BOUND) for name, bound in finding.bounds.items()},
         measured_by=seen.measured_by if seen else "",
-        measured={name: value for name, value in seen.metrics.items() if value is not None} if seen else {},
+        measured={name: value for name, value in seen.metrics.items() if value is not None and isfinite(value)}
+        if seen
+        else {},
         content=toml.digest(finding),
     )
     yield from entry_pairs(entry)

@@ -11,23 +11,16 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
+from pytest_longctx import toml
 from pytest_longctx.errors import ResultsError
 from pytest_longctx.findings.verdicts import JUDGED
+from pytest_longctx.redaction import cleaned
+from pytest_longctx.reports import rows
 from pytest_longctx.reports.properties import Entry
 
 SCHEMA = 1
 NAME = "results.jsonl"
-KINDS = ("boot", "verdict", "request", "vitals", "retrieval")
-"""Kinds of rows between header and footer. A file may lack any of them; a report then omits that part."""
-
-_NEEDED = {
-    "verdict": ("test", "finding", "verdict", "title", "why", "said", "status", "measured", "server"),
-    "boot": ("outcome",),
-    "request": ("deployment", "started_s", "ended_s"),
-    "vitals": ("at_s", "figures"),
-    "retrieval": ("prompt_tokens", "depth", "score"),
-}
-"""Fields that readers require of a row. All other fields are optional."""
+KINDS = tuple(rows.BETWEEN)
 
 
 class Writer:
@@ -36,7 +29,7 @@ class Writer:
     def __init__(self, folder: Path, header: Mapping[str, Any], resumes: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / NAME
-        if self.path.exists():
+        while (file := _new(self.path)) is None:
             stamp = datetime.fromtimestamp(self.path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%SZ")
             names = (f"results.{stamp}{more}.jsonl" for more in chain([""], (f"-{i}" for i in count(2))))
             kept = next(folder / name for name in names if not (folder / name).exists())
@@ -44,7 +37,8 @@ class Writer:
             self.path.rename(kept)
         if resumes is not None:
             header = {**header, "resumes": os.path.relpath(resumes, folder)}
-        self._file: TextIO = self.path.open("w", encoding="utf-8")
+        self._file: TextIO = file
+        self._id = os.fstat(file.fileno()).st_ino
         self._counts: dict[str, int] = {}
         self._taken: set[str] = set()
         self._line({"kind": "header", "schema": SCHEMA, "started": now(), **header})
@@ -88,14 +82,27 @@ class Writer:
         self._line({"kind": "footer", "finished": now(), "exit_code": exit_code, "verdicts": self._counts, **more})
         self._file.close()
 
+    def place(self) -> Path:
+        """The file of this run now: a later run in the same folder renames it."""
+        files = (self.path, *self.path.parent.glob("results.*.jsonl"))
+        return next((path for path in files if path.exists() and path.stat().st_ino == self._id), self.path)
+
     def drop(self) -> None:
         """Leave the file without a footer, which marks the run as interrupted."""
         with suppress(OSError):
             self._file.close()
 
     def _line(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row, default=dict) + "\n")
+        self._file.write(json.dumps(cleaned(row), default=dict, allow_nan=False) + "\n")
         self._file.flush()
+
+
+def _new(path: Path) -> TextIO | None:
+    """Create the file at *path*; None if there is one."""
+    try:
+        return path.open("x", encoding="utf-8")
+    except FileExistsError:
+        return None
 
 
 def now() -> str:
@@ -120,8 +127,8 @@ def write(results: Results, path: Path) -> None:
     """Write *results* to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     between = (results.boots, results.requests, results.vitals, results.retrievals, results.verdicts)
-    rows = (results.header, *chain.from_iterable(between), results.footer)
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    whole = (results.header, *chain.from_iterable(between), results.footer)
+    path.write_text("".join(f"{json.dumps(cleaned(row))}\n" for row in whole), encoding="utf-8")
 
 
 def begun(path: Path) -> list[dict[str, Any]]:
@@ -136,36 +143,44 @@ def begun(path: Path) -> list[dict[str, Any]]:
 def read(path: str | Path) -> Results:
     """Read the file at *path*. Raises `ResultsError` if it is not a results file or is incomplete."""
     path = Path(path)
-    rows = _rows(path)
-    if rows[-1].get("kind") != "footer":
-        raise ResultsError(f"{path}: the footer is missing: the run was cut off after {len(rows) - 1} lines")
-    of_kind = ([row for row in _checked(path, rows) if row.get("kind") == kind] for kind in KINDS)
-    return Results(rows[0], rows[-1], *of_kind)
+    found = _rows(path)
+    if found[-1].get("kind") != "footer":
+        raise ResultsError(f"{path}: the footer is missing: the run was cut off after {len(found) - 1} lines")
+    sound = _checked(path, found)
+    return Results(sound[0], sound[-1], *([row for row in sound if row["kind"] == kind] for kind in KINDS))
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        *lines, last = path.read_bytes().splitlines() or [b""]
-        rows = [json.loads(line) for line in lines]
+        *lines, last = toml.bytes_of(path).splitlines() or [b""]
+        found = [_parsed(line) for line in lines]
     except (OSError, ValueError) as problem:
-        raise ResultsError(f"{path}: {problem}") from None
+        raise ResultsError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from None
     try:
-        rows.append(json.loads(last))
+        found.append(_parsed(last))
     except ValueError as problem:
-        if not rows:
+        if not found:
             raise ResultsError(f"{path}: this is not a results file of schema {SCHEMA}: {problem}") from None
-    if not all(isinstance(row, dict) for row in rows):
+    if not all(isinstance(row, dict) for row in found):
         raise ResultsError(f"{path}: this is not a results file: each line must be a JSON object")
-    if rows[0].get("kind") != "header" or rows[0].get("schema") != SCHEMA:
+    if found[0].get("kind") != "header" or found[0].get("schema") != SCHEMA:
         raise ResultsError(f"{path}: this is not a results file of schema {SCHEMA}: its first line must be the header")
-    return rows
+    return found
 
 
-def _checked(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for row in rows:
-        if lacking := [name for name in _NEEDED.get(str(row.get("kind")), ()) if name not in row]:
-            raise ResultsError(f"{path}: a row of kind {row['kind']!r} lacks {', '.join(lacking)}")
-    return rows
+def _parsed(line: bytes) -> Any:
+    """One line. Raises `ValueError`, also for nesting deeper than the stack."""
+    try:
+        return json.loads(line)
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
+
+
+def _checked(path: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows *found* with plain text, once each is sound; the header is checked last: a wrong row explains more."""
+    for number, row in (*enumerate(found[1:], 2), (1, found[0])):
+        rows.check(path, number, row)
+    return [cleaned(row) for row in found]
 
 
 _SAME = ("backend", "launcher", "hardware", "conditions")
@@ -212,7 +227,7 @@ def green(results: Results) -> bool:
 
 def _check_shards(parts: Mapping[str, Results]) -> None:
     shards: dict[str, Mapping[str, Any]] = {
-        name: part.footer["shard"] for name, part in parts.items() if "shard" in part.footer
+        name: part.footer["shard"] for name, part in parts.items() if part.footer.get("shard")
     }
     if not shards:
         return

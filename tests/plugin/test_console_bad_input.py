@@ -16,7 +16,7 @@ WRONG = {
     "pages into a file": (["findings", "file"], "file: File exists"),
     "signatures into a file": (["signatures", "file"], "file: File exists"),
     "commands into a file": (["commands", "file"], "file: File exists"),
-    "a report into nowhere": (["report", "nope"], "nope: [Errno 2] No such file or directory: 'nope'"),
+    "a report into nowhere": (["report", "nope"], "nope: No such file or directory"),
     "a history without a store": (["history", "show", "nope"], "nope: there is no run here; add one"),
     "a history of nothing": (["history", "add", "nope"], "history add: give at least one results file"),
 }

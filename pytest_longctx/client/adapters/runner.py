@@ -21,7 +21,7 @@ from pytest_longctx.errors import LaunchError, ModelError
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.processes import Process, environment
 from pytest_longctx.progress import Progress, ProgressCallback, no_progress
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import mask_file, shown
 
 PROMPT_SLACK: Final = 0.02
 """How far the mean prompt length may be from the requested one: detokenised text may tokenise to another number of tokens."""
@@ -118,7 +118,8 @@ def _run(tool: Tool, argv: tuple[str, ...], errand: ToolRun, watch: ProgressCall
         raise _Failure(f"not finished within {limit_s:.0f} s; see {_log(errand)}")
     if code != 0:
         needs = f"; it needs {tool.needs}" if tool.needs else ""
-        raise _Failure(f"{_last_words(_log(errand)) or f'exit code {code}'}{needs}; see {_log(errand)}")
+        said = shown(_last_words(_log(errand)), errand.server.secrets) or f"exit code {code}"
+        raise _Failure(f"{said}{needs}; see {_log(errand)}")
 
 
 def _log(errand: ToolRun) -> Path:
@@ -127,11 +128,9 @@ def _log(errand: ToolRun) -> Path:
 
 def _mask(folder: Path, secrets: tuple[str, ...]) -> None:
     """Mask secrets in every file of the tool: it may write its command line or the server's messages."""
-    for path in folder.rglob("*") if secrets else ():
-        if path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            if any(secret in text for secret in secrets):
-                path.write_text(masked(text, secrets), encoding="utf-8")
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            mask_file(path, secrets)
 
 
 def _last_words(log: Path) -> str:

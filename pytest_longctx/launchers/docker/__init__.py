@@ -22,7 +22,7 @@ from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.launchers.reaper import Reaper
 from pytest_longctx.processes import free_port
 from pytest_longctx.progress import Progress
-from pytest_longctx.redaction import masked, secret_values
+from pytest_longctx.redaction import secret_values, shown
 
 SOCKET = "/var/run/docker.sock"
 
@@ -106,7 +106,7 @@ def _socket(where: str, *, typed: bool) -> str:
         said = f"--longctx-launcher=docker:{where}" if typed else f"DOCKER_HOST={where}"
         kind = UsageError if typed else LaunchError
         raise kind(
-            f"{masked(said, ())}: only an engine at a Unix socket of this machine is supported; write docker:unix:///PATH"
+            f"{shown(said, ())}: only an engine at a Unix socket of this machine is supported; write docker:unix:///PATH"
         )
     return path
 
@@ -191,5 +191,5 @@ def _started(engine: Any, sdk: Any, run: ContainerRun, hidden: tuple[str, ...]) 
         said = str(getattr(problem, "explanation", None) or problem)
         remedy = next((what for words, what in REMEDIES if re.search(words, said)), "running that command by hand")
         rows = [f"Docker would not run {run.image}: {said}", f"  try      {remedy}", f"  again    {run.line()}"]
-        raise LaunchError(masked("\n".join(rows), (*hidden, *secret_values(run.env, run.command)))) from None
+        raise LaunchError(shown("\n".join(rows), (*hidden, *secret_values(run.env, run.command)))) from None
     return container

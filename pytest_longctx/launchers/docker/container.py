@@ -20,7 +20,7 @@ from pytest_longctx.diagnosis.lines import LogTail
 from pytest_longctx.diagnosis.oom_killer import kills_in_group_of
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import Candidate
-from pytest_longctx.redaction import masked, secret_values
+from pytest_longctx.redaction import mask_file, masked, private, remember, secret_values, shown
 from pytest_longctx.units import GiB
 
 CACHE_INSIDE = "/models/huggingface"
@@ -223,6 +223,7 @@ class Container(Candidate):
 
     def __init__(self, container: Any, run: ContainerRun, log: Path, hidden: tuple[str, ...]) -> None:
         self.secrets = (*hidden, *secret_values(run.env, run.command))
+        remember(self.secrets)
         self.started_s = time.monotonic()
         self.log = log
         self.again = masked(run.line(), self.secrets)
@@ -232,7 +233,7 @@ class Container(Candidate):
         self.lost = ""
         """The reason why it can no longer be observed, if the Docker engine itself has stopped."""
         self._over = threading.Event()
-        log.touch()
+        private(log)
         self._lines = LogTail(log)
         threading.Thread(target=self._follow, daemon=True).start()
 
@@ -285,7 +286,7 @@ class Container(Candidate):
             return None
         if self.lost:
             raise LaunchError(
-                f"the connection to the Docker engine was lost while its container ran: {masked(self.lost, self.secrets)}\n"
+                f"the connection to the Docker engine was lost while its container ran: {shown(self.lost, self.secrets)}\n"
                 f"  log      {self.log}\n  try      docker info, and the engine's own log"
             )
         return self._exit_code
@@ -311,3 +312,4 @@ class Container(Candidate):
         """Wait for the rest of the log after the removal of the container."""
         self._over.wait(_SETTLE_S)
         self._lines.close()
+        mask_file(self.log, self.secrets)

@@ -76,6 +76,16 @@ def share(one: Deployment) -> Share:
     return Share(plugin, needs.count // nodes, nodes)
 
 
+def port_of(one: Deployment) -> int:
+    """The port of the deployment's flags, else the usual one. Raises `LaunchError` for what is no port."""
+    port = one.flags.get("port", PORT)
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+        raise LaunchError(
+            f"[flags] port of {one.name}: {str(port)[:100]!r} is no port: an integer from 1 to 65535 is needed"
+        )
+    return port
+
+
 def recipe(backend: Backend, one: Deployment, model: str) -> Recipe:
     """The engine's start inside a Pod, with `KEY` in place of its key. Raises `LaunchError`."""
     if backend.host_flag is None:
@@ -84,8 +94,7 @@ def recipe(backend: Backend, one: Deployment, model: str) -> Recipe:
         )
     if one.image is None:
         raise LaunchError(f'{one.name} names no container image\n  try      image = "NAME:TAG" in the deployment')
-    port = int(one.flags.get("port", PORT))
-    return backend.recipe(one, model, port, one.docker.python, host="0.0.0.0", key=KEY)  # noqa: S104 - inside the Pod
+    return backend.recipe(one, model, port_of(one), one.docker.python, host="0.0.0.0", key=KEY)  # noqa: S104 - inside the Pod
 
 
 def has_key(made: Recipe) -> bool:

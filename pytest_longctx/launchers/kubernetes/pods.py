@@ -20,7 +20,7 @@ from pytest_longctx.launchers.kubernetes.cluster import Cluster
 from pytest_longctx.launchers.kubernetes.manifests import LEADER
 from pytest_longctx.processes import Candidate
 from pytest_longctx.progress import Progress
-from pytest_longctx.redaction import masked
+from pytest_longctx.redaction import mask_file, private, remember, shown
 
 SCHEDULE_S = 180.0
 """Seconds without a node after which a Pod counts as unschedulable: a cluster that adds nodes reports it within this time."""
@@ -196,6 +196,7 @@ class Pods(Candidate):
 
     def __init__(self, cluster: Cluster, run_id: str, log: Path, again: str, secrets: tuple[str, ...]) -> None:
         self.secrets, self.again = secrets, again
+        remember(secrets)
         self.log: Path = log
         self.started_s = self._made_s = time.monotonic()
         self.seen = Seen("waiting for its Pod")
@@ -203,7 +204,7 @@ class Pods(Candidate):
         """The reason why they can no longer be observed."""
         self._cluster, self._run_id = cluster, run_id
         self._stop, self._log_over = threading.Event(), threading.Event()
-        log.touch()
+        private(log)
         self._lines = LogTail(log)
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -264,7 +265,7 @@ class Pods(Candidate):
 
     def _error(self, said: str, remedy: str) -> LaunchError:
         rows = [said, *([f"  log      {self.log}"] if self.log.stat().st_size else [])]
-        return LaunchError(masked("\n".join([*rows, f"  try      {remedy or self.again}"]), self.secrets))
+        return LaunchError(shown("\n".join([*rows, f"  try      {remedy or self.again}"]), self.secrets))
 
     def _complain(self) -> None:
         if self.seen.trouble:
@@ -301,3 +302,4 @@ class Pods(Candidate):
         self._stop.set()
         self._log_over.wait(1.0)
         self._lines.close()
+        mask_file(self.log, self.secrets)

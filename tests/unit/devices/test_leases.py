@@ -14,6 +14,7 @@ from pytest_longctx.errors import LaunchError
 
 @pytest.fixture
 def shared(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
 
 
@@ -82,6 +83,7 @@ def test_who_comes_too_late_waits_and_takes_none_meanwhile(shared, monkeypatch):
 def test_no_device_is_held_twice(counts):
     there, held = sum(counts), []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XDG_RUNTIME_DIR", raising=False)
         patch.setattr(tempfile, "gettempdir", lambda: folder)
         for count in counts:
             shown = stack.enter_context(leases.lease("H200", count, there, {}))

@@ -1,0 +1,307 @@
+"""
+HTTP clients that limit what a server may send: decoded bytes and total time of a page, bytes of an error body.
+
+httpx limits neither: its read timeout starts again with each byte, and it inflates a body before its size is known. All text of a
+server is data of an unknown sender, so a page over a limit is an error that names the page, the limit and what arrived.
+"""
+
+import asyncio
+import errno
+import json
+import math
+import socket
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from threading import Timer
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+
+from pytest_longctx.errors import LaunchError
+
+PAGE_BYTES: Final = 16 * 2**20
+"""Decoded bytes of one page. A metrics page of vLLM has about 0.2 MB, a model list of a gateway less than 1 MB."""
+ERROR_BYTES: Final = 64 * 2**10
+"""Decoded bytes that are read of an error body; the rest is not requested."""
+ERROR_S: Final = 10.0
+"""Time in which an error body must arrive; what has arrived by then is used."""
+_PIECE_BYTES: Final = 64 * 2**10
+_UPLOAD_BYTES_PER_S: Final = 100_000
+"""Slowest upload for which the total time of a request is extended."""
+_DIGITS: Final = 19
+"""Digits of a 64-bit integer. Python refuses more than 4,300, and a float cannot hold more than 308."""
+_OWN: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+"""Errors of the operating system about what this process, or this machine, has used up."""
+_LARGEST: Final = 2**53
+"""Largest count: above it, a double is no longer exact."""
+
+
+class OversizedAnswer(httpx.HTTPError):
+    """An answer has more decoded bytes than allowed."""
+
+
+class SlowAnswer(httpx.ReadTimeout):
+    """An answer was not complete within its total time, although bytes arrived."""
+
+
+def json_of(text: str | bytes) -> Any:
+    """
+    Parse JSON of a server. Raises `ValueError` also for what `json.loads` accepts or ends otherwise: NaN, infinities, integers of
+    more than 19 digits, and nesting deeper than the stack.
+    """
+    try:
+        return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > _DIGITS:
+        raise ValueError(f"JSON has an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"JSON has a number that is not finite: {text[:20]}")
+    return value
+
+
+def own_trouble(problem: BaseException | None) -> str:
+    """Why *problem* comes from this process and says nothing of a server: no memory, descriptors or threads left; else empty."""
+    seen: set[int] = set()
+    while problem is not None and id(problem) not in seen:
+        seen.add(id(problem))
+        if isinstance(problem, MemoryError):
+            return "this process has no memory left"
+        if isinstance(problem, OSError) and problem.errno in _OWN:
+            return f"this process cannot open a connection: {problem.strerror}"
+        if isinstance(problem, RuntimeError) and "start new thread" in str(problem):
+            return "this process can start no thread"
+        problem = problem.__cause__ or problem.__context__
+    return ""
+
+
+def own_error(problem: BaseException, where: str) -> LaunchError | None:
+    """The error of the package for trouble of this process at *where*, an address; None if *problem* is another."""
+    why = own_trouble(problem)
+    remedy = (
+        "more descriptors (ulimit -n), memory or threads for this process, or fewer requests at once (ask.concurrency)"
+    )
+    return LaunchError(f"{where} could not be asked: {why}\n  try      {remedy}") if why else None
+
+
+def count_of(value: object) -> int | None:
+    """Return *value* if it is a count: an integer from 0 to 2^53. None for anything else, which is no observation."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= _LARGEST else None
+
+
+def figure_of(value: float | None) -> float | None:
+    """Return *value* if it can be a counter or a gauge: finite, from 0 to 2^53; else None."""
+    return value if value is not None and 0 <= value <= _LARGEST else None
+
+
+class _Decoder:
+    """Decodes a body piece by piece, so that a compressed body cannot take more memory than one piece."""
+
+    def __init__(self, headers: httpx.Headers) -> None:
+        encoding = headers.get("content-encoding", "identity").strip().lower() or "identity"
+        if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
+            raise httpx.DecodingError(f"content encoding {encoding[:40]!r}, although identity was requested")
+        self._inflate = (
+            None
+            if encoding == "identity"
+            else zlib.decompressobj(zlib.MAX_WBITS + (0 if encoding == "deflate" else 16))
+        )
+
+    def pieces(self, raw: bytes) -> Iterator[bytes]:
+        if self._inflate is None:
+            yield raw
+            return
+        try:
+            while raw and not self._inflate.eof:
+                if piece := self._inflate.decompress(raw, _PIECE_BYTES):
+                    yield piece
+                raw = self._inflate.unconsumed_tail
+        except zlib.error as problem:
+            raise httpx.DecodingError(f"the body is not what its content encoding says: {problem}") from None
+
+
+class _Body:
+    """The body of one answer, up to its limit."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response, self._decoder = response, _Decoder(response.headers)
+        self._taken = bytearray()
+        self._cut = response.status_code != 200
+        self._most = ERROR_BYTES if self._cut else PAGE_BYTES
+
+    def full(self, raw: bytes) -> bool:
+        """Take *raw*; True if nothing more is wanted. Raises `OversizedAnswer`."""
+        for piece in self._decoder.pieces(raw):
+            self._taken += piece
+            if len(self._taken) > self._most:
+                if self._cut:
+                    return True
+                request = self._response.request
+                raise OversizedAnswer(
+                    f"{request.method} {request.url.path}: the answer is larger than {self._most / 2**20:.0f} MiB (decoded), "
+                    "the limit for a page"
+                )
+        return False
+
+    def response(self) -> httpx.Response:
+        """The answer with its whole body, as text always in UTF-8: the server's charset could name any codec of Python."""
+        coded = ("content-encoding", "content-length", "transfer-encoding")
+        seen = self._response
+        headers = [(name, value) for name, value in seen.headers.multi_items() if name.lower() not in coded]
+        body = bytes(self._taken[: self._most])
+        made = httpx.Response(seen.status_code, headers=headers, content=body, request=seen.request)
+        made.encoding = "utf-8"
+        return made
+
+
+class _Deadline:
+    """Shuts the connection of one blocking request down when its total time is over."""
+
+    def __init__(self, total_s: float | None) -> None:
+        self.total_s, self.passed = total_s, False
+        self._streams: list[Any] = []
+        self._timer = None if total_s is None else Timer(total_s, self.end)
+
+    def __enter__(self) -> Self:
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._streams.clear()
+
+    def trace(self, event: str, about: Mapping[str, Any]) -> None:
+        """Note the connection; httpcore calls this for each of its steps."""
+        if event == "connection.connect_tcp.complete":
+            self._streams.append(about["return_value"])
+
+    def end(self) -> None:
+        """Shut the connection down."""
+        self.passed = True
+        for stream in self._streams:
+            with suppress(OSError):
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+    def error(self, request: httpx.Request) -> SlowAnswer:
+        return _slow(request, self.total_s)
+
+
+def _slow(request: httpx.Request, total_s: float | None) -> SlowAnswer:
+    limit = "" if total_s is None else f" within {total_s:.3g} s, the limit for the whole answer"
+    return SlowAnswer(f"{request.method} {request.url.path}: the answer was not complete{limit}", request=request)
+
+
+def _total_s(request: httpx.Request) -> float | None:
+    """Total time of *request*: its read timeout, extended for a large upload; None if it has none."""
+    read_s = request.extensions.get("timeout", {}).get("read")
+    size = int(request.headers.get("content-length", 0))
+    return None if read_s is None else float(read_s) + size / _UPLOAD_BYTES_PER_S
+
+
+_HEADERS: Final = {"Accept-Encoding": "identity"}
+_NO_REUSE: Final = httpx.Limits(max_keepalive_connections=0)
+"""Each blocking request has a connection of its own, so that its deadline can shut it down."""
+
+
+class PageClient(httpx.Client):
+    """Blocking client for short requests: the read timeout limits the whole answer, and `PAGE_BYTES` its size."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings["headers"] = {**_HEADERS, **settings.get("headers", {})}
+        super().__init__(limits=_NO_REUSE, **settings)
+        self._current: _Deadline | None = None
+
+    def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
+        """Send *request* and read its answer within the limits. Raises `OversizedAnswer`, `SlowAnswer`, `httpx.HTTPError`."""
+        if stream:
+            return super().send(request, stream=True, **more)
+        with _Deadline(_total_s(request)) as deadline:
+            self._current = deadline
+            request.extensions = {**request.extensions, "trace": deadline.trace}
+            try:
+                answer = self._within(request, **more)
+            except httpx.TransportError:
+                if deadline.passed:
+                    raise deadline.error(request) from None
+                raise
+            if deadline.passed:  # a body without a length ends like this too
+                raise deadline.error(request)
+            return answer
+
+    def abort(self) -> None:
+        """End the request in flight, from another thread: it raises `SlowAnswer` there."""
+        if self._current is not None:
+            self._current.end()
+
+    def _within(self, request: httpx.Request, **more: Any) -> httpx.Response:
+        response = super().send(request, stream=True, **more)
+        try:
+            body = _Body(response)
+            for raw in response.iter_raw():
+                if body.full(raw):
+                    break
+            return body.response()
+        finally:
+            response.close()
+
+
+class AsyncPageClient(httpx.AsyncClient):
+    """The same for asyncio; a streamed answer is limited by its reader."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings["headers"] = {**_HEADERS, **settings.get("headers", {})}
+        super().__init__(**settings)
+
+    async def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
+        """Send *request* and read its answer within the limits. Raises `OversizedAnswer`, `SlowAnswer`, `httpx.HTTPError`."""
+        if stream:
+            return await super().send(request, stream=True, **more)
+        total_s = _total_s(request)
+        try:
+            async with asyncio.timeout(total_s):
+                response = await super().send(request, stream=True, **more)
+                try:
+                    body = _Body(response)
+                    async for raw in response.aiter_raw():
+                        if body.full(raw):
+                            break
+                    return body.response()
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            raise _slow(request, total_s) from None
+
+
+async def error_text(response: httpx.Response) -> str:
+    """Body of a streamed *response* that is no event stream: at most `ERROR_BYTES`, and what arrives within `ERROR_S`."""
+    taken, decoder = bytearray(), _Decoder(response.headers)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ERROR_S):
+            async for raw in response.aiter_raw():
+                for piece in decoder.pieces(raw):
+                    taken += piece
+                if len(taken) > ERROR_BYTES:
+                    break
+    return bytes(taken[:ERROR_BYTES]).decode("utf-8", "replace")
+
+
+def decoder(response: httpx.Response) -> _Decoder:
+    """Return a decoder of the body of *response*. Raises `httpx.DecodingError` for an encoding that was not requested."""
+    return _Decoder(response.headers)

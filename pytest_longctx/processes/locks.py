@@ -1,0 +1,143 @@
+"""
+Locks between the runs of one user, in a folder that no other user can write to.
+
+The kernel releases a lock when its process ends. A lock names its holder, so that a run that waits can say for whom.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from pytest_longctx.errors import LaunchError
+from pytest_longctx.progress import Progress, ProgressCallback, no_progress
+from pytest_longctx.redaction import shown
+from pytest_longctx.units import duration
+
+_POLL_S: Final = 0.05
+SAID_AFTER_S: Final = 5.0
+"""A wait that takes longer is said."""
+STOPPED_S: Final = 60.0
+"""How long the holder of a lock may be stopped before a run that waits for it gives up."""
+_NOTE_BYTES: Final = 64
+
+
+def folder() -> Path:
+    """
+    Return the folder of the locks: in ``XDG_RUNTIME_DIR``, else in the folder for temporary files.
+
+    Raises `LaunchError` if it is not a folder of this user alone, because another user could then replace a lock.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    usable = bool(runtime) and Path(runtime).is_absolute() and _is_own(Path(runtime))
+    place = (
+        Path(runtime) / "pytest-longctx" if usable else Path(tempfile.gettempdir()) / f"pytest-longctx-{os.getuid()}"
+    )
+    with suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    if not _is_own(place):
+        raise LaunchError(
+            f"{place} is not a folder of this user alone, so its locks cannot be trusted\n"
+            "  found    " + _described(place) + "\n"
+            "  try      remove it, or set XDG_RUNTIME_DIR to a folder of your own with mode 700"
+        )
+    return place
+
+
+def _is_own(place: Path) -> bool:
+    try:
+        seen = place.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid() and not seen.st_mode & 0o022
+
+
+def _described(place: Path) -> str:
+    try:
+        seen = place.lstat()
+    except OSError as problem:
+        return str(problem.strerror)
+    return f"{stat.filemode(seen.st_mode)}, owner {seen.st_uid}; this user is {os.getuid()}"
+
+
+def opened(name: str) -> int:
+    """Open the lock *name* without following a link and without changing it; return its descriptor. Raises `LaunchError`."""
+    path = folder() / name
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    except OSError as problem:
+        linked = problem.errno in (errno.ELOOP, errno.EISDIR, errno.EACCES)
+        remedy = "remove it" if linked else "more file descriptors (ulimit -n), or space, for this process"
+        raise LaunchError(f"the lock {path} cannot be opened: {problem.strerror}\n  try      {remedy}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise LaunchError(f"the lock {path} is no regular file\n  try      remove it")
+    return descriptor
+
+
+def taken(descriptor: int) -> bool:
+    """Lock the file without waiting, and note this process in it; False if another process holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    with suppress(OSError):  # a full disk: the lock holds without its note
+        os.pwrite(descriptor, str(os.getpid()).encode().ljust(_NOTE_BYTES), 0)
+    return True
+
+
+def holder(descriptor: int) -> tuple[str, bool]:
+    """The process that holds a lock, in words, and whether it is stopped or cannot be interrupted."""
+    note = os.pread(descriptor, _NOTE_BYTES, 0).strip()
+    return _look(int(note)) if note.isdigit() else ("another process", False)
+
+
+def described(pid: int) -> str:
+    """The process *pid* in words: its command, and what it waits for."""
+    return _look(pid)[0]
+
+
+def _look(pid: int) -> tuple[str, bool]:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return f"process {pid}", False
+    halted = {"T": ", which is stopped", "t": ", which a debugger has stopped", "D": ", which waits for a device"}.get(
+        state, ""
+    )
+    return f"process {pid} ({' '.join(shown(command).split())[:80]}){halted}", state in ("T", "t")
+
+
+@contextmanager
+def held(name: str, what: str, watch: ProgressCallback = no_progress) -> Iterator[None]:
+    """
+    Hold the lock *name* of *what*; wait for it, and say for whom after `SAID_AFTER_S`.
+
+    Raises `LaunchError` if its holder is stopped for `STOPPED_S`: it would be waited for without end.
+    """
+    descriptor = opened(name)
+    try:
+        began_s, running_s = time.monotonic(), time.monotonic()
+        while not taken(descriptor):
+            now_s = time.monotonic()
+            who, halted = holder(descriptor)
+            running_s = running_s if halted else now_s
+            if now_s - running_s > STOPPED_S:
+                raise LaunchError(
+                    f"{what} is in use by {who}\n"
+                    f"  waited   {duration(now_s - began_s)}, and it was stopped for {duration(now_s - running_s)} of it\n"
+                    "  try      continue it (kill -CONT), or end it"
+                )
+            if now_s - began_s > SAID_AFTER_S:
+                watch(Progress(what, f"waiting for {who}", now_s - began_s, now_s - began_s))
+            time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(descriptor)

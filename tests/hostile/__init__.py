@@ -1,0 +1,10 @@
+"""
+Attacks on the client, the readers and the way out: hostile servers, malformed files, fuzzers.
+
+They are part of every run. ``LONGCTX_FUZZ_EXAMPLES=20000 pytest tests/hostile`` fuzzes for longer.
+"""
+
+import os
+
+EXAMPLES = int(os.environ.get("LONGCTX_FUZZ_EXAMPLES", "200"))
+"""Examples for each fuzzer."""
