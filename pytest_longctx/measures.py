@@ -37,6 +37,12 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         # one request, by the server's counters: the second ledger
         "server_prompt_tokens": Measure("tokens", "growth of the server's counter of prompt tokens"),
         "server_completion_tokens": Measure("tokens", "growth of the server's counter of generated tokens"),
+        "server_cached_tokens": Measure(
+            "tokens", "growth of the server's counter of prompt tokens from its own prefix cache"
+        ),
+        "transferred_tokens": Measure(
+            "tokens", "prompt tokens whose KV cache a prefill role computed for the request and sent"
+        ),
         "server_ttft_s": Measure("s", "TTFT by the server's clock, from its receipt of the request", cold_only=True),
         "ttft_gap_s": Measure("s", "TTFT - upload - the server's TTFT: transport and parsing"),
         "queue_s": Measure("s", "time the request waited for the scheduler, by the server's clock"),
@@ -84,6 +90,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "tokens", "tokens by which the growth of the server's counters differs from what was sent and asked"
         ),
         "cached_share_before": Measure("", "cached_share of the same prompt's reading before the cache was emptied"),
+        "answers_changed": Measure(
+            "requests", "answers that differ from the cold answer to the same prompt, at temperature 0"
+        ),
         "warm_speedup": Measure("x", "TTFT of a prompt's first reading / TTFT of its second"),
         "reused_share": Measure(
             "",

@@ -35,6 +35,12 @@ class ServerMetrics:
     prompt_tokens: float | None = None
     generated_tokens: float | None = None
     cached_tokens: float | None = None
+    external_tokens: float | None = None
+    preemptions: float | None = None
+    steps: float | None = None
+    drafted_tokens: float | None = None
+    accepted_tokens: float | None = None
+    corrupted_requests: float | None = None
     first_tokens: float | None = None
     ttft_s: float | None = None
     queue_s: float | None = None
@@ -65,6 +71,7 @@ class ServerMetrics:
             prompt_tokens=counted("prompt_tokens"),
             completion_tokens=counted("generated_tokens"),
             cached_tokens=counted("cached_tokens"),
+            external_tokens=counted("external_tokens") if self.external_tokens is not None else None,
             first_tokens=counted("first_tokens"),
             ttft_s=self.grown("ttft_s", before),
             queue_s=self.grown("queue_s", before),
@@ -78,6 +85,12 @@ _COUNTERS = (
     "prompt_tokens",
     "generated_tokens",
     "cached_tokens",
+    "external_tokens",
+    "preemptions",
+    "steps",
+    "drafted_tokens",
+    "accepted_tokens",
+    "corrupted_requests",
     "first_tokens",
     "ttft_s",
     "queue_s",
