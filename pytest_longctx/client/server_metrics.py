@@ -121,14 +121,18 @@ def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
 
 def cache_layout(http: httpx.Client, names: MetricNames) -> dict[str, str]:
     """Layout of the KV cache (its dtype), if the server reports it."""
+    dtype = cache_labels(http, names).get("cache_dtype")
+    return {"kv_cache_dtype": dtype} if dtype else {}
+
+
+def cache_labels(http: httpx.Client, names: MetricNames) -> dict[str, str]:
+    """Labels that describe the KV cache (its dtype, the size of a block), if the server reports them."""
     if not names.cache_info:
         return {}
     answer = http.get(PATH)
     if answer.status_code != 200:
         return {}
-    labels = next((sample.labels for sample in _samples(answer.text, names) if sample.name in names.cache_info), {})
-    dtype = labels.get("cache_dtype")
-    return {"kv_cache_dtype": dtype} if dtype else {}
+    return next((dict(each.labels) for each in _samples(answer.text, names) if each.name in names.cache_info), {})
 
 
 def glance(http: httpx.Client, names: MetricNames) -> ServerMetrics:

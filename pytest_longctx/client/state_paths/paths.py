@@ -1,0 +1,300 @@
+"""The paths by name. Each sends its readings, and notes what proves that the path was taken."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from pytest_longctx.client import event_loop
+from pytest_longctx.client.request import StreamedRequest
+from pytest_longctx.client.server import Server
+from pytest_longctx.client.state_paths import tasks, walk
+from pytest_longctx.client.state_paths.reading import Reading
+from pytest_longctx.client.state_paths.tasks import Task
+from pytest_longctx.client.state_paths.walk import Path, UnwalkableError, Walk
+from pytest_longctx.client.watchdog import poll_metrics
+from pytest_longctx.errors import UsageError, unknown
+from pytest_longctx.findings.ask import Ask
+from pytest_longctx.observation import Observation
+from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.prompts import PromptFactory
+
+_ROUNDS: Final = 3
+_BRANCHES: Final = 8
+_HEADS, _TAILS = 5, 10
+_POOLS: Final = 1.2
+"""How many times the KV cache other prompts must fill before an earlier prompt is surely evicted."""
+_AFFORDABLE_TOKENS: Final = 120_000
+"""Prompt tokens that one path may send to fill a KV cache."""
+
+
+def cold(one: Walk) -> None:
+    """New prompts, each read once under a salt of its own: what every other path is compared with."""
+    for _ in range(2):
+        one.read(one.new())
+
+
+def repeated(one: Walk) -> None:
+    """The same prompt again, twice."""
+    task = one.new()
+    one.read(task)
+    one.again(task)
+    one.again(task)
+
+
+def _border(one: Walk, size: int | None, what: str) -> None:
+    """Prompts that share size - 1, size and size + 1 tokens with an earlier one, and repeated prompts of these lengths."""
+    if size is None:
+        raise UnwalkableError(f"the size of its {what} is not known, or it has none")
+    border = size * max(1, one.tokens // (2 * size))
+    base = one.new(max(one.tokens, border + 2 * one.block), border)
+    one.read(base)
+    for shift in (-1, 0, 1):
+        other = tasks.other_tail(base, border + shift, one.prompt)
+        one.read(other, reusable=border + shift)
+    for shift in (-1, 0, 1):
+        task = one.new(border + shift)
+        one.read(task, judged=False)
+        one.again(task)
+
+
+def block_border(one: Walk) -> None:
+    """Hits that end just before, at and just after the border of a block."""
+    _border(one, one.pieces.block, "blocks")
+
+
+def chunk_border(one: Walk) -> None:
+    """Hits that end around the border of a prefill chunk."""
+    _border(one, one.pieces.chunk, "prefill chunks")
+
+
+def window_border(one: Walk) -> None:
+    """Hits that end around the border of an attention window or chunk."""
+    _border(one, one.pieces.window, "attention windows")
+
+
+def extended(one: Walk) -> None:
+    """The turns of a conversation: each has the prompt and the answer of the one before, which was written by decoding."""
+    task = one.new()
+    said = one.read(task)
+    for _ in range(2):
+        answer = _ids(said)
+        following = tasks.after(task, answer, one.prompt, one.block + 32)
+        # The key and value of the last answered token are not computed.
+        said = one.read(following, reusable=len(task.prompt) + len(answer) - 1)
+        task = following
+
+
+def _ids(said: Reading) -> list[int]:
+    """Token ids of an answer. Raises `UnwalkableError` if the server does not name them."""
+    names = [token.name.rpartition(":")[2] for token in said.exchange.tokens]
+    if names and all(name.isdigit() for name in names):
+        return [int(name) for name in names]
+    grade = said.task.grade(said.exchange.text)
+    if said.task.question is not None and grade is not None and grade.sound:
+        return list(said.task.question.answer)
+    raise UnwalkableError("the token ids of the answer are not known")
+
+
+def branch(one: Walk) -> None:
+    """Different continuations of one beginning, all at once."""
+    base, shared = one.new(), one.tokens // 2
+    one.read(base)
+    tails = [tasks.other_tail(base, shared, one.prompt) for _ in range(_BRANCHES)]
+    one.together(tails, reusable=[shared] * len(tails))
+    one.again(base)
+
+
+def evicted(one: Walk) -> None:
+    """A prompt whose blocks were given to others, read again."""
+    task = one.new()
+    one.read(task)
+    one.again(task)
+    _fill(one)
+    last = one.again(task, whole_only=False)
+    cached = last.exchange.usage.cached_tokens
+    for _ in range(_ROUNDS - 1):
+        if not cached:
+            break
+        _fill(one)
+        last = one.again(task, whole_only=False)
+        cached = last.exchange.usage.cached_tokens
+    if cached:
+        one.not_taken = f"not taken: {cached:,} tokens of the prompt were still cached after other prompts had filled the pool"
+    one.again(task)
+
+
+def _pool(one: Walk) -> float:
+    pool = one.server.figures.get("kv_cache_tokens")
+    if pool is None:
+        raise UnwalkableError("the size of its KV cache is not known")
+    if pool * _POOLS > _AFFORDABLE_TOKENS:
+        raise UnwalkableError(
+            f"its KV cache holds {pool:,.0f} tokens, and at most {_AFFORDABLE_TOKENS:,} are sent to fill it; "
+            "give the deployment a smaller one (--num-gpu-blocks-override)"
+        )
+    return pool
+
+
+def _fill(one: Walk) -> None:
+    """Read other prompts of more tokens than the KV cache holds."""
+    for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
+        one.read(one.new(), judged=False)
+
+
+def preempted(one: Walk) -> None:
+    """More requests at once than the KV cache holds when their answers grow over the border of a block."""
+    at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
+    blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
+    length = blocks * one.block - 8
+    before = one.scrape()
+    preemptions: float | None = 0
+    for _ in range(_ROUNDS):
+        one.together([one.new(length) for _ in range(at_once)], whole_only=False)
+        preemptions = one.grown("preemptions", before)
+        if preemptions != 0:
+            break
+    one.counts["preemptions"] = preemptions
+    if not preemptions:
+        one.not_taken = "not taken: the server counts no preemption" + ("" if preemptions == 0 else " on its page")
+
+
+def reset(one: Walk) -> None:
+    """A prompt read again after the prefix cache was emptied."""
+    task = one.new()
+    one.read(task)
+    one.again(task)
+    one.reset()
+    one.read(task)  # nothing of it may be found
+    one.again(task)
+
+
+def other_salt(one: Walk) -> None:
+    """A prompt that the cache has under another salt."""
+    if not one.server.backend.salted:
+        raise UnwalkableError(f"the backend {one.server.backend.name} has no cache salt")
+    task = one.new()
+    one.read(task, salt="a")
+    one.read(task, salt="b")  # nothing of it may be found
+    one.again(task, salt="a")
+    one.again(task, salt="b")
+
+
+def crowd(one: Walk) -> None:
+    """Fifty prompts at once: five beginnings with ten continuations each."""
+    heads = [one.new() for _ in range(_HEADS)]
+    shared = one.tokens // 2
+    several = [tasks.other_tail(head, shared, one.prompt) for head in heads for _ in range(_TAILS)]
+    one.together(several, reusable=[shared] * len(several), whole_only=False)
+    again = one.together(several, reusable=[one.tokens] * len(several), whole_only=False)
+    hits = [each.exchange.usage.cached_tokens for each in again]
+    if not any(hits):
+        one.not_taken = "not taken: no prompt of the crowd was found in the cache"
+
+
+def abandoned(one: Walk) -> None:
+    """A prompt whose client left while it was read, asked again."""
+    usual_s = one.read(one.new(), judged=False).exchange.ttft_s or 0.1
+    for _ in range(_ROUNDS):
+        task = one.new()
+        if event_loop.run(_leave(one.server, task, usual_s / 2, one.watch)):
+            one.again(task, whole_only=False)
+            one.again(task)
+            return
+    raise UnwalkableError(f"{_ROUNDS} prompts of {one.tokens:,} tokens were answered before the client could leave")
+
+
+async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCallback) -> bool:
+    """Send *task*, leave *after_s* seconds after the upload; return whether it had not been answered."""
+    async with poll_metrics(server) as gauges:
+        deadline_s = server.deployment.timeouts.request_s(len(task.prompt), 1)
+        talk = StreamedRequest(server, task.prompt, task.output_tokens, deadline_s, watch, gauges=gauges)
+        asking = asyncio.create_task(talk.run())
+        end_s = time.monotonic() + deadline_s
+        while not asking.done() and time.monotonic() < end_s:
+            if talk.uploaded_s is not None and time.monotonic() - talk.uploaded_s > after_s:
+                break
+            await asyncio.sleep(0.005)
+        answered = asking.done() or bool(talk.arrivals_s)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        while not answered and (await gauges.now()).running and time.monotonic() < end_s:
+            await asyncio.sleep(0.02)
+    return not answered
+
+
+def external(one: Walk) -> None:
+    """A prompt that is read back from outside the engine, after its own cache was emptied."""
+    task = one.new()
+    one.read(task)
+    one.reset()
+    before = one.scrape()
+    one.again(task)
+    came = one.grown("external_tokens", before)
+    one.counts["external_tokens"] = came
+    one.reset()
+    one.read(tasks.other_tail(task, one.tokens // 2, one.prompt), reusable=one.tokens // 2, whole_only=False)
+    if came is None:
+        one.not_taken = "not taken: the server has no counter of tokens that came from outside the engine"
+
+
+def speculation(one: Walk) -> None:
+    """Prompts with an earlier answer that invites drafts: right drafts, and drafts that a new value makes wrong."""
+    task = one.new()
+    answer = _ids(one.read(task))
+    before = one.scrape()
+    following = tasks.after(task, answer, one.prompt, one.block)
+    one.read(following)
+    # The answer in this prompt is that to the first one, whose needles had other values.
+    one.read(tasks.after(tasks.other_tail(task, 0, one.prompt), answer, one.prompt, one.block))
+    for name in ("drafted_tokens", "accepted_tokens"):
+        one.counts[name] = one.grown(name, before)
+    if not one.counts["drafted_tokens"]:
+        one.not_taken = "not taken: the server counts no drafted token"
+
+
+def chunks(one: Walk) -> None:
+    """Prompts read in several prefill chunks."""
+    size = one.pieces.chunk
+    if size is None:
+        raise UnwalkableError("the size of its prefill chunks is not known")
+    before = one.scrape()
+    for _ in range(2):
+        one.read(one.new())
+    steps, wanted = one.grown("steps", before), 2 * (-(-one.tokens // size) + one.asked.output_tokens - 1)
+    one.counts["steps"] = steps
+    if steps is None or -(-one.tokens // size) < 2:
+        one.not_taken = "not taken: the server does not count its steps, or the prompt fits in one chunk"
+    elif steps < wanted:
+        one.not_taken = f"not taken: {steps:,.0f} steps, and chunks of {size:,} tokens need {wanted:,}"
+
+
+PATHS: Mapping[str, Path] = MappingProxyType(
+    {
+        "cold": cold,
+        "repeated": repeated,
+        "block-border": block_border,
+        "chunk-border": chunk_border,
+        "window-border": window_border,
+        "extended": extended,
+        "branch": branch,
+        "evicted": evicted,
+        "preempted": preempted,
+        "reset": reset,
+        "other-salt": other_salt,
+        "crowd": crowd,
+        "abandoned": abandoned,
+        "external": external,
+        "speculation": speculation,
+        "chunks": chunks,
+    }
+)
+"""Every path by the name that a finding gives it."""
+
+
+def observe(server: Server, prompt: PromptFactory, asked: Ask, watch: ProgressCallback = no_progress) -> Observation:
+    """Walk ``asked.path`` and return the evidence. Raises `UsageError` for an unknown path."""
+    if asked.path not in PATHS:
+        raise UsageError(unknown("path", str(asked.path), PATHS))
+    return walk.observe(PATHS[asked.path], Walk(server, prompt, asked, watch))
