@@ -101,6 +101,28 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "turn_speedup": Measure(
             "x", "TTFT of a conversation's first turn / median TTFT of its later ones", cold_only=True
         ),
+        # a path of a KV cache, against cold readings of the same prompts
+        "logprob_noise_nats": Measure(
+            "nats", "largest difference of a log-probability between cold readings of one prompt, alone and in company"
+        ),
+        "logprob_gap_nats": Measure(
+            "nats", "largest difference of a log-probability between a path and the nearest cold reading of the same prompt"
+        ),
+        "logprob_excess_nats": Measure(
+            "nats", "logprob_gap_nats beyond what rounding explains: 0.1, or four times logprob_noise_nats"
+        ),
+        "hit_share": Measure(
+            "", "least share of the whole blocks that a prompt shares with an earlier one that were cached tokens"
+        ),
+        "foreign_tokens": Measure(
+            "tokens", "most cached tokens beyond what a prompt shares with earlier ones of the same salt"
+        ),
+        "external_tokens": Measure("tokens", "growth of the counter of prompt tokens from a cache outside the engine"),
+        "preemptions": Measure("requests", "growth of the counter of requests that lost their KV cache while they ran"),
+        "steps": Measure("steps", "growth of the counter of the engine's steps"),
+        "drafted_tokens": Measure("tokens", "growth of the counter of tokens that speculative decoding proposed"),
+        "accepted_tokens": Measure("tokens", "growth of the counter of proposed tokens that were accepted"),
+        "corrupted_requests": Measure("requests", "growth of the counter of requests whose logits had NaNs"),
         # the same question several times, or at several lengths
         "runs": Measure("runs", "readings of which the median is judged"),
         "ttft_spread": Measure("", "(longest TTFT - shortest) / median"),

@@ -71,11 +71,16 @@ def _from(text: str, index: int) -> str:
 
 
 def logprob_gap(first: Sequence[Token], second: Sequence[Token]) -> float | None:
-    """Largest difference of the log-probabilities of equal tokens, up to the first that differs, in nats; None without any."""
+    """
+    Largest difference of the log-probabilities of equal tokens and of their runners-up, up to the first token that differs.
+
+    In nats; None if no token has any. Where an answer is nearly certain, only the runner-up shows how certain.
+    """
     gaps: list[float] = []
     for one, other in zip(first, second, strict=False):
         if one.name != other.name:
             break
-        if one.logprob is not None and other.logprob is not None:
-            gaps.append(abs(one.logprob - other.logprob))
+        for a, b in ((one.logprob, other.logprob), (one.runner_up, other.runner_up)):
+            if a is not None and b is not None:
+                gaps.append(abs(a - b))
     return max(gaps, default=None)

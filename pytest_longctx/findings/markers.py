@@ -27,6 +27,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "expected_oom": "configurations that must run out of memory or be refused",
         "limits": "the longest request that is served, and the first that is refused",
         "retrieval": "the answer depends on something far back, and is right",
+        "state_paths": "every way in which a KV cache comes about gives the cold answer",
         "prefix_cache": "what a cache may answer, and what it must not",
         "concurrency": "several requests at once",
         "accuracy": "known questions are answered as well as documented",

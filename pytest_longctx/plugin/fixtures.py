@@ -266,6 +266,20 @@ def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFact
 
 
 @pytest.fixture
+def state_path(
+    longctx_session: "Session", server: "Server", prompt: "PromptFactory"
+) -> "Callable[[Asked], Observation]":
+    """``state_path(finding.ask)``: read prompts on the path ``ask.path`` and cold, and compare both; an `Observation`."""
+    from pytest_longctx.client import state_paths
+
+    def walk(asked: "Asked") -> "Observation":
+        with longctx_session.measuring(server, asked.prompt_tokens):
+            return state_paths.observe(server, prompt, asked, longctx_session.progress_line.update)
+
+    return walk
+
+
+@pytest.fixture
 def accuracy(longctx_session: "Session", server: "Server") -> Accuracy:
     """``accuracy(finding.ask)``: lm-eval asks and scores the questions of a task; an `Observation`."""
 

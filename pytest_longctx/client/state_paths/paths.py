@@ -28,6 +28,11 @@ _POOLS: Final = 1.2
 _AFFORDABLE_TOKENS: Final = 120_000
 """Prompt tokens that one path may send to fill a KV cache."""
 
+_CONNECTED: Final = frozenset(
+    ("kv-transfer-config", "kv-offloading-size", "kv-offloading-backend", "enable-hierarchical-cache", "enable-lmcache")
+)
+"""Flags that connect an engine with a cache outside of it."""
+
 
 def cold(one: Walk) -> None:
     """New prompts, each read once under a salt of its own: what every other path is compared with."""
@@ -226,6 +231,10 @@ async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCall
 
 def external(one: Walk) -> None:
     """A prompt that is read back from outside the engine, after its own cache was emptied."""
+    before = one.scrape()
+    connected = sorted(_CONNECTED & one.server.deployment.flags.keys())
+    if not connected and not before.external_tokens:
+        raise UnwalkableError("no flag of the deployment connects it with a cache outside the engine, and none has answered")
     task = one.new()
     one.read(task)
     one.reset()
@@ -237,15 +246,20 @@ def external(one: Walk) -> None:
     one.read(tasks.other_tail(task, one.tokens // 2, one.prompt), reusable=one.tokens // 2, whole_only=False)
     if came is None:
         one.not_taken = "not taken: the server has no counter of tokens that came from outside the engine"
+    elif not came:
+        # A flag claims a cache; that it never answers is a fault, which the bound on hit_share reports.
+        one.caching = True
 
 
 def speculation(one: Walk) -> None:
     """Prompts with an earlier answer that invites drafts: right drafts, and drafts that a new value makes wrong."""
+    before = one.scrape()
+    if before.drafted_tokens is None:
+        raise UnwalkableError("the server has no counter of drafted tokens, so it does not decode speculatively")
     task = one.new()
     answer = _ids(one.read(task))
-    before = one.scrape()
     following = tasks.after(task, answer, one.prompt, one.block)
-    one.read(following)
+    one.read(following, reusable=len(task.prompt) + len(answer) - 1, whole_only=False)
     # The answer in this prompt is that to the first one, whose needles had other values.
     one.read(tasks.after(tasks.other_tail(task, 0, one.prompt), answer, one.prompt, one.block))
     for name in ("drafted_tokens", "accepted_tokens"):
