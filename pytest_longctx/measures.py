@@ -71,6 +71,10 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "rungs preserved above a lost one; above 0, keys are read back as other numbers",
         ),
         "kv_relative_step": Measure("", "2^-kv_mantissa_bits: the step between numbers just above 1"),
+        "kv_bits_beyond": Measure(
+            "bits",
+            "kv_mantissa_bits - those of the KV-cache dtype; above 0 the dtype is ignored, below 0 the cache is coarser",
+        ),
         "longest_served_tokens": Measure("tokens", "longest prompt served together with its answer"),
         "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
         "tries": Measure("requests", "requests or boots needed by a search"),
@@ -106,7 +110,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "nats", "largest difference of a log-probability between cold readings of one prompt, alone and in company"
         ),
         "logprob_gap_nats": Measure(
-            "nats", "largest difference of a log-probability between a path and the nearest cold reading of the same prompt"
+            "nats",
+            "largest difference of a log-probability between a path and the nearest cold reading of the same prompt",
         ),
         "logprob_excess_nats": Measure(
             "nats", "logprob_gap_nats beyond what rounding explains: 0.1, or four times logprob_noise_nats"
@@ -119,7 +124,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "external_tokens": Measure("tokens", "growth of the counter of prompt tokens from a cache outside the engine"),
         "preemptions": Measure("requests", "growth of the counter of requests that lost their KV cache while they ran"),
-        "steps": Measure("steps", "growth of the counter of the engine's steps"),
+        "prefill_steps": Measure("steps", "different usages of the KV cache that were seen while a prompt was read"),
         "drafted_tokens": Measure("tokens", "growth of the counter of tokens that speculative decoding proposed"),
         "accepted_tokens": Measure("tokens", "growth of the counter of proposed tokens that were accepted"),
         "corrupted_requests": Measure("requests", "growth of the counter of requests whose logits had NaNs"),

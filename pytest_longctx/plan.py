@@ -267,7 +267,9 @@ def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backen
     times_s = sum(expected_ttft_s(one, length, needs, backend) or 0.0 for length in lengths)
     if question == "load" and ask.rate_per_s is not None:
         return max(times_s, (ask.requests or 0) / ask.rate_per_s)
-    return times_s * {"reset": 2, "path": _PATH_READINGS}.get(question, 1) + (_LOG_WINDOWS_S if question == "logged-rate" else 0.0)
+    return times_s * {"reset": 2, "path": _PATH_READINGS}.get(question, 1) + (
+        _LOG_WINDOWS_S if question == "logged-rate" else 0.0
+    )
 
 
 def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:

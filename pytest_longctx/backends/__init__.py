@@ -45,8 +45,6 @@ class MetricNames(toml.Table):
     """Counter: those of them that came through a connector from outside the engine; a part of `cached_tokens`."""
     preemptions: toml.Names = ()
     """Counter: requests whose KV cache was taken from them while they ran."""
-    steps: toml.Names = ()
-    """Counter: steps of the engine."""
     drafted_tokens: toml.Names = ()
     """Counter: tokens proposed by speculative decoding."""
     accepted_tokens: toml.Names = ()

@@ -37,7 +37,6 @@ class ServerMetrics:
     cached_tokens: float | None = None
     external_tokens: float | None = None
     preemptions: float | None = None
-    steps: float | None = None
     drafted_tokens: float | None = None
     accepted_tokens: float | None = None
     corrupted_requests: float | None = None
@@ -87,7 +86,6 @@ _COUNTERS = (
     "cached_tokens",
     "external_tokens",
     "preemptions",
-    "steps",
     "drafted_tokens",
     "accepted_tokens",
     "corrupted_requests",

@@ -56,6 +56,7 @@ Path = Literal[
     "external",
     "speculation",
     "chunks",
+    "stored-dtype",
 ]
 """A way in which a KV cache comes about; see `pytest_longctx.client.state_paths`."""
 

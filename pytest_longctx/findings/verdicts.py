@@ -246,7 +246,9 @@ def _as_if_transferred(seen: Observation) -> bool:
     The counters of a server separate its own cache from what it received, so with them there is no doubt.
     """
     cached = seen.metrics.get("cached_tokens")
-    return seen.sent_tokens is not None and cached == seen.sent_tokens - 1 and "server_cached_tokens" not in seen.metrics
+    return (
+        seen.sent_tokens is not None and cached == seen.sent_tokens - 1 and "server_cached_tokens" not in seen.metrics
+    )
 
 
 def _bounded(finding: Finding, seen: Observation) -> Iterator[Line]:

@@ -1,12 +1,14 @@
 """The paths by name. Each sends its readings, and notes what proves that the path was taken."""
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 from pytest_longctx.client import event_loop
+from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.request import StreamedRequest
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.state_paths import tasks, walk
@@ -17,6 +19,7 @@ from pytest_longctx.client.watchdog import poll_metrics
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.observation import Observation
+from pytest_longctx.probe import codes, grading
 from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import PromptFactory
 
@@ -126,7 +129,9 @@ def evicted(one: Walk) -> None:
         last = one.again(task, whole_only=False)
         cached = last.exchange.usage.cached_tokens
     if cached:
-        one.not_taken = f"not taken: {cached:,} tokens of the prompt were still cached after other prompts had filled the pool"
+        one.not_taken = (
+            f"not taken: {cached:,} tokens of the prompt were still cached after other prompts had filled the pool"
+        )
     one.again(task)
 
 
@@ -224,7 +229,7 @@ async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCall
         answered = asking.done() or bool(talk.arrivals_s)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        while not answered and (await gauges.now()).running and time.monotonic() < end_s:
+        while not answered and (await gauges.now()).running and time.monotonic() < end_s:  # noqa: ASYNC110 - a page
             await asyncio.sleep(0.02)
     return not answered
 
@@ -234,7 +239,9 @@ def external(one: Walk) -> None:
     before = one.scrape()
     connected = sorted(_CONNECTED & one.server.deployment.flags.keys())
     if not connected and not before.external_tokens:
-        raise UnwalkableError("no flag of the deployment connects it with a cache outside the engine, and none has answered")
+        raise UnwalkableError(
+            "no flag of the deployment connects it with a cache outside the engine, and none has answered"
+        )
     task = one.new()
     one.read(task)
     one.reset()
@@ -269,19 +276,69 @@ def speculation(one: Walk) -> None:
 
 
 def chunks(one: Walk) -> None:
-    """Prompts read in several prefill chunks."""
-    size = one.pieces.chunk
-    if size is None:
-        raise UnwalkableError("the size of its prefill chunks is not known")
-    before = one.scrape()
+    """Prompts read in several prefill chunks, so that the KV cache in use grows while a prompt is read."""
     for _ in range(2):
-        one.read(one.new())
-    steps, wanted = one.grown("steps", before), 2 * (-(-one.tokens // size) + one.asked.output_tokens - 1)
-    one.counts["steps"] = steps
-    if steps is None or -(-one.tokens // size) < 2:
-        one.not_taken = "not taken: the server does not count its steps, or the prompt fits in one chunk"
-    elif steps < wanted:
-        one.not_taken = f"not taken: {steps:,.0f} steps, and chunks of {size:,} tokens need {wanted:,}"
+        task = one.new()
+        exchange, levels = event_loop.run(_watched(one.server, task, one.watch))
+        if exchange.ending != "complete":
+            raise walk.UnservedError(exchange)
+        one.readings.append(Reading(task, exchange))
+        one.counts["prefill_steps"] = min(levels, one.counts.get("prefill_steps") or levels)
+    if (one.counts["prefill_steps"] or 0) < 2:
+        one.not_taken = "not taken: the KV cache in use did not grow while a prompt was read"
+
+
+async def _watched(server: Server, task: Task, watch: ProgressCallback) -> tuple[Exchange, int]:
+    """Read *task*; return also how many levels the usage of the KV cache had before the first token."""
+    async with poll_metrics(server) as gauges:
+        deadline_s = server.deployment.timeouts.request_s(len(task.prompt), task.output_tokens)
+        talk = StreamedRequest(server, task.prompt, task.output_tokens, deadline_s, watch, gauges=gauges, traced=True)
+        asking, seen = asyncio.create_task(talk.run()), set[float]()
+        while not asking.done() and not talk.arrivals_s:
+            usage = (await gauges.now()).kv_usage
+            if usage and not talk.arrivals_s:
+                seen.add(usage)
+            await asyncio.sleep(0.005)
+        return await asking, len(seen)
+
+
+def stored_dtype(one: Walk) -> None:
+    """Keys that differ by ever smaller steps: the KV cache keeps as many bits as its dtype has, no more and no fewer."""
+    if not one.probe:
+        raise UnwalkableError("the precision of keys is provable for a probe only")
+    asked = str(one.server.deployment.flags.get("kv-cache-dtype", "auto"))
+    computed = str(one.server.words.get("dtype") or one.server.deployment.flags.get("dtype", "auto"))
+    bits = mantissa_bits(computed if asked == "auto" else asked)
+    if bits is None:
+        raise UnwalkableError(
+            f"it is not known how many bits of a key {asked!r} keeps with {computed!r} as the model's dtype"
+        )
+    ladder = grading.plant(one.prompt(one.tokens))
+    found = grading.ladder_text(one.read(Task(ladder.prompt, ladder.output_tokens)).exchange.text)
+    one.counts |= {
+        "kv_mantissa_bits": found.mantissa_bits,
+        "kv_ladder_breaks": found.breaks,
+        "kv_bits_beyond": None if found.mantissa_bits is None else found.mantissa_bits - bits,
+    }
+
+
+_EXACT_BITS: Final = MappingProxyType(
+    {"bfloat16": 7, "float16": 10, "float32": codes.RUNGS, "fp8": 3, "fp8_e4m3": 3, "fp8_e5m2": 2}
+)
+_INTEGER: Final = re.compile(r"(?:int|[_k]|nvfp)(\d)(?:bit|v\d|_|$)")
+
+
+def mantissa_bits(dtype: str) -> int | None:
+    """
+    Mantissa bits of a key that a KV cache of *dtype* keeps, at most as many as the ladder has rungs; None if not known.
+
+    Integers of b bits scaled to a largest key of at least 1.5 have steps of 1.5 / (2^(b-1) - 1), so they keep b - 2 at most.
+
+    >>> mantissa_bits("fp8_e4m3"), mantissa_bits("turboquant_k8v4"), mantissa_bits("ultraquant_4bit")
+    (3, 6, 2)
+    """
+    named = _INTEGER.search(dtype)
+    return _EXACT_BITS.get(dtype, int(named[1]) - 2 if named else None)
 
 
 PATHS: Mapping[str, Path] = MappingProxyType(
@@ -302,6 +359,7 @@ PATHS: Mapping[str, Path] = MappingProxyType(
         "external": external,
         "speculation": speculation,
         "chunks": chunks,
+        "stored-dtype": stored_dtype,
     }
 )
 """Every path by the name that a finding gives it."""

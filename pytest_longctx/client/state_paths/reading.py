@@ -57,7 +57,9 @@ class Reading:
         return None if cached is None else max(0, cached - self.reusable)
 
 
-def differences(readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]) -> Iterator[tuple[Reading, Difference]]:
+def differences(
+    readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]
+) -> Iterator[tuple[Reading, Difference]]:
     """Each reading whose answer differs from the first cold one of the same prompt, and where first."""
     for each in readings:
         for cold in colds.get(each.task.name, ())[:1]:

@@ -89,9 +89,7 @@ class Walk:
 
     def new(self, tokens: int | None = None, border: int | None = None) -> Task:
         """A new task of *tokens*, by default as the finding asks."""
-        return tasks.new(
-            self.prompt, tokens or self.tokens, self.asked.output_tokens, probe=self.probe, border=border
-        )
+        return tasks.new(self.prompt, tokens or self.tokens, self.asked.output_tokens, probe=self.probe, border=border)
 
     def read(
         self, task: Task, *, reusable: int = 0, salt: str = "", judged: bool = True, whole_only: bool = True
@@ -213,7 +211,7 @@ def _window(server: Server) -> int | None:
 
 
 def summary(walk: Walk) -> Observation:
-    """The evidence of *walk*: its readings compared with their controls. The outcome is None if all is right and the path not taken."""
+    """The readings of *walk* compared with their controls. The outcome is None if all is right and the path was not taken."""
     readings, colds, pieces = walk.readings, walk.colds, walk.pieces
     apart = list(reading.differences(readings, colds))
     certain = [(each, found) for each, found in apart if not found.tied]
@@ -257,9 +255,14 @@ def _hits(walk: Walk) -> dict[str, float | None]:
     shares = [each.hit_share(walk.block) for each in wanted]
     known = [share for share in shares if share is not None]
     if len(known) == len(shares) and known and walk.caching is not True and max(known) == 0:
-        walk.not_taken = walk.not_taken or "not taken: no prompt was found in the cache, and the server does not say that it has one"
+        walk.not_taken = (
+            walk.not_taken or "not taken: no prompt was found in the cache, and the server does not say that it has one"
+        )
         return {}
     return {"hit_share": min(known) if len(known) == len(shares) else None, "cached_tokens": _mean_cached(wanted)}
+
+
+_NO_HIT: Final = "not taken: no prompt was found in the cache, and the server does not say that it has one"
 
 
 def _mean_cached(wanted: Sequence[Reading]) -> float | None:
