@@ -74,7 +74,7 @@ class Usage:
     cached_tokens: int | None = None
     """Prompt tokens from a cache; for a server that receives KV caches, without those that it received."""
     transferred_tokens: int | None = None
-    """Prompt tokens whose KV cache a prefill role computed for this request and sent; None: not known, or there is no such role."""
+    """Prompt tokens whose KV cache a prefill role computed and sent; None: not known, or there is no such role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,6 @@ class Ledger:
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     """Tokens from a cache or a transfer, from every source."""
-    external_tokens: int | None = None
-    """Those of them that came from outside the engine: from a cache of its own, a file, or a prefill role."""
     first_tokens: int | None = None
     """Number of requests that have had their first token."""
     ttft_s: float | None = None
@@ -98,6 +96,8 @@ class Ledger:
     prefill_s: float | None = None
     times_first_token: bool = True
     """False: the server has no time-to-first-token counter, so a missing value is not an error."""
+    external_tokens: int | None = None
+    """Those of *cached_tokens* that came from outside the engine: from a cache of its own, a file, or a prefill role."""
 
     @property
     def local_tokens(self) -> int | None:

@@ -197,10 +197,10 @@ def crowd(one: Walk) -> None:
     shared = one.tokens // 2
     several = [tasks.other_tail(head, shared, one.prompt) for head in heads for _ in range(_TAILS)]
     one.together(several, reusable=[shared] * len(several), whole_only=False)
-    again = one.together(several, reusable=[one.tokens] * len(several), whole_only=False)
-    hits = [each.exchange.usage.cached_tokens for each in again]
-    if not any(hits):
-        one.not_taken = "not taken: no prompt of the crowd was found in the cache"
+    before = one.scrape()
+    one.together(several, reusable=[one.tokens] * len(several), whole_only=False)
+    if not one.grown("cached_tokens", before):
+        one.not_taken = "not taken: the server counts no token of the crowd that came from its cache"
 
 
 def abandoned(one: Walk) -> None:

@@ -121,6 +121,10 @@ class Walk:
             self.readings += found
         return found
 
+    def colds_of(self, each: Reading) -> Sequence[Exchange]:
+        """The cold readings of the same prompt."""
+        return self.colds.get(each.task.name, ())
+
     async def _all(self, several: Sequence[tuple[Task, str]]) -> list[Exchange]:
         alone = len(several) == 1
         async with poll_metrics(self.server) as gauges:
@@ -218,23 +222,34 @@ def summary(walk: Walk) -> Observation:
     noise, gap = reading.noise_nats(colds), reading.gap_nats(readings, colds)
     shaky = reading.unstable(colds)
     wrong = list(reading.wrong_needles(readings, pieces))
-    everything = [*readings, *(Reading(each.task, cold) for each in readings for cold in colds.get(each.task.name, ()))]
-    foreign = [tokens for each in everything if (tokens := each.foreign_tokens) is not None]
+    foreign = _foreign(walk)
     metrics: dict[str, float | None] = {
         "requests": len(readings),
         "answers_changed": None if shaky or len(apart) > len(certain) else len(certain),
         "logprob_noise_nats": noise,
         "logprob_gap_nats": gap,
         "logprob_excess_nats": None if noise is None or gap is None else max(0.0, gap - reading.allowed_nats(noise)),
-        "foreign_tokens": max(foreign) if len(foreign) == len(everything) and foreign else None,
+        "foreign_tokens": foreign,
         **_needles(readings),
         **_hits(walk),
         **walk.counts,
     }
     said = [*wrong, *(reading.place(each, found, pieces) for each, found in certain), shaky]
-    bad = bool(wrong or certain or any(foreign))
+    bad = bool(wrong or certain or foreign)
     text = "; ".join(filter(None, (walk.not_taken if not bad else "", *islice(filter(None, said), 3))))
     return Observation("serves" if bad or not walk.not_taken else None, metrics, phase="request", said=text)
+
+
+def _foreign(walk: Walk) -> float | None:
+    """
+    The most `Reading.foreign_tokens` of the readings and of their controls, of which nothing may be cached.
+
+    None if it is not known of a reading. A control in company is left out where usage does not report its cached tokens.
+    """
+    of_path = [each.foreign_tokens for each in walk.readings]
+    of_controls = [Reading(each.task, cold).foreign_tokens for each in walk.readings for cold in walk.colds_of(each)]
+    known = [tokens for tokens in (*of_path, *of_controls) if tokens is not None]
+    return None if None in of_path or not known else max(known)
 
 
 def _needles(readings: Sequence[Reading]) -> dict[str, float | None]:

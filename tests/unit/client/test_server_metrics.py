@@ -204,6 +204,8 @@ def test_every_name_of_ours_is_on_the_page_of_a_real_server():
         prompt_tokens=6784.0,
         generated_tokens=2432.0,
         cached_tokens=0.0,
+        external_tokens=0.0,
+        preemptions=0.0,
         first_tokens=32.0,
         ttft_s=0.7453536987304688,
         queue_s=0.0004635069990399643,
