@@ -22,6 +22,7 @@ from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings.finding import load_all as load_findings
 from pytest_longctx.findings.scope import Conditions, dead, match
 from pytest_longctx.findings.verdicts import WORST_FIRST
+from pytest_longctx.launchers import selftest
 from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
@@ -116,8 +117,6 @@ def add_selftest_command(commands: Any) -> None:
 
 
 def _selftest(given: Namespace) -> int:
-    from pytest_longctx.launchers import selftest
-
     return 0 if selftest.run(given.engine, given.faults, given.logs, lambda row: print(row, flush=True)) else 1
 
 

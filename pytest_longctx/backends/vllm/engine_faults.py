@@ -1,9 +1,9 @@
 """
-A vLLM plugin that plants one fault in a running engine, to test the tests. Never install it for a server that others use.
+A vLLM plugin that plants one fault in a running engine, to test the tests. Never use it on a server that others use.
 
-`write_plugin` makes a folder for PYTHONPATH. vLLM loads this module from there in each of its processes, as a general plugin. The name
-of a fault in the file that `CONTROL` names arms it while the server runs; an empty file disarms it. This module must import only the
-standard library at its top: it runs in the engine's environment.
+`write_plugin` makes a folder for PYTHONPATH. vLLM loads this module from there in each of its processes, as a general plugin.
+The name of a fault in the file that `CONTROL` names arms it while the server runs; an empty file disarms it. This module runs in
+the engine's environment, so that it imports only the standard library at its top.
 """
 
 import os
@@ -79,7 +79,7 @@ def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 def _wrap_hits() -> None:
     """Faults of the blocks that the scheduler finds in the cache."""
-    from vllm.v1.core.kv_cache_manager import KVCacheManager  # type: ignore[import-not-found]
+    from vllm.v1.core.kv_cache_manager import KVCacheManager
 
     def make(true: Any) -> Any:
         def get_computed_blocks(self: Any, request: Any) -> Any:
@@ -142,7 +142,7 @@ def _wrap_hashes() -> None:
 
 def _wrap_pool() -> None:
     """Faults of eviction and reset."""
-    from vllm.v1.core.block_pool import BlockPool  # type: ignore[import-not-found]
+    from vllm.v1.core.block_pool import BlockPool
 
     def evict(true: Any) -> Any:
         def _maybe_evict_cached_block(self: Any, block: Any) -> Any:
@@ -163,48 +163,52 @@ def _wrap_pool() -> None:
 
 def _wrap_attention() -> None:
     """Faults of what attention reads and stores."""
-    from vllm.v1.attention.backends import cpu_attn  # type: ignore[import-not-found]
+    from vllm.v1.attention.backends import cpu_attn
 
-    def build(true: Any) -> Any:
-        def build(self: Any, common_prefix_len: int, common: Any, *rest: Any, **named: Any) -> Any:
-            made = true(self, common_prefix_len, common, *rest, **named)
-            made.block_table = _table(armed(), made.block_table, made.seq_lens, self.block_size)
-            made.longctx_hit = _hit(made)
-            return made
+    _wrap(cpu_attn.CPUAttentionMetadataBuilder, "build", _building)
+    _wrap(cpu_attn.CPUAttentionBackendImpl, "do_kv_cache_update", _storing)
+    _wrap(cpu_attn.CPUAttentionBackendImpl, "forward", _attending)
 
-        return build
 
-    def store(true: Any) -> Any:
-        calls = [0]
+def _building(true: Any) -> Any:
+    def build(self: Any, common_prefix_len: int, common: Any, *rest: Any, **named: Any) -> Any:
+        made = true(self, common_prefix_len, common, *rest, **named)
+        made.block_table = _table(armed(), made.block_table, made.seq_lens, self.block_size)
+        made.longctx_hit = _hit(made)
+        return made
 
-        def do_kv_cache_update(self: Any, layer: Any, key: Any, value: Any, *rest: Any) -> Any:
-            fault, last = armed(), _is_last(layer)
-            calls[0] += 1
-            if fault == "writes-lost" and last and calls[0] % 2:
-                return None
-            if fault == "values-halved" and last:
-                value = value * 0.5
-            if fault == "keys-zeroed" and last:
-                key = key * 0.0
-            if fault == "nan" and last:
-                value = value.clone()
-                value[0] = float("nan")
-            return true(self, layer, key, value, *rest)
+    return build
 
-        return do_kv_cache_update
 
-    def forward(true: Any) -> Any:
-        def forward(self: Any, layer: Any, query: Any, key: Any, value: Any, cache: Any, made: Any, output: Any, *rest: Any, **named: Any) -> Any:  # fmt: skip
-            found = true(self, layer, query, key, value, cache, made, output, *rest, **named)
-            if made is not None and _is_last(layer) and armed() == "values-of-hits-scaled" and made.longctx_hit:
-                found.mul_(1.1)
-            return found
+def _storing(true: Any) -> Any:
+    calls = [0]
 
-        return forward
+    def do_kv_cache_update(self: Any, layer: Any, key: Any, value: Any, *rest: Any) -> Any:
+        fault = armed() if _is_last(layer) else ""
+        calls[0] += bool(fault)
+        if fault == "writes-lost" and calls[0] % 2:
+            return None
+        if fault == "values-halved":
+            value = value * 0.5
+        if fault == "keys-zeroed":
+            key = key * 0.0
+        if fault == "nan":
+            value = value.clone()
+            value[0] = float("nan")
+        return true(self, layer, key, value, *rest)
 
-    _wrap(cpu_attn.CPUAttentionMetadataBuilder, "build", build)
-    _wrap(cpu_attn.CPUAttentionBackendImpl, "do_kv_cache_update", store)
-    _wrap(cpu_attn.CPUAttentionBackendImpl, "forward", forward)
+    return do_kv_cache_update
+
+
+def _attending(true: Any) -> Any:
+    def forward(self: Any, layer: Any, *tensors: Any, **named: Any) -> Any:
+        found = true(self, layer, *tensors, **named)
+        made = named.get("attn_metadata") or tensors[4]
+        if made is not None and _is_last(layer) and armed() == "values-of-hits-scaled" and made.longctx_hit:
+            found.mul_(1.1)
+        return found
+
+    return forward
 
 
 def _is_last(layer: Any) -> bool:
@@ -225,7 +229,7 @@ def _table(fault: str, table: Any, lengths: Any, size: int) -> Any:
         swapped[[0, 1]] = table[[1, 0]]
         return swapped
     many = fault == "wrong-block-in-company" and requests >= _MANY
-    if fault != "wrong-block" and fault != "wrong-block-far" and not many:
+    if fault not in ("wrong-block", "wrong-block-far") and not many:
         return table
     wrong = table.clone()
     for row in range(requests):
@@ -236,7 +240,7 @@ def _table(fault: str, table: Any, lengths: Any, size: int) -> Any:
 
 def _wrap_usage() -> None:
     """A fault of what is reported."""
-    from vllm.v1.engine import output_processor  # type: ignore[import-not-found]
+    from vllm.v1.engine import output_processor
 
     def make(true: Any) -> Any:
         def make_request_output(self: Any, *rest: Any, **named: Any) -> Any:
