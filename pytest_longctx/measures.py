@@ -128,6 +128,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "drafted_tokens": Measure("tokens", "growth of the counter of tokens that speculative decoding proposed"),
         "accepted_tokens": Measure("tokens", "growth of the counter of proposed tokens that were accepted"),
         "corrupted_requests": Measure("requests", "growth of the counter of requests whose logits had NaNs"),
+        "kv_canary_violations": Measure(
+            "slots", "slots of the KV cache that the engine's own canary has reported as corrupted since it started"
+        ),
         # the same question several times, or at several lengths
         "runs": Measure("runs", "readings of which the median is judged"),
         "ttft_spread": Measure("", "(longest TTFT - shortest) / median"),

@@ -98,6 +98,8 @@ class Ledger:
     """False: the server has no time-to-first-token counter, so a missing value is not an error."""
     external_tokens: int | None = None
     """Those of *cached_tokens* that came from outside the engine: from a cache of its own, a file, or a prefill role."""
+    corrupted_requests: int | None = None
+    """Requests whose logits had NaNs; None if the server does not look for them."""
 
     @property
     def local_tokens(self) -> int | None:
@@ -218,6 +220,7 @@ class Exchange:
             "server_prompt_tokens": ledger.prompt_tokens,
             "server_completion_tokens": ledger.completion_tokens,
             "server_cached_tokens": ledger.local_tokens,
+            **({} if ledger.corrupted_requests is None else {"corrupted_requests": ledger.corrupted_requests}),
             **clocks,
             "queue_s": ledger.queue_s,
             "server_prefill_s": ledger.prefill_s,

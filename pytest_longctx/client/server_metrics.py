@@ -71,6 +71,7 @@ class ServerMetrics:
             completion_tokens=counted("generated_tokens"),
             cached_tokens=counted("cached_tokens"),
             external_tokens=counted("external_tokens") if self.external_tokens is not None else None,
+            corrupted_requests=counted("corrupted_requests") if self.corrupted_requests is not None else None,
             first_tokens=counted("first_tokens"),
             ttft_s=self.grown("ttft_s", before),
             queue_s=self.grown("queue_s", before),

@@ -145,6 +145,14 @@ class RateLine(toml.Table):
     near_miss: str
 
 
+class CanaryLine(toml.Table):
+    """A line by which the engine itself reports that its KV cache was corrupted, while it continues to answer."""
+
+    regex: Pattern
+    example: str
+    near_miss: str
+
+
 class Catalogue(toml.Table):
     """All that is known of one engine's log."""
 
@@ -158,6 +166,7 @@ class Catalogue(toml.Table):
     refusal: Annotated[tuple[Signature, ...], toml.LISTED] = ()
     """What a request is turned down with: no failure of the server, so it is not looked for in the log."""
     rate: RateLine | None = None
+    canary: CanaryLine | None = None
     benign: Annotated[tuple[Benign, ...], toml.LISTED] = ()
 
 

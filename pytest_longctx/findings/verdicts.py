@@ -185,9 +185,21 @@ def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
     yield from _cache_was_as_wanted(finding, seen, limited, warmed)
     if "answers_changed" in seen.metrics and "answers_changed" not in limited:
         yield _held("answers_changed", seen.metrics["answers_changed"], Bound(unit="requests", exactly=0))
+    yield from _sound(seen, limited)
     peak = seen.metrics.get("peak_share")
     if peak is not None and "peak_share" not in limited:
         yield _held("peak_share", peak, Bound(unit="", at_most=1.0))
+
+
+_CANARIES = ("corrupted_requests", "kv_canary_violations")
+"""What an engine reports of its own corruption while it answers; absent if it does not look for it."""
+
+
+def _sound(seen: Observation, limited: set[str]) -> Iterator[Line]:
+    """The engine reports no corruption of its own."""
+    for name in _CANARIES:
+        if name in seen.metrics and name not in limited:
+            yield _held(name, seen.metrics[name], Bound(unit=MEASURES[name].unit, exactly=0))
 
 
 def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:

@@ -45,8 +45,6 @@ class Judged:
 
     fault: str
     verdicts: tuple[Verdict, ...]
-    died: str = ""
-    """Why the fault could not be judged; empty if it was."""
 
     @property
     def red(self) -> tuple[Verdict, ...]:
@@ -61,7 +59,7 @@ class Judged:
         green = ", ".join(str(each.finding.ask.path) for each in self.verdicts if each.word == "holds")
         unmeasured = ", ".join(str(each.finding.ask.path) for each in self.verdicts if each.word == "unmeasured")
         what = engine_faults.FAULTS.get(self.fault, "the engine as it is")
-        return f"| `{self.fault}` | {what} | {self.died or red or 'none'} | {green or 'none'} | {unmeasured} |"
+        return f"| `{self.fault}` | {what} | {red or 'none'} | {green or 'none'} | {unmeasured or 'none'} |"
 
 
 HEAD: Final = "| fault | what it does | red | green | unmeasured |\n| --- | --- | --- | --- | --- |"

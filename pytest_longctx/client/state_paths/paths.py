@@ -367,6 +367,6 @@ PATHS: Mapping[str, Path] = MappingProxyType(
 
 def observe(server: Server, prompt: PromptFactory, asked: Ask, watch: ProgressCallback = no_progress) -> Observation:
     """Walk ``asked.path`` and return the evidence. Raises `UsageError` for an unknown path."""
-    if asked.path not in PATHS:
+    if asked.path is None or asked.path not in PATHS:
         raise UsageError(unknown("path", str(asked.path), PATHS))
     return walk.observe(PATHS[asked.path], Walk(server, prompt, asked, watch))

@@ -22,14 +22,15 @@ def test_answers_differ_first_where_their_common_beginning_ends(first, second):
     if not first or not second or names == others:
         assert found is None
     else:
+        assert found is not None
         assert names[: found.index] == others[: found.index]
         assert names[found.index : found.index + 1] != others[found.index : found.index + 1]
 
 
 def test_a_difference_between_two_equal_choices_proves_nothing():
-    cold = [Token("a", -0.7, -0.72)]
-    assert first_difference(cold, [Token("b", -0.7)]).tied
-    assert not first_difference([Token("a", -0.1, -3.0)], [Token("b", -0.1)]).tied
+    close, clear = [Token("a", -0.7, -0.72)], [Token("a", -0.1, -3.0)]
+    found = [first_difference(cold, [Token("b", -0.7)]) for cold in (close, clear)]
+    assert [each and each.tied for each in found] == [True, False]
 
 
 def test_the_runner_up_shows_what_a_certain_answer_hides():
@@ -89,3 +90,11 @@ def test_a_known_decode_role_counts_transfers_apart():
     assert by_role(told, Ledger(1000, 4, 999, external_tokens=487)) == Usage(1000, 4, 512, 487)
     received = replace(exchange(), usage=by_role(told, None))
     assert judge(factories.finding(**SERVED), received.observe()).word == "holds"
+
+
+@pytest.mark.parametrize(("corrupted", "word"), [(None, "holds"), (0, "holds"), (1, "broken")])
+def test_a_request_that_the_engine_itself_counts_as_corrupted_is_broken(corrupted, word):
+    ledger = Ledger(1000, 4, 0, corrupted_requests=corrupted, times_first_token=False)
+    verdict = judge(factories.finding(**SERVED), exchange(ledger=ledger).observe())
+    assert verdict.word == word
+    assert [line.measure for line in verdict.broken] == (["corrupted_requests"] if corrupted else [])

@@ -35,6 +35,8 @@ def test_another_tail_differs_from_its_first_token_on(tokens, data):
     shared = data.draw(st.integers(0, tokens - 2))
     task = tasks.new(probe(), tokens, 64, probe=True)
     other = tasks.other_tail(task, shared, probe(1))
+    assert task.question is not None
+    assert other.question is not None
     same = np.asarray(task.prompt.ids == other.prompt.ids)
     assert same[:shared].all()
     assert not same[shared]
@@ -46,14 +48,17 @@ def test_another_tail_differs_from_its_first_token_on(tokens, data):
 
 def test_the_next_turn_holds_the_turn_before_and_asks_the_same():
     task = tasks.new(probe(), 500, 64, probe=True)
+    assert task.question is not None
     following = tasks.after(task, task.question.answer, probe(1), 100)
     assert (following.prompt.ids[:500] == task.prompt.ids).all()
     assert tuple(following.prompt.ids[500:564]) == task.question.answer
+    assert following.question is not None
     assert following.question.answer == task.question.answer
 
 
 def test_both_sides_of_a_border_have_needles():
     task = tasks.new(probe(), 1000, 64, probe=True, border=512)
+    assert task.question is not None
     assert {510, 511, 512, 513} <= {needle.position for needle in task.question.needles}
 
 
