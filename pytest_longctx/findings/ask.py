@@ -215,12 +215,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         ),
         "reset": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'reset' finding needs it"),),
         "logged-rate": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'logged-rate' finding needs it"),),
-        "path": (
-            (
-                ask.path is not None and ask.prompt_tokens is not None,
-                "ask: a 'path' finding needs path and prompt_tokens",
-            ),
-        ),
+        "path": ((bool(ask.path and ask.prompt_tokens), "ask: a 'path' finding needs path and prompt_tokens"),),
         "disconnect": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'disconnect' finding needs it"),),
         "load": (
             (ask.prompt_tokens is not None, "ask.prompt_tokens: a 'load' finding needs it"),
