@@ -4,11 +4,12 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 from pytest_longctx.client import event_loop
-from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.exchange import Exchange, UnservedError
 from pytest_longctx.client.request import StreamedRequest
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.state_paths import tasks, walk
@@ -150,7 +151,7 @@ def _pool(one: Walk) -> float:
 def _fill(one: Walk) -> None:
     """Read other prompts of more tokens than the KV cache holds."""
     for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
-        one.read(one.new(), judged=False)
+        one.read(replace(one.new(), output_tokens=1), judged=False)
 
 
 def preempted(one: Walk) -> None:
@@ -281,7 +282,7 @@ def chunks(one: Walk) -> None:
         task = one.new()
         exchange, levels = event_loop.run(_watched(one.server, task, one.watch))
         if exchange.ending != "complete":
-            raise walk.UnservedError(exchange)
+            raise UnservedError(exchange.ending, exchange)
         one.readings.append(Reading(task, exchange))
         one.counts["prefill_steps"] = min(levels, one.counts.get("prefill_steps") or levels)
     if (one.counts["prefill_steps"] or 0) < 2:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -13,8 +12,6 @@ from pytest_longctx.probe.questions import Needle, Question
 from pytest_longctx.prompts import Ids, Prompt
 
 Draw = Callable[[int], Prompt]
-_OTHER: Final = 23
-"""Distance from the value of a needle to its value in a prompt with another tail; coprime to the number of values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,12 +72,14 @@ def other_tail(task: Task, shared: int, draw: Draw) -> Task:
     if ids[shared] == task.prompt.ids[shared]:
         ids[shared] = filler.ids[shared - 1] if filler.ids[shared - 1] != ids[shared] else filler.ids[shared - 2]
     key = f"{task.prompt.key}, another tail from {shared}"
+    # Each tail has values of its own, so that one tail read in place of another gives wrong ones.
+    shift = 1 + int(filler.ids[-1]) % (codes.VALUES - 1)
     if task.question is None:
         return Task(_frozen(ids, task.prompt.seed, key), task.output_tokens)
     needles = tuple(
         needle
         if needle.position < shared
-        else Needle(needle.key, (needle.value + _OTHER) % codes.VALUES, needle.position)
+        else Needle(needle.key, (needle.value + shift) % codes.VALUES, needle.position)
         for needle in task.question.needles
     )
     return of(_planted(ids, needles, task.prompt.seed, key))

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Final
 
 from pytest_longctx.client import event_loop, prefix_cache, server_metrics
-from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.exchange import Exchange, UnservedError
 from pytest_longctx.client.load import reading as scrape
 from pytest_longctx.client.request import StreamedRequest, open_client
 from pytest_longctx.client.server import Server
@@ -32,14 +32,6 @@ _SETTLE_S: Final = 5.0
 
 class UnwalkableError(Exception):
     """The path cannot be walked on this server; the text says why."""
-
-
-class UnservedError(Exception):
-    """A reading was not served."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        super().__init__(exchange.ending)
-        self.exchange = exchange
 
 
 @dataclass(slots=True)
@@ -143,7 +135,7 @@ class Walk:
             exchanges = await asyncio.gather(*(each.run() for each in asked))
         for exchange in exchanges:
             if exchange.ending != "complete":
-                raise UnservedError(exchange)
+                raise UnservedError(exchange.ending, exchange)
         return exchanges
 
     def scrape(self) -> ServerMetrics:
@@ -181,6 +173,7 @@ class Walk:
 
     def _cold(self, several: Sequence[Task]) -> list[Exchange]:
         if self.server.backend.salted:
+            # A salt of its own leaves the cache as it is.
             salts = [self.fresh_salt() for _ in several]
         else:
             self.reset()
@@ -286,6 +279,14 @@ def _mean_cached(wanted: Sequence[Reading]) -> float | None:
     return fmean(counts) if counts and len(counts) == len(known) else None
 
 
+def with_controls(walk: Walk) -> None:
+    """Read the controls of *walk*; where the server cannot be made cold, what needs none is still judged."""
+    try:
+        walk.control()
+    except UnwalkableError as problem:
+        walk.not_taken = walk.not_taken or f"not compared with a cold reading: {problem}"
+
+
 Path = Callable[[Walk], None]
 """Walks one path: sends its readings, and notes whether it was taken."""
 
@@ -295,7 +296,7 @@ def observe(path: Path, walk: Walk) -> Observation:
     try:
         before = walk.scrape()
         path(walk)
-        walk.control()
+        with_controls(walk)
         if (corrupted := walk.grown("corrupted_requests", before)) is not None:
             walk.counts["corrupted_requests"] = corrupted
     except UnwalkableError as problem:

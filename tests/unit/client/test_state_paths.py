@@ -120,6 +120,12 @@ def test_a_cache_that_never_answers_is_not_taken_unless_the_server_claims_it():
     assert (claimed.outcome, claimed.metrics["hit_share"]) == ("serves", 0)
 
 
+def test_a_server_that_cannot_be_made_cold_is_judged_by_what_needs_no_control():
+    with serving(Deaf(), OpenAI()) as server:
+        seen = state_paths.observe(server, prompts(), Ask(path="cold", prompt_tokens=500, output_tokens=4))
+    assert (seen.outcome, "not compared with a cold reading" in seen.said) == (None, True)
+
+
 def test_tokens_that_no_earlier_prompt_had_are_foreign():
     assert walk(Deaf(), "cold").metrics["foreign_tokens"] == 496
     assert walk(KeepsCache(), "reset").metrics["foreign_tokens"] == 496
