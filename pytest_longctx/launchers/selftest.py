@@ -37,6 +37,12 @@ ALSO: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Additional findings for faults that need a path of their own."""
+LASTING: Final = frozenset({"nan"})
+"""
+Faults that outlast their time, planted after the last judgement without a fault.
+
+A masked value is multiplied by zero, and zero times NaN is NaN: a NaN in a block that was freed spoils the next request in it.
+"""
 _TOKENS: Final = 1000
 _NO_FAULT: Final = "none"
 
@@ -87,13 +93,19 @@ def run(engine: str, faults: Sequence[str], logs: Path, tell: Callable[[str], No
     ):
         control = Path(folder) / "armed"
         sound = True
-        for name in (_NO_FAULT, *(faults or engine_faults.FAULTS), _NO_FAULT):
+        for name in in_order(faults or tuple(engine_faults.FAULTS)):
             # Without a fault every check that any fault is judged by must stay green.
             own = ALSO.get(name, ()) if name != _NO_FAULT else tuple(each for some in ALSO.values() for each in some)
             judged = _judge(server, name, control, [known[each] for each in (*CHECKS, *own)])
             tell(judged.row())
             sound &= (not judged.red) if name == _NO_FAULT else bool(judged.red)
     return sound
+
+
+def in_order(faults: Sequence[str]) -> tuple[str, ...]:
+    """*faults* between two judgements without any, and those that outlast their time behind them."""
+    passing = [name for name in faults if name not in LASTING]
+    return (_NO_FAULT, *passing, _NO_FAULT, *(name for name in faults if name in LASTING))
 
 
 def _judge(server: Server, fault: str, control: Path, checks: Sequence[finding.Finding]) -> Judged:

@@ -59,3 +59,7 @@ def test_a_row_names_what_is_red_and_what_stays_green():
 def test_an_unknown_name_is_one_line(capsys, arguments, said):
     assert main(["selftest", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_fault_that_outlasts_its_time_comes_after_the_last_clean_judgement():
+    assert selftest.in_order(("nan", "wrong-block")) == ("none", "wrong-block", "none", "nan")
