@@ -37,6 +37,12 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         # one request, by the server's counters: the second ledger
         "server_prompt_tokens": Measure("tokens", "growth of the server's counter of prompt tokens"),
         "server_completion_tokens": Measure("tokens", "growth of the server's counter of generated tokens"),
+        "server_cached_tokens": Measure(
+            "tokens", "growth of the server's counter of prompt tokens from its own prefix cache"
+        ),
+        "transferred_tokens": Measure(
+            "tokens", "prompt tokens whose KV cache a prefill role computed for the request and sent"
+        ),
         "server_ttft_s": Measure("s", "TTFT by the server's clock, from its receipt of the request", cold_only=True),
         "ttft_gap_s": Measure("s", "TTFT - upload - the server's TTFT: transport and parsing"),
         "queue_s": Measure("s", "time the request waited for the scheduler, by the server's clock"),
@@ -65,6 +71,10 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "rungs preserved above a lost one; above 0, the keys read back differ from those written",
         ),
         "kv_relative_step": Measure("", "2^-kv_mantissa_bits: the step between numbers just above 1"),
+        "kv_bits_beyond": Measure(
+            "bits",
+            "kv_mantissa_bits - those of the KV-cache dtype; above 0 the dtype is ignored, below 0 the cache is coarser",
+        ),
         "longest_served_tokens": Measure("tokens", "longest prompt served together with its answer"),
         "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
         "tries": Measure("requests", "requests or boots needed by a search"),
@@ -84,6 +94,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "tokens", "tokens by which the growth of the server's counters differs from what was sent and asked"
         ),
         "cached_share_before": Measure("", "cached_share of the same prompt before the cache reset"),
+        "answers_changed": Measure(
+            "requests", "answers that differ from the cold answer to the same prompt, at temperature 0"
+        ),
         "warm_speedup": Measure("x", "TTFT of a prompt / TTFT of its repetition"),
         "reused_share": Measure(
             "",
@@ -91,6 +104,32 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "turn_speedup": Measure(
             "x", "TTFT of a conversation's first turn / median TTFT of its later ones", cold_only=True
+        ),
+        # a path of a KV cache, against cold readings of the same prompts
+        "logprob_noise_nats": Measure(
+            "nats", "largest difference of a log-probability between cold readings of one prompt, alone and in company"
+        ),
+        "logprob_gap_nats": Measure(
+            "nats",
+            "largest difference of a log-probability between a path and the nearest cold reading of the same prompt",
+        ),
+        "logprob_excess_nats": Measure(
+            "nats", "logprob_gap_nats beyond what rounding explains: 0.1, or four times logprob_noise_nats"
+        ),
+        "hit_share": Measure(
+            "", "least share of the whole blocks that a prompt shares with an earlier one that were cached tokens"
+        ),
+        "foreign_tokens": Measure(
+            "tokens", "most cached tokens beyond what a prompt shares with earlier ones of the same salt"
+        ),
+        "external_tokens": Measure("tokens", "growth of the counter of prompt tokens from a cache outside the engine"),
+        "preemptions": Measure("requests", "growth of the counter of requests that lost their KV cache while they ran"),
+        "prefill_steps": Measure("steps", "different usages of the KV cache that were seen while a prompt was read"),
+        "drafted_tokens": Measure("tokens", "growth of the counter of tokens that speculative decoding proposed"),
+        "accepted_tokens": Measure("tokens", "growth of the counter of proposed tokens that were accepted"),
+        "corrupted_requests": Measure("requests", "growth of the counter of requests whose logits had NaNs"),
+        "kv_canary_violations": Measure(
+            "slots", "slots of the KV cache that the engine's own canary has reported as corrupted since it started"
         ),
         # the same question several times, or at several lengths
         "runs": Measure("runs", "repetitions whose median is judged"),

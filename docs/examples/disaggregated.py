@@ -23,6 +23,7 @@ class Disaggregated(Vllm):
     version_path = None
     reset_path = None
     metrics = MetricNames()
+    disaggregated = True  # the decode role's count of cached tokens has those that the prefill role sent
 
     def argv(self, deployment, python, model, port):
         prefill, decode, counts = (str(each) for each in free_ports(3))

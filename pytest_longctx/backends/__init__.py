@@ -41,6 +41,16 @@ class MetricNames(toml.Table):
     """Counter: tokens generated."""
     cached_tokens: toml.Names = ()
     """Counter: prompt tokens answered from a cache."""
+    external_tokens: toml.Names = ()
+    """Counter: those of them that came through a connector from outside the engine; a part of `cached_tokens`."""
+    preemptions: toml.Names = ()
+    """Counter: requests whose KV cache was taken from them while they ran."""
+    drafted_tokens: toml.Names = ()
+    """Counter: tokens proposed by speculative decoding."""
+    accepted_tokens: toml.Names = ()
+    """Counter: proposed tokens that were accepted."""
+    corrupted_requests: toml.Names = ()
+    """Counter: requests whose logits had NaNs."""
     first_tokens: toml.Names = ()
     """Counter: requests that have had their first token."""
     ttft_s: toml.Names = ()
@@ -127,6 +137,10 @@ class Backend:
     """Endpoint whose POST resets the prefix cache; None: there is none."""
     body: ClassVar[Mapping[str, Any]] = MappingProxyType({"ignore_eos": True})
     """Fields added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
+    tracing: ClassVar[Mapping[str, Any]] = MappingProxyType({"logprobs": 2})
+    """Fields of a completion request that make the server return the log-probability of each token and of one other."""
+    disaggregated: ClassVar[bool] = False
+    """Whether requests are answered by a decode role with KV caches that a prefill role sends."""
     salted: ClassVar[bool] = False
     """Whether a completion request may have ``cache_salt``: the prefix cache then matches only requests with the same value."""
     names_cached_if_any: ClassVar[bool] = False
@@ -180,6 +194,10 @@ class Backend:
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
         """Whether `predict` knows what the engine makes of a dtype of the KV cache that the checkpoint asks for."""
         return False
+
+    def receives_kv(self, deployment: Deployment) -> bool:
+        """Whether the server of *deployment* is a decode role, whose count of cached tokens includes transferred ones."""
+        return self.disaggregated
 
     def tensor_parallel(self, deployment: Deployment) -> int:
         """How many devices share each layer."""

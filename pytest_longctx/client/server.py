@@ -75,6 +75,11 @@ class Server:
         return 0 if self.backend.names_cached_if_any and not self.attached else None
 
     @property
+    def receives_kv(self) -> bool:
+        """Whether it answers with a KV cache that a prefill role computed for the request, which is no cache hit."""
+        return self.backend.receives_kv(self.deployment)
+
+    @property
     def secure(self) -> bool:
         """Whether to load certificates, which would cost each plain HTTP client tens of milliseconds."""
         return self.url.startswith("https:")

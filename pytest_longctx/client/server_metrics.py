@@ -39,6 +39,11 @@ class ServerMetrics:
     prompt_tokens: float | None = None
     generated_tokens: float | None = None
     cached_tokens: float | None = None
+    external_tokens: float | None = None
+    preemptions: float | None = None
+    drafted_tokens: float | None = None
+    accepted_tokens: float | None = None
+    corrupted_requests: float | None = None
     first_tokens: float | None = None
     ttft_s: float | None = None
     queue_s: float | None = None
@@ -73,6 +78,8 @@ class ServerMetrics:
             prompt_tokens=counted("prompt_tokens"),
             completion_tokens=counted("generated_tokens"),
             cached_tokens=counted("cached_tokens"),
+            external_tokens=counted("external_tokens") if self.external_tokens is not None else None,
+            corrupted_requests=counted("corrupted_requests") if self.corrupted_requests is not None else None,
             first_tokens=counted("first_tokens"),
             ttft_s=seconds("ttft_s"),
             queue_s=seconds("queue_s"),
@@ -86,6 +93,11 @@ _COUNTERS = (
     "prompt_tokens",
     "generated_tokens",
     "cached_tokens",
+    "external_tokens",
+    "preemptions",
+    "drafted_tokens",
+    "accepted_tokens",
+    "corrupted_requests",
     "first_tokens",
     "ttft_s",
     "queue_s",
@@ -129,14 +141,18 @@ def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
 
 def cache_layout(http: httpx.Client, names: MetricNames) -> dict[str, str]:
     """Layout of the KV cache (its dtype), if the server reports it."""
+    dtype = cache_labels(http, names).get("cache_dtype")
+    return {"kv_cache_dtype": dtype} if dtype else {}
+
+
+def cache_labels(http: httpx.Client, names: MetricNames) -> dict[str, str]:
+    """Labels that describe the KV cache (its dtype, the size of a block), if the server reports them."""
     if not names.cache_info:
         return {}
     answer = http.get(PATH)
     if answer.status_code != 200:
         return {}
-    labels = next((sample.labels for sample in _samples(answer.text, names) if sample.name in names.cache_info), {})
-    dtype = labels.get("cache_dtype")
-    return {"kv_cache_dtype": dtype} if dtype else {}
+    return next((dict(each.labels) for each in _samples(answer.text, names) if each.name in names.cache_info), {})
 
 
 def glance(http: httpx.Client, names: MetricNames) -> ServerMetrics:

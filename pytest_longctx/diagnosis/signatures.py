@@ -196,6 +196,14 @@ class RateLine(toml.Table):
     near_miss: str
 
 
+class CanaryLine(toml.Table):
+    """A line by which the engine itself reports that its KV cache was corrupted, while it continues to answer."""
+
+    regex: Pattern
+    example: str
+    near_miss: str
+
+
 class Catalogue(toml.Table):
     """All known lines of one engine's log."""
 
@@ -209,6 +217,7 @@ class Catalogue(toml.Table):
     refusal: Annotated[tuple[Signature, ...], toml.LISTED] = ()
     """Messages of refused requests. They are no failure of the server and are not searched for in its log."""
     rate: RateLine | None = None
+    canary: CanaryLine | None = None
     benign: Annotated[tuple[Benign, ...], toml.LISTED] = ()
 
     def and_all(self, others: Iterable["Catalogue"]) -> "Catalogue":

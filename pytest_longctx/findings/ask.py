@@ -25,6 +25,7 @@ Question = Literal[
     "ladder",
     "load",
     "disconnect",
+    "path",
     "logged-rate",
     "retrieval",
     "precision",
@@ -36,6 +37,28 @@ Question = Literal[
     "linted",
 ]
 """The test that judges a finding; one test function of the suites implements each."""
+
+
+Path = Literal[
+    "cold",
+    "repeated",
+    "block-border",
+    "chunk-border",
+    "window-border",
+    "extended",
+    "branch",
+    "evicted",
+    "preempted",
+    "reset",
+    "other-salt",
+    "crowd",
+    "abandoned",
+    "external",
+    "speculation",
+    "chunks",
+    "stored-dtype",
+]
+"""A way in which a KV cache comes about; see `pytest_longctx.client.state_paths`."""
 
 
 def questions() -> tuple[str, ...]:
@@ -90,6 +113,8 @@ class Ask(toml.Table):
     """For a published start: the engine of its flags."""
     boot_s: float | None = None
     """For a published start: its boot time, if it was measured."""
+    path: Path | None = None
+    """For a path: how the KV cache of a prompt comes about; its answer must equal the cold one."""
     as_text: bool = False
     """For an over-limit: send text of this many tokens; the server may refuse it by its characters before tokenising it."""
     over_limit_tokens: int | None = None
@@ -190,6 +215,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         ),
         "reset": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'reset' finding needs it"),),
         "logged-rate": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'logged-rate' finding needs it"),),
+        "path": ((bool(ask.path and ask.prompt_tokens), "ask: a 'path' finding needs path and prompt_tokens"),),
         "disconnect": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'disconnect' finding needs it"),),
         "load": (
             (ask.prompt_tokens is not None, "ask.prompt_tokens: a 'load' finding needs it"),

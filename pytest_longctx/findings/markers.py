@@ -27,6 +27,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "expected_oom": "configurations that must run out of memory or be refused",
         "limits": "the longest served request and the shortest refused one",
         "retrieval": "the answer depends on a distant part of the context and is correct",
+        "state_paths": "every way to make a KV cache gives the same answer as a cold request",
         "prefix_cache": "what a prefix cache must and must not serve",
         "concurrency": "several requests at once",
         "accuracy": "benchmark questions are answered as accurately as documented",

@@ -183,9 +183,23 @@ def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
     yield from _counted(seen, limited)
     yield from _clocked(seen, limited)
     yield from _cache_was_as_wanted(finding, seen, limited, warmed)
+    if "answers_changed" in seen.metrics and "answers_changed" not in limited:
+        yield _held("answers_changed", seen.metrics["answers_changed"], Bound(unit="requests", exactly=0))
+    yield from _sound(seen, limited)
     peak = seen.metrics.get("peak_share")
     if peak is not None and "peak_share" not in limited:
         yield _held("peak_share", peak, Bound(unit="", at_most=1.0))
+
+
+_CANARIES = ("corrupted_requests", "kv_canary_violations")
+"""What an engine reports of its own corruption while it answers; absent if it does not look for it."""
+
+
+def _sound(seen: Observation, limited: set[str]) -> Iterator[Line]:
+    """The engine reports no corruption of its own."""
+    for name in _CANARIES:
+        if name in seen.metrics and name not in limited:
+            yield _held(name, seen.metrics[name], Bound(unit=MEASURES[name].unit, exactly=0))
 
 
 def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
@@ -226,7 +240,27 @@ def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str],
         yield _held("cached_share", share, Bound(unit="", at_least=WARM_SHARE))
         return
     cold = _held("cached_share", share, Bound(unit="", at_most=COLD_SHARE))
+    if cold.ok is False and _as_if_transferred(seen):
+        cold = replace(cold, ok=None, change=_TRANSFERRED)
     yield replace(cold, ok=None, change=warmed) if warmed and cold.ok is False else cold
+
+
+_TRANSFERRED = (
+    "all but the last token, and no counter says from where: a decode role counts the KV cache that it receives in this way; "
+    "attach to the role itself, or set `disaggregated` in the backend of the pair"
+)
+
+
+def _as_if_transferred(seen: Observation) -> bool:
+    """
+    Whether the cached tokens may be those that a decode role received: it computes the last token of a prompt only.
+
+    The counters of a server separate its own cache from what it received, so with them there is no doubt.
+    """
+    cached = seen.metrics.get("cached_tokens")
+    return (
+        seen.sent_tokens is not None and cached == seen.sent_tokens - 1 and "server_cached_tokens" not in seen.metrics
+    )
 
 
 def _bounded(finding: Finding, seen: Observation) -> Iterator[Line]:

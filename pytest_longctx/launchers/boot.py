@@ -1,6 +1,7 @@
 """One boot: prepare it, run it, and keep the server or the failure."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -101,7 +102,17 @@ class Boot:
         Exchanges are weighed and summarised; the boot's words and, after a failure of the server, its cause are added. Raises
         `LaunchError` where no request reached an engine, or where the server's container or Pod is gone.
         """
-        return self._with_cause(summarised(seen, self.weigh))
+        return self._with_canary(self._with_cause(summarised(seen, self.weigh)))
+
+    def _with_canary(self, seen: Observation) -> Observation:
+        """*seen*, with the violations of its KV cache that the engine has logged since it started, if it logs any."""
+        line = self.server.backend.catalogue.canary if self.server else None
+        if self.server is None or line is None or self.server.log is None or not self.server.log.is_file():
+            return seen
+        with self.server.log.open(encoding="utf-8", errors="replace") as log:
+            found = [text.strip() for text in log if re.search(line.regex, text)]
+        metrics = {**seen.metrics, "kv_canary_violations": len(found)}
+        return replace(seen, metrics=metrics, said="; ".join(filter(None, (*found[:1], seen.said))))
 
     def _with_cause(self, seen: Observation) -> Observation:
         """*seen*, with the boot's words and, after a failure of the server, the cause: by its log and by how it ended."""

@@ -278,6 +278,9 @@ _LOG_WINDOWS_S = 20.0
 _ACCOUNTED_TOKENS = 33_000
 """Number of prompts of an 'accounting', on both sides of every border."""
 
+_PATH_READINGS = 20
+"""Prompts of a 'path' with its cold controls, on average."""
+
 
 def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backend) -> float:
     """Return the expected time of the requests of *finding* in sequence."""
@@ -292,7 +295,9 @@ def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backen
     times_s = sum(expected_ttft_s(one, length, needs, backend) or 0.0 for length in lengths)
     if question == "load" and ask.rate_per_s is not None:
         return max(times_s, (ask.requests or 0) / ask.rate_per_s)
-    return times_s * (2 if question == "reset" else 1) + (_LOG_WINDOWS_S if question == "logged-rate" else 0.0)
+    return times_s * {"reset": 2, "path": _PATH_READINGS}.get(question, 1) + (
+        _LOG_WINDOWS_S if question == "logged-rate" else 0.0
+    )
 
 
 def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:

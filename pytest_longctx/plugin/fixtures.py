@@ -34,9 +34,13 @@ class Ask(Protocol):
         *,
         deadline_s: float | None = None,
         unserved: Literal["raise", "return"] | None = None,
+        traced: bool = False,
+        salt: str = "",
     ) -> "Exchange":
         """
-        The request and its answer.
+        The request and its answer; *traced*: with the log-probability of each token, where the server returns it.
+
+        *salt*: the prefix cache matches only requests with the same salt, where the backend has such a thing (``salted``).
 
         *unserved* decides on a refusal, a hang or any other incomplete answer: *raise* an `UnservedError`, or *return* it.
         By default it is returned, as evidence, to a test that judges a finding, and raised in any other test.
@@ -157,10 +161,15 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
         *,
         deadline_s: float | None = None,
         unserved: Literal["raise", "return"] | None = None,
+        traced: bool = False,
+        salt: str = "",
     ) -> "Exchange":
         with longctx_session.measuring(server, len(prompt)) as row:
             watch = longctx_session.watch_request(server, len(prompt))
-            exchange = client_request.ask(server, prompt, output_tokens, deadline_s=deadline_s, watch=watch)
+            asked = replace(server, salt=server.salt + salt) if salt and server.backend.salted else server
+            exchange = client_request.ask(
+                asked, prompt, output_tokens, deadline_s=deadline_s, watch=watch, traced=traced
+            )
             row |= {"ttft_s": exchange.ttft_s, "ending": exchange.ending}
         with failing_plainly():
             require_asked(exchange.observe())
@@ -254,6 +263,20 @@ def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFact
             return cancellation.disconnect(server, prompt, tokens, longctx_session.progress_line.update)
 
     return leave
+
+
+@pytest.fixture
+def state_path(
+    longctx_session: "Session", server: "Server", prompt: "PromptFactory"
+) -> "Callable[[Asked], Observation]":
+    """``state_path(finding.ask)``: read prompts on the path ``ask.path`` and cold, and compare both; an `Observation`."""
+    from pytest_longctx.client import state_paths
+
+    def walk(asked: "Asked") -> "Observation":
+        with longctx_session.measuring(server, asked.prompt_tokens):
+            return state_paths.observe(server, prompt, asked, longctx_session.progress_line.update)
+
+    return walk
 
 
 @pytest.fixture

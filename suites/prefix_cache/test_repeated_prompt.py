@@ -7,8 +7,8 @@ from pytest_longctx.client.exchange import again
 
 @pytest.mark.judges("repeated")
 def test_repeated_prompt(finding, prompt, ask, judge):
-    """If this fails, a cache hit can be mistaken for speed: cached tokens are not reported, or the cache does not work."""
+    """If this fails, cached tokens are not reported, the cache does not work, or the warm answer differs from the cold one."""
     same = prompt(finding.ask.prompt_tokens)
-    first = ask(same, finding.ask.output_tokens)
-    verdict = judge(again(first, ask(same, finding.ask.output_tokens)))
+    first = ask(same, finding.ask.output_tokens, traced=True)
+    verdict = judge(again(first, ask(same, finding.ask.output_tokens, traced=True)))
     assert verdict

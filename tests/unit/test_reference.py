@@ -41,6 +41,7 @@ TABLES: dict[str, type[Table]] = {
     "### `[[place]]`": signatures.Place,
     "### `[[signature]]`, `[[refusal]]`": signatures.Signature,
     "### `[rate]`": signatures.RateLine,
+    "### `[canary]`": signatures.CanaryLine,
     "### `[[benign]]`": signatures.Benign,
 }
 ELSEWHERE: dict[str, type[Table]] = {

@@ -1,5 +1,7 @@
 """Backends for vLLM's OpenAI-compatible server: on NVIDIA GPUs, CPUs, AWS Neuron (vllm-neuron plugin) and AMD GPUs (ROCm)."""
 
+import json
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -32,6 +34,8 @@ class Vllm(Backend):
     salted = True
     unmodelled_flags = _UNMODELLED
     body = MappingProxyType({"ignore_eos": True})
+    # Ids rather than text, because different ids can have the same text.
+    tracing = MappingProxyType({"logprobs": 2, "return_tokens_as_token_ids": True})
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         limit = () if deployment.max_model_len is None else ("--max-model-len", str(deployment.max_model_len))
@@ -79,6 +83,12 @@ class Vllm(Backend):
 
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
         return settings.takes_kv_dtype(deployment, shape)
+
+    def receives_kv(self, deployment: Deployment) -> bool:
+        with suppress(ValueError, AttributeError):
+            told = json.loads(str(deployment.flags.get("kv-transfer-config", "{}")))
+            return self.disaggregated or told.get("kv_role") == "kv_consumer"
+        return self.disaggregated
 
     def tensor_parallel(self, deployment: Deployment) -> int:
         return int(deployment.flags.get("tensor-parallel-size", 1))

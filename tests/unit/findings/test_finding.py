@@ -179,6 +179,7 @@ def test_questions_are_the_words_a_finding_may_ask():
         "load": load,
         "ladder": {"lengths": [1, 2, 3]},
         "retrieval": one,
+        "path": {"path": "cold", **one},
         "precision": one,
         "kv-dtype": one,
         "turns": {"prompt_tokens": 1, "turns": 2},

@@ -1,0 +1,86 @@
+"""Tokens of two answers to one prompt, with their log-probabilities, and the first place where the answers differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Final
+
+TIE_NATS: Final = 0.1
+"""
+Difference of two log-probabilities below which their order may change with the shape of the batch.
+
+Neighbouring BF16 numbers from 8 to 16, the usual size of a logit, are 2^-4 = 0.0625 apart. A warm prompt is computed in other
+pieces than a cold one, so a logit may differ by one step.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer."""
+
+    name: str
+    """The server's name of it: its text, or ``token_id:N``."""
+    logprob: float | None = None
+    """Natural logarithm of its probability; None: not reported."""
+    runner_up: float | None = None
+    """That of the most probable other token."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether another token had nearly the same probability, so that rounding may decide between them."""
+        return self.logprob is not None and self.runner_up is not None and self.logprob - self.runner_up < TIE_NATS
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first difference between two answers to one prompt."""
+
+    place: str
+    """For example ``token 3 of the answer``."""
+    first: str
+    second: str
+    index: int
+    """Token of the answer, or character of its text if the tokens are not known; from 0."""
+    tied: bool = False
+    """Whether the first answer had two nearly equal choices there, so that the difference proves nothing."""
+
+    def __str__(self) -> str:
+        tie = " (two choices were nearly equal there: rounding may decide)" if self.tied else ""
+        return f"from {self.place} on {self.second!r} instead of {self.first!r}{tie}"
+
+
+def first_difference(
+    first: Sequence[Token], second: Sequence[Token], first_text: str = "", second_text: str = ""
+) -> Difference | None:
+    """Where two answers differ first, by their tokens if both have them, else by their texts; None where they are equal."""
+    if first and second:
+        for index, (one, other) in enumerate(zip_longest(first, second)):
+            if one is None or other is None or one.name != other.name:
+                said, instead = (each.name if each else "the end" for each in (one, other))
+                return Difference(f"token {index} of the answer", said, instead, index, one is not None and one.tied)
+        return None
+    if first_text == second_text:
+        return None
+    pairs = enumerate(zip_longest(first_text, second_text))
+    index = next(index for index, (one, other) in pairs if one != other)
+    return Difference(f"character {index} of the answer", _from(first_text, index), _from(second_text, index), index)
+
+
+def _from(text: str, index: int) -> str:
+    return text[index : index + 24]
+
+
+def logprob_gap(first: Sequence[Token], second: Sequence[Token]) -> float | None:
+    """
+    Largest difference of the log-probabilities of equal tokens and of their runners-up, up to the first token that differs.
+
+    In nats; None if no token has any. Where an answer is nearly certain, only the runner-up shows how certain.
+    """
+    gaps: list[float] = []
+    for one, other in zip(first, second, strict=False):
+        if one.name != other.name:
+            break
+        for a, b in ((one.logprob, other.logprob), (one.runner_up, other.runner_up)):
+            if a is not None and b is not None:
+                gaps.append(abs(a - b))
+    return max(gaps, default=None)

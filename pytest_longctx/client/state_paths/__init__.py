@@ -1,0 +1,12 @@
+"""
+State paths: the ways in which a KV cache comes about, each compared with a cold reading of the same prompt.
+
+    tasks     prompts with common beginnings, with a provable answer where the model is a probe
+    reading   one reading on a path, its cold control, and the figures of both
+    walk      sends the readings of a path, then the controls
+    paths     the paths by name
+"""
+
+from pytest_longctx.client.state_paths.paths import PATHS, observe
+
+__all__ = ["PATHS", "observe"]

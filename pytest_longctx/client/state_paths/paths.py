@@ -1,0 +1,373 @@
+"""The paths by name. Each sends its readings, and notes what proves that the path was taken."""
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from pytest_longctx.client import event_loop
+from pytest_longctx.client.exchange import Exchange, UnservedError
+from pytest_longctx.client.request import StreamedRequest
+from pytest_longctx.client.server import Server
+from pytest_longctx.client.state_paths import tasks, walk
+from pytest_longctx.client.state_paths.reading import Reading
+from pytest_longctx.client.state_paths.tasks import Task
+from pytest_longctx.client.state_paths.walk import Path, UnwalkableError, Walk
+from pytest_longctx.client.watchdog import poll_metrics
+from pytest_longctx.errors import UsageError, unknown
+from pytest_longctx.findings.ask import Ask
+from pytest_longctx.observation import Observation
+from pytest_longctx.probe import codes, grading
+from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.prompts import PromptFactory
+
+_ROUNDS: Final = 3
+_BRANCHES: Final = 8
+_HEADS, _TAILS = 5, 10
+_POOLS: Final = 1.2
+"""How many times the KV cache other prompts must fill before an earlier prompt is surely evicted."""
+_AFFORDABLE_TOKENS: Final = 120_000
+"""Prompt tokens that one path may send to fill a KV cache."""
+
+_CONNECTED: Final = frozenset(
+    ("kv-transfer-config", "kv-offloading-size", "kv-offloading-backend", "enable-hierarchical-cache", "enable-lmcache")
+)
+"""Flags that connect an engine with a cache outside of it."""
+
+
+def cold(one: Walk) -> None:
+    """New prompts, each read once under a salt of its own: what every other path is compared with."""
+    for _ in range(2):
+        one.read(one.new())
+
+
+def repeated(one: Walk) -> None:
+    """The same prompt again, twice."""
+    task = one.new()
+    one.read(task)
+    one.again(task)
+    one.again(task)
+
+
+def _border(one: Walk, size: int | None, what: str) -> None:
+    """Prompts that share size - 1, size and size + 1 tokens with an earlier one, and repeated prompts of these lengths."""
+    if size is None:
+        raise UnwalkableError(f"the size of its {what} is not known, or it has none")
+    border = size * max(1, one.tokens // (2 * size))
+    base = one.new(max(one.tokens, border + 2 * one.block), border)
+    one.read(base)
+    for shift in (-1, 0, 1):
+        other = tasks.other_tail(base, border + shift, one.prompt)
+        one.read(other, reusable=border + shift)
+    for shift in (-1, 0, 1):
+        task = one.new(border + shift)
+        one.read(task, judged=False)
+        one.again(task)
+
+
+def block_border(one: Walk) -> None:
+    """Hits that end just before, at and just after the border of a block."""
+    _border(one, one.pieces.block, "blocks")
+
+
+def chunk_border(one: Walk) -> None:
+    """Hits that end around the border of a prefill chunk."""
+    _border(one, one.pieces.chunk, "prefill chunks")
+
+
+def window_border(one: Walk) -> None:
+    """Hits that end around the border of an attention window or chunk."""
+    _border(one, one.pieces.window, "attention windows")
+
+
+def extended(one: Walk) -> None:
+    """The turns of a conversation: each has the prompt and the answer of the one before, which was written by decoding."""
+    task = one.new()
+    said = one.read(task)
+    for _ in range(2):
+        answer = _ids(said)
+        following = tasks.after(task, answer, one.prompt, one.block + 32)
+        # The key and value of the last answered token are not computed.
+        said = one.read(following, reusable=len(task.prompt) + len(answer) - 1)
+        task = following
+
+
+def _ids(said: Reading) -> list[int]:
+    """Token ids of an answer. Raises `UnwalkableError` if the server does not name them."""
+    names = [token.name.rpartition(":")[2] for token in said.exchange.tokens]
+    if names and all(name.isdigit() for name in names):
+        return [int(name) for name in names]
+    grade = said.task.grade(said.exchange.text)
+    if said.task.question is not None and grade is not None and grade.sound:
+        return list(said.task.question.answer)
+    raise UnwalkableError("the token ids of the answer are not known")
+
+
+def branch(one: Walk) -> None:
+    """Different continuations of one beginning, all at once."""
+    base, shared = one.new(), one.tokens // 2
+    one.read(base)
+    tails = [tasks.other_tail(base, shared, one.prompt) for _ in range(_BRANCHES)]
+    one.together(tails, reusable=[shared] * len(tails))
+    one.again(base)
+
+
+def evicted(one: Walk) -> None:
+    """A prompt whose blocks were given to others, read again."""
+    task = one.new()
+    one.read(task)
+    one.again(task)
+    _fill(one)
+    last = one.again(task, whole_only=False)
+    cached = last.exchange.usage.cached_tokens
+    for _ in range(_ROUNDS - 1):
+        if not cached:
+            break
+        _fill(one)
+        last = one.again(task, whole_only=False)
+        cached = last.exchange.usage.cached_tokens
+    if cached:
+        one.not_taken = (
+            f"not taken: {cached:,} tokens of the prompt were still cached after other prompts had filled the pool"
+        )
+    one.again(task)
+
+
+def _pool(one: Walk) -> float:
+    pool = one.server.figures.get("kv_cache_tokens")
+    if pool is None:
+        raise UnwalkableError("the size of its KV cache is not known")
+    if pool * _POOLS > _AFFORDABLE_TOKENS:
+        raise UnwalkableError(
+            f"its KV cache holds {pool:,.0f} tokens, and at most {_AFFORDABLE_TOKENS:,} are sent to fill it; "
+            "give the deployment a smaller one (--num-gpu-blocks-override)"
+        )
+    return pool
+
+
+def _fill(one: Walk) -> None:
+    """Read other prompts of more tokens than the KV cache holds."""
+    for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
+        one.read(replace(one.new(), output_tokens=1), judged=False)
+
+
+def preempted(one: Walk) -> None:
+    """More requests at once than the KV cache holds when their answers grow over the border of a block."""
+    at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
+    blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
+    length = blocks * one.block - 8
+    before = one.scrape()
+    preemptions: float | None = 0
+    for _ in range(_ROUNDS):
+        one.together([one.new(length) for _ in range(at_once)], whole_only=False)
+        preemptions = one.grown("preemptions", before)
+        if preemptions != 0:
+            break
+    one.counts["preemptions"] = preemptions
+    if not preemptions:
+        one.not_taken = "not taken: the server counts no preemption" + ("" if preemptions == 0 else " on its page")
+
+
+def reset(one: Walk) -> None:
+    """A prompt read again after the prefix cache was emptied."""
+    task = one.new()
+    one.read(task)
+    one.again(task)
+    one.reset()
+    one.read(task)  # nothing of it may be found
+    one.again(task)
+
+
+def other_salt(one: Walk) -> None:
+    """A prompt that the cache has under another salt."""
+    if not one.server.backend.salted:
+        raise UnwalkableError(f"the backend {one.server.backend.name} has no cache salt")
+    task = one.new()
+    one.read(task, salt="a")
+    one.read(task, salt="b")  # nothing of it may be found
+    one.again(task, salt="a")
+    one.again(task, salt="b")
+
+
+def crowd(one: Walk) -> None:
+    """Fifty prompts at once: five beginnings with ten continuations each."""
+    heads = [one.new() for _ in range(_HEADS)]
+    shared = one.tokens // 2
+    several = [tasks.other_tail(head, shared, one.prompt) for head in heads for _ in range(_TAILS)]
+    one.together(several, reusable=[shared] * len(several), whole_only=False)
+    before = one.scrape()
+    one.together(several, reusable=[one.tokens] * len(several), whole_only=False)
+    if not one.grown("cached_tokens", before):
+        one.not_taken = "not taken: the server counts no token of the crowd that came from its cache"
+
+
+def abandoned(one: Walk) -> None:
+    """A prompt whose client left while it was read, asked again."""
+    usual_s = one.read(one.new(), judged=False).exchange.ttft_s or 0.1
+    for _ in range(_ROUNDS):
+        task = one.new()
+        if event_loop.run(_leave(one.server, task, usual_s / 2, one.watch)):
+            one.again(task, whole_only=False)
+            one.again(task)
+            return
+    raise UnwalkableError(f"{_ROUNDS} prompts of {one.tokens:,} tokens were answered before the client could leave")
+
+
+async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCallback) -> bool:
+    """Send *task*, leave *after_s* seconds after the upload; return whether it had not been answered."""
+    async with poll_metrics(server) as gauges:
+        deadline_s = server.deployment.timeouts.request_s(len(task.prompt), 1)
+        talk = StreamedRequest(server, task.prompt, task.output_tokens, deadline_s, watch, gauges=gauges)
+        asking = asyncio.create_task(talk.run())
+        end_s = time.monotonic() + deadline_s
+        while not asking.done() and time.monotonic() < end_s:
+            if talk.uploaded_s is not None and time.monotonic() - talk.uploaded_s > after_s:
+                break
+            await asyncio.sleep(0.005)
+        answered = asking.done() or bool(talk.arrivals_s)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        while not answered and (await gauges.now()).running and time.monotonic() < end_s:  # noqa: ASYNC110 - a page
+            await asyncio.sleep(0.02)
+    return not answered
+
+
+def external(one: Walk) -> None:
+    """A prompt that is read back from outside the engine, after its own cache was emptied."""
+    before = one.scrape()
+    connected = sorted(_CONNECTED & one.server.deployment.flags.keys())
+    if not connected and not before.external_tokens:
+        raise UnwalkableError(
+            "no flag of the deployment connects it with a cache outside the engine, and none has answered"
+        )
+    task = one.new()
+    one.read(task)
+    one.reset()
+    before = one.scrape()
+    one.again(task)
+    came = one.grown("external_tokens", before)
+    one.counts["external_tokens"] = came
+    one.reset()
+    one.read(tasks.other_tail(task, one.tokens // 2, one.prompt), reusable=one.tokens // 2, whole_only=False)
+    if came is None:
+        one.not_taken = "not taken: the server has no counter of tokens that came from outside the engine"
+    elif not came:
+        # A flag claims a cache; that it never answers is a fault, which the bound on hit_share reports.
+        one.caching = True
+
+
+def speculation(one: Walk) -> None:
+    """Prompts with an earlier answer that invites drafts: right drafts, and drafts that a new value makes wrong."""
+    before = one.scrape()
+    if before.drafted_tokens is None:
+        raise UnwalkableError("the server has no counter of drafted tokens, so it does not decode speculatively")
+    task = one.new()
+    answer = _ids(one.read(task))
+    following = tasks.after(task, answer, one.prompt, one.block)
+    one.read(following, reusable=len(task.prompt) + len(answer) - 1, whole_only=False)
+    # The answer in this prompt is that to the first one, whose needles had other values.
+    one.read(tasks.after(tasks.other_tail(task, 0, one.prompt), answer, one.prompt, one.block))
+    for name in ("drafted_tokens", "accepted_tokens"):
+        one.counts[name] = one.grown(name, before)
+    if not one.counts["drafted_tokens"]:
+        one.not_taken = "not taken: the server counts no drafted token"
+
+
+def chunks(one: Walk) -> None:
+    """Prompts read in several prefill chunks, so that the KV cache in use grows while a prompt is read."""
+    for _ in range(2):
+        task = one.new()
+        exchange, levels = event_loop.run(_watched(one.server, task, one.watch))
+        if exchange.ending != "complete":
+            raise UnservedError(exchange.ending, exchange)
+        one.readings.append(Reading(task, exchange))
+        one.counts["prefill_steps"] = min(levels, one.counts.get("prefill_steps") or levels)
+    if (one.counts["prefill_steps"] or 0) < 2:
+        one.not_taken = "not taken: the KV cache in use did not grow while a prompt was read"
+
+
+async def _watched(server: Server, task: Task, watch: ProgressCallback) -> tuple[Exchange, int]:
+    """Read *task*; return also how many levels the usage of the KV cache had before the first token."""
+    async with poll_metrics(server) as gauges:
+        deadline_s = server.deployment.timeouts.request_s(len(task.prompt), task.output_tokens)
+        talk = StreamedRequest(server, task.prompt, task.output_tokens, deadline_s, watch, gauges=gauges, traced=True)
+        asking, seen = asyncio.create_task(talk.run()), set[float]()
+        while not asking.done() and not talk.arrivals_s:
+            usage = (await gauges.now()).kv_usage
+            if usage and not talk.arrivals_s:
+                seen.add(usage)
+            await asyncio.sleep(0.005)
+        return await asking, len(seen)
+
+
+def stored_dtype(one: Walk) -> None:
+    """Keys that differ by ever smaller steps: the KV cache keeps as many bits as its dtype has, no more and no fewer."""
+    if not one.probe:
+        raise UnwalkableError("the precision of keys is provable for a probe only")
+    asked = str(one.server.deployment.flags.get("kv-cache-dtype", "auto"))
+    computed = str(one.server.words.get("dtype") or one.server.deployment.flags.get("dtype", "auto"))
+    bits = mantissa_bits(computed if asked == "auto" else asked)
+    if bits is None:
+        raise UnwalkableError(
+            f"it is not known how many bits of a key {asked!r} keeps with {computed!r} as the model's dtype"
+        )
+    ladder = grading.plant(one.prompt(one.tokens))
+    found = grading.ladder_text(one.read(Task(ladder.prompt, ladder.output_tokens)).exchange.text)
+    one.counts |= {
+        "kv_mantissa_bits": found.mantissa_bits,
+        "kv_ladder_breaks": found.breaks,
+        "kv_bits_beyond": None if found.mantissa_bits is None else found.mantissa_bits - bits,
+    }
+
+
+_EXACT_BITS: Final = MappingProxyType(
+    {"bfloat16": 7, "float16": 10, "float32": codes.RUNGS, "fp8": 3, "fp8_e4m3": 3, "fp8_e5m2": 2}
+)
+_INTEGER: Final = re.compile(r"(?:int|[_k]|nvfp)(\d)(?:bit|v\d|_|$)")
+
+
+def mantissa_bits(dtype: str) -> int | None:
+    """
+    Mantissa bits of a key that a KV cache of *dtype* keeps, at most as many as the ladder has rungs; None if not known.
+
+    Integers of b bits scaled to a largest key of at least 1.5 have steps of 1.5 / (2^(b-1) - 1), so they keep b - 2 at most.
+
+    >>> mantissa_bits("fp8_e4m3"), mantissa_bits("turboquant_k8v4"), mantissa_bits("ultraquant_4bit")
+    (3, 6, 2)
+    """
+    named = _INTEGER.search(dtype)
+    return _EXACT_BITS.get(dtype, int(named[1]) - 2 if named else None)
+
+
+PATHS: Mapping[str, Path] = MappingProxyType(
+    {
+        "cold": cold,
+        "repeated": repeated,
+        "block-border": block_border,
+        "chunk-border": chunk_border,
+        "window-border": window_border,
+        "extended": extended,
+        "branch": branch,
+        "evicted": evicted,
+        "preempted": preempted,
+        "reset": reset,
+        "other-salt": other_salt,
+        "crowd": crowd,
+        "abandoned": abandoned,
+        "external": external,
+        "speculation": speculation,
+        "chunks": chunks,
+        "stored-dtype": stored_dtype,
+    }
+)
+"""Every path by the name that a finding gives it."""
+
+
+def observe(server: Server, prompt: PromptFactory, asked: Ask, watch: ProgressCallback = no_progress) -> Observation:
+    """Walk ``asked.path`` and return the evidence. Raises `UsageError` for an unknown path."""
+    if asked.path is None or asked.path not in PATHS:
+        raise UsageError(unknown("path", str(asked.path), PATHS))
+    return walk.observe(PATHS[asked.path], Walk(server, prompt, asked, watch))

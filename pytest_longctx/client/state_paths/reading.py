@@ -1,0 +1,129 @@
+"""Readings on a path and their cold controls, and the figures by which they are compared."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+from pytest_longctx.client.answer_tokens import TIE_NATS, Difference, first_difference, logprob_gap
+from pytest_longctx.client.exchange import Exchange
+from pytest_longctx.client.state_paths.tasks import Task
+
+NOISE_FACTOR: Final = 4.0
+"""
+How many times the noise of cold readings a log-probability may differ on a path.
+
+Cold readings, one alone and one among others, differ in the shape of their batches. A path adds other borders between the
+pieces of a prompt, so its rounding differs from theirs, by the same mechanism.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Sizes in tokens by which an engine divides a context; None: not known, or there is none."""
+
+    block: int | None = None
+    chunk: int | None = None
+    window: int | None = None
+
+    def containing(self, position: int) -> str:
+        """The block, the chunk and the window that contain the token at *position*, counted from 0."""
+        sizes = (("block", self.block), ("chunk", self.chunk), ("window", self.window))
+        found = [f"{name} {position // size} (of {size:,} tokens)" for name, size in sizes if size]
+        return f"token {position:,} of the prompt" + (f", in {', '.join(found)}" if found else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One answer on a path."""
+
+    task: Task
+    exchange: Exchange
+    reusable: int = 0
+    """Tokens at the beginning of the prompt that the cache may have, because earlier prompts with the same salt had them."""
+    whole_only: bool = True
+    """Whether the cache must have all of them but the last, incomplete block; else it may have lost some."""
+
+    def hit_share(self, block: int) -> float | None:
+        """Cached tokens / those that whole blocks of *block* tokens could give; None if there are none or it is not known."""
+        most = min(self.reusable, len(self.task.prompt) - 1) // block * block
+        cached = self.exchange.usage.cached_tokens
+        return None if not most or cached is None or not self.whole_only else cached / most
+
+    @property
+    def foreign_tokens(self) -> int | None:
+        """Cached tokens beyond those that the cache may have: they belong to another prompt, or were never computed."""
+        cached = self.exchange.usage.cached_tokens
+        return None if cached is None else max(0, cached - self.reusable)
+
+
+def differences(
+    readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]
+) -> Iterator[tuple[Reading, Difference]]:
+    """Each reading whose answer differs from the first cold one of the same prompt, and where first."""
+    for each in readings:
+        for cold in colds.get(each.task.name, ())[:1]:
+            warm = each.exchange
+            if (found := first_difference(cold.tokens, warm.tokens, cold.text, warm.text)) is not None:
+                yield each, found
+
+
+def place(each: Reading, found: Difference, pieces: Pieces) -> str:
+    """Where in the context the cause of *found* lies: the needle that the token reads, if the answer is provable."""
+    needle = each.task.needle_at(found.index)
+    where = f"; it reads {pieces.containing(needle.position)}" if needle else ""
+    said = str(found).partition(" (two")[0]
+    return f"a prompt of {len(each.task.prompt):,} tokens, {each.exchange.usage.cached_tokens} of them cached: {said}{where}"
+
+
+def wrong_needles(readings: Sequence[Reading], pieces: Pieces) -> Iterator[str]:
+    """For each answer with a wrong needle: how many, and where the first lies."""
+    for each in readings:
+        grade = each.task.grade(each.exchange.text)
+        if grade is not None and not grade.sound:
+            first = next(iter(grade.failures), None)
+            where = f"; the first: {pieces.containing(first.needle.position)}" if first else ""
+            cached = each.exchange.usage.cached_tokens
+            yield f"a prompt of {len(each.task.prompt):,} tokens, {cached} of them cached: {grade}{where}"
+
+
+def noise_nats(colds: Mapping[str, Sequence[Exchange]]) -> float | None:
+    """Largest difference of a log-probability between cold readings of one prompt; None if no prompt was read cold twice."""
+    gaps = [
+        gap
+        for exchanges in colds.values()
+        for one, other in combinations(exchanges, 2)
+        if (gap := logprob_gap(one.tokens, other.tokens)) is not None
+    ]
+    return max(gaps, default=None)
+
+
+def gap_nats(readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]) -> float | None:
+    """Largest difference of a log-probability between a reading and the nearest cold one of the same prompt."""
+    gaps = [
+        min(found)
+        for each in readings
+        if (
+            found := [
+                gap
+                for cold in colds.get(each.task.name, ())
+                if (gap := logprob_gap(cold.tokens, each.exchange.tokens)) is not None
+            ]
+        )
+    ]
+    return max(gaps, default=None)
+
+
+def allowed_nats(noise: float) -> float:
+    """Largest difference that rounding explains: `TIE_NATS`, or `NOISE_FACTOR` times the measured *noise*."""
+    return max(TIE_NATS, NOISE_FACTOR * noise)
+
+
+def unstable(colds: Mapping[str, Sequence[Exchange]]) -> str:
+    """Where two cold answers to one prompt differ although no choice was close; empty: nowhere."""
+    for exchanges in colds.values():
+        for one, other in combinations(exchanges, 2):
+            found = first_difference(one.tokens, other.tokens, one.text, other.text)
+            if found is not None and not found.tied:
+                return f"two cold answers to one prompt differ: {found}"
+    return ""

@@ -1,0 +1,106 @@
+"""Prompts with common beginnings, each with its provable answer if the model is a probe."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_longctx.errors import PromptError
+from pytest_longctx.probe import codes, grading, questions
+from pytest_longctx.probe.grading import Grade
+from pytest_longctx.probe.questions import Needle, Question
+from pytest_longctx.prompts import Ids, Prompt
+
+Draw = Callable[[int], Prompt]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """A prompt and the number of tokens to answer; *question* has the right answer, None for a model without one."""
+
+    prompt: Prompt
+    output_tokens: int
+    question: Question | None = None
+
+    @property
+    def name(self) -> str:
+        """Equal for tasks with the same prompt."""
+        return self.prompt.digest
+
+    def grade(self, text: str) -> Grade | None:
+        """Grade the answer *text*; None without a provable answer."""
+        return grading.text(self.question, text) if self.question else None
+
+    def needle_at(self, index: int) -> Needle | None:
+        """The needle that token *index* of the answer reads."""
+        needles = self.question.needles if self.question else ()
+        return needles[index] if index < len(needles) else None
+
+
+def of(question: Question) -> Task:
+    """The task of a probe's question."""
+    return Task(question.prompt, question.output_tokens, question)
+
+
+def new(draw: Draw, tokens: int, output_tokens: int, *, probe: bool, border: int | None = None) -> Task:
+    """
+    A new prompt of *tokens*; for a probe with needles over its whole length, *border* adds both sides of that position.
+
+    Raises `PromptError` if the prompt is too short.
+    """
+    filler = draw(tokens)
+    if not probe:
+        return Task(filler, output_tokens)
+    beside = [] if border is None else [at for at in range(border - 2, border + 2) if 0 <= at <= tokens - 2]
+    spread = [at for at in questions.spread(tokens, codes.KEYS - len(beside)) if at not in beside]
+    return of(questions.plant(filler, sorted({*spread, *beside})))
+
+
+def other_tail(task: Task, shared: int, draw: Draw) -> Task:
+    """
+    A prompt of the same length whose first *shared* tokens are those of *task*, and whose next token is another.
+
+    Needles of the tail stay where they are and get other values, so that a block of the wrong tail gives a wrong answer.
+    Raises `PromptError` if no token before the last is left to differ.
+    """
+    tokens = len(task.prompt)
+    if not 0 <= shared <= tokens - 2:
+        raise PromptError(f"a prompt of {tokens:,} tokens cannot share {shared:,} of them and then differ")
+    filler = draw(tokens)
+    ids: Ids = filler.ids.copy()
+    ids[:shared] = task.prompt.ids[:shared]
+    if ids[shared] == task.prompt.ids[shared]:
+        ids[shared] = filler.ids[shared - 1] if filler.ids[shared - 1] != ids[shared] else filler.ids[shared - 2]
+    key = f"{task.prompt.key}, another tail from {shared}"
+    # Each tail has values of its own, so that one tail read in place of another gives wrong ones.
+    shift = 1 + int(filler.ids[-1]) % (codes.VALUES - 1)
+    if task.question is None:
+        return Task(_frozen(ids, task.prompt.seed, key), task.output_tokens)
+    needles = tuple(
+        needle
+        if needle.position < shared
+        else Needle(needle.key, (needle.value + shift) % codes.VALUES, needle.position)
+        for needle in task.question.needles
+    )
+    return of(_planted(ids, needles, task.prompt.seed, key))
+
+
+def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
+    """The next turn of a conversation: the prompt of *task*, its *answer*, *tokens* new ones, and the same question again."""
+    ids = np.concatenate((task.prompt.ids, np.asarray(answer, dtype=np.uint32), draw(tokens).ids))
+    key = f"{task.prompt.key}, the next turn"
+    if task.question is None:
+        return Task(_frozen(ids, task.prompt.seed, key), task.output_tokens)
+    return of(_planted(ids, task.question.needles, task.prompt.seed, key))
+
+
+def _planted(ids: Ids, needles: tuple[Needle, ...], seed: int, key: str) -> Question:
+    for needle in needles:
+        ids[needle.position] = codes.needle(needle.key, needle.value)
+    ids[-1] = codes.ASK
+    return Question(_frozen(ids, seed, key), needles)
+
+
+def _frozen(ids: Ids, seed: int, key: str) -> Prompt:
+    ids.flags.writeable = False
+    return Prompt(ids, seed, key)

@@ -1,0 +1,306 @@
+"""Send the readings of a path and their cold controls, and summarise both as evidence."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from statistics import fmean
+from typing import Final
+
+from pytest_longctx.client import event_loop, prefix_cache, server_metrics
+from pytest_longctx.client.exchange import Exchange, UnservedError
+from pytest_longctx.client.load import reading as scrape
+from pytest_longctx.client.request import StreamedRequest, open_client
+from pytest_longctx.client.server import Server
+from pytest_longctx.client.server_metrics import ServerMetrics
+from pytest_longctx.client.state_paths import reading, tasks
+from pytest_longctx.client.state_paths.reading import Pieces, Reading
+from pytest_longctx.client.state_paths.tasks import Task
+from pytest_longctx.client.watchdog import CONNECT_S, poll_metrics
+from pytest_longctx.deployments import models
+from pytest_longctx.errors import ModelError
+from pytest_longctx.findings.ask import Ask
+from pytest_longctx.observation import Observation
+from pytest_longctx.progress import ProgressCallback, wait_until
+from pytest_longctx.prompts import PromptFactory
+
+CONTROLS: Final = 8
+"""How many prompts of a path are read cold; a provable answer needs no control."""
+_COMPANY: Final = 3
+_SETTLE_S: Final = 5.0
+
+
+class UnwalkableError(Exception):
+    """The path cannot be walked on this server; the text says why."""
+
+
+@dataclass(slots=True)
+class Walk:
+    """One path on one server, and what was read on it."""
+
+    server: Server
+    prompt: PromptFactory
+    asked: Ask
+    watch: ProgressCallback
+    pieces: Pieces = field(init=False)
+    caching: bool | None = None
+    """Whether the server says that it caches prefixes; None: it does not say."""
+    readings: list[Reading] = field(default_factory=list)
+    colds: dict[str, list[Exchange]] = field(default_factory=dict)
+    not_taken: str = ""
+    """Why the path was not taken, although it was walked; empty: it was."""
+    counts: dict[str, float | None] = field(default_factory=dict)
+    """Measures of this path alone."""
+    _salts: int = 0
+
+    def __post_init__(self) -> None:
+        with open_client(self.server, CONNECT_S) as http:
+            layout = server_metrics.cache_labels(http, self.server.backend.metrics)
+        flags = self.server.deployment.flags
+        self.caching = _claims(layout, dict(flags))
+        self.pieces = Pieces(
+            _number(layout.get("block_size") or flags.get("block-size") or flags.get("page-size")),
+            _number(flags.get("max-num-batched-tokens") or flags.get("chunked-prefill-size")),
+            _window(self.server),
+        )
+
+    @property
+    def block(self) -> int:
+        """Tokens of a block of the KV cache; 1 if it is not known."""
+        return self.pieces.block or 1
+
+    @property
+    def probe(self) -> bool:
+        """Whether the model's right answers are provable."""
+        return self.server.deployment.model.weights == "probe"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a prompt, as the finding asks."""
+        return self.asked.prompt_tokens or 1
+
+    def new(self, tokens: int | None = None, border: int | None = None) -> Task:
+        """A new task of *tokens*, by default as the finding asks."""
+        return tasks.new(self.prompt, tokens or self.tokens, self.asked.output_tokens, probe=self.probe, border=border)
+
+    def read(
+        self, task: Task, *, reusable: int = 0, salt: str = "", judged: bool = True, whole_only: bool = True
+    ) -> Reading:
+        """Read *task* alone."""
+        (found,) = self.together([task], reusable=[reusable], salt=salt, judged=judged, whole_only=whole_only)
+        return found
+
+    def again(self, task: Task, **how: bool | str) -> Reading:
+        """Read *task*, of which every token may be in the cache."""
+        return self.read(task, reusable=len(task.prompt), **how)  # type: ignore[arg-type]
+
+    def together(
+        self,
+        several: Sequence[Task],
+        *,
+        reusable: Sequence[int] = (),
+        salt: str = "",
+        judged: bool = True,
+        whole_only: bool = True,
+    ) -> list[Reading]:
+        """Read *several* tasks at once. Raises `UnservedError` for the first that is not served."""
+        sent = event_loop.run(self._all([(task, salt) for task in several]))
+        found = [
+            Reading(task, exchange, most, whole_only)
+            for task, exchange, most in zip(several, sent, reusable or [0] * len(several), strict=True)
+        ]
+        if judged:
+            self.readings += found
+        return found
+
+    def colds_of(self, each: Reading) -> Sequence[Exchange]:
+        """The cold readings of the same prompt."""
+        return self.colds.get(each.task.name, ())
+
+    async def _all(self, several: Sequence[tuple[Task, str]]) -> list[Exchange]:
+        alone = len(several) == 1
+        async with poll_metrics(self.server) as gauges:
+            asked = (
+                StreamedRequest(
+                    replace(self.server, salt=self.server.salt + salt) if salt else self.server,
+                    task.prompt,
+                    task.output_tokens,
+                    self.server.deployment.timeouts.request_s(len(task.prompt) * len(several), task.output_tokens),
+                    self.watch,
+                    traced=True,
+                    gauges=None if alone else gauges,
+                )
+                for task, salt in several
+            )
+            exchanges = await asyncio.gather(*(each.run() for each in asked))
+        for exchange in exchanges:
+            if exchange.ending != "complete":
+                raise UnservedError(exchange.ending, exchange)
+        return exchanges
+
+    def scrape(self) -> ServerMetrics:
+        """The server's counters now."""
+        return scrape(self.server)
+
+    def grown(self, name: str, before: ServerMetrics) -> float | None:
+        """Growth of a counter since *before*, once the counters have settled."""
+        wait_until(self.scrape, _SETTLE_S, 0.05, done=lambda now: now.running in (None, 0))
+        return self.scrape().grown(name, before)
+
+    def reset(self) -> None:
+        """Empty the server's own prefix cache. Raises `UnwalkableError` if it refuses."""
+        refusal = prefix_cache.reset(self.server)
+        if refusal is not None:
+            raise UnwalkableError(f"the prefix cache cannot be emptied: {refusal.status} {refusal.text}")
+
+    def fresh_salt(self) -> str:
+        """A salt that no other request has."""
+        self._salts += 1
+        return f"cold-{self._salts}"
+
+    def control(self) -> None:
+        """Read up to `CONTROLS` prompts of the path cold, and one of them twice more: alone, and in company."""
+        named = {each.task.name: each.task for each in self.readings}
+        step = max(1, len(named) // CONTROLS)
+        chosen = [*islice(named.values(), 0, CONTROLS * step, step)]
+        for task in [*chosen, *chosen[:1]]:
+            self._keep(task, self._cold([task]))
+        company = chosen[: _COMPANY + 1]
+        if len(company) == 1:
+            company.append(self.new())
+        for task, exchange in zip(company, self._cold(company), strict=True):
+            self._keep(task, [exchange])
+
+    def _cold(self, several: Sequence[Task]) -> list[Exchange]:
+        if self.server.backend.salted:
+            # A salt of its own leaves the cache as it is.
+            salts = [self.fresh_salt() for _ in several]
+        else:
+            self.reset()
+            salts = [""] * len(several)
+        return event_loop.run(self._all(list(zip(several, salts, strict=True))))
+
+    def _keep(self, task: Task, exchanges: Sequence[Exchange]) -> None:
+        self.colds.setdefault(task.name, []).extend(exchanges)
+
+
+def _claims(layout: dict[str, str], flags: dict[str, object]) -> bool | None:
+    """Whether the server says that it caches prefixes, by its page or its flags."""
+    told = layout.get("enable_prefix_caching", "").lower()
+    if told in ("true", "false"):
+        return told == "true"
+    if flags.get("no-enable-prefix-caching") or flags.get("disable-radix-cache"):
+        return False
+    return True if flags.get("enable-prefix-caching") else None
+
+
+def _number(value: object) -> int | None:
+    text = str(value)
+    return int(text) if text.isdigit() and int(text) > 0 else None
+
+
+def _window(server: Server) -> int | None:
+    try:
+        shape = models.shape_of(server.deployment.model)
+    except ModelError:
+        return None
+    return shape.window if shape is not None and (shape.chunked or shape.sliding) and shape.window else None
+
+
+def summary(walk: Walk) -> Observation:
+    """The readings of *walk* compared with their controls. The outcome is None if all is right and the path was not taken."""
+    readings, colds, pieces = walk.readings, walk.colds, walk.pieces
+    apart = list(reading.differences(readings, colds))
+    certain = [(each, found) for each, found in apart if not found.tied]
+    noise, gap = reading.noise_nats(colds), reading.gap_nats(readings, colds)
+    shaky = reading.unstable(colds)
+    wrong = list(reading.wrong_needles(readings, pieces))
+    foreign = _foreign(walk)
+    metrics: dict[str, float | None] = {
+        "requests": len(readings),
+        "answers_changed": None if shaky or len(apart) > len(certain) else len(certain),
+        "logprob_noise_nats": noise,
+        "logprob_gap_nats": gap,
+        "logprob_excess_nats": None if noise is None or gap is None else max(0.0, gap - reading.allowed_nats(noise)),
+        "foreign_tokens": foreign,
+        **_needles(readings),
+        **_hits(walk),
+        **walk.counts,
+    }
+    said = [*wrong, *(reading.place(each, found, pieces) for each, found in certain), shaky]
+    bad = bool(wrong or certain or foreign)
+    text = "; ".join(filter(None, (walk.not_taken if not bad else "", *islice(filter(None, said), 3))))
+    return Observation("serves" if bad or not walk.not_taken else None, metrics, phase="request", said=text)
+
+
+def _foreign(walk: Walk) -> float | None:
+    """
+    The most `Reading.foreign_tokens` of the readings and of their controls, of which nothing may be cached.
+
+    None if it is not known of a reading. A control in company is left out where usage does not report its cached tokens.
+    """
+    of_path = [each.foreign_tokens for each in walk.readings]
+    of_controls = [Reading(each.task, cold).foreign_tokens for each in walk.readings for cold in walk.colds_of(each)]
+    known = [tokens for tokens in (*of_path, *of_controls) if tokens is not None]
+    return None if None in of_path or not known else max(known)
+
+
+def _needles(readings: Sequence[Reading]) -> dict[str, float | None]:
+    grades = [grade for each in readings if (grade := each.task.grade(each.exchange.text)) is not None]
+    if not grades:
+        return {}
+    asked = sum(len(grade.steps) for grade in grades)
+    right = sum(grade.count("right") for grade in grades)
+    made_up = sum(int(grade.denied is False) + int(grade.derailed_at is not None) for grade in grades)
+    return {"needles": asked, "needles_right": right, "needles_share": right / asked, "made_up_answers": made_up}
+
+
+def _hits(walk: Walk) -> dict[str, float | None]:
+    """``hit_share``: the least over readings of which the cache may have a whole block; absent if there are none."""
+    wanted = [each for each in walk.readings if each.whole_only and each.reusable > walk.block]
+    if not wanted:
+        return {}
+    shares = [each.hit_share(walk.block) for each in wanted]
+    known = [share for share in shares if share is not None]
+    if len(known) == len(shares) and known and walk.caching is not True and max(known) == 0:
+        walk.not_taken = (
+            walk.not_taken or "not taken: no prompt was found in the cache, and the server does not say that it has one"
+        )
+        return {}
+    return {"hit_share": min(known) if len(known) == len(shares) else None, "cached_tokens": _mean_cached(wanted)}
+
+
+_NO_HIT: Final = "not taken: no prompt was found in the cache, and the server does not say that it has one"
+
+
+def _mean_cached(wanted: Sequence[Reading]) -> float | None:
+    known = [each.exchange.usage.cached_tokens for each in wanted]
+    counts = [count for count in known if count is not None]
+    return fmean(counts) if counts and len(counts) == len(known) else None
+
+
+def with_controls(walk: Walk) -> None:
+    """Read the controls of *walk*; where the server cannot be made cold, what needs none is still judged."""
+    try:
+        walk.control()
+    except UnwalkableError as problem:
+        walk.not_taken = walk.not_taken or f"not compared with a cold reading: {problem}"
+
+
+Path = Callable[[Walk], None]
+"""Walks one path: sends its readings, and notes whether it was taken."""
+
+
+def observe(path: Path, walk: Walk) -> Observation:
+    """Walk *path*, read the controls, and return the evidence."""
+    try:
+        before = walk.scrape()
+        path(walk)
+        with_controls(walk)
+        if (corrupted := walk.grown("corrupted_requests", before)) is not None:
+            walk.counts["corrupted_requests"] = corrupted
+    except UnwalkableError as problem:
+        return Observation(None, phase="request", said=f"not taken: {problem}")
+    except UnservedError as problem:
+        return problem.exchange.observe()
+    return summary(walk)
