@@ -23,6 +23,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "context_length": "a prompt of this length is served, and counted exactly",
         "throughput": "how fast a prompt is read and an answer written",
         "fp8": "FP8 KV-cache dtypes: which are served, refused or fall back",
+        "probe_family": "the probe of one attention family, each a boot of its own",
         "rare_dtype": "KV-cache dtypes that no document names, each a boot of its own",
         "expected_oom": "configurations that must run out of memory or be refused",
         "limits": "the longest request that is served, and the first that is refused",
