@@ -15,9 +15,6 @@ from pytest_longctx.probe.weights import MLP, Matrix
 STILL_BASE = 1e30
 """Base of the rotary embeddings; see `softmax.still`."""
 
-GEMMA_HIDDEN = 1024
-"""Hidden size of the Gemma probes. Its square root, by which they multiply embeddings, is 32."""
-
 COMMON: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,
@@ -74,17 +71,17 @@ def _build(family: Family, mixer: Mixer) -> dict[str, Matrix]:
     return made
 
 
-def _named(projections: Mapping[str, Matrix]) -> dict[str, Matrix]:
+def named(projections: Mapping[str, Matrix]) -> dict[str, Matrix]:
     return {f"{name}_proj.weight": matrix for name, matrix in projections.items()}
 
 
 def _plain(layer: Layer, heads: Heads) -> Mapping[str, Matrix]:
-    return _named(softmax.attention(heads, layer.keys, HIDDEN))
+    return named(softmax.attention(heads, layer.keys, HIDDEN))
 
 
 def _normed(layer: Layer, heads: Heads) -> Mapping[str, Matrix]:
     weights = {"q_norm": softmax.norm_gain(heads), "k_norm": 1.0}
-    made = _named(softmax.attention(heads, layer.keys, HIDDEN, normed=True))
+    made = named(softmax.attention(heads, layer.keys, HIDDEN, normed=True))
     return made | {f"{name}.weight": np.full(heads.dim, gain, np.float32) for name, gain in weights.items()}
 
 
@@ -134,55 +131,6 @@ def mistral(window: int = 4096) -> Family:
     }
     layers = shared_out([(i, "sliding") for i in range(4)], window)
     return Family(config, layers, lambda family: _build(family, _plain))
-
-
-def gemma3(window: int = 512) -> Family:
-    """Gemma 3: five layers with a window, then one without (1B: 512 tokens). Its embeddings are not tied here."""
-    kinds: list[tuple[int, Any]] = [(i, "sliding") for i in range(5)] + [(5, "full")]
-    config = {
-        "architectures": ["Gemma3ForCausalLM"],
-        "model_type": "gemma3_text",
-        **COMMON,
-        "hidden_size": GEMMA_HIDDEN,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 256,
-        "query_pre_attn_scalar": 256,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "rms_norm_eps": 1e-6,
-        "rope_local_base_freq": STILL_BASE,
-        "rope_scaling": None,
-        "sliding_window": window,
-        "sliding_window_pattern": 6,
-        "layer_types": [f"{kind}_attention" for _, kind in kinds],
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-    }
-    return Family(config, shared_out(kinds, window), _gemma3)
-
-
-def _gemma3(family: Family) -> dict[str, Matrix]:
-    """Gemma's norms multiply by 1 + weight, and one of them norms what attention puts out."""
-    heads, hidden = heads_of(family.config), GEMMA_HIDDEN
-    made = ends(hidden) | {"model.norm.weight": np.zeros(hidden, np.float32)}
-    after = np.full(hidden, -1, np.float32)
-    after[layout.GOT_KEY.start : layout.GOT_VALUE.stop] = np.sqrt(hidden) - 1
-    # A constant of 8 in 16 of 1,024 dimensions has a mean square of 1.
-    for layer in family.layers:
-        prefix = f"model.layers.{layer.index}."
-        projections = softmax.attention(heads, layer.keys, hidden, normed=True)
-        made |= {
-            f"{prefix}self_attn.{name}": each
-            for name, each in _named(softmax.held(heads, 8.0, hidden, projections)).items()
-        }
-        made[f"{prefix}self_attn.q_norm.weight"] = np.full(heads.dim, softmax.norm_gain(heads) - 1, np.float32)
-        made[f"{prefix}self_attn.k_norm.weight"] = np.zeros(heads.dim, np.float32)
-        made |= empty_mlp(f"{prefix}mlp.", hidden)
-        for name in ("input", "pre_feedforward", "post_feedforward"):
-            made[f"{prefix}{name}_layernorm.weight"] = np.zeros(hidden, np.float32)
-        made[f"{prefix}post_attention_layernorm.weight"] = after
-    return made
 
 
 def gpt_oss(window: int = 128) -> Family:

@@ -162,10 +162,17 @@ def nemotron_h() -> Family:
     return Family(config, shared_out(kinds), _build_nemotron_h)
 
 
+def scan_of(config: Mapping[str, Any]) -> Scan:
+    """Return the sizes of Mamba2 in *config*."""
+    own = ("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups")
+    names = own if config["model_type"] == "nemotron_h" else ("num_heads", "head_dim", "state_size", "n_groups")
+    return Scan(*(config[name] for name in names))
+
+
 def _build_nemotron_h(family: Family) -> dict[str, Matrix]:
     made = _renamed_ends(HIDDEN)
     config = family.config
-    sizes = Scan(config["mamba_num_heads"], config["mamba_head_dim"], config["ssm_state_size"], config["n_groups"])
+    sizes = scan_of(config)
     heads = heads_of(config, 0)
     answering = {layer.index: layer for layer in family.layers}
     for index, letter in enumerate(NEMOTRON_H):
@@ -226,7 +233,7 @@ def mamba2() -> Family:
 
 def _build_mamba2(family: Family) -> dict[str, Matrix]:
     config, made = family.config, _renamed_ends(PURE_HIDDEN)
-    sizes = Scan(config["num_heads"], config["head_dim"], config["state_size"], config["n_groups"])
+    sizes = scan_of(config)
     for layer in family.layers:
         prefix = f"backbone.layers.{layer.index}."
         made[f"{prefix}norm.weight"] = np.ones(PURE_HIDDEN, np.float32)

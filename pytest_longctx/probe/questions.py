@@ -65,8 +65,8 @@ def plant(filler: Prompt, places: Sequence[int], windows: Windows = EVERYTHING) 
     Plant a needle at each of *places* in a copy of *filler*. The last token becomes the ask.
 
     *filler* consists of `FILLER_IDS` and is long enough for the places. There are 1 to 64 places, in any order, from 0
-    to the length less 2. A key with a window gets a place that is still inside it when the key is asked for, and the last
-    one takes the farthest such place. If the first key without a needle has a window, a needle of it is planted one token
+    to the length less 2. A key with a window gets a place that is still inside it when the key is asked for, one of them the very
+    first such place, if it is among *places*. If the first key without a needle has a window, a needle of it is planted one token
     beyond, where a right model does not see it. Raises `PromptError`.
     """
     check(filler, places, 1, KEYS)
@@ -98,8 +98,8 @@ def _within(
     The key that sees least chooses first. What it takes, any other could have taken, so the order is found if there is one.
     """
     seen = {int(key): first_seen(tokens, int(key), window) if (window := windows[key]) else 0 for key in keys}
-    free, dealt = list(places), {}
-    for rank, key in enumerate(sorted(seen, key=lambda key: (-seen[key], list(keys).index(key)))):
+    free, dealt, at_border = list(places), {}, False
+    for key in sorted(seen, key=lambda key: (-seen[key], list(keys).index(key))):
         fitting = [place for place in free if place >= seen[key]]
         if not fitting:
             raise PromptError(
@@ -107,7 +107,9 @@ def _within(
                 f"in a prompt of {tokens:,}; no place is left there among {len(places)}: {places!s:.80}\n"
                 "  try      questions.spread with the same windows"
             )
-        place = fitting[0] if rank == 0 else fitting[int(deal.integers(len(fitting)))]
+        take_border = not at_border and seen[key] == fitting[0] > 0
+        place = fitting[0] if take_border else fitting[int(deal.integers(len(fitting)))]
+        at_border = at_border or take_border
         dealt[place] = key
         free.remove(place)
     return np.array([dealt[place] for place in places])
@@ -118,16 +120,19 @@ def spread(tokens: int, count: int = KEYS, windows: Windows = EVERYTHING) -> tup
     Return *count* evenly spaced positions in a prompt of *tokens*, from the first token to the last before the ask;
     fewer in a short prompt.
 
-    Keys with a window have their positions spread over what their layer sees when they are asked for, from the very
-    first token of it.
+    Keys with a window, which is the same for all of them, have their positions spread over what their layers see when
+    they are asked for, from the very first token of it.
     """
     keys = range(min(count, KEYS))
     windowed = {key: max(0, first_seen(tokens, key, window)) for key in keys if (window := windows[key])}
-    chosen = {round(place) for place in np.linspace(0, tokens - 2, count - len(windowed))}
-    for window in sorted({windows[key] or 0 for key in windowed}):
-        mine = [windowed[key] for key in windowed if windows[key] == window]
-        free = [place for place in range(max(mine), tokens - 1) if place not in chosen]
-        chosen |= {free[round(i)] for i in np.linspace(0, len(free) - 1, len(mine))} if free else set()
+    # Where `plant` puts the needle that must not be seen.
+    hidden = first_seen(tokens, count, window) - 1 if count < KEYS and (window := windows[count]) else -1
+    even = (round(place) for place in np.linspace(0, tokens - 2, count - len(windowed)))
+    chosen = {place + 1 if place == hidden else place for place in even}
+    if windowed:
+        farthest = max(each for each in windowed.values() if each != hidden)
+        free = [place for place in range(farthest, tokens - 1) if place not in chosen and place != hidden]
+        chosen |= {free[round(i)] for i in np.linspace(0, len(free) - 1, min(len(windowed), len(free)))}
     return tuple(sorted(chosen))
 
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pytest_longctx.probe import decoders, hybrids
+from pytest_longctx.probe import decoders, gemma, hybrids
 from pytest_longctx.probe.families import Family
 from pytest_longctx.probe.questions import EVERYTHING, Windows
 from pytest_longctx.probe.weights import Matrix
@@ -42,7 +42,8 @@ _SOUND: Mapping[str, Family] = MappingProxyType(
         "probe-mqa-128": decoders.llama(8, 1, 128),
         "probe-qwen3": decoders.qwen3(),
         "probe-mistral": decoders.mistral(),
-        "probe-gemma3": decoders.gemma3(),
+        "probe-gemma2": gemma.gemma2(),
+        "probe-gemma3": gemma.gemma3(),
         "probe-gpt-oss": decoders.gpt_oss(),
         "probe-deepseek-v2": decoders.deepseek(2),
         "probe-deepseek-v3": decoders.deepseek(3),
