@@ -59,7 +59,9 @@ class Forward:
         """What the MLP of Gemma 2's first layer adds."""
         hidden = self.normed(hidden, "model.layers.0.pre_feedforward_layernorm.weight")
         gate, up, down = (self.tensors[f"model.layers.0.mlp.{name}_proj.weight"].T for name in ("gate", "up", "down"))
-        return self.normed((gelu(hidden @ gate) * (hidden @ up)) @ down, "model.layers.0.post_feedforward_layernorm.weight")
+        return self.normed(
+            (gelu(hidden @ gate) * (hidden @ up)) @ down, "model.layers.0.post_feedforward_layernorm.weight"
+        )
 
     def own(self, layer: Layer) -> dict[str, Array]:
         """The tensors of the mixer of *layer*, by the end of their names."""
@@ -153,7 +155,7 @@ def convolved(values: Array, taps: Array) -> Array:
 
 
 def delta(config: Mapping[str, object], own: Tensors, hidden: Array, layer: Layer) -> Array:
-    """S = S exp(g); S += k (beta (v - S^T k))^T; o = S^T q / sqrt(d), with q and k of norm 1."""
+    """Per head: S = S exp(g); S += k (beta (v - S^T k))^T; o = S^T q / sqrt(d), with q and k of norm 1."""
     sizes, tokens = hybrids.delta_of(config), len(hidden)
     mixed, gate, beta, alpha = _delta_inputs(own, hidden, config)
     mixed = convolved(mixed, own["conv1d.weight"])
@@ -190,14 +192,16 @@ def _delta_inputs(own: Tensors, hidden: Array, config: Mapping[str, object]) -> 
 
 
 def mamba2(config: Mapping[str, object], own: Tensors, hidden: Array, layer: Layer) -> Array:
-    """h = h exp(A dt) + dt B x^T; y = C h + D x."""
+    """Per head: h = h exp(A dt) + dt B x^T; y = C h + D x."""
     sizes, tokens = hybrids.scan_of(config), len(hidden)
     inner, states = sizes.heads * sizes.head_dim, sizes.groups * sizes.state
     gate, mixed, step = np.split(hidden @ own["in_proj.weight"].T, [inner, 2 * inner + 2 * states], axis=1)
     mixed = convolved(mixed, own["conv1d.weight"])
     value = mixed[:, :inner].reshape(tokens, sizes.heads, -1)
     stored, asked = (
-        np.repeat(mixed[:, start : start + states].reshape(tokens, sizes.groups, -1), sizes.heads // sizes.groups, axis=1)
+        np.repeat(
+            mixed[:, start : start + states].reshape(tokens, sizes.groups, -1), sizes.heads // sizes.groups, axis=1
+        )
         for start in (inner, inner + states)
     )
     step = np.log1p(np.exp(step + own["dt_bias"]))

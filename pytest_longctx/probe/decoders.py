@@ -169,9 +169,7 @@ def _gpt_oss(family: Family) -> dict[str, Matrix]:
     heads, made = heads_of(family.config), ends(HIDDEN)
     for layer in family.layers:
         prefix = f"model.layers.{layer.index}."
-        projections, sinks = softmax.halved_by_sinks(
-            heads, layer.keys, softmax.attention(heads, layer.keys, HIDDEN)
-        )
+        projections, sinks = softmax.halved_by_sinks(heads, layer.keys, softmax.attention(heads, layer.keys, HIDDEN))
         made |= norms(prefix, HIDDEN)
         for name, matrix in projections.items():
             made[f"{prefix}self_attn.{name}_proj.weight"] = matrix
@@ -221,7 +219,7 @@ def deepseek(version: int) -> Family:
             else {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": True}
         ),
     }
-    return Family(config, shared_out([(i, "latent") for i in range(4)]), lambda family: _build_latent(family))
+    return Family(config, shared_out([(i, "latent") for i in range(4)]), _build_latent)
 
 
 def latent_of(config: Mapping[str, Any]) -> Latent:

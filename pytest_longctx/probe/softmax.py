@@ -205,7 +205,9 @@ def match_score(heads: Heads, keys: Sequence[int]) -> float:
     return power_of_two(LEAST_SCORE * math.sqrt(heads.dim) / width) * width / math.sqrt(heads.dim)
 
 
-def halved_by_sinks(heads: Heads, keys: Sequence[int], projections: dict[str, Matrix]) -> tuple[dict[str, Matrix], Matrix]:
+def halved_by_sinks(
+    heads: Heads, keys: Sequence[int], projections: dict[str, Matrix]
+) -> tuple[dict[str, Matrix], Matrix]:
     """
     Return *projections* whose answer depends on the sinks, and the sinks, one for each query head.
 

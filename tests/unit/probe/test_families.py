@@ -40,7 +40,8 @@ def answered(family, question, tensors=None, *, margin=False):
 def test_fp64_finds_every_needle_with_more_lead_than_bf16_can_take(name):
     family = registry.FAMILIES[name]
     grade, lead, largest = answered(family, asked(family.windows), margin=True)
-    assert grade.sound and grade.denied, grade
+    assert grade.sound, grade
+    assert grade.denied
     assert lead > 2 * ROUNDINGS * 2.0**-9 * largest
 
 
@@ -100,8 +101,12 @@ def scores(family, layer):
     own = reference.Forward(family, reference.loaded(family)).own(layer)
     table = layout.embedding(family.config["hidden_size"]).astype(float)
     rotary = family.config.get("partial_rotary_factor", 0 if family.config["model_type"] == "nemotron_h" else 1)
-    heads = decoders.heads_of(family.config, family.config.get("rope_parameters", {}).get("partial_rotary_factor", rotary))
-    query = (table[codes.ASK : codes.NONE] @ own["q_proj.weight"].T).reshape(codes.KEYS, heads.query, -1)[:, :, : heads.dim]
+    heads = decoders.heads_of(
+        family.config, family.config.get("rope_parameters", {}).get("partial_rotary_factor", rotary)
+    )
+    query = (table[codes.ASK : codes.NONE] @ own["q_proj.weight"].T).reshape(codes.KEYS, heads.query, -1)[
+        :, :, : heads.dim
+    ]
     key = (table @ own["k_proj.weight"].T).reshape(len(table), heads.kv, -1)
     if "q_norm.weight" in own:
         more = 0 if family.config["model_type"] == "qwen3" else 1
@@ -132,7 +137,9 @@ def test_a_match_outweighs_a_million_tokens():
     assert 1 / (1 + (2**20 - 1) * math.exp(-0.99 * softmax.LEAST_SCORE)) > 1 - 1e-11
 
 
-@pytest.mark.parametrize("make", [decoders.mistral, gemma.gemma2, gemma.gemma3, decoders.gpt_oss], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [decoders.mistral, gemma.gemma2, gemma.gemma3, decoders.gpt_oss], ids=lambda make: make.__name__
+)
 @pytest.mark.parametrize("off", [-1, 1])
 def test_a_window_off_by_one_is_seen(make, off):
     family = make(160)
