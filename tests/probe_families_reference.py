@@ -134,17 +134,25 @@ def softmax(config: Mapping[str, object], own: Tensors, hidden: Array, layer: La
 
 
 def latent(config: Mapping[str, object], own: Tensors, hidden: Array, layer: Layer) -> Array:
+    sizes = decoders.latent_of(config)
+    query, key, value = latent_heads(config, own, hidden)
+    found = attended(query, key, value, (sizes.nope + sizes.rope) ** -0.5, layer.window)
+    return found @ own["o_proj.weight"].T
+
+
+def latent_heads(config: Mapping[str, object], own: Tensors, hidden: Array) -> tuple[Array, Array, Array]:
+    """Return query, key and value of latent attention as (tokens, heads, dim), the rotary part of both last."""
     sizes, tokens, eps = decoders.latent_of(config), len(hidden), config["rms_norm_eps"]
-    asked = norm(hidden @ own["q_a_proj.weight"].T, eps) @ own["q_b_proj.weight"].T if sizes.q_lora_rank else None
-    query = hidden @ own["q_proj.weight"].T if asked is None else asked
-    query = query.reshape(tokens, sizes.heads, -1)
+    if sizes.q_lora_rank:
+        query = norm(hidden @ own["q_a_proj.weight"].T, eps) @ own["q_b_proj.weight"].T
+    else:
+        query = hidden @ own["q_proj.weight"].T
     stored = hidden @ own["kv_a_proj_with_mqa.weight"].T
     up = norm(stored[:, : sizes.kv_lora_rank], eps) @ own["kv_b_proj.weight"].T
     up = up.reshape(tokens, sizes.heads, -1)
     turned = np.repeat(stored[:, None, sizes.kv_lora_rank :], sizes.heads, axis=1)
     key = np.concatenate([up[:, :, : sizes.nope], turned], axis=2)
-    found = attended(query, key, up[:, :, sizes.nope :], (sizes.nope + sizes.rope) ** -0.5, layer.window)
-    return found @ own["o_proj.weight"].T
+    return query.reshape(tokens, sizes.heads, -1), key, up[:, :, sizes.nope :]
 
 
 def convolved(values: Array, taps: Array) -> Array:
@@ -157,7 +165,7 @@ def convolved(values: Array, taps: Array) -> Array:
 def delta(config: Mapping[str, object], own: Tensors, hidden: Array, layer: Layer) -> Array:
     """Per head: S = S exp(g); S += k (beta (v - S^T k))^T; o = S^T q / sqrt(d), with q and k of norm 1."""
     sizes, tokens = hybrids.delta_of(config), len(hidden)
-    mixed, gate, beta, alpha = _delta_inputs(own, hidden, config)
+    mixed, gate, beta, alpha = delta_inputs(own, hidden, config)
     mixed = convolved(mixed, own["conv1d.weight"])
     keyed = sizes.key_heads * sizes.key_dim
     query, key = (mixed[:, i * keyed : (i + 1) * keyed].reshape(tokens, sizes.key_heads, -1) for i in (0, 1))
@@ -178,7 +186,7 @@ def unit(values: Array) -> Array:
     return values / np.sqrt((values**2).sum(axis=-1, keepdims=True) + 1e-6)
 
 
-def _delta_inputs(own: Tensors, hidden: Array, config: Mapping[str, object]) -> tuple[Array, Array, Array, Array]:
+def delta_inputs(own: Tensors, hidden: Array, config: Mapping[str, object]) -> tuple[Array, Array, Array, Array]:
     if "in_proj_qkv.weight" in own:
         qkv, gate, beta, alpha = (hidden @ own[f"in_proj_{name}.weight"].T for name in ("qkv", "z", "b", "a"))
         return qkv, gate, beta, alpha

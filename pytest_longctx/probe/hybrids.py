@@ -54,7 +54,11 @@ def qwen3_next() -> Family:
         "partial_rotary_factor": _ROTARY_SHARE,
         "rope_scaling": None,
         "decoder_sparse_step": 1,
-        "mlp_only_layers": [0, 1, 2, 3],
+        # vLLM refuses this class without a single layer of experts.
+        "mlp_only_layers": [0, 1, 2],
+        "moe_intermediate_size": MLP,
+        "shared_expert_intermediate_size": MLP,
+        "num_experts_per_tok": 1,
         "num_experts": 2,
         "norm_topk_prob": True,
     }
@@ -86,7 +90,8 @@ def _build_qwen(family: Family) -> dict[str, Matrix]:
     made = ends(HIDDEN) | {"model.norm.weight": np.zeros(HIDDEN, np.float32)}
     for layer in family.layers:
         prefix = f"model.layers.{layer.index}."
-        made |= empty_mlp(f"{prefix}mlp.", HIDDEN)
+        dense = not fused or layer.index in family.config["mlp_only_layers"]
+        made |= empty_mlp(f"{prefix}mlp.", HIDDEN) if dense else _empty_experts(prefix, family.config["num_experts"])
         for name in ("input_layernorm", "post_attention_layernorm"):
             made[f"{prefix}{name}.weight"] = np.zeros(HIDDEN, np.float32)
         if layer.kind == "full":
@@ -97,6 +102,17 @@ def _build_qwen(family: Family) -> dict[str, Matrix]:
             made[f"{prefix}self_attn.k_norm.weight"] = np.zeros(heads.dim, np.float32)
         else:
             made |= _named_delta(f"{prefix}linear_attn.", family.config, layer, fused=fused)
+    return made
+
+
+def _empty_experts(prefix: str, experts: int) -> dict[str, Matrix]:
+    """Return experts of Qwen3-Next that add nothing."""
+    made = {
+        f"{prefix}mlp.gate.weight": np.zeros((experts, HIDDEN), np.float32),
+        f"{prefix}mlp.shared_expert_gate.weight": np.zeros((1, HIDDEN), np.float32),
+    }
+    for name in ("shared_expert", *(f"experts.{number}" for number in range(experts))):
+        made |= empty_mlp(f"{prefix}mlp.{name}.", HIDDEN)
     return made
 
 

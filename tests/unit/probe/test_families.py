@@ -6,7 +6,7 @@ import pytest
 
 from pytest_longctx.deployments import models
 from pytest_longctx.deployments.deployment import Model
-from pytest_longctx.probe import codes, decoders, gemma, grading, layout, questions, registry, softmax
+from pytest_longctx.probe import codes, decoders, gemma, grading, hybrids, layout, questions, registry, softmax
 from pytest_longctx.prompts import PromptFactory
 from pytest_longctx.shapes import NotUnderstood
 from tests import probe_families_reference as reference
@@ -130,6 +130,59 @@ def test_every_ask_scores_a_match_on_its_own_needles_and_zero_on_every_other_tok
         # Zero, but for what FP64 rounds where queries and keys are normed.
         assert max(np.abs(low[~matches]).max(), np.abs(high[~matches]).max()) < 1e-12
         assert reference.turning(heads, decoders.STILL_BASE, used, 10_000_000) < 1e-7
+
+
+@pytest.mark.parametrize("name", ["probe-deepseek-v2", "probe-deepseek-v3"])
+def test_latent_scores_are_a_match_or_zero_too_and_either_part_of_a_cached_token_carries_half_the_keys(name):
+    family = registry.FAMILIES[name]
+    sizes, table = decoders.latent_of(family.config), layout.embedding().astype(float)
+    for layer in family.layers:
+        own = reference.Forward(family, reference.loaded(family)).own(layer)
+        query, key, _ = reference.latent_heads(family.config, own, table)
+        query, parts = query[codes.ASK : codes.NONE], (slice(0, sizes.nope), slice(sizes.nope, None))
+        by_part = [np.einsum("qhd,thd->hqt", query[:, :, part], key[:, :, part]) for part in parts]
+        for number, asked_for in enumerate(layer.keys):
+            mine = slice(codes.needle(asked_for, 0), codes.needle(asked_for, 63) + 1)
+            scale = (sizes.nope + sizes.rope) ** -0.5
+            assert (by_part[number % 2][:, asked_for, mine] * scale).min() >= 0.99 * softmax.LEAST_SCORE
+            for each in by_part:
+                each[:, asked_for, mine] = 0
+        assert max(np.abs(each).max() for each in by_part) < 1e-9
+
+
+def written(family, layer):
+    """What each token of the vocabulary writes: its key and value, and what it asks for, after the activation."""
+    own = reference.Forward(family, reference.loaded(family)).own(layer)
+    table = layout.embedding(family.config["hidden_size"]).astype(float)
+    if layer.kind == "delta":
+        mixed, sizes = reference.delta_inputs(own, table, family.config)[0], hybrids.delta_of(family.config)
+        keyed = sizes.key_heads * sizes.key_dim
+        cuts, heads = (keyed, 2 * keyed), (sizes.key_heads, sizes.key_heads, sizes.value_heads)
+        query, key, value = np.split(reference.silu(mixed), cuts, axis=1)
+    else:
+        sizes = hybrids.scan_of(family.config)
+        inner, states = sizes.heads * sizes.head_dim, sizes.groups * sizes.state
+        projected = reference.silu((table @ own["in_proj.weight"].T)[:, inner:])
+        heads = (sizes.groups, sizes.groups, sizes.heads)
+        value, key, query = np.split(projected[:, : inner + 2 * states], (inner, inner + states), axis=1)
+    return [each.reshape(len(table), count, -1) for each, count in zip((query, key, value), heads, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["probe-qwen3-next", "probe-qwen3.5", "probe-nemotron-h", "probe-mamba2"])
+def test_only_needles_of_its_keys_write_into_a_state_each_to_a_row_of_its_own(name):
+    """All 12,544 tokens: a state is a table with a row for each key, which nothing but its needle writes to."""
+    family = registry.FAMILIES[name]
+    for layer in (each for each in family.layers if each.kind in {"delta", "mamba2"}):
+        query, key, _ = written(family, layer)
+        expected = np.zeros((len(key), key.shape[2]), bool)
+        for row, each in enumerate(layer.keys):
+            expected[codes.needle(each, 0) : codes.needle(each, 63) + 1, row] = True
+        assert ((key != 0) == expected[:, None]).all()
+        asks = np.zeros((codes.KEYS, query.shape[2]), bool)
+        asks[list(layer.keys), range(len(layer.keys))] = True
+        assert ((query[codes.ASK : codes.NONE] != 0) == asks[:, None]).all()
+        assert len({round(float(each), 9) for each in key[key != 0]}) == 1
+        assert family.layer_of(0).lag <= 1
 
 
 def test_a_match_outweighs_a_million_tokens():
