@@ -7,6 +7,7 @@ as their recurrences are written: Gated DeltaNet as in arXiv 2412.06464, Mamba2 
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from pytest_longctx.probe.softmax import Heads
 
 Array = npt.NDArray[np.float64]
 Tensors = Mapping[str, Array]
+Config = Mapping[str, Any]
 
 
 def loaded(family: Family) -> dict[str, Array]:
@@ -53,7 +55,8 @@ class Forward:
         return f"{names[which][self.renamed]}.weight"
 
     def normed(self, hidden: Array, name: str) -> Array:
-        return norm(hidden, self.config["rms_norm_eps"]) * (self.tensors[name] + self.plus_one)
+        scaled: Array = norm(hidden, self.config["rms_norm_eps"]) * (self.tensors[name] + self.plus_one)
+        return scaled
 
     def rewritten(self, hidden: Array) -> Array:
         """What the MLP of Gemma 2's first layer adds."""
@@ -78,23 +81,27 @@ class Forward:
 
 
 def norm(values: Array, eps: float) -> Array:
-    return values / np.sqrt((values**2).mean(axis=-1, keepdims=True) + eps)
+    normed: Array = values / np.sqrt((values**2).mean(axis=-1, keepdims=True) + eps)
+    return normed
 
 
 def capped(values: Array, cap: float | None) -> Array:
-    return cap * np.tanh(values / cap) if cap else values
+    limited: Array = cap * np.tanh(values / cap) if cap else values
+    return limited
 
 
 def gelu(values: Array) -> Array:
-    return values * (1 + np.tanh(math.sqrt(2 / math.pi) * (values + 0.044715 * values**3))) / 2
+    activated: Array = values * (1 + np.tanh(math.sqrt(2 / math.pi) * (values + 0.044715 * values**3))) / 2
+    return activated
 
 
 def silu(values: Array) -> Array:
-    return values / (1 + np.exp(-values))
+    return values * sigmoid(values)
 
 
 def sigmoid(values: Array) -> Array:
-    return 1 / (1 + np.exp(-values))
+    share: Array = 1 / (1 + np.exp(-values))
+    return share
 
 
 def attended(
@@ -115,10 +122,11 @@ def attended(
         scores = np.concatenate([scores, np.broadcast_to(sinks[:, None, None], (len(sinks), tokens, 1))], axis=2)
     share = np.exp(scores - scores.max(axis=2, keepdims=True))
     share /= share.sum(axis=2, keepdims=True)
-    return np.einsum("hqk,khd->qhd", share[:, :, :tokens], value).reshape(tokens, -1)
+    found: Array = np.einsum("hqk,khd->qhd", share[:, :, :tokens], value).reshape(tokens, -1)
+    return found
 
 
-def softmax(config: Mapping[str, object], own: Tensors, hidden: Array, layer: Layer) -> Array:
+def softmax(config: Config, own: Tensors, hidden: Array, layer: Layer) -> Array:
     heads, tokens = decoders.heads_of(config), len(hidden)
     query = (hidden @ own["q_proj.weight"].T).reshape(tokens, heads.query, -1)
     key, value = ((hidden @ own[f"{name}_proj.weight"].T).reshape(tokens, heads.kv, -1) for name in ("k", "v"))
@@ -133,14 +141,14 @@ def softmax(config: Mapping[str, object], own: Tensors, hidden: Array, layer: La
     return (found * sigmoid(gate.reshape(tokens, -1)) if gate.size else found) @ own["o_proj.weight"].T
 
 
-def latent(config: Mapping[str, object], own: Tensors, hidden: Array, layer: Layer) -> Array:
+def latent(config: Config, own: Tensors, hidden: Array, layer: Layer) -> Array:
     sizes = decoders.latent_of(config)
     query, key, value = latent_heads(config, own, hidden)
     found = attended(query, key, value, (sizes.nope + sizes.rope) ** -0.5, layer.window)
     return found @ own["o_proj.weight"].T
 
 
-def latent_heads(config: Mapping[str, object], own: Tensors, hidden: Array) -> tuple[Array, Array, Array]:
+def latent_heads(config: Config, own: Tensors, hidden: Array) -> tuple[Array, Array, Array]:
     """Return query, key and value of latent attention as (tokens, heads, dim), the rotary part of both last."""
     sizes, tokens, eps = decoders.latent_of(config), len(hidden), config["rms_norm_eps"]
     if sizes.q_lora_rank:
@@ -159,10 +167,10 @@ def convolved(values: Array, taps: Array) -> Array:
     """Causal convolution of (tokens, channels) with (channels, 1, kernel), then SiLU."""
     kernel = taps.shape[2]
     padded = np.concatenate([np.zeros((kernel - 1, values.shape[1])), values])
-    return silu(sum(padded[i : i + len(values)] * taps[:, 0, i] for i in range(kernel)))
+    return silu(np.sum([padded[i : i + len(values)] * taps[:, 0, i] for i in range(kernel)], axis=0))
 
 
-def delta(config: Mapping[str, object], own: Tensors, hidden: Array, layer: Layer) -> Array:
+def delta(config: Config, own: Tensors, hidden: Array, layer: Layer) -> Array:
     """Per head: S = S exp(g); S += k (beta (v - S^T k))^T; o = S^T q / sqrt(d), with q and k of norm 1."""
     sizes, tokens = hybrids.delta_of(config), len(hidden)
     mixed, gate, beta, alpha = delta_inputs(own, hidden, config)
@@ -183,10 +191,11 @@ def delta(config: Mapping[str, object], own: Tensors, hidden: Array, layer: Laye
 
 
 def unit(values: Array) -> Array:
-    return values / np.sqrt((values**2).sum(axis=-1, keepdims=True) + 1e-6)
+    scaled: Array = values / np.sqrt((values**2).sum(axis=-1, keepdims=True) + 1e-6)
+    return scaled
 
 
-def delta_inputs(own: Tensors, hidden: Array, config: Mapping[str, object]) -> tuple[Array, Array, Array, Array]:
+def delta_inputs(own: Tensors, hidden: Array, config: Config) -> tuple[Array, Array, Array, Array]:
     if "in_proj_qkv.weight" in own:
         qkv, gate, beta, alpha = (hidden @ own[f"in_proj_{name}.weight"].T for name in ("qkv", "z", "b", "a"))
         return qkv, gate, beta, alpha
@@ -196,10 +205,11 @@ def delta_inputs(own: Tensors, hidden: Array, config: Mapping[str, object]) -> t
     cuts = np.cumsum([sizes.key_dim, sizes.key_dim, each * sizes.value_dim])
     query, key, value, gate = (part.reshape(tokens, -1) for part in np.split(both, cuts, axis=2))
     rates = (hidden @ own["in_proj_ba.weight"].T).reshape(tokens, sizes.key_heads, 2, each)
-    return np.concatenate([query, key, value], axis=1), gate, *(rates[:, :, i].reshape(tokens, -1) for i in (0, 1))
+    beta, alpha = (rates[:, :, i].reshape(tokens, -1) for i in (0, 1))
+    return np.concatenate([query, key, value], axis=1), gate, beta, alpha
 
 
-def mamba2(config: Mapping[str, object], own: Tensors, hidden: Array, layer: Layer) -> Array:
+def mamba2(config: Config, own: Tensors, hidden: Array, layer: Layer) -> Array:
     """Per head: h = h exp(A dt) + dt B x^T; y = C h + D x."""
     sizes, tokens = hybrids.scan_of(config), len(hidden)
     inner, states = sizes.heads * sizes.head_dim, sizes.groups * sizes.state

@@ -127,4 +127,5 @@ def mamba2(sizes: Scan, keys: Sequence[int], lag: int, hidden: int) -> dict[str,
 
 def _of(field: slice, element: float, size: float) -> float:
     """Return the weight with which a field whose dimensions all hold *element* adds up to *size*."""
-    return size / (element * (field.stop - field.start))
+    width: int = field.stop - field.start
+    return size / (element * width)

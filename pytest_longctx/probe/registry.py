@@ -1,6 +1,6 @@
 """Every probe family by the name under which a deployment asks for it, and a damaged copy of each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -27,8 +27,8 @@ def damaged(family: Family) -> Family:
     return replace(family, build=build)
 
 
-def stores(tensors: Mapping[str, Matrix], layer: int) -> list[str]:
-    """Return the names of the tensors through which passes what *layer* stores of a key."""
+def stores(tensors: Iterable[str], layer: int) -> list[str]:
+    """Return the names, among those of *tensors*, of the tensors through which passes what *layer* stores of a key."""
     return [name for name in tensors if f".layers.{layer}." in name and name.endswith(_STORES)]
 
 
@@ -62,4 +62,5 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 def windows(make: str | None) -> Windows:
     """Return, for each key, how many tokens the layer sees that answers for it; all tokens for any other model."""
-    return FAMILIES[make].windows if make in FAMILIES else EVERYTHING
+    family = FAMILIES.get(make or "")
+    return family.windows if family else EVERYTHING

@@ -55,7 +55,7 @@ def codebook(keys: Sequence[int]) -> tuple[Matrix, Matrix]:
     There are as many dimensions as the next power of two, 32 at least.
     """
     width = max(32, 1 << (len(keys) - 1).bit_length())
-    return codes.hadamard()[: len(keys), :width].T, codes.hadamard()[list(keys)] / WIDTH
+    return codes.hadamard()[: len(keys), :width].T, codes.hadamard()[list(keys)] / np.float32(WIDTH)
 
 
 def one_hot(keys: Sequence[int], rows: int, size: float) -> Matrix:
