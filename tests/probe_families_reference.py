@@ -7,6 +7,7 @@ as their recurrences are written: Gated DeltaNet as in arXiv 2412.06464, Mamba2 
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,14 @@ Tensors = Mapping[str, Array]
 Config = Mapping[str, Any]
 
 
-def loaded(family: Family) -> dict[str, Array]:
-    """Return the tensors as an engine reads them: rounded to BF16."""
+@lru_cache(maxsize=1)
+def _loaded(family: Family) -> Tensors:
     return {name: tensor.astype(np.float64) for name, tensor in family.tensors().items()}
+
+
+def loaded(family: Family) -> dict[str, Array]:
+    """Return the tensors as an engine reads them: rounded to BF16. The matrices are shared; replace them, do not change them."""
+    return dict(_loaded(family))
 
 
 def logits(family: Family, tensors: Tensors, ids: npt.NDArray[np.uint32], last: int) -> Array:
