@@ -110,7 +110,7 @@ def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
     A config.json that cannot be read is no error: it concerns one model. Raises `ModelError` for an unknown name.
     """
     if model.make in MADE_CONFIGS:
-        return shape.from_config(MADE_CONFIGS[model.make])
+        return _of_made(MADE_CONFIGS[model.make])
     if model.shape is not None:
         if model.shape not in shape.known():
             raise ModelError(unknown("shape", model.shape, shape.known()))
@@ -123,6 +123,14 @@ def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
     except OSError:
         return None
     return _read_config(config, stamp)
+
+
+def _of_made(config: Mapping[str, Any]) -> Shape | Beyond | NotUnderstood:
+    """The shape of a model made here: of any family, so the predictors may have no terms for it."""
+    found = read(config)
+    if isinstance(found, ModelShape) and (why := shape.not_plain(found)):
+        return Beyond(found, why)
+    return found if isinstance(found, NotUnderstood) else shape.from_config(config)
 
 
 def shape_of(model: Model) -> Shape | None:

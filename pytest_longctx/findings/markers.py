@@ -24,6 +24,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "throughput": "throughput of prefill and decode",
         "fp8": "FP8 KV-cache dtypes: which are served, refused or fall back",
         "rare_dtype": "KV-cache dtypes that no document names; each needs its own boot",
+        "probe_family": "the probe of one attention family; each needs its own boot",
         "expected_oom": "configurations that must run out of memory or be refused",
         "limits": "the longest served request and the shortest refused one",
         "retrieval": "the answer depends on a distant part of the context and is correct",

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors.numpy import save
 
 from pytest_longctx.probe import codes, weights
+from pytest_longctx.probe.registry import FAMILIES
 from pytest_longctx.probe.weights import LLAMA, LLAMA4, LLAMA4_WITH_IMAGES, Family
 
 
@@ -200,6 +201,13 @@ def make(folder: Path, family: Family, config: Mapping[str, Any]) -> None:
     write(folder, {"model.safetensors": save(weights.tensors(family), {"format": "pt"}), **files})
 
 
+def make_family(folder: Path, name: str) -> None:
+    """Write the probe family *name* into *folder*, unless the correct files exist."""
+    family = FAMILIES[name]
+    files = texts(family.config, codes.words(), codes.SPECIAL)
+    write(folder, {"model.safetensors": save(family.tensors(), {"format": "pt"}), **files})
+
+
 MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = MappingProxyType(
     {
         name: (partial(make, family=family, config=config), config)
@@ -210,5 +218,6 @@ MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = MappingPr
             ("probe-llama", LLAMA, PROBE_LLAMA),
         )
     }
+    | {name: (partial(make_family, name=name), family.config) for name, family in FAMILIES.items()}
 )
 """Every probe: its constructor and its ``config.json``."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pytest_longctx.errors import PromptError
 from pytest_longctx.probe import codes
@@ -53,28 +54,86 @@ class Question:
         return position / len(self.prompt)
 
 
-def plant(filler: Prompt, places: Sequence[int]) -> Question:
+Windows = Sequence[int | None]
+"""For each key, how many tokens the layer that answers for it sees, the asking one included; None for all of them."""
+
+EVERYTHING: Final[Windows] = (None,) * KEYS
+
+
+def plant(filler: Prompt, places: Sequence[int], windows: Windows = EVERYTHING) -> Question:
     """
     Plant a needle at each of *places* in a copy of *filler*. The last token becomes the ask.
 
     *filler* consists of `FILLER_IDS` and is long enough for the places. There are 1 to 64 places, in any order, from 0
-    to the length less 2. Raises `PromptError`.
+    to the length less 2. A key with a window gets a place that is still inside it when the key is asked for, one of them the very
+    first such place, if it is among *places*. If the first key without a needle has a window, a needle of it is planted one token
+    beyond, where a right model does not see it. Raises `PromptError`.
     """
     check(filler, places, 1, KEYS)
     deal = _dealer(filler)
     keys, values = deal.permutation(len(places)), deal.permutation(codes.VALUES)
+    if any(windows[key] for key in keys):
+        keys = _within(keys, sorted(places), len(filler), windows, deal)
     needles = [Needle(int(key), int(values[key]), place) for key, place in zip(keys, sorted(places), strict=True)]
     planted = {each.position: codes.needle(each.key, each.value) for each in needles}
+    if len(needles) < KEYS and (window := windows[len(needles)]):
+        beyond = first_seen(len(filler), len(needles), window) - 1
+        if beyond >= 0 and beyond not in planted:
+            planted[beyond] = codes.needle(len(needles), int(values[len(needles)]))
     prompt = planted_in(filler, planted, codes.ASK, f"{len(needles)} needles")
     return Question(prompt, tuple(sorted(needles, key=lambda each: each.key)))
 
 
-def spread(tokens: int, count: int = KEYS) -> tuple[int, ...]:
+def first_seen(tokens: int, key: int, window: int) -> int:
+    """Return the first position that a layer with *window* sees when *key* is asked for after a prompt of *tokens*."""
+    return tokens + key - window
+
+
+def _within(
+    keys: npt.NDArray[np.int64], places: Sequence[int], tokens: int, windows: Windows, deal: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """
+    Return *keys* in an order in which each sees its place. Raises `PromptError`.
+
+    The key that sees least chooses first. What it takes, any other could have taken, so the order is found if there is one.
+    """
+    seen = {int(key): first_seen(tokens, int(key), window) if (window := windows[key]) else 0 for key in keys}
+    free, dealt, at_border = list(places), {}, False
+    for key in sorted(seen, key=lambda key: (-seen[key], list(keys).index(key))):
+        fitting = [place for place in free if place >= seen[key]]
+        if not fitting:
+            raise PromptError(
+                f"key {key} is answered by a layer that sees {windows[key]:,} tokens, from position {seen[key]:,} on "
+                f"in a prompt of {tokens:,}; no place is left there among {len(places)}: {places!s:.80}\n"
+                "  try      questions.spread with the same windows"
+            )
+        take_border = not at_border and seen[key] == fitting[0] > 0
+        place = fitting[0] if take_border else fitting[int(deal.integers(len(fitting)))]
+        at_border = at_border or take_border
+        dealt[place] = key
+        free.remove(place)
+    return np.array([dealt[place] for place in places])
+
+
+def spread(tokens: int, count: int = KEYS, windows: Windows = EVERYTHING) -> tuple[int, ...]:
     """
     Return *count* evenly spaced positions in a prompt of *tokens*, from the first token to the last before the ask;
     fewer in a short prompt.
+
+    Keys with a window, which is the same for all of them, have their positions spread over what their layers see when
+    they are asked for, from the very first token of it.
     """
-    return tuple(sorted({round(place) for place in np.linspace(0, tokens - 2, count)}))
+    keys = range(min(count, KEYS))
+    windowed = {key: max(0, first_seen(tokens, key, window)) for key in keys if (window := windows[key])}
+    # Where `plant` puts the needle that must not be seen.
+    hidden = first_seen(tokens, count, window) - 1 if count < KEYS and (window := windows[count]) else -1
+    even = (round(place) for place in np.linspace(0, tokens - 2, count - len(windowed)))
+    chosen = {place + 1 if place == hidden else place for place in even}
+    if windowed:
+        farthest = max(each for each in windowed.values() if each != hidden)
+        free = [place for place in range(farthest, tokens - 1) if place not in chosen and place != hidden]
+        chosen |= {free[round(i)] for i in np.linspace(0, len(free) - 1, min(len(windowed), len(free)))}
+    return tuple(sorted(chosen))
 
 
 def borders(tokens: int, size: int, count: int = KEYS) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_longctx.findings import retrieval
-from pytest_longctx.probe import grading, questions
+from pytest_longctx.probe import grading, questions, registry
 from pytest_longctx.prompts import needles
 
 
@@ -12,10 +12,11 @@ def test_needles_are_found(finding, boot, server, prompt, ask, judge, longctx_se
     """If this fails, a part of the context is lost or mixed up; the failing depth indicates which part."""
     asked = finding.ask
     length = asked.prompt_length(server.max_model_len)
-    places = questions.spread(length, asked.needles)
+    windows = registry.windows(boot.deployment.model.make)
+    places = questions.spread(length, asked.needles, windows)
     if asked.border_tokens is not None:
         places = questions.borders(length, asked.border_tokens, asked.needles)
-    question = questions.plant(prompt(length), places)
+    question = questions.plant(prompt(length), places, windows)
     exchange = ask(question.prompt, question.output_tokens)
     graded = grading.text(question, exchange.text)
     longctx_session.note_found(server, length, retrieval.places(graded))

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from pytest_longctx import paths
-from pytest_longctx.probe import checkpoint, codes, grading, questions
+from pytest_longctx.probe import checkpoint, codes, grading, questions, registry
 from pytest_longctx.probe.weights import LLAMA4
 from pytest_longctx.prompts import PromptFactory
 
@@ -74,3 +74,16 @@ def test_transformers_loses_what_a_damaged_copy_does_not_see(tmp_path):
     seen = 2000 // CHUNK * CHUNK
     unseen = [each.position for each in question.needles if each.position < seen]
     assert [step.needle.position for step in grading.text(question, text).failures] == sorted(unseen)
+
+
+@pytest.mark.parametrize("name", registry.FAMILIES)
+def test_transformers_agrees_with_the_proof_of_each_family(tmp_path, name):
+    """Every needle of a sound family; of a damaged copy, all but those of its first layer."""
+    family = registry.FAMILIES[name]
+    checkpoint.make_family(tmp_path, name)
+    question = questions.plant(FILLER(600), questions.spread(600, 63, family.windows), family.windows)
+    (text,) = generated(tmp_path, question)
+    grade = grading.text(question, text)
+    lost = set(family.layers[0].keys) - {63} if name.endswith("-damaged") else set()
+    assert {step.needle.key for step in grade.failures} == lost, grade
+    assert grade.denied

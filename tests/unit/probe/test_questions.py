@@ -117,3 +117,34 @@ def test_places_that_cannot_be_are_refused(tokens, places, reason):
 def test_filler_that_could_be_a_needle_is_refused():
     with pytest.raises(PromptError, match=r"ordinary_ids = \[8384, 12544\]"):
         questions.plant(PromptFactory(0, "k", (16, 12_544))(1000), [5])
+
+
+@given(
+    tokens=st.integers(200, 2000),
+    window=st.integers(140, 3000),
+    windowed=st.sets(st.integers(0, 63), min_size=1),
+    needles=st.integers(1, 64),
+)
+def test_a_key_with_a_window_lies_within_it_when_it_is_asked_for(tokens, window, windowed, needles):
+    windows = [window if key in windowed else None for key in range(64)]
+    question = questions.plant(filler(tokens), questions.spread(tokens, needles, windows), windows)
+    seen = {each.key: each.position - questions.first_seen(tokens, each.key, window) for each in question.needles}
+    assert all(seen[key] >= 0 for key in windowed & set(seen))
+
+
+@given(tokens=st.integers(400, 2000), window=st.integers(140, 300), needles=st.integers(32, 63))
+def test_both_sides_of_a_window_are_planted(tokens, window, needles):
+    """One needle at the first token that is seen, and one, of the key that must be denied, right before what is seen."""
+    windows = (window,) * 64
+    question = questions.plant(filler(tokens), questions.spread(tokens, needles, windows), windows)
+    edges = [each.position - questions.first_seen(tokens, each.key, window) for each in question.needles]
+    assert min(edges) == 0
+    denied = len(question.needles)
+    before = int(question.prompt.ids[questions.first_seen(tokens, denied, window) - 1])
+    assert before in {codes.needle(denied, value) for value in range(64)}
+    assert question.answer[-1] == codes.NONE + denied
+
+
+def test_a_place_that_no_layer_sees_any_more_is_refused():
+    with pytest.raises(PromptError, match=r"key \d+ is answered by a layer that sees 140 tokens"):
+        questions.plant(filler(1000), [0, 1, 2], (140,) * 64)
