@@ -69,12 +69,14 @@ class Supervisor:
             signal.signal(name, self._stop)
         # Orphans of the command are reparented to the supervisor instead of init, so that all can be ended.
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        self.pid = subprocess.Popen(
+        # Kept: the end of this object would collect the exit code of a command that has ended by then.
+        self._command = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=_die_with_supervisor,  # noqa: PLW1509 - the supervisor has one thread
-        ).pid
+        )
+        self.pid = self._command.pid
 
     def _stop(self, *_: object) -> None:
         self.asked_to_stop = True

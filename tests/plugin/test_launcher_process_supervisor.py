@@ -108,6 +108,35 @@ def test_descendants_go_with_the_server(tmp_path, then):
     assert processes(name) == []
 
 
+ENDS_AT_ONCE = """
+import pathlib, runpy, subprocess, sys, time
+
+class Popen(subprocess.Popen):
+    def __init__(self, *given, **more):
+        super().__init__(*given, **more)
+        while ") Z" not in pathlib.Path(f"/proc/{self.pid}/stat").read_text():
+            time.sleep(0.01)
+
+subprocess.Popen = Popen
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_exit_code_of_a_command_that_ends_at_once_is_not_lost():
+    """As on a busy machine: the command ends before the supervisor looks at it for the first time."""
+    from pytest_longctx.processes import _supervisor
+
+    end, hold = os.pipe()
+    ends = [sys.executable, "-c", "exit(7)"]
+    command = [sys.executable, "-c", ENDS_AT_ONCE, _supervisor.__file__, str(end), "1", *ends]
+    try:
+        assert subprocess.run(command, pass_fds=(end,), timeout=30, check=False).returncode == 7
+    finally:
+        os.close(end)
+        os.close(hold)
+
+
 def test_a_signal_that_ended_the_server_is_in_the_exit_code():
     from pytest_longctx.processes import _supervisor
 
