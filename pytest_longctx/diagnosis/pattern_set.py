@@ -73,5 +73,9 @@ class PatternSet:
 
     def numbers(self, text: str) -> list[int]:
         """The patterns that *text*, one line or several, may match, in their order."""
-        found = [self._numbers[index] for index in self._set.Match(text) or ()] if self._numbers else []
+        found = (
+            [self._numbers[index] for index in self._set.Match(text.encode("utf-8", "replace")) or ()]
+            if self._numbers
+            else []
+        )
         return sorted(found + self._unread)

@@ -60,7 +60,9 @@ def test_a_project_brings_its_own_backend(run, pytester):
     assert done.results.header["machine"]["rack"] == "B12"
     (boot,) = done.results.boots
     assert boot["predicted"]["concurrency"] == 2.0
-    assert boot["predicted"]["terms"] == [{"name": "KV pool", "size_bytes": 2.0**30, "host": False}]
+    assert boot["predicted"]["terms"] == [
+        {"name": "KV pool", "size_bytes": 2.0**30, "host": False, "bounds_bytes": None}
+    ]
     assert sorted((pytester.path / "judged").read_text().splitlines()) == [
         "LC-0001 holds test_length_is_served[LC-0001-mine]",
         "LC-0030 holds test_tokens_are_counted[LC-0030-mine]",
