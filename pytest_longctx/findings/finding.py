@@ -113,6 +113,8 @@ class Scope(toml.Table):
     weights: Annotated[tuple[Weights, ...], toml.LISTED] = ()
     """Origin of the weights."""
     deployment: toml.Names = ()
+    flags: toml.Names = ()
+    """Flags of the deployment, of which it must set at least one, without dashes."""
     architecture: toml.Names = ()
     """The model's class, as the engine's log names it; known only after a boot."""
     attention_backend: toml.Names = ()

@@ -60,6 +60,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
     checks = (
         _named("deployment", deployment.name, scope.deployment)
         or _left_alone(deployment, scope.deployment)
+        or _flagged(deployment, scope.flags)
         or _uncached(finding, deployment),
         _named("backend", deployment.backend, scope.backend),
         _named("model", deployment.model.name, scope.model)
@@ -88,6 +89,12 @@ def _named(line: str, name: str, wanted: tuple[str, ...]) -> str | None:
     if not wanted or any(fnmatchcase(name, pattern) for pattern in wanted):
         return None
     return f"{line}: {name} is not {' or '.join(wanted)}"
+
+
+def _flagged(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
+    if not wanted or any(deployment.flags.get(name, False) is not False for name in wanted):
+        return None
+    return f"flags: {deployment.name} sets none of {', '.join(wanted)}"
 
 
 def _built_for(deployment: Deployment, wanted: str | None, hardware: Hardware | None, *, settled: bool) -> str | None:

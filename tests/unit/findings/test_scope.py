@@ -244,3 +244,12 @@ def test_a_prompt_that_this_machine_would_read_too_long_is_out_of_scope():
     assert mismatch(served(131_072), Conditions(slow, max_model_len=132_000), settled=False) == (6, line)
     assert mismatch(served(32_000), Conditions(slow, max_model_len=132_000), settled=False) is None
     assert mismatch(served(131_072), Conditions(one, max_model_len=132_000), settled=False) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "applies"),
+    [({}, False), ({"b": 1}, True), ({"a": False}, False), ({"a": True, "c": 2}, True), ({"c": 2}, False)],
+)
+def test_a_finding_about_a_feature_needs_one_of_its_flags(flags, applies):
+    found = mismatch(factories.finding(scope={"flags": ["a", "b"]}), here(flags=flags), settled=False)
+    assert found == (None if applies else Mismatch(0, "flags: tiny sets none of a, b"))
