@@ -59,7 +59,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
     deployment, scope = here.deployment, finding.scope
     checks = (
         _named("deployment", deployment.name, scope.deployment)
-        or _left_alone(deployment, scope.deployment)
+        or _left_alone(deployment, finding)
         or _flagged(deployment, scope.flags)
         or _uncached(finding, deployment),
         _named("backend", deployment.backend, scope.backend),
@@ -152,12 +152,15 @@ def _logged(line: str, labels: Mapping[str, str], wanted: tuple[str, ...], *, se
     return _named(line, found, wanted) if found else f"{line}: not in the log; the finding needs {' or '.join(wanted)}"
 
 
-def _left_alone(deployment: Deployment, wanted: tuple[str, ...]) -> str | None:
-    return (
-        f"deployment: {deployment.name} is judged only by findings that name it"
-        if deployment.only_named and not wanted
-        else None
-    )
+def _left_alone(deployment: Deployment, finding: Finding) -> str | None:
+    if finding.scope.deployment:
+        return None
+    if deployment.only_named:
+        return f"deployment: {deployment.name} is judged only by findings that name it"
+    if deployment.only_questions and finding.question not in deployment.only_questions:
+        questions = " or ".join(deployment.only_questions)
+        return f"deployment: {deployment.name} is judged only by findings that ask {questions}, or that name it"
+    return None
 
 
 def _uncached(finding: Finding, deployment: Deployment) -> str | None:

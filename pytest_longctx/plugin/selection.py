@@ -205,6 +205,10 @@ class Selection:
             raise UsageError(
                 f"--longctx-junit-properties: {unknown('place', self.options.junit_properties, properties.PLACES)}"
             )
+        for one in self.deployments:
+            for question in one.only_questions:
+                if question not in ask.questions():
+                    raise UsageError(f"{one.name}: only_questions: {unknown('question', question, ask.questions())}")
         python = self.options.python
         if python is not None and not (python.is_file() and os.access(python, os.X_OK)):
             raise UsageError(f"--longctx-python: {python} is not an executable file")
@@ -233,8 +237,8 @@ class Selection:
 
     def not_bootable(self, one: Deployment) -> str | None:
         """The reason why *one* is not booted for a test without a finding; None if it is."""
-        if one.only_named:
-            return "only for findings that name it"
+        if one.only_named or one.only_questions:
+            return "only for findings that name it" + (" or ask its questions" if one.only_questions else "")
         return machine_lacks(one, self.machine.hardware)
 
     @property

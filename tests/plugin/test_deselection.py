@@ -110,3 +110,11 @@ def test_a_test_of_ones_own_that_is_left_out_says_why(run, pytester):
 def test_suites_that_ask_nothing_of_this_backend_are_left_out_in_silence(run):
     done = run("--backend=miniature", "--collect-only", "-q", what=str(paths.suites() / "claims"))
     assert "will not run" not in done.text
+
+
+def test_an_unknown_question_of_a_deployment_is_named(run, faulty, pytester):
+    chosen = faulty("honest")
+    path = pytester.path / "faulty.toml"
+    path.write_text(f'only_questions = ["paths"]\n{path.read_text()}', encoding="utf-8")
+    done = run("--backend=miniature", chosen)
+    assert "faulty: only_questions: unknown question 'paths': did you mean 'path'?" in done.text

@@ -108,6 +108,15 @@ def test_a_deployment_that_is_only_for_findings_that_name_it_serves_those():
     assert mismatch(factories.finding(scope={"deployment": "ti*"}), alone, settled=True) is None
 
 
+def test_a_deployment_for_some_questions_serves_those_and_findings_that_name_it():
+    alone = here(only_questions=["repeated"])
+    line = "deployment: tiny is judged only by findings that ask repeated, or that name it"
+    assert mismatch(served(10), alone, settled=False) == Mismatch(0, line)
+    repeated = factories.finding(question="repeated", ask={"prompt_tokens": 10})
+    named = factories.finding(question="served", ask={"prompt_tokens": 10}, scope={"deployment": "tiny"})
+    assert mismatch(repeated, alone, settled=False) is mismatch(named, alone, settled=False) is None
+
+
 @pytest.mark.parametrize("pattern", ["llama-4-scout", "llama-*", "*scout", "llama-?-scout", ["qwen", "llama-4-*"]])
 def test_names_may_have_wildcards(pattern):
     known = here(model={"name": "llama-4-scout"})
