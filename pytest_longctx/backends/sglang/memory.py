@@ -250,4 +250,5 @@ class Boot:
     def _cure(self, over: float, tried: tuple[str, "Boot"]) -> str:
         """The flag of *tried* if its boot fits, else the number of GiB by which it does not."""
         flag, other = tried
-        return flag if other.predict().outcome in ("serves", "dies") else f"a server smaller by {over / GiB:.1f} GiB"
+        fits = other != self and other.predict().outcome in ("serves", "dies")  # itself would be tried for ever
+        return flag if fits else f"a server smaller by {over / GiB:.1f} GiB"
