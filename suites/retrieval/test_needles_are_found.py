@@ -12,7 +12,7 @@ def test_needles_are_found(finding, boot, server, prompt, ask, judge, longctx_se
     """If this fails, a part of the context is lost or mixed up; the failing depth indicates which part."""
     asked = finding.ask
     length = asked.prompt_length(server.max_model_len)
-    windows = registry.windows(boot.deployment.model.make)
+    windows = registry.windows(server.deployment.model.make)
     places = questions.spread(length, asked.needles, windows)
     if asked.border_tokens is not None:
         places = questions.borders(length, asked.border_tokens, asked.needles)
