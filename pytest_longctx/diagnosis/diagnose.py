@@ -335,7 +335,7 @@ def _only_refusals(reading: LogReader) -> Diagnosis:
 
 
 _REMEDIES: Mapping[Kind, str] = {
-    "host-oom": "less host memory: fewer requests (--max-num-seqs, --max-running-requests), a smaller cache outside the GPU, "
+    "host-oom": "less host memory: fewer requests (vLLM: --max-num-seqs, SGLang: --max-running-requests), a smaller cache outside the GPU, "
     "whose size is for each rank, or more memory for the host or container",
     "killed": "who sends signals here: an orchestrator's probe, a time limit, a person; the kernel log names memory kills",
 }
