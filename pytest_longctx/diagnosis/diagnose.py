@@ -9,9 +9,10 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Literal
 
 from pytest_longctx.diagnosis.boot_state import Failure
+from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
@@ -37,16 +38,6 @@ _NATIVE = ("native-assertion", "ended-by-signal", "server-ended")
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _NOT_LIMITED = "the container's state: not OOMKilled"
 _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
-_BANNERS: Final[Mapping[str, signal.Signals]] = {
-    "Bus error": signal.SIGBUS,
-    "Aborted": signal.SIGABRT,
-    "Killed": signal.SIGKILL,
-    "Trace/breakpoint trap": signal.SIGTRAP,
-    "Floating point exception": signal.SIGFPE,
-    "SIGBUS": signal.SIGBUS,
-    "SIGABRT": signal.SIGABRT,
-}
-"""The words that a shell or a signal handler prints for a signal. None of them says why the signal was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +125,13 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
     found = reading.cause
     if boot.phase == "stop" and found is None and boot.summary is None and code in (None, 0, -2, 130):
         return "stopped", None
-    if found is not None or ended or boot.summary_counts or _memory(reading, joined) or reading.evidence.stopped_by:
+    if found is not None or ended or boot.summary_counts or _memory(reading, joined) or _stops(reading, joined):
         impaired = found is not None and found.signature.survivable and not ended
         return ("impaired" if impaired else "failed"), diagnose(reading, given)
     if boot.failed_requests and not boot.answered:
         return "impaired", _only_refusals(reading)
+    if boot.idle_with_requests >= _SEVERAL:
+        return "impaired", _unscheduled(reading)
     if boot.served_at is not None or boot.alive_at:
         return "healthy", None
     return "unfinished", None
@@ -231,11 +224,18 @@ def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """Something outside said that it stops it, or sent the signal that asks for it."""
-    if by := reading.evidence.stopped_by:
-        return _ended(reading, "killed", "it was stopped from outside", "certain", list(by))
+    if by := _stops(reading, given):
+        return _ended(reading, "killed", "it was stopped from outside", "certain", by)
     if _signal(reading, given) == signal.SIGTERM:
         return _ended(reading, "killed", "it was ended by SIGTERM, from outside", "certain", [])
     return None
+
+
+def _stops(reading: LogReader, given: Evidence) -> list[str]:
+    """What the log has of a stop from outside. A probe that failed before the server came up was none."""
+    boot = reading.boot
+    ended = boot.fatal_at is not None or given.exit_code not in (None, 0)
+    return reading.evidence.stops(ended=ended, serves=boot.served_at is not None or bool(boot.alive_at))
 
 
 def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
@@ -288,10 +288,10 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
     """Nothing fits."""
-    first = reading.errors.text or reading.errors.complaint or _native(reading)
+    first = reading.errors.text or reading.errors.complaint or _native(reading) or reading.errors.caught
     number = _signal(reading, given)
     if number is not None:
-        how = f"ended by {_name(number)}"
+        how = f"ended by {signal_name(number)}"
         said = f"unknown: {how}, here is the first error: {first}" if first else f"unknown: {how}, no cause in the log"
         looked = _NO_KILL if given.memory_kills is not None else _NOT_LIMITED if given.oom_killed is False else _UNREAD
         evidence = [looked] if number == signal.SIGKILL else []
@@ -321,8 +321,21 @@ def _ask(number: int | None) -> str:
     return "the core dump, or what the process wrote to its standard error, would tell more"
 
 
-def _name(number: int) -> str:
-    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+def _unscheduled(reading: LogReader) -> Diagnosis:
+    """It is up, requests wait, and none runs: a request that its KV cache can never hold, or something that the log does not name."""
+    boot = reading.boot
+    seen = f"its last {boot.idle_with_requests} statistics count waiting requests, none that runs, and no token"
+    if not boot.holds_no_request:
+        said = f"unknown: {seen}; no line says why"
+        advice = "the stack of the engine's process (py-spy dump), and its log at level DEBUG"
+        return Diagnosis("unknown", "is not admitted", "request", said, advice, "unknown")
+    sizes = {name: boot.figures[name] for name in ("kv_cache_tokens", "max_model_len")}
+    said = f"{seen}; its KV cache holds fewer tokens than the context that it lists, and a request may need more than it has"
+    advice = (
+        "a context length of at most the KV cache's tokens, or a larger KV cache; the request that waits must be ended"
+    )
+    doubt = "the length of the request that waits is not in the log"
+    return Diagnosis("hang-admission", "is not admitted", "request", said, advice, "likely", sizes=sizes, doubt=doubt)
 
 
 def _only_refusals(reading: LogReader) -> Diagnosis:
@@ -367,13 +380,6 @@ def _silent(reading: LogReader) -> bool:
     return found is not None and ended and found.silent
 
 
-def _banner(found: Failure) -> str:
-    """The signal that a shell's banner names, as an exit code; empty where *found* is no banner."""
-    if found.signature.id != "ended-by-signal":
-        return ""
-    return next((str(-number) for words, number in _BANNERS.items() if words in found.line), "")
-
-
 def _signal(reading: LogReader, given: Evidence) -> int | None:
     """
     The signal that ended the server, or the child that its log says was the first to go.
@@ -384,7 +390,7 @@ def _signal(reading: LogReader, given: Evidence) -> int | None:
     said = ""
     if found is not None:
         said = found.words.get("exit_code", "") or (f"-{found.words['signal']}" if "signal" in found.words else "")
-        said = said or _banner(found)
+        said = said or (signal_of_banner(found.line) if found.signature.id == "ended-by-signal" else "")
         if (
             found.signature.id != "native-assertion"
             and not _silent(reading)

@@ -1,9 +1,12 @@
 """Lines of the kernel, systemd, a container or Kubernetes in a log that tell how a process ended."""
 
 import re
+import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pytest_longctx.diagnosis import quoting
 from pytest_longctx.diagnosis.records import Record
 
 _KILLED_PROCESS = re.compile(
@@ -29,13 +32,17 @@ _EXIT: Final = (
     re.compile(r"Main process exited, code=(?:killed|dumped), status=(?P<signal>\d+)"),
     re.compile(r"Main process exited, code=exited, status=(?P<code>\d+)"),
     re.compile(r"^\s*(?:Exit Code|exitCode|ExitCode)[\"']?:\s+(?P<code>\d+)"),
+    re.compile(r"^(?:INFO )?exited: \S+ \(exit status (?P<code>[1-9]\d*); not expected\)"),  # supervisord
     re.compile(r"exited with (?:exit )?code (?P<code>\d+)\s*$"),
 )
 _STOPPED_BY = re.compile(
-    r"failed (?:liveness|startup) probe, will be restarted|^.*\bKilling\b.*(?:Stopping container|probe)"
-    r"|(?:Startup|Liveness) probe failed|\bPreempt(?:ed|ing|ion)\b.*\b(?:[Pp]od|job|JOB)|\bEvicted\b"
+    r"failed (?:liveness|startup) probe, will be restarted|\bKilling\b.*(?:Stopping container|probe)"
+    r"|\bPreempt(?:ed|ing|ion)\b.*\b(?:[Pp]od|job|JOB)|\bEvicted\b"
     r"|DUE TO (?:TIME LIMIT|PREEMPTION)|State 'stop-sigterm' timed out|CANCELLED AT"
 )
+_PROBE = re.compile(r"(?:Startup|Liveness) probe failed")
+"""A probe that failed; only a kill or a restart ends the process, and most servers fail it while they load."""
+_READY = re.compile(r"^\s*Ready:\s+True\s*$")
 _LIMIT = 8
 
 
@@ -50,35 +57,81 @@ class LogEvidence:
     exit_code: int | None = None
     stopped_by: list[str] = field(default_factory=list)
     """Lines about a stop from outside."""
+    probes: list[str] = field(default_factory=list)
+    """Lines about failed probes; no evidence without a stop or an end."""
+    ready: bool = False
+    """Whether Kubernetes says that the container is ready."""
 
     def take(self, record: Record) -> bool:
         """Read one line. Returns whether it is evidence."""
         text = record.text
-        if found := _KILLED_PROCESS.search(text):
+        if found := _said(_KILLED_PROCESS, text):
             self._keep(self.memory, text)
             if found["rss_kb"]:
                 self.killed_gib = max(self.killed_gib or 0.0, int(found["rss_kb"]) / 1024**2)
             return True
-        if any(each.search(text) for each in _MEMORY):
+        if any(_said(each, text) for each in _MEMORY):
             self._keep(self.memory, text)
             return True
-        if _NOT_MEMORY.search(text):
+        if _said(_NOT_MEMORY, text):
             self.denied = True
             return True
         for each in _EXIT:
-            if found := each.search(text):
+            if found := _said(each, text):
                 parts = found.groupdict()
                 self.exit_code = -int(parts["signal"]) if parts.get("signal") else int(parts["code"])
                 return True
-        if _STOPPED_BY.search(text):
-            self._keep(self.stopped_by, text)
+        return self._stop(text)
+
+    def _stop(self, text: str) -> bool:
+        """Read a line about a stop from outside or about the container's state. Returns whether it is one."""
+        if _READY.match(text):
+            self.ready = True
             return True
+        for pattern, lines in ((_STOPPED_BY, self.stopped_by), (_PROBE, self.probes)):
+            if _said(pattern, text):
+                self._keep(lines, text)
+                return True
         return False
+
+    def stops(self, *, ended: bool, serves: bool) -> list[str]:
+        """The lines that tell of a stop from outside of a process that *ended* or of one that *serves*."""
+        if serves and self.ready and not ended:
+            return []
+        return [*self.stopped_by, *self.probes][:_LIMIT] if self.stopped_by or (ended and not serves) else []
 
     @staticmethod
     def _keep(lines: list[str], text: str) -> None:
         if len(lines) < _LIMIT:
             lines.append(text.strip())
+
+
+def _said(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The match of *pattern* in *text* that is no quotation."""
+    found = pattern.search(text)
+    return found if found is not None and quoting.reports(text, found.start(), found.end()) else None
+
+
+_BANNERS: Final[Mapping[str, signal.Signals]] = {
+    "Bus error": signal.SIGBUS,
+    "Aborted": signal.SIGABRT,
+    "Killed": signal.SIGKILL,
+    "Trace/breakpoint trap": signal.SIGTRAP,
+    "Floating point exception": signal.SIGFPE,
+    "SIGBUS": signal.SIGBUS,
+    "SIGABRT": signal.SIGABRT,
+}
+"""The words that a shell or a signal handler prints for a signal. None of them says why the signal was sent."""
+
+
+def signal_of_banner(line: str) -> str:
+    """The signal that a shell's banner names, as an exit code; empty where *line* names none."""
+    return next((str(-number) for words, number in _BANNERS.items() if words in line), "")
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL and its like; the number where it has no name."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 WORDS: Final = (
@@ -91,6 +144,8 @@ WORDS: Final = (
     "exited with",
     "probe",
     "Killing",
+    "Ready:",
+    "exited: ",
     "reempt",
     "Evicted",
     "memory pressure",

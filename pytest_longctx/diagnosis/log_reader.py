@@ -12,7 +12,7 @@ from pytest_longctx.diagnosis.log_evidence import WORDS, LogEvidence
 from pytest_longctx.diagnosis.records import COLOURS, Record, records, with_unescaped
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
-from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace
+from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace, joined
 from pytest_longctx.toml import in_range
 
 _CHUNK_BYTES = 1 << 20
@@ -334,7 +334,7 @@ class LogReader:
 
     def _explain(self, boot: Boot, record: Record, text: str, trace: Trace | None) -> Signature | None:
         """Search *text* for a failure. Returns its signature, or None."""
-        exception = trace is not None or is_exception(record, text)
+        exception, text = trace is not None or is_exception(record, text), joined(text)
         for pattern, signature in self._index.of(text):
             if not isinstance(signature, Signature) or not (match := pattern.search(text)):
                 continue
@@ -357,7 +357,7 @@ class LogReader:
         if signature.sizes and (more := re.search(signature.sizes, match.string)):
             found |= self._whole_groups(more)
         place = trace.places.get(signature.kind) if trace is not None else None
-        phase = place.phase if place else signature.phase or (trace and trace.phase) or boot.reached
+        phase = place.phase if place else boot.phase_of(signature) or (trace and trace.phase) or boot.reached
         silent = boot.errors.text is None and boot.errors.complaint is None and not boot.inside
         made = Failure(
             *(signature, record.whole.strip(), figures(found), words(found), phase, place, silent),
