@@ -143,7 +143,7 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "gpu-oom-compile": "the compiler reports that the model does not fit the device's memory",
         "mamba-blocks": "fewer Mamba state blocks than concurrent requests",
         "connector-hybrid": "the KV connector does not support a model with several kinds of KV cache",
-        "gpu-fault": "a GPU kernel faulted: illegal access, hardware exception or failed launch",
+        "gpu-fault": "a GPU kernel faulted: illegal access, failed assertion, hardware exception or failed launch",
         "gpu-hardware": "the GPU or the host reports a hardware fault",
         "segfault": "native code crashed",
         "wrong-build": "this build has no code for this GPU or processor",

@@ -176,6 +176,8 @@ class Boot:
         """Whether the server worked after it."""
         if found.kind == "chat-template-missing":
             return self.chats > 0
+        if found.kind == "cluster-resources" and self.phase not in ("start", "config"):
+            return True
         if found.signature.survivable or self.fatal_at is not None:
             return False
         return self.alive_at > found.order

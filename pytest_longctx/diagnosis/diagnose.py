@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pytest_longctx.diagnosis.boot_state import Failure
-from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner
+from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
@@ -35,6 +35,8 @@ _NEAR_LINES = 5
 """How far from the line that names the cause the allocator's own line may be."""
 _NATIVE = ("native-assertion", "ended-by-signal", "server-ended")
 """Summaries that are themselves the first error, where no other line is."""
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
+"""Exit codes of a process that another one ended."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _NOT_LIMITED = "the container's state: not OOMKilled"
 _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
@@ -233,9 +235,8 @@ def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 def _stops(reading: LogReader, given: Evidence) -> list[str]:
     """What the log has of a stop from outside. A probe that failed before the server came up was none."""
-    boot = reading.boot
-    ended = boot.fatal_at is not None or given.exit_code not in (None, 0)
-    return reading.evidence.stops(ended=ended, serves=boot.served_at is not None or bool(boot.alive_at))
+    boot, killed = reading.boot, given.exit_code in _KILLED
+    return reading.evidence.stops(killed=killed, serves=boot.served_at is not None or bool(boot.alive_at))
 
 
 def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
@@ -295,14 +296,14 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
         said = f"unknown: {how}, here is the first error: {first}" if first else f"unknown: {how}, no cause in the log"
         looked = _NO_KILL if given.memory_kills is not None else _NOT_LIMITED if given.oom_killed is False else _UNREAD
         evidence = [looked] if number == signal.SIGKILL else []
-        return replace(_ended(reading, "unknown", said, "unknown", evidence), doubt=_ask(number))
+        return replace(_ended(reading, "unknown", said, "unknown", evidence), doubt=what_would_tell(number))
     how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
     said = f"unknown, here is the first error: {first}" if first else "unknown, and the log has no error in it"
     if reading.summary is not None:
         if _silent(reading):
             said = "unknown: a child process ended without a word of its own, no cause in the log"
             looked = _NO_KILL if given.memory_kills is not None else _UNREAD
-            return replace(_ended(reading, "unknown", how + said, "unknown", [looked]), doubt=_ask(None))
+            return replace(_ended(reading, "unknown", how + said, "unknown", [looked]), doubt=what_would_tell(None))
         return _ended(reading, "unknown", how + said, "unknown", [])
     return Diagnosis("unknown", "dies", reading.phase, how + said, "the log, from its first error on", "unknown")
 
@@ -313,16 +314,8 @@ def _native(reading: LogReader) -> str | None:
     return found.line if found is not None and found.signature.id in _NATIVE else None
 
 
-def _ask(number: int | None) -> str:
-    """What would tell more."""
-    if number == signal.SIGKILL or number is None:
-        sources = "dmesg -T | grep -i oom, docker inspect (OOMKilled), the cgroup's memory.events or kubectl describe"
-        return f"{sources} would tell whether memory was the reason"
-    return "the core dump, or what the process wrote to its standard error, would tell more"
-
-
 def _unscheduled(reading: LogReader) -> Diagnosis:
-    """It is up, requests wait, and none runs: a request that its KV cache can never hold, or something that the log does not name."""
+    """It is up, requests wait, and none runs: one that its KV cache can never hold, or for a reason not logged."""
     boot = reading.boot
     seen = f"its last {boot.idle_with_requests} statistics count waiting requests, none that runs, and no token"
     if not boot.holds_no_request:
@@ -330,10 +323,8 @@ def _unscheduled(reading: LogReader) -> Diagnosis:
         advice = "the stack of the engine's process (py-spy dump), and its log at level DEBUG"
         return Diagnosis("unknown", "is not admitted", "request", said, advice, "unknown")
     sizes = {name: boot.figures[name] for name in ("kv_cache_tokens", "max_model_len")}
-    said = f"{seen}; its KV cache holds fewer tokens than the context that it lists, and a request may need more than it has"
-    advice = (
-        "a context length of at most the KV cache's tokens, or a larger KV cache; the request that waits must be ended"
-    )
+    said = f"{seen}; its KV cache holds fewer tokens than the context that it lists"
+    advice = "a context length of at most the KV cache's tokens, or a larger KV cache; end the request that waits"
     doubt = "the length of the request that waits is not in the log"
     return Diagnosis("hang-admission", "is not admitted", "request", said, advice, "likely", sizes=sizes, doubt=doubt)
 
@@ -348,8 +339,8 @@ def _only_refusals(reading: LogReader) -> Diagnosis:
 
 
 _REMEDIES: Mapping[Kind, str] = {
-    "host-oom": "less host memory: fewer requests (vLLM: --max-num-seqs, SGLang: --max-running-requests), a smaller cache outside the GPU, "
-    "whose size is for each rank, or more memory for the host or container",
+    "host-oom": "less host memory: fewer requests (vLLM: --max-num-seqs, SGLang: --max-running-requests), a smaller cache "
+    "outside the GPU, whose size is for each rank, or more memory for the host or container",
     "killed": "who sends signals here: an orchestrator's probe, a time limit, a person; the kernel log names memory kills",
 }
 

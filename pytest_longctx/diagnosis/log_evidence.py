@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_longctx.diagnosis import quoting
-from pytest_longctx.diagnosis.records import Record
+from pytest_longctx.diagnosis.records import ERROR, Record
 
 _KILLED_PROCESS = re.compile(
     r"(?:Out of memory|Memory cgroup out of memory|oom-kill:.*|OOM): ?Kill(?:ed)? process (?P<pid>\d+)"
@@ -32,7 +32,10 @@ _EXIT: Final = (
     re.compile(r"Main process exited, code=(?:killed|dumped), status=(?P<signal>\d+)"),
     re.compile(r"Main process exited, code=exited, status=(?P<code>\d+)"),
     re.compile(r"^\s*(?:Exit Code|exitCode|ExitCode)[\"']?:\s+(?P<code>\d+)"),
-    re.compile(r"^(?:INFO )?exited: \S+ \(exit status (?P<code>[1-9]\d*); not expected\)"),  # supervisord
+    re.compile(  # supervisord
+        r"^(?:INFO )?exited: \S+ "
+        r"\((?:exit status (?P<code>[1-9]\d*)|terminated by (?P<name>SIG[A-Z]+)(?: \(core dumped\))?); not expected"
+    ),
     re.compile(r"exited with (?:exit )?code (?P<code>\d+)\s*$"),
 )
 _STOPPED_BY = re.compile(
@@ -43,6 +46,10 @@ _STOPPED_BY = re.compile(
 _PROBE = re.compile(r"(?:Startup|Liveness) probe failed")
 """A probe that failed; only a kill or a restart ends the process, and most servers fail it while they load."""
 _READY = re.compile(r"^\s*Ready:\s+True\s*$")
+_AGAIN = re.compile(r"^(?:INFO )?success: \S+ entered RUNNING state")
+"""What supervisord says of a process that it started again."""
+_ENGINES: Final = (("engine",), ("uvicorn",), ("llama",), ("tensorrt",), ("rust",), ("json",))
+"""Loggers of engines: below ERROR they log what they do, and what a model wrote."""
 _LIMIT = 8
 
 
@@ -65,6 +72,8 @@ class LogEvidence:
     def take(self, record: Record) -> bool:
         """Read one line. Returns whether it is evidence."""
         text = record.text
+        if record.kinds[-1:] in _ENGINES and (record.level or 0) < ERROR:
+            return False
         if found := _said(_KILLED_PROCESS, text):
             self._keep(self.memory, text)
             if found["rss_kb"]:
@@ -76,12 +85,17 @@ class LogEvidence:
         if _said(_NOT_MEMORY, text):
             self.denied = True
             return True
-        for each in _EXIT:
-            if found := _said(each, text):
-                parts = found.groupdict()
-                self.exit_code = -int(parts["signal"]) if parts.get("signal") else int(parts["code"])
-                return True
-        return self._stop(text)
+        return self._exit(text) or self._stop(text)
+
+    def _exit(self, text: str) -> bool:
+        """Read a line about an exit code. Returns whether it is one."""
+        if _AGAIN.match(text):
+            self.exit_code = None
+            return True
+        found = next(filter(None, (_said(each, text) for each in _EXIT)), None)
+        if found is not None:
+            self.exit_code = _exit_code(found.groupdict())
+        return found is not None
 
     def _stop(self, text: str) -> bool:
         """Read a line about a stop from outside or about the container's state. Returns whether it is one."""
@@ -94,16 +108,24 @@ class LogEvidence:
                 return True
         return False
 
-    def stops(self, *, ended: bool, serves: bool) -> list[str]:
-        """The lines that tell of a stop from outside of a process that *ended* or of one that *serves*."""
-        if serves and self.ready and not ended:
+    def stops(self, *, killed: bool, serves: bool) -> list[str]:
+        """The lines that tell of a stop from outside: of a process that was *killed*, or that came up and *serves*."""
+        if serves and self.ready and not killed:
             return []
-        return [*self.stopped_by, *self.probes][:_LIMIT] if self.stopped_by or (ended and not serves) else []
+        return [*self.stopped_by, *self.probes][:_LIMIT] if self.stopped_by or (killed and not serves) else []
 
     @staticmethod
     def _keep(lines: list[str], text: str) -> None:
         if len(lines) < _LIMIT:
             lines.append(text.strip())
+
+
+def _exit_code(parts: Mapping[str, str | None]) -> int:
+    """The exit code that a line names; negative for a signal."""
+    if name := parts.get("name"):
+        return -signal.Signals[name].value if name in signal.Signals.__members__ else 1
+    number = parts.get("signal")
+    return -int(number) if number else int(parts["code"] or 0)
 
 
 def _said(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -134,6 +156,14 @@ def signal_name(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
+def what_would_tell(number: int | None) -> str:
+    """What would tell more."""
+    if number == signal.SIGKILL or number is None:
+        sources = "dmesg -T | grep -i oom, docker inspect (OOMKilled), the cgroup's memory.events or kubectl describe"
+        return f"{sources} would tell whether memory was the reason"
+    return "the core dump, or what the process wrote to its standard error, would tell more"
+
+
 WORDS: Final = (
     "Killed process",
     "oom",
@@ -146,6 +176,7 @@ WORDS: Final = (
     "Killing",
     "Ready:",
     "exited: ",
+    "entered RUNNING",
     "reempt",
     "Evicted",
     "memory pressure",

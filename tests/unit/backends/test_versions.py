@@ -76,12 +76,12 @@ def test_a_remedy_names_flags_that_the_engine_has(name):
 
 
 def test_a_remedy_for_every_engine_says_whose_flags_it_names():
-    remedies = [each.remedy for each in (*common().signature, *common().place) if each.remedy]
-    flagged = [remedy for remedy in remedies if SPELT.search(remedy)]
+    known = common()
+    remedies = [*(each.remedy for each in known.signature), *(each.remedy or "" for each in known.place)]
+    flagged = [(remedy, match) for remedy in remedies if (match := SPELT.search(remedy))]
     assert flagged
-    for remedy in flagged:
-        before = remedy[: SPELT.search(remedy).start()].rpartition("(")[2]
-        owners = re.findall(r"vLLM|SGLang", before)
+    for remedy, first in flagged:
+        owners = re.findall(r"vLLM|SGLang", remedy[: first.start()].rpartition("(")[2])
         assert owners, remedy
         for name in owners:
             latest = meant(name.lower(), None)[-1]
