@@ -73,5 +73,7 @@ class PatternSet:
 
     def numbers(self, text: str) -> list[int]:
         """The patterns that *text*, one line or several, may match, in their order."""
+        if not text.isascii():  # RE2 takes no half of a surrogate pair, which JSON can write
+            text = text.encode("utf-8", "replace").decode("utf-8")
         found = [self._numbers[index] for index in self._set.Match(text) or ()] if self._numbers else []
         return sorted(found + self._unread)
