@@ -19,8 +19,12 @@ _DUMP = re.compile(
 """What precedes a dump of arguments or of a configuration."""
 _COMMENT = re.compile(r"(?:#+ |\$ |\+ \w|> |== |>>> |\* |[-•] |\| |usage: )")
 """Beginnings of lines that a person or a shell wrote."""
-_REPR = re.compile(r"[\w.]*(?:Error|Exception)\($|\bpanicked at $|`Err` value: (?:\w+\()*$")
+_REPR = re.compile(
+    r"[\w.]*(?:Error|Exception)\($|\bpanicked at $|`Err` value: (?:\w+\()*$|\bOs \{ code: \d+, kind: \w+, message: $"
+)
 """What stands before a string that is the statement itself: an exception's ``repr``, a panic of Rust."""
+_PANIC = re.compile(r"^thread '[^']*' (?:\(\d+\) )?panicked at |^called `\w+::\w+\(\)` on |\bOs \{ code: \d+, ")
+"""A panic of Rust and the error in it, whose parts look like a request's."""
 _MEMBER = re.compile(r'\s*"(?:message|reason|note|status)": "')
 """The beginning of a line of a pretty-printed object of Kubernetes or Docker."""
 
@@ -43,7 +47,8 @@ def quoted(text: str, at: int) -> bool:
     (True, False)
     """
     before = text[:at]
-    return _REQUEST.search(before) is not None or _DUMP.search(before) is not None or in_string(text, at)
+    asked = _REQUEST.search(before) is not None and _PANIC.search(before) is None
+    return asked or _DUMP.search(before) is not None or in_string(text, at)
 
 
 def reports(text: str, start: int, end: int) -> bool:
