@@ -9,7 +9,7 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
 
 from pytest_longctx.diagnosis.boot_state import Failure
 from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, what_would_tell
@@ -29,6 +29,8 @@ _PROXY = (413, 502, 504)
 """Statuses that no engine sends, and that things between client and server do."""
 _SEVERAL = 3
 """A notice that comes once or twice in every long boot means something from here on."""
+_WHILE_STARTING: Final = ("environment", "engine-missing")
+"""Classes of an import, which comes before the first fact of a boot."""
 _HANGS = ("hang", "hang-workers", "hang-admission")
 _SIZES_SHOWN = 6
 _NEAR_LINES = 5
@@ -181,7 +183,8 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
 
 def _phase(reading: LogReader, found: Failure) -> Phase:
     """When it happened: a server that serves works on a request, and a log without any fact of a boot may begin late."""
-    if found.phase == "start" and found.signature.phase is None and found.place is None and not reading.boot.told:
+    placed = found.signature.phase is not None or found.place is not None or found.kind in _WHILE_STARTING
+    if found.phase == "start" and not placed and not reading.boot.told:
         return "unknown"
     return "request" if found.phase == "serve" else found.phase
 
