@@ -84,6 +84,8 @@ class FirstError:
     """The lines of the traceback before it."""
     caught: str | None = None
     """The first exception that the engine caught, such as that of a request."""
+    echo: str | None = None
+    """The first exception that only reports a failure elsewhere, such as a lost peer."""
 
 
 @dataclass(slots=True)

@@ -72,7 +72,7 @@ class LogEvidence:
     def take(self, record: Record) -> bool:
         """Read one line. Returns whether it is evidence."""
         text = record.text
-        if record.kinds[-1:] in _ENGINES and (record.level or 0) < ERROR:
+        if not _MAY_BE.search(text) or (record.kinds[-1:] in _ENGINES and (record.level or 0) < ERROR):
             return False
         if found := _said(_KILLED_PROCESS, text):
             self._keep(self.memory, text)
@@ -164,7 +164,7 @@ def what_would_tell(number: int | None) -> str:
     return "the core dump, or what the process wrote to its standard error, would tell more"
 
 
-WORDS: Final = (
+_WORDS: Final = (
     "Killed process",
     "oom",
     "OOM",
@@ -186,3 +186,4 @@ WORDS: Final = (
     "stop-sigterm",
 )
 """Texts of which every such line has one."""
+_MAY_BE = re.compile("|".join(map(re.escape, _WORDS)))

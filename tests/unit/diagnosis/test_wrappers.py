@@ -206,3 +206,13 @@ def test_an_error_that_only_a_call_of_the_engine_caught_is_still_the_first_error
     found = assess(of(text), Evidence(1))[1]
     assert found is not None
     assert "the adapter is odd" in found.cause
+
+
+def test_an_exception_that_only_echoes_another_is_quoted_and_not_called_no_error():
+    text = (
+        'EngineCore failed to start.\nTraceback (most recent call last):\n  File "/x/a.py", line 3, in f\n    x()\n{}\n'
+    )
+    echo = "RuntimeError: NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)"
+    found = assess(of("INFO vllm\n" + text.format(echo)), Evidence(1))[1]
+    assert found is not None
+    assert (found.kind, echo in found.cause) == ("unknown", True)
