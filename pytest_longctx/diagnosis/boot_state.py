@@ -13,6 +13,11 @@ from pytest_longctx.observation import Kind
 _ALIVE = re.compile(
     r'" 200(?: OK)?\b|\b(?:POST|GET) /\S* \S+ 200$|: Success$|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)'
 )
+_WAITING = re.compile(
+    r"Avg generation throughput: 0\.0 tokens/s, Running: 0 reqs, (?:Swapped: 0 reqs, Pending|Waiting): [1-9]"
+)
+"""Statistics of an engine that has requests and works on none."""
+_CHAT = re.compile(r'"POST /v1/chat/completions[^"]*" 200\b')
 _SERVER_ERROR = re.compile(r'"POST [^"]*" 500\b')
 
 
@@ -40,6 +45,8 @@ class Failure:
         """The class; for a signature that only says that memory ran out, the class of its place or phase."""
         if self.place:
             return self.place.kind
+        if self.phase == "request" and self.signature.kind in _BEFORE_REQUESTS:
+            return "gpu-oom-request"
         if self.signature.kind == "gpu-oom" and self.signature.phase is None:
             return _OOM_IN.get(self.phase, "gpu-oom")
         return self.signature.kind
@@ -61,6 +68,10 @@ _OOM_IN: Final[dict[Phase, Kind]] = {
 }
 
 
+_BEFORE_REQUESTS: Final[tuple[Kind, ...]] = ("gpu-oom-profile", "gpu-oom-graphs", "gpu-oom-weights")
+"""Classes of an allocation before the first request; the same line of a server that serves is about a request."""
+
+
 @dataclass(slots=True)
 class FirstError:
     """The first error of a log, for failures without a signature."""
@@ -73,6 +84,8 @@ class FirstError:
     """The lines of the traceback before it."""
     caught: str | None = None
     """The first exception that the engine caught, such as that of a request."""
+    echo: str | None = None
+    """The first exception that only reports a failure elsewhere, such as a lost peer."""
 
 
 @dataclass(slots=True)
@@ -92,6 +105,10 @@ class Boot:
     alive_at: int = 0
     served_at: int | None = None
     answered: int = 0
+    chats: int = 0
+    """Chat requests that were answered."""
+    idle_with_requests: int = 0
+    """Statistics at the end of the log, one after the other, that count waiting requests and none that runs."""
     failed_requests: int = 0
     cut_requests: int = 0
     traces: dict[tuple[str, str, str], Trace] = field(default_factory=dict)
@@ -127,9 +144,15 @@ class Boot:
                 return _earliest(some)
         return None
 
+    def phase_of(self, found: Signature) -> Phase | None:
+        """The phase that *found* names; a server that serves allocates GPU memory for requests."""
+        return "request" if self.phase == "serve" and found.kind in _BEFORE_REQUESTS else found.phase
+
     def lives(self, text: str, line: int, times: int) -> bool:
         """Note a sign of life or an answer with status 500. Returns whether *text* is one of these."""
+        self._starves(text, times)
         if _ALIVE.search(text):
+            self.chats += times * bool(_CHAT.search(text))
             self.alive_at = line
             self.answered += times * ('"POST /v1/' in text)
             return True
@@ -138,8 +161,25 @@ class Boot:
             return True
         return False
 
+    def _starves(self, text: str, times: int) -> None:
+        """Count the statistics in which requests wait and none runs; any other sign of work ends the count."""
+        if _WAITING.search(text) and (self.served_at is not None or self.alive_at):
+            self.idle_with_requests += times
+        elif "throughput" in text or '"POST /v1/' in text:
+            self.idle_with_requests = 0
+
+    @property
+    def holds_no_request(self) -> bool:
+        """Whether its KV cache is smaller than one request of the context that it lists."""
+        cache, context = self.figures.get("kv_cache_tokens"), self.figures.get("max_model_len")
+        return cache is not None and context is not None and cache < context
+
     def _survived(self, found: Failure) -> bool:
         """Whether the server worked after it."""
+        if found.kind == "chat-template-missing":
+            return self.chats > 0
+        if found.kind == "cluster-resources" and self.phase not in ("start", "config"):
+            return True
         if found.signature.survivable or self.fatal_at is not None:
             return False
         return self.alive_at > found.order

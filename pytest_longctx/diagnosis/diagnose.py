@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from pytest_longctx.diagnosis.boot_state import Failure
+from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
@@ -28,25 +29,19 @@ _PROXY = (413, 502, 504)
 """Statuses that no engine sends, and that things between client and server do."""
 _SEVERAL = 3
 """A notice that comes once or twice in every long boot means something from here on."""
+_WHILE_STARTING: Final = ("environment", "engine-missing")
+"""Classes of an import, which comes before the first fact of a boot."""
 _HANGS = ("hang", "hang-workers", "hang-admission")
 _SIZES_SHOWN = 6
 _NEAR_LINES = 5
 """How far from the line that names the cause the allocator's own line may be."""
 _NATIVE = ("native-assertion", "ended-by-signal", "server-ended")
 """Summaries that are themselves the first error, where no other line is."""
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
+"""Exit codes of a process that another one ended."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _NOT_LIMITED = "the container's state: not OOMKilled"
 _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
-_BANNERS: Final[Mapping[str, signal.Signals]] = {
-    "Bus error": signal.SIGBUS,
-    "Aborted": signal.SIGABRT,
-    "Killed": signal.SIGKILL,
-    "Trace/breakpoint trap": signal.SIGTRAP,
-    "Floating point exception": signal.SIGFPE,
-    "SIGBUS": signal.SIGBUS,
-    "SIGABRT": signal.SIGABRT,
-}
-"""The words that a shell or a signal handler prints for a signal. None of them says why the signal was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +129,13 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
     found = reading.cause
     if boot.phase == "stop" and found is None and boot.summary is None and code in (None, 0, -2, 130):
         return "stopped", None
-    if found is not None or ended or boot.summary_counts or _memory(reading, joined) or reading.evidence.stopped_by:
+    if found is not None or ended or boot.summary_counts or _memory(reading, joined) or _stops(reading, joined):
         impaired = found is not None and found.signature.survivable and not ended
         return ("impaired" if impaired else "failed"), diagnose(reading, given)
     if boot.failed_requests and not boot.answered:
         return "impaired", _only_refusals(reading)
+    if boot.idle_with_requests >= _SEVERAL:
+        return "impaired", _unscheduled(reading)
     if boot.served_at is not None or boot.alive_at:
         return "healthy", None
     return "unfinished", None
@@ -186,7 +183,8 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
 
 def _phase(reading: LogReader, found: Failure) -> Phase:
     """When it happened: a server that serves works on a request, and a log without any fact of a boot may begin late."""
-    if found.phase == "start" and found.signature.phase is None and found.place is None and not reading.boot.told:
+    placed = found.signature.phase is not None or found.place is not None or found.kind in _WHILE_STARTING
+    if found.phase == "start" and not placed and not reading.boot.told:
         return "unknown"
     return "request" if found.phase == "serve" else found.phase
 
@@ -231,11 +229,17 @@ def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """Something outside said that it stops it, or sent the signal that asks for it."""
-    if by := reading.evidence.stopped_by:
-        return _ended(reading, "killed", "it was stopped from outside", "certain", list(by))
+    if by := _stops(reading, given):
+        return _ended(reading, "killed", "it was stopped from outside", "certain", by)
     if _signal(reading, given) == signal.SIGTERM:
         return _ended(reading, "killed", "it was ended by SIGTERM, from outside", "certain", [])
     return None
+
+
+def _stops(reading: LogReader, given: Evidence) -> list[str]:
+    """What the log has of a stop from outside. A probe that failed before the server came up was none."""
+    boot, killed = reading.boot, given.exit_code in _KILLED
+    return reading.evidence.stops(killed=killed, serves=boot.served_at is not None or bool(boot.alive_at))
 
 
 def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
@@ -288,21 +292,22 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
     """Nothing fits."""
-    first = reading.errors.text or reading.errors.complaint or _native(reading)
+    first = reading.errors.text or reading.errors.complaint or _native(reading) or reading.errors.caught
     number = _signal(reading, given)
     if number is not None:
-        how = f"ended by {_name(number)}"
+        how = f"ended by {signal_name(number)}"
         said = f"unknown: {how}, here is the first error: {first}" if first else f"unknown: {how}, no cause in the log"
         looked = _NO_KILL if given.memory_kills is not None else _NOT_LIMITED if given.oom_killed is False else _UNREAD
         evidence = [looked] if number == signal.SIGKILL else []
-        return replace(_ended(reading, "unknown", said, "unknown", evidence), doubt=_ask(number))
+        return replace(_ended(reading, "unknown", said, "unknown", evidence), doubt=what_would_tell(number))
     how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
+    first = first or reading.errors.echo or (reading.summary.line if reading.summary else None)
     said = f"unknown, here is the first error: {first}" if first else "unknown, and the log has no error in it"
     if reading.summary is not None:
         if _silent(reading):
             said = "unknown: a child process ended without a word of its own, no cause in the log"
             looked = _NO_KILL if given.memory_kills is not None else _UNREAD
-            return replace(_ended(reading, "unknown", how + said, "unknown", [looked]), doubt=_ask(None))
+            return replace(_ended(reading, "unknown", how + said, "unknown", [looked]), doubt=what_would_tell(None))
         return _ended(reading, "unknown", how + said, "unknown", [])
     return Diagnosis("unknown", "dies", reading.phase, how + said, "the log, from its first error on", "unknown")
 
@@ -313,16 +318,19 @@ def _native(reading: LogReader) -> str | None:
     return found.line if found is not None and found.signature.id in _NATIVE else None
 
 
-def _ask(number: int | None) -> str:
-    """What would tell more."""
-    if number == signal.SIGKILL or number is None:
-        sources = "dmesg -T | grep -i oom, docker inspect (OOMKilled), the cgroup's memory.events or kubectl describe"
-        return f"{sources} would tell whether memory was the reason"
-    return "the core dump, or what the process wrote to its standard error, would tell more"
-
-
-def _name(number: int) -> str:
-    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+def _unscheduled(reading: LogReader) -> Diagnosis:
+    """It is up, requests wait, and none runs: one that its KV cache can never hold, or for a reason not logged."""
+    boot = reading.boot
+    seen = f"its last {boot.idle_with_requests} statistics count waiting requests, none that runs, and no token"
+    if not boot.holds_no_request:
+        said = f"unknown: {seen}; no line says why"
+        advice = "the stack of the engine's process (py-spy dump), and its log at level DEBUG"
+        return Diagnosis("unknown", "is not admitted", "request", said, advice, "unknown")
+    sizes = {name: boot.figures[name] for name in ("kv_cache_tokens", "max_model_len")}
+    said = f"{seen}; its KV cache holds fewer tokens than the context that it lists"
+    advice = "a context length of at most the KV cache's tokens, or a larger KV cache; end the request that waits"
+    doubt = "the length of the request that waits is not in the log"
+    return Diagnosis("hang-admission", "is not admitted", "request", said, advice, "likely", sizes=sizes, doubt=doubt)
 
 
 def _only_refusals(reading: LogReader) -> Diagnosis:
@@ -335,8 +343,8 @@ def _only_refusals(reading: LogReader) -> Diagnosis:
 
 
 _REMEDIES: Mapping[Kind, str] = {
-    "host-oom": "less host memory: fewer requests (--max-num-seqs, --max-running-requests), a smaller cache outside the GPU, "
-    "whose size is for each rank, or more memory for the host or container",
+    "host-oom": "less host memory: fewer requests (vLLM: --max-num-seqs, SGLang: --max-running-requests), a smaller cache "
+    "outside the GPU, whose size is for each rank, or more memory for the host or container",
     "killed": "who sends signals here: an orchestrator's probe, a time limit, a person; the kernel log names memory kills",
 }
 
@@ -367,13 +375,6 @@ def _silent(reading: LogReader) -> bool:
     return found is not None and ended and found.silent
 
 
-def _banner(found: Failure) -> str:
-    """The signal that a shell's banner names, as an exit code; empty where *found* is no banner."""
-    if found.signature.id != "ended-by-signal":
-        return ""
-    return next((str(-number) for words, number in _BANNERS.items() if words in found.line), "")
-
-
 def _signal(reading: LogReader, given: Evidence) -> int | None:
     """
     The signal that ended the server, or the child that its log says was the first to go.
@@ -384,7 +385,7 @@ def _signal(reading: LogReader, given: Evidence) -> int | None:
     said = ""
     if found is not None:
         said = found.words.get("exit_code", "") or (f"-{found.words['signal']}" if "signal" in found.words else "")
-        said = said or _banner(found)
+        said = said or (signal_of_banner(found.line) if found.signature.id == "ended-by-signal" else "")
         if (
             found.signature.id != "native-assertion"
             and not _silent(reading)

@@ -7,15 +7,18 @@ from typing import Final
 
 _WORDS: Final = {
     "vllm-neuron": rb"NEURON_CC_WRAPPER|INFO:Neuron|neuronx|TDRV:|nrt_\w+",
-    "vllm": rb"vLLM|EngineCore|VllmWorker|/vllm/|\bvllm\b|APIServer pid=|multiproc_executor|Avg prompt throughput",
+    "vllm": rb"vLLM|EngineCore|VllmWorker|/vllm/|\bvllm\b|APIServer pid=|multiproc_executor|Avg prompt throughput"
+    rb"|ray_utils\.py|placement group of specs|RayWorkerWrapper",
     "sglang": rb"sglang|ServerArgs\(|Prefill batch|Decode batch|Load weight (?:begin|end)|mem_fraction_static|fired up and ready",
     "tgi": rb"text_generation_|text-generation-|ShardCannotStart",
     "lmdeploy": rb"lmdeploy|turbomind|\[TM\]",
     "trtllm": rb"TRT-LLM|TensorRT-LLM|tensorrt_llm|trtllm",
-    "llamacpp": rb"\bllama_|ggml|llama\.cpp|llama-server|srv +\w+",
+    "llamacpp": rb"\bllama_|ggml|llama\.cpp|llama-server|srv +\w+|\bollama\b|llama runner|starting llama server",
     "transformers": rb"transformers serve|loaded by transformers|AutoModelForCausalLM|/transformers/",
 }
 _PATTERNS: Final = {name: re.compile(words) for name, words in _WORDS.items()}
+_MOST_OF = 0.9
+"""Share of the lines of a log from which on it is transformers' own."""
 _ENOUGH = 4 << 20
 """Bytes at the beginning of a log that are searched."""
 
@@ -38,4 +41,6 @@ def engine_of(chunks: Iterable[bytes]) -> str | None:
         seen["vllm-neuron"] and seen["vllm-neuron"] * 20 >= seen["vllm"]
     ):  # it is a plug-in of vLLM, whose lines it shares
         return "vllm-neuron"
+    if len(seen) > 1 and seen["transformers"] < _MOST_OF * sum(seen.values()):
+        del seen["transformers"]  # every engine imports the library, and its frames stand in their tracebacks
     return max(seen, key=lambda name: seen[name])

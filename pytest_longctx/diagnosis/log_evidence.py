@@ -1,10 +1,13 @@
 """Lines of the kernel, systemd, a container or Kubernetes in a log that tell how a process ended."""
 
 import re
+import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pytest_longctx.diagnosis.records import Record
+from pytest_longctx.diagnosis import quoting
+from pytest_longctx.diagnosis.records import ERROR, Record
 
 _KILLED_PROCESS = re.compile(
     r"(?:Out of memory|Memory cgroup out of memory|oom-kill:.*|OOM): ?Kill(?:ed)? process (?P<pid>\d+)"
@@ -29,13 +32,24 @@ _EXIT: Final = (
     re.compile(r"Main process exited, code=(?:killed|dumped), status=(?P<signal>\d+)"),
     re.compile(r"Main process exited, code=exited, status=(?P<code>\d+)"),
     re.compile(r"^\s*(?:Exit Code|exitCode|ExitCode)[\"']?:\s+(?P<code>\d+)"),
+    re.compile(  # supervisord
+        r"^(?:INFO )?exited: \S+ "
+        r"\((?:exit status (?P<code>[1-9]\d*)|terminated by (?P<name>SIG[A-Z]+)(?: \(core dumped\))?); not expected"
+    ),
     re.compile(r"exited with (?:exit )?code (?P<code>\d+)\s*$"),
 )
 _STOPPED_BY = re.compile(
-    r"failed (?:liveness|startup) probe, will be restarted|^.*\bKilling\b.*(?:Stopping container|probe)"
-    r"|(?:Startup|Liveness) probe failed|\bPreempt(?:ed|ing|ion)\b.*\b(?:[Pp]od|job|JOB)|\bEvicted\b"
+    r"failed (?:liveness|startup) probe, will be restarted|\bKilling\b.*(?:Stopping container|probe)"
+    r"|\bPreempt(?:ed|ing|ion)\b.*\b(?:[Pp]od|job|JOB)|\bEvicted\b"
     r"|DUE TO (?:TIME LIMIT|PREEMPTION)|State 'stop-sigterm' timed out|CANCELLED AT"
 )
+_PROBE = re.compile(r"(?:Startup|Liveness) probe failed")
+"""A probe that failed; only a kill or a restart ends the process, and most servers fail it while they load."""
+_READY = re.compile(r"^\s*Ready:\s+True\s*$")
+_AGAIN = re.compile(r"^(?:INFO )?success: \S+ entered RUNNING state")
+"""What supervisord says of a process that it started again."""
+_ENGINES: Final = (("engine",), ("uvicorn",), ("llama",), ("tensorrt",), ("rust",), ("json",))
+"""Loggers of engines: below ERROR they log what they do, and what a model wrote."""
 _LIMIT = 8
 
 
@@ -50,30 +64,55 @@ class LogEvidence:
     exit_code: int | None = None
     stopped_by: list[str] = field(default_factory=list)
     """Lines about a stop from outside."""
+    probes: list[str] = field(default_factory=list)
+    """Lines about failed probes; no evidence without a stop or an end."""
+    ready: bool = False
+    """Whether Kubernetes says that the container is ready."""
 
     def take(self, record: Record) -> bool:
         """Read one line. Returns whether it is evidence."""
         text = record.text
-        if found := _KILLED_PROCESS.search(text):
+        if not _MAY_BE.search(text) or (record.kinds[-1:] in _ENGINES and (record.level or 0) < ERROR):
+            return False
+        if found := _said(_KILLED_PROCESS, text):
             self._keep(self.memory, text)
             if found["rss_kb"]:
                 self.killed_gib = max(self.killed_gib or 0.0, int(found["rss_kb"]) / 1024**2)
             return True
-        if any(each.search(text) for each in _MEMORY):
+        if any(_said(each, text) for each in _MEMORY):
             self._keep(self.memory, text)
             return True
-        if _NOT_MEMORY.search(text):
+        if _said(_NOT_MEMORY, text):
             self.denied = True
             return True
-        for each in _EXIT:
-            if found := each.search(text):
-                parts = found.groupdict()
-                self.exit_code = -int(parts["signal"]) if parts.get("signal") else int(parts["code"])
-                return True
-        if _STOPPED_BY.search(text):
-            self._keep(self.stopped_by, text)
+        return self._exit(text) or self._stop(text)
+
+    def _exit(self, text: str) -> bool:
+        """Read a line about an exit code. Returns whether it is one."""
+        if _AGAIN.match(text):
+            self.exit_code = None
             return True
+        found = next(filter(None, (_said(each, text) for each in _EXIT)), None)
+        if found is not None:
+            self.exit_code = _exit_code(found.groupdict())
+        return found is not None
+
+    def _stop(self, text: str) -> bool:
+        """Read a line about a stop from outside or about the container's state. Returns whether it is one."""
+        if _READY.match(text):
+            self.ready = True
+            return True
+        for pattern, lines in ((_STOPPED_BY, self.stopped_by), (_PROBE, self.probes)):
+            if _said(pattern, text):
+                self._keep(lines, text)
+                return True
         return False
+
+    def stops(self, *, killed: bool, serves: bool) -> list[str]:
+        """The lines that tell of a stop from outside: of a process that was *killed*, or that came up and *serves*."""
+        if serves and self.ready and not killed:
+            return []
+        return [*self.stopped_by, *self.probes][:_LIMIT] if self.stopped_by or (killed and not serves) else []
 
     @staticmethod
     def _keep(lines: list[str], text: str) -> None:
@@ -81,7 +120,51 @@ class LogEvidence:
             lines.append(text.strip())
 
 
-WORDS: Final = (
+def _exit_code(parts: Mapping[str, str | None]) -> int:
+    """The exit code that a line names; negative for a signal."""
+    if name := parts.get("name"):
+        return -signal.Signals[name].value if name in signal.Signals.__members__ else 1
+    number = parts.get("signal")
+    return -int(number) if number else int(parts["code"] or 0)
+
+
+def _said(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The match of *pattern* in *text* that is no quotation."""
+    found = pattern.search(text)
+    return found if found is not None and quoting.reports(text, found.start(), found.end()) else None
+
+
+_BANNERS: Final[Mapping[str, signal.Signals]] = {
+    "Bus error": signal.SIGBUS,
+    "Aborted": signal.SIGABRT,
+    "Killed": signal.SIGKILL,
+    "Trace/breakpoint trap": signal.SIGTRAP,
+    "Floating point exception": signal.SIGFPE,
+    "SIGBUS": signal.SIGBUS,
+    "SIGABRT": signal.SIGABRT,
+}
+"""The words that a shell or a signal handler prints for a signal. None of them says why the signal was sent."""
+
+
+def signal_of_banner(line: str) -> str:
+    """The signal that a shell's banner names, as an exit code; empty where *line* names none."""
+    return next((str(-number) for words, number in _BANNERS.items() if words in line), "")
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL and its like; the number where it has no name."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
+def what_would_tell(number: int | None) -> str:
+    """What would tell more."""
+    if number == signal.SIGKILL or number is None:
+        sources = "dmesg -T | grep -i oom, docker inspect (OOMKilled), the cgroup's memory.events or kubectl describe"
+        return f"{sources} would tell whether memory was the reason"
+    return "the core dump, or what the process wrote to its standard error, would tell more"
+
+
+_WORDS: Final = (
     "Killed process",
     "oom",
     "OOM",
@@ -91,6 +174,9 @@ WORDS: Final = (
     "exited with",
     "probe",
     "Killing",
+    "Ready:",
+    "exited: ",
+    "entered RUNNING",
     "reempt",
     "Evicted",
     "memory pressure",
@@ -100,3 +186,4 @@ WORDS: Final = (
     "stop-sigterm",
 )
 """Texts of which every such line has one."""
+_MAY_BE = re.compile("|".join(map(re.escape, _WORDS)))

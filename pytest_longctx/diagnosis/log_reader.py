@@ -8,11 +8,11 @@ from dataclasses import replace
 from pytest_longctx.diagnosis import quoting
 from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
-from pytest_longctx.diagnosis.log_evidence import WORDS, LogEvidence
+from pytest_longctx.diagnosis.log_evidence import LogEvidence
 from pytest_longctx.diagnosis.records import COLOURS, Record, records, with_unescaped
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
-from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace
+from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace, joined
 from pytest_longctx.toml import in_range
 
 _CHUNK_BYTES = 1 << 20
@@ -266,7 +266,9 @@ class LogReader:
             self._explain(boot, record, text, trace)
             return
         known = self._explain(boot, record, text, trace)
-        if boot.errors.text is None and (known is None or not known.summary):
+        if known is not None and known.summary:
+            boot.errors.echo = boot.errors.echo or text.strip()
+        elif boot.errors.text is None:
             boot.errors.text, boot.errors.before = text.strip(), tuple(trace.tail)
         trace.places, trace.phase = {}, None
 
@@ -275,7 +277,7 @@ class LogReader:
         text = record.text
         if record.bare and not record.kinds and quoting.is_comment(text):
             return False
-        if _MAY_BE_EVIDENCE.search(text) and self.evidence.take(record):
+        if self.evidence.take(record):
             return True
         said = self._facts(boot, record)
         boot = self.boots[record.source]
@@ -334,7 +336,7 @@ class LogReader:
 
     def _explain(self, boot: Boot, record: Record, text: str, trace: Trace | None) -> Signature | None:
         """Search *text* for a failure. Returns its signature, or None."""
-        exception = trace is not None or is_exception(record, text)
+        exception, text = trace is not None or is_exception(record, text), joined(text)
         for pattern, signature in self._index.of(text):
             if not isinstance(signature, Signature) or not (match := pattern.search(text)):
                 continue
@@ -357,7 +359,7 @@ class LogReader:
         if signature.sizes and (more := re.search(signature.sizes, match.string)):
             found |= self._whole_groups(more)
         place = trace.places.get(signature.kind) if trace is not None else None
-        phase = place.phase if place else signature.phase or (trace and trace.phase) or boot.reached
+        phase = place.phase if place else boot.phase_of(signature) or (trace and trace.phase) or boot.reached
         silent = boot.errors.text is None and boot.errors.complaint is None and not boot.inside
         made = Failure(
             *(signature, record.whole.strip(), figures(found), words(found), phase, place, silent),
@@ -395,5 +397,4 @@ class LogReader:
         return version is None or in_range(version, wanted)
 
 
-_MAY_BE_EVIDENCE = re.compile("|".join(map(re.escape, WORDS)))
 _CUT_REQUESTS = re.compile(r"aborting in-flight requests count=(\d+)|Remaining number of requests (\d+)")

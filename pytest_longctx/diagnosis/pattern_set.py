@@ -73,9 +73,7 @@ class PatternSet:
 
     def numbers(self, text: str) -> list[int]:
         """The patterns that *text*, one line or several, may match, in their order."""
-        found = (
-            [self._numbers[index] for index in self._set.Match(text.encode("utf-8", "replace")) or ()]
-            if self._numbers
-            else []
-        )
-        return sorted(found + self._unread)
+        if not self._numbers:
+            return self._unread
+        found = self._set.Match(text.encode("utf-8", "replace")) or ()  # a lone surrogate has no UTF-8
+        return sorted([*(self._numbers[index] for index in found), *self._unread])

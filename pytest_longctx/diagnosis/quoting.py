@@ -19,7 +19,14 @@ _DUMP = re.compile(
 """What precedes a dump of arguments or of a configuration."""
 _COMMENT = re.compile(r"(?:#+ |\$ |\+ \w|> |== |>>> |\* |[-•] |\| |usage: )")
 """Beginnings of lines that a person or a shell wrote."""
-_REPR = re.compile(r"[\w.]*(?:Error|Exception)\($")
+_REPR = re.compile(
+    r"[\w.]*(?:Error|Exception)\($|\bpanicked at $|`Err` value: (?:\w+\()*$|\bOs \{ code: \d+, kind: \w+, message: $"
+)
+"""What stands before a string that is the statement itself: an exception's ``repr``, a panic of Rust."""
+_PANIC = re.compile(r"^thread '[^']*' (?:\(\d+\) )?panicked at |^called `\w+::\w+\(\)` on |\bOs \{ code: \d+, ")
+"""A panic of Rust and the error in it, whose parts look like a request's."""
+_MEMBER = re.compile(r'\s*"(?:message|reason|note|status)": "')
+"""The beginning of a line of a pretty-printed object of Kubernetes or Docker."""
 
 
 def is_comment(text: str) -> bool:
@@ -40,11 +47,29 @@ def quoted(text: str, at: int) -> bool:
     (True, False)
     """
     before = text[:at]
-    return _REQUEST.search(before) is not None or _DUMP.search(before) is not None or in_string(text, at)
+    asked = _REQUEST.search(before) is not None and _PANIC.search(before) is None
+    return asked or _DUMP.search(before) is not None or in_string(text, at)
+
+
+def reports(text: str, start: int, end: int) -> bool:
+    """
+    Whether the text from *start* to *end* is a statement of the kernel, of Kubernetes or of a container, and no quotation.
+
+    A key of an object ends outside its quotation marks, and is a statement.
+
+    >>> reports('"OOMKilled": true,', 1, 17), reports("output: 'Reason: OOMKilled'", 9, 26)
+    (True, False)
+    """
+    before = text[:start]
+    if _MEMBER.match(text):
+        return True
+    if _REQUEST.search(before) is not None or _DUMP.search(before) is not None:
+        return False
+    return not (in_string(text, start) and in_string(text, end))
 
 
 def in_string(text: str, at: int) -> bool:
-    """Whether *at* lies inside quotation marks, other than those of an exception's ``repr``."""
+    """Whether *at* lies inside quotation marks, other than those of an exception's ``repr`` or of a panic."""
     opened = ""
     opened_at = 0
     for index in range(min(at, len(text))):

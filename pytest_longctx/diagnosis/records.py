@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pytest_longctx.diagnosis import quoting
+
 LEVELS: Final = {
     **dict.fromkeys(("D", "T", "V", "DEBUG", "TRACE", "VERBOSE"), 10),
     **dict.fromkeys(("I", "INFO", "NOTICE", "SUCCESS"), 20),
@@ -82,6 +84,9 @@ _LOGGERS: Final = frozenset(
         "ray",
         "nccl",
         "logfmt",
+        "torchserve",
+        "worker",
+        "serve",
     )
 )
 _STAMP = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?"
@@ -93,6 +98,10 @@ _PREFIXES: Final = tuple(
         "kubectl": r"\[pod/(?P<source>[^\]\s]+)\] ?",
         "loguru": rf"(?P<time>{_STAMP}) \| (?P<level>[A-Z]+) *\| (?P<where>[\w.<>]+:[\w<>.]+:\d+) - ",
         "python": rf"(?P<time>{_STAMP}) - (?P<logger>[\w.]+) - (?P<level>[A-Z]+) - (?P<where>[\w./]+\.py:\d+ - )?",
+        "model_log": r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d+) \[[A-Z]+ *\] \S+-std(?:out|err) MODEL_LOG - ?",
+        "torchserve": r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d+) \[(?P<level>[A-Z]+) *\] \S+ (?P<where>[\w.]+) - ",
+        "worker": rf"(?P<time>{_STAMP})\t(?P<level>{_LEVEL}) (?P<where>[\w./-]+:\d+) -- ",
+        "serve": rf"(?P<level>{_LEVEL}) {_STAMP} (?P<where>[\w.:#-]+)(?: [\w-]+){{1,3}} -- ",
         "lemonade": rf"(?P<time>{_STAMP}) \[(?P<level>[A-Z][a-z]+)\] (?:\([\w ]+\) ?)?",
         "nixl": rf"(?P<time>{_STAMP}) NIXL (?P<level>[A-Z]+) +(?P<where>\S+:\d+ )?",
         "ray": rf"\[(?P<time>{_STAMP}) (?P<level>[IWEFCD]) \d+ \d+\] (?P<where>[\w./]+:\d+): ?",
@@ -119,7 +128,7 @@ _PREFIXES: Final = tuple(
         "uvicorn": rf"(?P<level>{_LEVEL}):(?: {{4,}}| (?! ))",
         "dated": rf"(?P<level>{_LEVEL}):{_STAMP}:(?P<where>[\w.]+:\d+): ",
         "logging": rf"(?P<level>{_LEVEL}):(?P<where>[\w.]+): ?",
-        "tag": r" ?\((?P<process>(?:[\w.:-]+(?: rank=\d+)?,? pid=\d+(?:, ip=[\d.]+)?)|raylet|autoscaler)\) ?",
+        "tag": r" ?\((?P<process>(?:[\w.:-]+(?: rank=\d+)?,? pid=\d+(?:, ip=[\d.]+)?)|raylet|autoscaler(?: [^)]*)?)\) ?",
         "logfmt": r"time=\S+ level=(?P<level>[A-Z]+) source=(?P<where>\S+) msg=\"?",
         "nccl": r"(?P<where>[\w.-]+):\d+:\d+ \[\d+\] (?:[\w/.]+:\d+ )?NCCL (?P<level>INFO|WARN|TRACE) ?",
         "llama": r"\d+\.\d\d\.\d{3}\.\d{3} (?P<level>[IWED]) ",
@@ -137,12 +146,27 @@ _ALPHABET: Final = {
     "<": ("journal",),
     " ": ("rust", "tag"),
 }
-_DIGITS: Final = ("loguru", "python", "lemonade", "nixl", "neuron", "iso", "llama", "srun", "nccl", "date")
+_DIGITS: Final = (
+    "loguru",
+    "python",
+    "model_log",
+    "torchserve",
+    "worker",
+    "lemonade",
+    "nixl",
+    "neuron",
+    "iso",
+    "llama",
+    "srun",
+    "nccl",
+    "date",
+)
 _LETTERS: Final = (
     "journal",
     "logfmt",
     "rust",
     "engine",
+    "serve",
     "dated",
     "uvicorn",
     "logging",
@@ -277,7 +301,7 @@ def records(line: str) -> Iterator[Record]:
     if made is None:
         yield outer
         return
-    for part in made.text.split("\n") if made.text else ():
+    for part in _lines_of(made):
         part = COLOURS.sub("", _BUILDKITE.sub("", part.rstrip("\r")))  # noqa: PLW2901
         inner = replace(made, text=part, line=part)
         if made.kinds[-1:] != ("json",):
@@ -285,6 +309,12 @@ def records(line: str) -> Iterator[Record]:
         inner = replace(inner, kinds=(*made.kinds, *(kind for kind in inner.kinds if kind not in made.kinds)))
         deeper = _from_json(inner) if inner.text.startswith("{") and inner.text.endswith("}") else None
         yield from records(inner.text) if deeper is not None else (inner,)
+
+
+def _lines_of(made: Record) -> list[str]:
+    """The lines of a message; a request or an answer stays one line, so that none of its lines is taken for a statement."""
+    whole = quoting.is_request(made.text.partition("\n")[0]) and (made.level or INFO) < ERROR
+    return [made.text.replace("\n", "\\n")] if whole else made.text.split("\n") if made.text else []
 
 
 def with_unescaped(text: str) -> str:

@@ -37,5 +37,5 @@ def complains(record: Record) -> bool:
         return False
     if record.level is not None and not record.bare:
         return record.level >= ERROR
-    found = _COMPLAINS.search(text)
+    found = _COMPLAINS.search(text) or EXCEPTION.match(text)
     return found is not None and not quoting.quoted(text, found.start())

@@ -1,5 +1,6 @@
 """Tracebacks in a log, each of one process, with prefixes on their lines."""
 
+import ast
 import re
 from dataclasses import dataclass, field
 from typing import Final
@@ -43,6 +44,22 @@ class Trace:
         return (
             record.where == self.record.where and record.kinds == self.record.kinds and record.kinds[-1:] in _REPEATING
         )
+
+
+_TUPLE = re.compile(
+    r"^((?:[A-Za-z_]\w*\.)*\w+(?:Error|Exception)): (\((?:'[^']*'|\"[^\"]*\")(?:, (?:'[^']*'|\"[^\"]*\"))+,?\))$"
+)
+
+
+def joined(text: str) -> str:
+    """
+    An exception whose message is a tuple of strings, as one message.
+
+    >>> joined("RuntimeError: ('not supported for ', 'this GPU.')")
+    'RuntimeError: not supported for this GPU.'
+    """
+    found = _TUPLE.match(text.rstrip()) if ": (" in text else None
+    return text if found is None else f"{found[1]}: {''.join(ast.literal_eval(found[2]))}"
 
 
 _REPEATING: Final = (("engine",), ("glog",), ("logging",), ("json",), ("python",), ("tensorrt",))

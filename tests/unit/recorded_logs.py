@@ -282,7 +282,7 @@ FAILURES: list[Quote] = [
         "sglang",
         "RuntimeError: alloc_req_slots runs out of memory. Please set a smaller number for `--max-running-requests`.",
         "request-slots-full",
-        "gpu-oom-request",
+        "request-slots",
         "request",
         {},
     ),

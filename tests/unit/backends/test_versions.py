@@ -6,6 +6,7 @@ import pytest
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.backends.versions import EngineVersion, meant, recorded
+from pytest_longctx.diagnosis.signatures import common
 from pytest_longctx.registry import BACKENDS, load
 
 SPELT = re.compile(r"(?<![\w-])(?P<flag>--(?!longctx-)[a-z][\w-]*)(?: [\w.]+)?(?: before (?P<before>[\d.]+\d))?")
@@ -72,3 +73,16 @@ def test_a_remedy_names_flags_that_the_engine_has(name):
     for match, wanted in named:
         spoken = meant(str(backend.package), f"<{match['before']}" if match["before"] else wanted)[-1:]
         assert [each.takes(match["flag"]) for each in spoken] == ["known"], match[0]
+
+
+def test_a_remedy_for_every_engine_says_whose_flags_it_names():
+    known = common()
+    remedies = [*(each.remedy for each in known.signature), *(each.remedy or "" for each in known.place)]
+    flagged = [(remedy, match) for remedy in remedies if (match := SPELT.search(remedy))]
+    assert flagged
+    for remedy, first in flagged:
+        owners = re.findall(r"vLLM|SGLang", remedy[: first.start()].rpartition("(")[2])
+        assert owners, remedy
+        for name in owners:
+            latest = meant(name.lower(), None)[-1]
+            assert all(latest.takes(match["flag"]) == "known" for match in SPELT.finditer(remedy)), remedy

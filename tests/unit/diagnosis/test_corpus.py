@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.diagnosis.diagnose import assess
-from tests.unit.diagnosis.corpus import CATALOGUES, Labelled, labelled, score
+from tests.unit.diagnosis.corpus import CATALOGUES, FOLDER, Labelled, labelled, score
 
+THIRD = FOLDER.parent / "third"
+"""Scored blind once, and developed with since."""
 LOGS = list(labelled())
 FAILING = [each for each in LOGS if not each.healthy]
 
@@ -22,7 +24,7 @@ def test_the_corpus_is_large_and_of_many_engines():
     assert len(LOGS) - len(FAILING) >= 40
 
 
-@pytest.mark.parametrize("log", ids([each for each in LOGS if each.healthy]))
+@pytest.mark.parametrize("log", ids([each for each in (*LOGS, *labelled(THIRD)) if each.healthy]))
 def test_a_healthy_boot_is_never_called_failed(log):
     reading = log.read()
     state, found = assess(reading, log.ended)
@@ -30,14 +32,16 @@ def test_a_healthy_boot_is_never_called_failed(log):
     assert not reading.fatal  # and no wait would have ended for it
 
 
-@pytest.mark.parametrize("log", ids([each for each in FAILING if each.label == "unknown"]))
+@pytest.mark.parametrize("log", ids([each for each in (*LOGS, *labelled(THIRD)) if each.label == "unknown"]))
 def test_where_the_log_has_no_cause_none_is_claimed(log):
     found = assess(log.read(), log.ended)[1]
     assert found is None or found.kind == "unknown"
 
 
-def test_claimed_causes_are_right_and_most_failures_have_one():
-    counts, _, wrong = score()
+@pytest.mark.parametrize("folder", [FOLDER, THIRD], ids=lambda folder: folder.name)
+def test_claimed_causes_are_right_and_most_failures_have_one(folder):
+    counts, _, wrong = score(folder)
+    assert counts["healthy called failed"] == 0, wrong
     assert counts["right"] >= 0.97 * counts["claims"], wrong
     assert counts["right"] >= 0.85 * counts["failures with a cause"], wrong
 

@@ -102,10 +102,10 @@ def test_an_exception_is_of_the_configuration_where_its_frames_are(frame, functi
 @pytest.mark.parametrize(
     ("function", "error", "kind"),
     [
-        ("load_weights", "KeyError: 'scale_of_x'", "weights-corrupt"),
-        ("load_weights", "AssertionError", "weights-corrupt"),
+        ("load_weights", "KeyError: 'scale_of_x'", "checkpoint-mismatch"),
+        ("load_weights", "AssertionError", "checkpoint-mismatch"),
         ("schedule", "KeyError: 'scale_of_x'", "unknown"),
-        ("schedule", "KeyError: 'layers.0.mlp.down_proj.weight_scale'", "weights-corrupt"),
+        ("schedule", "KeyError: 'layers.0.mlp.down_proj.weight_scale'", "checkpoint-mismatch"),
     ],
 )
 def test_an_exception_is_of_the_weights_where_its_frames_are(function, error, kind):

@@ -49,3 +49,7 @@ def test_a_literal_is_found_wherever_it_stands(text, around):
 def test_a_pattern_that_cannot_be_read_may_match_every_line(others):
     made = PatternSet([r"(a)\1", *others])
     assert made.numbers("aa") == made.numbers("b") == [0]
+
+
+def test_half_of_a_surrogate_pair_is_read_as_another_character():
+    assert PatternSet(["out of memory"]).numbers("\ud83d out of memory") == [0]

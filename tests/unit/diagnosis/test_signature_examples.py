@@ -66,6 +66,12 @@ TOLD = [
     ("vllm", "Starting vLLM server version 0.33.0", {"engine_version": "0.33.0"}),
     ("vllm", "Dynamo bytecode transform time: 7.22 s", "compile"),
     ("vllm", "Compiling a graph for dynamic shape takes 30.91 s", "compile"),
+    ("vllm", "Capturing CUDA graph shapes:  91%|#########1| 61/67 [00:31<00:03,  1.95it/s]", "graphs"),
+    (
+        "vllm",
+        "INFO 10-23 19:55:16 model_runner.py:1067] Loading model weights took 19.8557 GB",
+        {"weights_gib": 19.8557},
+    ),
     ("vllm", "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE): 100%", "graphs"),
     ("vllm", "Maximum concurrency for 8,388,608 tokens per request: 1.86x", {"concurrency": 1.86}),
     ("sglang", "Capture cuda graph begin. This can take up to several minutes. avail mem=4.54 GB", "graphs"),
