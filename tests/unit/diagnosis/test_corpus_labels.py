@@ -26,7 +26,7 @@ def test_a_log_has_its_answer(log):
 def test_all_sets_are_there():
     halves = {
         half: [head_and_body(log)[0]["class"] for log in LOGS if log.parent.name == half]
-        for half in ("developed", "held_out", "third")
+        for half in ("developed", "held_out", "third", "fourth")
     }
-    assert {half: len(classes) for half, classes in halves.items()} == {"developed": 207, "held_out": 123, "third": 138}
+    assert {half: len(classes) for half, classes in halves.items()} == {"developed": 207, "held_out": 123, "third": 138, "fourth": 70}
     assert all(classes.count("healthy") >= 20 for classes in halves.values())
