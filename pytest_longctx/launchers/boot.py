@@ -64,8 +64,11 @@ class Boot:
         return replace(seen, metrics={**seen.metrics, **self.peaks})
 
     def weigh(self, exchange: Exchange) -> Observation:
-        """An exchange as evidence, with its prefill's share of the hardware's peak, where that is known."""
+        """An exchange as evidence, with its prefill's share of the hardware's peak, where that is known, and the host's load."""
         seen, deployment, hardware = self._known(exchange), self.conditions.deployment, self.conditions.hardware
+        if "ttft_gap_s" in seen.metrics:
+            load = os.getloadavg()[0] / (os.cpu_count() or 1)
+            seen = replace(seen, metrics={**seen.metrics, "host_load": load})
         shape = models.shape_of(deployment.model)
         if exchange.ttft_s is None or shape is None or hardware is None:
             return seen

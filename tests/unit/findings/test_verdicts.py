@@ -262,6 +262,14 @@ def test_both_clocks_agree_on_the_first_token(gap_s, tokens, ttft_s, expected):
     assert word(finding, seen(metrics=metrics, sent_tokens=tokens)) == expected
 
 
+@pytest.mark.parametrize(("load", "expected"), [(0.2, "broken"), (1.0, "broken"), (2.5, "holds")])
+def test_the_clocks_may_differ_more_on_a_loaded_machine(load, expected):
+    """Seen: 0.37 s at a load of five on two cores, of a server that answered as on the idle machine."""
+    finding = factories.finding(question="served", ask={"prompt_tokens": 4000})
+    metrics = {"prompt_tokens": 4000, "ttft_s": 0.66, "ttft_gap_s": 0.373, "host_load": load}
+    assert word(finding, seen(metrics=metrics, sent_tokens=4000)) == expected
+
+
 def test_a_server_without_counters_is_not_asked_for_a_second_ledger():
     assert word(factories.finding(**SERVED), seen(metrics={"prompt_tokens": 100}, sent_tokens=100)) == "holds"
 
