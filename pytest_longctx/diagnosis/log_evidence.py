@@ -72,7 +72,8 @@ class LogEvidence:
     def take(self, record: Record) -> bool:
         """Read one line. Returns whether it is evidence."""
         text = record.text
-        if not _MAY_BE.search(text) or (record.kinds[-1:] in _ENGINES and (record.level or 0) < ERROR):
+        wrote = record.joined or (record.kinds[-1:] in _ENGINES and (record.level or 0) < ERROR)
+        if wrote or not _MAY_BE.search(text):
             return False
         if found := _said(_KILLED_PROCESS, text):
             self._keep(self.memory, text)
@@ -110,8 +111,8 @@ class LogEvidence:
 
     def stops(self, *, killed: bool, serves: bool) -> list[str]:
         """The lines that tell of a stop from outside: of a process that was *killed*, or that came up and *serves*."""
-        if serves and self.ready and not killed:
-            return []
+        if serves and not killed:  # another container of the pod may be stopped, or the one before it
+            return [] if self.ready else [line for line in self.stopped_by if "Stopping container" not in line]
         return [*self.stopped_by, *self.probes][:_LIMIT] if self.stopped_by or (killed and not serves) else []
 
     @staticmethod

@@ -50,6 +50,8 @@ class Record:
     """The removed prefixes, outermost first."""
     line: str = ""
     """The whole line as written."""
+    joined: bool = False
+    """Whether it is a later line of a message whose lines a formatter joined."""
 
     @property
     def whole(self) -> str:
@@ -301,9 +303,9 @@ def records(line: str) -> Iterator[Record]:
     if made is None:
         yield outer
         return
-    for part in _lines_of(made):
+    for number, part in enumerate(_lines_of(made)):
         part = COLOURS.sub("", _BUILDKITE.sub("", part.rstrip("\r")))  # noqa: PLW2901
-        inner = replace(made, text=part, line=part)
+        inner = replace(made, text=part, line=part, joined=number > 0)
         if made.kinds[-1:] != ("json",):
             inner = _strip(inner)
         inner = replace(inner, kinds=(*made.kinds, *(kind for kind in inner.kinds if kind not in made.kinds)))

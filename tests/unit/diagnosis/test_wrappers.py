@@ -216,3 +216,35 @@ def test_an_exception_that_only_echoes_another_is_quoted_and_not_called_no_error
     found = assess(of("INFO vllm\n" + text.format(echo)), Evidence(1))[1]
     assert found is not None
     assert (found.kind, echo in found.cause) == ("unknown", True)
+
+
+def test_the_later_lines_of_a_message_are_no_evidence():
+    entry = {"level": "INFO", "logger": "app", "msg": "the model says:\nReason: OOMKilled\nExit Code: 137"}
+    assert state(UP + json.dumps(entry) + "\n") == ("healthy", None)
+
+
+def test_a_container_that_is_stopped_beside_a_server_that_serves_is_another_one():
+    stopping = "  Normal  Killing  2m  kubelet  Stopping container sidecar\n"
+    assert state(stopping + UP) == ("healthy", None)
+    assert state(stopping + LOADING) == ("failed", "killed")
+
+
+def test_a_client_that_gave_up_is_forgotten_once_the_model_is_loaded():
+    gave_up = 'time=1 level=WARN source=server.go:569 msg="client connection closed before server finished loading, aborting load"\n'
+    loaded = 'time=2 level=INFO source=server.go:596 msg="llama runner started in 2.01 seconds"\n'
+    assert state("ollama\n" + gave_up) == ("impaired", "load-timeout")
+    assert state("ollama\n" + gave_up + loaded) == ("unfinished", None)
+
+
+GRAMMAR = (
+    "ERROR 07-20 20:33:13 [{0}] {1}\n"
+    "ERROR 07-20 20:33:13 [{0}] Traceback (most recent call last):\n"
+    "ERROR 07-20 20:33:13 [{0}] ValueError: Invalid grammar specification\n"
+)
+
+
+def test_a_grammar_is_the_cause_only_where_it_ends_the_engine():
+    caught = GRAMMAR.format("serving_chat.py:222", "Error in preprocessing prompt inputs")
+    fatal = GRAMMAR.format("core.py:1233", "EngineCore encountered a fatal error.")
+    assert state(UP + caught) == ("healthy", None)
+    assert state(UP + fatal) == ("failed", "structured-output")
