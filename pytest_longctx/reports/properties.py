@@ -21,6 +21,8 @@ REQUEST = f"{_STEM}request"
 VITALS = f"{_STEM}vitals"
 _WORDS = ("verdict", "title", "status", "source", "why", "said", "measured_by", "content", "carried")
 """Parts of a verdict that are text, by their field name in `Entry`."""
+_HASH = "sha256:"
+"""Before a hash: readers of JUnit files take one such as ``2066413249e4`` for a number."""
 _FOUND = f"{_STEM}found"
 _BOUND = {"reference", "tolerance", "exactly", "at_least", "at_most"}
 
@@ -87,7 +89,7 @@ def entry_pairs(entry: Entry) -> Iterator[tuple[str, str]]:
     yield FINDING, entry.finding
     for name in _WORDS:
         if value := getattr(entry, name):
-            yield f"{stem}.{name}", value
+            yield f"{stem}.{name}", f"{_HASH}{value}" if name == "content" else value
     if entry.bounds:
         yield f"{stem}.bounds", json.dumps(entry.bounds, default=dict)
     for name, value in entry.measured.items():
@@ -155,7 +157,7 @@ def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> 
     stem = f"{_STEM}{finding}."
     return Entry(
         finding=finding,
-        **{name: flat.get(f"{stem}{name}", "") for name in _WORDS},
+        **{name: flat.get(f"{stem}{name}", "").removeprefix(_HASH if name == "content" else "") for name in _WORDS},
         bounds=json.loads(flat.get(f"{stem}bounds", "{}")),
         again=flat.get(again_pair(finding, "")[0], ""),
         measured={name: float(flat[f"{stem}{name}"]) for name in MEASURES if f"{stem}{name}" in flat},
