@@ -94,9 +94,9 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_prompt_is_diagnosed(boot, p
     assert (exchange.refusal.status, exchange.refusal.in_stream) == (500, True)
     seen = boot.evidence(exchange)
     assert (seen.outcome, seen.signature, seen.phase) == ("dies", "worker-died", "request")
-    # The latter if another process ran out of memory meanwhile, or if the kernel log is not readable.
-    assert seen.kind in ("killed", "host-oom")
-    assert seen.said.startswith("a child process was ended") or "out-of-memory killer" in seen.said
+    # Silence is no cause; the latter if another process ran out of memory meanwhile.
+    assert seen.kind in ("unknown", "host-oom")
+    assert "no cause in the log" in seen.said or "out-of-memory killer" in seen.said, seen.said
     assert boot.server.ended(10) is not None
     assert limits.after(seen, request.ask(boot.server, prompt(8), 1)).metrics["recovered"] == 0
 
