@@ -32,7 +32,6 @@ from pytest_longctx.launchers import boot as launchers_boot
 from pytest_longctx.launchers.boot import Boot, summarised
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
-from pytest_longctx.plan import failed_boot
 from pytest_longctx.plugin.options import Options
 from pytest_longctx.plugin.progress_line import ProgressLine
 from pytest_longctx.plugin.selection import Selection
@@ -130,6 +129,8 @@ class Session:
             server = seen.server and replace(seen.server, salt=self._salt(seen.server))
             failure = seen.failure
             if failure is not None and failure.observation.kind is not None:
+                from pytest_longctx.plan import failed_boot
+
                 tried = failed_boot.rows(failure.observation.kind, launch.deployment, here)
                 failure = failure.with_rows("tried", tried)
             peaks = sampler.peaks(since_s, time.monotonic())

@@ -266,8 +266,10 @@ def test_both_clocks_agree_on_the_first_token(gap_s, tokens, ttft_s, expected):
 def test_the_clocks_may_differ_more_on_a_loaded_machine(load, expected):
     """Seen: 0.37 s at a load of five on two cores, of a server that answered as on the idle machine."""
     finding = factories.finding(question="served", ask={"prompt_tokens": 4000})
-    metrics = {"prompt_tokens": 4000, "ttft_s": 0.66, "ttft_gap_s": 0.373, "host_load": load}
+    metrics = {"prompt_tokens": 4000, "ttft_s": 0.66, "ttft_gap_s": 0.373, "host_load": load, "cached_share": 0.0}
     assert word(finding, seen(metrics=metrics, sent_tokens=4000)) == expected
+    timed = factories.finding(**SERVED, bounds={"ttft_s": {"unit": "s", "at_most": 9.0}})
+    assert word(timed, seen(metrics=metrics, sent_tokens=4000)) == "broken"
 
 
 def test_a_server_without_counters_is_not_asked_for_a_second_ledger():
