@@ -129,7 +129,7 @@ class Session:
             server = seen.server and replace(seen.server, salt=self._salt(seen.server))
             failure = seen.failure
             if failure is not None and failure.observation.kind is not None:
-                from pytest_longctx.plan import failed_boot
+                from pytest_longctx.plan import failed_boot  # noqa: PLC0415 - only after a failure
 
                 tried = failed_boot.rows(failure.observation.kind, launch.deployment, here)
                 failure = failure.with_rows("tried", tried)
