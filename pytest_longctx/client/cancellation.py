@@ -25,6 +25,8 @@ PATIENCE_S: Final = 30.0
 """How long a server is observed after the disconnect; a later end of work is recorded as this value."""
 _CANARIES: Final = 3
 _LOOK_S: Final = 0.01
+_SETTLE_S: Final = 2.0
+"""How long the gauges may show a canary that was already answered; other clients may keep them up for longer."""
 _QUIET_S: Final = 2.0
 """Time without counted tokens after which a server that counts chunk by chunk is taken to have stopped."""
 _BLIND_S: Final = 0.5
@@ -39,6 +41,8 @@ class _Cancellation:
     gauges: MetricsPoller
     prompt: Callable[[int], Sendable]
     watch: ProgressCallback
+    idle: ServerMetrics = field(default_factory=ServerMetrics)
+    """The gauges before the first request of this client."""
     before: ServerMetrics = field(default_factory=ServerMetrics)
     left_s: float = 0.0
     """Time of the disconnect."""
@@ -50,7 +54,7 @@ class _Cancellation:
 
     async def leave(self, tokens: int) -> Exchange | float:
         """Disconnect while a prompt is read and return its duration in seconds; return its exchange if it ended sooner."""
-        self.before = await self.gauges.now()
+        self.before = await self._settled()
         talk = self.talk(tokens)
         asking = asyncio.create_task(talk.run())
         try:
@@ -63,6 +67,15 @@ class _Cancellation:
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
+
+    async def _settled(self) -> ServerMetrics:
+        """The gauges without this client's answered canaries: with one counted as running, a prompt in work is no rise."""
+        since_s = time.monotonic()
+        while _busy(now := await self.gauges.now()) > _busy(self.idle):
+            if time.monotonic() - since_s > _SETTLE_S:
+                break
+            await asyncio.sleep(_LOOK_S)
+        return now
 
     async def _is_read(self, uploaded_s: float) -> bool:
         now = await self.gauges.now()
@@ -109,6 +122,7 @@ async def _disconnect(
 ) -> Observation:
     async with poll_metrics(server) as gauges:
         visit = _Cancellation(server, gauges, prompt, watch)
+        visit.idle = await gauges.now()
         usual = [await visit.talk(CANARY_TOKENS).run() for _ in range(_CANARIES)]
         if (unserved := _unserved(usual)) is not None:
             return unserved

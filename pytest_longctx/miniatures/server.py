@@ -154,6 +154,11 @@ class Honest:
         with self.lock:
             self.running += 1
 
+    def leave(self, request: Request) -> None:
+        """Count *request* as running no more."""
+        with self.lock:
+            self.running -= 1
+
     def read(self, request: Request, gone: Callable[[], bool]) -> None:
         """Simulate reading the prompt, as long as a client waits."""
         end_s = time.monotonic() + (self.read_s if request.tokens >= READ_FROM_TOKENS else 0)
@@ -275,7 +280,7 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 self._stream(request)
             finally:
-                self.mind.running -= 1
+                self.mind.leave(request)
 
     def _stream(self, request: Request) -> None:
         self.send_response(200)

@@ -1,5 +1,8 @@
 """A client that disconnects, tested with miniatures in this process."""
 
+import time
+from threading import Event
+
 from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.backends.sglang import Sglang as SglangBackend
 from pytest_longctx.client import cancellation
@@ -25,6 +28,30 @@ def test_a_server_that_is_never_done_is_said_to_take_as_long_as_it_was_watched(m
         seen = disconnect(server, prompts(), READ_FROM_TOKENS)
         assert mind.running == 1
     assert (seen.metrics["stopped_s"] or 0) > 0.3
+
+
+class LeavesLate(Honest):
+    """Counts answered canaries as running for half a second, or until a long prompt arrives."""
+
+    arrived = Event()
+
+    def admit(self, request):
+        if request.tokens >= READ_FROM_TOKENS:
+            self.arrived.set()
+            while self.running:
+                time.sleep(0.001)
+        super().admit(request)
+
+    def leave(self, request):
+        self.arrived.wait(0.5)
+        super().leave(request)
+
+
+def test_a_canary_that_is_still_counted_as_running_does_not_hide_the_prompt():
+    with serving(mind := LeavesLate(read_s=2)) as server:
+        seen = disconnect(server, prompts(), READ_FROM_TOKENS)
+    assert (seen.outcome, seen.metrics["abandoned_tokens"]) == ("serves", 0)
+    assert mind.prompt_tokens == 4 * cancellation.CANARY_TOKENS
 
 
 class AnswersAtOnce(Honest):
