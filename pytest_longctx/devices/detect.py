@@ -48,7 +48,10 @@ def detect() -> Machine:
 
 
 def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """Facts on the processor, its flags that decide an engine's kernels, and the memory; unknown facts are left out."""
+    """
+    Facts on this machine's processor, its flags that decide an engine's kernels, and the memory; unknown
+    facts are left out.
+    """
     rows = _cpu_rows(cpu)
     flags = cpu_flags(cpu) or ()
     found = {
@@ -62,7 +65,10 @@ def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[s
 
 
 def _cpu_rows(cpu: Path) -> dict[str, str]:
-    """Name and flags of the first processor; on ARM the flags are called ``Features``, and there is no name."""
+    """
+    Name and flags of this machine's first processor; on ARM the flags are called ``Features``, and there is
+    no name.
+    """
     try:
         text = cpu.read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
