@@ -104,7 +104,9 @@ def rows() -> list[Row]:
 
 
 def _size(gib: float) -> str:
-    return next(name for limit, name in ((30, "to 24"), (60, "to 48"), (100, "to 96"), (1e9, "above 96")) if gib < limit)
+    return next(
+        name for limit, name in ((30, "to 24"), (60, "to 48"), (100, "to 96"), (1e9, "above 96")) if gib < limit
+    )
 
 
 def main() -> None:
@@ -143,14 +145,36 @@ def _summary(name: str, some: Iterable[Row]) -> str:
 def _line(row: Row) -> str:
     facts, error = row.facts, row.error
     logged = facts.get("kv_tokens")
-    shown = f"{logged:,} tokens" if logged else f"{facts['concurrency']}x" if "concurrency" in facts else f"{facts['kv_gib']} GiB"
+    shown = (
+        f"{logged:,} tokens"
+        if logged
+        else f"{facts['concurrency']}x"
+        if "concurrency" in facts
+        else f"{facts['kv_gib']} GiB"
+    )
     here = "" if row.tokens is None else f"{row.tokens:,.0f} tokens"
     if not logged:
         found = row.boot.prediction
-        here = f"{found.concurrency:.2f}x" if found and found.concurrency and "concurrency" in facts else f"{row.pool_gib or 0:.2f} GiB"
-    pool = next((term for term in row.boot.prediction.terms if term.name == "KV pool"), None) if row.boot.prediction else None
-    between = "" if pool is None or pool.bounds_bytes is None else "{:.2f} to {:.2f} GiB".format(*(b / GiB for b in pool.bounds_bytes))
-    answer = row.boot.unpredicted or "; ".join(each.said for each in row.boot.refusals) or (row.boot.prediction.outcome if row.boot.prediction else "")
+        here = (
+            f"{found.concurrency:.2f}x"
+            if found and found.concurrency and "concurrency" in facts
+            else f"{row.pool_gib or 0:.2f} GiB"
+        )
+    pool = (
+        next((term for term in row.boot.prediction.terms if term.name == "KV pool"), None)
+        if row.boot.prediction
+        else None
+    )
+    between = (
+        ""
+        if pool is None or pool.bounds_bytes is None
+        else "{:.2f} to {:.2f} GiB".format(*(b / GiB for b in pool.bounds_bytes))
+    )
+    answer = (
+        row.boot.unpredicted
+        or "; ".join(each.said for each in row.boot.refusals)
+        or (row.boot.prediction.outcome if row.boot.prediction else "")
+    )
     name = f"{facts['model']} {facts['engine']} {facts['version']}, {facts['hardware']}"
     return f"| {name} | {shown} | {here} | {'' if error is None else f'{error:+.1%}'} | {between} | {answer} |"
 

@@ -54,7 +54,10 @@ class EngineVersion:
         for old, new in LATER_NAMES.get(self.engine, {}).items():
             if f"--{new}" in found["flags"].get(old, {}).get("also", ()):
                 row = found["flags"].pop(old)
-                found["flags"][new] = {**row, "also": [f"--{old}", *(each for each in row["also"] if each != f"--{new}")]}
+                found["flags"][new] = {
+                    **row,
+                    "also": [f"--{old}", *(each for each in row["also"] if each != f"--{new}")],
+                }
         return found
 
     @cached_property

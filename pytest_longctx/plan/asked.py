@@ -225,7 +225,7 @@ def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
 
 def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:
     """*made* with the config of its model: that of ``--model``, of its folder, of the local cache, or a shipped shape."""
-    places = [str(given.model)] if given.model else [made.model, *_cached(made.model)] if made.model else []
+    places = [str(given.model)] if given.model else [made.model, *cached(made.model)] if made.model else []
     for place in places:
         path = models.config_of(place)
         if path.is_file():
@@ -237,7 +237,7 @@ def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:
     return replace(made, known=_shipped(made.model))
 
 
-def _cached(model: str) -> list[str]:
+def cached(model: str) -> list[str]:
     """The folders of *model* in the cache of Hugging Face, the newest first."""
     hub = os.environ.get("HF_HUB_CACHE") or f"{os.environ.get('HF_HOME', '~/.cache/huggingface')}/hub"
     folder = Path(hub).expanduser() / f"models--{model.replace('/', '--')}" / "snapshots"

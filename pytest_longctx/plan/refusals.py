@@ -10,6 +10,7 @@ from pytest_longctx.plan import combinations
 from pytest_longctx.plan.asked import Asked, within
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.shapes import ModelShape
+from pytest_longctx.shapes.caches import Latent
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,26 @@ def _heads(asked: Asked, facts: Facts) -> Refusal | None:
         said = f"{whole.heads} attention heads are not divided by {parts} devices of tensor parallelism"
         return Refusal("config", "config", said, ({flag: fits[-1] * (facts.spread.tensor // parts)},))
     return None
+
+
+def _divided_tokens(asked: Asked, facts: Facts) -> Refusal | None:
+    """Decode context parallelism divides the tokens among devices that hold the same heads (``ModelConfig``, 0.11 to 0.32)."""
+    parts, whole = asked.flags.get("decode-context-parallel-size", 1), facts.whole
+    if asked.engine != "vllm" or not isinstance(parts, int) or parts <= 1 or whole is None:
+        return None
+    tensor, heads = facts.spread.tensor, whole.kv_heads
+    latent = any(isinstance(cache, Latent) for cache, _ in whole.attentions)
+    most = tensor if latent else tensor // max(1, heads)
+    alike = latent or not heads or (whole.heads // heads) % parts == 0
+    if tensor % parts == 0 and parts <= most and alike:
+        return None
+    why = "" if latent else f": {tensor} devices hold {heads} KV heads"
+    said = (
+        f"--decode-context-parallel-size {parts} is no divisor of --tensor-parallel-size {tensor}, or above {most}{why}"
+    )
+    fits = [each for each in range(2, most + 1) if tensor % each == 0]
+    cures = ({"decode-context-parallel-size": fits[-1] if fits else None},)
+    return Refusal("config", "config", said, cures)
 
 
 def _block_quantised(asked: Asked, facts: Facts) -> Refusal | None:
@@ -273,6 +294,7 @@ _CHECKS: tuple[Callable[[Asked, Facts], Refusal | None], ...] = (
     _positions,
     _devices,
     _heads,
+    _divided_tokens,
     _batch,
     _combination,
     _block_quantised,

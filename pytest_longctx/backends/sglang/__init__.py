@@ -173,21 +173,28 @@ class Sglang(Backend):
         whole = shape.whole
         if whole is None or (found := super().unmodelled(deployment, shape)):
             return "" if whole is None else found
-        if deployment.hardware and Hardware.parse(deployment.hardware).kind.startswith("MI"):
-            return f"the memory of {self.name} on AMD devices is not modelled: AITER's workspace is taken off the pool"
-        windows = shape.chunked + shape.sliding
-        regular = [
-            bool(cache.window) for layer in whole.stack for cache in layer.caches if not isinstance(cache, State)
-        ]
-        if shape.architecture == _LLAMA_4 and regular != [(i + 1) % 4 != 0 for i in range(len(regular))]:
-            return f"the memory of {self.name} is not modelled where not just every fourth layer of Llama 4 is full"
-        if windows and not shape.architecture:
-            return f"the memory of {self.name} is not modelled: config.json has windows, and names no class (architectures)"
+        if found := self._on_device(deployment) or _irregular(shape, whole):
+            return f"the memory of {self.name} {found}"
         if found := _not_pooled(deployment, shape, whole):
             return f"the memory of {self.name} for {whole.model_type} is not modelled: {found}"
         if whole.vision_parameters and shape.architecture != _LLAMA_4 and "mem-fraction-static" not in deployment.flags:
             return f"the memory of {self.name} for models with a vision tower is not modelled without --mem-fraction-static"
         return ""
+
+    def _on_device(self, deployment: Deployment) -> str:
+        """Why nothing is known on this kind of device; empty where nothing speaks against it."""
+        there = deployment.hardware and Hardware.parse(deployment.hardware).kind.startswith("MI")
+        return "on AMD devices is not modelled: AITER's workspace is taken off the pool" if there else ""
+
+
+def _irregular(shape: Shape, whole: ModelShape) -> str:
+    """What of the windows of a model is not known; empty where it is."""
+    regular = [bool(cache.window) for layer in whole.stack for cache in layer.caches if not isinstance(cache, State)]
+    if shape.architecture == _LLAMA_4 and regular != [(i + 1) % 4 != 0 for i in range(len(regular))]:
+        return "is not modelled where not just every fourth layer of Llama 4 is full"
+    if shape.chunked + shape.sliding and not shape.architecture:
+        return "is not modelled: config.json has windows, and names no class (architectures)"
+    return ""
 
 
 def _read(deployment: Deployment) -> bool:
@@ -207,7 +214,8 @@ def _bounded(usual: memory.Boot, least: memory.Boot, most: memory.Boot) -> Predi
         return found
     terms = tuple(replace(term, bounds_bytes=(low, high)) if term.name == "KV pool" else term for term in found.terms)
     holds = {_holds(one) for one in (least, usual, most)}
-    doubt = "" if len(holds) == 1 else f"the KV pool may have {low / GiB:.2f} to {high / GiB:.2f} GiB: {_WHY[least.mem_fraction_static == most.mem_fraction_static]}"
+    why = _WHY[least.mem_fraction_static == most.mem_fraction_static]
+    doubt = "" if len(holds) == 1 else f"the KV pool may have {low / GiB:.2f} to {high / GiB:.2f} GiB: {why}"
     return replace(found, terms=terms, doubt=doubt)
 
 

@@ -212,7 +212,9 @@ def not_torch_bytes(trial: Trial) -> Range:
     """
     Growth of memory that is not PyTorch's: libraries, communication.
 
-    Before 0.11, whose sources were not read, up to `UNREAD_BYTES` more. Logged: 0.13 GiB on one device up to 0.17, 0.24 to 0.27 since (0.46 of one family), 0.55 on two and more up to 0.16 and where
+    Before 0.11, whose sources were not read, up to `UNREAD_BYTES` more.
+
+    Logged: 0.13 GiB on one device up to 0.17, 0.24 to 0.27 since (0.46 of one family), 0.55 on two and more up to 0.16 and where
     nothing is compiled, 2.06 to 2.21 since (an all-reduce fused with a norm), 0.07 in a pipeline.
     """
     more = Range(0, 0, UNREAD_BYTES if trial.before("0.11") else 0)

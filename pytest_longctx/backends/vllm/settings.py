@@ -7,7 +7,7 @@ The defaults and where they are read: ``docs/reference/memory-defaults.md``.
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_longctx.backends.vllm import kvdtypes, outside
+from pytest_longctx.backends.vllm import additions, kvdtypes, outside
 from pytest_longctx.backends.vllm.outside import Trial
 from pytest_longctx.backends.vllm.pages import Layout
 from pytest_longctx.deployments.accelerators import Accelerator, every
@@ -127,6 +127,8 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
         prefix_caching=_keeps_states(deployment, model, on_cpu=on_cpu),
         checkpoints=frozenset(kind for kind, since in CHECKPOINTS.items() if all_in(deployment, since)),
         group_ratio=ratio,
+        drafted=additions.draft_tokens(flags),
+        shards=int(flags.get("decode-context-parallel-size", 1)),
     )
 
 
@@ -200,8 +202,8 @@ def second_runner(deployment: Deployment, shape: Shape) -> bool | None:
     """
     Whether vLLM's second model runner is chosen; None where that is not known.
 
-    Since 0.29 for all but `_FIRST_RUNNERS` (``VllmConfig.use_v2_model_runner``, read in 0.32.0); before, for dense models by class,
-    if their weights are not quantised; logs of 0.27 and 0.28 agree.
+    Since 0.29 for all but `_FIRST_RUNNERS` (``VllmConfig.use_v2_model_runner``, read in 0.32.0); before, for dense models by
+    class, if their weights are not quantised; logs of 0.27 and 0.28 agree.
     """
     said = deployment.env.get("VLLM_USE_V2_MODEL_RUNNER", "")
     if said in ("0", "1"):
@@ -215,7 +217,11 @@ def second_runner(deployment: Deployment, shape: Shape) -> bool | None:
         return None if here is not None and here.kind.startswith("MI") else True
     whole = shape.whole
     dense = whole is not None and not whole.states and not whole.scheme.name and whole.vision_parameters == 0
-    if whole is None or not dense or any(tensor.active is not None for layer in whole.stack for tensor in layer.tensors):
+    if (
+        whole is None
+        or not dense
+        or any(tensor.active is not None for layer in whole.stack for tensor in layer.tensors)
+    ):
         return False
     return True if all_in(deployment, _SECOND_SINCE.get(shape.architecture, "<0")) else None
 

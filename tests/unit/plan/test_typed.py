@@ -153,12 +153,44 @@ def test_a_flag_that_the_version_lacks_is_a_refusal_by_the_command_line(ask):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "vllm serve M --speculative-config.method ngram",
+        "vllm serve M --kv-cache-memory-bytes 20G",
+        "vllm serve M --enable-lora --max-loras 2",
+        "vllm serve M --cpu-offload-gb 4",
+        "vllm serve M --num-gpu-blocks-override 100000",
+    ],
+)
+def test_a_flag_whose_memory_is_counted_is_not_named(ask, line):
+    assert ask(line).boot.unmodelled == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "more"), [("-tp 2 -dcp 2", "or above 0: 2 devices hold 4 KV heads"), ("-tp 8 -dcp 3", "is no divisor")]
+)
+def test_tokens_are_divided_among_devices_that_share_heads_alone(ask, line, more):
+    found = ask(f"vllm serve M {line}", "8xH100", MODELS["qwen3-30b-a3b"]["config"])
+    assert (found.outcome, found.phase) == ("refuses", "config")
+    assert more in found.headline
+    assert all(cure.boot.serves for cure in found.cures)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["--tp 4", "--tp-size 4", "--tensor-parallel-size 4", "--tensor-parallel-size=4", "--tp=4"]
+)
+@pytest.mark.parametrize("version", ["0.4.9", "0.5.6", "0.5.16", "0.5.23"])
+def test_each_spelling_in_each_version_is_the_same_number_of_devices(ask, spelling, version):
+    found = ask(f"python -m sglang.launch_server --model M {spelling}", "8xH100", version=version)
+    assert found.boot.spread.devices == 4
+
+
+@pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("vllm serve M --speculative-config.method ngram", '--speculative-config {"method": "ngram"}'),
-        ("vllm serve M --kv-cache-memory-bytes 8G", "--kv-cache-memory-bytes 8589934592"),
-        ("vllm serve M --enable-lora", "--enable-lora"),
-        ("vllm serve M -tp 2 -dcp 2", "--decode-context-parallel-size 2"),
+        ("vllm serve M --speculative-config.model x/y", '--speculative-config {"model": "x/y"}'),
+        ("vllm serve M --enable-dbo", "--enable-dbo"),
+        ("vllm serve M --enable-lora --lora-target-modules q_proj", "--lora-target-modules q_proj"),
         ("sglang serve --model M --swa-full-tokens-ratio 0.5 --cpu-offload-gb 4", "--cpu-offload-gb 4"),
         ("sglang serve --model M --speculative-algorithm NGRAM", "--speculative-algorithm NGRAM"),
     ],
