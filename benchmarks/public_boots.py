@@ -130,8 +130,8 @@ def main() -> None:
 
 HEAD = """# Public boots beside the plan
 
-Made by `benchmarks/public_boots.py` of {boots} boots that people published with their command (`benchmarks/public-boots.toml` names
-the log of each).
+Made by `benchmarks/public_boots.py` of {boots} boots that people published with their command; `benchmarks/public-boots.toml`
+names the log of each.
 """
 
 

@@ -124,8 +124,8 @@ def adapters_bytes(deployment: Deployment, shape: Shape, tensor_parallel: int) -
     """
     Bytes of the slots for LoRA adapters on one device, which are made when the model is loaded, whatever is loaded into them.
 
-    Of each matrix, ``--max-loras`` pairs of ``--max-lora-rank`` rows: the side that tensor parallelism does not divide is whole on
-    every device. Tables at both ends have slots, too.
+    Of each matrix, ``--max-loras`` pairs of ``--max-lora-rank`` rows: the side that tensor parallelism does not divide is whole
+    on every device. Tables at both ends have slots, too.
     """
     flags = deployment.flags
     if not flags.get("enable-lora") or shape.model is None:
