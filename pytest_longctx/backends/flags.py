@@ -242,6 +242,8 @@ def _set(made: ReadFlags, name: str, spelt: str, text: str) -> None:
     row = made.engine.command_line["flags"][name]
     try:
         value = _convert(row, text)
+        if name in _TABLES and "$" not in text and not isinstance(json.loads(text), dict):
+            raise ValueError("a table is expected")
     except ValueError as problem:
         if "$" in text:
             made.variables[name] = text
@@ -254,6 +256,10 @@ def _set(made: ReadFlags, name: str, spelt: str, text: str) -> None:
             made, spelt, f"{spelt} {text} is no value of {made.engine.engine} {made.engine.version}; there are {known}"
         )
     made.flags[name] = value
+
+
+_TABLES = frozenset({"speculative-config", "kv-transfer-config", "hf-overrides", "json-model-override-args"})
+"""Flags whose value is a table in JSON and nothing else, of those on which a plan depends."""
 
 
 def _open(choices: Sequence[Any]) -> bool:

@@ -10,7 +10,7 @@ from pytest_longctx.plan import combinations
 from pytest_longctx.plan.asked import Asked, within
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.shapes import ModelShape
-from pytest_longctx.shapes.caches import Latent
+from pytest_longctx.shapes.caches import Attention, Latent
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,12 @@ def _heads(asked: Asked, facts: Facts) -> Refusal | None:
     if whole.heads % parts:
         said = f"{whole.heads} attention heads are not divided by {parts} devices of tensor parallelism"
         return Refusal("config", "config", said, ({flag: fits[-1] * (facts.spread.tensor // parts)},))
+    attentions = [cache for cache, _ in whole.attentions if isinstance(cache, Attention)]
+    uneven = next((c.kv_heads for c in attentions if max(c.kv_heads, parts) % min(c.kv_heads, parts)), None)
+    if uneven is not None:
+        said = f"{uneven} KV heads and {parts} devices of tensor parallelism are no multiples of each other"
+        even = [n for n in fits if max(uneven, n) % min(uneven, n) == 0]
+        return Refusal("config", "load", said, ({flag: even[-1] * (facts.spread.tensor // parts)},))
     return None
 
 

@@ -74,11 +74,19 @@ def read(words: Sequence[str], options: Options) -> list[Planned]:
     Raises `UsageError` where no start is found, or the hardware is not known.
     """
     path = Path(words[0])
-    if len(words) == 1 and (path.suffix in _FILES or path.is_file()):
+    if len(words) == 1 and (path.suffix in _FILES or _is_file(path)):
         return list(_of_file(path, options))
     # One word with spaces is a whole command in quotes.
     split = command.split(words[0]) if len(words) == 1 else words
     return [_of_start(command.of_words(split), options)]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file at *path*, which may be a whole command, longer than any name of a file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _of_file(path: Path, options: Options) -> Iterator[Planned]:

@@ -562,3 +562,23 @@ def test_the_plan_of_findings_shows_what_fits_first_and_counts_the_rest(capsys):
     assert False in heads
     assert any(line.startswith("out of scope: ") and "deployments: needs 8xH200" in line for line in lines)
     assert not any("findings  out of scope" in line for line in lines)
+
+
+def test_a_command_in_quotes_may_be_longer_than_the_name_of_a_file(ask):
+    line = "vllm serve M " + " ".join(f"--served-model-name name-{number}" for number in range(40))
+    found = typed.read([line], typed.Options("1xH100"))
+    assert found[0].asked.engine == "vllm"
+
+
+@pytest.mark.parametrize("value", ["'not json'", "'[1, 2]'", "3"])
+def test_a_table_that_is_none_is_a_refusal_by_the_command_line(ask, value):
+    found = ask(f"vllm serve M --speculative-config {value}")
+    assert (found.outcome, found.phase) == ("refuses", "command line")
+
+
+def test_key_and_value_heads_are_divided_or_repeated_evenly(ask):
+    config = MODELS["qwen3-30b-a3b"]["config"] | {"num_attention_heads": 24, "num_key_value_heads": 8}
+    found = ask("vllm serve M -tp 3", "8xH100", config)
+    assert (found.outcome, found.phase) == ("refuses", "load")
+    assert "8 KV heads and 3 devices" in found.headline
+    assert ask("vllm serve M -tp 4", "8xH100", config).outcome == "fits"
