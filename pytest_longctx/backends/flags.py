@@ -242,14 +242,15 @@ def _set(made: ReadFlags, name: str, spelt: str, text: str) -> None:
     row = made.engine.command_line["flags"][name]
     try:
         value = _convert(row, text)
-        if name in _TABLES and "$" not in text and not isinstance(json.loads(text), dict):
-            raise ValueError("a table is expected")
+        table = json.loads(text) if name in _TABLES and "$" not in text else {}
     except ValueError as problem:
         if "$" in text:
             made.variables[name] = text
             return
         _note(made, spelt, f"{spelt} {text}: {_expected(row, problem)}")
         return
+    if not isinstance(table, dict):
+        _note(made, spelt, f"{spelt} {text}: a table in JSON is expected")
     if (choices := row.get("choices")) and text not in {str(each) for each in choices} and not _open(choices):
         known = ", ".join(str(each) for each in choices)
         _note(
