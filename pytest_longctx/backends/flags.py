@@ -29,6 +29,8 @@ class Problem:
 
     word: str
     what: str
+    unknown: bool = False
+    """Whether the parser has no such flag."""
 
     def __str__(self) -> str:
         return self.what
@@ -158,7 +160,7 @@ def _name(made: ReadFlags, word: str) -> str | None:
             Problem(spelt, f"{spelt} is the beginning of several flags of {engine.engine} {engine.version}: {either}")
         )
         return None
-    made.problems.append(Problem(spelt, _unknown(engine, spelt)))
+    made.problems.append(Problem(spelt, _unknown(engine, spelt), unknown=True))
     return None
 
 

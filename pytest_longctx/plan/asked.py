@@ -99,7 +99,7 @@ class Given:
 def of_start(start: Start, given: Given) -> Asked:
     """Read *start* by the version of its engine. Raises `UsageError` for files that cannot be read."""
     row, version, said = _version(start.engine, given.version or start.version, given)
-    read = _with_config_file(row, start)
+    row, read, note = _read_between(row, version, start)
     named = read.flags.get(_MODEL[start.engine])
     word = read.words[0] if start.engine == "vllm" and read.words else None
     model = str(word if word is not None else named or "")
@@ -115,6 +115,7 @@ def of_start(start: Start, given: Given) -> Asked:
         (*read.problems, *strays),
         start=start,
         foreign=next((why for word, why in _FOREIGN.items() if word in start.words), "") or _left_open(read),
+        notes=(note,) if note else (),
     )
     return _with_model(made, given, read)
 
@@ -196,6 +197,28 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
     row = next((each for each in reversed(every) if Version(each.version) <= asked), every[0])
     said = "as asked" if given.version else "as the image says"
     return row, wanted, said if row.version == wanted else f"{said}; its flags are read as those of {row.version}"
+
+
+def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[EngineVersion, ReadFlags, str]:
+    """
+    The flags of *start*, by the recorded version that knows more of them, where *version* is none of the recorded.
+
+    A flag that only its other neighbour has may be in it, and one that the oldest has not may have been in older ones: neither
+    is a refusal, and a note says which were not read.
+    """
+    read = _with_config_file(row, start)
+    if row.version == version or not read.problems:
+        return row, read, ""
+    later = next((each for each in versions.recorded(row.engine) if Version(each.version) > Version(version)), None)
+    other = read if later is None else _with_config_file(later, start)
+    best, rest = (other, read) if len(other.problems) < len(read.problems) else (read, other)
+    oldest = Version(version) < Version(versions.recorded(row.engine)[0].version)
+    there = {each.word for each in rest.problems}
+    left = [each for each in best.problems if each.unknown and (oldest or each.word not in there)]
+    kept = replace(best, problems=[each for each in best.problems if each not in left])
+    words = ", ".join(each.word for each in left)
+    note = f"not read, for {start.engine} {version} is not recorded: {words}" if left else ""
+    return best.engine, kept, note
 
 
 def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -> tuple[EngineVersion, str, str]:

@@ -35,8 +35,12 @@ Before this version the sampler is FlashInfer's where that is installed, as in t
 2.12 GiB of Mistral-Small in the image of 0.11.0, where gpt-oss-120b without FlashInfer took 7.4 (vllm#27508).
 """
 
-GRAPHS_COUNTED = "0.21"
-"""Since this version the graphs' estimated size is taken off the pool (``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``)."""
+GRAPHS_COUNTED = "0.20"
+"""
+Since this version the graphs' estimated size is taken off the pool (``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``).
+
+Its message names 0.21, and public logs of 0.20.0 have it.
+"""
 GRAPHS_USUAL = 51
 """Sizes of graphs in those boots."""
 GRAPH_BYTES_PER_LAYER = (0.014 * GiB, 0.024 * GiB, 0.055 * GiB)

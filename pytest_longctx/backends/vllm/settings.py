@@ -21,6 +21,8 @@ from pytest_longctx.units import GiB
 
 ALIGNED_STATES: Final = ">=0.25"
 """Versions whose prefix cache keeps states, by default, in blocks aligned with those of attention; 0.12 does not."""
+ALIGNED_ON_REQUEST: Final = ">=0.20"
+"""Versions that do so where prefix caching is asked for, as logs of 0.20.0 say; those between 0.12 and it are not known."""
 CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
 """Kinds of state that have one more block, for a checkpoint of a prefill, and since when (0.32.0: only Mamba-2's mixer has)."""
 IN_FLIGHT: Final = "<0.32"
@@ -261,13 +263,13 @@ def unlaid(deployment: Deployment, shape: Shape) -> str:
     sparse = any(cache.index_dim for cache in latents)
     old = deployment.version is not None and overlap(deployment.version, "<0.25")
     unsaid = flags.get("kv-cache-dtype", "auto") == "auto"
-    kept = flags.get("enable-prefix-caching") and model.states and not all_in(deployment, ALIGNED_STATES)
+    kept = flags.get("enable-prefix-caching") and model.states and not all_in(deployment, ALIGNED_ON_REQUEST)
     mode = flags.get("mamba-cache-mode", "none")
     checks = {
         f"kv_lora_rank of {model.model_type}: vLLM has no latent cache for it": latents
         and model.model_type not in LATENTS,
         "index_topk before 0.25: what --kv-cache-dtype auto means; name one": sparse and unsaid and old,
-        "--enable-prefix-caching for models that keep a state, before 0.25": kept,
+        "--enable-prefix-caching for models that keep a state, before 0.20": kept,
         f"--mamba-cache-mode {mode}": mode not in ("none", "align"),
         "--kv-cache-dtype-skip-layers": flags.get("kv-cache-dtype-skip-layers"),
     }

@@ -118,6 +118,7 @@ def test_the_default_share_of_a_version_that_was_not_read_is_an_interval():
     predicted = Sglang().predict(_sglang("==0.4.1"), shape, 79.1 * GiB)
     assert predicted is not None
     pool = next(term for term in predicted.terms if term.name == "KV pool")
+    assert pool.bounds_bytes is not None
     low, high = pool.bounds_bytes
     assert low < 444_500 * 131_072 < high
     for known in ("==0.5.16", "==0.5.6"):

@@ -76,6 +76,7 @@ def test_the_second_runner_samples_from_the_logits_of_the_model():
     assert found is not None
     sizes = {term.name: term for term in found.terms}
     assert sizes["KV pool"].size_bytes / GiB == pytest.approx(56.21, abs=0.1)
+    assert sizes["KV pool"].bounds_bytes is not None
     low, high = sizes["KV pool"].bounds_bytes
     assert low <= 56.21 * GiB <= high
 

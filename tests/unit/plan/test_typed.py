@@ -582,3 +582,17 @@ def test_key_and_value_heads_are_divided_or_repeated_evenly(ask):
     assert (found.outcome, found.phase) == ("refuses", "load")
     assert "8 KV heads and 3 devices" in found.headline
     assert ask("vllm serve M -tp 4", "8xH100", config).outcome == "fits"
+
+
+def test_a_flag_that_a_neighbour_of_an_unrecorded_version_has_is_no_refusal(ask):
+    """0.20.0 has --moe-backend, which 0.12.0 has not and 0.25.0 has; a flag that neither has is a refusal."""
+    assert ask("vllm serve M --moe-backend flashinfer_cutlass", version="0.20.0").outcome == "fits"
+    assert ask("vllm serve M --swap-space 4", version="0.20.0").outcome == "fits"
+    assert ask("vllm serve M --no-such-flag", version="0.20.0").outcome == "refuses"
+    assert ask("vllm serve M --moe-backend flashinfer_cutlass", version="0.12.0").outcome == "refuses"
+
+
+def test_a_flag_that_the_oldest_recorded_version_has_not_is_said_not_to_be_read(ask):
+    found = ask("python -m sglang.launch_server --model M --enable-ep-moe --mem-fraction-static 0.8", version="0.4.2")
+    assert found.outcome == "fits"
+    assert "--enable-ep-moe" in " ".join(found.boot.asked.notes)
