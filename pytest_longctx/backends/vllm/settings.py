@@ -179,7 +179,7 @@ def in_flight(deployment: Deployment, batch: int) -> int:
     ahead = deployment.flags.get("async-scheduling", True) is not False and not deployment.flags.get(
         "no-async-scheduling"
     )
-    return batch * (2 if stages == 1 and ahead else stages)
+    return batch * (stages + 1 if ahead else stages)  # of the second runner (``max_concurrent_batches``)
 
 
 SHARE: Final = 0.92

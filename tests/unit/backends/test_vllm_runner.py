@@ -112,3 +112,9 @@ def test_a_device_that_shares_the_memory_of_its_host_is_an_interval():
 @pytest.mark.parametrize(("version", "tokens"), [("==0.32.0", 8192), ("==0.33.0", 2048)])
 def test_batches_of_a_gb10_are_small_since_0_33(version, tokens):
     assert settings.load(deployed(version, "1xGB10"), 121.7 * GiB).max_batched_tokens == tokens
+
+
+@pytest.mark.parametrize(("stages", "version", "batches"), [(1, "==0.32.0", 2), (4, "==0.32.0", 5), (4, "==0.31.0", 1)])
+def test_a_pipeline_has_one_batch_more_in_flight_than_stages(stages, version, batches):
+    """``max_concurrent_batches`` of 0.32.0, with the second runner."""
+    assert settings.in_flight(deployed(version, pipeline_parallel_size=stages), 8192) == batches * 8192
