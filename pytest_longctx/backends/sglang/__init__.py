@@ -19,7 +19,7 @@ CONNECTED_BYTES = (0.0, 0.0, 1.5 * GiB)
 """
 What communication takes beside it on two devices and more: least, usual and most.
 
-Seen: nothing on eight H200s (0.5.6), 1.0 GiB on eight H100s (public log of 0.5.2).
+Seen: nothing on eight H200s (0.5.6, which is left without an interval), 1.0 GiB on eight H100s (public log of 0.5.2).
 """
 READ = ("==0.5.6", "==0.5.6.post2", ">=0.5.16")
 """Versions whose default of ``--mem-fraction-static`` was read in their sources."""
@@ -107,7 +107,8 @@ class Sglang(Backend):
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         if deployment.max_model_len is None or device_bytes is None:
             return None
-        connected = CONNECTED_BYTES if self.tensor_parallel(deployment) > 1 else (0.0, 0.0, 0.0)
+        seen = self.tensor_parallel(deployment) == 1 or _is_0_5_6(deployment)
+        connected = (0.0, 0.0, 0.0) if seen else CONNECTED_BYTES
         unsaid = "mem-fraction-static" not in deployment.flags
         spread = UNREAD_FRACTION if unsaid and not _read(deployment) else 0.0
         most, usual, least = (
@@ -195,6 +196,11 @@ def _irregular(shape: Shape, whole: ModelShape) -> str:
     if shape.chunked + shape.sliding and not shape.architecture:
         return "is not modelled: config.json has windows, and names no class (architectures)"
     return ""
+
+
+def _is_0_5_6(deployment: Deployment) -> bool:
+    """Whether the engine is a 0.5.6, whose boots on eight devices were measured."""
+    return deployment.version is not None and in_range("0.5.6.post2", deployment.version)
 
 
 def _read(deployment: Deployment) -> bool:

@@ -148,3 +148,14 @@ LLAMA_8B = {
     "max_position_embeddings": 131072,
     "tie_word_embeddings": False,
 }
+
+
+@pytest.mark.parametrize(("version", "bounded"), [("==0.5.6.post2", False), ("==0.5.16", True), ("==0.4.9", True)])
+def test_what_communication_takes_is_an_interval_unless_it_was_measured(version, bounded):
+    found = read(LLAMA_8B)
+    assert isinstance(found, ModelShape)
+    one = _sglang(version, "4xH100", tp_size=4, mem_fraction_static=0.9)
+    predicted = Sglang().predict(one, of(found, "LlamaForCausalLM"), 79.1 * GiB)
+    assert predicted is not None
+    pool = next(term for term in predicted.terms if term.name == "KV pool")
+    assert (pool.bounds_bytes is not None) is bounded
