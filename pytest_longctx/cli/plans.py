@@ -50,6 +50,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--solve", action="store_true", help="also show what fits at most, by type of KV cache")
     parser.add_argument("--compare", metavar="OTHER", help="also plan it by another version or engine: 0.27.1, sglang")
+    parser.add_argument(
+        "--measured",
+        metavar="TOKENS:SECONDS",
+        help="time to first token of one prompt on that server, as 131072:3.1; the times of longer ones follow from it",
+    )
     parser.add_argument("--backend", help="without START: backend of the deployments to plan; default: vllm")
     parser.add_argument("--data", type=Path, action="append", default=[], help="folder with findings/ and deployments/")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -77,14 +82,15 @@ def _plan_starts(given: Namespace) -> None:
 
     if given.backend or given.data:
         raise UsageError("--backend and --data are for plans of findings; a command says its engine itself")
-    options = typed.Options(given.hardware, given.host_memory, Given(given.model, given.engine_version))
+    measured = typed.measured(given.measured) if given.measured else None
+    options = typed.Options(given.hardware, given.host_memory, Given(given.model, given.engine_version), measured)
     secrets = _secrets(given.start)
     try:
         planned = typed.read(given.start, options)
     except LongctxError as problem:
         raise UsageError(masked(str(problem), secrets)) from None
     secrets = (*secrets, *(value for one in planned for value in secret_values(one.asked.secret_flags)))
-    shown = zip(planned, typed.answers(planned), strict=True)
+    shown = zip(planned, typed.answers(planned, options.measured), strict=True)
     if given.json:
         print(masked(json.dumps([_as_json(one, found, given, options) for one, found in shown], indent=1), secrets))
         return

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytest_longctx.backends import Backend, named
 from pytest_longctx.backends.flags import canonical
-from pytest_longctx.deployments import capacity, models
+from pytest_longctx.deployments import capacity, models, times
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
 from pytest_longctx.deployments.deployment import Deployment
@@ -289,7 +289,10 @@ def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backen
         lengths = (ask.prompt_tokens or 0,) * (ask.requests or 1)
     if question == "accounting":
         lengths = (_ACCOUNTED_TOKENS // 24,) * (ask.requests or 24)
+    if question == "accuracy":
+        lengths = (_TASK_PROMPT_TOKENS,) * (ask.requests or _TASK_REQUESTS.get(ask.task or "", _USUAL_TASK_REQUESTS))
     times_s = sum(expected_ttft_s(one, length, needs, backend) or 0.0 for length in lengths)
+    times_s += _answers_s(finding, one, needs, tuple(lengths))
     if question == "load" and ask.rate_per_s is not None:
         return max(times_s, (ask.requests or 0) / ask.rate_per_s)
     return times_s * {"reset": 2, "path": _PATH_READINGS}.get(question, 1) + (
@@ -297,12 +300,31 @@ def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backen
     )
 
 
+_TASK_REQUESTS = {"gsm8k": 1319, "mmlu_pro": 12_032, "humaneval": 164, "ifeval": 541}
+"""Questions of the test sets of lm-eval's tasks."""
+_USUAL_TASK_REQUESTS = 1000
+_TASK_PROMPT_TOKENS = 1000
+"""Of a question with a few worked examples; those of GSM8K with five have 900 to 1,100."""
+_TASK_OUTPUT_TOKENS = 256
+
+
+def _answers_s(finding: Finding, one: Deployment, needs: Hardware, lengths: tuple[int, ...]) -> float:
+    """Return the expected time of the answers of *finding*, whose prompts have *lengths*."""
+    ask, shape = finding.ask, models.shape_of(one.model)
+    if shape is None or not lengths or needs.kind == "cpu":
+        return 0.0
+    tokens = _TASK_OUTPUT_TOKENS if finding.question == "accuracy" else ask.output_tokens
+    requests = len(lengths) * (ask.turns or 1)
+    at_once = min(requests, ask.concurrency or (requests if ask.rate_per_s else 1))
+    return times.answers_s(shape, max(lengths), tokens, requests, at_once, needs)
+
+
 def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:
     """Return the expected boot time: as observed, as measured here, or the usual value for large models."""
-    times = one.timeouts
-    if times.usual_boot_s is None and times.expected_boot_s is not None:
-        return times.expected_boot_s * (REFUSAL_SHARE if any(each.fails for each in asked) else 1.0)
-    return times.usual_boot_s or (USUAL_BOOT_S if needs and needs.device_gib else None)
+    limits = one.timeouts
+    if limits.usual_boot_s is None and limits.expected_boot_s is not None:
+        return limits.expected_boot_s * (REFUSAL_SHARE if any(each.fails for each in asked) else 1.0)
+    return limits.usual_boot_s or (USUAL_BOOT_S if needs and needs.device_gib else None)
 
 
 def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Machine) -> Row:
