@@ -164,6 +164,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "s",
             "largest delay of a request of an open-loop client; it is part of that request's TTFT",
         ),
+        "offered_share": Measure("", "rate at which an open-loop client sent its requests / the rate it was asked for"),
         # a client that disconnects during prefill, and a small request after it
         "abandoned_s": Measure("s", "from the first byte of the abandoned prompt sent to the disconnect"),
         "abandoned_tokens": Measure(

@@ -29,6 +29,8 @@ from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.redaction import shown
 from pytest_longctx.reports import history, html, log_report, pages, plots
+from pytest_longctx.reports.commands import commands_page
+from pytest_longctx.reports.commands import load as load_commands
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
 from pytest_longctx.reports.compare import page as comparison_page
 from pytest_longctx.reports.panels import panels
@@ -285,7 +287,7 @@ def published_commands() -> str:
     pairs = {
         name: (backends.named(one.backend), one) for name, one in known.items() if one.backend in registry.BACKENDS
     }
-    return pages.commands_page(pages.load_commands(paths.suites() / "commands.toml"), pairs)
+    return commands_page(load_commands(paths.suites() / "commands.toml"), pairs)
 
 
 def _check(folders: tuple[Path, ...]) -> None:
