@@ -115,6 +115,8 @@ class Ask(toml.Table):
     """For a published start: its boot time, if it was measured."""
     path: Path | None = None
     """For a path: how the KV cache of a prompt comes about; its answer must equal the cold one."""
+    text: str | None = None
+    """For a served prompt: this text in place of random ids; *prompt_tokens* is its length in tokens, special ones included."""
     as_text: bool = False
     """For an over-limit: send text of this many tokens; the server may refuse it by its characters before tokenising it."""
     over_limit_tokens: int | None = None
@@ -157,12 +159,16 @@ class Ask(toml.Table):
         return once * self.runs + once[:1] * self.warm_up
 
 
+NumberFormat = Literal["e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz"]
+"""``fn``: without infinities; ``fnuz``: also without a negative zero, as AMD's MI300X computes."""
+
+
 class Claim(toml.Table):
     """Published figures that arithmetic can check without a server; missing ones were not published."""
 
-    shape: str
+    shape: str | None = None
     """The model, by its name in `pytest_longctx.deployments.shape.known`."""
-    tokens: Annotated[int, Field(ge=1)]
+    tokens: Annotated[int, Field(ge=1)] | None = None
     """Context length of the claim."""
     hardware: HardwareName | None = None
     value_bytes: Literal[1, 2] = 2
@@ -182,6 +188,10 @@ class Claim(toml.Table):
     fast_s: float | None = None
     speedup: float | None = None
     """Claimed ratio of *slow_s* to *fast_s*."""
+    number_format: NumberFormat | None = None
+    """A format of eight bits, by its name in PyTorch without ``float8_``."""
+    largest: float | None = None
+    """Claimed largest value of *number_format*."""
 
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
@@ -236,6 +246,8 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
             ),
         ),
     }
+    if ask.text is not None and (question != "served" or ask.prompt_tokens is None):
+        return "ask.text: only a 'served' finding may have it, and prompt_tokens says how long it is"
     if claimed != (question == "claimed"):
         return "claim: a 'claimed' finding needs it, and no other finding may have it"
     if (question == "linted") != ((ask.command is None) != (ask.pod is None)):

@@ -1,6 +1,7 @@
 """The published start commands, compared with the rendered ones, as a Markdown page."""
 
 import ast
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ Options = Mapping[str, str]
 """Flags without dashes, under their usual names. A flag without a value maps to an empty string."""
 
 _SAME = {"tp": "tensor-parallel-size", "tp-size": "tensor-parallel-size", "model-path": "model"}
+_CALL = re.compile(r"\s*[A-Za-z_][\w.]*\(")
+"""Begin of the call of an engine in a script, such as ``LLM(`` or ``sgl.Runtime(``."""
+
 _EACH_RUN = frozenset({"host", "port", "served-model-name", "enable-metrics", "enable-cache-report"})
 """Flags that differ in every pair: loopback address, free port, model name, and counters used by the verdicts."""
 
@@ -58,7 +62,7 @@ def load(path: Path) -> tuple[Command, ...]:
 
 def documented(text: str) -> Options:
     """Return the options of a published start. Raises `TableError` if it is neither a command line nor a call."""
-    if not text.lstrip().startswith("LLM("):
+    if not _CALL.match(text):
         return _of_line(shlex.split(text.replace("\\\n", " "), comments=True))
     try:
         call = ast.parse(text.strip(), mode="eval").body
@@ -66,7 +70,8 @@ def documented(text: str) -> Options:
         given = {word.arg or "": ast.literal_eval(word.value) for word in keywords}
     except (SyntaxError, ValueError) as problem:
         raise TableError(f"text: not a call with plain values: {problem}") from None
-    names = {name.replace("_", "-"): value for name, value in given.items()}
+    dashed = ((name.replace("_", "-"), value) for name, value in given.items())
+    names = {_SAME.get(name, name): value for name, value in dashed}
     return dict(
         (f"no-{name}", "") if value is False else (name, "" if value is True else _value(str(value)))
         for name, value in names.items()

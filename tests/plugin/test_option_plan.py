@@ -1,6 +1,7 @@
 """The plan of a run, from pytest and from the console, without a boot."""
 
 import json
+import re
 
 import pytest
 

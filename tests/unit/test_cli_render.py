@@ -1,10 +1,14 @@
 import json
+import re
 import sys
 
 import pytest
 
-from pytest_longctx import cli
+from pytest_longctx import cli, paths
 from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.deployments.deployment import load_all
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.toml import in_range
 from tests.unit import factories
 
 
@@ -64,7 +68,7 @@ def test_nothing_is_made_for_a_model_that_would_be(capsys, monkeypatch, tmp_path
     [
         (["scout-vlm-2m"], "did you mean"),
         (["/no/such.toml"], "there is no such file"),
-        (["mi300x-16k"], "names no container image"),
+        (["miniature"], "names no container image"),
     ],
 )
 def test_what_cannot_be_rendered_is_said(capsys, words, message):
@@ -79,3 +83,33 @@ def test_a_file_is_read_where_it_is(capsys, tmp_path):
         encoding="utf-8",
     )
     assert "longctx-mine" in printed(capsys, str(path))
+
+
+SHIPPED = load_all((paths.suites() / "deployments",))
+IN_CONTAINERS = [name for name, one in SHIPPED.items() if not one.backend.startswith(("miniature", "transformers"))]
+"""Of a miniature and of a model under transformers no image is published: they run where the tests run."""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_deployment_is_rendered_as_a_process(capsys, name):
+    assert "python3 " in printed(capsys, name, "--launcher=process")
+
+
+@pytest.mark.parametrize("name", IN_CONTAINERS)
+def test_every_shipped_deployment_is_rendered_for_the_launchers_that_its_hardware_allows(capsys, name):
+    one = SHIPPED[name]
+    needs = Hardware.parse(one.hardware)
+    assert f"{one.image} " in printed(capsys, name, "--launcher=docker")
+    text = printed(capsys, name)
+    assert f"image: {one.image}" in text
+    resource = {"MI300X": "amd.com/gpu", "trn2": "aws.amazon.com/neuron", "cpu": ""}.get(needs.kind, "nvidia.com/gpu")
+    per_node = needs.count // (2 if needs.count > 8 and needs.kind == "MI300X" else 1)
+    assert not resource or f"{resource}: '{per_node}'" in text
+
+
+@pytest.mark.parametrize("name", IN_CONTAINERS)
+def test_the_image_of_a_shipped_deployment_is_pinned_to_a_version_that_it_is_about(name):
+    one = SHIPPED[name]
+    found = re.search(r":v?(\d+\.\d+\.\d+(?:\.post\d)?)", str(one.image))
+    assert found is not None
+    assert one.version is None or in_range(found[1], one.version)
