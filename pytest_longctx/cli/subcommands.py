@@ -28,7 +28,7 @@ from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.redaction import shown
-from pytest_longctx.reports import history, html, log_report, pages, plots
+from pytest_longctx.reports import document_claims, history, html, log_report, pages, plots
 from pytest_longctx.reports.commands import commands_page
 from pytest_longctx.reports.commands import load as load_commands
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
@@ -264,7 +264,13 @@ def _engine(name: str) -> environments.Installable:
 
 
 def _write_pages(folder: Path, sources: tuple[Path, ...]) -> None:
-    _write(folder, pages.pages(load_findings(tuple(source / "findings" for source in sources)).values()))
+    found = load_findings(tuple(source / "findings" for source in sources))
+    made = pages.pages(found.values())
+    if paths.suites() in sources:
+        shipped = paths.suites()
+        claims = document_claims.load(shipped / "claims.toml")
+        made["claims.md"] = document_claims.page(claims, found, load_commands(shipped / "commands.toml"))
+    _write(folder, made)
 
 
 def _write(folder: Path, made: Mapping[str, str]) -> None:

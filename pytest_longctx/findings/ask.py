@@ -1,5 +1,7 @@
 """The requests of a finding: the ``[ask]`` table, and the ``[claim]`` table of published figures."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
@@ -59,6 +61,36 @@ Path = Literal[
     "stored-dtype",
 ]
 """A way in which a KV cache comes about; see `pytest_longctx.client.state_paths`."""
+
+
+QUESTIONS: Mapping[Question, str] = MappingProxyType(
+    {
+        "boots": "does the server boot, with the figures of its log within the bounds?",
+        "boot-fails": "does the boot fail as documented?",
+        "served": "is a new prompt of this length served, counted and answered in time?",
+        "over-limit": "is a request beyond max_model_len refused?",
+        "over-pool": "what happens to a request that the KV cache cannot hold, and to the next one?",
+        "longest": "what is the longest prompt that is served?",
+        "accounting": "are tokens counted exactly on both sides of every boundary?",
+        "repeated": "does a repeated prompt come from the cache, with the same answer?",
+        "turns": "do the later turns of a conversation come from the cache?",
+        "reset": "is the prefix cache empty after a reset?",
+        "ladder": "by which law t = a N + b N^2 does the time of a prefill grow?",
+        "load": "are many requests answered, at which rates and with which delays?",
+        "disconnect": "does the server stop when the client disconnects?",
+        "path": "is the answer the same, however its KV cache came about?",
+        "logged-rate": "does the throughput in the log agree with the client's?",
+        "retrieval": "does the answer depend on distant tokens, and is it right?",
+        "precision": "how many mantissa bits of a key does the KV cache keep?",
+        "kv-dtype": "is this KV-cache dtype refused, ignored or applied?",
+        "ratio": "how much more does one deployment hold than another?",
+        "haystack": "is a fact found in natural text?",
+        "accuracy": "how many questions of a task are answered correctly?",
+        "claimed": "does arithmetic allow the published figures? No server is started",
+        "linted": "does a lint find a mistake in the published start? No server is started",
+    }
+)
+"""What each question asks, in one line."""
 
 
 def questions() -> tuple[str, ...]:

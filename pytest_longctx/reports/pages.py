@@ -13,6 +13,7 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Signature
 from pytest_longctx.errors import TableError, unknown
+from pytest_longctx.findings.ask import QUESTIONS
 from pytest_longctx.findings.finding import Bound, Finding, Status
 from pytest_longctx.launchers.start_command import StartCommand
 from pytest_longctx.observation import KINDS
@@ -67,12 +68,16 @@ def slug(title: str) -> str:
 def _index(by_document: dict[str, list[Finding]]) -> Iterator[str]:
     yield "# Findings"
     yield f"\n{_MADE}\n"
-    yield "One page for each source document of the findings.\n"
+    yield "One page for each source document of the findings. [Claims](claims.md) has a row for each checkable claim of the five"
+    yield "documents with which the suite began.\n"
     counted = [(title, Counter(finding.status for finding in its)) for title, its in by_document.items()]
     rows = [(f"[{title}]({slug(title)}.md)", *(str(of[status] or "") for status in STATUSES)) for title, of in counted]
     yield from markdown_table(("document", *STATUSES), rows)
     yield ""
     yield from (f"- **{status}**: {meaning}" for status, meaning in STATUSES.items())
+    yield "\n## Questions\n"
+    yield "The question of a finding selects the test that judges it ([in detail](../how-to/write-a-finding.md)).\n"
+    yield from (f"- `{question}`: {asks}" for question, asks in QUESTIONS.items())
 
 
 def _page(title: str, its: list[Finding]) -> Iterator[str]:
@@ -83,7 +88,7 @@ def _page(title: str, its: list[Finding]) -> Iterator[str]:
         if not of_status:
             continue
         yield f"## {status.capitalize()}: {meaning}\n"
-        yield from markdown_table(("finding", "claim", "scope", "bounds"), map(_row, of_status))
+        yield from markdown_table(("finding", "claim", "question", "scope", "bounds"), map(_row, of_status))
         yield ""
         for finding in of_status:
             if text := " ".join(_prose(finding)):
@@ -100,7 +105,7 @@ def _prose(finding: Finding) -> Iterator[str]:
 
 
 def _row(finding: Finding) -> tuple[str, ...]:
-    return finding.id, finding.title, _scope(finding), "; ".join(_bounds(finding))
+    return finding.id, finding.title, f"`{finding.question}`", _scope(finding), "; ".join(_bounds(finding))
 
 
 def _scope(finding: Finding) -> str:
