@@ -1,12 +1,14 @@
 """The subcommands of ``longctx``, with all that they import."""
 
 import argparse
+import importlib
+import inspect
 import json
 import os
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -47,12 +49,15 @@ def add_render_command(commands: Any) -> None:
     parser.add_argument("--launcher", default="kubernetes", choices=sorted(_RENDERERS), help="default: kubernetes")
     parser.add_argument("--namespace", help="namespace of the Kubernetes objects; default: none")
     parser.add_argument("--data", type=Path, action="append", default=[], help="folder with deployments/")
+    parser.add_argument(
+        "-p", dest="plugins", action="append", default=[], metavar="MODULE", help="module that makes the backend, as for pytest"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
     one = _named(given.deployment, paths.data(given.data, "--data"))
-    backend = backends.named(one.backend)
+    backend = _backend(one.backend, given.plugins)
     more = {"namespace": given.namespace} if given.launcher == "kubernetes" else {}
     print(_RENDERERS[given.launcher](backend, one, **more))
     return 0
@@ -65,6 +70,21 @@ def _named(name: str, folders: tuple[Path, ...]) -> Deployment:
     if name not in known:
         raise UsageError(unknown("deployment", name, known))
     return known[name]
+
+
+def _backend(name: str, plugins: Sequence[str]) -> Backend:
+    """The backend *name*, of one of *plugins* or shipped. Raises `UsageError`."""
+    for module in plugins:
+        try:
+            make = getattr(importlib.import_module(module), "pytest_longctx_make_backend", None)
+        except ImportError as problem:
+            raise UsageError(f"-p {module}: {problem}; PYTHONPATH must have its folder") from None
+        if make is None or set(inspect.signature(make).parameters) != {"name"}:
+            raise UsageError(f"-p {module}: it has no function pytest_longctx_make_backend(name)")
+        made: Backend | None = make(name=name)
+        if made is not None:
+            return made
+    return backends.named(name)
 
 
 def _model_name(one: Deployment) -> str:
@@ -99,7 +119,7 @@ def kubernetes(backend: Backend, one: Deployment, namespace: str | None = None) 
         return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2)
 
     plain = json.loads(json.dumps(objects))  # otherwise repeated values become an anchor and an alias
-    heads = [f"# {line}\n" for line in manifests.secrets_to_make(objects)]
+    heads = [f"# {line}\n" for line in (*manifests.downloads(one, objects), *manifests.secrets_to_make(objects))]
     return "".join([*heads, yaml.safe_dump_all(plain, sort_keys=False, width=120)]).rstrip()
 
 

@@ -1,6 +1,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +114,30 @@ def test_the_image_of_a_shipped_deployment_is_pinned_to_a_version_that_it_is_abo
     found = re.search(r":v?(\d+\.\d+\.\d+(?:\.post\d)?)", str(one.image))
     assert found is not None
     assert one.version is None or in_range(found[1], one.version)
+
+
+def test_a_model_that_is_downloaded_at_each_start_is_said_to_be(capsys):
+    assert "# each Pod downloads meta-llama/Llama-4-Scout-17B-16E-Instruct at each start" in printed(capsys, "scout-vllm-2m")
+    both = printed(capsys, "mi300x-128k-ray")
+    assert "at each start" not in both
+    assert both.count("claimName: model-cache") == 2
+
+
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
+
+
+def test_an_example_is_rendered_with_the_plugin_that_makes_its_backend(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    words = ("cpu-tiny-pd", "--launcher=process", f"--data={EXAMPLES}")
+    assert "vllm_router.launch_router" in printed(capsys, "-p", "disaggregated", *words)
+    assert cli.main(["render", *words]) == 2
+    assert "unknown backend 'vllm-pd'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "message"), [("no_such_module", "PYTHONPATH must have its folder"), ("json", "it has no function")]
+)
+def test_a_plugin_that_makes_no_backend_is_said_to(capsys, module, message):
+    assert cli.main(["render", "scout-vllm-2m", "-p", module]) == 2
+    assert f"-p {module}: " in (said := capsys.readouterr().err)
+    assert message in said

@@ -4,6 +4,7 @@ A deployment as Kubernetes objects, in plain data: a Pod and a Service, or a Lea
 Pure functions: no cluster is contacted.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -299,6 +300,13 @@ def secrets_to_make(objects: Iterable[Mapping[str, Any]]) -> list[str]:
         )
         for name, keys in found.items()
     ]
+
+
+def downloads(one: Deployment, objects: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A remark if the Pods of *objects* keep no weights, so that each of them downloads the model at each start."""
+    if '"name": "model", "emptyDir"' not in json.dumps(list(objects)):
+        return []
+    return [f"each Pod downloads {one.model.id} at each start; [kubernetes] models names a claim or a folder that keeps it"]
 
 
 def _variable(key: str) -> str:
