@@ -68,7 +68,10 @@ def offline(python: str, model: str) -> dict[str, Any]:
         [python, "-c", SCRIPT, given], env={**os.environ, **ENV}, capture_output=True, text=True, check=False
     )
     said = done.stdout + done.stderr
-    (answers,) = (json.loads(line[8:]) for line in done.stdout.splitlines() if line.startswith("ANSWERS ")) or (None,)
+    told = [line[8:] for line in done.stdout.splitlines() if line.startswith("ANSWERS ")]
+    if len(told) != 1:
+        raise RuntimeError(f"the script gave no answers:\n{said[-2000:]}")
+    answers = json.loads(told[0])
     return {"kv_cache_tokens": size_of(said), "answers": answers}
 
 

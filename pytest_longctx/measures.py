@@ -53,7 +53,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "waited_unscheduled_s": Measure(
             "s", "longest stretch in which requests waited, none ran and no other figure of the server changed"
         ),
-        "kv_usage_peak": Measure("", "highest share of the KV cache in use until the first token, sampled once a second"),
+        "kv_usage_peak": Measure(
+            "", "highest share of the KV cache in use until the first token, sampled once a second"
+        ),
         "peak_share": Measure(
             "", "share of the hardware's peak that the prefill implies; above 1 the measurement is invalid"
         ),

@@ -50,7 +50,12 @@ def add_render_command(commands: Any) -> None:
     parser.add_argument("--namespace", help="namespace of the Kubernetes objects; default: none")
     parser.add_argument("--data", type=Path, action="append", default=[], help="folder with deployments/")
     parser.add_argument(
-        "-p", dest="plugins", action="append", default=[], metavar="MODULE", help="module that makes the backend, as for pytest"
+        "-p",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module that makes the backend, as for pytest",
     )
     parser.set_defaults(run=_run)
 

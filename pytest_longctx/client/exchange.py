@@ -159,7 +159,7 @@ class Exchange:
     health: int | None = None
     """HTTP status of the health endpoint after a failed request; None: not requested, or no answer."""
     kv_usage_peak: float | None = None
-    """Highest share of the KV cache in use, sampled once a second until the first token; None: not known, or other requests ran."""
+    """Highest share of the KV cache in use until the first token; None: not known, or other requests ran."""
     text: str = ""
     tokens: tuple[Token, ...] = ()
     """The answer token by token; empty if log-probabilities were not requested, or not returned."""

@@ -26,7 +26,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "rare_dtype": "KV-cache dtypes that no document names; each needs its own boot",
         "probe_family": "the probe of one attention family; each needs its own boot",
         "expected_oom": "boots that must fail for lack of memory: of a device, of the host, or of the KV cache",
-        "expected_failure": "boots that must fail for another reason: an unknown flag, a failed assertion, a graph that does not compile",
+        "expected_failure": "boots that must fail for another reason than memory: an unknown flag, a failed assertion",
         "limits": "the longest served request and the shortest refused one",
         "retrieval": "the answer depends on a distant part of the context and is correct",
         "state_paths": "every way to make a KV cache gives the same answer as a cold request",

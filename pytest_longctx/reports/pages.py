@@ -3,19 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, NamedTuple
 
-from pydantic import Field
-
-from pytest_longctx import toml
-from pytest_longctx.backends import Backend
-from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Signature
-from pytest_longctx.errors import TableError, unknown
 from pytest_longctx.findings.ask import QUESTIONS
 from pytest_longctx.findings.finding import Bound, Finding, Status
-from pytest_longctx.launchers.start_command import StartCommand
 from pytest_longctx.observation import KINDS
 from pytest_longctx.units import quantity
 

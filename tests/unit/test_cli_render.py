@@ -99,7 +99,7 @@ def test_every_shipped_deployment_is_rendered_as_a_process(capsys, name):
 @pytest.mark.parametrize("name", IN_CONTAINERS)
 def test_every_shipped_deployment_is_rendered_for_the_launchers_that_its_hardware_allows(capsys, name):
     one = SHIPPED[name]
-    needs = Hardware.parse(one.hardware)
+    needs = Hardware.parse(one.hardware or "cpu")
     assert f"{one.image} " in printed(capsys, name, "--launcher=docker")
     text = printed(capsys, name)
     assert f"image: {one.image}" in text
@@ -117,7 +117,9 @@ def test_the_image_of_a_shipped_deployment_is_pinned_to_a_version_that_it_is_abo
 
 
 def test_a_model_that_is_downloaded_at_each_start_is_said_to_be(capsys):
-    assert "# each Pod downloads meta-llama/Llama-4-Scout-17B-16E-Instruct at each start" in printed(capsys, "scout-vllm-2m")
+    assert "# each Pod downloads meta-llama/Llama-4-Scout-17B-16E-Instruct at each start" in printed(
+        capsys, "scout-vllm-2m"
+    )
     both = printed(capsys, "mi300x-128k-ray")
     assert "at each start" not in both
     assert both.count("claimName: model-cache") == 2

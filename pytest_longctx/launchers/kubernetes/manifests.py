@@ -306,7 +306,9 @@ def downloads(one: Deployment, objects: Iterable[Mapping[str, Any]]) -> list[str
     """A remark if the Pods of *objects* keep no weights, so that each of them downloads the model at each start."""
     if '"name": "model", "emptyDir"' not in json.dumps(list(objects)):
         return []
-    return [f"each Pod downloads {one.model.id} at each start; [kubernetes] models names a claim or a folder that keeps it"]
+    return [
+        f"each Pod downloads {one.model.id} at each start; [kubernetes] models names a claim or a folder that keeps it"
+    ]
 
 
 def _variable(key: str) -> str:

@@ -92,7 +92,8 @@ def test_what_the_client_sends_late_has_waited():
     assert observe(late).metrics["send_delay_max_s"] == late.send_delay_s
     assert (late.offered_share or 1) < 9 / 1000 / (9 * 0.02)
     (line,) = (
-        line for line in judge(factories.finding(question="load", ask=LOAD), observe(late)).lines
+        line
+        for line in judge(factories.finding(question="load", ask=LOAD), observe(late)).lines
         if line.measure == "offered_share"
     )
     assert (line.ok, "too slowly" in line.change) == (None, True)

@@ -82,5 +82,5 @@ def test_the_run_with_an_fp8_cache_is_named_as_no_part_of_that_law():
 @pytest.mark.parametrize("name", ["LC-0081", "SG-0033"])
 def test_what_is_said_of_a_disconnect_from_sglang_leaves_out_the_version_that_read_on(name):
     assert "sglang" in FINDINGS[name].scope.backend
-    assert not in_range("0.5.6.post2", FINDINGS[name].scope.version)
-    assert in_range("0.5.6.post2", FINDINGS["SC-0081"].scope.version)
+    assert not in_range("0.5.6.post2", FINDINGS[name].scope.version or "")
+    assert in_range("0.5.6.post2", FINDINGS["SC-0081"].scope.version or "==0")

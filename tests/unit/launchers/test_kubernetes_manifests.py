@@ -83,7 +83,9 @@ def test_the_example_of_two_roles_keeps_to_the_published_schema():
     assert [each["kind"] for each in made] == ["Pod", "Service"] * 3
     assert {validate(each, VERSIONS[-1], strict=True) for each in made} == {VERSIONS[-1]}
     roles = {
-        each["metadata"]["name"]: " ".join(each["spec"]["containers"][0]["args"]) for each in made if each["kind"] == "Pod"
+        each["metadata"]["name"]: " ".join(each["spec"]["containers"][0]["args"])
+        for each in made
+        if each["kind"] == "Pod"
     }
     assert "kv_producer" in roles["longctx-prefill"]
     assert "kv_consumer" in roles["longctx-decode"]

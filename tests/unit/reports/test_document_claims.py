@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx import paths
+from pytest_longctx import paths, toml
 from pytest_longctx.errors import TableError
 from pytest_longctx.findings.finding import load_all
 from pytest_longctx.reports import commands, document_claims
@@ -63,7 +63,7 @@ def test_a_claim_without_a_finding_needs_a_reason(tmp_path):
 
 
 def test_a_finding_that_does_not_exist_is_an_error():
-    row = document_claims.Row(**ROW, finding=("SC-9999",))
+    row = toml.check({**ROW, "finding": ["SC-9999"]}, document_claims.Row, "a row")
     document = document_claims.Document(title="t", file="f", claim=(row,))
     with pytest.raises(TableError, match="unknown finding 'SC-9999'"):
         document_claims.page([document], {"TT-0001": factories.finding()}, [])
