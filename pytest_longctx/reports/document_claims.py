@@ -110,8 +110,7 @@ def _page(documents: Sequence[Document], found: Mapping[str, Finding], commands:
         head = ("at", "it says", "what is true", "verdict", "by", "evidence", "finding, or why there is none")
         yield from markdown_table(head, (_row(row, found) for row in document.claim))
     yield "\n## Systems\n"
-    yield "Every start that the documents publish, and the deployment that renders it. [Commands](../reference/commands.md) compares"
-    yield "both.\n"
+    yield "Every start that the documents publish, and its deployment. [Commands](../reference/commands.md) compares both.\n"
     starts = {(each.document, each.where): each.deployment for each in commands}
     yield from markdown_table(
         ("document", "start", "deployment", "findings"),
