@@ -8,7 +8,6 @@ import pytest
 from pytest_longctx import cli, paths
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployments.deployment import load_all
-from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.toml import in_range
 from tests.unit import factories
 
@@ -99,7 +98,7 @@ def test_every_shipped_deployment_is_rendered_as_a_process(capsys, name):
 @pytest.mark.parametrize("name", IN_CONTAINERS)
 def test_every_shipped_deployment_is_rendered_for_the_launchers_that_its_hardware_allows(capsys, name):
     one = SHIPPED[name]
-    needs = Hardware.parse(one.hardware or "cpu")
+    needs = one.needs
     assert f"{one.image} " in printed(capsys, name, "--launcher=docker")
     text = printed(capsys, name)
     assert f"image: {one.image}" in text
@@ -143,3 +142,9 @@ def test_a_plugin_that_makes_no_backend_is_said_to(capsys, module, message):
     assert cli.main(["render", "scout-vllm-2m", "-p", module]) == 2
     assert f"-p {module}: " in (said := capsys.readouterr().err)
     assert message in said
+
+
+def test_a_gpu_of_any_kind_is_asked_for_as_the_backend_needs_it(capsys):
+    assert "--device /dev/kfd" in printed(capsys, "gpu-probe-vllm-rocm", "--launcher=docker")
+    assert "--gpus 1" in printed(capsys, "gpu-probe-vllm", "--launcher=docker")
+    assert "amd.com/gpu: '1'" in printed(capsys, "gpu-probe-vllm-rocm")

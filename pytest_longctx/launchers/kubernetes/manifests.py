@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from pytest_longctx.backends import Backend, Recipe
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers.docker.container import CACHE_INSIDE
 from pytest_longctx.launchers.kubernetes.reaper import RUN_LABEL
@@ -63,7 +62,7 @@ class Share(NamedTuple):
 
 def share(one: Deployment) -> Share:
     """How the hardware of *one* is distributed over nodes. Raises `LaunchError` if it cannot be distributed evenly."""
-    needs = Hardware.parse(one.hardware) if one.hardware else Hardware("cpu")
+    needs = one.needs
     plugin = next((row for row in PLUGINS if needs.kind in row.kinds), NVIDIA)
     if not plugin.resource:
         return Share(plugin, 0, 1)
