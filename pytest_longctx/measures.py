@@ -53,6 +53,9 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "waited_unscheduled_s": Measure(
             "s", "longest stretch in which requests waited, none ran and no other figure of the server changed"
         ),
+        "kv_usage_peak": Measure(
+            "", "highest share of the KV cache in use until the first token, sampled once a second"
+        ),
         "peak_share": Measure(
             "", "share of the hardware's peak that the prefill implies; above 1 the measurement is invalid"
         ),
@@ -164,6 +167,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "s",
             "largest delay of a request of an open-loop client; it is part of that request's TTFT",
         ),
+        "offered_share": Measure("", "rate at which an open-loop client sent its requests / the rate it was asked for"),
         # a client that disconnects during prefill, and a small request after it
         "abandoned_s": Measure("s", "from the first byte of the abandoned prompt sent to the disconnect"),
         "abandoned_tokens": Measure(
@@ -215,6 +219,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "kv_rate_claim_ratio": Measure("x", "claimed KV transfer rate / rate from claimed size and time"),
         "weights_claim_ratio": Measure("x", "claimed weights on one device / all parameters in BF16 / devices"),
         "speedup_claim_ratio": Measure("x", "claimed speed-up / the ratio of the claimed times"),
+        "largest_claim_ratio": Measure("x", "claimed largest value of a number format / its largest value"),
         # a failure, from the message of the engine or the kernel
         "device_free_gib": Measure("GiB", "free memory of that device, as logged"),
         "device_wanted_gib": Measure("GiB", "device memory requested by a boot, from the refusal"),

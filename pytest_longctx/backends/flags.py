@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -19,6 +19,14 @@ from pytest_longctx.deployments.deployment import Deployment, FlagValue
 _NUMBER = re.compile(r"-\d+(\.\d+)?|-\.\d+")
 _SUFFIXED = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])")
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+_RENAMED = {
+    "tensor-parallel-size": "tp-size",
+    "pipeline-parallel-size": "pp-size",
+    "data-parallel-size": "dp-size",
+    "expert-parallel-size": "ep-size",
+}
+"""Names of SGLang's flags before 0.5.16 that are spellings of these since; one name each, or a plan would take them for unset."""
+
 _BARE = ("switch", "bool")
 """Types of flags that take no value."""
 
@@ -92,6 +100,8 @@ def read(engine: EngineVersion, words: Sequence[str]) -> ReadFlags:
             _read_flag(made, name, word, rest)
     for name, table in tables.items():
         made.flags[name] = json.dumps({**made.table(name), **table})
+    if engine.engine == "sglang":
+        return replace(made, flags={_RENAMED.get(name, name): value for name, value in made.flags.items()})
     return made
 
 

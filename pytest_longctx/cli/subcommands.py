@@ -1,12 +1,14 @@
 """The subcommands of ``longctx``, with all that they import."""
 
 import argparse
+import importlib
+import inspect
 import json
 import os
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,7 +30,9 @@ from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.redaction import shown
-from pytest_longctx.reports import history, html, log_report, pages, plots
+from pytest_longctx.reports import document_claims, history, html, log_report, pages, plots
+from pytest_longctx.reports.commands import commands_page
+from pytest_longctx.reports.commands import load as load_commands
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
 from pytest_longctx.reports.compare import page as comparison_page
 from pytest_longctx.reports.panels import panels
@@ -45,12 +49,20 @@ def add_render_command(commands: Any) -> None:
     parser.add_argument("--launcher", default="kubernetes", choices=sorted(_RENDERERS), help="default: kubernetes")
     parser.add_argument("--namespace", help="namespace of the Kubernetes objects; default: none")
     parser.add_argument("--data", type=Path, action="append", default=[], help="folder with deployments/")
+    parser.add_argument(
+        "-p",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module that makes the backend, as for pytest",
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
     one = _named(given.deployment, paths.data(given.data, "--data"))
-    backend = backends.named(one.backend)
+    backend = _backend(one.backend, given.plugins)
     more = {"namespace": given.namespace} if given.launcher == "kubernetes" else {}
     print(_RENDERERS[given.launcher](backend, one, **more))
     return 0
@@ -63,6 +75,21 @@ def _named(name: str, folders: tuple[Path, ...]) -> Deployment:
     if name not in known:
         raise UsageError(unknown("deployment", name, known))
     return known[name]
+
+
+def _backend(name: str, plugins: Sequence[str]) -> Backend:
+    """The backend *name*, of one of *plugins* or shipped. Raises `UsageError`."""
+    for module in plugins:
+        try:
+            make = getattr(importlib.import_module(module), "pytest_longctx_make_backend", None)
+        except ImportError as problem:
+            raise UsageError(f"-p {module}: {problem}; PYTHONPATH must have its folder") from None
+        if make is None or set(inspect.signature(make).parameters) != {"name"}:
+            raise UsageError(f"-p {module}: it has no function pytest_longctx_make_backend(name)")
+        made: Backend | None = make(name=name)
+        if made is not None:
+            return made
+    return backends.named(name)
 
 
 def _model_name(one: Deployment) -> str:
@@ -97,7 +124,7 @@ def kubernetes(backend: Backend, one: Deployment, namespace: str | None = None) 
         return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2)
 
     plain = json.loads(json.dumps(objects))  # otherwise repeated values become an anchor and an alias
-    heads = [f"# {line}\n" for line in manifests.secrets_to_make(objects)]
+    heads = [f"# {line}\n" for line in (*manifests.downloads(one, objects), *manifests.secrets_to_make(objects))]
     return "".join([*heads, yaml.safe_dump_all(plain, sort_keys=False, width=120)]).rstrip()
 
 
@@ -262,7 +289,13 @@ def _engine(name: str) -> environments.Installable:
 
 
 def _write_pages(folder: Path, sources: tuple[Path, ...]) -> None:
-    _write(folder, pages.pages(load_findings(tuple(source / "findings" for source in sources)).values()))
+    found = load_findings(tuple(source / "findings" for source in sources))
+    made = pages.pages(found.values())
+    if paths.suites() in sources:
+        shipped = paths.suites()
+        claims = document_claims.load(shipped / "claims.toml")
+        made["claims.md"] = document_claims.page(claims, found, load_commands(shipped / "commands.toml"))
+    _write(folder, made)
 
 
 def _write(folder: Path, made: Mapping[str, str]) -> None:
@@ -285,7 +318,7 @@ def published_commands() -> str:
     pairs = {
         name: (backends.named(one.backend), one) for name, one in known.items() if one.backend in registry.BACKENDS
     }
-    return pages.commands_page(pages.load_commands(paths.suites() / "commands.toml"), pairs)
+    return commands_page(load_commands(paths.suites() / "commands.toml"), pairs)
 
 
 def _check(folders: tuple[Path, ...]) -> None:

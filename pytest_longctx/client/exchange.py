@@ -158,6 +158,8 @@ class Exchange:
     waited_unscheduled_s: float | None = None
     health: int | None = None
     """HTTP status of the health endpoint after a failed request; None: not requested, or no answer."""
+    kv_usage_peak: float | None = None
+    """Highest share of the KV cache in use until the first token; None: not known, or other requests ran."""
     text: str = ""
     tokens: tuple[Token, ...] = ()
     """The answer token by token; empty if log-probabilities were not requested, or not returned."""
@@ -211,6 +213,7 @@ class Exchange:
             **({} if usage.transferred_tokens is None else {"transferred_tokens": usage.transferred_tokens}),
             "waited_unscheduled_s": self.waited_unscheduled_s,
             "refusal_status": self.refusal.status if self.refusal else None,
+            **({} if self.kv_usage_peak is None else {"kv_usage_peak": self.kv_usage_peak}),
             **({} if self.health is None else {"health_status": self.health}),
             **({} if self.ledger is None else self._by_the_server(self.ledger)),
             **self.vitals,

@@ -61,6 +61,8 @@ class Load:
     """Device and host readings during the load, by their names in `pytest_longctx.measures`."""
     send_delay_s: float | None = None
     """The longest delay between the due time and the sending of a request in an open loop; it counts as waiting time."""
+    offered_share: float | None = None
+    """Of an open loop: the rate at which the client sent, over the rate it was asked for; None for one request."""
 
 
 def run(
@@ -80,9 +82,25 @@ def run(
     if asked.rate_per_s is None:
         exchanges = tuple(event_loop.run(flock.closed(asked.concurrency or 1)))
         return Load(exchanges, ledger_since(server, before, exchanges))
-    sent = event_loop.run(flock.opened(offsets(flock.requests, asked.rate_per_s, asked.arrivals, seed)))
-    exchanges = tuple(exchange for exchange, _ in sent)
-    return Load(exchanges, ledger_since(server, before, exchanges), send_delay_s=max(delay_s for _, delay_s in sent))
+    due_s = offsets(flock.requests, asked.rate_per_s, asked.arrivals, seed)
+    sent = event_loop.run(flock.opened(due_s))
+    exchanges, delays_s = (tuple(column) for column in zip(*sent, strict=True))
+    ledger = ledger_since(server, before, exchanges)
+    offered = offered_share(due_s, delays_s)
+    return Load(exchanges, ledger, send_delay_s=max(delays_s), offered_share=offered)
+
+
+def offered_share(due_s: Sequence[float], delays_s: Sequence[float]) -> float | None:
+    """
+    Rate at which requests were sent, over the rate at which they were due; None if all were due at once.
+
+    >>> offered_share((0.0, 0.5, 1.0), (0.0, 0.4, 1.0))
+    0.5
+    """
+    if due_s[-1] <= 0:
+        return None
+    last_s = max(at_s + delay_s for at_s, delay_s in zip(due_s, delays_s, strict=True))
+    return due_s[-1] / max(due_s[-1], last_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +232,7 @@ def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float 
         **{f"tpot_{name}_s": value for name, value in _summary(tpot_s).items()},
         **{f"itl_{name}_s": value for name, value in _summary(gaps_s).items()},
         "send_delay_max_s": load.send_delay_s,
+        "offered_share": load.offered_share,
         **_goodput(exchanges, duration_s, goal_ttft_s, goal_tpot_s),
         "cached_share": _cached_share(load, prompt),
         **_ledger_gap(load),

@@ -101,6 +101,7 @@ class StreamedRequest:
             refusal=self.refusal,
             waited_unscheduled_s=watchdog.admission.waited_s,
             health=watchdog.health,
+            kv_usage_peak=watchdog.kv_usage_peak if self.gauges is None else None,
             text="".join(self.words)[:_KEPT_TEXT],
             tokens=tuple(self.tokens),
             detail=shown(self.detail, self.server.secrets),

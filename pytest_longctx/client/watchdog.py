@@ -158,6 +158,8 @@ class Watchdog:
     stall: Stall = field(init=False)
     health: int | None = None
     """HTTP status of the last health check; None: no answer, or none was made."""
+    kv_usage_peak: float | None = None
+    """The highest share of the KV cache in use, over the scrapes of this request."""
     _log: LogMotion = field(init=False)
     _last: server_metrics.ServerMetrics | None = None
     """The scrape that the next is compared with; None: there is none, or it is outdated."""
@@ -228,6 +230,8 @@ class Watchdog:
 
     def _compare(self, now: server_metrics.ServerMetrics) -> None:
         """Record progress since the watchdog's last scrape."""
+        if now.kv_usage is not None:
+            self.kv_usage_peak = max(now.kv_usage, self.kv_usage_peak or 0.0)
         if now.answered:
             self.stall.every_step_moves = self.stall.every_step_moves or now.worked_tokens is not None
             if self._last is not None and (what := moved(self._last, now)):

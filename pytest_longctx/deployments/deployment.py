@@ -236,6 +236,13 @@ class Deployment(toml.Table):
             raise ValueError(f"context_lengths: {list(lengths)} are not in falling order")
         return self
 
+    @property
+    def needs(self) -> Hardware:
+        """The hardware to ask a container engine or a cluster for; of a GPU of any kind the backend says whose it is."""
+        wanted = Hardware.parse(self.hardware) if self.hardware else Hardware("cpu")
+        amd = wanted.kind == ANY_GPU and self.backend.endswith("-rocm")
+        return Hardware("MI300X", wanted.count) if amd else wanted
+
     def arguments(self) -> tuple[str, ...]:
         """The flags as command-line arguments."""
         argv: list[str] = []

@@ -1,5 +1,7 @@
 """The requests of a finding: the ``[ask]`` table, and the ``[claim]`` table of published figures."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
@@ -61,6 +63,36 @@ Path = Literal[
 """A way in which a KV cache comes about; see `pytest_longctx.client.state_paths`."""
 
 
+QUESTIONS: Mapping[Question, str] = MappingProxyType(
+    {
+        "boots": "does the server boot, with the figures of its log within the bounds?",
+        "boot-fails": "does the boot fail as documented?",
+        "served": "is a new prompt of this length served, counted and answered in time?",
+        "over-limit": "is a request beyond max_model_len refused?",
+        "over-pool": "what happens to a request that the KV cache cannot hold, and to the next one?",
+        "longest": "what is the longest prompt that is served?",
+        "accounting": "are tokens counted exactly on both sides of every boundary?",
+        "repeated": "does a repeated prompt come from the cache, with the same answer?",
+        "turns": "do the later turns of a conversation come from the cache?",
+        "reset": "is the prefix cache empty after a reset?",
+        "ladder": "by which law t = a N + b N^2 does the time of a prefill grow?",
+        "load": "are many requests answered, at which rates and with which delays?",
+        "disconnect": "does the server stop when the client disconnects?",
+        "path": "is the answer the same, however its KV cache came about?",
+        "logged-rate": "does the throughput in the log agree with the client's?",
+        "retrieval": "does the answer depend on distant tokens, and is it right?",
+        "precision": "how many mantissa bits of a key does the KV cache keep?",
+        "kv-dtype": "is this KV-cache dtype refused, ignored or applied?",
+        "ratio": "how much more does one deployment hold than another?",
+        "haystack": "is a fact found in natural text?",
+        "accuracy": "how many questions of a task are answered correctly?",
+        "claimed": "does arithmetic allow the published figures? No server is started",
+        "linted": "does a lint find a mistake in the published start? No server is started",
+    }
+)
+"""What each question asks, in one line."""
+
+
 def questions() -> tuple[str, ...]:
     """Every question that a suite can answer."""
     return get_args(Question)
@@ -115,6 +147,8 @@ class Ask(toml.Table):
     """For a published start: its boot time, if it was measured."""
     path: Path | None = None
     """For a path: how the KV cache of a prompt comes about; its answer must equal the cold one."""
+    text: str | None = None
+    """For a served prompt: this text in place of random ids; *prompt_tokens* is its length in tokens, special ones included."""
     as_text: bool = False
     """For an over-limit: send text of this many tokens; the server may refuse it by its characters before tokenising it."""
     over_limit_tokens: int | None = None
@@ -157,12 +191,16 @@ class Ask(toml.Table):
         return once * self.runs + once[:1] * self.warm_up
 
 
+NumberFormat = Literal["e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz"]
+"""``fn``: without infinities; ``fnuz``: also without a negative zero, as AMD's MI300X computes."""
+
+
 class Claim(toml.Table):
     """Published figures that arithmetic can check without a server; missing ones were not published."""
 
-    shape: str
+    shape: str | None = None
     """The model, by its name in `pytest_longctx.deployments.shape.known`."""
-    tokens: Annotated[int, Field(ge=1)]
+    tokens: Annotated[int, Field(ge=1)] | None = None
     """Context length of the claim."""
     hardware: HardwareName | None = None
     value_bytes: Literal[1, 2] = 2
@@ -182,6 +220,10 @@ class Claim(toml.Table):
     fast_s: float | None = None
     speedup: float | None = None
     """Claimed ratio of *slow_s* to *fast_s*."""
+    number_format: NumberFormat | None = None
+    """A format of eight bits, by its name in PyTorch without ``float8_``."""
+    largest: float | None = None
+    """Claimed largest value of *number_format*."""
 
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
@@ -236,6 +278,8 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
             ),
         ),
     }
+    if ask.text is not None and (question != "served" or ask.prompt_tokens is None):
+        return "ask.text: only a 'served' finding may have it, and prompt_tokens says how long it is"
     if claimed != (question == "claimed"):
         return "claim: a 'claimed' finding needs it, and no other finding may have it"
     if (question == "linted") != ((ask.command is None) != (ask.pod is None)):

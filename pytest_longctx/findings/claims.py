@@ -11,7 +11,7 @@ from pytest_longctx.deployments import capacity, shape
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.errors import TableError, unknown
-from pytest_longctx.findings.ask import Claim
+from pytest_longctx.findings.ask import Claim, NumberFormat
 from pytest_longctx.findings.verdicts import COLD_SHARE
 from pytest_longctx.observation import Observation
 from pytest_longctx.units import GiB
@@ -22,16 +22,30 @@ OFF = 0.1
 
 def observe(claim: Claim) -> Observation:
     """Check *claim* by arithmetic: it ``adds up``, or ``cannot be``, and why. Raises `TableError` for an unknown shape."""
-    if claim.shape not in shape.known():
+    if claim.shape is not None and claim.shape not in shape.known():
         raise TableError(f"claim.shape: {unknown('shape', claim.shape, shape.known())}")
-    metrics = _metrics(claim, shape.known()[claim.shape])
+    metrics = {**_of_the_figures(claim)}
+    if claim.shape is not None and claim.tokens is not None:
+        metrics |= _of_the_shape(claim, claim.tokens, shape.known()[claim.shape])
     wrong = list(_contradictions(metrics))
     return Observation("cannot be" if wrong else "adds up", metrics, phase="arithmetic", said="; ".join(wrong))
 
 
-def _metrics(claim: Claim, model: Shape) -> dict[str, float | None]:
+def _of_the_figures(claim: Claim) -> dict[str, float | None]:
+    """What the published figures alone give."""
+    largest = None if claim.number_format is None else largest_value(claim.number_format)
+    return {
+        "cached_share": _over(claim.cached_tokens, claim.tokens),
+        "log_window_s": _over(claim.tokens, claim.logged_tokens_per_s),
+        "speedup_claim_ratio": _over(claim.speedup, _over(claim.slow_s, claim.fast_s)),
+        "largest_claim_ratio": _over(claim.largest, largest),
+    }
+
+
+def _of_the_shape(claim: Claim, tokens: int, model: Shape) -> dict[str, float | None]:
+    """What follows from the model's shape and the hardware."""
     here = Hardware.parse(claim.hardware) if claim.hardware else None
-    tokens, devices = claim.tokens, here.count if here else 1
+    devices = here.count if here else 1
     kv_gib = model.kv_bytes_per_token(claim.value_bytes) * tokens / GiB
     weights_gib = model.parameters * 2 / devices / GiB
     peak_share = None
@@ -39,15 +53,28 @@ def _metrics(claim: Claim, model: Shape) -> dict[str, float | None]:
         peak_share = capacity.peak_share(model, tokens, claim.read_s, here, claim.value_bytes)
     return {
         "peak_share": peak_share,
-        "cached_share": _over(claim.cached_tokens, tokens),
-        "log_window_s": _over(tokens, claim.logged_tokens_per_s),
         "kv_gib": kv_gib,
         "kv_claim_ratio": _over(claim.kv_gib, kv_gib),
         "weights_claim_ratio": _over(claim.weights_gib, weights_gib),
         "kv_gib_per_s": _over(kv_gib, claim.moved_s),
         "kv_rate_claim_ratio": _over(claim.moved_gib_per_s, _over(kv_gib, claim.moved_s)),
-        "speedup_claim_ratio": _over(claim.speedup, _over(claim.slow_s, claim.fast_s)),
     }
+
+
+def largest_value(number_format: NumberFormat) -> float:
+    """
+    Largest finite value of a format of eight bits.
+
+    >>> [largest_value(name) for name in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz")]
+    [448.0, 240.0, 57344.0, 57344.0]
+    """
+    exponent_bits, mantissa_bits = int(number_format[1]), int(number_format[3])
+    kind = number_format[4:]
+    bias = 2 ** (exponent_bits - 1) - (kind != "fnuz")
+    # IEEE keeps the highest exponent for infinities and NaN; fn only its highest mantissa, fnuz nothing.
+    exponent = 2**exponent_bits - (1 if kind else 2) - bias
+    mantissa = 2 - 2.0**-mantissa_bits * (2 if kind == "fn" else 1)
+    return float(2**exponent * mantissa)
 
 
 def _over(part: float | None, whole: float | None) -> float | None:

@@ -15,7 +15,7 @@ from pytest_longctx.findings.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Outcome
 
-Status = Literal["confirmed", "disputed", "predicted", "withdrawn"]
+Status = Literal["confirmed", "documented", "disputed", "predicted", "withdrawn"]
 
 
 def _markers(names: tuple[str, ...]) -> tuple[str, ...]:

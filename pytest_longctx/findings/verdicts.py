@@ -23,6 +23,9 @@ COLD_SHARE = 0.01
 """Share of cached prompt tokens above which a measurement is not cold (vLLM's own benchmark warns from here)."""
 
 
+OFFERED_SHARE = 0.8
+"""Share of the asked rate below which an open loop has not tested the server at that rate."""
+
 WARM_SHARE = 0.5
 """Share of cached prompt tokens below which a measurement is not warm."""
 
@@ -183,12 +186,23 @@ def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
     yield from _counted(seen, limited)
     yield from _clocked(seen, limited)
     yield from _cache_was_as_wanted(finding, seen, limited, warmed)
+    yield from _offered(seen, limited)
     if "answers_changed" in seen.metrics and "answers_changed" not in limited:
         yield _held("answers_changed", seen.metrics["answers_changed"], Bound(unit="requests", exactly=0))
     yield from _sound(seen, limited)
     peak = seen.metrics.get("peak_share")
     if peak is not None and "peak_share" not in limited:
         yield _held("peak_share", peak, Bound(unit="", at_most=1.0))
+
+
+def _offered(seen: Observation, limited: set[str]) -> Iterator[Line]:
+    """The client sent an open loop at the rate it was asked for; otherwise the server is not to blame."""
+    share = seen.metrics.get("offered_share")
+    if share is None or "offered_share" in limited:
+        return
+    offered = _held("offered_share", share, Bound(unit="", at_least=OFFERED_SHARE))
+    late = "the client sent too slowly; use a machine with less load, or a lower rate"
+    yield offered if offered.ok else replace(offered, ok=None, change=late)
 
 
 _CANARIES = ("corrupted_requests", "kv_canary_violations")

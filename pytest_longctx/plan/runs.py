@@ -62,6 +62,8 @@ class Row:
     boot_s: float | None = None
     test_s: float | None = None
     gpus: int = 0
+    host: str = ""
+    """What the forecast leaves open where the host's memory is not known and a finding is about a host that is too small."""
     lints: tuple[str, ...] = ()
     """Faults of the deployment itself, known before any boot."""
 
@@ -70,7 +72,7 @@ class Row:
         """Short verdict of the row."""
         if self.out_of_scope:
             return f"out of scope: {self.out_of_scope}"
-        return self.unpredicted or ("no prediction" if self.prediction is None else str(self.prediction))
+        return self.unpredicted or ("no prediction" if self.prediction is None else f"{self.prediction}{self.host}")
 
     @property
     def contradicts(self) -> bool:
@@ -327,10 +329,20 @@ def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None)
     return limits.usual_boot_s or (USUAL_BOOT_S if needs and needs.device_gib else None)
 
 
+def _host(asked: tuple[Finding, ...], found: Prediction | None, here: Machine) -> str:
+    """The host memory on which it depends whether a boot fits, for findings about a small host and a host that is not known."""
+    most_gib = [each.scope.host_gib_at_most for each in asked if each.scope.host_gib_at_most is not None]
+    if found is None or not found.fits or not most_gib or here.host_bytes is not None:
+        return ""
+    needed_gib = sum(term.size_bytes for term in found.terms if term.host) / GiB
+    return f" on a host of {needed_gib:,.0f} GiB; dies on one of {max(most_gib):g} GiB"
+
+
 def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Machine) -> Row:
     hardware = here.hardware
     needs = Hardware.parse(one.hardware) if one.hardware else hardware
     lacks = machine_lacks(one, hardware) or ""
+    found = predict(one, backend, replace(here, hardware=needs))
     test_s = None
     if models.shape_of(one.model) is not None and needs is not None:
         test_s = sum(_asked_s(each, one, needs, backend) for each in asked)
@@ -339,12 +351,13 @@ def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Ma
         needs=str(needs or "?"),
         findings=tuple(each.id for each in asked),
         out_of_scope=lacks.partition(": ")[2],
-        prediction=predict(one, backend, replace(here, hardware=needs)),
+        prediction=found,
         unpredicted=unpredicted(one, backend),
         sizes=_sizes(one, backend),
         expects=frozenset(each.expect.outcome for each in asked if _foreseeable(each, here)),
         boot_s=_boot_s(one, asked, needs),
         test_s=test_s,
         gpus=0 if needs is None or needs.kind == "cpu" else needs.count,
+        host=_host(asked, found, here),
         lints=tuple(f"{name}: {what}" for name, what in lint(of_deployment(one, backend.package))),
     )

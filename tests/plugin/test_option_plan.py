@@ -1,6 +1,7 @@
 """The plan of a run, from pytest and from the console, without a boot."""
 
 import json
+import re
 
 import pytest
 
@@ -121,6 +122,14 @@ def test_pytest_prints_the_plan_of_what_was_selected(run):
         ]
     )
     assert not (done.folder / "results").exists()
+
+
+def test_a_boot_that_a_small_host_kills_is_not_said_to_fit(capsys):
+    """VH-0011: the GPUs hold 3.29 requests, and the host's kernel ends the workers."""
+    found = rows(capsys, "--hardware", "8xH200")["scout-vllm-10m-random-fp8"]
+    assert re.fullmatch(r"fits 3\.29x on a host of 84\d GiB; dies on one of 588 GiB", found["verdict"])
+    killed = rows(capsys, "--hardware", "8xH200", "--host-memory", "560")["scout-vllm-10m-random-fp8"]
+    assert killed["verdict"].startswith("dies: ")
 
 
 def test_a_rate_above_the_peak_breaks_whatever_the_finding_bounds():

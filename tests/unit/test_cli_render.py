@@ -1,10 +1,14 @@
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
-from pytest_longctx import cli
+from pytest_longctx import cli, paths
 from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.deployments.deployment import load_all
+from pytest_longctx.toml import in_range
 from tests.unit import factories
 
 
@@ -64,7 +68,7 @@ def test_nothing_is_made_for_a_model_that_would_be(capsys, monkeypatch, tmp_path
     [
         (["scout-vlm-2m"], "did you mean"),
         (["/no/such.toml"], "there is no such file"),
-        (["mi300x-16k"], "names no container image"),
+        (["miniature"], "names no container image"),
     ],
 )
 def test_what_cannot_be_rendered_is_said(capsys, words, message):
@@ -79,3 +83,68 @@ def test_a_file_is_read_where_it_is(capsys, tmp_path):
         encoding="utf-8",
     )
     assert "longctx-mine" in printed(capsys, str(path))
+
+
+SHIPPED = load_all((paths.suites() / "deployments",))
+IN_CONTAINERS = [name for name, one in SHIPPED.items() if not one.backend.startswith(("miniature", "transformers"))]
+"""Of a miniature and of a model under transformers no image is published: they run where the tests run."""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_deployment_is_rendered_as_a_process(capsys, name):
+    assert "python3 " in printed(capsys, name, "--launcher=process")
+
+
+@pytest.mark.parametrize("name", IN_CONTAINERS)
+def test_every_shipped_deployment_is_rendered_for_the_launchers_that_its_hardware_allows(capsys, name):
+    one = SHIPPED[name]
+    needs = one.needs
+    assert f"{one.image} " in printed(capsys, name, "--launcher=docker")
+    text = printed(capsys, name)
+    assert f"image: {one.image}" in text
+    resource = {"MI300X": "amd.com/gpu", "trn2": "aws.amazon.com/neuron", "cpu": ""}.get(needs.kind, "nvidia.com/gpu")
+    per_node = needs.count // (2 if needs.count > 8 and needs.kind == "MI300X" else 1)
+    assert not resource or f"{resource}: '{per_node}'" in text
+
+
+@pytest.mark.parametrize("name", IN_CONTAINERS)
+def test_the_image_of_a_shipped_deployment_is_pinned_to_a_version_that_it_is_about(name):
+    one = SHIPPED[name]
+    found = re.search(r":v?(\d+\.\d+\.\d+(?:\.post\d)?)", str(one.image))
+    assert found is not None
+    assert one.version is None or in_range(found[1], one.version)
+
+
+def test_a_model_that_is_downloaded_at_each_start_is_said_to_be(capsys):
+    assert "# each Pod downloads meta-llama/Llama-4-Scout-17B-16E-Instruct at each start" in printed(
+        capsys, "scout-vllm-2m"
+    )
+    both = printed(capsys, "mi300x-128k-ray")
+    assert "at each start" not in both
+    assert both.count("claimName: model-cache") == 2
+
+
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
+
+
+def test_an_example_is_rendered_with_the_plugin_that_makes_its_backend(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    words = ("cpu-tiny-pd", "--launcher=process", f"--data={EXAMPLES}")
+    assert "vllm_router.launch_router" in printed(capsys, "-p", "disaggregated", *words)
+    assert cli.main(["render", *words]) == 2
+    assert "unknown backend 'vllm-pd'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "message"), [("no_such_module", "PYTHONPATH must have its folder"), ("json", "it has no function")]
+)
+def test_a_plugin_that_makes_no_backend_is_said_to(capsys, module, message):
+    assert cli.main(["render", "scout-vllm-2m", "-p", module]) == 2
+    assert f"-p {module}: " in (said := capsys.readouterr().err)
+    assert message in said
+
+
+def test_a_gpu_of_any_kind_is_asked_for_as_the_backend_needs_it(capsys):
+    assert "--device /dev/kfd" in printed(capsys, "gpu-probe-vllm-rocm", "--launcher=docker")
+    assert "--gpus 1" in printed(capsys, "gpu-probe-vllm", "--launcher=docker")
+    assert "amd.com/gpu: '1'" in printed(capsys, "gpu-probe-vllm-rocm")

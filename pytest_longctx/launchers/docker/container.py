@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from pytest_longctx.backends import Recipe
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.diagnosis.diagnose import Evidence
 from pytest_longctx.diagnosis.lines import LogTail
 from pytest_longctx.diagnosis.oom_killer import kills_in_group_of
@@ -151,7 +150,7 @@ def plan(
     """
     if one.image is None:
         raise LaunchError(f'{one.name} names no container image\n  try      image = "NAME:TAG" in the deployment')
-    made, kind = one.docker, Hardware.parse(one.hardware) if one.hardware else Hardware("cpu")
+    made, kind = one.docker, one.needs
     access = next((row for row in ACCESS if kind.kind in row.kinds), None)
     needed = access.devices if access else ()
     passed = {name: inherited[name] for name in recipe.pass_env if name in inherited}

@@ -4,6 +4,7 @@ A deployment as Kubernetes objects, in plain data: a Pod and a Service, or a Lea
 Pure functions: no cluster is contacted.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 
 from pytest_longctx.backends import Backend, Recipe
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers.docker.container import CACHE_INSIDE
 from pytest_longctx.launchers.kubernetes.reaper import RUN_LABEL
@@ -62,7 +62,7 @@ class Share(NamedTuple):
 
 def share(one: Deployment) -> Share:
     """How the hardware of *one* is distributed over nodes. Raises `LaunchError` if it cannot be distributed evenly."""
-    needs = Hardware.parse(one.hardware) if one.hardware else Hardware("cpu")
+    needs = one.needs
     plugin = next((row for row in PLUGINS if needs.kind in row.kinds), NVIDIA)
     if not plugin.resource:
         return Share(plugin, 0, 1)
@@ -301,6 +301,15 @@ def secrets_to_make(objects: Iterable[Mapping[str, Any]]) -> list[str]:
             ]
         )
         for name, keys in found.items()
+    ]
+
+
+def downloads(one: Deployment, objects: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A remark if the Pods of *objects* keep no weights, so that each of them downloads the model at each start."""
+    if '"name": "model", "emptyDir"' not in json.dumps(list(objects)):
+        return []
+    return [
+        f"each Pod downloads {one.model.id} at each start; [kubernetes] models names a claim or a folder that keeps it"
     ]
 
 

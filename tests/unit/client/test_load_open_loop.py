@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from pytest_longctx import registry
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.client.adapters import LoadTool, ToolRun, runner
-from pytest_longctx.client.load import Load, observe, offsets, run
+from pytest_longctx.client.load import Load, observe, offered_share, offsets, run
 from pytest_longctx.client.server import Server
 from pytest_longctx.errors import PromptError
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.findings.scope import Case
+from pytest_longctx.findings.verdicts import judge
 from pytest_longctx.miniatures.server import Honest
 from tests.unit import factories
 from tests.unit.fake_engine import prompts, serving
@@ -55,6 +56,9 @@ class OneAtATime(Honest):
         yield from super().events(request)
 
 
+LOAD = {"prompt_tokens": 20, "output_tokens": 2, "requests": 10, "rate_per_s": 1000}
+
+
 def asked(**changes):
     return Ask(**{"prompt_tokens": 20, "output_tokens": 2, "requests": 10, **changes})
 
@@ -86,6 +90,22 @@ def test_what_the_client_sends_late_has_waited():
     assert (late.send_delay_s or 0) > 9 * 0.02 - 9 / 1000
     assert (late.exchanges[-1].ttft_s or 0) > 9 * 0.02 - 9 / 1000
     assert observe(late).metrics["send_delay_max_s"] == late.send_delay_s
+    assert (late.offered_share or 1) < 9 / 1000 / (9 * 0.02)
+    (line,) = (
+        line
+        for line in judge(factories.finding(question="load", ask=LOAD), observe(late)).lines
+        if line.measure == "offered_share"
+    )
+    assert (line.ok, "too slowly" in line.change) == (None, True)
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=20))
+def test_no_client_offers_more_than_it_was_asked_for(requests):
+    due_s = tuple(sorted(due for due, _ in requests))
+    share = offered_share(due_s, [delay for _, delay in requests])
+    assert (share is None) is (due_s[-1] <= 0)
+    assert share is None or 0 < share <= 1
+    assert share is None or offered_share(due_s, [0.0] * len(due_s)) == 1
 
 
 def timed(ttft_s, chunk_s=0.5):

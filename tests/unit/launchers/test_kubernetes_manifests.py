@@ -75,6 +75,22 @@ def test_what_is_shipped_keeps_to_the_published_schema(version, owner):
     assert len(checked) > 20
 
 
+def test_the_example_of_two_roles_keeps_to_the_published_schema():
+    validate = pytest.importorskip("kubernetes_validate").validate
+    yaml = pytest.importorskip("yaml")
+    path = Path(__file__).parents[3] / "docs/examples/disaggregated.yaml"
+    made = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    assert [each["kind"] for each in made] == ["Pod", "Service"] * 3
+    assert {validate(each, VERSIONS[-1], strict=True) for each in made} == {VERSIONS[-1]}
+    roles = {
+        each["metadata"]["name"]: " ".join(each["spec"]["containers"][0]["args"])
+        for each in made
+        if each["kind"] == "Pod"
+    }
+    assert "kv_producer" in roles["longctx-prefill"]
+    assert "kv_consumer" in roles["longctx-decode"]
+
+
 def test_the_schemas_refuse_what_they_do_not_know():
     """The check above must not pass because nothing is checked."""
     validate = pytest.importorskip("kubernetes_validate")

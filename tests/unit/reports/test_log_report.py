@@ -124,7 +124,7 @@ def test_a_failed_boot_is_compared_with_a_good_one(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("log", "ids"),
     [
-        ("vllm-0.32.0-cpu/boots/cpu-tiny-10m-1gib-4466.log", ["VC-0002", "VC-0040"]),
+        ("vllm-0.32.0-cpu/boots/cpu-tiny-10m-1gib-4466.log", ["SC-0093", "VC-0002", "VC-0040"]),
         ("sglang-0.5.16-1xh200/ten-million/boots/scout12-sglang-10m-graphs-487.log", ["SG-0008", "SG-0010"]),
         ("vllm-0.25.1-1xh200/boots/h200x1-probe-vllm-10m.log", []),
     ],

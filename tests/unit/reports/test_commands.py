@@ -10,7 +10,7 @@ from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployments.deployment import Deployment, Model
 from pytest_longctx.errors import TableError
 from pytest_longctx.launchers.start_command import StartCommand
-from pytest_longctx.reports import pages
+from pytest_longctx.reports import commands as published
 
 PAGE = Path(__file__).parents[3] / "docs/reference/commands.md"
 ONE = Deployment(
@@ -24,12 +24,12 @@ ONE = Deployment(
 LINE = "python3 -m vllm.entrypoints.openai.api_server --model org/m --max-model-len 4096 --dtype auto"
 
 
-def command(text, **corrected):
-    return pages.Command(document="d", where="w", text=text, deployment="one", corrected=corrected)
+def command(text, env=None, **corrected):
+    return published.Command(document="d", where="w", text=text, deployment="one", env=env or {}, corrected=corrected)
 
 
 def page(*commands):
-    return pages.commands_page(commands, {"one": (Vllm(), ONE)})
+    return published.commands_page(commands, {"one": (Vllm(), ONE)})
 
 
 def test_the_page_is_that_of_the_data():
@@ -38,7 +38,7 @@ def test_the_page_is_that_of_the_data():
 
 
 def test_every_system_of_the_documents_has_a_command():
-    commands = pages.load_commands(paths.suites() / "commands.toml")
+    commands = published.load(paths.suites() / "commands.toml")
     systems = {"scout-vllm", "scout-sglang", "scout-b200", "mi300x", "llama33"}
     assert {each for each in systems if any(one.deployment.startswith(each) for one in commands)} == systems
 
@@ -51,11 +51,11 @@ def test_the_same_command_in_other_words_does_not_differ(text):
 
 
 def test_numbers_are_compared_by_value():
-    assert pages.documented("--gpu-memory-utilization 0.90") == pages.documented("--gpu-memory-utilization=0.9")
+    assert published.documented("--gpu-memory-utilization 0.90") == published.documented("--gpu-memory-utilization=0.9")
 
 
 def test_a_negative_number_is_a_value_and_the_last_of_a_flag_counts():
-    found = pages.documented("vllm serve org/m --seed -1 --port 1 --quiet --port 2 -O 3")
+    found = published.documented("vllm serve org/m --seed -1 --port 1 --quiet --port 2 -O 3")
     assert found == {"model": "org/m", "seed": "-1", "port": "2", "quiet": ""}
     start = StartCommand(command=("--model", "a", "--model-path", "b", "--model", "c"))
     assert (start.flag("--model", "--model-path"), start.flag("--tp")) == ("c", None)
@@ -63,7 +63,7 @@ def test_a_negative_number_is_a_value_and_the_last_of_a_flag_counts():
 
 def test_a_call_reads_like_a_command_line():
     call = 'LLM(\n  model="org/m",  # why\n  max_model_len=4096,\n  enable_x=True,\n  enable_y=False,\n)'
-    assert pages.documented(call) == {
+    assert published.documented(call) == {
         "model": "org/m",
         "max-model-len": "4096",
         "enable-x": "",
@@ -73,7 +73,7 @@ def test_a_call_reads_like_a_command_line():
 
 def test_a_call_of_a_variable_is_refused():
     with pytest.raises(TableError, match="plain values"):
-        pages.documented("LLM(model=name)")
+        published.documented("LLM(model=name)")
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,20 @@ def test_a_difference_stands_on_the_page_with_its_reason():
 
 def test_the_flags_that_are_called_mistakes_are_unknown_to_the_engine():
     assert {each.takes("--swap-space") for each in versions.meant("vllm", ">=0.25")} == {"unknown"}
+
+
+def test_a_variable_is_compared_like_a_flag():
+    """10M tokens depend on a variable, which a comparison of the flags alone does not see."""
+    with pytest.raises(TableError, match="without a reason: HYBRID"):
+        page(command(LINE, env={"HYBRID": "1"}))
+    text = page(command(LINE, env={"HYBRID": "1"}, HYBRID="so"))
+    assert "| `HYBRID` | `1` | not there | so |" in text
+    assert "HYBRID=1\npython3" in text
+
+
+def test_the_variable_on_which_10m_tokens_depend_is_published_and_rendered():
+    name = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE"
+    (ten_million,) = (
+        each for each in published.load(paths.suites() / "commands.toml") if each.deployment == "scout-vllm-10m-fp8"
+    )
+    assert ten_million.env[name] == "1"
