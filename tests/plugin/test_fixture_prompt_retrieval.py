@@ -29,7 +29,7 @@ def test_places_reach_the_results_and_the_map(run, pytester, workers):
     (grid,) = panel.plots
     assert isinstance(grid, Grid)
     assert (grid.columns, len(grid.rows)) == (("1k", "10k"), 21)
-    assert panel.note == "65 questions."
-    assert "Retrieval: miniature" in html.page(done.results)
+    assert panel.note.endswith(" of 65 hidden facts were found.")
+    assert "Hidden facts found" in html.page(done.results)
     again = run("--backend=miniature", "--longctx-resume=results", what=str(pytester.path / "test_hides.py"))
     assert again.results.retrievals == rows
