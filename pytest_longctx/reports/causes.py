@@ -310,7 +310,7 @@ def explained(text: str) -> list[tuple[str, str]]:
             found.append((line[2:_TEXT_AT].strip(), line[_TEXT_AT:].strip()))
         elif found:
             found[-1] = (found[-1][0], f"{found[-1][1]}\n{line.strip()}")
-    return found
+    return [(word, text) for word, text in found if text]
 
 
 def rows_of(cause: Cause, header: Row) -> list[tuple[str, str]]:

@@ -25,6 +25,8 @@ LENGTHS_APART = 1.5
 """Ratio from which two lengths count as two."""
 LAW_WITHIN = 0.25
 """Most relative error of a law at any of its lengths."""
+_MOST_CHARTS = 12
+"""Deployments whose times are drawn; the table has all."""
 _MOST_BOOTS = 8
 """Boots whose memory is drawn: those whose prediction is furthest off first. The table has all."""
 
@@ -198,7 +200,7 @@ def _lengths(measured: Mapping[str, Sequence[LengthPoint]]) -> Iterator[Panel]:
     plots, rows, laws = [], [], []
     for name, readings in measured.items():
         whole = _fitting(readings)
-        plots.append(_over_length(name, readings, whole))
+        plots += [_over_length(name, readings, whole)] if len(plots) < _MOST_CHARTS else []
         laws += [f"{name}: TTFT = {whole.linear_s:.3g} s x N + {whole.quadratic_s:.3g} s x N²."] if whole else []
         rows += [(name, *_reading(each, whole.seconds(each.tokens) if whole else None)) for each in readings]
     columns = (
@@ -222,8 +224,8 @@ def _lengths(measured: Mapping[str, Sequence[LengthPoint]]) -> Iterator[Panel]:
 def _fitting(readings: Sequence[LengthPoint]) -> Law | None:
     """Return the law through *readings*; ``None`` if they are too few, or if it describes them badly."""
     whole = analysis.law(readings) if _lengths_apart(readings) >= LAW_LENGTHS else None
-    if whole is None or whole.linear_s < 0 or whole.quadratic_s < 0:
-        return None
+    if whole is None or whole.linear_s + 2 * whole.quadratic_s * readings[-1].tokens < 0:
+        return None  # a longer prompt would be faster
     return whole if all(abs(whole.seconds(one.tokens) / one.ttft_s - 1) <= LAW_WITHIN for one in readings) else None
 
 

@@ -18,7 +18,7 @@ from pytest_longctx.reports import causes
 from pytest_longctx.reports.causes import Cause
 from pytest_longctx.reports.compare import cells, compare
 from pytest_longctx.reports.html import learnt, svg
-from pytest_longctx.reports.html.headline import headline, is_claim, place, tally
+from pytest_longctx.reports.html.headline import Tally, headline, is_claim, place, tally
 from pytest_longctx.reports.html.verdict_rows import ALL_EVIDENCE, SIGNS, markers, table_rows
 from pytest_longctx.reports.panels import panels
 from pytest_longctx.reports.results import Results
@@ -80,7 +80,7 @@ def _answer(results: Results, baseline: Results | None) -> dict[str, Any]:
     since = str(baseline.header["started"]) if baseline else ""
     return {
         "results": results,
-        "place": place(results),
+        "title": _title(counted, place(results)),
         "headline": headline(results, found, changes, since),
         "labels": [(word, counted.words[word]) for word in WORST_FIRST if counted.words.get(word)],
         "signs": SIGNS,
@@ -101,6 +101,12 @@ def _answer(results: Results, baseline: Results | None) -> dict[str, Any]:
         "verdict_rows": list(table_rows(results.verdicts, _anchors(found))),
         "shortened": len(results.verdicts) > ALL_EVIDENCE,
     }
+
+
+def _title(counted: Tally, where: str) -> str:
+    """The name of the page among the tabs of a browser."""
+    word = next((word for word in ("broken", "unmeasured") if counted.words.get(word)), "holds")
+    return f"{counted.words.get(word, 0)} {word}: {where}"
 
 
 def _tables(results: Results) -> dict[str, Any]:

@@ -22,7 +22,7 @@ function parsed() {
     const time = /<td data-k="([^"]*)"/.exec(line);
     return {
       id: /id="([^"]*)"/.exec(line)[1],
-      marks: /data-m="([^"]*)"/.exec(line)[1].split(" "),
+      marks: (/^<tr[^>]* data-m="([^"]*)"/.exec(line)?.[1] ?? "").split(" "),
       word: cells[0].replace(/^\S+ /, ""), deployment: cells[3],
       keys: [RANK.indexOf(cells[0].replace(/^\S+ /, "")), cells[1], cells[2], cells[3],
         time ? Number(time[1]) : -1, cells[5] ? Number(cells[5].replace(/,/g, "")) : -1],

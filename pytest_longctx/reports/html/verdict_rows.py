@@ -51,14 +51,15 @@ def _line(row: Row, name: str, cause: str, *, few: bool) -> str:
     time = "" if ttft_s is None else f' data-k="{ttft_s:.4g}"'
     cells = (
         f'<td><b class="{_class(word)}">{SIGNS[word]} {word}</b>',
-        f'<td><a href="#{name}">{_flat(row["finding"])}</a>',
+        f"<td>{_flat(row['finding'])}" if few else f'<td><a href="#{name}">{_flat(row["finding"])}</a>',
         f"<td>{_what(row, cause, few=few)}",
         f"<td>{_flat(row['server'].get('deployment', ''))}",
         f"<td{time}>{'' if ttft_s is None else escape(duration(ttft_s))}",
         f"<td>{'' if tokens is None else f'{tokens:,.0f}'}",
     )
-    marked = " ".join(markers(row))
-    return f'<tr id="{name}" data-m="{escape(marked)}">{"".join(cells)}'
+    marked = escape(" ".join(markers(row)))
+    mark = f' data-m="{marked}"' if marked else ""
+    return f'<tr id="{name}"{mark}>{"".join(cells)}'
 
 
 def _class(word: str) -> str:
