@@ -75,12 +75,8 @@ def explanations(session: Session, item: pytest.Item) -> list[tuple[str, str]]:
     ]
 
 
-def cause_note(session: Session, item: pytest.Item, verdict: Verdict) -> str:
-    """Where the cause of a failing *verdict* is explained: empty if this is the first test that fails for it."""
-    deployment = _deployment_of(item)
-    boot = session.booted.get(deployment)
-    failed = boot is not None and boot.failure is not None
-    key = Key("boot", deployment) if failed else causes.key(verdict.why, deployment)
+def _told_by(session: Session, item: pytest.Item, verdict: Verdict, key: Key) -> str:
+    """The test that explains the cause *key* of a failing *verdict*; empty if this is the first that fails for it."""
     test, finding = session.told_causes.setdefault(key, (item.nodeid, verdict.finding.id))
     return "" if test == item.nodeid else f"as {finding}: see {test.rpartition('::')[2]}"
 
@@ -88,13 +84,16 @@ def cause_note(session: Session, item: pytest.Item, verdict: Verdict) -> str:
 def boot_text(session: Session, item: pytest.Item, told: str) -> str:
     """The text of a test whose server failed to boot: *told*, the failure, for the first; the others point to it."""
     found = [verdict for verdict in verdicts_of(item) if verdict.word in ("broken", "unmeasured")]
-    cause = cause_note(session, item, found[-1]) if found else ""
+    key = Key("boot", _deployment_of(item))
+    cause = _told_by(session, item, found[-1], key) if found else ""
     return f"{told.splitlines()[0]}\n  cause    {cause}\n  again    {_again(session, item)}" if cause else told
 
 
 def _verdict_text(session: Session, item: pytest.Item, verdict: Verdict, *, pointing: bool) -> str:
-    setting = _setting(session, item, _deployment_of(item), verdict.observation)
-    return verdict_text(verdict, replace(setting, cause=cause_note(session, item, verdict) if pointing else ""))
+    deployment = _deployment_of(item)
+    setting = _setting(session, item, deployment, verdict.observation)
+    cause = _told_by(session, item, verdict, causes.key(verdict.why, deployment)) if pointing else ""
+    return verdict_text(verdict, replace(setting, cause=cause))
 
 
 def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:

@@ -322,6 +322,13 @@ def rows_of(cause: Cause, header: Row) -> list[tuple[str, str]]:
         told = list(_from_reason(lead))
     elif not told and boot:
         told = [("because", boot.get("said", ""))]
+    if boot:
+        told = [
+            ("asked", f"a boot of {cause.key.deployment}"),
+            ("seen", _end_of(boot)),
+            ("allowed", "it serves"),
+            *told,
+        ]
     kept = [(word, said) for word, said in told if word != "again" and said]
     repeat = again(header, lead) if lead is not None else dict(told).get("again", "")
     return [*kept, *([("again", repeat)] if repeat else [])]

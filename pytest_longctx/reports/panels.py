@@ -197,7 +197,8 @@ def panels(results: Results) -> Iterator[Panel]:
 def _lengths(measured: Mapping[str, Sequence[LengthPoint]]) -> Iterator[Panel]:
     if not measured:
         return
-    plots, rows, laws = [], [], []
+    plots: list[Chart] = []
+    rows, laws = [], []
     for name, readings in measured.items():
         whole = _fitting(readings)
         plots += [_over_length(name, readings, whole)] if len(plots) < _MOST_CHARTS else []
