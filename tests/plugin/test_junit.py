@@ -64,6 +64,6 @@ def test_a_missing_engine_stays_an_error(run, pytester):
 
 def test_claims_are_not_judged_for_a_server_at_a_url(run):
     done = run(
-        "--backend=openai", "--longctx-launcher=url:http://127.0.0.1:9", "-k", "test_claim_adds_up", "--collect-only"
+        "--backend=vllm", "--longctx-launcher=url:http://127.0.0.1:9", "-k", "test_claim_adds_up", "--collect-only"
     )
     assert "test_claim_adds_up[" not in done.text
