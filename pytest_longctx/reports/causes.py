@@ -180,7 +180,7 @@ def sentence(it: Key, lines: Sequence[Missed], boot: Row | None = None, message:
         return f"{name}: {it.detail}" if it.detail else name
     first = lines[0]
     if it.kind == "limit":
-        return _limit(name, first)
+        return f"{_limit(name, first)}: {_short(message)}" if message else _limit(name, first)
     if it.kind == "cache":
         return _cache(name, first)
     if it.kind in ("outcome", "server down"):

@@ -134,7 +134,8 @@ def _name(cause: Cause) -> str:
 def _card(cause: Cause, header: Row) -> dict[str, Any]:
     """One cause as the template shows it."""
     rows = causes.rows_of(cause, header)
-    told = [(word, text) for word, text in rows if word in _SHOWN]
+    # A log's path belongs beside the advice to read it; its lines are folded.
+    told = [(word, text) for word, text in rows if word in _SHOWN or (word == "log" and "\n" not in text)]
     lead = cause.lead
     return {
         "name": _name(cause),
@@ -144,9 +145,9 @@ def _card(cause: Cause, header: Row) -> dict[str, Any]:
         "title": lead["title"] if lead else "",
         "others": cause.findings[1 : MOST_OTHERS + 1],
         "more": max(0, len(cause.findings) - 1 - MOST_OTHERS),
-        "rows": [(_SHOWN[word], text) for word, text in told if word != "again"],
+        "rows": [(_SHOWN.get(word, word), text) for word, text in told if word != "again"],
         "again": dict(rows).get("again", ""),
-        "folded": [(word, text) for word, text in rows if word not in _SHOWN],
+        "folded": [row for row in rows if row not in told and row[0] not in _SHOWN],
     }
 
 
