@@ -15,6 +15,7 @@ const lines = (table ? table.textContent : "").split("\n").filter((line) => line
 let rows = null; // made when they are first searched: ten thousand take a moment
 let shown = lines.map((_, i) => i);
 let page = 0, sorted = -1, descending = false;
+let waiting = 0; // the search that follows the last key
 
 function parsed() {
   rows ??= lines.map((line) => {
@@ -45,6 +46,7 @@ function draw() {
 }
 
 function narrow() {
+  clearTimeout(waiting);
   const wanted = byId("find").value.toLowerCase().trim(), word = byId("word").value;
   const deployment = byId("deployment").value, marker = byId("marker").value;
   shown = lines.map((_, i) => i);
@@ -85,7 +87,6 @@ function build() {
   byId("place").append(made);
   for (const one of document.querySelectorAll(".find, .pages")) one.hidden = false;
   for (const name of ["word", "deployment", "marker", "size"]) byId(name).addEventListener("change", narrow);
-  let waiting = 0;
   byId("find").addEventListener("input", () => {
     clearTimeout(waiting);
     waiting = setTimeout(narrow, lines.length > 2000 ? 150 : 0);
@@ -99,6 +100,7 @@ function build() {
 function follow() {
   const id = decodeURIComponent(location.hash.slice(1));
   if (!id || !/^[\w.-]+$/.test(id)) return;
+  if (table) narrow(); // a search may be pending
   if (!byId(id) && table) {
     const i = lines.findIndex((line) => line.includes(`id="${id}"`));
     if (i < 0) return;
