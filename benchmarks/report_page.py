@@ -1,7 +1,7 @@
 """
 The report of ten thousand verdicts: its size, the time to make it, and the time to its first paint in a real browser.
 
-Run ``.ci/browser`` once, then ``python -m benchmarks.report_page``. It exits 1 if the page is larger than 3 MB, or if its first
+Run ``.ci/browser`` once, then ``python benchmarks/report_page.py`` with the checkout in ``PYTHONPATH``. It exits 1 if the page is larger than 3 MB, or if its first
 paint takes 1.5 s or more in the median of five.
 """
 
