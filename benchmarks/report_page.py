@@ -1,8 +1,8 @@
 """
 The report of ten thousand verdicts: its size, the time to make it, and the time to its first paint in a real browser.
 
-Run ``.ci/browser`` once, then ``python benchmarks/report_page.py`` with the checkout in ``PYTHONPATH``. It exits 1 if the page is larger than 3 MB, or if its first
-paint takes 1.5 s or more in the median of five.
+Run ``.ci/browser`` once, then ``PYTHONPATH=. python benchmarks/report_page.py`` in the checkout. It exits 1 if the page is larger
+than 3 MB, or if its first paint takes 1.5 s or more in the median of five.
 """
 
 import json
