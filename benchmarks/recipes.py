@@ -35,7 +35,12 @@ from pytest_longctx.units import GiB
 
 HERE = Path(__file__).parent
 CONFIGS = "aic-core/src/aiconfigurator_core/model_configs/"
-PROFILES = {"rtx_pro_6000_2x": "RTXPRO6000", "rtx_pro_6000": "RTXPRO6000", "dgx_station_gb300": "GB300"}
+PROFILES = {
+    "dgx_spark_gb10": "GB10",
+    "rtx_pro_6000_2x": "RTXPRO6000",
+    "rtx_pro_6000": "RTXPRO6000",
+    "dgx_station_gb300": "GB300",
+}
 """Kinds of those profiles that are not named as one."""
 QUANTIZED: dict[str, dict[str, Any]] = {
     "fp8": {"quant_method": "fp8"},

@@ -216,6 +216,10 @@ class Backend:
             )
         return ""
 
+    def unsized(self, deployment: Deployment, shape: Shape) -> tuple[str, ...]:
+        """Flags of *deployment* that `predict` looks at and whose memory it does not know for this *shape*."""
+        return ()
+
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         """Seconds for which the devices wait for the host during one prefill, if known to grow with the prompt; else 0."""
         return 0.0

@@ -29,6 +29,8 @@ class Problem:
 
     word: str
     what: str
+    unknown: bool = False
+    """Whether the parser has no such flag."""
 
     def __str__(self) -> str:
         return self.what
@@ -158,7 +160,7 @@ def _name(made: ReadFlags, word: str) -> str | None:
             Problem(spelt, f"{spelt} is the beginning of several flags of {engine.engine} {engine.version}: {either}")
         )
         return None
-    made.problems.append(Problem(spelt, _unknown(engine, spelt)))
+    made.problems.append(Problem(spelt, _unknown(engine, spelt), unknown=True))
     return None
 
 
@@ -242,18 +244,25 @@ def _set(made: ReadFlags, name: str, spelt: str, text: str) -> None:
     row = made.engine.command_line["flags"][name]
     try:
         value = _convert(row, text)
+        table = json.loads(text) if name in _TABLES and "$" not in text else {}
     except ValueError as problem:
         if "$" in text:
             made.variables[name] = text
             return
         _note(made, spelt, f"{spelt} {text}: {_expected(row, problem)}")
         return
+    if not isinstance(table, dict):
+        _note(made, spelt, f"{spelt} {text}: a table in JSON is expected")
     if (choices := row.get("choices")) and text not in {str(each) for each in choices} and not _open(choices):
         known = ", ".join(str(each) for each in choices)
         _note(
             made, spelt, f"{spelt} {text} is no value of {made.engine.engine} {made.engine.version}; there are {known}"
         )
     made.flags[name] = value
+
+
+_TABLES = frozenset({"speculative-config", "kv-transfer-config", "hf-overrides", "json-model-override-args"})
+"""Flags whose value is a table in JSON and nothing else, of those on which a plan depends."""
 
 
 def _open(choices: Sequence[Any]) -> bool:

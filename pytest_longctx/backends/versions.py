@@ -19,6 +19,17 @@ Taken = Literal["known", "ambiguous", "unknown"]
 """Whether a parser takes a word for one of its flags; ``ambiguous``: it is the beginning of several."""
 
 
+LATER_NAMES: Mapping[str, Mapping[str, str]] = {
+    "sglang": {
+        "tensor-parallel-size": "tp-size",
+        "pipeline-parallel-size": "pp-size",
+        "data-parallel-size": "dp-size",
+        "expert-parallel-size": "ep-size",
+    }
+}
+"""Flags whose first spelling changed: rows of older versions are named as those of the newest, so that one name is looked for."""
+
+
 @dataclass(frozen=True)
 class EngineVersion:
     """One recorded version of an engine; its file is read when it is first asked."""
@@ -30,12 +41,24 @@ class EngineVersion:
     @cached_property
     def content(self) -> Mapping[str, Any]:
         """The whole file: tables ``parser``, ``values``, ``flags``, ``metrics``, ``environment``, ``literals``."""
-        return tomllib.loads(self.path.read_text(encoding="utf-8"))
+        return self._renamed(self.path.read_text(encoding="utf-8"))
 
     @cached_property
     def command_line(self) -> Mapping[str, Any]:
         """The tables ``parser``, ``values`` and ``flags`` alone, which take a third of the time to read."""
-        return tomllib.loads(self.path.read_text(encoding="utf-8").partition("\n[metrics]\n")[0])
+        return self._renamed(self.path.read_text(encoding="utf-8").partition("\n[metrics]\n")[0])
+
+    def _renamed(self, text: str) -> Mapping[str, Any]:
+        """The tables of *text*, with rows under their later names."""
+        found = tomllib.loads(text)
+        for old, new in LATER_NAMES.get(self.engine, {}).items():
+            if f"--{new}" in found["flags"].get(old, {}).get("also", ()):
+                row = found["flags"].pop(old)
+                found["flags"][new] = {
+                    **row,
+                    "also": [f"--{old}", *(each for each in row["also"] if each != f"--{new}")],
+                }
+        return found
 
     @cached_property
     def spellings(self) -> Mapping[str, str]:

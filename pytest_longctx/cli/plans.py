@@ -50,6 +50,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--solve", action="store_true", help="also show what fits at most, by type of KV cache")
     parser.add_argument("--compare", metavar="OTHER", help="also plan it by another version or engine: 0.27.1, sglang")
+    parser.add_argument(
+        "--measured",
+        metavar="TOKENS:SECONDS",
+        help="time to first token of one prompt on that server, as 131072:3.1; the times of longer ones follow from it",
+    )
     parser.add_argument("--backend", help="without START: backend of the deployments to plan; default: vllm")
     parser.add_argument("--data", type=Path, action="append", default=[], help="folder with findings/ and deployments/")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -77,14 +82,15 @@ def _plan_starts(given: Namespace) -> None:
 
     if given.backend or given.data:
         raise UsageError("--backend and --data are for plans of findings; a command says its engine itself")
-    options = typed.Options(given.hardware, given.host_memory, Given(given.model, given.engine_version))
+    measured = typed.measured(given.measured) if given.measured else None
+    options = typed.Options(given.hardware, given.host_memory, Given(given.model, given.engine_version), measured)
     secrets = _secrets(given.start)
     try:
         planned = typed.read(given.start, options)
     except LongctxError as problem:
         raise UsageError(masked(str(problem), secrets)) from None
     secrets = (*secrets, *(value for one in planned for value in secret_values(one.asked.secret_flags)))
-    shown = zip(planned, typed.answers(planned), strict=True)
+    shown = zip(planned, typed.answers(planned, options.measured), strict=True)
     if given.json:
         print(masked(json.dumps([_as_json(one, found, given, options) for one, found in shown], indent=1), secrets))
         return
@@ -120,6 +126,7 @@ def _as_json(one: "Planned", found: "Answer", given: Namespace, options: "Option
 
 def _plan_findings(given: Namespace) -> None:
     from pytest_longctx import backends, paths  # noqa: PLC0415
+    from pytest_longctx.backends import defaults  # noqa: PLC0415
     from pytest_longctx.deployments import deployment  # noqa: PLC0415
     from pytest_longctx.deployments.hardware import Hardware, Machine  # noqa: PLC0415
     from pytest_longctx.findings.finding import load_all as load_findings  # noqa: PLC0415
@@ -132,16 +139,18 @@ def _plan_findings(given: Namespace) -> None:
         if getattr(given, name):
             raise UsageError(f"--{name.replace('_', '-')}: is for the plan of a command or a file; name one")
     try:
-        here = Hardware.parse(given.hardware)
+        here = Hardware.machine(given.hardware)
     except ValueError as problem:
         raise UsageError(f"--hardware: {problem}") from None
     backend, folders = backends.named(given.backend or "vllm"), paths.data(given.data, "--data")
     known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
-    chosen = [one for one in known.values() if one.backend == backend.name]
+    host_bytes = None if given.host_memory is None else given.host_memory * 1024**3
+    machine = Machine(here, host_bytes=host_bytes)
+    ours = [one for one in known.values() if one.backend == backend.name]
+    chosen = [defaults.settle(one, backend, machine) for one in defaults.without_superseded(ours, here)]
     wanted = load_findings(tuple(folder / "findings" for folder in folders)).values()
     cases = match(wanted, chosen, lambda one, _: Conditions(one, here, None, one.max_model_len))
-    host_bytes = None if given.host_memory is None else given.host_memory * 1024**3
-    made = runs.make(cases, chosen, backend, Machine(here, host_bytes=host_bytes))
+    made = runs.make(cases, chosen, backend, machine)
     print(json.dumps([row.as_json() for row in made.rows], indent=1) if given.json else "\n".join(_fitting_first(made)))
 
 

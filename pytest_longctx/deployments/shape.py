@@ -45,6 +45,8 @@ class Shape:
     """The same, also of a model that ships with the package; None of a shape that was made without a config."""
     architecture: str = ""
     """The class that config.json names; engines choose by it. Empty where it is not known."""
+    draft: ModelShape | None = field(default=None, compare=False, repr=False)
+    """The draft model of a server that speculates, where its config.json is at hand."""
     positions_scaled: bool = False
     """Whether the config has a scaling of its positions, so that *rope_positions* may not be the longest context."""
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.diagnosis.good_boots import GoodBoots
 from pytest_longctx.progress import ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     from pytest_longctx.client.server import Server
+    from pytest_longctx.diagnosis.good_boots import GoodBoots
 
 
 def unattended(pid: int) -> None:
-    """Ignore the server's processes."""
+    """Default of a launch whose server's processes are not monitored: do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Launch:
     """The number of this boot among all, as ``2 of 19: ``; empty if unknown."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """The environment variables that select its leased devices; empty if it may use all."""
-    good_boots: GoodBoots | None = None
+    good_boots: "GoodBoots | None" = None
     """The stored logs of good boots; None: none are stored."""
 
     def server_at(self, url: str, launcher: "Launcher", **more: Any) -> "Server":

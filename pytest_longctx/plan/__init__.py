@@ -24,6 +24,6 @@ __all__ = ["Plan", "Row", "expected_ttft_s", "make", "predict", "predict_deploym
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
+    if name not in __all__:  # a submodule is asked for, too, before it is imported
         raise AttributeError(name)
     return getattr(import_module("pytest_longctx.plan.runs"), name)

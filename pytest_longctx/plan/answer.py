@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pytest_longctx.deployments.capacity import Prediction, Term
+from pytest_longctx.deployments.times import Span
 from pytest_longctx.plan import cures
 from pytest_longctx.plan.boots import Boot
 from pytest_longctx.plan.cures import Cure
@@ -43,6 +44,8 @@ class Answer:
     lints: tuple[str, ...] = ()
     boot_s: float | None = None
     prefill_s: float | None = None
+    spans: tuple[tuple[int, Span], ...] = ()
+    """Times of prompts by their tokens, from one that was measured."""
 
     @property
     def outcome(self) -> str:
@@ -213,7 +216,12 @@ class Answer:
         if self.boot_s is not None:
             hours = self.boot.spread.devices * self.boot_s / 3600
             parts.append(f"boot about {duration(self.boot_s)} ({hours:.2f} GPU-hours)")
-        if self.prefill_s is not None and self.boot.length:
+        for tokens, span in self.spans:
+            between = f"{duration(span.low_s)} to {duration(span.high_s)}"
+            parts.append(
+                f"a prompt of {tokens:,} tokens about {duration(span.expected_s)} ({between}, from the measured one)"
+            )
+        if self.prefill_s is not None and self.boot.length and not self.spans:
             parts.append(f"a prompt of {self.boot.length:,} tokens about {duration(self.prefill_s)}")
         return "; ".join(parts)
 
@@ -247,6 +255,7 @@ class Answer:
             "cures": [{"changes": str(cure), "result": cure.result} for cure in self.cures],
             "boot_s": self.boot_s,
             "prefill_s": self.prefill_s,
+            "from_measured": [{"tokens": tokens, **span._asdict()} for tokens, span in self.spans],
             "lints": list(self.lints),
         }
 
@@ -260,6 +269,12 @@ def _other_phase(term: Term) -> str | None:
     return "load" if term.host else None
 
 
-def of(boot: Boot, lints: tuple[str, ...] = (), boot_s: float | None = None, prefill_s: float | None = None) -> Answer:
+def of(
+    boot: Boot,
+    lints: tuple[str, ...] = (),
+    boot_s: float | None = None,
+    prefill_s: float | None = None,
+    spans: tuple[tuple[int, Span], ...] = (),
+) -> Answer:
     """The answer for *boot*, with the cures that were tried."""
-    return Answer(boot, tuple(cures.find(boot)), lints, boot_s, prefill_s)
+    return Answer(boot, tuple(cures.find(boot)), lints, boot_s, prefill_s, spans)

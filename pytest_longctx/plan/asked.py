@@ -99,7 +99,7 @@ class Given:
 def of_start(start: Start, given: Given) -> Asked:
     """Read *start* by the version of its engine. Raises `UsageError` for files that cannot be read."""
     row, version, said = _version(start.engine, given.version or start.version, given)
-    read = _with_config_file(row, start)
+    row, read, note = _read_between(row, version, start)
     named = read.flags.get(_MODEL[start.engine])
     word = read.words[0] if start.engine == "vllm" and read.words else None
     model = str(word if word is not None else named or "")
@@ -115,6 +115,7 @@ def of_start(start: Start, given: Given) -> Asked:
         (*read.problems, *strays),
         start=start,
         foreign=next((why for word, why in _FOREIGN.items() if word in start.words), "") or _left_open(read),
+        notes=(note,) if note else (),
     )
     return _with_model(made, given, read)
 
@@ -198,6 +199,28 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
     return row, wanted, said if row.version == wanted else f"{said}; its flags are read as those of {row.version}"
 
 
+def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[EngineVersion, ReadFlags, str]:
+    """
+    The flags of *start*, by the recorded version that knows more of them, where *version* is none of the recorded.
+
+    A flag that only its other neighbour has may be in it, and one that the oldest has not may have been in older ones: neither
+    is a refusal, and a note says which were not read.
+    """
+    read = _with_config_file(row, start)
+    if row.version == version or not read.problems:
+        return row, read, ""
+    later = next((each for each in versions.recorded(row.engine) if Version(each.version) > Version(version)), None)
+    other = read if later is None else _with_config_file(later, start)
+    best, rest = (other, read) if len(other.problems) < len(read.problems) else (read, other)
+    oldest = Version(version) < Version(versions.recorded(row.engine)[0].version)
+    there = {each.word for each in rest.problems}
+    left = [each for each in best.problems if each.unknown and (oldest or each.word not in there)]
+    kept = replace(best, problems=[each for each in best.problems if each not in left])
+    words = ", ".join(each.word for each in left)
+    note = f"not read, for {start.engine} {version} is not recorded: {words}" if left else ""
+    return best.engine, kept, note
+
+
 def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -> tuple[EngineVersion, str, str]:
     """The newest recorded version in *wanted* that has every flag of *table*; without one in it the oldest not before it."""
     every = versions.recorded(engine)
@@ -225,7 +248,7 @@ def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
 
 def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:
     """*made* with the config of its model: that of ``--model``, of its folder, of the local cache, or a shipped shape."""
-    places = [str(given.model)] if given.model else [made.model, *_cached(made.model)] if made.model else []
+    places = [str(given.model)] if given.model else [made.model, *cached(made.model)] if made.model else []
     for place in places:
         path = models.config_of(place)
         if path.is_file():
@@ -237,7 +260,7 @@ def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:
     return replace(made, known=_shipped(made.model))
 
 
-def _cached(model: str) -> list[str]:
+def cached(model: str) -> list[str]:
     """The folders of *model* in the cache of Hugging Face, the newest first."""
     hub = os.environ.get("HF_HUB_CACHE") or f"{os.environ.get('HF_HOME', '~/.cache/huggingface')}/hub"
     folder = Path(hub).expanduser() / f"models--{model.replace('/', '--')}" / "snapshots"

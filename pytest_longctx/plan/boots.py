@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_longctx import backends
 from pytest_longctx.backends import Backend, context_length
+from pytest_longctx.backends.vllm import additions
 from pytest_longctx.deployments import models, shape
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment, FlagValue
@@ -17,7 +18,7 @@ from pytest_longctx.deployments.hardware import KINDS
 from pytest_longctx.deployments.models import Beyond
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.plan import hosts, parallel, refusals
-from pytest_longctx.plan.asked import Asked, model_for, planned_range
+from pytest_longctx.plan.asked import Asked, cached, model_for, planned_range
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.plan.place import Place
 from pytest_longctx.plan.refusals import Facts, Refusal
@@ -139,8 +140,21 @@ def shape_of(asked: Asked) -> Shape | Beyond | NotUnderstood | None:
         if "shape" not in asked.memory:
             asked.memory["shape"] = models.from_json(asked.config, asked.quantised)
         found: Shape | Beyond | NotUnderstood = asked.memory["shape"]
-        return found
+        return replace(found, draft=_draft_of(asked)) if isinstance(found, Shape) else found
     return shape.known()[asked.known] if asked.known else None
+
+
+def _draft_of(asked: Asked) -> ModelShape | None:
+    """The shape of the draft model that the flags name; None where there is none, or its config.json is not at hand."""
+    name = additions.speculative(asked.flags).get("model") if asked.engine == "vllm" else None
+    if not isinstance(name, str):
+        return None
+    if "draft" not in asked.memory:
+        path = next((path for place in (name, *cached(name)) if (path := models.config_of(place)).is_file()), None)
+        read_one = models.from_json(models.read_json(path)) if path is not None else None
+        asked.memory["draft"] = read_one.whole if isinstance(read_one, Shape) else None
+    found: ModelShape | None = asked.memory["draft"]
+    return found
 
 
 def _longest(asked: Asked, found: object) -> int | None:
@@ -315,12 +329,17 @@ def _missed(
     asked: Asked, looked: set[str] | frozenset[str], backend: Backend, part: Shape, made: Boot, seen: Prediction
 ) -> Iterator[str]:
     """The flags that are given and that the predictor did not look at, or whose value it takes for the default."""
+    unsized = backend.unsized(_deployment(made, backend, asked.flags), part)
     for name, row in memory_flags(asked.engine).items():
         if name not in asked.flags or asked.flags[name] in row.get("off", [None]):
             continue
         if name == "quantization" and (_quantised(asked) or asked.flags[name] == "fp8"):
             continue  # the config says how, or every value is counted as one byte
-        if name not in looked or (name == "kv-cache-dtype" and _as_auto(asked, backend, part, made, seen)):
+        if (
+            name not in looked
+            or name in unsized
+            or (name == "kv-cache-dtype" and _as_auto(asked, backend, part, made, seen))
+        ):
             value = asked.flags[name]
             shown = f"--{name}" if value is True else f"--{name} {value}" if len(str(value)) < 40 else f"--{name}"
             yield f"{shown}: {row['does']}"

@@ -10,6 +10,7 @@ from pytest_longctx.plan import combinations
 from pytest_longctx.plan.asked import Asked, within
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.shapes import ModelShape
+from pytest_longctx.shapes.caches import Attention, Latent
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,33 @@ def _heads(asked: Asked, facts: Facts) -> Refusal | None:
     if whole.heads % parts:
         said = f"{whole.heads} attention heads are not divided by {parts} devices of tensor parallelism"
         return Refusal("config", "config", said, ({flag: fits[-1] * (facts.spread.tensor // parts)},))
+    attentions = [cache for cache, _ in whole.attentions if isinstance(cache, Attention)]
+    uneven = next((c.kv_heads for c in attentions if max(c.kv_heads, parts) % min(c.kv_heads, parts)), None)
+    if uneven is not None:
+        said = f"{uneven} KV heads and {parts} devices of tensor parallelism are no multiples of each other"
+        even = [n for n in fits if max(uneven, n) % min(uneven, n) == 0]
+        return Refusal("config", "load", said, ({flag: even[-1] * (facts.spread.tensor // parts)},))
     return None
+
+
+def _divided_tokens(asked: Asked, facts: Facts) -> Refusal | None:
+    """Decode context parallelism divides the tokens among devices that hold the same heads (``ModelConfig``, 0.11 to 0.32)."""
+    parts, whole = asked.flags.get("decode-context-parallel-size", 1), facts.whole
+    if asked.engine != "vllm" or not isinstance(parts, int) or parts <= 1 or whole is None:
+        return None
+    tensor, heads = facts.spread.tensor, whole.kv_heads
+    latent = any(isinstance(cache, Latent) for cache, _ in whole.attentions)
+    most = tensor if latent else tensor // max(1, heads)
+    alike = latent or not heads or (whole.heads // heads) % parts == 0
+    if tensor % parts == 0 and parts <= most and alike:
+        return None
+    why = "" if latent else f": {tensor} devices hold {heads} KV heads"
+    said = (
+        f"--decode-context-parallel-size {parts} is no divisor of --tensor-parallel-size {tensor}, or above {most}{why}"
+    )
+    fits = [each for each in range(2, most + 1) if tensor % each == 0]
+    cures = ({"decode-context-parallel-size": fits[-1] if fits else None},)
+    return Refusal("config", "config", said, cures)
 
 
 def _block_quantised(asked: Asked, facts: Facts) -> Refusal | None:
@@ -273,6 +300,7 @@ _CHECKS: tuple[Callable[[Asked, Facts], Refusal | None], ...] = (
     _positions,
     _devices,
     _heads,
+    _divided_tokens,
     _batch,
     _combination,
     _block_quantised,

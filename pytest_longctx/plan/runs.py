@@ -6,8 +6,8 @@ from typing import Any
 
 from pytest_longctx.backends import Backend, named
 from pytest_longctx.backends.flags import canonical
-from pytest_longctx.deployments import capacity, models
-from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction
+from pytest_longctx.deployments import capacity, models, times
+from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
@@ -22,9 +22,6 @@ from pytest_longctx.launchers.start_command import of_deployment
 from pytest_longctx.observation import Outcome
 from pytest_longctx.shapes import NotUnderstood
 from pytest_longctx.units import GiB, duration
-
-USUAL_UTILISATION = 0.5
-"""Assumed share of the peak in long prefills. Measured: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
 
 USUAL_BOOT_S = 600.0
 """Boot time of a large model if the deployment gives none: 572 s were logged for Scout on 8 x H200."""
@@ -184,7 +181,7 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
     """
     one = canonical(one, backend.package)
     shape = None if unpredicted(one, backend) else models.shape_of(one.model)
-    gib = DEVICE_GIB.get(here.hardware.kind) if here.hardware else None
+    gib = here.hardware.device_gib if here.hardware else None
     try:
         found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
     except (ArithmeticError, LookupError, TypeError, ValueError):
@@ -253,7 +250,7 @@ def _sizes(one: Deployment, backend: Backend) -> str:
 
 def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None, backend: Backend) -> float | None:
     """
-    Return the expected TTFT at `USUAL_UTILISATION` with the known host overhead; on a CPU, from the measured speed.
+    Return the expected TTFT at `capacity.USUAL_UTILISATION` with the known host overhead; on a CPU, from the measured speed.
 
     Returns ``None`` if the model's shape or the hardware's peak is unknown.
     """
@@ -263,7 +260,7 @@ def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | No
     if shape is None or hardware is None:
         return None
     floor_s = capacity.prefill_floor_s(shape, prompt_tokens, hardware)
-    return None if floor_s is None else floor_s / USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
+    return None if floor_s is None else floor_s / capacity.USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
 
 
 def _foreseeable(finding: Finding, here: Machine) -> bool:
@@ -292,7 +289,10 @@ def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backen
         lengths = (ask.prompt_tokens or 0,) * (ask.requests or 1)
     if question == "accounting":
         lengths = (_ACCOUNTED_TOKENS // 24,) * (ask.requests or 24)
+    if question == "accuracy":
+        lengths = (_TASK_PROMPT_TOKENS,) * (ask.requests or _TASK_REQUESTS.get(ask.task or "", _USUAL_TASK_REQUESTS))
     times_s = sum(expected_ttft_s(one, length, needs, backend) or 0.0 for length in lengths)
+    times_s += _answers_s(finding, one, needs, tuple(lengths))
     if question == "load" and ask.rate_per_s is not None:
         return max(times_s, (ask.requests or 0) / ask.rate_per_s)
     return times_s * {"reset": 2, "path": _PATH_READINGS}.get(question, 1) + (
@@ -300,12 +300,31 @@ def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backen
     )
 
 
+_TASK_REQUESTS = {"gsm8k": 1319, "mmlu_pro": 12_032, "humaneval": 164, "ifeval": 541}
+"""Questions of the test sets of lm-eval's tasks."""
+_USUAL_TASK_REQUESTS = 1000
+_TASK_PROMPT_TOKENS = 1000
+"""Of a question with a few worked examples; those of GSM8K with five have 900 to 1,100."""
+_TASK_OUTPUT_TOKENS = 256
+
+
+def _answers_s(finding: Finding, one: Deployment, needs: Hardware, lengths: tuple[int, ...]) -> float:
+    """Return the expected time of the answers of *finding*, whose prompts have *lengths*."""
+    ask, shape = finding.ask, models.shape_of(one.model)
+    if shape is None or not lengths or needs.kind == "cpu":
+        return 0.0
+    tokens = _TASK_OUTPUT_TOKENS if finding.question == "accuracy" else ask.output_tokens
+    requests = len(lengths) * (ask.turns or 1)
+    at_once = min(requests, ask.concurrency or (requests if ask.rate_per_s else 1))
+    return times.answers_s(shape, max(lengths), tokens, requests, at_once, needs)
+
+
 def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:
     """Return the expected boot time: as observed, as measured here, or the usual value for large models."""
-    times = one.timeouts
-    if times.usual_boot_s is None and times.expected_boot_s is not None:
-        return times.expected_boot_s * (REFUSAL_SHARE if any(each.fails for each in asked) else 1.0)
-    return times.usual_boot_s or (USUAL_BOOT_S if needs and needs.kind in DEVICE_GIB else None)
+    limits = one.timeouts
+    if limits.usual_boot_s is None and limits.expected_boot_s is not None:
+        return limits.expected_boot_s * (REFUSAL_SHARE if any(each.fails for each in asked) else 1.0)
+    return limits.usual_boot_s or (USUAL_BOOT_S if needs and needs.device_gib else None)
 
 
 def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Machine) -> Row:

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_longctx.deployments import capacity, command, deployment, manifests, recipes
+from pytest_longctx.backends.flags import human_int
+from pytest_longctx.deployments import capacity, command, deployment, manifests, recipes, times
 from pytest_longctx.deployments.command import Start
 from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.deployments.times import Span
 from pytest_longctx.errors import UsageError
 from pytest_longctx.launchers.lint import lint
 from pytest_longctx.launchers.start_command import StartCommand, of_command, of_pod
@@ -23,8 +25,6 @@ from pytest_longctx.units import GiB
 _FILES = (".yaml", ".yml", ".json", ".toml")
 USUAL_BOOT_S = 600.0
 """Boot time of a large model: 572 s were logged for Scout on 8 x H200."""
-USUAL_UTILISATION = 0.5
-"""Assumed share of the peak in long prefills. Measured: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,25 @@ class Options:
     hardware: str | None = None
     host_gib: float | None = None
     given: Given = field(default_factory=Given)
+    measured: tuple[int, float] | None = None
+    """Tokens of a prompt, and the time to its first token in seconds."""
+
+
+def measured(text: str) -> tuple[int, float]:
+    """
+    Read ``131072:3.1``, tokens and seconds; tokens may be spelt as those of flags. Raises `UsageError`.
+
+    >>> measured("128K:3.1")
+    (131072, 3.1)
+    """
+    tokens, colon, seconds = text.partition(":")
+    try:
+        found = human_int(tokens), float(seconds)
+    except (ValueError, OverflowError):
+        found = 0, 0.0
+    if not colon or not 0 < found[0] < 2**40 or not 0 < found[1] < 1e9:
+        raise UsageError(f"--measured {text}: write the tokens of a prompt and its seconds, as in 131072:3.1")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +72,19 @@ def read(words: Sequence[str], options: Options) -> list[Planned]:
     Raises `UsageError` where no start is found, or the hardware is not known.
     """
     path = Path(words[0])
-    if len(words) == 1 and (path.suffix in _FILES or path.is_file()):
+    if len(words) == 1 and (path.suffix in _FILES or _is_file(path)):
         return list(_of_file(path, options))
     # One word with spaces is a whole command in quotes.
     split = command.split(words[0]) if len(words) == 1 else words
     return [_of_start(command.of_words(split), options)]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file at *path*, which may be a whole command, longer than any name of a file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _of_file(path: Path, options: Options) -> Iterator[Planned]:
@@ -195,21 +222,36 @@ def _for_lints(start: Start, made: Asked) -> StartCommand:
     return replace(found, engine=start.engine, version=version, has_shm=has_shm, workers=max(1, workers // start.nodes))
 
 
-def answers(planned: Iterable[Planned]) -> Iterator[Answer]:
-    """The answer of each of *planned*."""
+def answers(planned: Iterable[Planned], seen: tuple[int, float] | None = None) -> Iterator[Answer]:
+    """The answer of each of *planned*; *seen* are the tokens and seconds of a prompt that was measured."""
     for each in planned:
         boot = foreseen.foresee(each.asked, each.place)
         found = tuple(f"{name}: {what}" for name, what in lint(each.start)) if each.start else ()
         known = {problem.word for problem in each.asked.problems}
         kept = tuple(line for line in found if not (line.startswith("unknown-flag") and known))
-        yield answer.of(boot, kept, None if boot.refusals else _boot_s(each), _prefill_s(boot))
+        spans = _spans(boot, *seen) if seen else ()
+        yield answer.of(boot, kept, None if boot.refusals else _boot_s(each), _prefill_s(boot), spans)
 
 
 def _boot_s(each: Planned) -> float | None:
     one = each.asked.deployment
     if one is not None and one.timeouts.usual_boot_s is not None:
         return one.timeouts.usual_boot_s
-    return USUAL_BOOT_S if each.place.hardware.kind in capacity.DEVICE_GIB else None
+    return USUAL_BOOT_S if each.place.hardware.device_gib else None
+
+
+_LONG_TOKENS = (1_000_000, 10_000_000)
+"""Lengths at which a time is said beside the planned one, where that is longer."""
+
+
+def _spans(boot: Boot, tokens: int, seconds: float) -> tuple[tuple[int, Span], ...]:
+    """Times of prompts of the planned length, and of a million tokens and ten, from one that was measured."""
+    found = foreseen.shape_of(boot.asked)
+    if not isinstance(found, Shape) or not boot.length:
+        return ()
+    used = replace(boot.place.hardware, count=boot.spread.tensor * boot.spread.pipeline)
+    lengths = [*(each for each in _LONG_TOKENS if tokens < each < boot.length), boot.length]
+    return tuple((each, times.from_measured(found, tokens, seconds, each, used)) for each in lengths)
 
 
 def _prefill_s(boot: Boot) -> float | None:
@@ -219,4 +261,4 @@ def _prefill_s(boot: Boot) -> float | None:
         return None
     used = replace(boot.place.hardware, count=boot.spread.tensor * boot.spread.pipeline)
     floor_s = capacity.prefill_floor_s(found, boot.length, used)
-    return None if floor_s is None else floor_s / USUAL_UTILISATION
+    return None if floor_s is None else floor_s / capacity.USUAL_UTILISATION

@@ -1,9 +1,12 @@
 """Backend for SGLang's HTTP server."""
 
+from dataclasses import replace
+
 from pytest_longctx.backends import Backend, MetricNames
 from pytest_longctx.backends.sglang import defaults, memory
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.shapes import ModelShape
 from pytest_longctx.shapes.caches import Attention, Latent, State
@@ -12,6 +15,16 @@ from pytest_longctx.units import GiB
 
 TAKEN_BYTES = 0.7 * GiB
 """Device memory that CUDA takes before anything is loaded: 139.80 - 139.13 GiB on an H200, 0.5.16."""
+CONNECTED_BYTES = (0.0, 0.0, 1.5 * GiB)
+"""
+What communication takes beside it on two devices and more: least, usual and most.
+
+Seen: nothing on eight H200s (0.5.6, which is left without an interval), 1.0 GiB on eight H100s (public log of 0.5.2).
+"""
+READ = ("==0.5.6", "==0.5.6.post2", ">=0.5.16")
+"""Versions whose default of ``--mem-fraction-static`` was read in their sources."""
+UNREAD_FRACTION = 0.06
+"""By how much the default of another version may differ: 0.88 of 0.4.1 on an H100, where the rules of 0.5.6 give 0.83."""
 
 _MULTIMODAL_FRACTION = 0.85
 """What SGLang chooses for Llama 4, the one multimodal model whose memory is known here."""
@@ -94,7 +107,20 @@ class Sglang(Backend):
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         if deployment.max_model_len is None or device_bytes is None:
             return None
+        seen = self.tensor_parallel(deployment) == 1 or _is_0_5_6(deployment)
+        connected = (0.0, 0.0, 0.0) if seen else CONNECTED_BYTES
+        unsaid = "mem-fraction-static" not in deployment.flags
+        spread = UNREAD_FRACTION if unsaid and not _read(deployment) else 0.0
+        most, usual, least = (
+            self._boot(deployment, shape, device_bytes - TAKEN_BYTES - taken, more)
+            for taken, more in zip(connected, (spread, 0.0, -spread), strict=True)
+        )
+        return _bounded(usual, least, most)
+
+    def _boot(self, deployment: Deployment, shape: Shape, free_bytes: float, more: float) -> memory.Boot:
+        """The boot on devices with *free_bytes*, whose share is by *more* larger than it is by default."""
         flags = deployment.flags
+        device_bytes, context = free_bytes + TAKEN_BYTES, deployment.max_model_len or 0
         requests = flags.get("max-running-requests")
         old = deployment.version is not None and in_range("0.5.6", deployment.version)
         devices = self.tensor_parallel(deployment)
@@ -117,9 +143,9 @@ class Sglang(Backend):
         slots = flags.get("max-mamba-cache-size")
         return memory.Boot(
             shape,
-            device_bytes - TAKEN_BYTES,
-            deployment.max_model_len,
-            float(flags.get("mem-fraction-static", fraction)),
+            free_bytes,
+            context,
+            float(flags.get("mem-fraction-static", fraction)) + more,
             value_bytes=1 if fp8 else 2,
             weight_value_bytes=deployment.model.weight_bits / 8,
             tensor_parallel=devices,
@@ -134,7 +160,7 @@ class Sglang(Backend):
             state_value_bytes=2 if flags.get("mamba-ssm-dtype") == "bfloat16" else 4,
             state_ratio=float(flags.get("mamba-full-memory-ratio", memory.STATE_RATIO)),
             state_slots=None if slots is None else int(slots),
-        ).predict()
+        )
 
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
         # ``srt/mem_cache/kv_cache_dtype.py``, 0.5.16 and 0.5.23: ModelOpt's FP8, and nothing else, is FP8 e4m3.
@@ -148,19 +174,66 @@ class Sglang(Backend):
         whole = shape.whole
         if whole is None or (found := super().unmodelled(deployment, shape)):
             return "" if whole is None else found
-        windows = shape.chunked + shape.sliding
-        regular = [
-            bool(cache.window) for layer in whole.stack for cache in layer.caches if not isinstance(cache, State)
-        ]
-        if shape.architecture == _LLAMA_4 and regular != [(i + 1) % 4 != 0 for i in range(len(regular))]:
-            return f"the memory of {self.name} is not modelled where not just every fourth layer of Llama 4 is full"
-        if windows and not shape.architecture:
-            return f"the memory of {self.name} is not modelled: config.json has windows, and names no class (architectures)"
+        if found := self._on_device(deployment) or _irregular(shape, whole):
+            return f"the memory of {self.name} {found}"
         if found := _not_pooled(deployment, shape, whole):
             return f"the memory of {self.name} for {whole.model_type} is not modelled: {found}"
         if whole.vision_parameters and shape.architecture != _LLAMA_4 and "mem-fraction-static" not in deployment.flags:
             return f"the memory of {self.name} for models with a vision tower is not modelled without --mem-fraction-static"
         return ""
+
+    def _on_device(self, deployment: Deployment) -> str:
+        """Why nothing is known on this kind of device; empty where nothing speaks against it."""
+        there = deployment.hardware and Hardware.parse(deployment.hardware).kind.startswith("MI")
+        return "on AMD devices is not modelled: AITER's workspace is taken off the pool" if there else ""
+
+
+def _irregular(shape: Shape, whole: ModelShape) -> str:
+    """What of the windows of a model is not known; empty where it is."""
+    regular = [bool(cache.window) for layer in whole.stack for cache in layer.caches if not isinstance(cache, State)]
+    if shape.architecture == _LLAMA_4 and regular != [(i + 1) % 4 != 0 for i in range(len(regular))]:
+        return "is not modelled where not just every fourth layer of Llama 4 is full"
+    if shape.chunked + shape.sliding and not shape.architecture:
+        return "is not modelled: config.json has windows, and names no class (architectures)"
+    return ""
+
+
+def _is_0_5_6(deployment: Deployment) -> bool:
+    """Whether the engine is a 0.5.6, whose boots on eight devices were measured."""
+    return deployment.version is not None and in_range("0.5.6.post2", deployment.version)
+
+
+def _read(deployment: Deployment) -> bool:
+    """Whether the version's default of the share is known; of an unnamed one, the newest is meant."""
+    return deployment.version is None or any(overlap(deployment.version, each) for each in READ)
+
+
+SHOWN_FROM_BYTES = 0.5 * GiB
+"""A spread below this is not worth a reader's time."""
+
+
+def _bounded(usual: memory.Boot, least: memory.Boot, most: memory.Boot) -> Prediction:
+    """The prediction of the *usual* boot, with the bounds of its pool, and a doubt where they would turn it."""
+    found = usual.predict()
+    low, high = least.pool_bytes, most.pool_bytes
+    if high - low <= SHOWN_FROM_BYTES:
+        return found
+    terms = tuple(replace(term, bounds_bytes=(low, high)) if term.name == "KV pool" else term for term in found.terms)
+    holds = {_holds(one) for one in (least, usual, most)}
+    why = _WHY[least.mem_fraction_static == most.mem_fraction_static]
+    doubt = "" if len(holds) == 1 else f"the KV pool may have {low / GiB:.2f} to {high / GiB:.2f} GiB: {why}"
+    return replace(found, terms=terms, doubt=doubt)
+
+
+_WHY = {
+    True: "what communication takes of a device differs by that much",
+    False: "this version's default of --mem-fraction-static is not known; name one",
+}
+
+
+def _holds(one: memory.Boot) -> bool:
+    found = one.predict()
+    return found.fits and found.longest_tokens >= (found.advertised_tokens or 0)
 
 
 def _latents(shape: Shape) -> tuple[Latent, ...]:

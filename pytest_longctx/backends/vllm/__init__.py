@@ -6,7 +6,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames
-from pytest_longctx.backends.vllm import kvdtypes, memory, pages, settings
+from pytest_longctx.backends.vllm import additions, kvdtypes, memory, pages, settings
+from pytest_longctx.backends.vllm.additions import Draft
+from pytest_longctx.backends.vllm.memory import Beside
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import FASTEST, Deployment
 from pytest_longctx.deployments.shape import Shape
@@ -14,8 +16,8 @@ from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 _UNMODELLED = frozenset(
-    """data-parallel-size enable-expert-parallel decode-context-parallel-size prefill-context-parallel-size
-    speculative-config cpu-offload-gb kv-cache-memory-bytes tensor-parallel pipeline-parallel""".split()  # noqa: SIM905
+    """data-parallel-size enable-expert-parallel prefill-context-parallel-size
+    tensor-parallel pipeline-parallel""".split()  # noqa: SIM905
 )
 """Flags that change what a device holds, and that `Vllm.predict` does not look at; with prefixes that vLLM accepts."""
 
@@ -64,25 +66,31 @@ class Vllm(Backend):
         layout = settings.layout(deployment, stage, hybrid=_hybrid(deployment, shape, old=old), ratio=ratio)
         if layout is None:
             return None
+        drafted = additions.draft(deployment, stage, devices) or Draft(tokens=additions.draft_tokens(flags))
         return memory.predict(
             stage,
             device_bytes,
             deployment.max_model_len,
-            # The default increased between 0.12 and 0.25.
-            utilisation=float(flags.get("gpu-memory-utilization", 0.9 if old else 0.92)),
+            utilisation=settings.share(deployment),
             weight_value_bytes=deployment.model.weight_bits / 8,
             tensor_parallel=devices,
             block_size=layout.block_size,
             max_batched_tokens=loaded.max_batched_tokens,
             max_num_seqs=loaded.max_num_seqs,
-            trial=settings.trial(deployment, loaded, tensor_parallel=devices),
+            trial=settings.trial(deployment, loaded, stage, tensor_parallel=devices),
             stages=stages,
             layout=layout,
             in_flight=settings.in_flight(deployment, loaded.max_batched_tokens),
+            beside=Beside(drafted, additions.adapters_bytes(deployment, stage, devices), flags),
         )
 
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
         return settings.takes_kv_dtype(deployment, shape)
+
+    def unsized(self, deployment: Deployment, shape: Shape) -> tuple[str, ...]:
+        known = additions.draft(deployment, shape, self.tensor_parallel(deployment)) is not None
+        flags = ("speculative-config", "spec-method", "spec-model")
+        return () if known else tuple(name for name in flags if name in deployment.flags)
 
     def receives_kv(self, deployment: Deployment) -> bool:
         with suppress(ValueError, AttributeError):

@@ -6,16 +6,18 @@ digit; how its blocks are made is in `pytest_longctx.backends.vllm.pages`, what 
 `pytest_longctx.backends.vllm.outside`.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 
-from pytest_longctx.backends.vllm import outside, pages
+from pytest_longctx.backends.vllm import additions, outside, pages
+from pytest_longctx.backends.vllm.additions import NO_DRAFT, Draft
 from pytest_longctx.backends.vllm.kvdtypes import PLAIN
 from pytest_longctx.backends.vllm.outside import Range, Trial
 from pytest_longctx.backends.vllm.pages import Grouping, Layout
 from pytest_longctx.deployments.capacity import Prediction, Term
+from pytest_longctx.deployments.deployment import FlagValue
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.observation import Outcome
 from pytest_longctx.shapes.caches import Attention, Cache
@@ -98,6 +100,8 @@ class Pool:
     """See `group_ratio`."""
     layout: Layout | None = None
     """How pages are laid out; None: as the fields above say."""
+    draft: Draft = NO_DRAFT
+    """What drafts tokens beside the model."""
 
     @cached_property
     def grouping(self) -> Grouping:
@@ -113,7 +117,7 @@ class Pool:
             hybrid=self.hybrid,
             group_ratio=self.group_ratio,
         )
-        return pages.arrange(caches(self.shape), self.layout or plain)
+        return pages.arrange(additions.with_draft(caches(self.shape), self.draft), self.layout or plain)
 
     @property
     def group_layers(self) -> int:
@@ -159,7 +163,7 @@ class Pool:
         keeps a state or a window there is no such length but the model's own positions.
         """
         size = self.grouping.block_tokens or 1
-        whole = max((kind.tokens for kind in self.grouping.kinds if kind.span == "full"), default=0)
+        whole = max((kind.covered for kind in self.grouping.kinds if kind.span == "full"), default=0)
         low, high = 0, (self.blocks + 1) * whole if whole else self.shape.rope_positions or UNBOUNDED_TOKENS
         while low < high:
             middle = (low + high + 1) // 2
@@ -200,6 +204,16 @@ def sampler_copy_bytes(max_num_seqs: int, shape: Shape) -> int:
     return max_num_seqs * shape.vocabulary * SAMPLER_LOGITS_BYTES
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a server has beside its model: a draft model, slots for adapters, and flags that fix the pool or move weights."""
+
+    draft: Draft = NO_DRAFT
+    adapters: float = 0.0
+    """Bytes of the slots for adapters."""
+    flags: Mapping[str, FlagValue] = field(default_factory=dict)
+
+
 def predict(
     shape: Shape,
     device_bytes: float,
@@ -218,6 +232,7 @@ def predict(
     ratio: float = NEW_GROUP_RATIO,
     layout: Layout | None = None,
     in_flight: int | None = None,
+    beside: Beside = Beside(),
 ) -> Prediction:
     """
     What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*.
@@ -226,14 +241,19 @@ def predict(
     what is taken beside weights and cache would turn it. Raises `pages.UnlaidError`.
     """
     weights = weight_range(shape, weight_value_bytes, tensor_parallel)
+    kept = weights.expected - additions.offloaded_bytes(beside.flags, weights.expected)
+    weights = weights + beside.draft.weights + Range(*(3 * [beside.adapters + kept - weights.expected]))
     sizes = outside.graph_sizes(max_num_seqs, max_batched_tokens)
     trial = trial or Trial(max_num_seqs, max_batched_tokens, tensor_parallel, graphs=sizes)
     other = outside.other_bytes(shape, trial)
     available = available_bytes(device_bytes, utilisation, weights.expected, other.expected)
     parts = (value_bytes, tensor_parallel, block_size, in_flight or max_batched_tokens)
-    pool = Pool(shape, available, *parts, hybrid, ratio, layout)
+    pool = Pool(shape, available, *parts, hybrid, ratio, layout, beside.draft)
     share = device_bytes * utilisation
     left = Range(share - (weights + other).high, available, share - (weights + other).low)
+    fixed = additions.fixed_pool_bytes(beside.flags, pool.block_bytes)
+    if fixed is not None:
+        pool, left = replace(pool, available_bytes=fixed), Range(fixed, fixed, fixed)
     terms = (
         _bounded("weights", weights),
         _bounded("other", other),
@@ -245,6 +265,12 @@ def predict(
     seen = Prediction(
         "serves", terms, pool.longest(), pool.concurrency(max_model_len), host_cure="--max-num-seqs 8", doubt=doubt
     )
+    if fixed is not None and weights.expected + other.expected + fixed > device_bytes:
+        largest = max(terms[0], terms[2], key=lambda term: term.size_bytes)
+        cure = "a smaller pool" if largest is terms[2] else "--tensor-parallel-size of twice as many devices"
+        return Prediction(
+            "runs out of memory", terms, seen.longest_tokens, seen.concurrency, largest, None, cure, doubt=doubt
+        )
     if not pool.blocks:
         cure = "--tensor-parallel-size of twice as many devices"
         return Prediction("runs out of memory", terms, 0, None, terms[0], None, cure, doubt=doubt)

@@ -35,12 +35,29 @@ Before this version the sampler is FlashInfer's where that is installed, as in t
 2.12 GiB of Mistral-Small in the image of 0.11.0, where gpt-oss-120b without FlashInfer took 7.4 (vllm#27508).
 """
 
-GRAPHS_COUNTED = "0.21"
-"""Since this version the graphs' estimated size is taken off the pool (``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``)."""
+GRAPHS_COUNTED = "0.20"
+"""
+Since this version the graphs' estimated size is taken off the pool (``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``).
+
+Its message names 0.21, and public logs of 0.20.0 have it.
+"""
 GRAPHS_USUAL = 51
 """Sizes of graphs in those boots."""
-GRAPH_BYTES_PER_LAYER = (0.016 * GiB, 0.024 * GiB, 0.055 * GiB)
-"""Least, usual and most of the estimates of `GRAPHS_USUAL` graphs: 0.49 to 1.92 GiB over 16 to 80 layers."""
+GRAPH_BYTES_PER_LAYER = (0.014 * GiB, 0.024 * GiB, 0.055 * GiB)
+"""
+Least, usual and most of the estimates of `GRAPHS_USUAL` graphs on Hopper: 0.49 to 1.92 GiB over 16 to 80 layers.
+
+The second runner's are smaller: 0.49 GiB of Llama-3.1-8B on an H100 (0.31), 0.40 of Qwen2.5-7B on an H200 (0.31).
+"""
+SECOND_GRAPH_BYTES_PER_LAYER = 0.0155 * GiB
+"""The usual estimate of the second runner on Hopper."""
+OTHER_GRAPH_BYTES_PER_LAYER = (0.0, 0.032 * GiB, 0.055 * GiB)
+"""
+The same on other devices, whose kernels keep more; where graphs were not measured at all, 0 was subtracted.
+
+Public logs: 2.73 GiB of 80 layers (L40S, 0.19), 1.94 of 64 (0.26), 1.19 of 40 (L40S, 0.28), 2.1 of 64 and 1.3 of 32 (RTX PRO
+6000, 0.27), 0.58 of 28 (16 GB, 0.26), 0 of 24 (24 GB, 0.27).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +77,12 @@ class Trial:
     """How many sizes of CUDA graphs are captured."""
     flashinfer: bool = False
     """Whether FlashInfer is there to sample, in versions in which that is left to the installation."""
+    second_runner: bool | None = False
+    """Whether the model runner is the second one, which samples from the model's own logits; None: either may be chosen."""
+    hopper: bool | None = True
+    """Whether the device is a Hopper; None: it is not known which one it is."""
+    shared: bool = False
+    """Whether the memory of the device is that of the host (GB10), whose own use then counts as growth."""
 
     @property
     def sorts(self) -> bool:
@@ -91,25 +114,49 @@ def other_bytes(shape: Shape, trial: Trial) -> Range:
 def activation_bytes(shape: Shape, trial: Trial) -> Range:
     """Peak of PyTorch's memory in the trial run, beside the weights."""
     tokens, width = trial.max_batched_tokens, trial.value_bytes
-    requests = min(trial.max_num_seqs, tokens)
-    hidden = (tokens + requests) * shape.hidden * width
     experts = _expert_buffers(shape.model, trial)
-    # The input, its norm, the residual and the output; of experts, what they and the shared one make, too.
-    copies = 6 if experts else 4
-    forward = tokens * width * (_feed_forward(shape.model, trial.tensor_parallel) + copies * shape.hidden)
-    peak = FIXED_BYTES + max(hidden + requests * shape.vocabulary * _logit_bytes(trial), forward)
+    peaks = [_peak(shape, trial, each, experts) for each in _logit_bytes(trial)]
     towers = tokens * shape.hidden * width if shape.model is not None and shape.model.vision_parameters != 0 else 0
-    slack = towers and 0.2 * GiB  # of the tower itself: 0 to 0.2 GiB in six boots
+    slack = towers and TOWER_SLACK_BYTES * max(1.0, tokens / TOWER_SLACK_TOKENS)
     packed = shape.model is not None and shape.model.scheme.name not in ("", "fp8", "compressed-tensors")
     # Kernels of packed experts have other buffers: of gpt-oss-20b none were seen.
     usual = 0 if packed else experts
-    return Range(peak + usual, peak + usual + towers, peak + experts + towers + slack)
+    least = peaks[0] * (SORTED_SHARE[trial.before("0.11")] if trial.sorts else 1.0)
+    return Range(least + usual, peaks[0] + usual + towers, peaks[-1] + experts + towers + slack)
 
 
-def _logit_bytes(trial: Trial) -> float:
+SORTED_SHARE = {False: 0.93, True: 0.84}
+"""Least share of the sampler's sorted peak that public logs show: of 0.15, and of versions before 0.11."""
+
+
+TOWER_SLACK_BYTES = 1.4 * GiB
+"""
+What the trial run of a tower may add, for each `TOWER_SLACK_TOKENS` of a batch.
+
+Logged: 0 to 0.2 GiB in six boots, 1.1 of Qwen3-VL-8B, 1.3 of Qwen3-VL-30B, whose pictures have any size; more in larger batches.
+"""
+TOWER_SLACK_TOKENS = 8192
+
+
+def _peak(shape: Shape, trial: Trial, logit_bytes: float, experts: float) -> float:
+    """The sampler's peak or the widest layer's, whichever is larger."""
+    tokens, width = trial.max_batched_tokens, trial.value_bytes
+    requests = min(trial.max_num_seqs, tokens)
+    hidden = (tokens + requests) * shape.hidden * width
+    # The input, its norm, the residual and the output; of experts, what they and the shared one make, too.
+    copies = 6 if experts else 4
+    forward = tokens * width * (_feed_forward(shape.model, trial.tensor_parallel) + copies * shape.hidden)
+    return FIXED_BYTES + max(hidden + requests * shape.vocabulary * logit_bytes, forward)
+
+
+def _logit_bytes(trial: Trial) -> tuple[float, ...]:
+    """Bytes per logit, of each runner that may be chosen, the usual one first, which takes less."""
     if trial.sorts:
-        return SORTING_BYTES
-    return LEAN_BYTES[trial.value_bytes] + 4 * FILTER_ROWS / max(1, trial.max_num_seqs)
+        return (SORTING_BYTES,)
+    first = LEAN_BYTES[trial.value_bytes] + 4 * FILTER_ROWS / max(1, trial.max_num_seqs)
+    # No request of the second runner's trial asks for a temperature or a filter: its logits are gathered, and no more.
+    second = trial.value_bytes * (1 + (trial.tensor_parallel > 1) / trial.tensor_parallel)
+    return {False: (first,), True: (second,), None: (second, first)}[trial.second_runner]
 
 
 def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
@@ -179,16 +226,27 @@ def not_torch_bytes(trial: Trial) -> Range:
     """
     Growth of memory that is not PyTorch's: libraries, communication.
 
+    Before 0.11, whose sources were not read, up to `UNREAD_BYTES` more.
+
     Logged: 0.13 GiB on one device up to 0.17, 0.24 to 0.27 since (0.46 of one family), 0.55 on two and more up to 0.16 and where
     nothing is compiled, 2.06 to 2.21 since (an all-reduce fused with a norm), 0.07 in a pipeline.
     """
+    more = Range(0, 0, UNREAD_BYTES if trial.before("0.11") else 0)
+    if trial.shared:
+        more += SHARED_BYTES
     if trial.tensor_parallel == 1:
-        least, usual = (0.07, 0.13) if trial.before("0.18") else (0.07, 0.25)
-        return Range(least * GiB, usual * GiB, 0.5 * GiB)
+        least, usual = (0.0, 0.13) if trial.before("0.18") else (0.07, 0.25)
+        return more + Range(least * GiB, usual * GiB, 0.5 * GiB)
     if trial.eager or trial.before(LEAN_SAMPLER):
-        return Range(0.4 * GiB, 0.55 * GiB, 0.8 * GiB)
+        return more + Range(0.2 * GiB, 0.55 * GiB, 0.8 * GiB)
     usual = 2.08 + 0.06 * (trial.tensor_parallel > 2)
-    return Range(0.5 * GiB, (usual if trial.linked else 0.6) * GiB, 2.5 * GiB)
+    return more + Range(0.5 * GiB if trial.linked else 0.2 * GiB, (usual if trial.linked else 0.6) * GiB, 2.5 * GiB)
+
+
+UNREAD_BYTES = 1.2 * GiB
+"""What versions before 0.11 were seen to take more than the same terms of later ones give: 1.0 GiB (0.9.2, four H100)."""
+SHARED_BYTES = Range(0.0, 0.9 * GiB, 3 * GiB)
+"""Growth of a host's own memory during a boot where it is the device's, too: 0.8 and 1.1 GiB in two boots on a GB10."""
 
 
 def graph_bytes(shape: Shape, trial: Trial) -> Range:
@@ -196,8 +254,11 @@ def graph_bytes(shape: Shape, trial: Trial) -> Range:
     if trial.eager or trial.before(GRAPHS_COUNTED):
         return Range(0, 0, 0)
     layers = shape.model.layers if shape.model is not None else shape.layers
-    low, usual, high = (layers * each * trial.graphs / GRAPHS_USUAL for each in GRAPH_BYTES_PER_LAYER)
-    return Range(low, usual, high)
+    low, usual, high = GRAPH_BYTES_PER_LAYER if trial.hopper is not False else OTHER_GRAPH_BYTES_PER_LAYER
+    if trial.hopper and trial.second_runner is not False:
+        usual = SECOND_GRAPH_BYTES_PER_LAYER
+    least = low if trial.hopper else 0.0
+    return Range(*(layers * each * trial.graphs / GRAPHS_USUAL for each in (least, usual, high)))
 
 
 def graph_sizes(max_num_seqs: int, max_batched_tokens: int, largest: int = 512) -> int:

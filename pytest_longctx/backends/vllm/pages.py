@@ -40,6 +40,10 @@ class Layout:
     """Kinds of state with a block for a checkpoint."""
     group_ratio: float = 1.5
     """How much commoner a kind of layer must be to be cut into groups."""
+    drafted: int = 0
+    """Tokens that are drafted at once: each request has so many states more."""
+    shards: int = 1
+    """Devices among which the tokens of full layers are divided (decode context parallelism)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,13 @@ class Kind:
     latent: bool = False
     heads: tuple[int, int, int] = (0, 0, 0)
     """KV heads and widths; layers that differ in them are never merged."""
+    shards: int = 1
+    """Devices among which the tokens are divided."""
+
+    @property
+    def covered(self) -> int:
+        """Tokens of one request that a block on each device holds together."""
+        return self.tokens * (self.shards if self.span == "full" else 1)
 
     def blocks_for(self, tokens: int, in_flight: int) -> int:
         """Maximum number of blocks that a request of *tokens* needs in one group, with *in_flight* tokens being computed."""
@@ -66,7 +77,7 @@ class Kind:
             return ceil(min(self.window + in_flight, tokens) / self.tokens)
         if self.span == "sliding":
             return ceil(min(self.window - 1 + in_flight, tokens) / self.tokens) + 1
-        return ceil(tokens / self.tokens)
+        return ceil(tokens / self.covered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,7 @@ class Grouping:
     @property
     def block_tokens(self) -> int:
         """Tokens of the smallest block; 0 where every layer keeps a state."""
-        return min((kind.tokens for kind in self.kinds if kind.span != "state"), default=0)
+        return min((kind.covered for kind in self.kinds if kind.span != "state"), default=0)
 
     @property
     def has_states(self) -> bool:
@@ -164,11 +175,13 @@ def _page(cache: Attention | Latent, count: int, block: int, layout: Layout) -> 
             raise UnlaidError("latents of several tokens (compress_ratios)")
         # The indexer's keys are a cache of their own, of the same block; one block of both belongs together.
         size = block * (_token_bytes(cache, layout) + cache.index_bytes)
-        return Kind("full", count, size, block, latent=True, heads=(1, cache.rank + cache.rope_dim, cache.index_dim))
+        heads = (1, cache.rank + cache.rope_dim, cache.index_dim)
+        return Kind("full", count, size, block, latent=True, heads=heads, shards=layout.shards)
     if cache.index_dim:
         raise UnlaidError("an indexer beside keys and values (index_dim)")
     heads = (cache.heads_on_device(layout.tensor_parallel), cache.key_dim, cache.value_dim)
-    return Kind(cache.span, count, block * _token_bytes(cache, layout), block, cache.window, heads=heads)
+    size = block * _token_bytes(cache, layout)
+    return Kind(cache.span, count, size, block, cache.window, heads=heads, shards=layout.shards)
 
 
 def _state_bytes(state: State, layout: Layout) -> int:
@@ -180,7 +193,7 @@ def _state_bytes(state: State, layout: Layout) -> int:
 
 
 def _state(state: State, count: int, page_bytes: int, block: int, layout: Layout) -> Kind:
-    blocks = 1 if not layout.prefix_caching else 3 if state.kind in layout.checkpoints else 2
+    blocks = layout.drafted + (1 if not layout.prefix_caching else 3 if state.kind in layout.checkpoints else 2)
     return Kind("state", count, max(page_bytes, _state_bytes(state, layout)), block, state_blocks=blocks)
 
 

@@ -7,7 +7,7 @@ The defaults and where they are read: ``docs/reference/memory-defaults.md``.
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_longctx.backends.vllm import kvdtypes, outside
+from pytest_longctx.backends.vllm import additions, kvdtypes, outside
 from pytest_longctx.backends.vllm.outside import Trial
 from pytest_longctx.backends.vllm.pages import Layout
 from pytest_longctx.deployments.accelerators import Accelerator, every
@@ -21,6 +21,8 @@ from pytest_longctx.units import GiB
 
 ALIGNED_STATES: Final = ">=0.25"
 """Versions whose prefix cache keeps states, by default, in blocks aligned with those of attention; 0.12 does not."""
+ALIGNED_ON_REQUEST: Final = ">=0.20"
+"""Versions that do so where prefix caching is asked for, as logs of 0.20.0 say; those between 0.12 and it are not known."""
 CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
 """Kinds of state that have one more block, for a checkpoint of a prefill, and since when (0.32.0: only Mamba-2's mixer has)."""
 IN_FLIGHT: Final = "<0.32"
@@ -56,7 +58,7 @@ def load(deployment: Deployment, device_bytes: float) -> Load:
     tokens, requests = 2048, 256
     if device_bytes >= 160 * GiB and all_in(deployment, ">=0.28"):
         tokens, requests = 16_384, 1024
-    elif device_bytes >= 70 * GiB and not (here is not None and here.kind.startswith("A100")):
+    elif device_bytes >= 70 * GiB and not (here is not None and _small_batches(deployment, here)):
         tokens, requests = 8192, 1024
     if flags.get("performance-mode") == "throughput":
         tokens, requests = 2 * tokens, 2 * requests
@@ -66,6 +68,11 @@ def load(deployment: Deployment, device_bytes: float) -> Load:
     requests = int(flags.get("max-num-seqs", requests))
     tokens = int(flags.get("max-num-batched-tokens", min(requests * longest, tokens)))
     return Load(min(requests, tokens), tokens)
+
+
+def _small_batches(deployment: Deployment, here: Accelerator) -> bool:
+    """Devices of 70 GiB and more that get the batches of small ones: A100s by their name, GB10 since 0.33."""
+    return here.kind.startswith("A100") or (here.kind == "GB10" and all_in(deployment, ">=0.33"))
 
 
 def model_bytes(deployment: Deployment, model: ModelShape | None) -> int:
@@ -122,6 +129,8 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
         prefix_caching=_keeps_states(deployment, model, on_cpu=on_cpu),
         checkpoints=frozenset(kind for kind, since in CHECKPOINTS.items() if all_in(deployment, since)),
         group_ratio=ratio,
+        drafted=additions.draft_tokens(flags),
+        shards=int(flags.get("decode-context-parallel-size", 1)),
     )
 
 
@@ -170,10 +179,56 @@ def in_flight(deployment: Deployment, batch: int) -> int:
     ahead = deployment.flags.get("async-scheduling", True) is not False and not deployment.flags.get(
         "no-async-scheduling"
     )
-    return batch * (2 if stages == 1 and ahead else stages)
+    return batch * (stages + 1 if ahead else stages)  # of the second runner (``max_concurrent_batches``)
 
 
-def trial(deployment: Deployment, loaded: Load, *, tensor_parallel: int) -> Trial:
+SHARE: Final = 0.92
+"""``--gpu-memory-utilization`` where it is not given (0.25 to 0.33; a log of 0.20.1 agrees)."""
+OLD_SHARE: Final = 0.9
+"""The same before 0.20: a log of 0.19.0 says 0.9000 where none is given."""
+
+
+def share(deployment: Deployment) -> float:
+    """``--gpu-memory-utilization``, as given or by default."""
+    old = deployment.version is not None and overlap(deployment.version, "<0.20")
+    return float(deployment.flags.get("gpu-memory-utilization", OLD_SHARE if old else SHARE))
+
+
+_FIRST_RUNNERS: Final = ("suffix", "medusa", "mlp_speculator", "custom_class")
+"""Speculative methods that the second runner has not (0.32.0, ``_get_v2_model_runner_unsupported_features``)."""
+_SECOND_SINCE: Final = {"Qwen3ForCausalLM": ">=0.22", "LlamaForCausalLM": ">=0.23", "MistralForCausalLM": ">=0.23"}
+"""Classes for which the second runner was the default before it was that for all, with their first versions (release notes)."""
+
+
+def second_runner(deployment: Deployment, shape: Shape) -> bool | None:
+    """
+    Whether vLLM's second model runner is chosen; None where that is not known.
+
+    Since 0.29 for all but `_FIRST_RUNNERS` (``VllmConfig.use_v2_model_runner``, read in 0.32.0); before, for dense models by
+    class, if their weights are not quantised; logs of 0.27 and 0.28 agree.
+    """
+    said = deployment.env.get("VLLM_USE_V2_MODEL_RUNNER", "")
+    if said in ("0", "1"):
+        return said == "1"
+    if all_in(deployment, "<0.22") and deployment.version is not None:
+        return False
+    if any(f'"{each}"' in str(deployment.flags.get("speculative-config", "")) for each in _FIRST_RUNNERS):
+        return False
+    here = device(deployment)
+    if deployment.version is None or not overlap(deployment.version, "<0.29"):
+        return None if here is not None and here.kind.startswith("MI") else True
+    whole = shape.whole
+    dense = whole is not None and not whole.states and not whole.scheme.name and whole.vision_parameters == 0
+    if (
+        whole is None
+        or not dense
+        or any(tensor.active is not None for layer in whole.stack for tensor in layer.tensors)
+    ):
+        return False
+    return True if all_in(deployment, _SECOND_SINCE.get(shape.architecture, "<0")) else None
+
+
+def trial(deployment: Deployment, loaded: Load, shape: Shape, *, tensor_parallel: int) -> Trial:
     """The trial run that sizes the pool."""
     here = device(deployment)
     widest = 1024 if here is not None and here.family == "blackwell" and all_in(deployment, ">=0.28") else 512
@@ -188,6 +243,9 @@ def trial(deployment: Deployment, loaded: Load, *, tensor_parallel: int) -> Tria
         linked=here is None or (here.linked and here.family in ("hopper", "blackwell")),
         flashinfer=_samples_with_flashinfer(deployment),
         graphs=outside.graph_sizes(loaded.max_num_seqs, loaded.max_batched_tokens, widest),
+        second_runner=second_runner(deployment, shape),
+        hopper=None if here is None else here.family == "hopper",
+        shared=here is not None and here.kind == "GB10",
     )
 
 
@@ -205,13 +263,13 @@ def unlaid(deployment: Deployment, shape: Shape) -> str:
     sparse = any(cache.index_dim for cache in latents)
     old = deployment.version is not None and overlap(deployment.version, "<0.25")
     unsaid = flags.get("kv-cache-dtype", "auto") == "auto"
-    kept = flags.get("enable-prefix-caching") and model.states and not all_in(deployment, ALIGNED_STATES)
+    kept = flags.get("enable-prefix-caching") and model.states and not all_in(deployment, ALIGNED_ON_REQUEST)
     mode = flags.get("mamba-cache-mode", "none")
     checks = {
         f"kv_lora_rank of {model.model_type}: vLLM has no latent cache for it": latents
         and model.model_type not in LATENTS,
         "index_topk before 0.25: what --kv-cache-dtype auto means; name one": sparse and unsaid and old,
-        "--enable-prefix-caching for models that keep a state, before 0.25": kept,
+        "--enable-prefix-caching for models that keep a state, before 0.20": kept,
         f"--mamba-cache-mode {mode}": mode not in ("none", "align"),
         "--kv-cache-dtype-skip-layers": flags.get("kv-cache-dtype-skip-layers"),
     }

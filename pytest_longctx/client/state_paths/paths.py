@@ -39,13 +39,13 @@ _CONNECTED: Final = frozenset(
 
 
 def cold(one: Walk) -> None:
-    """New prompts, each read once under a salt of its own: what every other path is compared with."""
+    """The cold path: new prompts, each read once under a salt of its own; every other path is compared with it."""
     for _ in range(2):
         one.read(one.new())
 
 
 def repeated(one: Walk) -> None:
-    """The same prompt again, twice."""
+    """The path of a repetition: the same prompt again, twice."""
     task = one.new()
     one.read(task)
     one.again(task)
@@ -149,13 +149,16 @@ def _pool(one: Walk) -> float:
 
 
 def _fill(one: Walk) -> None:
-    """Read other prompts of more tokens than the KV cache holds."""
+    """Evict by reading other prompts of more tokens than the KV cache holds."""
     for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
         one.read(replace(one.new(), output_tokens=1), judged=False)
 
 
 def preempted(one: Walk) -> None:
-    """More requests at once than the KV cache holds when their answers grow over the border of a block."""
+    """
+    The path of preemption: more requests at once than the KV cache holds when their answers grow over the
+    border of a block.
+    """
     at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
     blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
     length = blocks * one.block - 8

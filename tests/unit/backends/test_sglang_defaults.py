@@ -8,7 +8,8 @@ import pytest
 
 from pytest_longctx.backends.sglang import Sglang, defaults
 from pytest_longctx.deployments.deployment import Deployment, Model
-from pytest_longctx.deployments.shape import from_config
+from pytest_longctx.deployments.shape import from_config, of
+from pytest_longctx.shapes import ModelShape, read
 from pytest_longctx.units import GiB
 
 H100, H200 = 81_559, 143_771
@@ -101,3 +102,60 @@ def test_the_pool_at_the_default_fraction_is_as_large_as_logged(name, model, fla
     value_bytes = 1 if "kv-cache-dtype" in flags else 2
     (tokens,) = re.findall(r"#tokens: (\d+)", (BOOTS / f"{name}.log").read_text(errors="replace"))
     assert pool / shape.kv_bytes_per_token(value_bytes) == pytest.approx(int(tokens), rel=0.01)
+
+
+def _sglang(version, hardware="1xH100", **flags):
+    named = {name.replace("_", "-"): value for name, value in flags.items()}
+    facts = {"name": "one", "title": "", "backend": "sglang", "hardware": hardware, "max_model_len": 131072}
+    return Deployment.model_validate(facts | {"version": version, "model": {"name": "M"}, "flags": named})
+
+
+def test_the_default_share_of_a_version_that_was_not_read_is_an_interval():
+    """0.4.1, Llama-3.1-8B with no flags on an H100: 444,500 tokens, at a share of 0.88."""
+    found = read(LLAMA_8B)
+    assert isinstance(found, ModelShape)
+    shape = of(found, "LlamaForCausalLM")
+    predicted = Sglang().predict(_sglang("==0.4.1"), shape, 79.1 * GiB)
+    assert predicted is not None
+    pool = next(term for term in predicted.terms if term.name == "KV pool")
+    assert pool.bounds_bytes is not None
+    low, high = pool.bounds_bytes
+    assert low < 444_500 * 131_072 < high
+    for known in ("==0.5.16", "==0.5.6"):
+        exact = Sglang().predict(_sglang(known), shape, 79.1 * GiB)
+        assert exact is not None
+        assert next(term for term in exact.terms if term.name == "KV pool").bounds_bytes is None
+    given = Sglang().predict(_sglang("==0.4.1", mem_fraction_static=0.88), shape, 79.1 * GiB)
+    assert given is not None
+    assert given.longest_tokens == pytest.approx(131_065)
+
+
+def test_the_memory_of_amd_devices_is_not_guessed():
+    """A public boot of Qwen3.8-27B on an MI355X has 17 to 21 % fewer tokens than its share leaves."""
+    found = read(LLAMA_8B)
+    assert isinstance(found, ModelShape)
+    assert "AITER" in Sglang().unmodelled(_sglang(None, "1xMI300X"), of(found, "LlamaForCausalLM"))
+
+
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.mark.parametrize(("version", "bounded"), [("==0.5.6.post2", False), ("==0.5.16", True), ("==0.4.9", True)])
+def test_what_communication_takes_is_an_interval_unless_it_was_measured(version, bounded):
+    found = read(LLAMA_8B)
+    assert isinstance(found, ModelShape)
+    one = _sglang(version, "4xH100", tp_size=4, mem_fraction_static=0.9)
+    predicted = Sglang().predict(one, of(found, "LlamaForCausalLM"), 79.1 * GiB)
+    assert predicted is not None
+    pool = next(term for term in predicted.terms if term.name == "KV pool")
+    assert (pool.bounds_bytes is not None) is bounded

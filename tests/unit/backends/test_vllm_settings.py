@@ -100,7 +100,8 @@ def test_states_are_kept_by_version_and_flag(version, flags, kept, blocks):
         ("==0.25.1", {}, 8192),
         ("==0.32.0", {}, 16_384),
         ("==0.32.0", {"async_scheduling": False}, 8192),
-        ("==0.32.0", {"pipeline_parallel_size": 4}, 32_768),
+        ("==0.32.0", {"pipeline_parallel_size": 4}, 40_960),
+        ("==0.32.0", {"pipeline_parallel_size": 4, "async_scheduling": False}, 32_768),
     ],
 )
 def test_windows_reserve_for_all_that_is_scheduled(version, flags, tokens):

@@ -153,12 +153,44 @@ def test_a_flag_that_the_version_lacks_is_a_refusal_by_the_command_line(ask):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "vllm serve M --speculative-config.method ngram",
+        "vllm serve M --kv-cache-memory-bytes 20G",
+        "vllm serve M --enable-lora --max-loras 2",
+        "vllm serve M --cpu-offload-gb 4",
+        "vllm serve M --num-gpu-blocks-override 100000",
+    ],
+)
+def test_a_flag_whose_memory_is_counted_is_not_named(ask, line):
+    assert ask(line).boot.unmodelled == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "more"), [("-tp 2 -dcp 2", "or above 0: 2 devices hold 4 KV heads"), ("-tp 8 -dcp 3", "is no divisor")]
+)
+def test_tokens_are_divided_among_devices_that_share_heads_alone(ask, line, more):
+    found = ask(f"vllm serve M {line}", "8xH100", MODELS["qwen3-30b-a3b"]["config"])
+    assert (found.outcome, found.phase) == ("refuses", "config")
+    assert more in found.headline
+    assert all(cure.boot.serves for cure in found.cures)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["--tp 4", "--tp-size 4", "--tensor-parallel-size 4", "--tensor-parallel-size=4", "--tp=4"]
+)
+@pytest.mark.parametrize("version", ["0.4.9", "0.5.6", "0.5.16", "0.5.23"])
+def test_each_spelling_in_each_version_is_the_same_number_of_devices(ask, spelling, version):
+    found = ask(f"python -m sglang.launch_server --model M {spelling}", "8xH100", version=version)
+    assert found.boot.spread.devices == 4
+
+
+@pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("vllm serve M --speculative-config.method ngram", '--speculative-config {"method": "ngram"}'),
-        ("vllm serve M --kv-cache-memory-bytes 8G", "--kv-cache-memory-bytes 8589934592"),
-        ("vllm serve M --enable-lora", "--enable-lora"),
-        ("vllm serve M -tp 2 -dcp 2", "--decode-context-parallel-size 2"),
+        ("vllm serve M --speculative-config.model x/y", '--speculative-config {"model": "x/y"}'),
+        ("vllm serve M --enable-dbo", "--enable-dbo"),
+        ("vllm serve M --enable-lora --lora-target-modules q_proj", "--lora-target-modules q_proj"),
         ("sglang serve --model M --swa-full-tokens-ratio 0.5 --cpu-offload-gb 4", "--cpu-offload-gb 4"),
         ("sglang serve --model M --speculative-algorithm NGRAM", "--speculative-algorithm NGRAM"),
     ],
@@ -530,3 +562,37 @@ def test_the_plan_of_findings_shows_what_fits_first_and_counts_the_rest(capsys):
     assert False in heads
     assert any(line.startswith("out of scope: ") and "deployments: needs 8xH200" in line for line in lines)
     assert not any("findings  out of scope" in line for line in lines)
+
+
+def test_a_command_in_quotes_may_be_longer_than_the_name_of_a_file(ask):
+    line = "vllm serve M " + " ".join(f"--served-model-name name-{number}" for number in range(40))
+    found = typed.read([line], typed.Options("1xH100"))
+    assert found[0].asked.engine == "vllm"
+
+
+@pytest.mark.parametrize("value", ["'not json'", "'[1, 2]'", "3"])
+def test_a_table_that_is_none_is_a_refusal_by_the_command_line(ask, value):
+    found = ask(f"vllm serve M --speculative-config {value}")
+    assert (found.outcome, found.phase) == ("refuses", "command line")
+
+
+def test_key_and_value_heads_are_divided_or_repeated_evenly(ask):
+    config = MODELS["qwen3-30b-a3b"]["config"] | {"num_attention_heads": 24, "num_key_value_heads": 8}
+    found = ask("vllm serve M -tp 3", "8xH100", config)
+    assert (found.outcome, found.phase) == ("refuses", "load")
+    assert "8 KV heads and 3 devices" in found.headline
+    assert ask("vllm serve M -tp 4", "8xH100", config).outcome == "fits"
+
+
+def test_a_flag_that_a_neighbour_of_an_unrecorded_version_has_is_no_refusal(ask):
+    """0.20.0 has --moe-backend, which 0.12.0 has not and 0.25.0 has; a flag that neither has is a refusal."""
+    assert ask("vllm serve M --moe-backend flashinfer_cutlass", version="0.20.0").outcome == "fits"
+    assert ask("vllm serve M --swap-space 4", version="0.20.0").outcome == "fits"
+    assert ask("vllm serve M --no-such-flag", version="0.20.0").outcome == "refuses"
+    assert ask("vllm serve M --moe-backend flashinfer_cutlass", version="0.12.0").outcome == "refuses"
+
+
+def test_a_flag_that_the_oldest_recorded_version_has_not_is_said_not_to_be_read(ask):
+    found = ask("python -m sglang.launch_server --model M --enable-ep-moe --mem-fraction-static 0.8", version="0.4.2")
+    assert found.outcome == "fits"
+    assert "--enable-ep-moe" in " ".join(found.boot.asked.notes)

@@ -1,0 +1,179 @@
+"""
+What vLLM loads beside the model, and what it moves to the host: draft models, adapters, offloaded weights.
+
+Read in 0.32.0: ``model_executor/models`` (``llama_eagle3.py``, ``qwen3_5_mtp.py``, ``deepseek_mtp.py``), ``lora/layers``
+(``create_lora_weights``), ``config/speculative.py``, ``v1/kv_cache_interface.py`` (``num_speculative_blocks``).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_longctx.backends.vllm.outside import Range
+from pytest_longctx.deployments.deployment import Deployment, FlagValue
+from pytest_longctx.deployments.shape import Shape
+from pytest_longctx.shapes.caches import Attention, Cache, Latent
+from pytest_longctx.shapes.model import Layer, ModelShape
+from pytest_longctx.shapes.tensors import Tensor
+from pytest_longctx.units import GiB
+
+_WITHOUT_MODEL = ("ngram", "ngram_gpu", "suffix")
+"""Methods that draft from the text itself."""
+_ROWS = ("o_proj", "down_proj", "out_proj", "dense_4h_to_h")
+"""Ends of names of matrices that tensor parallelism divides by columns of their input."""
+DEFAULT_LORAS, DEFAULT_RANK = 1, 16
+"""``--max-loras`` and ``--max-lora-rank``, 0.11 to 0.33."""
+
+
+NOTHING = Range(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What drafts: its weights on one device, the caches of its layers, and how many tokens it drafts."""
+
+    weights: Range = NOTHING
+    caches: tuple[tuple[Cache, int], ...] = ()
+    tokens: int = 0
+
+
+def speculative(flags: Mapping[str, FlagValue]) -> Mapping[str, Any]:
+    """``--speculative-config`` with the short flags for its parts; empty where nothing is asked for."""
+    try:
+        found = json.loads(str(flags.get("speculative-config", "{}")))
+    except (ValueError, RecursionError):
+        return {}
+    parts = {"method": "spec-method", "model": "spec-model", "num_speculative_tokens": "spec-tokens"}
+    said = {part: flags.get(flag) for part, flag in parts.items()}
+    table = found if isinstance(found, dict) else {}
+    return {**table, **{part: value for part, value in said.items() if value is not None}}
+
+
+def method(told: Mapping[str, Any]) -> str:
+    """The method of speculation; of a model without one, as its name says, which vLLM goes by, too."""
+    named = str(told.get("method") or "").lower()
+    model = str(told.get("model") or "").lower()
+    if named:
+        return named
+    known = ("eagle3", "eagle", "medusa", "dflash", "ngram")
+    return next((each for each in known if each in model), "draft_model" if model else "")
+
+
+def draft(deployment: Deployment, shape: Shape, tensor_parallel: int) -> Draft | None:
+    """What *deployment* drafts with; None where its size is not known."""
+    told = speculative(deployment.flags)
+    how, whole = method(told), shape.model
+    if not told or how in _WITHOUT_MODEL:
+        return Draft(tokens=_count(told))
+    if whole is None or not how:
+        return None
+    if shape.draft is not None and "mtp" not in how:
+        return _of_model(shape, shape.draft, how, told, tensor_parallel)
+    last = next((layer for layer in reversed(whole.stack) if _attends(layer)), None)
+    if last is None or not ("mtp" in how or how in ("eagle", "eagle3")):
+        return None
+    return _of_layer(whole, last, how, _count(told), tensor_parallel)
+
+
+def draft_tokens(flags: Mapping[str, FlagValue]) -> int:
+    """How many tokens are drafted at once; 0 where nothing is."""
+    told = speculative(flags)
+    return _count(told) if told else 0
+
+
+def _count(told: Mapping[str, Any]) -> int:
+    value = told.get("num_speculative_tokens")
+    return value if isinstance(value, int) and 0 < value < 1000 else 1
+
+
+def _attends(layer: Layer) -> bool:
+    return any(isinstance(cache, Attention | Latent) for cache in layer.caches)
+
+
+def _of_layer(whole: ModelShape, last: Layer, how: str, tokens: int, devices: int) -> Draft:
+    """
+    One layer like the model's last that attends, and the projection before it; tables are the model's own.
+
+    Checkpoints differ in whether its weights are quantised, and EAGLE-3 has a smaller table of its own.
+    """
+    hidden, mtp = whole.hidden, "mtp" in how
+    tensors = (*whole.draft,) or (*last.tensors, Tensor("draft.fc", hidden, (2 if how != "eagle3" else 3) * hidden))
+    index = whole.stack.index(last)
+    plain = sum(tensor.on_device(devices) for tensor in tensors) * 2.0
+    narrow = sum(whole.scheme.bytes_of(tensor, index, 2, devices) for tensor in tensors)
+    table = 0.0 if mtp else 2.0 * 32_000 * hidden / devices * (how == "eagle3")
+    most = plain + (0 if mtp else 2.0 * whole.vocabulary * hidden / devices)
+    attends = tuple((cache, 1) for cache in last.caches if isinstance(cache, Attention | Latent))
+    return Draft(Range(min(narrow, plain), plain + table, max(most, plain + table)), attends, tokens)
+
+
+def _of_model(shape: Shape, other: ModelShape, how: str, told: Mapping[str, Any], devices: int) -> Draft:
+    """A model of its own, whose config.json is at hand; ``draft_tensor_parallel_size`` 1 puts it on each device whole."""
+    parts = told.get("draft_tensor_parallel_size", devices)
+    parts = parts if isinstance(parts, int) and 0 < parts <= devices else devices
+    size = float(other.weight_bytes(parts, 2))
+    tables = 2.0 * other.vocabulary * other.hidden / parts
+    fused = 2.0 * other.hidden * (3 if how == "eagle3" else 2) * shape.hidden if how.startswith("eagle") else 0.0
+    least = max(0.0, size - 2 * tables) if how.startswith("eagle") else size
+    caches = tuple((cache, count) for cache, count in other.attentions)
+    return Draft(Range(least + fused, size + fused, size + fused), caches, _count(told))
+
+
+def adapters_bytes(deployment: Deployment, shape: Shape, tensor_parallel: int) -> float:
+    """
+    Bytes of the slots for LoRA adapters on one device, which are made when the model is loaded, whatever is loaded into them.
+
+    Of each matrix, ``--max-loras`` pairs of ``--max-lora-rank`` rows: the side that tensor parallelism does not divide is whole
+    on every device. Tables at both ends have slots, too.
+    """
+    flags = deployment.flags
+    if not flags.get("enable-lora") or shape.model is None:
+        return 0.0
+    slots = _whole(flags.get("max-loras"), DEFAULT_LORAS) * _whole(flags.get("max-lora-rank"), DEFAULT_RANK)
+    sharded = bool(flags.get("fully-sharded-loras"))
+    every = (tensor for layer in shape.model.stack for tensor in layer.tensors)
+    matrices = (tensor for tensor in every if tensor.columns and not tensor.name.endswith(".gate"))
+    values = sum(tensor.copies * _sides(tensor, tensor_parallel, sharded=sharded) for tensor in matrices)
+    return 2.0 * slots * (values + 2 * (shape.vocabulary + shape.hidden))
+
+
+def _whole(value: object, usual: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else usual
+
+
+def _sides(tensor: Tensor, devices: int, *, sharded: bool) -> float:
+    """Values of both sides of a pair of one row, on one device."""
+    cut = min(devices, tensor.shards)
+    rows, columns = float(tensor.rows), float(tensor.columns)
+    if tensor.name.endswith(_ROWS):
+        return rows / (cut if sharded else 1) + columns / cut
+    return rows / cut + columns / (cut if sharded else 1)
+
+
+def offloaded_bytes(flags: Mapping[str, FlagValue], weights: float) -> float:
+    """Bytes of the weights that ``--cpu-offload-gb`` takes off each device; it counts GiB (``model_executor/offloader``)."""
+    value = flags.get("cpu-offload-gb", 0)
+    asked = (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**20 else 0.0
+    )
+    return min(asked * GiB, weights)
+
+
+def fixed_pool_bytes(flags: Mapping[str, FlagValue], block_bytes: int) -> float | None:
+    """The KV pool that the flags fix, whatever is left; None where they fix none. Blocks win, as in the engine."""
+    blocks, size = flags.get("num-gpu-blocks-override"), flags.get("kv-cache-memory-bytes")
+    if isinstance(blocks, int) and not isinstance(blocks, bool) and blocks > 0:
+        return float(blocks * block_bytes)
+    return float(size) if isinstance(size, int | float) and not isinstance(size, bool) and size > 0 else None
+
+
+def with_draft(found: Iterable[tuple[Cache, int]], one: Draft) -> list[tuple[Cache, int]]:
+    """The caches of a model's layers, and of those that draft."""
+    counts: dict[Cache, int] = {}
+    for cache, count in (*found, *one.caches):
+        counts[cache] = counts.get(cache, 0) + count
+    return list(counts.items())
+
+
+NO_DRAFT = Draft()
