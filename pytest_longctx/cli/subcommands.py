@@ -30,11 +30,12 @@ from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.redaction import shown
-from pytest_longctx.reports import document_claims, history, html, log_report, pages, plots
+from pytest_longctx.reports import document_claims, history, html, log_report, pages, png
 from pytest_longctx.reports.commands import commands_page
 from pytest_longctx.reports.commands import load as load_commands
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
 from pytest_longctx.reports.compare import page as comparison_page
+from pytest_longctx.reports.html import svg
 from pytest_longctx.reports.panels import panels
 from pytest_longctx.reports.results import green, merge, write
 from pytest_longctx.reports.results import read as read_results
@@ -153,6 +154,7 @@ def add_report_commands(commands: Any) -> None:
     shown: ArgumentParser = commands.add_parser("report", help="export a run as one shareable HTML file")
     shown.add_argument("results", type=Path)
     shown.add_argument("-o", "--output", type=Path, help="HTML file to write; default: beside the results file")
+    shown.add_argument("--baseline", type=Path, metavar="FILE", help="results.jsonl of an earlier run to compare with")
     shown.add_argument("--plots", type=Path, metavar="DIR", help="also write the plots as SVG files to DIR")
     shown.add_argument("--png", action="store_true", help="with --plots: also write PNG files")
     shown.set_defaults(run=_report)
@@ -182,13 +184,13 @@ def _report(given: Namespace) -> int:
     output = given.output or given.results.with_suffix(".html")
     if given.png and not given.plots:
         raise UsageError("--png needs --plots DIR")
-    html.write(results, output)
+    html.write(results, output, read_results(given.baseline) if given.baseline else None)
     print(output)
     for plot in (plot for panel in panels(results) for plot in panel.plots) if given.plots else ():
         given.plots.mkdir(parents=True, exist_ok=True)
-        (given.plots / f"{plot.name}.svg").write_text(plots.paint(plot, alone=True), encoding="utf-8")
+        (given.plots / f"{plot.name}.svg").write_text(svg.paint(plot, alone=True), encoding="utf-8")
         if given.png:
-            plots.write(plot, given.plots / f"{plot.name}.png")
+            png.write(plot, given.plots / f"{plot.name}.png")
     return 0
 
 

@@ -294,9 +294,18 @@ def tally(exchanges: Sequence[Exchange]) -> Observation:
         **_by_counters(exchanges),
     }
     wrong = [
-        f"sent {each.sent_tokens:,}, asked {each.asked_tokens}, counted {each.usage}" for each in (*prompts, *answers)
+        f"sent {each.sent_tokens:,} and asked {each.asked_tokens:,} tokens, counted {_counted(each.usage)}"
+        for each in (*prompts, *answers)
     ]
     return Observation("serves", metrics, phase="request", said="; ".join(wrong[:3]))
+
+
+def _counted(usage: Usage) -> str:
+    """Return the two counts of *usage* in words."""
+    prompt, answer = (
+        "no" if count is None else f"{count:,}" for count in (usage.prompt_tokens, usage.completion_tokens)
+    )
+    return f"{prompt} and {answer}"
 
 
 def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:

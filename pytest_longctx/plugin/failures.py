@@ -5,6 +5,8 @@ A failing verdict and an unserved request are shown without a traceback and with
 shows every other failure as usual.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from pytest_longctx.findings.verdicts import Verdict
 from pytest_longctx.observation import Observation
 from pytest_longctx.plugin import options
 from pytest_longctx.plugin.session import Session, verdicts_of
-from pytest_longctx.reports import html, properties
+from pytest_longctx.reports import causes, properties
+from pytest_longctx.reports.causes import Key
 from pytest_longctx.reports.explanation import Setting, exchange_text, verdict_text
 
 _LOGGED = ("dies", "fails", "runs out of memory", "asserts", "disconnects", "hangs", "is not admitted")
@@ -60,10 +63,37 @@ def failing(session: Session, item: pytest.Item) -> list[Verdict]:
 
 def verdicts_text(session: Session, item: pytest.Item) -> str:
     """The reasons of all failing verdicts of *item*; empty if none fails."""
-    return "\n\n".join(
-        verdict_text(verdict, _setting(session, item, _deployment_of(item), verdict.observation))
-        for verdict in failing(session, item)
-    )
+    return "\n\n".join(_verdict_text(session, item, verdict, pointing=True) for verdict in failing(session, item))
+
+
+def explanations(session: Session, item: pytest.Item) -> list[tuple[str, str]]:
+    """The findings of *item* that do not hold, each with its whole explanation, for the results file."""
+    return [
+        (verdict.finding.id, _verdict_text(session, item, verdict, pointing=False))
+        for verdict in verdicts_of(item)
+        if verdict.word in ("broken", "unmeasured", "known")
+    ]
+
+
+def _told_by(session: Session, item: pytest.Item, verdict: Verdict, key: Key) -> str:
+    """The test that explains the cause *key* of a failing *verdict*; empty if this is the first that fails for it."""
+    test, finding = session.told_causes.setdefault(key, (item.nodeid, verdict.finding.id))
+    return "" if test == item.nodeid else f"as {finding}: see {test.rpartition('::')[2]}"
+
+
+def boot_text(session: Session, item: pytest.Item, told: str) -> str:
+    """The text of a test whose server failed to boot: *told*, the failure, for the first; the others point to it."""
+    found = [verdict for verdict in verdicts_of(item) if verdict.word in ("broken", "unmeasured")]
+    key = Key("boot", _deployment_of(item))
+    cause = _told_by(session, item, found[-1], key) if found else ""
+    return f"{told.splitlines()[0]}\n  cause    {cause}\n  again    {_again(session, item)}" if cause else told
+
+
+def _verdict_text(session: Session, item: pytest.Item, verdict: Verdict, *, pointing: bool) -> str:
+    deployment = _deployment_of(item)
+    setting = _setting(session, item, deployment, verdict.observation)
+    cause = _told_by(session, item, verdict, causes.key(verdict.why, deployment)) if pointing else ""
+    return verdict_text(verdict, replace(setting, cause=cause))
 
 
 def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:
@@ -115,10 +145,19 @@ def make_plain(report: Any, call: pytest.CallInfo[None]) -> None:
     elif report.longrepr is not None and (plain := redaction.shown(report.longreprtext)) != report.longreprtext:
         report.longrepr = plain if isinstance(report.longrepr, str) else shown(plain, call)
     report.sections = [(name, redaction.masked(text)) for name, text in report.sections]
-    # In the rows, which are JSON, foreign text is plain already.
     report.user_properties = [
         (name, redaction.masked(value) if isinstance(value, str) else value) for name, value in report.user_properties
     ]
+
+
+def attach(report: pytest.TestReport, rows: Sequence[tuple[str, str]]) -> None:
+    """Attach *rows* of the results file to *report*, masked; in JSON, foreign text is plain already."""
+    report.__dict__[properties.ROWS] = [[kind, redaction.masked(row)] for kind, row in rows]
+
+
+def attached(report: pytest.TestReport) -> list[tuple[str, str]]:
+    """The rows that *report* carries."""
+    return [(kind, row) for kind, row in report.__dict__.get(properties.ROWS, ())]
 
 
 def _deployment_of(item: pytest.Item) -> str:
@@ -138,4 +177,4 @@ def _again(session: Session, item: pytest.Item) -> str:
     words = [redaction.masked(word) for word in options.repeated(session.config)]
     root = str(session.config.rootpath)
     header = {"options": words, "backend": session.selection.backend.name, "seed": session.seed, "root": root}
-    return html.again(header, {"test": item.nodeid, "server": {}})
+    return causes.again(header, {"test": item.nodeid, "server": {}})

@@ -115,7 +115,11 @@ def add(parser: "pytest.Parser") -> None:
     """Declare every option to pytest."""
     group = parser.getgroup("longctx", "long-context serving findings (pytest-longctx)")
     for option in OPTIONS:
-        parser.addini(option.key, option.help, type="string", default="")
+        # A switch is a Boolean, so that TOML may say `true`; everything else is text.
+        if option.metavar:
+            parser.addini(option.key, option.help, type="string", default="")
+        else:
+            parser.addini(option.key, option.help, type="bool", default="")
         shown = option.help.replace(
             "%", "%%"
         )  # argparse formats the help of a flag; pytest prints the help of an ini key unchanged
@@ -186,7 +190,14 @@ def in_use(config: "pytest.Config") -> bool:
 
 def _value(config: "pytest.Config", option: Option) -> str:
     flag = config.getoption(option.key)
-    return str(flag if flag is not None else config.getini(option.key)).strip()
+    if flag is not None:
+        return str(flag).strip()
+    try:
+        return str(config.getini(option.key)).strip()
+    except (ValueError, TypeError) as problem:  # pytest's own text names no key
+        from pytest_longctx.errors import UsageError
+
+        raise UsageError(f"{option.key}: {problem}") from None
 
 
 def _place(config: "pytest.Config", name: str, text: str) -> Path:

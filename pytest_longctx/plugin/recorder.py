@@ -1,9 +1,11 @@
 """Skip tests out of scope, record verdicts and report them while tests run. Registered only with a backend."""
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from pytest_longctx.plugin import failures, options, resume
 from pytest_longctx.plugin.selection import pair_of
 from pytest_longctx.plugin.session import Session, verdicts_of
 from pytest_longctx.redaction import masked, shown
-from pytest_longctx.reports import html, properties, results, terminal
+from pytest_longctx.reports import html, junit, properties, results, terminal
+from pytest_longctx.reports.causes import FAILING, Key, key
 from pytest_longctx.reports.properties import Entry
 from pytest_longctx.reports.results import Writer
 
@@ -46,7 +49,12 @@ class Recorder:
         self.entries: dict[tuple[str, str], Entry] = {}
         self.writer: Writer | None = None
         self.unjudged = False
-        self._told: set[str] = set()
+        self._told: dict[str, str] = {}
+        """Texts of failures, each with the first test that showed it."""
+        self._explained: dict[tuple[str, str], str] = {}
+        """Explanations of verdicts, by test and finding."""
+        self._failed_boots: dict[str, dict[str, Any]] = {}
+        """The last boot of each deployment, if it failed."""
         self._said: dict[str, None] = {}
         """Messages of the vitals, each once."""
         self._cannot_report = ""
@@ -138,11 +146,12 @@ class Recorder:
         cause = raised if raised is None or isinstance(raised, LongctxError) else raised.__cause__
         if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
             self.session.judge_failed_boot(item, finding, cause.observation)
-        item.user_properties += self.session.unrecorded
-        self.session.unrecorded.clear()
         report = yield
+        rows = [*self.session.unrecorded]
+        self.session.unrecorded.clear()
         while self.session.vitals:
-            report.user_properties.append(properties.row_pair(properties.VITALS, self.session.vitals.popleft()))
+            rows.append(properties.row_pair(properties.VITALS, self.session.vitals.popleft()))
+        rows += [properties.explained_pair(*each) for each in failures.explanations(self.session, item)]
         if call.when == "call" and report.passed and (wrong := self._not_a_pass(item, finding)):
             report.outcome, report.longrepr = "failed", wrong
         elif call.when == "call" and report.failed and (text := failures.asserted(self.session, item, raised)):
@@ -153,26 +162,32 @@ class Recorder:
             report.longrepr = failures.shown(failures.placed(str(raised), item, call), call)
         elif isinstance(cause, LongctxError):
             # Its text is complete; pytest would print the whole chain of exceptions.
-            report.longrepr = self._once(str(cause))
+            report.longrepr = self._once(item, cause)
         if call.when == "setup" and isinstance(cause, BootError) and finding is not None:
-            self._as_unmeasured(item, report)
+            self._judged_by_boot(item, report)
         if call.when == "call" and isinstance(cause, LaunchError):
-            report.user_properties.append((_NOT_ASKED, ""))
+            report.__dict__[_NOT_ASKED] = True
         failures.make_plain(report, call)
+        failures.attach(report, rows)
         return report
 
-    def _as_unmeasured(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Skip a test whose boot was too slow for this run's time limits: its finding is unmeasured. A strict run fails it."""
+    def _judged_by_boot(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """
+        Report the verdict that a failed boot gave: a failed test, not an error of the set-up.
+
+        A boot that was too slow for this run's time limits leaves its finding unmeasured: skipped, unless the run is strict.
+        """
         reached = verdicts_of(item)
         if reached and reached[-1].word in ("unmeasured", "out of scope") and not self.session.options.strict:
             path, line, _ = item.location
             report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, f"Skipped: {reached[-1]!r}")
+        elif reached:
+            report.when = "call"
 
     @pytest.hookimpl
     def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
         """Count a request that did not reach an engine as an error, like one in the set-up, and not as a failed test."""
-        not_asked = report.failed and any(name == _NOT_ASKED for name, _ in getattr(report, "user_properties", ()))
-        return ("error", "E", "ERROR") if not_asked else None
+        return ("error", "E", "ERROR") if report.failed and report.__dict__.get(_NOT_ASKED) else None
 
     def _not_a_pass(self, item: pytest.Item, finding: Finding | None) -> str:
         """The reason why a test without an exception has not passed: it ignored its verdict, or reached none."""
@@ -180,12 +195,13 @@ class Recorder:
             return f"{finding.id} was not judged: this test has a finding but never called judge()"
         return failures.verdicts_text(self.session, item)
 
-    def _once(self, text: str) -> str:
-        """Give a long explanation once; other tests of the same server refer to it."""
-        if text in self._told:
-            return f"{text.splitlines()[0]} (see the first test that needed it)"
-        self._told.add(text)
-        return text
+    def _once(self, item: pytest.Item, problem: LongctxError) -> str:
+        """Give a long explanation once; other tests of the same server point to it by name."""
+        text = str(problem)
+        if isinstance(problem, BootError) and verdicts_of(item):
+            return failures.boot_text(self.session, item, text)
+        first = self._told.setdefault(text, item.name)
+        return text if first == item.name else f"{text.splitlines()[0]} (as in {first})"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -208,18 +224,26 @@ class Recorder:
             self.writer.drop()
 
     def _write_down(self, report: pytest.TestReport) -> None:
-        self._take_vitals(report)
-        for boot in properties.rows(properties.BOOT, report.user_properties) if report.when == "setup" else ():
+        rows = failures.attached(report)
+        for row in properties.rows(properties.VITALS, rows):
+            self._file().vitals(row)
+            self._said |= {row["said"]: None} if "said" in row else {}
+        for boot in properties.rows(properties.BOOT, rows):
             self._file().boot(boot)
-        for request in properties.rows(properties.REQUEST, report.user_properties) if report.when == "call" else ():
+            self._failed_boots.pop(boot.get("deployment", ""), None)
+            if boot["outcome"] != "serves":
+                self._failed_boots[boot.get("deployment", "")] = boot
+        for request in properties.rows(properties.REQUEST, rows):
             self._file().request(report.nodeid, request)
-        for place in properties.found(report.user_properties) if report.when == "call" else ():
+        for place in properties.found(rows):
             self._file().found(report.nodeid, place)
+        for row in properties.rows(properties.EXPLAINED, rows):
+            self._explained[report.nodeid, row["finding"]] = row["text"]
         for entry in properties.entries(report.user_properties):
-            key = (report.nodeid, entry.finding)
-            if key not in self.entries:
-                self.entries[key] = entry
-                self._put_down(report, entry)
+            case = (report.nodeid, entry.finding)
+            if case not in self.entries:
+                self.entries[case] = replace(entry, explained=self._explained.get(case, ""))
+                self._put_down(report, self.entries[case])
 
     def _put_down(self, report: pytest.TestReport, entry: Entry) -> None:
         if entry.carried and self.session.earlier is not None:
@@ -227,13 +251,6 @@ class Recorder:
             self._file().carry(self.session.earlier.with_its_own(report.nodeid, entry.finding, deployment))
         else:
             self._file().verdict(report.nodeid, report.outcome, report.duration, entry)
-
-    def _take_vitals(self, report: pytest.TestReport) -> None:
-        """Write the vitals and remove them from the report, which would otherwise collect thousands of rows an hour."""
-        for row in properties.rows(properties.VITALS, report.user_properties):
-            self._file().vitals(row)
-            self._said |= {row["said"]: None} if "said" in row else {}
-        report.user_properties[:] = [pair for pair in report.user_properties if pair[0] != properties.VITALS]
 
     def _file(self) -> Writer:
         if self.writer is None:
@@ -286,7 +303,8 @@ class Recorder:
     def _report(self, session: pytest.Session, writer: Writer, page: Path) -> None:
         """Write the HTML report. A failure is one line and makes a green run red: JUnit XML and the table still follow."""
         try:
-            html.write(results.read(writer.place()), page)
+            baseline = self.session.options.baseline
+            html.write(results.read(writer.place()), page, results.read(baseline) if baseline else None)
         except Exception as problem:  # noqa: BLE001 - whatever is wrong with a report, the other reports must be written
             why = getattr(problem, "strerror", None) or f"{type(problem).__name__}: {problem}"
             said = (
@@ -298,12 +316,27 @@ class Recorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
-        """Move the properties to the suite once pytest has written its JUnit XML."""
+        """Complete pytest's JUnit XML: stable class names, the explanations, and the properties where they are wanted."""
         written = config.getoption("xmlpath", None)
-        if written and not self._is_worker and self.session.options.junit_properties == "suite":
-            path = Path(os.path.expandvars(written)).expanduser()
-            if path.exists():
-                properties.lift(path)
+        if not written or self._is_worker:
+            return
+        path = Path(os.path.expandvars(written)).expanduser()
+        if path.is_file():
+            notes: dict[junit.Test, str] = {}
+            for (test, _), text in self._explained.items():
+                address = junit.address(test, config.getoption("junitprefix", None) or "")
+                notes[address] = "\n\n".join(filter(None, (notes.get(address), text)))
+            junit.complete(path, notes, of_suite=self.session.options.junit_properties == "suite")
+
+    def _by_cause(self, found: Sequence[Entry]) -> dict[Key, list[Entry]]:
+        """The failing verdicts of this run, grouped by cause."""
+        grouped: dict[Key, list[Entry]] = {}
+        for entry in found:
+            if entry.verdict in FAILING:
+                name = entry.server.get("deployment", "")
+                its = Key("boot", name) if name in self._failed_boots else key(entry.why, name)
+                grouped.setdefault(its, []).append(entry)
+        return grouped
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the table of verdicts."""
@@ -317,9 +350,7 @@ class Recorder:
         if self._is_worker or not found or self.session.config.get_verbosity() < -1:
             return
         terminalreporter.section("findings")
-        for line, colour in terminal.table(found, self.session.config.get_verbosity()):
-            terminalreporter.write_line(line, **{colour: True})
-        terminalreporter.write_line(terminal.tally(found), bold=True)
+        self._write_table(terminalreporter, found)
         for line in terminal.resumed(found) if self.session.earlier else ():
             terminalreporter.write_line(line)
         if self.writer is not None:
@@ -329,3 +360,14 @@ class Recorder:
         if self.unjudged:
             said = "no finding was judged, so the run fails (--longctx-allow-unjudged lets it pass)"
             terminalreporter.write_line(said, red=True)
+
+    def _write_table(self, terminalreporter: Any, found: Sequence[Entry]) -> None:
+        columns = shutil.get_terminal_size().columns if terminalreporter.isatty else 0
+        width = min(max(columns, terminal.LEAST_WIDTH), terminal.MOST_WIDTH)
+        for line, colour in terminal.table(found, self.session.config.get_verbosity(), width):
+            terminalreporter.write_line(line, **{colour: True})
+        for line in terminal.causes(self._by_cause(found), self._failed_boots, width):
+            terminalreporter.write_line(line, red=True)
+        terminalreporter.write_line(terminal.tally(found), bold=True)
+        for line, colour in terminal.claims(found, width):
+            terminalreporter.write_line(line, **({colour: True} if colour else {}))

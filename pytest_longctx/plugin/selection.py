@@ -222,7 +222,9 @@ class Selection:
         question = questions[0] if len(questions) == 1 else ""
         if question not in known:
             raise UsageError(f"@pytest.mark.judges takes one question; {unknown('question', str(question), known)}")
-        return self._cases(finding for finding in self.findings.values() if finding.question == question)
+        # A server at a URL is measured as it is: figures published elsewhere say nothing about it.
+        wanted = self.findings.values() if self.launcher.boots or question != "claimed" else ()
+        return self._cases(finding for finding in wanted if finding.question == question)
 
     def named(self, ids: Sequence[str]) -> list[Case]:
         """The cases of the findings called *ids*. Raises `UsageError` for an unknown one."""

@@ -37,6 +37,7 @@ from pytest_longctx.plugin.progress_line import ProgressLine
 from pytest_longctx.plugin.selection import Selection
 from pytest_longctx.progress import ProgressCallback
 from pytest_longctx.reports import properties, results, resume
+from pytest_longctx.reports.causes import Key
 from pytest_longctx.reports.compare import Gate
 from pytest_longctx.reports.resume import Earlier
 
@@ -60,6 +61,8 @@ class Session:
     """Random text that is unique to this run."""
     unrecorded: list[tuple[str, str]] = field(default_factory=list)
     """Boots and requests, as pairs, that are not yet in a test report."""
+    told_causes: dict[Key, tuple[str, str]] = field(default_factory=dict)
+    """The test and the finding that explained a cause first."""
     last_boot: Boot | None = None
     sampler: Sampler = field(default_factory=Sampler)
     """Samples the running server."""

@@ -41,6 +41,9 @@ class LengthPoint:
     ttft_s: float
     prefill_tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
+    least_s: float = 0.0
+    most_s: float = 0.0
+    """Least and most TTFT of the requests."""
     floor_s: float | None = None
     """Lower bound of the TTFT at the peak performance of the hardware."""
     documented_s: float | None = None
@@ -63,7 +66,8 @@ def _reading(tokens: int, rows: list[dict[str, Any]]) -> LengthPoint:
     def middle(name: str) -> float | None:
         return _median(row["measured"].get(name) for row in rows)
 
-    ttft_s = median(row["measured"]["ttft_s"] for row in rows)
+    times_s = [row["measured"]["ttft_s"] for row in rows]
+    ttft_s = median(times_s)
     peak_share = middle("peak_share")
     return LengthPoint(
         tokens,
@@ -71,6 +75,8 @@ def _reading(tokens: int, rows: list[dict[str, Any]]) -> LengthPoint:
         ttft_s,
         middle("prefill_tokens_per_s"),
         middle("decode_tokens_per_s"),
+        min(times_s),
+        max(times_s),
         None if peak_share is None else peak_share * ttft_s,
         _median(row.get("bounds", {}).get("ttft_s", {}).get("reference") for row in rows),
     )

@@ -345,10 +345,11 @@ def page(
     if rows:
         yield ""
         head = ("finding", "deployment", "figure", "", "before", "after", "worse by", "noise")
-        yield from markdown_table(head, map(_row, rows))
+        yield from markdown_table(head, map(cells, rows))
 
 
-def _row(change: Change) -> tuple[str, ...]:
+def cells(change: Change) -> tuple[str, ...]:
+    """Return the cells of one change: finding, deployment, figure, word, before, after, worse by, noise."""
     worse = "" if change.worse_by is None else f"{100 * change.worse_by:+.3g} %"
     values = (_said(change.measure, change.before), _said(change.measure, change.after))
     return *change.case, f"`{change.measure}`", change.word, *values, worse, str(change.noise or "")

@@ -36,6 +36,8 @@ class Setting:
     """Path of the server's log, if this run has one."""
     again: str = ""
     """Command that repeats the test."""
+    cause: str = ""
+    """The earlier test that failed for the same cause and explains it; empty for the first."""
 
 
 _BY_OUTCOME: Mapping[Outcome, str] = {
@@ -57,6 +59,8 @@ _BY_ENDING: Mapping[Ending, str] = {
 _LAWS: Mapping[str, str] = {
     "prompt sent": "send the request the finding specifies, or judge a finding about the request that was sent",
     "prompt_tokens": "how the server changed the prompt: truncated, or extended (a BOS token, a chat template)",
+    "miscounted_prompts": "how the server changed the prompts: truncated, or extended (a BOS token, a chat template)",
+    "miscounted_answers": "how the server ends answers: whether it honours max_tokens, min_tokens and ignore_eos",
     "server_prompt_tokens": "how the server changed the prompt: its counters disagree with the tokens sent",
     "completion_tokens": "how the server ends answers: whether it honours max_tokens, min_tokens and ignore_eos",
     "server_completion_tokens": "how the server ends answers: its counters disagree with the tokens requested",
@@ -79,12 +83,24 @@ def verdict_text(verdict: Verdict, setting: Setting) -> str:
         (
             ("asked", _asked(finding, seen, setting.deployment)),
             *_seen_and_allowed(verdict, deciding),
-            ("because", "; ".join(filter(None, (_because(seen), *_changes(deciding), verdict.remark)))),
-            ("checked", _checked(verdict.lines, verdict.word)),
-            ("do", _do(verdict, deciding, setting)),
-            ("log", setting.log),
-            ("again", setting.again),
+            *(
+                [("cause", setting.cause), ("again", setting.again)]
+                if setting.cause
+                else _explained(verdict, deciding, setting)
+            ),
         ),
+    )
+
+
+def _explained(verdict: Verdict, deciding: Sequence[Line], setting: Setting) -> Iterator[Row]:
+    """The rows that tests with one cause have in common."""
+    seen = verdict.observation or Observation(None)
+    yield from (
+        ("because", "; ".join(filter(None, (_because(seen), *_changes(deciding), verdict.remark)))),
+        ("checked", _checked(verdict.lines, verdict.word)),
+        ("do", _do(verdict, deciding, setting)),
+        ("log", setting.log),
+        ("again", setting.again),
     )
 
 
@@ -225,7 +241,8 @@ def _do(verdict: Verdict, deciding: Sequence[Line], setting: Setting) -> str:
             if timed
             else ""
         )
-        return f"{again}{_if_meant(f'[bounds.{first}]', file)}"
+        law = f"{_LAWS[first]}; " if first in _LAWS else ""
+        return f"{law}{again}{_if_meant(f'[bounds.{first}]', file)}"
     if first in ("outcome", "phase", "signature", "notice"):
         look = setting.remedy or (_BY_OUTCOME.get(outcome, "") if outcome else "")
         return "; ".join(filter(None, (look, _if_meant("[expect]", file))))

@@ -1,22 +1,34 @@
 """
 Panels of a report: the plots and tables beside the verdicts.
 
-A panel is shown only if the results file has the rows it needs. The panels cover boots and requests over time, gauges of
-servers and devices, retrieval by position, rates over length, and memory.
+A panel is shown only if the results file has the rows it needs. The panels cover rates over length, memory, retrieval by
+position, boots and requests over time, and gauges of servers and devices.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_longctx.deployments.capacity import Law
 from pytest_longctx.reports import analysis
 from pytest_longctx.reports.analysis import LengthPoint
-from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Grid, Panel, Segment, Series, Table, short
+from pytest_longctx.reports.plots import Axis, Bar, Bars, Chart, Grid, Panel, Part, Segment, Series, Table
 from pytest_longctx.reports.results import Results
 from pytest_longctx.units import GiB, duration
 
-_MOST_POINTS = 400
-_MOST_DEPTHS = 21
-"""Number of rows in a retrieval map: one for each 5 % of the prompt."""
+_MOST_POINTS = 200
+"""Points of one small chart, whose width is 220 pixels."""
+_DEPTHS = 20
+"""Cells of a retrieval map: one for each 5 % of the prompt."""
+LAW_LENGTHS = 3
+"""Fewest lengths that a law is drawn through: two points always fit."""
+LENGTHS_APART = 1.5
+"""Ratio from which two lengths count as two."""
+LAW_WITHIN = 0.25
+"""Most relative error of a law at any of its lengths."""
+_MOST_CHARTS = 12
+"""Deployments whose times are drawn; the table has all."""
+_MOST_BOOTS = 8
+"""Boots whose memory is drawn: those whose prediction is furthest off first. The table has all."""
 
 
 def timeline(results: Results) -> Iterator[Panel]:
@@ -34,10 +46,11 @@ def timeline(results: Results) -> Iterator[Panel]:
     bars, rows = [], []
     for name in dict.fromkeys(span[0] for span in spans):
         its = [span for span in spans if span[0] == name]
-        bars.append(Bar(name, tuple(Segment(start - zero, stop - start, kind) for _, start, stop, kind in its)))
         boot_s = sum(stop - start for _, start, stop, kind in its if kind == 0)
         busy_s = _covered([span[1:3] for span in its if span[3]])
         requests = sum(kind for *_, kind in its)
+        segments = tuple(Segment(start - zero, stop - start, kind) for _, start, stop, kind in its)
+        bars.append(Bar(name, segments, f"boot {duration(boot_s)}" if boot_s else ""))
         rows.append((name, f"{its[0][1] - zero:.1f} s", duration(boot_s), str(requests), duration(busy_s)))
     idle_s = end - zero - _covered([span[1:3] for span in spans])
     plot = Bars(
@@ -48,7 +61,8 @@ def timeline(results: Results) -> Iterator[Panel]:
         ("boot", "request"),
     )
     note = f"{duration(end - zero)} from the first boot to the last request, {duration(idle_s)} of it idle."
-    yield Panel("Timeline", note, (plot,), Table(("deployment", "from", "booting", "requests", "answering"), rows))
+    columns = ("deployment", "from", "booting", "requests", "answering")
+    yield Panel("Timeline", note, (plot,), Table(columns, rows), "timeline")
 
 
 def _covered(spans: Sequence[tuple[float, float]]) -> float:
@@ -64,13 +78,13 @@ Points = list[tuple[float, float]]
 
 
 def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Plot the gauges over time, with the logged notices."""
-    gauges: dict[tuple[str, str], dict[int | None, Points]] = {}
+    """Plot each gauge over the time of the run as one small chart, with the logged notices."""
+    gauges: dict[str, dict[str, dict[int | None, Points]]] = {}
     for one in rows:
         for name, value in one["figures"].items():
             for device, each in enumerate(value) if isinstance(value, list) else [(None, value)]:
                 if each is not None:
-                    its = gauges.setdefault((one.get("deployment", ""), name), {})
+                    its = gauges.setdefault(name, {}).setdefault(one.get("deployment", ""), {})
                     its.setdefault(device, []).append((one["at_s"], each))
     notices = list(dict.fromkeys(one["said"] for one in rows if "said" in one))
     if not gauges and not notices:
@@ -78,24 +92,32 @@ def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
     zero = min(one["at_s"] for one in rows)
     plots = tuple(
         Chart(
-            f"vitals-{name}-{key}",
-            f"{key} over time, {name}",
-            Axis("seconds"),
-            Axis(key),
-            tuple(_extremes(key, its, zero)),
+            f"vitals-{name}",
+            f"{name} over the time of the run",
+            Axis("s"),
+            (Part(Axis(name), tuple(_stretches(by_deployment, zero))),),
+            small=True,
         )
-        for (name, key), its in gauges.items()
+        for name, by_deployment in sorted(gauges.items())
     )
     table = [
         (name, key, "" if device is None else str(device), str(len(points)), *_summary([value for _, value in points]))
-        for (name, key), its in gauges.items()
+        for key, by_deployment in sorted(gauges.items())
+        for name, its in by_deployment.items()
         for device, points in sorted(its.items(), key=lambda pair: pair[0] or 0)
     ]
     yield Panel(
         "Vitals",
-        " ".join(["Gauges that the server and the machine reported meanwhile.", *(f"{line}." for line in notices)]),
+        " ".join(
+            [
+                "Gauges that the server and the machine reported; one line for each deployment.",
+                *(f"{line}." for line in notices),
+            ]
+        ),
         plots,
         Table(("deployment", "figure", "device", "readings", "least", "most", "last"), table),
+        "vitals",
+        folded=True,
     )
 
 
@@ -103,58 +125,57 @@ def _summary(values: Sequence[float]) -> tuple[str, ...]:
     return tuple(f"{value:.4g}" for value in (min(values), max(values), values[-1]))
 
 
-def _extremes(key: str, its: dict[int | None, Points], zero: float) -> Iterator[Series]:
-    """Return the gauge. For several devices, return the highest and the lowest series."""
-    if len(its) == 1:
-        (points,) = its.values()
-        yield Series(key, _thinned(points, zero, max), line=True)
-        return
-    for label, pick in (("highest device", max), ("lowest device", min)):
-        at: dict[float, float] = {}
-        for at_s, value in (point for points in its.values() for point in points):
-            at[at_s] = pick(at.get(at_s, value), value)
-        yield Series(label, _thinned(sorted(at.items()), zero, pick), line=True)
+def _stretches(by_deployment: dict[str, dict[int | None, Points]], zero: float) -> Iterator[Series]:
+    """Return one series for each deployment, or two for a gauge of several devices: the highest and the lowest."""
+    most = max(_MOST_POINTS // max(len(by_deployment), 1), 2)
+    for its in by_deployment.values():
+        if len(its) == 1:
+            (points,) = its.values()
+            yield Series("gauge", _thinned(points, zero, max, most), line=True)
+            continue
+        for label, pick in (("highest device", max), ("lowest device", min)):
+            at: dict[float, float] = {}
+            for at_s, value in (point for points in its.values() for point in points):
+                at[at_s] = pick(at.get(at_s, value), value)
+            yield Series(label, _thinned(sorted(at.items()), zero, pick, most), line=True)
 
 
-def _thinned(points: Points, zero: float, pick: Callable[..., Any]) -> tuple[tuple[float, float], ...]:
+def _thinned(points: Points, zero: float, pick: Callable[..., Any], most: int) -> tuple[tuple[float, float], ...]:
     """Thin the points to the resolution of the plot. Each stretch keeps its most extreme value, so peaks stay visible."""
-    step = -(-len(points) // _MOST_POINTS)
+    step = -(-len(points) // most)
     stretches = (points[i : i + step] for i in range(0, len(points), step))
     return tuple((at - zero, value) for at, value in (pick(some, key=lambda point: point[1]) for some in stretches))
 
 
 def retrieval(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Plot at which positions of the prompt the hidden facts were found."""
-    cells: dict[str, dict[tuple[float, int], list[float]]] = {}
-    # Needles at block borders have a different depth in every prompt; a map with hundreds of rows is unreadable.
-    fine = len({round(one["depth"], 2) for one in rows}) <= _MOST_DEPTHS
+    """Plot at which positions of the prompt the hidden facts were found: one row for each deployment and length."""
+    found: dict[tuple[str, int], dict[int, list[float]]] = {}
     for one in rows:
-        depth = round(one["depth"], 2) if fine else round(one["depth"] * (_MOST_DEPTHS - 1)) / (_MOST_DEPTHS - 1)
-        its = cells.setdefault(one.get("deployment", ""), {})
-        its.setdefault((depth, one["prompt_tokens"]), []).append(one["score"])
-    for name, its in cells.items():
-        depths, lengths = (sorted(set(some)) for some in zip(*its, strict=True))
-        shares = [[_mean(its.get((depth, length), [])) for length in lengths] for depth in depths]
-        columns, lines = tuple(map(short, lengths)), tuple(f"{100 * depth:.0f}%" for depth in depths)
-        grid = Grid(
-            f"retrieval-{name}",
-            f"Found, in percent, by depth and length, {name}",
-            Axis("prompt tokens"),
-            Axis("depth"),
-            columns,
-            lines,
-            tuple(map(tuple, shares)),
-        )
-        table = [
-            (line, *("" if share is None else f"{100 * share:.0f}%" for share in some))
-            for line, some in zip(lines, shares, strict=True)
-        ]
-        yield Panel(
-            f"Retrieval: {name}",
-            f"{sum(map(len, its.values()))} questions.",
-            (grid,),
-            Table(("depth", *columns), table),
-        )
+        its = found.setdefault((one.get("deployment", ""), one["prompt_tokens"]), {})
+        its.setdefault(min(int(one["depth"] * _DEPTHS), _DEPTHS - 1), []).append(one["score"])
+    if not found:
+        return
+    cells, names, texts = [], [], []
+    for (name, tokens), its in sorted(found.items()):
+        scores = [score for some in its.values() for score in some]
+        names.append(f"{name}, {tokens:,} tokens")
+        texts.append(f"{_count(sum(scores))} of {len(scores)}")
+        cells.append(tuple(_mean(its.get(depth, [])) for depth in range(_DEPTHS)))
+    columns = tuple(f"{100 * depth // _DEPTHS}%" if depth % 5 == 0 else "" for depth in range(_DEPTHS))
+    title = "Hidden facts found, by depth in the prompt"
+    grid = Grid("needles", title, Axis("depth in the prompt"), columns, tuple(names), tuple(cells), tuple(texts))
+    table = [
+        (name, text, *("" if share is None else f"{100 * share:.0f}%" for share in some))
+        for name, text, some in zip(names, texts, cells, strict=True)
+    ]
+    depths = tuple(f"{100 * depth // _DEPTHS}%" for depth in range(_DEPTHS))
+    every = [one["score"] for one in rows]
+    note = f"{_count(sum(every))} of {len(every)} hidden facts were found."
+    yield Panel("Needles", note, (grid,), Table(("prompt", "found", *depths), table), "needles")
+
+
+def _count(score: float) -> str:
+    return f"{score:.0f}" if float(score).is_integer() else f"{score:.1f}"
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -166,61 +187,81 @@ _TOKENS = Axis("prompt tokens", log=True)
 
 def panels(results: Results) -> Iterator[Panel]:
     """Return every panel that *results* has data for, in reading order."""
-    for name, readings in analysis.cold(results).items():
-        if len(readings) > 1:
-            yield _lengths(name, readings)
-    yield from _capacity(results.boots)
+    yield from _lengths({name: its for name, its in analysis.cold(results).items() if len(its) > 1})
     yield from _memory(results.boots)
+    yield from retrieval(results.retrievals)
     yield from timeline(results)
     yield from vitals(results.vitals)
-    yield from retrieval(results.retrievals)
 
 
-def _lengths(name: str, readings: Sequence[LengthPoint]) -> Panel:
-    whole = analysis.law(readings)
+def _lengths(measured: Mapping[str, Sequence[LengthPoint]]) -> Iterator[Panel]:
+    if not measured:
+        return
+    plots: list[Chart] = []
+    rows, laws = [], []
+    for name, readings in measured.items():
+        whole = _fitting(readings)
+        plots += [_over_length(name, readings, whole)] if len(plots) < _MOST_CHARTS else []
+        laws += [f"{name}: TTFT = {whole.linear_s:.3g} s x N + {whole.quadratic_s:.3g} s x N²."] if whole else []
+        rows += [(name, *_reading(each, whole.seconds(each.tokens) if whole else None)) for each in readings]
+    columns = (
+        "deployment",
+        "prompt tokens",
+        "requests",
+        "TTFT",
+        "law",
+        "least at peak",
+        "documented",
+        "prefill",
+        "decode",
+    )
+    note = (
+        "Cold requests only; medians where a length was repeated, with least and most. A law is drawn where it is within "
+        f"{LAW_WITHIN:.0%} of {LAW_LENGTHS} lengths or more. {' '.join(laws)}"
+    )
+    yield Panel("Time and rates over length", note.strip(), tuple(plots), Table(columns, rows), "lengths")
+
+
+def _fitting(readings: Sequence[LengthPoint]) -> Law | None:
+    """Return the law through *readings*; ``None`` if they are too few, or if it describes them badly."""
+    whole = analysis.law(readings) if _lengths_apart(readings) >= LAW_LENGTHS else None
+    if whole is None or whole.linear_s + 2 * whole.quadratic_s * readings[-1].tokens < 0:
+        return None  # a longer prompt would be faster
+    return whole if all(abs(whole.seconds(one.tokens) / one.ttft_s - 1) <= LAW_WITHIN for one in readings) else None
+
+
+def _lengths_apart(readings: Sequence[LengthPoint]) -> int:
+    """Count the lengths that are at least `LENGTHS_APART` apart: two close ones determine no more than one."""
+    count, last = 0, 0.0
+    for each in readings:
+        if each.tokens >= last * LENGTHS_APART:
+            count, last = count + 1, each.tokens
+    return count
+
+
+def _over_length(name: str, readings: Sequence[LengthPoint], whole: Law | None) -> Chart:
     longest, shortest = readings[-1].tokens, readings[0].tokens
     along = [shortest * (longest / shortest) ** (i / 40) for i in range(41)]
     fitted = tuple((tokens, seconds) for tokens in along if whole and (seconds := whole.seconds(round(tokens))) > 0)
+    spread = tuple((each.tokens, each.least_s, each.most_s) for each in readings if each.runs > 1)
     times = (
-        Series("measured", tuple((each.tokens, each.ttft_s) for each in readings)),
-        Series("fitted law", fitted, line=True),
-        Series("roofline", tuple((each.tokens, each.floor_s) for each in readings if each.floor_s), line=True),
-        Series("documented", tuple((each.tokens, each.documented_s) for each in readings if each.documented_s)),
+        Series("TTFT, measured", tuple((each.tokens, each.ttft_s) for each in readings), spread=spread),
+        Series("law fitted to it", fitted, line=True),
+        Series(
+            "least at hardware peak",
+            tuple((each.tokens, each.floor_s) for each in readings if each.floor_s),
+            line=True,
+        ),
+        Series("TTFT, documented", tuple((each.tokens, each.documented_s) for each in readings if each.documented_s)),
     )
     rates = tuple(
         Series(label, tuple((each.tokens, rate) for each in readings if (rate := getattr(each, key))))
-        for label, key in (("prefill", "prefill_tokens_per_s"), ("decode", "decode_tokens_per_s"))
+        for label, key in (("prefill rate", "prefill_tokens_per_s"), ("decode rate", "decode_tokens_per_s"))
     )
-    slug = name or "server"
-    plots = (
-        Chart(
-            f"ttft-{slug}",
-            f"Time to first token over prompt length, {name}",
-            _TOKENS,
-            Axis("seconds", log=True),
-            _kept(times),
-        ),
-        Chart(
-            f"rates-{slug}",
-            f"Tokens per second over prompt length, {name}",
-            _TOKENS,
-            Axis("tokens/s", log=True),
-            _kept(rates),
-        ),
-    )
-    columns = ("prompt tokens", "requests", "TTFT", "law", "roofline", "documented", "prefill", "decode")
-    rows = [_reading(each, whole.seconds(each.tokens) if whole else None) for each in readings]
-    law = f"TTFT = {whole.linear_s:.3g} s x N + {whole.quadratic_s:.3g} s x N²" if whole else ""
-    return Panel(
-        f"Time and rates over length: {name}",
-        f"Cold requests only; medians where a length was repeated. {law}",
-        plots,
-        Table(columns, rows),
-    )
-
-
-def _kept(series: Sequence[Series]) -> tuple[Series, ...]:
-    return tuple(each for each in series if each.points)
+    parts = [Part(Axis("time to first token, s", log=True), times)]
+    if any(each.points for each in rates):
+        parts.append(Part(Axis("tokens/s", log=True), rates))
+    return Chart(f"lengths-{name or 'server'}", f"Time and rates over prompt length, {name}", _TOKENS, tuple(parts))
 
 
 def _reading(each: LengthPoint, law_s: float | None) -> tuple[str, ...]:
@@ -234,89 +275,62 @@ def _reading(each: LengthPoint, law_s: float | None) -> tuple[str, ...]:
     )
 
 
-def logged_concurrency(seen: dict[str, float]) -> float | None:
-    """Return the number of full-context requests that fit: as logged, else from the free memory and the refusal."""
-    if "concurrency" in seen or not seen.get("kv_needed_gib"):
-        return seen.get("concurrency")
-    return seen["kv_available_gib"] / seen["kv_needed_gib"] if "kv_available_gib" in seen else None
-
-
-def _capacity(boots: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    bars: list[Bar] = []
-    rows: list[tuple[str, ...]] = []
-    for boot in boots:
-        seen, expected = boot.get("figures", {}), boot.get("predicted") or {}
-        pair = (expected.get("concurrency"), logged_concurrency(seen))
-        held = (expected.get("longest_tokens"), seen.get("kv_cache_tokens") or seen.get("longest_fitting_tokens"))
-        if pair[1] is None and held[1] is None:
-            continue
-        name = boot.get("deployment", "")
-        stray = f"{100 * (pair[0] / pair[1] - 1):+.2g}%" if pair[0] and pair[1] else ""
-        rows.append((name, _count(seen.get("max_model_len")), *map(_times, pair), stray, *map(_count, held)))
-        for i, (label, value) in enumerate(zip(("predicted", "logged"), pair, strict=True)):
-            if value is not None:
-                bars.append(Bar(f"{name}, {label}", (Segment(0, value, i),), _times(value)))
-    columns = (
-        "deployment",
-        "context",
-        "predicted",
-        "logged",
-        "off by",
-        "longest request predicted, tokens",
-        "KV cache logged, tokens",
-    )
-    if rows:
-        plot = Bars(
-            "capacity",
-            "Requests of the full context that the KV cache holds at once",
-            Axis("requests"),
-            tuple(bars),
-            ("predicted", "logged"),
-        )
-        yield Panel(
-            "KV-cache capacity",
-            "Number of full-context requests that fit at once. Below 1, none fits.",
-            (plot,) if bars else (),
-            Table(columns, rows),
-        )
-
-
-def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}x"
-
-
-def _count(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"
-
-
-_LOGGED_TERMS = {
-    "weights_gib": "weights",
-    "kv_available_gib": "KV pool",
-    "kv_needed_gib": "KV cache of one request",
-    "allocation_gib": "allocation that failed",
-    "device_gib": "device",
-}
+LOGGED_TERMS = {"weights": "weights_gib", "KV pool": "kv_available_gib", "KV cache of one request": "kv_needed_gib"}
+"""The figure of a log that a predicted term is compared with."""
+_PART_OF_POOL = "KV cache of one request"
+"""Not stacked: it is a part of the pool."""
+_FAILED = "allocation that failed"
 
 
 def _memory(boots: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    bars: list[Bar] = []
+    kinds: list[str] = []
+    bars: list[tuple[float, Bar]] = []
     rows: list[tuple[str, ...]] = []
     for boot in boots:
         name, seen = boot.get("deployment", ""), boot.get("figures", {})
         terms = (boot.get("predicted") or {}).get("terms", ())
-        predicted = [
-            (f"{term['name']}{', host' if term['host'] else ''}", term["size_bytes"] / GiB, 0) for term in terms
-        ]
-        logged = [(label, seen[key], 1) for key, label in _LOGGED_TERMS.items() if key in seen]
-        order = [term for term, *_ in (*predicted, *logged)]
-        for term, size_gib, kind in sorted((*predicted, *logged), key=lambda each: order.index(each[0])):
-            bars.append(Bar(f"{name}: {term}", (Segment(0, size_gib, kind),), f"{size_gib:.2f} GiB"))
-            rows.append((name, term, ("predicted", "logged")[kind], f"{size_gib:.2f} GiB"))
+        logged = [(term, seen[key]) for term, key in LOGGED_TERMS.items() if key in seen]
+        logged += [(_FAILED, seen["allocation_gib"])] if "allocation_gib" in seen else []
+        predicted = [(term["name"], term["size_bytes"] / GiB) for term in terms if not term["host"]]
+        host = [(f"{term['name']}, host", term["size_bytes"] / GiB) for term in terms if term["host"]]
+        for source, parts in (("predicted", predicted), ("logged", logged), ("predicted", host)):
+            rows += [(name, term, source, f"{size:.2f} GiB") for term, size in parts]
+        bars += _pair(name, predicted, logged, kinds)
     if rows:
-        plot = Bars("memory", "Memory of one device by term", Axis("GiB"), tuple(bars), ("predicted", "logged"))
-        yield Panel(
-            "Memory by term",
-            "Memory of one device, or of the host where marked.",
-            (plot,),
-            Table(("deployment", "term", "from", "size"), rows),
-        )
+        drawn = tuple(bar for _, bar in sorted(bars, key=lambda pair: -pair[0])[:_MOST_BOOTS])
+        axis = Axis("GiB of one device; upper bar predicted, lower bar logged")
+        plot = Bars("memory", "Memory, predicted beside logged", axis, drawn, tuple(kinds))
+        note = "The KV cache of one request is a part of the pool, so only the table has it."
+        if len(bars) > len(drawn):
+            note = f"{len(drawn)} of {len(bars)} boots, those whose prediction is furthest off. {note}"
+        columns = ("deployment", "term", "from", "size")
+        yield Panel("Memory", note, (plot,) if drawn else (), Table(columns, rows), "memory")
+
+
+def _pair(
+    name: str, predicted: Sequence[tuple[str, float]], logged: Sequence[tuple[str, float]], kinds: list[str]
+) -> Iterator[tuple[float, Bar]]:
+    """Return the two stacked bars of one boot, and how far they are apart at a term that both have, as a share."""
+    upper, lower = (
+        [part for part in parts if part[0] != _PART_OF_POOL and part[1] > 0] for parts in (predicted, logged)
+    )
+    if not upper and not lower:
+        return
+    sizes = [
+        f"{word} {sum(size for _, size in parts):.2f}"
+        for word, parts in (("predicted", upper), ("logged", lower))
+        if parts
+    ]
+    both = [(size, dict(lower)[term]) for term, size in upper if term in dict(lower)]
+    apart = max((abs(size / seen - 1) for size, seen in both), default=0.0)
+    bar = Bar(name, tuple(_stacked(upper, kinds)), f"{', '.join(sizes)} GiB", tuple(_stacked(lower, kinds)))
+    yield apart, bar
+
+
+def _stacked(parts: Sequence[tuple[str, float]], kinds: list[str]) -> Iterator[Segment]:
+    start = 0.0
+    for term, size in parts:
+        if term not in kinds:
+            kinds.append(term)
+        yield Segment(start, size, kinds.index(term))
+        start += size

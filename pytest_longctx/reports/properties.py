@@ -1,12 +1,14 @@
-"""Record of one verdict by name, and its conversion to and from JUnit properties."""
+"""
+Record of one verdict by name, and its conversion to and from JUnit properties.
+
+Rows of the results file, such as a boot, travel beside the properties, under `ROWS`: readers of JUnit do not show JSON.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import isfinite
-from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 from pytest_longctx import toml
 from pytest_longctx.findings.verdicts import Verdict
@@ -15,11 +17,14 @@ from pytest_longctx.measures import MEASURES
 Pairs = Iterable[tuple[str, object]]
 
 _STEM = "longctx."
+ROWS = "longctx_rows"
+"""The attribute of a test's report that carries rows, as pairs of kind and JSON; xdist transports it."""
 FINDING = f"{_STEM}finding"
 BOOT = f"{_STEM}boot"
 REQUEST = f"{_STEM}request"
 VITALS = f"{_STEM}vitals"
-_WORDS = ("verdict", "title", "status", "source", "why", "said", "measured_by", "content", "carried")
+EXPLAINED = f"{_STEM}explained"
+_WORDS = ("verdict", "title", "status", "source", "why", "said", "measured_by", "content", "carried", "markers")
 """Parts of a verdict that are text, by their field name in `Entry`."""
 _HASH = "sha256:"
 """Before a hash: readers of JUnit files take one such as ``2066413249e4`` for a number."""
@@ -53,6 +58,10 @@ class Entry:
     """Start of the run that judged, if a later run took the verdict over without sending requests."""
     again: str = ""
     """Reason why an earlier run's verdict was not taken over."""
+    markers: str = ""
+    """Markers of the finding, separated by spaces."""
+    explained: str = ""
+    """Rows that explain a verdict that does not hold: asked, seen, allowed, because, do, again. Not a property."""
 
 
 def server_pairs(facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -79,6 +88,7 @@ def verdict_pairs(verdict: Verdict) -> Iterator[tuple[str, str]]:
         if seen
         else {},
         content=toml.digest(finding),
+        markers=" ".join(finding.markers),
     )
     yield from entry_pairs(entry)
 
@@ -90,8 +100,9 @@ def entry_pairs(entry: Entry) -> Iterator[tuple[str, str]]:
     for name in _WORDS:
         if value := getattr(entry, name):
             yield f"{stem}.{name}", f"{_HASH}{value}" if name == "content" else value
-    if entry.bounds:
-        yield f"{stem}.bounds", json.dumps(entry.bounds, default=dict)
+    for measure, bound in entry.bounds.items():
+        for side, limit in bound.items():
+            yield f"{stem}.bounds.{measure}.{side}", str(limit)
     for name, value in entry.measured.items():
         yield f"{stem}.{name}", f"{value:.9g}"
 
@@ -120,7 +131,7 @@ def without(pairs: Pairs, finding: str) -> list[tuple[str, object]]:
 
 def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
     """
-    Return a results row as a property pair; *kind* is `BOOT`, `REQUEST` or `VITALS`.
+    Return a results row as a pair; *kind* is `BOOT`, `REQUEST`, `VITALS` or `EXPLAINED`.
 
     A boot is attached to the first test that used it, a request to the test that sent it.
     """
@@ -133,7 +144,7 @@ def found_pair(deployment: str, prompt_tokens: int, places: Sequence[tuple[float
 
 
 def found(pairs: Pairs) -> Iterator[dict[str, Any]]:
-    """Return every needle position in *pairs* as a row."""
+    """Return every needle position in the rows *pairs*."""
     for prompt in rows(_FOUND, pairs):
         for depth, score in prompt["places"]:
             rest = {name: prompt[name] for name in ("deployment", "prompt_tokens")}
@@ -158,11 +169,25 @@ def _entry(finding: str, flat: Mapping[str, str], server: Mapping[str, str]) -> 
     return Entry(
         finding=finding,
         **{name: flat.get(f"{stem}{name}", "").removeprefix(_HASH if name == "content" else "") for name in _WORDS},
-        bounds=json.loads(flat.get(f"{stem}bounds", "{}")),
+        bounds=_bounds(f"{stem}bounds.", flat),
         again=flat.get(again_pair(finding, "")[0], ""),
         measured={name: float(flat[f"{stem}{name}"]) for name in MEASURES if f"{stem}{name}" in flat},
         server=server,
     )
+
+
+def _bounds(stem: str, flat: Mapping[str, str]) -> dict[str, dict[str, str | float]]:
+    found: dict[str, dict[str, str | float]] = {}
+    for name, value in flat.items():
+        measure, _, side = name.removeprefix(stem).rpartition(".")
+        if name.startswith(stem) and measure and side in _BOUND:
+            found.setdefault(measure, {})[side] = value if side == "tolerance" else float(value)
+    return found
+
+
+def explained_pair(finding: str, text: str) -> tuple[str, str]:
+    """Return the explanation of the verdict on *finding* as a row."""
+    return row_pair(EXPLAINED, {"finding": finding, "text": text})
 
 
 def rows(kind: str, pairs: Pairs) -> list[dict[str, Any]]:
@@ -171,21 +196,3 @@ def rows(kind: str, pairs: Pairs) -> list[dict[str, Any]]:
 
 
 PLACES = ("test", "suite")
-
-
-def lift(path: Path) -> None:
-    """Move the properties of every test in the file at *path* to its suite, as ``CLASS::TEST::NAME``."""
-    tree = ET.parse(path)  # noqa: S314 - what pytest has just written
-    for suite in tree.iter("testsuite"):
-        known = suite.find("properties")
-        lifted = ET.Element("properties") if known is None else known
-        for case in suite.iter("testcase"):
-            for group in case.findall("properties"):
-                case.remove(group)
-                for each in group:
-                    test = f"{case.get('classname', '')}::{case.get('name', '')}"
-                    each.set("name", f"{test}::{each.get('name', '')}")
-                    lifted.append(each)
-        if known is None and len(lifted):
-            suite.insert(0, lifted)
-    tree.write(path, encoding="utf-8", xml_declaration=True)

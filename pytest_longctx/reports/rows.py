@@ -102,6 +102,8 @@ class VerdictRow(Row):
     again: str = ""
     measured_by: str = ""
     outcome: str = ""
+    markers: str = ""
+    explained: str = ""
 
 
 class Term(Row):
@@ -110,6 +112,7 @@ class Term(Row):
     name: str
     host: bool
     size_bytes: Figure
+    bounds_bytes: list[Figure] | None = None
 
 
 class Predicted(Row):
@@ -117,6 +120,7 @@ class Predicted(Row):
 
     concurrency: Figure | None = None
     longest_tokens: Figure | None = None
+    failing_bytes: Figure | None = None
     terms: list[Term] = []
 
 

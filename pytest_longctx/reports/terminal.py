@@ -1,24 +1,35 @@
-"""Summary table at the end of a run: worst first, at most 80 columns."""
+"""Summary table at the end of a run: worst first, and each cause once."""
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pytest_longctx.findings.verdicts import WORST_FIRST
+from pytest_longctx.reports.causes import Key, is_derived, missed, quoted, reason, sentence
 from pytest_longctx.reports.properties import Entry
 from pytest_longctx.units import duration
 
 COLOURS = {"broken": "red", "unmeasured": "yellow", "known": "yellow", "out of scope": "cyan", "holds": "green"}
-_WIDTH = 80
+LEAST_WIDTH = 80
+MOST_WIDTH = 160
+"""Columns of the table: those of the terminal within these bounds."""
 
 
-def table(found: Sequence[Entry], verbosity: int = 0) -> Iterator[tuple[str, str]]:
+def is_claim(entry: Entry) -> bool:
+    """Whether a verdict is about a published figure and not about a server."""
+    return entry.verdict != "out of scope" and not entry.server
+
+
+def table(found: Sequence[Entry], verbosity: int = 0, width: int = LEAST_WIDTH) -> Iterator[tuple[str, str]]:
     """
-    Return the lines of the table, each with its colour.
+    Return the lines of the table, each with its colour and at most *width* columns wide.
 
-    Findings out of scope are grouped by reason. From *verbosity* 1 on they are listed one by one with the full reason.
+    Published claims are not in it. Findings out of scope are grouped by reason.
+    From *verbosity* 1 on they are listed one by one with the full reason.
     Below 0 only unexpected verdicts are listed.
     """
+    found = [entry for entry in found if not is_claim(entry)]
     ids = Counter(entry.finding for entry in found)
     for word in WORST_FIRST:
         rows = sorted(
@@ -28,18 +39,47 @@ def table(found: Sequence[Entry], verbosity: int = 0) -> Iterator[tuple[str, str
         if verbosity < 0 and word in ("out of scope", "holds"):
             continue
         if word == "out of scope" and verbosity == 0:
-            yield from ((line, COLOURS[word]) for line in _folded(rows))
+            yield from ((line, COLOURS[word]) for line in _folded(rows, width))
             continue
         for entry in rows:
             name = entry.server.get("deployment", "") if ids[entry.finding] > 1 else ""
             line = _row(entry, f"{name}: " if name else "")
-            yield from ((part, COLOURS[word]) for part in (_whole(line) if verbosity > 0 else [_cut(line)]))
+            yield from (
+                (part, COLOURS[word]) for part in (_whole(line, width) if verbosity > 0 else [_cut(line, width)])
+            )
 
 
-def _folded(rows: Sequence[Entry]) -> Iterator[str]:
-    reasons = Counter(entry.why for entry in rows)
+def _folded(rows: Sequence[Entry], width: int) -> Iterator[str]:
+    reasons = Counter(reason(entry.why) for entry in rows)
     for why, count in sorted(reasons.items(), key=lambda each: (-each[1], each[0])):
-        yield _cut(" ".join(f"{count:>7} out of scope {why}".splitlines()))
+        yield _cut(" ".join(f"{count:>7} out of scope {why}".splitlines()), width)
+
+
+def claims(found: Sequence[Entry], width: int = LEAST_WIDTH) -> Iterator[tuple[str, str]]:
+    """Return the lines about published claims, which need no server: those that do not hold, and the count by verdict."""
+    its = [entry for entry in found if is_claim(entry)]
+    if not its:
+        return
+    yield f"published claims, by arithmetic alone: {_counted(its)}", ""
+    for entry in its:
+        if entry.verdict != "holds":
+            yield _cut(_row(entry, ""), width), COLOURS[entry.verdict]
+
+
+def causes(
+    told: Mapping[Key, Sequence[Entry]], boots: Mapping[str, Mapping[str, Any]], width: int = LEAST_WIDTH
+) -> Iterator[str]:
+    """
+    Return one line for each cause of more than one failing verdict, with the findings that fail for it.
+
+    *boots*: the failed boots by deployment.
+    """
+    for key, entries in told.items():
+        if len(entries) > 1:
+            names = ", ".join(dict.fromkeys(entry.finding for entry in entries))
+            lead = min(entries, key=lambda entry: is_derived(entry.why))
+            said = f"one cause: {sentence(key, missed(lead.why), boots.get(key.deployment), quoted(lead.why))}: {names}"
+            yield from textwrap.wrap(" ".join(said.split()), width, subsequent_indent="  ")
 
 
 def _row(entry: Entry, where: str) -> str:
@@ -48,12 +88,12 @@ def _row(entry: Entry, where: str) -> str:
     return " ".join(f"{entry.finding:<7} {entry.verdict:<12} {where}{took}{entry.why or entry.title}".splitlines())
 
 
-def _cut(line: str) -> str:
-    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
-def _whole(line: str) -> list[str]:
-    return textwrap.wrap(line, _WIDTH, subsequent_indent=" " * 21, drop_whitespace=True) or [""]
+def _whole(line: str, width: int) -> list[str]:
+    return textwrap.wrap(line, width, subsequent_indent=" " * 21, drop_whitespace=True) or [""]
 
 
 def resumed(found: Sequence[Entry]) -> Iterator[str]:
@@ -71,10 +111,15 @@ def resumed(found: Sequence[Entry]) -> Iterator[str]:
 
 def tally(found: Sequence[Entry]) -> str:
     """
-    Count the entries by verdict.
+    Count the entries by verdict, without published claims.
 
-    >>> tally([Entry("LC-0001", "holds"), Entry("LC-0002", "broken")])
+    >>> server = {"deployment": "tiny"}
+    >>> tally([Entry("LC-0001", "holds", server=server), Entry("LC-0002", "broken", server=server)])
     '1 broken, 1 holds'
     """
+    return _counted([entry for entry in found if not is_claim(entry)])
+
+
+def _counted(found: Sequence[Entry]) -> str:
     counts = Counter(entry.verdict for entry in found)
     return ", ".join(f"{counts[word]} {word}" for word in WORST_FIRST if counts[word])

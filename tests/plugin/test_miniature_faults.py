@@ -5,6 +5,7 @@ import re
 import pytest
 
 from pytest_longctx.miniatures.faults import FAULTS
+from pytest_longctx.reports.causes import causes
 
 SERVED = {"LC-0001", "LC-0002", "LC-0003", "LC-0004", "LC-0020", "LC-0040", "LC-0041", "MN-0001", "MN-0040"}
 ALL = SERVED | {"LC-0021", "LC-0022", "LC-0023", "LC-0030", "LC-0031", "LC-0050", "LC-0080"}
@@ -104,6 +105,8 @@ def test_fault_is_caught_by_its_own_check(run, faulty, fault):
         once = broken[finding].replace("; recovered: 0, wanted exactly 1", "")  # MN-0040 asks exactly this
         assert once.count(", wanted ") == 1 or rows[finding]["verdict"] == "unmeasured"
     assert holding | broken.keys() == ALL
+    # One faulty server is one cause, whichever of its laws a test meets first.
+    assert len(causes(done.results)) == bool(CAUGHT[fault])
     assert done.outcome.ret == (0 if not CAUGHT[fault] else 1)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pytest_longctx.reports import html, results
+from pytest_longctx.reports import causes, results
 
 OWN = """
 import pytest
@@ -34,7 +34,7 @@ def test_a_verdict_is_repeated_from_any_folder(run, pytester, tmp_path_factory, 
     options = ("--backend=miniature", faulty("honest"), "--longctx-data=ours", "--longctx-allow-unjudged")
     first = run(*options, "-k", "LC-0001", what=what).results
     (row,) = first.verdicts
-    line = html.again(first.header, row)
+    line = causes.again(first.header, row)
     assert str(pytester.path / "faulty.toml") in line
     assert str(pytester.path / "ours") in line
     second = repeated(line, tmp_path_factory.mktemp("elsewhere"))

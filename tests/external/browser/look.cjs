@@ -12,6 +12,9 @@ const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-ru
   "--disable-component-update", "--disable-sync"];
 const OPEN_ALL = () => document.querySelectorAll("details").forEach((one) => (one.open = true));
 
+// First paint in milliseconds after the start of the navigation, as the browser's own clock has it.
+const FIRST_PAINT = () => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? null;
+
 async function look(browser, file, [name, colorScheme, width], javaScriptEnabled) {
   const context = await browser.newContext({ colorScheme, viewport: { width, height: 844 }, javaScriptEnabled });
   const page = await context.newPage();
@@ -24,12 +27,19 @@ async function look(browser, file, [name, colorScheme, width], javaScriptEnabled
   seen.load_ms = Date.now() - started;
   if (!javaScriptEnabled) {
     seen.text = await page.innerText("body");
+    seen.rows = await page.locator("table.verdicts tbody tr").count();
     await context.close();
     return seen;
   }
+  await page.waitForFunction(FIRST_PAINT);
+  seen.paint_ms = await page.evaluate(FIRST_PAINT);
   seen.width = await page.evaluate(() => document.documentElement.scrollWidth);
-  await page.screenshot({ path: file.replace(/\.html$/, `-${name}.png`), fullPage: true });
+  seen.height = await page.evaluate(() => document.documentElement.scrollHeight);
+  await page.screenshot({ path: file.replace(/\.html$/, `-${name}.png`) });
   seen.keyboard = await keyboard(page);
+  seen.linked = await linked(page);
+  seen.sorted = await sorted(page);
+  seen.printed = await printed(page);
   if (fs.statSync(file).size < 1e6) { // the rules take minutes on ten thousand verdicts, which are all alike
     await page.evaluate(OPEN_ALL);
     await page.evaluate(fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8"));
@@ -41,18 +51,52 @@ async function look(browser, file, [name, colorScheme, width], javaScriptEnabled
   return seen;
 }
 
-// Keyboard use: skip to the verdicts, filter them, open the first.
+// Keyboard use: skip to the verdicts, find one, open it if it has more to show.
 async function keyboard(page) {
   await page.keyboard.press("Tab");
   const skip = await page.evaluate(() => document.activeElement.textContent);
-  const name = (await page.locator("details.f > summary").last().textContent()).match(/[A-Z]+-\d+/)[0];
+  const name = await page.locator("#body tr").last().getAttribute("id");
   await page.focus("#find");
-  await page.keyboard.type(name);
-  const shown = await page.locator("details.f:visible").count();
-  await page.focus("details.f:not([hidden]) > summary");
-  await page.keyboard.press("Enter");
-  const unfolded = await page.locator("details.f[open]").count();
-  return { skip, shown, unfolded };
+  await page.keyboard.type(name.split(".")[0]);
+  await page.waitForFunction((id) => document.getElementById("body").rows.length < 25 && document.getElementById(id), name);
+  const inside = page.locator(`[id="${name}"] summary`);
+  const openable = await inside.count();
+  if (openable) {
+    await inside.focus();
+    await page.keyboard.press("Enter");
+  }
+  const unfolded = await page.locator("#body details[open]").count();
+  await page.fill("#find", "");
+  return { skip, unfolded: unfolded === openable };
+}
+
+// A link to the last verdict shows it, whatever page of the table it is on.
+async function linked(page) {
+  const id = await page.evaluate(() => lines[lines.length - 1].match(/id="([^"]*)"/)[1]);
+  await page.evaluate((name) => { location.hash = name; }, id);
+  await page.waitForFunction((name) => document.getElementById(name)?.classList.contains("here"), id);
+  return await page.evaluate((name) => {
+    const box = document.getElementById(name).getBoundingClientRect();
+    return box.top >= 0 && box.top < innerHeight;
+  }, id);
+}
+
+// The verdicts sorted by finding, downwards and upwards.
+async function sorted(page) {
+  const button = page.locator("th button", { hasText: "finding" });
+  const first = [];
+  for (let i = 0; i < 2; i += 1) {
+    await button.click();
+    first.push(await page.locator("#body tr td:nth-child(2)").first().textContent());
+  }
+  return { first, state: await page.locator("th[aria-sort]").getAttribute("aria-sort") };
+}
+
+async function printed(page) {
+  await page.emulateMedia({ media: "print" });
+  const hidden = await page.evaluate(() => getComputedStyle(document.querySelector(".find")).display);
+  await page.emulateMedia({ media: "screen" });
+  return hidden;
 }
 
 (async () => {

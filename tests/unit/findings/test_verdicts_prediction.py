@@ -1,6 +1,7 @@
 """Prediction, finding and observation of one boot: two that agree outweigh the third."""
 
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from pytest_longctx.findings.scope import Conditions, mismatch
 from pytest_longctx.findings.verdicts import judge, remark
 from pytest_longctx.launchers.boot import Boot
 from pytest_longctx.observation import Observation
-from pytest_longctx.reports.html import failures
+from pytest_longctx.reports import html
+from pytest_longctx.reports.causes import causes, remarks
 from pytest_longctx.units import GiB
 from tests.unit import factories
 
@@ -169,9 +171,10 @@ def test_the_report_says_of_a_documented_failure_that_it_was_predicted_otherwise
     message = remark(FINDING, FITS, died())
     boot = factories.booted(outcome="runs out of memory", signature="gpu-out-of-memory")
     row = {**factories.verdict(word="holds"), "why": message}
-    (shown,) = failures(factories.results(row, boots=[boot]))
-    assert shown["word"] == "holds"
-    assert shown["cause"] == f"the boot runs out of memory (gpu-out-of-memory), as documented; {message}"
+    run = factories.results(row, boots=[boot])
+    assert causes(run) == []
+    assert remarks(run) == [row]
+    assert f'1 holds with a remark</span>: <a href="#TT-0001">TT-0001</a> {escape(message)}.' in html.page(run)
 
 
 def test_the_report_says_of_a_boot_that_came_up_that_it_was_predicted_otherwise():
@@ -181,8 +184,8 @@ def test_the_report_says_of_a_boot_that_came_up_that_it_was_predicted_otherwise(
         "but it started as documented: the prediction is wrong, or this machine differs from the one it assumes"
     )
     row = {**factories.verdict(word="holds"), "why": message}
-    assert [one["cause"] for one in failures(factories.results(row, boots=[factories.booted()]))] == [message]
-    assert not list(failures(factories.results(factories.verdict(word="holds"), boots=[factories.booted()])))
+    assert remarks(factories.results(row, boots=[factories.booted()])) == [row]
+    assert not remarks(factories.results(factories.verdict(word="holds"), boots=[factories.booted()]))
 
 
 def test_a_boots_record_has_its_prediction():
