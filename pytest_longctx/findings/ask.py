@@ -64,6 +64,7 @@ Path = Literal[
     "cancelled",
     "decode-border",
     "reused",
+    "other-beginning",
 ]
 """A way in which a KV cache comes about; see `pytest_longctx.client.state_paths`."""
 

@@ -110,6 +110,14 @@ def _ids(said: Reading) -> list[int]:
     raise UnwalkableError("the token ids of the answer are not known")
 
 
+def other_beginning(one: Walk) -> None:
+    """Prompts with the same blocks behind another first one, whose keys and values therefore differ."""
+    task = one.new()
+    one.read(task)
+    one.read(tasks.other_beginning(task, one.block, one.prompt))
+    one.again(task)
+
+
 def branch(one: Walk) -> None:
     """Different continuations of one beginning, all at once."""
     base, shared = one.new(), one.tokens // 2
@@ -318,6 +326,7 @@ PATHS: Mapping[str, Path] = MappingProxyType(
         "cancelled": company.cancelled,
         "decode-border": decode_border,
         "reused": pressure.reused,
+        "other-beginning": other_beginning,
     }
 )
 """Every path by the name that a finding gives it."""

@@ -107,6 +107,20 @@ def other_tail(task: Task, shared: int, draw: Draw) -> Task:
     return of(_planted(ids, needles, task.prompt.seed, key), task.windows)
 
 
+def other_beginning(task: Task, tokens: int, draw: Draw) -> Task:
+    """A prompt of the same length that differs from *task* in its first *tokens*: other filler, and other values of needles."""
+    ids: Ids = task.prompt.ids.copy()
+    ids[:tokens] = draw(len(ids)).ids[:tokens]
+    key = f"{task.prompt.key}, another beginning of {tokens}"
+    if task.question is None:
+        return Task(_frozen(ids, task.prompt.seed, key), task.output_tokens)
+    needles = tuple(
+        Needle(each.key, (each.value + 1) % codes.VALUES, each.position) if each.position < tokens else each
+        for each in task.question.needles
+    )
+    return of(_planted(ids, needles, task.prompt.seed, key), task.windows)
+
+
 def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
     """The next turn of a conversation: the prompt of *task*, its *answer*, *tokens* new ones, and the same question again."""
     ids = np.concatenate((task.prompt.ids, np.asarray(answer, dtype=np.uint32), draw(tokens).ids))
