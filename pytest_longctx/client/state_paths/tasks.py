@@ -69,12 +69,15 @@ def new(
 
 def _places(tokens: int, count: int, beside: Sequence[int], windows: Windows) -> list[int]:
     """*count* places at most, over the whole prompt: those *beside* a border, and others that the windows allow."""
-    even = [at for at in questions.spread(tokens, count, windows) if at not in beside]
     first = max((questions.first_seen(tokens, key, window) for key, window in enumerate(windows) if window), default=0)
-    # What lies before the last of the windows is wanted by the fewest keys.
-    free = [at for at in even if at < first] or even
+    if all(windows):
+        beside = [at for at in beside if at >= first]  # else no key is left that sees it
+    even = [at for at in questions.spread(tokens, count, windows) if at not in beside]
     spare = max(0, len(even) + len(beside) - count)
-    dropped = {free[round(i)] for i in np.linspace(0, len(free) - 1, min(spare, len(free)))} if spare else set()
+    # What lies before the last of the windows is wanted by the fewest keys.
+    before = [at for at in even if at < first]
+    free = before if len(before) >= spare else even
+    dropped = {free[round(i)] for i in np.linspace(0, len(free) - 1, spare)}
     return sorted({*(at for at in even if at not in dropped), *beside})
 
 

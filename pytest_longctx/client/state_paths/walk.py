@@ -62,8 +62,11 @@ class Walk:
         flags = self.server.deployment.flags
         self.caching = _claims(layout, dict(flags))
         self.blocks = _number(layout.get("num_gpu_blocks") or flags.get("num-gpu-blocks-override"))
+        block = _number(layout.get("block_size") or flags.get("block-size") or flags.get("page-size"))
+        context = self.server.deployment.max_model_len
         self.pieces = Pieces(
-            _number(layout.get("block_size") or flags.get("block-size") or flags.get("page-size")),
+            # Of a model with states alone, one block holds a request of any length.
+            None if block and context and block >= context else block,
             _number(flags.get("max-num-batched-tokens") or flags.get("chunked-prefill-size")),
             _window(self.server),
         )
@@ -89,10 +92,19 @@ class Walk:
         return self.asked.prompt_tokens or 1
 
     def new(self, tokens: int | None = None, border: int | None = None) -> Task:
-        """A new task of *tokens*, by default as the finding asks."""
+        """A new task of *tokens*, by default as the finding asks. Raises `UnwalkableError` if it is too long for this server."""
+        one, length = self.server.deployment, tokens or self.tokens
+        room = min(
+            (most for most in (one.max_model_len, one.longest_prompt) if most),
+            default=length + self.asked.output_tokens,
+        )
+        if length + self.asked.output_tokens > room:
+            raise UnwalkableError(
+                f"it needs a prompt of {length:,} tokens, and {room:,} are sent at most, answer included"
+            )
         return tasks.new(
             self.prompt,
-            tokens or self.tokens,
+            length,
             self.asked.output_tokens,
             probe=self.probe,
             border=border,
@@ -287,6 +299,9 @@ def _hits(walk: Walk) -> dict[str, float | None]:
         return {}
     shares = [each.hit_share(walk.block) for each in wanted]
     known = [share for share in shares if share is not None]
+    if walk.caching is False and not any(known):
+        walk.not_taken = walk.not_taken or "not taken: the server says that its prefix cache is off"
+        return {}
     if len(known) == len(shares) and known and walk.caching is not True and max(known) == 0:
         walk.not_taken = (
             walk.not_taken or "not taken: no prompt was found in the cache, and the server does not say that it has one"
