@@ -1,7 +1,9 @@
 """Plant faults in a running engine, one after the other, and record which checks of the cache paths name each."""
 
 import os
+import random
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -220,6 +222,53 @@ def _tested(engine: str, where: str, faults: Sequence[str], logs: Path, tell: Ca
     return sound
 
 
+REPEATED: Final = (
+    *("SP-0001", "SP-0002", "SP-0003", "SP-0006", "SP-0007", "SP-0010", "SP-0011"),
+    *(f"SP-{number:04}" for number in range(19, 27)),
+)
+"""Findings of the repetitions without a fault: each takes seconds, and any length of prompt suits it."""
+_SHORTEST, _LONGEST = 300, 2000
+
+
+def repeat(engine: str, count: int, seed: int, logs: Path, tell: Callable[[str], None]) -> bool:
+    """
+    Boot *engine* without a fault and judge it *count* times, by paths and prompts of lengths that *seed* draws.
+
+    *tell* each verdict that does not hold, and the number of each. Return whether none was red. Raises `UsageError` and
+    `LongctxError`.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"selftest: {unknown('engine', engine, ENGINES)}")
+    known = finding.load_all((paths.suites() / "findings",))
+    words: Counter[str] = Counter()
+    with (
+        tempfile.TemporaryDirectory(prefix="longctx-faults-") as folder,
+        _serving(engine, ENGINES[engine], Path(folder), logs) as server,
+    ):
+        for number, (one, tokens) in enumerate(drawn(seed, count)):
+            verdict = _verdict(server, known[one], tokens, f"{seed}/{number}", seed)
+            words[verdict.word] += 1
+            if verdict.word != "holds":
+                tell(f"{number}: {one}, {known[one].ask.path}, {tokens} tokens: {verdict.word}: {verdict.why}")
+    tell(f"seed {seed}: " + ", ".join(f"{words[word]} {word}" for word in ("holds", "unmeasured", "broken")))
+    return not words["broken"]
+
+
+def drawn(seed: int, count: int) -> Iterator[tuple[str, int]]:
+    """*count* findings, each with the length of its prompt in tokens."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        yield draw.choice(REPEATED), draw.randint(_SHORTEST, _LONGEST)
+
+
+def _verdict(server: Server, one: finding.Finding, tokens: int, key: str, seed: int) -> Verdict:
+    """The verdict of *one* with prompts of *tokens*, which *seed* and *key* make."""
+    asked = one.ask.model_copy(update={"prompt_tokens": tokens})
+    prompt = PromptFactory(seed, f"{key}/{one.id}", server.deployment.model.ordinary_ids)
+    seen = state_paths.observe(server, prompt, asked, no_progress)
+    return verdicts.judge(one, replace(seen, sent_tokens=None))
+
+
 def in_order(faults: Sequence[str]) -> tuple[str, ...]:
     """*faults* between two judgements without any, and those that outlast their time behind them."""
     passing = [name for name in faults if name not in LASTING]
@@ -233,12 +282,8 @@ def _judge(server: Server, fault: str, control: Path, checks: Sequence[finding.F
     try:
         control.write_text("" if fault == _NO_FAULT else fault, encoding="utf-8")
         for one in checks:
-            asked = one.ask.model_copy(update={"prompt_tokens": _LONG.get(str(one.ask.path), _TOKENS)})
-            prompt = PromptFactory(
-                int.from_bytes(os.urandom(4)), f"{fault}/{one.id}", server.deployment.model.ordinary_ids
-            )
-            seen = state_paths.observe(server, prompt, asked, no_progress)
-            found.append(verdicts.judge(one, replace(seen, sent_tokens=None)))
+            tokens = _LONG.get(str(one.ask.path), _TOKENS)
+            found.append(_verdict(server, one, tokens, fault, int.from_bytes(os.urandom(4))))
     finally:
         control.write_text("", encoding="utf-8")
         with suppress(OSError):

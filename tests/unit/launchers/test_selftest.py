@@ -92,3 +92,13 @@ def test_an_unknown_name_is_one_line(capsys, arguments, said):
 
 def test_a_fault_that_outlasts_its_time_comes_after_the_last_clean_judgement():
     assert selftest.in_order(("nan", "wrong-block")) == ("none", "wrong-block", "none", "nan")
+
+
+def test_repetitions_are_drawn_alike_from_one_seed_and_cover_every_path():
+    assert list(selftest.drawn(3, 50)) == list(selftest.drawn(3, 50))
+    assert list(selftest.drawn(3, 50)) != list(selftest.drawn(4, 50))
+    several = list(selftest.drawn(3, 500))
+    assert {one for one, _ in several} == set(selftest.REPEATED)
+    assert len({tokens for _, tokens in several}) > 200
+    known = load_findings()
+    assert all(known[one].question == "path" and not known[one].scope.deployment for one in selftest.REPEATED)
