@@ -264,7 +264,7 @@ def summary(walk: Walk) -> Observation:
         **_hits(walk),
         **walk.counts,
     }
-    said = [*wrong, *(reading.place(each, found, pieces) for each, found in certain), shaky]
+    said = [*wrong, *(reading.place(each, found, pieces) for each, found in certain), _shared(walk), shaky]
     bad = bool(wrong or certain or foreign)
     text = "; ".join(filter(None, (walk.not_taken if not bad else "", *islice(filter(None, said), 3))))
     return Observation("serves" if bad or not walk.not_taken else None, metrics, phase="request", said=text)
@@ -280,6 +280,16 @@ def _foreign(walk: Walk) -> float | None:
     of_controls = [Reading(each.task, cold).foreign_tokens for each in walk.readings for cold in walk.colds_of(each)]
     known = [tokens for tokens in (*of_path, *of_controls) if tokens is not None]
     return None if None in of_path or not known else max(known)
+
+
+def _shared(walk: Walk) -> str:
+    """What was cached of a cold control, which nothing may share; empty: nothing."""
+    of_controls = (
+        Reading(each.task, cold).foreign_tokens or 0 for each in walk.readings for cold in walk.colds_of(each)
+    )
+    most = max(of_controls, default=0)
+    how = "under a cache salt of its own" if walk.server.backend.salted else "after a reset of the cache"
+    return f"{most:,} tokens of a prompt that was read {how} came from the cache" if most else ""
 
 
 def _needles(readings: Sequence[Reading]) -> dict[str, float | None]:
