@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ TOKENS = 40
 class Stepping(Honest):
     """Answers a token in each step, as an engine does, so that answers are in progress at one time."""
 
-    def events(self, request) -> Iterator[dict]:
+    def events(self, request) -> Iterator[dict[str, Any]]:
         for event in super().events(request):
             time.sleep(0.005)  # the time of a step
             yield event
