@@ -8,7 +8,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_longctx import backends, paths, plan, toml
+from pytest_longctx import backends, paths, plan, predict, toml
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployments import models
 from pytest_longctx.deployments.deployment import load_all as load_deployments
@@ -359,3 +359,10 @@ def test_no_finding_about_any_cpu_is_bounded_in_seconds(shipped):
     asked = shipped.ask
     if "good_share" in shipped.bounds and (asked.goal_ttft_s or asked.goal_tpot_s):
         assert shipped.bounds["good_share"].limits == (None, None)
+
+
+@every_deployment
+def test_a_deployment_that_boots_on_request_holds_one_request(shipped):
+    if shipped.on_request and shipped.needs_full_context:
+        predicted = predict(shipped, hardware="cpu")
+        assert predicted is None or predicted.fits, str(predicted)
