@@ -1,17 +1,26 @@
-"""Resolve what a deployment leaves to the machine: its dtype on a CPU, and the expected times."""
+"""Resolve what a deployment leaves to the machine: its GPU and context, its dtype on a CPU, and the expected times."""
 
+from collections.abc import Sequence
+from math import inf
 from typing import Any
 
+from pytest_longctx import toml
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployments import capacity, models
 from pytest_longctx.deployments.cpu_speed import fastest_by_flags
 from pytest_longctx.deployments.deployment import FASTEST, Deployment
-from pytest_longctx.deployments.hardware import Machine
+from pytest_longctx.deployments.hardware import ANY_GPU, Hardware, Machine
 from pytest_longctx.errors import UsageError
+from pytest_longctx.units import GiB
 
 
 def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
-    """Resolve ``dtype = "fastest"`` of *one* for the CPU of *here*, and add the expected times. Raises `TableError`."""
+    """
+    *one* on *here*: its GPU and the longest context that fits it, ``dtype = "fastest"`` of a CPU, and the expected times.
+
+    Raises `TableError`.
+    """
+    one = _on_this_gpu(one, backend, here.hardware)
     flags = one.flags
     if flags.get("dtype") == FASTEST:
         if not backend.on_cpu:
@@ -23,6 +32,64 @@ def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
         flags = {**flags, "dtype": measured}
     timeouts = one.timeouts.model_copy(update=_expected(one, str(flags.get("dtype", "bfloat16")), here))
     return one.model_copy(update={"flags": flags, "timeouts": timeouts})
+
+
+def without_superseded(
+    every: Sequence[Deployment], there: Hardware | None, version: str | None = None
+) -> tuple[Deployment, ...]:
+    """*every* deployment but those for any GPU where another serves the same model on exactly the GPUs of *there*."""
+    return tuple(one for one in every if not any(_supersedes(each, one, there, version) for each in every))
+
+
+def _supersedes(other: Deployment, one: Deployment, there: Hardware | None, version: str | None) -> bool:
+    needs = Hardware.parse(one.hardware) if one.hardware else None
+    if needs is None or needs.kind != ANY_GPU or there is None or not there.carries(needs):
+        return False
+    exact = other.hardware == str(Hardware(there.kind, needs.count)) and other.model.make == one.model.make
+    known = version is None or other.version is None or toml.in_range(version, other.version)
+    return exact and known and not other.only_named and not other.only_questions
+
+
+def _on_this_gpu(one: Deployment, backend: Backend, there: Hardware | None) -> Deployment:
+    """*one* unchanged, or, if it is for any GPU and *there* has one, for that GPU."""
+    needs = Hardware.parse(one.hardware) if one.hardware else None
+    if needs is None or needs.kind != ANY_GPU or there is None or not there.carries(needs):
+        return one
+    gpus = Hardware(there.kind, needs.count)
+    timeouts = one.timeouts.model_copy(update=_expected_of_gpus(one, gpus))
+    placed = one.model_copy(update={"hardware": str(gpus), "timeouts": timeouts})
+    return placed.model_copy(update={"max_model_len": _longest(placed, backend, there.device_gib)})
+
+
+def _longest(one: Deployment, backend: Backend, device_gib: float | None) -> int | None:
+    """
+    The longest of the context lengths of *one* that fits and is read in time, by prediction.
+
+    The shortest if there is none, or if nothing is known.
+    """
+    shape = models.shape_of(one.model)
+    if shape is None or device_gib is None:
+        return one.context_lengths[-1] if one.context_lengths else one.max_model_len
+    for length in one.context_lengths:
+        tried = one.model_copy(update={"max_model_len": length})
+        found = backend.predict(tried, shape, device_gib * GiB)
+        affordable = tried.timeouts.expected_prefill_s(length) <= (tried.longest_prompt_s or inf)
+        if found is not None and found.fits and not found.doubt and affordable:
+            return length
+    return one.context_lengths[-1] if one.context_lengths else one.max_model_len
+
+
+def _expected_of_gpus(one: Deployment, gpus: Hardware) -> dict[str, float]:
+    """Expected times of a prefill: the roofline at the usual utilisation; without a data sheet, that of the slowest known."""
+    shape = models.shape_of(one.model)
+    if shape is None:
+        return {}
+    tflops = capacity.PEAK_TFLOPS.get(gpus.kind, {}).get(2) or min(
+        each[2] for each in capacity.PEAK_TFLOPS.values() if 2 in each
+    )
+    rate = tflops * 1e12 * gpus.count * capacity.USUAL_UTILISATION
+    products, local, full = capacity.prefill_terms(shape)
+    return {"expected_s_per_token": (products + local) / rate, "expected_s_per_token_squared": full / rate}
 
 
 def _expected(one: Deployment, dtype: str, here: Machine) -> dict[str, Any]:

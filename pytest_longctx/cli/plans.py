@@ -120,6 +120,7 @@ def _as_json(one: "Planned", found: "Answer", given: Namespace, options: "Option
 
 def _plan_findings(given: Namespace) -> None:
     from pytest_longctx import backends, paths  # noqa: PLC0415
+    from pytest_longctx.backends import defaults  # noqa: PLC0415
     from pytest_longctx.deployments import deployment  # noqa: PLC0415
     from pytest_longctx.deployments.hardware import Hardware, Machine  # noqa: PLC0415
     from pytest_longctx.findings.finding import load_all as load_findings  # noqa: PLC0415
@@ -132,16 +133,18 @@ def _plan_findings(given: Namespace) -> None:
         if getattr(given, name):
             raise UsageError(f"--{name.replace('_', '-')}: is for the plan of a command or a file; name one")
     try:
-        here = Hardware.parse(given.hardware)
+        here = Hardware.machine(given.hardware)
     except ValueError as problem:
         raise UsageError(f"--hardware: {problem}") from None
     backend, folders = backends.named(given.backend or "vllm"), paths.data(given.data, "--data")
     known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
-    chosen = [one for one in known.values() if one.backend == backend.name]
+    host_bytes = None if given.host_memory is None else given.host_memory * 1024**3
+    machine = Machine(here, host_bytes=host_bytes)
+    ours = [one for one in known.values() if one.backend == backend.name]
+    chosen = [defaults.settle(one, backend, machine) for one in defaults.without_superseded(ours, here)]
     wanted = load_findings(tuple(folder / "findings" for folder in folders)).values()
     cases = match(wanted, chosen, lambda one, _: Conditions(one, here, None, one.max_model_len))
-    host_bytes = None if given.host_memory is None else given.host_memory * 1024**3
-    made = runs.make(cases, chosen, backend, Machine(here, host_bytes=host_bytes))
+    made = runs.make(cases, chosen, backend, machine)
     print(json.dumps([row.as_json() for row in made.rows], indent=1) if given.json else "\n".join(_fitting_first(made)))
 
 

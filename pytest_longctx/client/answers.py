@@ -188,12 +188,12 @@ class _Deadline:
         self._streams.clear()
 
     def trace(self, event: str, about: Mapping[str, Any]) -> None:
-        """Note the connection; httpcore calls this for each of its steps."""
+        """Note the connection of a request with a total time limit; httpcore calls this for each of its steps."""
         if event == "connection.connect_tcp.complete":
             self._streams.append(about["return_value"])
 
     def end(self) -> None:
-        """Shut the connection down."""
+        """Shut the connection down, because the request's total time is over."""
         self.passed = True
         for stream in self._streams:
             with suppress(OSError):
@@ -303,5 +303,8 @@ async def error_text(response: httpx.Response) -> str:
 
 
 def decoder(response: httpx.Response) -> _Decoder:
-    """Return a decoder of the body of *response*. Raises `httpx.DecodingError` for an encoding that was not requested."""
+    """
+    Return a decoder of the body of a server's *response*. Raises `httpx.DecodingError` for an encoding that
+    was not requested.
+    """
     return _Decoder(response.headers)

@@ -48,7 +48,7 @@ class _Cancellation:
     """Time of the disconnect."""
 
     def talk(self, tokens: int) -> StreamedRequest:
-        """A request for one token."""
+        """A canary or a long prompt to disconnect from: a request for one token."""
         deadline_s = self.server.deployment.timeouts.request_s(tokens, 1)
         return StreamedRequest(self.server, self.prompt(tokens), 1, deadline_s, self.watch, gauges=self.gauges)
 
@@ -157,7 +157,7 @@ async def _afterwards(visit: _Cancellation, lasted_s: float, usual: list[Exchang
 
 
 def _busy(now: ServerMetrics) -> float:
-    """Requests that the server has; earlier ones belong to other clients or to another fault."""
+    """Requests that the server has, running or waiting; earlier ones belong to other clients or to another fault."""
     return (now.running or 0) + (now.waiting or 0)
 
 

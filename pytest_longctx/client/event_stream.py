@@ -42,7 +42,7 @@ class EventParser:
     _type: str = ""
 
     def feed(self, piece: bytes) -> Iterator[Event]:
-        """Yield the events that *piece* completes. Raises `OversizedEvent`."""
+        """Yield the server-sent events that *piece* completes. Raises `OversizedEvent`."""
         if self._after_cr and piece.startswith(b"\n"):
             piece = piece[1:]
             self._after_cr = False

@@ -269,7 +269,10 @@ def _prefill_rate(usage: Usage, ttft_s: float | None) -> float | None:
 
 
 def tally(exchanges: Sequence[Exchange]) -> Observation:
-    """Combine exchanges into one observation: the first that was not served, else the number of miscounted ones."""
+    """
+    Combine exchanges into one observation: the first exchange that was not served, else the number of
+    miscounted ones.
+    """
     failed = [each for each in exchanges if each.ending != "complete"]
     # An unfinished request proves nothing, so prefer another failure.
     unserved = next((each for each in failed if ENDING_OUTCOMES[each.ending]), next(iter(failed), None))

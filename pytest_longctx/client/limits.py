@@ -45,7 +45,7 @@ def longest(low: int, high: int, attempt: Callable[[int], Try]) -> tuple[Try, ..
 
 
 def found(tries: tuple[Try, ...]) -> int | None:
-    """The longest length that worked; None if none did."""
+    """The longest length of a search that worked; None if none did."""
     return max((each.tokens for each in tries if each.worked), default=None)
 
 

@@ -28,7 +28,7 @@ from pytest_longctx.prompts import Sendable
 
 def offsets(requests: int, rate_per_s: float, arrivals: Arrivals, seed: int) -> tuple[float, ...]:
     """
-    Arrival time of each request, in seconds after the first; the same for the same *seed*.
+    Arrival time of each request of a load, in seconds after the first; the same for the same *seed*.
 
     >>> offsets(4, 2.0, "constant", 0)
     (0.0, 0.5, 1.0, 1.5)
@@ -67,7 +67,8 @@ def run(
     server: Server, prompt: Callable[[int], Sendable], asked: Ask, seed: int = 0, watch: ProgressCallback = no_progress
 ) -> Load:
     """
-    Send the requests of *asked*: at most ``concurrency`` at a time, or ``rate_per_s`` regardless of how fast they are answered.
+    Send the requests of a load: at most ``concurrency`` at a time, or ``rate_per_s`` regardless of how fast
+    they are answered.
 
     The deadline of each request allows for all others ahead of it in the queue. In an open loop, times count from the moment a
     request was due, so a late send (busy client or server) counts as waiting. Raises `PromptError`.
@@ -237,7 +238,7 @@ def _goodput(
 
 
 def _summary(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, median, 90th and 99th percentile of *values*, interpolated linearly; None if it is empty."""
+    """Mean, median, 90th and 99th percentile of a load's *values*, interpolated linearly; None if it is empty."""
     names = ("p50", "p90", "p99")
     if not values:
         return dict.fromkeys(("mean", *names))

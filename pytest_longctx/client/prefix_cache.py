@@ -48,7 +48,10 @@ def _said_no(answer: httpx.Response, server: Server) -> Refusal | None:
 
 
 def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progress) -> None:
-    """Reset the prefix cache of *server*. Raises `CacheError` unless *witness*, sent before, then has no cached tokens."""
+    """
+    Empty the prefix cache of *server*. Raises `CacheError` unless *witness*, sent before, then has no cached
+    tokens.
+    """
     ask(server, witness, 1, watch=watch)
     refusal = reset(server)
     if refusal is not None:
@@ -70,7 +73,8 @@ def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progre
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
     """
-    Send *prompt* three times, with a reset before the third; return the third as evidence, with the cached share of the second.
+    Observe a reset of the prefix cache: send *prompt* three times, with a reset before the third; return the
+    third as evidence, with the cached share of the second.
 
     The outcome is None if the server has no endpoint that resets its cache.
     """

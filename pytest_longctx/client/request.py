@@ -131,7 +131,7 @@ class StreamedRequest:
         return "uploading" if self.uploaded_s is None else "waiting"
 
     async def _race(self, http: httpx.AsyncClient, watchdog: Watchdog) -> tuple[Ending, float]:
-        """Wait for the answer, the deadline or the watchdog, whichever comes first."""
+        """Wait for the request's answer, its deadline or the watchdog, whichever comes first."""
         answer = asyncio.create_task(self._stream(http))
         what = f"{len(self.prompt):,} tokens to {self.server.deployment.name}"
         watching = asyncio.create_task(watchdog.watch(what, self._phase, self.deadline_s, self.watch))
@@ -207,7 +207,7 @@ class StreamedRequest:
         return found is not None
 
     def _body(self) -> tuple[bytes, bytes]:
-        """Return the request body before and after the prompt's token ids."""
+        """Return the body of the request before and after the prompt's token ids."""
         rest = {
             "max_tokens": self.output_tokens,
             "stream": True,
@@ -301,7 +301,7 @@ def by_role(usage: Usage, ledger: Ledger | None) -> Usage:
 
 
 def _tokens(choice: Mapping[str, Any]) -> list[Token]:
-    """Tokens of a chunk, from the log-probabilities of completions or of chats."""
+    """Tokens of a streamed chunk, from the log-probabilities of completions or of chats."""
     told = choice.get("logprobs")
     if not isinstance(told, dict):
         return []
@@ -328,7 +328,8 @@ def decoding(backend: Backend) -> dict[str, Any]:
 
 def _said(choice: Mapping[str, Any]) -> str | None:
     """
-    The text of a chunk, reasoning included; None for a chunk without content (the opening or end of a chat).
+    The text of a streamed chunk, reasoning included; None for a chunk without content (the opening or end of
+    a chat).
 
     A token may have no text of its own: it may be part of a character, or an id missing from the tokenizer.
     """

@@ -17,7 +17,7 @@ from pytest_longctx.redaction import shown
 
 
 def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothing to wait for
-    """Default for a server whose end is not observed."""
+    """Default for a server whose end is not observed: nothing is known of its end."""
     return None
 
 
@@ -76,12 +76,15 @@ class Server:
 
     @property
     def receives_kv(self) -> bool:
-        """Whether it answers with a KV cache that a prefill role computed for the request, which is no cache hit."""
+        """
+        Whether the server answers with a KV cache that a prefill role computed for the request, which is no
+        cache hit.
+        """
         return self.backend.receives_kv(self.deployment)
 
     @property
     def secure(self) -> bool:
-        """Whether to load certificates, which would cost each plain HTTP client tens of milliseconds."""
+        """Whether the server's URL needs certificates, which would cost each plain HTTP client tens of milliseconds."""
         return self.url.startswith("https:")
 
 

@@ -108,7 +108,8 @@ _COUNTERS = (
 
 def read(text: str, names: MetricNames) -> ServerMetrics:
     """
-    Parse one ``/metrics`` page. Counters of several engines are summed; of their cache usages the highest counts.
+    Parse one ``/metrics`` page of a server. Counters of several engines are summed; of their cache usages the
+    highest counts.
 
     A metric with a value that no counter or gauge can have (NaN, infinite, negative, above 2^53) is not observed. Raises
     `ValueError` if the page is no metrics page.
@@ -157,7 +158,7 @@ def cache_labels(http: httpx.Client, names: MetricNames) -> dict[str, str]:
 
 
 def glance(http: httpx.Client, names: MetricNames) -> ServerMetrics:
-    """Blocking variant of `scrape`."""
+    """Scrape a server's metrics once, blocking; see `scrape`."""
     try:
         answer = http.get(PATH)
         return read(answer.text, names) if answer.status_code == 200 else ServerMetrics()
@@ -189,13 +190,16 @@ _COUNTS_REQUESTS: Final = ("answered", "running", "waiting")
 
 
 def moved(before: ServerMetrics, now: ServerMetrics) -> str | None:
-    """Name of a metric that differs between two scrapes, None if none does; metrics missing from one of them are ignored."""
+    """
+    Name of a server metric that differs between two scrapes, None if none does; metrics missing from one of
+    them are ignored.
+    """
     then, value = _figures(before), _figures(now)
     return next((name for name in then if name in value and value[name] != then[name]), None)
 
 
 def can_move(page: ServerMetrics) -> bool:
-    """Whether *page* has any metric that changes with work."""
+    """Whether a metrics *page* has any metric that changes with work."""
     return bool(_figures(page))
 
 
@@ -236,20 +240,26 @@ class Stall:
         self.moved_s = self.started_s
 
     def move(self, now_s: float, what: str, *, step: bool = True) -> None:
-        """Record progress; *step*: it belongs to the work itself, not only to its start."""
+        """
+        Record progress of a request by its server's metrics; *step*: it belongs to the work itself, not only
+        to its start.
+        """
         if step and self.steps:
             self._longest_s = max(self._longest_s, now_s - self.moved_s)
         self.steps += step
         self.moved_s, self.last = now_s, what
 
     def limit_s(self, *, stepwise: bool = False) -> float:
-        """The longest time without progress allowed now; *stepwise*: the request is known to work in steps."""
+        """
+        The longest time without progress in a server's metrics allowed now; *stepwise*: the request is known
+        to work in steps.
+        """
         usual_s = max(self.stall_s, SLOWER * self._longest_s)
         in_steps = stepwise or (self.every_step_moves and self.steps >= _ONE_STEP)
         return (usual_s if in_steps else usual_s + self.one_step_s) * self.slowed()
 
     def look(self, now_s: float, *, stepwise: bool = False) -> str | None:
-        """Return the reason if it has stalled, else None."""
+        """Return the reason if the server's metrics show that a request has stalled, else None."""
         silent_s, limit_s = now_s - self.moved_s, self.limit_s(stepwise=stepwise)
         if silent_s <= limit_s:
             return None

@@ -49,7 +49,10 @@ class Admission:
     """The scrape that has not changed since then; None: a request runs, or none waits."""
 
     def look(self, now_s: float, seen: ServerMetrics) -> str | None:
-        """Return the reason if the limit is exceeded, else None. A missing metrics page proves nothing."""
+        """
+        Return the reason if a request waits for admission too long, else None. A missing metrics page proves
+        nothing.
+        """
         if not seen.answered:
             return None
         if not seen.unscheduled:
@@ -105,7 +108,7 @@ class MetricsPoller:
     """Whether the last health check reported a dead engine."""
 
     async def now(self) -> server_metrics.ServerMetrics:
-        """Scrape the metrics now."""
+        """Poll the server's metrics now."""
         return await server_metrics.scrape(self.side, self.names)
 
     async def lately(self) -> server_metrics.ServerMetrics:
@@ -178,15 +181,15 @@ class Watchdog:
         self._last = self.before if self.before.answered else None
 
     def begin(self) -> None:
-        """Start the stall timer; the first byte is about to be sent."""
+        """Start the watchdog's stall timer; the first byte is about to be sent."""
         self.stall.moved_s = self.stall.started_s = self.gauges.clock()
 
     def took(self) -> None:
-        """Record that the server accepted a part of the prompt."""
+        """Tell the watchdog that the server accepted a part of the prompt."""
         self.stall.move(self.gauges.clock(), "the upload", step=False)
 
     def came(self) -> None:
-        """Record that a chunk of the answer arrived."""
+        """Tell the watchdog that a chunk of the answer arrived."""
         self.stall.move(self.gauges.clock(), "the answer")
         self._last = None  # the next page includes its tokens, which are no new progress
 
@@ -227,7 +230,7 @@ class Watchdog:
         tell(Progress(what, at, elapsed_s, deadline_s, now.kv_usage, now.running, read_tokens))
 
     def _compare(self, now: server_metrics.ServerMetrics) -> None:
-        """Record progress since the last scrape."""
+        """Record progress since the watchdog's last scrape."""
         if now.answered:
             self.stall.every_step_moves = self.stall.every_step_moves or now.worked_tokens is not None
             if self._last is not None and (what := moved(self._last, now)):
@@ -282,7 +285,8 @@ class Watchdog:
 
     async def ledger(self, completion_tokens: int) -> Ledger | None:
         """
-        Increase of the server's counters since `note_counters`, once they include an answer of *completion_tokens*.
+        Increase of the server's counters since the watchdog's `note_counters`, once they include an answer of
+        *completion_tokens*.
 
         None if the server has no counters.
         """

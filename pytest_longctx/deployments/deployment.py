@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pytest_longctx import paths, toml
 from pytest_longctx.deployments.cpu_speed import DEADLINE_FACTOR
-from pytest_longctx.deployments.hardware import INSTANCES, Hardware
+from pytest_longctx.deployments.hardware import ANY_GPU, INSTANCES, Hardware
 from pytest_longctx.errors import TableError
 
 Weights = Literal["real", "random", "probe", "unknown"]
@@ -202,6 +202,12 @@ class Deployment(toml.Table):
     kubernetes: Kubernetes = Kubernetes()
     max_model_len: int | None = None
     """Longest context in tokens, prompt and answer together; None: ask the server."""
+    context_lengths: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(strict=False)] = ()
+    """
+    For ``hardware = "1xGPU"``: values of max_model_len, longest first.
+
+    The first that is predicted to fit this machine's GPU, and to be read within *longest_prompt_s*, is taken.
+    """
     longest_prompt: int | None = None
     """Longest prompt to send, in tokens; the server accepts longer ones, but this hardware would need hours."""
     longest_prompt_s: Positive | None = None
@@ -220,6 +226,17 @@ class Deployment(toml.Table):
     pass_env: toml.Names = ()
     """Additional environment variables to pass to the server, for instance HF_TOKEN."""
     timeouts: Timeouts = Timeouts()
+
+    @model_validator(mode="after")
+    def _one_context(self) -> Self:
+        lengths = self.context_lengths
+        if lengths and (self.hardware is None or Hardware.parse(self.hardware).kind != ANY_GPU):
+            raise ValueError(f'context_lengths is for hardware = "1x{ANY_GPU}"; write max_model_len')
+        if lengths and self.max_model_len is not None:
+            raise ValueError("context_lengths and max_model_len exclude each other")
+        if list(lengths) != sorted(set(lengths), reverse=True):
+            raise ValueError(f"context_lengths: {list(lengths)} are not in falling order")
+        return self
 
     def arguments(self) -> tuple[str, ...]:
         """The flags as command-line arguments."""

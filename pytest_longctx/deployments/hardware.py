@@ -26,9 +26,20 @@ CPU_FLAGS = (
 """CPU flags that decide which kernels an engine's CPU build uses, and so whether results are comparable."""
 
 
+ANY_GPU = "GPU"
+"""In a deployment, any GPU of NVIDIA or AMD, also one that no file names: ``1xGPU``. No machine is of this kind."""
+
+_SIZED = re.compile(r"(?:([1-9][0-9]{0,5})x)?([0-9]{1,7}(?:\.[0-9]{1,3})?)gib", re.IGNORECASE)
+_OTHER_KINDS = {"cpu": "cpu", "gpu": ANY_GPU}
+
+
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A number of devices of one kind: ``8xH200``; a machine without accelerators is ``cpu``."""
+    """
+    A number of devices of one kind: ``8xH200``, or ``4x80GiB`` by the memory that PyTorch sees in one.
+
+    A machine without accelerators is ``cpu``.
+    """
 
     kind: str
     count: int = 1
@@ -43,18 +54,48 @@ class Hardware:
         """
         if machine := accelerators.instance(text.lower()):
             return cls(*machine)
+        if (sized := _SIZED.fullmatch(text)) and 0 < float(sized[2]) < 2**20:
+            return cls(f"{float(sized[2]):g}GiB", int(sized[1] or 1))
         match = re.fullmatch(r"(?:([1-9][0-9]{0,5})x)?(\w[\w -]*)", text)
-        kind = None if match is None else "cpu" if match[2].lower() == "cpu" else accelerators.named(match[2])
+        kind = None if match is None else _OTHER_KINDS.get(match[2].lower()) or accelerators.named(match[2])
         if match is None or kind is None:
-            raise ValueError(f"{text[:100]!r} is not hardware; write 8xH200 or cpu. Known kinds: {', '.join(KINDS)}")
+            raise ValueError(
+                f"{text[:100]!r} is not hardware; write 8xH200, cpu, or the size of one device, as in 4x80GiB. "
+                f"Known kinds: {', '.join(KINDS)}"
+            )
         return cls(kind, int(match[1] or 1))
+
+    @classmethod
+    def machine(cls, text: str) -> "Hardware":
+        """Parse what a machine has: as `parse`, without ``1xGPU``, which is neither kind nor size. Raises ValueError."""
+        hardware = cls.parse(text)
+        if hardware.kind == ANY_GPU:
+            raise ValueError(
+                f"{text[:100]!r} says neither kind nor size; write 1xH100, or the size of one device: 1x24GiB"
+            )
+        return hardware
 
     def __str__(self) -> str:
         return self.kind if self.kind == "cpu" else f"{self.count}x{self.kind}"
 
+    @property
+    def device_gib(self) -> float | None:
+        """Memory of one device in GiB, as PyTorch reports it; None if it is not known, and for a CPU."""
+        if sized := _SIZED.fullmatch(self.kind):
+            return float(sized[2])
+        known = accelerators.every().get(self.kind)
+        return None if known is None else known.visible_gib
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether its devices are GPUs, of a known kind or of a known size."""
+        known = accelerators.every().get(self.kind)
+        return self.kind not in _OTHER_KINDS.values() and (known is None or known.link != "neuronlink")
+
     def carries(self, wanted: "Hardware") -> bool:
         """Whether a server for *wanted* can run here; every machine has a CPU."""
-        return wanted.kind == "cpu" or (self.kind == wanted.kind and self.count >= wanted.count)
+        fitting = self.is_gpu if wanted.kind == ANY_GPU else self.kind == wanted.kind
+        return wanted.kind == "cpu" or (fitting and self.count >= wanted.count)
 
 
 INSTANCES = {

@@ -58,7 +58,8 @@ class Source(Protocol):
 
 def figures(devices: Sequence[Device]) -> dict[str, list[float | None]]:
     """
-    Each gauge in the form of the results, one value per device; gauges that no device has are left out.
+    The devices' gauges in the form of the results, one value per device; gauges that no device has are left
+    out.
 
     >>> figures([Device(0, used_bytes=2**31, power_w=92.5), Device(1, used_bytes=2**30)])
     {'device_memory_gib': [2.0, 1.0], 'device_power_w': [92.5, None]}
@@ -84,7 +85,7 @@ def wanted(names: Sequence[str], count: int, there: int) -> list[int | str]:
 
 
 def printed(*argv: str) -> str:
-    """Output of a vendor's tool; empty if the tool is missing, too slow or fails."""
+    """Output of a vendor's tool for its devices; empty if the tool is missing, too slow or fails."""
     if shutil.which(argv[0]) is None:
         return ""
     try:
@@ -94,6 +95,9 @@ def printed(*argv: str) -> str:
 
 
 def document(text: str) -> Any:
-    """The JSON in *text*, which may have warnings before it. Raises ValueError if there is none."""
+    """
+    The JSON in *text*, the output of a vendor's tool, which may have warnings before it. Raises ValueError if
+    there is none.
+    """
     start = re.search(r"^[\[{]", text, re.MULTILINE)
     return json.loads(text[start.start() :] if start else text)

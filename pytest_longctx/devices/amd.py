@@ -16,7 +16,10 @@ _PATIENCE_S = 20.0
 
 
 def detected() -> list[str]:
-    """A line for each device: its name, memory and driver, as far as reported. ROCm 6 changed the case of the keys."""
+    """
+    A line for each AMD device: its name, memory and driver, as far as reported. ROCm 6 changed the case of
+    the keys.
+    """
     said = document(printed(*_DETECT))
     if not isinstance(said, dict):
         return []
@@ -49,7 +52,7 @@ class AmdSmi:
         self.devices()
 
     def devices(self) -> tuple[Device, ...]:
-        """Read every device once."""
+        """Read every AMD device once."""
         done = subprocess.run(self._argv, capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
         found = read_amd_smi(done.stdout) if self._argv is AMD_SMI else read_rocm_smi(done.stdout)
         # The output has no UUIDs, so a device named by UUID cannot be selected.
@@ -57,11 +60,11 @@ class AmdSmi:
         return tuple(one for one in found if one.index in self._wanted or not by_index)
 
     def holders(self) -> tuple[Holder, ...]:
-        """Return nothing: these tools do not reliably report which process holds memory of which device."""
+        """Return nothing: AMD's tools do not reliably report which process holds memory of which device."""
         return ()
 
     def close(self) -> None:
-        """Do nothing: no process is left running."""
+        """Do nothing: no process of AMD's tools is left running."""
 
 
 def read_amd_smi(text: str) -> tuple[Device, ...]:
@@ -87,7 +90,7 @@ def _of_amd_smi(row: Mapping[str, Any]) -> Device:
 
 
 def _value(row: Any, *path: str) -> float | None:
-    """The number at *path*, with or without a unit beside it; None for ``N/A`` or a missing key."""
+    """The number at *path* of AMD's report, with or without a unit beside it; None for ``N/A`` or a missing key."""
     for key in path:
         row = row.get(key) if isinstance(row, dict) else None
     found = row.get("value") if isinstance(row, dict) else row

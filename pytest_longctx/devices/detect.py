@@ -5,12 +5,17 @@ import platform
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from pytest_longctx.deployments import accelerators
 from pytest_longctx.deployments.hardware import CPU_FLAGS, Hardware, Machine
 from pytest_longctx.devices import amd, neuron, nvidia
-from pytest_longctx.units import GiB
+from pytest_longctx.units import GiB, Mi
+
+_VISIBLE: Final = 0.985
+"""Least share of a device's memory, as its vendor's tool reports it, that PyTorch sees: 23.64 of 23.99 GiB on an RTX 4090."""
+_ALIKE: Final = (0.93, 1.08)
+"""Reported memory over that which PyTorch sees, for devices that are the same."""
 
 
 class _Make(Protocol):
@@ -31,16 +36,22 @@ def detect() -> Machine:
     """Detect NVIDIA devices by ``nvidia-smi``, AMD by ``rocm-smi``, Neuron by ``neuron-ls``; without any, return a CPU."""
     host_bytes = _host_bytes()
     facts = {"host_system": f"{platform.system()} {platform.release()}", **_host(host_bytes)}
-    names = next(filter(None, map(_asked, (nvidia, amd, neuron))), [])
+    of_nvidia = _asked(nvidia)
+    names = of_nvidia or _asked(amd) or _asked(neuron)
     if not names:
         return Machine(Hardware("cpu"), facts, host_bytes, cpu_flags())
     facts["devices"] = "; ".join(sorted(set(names)))
-    kinds = Counter(kind for name in names if (kind := _kind_of(name)))
+    # trn1n, an instance type with a faster network, has the same devices as trn1.
+    kind_of = _kind_of_nvidia if of_nvidia else accelerators.kind_in
+    kinds = Counter(kind for name in names if (kind := kind_of(name)))
     return Machine(Hardware(*kinds.most_common(1)[0]) if kinds else None, facts, host_bytes, cpu_flags())
 
 
 def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """Facts on the processor, its flags that decide an engine's kernels, and the memory; unknown facts are left out."""
+    """
+    Facts on this machine's processor, its flags that decide an engine's kernels, and the memory; unknown
+    facts are left out.
+    """
     rows = _cpu_rows(cpu)
     flags = cpu_flags(cpu) or ()
     found = {
@@ -54,7 +65,10 @@ def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[s
 
 
 def _cpu_rows(cpu: Path) -> dict[str, str]:
-    """Name and flags of the first processor; on ARM the flags are called ``Features``, and there is no name."""
+    """
+    Name and flags of this machine's first processor; on ARM the flags are called ``Features``, and there is
+    no name.
+    """
     try:
         text = cpu.read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
@@ -81,6 +95,18 @@ def _host_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float | None
         return host
 
 
-def _kind_of(name: str) -> str | None:
-    # trn1n, an instance type with a faster network, has the same devices as trn1.
-    return accelerators.kind_in(name)
+def _kind_of_nvidia(device: str) -> str | None:
+    """
+    The kind of an NVIDIA GPU: its known name, unless its memory is another's; else its size; None if neither is told.
+
+    A part of a GPU (a vGPU) and variants with more memory carry the name of the whole.
+    """
+    kind = accelerators.kind_in(device)
+    told = re.search(r", (\d+) MiB", device)
+    known_gib = Hardware(kind).device_gib if kind else None
+    if told is None or (kind and known_gib is None):
+        return kind
+    gib = int(told[1]) * Mi / GiB
+    if known_gib and _ALIKE[0] <= gib / known_gib <= _ALIKE[1]:
+        return kind
+    return f"{int(gib * _VISIBLE)}GiB" if gib * _VISIBLE >= 1 else None

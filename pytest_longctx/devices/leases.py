@@ -32,7 +32,8 @@ def variables(kind: str) -> tuple[str, ...]:
 
 def named(kind: str, env: Mapping[str, str]) -> tuple[str, list[str]]:
     """
-    The variable of *env* that applies to *kind*, and the devices it names, by index or UUID.
+    The variable of *env* that limits a server to some devices of *kind*, and the devices it names, by index
+    or UUID.
 
     >>> named("H200", {"CUDA_VISIBLE_DEVICES": "4, 5"}), named("MI300X", {"ROCR_VISIBLE_DEVICES": "1"}), named("trn2", {})
     (('CUDA_VISIBLE_DEVICES', ['4', '5']), ('ROCR_VISIBLE_DEVICES', ['1']), ('', []))
@@ -75,7 +76,7 @@ def _shown(name: str, mine: list[str]) -> dict[str, str]:
 
 
 def _take(held: ExitStack, kind: str, devices: list[str], count: int) -> list[str]:
-    """Lock up to *count* free *devices* atomically, under a lock of the whole folder."""
+    """Lease up to *count* free *devices* atomically, under a lock of the whole folder."""
     mine: list[str] = []
     with locks.held("devices.gate", "the list of leased devices"):
         for device in devices:

@@ -67,7 +67,7 @@ def _size(used_bytes: float | None) -> str:
 
 
 def command(pid: int) -> str:
-    """The command line of *pid*, with secrets masked."""
+    """The command line of *pid*, which holds device memory, with secrets masked."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
@@ -143,7 +143,7 @@ def _look(source: Source | None, pulse: Sampler) -> Look | None:
 def _open(
     deployment: Deployment, hardware: Hardware | None, env: Mapping[str, str], *, contained: bool
 ) -> tuple[Source | None, str]:
-    """Open the source for *hardware*, or return the reason why it cannot be opened; neither for a CPU."""
+    """Open the source of readings for *hardware*, or return the reason why it cannot be opened; neither for a CPU."""
     if hardware is None or hardware.kind == "cpu":
         return None, ""
     make = next(make for make in DEVICES if hardware.kind.startswith(make.begins))

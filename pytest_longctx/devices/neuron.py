@@ -13,7 +13,7 @@ from pytest_longctx.units import Mi
 
 
 def detected() -> list[str]:
-    """A line for each device: the kind of instance, cores as the runtime counts them, and memory."""
+    """A line for each Neuron device: the kind of instance, cores as the runtime counts them, and memory."""
     said = document(printed("neuron-ls", "--json-output"))
     if not isinstance(said, list):
         return []
@@ -58,11 +58,11 @@ class NeuronMonitor:
         return () if self._last is None else read_devices(self._last)
 
     def holders(self) -> tuple[Holder, ...]:
-        """The runtime processes of the last report."""
+        """The runtime processes of the last report of ``neuron-monitor``."""
         return () if self._last is None else read_holders(self._last)
 
     def close(self) -> None:
-        """Stop the tool."""
+        """Stop ``neuron-monitor``."""
         self._tool.kill()
         self._reader.join()
 
@@ -103,7 +103,7 @@ _MEMORY = ("report", "memory_used", "neuron_runtime_used_bytes", "usage_breakdow
 
 
 def _hardware(report: Mapping[str, Any]) -> tuple[int, int]:
-    """Number of devices, and of cores per device."""
+    """Number of Neuron devices, and of cores per device."""
     reported = report["neuron_hardware_info"]
     return reported["neuron_device_count"], reported["neuroncore_per_device_count"]
 
@@ -117,7 +117,7 @@ def _at(row: Any, *path: str) -> dict[str, Any] | None:
 def _sums(
     runtimes: Iterable[Mapping[str, Any] | None], cores: int, of: Callable[[Mapping[str, Any]], float]
 ) -> dict[int, float]:
-    """Per device, the sum over the runtimes' cores; each core is numbered across the whole machine."""
+    """Per Neuron device, the sum over the runtimes' cores; each core is numbered across the whole machine."""
     found: dict[int, float] = defaultdict(float)
     for each in runtimes:
         for core, one in (each or {}).items():

@@ -11,7 +11,7 @@ pynvml: Any = None
 
 
 def detected() -> list[str]:
-    """A line for each device: its name, memory and driver."""
+    """A line for each NVIDIA device: its name, memory and driver."""
     lines = printed("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
@@ -31,11 +31,11 @@ class Nvml:
         self._handles = {pynvml.nvmlDeviceGetIndex(handle): handle for handle in handles}
 
     def devices(self) -> tuple[Device, ...]:
-        """Read every device once."""
+        """Read every NVIDIA device once."""
         return tuple(_look(index, handle) for index, handle in self._handles.items())
 
     def holders(self) -> tuple[Holder, ...]:
-        """The compute processes on these devices."""
+        """The compute processes on these NVIDIA devices."""
         return tuple(
             Holder(index, one.pid, one.usedGpuMemory)
             for index, handle in self._handles.items()
@@ -74,7 +74,7 @@ def _look(index: int, handle: Any) -> Device:
 
 
 def _asked(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Result of *call*; None if this device or driver does not report it."""
+    """Result of *call* to NVML; None if this device or driver does not report it."""
     try:
         return call(*arguments)
     except pynvml.NVMLError:

@@ -61,7 +61,7 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 def unheard(row: Mapping[str, Any]) -> None:
-    """Discard the row."""
+    """Discard a row of samples."""
 
 
 class Sampler:
@@ -120,7 +120,7 @@ class Sampler:
             self._server = server
 
     def say(self, what: str) -> None:
-        """Record a message as a row without figures."""
+        """Record a message as a row without figures among the samples."""
         self._tell({"deployment": self._deployment, "at_s": round(time.time(), 3), "figures": {}, "said": what})
 
     def beat(self) -> None:
@@ -178,13 +178,16 @@ _PEAKS = {"device_memory_gib": "device_peak_gib", "host_rss_gib": "host_peak_gib
 
 
 def _highest(found: Mapping[str, Any]) -> dict[str, float]:
-    """The figures that findings may bound: memory of the fullest device, and host memory of all processes."""
+    """
+    The highest of the samples that findings may bound: memory of the fullest device, and host memory of all
+    processes.
+    """
     values = {_PEAKS[name]: found[name] for name in _PEAKS if name in found}
     flat = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
     return {name: max(value for value in some if value is not None) for name, some in flat.items()}
 
 
 def _busy(found: Mapping[str, Any]) -> float | None:
-    """Mean utilisation of the devices; None if none reports it."""
+    """Mean utilisation of the sampled devices; None if none reports it."""
     shares = [share for share in found.get("device_utilisation", ()) if share is not None]
     return fmean(shares) if shares else None

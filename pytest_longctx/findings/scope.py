@@ -70,7 +70,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
         or _of_cpu(here.cpu_flags, scope, settled=settled)
         or _computed_in(deployment, scope.dtype)
         or _small(here.host_bytes, scope.host_gib_at_most, settled=settled),
-        _versioned(here.version, scope.version, settled=settled),
+        _versioned(here.version, scope.version, settled=settled) or _known_to(deployment, here.version),
         _long_enough(finding, deployment, here.max_model_len, settled=settled),
         _logged("architecture", here.words, scope.architecture, settled=settled)
         or _logged("attention_backend", here.words, scope.attention_backend, settled=settled),
@@ -112,6 +112,13 @@ def _versioned(version: str | None, wanted: str | None, *, settled: bool) -> str
     if version is None:
         return f"version: unknown; the finding needs {wanted}" if settled else None
     return None if in_range(version, wanted) else f"version: {version} is not {wanted}"
+
+
+def _known_to(deployment: Deployment, version: str | None) -> str | None:
+    """Why the engine does not know the flags of *deployment*; None if it does, or if its version is not known."""
+    if version is None or deployment.version is None or in_range(version, deployment.version):
+        return None
+    return f"version: {version} is not {deployment.version}, the versions that {deployment.name} is for"
 
 
 def _of_cpu(flags: frozenset[str] | None, scope: Scope, *, settled: bool) -> str | None:

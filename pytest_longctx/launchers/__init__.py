@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def unattended(pid: int) -> None:
-    """Ignore the server's processes."""
+    """Default of a launch whose server's processes are not monitored: do nothing."""
 
 
 @dataclass(frozen=True, slots=True)

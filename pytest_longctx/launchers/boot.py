@@ -86,7 +86,7 @@ class Boot:
     """What the engine has logged of corruption in its KV cache, as far as it was read."""
 
     def observe(self) -> Observation:
-        """The boot as evidence for a verdict."""
+        """A finished or failed boot as evidence for a verdict."""
         served = Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
         seen = served if self.failure is None else self.failure.observation
         return replace(seen, metrics={**seen.metrics, **self.peaks})
@@ -118,7 +118,7 @@ class Boot:
         return replace(seen, signature=name, kind=kind, metrics={**seen.metrics, **sizes})
 
     def beside(self, seen: Observation) -> Observation:
-        """*seen*, with the boot's figures added."""
+        """*seen*, with the figures of this boot added."""
         return replace(seen, metrics={**self.observe().metrics, **seen.metrics})
 
     @property
@@ -162,7 +162,7 @@ class Boot:
         return replace(found.observe(seen.metrics), phase=phase, said=said, sent_tokens=seen.sent_tokens)
 
     def _log_of(self, server: Server) -> LogReader:
-        """The log so far; an empty reader where there is no log."""
+        """The engine's log so far; an empty reader where there is no log."""
         catalogue, version = server.backend.catalogue, self.conditions.version
         return LogReader(catalogue, version) if server.log is None else read_file(server.log, catalogue, version)
 

@@ -67,7 +67,7 @@ class Lint(NamedTuple):
 
 @cache
 def known() -> Known:
-    """The known images and variables."""
+    """The images and variables that the lints know."""
     return toml.load(Path(__file__).with_suffix(".toml"), Known)
 
 

@@ -38,7 +38,10 @@ UNREACHABLE_S = 5.0
 
 
 def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:
-    """*hoped* once it has generated a token, with its version and limits. Raises `BootError` with the failure."""
+    """
+    The server *hoped* for, once it has generated a token, with its version and limits. Raises `BootError`
+    with the failure.
+    """
     with ReadinessProbe(hoped) as probe:
         return _Wait(candidate, launch, probe, boot_s).until_ready()
 
@@ -141,7 +144,7 @@ class _Wait:
         return BootError(self._explain(because, found.remedy, found), seen, self.candidate.log)
 
     def _evidence(self, exit_code: int | None) -> Evidence:
-        """All evidence of how the server ended."""
+        """All evidence of how the server that is waited for ended."""
         refused = self.probe.refused
         timed_out = exit_code is None and refused is None and not self.reading.fatal
         stalled = self.stall.look(time.monotonic()) if timed_out else None
@@ -156,7 +159,7 @@ class _Wait:
         )
 
     def _at_work(self) -> str:
-        """The message that it was still working at the time limit."""
+        """The message that the server was still working at the time limit of the wait."""
         silent_s = time.monotonic() - self.stall.moved_s
         moved = (
             f"{self.stall.last} changed {duration(silent_s)} earlier"
@@ -206,7 +209,7 @@ class _Wait:
 
 def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
     """
-    Describe an exit code, with what is known about the memory.
+    How a server that did not become ready ended: its exit code in words, with what is known about the memory.
 
     >>> how_it_ended(137, oom_killed=False)
     'signal 9 ended the process, which was not out of memory'
@@ -224,7 +227,10 @@ def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
 
 
 def tail(log: Path, secrets: tuple[str, ...] = (), lines: int = _TAIL_LINES) -> list[str]:
-    """The last *lines* of *log*, masked and cut to a readable width; reads only the end of the file."""
+    """
+    The last *lines* of the *log* of a server that did not become ready, masked and cut to a readable width;
+    reads only the end of the file.
+    """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 64 * 1024))
         text = file.read().decode("utf-8", "replace")

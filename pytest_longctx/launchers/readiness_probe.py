@@ -42,7 +42,10 @@ class _Failing:
     times: int = 0
 
     def persists(self, status: int, text: str, now_s: float) -> bool:
-        """Store one answer; True once the same error has persisted. 503 means not ready yet, and does not count."""
+        """
+        Store one answer to a readiness probe; True once the same error has persisted. 503 means not ready
+        yet, and does not count.
+        """
         if status < 500 or status == 503:
             self.text, self.times = "", 0
             return False
@@ -97,7 +100,7 @@ class ReadinessProbe:
             self._http.abort()  # an answer without end would keep the thread busy
 
     def gauges(self) -> dict[str, float | None]:
-        """Running and waiting requests, if the server reports them."""
+        """Running and waiting requests during the readiness probe, if the server reports them."""
         with open_client(self.server, timeout_s=_QUICK_S) as http:
             seen = server_metrics.glance(http, self.server.backend.metrics)
         return {"running": seen.running, "waiting": seen.waiting}
@@ -116,7 +119,10 @@ class ReadinessProbe:
                 self._stop.wait(_PAUSE_S)
 
     def _optional(self, path: str | None, page: Callable[[str], T | None]) -> T | None:
-        """What an optional page gives; None, and a note, if it cannot be read: it must not keep a server from being ready."""
+        """
+        What an optional page gives a readiness probe; None, and a note, if it cannot be read: it must not
+        keep a server from being ready.
+        """
         try:
             return None if path is None else page(path)
         except (httpx.HTTPError, ValueError) as problem:
@@ -124,7 +130,7 @@ class ReadinessProbe:
             return None
 
     def _once(self, http: httpx.Client) -> bool:
-        """Probe once; True if no further round is needed."""
+        """Send one readiness probe; True if no further round is needed."""
         self.step = "health"
         # While our server boots, another process may still hold its port, or its routes may not exist yet.
         if not self._passes(http.get(self.server.backend.health), settled=self._attached):
@@ -147,7 +153,7 @@ class ReadinessProbe:
 
     @property
     def _attached(self) -> bool:
-        """Whether the server was started before this run, and should be ready."""
+        """Whether the probed server was started before this run, and should be ready."""
         return self.server.attached
 
     def _strange(self, answer: httpx.Response, *, settled: bool) -> bool:
@@ -223,7 +229,7 @@ class ReadinessProbe:
         }
 
     def _look_around(self, http: httpx.Client, server: Server) -> None:
-        """Ask for version and metrics, which are optional."""
+        """Ask the probed server for version and metrics, which are optional."""
         backend = server.backend
         version = self._optional(backend.version_path, lambda path: _version(backend, http.get(path)))
         layout = self._optional(server_metrics.PATH, lambda _: server_metrics.cache_layout(http, backend.metrics)) or {}
@@ -236,7 +242,10 @@ class ReadinessProbe:
 
 
 def _version(backend: Backend, answer: httpx.Response) -> str | None:
-    """The engine's version; None if the page does not give one. Raises `ValueError` if it is no JSON."""
+    """
+    The engine's version by the server's page; None if the page does not give one. Raises `ValueError` if it
+    is no JSON.
+    """
     found = json_of(answer.content) if answer.status_code == 200 else None
     version = backend.version_in(found) if isinstance(found, dict) else None
     return None if version is None else shown(version)[:_LONGEST_VERSION]

@@ -36,7 +36,7 @@ class Reaper:
 
     def let_go(self, *, in_peace: bool) -> None:
         """
-        Wait until all objects are removed, or until the container engine does not answer.
+        Wait until the reaper has removed all objects, or until the container engine does not answer.
 
         Without *in_peace* another object may still be created.
         """

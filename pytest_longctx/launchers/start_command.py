@@ -63,13 +63,13 @@ class StartCommand:
         return found
 
     def flag(self, *names: str) -> str | None:
-        """The value of the last of these flags on the command line; empty without a value; None without the flag."""
+        """The value of the last of these flags in a start command; empty without a value; None without the flag."""
         spelt = ((name.replace("_", "-"), value) for name, value in reversed(self.flags.items()))
         return next((value for name, value in spelt if name in names), None)
 
     @property
     def model(self) -> str | None:
-        """The model that the engine loads."""
+        """The model that the engine of a start command loads."""
         given = self.flag("--model", "--model-path")
         words = (*self.entrypoint, *self.command)
         if given is None and "serve" in words[:-1] and not words[words.index("serve") + 1].startswith("-"):
@@ -165,7 +165,10 @@ def of_pod(text: str, boot_s: float | None = None) -> StartCommand:
 
 
 def _patience_s(probe: Mapping[str, Any]) -> float:
-    """Seconds until Kubernetes restarts the container, by its rules and defaults: a delay, then consecutive failures."""
+    """
+    Seconds until Kubernetes restarts the container of a start, by its probes' rules and defaults: a delay,
+    then consecutive failures.
+    """
     return float(
         probe.get("initialDelaySeconds", 0) + probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10)
     )
@@ -194,13 +197,13 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _mounted(text: str) -> tuple[str, bool]:
-    """Parse ``HOST:INSIDE`` or ``HOST:INSIDE:ro``."""
+    """Parse a ``docker run`` mount, ``HOST:INSIDE`` or ``HOST:INSIDE:ro``."""
     _, inside, how = (*text.split(":"), "", "")[:3]
     return inside, "ro" in how.split(",")
 
 
 def _long_mounted(text: str) -> tuple[str, bool]:
-    """Parse ``type=bind,source=HOST,target=INSIDE`` with or without ``readonly``."""
+    """Parse a ``docker run`` mount, ``type=bind,source=HOST,target=INSIDE`` with or without ``readonly``."""
     keys = dict(_pair(each) for each in text.split(","))
     inside = next((keys[name] for name in ("target", "destination", "dst") if name in keys), "")
     return inside, any(keys.get(name, "false") in ("", "true", "1") for name in ("readonly", "ro"))

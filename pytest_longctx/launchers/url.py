@@ -50,7 +50,10 @@ def check_proxy(server: Server, prompt_tokens: int) -> None:
 
 
 def _carries(http: httpx.Client, server: Server, size: int) -> None:
-    """Send a request for a missing model, padded with blanks, which need no prefill, to the longest prompt's size."""
+    """
+    Whether the proxy before a URL carries a body: send a request for a missing model, padded with blanks,
+    which need no prefill, to the longest prompt's size.
+    """
     head = json.dumps({"model": "pytest-longctx-no-such-model", "prompt": [server.deployment.model.ordinary_ids[0]]})
     body = head.encode()[:-1] + b', "max_tokens": 1}'
     padding = b" " * max(0, size - len(body))
@@ -71,7 +74,10 @@ def _carries(http: httpx.Client, server: Server, size: int) -> None:
 
 
 def _waits(http: httpx.Client, server: Server, silence_s: float) -> None:
-    """Ask for a long answer without streaming, and stop after *silence_s*: to a proxy it looks like a long prefill."""
+    """
+    Whether the proxy before a URL waits: ask for a long answer without streaming, and stop after *silence_s*:
+    to a proxy it looks like a long prefill.
+    """
     low, high = server.deployment.model.ordinary_ids
     prompt = [(low + high) // 2] * 8
     room = (server.max_model_len or 65_536) - len(prompt) - 8
@@ -154,7 +160,7 @@ class UrlLauncher:
 
 
 def _without_login(base: str) -> str:
-    """*base* for a message; its login may have any character, so all up to the last @ is hidden."""
+    """The URL *base* for a message; its login may have any character, so all up to the last @ is hidden."""
     scheme, slashes, rest = base.partition("//")
     plain = f"{scheme}{slashes}{HIDDEN}@{rest.rpartition('@')[2]}" if "@" in rest else base
     address, mark, _ = re.sub("[?#]", "\0", plain, count=1).partition("\0")
@@ -162,7 +168,7 @@ def _without_login(base: str) -> str:
 
 
 def _other_than_said(server: Server) -> Iterator[str]:
-    """The differences of *server* from its deployment, as far as the server reports them."""
+    """The differences of the attached *server* from its deployment, as far as the server reports them."""
     said = server.deployment
     if None not in (said.max_model_len, server.max_model_len) and said.max_model_len != server.max_model_len:
         yield f"serves max_model_len {server.max_model_len:,}; the deployment {said.name} says {said.max_model_len:,}"

@@ -124,7 +124,7 @@ class Honest:
         return 0.5 if self.running else 0.0
 
     def healthy(self) -> bool:
-        """Result of ``/health``."""
+        """Whether the miniature answers ``/health`` with 200."""
         return True
 
     def complaint(self, request: Request) -> str | None:
@@ -145,7 +145,7 @@ class Honest:
         return (request.tokens - 1) // BLOCK_TOKENS * BLOCK_TOKENS if request.digest in self.seen else 0
 
     def usage(self, request: Request) -> dict[str, Any]:
-        """Return the usage record of *request*."""
+        """Return the usage record of the miniature's answer to *request*."""
         read, given = request.tokens, request.max_tokens
         return {"prompt_tokens": read, "completion_tokens": given, "total_tokens": read + given}
 
@@ -185,7 +185,7 @@ class Honest:
             self.seen.add(request.digest)
 
     def reset(self) -> bool:
-        """Empty the prefix cache. Returns whether that was done."""
+        """Empty the miniature's prefix cache. Returns whether that was done."""
         self.seen.clear()
         return True
 
@@ -206,7 +206,7 @@ class Honest:
 
 
 def say(line: str, level: str = "INFO") -> None:
-    """Write one line to the server's log, at *level*."""
+    """Write one line to the miniature's log, at *level*."""
     print(f"(EngineCore pid=1) {level} {time.strftime('%m-%d %H:%M:%S')} [miniature.py:1] {line}", flush=True)
 
 

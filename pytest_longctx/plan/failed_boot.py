@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_longctx.deployments.capacity import DEVICE_GIB
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Machine
 from pytest_longctx.errors import LongctxError
@@ -30,7 +29,7 @@ def rows(kind: Kind, one: Deployment, machine: Machine) -> Iterator[str]:
         asked = of_deployment(one, Given(), Path())
     except LongctxError:
         return
-    size_bytes = DEVICE_GIB.get(machine.hardware.kind, 0.0) * GiB
+    size_bytes = (machine.hardware.device_gib or 0.0) * GiB
     boot = foresee(asked, Place(machine.hardware, size_bytes, machine.host_bytes))
     if boot.sure:
         yield "the prediction was that it serves: longctx plan shows its terms; the log is right"

@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass
 
-from pytest_longctx.deployments.capacity import DEVICE_GIB
 from pytest_longctx.deployments.hardware import INSTANCES, Hardware
 from pytest_longctx.errors import UsageError
 from pytest_longctx.units import GiB
-
-_SIZED = "GiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +27,11 @@ class Place:
         >>> Place.parse("4x80GiB").device_bytes == 80 * 1024**3
         True
         """
-        text = INSTANCES.get(text.lower(), text)
-        count, cross, kind = text.partition("x") if text[:1].isdecimal() else ("1", "x", text)
-        if cross and count.isdecimal() and int(count) and kind.lower().endswith("gib"):
-            try:
-                size = float(kind[:-3])
-            except ValueError:
-                size = 0.0
-            if 0 < size < 2**20:
-                return cls(Hardware(f"{kind[:-3]}{_SIZED}", int(count)), size * GiB, host_bytes)
         try:
-            hardware = Hardware.parse(text)
+            hardware = Hardware.machine(INSTANCES.get(text.lower(), text))
         except ValueError as problem:
-            raise UsageError(f"--hardware: {problem}\n  try      the size of one device, as in 4x80GiB") from None
-        return cls(hardware, DEVICE_GIB.get(hardware.kind, 0.0) * GiB, host_bytes)
+            raise UsageError(f"--hardware: {problem}") from None
+        return cls(hardware, (hardware.device_gib or 0.0) * GiB, host_bytes)
 
     def __str__(self) -> str:
         return str(self.hardware)

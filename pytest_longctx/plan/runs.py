@@ -7,7 +7,7 @@ from typing import Any
 from pytest_longctx.backends import Backend, named
 from pytest_longctx.backends.flags import canonical
 from pytest_longctx.deployments import capacity, models
-from pytest_longctx.deployments.capacity import DEVICE_GIB, Prediction
+from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.cpu_speed import REFUSAL_SHARE
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
@@ -22,9 +22,6 @@ from pytest_longctx.launchers.start_command import of_deployment
 from pytest_longctx.observation import Outcome
 from pytest_longctx.shapes import NotUnderstood
 from pytest_longctx.units import GiB, duration
-
-USUAL_UTILISATION = 0.5
-"""Assumed share of the peak in long prefills. Measured: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
 
 USUAL_BOOT_S = 600.0
 """Boot time of a large model if the deployment gives none: 572 s were logged for Scout on 8 x H200."""
@@ -184,7 +181,7 @@ def predict(one: Deployment, backend: Backend, here: Machine) -> Prediction | No
     """
     one = canonical(one, backend.package)
     shape = None if unpredicted(one, backend) else models.shape_of(one.model)
-    gib = DEVICE_GIB.get(here.hardware.kind) if here.hardware else None
+    gib = here.hardware.device_gib if here.hardware else None
     try:
         found = backend.predict(one, shape, gib * GiB if gib else None) if shape else None
     except (ArithmeticError, LookupError, TypeError, ValueError):
@@ -253,7 +250,7 @@ def _sizes(one: Deployment, backend: Backend) -> str:
 
 def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | None, backend: Backend) -> float | None:
     """
-    Return the expected TTFT at `USUAL_UTILISATION` with the known host overhead; on a CPU, from the measured speed.
+    Return the expected TTFT at `capacity.USUAL_UTILISATION` with the known host overhead; on a CPU, from the measured speed.
 
     Returns ``None`` if the model's shape or the hardware's peak is unknown.
     """
@@ -263,7 +260,7 @@ def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | No
     if shape is None or hardware is None:
         return None
     floor_s = capacity.prefill_floor_s(shape, prompt_tokens, hardware)
-    return None if floor_s is None else floor_s / USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
+    return None if floor_s is None else floor_s / capacity.USUAL_UTILISATION + backend.host_s(one, shape, prompt_tokens)
 
 
 def _foreseeable(finding: Finding, here: Machine) -> bool:
@@ -305,7 +302,7 @@ def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None)
     times = one.timeouts
     if times.usual_boot_s is None and times.expected_boot_s is not None:
         return times.expected_boot_s * (REFUSAL_SHARE if any(each.fails for each in asked) else 1.0)
-    return times.usual_boot_s or (USUAL_BOOT_S if needs and needs.kind in DEVICE_GIB else None)
+    return times.usual_boot_s or (USUAL_BOOT_S if needs and needs.device_gib else None)
 
 
 def _row(one: Deployment, asked: tuple[Finding, ...], backend: Backend, here: Machine) -> Row:

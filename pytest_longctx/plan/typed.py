@@ -23,8 +23,6 @@ from pytest_longctx.units import GiB
 _FILES = (".yaml", ".yml", ".json", ".toml")
 USUAL_BOOT_S = 600.0
 """Boot time of a large model: 572 s were logged for Scout on 8 x H200."""
-USUAL_UTILISATION = 0.5
-"""Assumed share of the peak in long prefills. Measured: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +207,7 @@ def _boot_s(each: Planned) -> float | None:
     one = each.asked.deployment
     if one is not None and one.timeouts.usual_boot_s is not None:
         return one.timeouts.usual_boot_s
-    return USUAL_BOOT_S if each.place.hardware.kind in capacity.DEVICE_GIB else None
+    return USUAL_BOOT_S if each.place.hardware.device_gib else None
 
 
 def _prefill_s(boot: Boot) -> float | None:
@@ -219,4 +217,4 @@ def _prefill_s(boot: Boot) -> float | None:
         return None
     used = replace(boot.place.hardware, count=boot.spread.tensor * boot.spread.pipeline)
     floor_s = capacity.prefill_floor_s(found, boot.length, used)
-    return None if floor_s is None else floor_s / USUAL_UTILISATION
+    return None if floor_s is None else floor_s / capacity.USUAL_UTILISATION

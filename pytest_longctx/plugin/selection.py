@@ -132,7 +132,9 @@ class Selection:
         found = tuple(one for one in self.known_deployments.values() if one.backend == backend and not one.on_request)
         if not found:
             raise UsageError(f"there is no deployment for --backend={backend} in {', '.join(map(str, self.folders))}")
-        return found
+        there = self.machine.hardware
+        # Asking an interpreter for the engine's version takes a moment; without a GPU it decides nothing here.
+        return defaults.without_superseded(found, there, self.version if there and there.is_gpu else None)
 
     def _matching(self, name: str) -> list[Deployment]:
         """The deployment called *name*, or those of this backend that the pattern *name* matches. Raises `UsageError`."""
@@ -159,7 +161,7 @@ class Selection:
         """The hardware that the servers run on. For a server behind a URL only ``--longctx-hardware`` is known."""
         if self.options.hardware is not None:
             try:
-                here = Machine(Hardware.parse(self.options.hardware), {"hardware_said_by": "--longctx-hardware"})
+                here = Machine(Hardware.machine(self.options.hardware), {"hardware_said_by": "--longctx-hardware"})
             except ValueError as problem:
                 raise UsageError(f"--longctx-hardware: {problem}") from None
         else:
@@ -286,7 +288,7 @@ class Selection:
 
     def _conditions(self, one: Deployment, finding: Finding) -> Conditions:
         # Only findings with a version need it, and asking an interpreter takes a moment.
-        version = self.version if finding.scope.version is not None else None
+        version = self.version if finding.scope.version or one.version else None
         here = self.here(one)
         return Conditions(
             one, here.hardware, version, one.max_model_len, host_bytes=here.host_bytes, cpu_flags=here.cpu_flags

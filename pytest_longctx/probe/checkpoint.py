@@ -18,7 +18,7 @@ from pytest_longctx.probe.weights import LLAMA, LLAMA4, LLAMA4_WITH_IMAGES, Fami
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:
-    """Return *content* as the bytes of a JSON file."""
+    """Return *content* as the bytes of a JSON file of a probe's checkpoint."""
     return json.dumps(dict(content), indent=1).encode()
 
 
@@ -50,7 +50,7 @@ def word_level_tokenizer(words: Sequence[str], special: int) -> dict[str, Any]:
 
 
 def texts(config: Mapping[str, Any], words: Sequence[str], special: int) -> dict[str, bytes]:
-    """Return every file of a checkpoint except its weights. Ids 0 to 3 are padding, start, end and unknown."""
+    """Return every file of a probe's checkpoint except its weights. Ids 0 to 3 are padding, start, end and unknown."""
     text = config.get("text_config", config)
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -70,7 +70,7 @@ def texts(config: Mapping[str, Any], words: Sequence[str], special: int) -> dict
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
     """
-    Write *files* into *folder*. Files with the right content are not rewritten.
+    Write the files of a checkpoint into *folder*. Files with the right content are not rewritten.
 
     Each file appears completely or not at all. Two processes that write the same checkpoint write the same bytes, so
     the order does not matter and a concurrent reader sees correct files.

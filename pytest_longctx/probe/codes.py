@@ -64,7 +64,10 @@ def answer(key: int, value: int) -> int:
 
 @cache
 def words() -> tuple[str, ...]:
-    """Return the word of each id. The words can be separated even without spaces between them."""
+    """
+    Return the word of each id of the probe's vocabulary. The words can be separated even without spaces
+    between them.
+    """
     pairs = [f"{key:02d}.{value:02d}" for key in range(KEYS) for value in range(VALUES)]
     made = [f"<{i}>" for i in range(SPECIAL)]
     for kind in ("rung", "hold", "kept", "erased"):
@@ -94,7 +97,7 @@ class Said:
 
 def read(text: str) -> tuple[Said | None, ...]:
     """
-    Parse an answered *text* word by word; ``None`` for a word that is no answer.
+    Parse an answered *text*, word by word, into answers about needles; ``None`` for a word that is no answer.
 
     >>> read(" a00.17 none01")
     (Said(kind='answer', index=0, value=17), Said(kind='none', index=1, value=None))

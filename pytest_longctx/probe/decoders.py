@@ -39,7 +39,7 @@ def heads_of(config: Mapping[str, Any], rotary_share: float = 1.0) -> Heads:
 
 
 def ends(hidden: int) -> dict[str, Matrix]:
-    """Return embedding, output and final norm, by the names of most checkpoints."""
+    """Return the embedding, output and final norm of a softmax decoder's probe, by the names of most checkpoints."""
     return {
         "model.embed_tokens.weight": layout.embedding(hidden),
         "lm_head.weight": layout.output(hidden),
@@ -48,13 +48,13 @@ def ends(hidden: int) -> dict[str, Matrix]:
 
 
 def empty_mlp(prefix: str, hidden: int, size: int = MLP) -> dict[str, Matrix]:
-    """Return an MLP that adds nothing."""
+    """Return the MLP of a probe's decoder layer, which adds nothing."""
     shapes = {"gate": (size, hidden), "up": (size, hidden), "down": (hidden, size)}
     return {f"{prefix}{name}_proj.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 def norms(prefix: str, hidden: int) -> dict[str, Matrix]:
-    """Return both norms of a layer, which leave every token as it is."""
+    """Return both norms of a probe's decoder layer, which leave every token as it is."""
     names = ("input_layernorm", "post_attention_layernorm")
     return {f"{prefix}{name}.weight": np.ones(hidden, np.float32) for name in names}
 
@@ -86,7 +86,7 @@ def _normed(layer: Layer, heads: Heads) -> Mapping[str, Matrix]:
 
 
 def llama(heads: int, kv_heads: int, head_dim: int) -> Family:
-    """Llama: four layers of full attention with heads of any size."""
+    """Llama's probe: four layers of full attention with heads of any size."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -101,7 +101,7 @@ def llama(heads: int, kv_heads: int, head_dim: int) -> Family:
 
 
 def qwen3() -> Family:
-    """Qwen3: queries and keys are normed head by head."""
+    """Qwen3's probe: queries and keys are normed head by head."""
     config = {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
@@ -118,7 +118,7 @@ def qwen3() -> Family:
 
 
 def mistral(window: int = 4096) -> Family:
-    """Mistral with a window in every layer (7B v0.1: 4,096 tokens)."""
+    """Mistral's probe, with a window in every layer (7B v0.1: 4,096 tokens)."""
     config = {
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
@@ -134,7 +134,7 @@ def mistral(window: int = 4096) -> Family:
 
 
 def gpt_oss(window: int = 128) -> Family:
-    """gpt-oss: layers with a window of 128 tokens alternate with full ones, and every head has a sink."""
+    """The probe of gpt-oss: layers with a window of 128 tokens alternate with full ones, and every head has a sink."""
     kinds: list[tuple[int, Any]] = [(0, "sliding"), (1, "full"), (2, "sliding"), (3, "full")]
     config = {
         "architectures": ["GptOssForCausalLM"],
@@ -192,7 +192,10 @@ def _empty_experts(prefix: str, experts: int, size: int) -> dict[str, Matrix]:
 
 
 def deepseek(version: int) -> Family:
-    """DeepSeek V2 or V3: latent attention, 512 dimensions and 64 with a rotary embedding; V3 has a latent query too."""
+    """
+    The probe of DeepSeek V2 or V3: latent attention, 512 dimensions and 64 with a rotary embedding; V3 has a
+    latent query too.
+    """
     config = {
         "architectures": [f"DeepseekV{version}ForCausalLM"],
         "model_type": f"deepseek_v{version}",

@@ -46,7 +46,7 @@ class Family:
     build: Callable[["Family"], Mapping[str, Matrix]] = field(repr=False)
 
     def tensors(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return every tensor of the checkpoint by name, in BF16."""
+        """Return every tensor of the checkpoint of a probe family by name, in BF16."""
         return {name: matrix.astype(ml_dtypes.bfloat16) for name, matrix in self.build(self).items()}
 
     def layer_of(self, key: int) -> Layer:
@@ -61,7 +61,8 @@ class Family:
 
 def shared_out(kinds: Sequence[tuple[int, Kind]], window: int | None = None) -> tuple[Layer, ...]:
     """
-    Share the keys out among layers, given as number and kind, the window being that of sliding ones.
+    Share the 64 keys of a probe family out among layers, given as number and kind, the window being that of
+    sliding ones.
 
     Key 63 goes to the first of *kinds*, and so on downwards. A probe that plants fewer than 64 needles asks last for a key
     without a needle, so the first should be a layer with a window: what lies beyond a window must be denied. The first of

@@ -37,7 +37,10 @@ CAPPED_LOGITS = 1 / 16
 
 
 def gemma3(window: int = 512) -> Family:
-    """Gemma 3: five layers with a window, then one without (1B: 512 tokens). Its embeddings are not tied here."""
+    """
+    Gemma 3's probe: five layers with a window, then one without (1B: 512 tokens). Its embeddings are not tied
+    here.
+    """
     kinds: list[tuple[int, Any]] = [(i, "sliding") for i in range(5)] + [(5, "full")]
     config = {
         "architectures": ["Gemma3ForCausalLM"],
@@ -76,7 +79,7 @@ def _layer(family: Family, layer: Layer, *, normed: bool) -> dict[str, Matrix]:
 
 
 def _only(fields: tuple[slice, ...], factor: float) -> Matrix:
-    """Return the weight of a norm that multiplies *fields* by *factor* and hides the rest."""
+    """Return the weight of a Gemma norm that multiplies *fields* by *factor* and hides the rest."""
     weight = np.full(HIDDEN, -1, np.float32)
     for each in fields:
         weight[each] = factor - 1
@@ -84,7 +87,7 @@ def _only(fields: tuple[slice, ...], factor: float) -> Matrix:
 
 
 def _rest(index: int, mlp: int) -> dict[str, Matrix]:
-    """Return the MLP of a layer, which adds nothing, and the norms around it."""
+    """Return the MLP of a Gemma layer, which adds nothing, and the norms around it."""
     prefix = f"model.layers.{index}."
     norms = ("input_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
     made = {f"{prefix}{name}.weight": np.zeros(HIDDEN, np.float32) for name in norms}
@@ -99,7 +102,7 @@ def _build_gemma3(family: Family) -> dict[str, Matrix]:
 
 
 def gemma2(window: int = 4096) -> Family:
-    """Gemma 2: a window in every other layer (4,096 tokens), scores capped at 50 and logits at 30."""
+    """Gemma 2's probe: a window in every other layer (4,096 tokens), scores capped at 50 and logits at 30."""
     kinds: list[tuple[int, Any]] = [(2, "sliding"), (1, "full"), (4, "sliding"), (3, "full")]
     config = {
         "architectures": ["Gemma2ForCausalLM"],
@@ -154,7 +157,8 @@ def tied() -> Matrix:
 
 def _rewrite(size: int) -> dict[str, Matrix]:
     """
-    Return the first layer's MLP: it clears the fetched codes and `ASKED`, and copies the asked key and the fact of asking.
+    Return the first layer's MLP of Gemma 2: it clears the fetched codes and `ASKED`, and copies the asked key
+    and the fact of asking.
 
     The gate is a constant of 8, whose GELU is 8, so the MLP is linear. A constant of 64 in 16 dimensions sets the norm of
     its output, a mean square of 64, to which what it writes adds 0.4 % at most.

@@ -89,12 +89,12 @@ class Grade:
 
 
 def text(question: Question, answered: str) -> Grade:
-    """Grade *answered*, the streamed text."""
+    """Grade *answered*, the streamed text of an answer about needles."""
     return _grade(question, codes.read(answered))
 
 
 def ids(question: Question, answered: Iterable[int]) -> Grade:
-    """Grade an answer, given as token ids."""
+    """Grade an answer about needles, given as token ids."""
     return _grade(question, codes.read_ids(answered))
 
 
@@ -153,7 +153,7 @@ class Precision:
     @property
     def mantissa_bits(self) -> int | None:
         """
-        Number of stored mantissa bits; ``None`` if the answer is no valid ladder.
+        Number of mantissa bits that the ladder shows to be stored; ``None`` if the answer is no valid ladder.
 
         If no rung is preserved, or a rung above a lost one is preserved, the cause is not rounding. If all rungs
         are preserved, the result is a lower bound.
@@ -188,8 +188,8 @@ class Precision:
 
 def plant(filler: Prompt) -> Ladder:
     """
-    Plant every rung in a copy of *filler*, spread over its whole length. The ask is the last token. Raises
-    `PromptError`.
+    Plant every rung of the precision ladder in a copy of *filler*, spread over its whole length. The ask is
+    the last token. Raises `PromptError`.
     """
     places = questions.spread(len(filler), RUNGS)
     questions.check(filler, places, RUNGS, RUNGS)

@@ -47,7 +47,7 @@ def _qwen(own: Mapping[str, Any]) -> Family:
 
 
 def qwen3_next() -> Family:
-    """Qwen3-Next: three layers of Gated DeltaNet, then one of gated attention."""
+    """Qwen3-Next's probe: three layers of Gated DeltaNet, then one of gated attention."""
     own = {
         "architectures": ["Qwen3NextForCausalLM"],
         "model_type": "qwen3_next",
@@ -66,7 +66,7 @@ def qwen3_next() -> Family:
 
 
 def qwen3_5() -> Family:
-    """Qwen3.5, dense: as Qwen3-Next, with a projection of its own for each input of Gated DeltaNet."""
+    """The probe of Qwen3.5, dense: as Qwen3-Next, with a projection of its own for each input of Gated DeltaNet."""
     rotary = {"rope_type": "default", "rope_theta": COMMON["rope_theta"], "partial_rotary_factor": _ROTARY_SHARE}
     own = {
         "architectures": ["Qwen3_5ForCausalLM"],
@@ -84,7 +84,7 @@ def delta_of(config: Mapping[str, Any]) -> Delta:
 
 
 def _build_qwen(family: Family) -> dict[str, Matrix]:
-    """The norms multiply by 1 + weight, except that after Gated DeltaNet."""
+    """Build the hybrid of Qwen. Its norms multiply by 1 + weight, except that after Gated DeltaNet."""
     heads = heads_of(family.config, _ROTARY_SHARE)
     fused = family.config["model_type"] == "qwen3_next"
     made = ends(HIDDEN) | {"model.norm.weight": np.zeros(HIDDEN, np.float32)}
@@ -138,7 +138,7 @@ def _named_delta(prefix: str, config: Mapping[str, Any], layer: Layer, *, fused:
 
 
 def nemotron_h() -> Family:
-    """Nemotron-H: Mamba2 layers, then one of attention without positions."""
+    """Nemotron-H's probe: Mamba2 layers, then one of attention without positions."""
     config = {
         "architectures": ["NemotronHForCausalLM"],
         "model_type": "nemotron_h",
@@ -217,7 +217,7 @@ def _renamed_ends(hidden: int) -> dict[str, Matrix]:
 
 
 def mamba2() -> Family:
-    """Mamba2: four layers of it and nothing else."""
+    """The probe of pure Mamba2: four layers of it and nothing else."""
     config = {
         "architectures": ["Mamba2ForCausalLM"],
         "model_type": "mamba2",

@@ -35,7 +35,10 @@ WRITTEN: Final = 1 / 16
 
 @cache
 def embedding(hidden: int = HIDDEN) -> Matrix:
-    """Return the embedding (vocabulary, *hidden*), a multiple of 64 from 384. Each row has a mean square of exactly 1."""
+    """
+    Return the embedding that all probe families share (vocabulary, *hidden*), a multiple of 64 from 384. Each
+    row has a mean square of exactly 1.
+    """
     code, pairs = codes.hadamard(), np.arange(KEYS * VALUES)
     table = np.zeros((codes.VOCABULARY, hidden), np.float32)
     needles, answers = slice(codes.NEEDLE, codes.ANSWER), slice(codes.ANSWER, codes.FILLER)
@@ -56,7 +59,10 @@ def embedding(hidden: int = HIDDEN) -> Matrix:
 
 @cache
 def output(hidden: int = HIDDEN) -> Matrix:
-    """Return the output matrix (vocabulary, *hidden*). Each answer reads its ask and both fetched codes or none."""
+    """
+    Return the output matrix that all probe families share (vocabulary, *hidden*). Each answer reads its ask
+    and both fetched codes or none.
+    """
     code, pairs = codes.hadamard(), np.arange(KEYS * VALUES)
     table = np.zeros((codes.VOCABULARY, hidden), np.float32)
     answers, nones = slice(codes.ANSWER, codes.FILLER), slice(codes.NONE, codes.NEEDLE)
@@ -71,6 +77,6 @@ def output(hidden: int = HIDDEN) -> Matrix:
 
 
 def _signs() -> Matrix:
-    """Return the low bits of the number of each filler word as +-1."""
+    """Return the low bits of the number of each filler word as +-1, for the embedding."""
     numbers: npt.NDArray[np.int64] = np.arange(codes.VOCABULARY - codes.FILLER)
     return (1 - 2 * (numbers[:, None] >> np.arange(FILL.stop - FILL.start) & 1)).astype(np.float32)

@@ -117,8 +117,8 @@ def _within(
 
 def spread(tokens: int, count: int = KEYS, windows: Windows = EVERYTHING) -> tuple[int, ...]:
     """
-    Return *count* evenly spaced positions in a prompt of *tokens*, from the first token to the last before the ask;
-    fewer in a short prompt.
+    Return *count* evenly spaced positions of needles in a prompt of *tokens*, from the first token to the
+    last before the ask; fewer in a short prompt.
 
     Keys with a window, which is the same for all of them, have their positions spread over what their layers see when
     they are asked for, from the very first token of it.
@@ -138,8 +138,8 @@ def spread(tokens: int, count: int = KEYS, windows: Windows = EVERYTHING) -> tup
 
 def borders(tokens: int, size: int, count: int = KEYS) -> tuple[int, ...]:
     """
-    Return positions on both sides of the borders between pieces of *size* tokens: blocks, chunks or batches of an
-    engine.
+    Return positions of needles on both sides of the borders between pieces of *size* tokens: blocks, chunks
+    or batches of an engine.
 
     Returns up to *count* positions, an even number: the first token, the last before the ask, and borders spread over
     the prompt.

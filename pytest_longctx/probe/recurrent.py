@@ -92,7 +92,7 @@ def gated_delta(sizes: Delta, keys: Sequence[int], lag: int, hidden: int) -> dic
 
 def mamba2(sizes: Scan, keys: Sequence[int], lag: int, hidden: int) -> dict[str, Matrix]:
     """
-    Return the tensors of a Mamba2 mixer for *keys*, by their names in a checkpoint.
+    Return the tensors of one Mamba2 layer for *keys*, by their names in a checkpoint.
 
     Even heads hold the key, odd heads the value. The norm before the output brings one element in each head to 8.
     """
@@ -126,6 +126,9 @@ def mamba2(sizes: Scan, keys: Sequence[int], lag: int, hidden: int) -> dict[str,
 
 
 def _of(field: slice, element: float, size: float) -> float:
-    """Return the weight with which a field whose dimensions all hold *element* adds up to *size*."""
+    """
+    Return the weight with which a field whose dimensions all hold *element* adds up to *size* in a recurrent
+    layer.
+    """
     width: int = field.stop - field.start
     return size / (element * width)

@@ -59,7 +59,10 @@ def codebook(keys: Sequence[int]) -> tuple[Matrix, Matrix]:
 
 
 def one_hot(keys: Sequence[int], rows: int, size: float) -> Matrix:
-    """Return what reads a field of 64 as *size* in the row of its key among *keys* (rows, 64). Other keys read 0."""
+    """
+    Return the part of a projection that reads a field of 64 as *size* in the row of its key among *keys*
+    (rows, 64). Other keys read 0.
+    """
     table = np.zeros((rows, WIDTH), np.float32)
     table[: len(keys)] = size * codes.hadamard()[list(keys)] / WIDTH
     return table
@@ -72,7 +75,7 @@ def power_of_two(least: float) -> float:
 
 def attention(heads: Heads, keys: Sequence[int], hidden: int, *, normed: bool = False) -> dict[str, Matrix]:
     """
-    Return the projections q, k, v, o as (out, in) of a layer that answers for *keys*.
+    Return the projections q, k, v, o as (out, in) of a softmax layer that answers for *keys*.
 
     With several KV heads the even ones fetch the code of the key and the odd ones that of the value; a single one fetches
     both. With *normed* the engine norms queries and keys to a mean square of 1, and the score is set in `norm_gain`.
@@ -99,7 +102,7 @@ def norm_gain(heads: Heads) -> float:
 
 
 def _fetching(heads: Heads, hidden: int) -> tuple[Matrix, Matrix]:
-    """Return the value and output projections by head."""
+    """Return the value and output projections of a softmax layer by head."""
     identity = np.eye(WIDTH, dtype=np.float32)
     value = np.zeros((heads.kv, heads.dim, hidden), np.float32)
     out = np.zeros((hidden, heads.query, heads.dim), np.float32)

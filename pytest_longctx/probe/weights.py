@@ -72,7 +72,7 @@ LLAMA = Family("LlamaForCausalLM", "mlp", 2, 128, (*range(32, 64), *range(96, 12
 
 
 def tensors(family: Family) -> dict[str, npt.NDArray[np.generic]]:
-    """Return every tensor of the checkpoint by name, in BF16."""
+    """Return every tensor of the first probe, with Llama 4's layers, by name, in BF16."""
     made: dict[str, Matrix] = {"model.embed_tokens.weight": embedding(), "lm_head.weight": output()}
     for layer in range(family.layers):
         last = layer == family.layers - 1
@@ -88,7 +88,10 @@ def tensors(family: Family) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def embedding() -> Matrix:
-    """Return the embedding matrix (vocabulary, hidden). Ids with a meaning have a root mean square of exactly 1."""
+    """
+    Return the embedding matrix of Llama 4's probe (vocabulary, hidden). Ids with a meaning have a root mean
+    square of exactly 1.
+    """
     code = codes.hadamard()
     table = np.zeros((codes.VOCABULARY, HIDDEN), np.float32)
     pairs = np.arange(KEYS * VALUES)
@@ -118,7 +121,7 @@ def embedding() -> Matrix:
 
 
 def attention(family: Family) -> dict[str, Matrix]:
-    """Return the projections of the answering layer, as (out, in)."""
+    """Return the projections of the answering layer of Llama 4's probe, as (out, in)."""
     code, identity = codes.hadamard(), np.eye(WIDTH, dtype=np.float32)
     dims, heads_per_kv = list(family.dims), HEADS // KV_HEADS
     query = np.zeros((HEADS, family.head_dim, HIDDEN), np.float32)
@@ -150,7 +153,7 @@ def attention(family: Family) -> dict[str, Matrix]:
 
 
 def idle_attention(family: Family, layer: int) -> dict[str, Matrix]:
-    """Return the projections of a layer without effect: its output is zero."""
+    """Return the projections of a layer of Llama 4's probe without effect: its output is zero."""
     rows = {"q": HEADS * family.head_dim, "k": KV_HEADS * family.head_dim, "v": KV_HEADS * family.head_dim}
     made = {
         name: _noise((count, HIDDEN), seed=layer * len(rows) + number)
@@ -160,7 +163,10 @@ def idle_attention(family: Family, layer: int) -> dict[str, Matrix]:
 
 
 def output() -> Matrix:
-    """Return the output matrix (vocabulary, hidden). Each answer reads its ask and both fetched codes or none."""
+    """
+    Return the output matrix of Llama 4's probe (vocabulary, hidden). Each answer reads its ask and both
+    fetched codes or none.
+    """
     code, pairs = codes.hadamard(), np.arange(KEYS * VALUES)
     table = np.zeros((codes.VOCABULARY, HIDDEN), np.float32)
     none = NONE_READS * WIDTH / (4 * (ASKING.stop - ASKING.start))
@@ -177,15 +183,15 @@ def output() -> Matrix:
 
 
 def _signs(numbers: npt.NDArray[np.int64]) -> Matrix:
-    """Return the low bits of each number as +-1."""
+    """Return the low bits of each number as +-1, for the weights of Llama 4's probe."""
     bits = numbers[:, None] >> np.arange(FILL.stop - FILL.start) & 1
     return (1 - 2 * bits).astype(np.float32)
 
 
 def _noise(shape: tuple[int, int], seed: int) -> Matrix:
     """
-    Return multiples of 1/64 within +-1/8, equal on every machine and with every numpy version (the mixer of
-    SplitMix64).
+    Return the noise of the weights: multiples of 1/64 within +-1/8, equal on every machine and with every
+    numpy version (the mixer of SplitMix64).
     """
     count = shape[0] * shape[1]
     state = (np.arange(count, dtype=np.uint64) + np.uint64(seed * count + 1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -197,7 +203,7 @@ def _noise(shape: tuple[int, int], seed: int) -> Matrix:
 
 @cache
 def in_float32(family: Family) -> Mapping[str, Matrix]:
-    """Return the tensors in float32 for numpy."""
+    """Return the tensors of Llama 4's probe in float32 for numpy."""
     return {name: tensor.astype(np.float32) for name, tensor in tensors(family).items()}
 
 
@@ -233,8 +239,8 @@ def finite_limit(dtype: str) -> float:
 
 def stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float32]:
     """
-    Return *values* as read back from *dtype*: saturated, as engines do, and rounded to nearest even. Raises
-    `UsageError`.
+    Return *values* as read back from a KV cache of *dtype*: saturated, as engines do, and rounded to nearest
+    even. Raises `UsageError`.
     """
     limit = finite_limit(dtype)
     return np.clip(values, -limit, limit).astype(STORED[dtype]).astype(np.float32)

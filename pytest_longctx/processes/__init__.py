@@ -38,10 +38,10 @@ class Candidate(Protocol):
     """Whether this run started the server. Only then is a failed boot evidence about it."""
 
     def exit_code(self) -> int | None:
-        """Exit code; ``None`` while the server runs."""
+        """Exit code of a started server; ``None`` while it runs."""
 
     def new_lines(self) -> Iterator[str]:
-        """Return the new log lines since the last call."""
+        """Return the lines that the started server has logged since the last call."""
 
     def oom_killed(self) -> bool | None:
         """OOM flag of the container's state; ``None`` without a container."""
@@ -154,7 +154,10 @@ class Process(Candidate):
         return code if code is None or code >= 0 else 128 - code
 
     def new_lines(self) -> Iterator[str]:
-        """Return the new complete log lines; after the end of the process, also an incomplete last line."""
+        """
+        Return the complete lines that the process has logged since the last call; after its end, also an
+        incomplete last line.
+        """
         return self._lines.more(ended=self.exit_code() is not None)
 
     def memory_kills(self) -> MemoryKills | None:

@@ -118,7 +118,7 @@ class Supervisor:
             self._wait(1.0)
 
     def _wait(self, most_s: float) -> None:
-        """Wait until no process is left, or for at most *most_s* seconds."""
+        """Wait until the supervisor has no process left, or for at most *most_s* seconds."""
         end = time.monotonic() + most_s
         self.reap()
         while descendants(os.getpid()) and time.monotonic() < end:

@@ -82,7 +82,7 @@ def opened(name: str) -> int:
 
 
 def taken(descriptor: int) -> bool:
-    """Lock the file without waiting, and note this process in it; False if another process holds it."""
+    """Take a lock file without waiting, and note this process in it; False if another process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -99,7 +99,7 @@ def holder(descriptor: int) -> tuple[str, bool]:
 
 
 def described(pid: int) -> str:
-    """The process *pid* in words: its command, and what it waits for."""
+    """The holder of a lock, process *pid*, in words: its command, and what it waits for."""
     return _look(pid)[0]
 
 

@@ -69,7 +69,7 @@ def _marked(mark: str) -> Iterator[int]:
 
 
 def _end(mark: str) -> list[int]:
-    """Kill every process with *mark*, until none is left or `_GONE_S` has passed; return what is left."""
+    """Kill every orphan with *mark*, until none is left or `_GONE_S` has passed; return what is left."""
     end_s = time.monotonic() + _GONE_S
     while left := list(_marked(mark)):
         for pid in left:

@@ -36,7 +36,8 @@ class TokenCache:
 
     def fetch(self, what: dict[str, str | int], build: Callable[[], Bytes]) -> Bytes:
         """
-        Return the entry for *what*, memory-mapped. *build* creates it if it is missing or damaged.
+        Return the cached tokens of *what*, memory-mapped. *build* creates the entry if it is missing or
+        damaged.
 
         If the folder is not writable, the entry is built each time.
         """
@@ -77,7 +78,7 @@ class TokenCache:
             raise
 
     def _make_room(self, newest: Path) -> None:
-        """Delete the least recently read entries. The newest entry is kept, however large it is."""
+        """Delete the least recently read entries of the token cache. The newest entry is kept, however large it is."""
         entries = list[tuple[float, int, Path]]()
         for path in self.folder.glob("*.npy"):
             try:
@@ -95,7 +96,7 @@ class TokenCache:
 
 
 def _read(path: Path) -> Bytes | None:
-    """Return the bytes of *path*, or ``None`` if there is no complete entry."""
+    """Return the bytes of the token cache's entry at *path*, or ``None`` if there is no complete entry."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         os.utime(path)

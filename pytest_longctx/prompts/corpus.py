@@ -53,7 +53,7 @@ _SENTENCES = 4096
 
 
 def _table(pattern: str, *columns: list[str]) -> np.ndarray:
-    """Return every combination of *columns* in *pattern*, so that one lookup gives several words."""
+    """Return every combination of *columns* in the pattern of a sentence, so that one lookup gives several words."""
     phrases = [""]
     for column in columns:
         phrases = [f"{phrase}|{word}" for phrase in phrases for word in column]
@@ -70,7 +70,10 @@ _PHRASES = (
 
 
 def endless(seed: int) -> Iterator[str]:
-    """Yield sentences in pieces of about 300 kB without end. Each piece ends with a full stop and a space."""
+    """
+    Yield sentences of filler text in pieces of about 300 kB without end. Each piece ends with a full stop and
+    a space.
+    """
     rng = np.random.Generator(np.random.PCG64(seed))
     sizes = [table.size for table in _PHRASES]
     while True:
@@ -89,10 +92,10 @@ class Source(Protocol):
 
     @property
     def digest(self) -> str:
-        """Identifier of the text, used as the cache key."""
+        """Identifier of a source of text, used as the cache key."""
 
     def pieces(self) -> Iterator[str]:
-        """Yield the text in pieces of any size. Raises `PromptError`."""
+        """Yield the source's text in pieces of any size. Raises `PromptError`."""
 
     def opening(self, rng: np.random.Generator) -> str:
         """Return the opening of one prompt, which makes every prompt differ from its first tokens on."""
@@ -115,11 +118,11 @@ class Sentences:
         return f"sentences-1-{self.seed}"
 
     def pieces(self) -> Iterator[str]:
-        """See `pytest_longctx.prompts.corpus`."""
+        """Yield generated sentences without end."""
         return endless(self.seed)
 
     def opening(self, rng: np.random.Generator) -> str:
-        """Return twelve digits."""
+        """Return the twelve digits that open a prompt."""
         return _number(rng)
 
 
@@ -141,13 +144,13 @@ class Words:
         return hashlib.sha256(repr((self.words, self.seed)).encode()).hexdigest()
 
     def pieces(self) -> Iterator[str]:
-        """Yield 4096 words at a time."""
+        """Yield the words of a synthetic tokenizer, 4,096 at a time."""
         rng = np.random.Generator(np.random.PCG64(self.seed))
         while True:
             yield self._some(rng, 4096)
 
     def opening(self, rng: np.random.Generator) -> str:
-        """Return sixteen words."""
+        """Return the sixteen words that open a prompt."""
         return self._some(rng, 16)
 
     def _some(self, rng: np.random.Generator, count: int) -> str:
@@ -171,7 +174,7 @@ class TextFile:
             raise self._unreadable(problem) from None
 
     def pieces(self) -> Iterator[str]:
-        """Yield a million characters at a time. Raises `PromptError` if the file is not text."""
+        """Yield the file's text, a million characters at a time. Raises `PromptError` if the file is not text."""
         try:
             while True:
                 with self.path.open(encoding="utf-8") as file:
@@ -187,7 +190,7 @@ class TextFile:
             raise self._unreadable(problem) from None
 
     def opening(self, rng: np.random.Generator) -> str:
-        """Return twelve digits."""
+        """Return the twelve digits that open a prompt."""
         return _number(rng)
 
     def _unreadable(self, problem: Exception) -> PromptError:

@@ -60,8 +60,8 @@ def hide(
     vocabulary: ModelTokenizer, needle: Needle, lead: Ids, hay: Ids, tokens: int, depth: float
 ) -> tuple[Ids, float]:
     """
-    Build a prompt of *tokens* from *lead*, *hay*, the fact and the final question, and return it with the position of
-    the fact.
+    Hide a needle: build a prompt of *tokens* from *lead*, *hay*, the fact and the final question, and return
+    it with the position of the fact.
 
     The fact follows the nearest end of a sentence within 256 tokens. Raises `PromptError`.
     """
@@ -88,7 +88,8 @@ def _between_sentences(vocabulary: ModelTokenizer, hay: Ids, wanted: int) -> int
 
 def score(answer: str, expected: str) -> bool:
     """
-    Whether *answer* contains *expected* as a separate number. Commas and spaces between its digits are ignored.
+    Whether *answer* contains the needle's code as a separate number. Commas and spaces between its digits are
+    ignored.
 
     >>> score("It is 4,821,937.", "4821937"), score("48219370", "4821937")
     (True, False)

@@ -36,8 +36,8 @@ def encoded(
     vocabulary: ModelTokenizer, chunks: Iterable[str], tokens: int, *, piece_chars: int | None = None, skip: int = 0
 ) -> Iterator[Piece]:
     """
-    Encode the text of *chunks* piece by piece, until *tokens* tokens are reached or the text ends. No special tokens
-    are added.
+    Encode a prompt's text of *chunks* piece by piece, until *tokens* tokens are reached or the text ends. No
+    special tokens are added.
     """
     parts = _cut(vocabulary, chunks, piece_chars or min(_PIECE_CHARS, 4 * _AROUND_CHARS + 8 * tokens), skip)
     done, per_piece = 0, 1.0
@@ -77,7 +77,8 @@ def _cut(vocabulary: ModelTokenizer, chunks: Iterable[str], piece_chars: int, sk
 
 def border(vocabulary: ModelTokenizer, text: str, start: int) -> tuple[int, int] | None:
     """
-    Return the first place from *start* on where *text* can be cut, and how many characters to leave out after it.
+    Return the first place from *start* on where a prompt's *text* can be cut, and how many characters to
+    leave out after it.
 
     A tokenizer that adds a space before every text needs the border's own space left out. Returns ``None`` if none of
     the first 32 candidates is valid.
@@ -120,7 +121,7 @@ class Text:
 
     @property
     def json_bytes(self) -> int:
-        """Total number of bytes that `json_chunks` yields."""
+        """Total number of bytes that `json_chunks` yields for this text prompt."""
         return sum(len(chunk) for chunk in self.json_chunks())
 
     def json_chunks(self) -> Iterator[bytes]:
@@ -187,8 +188,8 @@ def exact_text(
 
 def _back(vocabulary: ModelTokenizer, done: list[Piece], reach: int) -> Piece:
     """
-    Remove the last piece from *done*, put back the part that is certainly needed, and return the rest, which must be
-    cut.
+    Remove the last encoded piece from *done*, put back the part that is certainly needed, and return the
+    rest, which must be cut.
     """
     last = done.pop()
     reach -= sum(piece.ids.size for piece in done)
@@ -244,7 +245,7 @@ class Chat:
 
     @property
     def json_bytes(self) -> int:
-        """Total number of bytes that `json_chunks` yields."""
+        """Total number of bytes that `json_chunks` yields for these chat messages."""
         return sum(len(chunk) for chunk in self.json_chunks())
 
     def json_chunks(self) -> Iterator[bytes]:

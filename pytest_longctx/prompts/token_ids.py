@@ -32,7 +32,7 @@ class Sendable(Protocol):
 
     @property
     def json_bytes(self) -> int:
-        """Total number of bytes that `json_chunks` yields."""
+        """Total number of bytes that `json_chunks` yields for any prompt."""
 
     def json_chunks(self) -> Iterator[bytes]:
         """Yield the prompt as a JSON value, in pieces."""
@@ -61,7 +61,7 @@ class Prompt:
 
     @property
     def json_bytes(self) -> int:
-        """Total number of bytes that `json_chunks` yields."""
+        """Total number of bytes that `json_chunks` yields for these token ids."""
         return len(self) * (len(str(int(self.ids.max()))) + 1) + 1
 
     def json_chunks(self) -> Iterator[bytes]:

@@ -53,7 +53,7 @@ class ModelTokenizer:
 
     @cached_property
     def stops(self) -> Ids:
-        """Tokens that end a sentence."""
+        """Token ids that end a sentence."""
         return np.array([each for token, each in self.rust.get_vocab().items() if token.endswith(".")], dtype=np.uint32)
 
     @cached_property
@@ -93,7 +93,8 @@ def needed(name: str) -> Any:
 @lru_cache(maxsize=4)
 def load(where: str, *, download: bool = False) -> ModelTokenizer:
     """
-    Load the tokenizer from the folder or file *where*, or by model name from the local Hugging Face cache.
+    Load the model's tokenizer from the folder or file *where*, or by model name from the local Hugging Face
+    cache.
 
     The tokenizer is downloaded only with *download*. Raises `PromptError`.
     """

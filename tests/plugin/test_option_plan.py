@@ -53,6 +53,23 @@ def test_a_machine_that_is_too_small_is_told_what_is_needed(capsys):
     assert found["scout-vllm-2m"]["gpu_hours"] is None
 
 
+@pytest.mark.parametrize(
+    ("hardware", "needs"), [("8xH100", "1xH100"), ("2x46GiB", "1x46GiB"), ("1xRTX4090", "1xRTX4090")]
+)
+@pytest.mark.parametrize("backend", ["vllm", "sglang"])
+def test_a_machine_that_no_file_names_judges_the_laws_on_one_gpu(capsys, hardware, needs, backend):
+    found = rows(capsys, "--hardware", hardware, "--backend", backend)[f"gpu-probe-{backend}"]
+    assert (found["needs"], found["prediction"]["outcome"]) == (needs, "serves")
+    laws = [name for name in found["findings"] if name.startswith("LC-")]
+    assert len(laws) >= 10
+
+
+def test_a_deployment_for_any_gpu_steps_aside_for_one_of_this_gpu(capsys):
+    found = rows(capsys, "--hardware", "1xH200")
+    assert "gpu-probe-vllm" not in found
+    assert "LC-0060" in found["h200x1-probe-vllm-10m"]["findings"]
+
+
 FINDING = """
 id = "XX-0001"
 title = "a boot that is said to fail"

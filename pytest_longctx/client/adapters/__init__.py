@@ -72,7 +72,7 @@ class Tool:
 
     @property
     def called(self) -> str:
-        """Name of the tool in messages."""
+        """Name of the load or evaluation tool in messages."""
         return f"the tool {self.name!r}"
 
     def owner(self, _backend: Backend) -> Installable:
@@ -80,11 +80,11 @@ class Tool:
         return self
 
     def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
-        """The command line, run by the interpreter *python*."""
+        """The command line of the load or evaluation tool, run by the interpreter *python*."""
         raise NotImplementedError
 
     def env(self, errand: ToolRun) -> dict[str, str]:
-        """Environment variables to set for the tool."""
+        """Environment variables to set for the load or evaluation tool."""
         return {"OPENAI_API_KEY": errand.api_key} if errand.api_key else {}
 
     def deadline_s(self, errand: ToolRun) -> float:
@@ -137,7 +137,10 @@ def blind_to_empty_tokens(errand: ToolRun) -> frozenset[str]:
 
 
 def failed(asked: int, started_s: float, status: int | None, text: str) -> Exchange:
-    """A request that was not served, as the tool reports it; *status* is the HTTP status, or None if there was no response."""
+    """
+    A request of a load tool that was not served, as the tool reports it; *status* is the HTTP status, or None
+    if there was no response.
+    """
     ending: Ending = "disconnected" if status is None else "refused" if status < 500 else "server error"
     refusal = Refusal.read(status, text) if status is not None and status < 500 else None
     return Exchange(0, asked, started_s, ending, started_s, refusal=refusal, detail=text[:500])
@@ -145,7 +148,7 @@ def failed(asked: int, started_s: float, status: int | None, text: str) -> Excha
 
 def status_in(text: str) -> int | None:
     """
-    The HTTP status in an error message; None if it has none.
+    The HTTP status in an error message of a load tool; None if it has none.
 
     >>> status_in("Client error '404 Not Found' for url ...")
     404

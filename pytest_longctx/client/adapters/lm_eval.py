@@ -69,7 +69,7 @@ class LmEval(EvaluationTool):
 
 
 def _scores(figures: Mapping[str, Any]) -> dict[str, float | None]:
-    """The task's accuracies; a standard error that was not computed is None, not zero."""
+    """The accuracies that lm-eval reports for the task; a standard error that was not computed is None, not zero."""
     scores: dict[str, float | None] = {}
     for theirs, ours in FILTERS.items():
         for suffix in ("", "_stderr"):

@@ -72,7 +72,7 @@ def score(
 def _measured(
     tool: Tool, read: Callable[[ToolRun], T], errand: ToolRun, wanted: Path | None, watch: ProgressCallback
 ) -> tuple[str, T]:
-    """Return the tool with its version, and its report."""
+    """Run the load or evaluation tool and return it with its version, and its report."""
     owner = tool.owner(errand.server.backend)
     try:
         # --longctx-python names the backend's interpreter; it does not apply to a tool with an environment of its own.
@@ -134,14 +134,14 @@ def _mask(folder: Path, secrets: tuple[str, ...]) -> None:
 
 
 def _last_words(log: Path) -> str:
-    """The last error in a log, else its last line: some libraries print other lines on exit."""
+    """The last error in a tool's log, else its last line: some libraries print other lines on exit."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if _AN_ERROR.match(line)]
     return (errors or lines or [""])[-1][:300]
 
 
 def _answers(errand: ToolRun) -> bool:
-    """Whether the server still answers."""
+    """Whether the server still answers after a tool's run."""
     try:
         with open_client(errand.server, CONNECT_S) as http:
             return http.get(errand.server.backend.health).status_code < 500

@@ -26,11 +26,11 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Equal for tasks with the same prompt."""
+        """A name of the task, equal for tasks with the same prompt."""
         return self.prompt.digest
 
     def grade(self, text: str) -> Grade | None:
-        """Grade the answer *text*; None without a provable answer."""
+        """Grade the answer *text* to the task; None without a provable answer."""
         return grading.text(self.question, text) if self.question else None
 
     def needle_at(self, index: int) -> Needle | None:

@@ -73,7 +73,7 @@ class Walk:
 
     @property
     def block(self) -> int:
-        """Tokens of a block of the KV cache; 1 if it is not known."""
+        """Tokens of a block of the KV cache that the path walks; 1 if it is not known."""
         return self.pieces.block or 1
 
     @property
@@ -88,10 +88,11 @@ class Walk:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a prompt, as the finding asks."""
+        """Tokens of a prompt of the path, as the finding asks."""
         return self.asked.prompt_tokens or 1
 
     def new(self, tokens: int | None = None, border: int | None = None) -> Task:
+<<<<<<< HEAD
         """A new task of *tokens*, by default as the finding asks. Raises `UnwalkableError` if it is too long for this server."""
         one, length = self.server.deployment, tokens or self.tokens
         room = min(
@@ -110,11 +111,15 @@ class Walk:
             border=border,
             windows=self.windows,
         )
+=======
+        """A new task of *tokens* for this path, by default as the finding asks."""
+        return tasks.new(self.prompt, tokens or self.tokens, self.asked.output_tokens, probe=self.probe, border=border)
+>>>>>>> main
 
     def read(
         self, task: Task, *, reusable: int = 0, salt: str = "", judged: bool = True, whole_only: bool = True
     ) -> Reading:
-        """Read *task* alone."""
+        """Read *task* alone on this path."""
         (found,) = self.together([task], reusable=[reusable], salt=salt, judged=judged, whole_only=whole_only)
         return found
 
@@ -131,7 +136,7 @@ class Walk:
         judged: bool = True,
         whole_only: bool = True,
     ) -> list[Reading]:
-        """Read *several* tasks at once. Raises `UnservedError` for the first that is not served."""
+        """Read *several* tasks of the path at once. Raises `UnservedError` for the first that is not served."""
         sent = event_loop.run(self._all([(task, salt) for task in several]))
         found = [
             Reading(task, exchange, most, whole_only)

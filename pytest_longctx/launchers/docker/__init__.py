@@ -153,7 +153,10 @@ def sweep(path: str) -> None:
 
 
 def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
-    """The image *name*, by digest if it has one. Pulled only if the deployment allows it. Raises `LaunchError`."""
+    """
+    The container image *name*, by digest if it has one. Pulled only if the deployment allows it. Raises
+    `LaunchError`.
+    """
     for attempt in ("look", "look again"):
         try:
             image = engine.images.get(name)

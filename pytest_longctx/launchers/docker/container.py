@@ -144,7 +144,7 @@ def plan(
     on_this_host: bool = True,
 ) -> ContainerRun:
     """
-    The container for *recipe*, with access to the hardware of *one* only.
+    The container to run for *recipe*, with access to the hardware of *one* only.
 
     ``pass_env`` and the folder of the model cache are taken from the environment *inherited*. Raises `LaunchError`; if it is
     to run *on_this_host*, also for a missing device.
@@ -181,7 +181,10 @@ def _cut(mount: str) -> tuple[str, str, str]:
 
 
 def _present(patterns: tuple[str, ...], one: Deployment) -> tuple[str, ...]:
-    """The device files that match *patterns* on this host. Raises `LaunchError` for a pattern without a match."""
+    """
+    The device files that a container needs, those that match *patterns* on this host. Raises `LaunchError`
+    for a pattern without a match.
+    """
     found: list[str] = []
     for pattern in patterns:
         here = sorted(str(path) for path in Path("/dev").glob(pattern.removeprefix("/dev/")))
@@ -238,7 +241,7 @@ class Container(Candidate):
         threading.Thread(target=self._follow, daemon=True).start()
 
     def _follow(self) -> None:
-        """Copy the log until it ends, then read how the container ended."""
+        """Copy the container's log until it ends, then read how the container ended."""
         try:
             with self.log.open("wb", buffering=0) as out:
                 for chunk in self._container.logs(stream=True, follow=True):
@@ -271,7 +274,10 @@ class Container(Candidate):
             time.sleep(0.2)
 
     def pid(self) -> int | None:
-        """Id of its first process; None if that is not visible here, for example if this process runs in a container too."""
+        """
+        Id of the container's first process; None if that is not visible here, for example if this process
+        runs in a container too.
+        """
         try:
             self._container.reload()
             pid = int(self._container.attrs["State"]["Pid"])
@@ -292,7 +298,7 @@ class Container(Candidate):
         return self._exit_code
 
     def oom_killed(self) -> bool | None:
-        """Whether its memory limit ended it, or a process in it; None while it runs intact."""
+        """Whether the container's memory limit ended it, or a process in it; None while it runs intact."""
         if self._oom_killed is not None:
             return self._oom_killed
         # A killed worker may show in the engine's log, without a cause, seconds before the container's state has it.
@@ -300,11 +306,14 @@ class Container(Candidate):
         return bool(pid and kills_in_group_of(pid)) or None
 
     def new_lines(self) -> Iterator[str]:
-        """New complete lines of the log since the last call; after the container's exit, also an incomplete last line."""
+        """
+        New complete lines of the container's log since the last call; after its exit, also an incomplete last
+        line.
+        """
         return self._lines.more(ended=self._over.is_set())
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """How it ended, if it ends within *wait_s*. Raises `LaunchError` if the engine has stopped."""
+        """How the container ended, if it ends within *wait_s*. Raises `LaunchError` if the engine has stopped."""
         self._over.wait(wait_s)
         return super().ended(0.0)
 

@@ -35,14 +35,17 @@ class Engine(http.client.HTTPConnection):
         self.path = path
 
     def connect(self) -> None:
-        """Connect to the socket instead of over TCP."""
+        """Connect to Docker's socket instead of over TCP."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.path)
 
 
 def call(path: str, method: str, what: str) -> Any:
-    """One request to the engine at the socket *path*: its JSON, or None. Raises OSError if it does not answer."""
+    """
+    One request to the Docker engine at the socket *path*: its JSON, or None. Raises OSError if it does not
+    answer.
+    """
     engine = Engine(path)
     try:
         engine.request(method, what)
@@ -93,7 +96,10 @@ def owner() -> str:
 
 
 def is_dead(who: str) -> bool:
-    """Whether the process with the `owner` text *who* has ended; False if that cannot be determined."""
+    """
+    Whether the process with the `owner` text *who*, which started a container, has ended; False if that
+    cannot be determined.
+    """
     boot, namespace, pid, started = (*who.split(), "", "", "", "")[:4]
     if not pid.isdigit() or not boot:
         return False
@@ -120,7 +126,10 @@ def _started(pid: int) -> str:
 
 
 def main(pipe: int, path: str, run: str, grace_s: float) -> None:
-    """Wait for the end of *pipe*, then reap. A byte before the end means that the launcher released the run normally."""
+    """
+    Wait for the end of *pipe*, then remove the run's containers. A byte before the end means that the
+    launcher released the run normally.
+    """
     in_peace = bool(os.read(pipe, 1))
     reap(path, run, grace_s, late=not in_peace)
 

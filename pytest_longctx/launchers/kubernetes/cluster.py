@@ -41,11 +41,11 @@ class Cluster:
 
     @property
     def host(self) -> str:
-        """The address of its API."""
+        """The address of the cluster's API."""
         return str(self.api.configuration.host)
 
     def _ask(self, method: str, path: str, wanted: str, body: Any = None) -> Any:
-        """The JSON of an answer. Raises `LaunchError` with the API's message for an error."""
+        """The JSON of an answer of the cluster. Raises `LaunchError` with the API's message for an error."""
         try:
             status, found = self.api.call(method, path, body)
         except OSError as problem:
@@ -66,7 +66,7 @@ class Cluster:
         return answer
 
     def pods(self, run_id: str) -> list[dict[str, Any]]:
-        """The Pods of a run. Raises OSError if the API does not answer."""
+        """The Pods of a run, as the cluster lists them. Raises OSError if the API does not answer."""
         return reaper.labelled(self.api, "Pod", self.namespace, f"{RUN_LABEL}={run_id}")
 
     def events(self, pod: str) -> list[dict[str, Any]]:

@@ -77,7 +77,10 @@ def share(one: Deployment) -> Share:
 
 
 def port_of(one: Deployment) -> int:
-    """The port of the deployment's flags, else the usual one. Raises `LaunchError` for what is no port."""
+    """
+    The port of the manifest: that of the deployment's flags, else the usual one. Raises `LaunchError` for
+    what is no port.
+    """
     port = one.flags.get("port", PORT)
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
         raise LaunchError(
@@ -98,7 +101,7 @@ def recipe(backend: Backend, one: Deployment, model: str) -> Recipe:
 
 
 def has_key(made: Recipe) -> bool:
-    """Whether the engine can require an API key."""
+    """Whether the engine of a manifest can require an API key."""
     return KEY in made.argv or KEY in made.env.values()
 
 
@@ -140,7 +143,7 @@ def pod_spec(backend: Backend, one: Deployment, made: Recipe, model: str, key_se
 
 def literal(word: str) -> str:
     """
-    *word*, escaped so that the kubelet does not change it.
+    *word* of a manifest, escaped so that the kubelet does not change it.
 
     >>> literal("$(date) costs $5"), literal(KEY)
     ('$$(date) costs $5', '$(LONGCTX_API_KEY)')
@@ -259,7 +262,7 @@ class Owner:
 
 def name_of(one: Deployment, run_id: str | None) -> str:
     """
-    The name of the objects, limited as a Service's: 63 letters, digits and dashes, a letter first.
+    The name of the manifest's objects, limited as a Service's: 63 letters, digits and dashes, a letter first.
 
     >>> from pytest_longctx.deployments.deployment import attached
     >>> name_of(attached("openai"), "0123456789abcdef")
@@ -329,7 +332,7 @@ def render(backend: Backend, one: Deployment, model: str, owner: Owner | None = 
 
 
 def metadata(name: str, owner: Owner) -> dict[str, Any]:
-    """Name, labels and owner of one object."""
+    """Name, labels and owner of one object of a manifest."""
     labels = {"app.kubernetes.io/name": "longctx", NAME_LABEL: name}
     if owner.run_id is not None:
         labels[RUN_LABEL] = owner.run_id

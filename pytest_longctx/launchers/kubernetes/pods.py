@@ -152,7 +152,7 @@ def _troubles(pod: Object, events: Sequence[Object], waited_s: float) -> Iterato
 
 
 def _of_boxes(boxes: Sequence[Object], about: Sequence[Object]) -> Iterator[tuple[str, str]]:
-    """Containers that will never run."""
+    """Containers of a Pod that will never run."""
     for box in boxes:
         state = box.get("state", {})
         waiting, over = state.get("waiting") or {}, state.get("terminated") or {}
@@ -163,7 +163,7 @@ def _of_boxes(boxes: Sequence[Object], about: Sequence[Object]) -> Iterator[tupl
 
 
 def _patient(status: Object, about: Sequence[Object], waited_s: float) -> Iterator[tuple[str, str]]:
-    """Faults that may resolve by themselves, after their time limit."""
+    """Faults of a Pod that may resolve by themselves, after their time limit."""
     may_grow = waited_s <= SCHEDULE_S or any(event.get("reason") in _GROWS for event in about)
     for condition in status.get("conditions") or []:
         if condition.get("reason") == "Unschedulable" and condition["status"] == "False" and not may_grow:
@@ -209,7 +209,10 @@ class Pods(Candidate):
         threading.Thread(target=self._watch, daemon=True).start()
 
     def await_start(self, launch: Launch) -> None:
-        """Wait until the engine's container has started. Raises `LaunchError` with the cluster's reason if it cannot."""
+        """
+        Wait until the engine's container in the Pods has started. Raises `LaunchError` with the cluster's
+        reason if it cannot.
+        """
         most_s, name = launch.deployment.timeouts.boot_s, launch.deployment.name
         while not self.seen.started:
             waited_s = time.monotonic() - self._made_s
@@ -244,7 +247,10 @@ class Pods(Candidate):
                 return
 
     def _copy(self) -> None:
-        """Copy the leader's log into the file; after a broken stream, start again and skip what is in the file."""
+        """
+        Copy the log of the leader's Pod into the file; after a broken stream, start again and skip what is in
+        the file.
+        """
         written = 0
         with self.log.open("wb", buffering=0) as out:
             while not self._stop.is_set() and not self.lost and self.seen.leader is not None:
@@ -274,7 +280,10 @@ class Pods(Candidate):
             raise self._error(f"the Pod was lost: {self.lost}", "kubectl get events")
 
     def exit_code(self) -> int | None:
-        """The engine's exit code; None while it runs. Raises `LaunchError` for a failure of the cluster."""
+        """
+        The exit code of the engine in the Pods; None while it runs. Raises `LaunchError` for a failure of the
+        cluster.
+        """
         self._complain()
         if self.seen.exit_code is None:
             return None
@@ -282,15 +291,18 @@ class Pods(Candidate):
         return self.seen.exit_code
 
     def oom_killed(self) -> bool | None:
-        """Whether its memory limit ended it; None while it runs."""
+        """Whether the Pod's memory limit ended it; None while it runs."""
         return self.seen.oom_killed
 
     def new_lines(self) -> Iterator[str]:
-        """New complete lines of the log since the last call; after the engine's exit, also an incomplete last line."""
+        """
+        New complete lines of the Pod's log since the last call; after the engine's exit, also an incomplete
+        last line.
+        """
         return self._lines.more(ended=self._log_over.is_set())
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """How it ended, if it ends within *wait_s*. Raises `LaunchError` for a failure of the cluster."""
+        """How the Pod ended, if it ends within *wait_s*. Raises `LaunchError` for a failure of the cluster."""
         end = time.monotonic() + wait_s
         while self.seen.exit_code is None and not self.seen.trouble and not self.lost and time.monotonic() < end:
             time.sleep(_LOOK_S / 5)

@@ -68,7 +68,7 @@ class PortForward:
                 far.close(timeout=0)
 
     def _once(self, near: socket.socket, far: Any) -> bool:
-        """Wait for either side and forward its data; False at the end."""
+        """Wait for either side of the forwarded port and forward its data; False at the end."""
         waiting = isinstance(far.sock, ssl.SSLSocket) and far.sock.pending()
         ready = [far] if waiting else select.select([near, far.sock], [], [])[0]
         if near in ready:

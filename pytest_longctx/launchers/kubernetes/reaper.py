@@ -57,12 +57,12 @@ class Api:
         self._pool = client.ApiClient(self.configuration).rest_client.pool_manager
 
     def headers(self) -> dict[str, str]:
-        """The credentials; an expired token is renewed."""
+        """The credentials for Kubernetes' API; an expired token is renewed."""
         found = self.configuration.auth_settings().values()
         return {each["key"]: each["value"] for each in found if each["in"] == "header" and each["value"]}
 
     def open(self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> Any:
-        """A response with an unread body. Raises OSError if the API does not answer."""
+        """A response of Kubernetes' API with an unread body. Raises OSError if the API does not answer."""
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
@@ -82,7 +82,7 @@ class Api:
             raise ConnectionError(str(problem)) from None
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON of one request. Raises OSError if the API does not answer."""
+        """Status and JSON of one request to Kubernetes' API. Raises OSError if the API does not answer."""
         from urllib3.exceptions import HTTPError
 
         response = self.open(method, path, body, timeout_s=_ANSWER_S)
@@ -99,13 +99,13 @@ class Api:
 
 
 def path_of(kind: str, namespace: str, name: str = "") -> str:
-    """The API path of objects of *kind*, or of the one called *name*."""
+    """The path in Kubernetes' API of objects of *kind*, or of the one called *name*."""
     group, plural = KINDS[kind]
     return f"{group}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
 
 
 def labelled(api: Api, kind: str, namespace: str, label: str) -> list[dict[str, Any]]:
-    """Every object of *kind* with *label*, or ``label=value``; none if the cluster lacks the kind."""
+    """Every Kubernetes object of *kind* with *label*, or ``label=value``; none if the cluster lacks the kind."""
     status, found = api.call("GET", f"{path_of(kind, namespace)}?{urlencode({'labelSelector': label})}")
     if status >= 500:
         raise ConnectionError(f"HTTP {status}: {found.get('message')}")
@@ -138,7 +138,10 @@ def reap(api: Api, namespace: str, run: str, grace_s: float, *, late: bool) -> N
 
 
 def main(pipe: int, namespace: str, run: str, grace_s: float) -> None:
-    """Wait for the end of *pipe*, then reap. A byte before the end means that the launcher released the run normally."""
+    """
+    Wait for the end of *pipe*, then delete the run's objects. A byte before the end means that the launcher
+    released the run normally.
+    """
     in_peace = bool(os.read(pipe, 1))
     reap(Api(), namespace, run, grace_s, late=not in_peace)
 

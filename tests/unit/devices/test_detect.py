@@ -13,7 +13,8 @@ from pytest_longctx.units import GiB
 
 DATA = Path(__file__).parents[2] / "data" / "devices"
 
-DEVICES = st.builds(Hardware, st.sampled_from([kind for kind in KINDS if kind != "cpu"]), st.integers(1, 10**4))
+KINDS_AND_SIZES = st.sampled_from([kind for kind in KINDS if kind != "cpu"]) | st.integers(1, 10**6).map("{}GiB".format)
+DEVICES = st.builds(Hardware, KINDS_AND_SIZES, st.integers(1, 10**4))
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_device_without_a_number_is_one():
     "text", ["", "8x", "x", "0xH200", "-1xH200", "8 x H200", "8xH201", "H200x8", "1.5xH200", " cpu"]
 )
 def test_what_is_no_hardware_is_refused_with_the_known_kinds(text):
-    with pytest.raises(ValueError, match=r"is not hardware; write 8xH200 or cpu\. Known kinds: H200"):
+    with pytest.raises(ValueError, match=r"is not hardware; write 8xH200, cpu, or .* Known kinds: H200"):
         Hardware.parse(text)
 
 
@@ -57,6 +58,18 @@ def test_a_machine_carries_its_own_kind_in_no_larger_number(here, wanted):
     assert here.carries(wanted) is (here.kind == wanted.kind and here.count >= wanted.count)
     assert here.carries(Hardware("cpu"))
     assert not Hardware("cpu").carries(wanted)
+
+
+@given(DEVICES)
+def test_any_gpu_is_carried_by_every_device_but_neurons(here):
+    assert here.carries(Hardware.parse("1xGPU")) is (here.kind not in ("trn1", "trn2", "inf2"))
+    assert not here.carries(Hardware.parse(f"{here.count + 1}xGPU"))
+    assert not Hardware("cpu").carries(Hardware.parse("gpu"))
+
+
+def test_no_machine_is_of_any_kind():
+    with pytest.raises(ValueError, match="says neither kind nor size; write 1xH100"):
+        Hardware.machine("1xGPU")
 
 
 @given(DEVICES)
@@ -69,11 +82,16 @@ def test_a_machine_carries_itself(here):
     [
         ("NVIDIA H200, 143771 MiB, 570.86", "H200"),
         ("NVIDIA H100 80GB HBM3, 81559 MiB, 570.86", "H100"),
-        ("NVIDIA H20-3e, 143771 MiB, 570.86", "H20"),
+        ("NVIDIA H20, 97871 MiB, 570.86", "H20"),
+        ("NVIDIA H20-3e, 143771 MiB, 570.86", "138GiB"),
+        ("GRID A100D-20C, 20480 MiB, 550.54", "19GiB"),
+        ("NVIDIA RTX A4500, 20470 MiB, 570.86", "19GiB"),
+        ("Tesla K80, 11441 MiB, 470.1", "11GiB"),
         ("NVIDIA GB200, 189471 MiB, 570.86", "GB200"),
         ("NVIDIA B200, 183359 MiB, 570.86", "B200"),
         ("NVIDIA A100-SXM4-80GB, 81920 MiB, 570.86", "A100"),
         ("nvidia l40s, 46068 MiB, 570.86", "L40S"),
+        ("NVIDIA H100 80GB HBM3, [N/A], 570.86", "H100"),
     ],
 )
 def test_devices_are_known_by_their_names_and_counted(tool, name, kind):

@@ -262,3 +262,11 @@ def test_a_prompt_that_this_machine_would_read_too_long_is_out_of_scope():
 def test_a_finding_about_a_feature_needs_one_of_its_flags(flags, applies):
     found = mismatch(factories.finding(scope={"flags": ["a", "b"]}), here(flags=flags), settled=False)
     assert found == (None if applies else Mismatch(0, "flags: tiny sets none of a, b"))
+
+
+def test_a_deployment_for_other_versions_of_the_engine_is_out_of_scope():
+    line = "version: 0.33.0 is not >=0.25,<0.26, the versions that tiny is for"
+    deployment = factories.deployment(version=">=0.25,<0.26")
+    assert mismatch(factories.finding(), Conditions(deployment, None, "0.33.0"), settled=False) == (5, line)
+    for known in ("0.25.1", None):
+        assert mismatch(factories.finding(), Conditions(deployment, None, known), settled=True) is None

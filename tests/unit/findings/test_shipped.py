@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_longctx import backends, paths, plan, predict, toml
-from pytest_longctx.backends import Backend
+from pytest_longctx.backends import Backend, defaults
 from pytest_longctx.deployments import models
 from pytest_longctx.deployments.deployment import load_all as load_deployments
 from pytest_longctx.deployments.hardware import Hardware, Machine
@@ -201,6 +201,7 @@ def test_a_deployments_backend_is_ours_and_can_be_launched(shipped):
 
 @every_deployment
 def test_a_deployments_command_line_can_be_made(shipped):
+    shipped = defaults.settle(shipped, backend(shipped.backend), Machine(Hardware("H100")))
     recipe = backend(shipped.backend).recipe(shipped, "/model", 8123, "python")
     assert recipe.argv[0] == "python"
     assert "8123" in recipe.argv
