@@ -127,68 +127,6 @@ def branch(one: Walk) -> None:
     one.again(base)
 
 
-<<<<<<< HEAD
-=======
-def evicted(one: Walk) -> None:
-    """A prompt whose blocks were given to others, read again."""
-    task = one.new()
-    one.read(task)
-    one.again(task)
-    _fill(one)
-    last = one.again(task, whole_only=False)
-    cached = last.exchange.usage.cached_tokens
-    for _ in range(_ROUNDS - 1):
-        if not cached:
-            break
-        _fill(one)
-        last = one.again(task, whole_only=False)
-        cached = last.exchange.usage.cached_tokens
-    if cached:
-        one.not_taken = (
-            f"not taken: {cached:,} tokens of the prompt were still cached after other prompts had filled the pool"
-        )
-    one.again(task)
-
-
-def _pool(one: Walk) -> float:
-    pool = one.server.figures.get("kv_cache_tokens")
-    if pool is None:
-        raise UnwalkableError("the size of its KV cache is not known")
-    if pool * _POOLS > _AFFORDABLE_TOKENS:
-        raise UnwalkableError(
-            f"its KV cache holds {pool:,.0f} tokens, and at most {_AFFORDABLE_TOKENS:,} are sent to fill it; "
-            "give the deployment a smaller one (--num-gpu-blocks-override)"
-        )
-    return pool
-
-
-def _fill(one: Walk) -> None:
-    """Evict by reading other prompts of more tokens than the KV cache holds."""
-    for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
-        one.read(replace(one.new(), output_tokens=1), judged=False)
-
-
-def preempted(one: Walk) -> None:
-    """
-    The path of preemption: more requests at once than the KV cache holds when their answers grow over the
-    border of a block.
-    """
-    at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
-    blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
-    length = blocks * one.block - 8
-    before = one.scrape()
-    preemptions: float | None = 0
-    for _ in range(_ROUNDS):
-        one.together([one.new(length) for _ in range(at_once)], whole_only=False)
-        preemptions = one.grown("preemptions", before)
-        if preemptions != 0:
-            break
-    one.counts["preemptions"] = preemptions
-    if not preemptions:
-        one.not_taken = "not taken: the server counts no preemption" + ("" if preemptions == 0 else " on its page")
-
-
->>>>>>> main
 def reset(one: Walk) -> None:
     """A prompt read again after the prefix cache was emptied."""
     task = one.new()

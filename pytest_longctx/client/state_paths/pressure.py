@@ -48,13 +48,16 @@ def _pool(one: Walk) -> float:
 
 
 def _fill(one: Walk) -> None:
-    """Read other prompts of more tokens than the KV cache holds."""
+    """Evict by reading other prompts of more tokens than the KV cache holds."""
     for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
         one.read(replace(one.new(), output_tokens=1), judged=False)
 
 
 def preempted(one: Walk) -> None:
-    """More requests at once than the KV cache holds when their answers grow over the border of a block."""
+    """
+    The path of preemption: more requests at once than the KV cache holds when their answers grow over the
+    border of a block.
+    """
     at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
     blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
     length = blocks * one.block - 8

@@ -92,8 +92,7 @@ class Walk:
         return self.asked.prompt_tokens or 1
 
     def new(self, tokens: int | None = None, border: int | None = None) -> Task:
-<<<<<<< HEAD
-        """A new task of *tokens*, by default as the finding asks. Raises `UnwalkableError` if it is too long for this server."""
+        """A new task of *tokens*, by default as the finding asks. Raises `UnwalkableError` if the server takes none so long."""
         one, length = self.server.deployment, tokens or self.tokens
         room = min(
             (most for most in (one.max_model_len, one.longest_prompt) if most),
@@ -111,10 +110,6 @@ class Walk:
             border=border,
             windows=self.windows,
         )
-=======
-        """A new task of *tokens* for this path, by default as the finding asks."""
-        return tasks.new(self.prompt, tokens or self.tokens, self.asked.output_tokens, probe=self.probe, border=border)
->>>>>>> main
 
     def read(
         self, task: Task, *, reusable: int = 0, salt: str = "", judged: bool = True, whole_only: bool = True
