@@ -130,6 +130,14 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "external_tokens": Measure("tokens", "growth of the counter of prompt tokens from a cache outside the engine"),
         "preemptions": Measure("requests", "growth of the counter of requests that lost their KV cache while they ran"),
+        "answered_at_once": Measure(
+            "answers", "answers in progress at one time, each from its first token to its last"
+        ),
+        "arrived_during_answer": Measure("requests", "prompts read while another request was answered"),
+        "ended_during_answer": Measure("requests", "ends of an answer while another went on"),
+        "cancelled_during_answer": Measure(
+            "requests", "clients that left their answer half-way while others were answered"
+        ),
         "prefill_steps": Measure("steps", "different usages of the KV cache that were seen while a prompt was read"),
         "drafted_tokens": Measure("tokens", "growth of the counter of tokens that speculative decoding proposed"),
         "accepted_tokens": Measure("tokens", "growth of the counter of proposed tokens that were accepted"),

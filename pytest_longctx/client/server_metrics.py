@@ -6,7 +6,8 @@ chunk of the answer, or a change of a counter, of the KV cache usage or of the l
 server keeps reporting them.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Final
 
@@ -207,6 +208,16 @@ def _figures(page: ServerMetrics) -> dict[str, float]:
     return {name: value for name, value in known.items() if value is not None}
 
 
+def unslowed() -> float:
+    """The machine is as fast as it was measured."""
+    return 1.0
+
+
+def host_load() -> float:
+    """Processes for each core of this machine that compute or wait to, over the last minute; at least 1."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 @dataclass(slots=True)
 class Stall:
     """Progress of one request or one boot; it has stalled after `limit_s` without any."""
@@ -220,6 +231,8 @@ class Stall:
     last: str | None = None
     """What moved last; None: nothing has moved."""
     steps: int = 0
+    slowed: Callable[[], float] = unslowed
+    """How many times slower than measured the machine may be now, 1 or more."""
     moved_s: float = field(init=False)
     _longest_s: float = 0.0
 
@@ -243,7 +256,7 @@ class Stall:
         """
         usual_s = max(self.stall_s, SLOWER * self._longest_s)
         in_steps = stepwise or (self.every_step_moves and self.steps >= _ONE_STEP)
-        return usual_s if in_steps else usual_s + self.one_step_s
+        return (usual_s if in_steps else usual_s + self.one_step_s) * self.slowed()
 
     def look(self, now_s: float, *, stepwise: bool = False) -> str | None:
         """Return the reason if the server's metrics show that a request has stalled, else None."""

@@ -169,6 +169,9 @@ class Watchdog:
         self.admission = Admission(timeouts.admission_s)
         self.stall = Stall(timeouts.stall_s, self.gauges.clock(), timeouts.one_step_s(self.prompt_tokens))
         self.stall.every_step_moves = _keeps_all(self.server)
+        if self.server.backend.on_cpu and not self.server.attached:
+            # Its CPU was measured before the run, and other programs may use it since.
+            self.stall.slowed = server_metrics.host_load
         idle = tuple(each.regex for each in catalogue.benign if each.kind)
         if catalogue.rate is not None and self.server.backend.metrics.kv_usage:
             idle += (catalogue.rate.regex,)  # logged at every interval with the gauges' values, with or without work

@@ -216,6 +216,8 @@ class Deployment(toml.Table):
     """Judge only findings that name this deployment, because it is expected to fail or too slow for others."""
     only_questions: toml.Names = ()
     """Judge only findings that ask one of these questions, or that name this deployment; empty: every question."""
+    on_request: bool = False
+    """Boot only if ``--longctx-deployment`` names it: one of many variants, too many for a usual run."""
     needs_full_context: bool = True
     """Whether the boot fails if the KV cache cannot hold one request of max_model_len; false documents that it may be smaller."""
     flags: dict[str, FlagValue] = Field(default_factory=dict)

@@ -8,12 +8,16 @@ it says "random weights". A probe has weights, and its right answers are known: 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
+
+import numpy as np
+from ml_dtypes import bfloat16
+from safetensors.numpy import save
 
 from pytest_longctx import paths, toml
 from pytest_longctx.deployments import shape
@@ -55,11 +59,68 @@ def make_tiny_llama4(folder: Path) -> None:
     checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, tokens, TINY_SPECIAL_TOKENS))
 
 
+RANDOM_GQA: Mapping[str, Any] = MappingProxyType(
+    {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": TINY_VOCABULARY,
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "max_position_embeddings": 131_072,
+        "rope_theta": 10_000.0,
+        **checkpoint.ANY_DECODER,
+    }
+)
+
+
+def make_random_gqa(folder: Path) -> None:
+    """
+    Write a four-layer Llama into *folder*, with weights of a scale at which its answer depends on its context.
+
+    Queries and keys are large enough that attention prefers some tokens to others, near ones as well as far ones.
+    """
+    draw, hidden = np.random.Generator(np.random.PCG64(1)), RANDOM_GQA["hidden_size"]
+    made = {}
+    for name, rows, columns in _llama_shapes(RANDOM_GQA):
+        gain = 2.0 if name.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
+        made[name] = (gain / np.sqrt(columns) * draw.standard_normal((rows, columns), np.float32)).astype(bfloat16)
+    norms = [f"model.layers.{i}.{each}_layernorm.weight" for i in range(4) for each in ("input", "post_attention")]
+    made |= {name: np.ones(hidden, bfloat16) for name in (*norms, "model.norm.weight")}
+    words = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
+    files = checkpoint.texts(RANDOM_GQA, words, TINY_SPECIAL_TOKENS)
+    checkpoint.write(folder, {"model.safetensors": save(made, {"format": "pt"}), **files})
+
+
+def _llama_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Name, rows and columns of every matrix of a Llama checkpoint."""
+    hidden, inner, dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    yield "model.embed_tokens.weight", config["vocab_size"], hidden
+    yield "lm_head.weight", config["vocab_size"], hidden
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        yield f"{prefix}self_attn.q_proj.weight", heads * dim, hidden
+        yield f"{prefix}self_attn.k_proj.weight", kv_heads * dim, hidden
+        yield f"{prefix}self_attn.v_proj.weight", kv_heads * dim, hidden
+        yield f"{prefix}self_attn.o_proj.weight", hidden, heads * dim
+        yield f"{prefix}mlp.gate_proj.weight", inner, hidden
+        yield f"{prefix}mlp.up_proj.weight", inner, hidden
+        yield f"{prefix}mlp.down_proj.weight", hidden, inner
+
+
 _CONFIG_BYTES: Final = 16 * 2**20
 """Size of a config.json that is read; one with a table of quantised layers has up to 1 MB."""
 
 _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
     "tiny-llama4": (make_tiny_llama4, TINY_LLAMA4),
+    "random-gqa": (make_random_gqa, RANDOM_GQA),
     **checkpoint.MADE,
 }
 

@@ -59,6 +59,14 @@ Path = Literal[
     "speculation",
     "chunks",
     "stored-dtype",
+    "same-at-once",
+    "lengths",
+    "arriving",
+    "leaving",
+    "cancelled",
+    "decode-border",
+    "reused",
+    "other-beginning",
 ]
 """A way in which a KV cache comes about; see `pytest_longctx.client.state_paths`."""
 

@@ -39,6 +39,32 @@ _END_S = 10.0
 _UNANSWERED: tuple[Outcome, ...] = ("disconnects", "dies", "fails", "hangs", "is not admitted")
 
 
+@dataclass(slots=True)
+class LinesCounted:
+    """Counts the matching lines of a growing log, each once, however often it is asked."""
+
+    count: int = 0
+    first: str = ""
+    """The first line that matched."""
+    read_bytes: int = 0
+    """Size of what was read: whole lines only, as the engine may still be writing the last."""
+
+    def more(self, log: Path, regex: str) -> None:
+        """Count the whole lines of *log* that match *regex* and were added since the last call; all, if it was cut."""
+        if log.stat().st_size < self.read_bytes:
+            self.count, self.first, self.read_bytes = 0, "", 0
+        with log.open("rb") as file:
+            file.seek(self.read_bytes)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self.read_bytes += len(line)
+                text = line.decode("utf-8", "replace")
+                if re.search(regex, text):
+                    self.count += 1
+                    self.first = self.first or text.strip()
+
+
 @dataclass(frozen=True, slots=True)
 class Boot:
     """The result of booting one deployment: either *server* or *failure* is set."""
@@ -56,6 +82,8 @@ class Boot:
     """The most memory in use until the boot ended, as far as sampled."""
     predicted: Prediction | None = None
     """The prediction, where there is one."""
+    canaries: LinesCounted = field(default_factory=LinesCounted, compare=False)
+    """What the engine has logged of corruption in its KV cache, as far as it was read."""
 
     def observe(self) -> Observation:
         """A finished or failed boot as evidence for a verdict."""
@@ -112,10 +140,9 @@ class Boot:
         line = self.server.backend.catalogue.canary if self.server else None
         if self.server is None or line is None or self.server.log is None or not self.server.log.is_file():
             return seen
-        with self.server.log.open(encoding="utf-8", errors="replace") as log:
-            found = [text.strip() for text in log if re.search(line.regex, text)]
-        metrics = {**seen.metrics, "kv_canary_violations": len(found)}
-        return replace(seen, metrics=metrics, said="; ".join(filter(None, (*found[:1], seen.said))))
+        self.canaries.more(self.server.log, line.regex)
+        metrics = {**seen.metrics, "kv_canary_violations": self.canaries.count}
+        return replace(seen, metrics=metrics, said="; ".join(filter(None, (self.canaries.first, seen.said))))
 
     def _with_cause(self, seen: Observation) -> Observation:
         """*seen*, with the boot's words and, after a failure of the server, the cause: by its log and by how it ended."""

@@ -46,7 +46,9 @@ OPTIONS = (
         "KIND",
         "how to start or reach the engine: process (default), docker, kubernetes, or url:http://HOST:PORT for a running server",
     ),
-    Option("deployment", "NAME", "select deployments: names or TOML files, separated by commas"),
+    Option(
+        "deployment", "NAME", "select deployments: names, patterns such as 'cpu-*', or TOML files, separated by commas"
+    ),
     Option("data", "DIR", "a folder with your own findings/ and deployments/; separate several with commas"),
     Option("python", "PATH", "the Python interpreter in which the engine is installed, for the process launcher"),
     Option("hardware", "NxKIND", "the hardware of the server, such as 8xH200; default: detected on this machine"),

@@ -1,5 +1,6 @@
 """Selection of the findings and deployments of a run, from the options and the data."""
 
+import fnmatch
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -119,7 +120,7 @@ class Selection:
     def _chosen(self) -> tuple[Deployment, ...]:
         backend = self.backend.name
         if self.options.deployments:
-            chosen = tuple(self._named(name) for name in self.options.deployments)
+            chosen = tuple(one for name in self.options.deployments for one in self._matching(name))
             for one in chosen:
                 if one.backend != backend:
                     raise UsageError(f"--longctx-deployment: {one.name} is for --backend={one.backend}, not {backend}")
@@ -128,12 +129,24 @@ class Selection:
             return chosen
         if not self.launcher.boots:
             return (deployment.attached(backend),)
-        found = tuple(one for one in self.known_deployments.values() if one.backend == backend)
+        found = tuple(one for one in self.known_deployments.values() if one.backend == backend and not one.on_request)
         if not found:
             raise UsageError(f"there is no deployment for --backend={backend} in {', '.join(map(str, self.folders))}")
         there = self.machine.hardware
         # Asking an interpreter for the engine's version takes a moment; without a GPU it decides nothing here.
         return defaults.without_superseded(found, there, self.version if there and there.is_gpu else None)
+
+    def _matching(self, name: str) -> list[Deployment]:
+        """The deployment called *name*, or those of this backend that the pattern *name* matches. Raises `UsageError`."""
+        if "*" not in name:
+            return [self._named(name)]
+        ours = {one.name: one for one in self.known_deployments.values() if one.backend == self.backend.name}
+        found = [ours[each] for each in fnmatch.filter(ours, name)]
+        if not found:
+            raise UsageError(
+                f"--longctx-deployment: {name} matches none of the {len(ours)} deployments for --backend={self.backend.name}"
+            )
+        return found
 
     def _named(self, name: str) -> Deployment:
         if name.endswith(".toml"):

@@ -130,7 +130,7 @@ def spread(tokens: int, count: int = KEYS, windows: Windows = EVERYTHING) -> tup
     even = (round(place) for place in np.linspace(0, tokens - 2, count - len(windowed)))
     chosen = {place + 1 if place == hidden else place for place in even}
     if windowed:
-        farthest = max(each for each in windowed.values() if each != hidden)
+        farthest = max((each for each in windowed.values() if each != hidden), default=hidden + 1)
         free = [place for place in range(farthest, tokens - 1) if place not in chosen and place != hidden]
         chosen |= {free[round(i)] for i in np.linspace(0, len(free) - 1, min(len(windowed), len(free)))}
     return tuple(sorted(chosen))

@@ -4,7 +4,6 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -12,7 +11,7 @@ from pytest_longctx.client import event_loop
 from pytest_longctx.client.exchange import Exchange, UnservedError
 from pytest_longctx.client.request import StreamedRequest
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.state_paths import tasks, walk
+from pytest_longctx.client.state_paths import company, pressure, tasks, walk
 from pytest_longctx.client.state_paths.reading import Reading
 from pytest_longctx.client.state_paths.tasks import Task
 from pytest_longctx.client.state_paths.walk import Path, UnwalkableError, Walk
@@ -20,18 +19,13 @@ from pytest_longctx.client.watchdog import poll_metrics
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.observation import Observation
-from pytest_longctx.probe import codes, grading
+from pytest_longctx.probe import codes, grading, registry
 from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import PromptFactory
 
 _ROUNDS: Final = 3
 _BRANCHES: Final = 8
 _HEADS, _TAILS = 5, 10
-_POOLS: Final = 1.2
-"""How many times the KV cache other prompts must fill before an earlier prompt is surely evicted."""
-_AFFORDABLE_TOKENS: Final = 120_000
-"""Prompt tokens that one path may send to fill a KV cache."""
-
 _CONNECTED: Final = frozenset(
     ("kv-transfer-config", "kv-offloading-size", "kv-offloading-backend", "enable-hierarchical-cache", "enable-lmcache")
 )
@@ -78,6 +72,16 @@ def chunk_border(one: Walk) -> None:
     _border(one, one.pieces.chunk, "prefill chunks")
 
 
+def decode_border(one: Walk) -> None:
+    """Answers that begin before, at and after the border of a block, or cross it while they are decoded."""
+    size = one.pieces.block
+    if size is None:
+        raise UnwalkableError("the size of its blocks is not known")
+    border = size * max(1, one.tokens // size)
+    for shift in (-one.asked.output_tokens // 2, -1, 0, 1):
+        one.read(one.new(border + shift))
+
+
 def window_border(one: Walk) -> None:
     """Hits that end around the border of an attention window or chunk."""
     _border(one, one.pieces.window, "attention windows")
@@ -106,6 +110,14 @@ def _ids(said: Reading) -> list[int]:
     raise UnwalkableError("the token ids of the answer are not known")
 
 
+def other_beginning(one: Walk) -> None:
+    """Prompts with the same blocks behind another first one, whose keys and values therefore differ."""
+    task = one.new()
+    one.read(task)
+    one.read(tasks.other_beginning(task, one.block, one.prompt))
+    one.again(task)
+
+
 def branch(one: Walk) -> None:
     """Different continuations of one beginning, all at once."""
     base, shared = one.new(), one.tokens // 2
@@ -113,65 +125,6 @@ def branch(one: Walk) -> None:
     tails = [tasks.other_tail(base, shared, one.prompt) for _ in range(_BRANCHES)]
     one.together(tails, reusable=[shared] * len(tails))
     one.again(base)
-
-
-def evicted(one: Walk) -> None:
-    """A prompt whose blocks were given to others, read again."""
-    task = one.new()
-    one.read(task)
-    one.again(task)
-    _fill(one)
-    last = one.again(task, whole_only=False)
-    cached = last.exchange.usage.cached_tokens
-    for _ in range(_ROUNDS - 1):
-        if not cached:
-            break
-        _fill(one)
-        last = one.again(task, whole_only=False)
-        cached = last.exchange.usage.cached_tokens
-    if cached:
-        one.not_taken = (
-            f"not taken: {cached:,} tokens of the prompt were still cached after other prompts had filled the pool"
-        )
-    one.again(task)
-
-
-def _pool(one: Walk) -> float:
-    pool = one.server.figures.get("kv_cache_tokens")
-    if pool is None:
-        raise UnwalkableError("the size of its KV cache is not known")
-    if pool * _POOLS > _AFFORDABLE_TOKENS:
-        raise UnwalkableError(
-            f"its KV cache holds {pool:,.0f} tokens, and at most {_AFFORDABLE_TOKENS:,} are sent to fill it; "
-            "give the deployment a smaller one (--num-gpu-blocks-override)"
-        )
-    return pool
-
-
-def _fill(one: Walk) -> None:
-    """Evict by reading other prompts of more tokens than the KV cache holds."""
-    for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
-        one.read(replace(one.new(), output_tokens=1), judged=False)
-
-
-def preempted(one: Walk) -> None:
-    """
-    The path of preemption: more requests at once than the KV cache holds when their answers grow over the
-    border of a block.
-    """
-    at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
-    blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
-    length = blocks * one.block - 8
-    before = one.scrape()
-    preemptions: float | None = 0
-    for _ in range(_ROUNDS):
-        one.together([one.new(length) for _ in range(at_once)], whole_only=False)
-        preemptions = one.grown("preemptions", before)
-        if preemptions != 0:
-            break
-    one.counts["preemptions"] = preemptions
-    if not preemptions:
-        one.not_taken = "not taken: the server counts no preemption" + ("" if preemptions == 0 else " on its page")
 
 
 def reset(one: Walk) -> None:
@@ -310,6 +263,8 @@ def stored_dtype(one: Walk) -> None:
     """Keys that differ by ever smaller steps: the KV cache keeps as many bits as its dtype has, no more and no fewer."""
     if not one.probe:
         raise UnwalkableError("the precision of keys is provable for a probe only")
+    if one.server.deployment.model.make in registry.FAMILIES:
+        raise UnwalkableError("this probe has no keys that measure the precision of a KV cache")
     asked = str(one.server.deployment.flags.get("kv-cache-dtype", "auto"))
     computed = str(one.server.words.get("dtype") or one.server.deployment.flags.get("dtype", "auto"))
     bits = mantissa_bits(computed if asked == "auto" else asked)
@@ -354,8 +309,8 @@ PATHS: Mapping[str, Path] = MappingProxyType(
         "window-border": window_border,
         "extended": extended,
         "branch": branch,
-        "evicted": evicted,
-        "preempted": preempted,
+        "evicted": pressure.evicted,
+        "preempted": pressure.preempted,
         "reset": reset,
         "other-salt": other_salt,
         "crowd": crowd,
@@ -364,6 +319,14 @@ PATHS: Mapping[str, Path] = MappingProxyType(
         "speculation": speculation,
         "chunks": chunks,
         "stored-dtype": stored_dtype,
+        "same-at-once": company.same_at_once,
+        "lengths": company.lengths,
+        "arriving": company.arriving,
+        "leaving": company.leaving,
+        "cancelled": company.cancelled,
+        "decode-border": decode_border,
+        "reused": pressure.reused,
+        "other-beginning": other_beginning,
     }
 )
 """Every path by the name that a finding gives it."""

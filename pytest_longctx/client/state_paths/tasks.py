@@ -8,7 +8,7 @@ import numpy as np
 from pytest_longctx.errors import PromptError
 from pytest_longctx.probe import codes, grading, questions
 from pytest_longctx.probe.grading import Grade
-from pytest_longctx.probe.questions import Needle, Question
+from pytest_longctx.probe.questions import EVERYTHING, Needle, Question, Windows
 from pytest_longctx.prompts import Ids, Prompt
 
 Draw = Callable[[int], Prompt]
@@ -21,6 +21,8 @@ class Task:
     prompt: Prompt
     output_tokens: int
     question: Question | None = None
+    windows: Windows = EVERYTHING
+    """For each key of *question*, how many tokens the layer sees that answers for it."""
 
     @property
     def name(self) -> str:
@@ -37,23 +39,46 @@ class Task:
         return needles[index] if index < len(needles) else None
 
 
-def of(question: Question) -> Task:
+def of(question: Question, windows: Windows = EVERYTHING) -> Task:
     """The task of a probe's question."""
-    return Task(question.prompt, question.output_tokens, question)
+    return Task(question.prompt, question.output_tokens, question, windows)
 
 
-def new(draw: Draw, tokens: int, output_tokens: int, *, probe: bool, border: int | None = None) -> Task:
+def new(
+    draw: Draw,
+    tokens: int,
+    output_tokens: int,
+    *,
+    probe: bool,
+    border: int | None = None,
+    windows: Windows = EVERYTHING,
+) -> Task:
     """
     A new prompt of *tokens*; for a probe with needles over its whole length, *border* adds both sides of that position.
 
-    Raises `PromptError` if the prompt is too short.
+    With a window, the last key has no needle but one that lies a token too far back, and must be denied. Raises `PromptError` if
+    the prompt is too short.
     """
     filler = draw(tokens)
     if not probe:
         return Task(filler, output_tokens)
+    count = codes.KEYS if windows[-1] is None else codes.KEYS - 1
     beside = [] if border is None else [at for at in range(border - 2, border + 2) if 0 <= at <= tokens - 2]
-    spread = [at for at in questions.spread(tokens, codes.KEYS - len(beside)) if at not in beside]
-    return of(questions.plant(filler, sorted({*spread, *beside})))
+    return of(questions.plant(filler, _places(tokens, count, beside, windows), windows), windows)
+
+
+def _places(tokens: int, count: int, beside: Sequence[int], windows: Windows) -> list[int]:
+    """*count* places at most, over the whole prompt: those *beside* a border, and others that the windows allow."""
+    first = max((questions.first_seen(tokens, key, window) for key, window in enumerate(windows) if window), default=0)
+    if all(windows):
+        beside = [at for at in beside if at >= first]  # else no key is left that sees it
+    even = [at for at in questions.spread(tokens, count, windows) if at not in beside]
+    spare = max(0, len(even) + len(beside) - count)
+    # What lies before the last of the windows is wanted by the fewest keys.
+    before = [at for at in even if at < first]
+    free = before if len(before) >= spare else even
+    dropped = {free[round(i)] for i in np.linspace(0, len(free) - 1, spare)}
+    return sorted({*(at for at in even if at not in dropped), *beside})
 
 
 def other_tail(task: Task, shared: int, draw: Draw) -> Task:
@@ -82,7 +107,21 @@ def other_tail(task: Task, shared: int, draw: Draw) -> Task:
         else Needle(needle.key, (needle.value + shift) % codes.VALUES, needle.position)
         for needle in task.question.needles
     )
-    return of(_planted(ids, needles, task.prompt.seed, key))
+    return of(_planted(ids, needles, task.prompt.seed, key), task.windows)
+
+
+def other_beginning(task: Task, tokens: int, draw: Draw) -> Task:
+    """A prompt of the same length that differs from *task* in its first *tokens*: other filler, and other values of needles."""
+    ids: Ids = task.prompt.ids.copy()
+    ids[:tokens] = draw(len(ids)).ids[:tokens]
+    key = f"{task.prompt.key}, another beginning of {tokens}"
+    if task.question is None:
+        return Task(_frozen(ids, task.prompt.seed, key), task.output_tokens)
+    needles = tuple(
+        Needle(each.key, (each.value + 1) % codes.VALUES, each.position) if each.position < tokens else each
+        for each in task.question.needles
+    )
+    return of(_planted(ids, needles, task.prompt.seed, key), task.windows)
 
 
 def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
@@ -91,7 +130,35 @@ def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
     key = f"{task.prompt.key}, the next turn"
     if task.question is None:
         return Task(_frozen(ids, task.prompt.seed, key), task.output_tokens)
-    return of(_planted(ids, task.question.needles, task.prompt.seed, key))
+    needles = _moved(task, len(ids), len(ids) - tokens)
+    return of(_planted(ids, needles, task.prompt.seed, key), task.windows)
+
+
+def _moved(task: Task, tokens: int, begin: int) -> tuple[Needle, ...]:
+    """
+    The needles of *task* for a prompt of *tokens* in which new ones begin at *begin*.
+
+    A needle that its layer does not see any more gets a place among the new tokens, and another value. Raises `PromptError` if
+    there are too few.
+    """
+    needles = task.question.needles if task.question else ()
+    seen = {
+        needle.key: questions.first_seen(tokens, needle.key, task.windows[needle.key] or tokens * 2)
+        for needle in needles
+    }
+    free = list(range(begin, tokens - 1))
+    moved = {}
+    for needle in sorted(needles, key=lambda each: -seen[each.key]):
+        if needle.position >= seen[needle.key]:
+            continue
+        fitting = [at for at in free if at >= seen[needle.key]]
+        if not fitting:
+            raise PromptError(
+                f"key {needle.key} is seen from token {seen[needle.key]:,} of {tokens:,} on, where no place is left"
+            )
+        free.remove(fitting[0])
+        moved[needle.key] = Needle(needle.key, (needle.value + 1) % codes.VALUES, fitting[0])
+    return tuple(moved.get(needle.key, needle) for needle in needles)
 
 
 def _planted(ids: Ids, needles: tuple[Needle, ...], seed: int, key: str) -> Question:

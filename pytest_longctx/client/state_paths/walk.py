@@ -16,17 +16,18 @@ from pytest_longctx.client.server_metrics import ServerMetrics
 from pytest_longctx.client.state_paths import reading, tasks
 from pytest_longctx.client.state_paths.reading import Pieces, Reading
 from pytest_longctx.client.state_paths.tasks import Task
-from pytest_longctx.client.watchdog import CONNECT_S, poll_metrics
+from pytest_longctx.client.watchdog import CONNECT_S, MetricsPoller, poll_metrics
 from pytest_longctx.deployments import models
 from pytest_longctx.errors import ModelError
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.observation import Observation
+from pytest_longctx.probe import registry
+from pytest_longctx.probe.questions import Windows
 from pytest_longctx.progress import ProgressCallback, wait_until
 from pytest_longctx.prompts import PromptFactory
 
 CONTROLS: Final = 8
 """How many prompts of a path are read cold; a provable answer needs no control."""
-_COMPANY: Final = 3
 _SETTLE_S: Final = 5.0
 
 
@@ -43,6 +44,8 @@ class Walk:
     asked: Ask
     watch: ProgressCallback
     pieces: Pieces = field(init=False)
+    blocks: int | None = None
+    """Blocks of the KV cache; None: not known."""
     caching: bool | None = None
     """Whether the server says that it caches prefixes; None: it does not say."""
     readings: list[Reading] = field(default_factory=list)
@@ -58,8 +61,12 @@ class Walk:
             layout = server_metrics.cache_labels(http, self.server.backend.metrics)
         flags = self.server.deployment.flags
         self.caching = _claims(layout, dict(flags))
+        self.blocks = _number(layout.get("num_gpu_blocks") or flags.get("num-gpu-blocks-override"))
+        block = _number(layout.get("block_size") or flags.get("block-size") or flags.get("page-size"))
+        context = self.server.deployment.max_model_len
         self.pieces = Pieces(
-            _number(layout.get("block_size") or flags.get("block-size") or flags.get("page-size")),
+            # Of a model with states alone, one block holds a request of any length.
+            None if block and context and block >= context else block,
             _number(flags.get("max-num-batched-tokens") or flags.get("chunked-prefill-size")),
             _window(self.server),
         )
@@ -75,13 +82,34 @@ class Walk:
         return self.server.deployment.model.weights == "probe"
 
     @property
+    def windows(self) -> Windows:
+        """For each key of a probe, how many tokens the layer sees that answers for it."""
+        return registry.windows(self.server.deployment.model.make)
+
+    @property
     def tokens(self) -> int:
         """Tokens of a prompt of the path, as the finding asks."""
         return self.asked.prompt_tokens or 1
 
     def new(self, tokens: int | None = None, border: int | None = None) -> Task:
-        """A new task of *tokens* for this path, by default as the finding asks."""
-        return tasks.new(self.prompt, tokens or self.tokens, self.asked.output_tokens, probe=self.probe, border=border)
+        """A new task of *tokens*, by default as the finding asks. Raises `UnwalkableError` if the server takes none so long."""
+        one, length = self.server.deployment, tokens or self.tokens
+        room = min(
+            (most for most in (one.max_model_len, one.longest_prompt) if most),
+            default=length + self.asked.output_tokens,
+        )
+        if length + self.asked.output_tokens > room:
+            raise UnwalkableError(
+                f"it needs a prompt of {length:,} tokens, and {room:,} are sent at most, answer included"
+            )
+        return tasks.new(
+            self.prompt,
+            length,
+            self.asked.output_tokens,
+            probe=self.probe,
+            border=border,
+            windows=self.windows,
+        )
 
     def read(
         self, task: Task, *, reusable: int = 0, salt: str = "", judged: bool = True, whole_only: bool = True
@@ -117,21 +145,25 @@ class Walk:
         """The cold readings of the same prompt."""
         return self.colds.get(each.task.name, ())
 
+    def talk(
+        self, task: Task, salt: str = "", *, at_once: int = 1, gauges: MetricsPoller | None = None
+    ) -> StreamedRequest:
+        """The request for *task*, one of *at_once*; *gauges* are those of all requests in flight, None if it is alone."""
+        return StreamedRequest(
+            replace(self.server, salt=self.server.salt + salt) if salt else self.server,
+            task.prompt,
+            task.output_tokens,
+            self.server.deployment.timeouts.request_s(len(task.prompt) * at_once, task.output_tokens),
+            self.watch,
+            traced=True,
+            gauges=gauges,
+        )
+
     async def _all(self, several: Sequence[tuple[Task, str]]) -> list[Exchange]:
-        alone = len(several) == 1
+        count = len(several)
         async with poll_metrics(self.server) as gauges:
-            asked = (
-                StreamedRequest(
-                    replace(self.server, salt=self.server.salt + salt) if salt else self.server,
-                    task.prompt,
-                    task.output_tokens,
-                    self.server.deployment.timeouts.request_s(len(task.prompt) * len(several), task.output_tokens),
-                    self.watch,
-                    traced=True,
-                    gauges=None if alone else gauges,
-                )
-                for task, salt in several
-            )
+            shared = None if count == 1 else gauges
+            asked = (self.talk(task, salt, at_once=count, gauges=shared) for task, salt in several)
             exchanges = await asyncio.gather(*(each.run() for each in asked))
         for exchange in exchanges:
             if exchange.ending != "complete":
@@ -159,15 +191,17 @@ class Walk:
         return f"cold-{self._salts}"
 
     def control(self) -> None:
-        """Read up to `CONTROLS` prompts of the path cold, and one of them twice more: alone, and in company."""
+        """
+        Read up to `CONTROLS` prompts of the path cold, at once, and one of them twice more, alone.
+
+        A batch is answered in the time of its longest answer, so that the controls cost less than the path.
+        """
         named = {each.task.name: each.task for each in self.readings}
         step = max(1, len(named) // CONTROLS)
         chosen = [*islice(named.values(), 0, CONTROLS * step, step)]
-        for task in [*chosen, *chosen[:1]]:
+        for task in chosen[:1] * 2:
             self._keep(task, self._cold([task]))
-        company = chosen[: _COMPANY + 1]
-        if len(company) == 1:
-            company.append(self.new())
+        company = chosen if len(chosen) > 1 else [*chosen, self.new()]
         for task, exchange in zip(company, self._cold(company), strict=True):
             self._keep(task, [exchange])
 
@@ -200,6 +234,9 @@ def _number(value: object) -> int | None:
 
 
 def _window(server: Server) -> int | None:
+    of_layers = [window for window in registry.windows(server.deployment.model.make) if window]
+    if of_layers:
+        return min(of_layers)
     try:
         shape = models.shape_of(server.deployment.model)
     except ModelError:
@@ -227,7 +264,7 @@ def summary(walk: Walk) -> Observation:
         **_hits(walk),
         **walk.counts,
     }
-    said = [*wrong, *(reading.place(each, found, pieces) for each, found in certain), shaky]
+    said = [*wrong, *(reading.place(each, found, pieces) for each, found in certain), _shared(walk), shaky]
     bad = bool(wrong or certain or foreign)
     text = "; ".join(filter(None, (walk.not_taken if not bad else "", *islice(filter(None, said), 3))))
     return Observation("serves" if bad or not walk.not_taken else None, metrics, phase="request", said=text)
@@ -243,6 +280,16 @@ def _foreign(walk: Walk) -> float | None:
     of_controls = [Reading(each.task, cold).foreign_tokens for each in walk.readings for cold in walk.colds_of(each)]
     known = [tokens for tokens in (*of_path, *of_controls) if tokens is not None]
     return None if None in of_path or not known else max(known)
+
+
+def _shared(walk: Walk) -> str:
+    """What was cached of a cold control, which nothing may share; empty: nothing."""
+    of_controls = (
+        Reading(each.task, cold).foreign_tokens or 0 for each in walk.readings for cold in walk.colds_of(each)
+    )
+    most = max(of_controls, default=0)
+    how = "under a cache salt of its own" if walk.server.backend.salted else "after a reset of the cache"
+    return f"{most:,} tokens of a prompt that was read {how} came from the cache" if most else ""
 
 
 def _needles(readings: Sequence[Reading]) -> dict[str, float | None]:
@@ -262,15 +309,15 @@ def _hits(walk: Walk) -> dict[str, float | None]:
         return {}
     shares = [each.hit_share(walk.block) for each in wanted]
     known = [share for share in shares if share is not None]
+    if walk.caching is False and not any(known):
+        walk.not_taken = walk.not_taken or "not taken: the server says that its prefix cache is off"
+        return {}
     if len(known) == len(shares) and known and walk.caching is not True and max(known) == 0:
         walk.not_taken = (
             walk.not_taken or "not taken: no prompt was found in the cache, and the server does not say that it has one"
         )
         return {}
     return {"hit_share": min(known) if len(known) == len(shares) else None, "cached_tokens": _mean_cached(wanted)}
-
-
-_NO_HIT: Final = "not taken: no prompt was found in the cache, and the server does not say that it has one"
 
 
 def _mean_cached(wanted: Sequence[Reading]) -> float | None:

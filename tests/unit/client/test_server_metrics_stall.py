@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pytest_longctx.backends import Backend
+from pytest_longctx.backends import Backend, named
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.client.server import Server
@@ -189,3 +189,25 @@ def test_of_a_log_that_is_there_only_what_comes_counts(tmp_path):
 def test_it_is_said_how_slow_it_is_and_what_it_would_take(how, message):
     given = {"budget_s": 510, "silent_s": 0.5, "prompt_tokens": 1, "output_tokens": 400, **how}
     assert str(Pace(**given)).startswith(message)
+
+
+def test_a_silence_is_allowed_as_much_longer_as_the_machine_is_slower():
+    stall = Stall(10.0, 0.0, one_step_s=5.0, every_step_moves=False)
+    assert (stall.limit_s(), stall.limit_s(stepwise=True)) == (15, 10)
+    stall.slowed = lambda: 3.0
+    assert (stall.limit_s(), stall.limit_s(stepwise=True)) == (45, 30)
+    assert stall.look(44.0) is None
+    assert stall.look(46.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("backend", "attached", "slowed"),
+    [("vllm-cpu", False, True), ("vllm-cpu", True, False), ("vllm", False, False)],
+)
+def test_only_an_engine_on_this_machines_cpu_is_slowed_by_its_load(monkeypatch, backend, attached, slowed):
+    monkeypatch.setattr("os.getloadavg", lambda: (40.0, 1.0, 1.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    one = factories.deployment(backend=backend)
+    server = Server("http://there", "m", named(backend), one, "process", attached=attached)
+    gauges = MetricsPoller(httpx.AsyncClient(), server.backend.metrics, clock=lambda: 0.0)
+    assert Watchdog(server, gauges).stall.slowed() == (10.0 if slowed else 1.0)

@@ -127,7 +127,9 @@ def test_a_server_that_cannot_be_made_cold_is_judged_by_what_needs_no_control():
 
 
 def test_tokens_that_no_earlier_prompt_had_are_foreign():
-    assert walk(Deaf(), "cold").metrics["foreign_tokens"] == 496
+    seen = walk(Deaf(), "cold")
+    assert seen.metrics["foreign_tokens"] == 496
+    assert "496 tokens of a prompt that was read under a cache salt of its own came from the cache" in seen.said
     assert walk(KeepsCache(), "reset").metrics["foreign_tokens"] == 496
 
 

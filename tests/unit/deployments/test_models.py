@@ -1,8 +1,10 @@
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from pytest_longctx.deployments import models
 from pytest_longctx.deployments.deployment import Model
@@ -131,3 +133,15 @@ def test_a_fingerprint_without_a_config_claims_none():
 def test_another_config_is_another_fingerprint(tmp_path):
     one, other = folder_with_config(tmp_path / "a", "{}"), folder_with_config(tmp_path / "b", "{ }")
     assert models.fingerprint(TINY, str(one)) != models.fingerprint(TINY, str(other))
+
+
+def test_the_weights_of_the_random_model_are_the_same_each_time_and_differ_from_each_other(tmp_path):
+    for name in ("one", "two"):
+        models.make_random_gqa(tmp_path / name)
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+    tensors = load_file(tmp_path / "one" / "model.safetensors")
+    shapes = {name: (rows, columns) for name, rows, columns in models._llama_shapes(models.RANDOM_GQA)}
+    assert {name: tensor.shape for name, tensor in tensors.items() if tensor.ndim == 2} == shapes
+    keys = [tensors[f"model.layers.{layer}.self_attn.k_proj.weight"].astype("float32") for layer in range(4)]
+    assert all(abs(one - other).max() > 0.1 for one, other in itertools.combinations(keys, 2))

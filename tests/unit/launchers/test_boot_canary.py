@@ -7,7 +7,7 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.findings.scope import Conditions
 from pytest_longctx.findings.verdicts import judge
-from pytest_longctx.launchers.boot import Boot
+from pytest_longctx.launchers.boot import Boot, LinesCounted
 from tests.unit import factories
 
 VIOLATION = (
@@ -36,3 +36,25 @@ def test_a_logged_violation_is_red(tmp_path, backend, logged, word):
     if word == "broken":
         assert [str(line) for line in verdict.broken] == ["kv_canary_violations: 2 slots, wanted exactly 0 slots"]
         assert "fail_reason=verify_chain_hash" in verdict.why
+
+
+def test_each_line_is_read_once_and_a_line_that_is_being_written_is_left_for_later(tmp_path):
+    log, seen = tmp_path / "log", LinesCounted()
+    log.write_bytes(b"ready\nkv_canary violation: a\nkv_canary viol")
+    seen.more(log, "kv_canary violation")
+    assert (seen.count, seen.read_bytes) == (1, len(b"ready\nkv_canary violation: a\n"))
+    # What was read is not read again: the old lines could be anything now.
+    log.write_bytes(b"x" * 5 + b"\n" + b"y" * 25 + b"\nkv_canary violation: b\n")
+    seen.more(log, "kv_canary violation")
+    assert (seen.count, seen.first) == (2, "kv_canary violation: a")
+    seen.more(log, "kv_canary violation")
+    assert seen.count == 2
+
+
+def test_a_log_that_was_cut_is_read_anew(tmp_path):
+    log, seen = tmp_path / "log", LinesCounted()
+    log.write_text("kv_canary violation: a\n" * 3, encoding="utf-8")
+    seen.more(log, "kv_canary violation")
+    log.write_text("kv_canary violation: b\n", encoding="utf-8")
+    seen.more(log, "kv_canary violation")
+    assert (seen.count, seen.first) == (1, "kv_canary violation: b")

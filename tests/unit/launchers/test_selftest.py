@@ -1,11 +1,16 @@
 """Planted faults: the plugin's folder, the table's rows, and what is refused."""
 
 import importlib.metadata
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from pytest_longctx.backends.vllm import engine_faults
 from pytest_longctx.cli import main
+from pytest_longctx.deployments.deployment import load_deployments
+from pytest_longctx.findings.ask import Path as Path_
 from pytest_longctx.findings.finding import load_findings
 from pytest_longctx.findings.verdicts import Line, Verdict
 from pytest_longctx.launchers import selftest
@@ -20,8 +25,11 @@ def test_the_plugin_is_found_by_its_entry_point(tmp_path):
         if point.group == "vllm.general_plugins"
     ]
     module, _, name = found.value.partition(":")
-    source = (tmp_path / f"{module}.py").read_text(encoding="utf-8")
+    source = (tmp_path / module / "__init__.py").read_text(encoding="utf-8")
     assert f"def {name}(" in source
+    assert {path.name for path in (tmp_path / module).iterdir()} == {
+        path.name for path in Path(engine_faults.__file__).parent.glob("*.py")
+    }
 
 
 def test_a_fault_is_armed_and_disarmed_by_a_file(tmp_path, monkeypatch):
@@ -36,17 +44,38 @@ def test_a_fault_is_armed_and_disarmed_by_a_file(tmp_path, monkeypatch):
 
 
 def test_every_check_and_fault_of_the_selftest_is_known():
-    known = load_findings()
-    named = {*selftest.CHECKS, *(each for several in selftest.ALSO.values() for each in several)}
-    assert {known[each].question for each in named} == {"path"}
-    assert set(selftest.ALSO) <= set(engine_faults.FAULTS)
+    known, deployed = load_findings(), load_deployments()
+    for where, faults in selftest.by_deployment("vllm-cpu", ()).items():
+        asked = {each for fault in ("none", *faults) for each in selftest.checks(where, fault, faults)}
+        assert {known[each].question for each in asked} == {"path"}
+        for each in asked:
+            scope = known[each].scope
+            assert not scope.deployment or any(fnmatch(where, pattern) for pattern in scope.deployment), each
+            assert any(fnmatch(deployed[where].model.name, pattern) for pattern in scope.model or ("*",)), each
+    assert {*selftest.ALSO, *selftest.ELSEWHERE} <= set(engine_faults.FAULTS)
+    assert set(selftest.ORDER) == set(get_args(Path_))
+
+
+def test_each_fault_is_planted_somewhere_in_the_plugin():
+    folder = Path(engine_faults.__file__).parent
+    source = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py") if path.name != "__init__.py")
+    assert [name for name in engine_faults.FAULTS if f'"{name}"' not in source] == []
 
 
 def test_a_row_names_what_is_red_and_what_stays_green():
     known = load_findings()
     red = Verdict(known["SP-0002"], "broken", (Line("hit_share", "0", ">= 0.95", ok=False),))
-    row = selftest.Judged("never-hits", (Verdict(known["SP-0001"], "holds"), red)).row()
-    assert row.endswith("| repeated: hit_share | cold | none |")
+    row = selftest.Judged("never-hits", (Verdict(known["SP-0001"], "holds"), red), "cpu-paths").row()
+    assert row.endswith("| cpu-paths | repeated: hit_share | none | cold | none |")
+
+
+def test_a_fault_is_named_by_the_simplest_path_that_is_wrong():
+    known = load_findings()
+    line = (Line("needles_share", "0.9", "1", ok=False),)
+    branch, repeated = (Verdict(known[each], "broken", line) for each in ("SP-0007", "SP-0002"))
+    judged = selftest.Judged("null-block-on-hit", (branch, Verdict(known["SP-0001"], "holds"), repeated))
+    assert judged.named_by is repeated
+    assert selftest.Judged("none", (Verdict(known["SP-0001"], "holds"),)).named_by is None
 
 
 @pytest.mark.parametrize(
@@ -63,3 +92,13 @@ def test_an_unknown_name_is_one_line(capsys, arguments, said):
 
 def test_a_fault_that_outlasts_its_time_comes_after_the_last_clean_judgement():
     assert selftest.in_order(("nan", "wrong-block")) == ("none", "wrong-block", "none", "nan")
+
+
+def test_repetitions_are_drawn_alike_from_one_seed_and_cover_every_path():
+    assert list(selftest.drawn(3, 50)) == list(selftest.drawn(3, 50))
+    assert list(selftest.drawn(3, 50)) != list(selftest.drawn(4, 50))
+    several = list(selftest.drawn(3, 500))
+    assert {one for one, _ in several} == set(selftest.REPEATED)
+    assert len({tokens for _, tokens in several}) > 200
+    known = load_findings()
+    assert all(known[one].question == "path" and not known[one].scope.deployment for one in selftest.REPEATED)

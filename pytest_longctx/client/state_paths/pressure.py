@@ -1,0 +1,87 @@
+"""Paths on which the KV cache is full: its blocks are given to others, and requests are preempted."""
+
+from dataclasses import replace
+from typing import Final
+
+from pytest_longctx.client.state_paths.walk import UnwalkableError, Walk
+
+_ROUNDS: Final = 3
+_POOLS: Final = 1.2
+"""How many times the KV cache other prompts must fill before an earlier prompt is surely evicted."""
+_AFFORDABLE_TOKENS: Final = 120_000
+"""Prompt tokens that one path may send to fill a KV cache."""
+_AFFORDABLE_BLOCKS: Final = 400
+"""Requests that one path may send to use each block of a KV cache once."""
+
+
+def evicted(one: Walk) -> None:
+    """A prompt whose blocks were given to others, read again."""
+    task = one.new()
+    one.read(task)
+    one.again(task)
+    _fill(one)
+    last = one.again(task, whole_only=False)
+    cached = last.exchange.usage.cached_tokens
+    for _ in range(_ROUNDS - 1):
+        if not cached:
+            break
+        _fill(one)
+        last = one.again(task, whole_only=False)
+        cached = last.exchange.usage.cached_tokens
+    if cached:
+        one.not_taken = (
+            f"not taken: {cached:,} tokens of the prompt were still cached after other prompts had filled the pool"
+        )
+    one.again(task)
+
+
+def _pool(one: Walk) -> float:
+    pool = one.server.figures.get("kv_cache_tokens")
+    if pool is None:
+        raise UnwalkableError("the size of its KV cache is not known")
+    if pool * _POOLS > _AFFORDABLE_TOKENS:
+        raise UnwalkableError(
+            f"its KV cache holds {pool:,.0f} tokens, and at most {_AFFORDABLE_TOKENS:,} are sent to fill it; "
+            "give the deployment a smaller one (--num-gpu-blocks-override)"
+        )
+    return pool
+
+
+def _fill(one: Walk) -> None:
+    """Evict by reading other prompts of more tokens than the KV cache holds."""
+    for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
+        one.read(replace(one.new(), output_tokens=1), judged=False)
+
+
+def preempted(one: Walk) -> None:
+    """
+    The path of preemption: more requests at once than the KV cache holds when their answers grow over the
+    border of a block.
+    """
+    at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
+    blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
+    length = blocks * one.block - 8
+    before = one.scrape()
+    preemptions: float | None = 0
+    for _ in range(_ROUNDS):
+        one.together([one.new(length) for _ in range(at_once)], whole_only=False)
+        preemptions = one.grown("preemptions", before)
+        if preemptions != 0:
+            break
+    one.counts["preemptions"] = preemptions
+    if not preemptions:
+        one.not_taken = "not taken: the server counts no preemption" + ("" if preemptions == 0 else " on its page")
+
+
+def reused(one: Walk) -> None:
+    """New prompts, once every block of the KV cache, or every state, has been in use by others."""
+    if one.blocks is not None and one.blocks <= _AFFORDABLE_BLOCKS:
+        # Each request takes at least one block, however it is divided, and freed blocks are taken last.
+        tokens, at_once = 2 * one.asked.output_tokens, int(one.server.deployment.flags.get("max-num-seqs", 16))
+        for begin in range(0, one.blocks, at_once):
+            count = min(at_once, one.blocks - begin)
+            one.together([replace(one.new(tokens), output_tokens=1) for _ in range(count)], judged=False)
+    else:
+        _fill(one)
+    one.read(one.new())
+    one.read(one.new(one.tokens // 4))
