@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pytest_longctx.diagnosis import quoting
-from pytest_longctx.diagnosis.records import ERROR, Record
+from pytest_longctx.diagnosis.parsing import quoting
+from pytest_longctx.diagnosis.parsing.records import ERROR, Record
 
 _KILLED_PROCESS = re.compile(
     r"(?:Out of memory|Memory cgroup out of memory|oom-kill:.*|OOM): ?Kill(?:ed)? process (?P<pid>\d+)"

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pytest_longctx.diagnosis import quoting
 from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
 from pytest_longctx.diagnosis.log_evidence import LogEvidence
-from pytest_longctx.diagnosis.records import COLOURS, Record, records, with_unescaped
+from pytest_longctx.diagnosis.parsing import quoting
+from pytest_longctx.diagnosis.parsing.records import COLOURS, Record, records, with_unescaped
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
 from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace, joined

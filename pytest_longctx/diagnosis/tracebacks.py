@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from pytest_longctx.diagnosis.records import Record
+from pytest_longctx.diagnosis.parsing.records import Record
 from pytest_longctx.diagnosis.signatures import Phase, Place
 
 HEADER: Final = "Traceback (most recent call last)"

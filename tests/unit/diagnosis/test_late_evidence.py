@@ -6,7 +6,7 @@ from pytest_longctx.backends import catalogues, every_catalogue
 from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, assess, diagnose
 from pytest_longctx.diagnosis.log_file import read
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.diagnosis.records import parse
+from pytest_longctx.diagnosis.parsing.records import parse
 
 CATALOGUES = catalogues()
 TIME_OUT = "(EngineCore pid=7) ERROR 11-20 10:00:00 [core.py:9] TimeoutError: RPC call to execute_model timed out."
