@@ -18,6 +18,8 @@ _WAITING = re.compile(
 )
 """Statistics of an engine that has requests and works on none."""
 _CHAT = re.compile(r'"POST /v1/chat/completions[^"]*" 200\b')
+_CAUGHT_WITHIN: Final = 64
+"""Lines after the announcement of a caught traceback in which it begins, however many ranks log between."""
 _SERVER_ERROR = re.compile(r'"POST [^"]*" 500\b')
 
 
@@ -113,8 +115,18 @@ class Boot:
     cut_requests: int = 0
     traces: dict[tuple[str, str, str], Trace] = field(default_factory=dict)
     caught: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Whether a traceback that begins now was announced as caught, by source and process."""
+    caught_until: int = 0
+    """Up to this line each line of such a process is read: the next one that is no traceback ends it."""
     sizes_due: int = 0
     sized: Failure | None = None
+
+    def catches(self, owner: tuple[str, str], line: int | None) -> None:
+        """Note that *owner* announced a caught traceback in *line*; None: it logged something else."""
+        if line is not None:
+            self.caught[owner], self.caught_until = True, line + _CAUGHT_WITHIN
+        elif self.caught.pop(owner, False) and not self.caught:
+            self.caught_until = 0
 
     @property
     def inside(self) -> bool:

@@ -64,6 +64,11 @@ class Record:
         return not any(kind in _LOGGERS for kind in self.kinds)
 
     @property
+    def logged(self) -> bool:
+        """Whether an engine's own prefix was removed."""
+        return self.kinds[-1:] != () and self.kinds[-1] in prefixes.LAST
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """Source, process and logging call: lines with the same key can belong to one message."""
         return self.source, self.process, "" if self.bare else self.where
