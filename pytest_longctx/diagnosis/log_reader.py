@@ -17,7 +17,7 @@ from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, 
 from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace, joined
 from pytest_longctx.toml import in_range
 
-_CHUNK_BYTES = 1 << 20
+_SERVING = ("serve", "request", "stop")
 _SIZES_WITHIN = 20
 """Lines after a failure that may contain its sizes."""
 _SIZES_DUE = 2
@@ -250,6 +250,7 @@ class LogReader:
     def _places(self, boot: Boot, trace: Trace, record: Record) -> None:
         text = record.text
         trace.tail = [*trace.tail[-5:], text]
+        trace.frame = text if FRAME.match(text) else trace.frame
         for pattern, place in self._index.places:
             if pattern.search(text):
                 trace.places[place.of] = place
@@ -345,7 +346,9 @@ class LogReader:
                 continue
             if trace is not None and trace.caught and not signature.survivable:
                 continue
-            if signature.placed and (trace is None or signature.kind not in trace.places):
+            if not (trace.raised(signature) if trace else not (signature.placed or signature.raised_in)):
+                continue
+            if signature.booting and boot.reached in _SERVING:
                 continue
             self._found(boot, record, signature, match, trace)
             return signature

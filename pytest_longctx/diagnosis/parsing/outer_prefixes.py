@@ -9,7 +9,8 @@ import re
 from typing import Final
 
 _ENGINE: Final = re.compile(
-    r"(?:\(\w[\w .:=-]* pid=\d+\) )?(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? \[?[\w./<>-]+\.py:\d+\]"
+    r"(?:\(\w[\w .:=-]* pid=\d+\) )?(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) "
+    r"\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? \[?[\w./<>-]+\.py:\d+\]"
     r"|\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: [A-Z]{2,4}\d+)+\] "
     r"|Traceback \(most recent call last\):\s*$"
 )
