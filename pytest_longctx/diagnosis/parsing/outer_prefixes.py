@@ -8,6 +8,8 @@ header of a traceback, stands behind such text, the text is a prefix, and so is 
 import re
 from typing import Final
 
+from pytest_longctx.diagnosis.parsing import quoting
+
 _ENGINE: Final = re.compile(
     r"(?:\(\w[\w .:=-]* pid=\d+\) )?(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) "
     r"\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? \[?[\w./<>-]+\.py:\d+\]"
@@ -18,8 +20,10 @@ _ENGINE: Final = re.compile(
 _WORD: Final = re.compile(r"\d+|[0-9a-f]{6,}")
 _LONGEST: Final = 160
 _MOST: Final = 16
-_PROSE: Final = re.compile(r"(?i)exception|error|failed|warning|prompt|['\"`{]|[A-Za-z]+:\s*$")
-"""Text that belongs to the message: a summary before a traceback, a quotation."""
+_PROSE: Final = re.compile(r"(?i)exception|error|failed|warning|prompt|['\"`{]|[a-z]{2,} [a-z]{2,}\b|[a-z]+:\s*$")
+"""Text that belongs to the message: a summary before a traceback, a quotation, a sentence."""
+_NUMBERED: Final = re.compile(r"[\d\[|]")
+"""What every prefix of a collector has: a time, a number or a frame."""
 
 
 class OuterPrefixes:
@@ -37,7 +41,7 @@ class OuterPrefixes:
         if found is None or not 0 < found.start() <= _LONGEST or len(self._forms) >= _MOST:
             return line
         before = line[: found.start()]
-        if _PROSE.search(before) or not before.strip():
+        if _PROSE.search(before) or not _NUMBERED.search(before) or quoting.is_comment(line):
             return line
         self._learn(before)
         return line[found.start() :]
