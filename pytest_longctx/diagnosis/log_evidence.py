@@ -157,6 +157,13 @@ def signal_name(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
+def silent(*, told: bool) -> str:
+    """What is known where a child ended and no error was logged before; *told*: the log has the beginning of the boot."""
+    if told:
+        return "unknown: a child process ended without a word of its own, no cause in the log"
+    return "unknown: the log has only the end of the failure; its first error stands in the lines before"
+
+
 def what_would_tell(number: int | None) -> str:
     """What would tell more."""
     if number == signal.SIGKILL or number is None:

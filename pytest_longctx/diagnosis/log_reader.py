@@ -242,6 +242,7 @@ class LogReader:
         elif not trace.done:
             return False
         trace.message += 1
+        boot.errors.ended_at = max(boot.errors.ended_at, self.lines) if not trace.caught else boot.errors.ended_at
         return self._explain(boot, record, text, trace) is not None or text[:1] == " "
 
     def _close(self, boot: Boot, trace: Trace) -> None:
@@ -266,6 +267,7 @@ class LogReader:
             self._explain(boot, record, text, trace)
             return
         known = self._explain(boot, record, text, trace)
+        boot.errors.ended_at = self.lines
         if known is not None and known.summary:
             boot.errors.echo = boot.errors.echo or text.strip()
         elif boot.errors.text is None:
@@ -282,8 +284,7 @@ class LogReader:
         said = self._facts(boot, record)
         boot = self.boots[record.source]
         if boot.phase == "stop":
-            if match := _CUT_REQUESTS.search(text):
-                boot.cut_requests = max(boot.cut_requests, int(match[1] or match[2]))
+            boot.cuts(text)
             return said
         owner = (record.source, record.process)
         if (notice := self._notice(boot, record, times)) is not None:
@@ -397,6 +398,3 @@ class LogReader:
         """Whether the engine's version lies in *wanted*; an unknown version does."""
         version = boot.words.get("engine_version", self.version)
         return version is None or in_range(version, wanted)
-
-
-_CUT_REQUESTS = re.compile(r"aborting in-flight requests count=(\d+)|Remaining number of requests (\d+)")
