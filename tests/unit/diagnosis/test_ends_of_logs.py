@@ -51,8 +51,8 @@ def test_a_log_that_begins_after_its_cause_says_so():
         ("/x/torch/_inductor/scheduler.py", "AssertionError: node 7", "compile"),
         ("/x/xgrammar/compiler.py", "ValueError: no such rule", "structured-output"),
         ("/x/vllm/lora/peft_helper.py", "ValueError: fields are absent", "lora-mismatch"),
-        ("/x/vllm/multimodal/encoder_budget.py", "ValueError: The budget must be larger", "config"),
-        ("/x/numpy/core.py", "ValueError: The budget must be larger", "unknown"),
+        ("/x/vllm/multimodal/encoder_budget.py", "ValueError: The budget must suffice", "config"),
+        ("/x/numpy/core.py", "ValueError: The budget must suffice", "unknown"),
         ("/x/vllm/model_executor/models/foo.py", "NotImplementedError: Only silu is supported", "model-unsupported"),
     ],
 )
@@ -64,5 +64,5 @@ def test_an_unknown_wording_is_judged_by_the_program_that_raised_it(frame, error
 def test_a_refusal_of_the_engine_counts_only_before_it_serves():
     served = [BANNER, "INFO:     Application startup complete."]
     died = ["ERROR 11-20 23:37:40 [core.py:1231] EngineCore encountered a fatal error.", TRACE[0]]
-    end = ['  File "/x/vllm/multimodal/encoder_budget.py", line 3, in check', "ValueError: The budget must be larger"]
+    end = ['  File "/x/vllm/multimodal/encoder_budget.py", line 3, in check', "ValueError: The budget must suffice"]
     assert assessed([*served, *died, *end])[1].kind == "unknown"
