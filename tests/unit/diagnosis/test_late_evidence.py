@@ -16,7 +16,7 @@ CONFIG = """\
 Traceback (most recent call last):
   File "/x/vllm/{frame}", line 9, in {function}
     raise ValueError(
-ValueError: Chunked MM input disabled but max_tokens_per_mm_item (16384) is larger than max_num_batched_tokens (8192).
+ValueError: The tokens of one item (16384) are more than one step takes (8192).
 """
 LOADING = """\
 Traceback (most recent call last):
