@@ -18,6 +18,11 @@ _WAITING = re.compile(
 )
 """Statistics of an engine that has requests and works on none."""
 _CHAT = re.compile(r'"POST /v1/chat/completions[^"]*" 200\b')
+_LAST_LINES: Final = 3
+"""Lines that may follow the last exception of a log, such as empty ones."""
+_CAUGHT_WITHIN: Final = 64
+"""Lines after the announcement of a caught traceback in which it begins, however many ranks log between."""
+_CUT_REQUESTS = re.compile(r"aborting in-flight requests count=(\d+)|Remaining number of requests (\d+)")
 _SERVER_ERROR = re.compile(r'"POST [^"]*" 500\b')
 
 
@@ -80,12 +85,18 @@ class FirstError:
     """The last line of the first traceback."""
     complaint: str | None = None
     """The first line at level ERROR or above, for logs without a traceback."""
+    ended_at: int = 0
+    """The line of the last exception that nothing caught."""
     before: tuple[str, ...] = ()
     """The lines of the traceback before it."""
     caught: str | None = None
     """The first exception that the engine caught, such as that of a request."""
     echo: str | None = None
     """The first exception that only reports a failure elsewhere, such as a lost peer."""
+
+    def ends(self, lines: int) -> bool:
+        """Whether a log of so many *lines* ends with an exception that nothing caught: its process has ended."""
+        return self.text is not None and lines - self.ended_at <= _LAST_LINES
 
 
 @dataclass(slots=True)
@@ -113,8 +124,18 @@ class Boot:
     cut_requests: int = 0
     traces: dict[tuple[str, str, str], Trace] = field(default_factory=dict)
     caught: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Whether a traceback that begins now was announced as caught, by source and process."""
+    caught_until: int = 0
+    """Up to this line each line of such a process is read: the next one that is no traceback ends it."""
     sizes_due: int = 0
     sized: Failure | None = None
+
+    def catches(self, owner: tuple[str, str], line: int | None) -> None:
+        """Note that *owner* announced a caught traceback in *line*; None: it logged something else."""
+        if line is not None:
+            self.caught[owner], self.caught_until = True, line + _CAUGHT_WITHIN
+        elif self.caught.pop(owner, False) and not self.caught:
+            self.caught_until = 0
 
     @property
     def inside(self) -> bool:
@@ -160,6 +181,11 @@ class Boot:
             self.failed_requests += times
             return True
         return False
+
+    def cuts(self, text: str) -> None:
+        """Note how many requests a server that stops leaves without an answer, if *text* says so."""
+        if match := _CUT_REQUESTS.search(text):
+            self.cut_requests = max(self.cut_requests, int(match[1] or match[2]))
 
     def _starves(self, text: str, times: int) -> None:
         """Count the statistics in which requests wait and none runs; any other sign of work ends the count."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from pytest_longctx.diagnosis.boot_state import Failure
-from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, what_would_tell
+from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
@@ -32,7 +32,6 @@ _SEVERAL = 3
 _WHILE_STARTING: Final = ("environment", "engine-missing")
 """Classes of an import, which comes before the first fact of a boot."""
 _HANGS = ("hang", "hang-workers", "hang-admission")
-_SIZES_SHOWN = 6
 _NEAR_LINES = 5
 """How far from the line that names the cause the allocator's own line may be."""
 _NATIVE = ("native-assertion", "ended-by-signal", "server-ended")
@@ -104,7 +103,7 @@ class Diagnosis:
         if self.doubt:
             yield "doubt", self.doubt
         if self.sizes:
-            shown = list(self.sizes.items())[:_SIZES_SHOWN]
+            shown = list(self.sizes.items())[:6]
             yield "sizes", ", ".join(f"{name} {quantity(value, MEASURES[name].unit)}" for name, value in shown)
         for line in self.evidence:
             yield "seen", line
@@ -138,7 +137,7 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
         return "impaired", _unscheduled(reading)
     if boot.served_at is not None or boot.alive_at:
         return "healthy", None
-    return "unfinished", None
+    return ("failed", diagnose(reading, given)) if boot.errors.ends(reading.lines) else ("unfinished", None)
 
 
 def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[str, float]] | None:
@@ -305,7 +304,7 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
     said = f"unknown, here is the first error: {first}" if first else "unknown, and the log has no error in it"
     if reading.summary is not None:
         if _silent(reading):
-            said = "unknown: a child process ended without a word of its own, no cause in the log"
+            said = silent(told=reading.boot.told)
             looked = _NO_KILL if given.memory_kills is not None else _UNREAD
             return replace(_ended(reading, "unknown", how + said, "unknown", [looked]), doubt=what_would_tell(None))
         return _ended(reading, "unknown", how + said, "unknown", [])

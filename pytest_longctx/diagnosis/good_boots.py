@@ -9,10 +9,10 @@ from math import isclose
 from pathlib import Path
 from typing import Final
 
-from pytest_longctx.diagnosis import quoting
 from pytest_longctx.diagnosis.log_file import read_file
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.diagnosis.records import records
+from pytest_longctx.diagnosis.parsing import quoting
+from pytest_longctx.diagnosis.parsing.records import records
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.redaction import masked
 

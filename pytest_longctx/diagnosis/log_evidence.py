@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pytest_longctx.diagnosis import quoting
-from pytest_longctx.diagnosis.records import ERROR, Record
+from pytest_longctx.diagnosis.parsing import quoting
+from pytest_longctx.diagnosis.parsing.records import ERROR, Record
 
 _KILLED_PROCESS = re.compile(
     r"(?:Out of memory|Memory cgroup out of memory|oom-kill:.*|OOM): ?Kill(?:ed)? process (?P<pid>\d+)"
@@ -155,6 +155,13 @@ def signal_of_banner(line: str) -> str:
 def signal_name(number: int) -> str:
     """SIGKILL and its like; the number where it has no name."""
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
+def silent(*, told: bool) -> str:
+    """What is known where a child ended and no error was logged before; *told*: the log has the beginning of the boot."""
+    if told:
+        return "unknown: a child process ended without a word of its own, no cause in the log"
+    return "unknown: the log has only the end of the failure; its first error stands in the lines before"
 
 
 def what_would_tell(number: int | None) -> str:

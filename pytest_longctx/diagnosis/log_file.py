@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from pytest_longctx.diagnosis.lines import Lines
 from pytest_longctx.diagnosis.log_reader import LogReader
+from pytest_longctx.diagnosis.parsing.lines import Lines
 from pytest_longctx.diagnosis.signatures import Catalogue
 
 _CHUNK_BYTES: Final = 1 << 20

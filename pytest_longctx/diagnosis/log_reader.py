@@ -5,17 +5,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pytest_longctx.diagnosis import quoting
 from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
+from pytest_longctx.diagnosis.line_shapes import HEXADECIMAL, LineShapes
 from pytest_longctx.diagnosis.log_evidence import LogEvidence
-from pytest_longctx.diagnosis.records import COLOURS, Record, records, with_unescaped
+from pytest_longctx.diagnosis.parsing import quoting
+from pytest_longctx.diagnosis.parsing.outer_prefixes import OuterPrefixes
+from pytest_longctx.diagnosis.parsing.records import COLOURS, Record, records, with_unescaped
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
 from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace, joined
 from pytest_longctx.toml import in_range
 
-_CHUNK_BYTES = 1 << 20
+_SERVING = ("serve", "request", "stop")
 _SIZES_WITHIN = 20
 """Lines after a failure that may contain its sizes."""
 _SIZES_DUE = 2
@@ -24,10 +26,6 @@ _MESSAGE_LINES = 40
 """Most lines of an exception's message."""
 _TRACE_LINES = 2000
 """Most lines of a traceback; one without an end by then was overwritten by another process."""
-_HEXADECIMAL = b"0123456789abcdef"
-"""Lines that differ only in these bytes, such as in numbers and ids, have the same shape."""
-_MOST_SHAPES = 20_000
-_GROUP_LINES = 64
 _OFTEN = 16
 """Lines of one shape that are read in one block; of the others only the last."""
 
@@ -47,7 +45,8 @@ class LogReader:
         self.cut = False
         """Whether the current line has no line feed: the log is cut there or still being written."""
         self._index = index_of(catalogue)
-        self._shapes: dict[bytes, bool] = {}
+        self._shapes = LineShapes(self._matters)
+        self._outer = OuterPrefixes()
 
     @property
     def boot(self) -> Boot:
@@ -116,9 +115,9 @@ class LogReader:
         """Read a block of whole lines, as `Lines` makes them."""
         if b"\x1b" in block:
             block = _ESCAPES.sub(b"", block)
-        lines, shapes = block.split(b"\n"), block.translate(None, _HEXADECIMAL).split(b"\n")
-        self._sort_out(dict(zip(shapes, lines, strict=True)))
-        known, before = self._shapes, self.lines
+        lines, shapes = block.split(b"\n"), block.translate(None, HEXADECIMAL).split(b"\n")
+        self._shapes.sort_out(dict(zip(shapes, lines, strict=True)))
+        known, before = self._shapes.known, self.lines
         seen, passed = dict[bytes, int](), dict[bytes, int]()
         last = dict(zip(shapes, range(len(shapes)), strict=True))
         attentive = self._attentive()
@@ -135,17 +134,6 @@ class LogReader:
             attentive = self._attentive()
         self.lines = before + len(lines) - 1
 
-    def _sort_out(self, by_shape: dict[bytes, bytes]) -> None:
-        """Decide for each new shape whether its lines matter; groups of lines are searched first."""
-        if len(self._shapes) > _MOST_SHAPES:
-            self._shapes.clear()
-        fresh = [each for each in by_shape.items() if each[0] not in self._shapes]
-        for start in range(0, len(fresh), _GROUP_LINES):
-            group = fresh[start : start + _GROUP_LINES]
-            some = self._matters(b"\n".join(line for _, line in group).decode("utf-8", "replace"))
-            for shape, line in group:
-                self._shapes[shape] = some and self._matters(line.decode("utf-8", "replace"))
-
     def read_rest(self, block: bytes) -> None:
         """Read a last line that has no line feed."""
         self.cut = True
@@ -154,7 +142,13 @@ class LogReader:
 
     def _attentive(self) -> int:
         """Whether every line matters now: 1 inside a traceback, 2 while the sizes of a failure are expected."""
-        return max((_SIZES_DUE if boot.sizes_due else bool(boot.traces) for boot in self.boots.values()), default=0)
+        return max(
+            (
+                _SIZES_DUE if boot.sizes_due else bool(boot.traces) or self.lines < boot.caught_until
+                for boot in self.boots.values()
+            ),
+            default=0,
+        )
 
     def _matters(self, text: str) -> bool:
         """Whether an entry may match *text*, one line or several."""
@@ -172,7 +166,12 @@ class LogReader:
         """Read one line that stands for so many *times* equal ones."""
         self.lines += 1
         for record in records(line):
-            self._take(record, times)
+            inner = record.text if record.logged else self._outer.removed(record.text)
+            if inner is record.text:
+                self._take(record, times)
+                continue
+            for each in records(inner):
+                self._take(replace(each, line=record.line, source=each.source or record.source), times)
 
     def _take(self, record: Record, times: int) -> bool:
         boot = self.boots.setdefault(record.source, Boot())
@@ -243,6 +242,7 @@ class LogReader:
         elif not trace.done:
             return False
         trace.message += 1
+        boot.errors.ended_at = max(boot.errors.ended_at, self.lines) if not trace.caught else boot.errors.ended_at
         return self._explain(boot, record, text, trace) is not None or text[:1] == " "
 
     def _close(self, boot: Boot, trace: Trace) -> None:
@@ -251,6 +251,7 @@ class LogReader:
     def _places(self, boot: Boot, trace: Trace, record: Record) -> None:
         text = record.text
         trace.tail = [*trace.tail[-5:], text]
+        trace.frame = text if FRAME.match(text) else trace.frame
         for pattern, place in self._index.places:
             if pattern.search(text):
                 trace.places[place.of] = place
@@ -266,6 +267,7 @@ class LogReader:
             self._explain(boot, record, text, trace)
             return
         known = self._explain(boot, record, text, trace)
+        boot.errors.ended_at = self.lines
         if known is not None and known.summary:
             boot.errors.echo = boot.errors.echo or text.strip()
         elif boot.errors.text is None:
@@ -282,19 +284,18 @@ class LogReader:
         said = self._facts(boot, record)
         boot = self.boots[record.source]
         if boot.phase == "stop":
-            if match := _CUT_REQUESTS.search(text):
-                boot.cut_requests = max(boot.cut_requests, int(match[1] or match[2]))
+            boot.cuts(text)
             return said
         owner = (record.source, record.process)
         if (notice := self._notice(boot, record, times)) is not None:
-            boot.caught[owner] = notice.caught
+            boot.catches(owner, self.lines if notice.caught else None)
             return True
         if text.strip():
-            boot.caught[owner] = False
+            boot.catches(owner, None)
         alive = boot.lives(text, self.lines, times)
         known = self._explain(boot, record, text, None)
         if known is not None and known.survivable:
-            boot.caught[owner] = True
+            boot.catches(owner, self.lines)
         if known is None and boot.errors.complaint is None and complains(record):
             boot.errors.complaint = record.whole.strip()
         return said or alive
@@ -311,7 +312,7 @@ class LogReader:
             if fact.boot and (boot.phase in ("serve", "stop") or boot.fatal_at is not None or boot.candidates):
                 self.earlier.setdefault(record.source, []).append(boot)
                 boot = self.boots[record.source] = Boot()
-                self._shapes.clear()  # a first error of this boot is wanted, too
+                self._shapes.known.clear()  # a first error of this boot is wanted, too
             if (boot.phase == "serve") is not (fact.phase == "stop") or boot.phase == "stop":
                 if boot.phase == "serve" and fact.phase == "serve":
                     boot.alive_at, said = self.lines, True
@@ -346,7 +347,9 @@ class LogReader:
                 continue
             if trace is not None and trace.caught and not signature.survivable:
                 continue
-            if signature.placed and (trace is None or signature.kind not in trace.places):
+            if not (trace.raised(signature) if trace else not (signature.placed or signature.raised_in)):
+                continue
+            if signature.booting and boot.reached in _SERVING:
                 continue
             self._found(boot, record, signature, match, trace)
             return signature
@@ -395,6 +398,3 @@ class LogReader:
         """Whether the engine's version lies in *wanted*; an unknown version does."""
         version = boot.words.get("engine_version", self.version)
         return version is None or in_range(version, wanted)
-
-
-_CUT_REQUESTS = re.compile(r"aborting in-flight requests count=(\d+)|Remaining number of requests (\d+)")

@@ -2,8 +2,8 @@
 
 import re
 
-from pytest_longctx.diagnosis import quoting
-from pytest_longctx.diagnosis.records import ERROR, LEVELS, Record
+from pytest_longctx.diagnosis.parsing import quoting
+from pytest_longctx.diagnosis.parsing.records import ERROR, LEVELS, Record
 from pytest_longctx.diagnosis.signatures import Signature
 from pytest_longctx.diagnosis.tracebacks import EXCEPTION
 

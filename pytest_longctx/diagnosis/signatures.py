@@ -156,6 +156,10 @@ class Signature(toml.Table):
     """Required roles of the line: ``exception``, ``record``, ``native``; empty: any."""
     placed: bool = False
     """It counts only in a traceback that has a place of its class."""
+    raised_in: Pattern | None = None
+    """It counts only in a traceback whose last frame matches: the program that raised the exception."""
+    booting: bool = False
+    """It counts only before the server serves."""
     root: bool = False
     """Evidence of the kernel or the driver: time-outs and faults that an engine logs beside it follow from it."""
     after: str | None = None

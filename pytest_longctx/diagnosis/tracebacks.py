@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from pytest_longctx.diagnosis.records import Record
-from pytest_longctx.diagnosis.signatures import Phase, Place
+from pytest_longctx.diagnosis.parsing.records import Record
+from pytest_longctx.diagnosis.signatures import Phase, Place, Signature
 
 HEADER: Final = "Traceback (most recent call last)"
 FRAME = re.compile(r"\s*(?:\| )?\s*File \"[^\"]+\", line \d+")
@@ -35,6 +35,14 @@ class Trace:
     message: int = 0
     failure: object = None
     tail: list[str] = field(default_factory=list)
+    frame: str = ""
+    """The last frame."""
+
+    def raised(self, signature: Signature) -> bool:
+        """Whether the exception comes from where *signature* wants it to."""
+        if signature.placed and signature.kind not in self.places:
+            return False
+        return signature.raised_in is None or re.search(signature.raised_in, self.frame) is not None
 
     def holds(self, record: Record) -> bool:
         """Whether *record* can be a line of this traceback."""

@@ -15,8 +15,8 @@ from typing import Protocol
 
 from pytest_longctx.backends import Recipe
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.lines import LogTail
 from pytest_longctx.diagnosis.oom_killer import MemoryKills, MemoryWatch
+from pytest_longctx.diagnosis.parsing.lines import LogTail
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import _supervisor, locks
 from pytest_longctx.processes.orphans import VARIABLE, Mark, end_orphans

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from pytest_longctx.backends import Recipe
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.lines import LogTail
 from pytest_longctx.diagnosis.oom_killer import kills_in_group_of
+from pytest_longctx.diagnosis.parsing.lines import LogTail
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import Candidate
 from pytest_longctx.redaction import mask_file, masked, private, remember, secret_values, shown

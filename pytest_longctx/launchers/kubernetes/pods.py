@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_longctx.diagnosis.diagnose import Evidence
-from pytest_longctx.diagnosis.lines import LogTail
+from pytest_longctx.diagnosis.parsing.lines import LogTail
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.kubernetes.cluster import Cluster

@@ -46,8 +46,12 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "oom-weights": ("gpu-oom-weights",),
     "quant-no-device": ("wrong-build",),
     "ray-no-resources": ("cluster-resources",),
+    "nccl-error": ("collective-failed",),
+    "ray-resources": ("cluster-resources",),
+    "rendezvous-timeout": ("rank-unreachable",),
     "request-never-scheduled": ("hang-admission",),
     "structured-output-crash": ("structured-output",),
+    "weights-mismatch": ("checkpoint-mismatch",),
 }
 """The labels whose name is not that of our class. A warm-up after the graphs is labelled with them, and is a class of ours with the trial run."""
 
@@ -60,12 +64,16 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
 """Labels that are finer than our class: of it only these signatures, and their remedies, are right."""
 
 DEBATABLE: Mapping[str, tuple[str, ...]] = {
+    "sglang-sgl-kernel-undefined-symbol.log": ("environment",),
     "trap-400-traceback-then-device-assert.log": ("gpu-fault",),
+    "trtllm-additional-executor-resources.log": ("gpu-oom-profile",),
 }
 """
 Logs whose label is debatable, and the class that counts as right beside it.
 
-The first shows an assertion on an index and no word of NaN. Its label, ``nan-logits``, is that of its thread, where the index
+A kernel package that was built against another PyTorch is a wrong build as well as a broken environment. TensorRT-LLM's
+component of that name is allocated after the KV cache, for the largest batch.
+The assertion log shows an assertion on an index and no word of NaN. Its label, ``nan-logits``, is that of its thread, where the index
 came from a row of NaN; in other threads the same assertion came from a draft model with fewer positions.
 """
 

@@ -10,7 +10,8 @@ from pytest_longctx.diagnosis.diagnose import assess
 from tests.unit.diagnosis.corpus import CATALOGUES, FOLDER, Labelled, labelled, score
 
 THIRD = FOLDER.parent / "third"
-"""Scored blind once, and developed with since."""
+FOURTH = FOLDER.parent / "fourth"
+"""Both were scored blind once, and developed with since."""
 LOGS = list(labelled())
 FAILING = [each for each in LOGS if not each.healthy]
 
@@ -24,7 +25,7 @@ def test_the_corpus_is_large_and_of_many_engines():
     assert len(LOGS) - len(FAILING) >= 40
 
 
-@pytest.mark.parametrize("log", ids([each for each in (*LOGS, *labelled(THIRD)) if each.healthy]))
+@pytest.mark.parametrize("log", ids([each for each in (*LOGS, *labelled(THIRD), *labelled(FOURTH)) if each.healthy]))
 def test_a_healthy_boot_is_never_called_failed(log):
     reading = log.read()
     state, found = assess(reading, log.ended)
@@ -32,13 +33,15 @@ def test_a_healthy_boot_is_never_called_failed(log):
     assert not reading.fatal  # and no wait would have ended for it
 
 
-@pytest.mark.parametrize("log", ids([each for each in (*LOGS, *labelled(THIRD)) if each.label == "unknown"]))
+@pytest.mark.parametrize(
+    "log", ids([each for each in (*LOGS, *labelled(THIRD), *labelled(FOURTH)) if each.label == "unknown"])
+)
 def test_where_the_log_has_no_cause_none_is_claimed(log):
     found = assess(log.read(), log.ended)[1]
     assert found is None or found.kind == "unknown"
 
 
-@pytest.mark.parametrize("folder", [FOLDER, THIRD], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [FOLDER, THIRD, FOURTH], ids=lambda folder: folder.name)
 def test_claimed_causes_are_right_and_most_failures_have_one(folder):
     counts, _, wrong = score(folder)
     assert counts["healthy called failed"] == 0, wrong

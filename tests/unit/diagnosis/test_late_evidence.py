@@ -6,7 +6,7 @@ from pytest_longctx.backends import catalogues, every_catalogue
 from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, assess, diagnose
 from pytest_longctx.diagnosis.log_file import read
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.diagnosis.records import parse
+from pytest_longctx.diagnosis.parsing.records import parse
 
 CATALOGUES = catalogues()
 TIME_OUT = "(EngineCore pid=7) ERROR 11-20 10:00:00 [core.py:9] TimeoutError: RPC call to execute_model timed out."
@@ -16,7 +16,7 @@ CONFIG = """\
 Traceback (most recent call last):
   File "/x/vllm/{frame}", line 9, in {function}
     raise ValueError(
-ValueError: Chunked MM input disabled but max_tokens_per_mm_item (16384) is larger than max_num_batched_tokens (8192).
+ValueError: The tokens of one item (16384) are more than one step takes (8192).
 """
 LOADING = """\
 Traceback (most recent call last):

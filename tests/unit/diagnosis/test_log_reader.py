@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_longctx.diagnosis.lines import LONGEST_LINE, Lines
 from pytest_longctx.diagnosis.log_file import read
 from pytest_longctx.diagnosis.log_reader import LogReader
+from pytest_longctx.diagnosis.parsing.lines import LONGEST_LINE, Lines
 from pytest_longctx.registry import BACKENDS, load
 from tests.unit.recorded_logs import BENIGN, FAILURES, TORCH
 

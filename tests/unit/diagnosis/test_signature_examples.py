@@ -8,7 +8,7 @@ import pytest
 from pytest_longctx.backends import signature_files
 from pytest_longctx.diagnosis import signatures
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.diagnosis.records import records
+from pytest_longctx.diagnosis.parsing.records import records
 from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.registry import BACKENDS, load
 from pytest_longctx.toml import in_range

@@ -9,7 +9,7 @@ from pytest_longctx.diagnosis.diagnose import Evidence, assess
 from pytest_longctx.diagnosis.engine_of_log import engine_of
 from pytest_longctx.diagnosis.log_file import read
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.diagnosis.records import parse
+from pytest_longctx.diagnosis.parsing.records import parse
 
 CATALOGUES = catalogues()
 UP = "INFO:     Application startup complete.\n"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.diagnosis.records import ERROR, INFO, WARNING, parse, records
+from pytest_longctx.diagnosis.parsing.records import ERROR, INFO, WARNING, parse, records
 
 LINES = [
     ("(EngineCore pid=70) ERROR 11-21 10:14:30 [core.py:1231] it failed", (ERROR, "core.py:1231", "EngineCore pid=70", "it failed")),

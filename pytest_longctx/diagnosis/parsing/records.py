@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pytest_longctx.diagnosis import quoting
+from pytest_longctx.diagnosis.parsing import prefixes, quoting
 
 LEVELS: Final = {
     **dict.fromkeys(("D", "T", "V", "DEBUG", "TRACE", "VERBOSE"), 10),
@@ -64,6 +64,11 @@ class Record:
         return not any(kind in _LOGGERS for kind in self.kinds)
 
     @property
+    def logged(self) -> bool:
+        """Whether an engine's own prefix was removed."""
+        return self.kinds[-1:] != () and self.kinds[-1] in prefixes.LAST
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """Source, process and logging call: lines with the same key can belong to one message."""
         return self.source, self.process, "" if self.bare else self.where
@@ -91,109 +96,6 @@ _LOGGERS: Final = frozenset(
         "serve",
     )
 )
-_STAMP = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?"
-_LEVEL = r"TRACE|DEBUG|INFO|NOTICE|WARNING|WARN|ERROR|CRITICAL|FATAL"
-
-_PREFIXES: Final = tuple(
-    (name, re.compile(pattern))
-    for name, pattern in {
-        "kubectl": r"\[pod/(?P<source>[^\]\s]+)\] ?",
-        "loguru": rf"(?P<time>{_STAMP}) \| (?P<level>[A-Z]+) *\| (?P<where>[\w.<>]+:[\w<>.]+:\d+) - ",
-        "python": rf"(?P<time>{_STAMP}) - (?P<logger>[\w.]+) - (?P<level>[A-Z]+) - (?P<where>[\w./]+\.py:\d+ - )?",
-        "model_log": r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d+) \[[A-Z]+ *\] \S+-std(?:out|err) MODEL_LOG - ?",
-        "torchserve": r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d+) \[(?P<level>[A-Z]+) *\] \S+ (?P<where>[\w.]+) - ",
-        "worker": rf"(?P<time>{_STAMP})\t(?P<level>{_LEVEL}) (?P<where>[\w./-]+:\d+) -- ",
-        "serve": rf"(?P<level>{_LEVEL}) {_STAMP} (?P<where>[\w.:#-]+)(?: [\w-]+){{1,3}} -- ",
-        "lemonade": rf"(?P<time>{_STAMP}) \[(?P<level>[A-Z][a-z]+)\] (?:\([\w ]+\) ?)?",
-        "nixl": rf"(?P<time>{_STAMP}) NIXL (?P<level>[A-Z]+) +(?P<where>\S+:\d+ )?",
-        "ray": rf"\[(?P<time>{_STAMP}) (?P<level>[IWEFCD]) \d+ \d+\] (?P<where>[\w./]+:\d+): ?",
-        "neuron": r"\d{4}-(?:[A-Z][a-z]{2}|\d\d)-\d\d \d\d:\d\d:\d\d\.\d+:? +[\d:]+ +"
-        r"\[?(?P<level>[A-Z]+)\]?:? +(?P<where>[A-Z]+:\w+ +)?",
-        "gunicorn": r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\] \[\d+\] \[(?P<level>[A-Z]+)\] ",
-        "times": r"\[(?P<time>(?:\d{4}-)?\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?)(?P<rank>(?: [A-Z]{2,4}\d+)*)\] ?"
-        r"(?:LMCache (?P<level>[A-Z]+): )?",
-        "kernel": r"\[(?:[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}|\s*\d+\.\d{6})\] ",
-        "tensorrt": r"(?:\[\d\d/\d\d/\d{4}-\d\d:\d\d:\d\d\] )?\[(?:TRT-LLM|TRT|TensorRT-LLM|TM)\] ?"
-        r"(?:\[RANK (?P<rank>\d+)\] ?)?\[(?P<level>[A-Z]+)\](?:\[[^\]]*\])* ?",
-        "glog": r"\[?(?P<level>[IWEFC])(?:\d{3,4} \d\d:\d\d:\d\d\.\d+)? +(?:\d+ +)?(?P<where>[\w./+-]+:\d+)\] ?",
-        "mpi": r"\[\d+,\d+\]<std(?:out|err)>: ?",
-        "rank": r"\[(?:rank|default) ?(?P<rank>\d+)\]:? ?",
-        "router": r"\[\d{2,7}\] ?(?=\d+\.\d\d\.\d|/|\[|[A-Za-z]|$)",
-        "iso": r"\[?(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?)\]? ?"
-        r"(?:std(?:out|err) [FP] ?)?(?:\[[a-z][\w.-]+-\d+\] )?(?:[\w.-]+ (?P<source>[\w./@-]+)\[\d+\]: ?)?",
-        "journal": r"(?:<\d>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)?) [\w.-]+ "
-        r"(?P<source>[\w./@-]+)(?:\[\d+\])?: ?",
-        "rust": rf" ?(?P<level>{_LEVEL}) "
-        rf"(?P<where>.{{0,400}}?\btext_generation\w*(?:::\w+)*: (?:[\w/.-]+\.rs:\d+: )?)",
-        "engine": rf"(?P<level>{_LEVEL})(?: (?P<time>\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?))? "
-        r"\[?(?P<where>[\w./<>-]+\.(?:pyx?|cc|cpp|rs):\d+)(?:\]|:) ?",
-        "uvicorn": rf"(?P<level>{_LEVEL}):(?: {{4,}}| (?! ))",
-        "dated": rf"(?P<level>{_LEVEL}):{_STAMP}:(?P<where>[\w.]+:\d+): ",
-        "logging": rf"(?P<level>{_LEVEL}):(?P<where>[\w.]+): ?",
-        "tag": r" ?\((?P<process>(?:[\w.:-]+(?: rank=\d+)?,? pid=\d+(?:, ip=[\d.]+)?)|raylet|autoscaler(?: [^)]*)?)\) ?",
-        "logfmt": r"time=\S+ level=(?P<level>[A-Z]+) source=(?P<where>\S+) msg=\"?",
-        "nccl": r"(?P<where>[\w.-]+):\d+:\d+ \[\d+\] (?:[\w/.]+:\d+ )?NCCL (?P<level>INFO|WARN|TRACE) ?",
-        "llama": r"\d+\.\d\d\.\d{3}\.\d{3} (?P<level>[IWED]) ",
-        "srun": r"\d{1,3}: ?",
-        "date": rf"(?P<time>{_STAMP}),? +(?=\S)",
-        "compose": r"(?!(?:TRACE|DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL)\b)(?P<source>[A-Za-z][\w.-]*) *\| ?",
-        "level": rf"\[?(?P<level>{_LEVEL})\]?:? +(?=\S)",
-    }.items()
-)
-_STARTS: Final[dict[str, tuple[tuple[str, re.Pattern[str]], ...]]] = {}
-"""The prefixes that can begin with a character, filled on first use."""
-_ALPHABET: Final = {
-    "[": ("kubectl", "iso", "ray", "gunicorn", "times", "kernel", "tensorrt", "glog", "mpi", "rank", "router", "level"),
-    "(": ("tag",),
-    "<": ("journal",),
-    " ": ("rust", "tag"),
-}
-_DIGITS: Final = (
-    "loguru",
-    "python",
-    "model_log",
-    "torchserve",
-    "worker",
-    "lemonade",
-    "nixl",
-    "neuron",
-    "iso",
-    "llama",
-    "srun",
-    "nccl",
-    "date",
-)
-_LETTERS: Final = (
-    "journal",
-    "logfmt",
-    "rust",
-    "engine",
-    "serve",
-    "dated",
-    "uvicorn",
-    "logging",
-    "glog",
-    "nccl",
-    "compose",
-    "level",
-)
-_ONCE: Final = ("compose", "srun", "journal", "level", "date")
-_LAST: Final = frozenset(("engine", "rust", "neuron", "ray", "llama", "loguru", "python"))
-"""Loggers of engines: the message after such a prefix is not searched for more prefixes."""
-_TRANSPORT: Final = frozenset(("loguru", "python", "lemonade"))
-"""Formats that also relay the output of another program, whose own level counts then."""
-_ENGINES = re.compile(
-    r"vllm|sglang|lmdeploy|tensorrt|trtllm|text_generation|lmcache|turbomind|transformers|torch|uvicorn|huggingface|mooncake|nixl|ray\b|neuron|llama|engine",
-    re.IGNORECASE,
-)
-
-
-def _candidates(first: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    if first not in _STARTS:
-        names = _ALPHABET.get(first) or (_DIGITS if first.isdigit() else _LETTERS if first.isalpha() else ())
-        known = dict(_PREFIXES)
-        _STARTS[first] = tuple((name, known[name]) for name in names)
-    return _STARTS[first]
 
 
 def parse(line: str) -> Record:
@@ -214,7 +116,7 @@ def _strip(record: Record) -> Record:
     """Remove every known prefix from the text of *record*."""
     line = _Line(record)
     for _ in range(_MOST_PREFIXES):
-        if not line.text or not line.take_off() or line.kinds[-1] in _LAST:
+        if not line.text or not line.take_off() or line.kinds[-1] in prefixes.LAST:
             break
     return line.record()
 
@@ -229,8 +131,8 @@ class _Line:
 
     def take_off(self) -> bool:
         """Remove one prefix. Returns whether there was one."""
-        for name, pattern in _candidates(self.text[0]):
-            if name in _ONCE and name in self.kinds:
+        for name, pattern in prefixes.candidates(self.text[0]):
+            if name in prefixes.ONCE and name in self.kinds:
                 continue
             match = pattern.match(self.text)
             if match is not None and (name != "level" or _may_be_level(self.text, match, self.kinds)):
@@ -244,7 +146,7 @@ class _Line:
         self.text = _unquoted(name, self.text[match.end() :])
         if name == "times":  # it has no level, whatever the one before it says
             self.level = None
-        if name in _TRANSPORT and not _ENGINES.search(f"{groups.get('where')} {groups.get('logger')}"):
+        if name in prefixes.TRANSPORT and not prefixes.ENGINES.search(f"{groups.get('where')} {groups.get('logger')}"):
             self.kinds[-1], self.level = "relay", None
             return
         if level := groups.get("level"):
@@ -356,9 +258,9 @@ def _from_json(outer: Record) -> Record | None:
     return replace(
         outer,
         text="\n".join(filter(None, (message.rstrip("\n"), trace))),
-        level=LEVELS.get(said.upper(), outer.level) if _ENGINES.search(logger) else None,
+        level=LEVELS.get(said.upper(), outer.level) if prefixes.ENGINES.search(logger) else None,
         where=logger or outer.where,
         process=str(content.get("process") or content.get("pid") or outer.process),
         time=next((str(content[key]) for key in _TIME_KEYS if content.get(key)), outer.time),
-        kinds=(*outer.kinds, "json") if _ENGINES.search(logger) else (*outer.kinds, "relay"),
+        kinds=(*outer.kinds, "json") if prefixes.ENGINES.search(logger) else (*outer.kinds, "relay"),
     )

@@ -7,7 +7,7 @@ import pytest
 from pytest_longctx.backends import catalogues
 from pytest_longctx.diagnosis.diagnose import Evidence, assess
 from pytest_longctx.diagnosis.log_file import read
-from pytest_longctx.diagnosis.quoting import in_string, quoted
+from pytest_longctx.diagnosis.parsing.quoting import in_string, quoted
 
 CATALOGUES = catalogues()
 QUOTES = {

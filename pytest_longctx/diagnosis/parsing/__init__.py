@@ -1,0 +1,1 @@
+"""Parse a log: bytes into lines, lines into records without prefixes, quoted text."""

@@ -1,0 +1,56 @@
+"""
+Prefixes that no pattern knows, learned from the log itself.
+
+Collectors of logs put their own text before every line: a service, a time, a stream. Where an engine's own prefix, or the
+header of a traceback, stands behind such text, the text is a prefix, and so is the text of the same form before other lines.
+"""
+
+import re
+from typing import Final
+
+from pytest_longctx.diagnosis.parsing import quoting
+
+_ENGINE: Final = re.compile(
+    r"(?:\(\w[\w .:=-]* pid=\d+\) )?(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) "
+    r"\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? \[?[\w./<>-]+\.py:\d+\]"
+    r"|\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: [A-Z]{2,4}\d+)+\] "
+    r"|Traceback \(most recent call last\):\s*$"
+)
+"""What an engine writes at the beginning of a line, and nothing else does."""
+_WORD: Final = re.compile(r"\d+|[0-9a-f]{6,}")
+_LONGEST: Final = 160
+_MOST: Final = 16
+_PROSE: Final = re.compile(r"(?i)exception|error|failed|warning|prompt|['\"`{]|[a-z]{2,} [a-z]{2,}\b|[a-z]+:\s*$")
+"""Text that belongs to the message: a summary before a traceback, a quotation, a sentence."""
+_NUMBERED: Final = re.compile(r"[\d\[|]")
+"""What every prefix of a collector has: a time, a number or a frame."""
+
+
+class OuterPrefixes:
+    """The prefixes that were learned."""
+
+    def __init__(self) -> None:
+        self._forms: list[str] = []
+        self._known: re.Pattern[str] | None = None
+
+    def removed(self, line: str) -> str:
+        """*line* without a learned prefix; a line that shows a new one teaches it."""
+        if self._known is not None and (found := self._known.match(line)):
+            return line[found.end() :]
+        found = _ENGINE.search(line, 0, _LONGEST + 80)
+        if found is None or not 0 < found.start() <= _LONGEST or len(self._forms) >= _MOST:
+            return line
+        before = line[: found.start()]
+        if _PROSE.search(before) or not _NUMBERED.search(before) or quoting.is_comment(line):
+            return line
+        self._learn(before)
+        return line[found.start() :]
+
+    def _learn(self, prefix: str) -> None:
+        """Add the form of *prefix*: its text with any numbers and ids."""
+        form, at = "", 0
+        for found in _WORD.finditer(prefix):
+            form += re.escape(prefix[at : found.start()]) + "[0-9a-f]+"
+            at = found.end()
+        self._forms.append(form + re.escape(prefix[at:].rstrip(" ")) + (" ?" if prefix.endswith(" ") else ""))
+        self._known = re.compile("|".join(self._forms))
