@@ -339,17 +339,17 @@ class LogReader:
         """Search *text* for a failure. Returns its signature, or None."""
         exception, text = trace is not None or is_exception(record, text), joined(text)
         for pattern, signature in self._index.of(text):
-            if not isinstance(signature, Signature) or not (match := pattern.search(text)):
+            if not isinstance(signature, Signature) or (signature.booting and boot.reached in _SERVING):
+                continue
+            if not (trace.raised(signature) if trace else not (signature.placed or signature.raised_in)):
+                continue
+            if (match := pattern.search(text)) is None:
                 continue
             if signature.version is not None and not self._runs(boot, signature.version):
                 continue
             if not counts(signature, record, text, match.start(), exception=exception):
                 continue
             if trace is not None and trace.caught and not signature.survivable:
-                continue
-            if not (trace.raised(signature) if trace else not (signature.placed or signature.raised_in)):
-                continue
-            if signature.booting and boot.reached in _SERVING:
                 continue
             self._found(boot, record, signature, match, trace)
             return signature

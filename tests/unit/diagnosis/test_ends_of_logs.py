@@ -66,3 +66,17 @@ def test_a_refusal_of_the_engine_counts_only_before_it_serves():
     died = ["ERROR 11-20 23:37:40 [core.py:1231] EngineCore encountered a fatal error.", TRACE[0]]
     end = ['  File "/x/vllm/multimodal/encoder_budget.py", line 3, in check', "ValueError: The budget must suffice"]
     assert assessed([*served, *died, *end])[1].kind == "unknown"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ValueError: the request has more tokens than max_total_tokens",
+        "httpx.ConnectTimeout: timed out",
+        "jinja2.exceptions.TemplateSyntaxError: unexpected '.'",
+        "FileNotFoundError: [Errno 2] No such file or directory: '/uploads/config.json'",
+    ],
+)
+def test_an_error_of_a_request_at_the_end_of_a_log_is_no_failure_of_its_server(error):
+    served = [BANNER, "INFO:     Application startup complete.", '10.0.0.1:1 - "POST /v1/completions HTTP/1.1" 200 OK']
+    assert assessed([*served, "ERROR 11-20 23:37:40 [x.py:1] a request failed", *TRACE, error]) == ("healthy", None)

@@ -27,12 +27,12 @@ COLLECTORS = [
 
 def cause_of(lines):
     state, found = assess(read(["\n".join(lines).encode()], catalogues()["vllm"]), Evidence())
-    return state, found.kind, found.phase
+    return state, found and (found.kind, found.phase)
 
 
 @pytest.mark.parametrize("prefix", COLLECTORS)
 def test_a_log_behind_an_unknown_prefix_says_the_same(prefix):
-    assert cause_of([prefix + line for line in LOG]) == cause_of(LOG) == ("failed", "gpu-oom-profile", "warm-up")
+    assert cause_of([prefix + line for line in LOG]) == cause_of(LOG) == ("failed", ("gpu-oom-profile", "warm-up"))
 
 
 @pytest.mark.parametrize("prefix", COLLECTORS)
