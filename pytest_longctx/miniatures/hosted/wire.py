@@ -16,7 +16,9 @@ from pytest_longctx.miniatures.hosted.latency import Latency
 class Answering(Protocol):
     """What is served: `HostedApi`, or a gateway."""
 
-    latency: Latency
+    @property
+    def latency(self) -> Latency:
+        """Delays; its flag ends them all."""
 
     def get(self, post: Post) -> Reply:
         """Answer a GET request."""

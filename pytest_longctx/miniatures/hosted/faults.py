@@ -1,0 +1,72 @@
+"""Every hosted API in miniature by its name."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pytest_longctx.miniatures.hosted import answer_faults, count_faults, error_faults, path_faults, reading_faults
+from pytest_longctx.miniatures.hosted.api import HostedApi
+
+FAULTS: Mapping[str, type[HostedApi]] = MappingProxyType(
+    {
+        "honest": HostedApi,
+        "drops-head": reading_faults.DropsHead,
+        "drops-tail": reading_faults.DropsTail,
+        "drops-middle": reading_faults.DropsMiddle,
+        "drops-head-and-counts-the-rest": reading_faults.DropsHeadAndCountsTheRest,
+        "replaces-middle-by-summary": reading_faults.ReplacesMiddleBySummary,
+        "summarises": reading_faults.Summarises,
+        "skips-block": reading_faults.SkipsBlock,
+        "reads-32-kib": reading_faults.Reads32KiB,
+        "drops-older-messages": reading_faults.DropsOlderMessages,
+        "counts-characters": count_faults.CountsCharacters,
+        "estimates-from-characters": count_faults.EstimatesFromCharacters,
+        "counts-half-the-time": count_faults.CountsHalfTheTime,
+        "counts-anew-each-time": count_faults.CountsAnewEachTime,
+        "rounds-counts": count_faults.RoundsCounts,
+        "counts-no-further": count_faults.CountsNoFurther,
+        "counts-otherwise-in-stream": count_faults.CountsOtherwiseInStream,
+        "counts-answer-in-words": count_faults.CountsAnswerInWords,
+        "total-is-not-the-sum": count_faults.TotalIsNotTheSum,
+        "makes-up-cached-tokens": count_faults.MakesUpCachedTokens,
+        "cached-above-common-prefix": count_faults.CachedAboveCommonPrefix,
+        "claims-more": count_faults.ClaimsMore,
+        "serves-more": count_faults.ServesMore,
+        "tells-another-limit": count_faults.TellsAnotherLimit,
+        "counts-template-twice": count_faults.CountsTemplateTwice,
+        "unequal-replicas": count_faults.UnequalReplicas,
+        "fails-halfway": count_faults.FailsHalfway,
+        "ignores-max-tokens": answer_faults.IgnoresMaxTokens,
+        "ignores-max-completion-tokens": answer_faults.IgnoresMaxCompletionTokens,
+        "ignores-stop": answer_faults.IgnoresStop,
+        "returns-stop-sequence": answer_faults.ReturnsStopSequence,
+        "says-stop-when-cut": answer_faults.SaysStopWhenCut,
+        "changes-greedy-answers": answer_faults.ChangesGreedyAnswers,
+        "answers-otherwise-from-cache": answer_faults.AnswersOtherwiseFromCache,
+        "loses-end-of-stream": answer_faults.LosesEndOfStream,
+        "mixes-callers": answer_faults.MixesCallers,
+        "answers-500-for-over-length": error_faults.Answers500ForOverLength,
+        "hangs-for-over-length": error_faults.HangsForOverLength,
+        "closes-for-over-length": error_faults.ClosesForOverLength,
+        "empty-200-for-over-length": error_faults.Empty200ForOverLength,
+        "error-with-200": error_faults.ErrorWith200,
+        "page-for-over-length": error_faults.PageForOverLength,
+        "goes-on-after-error": error_faults.GoesOnAfterError,
+        "streams-nothing-for-over-length": error_faults.StreamsNothingForOverLength,
+        "breaks-after-over-length": error_faults.BreaksAfterOverLength,
+        "accepts-any-key": error_faults.AcceptsAnyKey,
+        "accepts-any-model": error_faults.AcceptsAnyModel,
+        "accepts-bad-parameters": error_faults.AcceptsBadParameters,
+        "fails-on-bad-parameters": error_faults.FailsOnBadParameters,
+        "repeats-the-key": error_faults.RepeatsTheKey,
+        "refuses-bodies-over-32-kib": path_faults.RefusesBodiesOver32KiB,
+        "cuts-bodies-at-32-kib": path_faults.CutsBodiesAt32KiB,
+        "buffers-streams": path_faults.BuffersStreams,
+        "reads-twice": path_faults.ReadsTwice,
+        "storms-of-429": path_faults.StormsOf429,
+        "redirects-elsewhere": path_faults.RedirectsElsewhere,
+        "gives-up-on-silence": path_faults.GivesUpOnSilence,
+        "closes-long-streams": path_faults.ClosesLongStreams,
+        "sends-after-done": path_faults.SendsAfterDone,
+    }
+)
+"""Every miniature by its name; ``honest`` has no fault."""
