@@ -12,11 +12,11 @@ class RateLimit:
     requests: int
     per_s: float = 60.0
     _left: float = 0.0
-    _at_s: float = field(default_factory=time.monotonic)
+    _at_s: float = 0.0
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
-        self._left = float(self.requests)
+        self._left, self._at_s = float(self.requests), time.monotonic()
 
     def take(self) -> float | None:
         """Take one request. Returns the seconds until one is free if there is none now."""

@@ -39,8 +39,8 @@ class Caller:
 
     def stream(self, prompt: Any, **fields: Any) -> list[Any]:
         """Return the data of the events: objects, and "[DONE]"."""
-        fields = {"stream": True, "stream_options": {"include_usage": True}} | fields
-        return events(self.chat(prompt, **fields).text)
+        options = {"include_usage": True}
+        return events(self.chat(prompt, stream=True, stream_options=options, **fields).text)
 
     def text(self, prompt: Any, **fields: Any) -> str:
         return said(self.chat(prompt, **fields).json())
@@ -71,12 +71,12 @@ def events(text: str) -> list[Any]:
 
 def start(stack: ExitStack, name: str, **options: Any) -> Caller:
     """Serve the miniature *name* until *stack* ends."""
-    options = {"limit": LIMIT, "key": "right"} | options
+    given: dict[str, Any] = {"limit": LIMIT, "key": "right"} | options
     elsewhere = None
     if name == "redirects-elsewhere":
         elsewhere = Elsewhere(HostedApi(limit=LIMIT))
-        options["elsewhere"] = stack.enter_context(serving(elsewhere))
-    api = FAULTS[name](**options)
+        given["elsewhere"] = stack.enter_context(serving(elsewhere))
+    api = FAULTS[name](**given)
     return Caller(stack.enter_context(serving(api)), api, elsewhere=elsewhere)
 
 

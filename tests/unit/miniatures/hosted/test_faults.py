@@ -84,7 +84,8 @@ def longest(caller: Caller, most: int = 2 * LIMIT) -> int:
 
 def listed(caller: Caller) -> int | None:
     rows = httpx.get(f"{caller.url}/v1/models", headers={"Authorization": "Bearer right"}).json()["data"]
-    return rows[0].get("context_length")
+    length: int | None = rows[0].get("context_length")
+    return length
 
 
 def refused_by_length(caller: Caller) -> int:
@@ -166,7 +167,9 @@ def gave_key_away(caller: Caller) -> bool:
 
 def buffered(caller: Caller) -> bool:
     """Whether the first event has not arrived when the thirtieth is made: the server waits there for the client."""
-    arrived, made, early = threading.Event(), [], []
+    arrived = threading.Event()
+    made: list[int] = []
+    early: list[bool] = []
 
     def wait(tokens: int) -> None:
         made.append(tokens)
@@ -183,7 +186,7 @@ def buffered(caller: Caller) -> bool:
 
 
 def after_done(caller: Caller) -> bool:
-    return caller.stream(COUNT)[-1] != "[DONE]"
+    return bool(caller.stream(COUNT)[-1] != "[DONE]")
 
 
 def status(caller: Caller, prompt: str = OVER, **fields: object) -> int:
