@@ -15,6 +15,7 @@ FAULTS: Mapping[str, type[HostedApi]] = MappingProxyType(
         "drops-head-and-counts-the-rest": reading_faults.DropsHeadAndCountsTheRest,
         "replaces-middle-by-summary": reading_faults.ReplacesMiddleBySummary,
         "summarises": reading_faults.Summarises,
+        "keeps-chance-passages": reading_faults.KeepsChancePassages,
         "skips-block": reading_faults.SkipsBlock,
         "reads-32-kib": reading_faults.Reads32KiB,
         "drops-older-messages": reading_faults.DropsOlderMessages,

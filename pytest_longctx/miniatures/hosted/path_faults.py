@@ -50,13 +50,13 @@ class BuffersStreams(HostedApi):
 
 @dataclass
 class ReadsTwice(HostedApi):
-    """Every prompt is read twice, as with a proxy that repeats requests; ``/metrics`` shows it."""
+    """Every prompt is read twice, on two replicas, as with a proxy that repeats requests; ``/metrics`` shows it."""
 
     def __post_init__(self) -> None:
         self.pages = True
 
     def complete(self, dialect: Dialect, call: Call) -> Reply:
-        first = super().complete(dialect, replace(call, stream=False))
+        first = super().complete(dialect, replace(call, stream=False, salt=f"{call.salt}/another replica"))
         return super().complete(dialect, call) if isinstance(first, Whole) and first.status == 200 else first
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from random import Random
 
 from pytest_longctx.miniatures.hosted.api import HostedApi
 from pytest_longctx.miniatures.hosted.calls import Answer, Call, Message, Usage
@@ -73,13 +74,27 @@ class ReplacesMiddleBySummary(Shortens):
 
 
 class Summarises(Shortens):
-    """It keeps a sixteenth at both ends, and of the rest every third passage of 64 tokens."""
+    """It keeps a sixteenth at both ends; of nine passages between them it keeps the second, the fifth and the eighth."""
+
+    def shortened(self, ids: Ids, room: int) -> Ids:
+        side = len(ids) // 16
+        passage = (len(ids) - 2 * side) // 9
+        kept = ids[:side]
+        for number in (1, 4, 7):
+            kept += ids[side + number * passage : side + (number + 1) * passage]
+        return kept + ids[-side:]
+
+
+class KeepsChancePassages(Shortens):
+    """It keeps the ends, and between them passages of 64 tokens by chance, one in three, as an extractive summary does."""
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         side = len(ids) // 16
         middle, kept = ids[side:-side], ids[:side]
-        for start in range(0, len(middle), 192):
-            kept += middle[start : start + 64]
+        rng = Random(ids.tobytes())
+        for start in range(0, len(middle), 64):
+            if rng.random() < 1 / 3:
+                kept += middle[start : start + 64]
         return kept + ids[-side:]
 
 

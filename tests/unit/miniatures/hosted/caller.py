@@ -75,7 +75,7 @@ def start(stack: ExitStack, name: str, **options: Any) -> Caller:
     elsewhere = None
     if name == "redirects-elsewhere":
         elsewhere = Elsewhere(HostedApi(limit=LIMIT))
-        given["elsewhere"] = stack.enter_context(serving(elsewhere))
+        given["elsewhere"] = stack.enter_context(serving(elsewhere)).replace("127.0.0.1", "localhost")
     api = FAULTS[name](**given)
     return Caller(stack.enter_context(serving(api)), api, elsewhere=elsewhere)
 

@@ -213,6 +213,7 @@ SEEN: dict[str, Callable[[Caller], bool]] = {
     "drops-head-and-counts-the-rest": lambda c: counts_of_cut(c) and head_lost(c),
     "replaces-middle-by-summary": middle_lost,
     "summarises": summarised,
+    "keeps-chance-passages": summarised,
     "skips-block": middle_lost,
     "reads-32-kib": lambda c: tail_lost(c, 900),
     "drops-older-messages": older_messages_lost,
