@@ -64,7 +64,9 @@ def _newer(exam: Examination, short: Reply) -> Result:
         return unmeasured(name, "answer-max-tokens is broken")
     letters, before = len(reply.text + reply.thought), len(short.text + short.thought)
     counted = reply.counts.answer if reply.counts else None
-    seen = f"{'not counted' if counted is None else f'{counted} tokens'}, {letters} letters, with {older} {before} letters"
+    seen = (
+        f"{'not counted' if counted is None else f'{counted} tokens'}, {letters} letters, with {older} {before} letters"
+    )
     if letters > 2 * before + _LETTERS_PER_TOKEN and (counted is None or counted > _CUT_TOKENS):
         return broken(name, seen, f"at most {_CUT_TOKENS} tokens, or a 4xx", f"{other} {_CUT_TOKENS}")
     return holds(name, seen, f"{other} {_CUT_TOKENS}")
@@ -118,11 +120,8 @@ def _stop(exam: Examination, long: Reply, share: float | None) -> Result:
     if not reply.served:
         return unmeasured(name, reply.said)
     asked, seen = f"stop {stop!r} in {text[:60]!r}", f"{reply.text[:60]!r}, ended by {reply.finish}"
-    first = text.find(stop)
     if stop not in reply.text:
         return holds(name, seen, asked)
-    if reply.text.find(stop) == first and reply.text[: first + len(stop)] == reply.text:
-        return unmeasured(name, "the answer ends with the sequence instead of before it", seen)
     return broken(name, seen, "an answer that ends before it", asked)
 
 
