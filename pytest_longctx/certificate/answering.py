@@ -15,6 +15,8 @@ _LONG_TOKENS = 48
 _REPEATS = 6
 _AT_ONCE = 8
 _CACHED_TOKENS = 1500
+_BEFORE_STOP = 6
+"""Letters of the answer before the stop sequence."""
 _LETTERS_PER_TOKEN = 24
 """Letters of an answer token at most, on average; used only if the answer has no counts."""
 
@@ -114,8 +116,8 @@ def _stop(exam: Examination, long: Reply, share: float | None) -> Result:
     text = long.text
     place = len(text) // 2
     stop = text[place : place + 4].strip()
-    if share != 1 or len(text) < 16 or not stop or not stop.isascii():
-        return unmeasured(name, "the answer is not repeatable, or too short to choose a stop sequence from it")
+    if share != 1 or not stop or not stop.isascii() or text.find(stop) < _BEFORE_STOP:
+        return unmeasured(name, "the answer is not repeatable, or has no place in its middle that is the first of its kind")
     reply = exam.ask((("user", COUNTING),), _LONG_TOKENS, stop=stop)
     if not reply.served:
         return unmeasured(name, reply.said)
@@ -134,11 +136,10 @@ def _streamed(exam: Examination, long: Reply, share: float | None) -> Result:
     replies = [exam.ask((("user", COUNTING),), _LONG_TOKENS, stream=True) for _ in range(2)]
     if not all(each.served for each in replies):
         return unmeasured(name, next(each.said or each.ending for each in replies if not each.served))
-    texts = [each.text + each.thought for each in replies]
-    whole = long.text + long.thought
+    whole, *texts = ((each.text + each.thought).strip() for each in (long, *replies))
     if whole in texts:
         return holds(name, f"{len(whole)} letters in both forms")
-    if texts[0] == texts[1] and (whole.startswith(texts[0].strip()) or whole.endswith(texts[0].strip())):
+    if texts[0] == texts[1] and (whole.startswith(texts[0]) or whole.endswith(texts[0])):
         return broken(name, f"in a stream {texts[0][-40:]!r}", f"{whole[-40:]!r} at the end, as without")
     return unmeasured(name, "the answers differ in their words, which the numerics of a batch may cause")
 

@@ -146,7 +146,7 @@ def _most_cost(prices: Prices, tokens: int) -> float | None:
     return prices.cost(tokens - answers, answers)
 
 
-def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], None] = str) -> Certificate:
+def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) -> Certificate:
     """Run every check. Raises `Unaskable` if no dialect is answered, and `OverBudget` if the budget is too small to begin."""
     seed = wanted.seed if wanted.seed is not None else int.from_bytes(os.urandom(4))
     exam = Examination(
