@@ -15,6 +15,8 @@ _LONG_TOKENS = 48
 _REPEATS = 6
 _AT_ONCE = 8
 _CACHED_TOKENS = 1500
+_BEFORE_STOP = 6
+"""Letters of the answer before the stop sequence."""
 _LETTERS_PER_TOKEN = 24
 """Letters of an answer token at most, on average; used only if the answer has no counts."""
 
@@ -64,7 +66,9 @@ def _newer(exam: Examination, short: Reply) -> Result:
         return unmeasured(name, "answer-max-tokens is broken")
     letters, before = len(reply.text + reply.thought), len(short.text + short.thought)
     counted = reply.counts.answer if reply.counts else None
-    seen = f"{'not counted' if counted is None else f'{counted} tokens'}, {letters} letters, with {older} {before} letters"
+    seen = (
+        f"{'not counted' if counted is None else f'{counted} tokens'}, {letters} letters, with {older} {before} letters"
+    )
     if letters > 2 * before + _LETTERS_PER_TOKEN and (counted is None or counted > _CUT_TOKENS):
         return broken(name, seen, f"at most {_CUT_TOKENS} tokens, or a 4xx", f"{other} {_CUT_TOKENS}")
     return holds(name, seen, f"{other} {_CUT_TOKENS}")
@@ -112,17 +116,14 @@ def _stop(exam: Examination, long: Reply, share: float | None) -> Result:
     text = long.text
     place = len(text) // 2
     stop = text[place : place + 4].strip()
-    if share != 1 or len(text) < 16 or not stop or not stop.isascii():
-        return unmeasured(name, "the answer is not repeatable, or too short to choose a stop sequence from it")
+    if share != 1 or not stop or not stop.isascii() or text.find(stop) < _BEFORE_STOP:
+        return unmeasured(name, "the answer is not repeatable, or has no place in its middle that is the first of its kind")
     reply = exam.ask((("user", COUNTING),), _LONG_TOKENS, stop=stop)
     if not reply.served:
         return unmeasured(name, reply.said)
     asked, seen = f"stop {stop!r} in {text[:60]!r}", f"{reply.text[:60]!r}, ended by {reply.finish}"
-    first = text.find(stop)
     if stop not in reply.text:
         return holds(name, seen, asked)
-    if reply.text.find(stop) == first and reply.text[: first + len(stop)] == reply.text:
-        return unmeasured(name, "the answer ends with the sequence instead of before it", seen)
     return broken(name, seen, "an answer that ends before it", asked)
 
 
@@ -135,11 +136,10 @@ def _streamed(exam: Examination, long: Reply, share: float | None) -> Result:
     replies = [exam.ask((("user", COUNTING),), _LONG_TOKENS, stream=True) for _ in range(2)]
     if not all(each.served for each in replies):
         return unmeasured(name, next(each.said or each.ending for each in replies if not each.served))
-    texts = [each.text + each.thought for each in replies]
-    whole = long.text + long.thought
+    whole, *texts = ((each.text + each.thought).strip() for each in (long, *replies))
     if whole in texts:
         return holds(name, f"{len(whole)} letters in both forms")
-    if texts[0] == texts[1] and (whole.startswith(texts[0].strip()) or whole.endswith(texts[0].strip())):
+    if texts[0] == texts[1] and (whole.startswith(texts[0]) or whole.endswith(texts[0])):
         return broken(name, f"in a stream {texts[0][-40:]!r}", f"{whole[-40:]!r} at the end, as without")
     return unmeasured(name, "the answers differ in their words, which the numerics of a batch may cause")
 

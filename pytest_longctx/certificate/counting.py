@@ -6,6 +6,7 @@ from itertools import pairwise
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.dialects import Turn
 from pytest_longctx.certificate.examination import Examination
+from pytest_longctx.certificate.length import above
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
 from pytest_longctx.certificate.texts import COUNTING, filler
 from pytest_longctx.certificate.wire import Reply
@@ -63,7 +64,10 @@ def _linear(exam: Examination) -> Result:
 def _noisy(exam: Examination) -> bool:
     """Whether one and the same text of equal words has counts that no tokenizer gives: multiples of a number above 4."""
     values = [value for _, value in exam.ruler.points]
-    return any(all(value % each == 0 for value in values) for each in (5, 8, 10, 16, 32, 50, 64, 100)) and len(set(values)) > 1
+    return (
+        any(all(value % each == 0 for value in values) for each in (5, 8, 10, 16, 32, 50, 64, 100))
+        and len(set(values)) > 1
+    )
 
 
 def _unit(exam: Examination) -> Result:
@@ -80,7 +84,9 @@ def _unit(exam: Examination) -> Result:
     near = [all(abs(a - b) <= 1 for a, b in zip(added, each, strict=True)) for each in (letters, sizes)]
     if any(near):
         name = "character" if near[0] else "byte"
-        return broken("count-unit", f"{seen}: one for each {name}", "tokens, which are several characters each in English")
+        return broken(
+            "count-unit", f"{seen}: one for each {name}", "tokens, which are several characters each in English"
+        )
     ratio = added[0] / letters[0]
     if added[0] and all(abs(a - ratio * b) <= 1 for a, b in zip(added, letters, strict=True)):
         because = f"the counts are {1 / ratio:.3g} characters for each token whatever the text: an estimate, or a rare tokenizer"
@@ -116,7 +122,11 @@ def _answers(exam: Examination) -> Iterator[Result]:
     replies = [_counts(exam, (("user", COUNTING),), tokens) for tokens in (_ANSWER_TOKENS, 2 * _ANSWER_TOKENS)]
     if exam.streams:
         replies.append(_counts(exam, (("user", COUNTING),), _ANSWER_TOKENS, stream=True))
-    cut = [each for each in replies if each.served and each.finish == "length" and each.counts and each.counts.answer is not None]
+    cut = [
+        each
+        for each in replies
+        if each.served and each.finish == "length" and each.counts and each.counts.answer is not None
+    ]
     pairs = [(each.answer_tokens, each.counts.answer) for each in cut if each.counts]
     seen = "; ".join(f"max_tokens {asked}: counted {counted}" for asked, counted in pairs)
     if not pairs or exam.is_broken("answer-max-tokens"):
@@ -125,12 +135,18 @@ def _answers(exam: Examination) -> Iterator[Result]:
         yield holds("count-answer", seen)
     else:
         yield broken("count-answer", seen, "max_tokens, where the answer ended by length")
-    sums = [each.counts for each in exam.wire.replies if each.counts and None not in (each.counts.total, each.counts.prompt)]
+    sums = [
+        each.counts for each in exam.wire.replies if each.counts and None not in (each.counts.total, each.counts.prompt)
+    ]
     wrong = [each for each in sums if each.total != (each.prompt or 0) + (each.answer or 0)]
     if not sums:
         yield unmeasured("count-total", "no answer reports total_tokens")
     elif wrong:
-        yield broken("count-total", f"{len(wrong)} of {len(sums)} answers, such as {wrong[0]}", "prompt and answer tokens together")
+        yield broken(
+            "count-total",
+            f"{len(wrong)} of {len(sums)} answers, such as {wrong[0]}",
+            "prompt and answer tokens together",
+        )
     else:
         yield holds("count-total", f"in {len(sums)} answers")
 
@@ -185,7 +201,9 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
 
 def _present(exam: Examination) -> Result:
     wanted = [
-        each for each in exam.wire.replies if each.served and (not each.streamed or exam.dialect.stream_options or each.counts)
+        each
+        for each in exam.wire.replies
+        if each.served and not above(exam, each) and (not each.streamed or exam.dialect.stream_options or each.counts)
     ]
     without = [each for each in wanted if each.counts is None or each.counts.prompt is None]
     if len(wanted) < _WITH_USAGE:
@@ -196,7 +214,9 @@ def _present(exam: Examination) -> Result:
     if len(without) == len(wanted):
         return broken("count-present", seen, "usage in every answer")
     kinds = {each.streamed for each in without}
-    return broken("count-present", seen + (", all without in streams" if kinds == {True} else ""), "usage in every answer")
+    return broken(
+        "count-present", seen + (", all without in streams" if kinds == {True} else ""), "usage in every answer"
+    )
 
 
 def _long(exam: Examination) -> Result:

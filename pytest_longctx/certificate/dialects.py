@@ -163,8 +163,9 @@ def _at(page: Any, path: str) -> Iterator[Any]:
 def known() -> tuple[Dialect, ...]:
     """Every dialect, in the order of asking."""
     table = tomllib.loads(Path(__file__).with_name("dialects.toml").read_text(encoding="utf-8"))
-    lists = {"limit", "text", "finish", "usage", "thought", "delta", "delta_thought", "logprob"}
-    return tuple(
-        Dialect(id=name, **{key: tuple(value) if key in lists else value for key, value in entry.items()})
-        for name, entry in table.items()
-    )
+    return tuple(_dialect(name, entry) for name, entry in table.items())
+
+
+def _dialect(name: str, entry: Mapping[str, Any]) -> Dialect:
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return Dialect(id=name, **values)

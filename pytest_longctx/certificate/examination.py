@@ -55,7 +55,8 @@ class Examination:
     characters_per_token: float = 3.0
     facts: dict[str, Any] = field(default_factory=dict)
     """What one group of checks found and another needs."""
-    _dialect: Dialect | None = None
+    found_dialect: Dialect | None = None
+    """None: not found yet."""
     _ruler: Ruler | None = None
     _rng: np.random.Generator | None = None
 
@@ -67,9 +68,9 @@ class Examination:
 
     @property
     def dialect(self) -> Dialect:
-        if self._dialect is None:
+        if self.found_dialect is None:
             raise Unaskable("no dialect was found yet")
-        return self._dialect
+        return self.found_dialect
 
     @property
     def ruler(self) -> Ruler:
@@ -99,7 +100,9 @@ class Examination:
 
     def answer(self, quest: Quest, tokens: int | None = None, **more: Any) -> Reply:
         """Ask for the codes of *quest*, which has about *tokens*."""
-        return self.ask(quest.turns, answer_room(len(quest.asked)), expected=None if tokens is None else int(tokens * 1.1), **more)
+        return self.ask(
+            quest.turns, answer_room(len(quest.asked)), expected=None if tokens is None else int(tokens * 1.1), **more
+        )
 
     def is_broken(self, check: str) -> bool:
         """Whether *check* was judged and is broken."""
@@ -148,15 +151,17 @@ def find_dialects(exam: Examination) -> None:
     for each in known():
         dialect, reply = _first_answer(exam, each)
         served[each.id] = reply.ending if reply.served else reply.said or reply.ending
-        if reply.served and exam._dialect is None:
-            exam._dialect = dialect
+        if reply.served and exam.found_dialect is None:
+            exam.found_dialect = dialect
         elif not reply.served:
             said.append(f"  found    POST {each.path}: {reply.said}")
-        if exam._dialect is None and reply.ending in ("locked", "redirected"):
+        if exam.found_dialect is None and reply.ending in ("locked", "redirected"):
             break
     exam.fields["dialects"] = served
-    if exam._dialect is None:
-        raise Unaskable("\n".join((f"{exam.wire.base} answers in no known dialect", *said, f"  try      {_remedy(exam)}")))
+    if exam.found_dialect is None:
+        raise Unaskable(
+            "\n".join((f"{exam.wire.base} answers in no known dialect", *said, f"  try      {_remedy(exam)}"))
+        )
     exam.fields["dialect"], exam.fields["limit_field"] = exam.dialect.id, exam.dialect.limit[0]
     _find_stream(exam)
 
@@ -183,7 +188,7 @@ def _first_answer(exam: Examination, dialect: Dialect) -> tuple[Dialect, Reply]:
 def _find_stream(exam: Examination) -> None:
     reply = exam.ask((("user", COUNTING),), 8, stream=True)
     if reply.ending == "refused" and exam.dialect.stream_options:
-        exam._dialect = exam.dialect.without("stream_options")
+        exam.found_dialect = exam.dialect.without("stream_options")
         reply = exam.ask((("user", COUNTING),), 8, stream=True)
     exam.fields["stream"] = bool(reply.status == 200 and reply.arrivals_s)
     exam.fields["stream_options"] = exam.dialect.stream_options

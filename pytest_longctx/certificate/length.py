@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.examination import SMALL, Examination, Sent
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
+from pytest_longctx.certificate.wire import Reply
 
 FIRST_TOKENS = 4096
 _GROWTH = 4
@@ -29,6 +31,8 @@ class Limit:
     refusals: list[Sent] = field(default_factory=list)
     stopped: str = ""
     """Why the search ended before both sides were neighbours; empty: it did not."""
+    answer_tokens: int = 1
+    """Tokens of the answer that were asked for with each length."""
     counts_answer: bool | None = None
     context: int | None = None
     """The limit as a provider states it: prompt, or prompt and answer."""
@@ -48,9 +52,23 @@ def accepted(sent: Sent) -> bool:
     return reply.served and bool(reply.text or reply.thought or reply.finish or (reply.counts and reply.counts.answer))
 
 
+def told(text: str) -> list[int]:
+    """
+    Numbers that a refusal calls the limit.
+
+    >>> told("maximum context length is 128,000 tokens. However, your prompt contains 131072"), told("9 tokens > 200000 maximum")
+    ([128000], [200000])
+    """
+    number = r"((?:\d{1,3}(?:,\d{3})+|\d{3,9}))(?![\w:-]|[.,]\d)"
+    after = rf"(?:maximum|\bmax\b|limit|context (?:length|window|size)|<=|at most)[^.;\d]{{0,40}}?{number}"
+    before = rf"> ?{number} (?:maximum|limit)"
+    found = [match[1] for pattern in (after, before) for match in re.finditer(pattern, text, re.IGNORECASE)]
+    return list(dict.fromkeys(int(each.replace(",", "")) for each in found))
+
+
 def search(exam: Examination) -> Limit:
     """Find both sides of the limit within the budget."""
-    limit = Limit()
+    limit = Limit(answer_tokens=max(1, exam.dialect.least_answer))
     allowed, strange = int(exam.wire.budget.left() * _SEARCH_SHARE), 0
     began = exam.wire.budget.spent
     claims = [each for each in (exam.claim, exam.listed) if each]
@@ -72,8 +90,9 @@ def search(exam: Examination) -> Limit:
             limit.refusals.append(sent)
             step *= 2 if limit.works is None or limit.works.tokens < length // 2 else 1
             strange += sent.reply.ending != "refused"
-            if strange > _STRANGE or (sent.reply.ending in ("no answer", "cut") and not alive(exam)):
+            if sent.reply.ending != "refused" and (strange > _STRANGE or not alive(exam)):
                 limit.stopped = f"requests were neither served nor refused: {sent.reply.said}"
+                exam.facts["dead"] = not alive(exam)
                 break
     return limit
 
@@ -100,13 +119,15 @@ def alive(exam: Examination) -> bool:
 
 def _next(exam: Examination, limit: Limit, claims: list[int], tried: set[int], step: int) -> int | None:
     """The next length to try; None if both sides are neighbours."""
-    unit = 1 if exam.ruler.exact and len(exam.ruler.tails) >= exam.ruler.per_word else max(1, round(exam.ruler.per_word))
+    unit = (
+        1 if exam.ruler.exact and len(exam.ruler.tails) >= exam.ruler.per_word else max(1, round(exam.ruler.per_word))
+    )
     low = limit.works.tokens if limit.works else exam.ruler.least
     high = limit.fails.tokens if limit.fails else None
     if high is not None and high - low <= unit:
         return None
-    told = [each for sent in limit.refusals for each in numbers(sent.reply.error) if each != sent.tokens]
-    hints = [*claims, *dict.fromkeys(told[:_HINTS])]
+    said = [each for sent in limit.refusals for each in numbers(sent.reply.error) if each != sent.tokens]
+    hints = [*claims, *list(dict.fromkeys(said))[:_HINTS]]
     near = [each + more for each in hints for more in (0, unit, -unit)]
     for each in near:
         if each not in tried and low < each and (high is None or each < high):
@@ -125,14 +146,14 @@ def judge(exam: Examination) -> Iterator[Result]:
     yield from _claims(exam, limit)
     yield _sides(exam, limit)
     yield _below(exam, limit)
-    yield _told(limit)
+    yield _told(exam, limit)
 
 
 def _claims(exam: Examination, limit: Limit) -> Iterator[Result]:
     counted = _counted(exam, limit)
     limit.context = None
     if limit.longest is not None:
-        limit.context = limit.longest + (1 if limit.counts_answer else 0)
+        limit.context = limit.longest + (limit.answer_tokens if limit.counts_answer else 0)
     yield _claim(exam, limit)
     yield _listed(exam, limit)
     yield counted
@@ -154,7 +175,11 @@ def span(exam: Examination, limit: Limit) -> str:
 def _claim(exam: Examination, limit: Limit) -> Result:
     claim, source = (exam.claim, "--claim") if exam.claim else (exam.listed, "/v1/models")
     seen = span(exam, limit)
-    figures = {"context_tokens": limit.context, "longest_prompt_tokens": limit.longest, "claim_tokens": claim}
+    figures: dict[str, Any] = {
+        "context_tokens": limit.context,
+        "longest_prompt_tokens": limit.longest,
+        "claim_tokens": claim,
+    }
     if limit.longest is None:
         return unmeasured("length-claim", "no prompt of filler was served", limit.stopped, **figures)
     if claim is None:
@@ -163,7 +188,7 @@ def _claim(exam: Examination, limit: Limit) -> Result:
         return unmeasured("length-claim", limit.stopped or "no limit was found", seen, **figures)
     asked = f"a context of {claim:,} tokens, by {source}"
     spare = 0 if exam.ruler.exact else exam.ruler.slack + 0.005 * claim
-    room = 0 if limit.counts_answer is False else 1
+    room = 0 if limit.counts_answer is False else limit.answer_tokens
     if limit.longest + room + spare >= claim:
         return holds("length-claim", seen, asked, **figures)
     if limit.fails is not None and limit.fails.tokens + room - 1 + spare < claim:
@@ -193,27 +218,29 @@ def _counted(exam: Examination, limit: Limit) -> Result:
             limit.counts_answer = False
             seen = f"{limit.longest:,} tokens with max_tokens {ANSWER_TOKENS} are served: the limit counts the prompt alone"
             return holds("length-counted", seen, rule="prompt")
-        shorter = exam.fill(limit.longest + 1 - ANSWER_TOKENS, ANSWER_TOKENS)
+        shorter = exam.fill(limit.longest + limit.answer_tokens - ANSWER_TOKENS, ANSWER_TOKENS)
     except OverBudget as problem:
         return unmeasured("length-counted", str(problem))
     if accepted(shorter):
         limit.counts_answer = True
         seen = (
             f"with max_tokens {ANSWER_TOKENS}, prompts of {shorter.tokens:,} tokens are served and {limit.longest:,} not: "
-            f"prompt and answer together may have {limit.longest + 1:,}"
+            f"prompt and answer together may have {limit.longest + limit.answer_tokens:,}"
         )
         return holds("length-counted", seen, rule="prompt and max_tokens")
-    return unmeasured("length-counted", f"{shorter.tokens:,} tokens with max_tokens {ANSWER_TOKENS}: {shorter.reply.said}")
+    return unmeasured(
+        "length-counted", f"{shorter.tokens:,} tokens with max_tokens {ANSWER_TOKENS}: {shorter.reply.said}"
+    )
 
 
 def _sides(exam: Examination, limit: Limit) -> Result:
     if not limit.found or limit.works is None or limit.fails is None:
         return unmeasured("length-sides", limit.stopped or "no limit was found")
     try:
-        below, above = exam.fill(limit.works.tokens), exam.fill(limit.fails.tokens)
+        # In the form of the search: a limit of bytes depends on it.
+        below, above = (exam.fill(each.tokens, stream=exam.streams) for each in (limit.works, limit.fails))
     except OverBudget as problem:
         return unmeasured("length-sides", str(problem))
-    exam.facts["too_long"] = above
     seen = (
         f"{below.tokens:,} tokens: {'served' if accepted(below) else below.reply.said}; "
         f"{above.tokens:,}: {'served' if accepted(above) else above.reply.said}"
@@ -226,8 +253,8 @@ def _sides(exam: Examination, limit: Limit) -> Result:
 
 
 def _below(exam: Examination, limit: Limit) -> Result:
-    if limit.longest is None:
-        return unmeasured("length-below", "no prompt of filler was served")
+    if limit.longest is None or exam.facts.get("dead"):
+        return unmeasured("length-below", limit.stopped or "no prompt of filler was served")
     done = {sent.tokens: sent for sent in exam.sent if accepted(sent)}
     try:
         for share in (4, 2):
@@ -245,15 +272,24 @@ def _below(exam: Examination, limit: Limit) -> Result:
     return holds("length-below", f"served: {lengths} tokens")
 
 
-def _told(limit: Limit) -> Result:
+def _told(exam: Examination, limit: Limit) -> Result:
     if not limit.found or limit.longest is None or limit.fails is None:
         return unmeasured("length-told", limit.stopped or "no limit was found")
-    near, said = (limit.longest, limit.longest + 1), limit.refusals[0].reply.said
-    told = [(sent, number) for sent in limit.refusals for number in numbers(sent.reply.error)]
-    if any(number in near for _, number in told):
-        return holds("length-told", f"the refusal tells {next(each for _, each in told if each in near):,}")
-    # A number near the length that was sent is that length as the server counts it, not a limit.
-    others = {number for sent, number in told if abs(number - sent.tokens) > 0.05 * sent.tokens and number > ANSWER_TOKENS}
-    if len(others) != 1 or limit.counts_answer is None:
+    near = (limit.longest, limit.longest + limit.answer_tokens)
+    said = limit.refusals[0].reply.said if limit.refusals else ""
+    every = [number for sent in limit.refusals for number in numbers(sent.reply.error)]
+    if any(each in near for each in every):
+        return holds("length-told", f"the refusal tells {next(each for each in every if each in near):,}")
+    limits = {tuple(told(sent.reply.error)) for sent in limit.refusals}
+    single = next(iter(limits)) if len(limits) == 1 else ()
+    if len(single) != 1 or limit.counts_answer is None or not exam.ruler.exact:
         return unmeasured("length-told", "the refusal tells no number that is known to be the limit", said)
     return broken("length-told", f"{said}; measured: {limit.longest:,}", f"{near[0]:,} or {near[1]:,}")
+
+
+def above(exam: Examination, reply: Reply) -> bool:
+    """Whether *reply* is to a request above the limit."""
+    limit: Limit | None = exam.facts.get("limit")
+    if limit is None or limit.fails is None:
+        return False
+    return any(each.reply is reply and each.tokens >= limit.fails.tokens for each in exam.sent)

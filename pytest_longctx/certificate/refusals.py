@@ -4,15 +4,20 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
+
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.examination import SMALL, Examination
-from pytest_longctx.certificate.length import Limit, accepted, numbers
+from pytest_longctx.certificate.length import Limit, above, accepted, numbers
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
 from pytest_longctx.certificate.wire import Reply, other_host
+from pytest_longctx.units import duration
 
 _WRONG_KEY = "sk-pytest-longctx-wrong-key"
 _NO_MODEL = "pytest-longctx-no-such-model"
 _TOO_LONG = (400, 413, 422)
+GIVEN_UP = (408, 502, 504, 524)
+"""Statuses of a proxy that gave up."""
 _SAYS_LENGTH = ("long", "length", "context", "token", "exceed", "large", "maximum")
 
 
@@ -28,9 +33,9 @@ def judge(exam: Examination) -> Iterator[Result]:
 def _over_length(exam: Examination) -> Iterator[Result]:
     limit: Limit | None = exam.facts.get("limit")
     plain, streamed = _too_long(exam, limit)
-    yield _status(plain)
+    yield _status(exam, plain)
     yield _text(plain if plain is not None and plain.ending == "refused" else streamed)
-    yield _in_stream(exam, streamed)
+    yield _in_stream(exam, streamed, plain)
 
 
 def _too_long(exam: Examination, limit: Limit | None) -> tuple[Reply | None, Reply | None]:
@@ -48,14 +53,19 @@ def _too_long(exam: Examination, limit: Limit | None) -> tuple[Reply | None, Rep
     return plain, streamed
 
 
-def _status(reply: Reply | None) -> Result:
+def _status(exam: Examination, reply: Reply | None) -> Result:
     name = "error-length-status"
     if reply is None:
         return unmeasured(name, "no request was too long, or the budget has no room for one without stream")
     if reply.status == 200:
         return unmeasured(name, "the status is 200 (error-200)", reply.said)
-    if reply.ending == "limited":
-        return unmeasured(name, "the server limits its rate", reply.said)
+    if reply.ending == "limited" or reply.status in GIVEN_UP or exam.facts.get("dead"):
+        because = (
+            "the server answers nothing more (error-after)"
+            if exam.facts.get("dead")
+            else "a proxy answered, or a rate limit"
+        )
+        return unmeasured(name, because, reply.said)
     if reply.status in _TOO_LONG:
         return holds(name, reply.said)
     return broken(name, reply.said, "400, 413 or 422", "a request one token above the limit")
@@ -77,20 +87,32 @@ def _text(reply: Reply | None) -> Result:
     return broken(name, f"{kind}: {reply.said}", "JSON with a message that tells the length, or that it is too long")
 
 
-def _in_stream(exam: Examination, reply: Reply | None) -> Result:
+def _in_stream(exam: Examination, reply: Reply | None, plain: Reply | None) -> Result:
     name = "error-length-stream"
     if not exam.streams or reply is None:
         return unmeasured(name, "no streamed request was too long")
-    if reply.ending == "limited":
-        return unmeasured(name, "the server limits its rate", reply.said)
     if reply.after_error:
-        return broken(name, f"{reply.after_error} chunks with text after the error {reply.error[:80]!r}", "nothing after an error")
-    if reply.status in _TOO_LONG or (reply.status == 200 and reply.error_inside):
+        return broken(
+            name, f"{reply.after_error} chunks with text after the error {reply.error[:80]!r}", "nothing after an error"
+        )
+    if reply.status in _TOO_LONG or (reply.status == httpx.codes.OK and reply.error_inside):
         return holds(name, reply.said)
-    if exam.is_broken("error-length-status"):
-        return unmeasured(name, "error-length-status is broken", reply.said)
-    seen = reply.said if reply.status != 200 else f"HTTP 200, {len(reply.text)} letters, no error, ending: {reply.ending}"
+    if because := _not_of_the_stream(exam, reply, plain):
+        return unmeasured(name, because, reply.said)
+    empty = f"HTTP 200, {len(reply.text)} letters, no error, ending: {reply.ending}"
+    seen = empty if reply.status == httpx.codes.OK else reply.said
     return broken(name, seen, "400, 413 or 422, or an error event in the stream")
+
+
+def _not_of_the_stream(exam: Examination, reply: Reply, plain: Reply | None) -> str:
+    """Why a wrong refusal in a stream says nothing of streams; empty if it does."""
+    if reply.ending == "limited":
+        return "the server limits its rate"
+    if exam.is_broken("error-length-status") or exam.facts.get("dead") or reply.status in GIVEN_UP:
+        return "it is not refused without a stream either"
+    if plain is not None and plain.status == httpx.codes.OK:
+        return "without a stream the status is 200 too (error-200)"
+    return ""
 
 
 def _key(exam: Examination) -> Result:
@@ -138,7 +160,9 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
     ]
     if inside:
         seen = f"{len(inside)} of {len(replies)} answers, such as {inside[0].said}"
-        yield broken("error-200", seen, "a status of 4xx or 5xx with each error, and text or a finish reason with each 200")
+        yield broken(
+            "error-200", seen, "a status of 4xx or 5xx with each error, and text or a finish reason with each 200"
+        )
     else:
         yield holds("error-200", f"none of {len(replies)} answers")
     moved = [each for each in replies if each.ending == "redirected"]
@@ -149,6 +173,24 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
     else:
         yield holds("error-redirect", f"{len(moved)} redirects, none to another host")
     yield _cut(exam, replies)
+    echoes = [each for each in replies if each.echoes_key]
+    if echoes:
+        yield broken(
+            "error-echo",
+            f"{len(echoes)} of {len(replies)} answers, such as {echoes[0].said}",
+            "no answer with the key in it",
+        )
+    elif exam.key_given:
+        yield holds("error-echo", f"none of {len(replies)} answers")
+    else:
+        yield unmeasured("error-echo", "no key was given")
+    late = [each for each in replies if each.after_done]
+    if late:
+        yield broken("error-done", f"{len(late)} streams go on after [DONE]", "nothing after it")
+    elif any(each.arrivals_s for each in replies):
+        yield holds("error-done", "no stream goes on")
+    else:
+        yield unmeasured("error-done", "no stream was served")
 
 
 def _empty(reply: Reply) -> bool:
@@ -157,21 +199,12 @@ def _empty(reply: Reply) -> bool:
 
 
 def _cut(exam: Examination, replies: list[Reply]) -> Result:
-    cut = [each for each in replies if each.ending in ("cut", "no answer") and not _over(exam, each)]
+    cut = [each for each in replies if each.ending in ("cut", "no answer") and not above(exam, each)]
     if not cut:
         return holds("error-cut", f"none of {len(replies)} answers")
     word = "broke off" if cut[0].ending == "cut" else "no answer"
-    seen = f"{len(cut)} of {len(replies)}: {word} after {cut[0].took_s:.1f} s, {cut[0].prompt_characters:,} letters sent, {cut[0].said}"
+    where = f"after {duration(cut[0].took_s)}, {cut[0].prompt_characters:,} letters sent"
+    seen = f"{len(cut)} of {len(replies)}: {word} {where}, {cut[0].said}"
     if len(cut) == 1:
         return unmeasured("error-cut", "one connection failed once", seen)
     return broken("error-cut", seen, "every answer ends by its protocol")
-
-
-def _over(exam: Examination, reply: Reply) -> bool:
-    """Whether *reply* is to a request above the limit, which is for error-length."""
-    limit: Limit | None = exam.facts.get("limit")
-    return limit is not None and limit.fails is not None and any(
-        each.reply is reply and each.tokens >= limit.fails.tokens for each in exam.sent
-    )
-
-

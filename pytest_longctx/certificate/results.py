@@ -1,7 +1,7 @@
 """Checks and their verdicts, as values; the table of checks is `checks.toml`."""
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,8 @@ class Check:
     asserts: str
     do: str
     """What a provider can do if it is broken."""
+    explained_by: tuple[str, ...] = ()
+    """Checks whose fault breaks this one too: if one of them is broken, this one is unmeasured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,22 @@ def checks() -> Mapping[str, Check]:
     """Every check by its id, in order."""
     table = tomllib.loads(Path(__file__).with_name("checks.toml").read_text(encoding="utf-8"))
     return {
-        f"{group}-{name}": Check(f"{group}-{name}", group, entry["asserts"], entry["do"])
+        f"{group}-{name}": Check(
+            f"{group}-{name}", group, entry["asserts"], entry["do"], tuple(entry.get("explained_by", ()))
+        )
         for group, entries in table.items()
         for name, entry in entries.items()
     }
+
+
+def explained(results: Iterable[Result]) -> Iterator[Result]:
+    """The *results*, with one cause for one fault: what another broken check explains is unmeasured."""
+    given = list(results)
+    wrong = {each.check for each in given if each.word == "broken"}
+    for each in given:
+        causes = [name for name in each.about.explained_by if name in wrong]
+        if each.word == "broken" and causes:
+            because = f"{causes[0]} is broken, which explains this as well"
+            yield Result(each.check, "unmeasured", each.seen, each.asked, because=because, figures=each.figures)
+        else:
+            yield each

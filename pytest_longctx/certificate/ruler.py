@@ -67,7 +67,10 @@ class Ruler:
         if self.exact:
             return f"exact: one word of filler is {self.per_word:g} of the server's tokens" + self._origin
         if self.counted:
-            return f"within {self.slack:.1f} tokens and 0.5 % ({self.per_word:.4g} tokens for each word of filler)" + self._origin
+            return (
+                f"within {self.slack:.1f} tokens and 0.5 % ({self.per_word:.4g} tokens for each word of filler)"
+                + self._origin
+            )
         return "not calibrated: the server reports no usage; each word of filler is taken as one token"
 
     @property
@@ -122,7 +125,14 @@ def _with_tails(rng: np.random.Generator, law: Ruler, count: Count) -> Ruler:
             if times
         ):
             return Ruler(
-                law.words, law.base, law.per_word, 0.0, counted=True, source=law.source, tails=tuple(tails), points=law.points
+                law.words,
+                law.base,
+                law.per_word,
+                0.0,
+                counted=True,
+                source=law.source,
+                tails=tuple(tails),
+                points=law.points,
             )
     return law
 

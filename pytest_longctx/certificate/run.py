@@ -5,20 +5,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
-from pytest_longctx import __version__
 from pytest_longctx.certificate import answering, counting, length, refusals, timing, truncation
 from pytest_longctx.certificate.budget import Budget, OverBudget, Prices
 from pytest_longctx.certificate.dialects import Turn
-from pytest_longctx.certificate.examination import Examination, find_dialects, list_models
-from pytest_longctx.certificate.results import Result, checks, unmeasured
+from pytest_longctx.certificate.examination import Examination, Unaskable, find_dialects, list_models
+from pytest_longctx.certificate.results import Result, checks, explained, unmeasured
 from pytest_longctx.certificate.ruler import by_asking, calibrate
-from pytest_longctx.certificate.wire import Wire
+from pytest_longctx.certificate.wire import Limited, Wire, other_host
 from pytest_longctx.client.server import KEY_VARIABLE
 from pytest_longctx.errors import UsageError
 from pytest_longctx.launchers.url import UrlLauncher
-from pytest_longctx.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts.tokenizer import ModelTokenizer
 from pytest_longctx.redaction import checked_key, cleaned, remember, shown
 
@@ -61,7 +60,7 @@ class Certificate:
     read_tokens: int | None
     """The longest natural text that was read as a whole."""
     budget: dict[str, Any]
-    version: str = __version__
+    version: str = field(default_factory=partial(version, "pytest-longctx"))
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def count(self, word: str) -> int:
@@ -147,23 +146,39 @@ def _most_cost(prices: Prices, tokens: int) -> float | None:
     return prices.cost(tokens - answers, answers)
 
 
-def certify(wanted: Wanted, wire: Wire, watch: ProgressCallback = no_progress) -> Certificate:
+def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) -> Certificate:
     """Run every check. Raises `Unaskable` if no dialect is answered, and `OverBudget` if the budget is too small to begin."""
     seed = wanted.seed if wanted.seed is not None else int.from_bytes(os.urandom(4))
     exam = Examination(
         wire, wanted.model, wanted.claim, seed, "Authorization" in wire.headers, vocabulary=wanted.vocabulary
     )
     started = datetime.now(UTC).isoformat(timespec="seconds")
+    because = ""
     try:
-        list_models(exam)
-        find_dialects(exam)
-        exam.ruler = _ruler(exam)
+        because = _begin(exam)
         for name, prefixes, group in _GROUPS:
+            if because and not name.endswith("of the run"):
+                continue
             watch(f"{name}: {wire.budget.requests} requests, {wire.budget.spent:,} tokens sent")
             _run(exam, prefixes, group)
     finally:
         wire.close()
-    return _certificate(exam, started)
+    return _certificate(exam, started, because)
+
+
+def _begin(exam: Examination) -> str:
+    """Find out how to ask. Returns why nothing more can be asked, if the answers so far are a verdict; else empty."""
+    try:
+        list_models(exam)
+        find_dialects(exam)
+        exam.ruler = _ruler(exam)
+    except Limited as problem:
+        return str(problem)
+    except Unaskable:
+        if any(each.ending == "redirected" and other_host(exam.wire.base, each.location) for each in exam.wire.replies):
+            return "the API redirects to another host, which was not followed"
+        raise
+    return ""
 
 
 def _ruler(exam: Examination) -> Any:
@@ -183,7 +198,7 @@ def _run(exam: Examination, prefixes: tuple[str, ...], group: Group) -> None:
     try:
         for result in group(exam):
             exam.results.append(result)
-    except OverBudget as problem:
+    except (Limited, OverBudget) as problem:
         done = {each.check for each in exam.results}
         late = {"count-present", "count-long", *(name for name in checks() if name.startswith(("error-", "time-")))}
         exam.results += [
@@ -193,10 +208,10 @@ def _run(exam: Examination, prefixes: tuple[str, ...], group: Group) -> None:
         ]
 
 
-def _certificate(exam: Examination, started: str) -> Certificate:
+def _certificate(exam: Examination, started: str, because: str) -> Certificate:
     budget, limit = exam.wire.budget, exam.facts.get("limit")
     by_name = {each.check: each for each in exam.results}
-    results = [by_name.get(name) or unmeasured(name, "the budget ended before it") for name in checks()]
+    results = explained(by_name.get(name) or unmeasured(name, because or "it was not reached") for name in checks())
     return Certificate(
         url=exam.wire.base,
         model=exam.model,
@@ -208,7 +223,7 @@ def _certificate(exam: Examination, started: str) -> Certificate:
         fields=exam.fields,
         context=limit.context if limit else None,
         longest=limit.longest if limit else None,
-        interval=exam.ruler.interval,
+        interval=because or exam.ruler.interval,
         read_tokens=exam.facts.get("read_tokens"),
         budget={
             "requests": budget.requests,

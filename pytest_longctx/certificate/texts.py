@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -10,7 +11,18 @@ import numpy as np
 from pytest_longctx.certificate.dialects import Turn
 from pytest_longctx.prompts.corpus import endless
 
-_MATERIALS: Final = ("amber", "granite", "ivory", "scarlet", "marble", "cobalt", "silken", "crystal", "golden", "emerald")
+_MATERIALS: Final = (
+    "amber",
+    "granite",
+    "ivory",
+    "scarlet",
+    "marble",
+    "cobalt",
+    "silken",
+    "crystal",
+    "golden",
+    "emerald",
+)
 _OBJECTS: Final = (
     "falcon",
     "compass",
@@ -120,7 +132,7 @@ def quest(rng: np.random.Generator, characters: int, count: int, *, turns: int =
     if turns == 1:
         return Quest((("user", f"{asked}\n\n{''.join(parts)}\n\n{asked}"),), drawn)
     borders = [round(place * len(parts) / turns) for place in range(turns + 1)]
-    pieces = ["".join(parts[low:high]).strip() for low, high in zip(borders, borders[1:], strict=False)]
+    pieces = ["".join(parts[low:high]).strip() for low, high in pairwise(borders)]
     talk: list[Turn] = []
     for piece in pieces:
         talk += [("user", piece or "Go on."), ("assistant", "I have read this part.")]

@@ -35,6 +35,7 @@ class Reading:
     """Which codes of one text were found."""
 
     tokens: int
+    """By the calibration, because a server may count only what it kept."""
     found: tuple[bool, ...]
     reply: Reply = field(repr=False)
 
@@ -72,19 +73,28 @@ def recall(exam: Examination) -> Iterator[Result]:
     short = read(exam, SHORT_TOKENS, how="all")
     again = read(exam, 2 * SHORT_TOKENS, how="all")
     _scale(exam, short, again)
-    for how, first, second in (
-        ("all", short, again),
-        ("single", *(read(exam, size, how="single") for size in (SHORT_TOKENS, 2 * SHORT_TOKENS))),
-    ):
-        if first.whole and second.whole:
-            exam.recall = how
-            asked = f"{CODES} codes in one answer" if how == "all" else "one code in each answer"
-            yield holds("truncation-recall", f"all codes found in {first.tokens:,} and {second.tokens:,} tokens", asked, how=how)
+    if _recalls(exam, "all", short, again):
+        yield holds("truncation-recall", _all_found(short, again), f"{CODES} codes in one answer", how="all")
+        return
+    if short.reply.served:
+        one, two = (read(exam, size, how="single") for size in (SHORT_TOKENS, 2 * SHORT_TOKENS))
+        if _recalls(exam, "single", one, two):
+            yield holds("truncation-recall", _all_found(one, two), "one code in each answer", how="single")
             return
-        if short.reply.ending not in ("served", "cut"):
-            break
     because = "the model does not answer questions about codes in a short text, so lost codes would prove nothing"
-    yield unmeasured("truncation-recall", because, f"found {short.picture} and {again.picture}: {short.reply.text[:80]!r}")
+    yield unmeasured(
+        "truncation-recall", because, f"found {short.picture} and {again.picture}: {short.reply.text[:80]!r}"
+    )
+
+
+def _recalls(exam: Examination, how: str, first: Reading, second: Reading) -> bool:
+    """Note how codes can be asked for, if all were found."""
+    exam.recall = how if first.whole and second.whole else ""
+    return bool(exam.recall)
+
+
+def _all_found(first: Reading, second: Reading) -> str:
+    return f"all codes found in {first.tokens:,} and {second.tokens:,} tokens"
 
 
 def _scale(exam: Examination, short: Reading, longer: Reading) -> None:
@@ -101,24 +111,19 @@ def read(exam: Examination, tokens: int, *, how: str = "", turns: int = 1) -> Re
     made = quest(exam.rng, int(tokens * exam.characters_per_token), CODES, turns=turns)
     if how == "all":
         reply = exam.answer(made, tokens, stream=exam.streams)
-        return Reading(_tokens(made, tokens, reply), made.found(reply.text), reply)
+        return Reading(tokens, made.found(reply.text), reply)
     return _one_by_one(exam, made, tokens)
 
 
-def _tokens(made: Quest, tokens: int, reply: Reply) -> int:
-    """The server's count, unless it is of something else than was sent."""
-    near = reply.prompt is not None and abs(reply.prompt - tokens) <= 0.15 * tokens
-    return reply.prompt if near and reply.prompt is not None else tokens
-
-
 def _one_by_one(exam: Examination, made: Quest, tokens: int) -> Reading:
-    found, reply = [], None
+    found: list[bool] = []
+    reply: Reply | None = None
     for place in _SINGLE:
         one = single(made, made.asked[place])
         reply = exam.answer(one, tokens, stream=exam.streams)
         found += one.found(reply.text)
     assert reply is not None
-    return Reading(_tokens(made, tokens, reply), tuple(found), reply)
+    return Reading(tokens, tuple(found), reply)
 
 
 def lengths(exam: Examination) -> list[int]:
@@ -193,7 +198,9 @@ def _lost(exam: Examination, last: Reading) -> Iterator[Result]:
     exam.facts["truncated"] = below if part else None
     for each in PARTS:
         if part is None:
-            yield unmeasured(f"truncation-{each}", "codes were lost in no regular way: by the model or by the server", seen)
+            yield unmeasured(
+                f"truncation-{each}", "codes were lost in no regular way: by the model or by the server", seen
+            )
         elif each == part:
             asked = f"{CODES} codes from the start to the end of the text"
             yield broken(f"truncation-{each}", seen, "all codes", asked, read_tokens=below, part=part)
@@ -218,12 +225,17 @@ def onset(exam: Examination, lost: Reading) -> tuple[int, Reading]:
 
 
 def _cause(below: int, above: Reading, repeated: Reading, last: Reading, again: Reading) -> Part | None:
-    """The part that the server drops; None if a weak model explains the lost codes as well."""
-    pairs = ((above, repeated), (last, again))
-    if not below or any(one.whole or two.whole for one, two in pairs):
+    """The part that is not read; None if chance or a weak model explains the lost codes as well."""
+    readings = (above, repeated, last, again)
+    if not below or any(each.whole for each in readings):
         return None
+    always = [not any(found) for found in zip(*(each.found for each in readings), strict=True)]
+    same = all(each.found == above.found for each in readings)
+    if same and sum(always) > 1:
+        return last.part
+    pairs = ((above, repeated), (last, again))
     if any(sum(a != b for a, b in zip(one.found, two.found, strict=True)) > 1 for one, two in pairs):
-        return None if not _summary(last, again) else "scattered"
+        return "scattered" if _summary(last, again) else None
     if last.part == "scattered":
         return "scattered" if _summary(last, again) else None
     # What is kept has one size at every length, so the found share falls as 1 / length.
@@ -241,9 +253,9 @@ def _summary(last: Reading, again: Reading) -> bool:
 
 def _turns(exam: Examination, readings: Sequence[Reading]) -> Result:
     name = "truncation-turns"
+    whole = [each for each in readings if each.whole]
     if exam.dialect.form != "messages":
         return unmeasured(name, "this dialect has no messages")
-    whole = [each for each in readings if each.whole]
     if not whole or exam.facts.get("truncated"):
         return unmeasured(name, "one message is shortened too, or could not be read")
     if exam.recall != "all":
@@ -252,9 +264,15 @@ def _turns(exam: Examination, readings: Sequence[Reading]) -> Result:
         control = read(exam, 2 * SHORT_TOKENS, turns=_TURNS)
         if not control.whole:
             return unmeasured(name, "the model does not find all codes in a short conversation either", control.picture)
-        reading, again = (read(exam, int(whole[-1].tokens * _NEARLY), turns=_TURNS) for _ in range(2))
+        return _talk(exam, whole[-1].tokens)
     except OverBudget as problem:
         return unmeasured(name, str(problem))
+
+
+def _talk(exam: Examination, tokens: int) -> Result:
+    """Judge two conversations nearly as long as a text of *tokens* that was read as one message."""
+    name = "truncation-turns"
+    reading, again = (read(exam, int(tokens * _NEARLY), turns=_TURNS) for _ in range(2))
     if not (reading.reply.served and again.reply.served):
         return unmeasured(name, reading.reply.said)
     seen = f"{reading.tokens:,} tokens in {2 * _TURNS} messages: found {reading.picture} and {again.picture}"
@@ -262,7 +280,8 @@ def _turns(exam: Examination, readings: Sequence[Reading]) -> Result:
         return holds(name, seen)
     if sum(a != b for a, b in zip(reading.found, again.found, strict=True)) > 1 or sum(reading.found) > CODES - 2:
         return unmeasured(name, "codes were lost in no regular way: by the model or by the server", seen)
-    return broken(name, seen, "all codes, as in one message", f"the text of {whole[-1].tokens:,} tokens that was read as one message")
+    asked = f"the text of {tokens:,} tokens that was read as one message"
+    return broken(name, seen, "all codes, as in one message", asked)
 
 
 def influence(exam: Examination) -> Iterator[Result]:
@@ -299,7 +318,9 @@ def _influence(exam: Examination, turns: tuple[tuple[str, str], ...], tokens: in
         return unmeasured(name, next(each.said for each in replies if not each.served))
     if first.logprob is None or any(each.logprob is None for each in replies):
         if first.text == same.text and all(each.text != first.text for each in others):
-            return holds(name, f"{tokens:,} tokens: a change at 10, 50 and 90 % of the prompt changes the greedy answer")
+            return holds(
+                name, f"{tokens:,} tokens: a change at 10, 50 and 90 % of the prompt changes the greedy answer"
+            )
         return unmeasured(name, "no log-probabilities, and the greedy answer does not depend on one word")
     noise = abs((first.logprob or 0) - (same.logprob or 0))
     moved = [abs((each.logprob or 0) - (first.logprob or 0)) for each in others]
@@ -308,4 +329,6 @@ def _influence(exam: Examination, turns: tuple[tuple[str, str], ...], tokens: in
     )
     if min(moved) > 3 * noise:
         return holds(name, f"{seen}; the same prompt again by {noise:.2g}")
-    return unmeasured(name, "the change is not above that of the same prompt asked twice", f"{seen}; twice: {noise:.2g}")
+    return unmeasured(
+        name, "the change is not above that of the same prompt asked twice", f"{seen}; twice: {noise:.2g}"
+    )

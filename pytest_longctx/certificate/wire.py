@@ -22,6 +22,7 @@ from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.certificate.dialects import Counts, Dialect, Turn
 from pytest_longctx.client.answers import json_of, own_error
 from pytest_longctx.client.event_stream import EventParser, OversizedEvent
+from pytest_longctx.errors import LongctxError
 from pytest_longctx.redaction import shown
 
 TRIES: Final = 5
@@ -34,6 +35,7 @@ _MOST_BYTES: Final = 8 * 2**20
 _FRAME_TOKENS: Final = 256
 """Tokens of a chat template, reserved beside those of a text."""
 _SPARE: Final = 1.02
+_MOST_LOST: Final = 3
 REFUSED: Final = (400, 403, 404, 405, 409, 410, 413, 414, 422)
 
 Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed", "cut", "no answer"]
@@ -41,6 +43,10 @@ Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed
 ``refused``: a 4xx. ``limited``: 429 until the end. ``locked``: 401. ``failed``: 5xx, or an error inside an answer with 200.
 ``cut``: the connection closed before the answer ended. ``no answer``: no status at all.
 """
+
+
+class Limited(LongctxError):  # noqa: N818 - it states what the server does
+    """The server limits its rate and serves nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,10 @@ class Reply:
     error_inside: bool = False
     after_error: int = 0
     """Chunks with text after an error in a stream."""
+    after_done: int = 0
+    """Events with text after ``[DONE]``."""
+    echoes_key: bool = False
+    """Whether the answer repeats the key that was sent."""
     waits_s: tuple[float, ...] = ()
     """Waits after a 429, as told or chosen."""
     prompt_characters: int = 0
@@ -157,6 +167,8 @@ class Wire:
     transport: httpx.BaseTransport | None = None
     _http: httpx.Client | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
+    _lost: int = 0
+    """Requests in a row that were limited to the end."""
 
     @property
     def http(self) -> httpx.Client:
@@ -213,18 +225,22 @@ class Wire:
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         waits: list[float] = []
+        if self._lost >= _MOST_LOST:
+            raise Limited(f"{self.base} limits its rate, and {self._lost} requests were not served after all waits")
         for attempt in range(TRIES):
             settle = self.budget.reserve(most, answer_tokens)
             reply, again = self._once(dialect, body, headers, streamed=bool(more.get("stream")))
             if reply.counts and reply.counts.prompt is not None:
                 settle(reply.counts.prompt, reply.counts.answer or answer_tokens)
-            if reply.ending != "limited" or attempt == TRIES - 1:
+            # Once a request was given up, others are not repeated: the server does not want them.
+            if reply.ending != "limited" or attempt == TRIES - 1 or self._lost:
                 break
             waits.append(min(_LONGEST_WAIT_S, again if again is not None else _FIRST_WAIT_S * 2**attempt))
             self.sleep(waits[-1])
         reply = replace(reply, waits_s=tuple(waits), prompt_characters=characters, answer_tokens=answer_tokens)
         with self._lock:
             self.replies.append(reply)
+            self._lost = self._lost + 1 if reply.ending == "limited" else 0
         return reply
 
     def together(self, questions: Iterable[Callable[[], Reply]]) -> list[Reply]:
@@ -285,6 +301,9 @@ class Wire:
                     page = json_of(event.data)
                 except ValueError:
                     continue
+                if done:
+                    reading.found["after_done"] = reading.found.get("after_done", 0) + 1
+                    continue
                 if event.type == "error" and isinstance(page, dict) and "error" not in page:
                     page = {"error": page}
                 reading.page(page, streamed=True, now_s=now_s)
@@ -297,6 +316,8 @@ class Wire:
             if len(body) > _MOST_BYTES:
                 break
         text = bytes(body).decode("utf-8", "replace")
+        if any(secret in text for secret in self.secrets):
+            reading.found["echoes_key"] = True
         try:
             page = json_of(text)
         except ValueError:
