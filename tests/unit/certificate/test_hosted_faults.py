@@ -18,8 +18,8 @@ from tests.unit.miniatures.hosted import caller, test_page
 LIMIT = 8192
 EXPECTED = {name: {check} if check else set() for name, check in test_page.rows().items()}
 OPTIONS = {"reads-32-kib": {"limit": 16_384}}
-UNCLAIMED = ("claims-more", "serves-more")
-"""Faults of the listed length: a claim of the user would take its place."""
+UNCLAIMED = ("claims-more", "serves-more", "counts-template-twice")
+"""Faults of a length that the server itself tells: a claim of the user would take its place."""
 
 
 def certified(name, seed=1, claim=None, **options):
@@ -28,7 +28,10 @@ def certified(name, seed=1, claim=None, **options):
         asked = caller.start(stack, name, **{"limit": LIMIT, **options})
         budget = Budget(1_000_000)
         wanted = run.Wanted(asked.url, "miniature", claim=claim, budget=budget, seed=seed, deadline_s=5.0)
-        return run.certify(wanted, wanted.wire()), asked
+        wire = wanted.wire()
+        if name == "storms-of-429":
+            wire.sleep = lambda _: None  # it limits for ever: a wait would change nothing
+        return run.certify(wanted, wire), asked
 
 
 def broken(certificate):
