@@ -117,7 +117,9 @@ def _stop(exam: Examination, long: Reply, share: float | None) -> Result:
     place = len(text) // 2
     stop = text[place : place + 4].strip()
     if share != 1 or not stop or not stop.isascii() or text.find(stop) < _BEFORE_STOP:
-        return unmeasured(name, "the answer is not repeatable, or has no place in its middle that is the first of its kind")
+        return unmeasured(
+            name, "the answer is not repeatable, or has no place in its middle that is the first of its kind"
+        )
     reply = exam.ask((("user", COUNTING),), _LONG_TOKENS, stop=stop)
     if not reply.served:
         return unmeasured(name, reply.said)

@@ -89,6 +89,7 @@ def _unit(exam: Examination) -> Result:
         )
     ratio = added[0] / letters[0]
     if added[0] and all(abs(a - ratio * b) <= 1 for a, b in zip(added, letters, strict=True)):
+        exam.facts["estimated"] = seen
         because = f"the counts are {1 / ratio:.3g} characters for each token whatever the text: an estimate, or a rare tokenizer"
         return unmeasured("count-unit", because, seen)
     return holds("count-unit", seen)
@@ -197,6 +198,9 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
     """Judge what needs all answers of the run."""
     yield _present(exam)
     yield _long(exam)
+    if exam.facts.get("estimated") and exam.is_broken("length-told"):
+        seen = f"{exam.facts['estimated']}: in proportion to the characters, and the refusal counts otherwise"
+        yield broken("count-unit", seen, "tokens, as the limit counts them")
 
 
 def _present(exam: Examination) -> Result:

@@ -144,11 +144,11 @@ def list_models(exam: Examination) -> None:
     exam.listed = next((value for value in values if value), None)
 
 
-def find_dialects(exam: Examination) -> None:
-    """Ask in each dialect, and keep the first that is served. Raises `Unaskable`."""
+def find_dialects(exam: Examination, wanted: str | None = None) -> None:
+    """Ask in each dialect, and keep the first that is served, or *wanted* alone. Raises `Unaskable`."""
     said: list[str] = []
     served: dict[str, str] = {}
-    for each in known():
+    for each in (each for each in known() if wanted in (None, each.id)):
         dialect, reply = _first_answer(exam, each)
         served[each.id] = reply.ending if reply.served else reply.said or reply.ending
         if reply.served and exam.found_dialect is None:

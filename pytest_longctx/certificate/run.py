@@ -106,6 +106,8 @@ class Wanted:
     seed: int | None = None
     vocabulary: ModelTokenizer | None = None
     deadline_s: float = 600.0
+    dialect: str | None = None
+    """The only dialect to ask in; None: the first that is served."""
 
     def wire(self) -> Wire:
         """The way to the endpoint. Raises `UsageError` for an address or a key that cannot be used."""
@@ -155,7 +157,7 @@ def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) ->
     started = datetime.now(UTC).isoformat(timespec="seconds")
     because = ""
     try:
-        because = _begin(exam)
+        because = _begin(exam, wanted.dialect)
         for name, prefixes, group in _GROUPS:
             if because and not name.endswith("of the run"):
                 continue
@@ -166,11 +168,11 @@ def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) ->
     return _certificate(exam, started, because)
 
 
-def _begin(exam: Examination) -> str:
+def _begin(exam: Examination, dialect: str | None) -> str:
     """Find out how to ask. Returns why nothing more can be asked, if the answers so far are a verdict; else empty."""
     try:
         list_models(exam)
-        find_dialects(exam)
+        find_dialects(exam, dialect)
         exam.ruler = _ruler(exam)
     except Limited as problem:
         return str(problem)

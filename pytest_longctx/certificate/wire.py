@@ -231,7 +231,8 @@ class Wire:
             settle = self.budget.reserve(most, answer_tokens)
             reply, again = self._once(dialect, body, headers, streamed=bool(more.get("stream")))
             if reply.counts and reply.counts.prompt is not None:
-                settle(reply.counts.prompt, reply.counts.answer or answer_tokens)
+                # What an answer left of its limit is not given back: the next one may use it all.
+                settle(reply.counts.prompt, max(reply.counts.answer or 0, answer_tokens))
             # Once a request was given up, others are not repeated: the server does not want them.
             if reply.ending != "limited" or attempt == TRIES - 1 or self._lost:
                 break

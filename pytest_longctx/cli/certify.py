@@ -8,6 +8,7 @@ from typing import Any
 from pytest_longctx import units
 from pytest_longctx.certificate import page, run
 from pytest_longctx.certificate.budget import Prices, parse
+from pytest_longctx.certificate.dialects import known
 from pytest_longctx.client.server import KEY_VARIABLE
 from pytest_longctx.errors import UsageError
 from pytest_longctx.prompts.tokenizer import load
@@ -32,6 +33,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--tokenizer", metavar="DIR", help="folder of the model's tokenizer, if usage is not reported")
     parser.add_argument(
         "--key-env", default=KEY_VARIABLE, metavar="NAME", help=f"variable with the key; default: {KEY_VARIABLE}"
+    )
+    parser.add_argument(
+        "--dialect", choices=[each.id for each in known()], help="ask in this one only; default: the first that is served"
     )
     parser.add_argument("--seed", type=int, help="seed of the texts; default: random, and printed")
     parser.add_argument("--timeout", type=float, default=600, metavar="S", help="longest silence; default: 600 s")
@@ -73,6 +77,7 @@ def _wanted(given: Namespace) -> run.Wanted:
         given.seed,
         load(given.tokenizer) if given.tokenizer else None,
         given.timeout,
+        given.dialect,
     )
 
 
