@@ -41,7 +41,7 @@ def running(command, url, **environment):
     """Run a proxy until the block ends; it is ready once it answers anything at *url*."""
     process = subprocess.Popen(command, env=os.environ | environment, start_new_session=True)
     try:
-        for _ in range(600):
+        for _ in range(1500):  # LiteLLM loads for a minute and more
             try:
                 httpx.get(url, timeout=2)
                 break
@@ -82,8 +82,10 @@ def test_nginx_with_its_defaults_breaks_nothing(stack, tmp_path, monkeypatch):
 
 def test_a_body_limit_of_nginx_shortens_the_context(stack, tmp_path, monkeypatch):
     url = behind_nginx(stack, tmp_path, "client_max_body_size 24k;", limit=8192)
-    found, results = broken(url, "right", monkeypatch)
-    assert found == {"length-claim"}, results["length-claim"]
+    found, results = broken(url, "right", monkeypatch, claim=None)
+    assert found == {"error-length-text"}
+    assert "413 Request Entity Too Large" in results["error-length-text"].seen
+    assert broken(url, "right", monkeypatch)[0] >= {"length-claim"}
 
 
 def test_nginx_gives_up_on_a_long_prefill(stack, tmp_path, monkeypatch):
@@ -93,7 +95,7 @@ def test_nginx_gives_up_on_a_long_prefill(stack, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(LITELLM is None, reason="LITELLM names no command")
-def test_litellm_breaks_nothing(stack, tmp_path, monkeypatch):
+def test_litellm_answers_400_to_a_wrong_key_and_passes_the_rest_on(stack, tmp_path, monkeypatch):
     asked, port = caller.start(stack, "honest", limit=8192), free_port()
     config = tmp_path / "litellm.yaml"
     config.write_text(PROXY.format(url=asked.url))
@@ -101,4 +103,5 @@ def test_litellm_breaks_nothing(stack, tmp_path, monkeypatch):
     command = [str(LITELLM), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     stack.enter_context(running(command, url, LITELLM_LOG="ERROR"))
     found, results = broken(url, "sk-right", monkeypatch)
-    assert found == set(), [results[check] for check in found]
+    assert found == {"error-key"}, [results[check] for check in found]
+    assert results["error-key"].seen == "HTTP 400 No connected db."
