@@ -90,7 +90,7 @@ def test_an_honest_api_with_a_slow_decoder_passes_the_checks_of_streams():
 
 
 def test_every_check_is_on_the_page_of_the_reference():
-    from tests.test_house import ROOT  # noqa: PLC0415
+    from tests.test_house import ROOT
 
     page = (ROOT / "docs/reference/certificate.md").read_text(encoding="utf-8")
     assert [name for name in checks() if f"| `{name}` |" not in page] == []
