@@ -18,6 +18,7 @@ from pytest_longctx.certificate.wire import Limited, Wire, other_host
 from pytest_longctx.client.server import KEY_VARIABLE
 from pytest_longctx.errors import UsageError
 from pytest_longctx.launchers.url import UrlLauncher
+from pytest_longctx.observation import Observation
 from pytest_longctx.prompts.tokenizer import ModelTokenizer
 from pytest_longctx.redaction import checked_key, cleaned, remember, shown
 
@@ -73,6 +74,21 @@ class Certificate:
         if self.count("broken"):
             return 1
         return 0 if self.count("holds") else 2
+
+    def metrics(self) -> dict[str, float | None]:
+        """The figures that a finding can bound, by their names in `pytest_longctx.measures`."""
+        return {
+            "context_tokens": self.context,
+            "longest_served_tokens": self.longest,
+            "read_tokens": self.read_tokens,
+            "broken_checks": self.count("broken"),
+            "held_checks": self.count("holds"),
+        }
+
+    def observe(self) -> Observation:
+        """Convert the certificate to evidence for a verdict on a claim."""
+        said = "; ".join(f"{each.check}: {each.seen}" for each in self.results if each.word == "broken")
+        return Observation("serves" if self.count("holds") else None, self.metrics(), phase="request", said=said[:500])
 
     @property
     def headline(self) -> str:
