@@ -1,5 +1,6 @@
 """A small hosted API: chat only, a key, no pages, no list of lengths, its limit told only in the refusal."""
 
+import io
 import json
 
 import pytest
@@ -52,7 +53,7 @@ def test_the_command_writes_the_certificate_and_no_key(tmp_path, capsys):
 
 
 def test_nothing_is_sent_to_another_machine_without_a_yes(capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", open("/dev/null", encoding="utf-8"))  # noqa: PTH123, SIM115
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     assert (
         cli.main(["certify", "https://192.0.2.1", "--claim", "1M", "--budget", "$5", "--price-in=1", "--price-out=4"])
         == 2
