@@ -61,7 +61,7 @@ def told(text: str) -> list[int]:
     """
     number = r"((?:\d{1,3}(?:,\d{3})+|\d{3,9}))(?![\w:-]|[.,]\d)"
     after = rf"(?:maximum|\bmax\b|limit|context (?:length|window|size)|<=|at most)[^.;\d]{{0,40}}?{number}"
-    before = rf"> ?{number} (?:maximum|limit)"
+    before = rf"(?:>|\bwith|\bof) ?{number} (?:maximum|limit)"
     found = [match[1] for pattern in (after, before) for match in re.finditer(pattern, text, re.IGNORECASE)]
     return list(dict.fromkeys(int(each.replace(",", "")) for each in found))
 
@@ -99,7 +99,7 @@ def search(exam: Examination) -> Limit:
 
 def numbers(text: str) -> list[int]:
     """
-    Numbers in a refusal that stand beside a word about lengths.
+    Numbers in a refusal that are called the limit, and others beside a word about lengths.
 
     >>> numbers("maximum context length is 128,000 tokens. Request id 4711 of 2026-11-29 failed")
     [128000]
@@ -109,7 +109,7 @@ def numbers(text: str) -> list[int]:
         before, after = text[max(0, match.start() - 24) : match.start()], text[match.end() : match.end() + 12]
         if re.search(r"(context|length|limit|maximum|most)[^.;]*$", before, re.IGNORECASE) or "token" in after.lower():
             found.append(int(match[0].replace(",", "")))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*told(text), *found]))
 
 
 def alive(exam: Examination) -> bool:

@@ -75,6 +75,13 @@ class PageForOverLength(HostedApi):
         return Whole(400, "<html><body><h1>Bad Request</h1></body></html>", kind="text/html")
 
 
+class SaysNothingForOverLength(HostedApi):
+    """A prompt that is too long gets status 413 and no body."""
+
+    def too_long(self, call: Call, over: OverLength) -> Reply:
+        return Whole(413, "")
+
+
 class GoesOnAfterError(HostedApi):
     """A streamed prompt that is too long gets an error event, and then an answer."""
 

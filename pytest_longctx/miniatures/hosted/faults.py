@@ -51,6 +51,7 @@ FAULTS: Mapping[str, type[HostedApi]] = MappingProxyType(
         "empty-200-for-over-length": error_faults.Empty200ForOverLength,
         "error-with-200": error_faults.ErrorWith200,
         "page-for-over-length": error_faults.PageForOverLength,
+        "says-nothing-for-over-length": error_faults.SaysNothingForOverLength,
         "goes-on-after-error": error_faults.GoesOnAfterError,
         "streams-nothing-for-over-length": error_faults.StreamsNothingForOverLength,
         "breaks-after-over-length": error_faults.BreaksAfterOverLength,

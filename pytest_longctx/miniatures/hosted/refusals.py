@@ -165,11 +165,6 @@ def gateway(it: OverLength) -> Refusal:
     }
 
 
-def without_text(_it: OverLength) -> Refusal:
-    """A provider that says nothing but the status."""
-    return 413, ""
-
-
 REFUSALS: Mapping[str, Callable[[OverLength], Refusal]] = MappingProxyType(
     {
         "openai": openai,
@@ -186,7 +181,6 @@ REFUSALS: Mapping[str, Callable[[OverLength], Refusal]] = MappingProxyType(
         "openrouter": openrouter,
         "litellm": litellm,
         "gateway": gateway,
-        "without-text": without_text,
     }
 )
 """Every wording by its name."""

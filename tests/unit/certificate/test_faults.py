@@ -51,6 +51,7 @@ NAMED_BY = {
     "empty-200-for-over-length": "error-200",
     "error-with-200": "error-200",
     "page-for-over-length": "error-length-text",
+    "says-nothing-for-over-length": "error-length-text",
     "goes-on-after-error": "error-length-stream",
     "streams-nothing-for-over-length": "error-length-stream",
     "breaks-after-over-length": "error-after",

@@ -249,6 +249,7 @@ SEEN: dict[str, Callable[[Caller], bool]] = {
     "empty-200-for-over-length": empty_200,
     "error-with-200": lambda c: c.chat(OVER).status_code == 200 and "error" in c.chat(OVER).json(),
     "page-for-over-length": lambda c: c.chat(OVER).text.startswith("<html>"),
+    "says-nothing-for-over-length": lambda c: (status(c), c.chat(OVER).text) == (413, ""),
     "goes-on-after-error": goes_on,
     "streams-nothing-for-over-length": lambda c: c.stream(OVER) == ["[DONE]"],
     "breaks-after-over-length": breaks_after,
