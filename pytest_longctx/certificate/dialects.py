@@ -65,6 +65,8 @@ class Dialect:
     """Whether a stream must be asked for its usage."""
     temperature: bool = True
     least_answer: int = 1
+    names_model: bool = True
+    """Whether a request names its model."""
 
     def without(self, name: str) -> "Dialect":
         """The dialect for a server that refuses the field *name*."""
@@ -91,7 +93,7 @@ class Dialect:
             else "\n".join(text for _, text in turns)
         )
         asked_model = more.get("model", model)
-        made: dict[str, Any] = {"model": asked_model} if asked_model else {}
+        made: dict[str, Any] = {"model": asked_model} if asked_model and self.names_model else {}
         made[self.prompt] = content
         made |= {self.inside: sampling} if self.inside else sampling
         if stream:

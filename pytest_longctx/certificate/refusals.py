@@ -129,6 +129,8 @@ def _key(exam: Examination) -> Result:
 
 
 def _wrong(exam: Examination, name: str, fields: dict[str, Any], allowed: tuple[int, ...], asked: str) -> Result:
+    if "model" in fields and not exam.dialect.names_model:
+        return unmeasured(name, "requests of this dialect name no model")
     if "temperature" in fields and not exam.dialect.temperature:
         return unmeasured(name, "the server does not take a temperature")
     if "model" in fields and exam.dialect.id == "generate":
