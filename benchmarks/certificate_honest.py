@@ -1,7 +1,7 @@
 """
 Certify an honest hosted API many times with random latencies, limits, dialects and wordings; count what is called broken.
 
-``python benchmarks/certificate_honest.py [RUNS]`` prints each false red with the options of its run. It exits with 1 if there is one.
+``python benchmarks/certificate_honest.py [RUNS]`` prints each false red and its options, and exits with 1 if there is one.
 """
 
 import random

@@ -133,8 +133,6 @@ def _wrong(exam: Examination, name: str, fields: dict[str, Any], allowed: tuple[
         return unmeasured(name, "requests of this dialect name no model")
     if "temperature" in fields and not exam.dialect.temperature:
         return unmeasured(name, "the server does not take a temperature")
-    if "model" in fields and exam.dialect.id == "generate":
-        return unmeasured(name, "this dialect names no model")
     reply = exam.ask(SMALL, 1, **fields)
     if reply.status in allowed:
         return holds(name, reply.said, asked)
