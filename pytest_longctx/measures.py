@@ -82,6 +82,12 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "kv_mantissa_bits - those of the KV-cache dtype; above 0 the dtype is ignored, below 0 the cache is coarser",
         ),
         "longest_served_tokens": Measure("tokens", "longest prompt served together with its answer"),
+        "context_tokens": Measure(
+            "tokens", "served context of a certificate: the prompt, with the answer if the limit counts it"
+        ),
+        "read_tokens": Measure("tokens", "longest natural text of which a certificate found every part read"),
+        "broken_checks": Measure("", "checks of a certificate that are broken"),
+        "held_checks": Measure("", "checks of a certificate that hold"),
         "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
         "tries": Measure("requests", "requests or boots needed by a search"),
         # a request without a complete answer

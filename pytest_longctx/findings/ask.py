@@ -37,6 +37,7 @@ Question = Literal[
     "accuracy",
     "claimed",
     "linted",
+    "certified",
 ]
 """The test that judges a finding; one test function of the suites implements each."""
 

@@ -178,8 +178,8 @@ class Finding(toml.Table):
 
     @property
     def on_paper(self) -> bool:
-        """Whether it is about published material, and is judged without a server."""
-        return self.question in ("claimed", "linted")
+        """Whether it is about published material, and is judged without a boot."""
+        return self.question in ("claimed", "linted", "certified")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -34,6 +34,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "concurrency": "several requests at once",
         "accuracy": "benchmark questions are answered as accurately as documented",
         "boot": "the server boots with this capacity",
+        "certificate": "what an endpoint behind a URL really serves, as longctx certify checks it",
         "claims": "published figures checked by arithmetic, without a boot",
     }
 )

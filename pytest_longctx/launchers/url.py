@@ -132,15 +132,15 @@ class UrlLauncher:
         login = parts.netloc.rpartition("@")[0]
         self.headers = {"Authorization": f"Basic {b64encode(unquote(login).encode()).decode()}"} if login else {}
         password = login.partition(":")[2] or login
-        self._secrets = tuple(filter(None, {login, unquote(login), password, unquote(password)}))
-        remember(self._secrets)
+        self.hidden = tuple(filter(None, {login, unquote(login), password, unquote(password)}))
+        remember(self.hidden)
         self.local = parts.hostname in ("127.0.0.1", "localhost", "::1")
 
     @contextmanager
     def up(self, launch: Launch) -> Iterator[Server]:
         """Check that the server answers and matches the deployment, and yield it."""
         key = checked_key(os.environ.get(KEY_VARIABLE), KEY_VARIABLE)
-        hidden = (*self._secrets, *((key,) if key else ()))
+        hidden = (*self.hidden, *((key,) if key else ()))
         remember(hidden)
         headers = {"Authorization": f"Bearer {key}"} if key else self.headers
         # The probe changes the server's counters: not while another worker of this run measures it.

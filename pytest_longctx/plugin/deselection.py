@@ -60,7 +60,12 @@ class Deselecting:
 
     def leave_out(self, items: list[pytest.Item]) -> None:
         """Deselect the tests for which this run has no deployment."""
-        self._idle = [item for item in items if has_nothing_to_judge(item)]
+        certifies = self.session.options.launcher.startswith("url:")
+        self._idle = [
+            item
+            for item in items
+            if has_nothing_to_judge(item) or (item.get_closest_marker("certificate") and not certifies)
+        ]
         if self._idle:
             self.session.config.hook.pytest_deselected(items=self._idle)
             items[:] = [item for item in items if item not in self._idle]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_longctx.certificate.run import Certificate
     from pytest_longctx.client.exchange import Exchange
     from pytest_longctx.client.load import Load as Carried
     from pytest_longctx.client.server import Server
@@ -295,6 +296,14 @@ def judge(request: pytest.FixtureRequest, longctx_session: "Session", finding: "
     """``judge(exchange)``: the verdict on the test's finding, recorded before the call returns."""
     boot = None if finding.on_paper else request.getfixturevalue("boot")
     return longctx_session.judge_for(request.node, finding, boot)
+
+
+@pytest.fixture(scope="session")
+def certificate(longctx_session: "Session") -> "Certificate":
+    """What the endpoint of ``--longctx-launcher=url:URL`` really serves: one run of ``longctx certify``, for all tests."""
+    from pytest_longctx.plugin import certifying
+
+    return certifying.certificate(longctx_session)
 
 
 @pytest.fixture

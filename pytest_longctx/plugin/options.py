@@ -75,6 +75,11 @@ OPTIONS = (
     ),
     Option("seed", "N", "the seed of every prompt; default: a new one each run, recorded in the results"),
     Option("load", "NAME", "the tool that sends loads: this package (default), vllm-bench, guidellm or aiperf"),
+    Option(
+        "certify",
+        "WORDS",
+        "arguments of longctx certify for the suite certificate, as in '--model NAME --claim 1M --budget 2M --yes'",
+    ),
     Option("plan", None, "print what would run, what would fit and how long it would take; boot nothing"),
     Option("strict", None, "fail a test whose evidence is missing instead of skipping it; default: on if CI is set"),
     Option("github", None, "annotations and a step summary for GitHub Actions; default: on if GITHUB_ACTIONS is set"),
@@ -106,6 +111,7 @@ class Options:
     shard: str = ""
     seed: int | None = None
     load: str | None = None
+    certify: str = ""
     plan: bool = False
     strict: bool = False
     github: bool = False
@@ -151,6 +157,7 @@ def fold(config: "pytest.Config") -> Options:
         shard=given["shard"],
         seed=_seed(given["seed"]),
         load=given["load"] or None,
+        certify=given["certify"],
         plan=_switch("plan", given["plan"], default=False),
         strict=_switch("strict", given["strict"], default=bool(os.environ.get("CI"))),
         github=_switch("github", given["github"], default=bool(os.environ.get("GITHUB_ACTIONS"))),

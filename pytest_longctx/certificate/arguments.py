@@ -1,0 +1,58 @@
+"""The arguments of a certificate, for the console and for a test run."""
+
+from argparse import ArgumentParser, Namespace
+
+from pytest_longctx import units
+from pytest_longctx.certificate.budget import Prices, parse
+from pytest_longctx.certificate.dialects import known
+from pytest_longctx.certificate.run import Wanted
+from pytest_longctx.client.server import KEY_VARIABLE
+from pytest_longctx.errors import UsageError
+from pytest_longctx.prompts.tokenizer import load
+
+
+def add(parser: ArgumentParser) -> None:
+    """Add those that say what is asked."""
+    parser.add_argument("--model", help="name of the model; default: the only one that it lists")
+    parser.add_argument("--claim", metavar="TOKENS", help="the context that is claimed, as in 1M or 128Ki")
+    parser.add_argument("--budget", default="2M", metavar="TOKENS|$", help="the most that is sent; default: 2M tokens")
+    parser.add_argument("--price-in", type=float, metavar="$", help="price of a million prompt tokens")
+    parser.add_argument("--price-out", type=float, metavar="$", help="price of a million answer tokens")
+    parser.add_argument("--yes", action="store_true", help="do not ask before anything is sent")
+    parser.add_argument("--tokenizer", metavar="DIR", help="folder of the model's tokenizer, if usage is not reported")
+    parser.add_argument(
+        "--key-env", default=KEY_VARIABLE, metavar="NAME", help=f"variable with the key; default: {KEY_VARIABLE}"
+    )
+    parser.add_argument(
+        "--dialect",
+        choices=[each.id for each in known()],
+        help="ask in this one only; default: the first that is served",
+    )
+    parser.add_argument("--seed", type=int, help="seed of the texts; default: random, and printed")
+    parser.add_argument("--timeout", type=float, default=600, metavar="S", help="longest silence; default: 600 s")
+
+
+def wanted(url: str, given: Namespace) -> Wanted:
+    """What *given* asks to be certified at *url*. Raises `UsageError`."""
+    try:
+        claim = None if given.claim is None else units.tokens(given.claim)
+    except ValueError as problem:
+        raise UsageError(f"--claim: {problem}") from None
+    for name, value in (("--price-in", given.price_in), ("--price-out", given.price_out)):
+        if value is not None and not 0 <= value < 1e6:
+            raise UsageError(f"{name}: {value} is not a price in $ for a million tokens")
+    if not 0 < given.timeout <= 86_400:
+        raise UsageError(f"--timeout: {given.timeout} is not a time in seconds, up to 86400")
+    if claim is not None and claim < 256:
+        raise UsageError(f"--claim: {claim} tokens are fewer than the checks need; write for example 128000 or 1M")
+    return Wanted(
+        url,
+        given.model,
+        claim,
+        parse(given.budget, Prices(given.price_in, given.price_out)),
+        given.key_env,
+        given.seed,
+        load(given.tokenizer) if given.tokenizer else None,
+        given.timeout,
+        given.dialect,
+    )

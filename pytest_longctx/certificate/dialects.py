@@ -1,0 +1,173 @@
+"""The kinds of endpoint, as data: how a question is written and where its answer stands. The data is `dialects.toml`."""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_longctx.client.answers import count_of
+
+Turn = tuple[str, str]
+"""Role and content of one message."""
+
+_FINISH: Final = {"max_output_tokens": "length", "max_tokens": "length", "completed": "stop"}
+"""Reasons of other dialects in the words of chat completions."""
+_COUNTS: Final = (
+    ("prompt", ("prompt_tokens", "input_tokens")),
+    ("answer", ("completion_tokens", "output_tokens")),
+    ("total", ("total_tokens",)),
+    (
+        "cached",
+        ("prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens", "cached_tokens"),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Tokens as one answer reports them; None: not reported."""
+
+    prompt: int | None = None
+    answer: int | None = None
+    total: int | None = None
+    cached: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One kind of endpoint, and which of its fields this server takes."""
+
+    id: str
+    path: str
+    form: str
+    """``messages`` or ``text``."""
+    prompt: str
+    limit: tuple[str, ...]
+    """Names of the field for the most tokens of an answer; the first is used."""
+    text: tuple[str, ...]
+    finish: tuple[str, ...]
+    usage: tuple[str, ...]
+    thought: tuple[str, ...] = ()
+    delta: tuple[str, ...] = ()
+    delta_thought: tuple[str, ...] = ()
+    delta_of: Mapping[str, str] = field(default_factory=dict)
+    """Field with the text, by the type of a typed event."""
+    cumulative: bool = False
+    """Whether each event of a stream has the whole text so far."""
+    stop: str | None = None
+    inside: str | None = None
+    """Name of the object that has the sampling fields; None: they stand beside the prompt."""
+    logprob: tuple[str, ...] = ()
+    ask_logprob: Mapping[str, Any] = field(default_factory=dict)
+    stream_options: bool = False
+    """Whether a stream must be asked for its usage."""
+    temperature: bool = True
+    least_answer: int = 1
+    names_model: bool = True
+    """Whether a request names its model."""
+
+    def without(self, name: str) -> "Dialect":
+        """The dialect for a server that refuses the field *name*."""
+        if name == "stream_options":
+            return replace(self, stream_options=False)
+        if name == "temperature":
+            return replace(self, temperature=False)
+        return replace(self, limit=tuple(each for each in self.limit if each != name) or self.limit)
+
+    def body(self, turns: tuple[Turn, ...], model: str | None, answer_tokens: int, **more: Any) -> dict[str, Any]:
+        """The request for *turns*; of *more*, ``stream``, ``stop`` and ``logprob`` are known, and others are sent as they are."""
+        stream, stop, logprob = (more.pop(name, None) for name in ("stream", "stop", "logprob"))
+        sampling: dict[str, Any] = {self.limit[0]: max(answer_tokens, self.least_answer)}
+        if self.temperature:
+            sampling["temperature"] = 0
+        if stop and self.stop:
+            sampling[self.stop] = [stop]
+        # A field of *more* replaces the usual one, or with None leaves it out.
+        sampling.update({name: value for name, value in more.items() if name != "model"})
+        sampling = {name: value for name, value in sampling.items() if value is not None}
+        content: Any = (
+            [{"role": role, "content": text} for role, text in turns]
+            if self.form == "messages"
+            else "\n".join(text for _, text in turns)
+        )
+        asked_model = more.get("model", model)
+        made: dict[str, Any] = {"model": asked_model} if asked_model and self.names_model else {}
+        made[self.prompt] = content
+        made |= {self.inside: sampling} if self.inside else sampling
+        if stream:
+            made["stream"] = True
+            if self.stream_options:
+                made["stream_options"] = {"include_usage": True}
+        return made | (dict(self.ask_logprob) if logprob else {})
+
+    def words(self, page: Any, *, streamed: bool = False) -> tuple[str, str]:
+        """Text and reasoning in *page*: an answer, or one event of a stream."""
+        if streamed and self.delta_of:
+            name = self.delta_of.get(str(page.get("type"))) if isinstance(page, dict) else None
+            return (str(page.get(name) or "") if name else "", "")
+        text, thought = (self.delta, self.delta_thought) if streamed else (self.text, self.thought)
+        return _text(page, text), _text(page, thought)
+
+    def finished(self, page: Any) -> str | None:
+        """Why the answer ended, as chat completions call it."""
+        found = next((value for path in self.finish for value in _at(page, path) if isinstance(value, str)), None)
+        if self.id == "responses" and found not in (*_FINISH, "content_filter"):
+            return None
+        return _FINISH.get(found, found) if found else None
+
+    def first_logprob(self, page: Any) -> float | None:
+        """Log-probability of the answer's first token."""
+        values = (value for path in self.logprob for value in _at(page, path))
+        return next((float(value) for value in values if isinstance(value, int | float)), None)
+
+    def counts(self, page: Any) -> Counts | None:
+        """Tokens that *page* reports; None if it reports none."""
+        for path in self.usage:
+            for found in _at(page, path):
+                if isinstance(found, dict):
+                    read = {name: _count(found, names) for name, names in _COUNTS}
+                    if read["prompt"] is not None or read["answer"] is not None:
+                        return Counts(**read)
+        return None
+
+
+def _count(usage: Any, names: tuple[str, ...]) -> int | None:
+    values = (count_of(value) for name in names for value in _at(usage, name))
+    return next((value for value in values if value is not None), None)
+
+
+def _text(page: Any, paths: tuple[str, ...]) -> str:
+    for path in paths:
+        found = "".join(value for value in _at(page, path) if isinstance(value, str))
+        if found:
+            return found
+    return ""
+
+
+def _at(page: Any, path: str) -> Iterator[Any]:
+    """The values at *path* in *page*."""
+    name, _, rest = path.partition(".")
+    inner: list[Any] = []
+    if isinstance(page, list):
+        inner = page if name == "*" else page[int(name) : int(name) + 1] if name.isdigit() else []
+    elif isinstance(page, dict) and name in page:
+        inner = [page[name]]
+    for each in inner:
+        if rest:
+            yield from _at(each, rest)
+        elif each is not None:
+            yield each
+
+
+@lru_cache(maxsize=1)
+def known() -> tuple[Dialect, ...]:
+    """Every dialect, in the order of asking."""
+    table = tomllib.loads(Path(__file__).with_name("dialects.toml").read_text(encoding="utf-8"))
+    return tuple(_dialect(name, entry) for name, entry in table.items())
+
+
+def _dialect(name: str, entry: Mapping[str, Any]) -> Dialect:
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return Dialect(id=name, **values)

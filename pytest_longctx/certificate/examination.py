@@ -1,0 +1,200 @@
+"""One endpoint under examination: what is known of it so far, and how a check asks it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pytest_longctx.certificate.budget import OverBudget
+from pytest_longctx.certificate.dialects import Dialect, Turn, known
+from pytest_longctx.certificate.results import Result
+from pytest_longctx.certificate.ruler import Ruler
+from pytest_longctx.certificate.texts import COUNTING, Quest
+from pytest_longctx.certificate.wire import Reply, Wire
+from pytest_longctx.client.answers import count_of, json_of
+from pytest_longctx.errors import LongctxError
+from pytest_longctx.redaction import shown
+
+_LENGTHS = ("max_model_len", "context_length", "context_window", "max_context_length", "max_input_tokens")
+SMALL = (("user", "Hello. Reply with one word."),)
+
+
+class Unaskable(LongctxError):  # noqa: N818 - it states what the endpoint does
+    """No dialect was answered: nothing can be judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A prompt of filler and its answer."""
+
+    tokens: int
+    """By the ruler."""
+    reply: Reply
+
+
+@dataclass(slots=True)
+class Examination:
+    """All that the checks share."""
+
+    wire: Wire
+    model: str | None = None
+    claim: int | None = None
+    seed: int = 0
+    key_given: bool = False
+    vocabulary: Any = None
+    """A tokenizer of `pytest_longctx.prompts.tokenizer`; None: not given."""
+    listed: int | None = None
+    """The context that ``/v1/models`` tells."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """What was found out by asking: dialects and fields."""
+    sent: list[Sent] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    recall: str = ""
+    """How codes are asked for: ``all`` at once, ``single``; empty: the model does not answer."""
+    characters_per_token: float = 3.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What one group of checks found and another needs."""
+    found_dialect: Dialect | None = None
+    """None: not found yet."""
+    _ruler: Ruler | None = None
+    _rng: np.random.Generator | None = None
+
+    @property
+    def rng(self) -> np.random.Generator:
+        if self._rng is None:
+            self._rng = np.random.default_rng(self.seed)
+        return self._rng
+
+    @property
+    def dialect(self) -> Dialect:
+        if self.found_dialect is None:
+            raise Unaskable("no dialect was found yet")
+        return self.found_dialect
+
+    @property
+    def ruler(self) -> Ruler:
+        if self._ruler is None:
+            raise Unaskable("the lengths were not calibrated yet")
+        return self._ruler
+
+    @ruler.setter
+    def ruler(self, value: Ruler) -> None:
+        self._ruler = value
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.fields.get("stream"))
+
+    def ask(self, turns: tuple[Turn, ...], answer_tokens: int, **more: Any) -> Reply:
+        """Ask in the dialect found. Raises `OverBudget`."""
+        return self.wire.ask(self.dialect, turns, more.pop("model", self.model), answer_tokens, **more)
+
+    def fill(self, tokens: int, answer_tokens: int = 1, **more: Any) -> Sent:
+        """Ask with a new filler of *tokens*, and keep the answer."""
+        made = self.ruler.made(tokens)
+        reply = self.ask(self.ruler.turns(self.rng, tokens), answer_tokens, expected=made, **more)
+        sent = Sent(made, reply)
+        self.sent.append(sent)
+        return sent
+
+    def answer(self, quest: Quest, tokens: int | None = None, **more: Any) -> Reply:
+        """Ask for the codes of *quest*, which has about *tokens*."""
+        return self.ask(
+            quest.turns, answer_room(len(quest.asked)), expected=None if tokens is None else int(tokens * 1.1), **more
+        )
+
+    def is_broken(self, check: str) -> bool:
+        """Whether *check* was judged and is broken."""
+        return any(each.check == check and each.word == "broken" for each in self.results)
+
+    def affords(self, tokens: int) -> bool:
+        """Whether the budget covers *tokens* more."""
+        return self.wire.budget.left() >= tokens * 1.02 + 512
+
+
+def answer_room(codes: int) -> int:
+    """Tokens for an answer of *codes* codes, with some words around them."""
+    return min(256, 24 + 12 * codes)
+
+
+def list_models(exam: Examination) -> None:
+    """Read ``/v1/models``: the model's name if there is only one, and the context that it tells."""
+    response = exam.wire.get("/v1/models")
+    entries: list[Mapping[str, Any]] = []
+    if response is not None and response.status_code == 200:
+        try:
+            page = json_of(response.text)
+        except ValueError:
+            page = None
+        found = page.get("data") if isinstance(page, dict) else page
+        entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    ids = [str(entry["id"]) for entry in entries if isinstance(entry.get("id"), str)]
+    exam.fields["models"] = len(ids) or None
+    if exam.model is None and ids:
+        if len(ids) > 1:
+            raise Unaskable(
+                f"{exam.wire.base} lists {len(ids)} models: {shown(', '.join(ids[:8]))}\n  try      --model with one of them"
+            )
+        exam.model = ids[0]
+    entry = next((entry for entry in entries if entry.get("id") == exam.model), {})
+    meta = entry.get("meta")
+    values = [count_of(entry.get(name)) for name in _LENGTHS]
+    values += [count_of(meta.get(name)) for name in _LENGTHS] if isinstance(meta, dict) else []
+    exam.listed = next((value for value in values if value), None)
+
+
+def find_dialects(exam: Examination, wanted: str | None = None) -> None:
+    """Ask in each dialect, and keep the first that is served, or *wanted* alone. Raises `Unaskable`."""
+    said: list[str] = []
+    served: dict[str, str] = {}
+    for each in (each for each in known() if wanted in (None, each.id)):
+        dialect, reply = _first_answer(exam, each)
+        served[each.id] = reply.ending if reply.served else reply.said or reply.ending
+        if reply.served and exam.found_dialect is None:
+            exam.found_dialect = dialect
+        elif not reply.served:
+            said.append(f"  found    POST {each.path}: {reply.said}")
+        if exam.found_dialect is None and reply.ending in ("locked", "redirected"):
+            break
+    exam.fields["dialects"] = served
+    if exam.found_dialect is None:
+        raise Unaskable(
+            "\n".join((f"{exam.wire.base} answers in no known dialect", *said, f"  try      {_remedy(exam)}"))
+        )
+    exam.fields["dialect"], exam.fields["limit_field"] = exam.dialect.id, exam.dialect.limit[0]
+    _find_stream(exam)
+
+
+def _remedy(exam: Examination) -> str:
+    statuses = {reply.status for reply in exam.wire.replies}
+    if statuses & {401, 403}:
+        return "the right key in the environment variable LONGCTX_API_KEY, or in the one that --key-env names"
+    if exam.model is None:
+        return "--model with the name of a model that it serves"
+    return "the base URL of the API, without /v1, and --model"
+
+
+def _first_answer(exam: Examination, dialect: Dialect) -> tuple[Dialect, Reply]:
+    """Ask once; leave out the fields that a server refuses by name."""
+    reply = exam.wire.ask(dialect, SMALL, exam.model, 4)
+    for name in ("max_tokens", "temperature"):
+        if reply.ending == "refused" and name in reply.error and name in (*dialect.limit, "temperature"):
+            dialect = dialect.without(name)
+            reply = exam.wire.ask(dialect, SMALL, exam.model, 4)
+    return dialect, reply
+
+
+def _find_stream(exam: Examination) -> None:
+    reply = exam.ask((("user", COUNTING),), 8, stream=True)
+    if reply.ending == "refused" and exam.dialect.stream_options:
+        exam.found_dialect = exam.dialect.without("stream_options")
+        reply = exam.ask((("user", COUNTING),), 8, stream=True)
+    exam.fields["stream"] = bool(reply.status == 200 and reply.arrivals_s)
+    exam.fields["stream_options"] = exam.dialect.stream_options
+
+
+def affordable(exam: Examination, tokens: int) -> None:
+    """Raise `OverBudget` early, before prompts are built."""
+    if not exam.affords(tokens):
+        raise OverBudget(f"the budget has {exam.wire.budget.left():,} tokens left; about {tokens:,} are needed")

@@ -1,0 +1,295 @@
+"""Length: the longest served request by bisection, both sides of the limit, and what the limit counts."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_longctx.certificate.budget import OverBudget
+from pytest_longctx.certificate.examination import SMALL, Examination, Sent
+from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
+from pytest_longctx.certificate.wire import Reply
+
+FIRST_TOKENS = 4096
+_GROWTH = 4
+_SEARCH_SHARE = 0.6
+"""Part of the remaining budget that the search may use."""
+ANSWER_TOKENS = 32
+"""Answer that tells whether the limit counts it."""
+_HINTS = 4
+"""Numbers of refusals that are tried."""
+_STRANGE = 3
+"""Requests that are neither served nor refused before the search ends."""
+
+
+@dataclass(slots=True)
+class Limit:
+    """The longest prompt that was served with an answer of one token, and the shortest that was not."""
+
+    works: Sent | None = None
+    fails: Sent | None = None
+    refusals: list[Sent] = field(default_factory=list)
+    stopped: str = ""
+    """Why the search ended before both sides were neighbours; empty: it did not."""
+    answer_tokens: int = 1
+    """Tokens of the answer that were asked for with each length."""
+    counts_answer: bool | None = None
+    context: int | None = None
+    """The limit as a provider states it: prompt, or prompt and answer."""
+
+    @property
+    def longest(self) -> int | None:
+        return self.works.tokens if self.works else None
+
+    @property
+    def found(self) -> bool:
+        return self.works is not None and self.fails is not None and not self.stopped
+
+
+def accepted(sent: Sent) -> bool:
+    """Whether the answer has something: text, or a token that has no text."""
+    reply = sent.reply
+    return reply.served and bool(reply.text or reply.thought or reply.finish or (reply.counts and reply.counts.answer))
+
+
+def told(text: str) -> list[int]:
+    """
+    Numbers that a refusal calls the limit.
+
+    >>> told("maximum context length is 128,000 tokens. However, your prompt contains 131072"), told("9 tokens > 200000 maximum")
+    ([128000], [200000])
+    """
+    number = r"((?:\d{1,3}(?:,\d{3})+|\d{3,9}))(?![\w:-]|[.,]\d)"
+    after = rf"(?:maximum|\bmax\b|limit|context (?:length|window|size)|<=|at most)[^.;\d]{{0,40}}?{number}"
+    before = rf"(?:>|\bwith|\bof) ?{number} (?:maximum|limit)"
+    found = [match[1] for pattern in (after, before) for match in re.finditer(pattern, text, re.IGNORECASE)]
+    return list(dict.fromkeys(int(each.replace(",", "")) for each in found))
+
+
+def search(exam: Examination) -> Limit:
+    """Find both sides of the limit within the budget."""
+    limit = Limit(answer_tokens=max(1, exam.dialect.least_answer))
+    allowed, strange = int(exam.wire.budget.left() * _SEARCH_SHARE), 0
+    began = exam.wire.budget.spent
+    claims = [each for each in (exam.claim, exam.listed) if each]
+    tried: set[int] = set()
+    step = 1
+    while True:
+        length = _next(exam, limit, claims, tried, step)
+        if length is None:
+            break
+        if exam.wire.budget.spent - began + length > allowed:
+            limit.stopped = f"the budget: {length:,} tokens more would be too many"
+            break
+        tried.add(length)
+        sent = exam.fill(length, stream=exam.streams)
+        if accepted(sent):
+            limit.works = sent
+        else:
+            limit.fails = sent
+            limit.refusals.append(sent)
+            step *= 2 if limit.works is None or limit.works.tokens < length // 2 else 1
+            strange += sent.reply.ending != "refused"
+            if sent.reply.ending != "refused" and (strange > _STRANGE or not alive(exam)):
+                limit.stopped = f"requests were neither served nor refused: {sent.reply.said}"
+                exam.facts["dead"] = not alive(exam)
+                break
+    return limit
+
+
+def numbers(text: str) -> list[int]:
+    """
+    Numbers in a refusal that are called the limit, and others beside a word about lengths.
+
+    >>> numbers("maximum context length is 128,000 tokens. Request id 4711 of 2026-11-29 failed")
+    [128000]
+    """
+    found = []
+    for match in re.finditer(r"(?<![\w.,:-])(?:\d{1,3}(?:,\d{3})+|\d{3,9})(?![\w:-]|[.,]\d)", text):
+        before, after = text[max(0, match.start() - 24) : match.start()], text[match.end() : match.end() + 12]
+        if re.search(r"(context|length|limit|maximum|most)[^.;]*$", before, re.IGNORECASE) or "token" in after.lower():
+            found.append(int(match[0].replace(",", "")))
+    return list(dict.fromkeys([*told(text), *found]))
+
+
+def alive(exam: Examination) -> bool:
+    """Whether a small request is served."""
+    return exam.ask(SMALL, 4).served
+
+
+def _next(exam: Examination, limit: Limit, claims: list[int], tried: set[int], step: int) -> int | None:
+    """The next length to try; None if both sides are neighbours."""
+    unit = (
+        1 if exam.ruler.exact and len(exam.ruler.tails) >= exam.ruler.per_word else max(1, round(exam.ruler.per_word))
+    )
+    low = limit.works.tokens if limit.works else exam.ruler.least
+    high = limit.fails.tokens if limit.fails else None
+    if high is not None and high - low <= unit:
+        return None
+    said = [each for sent in limit.refusals for each in numbers(sent.reply.error) if each != sent.tokens]
+    hints = [*claims, *list(dict.fromkeys(said))[:_HINTS]]
+    near = [each + more for each in hints for more in (0, unit, -unit)]
+    for each in near:
+        if each not in tried and low < each and (high is None or each < high):
+            return each
+    if high is None:
+        return max(FIRST_TOKENS, low * _GROWTH) if low >= FIRST_TOKENS or not hints else low * 2
+    close = any(abs(high - hint) <= 64 for hint in hints)
+    if close and high - step > (low + high) // 2:
+        return high - step
+    return (low + high) // 2
+
+
+def judge(exam: Examination) -> Iterator[Result]:
+    """Run the search and judge the group."""
+    limit = exam.facts["limit"] = search(exam)
+    yield from _claims(exam, limit)
+    yield _sides(exam, limit)
+    yield _below(exam, limit)
+    yield _told(exam, limit)
+
+
+def _claims(exam: Examination, limit: Limit) -> Iterator[Result]:
+    counted = _counted(exam, limit)
+    limit.context = None
+    if limit.longest is not None:
+        limit.context = limit.longest + (limit.answer_tokens if limit.counts_answer else 0)
+    yield _claim(exam, limit)
+    yield _listed(exam, limit)
+    yield counted
+
+
+def span(exam: Examination, limit: Limit) -> str:
+    """The limit in words, with its interval."""
+    if limit.longest is None:
+        return "no prompt of filler was served"
+    served = limit.works.reply.prompt if limit.works else None
+    ruled = "" if served in (None, limit.longest) else f" (counted by the server: {served:,})"
+    if limit.found and exam.ruler.exact:
+        return f"prompts of {limit.longest:,} tokens are served{ruled}, one token more is not"
+    if limit.fails is not None:
+        return f"prompts of {limit.longest:,} tokens are served{ruled}, of {limit.fails.tokens:,} not; {exam.ruler.interval}"
+    return f"prompts of {limit.longest:,} tokens are served{ruled}; no longer one was refused"
+
+
+def _claim(exam: Examination, limit: Limit) -> Result:
+    claim, source = (exam.claim, "--claim") if exam.claim else (exam.listed, "/v1/models")
+    seen = span(exam, limit)
+    figures: dict[str, Any] = {
+        "context_tokens": limit.context,
+        "longest_prompt_tokens": limit.longest,
+        "claim_tokens": claim,
+    }
+    if limit.longest is None:
+        return unmeasured("length-claim", "no prompt of filler was served", limit.stopped, **figures)
+    if claim is None:
+        if limit.found:
+            return holds("length-claim", f"{seen}; no claim was made and the server lists none", **figures)
+        return unmeasured("length-claim", limit.stopped or "no limit was found", seen, **figures)
+    asked = f"a context of {claim:,} tokens, by {source}"
+    spare = 0 if exam.ruler.exact else exam.ruler.slack + 0.005 * claim
+    room = 0 if limit.counts_answer is False else limit.answer_tokens
+    if limit.longest + room + spare >= claim:
+        return holds("length-claim", seen, asked, **figures)
+    if limit.fails is not None and limit.fails.tokens + room - 1 + spare < claim:
+        return broken("length-claim", seen, f"at least {claim:,} tokens", asked, **figures)
+    return unmeasured("length-claim", limit.stopped or "the limit was not reached", seen, **figures)
+
+
+def _listed(exam: Examination, limit: Limit) -> Result:
+    if exam.listed is None:
+        return unmeasured("length-listed", "/v1/models tells no length")
+    if limit.longest is None:
+        return unmeasured("length-listed", "no prompt of filler was served")
+    asked = f"the list says {exam.listed:,} tokens"
+    if limit.longest > exam.listed + (0 if exam.ruler.exact else exam.ruler.slack + 0.005 * exam.listed):
+        return broken("length-listed", span(exam, limit), f"at most {exam.listed:,} tokens", asked)
+    if limit.fails is None:
+        return unmeasured("length-listed", limit.stopped or "no longer request was sent", span(exam, limit))
+    return holds("length-listed", span(exam, limit), asked)
+
+
+def _counted(exam: Examination, limit: Limit) -> Result:
+    if not limit.found or limit.longest is None:
+        return unmeasured("length-counted", limit.stopped or "no limit was found")
+    try:
+        larger = exam.fill(limit.longest, ANSWER_TOKENS)
+        if accepted(larger):
+            limit.counts_answer = False
+            seen = f"{limit.longest:,} tokens with max_tokens {ANSWER_TOKENS} are served: the limit counts the prompt alone"
+            return holds("length-counted", seen, rule="prompt")
+        shorter = exam.fill(limit.longest + limit.answer_tokens - ANSWER_TOKENS, ANSWER_TOKENS)
+    except OverBudget as problem:
+        return unmeasured("length-counted", str(problem))
+    if accepted(shorter):
+        limit.counts_answer = True
+        seen = (
+            f"with max_tokens {ANSWER_TOKENS}, prompts of {shorter.tokens:,} tokens are served and {limit.longest:,} not: "
+            f"prompt and answer together may have {limit.longest + limit.answer_tokens:,}"
+        )
+        return holds("length-counted", seen, rule="prompt and max_tokens")
+    return unmeasured(
+        "length-counted", f"{shorter.tokens:,} tokens with max_tokens {ANSWER_TOKENS}: {shorter.reply.said}"
+    )
+
+
+def _sides(exam: Examination, limit: Limit) -> Result:
+    if not limit.found or limit.works is None or limit.fails is None:
+        return unmeasured("length-sides", limit.stopped or "no limit was found")
+    try:
+        # In the form of the search: a limit of bytes depends on it.
+        below, above = (exam.fill(each.tokens, stream=exam.streams) for each in (limit.works, limit.fails))
+    except OverBudget as problem:
+        return unmeasured("length-sides", str(problem))
+    seen = (
+        f"{below.tokens:,} tokens: {'served' if accepted(below) else below.reply.said}; "
+        f"{above.tokens:,}: {'served' if accepted(above) else above.reply.said}"
+    )
+    if accepted(below) and not accepted(above):
+        return holds("length-sides", seen)
+    if limit.stopped or below.reply.ending == "limited":
+        return unmeasured("length-sides", "the server limits its rate", seen)
+    return broken("length-sides", seen, "the same answers as before: the shorter is served, the longer is not")
+
+
+def _below(exam: Examination, limit: Limit) -> Result:
+    if limit.longest is None or exam.facts.get("dead"):
+        return unmeasured("length-below", limit.stopped or "no prompt of filler was served")
+    done = {sent.tokens: sent for sent in exam.sent if accepted(sent)}
+    try:
+        for share in (4, 2):
+            near = limit.longest // share
+            if near >= exam.ruler.least and not any(0.8 * near <= tokens <= 1.25 * near for tokens in done):
+                sent = exam.fill(near, stream=exam.streams)
+                done[sent.tokens] = sent
+    except OverBudget as problem:
+        return unmeasured("length-below", str(problem))
+    failed = [sent for sent in done.values() if not accepted(sent) and sent.tokens < limit.longest]
+    if failed:
+        seen = f"{failed[0].tokens:,} tokens: {failed[0].reply.said}"
+        return broken("length-below", seen, f"served, as {limit.longest:,} tokens are")
+    lengths = ", ".join(f"{tokens:,}" for tokens in sorted(done) if tokens <= limit.longest)
+    return holds("length-below", f"served: {lengths} tokens")
+
+
+def _told(exam: Examination, limit: Limit) -> Result:
+    if not limit.found or limit.longest is None or limit.fails is None:
+        return unmeasured("length-told", limit.stopped or "no limit was found")
+    near = (limit.longest, limit.longest + limit.answer_tokens)
+    said = limit.refusals[0].reply.said if limit.refusals else ""
+    every = [number for sent in limit.refusals for number in numbers(sent.reply.error)]
+    if any(each in near for each in every):
+        return holds("length-told", f"the refusal tells {next(each for each in every if each in near):,}")
+    limits = {tuple(told(sent.reply.error)) for sent in limit.refusals}
+    single = next(iter(limits)) if len(limits) == 1 else ()
+    if len(single) != 1 or limit.counts_answer is None or not exam.ruler.exact:
+        return unmeasured("length-told", "the refusal tells no number that is known to be the limit", said)
+    return broken("length-told", f"{said}; measured: {limit.longest:,}", f"{near[0]:,} or {near[1]:,}")
+
+
+def above(exam: Examination, reply: Reply) -> bool:
+    """Whether *reply* is to a request above the limit."""
+    limit: Limit | None = exam.facts.get("limit")
+    if limit is None or limit.fails is None:
+        return False
+    return any(each.reply is reply and each.tokens >= limit.fails.tokens for each in exam.sent)

@@ -1,0 +1,101 @@
+"""Correct hosted APIs of many kinds break no check, and no server receives more than the budget."""
+
+import json
+import random
+from contextlib import ExitStack
+
+import pytest
+
+from pytest_longctx.certificate import run
+from pytest_longctx.certificate.budget import Budget
+from pytest_longctx.errors import LongctxError
+from pytest_longctx.miniatures.hosted.api import DIALECT_NAMES
+from pytest_longctx.miniatures.hosted.latency import Latency
+from pytest_longctx.miniatures.hosted.prefix_cache import PrefixCache
+from pytest_longctx.miniatures.hosted.rate_limit import RateLimit
+from pytest_longctx.miniatures.hosted.refusals import REFUSALS
+from tests.unit.miniatures.hosted import caller
+
+LIMIT = 8192
+
+
+def certified(name, seed=1, claim=None, **options):
+    """Certify the miniature *name*; returns the certificate and the miniature."""
+    with ExitStack() as stack:
+        asked = caller.start(stack, name, **{"limit": LIMIT, **options})
+        budget = Budget(1_000_000)
+        wanted = run.Wanted(asked.url, "miniature", claim=claim, budget=budget, seed=seed, deadline_s=5.0)
+        return run.certify(wanted, wanted.wire()), asked
+
+
+def broken(certificate):
+    return {each.check: each.seen for each in certificate.results if each.word == "broken"}
+
+
+@pytest.fixture(autouse=True)
+def right_key(monkeypatch):
+    monkeypatch.setenv("LONGCTX_API_KEY", "right")
+
+
+def variation(seed):
+    """Draw a correct API: dialects, limit, wording, counts, cache, delays."""
+    rng = random.Random(seed)
+    dialects = rng.sample(DIALECT_NAMES, rng.randint(1, len(DIALECT_NAMES)))
+    if dialects == ["ids"]:
+        dialects += ["text"]  # a server that takes nothing but ids cannot be asked without its tokenizer
+    limit = rng.choice([4096, 5000, 6144, 8192, 10_000])
+    return {
+        "dialects": tuple(dialects),
+        "limit": limit,
+        "refusal": rng.choice(list(REFUSALS)),
+        "counts_answer": rng.random() < 0.7,
+        "listed": rng.choice([None, limit]),
+        "listing_field": rng.choice(["context_length", "max_model_len", "context_window"]),
+        "reports_cached": rng.random() < 0.7,
+        "tokens_per_event": rng.choice([1, 1, 3, 8]),
+        "comments": rng.random() < 0.3,
+        "pages": rng.random() < 0.3,
+        "cache": PrefixCache(rng.choice([1, 16, 64, 128]), rng.choice([0, 0, 1024])),
+        "latency": Latency(rng.choice(["none", "uniform:0,0.01", "lognormal:0.002,1"]), seed=seed),
+        "rate_limit": RateLimit(60, per_s=rng.choice([2, 4])) if rng.random() < 0.2 else None,
+        "answer_limit": rng.choice([4096, 1 << 17]),
+    }
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_correct_api_breaks_nothing(seed):
+    options = variation(seed)
+    certificate, _ = certified("honest", seed, claim=options["limit"] if seed % 2 else None, **options)
+    assert broken(certificate) == {}, options
+    assert certificate.exit_status == 0
+
+
+def test_every_request_is_counted():
+    certificate, asked = certified("honest", claim=LIMIT)
+    assert certificate.budget["requests"] == len(asked.api.received)
+
+
+def received_tokens(asked):
+    """Return what the server received: tokens of prompts, and of the answers that were asked for."""
+    return sum((row.prompt_tokens or 0) + min(row.max_tokens or 0, 1 << 20) for row in asked.api.received)
+
+
+@pytest.mark.parametrize(
+    "name", ["honest", "counts-characters", "makes-up-cached-tokens", "counts-no-further", "unequal-replicas"]
+)
+@pytest.mark.parametrize("tokens", [3_000, 21_000, 77_000])
+def test_no_more_than_the_budget_is_received(name, tokens):
+    with ExitStack() as stack:
+        asked = caller.start(stack, name, limit=LIMIT)
+        wanted = run.Wanted(asked.url, "miniature", claim=None, budget=Budget(tokens), seed=tokens, deadline_s=5.0)
+        try:
+            run.certify(wanted, wanted.wire())
+        except LongctxError:
+            pass  # too little to begin
+        assert received_tokens(asked) <= tokens
+
+
+def test_a_repeated_key_is_in_no_output(monkeypatch):
+    monkeypatch.setenv("LONGCTX_API_KEY", "sk-very-secret-4711")
+    certificate, _ = certified("repeats-the-key", key="sk-very-secret-4711")
+    assert "sk-very-secret" not in json.dumps(certificate.as_json())
