@@ -133,7 +133,7 @@ def test_the_wheel_carries_the_suites_and_their_data(wheel):
             assert f"pytest_longctx/suites/{path.relative_to(ROOT / 'suites')}" in names
     assert "pytest_longctx/backends/vllm/signatures.toml" in names
     assert "pytest_longctx/py.typed" in names
-    assert "pytest_longctx/reports/report.html.j2" in names
+    assert "pytest_longctx/reports/html/report.html.j2" in names
     assert not any(name.startswith(("tests/", "suites/", "docs/")) for name in names)
 
 

@@ -30,11 +30,12 @@ from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.redaction import shown
-from pytest_longctx.reports import document_claims, history, html, log_report, pages, png
-from pytest_longctx.reports.commands import commands_page
-from pytest_longctx.reports.commands import load as load_commands
+from pytest_longctx.reports import history, html, log_report, pages, png
 from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
 from pytest_longctx.reports.compare import page as comparison_page
+from pytest_longctx.reports.documents import claims as published
+from pytest_longctx.reports.documents.commands import commands_page
+from pytest_longctx.reports.documents.commands import load as load_commands
 from pytest_longctx.reports.html import svg
 from pytest_longctx.reports.panels import panels
 from pytest_longctx.reports.results import green, merge, write
@@ -305,8 +306,8 @@ def _write_pages(folder: Path, sources: tuple[Path, ...]) -> None:
     made = pages.pages(found.values())
     if paths.suites() in sources:
         shipped = paths.suites()
-        claims = document_claims.load(shipped / "claims.toml")
-        made["claims.md"] = document_claims.page(claims, found, load_commands(shipped / "commands.toml"))
+        rows = published.load(shipped / "claims.toml")
+        made["claims.md"] = published.page(rows, found, load_commands(shipped / "commands.toml"))
     _write(folder, made)
 
 

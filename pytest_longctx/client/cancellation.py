@@ -14,7 +14,7 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import ServerMetrics
 from pytest_longctx.client.watchdog import MetricsPoller, poll_metrics
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.processes.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 TRIES: Final = 3

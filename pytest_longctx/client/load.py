@@ -22,7 +22,7 @@ from pytest_longctx.client.watchdog import CONNECT_S, MetricsPoller, poll_metric
 from pytest_longctx.errors import PromptError
 from pytest_longctx.findings.ask import Arrivals, Ask, missing
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import ProgressCallback, no_progress, wait_until
+from pytest_longctx.processes.progress import ProgressCallback, no_progress, wait_until
 from pytest_longctx.prompts import Sendable
 
 

@@ -12,7 +12,7 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.diagnosis.signatures import RateLine
 from pytest_longctx.findings.claims import OFF
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import ProgressCallback, no_progress, wait_until
+from pytest_longctx.processes.progress import ProgressCallback, no_progress, wait_until
 from pytest_longctx.prompts import Sendable
 
 _LATE_S = 3.0

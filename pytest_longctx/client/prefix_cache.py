@@ -12,7 +12,7 @@ from pytest_longctx.client.request import ask, open_client
 from pytest_longctx.client.server import Server
 from pytest_longctx.errors import CacheError
 from pytest_longctx.observation import Observation
-from pytest_longctx.progress import ProgressCallback, no_progress, wait_until
+from pytest_longctx.processes.progress import ProgressCallback, no_progress, wait_until
 from pytest_longctx.prompts import Sendable
 from pytest_longctx.redaction import shown
 

@@ -25,7 +25,7 @@ from pytest_longctx.client.exchange import Ending, Exchange, Ledger, Refusal, Us
 from pytest_longctx.client.server import Answer, Server, unaskable
 from pytest_longctx.client.watchdog import MetricsPoller, Watchdog, open_http, poll_metrics
 from pytest_longctx.errors import PromptError
-from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.processes.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 from pytest_longctx.redaction import shown
 

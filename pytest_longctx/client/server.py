@@ -12,7 +12,7 @@ from pytest_longctx.backends import Backend
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis.diagnose import Evidence
 from pytest_longctx.processes import locks
-from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.processes.progress import ProgressCallback, no_progress
 from pytest_longctx.redaction import shown
 
 

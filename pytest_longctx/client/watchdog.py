@@ -25,7 +25,7 @@ from pytest_longctx.client.server_metrics import REQUEST_REMEDY, Pace, ServerMet
 from pytest_longctx.deployments import models
 from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.errors import ModelError
-from pytest_longctx.progress import Progress, ProgressCallback
+from pytest_longctx.processes.progress import Progress, ProgressCallback
 from pytest_longctx.units import duration
 
 _HELD: Final = 6

@@ -14,7 +14,7 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import locks
-from pytest_longctx.progress import Progress, ProgressCallback
+from pytest_longctx.processes.progress import Progress, ProgressCallback
 
 _VISIBLE: Mapping[str, tuple[str, ...]] = {"MI": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), "trn": ()}
 """

@@ -15,7 +15,7 @@ from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.devices import Device, Holder, Source, leases
 from pytest_longctx.devices.sampler import Sampler, Tell
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.progress import wait_until
+from pytest_longctx.processes.progress import wait_until
 from pytest_longctx.redaction import masked, secret_values
 from pytest_longctx.registry import DEVICES
 from pytest_longctx.units import GiB

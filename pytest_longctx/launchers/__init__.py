@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_longctx.backends import Backend
 from pytest_longctx.deployments.deployment import Deployment
-from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.processes.progress import ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     from pytest_longctx.client.server import Server

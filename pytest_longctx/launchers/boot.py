@@ -30,7 +30,7 @@ from pytest_longctx.findings.scope import Conditions, Mismatch
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.launchers.readiness import how_it_ended
 from pytest_longctx.observation import Observation, Outcome
-from pytest_longctx.progress import ProgressCallback
+from pytest_longctx.processes.progress import ProgressCallback
 from pytest_longctx.redaction import shown
 from pytest_longctx.units import quantity
 

@@ -20,7 +20,7 @@ from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.readiness_probe import ReadinessProbe
 from pytest_longctx.observation import Kind, Observation
 from pytest_longctx.processes import Candidate
-from pytest_longctx.progress import Progress
+from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 

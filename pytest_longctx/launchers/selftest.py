@@ -23,7 +23,7 @@ from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings import finding, verdicts
 from pytest_longctx.findings.verdicts import Verdict
 from pytest_longctx.launchers import Launch
-from pytest_longctx.progress import no_progress
+from pytest_longctx.processes.progress import no_progress
 from pytest_longctx.prompts import PromptFactory
 
 ENGINES: Mapping[str, str] = MappingProxyType({"vllm-cpu": "cpu-paths"})

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pytest_longctx.progress import Progress
+from pytest_longctx.processes.progress import Progress
 
 _PLAIN_EVERY_S = 30.0
 """Seconds between two reports of a long wait without a terminal."""

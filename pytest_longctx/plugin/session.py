@@ -35,7 +35,7 @@ from pytest_longctx.observation import Observation
 from pytest_longctx.plugin.options import Options
 from pytest_longctx.plugin.progress_line import ProgressLine
 from pytest_longctx.plugin.selection import Selection
-from pytest_longctx.progress import ProgressCallback
+from pytest_longctx.processes.progress import ProgressCallback
 from pytest_longctx.reports import properties, results, resume
 from pytest_longctx.reports.causes import Key
 from pytest_longctx.reports.compare import Gate

@@ -20,7 +20,7 @@ from pytest_longctx.diagnosis.parsing.lines import LogTail
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import _supervisor, locks
 from pytest_longctx.processes.orphans import VARIABLE, Mark, end_orphans
-from pytest_longctx.progress import Progress, ProgressCallback, no_progress, wait_until
+from pytest_longctx.processes.progress import Progress, ProgressCallback, no_progress, wait_until
 from pytest_longctx.redaction import mask_file, masked, private, remember, secret_values
 
 _POLL_S = 0.1

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.progress import Progress, ProgressCallback, no_progress
+from pytest_longctx.processes.progress import Progress, ProgressCallback, no_progress
 from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 

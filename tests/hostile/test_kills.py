@@ -14,7 +14,7 @@ from pytest_longctx import processes
 from pytest_longctx.backends import Recipe
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import Process, environment, orphans
-from pytest_longctx.progress import wait_until
+from pytest_longctx.processes.progress import wait_until
 from tests.plugin.test_launcher_process_supervisor import processes as alive
 
 ENGINE = """

@@ -30,7 +30,21 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/tutorial/*.md")), *sorted(ROOT.glob("docs/how-to/*.md"))]
 NOTEBOOK = ROOT / "docs/how-to/use-it-from-python.md"
 RUN = ROOT / "docs/results/vllm-0.25.1-1xh200/results.jsonl"
-OTHERS = (".", ".ci", "apt-get", "docker", "engine", "git", "kubectl", "lmcache", "pip", "python", "python3", "sglang")
+OTHERS = (
+    ".",
+    ".ci",
+    "apt-get",
+    "docker",
+    "engine",
+    "export",
+    "git",
+    "kubectl",
+    "lmcache",
+    "pip",
+    "python",
+    "python3",
+    "sglang",
+)
 PARTS: dict[str, type[toml.Table]] = {"ask": Ask, "kubernetes": deployment.Kubernetes}
 
 

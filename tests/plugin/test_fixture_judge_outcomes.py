@@ -101,8 +101,9 @@ def test_a_run_that_judged_nothing_is_red(run):
     assert done.results.footer["exit_code"] == 1
     done.outcome.stdout.fnmatch_lines(
         [
-            "*13 out of scope hardware: needs 8xH200, this machine has cpu",
-            "*10 out of scope hardware: needs 1xH200, this machine has cpu",
+            "*15 out of scope hardware: needs 8xH200, this machine has cpu",
+            "*8 out of scope hardware: needs 1xH200, this machine has cpu",
+            "*2 out of scope hardware: needs 1xGPU, this machine has cpu",
             "no finding was judged, so the run fails*",
         ]
     )

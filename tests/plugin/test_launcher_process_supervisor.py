@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.progress import wait_until
+from pytest_longctx.processes.progress import wait_until
 
 DEPLOYMENT = """
 name = "leashed"

@@ -42,7 +42,7 @@ def test_a_backend_that_does_not_ship_is_given():
     [
         ("1xH200", r"needs 4 devices \(4xH200\), and 1xH200 has 1"),
         ("cpu", r"needs 4 devices \(4xH200\), and cpu has 1"),
-        ("4xH2O0", "'4xH2O0' is not hardware; write 8xH200 or cpu"),
+        ("4xH2O0", "'4xH2O0' is not hardware; write 8xH200, cpu, or"),
     ],
 )
 def test_hardware_that_cannot_be_is_refused(hardware, complaint):

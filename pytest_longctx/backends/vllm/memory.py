@@ -261,19 +261,11 @@ def predict(
         Term("KV cache of one request", pool.bytes_for(max_model_len)),
         *_host_terms(tensor_parallel * stages, max_num_seqs, max_model_len, block_size, pool.groups),
     )
-    doubt = _doubt(pool, max_model_len, left.low, left.high)
-    seen = Prediction(
-        "serves", terms, pool.longest(), pool.concurrency(max_model_len), host_cure="--max-num-seqs 8", doubt=doubt
-    )
-    if fixed is not None and weights.expected + other.expected + fixed > device_bytes:
-        largest = max(terms[0], terms[2], key=lambda term: term.size_bytes)
-        cure = "a smaller pool" if largest is terms[2] else "--tensor-parallel-size of twice as many devices"
-        return Prediction(
-            "runs out of memory", terms, seen.longest_tokens, seen.concurrency, largest, None, cure, doubt=doubt
-        )
-    if not pool.blocks:
-        cure = "--tensor-parallel-size of twice as many devices"
-        return Prediction("runs out of memory", terms, 0, None, terms[0], None, cure, doubt=doubt)
+    seen = Prediction("serves", terms, pool.longest(), pool.concurrency(max_model_len), host_cure="--max-num-seqs 8")
+    seen = replace(seen, doubt=_doubt(pool, max_model_len, left.low, left.high))
+    taken = weights.expected + other.expected + (fixed or 0.0)
+    if (fixed is not None and taken > device_bytes) or not pool.blocks:
+        return _without_room(seen, pool)
     if trial.sorts and device_bytes - share < OUTSIDE_BYTES and device_bytes >= MEASURED_FROM_BYTES:
         copy = Term("sampler warm-up, one copy of the logits", sampler_copy_bytes(max_num_seqs, shape))
         cure = "--gpu-memory-utilization 0.90"
@@ -281,6 +273,15 @@ def predict(
             "runs out of memory", terms, seen.longest_tokens, seen.concurrency, copy, copy.size_bytes, cure
         )
     return _held(seen, pool, trial, max_model_len)
+
+
+def _without_room(seen: Prediction, pool: Pool) -> Prediction:
+    """*seen* of weights and a *pool* that the device cannot hold together, or of weights that leave no block to the pool."""
+    weights, _, kept, *_ = seen.terms
+    larger = kept if pool.blocks and kept.size_bytes > weights.size_bytes else weights
+    cure = "a smaller pool" if larger is kept else "--tensor-parallel-size of twice as many devices"
+    fits, at_once = (seen.longest_tokens, seen.concurrency) if pool.blocks else (0, None)
+    return Prediction("runs out of memory", seen.terms, fits, at_once, larger, None, cure, doubt=seen.doubt)
 
 
 SHOWN_FROM_BYTES = 0.5 * GiB

@@ -20,7 +20,7 @@ from pytest_longctx.client.watchdog import CONNECT_S
 from pytest_longctx.errors import LaunchError, ModelError
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.processes import Process, environment
-from pytest_longctx.progress import Progress, ProgressCallback, no_progress
+from pytest_longctx.processes.progress import Progress, ProgressCallback, no_progress
 from pytest_longctx.redaction import mask_file, shown
 
 PROMPT_SLACK: Final = 0.02

@@ -20,7 +20,7 @@ from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.observation import Observation
 from pytest_longctx.probe import codes, grading, registry
-from pytest_longctx.progress import ProgressCallback, no_progress
+from pytest_longctx.processes.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import PromptFactory
 
 _ROUNDS: Final = 3

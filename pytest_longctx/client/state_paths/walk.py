@@ -23,7 +23,7 @@ from pytest_longctx.findings.ask import Ask
 from pytest_longctx.observation import Observation
 from pytest_longctx.probe import registry
 from pytest_longctx.probe.questions import Windows
-from pytest_longctx.progress import ProgressCallback, wait_until
+from pytest_longctx.processes.progress import ProgressCallback, wait_until
 from pytest_longctx.prompts import PromptFactory
 
 CONTROLS: Final = 8

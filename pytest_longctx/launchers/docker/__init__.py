@@ -21,7 +21,7 @@ from pytest_longctx.launchers.docker.container import Container, ContainerRun, p
 from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.launchers.reaper import Reaper
 from pytest_longctx.processes import free_port
-from pytest_longctx.progress import Progress
+from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import secret_values, shown
 
 SOCKET = "/var/run/docker.sock"

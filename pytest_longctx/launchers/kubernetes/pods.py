@@ -19,7 +19,7 @@ from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.kubernetes.cluster import Cluster
 from pytest_longctx.launchers.kubernetes.manifests import LEADER
 from pytest_longctx.processes import Candidate
-from pytest_longctx.progress import Progress
+from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import mask_file, private, remember, shown
 
 SCHEDULE_S = 180.0

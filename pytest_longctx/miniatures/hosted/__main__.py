@@ -7,8 +7,8 @@ from typing import Any
 
 from pytest_longctx.miniatures.hosted.api import DIALECT_NAMES, HostedApi
 from pytest_longctx.miniatures.hosted.faults import FAULTS
+from pytest_longctx.miniatures.hosted.faults.path import Elsewhere
 from pytest_longctx.miniatures.hosted.latency import Latency
-from pytest_longctx.miniatures.hosted.path_faults import Elsewhere
 from pytest_longctx.miniatures.hosted.rate_limit import RateLimit
 from pytest_longctx.miniatures.hosted.refusals import REFUSALS
 from pytest_longctx.miniatures.hosted.wire import Server, serving

@@ -13,8 +13,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pytest_longctx.miniatures.hosted.calls import Event, Post, Reply, Stream, Whole
+from pytest_longctx.miniatures.hosted.faults.path import page
 from pytest_longctx.miniatures.hosted.latency import Latency
-from pytest_longctx.miniatures.hosted.path_faults import page
 from pytest_longctx.miniatures.hosted.wire import Server
 
 _FORWARDED: Final = ("authorization", "content-type", "accept")

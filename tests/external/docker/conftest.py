@@ -12,7 +12,7 @@ import pytest
 import pytest_longctx
 from pytest_longctx import paths
 from pytest_longctx.launchers.docker import SOCKET, reaper
-from pytest_longctx.progress import wait_until
+from pytest_longctx.processes.progress import wait_until
 
 IMAGE = "longctx/base:1"
 PACKAGE = Path(pytest_longctx.__file__).parent

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx import paths
-from pytest_longctx.progress import wait_until
+from pytest_longctx.processes.progress import wait_until
 
 PROJECT_TEST = """
 import time

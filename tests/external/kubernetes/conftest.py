@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from pytest_longctx.launchers.kubernetes import reaper
-from pytest_longctx.progress import wait_until
+from pytest_longctx.processes.progress import wait_until
 from tests.external.kubernetes.control_plane import KEPT, ControlPlane, certificate, free_port
 from tests.external.kubernetes.kubelet import Kubelet
 

@@ -7,7 +7,7 @@ from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.certificate.run import Certificate
 from pytest_longctx.miniatures.hosted.api import HostedApi
 from pytest_longctx.miniatures.hosted.faults import FAULTS
-from pytest_longctx.miniatures.hosted.path_faults import Elsewhere
+from pytest_longctx.miniatures.hosted.faults.path import Elsewhere
 from pytest_longctx.miniatures.hosted.wire import serving
 
 KEY = "sk-certificate-test-1"

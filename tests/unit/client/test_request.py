@@ -15,7 +15,7 @@ from pytest_longctx.backends.openai import OpenAI
 from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.request import StreamedRequest, ask
 from pytest_longctx.client.server import Server
-from pytest_longctx.progress import no_progress
+from pytest_longctx.processes.progress import no_progress
 from pytest_longctx.prompts import Prompt, PromptFactory
 from pytest_longctx.prompts.text import Chat
 from tests.unit import factories

@@ -13,7 +13,7 @@ from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import Pace, ServerMetrics, Stall, moved
 from pytest_longctx.client.watchdog import MetricsPoller, Watchdog
 from pytest_longctx.diagnosis.log_activity import LogMotion
-from pytest_longctx.progress import no_progress
+from pytest_longctx.processes.progress import no_progress
 from tests.unit import factories
 from tests.unit.client.test_watchdog import Replay, Scene, TimeIsUp
 

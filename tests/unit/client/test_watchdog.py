@@ -14,7 +14,7 @@ from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import ServerMetrics
 from pytest_longctx.client.watchdog import Admission, MetricsPoller, Watchdog
-from pytest_longctx.progress import no_progress
+from pytest_longctx.processes.progress import no_progress
 from tests.unit import factories
 
 TEN_MINUTES_S = 600.0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.devices import Device, Holder, amd, figures, neuron, wanted
-from pytest_longctx.progress import wait_until
+from pytest_longctx.processes.progress import wait_until
 from pytest_longctx.units import GiB, Mi
 
 DATA = Path(__file__).parents[2] / "data/devices"

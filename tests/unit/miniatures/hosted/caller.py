@@ -9,7 +9,7 @@ import httpx
 
 from pytest_longctx.miniatures.hosted.api import HostedApi
 from pytest_longctx.miniatures.hosted.faults import FAULTS
-from pytest_longctx.miniatures.hosted.path_faults import Elsewhere
+from pytest_longctx.miniatures.hosted.faults.path import Elsewhere
 from pytest_longctx.miniatures.hosted.wire import serving
 
 LIMIT = 4096

@@ -9,14 +9,14 @@ import pytest
 from pytest_longctx import paths, toml
 from pytest_longctx.errors import TableError
 from pytest_longctx.findings.finding import load_all
-from pytest_longctx.reports import commands, document_claims
+from pytest_longctx.reports.documents import claims, commands
 from tests.unit import factories
 
 SUITES = paths.suites()
-DOCUMENTS = document_claims.load(SUITES / "claims.toml")
+DOCUMENTS = claims.load(SUITES / "claims.toml")
 FINDINGS = load_all((SUITES / "findings",))
 COMMANDS = commands.load(SUITES / "commands.toml")
-KEPT = json.loads((Path(__file__).parents[2] / "data/documents.json").read_text(encoding="utf-8"))
+KEPT = json.loads((Path(__file__).parents[3] / "data/documents.json").read_text(encoding="utf-8"))
 """Of each document its length, and the figures of every line that a row quotes. The documents themselves do not ship."""
 FIGURE = re.compile(r"(?<![A-Za-z_.0-9])\d[\d,]*(?:\.\d+)*")
 """A number that is no part of a name, such as the 8 of FP8."""
@@ -49,7 +49,7 @@ def test_every_finding_of_a_document_is_reached_from_a_row():
 
 
 def test_every_start_of_a_document_is_on_the_page_with_its_deployment():
-    page = document_claims.page(DOCUMENTS, FINDINGS, COMMANDS)
+    page = claims.page(DOCUMENTS, FINDINGS, COMMANDS)
     assert {each.document for each in COMMANDS} == {one.title for one in DOCUMENTS}
     assert all(f"| {each.where} | `{each.deployment}` |" in page for each in COMMANDS)
 
@@ -59,17 +59,17 @@ def test_a_claim_without_a_finding_needs_a_reason(tmp_path):
     row = ", ".join(f'{name} = "{value}"' for name, value in ROW.items())
     data.write_text(f'[[document]]\ntitle = "t"\nfile = "f"\nclaim = [{{ {row} }}]\n', encoding="utf-8")
     with pytest.raises(TableError, match="line 3: a claim needs a finding, or the reason why it has none"):
-        document_claims.load(data)
+        claims.load(data)
 
 
 def test_a_finding_that_does_not_exist_is_an_error():
-    row = toml.check({**ROW, "finding": ["SC-9999"]}, document_claims.Row, "a row")
-    document = document_claims.Document(title="t", file="f", claim=(row,))
+    row = toml.check({**ROW, "finding": ["SC-9999"]}, claims.Row, "a row")
+    document = claims.Document(title="t", file="f", claim=(row,))
     with pytest.raises(TableError, match="unknown finding 'SC-9999'"):
-        document_claims.page([document], {"TT-0001": factories.finding()}, [])
+        claims.page([document], {"TT-0001": factories.finding()}, [])
 
 
 def test_the_page_is_that_of_the_data():
     """After a change: ``longctx findings docs/findings``."""
     page = SUITES.parent / "docs/findings/claims.md"
-    assert page.read_text(encoding="utf-8") == document_claims.page(DOCUMENTS, FINDINGS, COMMANDS)
+    assert page.read_text(encoding="utf-8") == claims.page(DOCUMENTS, FINDINGS, COMMANDS)

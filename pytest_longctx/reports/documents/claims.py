@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from pytest_longctx import toml
 from pytest_longctx.errors import TableError, unknown
 from pytest_longctx.findings.finding import Finding
-from pytest_longctx.reports.commands import Command
+from pytest_longctx.reports.documents.commands import Command
 from pytest_longctx.reports.pages import markdown_table, slug, title_of
 
 Verdict = Literal["right", "partly right", "wrong", "not shown", "advice"]

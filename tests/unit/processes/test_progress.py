@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.progress import Progress, wait_until
+from pytest_longctx.processes.progress import Progress, wait_until
 
 
 @pytest.mark.parametrize(

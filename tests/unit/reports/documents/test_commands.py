@@ -10,9 +10,9 @@ from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployments.deployment import Deployment, Model
 from pytest_longctx.errors import TableError
 from pytest_longctx.launchers.start_command import StartCommand
-from pytest_longctx.reports import commands as published
+from pytest_longctx.reports.documents import commands as published
 
-PAGE = Path(__file__).parents[3] / "docs/reference/commands.md"
+PAGE = Path(__file__).parents[4] / "docs/reference/commands.md"
 ONE = Deployment(
     name="one",
     title="t",

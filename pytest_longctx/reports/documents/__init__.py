@@ -1,0 +1,1 @@
+"""Pages about the five published documents: their claims and their commands."""
