@@ -209,11 +209,24 @@ def _listed(exam: Examination, limit: Limit) -> Result:
     return holds("length-listed", span(exam, limit), asked)
 
 
+def _shortened(sent: Sent) -> bool:
+    """Whether the answer was cut below what was asked for, as vLLM's chat completions cut it at the end of the context."""
+    counts = sent.reply.counts
+    return sent.reply.finish == "length" and counts is not None and (counts.answer or ANSWER_TOKENS) < ANSWER_TOKENS
+
+
 def _counted(exam: Examination, limit: Limit) -> Result:
     if not limit.found or limit.longest is None:
         return unmeasured("length-counted", limit.stopped or "no limit was found")
     try:
         larger = exam.fill(limit.longest, ANSWER_TOKENS)
+        if accepted(larger) and _shortened(larger):
+            limit.counts_answer = True
+            seen = (
+                f"the answer to {limit.longest:,} tokens with max_tokens {ANSWER_TOKENS} is shortened: prompt and answer "
+                f"together may have {limit.longest + limit.answer_tokens:,}"
+            )
+            return holds("length-counted", seen, rule="prompt and answer")
         if accepted(larger):
             limit.counts_answer = False
             seen = f"{limit.longest:,} tokens with max_tokens {ANSWER_TOKENS} are served: the limit counts the prompt alone"

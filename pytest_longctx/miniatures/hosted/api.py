@@ -60,6 +60,8 @@ class HostedApi:
     """Wording of a refusal of a prompt that is too long: a name in `REFUSALS`."""
     counts_answer: bool = True
     """Whether the limit is that of prompt and answer. Otherwise it is that of the prompt, and the answer has its own."""
+    shortens: bool = False
+    """Whether an answer that would exceed the limit is shortened, as by vLLM's chat completions, instead of refused."""
     answer_limit: int = 1 << 17
     """Highest ``max_tokens``; more is refused."""
     listed: int | None = None
@@ -199,7 +201,7 @@ class HostedApi:
 
     def over_length(self, call: Call, sent: Ids) -> OverLength | None:
         """Return why *call* is too long, or None. At least one token must be left for the answer."""
-        asked = call.max_tokens if self.counts_answer else 0
+        asked = call.max_tokens if self.counts_answer and not self.shortens else 0
         if len(sent) + max(asked or 0, 1 if self.counts_answer else 0) <= self.limit:
             return None
         return OverLength(self.limit, len(sent), asked, self.model)

@@ -58,6 +58,7 @@ def variation(seed):
         "cache": PrefixCache(rng.choice([1, 16, 64, 128]), rng.choice([0, 0, 1024])),
         "latency": Latency(rng.choice(["none", "uniform:0,0.01", "lognormal:0.002,1"]), seed=seed),
         "rate_limit": RateLimit(60, per_s=rng.choice([2, 4])) if rng.random() < 0.2 else None,
+        "shortens": rng.random() < 0.3,
         "answer_limit": rng.choice([4096, 1 << 17]),
     }
 
@@ -68,6 +69,16 @@ def test_a_correct_api_breaks_nothing(seed):
     certificate, _ = certified("honest", seed, claim=options["limit"] if seed % 2 else None, **options)
     assert broken(certificate) == {}, options
     assert certificate.exit_status == 0
+
+
+def test_a_context_whose_last_answers_are_shortened_is_served_as_claimed():
+    """Chat completions of vLLM 0.32 answer a prompt of all but one token, with one token, whatever max_tokens says."""
+    certificate, _ = certified("honest", claim=LIMIT, shortens=True, listed=LIMIT)
+    words = {each.check: each for each in certificate.results}
+    assert words["length-claim"].word == words["length-listed"].word == "holds"
+    assert words["length-claim"].figures["context_tokens"] == LIMIT
+    assert words["length-counted"].figures["rule"] == "prompt and answer"
+    assert broken(certificate) == {}
 
 
 def test_every_request_is_counted():
