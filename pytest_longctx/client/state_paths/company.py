@@ -35,14 +35,14 @@ def _company(one: Walk, exchanges: Sequence[Exchange]) -> None:
 
 
 def same_at_once(one: Walk) -> None:
-    """The path in company of itself: one prompt several times at once, while nothing of it is cached."""
+    """The path of one prompt in company: the same several times at once, while nothing of it is cached."""
     task = one.new()
     found = one.together([task] * _ALIKE, reusable=[one.tokens] * _ALIKE, whole_only=False)
     _company(one, [each.exchange for each in found])
 
 
 def lengths(one: Walk) -> None:
-    """The path in company of other lengths: prompts of different lengths at once."""
+    """The path of different lengths in company: prompts of different lengths at once."""
     several = [
         one.new(max(one.tokens * part // _LENGTHS, 2 * one.asked.output_tokens)) for part in range(_LENGTHS, 0, -1)
     ]

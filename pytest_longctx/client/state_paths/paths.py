@@ -273,8 +273,8 @@ async def _watched(server: Server, task: Task, watch: ProgressCallback) -> tuple
 
 def stored_dtype(one: Walk) -> None:
     """
-    The path of the stored dtype: keys differ by ever smaller steps, and the KV cache keeps as many bits as
-    its dtype has.
+    The path of the stored dtype: keys differ by ever smaller steps; the KV cache keeps exactly as many bits
+    as its dtype has.
     """
     if not one.probe:
         raise UnwalkableError("the precision of keys is provable for a probe only")

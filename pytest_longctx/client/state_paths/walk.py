@@ -73,17 +73,17 @@ class Walk:
 
     @property
     def block(self) -> int:
-        """Tokens in a KV cache block of the walked server; 1 if it is not known."""
+        """Tokens in a KV cache block of the walk's server; 1 if it is not known."""
         return self.pieces.block or 1
 
     @property
     def probe(self) -> bool:
-        """Whether the walked model is a probe, whose right answers are provable."""
+        """Whether the walk's model is a probe, whose right answers are provable."""
         return self.server.deployment.model.weights == "probe"
 
     @property
     def windows(self) -> Windows:
-        """For each key of a walked probe, how many tokens the layer sees that answers for it."""
+        """For each key of the walk's probe, how many tokens the layer sees that answers for it."""
         return registry.windows(self.server.deployment.model.make)
 
     @property
@@ -177,16 +177,16 @@ class Walk:
         return exchanges
 
     def scrape(self) -> ServerMetrics:
-        """The counters of the walked server now."""
+        """The counters of the walk's server now."""
         return scrape(self.server)
 
     def grown(self, name: str, before: ServerMetrics) -> float | None:
-        """Growth of a counter of the walked server since *before*, once the counters have settled; None: not known."""
+        """Growth of a counter of the walk's server since *before*, once the counters have settled; None: not known."""
         wait_until(self.scrape, _SETTLE_S, 0.05, done=lambda now: now.running in (None, 0))
         return self.scrape().grown(name, before)
 
     def reset(self) -> None:
-        """Empty the walked server's own prefix cache. Raises `UnwalkableError` if it refuses."""
+        """Empty the own prefix cache of the walk's server. Raises `UnwalkableError` if it refuses."""
         refusal = prefix_cache.reset(self.server)
         if refusal is not None:
             raise UnwalkableError(f"the prefix cache cannot be emptied: {refusal.status} {refusal.text}")
@@ -225,7 +225,7 @@ class Walk:
 
 
 def _claims(layout: dict[str, str], flags: dict[str, object]) -> bool | None:
-    """Whether the walked server says that it caches prefixes, by its page or its flags; None: it does not say."""
+    """Whether the walk's server says that it caches prefixes, by its page or its flags; None: it does not say."""
     told = layout.get("enable_prefix_caching", "").lower()
     if told in ("true", "false"):
         return told == "true"
