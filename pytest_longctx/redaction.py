@@ -44,12 +44,12 @@ def remember(secrets: Iterable[str]) -> None:
 
 
 def forget() -> None:
-    """Forget every secret; for tests, which have secrets of their own."""
+    """Forget every secret that is masked; for tests, which have secrets of their own."""
     _KNOWN.clear()
 
 
 def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the values in *env* and *argv* that must be masked, longest first."""
+    """Return the secret values in *env* and *argv* that must be masked, longest first."""
     values = {value for name, value in env.items() if _SECRET_NAME.search(name)}
     flag_before = ""
     for word in argv:
@@ -63,7 +63,10 @@ def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str
 
 
 def checked_key(key: str | None, variable: str) -> str | None:
-    """Return the *key* of the environment *variable*, None if it is empty. Raises `UsageError` if no HTTP header can have it."""
+    """
+    Return the secret *key* of the environment *variable*, None if it is empty. Raises `UsageError` if no HTTP
+    header can have it.
+    """
     if not key:
         return None
     wrong = (
@@ -99,14 +102,14 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
 
 @lru_cache(maxsize=64)
 def _forms_of(secrets: tuple[str, ...]) -> tuple[str, ...]:
-    """Every form of *secrets*, longest first."""
+    """Every written form of *secrets* to mask, longest first."""
     parts = {part for secret in secrets for part in (secret, secret.strip(), *_long_lines(secret))}
     forms = {form for part in parts if len(part) >= _SHORTEST for form in _forms(part)}
     return tuple(sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True))
 
 
 def _long_lines(secret: str) -> Iterator[str]:
-    """The lines of a secret with several, such as a PEM file: a log shows one at a time."""
+    """The lines of a secret that has several, such as a PEM file, to mask each: a log shows one at a time."""
     lines = secret.splitlines()
     yield from (line for line in lines if len(lines) > 1 and len(line) >= 2 * _SHORTEST_KNOWN)
 
@@ -162,7 +165,7 @@ def _visible(found: re.Match[str]) -> str:
 
 
 def cleaned(value: Any, secrets: Iterable[str] = ()) -> Any:
-    """Return *value* of JSON with each string as `shown` gives it, and without numbers that are not finite."""
+    """Return *value* of JSON with each string masked as by `shown`, and without numbers that are not finite."""
     if isinstance(value, str):
         return shown(value, secrets)
     if isinstance(value, float):

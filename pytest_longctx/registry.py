@@ -62,6 +62,6 @@ EVALUATIONS: Mapping[str, str] = MappingProxyType({"lm-eval": "pytest_longctx.cl
 
 
 def load(place: str) -> Any:
-    """Import the class at ``module:Class``."""
+    """Import the registered class at ``module:Class``."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)

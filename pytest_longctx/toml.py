@@ -30,7 +30,7 @@ def _listed(value: Any) -> Any:
 
 
 def _version_range(text: str) -> str:
-    """Return *text* if it is a PEP 440 range; raises ValueError otherwise."""
+    """Return the version range *text* of a TOML table if it is a PEP 440 range; raises ValueError otherwise."""
     try:
         SpecifierSet(text)
     except InvalidSpecifier:
@@ -57,12 +57,12 @@ _MOST_ERRORS: Final = 20
 
 
 def load(path: Path, kind: type[T]) -> T:
-    """Read the file at *path* as a *kind*. Raises `TableError` that names the file and every invalid key."""
+    """Read the TOML file at *path* as a *kind*. Raises `TableError` that names the file and every invalid key."""
     return check(read(path), kind, str(path))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the file at *path* without validation. Raises `TableError`."""
+    """Read the TOML file at *path* without validation. Raises `TableError`."""
     try:
         content = tomllib.loads(bytes_of(path, _LARGEST_BYTES).decode("utf-8"))
         _refuse_unsound(content)
@@ -79,7 +79,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def bytes_of(path: Path, most_bytes: int | None = None) -> bytes:
     """
-    Return what the regular file at *path* holds.
+    Return the bytes of the regular file at *path*, such as a TOML file.
 
     Raises `OSError` for a pipe or a device, which may have no end, and for a file of more than *most_bytes*.
     """
@@ -113,12 +113,12 @@ def _refuse_unsound(content: dict[str, Any]) -> None:
 
 
 def digest(table: BaseModel) -> str:
-    """Return the first 12 hex digits of the SHA-256 of *table* as JSON, defaults included."""
+    """Return the first 12 hex digits of the SHA-256 of a validated *table* as JSON, defaults included."""
     return hashlib.sha256(table.model_dump_json().encode()).hexdigest()[:12]
 
 
 def check(content: dict[str, Any], kind: type[T], where: str) -> T:
-    """Validate *content* as a *kind*; *where* names its origin in the error. Raises `TableError`."""
+    """Validate the TOML *content* as a *kind*; *where* names its origin in the error. Raises `TableError`."""
     try:
         return kind.model_validate(content)
     except ValidationError as problem:
@@ -145,7 +145,7 @@ def _cut(text: str) -> str:
 
 
 def _fields_at(kind: type[BaseModel], place: list[str]) -> Iterator[str]:
-    """Return the known keys at *place* inside *kind*."""
+    """Return the known TOML keys at *place* inside *kind*."""
     for part in place:
         field = kind.model_fields.get(part)
         if field is None:  # key of a table entry, as in bounds.ttft_s or signature.3

@@ -30,7 +30,7 @@ def tokens(text: str | int) -> int:
 
 def duration(seconds: float) -> str:
     """
-    Format a time for users.
+    Format a time, given in seconds, with its units for users.
 
     >>> duration(0.25), duration(12.3), duration(754)
     ('0.25 s', '12.3 s', '12 min 34 s')

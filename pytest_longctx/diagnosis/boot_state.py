@@ -47,7 +47,10 @@ class Failure:
 
     @property
     def kind(self) -> Kind:
-        """The class; for a signature that only says that memory ran out, the class of its place or phase."""
+        """
+        The class of the failed boot's cause; for a signature that only says that memory ran out, that of its
+        place or phase.
+        """
         if self.place:
             return self.place.kind
         if self.phase == "request" and self.signature.kind in _BEFORE_REQUESTS:
@@ -58,7 +61,7 @@ class Failure:
 
     @property
     def remedy(self) -> str:
-        """The remedy."""
+        """The remedy of a boot's failure: that of its place in the traceback, else that of its signature."""
         return (self.place and self.place.remedy) or self.signature.remedy
 
 
@@ -95,7 +98,7 @@ class FirstError:
     """The first exception that only reports a failure elsewhere, such as a lost peer."""
 
     def ends(self, lines: int) -> bool:
-        """Whether a log of so many *lines* ends with an exception that nothing caught: its process has ended."""
+        """Whether a boot's log of so many *lines* ends with an uncaught exception: its process has ended."""
         return self.text is not None and lines - self.ended_at <= _LAST_LINES
 
 
@@ -131,7 +134,10 @@ class Boot:
     sized: Failure | None = None
 
     def catches(self, owner: tuple[str, str], line: int | None) -> None:
-        """Note that *owner* announced a caught traceback in *line*; None: it logged something else."""
+        """
+        Note that process *owner* of the boot announced a caught traceback in *line*; None: it logged
+        something else.
+        """
         if line is not None:
             self.caught[owner], self.caught_until = True, line + _CAUGHT_WITHIN
         elif self.caught.pop(owner, False) and not self.caught:
@@ -139,22 +145,22 @@ class Boot:
 
     @property
     def inside(self) -> bool:
-        """Whether a traceback has begun and not ended."""
+        """Whether a traceback of the boot has begun and not ended."""
         return any(not trace.done for trace in self.traces.values())
 
     @property
     def reached(self) -> Phase:
-        """How far it has come: a log that begins late has no marker of a phase, but may have traffic."""
+        """The phase that the boot reached: a log that begins late has no marker of a phase, but may have traffic."""
         return "serve" if self.phase == "start" and self.alive_at else self.phase
 
     @property
     def summary_counts(self) -> bool:
-        """Whether a summary reports a failure that does not merely follow from another process's end."""
+        """Whether the boot has a failure summary that does not merely follow from another process's end."""
         return self.summary is not None and not self.summary.signature.survivable
 
     @property
     def cause(self) -> Failure | None:
-        """The most probable cause: first those that no engine survives, then the earliest."""
+        """The most probable cause of the boot's failure: first those that no engine survives, then the earliest."""
         alive = [each for each in self.candidates if not self._survived(each)]
         for some in (
             [each for each in alive if not each.signature.weak and not each.signature.survivable],
@@ -166,11 +172,14 @@ class Boot:
         return None
 
     def phase_of(self, found: Signature) -> Phase | None:
-        """The phase that *found* names; a server that serves allocates GPU memory for requests."""
+        """The boot phase that signature *found* names; a server that serves allocates GPU memory for requests."""
         return "request" if self.phase == "serve" and found.kind in _BEFORE_REQUESTS else found.phase
 
     def lives(self, text: str, line: int, times: int) -> bool:
-        """Note a sign of life or an answer with status 500. Returns whether *text* is one of these."""
+        """
+        Note a log line that shows the booted server alive, or an answer with status 500. Returns whether
+        *text* is one.
+        """
         self._starves(text, times)
         if _ALIVE.search(text):
             self.chats += times * bool(_CHAT.search(text))
@@ -183,12 +192,12 @@ class Boot:
         return False
 
     def cuts(self, text: str) -> None:
-        """Note how many requests a server that stops leaves without an answer, if *text* says so."""
+        """Note how many requests the booted server leaves unanswered when it stops, if *text* says so."""
         if match := _CUT_REQUESTS.search(text):
             self.cut_requests = max(self.cut_requests, int(match[1] or match[2]))
 
     def _starves(self, text: str, times: int) -> None:
-        """Count the statistics in which requests wait and none runs; any other sign of work ends the count."""
+        """Count the boot's statistics in which requests wait and none runs; any other sign of work ends the count."""
         if _WAITING.search(text) and (self.served_at is not None or self.alive_at):
             self.idle_with_requests += times
         elif "throughput" in text or '"POST /v1/' in text:
@@ -196,12 +205,12 @@ class Boot:
 
     @property
     def holds_no_request(self) -> bool:
-        """Whether its KV cache is smaller than one request of the context that it lists."""
+        """Whether the boot's KV cache is smaller than one request of the context length in its log."""
         cache, context = self.figures.get("kv_cache_tokens"), self.figures.get("max_model_len")
         return cache is not None and context is not None and cache < context
 
     def _survived(self, found: Failure) -> bool:
-        """Whether the server worked after it."""
+        """Whether the booted server worked after the failure *found*."""
         if found.kind == "chat-template-missing":
             return self.chats > 0
         if found.kind == "cluster-resources" and self.phase not in ("start", "config"):
@@ -212,7 +221,7 @@ class Boot:
 
 
 def _earliest(some: list[Failure]) -> Failure:
-    """The earliest by time stamp; without comparable time stamps the first in the log."""
+    """The earliest failure of a boot by time stamp; without comparable time stamps the first in the log."""
     first = some[0]
     for each in some[1:]:
         if each.time and len(each.time) == len(first.time) and each.time < first.time:
@@ -221,7 +230,7 @@ def _earliest(some: list[Failure]) -> Failure:
 
 
 def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot:
-    """The boot to report: the last of each server; if several servers are in the log, the first that failed."""
+    """The boot to report of a log: the last of each server; of several servers, the first whose boot failed."""
     told = {name: each for name, each in boots.items() if each.told} or boots
     shown = [_shown(each, earlier.get(name, [])) for name, each in told.items()]
     failed = [(found.order, number) for number, each in enumerate(shown) if (found := each.cause or each.summary)]
@@ -229,13 +238,19 @@ def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot
 
 
 def rooted(boots: Mapping[str, Boot], boot: Boot) -> Failure | None:
-    """What the kernel or the driver says of the hardware, where *boot* failed: the engine's own failure follows from it."""
+    """
+    The kernel's or the driver's line about a hardware fault, if *boot* failed: the engine's failure follows
+    from it.
+    """
     found = [each for some in boots.values() for each in some.candidates if each.signature.root]
     failed = boot.summary is not None or boot.cause is not None
     return _earliest(found) if found and failed else None
 
 
 def _shown(boot: Boot, before: list[Boot]) -> Boot:
-    """*boot*; the failed one before it if *boot* had only begun when the log ends."""
+    """
+    The boot of a server to report: *boot*, or the failed one before it if *boot* had only begun when the log
+    ends.
+    """
     begun = not (boot.cause or boot.summary or boot.served_at or boot.alive_at)
     return before[-1] if begun and before and (before[-1].cause or before[-1].summary) else boot

@@ -87,7 +87,7 @@ class Diagnosis:
 
     @property
     def title(self) -> str:
-        """Class, signature, phase and confidence in one line."""
+        """Class, signature, phase and confidence of the diagnosis in one line."""
         name = f" ({self.signature})" if self.signature else ""
         sure = "" if self.confidence == "unknown" else f", {self.confidence}"
         return f"{self.kind}{name} in phase {self.phase} ({PHASES[self.phase]}){sure}"
@@ -98,7 +98,7 @@ class Diagnosis:
         return Observation(self.outcome, metrics, self.phase, self.signature, self.kind, self.cause)
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """What there is to say, with a word before each line."""
+        """The rows of a printed diagnosis, each with its label: class, doubt, sizes, evidence."""
         yield "class", self.title
         if self.doubt:
             yield "doubt", self.doubt
@@ -110,7 +110,7 @@ class Diagnosis:
 
 
 def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
-    """Why the server behind *reading* failed, which ended as *given* says."""
+    """Diagnose why the server failed, from its log *reading* and the evidence *given* of how it ended."""
     given = _joined(reading, given)
     if reading.cause is not None and not (reading.cause.signature.weak and _memory(reading, given)):
         return _named(reading, reading.cause)
@@ -121,7 +121,7 @@ def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
 
 
 def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None]:
-    """What state the server behind *reading* is in, as far as its log and *given* tell, and why where it is not well."""
+    """Diagnose the state of a server from its log *reading* and the evidence *given*, and why it is not well."""
     joined = _joined(reading, given)
     boot, code = reading.boot, joined.exit_code
     ended = boot.fatal_at is not None or code not in (None, 0)
@@ -141,7 +141,7 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
 
 
 def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[str, float]] | None:
-    """The id, class and sizes of the refusal that *text* is; None where the catalogue has none like it."""
+    """Diagnose a refused request: the catalogue's id, class and sizes for *text*; None where it has none like it."""
     for known in catalogue.refusal:
         if match := re.search(known.regex, text):
             return known.id, known.kind, figures(match.groupdict())
@@ -149,7 +149,7 @@ def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[st
 
 
 def _joined(reading: LogReader, given: Evidence) -> Evidence:
-    """*given*, with what the log itself says of the end: pasted kernel, systemd, container and Kubernetes lines."""
+    """Evidence to diagnose from: *given*, completed by the log's kernel, systemd, container and Kubernetes lines."""
     seen = reading.evidence
     return replace(
         given,
@@ -164,7 +164,7 @@ def _memory(reading: LogReader, given: Evidence) -> bool:
 
 
 def _named(reading: LogReader, found: Failure) -> Diagnosis:
-    """A line that names the cause."""
+    """The diagnosis from a log line that names the cause."""
     known, boot = found.signature, reading.boot
     doubt = ""
     if known.weak:
@@ -181,7 +181,10 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
 
 
 def _phase(reading: LogReader, found: Failure) -> Phase:
-    """When it happened: a server that serves works on a request, and a log without any fact of a boot may begin late."""
+    """
+    The phase of the diagnosed failure: a server that serves works on a request; a log without boot facts may
+    begin late.
+    """
     placed = found.signature.phase is not None or found.place is not None or found.kind in _WHILE_STARTING
     if found.phase == "start" and not placed and not reading.boot.told:
         return "unknown"
@@ -189,14 +192,17 @@ def _phase(reading: LogReader, found: Failure) -> Phase:
 
 
 def _allocation(candidates: list[Failure], found: Failure) -> Mapping[str, float]:
-    """The sizes of the allocation that *found* is about, where the line of the allocator just before it has them."""
+    """
+    The sizes of the GPU allocation that failed in the diagnosed line *found*, from the allocator's line just
+    before it.
+    """
     before = [each for each in candidates if each.signature.weak and 0 <= found.order - each.order <= _NEAR_LINES]
     memory = found.kind.startswith("gpu-oom") or found.kind == "kv-cache-too-small"
     return next((each.metrics for each in reversed(before) if memory and each.kind.startswith("gpu-oom")), {})
 
 
 def _remedy(reading: LogReader, found: Failure) -> str:
-    """What to do in the version that logged it, and after the notices that it logged."""
+    """The diagnosis's remedy for the version that logged the failure, and after the notices in its log."""
     known = found.signature
     if known.after and known.after_remedy and reading.notices[known.after]:
         return known.after_remedy
@@ -209,7 +215,10 @@ def _remedy(reading: LogReader, found: Failure) -> str:
 
 
 def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """The kernel, or a container's state, says that memory ran out; a counter alone counts all of the host."""
+    """
+    The diagnosis if the kernel or a container's state says that memory ran out; a counter alone counts all of
+    the host.
+    """
     kills = (*(given.memory_kills or ()), *reading.evidence.memory)
     went = _signal(reading, given) is not None or _silent(reading)
     if not given.oom_killed and not reading.evidence.memory and not (kills and went):
@@ -227,7 +236,7 @@ def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """Something outside said that it stops it, or sent the signal that asks for it."""
+    """The diagnosis of a server stopped from outside: its log says so, or SIGTERM ended it."""
     if by := _stops(reading, given):
         return _ended(reading, "killed", "it was stopped from outside", "certain", by)
     if _signal(reading, given) == signal.SIGTERM:
@@ -236,13 +245,13 @@ def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _stops(reading: LogReader, given: Evidence) -> list[str]:
-    """What the log has of a stop from outside. A probe that failed before the server came up was none."""
+    """Evidence for the diagnosis of a stop from outside; a failed probe before the server came up is none."""
     boot, killed = reading.boot, given.exit_code in _KILLED
     return reading.evidence.stops(killed=killed, serves=boot.served_at is not None or bool(boot.alive_at))
 
 
 def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """It answers, and refuses."""
+    """The diagnosis of a server that answers, and refuses the request."""
     if given.refusal is None:
         return None
     phase: Phase = "request"
@@ -261,7 +270,7 @@ def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _failing(reading: LogReader, status: int, refusal: str) -> Diagnosis:
-    """It came up, and has one error of its own for every request."""
+    """The diagnosis of a server that came up and answers every request with an error of its own."""
     logged = reading.errors.text or reading.errors.caught or reading.errors.complaint
     said = f"it came up, and answers every request with HTTP {status}: {refusal}"
     said += f"; its log: {logged}" if logged else ""
@@ -271,7 +280,7 @@ def _failing(reading: LogReader, status: int, refusal: str) -> Diagnosis:
 
 
 def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """The time was up."""
+    """The diagnosis of a server that hung, or was too slow, when the time was up."""
     if given.waited_for is None:
         return None
     if given.at_work is not None:
@@ -290,7 +299,7 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
-    """Nothing fits."""
+    """The diagnosis of an unknown cause, with the first error of the log quoted."""
     first = reading.errors.text or reading.errors.complaint or _native(reading) or reading.errors.caught
     number = _signal(reading, given)
     if number is not None:
@@ -312,13 +321,13 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
 
 
 def _native(reading: LogReader) -> str | None:
-    """The line in which native code says that it ends, or a shell that a signal ended it, where it is the first of its kind."""
+    """The log line in which native code, or a shell, reports the end, as first error of an unknown diagnosis."""
     found = reading.summary
     return found.line if found is not None and found.signature.id in _NATIVE else None
 
 
 def _unscheduled(reading: LogReader) -> Diagnosis:
-    """It is up, requests wait, and none runs: one that its KV cache can never hold, or for a reason not logged."""
+    """The diagnosis of a server whose requests wait while none runs: its KV cache is too small, or no line says why."""
     boot = reading.boot
     seen = f"its last {boot.idle_with_requests} statistics count waiting requests, none that runs, and no token"
     if not boot.holds_no_request:
@@ -333,7 +342,7 @@ def _unscheduled(reading: LogReader) -> Diagnosis:
 
 
 def _only_refusals(reading: LogReader) -> Diagnosis:
-    """It is up, and no request is answered."""
+    """The diagnosis of a server that is up and answers no request."""
     first = reading.errors.text or reading.errors.caught or reading.errors.complaint
     because = f", the first error: {first}" if first else ", and no error in the log"
     count = reading.boot.failed_requests
@@ -356,7 +365,7 @@ def _ended(
     evidence: list[str],
     sizes: Mapping[str, float] | None = None,
 ) -> Diagnosis:
-    """The diagnosis of a server, or a part of one, that was seen to end."""
+    """The diagnosis of a server, or of one of its processes, that was seen to end."""
     found = reading.summary
     remedy = _REMEDIES.get(kind) or (found.remedy if found else "the log, from its first error on")
     if found is None:
@@ -368,7 +377,7 @@ def _ended(
 
 
 def _silent(reading: LogReader) -> bool:
-    """Whether a child ended and nothing had been logged as an error before."""
+    """Whether a child process of the diagnosed server ended and no error had been logged before."""
     found = reading.summary
     ended = found is not None and (found.kind == "child-died" or found.signature.id == "ended-by-signal")
     return found is not None and ended and found.silent
@@ -376,7 +385,7 @@ def _silent(reading: LogReader) -> bool:
 
 def _signal(reading: LogReader, given: Evidence) -> int | None:
     """
-    The signal that ended the server, or the child that its log says was the first to go.
+    The signal that ended the diagnosed server, or the child that its log says was the first to go.
 
     None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
     """

@@ -28,11 +28,11 @@ class Index:
         self._last: tuple[str, tuple[tuple[re.Pattern[str], Any], ...]] = ("", ())
 
     def matters(self, text: str) -> bool:
-        """Whether any entry may match *text*, one line or several, or an error may begin or end in it."""
+        """Whether any catalogue entry may match *text*, one line or several, or an error may begin or end in it."""
         return bool(self._patterns.numbers(text))
 
     def of(self, text: str) -> tuple[tuple[re.Pattern[str], Any], ...]:
-        """The entries that may match *text*, in the catalogue's order."""
+        """The catalogue entries that may match *text*, in the catalogue's order."""
         if self._last[0] != text:
             numbers = self._patterns.numbers(text)
             self._last = text, tuple(self.entries[number] for number in numbers if number < len(self.entries))
@@ -58,5 +58,5 @@ class _Held:
 
 
 def index_of(catalogue: Catalogue) -> Index:
-    """The index of *catalogue*, made once."""
+    """The index of the entries of *catalogue*, made once."""
     return _made(_Held(catalogue))

@@ -35,11 +35,14 @@ class GoodBoots:
     folder: Path
 
     def path(self, backend: str, deployment: str) -> Path:
-        """Return where the log of *deployment* is kept; the file may not exist."""
+        """Return where the log of the last good boot of *deployment* is kept; the file may not exist."""
         return self.folder / f"{backend}-{deployment}.log"
 
     def keep(self, log: Path, backend: str, deployment: str, secrets: tuple[str, ...] = ()) -> None:
-        """Keep *log*, with *secrets* masked, as that of the last good boot. Without a writable folder nothing changes."""
+        """
+        Keep *log*, with *secrets* masked, as that of the last good boot. Without a writable folder nothing
+        changes.
+        """
         kept = self.path(backend, deployment)
         with suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,7 @@ class GoodBoots:
 
 def differences(bad: LogReader, good: LogReader, bad_lines: Iterable[str], good_lines: Iterable[str]) -> Iterator[str]:
     """
-    The differences of the failed boot *bad* from the boot *good*, in this order.
+    The differences of the failed boot *bad* from the last good boot *good*, in this order.
 
     Arguments, named facts such as versions, figures by more than one per cent, the phase reached, and the first kinds of lines
     that only *bad* has. Times and ports are left out: they differ between any two boots.

@@ -17,7 +17,7 @@ class LineShapes:
         self.known: dict[bytes, bool] = {}
 
     def sort_out(self, by_shape: Mapping[bytes, bytes]) -> None:
-        """Decide for each new shape whether its lines matter; groups of lines are searched first."""
+        """Decide for each new line shape whether its lines matter; groups of lines are searched first."""
         if len(self.known) > _MOST_SHAPES:
             self.known.clear()
         fresh = [each for each in by_shape.items() if each[0] not in self.known]

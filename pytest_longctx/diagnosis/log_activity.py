@@ -32,12 +32,12 @@ class LogMotion:
 
     @classmethod
     def from_now(cls, path: Path | None, idle: tuple[str, ...] = ()) -> "LogMotion":
-        """Follow *path* from its present end."""
+        """Follow the activity of the log at *path* from its present end."""
         there = path is not None and path.is_file()
         return cls(path if there else None, idle, path.stat().st_size if there and path is not None else 0)
 
     def grown(self) -> bool:
-        """Whether the file has a new line since the last call."""
+        """Whether the log has a new line, as a sign of activity, since the last call."""
         if self.path is None:
             return False
         try:
@@ -52,7 +52,7 @@ class LogMotion:
         return self.new(re.split(r"[\r\n]+", block.decode("utf-8", "replace")))
 
     def new(self, lines: Iterable[str]) -> bool:
-        """Whether any of *lines* is new."""
+        """Whether any of the log's *lines* is new: activity, and no repetition with another time."""
         found = [line for line in lines if self._is_new(line)]
         self.last = found[-1].strip() if found else self.last
         return bool(found)

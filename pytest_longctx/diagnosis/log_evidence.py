@@ -70,7 +70,7 @@ class LogEvidence:
     """Whether Kubernetes says that the container is ready."""
 
     def take(self, record: Record) -> bool:
-        """Read one line. Returns whether it is evidence."""
+        """Read one log line. Returns whether it is evidence of how a process ended."""
         text = record.text
         wrote = record.joined or (record.kinds[-1:] in _ENGINES and (record.level or 0) < ERROR)
         if wrote or not _MAY_BE.search(text):
@@ -89,7 +89,7 @@ class LogEvidence:
         return self._exit(text) or self._stop(text)
 
     def _exit(self, text: str) -> bool:
-        """Read a line about an exit code. Returns whether it is one."""
+        """Read a log line as evidence of an exit code. Returns whether it is one."""
         if _AGAIN.match(text):
             self.exit_code = None
             return True
@@ -99,7 +99,7 @@ class LogEvidence:
         return found is not None
 
     def _stop(self, text: str) -> bool:
-        """Read a line about a stop from outside or about the container's state. Returns whether it is one."""
+        """Read a log line as evidence of a stop from outside or of the container's state. Returns whether it is one."""
         if _READY.match(text):
             self.ready = True
             return True
@@ -110,7 +110,10 @@ class LogEvidence:
         return False
 
     def stops(self, *, killed: bool, serves: bool) -> list[str]:
-        """The lines that tell of a stop from outside: of a process that was *killed*, or that came up and *serves*."""
+        """
+        The log lines that are evidence of a stop from outside: of a process that was *killed*, or came up and
+        *serves*.
+        """
         if serves and not killed:  # another container of the pod may be stopped, or the one before it
             return [] if self.ready else [line for line in self.stopped_by if "Stopping container" not in line]
         return [*self.stopped_by, *self.probes][:_LIMIT] if self.stopped_by or (killed and not serves) else []
@@ -122,7 +125,7 @@ class LogEvidence:
 
 
 def _exit_code(parts: Mapping[str, str | None]) -> int:
-    """The exit code that a line names; negative for a signal."""
+    """The exit code that a log line gives as evidence; negative for a signal."""
     if name := parts.get("name"):
         return -signal.Signals[name].value if name in signal.Signals.__members__ else 1
     number = parts.get("signal")
@@ -130,7 +133,7 @@ def _exit_code(parts: Mapping[str, str | None]) -> int:
 
 
 def _said(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """The match of *pattern* in *text* that is no quotation."""
+    """The match of an evidence *pattern* in the log line *text*, outside quotations."""
     found = pattern.search(text)
     return found if found is not None and quoting.reports(text, found.start(), found.end()) else None
 
@@ -148,24 +151,27 @@ _BANNERS: Final[Mapping[str, signal.Signals]] = {
 
 
 def signal_of_banner(line: str) -> str:
-    """The signal that a shell's banner names, as an exit code; empty where *line* names none."""
+    """The signal that a shell's banner in the log names, as an exit code; empty where *line* names none."""
     return next((str(-number) for words, number in _BANNERS.items() if words in line), "")
 
 
 def signal_name(number: int) -> str:
-    """SIGKILL and its like; the number where it has no name."""
+    """The name of a signal that ended a process, such as SIGKILL; the number where it has no name."""
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def silent(*, told: bool) -> str:
-    """What is known where a child ended and no error was logged before; *told*: the log has the beginning of the boot."""
+    """
+    The evidence where a child ended and no error was logged before; *told*: the log has the beginning of the
+    boot.
+    """
     if told:
         return "unknown: a child process ended without a word of its own, no cause in the log"
     return "unknown: the log has only the end of the failure; its first error stands in the lines before"
 
 
 def what_would_tell(number: int | None) -> str:
-    """What would tell more."""
+    """What further evidence, beside the log, would tell why signal *number* ended the process."""
     if number == signal.SIGKILL or number is None:
         sources = "dmesg -T | grep -i oom, docker inspect (OOMKilled), the cgroup's memory.events or kubectl describe"
         return f"{sources} would tell whether memory was the reason"

@@ -50,54 +50,60 @@ class LogReader:
 
     @property
     def boot(self) -> Boot:
-        """The boot to report: the last of the engine's container; if one of several sources failed, that one."""
+        """
+        The boot in the log to report: the last of the engine's container; if one of several sources failed,
+        that one.
+        """
         if not self.boots:
             self.boots[""] = Boot()
         return chosen(self.boots, self.earlier)
 
     @property
     def figures(self) -> dict[str, float]:
-        """The figures of the boot."""
+        """The figures that were read from the log of the boot."""
         return self.boot.figures
 
     @property
     def words(self) -> dict[str, str]:
-        """Named facts of the boot, such as the attention backend."""
+        """Named facts that were read from the log of the boot, such as the attention backend."""
         return self.boot.words
 
     @property
     def phase(self) -> Phase:
-        """The phase that the boot has reached."""
+        """The phase that the boot has reached in the log read so far."""
         return self.boot.phase
 
     @property
     def errors(self) -> FirstError:
-        """The first error of the boot."""
+        """The first error read in the log of the boot."""
         return self.boot.errors
 
     @property
     def notices(self) -> Counter[str]:
-        """The count of each benign line, by its id."""
+        """The count of each benign line read in the log, by its id."""
         return self.boot.notices
 
     @property
     def cause(self) -> Failure | None:
-        """The line that names the cause; the kernel's evidence of a hardware fault, in whatever part of the log, before any."""
+        """
+        The log line that names the cause; before any, the kernel's evidence of a hardware fault, wherever it
+        was read.
+        """
         return rooted(self.boots, self.boot) or self.boot.cause
 
     @property
     def summary(self) -> Failure | None:
-        """The first line that reports a failure without its cause."""
+        """The first log line read that reports a failure without its cause."""
         return self.boot.summary
 
     @property
     def failure(self) -> Failure | None:
-        """The cause; without one, the summary."""
+        """The failure read in the log: its cause; without one, the summary."""
         return self.cause or self.summary
 
     @property
     def fatal(self) -> bool:
-        """Whether the log has a line that the engine does not survive, according to its source."""
+        """Whether a log line was read that the engine does not survive, according to its source."""
         return self.boot.fatal_at is not None
 
     def benign(self) -> Iterator[tuple[Benign, int]]:
@@ -107,12 +113,12 @@ class LogReader:
                 yield entry, self.notices[entry.id]
 
     def told(self) -> dict[str, str]:
-        """The named facts, and under ``notices`` the ids of the benign lines."""
+        """The named facts read in the log, and under ``notices`` the ids of the benign lines."""
         seen = ", ".join(entry.id for entry, _ in self.benign())
         return {**self.words, "notices": seen} if seen else dict(self.words)
 
     def read(self, block: bytes) -> None:
-        """Read a block of whole lines, as `Lines` makes them."""
+        """Read a block of whole log lines, as `Lines` makes them."""
         if b"\x1b" in block:
             block = _ESCAPES.sub(b"", block)
         lines, shapes = block.split(b"\n"), block.translate(None, HEXADECIMAL).split(b"\n")
@@ -135,13 +141,16 @@ class LogReader:
         self.lines = before + len(lines) - 1
 
     def read_rest(self, block: bytes) -> None:
-        """Read a last line that has no line feed."""
+        """Read the last line of a log that ends without a line feed."""
         self.cut = True
         self.read(block)
         self.cut = False
 
     def _attentive(self) -> int:
-        """Whether every line matters now: 1 inside a traceback, 2 while the sizes of a failure are expected."""
+        """
+        Whether the reader takes every log line now: 1 inside a traceback, 2 while the sizes of a failure are
+        expected.
+        """
         return max(
             (
                 _SIZES_DUE if boot.sizes_due else bool(boot.traces) or self.lines < boot.caught_until
@@ -151,7 +160,7 @@ class LogReader:
         )
 
     def _matters(self, text: str) -> bool:
-        """Whether an entry may match *text*, one line or several."""
+        """Whether the log reader must look at *text*, one line or several: an entry of the catalogue may match."""
         if "\\u" in text or self._index.matters(with_unescaped(text) if "\\" in text else text):
             return True
         return "ERROR" in text and not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
@@ -163,7 +172,7 @@ class LogReader:
             self._feed(line)
 
     def _feed(self, line: str, times: int = 1) -> None:
-        """Read one line that stands for so many *times* equal ones."""
+        """Read one log line that stands for so many *times* equal ones."""
         self.lines += 1
         for record in records(line):
             inner = record.text if record.logged else self._outer.removed(record.text)
@@ -194,7 +203,7 @@ class LogReader:
             boot.sizes_due *= any(text is None for text in match.groupdict().values())
 
     def _begin(self, boot: Boot, record: Record) -> bool:
-        """Begin a traceback; the engine's own message may precede it in the same line."""
+        """Begin to read a traceback in the log; the engine's own message may precede it in the same line."""
         if boot.phase == "stop":
             return False
         before = record.text.partition(HEADER)[0] if HEADER in record.text else ""
@@ -214,7 +223,7 @@ class LogReader:
         return True
 
     def _continue(self, boot: Boot, trace: Trace, record: Record) -> bool:
-        """Read *record* if it is a line of *trace*. Returns whether it is."""
+        """Read the log's next *record* if it is a line of *trace*. Returns whether it is."""
         if not trace.holds(record):
             if trace.done and record.kinds[-1:] != ("nccl",):
                 self._close(boot, trace)
@@ -230,7 +239,7 @@ class LogReader:
         return self._line_of(boot, trace, record, text)
 
     def _line_of(self, boot: Boot, trace: Trace, record: Record, text: str) -> bool:
-        """Read *text*, a line of *trace*: a frame, its source line, the exception or more of its message."""
+        """Read *text*, a log line of *trace*: a frame, its source line, the exception or more of its message."""
         if FRAME.match(text) or (not trace.done and text[:1] == " "):
             trace.done = False
             self._places(boot, trace, record)
@@ -260,7 +269,7 @@ class LogReader:
             self._explain(boot, record, text, trace)
 
     def _ends(self, boot: Boot, trace: Trace, record: Record, text: str) -> None:
-        """Read the exception at the end of *trace*."""
+        """Read the exception that ends *trace* in the log."""
         trace.done, trace.message = True, 0
         if trace.caught:
             boot.errors.caught = boot.errors.caught or text.strip()
@@ -275,7 +284,7 @@ class LogReader:
         trace.places, trace.phase = {}, None
 
     def _message(self, boot: Boot, record: Record, times: int) -> bool:
-        """Read a line outside a traceback. Returns whether it is a fact or a notice."""
+        """Read a log line outside a traceback. Returns whether it is a fact or a notice."""
         text = record.text
         if record.bare and not record.kinds and quoting.is_comment(text):
             return False
@@ -336,7 +345,7 @@ class LogReader:
         return None
 
     def _explain(self, boot: Boot, record: Record, text: str, trace: Trace | None) -> Signature | None:
-        """Search *text* for a failure. Returns its signature, or None."""
+        """Search the log line *text* for a failure. Returns its signature, or None."""
         exception, text = trace is not None or is_exception(record, text), joined(text)
         for pattern, signature in self._index.of(text):
             if not isinstance(signature, Signature) or (signature.booting and boot.reached in _SERVING):
@@ -390,11 +399,11 @@ class LogReader:
             boot.sizes_due, boot.sized = _SIZES_WITHIN, made
 
     def _whole_groups(self, match: re.Match[str]) -> dict[str, str | None]:
-        """The groups of *match*, without one at the end of a cut line, which may be incomplete."""
+        """The groups of *match* in a log line, without one at the end of a cut line, which may be incomplete."""
         found = match.groupdict()
         return {name: text for name, text in found.items() if not self.cut or match.end(name) < len(match.string)}
 
     def _runs(self, boot: Boot, wanted: str) -> bool:
-        """Whether the engine's version lies in *wanted*; an unknown version does."""
+        """Whether the engine's version, as read from the log, lies in *wanted*; an unknown version does."""
         version = boot.words.get("engine_version", self.version)
         return version is None or in_range(version, wanted)

@@ -38,7 +38,7 @@ class MemoryWatch:
         self._before = {name: count for name in _COUNTERS if (count := counted(Path(name))) is not None}
 
     def kills(self) -> MemoryKills | None:
-        """The out-of-memory kills since creation; None if neither a counter nor the kernel's log can be read."""
+        """The OOM killer's kills since creation; None if neither a counter nor the kernel's log can be read."""
         said = kernel_log(self._since_s)
         if not self._before and said is None:
             return None
@@ -55,7 +55,7 @@ class MemoryWatch:
 
 
 def counted(path: Path) -> int | None:
-    """The ``oom_kill`` counter in *path*."""
+    """The ``oom_kill`` counter of out-of-memory kills in *path*; None if it cannot be read."""
     try:
         found = re.search(r"^oom_kill (\d+)$", path.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
     except OSError:
@@ -64,7 +64,7 @@ def counted(path: Path) -> int | None:
 
 
 def kills_in_group_of(pid: int, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Out-of-memory kills in the control group of *pid* (cgroup v1 or v2); None if unreadable."""
+    """Kills by the kernel's OOM killer in the control group of *pid* (cgroup v1 or v2); None if unreadable."""
     try:
         rows = (proc / str(pid) / "cgroup").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -78,7 +78,7 @@ def kills_in_group_of(pid: int, proc: Path = Path("/proc"), groups: Path = Path(
 
 
 def kernel_log(since_s: float, path: Path = _KMSG) -> list[str] | None:
-    """Kernel messages since *since_s* on the monotonic clock; None if unreadable."""
+    """Kernel log messages since *since_s* on the monotonic clock, where the OOM killer reports; None if unreadable."""
     try:
         source = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -96,7 +96,7 @@ def kernel_log(since_s: float, path: Path = _KMSG) -> list[str] | None:
 
 
 def _record(source: int) -> str:
-    """The next record of the kernel's log; empty when there is none."""
+    """The next record of the kernel's log, where the OOM killer reports; empty when there is none."""
     while True:
         try:
             return os.read(source, _RECORD_BYTES).decode("utf-8", "replace")

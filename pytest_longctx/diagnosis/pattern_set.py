@@ -72,7 +72,7 @@ class PatternSet:
         self._set.Compile()
 
     def numbers(self, text: str) -> list[int]:
-        """The patterns that *text*, one line or several, may match, in their order."""
+        """The numbers of the patterns in the set that *text*, one line or several, may match, in their order."""
         if not self._numbers:
             return self._unread
         found = self._set.Match(text.encode("utf-8", "replace")) or ()  # a lone surrogate has no UTF-8

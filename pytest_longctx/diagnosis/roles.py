@@ -13,12 +13,12 @@ _COMPLAINS = re.compile(
 
 
 def is_exception(record: Record, text: str) -> bool:
-    """Whether *text* is an exception that stands outside a traceback."""
+    """Whether a line has the role of an exception: *text* is one that stands outside a traceback."""
     return EXCEPTION.match(text) is not None and (record.level is None or record.level >= ERROR)
 
 
 def counts(signature: Signature, record: Record, text: str, at: int, *, exception: bool) -> bool:
-    """Whether the match of *signature* at *at* counts: by role and level of the line, and outside quoted text."""
+    """Whether the match of *signature* at *at* counts, by role and level of the line, and outside quoted text."""
     native = record.bare or record.kinds[-1:] == ("nccl",)
     role = "exception" if exception else "native" if native else "record"
     if signature.role and role not in signature.role:
@@ -31,7 +31,7 @@ def counts(signature: Signature, record: Record, text: str, at: int, *, exceptio
 
 
 def complains(record: Record) -> bool:
-    """Whether *record* is an error by its level or its text."""
+    """Whether the line of *record* has the role of an error, by its level or its text."""
     text = record.text
     if quoting.is_request(text) or not text.strip():
         return False

@@ -83,7 +83,7 @@ def _pattern(text: str) -> str:
 
 
 def _measure(reading: str) -> tuple[str, int]:
-    """The measure of *reading*, and how many of its units make one unit of the measure."""
+    """The measure that a signature's group *reading* gives, and how many of its units make one unit of the measure."""
     for end, scale in _SCALES.items():
         if reading.endswith(end) and reading not in MEASURES:
             return f"{reading.removesuffix(end)}_gib", scale
@@ -225,7 +225,7 @@ class Catalogue(toml.Table):
     benign: Annotated[tuple[Benign, ...], toml.LISTED] = ()
 
     def and_all(self, others: Iterable["Catalogue"]) -> "Catalogue":
-        """The entries of several catalogues, for a log of an unrecognised engine."""
+        """The log signatures of several catalogues together, for a log of an unrecognised engine."""
         parts = (self, *others)
         return self.model_copy(
             update={
@@ -235,7 +235,7 @@ class Catalogue(toml.Table):
         )
 
     def with_common(self, common: "Catalogue") -> "Catalogue":
-        """Its own entries, followed by those that apply to every engine."""
+        """The catalogue's own log signatures, followed by those that apply to every engine."""
         own = {each.id for each in self.signature} | {each.id for each in self.benign}
         return self.model_copy(
             update={
@@ -249,7 +249,7 @@ class Catalogue(toml.Table):
 
 def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
     """
-    Numbers as engines log them; what is no number is no reading, and bytes, KiB and MiB become GiB.
+    Figures among a signature's readings; what is no number is left out, and bytes, KiB and MiB become GiB.
 
     >>> figures({"kv_cache_tokens": "5,711,392", "allocation_mib": "512.00", "weights_gib": "1.2.3", "weights_s": None})
     {'kv_cache_tokens': 5711392.0, 'allocation_gib': 0.5}
@@ -264,21 +264,21 @@ def figures(readings: Mapping[str, str | None]) -> dict[str, float]:
 
 
 def words(readings: Mapping[str, str | None]) -> dict[str, str]:
-    """The readings that are text."""
+    """The readings of a signature or a fact that are text, such as versions."""
     return {name: text for name, text in readings.items() if name in TEXT_FACTS and text is not None}
 
 
 @cache
 def common() -> Catalogue:
-    """Lines that every engine may log: of Linux, Python, PyTorch, CUDA, ROCm, NCCL, the model hub, Kubernetes."""
+    """The catalogue of lines of every engine's log: Linux, Python, PyTorch, CUDA, ROCm, NCCL, model hub, Kubernetes."""
     return load(Path(__file__).with_name("signatures.toml"))
 
 
 def engine_files() -> dict[str, Path]:
-    """Catalogue files of engines without a backend in this package, by name."""
+    """Files of log signatures for engines without a backend in this package, by name."""
     return {path.stem: path for path in (Path(__file__).parent / "engines").glob("*.toml")}
 
 
 def load(path: Path) -> Catalogue:
-    """The catalogue at *path*. Raises `TableError`."""
+    """Read the catalogue of log signatures at *path*. Raises `TableError`."""
     return toml.load(path, Catalogue)

@@ -39,13 +39,13 @@ class Trace:
     """The last frame."""
 
     def raised(self, signature: Signature) -> bool:
-        """Whether the exception comes from where *signature* wants it to."""
+        """Whether the traceback's exception was raised where *signature* requires."""
         if signature.placed and signature.kind not in self.places:
             return False
         return signature.raised_in is None or re.search(signature.raised_in, self.frame) is not None
 
     def holds(self, record: Record) -> bool:
-        """Whether *record* can be a line of this traceback."""
+        """Whether *record* can be a line of this process's traceback."""
         mine, outer = self.record.kinds, record.kinds
         if record.bare or (len(outer) < len(mine) and mine[: len(outer)] == outer):
             return True
@@ -61,7 +61,7 @@ _TUPLE = re.compile(
 
 def joined(text: str) -> str:
     """
-    An exception whose message is a tuple of strings, as one message.
+    The last line of a traceback, with an exception message that is a tuple of strings joined to one.
 
     >>> joined("RuntimeError: ('not supported for ', 'this GPU.')")
     'RuntimeError: not supported for this GPU.'

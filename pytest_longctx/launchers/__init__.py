@@ -49,7 +49,7 @@ class Launch:
     """The stored logs of good boots; None: none are stored."""
 
     def server_at(self, url: str, launcher: "Launcher", **more: Any) -> "Server":
-        """The server that *launcher* will start at *url*, before it is ready."""
+        """The launch's server that *launcher* will start at *url*, before it is ready."""
         attached = not launcher.boots
         name = self.deployment.model.name
         from pytest_longctx.client.server import Server  # noqa: PLC0415 - lints and plans import this package, and no client

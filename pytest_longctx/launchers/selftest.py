@@ -144,16 +144,16 @@ class Judged:
 
     @property
     def red(self) -> tuple[Verdict, ...]:
-        """The checks that name it."""
+        """The verdicts of the checks that name the planted fault."""
         return tuple(each for each in self.verdicts if each.word == "broken")
 
     @property
     def named_by(self) -> Verdict | None:
-        """The check that names the fault: the red one with the simplest path; None if none is red."""
+        """The verdict that names the planted fault: the red one with the simplest path; None if none is red."""
         return min(self.red, key=lambda each: ORDER.index(str(each.finding.ask.path)), default=None)
 
     def row(self) -> str:
-        """A row of the Markdown table."""
+        """The planted fault's row of the selftest's Markdown table."""
         name, first = _shown(self.named_by), self.named_by
         also = "; ".join(_shown(each) for each in self.red if each is not first)
         green = ", ".join(str(each.finding.ask.path) for each in self.verdicts if each.word == "holds")
@@ -177,7 +177,8 @@ HEAD: Final = (
 
 def run(engine: str, faults: Sequence[str], logs: Path, tell: Callable[[str], None]) -> bool:
     """
-    Boot *engine* in each deployment that *faults* need, judge it with each and without any, and *tell* the rows of a table.
+    Run the selftest: boot *engine* in each deployment that *faults* need, judge it with each and without any,
+    and *tell* a table.
 
     Return whether every fault is named and the engine without one is not. Raises `UsageError` and `LongctxError`.
     """
@@ -194,7 +195,7 @@ def run(engine: str, faults: Sequence[str], logs: Path, tell: Callable[[str], No
 
 
 def by_deployment(engine: str, faults: Sequence[str]) -> dict[str, list[str]]:
-    """*faults*, or all of them, by the deployment of *engine* that each is planted in."""
+    """The selftest's *faults*, or all of them, by the deployment of *engine* that each is planted in."""
     found: dict[str, list[str]] = {}
     for name in faults or engine_faults.FAULTS:
         found.setdefault(ELSEWHERE.get(name, ENGINES[engine]), []).append(name)
@@ -202,7 +203,7 @@ def by_deployment(engine: str, faults: Sequence[str]) -> dict[str, list[str]]:
 
 
 def checks(where: str, fault: str, planted: Sequence[str]) -> tuple[str, ...]:
-    """Ids of the findings by which *fault* is judged; without a fault, those of all *planted* must stay green."""
+    """Ids of findings by which the selftest judges *fault*; without one, those of all *planted* must stay green."""
     own = [each for name in (planted if fault == _NO_FAULT else [fault]) for each in ALSO.get(name, ())]
     return tuple(dict.fromkeys((*CHECKS[where], *own)))
 
@@ -232,7 +233,8 @@ _SHORTEST, _LONGEST = 300, 2000
 
 def repeat(engine: str, count: int, seed: int, logs: Path, tell: Callable[[str], None]) -> bool:
     """
-    Boot *engine* without a fault and judge it *count* times, by paths and prompts of lengths that *seed* draws.
+    Repeat the selftest without a fault: boot *engine* and judge it *count* times, by paths and prompt lengths
+    that *seed* draws.
 
     *tell* each verdict that does not hold, and the number of each. Return whether none was red. Raises `UsageError` and
     `LongctxError`.
@@ -255,14 +257,14 @@ def repeat(engine: str, count: int, seed: int, logs: Path, tell: Callable[[str],
 
 
 def drawn(seed: int, count: int) -> Iterator[tuple[str, int]]:
-    """*count* findings, each with the length of its prompt in tokens."""
+    """Draw *count* findings for the selftest, each with the length of its prompt in tokens."""
     draw = random.Random(seed)
     for _ in range(count):
         yield draw.choice(REPEATED), draw.randint(_SHORTEST, _LONGEST)
 
 
 def _verdict(server: Server, one: finding.Finding, tokens: int, key: str, seed: int) -> Verdict:
-    """The verdict of *one* with prompts of *tokens*, which *seed* and *key* make."""
+    """The selftest's verdict of finding *one* with prompts of *tokens*, which *seed* and *key* make."""
     asked = one.ask.model_copy(update={"prompt_tokens": tokens})
     prompt = PromptFactory(seed, f"{key}/{one.id}", server.deployment.model.ordinary_ids)
     seen = state_paths.observe(server, prompt, asked, no_progress)
@@ -270,13 +272,13 @@ def _verdict(server: Server, one: finding.Finding, tokens: int, key: str, seed: 
 
 
 def in_order(faults: Sequence[str]) -> tuple[str, ...]:
-    """*faults* between two judgements without any, and those that outlast their time behind them."""
+    """The selftest's order: *faults* between two judgements without any, then those that outlast their time."""
     passing = [name for name in faults if name not in LASTING]
     return (_NO_FAULT, *passing, _NO_FAULT, *(name for name in faults if name in LASTING))
 
 
 def _judge(server: Server, fault: str, control: Path, checks: Sequence[finding.Finding]) -> Judged:
-    """The verdicts of *checks* while *fault* is armed; the prefix cache is emptied before and after."""
+    """The selftest's verdicts of *checks* while *fault* is armed; the prefix cache is emptied before and after."""
     prefix_cache.reset(server)
     found: list[Verdict] = []
     try:
@@ -293,7 +295,7 @@ def _judge(server: Server, fault: str, control: Path, checks: Sequence[finding.F
 
 @contextmanager
 def _serving(engine: str, where: str, folder: Path, logs: Path) -> Iterator[Server]:
-    """Boot *engine* in the deployment *where*, with the faults' plugin in *folder*."""
+    """Boot *engine* for the selftest in the deployment *where*, with the faults' plugin in *folder*."""
     backend = backends.named(engine)
     one = deployment.load_all((paths.suites() / "deployments",))[where]
     one = one.model_copy(update={"env": {**one.env, **engine_faults.write_plugin(folder)}})

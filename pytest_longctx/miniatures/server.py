@@ -29,7 +29,7 @@ class Request:
 
     @classmethod
     def parse(cls, body: bytes) -> "Request":
-        """Parse *body* without its ids: ten million of them must not become Python integers."""
+        """Parse the *body* of a request to the miniature, leaving its ids unparsed, as there may be ten million."""
         start = body.index(b"[", body.index(b'"prompt"')) + 1
         end = body.index(b"]", start)
         rest = json.loads(body[:start] + body[end:])
@@ -40,7 +40,7 @@ class Request:
 
 
 def spared(request: Request) -> bool:
-    """Whether *request* is too small to be affected by a fault."""
+    """Whether *request* to the miniature server is too small to be affected by a fault."""
     return request.tokens < SMALL_TALK_TOKENS
 
 
@@ -86,11 +86,11 @@ class Honest:
 
     @property
     def pool(self) -> int:
-        """Size of the simulated KV cache in tokens."""
+        """Size of the miniature server's simulated KV cache in tokens."""
         return self.kv_cache_tokens or 2 * self.max_model_len
 
     def boot(self) -> None:
-        """Write vLLM's boot log. Exit like vLLM if one request does not fit."""
+        """Write the miniature server's boot log as vLLM does, and exit like vLLM if one request does not fit."""
         say(f"Using max model len {self.max_model_len}")
         if self.pool < self.max_model_len:
             # 32 KiB for each token, as for a model with 8 layers and 8 KV heads of dimension 128.
@@ -112,23 +112,29 @@ class Honest:
         )
 
     def instead(self, method: str, path: str) -> Instead | None:
-        """Return the response to send in place of the correct one for any request; ``None`` for no replacement."""
+        """
+        Return the response that a faulty miniature sends to any request instead of the correct one; ``None``
+        for none.
+        """
         return None
 
     def instead_of(self, request: Request) -> Instead | None:
-        """Return the response to send in place of the correct one for a completion."""
+        """
+        Return the response that a faulty miniature sends to a completion instead of the correct one; ``None``
+        for none.
+        """
         return None
 
     def kv_usage(self) -> float:
-        """Share of the simulated KV cache in use."""
+        """Share of the miniature server's simulated KV cache in use."""
         return 0.5 if self.running else 0.0
 
     def healthy(self) -> bool:
-        """Whether the miniature answers ``/health`` with 200."""
+        """Whether the miniature server answers ``/health`` with 200."""
         return True
 
     def complaint(self, request: Request) -> str | None:
-        """Return why *request* is refused, or ``None``."""
+        """Return why the miniature server refuses *request*, or ``None``."""
         if request.tokens + request.max_tokens <= self.max_model_len:
             return None
         return (
@@ -137,11 +143,14 @@ class Honest:
         )
 
     def refusal(self, complaint: str) -> dict[str, Any]:
-        """Return the body of a 400 response."""
+        """Return the body of the miniature server's 400 response."""
         return {"error": {"message": complaint, "type": "BadRequestError", "param": "input_tokens", "code": 400}}
 
     def cached(self, request: Request) -> int:
-        """Return the tokens of *request* found in the prefix cache: whole blocks of an earlier prompt, except the last."""
+        """
+        Return the tokens of *request* in the miniature's prefix cache: whole blocks of an earlier prompt,
+        except the last.
+        """
         return (request.tokens - 1) // BLOCK_TOKENS * BLOCK_TOKENS if request.digest in self.seen else 0
 
     def usage(self, request: Request) -> dict[str, Any]:
@@ -150,17 +159,17 @@ class Honest:
         return {"prompt_tokens": read, "completion_tokens": given, "total_tokens": read + given}
 
     def admit(self, request: Request) -> None:
-        """Register *request* as running."""
+        """Register *request* as running on the miniature server."""
         with self.lock:
             self.running += 1
 
     def leave(self, request: Request) -> None:
-        """Count *request* as running no more."""
+        """Remove *request* from those running on the miniature server."""
         with self.lock:
             self.running -= 1
 
     def read(self, request: Request, gone: Callable[[], bool]) -> None:
-        """Simulate reading the prompt, as long as a client waits."""
+        """Simulate how the miniature server reads the prompt, as long as a client waits."""
         end_s = time.monotonic() + (self.read_s if request.tokens >= READ_FROM_TOKENS else 0)
         while time.monotonic() < end_s:
             if gone():
@@ -168,14 +177,17 @@ class Honest:
             time.sleep(0.01)
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
-        """Yield the events of the stream. A ConnectionError raised here or by `complaint` resets the connection."""
+        """
+        Yield the miniature's stream events. A ConnectionError raised here or by `complaint` resets the
+        connection.
+        """
         for i in range(request.max_tokens):
             last = i == request.max_tokens - 1
             yield {"choices": [{"index": 0, "text": f" w{i}", "finish_reason": "length" if last else None}]}
         yield {"choices": [], "usage": self.usage(request)}
 
     def account(self, request: Request, ttft_s: float) -> None:
-        """Increase the counters after *request* is answered."""
+        """Increase the miniature server's counters after *request* is answered."""
         with self.lock:
             self.first_tokens += 1
             self.ttft_s += ttft_s
@@ -190,7 +202,7 @@ class Honest:
         return True
 
     def metrics(self) -> str:
-        """Return the ``/metrics`` page."""
+        """Return the miniature server's ``/metrics`` page."""
         rows = {
             "vllm:num_requests_running": self.running,
             "vllm:num_requests_waiting": self.waiting,
@@ -219,7 +231,7 @@ class Handler(BaseHTTPRequestHandler):
     key: str | None = None
 
     def _locked(self) -> bool:
-        """Refuse requests without the key. As in vLLM, only paths under ``/v1`` are protected."""
+        """Refuse requests to the miniature without the key. As in vLLM, only paths under ``/v1`` are protected."""
         known = self.key is None or self.headers.get("Authorization") == f"Bearer {self.key}"
         if known or not self.path.startswith("/v1"):
             return False
@@ -227,14 +239,14 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def _overruled(self, method: str) -> bool:
-        """Send the replacement response, if there is one."""
+        """Send the replacement response of a faulty miniature, if there is one."""
         other = self.mind.instead(method, self.path)
         if other is not None:
             self._send(*other)
         return other is not None
 
     def do_GET(self) -> None:
-        """Serve health, model list, version and metrics."""
+        """Serve the miniature's health, model list, version and metrics."""
         if self._overruled("GET") or self._locked():
             return
         mind = self.mind
@@ -251,7 +263,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, b'{"detail": "Not Found"}')
 
     def do_POST(self) -> None:
-        """Serve a completion, streamed or whole, or reset the cache."""
+        """Serve the miniature's completion, streamed or whole, or reset its cache."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self._overruled("POST") or self._locked():
             return
@@ -297,7 +309,7 @@ class Handler(BaseHTTPRequestHandler):
         self._chunk(b"")
 
     def _gone(self) -> bool:
-        """Whether the client has disconnected: the socket is then readable and returns no data."""
+        """Whether the miniature's client has disconnected: the socket is then readable and returns no data."""
         readable, _, _ = select.select([self.connection], [], [], 0)
         return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
@@ -313,7 +325,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Suppress the log line of each request."""
+        """Suppress the miniature server's log line of each request."""
 
 
 class Quiet(ThreadingHTTPServer):
@@ -323,11 +335,14 @@ class Quiet(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore connections that were broken on purpose."""
+        """Ignore connections to the miniature that were broken on purpose."""
 
 
 def serve(mind: Honest, host: str, port: int) -> None:
-    """Boot *mind* and serve until terminated. If ``VLLM_API_KEY`` is set, clients need that key."""
+    """
+    Boot the miniature server *mind* and serve until terminated. If ``VLLM_API_KEY`` is set, clients need that
+    key.
+    """
     mind.boot()
     handler = type("MindedHandler", (Handler,), {"mind": mind, "key": os.environ.get("VLLM_API_KEY")})
     with Quiet((host, port), handler) as server:

@@ -26,7 +26,7 @@ class Sglang(Honest):
     worked_tokens: int = 0
 
     def boot(self) -> None:
-        """Write SGLang's boot log. A pool smaller than one request does not stop the boot."""
+        """Write the SGLang miniature's boot log. A pool smaller than one request does not stop the boot."""
         _say("Load weight begin. avail mem=1.00 GB")
         _say(
             f"max_total_num_tokens={self.pool}, chunked_prefill_size=8192, max_prefill_tokens=16384, "
@@ -35,11 +35,14 @@ class Sglang(Honest):
         _say("The server is fired up and ready to roll!")
 
     def healthy(self) -> bool:
-        """Result of the health check, which requests a token and therefore waits behind a long prompt."""
+        """Result of the SGLang health check, which requests a token and therefore waits behind a long prompt."""
         return not self.reading
 
     def complaint(self, request: Request) -> str | None:
-        """Return why *request* is refused, because of its prompt or of prompt and answer together, or ``None``."""
+        """
+        Return why the SGLang miniature refuses *request*, for its prompt or for prompt and answer together,
+        or ``None``.
+        """
         most, wanted = self.max_model_len, request.tokens + request.max_tokens
         if request.tokens >= most:
             return f"The input ({request.tokens} tokens) is longer than the model's context length ({most} tokens)."
@@ -52,25 +55,25 @@ class Sglang(Honest):
         )
 
     def refusal(self, complaint: str) -> dict[str, Any]:
-        """Return the body of a 400 response. It is flat, whereas vLLM nests the error."""
+        """Return the body of SGLang's 400 response. It is flat, whereas vLLM nests the error."""
         return {"object": "error", "message": complaint, "type": "BadRequestError", "param": None, "code": 400}
 
     def given(self, request: Request) -> int:
-        """Return the number of tokens that *request* gets."""
+        """Return the number of answer tokens that the SGLang miniature gives *request*."""
         return min(request.max_tokens, max(1, self.max_model_len - KEPT_TOKENS - request.tokens))
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
-        """Yield the events like vLLM, with a shorter answer at the limit."""
+        """Yield the SGLang miniature's events, as vLLM's, with a shorter answer at the limit."""
         request.max_tokens = self.given(request)
         yield from super().events(request)
 
     def usage(self, request: Request) -> dict[str, Any]:
-        """Return the usage record. It contains cached tokens only if there are any."""
+        """Return the SGLang miniature's usage record. It contains cached tokens only if there are any."""
         cached = self.cached(request)
         return {**super().usage(request), "prompt_tokens_details": {"cached_tokens": cached} if cached else None}
 
     def read(self, request: Request, gone: Callable[[], bool]) -> None:
-        """Read the prompt in counted chunks. Health is red meanwhile."""
+        """Read the prompt in counted chunks, as SGLang does. Health is red meanwhile."""
         left = request.tokens
 
         def chunk() -> bool:
@@ -87,7 +90,7 @@ class Sglang(Honest):
             self.reading -= 1
 
     def metrics(self) -> str:
-        """Return the ``/metrics`` page."""
+        """Return the SGLang miniature's ``/metrics`` page."""
         rows = {
             "num_running_reqs": self.running
             - self.reading,  # a prompt during chunked prefill counts neither as running nor as waiting

@@ -68,7 +68,7 @@ def _qk_norms(sizes: Heads, details: Details, path: str) -> tuple[Tensor, ...]:
 
 
 def cached(sizes: Heads, span: Span = "full", window: int = 0, index_dim: int = 0, attended: int = 0) -> Attention:
-    """Return the cache of such a layer."""
+    """Return the cache of one grouped-query attention layer."""
     return Attention(sizes.kv_heads, sizes.key_dim, sizes.value_dim, span, window, sizes.heads, index_dim, attended)
 
 
@@ -89,7 +89,7 @@ class LatentSizes:
 
 
 def latent(sizes: LatentSizes, path: str = "self_attn") -> tuple[Tensor, ...]:
-    """Return the weights of multi-head latent attention; those that project to the latent are replicated on every device."""
+    """Return the weights of latent attention; the projections to the latent are replicated on every device."""
     h, query = sizes.hidden, sizes.heads * (sizes.nope_dim + sizes.rope_dim)
     made: list[Tensor] = []
     if sizes.query_rank:
@@ -111,7 +111,7 @@ def latent(sizes: LatentSizes, path: str = "self_attn") -> tuple[Tensor, ...]:
 
 
 def indexer(hidden: int, query_rank: int, heads: int, dim: int, path: str = "self_attn.indexer") -> tuple[Tensor, ...]:
-    """Return the weights of DeepSeek's sparse indexer, replicated on every device."""
+    """Return the weights of the sparse attention indexer of DeepSeek, replicated on every device."""
     return (
         *linear(f"{path}.wq_b", heads * dim, query_rank, shards=1),
         *linear(f"{path}.wk", dim, hidden, shards=1),
@@ -121,7 +121,7 @@ def indexer(hidden: int, query_rank: int, heads: int, dim: int, path: str = "sel
 
 
 def latent_cached(sizes: LatentSizes, index_dim: int = 0, attended: int = 0) -> Latent:
-    """Return the cache of such a layer."""
+    """Return the cache of one layer of multi-head latent attention."""
     key_dim = sizes.nope_dim + sizes.rope_dim
     return Latent(
         sizes.rank,

@@ -25,16 +25,16 @@ class Attention:
     """Maximum number of cached tokens that a query attends to; 0: all."""
 
     def heads_on_device(self, tensor_parallel: int) -> int:
-        """KV heads on one device: heads are sharded, and replicated if there are more devices than heads."""
+        """Cached KV heads on one device: heads are sharded, and replicated if there are more devices than heads."""
         return max(1, ceil(self.kv_heads / tensor_parallel))
 
     def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
-        """Bytes of one token on one device."""
+        """Bytes of one token in a layer's KV cache on one device."""
         per_head = self.key_dim + self.value_dim
         return (self.heads_on_device(tensor_parallel) * per_head + self.index_dim) * value_bytes
 
     def kept(self, tokens: int) -> int:
-        """Maximum number of *tokens* that the cache holds between two batches."""
+        """Maximum number of *tokens* that a layer's KV cache holds between two batches."""
         return min(tokens, self.window) if self.window else tokens
 
 
@@ -58,17 +58,17 @@ class Latent:
     """Values per head during prefill."""
 
     def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
-        """Bytes of one token on one device."""
+        """Bytes of one token in a layer's latent cache on one device."""
         del tensor_parallel  # a latent has no heads to divide
         return ((self.rank + self.rope_dim) * value_bytes + self.index_bytes) / self.rate
 
     @property
     def index_bytes(self) -> int:
-        """Bytes of the indexer's key of one latent."""
+        """Bytes of the indexer's key of one cached latent."""
         return self.index_dim + 4 * ceil(self.index_dim / 128)
 
     def kept(self, tokens: int) -> int:
-        """Number of *tokens* that the cache holds; an incomplete group counts as complete."""
+        """Number of *tokens* that a layer's latent cache holds; an incomplete group counts as complete."""
         return min(tokens, self.window) if self.window else ceil(tokens / self.rate) * self.rate
 
 
@@ -84,7 +84,7 @@ class Part:
     groups: int = 1
 
     def on_device(self, tensor_parallel: int) -> int:
-        """Numbers on one device."""
+        """Numbers of one tensor of a recurrent layer's cached state on one device."""
         return ceil(self.numbers / min(tensor_parallel, self.shards)) + self.repeated + self._of_groups(tensor_parallel)
 
     def _of_groups(self, tensor_parallel: int) -> int:
@@ -107,7 +107,7 @@ class State:
     """Dtype in the model's config, or the dtype that every engine uses if the config has none."""
 
     def request_bytes(self, conv_bytes: float, recurrent_bytes: float, tensor_parallel: int = 1) -> float:
-        """Bytes of one request on one device."""
+        """Bytes of one request's cached state in a recurrent layer on one device."""
         conv, recurrent = self.conv.on_device(tensor_parallel), self.recurrent.on_device(tensor_parallel)
         return conv * conv_bytes + recurrent * recurrent_bytes
 
@@ -116,7 +116,7 @@ Cache = Attention | Latent | State
 
 
 def pairs(cache: Attention | Latent, tokens: int) -> float:
-    """Minimum number of query-key pairs that one head multiplies in the prefill of *tokens*."""
+    """Minimum number of query-key pairs that one head multiplies over a layer's cache in the prefill of *tokens*."""
     rate = cache.rate if isinstance(cache, Latent) else 1
     reach = min(tokens, cache.window or cache.attended * rate or tokens)
     if isinstance(cache, Attention) and cache.span == "chunked":

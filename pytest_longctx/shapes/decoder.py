@@ -30,12 +30,15 @@ VOCABULARY = ("vocab_size", "padded_vocab_size")
 
 
 def layer_count(k: Keys) -> int:
-    """Number of layers; it must be in the file."""
+    """Number of decoder layers; it must be in the file."""
     return k.stated(*LAYERS, most=MOST_LAYERS)
 
 
 def basics(k: Keys, *, partial: bool = False) -> Basics:
-    """Read the basic sizes. With *partial*, the class's defaults replace a missing number of heads or vocabulary."""
+    """
+    Read a decoder's basic sizes. With *partial*, the class's defaults replace a missing number of heads or
+    vocabulary.
+    """
     read = k.count if partial else k.stated
     hidden, layers = k.stated(*HIDDEN), layer_count(k)
     heads = read(*HEADS)
@@ -49,7 +52,7 @@ def basics(k: Keys, *, partial: bool = False) -> Basics:
 
 
 def ends(k: Keys, hidden: int, vocabulary: int, *, tied: bool = False, bias: bool = False) -> tuple[Tensor, ...]:
-    """Return the input and output embedding tables."""
+    """Return the decoder's input and output embedding tables."""
     table = Tensor("embed_tokens", vocabulary, hidden, shards=ANY)
     offset = (Tensor("lm_head.bias", vocabulary, shards=ANY),) if bias else ()
     if k.flag("tie_word_embeddings", default=tied):

@@ -6,7 +6,7 @@ from pytest_longctx.shapes.tensors import ANY, Tensor, linear, norm
 
 
 def dense(hidden: int, width: int, *, gated: bool = True, bias: bool = False, path: str = "mlp") -> tuple[Tensor, ...]:
-    """Return two matrices, or three with a gate."""
+    """Return the weights of a dense feed-forward layer: two matrices, or three with a gate."""
     gate = linear(f"{path}.gate_proj", width, hidden, bias=bias) if gated else ()
     up = linear(f"{path}.up_proj", width, hidden, bias=bias)
     return (*gate, *up, *linear(f"{path}.down_proj", hidden, width, bias=bias, by_row=False))
@@ -35,7 +35,7 @@ class Experts:
 
 
 def mixture(hidden: int, e: Experts, path: str = "mlp") -> tuple[Tensor, ...]:
-    """Return the weights of one mixture."""
+    """Return the weights of one feed-forward mixture of experts."""
     inner, used = e.input_width or hidden, min(e.used, e.count)
     down_bias = [Tensor(f"{path}.experts.down_proj.bias", inner, copies=e.count, active=used)] if e.bias else []
     made = [Tensor(f"{path}.gate", e.count + e.idle, hidden)]

@@ -120,23 +120,26 @@ class Keys:
         self._read: set[str] = set()
 
     def has(self, key: str) -> bool:
-        """Whether the file itself has a value for *key*; the key then counts as read."""
+        """Whether the config file itself has a value for *key*; the key then counts as read."""
         self._read.add(key)
         return self._config.get(key) is not None
 
     def raw(self, key: str) -> Any:
-        """The value in the file, else the class's default; None if there is neither."""
+        """The value of *key* in the config file, else the class's default; None if there is neither."""
         self._read.add(key)
         if key in self._config:
             return self._config[key]
         return self._defaults.get(key)
 
     def refuse(self, key: str, why: str) -> MisreadError:
-        """Return the error about *key*, for the caller to raise."""
+        """Return the error about the config *key*, for the caller to raise."""
         return MisreadError(f"{self._prefix}{key}", why)
 
     def count(self, *names: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
-        """The whole number of the first of *names* that has one; an error if it is missing and there is no *default*."""
+        """
+        The whole number of the first config key of *names* with one; an error if it is missing and there is
+        no *default*.
+        """
         found = self._first(names)
         if found is not None:
             return self._whole(*found, least, most)
@@ -145,7 +148,7 @@ class Keys:
         return default
 
     def _first(self, names: Sequence[str]) -> tuple[str, Any] | None:
-        """The first of *names* that the file has, else the first for which the class has a default."""
+        """The first config key of *names* that the file has, else the first for which the class has a default."""
         for name in names:
             if self.has(name):
                 return name, self._config[name]
@@ -155,19 +158,19 @@ class Keys:
         return None
 
     def stated(self, *names: str, least: int = 1, most: int = LARGEST) -> int:
-        """As `count`, but without the class's default."""
+        """The whole number of the first config key of *names*, as `count`, but without the class's default."""
         for name in names:
             if self.has(name):
                 return self._whole(name, self._config[name], least, most)
         raise self.refuse(names[0], "it is missing, and the model's size depends on it")
 
     def maybe(self, *names: str, least: int = 0) -> int | None:
-        """As `count`, or None."""
+        """The whole number of the first config key of *names*, as `count`, or None."""
         found = self._first(names)
         return None if found is None else self._whole(*found, least, LARGEST)
 
     def flag(self, key: str, *, default: bool = False) -> bool:
-        """A boolean; 0 and 1 are accepted too."""
+        """The boolean of a config *key*; 0 and 1 are accepted too."""
         value = self.raw(key)
         if value is None:
             return default
@@ -176,7 +179,7 @@ class Keys:
         raise self.refuse(key, f"true or false is expected, not {shown(value)}")
 
     def word(self, key: str, default: str | None = None) -> str | None:
-        """A text, or *default*."""
+        """The text of a config *key*, or *default*."""
         value = self.raw(key)
         if value is None:
             return default
@@ -185,7 +188,7 @@ class Keys:
         return value
 
     def sequence(self, key: str) -> Sequence[Any] | None:
-        """A list, or None."""
+        """The list of a config *key*, or None."""
         value = self.raw(key)
         if value is None:
             return None
@@ -196,19 +199,22 @@ class Keys:
         return value
 
     def per_layer(self, key: str, layers: int, extra: int = 0) -> Sequence[Any] | None:
-        """A list with one item for each layer, or None; items of *extra* draft layers at its end are removed."""
+        """
+        The list of a config *key*, one item for each layer, or None; items of *extra* draft layers at its end
+        are removed.
+        """
         value = self.sequence(key)
         if value is None or len(value) == layers or (extra and len(value) == layers + extra):
             return value if value is None else value[:layers]
         raise self.refuse(key, f"it has {len(value)} items for {layers} layers")
 
     def numbers(self, key: str, layers: int | None = None) -> list[int] | None:
-        """A list of whole numbers."""
+        """The list of whole numbers of a config *key*, or None."""
         value = self.sequence(key) if layers is None else self.per_layer(key, layers)
         return None if value is None else [self._whole(key, item, 0, LARGEST) for item in value]
 
     def table(self, key: str) -> "Keys | None":
-        """A nested table, read in the same way."""
+        """The nested table of a config *key*, whose keys are read in the same way; None if it is missing."""
         value = self.raw(key)
         if value is None:
             return None
@@ -217,7 +223,7 @@ class Keys:
         return Keys(value, prefix=f"{self._prefix}{key}.")
 
     def unread(self) -> str | None:
-        """A key that was not read and that memory may depend on."""
+        """A config key that was not read and that memory may depend on; None if there is none."""
         for key, value in self._config.items():
             if key in self._read or not self._matters(key, value):
                 continue
@@ -245,7 +251,7 @@ class Keys:
 
 
 def shown(value: object) -> str:
-    """A value, shortened for a message."""
+    """A value of a config.json key, shortened for a message."""
     if isinstance(value, int) and abs(value) > 1 << 64:
         return f"a number of {value.bit_length()} bits"
     text = repr(value)

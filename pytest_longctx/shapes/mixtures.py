@@ -21,7 +21,10 @@ WIDTH = ("moe_intermediate_size", "expert_ffn_hidden_size")
 
 
 def routed(k: Keys) -> tuple[int, int]:
-    """Number of experts, and of experts per token. All names of the key are read, so that none counts as unknown."""
+    """
+    Number of experts in a mixture, and of experts per token; all names of the key are read, so that none is
+    unknown.
+    """
     found = [v for name in USED if k.has(name) for v in [k.raw(name)]]
     used = _first_number(k, found)
     counts = [name for name in COUNT if k.has(name)]
@@ -47,7 +50,7 @@ def _first_number(k: Keys, values: list[object]) -> int | None:
 
 
 def sparse_layers(k: Keys, layers: int) -> list[bool]:
-    """Rule of DeepSeek and its descendants: the first layers are dense, then every ``moe_layer_freq``-th is sparse; or a list."""
+    """Mixture layers by DeepSeek's rule: the first are dense, then every ``moe_layer_freq``-th is sparse; or a list."""
     kinds = k.per_layer("mlp_layer_types", layers, extra=draft_layers(k)) if k.has("mlp_layer_types") else None
     if kinds is not None:
         for kind in kinds:
@@ -75,7 +78,10 @@ def mixed(
     router_bias: bool = False,
     correction: bool = False,
 ) -> ExpertsRule:
-    """Return a rule. *shared* names the key of the width of all shared experts, *shared_count* that of their number."""
+    """
+    Return a rule for mixtures of experts. *shared* is the key of all shared experts' width, *shared_count* of
+    their number.
+    """
 
     def rule(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
         marks = sparse(k, b.layers)
@@ -103,7 +109,7 @@ def mixed(
 
 
 def qwen_sparse(k: Keys, layers: int) -> list[bool]:
-    """Qwen: every ``decoder_sparse_step``-th layer, except ``mlp_only_layers``."""
+    """Mixture layers of Qwen: every ``decoder_sparse_step``-th, except ``mlp_only_layers``."""
     step = k.count("decoder_sparse_step", default=1)
     plain = set(k.numbers("mlp_only_layers") or [])
     if k.has("num_experts") and k.count("num_experts", least=0) == 0:
@@ -112,12 +118,12 @@ def qwen_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def listed_or(other: Callable[[Keys, int], list[bool]]) -> Callable[[Keys, int], list[bool]]:
-    """``mlp_layer_types`` if it is present, else another rule."""
+    """Mixture layers by ``mlp_layer_types`` if it is present, else by another rule."""
     return lambda k, layers: sparse_layers(k, layers) if k.has("mlp_layer_types") else other(k, layers)
 
 
 def llama4_sparse(k: Keys, layers: int) -> list[bool]:
-    """Llama 4: a list of sparse layers, or a fixed interval."""
+    """Mixture layers of Llama 4: a list, or a fixed interval."""
     step = k.count("interleave_moe_layer_step", default=1, least=0)
     listed = k.numbers("moe_layers")
     chosen = set(listed) if listed is not None else set(range(step - 1, layers, step)) if step else set()
@@ -125,7 +131,7 @@ def llama4_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def ernie_sparse(k: Keys, layers: int) -> list[bool]:
-    """ERNIE 4.5: a fixed interval, from a first to a last layer."""
+    """Mixture layers of ERNIE 4.5: a fixed interval, from a first to a last layer."""
     step = k.count("moe_layer_interval", default=1)
     first = k.count("moe_layer_start_index", default=0, least=0)
     last = k.raw("moe_layer_end_index")
@@ -134,7 +140,7 @@ def ernie_sparse(k: Keys, layers: int) -> list[bool]:
 
 
 def listed_sparse(key: str) -> Callable[[Keys, int], list[bool]]:
-    """A list of booleans, one per layer (EXAONE's ``is_moe_layer``), else DeepSeek's rule."""
+    """Mixture layers by a list of booleans (EXAONE's ``is_moe_layer``), else by DeepSeek's rule."""
 
     def rule(k: Keys, layers: int) -> list[bool]:
         marks = k.per_layer(key, layers)

@@ -68,30 +68,31 @@ class ModelShape:
 
     @property
     def layers(self) -> int:
-        """All layers."""
+        """Number of all layers of the model."""
         return len(self.stack)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """Caches that are alike, with how many layers have them, in order of first appearance."""
+        """Caches of the model that are alike, with how many layers have them, in order of first appearance."""
         counts = Counter(cache for layer in self.stack for cache in layer.caches)
         return tuple(Group(cache, count) for cache, count in counts.items())
 
     @property
     def states(self) -> tuple[tuple[State, int], ...]:
-        """Groups with a state of fixed size."""
+        """Groups of model layers with a state of fixed size."""
         return tuple((g.cache, g.layers) for g in self.groups if isinstance(g.cache, State))
 
     @property
     def attentions(self) -> tuple[tuple[Attention | Latent, int], ...]:
-        """Groups that cache something of each token."""
+        """Groups of model layers that cache something of each token."""
         return tuple((g.cache, g.layers) for g in self.groups if not isinstance(g.cache, State))
 
     # What was read is kept: bytes of the cache.
 
     def kv_bytes_per_token(self, value_bytes: float = 2, tensor_parallel: int = 1, *, windowed: bool = False) -> int:
         """
-        Bytes of one more token on one device, at a long context: layers with a window have let go of another.
+        Bytes of one more token on one device at a long context; layers with a window drop an earlier one for
+        it.
 
         With *windowed*, as if they kept everything: what an engine without a pool for windows spends.
         """
@@ -104,16 +105,19 @@ class ModelShape:
         )
 
     def _lets_go(self, cache: Attention | Latent) -> bool:
-        """Whether it forgets: a window as wide as all positions that the model knows never does."""
+        """Whether a model layer's *cache* drops tokens: a window as wide as all positions of the model never does."""
         return cache.window > 0 and not (self.rope_positions and cache.window >= self.rope_positions)
 
     def kv_bytes(self, tokens: int, value_bytes: float = 2, tensor_parallel: int = 1) -> int:
-        """Bytes of one request of *tokens* on one device, without its state: each layer keeps what it still needs."""
+        """
+        KV bytes of one request of *tokens* to the model on one device, without its state: each layer keeps
+        what it needs.
+        """
         return ceil(sum(n * c.token_bytes(value_bytes, tensor_parallel) * c.kept(tokens) for c, n in self.attentions))
 
     def state_bytes(self, conv_bytes: float = 2, recurrent_bytes: float | None = None, tensor_parallel: int = 1) -> int:
         """
-        Bytes of one request's states on one device.
+        Bytes of one request's states in all recurrent layers of the model on one device.
 
         *recurrent_bytes* None: as the config says, else as the convolution. Engines differ; see the notes beside this module.
         """
@@ -125,43 +129,49 @@ class ModelShape:
         return ceil(total)
 
     def attention_flop(self, tokens: int) -> float:
-        """Floating-point operations of attention, at the least, to read a prompt of *tokens*; an indexer's are left out."""
+        """
+        Minimum floating-point operations of the model's attention to read a prompt of *tokens*; an indexer's
+        are left out.
+        """
         return sum(n * pairs(c, tokens) * 2 * c.heads * (c.key_dim + c.value_dim) for c, n in self.attentions)
 
     # Weights.
 
     @cached_property
     def weights(self) -> tuple[Tensor, ...]:
-        """Every tensor that is loaded, without draft layers and towers."""
+        """Every tensor of the model that is loaded, without draft layers and towers."""
         return (*self.outside, *(t for layer in self.stack for t in layer.tensors))
 
     @cached_property
     def text_parameters(self) -> int:
-        """Of the text model."""
+        """Number of parameters of the text model."""
         return sum(t.numbers for t in self.weights)
 
     @property
     def parameters(self) -> int:
-        """All of them: what must be loaded."""
+        """Number of all parameters of the model that must be loaded: text model and towers."""
         return self.text_parameters + (self.vision_parameters or 0)
 
     @cached_property
     def active_parameters(self) -> int:
-        """Those that take part in one token: what must be multiplied."""
+        """Number of the model's parameters that are used for one token."""
         return sum(t.active_numbers for t in self.weights)
 
     @property
     def draft_parameters(self) -> int:
-        """Of the layers of multi-token prediction."""
+        """Number of parameters of the model's layers of multi-token prediction."""
         return sum(t.numbers for t in self.draft)
 
     @cached_property
     def embedding_parameters(self) -> int:
-        """Those of the tables at both ends."""
+        """Number of parameters of the model's input and output embedding tables."""
         return sum(t.numbers for t in self.outside if t.name in ("embed_tokens", "lm_head"))
 
     def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
-        """Bytes of the weights on one device, as ``quantization_config`` says; *value_bytes* for all that is not quantised."""
+        """
+        Bytes of the model's weights on one device by ``quantization_config``; *value_bytes* for all that is
+        not quantised.
+        """
         plain = VALUE_BYTES.get(self.dtype, 2) if value_bytes is None else value_bytes
         total = sum(self.scheme.bytes_of(t, None, plain, tensor_parallel) for t in self.outside)
         for index, layer in enumerate(self.stack):
@@ -170,7 +180,7 @@ class ModelShape:
 
     def rope_bytes(self, value_bytes: float) -> int:
         """
-        Bytes of one table of rotary embeddings, whole on every device.
+        Bytes of one table of the model's rotary embeddings, whole on every device.
 
         With 10,485,760 positions of 128 values it takes 2.5 GiB in BF16 (vLLM) and 5.0 GiB in FP32 (SGLang).
         """
@@ -183,55 +193,55 @@ class ModelShape:
 
     @property
     def full(self) -> int:
-        """Layers that attend to everything."""
+        """Number of model layers with full attention."""
         return self._count("full")
 
     @property
     def chunked(self) -> int:
-        """Layers that see their own chunk."""
+        """Number of model layers that attend only to their own chunk."""
         return self._count("chunked")
 
     @property
     def sliding(self) -> int:
-        """Layers that see the last tokens."""
+        """Number of model layers with a sliding attention window."""
         return self._count("sliding")
 
     @property
     def window(self) -> int:
-        """The widest window; 0 where there is none."""
+        """The widest attention window of the model in tokens; 0 where there is none."""
         return max((c.window for c, _ in self.attentions), default=0)
 
     @property
     def _first(self) -> Attention | Latent | None:
-        """The attention that tells the sizes: of full layers, if there are any."""
+        """The attention from which the model's sizes are taken: of full layers, if there are any."""
         ordered = sorted(self.attentions, key=lambda pair: pair[0].window > 0)
         return ordered[0][0] if ordered else None
 
     @property
     def heads(self) -> int:
-        """Query heads of a full layer."""
+        """Number of query heads of the model's full layers."""
         return self._first.heads if self._first is not None else 0
 
     @property
     def kv_heads(self) -> int:
-        """KV heads of a full layer; a latent is one."""
+        """Number of KV heads of the model's full layers; a latent is one."""
         return self._first.kv_heads if isinstance(self._first, Attention) else min(1, self.full)
 
     @property
     def head_dim(self) -> int:
-        """Values of a key of a full layer."""
+        """Number of values in a key of the model's full layers."""
         cache = self._first
         return (
             cache.key_dim if isinstance(cache, Attention) else cache.rank + cache.rope_dim if cache is not None else 0
         )
 
     def kv_heads_per_device(self, tensor_parallel: int) -> int:
-        """KV heads of a full layer on one device."""
+        """Number of KV heads of the model's full layers on one device."""
         cache = self._first
         return cache.heads_on_device(tensor_parallel) if isinstance(cache, Attention) else self.kv_heads
 
     def stage(self, stages: int) -> "ModelShape":
-        """What the heaviest of so many pipeline stages holds: the longest run of layers and one of the tables."""
+        """The model's heaviest pipeline stage of *stages*: the longest run of layers and one of the tables."""
         if stages <= 1:
             return self
         size = ceil(self.layers / stages)
@@ -241,7 +251,7 @@ class ModelShape:
 
 
 def _span(cache: Attention | Latent) -> str:
-    """What a layer attends to."""
+    """Span of a model layer's attention: full, sliding or chunked."""
     if isinstance(cache, Attention):
         return cache.span
     return "sliding" if cache.window else "full"

@@ -36,7 +36,7 @@ ALIASES = (
 
 @lru_cache(maxsize=100_000)
 def module_names(name: str, layer: int | None) -> tuple[str, ...]:
-    """The names under which a checkpoint may list the module *name* of *layer*."""
+    """The names under which a quantised checkpoint may list the module *name* of *layer*."""
     own = [name]
     for part, others in ALIASES:
         own += [each.replace(part, other) for each in own if part in each for other in others]
@@ -55,7 +55,7 @@ class Modules:
 
     @classmethod
     def of(cls, patterns: Iterable[str]) -> "Modules":
-        """Read a list as checkpoints write it. Raises re.error for an invalid expression."""
+        """Read a list of modules as checkpoints write it. Raises re.error for an invalid expression."""
         exact, globs, expressions, everything = set(), [], [], False
         for pattern in patterns:
             if pattern == "Linear":
@@ -69,7 +69,7 @@ class Modules:
         return cls(frozenset(exact), tuple(globs), tuple(expressions), everything)
 
     def match(self, names: tuple[str, ...]) -> bool:
-        """Whether the list contains a module of these *names*, or a module that contains it."""
+        """Whether the list of modules contains one of these *names*, or a module that contains it."""
         if self.all:
             return True
         if names not in self._known:
@@ -88,6 +88,6 @@ class Modules:
 
 
 def bare(name: str) -> str:
-    """The part of a name from ``layers`` on, if it has one."""
+    """The part of a module's name from ``layers`` on, if it has one."""
     start = name.find("layers.")
     return name[start:] if start > 0 else name.removesuffix(".weight")

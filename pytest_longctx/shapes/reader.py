@@ -77,7 +77,7 @@ ALIASES: Mapping[str, str] = MappingProxyType({"MiniMaxText01": "minimax_text_01
 
 def read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None = None) -> ModelShape | NotUnderstood:
     """
-    The shape that *config* describes; whatever it holds, no exception leaves here.
+    Read the model shape of *config*, or the key that is not understood; raises nothing, whatever the content.
 
     *quantised* is what ``hf_quant_config.json`` beside it holds: ModelOpt's older place for what engines read from either.
     """
@@ -123,7 +123,7 @@ def _family(name: str) -> Callable[[Keys], Body]:
 
 
 def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Keys:
-    """What holds the table of quantisation: the text part, the whole, or the file beside it."""
+    """The part of the config read that holds the table of quantisation: text part, whole, or the file beside it."""
     for holder in (keys, outer):
         if holder.raw("quantization_config") or holder.raw("compression_config"):
             return holder
@@ -131,7 +131,7 @@ def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Key
 
 
 def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], str]:
-    """The text part and its type."""
+    """The text part of the config to read, and its model type."""
     name = outer.word("model_type")
     if name is None:
         raise MisreadError("model_type", "it is missing")

@@ -21,7 +21,7 @@ class Mamba1:
     """Whether the inputs of the scan are normalised (Jamba)."""
 
     def tensors(self, path: str = "mixer") -> tuple[Tensor, ...]:
-        """Return the weights."""
+        """Return the weights of a recurrent Mamba layer."""
         norms = (*norm(f"{path}.dt_layernorm", self.step_rank), *norm(f"{path}.b_layernorm", self.state, copies=2))
         return (
             Tensor(f"{path}.A_log", self.inner * self.state, shards=ANY),
@@ -36,7 +36,7 @@ class Mamba1:
         )
 
     def cached(self, dtype: str | None = None) -> State:
-        """Recurrent and convolution state of one request."""
+        """Recurrent and convolution state of a Mamba layer for one request."""
         conv = Part((self.kernel - 1) * self.inner)
         return State("mamba1", conv, Part(self.inner * self.state), dtype)
 
@@ -58,16 +58,16 @@ class Mamba2:
 
     @property
     def inner(self) -> int:
-        """Width of all heads."""
+        """Width of all heads of a recurrent Mamba-2 layer."""
         return self.heads * self.head_dim
 
     @property
     def channels(self) -> int:
-        """Width of the convolution."""
+        """Width of the convolution in a recurrent Mamba-2 layer."""
         return self.inner + 2 * self.groups * self.state
 
     def tensors(self, path: str = "mixer") -> tuple[Tensor, ...]:
-        """Return the weights."""
+        """Return the weights of a recurrent Mamba-2 layer."""
         out_bias = self.bias if self.out_bias is None else self.out_bias
         return (
             *(Tensor(f"{path}.{name}", self.heads, shards=self.heads) for name in ("dt_bias", "A_log", "D")),
@@ -86,7 +86,7 @@ class Mamba2:
 
     def cached(self, dtype: str | None = None) -> State:
         """
-        Recurrent and convolution state of one request.
+        Recurrent and convolution state of a Mamba-2 layer for one request.
 
         One group's part of the convolution is on every device if tensor parallelism exceeds the groups.
         """
@@ -112,11 +112,11 @@ class DeltaNet:
 
     @property
     def channels(self) -> int:
-        """Width of the convolution."""
+        """Width of the convolution in a recurrent DeltaNet layer."""
         return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
 
     def tensors(self, path: str = "linear_attn") -> tuple[Tensor, ...]:
-        """Return the weights."""
+        """Return the weights of a recurrent DeltaNet layer."""
         h, out, n = self.hidden, self.value_heads * self.value_dim, self.value_heads
         shared = (
             Tensor(f"{path}.conv1d", self.channels * self.kernel, shards=n),
@@ -142,14 +142,14 @@ class DeltaNet:
         )
 
     def cached(self, dtype: str | None = None) -> State:
-        """Recurrent and convolution state of one request."""
+        """Recurrent and convolution state of a DeltaNet layer for one request."""
         conv = Part((self.kernel - 1) * self.channels, shards=self.value_heads)
         recurrent = Part(self.value_heads * self.value_dim * self.key_dim, shards=self.value_heads)
         return State("kda" if self.gate_rank else "gated_delta", conv, recurrent, dtype)
 
 
 def short_convolution(hidden: int, width: int, kernel: int, *, bias: bool, path: str = "conv") -> tuple[Tensor, ...]:
-    """Weights of LFM2's gated short convolution."""
+    """Weights of the recurrent layer of LFM2: a gated short convolution."""
     return (
         Tensor(f"{path}.conv", width * kernel, shards=ANY),
         *((Tensor(f"{path}.conv.bias", width, shards=ANY),) if bias else ()),
@@ -159,7 +159,7 @@ def short_convolution(hidden: int, width: int, kernel: int, *, bias: bool, path:
 
 
 def lightning(hidden: int, heads: int, dim: int, path: str = "self_attn") -> tuple[Tensor, ...]:
-    """Weights of MiniMax's lightning attention."""
+    """Weights of the recurrent layer of MiniMax: lightning attention."""
     wide = heads * dim
     return (
         *linear(f"{path}.qkv_proj", 3 * wide, hidden, shards=heads),
@@ -170,5 +170,5 @@ def lightning(hidden: int, heads: int, dim: int, path: str = "self_attn") -> tup
 
 
 def lightning_cached(heads: int, dim: int) -> State:
-    """Recurrent state of one request: one matrix for each head."""
+    """Recurrent state of lightning attention for one request: one matrix for each head."""
     return State("lightning", Part(0), Part(heads * dim * dim, shards=heads))

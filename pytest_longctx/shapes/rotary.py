@@ -27,7 +27,7 @@ WITHOUT = frozenset(
 
 
 def dimension(k: Keys, body: Body, family: str) -> int:
-    """Values in a row; 0 where no layer turns its queries and keys by position."""
+    """Values in a row of the table of rotary embeddings; 0 where no layer rotates its queries and keys by position."""
     if (
         family in WITHOUT
         or k.raw("position_embedding_type") in ("nope", "alibi", "absolute")
@@ -49,7 +49,7 @@ def dimension(k: Keys, body: Body, family: str) -> int:
 
 def stretch(k: Keys) -> float:
     """
-    How many rows the table has for each position: of linear and dynamic scaling, as many as its factor.
+    Rows of the rotary table for each position: the factor of linear or dynamic scaling, else one.
 
     Seen of Gemma 3 in vLLM 0.19: 0.5 GiB of 1,048,576 rows for 131,072 positions (``LinearScalingRotaryEmbedding``).
     """
@@ -70,7 +70,7 @@ MOST_STRETCH = 1024
 
 
 def _part(k: Keys) -> float:
-    """The part of a head that is turned."""
+    """The part of a head that rotary embeddings rotate."""
     nested = k.raw("rope_parameters")
     values: list[Any] = [k.raw("partial_rotary_factor"), k.raw("rotary_pct")]
     if isinstance(nested, Mapping):

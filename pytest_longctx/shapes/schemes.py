@@ -11,7 +11,7 @@ from pytest_longctx.shapes.quantization import CODINGS, PLAIN_SCHEME, Coding, Sc
 
 
 def read_scheme(k: Keys) -> Scheme:
-    """Return the scheme by which the model's weights are stored."""
+    """Read the quantisation scheme by which the model's weights are stored."""
     q = k.table("quantization_config") or k.table("compression_config")
     if q is None:
         return PLAIN_SCHEME
@@ -25,7 +25,7 @@ def read_scheme(k: Keys) -> Scheme:
 
 
 def with_experts(scheme: Scheme, k: Keys) -> Scheme:
-    """Add the separate dtype of DeepSeek V4's experts to a scheme."""
+    """Add the separate dtype of DeepSeek V4's experts to a quantisation scheme."""
     dtype = k.word("expert_dtype")
     if dtype is None or scheme.coding is None:
         return scheme
@@ -103,7 +103,7 @@ def _bitsandbytes(q: Keys) -> Scheme:
 
 
 def _weights(q: Keys, group: Keys) -> Coding | None:
-    """The coding of one group of compressed-tensors."""
+    """The coding of one group in the scheme of compressed-tensors; None if its weights are not quantised."""
     weights = group.table("weights")
     if weights is None:
         return None
@@ -170,7 +170,7 @@ def _modelopt(q: Keys) -> Scheme:
 
 
 def _listed(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
-    """ModelOpt's mixed precision: each module has its algorithm."""
+    """Codings of the mixed-precision scheme of ModelOpt: each module has its algorithm."""
     by_algorithm: dict[str, list[str]] = {}
     table = q.table("quantized_layers")
     if table is None:

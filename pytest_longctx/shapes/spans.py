@@ -37,7 +37,7 @@ def draft_layers(k: Keys) -> int:
 
 
 def window(k: Keys) -> int:
-    """The sliding window in tokens; 0 if there is none."""
+    """The span of sliding attention in tokens; 0 if there is no window."""
     value = k.raw("sliding_window")
     if value is None or value is False:
         return 0
@@ -47,7 +47,7 @@ def window(k: Keys) -> int:
 
 
 def named(k: Keys, layers: int) -> list[str] | None:
-    """The kinds that ``layer_types`` names."""
+    """The kinds of attention span that ``layer_types`` names; None if there is no such key."""
     if not k.has("layer_types"):
         return None
     found = k.per_layer("layer_types", layers, extra=draft_layers(k))
@@ -55,7 +55,7 @@ def named(k: Keys, layers: int) -> list[str] | None:
 
 
 def by_name(k: Keys, names: Sequence[str]) -> list[Spanned]:
-    """Spans of layers of these kinds."""
+    """Attention spans of layers of the kinds *names*."""
     spans: list[Spanned] = []
     for name in names:
         if name not in LAYER_TYPES:
@@ -76,7 +76,10 @@ def _sized(k: Keys, span: Span) -> Spanned:
 
 
 def from_kinds(k: Keys, default: Callable[[int], bool], layers: int) -> list[Spanned]:
-    """By ``layer_types``; else a layer slides if *default* returns True for it and there is a window."""
+    """
+    Attention spans by ``layer_types``; else a layer slides if *default* returns True for it and there is a
+    window.
+    """
     if names := named(k, layers):
         return by_name(k, names)
     tokens = window(k)
@@ -84,18 +87,18 @@ def from_kinds(k: Keys, default: Callable[[int], bool], layers: int) -> list[Spa
 
 
 def everything(k: Keys, layers: int) -> list[Spanned]:
-    """Full attention, unless the file itself names kinds of layers."""
+    """Attention spans of all layers are full, unless the file itself names kinds of layers."""
     names = named(k, layers)
     return by_name(k, names) if names else [FULL] * layers
 
 
 def all_slide(k: Keys, layers: int) -> list[Spanned]:
-    """Mistral 7B, Phi-3: every layer slides if there is a window at all."""
+    """Attention spans of Mistral 7B and Phi-3: every layer slides if there is a window at all."""
     return from_kinds(k, lambda _: True, layers)
 
 
 def qwen(k: Keys, layers: int) -> list[Spanned]:
-    """Qwen 2 and 3: with ``use_sliding_window``, layers from ``max_window_layers`` on have sliding attention."""
+    """Attention spans of Qwen 2 and 3: with ``use_sliding_window``, layers from ``max_window_layers`` on slide."""
     if not k.flag("use_sliding_window"):
         k.raw("sliding_window")  # without the switch it means nothing
         names = named(k, layers)
@@ -105,7 +108,10 @@ def qwen(k: Keys, layers: int) -> list[Spanned]:
 
 
 def every(key: str, default: int) -> Rule:
-    """The last layer of each group is full: Gemma 3 (6 layers), Cohere 2, OLMo 3, EXAONE 4 (4), gpt-oss and Gemma 2 (2)."""
+    """
+    Spans with full attention in the last layer of each group: Gemma 3 (6), Cohere 2, OLMo 3, EXAONE 4 (4),
+    gpt-oss, Gemma 2 (2).
+    """
 
     def rule(k: Keys, layers: int) -> list[Spanned]:
         if isinstance(k.raw(key), str):
@@ -117,7 +123,7 @@ def every(key: str, default: int) -> Rule:
 
 
 def _lettered(k: Keys, key: str, layers: int) -> list[Spanned]:
-    """EXAONE's ``LLLG``: L slides, G is full."""
+    """Attention spans from EXAONE's ``LLLG``: L slides, G is full."""
     letters = k.word(key) or ""
     if not letters or set(letters) - {"L", "G"}:
         raise k.refuse(key, f"a pattern of L and G is expected, not {shown(letters)}")
@@ -125,12 +131,15 @@ def _lettered(k: Keys, key: str, layers: int) -> list[Spanned]:
 
 
 def first_of(step: int) -> Rule:
-    """The first layer of each group of fixed size is full."""
+    """Attention spans in which the first layer of each group of fixed size is full."""
     return lambda k, layers: from_kinds(k, lambda i: i % step != 0, layers)
 
 
 def llama4(k: Keys, layers: int) -> list[Spanned]:
-    """Layers without rotary embedding (marked 0) are full, by default every fourth. The others are chunked, if chunks exist."""
+    """
+    Spans of Llama 4: layers without rotary embedding (marked 0), by default every fourth, are full; others
+    are chunked, if chunks exist.
+    """
     names = named(k, layers)
     chunk = k.maybe("attention_chunk_size") or 0
     if names:
@@ -143,7 +152,7 @@ def llama4(k: Keys, layers: int) -> list[Spanned]:
 
 
 def positions(k: Keys) -> int:
-    """Maximum number of positions, under its various names; 0 if the model has no limit."""
+    """Maximum number of positions for attention, under the key's various names; 0 if the model has no limit."""
     names = (
         "max_position_embeddings",
         "model_max_length",

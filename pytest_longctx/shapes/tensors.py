@@ -27,28 +27,28 @@ class Tensor(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """The number of parameters in all copies of the module."""
+        """The number of parameters in all copies of the tensor."""
         return self.rows * max(self.columns, 1) * self.slices * self.copies
 
     @property
     def active_numbers(self) -> int:
-        """Parameters used for one token."""
+        """Parameters of the tensor that are used for one token."""
         return self.numbers if self.active is None else self.numbers // self.copies * self.active
 
     def on_device(self, tensor_parallel: int) -> int:
-        """Parameters on one of several devices."""
+        """Parameters of the tensor on one of several devices."""
         return ceil(self.numbers / min(tensor_parallel, self.shards))
 
 
 def linear(
     name: str, rows: int, columns: int, *, bias: bool = False, shards: int = ANY, by_row: bool = True
 ) -> tuple[Tensor, ...]:
-    """A matrix, with its bias if it has one. If it is sharded by columns, its bias is replicated on every device."""
+    """The tensors of a linear layer: a matrix, and its bias if any. Sharded by columns, its bias is on every device."""
     matrix = Tensor(name, rows, columns, shards=shards)
     return (matrix, Tensor(f"{name}.bias", rows, shards=shards if by_row else WHOLE)) if bias else (matrix,)
 
 
 def norm(name: str, size: int, *, bias: bool = False, copies: int = 1) -> tuple[Tensor, ...]:
-    """A normalisation layer: a scale, and an offset if it has one."""
+    """The tensors of a normalisation layer: a scale, and an offset if it has one."""
     scale = Tensor(name, size, copies=copies)
     return (scale, Tensor(f"{name}.bias", size, copies=copies)) if bias else (scale,)

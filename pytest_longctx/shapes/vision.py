@@ -13,7 +13,7 @@ GATED = frozenset({"pixtral", "gemma4_vision", "qwen2_5_vl", "mistral3"})
 
 
 def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tuple[str, ...]]:
-    """Parameters of the towers, within some percent, and a remark; None if a tower is not counted."""
+    """Parameters of the vision towers, within some percent, and a remark; None if a tower is not counted."""
     total: int | None = 0
     notes: list[str] = []
     for key in TOWERS:
@@ -41,7 +41,10 @@ def _counted(k: Keys, outer: object, text_hidden: int) -> int | None:
 
 
 def _transformer(k: Keys, outer: object, text_hidden: int) -> int | None:
-    """Attention and feed-forward blocks, the patch embedding, and the projection to the text model."""
+    """
+    Parameters of a vision tower: attention and feed-forward blocks, patch embedding, projection to the text
+    model.
+    """
     hidden = k.maybe("hidden_size", "embed_dim", "width", "vt_hidden_size", least=1)
     depth = k.maybe("num_hidden_layers", "depth", "layers", "vt_num_hidden_layers", least=1)
     width = k.maybe("intermediate_size", "vt_intermediate_size", least=1)
@@ -56,7 +59,7 @@ def _transformer(k: Keys, outer: object, text_hidden: int) -> int | None:
 
 
 def _embedding(k: Keys, hidden: int) -> int:
-    """The projection of a patch, and a table of positions."""
+    """Parameters of a vision tower's embedding: the projection of a patch, and a table of positions."""
     patch, image = k.maybe("patch_size") or 14, k.maybe("image_size") or 0
     channels, frames = k.maybe("in_channels", "in_chans", "num_channels") or 3, k.maybe("temporal_patch_size") or 1
     rotary = k.raw("model_type") == "pixtral" or k.raw("position_embedding_type") == "rope"
@@ -66,7 +69,10 @@ def _embedding(k: Keys, hidden: int) -> int:
 
 
 def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
-    """The projection from the tower to the text model: Qwen merges patches, once more for each deep layer; others project."""
+    """
+    Parameters of a vision tower's projection to the text model; Qwen merges patches, once more for each deep
+    layer.
+    """
     side = k.maybe("spatial_merge_size") or 2
     merged = hidden * side * side
     out = k.maybe("out_hidden_size")

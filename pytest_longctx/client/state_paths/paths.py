@@ -47,7 +47,10 @@ def repeated(one: Walk) -> None:
 
 
 def _border(one: Walk, size: int | None, what: str) -> None:
-    """Prompts that share size - 1, size and size + 1 tokens with an earlier one, and repeated prompts of these lengths."""
+    """
+    Walk the path of a border: prompts share size - 1, size and size + 1 tokens with an earlier one, or repeat
+    these lengths.
+    """
     if size is None:
         raise UnwalkableError(f"the size of its {what} is not known, or it has none")
     border = size * max(1, one.tokens // (2 * size))
@@ -63,17 +66,20 @@ def _border(one: Walk, size: int | None, what: str) -> None:
 
 
 def block_border(one: Walk) -> None:
-    """Hits that end just before, at and just after the border of a block."""
+    """The path of a block border: hits that end just before, at and just after it."""
     _border(one, one.pieces.block, "blocks")
 
 
 def chunk_border(one: Walk) -> None:
-    """Hits that end around the border of a prefill chunk."""
+    """The path of a prefill chunk's border: hits that end around it."""
     _border(one, one.pieces.chunk, "prefill chunks")
 
 
 def decode_border(one: Walk) -> None:
-    """Answers that begin before, at and after the border of a block, or cross it while they are decoded."""
+    """
+    The path of decoding at a block border: answers begin before, at and after it, or cross it while they are
+    decoded.
+    """
     size = one.pieces.block
     if size is None:
         raise UnwalkableError("the size of its blocks is not known")
@@ -83,12 +89,12 @@ def decode_border(one: Walk) -> None:
 
 
 def window_border(one: Walk) -> None:
-    """Hits that end around the border of an attention window or chunk."""
+    """The path of an attention window's or chunk's border: hits that end around it."""
     _border(one, one.pieces.window, "attention windows")
 
 
 def extended(one: Walk) -> None:
-    """The turns of a conversation: each has the prompt and the answer of the one before, which was written by decoding."""
+    """The path of a conversation: each turn has the prompt and the answer of the one before, which decoding wrote."""
     task = one.new()
     said = one.read(task)
     for _ in range(2):
@@ -100,7 +106,7 @@ def extended(one: Walk) -> None:
 
 
 def _ids(said: Reading) -> list[int]:
-    """Token ids of an answer. Raises `UnwalkableError` if the server does not name them."""
+    """Token ids of an answer on a path. Raises `UnwalkableError` if the server does not name them."""
     names = [token.name.rpartition(":")[2] for token in said.exchange.tokens]
     if names and all(name.isdigit() for name in names):
         return [int(name) for name in names]
@@ -111,7 +117,7 @@ def _ids(said: Reading) -> list[int]:
 
 
 def other_beginning(one: Walk) -> None:
-    """Prompts with the same blocks behind another first one, whose keys and values therefore differ."""
+    """The path of another beginning: the same blocks behind another first one, so that keys and values differ."""
     task = one.new()
     one.read(task)
     one.read(tasks.other_beginning(task, one.block, one.prompt))
@@ -119,7 +125,7 @@ def other_beginning(one: Walk) -> None:
 
 
 def branch(one: Walk) -> None:
-    """Different continuations of one beginning, all at once."""
+    """The path of branches: different continuations of one beginning, all at once."""
     base, shared = one.new(), one.tokens // 2
     one.read(base)
     tails = [tasks.other_tail(base, shared, one.prompt) for _ in range(_BRANCHES)]
@@ -128,7 +134,7 @@ def branch(one: Walk) -> None:
 
 
 def reset(one: Walk) -> None:
-    """A prompt read again after the prefix cache was emptied."""
+    """The path of a reset: a prompt read again after the prefix cache was emptied."""
     task = one.new()
     one.read(task)
     one.again(task)
@@ -138,7 +144,7 @@ def reset(one: Walk) -> None:
 
 
 def other_salt(one: Walk) -> None:
-    """A prompt that the cache has under another salt."""
+    """The path of another salt: a prompt that the cache has under a different one."""
     if not one.server.backend.salted:
         raise UnwalkableError(f"the backend {one.server.backend.name} has no cache salt")
     task = one.new()
@@ -149,7 +155,7 @@ def other_salt(one: Walk) -> None:
 
 
 def crowd(one: Walk) -> None:
-    """Fifty prompts at once: five beginnings with ten continuations each."""
+    """The path of a crowd: fifty prompts at once, five beginnings with ten continuations each."""
     heads = [one.new() for _ in range(_HEADS)]
     shared = one.tokens // 2
     several = [tasks.other_tail(head, shared, one.prompt) for head in heads for _ in range(_TAILS)]
@@ -161,7 +167,7 @@ def crowd(one: Walk) -> None:
 
 
 def abandoned(one: Walk) -> None:
-    """A prompt whose client left while it was read, asked again."""
+    """The path of an abandoned prompt: its client left while it was read, and the prompt is asked again."""
     usual_s = one.read(one.new(), judged=False).exchange.ttft_s or 0.1
     for _ in range(_ROUNDS):
         task = one.new()
@@ -173,7 +179,7 @@ def abandoned(one: Walk) -> None:
 
 
 async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCallback) -> bool:
-    """Send *task*, leave *after_s* seconds after the upload; return whether it had not been answered."""
+    """Abandon *task* on its path *after_s* seconds after the upload; return whether it had not been answered."""
     async with poll_metrics(server) as gauges:
         deadline_s = server.deployment.timeouts.request_s(len(task.prompt), 1)
         talk = StreamedRequest(server, task.prompt, task.output_tokens, deadline_s, watch, gauges=gauges)
@@ -192,7 +198,7 @@ async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCall
 
 
 def external(one: Walk) -> None:
-    """A prompt that is read back from outside the engine, after its own cache was emptied."""
+    """The path of an external cache: a prompt read back from outside the engine, after its own cache was emptied."""
     before = one.scrape()
     connected = sorted(_CONNECTED & one.server.deployment.flags.keys())
     if not connected and not before.external_tokens:
@@ -216,7 +222,10 @@ def external(one: Walk) -> None:
 
 
 def speculation(one: Walk) -> None:
-    """Prompts with an earlier answer that invites drafts: right drafts, and drafts that a new value makes wrong."""
+    """
+    The path of speculation: an earlier answer in the prompt invites drafts, right ones and ones that a new
+    value makes wrong.
+    """
     before = one.scrape()
     if before.drafted_tokens is None:
         raise UnwalkableError("the server has no counter of drafted tokens, so it does not decode speculatively")
@@ -233,7 +242,7 @@ def speculation(one: Walk) -> None:
 
 
 def chunks(one: Walk) -> None:
-    """Prompts read in several prefill chunks, so that the KV cache in use grows while a prompt is read."""
+    """The path of prefill chunks: prompts read in several, so that the KV cache in use grows while a prompt is read."""
     for _ in range(2):
         task = one.new()
         exchange, levels = event_loop.run(_watched(one.server, task, one.watch))
@@ -246,7 +255,10 @@ def chunks(one: Walk) -> None:
 
 
 async def _watched(server: Server, task: Task, watch: ProgressCallback) -> tuple[Exchange, int]:
-    """Read *task*; return also how many levels the usage of the KV cache had before the first token."""
+    """
+    Read *task* on the path of chunks; return also how many levels the KV cache's usage had before the first
+    token.
+    """
     async with poll_metrics(server) as gauges:
         deadline_s = server.deployment.timeouts.request_s(len(task.prompt), task.output_tokens)
         talk = StreamedRequest(server, task.prompt, task.output_tokens, deadline_s, watch, gauges=gauges, traced=True)
@@ -260,7 +272,10 @@ async def _watched(server: Server, task: Task, watch: ProgressCallback) -> tuple
 
 
 def stored_dtype(one: Walk) -> None:
-    """Keys that differ by ever smaller steps: the KV cache keeps as many bits as its dtype has, no more and no fewer."""
+    """
+    The path of the stored dtype: keys differ by ever smaller steps; the KV cache keeps exactly as many bits
+    as its dtype has.
+    """
     if not one.probe:
         raise UnwalkableError("the precision of keys is provable for a probe only")
     if one.server.deployment.model.make in registry.FAMILIES:
@@ -333,7 +348,7 @@ PATHS: Mapping[str, Path] = MappingProxyType(
 
 
 def observe(server: Server, prompt: PromptFactory, asked: Ask, watch: ProgressCallback = no_progress) -> Observation:
-    """Walk ``asked.path`` and return the evidence. Raises `UsageError` for an unknown path."""
+    """Walk the state path ``asked.path`` and return the evidence. Raises `UsageError` for an unknown path."""
     if asked.path is None or asked.path not in PATHS:
         raise UsageError(unknown("path", str(asked.path), PATHS))
     return walk.observe(PATHS[asked.path], Walk(server, prompt, asked, watch))

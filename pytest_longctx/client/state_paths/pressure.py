@@ -15,7 +15,7 @@ _AFFORDABLE_BLOCKS: Final = 400
 
 
 def evicted(one: Walk) -> None:
-    """A prompt whose blocks were given to others, read again."""
+    """The path of eviction under pressure: a prompt whose blocks were given to others, read again."""
     task = one.new()
     one.read(task)
     one.again(task)
@@ -48,15 +48,15 @@ def _pool(one: Walk) -> float:
 
 
 def _fill(one: Walk) -> None:
-    """Evict by reading other prompts of more tokens than the KV cache holds."""
+    """Put the KV cache under pressure: evict by reading other prompts of more tokens than it holds."""
     for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
         one.read(replace(one.new(), output_tokens=1), judged=False)
 
 
 def preempted(one: Walk) -> None:
     """
-    The path of preemption: more requests at once than the KV cache holds when their answers grow over the
-    border of a block.
+    The path of preemption under pressure: more requests than the KV cache holds when answers cross a block
+    border.
     """
     at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
     blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
@@ -74,7 +74,10 @@ def preempted(one: Walk) -> None:
 
 
 def reused(one: Walk) -> None:
-    """New prompts, once every block of the KV cache, or every state, has been in use by others."""
+    """
+    The path of reuse under pressure: new prompts, once others have used every block of the KV cache, or every
+    state.
+    """
     if one.blocks is not None and one.blocks <= _AFFORDABLE_BLOCKS:
         # Each request takes at least one block, however it is divided, and freed blocks are taken last.
         tokens, at_once = 2 * one.asked.output_tokens, int(one.server.deployment.flags.get("max-num-seqs", 16))

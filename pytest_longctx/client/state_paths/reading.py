@@ -27,7 +27,7 @@ class Pieces:
     window: int | None = None
 
     def containing(self, position: int) -> str:
-        """The block, the chunk and the window that contain the token at *position*, counted from 0."""
+        """The block, the chunk and the window with the token at *position* of a reading's prompt, counted from 0."""
         sizes = (("block", self.block), ("chunk", self.chunk), ("window", self.window))
         found = [f"{name} {position // size} (of {size:,} tokens)" for name, size in sizes if size]
         return f"token {position:,} of the prompt" + (f", in {', '.join(found)}" if found else "")
@@ -45,14 +45,20 @@ class Reading:
     """Whether the cache must have all of them but the last, incomplete block; else it may have lost some."""
 
     def hit_share(self, block: int) -> float | None:
-        """Cached tokens / those that whole blocks of *block* tokens could give; None if there are none or it is not known."""
+        """
+        Cached tokens of the reading / those that whole blocks of *block* tokens could give; None if there are
+        none or it is not known.
+        """
         most = min(self.reusable, len(self.task.prompt) - 1) // block * block
         cached = self.exchange.usage.cached_tokens
         return None if not most or cached is None or not self.whole_only else cached / most
 
     @property
     def foreign_tokens(self) -> int | None:
-        """Cached tokens beyond those that the cache may have: they belong to another prompt, or were never computed."""
+        """
+        Cached tokens of the reading beyond those that the cache may have: another prompt's, or never
+        computed; None: not known.
+        """
         cached = self.exchange.usage.cached_tokens
         return None if cached is None else max(0, cached - self.reusable)
 
@@ -60,7 +66,7 @@ class Reading:
 def differences(
     readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]
 ) -> Iterator[tuple[Reading, Difference]]:
-    """Each reading whose answer differs from the first cold one of the same prompt, and where first."""
+    """Each reading whose answer differs from the first cold reading of the same prompt, and where first."""
     for each in readings:
         for cold in colds.get(each.task.name, ())[:1]:
             warm = each.exchange
@@ -69,7 +75,10 @@ def differences(
 
 
 def place(each: Reading, found: Difference, pieces: Pieces) -> str:
-    """Where in the context the cause of *found* lies: the needle that the token reads, if the answer is provable."""
+    """
+    Where in the context of a reading the cause of *found* lies: the needle that the token reads, if the
+    answer is provable.
+    """
     needle = each.task.needle_at(found.index)
     where = f"; it reads {pieces.containing(needle.position)}" if needle else ""
     said = str(found).partition(" (two")[0]
@@ -77,7 +86,7 @@ def place(each: Reading, found: Difference, pieces: Pieces) -> str:
 
 
 def wrong_needles(readings: Sequence[Reading], pieces: Pieces) -> Iterator[str]:
-    """For each answer with a wrong needle: how many, and where the first lies."""
+    """Wrong needles of each reading that has any: how many, and where the first lies."""
     for each in readings:
         grade = each.task.grade(each.exchange.text)
         if grade is not None and not grade.sound:
@@ -99,7 +108,7 @@ def noise_nats(colds: Mapping[str, Sequence[Exchange]]) -> float | None:
 
 
 def gap_nats(readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]) -> float | None:
-    """Largest difference of a log-probability between a reading and the nearest cold one of the same prompt."""
+    """Largest difference of a log-probability between a reading and its nearest cold reading; None if there is none."""
     gaps = [
         min(found)
         for each in readings
@@ -115,12 +124,15 @@ def gap_nats(readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]
 
 
 def allowed_nats(noise: float) -> float:
-    """Largest difference that rounding explains: `TIE_NATS`, or `NOISE_FACTOR` times the measured *noise*."""
+    """
+    Largest log-probability difference of readings that rounding explains: `TIE_NATS`, or `NOISE_FACTOR` times
+    *noise*.
+    """
     return max(TIE_NATS, NOISE_FACTOR * noise)
 
 
 def unstable(colds: Mapping[str, Sequence[Exchange]]) -> str:
-    """Where two cold answers to one prompt differ although no choice was close; empty: nowhere."""
+    """Where two cold readings of one prompt differ although no choice was close; empty: nowhere."""
     for exchanges in colds.values():
         for one, other in combinations(exchanges, 2):
             found = first_difference(one.tokens, other.tokens, one.text, other.text)

@@ -26,7 +26,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """A name of the task, equal for tasks with the same prompt."""
+        """Name of the task, equal for tasks with the same prompt."""
         return self.prompt.digest
 
     def grade(self, text: str) -> Grade | None:
@@ -34,13 +34,13 @@ class Task:
         return grading.text(self.question, text) if self.question else None
 
     def needle_at(self, index: int) -> Needle | None:
-        """The needle that token *index* of the answer reads."""
+        """The needle in the task's prompt that token *index* of the answer reads; None if there is none."""
         needles = self.question.needles if self.question else ()
         return needles[index] if index < len(needles) else None
 
 
 def of(question: Question, windows: Windows = EVERYTHING) -> Task:
-    """The task of a probe's question."""
+    """The task of a probe's question: its prompt and right answer."""
     return Task(question.prompt, question.output_tokens, question, windows)
 
 
@@ -54,7 +54,8 @@ def new(
     windows: Windows = EVERYTHING,
 ) -> Task:
     """
-    A new prompt of *tokens*; for a probe with needles over its whole length, *border* adds both sides of that position.
+    A task with a new prompt of *tokens*; for a probe with needles throughout, *border* adds both sides of
+    that position.
 
     With a window, the last key has no needle but one that lies a token too far back, and must be denied. Raises `PromptError` if
     the prompt is too short.
@@ -68,7 +69,10 @@ def new(
 
 
 def _places(tokens: int, count: int, beside: Sequence[int], windows: Windows) -> list[int]:
-    """*count* places at most, over the whole prompt: those *beside* a border, and others that the windows allow."""
+    """
+    At most *count* needle places over a task's whole prompt: those *beside* a border, and others that the
+    windows allow.
+    """
     first = max((questions.first_seen(tokens, key, window) for key, window in enumerate(windows) if window), default=0)
     if all(windows):
         beside = [at for at in beside if at >= first]  # else no key is left that sees it
@@ -83,7 +87,8 @@ def _places(tokens: int, count: int, beside: Sequence[int], windows: Windows) ->
 
 def other_tail(task: Task, shared: int, draw: Draw) -> Task:
     """
-    A prompt of the same length whose first *shared* tokens are those of *task*, and whose next token is another.
+    A task with a prompt of the same length, whose first *shared* tokens are those of *task* and whose next is
+    another.
 
     Needles of the tail stay where they are and get other values, so that a block of the wrong tail gives a wrong answer.
     Raises `PromptError` if no token before the last is left to differ.
@@ -111,7 +116,7 @@ def other_tail(task: Task, shared: int, draw: Draw) -> Task:
 
 
 def other_beginning(task: Task, tokens: int, draw: Draw) -> Task:
-    """A prompt of the same length that differs from *task* in its first *tokens*: other filler, and other values of needles."""
+    """A task whose prompt differs from *task* in its first *tokens*: other filler, and other values of needles."""
     ids: Ids = task.prompt.ids.copy()
     ids[:tokens] = draw(len(ids)).ids[:tokens]
     key = f"{task.prompt.key}, another beginning of {tokens}"
@@ -125,7 +130,10 @@ def other_beginning(task: Task, tokens: int, draw: Draw) -> Task:
 
 
 def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
-    """The next turn of a conversation: the prompt of *task*, its *answer*, *tokens* new ones, and the same question again."""
+    """
+    The task of a conversation's next turn: prompt of *task*, its *answer*, *tokens* new ones, and the same
+    question.
+    """
     ids = np.concatenate((task.prompt.ids, np.asarray(answer, dtype=np.uint32), draw(tokens).ids))
     key = f"{task.prompt.key}, the next turn"
     if task.question is None:

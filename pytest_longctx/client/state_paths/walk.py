@@ -73,26 +73,29 @@ class Walk:
 
     @property
     def block(self) -> int:
-        """Tokens of a block of the KV cache that the path walks; 1 if it is not known."""
+        """Tokens in a KV cache block of the walk's server; 1 if it is not known."""
         return self.pieces.block or 1
 
     @property
     def probe(self) -> bool:
-        """Whether the model's right answers are provable."""
+        """Whether the walk's model is a probe, whose right answers are provable."""
         return self.server.deployment.model.weights == "probe"
 
     @property
     def windows(self) -> Windows:
-        """For each key of a probe, how many tokens the layer sees that answers for it."""
+        """For each key of the walk's probe, how many tokens the layer sees that answers for it."""
         return registry.windows(self.server.deployment.model.make)
 
     @property
     def tokens(self) -> int:
-        """Tokens of a prompt of the path, as the finding asks."""
+        """Tokens of a prompt of the walked path, as the finding asks."""
         return self.asked.prompt_tokens or 1
 
     def new(self, tokens: int | None = None, border: int | None = None) -> Task:
-        """A new task of *tokens*, by default as the finding asks. Raises `UnwalkableError` if the server takes none so long."""
+        """
+        A new task of the walk, of *tokens* or as the finding asks. Raises `UnwalkableError` if the server
+        takes none so long.
+        """
         one, length = self.server.deployment, tokens or self.tokens
         room = min(
             (most for most in (one.max_model_len, one.longest_prompt) if most),
@@ -114,12 +117,12 @@ class Walk:
     def read(
         self, task: Task, *, reusable: int = 0, salt: str = "", judged: bool = True, whole_only: bool = True
     ) -> Reading:
-        """Read *task* alone on this path."""
+        """Read *task* alone on the walked path."""
         (found,) = self.together([task], reusable=[reusable], salt=salt, judged=judged, whole_only=whole_only)
         return found
 
     def again(self, task: Task, **how: bool | str) -> Reading:
-        """Read *task*, of which every token may be in the cache."""
+        """Read *task* again on the walked path, when every token of it may be in the cache."""
         return self.read(task, reusable=len(task.prompt), **how)  # type: ignore[arg-type]
 
     def together(
@@ -131,7 +134,7 @@ class Walk:
         judged: bool = True,
         whole_only: bool = True,
     ) -> list[Reading]:
-        """Read *several* tasks of the path at once. Raises `UnservedError` for the first that is not served."""
+        """Read *several* tasks of the walked path at once. Raises `UnservedError` for the first that is not served."""
         sent = event_loop.run(self._all([(task, salt) for task in several]))
         found = [
             Reading(task, exchange, most, whole_only)
@@ -142,13 +145,16 @@ class Walk:
         return found
 
     def colds_of(self, each: Reading) -> Sequence[Exchange]:
-        """The cold readings of the same prompt."""
+        """The walk's cold readings of the same prompt as *each*."""
         return self.colds.get(each.task.name, ())
 
     def talk(
         self, task: Task, salt: str = "", *, at_once: int = 1, gauges: MetricsPoller | None = None
     ) -> StreamedRequest:
-        """The request for *task*, one of *at_once*; *gauges* are those of all requests in flight, None if it is alone."""
+        """
+        The walk's request for *task*, one of *at_once*; *gauges* are those of all requests in flight, None if
+        it is alone.
+        """
         return StreamedRequest(
             replace(self.server, salt=self.server.salt + salt) if salt else self.server,
             task.prompt,
@@ -171,28 +177,28 @@ class Walk:
         return exchanges
 
     def scrape(self) -> ServerMetrics:
-        """The server's counters now."""
+        """The counters of the walk's server now."""
         return scrape(self.server)
 
     def grown(self, name: str, before: ServerMetrics) -> float | None:
-        """Growth of a counter since *before*, once the counters have settled."""
+        """Growth of a counter of the walk's server since *before*, once the counters have settled; None: not known."""
         wait_until(self.scrape, _SETTLE_S, 0.05, done=lambda now: now.running in (None, 0))
         return self.scrape().grown(name, before)
 
     def reset(self) -> None:
-        """Empty the server's own prefix cache. Raises `UnwalkableError` if it refuses."""
+        """Empty the own prefix cache of the walk's server. Raises `UnwalkableError` if it refuses."""
         refusal = prefix_cache.reset(self.server)
         if refusal is not None:
             raise UnwalkableError(f"the prefix cache cannot be emptied: {refusal.status} {refusal.text}")
 
     def fresh_salt(self) -> str:
-        """A salt that no other request has."""
+        """A cache salt that no other request of the walk has."""
         self._salts += 1
         return f"cold-{self._salts}"
 
     def control(self) -> None:
         """
-        Read up to `CONTROLS` prompts of the path cold, at once, and one of them twice more, alone.
+        Read up to `CONTROLS` prompts of the walked path cold, at once, and one of them twice more, alone.
 
         A batch is answered in the time of its longest answer, so that the controls cost less than the path.
         """
@@ -219,7 +225,7 @@ class Walk:
 
 
 def _claims(layout: dict[str, str], flags: dict[str, object]) -> bool | None:
-    """Whether the server says that it caches prefixes, by its page or its flags."""
+    """Whether the walk's server says that it caches prefixes, by its page or its flags; None: it does not say."""
     told = layout.get("enable_prefix_caching", "").lower()
     if told in ("true", "false"):
         return told == "true"
@@ -245,7 +251,10 @@ def _window(server: Server) -> int | None:
 
 
 def summary(walk: Walk) -> Observation:
-    """The readings of *walk* compared with their controls. The outcome is None if all is right and the path was not taken."""
+    """
+    Evidence of *walk*: its readings compared with their controls. The outcome is None if all is right and the
+    path was not taken.
+    """
     readings, colds, pieces = walk.readings, walk.colds, walk.pieces
     apart = list(reading.differences(readings, colds))
     certain = [(each, found) for each, found in apart if not found.tied]
@@ -283,7 +292,7 @@ def _foreign(walk: Walk) -> float | None:
 
 
 def _shared(walk: Walk) -> str:
-    """What was cached of a cold control, which nothing may share; empty: nothing."""
+    """The tokens of a walk's cold control that came from the cache, which nothing may share; empty: none."""
     of_controls = (
         Reading(each.task, cold).foreign_tokens or 0 for each in walk.readings for cold in walk.colds_of(each)
     )
@@ -303,7 +312,10 @@ def _needles(readings: Sequence[Reading]) -> dict[str, float | None]:
 
 
 def _hits(walk: Walk) -> dict[str, float | None]:
-    """``hit_share``: the least over readings of which the cache may have a whole block; absent if there are none."""
+    """
+    ``hit_share`` of a walk: the least over readings of which the cache may have a whole block; absent if
+    there are none.
+    """
     wanted = [each for each in walk.readings if each.whole_only and each.reusable > walk.block]
     if not wanted:
         return {}
@@ -327,7 +339,7 @@ def _mean_cached(wanted: Sequence[Reading]) -> float | None:
 
 
 def with_controls(walk: Walk) -> None:
-    """Read the controls of *walk*; where the server cannot be made cold, what needs none is still judged."""
+    """Read the cold controls of *walk*; where the server cannot be made cold, what needs none is still judged."""
     try:
         walk.control()
     except UnwalkableError as problem:
@@ -339,7 +351,7 @@ Path = Callable[[Walk], None]
 
 
 def observe(path: Path, walk: Walk) -> Observation:
-    """Walk *path*, read the controls, and return the evidence."""
+    """Walk *path*, read its cold controls, and return the evidence."""
     try:
         before = walk.scrape()
         path(walk)

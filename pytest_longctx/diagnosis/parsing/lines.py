@@ -22,7 +22,10 @@ class Lines:
         """Whether the next bytes are the rest of a line that was cut."""
 
     def take(self, chunk: bytes) -> bytes:
-        """The lines that *chunk* completes. A carriage return ends a line too, as progress bars use it."""
+        """
+        The whole lines of the log that *chunk* completes. A carriage return ends a line too, as progress bars
+        use it.
+        """
         chunk = chunk.replace(b"\r", b"\n")
         if self._passing:
             end = chunk.find(b"\n")
@@ -61,14 +64,14 @@ class LogTail:
         self._lines = Lines()
 
     def more(self, *, ended: bool) -> Iterator[str]:
-        """The new whole lines; once the writer has *ended*, also a last line without a line feed."""
+        """The new whole lines of a growing log; once the writer has *ended*, also a last line without a line feed."""
         while chunk := self._file.read(_CHUNK_BYTES):
             yield from _text(self._lines.take(chunk))
         if ended:
             yield from _text(self._lines.rest())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the log file whose lines are read."""
         self._file.close()
 
 

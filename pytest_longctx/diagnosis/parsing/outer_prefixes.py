@@ -34,7 +34,7 @@ class OuterPrefixes:
         self._known: re.Pattern[str] | None = None
 
     def removed(self, line: str) -> str:
-        """*line* without a learned prefix; a line that shows a new one teaches it."""
+        """The log *line* without a log collector's outer prefix; a line that shows a new prefix teaches it."""
         if self._known is not None and (found := self._known.match(line)):
             return line[found.end() :]
         found = _ENGINE.search(line, 0, _LONGEST + 80)
@@ -47,7 +47,7 @@ class OuterPrefixes:
         return line[found.start() :]
 
     def _learn(self, prefix: str) -> None:
-        """Add the form of *prefix*: its text with any numbers and ids."""
+        """Learn the form of a log collector's outer *prefix*: its text with any numbers and ids."""
         form, at = "", 0
         for found in _WORD.finditer(prefix):
             form += re.escape(prefix[at : found.start()]) + "[0-9a-f]+"

@@ -30,18 +30,18 @@ _MEMBER = re.compile(r'\s*"(?:message|reason|note|status)": "')
 
 
 def is_comment(text: str) -> bool:
-    """Whether *text*, a line without any prefix, is a comment, a typed command or a help text."""
+    """Whether *text*, a log line without a prefix, quotes a comment, a typed command or a help text."""
     return _COMMENT.match(text) is not None
 
 
 def is_request(text: str) -> bool:
-    """Whether *text* logs a request or an answer."""
+    """Whether the log line *text* quotes a request or an answer."""
     return _REQUEST.search(text) is not None
 
 
 def quoted(text: str, at: int) -> bool:
     """
-    Whether the text at position *at* of *text* is quoted.
+    Whether the text at position *at* of the log line *text* is quoted.
 
     >>> quoted("args: {'name': 'out of memory'}", 16), quoted("it couldn't start: out of memory", 19)
     (True, False)
@@ -69,7 +69,7 @@ def reports(text: str, start: int, end: int) -> bool:
 
 
 def in_string(text: str, at: int) -> bool:
-    """Whether *at* lies inside quotation marks, other than those of an exception's ``repr`` or of a panic."""
+    """Whether *at* lies in a quoted string of a log line, other than an exception's ``repr`` or that of a panic."""
     opened = ""
     opened_at = 0
     for index in range(min(at, len(text))):

@@ -55,22 +55,22 @@ class Record:
 
     @property
     def whole(self) -> str:
-        """The line as written in the log."""
+        """The record's line as written in the log."""
         return self.line or self.text
 
     @property
     def bare(self) -> bool:
-        """Whether the line has no logger's prefix: direct output, or a line inside a message."""
+        """Whether the record's line has no logger's prefix: direct output, or a line inside a message."""
         return not any(kind in _LOGGERS for kind in self.kinds)
 
     @property
     def logged(self) -> bool:
-        """Whether an engine's own prefix was removed."""
+        """Whether an engine's own prefix was removed from the record."""
         return self.kinds[-1:] != () and self.kinds[-1] in prefixes.LAST
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Source, process and logging call: lines with the same key can belong to one message."""
+        """Source, process and logging call of the record: those with the same key can belong to one message."""
         return self.source, self.process, "" if self.bare else self.where
 
 
@@ -100,7 +100,7 @@ _LOGGERS: Final = frozenset(
 
 def parse(line: str) -> Record:
     """
-    *line* without its prefixes, and what they said.
+    The record of a log *line*: its text without prefixes, and the fields of the prefixes.
 
     >>> found = parse("[pod/a-0/main] 2026-01-01T00:00:00.5Z (EngineCore pid=7) ERROR 01-01 00:00:00 [core.py:9]   File")
     >>> found.level, found.where, found.process, found.source, found.text
@@ -113,7 +113,7 @@ def parse(line: str) -> Record:
 
 
 def _strip(record: Record) -> Record:
-    """Remove every known prefix from the text of *record*."""
+    """Remove every known prefix from the text of a log *record*."""
     line = _Line(record)
     for _ in range(_MOST_PREFIXES):
         if not line.text or not line.take_off() or line.kinds[-1] in prefixes.LAST:
@@ -130,7 +130,7 @@ class _Line:
         self.said: dict[str, str] = {}
 
     def take_off(self) -> bool:
-        """Remove one prefix. Returns whether there was one."""
+        """Remove one prefix from the record's line. Returns whether there was one."""
         for name, pattern in prefixes.candidates(self.text[0]):
             if name in prefixes.ONCE and name in self.kinds:
                 continue
@@ -159,7 +159,7 @@ class _Line:
         return f"{self.said[part]} {value}" if part == "process" and part in self.said else value.strip(" -:")
 
     def record(self) -> Record:
-        """The remaining message with the fields of the removed prefixes."""
+        """The record of the remaining message, with the fields of the removed prefixes."""
         before, said = self._record, self.said
         return replace(
             before,
@@ -174,13 +174,16 @@ class _Line:
         )
 
     def _process(self) -> str:
-        """The process of the line: its tag, and the rank that a launcher puts before every line."""
+        """The process of the record's line: its tag, and the rank that a launcher puts before every line."""
         tag = self.said.get("process", self._record.process)
         return f"{tag} rank{self.said['rank']}".strip() if "rank" in self.kinds and "rank" in self.said else tag
 
 
 def _unquoted(name: str, text: str) -> str:
-    """*text* without the quotation marks that Triton's server and Go's loggers put around a whole message."""
+    """
+    The text of a record without the quotation marks that Triton's server and Go's loggers put around a whole
+    message.
+    """
     if name == "glog" and len(text) > 1 and text[0] == '"' == text.rstrip()[-1:]:
         return text.rstrip()[1:-1]
     if name == "logfmt" and text.rstrip().endswith('"'):
@@ -189,13 +192,13 @@ def _unquoted(name: str, text: str) -> str:
 
 
 def _may_be_level(text: str, match: re.Match[str], kinds: list[str]) -> bool:
-    """Whether a leading word such as ERROR is a logger's level."""
+    """Whether a record's leading word such as ERROR is a logger's level."""
     rest = text[match.end() :]
     return not rest.startswith(("=", "(")) and not (kinds and kinds[-1] == "level")
 
 
 def records(line: str) -> Iterator[Record]:
-    """The records in *line*: several if a formatter joined the lines of a message."""
+    """The records in a log *line*: several if a formatter joined the lines of a message."""
     outer = parse(line)
     text = outer.text
     if not (text.startswith("{") and text.rstrip().endswith("}")):
@@ -216,7 +219,7 @@ def records(line: str) -> Iterator[Record]:
 
 
 def _lines_of(made: Record) -> list[str]:
-    """The lines of a message; a request or an answer stays one line, so that none of its lines is taken for a statement."""
+    """The lines of a record's message; a request or an answer stays one line, so that none is taken for a statement."""
     whole = quoting.is_request(made.text.partition("\n")[0]) and (made.level or INFO) < ERROR
     return [made.text.replace("\n", "\\n")] if whole else made.text.split("\n") if made.text else []
 

@@ -15,7 +15,7 @@ from pytest_longctx.miniatures.hosted.wire import Server, serving
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+    """Return the command-line parser of the hosted miniatures."""
     made = argparse.ArgumentParser(prog="python -m pytest_longctx.miniatures.hosted", description=__doc__)
     made.add_argument("--fault", choices=FAULTS, default="honest")
     made.add_argument("--host", default="127.0.0.1")
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def built(given: argparse.Namespace, elsewhere: str | None = None) -> HostedApi:
-    """Return the miniature that the command line describes. Raises ValueError for a distribution that is none."""
+    """Return the hosted miniature of the command line. Raises ValueError for an invalid distribution of delays."""
     more: dict[str, Any] = {"elsewhere": elsewhere} if elsewhere else {}
     return FAULTS[given.fault](
         model=given.model,
@@ -73,7 +73,7 @@ def built(given: argparse.Namespace, elsewhere: str | None = None) -> HostedApi:
 
 
 def main() -> None:
-    """Run one miniature: parse its command line and serve until terminated."""
+    """Run one hosted API in miniature: parse its command line and serve until terminated."""
     commands = parser()
     given = commands.parse_args()
     if given.key_env and not os.environ.get(given.key_env):

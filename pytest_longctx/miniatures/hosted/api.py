@@ -88,7 +88,7 @@ class HostedApi:
     # One request, step by step. A fault overrides one step.
 
     def post(self, post: Post) -> Reply:
-        """Answer one POST request."""
+        """Answer one POST request to the hosted API."""
         call: Call | None = None
         try:
             dialect = self.route(post.path)
@@ -102,14 +102,14 @@ class HostedApi:
             self.record(post, call)
 
     def record(self, post: Post, call: Call | None) -> None:
-        """Note that *post* arrived."""
+        """Record that *post* arrived at the hosted API."""
         sizes = (call.prompt_tokens, call.max_tokens) if call else (None, None)
         row = Received(post.path, len(post.body), *sizes, time.monotonic())
         with self.lock:
             self.received.append(row)
 
     def route(self, path: str) -> Dialect:
-        """Return the dialect of *path*."""
+        """Return the dialect that the hosted API speaks at *path*."""
         for name in self.dialects:
             dialect = DIALECTS["completions" if name in {"text", "ids"} else name]
             if dialect.path == path:
@@ -117,7 +117,7 @@ class HostedApi:
         raise RequestError(f"Invalid URL (POST {path})", status=404)
 
     def admit(self, post: Post) -> None:
-        """Refuse a request with a wrong key, and one above the rate limit."""
+        """Refuse a request with a wrong API key, and one above the rate limit."""
         if not self.knows(post.headers.get("authorization", "")):
             raise RequestError("Incorrect API key provided.", status=401, code="invalid_api_key")
         wait_s = self.rate_limit.take() if self.rate_limit else None
@@ -126,15 +126,15 @@ class HostedApi:
             raise RequestError(text, status=429, code="rate_limit_exceeded", headers=self.retry_headers(wait_s))
 
     def knows(self, authorization: str) -> bool:
-        """Whether *authorization* is that of a customer."""
+        """Whether *authorization* has the API key of a customer."""
         return self.key is None or authorization == f"Bearer {self.key}"
 
     def retry_headers(self, wait_s: float) -> dict[str, str]:
-        """Return the headers of a 429 response."""
+        """Return the hosted API's headers of a 429 response."""
         return {"Retry-After": str(math.ceil(wait_s))}
 
     def parse(self, dialect: Dialect, post: Post) -> Call:
-        """Parse the body, and refuse what the server does not know."""
+        """Parse the body of a request to the hosted API, and refuse what the API does not serve."""
         try:
             body = json.loads(post.body)
         except ValueError:
@@ -154,15 +154,15 @@ class HostedApi:
         return call
 
     def serves(self, model: Any) -> bool:
-        """Whether *model* is the name of the served one."""
+        """Whether *model* is the name of the model that the hosted API serves."""
         return bool(model == self.model)
 
     def parsed(self, dialect: Dialect, body: dict[str, Any]) -> Call:
-        """Return the call in *body*."""
+        """Return the call that the hosted API reads from *body*."""
         return dialect.parse(body)
 
     def complete(self, dialect: Dialect, call: Call) -> Reply:
-        """Answer *call*: a refusal of its length, a whole answer, or a stream."""
+        """Answer *call* as the hosted API: a refusal of its length, a whole answer, or a stream."""
         sent = self.rendered(call.messages)
         call.prompt_tokens = len(sent)
         if over := self.over_length(call, sent):
@@ -186,7 +186,10 @@ class HostedApi:
     # What a fault may change.
 
     def rendered(self, messages: tuple[Message, ...]) -> Ids:
-        """Return the prompt as the model gets it: five tokens of template for each message, and two before the answer."""
+        """
+        Return the prompt as the hosted model gets it: five template tokens for each message, and two before
+        the answer.
+        """
         ids: Ids = encode("")
         for message in messages:
             if message.role:
@@ -200,32 +203,35 @@ class HostedApi:
         return ids
 
     def over_length(self, call: Call, sent: Ids) -> OverLength | None:
-        """Return why *call* is too long, or None. At least one token must be left for the answer."""
+        """Return how *call* exceeds the context limit, or None. At least one token must be left for the answer."""
         asked = call.max_tokens if self.counts_answer and not self.shortens else 0
         if len(sent) + max(asked or 0, 1 if self.counts_answer else 0) <= self.limit:
             return None
         return OverLength(self.limit, len(sent), asked, self.model)
 
     def too_long(self, call: Call, over: OverLength) -> Reply:
-        """Return the refusal of a prompt that is too long."""
+        """Return the hosted API's refusal of a prompt above the context limit."""
         status, body = REFUSALS[self.refusal](over)
         return Whole(status, body)
 
     def read(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """Return the messages that the model reads."""
+        """Return the messages that the hosted model reads."""
         return messages
 
     def cached(self, call: Call, kept: Ids) -> int:
-        """Return the tokens of the prompt that were read before, and store it."""
+        """Return the prompt tokens that the hosted API read before, and store the prompt in its cache."""
         return self.cache.read(kept, call.salt)
 
     def maximum(self, call: Call, kept: Ids) -> int:
-        """Return the longest answer to *call* in tokens."""
+        """Return the longest answer of the hosted API to *call* in tokens."""
         room = self.limit - len(kept) if self.counts_answer else self.answer_limit
         return min(call.max_tokens or DEFAULT_ANSWER_TOKENS, max(room, 1))
 
     def generated(self, call: Call, kept: Ids, cached: int) -> Answer:
-        """Return the answer to a prompt of which *kept* is read. The token that ends an answer counts."""
+        """
+        Return the hosted model's answer to a prompt of which *kept* is read. The token that ends an answer
+        counts.
+        """
         maximum = self.maximum(call, kept)
         salt = "" if call.temperature == 0 else f"{call.temperature}/{self.sample_seed(call)}"
         said = reading.spoken(kept, salt, maximum, endless=call.ignore_eos)
@@ -235,11 +241,14 @@ class HostedApi:
         return self.stopped(answer, call.stop)
 
     def sample_seed(self, call: Call) -> int:
-        """Return the seed of a sampled answer: that of the client, else a new one."""
+        """Return the seed of a sampled answer of the hosted model: that of the client, else a new one."""
         return call.seed if call.seed is not None else self.seed + next(self.numbers)
 
     def stopped(self, answer: Answer, stops: tuple[str, ...]) -> Answer:
-        """Cut *answer* before the first of *stops*. The tokens of the stop sequence count: they were generated."""
+        """
+        Cut the hosted model's *answer* before the first of *stops*. Tokens of the stop sequence count as
+        generated.
+        """
         text = answer.text
         end, stop = min(((at, stop) for stop in stops if (at := text.find(stop)) >= 0), default=(None, ""))
         if end is None:
@@ -253,15 +262,15 @@ class HostedApi:
         return Answer([part for part in parts if part], tokens, "stop")
 
     def usage(self, call: Call, sent: Ids, kept: Ids, answer: Answer, cached: int) -> Usage | None:
-        """Return the counts of *call*; None: none are reported."""
+        """Return the token counts that the hosted API reports for *call*; None: none are reported."""
         return Usage(len(sent), answer.tokens, cached if self.reports_cached else None)
 
     def whole(self, dialect: Dialect, call: Call, number: str, answer: Answer, usage: Usage | None) -> Any:
-        """Return the body of an answer that is not streamed."""
+        """Return the body of a hosted API's answer that is not streamed."""
         return dialect.whole(call, number, answer, usage)
 
     def events(self, dialect: Dialect, call: Call, number: str, answer: Answer, usage: Usage | None) -> Iterator[Event]:
-        """Yield the events of a streamed answer."""
+        """Yield the events of a hosted API's streamed answer."""
         if self.comments:
             yield Event(None, "PROCESSING")
         size = self.tokens_per_event
@@ -269,7 +278,7 @@ class HostedApi:
         yield from dialect.events(call, number, Answer(grouped, answer.tokens, answer.finish), usage)
 
     def paced(self, events: Iterator[Event], uncached: int) -> Iterator[Event]:
-        """Yield *events* at the speed of the server."""
+        """Yield the stream's *events* at the speed of the hosted API."""
         self.latency.before_first_token(uncached)
         for event in events:
             yield event
@@ -278,12 +287,12 @@ class HostedApi:
     # Pages.
 
     def listing(self) -> dict[str, Any]:
-        """Return the page of ``/v1/models``."""
+        """Return the hosted API's page of ``/v1/models``."""
         row = {"id": self.model, "object": "model", "created": 1_780_000_000, "owned_by": "miniature"}
         return {"object": "list", "data": [row if self.listed is None else row | {self.listing_field: self.listed}]}
 
     def metrics(self) -> str:
-        """Return the page of ``/metrics``, with vLLM's names."""
+        """Return the hosted API's page of ``/metrics``, with vLLM's names."""
         rows = {
             "vllm:prompt_tokens_total": self.prompt_tokens,
             "vllm:generation_tokens_total": self.generated_tokens,
@@ -294,7 +303,7 @@ class HostedApi:
         return "".join(f'{name}{{engine="0",model_name="{self.model}"}} {value}\n' for name, value in rows.items())
 
     def get(self, post: Post) -> Reply:
-        """Answer one GET request. The pages outside ``/v1`` need no key."""
+        """Answer one GET request to the hosted API. The pages outside ``/v1`` need no key."""
         if self.pages and post.path == "/health":
             return Whole(200, "")
         if self.pages and post.path == "/metrics":

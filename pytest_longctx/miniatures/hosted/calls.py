@@ -65,7 +65,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The whole text."""
+        """The whole text of the answer to a call."""
         return "".join(self.parts)
 
 

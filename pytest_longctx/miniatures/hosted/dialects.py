@@ -26,7 +26,7 @@ class Dialect:
 
 
 def _number(body: Body, names: tuple[str, ...], low: float, high: float, *, whole: bool) -> Any:
-    """Return the value of the first of *names* that *body* sets."""
+    """Return the number that *body* sets in a dialect: the value of the first of *names* present."""
     for name in names:
         value = body.get(name)
         if value is None:
@@ -70,7 +70,7 @@ def _call(dialect: str, body: Body, messages: tuple[Message, ...], limits: tuple
 
 
 def _plain(content: Any, param: str) -> str:
-    """Return the text of a message's content: a text, or a list of text parts."""
+    """Return the text of a dialect's message content: a text, or a list of text parts."""
     if isinstance(content, list) and all(
         isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
     ):
@@ -136,7 +136,7 @@ def _parse_completion(body: Body) -> Call:
 
 
 def usage_openai(usage: Usage) -> Body:
-    """Return OpenAI's record of *usage*."""
+    """Return the usage record in OpenAI's dialect."""
     record: Body = {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
@@ -152,7 +152,7 @@ def _base(call: Call, number: str, kind: str) -> Body:
 
 
 def _logprobs(call: Call, parts: list[str]) -> Body | None:
-    """Return log-probabilities: the same ones for the same text, all below zero."""
+    """Return log-probabilities in OpenAI's dialect: the same ones for the same text, all below zero."""
     if call.logprobs is None:
         return None
     values = [-(len(part) % 7 + 1) / 16 for part in parts]
@@ -290,7 +290,7 @@ def _whole_generate(_call: Call, number: str, answer: Answer, usage: Usage | Non
 
 
 def _events_generate(_call: Call, number: str, answer: Answer, usage: Usage | None) -> Iterator[Event]:
-    """Each event repeats the text so far, as SGLang does without ``--stream-output``."""
+    """Events of the dialect of SGLang's ``/generate``: each repeats the text so far, as without ``--stream-output``."""
     text = ""
     for tokens, part in enumerate(answer.parts[:-1], 1):
         text += part

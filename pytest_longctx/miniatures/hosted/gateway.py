@@ -37,11 +37,11 @@ class Gateway:
     latency: Latency = field(default_factory=Latency)
 
     def get(self, post: Post) -> Reply:
-        """Pass on a GET request."""
+        """Pass a GET request on through the gateway."""
         return self._forwarded("GET", post)
 
     def post(self, post: Post) -> Reply:
-        """Pass on a POST request."""
+        """Pass a POST request on through the gateway."""
         if self.body_limit_bytes is not None and len(post.body) > self.body_limit_bytes:
             return page(413, "Request Entity Too Large")
         if self.repeats:
@@ -75,7 +75,10 @@ class Gateway:
 
 
 def _events(upstream: http.client.HTTPConnection, answer: http.client.HTTPResponse) -> Iterator[Event]:
-    """Yield the events of *answer* as they arrive. A ConnectionResetError tells of a stream that the server broke off."""
+    """
+    Yield the events of *answer* as they reach the gateway. A ConnectionResetError tells that the server broke
+    off.
+    """
     name: str | None = None
     try:
         while line := answer.readline():

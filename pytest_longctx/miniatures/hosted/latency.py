@@ -32,7 +32,7 @@ class Latency:
         self._name, self._values, self._rng = name, values, Random(self.seed)
 
     def draw_s(self) -> float:
-        """Draw the delay of one request in seconds."""
+        """Draw the delay of one request to a miniature in seconds."""
         with self._lock:
             match self._name, self._values:
                 case "fixed", [delay_s]:
@@ -45,11 +45,11 @@ class Latency:
                     return 0.0
 
     def before_first_token(self, tokens: int) -> None:
-        """Wait as long as a prompt of *tokens* uncached tokens takes."""
+        """Wait for the first-token delay of a prompt of *tokens* uncached tokens."""
         self._wait(self.draw_s() + (tokens / self.prefill_tokens_per_s if self.prefill_tokens_per_s else 0.0))
 
     def after_tokens(self, tokens: int) -> None:
-        """Wait as long as *tokens* answer tokens take."""
+        """Wait for the delay of *tokens* answer tokens."""
         self._wait(tokens / self.decode_tokens_per_s if self.decode_tokens_per_s else 0.0)
 
     def _wait(self, delay_s: float) -> None:

@@ -19,7 +19,10 @@ class PrefixCache:
     _lock: Lock = field(default_factory=Lock)
 
     def read(self, ids: Ids, salt: str = "") -> int:
-        """Store *ids* under *salt*. Returns how many at its start were there: whole blocks, without the last token."""
+        """
+        Store *ids* in the prefix cache under *salt*. Returns how many were cached: whole blocks, without the
+        last token.
+        """
         data, width = memoryview(ids).cast("B"), self.block_tokens * ids.itemsize
         before, found, matching = hash(salt), 0, True
         with self._lock:

@@ -64,7 +64,10 @@ PROSE_TOKENS: Final = 700
 
 
 def asked_things(text: str) -> list[str] | None:
-    """Return the things whose codes *text* asks for, in order; None if it asks for none. The first task that is left counts."""
+    """
+    Return the things whose codes the read prompt *text* asks for, in order; None if it asks for none. The
+    first task left counts.
+    """
     if task := TASK.search(text):
         return re.split(r", and |, | and ", task[1])
     questions = QUESTION.findall(text)
@@ -72,7 +75,7 @@ def asked_things(text: str) -> list[str] | None:
 
 
 def codes(text: str, things: list[str]) -> str:
-    """Return the codes that *text* states of *things*; ``unknown`` for a thing without a code."""
+    """Return the codes that the read prompt *text* states of *things*; ``unknown`` for a thing without a code."""
     stated: dict[str, str] = {}
     for thing, code in _FACT.findall(text):
         stated.setdefault(thing, code)
@@ -85,7 +88,7 @@ def _counted(first: int, last: int) -> Iterator[str]:
 
 
 def _prose(ids: Ids, salt: str) -> Iterator[str]:
-    """Yield words that depend on every token of *ids*, and on *salt*."""
+    """Yield words that depend on every token of the read prompt *ids*, and on *salt*."""
     digest = hashlib.sha256(ids.tobytes() + salt.encode()).digest()
     rng = Random(digest)
     while True:
@@ -94,7 +97,8 @@ def _prose(ids: Ids, salt: str) -> Iterator[str]:
 
 def spoken(ids: Ids, salt: str, limit: int, *, endless: bool) -> Ids:
     """
-    Return up to *limit* tokens of the answer to *ids*, one token more than the answer has if it would go on.
+    Return up to *limit* answer tokens to the prompt *ids* as read, one more than the answer has if it would
+    go on.
 
     *salt* is empty for a greedy answer, and differs between two sampled ones; codes and counts do not depend on it. An
     *endless* answer goes on with free text where the answer itself ends.

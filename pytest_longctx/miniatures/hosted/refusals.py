@@ -21,12 +21,12 @@ class OverLength:
 
     @property
     def answer(self) -> int:
-        """Answer tokens that were requested, or 0."""
+        """Answer tokens that the refused request asked for, or 0."""
         return self.asked or 0
 
     @property
     def total(self) -> int:
-        """Tokens in all."""
+        """Tokens of the refused request in all: prompt and answer."""
         return self.prompt + self.answer
 
 
@@ -35,12 +35,12 @@ Refusal = tuple[int, Body]
 
 
 def error(message: str, kind: str = "invalid_request_error", param: str | None = None, code: Any = None) -> Body:
-    """Return OpenAI's body of an error."""
+    """Return the error body of a refusal in OpenAI's wording."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def openai(it: OverLength) -> Refusal:
-    """OpenAI's chat completions."""
+    """Refusal of a prompt that is too long by OpenAI's chat completions."""
     if it.prompt > it.limit or not it.asked:
         seen, advice = f"your messages resulted in {it.prompt} tokens", "the length of the messages"
     else:
@@ -51,13 +51,13 @@ def openai(it: OverLength) -> Refusal:
 
 
 def openai_without_numbers(_it: OverLength) -> Refusal:
-    """OpenAI's newer models, and the Responses API."""
+    """Refusal of a prompt that is too long by OpenAI's newer models, and the Responses API."""
     text = "Your input exceeds the context window of this model. Please adjust your input and try again."
     return 400, error(text, param="input", code="context_length_exceeded")
 
 
 def vllm(it: OverLength) -> Refusal:
-    """The vLLM engine from 0.12 on."""
+    """Refusal of a prompt that is too long by vLLM from 0.12 on."""
     head = f"This model's maximum context length is {it.limit} tokens. However, "
     if it.prompt >= it.limit or not it.asked:
         text = head + f"your request has {it.prompt} input tokens. Please reduce the length of the input messages."
@@ -70,7 +70,7 @@ def vllm(it: OverLength) -> Refusal:
 
 
 def sglang(it: OverLength) -> Refusal:
-    """The SGLang engine: a flat body."""
+    """Refusal of a prompt that is too long by SGLang: a flat body."""
     if it.prompt >= it.limit:
         text = f"The input ({it.prompt} tokens) is longer than the model's context length ({it.limit} tokens)."
     else:
@@ -82,7 +82,10 @@ def sglang(it: OverLength) -> Refusal:
 
 
 def tgi(it: OverLength) -> Refusal:
-    """The Text Generation Inference engine: status 422, and a text in place of an object."""
+    """
+    Refusal of a prompt that is too long by Text Generation Inference: status 422, and a text in place of an
+    object.
+    """
     text = (
         f"Input validation error: `inputs` tokens + `max_new_tokens` must be <= {it.limit}. "
         f"Given: {it.prompt} `inputs` tokens and {it.answer} `max_new_tokens`"
@@ -91,14 +94,14 @@ def tgi(it: OverLength) -> Refusal:
 
 
 def llamacpp(it: OverLength) -> Refusal:
-    """The llama.cpp server."""
+    """Refusal of a prompt that is too long by the llama.cpp server."""
     text = f"request ({it.prompt} tokens) exceeds the available context size ({it.limit} tokens), try increasing it"
     counts = {"n_prompt_tokens": it.prompt, "n_ctx": it.limit}
     return 400, {"error": {"code": 400, "message": text, "type": "exceed_context_size_error", **counts}}
 
 
 def anthropic(it: OverLength) -> Refusal:
-    """Anthropic's Messages API and gateways to it."""
+    """Refusal of a prompt that is too long by Anthropic's Messages API and gateways to it."""
     if it.prompt > it.limit:
         text = f"prompt is too long: {it.prompt} tokens > {it.limit} maximum"
     else:
@@ -114,31 +117,31 @@ def anthropic(it: OverLength) -> Refusal:
 
 
 def moonshot(it: OverLength) -> Refusal:
-    """Moonshot: the error has neither ``param`` nor ``code``."""
+    """Refusal of a prompt that is too long by Moonshot: the error has neither ``param`` nor ``code``."""
     text = f"Invalid request: Your request exceeded model token limit: {it.limit} (requested: {it.total})"
     return 400, {"error": {"message": text, "type": "invalid_request_error"}}
 
 
 def google(it: OverLength) -> Refusal:
-    """Google's OpenAI-compatible endpoint: a list."""
+    """Refusal of a prompt that is too long by Google's OpenAI-compatible endpoint: a list."""
     text = f"The input token count ({it.prompt}) exceeds the maximum number of tokens allowed ({it.limit})."
     return 400, [{"error": {"code": 400, "message": text, "status": "INVALID_ARGUMENT"}}]
 
 
 def mistral(it: OverLength) -> Refusal:
-    """Mistral."""
+    """Refusal of a prompt that is too long by Mistral."""
     text = f"Prompt contains {it.prompt} tokens and 0 draft tokens, too large for model with {it.limit} maximum context length"
     return 400, {"object": "error", "message": text, "type": "invalid_request_prompt", "param": None, "code": "3051"}
 
 
 def xai(it: OverLength) -> Refusal:
-    """xAI: the error is a text."""
+    """Refusal of a prompt that is too long by xAI: the error is a text."""
     text = f"This model's maximum prompt length is {it.limit} but the request contains {it.total} tokens."
     return 400, {"code": "invalid-argument", "error": text}
 
 
 def openrouter(it: OverLength) -> Refusal:
-    """OpenRouter: it says ``about``."""
+    """Refusal of a prompt that is too long by OpenRouter, whose wording says ``about``."""
     text = (
         f"This endpoint's maximum context length is {it.limit} tokens. However, you requested about {it.total} tokens "
         f"({it.prompt} of text input, {it.answer} in the output). Please reduce the length of either one, or use the "
@@ -148,7 +151,7 @@ def openrouter(it: OverLength) -> Refusal:
 
 
 def litellm(it: OverLength) -> Refusal:
-    """LiteLLM's proxy, which puts the engine's text into its own."""
+    """Refusal of a prompt that is too long by LiteLLM's proxy, which puts the engine's text into its own."""
     inner = openai(it)[1]
     assert isinstance(inner, dict)
     text = (
@@ -159,7 +162,7 @@ def litellm(it: OverLength) -> Refusal:
 
 
 def gateway(it: OverLength) -> Refusal:
-    """A gateway that wraps the engine's body as text in its own."""
+    """Refusal of a prompt that is too long by a gateway that wraps the engine's body as text in its own."""
     return 400, {
         "detail": f'Upstream error 400: {{"error": {{"message": "maximum context length is {it.limit:,} tokens"}}}}'
     }

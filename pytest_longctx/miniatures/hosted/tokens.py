@@ -40,7 +40,7 @@ class Vocabulary(NamedTuple):
 
 @cache
 def vocabulary() -> Vocabulary:
-    """Return the vocabulary; it is built at the first use, in some 30 ms."""
+    """Return the tokenizer's vocabulary; it is built at the first use, in some 30 ms."""
     pieces = [bytes((value,)) for value in range(256)]
     pieces += [f"{value:0{width}d}".encode() for width in (1, 2, 3) for value in range(10**width)]
     pieces += [f" {word}".encode() for word in _WORDS]
@@ -55,13 +55,13 @@ def vocabulary() -> Vocabulary:
 
 
 def special(name: str) -> int:
-    """Return the id of the special token *name*."""
+    """Return the token id of the special token *name*."""
     return vocabulary().ids[name.encode()]
 
 
 def encode(text: str) -> Ids:
     """
-    Return the ids of *text*. The name of a special token in a text is plain text.
+    Return the token ids of *text*. The name of a special token in a text is plain text.
 
     >>> len(encode("The codes of the amber falcon are 4821937 and 15."))
     18
@@ -71,7 +71,8 @@ def encode(text: str) -> Ids:
 
 def decode(ids: Iterable[int]) -> str:
     """
-    Return the text of *ids*; special tokens have none. Raises IndexError for an id outside the vocabulary.
+    Return the text of the token *ids*; special tokens have none. Raises IndexError for an id outside the
+    vocabulary.
 
     >>> decode(encode("Zürich: 4821937"))
     'Zürich: 4821937'
@@ -80,7 +81,7 @@ def decode(ids: Iterable[int]) -> str:
 
 
 def deltas(ids: Iterable[int]) -> list[str]:
-    """Return the text that each of *ids* adds: none while a character of several bytes is incomplete."""
+    """Return the text that each token of *ids* adds: none while a character of several bytes is incomplete."""
     pieces, held, parts = vocabulary().pieces, b"", []
     for number in ids:
         held += pieces[number]

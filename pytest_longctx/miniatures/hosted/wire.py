@@ -18,17 +18,17 @@ class Answering(Protocol):
 
     @property
     def latency(self) -> Latency:
-        """Delays; its flag ends them all."""
+        """Delays of the served miniature; their flag ends them all."""
 
     def get(self, post: Post) -> Reply:
-        """Answer a GET request."""
+        """Answer an HTTP GET request."""
 
     def post(self, post: Post) -> Reply:
-        """Answer a POST request."""
+        """Answer an HTTP POST request."""
 
 
 def frame(event: Event) -> bytes:
-    """Return the bytes of *event*."""
+    """Return the bytes of *event* as a server-sent event over HTTP."""
     if event.data is None:
         return f": {event.name}\n\n".encode()
     name = f"event: {event.name}\n" if event.name else ""
@@ -44,11 +44,11 @@ class Connection(BaseHTTPRequestHandler):
     server: "Server"
 
     def do_GET(self) -> None:
-        """Serve a page."""
+        """Send the miniature's reply to a GET over the HTTP connection."""
         self._reply(self.server.api.get(Post(self.path, self._headers(), b"")))
 
     def do_POST(self) -> None:
-        """Serve a completion."""
+        """Send the miniature's reply to a POST over the HTTP connection."""
         length = self.headers.get("Content-Length")
         if length is None or not length.isdecimal():
             self.close_connection = True
@@ -97,7 +97,7 @@ class Connection(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _silence(self) -> None:
-        """Say nothing until the client disconnects: the socket is then readable and returns no data."""
+        """Send nothing over HTTP until the client disconnects: the socket is then readable and returns no data."""
         self.close_connection = True
         while not self.server.api.latency.stopped.is_set():
             readable, _, _ = select.select([self.connection], [], [], 0.2)
@@ -105,7 +105,7 @@ class Connection(BaseHTTPRequestHandler):
                 return
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Write no log line for each request."""
+        """Write no log line for each HTTP request."""
 
 
 class Server(ThreadingHTTPServer):
@@ -120,17 +120,17 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, Connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore connections that were broken on purpose."""
+        """Ignore HTTP connections that were broken on purpose."""
 
     @property
     def url(self) -> str:
-        """Address without a path."""
+        """URL of the HTTP server without a path."""
         return f"http://{self.server_address[0]!s}:{self.server_port}"
 
 
 @contextmanager
 def serving(api: Answering, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve *api* in a thread; port 0 takes a free one. Yields its URL."""
+    """Serve the miniature *api* over HTTP in a thread; port 0 takes a free one. Yields its URL."""
     server = Server((host, port), api)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

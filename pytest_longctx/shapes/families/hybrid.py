@@ -25,7 +25,7 @@ def _body(k: Keys, b: Basics, layers: list[Layer], *more: Tensor, tied: bool = F
 def _kinds(
     k: Keys, key: str, layers: int, attention: tuple[str, ...] = ("full_attention", "attention")
 ) -> list[bool] | None:
-    """Return which layers have attention (True) and which are recurrent, from a list of names."""
+    """Return which layers of a hybrid have attention (True) and which are recurrent, from a list of names."""
     names = k.per_layer(key, layers, extra=spans.draft_layers(k)) if k.has(key) else None
     if names is None:
         return None
@@ -36,7 +36,7 @@ def _kinds(
 
 
 def ssm_dtype(k: Keys) -> str | None:
-    """The dtype of the state in the config."""
+    """The dtype of a hybrid's recurrent (SSM) state in the config; None if it has none."""
     return k.word("mamba_ssm_cache_dtype") or k.word("mamba_ssm_dtype")
 
 
@@ -52,7 +52,7 @@ def _delta_net(k: Keys, hidden: int) -> DeltaNet:
 
 
 def _qwen_hybrid(experts: Callable[[Keys, Basics], tuple[Experts, list[bool]]] | None) -> Callable[[Keys], Body]:
-    """Qwen3-Next, Qwen3.5 and 3.6: Gated DeltaNet, with full attention at a fixed interval of layers."""
+    """Qwen hybrids (Qwen3-Next, 3.5, 3.6): Gated DeltaNet, with full attention at a fixed interval of layers."""
 
     def read(k: Keys) -> Body:
         b = basics(k)
@@ -106,7 +106,7 @@ def _olmo_hybrid(k: Keys) -> Body:
 
 
 def mamba2_sizes(k: Keys, hidden: int, prefix: str = "mamba_") -> Mamba2:
-    """Sizes of Mamba-2 from the keys of Bamba, Falcon-H1 and Granite."""
+    """Sizes of the recurrent Mamba-2 layers of hybrids, from the keys of Bamba, Falcon-H1 and Granite."""
     expand = k.count(f"{prefix}expand", default=2)
     heads = k.stated(f"{prefix}n_heads")
     inner = k.maybe(f"{prefix}d_ssm", least=1) or expand * hidden
@@ -144,7 +144,7 @@ def _bamba(k: Keys) -> Body:
 
 
 def _granite_hybrid(k: Keys) -> Body:
-    """Granite 4: Mamba-2 and attention, with or without experts, and a shared dense layer."""
+    """Granite 4 hybrid: Mamba-2 and attention, with or without experts, and a shared dense layer."""
     b, net = basics(k), mamba2_sizes(k, k.stated("hidden_size"))
     attends = _kinds(k, "layer_types", b.layers) or _kinds(k, "layers_block_type", b.layers) or [False] * b.layers
     sizes, bias = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim), k.flag("attention_bias")
@@ -165,7 +165,7 @@ def _granite_hybrid(k: Keys) -> Body:
 
 
 def _falcon_h1(k: Keys) -> Body:
-    """Falcon-H1: attention and Mamba-2 side by side in every layer."""
+    """Falcon-H1 hybrid: attention and Mamba-2 side by side in every layer."""
     b, net = basics(k), mamba2_sizes(k, k.stated("hidden_size"))
     if not k.flag("mamba_rms_norm", default=False):
         net = Mamba2(**{**{f: getattr(net, f) for f in Mamba2.__slots__}, "gate_norm": False})
@@ -266,7 +266,7 @@ def _mamba2(k: Keys) -> Body:
 
 
 def _lfm2(k: Keys) -> Body:
-    """LFM2: gated short convolutions, and attention in some layers."""
+    """LFM2 hybrid: gated short convolutions, and attention in some layers."""
     b = basics(k)
     names, indices = _kinds(k, "layer_types", b.layers), k.numbers("full_attn_idxs")
     attends = names or [indices is None or i in set(indices) for i in range(b.layers)]
@@ -320,7 +320,7 @@ def _lfm2_forward(k: Keys, b: Basics) -> list[tuple[Tensor, ...]]:
 
 
 def _minimax_text(k: Keys) -> Body:
-    """MiniMax-Text-01 and M1: lightning attention, with full attention in some layers."""
+    """MiniMax-Text-01 and M1 hybrids: lightning attention, with full attention in some layers."""
     b = basics(k)
     marks = k.numbers("attn_type_list", b.layers)
     attends = [bool(mark) for mark in marks] if marks else _kinds(k, "layer_types", b.layers)
@@ -340,7 +340,7 @@ def _minimax_text(k: Keys) -> Body:
 
 
 def _rwkv(k: Keys) -> Body:
-    """RWKV 4: five vectors of state in each layer."""
+    """RWKV 4, recurrent throughout: five vectors of state in each layer."""
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     wide = k.maybe("attention_hidden_size", least=1) or hidden
     width = k.maybe("intermediate_size", least=1) or 4 * hidden

@@ -29,7 +29,7 @@ def latent_sizes(k: Keys, hidden: int) -> LatentSizes:
 
 
 def _indexed(k: Keys, layers: int) -> list[bool]:
-    """Return which layers have their own indexer; GLM 5.2's other layers use the previous one."""
+    """Return which latent-attention layers have their own indexer; GLM 5.2's other layers use the previous one."""
     kinds = k.per_layer("indexer_types", layers, extra=spans.draft_layers(k))
     pattern, freq = k.raw("index_topk_pattern"), k.count("index_topk_freq", default=1)
     offset = k.count("index_skip_topk_offset", default=2, least=0)
@@ -46,7 +46,7 @@ def _indexed(k: Keys, layers: int) -> list[bool]:
 
 
 def _experts(k: Keys) -> Experts:
-    """Return DeepSeek's mixture of experts."""
+    """Return the mixture of experts of DeepSeek's latent-attention family."""
     count, used = mixtures.routed(k)
     width = k.stated("moe_intermediate_size")
     shared = (k.maybe("n_shared_experts", "num_shared_experts") or 0) * width
@@ -87,7 +87,7 @@ def _after(hidden: int, wanted: bool) -> tuple[Tensor, ...]:  # noqa: FBT001  # 
 
 
 def _draft(k: Keys, stack: tuple[Layer, ...], hidden: int) -> tuple[Tensor, ...]:
-    """Layers of multi-token prediction: each is like the last layer, with a projection of two hidden states to one."""
+    """Draft layers of a latent-attention model: each is like the last layer, with a projection of two hidden states."""
     count = spans.draft_layers(k)
     joined = (*linear("eh_proj", hidden, 2 * hidden), Tensor("norms", hidden, copies=3))
     return (*stack[-1].tensors, *joined) * min(count, 8)
@@ -101,7 +101,7 @@ def _dsv32(k: Keys) -> Body:
 
 
 def _deepseek_v3(k: Keys) -> Body:
-    """V3, and V3.2 under the older name; the keys of an indexer distinguish them."""
+    """DeepSeek V3 with latent attention, and V3.2 under the older name; the keys of an indexer distinguish them."""
     return _deepseek(k, sparse_index=k.has("index_topk"))
 
 
@@ -114,7 +114,10 @@ def _minicpm3(k: Keys) -> Body:
 
 
 def _longcat(k: Keys) -> Body:
-    """Each layer has two attentions, two dense layers and one mixture; some experts only pass on their input."""
+    """
+    LongCat: each layer has two latent attentions, two dense layers and one mixture; some experts only pass on
+    input.
+    """
     hidden, layers, vocabulary = (
         k.stated("hidden_size"),
         k.stated("num_layers", "num_hidden_layers", most=4096),

@@ -33,7 +33,7 @@ def _ernie(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
 
 
 def _hunyuan(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
-    """Hunyuan V1: shared experts of the model's width."""
+    """Mixture of experts of Hunyuan V1: shared experts have the model's width."""
     count, used = mixtures.routed(k)
     sizes = [k.raw("moe_intermediate_size"), k.raw("num_shared_expert")]
     for name, value in zip(("moe_intermediate_size", "num_shared_expert"), sizes, strict=True):
@@ -45,7 +45,7 @@ def _hunyuan(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
 
 
 def _same(k: Keys, key: str) -> int | None:
-    """A number, or a list of the same number for each layer."""
+    """Read a number of a mixture of experts, or a list of the same number for each layer."""
     if isinstance(k.raw(key), list):
         numbers = k.numbers(key) or []
         return numbers[0] if numbers else None

@@ -17,7 +17,7 @@ def _stack(hidden: int, vocabulary: int, layers: list[Layer], *outside: Tensor) 
 
 
 def _falcon(k: Keys) -> Body:
-    """Falcon: one KV head (7B), groups (40B, 180B), or as many as heads."""
+    """Older Falcon decoders: one KV head (7B), groups (40B, 180B), or as many as heads."""
     hidden, layers, heads = k.stated("hidden_size"), layer_count(k), k.stated("num_attention_heads", "n_head")
     new, multi = k.flag("new_decoder_architecture"), k.flag("multi_query", default=True)
     kv_heads = k.count("num_kv_heads", "n_head_kv", default=heads) if new else 1 if multi else heads
@@ -109,7 +109,7 @@ def _gpt_bigcode(k: Keys) -> Body:
 
 
 def _chatglm(k: Keys) -> Body:
-    """ChatGLM 2 and 3, GLM-4 before transformers had it."""
+    """Older GLM decoders with their own key names: ChatGLM 2 and 3, GLM-4 before transformers had it."""
     hidden, heads, layers = k.stated("hidden_size"), k.stated("num_attention_heads"), k.stated("num_layers", most=4096)
     multi = k.flag("multi_query_attention")
     kv_heads = k.stated("multi_query_group_num") if multi else heads
@@ -162,7 +162,7 @@ def _dbrx(k: Keys) -> Body:
 
 
 def _qwen1(k: Keys) -> Body:
-    """Qwen 1: the width covers both halves of the gate."""
+    """Qwen 1, an older decoder: its width covers both halves of the gate."""
     b = basics(k)
     sizes, width = Heads(b.hidden, b.heads, b.heads, b.head_dim, b.head_dim), k.stated("intermediate_size")
     for name in (
@@ -187,7 +187,10 @@ def _qwen1(k: Keys) -> Body:
 
 
 def _hunyuan(k: Keys) -> Body:
-    """Hunyuan-Large: with cross-layer attention every second layer uses the keys and values of the one before it."""
+    """
+    Older Hunyuan-Large: with cross-layer attention every second layer uses the keys and values of the
+    previous one.
+    """
     b = basics(k)
     share = k.count("cla_share_factor", default=1) if k.flag("use_cla") else 1
     k.raw("cla_share_factor")
@@ -230,7 +233,7 @@ def _hunyuan_forward(k: Keys, b: Basics) -> tuple[Tensor, ...]:
 
 
 def _bailing(k: Keys) -> Body:
-    """Ling and Ring: DeepSeek's mixtures with grouped-query attention."""
+    """Ling and Ring, with their own key names: DeepSeek's mixtures with grouped-query attention."""
     bias, every = k.flag("use_qkv_bias"), k.flag("use_bias")
     for name in (
         "moe_router_enable_expert_bias",
@@ -260,7 +263,7 @@ def _bailing(k: Keys) -> Body:
 
 
 def _exaone3(k: Keys) -> Body:
-    """EXAONE 3: Llama with GPT-2's names of keys."""
+    """EXAONE 3, an older decoder: Llama with GPT-2's names of keys."""
     k.raw("layer_norm_epsilon")
     return Decoder()(k)
 

@@ -34,7 +34,10 @@ NEMOTRON: Mapping[str, str] = MappingProxyType(
 
 
 def _pattern(k: Keys) -> list[str]:
-    """Return the kind of each layer. Each mixer counts as a layer here: attention and feed-forward are separate layers."""
+    """
+    Return the layer pattern, a kind for each: attention, feed-forward and recurrent mixers are separate
+    layers here.
+    """
     stated = layer_count(k) if k.has("num_hidden_layers") else None
     for key in ("hybrid_override_pattern", "layers_block_type", "layer_types"):
         if not k.has(key):
@@ -50,7 +53,7 @@ def _pattern(k: Keys) -> list[str]:
 
 
 def nemotron_mamba(k: Keys, hidden: int) -> Mamba2:
-    """Sizes of Nemotron-H's Mamba-2."""
+    """Sizes of the Mamba-2 layers in Nemotron-H's pattern."""
     for name in ("expand", "mamba_expand", "chunk_size", "mamba_chunk_size"):
         k.raw(name)  # the heads say it
     return Mamba2(
@@ -97,7 +100,7 @@ def _nemotron_experts(k: Keys) -> Experts:
 
 
 def _unused(k: Keys) -> None:
-    """Keys of draft layers, and of kinds of layers that this model may not have."""
+    """Mark as read the keys of draft layers, and of kinds of layers that the model's pattern may not have."""
     names = """intermediate_size moe_intermediate_size n_routed_experts n_shared_experts moe_shared_expert_intermediate_size
     num_experts_per_tok moe_shared_expert_overlap mtp_hybrid_override_pattern mtp_layers_block_type num_nextn_predict_layers
     mamba_num_heads mamba_head_dim n_groups ssm_state_size conv_kernel use_conv_bias mamba_proj_bias use_bias mlp_bias
@@ -110,7 +113,7 @@ def _unused(k: Keys) -> None:
 
 
 def _kimi_linear(k: Keys) -> Body:
-    """Kimi Linear and K3: Kimi Delta Attention, with latent attention in some layers, counted from 1 in the file."""
+    """Kimi Linear and K3: a pattern of Kimi Delta Attention and latent attention; the file counts layers from 1."""
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     attends, net = _kimi_layers(k, hidden, layers)
     sizes = replace(latent_sizes(k, hidden), output_gate=k.flag("mla_use_output_gate"))
@@ -132,7 +135,7 @@ def _kimi_linear(k: Keys) -> Body:
 
 
 def _kimi_layers(k: Keys, hidden: int, layers: int) -> tuple[list[bool], DeltaNet]:
-    """Return which layers have attention, and the sizes of the others."""
+    """Return which layers of Kimi's pattern have attention, and the sizes of the others."""
     table = k.table("linear_attn_config")
     if table is None:
         raise k.refuse("linear_attn_config", "it is missing")
@@ -161,7 +164,10 @@ def _kimi_experts(k: Keys) -> Experts:
 
 
 def _zamba2(k: Keys) -> Body:
-    """Zamba 2: Mamba-2 throughout; one or two shared attention blocks run repeatedly, and each run has its own cache."""
+    """
+    Zamba 2's pattern: Mamba-2 throughout; one or two shared attention blocks run repeatedly, each run with
+    its own cache.
+    """
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     kinds = k.per_layer("layers_block_type", layers)
     if kinds is None:
@@ -190,7 +196,10 @@ def _zamba2(k: Keys) -> Body:
 
 
 def _zamba2_block(k: Keys, hidden: int, count: int, runs: int) -> tuple[Attention, tuple[Tensor, ...]]:
-    """The shared blocks, whose attention reads two concatenated hidden states; each run has its own low-rank adapters."""
+    """
+    Zamba 2's shared blocks: attention reads two concatenated hidden states; each run has its own low-rank
+    adapters.
+    """
     heads, wide = k.stated("num_attention_heads"), k.maybe("attention_hidden_size", least=1) or 2 * hidden
     for name in (
         "kv_channels",

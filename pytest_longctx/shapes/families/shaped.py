@@ -148,7 +148,7 @@ def _minimax_m3(k: Keys) -> Body:
 
 
 def _m3_attended(k: Keys, table: Keys | None) -> int:
-    """Maximum number of tokens that a sparse layer attends to."""
+    """Maximum number of tokens that a sparse layer of MiniMax-M3 attends to."""
     if table is None:
         size, top, local = (
             k.count("index_block_size"),
@@ -162,7 +162,7 @@ def _m3_attended(k: Keys, table: Keys | None) -> int:
 
 
 def _laguna(k: Keys) -> Body:
-    """Laguna: the number of query heads differs by layer."""
+    """Laguna: layers differ in their number of query heads."""
     b = basics(k)
     heads = k.numbers("num_attention_heads_per_layer", b.layers) or [b.heads] * b.layers
     bias = k.flag("attention_bias")
@@ -222,7 +222,7 @@ def _nas_block(k: Keys, hidden: int, heads: int, dim: int) -> Layer:
 
 
 def _nas_width(k: Keys, hidden: int) -> int:
-    """The width: a multiple of the hidden size by two thirds, rounded up to 256."""
+    """Width of a Nemotron block's feed-forward: a multiple of the hidden size by two thirds, rounded up to 256."""
     factor = k.raw("ffn_mult")
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1000:
         raise k.refuse("ffn_mult", f"a factor is expected, not {shown(factor)}")
@@ -260,7 +260,7 @@ def _gemma4(k: Keys) -> Body:
 
 
 def _gemma4_around(k: Keys, b: Basics) -> tuple[Tensor, ...]:
-    """Norms, the per-layer input, and experts in addition to the dense layer."""
+    """Norms, per-layer input, and experts in addition to the dense layer, of each Gemma 4 layer."""
     made: tuple[Tensor, ...] = (Tensor("norms", b.hidden, copies=4),)
     if own := k.maybe("hidden_size_per_layer_input"):
         made += (*linear("per_layer_input_gate", own, b.hidden), *linear("per_layer_projection", b.hidden, own))

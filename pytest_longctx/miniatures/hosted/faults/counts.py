@@ -23,17 +23,17 @@ class Miscounts(HostedApi):
         return right and self.changed(right, call, answer)
 
     def changed(self, usage: Usage, call: Call, answer: Answer) -> Usage | None:
-        """Return what it reports in place of *usage*."""
+        """Return the wrong counts that the faulty server reports in place of *usage*."""
         raise NotImplementedError
 
     def turn(self) -> int:
-        """Return the number of this request."""
+        """Return the number of the present request, for faults whose counts change with it."""
         with self.turns_lock:
             return next(self.turns)
 
 
 def characters(messages: tuple[Message, ...]) -> int:
-    """Return the characters of *messages*."""
+    """Return the number of characters in *messages*, for faults that count them as tokens."""
     return sum(len(message.text or decode(message.ids)) for message in messages)
 
 

@@ -25,7 +25,7 @@ SORRY = "The server had an error while processing your request. Sorry about that
 
 
 def dialect_of(call: Call) -> Dialect:
-    """Return the dialect of *call*."""
+    """Return the dialect of *call*, in which a faulty error is written."""
     return DIALECTS[call.dialect]
 
 

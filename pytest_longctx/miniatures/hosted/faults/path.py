@@ -12,7 +12,7 @@ BODY_LIMIT_BYTES = 1 << 15
 
 
 def page(status: int, title: str) -> Whole:
-    """Return nginx's page of an error."""
+    """Return the error page of nginx, as a proxy on the path sends it."""
     rows = f"<html>\r\n<head><title>{status} {title}</title></head>\r\n<body>\r\n<center><h1>{status} {title}</h1></center>\r\n"
     return Whole(status, f"{rows}<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n", kind="text/html")
 
@@ -83,16 +83,16 @@ class Elsewhere:
 
     @property
     def latency(self) -> Latency:
-        """Delays."""
+        """Delays of the second host, to which the path redirects."""
         return self.api.latency
 
     def get(self, post: Post) -> Reply:
-        """Answer a GET request."""
+        """Answer a GET request as the second host, to which the path redirects."""
         self._note(post)
         return self.api.get(post)
 
     def post(self, post: Post) -> Reply:
-        """Answer a POST request."""
+        """Answer a POST request as the second host, to which the path redirects."""
         self._note(post)
         return self.api.post(post)
 

@@ -10,7 +10,7 @@ from pytest_longctx.miniatures.hosted.tokens import Ids, decode, encode
 
 
 def with_longest(messages: tuple[Message, ...], cut: Callable[[Ids], Ids]) -> tuple[Message, ...]:
-    """Return *messages* with the content of the longest one replaced."""
+    """Return *messages* as misread: the content of the longest one is replaced."""
     longest = max(range(len(messages)), key=lambda index: len(messages[index].ids))
     ids = cut(messages[longest].ids)
     return (*messages[:longest], replace(messages[longest], ids=ids, text=decode(ids)), *messages[longest + 1 :])
@@ -22,7 +22,7 @@ class Shortens(HostedApi):
 
     @property
     def window(self) -> int:
-        """Tokens that it reads."""
+        """Number of prompt tokens that the faulty server reads."""
         return self.limit // 2
 
     def read(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -32,7 +32,7 @@ class Shortens(HostedApi):
         return with_longest(messages, lambda ids: self.shortened(ids, max(len(ids) + spare, 64)))
 
     def shortened(self, ids: Ids, room: int) -> Ids:
-        """Return *room* tokens of *ids*."""
+        """Return the *room* tokens of *ids* that the faulty server reads."""
         raise NotImplementedError
 
 
