@@ -209,10 +209,16 @@ def _listed(exam: Examination, limit: Limit) -> Result:
     return holds("length-listed", span(exam, limit), asked)
 
 
-def _shortened(sent: Sent) -> bool:
-    """Whether the answer was cut below what was asked for, as vLLM's chat completions cut it at the end of the context."""
-    counts = sent.reply.counts
-    return sent.reply.finish == "length" and counts is not None and (counts.answer or ANSWER_TOKENS) < ANSWER_TOKENS
+def _short(limit: Limit, sent: Sent, answered: int) -> Result:
+    """What an answer of fewer tokens than asked for shows of the limit, right at it."""
+    seen = (
+        f"max_tokens {ANSWER_TOKENS} after {limit.longest:,} tokens: {answered} answered, ended by {sent.reply.finish}"
+    )
+    if sent.reply.finish != "length":
+        return unmeasured("length-counted", "the model ended its answer itself", seen)
+    # Chat completions of vLLM cut the answer to what the context leaves.
+    limit.counts_answer = True
+    return holds("length-counted", f"{seen}: prompt and answer share the limit", rule="prompt and answer")
 
 
 def _counted(exam: Examination, limit: Limit) -> Result:
@@ -220,14 +226,10 @@ def _counted(exam: Examination, limit: Limit) -> Result:
         return unmeasured("length-counted", limit.stopped or "no limit was found")
     try:
         larger = exam.fill(limit.longest, ANSWER_TOKENS)
-        if accepted(larger) and _shortened(larger):
-            limit.counts_answer = True
-            seen = (
-                f"the answer to {limit.longest:,} tokens with max_tokens {ANSWER_TOKENS} is shortened: prompt and answer "
-                f"together may have {limit.longest + limit.answer_tokens:,}"
-            )
-            return holds("length-counted", seen, rule="prompt and answer")
         if accepted(larger):
+            answered = larger.reply.counts.answer if larger.reply.counts else None
+            if answered is not None and answered < ANSWER_TOKENS:
+                return _short(limit, larger, answered)
             limit.counts_answer = False
             seen = f"{limit.longest:,} tokens with max_tokens {ANSWER_TOKENS} are served: the limit counts the prompt alone"
             return holds("length-counted", seen, rule="prompt")
