@@ -85,14 +85,14 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def _known(values: Sequence[float | None], pick: Callable[[Sequence[float]], float]) -> float | None:
-    """Apply *pick* to the values; None if a value is missing."""
+    """Aggregate the values by *pick*; None if a value is missing."""
     known = [value for value in values if value is not None]
     return pick(known) if len(known) == len(values) else None
 
 
 def length_sweep(points: Sequence[Observation]) -> Observation:
     """
-    Fit t = a N + b N^2 to readings at several lengths, with N in millions of tokens.
+    Aggregate readings at several lengths into the fitted law t = a N + b N^2, with N in millions of tokens.
 
     ``law_error`` is the largest relative deviation of a reading from the fitted law. If a point was not served, the first such is
     returned.

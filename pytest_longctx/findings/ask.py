@@ -103,7 +103,7 @@ QUESTIONS: Mapping[Question, str] = MappingProxyType(
 
 
 def questions() -> tuple[str, ...]:
-    """Every question that a suite can answer."""
+    """Every question that a finding can ask and a suite can answer."""
     return get_args(Question)
 
 
@@ -164,7 +164,10 @@ class Ask(toml.Table):
     """Tokens by which prompt and answer exceed max_model_len; at 0 or less they must still fit."""
 
     def prompt_length(self, max_model_len: int | None) -> int | None:
-        """Length of the longest prompt in tokens; None if it depends on an unknown max_model_len."""
+        """
+        Length in tokens of the longest prompt that a finding asks for; None if it depends on an unknown
+        max_model_len.
+        """
         if self.lengths:
             return max(self.lengths)
         if self.over_limit_tokens is None:
@@ -173,12 +176,12 @@ class Ask(toml.Table):
 
     @property
     def _said_since(self) -> int:
-        """Tokens by which the last turn of a conversation is longer than the first."""
+        """Tokens by which the last turn of an asked conversation is longer than the first."""
         return ((self.turns or 1) - 1) * (self.output_tokens + self.turn_tokens)
 
     def every_request(self, max_model_len: int | None) -> tuple[int, ...]:
         """
-        Prompt tokens that each successive request may have to wait for; empty if not known.
+        Prompt tokens that each successive asked request may have to wait for; empty if not known.
 
         A load counts as rounds in which every prompt waits for all prompts sent with it; an open loop is one round.
         """
@@ -190,11 +193,14 @@ class Ask(toml.Table):
 
     @property
     def arriving_s(self) -> float:
-        """Time over which the requests of an open loop arrive, with a margin for random arrivals; 0 for anything else."""
+        """
+        Seconds over which the asked requests of an open loop arrive, with a margin for random arrivals; 0 for
+        anything else.
+        """
         return 2 * self.requests / self.rate_per_s if self.requests is not None and self.rate_per_s is not None else 0.0
 
     def every_length(self, max_model_len: int | None) -> tuple[int, ...]:
-        """Length of every prompt that is sent sequentially; empty if not known."""
+        """Length of every asked prompt that is sent sequentially; empty if not known."""
         length = self.prompt_length(max_model_len)
         once = self.lengths or ((length,) if length is not None else ())
         return once * self.runs + once[:1] * self.warm_up
@@ -236,7 +242,10 @@ class Claim(toml.Table):
 
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
-    """The missing or contradicting key of a finding with this *question*, as a sentence; empty if there is none."""
+    """
+    The missing or contradicting key in the ``[ask]`` table of a finding with this *question*, as a sentence;
+    empty if there is none.
+    """
     one_length = (
         (
             (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),

@@ -32,7 +32,7 @@ def observe(claim: Claim) -> Observation:
 
 
 def _of_the_figures(claim: Claim) -> dict[str, float | None]:
-    """What the published figures alone give."""
+    """Figures that follow from the published figures of a claim alone."""
     largest = None if claim.number_format is None else largest_value(claim.number_format)
     return {
         "cached_share": _over(claim.cached_tokens, claim.tokens),
@@ -43,7 +43,7 @@ def _of_the_figures(claim: Claim) -> dict[str, float | None]:
 
 
 def _of_the_shape(claim: Claim, tokens: int, model: Shape) -> dict[str, float | None]:
-    """What follows from the model's shape and the hardware."""
+    """Figures of a claim that follow from the model's shape and the hardware."""
     here = Hardware.parse(claim.hardware) if claim.hardware else None
     devices = here.count if here else 1
     kv_gib = model.kv_bytes_per_token(claim.value_bytes) * tokens / GiB
@@ -63,7 +63,7 @@ def _of_the_shape(claim: Claim, tokens: int, model: Shape) -> dict[str, float | 
 
 def largest_value(number_format: NumberFormat) -> float:
     """
-    Largest finite value of a format of eight bits.
+    Largest finite value of an 8-bit number format, to check a published claim.
 
     >>> [largest_value(name) for name in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz")]
     [448.0, 240.0, 57344.0, 57344.0]

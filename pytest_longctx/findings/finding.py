@@ -64,12 +64,15 @@ class Bound(toml.Table):
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
-        """Lowest and highest value that holds; None if that side is open. With *sigmas*, for a measurement without error."""
+        """
+        Lowest and highest value that a finding's bound allows; None if that side is open. With *sigmas*, for
+        a measurement without error.
+        """
         return self.limits_given(0.0)
 
     def limits_given(self, measured_stderr: float) -> tuple[float | None, float | None]:
         """
-        Limits of a measurement with a standard error of its own.
+        Limits that a finding's bound sets for a measurement with a standard error of its own.
 
         Margin = sigmas x sqrt(stderr^2 + measured_stderr^2), the standard error of a difference of independent samples.
         """
@@ -165,7 +168,7 @@ class Finding(toml.Table):
     """Errors or omissions of the document, in prose."""
 
     def divided(self) -> tuple[str, str]:
-        """For a ratio: the deployment of the numerator and that of the denominator. Raises ValueError."""
+        """The deployments of the numerator and the denominator of a ratio finding. Raises ValueError."""
         others = [name for name in self.scope.deployment if name != self.ask.against]
         if self.ask.against is None or len(others) != 1 or len(self.scope.deployment) != 2:
             raise ValueError("scope.deployment: a 'ratio' finding names two, and ask.against is one of them")
@@ -173,12 +176,12 @@ class Finding(toml.Table):
 
     @property
     def fails(self) -> bool:
-        """Whether it expects that a server does not start."""
+        """Whether the finding expects that a server does not start."""
         return self.question in ("boot-fails", "kv-dtype") and self.expect.outcome != "serves"
 
     @property
     def on_paper(self) -> bool:
-        """Whether it is about published material, and is judged without a boot."""
+        """Whether the finding is about published material, and is judged without a boot."""
         return self.question in ("claimed", "linted", "certified")
 
     @model_validator(mode="after")

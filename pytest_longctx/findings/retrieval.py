@@ -9,7 +9,7 @@ from pytest_longctx.prompts.needles import Haystack, repetition, score
 
 
 def from_probe(seen: Observation, grade: Grade) -> Observation:
-    """Add the grade of the probe's answer to *seen*, its exchange."""
+    """Add the probe's retrieval grade to *seen*, the observation of its exchange."""
     failures = grade.failures
     metrics = {
         "needles": len(grade.steps),
@@ -22,12 +22,15 @@ def from_probe(seen: Observation, grade: Grade) -> Observation:
 
 
 def places(grade: Grade) -> tuple[tuple[float, float], ...]:
-    """Depth and score of each needle in the questions; needles that the answer did not reach are omitted."""
+    """
+    Depth and score of each needle that the retrieval questions asked for; needles that the answer did not
+    reach are omitted.
+    """
     return tuple((step.depth, float(step.outcome == "right")) for step in grade.steps if step.outcome != "not reached")
 
 
 def measured(seen: Observation, precision: Precision) -> Observation:
-    """Add the KV cache precision that the probe's ladder measured to *seen*, its exchange."""
+    """Add the KV cache precision that the probe's ladder measured to *seen*, the observation of its exchange."""
     metrics = {
         "kv_mantissa_bits": precision.mantissa_bits,
         "kv_relative_step": precision.relative_step,
@@ -37,7 +40,10 @@ def measured(seen: Observation, precision: Precision) -> Observation:
 
 
 def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observation:
-    """Aggregate needle tests at several lengths and depths; if one was not served, return the first such."""
+    """
+    Aggregate needle retrieval at several lengths and depths; if one needle test was not served, return the
+    first such.
+    """
     unserved = next((seen for _, seen, _ in asked if seen.outcome != "serves"), None)
     if unserved is not None:
         return unserved

@@ -43,13 +43,13 @@ class Mismatch(NamedTuple):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the finding names another deployment, backend or model."""
+        """Whether the scope of the mismatched finding names another deployment, backend or model."""
         return self.depth < 3
 
 
 def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch | None:
     """
-    The first condition of *finding* that *here* does not meet; None if all are met.
+    The first condition in the scope of *finding* that *here* does not meet; None if all are met.
 
     Before a boot (*settled* false), unknown facts may still match. After it they do not: a finding about 8 x H200 is not judged
     on unknown hardware. A finding about published material needs no server, so it always matches.
@@ -79,7 +79,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
 
 
 def machine_lacks(deployment: Deployment, hardware: Hardware | None) -> str | None:
-    """The reason why *hardware* cannot run *deployment*; None if it can, or if either is unknown."""
+    """The reason why *hardware* is out of scope for *deployment*; None if it can run there, or if either is unknown."""
     if deployment.hardware is None or hardware is None or hardware.carries(Hardware.parse(deployment.hardware)):
         return None
     return f"hardware: needs {deployment.hardware}, this machine has {hardware}"
@@ -115,7 +115,10 @@ def _versioned(version: str | None, wanted: str | None, *, settled: bool) -> str
 
 
 def _known_to(deployment: Deployment, version: str | None) -> str | None:
-    """Why the engine does not know the flags of *deployment*; None if it does, or if its version is not known."""
+    """
+    The reason why the engine's version does not know the flags of *deployment*; None if it does, or if its
+    version is unknown.
+    """
     if version is None or deployment.version is None or in_range(version, deployment.version):
         return None
     return f"version: {version} is not {deployment.version}, the versions that {deployment.name} is for"
@@ -222,7 +225,8 @@ class Case:
     @property
     def patience_s(self) -> float | None:
         """
-        Longest duration of the test if no deadline of a boot or request is exceeded; None if not known.
+        Longest duration of the case's test if no deadline of a boot or request is exceeded, in seconds; None
+        if not known.
 
         For test timeouts: a shorter one would cause the failure that the test reports.
         """
@@ -265,7 +269,8 @@ def match(
     conditions: Callable[[Deployment, Finding], Conditions],
 ) -> list[Case]:
     """
-    Every case: each finding on the deployments in its scope, else on the deployment that meets most conditions.
+    Match every finding with the deployments in its scope, else with the deployment that meets most
+    conditions, as cases.
 
     A finding about another deployment, backend or model is left out. One whose hardware, version or length differs is kept, so
     that the run can report it. A finding about published material is judged once, without a server.

@@ -82,7 +82,7 @@ class Verdict:
 
     @property
     def broken(self) -> tuple[Line, ...]:
-        """The lines that are not met."""
+        """The lines of the verdict that are not met."""
         return tuple(line for line in self.lines if line.ok is False)
 
     @property
@@ -103,7 +103,7 @@ class Verdict:
 
 
 def out_of_scope(finding: Finding, line: str) -> Verdict:
-    """The verdict on a finding that does not apply to this server."""
+    """The verdict "out of scope" on a finding that does not apply to this server."""
     return Verdict(finding, "out of scope", reason=line)
 
 
@@ -111,7 +111,8 @@ def judge(
     finding: Finding, seen: Observation, also: Iterable[Line] = (), remark: str = "", warmed: str = ""
 ) -> Verdict:
     """
-    Judge *seen* by all expectations and bounds of *finding*, and by the lines of *also*; *remark* goes into the verdict.
+    Judge the observation *seen* by all expectations and bounds of *finding* and by the lines of *also*, and
+    return the verdict with *remark*.
 
     *warmed* is the reason why the cache may have had the prompt before this run; a cached prompt then proves nothing about the
     server.
@@ -131,7 +132,7 @@ def judge(
 
 
 def _idled(seen: Observation) -> str:
-    """A remark on a long prefill during which the devices mostly waited."""
+    """A remark for the verdict on a long prefill during which the devices mostly waited."""
     busy, ttft_s = seen.metrics.get("device_busy_share"), seen.metrics.get("ttft_s")
     if busy is None or ttft_s is None or busy >= BUSY_SHARE or ttft_s < LONG_S:
         return ""
@@ -160,7 +161,7 @@ def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
 
 
 def _change(finding: Finding, seen: Observation) -> str:
-    """How a documented failure has changed: three kinds of change, each with its own remedy."""
+    """How a documented failure has changed, for the verdict: three kinds of change, each with its own remedy."""
     expect = finding.expect
     if expect.outcome == "serves":
         return ""
@@ -175,7 +176,7 @@ def _change(finding: Finding, seen: Observation) -> str:
 
 
 def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
-    """Rules for every served request, whatever the finding expects; a limit in the finding replaces a rule."""
+    """Verdict lines for every served request, whatever the finding expects; a limit in the finding replaces a rule."""
     if seen.outcome != "serves":
         return
     limited = {name for name, bound in finding.bounds.items() if bound.limits != (None, None)}
@@ -196,7 +197,10 @@ def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
 
 
 def _offered(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """The client sent an open loop at the rate it was asked for; otherwise the server is not to blame."""
+    """
+    Verdict line on the rate of an open loop: a client that sent more slowly than asked leaves the finding
+    unmeasured.
+    """
     share = seen.metrics.get("offered_share")
     if share is None or "offered_share" in limited:
         return
@@ -210,14 +214,17 @@ _CANARIES = ("corrupted_requests", "kv_canary_violations")
 
 
 def _sound(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """The engine reports no corruption of its own."""
+    """Verdict lines on the engine's own reports of corruption, which must be zero."""
     for name in _CANARIES:
         if name in seen.metrics and name not in limited:
             yield _held(name, seen.metrics[name], Bound(unit=MEASURES[name].unit, exactly=0))
 
 
 def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """Usage and the server's counters equal what was sent and asked; a key with None was read but not found."""
+    """
+    Verdict lines on token counts: usage and the server's counters equal what was sent and asked; a key with
+    None was not found.
+    """
     for measure, sent in (("prompt_tokens", seen.sent_tokens), ("completion_tokens", seen.asked_tokens)):
         if sent is None:
             continue
@@ -234,7 +241,7 @@ def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
     """
-    The client's and the server's clock agree on the first token.
+    Verdict line on the first token: the client's clock and the server's clock agree.
 
     On a machine with more runnable processes than cores each process waits for a core, between the two clocks as elsewhere. That
     excuses a finding that bounds no time; a bounded time is not to be trusted then.
@@ -249,7 +256,7 @@ def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 
 def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str], warmed: str) -> Iterator[Line]:
-    """The cache is cold for a bounded time, and warm for a repeated prompt."""
+    """Verdict line on the cache: cold for a bounded time, and warm for a repeated prompt."""
     if "cached_share" in limited:
         return
     times_bounded = any(MEASURES[name].cold_only or name == "warm_speedup" for name in limited)
@@ -331,7 +338,7 @@ ROUNDED_GIB = 0.005
 
 
 def concerns_memory(finding: Finding) -> bool:
-    """Whether *finding* is about the result of a boot's memory use; memory does not decide whether a flag is refused."""
+    """Whether a verdict on *finding* is about a boot's memory use, which does not decide whether a flag is refused."""
     expect = finding.expect
     return (
         finding.question.startswith("boot") and expect.outcome in DECIDED_BY_MEMORY and expect.phase not in EARLY_PHASES
@@ -339,7 +346,10 @@ def concerns_memory(finding: Finding) -> bool:
 
 
 def remark(finding: Finding, predicted: Prediction | None, seen: Observation) -> str:
-    """A sentence on how prediction, *finding* and *seen* disagree, and which is wrong; empty if they agree."""
+    """
+    A remark for the verdict on how prediction, *finding* and *seen* disagree, and which is wrong; empty if
+    they agree.
+    """
     if predicted is None or predicted.doubt or seen.outcome is None or not concerns_memory(finding):
         return ""
     expect, foretold = finding.expect, _foretold(predicted)
@@ -361,7 +371,7 @@ def remark(finding: Finding, predicted: Prediction | None, seen: Observation) ->
 
 
 def _sizes(predicted: Prediction, seen: Observation) -> Iterator[str]:
-    """Predicted sizes that differ from the logged size of the predicted failure."""
+    """Remarks on predicted sizes that differ from the logged size of the predicted failure."""
     refused = predicted.culprit if predicted.outcome == "refuses" else None
     for name, size_bytes in (
         ("allocation_gib", predicted.failing_bytes),

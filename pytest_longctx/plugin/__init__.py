@@ -19,18 +19,18 @@ _BESIDE_S = 300.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare flags and ini keys."""
+    """Declare the plugin's command-line flags and ini keys to pytest."""
     options.add(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare our hooks."""
+    """Declare the plugin's own hooks (hookspecs) to pytest."""
     pluginmanager.add_hookspecs(hookspecs)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the options, declare the markers, and reject a run that cannot work."""
+    """Configure the plugin: read its options, declare its markers, and reject a run that cannot work."""
     config.pluginmanager.register(fixtures, "longctx-fixtures")
     for name, tokens in markers.LENGTHS.items():
         config.addinivalue_line("markers", f"{name}: contexts of about {tokens:,} tokens (pytest-longctx)")
@@ -158,7 +158,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _patience(metafunc: pytest.Metafunc, case: Any) -> list[pytest.MarkDecorator]:
     """
-    The time limit of a test, for pytest-timeout: the deadlines of its boot and its requests, or more.
+    The test's time limit for pytest-timeout: the deadlines of its boot and its requests, or more.
 
     None if they are unknown: each wait has its own deadline, and a project's limit would end a working server.
     """
@@ -200,13 +200,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _deployment(item: pytest.Item) -> Any:
-    """The test's deployment; None if it has none, or an empty set of them."""
+    """
+    The deployment with which a collected test is parametrized; None without one, or for an empty set of
+    deployments.
+    """
     found = item.callspec.params.get("deployment") if hasattr(item, "callspec") else None
     return found if hasattr(found, "timeouts") else None
 
 
 def _prompts(item: Any, deployment: Any) -> tuple[int, ...]:
-    """Prompt lengths of *item* in tokens, if its finding names them."""
+    """The prompt lengths of the test *item* in tokens, if its finding names them."""
     finding = item.callspec.params.get("finding")
     return (0, *finding.ask.every_length(deployment.max_model_len)) if finding is not None else (0, 0)
 

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(trylast=True)
 def pytest_longctx_make_backend(name: str) -> "Backend | None":
-    """Return the built-in one called *name*, or None."""
+    """Return the built-in backend called *name*; None if no built-in backend has that name."""
     made: Backend | None = load(BACKENDS[name])() if name in BACKENDS else None
     return made
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_longctx_make_launcher(kind: str, what: str) -> "Launcher | None":
-    """Return the built-in one called *name*, or None."""
+    """Return the built-in launcher of *kind*; None if no built-in launcher has that kind."""
     made: Launcher | None = load(LAUNCHERS[kind])(what) if kind in LAUNCHERS else None
     return made
 
 
 def pytest_longctx_names(what: str) -> list[str]:
-    """Return the names of the built-in ones."""
+    """Return the names of the built-in backends, or of the built-in launchers."""
     return sorted(BACKENDS if what == "backend" else LAUNCHERS)

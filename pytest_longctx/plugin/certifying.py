@@ -12,13 +12,16 @@ from pytest_longctx.plugin.session import Session, failing_plainly
 
 
 def url_of(session: Session) -> str | None:
-    """The address of the launcher ``url``; None for any other launcher."""
+    """The URL of the endpoint to certify, from ``--longctx-launcher=url:URL``; None for any other launcher."""
     kind, _, what = session.options.launcher.partition(":")
     return what if kind == "url" else None
 
 
 def certificate(session: Session) -> Certificate:
-    """The certificate of this run's endpoint. Fails the test, without a traceback, if none can be made."""
+    """
+    Certify this run's endpoint and return the certificate; fails the test, without a traceback, if that is
+    impossible.
+    """
     url = url_of(session)
     if url is None:
         pytest.skip("a certificate is for a running server: --longctx-launcher=url:URL")

@@ -23,7 +23,10 @@ _OPERATORS = frozenset({"and", "or", "not", "True", "False", "None"})
 
 
 def has_nothing_to_judge(item: pytest.Item) -> bool:
-    """Whether the set of cases is empty, for which pytest inserts its own value. False for another plugin's "deployment"."""
+    """
+    Whether a test is to be deselected because its set of cases is empty, for which pytest inserts its own
+    value. False for another plugin's "deployment".
+    """
     params = item.callspec.params if hasattr(item, "callspec") else {}
     return type(params.get("deployment")).__name__ == "NotSetType"
 
@@ -72,7 +75,7 @@ class Deselecting:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Reject an unknown marker before collection if markers are strict: no test can have it then."""
+        """Reject an unknown marker in ``-m`` before collection if markers are strict: no test can have it then."""
         config = self.session.config
         if hasattr(config, "workerinput") or not _strict(config):
             return
@@ -86,7 +89,7 @@ class Deselecting:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-        """Compare the collected tests with those that remain after all other hooks."""
+        """Compare the collected tests with those still selected after all other hooks, and explain deselected ones."""
         collected = list(items)
         yield
         self.lines = [*self._misspelt(collected, left=bool(items)), *self._unanswered()]
@@ -97,17 +100,17 @@ class Deselecting:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Store the result of one xdist worker; all workers collect the same tests."""
+        """Store the deselection messages of one xdist worker; all workers collect the same tests."""
         self.lines = getattr(node, "workeroutput", {}).get("longctx_deselected", self.lines)
 
     def pytest_report_collectionfinish(self) -> list[str]:
-        """Show the lines before the tests run, which may take hours."""
+        """Show the deselection messages before the tests run, which may take hours."""
         self._told = True
         return [f"longctx: {line}" for line in self.lines]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Show the lines at the end of a run with xdist workers."""
+        """Show the deselection messages at the end of a run with xdist workers."""
         for line in () if self._told else self.lines:
             terminalreporter.write_line(f"longctx: {line}", yellow=True)
 
@@ -132,7 +135,10 @@ class Deselecting:
                 yield f"-k: no collected test is named {word}; {self._near(word, collected)}"
 
     def _near(self, word: str, collected: Sequence[pytest.Item]) -> str:
-        """The nearest finding, case or test; for a known finding, why no test judges it here."""
+        """
+        Suggest the finding, case or test nearest to a ``-k`` *word*; for a known finding, say why no test
+        judges it here.
+        """
         chosen = self.session.selection
         if finding := chosen.findings.get(word.upper()):
             return _why_not(chosen, finding)
@@ -183,7 +189,10 @@ class Deselecting:
 
 
 def _strict(config: pytest.Config) -> bool:
-    """Whether an unregistered marker is an error. Since pytest 9 an ini key decides, which the flag sets too."""
+    """
+    Whether pytest treats an unregistered marker as an error: an ini key decides since pytest 9, which the
+    flag sets too.
+    """
     for key in ("strict_markers", "strict"):
         try:
             found = config.getini(key)
@@ -214,7 +223,7 @@ def _few(names: Iterable[str]) -> str:
 
 
 def _no_deployment(chosen: Selection) -> str:
-    """The reason why no deployment of this run can be booted for a test without a finding."""
+    """The reason why a test without a finding is deselected: no deployment of this run can be booted."""
     reasons: dict[str, list[str]] = {}
     for one in chosen.deployments:
         reasons.setdefault(chosen.not_bootable(one) or "", []).append(one.name)
@@ -227,7 +236,7 @@ def _no_deployment(chosen: Selection) -> str:
 
 
 def _why_not(chosen: Selection, finding: Finding) -> str:
-    """The reason why no test of this run judges *finding*."""
+    """The reason why a selected *finding* is judged by no test of this run."""
     if finding.status == "withdrawn":
         return "is withdrawn"
     misfits = [case.misfit for case in (chosen.case(finding, one) for one in chosen.deployments)]

@@ -29,7 +29,7 @@ _LOGGED = ("dies", "fails", "runs out of memory", "asserts", "disconnects", "han
 
 
 def unserved_error(session: Session, item: pytest.Item, server: Server, exchange: Exchange) -> UnservedError:
-    """The error for an *exchange* without an answer in a test that needs one."""
+    """The failure of a test that needs an answer, for an *exchange* without one."""
     boot = session.booted.get(server.deployment.name)
     seen = exchange.observe()
     if boot is not None and boot.server is not None:
@@ -50,19 +50,19 @@ def keep_unserved(item: pytest.Item, server: Server, exchange: Exchange) -> None
 
 
 def unserved_text(session: Session, item: pytest.Item) -> str:
-    """The ending of the last unserved request returned to *item*; empty if there is none."""
+    """The failure text of the last unserved request returned to *item*; empty if there is none."""
     server, exchange = item.stash.get(_UNSERVED, (None, None))
     return "" if server is None or exchange is None else str(unserved_error(session, item, server, exchange))
 
 
 def failing(session: Session, item: pytest.Item) -> list[Verdict]:
-    """The verdicts that fail *item*."""
+    """The verdicts that fail the test *item*: broken ones, and unmeasured ones if the run is strict."""
     words = ("broken", "unmeasured") if session.options.strict else ("broken",)
     return [verdict for verdict in verdicts_of(item) if verdict.word in words]
 
 
 def verdicts_text(session: Session, item: pytest.Item) -> str:
-    """The reasons of all failing verdicts of *item*; empty if none fails."""
+    """The failure text of all failing verdicts of *item*; empty if none fails."""
     return "\n\n".join(_verdict_text(session, item, verdict, pointing=True) for verdict in failing(session, item))
 
 
@@ -82,7 +82,7 @@ def _told_by(session: Session, item: pytest.Item, verdict: Verdict, key: Key) ->
 
 
 def boot_text(session: Session, item: pytest.Item, told: str) -> str:
-    """The text of a test whose server failed to boot: *told*, the failure, for the first; the others point to it."""
+    """The failure text of a test whose server failed to boot: *told* for the first test; the others point to it."""
     found = [verdict for verdict in verdicts_of(item) if verdict.word in ("broken", "unmeasured")]
     key = Key("boot", _deployment_of(item))
     cause = _told_by(session, item, found[-1], key) if found else ""
@@ -97,7 +97,7 @@ def _verdict_text(session: Session, item: pytest.Item, verdict: Verdict, *, poin
 
 
 def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:
-    """Add the broken verdicts, or the last unserved request, below the test's own failure."""
+    """Add the broken verdicts, or the last unserved request, below the test's own failure text."""
     if hasattr(longrepr, "addsection"):
         if text := verdicts_text(session, item):
             longrepr.addsection("verdict", text, "-")
@@ -106,7 +106,10 @@ def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:
 
 
 def asserted(session: Session, item: pytest.Item, raised: BaseException | None) -> str:
-    """The rows of a verdict below the assertion's message; they replace a failed assertion about that verdict."""
+    """
+    The rows of a verdict below the message of a failed assertion; they replace a failed assertion about that
+    verdict.
+    """
     found = failing(session, item)
     if not isinstance(raised, AssertionError) or not found:
         return ""
@@ -122,7 +125,10 @@ def asserted(session: Session, item: pytest.Item, raised: BaseException | None) 
 
 
 def shown(text: str, call: pytest.CallInfo[None]) -> Any:
-    """*text* as the whole report of a failure, its first line in the short summary; plain text without an exception."""
+    """
+    *text* as the whole report of a test's failure, its first line in the short summary; plain text without an
+    exception.
+    """
     if call.excinfo is None:
         return text
     told = pytest.fail.Exception(text, pytrace=False)
@@ -130,7 +136,7 @@ def shown(text: str, call: pytest.CallInfo[None]) -> Any:
 
 
 def placed(text: str, item: pytest.Item, call: pytest.CallInfo[None]) -> str:
-    """*text*, with the raising line of the test below its first line."""
+    """The failure *text* with the raising line of the test below its first line."""
     entries = call.excinfo.traceback if call.excinfo else ()
     lines = [entry.lineno + 1 for entry in entries if Path(entry.path) == item.path]
     first, _, rest = text.partition("\n")
@@ -138,7 +144,10 @@ def placed(text: str, item: pytest.Item, call: pytest.CallInfo[None]) -> str:
 
 
 def make_plain(report: Any, call: pytest.CallInfo[None]) -> None:
-    """Mask secrets in all parts of *report*, and make the text of its failure safe to print; every report is made from it."""
+    """
+    Mask secrets in all parts of the test *report*, and make its failure text safe to print; every report is
+    made from it.
+    """
     if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr
         report.longrepr = (path, line, redaction.shown(str(reason)))
@@ -151,12 +160,15 @@ def make_plain(report: Any, call: pytest.CallInfo[None]) -> None:
 
 
 def attach(report: pytest.TestReport, rows: Sequence[tuple[str, str]]) -> None:
-    """Attach *rows* of the results file to *report*, masked; in JSON, foreign text is plain already."""
+    """
+    Attach *rows* of the results file to the test *report*, with secrets masked; in JSON, foreign text is
+    plain already.
+    """
     report.__dict__[properties.ROWS] = [[kind, redaction.masked(row)] for kind, row in rows]
 
 
 def attached(report: pytest.TestReport) -> list[tuple[str, str]]:
-    """The rows that *report* carries."""
+    """The rows of the results file that were attached to the test *report*."""
     return [(kind, row) for kind, row in report.__dict__.get(properties.ROWS, ())]
 
 

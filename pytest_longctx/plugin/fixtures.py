@@ -73,7 +73,7 @@ class Accuracy(Protocol):
 
 @pytest.fixture(scope="session")
 def longctx_session(pytestconfig: pytest.Config) -> "Session":
-    """The whole run: its options, its data and its machine."""
+    """Fixture: the `Session` of the whole run, with its options, data and machine."""
     from pytest_longctx.plugin.session import session_of
 
     return session_of(pytestconfig)
@@ -81,13 +81,13 @@ def longctx_session(pytestconfig: pytest.Config) -> "Session":
 
 @pytest.fixture(scope="session")
 def longctx_seed(longctx_session: "Session") -> int:
-    """The seed of every prompt; override it to pin a project's prompts."""
+    """Fixture: the seed of every prompt; override it to pin a project's prompts."""
     return longctx_session.seed
 
 
 @pytest.fixture(scope="session")
 def deployment(request: pytest.FixtureRequest) -> "Deployment":
-    """The deployment under test. Parametrized by the finding; override it to test one made in code."""
+    """Fixture: the deployment under test, parametrized by the finding; override it to test one made in code."""
     if not hasattr(request, "param"):
         pytest.fail("this test needs a deployment, but none is selected: set --backend", pytrace=False)
     chosen: Deployment = request.param
@@ -96,13 +96,13 @@ def deployment(request: pytest.FixtureRequest) -> "Deployment":
 
 @pytest.fixture(scope="session")
 def boot(longctx_session: "Session", deployment: "Deployment") -> Iterator["Boot"]:
-    """The deployment's boot, which may have failed: for tests that expect a failure."""
+    """Fixture: the boot of the deployment, which may have failed, for tests that expect a failure."""
     yield from longctx_session.boot(deployment)
 
 
 @pytest.fixture(scope="session")
 def server(boot: "Boot") -> "Server":
-    """The deployment's server, ready. It boots once, and stops before the next deployment boots."""
+    """Fixture: the deployment's ready server, which boots once and stops before the next deployment boots."""
     if boot.server is None:
         raise pytest.fail.Exception(str(boot.failure), pytrace=False) from boot.failure
     return boot.server
@@ -110,7 +110,10 @@ def server(boot: "Boot") -> "Server":
 
 @pytest.fixture(scope="session")
 def longctx_corpus() -> "Source":
-    """The text of prompts in natural language; override it with ``TextFile(path)`` to read a text of your own."""
+    """
+    Fixture: the text of prompts in natural language; override it with ``TextFile(path)`` to read a text of
+    your own.
+    """
     from pytest_longctx.prompts.corpus import Sentences
 
     return Sentences()
@@ -145,7 +148,10 @@ def prompt(
 
 @pytest.fixture
 def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Server") -> Ask:
-    """``ask(prompt(10_000), 32)``: send it, stream the answer, return the `Exchange`; without an answer, `UnservedError`."""
+    """
+    ``ask(prompt(10_000), 32)``: send a prompt, stream the answer, return the `Exchange`; without an answer,
+    `UnservedError`.
+    """
     from dataclasses import replace
 
     from pytest_longctx.client import request as client_request
@@ -245,7 +251,7 @@ def logged_rate(longctx_session: "Session", server: "Server") -> "Callable[[Send
 def _measured(
     session: "Session", server: "Server", observe: "Callable[..., Observation]"
 ) -> "Callable[[Sendable, int], Observation]":
-    """*observe* for a prompt and a number of output tokens, with the server to itself."""
+    """Fixture body: *observe* for a prompt and a number of output tokens, with exclusive use of the server."""
 
     def run(prompt: "Sendable", output_tokens: int) -> "Observation":
         with session.measuring(server, len(prompt)):

@@ -22,7 +22,7 @@ _MOST_ROWS = 500
 
 def annotation(entry: Entry, file: Path | None, line: int | None, *, failed: bool, rows: str = "") -> str | None:
     """
-    The workflow command for one verdict; None for a verdict that needs no annotation.
+    The GitHub Actions annotation (workflow command) for one verdict; None for a verdict that needs none.
 
     *line* counts from 1. *rows* of a verdict that failed its test: what was asked, seen and allowed, and how to repeat it.
     """
@@ -48,7 +48,10 @@ def _on(entry: Entry) -> str:
 
 
 def summary(found: Sequence[Entry], notes: Sequence[str] = ()) -> Iterator[str]:
-    """The job's summary as Markdown: verdicts that do not hold come first; those out of scope are only counted."""
+    """
+    The GitHub step summary as Markdown: verdicts that do not hold come first; those out of scope are only
+    counted.
+    """
     yield f"### Findings: {tally(found)}\n"
     yield from (f"{note}\n" for note in notes)
     rows = [each for word in WORST_FIRST if word != "out of scope" for each in found if each.verdict == word]
@@ -87,7 +90,7 @@ class GitHubAnnotations:
         """pytest's text of each failed test."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Store each test's location, and whether it failed."""
+        """Store each test's location for its GitHub annotation, and whether the test failed."""
         path, line, _ = report.location
         failed = report.failed or self._ended.get(report.nodeid, ("", None, False))[2]
         self._ended[report.nodeid] = (path, line, failed)
@@ -96,7 +99,7 @@ class GitHubAnnotations:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
-        """Print one command per line, and write the summary into the file that GitHub names."""
+        """Print one GitHub annotation per line, and append the summary to the file ``GITHUB_STEP_SUMMARY``."""
         for (test, _), entry in self.reporting.entries.items():
             path, line, failed = self._ended[test]
             place = _in_workspace(config.rootpath / path)
@@ -117,7 +120,10 @@ class GitHubAnnotations:
 
 
 def _in_workspace(path: Path) -> Path | None:
-    """*path* relative to the root of the repository, as GitHub requires; None outside it, as for an installed suite."""
+    """
+    *path* relative to the repository's root, as GitHub annotations require; None outside it, as for an
+    installed suite.
+    """
     root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
     found = path.resolve()
     return found.relative_to(root) if found.is_relative_to(root) and found.is_file() else None

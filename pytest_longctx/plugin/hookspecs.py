@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @pytest.hookspec(firstresult=True)
 def pytest_longctx_make_backend(config: pytest.Config, name: str) -> "Backend | None":
     """
-    Return the backend called *name*, or None to let the next plugin try.
+    Hook: return the backend called *name*, or None to let the next plugin try.
 
     This hook makes the built-in ones too, after those of all other plugins::
 
@@ -26,7 +26,7 @@ def pytest_longctx_make_backend(config: pytest.Config, name: str) -> "Backend | 
 @pytest.hookspec(firstresult=True)
 def pytest_longctx_make_launcher(config: pytest.Config, kind: str, what: str) -> "Launcher | None":
     """
-    Return the launcher for ``--longctx-launcher=KIND:WHAT``, or None to let the next plugin try::
+    Hook: return the launcher for ``--longctx-launcher=KIND:WHAT``, or None to let the next plugin try::
 
         def pytest_longctx_make_launcher(kind, what):
             return Slurm(partition=what) if kind == "slurm" else None
@@ -36,7 +36,8 @@ def pytest_longctx_make_launcher(config: pytest.Config, kind: str, what: str) ->
 @pytest.hookspec
 def pytest_longctx_names(config: pytest.Config, what: str) -> list[str]:  # type: ignore[empty-body]
     """
-    Return the names that you provide, for messages and the reference: *what* is "backend" or "launcher"::
+    Hook: return the names that your plugin provides, for messages and the reference: *what* is "backend" or
+    "launcher"::
 
         def pytest_longctx_names(what):
             return ["mine"] if what == "backend" else []
@@ -46,7 +47,7 @@ def pytest_longctx_names(config: pytest.Config, what: str) -> list[str]:  # type
 @pytest.hookspec
 def pytest_longctx_judged(item: pytest.Item, verdict: "Verdict") -> None:
     """
-    A finding was judged; called before the test passes, fails or skips::
+    Hook: a finding was judged; called before the test passes, fails or skips::
 
         def pytest_longctx_judged(item, verdict):
             print(verdict.finding.id, verdict.word)
@@ -56,7 +57,7 @@ def pytest_longctx_judged(item: pytest.Item, verdict: "Verdict") -> None:
 @pytest.hookspec
 def pytest_longctx_describe_machine(config: pytest.Config, machine: "Machine") -> None:
     """
-    Add facts to ``machine.facts``, which the header of the results records::
+    Hook: add facts to ``machine.facts``, which the header of the results records::
 
         def pytest_longctx_describe_machine(machine):
             machine.facts["rack"] = "B12"

@@ -25,12 +25,12 @@ class Option(NamedTuple):
 
     @property
     def long(self) -> str:
-        """The flag as it is typed."""
+        """The option's flag as typed on the command line."""
         return self.flag or f"--longctx-{self.name}"
 
     @property
     def key(self) -> str:
-        """The ini key, which is also the flag's name in pytest's namespace."""
+        """The option's ini key, which is also the flag's name in pytest's namespace."""
         return f"longctx_{self.name.replace('-', '_')}"
 
 
@@ -120,7 +120,7 @@ class Options:
 
 
 def add(parser: "pytest.Parser") -> None:
-    """Declare every option to pytest."""
+    """Declare every option to pytest as a flag and an ini key."""
     group = parser.getgroup("longctx", "long-context serving findings (pytest-longctx)")
     for option in OPTIONS:
         # A switch is a Boolean, so that TOML may say `true`; everything else is text.
@@ -138,7 +138,7 @@ def add(parser: "pytest.Parser") -> None:
 
 
 def fold(config: "pytest.Config") -> Options:
-    """Read every option once. Raises `UsageError`."""
+    """Read every option from flags and ini keys into `Options`. Raises `UsageError`."""
     given = {option.name: _value(config, option) for option in OPTIONS}
     here = config.invocation_params.dir
     return Options(
@@ -167,7 +167,7 @@ def fold(config: "pytest.Config") -> Options:
 
 
 def repeated(config: "pytest.Config") -> list[str]:
-    """The options of this run as they can be typed in any folder, without the seed and those of a whole run."""
+    """The options of this run as typed words for any folder, without the seed and the options of a whole run."""
     words = []
     for option in OPTIONS:
         value = _value(config, option)
@@ -181,7 +181,7 @@ def repeated(config: "pytest.Config") -> list[str]:
 
 
 def _anywhere(config: "pytest.Config", name: str, text: str) -> str:
-    """The value *text* of an option with its paths made absolute."""
+    """The option's value *text* with its paths made absolute."""
     if name in ("data", "baseline"):
         return ",".join(str(_place(config, name, part)) for part in _several(text))
     if name == "python":
@@ -210,7 +210,10 @@ def _value(config: "pytest.Config", option: Option) -> str:
 
 
 def _place(config: "pytest.Config", name: str, text: str) -> Path:
-    """The path. A path on the command line is relative to pytest's start folder, one in the ini file to the project's root."""
+    """
+    The path in the value of an option: relative to pytest's start folder if typed, to the project's root if
+    in the ini file.
+    """
     typed = config.getoption(f"longctx_{name}") is not None
     return (config.invocation_params.dir if typed else config.rootpath) / Path(text).expanduser()
 

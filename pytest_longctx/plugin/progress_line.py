@@ -23,11 +23,11 @@ class ProgressLine:
         self._live = False
 
     def begin(self) -> None:
-        """Begin a wait; a short one gets no line."""
+        """Begin a wait on the progress line; a short wait gets no line."""
         self._said_s = -math.inf
 
     def update(self, progress: Progress) -> None:
-        """Show one state of a wait."""
+        """Show the *progress* of a wait on the progress line."""
         reporter = self.config.pluginmanager.getplugin("terminalreporter")
         capture = self.config.pluginmanager.getplugin("capturemanager")
         if reporter is None or capture is None or self.config.get_verbosity() < 0 or progress.elapsed_s < _FIRST_WORD_S:
@@ -46,7 +46,7 @@ class ProgressLine:
                 reporter.write_line(f"longctx {progress}")
 
     def clear(self) -> None:
-        """Remove the line of a wait that is over."""
+        """Remove the progress line of a wait that is over."""
         if self._live:
             self._live = False
             with self.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():

@@ -36,7 +36,7 @@ def _usual_sigterm() -> None:
 
 
 def _terminated(*_: object) -> None:
-    """Interrupt the run once; a second SIGTERM ends the process at once."""
+    """Interrupt the recorded run on the first SIGTERM; a second SIGTERM ends the process at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise pytest.exit.Exception("SIGTERM", returncode=128 + signal.SIGTERM)
 
@@ -72,7 +72,7 @@ class Recorder:
             self.session.config.add_cleanup(_usual_sigterm)
 
     def pytest_report_header(self) -> list[str]:
-        """Return the header: backend, launcher, hardware and seed."""
+        """Return the report header of the run: backend, launcher, hardware and seed."""
         chosen, given = self.session.selection, self.session.options
         where = str(chosen.machine.hardware or "unknown hardware")
         strict = ", strict" if given.strict else ""
@@ -196,7 +196,7 @@ class Recorder:
         return failures.verdicts_text(self.session, item)
 
     def _once(self, item: pytest.Item, problem: LongctxError) -> str:
-        """Give a long explanation once; other tests of the same server point to it by name."""
+        """Report a long failure text once; other tests of the same server point to that test by name."""
         text = str(problem)
         if isinstance(problem, BootError) and verdicts_of(item):
             return failures.boot_text(self.session, item, text)
@@ -205,7 +205,10 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write each verdict as soon as its test has it; end the run if it cannot be written."""
+        """
+        Record each verdict in the results file as soon as its test has it; end the run if the file cannot be
+        written.
+        """
         if self._is_worker or self._cannot_write:
             return
         try:
@@ -275,7 +278,7 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Fail a run that judged no finding; then close the results."""
+        """Fail a run that recorded no judged finding; then close the results file."""
         if self._is_worker or self._cannot_write:
             return
         found, shard = self.entries.values(), self.session.shard
@@ -301,7 +304,10 @@ class Recorder:
             self._report(session, self.writer, self.session.options.report)
 
     def _report(self, session: pytest.Session, writer: Writer, page: Path) -> None:
-        """Write the HTML report. A failure is one line and makes a green run red: JUnit XML and the table still follow."""
+        """
+        Write the HTML report. If that fails, one line says so and a green run becomes red; JUnit XML and the
+        table still follow.
+        """
         try:
             baseline = self.session.options.baseline
             html.write(results.read(writer.place()), page, results.read(baseline) if baseline else None)
@@ -316,7 +322,10 @@ class Recorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
-        """Complete pytest's JUnit XML: stable class names, the explanations, and the properties where they are wanted."""
+        """
+        Complete pytest's JUnit XML with stable class names, the recorded explanations, and the properties at
+        the wanted level.
+        """
         written = config.getoption("xmlpath", None)
         if not written or self._is_worker:
             return
@@ -329,7 +338,7 @@ class Recorder:
             junit.complete(path, notes, of_suite=self.session.options.junit_properties == "suite")
 
     def _by_cause(self, found: Sequence[Entry]) -> dict[Key, list[Entry]]:
-        """The failing verdicts of this run, grouped by cause."""
+        """The recorded failing verdicts of this run, grouped by cause."""
         grouped: dict[Key, list[Entry]] = {}
         for entry in found:
             if entry.verdict in FAILING:
@@ -339,7 +348,7 @@ class Recorder:
         return grouped
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Print the table of verdicts."""
+        """Print the table of recorded verdicts on the terminal."""
         found = list(self.entries.values())
         for line in self._said:
             terminalreporter.write_line(f"longctx: {' '.join(shown(line).split())}", yellow=True)

@@ -22,7 +22,7 @@ _FAILED = pytest.StashKey[bool]()
 
 
 def conditions(options: Options) -> dict[str, str]:
-    """The conditions of every verdict of this run."""
+    """The conditions of every verdict of this run, which a resumed run compares with its own."""
     return resume.conditions(
         longctx=__version__,
         launcher=masked(options.launcher, ()),
@@ -43,14 +43,17 @@ class Resuming:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Check before a server boots for the test."""
+        """
+        Look up the earlier verdict before a server boots for the test, and carry it over if the conditions
+        are the same.
+        """
         finding, deployment = pair_of(item)
         if finding is not None and not finding.on_paper and not self.session.problems:
             self._look(item, finding, self._facts(deployment))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """Check again with the running server: its engine and model are known now."""
+        """Look up the earlier verdict again with the running server, whose engine and model are known now."""
         finding, deployment = pair_of(item)
         boot = self.session.last_boot
         if finding is not None and boot is not None and boot.conditions.deployment == deployment:
@@ -58,7 +61,10 @@ class Resuming:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Report a broken finding as a failed test; pytest would call a failure of the set-up an error."""
+        """
+        Report a broken finding carried over from the earlier run as a failed test; pytest would call it an
+        error of the set-up.
+        """
         report = yield
         if report.failed and item.stash.get(_FAILED, False):
             report.when = "call"
@@ -89,7 +95,10 @@ class Resuming:
         pytest.fail(said, pytrace=False)
 
     def _facts(self, one: Deployment) -> dict[str, str]:
-        """The known facts of a server of *one* before its boot, with the keys and the wording of `Boot.facts`."""
+        """
+        The facts of a server of *one* known before its boot, to compare with the earlier run; keys and
+        wording of `Boot.facts`.
+        """
         if one.name not in self._known:
             self._known[one.name] = self._asked(one)
         return self._known[one.name]

@@ -32,14 +32,17 @@ from pytest_longctx.reports import properties
 
 
 def pair_of(item: pytest.Item) -> tuple[Any, Any]:
-    """The finding and the deployment of a test; (None, None) without them, or if "finding" belongs to another plugin."""
+    """
+    The finding and the deployment selected for a test; (None, None) without them, or if "finding" belongs to
+    another plugin.
+    """
     params = item.callspec.params if hasattr(item, "callspec") else {}
     finding, one = params.get("finding"), params.get("deployment")
     return (finding, one) if isinstance(finding, Finding) and isinstance(one, Deployment) else (None, None)
 
 
 def check_writable(results: Path) -> None:
-    """Raises `UsageError` if the folder *results* cannot be created or written. Leaves no file behind."""
+    """Check that the folder *results* can be created and written, without leaving a file. Raises `UsageError`."""
     there = next(path for path in (results, *results.parents) if path.exists())
     try:
         # A unique name: workers of one run check at the same time, and removed each other's folder.
@@ -57,7 +60,7 @@ class Selection:
 
     @cached_property
     def backend(self) -> Backend:
-        """The backend of this run. Raises `UsageError`."""
+        """The backend selected for this run. Raises `UsageError`."""
         name = self.options.backend
         if name is None:
             raise UsageError(f"no backend is selected; use --backend=NAME. Known: {', '.join(self._names('backend'))}")
@@ -72,7 +75,7 @@ class Selection:
 
     @cached_property
     def launcher(self) -> Launcher:
-        """The launcher of this run. Raises `UsageError`."""
+        """The launcher selected for this run. Raises `UsageError`."""
         kind, _, what = self.options.launcher.partition(":")
         made: Launcher | None = self.config.hook.pytest_longctx_make_launcher(config=self.config, kind=kind, what=what)
         if made is None:
@@ -91,7 +94,7 @@ class Selection:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The folders of data: the package's own suites, and the project's."""
+        """The data folders of findings and deployments: the package's own suites, and the project's."""
         return paths.data(self.options.data, "--longctx-data")
 
     @cached_property
@@ -113,7 +116,10 @@ class Selection:
 
     @cached_property
     def deployments(self) -> tuple[Deployment, ...]:
-        """The deployments of this run, with their dtype and timeouts resolved for this machine. Raises `UsageError`."""
+        """
+        The deployments selected for this run, with dtype and timeouts resolved for this machine. Raises
+        `UsageError`.
+        """
         return tuple(defaults.settle(one, self.backend, self.here(one)) for one in self._chosen)
 
     @cached_property
@@ -200,7 +206,7 @@ class Selection:
 
     @cached_property
     def version(self) -> str | None:
-        """The engine's version, if it is known without a boot."""
+        """The version of the selected backend's engine, if known without a boot."""
         if not self.launcher.needs_engine:
             return None
         try:
@@ -211,7 +217,7 @@ class Selection:
         return None if version == "unknown" else version
 
     def check(self) -> None:
-        """Check all options and all data. Raises `LongctxError`."""
+        """Check all options and all data of the selection. Raises `LongctxError`."""
         for part in (self.backend, self.findings, self.deployments, self.machine):
             assert part is not None
         if self.options.load is not None and self.options.load not in registry.LOADS:
@@ -230,7 +236,7 @@ class Selection:
         check_writable(self.options.results)
 
     def asking(self, questions: Sequence[str]) -> list[Case]:
-        """Every case of one question. Raises `UsageError` for an unknown question."""
+        """Select every case of one question. Raises `UsageError` for an unknown question."""
         known = ask.questions()
         question = questions[0] if len(questions) == 1 else ""
         if question not in known:
@@ -240,7 +246,7 @@ class Selection:
         return self._cases(finding for finding in wanted if finding.question == question)
 
     def named(self, ids: Sequence[str]) -> list[Case]:
-        """The cases of the findings called *ids*. Raises `UsageError` for an unknown one."""
+        """Select the cases of the findings called *ids*. Raises `UsageError` for an unknown id."""
         if not ids:
             raise UsageError("@pytest.mark.finding takes the ids of the findings, as in finding('LC-0001')")
         for name in ids:
@@ -253,14 +259,14 @@ class Selection:
         return [one for one in self.deployments if self.not_bootable(one) is None]
 
     def not_bootable(self, one: Deployment) -> str | None:
-        """The reason why *one* is not booted for a test without a finding; None if it is."""
+        """The reason why the deployment *one* is not booted for a test without a finding; None if it is."""
         if one.only_named or one.only_questions:
             return "only for findings that name it" + (" or ask its questions" if one.only_questions else "")
         return machine_lacks(one, self.machine.hardware)
 
     @property
     def has_devices_to_lease(self) -> bool:
-        """Whether several deployments can run at once, each on its own devices."""
+        """Whether several selected deployments can run at once, each on its own devices."""
         there = self.machine.hardware
         needs = [Hardware.parse(one.hardware) if one.hardware else None for one in self.deployments]
         return (
@@ -272,17 +278,20 @@ class Selection:
 
     @property
     def boot_settings(self) -> BootSettings:
-        """The settings of every boot of this run."""
+        """The boot settings of every deployment of this run, from the options."""
         given = self.options
         logs, hardware = given.results / "boots", self.machine.hardware
         return BootSettings(self.launcher, self.backend, hardware, logs, given.python, given.allow_busy_gpu)
 
     def case(self, finding: Finding, one: Deployment) -> Case:
-        """*finding* on *one*, with the reason why it cannot be judged there, if that is known before a boot."""
+        """
+        The case of *finding* on the deployment *one*, with the reason why it cannot be judged there, if known
+        before a boot.
+        """
         return Case(finding, one, mismatch(finding, self._conditions(one, finding), settled=False))
 
     def plan(self, chosen: Iterable[Case]) -> Plan:
-        """The plan of judging *chosen*, without a boot."""
+        """Plan the judging of the *chosen* cases, without a boot."""
         return pytest_longctx_plan.make(chosen, self.deployments, self.backend, self.machine)
 
     def _cases(self, wanted: Iterable[Finding]) -> list[Case]:

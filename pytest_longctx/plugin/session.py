@@ -85,7 +85,7 @@ class Session:
 
     @cached_property
     def progress_line(self) -> ProgressLine:
-        """The line that shows long waits."""
+        """The session's progress line, which shows long waits."""
         return ProgressLine(self.config)
 
     def hide_secrets(self) -> None:
@@ -97,11 +97,11 @@ class Session:
 
     @cached_property
     def selection(self) -> Selection:
-        """Findings and deployments of this run."""
+        """The session's selection of findings and deployments."""
         return Selection(self.config, self.options)
 
     def boot(self, deployment: Deployment) -> Iterator[Boot]:
-        """The body of a generator fixture: boots *deployment*, yields the boot, failed or not, and stops the server."""
+        """Boot *deployment* as the body of a generator fixture: yield the boot, failed or not, then stop the server."""
         prepared = self.selection.boot_settings.prepared
         with (
             failing_plainly(),
@@ -114,7 +114,7 @@ class Session:
             yield from self._boot(placed, self.sampler)
 
     def _good_boots(self) -> GoodBoots | None:
-        """The logs of good boots in pytest's cache; None where the run has no cache."""
+        """The logs of good boots in pytest's cache; None for a session without a cache."""
         cache = getattr(self.config, "cache", None)
         return None if cache is None else GoodBoots(cache.mkdir("longctx-good-boots"))
 
@@ -163,7 +163,10 @@ class Session:
                 self.unrecorded.append(properties.row_pair(properties.REQUEST, row))
 
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
-        """The judge of one test. Without a *boot* it judges a claim."""
+        """
+        The judge of one test: judges evidence by *finding* and records the verdict. Without a *boot* it
+        judges a claim.
+        """
 
         def judge(evidence: Evidence) -> Verdict:
             with failing_plainly():
@@ -177,7 +180,7 @@ class Session:
         return judge
 
     def _verdict(self, finding: Finding, boot: Boot | None, seen: Observation) -> Verdict:
-        """The verdict on *finding* for *seen*, by its bounds, the baseline and the prediction."""
+        """The verdict on *finding* for the observation *seen*, by its bounds, the baseline and the prediction."""
         if boot is None:
             return verdicts.judge(finding, seen)
         gated = self.gate.lines(finding.id, boot.facts, seen.metrics) if self.gate else ()
@@ -193,7 +196,10 @@ class Session:
             pytest.skip(repr(verdict))
 
     def _salt(self, server: Server) -> str:
-        """The salt that prevents an attached server from serving a repeated seed from its prefix cache."""
+        """
+        The session's cache salt, which prevents an attached server from serving a repeated seed from its
+        prefix cache.
+        """
         return self._own if self._repeats(server) and server.backend.salted else ""
 
     def _repeats(self, server: Server) -> bool:
@@ -218,14 +224,14 @@ class Session:
         self.record(item, verdict, boot)
 
     def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
-        """Send a load by the tool called *name*."""
+        """Send a load to the server by the tool called *name*."""
         tool: LoadTool = registry.load(registry.LOADS[name])()
         return runner.run_load(
             tool, self._tool_run(server, asked, name), self.options.python, self.progress_line.update
         )
 
     def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
-        """The accuracy of the server's answers, by lm-eval."""
+        """Measure the accuracy of the server's answers by lm-eval."""
         tool: EvaluationTool = registry.load(registry.EVALUATIONS["lm-eval"])()
         return runner.score(
             tool, self._tool_run(server, asked, tool.name), self.options.python, self.progress_line.update
@@ -259,13 +265,13 @@ class Session:
         self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
 
     def watch_request(self, server: Server, prompt_tokens: int) -> ProgressCallback:
-        """`ProgressLine.update` for one request, with the expected time to its first token."""
+        """`ProgressLine.update` for one request, with the expected time to first token."""
         here, backend = self.selection.machine.hardware, server.backend
         expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, here, backend)
         return lambda progress: self.progress_line.update(replace(progress, expected_s=expected_s))
 
     def note_found(self, server: Server, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> None:
-        """Record the score, 0 to 1, at each depth, 0 to 1, of a prompt with needles."""
+        """Record the needles found in a prompt: the score, 0 to 1, at each depth, 0 to 1."""
         self.unrecorded.append(properties.found_pair(server.deployment.name, prompt_tokens, places))
 
 
@@ -287,7 +293,7 @@ _VERDICTS = pytest.StashKey[list[Verdict]]()
 
 
 def verdicts_of(item: pytest.Item) -> list[Verdict]:
-    """The verdicts of *item* so far."""
+    """The verdicts recorded for the test *item* so far."""
     return item.stash.setdefault(_VERDICTS, [])
 
 
@@ -295,7 +301,7 @@ _SESSION = pytest.StashKey[Session]()
 
 
 def open_session(config: pytest.Config, options: Options) -> Session:
-    """Create the session and store it in *config*; xdist workers take the controller's seed."""
+    """Create the run's session and store it in *config*; xdist workers take the controller's seed."""
     handed: dict[str, Any] = getattr(config, "workerinput", {})
     seed = options.seed if options.seed is not None else handed.get("longctx_seed")
     earlier = resume.read(options.resume) if options.resume else None
@@ -309,7 +315,7 @@ def open_session(config: pytest.Config, options: Options) -> Session:
 
 
 def _gate(options: Options) -> Gate | None:
-    """The baseline and its limits. Raises `UsageError` and `ResultsError`."""
+    """The baseline and its limits, by which a session judges regressions. Raises `UsageError` and `ResultsError`."""
     if (options.baseline is None) != (not options.fail_on):
         raise UsageError(
             "give both --longctx-baseline (a results file) and --longctx-fail-on (the measures that must not get worse)"
@@ -320,7 +326,7 @@ def _gate(options: Options) -> Gate | None:
 
 
 def session_of(config: pytest.Config) -> Session:
-    """The session of *config*; fails the test if no backend is selected."""
+    """The run's session, stored in *config*; fails the test if no backend is selected."""
     found = config.stash.get(_SESSION, None)
     if found is None:
         pytest.fail("no backend is selected: use --backend=NAME, or set longctx_backend in the ini file", pytrace=False)

@@ -44,7 +44,8 @@ class Shard:
 
 def split(costs_s: Mapping[str, float], count: int) -> dict[str, int]:
     """
-    Assign each name in *costs_s* to a part from 1 to *count*: the most expensive first, each to the part with the least work.
+    Split the names in *costs_s* into *count* shards: the most expensive name first, each to the shard with
+    the least work.
 
     Equal input gives equal parts on every machine. No part takes longer than an even share plus the most expensive name.
     """
@@ -60,7 +61,7 @@ def split(costs_s: Mapping[str, float], count: int) -> dict[str, int]:
 
 
 def fingerprint(parts: Mapping[str, int], tests: Iterable[str]) -> str:
-    """The assignment as 12 hex digits: parts of different assignments cannot be merged."""
+    """The fingerprint of a split into shards, 12 hex digits: parts of different splits cannot be merged."""
     told = "\n".join((*(f"{name} {part}" for name, part in sorted(parts.items())), *sorted(tests)))
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
@@ -81,7 +82,7 @@ class Sharding:
 
     @classmethod
     def of(cls, session: Session) -> "Sharding | None":
-        """The sharding of the options; None for a whole run. Raises `UsageError` and `ResultsError`."""
+        """The sharding given by the options; None for a whole run. Raises `UsageError` and `ResultsError`."""
         if not session.options.shard:
             return None
         shard = Shard.parse(session.options.shard)
@@ -90,7 +91,10 @@ class Sharding:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-        """Split the tests that remain after other hooks by deployment; a test without a deployment is its own group."""
+        """
+        Split the tests that remain after other hooks into shards, by deployment; a test without one is its
+        own group.
+        """
         yield
         try:
             mine, others = self._split(items)
@@ -104,7 +108,7 @@ class Sharding:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Store the split of an xdist worker."""
+        """Store how an xdist worker split the tests into shards."""
         self.session.shard = getattr(node, "workeroutput", {}).get("longctx_shard", self.session.shard)
 
     def _split(self, items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
@@ -120,14 +124,14 @@ class Sharding:
         return mine, others
 
     def _boots(self, item: pytest.Item) -> bool:
-        """Whether *item* needs a server, as far as known."""
+        """Whether *item* needs a server in its shard, as far as known."""
         finding, one = pair_of(item)
         if finding is None:
             return _owner(item) != item.nodeid
         return not finding.on_paper and self.session.selection.case(finding, one).misfit is None
 
     def _costs(self, items: list[pytest.Item]) -> dict[str, float]:
-        """Seconds by owner: recorded by an earlier run, else predicted."""
+        """The cost of each deployment or test for the split, in seconds: recorded by an earlier run, else predicted."""
         chosen = self.session.selection
         pairs = [pair_of(item) for item in items]
         planned = chosen.plan(chosen.case(*pair) for pair in pairs if pair[0] is not None)
@@ -143,7 +147,7 @@ class Sharding:
 
 
 def _owner(item: pytest.Item) -> str:
-    """The deployment whose server a test needs, else the test itself."""
+    """The deployment by which a test is assigned to a shard; the test itself if it needs no server."""
     params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     name = getattr(params.get("deployment"), "name", None)
     return name if isinstance(name, str) else item.nodeid
