@@ -339,7 +339,7 @@ _FACTS = ("engine", "model", "hardware")
 def page(
     before: Results, after: Results, changes: Sequence[Change], missed: Sequence[tuple[CaseKey, Line]]
 ) -> Iterator[str]:
-    """Return the Markdown page of a comparison: exceeded limits, changes, and the number of unchanged figures."""
+    """Return the lines of a comparison's page: exceeded limits, changes, and the number of unchanged figures."""
     counts = Counter(change.word for change in changes)
     yield "## " + ", ".join(f"{counts[word]} {word}" for word in (*_SHOWN_ROWS, "same"))
     yield f"\nBaseline of {before.header['started']}, run of {after.header['started']}."
