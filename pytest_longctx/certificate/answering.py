@@ -22,7 +22,7 @@ _LETTERS_PER_TOKEN = 24
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge the group."""
+    """Judge the answer checks: length, end, repeatability, stream, and whether answers are those of this request."""
     long = exam.ask((("user", COUNTING),), _LONG_TOKENS)
     short = exam.ask((("user", COUNTING),), _CUT_TOKENS)
     yield _kept("answer-max-tokens", short, long, exam.dialect.limit[0])
@@ -38,7 +38,7 @@ def judge(exam: Examination) -> Iterator[Result]:
 
 
 def _kept(name: str, reply: Reply, longer: Reply, limit: str) -> Result:
-    """Whether *reply* keeps its limit; *longer* was asked for more tokens."""
+    """The result on whether the answer *reply* keeps its token limit; *longer* was asked for more tokens."""
     if not reply.served:
         return unmeasured(name, reply.said)
     most, letters = reply.answer_tokens, len(reply.text + reply.thought)
@@ -90,7 +90,7 @@ def _finish(long: Reply, short: Reply) -> Result:
 
 
 def _share(replies: list[Reply]) -> float | None:
-    """Part of the answers that are equal to the most frequent one."""
+    """Share of the answers that are equal to the most frequent one; None if not all were served with text."""
     texts = [each.text + each.thought for each in replies if each.served]
     if len(texts) < len(replies) or not any(texts):
         return None

@@ -12,7 +12,7 @@ from pytest_longctx.prompts.tokenizer import load
 
 
 def add(parser: ArgumentParser) -> None:
-    """Add those that say what is asked."""
+    """Add the arguments of a certificate to *parser*: model, claim, budget, prices and others."""
     parser.add_argument("--model", help="name of the model; default: the only one that it lists")
     parser.add_argument("--claim", metavar="TOKENS", help="the context that is claimed, as in 1M or 128Ki")
     parser.add_argument("--budget", default="2M", metavar="TOKENS|$", help="the most that is sent; default: 2M tokens")
@@ -33,7 +33,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def wanted(url: str, given: Namespace) -> Wanted:
-    """What *given* asks to be certified at *url*. Raises `UsageError`."""
+    """Convert the arguments *given* to what is wanted to be certified at *url*. Raises `UsageError`."""
     try:
         claim = None if given.claim is None else units.tokens(given.claim)
     except ValueError as problem:

@@ -26,7 +26,7 @@ class Prices:
     answer: float | None = None
 
     def cost(self, prompt_tokens: int, answer_tokens: int) -> float | None:
-        """Money for these tokens; None if a price is not known."""
+        """Cost of these tokens by the prices of a budget; None if a price is not known."""
         if self.prompt is None or self.answer is None:
             return None
         return (prompt_tokens * self.prompt + answer_tokens * self.answer) / _PER
@@ -50,16 +50,16 @@ class Budget:
 
     @property
     def spent(self) -> int:
-        """Tokens reserved so far, or counted by the server if that is more."""
+        """Tokens spent of the budget: reserved so far, or counted by the server if that is more."""
         return self.prompt_tokens + self.answer_tokens
 
     @property
     def cost(self) -> float | None:
-        """Money spent so far; None without prices."""
+        """Money spent of the budget so far; None without prices."""
         return self.prices.cost(self.prompt_tokens, self.answer_tokens)
 
     def left(self) -> int:
-        """Prompt tokens that may still be sent."""
+        """Prompt tokens left in the budget."""
         limits = [] if self.tokens is None else [self.tokens - self.spent]
         cost = self.cost
         if self.money is not None and cost is not None and self.prices.prompt:
@@ -68,7 +68,8 @@ class Budget:
 
     def reserve(self, prompt_tokens: int, answer_tokens: int) -> Callable[[int, int], None]:
         """
-        Take the most that one request can use, and return the function that replaces it by what the server counted.
+        Reserve in the budget the most that one request can use, and return the function that replaces it by
+        the server's counts.
 
         Raises `OverBudget` if it does not fit; the request must not be sent then.
         """
@@ -98,7 +99,7 @@ class Budget:
 
 def parse(text: str, prices: Prices) -> Budget:
     """
-    Read a budget as typed: ``2M`` or ``2M-tokens``, or ``$5``. Raises `UsageError`.
+    Parse a budget as typed: ``2M`` or ``2M-tokens``, or ``$5``. Raises `UsageError`.
 
     >>> parse("2M-tokens", Prices()).tokens, parse("$5", Prices(1, 2)).money
     (2000000, 5.0)

@@ -21,7 +21,7 @@ _WITH_USAGE = 6
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge the group, except `present` and `long`, which need the whole run."""
+    """Judge the counting checks, except `present` and `long`, which need the whole run."""
     yield _linear(exam)
     yield _unit(exam)
     yield _repeat(exam)
@@ -31,7 +31,7 @@ def judge(exam: Examination) -> Iterator[Result]:
 
 
 def _counts(exam: Examination, turns: tuple[Turn, ...], answer_tokens: int = 1, **more: bool) -> Reply:
-    """Ask until the answer has usage, at most three times."""
+    """Ask until the answer has token counts (usage), at most three times."""
     reply = exam.ask(turns, answer_tokens, **more)
     for _ in range(2):
         if reply.prompt is not None or not reply.served:
@@ -62,7 +62,10 @@ def _linear(exam: Examination) -> Result:
 
 
 def _noisy(exam: Examination) -> bool:
-    """Whether one and the same text of equal words has counts that no tokenizer gives: multiples of a number above 4."""
+    """
+    Whether the token counts of the calibration are all multiples of a number above 4, which no tokenizer
+    gives for equal words.
+    """
     values = [value for _, value in exam.ruler.points]
     return (
         any(all(value % each == 0 for value in values) for each in (5, 8, 10, 16, 32, 50, 64, 100))
@@ -195,7 +198,7 @@ def _said(count: int | None) -> str:
 
 
 def judge_whole(exam: Examination) -> Iterator[Result]:
-    """Judge what needs all answers of the run."""
+    """Judge the counting checks that need all answers of the run."""
     yield _present(exam)
     yield _long(exam)
     if exam.facts.get("estimated") and exam.is_broken("length-told"):

@@ -77,7 +77,10 @@ class Dialect:
         return replace(self, limit=tuple(each for each in self.limit if each != name) or self.limit)
 
     def body(self, turns: tuple[Turn, ...], model: str | None, answer_tokens: int, **more: Any) -> dict[str, Any]:
-        """The request for *turns*; of *more*, ``stream``, ``stop`` and ``logprob`` are known, and others are sent as they are."""
+        """
+        The request body in this dialect for *turns*; of *more*, ``stream``, ``stop`` and ``logprob`` are
+        known, and others are sent as they are.
+        """
         stream, stop, logprob = (more.pop(name, None) for name in ("stream", "stop", "logprob"))
         sampling: dict[str, Any] = {self.limit[0]: max(answer_tokens, self.least_answer)}
         if self.temperature:
@@ -103,7 +106,7 @@ class Dialect:
         return made | (dict(self.ask_logprob) if logprob else {})
 
     def words(self, page: Any, *, streamed: bool = False) -> tuple[str, str]:
-        """Text and reasoning in *page*: an answer, or one event of a stream."""
+        """Text and reasoning in a *page* of this dialect: an answer, or one event of a stream."""
         if streamed and self.delta_of:
             name = self.delta_of.get(str(page.get("type"))) if isinstance(page, dict) else None
             return (str(page.get(name) or "") if name else "", "")
@@ -111,19 +114,19 @@ class Dialect:
         return _text(page, text), _text(page, thought)
 
     def finished(self, page: Any) -> str | None:
-        """Why the answer ended, as chat completions call it."""
+        """The finish reason in a *page* of this dialect, in the words of chat completions."""
         found = next((value for path in self.finish for value in _at(page, path) if isinstance(value, str)), None)
         if self.id == "responses" and found not in (*_FINISH, "content_filter"):
             return None
         return _FINISH.get(found, found) if found else None
 
     def first_logprob(self, page: Any) -> float | None:
-        """Log-probability of the answer's first token."""
+        """Log-probability of the answer's first token in a *page* of this dialect."""
         values = (value for path in self.logprob for value in _at(page, path))
         return next((float(value) for value in values if isinstance(value, int | float)), None)
 
     def counts(self, page: Any) -> Counts | None:
-        """Tokens that *page* reports; None if it reports none."""
+        """Token counts that a *page* of this dialect reports; None if it reports none."""
         for path in self.usage:
             for found in _at(page, path):
                 if isinstance(found, dict):
@@ -147,7 +150,7 @@ def _text(page: Any, paths: tuple[str, ...]) -> str:
 
 
 def _at(page: Any, path: str) -> Iterator[Any]:
-    """The values at *path* in *page*."""
+    """The values at the dotted *path* of a dialect in the answer *page*."""
     name, _, rest = path.partition(".")
     inner: list[Any] = []
     if isinstance(page, list):
@@ -163,7 +166,7 @@ def _at(page: Any, path: str) -> Iterator[Any]:
 
 @lru_cache(maxsize=1)
 def known() -> tuple[Dialect, ...]:
-    """Every dialect, in the order of asking."""
+    """Every known dialect of endpoints, in the order of asking."""
     table = tomllib.loads(Path(__file__).with_name("dialects.toml").read_text(encoding="utf-8"))
     return tuple(_dialect(name, entry) for name, entry in table.items())
 

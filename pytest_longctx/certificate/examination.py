@@ -87,11 +87,11 @@ class Examination:
         return bool(self.fields.get("stream"))
 
     def ask(self, turns: tuple[Turn, ...], answer_tokens: int, **more: Any) -> Reply:
-        """Ask in the dialect found. Raises `OverBudget`."""
+        """Ask the examined endpoint in the dialect found. Raises `OverBudget`."""
         return self.wire.ask(self.dialect, turns, more.pop("model", self.model), answer_tokens, **more)
 
     def fill(self, tokens: int, answer_tokens: int = 1, **more: Any) -> Sent:
-        """Ask with a new filler of *tokens*, and keep the answer."""
+        """Ask the examined endpoint with a new filler of *tokens*, and keep the answer."""
         made = self.ruler.made(tokens)
         reply = self.ask(self.ruler.turns(self.rng, tokens), answer_tokens, expected=made, **more)
         sent = Sent(made, reply)
@@ -99,27 +99,30 @@ class Examination:
         return sent
 
     def answer(self, quest: Quest, tokens: int | None = None, **more: Any) -> Reply:
-        """Ask for the codes of *quest*, which has about *tokens*."""
+        """Ask the examined endpoint for the codes of *quest*, a text of about *tokens*."""
         return self.ask(
             quest.turns, answer_room(len(quest.asked)), expected=None if tokens is None else int(tokens * 1.1), **more
         )
 
     def is_broken(self, check: str) -> bool:
-        """Whether *check* was judged and is broken."""
+        """Whether *check* was judged in this examination and is broken."""
         return any(each.check == check and each.word == "broken" for each in self.results)
 
     def affords(self, tokens: int) -> bool:
-        """Whether the budget covers *tokens* more."""
+        """Whether the examination's budget covers *tokens* more."""
         return self.wire.budget.left() >= tokens * 1.02 + 512
 
 
 def answer_room(codes: int) -> int:
-    """Tokens for an answer of *codes* codes, with some words around them."""
+    """Answer tokens that an examination reserves for *codes* codes, with some words around them."""
     return min(256, 24 + 12 * codes)
 
 
 def list_models(exam: Examination) -> None:
-    """Read ``/v1/models``: the model's name if there is only one, and the context that it tells."""
+    """
+    Read ``/v1/models`` of the examined endpoint: the model's name if there is only one, and the context that
+    it tells.
+    """
     response = exam.wire.get("/v1/models")
     entries: list[Mapping[str, Any]] = []
     if response is not None and response.status_code == 200:
@@ -145,7 +148,10 @@ def list_models(exam: Examination) -> None:
 
 
 def find_dialects(exam: Examination, wanted: str | None = None) -> None:
-    """Ask in each dialect, and keep the first that is served, or *wanted* alone. Raises `Unaskable`."""
+    """
+    Ask the examined endpoint in each dialect, and keep the first that is served, or *wanted* alone. Raises
+    `Unaskable`.
+    """
     said: list[str] = []
     served: dict[str, str] = {}
     for each in (each for each in known() if wanted in (None, each.id)):
@@ -176,7 +182,7 @@ def _remedy(exam: Examination) -> str:
 
 
 def _first_answer(exam: Examination, dialect: Dialect) -> tuple[Dialect, Reply]:
-    """Ask once; leave out the fields that a server refuses by name."""
+    """Ask the examined endpoint in *dialect*, and leave out the fields that it refuses by name."""
     reply = exam.wire.ask(dialect, SMALL, exam.model, 4)
     for name in ("max_tokens", "temperature"):
         if reply.ending == "refused" and name in reply.error and name in (*dialect.limit, "temperature"):
@@ -195,6 +201,6 @@ def _find_stream(exam: Examination) -> None:
 
 
 def affordable(exam: Examination, tokens: int) -> None:
-    """Raise `OverBudget` early, before prompts are built."""
+    """Check that the examination's budget is enough before prompts are built. Raises `OverBudget`."""
     if not exam.affords(tokens):
         raise OverBudget(f"the budget has {exam.wire.budget.left():,} tokens left; about {tokens:,} are needed")

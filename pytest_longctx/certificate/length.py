@@ -47,14 +47,14 @@ class Limit:
 
 
 def accepted(sent: Sent) -> bool:
-    """Whether the answer has something: text, or a token that has no text."""
+    """Whether a prompt of this length was accepted: its answer has text, or a token that has no text."""
     reply = sent.reply
     return reply.served and bool(reply.text or reply.thought or reply.finish or (reply.counts and reply.counts.answer))
 
 
 def told(text: str) -> list[int]:
     """
-    Numbers that a refusal calls the limit.
+    Numbers that a refusal tells as the length limit.
 
     >>> told("maximum context length is 128,000 tokens. However, your prompt contains 131072"), told("9 tokens > 200000 maximum")
     ([128000], [200000])
@@ -67,7 +67,7 @@ def told(text: str) -> list[int]:
 
 
 def search(exam: Examination) -> Limit:
-    """Find both sides of the limit within the budget."""
+    """Search the length limit within the budget: the longest prompt served and the shortest that is not."""
     limit = Limit(answer_tokens=max(1, exam.dialect.least_answer))
     allowed, strange = int(exam.wire.budget.left() * _SEARCH_SHARE), 0
     began = exam.wire.budget.spent
@@ -99,7 +99,7 @@ def search(exam: Examination) -> Limit:
 
 def numbers(text: str) -> list[int]:
     """
-    Numbers in a refusal that are called the limit, and others beside a word about lengths.
+    Numbers in a refusal that may be the length limit: called so, or beside a word about lengths.
 
     >>> numbers("maximum context length is 128,000 tokens. Request id 4711 of 2026-11-29 failed")
     [128000]
@@ -113,12 +113,12 @@ def numbers(text: str) -> list[int]:
 
 
 def alive(exam: Examination) -> bool:
-    """Whether a small request is served."""
+    """Whether the server still serves a small request after a length that was neither served nor refused."""
     return exam.ask(SMALL, 4).served
 
 
 def _next(exam: Examination, limit: Limit, claims: list[int], tried: set[int], step: int) -> int | None:
-    """The next length to try; None if both sides are neighbours."""
+    """The next prompt length to try in the search; None if both sides of the limit are neighbours."""
     unit = (
         1 if exam.ruler.exact and len(exam.ruler.tails) >= exam.ruler.per_word else max(1, round(exam.ruler.per_word))
     )
@@ -141,7 +141,7 @@ def _next(exam: Examination, limit: Limit, claims: list[int], tried: set[int], s
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Run the search and judge the group."""
+    """Search the length limit and judge the length checks."""
     limit = exam.facts["limit"] = search(exam)
     yield from _claims(exam, limit)
     yield _sides(exam, limit)
@@ -160,7 +160,7 @@ def _claims(exam: Examination, limit: Limit) -> Iterator[Result]:
 
 
 def span(exam: Examination, limit: Limit) -> str:
-    """The limit in words, with its interval."""
+    """The length limit in words, with its interval."""
     if limit.longest is None:
         return "no prompt of filler was served"
     served = limit.works.reply.prompt if limit.works else None
@@ -303,7 +303,7 @@ def _told(exam: Examination, limit: Limit) -> Result:
 
 
 def above(exam: Examination, reply: Reply) -> bool:
-    """Whether *reply* is to a request above the limit."""
+    """Whether *reply* answers a request above the length limit."""
     limit: Limit | None = exam.facts.get("limit")
     if limit is None or limit.fails is None:
         return False

@@ -16,7 +16,7 @@ _COLOURS = {"broken": "red", "unmeasured": "lightgrey", "holds": "green"}
 
 
 def lines(certificate: Certificate) -> Iterator[str]:
-    """The whole result for a terminal: first what is broken."""
+    """The page of a certificate as lines for a terminal: first what is broken."""
     for word in WORDS:
         for result in certificate.results:
             if result.word == word == "holds":
@@ -37,7 +37,7 @@ def lines(certificate: Certificate) -> Iterator[str]:
 
 
 def summary(certificate: Certificate) -> str:
-    """The verdicts in numbers."""
+    """The summary of a certificate: the number of checks with each verdict."""
     return ", ".join(f"{certificate.count(word)} {word}" for word in WORDS if certificate.count(word))
 
 
@@ -48,7 +48,7 @@ def as_json(certificate: Certificate) -> str:
 
 def badge(certificate: Certificate) -> str:
     """
-    One line of Markdown with a badge: the served length, and the verdicts.
+    The badge of a certificate as one line of Markdown: the served length, and the verdicts.
 
     The picture is made by shields.io from the text in its address.
     """
@@ -63,7 +63,7 @@ def badge(certificate: Certificate) -> str:
 
 
 def check_html() -> None:
-    """Raise `UsageError` if Jinja2 is not installed; called before anything is sent."""
+    """Check that Jinja2 is installed for the certificate's HTML page, before anything is sent. Raises `UsageError`."""
     try:
         import jinja2  # noqa: F401, PLC0415 - an extra
     except ImportError:
@@ -71,7 +71,7 @@ def check_html() -> None:
 
 
 def html(certificate: Certificate) -> str:
-    """The certificate as one page that loads nothing."""
+    """The HTML page of a certificate, which loads nothing."""
     check_html()
     from jinja2 import Environment, PackageLoader  # noqa: PLC0415 - an extra
 
@@ -87,7 +87,7 @@ def html(certificate: Certificate) -> str:
 
 
 def write(certificate: Certificate, *, html_to: Path | None, json_to: Path | None, markdown_to: Path | None) -> None:
-    """Write the files that are asked for."""
+    """Write the files of a certificate that are asked for: HTML page, JSON and Markdown badge."""
     for path, make in ((html_to, html), (json_to, as_json), (markdown_to, badge)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

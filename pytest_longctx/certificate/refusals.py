@@ -22,7 +22,7 @@ _SAYS_LENGTH = ("long", "length", "context", "token", "exceed", "large", "maximu
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge the group, except what needs the whole run."""
+    """Judge the checks of refusals and errors, except those that need the whole run."""
     yield from _over_length(exam)
     yield _key(exam)
     yield _wrong(exam, "error-model", {"model": _NO_MODEL}, (400, 403, 404, 422), f"model {_NO_MODEL}")
@@ -39,7 +39,10 @@ def _over_length(exam: Examination) -> Iterator[Result]:
 
 
 def _too_long(exam: Examination, limit: Limit | None) -> tuple[Reply | None, Reply | None]:
-    """A request that is too long, without stream and in one; the search has sent at least one of them."""
+    """
+    The refusals of a request that is too long, without stream and in one; the search has sent at least one of
+    them.
+    """
     if limit is None or limit.fails is None:
         return None, None
     sent = [each.reply for each in exam.sent if each.tokens >= limit.fails.tokens and not accepted(each)]
@@ -105,7 +108,7 @@ def _in_stream(exam: Examination, reply: Reply | None, plain: Reply | None) -> R
 
 
 def _not_of_the_stream(exam: Examination, reply: Reply, plain: Reply | None) -> str:
-    """Why a wrong refusal in a stream says nothing of streams; empty if it does."""
+    """The reason why a wrong refusal in a stream is not a fault of the stream; empty if it is."""
     if reply.ending == "limited":
         return "the server limits its rate"
     if exam.is_broken("error-length-status") or exam.facts.get("dead") or reply.status in GIVEN_UP:
@@ -155,7 +158,7 @@ def _after(exam: Examination) -> Result:
 
 
 def judge_whole(exam: Examination) -> Iterator[Result]:
-    """Judge what needs all answers of the run."""
+    """Judge the checks of refusals and errors that need all answers of the run."""
     replies = exam.wire.replies
     inside = [
         each for each in replies if each.status == 200 and ((each.error_inside and not each.streamed) or _empty(each))
@@ -196,7 +199,7 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
 
 
 def _empty(reply: Reply) -> bool:
-    """A 200 that says nothing."""
+    """Whether *reply*, an answer with status 200 and no stream, is empty: without text, finish reason or error."""
     return not (reply.streamed or reply.text or reply.thought or reply.finish or reply.error)
 
 

@@ -47,7 +47,7 @@ class Result:
         return {"group": about.group, "asserts": about.asserts, **asdict(self), **do}
 
     def lines(self) -> Iterator[str]:
-        """For a terminal and for JUnit."""
+        """The result of one check as lines for a terminal and for JUnit."""
         yield f"{self.check}: {self.about.asserts}: {self.word}"
         rows = (("asked", self.asked), ("seen", self.seen), ("allowed", self.allowed), ("because", self.because))
         yield from (f"  {word:<8} {text}" for word, text in rows if text)
@@ -69,7 +69,7 @@ def unmeasured(check: str, because: str, seen: str = "", **figures: Any) -> Resu
 
 @lru_cache(maxsize=1)
 def checks() -> Mapping[str, Check]:
-    """Every check by its id, in order."""
+    """Every check of a certificate by its id, in order."""
     table = tomllib.loads(Path(__file__).with_name("checks.toml").read_text(encoding="utf-8"))
     return {
         f"{group}-{name}": Check(
@@ -81,7 +81,10 @@ def checks() -> Mapping[str, Check]:
 
 
 def explained(results: Iterable[Result]) -> Iterator[Result]:
-    """The *results*, with one cause for one fault: what another broken check explains is unmeasured."""
+    """
+    The *results* with one broken check for one fault: a check that another broken check explains becomes
+    unmeasured.
+    """
     given = list(results)
     wrong = {each.check for each in given if each.word == "broken"}
     for each in given:

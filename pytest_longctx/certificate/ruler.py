@@ -43,27 +43,30 @@ class Ruler:
 
     @property
     def least(self) -> int:
-        """The shortest length that can be made."""
+        """The shortest prompt that the ruler can make, in tokens."""
         return int(np.ceil(self.tokens_of(OPENING_WORDS)))
 
     def tokens_of(self, words: int) -> float:
         return self.base + self.per_word * words
 
     def turns(self, rng: np.random.Generator, tokens: int) -> tuple[Turn, ...]:
-        """A prompt of *tokens*: exactly, if the law is exact and a tail fits; else up to one word shorter."""
+        """
+        A prompt of *tokens* by the ruler: exactly, if the law is exact and a tail fits; else up to one word
+        shorter.
+        """
         words = max(1, int((tokens - self.base) // self.per_word))
         rest = round(tokens - self.tokens_of(words)) if self.exact else 0
         return filler(rng, self.words, words, tail=self.tails[rest] if rest < len(self.tails) else "")
 
     def made(self, tokens: int) -> int:
-        """The tokens that `turns` makes of *tokens*."""
+        """The tokens of the prompt that `Ruler.turns` makes for *tokens*."""
         words = max(1, int((tokens - self.base) // self.per_word))
         rest = round(tokens - self.tokens_of(words)) if self.exact else 0
         return round(self.tokens_of(words)) + (rest if rest < len(self.tails) else 0)
 
     @property
     def interval(self) -> str:
-        """How exact a length is, in words."""
+        """The exactness of the ruler's lengths, in words."""
         if self.exact:
             return f"exact: one word of filler is {self.per_word:g} of the server's tokens" + self._origin
         if self.counted:
@@ -79,7 +82,10 @@ class Ruler:
 
 
 def calibrate(rng: np.random.Generator, count: Count, source: str) -> Ruler:
-    """Find words that all count alike, the tokens of one, and those of the frame."""
+    """
+    Calibrate a ruler of prompt lengths: find words that count alike, the tokens of one word, and those of the
+    frame.
+    """
     found = _law(rng, WORDS, count, source)
     if found is None:
         return Ruler(WORDS, 16, 1.0, 16, counted=False, source="none")
@@ -113,7 +119,7 @@ def _law(rng: np.random.Generator, words: tuple[str, ...], count: Count, source:
 
 
 def _with_tails(rng: np.random.Generator, law: Ruler, count: Count) -> Ruler:
-    """Find texts of 1, 2 ... tokens, if one word has several."""
+    """Add to a ruler the tail texts of 1, 2 ... tokens, if one word has several."""
     if not law.exact or not 1 < law.per_word <= 16:
         return law
     wanted = int(law.tokens_of(_SIZES[0]))
@@ -138,7 +144,7 @@ def _with_tails(rng: np.random.Generator, law: Ruler, count: Count) -> Ruler:
 
 
 def by_asking(ask: Callable[[tuple[Turn, ...], int], Reply]) -> Count:
-    """Count by the server's usage; an answer without one is asked for again."""
+    """The ruler's count of a prompt by the server's usage; an answer without usage is asked for again."""
 
     def count(turns: tuple[Turn, ...], most: int) -> int | None:
         replies: Sequence[Reply] = []

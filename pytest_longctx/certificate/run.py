@@ -65,18 +65,18 @@ class Certificate:
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def count(self, word: str) -> int:
-        """Number of checks with this verdict."""
+        """Number of checks in the certificate with the verdict *word*."""
         return sum(each.word == word for each in self.results)
 
     @property
     def exit_status(self) -> int:
-        """0: no check is broken; 1: one is; 2: none could be judged."""
+        """Exit status of the run: 0 if no check is broken, 1 if one is, 2 if none could be judged."""
         if self.count("broken"):
             return 1
         return 0 if self.count("holds") else 2
 
     def metrics(self) -> dict[str, float | None]:
-        """The figures that a finding can bound, by their names in `pytest_longctx.measures`."""
+        """The certificate's figures that a finding can bound, by their names in `pytest_longctx.measures`."""
         return {
             "context_tokens": self.context,
             "longest_served_tokens": self.longest,
@@ -92,7 +92,7 @@ class Certificate:
 
     @property
     def headline(self) -> str:
-        """The served length in words."""
+        """The headline of the certificate: the served length in words."""
         if self.longest is None:
             return "no length was measured"
         if self.context is None or self.context == self.longest:
@@ -126,7 +126,7 @@ class Wanted:
     """The only dialect to ask in; None: the first that is served."""
 
     def wire(self) -> Wire:
-        """The way to the endpoint. Raises `UsageError` for an address or a key that cannot be used."""
+        """The wire to the wanted endpoint. Raises `UsageError` for an address or a key that cannot be used."""
         try:
             place = UrlLauncher(self.url)
         except UsageError as problem:
@@ -140,7 +140,7 @@ class Wanted:
 
 
 def plan(wanted: Wanted, host: str) -> Iterator[str]:
-    """What would be sent at most, and its cost, before anything is sent."""
+    """The plan of a certificate run before anything is sent: what would be sent at most, and its cost."""
     budget = wanted.budget
     limit = f"{budget.tokens:,} tokens" if budget.tokens is not None else f"${budget.money:,.2f}"
     yield f"longctx certify {host}: at most {limit} will be sent, refused and repeated requests included"
@@ -165,7 +165,10 @@ def _most_cost(prices: Prices, tokens: int) -> float | None:
 
 
 def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) -> Certificate:
-    """Run every check. Raises `Unaskable` if no dialect is answered, and `OverBudget` if the budget is too small to begin."""
+    """
+    Run every check against one endpoint. Raises `Unaskable` if no dialect is answered, and `OverBudget` if
+    the budget is too small to begin.
+    """
     seed = wanted.seed if wanted.seed is not None else int.from_bytes(os.urandom(4))
     exam = Examination(
         wire, wanted.model, wanted.claim, seed, "Authorization" in wire.headers, vocabulary=wanted.vocabulary
@@ -185,7 +188,10 @@ def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) ->
 
 
 def _begin(exam: Examination, dialect: str | None) -> str:
-    """Find out how to ask. Returns why nothing more can be asked, if the answers so far are a verdict; else empty."""
+    """
+    Begin a run by finding out how to ask. Returns why nothing more can be asked, if the answers so far are a
+    verdict; else empty.
+    """
     try:
         list_models(exam)
         find_dialects(exam, dialect)
@@ -212,7 +218,7 @@ def _by_tokenizer(vocabulary: ModelTokenizer, turns: tuple[Turn, ...], _: int) -
 
 
 def _run(exam: Examination, prefixes: tuple[str, ...], group: Group) -> None:
-    """Run one group; what it could not judge is unmeasured."""
+    """Run one group of checks; what could not be judged is unmeasured."""
     try:
         for result in group(exam):
             exam.results.append(result)

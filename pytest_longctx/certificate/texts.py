@@ -68,7 +68,7 @@ class Quest:
 
     def found(self, answer: str) -> tuple[bool, ...]:
         """
-        Whether *answer* has the code of each fact as a number of its own.
+        Whether *answer* has the code of each asked fact as a number of its own.
 
         >>> Quest((), (Fact("a", "1234567", 0), Fact("b", "7654321", 1))).found("1,234,567 and 97654321")
         (True, False)
@@ -77,13 +77,16 @@ class Quest:
 
 
 def has(answer: str, code: str) -> bool:
-    """Whether *answer* has *code* as a number of its own; commas and blanks between digits are ignored."""
+    """
+    Whether the *answer* to a text has *code* as a number of its own; commas and blanks between digits are
+    ignored.
+    """
     digits = r"[ ,]?".join(code)
     return re.search(rf"(?<!\d){digits}(?!\d)", answer) is not None
 
 
 def facts(rng: np.random.Generator, count: int) -> tuple[Fact, ...]:
-    """Draw *count* things with codes, spread evenly from the start to the end."""
+    """Draw *count* facts for a text, things with codes, spread evenly from its start to its end."""
     places = rng.choice(len(_MATERIALS) * len(_OBJECTS), size=count, replace=False)
     things = [f"{_MATERIALS[place // 10]} {_OBJECTS[place % 10]}" for place in places]
     codes = [str(code) for code in rng.choice(9_000_000, size=count, replace=False) + 1_000_000]
@@ -93,7 +96,7 @@ def facts(rng: np.random.Generator, count: int) -> tuple[Fact, ...]:
 
 def task(asked: Iterable[Fact]) -> str:
     """
-    The question about *asked*.
+    The question for the codes of the facts *asked*.
 
     >>> task([Fact("amber falcon", "1", 0)])[:42]
     'Task: give the code of the amber falcon. R'
@@ -109,7 +112,7 @@ def task(asked: Iterable[Fact]) -> str:
 
 
 def story(rng: np.random.Generator, characters: int, stated: tuple[Fact, ...]) -> list[str]:
-    """Sentences of about *characters* with *stated* between them, each at its depth."""
+    """Sentences of a text of about *characters*, with the facts *stated* between them, each at its depth."""
     seed = int(rng.integers(2**32))
     text, source = "", endless(seed)
     while len(text) < characters:
@@ -147,6 +150,6 @@ def single(whole: Quest, fact: Fact) -> Quest:
 
 
 def filler(rng: np.random.Generator, words: tuple[str, ...], count: int, *, tail: str = "") -> tuple[Turn, ...]:
-    """A prompt of *count* *words*, the first ones drawn at random, and *tail*."""
+    """A filler text of *count* *words*, the first ones drawn at random, and *tail*, as a prompt."""
     opening = "".join(words[place] for place in rng.integers(0, len(words), size=min(count, OPENING_WORDS)))
     return (("user", f"Note:{opening}{words[0] * max(0, count - OPENING_WORDS)}{tail}"),)

@@ -25,7 +25,7 @@ _READ_TIMES = 3
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge what needs requests of its own."""
+    """Judge the timing checks that need requests of their own."""
     yield _stream(exam)
     yield _read_once(exam)
 
@@ -59,7 +59,7 @@ def _stream(exam: Examination) -> Result:
 
 
 def _counter(exam: Examination) -> float | None:
-    """The server's own count of prompt tokens; None if it has none."""
+    """The server's own counter of prompt tokens, to find prompts that are read twice; None without one."""
     response = exam.wire.get("/metrics")
     if response is None or response.status_code != httpx.codes.OK:
         return None
@@ -98,7 +98,7 @@ def _read_once(exam: Examination) -> Result:
 
 
 def judge_whole(exam: Examination) -> Iterator[Result]:
-    """Judge what needs all answers of the run."""
+    """Judge the timing checks that need all answers of the run."""
     replies = exam.wire.replies
     yield _rate_limit(replies)
     yield _silence(replies)

@@ -45,7 +45,7 @@ class Reading:
 
     @property
     def part(self) -> Part:
-        """Which part was lost."""
+        """The part of the text whose codes were lost in this reading."""
         return part_of(self.found)
 
     @property
@@ -55,7 +55,7 @@ class Reading:
 
 def part_of(found: Sequence[bool]) -> Part:
     """
-    Where the lost codes stand.
+    The part of the text that a truncation drops, by the places of the lost codes.
 
     >>> part_of([False, False, True]), part_of([True, False, True]), part_of([False, True, False, True])
     ('head', 'middle', 'scattered')
@@ -69,7 +69,10 @@ def part_of(found: Sequence[bool]) -> Part:
 
 
 def recall(exam: Examination) -> Iterator[Result]:
-    """Whether the model answers such questions at all; also how many characters a token has in natural text."""
+    """
+    Judge whether the model recalls codes in short texts, without which no truncation shows; also calibrate
+    characters for each token.
+    """
     short = read(exam, SHORT_TOKENS, how="all")
     again = read(exam, 2 * SHORT_TOKENS, how="all")
     _scale(exam, short, again)
@@ -88,7 +91,7 @@ def recall(exam: Examination) -> Iterator[Result]:
 
 
 def _recalls(exam: Examination, how: str, first: Reading, second: Reading) -> bool:
-    """Note how codes can be asked for, if all were found."""
+    """Whether all codes were found in two short texts; if so, note *how* to ask for codes."""
     exam.recall = how if first.whole and second.whole else ""
     return bool(exam.recall)
 
@@ -98,7 +101,7 @@ def _all_found(first: Reading, second: Reading) -> str:
 
 
 def _scale(exam: Examination, short: Reading, longer: Reading) -> None:
-    """Calibrate characters for each token from two texts."""
+    """Calibrate the characters for each token of natural text from two readings."""
     low, high = short.reply, longer.reply
     if low.prompt and high.prompt and high.prompt > low.prompt:
         exam.characters_per_token = (high.prompt_characters - low.prompt_characters) / (high.prompt - low.prompt)
@@ -106,7 +109,7 @@ def _scale(exam: Examination, short: Reading, longer: Reading) -> None:
 
 
 def read(exam: Examination, tokens: int, *, how: str = "", turns: int = 1) -> Reading:
-    """Ask for codes in a new text of about *tokens*. Raises `OverBudget`."""
+    """Read a new text of about *tokens*: ask for its codes to see what is truncated. Raises `OverBudget`."""
     how = how or exam.recall
     made = quest(exam.rng, int(tokens * exam.characters_per_token), CODES, turns=turns)
     if how == "all":
@@ -127,7 +130,7 @@ def _one_by_one(exam: Examination, made: Quest, tokens: int) -> Reading:
 
 
 def lengths(exam: Examination) -> list[int]:
-    """Lengths to read: by a factor of four up to the limit."""
+    """Lengths at which to look for truncation, in tokens: by a factor of four up to the limit."""
     limit = exam.facts.get("limit")
     top = int((limit.longest if limit and limit.longest else 2 * SHORT_TOKENS) * _NEARLY) - 64
     times = 1 if exam.recall == "all" else len(_SINGLE)
@@ -140,7 +143,7 @@ def lengths(exam: Examination) -> list[int]:
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Read longer and longer texts; where codes are lost, find from which length on."""
+    """Judge truncation: read longer and longer texts and, where codes are lost, find from which length on."""
     if not exam.recall:
         because = "the model does not answer such questions even in a short text (truncation-recall)"
         yield from (unmeasured(f"truncation-{part}", because) for part in (*PARTS, "turns"))
@@ -181,7 +184,7 @@ def _parts(exam: Examination, readings: list[Reading], because: str) -> Iterator
 
 
 def _lost(exam: Examination, last: Reading) -> Iterator[Result]:
-    """Judge lost codes: read again, find the onset, and compare."""
+    """Judge lost codes as truncation or not: read again, find the onset, and compare."""
     try:
         again = read(exam, last.tokens)
         below, above = onset(exam, last)
@@ -209,7 +212,10 @@ def _lost(exam: Examination, last: Reading) -> Iterator[Result]:
 
 
 def onset(exam: Examination, lost: Reading) -> tuple[int, Reading]:
-    """The longest length read as a whole, and a reading at most a quarter longer that is not."""
+    """
+    The onset of truncation: the longest length read as a whole, and a reading at most a quarter longer that
+    is not.
+    """
     below = exam.facts.get("read_tokens") or SHORT_TOKENS
     above = lost
     while above.tokens > _SPREAD * below:
@@ -225,7 +231,7 @@ def onset(exam: Examination, lost: Reading) -> tuple[int, Reading]:
 
 
 def _cause(below: int, above: Reading, repeated: Reading, last: Reading, again: Reading) -> Part | None:
-    """The part that is not read; None if chance or a weak model explains the lost codes as well."""
+    """The part of the text that is truncated; None if chance or a weak model explains the lost codes as well."""
     readings = (above, repeated, last, again)
     if not below or any(each.whole for each in readings):
         return None
@@ -247,7 +253,7 @@ def _cause(below: int, above: Reading, repeated: Reading, last: Reading, again: 
 
 
 def _summary(last: Reading, again: Reading) -> bool:
-    """Whether a third or more of the codes is lost each time, at several places."""
+    """Whether lost codes look like a summary: a third or more is lost in each of two readings."""
     return all(sum(each.found) <= len(each.found) * 2 / 3 for each in (last, again))
 
 
@@ -270,7 +276,7 @@ def _turns(exam: Examination, readings: Sequence[Reading]) -> Result:
 
 
 def _talk(exam: Examination, tokens: int) -> Result:
-    """Judge two conversations nearly as long as a text of *tokens* that was read as one message."""
+    """Judge truncation of two conversations nearly as long as a text of *tokens* that was read as one message."""
     name = "truncation-turns"
     reading, again = (read(exam, int(tokens * _NEARLY), turns=_TURNS) for _ in range(2))
     if not (reading.reply.served and again.reply.served):
@@ -285,7 +291,7 @@ def _talk(exam: Examination, tokens: int) -> Result:
 
 
 def influence(exam: Examination) -> Iterator[Result]:
-    """For a model that cannot recall: does the first token depend on each part of the prompt?"""
+    """Judge truncation for a model that cannot recall: whether the first token depends on each part of the prompt."""
     name = "truncation-influence"
     if exam.recall:
         yield unmeasured(name, "not needed: codes are found (truncation-recall)")

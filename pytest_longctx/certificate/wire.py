@@ -92,7 +92,7 @@ class Reply:
 
     @property
     def said(self) -> str:
-        """Status and message in one line."""
+        """Status and message of the reply in one line."""
         code = "no status" if self.status is None else f"HTTP {self.status}"
         return f"{code} {' '.join(self.error.split())[:200]}".strip()
 
@@ -121,7 +121,7 @@ class _Reading:
     before: str = ""
 
     def page(self, page: Any, *, streamed: bool, now_s: float) -> None:
-        """Take one answer, or one event of a stream."""
+        """Take one answer from the wire, or one event of a stream."""
         error = page.get("error") if isinstance(page, dict) else None
         if error or (isinstance(page, dict) and page.get("object") == "error"):
             self.found["error"] = _message(error or page)
@@ -172,7 +172,7 @@ class Wire:
 
     @property
     def http(self) -> httpx.Client:
-        """The one client; proxies from the environment are not used on loopback."""
+        """The wire's one HTTP client; proxies from the environment are not used on loopback."""
         if self._http is None:
             self._http = httpx.Client(
                 headers={"Accept-Encoding": "identity", **self.headers},
@@ -189,7 +189,7 @@ class Wire:
             self._http = None
 
     def get(self, path: str) -> httpx.Response | None:
-        """A page of the server, which costs no tokens; None if there is none."""
+        """Get a page of the server over the wire, which costs no tokens; None if there is none."""
         try:
             with self.http.stream("GET", self.base + path, timeout=30) as response:
                 body = bytearray()
@@ -213,7 +213,7 @@ class Wire:
         **more: Any,
     ) -> Reply:
         """
-        Send one request; repeat it with patience if the server limits its rate.
+        Send one request over the wire; repeat it after a wait if the server limits its rate.
 
         *expected*: prompt tokens, if known; else each byte counts as one. *key*: instead of the usual one. Raises `OverBudget`.
         """
@@ -245,7 +245,7 @@ class Wire:
         return reply
 
     def together(self, questions: Iterable[Callable[[], Reply]]) -> list[Reply]:
-        """Ask all *questions* at once."""
+        """Send all *questions* over the wire at once."""
         asked = list(questions)
         with ThreadPoolExecutor(len(asked)) as pool:
             return [each.result() for each in [pool.submit(question) for question in asked]]
@@ -253,7 +253,7 @@ class Wire:
     def _once(
         self, dialect: Dialect, body: bytes, headers: Mapping[str, str], *, streamed: bool
     ) -> tuple[Reply, float | None]:
-        """Send the request once; also the seconds after which the server wants it again."""
+        """Send the request over the wire once; also returns the seconds after which the server wants it again."""
         started_s = self.clock()
         seen: dict[str, Any] = {"started_s": started_s, "streamed": streamed}
         again: float | None = None
@@ -345,7 +345,7 @@ def _ending(seen: Mapping[str, Any], again: float | None) -> Ending:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds of a ``Retry-After`` header: a number, or a date."""
+    """Seconds to wait by a ``Retry-After`` header: a number, or a date."""
     if value is None:
         return None
     try:
@@ -360,6 +360,6 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def other_host(base: str, location: str) -> bool:
-    """Whether *location* is on another host than *base*, or would drop its encryption."""
+    """Whether the redirect to *location* leads to another host than *base*, or would drop its encryption."""
     here, there = urlsplit(base), urlsplit(location)
     return bool(there.netloc) and (there.hostname != here.hostname or (here.scheme, there.scheme) == ("https", "http"))

@@ -32,7 +32,10 @@ def _plan_alone() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand. Returns 0 on success, 2 on an error, 1 if a comparison or a merged run is red."""
+    """
+    Run one subcommand of the ``longctx`` console. Returns 0 on success, 2 on an error, 1 if a comparison or a
+    merged run is red.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     try:
         if words[:1] == ["plan"]:

@@ -11,7 +11,7 @@ from pytest_longctx.redaction import shown
 
 
 def add(commands: Any) -> None:
-    """Add the command to the console parser."""
+    """Add the subcommand ``longctx certify`` to the console parser."""
     parser: ArgumentParser = commands.add_parser(
         "certify", help="check what an endpoint really serves: its length, its counts, its answers and its errors"
     )
@@ -24,7 +24,10 @@ def add(commands: Any) -> None:
 
 
 def certify(given: Namespace) -> int:
-    """Run the checks. Returns 0 if none is broken, 1 if one is, 2 if none could be judged."""
+    """
+    Certify the given endpoint from the console. Returns 0 if no check is broken, 1 if one is, 2 if none could
+    be judged.
+    """
     wanted = arguments.wanted(given.url, given)
     if given.html:
         page.check_html()
@@ -38,7 +41,7 @@ def certify(given: Namespace) -> int:
 
 
 def _confirm(wanted: run.Wanted, host: str, *, yes: bool) -> None:
-    """Print what will be sent, and ask. Raises `UsageError` without a yes."""
+    """Print what certifying the endpoint will send, and ask for consent. Raises `UsageError` without a yes."""
     print(shown("\n".join(run.plan(wanted, host))), file=sys.stderr, flush=True)
     if yes:
         return

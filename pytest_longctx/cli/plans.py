@@ -26,7 +26,7 @@ examples:
 
 
 def add(commands: Any) -> None:
-    """Add the command to the console parser."""
+    """Add the subcommand ``longctx plan`` to the console parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "plan",
         help="predict what a command, a manifest or a run needs, and whether it fits; boots no server",
@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: Namespace) -> int:
-    """Plan what *given* asks for. Returns 0 whatever the plan says. Raises `UsageError`."""
+    """Print the plan that *given* asks for. Returns 0 whatever the plan says. Raises `UsageError`."""
     if given.start:
         _plan_starts(given)
     else:
@@ -71,7 +71,10 @@ def run(given: Namespace) -> int:
 
 
 def _secrets(words: list[str]) -> tuple[str, ...]:
-    """Values in a typed command that are not to be printed: of flags, and of variables that are set in it."""
+    """
+    Secret values in a typed command to plan, which are not to be printed: of flags, and of variables set in
+    the command.
+    """
     pairs = (word.partition("=") for each in words for word in each.split())
     return secret_values({name: value for name, equals, value in pairs if equals and name[:1] != "-"}, words)
 
@@ -155,7 +158,7 @@ def _plan_findings(given: Namespace) -> None:
 
 
 def _fitting_first(made: "Plan") -> Iterator[str]:
-    """The plan with what fits first; what is out of scope is counted, by its reason."""
+    """The lines of a plan with what fits first; what is out of scope is counted, by its reason."""
     from pytest_longctx.plan.runs import Plan  # noqa: PLC0415
 
     inside = [row for row in made.rows if not row.out_of_scope]

@@ -45,7 +45,7 @@ _FROM_SHELL = "FROM-THE-SHELL"
 
 
 def add_render_command(commands: Any) -> None:
-    """Add the command to the console parser."""
+    """Add the subcommand ``longctx render`` to the console parser."""
     parser = commands.add_parser("render", help="print the start command of a deployment without starting it")
     parser.add_argument("deployment", metavar="DEPLOYMENT", help="deployment name or TOML file")
     parser.add_argument("--launcher", default="kubernetes", choices=sorted(_RENDERERS), help="default: kubernetes")
@@ -80,7 +80,7 @@ def _named(name: str, folders: tuple[Path, ...]) -> Deployment:
 
 
 def _backend(name: str, plugins: Sequence[str]) -> Backend:
-    """The backend *name*, of one of *plugins* or shipped. Raises `UsageError`."""
+    """The backend *name* for a subcommand, made by one of *plugins* or shipped. Raises `UsageError`."""
     for module in plugins:
         try:
             make = getattr(importlib.import_module(module), "pytest_longctx_make_backend", None)
@@ -95,20 +95,26 @@ def _backend(name: str, plugins: Sequence[str]) -> Backend:
 
 
 def _model_name(one: Deployment) -> str:
-    """Return the model as passed to the engine. Unlike `models.locate` this builds no model and does not check the path."""
+    """
+    Return the model name for a rendered command. Unlike `models.locate` this builds no model and does not
+    check the path.
+    """
     if one.model.make is not None:
         return str(paths.kept() / "models" / one.model.make)
     return str(Path(one.model.path).expanduser()) if one.model.path else one.model.id or one.model.name
 
 
 def process(backend: Backend, one: Deployment) -> str:
-    """Return the command line, preceded by its environment variables."""
+    """Render the command line that starts a deployment as a process, preceded by its environment variables."""
     made = backend.recipe(one, _model_name(one), manifests.port_of(one), "python3")
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in made.env.items()), shlex.join(made.argv)])
 
 
 def docker(backend: Backend, one: Deployment) -> str:
-    """Return the ``docker run`` line. Variables in ``pass_env`` are taken from the shell that runs it."""
+    """
+    Render the ``docker run`` line of a deployment. Variables in ``pass_env`` are taken from the shell that
+    runs it.
+    """
     port, inside = manifests.port_of(one), "0.0.0.0"  # noqa: S104 - the port is published on loopback
     listens = "127.0.0.1" if one.docker.network == "host" else inside
     made = backend.recipe(one, _model_name(one), port, one.docker.python, host=listens)
@@ -118,7 +124,10 @@ def docker(backend: Backend, one: Deployment) -> str:
 
 
 def kubernetes(backend: Backend, one: Deployment, namespace: str | None = None) -> str:
-    """Return manifests for ``kubectl apply -f -``: YAML if PyYAML is installed, else JSON, which kubectl also accepts."""
+    """
+    Render a deployment's manifests for ``kubectl apply -f -``: YAML if PyYAML is installed, else JSON, which
+    kubectl also accepts.
+    """
     objects = manifests.render(backend, one, _model_name(one), manifests.Owner(namespace))
     try:
         import yaml  # noqa: PLC0415 - an extra
@@ -136,7 +145,7 @@ _RENDERERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 
 
 def add_selftest_command(commands: Any) -> None:
-    """Add the command that tests the tests."""
+    """Add the subcommand ``longctx selftest``, which tests the tests by planted faults, to the console parser."""
     tested: ArgumentParser = commands.add_parser(
         "selftest", help="plant faults in a running engine, and print which checks of the cache paths name each"
     )
@@ -160,7 +169,10 @@ def _selftest(given: Namespace) -> int:
 
 
 def add_report_commands(commands: Any) -> None:
-    """Add the report commands. Each stores its function, which returns an exit code, as ``run``."""
+    """
+    Add the report subcommands to the console parser. Each stores its function, which returns an exit code, as
+    ``run``.
+    """
     shown: ArgumentParser = commands.add_parser("report", help="export a run as one shareable HTML file")
     shown.add_argument("results", type=Path)
     shown.add_argument("-o", "--output", type=Path, help="HTML file to write; default: beside the results file")
@@ -244,7 +256,7 @@ def _history(given: Namespace) -> int:
 
 
 def commands() -> argparse.ArgumentParser:
-    """Return the parser of all console commands."""
+    """Return the parser of all ``longctx`` subcommands."""
     parser = argparse.ArgumentParser(prog="longctx", description="Tools of pytest-longctx outside of test runs.")
     parser.add_argument("--version", action="version", version=f"pytest-longctx {__version__}")
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -79,7 +79,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
 
 
 def machine_lacks(deployment: Deployment, hardware: Hardware | None) -> str | None:
-    """The reason why *hardware* is out of scope for *deployment*; None if it can run there, or if either is unknown."""
+    """The reason why *deployment* is out of scope on *hardware*; None if it can run there, or if either is unknown."""
     if deployment.hardware is None or hardware is None or hardware.carries(Hardware.parse(deployment.hardware)):
         return None
     return f"hardware: needs {deployment.hardware}, this machine has {hardware}"

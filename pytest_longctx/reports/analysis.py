@@ -50,7 +50,7 @@ class LengthPoint:
 
 
 def cold(results: Results) -> dict[str, list[LengthPoint]]:
-    """Return the cold measurements of each deployment, sorted by length."""
+    """Analyse a run's cold measurements: those of each deployment, sorted by length."""
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for row in results.verdicts:
         seen = row["measured"]
@@ -88,7 +88,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def law(readings: Iterable[LengthPoint]) -> Law | None:
-    """Fit the law to *readings*. Returns ``None`` for fewer than two lengths."""
+    """Fit the law of TTFT over prompt length to *readings*. Returns ``None`` for fewer than two lengths."""
     points = [(each.tokens, each.ttft_s) for each in readings]
     return fit(points) if len({tokens for tokens, _ in points}) > 1 else None
 
@@ -125,7 +125,10 @@ def spent_s(results: Results) -> dict[str, float]:
 
 
 def gather(results: Results) -> dict[CaseKey, Samples]:
-    """Collect every judged case, and the law of every deployment measured at two lengths or more."""
+    """
+    Gather the samples of every judged case for comparison, and the law of every deployment measured at two
+    lengths or more.
+    """
     found: dict[CaseKey, Samples] = {}
     for row in results.verdicts:
         if row["verdict"] not in JUDGED:

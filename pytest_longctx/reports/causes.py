@@ -68,7 +68,8 @@ _MISSED: Final = re.compile(r"([a-z][a-z_0-9 ]*?): (.+?), wanted (.+?)(?=; [a-z]
 
 def missed(why: str) -> list[Missed]:
     """
-    Return the bounds that the reason of a verdict names; empty for a reason in other words.
+    Return the missed bounds that the reason of a verdict names, to find its cause; empty for a reason in
+    other words.
 
     >>> missed("ttft_s: 4 s, wanted <= 3 s; recovered: 0, wanted exactly 1")
     [Missed(measure='ttft_s', seen='4 s', allowed='<= 3 s'), Missed(measure='recovered', seen='0', allowed='exactly 1')]
@@ -121,7 +122,7 @@ _DERIVED: Final = frozenset({"miscounted_prompts", "miscounted_answers", "ledger
 
 
 def is_derived(why: str) -> bool:
-    """Whether the reason of a verdict is a summary of many requests."""
+    """Whether the reason of a verdict summarises many requests: a single request explains the same cause better."""
     return bool(lines := missed(why)) and lines[0].measure in _DERIVED
 
 
@@ -150,7 +151,7 @@ class Cause:
 
     @property
     def word(self) -> str:
-        """The worst verdict of the group."""
+        """The worst verdict of the cause."""
         return min((row["verdict"] for row in self.rows), key=WORST_FIRST.index, default="broken")
 
     @property
@@ -192,7 +193,7 @@ def sentence(it: Key, lines: Sequence[Missed], boot: Row | None = None, message:
 
 
 def _end_of(boot: Row) -> str:
-    """How a boot ended, with the known signature, else with the first words of the cause."""
+    """How the failed boot of a cause ended, with the known signature, else with the first words of the cause."""
     outcome = f"it {boot['outcome']}" if boot.get("outcome") else "it was too slow for the time limits of this run"
     cause = dict(explained(boot.get("explained") or "")).get("because", boot.get("said", ""))
     said = boot.get("signature") or (cause or "").partition(";")[0]
@@ -257,7 +258,10 @@ def _severity(cause: Cause) -> tuple[int, bool, int]:
 
 
 def expected(results: Results) -> Iterator[tuple[Row, Row | None]]:
-    """Return the failures that a finding documents, as pairs of verdict and boot: known ones, and boots that must fail."""
+    """
+    Return the failures that a finding documents, apart from the causes: pairs of verdict and boot, known or
+    required to fail.
+    """
     failed = failed_boots(results)
     for row in results.verdicts:
         name = row["server"].get("deployment", "")
@@ -266,13 +270,16 @@ def expected(results: Results) -> Iterator[tuple[Row, Row | None]]:
 
 
 def remarks(results: Results) -> list[Row]:
-    """Return the verdicts that hold although something else is wrong, such as the prediction of their boot."""
+    """
+    Return the verdicts that hold without a cause of failure but with a remark, such as a wrong prediction of
+    their boot.
+    """
     return [row for row in results.verdicts if row["verdict"] == "holds" and row["why"]]
 
 
 def again(header: Row, row: Row) -> str:
     """
-    Return the command that repeats the test of a verdict with the same prompts, from any folder.
+    Return the command that repeats the test of a cause's verdict with the same prompts, from any folder.
 
     A merged file has more than one seed.
     """
@@ -285,7 +292,10 @@ def again(header: Row, row: Row) -> str:
 
 
 def _test(header: Row, name: str) -> str:
-    """Return the arguments that select only the test *name*: suite tests by case, other tests by path."""
+    """
+    Return the pytest arguments that select only the test *name*, to repeat it: suite tests by case, other
+    tests by path.
+    """
     file, _, rest = name.partition("::")
     if paths.suites().joinpath(*Path(file).parts[-2:]).is_file():
         case = rest[rest.find("[") :] if "[" in rest else rest
@@ -314,7 +324,10 @@ def explained(text: str) -> list[tuple[str, str]]:
 
 
 def rows_of(cause: Cause, header: Row) -> list[tuple[str, str]]:
-    """Return asked, seen, allowed, because, do and again of a cause: as its test told them, else from its reason."""
+    """
+    Return the rows that explain a cause (asked, seen, allowed, because, do, again): as its test told them,
+    else from its reason.
+    """
     lead, boot = cause.lead, cause.boot
     text = (boot.get("explained") if boot else lead and lead.get("explained")) or ""
     told = explained(text)
@@ -335,7 +348,7 @@ def rows_of(cause: Cause, header: Row) -> list[tuple[str, str]]:
 
 
 def _from_reason(row: Row) -> Iterator[tuple[str, str]]:
-    """Rows for a verdict of a file that has no explanations; its title says what was asked."""
+    """Rows that explain a cause from the reason of its verdict, for a results file without explanations."""
     lines = missed(row["why"])
     for line in lines:
         yield "seen", f"{line.measure} {line.seen}"
@@ -348,7 +361,7 @@ def _from_reason(row: Row) -> Iterator[tuple[str, str]]:
 
 def anchor(*parts: str) -> str:
     """
-    Return a fragment for links that stays the same between runs.
+    Return a link fragment for a cause that stays the same between runs.
 
     >>> anchor("cause", "prompt count", "tiny 64k")
     'cause-prompt-count-tiny-64k'

@@ -65,19 +65,19 @@ class Change:
 
     @property
     def worse_by(self) -> float | None:
-        """Relative deterioration; negative if the value improved, ``None`` if unknown."""
+        """Relative deterioration of the compared figure; negative if improved, ``None`` if unknown."""
         if not isinstance(self.before, float) or not isinstance(self.after, float):
             return None
         return worse_by(self.measure, self.before, self.after)
 
 
 def unit_of(measure: str) -> str:
-    """Return the unit of a measure or a coefficient."""
+    """Return the unit of a compared measure or coefficient."""
     return MEASURES[measure].unit if measure in MEASURES else COEFFICIENTS.get(measure, "")
 
 
 def worse_by(measure: str, before: float, after: float) -> float:
-    """Return by what share *after* is worse than *before*."""
+    """Return by what share *after* is worse than *before*, by the direction of the measure's unit."""
     if before == after:
         return 0.0
     change = (after - before) / abs(before) if before else float("inf")
@@ -88,7 +88,7 @@ def worse_by(measure: str, before: float, after: float) -> float:
 
 
 def noise_of(measure: str, *runs: Samples) -> Noise:
-    """Return the noise of *measure* from the first of *runs* that provides it."""
+    """Return the noise of a compared *measure* from the first of *runs* that provides it."""
     spreads = [max(abs(value / middle - 1) for value in its) for its, middle in _repeated(measure, runs)]
     if spreads:
         return Noise(max(spreads), SEEN[0])
@@ -103,7 +103,7 @@ def noise_of(measure: str, *runs: Samples) -> Noise:
 
 
 def _repeated(measure: str, runs: tuple[Samples, ...]) -> Iterator[tuple[list[float], float]]:
-    """The values of each run that repeated *measure*, and their median."""
+    """The values of each compared run that repeated *measure*, and their median."""
     for run in runs:
         its = run.values.get(measure, [])
         if len(its) >= REPEATS and (middle := median(its)):
@@ -155,7 +155,7 @@ class Limit(NamedTuple):
 
 def limits(text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> tuple[Limit, ...]:
     """
-    Parse the limits typed by the user. Raises `UsageError`.
+    Parse the limits of deterioration in ``--fail-on``. Raises `UsageError`.
 
     >>> limits("ttft_s:10%, decode_tokens_per_s:5%")
     (Limit(measure='ttft_s', share=0.1), Limit(measure='decode_tokens_per_s', share=0.05))
@@ -173,7 +173,10 @@ def limits(text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> tu
 
 
 def held(limit: Limit, old: Samples, seen: float | None) -> Line | None:
-    """Check one figure against its baseline; ``None`` if the baseline lacks it. Measured noise widens the limit."""
+    """
+    Compare one figure with its limit against the baseline; ``None`` if the baseline lacks it. Measured noise
+    widens the limit.
+    """
     if limit.measure not in old.values:
         return None
     before, unit = median(old.values[limit.measure]), unit_of(limit.measure)
@@ -195,7 +198,10 @@ class Gate:
 
     @classmethod
     def of(cls, baseline: Results, text: str, known: tuple[str, ...] = (*MEASURES, *COEFFICIENTS)) -> "Gate":
-        """Build from a results file and the typed limits. Raises `UsageError` if the file holds none of the figures."""
+        """
+        Build the gate from a results file and the typed limits. Raises `UsageError` if the file holds none of
+        the figures.
+        """
         asked, found = limits(text, known), gather(baseline)
         for limit in asked:
             if not any(limit.measure in its.values for its in found.values()):
@@ -203,7 +209,7 @@ class Gate:
         return cls(found, asked)
 
     def lines(self, finding: str, server: Mapping[str, str], seen: Mapping[str, float | None]) -> Iterator[Line]:
-        """Return the baseline's limits for one finding on one server; empty if the baseline lacks the finding."""
+        """Compare one finding on one server with the baseline's limits; empty if the baseline lacks the finding."""
         old = self.baseline.get(CaseKey(finding, server.get("deployment", "")))
         if old is None:
             return
@@ -216,7 +222,10 @@ class Gate:
                 yield line
 
     def missed(self, after: Results) -> list[tuple[CaseKey, Line]]:
-        """Return every line of *after* that exceeds its limit or whose figure is missing."""
+        """
+        Return every line of the run *after* that exceeds its limit against the baseline or whose figure is
+        missing.
+        """
         found = [
             (case, line)
             for case, its in gather(after).items()
@@ -278,7 +287,7 @@ def _by_finding(run: Results) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def _differing(old: list[Mapping[str, Any]], new: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Return every term that is not known to be equal in the rows of one finding."""
+    """Return every term of a comparison not known to be equal in the rows of one finding."""
     for rows in (old, new):
         deployments = sorted({row["server"].get("deployment", "") for row in rows})
         if len(deployments) > 1:
@@ -314,7 +323,7 @@ def _some(findings: list[str]) -> str:
 
 
 def _cut(run: Results, findings: list[str], names: list[str]) -> Results:
-    """Return *run* restricted to these findings, with the names of both backends as deployment name."""
+    """Return *run* restricted to the findings compared, with the names of both backends as deployment name."""
     rows = [
         {**row, "server": {**row["server"], "deployment": " : ".join(names)}}
         for row in run.verdicts
@@ -330,7 +339,7 @@ _FACTS = ("engine", "model", "hardware")
 def page(
     before: Results, after: Results, changes: Sequence[Change], missed: Sequence[tuple[CaseKey, Line]]
 ) -> Iterator[str]:
-    """Return the lines of the page: exceeded limits, changes, and the number of unchanged figures."""
+    """Return the lines of a comparison's page: exceeded limits, changes, and the number of unchanged figures."""
     counts = Counter(change.word for change in changes)
     yield "## " + ", ".join(f"{counts[word]} {word}" for word in (*_SHOWN_ROWS, "same"))
     yield f"\nBaseline of {before.header['started']}, run of {after.header['started']}."
@@ -349,7 +358,10 @@ def page(
 
 
 def cells(change: Change) -> tuple[str, ...]:
-    """Return the cells of one change: finding, deployment, figure, word, before, after, worse by, noise."""
+    """
+    Return the table cells of one compared change: finding, deployment, figure, word, before, after, worse by,
+    noise.
+    """
     worse = "" if change.worse_by is None else f"{100 * change.worse_by:+.3g} %"
     values = (_said(change.measure, change.before), _said(change.measure, change.after))
     return *change.case, f"`{change.measure}`", change.word, *values, worse, str(change.noise or "")

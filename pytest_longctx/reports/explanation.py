@@ -93,7 +93,7 @@ def verdict_text(verdict: Verdict, setting: Setting) -> str:
 
 
 def _explained(verdict: Verdict, deciding: Sequence[Line], setting: Setting) -> Iterator[Row]:
-    """The rows that tests with one cause have in common."""
+    """The rows of an explanation that tests with one cause have in common."""
     seen = verdict.observation or Observation(None)
     yield from (
         ("because", "; ".join(filter(None, (_because(seen), *_changes(deciding), verdict.remark)))),
@@ -137,7 +137,7 @@ def _remedy(exchange: Exchange) -> str:
 
 
 def of_finding(text: str, finding: str, word: str) -> str:
-    """Return the rows about one verdict from the *text* of a failed test; empty if there are none."""
+    """Return the rows that explain one verdict in the *text* of a failed test; empty if there are none."""
     lines = iter(text.splitlines())
     headed = any(line.startswith(f"{finding} {word}: ") for line in lines)  # leaves what comes after it
     return "\n".join(takewhile(lambda line: line.startswith("  "), lines)) if headed else ""
@@ -162,7 +162,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _asked(finding: Finding, seen: Observation, deployment: str) -> str:
-    """Describe what was sent or claimed."""
+    """Explain what was asked: the request that was sent, or the published claim."""
     of = f", of {deployment}" if deployment else ""
     if finding.on_paper:
         return f"published claim: {finding.source.document}"
@@ -204,7 +204,7 @@ def _seen_and_allowed(verdict: Verdict, deciding: Sequence[Line]) -> Iterator[Ro
 
 
 def _because(seen: Observation) -> str:
-    """Return the server's message and the class of the failure."""
+    """Explain the cause of a failure: the server's message and the class of the failure."""
     message = " ".join(seen.said.split())
     kind = "" if seen.kind is None else f"{seen.signature or seen.kind}: {KINDS[seen.kind]}"
     return "; ".join(filter(None, (f'"{_cut(message, 280)}"' if message else "", kind)))
@@ -215,7 +215,7 @@ def _changes(deciding: Sequence[Line]) -> list[str]:
 
 
 def _checked(lines: Sequence[Line], word: Word) -> str:
-    """Return the figures that were within bounds and, for a broken finding, those not observed."""
+    """Explain what was checked: the figures within bounds and, for a broken finding, those not observed."""
     held = [f"{line.measure} {line.seen}" for line in lines if line.ok]
     more = f" and {len(held) - _MOST_HELD} more" if len(held) > _MOST_HELD else ""
     unseen = [line.measure for line in lines if line.ok is None] if word != "unmeasured" else []

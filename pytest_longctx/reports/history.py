@@ -66,7 +66,10 @@ class Trend:
 
 
 def add(store: Path, results: Path) -> str:
-    """Store *results* and return the run's name. The same file added twice is one run. Raises `ResultsError`."""
+    """
+    Store *results* in the history and return the run's name. The same file added twice is one run. Raises
+    `ResultsError`.
+    """
     found = read_results(results)
     content = results.read_bytes()
     stamp = re.sub(r"\D", "", found.header["started"])[:14]
@@ -77,7 +80,7 @@ def add(store: Path, results: Path) -> str:
 
 
 def set_baseline(store: Path, name: str) -> Path:
-    """Make the run *name* the baseline. Raises `ResultsError`."""
+    """Make the stored run *name* the baseline of the history. Raises `ResultsError`."""
     known = [path.stem for path in _files(store)]
     if name not in known:
         raise ResultsError(f"{store}: {unknown('run', name, known)}")
@@ -87,7 +90,7 @@ def set_baseline(store: Path, name: str) -> Path:
 
 
 def runs(store: Path) -> list[Run]:
-    """Return all runs, oldest first. Raises `ResultsError`."""
+    """Return all runs stored in the history, oldest first. Raises `ResultsError`."""
     found = [Run(path.stem, gather(read_results(path))) for path in _files(store)]
     if not found:
         raise ResultsError(f"{store}: there is no run here; add one: longctx history add {store} RESULTS")

@@ -22,7 +22,7 @@ class Test(NamedTuple):
 
 def address(nodeid: str, prefix: str = "") -> Test:
     """
-    Return the address that pytest writes for a test.
+    Return the address of a test in pytest's JUnit XML.
 
     >>> address("suites/limits/test_hang.py::test_hang[LC-0001-a.b]")
     Test(classname='suites.limits.test_hang', name='test_hang[LC-0001-a.b]')
@@ -36,7 +36,8 @@ def address(nodeid: str, prefix: str = "") -> Test:
 
 def complete(path: Path, notes: Mapping[Test, str], *, of_suite: bool) -> None:
     """
-    Complete the file at *path*: *notes* become ``system-out``, and tests of the suites get the class ``longctx.FOLDER``.
+    Complete the JUnit XML file at *path*: *notes* become ``system-out``, and tests of the suites get the
+    class ``longctx.FOLDER``.
 
     With *of_suite*, the properties of every test move to its suite, as ``CLASS::TEST::NAME``.
     """
@@ -54,7 +55,8 @@ def complete(path: Path, notes: Mapping[Test, str], *, of_suite: bool) -> None:
 
 def stable(classname: str) -> str:
     """
-    Return the class of a suite's test wherever the suites are; any other class name unchanged.
+    Return the JUnit XML class name of a suite's test, stable wherever the suites are; any other class name
+    unchanged.
 
     >>> stable("site-packages.pytest_longctx.suites.limits.test_hang"), stable("tests.test_mine")
     ('longctx.limits', 'tests.test_mine')

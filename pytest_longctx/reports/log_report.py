@@ -49,11 +49,11 @@ class LogReport:
 
     @property
     def bad(self) -> bool:
-        """Whether the server failed or has a fault."""
+        """Whether the log reports a failed server or a fault."""
         return self.state in ("failed", "impaired")
 
     def lines(self) -> Iterator[str]:
-        """The report for a terminal."""
+        """The lines of the log report for a terminal."""
         version = self.reading.words.get("engine_version", "of unknown version")
         engine = f"{self.engine} {version}" if self.engine else "an engine that is not recognised"
         yield f"{self.name}: {engine}: {_SAYS[self.state]}"
@@ -85,7 +85,7 @@ class LogReport:
         yield f"  try      {found.remedy}"
 
     def _source(self, signature: str) -> str:
-        """Source of the line of *signature*: engine source, public report or measured boot."""
+        """Source of the log line of *signature*: engine source, public report or measured boot."""
         return next((each.source for each in self.reading.catalogue.signature if each.id == signature), "")
 
     def _earlier(self) -> Iterator[Any]:
@@ -93,7 +93,7 @@ class LogReport:
             yield from (boot for boot in boots if boot is not self.reading.boot)
 
     def as_json(self) -> dict[str, Any]:
-        """The report for programs."""
+        """The log report as JSON, for programs."""
         found, reading = self.found, self.reading
         cause = reading.cause
         return {
@@ -123,7 +123,7 @@ class LogReport:
 
 
 def add(subcommands: Any) -> None:
-    """Add the subcommand and its options."""
+    """Add the subcommand ``longctx diagnose``, which reports on logs, to the console parser."""
     parser = subcommands.add_parser(
         "diagnose", help="report the state of a server from its log: healthy, failed and why, or not understood"
     )
@@ -140,7 +140,10 @@ def add(subcommands: Any) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Return 0 if the server is healthy or has not failed so far, 1 if it failed, 2 if a log cannot be read."""
+    """
+    Report on the given logs; returns 0 if the server is healthy or has not failed so far, 1 if it failed, 2
+    if a log cannot be read.
+    """
     known = backends.catalogues()
     if given.engine is not None and given.engine not in known:
         raise UsageError(unknown("engine", given.engine, known))
@@ -186,7 +189,10 @@ def catalogue_of(backend: str) -> str:
 
 
 def documented(engine: str | None, found: Diagnosis | None) -> tuple[Finding, ...]:
-    """The shipped findings that expect *found* of *engine*: the same signature, and the same phase if they name one."""
+    """
+    The shipped findings that document the failure *found* in a log of *engine*: same signature, and same
+    phase if they name one.
+    """
     if found is None or found.signature is None:
         return ()
     deployed = deployment.load_all((paths.suites() / "deployments",))
@@ -220,7 +226,7 @@ def _texts(name: str) -> Iterator[str]:
 
 @contextmanager
 def _opened(name: str) -> Iterator[IO[bytes]]:
-    """The log *name* as bytes, decompressed if necessary. Raises `UsageError`."""
+    """The log *name* opened as bytes, decompressed if necessary. Raises `UsageError`."""
     if name == "-":
         yield sys.stdin.buffer
         return

@@ -22,7 +22,7 @@ _MADE = "<!-- Made by `longctx findings`. Edit the TOML files, not this page. --
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     r"""
-    The lines of a Markdown table; a pipe in a cell does not end it.
+    The lines of a Markdown table for a page; a pipe in a cell does not end the cell.
 
     >>> list(markdown_table(("a", "b"), [("1|2", "3")]))
     ['| a | b |', '| --- | --- |', '| 1\\|2 | 3 |']
@@ -32,7 +32,10 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterat
 
 
 def pages(found: Iterable[Finding]) -> dict[str, str]:
-    """Return every page by file name, including the index. The project's own findings share one page."""
+    """
+    Return every Markdown page of findings by file name, including the index. The project's own findings share
+    one page.
+    """
     by_document: dict[str, list[Finding]] = {}
     for finding in sorted(found, key=lambda finding: finding.id):
         by_document.setdefault(title_of(finding), []).append(finding)
@@ -41,14 +44,14 @@ def pages(found: Iterable[Finding]) -> dict[str, str]:
 
 
 def title_of(finding: Finding) -> str:
-    """Return the title of the document a finding comes from; the project's own findings have one title."""
+    """Return the title of a finding's page: its source document; the project's own findings have one title."""
     own = finding.source.document.startswith("docs/")
     return "This project's own laws and measurements" if own else finding.source.document
 
 
 def slug(title: str) -> str:
     """
-    Return a file name for *title*.
+    Return the file name of a page with *title*.
 
     >>> slug("vLLM 0.25.1 on H200")
     'vllm-0.25.1-on-h200'
@@ -136,7 +139,7 @@ _RULE = {
 
 
 def signatures_page(catalogues: Mapping[str, Catalogue]) -> str:
-    """Return a page with every signature of every catalogue, by backend name."""
+    """Return the Markdown page with every signature of every catalogue, by backend name."""
     return "\n".join(_engine_section(catalogues)) + "\n"
 
 

@@ -32,7 +32,7 @@ _MOST_BOOTS = 8
 
 
 def timeline(results: Results) -> Iterator[Panel]:
-    """Plot boots and requests over time, and return the idle time."""
+    """Panel of boots and requests over time, with the idle time."""
     booted = [
         (one.get("deployment", ""), one["started_s"], one["started_s"] + one["seconds"], 0)
         for one in results.boots
@@ -66,7 +66,7 @@ def timeline(results: Results) -> Iterator[Panel]:
 
 
 def _covered(spans: Sequence[tuple[float, float]]) -> float:
-    """Return the time covered by at least one of *spans*, which are sorted by start."""
+    """Return the time on the timeline panel covered by at least one of *spans*, which are sorted by start."""
     total, reached = 0.0, float("-inf")
     for start, stop in spans:
         total += max(0.0, stop - max(start, reached))
@@ -78,7 +78,7 @@ Points = list[tuple[float, float]]
 
 
 def vitals(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Plot each gauge over the time of the run as one small chart, with the logged notices."""
+    """Panel of vitals: each gauge over the time of the run as one small chart, with the logged notices."""
     gauges: dict[str, dict[str, dict[int | None, Points]]] = {}
     for one in rows:
         for name, value in one["figures"].items():
@@ -126,7 +126,10 @@ def _summary(values: Sequence[float]) -> tuple[str, ...]:
 
 
 def _stretches(by_deployment: dict[str, dict[int | None, Points]], zero: float) -> Iterator[Series]:
-    """Return one series for each deployment, or two for a gauge of several devices: the highest and the lowest."""
+    """
+    Return the plotted series of a gauge: one for each deployment, or the highest and the lowest of several
+    devices.
+    """
     most = max(_MOST_POINTS // max(len(by_deployment), 1), 2)
     for its in by_deployment.values():
         if len(its) == 1:
@@ -141,14 +144,20 @@ def _stretches(by_deployment: dict[str, dict[int | None, Points]], zero: float) 
 
 
 def _thinned(points: Points, zero: float, pick: Callable[..., Any], most: int) -> tuple[tuple[float, float], ...]:
-    """Thin the points to the resolution of the plot. Each stretch keeps its most extreme value, so peaks stay visible."""
+    """
+    Thin the plotted points of a gauge to the chart's resolution. Each stretch keeps its most extreme value,
+    so peaks stay visible.
+    """
     step = -(-len(points) // most)
     stretches = (points[i : i + step] for i in range(0, len(points), step))
     return tuple((at - zero, value) for at, value in (pick(some, key=lambda point: point[1]) for some in stretches))
 
 
 def retrieval(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
-    """Plot at which positions of the prompt the hidden facts were found: one row for each deployment and length."""
+    """
+    Panel of retrieval: at which depths of the prompt the hidden facts were found, one row for each deployment
+    and length.
+    """
     found: dict[tuple[str, int], dict[int, list[float]]] = {}
     for one in rows:
         its = found.setdefault((one.get("deployment", ""), one["prompt_tokens"]), {})
@@ -223,7 +232,7 @@ def _lengths(measured: Mapping[str, Sequence[LengthPoint]]) -> Iterator[Panel]:
 
 
 def _fitting(readings: Sequence[LengthPoint]) -> Law | None:
-    """Return the law through *readings*; ``None`` if they are too few, or if it describes them badly."""
+    """Return the law to plot through *readings*; ``None`` if they are too few, or if the law describes them badly."""
     whole = analysis.law(readings) if _lengths_apart(readings) >= LAW_LENGTHS else None
     if whole is None or whole.linear_s + 2 * whole.quadratic_s * readings[-1].tokens < 0:
         return None  # a longer prompt would be faster
@@ -231,7 +240,7 @@ def _fitting(readings: Sequence[LengthPoint]) -> Law | None:
 
 
 def _lengths_apart(readings: Sequence[LengthPoint]) -> int:
-    """Count the lengths that are at least `LENGTHS_APART` apart: two close ones determine no more than one."""
+    """Count the plotted lengths at least `LENGTHS_APART` apart: two close ones determine no more than one."""
     count, last = 0, 0.0
     for each in readings:
         if each.tokens >= last * LENGTHS_APART:
@@ -310,7 +319,10 @@ def _memory(boots: Sequence[dict[str, Any]]) -> Iterator[Panel]:
 def _pair(
     name: str, predicted: Sequence[tuple[str, float]], logged: Sequence[tuple[str, float]], kinds: list[str]
 ) -> Iterator[tuple[float, Bar]]:
-    """Return the two stacked bars of one boot, and how far they are apart at a term that both have, as a share."""
+    """
+    Return the memory plot's two stacked bars of one boot, and their largest difference at a common term, as a
+    share.
+    """
     upper, lower = (
         [part for part in parts if part[0] != _PART_OF_POOL and part[1] > 0] for parts in (predicted, logged)
     )

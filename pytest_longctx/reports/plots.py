@@ -106,7 +106,7 @@ class Panel:
 
 def short(value: float) -> str:
     """
-    Format a number for an axis.
+    Format a number for the axis of a plot.
 
     >>> short(65536), short(10_000_000), short(0.05), short(0)
     ('65.5k', '10M', '0.05', '0')

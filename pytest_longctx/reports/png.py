@@ -10,7 +10,7 @@ _MARKS: Final = "os^D"
 
 
 def write(plot: Plot, path: Path) -> None:
-    """Write *plot* to *path*. Raises `UsageError` if matplotlib is not installed."""
+    """Write *plot* as a PNG file to *path*. Raises `UsageError` if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
     except ImportError:

@@ -116,7 +116,10 @@ def again_pair(finding: str, why: str) -> tuple[str, str]:
 
 
 def carried_pairs(row: Mapping[str, Any], since: str) -> Iterator[tuple[str, str]]:
-    """Return the verdict in a results *row* of a run that began at *since*, as property pairs of a later run."""
+    """
+    Return the verdict in a results *row* of a run that began at *since*, as property pairs of a later run
+    that carries it over.
+    """
     known = {each.name for each in fields(Entry)}
     kept = {name: value for name, value in row.items() if name in known}
     yield from server_pairs(row["server"])
@@ -124,14 +127,17 @@ def carried_pairs(row: Mapping[str, Any], since: str) -> Iterator[tuple[str, str
 
 
 def without(pairs: Pairs, finding: str) -> list[tuple[str, object]]:
-    """Return *pairs* without the entries of *finding* and of the server, for a verdict that replaces them."""
+    """
+    Return the property *pairs* without the entries of *finding* and of the server, for a verdict that
+    replaces them.
+    """
     gone = (f"{_STEM}{finding}.", f"{_STEM}server.")
     return [(name, value) for name, value in pairs if not name.startswith(gone) and (name, value) != (FINDING, finding)]
 
 
 def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
     """
-    Return a results row as a pair; *kind* is `BOOT`, `REQUEST`, `VITALS` or `EXPLAINED`.
+    Return a results row as a property pair; *kind* is `BOOT`, `REQUEST`, `VITALS` or `EXPLAINED`.
 
     A boot is attached to the first test that used it, a request to the test that sent it.
     """
@@ -139,12 +145,15 @@ def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def found_pair(deployment: str, prompt_tokens: int, places: Sequence[tuple[float, float]]) -> tuple[str, str]:
-    """Return depth and score of every needle of one prompt. All are in one pair, because a prompt can hide 64 needles."""
+    """
+    Return depth and score of every needle of one prompt as one property pair, because a prompt can hide 64
+    needles.
+    """
     return _FOUND, json.dumps({"deployment": deployment, "prompt_tokens": prompt_tokens, "places": places})
 
 
 def found(pairs: Pairs) -> Iterator[dict[str, Any]]:
-    """Return every needle position in the rows *pairs*."""
+    """Return every needle position in the property *pairs*."""
     for prompt in rows(_FOUND, pairs):
         for depth, score in prompt["places"]:
             rest = {name: prompt[name] for name in ("deployment", "prompt_tokens")}
@@ -152,7 +161,7 @@ def found(pairs: Pairs) -> Iterator[dict[str, Any]]:
 
 
 def entries(pairs: Pairs) -> list[Entry]:
-    """Return every verdict in *pairs*."""
+    """Return every verdict in the property *pairs*."""
     known = list(pairs)
     flat = {name: str(value) for name, value in known}
     ids = dict.fromkeys(str(value) for name, value in known if name == FINDING)
@@ -186,12 +195,12 @@ def _bounds(stem: str, flat: Mapping[str, str]) -> dict[str, dict[str, str | flo
 
 
 def explained_pair(finding: str, text: str) -> tuple[str, str]:
-    """Return the explanation of the verdict on *finding* as a row."""
+    """Return the explanation of the verdict on *finding* as a property pair."""
     return row_pair(EXPLAINED, {"finding": finding, "text": text})
 
 
 def rows(kind: str, pairs: Pairs) -> list[dict[str, Any]]:
-    """Return all rows of this kind in *pairs*."""
+    """Return all results rows of this *kind* in the property *pairs*."""
     return [json.loads(str(value)) for name, value in pairs if name == kind]
 
 

@@ -44,30 +44,30 @@ class Writer:
         self._line({"kind": "header", "schema": SCHEMA, "started": now(), **header})
 
     def boot(self, boot: Mapping[str, Any]) -> None:
-        """Write one boot, successful or not."""
+        """Write one boot, successful or not, to the results file."""
         self._line({"kind": "boot", **boot})
 
     def request(self, test: str, request: Mapping[str, Any]) -> None:
-        """Write one request or one load, and the test that sent it."""
+        """Write one request or one load to the results file, with the test that sent it."""
         self._line({"kind": "request", "test": test, **request})
 
     def vitals(self, vitals: Mapping[str, Any]) -> None:
-        """Write one sample of a server and its machine."""
+        """Write one vitals sample of a server and its machine to the results file."""
         self._line({"kind": "vitals", **vitals})
 
     def found(self, test: str, place: Mapping[str, Any]) -> None:
-        """Write one position of one prompt, and whether the fact hidden there was found."""
+        """Write one needle position of one prompt to the results file, with its score."""
         self._line({"kind": "retrieval", "test": test, **place})
 
     def verdict(self, test: str, outcome: str, duration_s: float, entry: Entry) -> None:
-        """Write a verdict and the test that produced it."""
+        """Write a verdict to the results file, with the test that produced it."""
         self._counts[entry.verdict] = self._counts.get(entry.verdict, 0) + 1
         self._line(
             {"kind": "verdict", "test": test, "outcome": outcome, "duration_s": round(duration_s, 6), **asdict(entry)}
         )
 
     def carry(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows of an earlier file unchanged, each once."""
+        """Write rows of an earlier results file unchanged, each once."""
         for row in rows:
             line = json.dumps(row)
             if line in self._taken:
@@ -78,17 +78,17 @@ class Writer:
             self._line(row)
 
     def close(self, exit_code: int, **more: Any) -> None:
-        """Write the footer."""
+        """Write the footer of the results file and close the file."""
         self._line({"kind": "footer", "finished": now(), "exit_code": exit_code, "verdicts": self._counts, **more})
         self._file.close()
 
     def place(self) -> Path:
-        """The file of this run now: a later run in the same folder renames it."""
+        """The current path of this run's results file: a later run in the same folder renames it."""
         files = (self.path, *self.path.parent.glob("results.*.jsonl"))
         return next((path for path in files if path.exists() and path.stat().st_ino == self._id), self.path)
 
     def drop(self) -> None:
-        """Leave the file without a footer, which marks the run as interrupted."""
+        """Close the results file without a footer, which marks the run as interrupted."""
         with suppress(OSError):
             self._file.close()
 
@@ -98,7 +98,7 @@ class Writer:
 
 
 def _new(path: Path) -> TextIO | None:
-    """Create the file at *path*; None if there is one."""
+    """Create the results file at *path*; None if there is one already."""
     try:
         return path.open("x", encoding="utf-8")
     except FileExistsError:
@@ -124,7 +124,7 @@ class Results:
 
 
 def write(results: Results, path: Path) -> None:
-    """Write *results* to a file."""
+    """Write *results* to a results file at *path*."""
     path.parent.mkdir(parents=True, exist_ok=True)
     between = (results.boots, results.requests, results.vitals, results.retrievals, results.verdicts)
     whole = (results.header, *chain.from_iterable(between), results.footer)
@@ -133,7 +133,8 @@ def write(results: Results, path: Path) -> None:
 
 def begun(path: Path) -> list[dict[str, Any]]:
     """
-    Return every row of the file at *path*, header first, even if the run did not finish. Raises `ResultsError`.
+    Return every row of the results file at *path*, header first, even if the run did not finish. Raises
+    `ResultsError`.
 
     An incomplete last line, as a killed run leaves it, is dropped.
     """
@@ -141,7 +142,7 @@ def begun(path: Path) -> list[dict[str, Any]]:
 
 
 def read(path: str | Path) -> Results:
-    """Read the file at *path*. Raises `ResultsError` if it is not a results file or is incomplete."""
+    """Read the results file at *path*. Raises `ResultsError` if it is not one or is incomplete."""
     path = Path(path)
     found = _rows(path)
     if found[-1].get("kind") != "footer":
@@ -169,7 +170,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(line: bytes) -> Any:
-    """One line. Raises `ValueError`, also for nesting deeper than the stack."""
+    """Parse one line of a results file. Raises `ValueError`, also for nesting deeper than the stack."""
     try:
         return json.loads(line)
     except RecursionError:
@@ -177,7 +178,10 @@ def _parsed(line: bytes) -> Any:
 
 
 def _checked(path: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows *found* with plain text, once each is sound; the header is checked last: a wrong row explains more."""
+    """
+    Check the rows *found* in a results file, the header last because a wrong row explains more, and return
+    them with plain text.
+    """
     for number, row in (*enumerate(found[1:], 2), (1, found[0])):
         rows.check(path, number, row)
     return [cleaned(row) for row in found]
@@ -189,7 +193,7 @@ _SAME = ("backend", "launcher", "hardware", "conditions")
 
 def merge(parts: Mapping[str, Results]) -> Results:
     """
-    Merge *parts*, given by name, into one run.
+    Merge the results *parts*, given by name, into one run.
 
     Raises `ResultsError` if their conditions differ, if they share a case, or if they are not all shards of one split.
     """
@@ -220,7 +224,7 @@ def merge(parts: Mapping[str, Results]) -> Results:
 
 
 def green(results: Results) -> bool:
-    """Whether no part is red and at least one server was judged."""
+    """Whether the results are green: no part is red and at least one server was judged."""
     judged = any(row["verdict"] in JUDGED[:3] and row["server"] for row in results.verdicts)
     return judged and not results.footer["exit_code"]
 

@@ -27,7 +27,7 @@ _SETTLED_BY_BOOT = ("engine", "model")
 
 
 def conditions(*, longctx: str, launcher: str, load: str, fail_on: str, baseline: Path | None) -> dict[str, str]:
-    """Options that the verdicts of a whole run depend on, as stored in its header."""
+    """Conditions that a resumed run compares: the options that all verdicts depend on, as stored in the header."""
     content = hashlib.sha256(baseline.read_bytes()).hexdigest()[:12] if baseline else ""
     return {"longctx": longctx, "launcher": launcher, "load": load, "fail_on": fail_on, "baseline": content}
 
@@ -44,7 +44,7 @@ class Now(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """Whether all facts that need a boot are known."""
+        """Whether all facts that need a boot are known, so that an earlier verdict can be taken over."""
         return all(name in self.facts for name in _SETTLED_BY_BOOT)
 
 
@@ -69,7 +69,7 @@ class File(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "File":
-        """Build the index from rows, header first."""
+        """Build the index of an earlier run's results file from its rows, header first."""
         verdicts: dict[tuple[str, str, str], Row] = {}
         beside: dict[str, list[Row]] = {}
         for row in rows[1:]:
@@ -89,12 +89,12 @@ class Earlier(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether the run finished."""
+        """Whether the earlier run finished."""
         return self.files[0].whole
 
     @property
     def seed(self) -> int | None:
-        """Seed of the run."""
+        """Seed of the earlier run."""
         found = self.files[0].header.get("seed")
         return found if isinstance(found, int) else None
 
@@ -108,7 +108,7 @@ class Earlier(NamedTuple):
         return Standing(row, file.header["started"], tuple(_changes(row, file.header, now)))
 
     def with_its_own(self, test: str, finding: str, deployment: str) -> Iterator[Row]:
-        """Return a verdict as written, preceded by the other rows of its server and its test."""
+        """Return an earlier verdict as written, preceded by the other rows of its server and its test."""
         key = (test, finding, deployment)
         for file in self.files:
             if key in file.verdicts:
@@ -139,7 +139,8 @@ def _changes(row: Row, header: Row, now: Now) -> Iterator[str]:
 
 def read(place: Path) -> Earlier | None:
     """
-    Read the run at *place*, a results file or its folder. Returns ``None`` for a folder without a run.
+    Read the earlier run to resume at *place*, a results file or its folder. Returns ``None`` for a folder
+    without a run.
 
     Raises `UsageError` and `ResultsError`.
     """

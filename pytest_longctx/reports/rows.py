@@ -191,7 +191,10 @@ _SHOWN: Final = 100
 
 
 def check(path: Path, number: int, row: Mapping[str, Any]) -> None:
-    """Check the *row* in line *number* of the file at *path*. Raises `ResultsError` that names line, field and value."""
+    """
+    Check the *row* in line *number* of the results file at *path*. Raises `ResultsError` that names line,
+    field and value.
+    """
     kind = row.get("kind")
     if not isinstance(kind, str):
         raise ResultsError(f"{path}: line {number}: a row without a kind")

@@ -17,13 +17,13 @@ MOST_WIDTH = 160
 
 
 def is_claim(entry: Entry) -> bool:
-    """Whether a verdict is about a published figure and not about a server."""
+    """Whether a verdict in the terminal's table is about a published figure and not about a server."""
     return entry.verdict != "out of scope" and not entry.server
 
 
 def table(found: Sequence[Entry], verbosity: int = 0, width: int = LEAST_WIDTH) -> Iterator[tuple[str, str]]:
     """
-    Return the lines of the table, each with its colour and at most *width* columns wide.
+    Return the lines of the terminal's verdict table, each with its colour and at most *width* columns wide.
 
     Published claims are not in it. Findings out of scope are grouped by reason.
     From *verbosity* 1 on they are listed one by one with the full reason.
@@ -56,7 +56,10 @@ def _folded(rows: Sequence[Entry], width: int) -> Iterator[str]:
 
 
 def claims(found: Sequence[Entry], width: int = LEAST_WIDTH) -> Iterator[tuple[str, str]]:
-    """Return the lines about published claims, which need no server: those that do not hold, and the count by verdict."""
+    """
+    Return the terminal lines about published claims, which need no server: those that do not hold, and the
+    count by verdict.
+    """
     its = [entry for entry in found if is_claim(entry)]
     if not its:
         return
@@ -70,7 +73,8 @@ def causes(
     told: Mapping[Key, Sequence[Entry]], boots: Mapping[str, Mapping[str, Any]], width: int = LEAST_WIDTH
 ) -> Iterator[str]:
     """
-    Return one line for each cause of more than one failing verdict, with the findings that fail for it.
+    Return one terminal line for each cause of more than one failing verdict, with the findings that fail for
+    it.
 
     *boots*: the failed boots by deployment.
     """
@@ -97,7 +101,10 @@ def _whole(line: str, width: int) -> list[str]:
 
 
 def resumed(found: Sequence[Entry]) -> Iterator[str]:
-    """Return the verdicts that a resumed run took over, and those that it judged again with the reason."""
+    """
+    Return the terminal lines on a resumed run: how many verdicts were carried over, and those judged again
+    with the reason.
+    """
     carried = sum(bool(entry.carried) for entry in found)
     yield f"{carried} of {len(found)} carried over from the resumed run, {len(found) - carried} judged now"
     reasons: dict[str, list[str]] = {}
@@ -111,7 +118,7 @@ def resumed(found: Sequence[Entry]) -> Iterator[str]:
 
 def tally(found: Sequence[Entry]) -> str:
     """
-    Count the entries by verdict, without published claims.
+    Count the entries by verdict for the terminal's last line, without published claims.
 
     >>> server = {"deployment": "tiny"}
     >>> tally([Entry("LC-0001", "holds", server=server), Entry("LC-0002", "broken", server=server)])

@@ -62,7 +62,7 @@ class Row(toml.Table):
 
     @property
     def lines(self) -> range:
-        """Lines of the document."""
+        """Lines of the source document that make the claim."""
         first, _, last = self.at.partition("-")
         return range(int(first), int(last or first) + 1)
 
@@ -84,12 +84,12 @@ class Documents(toml.Table):
 
 
 def load(path: Path) -> tuple[Document, ...]:
-    """Read the claims of every document. Raises `TableError`."""
+    """Load the claims of every source document. Raises `TableError`."""
     return toml.load(path, Documents).document
 
 
 def page(documents: Sequence[Document], found: Mapping[str, Finding], commands: Iterable[Command]) -> str:
-    """Return the page. Raises `TableError` for a finding that does not exist."""
+    """Return the page of all claims of the source documents. Raises `TableError` for a finding that does not exist."""
     return "\n".join(_page(documents, found, tuple(commands))) + "\n"
 
 

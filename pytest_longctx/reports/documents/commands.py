@@ -56,12 +56,12 @@ class Difference(NamedTuple):
 
 
 def load(path: Path) -> tuple[Command, ...]:
-    """Read every published command. Raises `TableError`."""
+    """Load every published command. Raises `TableError`."""
     return toml.load(path, Published).command
 
 
 def documented(text: str) -> Options:
-    """Return the options of a published start. Raises `TableError` if it is neither a command line nor a call."""
+    """Return the options of a published command. Raises `TableError` if it is neither a command line nor a call."""
     if not _CALL.match(text):
         return _of_line(shlex.split(text.replace("\\\n", " "), comments=True))
     try:
@@ -86,7 +86,7 @@ def _of_line(words: Iterable[str]) -> Options:
 
 
 def _value(text: str) -> str:
-    """Normalise numbers, so that 0.90 equals 0.9."""
+    """Normalise numbers in the options of a command, so that 0.90 equals 0.9."""
     try:
         return f"{float(text):.12g}"
     except ValueError:
@@ -99,7 +99,10 @@ def rendered(backend: Backend, one: Deployment) -> tuple[str, ...]:
 
 
 def differences(command: Command, argv: tuple[str, ...], env: Options | None = None) -> Iterator[Difference]:
-    """Each flag of *argv* and each variable of *env* that differs from *command*, with its reason if one is given."""
+    """
+    Differences from a published *command*: each flag of *argv* and each variable of *env*, with its reason if
+    one is given.
+    """
     flags = documented(command.text), {name: value for name, value in _of_line(argv).items() if name not in _EACH_RUN}
     for then, now in (flags, (command.env, env or {})):
         for name in sorted((then.keys() | now.keys()) - _EACH_RUN):

@@ -46,7 +46,7 @@ def check() -> None:
 
 
 def page(results: Results, baseline: Results | None = None) -> str:
-    """Return the page as HTML; with *baseline*, an earlier run, what has changed since."""
+    """Return the HTML page of a results file; with *baseline*, an earlier run, also what has changed since."""
     check()
     from jinja2 import Environment, PackageLoader  # noqa: PLC0415 - an extra
 
@@ -58,13 +58,13 @@ def page(results: Results, baseline: Results | None = None) -> str:
 
 
 def write(results: Results, path: Path, baseline: Results | None = None) -> None:
-    """Write the page to a file."""
+    """Write the HTML page of a results file to *path*."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(results, baseline), encoding="utf-8")
 
 
 def _assets() -> dict[str, str]:
-    """The styles and the script of the page, with the hash by which a browser lets it run."""
+    """The styles and the script of the HTML page, with the hash by which a browser lets the script run."""
     here = files("pytest_longctx.reports.html")
     style, script = (here.joinpath(f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     digest = b64encode(sha256(script.encode()).digest()).decode()
@@ -104,7 +104,7 @@ def _answer(results: Results, baseline: Results | None) -> dict[str, Any]:
 
 
 def _title(counted: Tally, where: str) -> str:
-    """The name of the page among the tabs of a browser."""
+    """The title of the HTML page, as shown in a browser tab."""
     word = next((word for word in ("broken", "unmeasured") if counted.words.get(word)), "holds")
     return f"{counted.words.get(word, 0)} {word}: {where}"
 
@@ -132,7 +132,7 @@ def _name(cause: Cause) -> str:
 
 
 def _card(cause: Cause, header: Row) -> dict[str, Any]:
-    """One cause as the template shows it."""
+    """One cause as a card of the HTML page, in the form that the template needs."""
     rows = causes.rows_of(cause, header)
     # A log's path belongs beside the advice to read it; its lines are folded.
     told = [(word, text) for word, text in rows if word in _SHOWN or (word == "log" and "\n" not in text)]
@@ -177,7 +177,7 @@ def _expected(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def _servers(results: Results) -> Sequence[tuple[Row, str]]:
-    """Return every boot with its log events."""
+    """Return every boot with its logged figures and events, for the HTML page."""
     return [
         (
             boot,

@@ -21,17 +21,17 @@ class Tally(NamedTuple):
 
     @property
     def judged(self) -> int:
-        """Findings with a verdict other than out of scope."""
+        """Number of findings in the tally with a verdict other than out of scope."""
         return sum(count for word, count in self.words.items() if word != "out of scope")
 
 
 def is_claim(row: Row) -> bool:
-    """Whether a verdict is about a published figure and not about a server."""
+    """Whether a verdict in the headline's tally is about a published figure and not about a server."""
     return row["verdict"] != "out of scope" and not row["server"]
 
 
 def tally(results: Results) -> Tally:
-    """Count the findings of a run, each once."""
+    """Count the findings of a run for its headline, each once by its worst verdict."""
     worst: dict[str, str] = {}
     for row in results.verdicts:
         if not is_claim(row):
@@ -44,7 +44,8 @@ def tally(results: Results) -> Tally:
 
 def headline(results: Results, causes: Sequence[Cause], changes: Sequence[Change] | None, since: str = "") -> list[str]:
     """
-    Return the sentence, and for a run that is not green a second one, so that the cause stands alone in the first.
+    Return the headline of a run: one sentence and, for a run that is not green, a second one, so that the
+    cause stands alone in the first.
 
     *changes* are those since a baseline that started at *since*; None without one.
     """
@@ -98,7 +99,7 @@ def _hold(count: int) -> str:
 
 
 def place(results: Results) -> str:
-    """Return the engine and the hardware of a run as a reader names them."""
+    """Return the engine and the hardware of a run as text for its headline."""
     engines = sorted({boot.get("engine", "") for boot in results.boots} - {""})
     known = [name for name in engines if "unknown version" not in name] or engines
     engine = " and ".join(known[:2]) if known else results.header.get("backend") or "an unknown engine"
@@ -107,7 +108,7 @@ def place(results: Results) -> str:
 
 def hardware(header: Row) -> str:
     """
-    Return the hardware of a run.
+    Return the hardware of a run as text for its headline.
 
     >>> hardware({"hardware": "cpu", "machine": {"host_cores": "2"}})
     '2 CPU cores'

@@ -34,24 +34,24 @@ class Learnt(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """The unit of the figure."""
+        """The unit of the learnt figure."""
         return MEASURES[self.measure].unit if self.measure in MEASURES else ""
 
     def shown(self, value: float | None) -> str:
-        """Return *value* with its unit, to four significant digits; empty if there is none."""
+        """Return *value* of the learnt figure with its unit, to four significant digits; empty if there is none."""
         if value is None:
             return ""
         return quantity(value if float(value).is_integer() else float(f"{value:.4g}"), self.unit)
 
     def cells(self) -> tuple[str, ...]:
-        """Return the figures and their differences as text."""
+        """Return the documented, predicted and measured figure, their differences and the room as text."""
         values = (self.documented, self.predicted, self.measured)
         off = (apart(self.measured, self.documented), apart(self.predicted, self.measured))
         return *map(self.shown, values), *map(percent, off), "" if self.room is None else percent(self.room, sign="")
 
 
 def apart(value: float | None, reference: float | None) -> float | None:
-    """Return by what share *value* differs from *reference*; ``None`` without either."""
+    """Return by what share a learnt *value* differs from *reference*; ``None`` without either."""
     return None if value is None or not reference else value / reference - 1
 
 
@@ -69,7 +69,10 @@ def percent(share: float | None, sign: str = "+") -> str:
 
 
 def learnt(results: Results) -> list[Learnt]:
-    """Return every figure that has a documented value, a bound or a prediction: disagreements first, then the thinnest room."""
+    """
+    Return what a run learnt: every figure with a documented value, a bound or a prediction; disagreements
+    first, then the thinnest room.
+    """
     boots = {boot.get("deployment", ""): boot for boot in results.boots}
     judged = list(_judged(results, boots))
     known = {(each.deployment, each.measure) for each in judged}
@@ -83,7 +86,10 @@ def _order(each: Learnt) -> tuple[bool, bool, float, str, str]:
 
 
 def thinnest(found: list[Learnt], most: int = 3) -> list[Learnt]:
-    """Return the figures that scatter between runs and come nearest to a bound that they still meet."""
+    """
+    Return the learnt figures that scatter between runs and have the thinnest room to a bound that they still
+    meet.
+    """
     timed = [each for each in found if each.unit in TIMED and each.room is not None and each.room >= 0]
     return sorted(timed, key=lambda each: each.room or 0.0)[:most]
 
@@ -154,7 +160,8 @@ def _disagrees(measure: str, predicted: float | None, seen: float, boot: Row) ->
 
 def limits(bound: Row) -> tuple[float | None, float | None]:
     """
-    Return the lowest and the highest allowed value of a recorded bound; ``None`` for an open side.
+    Return the lowest and the highest allowed value of a learnt figure's recorded bound; ``None`` for an open
+    side.
 
     >>> limits({"reference": 2.0, "tolerance": "10%"})
     (1.8, 2.2)
@@ -171,7 +178,8 @@ def limits(bound: Row) -> tuple[float | None, float | None]:
 
 def room(value: float, low: float | None, high: float | None) -> float | None:
     """
-    Return how much of its tolerance *value* leaves, between two bounds; else its distance to the only bound as a share of it.
+    Return the room that *value* leaves to its bounds: as a share of the tolerance between two, or of the only
+    bound.
 
     ``None`` without a bound other than zero. Negative if a bound is missed.
 
@@ -186,7 +194,10 @@ def room(value: float, low: float | None, high: float | None) -> float | None:
 
 
 def logged_concurrency(seen: Mapping[str, float]) -> float | None:
-    """Return the number of full-context requests that fit: as logged, else from the free memory and the refusal."""
+    """
+    Return the logged number of full-context requests that fit; if not logged, from the free memory and the
+    refusal.
+    """
     if "concurrency" in seen or not seen.get("kv_needed_gib"):
         return seen.get("concurrency")
     return seen["kv_available_gib"] / seen["kv_needed_gib"] if "kv_available_gib" in seen else None

@@ -70,7 +70,7 @@ class _Scale:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        """Return round tick values within the scale."""
+        """Return round tick values of an SVG plot's axis within the scale."""
         if self.axis.log:
             decades = self.high - self.low
             steps = range(1, 10) if decades < 0.7 else (1, 2, 5) if decades < 2.5 else (1,)
@@ -213,7 +213,7 @@ def _(plot: Bars) -> tuple[float, float, Iterator[str]]:
 
 
 def _legend_places(names: Sequence[str]) -> list[tuple[float, int]]:
-    """Left edge and line of each name."""
+    """Left edge and line of each name in the legend of an SVG plot."""
     found: list[tuple[float, int]] = []
     left, line = 8.0, 0
     for name in names:

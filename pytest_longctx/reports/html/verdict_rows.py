@@ -26,7 +26,10 @@ _RANK: Final = ("broken", "unmeasured", "known", "holds", "out of scope")
 
 
 def table_rows(verdicts: Sequence[Row], causes: Mapping[int, str]) -> Iterator[str]:
-    """Return one line of HTML for each verdict, worst first. *causes*: anchor of the cause by the identity of a row."""
+    """
+    Return one HTML table row for each verdict, worst first. *causes*: anchor of the cause by the identity of
+    a row.
+    """
     few = len(verdicts) > ALL_EVIDENCE
     ranked = sorted(verdicts, key=lambda row: (_RANK.index(row["verdict"]), row["finding"]))
     taken = Counter[str]()
@@ -35,7 +38,10 @@ def table_rows(verdicts: Sequence[Row], causes: Mapping[int, str]) -> Iterator[s
 
 
 def _anchor(row: Row, taken: Counter[str]) -> str:
-    """The finding's id for its first row; with the deployment, and a number if need be, for the others."""
+    """
+    The anchor of a verdict's row: the finding's id for its first row; with the deployment, and a number if
+    need be, for others.
+    """
     name = anchor(row["finding"])
     taken[name] += 1
     if taken[name] > 1:
@@ -94,7 +100,7 @@ def _source(row: Row) -> Iterator[str]:
 
 
 def evidence(row: Row) -> str:
-    """Return every measured figure of a verdict, with what is allowed."""
+    """Return the evidence in a verdict's row: every measured figure, with what is allowed."""
     bounds = row.get("bounds", {})
     return "; ".join(
         f"{name} {quantity(value, MEASURES[name].unit if name in MEASURES else '')}{_allowed(bounds.get(name))}"
@@ -107,7 +113,7 @@ def _allowed(bound: Row | None) -> str:
 
 
 def markers(row: Row) -> list[str]:
-    """Return the markers of a verdict's test; for a file without them, the folder of the test."""
+    """Return the markers in a verdict's row; for a results file without markers, the folder of the test."""
     if row.get("markers"):
         return [str(part) for part in str(row["markers"]).split()]
     folder = PurePosixPath(row["test"].partition("::")[0]).parent.name
