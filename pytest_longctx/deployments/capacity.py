@@ -172,7 +172,7 @@ class Prediction:
 
     @property
     def fits(self) -> bool:
-        """Whether the predicted boot serves, so that its memory can hold one full-context request."""
+        """Whether the predicted boot fits: the server comes up and can hold one full-context request."""
         return self.outcome == "serves"
 
     def __str__(self) -> str:

@@ -241,8 +241,8 @@ class Deployment(toml.Table):
     @property
     def needs(self) -> Hardware:
         """
-        The hardware that the deployment asks a container engine or a cluster for; of a GPU of any kind the
-        backend says whose it is.
+        The hardware that the deployment asks a container engine or a cluster for; where any GPU will do, the
+        backend decides the vendor.
         """
         wanted = Hardware.parse(self.hardware) if self.hardware else Hardware("cpu")
         amd = wanted.kind == ANY_GPU and self.backend.endswith("-rocm")

@@ -30,8 +30,8 @@ _HICACHE_RESERVE_BYTES = 10 * GiB
 
 def hierarchical_cache(asked: Asked, spread: Spread, found: Prediction, host_bytes: float | None) -> Refusal | None:
     """
-    SGLang's refusal of a hierarchical cache that is too large for the host's memory; each rank has a cache of
-    its own.
+    The refusal by SGLang of hierarchical caches, one for each rank, that exceed the free memory of the host;
+    None where it refuses nothing.
     """
     term = next((each for each in found.terms if each.name.startswith(_HICACHE)), None)
     flags = asked.flags
