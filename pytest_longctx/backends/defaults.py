@@ -39,8 +39,8 @@ def without_superseded(
     every: Sequence[Deployment], there: Hardware | None, version: str | None = None
 ) -> tuple[Deployment, ...]:
     """
-    *every* deployment except those for any GPU that one for exactly the GPUs of *there* and the same model
-    replaces.
+    *every* deployment except those for any GPU where another serves the same model on exactly the GPUs of
+    *there*.
     """
     return tuple(one for one in every if not any(_supersedes(each, one, there, version) for each in every))
 
