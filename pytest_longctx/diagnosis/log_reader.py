@@ -10,8 +10,9 @@ from pytest_longctx.diagnosis.entries import index_of
 from pytest_longctx.diagnosis.line_shapes import HEXADECIMAL, LineShapes
 from pytest_longctx.diagnosis.log_evidence import LogEvidence
 from pytest_longctx.diagnosis.parsing import quoting
+from pytest_longctx.diagnosis.parsing.colours import block_without_colours, without_colours
 from pytest_longctx.diagnosis.parsing.outer_prefixes import OuterPrefixes
-from pytest_longctx.diagnosis.parsing.records import COLOURS, Record, records, with_unescaped
+from pytest_longctx.diagnosis.parsing.records import Record, records, with_unescaped
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
 from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace, joined
@@ -28,8 +29,6 @@ _TRACE_LINES = 2000
 """Most lines of a traceback; one without an end by then was overwritten by another process."""
 _OFTEN = 16
 """Lines of one shape that are read in one block; of the others only the last."""
-
-_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b_bk;t=\d+\x07|\x1b[()][A-Z0-9]")
 
 
 class LogReader:
@@ -119,8 +118,7 @@ class LogReader:
 
     def read(self, block: bytes) -> None:
         """Read a block of whole log lines, as `Lines` makes them."""
-        if b"\x1b" in block:
-            block = _ESCAPES.sub(b"", block)
+        block = block_without_colours(block)
         lines, shapes = block.split(b"\n"), block.translate(None, HEXADECIMAL).split(b"\n")
         self._shapes.sort_out(dict(zip(shapes, lines, strict=True)))
         known, before = self._shapes.known, self.lines
@@ -167,7 +165,7 @@ class LogReader:
 
     def feed(self, line: str) -> None:
         """Read one line of the log."""
-        line = COLOURS.sub("", line) if "\x1b" in line else line
+        line = without_colours(line)
         if self._attentive() or self._matters(line):
             self._feed(line)
 
