@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pytest_longctx.diagnosis.parsing.records import Record
 from pytest_longctx.diagnosis.signatures import Phase, Place, Signature
 from pytest_longctx.diagnosis.tracebacks import Trace
 from pytest_longctx.observation import Kind
 
 _ALIVE = re.compile(
-    r'" 200(?: OK)?\b|\b(?:POST|GET) /\S* \S+ 200$|: Success$|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)'
+    r'" 200(?: OK)?\b|\b(?:POST|GET) /\S* \S+ 200$|(?:^|: )Success$|\| 200 \|.*\| (?:POST|GET) '
+    r"|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)"
 )
+_GET: Final = re.compile(r"\b(?:GET|HEAD) ")
 _WAITING = re.compile(
     r"Avg generation throughput: 0\.0 tokens/s, Running: 0 reqs, (?:Swapped: 0 reqs, Pending|Waiting): [1-9]"
 )
@@ -23,7 +26,13 @@ _LAST_LINES: Final = 3
 _CAUGHT_WITHIN: Final = 64
 """Lines after the announcement of a caught traceback in which it begins, however many ranks log between."""
 _CUT_REQUESTS = re.compile(r"aborting in-flight requests count=(\d+)|Remaining number of requests (\d+)")
-_SERVER_ERROR = re.compile(r'"POST [^"]*" 500\b')
+_SERVER_ERROR = re.compile(
+    r'"POST [^"]*" 500\b|\bPOST /\S* \S+ 500$|\| 500 \|.*\| POST '
+    r"|^(?:Server|Template) error: |^Request failed during generation: "
+)
+"""Answers with status 500 in an access log, and what the router of TGI (router/src/infer) says of a request that failed."""
+NATIVE: Final = ("native-assertion", "thread-panicked", "ended-by-signal", "server-ended")
+"""Summaries that are themselves the first error, where no other line is."""
 
 
 @dataclass(slots=True)
@@ -94,6 +103,8 @@ class FirstError:
     """The lines of the traceback before it."""
     caught: str | None = None
     """The first exception that the engine caught, such as that of a request."""
+    native: str | None = None
+    """The first line in which native code, or a shell, reports an end."""
     echo: str | None = None
     """The first exception that only reports a failure elsewhere, such as a lost peer."""
 
@@ -132,6 +143,10 @@ class Boot:
     """Up to this line each line of such a process is read: the next one that is no traceback ends it."""
     sizes_due: int = 0
     sized: Failure | None = None
+    panic: Record | None = None
+    """The place of a panic whose message is due."""
+    noticed_at: dict[str, int] = field(default_factory=dict)
+    """The line of the last notice, by its id."""
 
     def catches(self, owner: tuple[str, str], line: int | None) -> None:
         """
@@ -184,7 +199,7 @@ class Boot:
         if _ALIVE.search(text):
             self.chats += times * bool(_CHAT.search(text))
             self.alive_at = line
-            self.answered += times * ('"POST /v1/' in text)
+            self.answered += times * (_GET.search(text) is None)
             return True
         if _SERVER_ERROR.search(text):
             self.failed_requests += times

@@ -34,8 +34,6 @@ _WHILE_STARTING: Final = ("environment", "engine-missing")
 _HANGS = ("hang", "hang-workers", "hang-admission")
 _NEAR_LINES = 5
 """How far from the line that names the cause the allocator's own line may be."""
-_NATIVE = ("native-assertion", "ended-by-signal", "server-ended")
-"""Summaries that are themselves the first error, where no other line is."""
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 """Exit codes of a process that another one ended."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
@@ -135,6 +133,8 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
         return "impaired", _only_refusals(reading)
     if boot.idle_with_requests >= _SEVERAL:
         return "impaired", _unscheduled(reading)
+    if stalled := _retrying(reading):
+        return "impaired", stalled
     if boot.served_at is not None or boot.alive_at:
         return "healthy", None
     return ("failed", diagnose(reading, given)) if boot.errors.ends(reading.lines) else ("unfinished", None)
@@ -300,7 +300,7 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
     """The diagnosis of an unknown cause, with the first error of the log quoted."""
-    first = reading.errors.text or reading.errors.complaint or _native(reading) or reading.errors.caught
+    first = reading.errors.text or reading.errors.complaint or reading.errors.native or reading.errors.caught
     number = _signal(reading, given)
     if number is not None:
         how = f"ended by {signal_name(number)}"
@@ -320,12 +320,6 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
     return Diagnosis("unknown", "dies", reading.phase, how + said, "the log, from its first error on", "unknown")
 
 
-def _native(reading: LogReader) -> str | None:
-    """The log line in which native code, or a shell, reports the end, as first error of an unknown diagnosis."""
-    found = reading.summary
-    return found.line if found is not None and found.signature.id in _NATIVE else None
-
-
 def _unscheduled(reading: LogReader) -> Diagnosis:
     """The diagnosis of a server whose requests wait while none runs: its KV cache is too small, or no line says why."""
     boot = reading.boot
@@ -341,13 +335,24 @@ def _unscheduled(reading: LogReader) -> Diagnosis:
     return Diagnosis("hang-admission", "is not admitted", "request", said, advice, "likely", sizes=sizes, doubt=doubt)
 
 
+def _retrying(reading: LogReader) -> Diagnosis | None:
+    """The diagnosis of a server whose log ends with a step that is tried again and again, and with no sign of work after it."""
+    boot = reading.boot
+    for entry, count in reading.benign():
+        if entry.stalls and count >= entry.stalls and boot.noticed_at[entry.id] > boot.alive_at and entry.kind:
+            said = f"{entry.why} ({count} times in the log), and nothing after it shows that a request was worked on"
+            doubt = "the line is harmless where the step succeeds later; the log ends before that"
+            return Diagnosis(entry.kind, "hangs", "request", said, entry.remedy, "likely", entry.id, doubt=doubt)
+    return None
+
+
 def _only_refusals(reading: LogReader) -> Diagnosis:
     """The diagnosis of a server that is up and answers no request."""
     first = reading.errors.text or reading.errors.caught or reading.errors.complaint
     because = f", the first error: {first}" if first else ", and no error in the log"
     count = reading.boot.failed_requests
-    said = f"unknown: {count} requests were answered with status 500 and none with 200{because}"
-    return Diagnosis("unknown", "refuses", "request", said, "the traceback of one such request", "unknown")
+    said = f"unknown: {count} lines of the log say that a request failed and none that one was answered{because}"
+    return Diagnosis("unknown", "fails", "request", said, "the traceback of one such request", "unknown")
 
 
 _REMEDIES: Mapping[Kind, str] = {

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
+from pytest_longctx.diagnosis import panics
+from pytest_longctx.diagnosis.boot_state import NATIVE, Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
 from pytest_longctx.diagnosis.line_shapes import HEXADECIMAL, LineShapes
 from pytest_longctx.diagnosis.log_evidence import LogEvidence
@@ -15,7 +16,7 @@ from pytest_longctx.diagnosis.parsing.outer_prefixes import OuterPrefixes
 from pytest_longctx.diagnosis.parsing.records import Record, records, with_unescaped
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
-from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace, joined
+from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, INDENTED, Trace, joined
 from pytest_longctx.toml import in_range
 
 _SERVING = ("serve", "request", "stop")
@@ -151,7 +152,7 @@ class LogReader:
         """
         return max(
             (
-                _SIZES_DUE if boot.sizes_due else bool(boot.traces) or self.lines < boot.caught_until
+                _SIZES_DUE if boot.sizes_due else bool(boot.traces or boot.panic) or self.lines < boot.caught_until
                 for boot in self.boots.values()
             ),
             default=0,
@@ -182,6 +183,7 @@ class LogReader:
 
     def _take(self, record: Record, times: int) -> bool:
         boot = self.boots.setdefault(record.source, Boot())
+        record = panics.whole(boot, record)
         text = record.text
         if boot.sizes_due:
             self._sizes(boot, text)
@@ -238,6 +240,8 @@ class LogReader:
 
     def _line_of(self, boot: Boot, trace: Trace, record: Record, text: str) -> bool:
         """Read *text*, a log line of *trace*: a frame, its source line, the exception or more of its message."""
+        if not trace.done and INDENTED.match(text):
+            text = text.strip()
         if FRAME.match(text) or (not trace.done and text[:1] == " "):
             trace.done = False
             self._places(boot, trace, record)
@@ -337,6 +341,7 @@ class LogReader:
         for pattern, entry in self._index.of(record.text):
             if isinstance(entry, Benign) and pattern.search(record.text):
                 boot.notices[entry.id] += times
+                boot.noticed_at[entry.id] = self.lines
                 if entry.undoes:
                     boot.candidates = [each for each in boot.candidates if each.signature.id != entry.undoes]
                 return entry
@@ -376,6 +381,8 @@ class LogReader:
             *(self.lines, record.time, record.process, record.rank),
         )
         if signature.summary:
+            if signature.id in NATIVE and boot.errors.native is None:
+                boot.errors.native = made.line
             if not signature.survivable and boot.fatal_at is None:
                 boot.fatal_at = self.lines
             if boot.summary is None or (boot.summary.signature.survivable and not signature.survivable):
