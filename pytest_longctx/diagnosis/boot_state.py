@@ -53,6 +53,8 @@ class Failure:
     time: str = ""
     process: str = ""
     rank: str = ""
+    repeated: bool = False
+    """Whether it stands in a line that reports an end: a line of its own says more, if there is one."""
 
     @property
     def kind(self) -> Kind:
@@ -176,9 +178,11 @@ class Boot:
     @property
     def cause(self) -> Failure | None:
         """The most probable cause of the boot's failure: first those that no engine survives, then the earliest."""
-        alive = [each for each in self.candidates if not self._survived(each)]
+        alive = [each for each in self.candidates if not self._survived(each) and not self._came_late(each)]
+        fatal = [each for each in alive if not each.signature.weak and not each.signature.survivable]
         for some in (
-            [each for each in alive if not each.signature.weak and not each.signature.survivable],
+            [each for each in fatal if not each.repeated],
+            fatal,
             [each for each in alive if not each.signature.weak],
             alive,
         ):
@@ -223,6 +227,17 @@ class Boot:
         """Whether the boot's KV cache is smaller than one request of the context length in its log."""
         cache, context = self.figures.get("kv_cache_tokens"), self.figures.get("max_model_len")
         return cache is not None and context is not None and cache < context
+
+    def _came_late(self, found: Failure) -> bool:
+        """Whether *found* is a guess about the configuration in a log that begins when the booted server had long been up."""
+        served = self.notices["request-failed"] or self.failed_requests
+        return bool(found.signature.weak and found.signature.kind == "config" and not self.told and served)
+
+    @property
+    def answers_nothing(self) -> bool:
+        """Whether requests to the booted server failed and none was answered, as far as the log goes."""
+        late = not self.told and self.notices["request-failed"] and self.errors.text is not None and not self.alive_at
+        return bool(self.failed_requests and not self.answered) or bool(late)
 
     def _survived(self, found: Failure) -> bool:
         """Whether the booted server worked after the failure *found*."""

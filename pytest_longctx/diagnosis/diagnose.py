@@ -34,6 +34,8 @@ _WHILE_STARTING: Final = ("environment", "engine-missing")
 _HANGS = ("hang", "hang-workers", "hang-admission")
 _NEAR_LINES = 5
 """How far from the line that names the cause the allocator's own line may be."""
+_WEAK: Final = "the line is of a kind that may follow from something else; no other line names a cause"
+_GENERIC: Final = "only the part of the program that raised the exception is known, its words are not known to any rule: read them first"
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 """Exit codes of a process that another one ended."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
@@ -129,7 +131,7 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
     if found is not None or ended or boot.summary_counts or _memory(reading, joined) or _stops(reading, joined):
         impaired = found is not None and found.signature.survivable and not ended
         return ("impaired" if impaired else "failed"), diagnose(reading, given)
-    if boot.failed_requests and not boot.answered:
+    if boot.answers_nothing:
         return "impaired", _only_refusals(reading)
     if boot.idle_with_requests >= _SEVERAL:
         return "impaired", _unscheduled(reading)
@@ -168,7 +170,7 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
     known, boot = found.signature, reading.boot
     doubt = ""
     if known.weak:
-        doubt = "the line is of a kind that may follow from something else; no other line names a cause"
+        doubt = _GENERIC if known.raised_in or known.placed else _WEAK
     elif known.survivable and boot.fatal_at is None:
         doubt = "the engine goes on after it: it is reported, and the process has not been seen to end"
     return Diagnosis(
@@ -350,8 +352,8 @@ def _only_refusals(reading: LogReader) -> Diagnosis:
     """The diagnosis of a server that is up and answers no request."""
     first = reading.errors.text or reading.errors.caught or reading.errors.complaint
     because = f", the first error: {first}" if first else ", and no error in the log"
-    count = reading.boot.failed_requests
-    said = f"unknown: {count} lines of the log say that a request failed and none that one was answered{because}"
+    count = reading.boot.failed_requests or reading.notices["request-failed"]
+    said = f"unknown: requests failed (lines of the log about it: {count}), and none was answered{because}"
     return Diagnosis("unknown", "fails", "request", said, "the traceback of one such request", "unknown")
 
 

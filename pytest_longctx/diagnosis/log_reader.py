@@ -350,6 +350,7 @@ class LogReader:
     def _explain(self, boot: Boot, record: Record, text: str, trace: Trace | None) -> Signature | None:
         """Search the log line *text* for a failure. Returns its signature, or None."""
         exception, text = trace is not None or is_exception(record, text), joined(text)
+        summary: Signature | None = None
         for pattern, signature in self._index.of(text):
             if not isinstance(signature, Signature) or (signature.booting and boot.reached in _SERVING):
                 continue
@@ -363,12 +364,23 @@ class LogReader:
                 continue
             if trace is not None and trace.caught and not signature.survivable:
                 continue
-            self._found(boot, record, signature, match, trace)
-            return signature
-        return None
+            if signature.summary and summary is not None:
+                continue
+            self._found(boot, record, signature, match, trace, repeated=summary is not None)
+            if not signature.summary:
+                return signature
+            summary = signature  # the same line may quote the cause
+        return summary
 
     def _found(
-        self, boot: Boot, record: Record, signature: Signature, match: re.Match[str], trace: Trace | None
+        self,
+        boot: Boot,
+        record: Record,
+        signature: Signature,
+        match: re.Match[str],
+        trace: Trace | None,
+        *,
+        repeated: bool,
     ) -> None:
         found = self._whole_groups(match)
         if signature.sizes and (more := re.search(signature.sizes, match.string)):
@@ -378,7 +390,7 @@ class LogReader:
         silent = boot.errors.text is None and boot.errors.complaint is None and not boot.inside
         made = Failure(
             *(signature, record.whole.strip(), figures(found), words(found), phase, place, silent),
-            *(self.lines, record.time, record.process, record.rank),
+            *(self.lines, record.time, record.process, record.rank, repeated),
         )
         if signature.summary:
             if signature.id in NATIVE and boot.errors.native is None:

@@ -125,3 +125,8 @@ def test_an_exception_under_an_indentation_ends_its_traceback():
     )
     assert (state, found.kind) == ("failed", "unknown")
     assert "mNextBlocks.empty()" in found.cause
+
+
+def test_a_line_that_reports_an_end_and_quotes_the_cause_names_it():
+    line = 'E0625 06:12:20.148931 1 backend_model.cc:691] "ERROR: Failed to create instance: unexpected error when creating modelInstanceState: [TensorRT-LLM][ERROR] Assertion failed: Failed to deserialize cuda engine. (tllmRuntime.cpp:77)'
+    assert answer("trtllm", line)[1].signature == "engine-file-mismatch"
