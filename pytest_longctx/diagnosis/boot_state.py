@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pytest_longctx.diagnosis.parsing.records import Record
@@ -33,6 +33,14 @@ _SERVER_ERROR = re.compile(
 """Answers with status 500 in an access log, and what the router of TGI (router/src/infer) says of a request that failed."""
 NATIVE: Final = ("native-assertion", "thread-panicked", "ended-by-signal", "server-ended")
 """Summaries that are themselves the first error, where no other line is."""
+
+
+_PANIC: Final = re.compile(r"^\s*thread '[^']*' (?:\(\d+\) )?panicked at ")
+_PANICKED: Final = re.compile(r"panicked at \S+:\d+:\d+:\s*$")
+"""The place of a panic of Rust, without its message, which is the next line."""
+_SIZES_WITHIN: Final = 20
+"""Lines after a failure that may contain its sizes."""
+_MOST_CANDIDATES: Final = 64
 
 
 @dataclass(slots=True)
@@ -159,6 +167,46 @@ class Boot:
             self.caught[owner], self.caught_until = True, line + _CAUGHT_WITHIN
         elif self.caught.pop(owner, False) and not self.caught:
             self.caught_until = 0
+
+    def joined(self, record: Record) -> Record:
+        """*record*, the boot's next log line; a panic's message is joined to its place, the line before, and not indented."""
+        place, self.panic = self.panic, None
+        if place is not None and record.text.strip():
+            line = place.whole.strip()
+            self.summary = None if self.summary is not None and self.summary.line == line else self.summary
+            self.errors.native = None if self.errors.native == line else self.errors.native
+            text = record.text.strip()
+            return replace(place, text=f"{place.text} {text}", line=f"{line} {text}")
+        if _PANIC.match(record.text) is None:
+            return record
+        begun = replace(record, text=record.text.strip())
+        self.panic = begun if _PANICKED.search(begun.text) else None
+        return begun
+
+    def sums_up(self, made: Failure, line: int) -> None:
+        """Note that a log *line* of the boot reports a failure without its cause."""
+        survivable = made.signature.survivable
+        if made.signature.id in NATIVE and self.errors.native is None:
+            self.errors.native = made.line
+        if not survivable and self.fatal_at is None:
+            self.fatal_at = line
+        if self.summary is None or (self.summary.signature.survivable and not survivable):
+            self.summary = made
+
+    def keeps(self, made: Failure, trace: Trace | None) -> None:
+        """Keep a cause that the boot's log names; an exception around another one, in *trace*, takes its place and its sizes."""
+        inner = trace.failure if trace is not None and trace.chained and made.signature.wrapper else None
+        if isinstance(inner, Failure) and inner in self.candidates:
+            made.metrics, made.order, made.time = {**inner.metrics, **made.metrics}, inner.order, inner.time
+            self.candidates[self.candidates.index(inner)] = made
+        elif len(self.candidates) < _MOST_CANDIDATES or not any(
+            each.signature.id == made.signature.id for each in self.candidates
+        ):
+            self.candidates.append(made)
+        if trace is not None:
+            trace.failure = trace.failure if trace.failure in self.candidates else made
+        if made.signature.then:
+            self.sizes_due, self.sized = _SIZES_WITHIN, made
 
     @property
     def inside(self) -> bool:

@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pytest_longctx.diagnosis import panics
-from pytest_longctx.diagnosis.boot_state import NATIVE, Boot, Failure, FirstError, chosen, rooted
+from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
 from pytest_longctx.diagnosis.line_shapes import HEXADECIMAL, LineShapes
 from pytest_longctx.diagnosis.log_evidence import LogEvidence
@@ -16,14 +15,21 @@ from pytest_longctx.diagnosis.parsing.outer_prefixes import OuterPrefixes
 from pytest_longctx.diagnosis.parsing.records import Record, records, with_unescaped
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
-from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, INDENTED, Trace, joined
+from pytest_longctx.diagnosis.tracebacks import (
+    CHAINED,
+    ENDS_IN,
+    EXCEPTION,
+    FRAME,
+    GROUP,
+    HEADER,
+    INDENTED,
+    Trace,
+    joined,
+)
 from pytest_longctx.toml import in_range
 
 _SERVING = ("serve", "request", "stop")
-_SIZES_WITHIN = 20
-"""Lines after a failure that may contain its sizes."""
 _SIZES_DUE = 2
-_MOST_CANDIDATES = 64
 _MESSAGE_LINES = 40
 """Most lines of an exception's message."""
 _TRACE_LINES = 2000
@@ -183,7 +189,7 @@ class LogReader:
 
     def _take(self, record: Record, times: int) -> bool:
         boot = self.boots.setdefault(record.source, Boot())
-        record = panics.whole(boot, record)
+        record = boot.joined(record)
         text = record.text
         if boot.sizes_due:
             self._sizes(boot, text)
@@ -392,28 +398,12 @@ class LogReader:
             *(signature, record.whole.strip(), figures(found), words(found), phase, place, silent),
             *(self.lines, record.time, record.process, record.rank, repeated),
         )
-        if signature.summary:
-            if signature.id in NATIVE and boot.errors.native is None:
-                boot.errors.native = made.line
-            if not signature.survivable and boot.fatal_at is None:
-                boot.fatal_at = self.lines
-            if boot.summary is None or (boot.summary.signature.survivable and not signature.survivable):
-                boot.summary = made
-            if because := made.words.get("because"):
-                self._explain(boot, replace(record, text=because), because, Trace(record, caught=False, done=True))
+        if not signature.summary:
+            boot.keeps(made, trace)
             return
-        if trace is not None and trace.chained and signature.wrapper and trace.failure in boot.candidates:
-            inner = trace.failure
-            made.metrics, made.order, made.time = {**inner.metrics, **made.metrics}, inner.order, inner.time
-            boot.candidates[boot.candidates.index(inner)] = made
-        elif len(boot.candidates) < _MOST_CANDIDATES or not any(
-            each.signature.id == signature.id for each in boot.candidates
-        ):
-            boot.candidates.append(made)
-        if trace is not None:
-            trace.failure = trace.failure if trace.failure in boot.candidates else made
-        if signature.then:
-            boot.sizes_due, boot.sized = _SIZES_WITHIN, made
+        boot.sums_up(made, self.lines)
+        if because := made.words.get("because"):
+            self._explain(boot, replace(record, text=because), because, Trace(record, caught=False, done=True))
 
     def _whole_groups(self, match: re.Match[str]) -> dict[str, str | None]:
         """The groups of *match* in a log line, without one at the end of a cut line, which may be incomplete."""

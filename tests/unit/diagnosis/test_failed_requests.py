@@ -7,7 +7,9 @@ from pytest_longctx.diagnosis.diagnose import Evidence, assess
 from pytest_longctx.diagnosis.log_file import read
 
 ROUTER = "2024-10-16T10:52:20.950011Z  INFO text_generation_router::server: router/src/server.rs:2295: Connected"
-RUST = "2024-10-16T10:53:40.112904Z ERROR chat_completions: text_generation_router::infer: router/src/infer/mod.rs:178: "
+RUST = (
+    "2024-10-16T10:53:40.112904Z ERROR chat_completions: text_generation_router::infer: router/src/infer/mod.rs:178: "
+)
 LLAMA = "main: server is listening on http://127.0.0.1:8080"
 OLLAMA = '[GIN] 2023/10/15 - 13:23:35 | {} |  411.225709ms |       127.0.0.1 | POST     "/api/generate"'
 FAILS = [

@@ -12,7 +12,9 @@ def answer(*lines, engine="vllm"):
 
 
 def raised(frame, exception, *before):
-    return answer(*before, "Traceback (most recent call last):", f'  File "{frame[0]}", line 7, in {frame[1]}', exception)
+    return answer(
+        *before, "Traceback (most recent call last):", f'  File "{frame[0]}", line 7, in {frame[1]}', exception
+    )
 
 
 def test_a_refused_architecture_that_is_in_its_own_list_is_no_unknown_one():
@@ -23,7 +25,10 @@ def test_a_refused_architecture_that_is_in_its_own_list_is_no_unknown_one():
 
 @pytest.mark.parametrize("names", ["[]", "['XForCausalLM', 'YForCausalLM']"])
 def test_a_refusal_of_none_or_of_several_architectures_is_read(names):
-    assert answer(f"ValueError: Model architectures {names} are not supported for now. Supported: []").kind == "model-unsupported"
+    assert (
+        answer(f"ValueError: Model architectures {names} are not supported for now. Supported: []").kind
+        == "model-unsupported"
+    )
 
 
 def test_a_file_of_the_model_that_is_no_json_is_no_argument():
@@ -42,6 +47,7 @@ def test_a_part_of_an_engine_that_is_missing_does_not_mean_that_the_engine_is():
 WORKER = ("/x/vllm/v1/worker/gpu_model_runner.py", "_dummy_run")
 MORE = [
     (WORKER, "AssertionError: hidden_states must be contiguous"),
+    (WORKER, "ValueError: the tensor must lie on the device"),
     (WORKER, "ValueError: Expected cu_seqlens on the device, got the host"),
     (("/x/vllm/v1/core/sched/scheduler.py", "schedule"), "AssertionError: request is not in the running queue, cannot preempt"),
     (("/x/vllm/attention/layer.py", "__init__"), "RuntimeError: it went wrong, maybe --enforce-eager helps"),
@@ -75,14 +81,23 @@ def test_an_assertion_of_the_models_code_under_a_request_is_no_refused_argument(
 
 @pytest.mark.parametrize(
     "text",
-    ["ValueError: This feature is only supported on CUDA", "NotImplementedError: x is not supported on this platform", "ValueError: not available on ROCm"],
+    [
+        "ValueError: This feature is only supported on CUDA",
+        "NotImplementedError: x is not supported on this platform",
+        "ValueError: not available on ROCm",
+    ],
 )
 def test_a_platform_that_a_feature_lacks_is_likely_no_more(text):
     assert answer(text).confidence in ("likely", "unknown")
 
 
 def test_a_failed_product_of_matrices_that_says_no_reason_is_not_understood():
-    assert answer("RuntimeError: [fpA_intB Runner] Failed to run cutlass gemm. Error: Error Internal", engine="trtllm").kind == "unknown"
+    assert (
+        answer(
+            "RuntimeError: [fpA_intB Runner] Failed to run cutlass gemm. Error: Error Internal", engine="trtllm"
+        ).kind
+        == "unknown"
+    )
 
 
 def test_what_a_generic_rule_says_is_marked_so():

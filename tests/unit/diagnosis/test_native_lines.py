@@ -79,7 +79,7 @@ def test_the_cause_in_a_panics_message_is_found():
 
 def test_a_thread_beside_the_main_one_may_panic_and_the_server_goes_on():
     ready = "2024-04-18T22:44:38.272141Z  INFO text_generation_router: router/src/main.rs:354: Connected"
-    reading = read(["\n".join([ready, PANIC, "x", ""]).encode()], KNOWN["tgi"])
+    reading = read([f"{ready}\n{PANIC}\nx\n".encode()], KNOWN["tgi"])
     assert not reading.fatal
     assert assess(reading, Evidence())[0] == "healthy"
 
@@ -110,7 +110,9 @@ def test_a_row_of_tritons_table_is_read_with_its_next_one():
 
 
 def test_the_echo_of_a_failed_load_is_not_the_first_error():
-    _, found = answer("trtllm", "x.cpp(12): error: it went wrong", "error: creating server: Internal - failed to load all models")
+    _, found = answer(
+        "trtllm", "x.cpp(12): error: it went wrong", "error: creating server: Internal - failed to load all models"
+    )
     assert found.cause.endswith("x.cpp(12): error: it went wrong")
 
 
