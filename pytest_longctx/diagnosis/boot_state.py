@@ -41,6 +41,8 @@ _PANICKED: Final = re.compile(r"panicked at \S+:\d+:\d+:\s*$")
 _SIZES_WITHIN: Final = 20
 """Lines after a failure that may contain its sizes."""
 _MOST_CANDIDATES: Final = 64
+SIZES_DUE: Final = 2
+"""The attention of a boot that expects sizes: no line is passed over."""
 
 
 @dataclass(slots=True)
@@ -182,6 +184,17 @@ class Boot:
         begun = replace(record, text=record.text.strip())
         self.panic = begun if _PANICKED.search(begun.text) else None
         return begun
+
+    def attention(self, lines: int) -> int:
+        """
+        Whether the boot needs every log line after so many *lines*: 1 inside a traceback, `SIZES_DUE` while the sizes
+        of a failure are expected.
+        """
+        return SIZES_DUE if self.sizes_due else bool(self.traces or self.panic) or lines < self.caught_until
+
+    def closes(self, trace: Trace) -> None:
+        """Forget *trace* of the boot, which has ended."""
+        self.traces = {key: each for key, each in self.traces.items() if each is not trace}
 
     def sums_up(self, made: Failure, line: int) -> None:
         """Note that a log *line* of the boot reports a failure without its cause."""

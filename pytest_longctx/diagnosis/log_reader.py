@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
+from pytest_longctx.diagnosis.boot_state import SIZES_DUE, Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
 from pytest_longctx.diagnosis.line_shapes import HEXADECIMAL, LineShapes
 from pytest_longctx.diagnosis.log_evidence import LogEvidence
@@ -29,7 +29,6 @@ from pytest_longctx.diagnosis.tracebacks import (
 from pytest_longctx.toml import in_range
 
 _SERVING = ("serve", "request", "stop")
-_SIZES_DUE = 2
 _MESSAGE_LINES = 40
 """Most lines of an exception's message."""
 _TRACE_LINES = 2000
@@ -137,7 +136,7 @@ class LogReader:
             if not shape or not (matters or attentive):
                 continue
             count = seen[shape] = seen.get(shape, 0) + 1
-            if count > _OFTEN and attentive < _SIZES_DUE and not (matters and number == last[shape]):
+            if count > _OFTEN and attentive < SIZES_DUE and not (matters and number == last[shape]):
                 passed[shape] = passed.get(shape, 0) + 1  # only its last figures, and how often it came, are new
                 continue
             self.lines = before + number
@@ -152,17 +151,8 @@ class LogReader:
         self.cut = False
 
     def _attentive(self) -> int:
-        """
-        Whether the reader takes every log line now: 1 inside a traceback, 2 while the sizes of a failure are
-        expected.
-        """
-        return max(
-            (
-                _SIZES_DUE if boot.sizes_due else bool(boot.traces or boot.panic) or self.lines < boot.caught_until
-                for boot in self.boots.values()
-            ),
-            default=0,
-        )
+        """How much attention the log's next line gets, by the boot that asks for most."""
+        return max((boot.attention(self.lines) for boot in self.boots.values()), default=0)
 
     def _matters(self, text: str) -> bool:
         """Whether the log reader must look at *text*, one line or several: an entry of the catalogue may match."""
@@ -232,11 +222,11 @@ class LogReader:
         """Read the log's next *record* if it is a line of *trace*. Returns whether it is."""
         if not trace.holds(record):
             if trace.done and record.kinds[-1:] != ("nccl",):
-                self._close(boot, trace)
+                boot.closes(trace)
             return False
         trace.lines += 1
         if trace.lines > _TRACE_LINES or (trace.done and trace.message > _MESSAGE_LINES):
-            self._close(boot, trace)
+            boot.closes(trace)
             return False
         text = GROUP.sub("", record.text) if record.text[:1] == " " else record.text
         if not text.strip() or text.startswith(CHAINED):
@@ -261,9 +251,6 @@ class LogReader:
         trace.message += 1
         boot.errors.ended_at = max(boot.errors.ended_at, self.lines) if not trace.caught else boot.errors.ended_at
         return self._explain(boot, record, text, trace) is not None or text[:1] == " "
-
-    def _close(self, boot: Boot, trace: Trace) -> None:
-        boot.traces = {key: each for key, each in boot.traces.items() if each is not trace}
 
     def _places(self, boot: Boot, trace: Trace, record: Record) -> None:
         text = record.text
@@ -368,26 +355,18 @@ class LogReader:
                 continue
             if not counts(signature, record, text, match.start(), exception=exception):
                 continue
-            if trace is not None and trace.caught and not signature.survivable:
+            caught = trace is not None and trace.caught and not signature.survivable
+            if caught or (signature.summary and summary is not None):
                 continue
-            if signature.summary and summary is not None:
-                continue
-            self._found(boot, record, signature, match, trace, repeated=summary is not None)
+            self._found(boot, record, signature, match, trace).repeated = summary is not None
             if not signature.summary:
                 return signature
             summary = signature  # the same line may quote the cause
         return summary
 
     def _found(
-        self,
-        boot: Boot,
-        record: Record,
-        signature: Signature,
-        match: re.Match[str],
-        trace: Trace | None,
-        *,
-        repeated: bool,
-    ) -> None:
+        self, boot: Boot, record: Record, signature: Signature, match: re.Match[str], trace: Trace | None
+    ) -> Failure:
         found = self._whole_groups(match)
         if signature.sizes and (more := re.search(signature.sizes, match.string)):
             found |= self._whole_groups(more)
@@ -396,14 +375,15 @@ class LogReader:
         silent = boot.errors.text is None and boot.errors.complaint is None and not boot.inside
         made = Failure(
             *(signature, record.whole.strip(), figures(found), words(found), phase, place, silent),
-            *(self.lines, record.time, record.process, record.rank, repeated),
+            *(self.lines, record.time, record.process, record.rank),
         )
         if not signature.summary:
             boot.keeps(made, trace)
-            return
+            return made
         boot.sums_up(made, self.lines)
         if because := made.words.get("because"):
             self._explain(boot, replace(record, text=because), because, Trace(record, caught=False, done=True))
+        return made
 
     def _whole_groups(self, match: re.Match[str]) -> dict[str, str | None]:
         """The groups of *match* in a log line, without one at the end of a cut line, which may be incomplete."""
