@@ -3,16 +3,19 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from pytest_longctx.diagnosis.parsing.records import Record
 from pytest_longctx.diagnosis.signatures import Phase, Place, Signature
 from pytest_longctx.diagnosis.tracebacks import Trace
 from pytest_longctx.observation import Kind
 
 _ALIVE = re.compile(
-    r'" 200(?: OK)?\b|\b(?:POST|GET) /\S* \S+ 200$|: Success$|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)'
+    r'" 200(?: OK)?\b|\b(?:POST|GET) /\S* \S+ 200$|(?:^|: )Success$|\| 200 \|.*\| (?:POST|GET) '
+    r"|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)"
 )
+_GET: Final = re.compile(r"\b(?:GET|HEAD) ")
 _WAITING = re.compile(
     r"Avg generation throughput: 0\.0 tokens/s, Running: 0 reqs, (?:Swapped: 0 reqs, Pending|Waiting): [1-9]"
 )
@@ -23,7 +26,23 @@ _LAST_LINES: Final = 3
 _CAUGHT_WITHIN: Final = 64
 """Lines after the announcement of a caught traceback in which it begins, however many ranks log between."""
 _CUT_REQUESTS = re.compile(r"aborting in-flight requests count=(\d+)|Remaining number of requests (\d+)")
-_SERVER_ERROR = re.compile(r'"POST [^"]*" 500\b')
+_SERVER_ERROR = re.compile(
+    r'"POST [^"]*" 500\b|\bPOST /\S* \S+ 500$|\| 500 \|.*\| POST '
+    r"|^(?:Server|Template) error: |^Request failed during generation: "
+)
+"""Answers with status 500 in an access log, and what the router of TGI (router/src/infer) says of a request that failed."""
+NATIVE: Final = ("native-assertion", "thread-panicked", "ended-by-signal", "server-ended")
+"""Summaries that are themselves the first error, where no other line is."""
+
+
+_PANIC: Final = re.compile(r"^\s*thread '[^']*' (?:\(\d+\) )?panicked at ")
+_PANICKED: Final = re.compile(r"panicked at \S+:\d+:\d+:\s*$")
+"""The place of a panic of Rust, without its message, which is the next line."""
+_SIZES_WITHIN: Final = 20
+"""Lines after a failure that may contain its sizes."""
+_MOST_CANDIDATES: Final = 64
+SIZES_DUE: Final = 2
+"""The attention of a boot that expects sizes: no line is passed over."""
 
 
 @dataclass(slots=True)
@@ -44,6 +63,8 @@ class Failure:
     time: str = ""
     process: str = ""
     rank: str = ""
+    repeated: bool = False
+    """Whether it stands in a line that reports an end: a line of its own says more, if there is one."""
 
     @property
     def kind(self) -> Kind:
@@ -94,6 +115,8 @@ class FirstError:
     """The lines of the traceback before it."""
     caught: str | None = None
     """The first exception that the engine caught, such as that of a request."""
+    native: str | None = None
+    """The first line in which native code, or a shell, reports an end."""
     echo: str | None = None
     """The first exception that only reports a failure elsewhere, such as a lost peer."""
 
@@ -132,6 +155,10 @@ class Boot:
     """Up to this line each line of such a process is read: the next one that is no traceback ends it."""
     sizes_due: int = 0
     sized: Failure | None = None
+    panic: Record | None = None
+    """The place of a panic whose message is due."""
+    noticed_at: dict[str, int] = field(default_factory=dict)
+    """The line of the last notice, by its id."""
 
     def catches(self, owner: tuple[str, str], line: int | None) -> None:
         """
@@ -142,6 +169,57 @@ class Boot:
             self.caught[owner], self.caught_until = True, line + _CAUGHT_WITHIN
         elif self.caught.pop(owner, False) and not self.caught:
             self.caught_until = 0
+
+    def joined(self, record: Record) -> Record:
+        """*record*, the boot's next log line; a panic's message is joined to its place, the line before, and not indented."""
+        place, self.panic = self.panic, None
+        if place is not None and record.text.strip():
+            line = place.whole.strip()
+            self.summary = None if self.summary is not None and self.summary.line == line else self.summary
+            self.errors.native = None if self.errors.native == line else self.errors.native
+            text = record.text.strip()
+            return replace(place, text=f"{place.text} {text}", line=f"{line} {text}")
+        if _PANIC.match(record.text) is None:
+            return record
+        begun = replace(record, text=record.text.strip())
+        self.panic = begun if _PANICKED.search(begun.text) else None
+        return begun
+
+    def attention(self, lines: int) -> int:
+        """
+        Whether the boot needs every log line after so many *lines*: 1 inside a traceback, `SIZES_DUE` while the sizes
+        of a failure are expected.
+        """
+        return SIZES_DUE if self.sizes_due else bool(self.traces or self.panic) or lines < self.caught_until
+
+    def closes(self, trace: Trace) -> None:
+        """Forget *trace* of the boot, which has ended."""
+        self.traces = {key: each for key, each in self.traces.items() if each is not trace}
+
+    def sums_up(self, made: Failure, line: int) -> None:
+        """Note that a log *line* of the boot reports a failure without its cause."""
+        survivable = made.signature.survivable
+        if made.signature.id in NATIVE and self.errors.native is None:
+            self.errors.native = made.line
+        if not survivable and self.fatal_at is None:
+            self.fatal_at = line
+        if self.summary is None or (self.summary.signature.survivable and not survivable):
+            self.summary = made
+
+    def keeps(self, made: Failure, trace: Trace | None) -> None:
+        """Keep a cause that the boot's log names; an exception around another one, in *trace*, takes its place and its sizes."""
+        inner = trace.failure if trace is not None and trace.chained and made.signature.wrapper else None
+        if isinstance(inner, Failure) and inner in self.candidates:
+            made.metrics, made.order, made.time = {**inner.metrics, **made.metrics}, inner.order, inner.time
+            self.candidates[self.candidates.index(inner)] = made
+        elif len(self.candidates) < _MOST_CANDIDATES or not any(
+            each.signature.id == made.signature.id for each in self.candidates
+        ):
+            self.candidates.append(made)
+        if trace is not None:
+            trace.failure = trace.failure if trace.failure in self.candidates else made
+        if made.signature.then:
+            self.sizes_due, self.sized = _SIZES_WITHIN, made
 
     @property
     def inside(self) -> bool:
@@ -161,9 +239,11 @@ class Boot:
     @property
     def cause(self) -> Failure | None:
         """The most probable cause of the boot's failure: first those that no engine survives, then the earliest."""
-        alive = [each for each in self.candidates if not self._survived(each)]
+        alive = [each for each in self.candidates if not self._survived(each) and not self._came_late(each)]
+        fatal = [each for each in alive if not each.signature.weak and not each.signature.survivable]
         for some in (
-            [each for each in alive if not each.signature.weak and not each.signature.survivable],
+            [each for each in fatal if not each.repeated],
+            fatal,
             [each for each in alive if not each.signature.weak],
             alive,
         ):
@@ -184,7 +264,7 @@ class Boot:
         if _ALIVE.search(text):
             self.chats += times * bool(_CHAT.search(text))
             self.alive_at = line
-            self.answered += times * ('"POST /v1/' in text)
+            self.answered += times * (_GET.search(text) is None)
             return True
         if _SERVER_ERROR.search(text):
             self.failed_requests += times
@@ -208,6 +288,17 @@ class Boot:
         """Whether the boot's KV cache is smaller than one request of the context length in its log."""
         cache, context = self.figures.get("kv_cache_tokens"), self.figures.get("max_model_len")
         return cache is not None and context is not None and cache < context
+
+    def _came_late(self, found: Failure) -> bool:
+        """Whether *found* is a guess about the configuration in a log that begins when the booted server had long been up."""
+        served = self.notices["request-failed"] or self.failed_requests
+        return bool(found.signature.weak and found.signature.kind == "config" and not self.told and served)
+
+    @property
+    def answers_nothing(self) -> bool:
+        """Whether requests to the booted server failed and none was answered, as far as the log goes."""
+        late = not self.told and self.notices["request-failed"] and self.errors.text is not None and not self.alive_at
+        return bool(self.failed_requests and not self.answered) or bool(late)
 
     def _survived(self, found: Failure) -> bool:
         """Whether the booted server worked after the failure *found*."""

@@ -14,10 +14,10 @@ from typing import Final, Literal
 from pytest_longctx.diagnosis.boot_state import Failure
 from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
+from pytest_longctx.diagnosis.named_cause import allocation_before, phase_of, remedy_for
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Kind, Observation, Outcome
-from pytest_longctx.toml import in_range
 from pytest_longctx.units import quantity
 
 Confidence = Literal["certain", "likely", "unknown"]
@@ -29,13 +29,9 @@ _PROXY = (413, 502, 504)
 """Statuses that no engine sends, and that things between client and server do."""
 _SEVERAL = 3
 """A notice that comes once or twice in every long boot means something from here on."""
-_WHILE_STARTING: Final = ("environment", "engine-missing")
-"""Classes of an import, which comes before the first fact of a boot."""
 _HANGS = ("hang", "hang-workers", "hang-admission")
-_NEAR_LINES = 5
-"""How far from the line that names the cause the allocator's own line may be."""
-_NATIVE = ("native-assertion", "ended-by-signal", "server-ended")
-"""Summaries that are themselves the first error, where no other line is."""
+_WEAK: Final = "the line is of a kind that may follow from something else; no other line names a cause"
+_GENERIC: Final = "only the part of the program that raised the exception is known; its words are not known to any rule"
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 """Exit codes of a process that another one ended."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
@@ -131,10 +127,8 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
     if found is not None or ended or boot.summary_counts or _memory(reading, joined) or _stops(reading, joined):
         impaired = found is not None and found.signature.survivable and not ended
         return ("impaired" if impaired else "failed"), diagnose(reading, given)
-    if boot.failed_requests and not boot.answered:
-        return "impaired", _only_refusals(reading)
-    if boot.idle_with_requests >= _SEVERAL:
-        return "impaired", _unscheduled(reading)
+    if made := _idle(reading):
+        return "impaired", made
     if boot.served_at is not None or boot.alive_at:
         return "healthy", None
     return ("failed", diagnose(reading, given)) if boot.errors.ends(reading.lines) else ("unfinished", None)
@@ -168,50 +162,16 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
     known, boot = found.signature, reading.boot
     doubt = ""
     if known.weak:
-        doubt = "the line is of a kind that may follow from something else; no other line names a cause"
+        doubt = _GENERIC if known.raised_in or known.placed else _WEAK
     elif known.survivable and boot.fatal_at is None:
         doubt = "the engine goes on after it: it is reported, and the process has not been seen to end"
     return Diagnosis(
-        *(found.kind, known.outcome, _phase(reading, found), found.line, _remedy(reading, found)),
+        *(found.kind, known.outcome, phase_of(reading, found), found.line, remedy_for(reading, found)),
         confidence="likely" if known.weak else "certain",
         signature=known.id,
-        sizes=found.metrics or _allocation(boot.candidates, found),
+        sizes=found.metrics or allocation_before(boot.candidates, found),
         doubt=doubt,
     )
-
-
-def _phase(reading: LogReader, found: Failure) -> Phase:
-    """
-    The phase of the diagnosed failure: a server that serves works on a request; a log without boot facts may
-    begin late.
-    """
-    placed = found.signature.phase is not None or found.place is not None or found.kind in _WHILE_STARTING
-    if found.phase == "start" and not placed and not reading.boot.told:
-        return "unknown"
-    return "request" if found.phase == "serve" else found.phase
-
-
-def _allocation(candidates: list[Failure], found: Failure) -> Mapping[str, float]:
-    """
-    The sizes of the GPU allocation that failed in the diagnosed line *found*, from the allocator's line just
-    before it.
-    """
-    before = [each for each in candidates if each.signature.weak and 0 <= found.order - each.order <= _NEAR_LINES]
-    memory = found.kind.startswith("gpu-oom") or found.kind == "kv-cache-too-small"
-    return next((each.metrics for each in reversed(before) if memory and each.kind.startswith("gpu-oom")), {})
-
-
-def _remedy(reading: LogReader, found: Failure) -> str:
-    """The diagnosis's remedy for the version that logged the failure, and after the notices in its log."""
-    known = found.signature
-    if known.after and known.after_remedy and reading.notices[known.after]:
-        return known.after_remedy
-    version = reading.words.get("engine_version", reading.version)
-    choices = found.place.remedies if found.place and found.place.remedy else found.signature.remedies
-    for wanted, remedy in choices.items():
-        if version is not None and in_range(version, wanted):
-            return remedy
-    return found.remedy
 
 
 def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
@@ -300,7 +260,7 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
     """The diagnosis of an unknown cause, with the first error of the log quoted."""
-    first = reading.errors.text or reading.errors.complaint or _native(reading) or reading.errors.caught
+    first = reading.errors.text or reading.errors.complaint or reading.errors.native or reading.errors.caught
     number = _signal(reading, given)
     if number is not None:
         how = f"ended by {signal_name(number)}"
@@ -320,12 +280,6 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
     return Diagnosis("unknown", "dies", reading.phase, how + said, "the log, from its first error on", "unknown")
 
 
-def _native(reading: LogReader) -> str | None:
-    """The log line in which native code, or a shell, reports the end, as first error of an unknown diagnosis."""
-    found = reading.summary
-    return found.line if found is not None and found.signature.id in _NATIVE else None
-
-
 def _unscheduled(reading: LogReader) -> Diagnosis:
     """The diagnosis of a server whose requests wait while none runs: its KV cache is too small, or no line says why."""
     boot = reading.boot
@@ -341,13 +295,31 @@ def _unscheduled(reading: LogReader) -> Diagnosis:
     return Diagnosis("hang-admission", "is not admitted", "request", said, advice, "likely", sizes=sizes, doubt=doubt)
 
 
+def _idle(reading: LogReader) -> Diagnosis | None:
+    """The diagnosis of a server that is up and does no work for its requests."""
+    if reading.boot.answers_nothing:
+        return _only_refusals(reading)
+    return _unscheduled(reading) if reading.boot.idle_with_requests >= _SEVERAL else _retrying(reading)
+
+
+def _retrying(reading: LogReader) -> Diagnosis | None:
+    """The diagnosis of a server whose log ends with a step that is tried again and again, and with no sign of work after it."""
+    boot = reading.boot
+    for entry, count in reading.benign():
+        if entry.stalls and count >= entry.stalls and boot.noticed_at[entry.id] > boot.alive_at and entry.kind:
+            said = f"{entry.why} ({count} times in the log), and nothing after it shows that a request was worked on"
+            doubt = "the line is harmless where the step succeeds later; the log ends before that"
+            return Diagnosis(entry.kind, "hangs", "request", said, entry.remedy, "likely", entry.id, doubt=doubt)
+    return None
+
+
 def _only_refusals(reading: LogReader) -> Diagnosis:
     """The diagnosis of a server that is up and answers no request."""
     first = reading.errors.text or reading.errors.caught or reading.errors.complaint
     because = f", the first error: {first}" if first else ", and no error in the log"
-    count = reading.boot.failed_requests
-    said = f"unknown: {count} requests were answered with status 500 and none with 200{because}"
-    return Diagnosis("unknown", "refuses", "request", said, "the traceback of one such request", "unknown")
+    count = reading.boot.failed_requests or reading.notices["request-failed"]
+    said = f"unknown: requests failed (lines of the log about it: {count}), and none was answered{because}"
+    return Diagnosis("unknown", "fails", "request", said, "the traceback of one such request", "unknown")
 
 
 _REMEDIES: Mapping[Kind, str] = {
@@ -373,7 +345,7 @@ def _ended(
     seen = (f"log: {found.line}", *evidence)
     merged = {**found.metrics, **(sizes or {})}
     known = found.signature
-    return Diagnosis(kind, known.outcome, _phase(reading, found), cause, remedy, confidence, known.id, merged, seen)
+    return Diagnosis(kind, known.outcome, phase_of(reading, found), cause, remedy, confidence, known.id, merged, seen)
 
 
 def _silent(reading: LogReader) -> bool:

@@ -5,31 +5,36 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pytest_longctx.diagnosis.boot_state import Boot, Failure, FirstError, chosen, rooted
+from pytest_longctx.diagnosis.boot_state import SIZES_DUE, Boot, Failure, FirstError, chosen, rooted
 from pytest_longctx.diagnosis.entries import index_of
 from pytest_longctx.diagnosis.line_shapes import HEXADECIMAL, LineShapes
 from pytest_longctx.diagnosis.log_evidence import LogEvidence
 from pytest_longctx.diagnosis.parsing import quoting
+from pytest_longctx.diagnosis.parsing.colours import block_without_colours, without_colours
 from pytest_longctx.diagnosis.parsing.outer_prefixes import OuterPrefixes
-from pytest_longctx.diagnosis.parsing.records import COLOURS, Record, records, with_unescaped
+from pytest_longctx.diagnosis.parsing.records import Record, records, with_unescaped
 from pytest_longctx.diagnosis.roles import complains, counts, is_exception
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
-from pytest_longctx.diagnosis.tracebacks import CHAINED, ENDS_IN, EXCEPTION, FRAME, GROUP, HEADER, Trace, joined
+from pytest_longctx.diagnosis.tracebacks import (
+    CHAINED,
+    ENDS_IN,
+    EXCEPTION,
+    FRAME,
+    GROUP,
+    HEADER,
+    INDENTED,
+    Trace,
+    joined,
+)
 from pytest_longctx.toml import in_range
 
 _SERVING = ("serve", "request", "stop")
-_SIZES_WITHIN = 20
-"""Lines after a failure that may contain its sizes."""
-_SIZES_DUE = 2
-_MOST_CANDIDATES = 64
 _MESSAGE_LINES = 40
 """Most lines of an exception's message."""
 _TRACE_LINES = 2000
 """Most lines of a traceback; one without an end by then was overwritten by another process."""
 _OFTEN = 16
 """Lines of one shape that are read in one block; of the others only the last."""
-
-_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b_bk;t=\d+\x07|\x1b[()][A-Z0-9]")
 
 
 class LogReader:
@@ -119,8 +124,7 @@ class LogReader:
 
     def read(self, block: bytes) -> None:
         """Read a block of whole log lines, as `Lines` makes them."""
-        if b"\x1b" in block:
-            block = _ESCAPES.sub(b"", block)
+        block = block_without_colours(block)
         lines, shapes = block.split(b"\n"), block.translate(None, HEXADECIMAL).split(b"\n")
         self._shapes.sort_out(dict(zip(shapes, lines, strict=True)))
         known, before = self._shapes.known, self.lines
@@ -132,7 +136,7 @@ class LogReader:
             if not shape or not (matters or attentive):
                 continue
             count = seen[shape] = seen.get(shape, 0) + 1
-            if count > _OFTEN and attentive < _SIZES_DUE and not (matters and number == last[shape]):
+            if count > _OFTEN and attentive < SIZES_DUE and not (matters and number == last[shape]):
                 passed[shape] = passed.get(shape, 0) + 1  # only its last figures, and how often it came, are new
                 continue
             self.lines = before + number
@@ -147,17 +151,8 @@ class LogReader:
         self.cut = False
 
     def _attentive(self) -> int:
-        """
-        Whether the reader takes every log line now: 1 inside a traceback, 2 while the sizes of a failure are
-        expected.
-        """
-        return max(
-            (
-                _SIZES_DUE if boot.sizes_due else bool(boot.traces) or self.lines < boot.caught_until
-                for boot in self.boots.values()
-            ),
-            default=0,
-        )
+        """How much attention the log's next line gets, by the boot that asks for most."""
+        return max((boot.attention(self.lines) for boot in self.boots.values()), default=0)
 
     def _matters(self, text: str) -> bool:
         """Whether the log reader must look at *text*, one line or several: an entry of the catalogue may match."""
@@ -167,7 +162,7 @@ class LogReader:
 
     def feed(self, line: str) -> None:
         """Read one line of the log."""
-        line = COLOURS.sub("", line) if "\x1b" in line else line
+        line = without_colours(line)
         if self._attentive() or self._matters(line):
             self._feed(line)
 
@@ -184,6 +179,7 @@ class LogReader:
 
     def _take(self, record: Record, times: int) -> bool:
         boot = self.boots.setdefault(record.source, Boot())
+        record = boot.joined(record)
         text = record.text
         if boot.sizes_due:
             self._sizes(boot, text)
@@ -226,11 +222,11 @@ class LogReader:
         """Read the log's next *record* if it is a line of *trace*. Returns whether it is."""
         if not trace.holds(record):
             if trace.done and record.kinds[-1:] != ("nccl",):
-                self._close(boot, trace)
+                boot.closes(trace)
             return False
         trace.lines += 1
         if trace.lines > _TRACE_LINES or (trace.done and trace.message > _MESSAGE_LINES):
-            self._close(boot, trace)
+            boot.closes(trace)
             return False
         text = GROUP.sub("", record.text) if record.text[:1] == " " else record.text
         if not text.strip() or text.startswith(CHAINED):
@@ -240,6 +236,8 @@ class LogReader:
 
     def _line_of(self, boot: Boot, trace: Trace, record: Record, text: str) -> bool:
         """Read *text*, a log line of *trace*: a frame, its source line, the exception or more of its message."""
+        if not trace.done and INDENTED.match(text):
+            text = text.strip()
         if FRAME.match(text) or (not trace.done and text[:1] == " "):
             trace.done = False
             self._places(boot, trace, record)
@@ -253,9 +251,6 @@ class LogReader:
         trace.message += 1
         boot.errors.ended_at = max(boot.errors.ended_at, self.lines) if not trace.caught else boot.errors.ended_at
         return self._explain(boot, record, text, trace) is not None or text[:1] == " "
-
-    def _close(self, boot: Boot, trace: Trace) -> None:
-        boot.traces = {key: each for key, each in boot.traces.items() if each is not trace}
 
     def _places(self, boot: Boot, trace: Trace, record: Record) -> None:
         text = record.text
@@ -339,6 +334,7 @@ class LogReader:
         for pattern, entry in self._index.of(record.text):
             if isinstance(entry, Benign) and pattern.search(record.text):
                 boot.notices[entry.id] += times
+                boot.noticed_at[entry.id] = self.lines
                 if entry.undoes:
                     boot.candidates = [each for each in boot.candidates if each.signature.id != entry.undoes]
                 return entry
@@ -347,6 +343,7 @@ class LogReader:
     def _explain(self, boot: Boot, record: Record, text: str, trace: Trace | None) -> Signature | None:
         """Search the log line *text* for a failure. Returns its signature, or None."""
         exception, text = trace is not None or is_exception(record, text), joined(text)
+        summary: Signature | None = None
         for pattern, signature in self._index.of(text):
             if not isinstance(signature, Signature) or (signature.booting and boot.reached in _SERVING):
                 continue
@@ -358,15 +355,18 @@ class LogReader:
                 continue
             if not counts(signature, record, text, match.start(), exception=exception):
                 continue
-            if trace is not None and trace.caught and not signature.survivable:
+            caught = trace is not None and trace.caught and not signature.survivable
+            if caught or (signature.summary and summary is not None):
                 continue
-            self._found(boot, record, signature, match, trace)
-            return signature
-        return None
+            self._found(boot, record, signature, match, trace).repeated = summary is not None
+            if not signature.summary:
+                return signature
+            summary = signature  # the same line may quote the cause
+        return summary
 
     def _found(
         self, boot: Boot, record: Record, signature: Signature, match: re.Match[str], trace: Trace | None
-    ) -> None:
+    ) -> Failure:
         found = self._whole_groups(match)
         if signature.sizes and (more := re.search(signature.sizes, match.string)):
             found |= self._whole_groups(more)
@@ -377,26 +377,13 @@ class LogReader:
             *(signature, record.whole.strip(), figures(found), words(found), phase, place, silent),
             *(self.lines, record.time, record.process, record.rank),
         )
-        if signature.summary:
-            if not signature.survivable and boot.fatal_at is None:
-                boot.fatal_at = self.lines
-            if boot.summary is None or (boot.summary.signature.survivable and not signature.survivable):
-                boot.summary = made
-            if because := made.words.get("because"):
-                self._explain(boot, replace(record, text=because), because, Trace(record, caught=False, done=True))
-            return
-        if trace is not None and trace.chained and signature.wrapper and trace.failure in boot.candidates:
-            inner = trace.failure
-            made.metrics, made.order, made.time = {**inner.metrics, **made.metrics}, inner.order, inner.time
-            boot.candidates[boot.candidates.index(inner)] = made
-        elif len(boot.candidates) < _MOST_CANDIDATES or not any(
-            each.signature.id == signature.id for each in boot.candidates
-        ):
-            boot.candidates.append(made)
-        if trace is not None:
-            trace.failure = trace.failure if trace.failure in boot.candidates else made
-        if signature.then:
-            boot.sizes_due, boot.sized = _SIZES_WITHIN, made
+        if not signature.summary:
+            boot.keeps(made, trace)
+            return made
+        boot.sums_up(made, self.lines)
+        if because := made.words.get("because"):
+            self._explain(boot, replace(record, text=because), because, Trace(record, caught=False, done=True))
+        return made
 
     def _whole_groups(self, match: re.Match[str]) -> dict[str, str | None]:
         """The groups of *match* in a log line, without one at the end of a cut line, which may be incomplete."""

@@ -8,7 +8,9 @@ from pytest_longctx.diagnosis.signatures import Signature
 from pytest_longctx.diagnosis.tracebacks import EXCEPTION
 
 _COMPLAINS = re.compile(
-    r"\b(?:ERROR|CRITICAL|FATAL)\b|^(?:[\w./-]+: )?(?:fatal )?error: |^Fatal Python error|Segmentation fault", re.ASCII
+    r"\b(?:ERROR|CRITICAL|FATAL)\b|^(?:[\w./-]+: )?(?:fatal )?error: "
+    r"|^\S+(?::\d+(?::\d+)?|\(\d+\)): (?:fatal )?error: |^Fatal Python error|Segmentation fault",
+    re.ASCII,
 )
 
 

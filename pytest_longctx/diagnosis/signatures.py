@@ -182,6 +182,10 @@ class Benign(toml.Table):
     """Whether the engine caught the traceback that follows."""
     undoes: str | None = None
     """The signature that it revokes: the operation succeeded later."""
+    stalls: Annotated[int, Field(ge=0)] = 0
+    """From so many of them on, with no sign of work after the last, they are a failure of the class; 0: never."""
+    remedy: str = ""
+    """What to do then."""
     why: str
     example: str
     near_miss: str

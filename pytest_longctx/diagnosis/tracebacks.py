@@ -16,6 +16,8 @@ EXCEPTION = re.compile(
     r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Exit|Interrupt|Failure|Abort)(?:: |:$|$|\()"
     r"|^[\w.]+\.exc(?:eptions?)?\.\w+(?:: |$)|^Exception(?:: |$)"
 )
+INDENTED: Final = re.compile(r"^\s+(?:[A-Za-z_]\w*\.)+\w*(?:Error|Exception): ")
+"""An exception's last line where whoever wrote the traceback down indented it, too. Source code has no such line."""
 CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 
 

@@ -37,13 +37,15 @@ _PREFIXES: Final = tuple(
         r"(?P<source>[\w./@-]+)(?:\[\d+\])?: ?",
         "rust": rf" ?(?P<level>{_LEVEL}) "
         rf"(?P<where>.{{0,400}}?\btext_generation\w*(?:::\w+)*: (?:[\w/.-]+\.rs:\d+: )?)",
-        "engine": rf"(?P<level>{_LEVEL})(?: (?P<time>\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?))? "
+        "engine": rf" ?(?P<level>{_LEVEL})(?: (?P<time>\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?))? "
         r"\[?(?P<where>[\w./<>-]+\.(?:pyx?|cc|cpp|rs):\d+)(?:\]|:) ?",
         "uvicorn": rf"(?P<level>{_LEVEL}):(?: {{4,}}| (?! ))",
         "dated": rf"(?P<level>{_LEVEL}):{_STAMP}:(?P<where>[\w.]+:\d+): ",
         "logging": rf"(?P<level>{_LEVEL}):(?P<where>[\w.]+): ?",
         "tag": r" ?\((?P<process>(?:[\w.:-]+(?: rank=\d+)?,? pid=\d+(?:, ip=[\d.]+)?)|raylet|autoscaler(?: [^)]*)?)\) ?",
         "logfmt": r"time=\S+ level=(?P<level>[A-Z]+) source=(?P<where>\S+) msg=\"?",
+        "go": r"(?P<time>\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (?P<where>[\w./]+\.go:\d+): ",
+        "table": r"\|(?: [\w.-]+ +\| \d+ +| {4,}\| {4,})\| ",
         "nccl": r"(?P<where>[\w.-]+):\d+:\d+ \[\d+\] (?:[\w/.]+:\d+ )?NCCL (?P<level>INFO|WARN|TRACE) ?",
         "llama": r"\d+\.\d\d\.\d{3}\.\d{3} (?P<level>[IWED]) ",
         "srun": r"\d{1,3}: ?",
@@ -58,7 +60,8 @@ _ALPHABET: Final = {
     "[": ("kubectl", "iso", "ray", "gunicorn", "times", "kernel", "tensorrt", "glog", "mpi", "rank", "router", "level"),
     "(": ("tag",),
     "<": ("journal",),
-    " ": ("rust", "tag"),
+    " ": ("rust", "engine", "tag"),
+    "|": ("table",),
 }
 _DIGITS: Final = (
     "loguru",
@@ -73,6 +76,7 @@ _DIGITS: Final = (
     "llama",
     "srun",
     "nccl",
+    "go",
     "date",
 )
 _LETTERS: Final = (

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_longctx.diagnosis.parsing import prefixes, quoting
+from pytest_longctx.diagnosis.parsing.colours import without_colours
 
 LEVELS: Final = {
     **dict.fromkeys(("D", "T", "V", "DEBUG", "TRACE", "VERBOSE"), 10),
@@ -23,8 +24,6 @@ LEVELS: Final = {
 """Severity of each level name that loggers use."""
 DEBUG, INFO, WARNING, ERROR, FATAL = 10, 20, 30, 40, 50
 
-COLOURS = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Z0-9])")
-_BUILDKITE = re.compile(r"(?:\x1b_|_)bk;t=\d+\x07?")
 _MOST_PREFIXES = 9
 _GO_ERROR = re.compile(r'" (?:\w[\w.]*=(?:"[^"]*"|\S+) )*(?:error|err)="')
 """Where the error follows the message in a line of Go's slog."""
@@ -106,9 +105,7 @@ def parse(line: str) -> Record:
     >>> found.level, found.where, found.process, found.source, found.text
     (40, 'core.py:9', 'EngineCore pid=7', 'a-0/main', '  File')
     """
-    if "\x1b" in line or "_bk;t=" in line:
-        line = COLOURS.sub("", _BUILDKITE.sub("", line))
-    line = line.rstrip("\r\n")
+    line = without_colours(line).rstrip("\r\n")
     return _strip(Record(line.removeprefix("^C"), line=line))
 
 
@@ -182,10 +179,14 @@ class _Line:
 def _unquoted(name: str, text: str) -> str:
     """
     The text of a record without the quotation marks that Triton's server and Go's loggers put around a whole
-    message.
+    message, or the end of a table's row.
     """
-    if name == "glog" and len(text) > 1 and text[0] == '"' == text.rstrip()[-1:]:
-        return text.rstrip()[1:-1]
+    if name == "glog" and len(text) > 1 and text[0] == '"':
+        if text.rstrip()[-1:] == '"':
+            return text.rstrip()[1:-1]
+        return text if text.replace('\\"', "").count('"') % 2 == 0 else text[1:]  # the message goes on in the next line
+    if name == "table":
+        return text.rstrip().removesuffix("|").rstrip()
     if name == "logfmt" and text.rstrip().endswith('"'):
         return _GO_ERROR.sub(": ", text.rstrip()[:-1])
     return text
@@ -209,7 +210,7 @@ def records(line: str) -> Iterator[Record]:
         yield outer
         return
     for number, part in enumerate(_lines_of(made)):
-        part = COLOURS.sub("", _BUILDKITE.sub("", part.rstrip("\r")))  # noqa: PLW2901
+        part = without_colours(part.rstrip("\r"))  # noqa: PLW2901
         inner = replace(made, text=part, line=part, joined=number > 0)
         if made.kinds[-1:] != ("json",):
             inner = _strip(inner)

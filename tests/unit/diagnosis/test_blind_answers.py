@@ -6,7 +6,7 @@ import re
 import pytest
 
 from pytest_longctx.diagnosis.diagnose import assess
-from tests.unit.diagnosis.corpus import FOLDER, ROOT, labelled
+from tests.unit.diagnosis.corpus import FOLDER, ROOT, labelled, score
 
 FIFTH = FOLDER.parent / "fifth"
 PAGE = ROOT / "docs" / "results" / "diagnosis" / "blind-scores.md"
@@ -58,3 +58,14 @@ def test_no_healthy_server_of_it_is_called_failed(name):
 def test_what_was_not_recognised_rightly_stays_so(name):
     found = assess(LOGS[name].read(), LOGS[name].ended)[1]
     assert found is None or found.kind == "unknown"
+
+
+def test_the_published_score_after_mending_is_todays():
+    counts = score(FIFTH)[0]
+    published = re.search(
+        r"(\d+) of (\d+) failures have a right answer, (\d+) of (\d+) claims are right",
+        PAGE.read_text(encoding="utf-8"),
+    )
+    assert published is not None
+    right, claims = counts["right"], counts["claims"]
+    assert [int(cell) for cell in published.groups()] == [right, counts["failures with a cause"], right, claims]

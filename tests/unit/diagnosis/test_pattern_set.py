@@ -47,9 +47,14 @@ def test_a_literal_is_found_wherever_it_stands(text, around):
 
 @pytest.mark.parametrize("others", [[], ["none of it"]])
 def test_a_pattern_that_cannot_be_read_may_match_every_line(others):
-    made = PatternSet([r"(a)\1", *others])
+    made = PatternSet([r"(?P<a>a)(?P=a)", *others])
     assert made.numbers("aa") == made.numbers("b") == [0]
 
 
 def test_half_of_a_surrogate_pair_is_read_as_another_character():
     assert PatternSet(["out of memory"]).numbers("\ud83d out of memory") == [0]
+
+
+def test_a_reference_to_a_group_may_match_any_text():
+    made = PatternSet([r"(\w+) and \1$"])
+    assert (made.numbers("left and left"), made.numbers("left or left")) == ([0], [])

@@ -26,6 +26,12 @@ LINES = [
     ("decode-0:3663:4044 [0] misc/shmutils.cc:129 NCCL WARN x", (WARNING, "decode-0", "", "x")),
     ("2025-Feb-11 14:20:31.0412    41:41    ERROR  TDRV:dmem_alloc   x", (ERROR, "TDRV:dmem_alloc", "", "x")),
     ('  File "a.py", line 1, in b', (None, "", "", '  File "a.py", line 1, in b')),
+    (" ERROR 03-12 02:59:39 [core.py:1098]   File", (ERROR, "core.py:1098", "", "  File")),
+    ("2023/10/15 13:23:35 llama.go:384: it stopped", (None, "llama.go:384", "", "it stopped")),
+    ('E0625 06:12:20.148931 1 backend_model.cc:691] "ERROR: it failed: (x.cpp:77)', (ERROR, "backend_model.cc:691", "", "it failed: (x.cpp:77)")),
+    ("| tensorrt_llm   | 1       | UNAVAILABLE: Internal: it failed  |", (None, "", "", "UNAVAILABLE: Internal: it failed")),
+    ("|                |         | size == tp (x.cpp:80)             |", (None, "", "", "size == tp (x.cpp:80)")),
+    ("| Model          | Version | Status                            |", (None, "", "", "| Model          | Version | Status                            |")),
 ]  # fmt: skip
 
 
@@ -41,6 +47,19 @@ def test_each_format_is_read(line, said):
 @pytest.mark.parametrize("text", ['  File "a.py", line 1, in b', "    x = 1", "KeyError: 'x'", ""])
 def test_a_prefix_leaves_the_indentation(prefix, text):
     assert parse(prefix + text).text == text
+
+
+@pytest.mark.parametrize("escape", ["#033[", "^[[", r"\x1b[", r"\033[", r"\e[", "\x1b["])
+def test_colours_that_a_collector_spelled_out_are_removed(escape):
+    line = f"{escape}2m2024-04-18T22:45:20.4Z{escape}0m {escape}31mERROR{escape}0m {escape}2mtext_generation_launcher{escape}0m{escape}2m:{escape}0m Webserver Crashed"
+    found = parse(line)
+    assert (found.level, found.text) == (ERROR, "Webserver Crashed")
+    assert [each.text for each in records(line)] == ["Webserver Crashed"]
+
+
+@pytest.mark.parametrize("text", ["shape [0m] of x", "the pattern ^[a-z", r"C:\e[", "#033"])
+def test_what_only_resembles_a_colour_stays(text):
+    assert parse(text).text == text
 
 
 def test_a_message_of_several_lines_in_one_json_line_is_several_records():
