@@ -55,7 +55,8 @@ class Hardware:
         if machine := accelerators.instance(text.lower()):
             return cls(*machine)
         if (sized := _SIZED.fullmatch(text)) and 0 < float(sized[2]) < 2**20:
-            return cls(f"{float(sized[2]):g}GiB", int(sized[1] or 1))
+            size = format(float(sized[2]), ".3f").rstrip("0").rstrip(".")
+            return cls(f"{size}GiB", int(sized[1] or 1))
         match = re.fullmatch(r"(?:([1-9][0-9]{0,5})x)?(\w[\w -]*)", text)
         kind = None if match is None else _OTHER_KINDS.get(match[2].lower()) or accelerators.named(match[2])
         if match is None or kind is None:

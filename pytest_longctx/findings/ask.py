@@ -242,10 +242,7 @@ class Claim(toml.Table):
 
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
-    """
-    The missing or contradicting key in the ``[ask]`` table of a finding with this *question*, as a sentence;
-    empty if there is none.
-    """
+    """The missing or contradicting key in the ``[ask]`` table of a finding with *question*, as a sentence; else empty."""
     one_length = (
         (
             (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),

@@ -197,10 +197,7 @@ def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
 
 
 def _offered(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """
-    Verdict line on the rate of an open loop: a client that sent more slowly than asked leaves the finding
-    unmeasured.
-    """
+    """Verdict line on the rate of an open loop: a client that sent more slowly leaves the finding unmeasured."""
     share = seen.metrics.get("offered_share")
     if share is None or "offered_share" in limited:
         return
@@ -221,10 +218,7 @@ def _sound(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 
 def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """
-    Verdict lines on token counts: usage and the server's counters equal what was sent and asked; a key with
-    None was not found.
-    """
+    """Verdict lines on token counts: usage and counters equal what was sent and asked; None: a key was not found."""
     for measure, sent in (("prompt_tokens", seen.sent_tokens), ("completion_tokens", seen.asked_tokens)):
         if sent is None:
             continue

@@ -54,7 +54,7 @@ def _border(one: Walk, size: int | None, what: str) -> None:
     if size is None:
         raise UnwalkableError(f"the size of its {what} is not known, or it has none")
     border = size * max(1, one.tokens // (2 * size))
-    base = one.new(max(one.tokens, border + 2 * one.block), border)
+    base = one.new(max(one.tokens, border + max(3, 2 * one.block)), border)
     one.read(base)
     for shift in (-1, 0, 1):
         other = tasks.other_tail(base, border + shift, one.prompt)
@@ -100,20 +100,16 @@ def extended(one: Walk) -> None:
     for _ in range(2):
         answer = _ids(said)
         following = tasks.after(task, answer, one.prompt, one.block + 32)
-        # The key and value of the last answered token are not computed.
+        # vLLM does not compute the key and value of the last answered token; SGLang does where its scheduler overlaps steps.
         said = one.read(following, reusable=len(task.prompt) + len(answer) - 1)
         task = following
 
 
 def _ids(said: Reading) -> list[int]:
     """Token ids of an answer on a path. Raises `UnwalkableError` if the server does not name them."""
-    names = [token.name.rpartition(":")[2] for token in said.exchange.tokens]
-    if names and all(name.isdigit() for name in names):
-        return [int(name) for name in names]
-    grade = said.task.grade(said.exchange.text)
-    if said.task.question is not None and grade is not None and grade.sound:
-        return list(said.task.question.answer)
-    raise UnwalkableError("the token ids of the answer are not known")
+    if said.answer_ids is None:
+        raise UnwalkableError("the token ids of the answer are not known")
+    return said.answer_ids
 
 
 def other_beginning(one: Walk) -> None:

@@ -41,8 +41,24 @@ class Reading:
     exchange: Exchange
     reusable: int = 0
     """Tokens at the beginning of the prompt that the cache may have, because earlier prompts with the same salt had them."""
+    shared: int = 0
+    """
+    Tokens at the beginning of the prompt that an earlier context with the same salt, prompt and answer, had too. More than
+    `reusable` where prompts happen to agree, or where the engine has computed the last token of an answer.
+    """
     whole_only: bool = True
     """Whether the cache must have all of them but the last, incomplete block; else it may have lost some."""
+
+    @property
+    def answer_ids(self) -> list[int] | None:
+        """Token ids of the reading's answer; None: neither named by the server nor provable."""
+        names = [token.name.rpartition(":")[2] for token in self.exchange.tokens]
+        if names and all(name.isdigit() for name in names):
+            return [int(name) for name in names]
+        grade = self.task.grade(self.exchange.text)
+        if self.task.question is not None and grade is not None and grade.sound:
+            return list(self.task.question.answer)
+        return None
 
     def hit_share(self, block: int) -> float | None:
         """
@@ -56,11 +72,11 @@ class Reading:
     @property
     def foreign_tokens(self) -> int | None:
         """
-        Cached tokens of the reading beyond those that the cache may have: another prompt's, or never
+        Cached tokens of the reading beyond those that an earlier context had too: another prompt's, or never
         computed; None: not known.
         """
         cached = self.exchange.usage.cached_tokens
-        return None if cached is None else max(0, cached - self.reusable)
+        return None if cached is None else max(0, cached - max(self.reusable, self.shared))
 
 
 def differences(

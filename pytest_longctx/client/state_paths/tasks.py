@@ -39,6 +39,23 @@ class Task:
         return needles[index] if index < len(needles) else None
 
 
+def context(task: Task, answer: Sequence[int]) -> Ids:
+    """What a KV cache may have after *task* was answered: its prompt and *answer*, in token ids."""
+    return np.concatenate((task.prompt.ids, np.asarray(answer, dtype=np.uint32)))
+
+
+def common_prefix(one: Ids, other: Ids) -> int:
+    """
+    Tokens at the beginning of a context that another has too.
+
+    >>> common_prefix(np.array([4, 5, 6]), np.array([4, 5, 7, 8]))
+    2
+    """
+    length = min(len(one), len(other))
+    differ = np.flatnonzero(one[:length] != other[:length])
+    return int(differ[0]) if differ.size else length
+
+
 def of(question: Question, windows: Windows = EVERYTHING) -> Task:
     """The task of a probe's question: its prompt and right answer."""
     return Task(question.prompt, question.output_tokens, question, windows)

@@ -1,7 +1,7 @@
 """Send the readings of a path and their cold controls, and summarise both as evidence."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import fmean
@@ -25,6 +25,7 @@ from pytest_longctx.probe import registry
 from pytest_longctx.probe.questions import Windows
 from pytest_longctx.processes.progress import ProgressCallback, wait_until
 from pytest_longctx.prompts import PromptFactory
+from pytest_longctx.prompts.token_ids import Ids
 
 CONTROLS: Final = 8
 """How many prompts of a path are read cold; a provable answer needs no control."""
@@ -55,6 +56,8 @@ class Walk:
     counts: dict[str, float | None] = field(default_factory=dict)
     """Measures of this path alone."""
     _salts: int = 0
+    _contexts: dict[str, list[Ids]] = field(default_factory=dict)
+    """Prompts and answers that the cache may have, by salt."""
 
     def __post_init__(self) -> None:
         with open_client(self.server, CONNECT_S) as http:
@@ -136,10 +139,20 @@ class Walk:
     ) -> list[Reading]:
         """Read *several* tasks of the walked path at once. Raises `UnservedError` for the first that is not served."""
         sent = event_loop.run(self._all([(task, salt) for task in several]))
-        found = [
-            Reading(task, exchange, most, whole_only)
-            for task, exchange, most in zip(several, sent, reusable or [0] * len(several), strict=True)
+        earlier = self._contexts.setdefault(salt, [])
+        # Those that are read at once may reuse each other's.
+        shared = [
+            max(
+                (tasks.common_prefix(task.prompt.ids, other) for other in (*earlier, *_others(several, task))),
+                default=0,
+            )
+            for task in several
         ]
+        found = [
+            Reading(task, exchange, most, common, whole_only)
+            for task, exchange, most, common in zip(several, sent, reusable or [0] * len(several), shared, strict=True)
+        ]
+        earlier += [tasks.context(each.task, each.answer_ids or ()) for each in found]
         if judged:
             self.readings += found
         return found
@@ -187,6 +200,7 @@ class Walk:
 
     def reset(self) -> None:
         """Empty the own prefix cache of the walk's server. Raises `UnwalkableError` if it refuses."""
+        self._contexts.clear()
         refusal = prefix_cache.reset(self.server)
         if refusal is not None:
             raise UnwalkableError(f"the prefix cache cannot be emptied: {refusal.status} {refusal.text}")
@@ -222,6 +236,11 @@ class Walk:
 
     def _keep(self, task: Task, exchanges: Sequence[Exchange]) -> None:
         self.colds.setdefault(task.name, []).extend(exchanges)
+
+
+def _others(several: Sequence[Task], task: Task) -> Iterator[Ids]:
+    """The prompts of a walk that are read together with *task*."""
+    return (other.prompt.ids for other in several if other is not task)
 
 
 def _claims(layout: dict[str, str], flags: dict[str, object]) -> bool | None:
