@@ -64,17 +64,20 @@ class MetricNames(toml.Table):
 
     @classmethod
     def of(cls, engine: str) -> "MetricNames":
-        """Load the names of *engine* from its folder's ``metrics.toml``."""
+        """Load the metric names of a backend's *engine* from its folder's ``metrics.toml``."""
         return toml.load(Path(__file__).parent / engine / "metrics.toml", cls)
 
 
 def catalogues() -> dict[str, signatures.Catalogue]:
-    """What is known of each engine's log, also of engines that are no backend here; each with what every engine may log."""
+    """
+    The catalogue of log lines of each engine, also of engines without a backend; each with what every engine
+    may log.
+    """
     return {name: known.with_common(signatures.common()) for name, known in _catalogues().items()}
 
 
 def every_catalogue() -> signatures.Catalogue:
-    """All that is known of any engine's log, for one that no engine is recognised in."""
+    """One catalogue of the log lines of all engines, for a log in which no engine is recognised."""
     first, *others = _catalogues().values()
     return first.and_all(others).with_common(signatures.common())
 
@@ -85,7 +88,10 @@ def _catalogues() -> dict[str, signatures.Catalogue]:
 
 
 def signature_files() -> dict[str, Path]:
-    """Every shipped catalogue, ``ENGINE/signatures.toml`` or ``ENGINE/signatures-VARIANT.toml``, by its backend's name."""
+    """
+    The shipped catalogue of each backend, ``ENGINE/signatures.toml`` or ``ENGINE/signatures-VARIANT.toml``,
+    by the backend's name.
+    """
     found = sorted(Path(__file__).parent.glob("*/signatures*.toml"))
     return {path.parent.name + path.stem.removeprefix("signatures"): path for path in found}
 
@@ -157,54 +163,72 @@ class Backend:
 
     @property
     def called(self) -> str:
-        """Name of the engine in messages."""
+        """Name of the backend's engine in messages."""
         return f"the engine of backend {self.name!r}"
 
     @cached_property
     def catalogue(self) -> signatures.Catalogue:
-        """Patterns of this engine's log lines."""
+        """Catalogue of log lines of the backend's engine."""
         path = signature_files().get(self.failures or self.name)
         return load_signatures(path).with_common(signatures.common()) if path else signatures.Catalogue()
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
-        """The command line that serves *model* at *port*, by *python*, on loopback unless `host_flag` sets another address."""
+        """
+        The backend's command line that serves *model* at *port*, by *python*, on loopback unless `host_flag`
+        sets another address.
+        """
         raise NotImplementedError
 
     def version_in(self, answer: Mapping[str, Any]) -> str | None:
-        """The engine's version in the response of `version_path`, comparable by PEP 440; None if it has none."""
+        """
+        The backend's engine version in the response of `version_path`, comparable by PEP 440; None if it has
+        none.
+        """
         version = answer.get("version")
         return version if isinstance(version, str) else None
 
     def limit_in(self, row: Mapping[str, Any]) -> int | None:
-        """The longest context in tokens, from the model's row of ``/v1/models``; None if the row does not give it."""
+        """
+        The longest context in tokens, from the backend's row of the model in ``/v1/models``; None if the row
+        does not give it.
+        """
         limit = row.get("max_model_len")
         return limit if isinstance(limit, int) else None
 
     def env(self, deployment: Deployment) -> dict[str, str]:
-        """Environment variables this engine needs; those of the deployment override them."""
+        """Environment variables that the backend's engine needs; those of the deployment override them."""
         return {}
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         """
-        The predicted result of booting *deployment* on devices of *device_bytes* (None: not known); None if it cannot be
-        predicted.
+        The backend's prediction of booting *deployment* on devices of *device_bytes* (None: not known); None
+        if it cannot be predicted.
         """
         return None
 
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
-        """Whether `predict` knows what the engine makes of a dtype of the KV cache that the checkpoint asks for."""
+        """
+        Whether the backend's `predict` knows what the engine makes of a dtype of the KV cache that the
+        checkpoint asks for.
+        """
         return False
 
     def receives_kv(self, deployment: Deployment) -> bool:
-        """Whether the server of *deployment* is a decode role, whose count of cached tokens includes transferred ones."""
+        """
+        Whether the backend's server of *deployment* is a decode role, whose count of cached tokens includes
+        transferred ones.
+        """
         return self.disaggregated
 
     def tensor_parallel(self, deployment: Deployment) -> int:
-        """How many devices share each layer."""
+        """Number of devices that share each layer when the backend serves *deployment*."""
         return 1
 
     def unmodelled(self, deployment: Deployment, shape: Shape) -> str:
-        """Why `predict` would be wrong about *deployment* with a *shape* that was read from its config.json; empty: it is not."""
+        """
+        Why the backend's `predict` would be wrong about *deployment* with a *shape* that was read from its
+        config.json; empty: it is not.
+        """
         if unknown := sorted(self.unmodelled_flags & {name.replace("_", "-") for name in deployment.flags}):
             return f"the memory of {self.name} with --{unknown[0]} is not modelled"
         asked = shape.whole.scheme.kv_dtype if shape.whole else None
@@ -217,11 +241,17 @@ class Backend:
         return ""
 
     def unsized(self, deployment: Deployment, shape: Shape) -> tuple[str, ...]:
-        """Flags of *deployment* that `predict` looks at and whose memory it does not know for this *shape*."""
+        """
+        Flags of *deployment* that the backend's `predict` looks at and whose memory it does not know for this
+        *shape*.
+        """
         return ()
 
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
-        """Seconds for which the devices wait for the host during one prefill, if known to grow with the prompt; else 0."""
+        """
+        Seconds for which the backend's devices wait for the host during one prefill, if known to grow with
+        the prompt; else 0.
+        """
         return 0.0
 
     def recipe(

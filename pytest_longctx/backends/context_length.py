@@ -28,7 +28,8 @@ MOST_TOKENS = 2**40
 
 def derived(engine: str, config: Mapping[str, Any], read_positions: int) -> int | None:
     """
-    The longest context of a model in tokens, as *engine* derives it; None where its config names none.
+    The longest context length of a model in tokens, as *engine* derives it from config.json; None where its
+    config names none.
 
     *read_positions* is what the reader of shapes found, with the defaults of the model's class.
     """
@@ -43,7 +44,10 @@ def derived(engine: str, config: Mapping[str, Any], read_positions: int) -> int 
 
 
 def by_default(engine: str, config: Mapping[str, Any], longest: int) -> int:
-    """The context without a flag, of *longest* that is derived: vLLM keeps to the original positions of a LongRoPE."""
+    """
+    The context length without a flag, out of the *longest* that is derived: vLLM keeps to the original
+    positions of a LongRoPE.
+    """
     text = next((config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), Mapping)), config)
     if engine == "vllm" and any(kind(table) == "longrope" for table in tables(text)):
         return _whole(text.get("original_max_position_embeddings")) or longest
@@ -63,12 +67,12 @@ def _factor(table: Mapping[str, Any]) -> float:
 
 
 def kind(table: Mapping[str, Any]) -> str:
-    """The kind of scaling that a table of rotary embeddings names."""
+    """The kind of position scaling that a table of rotary embeddings names."""
     return str(table.get("rope_type", table.get("type", "default")))
 
 
 def tables(text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Tables of rotary embeddings: one, or one for each kind of layer."""
+    """The tables of rotary embeddings that scale the context length: one, or one for each kind of layer."""
     found: list[Mapping[str, Any]] = []
     for key in ("rope_scaling", "rope_parameters"):
         table = text.get(key)
@@ -79,7 +83,10 @@ def tables(text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _scaled_by_vllm(positions: int, text: Mapping[str, Any], model_type: str) -> int:
-    """The positions times the factor of their scaling; YaRN multiplies those that it names as original."""
+    """
+    Context length of vLLM: positions times the factor of their scaling; YaRN multiplies those that it names
+    as original.
+    """
     longest = float(positions)
     for table in tables(text):
         if kind(table) in _UNSCALED or "gemma3" in model_type or "gemma3" in str(text.get("model_type", "")):
@@ -91,7 +98,10 @@ def _scaled_by_vllm(positions: int, text: Mapping[str, Any], model_type: str) ->
 
 
 def _scaled_by_sglang(positions: int, text: Mapping[str, Any]) -> int:
-    """The positions times the factor, but where the table names original positions, or is that of Llama 3."""
+    """
+    Context length of SGLang: positions times the factor, but where the table names original positions, or is
+    that of Llama 3.
+    """
     for table in tables(text):
         if "original_max_position_embeddings" in table or kind(table) in ("llama3", "default"):
             continue

@@ -16,7 +16,8 @@ from pytest_longctx.units import GiB
 
 def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
     """
-    *one* on *here*: its GPU and the longest context that fits it, ``dtype = "fastest"`` of a CPU, and the expected times.
+    Resolve the defaults of *one* on *here*: its GPU and the longest context that fits it, ``dtype =
+    "fastest"`` of a CPU, and expected times.
 
     Raises `TableError`.
     """
@@ -37,7 +38,10 @@ def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
 def without_superseded(
     every: Sequence[Deployment], there: Hardware | None, version: str | None = None
 ) -> tuple[Deployment, ...]:
-    """*every* deployment but those for any GPU where another serves the same model on exactly the GPUs of *there*."""
+    """
+    *every* deployment except those for any GPU where another serves the same model on exactly the GPUs of
+    *there*.
+    """
     return tuple(one for one in every if not any(_supersedes(each, one, there, version) for each in every))
 
 
@@ -51,7 +55,7 @@ def _supersedes(other: Deployment, one: Deployment, there: Hardware | None, vers
 
 
 def _on_this_gpu(one: Deployment, backend: Backend, there: Hardware | None) -> Deployment:
-    """*one* unchanged, or, if it is for any GPU and *there* has one, for that GPU."""
+    """The deployment *one* resolved to the GPU of *there*, where it is for any GPU; else unchanged."""
     needs = Hardware.parse(one.hardware) if one.hardware else None
     if needs is None or needs.kind != ANY_GPU or there is None or not there.carries(needs):
         return one
@@ -63,7 +67,7 @@ def _on_this_gpu(one: Deployment, backend: Backend, there: Hardware | None) -> D
 
 def _longest(one: Deployment, backend: Backend, device_gib: float | None) -> int | None:
     """
-    The longest of the context lengths of *one* that fits and is read in time, by prediction.
+    The default context length of *one*: the longest that is predicted to fit and to be read in time.
 
     The shortest if there is none, or if nothing is known.
     """
@@ -80,7 +84,10 @@ def _longest(one: Deployment, backend: Backend, device_gib: float | None) -> int
 
 
 def _expected_of_gpus(one: Deployment, gpus: Hardware) -> dict[str, float]:
-    """Expected times of a prefill: the roofline at the usual utilisation; without a data sheet, that of the slowest known."""
+    """
+    Default expected times of a prefill on *gpus*: the roofline at the usual utilisation; without a data
+    sheet, that of the slowest known.
+    """
     shape = models.shape_of(one.model)
     if shape is None:
         return {}
@@ -93,7 +100,7 @@ def _expected_of_gpus(one: Deployment, gpus: Hardware) -> dict[str, float]:
 
 
 def _expected(one: Deployment, dtype: str, here: Machine) -> dict[str, Any]:
-    """Expected times of a boot and of a prefill on a CPU whose speed was measured."""
+    """Default expected times of a boot and of a prefill on a CPU whose speed was measured."""
     shape, speed = models.shape_of(one.model), here.speed
     if speed is None:
         return {}

@@ -26,31 +26,31 @@ class Installable(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name in ``longctx engine``."""
+        """Name of the installable engine or tool in ``longctx engine``."""
 
     @property
     def called(self) -> str:
-        """Its name in messages."""
+        """Name of the installable engine or tool in messages."""
 
     @property
     def elsewhere(self) -> str:
-        """End of the remedy when it is not found: other ways to provide it."""
+        """End of the remedy when no environment has the engine: other ways to provide it."""
 
     @property
     def package(self) -> str | None:
-        """Import name that an interpreter must have; None: any interpreter works."""
+        """Import name that an environment with the engine must have; None: any interpreter works."""
 
     @property
     def distributions(self) -> tuple[str, ...]:
-        """Distribution names, in order, to look up its version."""
+        """Distribution names of the installed engine, in order, to look up its version."""
 
     @property
     def install(self) -> tuple[str, ...]:
-        """Requirements that ``longctx engine`` installs; empty: it cannot install this."""
+        """Requirements that ``longctx engine`` installs into the environment; empty: it cannot install this."""
 
     @property
     def uninstall(self) -> tuple[str, ...]:
-        """Distributions to remove after the installation."""
+        """Distributions to remove from the environment after the installation."""
 
 
 def own_python(engine: Installable) -> Path:
@@ -60,7 +60,8 @@ def own_python(engine: Installable) -> Path:
 
 def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
     """
-    Find an interpreter that has *engine*: *wanted*, else that of its own environment, else this one.
+    Find an interpreter whose environment has *engine*: *wanted*, else that of its own environment, else this
+    one.
 
     Raises `LaunchError` with the places that were searched.
     """
@@ -80,7 +81,8 @@ def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
 
 def installed_version(engine: Installable, python: Path) -> str | None:
     """
-    Version of *engine* in *python*, read without importing it; None if it is not installed.
+    Version of *engine* in the environment of *python*, read without importing it; None if it is not
+    installed.
 
     "unknown" if the module has no metadata, as in an engine unpacked by hand.
     """

@@ -58,7 +58,7 @@ class ReadFlags:
     """Flags whose value is a variable of the shell that the command does not set."""
 
     def table(self, name: str) -> Mapping[str, Any]:
-        """The flag *name* read as a JSON table; empty where it is not given, or is none."""
+        """The value of the flag *name*, read as a JSON table; empty where it is not given, or is none."""
         try:
             found = json.loads(str(self.flags.get(name, "{}")))
         except ValueError:
@@ -68,7 +68,8 @@ class ReadFlags:
 
 def human_int(text: str) -> int:
     """
-    A whole number as engines read it: k, m, g, t are powers of 1,000, and K, M, G, T of 1,024. Raises ValueError.
+    Read the whole number of a flag as engines do: k, m, g, t are powers of 1,000, and K, M, G, T of 1,024.
+    Raises ValueError.
 
     Source: ``human_readable_int`` of vLLM (``utils/argparse_utils.py``, 0.25.1), which SGLang has copied.
 
@@ -84,7 +85,7 @@ def human_int(text: str) -> int:
 
 
 def read(engine: EngineVersion, words: Sequence[str]) -> ReadFlags:
-    """Read the *words* of a command line, without the program, as the parser of *engine* reads them."""
+    """Read the flags in the *words* of a command line, without the program, as the parser of *engine* reads them."""
     made, rest = ReadFlags(engine), [_level(engine, word) for word in words]
     tables: dict[str, dict[str, Any]] = {}
     while rest:
@@ -116,7 +117,8 @@ def of_table(engine: EngineVersion, table: Mapping[str, FlagValue]) -> ReadFlags
 
 def canonical(one: Deployment, engine: str | None) -> Deployment:
     """
-    *one* with its flags under the names of its engine's version, so that each spelling is the same deployment.
+    The deployment *one* with its flags under the names of its engine's version, so that each spelling is the
+    same deployment.
 
     A flag that the parser refuses, or an engine of which no version is recorded, stays as it is.
     """
@@ -134,7 +136,10 @@ def canonical(one: Deployment, engine: str | None) -> Deployment:
 
 
 def words_of_config(content: Mapping[str, Any]) -> list[str]:
-    """The words that a ``--config`` file stands for; they come before those of the command line, which win."""
+    """
+    The flags of a ``--config`` file as words of a command line; they come before those of the command line,
+    which win.
+    """
     words: list[str] = []
     for name, value in content.items():
         if value is None or value is False:
@@ -150,7 +155,7 @@ def _is_flag(word: str) -> bool:
 
 
 def _level(engine: EngineVersion, word: str) -> str:
-    """VLLM since 0.12 makes ``--optimization-level`` of ``-O``, before the parser sees it."""
+    """Rewrite the flag ``-O`` to ``--optimization-level``, as vLLM does since 0.12 before the parser sees it."""
     if not word.startswith("-O") or "-O" in engine.spellings or "--optimization-level" not in engine.spellings:
         return word
     rest = word[2:].removeprefix("=")
@@ -158,7 +163,7 @@ def _level(engine: EngineVersion, word: str) -> str:
 
 
 def _name(made: ReadFlags, word: str) -> str | None:
-    """The row that *word* stands for; None, with a problem noted, where the parser takes it for none."""
+    """The row of the flag that *word* stands for; None, with a problem noted, where the parser takes it for none."""
     engine = made.engine
     spelt = word.partition("=")[0]
     found = engine.candidates(_short(engine, word))
@@ -175,7 +180,7 @@ def _name(made: ReadFlags, word: str) -> str | None:
 
 
 def _short(engine: EngineVersion, word: str) -> str:
-    """A short flag without the rest that is glued to it, as in ``-O3`` and ``-cc.mode=3``."""
+    """Cut the glued value off a short flag, as in ``-O3`` and ``-cc.mode=3``."""
     spelt = word.partition("=")[0]
     if spelt.startswith("--") or spelt in engine.spellings:
         return word
@@ -198,13 +203,13 @@ def _span(versions: Sequence[str]) -> str:
 
 
 def _taken(word: str, rest: list[str]) -> str:
-    """The value in *word*, else the next of *rest*."""
+    """The value of a flag: the one in *word*, else the next of *rest*."""
     _, equals, value = word.partition("=")
     return value if equals else rest.pop(0) if rest and not _is_flag(rest[0]) else ""
 
 
 def _put(table: dict[str, Any], place: Sequence[str], text: str) -> None:
-    """Set the dotted *place* in *table* to *text*, read as JSON where it is that."""
+    """Set the key at a dotted flag's *place* in *table* to *text*, read as JSON where it is that."""
     for part in place[:-1]:
         inner = table.setdefault(part, {})
         table = inner if isinstance(inner, dict) else {}
@@ -276,7 +281,7 @@ _TABLES = frozenset({"speculative-config", "kv-transfer-config", "hf-overrides",
 
 
 def _open(choices: Sequence[Any]) -> bool:
-    """Whether some choices are only known to the running engine."""
+    """Whether some choices of a flag are only known to the running engine."""
     return any(str(each).startswith(("*", "=")) for each in choices)
 
 

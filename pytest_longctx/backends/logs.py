@@ -10,13 +10,17 @@ from pytest_longctx.diagnosis.log_reader import LogReader
 
 
 def read_log(path: str | Path, engine: str) -> LogReader:
-    """What the log at *path* says; *engine* is a backend's name, such as ``vllm``. Raises `UsageError` and OSError."""
+    """
+    Read the engine's log at *path*; *engine* is a backend's name, such as ``vllm``. Raises `UsageError` and
+    OSError.
+    """
     return read_file(Path(path), named(engine).catalogue)
 
 
 def diagnose(reading: LogReader, given: Evidence | None = None) -> Diagnosis | None:
     """
-    Why the server that wrote the log failed. *given* is other evidence of its end, such as an exit code.
+    Diagnose from its log why the engine's server failed. *given* is other evidence of its end, such as an
+    exit code.
 
     None without such evidence and without an error in the log: a log without an error does not show that the server failed.
     """

@@ -20,7 +20,7 @@ _LOOPS = 10_000
 
 
 def fastest_s(work: Callable[[], object]) -> float:
-    """Shortest of several runs of *work* in seconds, after one warm-up run."""
+    """Shortest time in seconds of several runs of *work*, after one warm-up run."""
     work()
     least_s, end_s = float("inf"), time.perf_counter() + _FOR_S
     while True:
@@ -33,7 +33,7 @@ def fastest_s(work: Callable[[], object]) -> float:
 
 
 def gflop_per_s(torch: Any, name: str) -> float:
-    """Rate of a matrix product in the dtype *name*, on one core."""
+    """Measured rate of PyTorch's matrix product in the dtype *name*, in GFLOP/s on one core."""
     rate = 0.0
     for rows in (_SMALL, _LARGE):
         if rows == _LARGE and 2 * _LARGE**3 / (rate * 1e9) > _FOR_S:
@@ -56,7 +56,7 @@ def lacks(torch: Any) -> list[str]:
 
 
 def main() -> None:
-    """Measure, and print the result."""
+    """Measure PyTorch's speed on this CPU, and print the result as one line of JSON."""
     import torch  # noqa: PLC0415 - other interpreters import this module for its path
 
     threads = torch.get_num_threads()

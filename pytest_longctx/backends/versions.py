@@ -40,16 +40,19 @@ class EngineVersion:
 
     @cached_property
     def content(self) -> Mapping[str, Any]:
-        """The whole file: tables ``parser``, ``values``, ``flags``, ``metrics``, ``environment``, ``literals``."""
+        """
+        The whole file of an engine version: tables ``parser``, ``values``, ``flags``, ``metrics``,
+        ``environment``, ``literals``.
+        """
         return self._renamed(self.path.read_text(encoding="utf-8"))
 
     @cached_property
     def command_line(self) -> Mapping[str, Any]:
-        """The tables ``parser``, ``values`` and ``flags`` alone, which take a third of the time to read."""
+        """The version's tables ``parser``, ``values`` and ``flags`` alone, which take a third of the time to read."""
         return self._renamed(self.path.read_text(encoding="utf-8").partition("\n[metrics]\n")[0])
 
     def _renamed(self, text: str) -> Mapping[str, Any]:
-        """The tables of *text*, with rows under their later names."""
+        """The tables in the *text* of a version's file, with flags under the names of later versions."""
         found = tomllib.loads(text)
         for old, new in LATER_NAMES.get(self.engine, {}).items():
             if f"--{new}" in found["flags"].get(old, {}).get("also", ()):
@@ -62,28 +65,34 @@ class EngineVersion:
 
     @cached_property
     def spellings(self) -> Mapping[str, str]:
-        """Every spelling of a flag, with its dashes, and the name of its row in the table ``flags``."""
+        """Every spelling of a flag in this version, with its dashes, and the name of its row in the table ``flags``."""
         found: dict[str, str] = {}
         for name, row in self.command_line["flags"].items():
             found |= dict.fromkeys((f"--{name}", *row.get("also", ()), *row.get("no", ())), name)
         return found
 
     def flag(self, word: str) -> Mapping[str, Any] | None:
-        """The row of the flag that the parser takes *word* for, as in ``--tp=4``; None where it takes it for none."""
+        """
+        The row of the flag that this version's parser takes *word* for, as in ``--tp=4``; None where it takes
+        it for none.
+        """
         names = self._named(word)
         return self.command_line["flags"][names.pop()] if len(names) == 1 else None
 
     def takes(self, word: str) -> Taken:
-        """Whether the parser takes *word* for one of its flags."""
+        """Whether this version's parser takes *word* for one of its flags."""
         names = self._named(word)
         return "known" if len(names) == 1 else "ambiguous" if names else "unknown"
 
     def candidates(self, word: str) -> list[str]:
-        """The flags, with their dashes, that *word* is the beginning of."""
+        """The flags of this version, with their dashes, that *word* is the beginning of."""
         return sorted(f"--{name}" for name in self._named(word))
 
     def _named(self, word: str) -> set[str]:
-        """The rows that *word* may stand for: one by its whole name, else all that begin with it, as argparse reads it."""
+        """
+        The flags of this version that *word* may stand for: one by its whole name, else all that begin with
+        it, as argparse reads it.
+        """
         parser, spelt = self.command_line["parser"], word.partition("=")[0]
         if spelt.startswith("--"):
             spelt = spelt.partition(".")[0] if parser["dotted_keys"] else spelt

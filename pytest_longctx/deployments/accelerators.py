@@ -40,13 +40,13 @@ class Accelerator:
 
     @property
     def linked(self) -> bool:
-        """Whether devices of one host reach each other without PCIe."""
+        """Whether accelerators of one host reach each other without PCIe."""
         return self.link != "pcie"
 
 
 @cache
 def every() -> Mapping[str, Accelerator]:
-    """All of them, by kind."""
+    """Every known accelerator of ``accelerators.toml``, by kind."""
     text = (Path(__file__).parent / "accelerators.toml").read_text(encoding="utf-8")
     return MappingProxyType({kind: _of(kind, facts) for kind, facts in tomllib.loads(text).items()})
 
@@ -57,7 +57,8 @@ def _of(kind: str, facts: Mapping[str, Any]) -> Accelerator:
 
 def kind_in(name: str) -> str | None:
     """
-    The kind whose name occurs in the name that a device gives itself; the longest counts. None if no known one does.
+    The accelerator kind whose name occurs in the name that a device gives itself; the longest counts. None if
+    no known one does.
 
     >>> kind_in("NVIDIA H100 80GB HBM3"), kind_in("NVIDIA A100-SXM4-40GB"), kind_in("NVIDIA L40S"), kind_in("AMD Instinct MI300X")
     ('H100', 'A100-40GB', 'L40S', 'MI300X')
@@ -73,7 +74,8 @@ def kind_in(name: str) -> str | None:
 
 def named(text: str) -> str | None:
     """
-    The kind that a file or an option means by *text*, whatever its case, blanks and hyphens.
+    The accelerator kind that a file or an option means by *text*, whatever its case, blanks and hyphens; None
+    for an unknown one.
 
     >>> named("rtx 4090"), named("A100-80GB"), named("h100_nvl"), named("5090"), named("H900")
     ('RTX4090', 'A100', 'H100-NVL', 'RTX5090', None)
@@ -83,7 +85,7 @@ def named(text: str) -> str | None:
 
 def instance(text: str) -> tuple[str, int] | None:
     """
-    The kind and the number of the devices of a cloud's machine; None for any other word.
+    The kind and the number of the accelerators of a cloud's machine; None for any other word.
 
     >>> instance("trn2.48xlarge"), instance("p5.48xlarge"), instance("H100")
     (('trn2', 16), ('H100', 8), None)

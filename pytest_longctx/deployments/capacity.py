@@ -43,7 +43,7 @@ def prefill_flop(shape: Shape, tokens: int) -> float:
 
 def prefill_terms(shape: Shape) -> tuple[float, float, float]:
     """
-    Coefficients of the operations of a prefill that is longer than a window.
+    Coefficients of the floating-point operations of a prefill that is longer than a window.
 
     Per token: matrices and attention within windows; per token squared: full attention.
     """
@@ -55,7 +55,10 @@ def prefill_terms(shape: Shape) -> tuple[float, float, float]:
 
 
 def _terms_of(whole: ModelShape, products: float) -> tuple[float, float, float]:
-    """The same of a model whose layers differ: what is bounded grows with the tokens, what is not with their square."""
+    """
+    Coefficients of a prefill's operations for layers that differ: bounded attention grows with the tokens,
+    other attention with their square.
+    """
     local = full = 0.0
     for cache, count in whole.attentions:
         width = count * cache.heads * (cache.key_dim + cache.value_dim)
@@ -74,7 +77,10 @@ def prefill_floor_s(shape: Shape, tokens: int, hardware: Hardware, value_bytes: 
 
 
 def peak_share(shape: Shape, tokens: int, seconds: float, hardware: Hardware, value_bytes: int = 2) -> float | None:
-    """Share of the peak of *hardware* that a measurement implies; above 1 the measurement is wrong. None for an unknown peak."""
+    """
+    Share of the peak of *hardware* that a measured prefill implies; above 1 the measurement is wrong. None
+    for an unknown peak.
+    """
     floor_s = prefill_floor_s(shape, tokens, hardware, value_bytes)
     return None if floor_s is None else floor_s / seconds
 
@@ -86,13 +92,14 @@ class Law(NamedTuple):
     quadratic_s: float
 
     def seconds(self, tokens: int) -> float:
-        """The time this law gives for *tokens*."""
+        """The TTFT in seconds that the fitted law gives for a prompt of *tokens*."""
         return self.linear_s * tokens + self.quadratic_s * tokens**2
 
 
 def fit(points: Sequence[tuple[int, float]]) -> Law:
     """
-    Fit the law to (tokens, seconds) by least squares of the relative error, so that short prompts count as much as long ones.
+    Fit the law of TTFT over prompt length to (tokens, seconds) by least squares of the relative error, so
+    that short prompts count as much as long ones.
 
     Raises ValueError for fewer than two different lengths.
     """
@@ -155,7 +162,7 @@ class Prediction:
     """Why *outcome* may be wrong: what is not known here, and by how much; empty where it is as sure as the rest."""
 
     def on_host(self, host_bytes: float | None) -> "Prediction":
-        """The prediction with *host_bytes* of host memory (None: not known); failures on the devices come first."""
+        """The predicted boot with *host_bytes* of host memory (None: not known); failures on the devices come first."""
         taken = [term for term in self.terms if term.host]
         if host_bytes is None or not self.fits or sum(term.size_bytes for term in taken) <= host_bytes:
             return self
@@ -165,7 +172,7 @@ class Prediction:
 
     @property
     def fits(self) -> bool:
-        """Whether the server comes up and can hold one full-context request."""
+        """Whether the predicted boot fits: the server comes up and can hold one full-context request."""
         return self.outcome == "serves"
 
     def __str__(self) -> str:

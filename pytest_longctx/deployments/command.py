@@ -64,7 +64,7 @@ class Start:
 
     @property
     def version(self) -> str | None:
-        """The engine's version in the tag of the image."""
+        """The engine's version in the tag of the command's image; None where the tag has none."""
         tag = (self.image or "").partition("@")[0].rpartition("/")[2].partition(":")[2]
         found = _TAG.match(tag)
         return found[1] if found else None
@@ -72,7 +72,8 @@ class Start:
 
 def size_bytes(text: str | float) -> float | None:
     """
-    A size as Docker and Kubernetes spell it; None for anything else. Docker's units are binary with or without an i.
+    A memory size as Docker commands and Kubernetes spell it; None for anything else. Docker's units are
+    binary with or without an i.
 
     >>> size_bytes("16g") == size_bytes("16Gi") == 16 * 1024**3, size_bytes("much")
     (True, None)
@@ -87,7 +88,10 @@ def size_bytes(text: str | float) -> float | None:
 
 
 def of_words(words: Sequence[str], where: str = "the command") -> Start:
-    """The start in *words*, which a shell has split. Raises `UsageError` where no engine is started."""
+    """
+    The engine's start in the *words* of a command, which a shell has split. Raises `UsageError` where no
+    engine is started.
+    """
     found = find(words)
     if found is None:
         shown = shlex.join(words)
@@ -102,7 +106,10 @@ def of_words(words: Sequence[str], where: str = "the command") -> Start:
 
 
 def find(words: Sequence[str], env: Mapping[str, str] | None = None) -> Start | None:
-    """The first start of an engine in *words*, with the variables set before it; None where there is none."""
+    """
+    The first start of an engine in the *words* of a command, with the variables set before it; None where
+    there is none.
+    """
     known = dict(env or {})
     for simple in commands(words):
         rest = list(simple)
@@ -117,7 +124,10 @@ def find(words: Sequence[str], env: Mapping[str, str] | None = None) -> Start | 
 
 
 def expanded(word: str, env: Mapping[str, str]) -> str:
-    """*word* with the variables that *env* has, and with the defaults of ``${NAME:-DEFAULT}``; others stay as they are."""
+    """
+    Expand a *word* of a command with the variables in *env* and the defaults of ``${NAME:-DEFAULT}``; others
+    stay as they are.
+    """
 
     def value(found: re.Match[str]) -> str:
         name = found[1] or found[3]
@@ -127,7 +137,7 @@ def expanded(word: str, env: Mapping[str, str]) -> str:
 
 
 def commands(words: Sequence[str]) -> Iterator[list[str]]:
-    """The simple commands of a line that was split."""
+    """The simple commands of a command line that was split into words."""
     simple: list[str] = []
     skipped = False
     for word in words:
@@ -145,7 +155,7 @@ def commands(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def split(script: str) -> list[str]:
-    """The words of a script: lines end commands, a backslash continues them, comments are dropped."""
+    """Split a script of commands into words: lines end commands, a backslash continues them, comments are dropped."""
     words: list[str] = []
     for line in re.sub(r"\\\s*\n", " ", script).splitlines():
         try:
@@ -156,7 +166,7 @@ def split(script: str) -> list[str]:
 
 
 def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
-    """The start in one simple command, behind whatever wrappers."""
+    """The engine's start in one simple command, behind any wrappers."""
     for index, word in enumerate(words):
         name, after = PurePosixPath(word).name, words[index + 1 :]
         container = _container_options(name, after)
@@ -171,7 +181,7 @@ def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
 
 
 def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:
-    """What follows ``docker run``; None where it is no such command."""
+    """The words of a command after ``docker run``; None where it is no such command."""
     if name not in ("docker", "podman", "nerdctl"):
         return None
     rest = after[1:] if after[:1] == ["container"] else after
@@ -179,7 +189,7 @@ def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:
 
 
 def _program(word: str, name: str, after: Sequence[str]) -> tuple[str, Sequence[str]] | None:
-    """The engine that *word* starts, and the words for its parser; None where it starts none."""
+    """The engine that a command's *word* starts, and the words for its parser; None where it starts none."""
     if name in _SERVES and after[:1] == ["serve"]:
         return _SERVES[name], after[1:]
     if word == "-m" and after[:1] and after[0] in MODULES:
@@ -190,7 +200,7 @@ def _program(word: str, name: str, after: Sequence[str]) -> tuple[str, Sequence[
 
 
 def _script(words: Sequence[str]) -> str | None:
-    """The script of ``bash -c SCRIPT``, also ``-lc`` and ``-euo pipefail -c``."""
+    """The script in the command ``bash -c SCRIPT``, also ``-lc`` and ``-euo pipefail -c``; None where there is none."""
     for index, word in enumerate(words[:-1]):
         if re.fullmatch(r"-[a-z]*c", word):
             return words[index + 1]
@@ -205,7 +215,10 @@ _GLUED = re.compile(r"(-[evmp])(.+)", re.DOTALL)
 
 
 def _docker(words: Sequence[str]) -> Start | None:
-    """The start in ``docker run``, whose options come before the image."""
+    """
+    The engine's start in the command ``docker run``, whose options come before the image; None where there is
+    none.
+    """
     rest, options = list(words), dict[str, list[str]]()
     while rest and rest[0].startswith("-"):
         name, equals, value = rest.pop(0).partition("=")
@@ -236,7 +249,10 @@ def _docker(words: Sequence[str]) -> Start | None:
 
 
 def in_image(image: str, entrypoint: Sequence[str], command: Sequence[str], env: Mapping[str, str]) -> Start | None:
-    """The start that *command* is in a container of *image*, behind its own or the given *entrypoint*."""
+    """
+    The engine's start by *command* in a container of *image*, behind its own or the given *entrypoint*; None
+    where there is none.
+    """
     name = image.partition("@")[0]
     name = name[: name.rfind(":")] if ":" in name.rpartition("/")[2] else name
     first = tuple(entrypoint) or next((begin for pattern, begin in _IMAGES if pattern.search(name)), ())
@@ -253,7 +269,8 @@ def _last_size(values: Sequence[str] | None) -> float | None:
 
 def _gpus(text: str) -> int | None:
     """
-    How many devices ``--gpus`` gives; None for all, or where it does not say.
+    Number of devices that ``--gpus`` of a ``docker run`` command gives; None for all, or where it does not
+    say.
 
     >>> _gpus("all"), _gpus("2"), _gpus('"device=0,1,2"'), _gpus("device=4")
     (None, 2, 3, 1)

@@ -39,17 +39,18 @@ class Speed:
 
     @property
     def fastest_dtype(self) -> str:
-        """The dtype with the highest matrix-product rate; of two equal ones the smaller."""
+        """The dtype with the highest matrix-product rate on the measured CPU; of two equal ones the smaller."""
         return max(("bfloat16", "float32"), key=lambda name: self.gflop_per_s.get(name, 0.0))
 
     @property
     def boot_s(self) -> float:
-        """Expected boot time of a small model, in seconds."""
+        """Expected boot time of a small model on the measured CPU, in seconds."""
         return REFERENCE_BOOT_S * max(self.python_s / REFERENCE_PYTHON_S, 0.5)
 
     def prefill_s(self, products_flop: float, attention_flop: float, dtype: str, head_dim: int) -> float:
         """
-        Expected time to prefill a prompt with *products_flop* in matrix products and *attention_flop* in attention.
+        Expected prefill time on the measured CPU, in seconds, with *products_flop* in matrix products and
+        *attention_flop* in attention.
 
         Attention has kernels of its own: without BF16 instructions they compute in FP32, and only the products are slow.
         """
@@ -62,7 +63,7 @@ class Speed:
         return products_flop / product + attention_flop / (attention * narrow)
 
     def facts(self) -> Mapping[str, str]:
-        """The measured speeds as facts for the header of results."""
+        """The measured CPU speeds as facts for the header of results."""
         rates = {f"cpu_{name}_gflop_per_s": f"{rate:.1f}" for name, rate in self.gflop_per_s.items()}
         more = {"cpu_copy_gb_per_s": f"{self.copy_gb_per_s:.1f}", "cpu_python_us": f"{self.python_s * 1e6:.0f}"}
         lacking = {"cpu_engine_lacks": " ".join(sorted(self.lacks))} if self.lacks else {}
@@ -74,7 +75,10 @@ class Speed:
 
 
 def fastest_by_flags(flags: frozenset[str] | None) -> str:
-    """The default dtype without a measurement: BF16 if the processor has instructions for it, or is not known, else FP32."""
+    """
+    The default dtype of a CPU whose speed was not measured: BF16 if the processor has instructions for it, or
+    is not known, else FP32.
+    """
     if flags is None or flags & {"avx512_bf16", "amx_bf16", "bf16"}:
         return "bfloat16"
     return "float32"

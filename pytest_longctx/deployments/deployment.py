@@ -105,22 +105,22 @@ class Timeouts(toml.Table):
         return content
 
     def expected_prefill_s(self, prompt_tokens: int) -> float:
-        """Expected time to prefill a prompt on this machine; 0 if not known."""
+        """Expected prefill time of a prompt, for the timeouts of a deployment on this machine; 0 if not known."""
         return self.expected_s_per_token * prompt_tokens + self.expected_s_per_token_squared * prompt_tokens**2
 
     @property
     def boot_limit_s(self) -> float:
-        """Deadline of a boot: the deployment's, or a longer one on a machine measured to be slow."""
+        """Timeout of a boot: the deployment's, or a longer one on a machine measured to be slow."""
         return max(self.boot_s, DEADLINE_FACTOR * (self.expected_boot_s or 0.0))
 
     @property
     def silent_boot_s(self) -> float:
-        """Longest time without new output during a boot."""
+        """Longest time without new output before a deployment's boot times out."""
         return min(self.boot_stall_s, self.boot_limit_s / 2)
 
     def one_step_s(self, prompt_tokens: int) -> float:
         """
-        Longest time a server may need to read *prompt_tokens* in one step without progress: the time at the slowest rate.
+        Timeout of one step that reads *prompt_tokens* without progress: the time at the slowest rate.
 
         On a machine measured to be slower than that, `DEADLINE_FACTOR` times the expected prefill time.
         """
@@ -128,7 +128,7 @@ class Timeouts(toml.Table):
         return max(prompt_tokens / self.slowest_prefill_tokens_per_s, expected_s)
 
     def request_s(self, prompt_tokens: int, output_tokens: int) -> float:
-        """Deadline of a request from its first byte: *answer_s* plus the time of its tokens at the slowest rates."""
+        """Timeout of a request from its first byte: *answer_s* plus the time of its tokens at the slowest rates."""
         return self.answer_s + self.one_step_s(prompt_tokens) + output_tokens / self.slowest_decode_tokens_per_s
 
 
@@ -240,13 +240,16 @@ class Deployment(toml.Table):
 
     @property
     def needs(self) -> Hardware:
-        """The hardware to ask a container engine or a cluster for; of a GPU of any kind the backend says whose it is."""
+        """
+        The hardware that the deployment asks a container engine or a cluster for; where any GPU will do, the
+        backend decides the vendor.
+        """
         wanted = Hardware.parse(self.hardware) if self.hardware else Hardware("cpu")
         amd = wanted.kind == ANY_GPU and self.backend.endswith("-rocm")
         return Hardware("MI300X", wanted.count) if amd else wanted
 
     def arguments(self) -> tuple[str, ...]:
-        """The flags as command-line arguments."""
+        """The deployment's engine flags as command-line arguments."""
         argv: list[str] = []
         for name, value in self.flags.items():
             if value is not False:
@@ -266,7 +269,7 @@ def attached(backend: str) -> Deployment:
 
 def load(path: Path) -> Deployment:
     """
-    Load the deployment at *path*. Raises `TableError`.
+    Load the deployment in the TOML file at *path*. Raises `TableError`.
 
     ``like = "NAME"`` takes all missing keys from NAME.toml in the same folder; tables are merged key by key.
     """
@@ -283,7 +286,10 @@ def load(path: Path) -> Deployment:
 
 
 def _completed(content: dict[str, Any], taken: dict[str, Any]) -> dict[str, Any]:
-    """*content*, completed with keys that only *taken* has."""
+    """
+    The *content* of a deployment's file, completed with keys that only *taken*, the deployment that it builds
+    on, has.
+    """
     both = {name: {**taken[name], **table} for name, table in content.items() if _tables(table, taken.get(name))}
     return {**taken, **content, **both}
 

@@ -47,7 +47,7 @@ class Hardware:
     @classmethod
     def parse(cls, text: str) -> "Hardware":
         """
-        Parse the spelling used in files and options. Raises ValueError.
+        Parse hardware as files and options spell it, such as ``8xH200``. Raises ValueError.
 
         >>> Hardware.parse("8xH200"), Hardware.parse("cpu"), Hardware.parse("trn2.48xlarge")
         (Hardware(kind='H200', count=8), Hardware(kind='cpu', count=1), Hardware(kind='trn2', count=16))
@@ -67,7 +67,10 @@ class Hardware:
 
     @classmethod
     def machine(cls, text: str) -> "Hardware":
-        """Parse what a machine has: as `parse`, without ``1xGPU``, which is neither kind nor size. Raises ValueError."""
+        """
+        Parse the hardware that a machine has: as `parse`, without ``1xGPU``, which is neither kind nor size.
+        Raises ValueError.
+        """
         hardware = cls.parse(text)
         if hardware.kind == ANY_GPU:
             raise ValueError(
@@ -80,7 +83,10 @@ class Hardware:
 
     @property
     def device_gib(self) -> float | None:
-        """Memory of one device in GiB, as PyTorch reports it; None if it is not known, and for a CPU."""
+        """
+        Memory of one device of the hardware in GiB, as PyTorch reports it; None if it is not known, and for a
+        CPU.
+        """
         if sized := _SIZED.fullmatch(self.kind):
             return float(sized[2])
         known = accelerators.every().get(self.kind)
@@ -88,12 +94,12 @@ class Hardware:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether its devices are GPUs, of a known kind or of a known size."""
+        """Whether the hardware's devices are GPUs, of a known kind or of a known size."""
         known = accelerators.every().get(self.kind)
         return self.kind not in _OTHER_KINDS.values() and (known is None or known.link != "neuronlink")
 
     def carries(self, wanted: "Hardware") -> bool:
-        """Whether a server for *wanted* can run here; every machine has a CPU."""
+        """Whether a server that requires the hardware *wanted* can run on this hardware; every machine has a CPU."""
         fitting = self.is_gpu if wanted.kind == ANY_GPU else self.kind == wanted.kind
         return wanted.kind == "cpu" or (fitting and self.count >= wanted.count)
 
@@ -123,7 +129,10 @@ class Machine:
     """Measured speed of its CPU; None if nothing was measured."""
 
     def measured(self, speed: Speed | None) -> "Machine":
-        """A copy with the measured CPU speed, and without the instruction sets that the engine reports as missing."""
+        """
+        A copy of the machine with the measured CPU speed, and without the instruction sets that the engine
+        reports as missing.
+        """
         if speed is None:
             return self
         flags = None if self.cpu_flags is None else self.cpu_flags - speed.lacks

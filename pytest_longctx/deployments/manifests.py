@@ -19,7 +19,10 @@ MOST_BYTES = 4 * 1024**2
 
 
 def read(path: Path) -> list[Any]:
-    """The documents in the YAML or JSON file at *path*. Raises `UsageError`."""
+    """
+    Read the documents of a manifest, a compose or Kubernetes file in YAML or JSON, at *path*. Raises
+    `UsageError`.
+    """
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(
@@ -51,7 +54,10 @@ def _yaml(path: Path, text: str) -> list[Any]:
 
 
 def starts(documents: Sequence[Any], where: str) -> list[Start]:
-    """Every start of an engine in *documents*: of each service of a compose file, of each container of each Pod."""
+    """
+    Every start of an engine in the *documents* of a manifest: of each service of a compose file, of each
+    container of each Pod.
+    """
     found: list[Start] = []
     for document in documents:
         if isinstance(document, Mapping) and isinstance(document.get("services"), Mapping):
@@ -103,12 +109,12 @@ def _variables(value: Any) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """A value as the environment has it."""
+    """A variable's value in a compose file, as the environment has it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _reserved(devices: Any) -> int | None:
-    """How many GPUs a service reserves; None for all."""
+    """Number of GPUs that a service of a compose file reserves; None for all."""
     for row in devices if isinstance(devices, list) else []:
         if not isinstance(row, Mapping):
             continue
@@ -123,7 +129,7 @@ def _reserved(devices: Any) -> int | None:
 
 
 def _objects(node: Any, where: str, name: str = "", nodes: int = 1) -> Iterator[Start]:
-    """The starts in every Pod inside *node*, whatever object it is; a LeaderWorkerSet counts once, by its leader."""
+    """The engine starts in every Pod of the Kubernetes object *node*; a LeaderWorkerSet counts once, by its leader."""
     if isinstance(node, list):
         for each in node:
             yield from _objects(each, where, name, nodes)
@@ -167,7 +173,10 @@ def _pod(spec: Mapping[str, Any], where: str) -> Iterator[Start]:
 
 
 def _quantity(value: Any) -> float | None:
-    """A quantity of Kubernetes in bytes: ``128Gi`` is binary, ``128G`` is decimal."""
+    """
+    A quantity of a Kubernetes manifest in bytes: ``128Gi`` is binary, ``128G`` is decimal; None for anything
+    else.
+    """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMGTP]?)(i?)", str(value).strip())
     if found is None:
         return None
@@ -180,13 +189,16 @@ def _pod_variables(value: Any) -> dict[str, str]:
 
 
 def _in_pod(value: Any, env: Mapping[str, str]) -> list[str]:
-    """The words of a command of a Pod, with the ``$(VARIABLE)`` that the kubelet replaces."""
+    """The words of a command in a Pod's manifest, with each ``$(VARIABLE)`` replaced as the kubelet does."""
     words = value if isinstance(value, list) else []
     return [_IN_POD.sub(lambda found: env.get(found[1], found[0]), str(word)) for word in words]
 
 
 def _shared(spec: Mapping[str, Any], box: Mapping[str, Any]) -> float | None:
-    """Size of ``/dev/shm``: of the volume in memory that is mounted there, or the host's; None for the default."""
+    """
+    Size of a Pod's ``/dev/shm``: of the volume in memory that is mounted there, or the host's; None for the
+    default.
+    """
     if spec.get("hostIPC") is True:
         return float("inf")
     rows = [row for key in ("volumeMounts",) for row in box.get(key) or [] if isinstance(row, Mapping)]
@@ -204,7 +216,7 @@ def _kind(spec: Mapping[str, Any]) -> str | None:
 
 
 def _at(node: Any, *keys: str) -> Mapping[str, Any]:
-    """The table at *keys* inside *node*; empty where there is none."""
+    """The table at *keys* inside *node* of a manifest; empty where there is none."""
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None
     return node if isinstance(node, Mapping) else {}

@@ -82,7 +82,8 @@ RANDOM_GQA: Mapping[str, Any] = MappingProxyType(
 
 def make_random_gqa(folder: Path) -> None:
     """
-    Write a four-layer Llama into *folder*, with weights of a scale at which its answer depends on its context.
+    Write a four-layer Llama model into *folder*, with weights of a scale at which its answer depends on its
+    context.
 
     Queries and keys are large enough that attention prefers some tokens to others, near ones as well as far ones.
     """
@@ -99,7 +100,7 @@ def make_random_gqa(folder: Path) -> None:
 
 
 def _llama_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Name, rows and columns of every matrix of a Llama checkpoint."""
+    """Name, rows and columns of every matrix of a generated Llama checkpoint."""
     hidden, inner, dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     yield "model.embed_tokens.weight", config["vocab_size"], hidden
@@ -166,7 +167,8 @@ class Beyond:
 
 def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
     """
-    What is known of the shape of *model*, made, known by name, or read from its folder; None where it has no config at hand.
+    The shape of a deployment's *model*, made, known by name, or read from its folder; None where it has no
+    config at hand.
 
     A config.json that cannot be read is no error: it concerns one model. Raises `ModelError` for an unknown name.
     """
@@ -187,7 +189,7 @@ def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
 
 
 def _of_made(config: Mapping[str, Any]) -> Shape | Beyond | NotUnderstood:
-    """The shape of a model made here: of any family, so the predictors may have no terms for it."""
+    """The shape of a generated model: of any family, so the predictors may have no terms for it."""
     found = read(config)
     if isinstance(found, ModelShape) and (why := shape.not_plain(found)):
         return Beyond(found, why)
@@ -195,27 +197,33 @@ def _of_made(config: Mapping[str, Any]) -> Shape | Beyond | NotUnderstood:
 
 
 def shape_of(model: Model) -> Shape | None:
-    """The shape of *model*, where it is known and the predictors of memory and time have terms for it."""
+    """
+    The shape of a deployment's *model*; None where it is not known, or the predictors of memory and time have
+    no terms for it.
+    """
     found = read_shape(model)
     return found if isinstance(found, Shape) else None
 
 
 def config_of(path: str) -> Path:
-    """The config.json that *path* means: the file itself, or the one in that folder."""
+    """The path of a model's config.json: *path* itself, or the file in that folder."""
     given = Path(path).expanduser()
     return given if given.suffix == ".json" else given / "config.json"
 
 
 @lru_cache(maxsize=256)
 def _read_config(path: Path, stamp: tuple[int, int]) -> Shape | Beyond | NotUnderstood:
-    """The shape in the config.json at *path*; *stamp* tells one content of the file from the next."""
+    """The shape of the model whose config.json is at *path*; *stamp* tells one content of the file from the next."""
     del stamp
     beside = path.with_name("hf_quant_config.json")
     return from_json(read_json(path), read_json(beside) if beside.is_file() else None)
 
 
 def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderstood:
-    """What is known of the shape in *config*, with *quantised* the content of ``hf_quant_config.json`` beside it."""
+    """
+    The shape of a model from the content of its *config*, with *quantised* the content of
+    ``hf_quant_config.json`` beside it.
+    """
     for each in (config, quantised):
         if isinstance(each, NotUnderstood):
             return each
@@ -230,7 +238,7 @@ def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderst
 
 
 def read_json(path: Path) -> Any:
-    """What the file at *path* holds, or why that is not known."""
+    """The content of a model's JSON file at *path*, or `NotUnderstood`."""
     try:
         return json.loads(toml.bytes_of(path, _CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as problem:
@@ -238,7 +246,7 @@ def read_json(path: Path) -> Any:
 
 
 def _scaled(config: Mapping[str, Any]) -> bool:
-    """Whether any table of rotary embeddings has a scaling."""
+    """Whether any table of rotary embeddings in a model's config has a scaling."""
     text = config.get("text_config")
     parts = (config, text) if isinstance(text, Mapping) else (config,)
     tables = [part[key] for part in parts for key in ("rope_scaling", "rope_parameters") if part.get(key)]

@@ -24,7 +24,7 @@ _GENERATIONS: Mapping[str, str] = {
 
 
 def is_recipe(document: Any) -> bool:
-    """Whether *document* has the tables of a recipe."""
+    """Whether *document* has the tables of a vLLM recipe."""
     return (
         isinstance(document, Mapping)
         and isinstance(document.get("variants"), Mapping)
@@ -34,7 +34,10 @@ def is_recipe(document: Any) -> bool:
 
 
 def starts(recipe: Mapping[str, Any], hardware: Hardware, device_gb: float, where: str) -> Iterator[Start]:
-    """The start of every variant of *recipe* on *hardware*, whose devices have *device_gb* each. Raises `UsageError`."""
+    """
+    The vLLM start of every variant of *recipe* on *hardware*, whose devices have *device_gb* each. Raises
+    `UsageError`.
+    """
     for name, variant in recipe["variants"].items():
         if not isinstance(variant, Mapping):
             raise UsageError(f"{where}: variants.{name}: a table is expected")
@@ -52,13 +55,13 @@ def starts(recipe: Mapping[str, Any], hardware: Hardware, device_gb: float, wher
 
 
 def _parts(word: str) -> list[str]:
-    """A word of a recipe may be a flag with its value; the published tool joins all by spaces."""
+    """The words in a *word* of a recipe, which may be a flag with its value; the published tool joins all by spaces."""
     name, space, value = word.partition(" ")
     return [name, value.strip()] if space and name.startswith("--") and "=" not in name else [word]
 
 
 def _keys(hardware: Hardware) -> tuple[str, ...]:
-    """What a table by hardware may call it, the most special first."""
+    """The keys by which a recipe's table may name *hardware*, the most special first."""
     generation = _GENERATIONS.get(hardware.kind, "")
     brand = generation if generation in ("amd", "neuron", "cpu") else "nvidia"
     return tuple(key for key in (hardware.kind.lower(), generation, brand) if key)
@@ -85,7 +88,10 @@ def _environment(recipe: Mapping[str, Any], variant: Mapping[str, Any], hardware
 
 
 def _devices(recipe: Mapping[str, Any], variant: Mapping[str, Any], hardware: Hardware, device_gb: float) -> int:
-    """Devices of tensor parallelism: as the recipe says, else one where its least memory fits on one, else all."""
+    """
+    Devices of tensor parallelism: as the recipe says, else one where the variant's least memory fits on one,
+    else all.
+    """
     strategy = recipe.get("strategy_overrides")
     own = strategy.get("single_node_tp") if isinstance(strategy, Mapping) else None
     for said in (variant.get("tp"), own.get("tp") if isinstance(own, Mapping) else None):

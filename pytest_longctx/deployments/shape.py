@@ -52,11 +52,11 @@ class Shape:
 
     @property
     def layers(self) -> int:
-        """Number of layers of all kinds."""
+        """Number of the model's layers of all kinds."""
         return self.full + self.chunked + self.sliding
 
     def stage(self, stages: int) -> "Shape":
-        """The largest part of the model that one of *stages* pipeline stages holds."""
+        """The shape of the largest part of the model that one of *stages* pipeline stages holds."""
         if stages == 1:
             return self
         counts = {name: ceil(getattr(self, name) / stages) for name in ("full", "chunked", "sliding")}
@@ -65,7 +65,7 @@ class Shape:
         return replace(self, **counts, parameters=held, whole=whole, model=model)
 
     def kv_bytes_per_token(self, value_bytes: int, tensor_parallel: int = 1) -> int:
-        """Bytes per token of keys and values in all layers, on one device."""
+        """Bytes per token of keys and values in all layers of the model, on one device."""
         return self.layers * 2 * self.kv_heads_per_device(tensor_parallel) * self.head_dim * value_bytes
 
     def kv_heads_per_device(self, tensor_parallel: int) -> int:
@@ -74,7 +74,7 @@ class Shape:
 
     def weight_bytes(self, value_bytes: float, tensor_parallel: int, rope_value_bytes: int) -> float:
         """
-        Bytes of the weights on one device.
+        Bytes of the model's weights on one device.
 
         The table of rotary embeddings is not sharded: with 10,485,760 positions of 128 values it takes 2.5 GiB of each device in
         BF16 (vLLM) and 5.0 GiB in FP32 (SGLang), which is what "weights" above parameters / devices are made of.
@@ -90,12 +90,18 @@ class Shape:
 
 
 def weight_value_bytes(whole: ModelShape, value_bytes: float) -> float:
-    """Bytes of a value that ``quantization_config`` does not speak of: as it was told, or BF16 beside what is quantised."""
+    """
+    Bytes of a weight in a shape that ``quantization_config`` does not cover: *value_bytes*, or BF16 beside
+    quantised weights.
+    """
     return 2 if whole.scheme.name else value_bytes
 
 
 def not_plain(whole: ModelShape) -> str:
-    """What *whole* has that the fields of a `Shape` cannot say, and its *model* does; empty where its layers are alike."""
+    """
+    Features of the model *whole* that the fields of a `Shape` cannot say, and its *model* does; empty where
+    its layers are alike.
+    """
     caches = [cache for layer in whole.stack for cache in layer.caches]
     attentions = [cache for cache in caches if isinstance(cache, Attention)]
     checks = {
@@ -112,12 +118,15 @@ def not_plain(whole: ModelShape) -> str:
 
 
 def uncounted(whole: ModelShape) -> str:
-    """What of *whole* no predictor can have terms for; empty where all is counted."""
+    """Parts of the model *whole* for whose shape no predictor can have terms; empty where all is counted."""
     return "towers that are not counted" if whole.vision_parameters is None else ""
 
 
 def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = False) -> Shape:
-    """The shape of a model; where `not_plain` says something, its fields are those of a full layer, and *model* has the rest."""
+    """
+    The `Shape` of the model *whole*; where `not_plain` says something, its fields are those of a full layer,
+    and *model* has the rest.
+    """
     return Shape(
         full=whole.full,
         chunked=whole.chunked,
@@ -141,7 +150,8 @@ def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = Fa
 
 def from_config(config: Mapping[str, Any]) -> Shape:
     """
-    The shape of a model that ships with the package. Raises `ModelError` for one that a `Shape` cannot say.
+    The `Shape` of a model that ships with the package, from its config. Raises `ModelError` for one that a
+    `Shape` cannot say.
 
     Its engines and flags were measured, so it is not held to what `Backend.unmodelled` knows of a stranger's.
     """

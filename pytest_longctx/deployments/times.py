@@ -33,7 +33,7 @@ def decode_step_s(
 
 
 def _kept_bytes(shape: Shape, tokens: int) -> float:
-    """Bytes of the KV cache of one request, on all devices together."""
+    """Bytes of one request's KV cache that a decode step reads, on all devices together."""
     if shape.model is not None:
         return shape.model.kv_bytes(tokens)
     local = (shape.chunked + shape.sliding) * min(tokens, shape.window)
@@ -43,7 +43,10 @@ def _kept_bytes(shape: Shape, tokens: int) -> float:
 def answers_s(
     shape: Shape, context_tokens: int, output_tokens: int, requests: int, at_once: int, hardware: Hardware
 ) -> float:
-    """Expected time of the answers of *requests*, *at_once* of them at a time; 0 where the device's bandwidth is not known."""
+    """
+    Expected decode time of the answers of *requests*, *at_once* of them at a time; 0 where the device's
+    bandwidth is not known.
+    """
     step_s = decode_step_s(shape, context_tokens, at_once, hardware)
     return 0.0 if step_s is None else step_s * output_tokens * ceil(requests / max(1, at_once))
 
@@ -58,7 +61,8 @@ class Span(NamedTuple):
 
 def from_measured(shape: Shape, measured_tokens: int, measured_s: float, tokens: int, hardware: Hardware) -> Span:
     """
-    Time of a prompt of *tokens* on the same server, from one of *measured_tokens* that took *measured_s*.
+    Expected time of a prompt of *tokens* on the same server, from one of *measured_tokens* that took
+    *measured_s*.
 
     The time is a x N + b x N^2, and neither part is faster than the peak of *hardware* allows, so one measurement bounds both:
     the least has attention at the peak, the most has everything else there. Expected is attention at `ATTENTION_SHARE`. For a

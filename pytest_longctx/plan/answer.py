@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def outcome(self) -> str:
-        """``fits``, the outcome of the boot, ``not decided`` or ``not planned``."""
+        """Outcome in the plan's answer: ``fits``, the outcome of the boot, ``not decided`` or ``not planned``."""
         if self.boot.refusals:
             return "refuses"
         found = self.boot.prediction
@@ -61,7 +61,10 @@ class Answer:
 
     @property
     def phase(self) -> str | None:
-        """The phase of the boot in which it fails; None where it does not, or where that is not known."""
+        """
+        The phase in which the answer says that the boot fails; None where it does not fail, or the phase is
+        not known.
+        """
         if self.boot.refusals:
             return self.boot.refusals[0].phase
         found = self.boot.prediction
@@ -74,7 +77,10 @@ class Answer:
 
     @property
     def kind(self) -> str | None:
-        """The kind of failure, as diagnoses of logs name it; None where it does not fail, or where that is not known."""
+        """
+        The kind of failure in the answer, as diagnoses of logs name it; None where the boot does not fail, or
+        the kind is not known.
+        """
         if self.boot.refusals:
             return self.boot.refusals[0].name
         found = self.boot.prediction
@@ -85,7 +91,10 @@ class Answer:
 
     @property
     def missing_bytes(self) -> float | None:
-        """How much memory is missing, on one device or on the host; None where nothing is, or it is not known."""
+        """
+        Memory that the answer names as missing, on one device or on the host; None where none is, or the size
+        is not known.
+        """
         found = self.boot.prediction
         if self.boot.refusals or found is None or found.fits or found.culprit is None:
             return None
@@ -98,11 +107,11 @@ class Answer:
         return over if over > 0 else None
 
     def _kept(self, found: Prediction) -> list[Term]:
-        """What a device holds at once; one request is in the pool."""
+        """The predicted memory terms that a device holds at once; the KV cache of one request is part of the pool."""
         return [term for term in found.terms if not term.host and term.name != "KV cache of one request"]
 
     def lines(self) -> Iterator[str]:
-        """The answer, the most important first."""
+        """The answer of a plan as lines of text: outcome, refusals, cures, server, memory, times, notes and lints."""
         yield self.headline
         for refusal in self.boot.refusals[1:]:
             yield f"  and           phase {refusal.phase} ({refusal.name}): {refusal.said}"
@@ -127,7 +136,7 @@ class Answer:
 
     @property
     def headline(self) -> str:
-        """One line: the outcome, and by what."""
+        """First line of the answer: the outcome of the planned server, and its cause."""
         boot, partial = self.boot, " (partial: see what is not modelled)" if self.boot.unmodelled else ""
         if boot.refusals:
             return f"refuses, phase {boot.refusals[0].phase} ({self.kind}): {boot.refusals[0].said}"
@@ -194,7 +203,7 @@ class Answer:
             yield f"  {'config.json':<13} {sizes}"
 
     def _sizes(self) -> str | None:
-        """Weights and cache of a model whose memory is not predicted; they are right all the same."""
+        """Weights and KV cache from config.json, for an answer about a model whose memory is not predicted."""
         whole, boot = self.boot.whole, self.boot
         if whole is None:
             return None
@@ -226,7 +235,7 @@ class Answer:
         return "; ".join(parts)
 
     def as_json(self) -> dict[str, Any]:
-        """The answer as JSON; a figure that is not known is null."""
+        """The answer of a plan as JSON; a figure that is not known is null."""
         boot, found = self.boot, self.boot.prediction
         asked = boot.asked
         return {
@@ -276,5 +285,5 @@ def of(
     prefill_s: float | None = None,
     spans: tuple[tuple[int, Span], ...] = (),
 ) -> Answer:
-    """The answer for *boot*, with the cures that were tried."""
+    """Make the plan's answer for a foreseen *boot*, with the cures that were tried, lints and times."""
     return Answer(boot, tuple(cures.find(boot)), lints, boot_s, prefill_s, spans)

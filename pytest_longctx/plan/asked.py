@@ -59,30 +59,36 @@ class Asked:
 
     @property
     def length(self) -> int | None:
-        """The longest request that is asked for, in tokens; None where it is left to the engine; -1: what fits."""
+        """
+        The longest request that the asked server is to take, in tokens; None where it is left to the engine;
+        -1: what fits.
+        """
         value = self.flags.get(_LENGTH[self.engine])
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def of(self, **changes: FlagValue | None) -> "Asked":
-        """A copy with other flags, underscores for dashes in *changes*; None takes a flag away."""
+        """A copy of the asked server with other flags, underscores for dashes in *changes*; None takes a flag away."""
         named = {name.replace("_", "-"): value for name, value in changes.items()}
         merged = {**self.flags, **named}
         return replace(self, flags={name: value for name, value in merged.items() if value is not None})
 
     @property
     def secret_flags(self) -> Mapping[str, str]:
-        """Flags and variables by names as of the environment, for `pytest_longctx.redaction.secret_values`."""
+        """
+        Flags and variables of the asked server, named like variables, for
+        `pytest_longctx.redaction.secret_values`.
+        """
         texts = {name.replace("-", "_"): value for name, value in self.flags.items() if isinstance(value, str)}
         return {**self.env, **texts}  # a number, as of max-num-batched-tokens, is no secret
 
     @property
     def length_flag(self) -> str:
-        """The engine's name for the longest request."""
+        """The engine's flag for the longest request of the asked server: ``max-model-len`` or ``context-length``."""
         return _LENGTH[self.engine]
 
     @property
     def env(self) -> Mapping[str, str]:
-        """The variables that are set for the server."""
+        """The environment variables that are set for the asked server."""
         return self.deployment.env if self.deployment else self.start.env if self.start else {}
 
 
@@ -97,7 +103,10 @@ class Given:
 
 
 def of_start(start: Start, given: Given) -> Asked:
-    """Read *start* by the version of its engine. Raises `UsageError` for files that cannot be read."""
+    """
+    Read the asked server from *start*, by its engine's version. Raises `UsageError` for files that cannot be
+    read.
+    """
     row, version, said = _version(start.engine, given.version or start.version, given)
     row, read, note = _read_between(row, version, start)
     named = read.flags.get(_MODEL[start.engine])
@@ -121,13 +130,16 @@ def of_start(start: Start, given: Given) -> Asked:
 
 
 def unread(start: Start, problem: str) -> Asked:
-    """A server of which nothing is planned, because of *problem*."""
+    """An asked server of which nothing is planned, because its *start* could not be read: *problem*."""
     row = versions.recorded(start.engine)[-1]
     return Asked(start.engine, row.version, "not read", row, "", {}, start=start, foreign=" ".join(problem.split()))
 
 
 def of_deployment(one: Deployment, given: Given, folder: Path) -> Asked:
-    """Read the flags of *one*, whose file is in *folder*. Raises `UsageError` for a backend without recorded versions."""
+    """
+    Read the asked server from the deployment *one*, whose file is in *folder*. Raises `UsageError` for a
+    backend without recorded versions.
+    """
     engine = "sglang" if one.backend.startswith("sglang") else one.backend.partition("-")[0]
     if engine not in _LENGTH:
         raise UsageError(
@@ -169,7 +181,10 @@ _IDLE = ("port", "rank", "seed", "timeout", "interval", "address", "log")
 
 
 def _left_open(read: ReadFlags) -> str:
-    """What the command leaves to variables that it does not set; empty where memory does not depend on it."""
+    """
+    Message about a flag that the asked command leaves to an unset variable; empty where memory does not
+    depend on it.
+    """
     names = [name for name in read.variables if not any(part in name for part in _IDLE)]
     if not names:
         return ""
@@ -177,14 +192,17 @@ def _left_open(read: ReadFlags) -> str:
 
 
 def _found_at(path: str, folder: Path) -> Path:
-    """A relative path is looked for from here, from the file's folder, and from the folder above it."""
+    """
+    The model folder of an asked deployment: a relative *path* is looked for from here, from the file's
+    folder, and from the folder above it.
+    """
     given = Path(path).expanduser()
     places = [given] if given.is_absolute() else [given, folder / given, folder.parent / given]
     return next((place for place in places if models.config_of(str(place)).is_file()), given)
 
 
 def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersion, str, str]:
-    """The recorded version to read by, the version to plan, and where that comes from."""
+    """The recorded version by which asked flags are read, the version to plan, and the source of that version."""
     every = versions.recorded(engine)
     if wanted is None:
         return every[-1], every[-1].version, "the newest recorded"
@@ -201,7 +219,8 @@ def _version(engine: str, wanted: str | None, given: Given) -> tuple[EngineVersi
 
 def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[EngineVersion, ReadFlags, str]:
     """
-    The flags of *start*, by the recorded version that knows more of them, where *version* is none of the recorded.
+    Read the flags of *start* by the recorded neighbour of *version* that knows more of them, where *version*
+    is not recorded.
 
     A flag that only its other neighbour has may be in it, and one that the oldest has not may have been in older ones: neither
     is a refusal, and a note says which were not read.
@@ -222,7 +241,10 @@ def _read_between(row: EngineVersion, version: str, start: Start) -> tuple[Engin
 
 
 def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -> tuple[EngineVersion, str, str]:
-    """The newest recorded version in *wanted* that has every flag of *table*; without one in it the oldest not before it."""
+    """
+    The newest recorded version in the asked range *wanted* that has every flag of *table*; without one in it
+    the oldest not before it.
+    """
     every = versions.recorded(engine)
     if inside := versions.meant(engine, wanted):
         said = "the newest recorded" + (f" in {wanted}" if wanted else "")
@@ -233,7 +255,7 @@ def _of_range(engine: str, wanted: str | None, table: Mapping[str, FlagValue]) -
 
 
 def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
-    """The flags of *start*, with those of its ``--config`` file before them."""
+    """Read the asked flags of *start*, with those of its ``--config`` file before them."""
     read = flags.read(row, start.words)
     place = read.flags.get("config")
     if not isinstance(place, str) or not place:
@@ -247,7 +269,10 @@ def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
 
 
 def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:
-    """*made* with the config of its model: that of ``--model``, of its folder, of the local cache, or a shipped shape."""
+    """
+    The asked server *made* with its model's config: from ``--model``, the model's folder, the local cache, or
+    a shipped shape.
+    """
     places = [str(given.model)] if given.model else [made.model, *cached(made.model)] if made.model else []
     for place in places:
         path = models.config_of(place)
@@ -261,7 +286,7 @@ def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:
 
 
 def cached(model: str) -> list[str]:
-    """The folders of *model* in the cache of Hugging Face, the newest first."""
+    """The folders of an asked *model* in the cache of Hugging Face, the newest first."""
     hub = os.environ.get("HF_HUB_CACHE") or f"{os.environ.get('HF_HOME', '~/.cache/huggingface')}/hub"
     folder = Path(hub).expanduser() / f"models--{model.replace('/', '--')}" / "snapshots"
     if "/" not in model or not folder.is_dir():
@@ -271,7 +296,8 @@ def cached(model: str) -> list[str]:
 
 def _shipped(model: str) -> str | None:
     """
-    The shipped shape that *model* names, whoever publishes it; None for any name that might be another shape.
+    The shipped shape that the asked *model* names, under any publisher; None for a name that might be another
+    shape.
 
     >>> _shipped("meta-llama/Llama-4-Scout-17B-16E-Instruct"), _shipped("Qwen/Qwen3-32B-FP8")
     ('llama-4-scout', None)
@@ -282,7 +308,10 @@ def _shipped(model: str) -> str | None:
 
 
 def _overridden(made: Asked, read: ReadFlags) -> Asked:
-    """*made* with what its command puts in place of keys of config.json."""
+    """
+    The asked server *made*, with the keys of config.json that its command overrides (``--hf-overrides``)
+    replaced.
+    """
     table = read.table(_OVERRIDES[made.engine])
     if not table or not isinstance(made.config, Mapping):
         return made
@@ -290,7 +319,10 @@ def _overridden(made: Asked, read: ReadFlags) -> Asked:
 
 
 def _merged(config: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """*config* with the keys of *table*; tables inside are merged, those of positions replaced as a whole."""
+    """
+    Merge the overrides in *table* into the model's *config*: inner tables are merged, tables of positions
+    replaced as a whole.
+    """
     whole = dict(config)
     for name, value in table.items():
         old = whole.get(name)
@@ -303,21 +335,21 @@ def _merged(config: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, An
 
 
 def planned_range(version: str) -> str:
-    """A version as the range that a deployment has; a range stays one."""
+    """Convert a planned *version* to the version range of a deployment; a range is returned unchanged."""
     return version if version[:1] in "<>=~!" else f"=={version}"
 
 
 def has_flag(row: EngineVersion, name: str) -> bool:
-    """Whether the version has the flag *name*."""
+    """Whether the recorded version *row* has the flag *name*."""
     return name in row.command_line["flags"]
 
 
 def within(version: str, wanted: str) -> bool:
-    """Whether the planned *version*, which may be a range, may be in the range *wanted*."""
+    """Whether the asked *version*, which may be a range, may be in the range *wanted*."""
     return overlap(version, wanted) if version[:1] in "<>=~!" else in_range(version, wanted)
 
 
 def model_for(asked: Asked) -> Model:
-    """The model as a deployment has it; its shape is handed over beside it."""
+    """The asked model as the `Model` of a deployment; the caller passes its shape separately."""
     name = asked.model.rstrip("/").rpartition("/")[2] or "unnamed"
     return Model(name=name, shape=asked.known, weight_bits=asked.weight_bits)

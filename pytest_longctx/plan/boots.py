@@ -68,23 +68,26 @@ class Boot:
 
     @property
     def serves(self) -> bool:
-        """Whether it is foreseen to start and to hold one request of that length."""
+        """Whether the server is foreseen to boot and to hold one request of the planned length."""
         return not self.refusals and self.holds
 
     @property
     def sure(self) -> bool:
-        """Whether it serves, and nothing that is not known here would turn that."""
+        """Whether the foreseen boot serves, with a prediction that has no doubt."""
         return self.serves and self.prediction is not None and not self.prediction.doubt
 
     @property
     def holds(self) -> bool:
-        """Whether its memory holds one request of that length."""
+        """Whether the memory of the foreseen boot holds one request of the planned length."""
         found = self.prediction
         return found is not None and found.fits and found.longest_tokens >= (found.advertised_tokens or 0)
 
     @property
     def requests(self) -> float | None:
-        """Requests of this length at once, on all ranks of data parallelism together; None where it is not known."""
+        """
+        Requests of the planned length that the booted server holds at once, on all data-parallel ranks
+        together; None where it is not known.
+        """
         found = self.prediction
         if found is None or not self.length:
             return None
@@ -94,14 +97,20 @@ class Boot:
 
     @property
     def longest(self) -> int | None:
-        """The longest request that the memory holds, in tokens, whatever the model knows; None where it is not known."""
+        """
+        The longest request that the memory of the foreseen boot holds, in tokens, whatever the model allows;
+        None where it is not known.
+        """
         if self.prediction is None:
             return None
         return self.prediction.longest_tokens if self.pool_tokens is None else max(0, self.pool_tokens - 7)
 
 
 def foresee(asked: Asked, place: Place) -> Boot:
-    """Foresee the boot of *asked* at *place*."""
+    """
+    Foresee the boot of the server *asked* at *place*: its refusals, its predicted memory, and what is not
+    modelled.
+    """
     if asked.foreign:
         return Boot(asked, place, Spread(), None, "not read", unpredicted=asked.foreign)
     found = shape_of(asked)
@@ -135,7 +144,7 @@ def _why_unknown(asked: Asked, found: object) -> str:
 
 
 def shape_of(asked: Asked) -> Shape | Beyond | NotUnderstood | None:
-    """What is known of the shape of the model; None where it has no config at hand."""
+    """The model shape for which a boot is foreseen; None where the model has no config at hand."""
     if asked.config is not None:
         if "shape" not in asked.memory:
             asked.memory["shape"] = models.from_json(asked.config, asked.quantised)
@@ -158,7 +167,10 @@ def _draft_of(asked: Asked) -> ModelShape | None:
 
 
 def _longest(asked: Asked, found: object) -> int | None:
-    """The longest context that the engine derives; None for a shape that only stands in for the sizes of a model."""
+    """
+    The longest context that the engine derives at boot; None for a shape that only stands in for the sizes of
+    a model.
+    """
     if asked.deployment is not None and asked.known:
         return None
     positions = getattr(found, "rope_positions", 0) or getattr(getattr(found, "whole", None), "rope_positions", 0)
@@ -182,7 +194,7 @@ def _length(asked: Asked, longest: int | None) -> tuple[int | None, str]:
 
 
 def backend_for(asked: Asked, place: Place) -> Backend:
-    """The backend that predicts *asked* at *place*."""
+    """The backend that predicts the boot of *asked* at *place*."""
     if asked.deployment is not None:
         return backends.named(asked.deployment.backend)
     kind = place.hardware.kind
@@ -193,7 +205,7 @@ def backend_for(asked: Asked, place: Place) -> Backend:
 
 
 def _predicted(made: Boot, found: Shape) -> Boot:
-    """*made* with the prediction of its memory, for one rank of data parallelism."""
+    """The foreseen boot *made* with the prediction of its memory, for one rank of data parallelism."""
     asked, backend = made.asked, backend_for(made.asked, made.place)
     flags = parallel.without(asked.engine, asked.flags, made.spread)
     flags.pop(asked.length_flag, None)
@@ -246,7 +258,7 @@ _CAP = "max-total-tokens"
 
 
 def _capped(asked: Asked, found: Prediction, tokens: int | None) -> tuple[Prediction, int | None]:
-    """The prediction and the tokens of a pool that ``--max-total-tokens`` of SGLang may cap."""
+    """The boot's prediction and the tokens of its KV pool, capped where SGLang's ``--max-total-tokens`` is smaller."""
     cap = asked.flags.get(_CAP)
     if tokens is None or not isinstance(cap, int) or not 0 < cap < tokens:
         return found, tokens
@@ -265,7 +277,7 @@ _TAKEN = {
 
 
 def _why_not(made: Boot, backend: Backend) -> str:
-    """Why a backend has no prediction for a model whose shape is known."""
+    """Why a backend predicts no boot for a model whose shape is known."""
     hardware = made.place.hardware
     if not made.length:
         return "its longest request is not known; give it a length"
@@ -280,7 +292,7 @@ def _why_not(made: Boot, backend: Backend) -> str:
 
 
 def _left_out(made: Boot, why: str) -> Boot:
-    """*made* with what the backend says against a prediction: a refusal, or that it is not modelled."""
+    """The foreseen boot *made* without a prediction, because of *why*: a refusal, or a feature that is not modelled."""
     if not why.startswith("refuses: "):
         return replace(made, unpredicted=why)
     if any(each.name == "context-not-derived" for each in made.refusals):
@@ -307,19 +319,22 @@ def _deployment(made: Boot, backend: Backend, flags: Mapping[str, FlagValue]) ->
 
 
 def _quantised(asked: Asked) -> bool:
-    """Whether the config says how weights are stored."""
+    """Whether the asked model's config says how weights are stored."""
     return isinstance(asked.config, Mapping) and bool(asked.config.get("quantization_config") or asked.quantised)
 
 
 def _plain(one: Deployment, backend: Backend) -> Deployment:
-    """*one* without the flags that are named as not modelled, and with a length that was looked at here."""
+    """The deployment *one* without the flags that its backend names as not modelled, and without a context length."""
     left = {name: value for name, value in one.flags.items() if name not in backend.unmodelled_flags}
     return one.model_copy(update={"flags": left, "max_model_len": None})
 
 
 @cache
 def memory_flags(engine: str) -> Mapping[str, Mapping[str, Any]]:
-    """Flags of *engine* on which memory depends, by name: what each does, and the values at which it does nothing."""
+    """
+    Flags of *engine* on which the memory of a boot depends, by name: what each does, and the values at which
+    it does nothing.
+    """
     path = Path(backends.__file__).parent / "memory_flags.toml"
     found: Mapping[str, Mapping[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))[engine]
     return found
@@ -328,7 +343,7 @@ def memory_flags(engine: str) -> Mapping[str, Mapping[str, Any]]:
 def _missed(
     asked: Asked, looked: set[str] | frozenset[str], backend: Backend, part: Shape, made: Boot, seen: Prediction
 ) -> Iterator[str]:
-    """The flags that are given and that the predictor did not look at, or whose value it takes for the default."""
+    """Flags of a foreseen boot that the memory predictor did not look at, or whose value it takes for the default."""
     unsized = backend.unsized(_deployment(made, backend, asked.flags), part)
     for name, row in memory_flags(asked.engine).items():
         if name not in asked.flags or asked.flags[name] in row.get("off", [None]):
@@ -349,7 +364,10 @@ _NARROW = re.compile(r"[-_](fp8|nvfp4|fp4|mxfp4|awq|gptq|int4|int8|w4a16|w8a8)\b
 
 
 def _named_otherwise(asked: Asked) -> str:
-    """What the name says of the weights and config.json does not; empty where they agree, or the width is known otherwise."""
+    """
+    Weight width in the model's name that config.json does not confirm; empty where both agree, or the width
+    is known otherwise.
+    """
     found = _NARROW.search(asked.model.replace("_", "-"))
     if found is None or _quantised(asked) or asked.weight_bits != 16 or asked.flags.get("quantization"):
         return ""
@@ -357,7 +375,7 @@ def _named_otherwise(asked: Asked) -> str:
 
 
 def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Prediction) -> bool:
-    """Whether the predictor takes the given dtype of the cache for that of the model."""
+    """Whether the boot's memory predictor takes the given dtype of the KV cache for that of the model."""
     flags = {name: value for name, value in asked.flags.items() if name not in ("kv-cache-dtype", asked.length_flag)}
     one = _deployment(made, backend, parallel.without(asked.engine, flags, made.spread))
     other = backend.predict(one, part, made.place.device_bytes or None)

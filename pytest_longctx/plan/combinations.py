@@ -45,7 +45,10 @@ NEEDS = (
 
 
 def refused(asked: Asked, kind: str) -> tuple[str, tuple[str, ...]] | None:
-    """What *kind* of device does not take, and the flags of which one must go; None where it takes all, or is not judged."""
+    """
+    The combination of flag values that a device of *kind* does not take, and the flags of which one must go;
+    None where it takes all, or is not judged.
+    """
     generation = GENERATIONS.get(kind)
     return None if generation is None else next(_refused(asked, kind, generation), None)
 

@@ -37,7 +37,7 @@ class Cure:
 
     @property
     def result(self) -> str:
-        """What the predictor says of it."""
+        """What the predictor says of the server with the cure applied."""
         requests, guess = self.boot.requests, "" if self.boot.sure else " at a guess"
         return f"serves{guess}" if requests is None else f"fits {requests:.2f}x{guess}"
 
@@ -54,7 +54,10 @@ _PROBLEMS = "what its parser refuses"
 
 
 def find(boot: Boot) -> list[Cure]:
-    """The cures of *boot* with the fewest changes, the mildest first; empty for one that serves, or where none is found."""
+    """
+    The cures of a failing *boot* with the fewest changes, the mildest first; empty for one that serves, or
+    where none is found.
+    """
     if boot.sure or (boot.prediction is None and not boot.refusals):
         return []
     tried: list[tuple[tuple[Change, ...], Boot]] = [((), boot)]
@@ -95,7 +98,10 @@ def _changed(asked: Asked, change: Change) -> Asked:
 
 
 def _candidates(boot: Boot) -> Iterator[Change]:
-    """The changes that may help *boot*: those against its first refusal, else those against its lack of memory."""
+    """
+    Changes of flags to try as cures of *boot*: those against its first refusal, else those against its lack
+    of memory.
+    """
     asked = boot.asked
     if asked.problems:
         yield {_PROBLEMS: ", ".join(each.word for each in asked.problems)}
@@ -157,12 +163,12 @@ def _taken_away(boot: Boot, *names: str) -> Iterator[Change]:
 
 
 def _above(value: Any, limit: int) -> bool:
-    """Whether a flag asks for more than *limit*, or is left to the engine."""
+    """Whether a flag that a cure may lower asks for more than *limit*, or is left to the engine."""
     return not isinstance(value, int) or value > limit
 
 
 def _wider(boot: Boot, flag: str) -> Iterator[Change]:
-    """More devices of tensor parallelism, of those that are there."""
+    """Cures by more tensor parallelism, on the devices that are there."""
     spread, size = boot.spread, boot.spread.tensor * 2
     others = max(1, spread.devices // spread.tensor)
     while size * others <= boot.place.hardware.count:
@@ -171,7 +177,10 @@ def _wider(boot: Boot, flag: str) -> Iterator[Change]:
 
 
 def _shorter(boot: Boot) -> Iterator[Change]:
-    """The longest context that fits, and where that is in doubt, the longest of some shorter ones that is not."""
+    """
+    Cures by a shorter context: the longest that fits, and where that is in doubt, the longest tried one that
+    is not.
+    """
     flag, longest = boot.asked.length_flag, boot.longest or 0
     if not longest or longest >= (boot.length or 0):
         return
@@ -183,7 +192,7 @@ def _shorter(boot: Boot) -> Iterator[Change]:
 
 
 def _more_devices(boot: Boot) -> Iterator[Cure]:
-    """The same server on more devices of the same kind, with as much more tensor parallelism."""
+    """The cure by more devices of the same kind, with as much more tensor parallelism."""
     flag = "tensor-parallel-size" if boot.asked.engine == "vllm" else "tp-size"
     hardware, others = boot.place.hardware, max(1, boot.spread.devices // boot.spread.tensor)
     for count in (2, 4, 8, 16, 32, 64):

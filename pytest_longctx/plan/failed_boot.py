@@ -18,7 +18,8 @@ _OF_MEMORY: tuple[Kind, ...] = ("kv-cache-too-small", "mamba-blocks", "host-oom"
 
 def rows(kind: Kind, one: Deployment, machine: Machine) -> Iterator[str]:
     """
-    Yield a line for each change of flags with which the predictor says that *one* serves on *machine*.
+    Yield remedies of a failed boot: each change of flags with which the predictor says that *one* serves on
+    *machine*.
 
     Only failures for lack of memory have such lines. A prediction that the boot contradicts is named instead. Nothing is yielded
     where there is no prediction: another engine, an unknown device or model.

@@ -13,7 +13,7 @@ _GB = 1e9
 
 
 def with_hosts(asked: Asked, spread: Spread, found: Prediction) -> Prediction:
-    """*found* with the host memory of all ranks, and of the caches that are kept there."""
+    """The prediction *found* with the host memory of all ranks, and of the caches that are kept on the host."""
     ranks = 1 if spread.shared else spread.data
     terms = tuple(_of_ranks(term, ranks) if term.host and ranks > 1 else term for term in found.terms)
     return replace(found, terms=(*terms, *_host_caches(asked, spread, found)))
@@ -29,7 +29,10 @@ _HICACHE_RESERVE_BYTES = 10 * GiB
 
 
 def hierarchical_cache(asked: Asked, spread: Spread, found: Prediction, host_bytes: float | None) -> Refusal | None:
-    """SGLang asks for the free memory of the host before it makes the cache; each rank has one of its own."""
+    """
+    The refusal by SGLang of hierarchical caches, one for each rank, that exceed the free memory of the host;
+    None where it refuses nothing.
+    """
     term = next((each for each in found.terms if each.name.startswith(_HICACHE)), None)
     flags = asked.flags
     if term is None or host_bytes is None or term.size_bytes + _HICACHE_RESERVE_BYTES <= host_bytes:
@@ -48,7 +51,10 @@ def hierarchical_cache(asked: Asked, spread: Spread, found: Prediction, host_byt
 
 
 def _host_caches(asked: Asked, spread: Spread, found: Prediction) -> Iterator[Term]:
-    """Caches of tokens and weights on the host. GB are decimal: ``hicache-size`` x 1e9 in SGLang's ``memory_pool_host.py``."""
+    """
+    Host memory of caches of tokens and weights. GB are decimal: ``hicache-size`` x 1e9 in SGLang's
+    ``memory_pool_host.py``.
+    """
     flags, devices = asked.flags, spread.devices
     if asked.engine == "vllm":
         sizes = {"kv-offloading-size": 1, "cpu-offload-gb": devices, "swap-space": devices}

@@ -24,17 +24,17 @@ class Spread:
 
     @property
     def devices(self) -> int:
-        """All devices of the server."""
+        """Number of devices over which the server is spread, by all kinds of parallelism together."""
         return self.tensor * self.pipeline * self.context * (1 if self.shared else self.data)
 
     @property
     def attention(self) -> int:
-        """Devices that share the heads of one layer's attention."""
+        """Number of parallel devices that share the heads of one layer's attention."""
         return max(1, self.tensor // self.data) if self.shared else self.tensor
 
     @property
     def experts(self) -> int:
-        """Devices that share the experts of one layer."""
+        """Number of parallel devices that share the experts of one layer."""
         return self.tensor if self.shared else self.tensor * self.data
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Spread:
 
 
 def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
-    """The spread that *flags* ask for, in canonical names."""
+    """The sizes of tensor, pipeline, data and context parallelism that *flags* ask for, in canonical names."""
 
     def size(name: str) -> int:
         value = flags.get(name, 1)
@@ -59,7 +59,7 @@ def of_flags(engine: str, flags: Mapping[str, FlagValue]) -> Spread:
 
 
 def without(engine: str, flags: Mapping[str, FlagValue], spread: Spread) -> dict[str, FlagValue]:
-    """The flags of one rank of data parallelism, with the shape of `held` in place of what is taken away."""
+    """The flags of one rank of data parallelism, to be used with the shape of `held`."""
     if engine == "vllm":
         gone = {"data-parallel-size", "enable-expert-parallel", "data-parallel-size-local", "data-parallel-backend"}
         return {name: value for name, value in flags.items() if name not in gone}
@@ -81,7 +81,10 @@ class Counted(ModelShape):
     """What was counted, by devices and bytes of a value that is not quantised."""
 
     def weight_bytes(self, tensor_parallel: int = 1, value_bytes: float | None = None) -> int:
-        """Bytes of the weights on one device; what takes part in some tokens only is an expert."""
+        """
+        Bytes of the weights on one parallel device; a tensor that takes part in some tokens only is counted
+        as an expert.
+        """
         key = (tensor_parallel, value_bytes)
         if key not in self.counts:
             whole = super().weight_bytes(tensor_parallel, value_bytes)
@@ -102,15 +105,16 @@ class Counted(ModelShape):
         )
 
     def stage(self, stages: int) -> ModelShape:
-        """As of every model; another part has weights of its own."""
+        """The largest of *stages* pipeline stages, with a count of weights of its own."""
         part = super().stage(stages)
         return replace(part, counts={}) if isinstance(part, Counted) and part is not self else part
 
 
 def held(shape: Shape, engine: str, spread: Spread, known: dict[tuple[int, int], Shape]) -> Shape:
     """
-    The *shape* of which each device of one rank holds its part: experts go to all ranks together (vLLM
-    ``FusedMoEParallelConfig``, with and without expert parallelism), and a stage of SGLang is a model of its own.
+    The *shape* of which each device of one parallel rank holds its part: experts go to all ranks together
+    (vLLM ``FusedMoEParallelConfig``, with and without expert parallelism), and a stage of SGLang is a model
+    of its own.
 
     *known* keeps what was made of this shape before.
     """

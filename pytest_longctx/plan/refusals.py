@@ -43,7 +43,7 @@ class Facts:
 
 
 def find(asked: Asked, facts: Facts) -> Iterator[Refusal]:
-    """Every refusal of *asked* that is known, in the order of a boot."""
+    """Every known refusal of the server *asked*, in the order of a boot, without arithmetic of memory."""
     for problem in asked.problems:
         yield Refusal("bad-flag", "command line", str(problem))
     checked = (*(check(asked) for check in _FLAG_CHECKS), *(check(asked, facts) for check in _CHECKS))
@@ -150,7 +150,10 @@ def _heads(asked: Asked, facts: Facts) -> Refusal | None:
 
 
 def _divided_tokens(asked: Asked, facts: Facts) -> Refusal | None:
-    """Decode context parallelism divides the tokens among devices that hold the same heads (``ModelConfig``, 0.11 to 0.32)."""
+    """
+    Refusal of a decode context parallel size that does not divide the devices with the same heads (vLLM
+    ``ModelConfig``, 0.11 to 0.32).
+    """
     parts, whole = asked.flags.get("decode-context-parallel-size", 1), facts.whole
     if asked.engine != "vllm" or not isinstance(parts, int) or parts <= 1 or whole is None:
         return None
@@ -170,7 +173,10 @@ def _divided_tokens(asked: Asked, facts: Facts) -> Refusal | None:
 
 
 def _block_quantised(asked: Asked, facts: Facts) -> Refusal | None:
-    """Experts in blocks of FP8 must be divided at the borders of blocks (vLLM ``layers/quantization/fp8.py``)."""
+    """
+    Refusal of experts in FP8 blocks that the devices do not divide at the borders of blocks (vLLM
+    ``layers/quantization/fp8.py``).
+    """
     if not isinstance(facts.config, Mapping) or facts.spread.tensor == 1 or asked.flags.get("enable-expert-parallel"):
         return None
     text = facts.config.get("text_config", facts.config)

@@ -34,7 +34,7 @@ BETWEEN_S = 5.0
 
 def roughly(seconds: float) -> str:
     """
-    Format an estimated time: half minutes, then minutes.
+    Format the estimated time of a run: half minutes, then minutes.
 
     >>> roughly(20), roughly(131), roughly(840)
     ('half a minute', '2 min', '14 min')
@@ -69,27 +69,27 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Short verdict of the row."""
+        """Short verdict on one deployment in the plan of a run: out of scope, the prediction, or why there is none."""
         if self.out_of_scope:
             return f"out of scope: {self.out_of_scope}"
         return self.unpredicted or ("no prediction" if self.prediction is None else f"{self.prediction}{self.host}")
 
     @property
     def contradicts(self) -> bool:
-        """Whether prediction and findings disagree, so that one of them is wrong."""
+        """Whether prediction and findings of a planned deployment disagree, so that one of them is wrong."""
         if self.prediction is None or self.out_of_scope or self.prediction.doubt:
             return False
         return bool(self.expects - {self.prediction.outcome})
 
     @property
     def gpu_hours(self) -> float | None:
-        """Device time in hours; ``None`` if the deployment would not run or its time is unknown."""
+        """Device time of a planned deployment in hours; ``None`` if it would not run or its time is unknown."""
         if self.out_of_scope or self.boot_s is None:
             return None
         return self.gpus * (self.boot_s + (self.test_s or 0.0)) / 3600
 
     def as_json(self) -> dict[str, Any]:
-        """Return the row as JSON."""
+        """Return the row of a planned deployment as JSON."""
         return {
             **asdict(self),
             "expects": sorted(self.expects),
@@ -107,7 +107,7 @@ class Plan:
     rows: tuple[Row, ...] = field(default=())
 
     def lines(self) -> Iterable[str]:
-        """Return the plan as a table."""
+        """Return the plan of a run as a table."""
         for row in self.rows:
             yield f"{row.deployment:<30} {row.needs:<8} {len(row.findings):>3} findings  {row.verdict}"
             if row.prediction is not None and not row.out_of_scope:
@@ -129,12 +129,12 @@ class Plan:
 
     @property
     def boots(self) -> tuple[str, ...]:
-        """Deployments that can run on this machine, in boot order."""
+        """Deployments of the planned run that can run on this machine, in boot order."""
         return tuple(row.deployment for row in self.rows if not row.out_of_scope)
 
     @property
     def expected_s(self) -> float | None:
-        """Total time of all boots in sequence; ``None`` if the time of one is unknown."""
+        """Total time of all planned boots in sequence; ``None`` if the time of one is unknown."""
         rows = [row for row in self.rows if not row.out_of_scope]
         if not rows or any(row.boot_s is None for row in rows):
             return None
@@ -214,7 +214,10 @@ def predict_deployment(
 
 
 def _divides(one: Deployment, backend: Backend) -> bool:
-    """Whether the flags give a number of devices that can share a layer."""
+    """
+    Whether the deployment's flags give a number of devices that can share a layer, so that a run can be
+    predicted.
+    """
     try:
         return 1 <= backend.tensor_parallel(one) <= _MOST_DEVICES
     except (TypeError, ValueError):
@@ -222,7 +225,7 @@ def _divides(one: Deployment, backend: Backend) -> bool:
 
 
 def unpredicted(one: Deployment, backend: Backend) -> str:
-    """Why nothing is predicted of *one*; empty where nothing speaks against it."""
+    """Why the plan of a run has no memory prediction for *one*; empty where nothing speaks against it."""
     found, one = models.read_shape(one.model), canonical(one, backend.package)
     if isinstance(found, NotUnderstood):
         return str(found)
@@ -234,7 +237,10 @@ def unpredicted(one: Deployment, backend: Backend) -> str:
 
 
 def _sizes(one: Deployment, backend: Backend) -> str:
-    """Weights and bytes of a token, from config.json; they are right where the rest is not modelled, too."""
+    """
+    Size of the weights and of a token's KV cache, from config.json, for the plan of a run; also where memory
+    is not modelled.
+    """
     found = models.read_shape(one.model)
     whole = found.whole if isinstance(found, Shape | Beyond) else None
     if whole is None:
@@ -266,7 +272,7 @@ def expected_ttft_s(one: Deployment, prompt_tokens: int, hardware: Hardware | No
 
 
 def _foreseeable(finding: Finding, here: Machine) -> bool:
-    """Whether the outcome documented by *finding* can be predicted here."""
+    """Whether the plan of a run can predict the outcome that *finding* documents on this machine."""
     return concerns_memory(finding) and (finding.scope.host_gib_at_most is None or here.host_bytes is not None)
 
 
@@ -282,7 +288,7 @@ _PATH_READINGS = 20
 
 
 def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backend) -> float:
-    """Return the expected time of the requests of *finding* in sequence."""
+    """Return the expected time of the requests that a run sends for *finding*, in sequence."""
     ask, question = finding.ask, finding.question
     if question in _UNREAD:
         return 0.0
@@ -322,7 +328,7 @@ def _answers_s(finding: Finding, one: Deployment, needs: Hardware, lengths: tupl
 
 
 def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None) -> float | None:
-    """Return the expected boot time: as observed, as measured here, or the usual value for large models."""
+    """Return the expected boot time in a run: as observed, as measured here, or the usual value for large models."""
     limits = one.timeouts
     if limits.usual_boot_s is None and limits.expected_boot_s is not None:
         return limits.expected_boot_s * (REFUSAL_SHARE if any(each.fails for each in asked) else 1.0)
@@ -330,7 +336,10 @@ def _boot_s(one: Deployment, asked: tuple[Finding, ...], needs: Hardware | None)
 
 
 def _host(asked: tuple[Finding, ...], found: Prediction | None, here: Machine) -> str:
-    """The host memory on which it depends whether a boot fits, for findings about a small host and a host that is not known."""
+    """
+    The host memory that decides whether a planned boot fits, for findings about a small host where this
+    host's memory is not known.
+    """
     most_gib = [each.scope.host_gib_at_most for each in asked if each.scope.host_gib_at_most is not None]
     if found is None or not found.fits or not most_gib or here.host_bytes is not None:
         return ""

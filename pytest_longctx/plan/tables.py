@@ -32,12 +32,15 @@ class Solved:
     """Fewest devices on which the planned length fits; None where no number up to 64 is enough."""
 
     def as_json(self) -> dict[str, Any]:
-        """The row as JSON."""
+        """One row of the table of what fits at most, as JSON."""
         return {name: getattr(self, name) for name in ("dtype", "longest_tokens", "requests", "devices")}
 
 
 def solve(asked: Asked, place: Place) -> list[Solved]:
-    """What fits at most, for every type of KV cache, with the other flags as they are."""
+    """
+    The table of what fits at most: longest context, requests and fewest devices for every type of KV cache,
+    with the other flags as they are.
+    """
     return [_solved(dtype, _with_dtype(asked, dtype), place) for dtype in _DTYPES[asked.engine]]
 
 
@@ -52,7 +55,10 @@ def _solved(dtype: str, asked: Asked, place: Place) -> Solved:
 
 
 def _longest(asked: Asked, place: Place, boot: Boot) -> int | None:
-    """The longest context that serves, to 16 tokens: at most what the engine allows of this model."""
+    """
+    The longest context that serves, for the table of what fits, to 16 tokens: at most what the engine allows
+    of this model.
+    """
     low, high = 0, max(boot.longest or 0, boot.length or 0) // _STEP + 1
     while low < high:
         middle = (low + high + 1) // 2
@@ -75,7 +81,7 @@ def _fewest(asked: Asked, place: Place, boot: Boot) -> int | None:
 
 
 def solved_lines(rows: Sequence[Solved], boot: Boot) -> Iterator[str]:
-    """The table of *rows*; figures that are not known are a dash."""
+    """The table of what fits at most, as lines of text; figures that are not known are a dash."""
     length = f"requests of {boot.length:,}" if boot.length else "requests"
     yield f"  {'KV dtype':<12} {'longest context':>16} {length:>22} {'fewest devices':>15}"
     for row in rows:
@@ -105,7 +111,8 @@ _DTYPES_ALIKE = {"fp8": "fp8_e4m3", "bfloat16": "bf16"}
 
 def other(asked: Asked, wanted: str, given: Given) -> Asked:
     """
-    The same server by another version or engine: ``0.27.1``, ``vllm==0.27.1``, ``sglang``. Raises `UsageError`.
+    The asked server by another version or engine, for the table of a comparison: ``0.27.1``,
+    ``vllm==0.27.1``, ``sglang``. Raises `UsageError`.
 
     Flags of one engine are put into the words of the other where both have them; a note names those that are left out.
     """
@@ -153,7 +160,7 @@ def _translated(asked: Asked, engine: str, version: str) -> Asked:
 
 
 def compared_lines(one: Boot, two: Boot) -> Iterator[str]:
-    """Both servers side by side."""
+    """The table that compares two planned servers side by side."""
     rows = [
         ("", *(f"{boot.asked.engine} {boot.asked.version}" for boot in (one, two))),
         ("outcome", *(_outcome(boot) for boot in (one, two))),
@@ -182,7 +189,7 @@ def _term(name: str, *both: Boot) -> tuple[str, str, str]:
 
 
 def compared_json(boot: Boot) -> dict[str, Any]:
-    """One side of a comparison as JSON."""
+    """One side of the table of a comparison as JSON."""
     return {
         "engine": boot.asked.engine,
         "version": boot.asked.version,

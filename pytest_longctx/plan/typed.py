@@ -40,7 +40,8 @@ class Options:
 
 def measured(text: str) -> tuple[int, float]:
     """
-    Read ``131072:3.1``, tokens and seconds; tokens may be spelt as those of flags. Raises `UsageError`.
+    Read a typed ``--measured`` value such as ``131072:3.1``: tokens, which may be spelt as those of flags,
+    and seconds. Raises `UsageError`.
 
     >>> measured("128K:3.1")
     (131072, 3.1)
@@ -67,7 +68,7 @@ class Planned:
 
 def read(words: Sequence[str], options: Options) -> list[Planned]:
     """
-    What *words* ask for: a command, or the name of one file that starts servers.
+    The servers to plan that typed *words* mean: a command, or the name of one file that starts servers.
 
     Raises `UsageError` where no start is found, or the hardware is not known.
     """
@@ -80,7 +81,7 @@ def read(words: Sequence[str], options: Options) -> list[Planned]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file at *path*, which may be a whole command, longer than any name of a file."""
+    """Whether the typed *path* is a file; the word may be a whole command, longer than any name of a file."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -150,7 +151,7 @@ _BITS = {
 
 
 def _of_recipe(start: Start, options: Options) -> Planned:
-    """The plan of one variant, whose weights are as its recipe says where config.json does not."""
+    """Plan one variant of a typed recipe, with weights as the recipe says where config.json does not."""
     since, precision = start.raw["since"], str(start.raw["precision"] or "").lower()
     made = _of_start(replace(start, raw=None), options)
     notes = [f"the recipe needs {made.asked.engine} {since} at least"] if since else []
@@ -164,7 +165,7 @@ def _of_recipe(start: Start, options: Options) -> Planned:
 
 
 def _given(place: Place, start: Start) -> Place:
-    """*place* with no more devices than the container is given."""
+    """The *place* of a typed start, with no more devices than the container is given."""
     visible = start.env.get("CUDA_VISIBLE_DEVICES", start.env.get("HIP_VISIBLE_DEVICES", ""))
     ids = [each for each in visible.split(",") if each.strip() and "$" not in visible and visible.lower() != "all"]
     counts = [*([start.gpus * start.nodes] if start.gpus else []), *([len(ids)] if ids else [])]
@@ -190,7 +191,7 @@ _PRODUCTS = (
 
 
 def _said(start: Start) -> str | None:
-    """The hardware that a Pod asks for by a label of its nodes; None where it does not say."""
+    """The hardware that a typed Pod asks for by a label of its nodes; None where the Pod names none."""
     if start.kind is None or start.gpus is None:
         return None
     upper = start.kind.upper()
@@ -223,7 +224,10 @@ def _for_lints(start: Start, made: Asked) -> StartCommand:
 
 
 def answers(planned: Iterable[Planned], seen: tuple[int, float] | None = None) -> Iterator[Answer]:
-    """The answer of each of *planned*; *seen* are the tokens and seconds of a prompt that was measured."""
+    """
+    The plan's answer for each typed start of *planned*; *seen* are the tokens and seconds of a prompt that
+    was measured.
+    """
     for each in planned:
         boot = foreseen.foresee(each.asked, each.place)
         found = tuple(f"{name}: {what}" for name, what in lint(each.start)) if each.start else ()
@@ -245,7 +249,10 @@ _LONG_TOKENS = (1_000_000, 10_000_000)
 
 
 def _spans(boot: Boot, tokens: int, seconds: float) -> tuple[tuple[int, Span], ...]:
-    """Times of prompts of the planned length, and of a million tokens and ten, from one that was measured."""
+    """
+    Times of prompts of the typed length, and of a million tokens and ten, from a prompt that was measured
+    (``--measured``).
+    """
     found = foreseen.shape_of(boot.asked)
     if not isinstance(found, Shape) or not boot.length:
         return ()
@@ -255,7 +262,7 @@ def _spans(boot: Boot, tokens: int, seconds: float) -> tuple[tuple[int, Span], .
 
 
 def _prefill_s(boot: Boot) -> float | None:
-    """Time to read one prompt of the planned length; None where the peak of the devices or the shape is not known."""
+    """Time to prefill one prompt of the typed length; None where the peak of the devices or the shape is not known."""
     found = foreseen.shape_of(boot.asked)
     if not isinstance(found, Shape) or not boot.length or not boot.serves:
         return None

@@ -63,7 +63,7 @@ _STATES = ("mamba2", "gated_delta")
 
 
 def _window_pool(shape: Shape) -> bool:
-    """Whether layers with a window have a pool of their own."""
+    """Whether SGLang gives layers with a window a KV pool of their own."""
     return shape.whole is None or shape.architecture in (_LLAMA_4, *_WINDOW_POOLS)
 
 
@@ -118,7 +118,7 @@ class Sglang(Backend):
         return _bounded(usual, least, most)
 
     def _boot(self, deployment: Deployment, shape: Shape, free_bytes: float, more: float) -> memory.Boot:
-        """The boot on devices with *free_bytes*, whose share is by *more* larger than it is by default."""
+        """The SGLang boot on devices with *free_bytes*, with a share by *more* larger than by default."""
         flags = deployment.flags
         device_bytes, context = free_bytes + TAKEN_BYTES, deployment.max_model_len or 0
         requests = flags.get("max-running-requests")
@@ -183,13 +183,13 @@ class Sglang(Backend):
         return ""
 
     def _on_device(self, deployment: Deployment) -> str:
-        """Why nothing is known on this kind of device; empty where nothing speaks against it."""
+        """Why SGLang's memory on this kind of device is not modelled; empty where nothing speaks against it."""
         there = deployment.hardware and Hardware.parse(deployment.hardware).kind.startswith("MI")
         return "on AMD devices is not modelled: AITER's workspace is taken off the pool" if there else ""
 
 
 def _irregular(shape: Shape, whole: ModelShape) -> str:
-    """What of the windows of a model is not known; empty where it is."""
+    """Why the windows of a model are not modelled for SGLang; empty where they are."""
     regular = [bool(cache.window) for layer in whole.stack for cache in layer.caches if not isinstance(cache, State)]
     if shape.architecture == _LLAMA_4 and regular != [(i + 1) % 4 != 0 for i in range(len(regular))]:
         return "is not modelled where not just every fourth layer of Llama 4 is full"
@@ -199,12 +199,15 @@ def _irregular(shape: Shape, whole: ModelShape) -> str:
 
 
 def _is_0_5_6(deployment: Deployment) -> bool:
-    """Whether the engine is a 0.5.6, whose boots on eight devices were measured."""
+    """Whether the SGLang version is a 0.5.6, whose boots on eight devices were measured."""
     return deployment.version is not None and in_range("0.5.6.post2", deployment.version)
 
 
 def _read(deployment: Deployment) -> bool:
-    """Whether the version's default of the share is known; of an unnamed one, the newest is meant."""
+    """
+    Whether the default of ``--mem-fraction-static`` in this SGLang version is known; of an unnamed one, the
+    newest is meant.
+    """
     return deployment.version is None or any(overlap(deployment.version, each) for each in READ)
 
 
@@ -213,7 +216,10 @@ SHOWN_FROM_BYTES = 0.5 * GiB
 
 
 def _bounded(usual: memory.Boot, least: memory.Boot, most: memory.Boot) -> Prediction:
-    """The prediction of the *usual* boot, with the bounds of its pool, and a doubt where they would turn it."""
+    """
+    The prediction of SGLang's *usual* boot, with the bounds of its KV pool, and a doubt where they would turn
+    the outcome.
+    """
     found = usual.predict()
     low, high = least.pool_bytes, most.pool_bytes
     if high - low <= SHOWN_FROM_BYTES:
@@ -237,13 +243,13 @@ def _holds(one: memory.Boot) -> bool:
 
 
 def _latents(shape: Shape) -> tuple[Latent, ...]:
-    """The latents that layers of *shape* cache."""
+    """The MLA latents that layers of *shape* cache."""
     attentions = shape.model.attentions if shape.model is not None else ()
     return tuple(cache for cache, _ in attentions if isinstance(cache, Latent))
 
 
 def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
-    """What of a model has pools that are not modelled: the key, or the flag; empty where all are."""
+    """Name of the key or flag for which SGLang's pools are not modelled; empty where all are."""
     architecture, flags = shape.architecture, deployment.flags
     attentions = [cache for cache, _ in whole.attentions]
     windowed = any(cache.window for cache in attentions)
@@ -267,5 +273,8 @@ def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
 
 
 def _shares(whole: ModelShape) -> bool:
-    """Whether layers have no cache of their own; in a model with states, those are feed-forward layers."""
+    """
+    Whether layers have no entry of their own in SGLang's KV cache; in a model with states, such layers are
+    feed-forward layers.
+    """
     return not whole.states and any(not layer.caches for layer in whole.stack)

@@ -32,23 +32,26 @@ _STEPS: Final = ((32, 4), (256, 16), (512, 32), (1024, 64), (4096, 256))
 
 
 def total_mib(device_bytes: float) -> int:
-    """The memory of a device as ``nvidia-smi`` gives it in MiB, from what torch sees of it."""
+    """
+    The memory of a device as ``nvidia-smi`` gives it in MiB, by which SGLang chooses defaults, from what
+    torch sees of it.
+    """
     return _TOTAL_MIB.get(int(device_bytes // 1024**3), round(device_bytes / _MIB) + _FREE_BELOW_TOTAL_MIB)
 
 
 def chunk_tokens(gpu_mib: int, version: str | None) -> int:
-    """The default of ``--chunked-prefill-size``, in tokens."""
+    """SGLang's default of ``--chunked-prefill-size``, in tokens."""
     return _row(gpu_mib, version)[1]
 
 
 def largest_decode_graph(gpu_mib: int, tensor_parallel: int, version: str | None) -> int:
-    """The default of ``--cuda-graph-max-bs-decode``, in requests."""
+    """SGLang's default of ``--cuda-graph-max-bs-decode``, in requests."""
     return _row(gpu_mib, version)[2 if tensor_parallel < 4 else 3]
 
 
 def prefill_graphs(most_tokens: int) -> int:
     """
-    How many prefill graphs are captured up to *most_tokens*.
+    Number of prefill graphs that SGLang captures by default up to *most_tokens*.
 
     >>> prefill_graphs(8192), prefill_graphs(16_384)
     (58, 74)
@@ -70,7 +73,7 @@ def static_fraction(
     prefill_mib: int | None = None,
 ) -> float:
     """
-    The default of ``--mem-fraction-static`` for a text model.
+    SGLang's default of ``--mem-fraction-static`` for a text model.
 
     *decode_graphs* is the largest batch of a decode graph, None with graphs off; *prefill_tokens* the largest prefill graph;
     *devices* those of tensor and pipeline parallelism together; *prefill_mib* what prefill graphs reserve, where it is not by

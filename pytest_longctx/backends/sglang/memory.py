@@ -104,17 +104,17 @@ class Boot:
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of the weights and the FP32 table of rotary embeddings."""
+        """Bytes of device memory for the weights and the FP32 table of rotary embeddings."""
         return self.shape.weight_bytes(self.weight_value_bytes, self.tensor_parallel, rope_value_bytes=4)
 
     @property
     def token_bytes(self) -> float:
-        """Bytes of the pool per token, on one device."""
+        """Bytes of SGLang's KV pool per token, on one device."""
         return sum(count * self._kept(cache) * self._size(cache) for cache, count in self._caches)
 
     @property
     def _caches(self) -> tuple[tuple[Attention | Latent, int], ...]:
-        """Layers that cache something of each token."""
+        """Layers whose KV cache has memory for each token, with their number."""
         if self.shape.model is not None:
             return self.shape.model.attentions
         heads, width, window = self.shape.kv_heads, self.shape.head_dim, self.shape.window
@@ -122,12 +122,12 @@ class Boot:
         return tuple((Attention(heads, width, width, window=w), n) for n, w in kinds if n)
 
     def _kept(self, cache: Attention | Latent) -> float:
-        """Tokens that a layer's pool has for each token of a full layer's (``pool_configurator.py``)."""
+        """Tokens that a layer's KV pool has for each token of a full layer's (``pool_configurator.py``)."""
         full = any(not other.window for other, _ in self._caches)
         return self.swa_ratio if self.hybrid_pool and cache.window and full else 1.0
 
     def _size(self, cache: Attention | Latent) -> float:
-        """Bytes of one token in one layer, on one device."""
+        """Bytes of memory for one token in one layer's KV cache, on one device."""
         if isinstance(cache, Attention):
             return cache.token_bytes(self.value_bytes, self.tensor_parallel)
         latent = self.latent_bytes or (cache.rank + cache.rope_dim) * self.value_bytes
@@ -136,13 +136,13 @@ class Boot:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of the states of one request, on one device."""
+        """Bytes of memory for the recurrent states of one request, on one device."""
         model = self.shape.model
         return model.state_bytes(2, self.state_value_bytes, self.tensor_parallel) if model is not None else 0
 
     @property
     def states(self) -> int:
-        """How many states there is room for; 0 where no layer has one."""
+        """Number of recurrent states that the memory holds; 0 where no layer has one."""
         if not self.state_bytes:
             return 0
         if self.state_slots is not None:
@@ -151,12 +151,15 @@ class Boot:
 
     @property
     def pool_bytes(self) -> float:
-        """Bytes of the KV pool: what ``--mem-fraction-static`` leaves after the weights; it ignores the tables below."""
+        """
+        Bytes of SGLang's KV pool: what ``--mem-fraction-static`` leaves after the weights; it ignores the
+        tables below.
+        """
         return max(0.0, self.device_bytes * self.mem_fraction_static - self.weight_bytes)
 
     @property
     def pool_tokens(self) -> int:
-        """Tokens in the pool."""
+        """Number of tokens that SGLang's KV pool holds."""
         if not self.token_bytes:
             return self.context  # every layer keeps a state, and nothing of a token
         return max(0, int((self.pool_bytes - self.states * self.state_bytes) // self.token_bytes))
@@ -164,7 +167,8 @@ class Boot:
     @property
     def requests(self) -> int:
         """
-        Maximum running requests: as configured, else 512 x tokens / context, at least 2,048 and at most 4,096.
+        Maximum running requests of SGLang: as configured, else 512 x tokens / context, at least 2,048 and at
+        most 4,096.
 
         With states, no more than there are slots for.
         """
@@ -201,13 +205,13 @@ class Boot:
 
     @property
     def needed_bytes(self) -> float:
-        """Bytes of all allocations together."""
+        """Bytes of all of SGLang's memory allocations on one device together."""
         return self.weight_bytes + self.pool_bytes + self.req_to_token_bytes + GRAPH_TABLES * self.graph_table_bytes
 
     @property
     def longest_with_graphs(self) -> int:
         """
-        Longest context that a kernel's grid allows during graph capture: 8,388,480 x page size.
+        Longest context that a kernel's grid allows during SGLang's graph capture: 8,388,480 x page size.
 
         Measured on one H200 with 0.5.16: 8,388,480 boots, 8,389,000 fails with "Triton Error [CUDA]: invalid argument".
         """
@@ -216,14 +220,18 @@ class Boot:
     @property
     def longest_admitted(self) -> int:
         """
-        Longest prompt that is accepted, whatever the advertised context: 7 less than the smaller of context and pool.
+        Longest prompt that SGLang accepts, whatever the advertised context: 7 less than the smaller of
+        context and pool.
 
         Measured on one H200 with 0.5.16: of 131,072 tokens 131,065 are served, 131,066 refused.
         """
         return min(self.context, self.pool_tokens) - 7
 
     def predict(self) -> Prediction:
-        """Predict the result of this boot. Order of allocation: weights, request table, pool, graph tables."""
+        """
+        Predict whether memory suffices for this SGLang boot. Order of allocation: weights, request table,
+        pool, graph tables.
+        """
         table = Term("req_to_token", self.req_to_token_bytes)
         graphs = Term("CUDA graph tables", GRAPH_TABLES * self.graph_table_bytes)
         pool = Term("KV pool", self.pool_bytes)
@@ -248,7 +256,7 @@ class Boot:
         return Prediction("serves", terms, longest, advertised_tokens=self.context - 7)
 
     def _cure(self, over: float, tried: tuple[str, "Boot"]) -> str:
-        """The flag of *tried* if its boot fits, else the number of GiB by which it does not."""
+        """The flag of *tried* if its boot fits into memory, else the number of GiB by which it does not."""
         flag, other = tried
         fits = other != self and other.predict().outcome in ("serves", "dies")  # itself would be tried for ever
         return flag if fits else f"a server smaller by {over / GiB:.1f} GiB"

@@ -38,7 +38,7 @@ class Loaded:
         self.turn = threading.Lock()
 
     def refuses(self, asked: Answer) -> str | None:
-        """Why *asked* cannot be answered; None if it can."""
+        """Why the server refuses the completion request *asked*; None if it can answer."""
         prompt = asked.get("prompt")
         if not isinstance(prompt, list) or not prompt or not all(isinstance(each, int) for each in prompt):
             return "the prompt must be a list of token ids: this server has no tokenizer"
@@ -49,7 +49,7 @@ class Loaded:
         return None
 
     def generate(self, asked: Answer, streamer: Any) -> None:
-        """Generate one greedy answer; *streamer* receives each token as it is generated."""
+        """Generate one greedy answer by transformers; *streamer* receives each token as it is generated."""
         count = asked.get("max_tokens", 16)
         least = count if asked.get("ignore_eos") else 0
         ids = self.torch.tensor([asked["prompt"]], device=self.model.device)
@@ -88,13 +88,13 @@ class Door(BaseHTTPRequestHandler):
     key: str | None
 
     def do_GET(self) -> None:
-        """Serve the health, version and model pages."""
+        """Serve the health, version and model pages over HTTP."""
         row = {"id": self.loaded.name, "object": "model", "max_model_len": self.loaded.limit}
         pages = {"/health": {}, "/version": {"version": self.loaded.version}, "/v1/models": {"data": [row]}}
         self.answer(200, pages[self.path]) if self.path in pages else self.answer(404, {"error": "no such page"})
 
     def do_POST(self) -> None:
-        """Answer a completion, as an event stream or in one response."""
+        """Serve a completion request over HTTP, as an event stream or in one response."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.key and not hmac.compare_digest(self.headers.get("Authorization", ""), f"Bearer {self.key}"):
             return self.answer(401, {"error": "the key is missing or wrong"})
@@ -123,7 +123,7 @@ class Door(BaseHTTPRequestHandler):
         return self.answer(200, {"choices": [{"index": 0, "text": text, "finish_reason": "length"}], "usage": usage})
 
     def event(self, event: Answer) -> None:
-        """Send *event* now, or keep it for a single response."""
+        """Send *event* of a served completion now, or keep it for a single response."""
         if not self.streams:
             self.chunks.append(event)
             return
@@ -131,13 +131,13 @@ class Door(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def answer(self, status: int, body: Answer) -> None:
-        """Send a complete JSON response."""
+        """Send a complete JSON response over HTTP."""
         content = json.dumps(body).encode()
         self.head(status, "application/json", {"Content-Length": str(len(content))})
         self.wfile.write(content)
 
     def head(self, status: int, kind: str, more: dict[str, str]) -> None:
-        """Send the status and headers of a response."""
+        """Send the status and headers of an HTTP response."""
         self.send_response(status)
         for name, value in {"Content-Type": kind, **more}.items():
             self.send_header(name, value)
@@ -145,7 +145,7 @@ class Door(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Load the model, then listen; no request is accepted before the model is loaded."""
+    """Load the model by transformers, then serve it; no request is accepted before the model is loaded."""
     parser = argparse.ArgumentParser(prog="transformers_load")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)

@@ -117,13 +117,16 @@ class Vllm(Backend):
 
 
 def _hybrid(deployment: Deployment, shape: Shape, *, old: bool) -> bool:
-    """Whether windows are kept as such; only chunked attention ever turned that off by itself."""
+    """
+    Whether vLLM keeps windowed layers to their windows (hybrid KV-cache manager); only chunked attention ever
+    turned that off by itself.
+    """
     allowed = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
     return (allowed or not shape.chunked) and not deployment.flags.get("disable-hybrid-kv-cache-manager", False)
 
 
 def _unlaid(deployment: Deployment, shape: Shape, *, on_cpu: bool) -> str:
-    """What of *shape* has no known pages under these flags; empty where they are known."""
+    """Why vLLM's pages of *shape* are not known under these flags; empty where they are."""
     if found := settings.unlaid(deployment, shape):
         return found
     layout = settings.layout(deployment, shape, hybrid=_hybrid(deployment, shape, old=False), ratio=1.5, on_cpu=on_cpu)
@@ -160,7 +163,7 @@ class VllmCpu(Vllm):
         return memory.predict_pool(pool, deployment.max_model_len)
 
     def pool(self, deployment: Deployment, shape: Shape) -> memory.Pool | None:
-        """The KV cache; None where its size was not given, or its dtype is not known."""
+        """The KV pool of vLLM's CPU build; None where its size was not given, or its dtype is not known."""
         flags, space_gib = deployment.flags, deployment.env.get("VLLM_CPU_KVCACHE_SPACE")
         if space_gib is None:
             return None

@@ -39,7 +39,7 @@ class Draft:
 
 
 def speculative(flags: Mapping[str, FlagValue]) -> Mapping[str, Any]:
-    """``--speculative-config`` with the short flags for its parts; empty where nothing is asked for."""
+    """The table of ``--speculative-config``, with the short flags for its parts; empty where no draft is asked for."""
     try:
         found = json.loads(str(flags.get("speculative-config", "{}")))
     except (ValueError, RecursionError):
@@ -51,7 +51,7 @@ def speculative(flags: Mapping[str, FlagValue]) -> Mapping[str, Any]:
 
 
 def method(told: Mapping[str, Any]) -> str:
-    """The method of speculation; of a model without one, as its name says, which vLLM goes by, too."""
+    """The method of speculative decoding; without one, it is taken from the draft model's name, as in vLLM."""
     named = str(told.get("method") or "").lower()
     model = str(told.get("model") or "").lower()
     if named:
@@ -61,7 +61,10 @@ def method(told: Mapping[str, Any]) -> str:
 
 
 def draft(deployment: Deployment, shape: Shape, tensor_parallel: int) -> Draft | None:
-    """What *deployment* drafts with; None where its size is not known."""
+    """
+    The draft that vLLM loads for *deployment* to speculate: weights, caches and tokens; None where its size
+    is not known.
+    """
     told = speculative(deployment.flags)
     how, whole = method(told), shape.model
     if not told or how in _WITHOUT_MODEL:
@@ -77,7 +80,7 @@ def draft(deployment: Deployment, shape: Shape, tensor_parallel: int) -> Draft |
 
 
 def draft_tokens(flags: Mapping[str, FlagValue]) -> int:
-    """How many tokens are drafted at once; 0 where nothing is."""
+    """Number of tokens that vLLM drafts at once; 0 without speculative decoding."""
     told = speculative(flags)
     return _count(told) if told else 0
 
@@ -93,7 +96,8 @@ def _attends(layer: Layer) -> bool:
 
 def _of_layer(whole: ModelShape, last: Layer, how: str, tokens: int, devices: int) -> Draft:
     """
-    One layer like the model's last that attends, and the projection before it; tables are the model's own.
+    The draft of one layer like the model's last that attends, and the projection before it; tables are the
+    model's own.
 
     Checkpoints differ in whether its weights are quantised, and EAGLE-3 has a smaller table of its own.
     """
@@ -109,7 +113,10 @@ def _of_layer(whole: ModelShape, last: Layer, how: str, tokens: int, devices: in
 
 
 def _of_model(shape: Shape, other: ModelShape, how: str, told: Mapping[str, Any], devices: int) -> Draft:
-    """A model of its own, whose config.json is at hand; ``draft_tensor_parallel_size`` 1 puts it on each device whole."""
+    """
+    The draft by a model of its own, whose config.json is at hand; ``draft_tensor_parallel_size`` 1 puts it on
+    each device whole.
+    """
     parts = told.get("draft_tensor_parallel_size", devices)
     parts = parts if isinstance(parts, int) and 0 < parts <= devices else devices
     size = float(other.weight_bytes(parts, 2))
@@ -122,7 +129,8 @@ def _of_model(shape: Shape, other: ModelShape, how: str, told: Mapping[str, Any]
 
 def adapters_bytes(deployment: Deployment, shape: Shape, tensor_parallel: int) -> float:
     """
-    Bytes of the slots for LoRA adapters on one device, which are made when the model is loaded, whatever is loaded into them.
+    Bytes of the slots for LoRA adapters on one device, which vLLM makes when the model is loaded, whatever is
+    loaded into them.
 
     Of each matrix, ``--max-loras`` pairs of ``--max-lora-rank`` rows: the side that tensor parallelism does not divide is whole
     on every device. Tables at both ends have slots, too.
@@ -143,7 +151,7 @@ def _whole(value: object, usual: int) -> int:
 
 
 def _sides(tensor: Tensor, devices: int, *, sharded: bool) -> float:
-    """Values of both sides of a pair of one row, on one device."""
+    """Values of one row's pair of LoRA matrices, both sides together, on one device."""
     cut = min(devices, tensor.shards)
     rows, columns = float(tensor.rows), float(tensor.columns)
     if tensor.name.endswith(_ROWS):
@@ -161,7 +169,10 @@ def offloaded_bytes(flags: Mapping[str, FlagValue], weights: float) -> float:
 
 
 def fixed_pool_bytes(flags: Mapping[str, FlagValue], block_bytes: int) -> float | None:
-    """The KV pool that the flags fix, whatever is left; None where they fix none. Blocks win, as in the engine."""
+    """
+    Bytes of the KV pool that the flags fix, whatever memory is left; None where they fix none. Blocks win, as
+    in the engine.
+    """
     blocks, size = flags.get("num-gpu-blocks-override"), flags.get("kv-cache-memory-bytes")
     if isinstance(blocks, int) and not isinstance(blocks, bool) and blocks > 0:
         return float(blocks * block_bytes)
@@ -169,7 +180,7 @@ def fixed_pool_bytes(flags: Mapping[str, FlagValue], block_bytes: int) -> float 
 
 
 def with_draft(found: Iterable[tuple[Cache, int]], one: Draft) -> list[tuple[Cache, int]]:
-    """The caches of a model's layers, and of those that draft."""
+    """The caches of the model's layers together with those of the draft model's layers."""
     counts: dict[Cache, int] = {}
     for cache, count in (*found, *one.caches):
         counts[cache] = counts.get(cache, 0) + count

@@ -22,7 +22,7 @@ class ValueSize:
     """Of the whole vector, where its layout is fixed."""
 
     def of(self, values: int) -> int:
-        """Bytes of a vector of *values*."""
+        """Bytes of a cached vector of *values* in this dtype of the KV cache."""
         return (
             self.packed_bytes if self.packed_bytes is not None else ceil(values * self.value_bytes) + self.scale_bytes
         )
@@ -57,13 +57,16 @@ _FP8 = ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc")
 
 
 def of_keys(dtype: str, model_bytes: int) -> ValueSize | None:
-    """Bytes of keys and values with ``--kv-cache-dtype`` *dtype*, of a model of *model_bytes* a value; None if not known."""
+    """
+    Bytes of keys and values with ``--kv-cache-dtype`` *dtype*, of a model of *model_bytes* a value; None if
+    not known.
+    """
     return PLAIN[model_bytes] if dtype == "auto" else PLAIN[1] if dtype in _FP8 else _KEYS.get(dtype)
 
 
 def of_latents(dtype: str, model_bytes: int, *, packs_fp8: bool) -> ValueSize | None:
     """
-    Bytes of latents with ``--kv-cache-dtype`` *dtype*; None if not known.
+    Bytes of MLA latents with ``--kv-cache-dtype`` *dtype*; None if not known.
 
     *packs_fp8* says that FP8 is ``fp8_ds_mla``, which the sparse kernels of Hopper want.
     """

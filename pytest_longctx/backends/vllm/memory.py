@@ -52,7 +52,8 @@ out of memory; with 14.0 GiB (0.90) it did not. Boots of 0.19 on H100s served wi
 
 def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int, tensor_parallel: int = 1) -> float:
     """
-    Bytes that the trial run of 0.25 takes beside the weights on one device, without CUDA graphs.
+    Bytes of memory that the trial run of vLLM 0.25 takes beside the weights on one device, without CUDA
+    graphs.
 
     Logged by boots of 0.25.1 on H200: 3.53 GiB (12 of Scout's layers, one device), 3.62 (all of them, four devices), 1.28 (the
     same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes).
@@ -70,7 +71,8 @@ How much commoner a kind of layer must be to be cut into groups, in 0.25 and lat
 
 def group_ratio(version: str | None) -> float:
     """
-    The same in the oldest engine of a range of versions: 0.11 always takes the smallest count, 0.12 allows a quarter more.
+    How much commoner a kind of layer must be to be cut into groups, in the oldest engine of a range: 0.11
+    always takes the smallest count, 0.12 allows a quarter more.
 
     The sources of 0.13 to 0.24 were not read; 1.5 is taken for them.
 
@@ -105,7 +107,7 @@ class Pool:
 
     @cached_property
     def grouping(self) -> Grouping:
-        """The groups of layers."""
+        """The groups of layers in the KV pool."""
         size = PLAIN[self.value_bytes]
         plain = Layout(
             keys=size,
@@ -122,7 +124,8 @@ class Pool:
     @property
     def group_layers(self) -> int:
         """
-        Layers per group. Layers of one kind are split into groups of equal size, so that all blocks have one size.
+        Layers per group in the KV pool. Layers of one kind are split into groups of equal size, so that all
+        blocks have one size.
 
         The size is the layer count of the rarest kind, or of the most common kind if less than *group_ratio* times as large.
         """
@@ -130,34 +133,37 @@ class Pool:
 
     @property
     def groups(self) -> int:
-        """Number of groups."""
+        """Number of groups of layers in the KV pool."""
         return self.grouping.groups
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block on one device: its tokens in one group of layers."""
+        """Bytes of one block of the KV pool on one device: its tokens in one group of layers."""
         return self.grouping.block_bytes
 
     @property
     def blocks(self) -> int:
-        """Number of blocks that fit."""
+        """Number of blocks that fit into the memory of the KV pool."""
         return int(self.available_bytes // self.block_bytes)
 
     def blocks_for(self, tokens: int) -> int:
-        """Maximum number of blocks that one request of *tokens* needs at a time."""
+        """Maximum number of blocks of the KV pool that one request of *tokens* needs at a time."""
         return self.grouping.blocks_for(tokens, self.max_batched_tokens)
 
     def bytes_for(self, tokens: int) -> int:
-        """Bytes on one device that one request of *tokens* needs; the "needed" size in a refusal at boot."""
+        """
+        Bytes of the KV pool on one device that one request of *tokens* needs; the "needed" size in a refusal
+        at boot.
+        """
         return self.blocks_for(tokens) * self.block_bytes
 
     def concurrency(self, tokens: int) -> float:
-        """Number of requests of *tokens* that fit at once, as logged."""
+        """Number of requests of *tokens* that the KV pool holds at once, as logged."""
         return self.blocks / self.blocks_for(tokens)
 
     def longest(self) -> int:
         """
-        The longest request that fits, in tokens; 0 if none does. The engine reserves one block.
+        The longest request that the KV pool holds, in tokens; 0 if none does. The engine reserves one block.
 
         Measured: 4,163,456 for the tiny model with 1 GiB (vLLM 0.32.0 on CPU, blocks of 128, batches of 2,048). Where every layer
         keeps a state or a window there is no such length but the model's own positions.
@@ -176,7 +182,7 @@ UNBOUNDED_TOKENS = 2**31 - 1
 
 
 def caches(shape: Shape) -> Iterable[tuple[Cache, int]]:
-    """What the layers of *shape* cache, and how many layers each."""
+    """The caches that the layers of *shape* keep in the KV pool, and the number of layers of each."""
     if shape.model is not None:
         return [(group.cache, group.layers) for group in shape.model.groups]
     spans = (
@@ -235,7 +241,8 @@ def predict(
     beside: Beside = Beside(),
 ) -> Prediction:
     """
-    What a boot with these flags comes to, on devices of *device_bytes* each; *shape* is that of one of its *stages*.
+    Predict whether the memory of devices of *device_bytes* each suffices for a vLLM boot; *shape* is that of
+    one of its *stages*.
 
     *in_flight* is how many tokens may be computed at once, if more than one batch. The outcome is in doubt where the bounds of
     what is taken beside weights and cache would turn it. Raises `pages.UnlaidError`.
@@ -276,7 +283,10 @@ def predict(
 
 
 def _without_room(seen: Prediction, pool: Pool) -> Prediction:
-    """*seen* of weights and a *pool* that the device cannot hold together, or of weights that leave no block to the pool."""
+    """
+    The memory prediction for weights and a *pool* that the device cannot hold together, or weights that leave
+    no block to the pool.
+    """
     weights, _, kept, *_ = seen.terms
     larger = kept if pool.blocks and kept.size_bytes > weights.size_bytes else weights
     cure = "a smaller pool" if larger is kept else "--tensor-parallel-size of twice as many devices"
@@ -289,20 +299,20 @@ SHOWN_FROM_BYTES = 0.5 * GiB
 
 
 def _bounded(name: str, size: Range) -> Term:
-    """A term with its bounds, where they are worth saying."""
+    """A memory term of a prediction with its bounds, where they differ enough to be shown."""
     low, high = max(0.0, size.low), max(0.0, size.high)
     return Term(name, size.expected, bounds_bytes=(low, high) if high - low > SHOWN_FROM_BYTES else None)
 
 
 def _host_terms(workers: int, max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> tuple[Term, Term]:
-    """Host memory of all workers."""
+    """The terms of host memory: tables of all workers, and the workers' own."""
     tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, groups)
     own = Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True)
     return Term(f"tables of {workers} workers", tables, host=True), own
 
 
 def _held(seen: Prediction, pool: Pool, trial: Trial, max_model_len: int) -> Prediction:
-    """What *seen* comes to by what the pool can hold: one request, and the states of all."""
+    """The prediction *seen*, changed where the KV pool cannot hold one request, or the states of all."""
     if pool.concurrency(max_model_len) < 1:
         # The check of 0.12 counts what each layer keeps; without the hybrid manager the pool then keeps every token everywhere.
         kept = replace(pool, hybrid=True, layout=pool.layout and replace(pool.layout, hybrid=True))
@@ -324,7 +334,8 @@ STATES_CHECKED = "0.20"
 
 def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Range:
     """
-    Bytes of the weights on one device, with the copies that the engine makes of them and the padding of its kernels.
+    Bytes of memory for the weights on one device, with the copies that the engine makes of them and the
+    padding of its kernels.
 
     MXFP4 experts are padded (``fused_moe/oracle/mxfp4.py``: Marlin and TensorRT-LLM to 128 and 256, others less): of gpt-oss-120b
     65.97 and 64.38 GiB were logged, of 60.77. MLA keeps two BF16 matrices beside ``kv_b_proj`` (``mla_attention.py``).
@@ -340,7 +351,10 @@ def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Rang
 
 
 def _doubt(pool: Pool, max_model_len: int, least: float, most: float) -> str:
-    """What would turn the outcome of a boot whose *pool* may have from *least* to *most* bytes; empty where nothing would."""
+    """
+    Doubt about the outcome of a boot whose KV *pool* may have from *least* to *most* bytes; empty where both
+    have the same outcome.
+    """
     least, most = max(0.0, least), max(0.0, most)
     fits = {replace(pool, available_bytes=size).concurrency(max_model_len) >= 1 for size in (least, most)}
     if len(fits) == 1:
@@ -363,5 +377,5 @@ def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
 
 
 def available_bytes(device_bytes: float, utilisation: float, weight_bytes: float, other_bytes: float) -> float:
-    """Memory of a device left for the KV cache: its share, less the weights, less activations and graphs."""
+    """Memory of a device left for the KV pool: its share, less the weights, less activations and graphs."""
     return max(0.0, device_bytes * utilisation - weight_bytes - other_bytes)

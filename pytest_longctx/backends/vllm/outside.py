@@ -86,11 +86,11 @@ class Trial:
 
     @property
     def sorts(self) -> bool:
-        """Whether the sampler sorts its logits."""
+        """Whether the sampler of the trial run sorts its logits."""
         return self.before(LEAN_SAMPLER) and not (self.flashinfer and self.before(FLASHINFER_SAMPLES))
 
     def before(self, version: str) -> bool:
-        """Whether the engine may be older than *version*; of an unnamed one, the newest is meant."""
+        """Whether the engine of the trial run may be older than *version*; of an unnamed one, the newest is meant."""
         return self.version is not None and overlap(self.version, f"<{version}")
 
 
@@ -107,7 +107,7 @@ class Range:
 
 
 def other_bytes(shape: Shape, trial: Trial) -> Range:
-    """Bytes beside weights and KV cache on one device, which the engine takes off the pool."""
+    """Bytes outside weights and KV cache on one device, which vLLM takes off the pool."""
     return activation_bytes(shape, trial) + not_torch_bytes(trial) + graph_bytes(shape, trial)
 
 
@@ -139,7 +139,7 @@ TOWER_SLACK_TOKENS = 8192
 
 
 def _peak(shape: Shape, trial: Trial, logit_bytes: float, experts: float) -> float:
-    """The sampler's peak or the widest layer's, whichever is larger."""
+    """Peak bytes of vLLM's trial run: the sampler's or the widest layer's, whichever is larger."""
     tokens, width = trial.max_batched_tokens, trial.value_bytes
     requests = min(trial.max_num_seqs, tokens)
     hidden = (tokens + requests) * shape.hidden * width
@@ -150,7 +150,10 @@ def _peak(shape: Shape, trial: Trial, logit_bytes: float, experts: float) -> flo
 
 
 def _logit_bytes(trial: Trial) -> tuple[float, ...]:
-    """Bytes per logit, of each runner that may be chosen, the usual one first, which takes less."""
+    """
+    Bytes per logit in the sampler's trial run, of each model runner that may be chosen, the usual one first,
+    which takes less.
+    """
     if trial.sorts:
         return (SORTING_BYTES,)
     first = LEAN_BYTES[trial.value_bytes] + 4 * FILTER_ROWS / max(1, trial.max_num_seqs)
@@ -160,7 +163,10 @@ def _logit_bytes(trial: Trial) -> tuple[float, ...]:
 
 
 def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
-    """Values that the widest dense feed-forward layer makes of one token: both projections and their product."""
+    """
+    Values that the widest dense feed-forward layer makes of one token in the trial run: both projections and
+    their product.
+    """
     rows: dict[str, list[int]] = {}
     for tensor in _matrices(model):
         if ".experts." not in tensor.name and tensor.name.endswith((".gate_proj", ".up_proj")):
@@ -170,7 +176,7 @@ def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
 
 def _expert_buffers(model: ModelShape | None, trial: Trial) -> float:
     """
-    Bytes of the two buffers of fused experts, which stay once they are made.
+    Bytes of the two buffers of fused experts, which stay after vLLM's trial run.
 
     One holds the product of an expert or its output, the other both projections or its output, for each expert of each token
     (``fused_moe.py``, ``TritonExperts.workspace_shapes``).
@@ -184,13 +190,13 @@ def _expert_buffers(model: ModelShape | None, trial: Trial) -> float:
 
 
 def _matrices(model: ModelShape | None) -> frozenset[Tensor]:
-    """The different matrices of its layers."""
+    """The different weight matrices in the layers of *model*."""
     stack = model.stack if model is not None else ()
     return frozenset(tensor for layer in stack for tensor in layer.tensors if tensor.columns)
 
 
 def padding_bytes(model: ModelShape, tensor_parallel: int) -> tuple[float, float]:
-    """The least and the most that padding adds to MXFP4 experts of one device."""
+    """The least and the most bytes that vLLM's padding adds to MXFP4 experts of one device."""
     if model.scheme.name != "mxfp4":
         return 0.0, 0.0
     least = most = 0.0
@@ -213,7 +219,7 @@ def _up(number: float, multiple: int) -> int:
 
 
 def latent_copies_bytes(model: ModelShape, tensor_parallel: int) -> float:
-    """Bytes of the two parts of ``kv_b_proj`` that MLA keeps in BF16, on one device."""
+    """Bytes of the two parts of ``kv_b_proj`` that vLLM's MLA keeps in BF16 beside the weights, on one device."""
     values = sum(
         count * cache.heads * (cache.key_dim - cache.rope_dim + cache.value_dim) * cache.rank
         for cache, count in model.attentions
@@ -224,7 +230,7 @@ def latent_copies_bytes(model: ModelShape, tensor_parallel: int) -> float:
 
 def not_torch_bytes(trial: Trial) -> Range:
     """
-    Growth of memory that is not PyTorch's: libraries, communication.
+    Growth of memory outside PyTorch on one device: libraries, communication.
 
     Before 0.11, whose sources were not read, up to `UNREAD_BYTES` more.
 
@@ -250,7 +256,10 @@ SHARED_BYTES = Range(0.0, 0.9 * GiB, 3 * GiB)
 
 
 def graph_bytes(shape: Shape, trial: Trial) -> Range:
-    """The estimate of CUDA graphs that is taken off the pool; before `GRAPHS_COUNTED`, they come out of what is left."""
+    """
+    Estimate of CUDA graphs that vLLM takes off the pool; before `GRAPHS_COUNTED`, graphs come out of what is
+    left.
+    """
     if trial.eager or trial.before(GRAPHS_COUNTED):
         return Range(0, 0, 0)
     layers = shape.model.layers if shape.model is not None else shape.layers
@@ -263,7 +272,8 @@ def graph_bytes(shape: Shape, trial: Trial) -> Range:
 
 def graph_sizes(max_num_seqs: int, max_batched_tokens: int, largest: int = 512) -> int:
     """
-    How many sizes of CUDA graphs are captured, up to *largest* tokens: 1, 2, 4, by 8 below 256, by 16 above.
+    Number of sizes of CUDA graphs that vLLM captures, up to *largest* tokens: 1, 2, 4, by 8 below 256, by 16
+    above.
 
     >>> graph_sizes(1024, 8192), graph_sizes(8, 8192), graph_sizes(1024, 8192, 1024)
     (51, 5, 83)

@@ -66,11 +66,14 @@ class Kind:
 
     @property
     def covered(self) -> int:
-        """Tokens of one request that a block on each device holds together."""
+        """Tokens of one request that a block of such pages on each device holds together."""
         return self.tokens * (self.shards if self.span == "full" else 1)
 
     def blocks_for(self, tokens: int, in_flight: int) -> int:
-        """Maximum number of blocks that a request of *tokens* needs in one group, with *in_flight* tokens being computed."""
+        """
+        Maximum number of blocks of such pages that a request of *tokens* needs in one group, with *in_flight*
+        tokens being computed.
+        """
         if self.span == "state":
             return self.state_blocks
         if self.span == "chunked":
@@ -92,12 +95,12 @@ class Grouping:
 
     @property
     def groups(self) -> int:
-        """Number of groups."""
+        """Number of groups of layers with pages of one size."""
         return sum(self._groups_of(kind) for kind in self._counted)
 
     @property
     def _counted(self) -> tuple[Kind, ...]:
-        """Kinds that have blocks of their own: of one group, the first speaks for all."""
+        """Kinds of pages that have blocks of their own; where one group holds all layers, only the first kind."""
         one = self.group_layers == sum(kind.layers for kind in self.kinds)
         return self.kinds[:1] if one else self.kinds
 
@@ -105,17 +108,17 @@ class Grouping:
         return ceil(kind.layers / self.group_layers)
 
     def blocks_for(self, tokens: int, in_flight: int) -> int:
-        """Maximum number of blocks that one request of *tokens* needs at a time."""
+        """Maximum number of blocks that one request of *tokens* needs at a time, in all groups of pages."""
         return sum(self._groups_of(kind) * kind.blocks_for(tokens, in_flight) for kind in self._counted)
 
     @property
     def block_tokens(self) -> int:
-        """Tokens of the smallest block; 0 where every layer keeps a state."""
+        """Tokens of the smallest block in any group of pages; 0 where every layer keeps a state."""
         return min((kind.covered for kind in self.kinds if kind.span != "state"), default=0)
 
     @property
     def has_states(self) -> bool:
-        """Whether some layers keep a state."""
+        """Whether some pages hold the state of a recurrent layer."""
         return any(kind.span == "state" for kind in self.kinds)
 
 
@@ -124,7 +127,10 @@ class UnlaidError(ValueError):
 
 
 def arrange(caches: Iterable[tuple[Cache, int]], layout: Layout) -> Grouping:
-    """The groups of a model whose layers have these *caches*, with how many of each. Raises `UnlaidError`."""
+    """
+    Arrange the pages of layers with these *caches*, given with the number of layers of each, in groups.
+    Raises `UnlaidError`.
+    """
     kinds = _kinds(tuple(caches), layout)
     if not kinds or not all(kind.page_bytes for kind in kinds):
         raise UnlaidError("no layer caches anything")
@@ -158,7 +164,7 @@ def _up(number: int, multiple: int) -> int:
 
 
 def _first(caches: Sequence[tuple[Attention | Latent, int]]) -> Attention | Latent:
-    """The layer by which the engine sizes a block: a full one, if there is any."""
+    """The cache by which vLLM sizes a block of pages: that of a full layer, if there is any."""
     return min((cache for cache, _ in caches), key=lambda cache: cache.window > 0)
 
 
@@ -198,7 +204,7 @@ def _state(state: State, count: int, page_bytes: int, block: int, layout: Layout
 
 
 def _promoted(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
-    """Without the hybrid manager: beside a full layer, one with a window keeps everything."""
+    """The kinds of pages without the hybrid manager: beside a full layer, one with a window keeps everything."""
     if not any(kind.span == "full" for kind in kinds):
         return kinds
     windowed = ("sliding", "chunked")
@@ -206,13 +212,16 @@ def _promoted(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
 
 
 def _uniform(kinds: Sequence[Kind]) -> bool:
-    """Whether all layers need blocks for the same tokens, so that one group has them all, whatever their sizes."""
+    """
+    Whether the pages of all layers need blocks for the same tokens, so that one group has them all, whatever
+    their sizes.
+    """
     states = {(kind.page_bytes, kind.state_blocks) for kind in kinds if kind.span == "state"}
     return len({(kind.span, kind.window, kind.tokens) for kind in kinds}) == 1 and len(states) <= 1
 
 
 def _unified(kinds: Sequence[Kind]) -> list[Kind]:
-    """Pages of one size: of the smaller, blocks of more tokens where that comes out even, else padding."""
+    """Kinds with pages of one size: smaller pages get more tokens where that comes out even, else padding."""
     largest = max(kind.page_bytes for kind in kinds)
     made = []
     for kind in kinds:
@@ -226,7 +235,7 @@ def _unified(kinds: Sequence[Kind]) -> list[Kind]:
 
 
 def _merged(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
-    """Kinds that differ in the number of layers only are one."""
+    """Merge kinds of pages that differ in the number of layers only."""
     counts: dict[Kind, int] = {}
     for kind in kinds:
         alike = replace(kind, layers=0)

@@ -35,12 +35,15 @@ LATENTS: Final = frozenset(
 
 
 def device(deployment: Deployment) -> Accelerator | None:
-    """The accelerator that *deployment* names; None if it names none."""
+    """The accelerator that the settings of *deployment* name; None if it names none."""
     return every().get(Hardware.parse(deployment.hardware).kind) if deployment.hardware else None
 
 
 def all_in(deployment: Deployment, versions: str) -> bool:
-    """Whether the deployment's engine is among *versions*, as far as it is known: of an unnamed one, the newest is meant."""
+    """
+    Whether the vLLM of *deployment* may be among *versions*, by which settings differ: of an unnamed one, the
+    newest is meant.
+    """
     return deployment.version is None or overlap(deployment.version, versions)
 
 
@@ -53,7 +56,10 @@ class Load:
 
 
 def load(deployment: Deployment, device_bytes: float) -> Load:
-    """``--max-num-seqs`` and ``--max-num-batched-tokens``, as given or as a server on such a device chooses them."""
+    """
+    The settings ``--max-num-seqs`` and ``--max-num-batched-tokens``, as given or as vLLM chooses them on such
+    a device.
+    """
     flags, here = deployment.flags, device(deployment)
     tokens, requests = 2048, 256
     if device_bytes >= 160 * GiB and all_in(deployment, ">=0.28"):
@@ -71,23 +77,29 @@ def load(deployment: Deployment, device_bytes: float) -> Load:
 
 
 def _small_batches(deployment: Deployment, here: Accelerator) -> bool:
-    """Devices of 70 GiB and more that get the batches of small ones: A100s by their name, GB10 since 0.33."""
+    """
+    Whether a device of 70 GiB and more gets vLLM's batch settings of small ones: A100s by their name, GB10
+    since 0.33.
+    """
     return here.kind.startswith("A100") or (here.kind == "GB10" and all_in(deployment, ">=0.33"))
 
 
 def model_bytes(deployment: Deployment, model: ModelShape | None) -> int:
-    """Bytes of a value that the model computes with: FP32 only if it is asked for."""
+    """Bytes of a value in the dtype setting that the model computes with: FP32 only if it is asked for."""
     del model  # "auto" is 16 bits also for a config in FP32
     return 4 if str(deployment.flags.get("dtype")) in ("float32", "float") else 2
 
 
 def takes_kv_dtype(deployment: Deployment, shape: Shape) -> bool:
-    """Whether a dtype of the cache that the checkpoint asks for is taken: ModelOpt's since 0.25 (``utils/torch_utils.py``)."""
+    """
+    Whether vLLM takes the dtype of the KV cache that the checkpoint asks for: ModelOpt's since 0.25
+    (``utils/torch_utils.py``).
+    """
     return shape.whole is not None and shape.whole.scheme.name == "modelopt" and all_in(deployment, ">=0.25")
 
 
 def kv_dtype(deployment: Deployment, shape: Shape) -> str:
-    """``--kv-cache-dtype``, as given, as the checkpoint asks for it, or ``auto``."""
+    """The setting ``--kv-cache-dtype``, as given, as the checkpoint asks for it, or ``auto``."""
     dtype = str(deployment.flags.get("kv-cache-dtype", "auto"))
     if dtype == "auto" and shape.whole is not None and takes_kv_dtype(deployment, shape):
         return shape.whole.scheme.kv_dtype or dtype
@@ -103,7 +115,7 @@ def kv_dtype(deployment: Deployment, shape: Shape) -> str:
 
 
 def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, on_cpu: bool = False) -> Layout | None:
-    """How pages are laid out; None where ``--kv-cache-dtype`` is not known."""
+    """The layout of vLLM's pages by the settings of *deployment*; None where ``--kv-cache-dtype`` is not known."""
     flags, model = deployment.flags, shape.model
     dtype, size = kv_dtype(deployment, shape), model_bytes(deployment, model)
     found = [cache for cache, _ in model.attentions if isinstance(cache, Latent)] if model is not None else []
@@ -139,7 +151,10 @@ EXCERPTS: Final = ("qwen3_5_text", "qwen3_5_moe_text")
 
 
 def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> float | None:
-    """Bytes of a value of a recurrent state; None: as the config says, else as the convolution."""
+    """
+    Bytes of a value of a recurrent state by vLLM's dtype settings; None: as the config says, else as the
+    convolution.
+    """
     if dtype != "auto":
         return 4 if dtype == "float32" else 2
     silent = model is not None and any(state.recurrent_dtype is None for state, _ in model.states)
@@ -152,7 +167,7 @@ REFERENCE_LATENT_BLOCK: Final = 16
 
 
 def _block(deployment: Deployment, *, latent: bool, sparse: bool, on_cpu: bool) -> int:
-    """Tokens of a block where none is given."""
+    """Default of vLLM's ``--block-size``, in tokens."""
     if on_cpu:
         amx = str(deployment.flags.get("attention-backend", "")).upper() == "AMX_MLA"
         return REFERENCE_LATENT_BLOCK if latent and not amx else 128
@@ -172,7 +187,7 @@ def _keeps_states(deployment: Deployment, model: ModelShape | None, *, on_cpu: b
 
 
 def in_flight(deployment: Deployment, batch: int) -> int:
-    """Tokens that may be scheduled and not yet settled, from batches of *batch* tokens."""
+    """Tokens that vLLM may have scheduled and not yet settled, by its settings, from batches of *batch* tokens."""
     stages = int(deployment.flags.get("pipeline-parallel-size", 1))
     if deployment.version is None or overlap(deployment.version, IN_FLIGHT):
         return batch
@@ -189,7 +204,7 @@ OLD_SHARE: Final = 0.9
 
 
 def share(deployment: Deployment) -> float:
-    """``--gpu-memory-utilization``, as given or by default."""
+    """The setting ``--gpu-memory-utilization``, as given or by default."""
     old = deployment.version is not None and overlap(deployment.version, "<0.20")
     return float(deployment.flags.get("gpu-memory-utilization", OLD_SHARE if old else SHARE))
 
@@ -202,7 +217,7 @@ _SECOND_SINCE: Final = {"Qwen3ForCausalLM": ">=0.22", "LlamaForCausalLM": ">=0.2
 
 def second_runner(deployment: Deployment, shape: Shape) -> bool | None:
     """
-    Whether vLLM's second model runner is chosen; None where that is not known.
+    Whether vLLM's settings choose its second model runner; None where that is not known.
 
     Since 0.29 for all but `_FIRST_RUNNERS` (``VllmConfig.use_v2_model_runner``, read in 0.32.0); before, for dense models by
     class, if their weights are not quantised; logs of 0.27 and 0.28 agree.
@@ -229,7 +244,7 @@ def second_runner(deployment: Deployment, shape: Shape) -> bool | None:
 
 
 def trial(deployment: Deployment, loaded: Load, shape: Shape, *, tensor_parallel: int) -> Trial:
-    """The trial run that sizes the pool."""
+    """The trial run that sizes the pool, by the settings of *deployment*."""
     here = device(deployment)
     widest = 1024 if here is not None and here.family == "blackwell" and all_in(deployment, ">=0.28") else 512
     widest = int(deployment.flags.get("max-cudagraph-capture-size", widest))
@@ -255,7 +270,7 @@ def _samples_with_flashinfer(deployment: Deployment) -> bool:
 
 
 def unlaid(deployment: Deployment, shape: Shape) -> str:
-    """Why the pages of *shape* are not known under these flags: the key that is not modelled; empty where they are."""
+    """Name of the setting or key for which vLLM's pages of *shape* are not known; empty where they are."""
     model, flags = shape.whole, deployment.flags
     if model is None:
         return ""

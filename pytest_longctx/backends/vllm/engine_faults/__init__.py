@@ -73,7 +73,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
 
 
 def armed() -> str:
-    """Name of the fault that is armed now; empty for none."""
+    """Name of the engine fault that is armed now; empty for none."""
     path = os.environ.get(CONTROL, "")
     try:
         return Path(path).read_text(encoding="utf-8").strip() if path else ""
@@ -82,12 +82,15 @@ def armed() -> str:
 
 
 def wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace *name* of *owner* by what *make* makes of it."""
+    """Replace the engine's function *name* of *owner* by what *make* makes of it, to plant a fault."""
     setattr(owner, name, make(getattr(owner, name)))
 
 
 def write_plugin(folder: Path) -> dict[str, str]:
-    """Write the plugin and its control file into *folder*; return the environment variables of a server with it."""
+    """
+    Write the plugin of engine faults and its control file into *folder*; return the environment variables of
+    a server with it.
+    """
     info, package = folder / f"{_MODULE}-0.dist-info", folder / _MODULE
     for each in (info, package):
         each.mkdir(parents=True, exist_ok=True)
@@ -101,7 +104,7 @@ def write_plugin(folder: Path) -> dict[str, str]:
 
 
 def install() -> None:
-    """Wrap the engine's functions; vLLM calls it in each process."""
+    """Wrap the engine's functions with all faults; vLLM calls it in each process."""
     from . import attention, runner, scheduler, states
 
     for module in (scheduler, attention, runner, states):

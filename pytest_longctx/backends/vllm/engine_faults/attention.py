@@ -10,7 +10,7 @@ _AT_BORDER = 4
 
 
 def install() -> None:
-    """Wrap the attention of vLLM's CPU build."""
+    """Wrap the attention of vLLM's CPU build with faults of what it stores and reads."""
     from vllm.v1.attention.backends import cpu_attn
 
     wrap(cpu_attn.CPUAttentionMetadataBuilder, "build", _building)
@@ -51,7 +51,7 @@ def _storing(true: Any) -> Any:
 
 
 def _slots(fault: str, slots: Any) -> Any:
-    """*slots* without those that *fault* does not store; None if it stores all."""
+    """The attention cache's *slots* without those that *fault* does not store; None if it stores all."""
     if fault not in ("last-of-chunk-lost", "answer-not-stored"):
         return None
     made = _metadata()
@@ -66,7 +66,7 @@ def _slots(fault: str, slots: Any) -> Any:
 
 
 def _metadata() -> Any:
-    """The metadata of the batch that is computed now; None while the engine warms up."""
+    """The attention metadata of the batch that is computed now; None while the engine warms up."""
     from vllm.forward_context import get_forward_context
 
     found = get_forward_context().attn_metadata
@@ -96,18 +96,18 @@ def _attending(true: Any) -> Any:
 
 
 def _is_last(layer: Any) -> bool:
-    """Whether *layer* is the fourth, which reads the probe's needles."""
+    """Whether the attention *layer* is the fourth, which reads the probe's needles."""
     return ".3." in getattr(layer, "layer_name", "")
 
 
 def _hit(made: Any) -> bool:
-    """Whether a prompt is read behind tokens that were computed before: a hit, or a later chunk."""
+    """Whether attention reads a prompt behind tokens that were computed before: a hit, or a later chunk."""
     read = made.query_start_loc[1:] - made.query_start_loc[:-1]
     return bool(((read > 1) & (made.seq_lens[: read.shape[0]] > read)).any())
 
 
 def _table(fault: str, made: Any, size: int) -> Any:
-    """The block table of *made* with what *fault* does to it."""
+    """The block table that attention reads by, of *made*, with the entries that *fault* changes."""
     table, lengths = made.block_table, made.seq_lens
     requests = int(lengths.shape[0])
     if fault == "swapped-requests" and requests > 1:
@@ -125,7 +125,10 @@ def _table(fault: str, made: Any, size: int) -> Any:
 
 
 def _misread(fault: str, length: int, read: list[int], row: int, size: int) -> bool:
-    """Whether *fault* makes the request in *row*, of *length* tokens, read a wrong block; *read* are the new tokens of all."""
+    """
+    Whether *fault* makes attention read a wrong block for the request in *row*, of *length* tokens; *read*
+    are the new tokens of all.
+    """
     if length <= 2 * size:
         return False
     return {

@@ -6,7 +6,7 @@ from . import armed, wrap
 
 
 def install() -> None:
-    """Wrap the model runner, the acceptance of drafts, and the connector that reads files."""
+    """Wrap the model runner, the acceptance of drafts, and the connector that reads files, with faults."""
     from vllm.v1.worker.block_table import BlockTable
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -31,7 +31,10 @@ def _forward(true: Any) -> Any:
 
 
 def _positions(positions: Any) -> Any:
-    """*positions*, each one too high for a prompt that is read behind tokens that were computed before."""
+    """
+    The model runner's *positions*, each one too high for a prompt that is read behind tokens that were
+    computed before.
+    """
     from vllm.forward_context import get_forward_context
 
     made = next(

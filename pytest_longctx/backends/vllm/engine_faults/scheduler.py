@@ -6,13 +6,13 @@ from . import armed, wrap
 
 
 def install() -> None:
-    """Wrap the scheduler's functions."""
+    """Wrap the scheduler's functions with faults."""
     for each in (_wrap_hits, _wrap_hashes, _wrap_pool, _wrap_requests, _wrap_usage):
         each()
 
 
 def _wrap_hits() -> None:
-    """Faults of the blocks that the scheduler finds in the cache."""
+    """Wrap the scheduler's lookup of cached blocks with faults."""
     from vllm.v1.core.kv_cache_manager import KVCacheManager
 
     def make(true: Any) -> Any:
@@ -48,7 +48,7 @@ def _damaged(fault: str, groups: list[list[Any]], pool: Any) -> list[list[Any]] 
 
 
 def _wrap_hashes() -> None:
-    """Faults of the keys by which blocks are found."""
+    """Wrap the scheduler's hashing of blocks with faults of the keys by which blocks are found."""
     from vllm.v1.core import kv_cache_utils
 
     def keys(true: Any) -> Any:
@@ -76,7 +76,7 @@ def _wrap_hashes() -> None:
 
 
 def _wrap_pool() -> None:
-    """Faults of eviction and reset."""
+    """Wrap the scheduler's block pool with faults of eviction and reset."""
     from vllm.v1.core.block_pool import BlockPool
 
     def evict(true: Any) -> Any:
@@ -97,7 +97,7 @@ def _wrap_pool() -> None:
 
 
 def _wrap_usage() -> None:
-    """A fault of what is reported."""
+    """Wrap the output of requests with faults of the cached tokens that are reported."""
     from vllm.v1.engine import output_processor
 
     def make(true: Any) -> Any:
@@ -114,7 +114,7 @@ def _wrap_usage() -> None:
 
 
 def _wrap_requests() -> None:
-    """Faults of requests that share the pool, are preempted, or are abandoned."""
+    """Wrap the scheduler with faults of requests that share the block pool, are preempted, or are abandoned."""
     from vllm.v1.core.kv_cache_manager import KVCacheManager
     from vllm.v1.core.sched.scheduler import Scheduler
 

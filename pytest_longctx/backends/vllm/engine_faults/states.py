@@ -6,7 +6,7 @@ from . import armed, wrap
 
 
 def install() -> None:
-    """Wrap the metadata and the convolution of Mamba2."""
+    """Wrap the metadata and the convolution of Mamba2 with faults of recurrent states."""
     from vllm.model_executor.layers.mamba import mamba_mixer2
     from vllm.v1.attention.backends.mamba2_attn import Mamba2AttentionMetadataBuilder
 
