@@ -70,6 +70,8 @@ class Reply:
     started_s: float = 0.0
     arrivals_s: tuple[float, ...] = ()
     """When each chunk with text arrived; empty unless streamed."""
+    finished_s: float | None = None
+    """When the finish reason arrived."""
     ended_s: float = 0.0
     closed: bool = False
     """Whether a stream said that it ended: ``[DONE]`` or a finish reason."""
@@ -98,7 +100,11 @@ class Reply:
 
     @property
     def ttft_s(self) -> float | None:
-        return self.arrivals_s[0] - self.started_s if self.arrivals_s else None
+        """Time to the first token of a streamed answer, also where its only token has no text; None if it is not known."""
+        if self.arrivals_s:
+            return self.arrivals_s[0] - self.started_s
+        only = self.streamed and self.counts is not None and self.counts.answer in (0, 1)
+        return self.finished_s - self.started_s if only and self.finished_s is not None else None
 
     @property
     def took_s(self) -> float:
@@ -142,6 +148,8 @@ class _Reading:
         ):
             if value is not None:
                 self.found[name] = value
+                if name == "finish":
+                    self.found.setdefault("finished_s", now_s)
 
 
 def _message(page: Any) -> str:

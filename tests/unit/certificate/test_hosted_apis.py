@@ -50,7 +50,7 @@ def variation(seed):
         "refusal": rng.choice(list(REFUSALS)),
         "counts_answer": rng.random() < 0.7,
         "listed": rng.choice([None, limit]),
-        "listing_field": rng.choice(["context_length", "max_model_len", "context_window"]),
+        "listing_field": rng.choice(["context_length", "max_model_len", "context_window", "n_ctx"]),
         "reports_cached": rng.random() < 0.7,
         "tokens_per_event": rng.choice([1, 1, 3, 8]),
         "comments": rng.random() < 0.3,
@@ -78,6 +78,21 @@ def test_a_context_whose_last_answers_are_shortened_is_served_as_claimed():
     assert words["length-claim"].word == words["length-listed"].word == "holds"
     assert words["length-claim"].figures["context_tokens"] == LIMIT
     assert words["length-counted"].figures["rule"] == "prompt and answer"
+    assert broken(certificate) == {}
+
+
+def test_the_first_token_is_timed_where_it_has_no_text():
+    """SmolLM2-135M-Instruct ends its answer to filler at once: vLLM streams a finish reason and no text."""
+    certificate, _ = certified("honest", claim=LIMIT, wordless=True)
+    words = {each.check: each for each in certificate.results}
+    lengths = [row["tokens"] for row in words["time-first-token"].figures["lengths"]]
+    assert {LIMIT - 1} < set(lengths)
+    assert broken(certificate) == {}
+
+
+def test_the_listed_context_of_llama_cpp_is_the_served_one_and_not_that_of_the_training():
+    certificate, _ = certified("honest", listed=LIMIT, listing_field="n_ctx")
+    assert certificate.as_json()["listed"] == LIMIT
     assert broken(certificate) == {}
 
 
