@@ -90,6 +90,19 @@ def test_the_first_token_is_timed_where_it_has_no_text():
     assert broken(certificate) == {}
 
 
+@pytest.mark.parametrize(
+    ("options", "because"),
+    [
+        ({"refusal": "openai-without-numbers"}, "no refusal tells a context limit"),
+        ({"refusal": "openai"}, ""),
+    ],
+)
+def test_a_told_limit_is_unmeasured_only_where_none_is_told(options, because):
+    certificate, _ = certified("honest", claim=LIMIT, **options)
+    told = next(each for each in certificate.results if each.check == "length-told")
+    assert (told.word, told.because) == ("unmeasured" if because else "holds", because)
+
+
 def test_the_listed_context_of_llama_cpp_is_the_served_one_and_not_that_of_the_training():
     certificate, _ = certified("honest", listed=LIMIT, listing_field="n_ctx")
     assert certificate.as_json()["listed"] == LIMIT
