@@ -1,6 +1,4 @@
-"""
-A correct hosted API in miniature behind real gateways: nginx, and LiteLLM where ``.ci/litellm`` installed it.
-"""
+"""A correct hosted API in miniature behind real gateways: nginx, and LiteLLM where ``.ci/litellm`` installed it."""
 
 import os
 import signal
