@@ -36,6 +36,7 @@ _FRAME_TOKENS: Final = 256
 """Tokens of a chat template, reserved beside those of a text."""
 _SPARE: Final = 1.02
 _MOST_LOST: Final = 3
+_NO_REUSE: Final = httpx.Limits(max_keepalive_connections=0)
 REFUSED: Final = (400, 403, 404, 405, 409, 410, 413, 414, 422)
 
 Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed", "cut", "no answer"]
@@ -180,11 +181,16 @@ class Wire:
 
     @property
     def http(self) -> httpx.Client:
-        """The wire's one HTTP client; proxies from the environment are not used on loopback."""
+        """
+        The wire's one HTTP client; proxies from the environment are not used on loopback.
+
+        Each request has a connection of its own: a server may close an idle one while the next request is on its way.
+        """
         if self._http is None:
             self._http = httpx.Client(
                 headers={"Accept-Encoding": "identity", **self.headers},
                 timeout=httpx.Timeout(self.deadline_s, connect=30),
+                limits=_NO_REUSE,
                 follow_redirects=False,
                 trust_env=not self.local and self.transport is None,
                 transport=self.transport,

@@ -9,6 +9,7 @@ import pytest
 from pytest_longctx.certificate import run
 from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.errors import LongctxError
+from pytest_longctx.miniatures.hosted import wire
 from pytest_longctx.miniatures.hosted.api import DIALECT_NAMES
 from pytest_longctx.miniatures.hosted.latency import Latency
 from pytest_longctx.miniatures.hosted.prefix_cache import PrefixCache
@@ -87,6 +88,19 @@ def test_the_first_token_is_timed_where_it_has_no_text():
     words = {each.check: each for each in certificate.results}
     lengths = [row["tokens"] for row in words["time-first-token"].figures["lengths"]]
     assert {LIMIT - 1} < set(lengths)
+    assert broken(certificate) == {}
+
+
+def test_a_server_may_close_a_connection_that_is_used_again(monkeypatch):
+    """`transformers serve` closes it after an error, so the next request on it, the first chat, got no answer."""
+
+    def one_request(self):
+        self.handle_one_request()
+        self.connection.recv(1)  # the next request, or the end
+
+    monkeypatch.setattr(wire.Connection, "handle", one_request)
+    certificate, _ = certified("honest", claim=LIMIT, pages=True)
+    assert certificate.as_json()["fields"]["dialect"] == "chat"
     assert broken(certificate) == {}
 
 
