@@ -75,6 +75,8 @@ class HostedApi:
     tokens_per_event: int = 1
     comments: bool = False
     """Whether a stream begins with a comment, as OpenRouter's do while a request waits."""
+    counts_reused: bool = True
+    """Whether the counter in ``/metrics`` has tokens that the cache had; llama.cpp's server leaves them out."""
     pages: bool = False
     """Whether ``/health`` and ``/metrics`` exist."""
     cache: PrefixCache = field(default_factory=PrefixCache)
@@ -176,7 +178,7 @@ class HostedApi:
         usage = self.usage(call, sent, kept, answer, cached)
         with self.lock:
             self.answered += 1
-            self.prompt_tokens += len(sent)
+            self.prompt_tokens += len(sent) - (0 if self.counts_reused else cached)
             self.generated_tokens += answer.tokens
         number = f"{'chatcmpl' if call.dialect == 'chat' else call.dialect}-{next(self.numbers)}"
         headers = {"x-request-id": f"req_{number}"}

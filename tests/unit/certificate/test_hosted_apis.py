@@ -91,6 +91,14 @@ def test_the_first_token_is_timed_where_it_has_no_text():
     assert broken(certificate) == {}
 
 
+def test_a_counter_that_leaves_reused_tokens_out_counts_each_prompt_once():
+    options = {"pages": True, "counts_reused": False, "cache": PrefixCache(1, 0)}
+    certificate, _ = certified("honest", claim=LIMIT, **options)
+    read = next(each for each in certificate.results if each.check == "time-read-once")
+    assert read.word == "holds", read
+    assert "from the cache" in read.seen
+
+
 def test_a_server_may_close_a_connection_that_is_used_again(monkeypatch):
     """`transformers serve` closes it after an error, so the next request on it, the first chat, got no answer."""
 
