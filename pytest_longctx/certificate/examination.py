@@ -17,6 +17,8 @@ from pytest_longctx.errors import LongctxError
 from pytest_longctx.redaction import shown
 
 _LENGTHS = ("max_model_len", "context_length", "context_window", "max_context_length", "max_input_tokens")
+_META_LENGTHS = (*_LENGTHS, "n_ctx")
+"""In ``meta`` of a row; llama.cpp's ``n_ctx_train`` beside ``n_ctx`` is not what is served."""
 SMALL = (("user", "Hello. Reply with one word."),)
 
 
@@ -143,7 +145,7 @@ def list_models(exam: Examination) -> None:
     entry = next((entry for entry in entries if entry.get("id") == exam.model), {})
     meta = entry.get("meta")
     values = [count_of(entry.get(name)) for name in _LENGTHS]
-    values += [count_of(meta.get(name)) for name in _LENGTHS] if isinstance(meta, dict) else []
+    values += [count_of(meta.get(name)) for name in _META_LENGTHS] if isinstance(meta, dict) else []
     exam.listed = next((value for value in values if value), None)
 
 

@@ -296,10 +296,20 @@ def _told(exam: Examination, limit: Limit) -> Result:
     if any(each in near for each in every):
         return holds("length-told", f"the refusal tells {next(each for each in every if each in near):,}")
     limits = {tuple(told(sent.reply.error)) for sent in limit.refusals}
-    single = next(iter(limits)) if len(limits) == 1 else ()
-    if len(single) != 1 or limit.counts_answer is None or not exam.ruler.exact:
-        return unmeasured("length-told", "the refusal tells no number that is known to be the limit", said)
+    if unknown := _incomparable(limits, limit, exact=exam.ruler.exact):
+        return unmeasured("length-told", unknown, said)
     return broken("length-told", f"{said}; measured: {limit.longest:,}", f"{near[0]:,} or {near[1]:,}")
+
+
+def _incomparable(limits: set[tuple[int, ...]], limit: Limit, *, exact: bool) -> str:
+    """Why *limits*, told by each refusal, cannot be compared with the measured *limit*; empty if they can."""
+    if limits == {()}:
+        return "no refusal tells a context limit"
+    if len(limits) > 1 or len(next(iter(limits))) > 1:
+        return "the refusals tell no single limit: it may be another one that they tell"
+    if limit.counts_answer is None:
+        return "it is not known whether the limit counts the answer (length-counted)"
+    return "" if exact else "lengths are not exact here"
 
 
 def above(exam: Examination, reply: Reply) -> bool:

@@ -72,22 +72,26 @@ def _read_once(exam: Examination) -> Result:
     name = "time-read-once"
     if _counter(exam) is None:
         return unmeasured(name, "no counter of prompt tokens at /metrics")
-    added, sent = [], []
+    added, sent, reused = [], [], []
     try:
         for _ in range(_READ_TIMES):
             before = _counter(exam)
             turns = filler(exam.rng, exam.ruler.words, _READ_WORDS)
             reply = exam.ask(turns, 1, expected=int(exam.ruler.tokens_of(_READ_WORDS)))
             after = _counter(exam)
-            if before is None or after is None or reply.prompt is None:
+            if before is None or after is None or reply.counts is None or reply.prompt is None:
                 return unmeasured(name, "a counter or the usage is missing")
             added.append(after - before)
             sent.append(reply.prompt)
+            reused.append(reply.counts.cached or 0)
     except OverBudget as problem:
         return unmeasured(name, str(problem))
     counted = ", ".join(f"{value:,.0f}" for value in added)
     seen = f"counted by the server {counted}, sent {', '.join(f'{each:,}' for each in sent)}"
-    if added == sent:
+    if any(reused):
+        seen += f", of which {', '.join(f'{each:,}' for each in reused)} from the cache"
+    # llama.cpp's counter leaves out what was reused.
+    if added in (sent, [each - cached for each, cached in zip(sent, reused, strict=True)]):
         return holds(name, seen)
     if (
         all(value >= 2 * each for value, each in zip(added, sent, strict=True))

@@ -36,6 +36,7 @@ _FRAME_TOKENS: Final = 256
 """Tokens of a chat template, reserved beside those of a text."""
 _SPARE: Final = 1.02
 _MOST_LOST: Final = 3
+_NO_REUSE: Final = httpx.Limits(max_keepalive_connections=0)
 REFUSED: Final = (400, 403, 404, 405, 409, 410, 413, 414, 422)
 
 Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed", "cut", "no answer"]
@@ -70,6 +71,8 @@ class Reply:
     started_s: float = 0.0
     arrivals_s: tuple[float, ...] = ()
     """When each chunk with text arrived; empty unless streamed."""
+    finished_s: float | None = None
+    """When the finish reason arrived."""
     ended_s: float = 0.0
     closed: bool = False
     """Whether a stream said that it ended: ``[DONE]`` or a finish reason."""
@@ -98,7 +101,11 @@ class Reply:
 
     @property
     def ttft_s(self) -> float | None:
-        return self.arrivals_s[0] - self.started_s if self.arrivals_s else None
+        """Time to the first token of a streamed answer, also where its only token has no text; None if it is not known."""
+        if self.arrivals_s:
+            return self.arrivals_s[0] - self.started_s
+        only = self.streamed and self.counts is not None and self.counts.answer in (0, 1)
+        return self.finished_s - self.started_s if only and self.finished_s is not None else None
 
     @property
     def took_s(self) -> float:
@@ -142,6 +149,8 @@ class _Reading:
         ):
             if value is not None:
                 self.found[name] = value
+                if name == "finish":
+                    self.found.setdefault("finished_s", now_s)
 
 
 def _message(page: Any) -> str:
@@ -172,11 +181,16 @@ class Wire:
 
     @property
     def http(self) -> httpx.Client:
-        """The wire's one HTTP client; proxies from the environment are not used on loopback."""
+        """
+        The wire's one HTTP client; proxies from the environment are not used on loopback.
+
+        Each request has a connection of its own: a server may close an idle one while the next request is on its way.
+        """
         if self._http is None:
             self._http = httpx.Client(
                 headers={"Accept-Encoding": "identity", **self.headers},
                 timeout=httpx.Timeout(self.deadline_s, connect=30),
+                limits=_NO_REUSE,
                 follow_redirects=False,
                 trust_env=not self.local and self.transport is None,
                 transport=self.transport,

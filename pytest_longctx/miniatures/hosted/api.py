@@ -62,16 +62,21 @@ class HostedApi:
     """Whether the limit is that of prompt and answer. Otherwise it is that of the prompt, and the answer has its own."""
     shortens: bool = False
     """Whether an answer that would exceed the limit is shortened, as by vLLM's chat completions, instead of refused."""
+    wordless: bool = False
+    """Whether the model ends its answer at once if the prompt asks nothing: one token, which has no text."""
     answer_limit: int = 1 << 17
     """Highest ``max_tokens``; more is refused."""
     listed: int | None = None
     """Length that ``/v1/models`` lists, in *listing_field*; None: it lists none."""
     listing_field: str = "context_length"
+    """``n_ctx`` is in ``meta``, beside the longer context of the training, as llama.cpp's server lists them."""
     reports_cached: bool = True
     """Whether usage has cached tokens."""
     tokens_per_event: int = 1
     comments: bool = False
     """Whether a stream begins with a comment, as OpenRouter's do while a request waits."""
+    counts_reused: bool = True
+    """Whether the counter in ``/metrics`` has tokens that the cache had; llama.cpp's server leaves them out."""
     pages: bool = False
     """Whether ``/health`` and ``/metrics`` exist."""
     cache: PrefixCache = field(default_factory=PrefixCache)
@@ -173,7 +178,7 @@ class HostedApi:
         usage = self.usage(call, sent, kept, answer, cached)
         with self.lock:
             self.answered += 1
-            self.prompt_tokens += len(sent)
+            self.prompt_tokens += len(sent) - (0 if self.counts_reused else cached)
             self.generated_tokens += answer.tokens
         number = f"{'chatcmpl' if call.dialect == 'chat' else call.dialect}-{next(self.numbers)}"
         headers = {"x-request-id": f"req_{number}"}
@@ -233,6 +238,8 @@ class HostedApi:
         counts.
         """
         maximum = self.maximum(call, kept)
+        if self.wordless and not reading.asks(kept):
+            return Answer([], 1, "stop")
         salt = "" if call.temperature == 0 else f"{call.temperature}/{self.sample_seed(call)}"
         said = reading.spoken(kept, salt, maximum, endless=call.ignore_eos)
         cut = len(said) >= maximum
@@ -288,8 +295,12 @@ class HostedApi:
 
     def listing(self) -> dict[str, Any]:
         """Return the hosted API's page of ``/v1/models``."""
-        row = {"id": self.model, "object": "model", "created": 1_780_000_000, "owned_by": "miniature"}
-        return {"object": "list", "data": [row if self.listed is None else row | {self.listing_field: self.listed}]}
+        row: dict[str, Any] = {"id": self.model, "object": "model", "created": 1_780_000_000, "owned_by": "miniature"}
+        if self.listed is not None and self.listing_field == "n_ctx":
+            row["meta"] = {"n_ctx": self.listed, "n_ctx_train": 4 * self.listed}
+        elif self.listed is not None:
+            row[self.listing_field] = self.listed
+        return {"object": "list", "data": [row]}
 
     def metrics(self) -> str:
         """Return the hosted API's page of ``/metrics``, with vLLM's names."""

@@ -74,6 +74,12 @@ def asked_things(text: str) -> list[str] | None:
     return questions[-1:] or None
 
 
+def asks(ids: Ids) -> bool:
+    """Whether the read prompt *ids* asks for codes or for a count."""
+    text = decode(ids)
+    return asked_things(text) is not None or COUNT.search(text[-2000:]) is not None
+
+
 def codes(text: str, things: list[str]) -> str:
     """Return the codes that the read prompt *text* states of *things*; ``unknown`` for a thing without a code."""
     stated: dict[str, str] = {}

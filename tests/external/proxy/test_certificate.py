@@ -1,11 +1,6 @@
-"""
-A correct hosted API in miniature behind real gateways: nginx, and LiteLLM where its command is installed.
-
-``LITELLM=/path/to/litellm`` names the command; ``pip install 'litellm[proxy]'`` in an environment of its own gives it.
-"""
+"""A correct hosted API in miniature behind real gateways: nginx, and LiteLLM where ``.ci/litellm`` installed it."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -14,13 +9,14 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
+from pytest_longctx import paths
 from pytest_longctx.certificate import run
 from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.miniatures.hosted.latency import Latency
 from tests.external.proxy.test_nginx import CONF, free_port
 from tests.unit.miniatures.hosted import caller
 
-LITELLM = os.environ.get("LITELLM") or shutil.which("litellm")
+LITELLM = paths.kept() / "litellm" / "bin" / "litellm"
 PROXY = """
 model_list:
   - model_name: miniature
@@ -97,7 +93,7 @@ def test_a_long_prefill_that_nginx_ends_is_not_called_served(stack, tmp_path, mo
     assert results["length-claim"].word != "holds"
 
 
-@pytest.mark.skipif(LITELLM is None, reason="LITELLM names no command")
+@pytest.mark.skipif(not LITELLM.exists(), reason=".ci/litellm was not run")
 def test_litellm_answers_400_to_a_wrong_key_and_passes_the_rest_on(stack, tmp_path, monkeypatch):
     asked, port = caller.start(stack, "honest", limit=8192), free_port()
     config = tmp_path / "litellm.yaml"

@@ -9,6 +9,7 @@ import pytest
 from pytest_longctx.certificate import run
 from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.errors import LongctxError
+from pytest_longctx.miniatures.hosted import wire
 from pytest_longctx.miniatures.hosted.api import DIALECT_NAMES
 from pytest_longctx.miniatures.hosted.latency import Latency
 from pytest_longctx.miniatures.hosted.prefix_cache import PrefixCache
@@ -50,7 +51,7 @@ def variation(seed):
         "refusal": rng.choice(list(REFUSALS)),
         "counts_answer": rng.random() < 0.7,
         "listed": rng.choice([None, limit]),
-        "listing_field": rng.choice(["context_length", "max_model_len", "context_window"]),
+        "listing_field": rng.choice(["context_length", "max_model_len", "context_window", "n_ctx"]),
         "reports_cached": rng.random() < 0.7,
         "tokens_per_event": rng.choice([1, 1, 3, 8]),
         "comments": rng.random() < 0.3,
@@ -78,6 +79,55 @@ def test_a_context_whose_last_answers_are_shortened_is_served_as_claimed():
     assert words["length-claim"].word == words["length-listed"].word == "holds"
     assert words["length-claim"].figures["context_tokens"] == LIMIT
     assert words["length-counted"].figures["rule"] == "prompt and answer"
+    assert broken(certificate) == {}
+
+
+def test_the_first_token_is_timed_where_it_has_no_text():
+    """SmolLM2-135M-Instruct ends its answer to filler at once: vLLM streams a finish reason and no text."""
+    certificate, _ = certified("honest", claim=LIMIT, wordless=True)
+    words = {each.check: each for each in certificate.results}
+    lengths = [row["tokens"] for row in words["time-first-token"].figures["lengths"]]
+    assert {LIMIT - 1} < set(lengths)
+    assert broken(certificate) == {}
+
+
+def test_a_counter_that_leaves_reused_tokens_out_counts_each_prompt_once():
+    options = {"pages": True, "counts_reused": False, "cache": PrefixCache(1, 0)}
+    certificate, _ = certified("honest", claim=LIMIT, **options)
+    read = next(each for each in certificate.results if each.check == "time-read-once")
+    assert read.word == "holds", read
+    assert "from the cache" in read.seen
+
+
+def test_a_server_may_close_a_connection_that_is_used_again(monkeypatch):
+    """`transformers serve` closes it after an error, so the next request on it, the first chat, got no answer."""
+
+    def one_request(self):
+        self.handle_one_request()
+        self.connection.recv(1)  # the next request, or the end
+
+    monkeypatch.setattr(wire.Connection, "handle", one_request)
+    certificate, _ = certified("honest", claim=LIMIT, pages=True)
+    assert certificate.as_json()["fields"]["dialect"] == "chat"
+    assert broken(certificate) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "because"),
+    [
+        ({"refusal": "openai-without-numbers"}, "no refusal tells a context limit"),
+        ({"refusal": "openai"}, ""),
+    ],
+)
+def test_a_told_limit_is_unmeasured_only_where_none_is_told(options, because):
+    certificate, _ = certified("honest", claim=LIMIT, **options)
+    told = next(each for each in certificate.results if each.check == "length-told")
+    assert (told.word, told.because) == ("unmeasured" if because else "holds", because)
+
+
+def test_the_listed_context_of_llama_cpp_is_the_served_one_and_not_that_of_the_training():
+    certificate, _ = certified("honest", listed=LIMIT, listing_field="n_ctx")
+    assert certificate.as_json()["listed"] == LIMIT
     assert broken(certificate) == {}
 
 
