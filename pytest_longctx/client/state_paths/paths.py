@@ -26,8 +26,10 @@ from pytest_longctx.prompts import PromptFactory
 _ROUNDS: Final = 3
 _BRANCHES: Final = 8
 _HEADS, _TAILS = 5, 10
+_TIERED: Final = "enable-hierarchical-cache"
+"""SGLang's cache in host memory, which ``/flush_cache`` empties too (seen in 0.5.16)."""
 _CONNECTED: Final = frozenset(
-    ("kv-transfer-config", "kv-offloading-size", "kv-offloading-backend", "enable-hierarchical-cache", "enable-lmcache")
+    ("kv-transfer-config", "kv-offloading-size", "kv-offloading-backend", _TIERED, "enable-lmcache")
 )
 """Flags that connect an engine with a cache outside of it."""
 
@@ -193,6 +195,14 @@ async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCall
     return not answered
 
 
+def _empty(one: Walk) -> None:
+    """Empty the engine's own cache on the external path: by a reset, or by pressure where a reset empties both caches."""
+    if one.server.deployment.flags.get(_TIERED):
+        pressure.fill(one)
+    else:
+        one.reset()
+
+
 def external(one: Walk) -> None:
     """The path of an external cache: a prompt read back from outside the engine, after its own cache was emptied."""
     before = one.scrape()
@@ -203,12 +213,12 @@ def external(one: Walk) -> None:
         )
     task = one.new()
     one.read(task)
-    one.reset()
+    _empty(one)
     before = one.scrape()
     one.again(task)
     came = one.grown("external_tokens", before)
     one.counts["external_tokens"] = came
-    one.reset()
+    _empty(one)
     one.read(tasks.other_tail(task, one.tokens // 2, one.prompt), reusable=one.tokens // 2, whole_only=False)
     if came is None:
         one.not_taken = "not taken: the server has no counter of tokens that came from outside the engine"

@@ -19,13 +19,13 @@ def evicted(one: Walk) -> None:
     task = one.new()
     one.read(task)
     one.again(task)
-    _fill(one)
+    fill(one)
     last = one.again(task, whole_only=False)
     cached = last.exchange.usage.cached_tokens
     for _ in range(_ROUNDS - 1):
         if not cached:
             break
-        _fill(one)
+        fill(one)
         last = one.again(task, whole_only=False)
         cached = last.exchange.usage.cached_tokens
     if cached:
@@ -47,7 +47,7 @@ def _pool(one: Walk) -> float:
     return pool
 
 
-def _fill(one: Walk) -> None:
+def fill(one: Walk) -> None:
     """Put the KV cache under pressure: evict by reading other prompts of more tokens than it holds."""
     for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
         one.read(replace(one.new(), output_tokens=1), judged=False)
@@ -85,6 +85,6 @@ def reused(one: Walk) -> None:
             count = min(at_once, one.blocks - begin)
             one.together([replace(one.new(tokens), output_tokens=1) for _ in range(count)], judged=False)
     else:
-        _fill(one)
+        fill(one)
     one.read(one.new())
     one.read(one.new(one.tokens // 4))
