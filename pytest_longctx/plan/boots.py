@@ -228,8 +228,7 @@ def _predicted(made: Boot, found: Shape) -> Boot:
         prediction = replace(prediction, doubt="")
     missed = _named_otherwise(asked), *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction)
     made = replace(made, unmodelled=tuple(filter(None, missed)))
-    prediction, tokens = _capped(asked, prediction, _pool_tokens(asked, one, backend, part, made.place))
-    made = replace(made, pool_tokens=tokens)
+    made = replace(made, pool_tokens=_pool_tokens(asked, one, backend, part, made.place))
     prediction = hosts.with_hosts(asked, made.spread, prediction)
     refused = hosts.hierarchical_cache(asked, made.spread, prediction, made.place.host_bytes)
     made = replace(made, refusals=(*made.refusals, *([refused] if refused else [])))
@@ -254,24 +253,9 @@ def _pool_tokens(asked: Asked, one: Deployment, backend: Backend, part: Shape, p
     return None if found is None or not found.longest_tokens else found.longest_tokens + 7
 
 
-_CAP = "max-total-tokens"
-
-
-def _capped(asked: Asked, found: Prediction, tokens: int | None) -> tuple[Prediction, int | None]:
-    """The boot's prediction and the tokens of its KV pool, capped where SGLang's ``--max-total-tokens`` is smaller."""
-    cap = asked.flags.get(_CAP)
-    if tokens is None or not isinstance(cap, int) or not 0 < cap < tokens:
-        return found, tokens
-    share = cap / tokens
-    terms = tuple(
-        replace(term, size_bytes=term.size_bytes * share) if term.name == "KV pool" else term for term in found.terms
-    )
-    return replace(found, terms=terms, longest_tokens=max(0, min(found.longest_tokens, cap - 7))), cap
-
-
 _TAKEN = {
     "vllm": frozenset({"data-parallel-size", "enable-expert-parallel"}),
-    "sglang": frozenset({"dp-size", "ep-size", _CAP}),
+    "sglang": frozenset({"dp-size", "ep-size"}),
 }
 """Flags that are looked at here, before the predictor."""
 

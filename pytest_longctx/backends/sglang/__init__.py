@@ -140,7 +140,7 @@ class Sglang(Backend):
         asked = "fp8" if self.takes_kv_dtype(deployment, shape) else "auto"
         given = str(flags.get("kv-cache-dtype", "auto"))
         fp8 = (asked if given == "auto" else given).startswith("fp8")
-        slots = flags.get("max-mamba-cache-size")
+        slots, most_tokens = flags.get("max-mamba-cache-size"), flags.get("max-total-tokens")
         return memory.Boot(
             shape,
             free_bytes,
@@ -160,6 +160,7 @@ class Sglang(Backend):
             state_value_bytes=2 if flags.get("mamba-ssm-dtype") == "bfloat16" else 4,
             state_ratio=float(flags.get("mamba-full-memory-ratio", memory.STATE_RATIO)),
             state_slots=None if slots is None else int(slots),
+            max_total_tokens=None if most_tokens is None else int(most_tokens),
         )
 
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:

@@ -101,6 +101,8 @@ class Boot:
     """Memory for states for each byte of the other pools."""
     state_slots: int | None = None
     """How many states were asked for; None: as many as *state_ratio* allows."""
+    max_total_tokens: int | None = None
+    """Most tokens of the pool; None: as many as the memory holds."""
 
     @property
     def weight_bytes(self) -> float:
@@ -147,22 +149,27 @@ class Boot:
             return 0
         if self.state_slots is not None:
             return self.state_slots
-        return int(self.pool_bytes * self.state_ratio / (1 + self.state_ratio) // self.state_bytes)
+        return int(self._share_bytes * self.state_ratio / (1 + self.state_ratio) // self.state_bytes)
 
     @property
-    def pool_bytes(self) -> float:
-        """
-        Bytes of SGLang's KV pool: what ``--mem-fraction-static`` leaves after the weights; it ignores the
-        tables below.
-        """
+    def _share_bytes(self) -> float:
+        """Bytes that ``--mem-fraction-static`` leaves SGLang's pools after the weights; it ignores the tables below."""
         return max(0.0, self.device_bytes * self.mem_fraction_static - self.weight_bytes)
 
     @property
+    def pool_bytes(self) -> float:
+        """Bytes of SGLang's KV pool and states: all of their share, or what ``--max-total-tokens`` takes of it."""
+        if self.max_total_tokens is None or self.pool_tokens < self.max_total_tokens:
+            return self._share_bytes
+        return self.pool_tokens * self.token_bytes + self.states * self.state_bytes
+
+    @property
     def pool_tokens(self) -> int:
-        """Number of tokens that SGLang's KV pool holds."""
+        """Number of tokens that SGLang's KV pool holds, ``--max-total-tokens`` at most."""
         if not self.token_bytes:
             return self.context  # every layer keeps a state, and nothing of a token
-        return max(0, int((self.pool_bytes - self.states * self.state_bytes) // self.token_bytes))
+        held = max(0, int((self._share_bytes - self.states * self.state_bytes) // self.token_bytes))
+        return held if self.max_total_tokens is None else min(held, self.max_total_tokens)
 
     @property
     def requests(self) -> int:

@@ -110,3 +110,35 @@ def test_two_head_shapes_and_a_window_pool():
     shape = shape_of(MODELS["MiMo-V2-Flash"]["config"], "MiMoV2FlashForCausalLM")
     boot = memory.Boot(shape, 1e12, 8192, 0.8, hybrid_pool=True)
     assert boot.token_bytes == pytest.approx((9 * 4 + 0.8 * 39 * 8) * 320 * 2)
+
+
+H200_BOOTS = Path(__file__).parents[3] / "docs/results/sglang-0.5.16-1xh200/families/boots.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "length", "flags"),
+    [
+        ("llama-default", "llama31-8b", 131_072, {}),
+        ("qwen3-30b-default", "qwen3-30b-a3b", 262_144, {}),
+        ("qwen3-30b-fraction-0.95", "qwen3-30b-a3b", 262_144, {"mem-fraction-static": 0.95}),
+        ("qwen3-30b-chunk-32768", "qwen3-30b-a3b", 262_144, {"chunked-prefill-size": 32_768}),
+    ],
+)
+def test_the_pool_on_an_h200_is_as_large_as_logged(name, model, length, flags):
+    rows = {row["name"]: row for row in map(json.loads, H200_BOOTS.read_text().splitlines())}
+    config = config_of(model)
+    found = predicted(shape_of(config, config["architectures"][0]), length, flags, "1xH200", 139.8)
+    pool = next(term.size_bytes for term in found.terms if term.name == "KV pool")
+    config_bytes = shape_of(config, config["architectures"][0]).kv_bytes_per_token(2)
+    assert pool / config_bytes == pytest.approx(rows[name]["tokens"], rel=0.002)
+
+
+def test_a_pool_has_no_more_tokens_than_asked():
+    config = config_of("llama31-8b")
+    shape = shape_of(config, config["architectures"][0])
+    capped = predicted(shape, 131_072, {"max-total-tokens": 65_536})
+    pool = next(term.size_bytes for term in capped.terms if term.name == "KV pool")
+    assert pool == 65_536 * shape.kv_bytes_per_token(2)
+    assert capped.longest_tokens == 65_529
+    beyond = predicted(shape, 131_072, {"max-total-tokens": 10**9})
+    assert beyond == predicted(shape, 131_072, {})
