@@ -108,7 +108,7 @@ class StreamedRequest:
         )
 
     def _arrived(self) -> tuple[float, ...]:
-        """One time stamp per chunk with content; a single token without text arrives in the chunk that ends the answer."""
+        """Arrival times of chunks with content; of a single token without text, the arrival of the last chunk."""
         single = self.usage is not None and self.usage.completion_tokens == 1
         if self.arrivals_s or self.finished_s is None or not single:
             return tuple(self.arrivals_s)

@@ -112,7 +112,9 @@ class _Waiting:
             self.running_s = now_s
         who = ", ".join(dict.fromkeys(said for said, _ in found))
         if now_s - self.running_s > locks.STOPPED_S:
-            raise LaunchError(f"{self.wanted} are in use by {who}\n  try      continue it (kill -CONT), or end it")
+            raise LaunchError(
+                f"{self.wanted}: in use by {who}, which is stopped\n  try      resume the process (kill -CONT PID), or end it"
+            )
         named = f", in use by {who}" if who and now_s - self.began_s > locks.SAID_AFTER_S else ""
         most_s = self.deployment.timeouts.boot_s
         said = f"waiting for {self.wanted}{named}"

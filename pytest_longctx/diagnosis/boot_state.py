@@ -187,8 +187,8 @@ class Boot:
 
     def attention(self, lines: int) -> int:
         """
-        Whether the boot needs every log line after so many *lines*: 1 inside a traceback, `SIZES_DUE` while the sizes
-        of a failure are expected.
+        How closely the boot's log is read after *lines* lines: `SIZES_DUE` while the sizes of a failure are expected,
+        1 inside a traceback or a panic and before line `caught_until`, else 0.
         """
         return SIZES_DUE if self.sizes_due else bool(self.traces or self.panic) or lines < self.caught_until
 

@@ -262,7 +262,7 @@ def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
         return read
     content = next(iter(manifests.read(Path(place).expanduser())), None)
     if not isinstance(content, Mapping):
-        raise UsageError(f"--config {place}: a table of flags is expected in it")
+        raise UsageError(f"--config {place}: the file must map names of flags to values")
     words = list(start.words)
     cut = 1 if start.engine == "vllm" and words and not words[0].startswith("-") else 0
     return flags.read(row, [*words[:cut], *flags.words_of_config(content), *words[cut:]])

@@ -133,7 +133,7 @@ def held(name: str, what: str, watch: ProgressCallback = no_progress) -> Iterato
                 raise LaunchError(
                     f"{what} is in use by {who}\n"
                     f"  waited   {duration(now_s - began_s)}, and it was stopped for {duration(now_s - running_s)} of it\n"
-                    "  try      continue it (kill -CONT), or end it"
+                    "  try      resume the process (kill -CONT PID), or end it"
                 )
             if now_s - began_s > SAID_AFTER_S:
                 watch(Progress(what, f"waiting for {who}", now_s - began_s, now_s - began_s))

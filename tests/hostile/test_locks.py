@@ -132,5 +132,5 @@ def test_a_wait_for_a_device_says_for_whom_and_a_stopped_holder_is_given_up(shar
                 pytest.fail("it leased a device that is leased")
         finally:
             other.kill()
-    assert f"1xH200 are in use by process {other.pid} (" in str(raised.value)
+    assert f"1xH200: in use by process {other.pid} (" in str(raised.value)
     assert any(f"waiting for 1xH200, in use by process {other.pid} (" in str(each) for each in said)

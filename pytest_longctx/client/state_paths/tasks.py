@@ -179,7 +179,7 @@ def _moved(task: Task, tokens: int, begin: int) -> tuple[Needle, ...]:
         fitting = [at for at in free if at >= seen[needle.key]]
         if not fitting:
             raise PromptError(
-                f"key {needle.key} is seen from token {seen[needle.key]:,} of {tokens:,} on, where no place is left"
+                f"no place is left for needle {needle.key}: it must lie at or after token {seen[needle.key]:,} of {tokens:,}"
             )
         free.remove(fitting[0])
         moved[needle.key] = Needle(needle.key, (needle.value + 1) % codes.VALUES, fitting[0])

@@ -69,7 +69,7 @@ def documented(text: str) -> Options:
         keywords = call.keywords if isinstance(call, ast.Call) else []
         given = {word.arg or "": ast.literal_eval(word.value) for word in keywords}
     except (SyntaxError, ValueError) as problem:
-        raise TableError(f"text: not a call with plain values: {problem}") from None
+        raise TableError(f"text: must be a call whose keyword arguments are literals: {problem}") from None
     dashed = ((name.replace("_", "-"), value) for name, value in given.items())
     names = {_SAME.get(name, name): value for name, value in dashed}
     return dict(

@@ -222,7 +222,7 @@ def _nas_block(k: Keys, hidden: int, heads: int, dim: int) -> Layer:
 
 
 def _nas_width(k: Keys, hidden: int) -> int:
-    """Width of a Nemotron block's feed-forward: a multiple of the hidden size by two thirds, rounded up to 256."""
+    """Width of a Nemotron block's feed-forward: ffn_mult x hidden size x 2/3, rounded up to a multiple of 256."""
     factor = k.raw("ffn_mult")
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1000:
         raise k.refuse("ffn_mult", f"a factor is expected, not {shown(factor)}")

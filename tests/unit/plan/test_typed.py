@@ -412,7 +412,7 @@ def test_a_config_file_of_flags(ask, tmp_path):
     found = ask(f"vllm serve M --config {path} -tp 2")
     assert (found.boot.spread.tensor, found.boot.length) == (2, 8192)
     path.write_text("- 1")
-    with pytest.raises(UsageError, match="a table of flags is expected"):
+    with pytest.raises(UsageError, match="the file must map names of flags to values"):
         ask(f"vllm serve M --config {path}")
 
 
