@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -71,9 +72,9 @@ def in_container(folder, name):
     mounts = json.dumps([*prefix, f"{venv}:{venv}:ro", f"{site}:/site:ro"])
     table = f'\n[docker]\npython = "{venv}/bin/python"\nmounts = {mounts}\n'
     path = folder / f"{name}.toml"
-    path.write_text(
-        f'image = "{IMAGE}"\n{text}{table}'.replace("[env]", '[env]\nPYTHONPATH = "/site"'), encoding="utf-8"
-    )
+    text, found = re.subn(r"(?m)^image = .*$", f'image = "{IMAGE}"', text)
+    assert found == 1, f"{name} has {found} images"
+    path.write_text((text + table).replace("[env]", '[env]\nPYTHONPATH = "/site"'), encoding="utf-8")
     return path
 
 
