@@ -16,7 +16,7 @@ def test_the_suites_hold_in_a_container(tmp_path):
     more = [f"--longctx-deployment={files}", f"--longctx-results={tmp_path / 'results'}"]
     done = subprocess.run([*argv, *more], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
-    reported = done.stdout.splitlines()
-    assert {"VC-0001", "VC-0002", "VC-0003", "VC-0004", "VC-0005"} <= {
-        line[:7] for line in reported if " holds " in line
-    }
+    held = {line[:7] for line in done.stdout.splitlines() if " holds " in line}
+    assert {"VC-0002", "VC-0003", "VC-0004", "VC-0005"} <= held
+    # The same pool, in BF16 or in FP32: what this CPU is fast in.
+    assert len({"VC-0001", "VC-0048"} & held) == 1
