@@ -107,7 +107,8 @@ def faulty(pytester: pytest.Pytester) -> Callable[[str], str]:
 
     def write(fault: str) -> str:
         # Only servers that are known to hang get a short deadline. All others have enough time on a busy machine.
-        boot_s = 2 if fault in ("hangs-at-boot", "never-healthy", "crawls-at-boot") else 30
+        # A hang is a silence of half the deadline, which the start of an interpreter alone must not reach.
+        boot_s = {"hangs-at-boot": 8, "never-healthy": 8, "crawls-at-boot": 4}.get(fault, 30)
         stalls = ("stalls-mid-stream", "stalls-halfway", "stalls-in-prefill", "wedges")
         answer_s, stall_s = (5, 0.4) if fault in stalls else (30, 30)
         path = pytester.path / "faulty.toml"

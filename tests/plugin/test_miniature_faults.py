@@ -71,7 +71,7 @@ CAUGHT = {
     "is-killed": dict.fromkeys(ALL, "outcome: dies"),
     "cries-wolf": {},
     "crawls-at-boot": dict.fromkeys(
-        ALL, "too slow here: not ready within 2.00 s, and the log (Loading checkpoint shards: "
+        ALL, "too slow here: not ready within 4.00 s, and the log (Loading checkpoint shards: "
     ),
     "answers-500": dict.fromkeys(ALL, "outcome: fails, wanted"),
 }

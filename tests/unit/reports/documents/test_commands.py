@@ -72,7 +72,7 @@ def test_a_call_reads_like_a_command_line():
 
 
 def test_a_call_of_a_variable_is_refused():
-    with pytest.raises(TableError, match="plain values"):
+    with pytest.raises(TableError, match="literals"):
         published.documented("LLM(model=name)")
 
 
