@@ -1,120 +1,23 @@
-"""
-Checkpoints that are generated on demand, so that a real engine can run without a download.
-
-A tiny model is a folder with ``config.json`` and a tokenizer; the engine makes random weights itself (vLLM and SGLang:
-``--load-format dummy``). It can test lengths, memory, limits and time, but not whether an answer is right; every record made with
-it says "random weights". A probe has weights, and its right answers are known: see `pytest_longctx.probe`.
-"""
+"""Where the model of a deployment is: generated, in a folder, or by name; its config, its shape and its fingerprint."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-import numpy as np
-from ml_dtypes import bfloat16
-from safetensors.numpy import save
-
 from pytest_longctx import paths, toml
 from pytest_longctx.deployments import shape
 from pytest_longctx.deployments.deployment import Model
+from pytest_longctx.deployments.random_models import RANDOM_GQA, TINY_LLAMA4, make_random_gqa, make_tiny_llama4
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.errors import ModelError, unknown
 from pytest_longctx.probe import checkpoint
 from pytest_longctx.shapes import ModelShape, NotUnderstood, read
-
-TINY_VOCABULARY = 4096
-"""Number of token ids of the tiny model: 0 to 15 are special, the others are ordinary words."""
-
-TINY_SPECIAL_TOKENS = 16
-
-TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
-    {
-        "architectures": ["Llama4ForCausalLM"],
-        "model_type": "llama4_text",
-        "vocab_size": TINY_VOCABULARY,
-        "hidden_size": 64,
-        "intermediate_size": 64,
-        "intermediate_size_mlp": 128,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "num_local_experts": 2,
-        "num_experts_per_tok": 1,
-        "interleave_moe_layer_step": 1,
-        **checkpoint.SCOUT_ATTENTION,
-        **checkpoint.ANY_DECODER,
-    }
-)
-
-
-def make_tiny_llama4(folder: Path) -> None:
-    """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*; the engine makes the weights."""
-    tokens = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
-    checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, tokens, TINY_SPECIAL_TOKENS))
-
-
-RANDOM_GQA: Mapping[str, Any] = MappingProxyType(
-    {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": TINY_VOCABULARY,
-        "hidden_size": 256,
-        "intermediate_size": 256,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 64,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "max_position_embeddings": 131_072,
-        "rope_theta": 10_000.0,
-        **checkpoint.ANY_DECODER,
-    }
-)
-
-
-def make_random_gqa(folder: Path) -> None:
-    """
-    Write a four-layer Llama model into *folder*, with weights of a scale at which its answer depends on its
-    context.
-
-    Queries and keys are large enough that attention prefers some tokens to others, near ones as well as far ones.
-    """
-    draw, hidden = np.random.Generator(np.random.PCG64(1)), RANDOM_GQA["hidden_size"]
-    made = {}
-    for name, rows, columns in _llama_shapes(RANDOM_GQA):
-        gain = 2.0 if name.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
-        made[name] = (gain / np.sqrt(columns) * draw.standard_normal((rows, columns), np.float32)).astype(bfloat16)
-    norms = [f"model.layers.{i}.{each}_layernorm.weight" for i in range(4) for each in ("input", "post_attention")]
-    made |= {name: np.ones(hidden, bfloat16) for name in (*norms, "model.norm.weight")}
-    words = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
-    files = checkpoint.texts(RANDOM_GQA, words, TINY_SPECIAL_TOKENS)
-    checkpoint.write(folder, {"model.safetensors": save(made, {"format": "pt"}), **files})
-
-
-def _llama_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Name, rows and columns of every matrix of a generated Llama checkpoint."""
-    hidden, inner, dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    yield "model.embed_tokens.weight", config["vocab_size"], hidden
-    yield "lm_head.weight", config["vocab_size"], hidden
-    for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        yield f"{prefix}self_attn.q_proj.weight", heads * dim, hidden
-        yield f"{prefix}self_attn.k_proj.weight", kv_heads * dim, hidden
-        yield f"{prefix}self_attn.v_proj.weight", kv_heads * dim, hidden
-        yield f"{prefix}self_attn.o_proj.weight", hidden, heads * dim
-        yield f"{prefix}mlp.gate_proj.weight", inner, hidden
-        yield f"{prefix}mlp.up_proj.weight", inner, hidden
-        yield f"{prefix}mlp.down_proj.weight", hidden, inner
-
+from pytest_longctx.shapes.rotary import is_scaled
 
 _CONFIG_BYTES: Final = 16 * 2**20
 """Size of a config.json that is read; one with a table of quantised layers has up to 1 MB."""
@@ -234,7 +137,7 @@ def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderst
         return Beyond(found, why)
     named = config.get("architectures")
     architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
-    return shape.of(found, architecture, positions_scaled=_scaled(config))
+    return shape.of(found, architecture, positions_scaled=is_scaled(config))
 
 
 def read_json(path: Path) -> Any:
@@ -243,18 +146,6 @@ def read_json(path: Path) -> Any:
         return json.loads(toml.bytes_of(path, _CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as problem:
         return NotUnderstood(path.name, f"it is no JSON file ({type(problem).__name__}: {problem})"[:300])
-
-
-def _scaled(config: Mapping[str, Any]) -> bool:
-    """Whether any table of rotary embeddings in a model's config has a scaling."""
-    text = config.get("text_config")
-    parts = (config, text) if isinstance(text, Mapping) else (config,)
-    tables = [part[key] for part in parts for key in ("rope_scaling", "rope_parameters") if part.get(key)]
-    return any(not isinstance(table, Mapping) or _kind(table) != "default" for table in tables)
-
-
-def _kind(table: Mapping[str, Any]) -> Any:
-    return table.get("rope_type", table.get("type", "default"))
 
 
 def fingerprint(model: Model, located: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_longctx import backends
 from pytest_longctx.backends import Backend, context_length
-from pytest_longctx.backends.vllm import additions
+from pytest_longctx.backends.vllm import speculative
 from pytest_longctx.deployments import models, shape
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment, FlagValue
@@ -155,7 +155,7 @@ def shape_of(asked: Asked) -> Shape | Beyond | NotUnderstood | None:
 
 def _draft_of(asked: Asked) -> ModelShape | None:
     """The shape of the draft model that the flags name; None where there is none, or its config.json is not at hand."""
-    name = additions.speculative(asked.flags).get("model") if asked.engine == "vllm" else None
+    name = speculative.config(asked.flags).get("model") if asked.engine == "vllm" else None
     if not isinstance(name, str):
         return None
     if "draft" not in asked.memory:

@@ -79,3 +79,15 @@ def _part(k: Keys) -> float:
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
             return float(value)
     return 1.0
+
+
+def is_scaled(config: Mapping[str, Any]) -> bool:
+    """Whether a *config* stretches its rotary embeddings beyond the positions of the training, by any scaling but "default"."""
+    text = config.get("text_config")
+    parts = (config, text) if isinstance(text, Mapping) else (config,)
+    tables = [part[key] for part in parts for key in ("rope_scaling", "rope_parameters") if part.get(key)]
+    return any(not isinstance(table, Mapping) or _kind(table) != "default" for table in tables)
+
+
+def _kind(table: Mapping[str, Any]) -> Any:
+    return table.get("rope_type", table.get("type", "default"))

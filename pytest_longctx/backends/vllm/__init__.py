@@ -6,9 +6,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.backends import Backend, MetricNames
-from pytest_longctx.backends.vllm import additions, kvdtypes, memory, pages, settings
-from pytest_longctx.backends.vllm.additions import Draft
+from pytest_longctx.backends.vllm import kvdtypes, lora, memory, pages, settings, speculative
 from pytest_longctx.backends.vllm.memory import Beside
+from pytest_longctx.backends.vllm.speculative import Draft
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import FASTEST, Deployment
 from pytest_longctx.deployments.shape import Shape
@@ -66,7 +66,7 @@ class Vllm(Backend):
         layout = settings.layout(deployment, stage, hybrid=_hybrid(deployment, shape, old=old), ratio=ratio)
         if layout is None:
             return None
-        drafted = additions.draft(deployment, stage, devices) or Draft(tokens=additions.draft_tokens(flags))
+        drafted = speculative.draft(deployment, stage, devices) or Draft(tokens=speculative.draft_tokens(flags))
         return memory.predict(
             stage,
             device_bytes,
@@ -81,14 +81,14 @@ class Vllm(Backend):
             stages=stages,
             layout=layout,
             in_flight=settings.in_flight(deployment, loaded.max_batched_tokens),
-            beside=Beside(drafted, additions.adapters_bytes(deployment, stage, devices), flags),
+            beside=Beside(drafted, lora.adapters_bytes(deployment, stage, devices), flags),
         )
 
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
         return settings.takes_kv_dtype(deployment, shape)
 
     def unsized(self, deployment: Deployment, shape: Shape) -> tuple[str, ...]:
-        known = additions.draft(deployment, shape, self.tensor_parallel(deployment)) is not None
+        known = speculative.draft(deployment, shape, self.tensor_parallel(deployment)) is not None
         flags = ("speculative-config", "spec-method", "spec-model")
         return () if known else tuple(name for name in flags if name in deployment.flags)
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 
-from pytest_longctx.backends.vllm import additions, outside, pages
-from pytest_longctx.backends.vllm.additions import NO_DRAFT, Draft
+from pytest_longctx.backends.vllm import outside, pages, speculative
 from pytest_longctx.backends.vllm.kvdtypes import PLAIN
 from pytest_longctx.backends.vllm.outside import Range, Trial
 from pytest_longctx.backends.vllm.pages import Grouping, Layout
+from pytest_longctx.backends.vllm.speculative import NO_DRAFT, Draft
 from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.deployment import FlagValue
 from pytest_longctx.deployments.shape import Shape
@@ -119,7 +119,7 @@ class Pool:
             hybrid=self.hybrid,
             group_ratio=self.group_ratio,
         )
-        return pages.arrange(additions.with_draft(caches(self.shape), self.draft), self.layout or plain)
+        return pages.arrange(speculative.with_draft(caches(self.shape), self.draft), self.layout or plain)
 
     @property
     def group_layers(self) -> int:
@@ -248,7 +248,7 @@ def predict(
     what is taken beside weights and cache would turn it. Raises `pages.UnlaidError`.
     """
     weights = weight_range(shape, weight_value_bytes, tensor_parallel)
-    kept = weights.expected - additions.offloaded_bytes(beside.flags, weights.expected)
+    kept = weights.expected - outside.offloaded_bytes(beside.flags, weights.expected)
     weights = weights + beside.draft.weights + Range(*(3 * [beside.adapters + kept - weights.expected]))
     sizes = outside.graph_sizes(max_num_seqs, max_batched_tokens)
     trial = trial or Trial(max_num_seqs, max_batched_tokens, tensor_parallel, graphs=sizes)
@@ -258,7 +258,7 @@ def predict(
     pool = Pool(shape, available, *parts, hybrid, ratio, layout, beside.draft)
     share = device_bytes * utilisation
     left = Range(share - (weights + other).high, available, share - (weights + other).low)
-    fixed = additions.fixed_pool_bytes(beside.flags, pool.block_bytes)
+    fixed = pages.fixed_pool_bytes(beside.flags, pool.block_bytes)
     if fixed is not None:
         pool, left = replace(pool, available_bytes=fixed), Range(fixed, fixed, fixed)
     terms = (

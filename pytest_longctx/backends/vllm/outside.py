@@ -8,9 +8,11 @@ published (pull request 205; ``docs/results/planner``), those of older versions 
 five of 0.25.1 on H200s. Where versions or kernels differ by more than that, an interval says so.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from pytest_longctx.deployments.deployment import FlagValue
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.shapes.caches import Latent
 from pytest_longctx.shapes.model import ModelShape
@@ -280,3 +282,12 @@ def graph_sizes(max_num_seqs: int, max_batched_tokens: int, largest: int = 512) 
     """
     most = min(2 * max_num_seqs, largest, max_batched_tokens)
     return sum(size <= most for size in (1, 2, 4)) + min(most, 255) // 8 + max(0, (most - 256) // 16 + 1)
+
+
+def offloaded_bytes(flags: Mapping[str, FlagValue], weights: float) -> float:
+    """Bytes of the weights that ``--cpu-offload-gb`` takes off each device; it counts GiB (``model_executor/offloader``)."""
+    value = flags.get("cpu-offload-gb", 0)
+    asked = (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**20 else 0.0
+    )
+    return min(asked * GiB, weights)

@@ -6,12 +6,13 @@ Read in the sources of 0.32.0: ``v1/kv_cache_interface.py`` (sizes of pages, blo
 (``_align_hybrid_block_size``). They reproduce the blocks and tokens that 44 boots of the CPU build logged, to the last digit.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
 from pytest_longctx.backends.vllm.kvdtypes import PLAIN, ValueSize
+from pytest_longctx.deployments.deployment import FlagValue
 from pytest_longctx.shapes.caches import Attention, Cache, Latent, State
 from pytest_longctx.shapes.model import VALUE_BYTES
 
@@ -241,3 +242,14 @@ def _merged(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
         alike = replace(kind, layers=0)
         counts[alike] = counts.get(alike, 0) + kind.layers
     return tuple(replace(alike, layers=count) for alike, count in counts.items())
+
+
+def fixed_pool_bytes(flags: Mapping[str, FlagValue], block_bytes: int) -> float | None:
+    """
+    Bytes of the KV pool that the flags fix, whatever memory is left; None where they fix none. Blocks win, as
+    in the engine.
+    """
+    blocks, size = flags.get("num-gpu-blocks-override"), flags.get("kv-cache-memory-bytes")
+    if isinstance(blocks, int) and not isinstance(blocks, bool) and blocks > 0:
+        return float(blocks * block_bytes)
+    return float(size) if isinstance(size, int | float) and not isinstance(size, bool) and size > 0 else None

@@ -7,7 +7,7 @@ The defaults and where they are read: ``docs/reference/memory-defaults.md``.
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_longctx.backends.vllm import additions, kvdtypes, outside
+from pytest_longctx.backends.vllm import kvdtypes, outside, speculative
 from pytest_longctx.backends.vllm.outside import Trial
 from pytest_longctx.backends.vllm.pages import Layout
 from pytest_longctx.deployments.accelerators import Accelerator, every
@@ -141,7 +141,7 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
         prefix_caching=_keeps_states(deployment, model, on_cpu=on_cpu),
         checkpoints=frozenset(kind for kind, since in CHECKPOINTS.items() if all_in(deployment, since)),
         group_ratio=ratio,
-        drafted=additions.draft_tokens(flags),
+        drafted=speculative.draft_tokens(flags),
         shards=int(flags.get("decode-context-parallel-size", 1)),
     )
 

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware
-from pytest_longctx.devices import figures, monitor
+from pytest_longctx.devices import figures, memory_holders
 from pytest_longctx.devices.detect import detect
 from pytest_longctx.devices.monitor import monitored
 from pytest_longctx.errors import LaunchError
@@ -68,7 +68,7 @@ def holder():
 
 
 def until_free(source):
-    return monitor.await_release(lambda: monitor.Look(source.devices(), source.holders()), monitor.Look())
+    return memory_holders.await_release(lambda: memory_holders.Look(source.devices(), source.holders()), memory_holders.Look())
 
 
 def test_an_idle_device_tells_everything_and_is_free(source):
@@ -104,7 +104,7 @@ def test_a_boot_on_its_memory_is_refused_by_name_and_pid(source, holder, one):
         raise AssertionError
     print(refused.value)
     # In a container the driver can report other process ids or none. The boot is then refused because of the memory alone.
-    assert "somebody-else" in str(refused.value) or monitor.GONE in str(refused.value)
+    assert "somebody-else" in str(refused.value) or memory_holders.GONE in str(refused.value)
     holder.kill()
     holder.wait()
     assert until_free(source) == []

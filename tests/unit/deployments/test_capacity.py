@@ -13,7 +13,7 @@ from pytest_longctx.backends.vllm import memory as vllm_memory
 from pytest_longctx.backends.vllm.outside import Trial
 from pytest_longctx.deployments import capacity
 from pytest_longctx.deployments.hardware import Hardware
-from pytest_longctx.deployments.models import TINY_LLAMA4
+from pytest_longctx.deployments.random_models import TINY_LLAMA4
 from pytest_longctx.deployments.shape import from_config, known
 from pytest_longctx.errors import ModelError
 from pytest_longctx.reports import analysis, results

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from pytest_longctx.deployments import models
+from pytest_longctx.deployments import models, random_models
 from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.errors import ModelError
 from pytest_longctx.probe import checkpoint
@@ -58,29 +58,29 @@ def test_every_made_model_is_a_checkpoint(tmp_path, name):
 
 
 def test_the_tiny_models_parts_fit_together():
-    config = models.TINY_LLAMA4
+    config = random_models.TINY_LLAMA4
     assert config["num_attention_heads"] * config["head_dim"] == config["hidden_size"]
     assert len(config["no_rope_layers"]) == config["num_hidden_layers"]
     assert config["no_rope_layers"][3::4] == [0]
     assert config["max_position_embeddings"] >= 10_000_000
-    assert max(config[f"{name}_token_id"] for name in ("bos", "eos", "pad")) < models.TINY_SPECIAL_TOKENS
+    assert max(config[f"{name}_token_id"] for name in ("bos", "eos", "pad")) < random_models.TINY_SPECIAL_TOKENS
 
 
-@pytest.mark.parametrize("vocabulary", [16, 17, models.TINY_VOCABULARY])
+@pytest.mark.parametrize("vocabulary", [16, 17, random_models.TINY_VOCABULARY])
 def test_every_id_is_a_word_without_spaces_and_the_first_are_special(vocabulary):
-    tokenizer = checkpoint.word_level_tokenizer([f"w{i}" for i in range(vocabulary)], models.TINY_SPECIAL_TOKENS)
+    tokenizer = checkpoint.word_level_tokenizer([f"w{i}" for i in range(vocabulary)], random_models.TINY_SPECIAL_TOKENS)
     words = tokenizer["model"]["vocab"]
     assert sorted(words.values()) == list(range(vocabulary))
     assert all(word.strip() and len(word.split()) == 1 for word in words)
     assert {each["content"]: each["id"] for each in tokenizer["added_tokens"]} == {
-        word: i for word, i in words.items() if i < models.TINY_SPECIAL_TOKENS
+        word: i for word, i in words.items() if i < random_models.TINY_SPECIAL_TOKENS
     }
     assert all(each["special"] for each in tokenizer["added_tokens"])
     assert tokenizer["model"]["unk_token"] in words
 
 
 def test_the_files_of_the_tiny_model_agree_about_its_special_tokens(tmp_path):
-    models.make_tiny_llama4(tmp_path)
+    random_models.make_tiny_llama4(tmp_path)
     config, generation, tokenizer, words = (
         json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("config", "generation_config", "tokenizer_config", "tokenizer")
@@ -137,11 +137,11 @@ def test_another_config_is_another_fingerprint(tmp_path):
 
 def test_the_weights_of_the_random_model_are_the_same_each_time_and_differ_from_each_other(tmp_path):
     for name in ("one", "two"):
-        models.make_random_gqa(tmp_path / name)
+        random_models.make_random_gqa(tmp_path / name)
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
     tensors = load_file(tmp_path / "one" / "model.safetensors")
-    shapes = {name: (rows, columns) for name, rows, columns in models._llama_shapes(models.RANDOM_GQA)}
+    shapes = {name: (rows, columns) for name, rows, columns in random_models._llama_shapes(random_models.RANDOM_GQA)}
     assert {name: tensor.shape for name, tensor in tensors.items() if tensor.ndim == 2} == shapes
     keys = [tensors[f"model.layers.{layer}.self_attn.k_proj.weight"].astype("float32") for layer in range(4)]
     assert all(abs(one - other).max() > 0.1 for one, other in itertools.combinations(keys, 2))

@@ -164,7 +164,7 @@ def test_a_boot_on_a_busy_device_is_refused_unless_it_is_allowed(sourced):
 
 
 def test_memory_that_does_not_come_back_is_said_with_its_holder(sourced, monkeypatch):
-    monkeypatch.setattr("pytest_longctx.devices.monitor.await_release.__defaults__", (0.0,))
+    monkeypatch.setattr("pytest_longctx.devices.memory_holders.await_release.__defaults__", (0.0,))
     source, rows = sourced(Scripted(0.0)), noted()
     with monitored(factories.deployment(), Hardware("H200"), {}, rows.append, contained=False, allow_busy=False):
         source.used_gib, source.held = [70.0], (Holder(0, 1, 70 * GiB),)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.backends.vllm import Vllm, additions
+from pytest_longctx.backends.vllm import Vllm, lora, speculative
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.shape import Shape, of
 from pytest_longctx.shapes import ModelShape, read
@@ -75,7 +75,7 @@ def test_prediction_of_more_tokens_takes_a_layer_and_states():
     drafted = '{"method": "mtp", "num_speculative_tokens": 2}'
     one, plain = planned(config, speculative_config=drafted, max_num_seqs=64), planned(config, max_num_seqs=64)
     assert sizes(one)["weights"] - sizes(plain)["weights"] == pytest.approx(0.79, abs=0.05)
-    states = [additions.draft_tokens(deployed(speculative_config=each).flags) for each in (drafted, "{}")]
+    states = [speculative.draft_tokens(deployed(speculative_config=each).flags) for each in (drafted, "{}")]
     assert states == [2, 0]
     # 16 groups of one layer and 48 of states are 17 and 51, as its log pads them.
     assert sizes(one)["KV cache of one request"] / sizes(plain)["KV cache of one request"] > 17 / 16
@@ -100,7 +100,7 @@ def test_a_draft_model_at_hand_is_counted():
     told = '{"model": "meta-llama/Llama-3.2-1B", "num_speculative_tokens": 5}'
     from dataclasses import replace
 
-    found = additions.draft(deployed(speculative_config=told), replace(target, draft=small), 1)
+    found = speculative.draft(deployed(speculative_config=told), replace(target, draft=small), 1)
     assert found is not None
     assert found.weights.expected == pytest.approx(small.weight_bytes(1, 2))
     assert sum(count for _, count in found.caches) == 16
@@ -121,12 +121,12 @@ def test_slots_for_adapters_are_those_of_every_matrix():
         by_hand += rows + columns
     ends = 2 * (128256 + 4096)
     flags = deployed(enable_lora=True, max_loras=4, max_lora_rank=64)
-    assert additions.adapters_bytes(flags, shape_of(LLAMA_8B), 1) == 2 * 4 * 64 * (32 * by_hand + ends)
-    assert additions.adapters_bytes(deployed(max_loras=4), shape_of(LLAMA_8B), 1) == 0
-    half = additions.adapters_bytes(flags, shape_of(LLAMA_8B), 2)
-    assert half > additions.adapters_bytes(flags, shape_of(LLAMA_8B), 1) / 2  # the other side stays whole
+    assert lora.adapters_bytes(flags, shape_of(LLAMA_8B), 1) == 2 * 4 * 64 * (32 * by_hand + ends)
+    assert lora.adapters_bytes(deployed(max_loras=4), shape_of(LLAMA_8B), 1) == 0
+    half = lora.adapters_bytes(flags, shape_of(LLAMA_8B), 2)
+    assert half > lora.adapters_bytes(flags, shape_of(LLAMA_8B), 1) / 2  # the other side stays whole
     sharded = deployed(enable_lora=True, max_loras=4, max_lora_rank=64, fully_sharded_loras=True)
-    assert additions.adapters_bytes(sharded, shape_of(LLAMA_8B), 2) < half
+    assert lora.adapters_bytes(sharded, shape_of(LLAMA_8B), 2) < half
 
 
 def test_offloaded_weights_leave_room_for_the_cache():

@@ -1,8 +1,8 @@
 """
-What vLLM loads beside the model, and what it moves to the host: draft models, adapters, offloaded weights.
+Speculative decoding in vLLM: what a draft adds to weights, caches and tokens.
 
-Read in 0.32.0: ``model_executor/models`` (``llama_eagle3.py``, ``qwen3_5_mtp.py``, ``deepseek_mtp.py``), ``lora/layers``
-(``create_lora_weights``), ``config/speculative.py``, ``v1/kv_cache_interface.py`` (``num_speculative_blocks``).
+Read in 0.32.0: ``model_executor/models`` (``llama_eagle3.py``, ``qwen3_5_mtp.py``, ``deepseek_mtp.py``),
+``config/speculative.py``, ``v1/kv_cache_interface.py`` (``num_speculative_blocks``).
 """
 
 import json
@@ -16,14 +16,9 @@ from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.shapes.caches import Attention, Cache, Latent
 from pytest_longctx.shapes.model import Layer, ModelShape
 from pytest_longctx.shapes.tensors import Tensor
-from pytest_longctx.units import GiB
 
 _WITHOUT_MODEL = ("ngram", "ngram_gpu", "suffix")
 """Methods that draft from the text itself."""
-_ROWS = ("o_proj", "down_proj", "out_proj", "dense_4h_to_h")
-"""Ends of names of matrices that tensor parallelism divides by columns of their input."""
-DEFAULT_LORAS, DEFAULT_RANK = 1, 16
-"""``--max-loras`` and ``--max-lora-rank``, 0.11 to 0.33."""
 
 
 NOTHING = Range(0.0, 0.0, 0.0)
@@ -38,7 +33,7 @@ class Draft:
     tokens: int = 0
 
 
-def speculative(flags: Mapping[str, FlagValue]) -> Mapping[str, Any]:
+def config(flags: Mapping[str, FlagValue]) -> Mapping[str, Any]:
     """The table of ``--speculative-config``, with the short flags for its parts; empty where no draft is asked for."""
     try:
         found = json.loads(str(flags.get("speculative-config", "{}")))
@@ -65,7 +60,7 @@ def draft(deployment: Deployment, shape: Shape, tensor_parallel: int) -> Draft |
     The draft that vLLM loads for *deployment* to speculate: weights, caches and tokens; None where its size
     is not known.
     """
-    told = speculative(deployment.flags)
+    told = config(deployment.flags)
     how, whole = method(told), shape.model
     if not told or how in _WITHOUT_MODEL:
         return Draft(tokens=_count(told))
@@ -81,7 +76,7 @@ def draft(deployment: Deployment, shape: Shape, tensor_parallel: int) -> Draft |
 
 def draft_tokens(flags: Mapping[str, FlagValue]) -> int:
     """Number of tokens that vLLM drafts at once; 0 without speculative decoding."""
-    told = speculative(flags)
+    told = config(flags)
     return _count(told) if told else 0
 
 
@@ -125,58 +120,6 @@ def _of_model(shape: Shape, other: ModelShape, how: str, told: Mapping[str, Any]
     least = max(0.0, size - 2 * tables) if how.startswith("eagle") else size
     caches = tuple((cache, count) for cache, count in other.attentions)
     return Draft(Range(least + fused, size + fused, size + fused), caches, _count(told))
-
-
-def adapters_bytes(deployment: Deployment, shape: Shape, tensor_parallel: int) -> float:
-    """
-    Bytes of the slots for LoRA adapters on one device, which vLLM makes when the model is loaded, whatever is
-    loaded into them.
-
-    Of each matrix, ``--max-loras`` pairs of ``--max-lora-rank`` rows: the side that tensor parallelism does not divide is whole
-    on every device. Tables at both ends have slots, too.
-    """
-    flags = deployment.flags
-    if not flags.get("enable-lora") or shape.model is None:
-        return 0.0
-    slots = _whole(flags.get("max-loras"), DEFAULT_LORAS) * _whole(flags.get("max-lora-rank"), DEFAULT_RANK)
-    sharded = bool(flags.get("fully-sharded-loras"))
-    every = (tensor for layer in shape.model.stack for tensor in layer.tensors)
-    matrices = (tensor for tensor in every if tensor.columns and not tensor.name.endswith(".gate"))
-    values = sum(tensor.copies * _sides(tensor, tensor_parallel, sharded=sharded) for tensor in matrices)
-    return 2.0 * slots * (values + 2 * (shape.vocabulary + shape.hidden))
-
-
-def _whole(value: object, usual: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else usual
-
-
-def _sides(tensor: Tensor, devices: int, *, sharded: bool) -> float:
-    """Values of one row's pair of LoRA matrices, both sides together, on one device."""
-    cut = min(devices, tensor.shards)
-    rows, columns = float(tensor.rows), float(tensor.columns)
-    if tensor.name.endswith(_ROWS):
-        return rows / (cut if sharded else 1) + columns / cut
-    return rows / cut + columns / (cut if sharded else 1)
-
-
-def offloaded_bytes(flags: Mapping[str, FlagValue], weights: float) -> float:
-    """Bytes of the weights that ``--cpu-offload-gb`` takes off each device; it counts GiB (``model_executor/offloader``)."""
-    value = flags.get("cpu-offload-gb", 0)
-    asked = (
-        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**20 else 0.0
-    )
-    return min(asked * GiB, weights)
-
-
-def fixed_pool_bytes(flags: Mapping[str, FlagValue], block_bytes: int) -> float | None:
-    """
-    Bytes of the KV pool that the flags fix, whatever memory is left; None where they fix none. Blocks win, as
-    in the engine.
-    """
-    blocks, size = flags.get("num-gpu-blocks-override"), flags.get("kv-cache-memory-bytes")
-    if isinstance(blocks, int) and not isinstance(blocks, bool) and blocks > 0:
-        return float(blocks * block_bytes)
-    return float(size) if isinstance(size, int | float) and not isinstance(size, bool) and size > 0 else None
 
 
 def with_draft(found: Iterable[tuple[Cache, int]], one: Draft) -> list[tuple[Cache, int]]:
