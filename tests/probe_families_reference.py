@@ -178,7 +178,7 @@ def convolved(values: Array, taps: Array) -> Array:
 
 def delta(config: Config, own: Tensors, hidden: Array, layer: Layer) -> Array:
     """Per head: S = S exp(g); S += k (beta (v - S^T k))^T; o = S^T q / sqrt(d), with q and k of norm 1."""
-    sizes, tokens = hybrids.delta_of(config), len(hidden)
+    sizes, tokens = hybrids.delta_net_of(config), len(hidden)
     mixed, gate, beta, alpha = delta_inputs(own, hidden, config)
     mixed = convolved(mixed, own["conv1d.weight"])
     keyed = sizes.key_heads * sizes.key_dim
@@ -205,7 +205,7 @@ def delta_inputs(own: Tensors, hidden: Array, config: Config) -> tuple[Array, Ar
     if "in_proj_qkv.weight" in own:
         qkv, gate, beta, alpha = (hidden @ own[f"in_proj_{name}.weight"].T for name in ("qkv", "z", "b", "a"))
         return qkv, gate, beta, alpha
-    sizes, tokens = hybrids.delta_of(config), len(hidden)
+    sizes, tokens = hybrids.delta_net_of(config), len(hidden)
     both = (hidden @ own["in_proj_qkvz.weight"].T).reshape(tokens, sizes.key_heads, -1)
     each = sizes.value_heads // sizes.key_heads
     cuts = np.cumsum([sizes.key_dim, sizes.key_dim, each * sizes.value_dim])

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,11 +23,11 @@ from pytest_longctx.devices.sampler import Sampler, Tell
 from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal
 from pytest_longctx.diagnosis.log_file import read_file
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.errors import BootError, LaunchError
-from pytest_longctx.findings import aggregate
+from pytest_longctx.errors import BootError
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Conditions, Mismatch
 from pytest_longctx.launchers import Launch, Launcher
+from pytest_longctx.launchers.evidence import summarised
 from pytest_longctx.launchers.readiness import how_it_ended
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.processes.progress import ProgressCallback
@@ -183,23 +183,6 @@ class Boot:
             "explained": str(self.failure) if self.failure else "",
             **({"predicted": asdict(self.predicted)} if self.predicted else {}),
         }
-
-
-def summarised(
-    seen: Exchange | Sequence[Exchange] | Observation, weigh: Callable[[Exchange], Observation] = Exchange.observe
-) -> Observation:
-    """What a test has *seen*, as one observation. Raises `LaunchError` where no request reached an engine."""
-    if not isinstance(seen, Observation):
-        each = [seen] if isinstance(seen, Exchange) else seen
-        seen = aggregate.summary([weigh(one) for one in each])
-    require_asked(seen)
-    return seen
-
-
-def require_asked(seen: Observation) -> None:
-    """Raises `LaunchError` where a request never reached an engine: an error of the environment, which judges no finding."""
-    if seen.kind == "not-asked":
-        raise LaunchError(seen.said)
 
 
 def waits_for(finding: Finding, booted: Mapping[str, Boot]) -> Mismatch | None:

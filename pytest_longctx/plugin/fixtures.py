@@ -155,7 +155,7 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
     from dataclasses import replace
 
     from pytest_longctx.client import request as client_request
-    from pytest_longctx.launchers.boot import require_asked
+    from pytest_longctx.launchers.evidence import require_asked
     from pytest_longctx.plugin import failures
     from pytest_longctx.plugin.selection import pair_of
     from pytest_longctx.plugin.session import failing_plainly

@@ -29,7 +29,8 @@ from pytest_longctx.findings.scope import Mismatch, mismatch
 from pytest_longctx.findings.verdicts import WORST_FIRST, Verdict
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers import boot as launchers_boot
-from pytest_longctx.launchers.boot import Boot, summarised
+from pytest_longctx.launchers.boot import Boot
+from pytest_longctx.launchers.evidence import summarised
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Observation
 from pytest_longctx.plugin.options import Options

@@ -77,7 +77,7 @@ def qwen3_5() -> Family:
     return _qwen(own)
 
 
-def delta_of(config: Mapping[str, Any]) -> Delta:
+def delta_net_of(config: Mapping[str, Any]) -> Delta:
     """Return the sizes of Gated DeltaNet in *config*."""
     names = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim", "conv_kernel_dim")
     return Delta(*(config[f"linear_{name}"] for name in names))
@@ -118,7 +118,7 @@ def _empty_experts(prefix: str, experts: int) -> dict[str, Matrix]:
 
 def _named_delta(prefix: str, config: Mapping[str, Any], layer: Layer, *, fused: bool) -> dict[str, Matrix]:
     """Return Gated DeltaNet under the names of Qwen3-Next (*fused*, head by head) or of Qwen3.5."""
-    sizes = delta_of(config)
+    sizes = delta_net_of(config)
     parts = recurrent.gated_delta(sizes, layer.keys, layer.lag, HIDDEN)
     direct = ("A_log", "dt_bias", "conv1d.weight", "norm.weight", "out_proj.weight")
     made = {

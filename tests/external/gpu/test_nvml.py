@@ -68,7 +68,9 @@ def holder():
 
 
 def until_free(source):
-    return memory_holders.await_release(lambda: memory_holders.Look(source.devices(), source.holders()), memory_holders.Look())
+    return memory_holders.await_release(
+        lambda: memory_holders.Look(source.devices(), source.holders()), memory_holders.Look()
+    )
 
 
 def test_an_idle_device_tells_everything_and_is_free(source):

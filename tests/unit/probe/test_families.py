@@ -169,7 +169,7 @@ def written(family, layer):
     own = reference.Forward(family, reference.loaded(family)).own(layer)
     table = layout.embedding(family.config["hidden_size"]).astype(float)
     if layer.kind == "delta":
-        mixed, delta = reference.delta_inputs(own, table, family.config)[0], hybrids.delta_of(family.config)
+        mixed, delta = reference.delta_inputs(own, table, family.config)[0], hybrids.delta_net_of(family.config)
         keyed = delta.key_heads * delta.key_dim
         cuts, heads = (keyed, 2 * keyed), (delta.key_heads, delta.key_heads, delta.value_heads)
         query, key, value = np.split(reference.silu(mixed), cuts, axis=1)
