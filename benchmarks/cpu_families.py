@@ -25,7 +25,7 @@ from pytest_longctx.shapes import ModelShape, read
 from pytest_longctx.units import GiB
 
 SPACE_GIB = 0.75
-BOOT_S = 180.0
+BOOT_S = 400.0
 BF16: dict[str, Any] = {"dtype": "bfloat16"}
 FP32: dict[str, Any] = {"dtype": "float32"}
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -152,9 +152,9 @@ def _watched(running: "subprocess.Popen[bytes]", log: Any) -> dict[str, Any]:
             found = {"tokens": int(size[1].replace(",", "")), "concurrency": float(size[2])}
             return found | ({"blocks": int(blocks[1] or blocks[2])} if blocks else {})
         if running.poll() is not None:
-            break
-    lines = [line for line in text.splitlines() if "Error" in line]
-    return {"refused": lines[-1][-300:] if lines else "no line of the KV cache"}
+            lines = [line for line in text.splitlines() if "Error" in line]
+            return {"refused": lines[-1][-300:] if lines else "no line of the KV cache"}
+    return {"not ready within_s": BOOT_S}
 
 
 if __name__ == "__main__":
