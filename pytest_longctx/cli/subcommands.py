@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_longctx import __version__, backends, paths, registry, toml
 from pytest_longctx.backends import Backend, environments
-from pytest_longctx.cli import certify, plans
+from pytest_longctx.cli import certify, examples, plans
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
@@ -285,6 +285,7 @@ def commands() -> argparse.ArgumentParser:
     add_render_command(subcommands)
     log_report.add(subcommands)
     certify.add(subcommands)
+    examples.add(subcommands.choices)
     return parser
 
 
@@ -326,7 +327,7 @@ def _write_pages(folder: Path, sources: tuple[Path, ...]) -> None:
 def _write(folder: Path, made: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in made.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        paths.write(folder / name, text)
     print(f"{len(made)} pages in {folder}" if len(made) > 1 else f"{', '.join(made)} in {folder}")
 
 
