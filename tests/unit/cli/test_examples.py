@@ -12,7 +12,7 @@ from pytest_longctx import cli
 def parsers(parser=None, name=""):
     """Return every parser below *parser* by its typed name."""
     parser = parser or cli.commands()
-    found = {}
+    found: dict[str, argparse.ArgumentParser] = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for word, one in action.choices.items():
