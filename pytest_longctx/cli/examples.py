@@ -7,6 +7,7 @@ from types import MappingProxyType
 EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "engine": ("longctx engine vllm-cpu", "longctx engine lm-eval"),
+        "doctor": ("longctx doctor", "longctx doctor --backend vllm-cpu --json"),
         "list": ("longctx list", "longctx list findings --data ours/", "longctx list measures --json"),
         "show": ("longctx show LC-0010", "longctx show ttft_s", "longctx show scout-vllm-2m --json"),
         "findings": ("longctx findings pages/", "longctx findings pages/ --data ours/"),
