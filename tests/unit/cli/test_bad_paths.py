@@ -66,9 +66,18 @@ READS = {
     "render data": ["render", "miniature", "--data=BAD"],
     "diagnose": ["diagnose", "BAD.log"],
     "diagnose a good log": ["diagnose", "LOG", "--good=BAD.log"],
+    "record": ["record", "BAD.jsonl"],
+    "record data": ["record", "GOOD", "--data=BAD"],
+    "list data": ["list", "findings", "--data=BAD"],
+    "show a finding": ["show", "LC-0010", "--data=DATA"],
+    "doctor data": ["doctor", "--data=BAD"],
+    "init beside settings": ["init", "PROJECT", "--backend=miniature"],
     "certify a tokenizer": ["certify", "http://127.0.0.1:9/v1", "--yes", "--tokenizer=BAD"],
 }
-"""Commands that read BAD; DATA has it as a finding, STORE as a stored run."""
+"""Commands that read BAD; a name of `NESTED` is a folder that has it."""
+
+NESTED = {"DATA": "findings/XY-0001.toml", "STORE": "run.jsonl", "PROJECT": "pyproject.toml"}
+"""Where BAD is in a folder that is given."""
 
 WRITES = {
     "report": ["report", "GOOD", "-o", "BAD"],
@@ -80,11 +89,12 @@ WRITES_INTO = {
     "commands": ["commands", "BAD"],
     "report plots": ["report", "GOOD", "-o", "run.html", "--plots=BAD"],
     "history": ["history", "add", "BAD", "GOOD"],
+    "init": ["init", "BAD", "--backend=miniature"],
 }
 
 CONTENT = {"empty", "cut JSON", "a JSON number", "a JSON list", "bytes", "cut gzip"}
 TEXT = {"cut JSON", "a JSON number", "a JSON list"}
-ANSWERED = {"diagnose": TEXT, "diagnose a good log": TEXT, "plan a model": CONTENT}
+ANSWERED = {"diagnose": TEXT, "diagnose a good log": TEXT, "plan a model": CONTENT, "init beside settings": {"empty"}}
 """What is no error: any text may be a log, and a plan answers that it does not understand a config.json."""
 
 
@@ -107,9 +117,9 @@ def typed(words, place, make, kind):
         if value.startswith("BAD"):
             bad = (bad / "inside" if kind == "below a file" else bad).with_suffix(value.removeprefix("BAD"))
             value = str(bad)
-        elif value in ("DATA", "STORE"):
+        elif value in NESTED:
             folder = place / value
-            bad = (folder / "findings" / "XY-0001.toml") if value == "DATA" else folder / "run.jsonl"
+            bad = folder / NESTED[value]
             bad.parent.mkdir(parents=True)
             value = str(folder)
         else:
@@ -139,7 +149,7 @@ def refused(words, capsys):
 @pytest.mark.parametrize("command", READS)
 def test_an_input_that_cannot_be_read_is_one_message(place, capsys, command, kind):
     words = READS[command]
-    nested = {"DATA", "STORE"} & {word.rpartition("=")[2] for word in words}
+    nested = NESTED.keys() & {word.rpartition("=")[2] for word in words}
     if kind == "unreadable" and os.geteuid() == 0:
         pytest.skip("root reads every file")
     if nested and kind in ("missing", "below a file"):
