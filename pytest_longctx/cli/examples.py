@@ -50,6 +50,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "longctx certify http://127.0.0.1:8000/v1 --claim 128Ki --yes",
             "longctx certify https://api.example.com/v1 --model NAME --claim 1M --budget 2M --html certificate.html",
         ),
+        "watch": (
+            "longctx watch http://127.0.0.1:8000",
+            "longctx watch http://127.0.0.1:8000 --once --json",
+        ),
     }
 )
 """Command lines by command. The plan has its own, in `pytest_longctx.cli.plans`."""

@@ -157,6 +157,11 @@ def _unfit(case: CaseKey, rows: Sequence[Mapping[str, Any]], known: Known, prefi
     finding = known.findings.get(case.finding)
     if finding is None:
         return "its file is not found; name its folder with --data"
+    return _unlike(finding, rows)
+
+
+def _unlike(finding: Finding, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why the verdict *rows* may be of another content of the *finding*; empty if they are of this one."""
     if not all(row.get("content") for row in rows):
         return "its run is of an older version, which did not record what was asked"
     if any(row["content"] != toml.digest(finding) for row in rows):

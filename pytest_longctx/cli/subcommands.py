@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_longctx import __version__, backends, paths, registry, toml
 from pytest_longctx.backends import Backend, environments
-from pytest_longctx.cli import certify, doctor, examples, init, listing, plans, record
+from pytest_longctx.cli import certify, doctor, examples, init, listing, plans, record, watch
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
@@ -289,6 +289,7 @@ def commands() -> argparse.ArgumentParser:
     add_render_command(subcommands)
     log_report.add(subcommands)
     certify.add(subcommands)
+    watch.add(subcommands)
     examples.add(subcommands.choices)
     return parser
 
