@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_longctx.cli import plans
-from pytest_longctx.errors import LongctxError
+from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.redaction import shown
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if any("\0" in word for word in words):
+        raise UsageError("an argument has the character NUL, which no path and no name can have")
     if words[:1] == ["plan"]:
         return plans.run(_plan_alone().parse_args(words))
     every = import_module("pytest_longctx.cli.subcommands")

@@ -24,6 +24,8 @@ from pytest_longctx.redaction import checked_key, remember, shown
 from pytest_longctx.units import duration
 
 _TIMEOUT_S: Final = 10.0
+_SHOWN: Final = 200
+"""Characters of an address in a message."""
 _HEAD_EVERY: Final = 20
 """Rows after which the head of the table is printed again."""
 _COLUMNS: Final = ("time UTC", "KV used", "running", "waiting", "TTFT", "of", "prompt/s", "answer/s", "preempted")
@@ -118,17 +120,19 @@ def _opened(url: str) -> PageClient:
     key = checked_key(os.environ.get(KEY_VARIABLE), KEY_VARIABLE)
     remember((key,) if key else ())
     headers = {"Authorization": f"Bearer {key}"} if key else place.headers
-    return PageClient(base_url=place.base, headers=headers, timeout=_TIMEOUT_S, trust_env=not place.local)
+    try:
+        return PageClient(base_url=place.base, headers=headers, timeout=_TIMEOUT_S, trust_env=not place.local)
+    except httpx.InvalidURL as problem:
+        raise UsageError(f"{shown(place.base)[:_SHOWN]}: {problem}") from None
 
 
 def _page(http: httpx.Client) -> str:
     """The metrics page of the server. Raises `LaunchError`."""
     try:
         answer = http.get(server_metrics.PATH)
-    except (httpx.HTTPError, OSError) as problem:
-        raise LaunchError(
-            f"{http.base_url} does not answer: {type(problem).__name__}: {problem}\n  try      its address and its port"
-        ) from None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as problem:
+        said = f"{str(http.base_url)[:_SHOWN]} does not answer: {type(problem).__name__}: {problem}"
+        raise LaunchError(f"{said}\n  try      its address and its port") from None
     if answer.status_code != 200:
         raise LaunchError(
             f"{http.base_url}{server_metrics.PATH.lstrip('/')} answers HTTP {answer.status_code}\n"
