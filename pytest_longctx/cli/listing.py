@@ -22,7 +22,7 @@ from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.finding import load_all as load_findings
 from pytest_longctx.findings.markers import LENGTHS, THEMES
 from pytest_longctx.measures import MEASURES
-from pytest_longctx.redaction import shown
+from pytest_longctx.redaction import masked, secret_values, shown
 
 _MOST_NEAR: Final = 3
 _SIMILAR: Final = 0.5
@@ -104,7 +104,9 @@ def _run_of(one: Finding, deployed: Mapping[str, str]) -> str:
 
 def _deployments(data: Data) -> Iterator[Entry]:
     for one in data.deployments.values():
-        facts = {**_table(one, "name", "title"), "command": f"longctx render {one.name} --launcher process"}
+        secrets = secret_values(one.env, one.arguments())
+        table = json.loads(masked(json.dumps(_table(one, "name", "title")), secrets))
+        facts = {**table, "command": f"longctx render {one.name} --launcher process"}
         yield Entry("deployment", one.name, one.title, facts)
 
 

@@ -238,3 +238,12 @@ def test_a_log_from_a_pipe_is_read(place, capsys):
     assert cli.main(["diagnose", f"/dev/fd/{reading}"]) == 1
     os.close(reading)
     assert "out of memory" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_exit_code_130_without_a_traceback(place, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pytest_longctx.cli.runs.read_results", interrupted)
+    assert cli.main(["report", "good.jsonl"]) == 130
+    assert capsys.readouterr() == ("", "")

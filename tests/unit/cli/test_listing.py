@@ -89,3 +89,16 @@ def test_own_folders_are_listed_too(capsys, tmp_path):
     for name in own:
         assert name in printed(capsys, "list", "findings", f"--data={tmp_path}")
         assert printed(capsys, "show", name, f"--data={tmp_path}").startswith(f"finding {name}: ")
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_secrets_of_an_own_deployment_are_not_shown(capsys, tmp_path, options):
+    (tmp_path / "deployments").mkdir()
+    (tmp_path / "deployments" / "ours.toml").write_text(
+        'name = "ours"\ntitle = "ours"\nbackend = "vllm"\nmodel = { name = "m" }\n'
+        'flags = { api-key = "hidden-flag" }\nenv = { HF_TOKEN = "hidden-token", PLAIN = "seen-value" }\n',
+        encoding="utf-8",
+    )
+    text = printed(capsys, "show", "ours", f"--data={tmp_path}", *options)
+    assert "seen-value" in text
+    assert "hidden" not in text
