@@ -1,5 +1,7 @@
 """The CI job that ``longctx init`` writes: install, judge, keep the report."""
 
+import json
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +24,7 @@ jobs:
     timeout-minutes: 60
     defaults:
       run:
-        working-directory: {folder}
+        working-directory: {quoted}
     steps:
       - uses: actions/checkout@v4
       - uses: actions/setup-python@v5
@@ -50,15 +52,15 @@ long-context:
     - if: $CI_PIPELINE_SOURCE == "merge_request_event"
     - if: $CI_PIPELINE_SOURCE == "web"
   script:
-    - cd {folder}
+    - {enter}
     - pip install 'pytest-longctx[report]'
 {install}    - longctx doctor --backend {backend}
     - {command}
   artifacts:
     when: always
-    paths: ["{folder}/results", "{folder}/report.xml"]
+    paths: [{results}, {report}]
     reports:
-      junit: {folder}/report.xml
+      junit: {report}
 """
 
 
@@ -74,13 +76,22 @@ def made(ci: str, folder: Path, backend: Backend, command: str) -> dict[Path, st
     gpu = not backend.on_cpu and not backend.shares_machine and backend.name != "transformers"
     place = folder if command == "pytest" else Path()
     where = place.absolute().relative_to(root).as_posix() if place.absolute().is_relative_to(root) else "."
-    words = {"backend": backend.name, "folder": where, "command": f"{command} {_REPORTED}"}
+    words = {
+        "backend": backend.name,
+        "folder": where,
+        "command": json.dumps(f"{command} {_REPORTED}"),
+        "quoted": json.dumps(where),
+        "enter": json.dumps(f"cd {shlex.quote(where)}"),
+        "results": json.dumps(f"{where}/results"),
+        "report": json.dumps(f"{where}/report.xml"),
+    }
+    missing = f"# {backend.name} must be installed on the runner\n" if backend.package else ""
     installs = f"longctx engine {backend.name}" if backend.install else ""
     if ci == "github":
-        install = f"      - run: {installs}\n" if installs else ""
+        install = f"      - run: {installs}\n" if installs else missing and f"      {missing}"
         runner = "[self-hosted, gpu]" if gpu else "ubuntu-latest"
         return {root / ".github/workflows/long-context.yml": _GITHUB.format(runner=runner, install=install, **words)}
-    install = f"    - {installs}\n" if installs else ""
+    install = f"    - {installs}\n" if installs else missing and f"    {missing}"
     tags = "  tags: [gpu]\n" if gpu else ""
     return {root / ".gitlab-ci.yml": _GITLAB.format(tags=tags, install=install, **words)}
 

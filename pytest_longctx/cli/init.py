@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import re
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +74,7 @@ def run(given: Namespace) -> int:
     files |= settings
     files |= ci_files.made(given.ci, given.folder, backends.named(name), typed)
     write_new(files)
-    pytest = f"cd {given.folder} && pytest" if typed == "pytest" and given.folder != Path() else typed
+    pytest = f"cd {shlex.quote(str(given.folder))} && pytest" if typed == "pytest" and given.folder != Path() else typed
     steps = [pytest, "longctx record", pytest]
     if given.json:
         print(json.dumps({"backend": name, "files": [str(path) for path in files], "next": steps}, indent=1))
@@ -165,7 +166,7 @@ def pytest_settings(folder: Path, one: Deployment) -> tuple[dict[Path, str], str
     """
     if _has_settings(folder):
         typed = (
-            f"pytest --pyargs pytest_longctx.suites --backend={one.backend} --longctx-data={folder} "
+            f"pytest --pyargs pytest_longctx.suites --backend={one.backend} --longctx-data={shlex.quote(str(folder))} "
             f"--longctx-deployment={one.name} -m 'not claims and not certificate'"
         )
         return {}, typed

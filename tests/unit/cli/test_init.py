@@ -105,13 +105,14 @@ def test_a_project_without_settings_of_pytest_gets_them(place, capsys, name, tex
 def test_the_ci_jobs_are_at_the_root_of_the_repository(place, capsys, backend):
     yaml = pytest.importorskip("yaml")
     (place / ".git").mkdir()
-    made(capsys, "serving/longctx", f"--backend={backend}", "--ci=github")
-    made(capsys, "elsewhere", f"--backend={backend}", "--ci=gitlab")
+    made(capsys, "serving: all/long ctx", f"--backend={backend}", "--ci=github")
+    made(capsys, "else where", f"--backend={backend}", "--ci=gitlab")
     github = yaml.safe_load((place / ".github/workflows/long-context.yml").read_text(encoding="utf-8"))
     gitlab = yaml.safe_load((place / ".gitlab-ci.yml").read_text(encoding="utf-8"))
     job = github["jobs"]["findings"]
-    assert job["defaults"]["run"]["working-directory"] == "serving/longctx"
-    assert gitlab["long-context"]["script"][0] == "cd elsewhere"
+    assert job["defaults"]["run"]["working-directory"] == "serving: all/long ctx"
+    assert gitlab["long-context"]["script"][0] == "cd 'else where'"
+    assert gitlab["long-context"]["artifacts"]["reports"]["junit"] == "else where/report.xml"
     typed = [step["run"] for step in job["steps"] if "run" in step], gitlab["long-context"]["script"]
     for script in typed:
         assert (f"longctx engine {backend}" in script) == bool(backends.named(backend).install)
