@@ -1,4 +1,4 @@
-"""Paths of the suites and their data, and of files kept between runs."""
+"""Paths of the suites and their data, of files kept between runs, and of output files."""
 
 import os
 from collections.abc import Iterable
@@ -32,3 +32,25 @@ def kept() -> Path:
     if home := os.environ.get("LONGCTX_HOME"):
         return Path(home).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pytest-longctx"
+
+
+def write(path: Path, text: str) -> None:
+    """
+    Write *text* to the output file at *path*, and make its folder. Raises `OSError`, also for a pipe that no
+    process reads, which would be waited for without end.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", opener=without_waiting) as file:
+        file.write(text)
+
+
+def without_waiting(name: str, flags: int) -> int:
+    """
+    Open the file or pipe *name*; for ``open(..., opener=without_waiting)``. A pipe that no process writes to
+    is read as empty.
+
+    Raises `OSError` for a pipe to write to that no process reads.
+    """
+    found = os.open(name, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(found, True)
+    return found

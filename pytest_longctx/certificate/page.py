@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from pytest_longctx import paths
 from pytest_longctx.certificate.results import Word
 from pytest_longctx.certificate.run import Certificate
 from pytest_longctx.errors import UsageError
@@ -90,5 +91,4 @@ def write(certificate: Certificate, *, html_to: Path | None, json_to: Path | Non
     """Write the files of a certificate that are asked for: HTML page, JSON and Markdown badge."""
     for path, make in ((html_to, html), (json_to, as_json), (markdown_to, badge)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(make(certificate), encoding="utf-8")
+            paths.write(path, make(certificate))

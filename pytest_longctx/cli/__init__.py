@@ -5,18 +5,24 @@ A plan imports less than the others, so its parser stands alone; every other nam
 """
 
 import argparse
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_longctx.cli import plans
-from pytest_longctx.errors import LongctxError
+from pytest_longctx.errors import LongctxError, UsageError
 from pytest_longctx.redaction import shown
 
 if TYPE_CHECKING:
     from pytest_longctx.cli.subcommands import catalogues, commands, docker, kubernetes, process, published_commands
 
 __all__ = ["catalogues", "commands", "docker", "kubernetes", "main", "process", "published_commands"]
+
+
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
 
 
 def __getattr__(name: str) -> Any:
@@ -33,18 +39,18 @@ def _plan_alone() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    Run one subcommand of the ``longctx`` console. Returns 0 on success, 2 on an error, 1 if a comparison or a
-    merged run is red.
+    Run one subcommand of the ``longctx`` console. Returns its exit code: 0 on success, 1 for a red result, 2
+    on an error, 130 after Ctrl-C; see docs/reference/console.md.
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        if words[:1] == ["plan"]:
-            return plans.run(_plan_alone().parse_args(words))
-        every = import_module("pytest_longctx.cli.subcommands")
-        return int(every.run(every.commands().parse_args(words)))
+        try:
+            return _flushed(_run(words))
+        except SystemExit:  # of argparse, after its help or its message
+            _flushed(0)
+            raise
     except LongctxError as problem:
-        print(shown(f"longctx: {problem}"), file=sys.stderr)
-        return 2
+        return _failed(str(problem))
     except (
         ArithmeticError,
         AttributeError,
@@ -55,9 +61,49 @@ def main(arguments: list[str] | None = None) -> int:
         ValueError,
     ) as problem:
         said = f"{type(problem).__name__}: {problem}"[:300]
-        print(shown(f"longctx: an input was not understood ({said}): please report it"), file=sys.stderr)
-        return 2
+        return _failed(f"an input was not understood ({said}): please report it")
+    except BrokenPipeError:
+        return _failed("the reader of the output has closed it before the end")
     except OSError as problem:
         place = f"{problem.filename}: " if problem.filename else ""
-        print(f"longctx: {place}{problem.strerror or problem}", file=sys.stderr)
-        return 2
+        return _failed(f"{place}{problem.strerror or problem}")
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
+    if any("\0" in word for word in words):
+        raise UsageError("an argument has the character NUL, which no path and no name can have")
+    if words[:1] == ["plan"]:
+        return plans.run(_plan_alone().parse_args(words))
+    every = import_module("pytest_longctx.cli.subcommands")
+    if not words:
+        every.commands().print_help()
+        return 0
+    return int(every.run(every.commands().parse_args(words)))
+
+
+def _flushed(status: int) -> int:
+    """Return *status* after the output has been written. Raises `OSError` if it cannot be, as on a full disk."""
+    if sys.stdout is not None:  # None: it was closed when the program started
+        sys.stdout.flush()
+    return status
+
+
+def _failed(message: str) -> int:
+    """Print *message* on standard error, and return the exit code of an error."""
+    try:
+        _flushed(0)
+    except (OSError, ValueError):
+        _discard_output()
+    with suppress(OSError):  # standard error may be closed too
+        print(shown(f"longctx: {message}"), file=sys.stderr)
+    return 2
+
+
+def _discard_output() -> None:
+    """Drop what standard output could not take: the interpreter would try to write it again at its end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

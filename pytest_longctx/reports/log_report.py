@@ -3,7 +3,9 @@
 import argparse
 import gzip
 import json
+import stat
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -216,8 +218,8 @@ def _chunks(first: bytes, source: IO[bytes]) -> Iterator[bytes]:
 
 
 def _texts(name: str) -> Iterator[str]:
-    """The lines of the log *name*; empty for standard input, which can be read only once."""
-    if name == "-":
+    """The lines of the log *name*; empty for standard input or a pipe, which can be read only once."""
+    if name == "-" or not stat.S_ISREG(Path(name).stat().st_mode):
         return
     with _opened(name) as source:
         for line in source:
@@ -230,16 +232,13 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
     if name == "-":
         yield sys.stdin.buffer
         return
-    path = Path(name)
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == _GZIP
-            file.seek(0)
-            if not packed:
+        with open(name, "rb", opener=paths.without_waiting) as file:
+            if not file.peek(len(_GZIP)).startswith(_GZIP):
                 yield file
                 return
             with gzip.open(file) as unpacked:
                 yield cast("IO[bytes]", unpacked)
-    except (OSError, EOFError) as problem:
+    except (OSError, EOFError, zlib.error) as problem:
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
         raise UsageError(f"{name}: cannot be read: {reason}") from None

@@ -11,7 +11,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
-from pytest_longctx import toml
+from pytest_longctx import paths, toml
 from pytest_longctx.errors import ResultsError
 from pytest_longctx.findings.verdicts import JUDGED
 from pytest_longctx.redaction import cleaned
@@ -125,10 +125,9 @@ class Results:
 
 def write(results: Results, path: Path) -> None:
     """Write *results* to a results file at *path*."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     between = (results.boots, results.requests, results.vitals, results.retrievals, results.verdicts)
     whole = (results.header, *chain.from_iterable(between), results.footer)
-    path.write_text("".join(f"{json.dumps(cleaned(row))}\n" for row in whole), encoding="utf-8")
+    paths.write(path, "".join(f"{json.dumps(cleaned(row))}\n" for row in whole))
 
 
 def begun(path: Path) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from pytest_longctx.toml import Table
 
 DOCS = Path(__file__).parents[2] / "docs"
 PLUGIN = (DOCS / "reference/plugin.md").read_text(encoding="utf-8")
+CONSOLE = (DOCS / "reference/console.md").read_text(encoding="utf-8")
 SIGNATURES = (DOCS / "reference/signatures.md").read_text(encoding="utf-8")
 QUESTIONS = (DOCS / "how-to/write-a-finding.md").read_text(encoding="utf-8")
 KEYS = (DOCS / "reference/keys.md").read_text(encoding="utf-8")
@@ -129,8 +130,16 @@ def test_the_options_are_those_of_the_page_and_each_has_the_ini_key_that_the_pag
 def test_every_command_of_the_console_is_in_the_reference():
     (subcommands,) = (action for action in cli.commands()._actions if action.dest == "command")
     assert subcommands.choices
-    text = section(PLUGIN, "## The console command")
-    assert [name for name in subcommands.choices if f"`longctx {name} " not in text] == []
+    assert [name for name in subcommands.choices if f"`longctx {name} " not in CONSOLE] == []
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| *(\w*) *\|", section(CONSOLE, "## Commands"), re.MULTILINE))
+    printed = {
+        name: {"store_true": "yes", "store": "file"}[word]
+        for name, parser in subcommands.choices.items()
+        for action in parser._actions
+        if "--json" in action.option_strings
+        for word in ["store_true" if action.nargs == 0 else "store"]
+    }
+    assert rows == {name: printed.get(name, "") for name in subcommands.choices}
 
 
 def test_the_verdicts_of_the_readme_are_those_there_are():

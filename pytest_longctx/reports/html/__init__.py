@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from pytest_longctx import paths
 from pytest_longctx.errors import UsageError
 from pytest_longctx.findings.verdicts import WORST_FIRST
 from pytest_longctx.measures import MEASURES
@@ -59,8 +60,7 @@ def page(results: Results, baseline: Results | None = None) -> str:
 
 def write(results: Results, path: Path, baseline: Results | None = None) -> None:
     """Write the HTML page of a results file to *path*."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(results, baseline), encoding="utf-8")
+    paths.write(path, page(results, baseline))
 
 
 def _assets() -> dict[str, str]:

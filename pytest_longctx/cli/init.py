@@ -1,0 +1,195 @@
+"""``longctx init``: a first finding, a deployment and a CI job for this machine, as files to edit."""
+
+import datetime as dt
+import json
+import re
+import shlex
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from pytest_longctx import backends, paths, registry, toml, units
+from pytest_longctx.backends import environments
+from pytest_longctx.cli import ci_files
+from pytest_longctx.cli.toml_text import text_of, write_new
+from pytest_longctx.deployments import deployment
+from pytest_longctx.deployments.deployment import Deployment
+from pytest_longctx.devices.detect import detect
+from pytest_longctx.errors import LongctxError, UsageError, unknown
+from pytest_longctx.findings.ask import Ask
+from pytest_longctx.findings.finding import Finding, Scope, Source
+
+TEMPLATES: Mapping[str, str] = MappingProxyType(
+    {
+        "vllm": "gpu-probe-vllm",
+        "vllm-rocm": "gpu-probe-vllm-rocm",
+        "vllm-cpu": "cpu-tiny-64k",
+        "sglang": "gpu-probe-sglang",
+        "transformers": "transformers-tiny-64k",
+        "miniature": "miniature",
+        "miniature-sglang": "miniature-sglang",
+    }
+)
+"""The shipped deployment that the first one of each backend is made of."""
+
+_PROMPT_TOKENS: Final = 10_000
+_OUTPUT_TOKENS: Final = 32
+_RUNS: Final = 5
+"""Enough for a spread; see `pytest_longctx.cli.tolerance`."""
+_FINDING: Final = "FIRST-0001"
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand ``longctx init`` to the console parser."""
+    parser: ArgumentParser = commands.add_parser(
+        "init", help="write a first finding, deployment and CI job for this machine; overwrites nothing"
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(), help="default: this one")
+    parser.add_argument(
+        "--backend", choices=TEMPLATES, help="default: the engine that is installed here, else miniature"
+    )
+    parser.add_argument("--model", metavar="MODEL", help="folder or name of a model; default: a small one that is made")
+    parser.add_argument("--max-model-len", metavar="TOKENS", help="with --model: its context, as in 128Ki")
+    parser.add_argument("--ci", choices=("github", "gitlab", "none"), default="none", help="CI job; default: none")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(given: Namespace) -> int:
+    """Write the files, and print what to do next. Raises `UsageError` if one is there."""
+    name = given.backend or default_backend()
+    one = first_deployment(name, given.model, given.max_model_len)
+    finding = first_finding(one)
+    files = {
+        given.folder / "deployments" / f"{one.name}.toml": text_of(
+            one, f"Made by longctx init from the shipped deployment {TEMPLATES[name]}; its keys: docs/reference/keys.md"
+        ),
+        given.folder / "findings" / f"{finding.id}-first.toml": text_of(
+            finding, "Made by longctx init. It bounds no figure yet: longctx record makes findings that do."
+        ),
+    }
+    settings, typed = pytest_settings(given.folder, one)
+    files |= settings
+    files |= ci_files.made(given.ci, given.folder, backends.named(name), typed)
+    write_new(files)
+    pytest = f"cd {shlex.quote(str(given.folder))} && pytest" if typed == "pytest" and given.folder != Path() else typed
+    steps = [pytest, "longctx record", pytest]
+    if given.json:
+        print(json.dumps({"backend": name, "files": [str(path) for path in files], "next": steps}, indent=1))
+    else:
+        print("\n".join([*map(str, files), "next: " + "; ".join(steps)]))
+    return 0
+
+
+def default_backend() -> str:
+    """The first engine that is installed here for this machine's devices; else the miniature, which needs none."""
+    hardware = detect().hardware
+    gpu = hardware is not None and hardware.is_gpu
+    wanted = ("vllm", "sglang", "vllm-rocm") if gpu else ("vllm-cpu",)
+    return next((name for name in wanted if _installed(name)), "miniature")
+
+
+def _installed(name: str) -> bool:
+    try:
+        environments.interpreter(backends.named(name))
+    except LongctxError:
+        return False
+    return True
+
+
+def first_deployment(backend: str, model: str | None = None, max_model_len: str | None = None) -> Deployment:
+    """The first deployment of *backend*: a shipped one under a name of its own, with another *model* if one is given."""
+    if backend not in TEMPLATES:
+        raise UsageError(unknown("backend", backend, TEMPLATES))
+    shipped = deployment.load_all((paths.suites() / "deployments",))[TEMPLATES[backend]]
+    changes: dict[str, Any] = {"name": f"own-{backend}", "title": f"first deployment of {backend}", "only_named": True}
+    if backend == "miniature":  # its prefill takes no time, and a spread of nothing tells nothing
+        changes["flags"] = {"fault": "late-first-token", "late-s": 1.0}
+        changes["title"] = "a miniature that answers long prompts after one second"
+    if model is not None:
+        changes |= _served(shipped, model, max_model_len)
+    elif max_model_len is not None:
+        raise UsageError("--max-model-len: goes with --model; the small model has its own")
+    content = {**shipped.model_dump(by_alias=True, exclude_defaults=True), **changes}
+    return toml.check(content, Deployment, f"first deployment of {backend}")
+
+
+def _served(shipped: Deployment, model: str, max_model_len: str | None) -> dict[str, Any]:
+    """The keys of a deployment that serves *model* in place of the *shipped* one's."""
+    if shipped.backend not in registry.BACKENDS or backends.named(shipped.backend).shares_machine:
+        raise UsageError(f"--model: {shipped.backend} serves no model")
+    if max_model_len is None:
+        raise UsageError("--model: say its context too, as in --max-model-len 128Ki")
+    try:
+        length = units.tokens(max_model_len)
+    except ValueError as problem:
+        raise UsageError(f"--max-model-len: {problem}") from None
+    if length <= 2 * _OUTPUT_TOKENS:
+        raise UsageError(f"--max-model-len: {length} tokens leave no room for a prompt")
+    here = Path(model).expanduser()
+    origin = {"path": str(here.resolve())} if here.exists() else {"id": model}
+    name = re.sub(r"[^\w.-]+", "-", here.name) or "model"
+    flags = {key: value for key, value in shipped.flags.items() if key not in ("load-format", "random-weights")}
+    return {
+        "model": {"name": name, "weights": "real", **origin},
+        "max_model_len": length,
+        "context_lengths": (),
+        "flags": flags,
+    }
+
+
+def first_finding(one: Deployment) -> Finding:
+    """The first finding: a prompt is served on the deployment *one*, several times, after one to warm up."""
+    longest = one.max_model_len or min(one.context_lengths, default=_PROMPT_TOKENS + _OUTPUT_TOKENS)
+    length = min(_PROMPT_TOKENS, longest - _OUTPUT_TOKENS)
+    today = dt.datetime.now(dt.UTC).date()
+    return Finding(
+        id=_FINDING,
+        title=f"{length:,} tokens are served and counted exactly",
+        question="served",
+        markers=("ten_k", "context_length"),
+        status="predicted",
+        reviewed=today,
+        source=Source(document="longctx init", date=today),
+        scope=Scope(deployment=(one.name,)),
+        ask=Ask(prompt_tokens=length, output_tokens=_OUTPUT_TOKENS, runs=_RUNS, warm_up=1),
+    )
+
+
+def pytest_settings(folder: Path, one: Deployment) -> tuple[dict[Path, str], str]:
+    """
+    A ``pytest.ini`` by which ``pytest`` alone judges the findings of *folder*, and the command to type.
+
+    A project that has settings of pytest keeps them: then there is no file, and the command has all options.
+    """
+    if _has_settings(folder):
+        typed = (
+            f"pytest --pyargs pytest_longctx.suites --backend={one.backend} --longctx-data={shlex.quote(str(folder))} "
+            f"--longctx-deployment={one.name} -m 'not claims and not certificate'"
+        )
+        return {}, typed
+    text = f"""\
+[pytest]
+# Without arguments: the suites of pytest-longctx, on the deployment of this folder.
+addopts = --pyargs --strict-markers -m "not claims and not certificate"
+testpaths = pytest_longctx.suites
+longctx_backend = {one.backend}
+longctx_data = .
+longctx_deployment = {one.name}
+"""
+    return {folder / "pytest.ini": text}, "pytest"
+
+
+def _has_settings(folder: Path) -> bool:
+    """Whether pytest already finds its settings in *folder*. Raises `TableError` for a wrong ``pyproject.toml``."""
+    if any((folder / name).exists() for name in ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml")):
+        return True
+    project = toml.read(folder / "pyproject.toml") if (folder / "pyproject.toml").exists() else {}
+    own = "pytest" in project.get("tool", {})
+    sections = (("tox.ini", "[pytest]"), ("setup.cfg", "[tool:pytest]"))
+    return own or any(
+        (folder / name).is_file() and section in (folder / name).read_text(encoding="utf-8", errors="replace")
+        for name, section in sections
+    )

@@ -1,0 +1,148 @@
+"""``longctx record``: which cases of a run become findings, and what these say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_longctx import cli, toml
+from pytest_longctx.deployments import deployment
+from pytest_longctx.deployments.hardware import Hardware
+from pytest_longctx.findings import finding
+from pytest_longctx.findings.scope import Conditions, mismatch
+
+FIGURES = {"ttft_s": 1.0, "cached_share": 0.0, "prompt_tokens": 10_000.0, "runs": 5.0, "ttft_spread": 0.01}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, capsys):
+    """A folder with the files of ``longctx init``."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", "--backend=miniature"]) == 0
+    capsys.readouterr()
+    return tmp_path
+
+
+def results(place, *rows, options=None, started="2026-11-29T10:00:00+00:00"):
+    """Write a results file with verdict *rows* on the first finding, each changed."""
+    first = finding.load_all((place / "findings",))["FIRST-0001"]
+    server = {"deployment": "own-miniature", "hardware": "cpu", "engine": "miniature 1"}
+    row = {
+        "kind": "verdict",
+        "test": "t",
+        "finding": first.id,
+        "verdict": "holds",
+        "title": first.title,
+        "why": "",
+        "said": "",
+        "status": "predicted",
+        "content": toml.digest(first),
+        "measured": FIGURES,
+        "server": server,
+    }
+    header = {
+        "kind": "header",
+        "schema": 1,
+        "started": started,
+        "hardware": "cpu",
+        "options": ["--backend=miniature", f"--longctx-data={place}"] if options is None else options,
+        "machine": {"host_cpu_name": "A CPU"},
+    }
+    footer = {"kind": "footer", "finished": "x", "exit_code": 0, "verdicts": {"holds": len(rows)}}
+    path = place / "run.jsonl"
+    lines = [header, *({**row, **changes} for changes in rows), footer]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def test_a_case_that_holds_becomes_a_finding_that_asks_the_same(place, capsys):
+    assert cli.main(["record", results(place, {}), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    known = finding.load_all((place / "findings",))
+    made, first = known["REC-0001"], known["FIRST-0001"]
+    assert [row["finding"] for row in said["recorded"]] == ["REC-0001"]
+    assert Path(said["recorded"][0]["file"]).is_file()
+    assert (made.ask, made.question, made.markers) == (first.ask, first.question, first.markers)
+    assert made.bounds["ttft_s"].at_most == pytest.approx(1.1)
+    assert (made.source.where, made.scope.hardware, made.status) == ("FIRST-0001", "cpu", "confirmed")
+    assert "A CPU" in made.note
+    one = deployment.load_all((place / "deployments",))["own-miniature"]
+    assert mismatch(made, Conditions(one, Hardware("cpu"), "1"), settled=True) is None
+    assert mismatch(made, Conditions(one, Hardware("H200", 8), "1"), settled=True) is not None
+    assert said["again"].endswith("-k REC-")
+
+
+def test_the_terminal_says_how_each_tolerance_came_about(place, capsys):
+    assert cli.main(["record", results(place, {})]) == 0
+    text = capsys.readouterr().out
+    assert "5 runs ranged over 1 % of their median; 2 times that is below the default of 10 %" in text
+    assert cli.main(["record", results(place, {"measured": {"ttft_s": 1.0, "cached_share": 0.0}}), "--prefix=ONE"]) == 0
+    assert "no spread is known from 1 run, so it is the default of 10 % for the unit s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"verdict": "broken"}, "it is broken; only what holds is recorded"),
+        ({"finding": "GONE-0001"}, "its file is not found; name its folder with --data"),
+        ({"content": "0" * 12}, "its file has changed since the run"),
+        ({"content": ""}, "of an older version"),
+        ({"measured": {}}, "it has no figure that can be bounded"),
+        ({"server": {}}, "no figure of this run can be recorded"),
+    ],
+)
+def test_what_cannot_be_recorded_is_told_and_not_written(place, capsys, changes, why):
+    assert cli.main(["record", results(place, changes)]) == 2
+    assert why in capsys.readouterr().err
+    assert [path.name for path in (place / "findings").iterdir()] == ["FIRST-0001-first.toml"]
+
+
+def test_one_case_that_is_left_out_does_not_stop_the_others(place, capsys):
+    assert cli.main(["record", results(place, {}, {"finding": "GONE-0001"})]) == 0
+    assert "left out: GONE-0001 own-miniature: its file is not found" in capsys.readouterr().out
+
+
+def test_a_recorded_case_is_recorded_once(place, capsys):
+    path = results(place, {})
+    assert cli.main(["record", path]) == 0
+    before = {each: each.read_bytes() for each in (place / "findings").iterdir()}
+    assert cli.main(["record", path]) == 2
+    assert "REC-0001 has recorded it; remove its file" in capsys.readouterr().err
+    assert {each: each.read_bytes() for each in (place / "findings").iterdir()} == before
+    assert cli.main(["record", path, "--prefix=AGAIN"]) == 0
+
+
+def test_the_folder_of_the_run_is_found_without_being_named(place, capsys, monkeypatch):
+    path = results(place, {})
+    monkeypatch.chdir("/")
+    assert cli.main(["record", path]) == 0
+    assert list((place / "findings").glob("REC-*.toml"))
+    moved = results(place, {}, options=[])
+    assert cli.main(["record", moved, f"--data={place}", "--prefix=OTHER"]) == 0
+    assert list((place / "findings").glob("OTHER-*.toml"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prefix=rec"], "is not 2 to 8 capital letters"),
+        (["--tolerance=five"], "is not a share such as 5%"),
+        (["--only=LC-0001"], "the run has not judged LC-0001"),
+    ],
+)
+def test_a_wrong_option_is_one_message(place, capsys, words, message):
+    assert cli.main(["record", results(place, {}), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_without_a_date_is_an_error(place, capsys):
+    assert cli.main(["record", results(place, {}, started="yesterday")]) == 2
+    assert "no date: 'yesterday'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_one_message(place, capsys, output):
+    path = results(place, {})
+    (place / "file").touch()
+    assert cli.main(["record", path, "-o", output]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
