@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from pytest_longctx.errors import PromptError
+from pytest_longctx.prompts import chat_needles, token_ids, tokenizer
 from pytest_longctx.prompts import text as prompt_text
-from pytest_longctx.prompts import token_ids, tokenizer
 from pytest_longctx.prompts.cache import TokenCache, token_cache
 from pytest_longctx.prompts.corpus import Sentences, Source, too_short
 from pytest_longctx.prompts.needles import Haystack, Needle, hide
@@ -83,6 +83,15 @@ class Reader:
             context=self.context,
         )
 
+    def needle_messages(
+        self, rng: np.random.Generator, needle: Needle, tokens: int, depth: float
+    ) -> tuple[tuple[prompt_text.Message, ...], float]:
+        """Return a message of exactly *tokens* tokens that hides *needle*, and where; see `chat_needles.messages`."""
+        render, opening = prompt_text.renderer(self.where), self._opening(rng)
+        return chat_needles.messages(
+            self.vocabulary, render, self.source, needle, tokens, depth, opening=opening, context=self.context
+        )
+
     @property
     def _origin(self) -> dict[str, str]:
         return {"source": self.source.digest, "tokenizer": self.vocabulary.digest}
@@ -148,6 +157,13 @@ class PromptFactory:
         ids, lies = hide(reader.vocabulary, needle, lead, hay, length, depth)
         ids.flags.writeable = False
         return Haystack(Prompt(ids, self.seed, self.key), needle, lies)
+
+    def needle_chat(self, tokens: int | str, depth: float) -> Haystack:
+        """Return a message that renders to exactly *tokens* tokens: a text with a fact at *depth* (0 to 1), and the question."""
+        length, rng = self._draw(tokens)
+        reader, needle = self._reader(), Needle.draw(rng)
+        made, lies = reader.needle_messages(rng, needle, length, depth)
+        return Haystack(prompt_text.Chat(made, length, self.seed, self.key), needle, lies)
 
     def text(self, tokens: int | str, *, over: bool = False) -> Text:
         """
