@@ -176,6 +176,10 @@ class PromptFactory:
         reader = replace(self._reader(), context=None) if over else self._reader()
         return Text(reader.text(rng, length), length, self.seed, self.key)
 
+    def written(self, text: str) -> Text:
+        """Return *text* as a prompt, with its length by the model's tokenizer, special tokens included."""
+        return Text(text, self._reader().vocabulary.count(text, special=True), self.seed, self.key)
+
     def chat(self, tokens: int | str, system: str = "") -> prompt_text.Chat:
         """Return messages that the model's chat template renders to exactly *tokens* tokens."""
         length, rng = self._draw(tokens)
