@@ -307,6 +307,12 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
             ),
         ),
     }
+    lacking = next((text for there, text in needs.get(question, ()) if not there), "")
+    return _out_of_place(question, ask, claimed=claimed) or lacking
+
+
+def _out_of_place(question: Question, ask: Ask, *, claimed: bool) -> str:
+    """The key that another question than *question* needs, as a sentence; else empty."""
     if ask.text is not None and (question != "served" or ask.prompt_tokens is None):
         return "ask.text: only a 'served' finding may have it, and prompt_tokens says how long it is"
     if ask.form != "ids" and question not in ("accounting", "haystack"):
@@ -315,4 +321,4 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         return "claim: a 'claimed' finding needs it, and no other finding may have it"
     if (question == "linted") != ((ask.command is None) != (ask.pod is None)):
         return "ask: a 'linted' finding needs a command or a pod, and no other finding may have one"
-    return next((text for there, text in needs.get(question, ()) if not there), "")
+    return ""
