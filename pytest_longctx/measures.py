@@ -63,6 +63,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "needles": Measure("needles", "facts inserted into the prompt and asked for"),
         "needles_right": Measure("needles", "facts answered correctly"),
         "needles_share": Measure("", "needles_right / needles"),
+        "continuations": Measure("", "sentences to be continued"),
+        "continuations_right": Measure("", "sentences continued with the expected words"),
         "first_failed_depth": Measure(
             "", "place of the first needle that failed, 0 the start of the context, 1 its end"
         ),

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_longctx import __version__, backends, paths, registry, toml
 from pytest_longctx.backends import Backend, environments
-from pytest_longctx.cli import certify, doctor, examples, init, listing, plans, record, runs, watch
+from pytest_longctx.cli import certify, doctor, examples, init, listing, model, plans, record, runs, watch
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
@@ -183,6 +183,7 @@ def commands() -> argparse.ArgumentParser:
     init.add(subcommands)
     record.add(subcommands)
     listing.add(subcommands)
+    model.add(subcommands)
     plans.add(subcommands)
     listed = subcommands.add_parser(
         "findings", help="write the findings as Markdown pages, one for each source document"

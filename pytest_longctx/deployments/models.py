@@ -1,4 +1,4 @@
-"""Where the model of a deployment is: generated, in a folder, or by name; its config, its shape and its fingerprint."""
+"""Where the model of a deployment is: generated, fetched, in a folder, or by name; its config, its shape and its fingerprint."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_longctx import paths, toml
-from pytest_longctx.deployments import shape
+from pytest_longctx.deployments import shape, trained
 from pytest_longctx.deployments.deployment import Model
 from pytest_longctx.deployments.random_models import RANDOM_GQA, TINY_LLAMA4, make_random_gqa, make_tiny_llama4
 from pytest_longctx.deployments.shape import Shape
@@ -26,10 +26,11 @@ _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
     "tiny-llama4": (make_tiny_llama4, TINY_LLAMA4),
     "random-gqa": (make_random_gqa, RANDOM_GQA),
     **checkpoint.MADE,
+    **{name: (make, trained.SMOLLM2_CONFIG) for name, make in trained.MADE.items()},
 }
 
 MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({name: make for name, (make, _) in _MADE.items()})
-"""Generators of the models that a deployment may request as ``make = "..."``."""
+"""Makers of the models that a deployment may request as ``make = "..."``."""
 
 MADE_CONFIGS: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
     {name: config for name, (_, config) in _MADE.items()}
@@ -152,8 +153,10 @@ def fingerprint(model: Model, located: str) -> str:
     """
     One line that identifies the model: its name, the origin of its weights, and a hash of its config if there is one.
 
+    A trained model that was made here is called by its published name.
+
     The hash is the first 12 hex digits of the SHA-256 of ``config.json``.
     """
     config = Path(located) / "config.json"
     known = f", config {hashlib.sha256(config.read_bytes()).hexdigest()[:12]}" if config.is_file() else ""
-    return f"{model.name} ({model.weights} weights{known})"
+    return f"{model.name} ({trained.title(located) or f'{model.weights} weights'}{known})"

@@ -13,6 +13,10 @@ Arrivals = Literal["poisson", "constant"]
 """``poisson``: independent arrivals, as from many clients; ``constant``: evenly spaced."""
 
 
+Form = Literal["ids", "text", "chat"]
+"""How a prompt is sent: as token ids or as text for completions, or as a message through the chat template."""
+
+
 Question = Literal[
     "boots",
     "boot-fails",
@@ -34,6 +38,7 @@ Question = Literal[
     "kv-dtype",
     "ratio",
     "haystack",
+    "continuations",
     "accuracy",
     "claimed",
     "linted",
@@ -94,6 +99,7 @@ QUESTIONS: Mapping[Question, str] = MappingProxyType(
         "kv-dtype": "is this KV-cache dtype refused, ignored or applied?",
         "ratio": "how much more does one deployment hold than another?",
         "haystack": "is a fact found in natural text?",
+        "continuations": "are sentences continued as only a working model continues them?",
         "accuracy": "how many questions of a task are answered correctly?",
         "claimed": "does arithmetic allow the published figures? No server is started",
         "linted": "does a lint find a mistake in the published start? No server is started",
@@ -138,6 +144,10 @@ class Ask(toml.Table):
     """For a ratio: the deployment whose capacity is the denominator; the finding's scope names both."""
     depths: Annotated[tuple[float, ...], toml.LISTED] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """For a haystack: relative positions of the needle in the text, at each of *lengths*."""
+    form: Form = "ids"
+    """For an accounting or a haystack: how the prompts are sent; a haystack is sent as ids or as a chat."""
+    continuations: dict[str, str] = Field(default_factory=dict)
+    """For continuations: texts, each with the beginning of its only right continuation."""
     runs: Annotated[int, Field(ge=1)] = 1
     """Number of new prompts of each length; the median is judged."""
     warm_up: Annotated[int, Field(ge=0)] = 0
@@ -256,7 +266,11 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         "precision": one_length,
         "kv-dtype": one_length,
         "ratio": ((ask.against is not None, "ask.against: a 'ratio' finding needs the deployment in the denominator"),),
-        "haystack": ((bool(ask.lengths), "ask.lengths: a 'haystack' finding needs lengths"),),
+        "haystack": (
+            (bool(ask.lengths), "ask.lengths: a 'haystack' finding needs lengths"),
+            (ask.form != "text", "ask.form: a haystack is sent as ids or as a chat"),
+        ),
+        "continuations": ((bool(ask.continuations), "ask.continuations: a 'continuations' finding needs texts"),),
         "over-limit": (
             (
                 (ask.over_limit_tokens or 0) >= 1,
@@ -293,10 +307,18 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
             ),
         ),
     }
+    lacking = next((text for there, text in needs.get(question, ()) if not there), "")
+    return _out_of_place(question, ask, claimed=claimed) or lacking
+
+
+def _out_of_place(question: Question, ask: Ask, *, claimed: bool) -> str:
+    """The key that another question than *question* needs, as a sentence; else empty."""
     if ask.text is not None and (question != "served" or ask.prompt_tokens is None):
         return "ask.text: only a 'served' finding may have it, and prompt_tokens says how long it is"
+    if ask.form != "ids" and question not in ("accounting", "haystack"):
+        return "ask.form: only an 'accounting' or a 'haystack' finding may have it"
     if claimed != (question == "claimed"):
         return "claim: a 'claimed' finding needs it, and no other finding may have it"
     if (question == "linted") != ((ask.command is None) != (ask.pod is None)):
         return "ask: a 'linted' finding needs a command or a pod, and no other finding may have one"
-    return next((text for there, text in needs.get(question, ()) if not there), "")
+    return ""

@@ -1,5 +1,6 @@
 """Convert answers that need distant context to evidence: needles and ladder of the probe, and needles in real text."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -56,6 +57,31 @@ def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observ
         "needles_right": len(asked) - len(missed),
         "needles_share": (len(asked) - len(missed)) / len(asked),
         "repetitive_answers": sum(repetition(text) is not None for _, _, text in asked),
+        "miscounted_prompts": sum(seen.metrics.get("prompt_tokens") != seen.sent_tokens for _, seen, _ in asked),
         "cached_share": max(known) if len(known) == len(asked) else None,
     }
     return Observation("serves", metrics, phase="request", said="; ".join(wrong))
+
+
+def from_continuations(asked: Sequence[tuple[str, str, Observation, str]]) -> Observation:
+    """
+    Aggregate texts, each with its expected continuation, its observation and its answer; if one was not served, return the
+    first such.
+    """
+    unserved = next((seen for _, _, seen, _ in asked if seen.outcome != "serves"), None)
+    if unserved is not None:
+        return unserved
+    wrong = [(text, answer) for text, expected, _, answer in asked if not continues(answer, expected)]
+    metrics: dict[str, float | None] = {"continuations": len(asked), "continuations_right": len(asked) - len(wrong)}
+    said = "; ".join(f"{text!r} {answer.strip()[:40]!r}" for text, answer in wrong[:3])
+    return Observation("serves", metrics, phase="request", said=said)
+
+
+def continues(answer: str, expected: str) -> bool:
+    """
+    Whether *answer* begins with the words *expected*, in any case, after spaces and quotation marks.
+
+    >>> continues(" Paris.", "Paris"), continues(" Parisian", "Paris"), continues("It is Paris", "Paris")
+    (True, False, False)
+    """
+    return re.match(rf"[\s\"'*]*{re.escape(expected)}(?!\w)", answer, re.IGNORECASE) is not None

@@ -135,7 +135,8 @@ def prompt(
 
     def reader() -> Reader:
         where, source = models.locate(deployment.model), longctx_corpus
-        if deployment.model.make is not None and source == Sentences():  # a generated tokenizer has no English words
+        generated = deployment.model.make is not None and deployment.model.weights != "real"
+        if generated and source == Sentences():  # a generated tokenizer has no English words
             source = Words.of(tokenizer.load(where), *deployment.model.ordinary_ids)
         return Reader(where, source, deployment.max_model_len)
 

@@ -4,6 +4,7 @@ Prompts of an exact length, with one module for each kind.
     factory    the object a test uses: prompt(10_000), prompt.natural("1M"), prompt.text("1M")
     token_ids  prompts as token ids and JSON; prompts with a common prefix
     needles    a hidden fact and its question, the score of an answer, detection of repetition
+    chat_needles  the same fact and question as a chat message
     text       text of an exact token count, alone or inside a chat template
     corpus     sources of text
     tokenizer  tokenizer of a model

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from pytest_longctx.errors import PromptError
+from pytest_longctx.prompts import chat_needles, token_ids, tokenizer
 from pytest_longctx.prompts import text as prompt_text
-from pytest_longctx.prompts import token_ids, tokenizer
 from pytest_longctx.prompts.cache import TokenCache, token_cache
 from pytest_longctx.prompts.corpus import Sentences, Source, too_short
 from pytest_longctx.prompts.needles import Haystack, Needle, hide
@@ -83,6 +83,15 @@ class Reader:
             context=self.context,
         )
 
+    def needle_messages(
+        self, rng: np.random.Generator, needle: Needle, tokens: int, depth: float
+    ) -> tuple[tuple[prompt_text.Message, ...], float]:
+        """Return a message of exactly *tokens* tokens that hides *needle*, and where; see `chat_needles.messages`."""
+        render, opening = prompt_text.renderer(self.where), self._opening(rng)
+        return chat_needles.messages(
+            self.vocabulary, render, self.source, needle, tokens, depth, opening=opening, context=self.context
+        )
+
     @property
     def _origin(self) -> dict[str, str]:
         return {"source": self.source.digest, "tokenizer": self.vocabulary.digest}
@@ -149,6 +158,13 @@ class PromptFactory:
         ids.flags.writeable = False
         return Haystack(Prompt(ids, self.seed, self.key), needle, lies)
 
+    def needle_chat(self, tokens: int | str, depth: float) -> Haystack:
+        """Return a message that renders to exactly *tokens* tokens: a text with a fact at *depth* (0 to 1), and the question."""
+        length, rng = self._draw(tokens)
+        reader, needle = self._reader(), Needle.draw(rng)
+        made, lies = reader.needle_messages(rng, needle, length, depth)
+        return Haystack(prompt_text.Chat(made, length, self.seed, self.key), needle, lies)
+
     def text(self, tokens: int | str, *, over: bool = False) -> Text:
         """
         Return a text that the model's tokenizer encodes to exactly *tokens* tokens, special tokens included; the
@@ -159,6 +175,10 @@ class PromptFactory:
         length, rng = self._draw(tokens)
         reader = replace(self._reader(), context=None) if over else self._reader()
         return Text(reader.text(rng, length), length, self.seed, self.key)
+
+    def written(self, text: str) -> Text:
+        """Return *text* as a prompt, with its length by the model's tokenizer, special tokens included."""
+        return Text(text, self._reader().vocabulary.count(text, special=True), self.seed, self.key)
 
     def chat(self, tokens: int | str, system: str = "") -> prompt_text.Chat:
         """Return messages that the model's chat template renders to exactly *tokens* tokens."""

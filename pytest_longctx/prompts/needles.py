@@ -10,7 +10,7 @@ from typing import Final, Self
 import numpy as np
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts.token_ids import Ids, Prompt
+from pytest_longctx.prompts.token_ids import Ids, Sendable
 from pytest_longctx.prompts.tokenizer import ModelTokenizer
 
 _MATERIALS = ("amber", "granite", "ivory", "scarlet", "marble", "cobalt", "silken", "crystal", "golden", "emerald")
@@ -37,6 +37,8 @@ class Needle:
     fact: str
     question: str
     expected: str
+    asked: str = ""
+    """The question alone, for a chat."""
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Self:
@@ -44,14 +46,14 @@ class Needle:
         thing = f"{rng.choice(_MATERIALS)} {rng.choice(_OBJECTS)}"
         code = str(rng.integers(1_000_000, 10_000_000))
         question = f" Now a question. What is the code of the {thing}? The code of the {thing} is"
-        return cls(f" The code of the {thing} is {code}.", question, code)
+        return cls(f" The code of the {thing} is {code}.", question, code, f"What is the code of the {thing}?")
 
 
 @dataclass(frozen=True, slots=True)
 class Haystack:
     """A prompt with its needle; *depth* is the needle's final position, from 0 (start) to 1 (end)."""
 
-    prompt: Prompt
+    prompt: Sendable
     needle: Needle
     depth: float
 

@@ -274,6 +274,21 @@ def renderer(where: str, *, download: bool = False) -> Render:
     return render
 
 
+def frame(render: Render, head: list[Message]) -> tuple[str, str]:
+    """
+    The text before and after a user message that follows the messages *head*, as rendered.
+
+    Raises `PromptError` for a template that changes the message.
+    """
+    before, mark, after = render([*head, {"role": "user", "content": _MARK}]).partition(_MARK)
+    if not mark or _MARK in after:
+        raise PromptError(
+            "the chat template does not insert the user's message exactly once and unchanged, "
+            "so an exact prompt length is not possible"
+        )
+    return before, after
+
+
 def exact_messages(
     vocabulary: ModelTokenizer,
     render: Render,
@@ -291,14 +306,10 @@ def exact_messages(
     servers, no special token is added to a rendered template. Raises `PromptError`.
     """
     head: list[Message] = [{"role": "system", "content": system}] if system else []
-    before, mark, after = render([*head, {"role": "user", "content": _MARK}]).partition(_MARK)
-    if not mark or _MARK in after:
-        raise PromptError(
-            "the chat template does not insert the user's message exactly once and unchanged, "
-            "so an exact prompt length is not possible"
-        )
-    frame: dict[str, str] = {"opening": opening, "before": before, "after": after}
-    content = exact_text(vocabulary, source, tokens, **frame, special=False, context=context)
+    before, after = frame(render, head)
+    content = exact_text(
+        vocabulary, source, tokens, opening=opening, before=before, after=after, special=False, context=context
+    )
     messages = (*head, {"role": "user", "content": content})
     if render(list(messages)) != before + content + after:
         raise PromptError("the chat template depends on the message: no exact length is possible")

@@ -37,13 +37,25 @@ def test_keys_keep_their_precision(finding, boot, server, prompt, ask, judge):
 def test_facts_in_text_are_found(finding, boot, server, prompt, ask, judge, longctx_session):
     """If this fails, a model with real weights no longer finds a sentence in a long text at some length or depth."""
     answers = []
+    hide = prompt.needle_chat if finding.ask.form == "chat" else prompt.needle
     for length in finding.ask.lengths:
         for depth in finding.ask.depths:
-            haystack = prompt.needle(length, depth)
+            haystack = hide(length, depth)
             exchange = ask(haystack.prompt, finding.ask.output_tokens)
             answers.append((haystack, boot.weigh(exchange), exchange.text))
             if exchange.ending == "complete":
                 found = needles.score(exchange.text, haystack.needle.expected)
                 longctx_session.note_found(server, length, [(haystack.depth, float(found))])
     verdict = judge(retrieval.from_haystacks(answers))
+    assert verdict
+
+
+@pytest.mark.judges("continuations")
+def test_sentences_are_continued(finding, boot, prompt, ask, judge):
+    """If this fails, the server answers, but its weights or their arithmetic are wrong: any working model knows these words."""
+    answers = []
+    for text, expected in finding.ask.continuations.items():
+        exchange = ask(prompt.written(text), finding.ask.output_tokens)
+        answers.append((text, expected, boot.weigh(exchange), exchange.text))
+    verdict = judge(retrieval.from_continuations(answers))
     assert verdict

@@ -185,6 +185,7 @@ def test_questions_are_the_words_a_finding_may_ask():
         "turns": {"prompt_tokens": 1, "turns": 2},
         "ratio": {"against": "a"},
         "haystack": {"lengths": [1]},
+        "continuations": {"continuations": {"a": "b"}},
         "accuracy": {"task": "gsm8k"},
         "linted": {"command": "docker run a"},
     }
@@ -197,6 +198,19 @@ def test_questions_are_the_words_a_finding_may_ask():
         for word in questions()
     ]
     assert [finding.question for finding in made] == list(questions())
+
+
+@pytest.mark.parametrize(
+    ("question", "ask", "message"),
+    [
+        ("continuations", {}, "needs texts"),
+        ("haystack", {"lengths": [1000], "form": "text"}, "as ids or as a chat"),
+        ("served", {"prompt_tokens": 1, "form": "chat"}, "only an 'accounting' or a 'haystack' finding"),
+    ],
+)
+def test_a_form_and_texts_belong_to_their_questions(question, ask, message):
+    with pytest.raises(TableError, match=message):
+        factories.finding(question=question, ask=ask)
 
 
 @pytest.mark.parametrize("changes", [{"ask": {"task": "gsm8k"}}, {"bounds": {"boot_s": {"unit": "s"}}}])

@@ -1,3 +1,5 @@
+import pytest
+
 from pytest_longctx.findings import retrieval
 from pytest_longctx.observation import Observation
 from pytest_longctx.probe import codes, grading, questions
@@ -67,3 +69,34 @@ def test_places_are_scored_by_depth_and_what_was_not_asked_says_nothing():
     assert [score for _, score in lost] == [1.0, 1.0, 0.0] + [1.0] * (len(steps) - 3)
     assert len(places(RIGHT[:2])) == 2
     assert places([]) == ()
+
+
+def test_a_prompt_that_was_counted_otherwise_is_reported():
+    other = Observation("serves", {"prompt_tokens": 501}, sent_tokens=500)
+    found = retrieval.from_haystacks([(hay(0.0), SEEN, "1234567"), (hay(1.0), other, "1234567")])
+    assert found.metrics["miscounted_prompts"] == 1
+
+
+def test_continuations_are_counted_and_wrong_ones_quoted():
+    asked = [
+        ("The capital of France is", "Paris", SEEN, " Paris, which"),
+        ("The opposite of hot is", "cold", SEEN, ' "Cold".'),
+        ("Monday, Tuesday,", "Wednesday", SEEN, " Tuesday, Tuesday"),
+        ("2, 4, 6, 8,", "10", SEEN, " 100"),
+    ]
+    found = retrieval.from_continuations(asked)
+    assert (found.metrics["continuations"], found.metrics["continuations_right"]) == (4, 2)
+    assert found.said == "'Monday, Tuesday,' 'Tuesday, Tuesday'; '2, 4, 6, 8,' '100'"
+
+
+def test_a_continuation_that_was_not_served_stands_for_all():
+    refused = Observation("refuses", said="too long")
+    assert retrieval.from_continuations([("a", "b", SEEN, "b"), ("c", "d", refused, "")]) is refused
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [(" Paris.", True), ("\nparis", True), ("Paris", True), (" Parisian", False), (" in Paris", False), ("", False)],
+)
+def test_a_continuation_begins_with_the_expected_words(answer, right):
+    assert retrieval.continues(answer, "Paris") is right

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import re
@@ -18,6 +19,7 @@ from pytest_longctx.prompts.cache import TokenCache
 from pytest_longctx.prompts.corpus import Sentences, TextFile
 from pytest_longctx.prompts.factory import Reader, tokens
 from pytest_longctx.prompts.needles import Needle, Repetition, hide, repetition, score
+from pytest_longctx.prompts.text import Chat
 from tests.unit import tokenizers
 from tests.unit.tokenizers import FAMILIES
 
@@ -318,3 +320,33 @@ def test_a_prompt_without_a_run_is_exact_and_decided_by_its_arguments():
 def test_what_is_no_count_of_tokens_is_refused(count):
     with pytest.raises(PromptError):
         tokens(count)
+
+
+CHAT = "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
+
+
+def test_a_fact_in_a_chat_is_new_each_time_and_exact(tmp_path):
+    pytest.importorskip("transformers")
+    read = tokenizers.vocabulary("llama3")
+    read.rust.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    make = factory(Reader(str(tmp_path), cache=TokenCache(tmp_path / "shelf")))
+    one, other = make.needle_chat(600, 0.5), make.needle_chat("600", 0.5)
+    for each in (one, other):
+        assert isinstance(each.prompt, Chat)
+        (message,) = each.prompt.messages
+        rendered = f"<|user|>{message['content']}<|end|><|assistant|>"
+        assert len(each.prompt) == 600 == read.count(rendered)
+        assert each.needle.fact in message["content"]
+        assert each.depth == pytest.approx(0.5, abs=0.1)
+    assert one.needle.expected != other.needle.expected
+    assert one.prompt.messages[0]["content"][:12] != other.prompt.messages[0]["content"][:12]
+
+
+@EVERY_FAMILY
+def test_a_text_of_one_s_own_has_the_length_that_a_server_counts(reader, family):
+    read = reader(family)
+    made = factory(read).written("The loyal potter sold a chair.")
+    assert made.text == "The loyal potter sold a chair."
+    assert len(made) == len(read.vocabulary.rust.encode(made.text, add_special_tokens=True).ids)

