@@ -5,13 +5,14 @@ A plan imports less than the others, so its parser stands alone; every other nam
 """
 
 import argparse
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_longctx.cli import plans
 from pytest_longctx.errors import LongctxError
-from pytest_longctx.redaction import shown
+from pytest_longctx.redaction import remember, secret_values, shown
 
 if TYPE_CHECKING:
     from pytest_longctx.cli.subcommands import catalogues, commands, docker, kubernetes, process, published_commands
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     merged run is red.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    remember(secret_values(os.environ, words))
     try:
         if words[:1] == ["plan"]:
             return plans.run(_plan_alone().parse_args(words))
@@ -59,5 +61,5 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as problem:
         place = f"{problem.filename}: " if problem.filename else ""
-        print(f"longctx: {place}{problem.strerror or problem}", file=sys.stderr)
+        print(shown(f"longctx: {place}{problem.strerror or problem}"), file=sys.stderr)
         return 2

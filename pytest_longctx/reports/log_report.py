@@ -4,6 +4,7 @@ import argparse
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from pytest_longctx.diagnosis.signatures import PHASES, Catalogue
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.finding import load_all as load_findings
+from pytest_longctx.redaction import cleaned, shown
+from pytest_longctx.toml import refuse_irregular
 
 _CHUNK_BYTES: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
@@ -158,10 +161,10 @@ def run(given: argparse.Namespace) -> int:
     }
     if given.json:
         rows = [{**each.as_json(), **({"differences": compared[each.name]} if good else {})} for each in reports]
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(cleaned(rows), indent=1))
     else:
         for each in reports:
-            print("\n".join([*each.lines(), *(f"  differs  {line}" for line in compared.get(each.name, ()))]))
+            print(shown("\n".join([*each.lines(), *(f"  differs  {line}" for line in compared.get(each.name, ()))])))
     return 1 if any(each.bad for each in reports) else 0
 
 
@@ -232,6 +235,7 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
         return
     path = Path(name)
     try:
+        refuse_irregular(path)
         with path.open("rb") as file:
             packed = file.read(2) == _GZIP
             file.seek(0)
@@ -240,6 +244,6 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
                 return
             with gzip.open(file) as unpacked:
                 yield cast("IO[bytes]", unpacked)
-    except (OSError, EOFError) as problem:
+    except (OSError, EOFError, ValueError, zlib.error) as problem:
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
         raise UsageError(f"{name}: cannot be read: {reason}") from None
