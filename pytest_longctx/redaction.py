@@ -31,8 +31,10 @@ _IN_TEXT = tuple(
     re.compile(pattern)
     for pattern in (
         # A field of an object, a header, or an argument as an engine's log writes it, also a list: api_key=['...']
-        rf"(?i)((?:api[-_]?key|(?:auth|access|hf)[-_]token|passwd|password|client[-_]secret|authorization)s?{_QUOTE}"
-        rf"[ \t]?[=:][ \t]?{_QUOTE}(?:bearer |basic )?)(?:\[[^\]\n]{{8,500}}\]|{_VALUE})",
+        (
+            rf"(?i)((?:api[-_]?key|(?:auth|access|hf)[-_]token|passwd|password|client[-_]secret|authorization)s?{_QUOTE}"
+            rf"[ \t]?[=:][ \t]?{_QUOTE}(?:bearer |basic )?)(?:\[[^\]\n]{{8,500}}\]|{_VALUE})"
+        ),
         rf"(?i)((?<![\w-])--(?:[a-z]+[-_]){{0,4}}(?:api[-_]key|token|secret|password)[ \t]{_QUOTE}){_VALUE}",
         rf"(\b[A-Z][A-Z0-9_]{{0,60}}_(?:TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)={_QUOTE}){_VALUE}",
         r"(?i)(\bbearer )(?=[^\s\d]*\d)[\w.~+/=-]{8,}",

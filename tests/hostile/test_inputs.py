@@ -4,12 +4,13 @@ import gzip
 import json
 import os
 import re
+from itertools import cycle
 
 import pytest
 
 from pytest_longctx import cli
 from tests.hostile.test_reports import ATTACKS
-from tests.hostile.test_secrets import FORMS, IDS, SECRETS, core
+from tests.hostile.test_secrets import FORMS, SECRETS, core
 
 POD = {"image": "vllm/vllm-openai:v0.12.0", "args": ["--model", "m"]}
 LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -110,18 +111,17 @@ def test_no_word_of_a_command_that_is_planned_reaches_the_terminal_raw(more, cap
         json.loads(said) if more else None
 
 
-@pytest.mark.parametrize("secret", SECRETS, ids=IDS)
-def test_no_form_of_a_secret_of_the_environment_is_in_a_diagnosis(secret, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("form", "secret"), [*zip(FORMS, cycle(SECRETS), strict=False)], ids=FORMS)
+def test_no_form_of_a_secret_of_the_environment_is_in_a_diagnosis(form, secret, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PLANTED_API_KEY", secret)
     path = tmp_path / "boot.log"
-    for form, make in FORMS.items():
-        path.write_text(failed(f"ValueError: engine says {make(secret)}"), encoding="utf-8")
-        for more in ([], ["--json"]):
-            cli.main(["diagnose", "--engine=vllm", "--exit-code=1", *more, str(path)])
-            said = capsys.readouterr().out
-            assert "engine says" in said
-            assert core(secret, form) not in said
-            assert core(secret, form) not in str(json.loads(said) if more else "")
+    path.write_text(failed(f"ValueError: engine says {FORMS[form](secret)}"), encoding="utf-8")
+    for more in ([], ["--json"]):
+        cli.main(["diagnose", "--engine=vllm", "--exit-code=1", *more, str(path)])
+        said = capsys.readouterr().out
+        assert "engine says" in said
+        assert core(secret, form) not in said
+        assert core(secret, form) not in str(json.loads(said) if more else "")
 
 
 NAMED = (
