@@ -1,6 +1,8 @@
 """Paths of the suites and their data, of files kept between runs, and of output files."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,8 +51,12 @@ def without_waiting(name: str, flags: int) -> int:
     Open the file or pipe *name*; for ``open(..., opener=without_waiting)``. A pipe that no process writes to
     is read as empty.
 
-    Raises `OSError` for a pipe to write to that no process reads.
+    Raises `OSError` for a pipe to write to that no process reads, and for a device to read, which may have no end.
     """
     found = os.open(name, flags | os.O_NONBLOCK, 0o666)
+    mode = os.fstat(found).st_mode
+    if not flags & (os.O_WRONLY | os.O_RDWR) and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+        os.close(found)
+        raise OSError(errno.EINVAL, "it is a device, and a file or a pipe is needed", name)
     os.set_blocking(found, True)
     return found

@@ -24,6 +24,29 @@ _URL_CREDENTIALS = re.compile(r"(?<=:)//[^/\s\"'<>]+@")
 _URL_KEY = re.compile(
     r"([?&](?:[\w-]*(?:key|token|secret|password|passwd|signature)|sig|auth)=)[^&#\s\"'<>]+", re.IGNORECASE
 )
+_VALUE = r"""[^\s"'\\,;\])}>$<{*%\[-][^\s"'\\,;\])}>]{7,}"""
+"""A value in text: 8 characters or more, and neither a variable, a placeholder nor a flag."""
+_QUOTE = r"""(?:\\*["'])?"""
+_IN_TEXT = tuple(
+    re.compile(pattern)
+    for pattern in (
+        # A field of an object, a header, or an argument as an engine's log writes it, also a list: api_key=['...']
+        (
+            rf"(?i)((?:api[-_]?key|(?:auth|access|hf)[-_]token|passwd|password|client[-_]secret|authorization)s?{_QUOTE}"
+            rf"[ \t]?[=:][ \t]?{_QUOTE}(?:bearer |basic )?)(?:\[[^\]\n]{{8,500}}\]|{_VALUE})"
+        ),
+        rf"(?i)((?<![\w-])--(?:[a-z]+[-_]){{0,4}}(?:api[-_]key|token|secret|password)[ \t]{_QUOTE}){_VALUE}",
+        rf"(\b[A-Z][A-Z0-9_]{{0,60}}_(?:TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)={_QUOTE}){_VALUE}",
+        r"(?i)(\bbearer )(?=[^\s\d]*\d)[\w.~+/=-]{8,}",
+        r"()\b(?:hf_[A-Za-z0-9]{30,}|sk-[\w-]{20,})",
+    )
+)
+"""Secrets that nothing but their own text tells: by the name that stands before them, or by their form."""
+_HINTS = (
+    *("api_key", "api-key", "apikey", "auth_token", "auth-token", "access_token", "access-token", "hf_", "hf-token"),
+    *("passw", "secret", "authorization", "bearer ", "sk-", "_token=", "_access_key=", "-token ", "--token"),
+)
+"""Parts of text without one of which no pattern of `_IN_TEXT` matches: logs are large, and these are faster to look for."""
 
 HIDDEN = "***"
 _SHORTEST: Final = 4
@@ -84,7 +107,7 @@ def checked_key(key: str | None, variable: str) -> str | None:
 
 def masked(text: str, secrets: Iterable[str] = ()) -> str:
     """
-    Return *text* with every secret, the credentials of every URL and the keys in its query masked.
+    Return *text* with every secret, the credentials of every URL, the keys in its query and what text names as a key masked.
 
     Secrets are *secrets* and those of `remember`, in all their forms: as they are, quoted for a shell, as Python and JSON escape
     them, percent-encoded, escaped for HTML, and in Base64 at any offset.
@@ -93,11 +116,17 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
     'Bearer ***'
     >>> masked("http://me:p@ss@host/?api_key=abc&n=1")
     'http://***@host/?api_key=***&n=1'
+    >>> masked("args: {'api_key': ['abcdefgh'], 'max_tokens': 8} and --api-key abcdefgh")
+    "args: {'api_key': ***, 'max_tokens': 8} and --api-key ***"
     """
     for form in _forms_of(tuple(dict.fromkeys((*secrets, *_KNOWN)))):
         if form in text:
             text = text.replace(form, HIDDEN)
-    return _URL_KEY.sub(rf"\1{HIDDEN}", _URL_CREDENTIALS.sub(f"//{HIDDEN}@", text))
+    text = _URL_KEY.sub(rf"\1{HIDDEN}", _URL_CREDENTIALS.sub(f"//{HIDDEN}@", text))
+    plain = text.lower()
+    for pattern in _IN_TEXT if any(hint in plain for hint in _HINTS) else ():
+        text = pattern.sub(rf"\1{HIDDEN}", text)
+    return text
 
 
 @lru_cache(maxsize=64)
@@ -142,7 +171,7 @@ _RAW: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufffe\uffff]"
 )
 """Control characters except tab and line feed, characters that reorder or hide text, line ends of Unicode, lone surrogates."""
-_COMMAND: Final = re.compile(r"^(\s*)::", re.MULTILINE)
+_COMMAND: Final = re.compile(r"^([^\S\n]*)::", re.MULTILINE)
 """A workflow command of GitHub Actions, at the start of a line."""
 _LOGGING_COMMAND: Final = re.compile(r"##(?=[\w-]*\[)")
 """A command of GitHub's older form, of Azure Pipelines or of TeamCity, anywhere in a line."""

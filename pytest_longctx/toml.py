@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import math
+import re
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -51,6 +52,9 @@ VersionRange = Annotated[str, AfterValidator(_version_range)]
 _LARGEST_BYTES: Final = 4 * 2**20
 """Size of a TOML file that is read; the largest here has 0.1 MB."""
 _DEEPEST: Final = 32
+_MOST_VALUES: Final = 1_000_000
+"""Keys and values of one file. A file of 4 MiB cannot have more, unless it repeats some by aliases."""
+_NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 _SHOWN: Final = 200
 """Characters of a key or a value in a message."""
 _MOST_ERRORS: Final = 20
@@ -65,7 +69,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read the TOML file at *path* without validation. Raises `TableError`."""
     try:
         content = tomllib.loads(bytes_of(path, _LARGEST_BYTES).decode("utf-8"))
-        _refuse_unsound(content)
+        refuse_unsound(content)
     except FileNotFoundError:
         raise TableError(f"{path}: there is no such file") from None
     except OSError as problem:
@@ -83,33 +87,51 @@ def bytes_of(path: Path, most_bytes: int | None = None) -> bytes:
 
     Raises `OSError` for a pipe or a device, which may have no end, and for a file of more than *most_bytes*.
     """
+    refuse_irregular(path, most_bytes)
+    return path.read_bytes()
+
+
+def refuse_irregular(path: Path, most_bytes: int | None = None) -> None:
+    """Raise `OSError` if the input at *path* is no regular file, or has more than *most_bytes*; see `bytes_of`."""
     seen = path.stat()
     if not stat.S_ISREG(seen.st_mode):
         known = "a folder" if stat.S_ISDIR(seen.st_mode) else "a pipe or a device"
         raise OSError(errno.EINVAL, f"it is {known}, and a regular file is needed", str(path))
     if most_bytes is not None and seen.st_size > most_bytes:
         raise OSError(errno.EFBIG, f"it has {seen.st_size:,} bytes, and at most {most_bytes:,} are read", str(path))
-    return path.read_bytes()
 
 
-def _refuse_unsound(content: dict[str, Any]) -> None:
-    """Raise `ValueError` for what TOML allows and no table here can mean: NUL, infinity, integers of more than 64 bits."""
+def refuse_unsound(content: Any, deepest: int = _DEEPEST) -> None:
+    """
+    Raise `ValueError` for what TOML, YAML and JSON allow and no table here can mean: NUL, lone surrogates, infinity, integers of
+    more than 64 bits, more than *deepest* levels, and aliases of YAML that stand for more than `_MOST_VALUES` values.
+    """
     todo: list[tuple[str, Any, int]] = [("", content, 0)]
-    while todo:
+    for _ in range(_MOST_VALUES):
+        if not todo:
+            return
         key, value, depth = todo.pop()
-        if depth > _DEEPEST:
-            raise ValueError(f"{key[:_SHOWN]}: nested deeper than {_DEEPEST} tables and arrays")
+        if depth > deepest:
+            raise ValueError(f"{key[:_SHOWN]}: nested deeper than {deepest} tables and arrays")
         if isinstance(value, dict):
-            todo += [(f"{key}.{name}".strip("."), each, depth + 1) for name, each in value.items()]
-            todo += [(f"{key}.{name}".strip("."), name, depth + 1) for name in value]
+            # The key is cut, because each level of a deep table would otherwise copy the names of all levels above it.
+            todo += [(f"{key[:_SHOWN]}.{name}".strip("."), each, depth + 1) for name, each in value.items()]
+            todo += [(f"{key[:_SHOWN]}.{name}".strip("."), name, depth + 1) for name in value]
         elif isinstance(value, list):
             todo += [(key, each, depth + 1) for each in value]
-        elif isinstance(value, str) and "\0" in value:
-            raise ValueError(f"{key[:_SHOWN]!r}: a text with NUL")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{key[:_SHOWN]}: {value} is not finite")
-        elif isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError(f"{key[:_SHOWN]}: an integer of more than 64 bits")
+        elif why := _unsound(value):
+            raise ValueError(f"{key[:_SHOWN]}: {why}")
+    if todo:
+        raise ValueError(f"more than {_MOST_VALUES:,} values, each alias counted as what it stands for")
+
+
+def _unsound(value: object) -> str:
+    """Why no table can mean *value*; empty if it can."""
+    if isinstance(value, str) and _NO_TEXT.search(value):
+        return "a text with NUL or half of a character"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not finite"
+    return "an integer of more than 64 bits" if isinstance(value, int) and abs(value) >= 2**63 else ""
 
 
 def digest(table: BaseModel) -> str:

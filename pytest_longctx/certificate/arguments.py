@@ -29,7 +29,13 @@ def add(parser: ArgumentParser) -> None:
         help="ask in this one only; default: the first that is served",
     )
     parser.add_argument("--seed", type=int, help="seed of the texts; default: random, and printed")
-    parser.add_argument("--timeout", type=float, default=600, metavar="S", help="longest silence; default: 600 s")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="S",
+        help="longest wait for a page or the next text; default: 600 s",
+    )
 
 
 def wanted(url: str, given: Namespace) -> Wanted:

@@ -15,6 +15,9 @@ _TAILS = ".!?;,"
 _ASK_AGAIN = 3
 """Times that a prompt is sent if its answer has no usage."""
 
+_LEAST_PER_WORD = 0.25
+"""Tokens of a word of filler at the least: a server that counts every prompt as one token would be sent texts without end."""
+
 Count = Callable[[tuple[Turn, ...], int], int | None]
 """The server's count of a prompt; its second argument is the most tokens that it can have."""
 
@@ -113,7 +116,7 @@ def _law(rng: np.random.Generator, words: tuple[str, ...], count: Count, source:
         start = points[0][1] - step * _SIZES[0]
         if all(value == start + step * size for size, value in points):
             return Ruler(words, start, step, 0.0, counted=True, source=source, points=tuple(points))
-    slope = max(float(slope), 0.01)
+    slope = max(float(slope), _LEAST_PER_WORD)
     slack = max(abs(value - base - slope * size) for size, value in points)
     return Ruler(words, float(base), slope, max(1.0, slack), counted=True, source=source, points=tuple(points))
 

@@ -13,13 +13,16 @@ from pytest_longctx.certificate.refusals import GIVEN_UP
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
 from pytest_longctx.certificate.texts import COUNTING, filler
 from pytest_longctx.certificate.wire import TRIES, Reply
+from pytest_longctx.client.answers import figure_of
 from pytest_longctx.units import duration
 
 _LONG_ANSWER, _SHORT_ANSWER = 96, 8
 _TIMES = 3
 _SEEN_S = 0.25
 """Least generation time that shows whether a stream is buffered."""
-_COUNTER = re.compile(r"^([\w:]*prompt_tokens_total)(?:\{[^}]*\})? ([0-9.e+]+)\s*$", re.MULTILINE)
+_COUNTER = re.compile(
+    r"^([\w:]*prompt_tokens_total)(?:\{[^}\n]*\})? ([0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]+)?)[ \t]*$", re.MULTILINE
+)
 _READ_WORDS = 512
 _READ_TIMES = 3
 
@@ -65,7 +68,7 @@ def _counter(exam: Examination) -> float | None:
         return None
     values = _COUNTER.findall(response.text)
     names = {name for name, _ in values}
-    return sum(float(value) for _, value in values) if len(names) == 1 else None
+    return figure_of(sum(float(value) for _, value in values)) if len(names) == 1 else None
 
 
 def _read_once(exam: Examination) -> Result:

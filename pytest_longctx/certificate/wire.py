@@ -7,8 +7,9 @@ the time that the server told; each repetition takes its share of the budget fir
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,7 +21,7 @@ import httpx
 
 from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.certificate.dialects import Counts, Dialect, Turn
-from pytest_longctx.client.answers import json_of, own_error
+from pytest_longctx.client.answers import Deadline, PageClient, decoder, json_of, own_error, upload_s
 from pytest_longctx.client.event_stream import EventParser, OversizedEvent
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.redaction import shown
@@ -35,8 +36,10 @@ _MOST_BYTES: Final = 8 * 2**20
 _FRAME_TOKENS: Final = 256
 """Tokens of a chat template, reserved beside those of a text."""
 _SPARE: Final = 1.02
+_PAGE_S: Final = 30.0
 _MOST_LOST: Final = 3
-_NO_REUSE: Final = httpx.Limits(max_keepalive_connections=0)
+_MOST_SILENCES: Final = 4
+"""Times the longest silence that a whole answer may take."""
 REFUSED: Final = (400, 403, 404, 405, 409, 410, 413, 414, 422)
 
 Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed", "cut", "no answer"]
@@ -169,28 +172,27 @@ class Wire:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     local: bool = True
     deadline_s: float = 600.0
-    """The longest silence that is waited for."""
+    """The longest time that is waited for a page, or for the next text of a stream, whatever else arrives meanwhile."""
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     replies: list[Reply] = field(default_factory=list, repr=False)
     transport: httpx.BaseTransport | None = None
-    _http: httpx.Client | None = field(default=None, repr=False)
+    _http: PageClient | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
     _lost: int = 0
     """Requests in a row that were limited to the end."""
 
     @property
-    def http(self) -> httpx.Client:
+    def http(self) -> PageClient:
         """
         The wire's one HTTP client; proxies from the environment are not used on loopback.
 
         Each request has a connection of its own: a server may close an idle one while the next request is on its way.
         """
         if self._http is None:
-            self._http = httpx.Client(
-                headers={"Accept-Encoding": "identity", **self.headers},
+            self._http = PageClient(
+                headers=dict(self.headers),
                 timeout=httpx.Timeout(self.deadline_s, connect=30),
-                limits=_NO_REUSE,
                 follow_redirects=False,
                 trust_env=not self.local and self.transport is None,
                 transport=self.transport,
@@ -205,14 +207,10 @@ class Wire:
     def get(self, path: str) -> httpx.Response | None:
         """Get a page of the server over the wire, which costs no tokens; None if there is none."""
         try:
-            with self.http.stream("GET", self.base + path, timeout=30) as response:
-                body = bytearray()
-                for piece in response.iter_bytes():
-                    body += piece
-                    if len(body) > _MOST_BYTES:
-                        return None
-                return httpx.Response(response.status_code, headers=response.headers, content=bytes(body))
-        except httpx.HTTPError:
+            return self.http.get(self.base + path, timeout=min(_PAGE_S, self.deadline_s))
+        except httpx.HTTPError as problem:
+            if trouble := own_error(problem, self.base):
+                raise trouble from None
             return None
 
     def ask(
@@ -272,8 +270,13 @@ class Wire:
         seen: dict[str, Any] = {"started_s": started_s, "streamed": streamed}
         again: float | None = None
         reading = _Reading(dialect)
+        total_s = self.deadline_s + upload_s(len(body))
+        deadline = Deadline(total_s, total_s + (_MOST_SILENCES - 1) * self.deadline_s)
+        request = self.http.build_request(
+            "POST", self.base + dialect.path, content=body, headers=headers, extensions={"trace": deadline.trace}
+        )
         try:
-            with self.http.stream("POST", self.base + dialect.path, content=body, headers=headers) as response:
+            with deadline, closing(self.http.send(request, stream=True)) as response:
                 seen |= {
                     "status": response.status_code,
                     "kind": response.headers.get("content-type", "").partition(";")[0],
@@ -281,15 +284,18 @@ class Wire:
                 }
                 again = _retry_after(response.headers.get("retry-after"))
                 if response.status_code == 200 and seen["kind"] == "text/event-stream":
-                    seen |= self._stream(response, reading)
+                    seen |= self._stream(response, reading, deadline)
                 else:
                     seen |= self._page(response, reading)
+                if deadline.passed:  # a body without a length ends like this too
+                    raise deadline.error(request)
             seen["ending"] = _ending(seen, again)
-        except (httpx.HTTPError, OversizedEvent) as problem:
+        except (httpx.HTTPError, OversizedEvent, RecursionError) as problem:
             if trouble := own_error(problem, self.base):
                 raise trouble from None
             seen["ending"] = "cut" if "status" in seen else "no answer"
-            seen["error"] = shown(f"{type(problem).__name__}: {problem}", self.secrets)
+            said = deadline.error(request) if deadline.passed else problem
+            seen["error"] = shown(f"{type(said).__name__}: {said}", self.secrets)
         return self._reply(seen, reading), again
 
     def _reply(self, seen: dict[str, Any], reading: _Reading) -> Reply:
@@ -301,9 +307,9 @@ class Wire:
         found.pop("error", None)
         return Reply(**{**seen, **found})
 
-    def _stream(self, response: httpx.Response, reading: _Reading) -> dict[str, Any]:
+    def _stream(self, response: httpx.Response, reading: _Reading, deadline: Deadline) -> dict[str, Any]:
         parser, done, size = EventParser(), False, 0
-        for piece in response.iter_raw():
+        for piece in _decoded(response):
             size += len(piece)
             if size > _MOST_BYTES:
                 return {"closed": False, "error": f"more than {_MOST_BYTES:,} bytes in one stream"}
@@ -321,12 +327,15 @@ class Wire:
                     continue
                 if event.type == "error" and isinstance(page, dict) and "error" not in page:
                     page = {"error": page}
+                before = len(reading.arrivals_s)
                 reading.page(page, streamed=True, now_s=now_s)
+                if len(reading.arrivals_s) > before:
+                    deadline.extend()
         return {"closed": done or reading.found.get("finish") is not None, "error_inside": "error" in reading.found}
 
     def _page(self, response: httpx.Response, reading: _Reading) -> dict[str, Any]:
         body = bytearray()
-        for piece in response.iter_raw():
+        for piece in _decoded(response):
             body += piece
             if len(body) > _MOST_BYTES:
                 break
@@ -341,6 +350,13 @@ class Wire:
             return {"error": _message(page), "body": shown(text[:2000], self.secrets)}
         reading.page(page, streamed=False, now_s=self.clock())
         return {"closed": True, "error_inside": "error" in reading.found}
+
+
+def _decoded(response: httpx.Response) -> Iterator[bytes]:
+    """The body of an answer piece by piece, decoded also where the server did not heed that no encoding was asked for."""
+    body = decoder(response)
+    for raw in response.iter_raw():
+        yield from body.pieces(raw)
 
 
 def _ending(seen: Mapping[str, Any], again: float | None) -> Ending:
@@ -368,12 +384,16 @@ def _retry_after(value: str | None) -> float | None:
         pass
     try:
         then = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
     return max(0.0, (then - datetime.now(UTC)).total_seconds()) if then.tzinfo else None
 
 
 def other_host(base: str, location: str) -> bool:
-    """Whether the redirect to *location* leads to another host than *base*, or would drop its encryption."""
-    here, there = urlsplit(base), urlsplit(location)
+    """Whether the redirect to *location* leads to another host than *base*, to no address, or would drop its encryption."""
+    here = urlsplit(base)
+    try:
+        there = urlsplit(location)
+    except ValueError:
+        return True
     return bool(there.netloc) and (there.hostname != here.hostname or (here.scheme, there.scheme) == ("https", "http"))

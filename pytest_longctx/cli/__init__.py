@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_longctx.cli import plans
 from pytest_longctx.errors import LongctxError, UsageError
-from pytest_longctx.redaction import shown
+from pytest_longctx.redaction import remember, secret_values, shown
 
 if TYPE_CHECKING:
     from pytest_longctx.cli.subcommands import catalogues, commands, docker, kubernetes, process, published_commands
@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     on an error, 130 after Ctrl-C; see docs/reference/console.md.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    remember(secret_values(os.environ, words))
     try:
         try:
             return _flushed(_run(words))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_longctx.errors import LongctxError, UsageError
-from pytest_longctx.redaction import masked, secret_values
+from pytest_longctx.redaction import cleaned, secret_values, shown
 
 if TYPE_CHECKING:
     from pytest_longctx.plan.answer import Answer
@@ -91,18 +91,19 @@ def _plan_starts(given: Namespace) -> None:
     try:
         planned = typed.read(given.start, options)
     except LongctxError as problem:
-        raise UsageError(masked(str(problem), secrets)) from None
+        raise UsageError(shown(str(problem), secrets)) from None
     secrets = (*secrets, *(value for one in planned for value in secret_values(one.asked.secret_flags)))
-    shown = zip(planned, typed.answers(planned, options.measured), strict=True)
+    found_for = zip(planned, typed.answers(planned, options.measured), strict=True)
     if given.json:
-        print(masked(json.dumps([_as_json(one, found, given, options) for one, found in shown], indent=1), secrets))
+        rows = [_as_json(one, found, given, options) for one, found in found_for]
+        print(json.dumps(cleaned(rows, secrets), indent=1))
         return
-    for index, (one, found) in enumerate(shown):
+    for index, (one, found) in enumerate(found_for):
         if index:
             print()
         if len(planned) > 1 and one.asked.start is not None:
-            print(f"{one.asked.start.where}:")
-        print(masked("\n".join((*found.lines(), *_tables(one, found, given, options))), secrets))
+            print(shown(f"{one.asked.start.where}:", secrets))
+        print(shown("\n".join((*found.lines(), *_tables(one, found, given, options))), secrets))
 
 
 def _tables(one: "Planned", found: "Answer", given: Namespace, options: "Options") -> Iterator[str]:
@@ -154,7 +155,10 @@ def _plan_findings(given: Namespace) -> None:
     wanted = load_findings(tuple(folder / "findings" for folder in folders)).values()
     cases = match(wanted, chosen, lambda one, _: Conditions(one, here, None, one.max_model_len))
     made = runs.make(cases, chosen, backend, machine)
-    print(json.dumps([row.as_json() for row in made.rows], indent=1) if given.json else "\n".join(_fitting_first(made)))
+    if given.json:
+        print(json.dumps(cleaned([row.as_json() for row in made.rows]), indent=1))
+    else:
+        print(shown("\n".join(_fitting_first(made))))
 
 
 def _fitting_first(made: "Plan") -> Iterator[str]:

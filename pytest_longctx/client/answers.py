@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import socket
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -166,26 +167,38 @@ class _Body:
         return made
 
 
-class _Deadline:
-    """Shuts the connection of one blocking request down when its total time is over."""
+class Deadline:
+    """
+    Shuts the connection of one blocking request down when its total time is over.
 
-    def __init__(self, total_s: float | None) -> None:
+    A reader of a stream may `extend` it for what arrived, to *most_s* after the start at the latest.
+    """
+
+    def __init__(self, total_s: float | None, most_s: float | None = None) -> None:
         self.total_s, self.passed = total_s, False
         self._streams: list[Any] = []
-        self._timer = None if total_s is None else Timer(total_s, self.end)
+        self._ends_s = self._last_s = time.monotonic() + (total_s or 0.0)
+        self._last_s += (most_s or total_s or 0.0) - (total_s or 0.0)
+        self._timer: Timer | None = None
+        self._over = False
 
     def __enter__(self) -> Self:
-        if self._timer is not None:
-            self._timer.daemon = True
-            self._timer.start()
+        if self.total_s is not None:
+            self._wait(self.total_s)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over = True
         if self._timer is not None:
             self._timer.cancel()
         self._streams.clear()
+
+    def extend(self) -> None:
+        """Give the answer its time again, because a part of it has arrived."""
+        if self.total_s is not None:
+            self._ends_s = min(time.monotonic() + self.total_s, self._last_s)
 
     def trace(self, event: str, about: Mapping[str, Any]) -> None:
         """Note the connection of a request with a total time limit; httpcore calls this for each of its steps."""
@@ -202,6 +215,18 @@ class _Deadline:
     def error(self, request: httpx.Request) -> SlowAnswer:
         return _slow(request, self.total_s)
 
+    def _wait(self, wait_s: float) -> None:
+        self._timer = Timer(wait_s, self._look)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _look(self) -> None:
+        left_s = self._ends_s - time.monotonic()
+        if left_s <= 0:
+            self.end()
+        elif not self._over:
+            self._wait(left_s)
+
 
 def _slow(request: httpx.Request, total_s: float | None) -> SlowAnswer:
     limit = "" if total_s is None else f" within {total_s:.3g} s, the limit for the whole answer"
@@ -212,7 +237,12 @@ def _total_s(request: httpx.Request) -> float | None:
     """Total time of *request*: its read timeout, extended for a large upload; None if it has none."""
     read_s = request.extensions.get("timeout", {}).get("read")
     size = int(request.headers.get("content-length", 0))
-    return None if read_s is None else float(read_s) + size / _UPLOAD_BYTES_PER_S
+    return None if read_s is None else float(read_s) + upload_s(size)
+
+
+def upload_s(size_bytes: int) -> float:
+    """Time for which an answer's total time is extended, because the request has a body of *size_bytes*."""
+    return size_bytes / _UPLOAD_BYTES_PER_S
 
 
 _HEADERS: Final = {"Accept-Encoding": "identity"}
@@ -226,13 +256,13 @@ class PageClient(httpx.Client):
     def __init__(self, **settings: Any) -> None:
         settings["headers"] = {**_HEADERS, **settings.get("headers", {})}
         super().__init__(limits=_NO_REUSE, **settings)
-        self._current: _Deadline | None = None
+        self._current: Deadline | None = None
 
     def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
         """Send *request* and read its answer within the limits. Raises `OversizedAnswer`, `SlowAnswer`, `httpx.HTTPError`."""
         if stream:
             return super().send(request, stream=True, **more)
-        with _Deadline(_total_s(request)) as deadline:
+        with Deadline(_total_s(request)) as deadline:
             self._current = deadline
             request.extensions = {**request.extensions, "trace": deadline.trace}
             try:

@@ -33,6 +33,7 @@ _BREAK = frozenset({";", "&&", "||", "|", "&"})
 _REDIRECTED = re.compile(r"[&\d]?(>>?|<)(&\d|[^=\s]\S*)?")
 _TAG = re.compile(r"v?(\d+\.\d+(?:\.\d+)?(?:\.?(?:post|rc|dev)\d+)?)")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
+_COUNT = re.compile(r"[0-9]{1,6}")
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
@@ -85,6 +86,12 @@ def size_bytes(text: str | float) -> float | None:
         return float(found[1]) * 1024.0 ** " kmgt".index(found[2].lower() or " ")
     except ValueError:
         return None
+
+
+def count_of(value: object) -> int | None:
+    """The number of devices that a command or a manifest spells; None for anything else."""
+    text = str(value)
+    return int(text) if _COUNT.fullmatch(text) else None
 
 
 def of_words(words: Sequence[str], where: str = "the command") -> Start:
@@ -276,8 +283,8 @@ def _gpus(text: str) -> int | None:
     (None, 2, 3, 1)
     """
     bare = text.strip("\"'")
-    if bare.isdecimal():
-        return int(bare)
+    if (count := count_of(bare)) is not None:
+        return count
     if "device=" in bare:
         return len([each for each in bare.partition("device=")[2].split(",") if each])
     return None

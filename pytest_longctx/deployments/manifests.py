@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pytest_longctx import paths
-from pytest_longctx.deployments.command import Start, expanded, in_image, size_bytes
+from pytest_longctx import paths, toml
+from pytest_longctx.deployments.command import Start, count_of, expanded, in_image, size_bytes
 from pytest_longctx.errors import UsageError
 
 _DEVICES = ("nvidia.com/gpu", "amd.com/gpu", "aws.amazon.com/neuron", "habana.ai/gaudi")
@@ -17,6 +17,8 @@ _KIND_LABELS = ("nvidia.com/gpu.product", "cloud.google.com/gke-accelerator", "n
 _IN_POD = re.compile(r"\$\((\w+)\)")
 MOST_BYTES = 4 * 1024**2
 """The largest file that is read; those that start engines are far smaller."""
+_DEEPEST: Final = 100
+"""Levels of a file. The schemas of custom resources, which may stand beside a server, have some 40."""
 
 _SHOWN = 300
 """Characters of a reader's own message that are shown."""
@@ -40,9 +42,14 @@ def read(path: Path) -> list[Any]:
     except OSError as problem:
         raise UsageError(f"{path}: {problem.strerror}") from None
     try:
-        return [json.loads(text)]
+        found = [json.loads(text)]
     except (ValueError, RecursionError):
-        return _yaml(path, text)
+        found = _yaml(path, text)
+    try:
+        toml.refuse_unsound(found, _DEEPEST)
+    except ValueError as problem:
+        raise UsageError(f"{path}: {problem}") from None
+    return found
 
 
 def _yaml(path: Path, text: str) -> list[Any]:
@@ -127,8 +134,8 @@ def _reserved(devices: Any) -> int | None:
             continue
         if isinstance(row.get("device_ids"), list):
             return len(row["device_ids"])
-        if str(row.get("count", "all")).isdecimal():
-            return int(row["count"])
+        if (count := count_of(row.get("count"))) is not None:
+            return count
     return None
 
 
@@ -173,7 +180,7 @@ def _pod(spec: Mapping[str, Any], where: str) -> Iterator[Start]:
             where=where,
             shm_bytes=_shared(spec, box),
             memory_bytes=None if memory is None else _quantity(memory),
-            gpus=next((int(limits[key]) for key in _DEVICES if str(limits.get(key, "")).isdecimal()), None),
+            gpus=next((count for key in _DEVICES if (count := count_of(limits.get(key))) is not None), None),
             kind=_kind(spec),
             raw={"spec": {**spec, "containers": [box]}},
         )

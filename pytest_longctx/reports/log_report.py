@@ -23,6 +23,7 @@ from pytest_longctx.diagnosis.signatures import PHASES, Catalogue
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.finding import load_all as load_findings
+from pytest_longctx.redaction import cleaned, shown
 
 _CHUNK_BYTES: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
@@ -160,10 +161,10 @@ def run(given: argparse.Namespace) -> int:
     }
     if given.json:
         rows = [{**each.as_json(), **({"differences": compared[each.name]} if good else {})} for each in reports]
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(cleaned(rows), indent=1))
     else:
         for each in reports:
-            print("\n".join([*each.lines(), *(f"  differs  {line}" for line in compared.get(each.name, ()))]))
+            print(shown("\n".join([*each.lines(), *(f"  differs  {line}" for line in compared.get(each.name, ()))])))
     return 1 if any(each.bad for each in reports) else 0
 
 
@@ -239,6 +240,6 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
                 return
             with gzip.open(file) as unpacked:
                 yield cast("IO[bytes]", unpacked)
-    except (OSError, EOFError, zlib.error) as problem:
+    except (OSError, EOFError, ValueError, zlib.error) as problem:
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
         raise UsageError(f"{name}: cannot be read: {reason}") from None

@@ -2,9 +2,12 @@
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any, Final
+
+import re2
 
 PREFIXES = (
     "model.",
@@ -43,25 +46,96 @@ def module_names(name: str, layer: int | None) -> tuple[str, ...]:
     return tuple(own) if layer is None else tuple(f"layers.{layer}.{each}" for each in own)
 
 
+_LONGEST: Final = 2000
+"""Characters of an expression. Those of checkpoints, which list layers, have up to some hundred."""
+_MOST_BYTES: Final = 4 << 20
+"""Memory for one expression."""
+_LOOKS = re.compile(r"\^?\(\?([=!])")
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()|]|.", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """
+    A regular expression of a checkpoint that somebody else wrote: what must match, and must not match, from the start.
+
+    RE2 matches it, in a time that grows with the name alone. RE2 has no lookarounds; checkpoints use them at the start, as in
+    ``^(?!.*experts).*$`` for all modules but the experts, so those are matched one after the other.
+    """
+
+    wanted: tuple[Any, ...]
+    unwanted: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, text: str) -> "Expression":
+        """Read the expression *text*. Raises `re.error` for one that is damaged, or that RE2 cannot read."""
+        if len(text) > _LONGEST:
+            raise re.error(f"an expression of {len(text):,} characters")
+        looks: dict[str, list[Any]] = {"=": [], "!": []}
+        rest = text
+        while found := _LOOKS.match(rest):
+            inside, rest = _group(rest[found.end() :])
+            looks[found[1]].append(_compiled(inside))
+        if rest != text and "|" in _outside(rest):
+            raise re.error("an alternative to a lookahead")
+        return cls((*looks["="], _compiled(rest)), tuple(looks["!"]))
+
+    def match(self, name: str) -> bool:
+        """Whether the expression matches *name* from its start."""
+        text = name.encode("utf-8", "replace")
+        return all(each.match(text) for each in self.wanted) and not any(each.match(text) for each in self.unwanted)
+
+
+def _compiled(text: str) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MOST_BYTES
+    try:
+        return re2.compile(text.encode("utf-8", "replace"), options)
+    except re2.error as problem:
+        said = problem.args[0] if problem.args else b""
+        raise re.error(said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)) from None
+
+
+def _group(text: str) -> tuple[str, str]:
+    """The inside of the group of an expression that *text* goes on with, and what follows it. Raises `re.error`."""
+    depth = 1
+    for token in _TOKEN.finditer(text):
+        depth += {"(": 1, ")": -1}.get(token[0], 0)
+        if depth == 0:
+            return text[: token.start()], text[token.end() :]
+    raise re.error("missing )")
+
+
+def _outside(text: str) -> Iterator[str]:
+    """The tokens of an expression that are in no group."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += {"(": 1, ")": -1}.get(token[0], 0)
+        if depth == 0:
+            yield token[0]
+
+
 @dataclass(frozen=True)
 class Modules:
     """A list of modules: exact names, globs with a star, and ``re:`` expressions."""
 
     exact: frozenset[str] = frozenset()
     globs: tuple[re.Pattern[str], ...] = ()
-    expressions: tuple[re.Pattern[str], ...] = ()
+    expressions: tuple[Expression, ...] = ()
     all: bool = False
     _known: dict[tuple[str, ...], bool] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, patterns: Iterable[str]) -> "Modules":
         """Read a list of modules as checkpoints write it. Raises re.error for an invalid expression."""
-        exact, globs, expressions, everything = set(), [], [], False
+        exact, globs, everything = set(), [], False
+        expressions: list[Expression] = []
         for pattern in patterns:
             if pattern == "Linear":
                 everything = True
             elif pattern.startswith("re:"):
-                expressions.append(re.compile(pattern[3:]))
+                expressions.append(Expression.of(pattern[3:]))
             elif "*" in pattern:
                 globs.append(re.compile(fnmatch.translate(bare(pattern))))
             else:

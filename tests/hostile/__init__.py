@@ -1,10 +1,13 @@
 """
 Attacks on the client, the readers and the way out: hostile servers, malformed files, fuzzers.
 
-They are part of every run. ``LONGCTX_FUZZ_EXAMPLES=20000 pytest tests/hostile`` fuzzes for longer.
+They are part of every run. ``LONGCTX_FUZZ_EXAMPLES=20000 pytest tests/hostile`` fuzzes for longer, and ``LONGCTX_KILLS=100`` kills
+more often.
 """
 
 import os
 
 EXAMPLES = int(os.environ.get("LONGCTX_FUZZ_EXAMPLES", "200"))
 """Examples for each fuzzer."""
+KILLS = int(os.environ.get("LONGCTX_KILLS", "2"))
+"""Kills at random moments."""

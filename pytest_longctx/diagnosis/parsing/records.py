@@ -25,8 +25,8 @@ LEVELS: Final = {
 DEBUG, INFO, WARNING, ERROR, FATAL = 10, 20, 30, 40, 50
 
 _MOST_PREFIXES = 9
-_GO_ERROR = re.compile(r'" (?:\w[\w.]*=(?:"[^"]*"|\S+) )*(?:error|err)="')
-"""Where the error follows the message in a line of Go's slog."""
+_GO_ERROR = re.compile(r'''" (?:\w[\w.]{0,80}=(?:"(?:[^"\\]|\\.)*"|[^\s"]\S*) ){0,50}(?:error|err)="''')
+"""Where the error follows the message in a line of Go's slog. A value has one reading, or a long line would take hours."""
 
 
 @dataclass(frozen=True, slots=True)
