@@ -35,6 +35,8 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "gpu-busy": ("dirty-gpu",),
     "gpu-feature-unsupported": ("device",),
     "grid-limit": ("kernel-limit",),
+    "illegal-instruction": ("wrong-build",),
+    "kernel-resources": ("kernel-limit",),
     "killed-from-outside": ("killed",),
     "no-device": ("device",),
     "oom": ("gpu-oom-kv", "gpu-oom-tables", "gpu-oom-weights", "gpu-oom-graphs", "gpu-oom-profile", "gpu-oom-request"),
@@ -58,6 +60,8 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "fabric-not-ready": ("fabric-manager",),
     "gpu-feature-unsupported": ("operation-not-supported",),
+    "illegal-instruction": ("illegal-instruction",),
+    "kernel-resources": ("kernel-resources",),
     "no-device": ("no-device",),
     "quant-no-device": ("quantisation-no-device",),
 }
