@@ -207,9 +207,12 @@ class Boot:
             self.summary = made
 
     def keeps(self, made: Failure, trace: Trace | None) -> None:
-        """Keep a cause that the boot's log names; an exception around another one, in *trace*, takes its place and its sizes."""
-        inner = trace.failure if trace is not None and trace.chained and made.signature.wrapper else None
-        if isinstance(inner, Failure) and inner in self.candidates:
+        """
+        Keep a cause that the boot's log names; an exception around another one, in *trace*, takes its place and its
+        sizes, and so does the message under a heading.
+        """
+        inner = trace.failure if trace is not None else None
+        if isinstance(inner, Failure) and inner in self.candidates and _replaces(made, inner, trace):
             made.metrics, made.order, made.time = {**inner.metrics, **made.metrics}, inner.order, inner.time
             self.candidates[self.candidates.index(inner)] = made
         elif len(self.candidates) < _MOST_CANDIDATES or not any(
@@ -309,6 +312,12 @@ class Boot:
         if found.signature.survivable or self.fatal_at is not None:
             return False
         return self.alive_at > found.order
+
+
+def _replaces(made: Failure, inner: Failure, trace: Trace | None) -> bool:
+    """Whether a boot's cause *made* takes the place of *inner*, an earlier one of the same *trace*."""
+    around = trace is not None and trace.chained and made.signature.wrapper
+    return around or (inner.signature.heading and not made.signature.heading)
 
 
 def _earliest(some: list[Failure]) -> Failure:

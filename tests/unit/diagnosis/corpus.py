@@ -34,6 +34,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "fp8-refused": ("fp8-refused", "fp8-assertion"),
     "gpu-busy": ("dirty-gpu",),
     "gpu-feature-unsupported": ("device",),
+    "graph-capture": ("compile",),
     "grid-limit": ("kernel-limit",),
     "illegal-instruction": ("wrong-build",),
     "kernel-resources": ("kernel-limit",),
@@ -60,6 +61,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "fabric-not-ready": ("fabric-manager",),
     "gpu-feature-unsupported": ("operation-not-supported",),
+    "graph-capture": ("captured-event", "stream-capture"),
     "illegal-instruction": ("illegal-instruction",),
     "kernel-resources": ("kernel-resources",),
     "no-device": ("no-device",),
