@@ -36,6 +36,7 @@ _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.
 """Exit codes of a process that another one ended."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _NOT_LIMITED = "the container's state: not OOMKilled"
+_NO_ERROR: Final = "unknown: no line of the log is one that is known as an error"
 _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
 
 
