@@ -15,6 +15,9 @@ _ALIVE = re.compile(
     r'" 200(?: OK)?\b|\b(?:POST|GET) /\S* \S+ 200$|(?:^|: )Success$|\| 200 \|.*\| (?:POST|GET) '
     r"|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)"
 )
+_ALIVE_WORDS: Final = ("200", "throughput", "Success")
+_FAILED_WORDS: Final = ("500", " error: ", "failed during generation")
+"""Texts of which a line of the pattern has one; to look for them is faster."""
 _GET: Final = re.compile(r"\b(?:GET|HEAD) ")
 _WAITING = re.compile(
     r"Avg generation throughput: 0\.0 tokens/s, Running: 0 reqs, (?:Swapped: 0 reqs, Pending|Waiting): [1-9]"
@@ -264,12 +267,12 @@ class Boot:
         *text* is one.
         """
         self._starves(text, times)
-        if _ALIVE.search(text):
+        if any(word in text for word in _ALIVE_WORDS) and _ALIVE.search(text):
             self.chats += times * bool(_CHAT.search(text))
             self.alive_at = line
             self.answered += times * (_GET.search(text) is None)
             return True
-        if _SERVER_ERROR.search(text):
+        if any(word in text for word in _FAILED_WORDS) and _SERVER_ERROR.search(text):
             self.failed_requests += times
             return True
         return False

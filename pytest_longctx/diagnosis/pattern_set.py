@@ -75,7 +75,7 @@ def _alternatives(regex: str) -> Iterator[list[str]]:
 def _begun(tokens: list[str]) -> list[str]:
     """A pattern's *tokens* without what a search may skip at their beginning: ``X*`` and ``X?``, and all but one of ``X+``."""
     while tokens:
-        depths = accumulate((token == "(") - (token == ")") for token in tokens)
+        depths = accumulate((part == "(") - (part == ")") for part in tokens)
         atom = next(number for number, depth in enumerate(depths, 1) if depth == 0)
         mark = tokens[atom : atom + 1]
         if mark not in (["*"], ["?"], ["+"]):
