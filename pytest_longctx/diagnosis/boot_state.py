@@ -15,6 +15,9 @@ _ALIVE = re.compile(
     r'" 200(?: OK)?\b|\b(?:POST|GET) /\S* \S+ 200$|(?:^|: )Success$|\| 200 \|.*\| (?:POST|GET) '
     r"|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)"
 )
+_ALIVE_WORDS: Final = ("200", "throughput", "Success")
+_FAILED_WORDS: Final = ("500", " error: ", "failed during generation")
+"""Texts of which a line of the pattern has one; to look for them is faster."""
 _GET: Final = re.compile(r"\b(?:GET|HEAD) ")
 _WAITING = re.compile(
     r"Avg generation throughput: 0\.0 tokens/s, Running: 0 reqs, (?:Swapped: 0 reqs, Pending|Waiting): [1-9]"
@@ -207,9 +210,12 @@ class Boot:
             self.summary = made
 
     def keeps(self, made: Failure, trace: Trace | None) -> None:
-        """Keep a cause that the boot's log names; an exception around another one, in *trace*, takes its place and its sizes."""
-        inner = trace.failure if trace is not None and trace.chained and made.signature.wrapper else None
-        if isinstance(inner, Failure) and inner in self.candidates:
+        """
+        Keep a cause that the boot's log names; an exception around another one, in *trace*, takes its place and its
+        sizes, and so does the message under a heading.
+        """
+        inner = trace.failure if trace is not None else None
+        if isinstance(inner, Failure) and inner in self.candidates and _replaces(made, inner, trace):
             made.metrics, made.order, made.time = {**inner.metrics, **made.metrics}, inner.order, inner.time
             self.candidates[self.candidates.index(inner)] = made
         elif len(self.candidates) < _MOST_CANDIDATES or not any(
@@ -261,12 +267,12 @@ class Boot:
         *text* is one.
         """
         self._starves(text, times)
-        if _ALIVE.search(text):
+        if any(word in text for word in _ALIVE_WORDS) and _ALIVE.search(text):
             self.chats += times * bool(_CHAT.search(text))
             self.alive_at = line
             self.answered += times * (_GET.search(text) is None)
             return True
-        if _SERVER_ERROR.search(text):
+        if any(word in text for word in _FAILED_WORDS) and _SERVER_ERROR.search(text):
             self.failed_requests += times
             return True
         return False
@@ -309,6 +315,12 @@ class Boot:
         if found.signature.survivable or self.fatal_at is not None:
             return False
         return self.alive_at > found.order
+
+
+def _replaces(made: Failure, inner: Failure, trace: Trace | None) -> bool:
+    """Whether a boot's cause *made* takes the place of *inner*, an earlier one of the same *trace*."""
+    around = trace is not None and trace.chained and made.signature.wrapper
+    return around or (inner.signature.heading and not made.signature.heading)
 
 
 def _earliest(some: list[Failure]) -> Failure:

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from pytest_longctx.diagnosis.boot_state import Failure
 from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.diagnosis.named_cause import allocation_before, phase_of, remedy_for
+from pytest_longctx.diagnosis.named_cause import allocation_before, phase_of, remedy_for, when
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Kind, Observation, Outcome
@@ -36,6 +36,7 @@ _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.
 """Exit codes of a process that another one ended."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _NOT_LIMITED = "the container's state: not OOMKilled"
+_NO_ERROR: Final = "unknown: no line of the log is one that is known as an error"
 _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
 
 
@@ -270,7 +271,11 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
         return replace(_ended(reading, "unknown", said, "unknown", evidence), doubt=what_would_tell(number))
     how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
     first = first or reading.errors.echo or (reading.summary.line if reading.summary else None)
-    said = f"unknown, here is the first error: {first}" if first else "unknown, and the log has no error in it"
+    said = (
+        f"unknown, here is the first error: {first}"
+        if first
+        else "unknown: no line of the log is one that is known as an error"
+    )
     if reading.summary is not None:
         if _silent(reading):
             said = silent(told=reading.boot.told)
@@ -341,7 +346,8 @@ def _ended(
     found = reading.summary
     remedy = _REMEDIES.get(kind) or (found.remedy if found else "the log, from its first error on")
     if found is None:
-        return Diagnosis(kind, "dies", reading.phase, cause, remedy, confidence, None, sizes or {}, tuple(evidence))
+        phase = when(reading.boot.reached, told=reading.boot.told)
+        return Diagnosis(kind, "dies", phase, cause, remedy, confidence, None, sizes or {}, tuple(evidence))
     seen = (f"log: {found.line}", *evidence)
     merged = {**found.metrics, **(sizes or {})}
     known = found.signature

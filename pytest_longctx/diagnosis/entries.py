@@ -10,7 +10,7 @@ from pytest_longctx.diagnosis.signatures import Catalogue
 _STRUCTURE = (
     r'Traceback|File "|During handling|direct cause|(?:Error|Exception|Interrupt|Exit)(?:: |\(|$)|FATAL|CRITICAL|Segmentation'
     r"|Killed process|oom|OOM|xited|xit ?Code|probe|Killing|Evicted|reempt|memory pressure|low on |DUE TO|CANCELLED"
-    r"|stop-sigterm|Ready:|entered RUNNING|(?:\d|\)): (?:fatal )?error: |panicked at|Server error: "
+    r"|stop-sigterm|\(code=|Ready:|entered RUNNING|(?:\d|\)): (?:fatal )?error: |panicked at|Server error: "
     r"|POST|throughput: (?!0\.0)|gen throughput|Success|aborting in-flight|Remaining number"
 )
 """A line without any of these neither begins nor ends an error, nor tells how a process ended or that it works."""

@@ -31,6 +31,9 @@ _NOT_MEMORY = re.compile(r"""\bOOMKilled["']?\s?[:=]\s?["']?[Ff]alse""")
 _EXIT: Final = (
     re.compile(r"Main process exited, code=(?:killed|dumped), status=(?P<signal>\d+)"),
     re.compile(r"Main process exited, code=exited, status=(?P<code>\d+)"),
+    re.compile(  # systemctl status
+        r"^\s*Main PID: \d+ (?:\(\S+\) )?\(code=(?:(?:killed|dumped), signal=(?P<name>[A-Z]+)|exited, status=(?P<code>[1-9]\d*))"
+    ),
     re.compile(r"^\s*(?:Exit Code|exitCode|ExitCode)[\"']?:\s+(?P<code>\d+)"),
     re.compile(  # supervisord
         r"^(?:INFO )?exited: \S+ "
@@ -127,6 +130,7 @@ class LogEvidence:
 def _exit_code(parts: Mapping[str, str | None]) -> int:
     """The exit code that a log line gives as evidence; negative for a signal."""
     if name := parts.get("name"):
+        name = f"SIG{name.removeprefix('SIG')}"
         return -signal.Signals[name].value if name in signal.Signals.__members__ else 1
     number = parts.get("signal")
     return -int(number) if number else int(parts["code"] or 0)
@@ -183,6 +187,7 @@ _WORDS: Final = (
     "oom",
     "OOM",
     "process exited",
+    "(code=",
     "xit Code",
     "xitCode",
     "exited with",

@@ -306,10 +306,11 @@ class LogReader:
 
     def _facts(self, boot: Boot, record: Record) -> bool:
         text, said = record.text, False
-        if quoting.is_request(text):
+        facts = [each for each in self._index.of(text) if isinstance(each[1], Fact)]
+        if not facts or quoting.is_request(text):
             return False
-        for pattern, fact in self._index.of(text):
-            if not isinstance(fact, Fact) or not (match := pattern.search(text)):
+        for pattern, fact in facts:
+            if not (match := pattern.search(text)):
                 continue
             if fact.phase and quoting.in_string(text, match.start()):
                 continue

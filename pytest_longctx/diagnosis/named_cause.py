@@ -20,9 +20,17 @@ def phase_of(reading: LogReader, found: Failure) -> Phase:
     begin late.
     """
     placed = found.signature.phase is not None or found.place is not None or found.kind in _WHILE_STARTING
-    if found.phase == "start" and not placed and not reading.boot.told:
+    return when(found.phase, told=placed or reading.boot.told)
+
+
+def when(reached: Phase, *, told: bool) -> Phase:
+    """
+    The phase of a diagnosed failure for the phase that the boot *reached*; *told*: something in the log speaks
+    for it, beside the lack of anything later.
+    """
+    if reached == "start" and not told:
         return "unknown"
-    return "request" if found.phase == "serve" else found.phase
+    return "request" if reached == "serve" else reached
 
 
 def allocation_before(candidates: list[Failure], found: Failure) -> Mapping[str, float]:

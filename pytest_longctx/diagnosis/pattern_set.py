@@ -6,6 +6,7 @@ The search may report a pattern that does not match the line; it never misses on
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Final
 
 import re2
@@ -28,10 +29,14 @@ def relaxed(regex: str) -> str:
     Lookarounds are left out, which RE2 does not have, and ``^``, since a line's prefixes stand before its message.
     Numbers are relaxed so that lines which differ only in numbers have the same answer, and so is a reference to a group.
 
+    A repetition that begins a pattern is left out as well: it is nowhere needed, and would be half matched at every word.
+
     >>> relaxed(r"^exit code [1-9](?!0) in 20 s")
     'exit code [1-90-9] in \\d+ s'
+    >>> relaxed(r"^[\w.]*Error: |\s+Value error")
+    'Error: |\\sValue error'
     """
-    return "".join(_parts(regex))
+    return "|".join("".join(_begun(tokens)) for tokens in _alternatives("".join(_parts(regex))))
 
 
 def _parts(regex: str) -> Iterator[str]:
@@ -52,6 +57,34 @@ def _parts(regex: str) -> Iterator[str]:
             yield _END
         elif token[0] != "^":
             yield token[0]
+
+
+def _alternatives(regex: str) -> Iterator[list[str]]:
+    """The alternatives of the pattern *regex*, each as its tokens."""
+    depth, tokens = 0, list[str]()
+    for token in _TOKEN.finditer(regex):
+        depth += bool(token["look"] or token["open"]) - bool(token["close"])
+        if depth == 0 and token[0] == "|":
+            yield tokens
+            tokens = []
+        else:
+            tokens.append(token[0])
+    yield tokens
+
+
+def _begun(tokens: list[str]) -> list[str]:
+    """A pattern's *tokens* without what a search may skip at their beginning: ``X*`` and ``X?``, and all but one of ``X+``."""
+    while tokens:
+        depths = accumulate((part == "(") - (part == ")") for part in tokens)
+        atom = next(number for number, depth in enumerate(depths, 1) if depth == 0)
+        mark = tokens[atom : atom + 1]
+        if mark not in (["*"], ["?"], ["+"]):
+            break
+        rest = tokens[atom + 2 :] if tokens[atom + 1 : atom + 2] == ["?"] else tokens[atom + 1 :]
+        if mark == ["+"]:
+            return [*tokens[:atom], *rest]
+        tokens = rest
+    return tokens
 
 
 class PatternSet:

@@ -150,6 +150,8 @@ class Signature(toml.Table):
     """It counts as the cause only if no other line names one."""
     wrapper: bool = False
     """The engine's exception around another one: its remedy applies, with the sizes of the inner one."""
+    heading: bool = False
+    """It announces the message on the next lines of the same traceback: a cause that they name takes its place."""
     level: Literal["INFO", "WARNING", "ERROR"] = "ERROR"
     """The lowest level at which a logger's line counts."""
     role: Roles = ()

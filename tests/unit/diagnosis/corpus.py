@@ -34,7 +34,10 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "fp8-refused": ("fp8-refused", "fp8-assertion"),
     "gpu-busy": ("dirty-gpu",),
     "gpu-feature-unsupported": ("device",),
+    "graph-capture": ("compile",),
     "grid-limit": ("kernel-limit",),
+    "illegal-instruction": ("wrong-build",),
+    "kernel-resources": ("kernel-limit",),
     "killed-from-outside": ("killed",),
     "no-device": ("device",),
     "oom": ("gpu-oom-kv", "gpu-oom-tables", "gpu-oom-weights", "gpu-oom-graphs", "gpu-oom-profile", "gpu-oom-request"),
@@ -58,6 +61,9 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "fabric-not-ready": ("fabric-manager",),
     "gpu-feature-unsupported": ("operation-not-supported",),
+    "graph-capture": ("captured-event", "stream-capture"),
+    "illegal-instruction": ("illegal-instruction",),
+    "kernel-resources": ("kernel-resources",),
     "no-device": ("no-device",),
     "quant-no-device": ("quantisation-no-device",),
 }

@@ -58,3 +58,16 @@ def test_half_of_a_surrogate_pair_is_read_as_another_character():
 def test_a_reference_to_a_group_may_match_any_text():
     made = PatternSet([r"(\w+) and \1$"])
     assert (made.numbers("left and left"), made.numbers("left or left")) == ([0], [])
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a*", "a+", "b?", r"\w*", "[ab]+?", "(?:ab|c)*", "(?:a(?:b|c))?", r"\(?"]), max_size=3
+    ).map("".join),
+    st.sampled_from(["ab", "c", r"\(", "a|bc", "b+c*"]),
+    st.text("abc(\n"),
+)
+def test_a_repetition_at_the_beginning_changes_no_answer(lead, rest, text):
+    regex = f"{lead}{rest}|{lead}cc"
+    found = any(re.search(regex, line) for line in text.split("\n"))
+    assert PatternSet([regex]).numbers(text) == [0] * found
