@@ -129,7 +129,7 @@ def test_the_options_are_those_of_the_page_and_each_has_the_ini_key_that_the_pag
 
 def test_every_command_of_the_console_is_in_the_reference():
     (subcommands,) = (action for action in cli.commands()._actions if action.dest == "command")
-    assert subcommands.choices
+    assert isinstance(subcommands.choices, dict)
     assert [name for name in subcommands.choices if f"`longctx {name} " not in CONSOLE] == []
     rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| *(\w*) *\|", section(CONSOLE, "## Commands"), re.MULTILINE))
     printed = {
