@@ -110,7 +110,7 @@ def faulty(pytester: pytest.Pytester) -> Callable[[str], str]:
         # A hang is a silence of half the deadline, which the start of an interpreter alone must not reach.
         boot_s = {"hangs-at-boot": 8, "never-healthy": 8, "crawls-at-boot": 4}.get(fault, 30)
         stalls = ("stalls-mid-stream", "stalls-halfway", "stalls-in-prefill", "wedges")
-        answer_s, stall_s = (5, 0.4) if fault in stalls else (30, 30)
+        answer_s, stall_s = (15, 0.4) if fault in stalls else (30, 30)
         path = pytester.path / "faulty.toml"
         path.write_text(FAULTY.format(fault=fault, boot_s=boot_s, answer_s=answer_s, stall_s=stall_s), encoding="utf-8")
         return f"--longctx-deployment={path.name}"

@@ -253,9 +253,12 @@ class Watchdog:
                 else "progress cannot be observed (no metrics, no log), so the deadline decides"
             )
             return "deadline", f"{came}; {why}"
+        # A client that is held up may reach the deadline before its next look at a silence that is long enough.
+        if arrivals_s and (silence := self.stall.look(now_s, stepwise=True)):
+            return "stalled", silence
         silent_s, stall_s = now_s - self.stall.moved_s, self.stall.limit_s(stepwise=bool(arrivals_s))
         if silent_s > stall_s / 2:
-            few = f"no progress for {duration(silent_s)}, less than the hang limit of {duration(stall_s)}"
+            few = f"no progress for {duration(silent_s)} (hang limit {duration(stall_s)})"
             return "unfinished", f"{came}; {few}; {REQUEST_REMEDY}"
         answering_s = arrivals_s[-1] - arrivals_s[0] if arrivals_s else 0.0
         pace = Pace(

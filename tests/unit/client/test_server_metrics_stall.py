@@ -211,3 +211,17 @@ def test_only_an_engine_on_this_machines_cpu_is_slowed_by_its_load(monkeypatch, 
     server = Server("http://there", "m", named(backend), one, "process", attached=attached)
     gauges = MetricsPoller(httpx.AsyncClient(), server.backend.metrics, clock=lambda: 0.0)
     assert Watchdog(server, gauges).stall.slowed() == (10.0 if slowed else 1.0)
+
+
+@pytest.mark.parametrize(("silent_s", "ending"), [(STALL_S - 1, "unfinished"), (STALL_S + 1, "stalled")])
+def test_a_silence_beyond_the_limit_is_a_stall_even_if_the_deadline_comes_first(silent_s, ending):
+    """The client was held up: it had no look at the silence before the deadline."""
+    now_s = 0.0
+    server = Server("http://there", "m", named("vllm"), factories.deployment(), "process")
+    lookout = Watchdog(server, MetricsPoller(httpx.AsyncClient(), server.backend.metrics, clock=lambda: now_s))
+    lookout.begin()
+    lookout.came()
+    now_s = silent_s
+    found, why = lookout.time_is_up(5.0, [0.0, 0.1], 32)
+    assert found == ending
+    assert f"no progress for {silent_s:.1f} s" in why
