@@ -29,6 +29,10 @@ The median of as many new normal values is then worse by more in 1.1 % of repeti
 60,000 repetitions). Runs within one boot differ less than boots do, so the default is the least.
 """
 
+_WIDE: Final = 0.2
+"""Tolerance above which a regression that matters may be missed."""
+_WIDE_REMEDY: Final = "repeat the run on an idle machine, or with more ask.runs"
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
@@ -87,7 +91,8 @@ def derived(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, A
     said = f"{runs} runs ranged over {100 * spread:.2g} % of their median"
     if factor * spread <= least:
         return least, f"{said}; {factor:g} times that is below {default}, which is taken", runs
-    return factor * spread, f"{said}, and it is {factor:g} times that", runs
+    wide = f"; a change of less is not seen: {_WIDE_REMEDY}" if factor * spread > _WIDE else ""
+    return factor * spread, f"{said}, and it is {factor:g} times that{wide}", runs
 
 
 def _spread(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, int]:

@@ -25,7 +25,11 @@ def bounds(*figures, typed=None):
         ([{"ttft_s": 2.0}], 0.10, "no spread is known from 1 run,"),
         ([{"ttft_s": 2.0}, {"ttft_s": 9.0}], 0.10, "no spread is known from 2 runs,"),
         ([{"ttft_s": 2.0, "runs": 5.0, "ttft_spread": 0.01}], 0.10, "is below the default of 10 %"),
-        ([{"ttft_s": 2.0, "runs": 5.0, "ttft_spread": 0.2}], 0.40, "5 runs ranged over 20 %"),
+        (
+            [{"ttft_s": 2.0, "runs": 5.0, "ttft_spread": 0.2}],
+            0.40,
+            "5 runs ranged over 20 % of their median, and it is 2 times that; a change of less is not seen",
+        ),
         ([{"ttft_s": 2.0, "runs": 3.0, "ttft_spread": 0.2}], 0.60, "3 runs ranged over 20 %"),
         ([{"ttft_s": 2.0, "runs": 2.0, "ttft_spread": 0.2}], 0.10, "no spread is known from 1 run,"),
         ([{"ttft_s": 1.9}, {"ttft_s": 2.0}, {"ttft_s": 2.1}], 0.30, "3 runs ranged over 10 %"),
