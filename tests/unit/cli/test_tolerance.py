@@ -50,6 +50,14 @@ def test_each_unit_is_bounded_on_the_side_that_is_worse():
     assert found["kv_cache_tokens"].bound.limits == (pytest.approx(990.0), pytest.approx(1010.0))
 
 
+def test_a_rate_without_a_spread_has_that_of_the_ttft_of_the_same_requests():
+    """Otherwise a machine that is busy enough to widen the first would make the second a false regression."""
+    figures = {"ttft_s": 2.0, "decode_tokens_per_s": 80.0, "runs": 5.0, "ttft_spread": 0.2}
+    found = bounds(figures)["decode_tokens_per_s"]
+    assert found.bound.at_least == pytest.approx(80 * 0.6)
+    assert "5 runs whose TTFT ranged over 20 %" in found.seen
+
+
 def test_a_score_has_the_standard_error_of_its_own_sample():
     bound = bounds({"accuracy_strict": 0.8, "accuracy_strict_stderr": 0.02})["accuracy_strict"].bound
     assert (bound.stderr, bound.sigmas) == (0.02, 3.0)
