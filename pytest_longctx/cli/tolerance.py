@@ -17,6 +17,9 @@ RECORDED: Final = (
 )
 """Figures that are bounded: independent of each other, and of the server. A prefill rate is the TTFT once more."""
 
+OF_ONE_REQUEST: Final = ("ttft_s", "decode_tokens_per_s")
+"""Figures of the same requests. A run records the spread of the first; what disturbed it disturbed the second too."""
+
 SIGMAS: Final = 3.0
 """Standard errors by which a score may differ: 0.3 % of repetitions differ by more."""
 
@@ -28,6 +31,10 @@ Times the range of the runs, with fewer than `FEW_RUNS` and with as many.
 The median of as many new normal values is then worse by more in 1.1 % of repetitions with 3 runs, and in 0.1 % with 5 (simulated,
 60,000 repetitions). Runs within one boot differ less than boots do, so the default is the least.
 """
+
+_WIDE: Final = 0.2
+"""Tolerance above which a regression that matters may be missed."""
+_WIDE_REMEDY: Final = "repeat the run on an idle machine, or with more ask.runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +91,12 @@ def derived(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, A
     if spread is None:
         return least, f"no spread is known from {runs} run{'s' if runs > 1 else ''}, so it is {default}", runs
     factor = _FACTOR[runs >= FEW_RUNS]
-    said = f"{runs} runs ranged over {100 * spread:.2g} % of their median"
+    ranged = "ranged" if measure == "ttft_s" or len(values) >= REPEATS else "whose TTFT ranged"
+    said = f"{runs} runs {ranged} over {100 * spread:.2g} % of their median"
     if factor * spread <= least:
         return least, f"{said}; {factor:g} times that is below {default}, which is taken", runs
-    return factor * spread, f"{said}, and it is {factor:g} times that", runs
+    wide = f"; a change of less is not seen: {_WIDE_REMEDY}" if factor * spread > _WIDE else ""
+    return factor * spread, f"{said}, and it is {factor:g} times that{wide}", runs
 
 
 def _spread(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, int]:
@@ -95,6 +104,6 @@ def _spread(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, A
     if len(values) >= REPEATS:
         return (max(values) - min(values)) / median(values), len(values)
     asked = [row["measured"] for row in rows if row["measured"].get("runs", 0) >= REPEATS]
-    if measure == "ttft_s" and asked and all("ttft_spread" in one for one in asked):
+    if measure in OF_ONE_REQUEST and asked and all("ttft_spread" in one for one in asked):
         return max(one["ttft_spread"] for one in asked), int(min(one["runs"] for one in asked))
     return None, len(values)

@@ -7,7 +7,7 @@ Markers, fixtures, hooks with their arguments, measures, questions and lints are
 import json
 import re
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -133,11 +133,10 @@ def test_every_command_of_the_console_is_in_the_reference():
     assert [name for name in subcommands.choices if f"`longctx {name} " not in CONSOLE] == []
     rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| *(\w*) *\|", section(CONSOLE, "## Commands"), re.MULTILINE))
     printed = {
-        name: {"store_true": "yes", "store": "file"}[word]
-        for name, parser in subcommands.choices.items()
+        name: "yes" if action.nargs == 0 else "file"
+        for name, parser in dict[str, Any](subcommands.choices).items()
         for action in parser._actions
         if "--json" in action.option_strings
-        for word in ["store_true" if action.nargs == 0 else "store"]
     }
     assert rows == {name: printed.get(name, "") for name in subcommands.choices}
 
