@@ -271,9 +271,8 @@ def _reason(lines: list[str]) -> str:
     """The line of pip's output that says best why it failed."""
     told = [line.strip() for line in lines if line.strip() and not line.startswith("WARNING: Location")]
     # pip retries what it cannot reach, and then says only that no version was found.
-    broken = next(
-        (found for line in told if line.startswith("WARNING: Retrying") if (found := _BROKEN.search(line))), None
-    )
+    retried = " ".join(line for line in told if line.startswith("WARNING: Retrying"))
+    broken = _BROKEN.search(retried)
     if broken:
         return f"no network: pip could not reach its index, {broken.group()}"
     for word in _SAYS_WHY:
