@@ -8,6 +8,7 @@ After that no network is needed.
 import fcntl
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,10 @@ _FETCH_S: Final = 1800.0
 
 _SAYS_WHY: Final = ("HASHES", "No matching distribution", "No space left", "ERROR")
 """Words of pip's lines that give the reason of a failure, the plainest first."""
+
+
+_BROKEN: Final = re.compile(r"\w+(Error|Timeout)\b")
+"""The kind of a broken connection in pip's warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +270,11 @@ def _pip(package: Package, *arguments: str) -> None:
 def _reason(lines: list[str]) -> str:
     """The line of pip's output that says best why it failed."""
     told = [line.strip() for line in lines if line.strip() and not line.startswith("WARNING: Location")]
-    network = next((line for line in told if "ConnectionError" in line or "Failed to establish" in line), None)
-    if network:
-        return "no network: " + network.removeprefix("WARNING: ")[:160]
+    # pip retries what it cannot reach, and then says only that no version was found.
+    retried = " ".join(line for line in told if line.startswith("WARNING: Retrying"))
+    broken = _BROKEN.search(retried)
+    if broken:
+        return f"no network: pip could not reach its index, {broken.group()}"
     for word in _SAYS_WHY:
         if found := next((line for line in told if word in line), None):
             return found.removeprefix("ERROR: ")[:200]

@@ -29,7 +29,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "expected_failure": "boots that must fail for another reason than memory: an unknown flag, a failed assertion",
         "limits": "the longest served request and the shortest refused one",
         "retrieval": "the answer depends on a distant part of the context and is correct",
-        "trained": "a small model with trained weights; needs longctx model smollm2",
+        "trained": "what a model with trained weights knows and finds; a small one: longctx model smollm2",
         "state_paths": "every way to make a KV cache gives the same answer as a cold request",
         "prefix_cache": "what a prefix cache must and must not serve",
         "concurrency": "several requests at once",

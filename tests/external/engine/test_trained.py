@@ -48,9 +48,10 @@ def test_noised_keys_are_named(tmp_path):
     (tmp_path / "findings" / "MY-0001.toml").write_text(FINDING, encoding="utf-8")
     text = (paths.suites() / "deployments" / "cpu-smollm2.toml").read_text(encoding="utf-8")
     text = text.replace('"cpu-smollm2"', '"cpu-noised"').replace('make = "smollm2"', 'make = "smollm2-noised"')
-    (tmp_path / "cpu-noised.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "deployments").mkdir()
+    (tmp_path / "deployments" / "cpu-noised.toml").write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", str(paths.suites()), "--backend=vllm-cpu", "-k", "MY-0001"]
-    options = [f"--longctx-data={tmp_path}", "--longctx-deployment=cpu-noised.toml", "--longctx-seed=1"]
+    options = [f"--longctx-data={tmp_path}", "--longctx-deployment=cpu-noised", "--longctx-seed=1"]
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout[-3000:]
     results = read(tmp_path / "results" / "results.jsonl")
