@@ -232,7 +232,7 @@ def _compare(given: Namespace) -> int:
     missed = Gate.of(before, given.fail_on).missed(after) if given.fail_on else []
     print(shown("\n".join(comparison_page(before, after, compare(before, after), missed))))
     for case, line in missed:
-        print(f"longctx: {case.finding} {case.deployment}: {line}", file=sys.stderr)
+        print(shown(f"longctx: {case.finding} {case.deployment}: {line}"), file=sys.stderr)
     return 1 if missed else 0
 
 
