@@ -55,7 +55,8 @@ def killed(run, targets, name):
 
 @pytest.mark.timeout(120 + 120 * KILLS)
 def test_nothing_is_left_and_the_next_run_is_sound_after_kills_at_random_moments(tmp_path):
-    name, rng, counts = f"random-kills-{os.getpid()}", random.Random(KILLS), Counter()
+    name, rng = f"random-kills-{os.getpid()}", random.Random(KILLS)
+    counts: Counter[str] = Counter()
     command = prepared(tmp_path, name)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(WORKERS.replace("NAME", repr(name)), encoding="utf-8")
