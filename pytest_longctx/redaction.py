@@ -184,7 +184,10 @@ def shown(text: str, secrets: Iterable[str] = ()) -> str:
     >>> shown("\x1b[31mred\r\n::error::x")
     '\\x1b[31mred\n\\::error::x'
     """
-    plain = _RAW.sub(_visible, masked(text, secrets).replace("\r\n", "\n"))
+    text = masked(text, secrets).replace("\r\n", "\n")
+    plain = _RAW.sub(_visible, text)
+    if plain != text:  # what a control character has cut off from its name
+        plain = masked(plain, secrets)
     return _LOGGING_COMMAND.sub(r"#\\#", _COMMAND.sub(r"\1\\::", plain))
 
 

@@ -105,7 +105,7 @@ def _compare(given: Namespace) -> int:
     else:
         print(shown("\n".join(comparison_page(before, after, changes, missed))))
     for case, line in missed:
-        print(f"longctx: {case.finding} {case.deployment}: {line}", file=sys.stderr)
+        print(shown(f"longctx: {case.finding} {case.deployment}: {line}"), file=sys.stderr)
     return 1 if missed else 0
 
 

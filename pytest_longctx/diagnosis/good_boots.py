@@ -19,7 +19,11 @@ from pytest_longctx.redaction import masked
 _MOST_BYTES: Final = 4 << 20
 """Ten times the log of a boot."""
 _ARGUMENTS = re.compile(r"(?:non-default args: |server_args=ServerArgs\(|args: Namespace\()(?P<dump>.*)")
-_ONE = re.compile(r"""['"]?(?P<name>\w+)['"]?\s?[:=]\s?(?P<value>'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\}|[^,)}]+)""")
+_ONE = re.compile(
+    r"""(?<!\w)(?P<name>\w{1,80})['"]?\s?[:=]\s?"""
+    r"""(?P<value>'[^']{0,4000}'|"[^"]{0,4000}"|\[[^\]]{0,4000}\]|\{[^}]{0,4000}\}|[^,)}]+)"""
+)
+"""One argument; the limits keep a line of 64 KiB from taking minutes."""
 _MOST_SHAPES: Final = 50_000
 _MOST_LINES: Final = 8
 _NEAR: Final = 0.01

@@ -10,7 +10,7 @@ from pytest_longctx.diagnosis.parsing import quoting
 from pytest_longctx.diagnosis.parsing.records import ERROR, Record
 
 _KILLED_PROCESS = re.compile(
-    r"(?:Out of memory|Memory cgroup out of memory|oom-kill:.*|OOM): ?Kill(?:ed)? process (?P<pid>\d+)"
+    r"(?:Out of memory|Memory cgroup out of memory|oom-kill:.{0,1000}|OOM): ?Kill(?:ed)? process (?P<pid>\d+)"
     r" ?(?:\((?P<name>[^)]*)\))?(?:.*?anon-rss:(?P<rss_kb>\d+)kB)?"
 )
 _MEMORY: Final = tuple(

@@ -9,7 +9,7 @@ from pytest_longctx.diagnosis.parsing.records import Record
 from pytest_longctx.diagnosis.signatures import Phase, Place, Signature
 
 HEADER: Final = "Traceback (most recent call last)"
-FRAME = re.compile(r"\s*(?:\| )?\s*File \"[^\"]+\", line \d+")
+FRAME = re.compile(r"\s*(?:\| \s*)?File \"[^\"]+\", line \d+")
 GROUP = re.compile(r"^ +[|+] ?")
 ENDS_IN = re.compile(r"^(?:(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*|[A-Z]\w*)(?:: .*|:)?$")
 EXCEPTION = re.compile(

@@ -62,6 +62,8 @@ _DOWN: Final = frozenset({"dies", "runs out of memory", "asserts", "disconnects"
 """Outcomes after which a server no longer answers: the later ones follow from the first."""
 _LIMITS: Final = frozenset({"refuses", "serves"})
 _SPEED_UNITS: Final = frozenset({"s", "tokens/s", "requests/s"})
+_LONGEST: Final = 8000
+"""Characters of a reason that are searched. Reasons have some hundred; the time grows with the square."""
 _QUOTED: Final = re.compile(r' \("(.*)"\)(?=$|; )')
 _MISSED: Final = re.compile(r"([a-z][a-z_0-9 ]*?): (.+?), wanted (.+?)(?=; [a-z][a-z_0-9 ]*?: [^;]+?, wanted |$)")
 
@@ -80,7 +82,12 @@ def missed(why: str) -> list[Missed]:
 
 def unquoted(why: str) -> str:
     """Return the reason of a verdict in one line, without the message of the server that it quotes."""
-    return _QUOTED.sub("", " ".join(why.split()))
+    return _QUOTED.sub("", _flat(why))
+
+
+def _flat(why: str) -> str:
+    """The reason of a verdict in one line, as far as it is searched."""
+    return " ".join(why[:_LONGEST].split())
 
 
 def quoted(why: str) -> str:
@@ -90,7 +97,7 @@ def quoted(why: str) -> str:
     >>> quoted('outcome: dies, wanted serves ("no memory"); predicted to fit')
     'no memory'
     """
-    found = _QUOTED.search(" ".join(why.split()))
+    found = _QUOTED.search(_flat(why))
     return found[1] if found else ""
 
 

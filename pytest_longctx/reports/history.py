@@ -72,7 +72,7 @@ def add(store: Path, results: Path) -> str:
     """
     found = read_results(results)
     content = results.read_bytes()
-    stamp = re.sub(r"\D", "", found.header["started"])[:14]
+    stamp = re.sub(r"[^0-9]", "", found.header["started"])[:14]
     name = f"{stamp}-{hashlib.sha256(content).hexdigest()[:8]}"
     store.mkdir(parents=True, exist_ok=True)
     (store / f"{name}.jsonl").write_bytes(content)

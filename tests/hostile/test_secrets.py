@@ -88,6 +88,8 @@ def test_no_form_of_any_secret_remains(secret, form):
 
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(st.text(), st.lists(st.text(min_size=1, max_size=20), max_size=3))
+@example("http://h/?key=\rx0123456789", [])
+@example("api_key=\x85y0123456789", [])
 def test_text_that_is_shown_is_plain_and_stays_as_it_is(text, secrets):
     once = redaction.shown(text, secrets)
     assert "\x1b" not in once
