@@ -33,7 +33,7 @@ def pairs() -> Iterator[tuple[str, Labelled, dict[str, str]]]:
             yield name, log, ANSWERS[name][log.name]
 
 
-def those(wanted) -> list:
+def those(wanted):
     return [
         pytest.param(log, answer, id=f"{name}-{log.name.removesuffix('.log')}")
         for name, log, answer in pairs()
