@@ -157,8 +157,8 @@ class Boot:
         found = diagnose(self._log_of(self.server), end or Evidence())
         ended = how_it_ended(end.exit_code, oom_killed=end.oom_killed) if end and end.exit_code else ""
         said = shown("; ".join(filter(None, (found.cause, ended, seen.said))), self.server.secrets)
-        # A failure while serving is a failure under a request.
-        phase = "request" if found.phase == "serve" else found.phase
+        # A failure while serving is a failure under a request, also where the log does not tell the phase.
+        phase = "request" if found.phase in ("serve", "unknown") else found.phase
         return replace(found.observe(seen.metrics), phase=phase, said=said, sent_tokens=seen.sent_tokens)
 
     def _log_of(self, server: Server) -> LogReader:

@@ -89,7 +89,7 @@ def test_a_running_server_that_is_not_what_the_deployment_says_is_refused(run, r
     (pytester.path / "mine.toml").write_text(message)
     done = run("--backend=vllm", f"--longctx-launcher=url:{running}", "--longctx-deployment=mine.toml", "-m", "smoke")
     assert "serves max_model_len 65,536; the deployment mine says 4,096" in done.text
-    assert done.outcome.parseoutcomes()["errors"] == 2
+    assert done.outcome.parseoutcomes()["errors"] == 3
 
 
 def test_nobody_at_the_url_judges_nothing(run):

@@ -151,7 +151,7 @@ ENDED = [
     (WORKER_LOST, Evidence(0, memory_kills=()), "dies", "unknown", "worker-died", "request"),
     (FP8, Evidence(0), "asserts", "fp8-assertion", "fp8-query-assertion", "first forward"),
     (FP8, None, "asserts", "fp8-assertion", "fp8-query-assertion", "first forward"),
-    ("", Evidence(137, oom_killed=True), "runs out of memory", "host-oom", "container-memory-limit", "start"),
+    ("", Evidence(137, oom_killed=True), "runs out of memory", "host-oom", "container-memory-limit", "request"),
     ("", None, "dies", None, None, "request"),
 ]
 
