@@ -9,5 +9,5 @@ import os
 
 EXAMPLES = int(os.environ.get("LONGCTX_FUZZ_EXAMPLES", "200"))
 """Examples for each fuzzer."""
-KILLS = int(os.environ.get("LONGCTX_KILLS", "2"))
+KILLS = int(os.environ.get("LONGCTX_KILLS", "1"))
 """Kills at random moments."""
