@@ -73,12 +73,13 @@ def _scored(measure: str, value: float, stderr: float) -> Recorded:
 def _bounded(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, Any]], given: float | None) -> Recorded:
     share, seen, runs = (given, "as typed", len(values)) if given is not None else derived(measure, values, rows)
     reference, unit = median(values), MEASURES[measure].unit
-    limits: dict[str, Any] = {"tolerance": f"{100 * share:.4g}%"}
+    percent = f"{100 * share:.4f}".rstrip("0").rstrip(".")  # a tolerance in a file has no exponent
+    limits: dict[str, Any] = {"tolerance": f"{percent}%"}
     if unit == "s":
         limits = {"at_most": float(f"{reference * (1 + share):.6g}")}
     elif unit in MORE_IS_BETTER:
         limits = {"at_least": float(f"{reference * max(0.0, 1 - share):.6g}")}
-    because = f"tolerance {100 * share:.4g} %: {seen}"
+    because = f"tolerance {percent} %: {seen}"
     return Recorded(measure, Bound(unit=unit, reference=reference, runs=runs, because=because, **limits), because)
 
 

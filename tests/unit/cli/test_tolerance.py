@@ -4,7 +4,7 @@ import random
 from statistics import median
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_longctx.cli import tolerance
@@ -83,6 +83,7 @@ def test_what_only_some_of_the_repeats_observed_is_left_out():
     st.sampled_from(tolerance.RECORDED),
     st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=9),
 )
+@example("kv_cache_tokens", [1.0, 1.0, 35.0])  # a tolerance of 10,200 %
 def test_what_was_recorded_is_within_its_own_bound(measure, values):
     """The median, which is what a run with as many repeats would judge again."""
     for found in tolerance.of_case(rows(*({measure: value} for value in values))):
