@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_longctx import paths, toml
+from pytest_longctx.cli.listing import Data
 from pytest_longctx.cli.tolerance import Recorded, of_case
 from pytest_longctx.cli.toml_text import text_of, write_new
-from pytest_longctx.deployments import deployment
-from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.errors import UsageError
 from pytest_longctx.findings.finding import Finding, Scope, Source
-from pytest_longctx.findings.finding import load_all as load_findings
 from pytest_longctx.redaction import shown
 from pytest_longctx.reports.analysis import CaseKey
 from pytest_longctx.reports.results import Results
@@ -36,14 +34,6 @@ class Recording:
     path: Path
     finding: Finding
     figures: tuple[Recorded, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The findings and deployments that a run had."""
-
-    findings: Mapping[str, Finding]
-    deployments: Mapping[str, Deployment]
 
 
 def add(commands: Any) -> None:
@@ -74,10 +64,7 @@ def run(given: Namespace) -> int:
     results = read_results(given.results)
     own = tuple(given.data) or _own_data(results)
     folders = paths.data(own, "--data")
-    known = Known(
-        load_findings(tuple(folder / "findings" for folder in folders)),
-        deployment.load_all(tuple(folder / "deployments" for folder in folders)),
-    )
+    known = Data(folders)
     output = given.output or (own[0] if own else Path())
     made, left_out = recordings(results, known, output / "findings", given.prefix, _share(given.tolerance), given.only)
     if not made:
@@ -113,7 +100,7 @@ def _own_data(results: Results) -> tuple[Path, ...]:
 
 
 def recordings(
-    results: Results, known: Known, folder: Path, prefix: str, tolerance: float | None, only: Sequence[str]
+    results: Results, known: Data, folder: Path, prefix: str, tolerance: float | None, only: Sequence[str]
 ) -> tuple[list[Recording], list[str]]:
     """The findings to write into *folder*, and a line about each case of the run that is left out."""
     cases: dict[CaseKey, list[dict[str, Any]]] = {}
@@ -145,7 +132,7 @@ def _free_numbers(prefix: str, findings: Iterable[str], folder: Path) -> Iterato
     return (number for number in range(1, 10_000) if f"{number:04}" not in taken)
 
 
-def _unfit(case: CaseKey, rows: Sequence[Mapping[str, Any]], known: Known, prefix: str) -> str:
+def _unfit(case: CaseKey, rows: Sequence[Mapping[str, Any]], known: Data, prefix: str) -> str:
     """Why the *case* cannot be recorded; empty if it can."""
     if case.finding.startswith(f"{prefix}-"):
         return "it is a recorded one already"
@@ -169,7 +156,7 @@ def _unlike(finding: Finding, rows: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
-def recorded(name: str, known: Known, case: CaseKey, results: Results, figures: Iterable[Recorded]) -> Finding:
+def recorded(name: str, known: Data, case: CaseKey, results: Results, figures: Iterable[Recorded]) -> Finding:
     """The finding *name*: what the run asked in *case*, judged by the *figures* that it measured."""
     asked, server = known.findings[case.finding], _server(results, case)
     day = _day(results)

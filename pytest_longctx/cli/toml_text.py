@@ -1,12 +1,11 @@
 """Write a finding or a deployment as a TOML file that loads to the same table."""
 
-import datetime as dt
-import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import tomli_w
 from pydantic import BaseModel
 
 from pytest_longctx import toml
@@ -22,44 +21,13 @@ def text_of(one: BaseModel, comment: str = "") -> str:
 
     Raises `TableError` if the text would not load to an equal table.
     """
-    content = one.model_dump(mode="python", by_alias=True, exclude_defaults=True)
+    content = one.model_dump(mode="python", by_alias=True, exclude_defaults=True, exclude_none=True)
     head = "".join(f"# {line}\n" for line in comment.splitlines())
-    text = head + "\n".join(_lines(content, ())) + "\n"
+    text = head + tomli_w.dumps(content)
     again = toml.check(tomllib.loads(text), type(one), "the file to write")
     if again != one:
         raise UsageError("the table cannot be written as TOML without a loss")
     return text
-
-
-def _lines(content: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[str]:
-    plain = {key: value for key, value in content.items() if not isinstance(value, Mapping) and value is not None}
-    if place and plain:
-        yield f"\n[{'.'.join(map(_key, place))}]"
-    yield from (f"{_key(key)} = {_value(value)}" for key, value in plain.items())
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _lines(value, (*place, key))
-
-
-def _key(name: str) -> str:
-    return name if name.replace("-", "").replace("_", "").isalnum() and name.isascii() else _text(name)
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dt.date):
-        return value.isoformat()
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_value, value))}]"
-    return repr(value)
-
-
-def _text(value: str) -> str:
-    """A basic string of TOML, whose escapes are those of JSON; TOML also escapes DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def write_new(files: Mapping[Path, str]) -> None:
