@@ -186,7 +186,8 @@ def _has_settings(folder: Path) -> bool:
     """Whether pytest already finds its settings in *folder*. Raises `TableError` for a wrong ``pyproject.toml``."""
     if any((folder / name).exists() for name in ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml")):
         return True
-    project = toml.read(folder / "pyproject.toml") if (folder / "pyproject.toml").exists() else {}
+    settings = folder / "pyproject.toml"
+    project = toml.read(settings) if settings.exists() or settings.is_symlink() else {}
     own = "pytest" in project.get("tool", {})
     sections = (("tox.ini", "[pytest]"), ("setup.cfg", "[tool:pytest]"))
     return own or any(
