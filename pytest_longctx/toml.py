@@ -87,18 +87,13 @@ def bytes_of(path: Path, most_bytes: int | None = None) -> bytes:
 
     Raises `OSError` for a pipe or a device, which may have no end, and for a file of more than *most_bytes*.
     """
-    refuse_irregular(path, most_bytes)
-    return path.read_bytes()
-
-
-def refuse_irregular(path: Path, most_bytes: int | None = None) -> None:
-    """Raise `OSError` if the input at *path* is no regular file, or has more than *most_bytes*; see `bytes_of`."""
     seen = path.stat()
     if not stat.S_ISREG(seen.st_mode):
         known = "a folder" if stat.S_ISDIR(seen.st_mode) else "a pipe or a device"
         raise OSError(errno.EINVAL, f"it is {known}, and a regular file is needed", str(path))
     if most_bytes is not None and seen.st_size > most_bytes:
         raise OSError(errno.EFBIG, f"it has {seen.st_size:,} bytes, and at most {most_bytes:,} are read", str(path))
+    return path.read_bytes()
 
 
 def refuse_unsound(content: Any, deepest: int = _DEEPEST) -> None:

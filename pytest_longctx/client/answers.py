@@ -177,8 +177,9 @@ class Deadline:
     def __init__(self, total_s: float | None, most_s: float | None = None) -> None:
         self.total_s, self.passed = total_s, False
         self._streams: list[Any] = []
-        self._ends_s = self._last_s = time.monotonic() + (total_s or 0.0)
-        self._last_s += (most_s or total_s or 0.0) - (total_s or 0.0)
+        began_s = time.monotonic()
+        self._ends_s = began_s + (total_s or 0.0)
+        self._last_s = began_s + (most_s or total_s or 0.0)
         self._timer: Timer | None = None
         self._over = False
 

@@ -17,7 +17,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -147,9 +146,7 @@ def make_noised(folder: Path, package: Package = SMOLLM2) -> None:
         save_file(weights, made / "model.safetensors", {"format": "pt"})
 
 
-MADE: Final[Mapping[str, Callable[[Path], None]]] = MappingProxyType(
-    {"smollm2": partial(make), "smollm2-noised": partial(make_noised)}
-)
+MADE: Final[Mapping[str, Callable[[Path], None]]] = MappingProxyType({"smollm2": make, "smollm2-noised": make_noised})
 """Trained models that a deployment may request as ``make = "..."``."""
 
 

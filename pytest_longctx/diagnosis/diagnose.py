@@ -271,11 +271,7 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
         return replace(_ended(reading, "unknown", said, "unknown", evidence), doubt=what_would_tell(number))
     how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
     first = first or reading.errors.echo or (reading.summary.line if reading.summary else None)
-    said = (
-        f"unknown, here is the first error: {first}"
-        if first
-        else "unknown: no line of the log is one that is known as an error"
-    )
+    said = f"unknown, here is the first error: {first}" if first else _NO_ERROR
     if reading.summary is not None:
         if _silent(reading):
             said = silent(told=reading.boot.told)
