@@ -1,5 +1,5 @@
 """
-Slow and stalled servers, and servers that reject or misroute every request, one class each.
+Slow and stalled servers, servers that reject or misroute every request, and servers with other predictions, one class each.
 
 Slow and stalled servers differ only in the gauges that change.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from threading import Event
 from typing import Any
 
+from pytest_longctx.miniatures.scoring import Predictor
 from pytest_longctx.miniatures.server import Honest, Instead, Request, spared
 
 STEPS = 10
@@ -59,6 +60,18 @@ class StallsHalfway(Honest):
             if i >= (request.max_tokens + 1) // 2 and not spared(request):
                 Event().wait()
             yield event
+
+
+class CoarseCache(Honest):
+    """The server predicts slightly otherwise than it should, as with a KV cache of few mantissa bits."""
+
+    predictor = Predictor(error=0.1)
+
+
+class GarbledCache(Honest):
+    """The server predicts other tokens than it should, as if its KV cache were read in another format than written."""
+
+    predictor = Predictor(seed=1)
 
 
 _PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Sign in to go on.</body></html>"

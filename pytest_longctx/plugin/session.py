@@ -15,6 +15,7 @@ import pytest
 
 from pytest_longctx import plan, redaction, registry
 from pytest_longctx.client.adapters import EvaluationTool, LoadTool, ToolRun, runner
+from pytest_longctx.client.drift.readings import Readings
 from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.load import Load
 from pytest_longctx.client.server import Server, exclusive
@@ -71,6 +72,8 @@ class Session:
     """Its samples that are not yet in a report."""
     booted: dict[str, Boot] = field(default_factory=dict)
     """The last boot of each deployment, also of stopped ones."""
+    drift_readings: dict[tuple[str, str, int], Readings] = field(default_factory=dict)
+    """What this run has read for 'drift' findings, by deployment, texts and number of reads."""
     gate: Gate | None = None
     """The baseline that this run is compared with, and its limits."""
     earlier: Earlier | None = None
