@@ -175,6 +175,20 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "drift_positions": Measure("tokens", "positions whose predictions were compared, each in several reads"),
         "drift_repeats": Measure("runs", "comparisons of two reads of the reference with two of the other deployment"),
         "drift_repeats_apart": Measure("runs", "those of them in which the drift was more than three times the noise"),
+        # one prompt in changing company, to the last bit
+        "answers_compared": Measure(
+            "answers", "answers to one prompt that were compared with the first, which was alone"
+        ),
+        "answers_differing": Measure("answers", "those of them with another token"),
+        "logprobs_differing": Measure("answers", "those of them with another token or another log-probability"),
+        "repeat_gap_nats": Measure(
+            "nats", "largest difference of a log-probability, up to the first token that differs"
+        ),
+        "first_differing_token": Measure("", "first token of an answer that differs, from 0"),
+        "first_differing_logprob": Measure("", "first token of an answer with another log-probability, from 0"),
+        "hits_taken": Measure(
+            "answers", "answers after a hit of the prefix cache, of two, for which usage counted cached tokens"
+        ),
         # the same question several times, or at several lengths
         "runs": Measure("runs", "repetitions whose median is judged"),
         "ttft_spread": Measure("", "(longest TTFT - shortest) / median"),

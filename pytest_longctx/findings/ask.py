@@ -38,6 +38,7 @@ Question = Literal[
     "kv-dtype",
     "ratio",
     "drift",
+    "repeatable",
     "haystack",
     "continuations",
     "accuracy",
@@ -100,6 +101,7 @@ QUESTIONS: Mapping[Question, str] = MappingProxyType(
         "kv-dtype": "is this KV-cache dtype refused, ignored or applied?",
         "ratio": "how much more does one deployment hold than another?",
         "drift": "how far are the model's predictions from those of another deployment?",
+        "repeatable": "is the answer the same to the last bit, in any company and after hits of the prefix cache?",
         "haystack": "is a fact found in natural text?",
         "continuations": "are sentences continued as only a working model continues them?",
         "accuracy": "how many questions of a task are answered correctly?",
@@ -148,7 +150,7 @@ class Ask(toml.Table):
     against: str | None = None
     """
     For a ratio: the deployment whose capacity is the denominator. For a drift: the reference, which may be the same deployment
-    read again. The finding's scope names both.
+    read again. For a repeatable: one with other chunk sizes, whose answer must be the same. The finding's scope names both.
     """
     depths: Annotated[tuple[float, ...], toml.LISTED] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """For a haystack: relative positions of the needle in the text, at each of *lengths*."""
@@ -280,6 +282,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
                 "ask: a 'drift' finding needs prompt_tokens, at least 2, and against",
             ),
         ),
+        "repeatable": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeatable' finding needs it"),),
         "haystack": (
             (bool(ask.lengths), "ask.lengths: a 'haystack' finding needs lengths"),
             (ask.form != "text", "ask.form: a haystack is sent as ids or as a chat"),

@@ -211,7 +211,7 @@ class Finding(toml.Table):
     def _asked(self) -> Self:
         if lack := missing(self.question, self.ask, claimed=self.claim is not None, bounded=bool(self.bounds)):
             raise ValueError(lack)
-        if self.question in ("ratio", "drift"):
+        if self.question in ("ratio", "drift") or (self.question == "repeatable" and self.ask.against):
             self.divided()
         return self
 

@@ -298,9 +298,24 @@ def drift(
 
     def read(finding: "Finding") -> "Observation | Mismatch":
         with failing_plainly():
-            return plugin_drift.judge_by(longctx_session, server, boot, prompt, finding)
+            return plugin_drift.drift(longctx_session, server, boot, prompt, finding)
 
     return read
+
+
+@pytest.fixture
+def repeatable(
+    longctx_session: "Session", server: "Server", boot: "Boot", prompt: "PromptFactory"
+) -> "Callable[[Finding], Observation | Mismatch]":
+    """``repeatable(finding)``: ask one prompt alone, in batches and after hits; an `Observation`, or why not yet."""
+    from pytest_longctx.plugin import drift as plugin_drift
+    from pytest_longctx.plugin.session import failing_plainly
+
+    def repeat(finding: "Finding") -> "Observation | Mismatch":
+        with failing_plainly():
+            return plugin_drift.repeatable(longctx_session, server, boot, prompt, finding)
+
+    return repeat
 
 
 @pytest.fixture
