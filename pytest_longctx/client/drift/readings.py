@@ -71,7 +71,7 @@ def save(readings: Readings, path: Path) -> None:
 def load(path: Path) -> Readings:
     """The readings in the file at *path*. Raises `ResultsError` if it has none."""
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
             return _loaded(found)
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
         raise ResultsError(f"{path}: these are no readings of a 'drift' finding: {problem}") from None

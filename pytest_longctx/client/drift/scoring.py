@@ -24,6 +24,7 @@ _BYTES_PER_LOGPROB: Final = 250
 """Most bytes of one log-probability in an answer; with its token's text vLLM writes about 65."""
 _SPARE_BYTES: Final = 2**20
 _LOOK_S: Final = 5.0
+_HEALTH_S: Final = 5.0
 
 READERS: Final[Mapping[str, Callable[[bytes, Array], Scores]]] = MappingProxyType(
     {"vllm": scores.of_vllm, "sglang": scores.of_sglang}
@@ -90,15 +91,29 @@ async def _one(http: httpx.AsyncClient, server: Server, scoring: Scoring, text: 
         found = _Failed("disconnected", f"{type(problem).__name__}: {problem}".rstrip(": "))
     if isinstance(found, Scores):
         return found
-    detail = shown(found.detail, server.secrets)
-    ended_s = time.monotonic()
-    exchange = Exchange(len(text), 1, started_s, found.ending, ended_s, refusal=found.refusal, detail=detail)
+    ended_s, health = time.monotonic(), None
+    if found.ending not in ("refused", "not asked"):
+        health = await _health(http, server)
+    exchange = Exchange(
+        *(len(text), 1, started_s, found.ending, ended_s),
+        refusal=found.refusal,
+        health=health,
+        detail=shown(found.detail, server.secrets),
+    )
     raise UnservedError(found.ending, exchange)
+
+
+async def _health(http: httpx.AsyncClient, server: Server) -> int | None:
+    """HTTP status of the health of *server* after it gave no scores; None: no answer."""
+    try:
+        return (await http.get(server.backend.health, timeout=_HEALTH_S)).status_code
+    except httpx.HTTPError:
+        return None
 
 
 async def _asked(http: httpx.AsyncClient, server: Server, scoring: Scoring, text: Prompt) -> Scores | _Failed:
     async with http.stream("POST", scoring.path, json=body(server, scoring, text)) as response:
-        if response.status_code != 200:
+        if response.status_code != 200 or "text/html" in response.headers.get("content-type", ""):
             return _refused(server, scoring, response, await error_text(response))
         page, most = bytearray(), _SPARE_BYTES + len(text) * (TOP_TOKENS + 1) * _BYTES_PER_LOGPROB
         pieces = decoder(response)
