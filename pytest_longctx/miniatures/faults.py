@@ -305,6 +305,8 @@ FAULTS: Mapping[str, type[Honest]] = MappingProxyType(
         "is-killed-under-a-request": death_faults.IsKilledUnderARequest,
         "resets-connection": ResetsConnection,
         "error-in-stream": ErrorInStream,
+        "scored-answers": request_faults.ScoredAnswers,
+        "depends-on-company": request_faults.DependsOnCompany,
         "coarse-cache": request_faults.CoarseCache,
         "garbled-cache": request_faults.GarbledCache,
         "cached-answer": CachedAnswer,

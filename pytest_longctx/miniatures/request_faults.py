@@ -14,6 +14,10 @@ from pytest_longctx.miniatures.server import Honest, Instead, Request, spared
 
 STEPS = 10
 """Number of chunks in which a prompt is read."""
+_COMPANY = 5
+"""Requests at once from which an answer changes."""
+_CHANGED_FROM = 3
+"""First token of an answer that changes."""
 
 
 class Crawls(Honest):
@@ -49,7 +53,7 @@ class CrawlsInPrefill(Honest):
 class StallsInPrefill(CrawlsInPrefill):
     """The server reads half of a prompt in chunks and then stalls. Its gauges are served but do not change."""
 
-    stops_after = STEPS // 2
+    stops_after = _COMPANY
 
 
 class StallsHalfway(Honest):
@@ -60,6 +64,37 @@ class StallsHalfway(Honest):
             if i >= (request.max_tokens + 1) // 2 and not spared(request):
                 Event().wait()
             yield event
+
+
+class ScoredAnswers(Honest):
+    """A correct server that also returns the log-probability of each token of an answer."""
+
+    def events(self, request: Request) -> Iterator[dict[str, Any]]:
+        names = [self.token(request, at) for at in range(request.max_tokens)]
+        for at, event in enumerate(super().events(request)):
+            if event["choices"]:
+                name, logprob = names[at]
+                top = {name: logprob, "token_id:0": -9.0}
+                told = {"tokens": [name], "token_logprobs": [logprob], "top_logprobs": [top]}
+                event["choices"][0]["logprobs"] = told
+            yield event
+
+    def token(self, request: Request, at: int) -> tuple[str, float]:
+        """Return name and log-probability of token *at* of the answer."""
+        return f"token_id:{7 + at}", -0.5
+
+
+class DependsOnCompany(ScoredAnswers):
+    """The server answers with other tokens from the fourth on if others are answered beside it, as some kernels do."""
+
+    waits_s = 0.5
+
+    def token(self, request: Request, at: int) -> tuple[str, float]:
+        end_s = time.monotonic() + (0.0 if spared(request) or at else self.waits_s)
+        while self.running < _COMPANY and time.monotonic() < end_s:
+            time.sleep(0.01)
+        shared = self.running >= STEPS // 2
+        return f"token_id:{7 + at + (100 if shared and at >= _CHANGED_FROM else 0)}", -0.5 - (0.25 if shared else 0.0)
 
 
 class CoarseCache(Honest):

@@ -122,3 +122,39 @@ def test_a_file_that_has_no_readings_is_named(judged, project, pytester):
     done = judged("--backend=miniature", data, "--longctx-deployment=other")
     assert "these are no readings of a 'drift' finding" in done.outcome.stdout.str()
     assert done.outcome.ret == 1
+
+
+REPEATABLE = """
+id = "XX-0005"
+title = "the same answer"
+question = "repeatable"
+markers = ["trained"]
+status = "confirmed"
+reviewed = 2026-01-01
+[source]
+document = "this test"
+[scope]
+deployment = ["reference", "other"]
+[ask]
+against = "other"
+prompt_tokens = 100
+output_tokens = 6
+[bounds.answers_differing]
+unit = "answers"
+exactly = 0
+"""
+
+
+@pytest.mark.parametrize(("fault", "word"), [("scored-answers", "holds"), ("depends-on-company", "broken")])
+def test_an_answer_is_compared_in_company_and_with_other_chunks(run, project, pytester, fault, word):
+    data = project(fault)
+    (pytester.path / "findings" / "XX-0005.toml").write_text(REPEATABLE)
+    reference = pytester.path / "deployments" / "reference.toml"
+    reference.write_text(reference.read_text().replace("honest", fault))
+    done = run("--backend=miniature", "-k", "XX-0005", data, what=str(paths.suites() / "drift"))
+    first, last = done.results.verdicts
+    assert (first["verdict"], last["verdict"]) == ("out of scope", word)
+    assert last["measured"]["answers_compared"] == 6
+    assert last["measured"]["answers_differing"] == (2 if word == "broken" else 0)
+    kept = {path.name.split(".")[0] for path in (pytester.path / "results" / "repeatable").glob("*.json")}
+    assert kept == {"reference", "other"}

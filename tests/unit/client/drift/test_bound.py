@@ -6,19 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_longctx.client.drift.bound import divergence, nearest, term
-from pytest_longctx.client.drift.scores import TOP_TOKENS, Scores
+from pytest_longctx.client.drift.scores import TOP_TOKENS, Array, Scores
 
 VOCABULARY = 60
 
 
-def distribution(seed: int, spread: float = 3.0) -> np.ndarray:
+def distribution(seed: int, spread: float = 3.0) -> Array:
     """Whole distributions over a small vocabulary at three positions."""
     logits = np.random.default_rng(seed).normal(0, spread, size=(3, VOCABULARY))
     whole = np.exp(logits)
-    return whole / whole.sum(axis=1, keepdims=True)
+    found: Array = whole / whole.sum(axis=1, keepdims=True)
+    return found
 
 
-def told(whole: np.ndarray, said: tuple[int, ...] = (5, 6, 7)) -> Scores:
+def told(whole: Array, said: tuple[int, ...] = (5, 6, 7)) -> Scores:
     """What a server says of the distributions *whole*: the most probable tokens, and those of the text."""
     ids = np.argsort(-whole, axis=1)[:, :TOP_TOKENS]
     tops = np.take_along_axis(whole, ids, axis=1)
@@ -26,7 +27,7 @@ def told(whole: np.ndarray, said: tuple[int, ...] = (5, 6, 7)) -> Scores:
     return Scores(ids.astype(np.int32), np.log(tops), its.astype(np.int32), np.log(whole[np.arange(len(whole)), its]))
 
 
-def exact(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+def exact(p: Array, q: Array) -> Array:
     return np.asarray((p * np.log(p / q)).sum(axis=1))
 
 
