@@ -270,19 +270,12 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         ),
     )
     needs: dict[Question, tuple[tuple[bool, str], ...]] = {
+        **_of_two(ask),
         "served": one_length,
         "over-pool": one_length,
         "retrieval": one_length,
         "precision": one_length,
         "kv-dtype": one_length,
-        "ratio": ((ask.against is not None, "ask.against: a 'ratio' finding needs the deployment in the denominator"),),
-        "drift": (
-            (
-                (ask.prompt_tokens or 0) >= 2 and ask.against is not None,
-                "ask: a 'drift' finding needs prompt_tokens, at least 2, and against",
-            ),
-        ),
-        "repeatable": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeatable' finding needs it"),),
         "haystack": (
             (bool(ask.lengths), "ask.lengths: a 'haystack' finding needs lengths"),
             (ask.form != "text", "ask.form: a haystack is sent as ids or as a chat"),
@@ -326,6 +319,20 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
     }
     lacking = next((text for there, text in needs.get(question, ()) if not there), "")
     return _out_of_place(question, ask, claimed=claimed) or lacking
+
+
+def _of_two(ask: Ask) -> dict[Question, tuple[tuple[bool, str], ...]]:
+    """What a finding about two deployments must *ask*."""
+    return {
+        "ratio": ((ask.against is not None, "ask.against: a 'ratio' finding needs the deployment in the denominator"),),
+        "drift": (
+            (
+                (ask.prompt_tokens or 0) >= 2 and ask.against is not None,
+                "ask: a 'drift' finding needs prompt_tokens, at least 2, and against",
+            ),
+        ),
+        "repeatable": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeatable' finding needs it"),),
+    }
 
 
 def _out_of_place(question: Question, ask: Ask, *, claimed: bool) -> str:
