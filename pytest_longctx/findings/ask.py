@@ -112,6 +112,10 @@ QUESTIONS: Mapping[Question, str] = MappingProxyType(
 """What each question asks, in one line."""
 
 
+TEXTS = 4
+"""Texts of a 'drift' finding, if it does not say how many."""
+
+
 def questions() -> tuple[str, ...]:
     """Every question that a finding can ask and a suite can answer."""
     return get_args(Question)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from pytest_longctx.client.exchange import ENDING_OUTCOMES, Ending, Exchange
-from pytest_longctx.findings.ask import Ask
+from pytest_longctx.findings.ask import TEXTS, Ask
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.verdicts import Line, Verdict, Word
 from pytest_longctx.measures import MEASURES
@@ -168,6 +168,10 @@ def _asked(finding: Finding, seen: Observation, deployment: str) -> str:
         return f"published claim: {finding.source.document}"
     if finding.question in ("boots", "boot-fails", "linted"):
         return f"a boot{of}"
+    if finding.question == "drift":
+        ask = finding.ask
+        texts = f"{ask.requests or TEXTS} texts of {ask.prompt_tokens:,} tokens, read {2 * ask.runs} times"
+        return f"the log-probabilities of {texts}{of}, against {ask.against}"
     return f"{_sent(finding.ask, seen)}{of}"
 
 
