@@ -220,12 +220,13 @@ class Walk:
         step = max(1, len(named) // CONTROLS)
         chosen = [*islice(named.values(), 0, CONTROLS * step, step)]
         for task in chosen[:1] * 2:
-            self._keep(task, self._cold([task]))
+            self._keep(task, self.cold([task]))
         company = chosen if len(chosen) > 1 else [*chosen, self.new()]
-        for task, exchange in zip(company, self._cold(company), strict=True):
+        for task, exchange in zip(company, self.cold(company), strict=True):
             self._keep(task, [exchange])
 
-    def _cold(self, several: Sequence[Task]) -> list[Exchange]:
+    def cold(self, several: Sequence[Task]) -> list[Exchange]:
+        """Answers to *several* at once, to which the prefix cache adds nothing. Raises `UnservedError` and `UnwalkableError`."""
         if self.server.backend.salted:
             # A salt of its own leaves the cache as it is.
             salts = [self.fresh_salt() for _ in several]
