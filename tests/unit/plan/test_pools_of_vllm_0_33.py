@@ -53,5 +53,6 @@ def test_the_pool_is_the_logged_one(model, flags, kv_gib, tmp_path):
     start = ["vllm", "serve", str(tmp_path), "--load-format", "dummy", "--enforce-eager", *flags.split()]
     options = typed.Options("1xH200", 128, Given(tmp_path, "0.33.0"))
     (found,) = typed.answers(typed.read(start, options))
+    assert found.boot.prediction is not None
     (pool,) = (term for term in found.boot.prediction.terms if term.name == "KV pool")
     assert pool.size_bytes / 2**30 == pytest.approx(kv_gib, rel=0.005)
