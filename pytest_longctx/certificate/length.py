@@ -7,8 +7,8 @@ from typing import Any
 
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.examination import SMALL, Examination, Sent
+from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
-from pytest_longctx.certificate.wire import Reply
 
 FIRST_TOKENS = 4096
 _GROWTH = 4
@@ -16,6 +16,8 @@ _SEARCH_SHARE = 0.6
 """Part of the remaining budget that the search may use."""
 ANSWER_TOKENS = 32
 """Answer that tells whether the limit counts it."""
+_FRAME_TOKENS = 64
+"""Tokens of a template that a refusal may count and usage may leave out."""
 _HINTS = 4
 """Numbers of refusals that are tried."""
 _STRANGE = 3
@@ -165,19 +167,21 @@ def span(exam: Examination, limit: Limit) -> str:
         return "no prompt of filler was served"
     served = limit.works.reply.prompt if limit.works else None
     ruled = "" if served in (None, limit.longest) else f" (counted by the server: {served:,})"
+    length = f"{limit.longest:,} {exam.ruler.unit}"
     if limit.found and exam.ruler.exact:
-        return f"prompts of {limit.longest:,} tokens are served{ruled}, one token more is not"
+        return f"prompts of {length} are served{ruled}, one token more is not"
     if limit.fails is not None:
-        return f"prompts of {limit.longest:,} tokens are served{ruled}, of {limit.fails.tokens:,} not; {exam.ruler.interval}"
-    return f"prompts of {limit.longest:,} tokens are served{ruled}; no longer one was refused"
+        return f"prompts of {length} are served{ruled}, of {limit.fails.tokens:,} not; {exam.ruler.interval}"
+    return f"prompts of {length} are served{ruled}; no longer one was refused"
 
 
 def _claim(exam: Examination, limit: Limit) -> Result:
     claim, source = (exam.claim, "--claim") if exam.claim else (exam.listed, "/v1/models")
     seen = span(exam, limit)
+    counted = exam.ruler.counted
     figures: dict[str, Any] = {
-        "context_tokens": limit.context,
-        "longest_prompt_tokens": limit.longest,
+        "context_tokens": limit.context if counted else None,
+        "longest_prompt_tokens": limit.longest if counted else None,
         "claim_tokens": claim,
     }
     if limit.longest is None:
@@ -191,9 +195,27 @@ def _claim(exam: Examination, limit: Limit) -> Result:
     room = 0 if limit.counts_answer is False else limit.answer_tokens
     if limit.longest + room + spare >= claim:
         return holds("length-claim", seen, asked, **figures)
-    if limit.fails is not None and limit.fails.tokens + room - 1 + spare < claim:
-        return broken("length-claim", seen, f"at least {claim:,} tokens", asked, **figures)
-    return unmeasured("length-claim", limit.stopped or "the limit was not reached", seen, **figures)
+    because = _not_below(exam, limit, claim, room - 1 + spare)
+    if because:
+        return unmeasured("length-claim", because, seen, **figures)
+    return broken("length-claim", seen, f"at least {claim:,} tokens", asked, **figures)
+
+
+def _not_below(exam: Examination, limit: Limit, claim: int, spare: float) -> str:
+    """Why a limit that is lower than the *claim* may still be what is claimed; empty if it is not."""
+    if limit.fails is None:
+        return limit.stopped or "the limit was not reached"
+    if not exam.ruler.counted:
+        return "a word of filler may have several tokens"
+    missing = claim - limit.fails.tokens - spare
+    if missing <= 0:
+        return limit.stopped or "the limit was not reached"
+    says_so = any(claim in numbers(sent.reply.error) for sent in limit.refusals)
+    if missing <= min(_FRAME_TOKENS, max(0.0, exam.ruler.base)) and says_so:
+        return (
+            "the refusals tell the claim: the limit counts tokens of the template that usage leaves out (length-told)"
+        )
+    return ""
 
 
 def _listed(exam: Examination, limit: Limit) -> Result:
@@ -204,6 +226,8 @@ def _listed(exam: Examination, limit: Limit) -> Result:
     asked = f"the list says {exam.listed:,} tokens"
     if limit.longest > exam.listed + (0 if exam.ruler.exact else exam.ruler.slack + 0.005 * exam.listed):
         return broken("length-listed", span(exam, limit), f"at most {exam.listed:,} tokens", asked)
+    if not exam.ruler.counted:
+        return unmeasured("length-listed", "a word of filler may have several tokens", span(exam, limit))
     if limit.fails is None:
         return unmeasured("length-listed", limit.stopped or "no longer request was sent", span(exam, limit))
     return holds("length-listed", span(exam, limit), asked)

@@ -9,8 +9,9 @@ import httpx
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.examination import SMALL, Examination
 from pytest_longctx.certificate.length import Limit, above, accepted, numbers
+from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
-from pytest_longctx.certificate.wire import Reply, other_host
+from pytest_longctx.certificate.wire import other_host
 from pytest_longctx.units import duration
 
 _WRONG_KEY = "sk-pytest-longctx-wrong-key"
