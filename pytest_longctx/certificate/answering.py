@@ -137,14 +137,15 @@ def _stop(exam: Examination, long: Reply, share: float | None) -> Result:
 
 def _streamed(exam: Examination, long: Reply, share: float | None) -> Result:
     name = "answer-stream"
-    if not exam.streams:
-        return unmeasured(name, "the server does not stream")
-    if share != 1:
-        return unmeasured(name, "the answer is not repeatable")
+    if not exam.streams or share != 1:
+        return unmeasured(name, "the answer is not repeatable" if exam.streams else "the server does not stream")
     replies = [exam.ask((("user", COUNTING),), _LONG_TOKENS, stream=True) for _ in range(2)]
     if not all(each.complete for each in replies):
         return unmeasured(name, next(each.said or each.ending for each in replies if not each.complete))
-    whole, *texts = ((each.text + each.thought).strip() for each in (long, *replies))
+    # Reasoning is left out: some servers show it in one form only.
+    whole, *texts = ((each.text or each.thought).strip() for each in (long, *replies))
+    if not all((whole, *texts)):
+        return unmeasured(name, "an answer has neither text nor reasoning that is shown")
     if whole in texts:
         return holds(name, f"{len(whole)} letters in both forms")
     if texts[0] == texts[1] and (whole.startswith(texts[0]) or whole.endswith(texts[0])):

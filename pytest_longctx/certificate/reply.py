@@ -1,6 +1,7 @@
 """The answer to one request: what arrived of it, and what it was."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -55,6 +56,8 @@ class Reply:
     """Events with text after ``[DONE]``."""
     echoes_key: bool = False
     """Whether the answer repeats the key that was sent."""
+    told_wait: bool = False
+    """Whether it told when to come back."""
     waits_s: tuple[float, ...] = ()
     """Waits after a 429, as told or chosen."""
     prompt_characters: int = 0
@@ -93,6 +96,35 @@ class Reply:
         return self.counts.prompt if self.counts else None
 
 
+def told(text: str) -> list[int]:
+    """
+    Numbers that a refusal tells as the length limit.
+
+    >>> told("maximum context length is 128,000 tokens. However, your prompt contains 131072"), told("9 tokens > 200000 maximum")
+    ([128000], [200000])
+    """
+    number = r"((?:\d{1,3}(?:,\d{3})+|\d{3,9}))(?![\w:-]|[.,]\d)"
+    after = rf"(?:maximum|\bmax\b|limit|context (?:length|window|size)|<=|at most)[^.;\d]{{0,40}}?{number}"
+    before = rf"(?:>|\bwith|\bof) ?{number} (?:maximum|limit)"
+    found = [match[1] for pattern in (after, before) for match in re.finditer(pattern, text, re.IGNORECASE)]
+    return list(dict.fromkeys(int(each.replace(",", "")) for each in found))
+
+
+def numbers(text: str) -> list[int]:
+    """
+    Numbers in a refusal that may be the length limit: called so, or beside a word about lengths.
+
+    >>> numbers("maximum context length is 128,000 tokens. Request id 4711 of 2026-11-29 failed")
+    [128000]
+    """
+    found = []
+    for match in re.finditer(r"(?<![\w.,:-])(?:\d{1,3}(?:,\d{3})+|\d{3,9})(?![\w:-]|[.,]\d)", text):
+        before, after = text[max(0, match.start() - 24) : match.start()], text[match.end() : match.end() + 12]
+        if re.search(r"(context|length|limit|maximum|most)[^.;]*$", before, re.IGNORECASE) or "token" in after.lower():
+            found.append(int(match[0].replace(",", "")))
+    return list(dict.fromkeys([*told(text), *found]))
+
+
 @dataclass(slots=True)
 class Arrived:
     """What has arrived of one answer."""
@@ -111,7 +143,11 @@ class Arrived:
     def endless(self) -> bool:
         """Whether the text is far longer than the limit of the answer allows: the server ignores it."""
         most = LETTERS_PER_TOKEN * self.most_tokens
-        return "error" not in self.found and self.letters > most and (len(self.words) > self.most_tokens or self.letters > _CERTAIN * most)
+        return (
+            "error" not in self.found
+            and self.letters > most
+            and (len(self.words) > self.most_tokens or self.letters > _CERTAIN * most)
+        )
 
     def page(self, page: Any, *, streamed: bool, now_s: float) -> None:
         """Take one answer from the wire, or one event of a stream."""

@@ -102,8 +102,11 @@ class Certificate:
         if self.longest is None:
             return "prompts of no length that was measured"
         if self.context is None or self.context == self.longest:
-            return f"prompts of {self.longest:,} tokens"
-        return f"a context of {self.context:,} tokens: prompts of {self.longest:,} with an answer of one"
+            by = self.fields.get("limit_of")
+            return f"prompts of {self.longest:,} tokens" + (f", limited by {by}" if by else "")
+        room = self.context - self.longest
+        answer = "one" if room == 1 else f"{room:,}"
+        return f"a context of {self.context:,} tokens: prompts of {self.longest:,} with an answer of {answer}"
 
     def as_json(self) -> dict[str, Any]:
         """The certificate as JSON, without secrets."""

@@ -124,6 +124,8 @@ def _rate_limit(replies: list[Reply]) -> Result:
     seen = f"{len(limited)} of {len(replies)} requests were limited, {duration(waits)} were waited; {len(lost)} were never served"
     if not lost:
         return holds(name, seen)
+    if not any(each.told_wait for each in lost):
+        seen += ", and none told how long to wait"
     return broken(name, seen, f"an answer after the waits that the server tells, within {TRIES} tries")
 
 

@@ -158,7 +158,7 @@ def _one_by_one(exam: Examination, made: Quest, tokens: int) -> Reading:
 def lengths(exam: Examination) -> list[int]:
     """Lengths at which to look for truncation, in tokens: by a factor of four up to the limit."""
     limit = exam.facts.get("limit")
-    top = int((limit.longest if limit and limit.longest else 2 * SHORT_TOKENS) * _NEARLY) - 64
+    top = int((limit.longest if limit and limit.longest else 2 * SHORT_TOKENS) * _NEARLY) - 64 - exam.reasoning_tokens
     times = 1 if exam.recall == "all" else len(_SINGLE)
     budget = exam.wire.budget.left() // (3 * times)
     made, each = [], _LENGTHS

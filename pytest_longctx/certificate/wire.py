@@ -75,6 +75,8 @@ class Wire:
     """Held by the one request that waits for its next try: several at once would limit each other."""
     _next_s: float = 0.0
     """When the next request may start, by the gap."""
+    _taken_s: float | None = None
+    """When the latest request started that was not limited."""
     _lost: int = 0
     """Requests in a row that were limited to the end."""
 
@@ -164,6 +166,7 @@ class Wire:
         """Send a request *once*, and again after a wait each time that the server limits it; also returns the waits."""
         reply, again = once()
         if reply.ending != "limited":
+            self._taken_s = reply.started_s
             return reply, []
         waits: list[float] = []
         due_s = self.clock() + self._wait_s(again, 0)
@@ -176,7 +179,7 @@ class Wire:
                 self.sleep(waits[-1])
                 reply, again = once()
                 if reply.ending != "limited":
-                    self._learn_gap(sum(waits))
+                    self._learn_gap(reply.started_s, sum(waits))
                     break
                 due_s = self.clock() + self._wait_s(again, attempt)
         return reply, waits
@@ -187,12 +190,15 @@ class Wire:
         least_s = 2.0 ** (attempt - 1) if attempt else 0.0
         return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt if again is None else max(again, least_s))
 
-    def _learn_gap(self, waited_s: float) -> None:
-        """Wait as long between all requests from now on, so that no request must be refused first."""
+    def _learn_gap(self, started_s: float, waited_s: float) -> None:
+        """Leave as much time between all requests from now on as between the two last, so that none must be refused first."""
         with self._lock:
-            if waited_s <= _LONGEST_GAP_S:
-                self.gap_s = max(self.gap_s, waited_s)
-                self._next_s = self.clock() + self.gap_s
+            between_s = waited_s if self._taken_s is None else started_s - self._taken_s
+            gap_s = between_s if between_s <= _LONGEST_GAP_S else waited_s
+            if gap_s <= _LONGEST_GAP_S:
+                self.gap_s = max(self.gap_s, gap_s)
+                self._next_s = started_s + self.gap_s
+            self._taken_s = started_s
 
     def together(self, questions: Iterable[Callable[[], Reply]]) -> list[Reply]:
         """Send all *questions* over the wire at once."""
@@ -221,6 +227,7 @@ class Wire:
                     "location": response.headers.get("location", ""),
                 }
                 again = _retry_after(response.headers.get("retry-after"))
+                seen["told_wait"] = again is not None
                 if response.status_code == 200 and _is_stream(seen["kind"], asked=streamed):
                     seen |= self._stream(response, arrived, deadline)
                 else:
