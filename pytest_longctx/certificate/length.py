@@ -228,7 +228,9 @@ def _counted(exam: Examination, limit: Limit) -> Result:
         if seen := _by_size(exam, limit):
             exam.fields["limit_of"] = limit.rule = "the size of the request"
             return holds("length-counted", seen, rule=limit.rule)
-        larger = _asking(exam, limit.longest) or exam.fill(limit.longest, ANSWER_TOKENS)
+        larger = _asking(exam, limit.longest)
+        if larger is None or (accepted(larger) and larger.reply.finish != "length"):
+            larger = exam.fill(limit.longest, ANSWER_TOKENS)
         if accepted(larger):
             return _with_answer(limit, larger)
         shorter = exam.fill(limit.longest + limit.answer_tokens - larger.reply.answer_tokens, ANSWER_TOKENS)

@@ -48,6 +48,12 @@ class Reading:
         return all(self.found)
 
     @property
+    def unfinished(self) -> bool:
+        """Whether the answer was cut while it reasoned or listed codes; a weak model talks of other things to the limit."""
+        text = self.reply.text.lstrip()
+        return self.cut and bool(self.reply.thought or not text or text.startswith("<") or any(self.found))
+
+    @property
     def part(self) -> Part:
         """The part of the text whose codes were lost in this reading."""
         return part_of(self.found)
@@ -83,13 +89,12 @@ def recall(exam: Examination) -> Iterator[Result]:
     if exam.recall:
         yield holds(name, _all_found(exam, short, again), f"{CODES} codes in one answer", how="all")
         return
-    silent = short.cut and not short.reply.text
-    if not silent:
+    if short.reply.text or not short.cut:
         one, two = _short(exam, "single")
         if exam.recall:
             yield holds(name, _all_found(exam, one, two), "one code in each answer", how="single")
             return
-    if short.cut:
+    if short.unfinished:
         exam.reasoning_tokens = REASONING_TOKENS
         long, longer = _short(exam, "all")
         if exam.recall:
@@ -112,7 +117,7 @@ def _no_recall(short: Reading) -> str:
     """Why codes of a *short* text were not found."""
     if not short.reply.served:
         return f"questions about codes are not served: {short.reply.said}"
-    if short.cut:
+    if short.unfinished:
         return (
             "the answers end at their limit of tokens before they have all codes, as those of models that reason first"
         )
