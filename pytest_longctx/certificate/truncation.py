@@ -49,9 +49,9 @@ class Reading:
 
     @property
     def unfinished(self) -> bool:
-        """Whether the answer was cut while it reasoned or listed codes; a weak model talks of other things to the limit."""
+        """Whether the answer was cut while the model reasoned; a weak model talks of other things up to the limit."""
         text = self.reply.text.lstrip()
-        return self.cut and bool(self.reply.thought or not text or text.startswith("<") or any(self.found))
+        return self.cut and bool(self.reply.thought or not text or text.startswith("<"))
 
     @property
     def part(self) -> Part:
