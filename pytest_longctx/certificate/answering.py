@@ -29,7 +29,7 @@ def judge(exam: Examination) -> Iterator[Result]:
     repeated = [long, *(exam.ask((("user", COUNTING),), _LONG_TOKENS) for _ in range(_REPEATS - 1))]
     share = _share(repeated)
     yield _stop(exam, long, share)
-    yield _repeatable(repeated, share)
+    yield _repeatable(exam, repeated, share)
     yield _streamed(exam, long, share)
     yield _own(exam, share)
     yield _cached(exam, share)
@@ -101,16 +101,18 @@ def _share(replies: list[Reply]) -> float | None:
     return Counter(texts).most_common(1)[0][1] / len(texts)
 
 
-def _repeatable(replies: list[Reply], share: float | None) -> Result:
+def _repeatable(exam: Examination, replies: list[Reply], share: float | None) -> Result:
     name = "answer-repeatable"
     if share is None:
         return unmeasured(name, "not every answer was served with text")
     seen = f"{share:.0%} of {len(replies)} answers at temperature 0 are equal"
     if share == 1:
         return holds(name, seen, share=share)
-    if share < 0.5:
+    if share < 0.5 and exam.dialect.temperature:
         return broken(name, seen, "at least half", share=share)
-    return unmeasured(name, "some answers differ, as batches of other requests may cause", seen, share=share)
+    chosen = "some answers differ, as batches of other requests may cause"
+    because = chosen if exam.dialect.temperature else "the server takes no temperature, so its answers may differ"
+    return unmeasured(name, because, seen, share=share)
 
 
 def _stop(exam: Examination, long: Reply, share: float | None) -> Result:

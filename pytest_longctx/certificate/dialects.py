@@ -152,8 +152,17 @@ class Dialect:
 
 
 def _count(usage: Any, names: tuple[str, ...]) -> int | None:
-    values = (count_of(value) for name in names for value in _at(usage, name))
+    values = (count_of(_whole(value)) for name in names for value in _at(usage, name))
     return next((value for value in values if value is not None), None)
+
+
+def _whole(value: Any) -> Any:
+    """A count as some servers write it, ``7.0`` or ``"7"``, as an integer; anything else as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 17:
+        return int(value)
+    return value
 
 
 def _text(page: Any, paths: tuple[str, ...]) -> str:

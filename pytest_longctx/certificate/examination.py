@@ -208,6 +208,8 @@ def _remedy(exam: Examination) -> str:
     statuses = {reply.status for reply in exam.wire.replies}
     if statuses & {401, 403}:
         return "the right key in the environment variable LONGCTX_API_KEY, or in the one that --key-env names"
+    if moved := next((reply.location for reply in exam.wire.replies if reply.ending == "redirected"), ""):
+        return f"the address to which it redirects, if it is that of the API; it is not followed: {shown(moved)}"
     if exam.model is None:
         return "--model with the name of a model that it serves"
     return "the base URL of the API, without /v1, and --model"

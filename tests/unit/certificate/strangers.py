@@ -93,6 +93,16 @@ class RefusesVaguely(HostedApi):
         return call
 
 
+class RefusesTemperature(HostedApi):
+    """``temperature`` is not known."""
+
+    def parse(self, dialect: Dialect, post: Post) -> Call:
+        call = super().parse(dialect, post)
+        if "temperature" in call.named:
+            raise RequestError("Unsupported parameter: 'temperature'", "temperature")
+        return call
+
+
 class HasNoVersion(HostedApi):
     """The API stands at ``/chat/completions``, and its list of models at ``/models``."""
 

@@ -2,9 +2,12 @@
 
 import pytest
 
+from pytest_longctx import cli
 from pytest_longctx.certificate import run
 from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.miniatures.hosted.api import HostedApi
+from pytest_longctx.miniatures.hosted.calls import Whole
+from pytest_longctx.miniatures.hosted.faults.answers import ChangesGreedyAnswers
 from pytest_longctx.miniatures.hosted.faults.path import RefusesBodiesOver32KiB
 from pytest_longctx.miniatures.hosted.wire import serving
 from tests.unit.certificate import strangers
@@ -142,3 +145,35 @@ def test_a_list_of_answers_with_a_least_length_is_within_the_budget():
     api = HostedApi(limit=LIMIT, key=KEY, dialects=("responses",))
     certified(api, budget=Budget(20_000))
     assert sum((each.prompt_tokens or 0) + (each.max_tokens or 0) for each in api.received) <= 20_000
+
+
+@pytest.mark.parametrize("kind", [float, str])
+def test_counts_that_are_no_integers_in_json_are_counts(kind):
+    class Writes(HostedApi):
+        def whole(self, *asked):
+            body = super().whole(*asked)
+            body["usage"] = {name: kind(value) for name, value in body["usage"].items()}
+            return body
+
+    certificate = certified(Writes(limit=LIMIT, key=KEY, reports_cached=False), claim=LIMIT)
+    assert words(certificate, "broken") == []
+    assert certificate.context == LIMIT
+
+
+def test_answers_of_a_server_without_a_temperature_may_differ():
+    class Samples(strangers.RefusesTemperature, ChangesGreedyAnswers):
+        pass
+
+    certificate = certified(Samples(limit=LIMIT, key=KEY), claim=LIMIT)
+    assert words(certificate, "broken") == []
+    assert "takes no temperature" in result(certificate, "answer-repeatable").because
+
+
+def test_a_redirect_on_the_same_host_is_named(capsys):
+    class Moves(HostedApi):
+        def post(self, post):
+            return Whole(307, "", {"Location": f"{post.path}/"})
+
+    with serving(Moves(limit=LIMIT, key=KEY)) as url:
+        assert cli.main(["certify", url, "--model=miniature"]) == 2
+    assert "the address to which it redirects" in capsys.readouterr().err
