@@ -60,6 +60,8 @@ class Certificate:
     context: int | None
     longest: int | None
     interval: str
+    bounded: bool
+    """Whether a longer prompt was refused; else the longest served one is no limit."""
     words: int | None
     """The longest prompt that was served, in words of filler; None if prompts are counted in tokens."""
     read_tokens: int | None
@@ -103,7 +105,8 @@ class Certificate:
             return "prompts of no length that was measured"
         if self.context is None or self.context == self.longest:
             by = self.fields.get("limit_of")
-            return f"prompts of {self.longest:,} tokens" + (f", limited by {by}" if by else "")
+            more = f", limited by {by}" if by else "" if self.bounded else " or more"
+            return f"prompts of {self.longest:,} tokens{more}"
         room = self.context - self.longest
         answer = "one" if room == 1 else f"{room:,}"
         return f"a context of {self.context:,} tokens: prompts of {self.longest:,} with an answer of {answer}"
@@ -269,6 +272,7 @@ def _certificate(exam: Examination, started: str, because: str) -> Certificate:
         fields=exam.fields,
         context=limit.context if limit and counted else None,
         longest=longest if counted else None,
+        bounded=limit is not None and limit.fails is not None,
         words=None if counted else longest,
         interval=because or exam.ruler.interval,
         read_tokens=exam.facts.get("read_tokens") if counted else None,
