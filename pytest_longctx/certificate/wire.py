@@ -144,6 +144,8 @@ class Wire:
             if reply.counts and reply.counts.prompt is not None:
                 # What an answer left of its limit is not given back: the next one may use it all.
                 settle(reply.counts.prompt, max(reply.counts.answer or 0, answer_tokens))
+            elif reply.hung_up:
+                settle(most, max(len(reply.arrivals_s), answer_tokens))  # what came above the limit is paid too
             return reply, again
 
         self._keep_gap()

@@ -5,6 +5,7 @@ import pytest
 from pytest_longctx import cli
 from pytest_longctx.certificate import run
 from pytest_longctx.certificate.budget import Budget
+from pytest_longctx.certificate.dialects import known
 from pytest_longctx.miniatures.hosted.api import HostedApi
 from pytest_longctx.miniatures.hosted.calls import Whole
 from pytest_longctx.miniatures.hosted.faults.answers import ChangesGreedyAnswers
@@ -47,6 +48,17 @@ def test_an_answer_without_an_end_is_left():
     assert words(certificate, "broken") == ["answer-max-completion-tokens"]
     assert "it went on when it was closed" in result(certificate, "answer-max-completion-tokens").seen
     assert 0 < api.written < 100_000
+
+
+def test_what_an_answer_without_an_end_has_is_taken_from_the_budget():
+    api = strangers.KnowsOnlyMaxTokens(limit=LIMIT, key=KEY)
+    with serving(api) as url:
+        wire = run.Wanted(url, "miniature", budget=Budget(10_000)).wire()
+        asked = {"max_tokens": None, "max_completion_tokens": 16, "stream": True}
+        reply = wire.ask(known()[0], (("user", "Go on."),), "miniature", 16, **asked)
+        wire.close()
+    assert reply.hung_up
+    assert wire.budget.answer_tokens == len(reply.arrivals_s) > 16
 
 
 def certified_slowly(api):
