@@ -1,5 +1,7 @@
 """Servers that are correct in a way of their own: no check is confidently wrong about them."""
 
+from typing import Any
+
 import pytest
 
 from pytest_longctx import cli
@@ -54,7 +56,7 @@ def test_what_an_answer_without_an_end_has_is_taken_from_the_budget():
     api = strangers.KnowsOnlyMaxTokens(limit=LIMIT, key=KEY)
     with serving(api) as url:
         wire = run.Wanted(url, "miniature", budget=Budget(10_000)).wire()
-        asked = {"max_tokens": None, "max_completion_tokens": 16, "stream": True}
+        asked: dict[str, Any] = {"max_tokens": None, "max_completion_tokens": 16, "stream": True}
         reply = wire.ask(known()[0], (("user", "Go on."),), "miniature", 16, **asked)
         wire.close()
     assert reply.hung_up
