@@ -216,8 +216,8 @@ def _short(limit: Limit, sent: Sent, answered: int) -> Result:
     seen = f"max_tokens {asked} after {limit.longest:,} tokens: {answered} answered, ended by {ended}"
     if sent.reply.finish != "length":
         return unmeasured("length-counted", "the model ended its answer itself", seen)
-    # Chat completions of vLLM cut the answer to what the context leaves.
-    limit.counts_answer = True
+    # Chat completions of vLLM cut the answer to what the context leaves: it has what was answered, and no more.
+    limit.counts_answer, limit.answer_tokens = True, answered
     return holds("length-counted", f"{seen}: prompt and answer share the limit", rule="prompt and answer")
 
 
