@@ -81,9 +81,7 @@ def test_no_healthy_server_is_called_failed(log, answer):
     assert not reading.fatal  # and no wait would have ended for it
 
 
-@pytest.mark.parametrize(
-    ("log", "answer"), those(lambda log, answer: log.now == "unknown" and answer["found"] == "-")
-)
+@pytest.mark.parametrize(("log", "answer"), those(lambda log, answer: log.now == "unknown" and answer["found"] == "-"))
 def test_what_was_not_recognised_rightly_stays_so(log, answer):
     found = assess(log.read(), log.ended)[1]
     assert found is None or found.kind == "unknown"
