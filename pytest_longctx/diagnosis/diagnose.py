@@ -114,10 +114,10 @@ def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
     given = _joined(reading, given)
     if reading.cause is not None and not (reading.cause.signature.weak and _memory(reading, given)):
         return _named(reading, reading.cause)
-    for rule in (_starved, _stopped, _turned_down, _stuck, _asserted):
+    for rule in (_starved, _stopped, _turned_down, _stuck):
         if made := rule(reading, given):
             return made
-    return _unknown(reading, given)
+    return _asserted(reading) or _unknown(reading, given)
 
 
 def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None]:
@@ -262,7 +262,7 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
     return Diagnosis(kind, outcome, reading.phase, said, advice, "likely", evidence=tuple(seen))
 
 
-def _asserted(reading: LogReader, given: Evidence) -> Diagnosis | None:
+def _asserted(reading: LogReader) -> Diagnosis | None:
     """The diagnosis of a failed check in the engine or below it, if that is the log's first error."""
     because = reading.summary.words.get("because", "") if reading.summary is not None else ""
     said = failed_check.failed_check(reading.errors, because)

@@ -1,8 +1,8 @@
 """
 A check in the engine's own code, or in native code below it, that failed: the class of a failure that no signature names.
 
-An assertion is a fact of its own: the program found itself in a state that its authors excluded. Which change avoids it stands in no rule;
-the line of code that failed is quoted.
+An assertion is a fact of its own: the program found itself in a state that its authors excluded. Which change avoids it
+stands in no rule; the line of code that failed is quoted.
 """
 
 import re
@@ -11,14 +11,16 @@ from typing import Final
 from pytest_longctx.diagnosis.boot_state import FirstError
 from pytest_longctx.diagnosis.tracebacks import FRAME
 
-DOUBT: Final = "the check that failed is known, and not why it failed: a fault of this version, or a combination that it is not made for"
+DOUBT: Final = (
+    "the check that failed is known, and not why it failed: a fault of this version, or a combination that it is not made for"
+)
 REMEDY: Final = (
-    "the check that is quoted, in the issues of the component that its file belongs to; meanwhile another release, or a start without "
-    "the feature that its file or its words name (speculative decoding, a connector, a type of the cache, a backend)"
+    "the check that is quoted, in the issues of the component that its file belongs to; meanwhile another release, or a start "
+    "without the feature that its file or its words name (speculative decoding, a connector, a type of the cache, a backend)"
 )
 
 _NATIVE: Final = re.compile(
-    r"\bGGML_ASSERT\(|\bGGML_ABORT\b|: Assertion [`'].*' failed|\bAssertion fail(?:ed|ure)?: |^Check failed: |\bCheck failed: |TLLM_CHECK"
+    r"\bGGML_ASSERT\(|\bGGML_ABORT\b|: Assertion [`'].*' failed|\bAssertion fail(?:ed|ure)?: |\bCheck failed: |TLLM_CHECK"
     r"|\bAssertion error (?:\(|\S+:\d)|\bINTERNAL ASSERT FAILED\b"
 )
 """What native code of an engine says of a check that failed."""
