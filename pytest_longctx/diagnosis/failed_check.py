@@ -11,7 +11,9 @@ from typing import Final
 from pytest_longctx.diagnosis.boot_state import FirstError
 from pytest_longctx.diagnosis.tracebacks import FRAME
 
-DOUBT: Final = "the check that failed is known, and not why: a fault of this version, or a combination that it is not made for"
+DOUBT: Final = (
+    "the check that failed is known, and not why: a fault of this version, or a combination that it is not made for"
+)
 REMEDY: Final = (
     "the check that is quoted, in the issues of the component that its file belongs to; meanwhile another release, or a start "
     "without the feature that its file or its words name (speculative decoding, a connector, a type of the cache, a backend)"
