@@ -206,7 +206,7 @@ def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tupl
         (
             status in _NO_ENDPOINT,
             f"it has no {answer.asked.partition(' ')[2]}, or it does not have this model",
-            _BASE_URL,
+            f"{_BASE_URL};\n           for an API of chat alone: longctx certify URL, or pytest -m certificate",
         ),
         (status in _QUOTA, quota, "a key with a larger quota, or the server's own address"),
         (status in _FORM, "it, or a proxy before it, rejects the form of this request", _BASE_URL),
