@@ -24,8 +24,8 @@ from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
-_MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu")
-"""Signatures of environment problems, which are not evidence about the server."""
+_MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu", "engine-missing", "environment", "toolchain-missing")
+"""Classes of problems of the machine or of the installation, which are not evidence about the server."""
 _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
 """Seconds for which a server may continue to log after a line that reports a failure."""

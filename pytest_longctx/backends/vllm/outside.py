@@ -37,6 +37,15 @@ Before this version the sampler is FlashInfer's where that is installed, as in t
 2.12 GiB of Mistral-Small in the image of 0.11.0, where gpt-oss-120b without FlashInfer took 7.4 (vllm#27508).
 """
 
+WARM_SAMPLER = "0.33"
+"""Since this version the second runner's trial asks for penalties, too, which take FP32 logits (``_dummy_sampler_run``)."""
+BUFFERS_COUNTED = "0.27"
+"""
+Since this version buffers that stay may be taken off the pool, too (``total_consumed`` in ``utils/mem_utils.py``).
+
+Before, only the peak above them and the weights were. Seven boots of 0.33 on an H200 counted them, one of 0.31 on an H100 none.
+"""
+
 GRAPHS_COUNTED = "0.20"
 """
 Since this version the graphs' estimated size is taken off the pool (``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``).
@@ -83,6 +92,8 @@ class Trial:
     """Whether the model runner is the second one, which samples from the model's own logits; None: either may be chosen."""
     hopper: bool | None = True
     """Whether the device is a Hopper; None: it is not known which one it is."""
+    context: int | None = None
+    """Tokens of the longest context; None: not known, so that a long one is meant."""
     shared: bool = False
     """Whether the memory of the device is that of the host (GB10), whose own use then counts as growth."""
 
@@ -110,7 +121,13 @@ class Range:
 
 def other_bytes(shape: Shape, trial: Trial) -> Range:
     """Bytes outside weights and KV cache on one device, which vLLM takes off the pool."""
-    return activation_bytes(shape, trial) + not_torch_bytes(trial) + graph_bytes(shape, trial)
+    parts = (
+        activation_bytes(shape, trial),
+        not_torch_bytes(trial),
+        penalty_bytes(shape, trial),
+        graph_bytes(shape, trial),
+    )
+    return sum(parts, Range(0, 0, 0))
 
 
 def activation_bytes(shape: Shape, trial: Trial) -> Range:
@@ -148,7 +165,34 @@ def _peak(shape: Shape, trial: Trial, logit_bytes: float, experts: float) -> flo
     # The input, its norm, the residual and the output; of experts, what they and the shared one make, too.
     copies = 6 if experts else 4
     forward = tokens * width * (_feed_forward(shape.model, trial.tensor_parallel) + copies * shape.hidden)
-    return FIXED_BYTES + max(hidden + requests * shape.vocabulary * logit_bytes, forward)
+    sampled = hidden + requests * shape.vocabulary * logit_bytes
+    return FIXED_BYTES + max(sampled, forward, _latent_attention(shape, trial))
+
+
+PREFILL_ROWS = 65_536
+"""Cached tokens whose latents vLLM's MLA turns into keys and values at once, at most (``chunked_prefill_workspace_size``)."""
+
+
+def _latent_attention(shape: Shape, trial: Trial) -> float:
+    """
+    Bytes of the widest layer with latent attention in vLLM's trial run, 0 if there is none.
+
+    It makes room for the keys and values of `PREFILL_ROWS` cached tokens, beside the queries and three copies of the
+    hidden values (``MLAAttention.forward`` without metadata, in 0.19 to 0.33).
+    """
+    latents = [
+        cache
+        for cache, _ in (shape.model.attentions if shape.model is not None else ())
+        if isinstance(cache, Latent) and cache.rate == 1 and not cache.attended
+    ]
+    rows = min(PREFILL_ROWS, 8 * (trial.context or PREFILL_ROWS))
+    tokens, width = trial.max_batched_tokens, trial.value_bytes
+    of_layers = (
+        rows * each.heads * (each.key_dim - each.rope_dim + each.value_dim) + tokens * each.heads * each.key_dim
+        for each in latents
+    )
+    most = max(of_layers, default=0)
+    return width * (most / trial.tensor_parallel + 3 * tokens * shape.hidden) if most else 0.0
 
 
 def _logit_bytes(trial: Trial) -> tuple[float, ...]:
@@ -161,6 +205,7 @@ def _logit_bytes(trial: Trial) -> tuple[float, ...]:
     first = LEAN_BYTES[trial.value_bytes] + 4 * FILTER_ROWS / max(1, trial.max_num_seqs)
     # No request of the second runner's trial asks for a temperature or a filter: its logits are gathered, and no more.
     second = trial.value_bytes * (1 + (trial.tensor_parallel > 1) / trial.tensor_parallel)
+    second += 0 if trial.before(WARM_SAMPLER) else 4
     return {False: (first,), True: (second,), None: (second, first)}[trial.second_runner]
 
 
@@ -249,6 +294,18 @@ def not_torch_bytes(trial: Trial) -> Range:
         return more + Range(0.2 * GiB, 0.55 * GiB, 0.8 * GiB)
     usual = 2.08 + 0.06 * (trial.tensor_parallel > 2)
     return more + Range(0.5 * GiB if trial.linked else 0.2 * GiB, (usual if trial.linked else 0.6) * GiB, 2.5 * GiB)
+
+
+def penalty_bytes(shape: Shape, trial: Trial) -> Range:
+    """
+    Bytes of the second runner's counts of each request's tokens, an integer and a bit for each word of the
+    vocabulary (``v1/worker/gpu/sample/penalties.py``).
+    """
+    if trial.second_runner is False or trial.before(BUFFERS_COUNTED):
+        return Range(0, 0, 0)
+    size = trial.max_num_seqs * shape.vocabulary * (4 + 1 / 8)
+    certain = trial.second_runner and not trial.before(WARM_SAMPLER)
+    return Range(size if certain else 0, size if certain else 0, size)
 
 
 UNREAD_BYTES = 1.2 * GiB

@@ -259,6 +259,7 @@ def trial(deployment: Deployment, loaded: Load, shape: Shape, *, tensor_parallel
         flashinfer=_samples_with_flashinfer(deployment),
         graphs=outside.graph_sizes(loaded.max_num_seqs, loaded.max_batched_tokens, widest),
         second_runner=second_runner(deployment, shape),
+        context=deployment.max_model_len,
         hopper=None if here is None else here.family == "hopper",
         shared=here is not None and here.kind == "GB10",
     )
