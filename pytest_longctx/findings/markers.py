@@ -30,6 +30,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "limits": "the longest served request and the shortest refused one",
         "retrieval": "the answer depends on a distant part of the context and is correct",
         "trained": "what a model with trained weights knows and finds; a small one: longctx model smollm2",
+        "ruler": "the thirteen tasks of RULER, with its published scores; its texts: longctx data ruler",
         "state_paths": "every way to make a KV cache gives the same answer as a cold request",
         "prefix_cache": "what a prefix cache must and must not serve",
         "concurrency": "several requests at once",

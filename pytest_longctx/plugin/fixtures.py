@@ -171,10 +171,12 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
         unserved: Literal["raise", "return"] | None = None,
         traced: bool = False,
         salt: str = "",
+        stops: bool = False,
     ) -> "Exchange":
         with longctx_session.measuring(server, len(prompt)) as row:
             watch = longctx_session.watch_request(server, len(prompt))
             asked = replace(server, salt=server.salt + salt) if salt and server.backend.salted else server
+            asked = replace(asked, stops=True) if stops else asked
             exchange = client_request.ask(
                 asked, prompt, output_tokens, deadline_s=deadline_s, watch=watch, traced=traced
             )
