@@ -63,8 +63,8 @@ class Server:
     @property
     def body(self) -> dict[str, object]:
         """Fields that every completion request carries beside its prompt."""
-        body = {name: value for name, value in self.backend.body.items() if not (self.stops and name == "ignore_eos")}
-        return {**body, **({"cache_salt": self.salt} if self.salt else {})}
+        stops = {"ignore_eos": False} if self.stops and "ignore_eos" in self.backend.body else {}
+        return {**self.backend.body, **stops, **({"cache_salt": self.salt} if self.salt else {})}
 
     @property
     def secrets(self) -> tuple[str, ...]:

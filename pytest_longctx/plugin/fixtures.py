@@ -37,11 +37,14 @@ class Ask(Protocol):
         unserved: Literal["raise", "return"] | None = None,
         traced: bool = False,
         salt: str = "",
+        stops: bool = False,
     ) -> "Exchange":
         """
         The request and its answer; *traced*: with the log-probability of each token, where the server returns it.
 
         *salt*: the prefix cache matches only requests with the same salt, where the backend has such a thing (``salted``).
+
+        *stops*: the answer ends where the model ends it, as in an evaluation; else it has *output_tokens*.
 
         *unserved* decides on a refusal, a hang or any other incomplete answer: *raise* an `UnservedError`, or *return* it.
         By default it is returned, as evidence, to a test that judges a finding, and raised in any other test.

@@ -3,16 +3,21 @@
 import pytest
 
 from pytest_longctx.findings import retrieval
+from pytest_longctx.probe import hidden_tasks
 
 
 @pytest.mark.judges("ruler")
 def test_tasks_are_answered(finding, boot, server, prompt, ask, judge, longctx_session):
-    """If this fails, a model answers a published long-context task worse at this length than the finding allows."""
-    answers = []
-    for length in finding.ask.lengths:
-        for _ in range(finding.ask.runs):
-            posed = prompt.ruler(finding.ask.task, length, finding.ask.form)
-            exchange = ask(posed.prompt, finding.ask.output_tokens, stops=True)
+    """If this fails, a published long-context task is answered worse at this length than the finding allows."""
+    answers, asked, model = [], finding.ask, server.deployment.model
+    for length in asked.lengths:
+        for _ in range(asked.runs):
+            if model.weights == "probe":
+                posed = hidden_tasks.pose(asked.task, prompt(length), model.make)
+                exchange = ask(posed.prompt, len(posed.expected))
+            else:
+                posed = prompt.ruler(asked.task, length, asked.form)
+                exchange = ask(posed.prompt, asked.output_tokens, stops=True)
             answers.append((posed, boot.weigh(exchange), exchange.text))
             if exchange.ending == "complete" and len(posed.depths) == 1:
                 longctx_session.note_found(server, length, [(posed.depths[0], posed.score(exchange.text))])

