@@ -37,7 +37,7 @@ def test_the_ends_are_where_the_binomial_tails_are_half_of_what_is_left_out(coun
     ],
 )
 def test_known_intervals(right, count, low, high):
-    assert interval(right, count) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert interval(right, count) == pytest.approx((low, high), abs=5e-5)
 
 
 @given(st.floats(0.001, 0.999), st.floats(0.1, 400), st.floats(0.1, 400))
