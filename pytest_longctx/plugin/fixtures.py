@@ -129,7 +129,7 @@ def prompt(
     """
     ``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly that many tokens; the same seed gives the same prompt.
 
-    `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``text``, ``chat``, ``turns``, ``users``.
+    `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``ruler``, ``text``, ``chat``, ``turns``, ``users``.
     """
     from pytest_longctx.deployments import models
     from pytest_longctx.prompts import PromptFactory, tokenizer
