@@ -113,7 +113,7 @@ def test_answers_of_a_trained_model_have_the_published_scores(evaluation):
     tasks, cleaned = evaluation
     folder = Path(__file__).parents[3] / "docs/results/vllm-0.32.0-cpu/ruler"
     rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(rows) >= 200
+    assert len(rows) == 66
     for row in rows:
         metric = tasks[TASKS[row["task"]].kind]["metric_fn_per_sample"]
         (wanted,) = metric([cleaned(row["answer"], {})], [row["expected"]])
