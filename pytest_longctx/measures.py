@@ -160,6 +160,42 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "kv_canary_violations": Measure(
             "slots", "slots of the KV cache that the engine's own canary has reported as corrupted since it started"
         ),
+        # the predictions of a model on two servers, for the same texts
+        "drift_nats": Measure(
+            "nats",
+            "mean over positions of a lower bound of the KL divergence of two deployments' predictions, from the reference",
+        ),
+        "drift_p999_nats": Measure("nats", "99.9th percentile over positions of the same"),
+        "drift_noise_nats": Measure("nats", "drift_nats between two reads of the reference, alone and in company"),
+        "drift_noise_p999_nats": Measure("nats", "99.9th percentile over positions of the same"),
+        "drift_ratio": Measure("x", "drift_nats / drift_noise_nats, which counts as 1e-9 nats at least"),
+        "argmax_changed_share": Measure(
+            "", "share of positions with another most probable token than the reference has"
+        ),
+        "argmax_noise_share": Measure("", "the same between two reads of the reference"),
+        "text_lost_nats": Measure(
+            "nats", "mean log-probability of the texts' own tokens by the reference - that by the other deployment"
+        ),
+        "unnamed_share": Measure(
+            "", "mean probability by the reference of tokens that not both named among their most probable ones"
+        ),
+        "drift_positions": Measure("tokens", "positions whose predictions were compared, each in several reads"),
+        "drift_repeats": Measure("runs", "comparisons of two reads of the reference with two of the other deployment"),
+        "drift_repeats_apart": Measure("runs", "those of them in which the drift was more than three times the noise"),
+        # one prompt in changing company, to the last bit
+        "answers_compared": Measure(
+            "answers", "answers to one prompt that were compared with the first, which was alone"
+        ),
+        "answers_differing": Measure("answers", "those of them with another token"),
+        "logprobs_differing": Measure("answers", "those of them with another token or another log-probability"),
+        "repeat_gap_nats": Measure(
+            "nats", "largest difference of a log-probability, up to the first token that differs"
+        ),
+        "first_differing_token": Measure("", "first token of an answer that differs, from 0"),
+        "first_differing_logprob": Measure("", "first token of an answer with another log-probability, from 0"),
+        "hits_taken": Measure(
+            "answers", "answers after a hit of the prefix cache, of two, for which usage counted cached tokens"
+        ),
         # the same question several times, or at several lengths
         "runs": Measure("runs", "repetitions whose median is judged"),
         "ttft_spread": Measure("", "(longest TTFT - shortest) / median"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pytest_longctx import registry, toml
 from pytest_longctx.deployments.capacity import Prediction
@@ -21,7 +21,7 @@ from pytest_longctx.diagnosis import signatures
 from pytest_longctx.diagnosis.signatures import load as load_signatures
 from pytest_longctx.errors import UsageError, unknown
 
-__all__ = ["Backend", "MetricNames", "Recipe", "load_signatures", "named", "signature_files"]
+__all__ = ["Backend", "MetricNames", "Recipe", "Scoring", "load_signatures", "named", "signature_files"]
 
 
 class MetricNames(toml.Table):
@@ -113,6 +113,22 @@ class Recipe:
     image: str | None = None
 
 
+class Scoring(NamedTuple):
+    """How a server is asked for the log-probabilities of a prompt's tokens and of the most probable tokens beside them."""
+
+    path: str
+    member: str
+    """Field with the token ids of the prompt."""
+    top: str
+    """Field with the number of most probable tokens."""
+    body: Mapping[str, Any]
+    """The other fields."""
+    reader: str
+    """Form of the answer: ``vllm`` or ``sglang``."""
+    named: bool = True
+    """Whether the request names the model, as those of the OpenAI API do."""
+
+
 class Backend:
     """Base class of backends. A new one defines its name, its `argv`, and whatever differs from these defaults."""
 
@@ -145,6 +161,8 @@ class Backend:
     """Fields added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
     tracing: ClassVar[Mapping[str, Any]] = MappingProxyType({"logprobs": 2})
     """Fields of a completion request that make the server return the log-probability of each token and of one other."""
+    scoring: ClassVar[Scoring | None] = None
+    """How to request the log-probabilities of a prompt; None: the engine does not return them."""
     disaggregated: ClassVar[bool] = False
     """Whether requests are answered by a decode role with KV caches that a prefill role sends."""
     salted: ClassVar[bool] = False

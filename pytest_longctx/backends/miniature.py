@@ -17,6 +17,7 @@ class Miniature(Backend):
     metrics = Vllm.metrics
     reset_path = Vllm.reset_path
     salted = Vllm.salted
+    scoring = Vllm.scoring
     failures = "vllm"
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
@@ -37,4 +38,5 @@ class MiniatureSglang(Miniature):
     names_cached_if_any = Sglang.names_cached_if_any
     metrics = Sglang.metrics
     reset_path = Sglang.reset_path
+    scoring = Sglang.scoring
     failures = "sglang"

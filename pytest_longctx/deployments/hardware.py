@@ -101,7 +101,7 @@ class Hardware:
 
     def carries(self, wanted: "Hardware") -> bool:
         """Whether a server that requires the hardware *wanted* can run on this hardware; every machine has a CPU."""
-        fitting = self.is_gpu if wanted.kind == ANY_GPU else self.kind == wanted.kind
+        fitting = self.kind == wanted.kind or (wanted.kind == ANY_GPU and self.is_gpu)
         return wanted.kind == "cpu" or (fitting and self.count >= wanted.count)
 
 

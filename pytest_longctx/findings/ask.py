@@ -39,6 +39,8 @@ Question = Literal[
     "precision",
     "kv-dtype",
     "ratio",
+    "drift",
+    "repeatable",
     "haystack",
     "continuations",
     "ruler",
@@ -101,6 +103,8 @@ QUESTIONS: Mapping[Question, str] = MappingProxyType(
         "precision": "how many mantissa bits of a key does the KV cache keep?",
         "kv-dtype": "is this KV-cache dtype refused, ignored or applied?",
         "ratio": "how much more does one deployment hold than another?",
+        "drift": "how far are the model's predictions from those of another deployment?",
+        "repeatable": "is the answer the same to the last bit, in any company and after hits of the prefix cache?",
         "haystack": "is a fact found in natural text?",
         "continuations": "are sentences continued as only a working model continues them?",
         "ruler": "which score do the answers to a task of RULER have?",
@@ -123,7 +127,10 @@ class Ask(toml.Table):
     prompt_tokens: Annotated[int, Field(ge=1)] | None = None
     output_tokens: Annotated[int, Field(ge=1)] = 32
     requests: Annotated[int, Field(ge=1)] | None = None
-    """For a load or an accounting: the total number of requests. For an accuracy: only the first questions of the task."""
+    """
+    For a load or an accounting: the total number of requests. For an accuracy: only the first questions of the task. For a drift:
+    the number of texts.
+    """
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of concurrent requests."""
     rate_per_s: Annotated[float, Field(gt=0)] | None = None
@@ -145,7 +152,10 @@ class Ask(toml.Table):
     border_tokens: Annotated[int, Field(ge=2)] | None = None
     """For a retrieval: place the needles on both sides of boundaries between chunks of this size instead."""
     against: str | None = None
-    """For a ratio: the deployment whose capacity is the denominator; the finding's scope names both."""
+    """
+    For a ratio: the deployment whose capacity is the denominator. For a drift: the reference, which may be the same deployment
+    read again. For a repeatable: one with other chunk sizes, whose answer must be the same. The finding's scope names both.
+    """
     depths: Annotated[tuple[float, ...], toml.LISTED] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """For a haystack: relative positions of the needle in the text, at each of *lengths*."""
     form: Form = "ids"
@@ -153,7 +163,10 @@ class Ask(toml.Table):
     continuations: dict[str, str] = Field(default_factory=dict)
     """For continuations: texts, each with the beginning of its only right continuation."""
     runs: Annotated[int, Field(ge=1)] = 1
-    """Number of new prompts of each length; the median is judged. For a task of RULER the mean score of all of them."""
+    """
+    Number of new prompts of each length; the median is judged. For a task of RULER the mean score of all of them, for a drift
+    repeats, of two reads of each text.
+    """
     warm_up: Annotated[int, Field(ge=0)] = 0
     """Number of additional prompts sent before them and not judged."""
     task: str | None = None
@@ -264,12 +277,12 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
         ),
     )
     needs: dict[Question, tuple[tuple[bool, str], ...]] = {
+        **_of_two(ask),
         "served": one_length,
         "over-pool": one_length,
         "retrieval": one_length,
         "precision": one_length,
         "kv-dtype": one_length,
-        "ratio": ((ask.against is not None, "ask.against: a 'ratio' finding needs the deployment in the denominator"),),
         "haystack": (
             (bool(ask.lengths), "ask.lengths: a 'haystack' finding needs lengths"),
             (ask.form != "text", "ask.form: a haystack is sent as ids or as a chat"),
@@ -328,6 +341,20 @@ def _ruler(ask: Ask) -> tuple[tuple[bool, str], ...]:
             f"ask.output_tokens: {ask.task} is scored on answers of {least} tokens, and {ask.output_tokens} are asked for",
         ),
     )
+
+
+def _of_two(ask: Ask) -> dict[Question, tuple[tuple[bool, str], ...]]:
+    """What a finding about two deployments must *ask*."""
+    return {
+        "ratio": ((ask.against is not None, "ask.against: a 'ratio' finding needs the deployment in the denominator"),),
+        "drift": (
+            (
+                (ask.prompt_tokens or 0) >= 2 and ask.against is not None,
+                "ask: a 'drift' finding needs prompt_tokens, at least 2, and against",
+            ),
+        ),
+        "repeatable": ((ask.prompt_tokens is not None, "ask.prompt_tokens: a 'repeatable' finding needs it"),),
+    }
 
 
 def _out_of_place(question: Question, ask: Ask, *, claimed: bool) -> str:

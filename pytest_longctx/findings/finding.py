@@ -168,11 +168,17 @@ class Finding(toml.Table):
     """Errors or omissions of the document, in prose."""
 
     def divided(self) -> tuple[str, str]:
-        """The deployments of the numerator and the denominator of a ratio finding. Raises ValueError."""
-        others = [name for name in self.scope.deployment if name != self.ask.against]
-        if self.ask.against is None or len(others) != 1 or len(self.scope.deployment) != 2:
-            raise ValueError("scope.deployment: a 'ratio' finding names two, and ask.against is one of them")
-        return others[0], self.ask.against
+        """
+        The deployments of the numerator and the denominator of a ratio finding; of a drift finding, the judged one and its
+        reference. Raises ValueError.
+        """
+        names, against = self.scope.deployment, self.ask.against
+        if self.question == "drift" and names == (against,):
+            return names[0], names[0]
+        others = [name for name in names if name != against]
+        if against is None or len(others) != 1 or len(names) != 2:
+            raise ValueError(f"scope.deployment: a {self.question!r} finding names two, and ask.against is one of them")
+        return others[0], against
 
     @property
     def fails(self) -> bool:
@@ -205,7 +211,7 @@ class Finding(toml.Table):
     def _asked(self) -> Self:
         if lack := missing(self.question, self.ask, claimed=self.claim is not None, bounded=bool(self.bounds)):
             raise ValueError(lack)
-        if self.question == "ratio":
+        if self.question in ("ratio", "drift") or (self.question == "repeatable" and self.ask.against):
             self.divided()
         return self
 

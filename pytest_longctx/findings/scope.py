@@ -257,6 +257,7 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         "disconnect": 8,  # four canaries, the prompts of three attempts, and the wait for the end of work
         "haystack": 16,
         "continuations": 16,
+        **dict.fromkeys(("drift", "repeatable"), 128),
         "path": 128,  # fifty at once, twice, and the controls
         "longest": 32,
     }

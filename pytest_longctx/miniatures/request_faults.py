@@ -1,5 +1,5 @@
 """
-Slow and stalled servers, and servers that reject or misroute every request, one class each.
+Slow and stalled servers, servers that reject or misroute every request, and servers with other predictions, one class each.
 
 Slow and stalled servers differ only in the gauges that change.
 """
@@ -9,10 +9,15 @@ from collections.abc import Callable, Iterator
 from threading import Event
 from typing import Any
 
+from pytest_longctx.miniatures.scoring import Predictor
 from pytest_longctx.miniatures.server import Honest, Instead, Request, spared
 
 STEPS = 10
 """Number of chunks in which a prompt is read."""
+_COMPANY = 5
+"""Requests at once from which an answer changes."""
+_CHANGED_FROM = 3
+"""First token of an answer that changes."""
 
 
 class Crawls(Honest):
@@ -48,7 +53,7 @@ class CrawlsInPrefill(Honest):
 class StallsInPrefill(CrawlsInPrefill):
     """The server reads half of a prompt in chunks and then stalls. Its gauges are served but do not change."""
 
-    stops_after = STEPS // 2
+    stops_after = _COMPANY
 
 
 class StallsHalfway(Honest):
@@ -59,6 +64,49 @@ class StallsHalfway(Honest):
             if i >= (request.max_tokens + 1) // 2 and not spared(request):
                 Event().wait()
             yield event
+
+
+class ScoredAnswers(Honest):
+    """A correct server that also returns the log-probability of each token of an answer."""
+
+    def events(self, request: Request) -> Iterator[dict[str, Any]]:
+        names = [self.token(request, at) for at in range(request.max_tokens)]
+        for at, event in enumerate(super().events(request)):
+            if event["choices"]:
+                name, logprob = names[at]
+                top = {name: logprob, "token_id:0": -9.0}
+                told = {"tokens": [name], "token_logprobs": [logprob], "top_logprobs": [top]}
+                event["choices"][0]["logprobs"] = told
+            yield event
+
+    def token(self, request: Request, at: int) -> tuple[str, float]:
+        """Return name and log-probability of token *at* of the answer."""
+        return f"token_id:{7 + at}", -0.5
+
+
+class DependsOnCompany(ScoredAnswers):
+    """The server answers with other tokens from the fourth on if others are answered beside it, as some kernels do."""
+
+    waits_s = 0.5
+
+    def token(self, request: Request, at: int) -> tuple[str, float]:
+        end_s = time.monotonic() + (0.0 if spared(request) or at else self.waits_s)
+        while self.running < _COMPANY and time.monotonic() < end_s:
+            time.sleep(0.01)
+        shared = self.running >= STEPS // 2
+        return f"token_id:{7 + at + (100 if shared and at >= _CHANGED_FROM else 0)}", -0.5 - (0.25 if shared else 0.0)
+
+
+class CoarseCache(Honest):
+    """The server predicts slightly otherwise than it should, as with a KV cache of few mantissa bits."""
+
+    predictor = Predictor(error=0.1)
+
+
+class GarbledCache(Honest):
+    """The server predicts other tokens than it should, as if its KV cache were read in another format than written."""
+
+    predictor = Predictor(seed=1)
 
 
 _PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Sign in to go on.</body></html>"

@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from typing import Any, ClassVar, Final, NamedTuple
 
+from pytest_longctx.miniatures import scoring
+
 SMALL_TALK_TOKENS: Final = 16
 """Prompts shorter than this are not affected by faults, so that a faulty server still looks ready."""
 
@@ -65,6 +67,7 @@ class Honest:
 
     version_path: ClassVar[str] = "/version"
     reset_path: ClassVar[str] = "/reset_prefix_cache"
+    predictor: ClassVar[scoring.Predictor] = scoring.Predictor()
     model: str = "miniature"
     max_model_len: int = 131_072
     kv_cache_tokens: int | None = None
@@ -152,6 +155,10 @@ class Honest:
         except the last.
         """
         return (request.tokens - 1) // BLOCK_TOKENS * BLOCK_TOKENS if request.digest in self.seen else 0
+
+    def scores(self, path: str, body: bytes) -> dict[str, Any] | None:
+        """Return the miniature's answer to a request for the log-probabilities of a prompt; None for any other request."""
+        return scoring.vllm_page(self.predictor, json.loads(body)) if b'"prompt_logprobs"' in body else None
 
     def usage(self, request: Request) -> dict[str, Any]:
         """Return the usage record of the miniature's answer to *request*."""
@@ -269,6 +276,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.path == self.mind.reset_path:
             self._send(200, json.dumps({"success": self.mind.reset()}).encode())
+            return
+        if (page := self.mind.scores(self.path, body)) is not None:
+            self._send(200, json.dumps(page).encode())
             return
         request = Request.parse(body)
         try:

@@ -1,10 +1,12 @@
 """A correct miniature in SGLang's dialect: messages, counters and behaviour as observed in 0.5.16."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pytest_longctx.miniatures import scoring
 from pytest_longctx.miniatures.server import Honest, Request
 
 KEPT_TOKENS = 2
@@ -57,6 +59,10 @@ class Sglang(Honest):
     def refusal(self, complaint: str) -> dict[str, Any]:
         """Return the body of SGLang's 400 response. It is flat, whereas vLLM nests the error."""
         return {"object": "error", "message": complaint, "type": "BadRequestError", "param": None, "code": 400}
+
+    def scores(self, path: str, body: bytes) -> dict[str, Any] | None:
+        """Return the SGLang miniature's answer to ``/generate``; None for any other request."""
+        return scoring.sglang_page(self.predictor, json.loads(body)) if path == "/generate" else None
 
     def given(self, request: Request) -> int:
         """Return the number of answer tokens that the SGLang miniature gives *request*."""

@@ -295,6 +295,10 @@ def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backen
     lengths: Iterable[int] = ask.every_length(one.max_model_len)
     if question == "load":
         lengths = (ask.prompt_tokens or 0,) * (ask.requests or 1)
+    if question == "drift":  # read twice on each side, alone and in company
+        lengths = (ask.prompt_tokens or 0,) * (2 * ask.runs * (ask.requests or 4))
+    if question == "repeatable":  # alone, in batches of 8 and 50, and around two hits
+        lengths = (ask.prompt_tokens or 0,) * 64
     if question == "accounting":
         lengths = (_ACCOUNTED_TOKENS // 24,) * (ask.requests or 24)
     if question == "accuracy":

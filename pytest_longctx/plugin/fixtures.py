@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_longctx.findings.ask import Arrivals
     from pytest_longctx.findings.ask import Ask as Asked
     from pytest_longctx.findings.finding import Finding
+    from pytest_longctx.findings.scope import Mismatch
     from pytest_longctx.launchers.boot import Boot
     from pytest_longctx.observation import Observation
     from pytest_longctx.plugin.session import Judge, Session
@@ -290,6 +291,36 @@ def state_path(
             return state_paths.observe(server, prompt, asked, longctx_session.progress_line.update)
 
     return walk
+
+
+@pytest.fixture
+def drift(
+    longctx_session: "Session", server: "Server", boot: "Boot", prompt: "PromptFactory"
+) -> "Callable[[Finding], Observation | Mismatch]":
+    """``drift(finding)``: read its texts, and compare with the reading of ``ask.against``: an `Observation`, or why not yet."""
+    from pytest_longctx.plugin import drift as plugin_drift
+    from pytest_longctx.plugin.session import failing_plainly
+
+    def read(finding: "Finding") -> "Observation | Mismatch":
+        with failing_plainly():
+            return plugin_drift.drift(longctx_session, server, boot, prompt, finding)
+
+    return read
+
+
+@pytest.fixture
+def repeatable(
+    longctx_session: "Session", server: "Server", boot: "Boot", prompt: "PromptFactory"
+) -> "Callable[[Finding], Observation | Mismatch]":
+    """``repeatable(finding)``: ask one prompt alone, in batches and after hits; an `Observation`, or why not yet."""
+    from pytest_longctx.plugin import drift as plugin_drift
+    from pytest_longctx.plugin.session import failing_plainly
+
+    def repeat(finding: "Finding") -> "Observation | Mismatch":
+        with failing_plainly():
+            return plugin_drift.repeatable(longctx_session, server, boot, prompt, finding)
+
+    return repeat
 
 
 @pytest.fixture

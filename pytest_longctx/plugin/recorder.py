@@ -240,6 +240,8 @@ class Recorder:
             self._file().request(report.nodeid, request)
         for place in properties.found(rows):
             self._file().found(report.nodeid, place)
+        for row in properties.rows(properties.DRIFT, rows):
+            self._file().drift(report.nodeid, row)
         for row in properties.rows(properties.EXPLAINED, rows):
             self._explained[report.nodeid, row["finding"]] = row["text"]
         for entry in properties.entries(report.user_properties):

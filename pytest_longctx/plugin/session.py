@@ -15,8 +15,10 @@ import pytest
 
 from pytest_longctx import plan, redaction, registry
 from pytest_longctx.client.adapters import EvaluationTool, LoadTool, ToolRun, runner
+from pytest_longctx.client.drift.readings import Readings
 from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.load import Load
+from pytest_longctx.client.repeatability import Answers
 from pytest_longctx.client.server import Server, exclusive
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.devices.sampler import Sampler
@@ -71,6 +73,10 @@ class Session:
     """Its samples that are not yet in a report."""
     booted: dict[str, Boot] = field(default_factory=dict)
     """The last boot of each deployment, also of stopped ones."""
+    drift_readings: dict[tuple[str, str], Readings] = field(default_factory=dict)
+    """What this run has read for 'drift' findings, by deployment and texts."""
+    repeated_answers: dict[tuple[str, str], Answers] = field(default_factory=dict)
+    """Answers of this run for 'repeatable' findings, by deployment and prompt."""
     gate: Gate | None = None
     """The baseline that this run is compared with, and its limits."""
     earlier: Earlier | None = None

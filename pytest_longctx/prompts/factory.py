@@ -163,6 +163,10 @@ class PromptFactory:
         ids.flags.writeable = False
         return Prompt(ids, self.seed, self.key)
 
+    def constant(self, key: str) -> "PromptFactory":
+        """Return a factory whose prompts depend on *key* alone: the same in every run and for every question."""
+        return PromptFactory(0, key, self.ordinary_ids, self._make_reader)
+
     def natural(self, tokens: int | str) -> Prompt:
         """Return exactly *tokens* ids of natural text: BOS if the tokenizer adds one, twelve digits, then the text."""
         length, rng = self._draw(tokens)

@@ -191,6 +191,43 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+_LEAST_NATS = 1e-12
+"""Lower end of the axis of a drift: an engine whose reads are equal has none, which a logarithmic axis cannot show."""
+
+
+def drift(rows: Sequence[dict[str, Any]]) -> Iterator[Panel]:
+    """Panel of drifts: how far the predictions of each pair of deployments are apart, over the distance from the start."""
+    pairs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for one in sorted(rows, key=lambda each: each["from_tokens"]):
+        pairs.setdefault((one.get("deployment", ""), one.get("against", ""), one.get("finding", "")), []).append(one)
+    plots, table = [], []
+    for (name, against, finding), curve in pairs.items():
+        middles = [(one["from_tokens"] * max(one["to_tokens"] - 1, 1)) ** 0.5 for one in curve]
+        series = tuple(
+            Series(
+                label, tuple((x, max(one[key], _LEAST_NATS)) for x, one in zip(middles, curve, strict=True)), line=True
+            )
+            for label, key in (("drift", "drift_nats"), ("noise of the reference", "noise_nats"))
+        )
+        title = f"Drift over the distance from the start, {name} against {against}"
+        part = Part(Axis("nats", log=True), series)
+        plots += [Chart(f"drift-{finding}-{name}", title, Axis("tokens", log=True), (part,))]
+        table += [(name, against, *_stretch(one)) for one in curve]
+    if plots:
+        note = (
+            "Mean KL divergence of the predictions, in nats (a lower bound), beside that of two reads of the reference. "
+            f"Values below {_LEAST_NATS:.0e} are drawn there."
+        )
+        columns = ("deployment", "reference", "positions", "drift, nats", "noise, nats", "most probable token changed")
+        yield Panel("Drift", note, tuple(plots[:_MOST_CHARTS]), Table(columns, table), "drift")
+
+
+def _stretch(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of one stretch of the curve of a drift."""
+    figures = (f"{one[key]:.3g}" for key in ("drift_nats", "noise_nats"))
+    return (f"{one['from_tokens']:,} to {one['to_tokens'] - 1:,}", *figures, f"{one['argmax_changed']:.2%}")
+
+
 _TOKENS = Axis("prompt tokens", log=True)
 
 
@@ -199,6 +236,7 @@ def panels(results: Results) -> Iterator[Panel]:
     yield from _lengths({name: its for name, its in analysis.cold(results).items() if len(its) > 1})
     yield from _memory(results.boots)
     yield from retrieval(results.retrievals)
+    yield from drift(results.drifts)
     yield from timeline(results)
     yield from vitals(results.vitals)
 

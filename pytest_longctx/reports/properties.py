@@ -24,6 +24,7 @@ BOOT = f"{_STEM}boot"
 REQUEST = f"{_STEM}request"
 VITALS = f"{_STEM}vitals"
 EXPLAINED = f"{_STEM}explained"
+DRIFT = f"{_STEM}drift"
 _WORDS = ("verdict", "title", "status", "source", "why", "said", "measured_by", "content", "carried", "markers")
 """Parts of a verdict that are text, by their field name in `Entry`."""
 _HASH = "sha256:"
@@ -137,7 +138,8 @@ def without(pairs: Pairs, finding: str) -> list[tuple[str, object]]:
 
 def row_pair(kind: str, row: Mapping[str, Any]) -> tuple[str, str]:
     """
-    Return a results row as a property pair; *kind* is `BOOT`, `REQUEST`, `VITALS` or `EXPLAINED`.
+    Return a results row as a property pair; *kind* is `BOOT`, `REQUEST`, `VITALS`, `DRIFT` or
+    `EXPLAINED`.
 
     A boot is attached to the first test that used it, a request to the test that sent it.
     """

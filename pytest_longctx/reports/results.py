@@ -59,6 +59,10 @@ class Writer:
         """Write one needle position of one prompt to the results file, with its score."""
         self._line({"kind": "retrieval", "test": test, **place})
 
+    def drift(self, test: str, stretch: Mapping[str, Any]) -> None:
+        """Write one stretch of the curve of a 'drift' finding to the results file."""
+        self._line({"kind": "drift", "test": test, **stretch})
+
     def verdict(self, test: str, outcome: str, duration_s: float, entry: Entry) -> None:
         """Write a verdict to the results file, with the test that produced it."""
         self._counts[entry.verdict] = self._counts.get(entry.verdict, 0) + 1
@@ -121,11 +125,15 @@ class Results:
     requests: list[dict[str, Any]] = field(default_factory=list)
     vitals: list[dict[str, Any]] = field(default_factory=list)
     retrievals: list[dict[str, Any]] = field(default_factory=list)
+    drifts: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write(results: Results, path: Path) -> None:
     """Write *results* to a results file at *path*."""
-    between = (results.boots, results.requests, results.vitals, results.retrievals, results.verdicts)
+    between = (
+        *(results.boots, results.requests, results.vitals, results.retrievals, results.drifts),
+        results.verdicts,
+    )
     whole = (results.header, *chain.from_iterable(between), results.footer)
     paths.write(path, "".join(f"{json.dumps(cleaned(row))}\n" for row in whole))
 
@@ -217,7 +225,7 @@ def merge(parts: Mapping[str, Results]) -> Results:
         footer,
         *(
             list(chain.from_iterable(getattr(part, kind) for part in every))
-            for kind in ("boots", "verdicts", "requests", "vitals", "retrievals")
+            for kind in ("boots", "verdicts", "requests", "vitals", "retrievals", "drifts")
         ),
     )
 

@@ -175,6 +175,20 @@ class RetrievalRow(Row):
     test: str = ""
 
 
+class DriftRow(Row):
+    """One stretch of the curve of a 'drift' finding, over the distance from the start of a text."""
+
+    from_tokens: Tokens
+    to_tokens: Tokens
+    drift_nats: Annotated[float, Field(ge=0, le=_LARGEST)]
+    noise_nats: Annotated[float, Field(ge=0, le=_LARGEST)]
+    argmax_changed: Annotated[float, Field(ge=0, le=1)]
+    deployment: str = ""
+    against: str = ""
+    finding: str = ""
+    test: str = ""
+
+
 BETWEEN: Mapping[str, type[Row]] = MappingProxyType(
     {
         "boot": BootRow,
@@ -182,6 +196,7 @@ BETWEEN: Mapping[str, type[Row]] = MappingProxyType(
         "request": RequestRow,
         "vitals": VitalsRow,
         "retrieval": RetrievalRow,
+        "drift": DriftRow,
     }
 )
 """Kinds of rows between header and footer. A file may lack any of them; a report then omits that part."""

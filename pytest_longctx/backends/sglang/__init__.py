@@ -1,8 +1,9 @@
 """Backend for SGLang's HTTP server."""
 
 from dataclasses import replace
+from types import MappingProxyType
 
-from pytest_longctx.backends import Backend, MetricNames
+from pytest_longctx.backends import Backend, MetricNames, Scoring
 from pytest_longctx.backends.sglang import defaults, memory
 from pytest_longctx.deployments.capacity import Prediction
 from pytest_longctx.deployments.deployment import Deployment
@@ -84,6 +85,22 @@ class Sglang(Backend):
     reset_path = "/flush_cache"
     unmodelled_flags = _UNMODELLED
     salted = True
+    # Its OpenAI endpoint names tokens by their texts, of which several may be equal. A request for the scores of a
+    # whole prompt takes nothing from the radix cache.
+    scoring = Scoring(
+        "/generate",
+        "input_ids",
+        "top_logprobs_num",
+        MappingProxyType(
+            {
+                "sampling_params": {"max_new_tokens": 1, "temperature": 0, "ignore_eos": True},
+                "return_logprob": True,
+                "logprob_start_len": 0,
+            }
+        ),
+        "sglang",
+        named=False,
+    )
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         limit = () if deployment.max_model_len is None else ("--context-length", str(deployment.max_model_len))

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_longctx.backends import Backend, MetricNames
+from pytest_longctx.backends import Backend, MetricNames, Scoring
 from pytest_longctx.backends.vllm import kvdtypes, lora, memory, pages, settings, speculative
 from pytest_longctx.backends.vllm.memory import Beside
 from pytest_longctx.backends.vllm.speculative import Draft
@@ -38,6 +38,10 @@ class Vllm(Backend):
     body = MappingProxyType({"ignore_eos": True})
     # Ids rather than text, because different ids can have the same text.
     tracing = MappingProxyType({"logprobs": 2, "return_tokens_as_token_ids": True})
+    # Such a request takes nothing from the prefix cache: cached tokens have no logits.
+    scoring = Scoring(
+        "/v1/completions", "prompt", "prompt_logprobs", MappingProxyType({"max_tokens": 1, "temperature": 0}), "vllm"
+    )
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         limit = () if deployment.max_model_len is None else ("--max-model-len", str(deployment.max_model_len))

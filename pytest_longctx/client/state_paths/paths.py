@@ -11,10 +11,11 @@ from pytest_longctx.client import event_loop
 from pytest_longctx.client.exchange import Exchange, UnservedError
 from pytest_longctx.client.request import StreamedRequest
 from pytest_longctx.client.server import Server
-from pytest_longctx.client.state_paths import company, pressure, tasks, walk
+from pytest_longctx.client.state_paths import company, evidence, pressure, tasks
+from pytest_longctx.client.state_paths.evidence import Path
 from pytest_longctx.client.state_paths.reading import Reading
 from pytest_longctx.client.state_paths.tasks import Task
-from pytest_longctx.client.state_paths.walk import Path, UnwalkableError, Walk
+from pytest_longctx.client.state_paths.walk import UnwalkableError, Walk
 from pytest_longctx.client.watchdog import poll_metrics
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.ask import Ask
@@ -133,6 +134,9 @@ def branch(one: Walk) -> None:
 
 def reset(one: Walk) -> None:
     """The path of a reset: a prompt read again after the prefix cache was emptied."""
+    flags = one.server.deployment.flags
+    if outside := sorted(_CONNECTED & flags.keys() - {_TIERED}):
+        raise UnwalkableError(f"a reset does not empty the cache outside the engine, which {outside[0]} connects")
     task = one.new()
     one.read(task)
     one.again(task)
@@ -357,4 +361,4 @@ def observe(server: Server, prompt: PromptFactory, asked: Ask, watch: ProgressCa
     """Walk the state path ``asked.path`` and return the evidence. Raises `UsageError` for an unknown path."""
     if asked.path is None or asked.path not in PATHS:
         raise UsageError(unknown("path", str(asked.path), PATHS))
-    return walk.observe(PATHS[asked.path], Walk(server, prompt, asked, watch))
+    return evidence.observe(PATHS[asked.path], Walk(server, prompt, asked, watch))

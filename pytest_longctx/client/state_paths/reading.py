@@ -48,6 +48,8 @@ class Reading:
     """
     whole_only: bool = True
     """Whether the cache must have all of them but the last, incomplete block; else it may have lost some."""
+    ends_inside: bool = False
+    """Whether every earlier context with the same salt goes on differently where the two part, so that none ends there."""
 
     @property
     def answer_ids(self) -> list[int] | None:

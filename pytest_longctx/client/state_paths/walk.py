@@ -1,10 +1,9 @@
-"""Send the readings of a path and their cold controls, and summarise both as evidence."""
+"""Send the readings of a path and their cold controls."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from statistics import fmean
 from typing import Final
 
 from pytest_longctx.client import event_loop, prefix_cache, server_metrics
@@ -13,14 +12,13 @@ from pytest_longctx.client.load import reading as scrape
 from pytest_longctx.client.request import StreamedRequest, open_client
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import ServerMetrics
-from pytest_longctx.client.state_paths import reading, tasks
+from pytest_longctx.client.state_paths import tasks
 from pytest_longctx.client.state_paths.reading import Pieces, Reading
 from pytest_longctx.client.state_paths.tasks import Task
 from pytest_longctx.client.watchdog import CONNECT_S, MetricsPoller, poll_metrics
 from pytest_longctx.deployments import models
 from pytest_longctx.errors import ModelError
 from pytest_longctx.findings.ask import Ask
-from pytest_longctx.observation import Observation
 from pytest_longctx.probe import registry
 from pytest_longctx.probe.questions import Windows
 from pytest_longctx.processes.progress import ProgressCallback, wait_until
@@ -78,6 +76,11 @@ class Walk:
     def block(self) -> int:
         """Tokens in a KV cache block of the walk's server; 1 if it is not known."""
         return self.pieces.block or 1
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the walk's model has layers with windows or states, which a cached prefix serves at checkpoints alone."""
+        return self.pieces.window is not None or _has_states(self.server)
 
     @property
     def probe(self) -> bool:
@@ -149,7 +152,7 @@ class Walk:
             for task in several
         ]
         found = [
-            Reading(task, exchange, most, common, whole_only)
+            Reading(task, exchange, most, common, whole_only, _ends_inside(task, common, earlier))
             for task, exchange, most, common in zip(several, sent, reusable or [0] * len(several), shared, strict=True)
         ]
         earlier += [tasks.context(each.task, each.answer_ids or ()) for each in found]
@@ -220,12 +223,13 @@ class Walk:
         step = max(1, len(named) // CONTROLS)
         chosen = [*islice(named.values(), 0, CONTROLS * step, step)]
         for task in chosen[:1] * 2:
-            self._keep(task, self._cold([task]))
+            self._keep(task, self.cold([task]))
         company = chosen if len(chosen) > 1 else [*chosen, self.new()]
-        for task, exchange in zip(company, self._cold(company), strict=True):
+        for task, exchange in zip(company, self.cold(company), strict=True):
             self._keep(task, [exchange])
 
-    def _cold(self, several: Sequence[Task]) -> list[Exchange]:
+    def cold(self, several: Sequence[Task]) -> list[Exchange]:
+        """Answers to *several* at once, to which the prefix cache adds nothing. Raises `UnservedError` and `UnwalkableError`."""
         if self.server.backend.salted:
             # A salt of its own leaves the cache as it is.
             salts = [self.fresh_salt() for _ in several]
@@ -243,6 +247,13 @@ def _others(several: Sequence[Task], task: Task) -> Iterator[Ids]:
     return (other.prompt.ids for other in several if other is not task)
 
 
+def _ends_inside(task: Task, common: int, earlier: Sequence[Ids]) -> bool:
+    """Whether a task of the walk shares *common* tokens with *earlier* contexts, and neither it nor one of them ends there."""
+    return common < len(task.prompt) and not any(
+        len(context) <= common and tasks.common_prefix(task.prompt.ids, context) == len(context) for context in earlier
+    )
+
+
 def _claims(layout: dict[str, str], flags: dict[str, object]) -> bool | None:
     """Whether the walk's server says that it caches prefixes, by its page or its flags; None: it does not say."""
     told = layout.get("enable_prefix_caching", "").lower()
@@ -258,6 +269,14 @@ def _number(value: object) -> int | None:
     return int(text) if text.isdigit() and int(text) > 0 else None
 
 
+def _has_states(server: Server) -> bool:
+    try:
+        found = models.read_shape(server.deployment.model)
+    except ModelError:
+        return False
+    return isinstance(found, models.Beyond) and bool(found.whole.states)
+
+
 def _window(server: Server) -> int | None:
     of_layers = [window for window in registry.windows(server.deployment.model.make) if window]
     if of_layers:
@@ -267,118 +286,3 @@ def _window(server: Server) -> int | None:
     except ModelError:
         return None
     return shape.window if shape is not None and (shape.chunked or shape.sliding) and shape.window else None
-
-
-def summary(walk: Walk) -> Observation:
-    """
-    Evidence of *walk*: its readings compared with their controls. The outcome is None if all is right and the
-    path was not taken.
-    """
-    readings, colds, pieces = walk.readings, walk.colds, walk.pieces
-    apart = list(reading.differences(readings, colds))
-    certain = [(each, found) for each, found in apart if not found.tied]
-    noise, gap = reading.noise_nats(colds), reading.gap_nats(readings, colds)
-    shaky = reading.unstable(colds)
-    wrong = list(reading.wrong_needles(readings, pieces))
-    foreign = _foreign(walk)
-    metrics: dict[str, float | None] = {
-        "requests": len(readings),
-        "answers_changed": None if shaky or len(apart) > len(certain) else len(certain),
-        "logprob_noise_nats": noise,
-        "logprob_gap_nats": gap,
-        "logprob_excess_nats": None if noise is None or gap is None else max(0.0, gap - reading.allowed_nats(noise)),
-        "foreign_tokens": foreign,
-        **_needles(readings),
-        **_hits(walk),
-        **walk.counts,
-    }
-    said = [*wrong, *(reading.place(each, found, pieces) for each, found in certain), _shared(walk), shaky]
-    bad = bool(wrong or certain or foreign)
-    text = "; ".join(filter(None, (walk.not_taken if not bad else "", *islice(filter(None, said), 3))))
-    return Observation("serves" if bad or not walk.not_taken else None, metrics, phase="request", said=text)
-
-
-def _foreign(walk: Walk) -> float | None:
-    """
-    The most `Reading.foreign_tokens` of the readings and of their controls, of which nothing may be cached.
-
-    None if it is not known of a reading. A control in company is left out where usage does not report its cached tokens.
-    """
-    of_path = [each.foreign_tokens for each in walk.readings]
-    of_controls = [Reading(each.task, cold).foreign_tokens for each in walk.readings for cold in walk.colds_of(each)]
-    known = [tokens for tokens in (*of_path, *of_controls) if tokens is not None]
-    return None if None in of_path or not known else max(known)
-
-
-def _shared(walk: Walk) -> str:
-    """The tokens of a walk's cold control that came from the cache, which nothing may share; empty: none."""
-    of_controls = (
-        Reading(each.task, cold).foreign_tokens or 0 for each in walk.readings for cold in walk.colds_of(each)
-    )
-    most = max(of_controls, default=0)
-    how = "under a cache salt of its own" if walk.server.backend.salted else "after a reset of the cache"
-    return f"{most:,} tokens of a prompt that was read {how} came from the cache" if most else ""
-
-
-def _needles(readings: Sequence[Reading]) -> dict[str, float | None]:
-    grades = [grade for each in readings if (grade := each.task.grade(each.exchange.text)) is not None]
-    if not grades:
-        return {}
-    asked = sum(len(grade.steps) for grade in grades)
-    right = sum(grade.count("right") for grade in grades)
-    made_up = sum(int(grade.denied is False) + int(grade.derailed_at is not None) for grade in grades)
-    return {"needles": asked, "needles_right": right, "needles_share": right / asked, "made_up_answers": made_up}
-
-
-def _hits(walk: Walk) -> dict[str, float | None]:
-    """
-    ``hit_share`` of a walk: the least over readings of which the cache may have a whole block; absent if
-    there are none.
-    """
-    wanted = [each for each in walk.readings if each.whole_only and each.reusable > walk.block]
-    if not wanted:
-        return {}
-    shares = [each.hit_share(walk.block) for each in wanted]
-    known = [share for share in shares if share is not None]
-    if walk.caching is False and not any(known):
-        walk.not_taken = walk.not_taken or "not taken: the server says that its prefix cache is off"
-        return {}
-    if len(known) == len(shares) and known and walk.caching is not True and max(known) == 0:
-        walk.not_taken = (
-            walk.not_taken or "not taken: no prompt was found in the cache, and the server does not say that it has one"
-        )
-        return {}
-    return {"hit_share": min(known) if len(known) == len(shares) else None, "cached_tokens": _mean_cached(wanted)}
-
-
-def _mean_cached(wanted: Sequence[Reading]) -> float | None:
-    known = [each.exchange.usage.cached_tokens for each in wanted]
-    counts = [count for count in known if count is not None]
-    return fmean(counts) if counts and len(counts) == len(known) else None
-
-
-def with_controls(walk: Walk) -> None:
-    """Read the cold controls of *walk*; where the server cannot be made cold, what needs none is still judged."""
-    try:
-        walk.control()
-    except UnwalkableError as problem:
-        walk.not_taken = walk.not_taken or f"not compared with a cold reading: {problem}"
-
-
-Path = Callable[[Walk], None]
-"""Walks one path: sends its readings, and notes whether it was taken."""
-
-
-def observe(path: Path, walk: Walk) -> Observation:
-    """Walk *path*, read its cold controls, and return the evidence."""
-    try:
-        before = walk.scrape()
-        path(walk)
-        with_controls(walk)
-        if (corrupted := walk.grown("corrupted_requests", before)) is not None:
-            walk.counts["corrupted_requests"] = corrupted
-    except UnwalkableError as problem:
-        return Observation(None, phase="request", said=f"not taken: {problem}")
-    except UnservedError as problem:
-        return problem.exchange.observe()
-    return summary(walk)

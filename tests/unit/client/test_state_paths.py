@@ -19,6 +19,7 @@ from pytest_longctx.miniatures.faults import ForgetsCache, KeepsCache
 from pytest_longctx.miniatures.server import Honest
 from pytest_longctx.probe import codes
 from pytest_longctx.prompts import PromptFactory
+from tests.unit import factories
 from tests.unit.fake_engine import prompts, serving
 
 
@@ -89,6 +90,20 @@ class Claiming(ForgetsCache):
         return super().metrics().replace("block_size", 'enable_prefix_caching="True",block_size')
 
 
+class Claims(Honest):
+    """Says that it caches prefixes; finds a prompt if it had the same one, and not if only the beginnings agree."""
+
+    def metrics(self):
+        return super().metrics().replace("block_size", 'enable_prefix_caching="True",block_size')
+
+
+class FindsBeginnings(Claims):
+    """Finds half of each prompt of 500 tokens in its cache."""
+
+    def cached(self, request):
+        return 240 if request.tokens == 500 and self.seen else super().cached(request)
+
+
 class Deaf(Honest):
     """Finds every prompt in its cache, whether or not it had it."""
 
@@ -96,8 +111,9 @@ class Deaf(Honest):
         return (request.tokens - 1) // 16 * 16
 
 
-def walk(mind, path, tokens=500):
-    with serving(mind, Miniature()) as server:
+def walk(mind, path, tokens=500, **deployment):
+    with serving(mind, Miniature()) as served:
+        server = replace(served, deployment=served.deployment.model_copy(update=deployment))
         return state_paths.observe(server, prompts(), Ask(path=path, prompt_tokens=tokens, output_tokens=4))
 
 
@@ -118,6 +134,25 @@ def test_a_cache_that_never_answers_is_not_taken_unless_the_server_claims_it():
     assert walk(ForgetsCache(), "repeated").outcome is None
     claimed = walk(Claiming(), "repeated")
     assert (claimed.outcome, claimed.metrics["hit_share"]) == ("serves", 0)
+
+
+def test_beginnings_are_wanted_from_a_model_whose_layers_see_all_tokens():
+    seen = walk(Claims(), "block-border")
+    assert (seen.outcome, seen.metrics["hit_share"]) == ("serves", 0)
+
+
+def test_an_engine_chooses_where_a_model_with_windows_can_continue():
+    model = factories.deployment(backend="miniature").model.model_copy(update={"make": "probe-gpt-oss"})
+    seen = walk(Claims(), "block-border", model=model)
+    assert (seen.outcome, "--prefix-cache-retention-interval" in seen.said) == (None, True)
+    assert seen.metrics["hit_share"] == 1, "the whole prompts that were asked again"
+    assert walk(FindsBeginnings(), "block-border", model=model).outcome == "serves"
+
+
+def test_a_cache_outside_the_engine_outlasts_a_reset():
+    flags = {**factories.deployment(backend="miniature").flags, "kv-offloading-size": 8.0}
+    seen = walk(Honest(), "reset", flags=flags)
+    assert (seen.outcome, "kv-offloading-size" in seen.said) == (None, True)
 
 
 def test_a_server_that_cannot_be_made_cold_is_judged_by_what_needs_no_control():

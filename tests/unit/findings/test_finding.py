@@ -166,7 +166,7 @@ def test_a_length_that_hangs_on_an_unknown_limit_is_unknown():
     assert Ask(over_limit_tokens=1).prompt_length(None) is None
 
 
-SCOPES = {"ratio": {"deployment": ["a", "b"]}}
+SCOPES = {"ratio": {"deployment": ["a", "b"]}, "drift": {"deployment": ["a"]}}
 
 
 def test_questions_are_the_words_a_finding_may_ask():
@@ -184,6 +184,8 @@ def test_questions_are_the_words_a_finding_may_ask():
         "kv-dtype": one,
         "turns": {"prompt_tokens": 1, "turns": 2},
         "ratio": {"against": "a"},
+        "drift": {"against": "a", "prompt_tokens": 2},
+        "repeatable": one,
         "haystack": {"lengths": [1]},
         "continuations": {"continuations": {"a": "b"}},
         "ruler": {"task": "vt", "lengths": [4000]},
@@ -205,6 +207,11 @@ def test_questions_are_the_words_a_finding_may_ask():
     ("question", "ask", "message"),
     [
         ("continuations", {}, "needs texts"),
+        ("drift", {"against": "a", "prompt_tokens": 1}, "needs prompt_tokens, at least 2, and against"),
+        ("drift", {"prompt_tokens": 9}, "needs prompt_tokens, at least 2, and against"),
+        ("drift", {"against": "a", "prompt_tokens": 9}, "scope.deployment: a 'drift' finding names two"),
+        ("repeatable", {}, "a 'repeatable' finding needs it"),
+        ("repeatable", {"prompt_tokens": 9, "against": "a"}, "scope.deployment: a 'repeatable' finding names two"),
         ("haystack", {"lengths": [1000], "form": "text"}, "as ids or as a chat"),
         ("served", {"prompt_tokens": 1, "form": "chat"}, "only an 'accounting', a 'haystack' or a 'ruler' finding"),
         ("ruler", {"lengths": [4000], "task": "niah_single_4"}, "did you mean 'niah_single_"),

@@ -1,0 +1,112 @@
+"""The figures of two readings of the same texts: the drift from the reference to the other, beside the noise of the reference."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from pytest_longctx.client.drift.bound import divergence
+from pytest_longctx.client.drift.readings import READS, Readings
+from pytest_longctx.client.drift.scores import Array, Scores
+from pytest_longctx.errors import ResultsError
+
+RESOLUTION_NATS: Final = 1e-9
+"""A mean divergence below this is rounding of float32 log-probabilities: noise counts as no less in a ratio."""
+APART: Final = 3.0
+"""Ratio of drift to noise above which a repeat is apart: means over the same positions, of pairs of reads, differ by less."""
+_FIRST_TOKENS: Final = 16
+"""End of the first stretch of a curve; each later one is twice as far from the start."""
+
+
+class Stretch(NamedTuple):
+    """A part of a curve over the distance from the start of a text."""
+
+    from_tokens: int
+    to_tokens: int
+    """The first position behind it."""
+    drift_nats: float
+    noise_nats: float
+    argmax_changed: float
+    """Share of its positions with another most probable token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What one reading differs from another by."""
+
+    metrics: dict[str, float | None]
+    curve: tuple[Stretch, ...]
+
+
+class _Pairs(NamedTuple):
+    """Pairs of reads of the same texts, one alone and one in company: figures of shape repeats, texts, positions."""
+
+    nats: Array
+    changed: Array
+    """Whether the most probable token is another."""
+    lost: Array
+    """By how much the text's own token is less probable, in nats."""
+    unnamed: Array
+
+
+def compare(reference: Readings, other: Readings) -> Comparison:
+    """
+    Compare the readings *other* with those of the *reference*. Each repeat has two reads of both.
+
+    The reads of a pair differ in company both for the drift and for the noise, so that company counts in neither alone. Raises
+    `ResultsError` if they are not of the same texts, read equally often.
+    """
+    count = len(reference.reads)
+    if reference.texts != other.texts or count != len(other.reads) or count % READS or not count:
+        raise ResultsError("the readings are not of the same texts, read equally often")
+    noise, drift = _paired(reference, reference), _paired(reference, other)
+    drifts, noises = (np.mean(each.nats, axis=(1, 2)) for each in (drift, noise))
+    apart = drifts > APART * np.maximum(noises, RESOLUTION_NATS)
+    mean, mean_noise = float(drifts.mean()), float(noises.mean())
+    metrics: dict[str, float | None] = {
+        "drift_nats": mean,
+        "drift_p999_nats": float(np.percentile(drift.nats, 99.9)),
+        "drift_noise_nats": mean_noise,
+        "drift_noise_p999_nats": float(np.percentile(noise.nats, 99.9)),
+        "drift_ratio": mean / max(mean_noise, RESOLUTION_NATS),
+        "argmax_changed_share": float(drift.changed.mean()),
+        "argmax_noise_share": float(noise.changed.mean()),
+        "text_lost_nats": float(drift.lost.mean()),
+        "unnamed_share": float(drift.unnamed.mean()),
+        "drift_positions": float(drift.nats[0].size),
+        "drift_repeats": float(len(drifts)),
+        "drift_repeats_apart": float(apart.sum()),
+    }
+    return Comparison(metrics, tuple(_stretches(drift, noise)))
+
+
+def _paired(one: Readings, other: Readings) -> _Pairs:
+    """Compare each read of *one* with that of *other* which was in the other company, in both orders."""
+    repeats: list[list[Any]] = [
+        [_both(one, other, at, text) for text in range(len(one.reads[0]))] for at in range(0, len(one.reads), READS)
+    ]
+    return _Pairs(*(np.array([[each[part] for each in texts] for texts in repeats]) for part in range(4)))
+
+
+def _both(one: Readings, other: Readings, at: int, text: int) -> tuple[Array, Array, Array, Array]:
+    first, second = (_pair(one.reads[at + i][text], other.reads[at + 1 - i][text]) for i in (0, 1))
+    nats, changed, lost, unnamed = ((a + b) / 2 for a, b in zip(first, second, strict=True))
+    return nats, changed, lost, unnamed
+
+
+def _pair(one: Scores, other: Scores) -> tuple[Array, Array, Array, Array]:
+    found = divergence(one, other)
+    lost = one.said.astype(np.float64) - other.said.astype(np.float64)
+    return found.nats, (one.argmax != other.argmax).astype(np.float64), lost, found.unnamed
+
+
+def _stretches(drift: _Pairs, noise: _Pairs) -> Iterator[Stretch]:
+    """The curve over the distance from the start; the first token of a text has no prediction."""
+    count, begin = drift.nats.shape[2], 0
+    end = _FIRST_TOKENS - 1
+    while begin < count:
+        some = np.s_[:, :, begin : min(end, count)]
+        drifted, noisy, changed = (float(each[some].mean()) for each in (drift.nats, noise.nats, drift.changed))
+        yield Stretch(begin + 1, min(end, count) + 1, drifted, noisy, changed)
+        begin, end = end, 2 * end + 1
