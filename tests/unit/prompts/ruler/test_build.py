@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_longctx.errors import PromptError
-from pytest_longctx.prompts.ruler import niah
+from pytest_longctx.prompts.ruler import documents, niah
 from pytest_longctx.prompts.ruler.build import build
 from pytest_longctx.prompts.ruler.tasks import TASKS
 from tests.unit import tiny_ruler, tokenizers
@@ -161,6 +161,15 @@ def test_a_question_has_its_documents_whole_and_only_the_last_document_is_cut(ma
     assert all(found[:-1].count(each) == 1 for each in own)
     assert all(each in known.documents for each in found[:-1])
     assert len(found) > len(own)
+
+
+def test_all_documents_of_the_question_are_in_the_part_that_is_kept(material):
+    known = material.questions("hotpotqa")
+    for seed in range(25):
+        rng, asked = np.random.default_rng(seed), known.asked[seed]
+        draft = documents._draft(material.document, known, asked, 6000, rng)
+        assert all(draft.text[: draft.least].count(known.documents[number]) == 1 for number in asked.own)
+        assert len(draft.text) > 6000
 
 
 def test_documents_of_a_small_data_set_repeat_but_not_those_of_the_question(material):
