@@ -46,6 +46,8 @@ class Server:
     """Started before this run and not by it: all that is known of it is what it reports."""
     salt: str = ""
     """Sent with each request, so that its prefix cache has no prompts of earlier runs; empty: not sent."""
+    stops: bool = False
+    """Answers end where the model ends them; else all requested tokens are generated."""
     hidden: tuple[str, ...] = ()
     """Secrets in its environment and command line, which its log may repeat."""
     ended: Callable[[float], Evidence | None] = not_seen
@@ -61,7 +63,8 @@ class Server:
     @property
     def body(self) -> dict[str, object]:
         """Fields that every completion request carries beside its prompt."""
-        return {**self.backend.body, **({"cache_salt": self.salt} if self.salt else {})}
+        stops = {"ignore_eos": False} if self.stops and "ignore_eos" in self.backend.body else {}
+        return {**self.backend.body, **stops, **({"cache_salt": self.salt} if self.salt else {})}
 
     @property
     def secrets(self) -> tuple[str, ...]:

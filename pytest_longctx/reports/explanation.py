@@ -177,10 +177,11 @@ def _asked(finding: Finding, seen: Observation, deployment: str) -> str:
 
 def _sent(ask: Ask, seen: Observation) -> str:
     each = _count(ask.output_tokens, "answer token")
+    if ask.lengths:
+        task = f" of RULER's {ask.task}, {ask.runs:,} of each length," if ask.task is not None else ""
+        return f"prompts{task} of {', '.join(f'{length:,}' for length in ask.lengths)} tokens and {each}"
     if ask.task is not None:
         return f"the questions of {ask.task}"
-    if ask.lengths:
-        return f"prompts of {', '.join(f'{length:,}' for length in ask.lengths)} tokens and {each}"
     if ask.requests is not None and ask.prompt_tokens is not None:
         pace = f"{ask.rate_per_s:g} a second" if ask.rate_per_s is not None else f"{ask.concurrency or 1:,} at once"
         return f"{ask.requests:,} prompts of {ask.prompt_tokens:,} tokens, {pace}, and {each} for each"
