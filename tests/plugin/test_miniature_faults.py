@@ -83,11 +83,13 @@ SET_UP = {
     "loses-its-route": "answered HTTP 404",
 }
 """Faults for which no finding is judged, because the request could not be sent."""
+OF_DRIFT = {"scored-answers", "depends-on-company", "coarse-cache", "garbled-cache"}
+"""Faults of predictions, which no law sees; ``test_fixture_drift`` plants them."""
 
 
 def test_every_fault_has_its_check():
     """A miniature without an expected check would prove nothing."""
-    assert CAUGHT.keys() | SET_UP.keys() == FAULTS.keys()
+    assert CAUGHT.keys() | SET_UP.keys() | OF_DRIFT == FAULTS.keys()
     assert not CAUGHT.keys() & SET_UP.keys()
 
 

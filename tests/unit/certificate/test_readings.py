@@ -51,7 +51,8 @@ def test_counts_of_each_dialect():
         {"meta_info": {"prompt_tokens": 5, "completion_tokens": 2, "cached_tokens": 1}}
     ) == Counts(5, 2, None, 1)
     assert DIALECTS["chat"].counts({"usage": None}) is None
-    assert DIALECTS["chat"].counts({"usage": {"prompt_tokens": "5"}}) is None
+    assert DIALECTS["chat"].counts({"usage": {"prompt_tokens": "5"}}) == Counts(5)
+    assert DIALECTS["chat"].counts({"usage": {"prompt_tokens": "five"}}) is None
 
 
 @given(
