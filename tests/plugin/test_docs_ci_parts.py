@@ -87,7 +87,7 @@ def verdicts(folder):
 
 
 def test_the_action_installs_the_version_that_is_asked_for(tmp_path):
-    """This version is installed here, so pip finds it and asks no index; another one is not what was asked for."""
+    """The version of this checkout is installed, so pip finds it and asks no index; another one is not what was asked for."""
     done = github(tmp_path, "Install pytest-longctx")
     assert done.returncode == 0, done.stderr
     assert "already satisfied: pytest-longctx" in done.stdout
@@ -196,7 +196,7 @@ class Registry(BaseHTTPRequestHandler):
         self.files[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
         self._answer(201)
 
-    def log_message(self, format, *args):
+    def log_message(self, *args):
         pass
 
 
@@ -221,7 +221,7 @@ def component(**inputs):
     return job
 
 
-def gitlab(project, url, branch, token="secret", **inputs):  # noqa: S107 - of the test's own server
+def gitlab(project, url, branch, token="secret", **inputs):
     """Run the script of the component's job in *project*, as for a commit on *branch*."""
     job = component(**{"python": sys.executable, "version": __version__, "working-directory": "own"} | inputs)
     system = {
