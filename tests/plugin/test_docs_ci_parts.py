@@ -202,11 +202,12 @@ class Registry(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def registry():
-    handler = type("OneRegistry", (Registry,), {"files": {}})
+    files: dict[str, bytes] = {}
+    handler = type("OneRegistry", (Registry,), {"files": files})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.files
+    yield f"http://127.0.0.1:{server.server_port}", files
     server.shutdown()
     thread.join()
     server.server_close()
