@@ -44,6 +44,10 @@ class PromptError(LongctxError):
     """A prompt of that length cannot be built."""
 
 
+class NoExactTextError(PromptError):
+    """A text has no end with which it has exactly that length; another text may have one."""
+
+
 class LaunchError(LongctxError):
     """The server could not be started because of the environment."""
 

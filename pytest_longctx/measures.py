@@ -63,6 +63,13 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "needles": Measure("needles", "facts inserted into the prompt and asked for"),
         "needles_right": Measure("needles", "facts answered correctly"),
         "needles_share": Measure("", "needles_right / needles"),
+        "ruler_prompts": Measure("requests", "prompts of a task of RULER"),
+        "ruler_score": Measure(
+            "", "mean published score of the answers to a task of RULER, 1 where it is published as 100"
+        ),
+        "ruler_score_low": Measure("", "lower end of the 95 % interval of ruler_score (Clopper-Pearson)"),
+        "ruler_score_high": Measure("", "upper end of the 95 % interval of ruler_score"),
+        "empty_answers": Measure("requests", "answers without any text"),
         "continuations": Measure("", "sentences to be continued"),
         "continuations_right": Measure("", "sentences continued with the expected words"),
         "first_failed_depth": Measure(

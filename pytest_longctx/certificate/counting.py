@@ -7,9 +7,9 @@ from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.dialects import Turn
 from pytest_longctx.certificate.examination import Examination
 from pytest_longctx.certificate.length import above
+from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
 from pytest_longctx.certificate.texts import COUNTING, filler
-from pytest_longctx.certificate.wire import Reply
 
 _ANSWER_TOKENS = 24
 _REPEATED = 768
@@ -133,26 +133,69 @@ def _answers(exam: Examination) -> Iterator[Result]:
     ]
     pairs = [(each.answer_tokens, each.counts.answer) for each in cut if each.counts]
     seen = "; ".join(f"max_tokens {asked}: counted {counted}" for asked, counted in pairs)
+    because = _otherwise_cut(cut)
     if not pairs or exam.is_broken("answer-max-tokens"):
         yield unmeasured("count-answer", "no answer was cut by max_tokens and counted")
     elif all(asked == counted for asked, counted in pairs):
         yield holds("count-answer", seen)
+    elif because:
+        yield unmeasured("count-answer", because, seen)
     else:
         yield broken("count-answer", seen, "max_tokens, where the answer ended by length")
-    sums = [
-        each.counts for each in exam.wire.replies if each.counts and None not in (each.counts.total, each.counts.prompt)
-    ]
-    wrong = [each for each in sums if each.total != (each.prompt or 0) + (each.answer or 0)]
+    yield _total(exam)
+
+
+def _otherwise_cut(cut: list[Reply]) -> str:
+    """Why counts of the answers *cut* by length may be right although they are not ``max_tokens``; empty if they are not."""
+    if all(
+        each.answer_tokens in (_with_reasoning(each), (each.counts.total or 0) - (each.prompt or 0))
+        for each in cut
+        if each.counts
+    ):
+        return "the count leaves out tokens of reasoning, which are reported beside it"
+    same = {(each.counts.answer, each.text) for each in cut if each.counts}
+    if (
+        len(cut) > 1
+        and len(same) == 1
+        and all((each.counts.answer or 0) < each.answer_tokens for each in cut if each.counts)
+    ):
+        return f"the server ends every answer after {next(iter(same))[0]} tokens"
+    return ""
+
+
+def _with_reasoning(reply: Reply) -> int:
+    counts = reply.counts
+    return (counts.answer or 0) + (counts.reasoning or 0) if counts else 0
+
+
+def _total(exam: Examination) -> Result:
+    name = "count-total"
+    sums = [each for each in exam.wire.replies if each.counts and None not in (each.counts.total, each.counts.prompt)]
     if not sums:
-        yield unmeasured("count-total", "no answer reports total_tokens")
-    elif wrong:
-        yield broken(
-            "count-total",
-            f"{len(wrong)} of {len(sums)} answers, such as {wrong[0]}",
-            "prompt and answer tokens together",
+        return unmeasured(name, "no answer reports total_tokens")
+    more = {each: _beside(each) for each in sums if _beside(each)}
+    if not more:
+        return holds(name, f"in {len(sums)} answers")
+    seen = f"{len(more)} of {len(sums)} answers, such as {next(iter(more)).counts}"
+    # Some providers count reasoning in the total alone.
+    if all(extra == (each.counts.reasoning if each.counts else None) for each, extra in more.items()):
+        return unmeasured(
+            name, "total_tokens has the tokens of reasoning, which the count of the answer leaves out", seen
         )
-    else:
-        yield holds("count-total", f"in {len(sums)} answers")
+    cut = [each for each in more if each.finish == "length" and each.counts]
+    if cut and all((each.counts.answer or 0) + more[each] == each.answer_tokens for each in cut if each.counts):
+        return unmeasured(
+            name,
+            "total_tokens has tokens up to max_tokens that the count of the answer leaves out, as of reasoning",
+            seen,
+        )
+    return broken(name, seen, "prompt and answer tokens together")
+
+
+def _beside(reply: Reply) -> int:
+    """Tokens that the total of one *reply* has beside prompt and answer."""
+    counts = reply.counts
+    return (counts.total or 0) - (counts.prompt or 0) - (counts.answer or 0) if counts else 0
 
 
 def _cached(exam: Examination) -> Iterator[Result]:
@@ -210,7 +253,7 @@ def _present(exam: Examination) -> Result:
     wanted = [
         each
         for each in exam.wire.replies
-        if each.served and not above(exam, each) and (not each.streamed or exam.dialect.stream_options or each.counts)
+        if each.complete and not above(exam, each) and (not each.streamed or exam.dialect.stream_options or each.counts)
     ]
     without = [each for each in wanted if each.counts is None or each.counts.prompt is None]
     if len(wanted) < _WITH_USAGE:

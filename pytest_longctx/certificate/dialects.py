@@ -22,6 +22,7 @@ _COUNTS: Final = (
         "cached",
         ("prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens", "cached_tokens"),
     ),
+    ("reasoning", ("completion_tokens_details.reasoning_tokens", "output_tokens_details.reasoning_tokens")),
 )
 
 
@@ -33,6 +34,8 @@ class Counts:
     answer: int | None = None
     total: int | None = None
     cached: int | None = None
+    reasoning: int | None = None
+    """Part of the answer, or beside it: providers differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,18 @@ class Dialect:
         if name == "temperature":
             return replace(self, temperature=False)
         return replace(self, limit=tuple(each for each in self.limit if each != name) or self.limit)
+
+    @property
+    def fewer(self) -> Iterator["Dialect"]:
+        """The dialect for a server that refuses a request and does not name the field: other fields, one change at a time."""
+        renamed = [self.without(self.limit[0])] if len(self.limit) > 1 else []
+        plain = [self.without("temperature")] if self.temperature else []
+        yield from (*plain, *renamed, *(each.without("temperature") for each in renamed if plain))
+
+    @property
+    def without_version(self) -> "Dialect":
+        """The dialect for a server whose API does not stand under ``/v1``."""
+        return replace(self, path=self.path.removeprefix("/v1"))
 
     def body(self, turns: tuple[Turn, ...], model: str | None, answer_tokens: int, **more: Any) -> dict[str, Any]:
         """
@@ -137,8 +152,17 @@ class Dialect:
 
 
 def _count(usage: Any, names: tuple[str, ...]) -> int | None:
-    values = (count_of(value) for name in names for value in _at(usage, name))
+    values = (count_of(_whole(value)) for name in names for value in _at(usage, name))
     return next((value for value in values if value is not None), None)
+
+
+def _whole(value: Any) -> Any:
+    """A count as some servers write it, ``7.0`` or ``"7"``, as an integer; anything else as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 17:
+        return int(value)
+    return value
 
 
 def _text(page: Any, paths: tuple[str, ...]) -> str:

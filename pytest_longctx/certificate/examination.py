@@ -1,17 +1,18 @@
 """One endpoint under examination: what is known of it so far, and how a check asks it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.dialects import Dialect, Turn, known
+from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result
 from pytest_longctx.certificate.ruler import Ruler
 from pytest_longctx.certificate.texts import COUNTING, Quest
-from pytest_longctx.certificate.wire import Reply, Wire
+from pytest_longctx.certificate.wire import Wire
 from pytest_longctx.client.answers import count_of, json_of
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.redaction import shown
@@ -20,6 +21,10 @@ _LENGTHS = ("max_model_len", "context_length", "context_window", "max_context_le
 _META_LENGTHS = (*_LENGTHS, "n_ctx")
 """In ``meta`` of a row; llama.cpp's ``n_ctx_train`` beside ``n_ctx`` is not what is served."""
 SMALL = (("user", "Hello. Reply with one word."),)
+_ABSENT = (404, 405)
+_ANSWERS = (4, 16, 256)
+"""Tokens of the first answer that are tried: some servers refuse fewer than 16."""
+_INVALID = (400, 422)
 
 
 class Unaskable(LongctxError):  # noqa: N818 - it states what the endpoint does
@@ -54,6 +59,8 @@ class Examination:
     results: list[Result] = field(default_factory=list)
     recall: str = ""
     """How codes are asked for: ``all`` at once, ``single``; empty: the model does not answer."""
+    reasoning_tokens: int = 0
+    """Tokens that an answer with codes may have beside them, for a model that reasons first."""
     characters_per_token: float = 3.0
     facts: dict[str, Any] = field(default_factory=dict)
     """What one group of checks found and another needs."""
@@ -95,16 +102,22 @@ class Examination:
     def fill(self, tokens: int, answer_tokens: int = 1, **more: Any) -> Sent:
         """Ask the examined endpoint with a new filler of *tokens*, and keep the answer."""
         made = self.ruler.made(tokens)
-        reply = self.ask(self.ruler.turns(self.rng, tokens), answer_tokens, expected=made, **more)
+        expected = made if self.ruler.counted else None
+        reply = self.ask(self.ruler.turns(self.rng, tokens), answer_tokens, expected=expected, **more)
         sent = Sent(made, reply)
         self.sent.append(sent)
         return sent
 
     def answer(self, quest: Quest, tokens: int | None = None, **more: Any) -> Reply:
         """Ask the examined endpoint for the codes of *quest*, a text of about *tokens*."""
-        return self.ask(
-            quest.turns, answer_room(len(quest.asked)), expected=None if tokens is None else int(tokens * 1.1), **more
-        )
+        room = answer_room(len(quest.asked)) + self.reasoning_tokens
+        expected = int(tokens * 1.1) if tokens is not None and self.ruler.counted else None
+        return self.ask(quest.turns, room, expected=expected, **more)
+
+    def natural(self, *tokens: int) -> str:
+        """Lengths of natural texts in words: in tokens, if they are counted."""
+        listed = ", ".join(f"{each:,}" for each in tokens)
+        return f"{listed} tokens" if self.ruler.counted else f"{listed} x {self.characters_per_token:g} letters"
 
     def is_broken(self, check: str) -> bool:
         """Whether *check* was judged in this examination and is broken."""
@@ -125,15 +138,7 @@ def list_models(exam: Examination) -> None:
     Read ``/v1/models`` of the examined endpoint: the model's name if there is only one, and the context that
     it tells.
     """
-    response = exam.wire.get("/v1/models")
-    entries: list[Mapping[str, Any]] = []
-    if response is not None and response.status_code == 200:
-        try:
-            page = json_of(response.text)
-        except ValueError:
-            page = None
-        found = page.get("data") if isinstance(page, dict) else page
-        entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    entries = _entries(exam, "/v1/models") or _entries(exam, "/models")
     ids = [str(entry["id"]) for entry in entries if isinstance(entry.get("id"), str)]
     exam.fields["models"] = len(ids) or None
     if exam.model is None and ids:
@@ -149,15 +154,46 @@ def list_models(exam: Examination) -> None:
     exam.listed = next((value for value in values if value), None)
 
 
+def _entries(exam: Examination, path: str) -> list[Mapping[str, Any]]:
+    """Rows of the examined endpoint's list of models at *path*; none if there is no such list."""
+    response = exam.wire.get(path)
+    if response is None or response.status_code != 200:
+        return []
+    try:
+        page = json_of(response.text)
+    except ValueError:
+        return []
+    found = page.get("data") if isinstance(page, dict) else page
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
 def find_dialects(exam: Examination, wanted: str | None = None) -> None:
     """
     Ask the examined endpoint in each dialect, and keep the first that is served, or *wanted* alone. Raises
     `Unaskable`.
     """
+    asked = [each for each in known() if wanted in (None, each.id)]
+    said, absent = _ask_each(exam, asked)
+    if exam.found_dialect is None and absent:
+        # The base URL of some APIs has a version of its own, or none.
+        said = [*said, *_ask_each(exam, [each.without_version for each in asked if each.path != "/generate"])[0]]
+    if exam.found_dialect is None:
+        raise Unaskable(
+            "\n".join((f"{exam.wire.base} answers in no known dialect", *said, f"  try      {_remedy(exam)}"))
+        )
+    _find_least_answer(exam)
+    exam.fields["dialect"], exam.fields["limit_field"] = exam.dialect.id, exam.dialect.limit[0]
+    _find_stream(exam)
+
+
+def _ask_each(exam: Examination, dialects: Iterable[Dialect]) -> tuple[list[str], bool]:
+    """Ask the examined endpoint in *dialects*; returns what was said to those not served, and whether no path exists."""
     said: list[str] = []
-    served: dict[str, str] = {}
-    for each in (each for each in known() if wanted in (None, each.id)):
+    absent = True
+    served: dict[str, str] = exam.fields.setdefault("dialects", {})
+    for each in dialects:
         dialect, reply = _first_answer(exam, each)
+        absent = absent and reply.status in _ABSENT
         served[each.id] = reply.ending if reply.served else reply.said or reply.ending
         if reply.served and exam.found_dialect is None:
             exam.found_dialect = dialect
@@ -165,19 +201,15 @@ def find_dialects(exam: Examination, wanted: str | None = None) -> None:
             said.append(f"  found    POST {each.path}: {reply.said}")
         if exam.found_dialect is None and reply.ending in ("locked", "redirected"):
             break
-    exam.fields["dialects"] = served
-    if exam.found_dialect is None:
-        raise Unaskable(
-            "\n".join((f"{exam.wire.base} answers in no known dialect", *said, f"  try      {_remedy(exam)}"))
-        )
-    exam.fields["dialect"], exam.fields["limit_field"] = exam.dialect.id, exam.dialect.limit[0]
-    _find_stream(exam)
+    return said, absent
 
 
 def _remedy(exam: Examination) -> str:
     statuses = {reply.status for reply in exam.wire.replies}
     if statuses & {401, 403}:
         return "the right key in the environment variable LONGCTX_API_KEY, or in the one that --key-env names"
+    if moved := next((reply.location for reply in exam.wire.replies if reply.ending == "redirected"), ""):
+        return f"the address to which it redirects, if it is that of the API; it is not followed: {shown(moved)}"
     if exam.model is None:
         return "--model with the name of a model that it serves"
     return "the base URL of the API, without /v1, and --model"
@@ -185,12 +217,31 @@ def _remedy(exam: Examination) -> str:
 
 def _first_answer(exam: Examination, dialect: Dialect) -> tuple[Dialect, Reply]:
     """Ask the examined endpoint in *dialect*, and leave out the fields that it refuses by name."""
-    reply = exam.wire.ask(dialect, SMALL, exam.model, 4)
+    reply = exam.wire.ask(dialect, SMALL, exam.model, _ANSWERS[0])
     for name in ("max_tokens", "temperature"):
-        if reply.ending == "refused" and name in reply.error and name in (*dialect.limit, "temperature"):
-            dialect = dialect.without(name)
-            reply = exam.wire.ask(dialect, SMALL, exam.model, 4)
+        if reply.status in _INVALID and name in reply.error and name in (*dialect.limit, "temperature"):
+            other = dialect.without(name)
+            changed = exam.wire.ask(other, SMALL, exam.model, _ANSWERS[0])
+            if changed.served or changed.error != reply.error:
+                dialect, reply = other, changed
+    if reply.status not in _INVALID or exam.found_dialect is not None:
+        return dialect, reply
+    for tokens in _ANSWERS[1:]:
+        longer = exam.wire.ask(dialect, SMALL, exam.model, tokens)
+        if longer.served:
+            return replace(dialect, least_answer=tokens), longer
+    for other in dialect.fewer:
+        changed = exam.wire.ask(other, SMALL, exam.model, _ANSWERS[0])
+        if changed.served:
+            return other, changed
     return dialect, reply
+
+
+def _find_least_answer(exam: Examination) -> None:
+    """Find out whether the examined endpoint serves answers of one token; else no answer is asked to be so short."""
+    if exam.dialect.least_answer == 1 and exam.ask(SMALL, 1).status in _INVALID:
+        exam.found_dialect = replace(exam.dialect, least_answer=_ANSWERS[0])
+    exam.fields["least_answer"] = exam.dialect.least_answer
 
 
 def _find_stream(exam: Examination) -> None:
@@ -198,7 +249,7 @@ def _find_stream(exam: Examination) -> None:
     if reply.ending == "refused" and exam.dialect.stream_options:
         exam.found_dialect = exam.dialect.without("stream_options")
         reply = exam.ask((("user", COUNTING),), 8, stream=True)
-    exam.fields["stream"] = bool(reply.status == 200 and reply.arrivals_s)
+    exam.fields["stream"] = reply.served and reply.events > 0
     exam.fields["stream_options"] = exam.dialect.stream_options
 
 

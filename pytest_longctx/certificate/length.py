@@ -1,14 +1,14 @@
 """Length: the longest served request by bisection, both sides of the limit, and what the limit counts."""
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.examination import SMALL, Examination, Sent
+from pytest_longctx.certificate.reply import Reply, numbers, told
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
-from pytest_longctx.certificate.wire import Reply
+from pytest_longctx.certificate.texts import COUNTING
 
 FIRST_TOKENS = 4096
 _GROWTH = 4
@@ -16,6 +16,8 @@ _SEARCH_SHARE = 0.6
 """Part of the remaining budget that the search may use."""
 ANSWER_TOKENS = 32
 """Answer that tells whether the limit counts it."""
+_FRAME_TOKENS = 64
+"""Tokens of a template that a refusal may count and usage may leave out."""
 _HINTS = 4
 """Numbers of refusals that are tried."""
 _STRANGE = 3
@@ -34,6 +36,8 @@ class Limit:
     answer_tokens: int = 1
     """Tokens of the answer that were asked for with each length."""
     counts_answer: bool | None = None
+    rule: str = ""
+    """What the limit is of, if it is not of tokens."""
     context: int | None = None
     """The limit as a provider states it: prompt, or prompt and answer."""
 
@@ -48,22 +52,12 @@ class Limit:
 
 def accepted(sent: Sent) -> bool:
     """Whether a prompt of this length was accepted: its answer has text, or a token that has no text."""
-    reply = sent.reply
+    return accepted_reply(sent.reply)
+
+
+def accepted_reply(reply: Reply) -> bool:
+    """Whether *reply* has a text, or a token without one."""
     return reply.served and bool(reply.text or reply.thought or reply.finish or (reply.counts and reply.counts.answer))
-
-
-def told(text: str) -> list[int]:
-    """
-    Numbers that a refusal tells as the length limit.
-
-    >>> told("maximum context length is 128,000 tokens. However, your prompt contains 131072"), told("9 tokens > 200000 maximum")
-    ([128000], [200000])
-    """
-    number = r"((?:\d{1,3}(?:,\d{3})+|\d{3,9}))(?![\w:-]|[.,]\d)"
-    after = rf"(?:maximum|\bmax\b|limit|context (?:length|window|size)|<=|at most)[^.;\d]{{0,40}}?{number}"
-    before = rf"(?:>|\bwith|\bof) ?{number} (?:maximum|limit)"
-    found = [match[1] for pattern in (after, before) for match in re.finditer(pattern, text, re.IGNORECASE)]
-    return list(dict.fromkeys(int(each.replace(",", "")) for each in found))
 
 
 def search(exam: Examination) -> Limit:
@@ -95,21 +89,6 @@ def search(exam: Examination) -> Limit:
                 exam.facts["dead"] = not alive(exam)
                 break
     return limit
-
-
-def numbers(text: str) -> list[int]:
-    """
-    Numbers in a refusal that may be the length limit: called so, or beside a word about lengths.
-
-    >>> numbers("maximum context length is 128,000 tokens. Request id 4711 of 2026-11-29 failed")
-    [128000]
-    """
-    found = []
-    for match in re.finditer(r"(?<![\w.,:-])(?:\d{1,3}(?:,\d{3})+|\d{3,9})(?![\w:-]|[.,]\d)", text):
-        before, after = text[max(0, match.start() - 24) : match.start()], text[match.end() : match.end() + 12]
-        if re.search(r"(context|length|limit|maximum|most)[^.;]*$", before, re.IGNORECASE) or "token" in after.lower():
-            found.append(int(match[0].replace(",", "")))
-    return list(dict.fromkeys([*told(text), *found]))
 
 
 def alive(exam: Examination) -> bool:
@@ -165,19 +144,21 @@ def span(exam: Examination, limit: Limit) -> str:
         return "no prompt of filler was served"
     served = limit.works.reply.prompt if limit.works else None
     ruled = "" if served in (None, limit.longest) else f" (counted by the server: {served:,})"
+    length = f"{limit.longest:,} {exam.ruler.unit}"
     if limit.found and exam.ruler.exact:
-        return f"prompts of {limit.longest:,} tokens are served{ruled}, one token more is not"
+        return f"prompts of {length} are served{ruled}, one token more is not"
     if limit.fails is not None:
-        return f"prompts of {limit.longest:,} tokens are served{ruled}, of {limit.fails.tokens:,} not; {exam.ruler.interval}"
-    return f"prompts of {limit.longest:,} tokens are served{ruled}; no longer one was refused"
+        return f"prompts of {length} are served{ruled}, of {limit.fails.tokens:,} not; {exam.ruler.interval}"
+    return f"prompts of {length} are served{ruled}; no longer one was refused"
 
 
 def _claim(exam: Examination, limit: Limit) -> Result:
     claim, source = (exam.claim, "--claim") if exam.claim else (exam.listed, "/v1/models")
     seen = span(exam, limit)
+    counted = exam.ruler.counted
     figures: dict[str, Any] = {
-        "context_tokens": limit.context,
-        "longest_prompt_tokens": limit.longest,
+        "context_tokens": limit.context if counted else None,
+        "longest_prompt_tokens": limit.longest if counted else None,
         "claim_tokens": claim,
     }
     if limit.longest is None:
@@ -191,9 +172,27 @@ def _claim(exam: Examination, limit: Limit) -> Result:
     room = 0 if limit.counts_answer is False else limit.answer_tokens
     if limit.longest + room + spare >= claim:
         return holds("length-claim", seen, asked, **figures)
-    if limit.fails is not None and limit.fails.tokens + room - 1 + spare < claim:
-        return broken("length-claim", seen, f"at least {claim:,} tokens", asked, **figures)
-    return unmeasured("length-claim", limit.stopped or "the limit was not reached", seen, **figures)
+    because = _not_below(exam, limit, claim, room - 1 + spare)
+    if because:
+        return unmeasured("length-claim", because, seen, **figures)
+    return broken("length-claim", seen, f"at least {claim:,} tokens", asked, **figures)
+
+
+def _not_below(exam: Examination, limit: Limit, claim: int, spare: float) -> str:
+    """Why a limit that is lower than the *claim* may still be what is claimed; empty if it is not."""
+    if limit.fails is None:
+        return limit.stopped or "the limit was not reached"
+    if not exam.ruler.counted:
+        return "a word of filler may have several tokens"
+    missing = claim - limit.fails.tokens - spare
+    if missing <= 0:
+        return limit.stopped or "the limit was not reached"
+    says_so = any(claim in numbers(sent.reply.error) for sent in limit.refusals)
+    if missing <= min(_FRAME_TOKENS, max(0.0, exam.ruler.base)) and says_so:
+        return (
+            "the refusals tell the claim: the limit counts tokens of the template that usage leaves out (length-told)"
+        )
+    return ""
 
 
 def _listed(exam: Examination, limit: Limit) -> Result:
@@ -204,6 +203,8 @@ def _listed(exam: Examination, limit: Limit) -> Result:
     asked = f"the list says {exam.listed:,} tokens"
     if limit.longest > exam.listed + (0 if exam.ruler.exact else exam.ruler.slack + 0.005 * exam.listed):
         return broken("length-listed", span(exam, limit), f"at most {exam.listed:,} tokens", asked)
+    if not exam.ruler.counted:
+        return unmeasured("length-listed", "a word of filler may have several tokens", span(exam, limit))
     if limit.fails is None:
         return unmeasured("length-listed", limit.stopped or "no longer request was sent", span(exam, limit))
     return holds("length-listed", span(exam, limit), asked)
@@ -211,13 +212,12 @@ def _listed(exam: Examination, limit: Limit) -> Result:
 
 def _short(limit: Limit, sent: Sent, answered: int) -> Result:
     """What an answer of fewer tokens than asked for shows of the limit, right at it."""
-    seen = (
-        f"max_tokens {ANSWER_TOKENS} after {limit.longest:,} tokens: {answered} answered, ended by {sent.reply.finish}"
-    )
+    asked, ended = sent.reply.answer_tokens, sent.reply.finish
+    seen = f"max_tokens {asked} after {limit.longest:,} tokens: {answered} answered, ended by {ended}"
     if sent.reply.finish != "length":
         return unmeasured("length-counted", "the model ended its answer itself", seen)
-    # Chat completions of vLLM cut the answer to what the context leaves.
-    limit.counts_answer = True
+    # Chat completions of vLLM cut the answer to what the context leaves: it has what was answered, and no more.
+    limit.counts_answer, limit.answer_tokens = True, answered
     return holds("length-counted", f"{seen}: prompt and answer share the limit", rule="prompt and answer")
 
 
@@ -225,27 +225,87 @@ def _counted(exam: Examination, limit: Limit) -> Result:
     if not limit.found or limit.longest is None:
         return unmeasured("length-counted", limit.stopped or "no limit was found")
     try:
-        larger = exam.fill(limit.longest, ANSWER_TOKENS)
+        if seen := _by_size(exam, limit):
+            exam.fields["limit_of"] = limit.rule = "the size of the request"
+            return holds("length-counted", seen, rule=limit.rule)
+        larger = _asking(exam, limit.longest)
+        if larger is None or (accepted(larger) and larger.reply.finish != "length"):
+            larger = exam.fill(limit.longest, ANSWER_TOKENS)
         if accepted(larger):
-            answered = larger.reply.counts.answer if larger.reply.counts else None
-            if answered is not None and answered < ANSWER_TOKENS:
-                return _short(limit, larger, answered)
-            limit.counts_answer = False
-            seen = f"{limit.longest:,} tokens with max_tokens {ANSWER_TOKENS} are served: the limit counts the prompt alone"
-            return holds("length-counted", seen, rule="prompt")
-        shorter = exam.fill(limit.longest + limit.answer_tokens - ANSWER_TOKENS, ANSWER_TOKENS)
+            return _with_answer(limit, larger)
+        shorter = exam.fill(limit.longest + limit.answer_tokens - larger.reply.answer_tokens, ANSWER_TOKENS)
     except OverBudget as problem:
         return unmeasured("length-counted", str(problem))
-    if accepted(shorter):
-        limit.counts_answer = True
-        seen = (
-            f"with max_tokens {ANSWER_TOKENS}, prompts of {shorter.tokens:,} tokens are served and {limit.longest:,} not: "
-            f"prompt and answer together may have {limit.longest + limit.answer_tokens:,}"
-        )
-        return holds("length-counted", seen, rule="prompt and max_tokens")
-    return unmeasured(
-        "length-counted", f"{shorter.tokens:,} tokens with max_tokens {ANSWER_TOKENS}: {shorter.reply.said}"
+    return _without_answer(limit, shorter)
+
+
+def _with_answer(limit: Limit, larger: Sent) -> Result:
+    """What the answer to the longest prompt shows of the limit, where it may have more tokens than the search asked for."""
+    asked = larger.reply.answer_tokens
+    answered = larger.reply.counts.answer if larger.reply.counts else None
+    if answered is None:
+        return unmeasured("length-counted", "the answer is not counted")
+    if answered < asked:
+        return _short(limit, larger, answered)
+    limit.counts_answer = False
+    seen = f"{limit.longest:,} tokens with max_tokens {asked} are served: the limit counts the prompt alone"
+    return holds("length-counted", seen, rule="prompt")
+
+
+def _without_answer(limit: Limit, shorter: Sent) -> Result:
+    """What a *shorter* prompt shows of the limit, if the longest is refused where its answer may have more tokens."""
+    asked, longest = shorter.reply.answer_tokens, limit.longest or 0
+    if not accepted(shorter):
+        return unmeasured("length-counted", f"{shorter.tokens:,} tokens with max_tokens {asked}: {shorter.reply.said}")
+    limit.counts_answer = True
+    seen = (
+        f"with max_tokens {asked}, prompts of {shorter.tokens:,} tokens are served and {longest:,} not: "
+        f"prompt and answer together may have {longest + limit.answer_tokens:,}"
     )
+    return holds("length-counted", seen, rule="prompt and max_tokens")
+
+
+def _asking(exam: Examination, tokens: int) -> Sent | None:
+    """
+    A prompt of *tokens* that ends in a question with a long answer, because filler alone is often answered in few words.
+    None if its length is not exact.
+    """
+    ruler, small = exam.ruler, 2 * exam.ruler.least
+    if not ruler.exact:
+        return None
+    tail = f"\n{COUNTING}"
+
+    def asked(length: int, expected: int) -> Sent:
+        ((role, text),) = ruler.turns(exam.rng, length)
+        return Sent(ruler.made(length), exam.ask(((role, text + tail),), ANSWER_TOKENS, expected=expected))
+
+    first = asked(small, small + len(tail))
+    if first.reply.prompt is None:
+        return None
+    more = first.reply.prompt - first.tokens
+    sent = asked(tokens - more, tokens)
+    return sent if sent.reply.prompt in (None, tokens) and sent.tokens + more == tokens else None
+
+
+def _by_size(exam: Examination, limit: Limit) -> str:
+    """
+    What shows that the limit is one of bytes, as a proxy has: a prompt of as many tokens is served, if its words are shorter.
+    Empty if it is not, or if the refusals tell the limit in tokens.
+    """
+    near = (limit.longest, (limit.longest or 0) + limit.answer_tokens)
+    every = [number for sent in limit.refusals for number in numbers(sent.reply.error)]
+    if limit.fails is None or not exam.ruler.exact or exam.ruler.per_word != 1 or any(each in near for each in every):
+        return ""
+    short = replace(exam.ruler, words=(" a", " I"))
+    small = exam.ask(short.turns(exam.rng, 2 * short.least), 1, expected=3 * short.least)
+    if small.prompt != short.made(2 * short.least):
+        return ""
+    reply = exam.ask(short.turns(exam.rng, limit.fails.tokens), 1, expected=limit.fails.tokens, stream=exam.streams)
+    exam.sent.append(Sent(limit.fails.tokens, reply))
+    if not accepted(exam.sent[-1]):
+        return ""
+    letters = limit.fails.reply.prompt_characters
+    return f"{limit.fails.tokens:,} tokens in {reply.prompt_characters:,} letters are served, in {letters:,} not"
 
 
 def _sides(exam: Examination, limit: Limit) -> Result:
@@ -303,6 +363,8 @@ def _told(exam: Examination, limit: Limit) -> Result:
 
 def _incomparable(limits: set[tuple[int, ...]], limit: Limit, *, exact: bool) -> str:
     """Why *limits*, told by each refusal, cannot be compared with the measured *limit*; empty if they can."""
+    if limit.rule:
+        return f"the limit is {limit.rule}"
     if limits == {()}:
         return "no refusal tells a context limit"
     if len(limits) > 1 or len(next(iter(limits))) > 1:

@@ -55,6 +55,7 @@ def badge(certificate: Certificate) -> str:
     """
     word = next((word for word in WORDS if certificate.count(word) and word != "unmeasured"), "unmeasured")
     length = f"{certificate.context or certificate.longest:,} tokens" if certificate.longest else "not measured"
+    length += " or more" if certificate.longest and not certificate.bounded else ""
     text = f"{length}, {summary(certificate)}"
     escaped = (quote(each.replace("-", "--").replace("_", "__"), safe="") for each in ("long context", text))
     picture = f"https://img.shields.io/badge/{'-'.join(escaped)}-{_COLOURS[word]}"

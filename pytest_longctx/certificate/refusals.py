@@ -8,9 +8,10 @@ import httpx
 
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.examination import SMALL, Examination
-from pytest_longctx.certificate.length import Limit, above, accepted, numbers
+from pytest_longctx.certificate.length import Limit, above, accepted, accepted_reply
+from pytest_longctx.certificate.reply import Reply, numbers
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
-from pytest_longctx.certificate.wire import Reply, other_host
+from pytest_longctx.certificate.wire import other_host
 from pytest_longctx.units import duration
 
 _WRONG_KEY = "sk-pytest-longctx-wrong-key"
@@ -60,8 +61,9 @@ def _status(exam: Examination, reply: Reply | None) -> Result:
     name = "error-length-status"
     if reply is None:
         return unmeasured(name, "no request was too long, or the budget has no room for one without stream")
-    if reply.status == 200:
-        return unmeasured(name, "the status is 200 (error-200)", reply.said)
+    if reply.status == httpx.codes.OK:
+        because = "the length is served without a stream" if accepted_reply(reply) else "the status is 200 (error-200)"
+        return unmeasured(name, because, reply.said)
     if reply.ending == "limited" or reply.status in GIVEN_UP or exam.facts.get("dead"):
         because = (
             "the server answers nothing more (error-after)"

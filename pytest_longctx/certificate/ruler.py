@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_longctx.certificate.dialects import Turn
+from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.texts import OPENING_WORDS, WORDS, filler
-from pytest_longctx.certificate.wire import Reply
 
 _SIZES = (32, 64, 128)
 """Words of the calibrating prompts: the second step is twice the first, so that rounding shows."""
@@ -39,6 +39,8 @@ class Ruler:
     """Texts that add 0, 1, 2 ... tokens, for a word of several."""
     points: tuple[tuple[int, int], ...] = ()
     """Words and counts of the calibration."""
+    why: str = ""
+    """Why nothing is counted."""
 
     @property
     def exact(self) -> bool:
@@ -77,21 +79,26 @@ class Ruler:
                 f"within {self.slack:.1f} tokens and 0.5 % ({self.per_word:.4g} tokens for each word of filler)"
                 + self._origin
             )
-        return "not calibrated: the server reports no usage; each word of filler is taken as one token"
+        return f"not calibrated: {self.why}; lengths are in words of filler, of one token or more each"
+
+    @property
+    def unit(self) -> str:
+        """What the ruler's lengths are in."""
+        return "tokens" if self.counted else "words of filler"
 
     @property
     def _origin(self) -> str:
         return "" if self.source == "usage" else f", by {self.source}"
 
 
-def calibrate(rng: np.random.Generator, count: Count, source: str) -> Ruler:
+def calibrate(rng: np.random.Generator, count: Count, source: str) -> Ruler | None:
     """
     Calibrate a ruler of prompt lengths: find words that count alike, the tokens of one word, and those of the
-    frame.
+    frame. None if prompts are not counted.
     """
     found = _law(rng, WORDS, count, source)
     if found is None:
-        return Ruler(WORDS, 16, 1.0, 16, counted=False, source="none")
+        return None
     if not found.exact:
         # Words of one length in letters may still differ in tokens: keep those that count alike.
         alone = {word: count(filler(rng, (word,), _SIZES[1]), 16 * _SIZES[1]) for word in WORDS}
@@ -101,6 +108,11 @@ def calibrate(rng: np.random.Generator, count: Count, source: str) -> Ruler:
         if 2 <= len(alike) < len(WORDS):
             found = _law(rng, alike, count, source) or found
     return _with_tails(rng, found, count)
+
+
+def uncounted(why: str) -> Ruler:
+    """The ruler of a server whose prompts are not counted, and *why* they are not: it measures words."""
+    return Ruler(WORDS, 0, 1.0, 0, counted=False, source="none", why=why)
 
 
 def _law(rng: np.random.Generator, words: tuple[str, ...], count: Count, source: str) -> Ruler | None:

@@ -12,8 +12,10 @@ from pytest_longctx.certificate import answering, counting, length, refusals, ti
 from pytest_longctx.certificate.budget import Budget, OverBudget, Prices
 from pytest_longctx.certificate.dialects import Turn
 from pytest_longctx.certificate.examination import Examination, Unaskable, find_dialects, list_models
+from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result, checks, explained, unmeasured
-from pytest_longctx.certificate.ruler import by_asking, calibrate
+from pytest_longctx.certificate.ruler import Ruler, by_asking, calibrate, uncounted
+from pytest_longctx.certificate.truncation import REASONING_TOKENS
 from pytest_longctx.certificate.wire import Limited, Wire, other_host
 from pytest_longctx.client.server import KEY_VARIABLE
 from pytest_longctx.errors import UsageError
@@ -58,6 +60,10 @@ class Certificate:
     context: int | None
     longest: int | None
     interval: str
+    bounded: bool
+    """Whether a longer prompt was refused; else the longest served one is no limit."""
+    words: int | None
+    """The longest prompt that was served, in words of filler; None if prompts are counted in tokens."""
     read_tokens: int | None
     """The longest natural text that was read as a whole."""
     budget: dict[str, Any]
@@ -93,11 +99,17 @@ class Certificate:
     @property
     def headline(self) -> str:
         """The headline of the certificate: the served length in words."""
+        if self.words is not None:
+            return f"prompts of {self.words:,} words of filler, whose tokens are not counted"
         if self.longest is None:
-            return "no length was measured"
+            return "prompts of no length that was measured"
         if self.context is None or self.context == self.longest:
-            return f"prompts of {self.longest:,} tokens"
-        return f"a context of {self.context:,} tokens: prompts of {self.longest:,} with an answer of one"
+            by = self.fields.get("limit_of")
+            more = f", limited by {by}" if by else "" if self.bounded else " or more"
+            return f"prompts of {self.longest:,} tokens{more}"
+        room = self.context - self.longest
+        answer = "one" if room == 1 else f"{room:,}"
+        return f"a context of {self.context:,} tokens: prompts of {self.longest:,} with an answer of {answer}"
 
     def as_json(self) -> dict[str, Any]:
         """The certificate as JSON, without secrets."""
@@ -153,6 +165,7 @@ def plan(wanted: Wanted, host: str) -> Iterator[str]:
         yield "  the limit         by steps of a factor of 4 from 4,096 tokens, within 60 % of the budget"
         yield "  long texts        2 near the limit that is found, and shorter ones"
     yield f"  answers           at most 256 tokens each, about {40 * SMALL_REQUESTS:,} together"
+    yield f"                    (of a model that reasons first, {REASONING_TOKENS:,} more in each answer with codes)"
     most = budget.tokens if budget.tokens is not None else None
     cost = budget.money if most is None else _most_cost(budget.prices, most)
     known = f"at most ${cost:,.2f}" if cost is not None else "not known without --price-in and --price-out"
@@ -160,7 +173,7 @@ def plan(wanted: Wanted, host: str) -> Iterator[str]:
 
 
 def _most_cost(prices: Prices, tokens: int) -> float | None:
-    answers = min(tokens, 256 * 2 * SMALL_REQUESTS)
+    answers = min(tokens, (256 + REASONING_TOKENS) * 2 * SMALL_REQUESTS)
     return prices.cost(tokens - answers, answers)
 
 
@@ -205,12 +218,22 @@ def _begin(exam: Examination, dialect: str | None) -> str:
     return ""
 
 
-def _ruler(exam: Examination) -> Any:
-    asked = by_asking(lambda turns, _: exam.ask(turns, 1))
-    ruler = calibrate(exam.rng, asked, "usage")
-    if not ruler.counted and exam.vocabulary is not None:
-        return calibrate(exam.rng, partial(_by_tokenizer, exam.vocabulary), "the tokenizer, without a chat template")
-    return ruler
+def _ruler(exam: Examination) -> Ruler:
+    last: list[Reply] = []
+
+    def ask(turns: tuple[Turn, ...], _: int, *, stream: bool) -> Reply:
+        last[:] = [exam.ask(turns, 1, stream=stream)]
+        return last[0]
+
+    ways = [("usage", by_asking(partial(ask, stream=False)))]
+    if exam.streams:
+        ways.append(("the usage in streams", by_asking(partial(ask, stream=True))))
+    if exam.vocabulary is not None:
+        ways.append(("the tokenizer, without a chat template", partial(_by_tokenizer, exam.vocabulary)))
+    for source, count in ways:
+        if ruler := calibrate(exam.rng, count, source):
+            return ruler
+    return uncounted("the server reports no usage" if last[0].served else last[0].said)
 
 
 def _by_tokenizer(vocabulary: ModelTokenizer, turns: tuple[Turn, ...], _: int) -> int:
@@ -235,6 +258,8 @@ def _run(exam: Examination, prefixes: tuple[str, ...], group: Group) -> None:
 def _certificate(exam: Examination, started: str, because: str) -> Certificate:
     budget, limit = exam.wire.budget, exam.facts.get("limit")
     by_name = {each.check: each for each in exam.results}
+    longest = limit.longest if limit else None
+    counted = limit is not None and exam.ruler.counted
     results = explained(by_name.get(name) or unmeasured(name, because or "it was not reached") for name in checks())
     return Certificate(
         url=exam.wire.base,
@@ -245,10 +270,12 @@ def _certificate(exam: Examination, started: str, because: str) -> Certificate:
         listed=exam.listed,
         results=tuple(results),
         fields=exam.fields,
-        context=limit.context if limit else None,
-        longest=limit.longest if limit else None,
+        context=limit.context if limit and counted else None,
+        longest=longest if counted else None,
+        bounded=limit is not None and limit.fails is not None,
+        words=None if counted else longest,
         interval=because or exam.ruler.interval,
-        read_tokens=exam.facts.get("read_tokens"),
+        read_tokens=exam.facts.get("read_tokens") if counted else None,
         budget={
             "requests": budget.requests,
             "prompt_tokens": budget.prompt_tokens,

@@ -10,9 +10,10 @@ import numpy as np
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.examination import Examination
 from pytest_longctx.certificate.refusals import GIVEN_UP
+from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
 from pytest_longctx.certificate.texts import COUNTING, filler
-from pytest_longctx.certificate.wire import TRIES, Reply
+from pytest_longctx.certificate.wire import TRIES
 from pytest_longctx.client.answers import figure_of
 from pytest_longctx.units import duration
 
@@ -41,7 +42,7 @@ def _stream(exam: Examination) -> Result:
         [exam.ask((("user", COUNTING),), tokens, stream=True) for _ in range(_TIMES)]
         for tokens in (_LONG_ANSWER, _SHORT_ANSWER)
     )
-    if not all(each.served and each.arrivals_s for each in (*long, *short)):
+    if not all(each.complete and each.arrivals_s for each in (*long, *short)):
         return unmeasured(name, "not every stream was served")
     first, whole = (median(values) for values in zip(*((each.ttft_s or 0, each.took_s) for each in long), strict=True))
     early = median(each.ttft_s or 0 for each in short)
@@ -123,6 +124,8 @@ def _rate_limit(replies: list[Reply]) -> Result:
     seen = f"{len(limited)} of {len(replies)} requests were limited, {duration(waits)} were waited; {len(lost)} were never served"
     if not lost:
         return holds(name, seen)
+    if not any(each.told_wait for each in lost):
+        seen += ", and none told how long to wait"
     return broken(name, seen, f"an answer after the waits that the server tells, within {TRIES} tries")
 
 

@@ -11,12 +11,14 @@ from typing import Literal
 
 from pytest_longctx.certificate.budget import OverBudget
 from pytest_longctx.certificate.examination import Examination
+from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.results import Result, broken, holds, unmeasured
 from pytest_longctx.certificate.texts import Quest, quest, single
-from pytest_longctx.certificate.wire import Reply
 
 CODES = 12
 SHORT_TOKENS = 900
+REASONING_TOKENS = 2048
+"""Tokens beside the codes, for a model that reasons before it answers."""
 _LENGTHS = 4096
 _SPREAD = 1.25
 """Ratio of neighbouring lengths between which the onset is stated: what is dropped is then at least a fifth, two codes."""
@@ -38,10 +40,18 @@ class Reading:
     """By the calibration, because a server may count only what it kept."""
     found: tuple[bool, ...]
     reply: Reply = field(repr=False)
+    cut: bool = False
+    """Whether an answer ended at its limit of tokens, so that a code which it lacks is not lost."""
 
     @property
     def whole(self) -> bool:
         return all(self.found)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the answer was cut while the model reasoned; a weak model talks of other things up to the limit."""
+        text = self.reply.text.lstrip()
+        return self.cut and bool(self.reply.thought or not text or text.startswith("<"))
 
     @property
     def part(self) -> Part:
@@ -73,31 +83,49 @@ def recall(exam: Examination) -> Iterator[Result]:
     Judge whether the model recalls codes in short texts, without which no truncation shows; also calibrate
     characters for each token.
     """
-    short = read(exam, SHORT_TOKENS, how="all")
-    again = read(exam, 2 * SHORT_TOKENS, how="all")
+    name = "truncation-recall"
+    short, again = _short(exam, "all")
     _scale(exam, short, again)
-    if _recalls(exam, "all", short, again):
-        yield holds("truncation-recall", _all_found(short, again), f"{CODES} codes in one answer", how="all")
+    if exam.recall:
+        yield holds(name, _all_found(exam, short, again), f"{CODES} codes in one answer", how="all")
         return
-    if short.reply.served:
-        one, two = (read(exam, size, how="single") for size in (SHORT_TOKENS, 2 * SHORT_TOKENS))
-        if _recalls(exam, "single", one, two):
-            yield holds("truncation-recall", _all_found(one, two), "one code in each answer", how="single")
+    if short.reply.text or not short.cut:
+        one, two = _short(exam, "single")
+        if exam.recall:
+            yield holds(name, _all_found(exam, one, two), "one code in each answer", how="single")
             return
-    because = "the model does not answer questions about codes in a short text, so lost codes would prove nothing"
-    yield unmeasured(
-        "truncation-recall", because, f"found {short.picture} and {again.picture}: {short.reply.text[:80]!r}"
-    )
+    if short.unfinished:
+        exam.reasoning_tokens = REASONING_TOKENS
+        long, longer = _short(exam, "all")
+        if exam.recall:
+            asked = f"{CODES} codes in one answer, and {REASONING_TOKENS:,} tokens for what is said before them"
+            yield holds(name, _all_found(exam, long, longer), asked, how="all", reasoning_tokens=REASONING_TOKENS)
+            return
+        exam.reasoning_tokens = 0
+    seen = f"found {short.picture} and {again.picture}: {short.reply.text[:80]!r}"
+    yield unmeasured(name, _no_recall(short), seen)
 
 
-def _recalls(exam: Examination, how: str, first: Reading, second: Reading) -> bool:
-    """Whether all codes were found in two short texts; if so, note *how* to ask for codes."""
+def _short(exam: Examination, how: str) -> tuple[Reading, Reading]:
+    """Two readings of short texts; if all codes were found in both, note *how* to ask for codes."""
+    first, second = read(exam, SHORT_TOKENS, how=how), read(exam, 2 * SHORT_TOKENS, how=how)
     exam.recall = how if first.whole and second.whole else ""
-    return bool(exam.recall)
+    return first, second
 
 
-def _all_found(first: Reading, second: Reading) -> str:
-    return f"all codes found in {first.tokens:,} and {second.tokens:,} tokens"
+def _no_recall(short: Reading) -> str:
+    """Why codes of a *short* text were not found."""
+    if not short.reply.served:
+        return f"questions about codes are not served: {short.reply.said}"
+    if short.unfinished:
+        return (
+            "the answers end at their limit of tokens before they have all codes, as those of models that reason first"
+        )
+    return "the model does not answer questions about codes in a short text, so lost codes would prove nothing"
+
+
+def _all_found(exam: Examination, short: Reading, longer: Reading) -> str:
+    return f"all codes found in {exam.natural(short.tokens, longer.tokens)}"
 
 
 def _scale(exam: Examination, short: Reading, longer: Reading) -> None:
@@ -114,25 +142,28 @@ def read(exam: Examination, tokens: int, *, how: str = "", turns: int = 1) -> Re
     made = quest(exam.rng, int(tokens * exam.characters_per_token), CODES, turns=turns)
     if how == "all":
         reply = exam.answer(made, tokens, stream=exam.streams)
-        return Reading(tokens, made.found(reply.text), reply)
+        found = made.found(reply.text)
+        return Reading(tokens, found, reply, reply.finish == "length" and not all(found))
     return _one_by_one(exam, made, tokens)
 
 
 def _one_by_one(exam: Examination, made: Quest, tokens: int) -> Reading:
     found: list[bool] = []
+    cut = False
     reply: Reply | None = None
     for place in _SINGLE:
         one = single(made, made.asked[place])
         reply = exam.answer(one, tokens, stream=exam.streams)
         found += one.found(reply.text)
+        cut = cut or (reply.finish == "length" and not found[-1])
     assert reply is not None
-    return Reading(tokens, tuple(found), reply)
+    return Reading(tokens, tuple(found), reply, cut)
 
 
 def lengths(exam: Examination) -> list[int]:
     """Lengths at which to look for truncation, in tokens: by a factor of four up to the limit."""
     limit = exam.facts.get("limit")
-    top = int((limit.longest if limit and limit.longest else 2 * SHORT_TOKENS) * _NEARLY) - 64
+    top = int((limit.longest if limit and limit.longest else 2 * SHORT_TOKENS) * _NEARLY) - 64 - exam.reasoning_tokens
     times = 1 if exam.recall == "all" else len(_SINGLE)
     budget = exam.wire.budget.left() // (3 * times)
     made, each = [], _LENGTHS
@@ -157,7 +188,11 @@ def judge(exam: Examination) -> Iterator[Result]:
             because = str(problem)
             break
         if not readings[-1].reply.served:
-            because = f"{tokens:,} tokens: {readings[-1].reply.said}"
+            because = f"{exam.natural(tokens)}: {readings[-1].reply.said}"
+            readings.pop()
+            break
+        if readings[-1].cut:
+            because = f"{exam.natural(tokens)}: the answer ended at its limit before it had all codes"
             readings.pop()
             break
         if not readings[-1].whole:
@@ -174,7 +209,7 @@ def _parts(exam: Examination, readings: list[Reading], because: str) -> Iterator
     exam.facts["read_tokens"] = max((each.tokens for each in readings if each.whole), default=None)
     if last.whole:
         exam.facts["truncated"] = None
-        seen = f"all codes found in {', '.join(f'{each.tokens:,}' for each in readings)} tokens" + (
+        seen = f"all codes found in {exam.natural(*(each.tokens for each in readings))}" + (
             f" (no longer text: {because})" if because else ""
         )
         for part in PARTS:
@@ -193,9 +228,9 @@ def _lost(exam: Examination, last: Reading) -> Iterator[Result]:
         yield from (unmeasured(f"truncation-{part}", f"codes were lost ({last.picture}); {problem}") for part in PARTS)
         return
     seen = (
-        f"{last.tokens:,} tokens: found {last.picture}, in another text {again.picture}; "
-        f"{above.tokens:,} tokens: {above.picture} and {repeated.picture}; "
-        + (f"all found up to {below:,} tokens" if below else "none of these lengths is read as a whole")
+        f"{exam.natural(last.tokens)}: found {last.picture}, in another text {again.picture}; "
+        f"{exam.natural(above.tokens)}: {above.picture} and {repeated.picture}; "
+        + (f"all found up to {exam.natural(below)}" if below else "none of these lengths is read as a whole")
     )
     part = _cause(below, above, repeated, last, again)
     exam.facts["truncated"] = below if part else None
@@ -233,7 +268,8 @@ def onset(exam: Examination, lost: Reading) -> tuple[int, Reading]:
 def _cause(below: int, above: Reading, repeated: Reading, last: Reading, again: Reading) -> Part | None:
     """The part of the text that is truncated; None if chance or a weak model explains the lost codes as well."""
     readings = (above, repeated, last, again)
-    if not below or any(each.whole for each in readings):
+    # A text that is cut still has its start or its end, with a code: if all are lost, the model does not answer.
+    if not below or any(each.whole or each.cut for each in readings) or not any(last.found + again.found):
         return None
     always = [not any(found) for found in zip(*(each.found for each in readings), strict=True)]
     same = all(each.found == above.found for each in readings)
@@ -281,10 +317,13 @@ def _talk(exam: Examination, tokens: int) -> Result:
     reading, again = (read(exam, int(tokens * _NEARLY), turns=_TURNS) for _ in range(2))
     if not (reading.reply.served and again.reply.served):
         return unmeasured(name, reading.reply.said)
-    seen = f"{reading.tokens:,} tokens in {2 * _TURNS} messages: found {reading.picture} and {again.picture}"
+    seen = f"{exam.natural(reading.tokens)} in {2 * _TURNS} messages: found {reading.picture} and {again.picture}"
     if reading.whole or again.whole:
         return holds(name, seen)
-    if sum(a != b for a, b in zip(reading.found, again.found, strict=True)) > 1 or sum(reading.found) > CODES - 2:
+    if reading.cut or again.cut:
+        return unmeasured(name, "an answer ended at its limit before it had all codes", seen)
+    unequal = sum(a != b for a, b in zip(reading.found, again.found, strict=True)) > 1
+    if unequal or sum(reading.found) > CODES - 2 or not any(reading.found):
         return unmeasured(name, "codes were lost in no regular way: by the model or by the server", seen)
     asked = f"the text of {tokens:,} tokens that was read as one message"
     return broken(name, seen, "all codes, as in one message", asked)

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from threading import Lock
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 
 from pytest_longctx.certificate.budget import Budget
-from pytest_longctx.certificate.dialects import Counts, Dialect, Turn
+from pytest_longctx.certificate.dialects import Dialect, Turn
+from pytest_longctx.certificate.reply import Arrived, Ending, Reply, message_of
 from pytest_longctx.client.answers import Deadline, PageClient, decoder, json_of, own_error, upload_s
 from pytest_longctx.client.event_stream import EventParser, OversizedEvent
 from pytest_longctx.errors import LongctxError
@@ -29,6 +30,10 @@ from pytest_longctx.redaction import shown
 TRIES: Final = 5
 """Times that a request is sent at most, if the server limits its rate."""
 _LONGEST_WAIT_S: Final = 300.0
+_LONGEST_GAP_S: Final = 5.0
+"""A longer wait is no pace of requests, but that of a limit of tokens, or of a day: it is waited for each time."""
+_DATE_S: Final = 1.0
+"""A date in ``Retry-After`` has whole seconds."""
 _FIRST_WAIT_S: Final = 2.0
 """Wait after a 429 that does not tell one; doubled each time."""
 _MOST_BYTES: Final = 8 * 2**20
@@ -42,124 +47,9 @@ _MOST_SILENCES: Final = 4
 """Times the longest silence that a whole answer may take."""
 REFUSED: Final = (400, 403, 404, 405, 409, 410, 413, 414, 422)
 
-Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed", "cut", "no answer"]
-"""
-``refused``: a 4xx. ``limited``: 429 until the end. ``locked``: 401. ``failed``: 5xx, or an error inside an answer with 200.
-``cut``: the connection closed before the answer ended. ``no answer``: no status at all.
-"""
-
 
 class Limited(LongctxError):  # noqa: N818 - it states what the server does
     """The server limits its rate and serves nothing more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back for one request. Times are of a monotonic clock, in seconds."""
-
-    ending: Ending
-    status: int | None = None
-    streamed: bool = False
-    text: str = ""
-    thought: str = ""
-    finish: str | None = None
-    counts: Counts | None = None
-    logprob: float | None = None
-    error: str = ""
-    body: str = field(default="", repr=False)
-    """The first part of the body of a refusal or a failure, masked."""
-    kind: str = ""
-    """Content type."""
-    location: str = ""
-    started_s: float = 0.0
-    arrivals_s: tuple[float, ...] = ()
-    """When each chunk with text arrived; empty unless streamed."""
-    finished_s: float | None = None
-    """When the finish reason arrived."""
-    ended_s: float = 0.0
-    closed: bool = False
-    """Whether a stream said that it ended: ``[DONE]`` or a finish reason."""
-    error_inside: bool = False
-    after_error: int = 0
-    """Chunks with text after an error in a stream."""
-    after_done: int = 0
-    """Events with text after ``[DONE]``."""
-    echoes_key: bool = False
-    """Whether the answer repeats the key that was sent."""
-    waits_s: tuple[float, ...] = ()
-    """Waits after a 429, as told or chosen."""
-    prompt_characters: int = 0
-    answer_tokens: int = 0
-    """The most tokens that were asked for."""
-
-    @property
-    def served(self) -> bool:
-        return self.ending == "served"
-
-    @property
-    def said(self) -> str:
-        """Status and message of the reply in one line."""
-        code = "no status" if self.status is None else f"HTTP {self.status}"
-        return f"{code} {' '.join(self.error.split())[:200]}".strip()
-
-    @property
-    def ttft_s(self) -> float | None:
-        """Time to the first token of a streamed answer, also where its only token has no text; None if it is not known."""
-        if self.arrivals_s:
-            return self.arrivals_s[0] - self.started_s
-        only = self.streamed and self.counts is not None and self.counts.answer in (0, 1)
-        return self.finished_s - self.started_s if only and self.finished_s is not None else None
-
-    @property
-    def took_s(self) -> float:
-        return self.ended_s - self.started_s
-
-    @property
-    def prompt(self) -> int | None:
-        return self.counts.prompt if self.counts else None
-
-
-@dataclass(slots=True)
-class _Reading:
-    """What has arrived of one answer."""
-
-    dialect: Dialect
-    words: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
-    arrivals_s: list[float] = field(default_factory=list)
-    found: dict[str, Any] = field(default_factory=dict)
-    before: str = ""
-
-    def page(self, page: Any, *, streamed: bool, now_s: float) -> None:
-        """Take one answer from the wire, or one event of a stream."""
-        error = page.get("error") if isinstance(page, dict) else None
-        if error or (isinstance(page, dict) and page.get("object") == "error"):
-            self.found["error"] = _message(error or page)
-            return
-        word, thought = self.dialect.words(page, streamed=streamed)
-        if streamed and self.dialect.cumulative:
-            word, self.before = word.removeprefix(self.before), word
-        if word or thought:
-            if "error" in self.found:
-                self.found["after_error"] = self.found.get("after_error", 0) + 1
-            self.words.append(word)
-            self.thoughts.append(thought)
-            self.arrivals_s.append(now_s)
-        for name, value in (
-            ("finish", self.dialect.finished(page)),
-            ("counts", self.dialect.counts(page)),
-            ("logprob", self.found.get("logprob", self.dialect.first_logprob(page))),
-        ):
-            if value is not None:
-                self.found[name] = value
-                if name == "finish":
-                    self.found.setdefault("finished_s", now_s)
-
-
-def _message(page: Any) -> str:
-    while isinstance(page, dict):
-        page = page.get("error") or page.get("message") or page.get("detail") or json.dumps(page)
-    return str(page)
 
 
 @dataclass(slots=True)
@@ -178,7 +68,15 @@ class Wire:
     replies: list[Reply] = field(default_factory=list, repr=False)
     transport: httpx.BaseTransport | None = None
     _http: PageClient | None = field(default=None, repr=False)
+    gap_s: float = 0.0
+    """Time that this server wants between two requests, as its refusals have shown; 0: it has not limited its rate."""
     _lock: Lock = field(default_factory=Lock, repr=False)
+    _patience: Lock = field(default_factory=Lock, repr=False)
+    """Held by the one request that waits for its next try: several at once would limit each other."""
+    _next_s: float = 0.0
+    """When the next request may start, by the gap."""
+    _taken_s: float | None = None
+    """When the latest request started that was not limited."""
     _lost: int = 0
     """Requests in a row that were limited to the end."""
 
@@ -229,6 +127,7 @@ class Wire:
 
         *expected*: prompt tokens, if known; else each byte counts as one. *key*: instead of the usual one. Raises `OverBudget`.
         """
+        answer_tokens = max(answer_tokens, dialect.least_answer)
         body = json.dumps(dialect.body(turns, model, answer_tokens, **more)).encode()
         characters = sum(len(text) for _, text in turns)
         text_bytes = sum(len(text.encode()) for _, text in turns)
@@ -236,25 +135,72 @@ class Wire:
         headers = {"Content-Type": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        waits: list[float] = []
         if self._lost >= _MOST_LOST:
             raise Limited(f"{self.base} limits its rate, and {self._lost} requests were not served after all waits")
-        for attempt in range(TRIES):
+
+        def once() -> tuple[Reply, float | None]:
             settle = self.budget.reserve(most, answer_tokens)
-            reply, again = self._once(dialect, body, headers, streamed=bool(more.get("stream")))
+            reply, again = self._once(dialect, body, headers, answer_tokens, streamed=bool(more.get("stream")))
             if reply.counts and reply.counts.prompt is not None:
                 # What an answer left of its limit is not given back: the next one may use it all.
                 settle(reply.counts.prompt, max(reply.counts.answer or 0, answer_tokens))
-            # Once a request was given up, others are not repeated: the server does not want them.
-            if reply.ending != "limited" or attempt == TRIES - 1 or self._lost:
-                break
-            waits.append(min(_LONGEST_WAIT_S, again if again is not None else _FIRST_WAIT_S * 2**attempt))
-            self.sleep(waits[-1])
+            elif reply.hung_up:
+                settle(most, max(len(reply.arrivals_s), answer_tokens))  # what came above the limit is paid too
+            return reply, again
+
+        self._keep_gap()
+        reply, waits = self._patiently(once)
         reply = replace(reply, waits_s=tuple(waits), prompt_characters=characters, answer_tokens=answer_tokens)
         with self._lock:
             self.replies.append(reply)
             self._lost = self._lost + 1 if reply.ending == "limited" else 0
         return reply
+
+    def _keep_gap(self) -> None:
+        """Wait for the time that the server has shown to want between two requests."""
+        with self._lock:
+            wait_s = max(0.0, self._next_s - self.clock()) if self.gap_s else 0.0
+            self._next_s = max(self._next_s, self.clock()) + self.gap_s
+        if wait_s:
+            self.sleep(wait_s)
+
+    def _patiently(self, once: Callable[[], tuple[Reply, float | None]]) -> tuple[Reply, list[float]]:
+        """Send a request *once*, and again after a wait each time that the server limits it; also returns the waits."""
+        reply, again = once()
+        if reply.ending != "limited":
+            self._taken_s = reply.started_s
+            return reply, []
+        waits: list[float] = []
+        due_s = self.clock() + self._wait_s(again, 0)
+        with self._patience:
+            for attempt in range(1, TRIES):
+                # Once a request was given up, others are not repeated: the server does not want them.
+                if self._lost:
+                    break
+                waits.append(max(0.0, due_s - self.clock()))
+                self.sleep(waits[-1])
+                reply, again = once()
+                if reply.ending != "limited":
+                    self._learn_gap(reply.started_s, sum(waits))
+                    break
+                due_s = self.clock() + self._wait_s(again, attempt)
+        return reply, waits
+
+    @staticmethod
+    def _wait_s(again: float | None, attempt: int) -> float:
+        """The wait after a limited *attempt*: as told, and longer if what was told was not enough before."""
+        least_s = 2.0 ** (attempt - 1) if attempt else 0.0
+        return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt if again is None else max(again, least_s))
+
+    def _learn_gap(self, started_s: float, waited_s: float) -> None:
+        """Leave as much time between all requests from now on as between the two last, so that none must be refused first."""
+        with self._lock:
+            between_s = waited_s if self._taken_s is None else started_s - self._taken_s
+            gap_s = between_s if between_s <= _LONGEST_GAP_S else waited_s
+            if gap_s <= _LONGEST_GAP_S:
+                self.gap_s = max(self.gap_s, gap_s)
+                self._next_s = started_s + self.gap_s
+            self._taken_s = started_s
 
     def together(self, questions: Iterable[Callable[[], Reply]]) -> list[Reply]:
         """Send all *questions* over the wire at once."""
@@ -263,13 +209,13 @@ class Wire:
             return [each.result() for each in [pool.submit(question) for question in asked]]
 
     def _once(
-        self, dialect: Dialect, body: bytes, headers: Mapping[str, str], *, streamed: bool
+        self, dialect: Dialect, body: bytes, headers: Mapping[str, str], answer_tokens: int, *, streamed: bool
     ) -> tuple[Reply, float | None]:
         """Send the request over the wire once; also returns the seconds after which the server wants it again."""
         started_s = self.clock()
         seen: dict[str, Any] = {"started_s": started_s, "streamed": streamed}
         again: float | None = None
-        reading = _Reading(dialect)
+        arrived = Arrived(dialect, answer_tokens)
         total_s = self.deadline_s + upload_s(len(body))
         deadline = Deadline(total_s, total_s + (_MOST_SILENCES - 1) * self.deadline_s)
         request = self.http.build_request(
@@ -279,14 +225,15 @@ class Wire:
             with deadline, closing(self.http.send(request, stream=True)) as response:
                 seen |= {
                     "status": response.status_code,
-                    "kind": response.headers.get("content-type", "").partition(";")[0],
+                    "kind": response.headers.get("content-type", "").partition(";")[0].strip().lower(),
                     "location": response.headers.get("location", ""),
                 }
                 again = _retry_after(response.headers.get("retry-after"))
-                if response.status_code == 200 and seen["kind"] == "text/event-stream":
-                    seen |= self._stream(response, reading, deadline)
+                seen["told_wait"] = again is not None
+                if response.status_code == 200 and _is_stream(seen["kind"], asked=streamed):
+                    seen |= self._stream(response, arrived, deadline)
                 else:
-                    seen |= self._page(response, reading)
+                    seen |= self._page(response, arrived)
                 if deadline.passed:  # a body without a length ends like this too
                     raise deadline.error(request)
             seen["ending"] = _ending(seen, again)
@@ -296,18 +243,18 @@ class Wire:
             seen["ending"] = "cut" if "status" in seen else "no answer"
             said = deadline.error(request) if deadline.passed else problem
             seen["error"] = shown(f"{type(said).__name__}: {said}", self.secrets)
-        return self._reply(seen, reading), again
+        return self._reply(seen, arrived), again
 
-    def _reply(self, seen: dict[str, Any], reading: _Reading) -> Reply:
-        found = reading.found
+    def _reply(self, seen: dict[str, Any], arrived: Arrived) -> Reply:
+        found = arrived.found
         seen["ended_s"] = self.clock()
-        seen["arrivals_s"] = tuple(reading.arrivals_s) if seen["streamed"] else ()
-        seen["text"], seen["thought"] = "".join(reading.words), "".join(reading.thoughts)
+        seen["arrivals_s"] = tuple(arrived.arrivals_s) if seen["streamed"] else ()
+        seen["text"], seen["thought"] = "".join(arrived.words), "".join(arrived.thoughts)
         seen["error"] = shown(seen.get("error") or found.pop("error", ""), self.secrets)[:500]
         found.pop("error", None)
         return Reply(**{**seen, **found})
 
-    def _stream(self, response: httpx.Response, reading: _Reading, deadline: Deadline) -> dict[str, Any]:
+    def _stream(self, response: httpx.Response, arrived: Arrived, deadline: Deadline) -> dict[str, Any]:
         parser, done, size = EventParser(), False, 0
         for piece in _decoded(response):
             size += len(piece)
@@ -315,6 +262,7 @@ class Wire:
                 return {"closed": False, "error": f"more than {_MOST_BYTES:,} bytes in one stream"}
             now_s = self.clock()
             for event in parser.feed(piece):
+                arrived.found["events"] = arrived.found.get("events", 0) + 1
                 if event.data.strip() == "[DONE]":
                     done = True
                     continue
@@ -323,17 +271,19 @@ class Wire:
                 except ValueError:
                     continue
                 if done:
-                    reading.found["after_done"] = reading.found.get("after_done", 0) + 1
+                    arrived.found["after_done"] = arrived.found.get("after_done", 0) + 1
                     continue
                 if event.type == "error" and isinstance(page, dict) and "error" not in page:
                     page = {"error": page}
-                before = len(reading.arrivals_s)
-                reading.page(page, streamed=True, now_s=now_s)
-                if len(reading.arrivals_s) > before:
+                before = len(arrived.arrivals_s)
+                arrived.page(page, streamed=True, now_s=now_s)
+                if len(arrived.arrivals_s) > before:
                     deadline.extend()
-        return {"closed": done or reading.found.get("finish") is not None, "error_inside": "error" in reading.found}
+                if arrived.endless:
+                    return {"closed": True, "hung_up": True}
+        return {"closed": done or arrived.found.get("finish") is not None, "error_inside": "error" in arrived.found}
 
-    def _page(self, response: httpx.Response, reading: _Reading) -> dict[str, Any]:
+    def _page(self, response: httpx.Response, arrived: Arrived) -> dict[str, Any]:
         body = bytearray()
         for piece in _decoded(response):
             body += piece
@@ -341,15 +291,20 @@ class Wire:
                 break
         text = bytes(body).decode("utf-8", "replace")
         if any(secret in text for secret in self.secrets):
-            reading.found["echoes_key"] = True
+            arrived.found["echoes_key"] = True
         try:
             page = json_of(text)
         except ValueError:
             return {"error": text[:500], "body": shown(text[:2000], self.secrets), "error_inside": True}
         if response.status_code != 200:
-            return {"error": _message(page), "body": shown(text[:2000], self.secrets)}
-        reading.page(page, streamed=False, now_s=self.clock())
-        return {"closed": True, "error_inside": "error" in reading.found}
+            return {"error": message_of(page), "body": shown(text[:2000], self.secrets)}
+        arrived.page(page, streamed=False, now_s=self.clock())
+        return {"closed": True, "error_inside": "error" in arrived.found}
+
+
+def _is_stream(kind: str, *, asked: bool) -> bool:
+    """Whether an answer of the content type *kind* is a stream; some servers name another type than that of streams."""
+    return kind == "text/event-stream" or (asked and kind in ("", "text/plain", "application/octet-stream"))
 
 
 def _decoded(response: httpx.Response) -> Iterator[bytes]:
@@ -386,7 +341,7 @@ def _retry_after(value: str | None) -> float | None:
         then = parsedate_to_datetime(value)
     except (ValueError, TypeError, OverflowError):
         return None
-    return max(0.0, (then - datetime.now(UTC)).total_seconds()) if then.tzinfo else None
+    return max(0.0, (then - datetime.now(UTC)).total_seconds() + _DATE_S) if then.tzinfo else None
 
 
 def other_host(base: str, location: str) -> bool:

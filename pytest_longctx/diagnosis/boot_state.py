@@ -235,7 +235,7 @@ class Boot:
     @property
     def reached(self) -> Phase:
         """The phase that the boot reached: a log that begins late has no marker of a phase, but may have traffic."""
-        return "serve" if self.phase == "start" and self.alive_at else self.phase
+        return "serve" if self.phase == "start" and (self.alive_at or self.failed_requests) else self.phase
 
     @property
     def summary_counts(self) -> bool:

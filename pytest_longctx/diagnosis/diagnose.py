@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from pytest_longctx.diagnosis import failed_check
 from pytest_longctx.diagnosis.boot_state import Failure
 from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
@@ -34,6 +35,8 @@ _WEAK: Final = "the line is of a kind that may follow from something else; no ot
 _GENERIC: Final = "only the part of the program that raised the exception is known; its words are not known to any rule"
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 """Exit codes of a process that another one ended."""
+_TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
+"""A parent ends its own children so, too: what a log says of a child's signal is no sign of a stop from outside."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
 _NOT_LIMITED = "the container's state: not OOMKilled"
 _NO_ERROR: Final = "unknown: no line of the log is one that is known as an error"
@@ -114,7 +117,7 @@ def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
     for rule in (_starved, _stopped, _turned_down, _stuck):
         if made := rule(reading, given):
             return made
-    return _unknown(reading, given)
+    return _asserted(reading) or _unknown(reading, given)
 
 
 def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None]:
@@ -200,7 +203,7 @@ def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """The diagnosis of a server stopped from outside: its log says so, or SIGTERM ended it."""
     if by := _stops(reading, given):
         return _ended(reading, "killed", "it was stopped from outside", "certain", by)
-    if _signal(reading, given) == signal.SIGTERM:
+    if given.exit_code in _TERMINATED and _signal(reading, given) == signal.SIGTERM:
         return _ended(reading, "killed", "it was ended by SIGTERM, from outside", "certain", [])
     return None
 
@@ -257,6 +260,16 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
     outcome: Outcome = "is not admitted" if kind == "hang-admission" else "hangs"
     advice = "the log; a longer timeouts.boot_stall_s in the deployment if it was at work in silence"
     return Diagnosis(kind, outcome, reading.phase, said, advice, "likely", evidence=tuple(seen))
+
+
+def _asserted(reading: LogReader) -> Diagnosis | None:
+    """The diagnosis of a failed check in the engine or below it, if that is the log's first error."""
+    because = reading.summary.words.get("because", "") if reading.summary is not None else ""
+    said = failed_check.failed_check(reading.errors, because)
+    if said is None:
+        return None
+    made = _ended(reading, "engine-assert", said, "likely", [])
+    return replace(made, outcome="asserts", doubt=failed_check.DOUBT)
 
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
@@ -326,6 +339,7 @@ def _only_refusals(reading: LogReader) -> Diagnosis:
 _REMEDIES: Mapping[Kind, str] = {
     "host-oom": "less host memory: fewer requests (vLLM: --max-num-seqs, SGLang: --max-running-requests), a smaller cache "
     "outside the GPU, whose size is for each rank, or more memory for the host or container",
+    "engine-assert": failed_check.REMEDY,
     "killed": "who sends signals here: an orchestrator's probe, a time limit, a person; the kernel log names memory kills",
 }
 

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from pytest_longctx import toml
 from pytest_longctx.deployments.deployment import HardwareName
+from pytest_longctx.errors import unknown
+from pytest_longctx.prompts.ruler.tasks import TASKS
 
 Arrivals = Literal["poisson", "constant"]
 """``poisson``: independent arrivals, as from many clients; ``constant``: evenly spaced."""
@@ -41,6 +43,7 @@ Question = Literal[
     "repeatable",
     "haystack",
     "continuations",
+    "ruler",
     "accuracy",
     "claimed",
     "linted",
@@ -104,12 +107,17 @@ QUESTIONS: Mapping[Question, str] = MappingProxyType(
         "repeatable": "is the answer the same to the last bit, in any company and after hits of the prefix cache?",
         "haystack": "is a fact found in natural text?",
         "continuations": "are sentences continued as only a working model continues them?",
+        "ruler": "which score do the answers to a task of RULER have?",
         "accuracy": "how many questions of a task are answered correctly?",
         "claimed": "does arithmetic allow the published figures? No server is started",
         "linted": "does a lint find a mistake in the published start? No server is started",
     }
 )
 """What each question asks, in one line."""
+
+
+TEXTS = 4
+"""Texts of a 'drift' finding, if it does not say how many."""
 
 
 def questions() -> tuple[str, ...]:
@@ -142,7 +150,7 @@ class Ask(toml.Table):
     turn_tokens: Annotated[int, Field(ge=1)] = 64
     """For turns: new tokens of each turn after the first, which has *prompt_tokens*."""
     lengths: Annotated[tuple[int, ...], toml.LISTED] = ()
-    """For a ladder: the prompt lengths, at least three of them."""
+    """For a ladder: the prompt lengths, at least three of them. For a haystack or a task of RULER: at least one."""
     needles: Annotated[int, Field(ge=1, le=64)] = 64
     """For a retrieval: number of needles, spaced evenly from the first token to the last."""
     border_tokens: Annotated[int, Field(ge=2)] | None = None
@@ -155,15 +163,18 @@ class Ask(toml.Table):
     depths: Annotated[tuple[float, ...], toml.LISTED] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """For a haystack: relative positions of the needle in the text, at each of *lengths*."""
     form: Form = "ids"
-    """For an accounting or a haystack: how the prompts are sent; a haystack is sent as ids or as a chat."""
+    """For an accounting, a haystack or a task of RULER: how the prompts are sent; a haystack is sent as ids or as a chat."""
     continuations: dict[str, str] = Field(default_factory=dict)
     """For continuations: texts, each with the beginning of its only right continuation."""
     runs: Annotated[int, Field(ge=1)] = 1
-    """Number of new prompts of each length; the median is judged. For a drift: repeats, of two reads of each text."""
+    """
+    Number of new prompts of each length; the median is judged. For a task of RULER the mean score of all of them, for a drift
+    repeats, of two reads of each text.
+    """
     warm_up: Annotated[int, Field(ge=0)] = 0
     """Number of additional prompts sent before them and not judged."""
     task: str | None = None
-    """For an accuracy: a task of lm-eval, or of a folder ``tasks/`` beside ``findings/``."""
+    """For an accuracy: a task of lm-eval, or of a folder ``tasks/`` beside ``findings/``. For ruler: one of its thirteen."""
     shots: Annotated[int, Field(ge=0)] | None = None
     """For an accuracy: worked examples before each question; the task's default if left out."""
     command: str | None = None
@@ -280,6 +291,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
             (bool(ask.lengths), "ask.lengths: a 'haystack' finding needs lengths"),
             (ask.form != "text", "ask.form: a haystack is sent as ids or as a chat"),
         ),
+        "ruler": _ruler(ask),
         "continuations": ((bool(ask.continuations), "ask.continuations: a 'continuations' finding needs texts"),),
         "over-limit": (
             (
@@ -321,6 +333,20 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
     return _out_of_place(question, ask, claimed=claimed) or lacking
 
 
+def _ruler(ask: Ask) -> tuple[tuple[bool, str], ...]:
+    """What a finding about a task of RULER needs: its name, lengths, and at least the published number of answer tokens."""
+    task = TASKS.get(ask.task or "")
+    least = task.output_tokens if task else 0
+    return (
+        (task is not None, f"ask.task: {unknown('RULER task', ask.task or '', TASKS)}"),
+        (bool(ask.lengths), "ask.lengths: a 'ruler' finding needs lengths"),
+        (
+            ask.output_tokens >= least,
+            f"ask.output_tokens: {ask.task} is scored on answers of {least} tokens, and {ask.output_tokens} are asked for",
+        ),
+    )
+
+
 def _of_two(ask: Ask) -> dict[Question, tuple[tuple[bool, str], ...]]:
     """What a finding about two deployments must *ask*."""
     return {
@@ -339,8 +365,8 @@ def _out_of_place(question: Question, ask: Ask, *, claimed: bool) -> str:
     """The key that another question than *question* needs, as a sentence; else empty."""
     if ask.text is not None and (question != "served" or ask.prompt_tokens is None):
         return "ask.text: only a 'served' finding may have it, and prompt_tokens says how long it is"
-    if ask.form != "ids" and question not in ("accounting", "haystack"):
-        return "ask.form: only an 'accounting' or a 'haystack' finding may have it"
+    if ask.form != "ids" and question not in ("accounting", "haystack", "ruler"):
+        return "ask.form: only an 'accounting', a 'haystack' or a 'ruler' finding may have it"
     if claimed != (question == "claimed"):
         return "claim: a 'claimed' finding needs it, and no other finding may have it"
     if (question == "linted") != ((ask.command is None) != (ask.pod is None)):

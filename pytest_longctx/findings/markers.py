@@ -30,6 +30,7 @@ THEMES: Mapping[str, str] = MappingProxyType(
         "limits": "the longest served request and the shortest refused one",
         "retrieval": "the answer depends on a distant part of the context and is correct",
         "trained": "what a model with trained weights knows and finds; a small one: longctx model smollm2",
+        "ruler": "the thirteen tasks of RULER, with its published scores; its texts: longctx data ruler",
         "drift": "how far predictions move with a KV-cache dtype, a backend or a version, and whether answers repeat",
         "state_paths": "every way to make a KV cache gives the same answer as a cold request",
         "prefix_cache": "what a prefix cache must and must not serve",

@@ -4,9 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pytest_longctx.findings.intervals import interval
 from pytest_longctx.observation import Observation
 from pytest_longctx.probe.grading import Grade, Precision
 from pytest_longctx.prompts.needles import Haystack, repetition, score
+from pytest_longctx.prompts.ruler.build import Posed
 
 
 def from_probe(seen: Observation, grade: Grade) -> Observation:
@@ -61,6 +63,32 @@ def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observ
         "cached_share": max(known) if len(known) == len(asked) else None,
     }
     return Observation("serves", metrics, phase="request", said="; ".join(wrong))
+
+
+def from_ruler(asked: Sequence[tuple[Posed, Observation, str]]) -> Observation:
+    """
+    Aggregate answers to prompts of one task of RULER: the mean published score with its interval; if one was not served, return
+    the first such.
+    """
+    unserved = next((seen for _, seen, _ in asked if seen.outcome != "serves"), None)
+    if unserved is not None:
+        return unserved
+    scores = [posed.score(text) for posed, _, text in asked]
+    low, high = interval(sum(scores), len(scores))
+    wrong = [
+        f"{len(posed.prompt):,} tokens: {text.strip()[:60]!r} for {', '.join(posed.expected)[:60]!r}"
+        for (posed, _, text), score in zip(asked, scores, strict=True)
+        if score < 1
+    ]
+    metrics: dict[str, float | None] = {
+        "ruler_prompts": len(asked),
+        "ruler_score": sum(scores) / len(scores),
+        "ruler_score_low": low,
+        "ruler_score_high": high,
+        "empty_answers": sum(not text.strip() for _, _, text in asked),
+        "miscounted_prompts": sum(seen.metrics.get("prompt_tokens") != seen.sent_tokens for _, seen, _ in asked),
+    }
+    return Observation("serves", metrics, phase="request", said="; ".join(wrong[:3]))
 
 
 def from_continuations(asked: Sequence[tuple[str, str, Observation, str]]) -> Observation:

@@ -248,7 +248,7 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         **dict.fromkeys(
             ("boots", "boot-fails", "claimed", "linted", "ratio", "served", "over-limit", "ladder", "load"), 1
         ),
-        **dict.fromkeys(("retrieval", "precision", "kv-dtype"), 1),
+        **dict.fromkeys(("retrieval", "precision", "kv-dtype", "ruler"), 1),
         "repeated": 2,
         "logged-rate": 2,  # one, and the log windows before and after it
         "turns": 16,

@@ -99,6 +99,7 @@ def _waits(http: httpx.Client, server: Server, silence_s: float) -> None:
         )
 
 
+_PASTED = ("/chat/completions", "/completions", "/responses", "/v1")
 PATIENCE_S = 60.0
 """Timeout of a server that should already run."""
 
@@ -126,9 +127,11 @@ class UrlLauncher:
                 f"--longctx-launcher=url:{_without_login(base)}: write url:http://HOST:PORT, without a query "
                 f"(a key belongs into the environment variable {KEY_VARIABLE})"
             )
-        # The base URL of OpenAI clients ends in /v1, and is often pasted.
-        plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        self.base = plain.rstrip("/").removesuffix("/v1")
+        # The base URL of OpenAI clients ends in /v1, and is often pasted, as is the whole URL of an example.
+        plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        for end in _PASTED:
+            plain = plain.removesuffix(end)
+        self.base = plain
         login = parts.netloc.rpartition("@")[0]
         self.headers = {"Authorization": f"Basic {b64encode(unquote(login).encode()).decode()}"} if login else {}
         password = login.partition(":")[2] or login

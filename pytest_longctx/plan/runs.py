@@ -14,6 +14,7 @@ from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.deployments.models import Beyond
 from pytest_longctx.deployments.shape import Shape, weight_value_bytes
 from pytest_longctx.errors import UsageError
+from pytest_longctx.findings.ask import TEXTS
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Case, machine_lacks
 from pytest_longctx.findings.verdicts import concerns_memory
@@ -296,7 +297,7 @@ def _asked_s(finding: Finding, one: Deployment, needs: Hardware, backend: Backen
     if question == "load":
         lengths = (ask.prompt_tokens or 0,) * (ask.requests or 1)
     if question == "drift":  # read twice on each side, alone and in company
-        lengths = (ask.prompt_tokens or 0,) * (2 * ask.runs * (ask.requests or 4))
+        lengths = (ask.prompt_tokens or 0,) * (2 * ask.runs * (ask.requests or TEXTS))
     if question == "repeatable":  # alone, in batches of 8 and 50, and around two hits
         lengths = (ask.prompt_tokens or 0,) * 64
     if question == "accounting":

@@ -7,7 +7,7 @@ What one server said stays in the results folder. It is compared at the later bo
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pytest_longctx.client import repeatability
 from pytest_longctx.client.drift import readings
@@ -16,6 +16,7 @@ from pytest_longctx.client.drift.readings import READS, Readings
 from pytest_longctx.client.exchange import UnservedError
 from pytest_longctx.client.repeatability import Answers
 from pytest_longctx.client.state_paths.walk import UnwalkableError
+from pytest_longctx.findings.ask import TEXTS
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Mismatch
 from pytest_longctx.launchers.boot import Boot
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from pytest_longctx.plugin.session import Session
 
 T = TypeVar("T")
-
-TEXTS: Final = 4
-"""Texts of a 'drift' finding, if it does not say how many."""
 
 
 def drift(

@@ -38,11 +38,14 @@ class Ask(Protocol):
         unserved: Literal["raise", "return"] | None = None,
         traced: bool = False,
         salt: str = "",
+        stops: bool = False,
     ) -> "Exchange":
         """
         The request and its answer; *traced*: with the log-probability of each token, where the server returns it.
 
         *salt*: the prefix cache matches only requests with the same salt, where the backend has such a thing (``salted``).
+
+        *stops*: the answer ends where the model ends it, as in an evaluation; else it has *output_tokens*.
 
         *unserved* decides on a refusal, a hang or any other incomplete answer: *raise* an `UnservedError`, or *return* it.
         By default it is returned, as evidence, to a test that judges a finding, and raised in any other test.
@@ -127,7 +130,7 @@ def prompt(
     """
     ``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly that many tokens; the same seed gives the same prompt.
 
-    `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``text``, ``chat``, ``turns``, ``users``.
+    `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``ruler``, ``text``, ``chat``, ``turns``, ``users``.
     """
     from pytest_longctx.deployments import models
     from pytest_longctx.prompts import PromptFactory, tokenizer
@@ -172,10 +175,12 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
         unserved: Literal["raise", "return"] | None = None,
         traced: bool = False,
         salt: str = "",
+        stops: bool = False,
     ) -> "Exchange":
         with longctx_session.measuring(server, len(prompt)) as row:
             watch = longctx_session.watch_request(server, len(prompt))
             asked = replace(server, salt=server.salt + salt) if salt and server.backend.salted else server
+            asked = replace(asked, stops=True) if stops else asked
             exchange = client_request.ask(
                 asked, prompt, output_tokens, deadline_s=deadline_s, watch=watch, traced=traced
             )

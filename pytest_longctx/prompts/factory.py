@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Final, Literal
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from pytest_longctx.prompts import text as prompt_text
 from pytest_longctx.prompts.cache import TokenCache, token_cache
 from pytest_longctx.prompts.corpus import Sentences, Source, too_short
 from pytest_longctx.prompts.needles import Haystack, Needle, hide
+from pytest_longctx.prompts.ruler.build import Posed, build
+from pytest_longctx.prompts.ruler.material import material
 from pytest_longctx.prompts.text import Text, encoded
 from pytest_longctx.prompts.token_ids import LONGEST_TOKENS, Ids, Prompt
 from pytest_longctx.prompts.tokenizer import ModelTokenizer
@@ -20,6 +23,9 @@ from pytest_longctx.units import tokens as token_count
 
 _ORDINARY_IDS = (1000, 30_000)
 """The default of a deployment's ``[model]``."""
+
+_SHOWN_CHARS: Final = 2000
+"""Characters of a RULER prompt that must have no unknown token."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +97,23 @@ class Reader:
         return chat_needles.messages(
             self.vocabulary, render, self.source, needle, tokens, depth, opening=opening, context=self.context
         )
+
+    def ruler(
+        self,
+        rng: np.random.Generator,
+        task: str,
+        tokens: int,
+        form: Literal["ids", "text", "chat"],
+        origin: tuple[int, str],
+    ) -> Posed:
+        """Return a prompt of a RULER *task* with exactly *tokens* tokens; *origin* is the seed and the key of the factory."""
+        render = prompt_text.renderer(self.where) if form == "chat" else None
+        made = build(
+            task, material(), self.vocabulary, tokens, rng, form, render=render, context=self.context, origin=origin
+        )
+        if self.vocabulary.unknown in self.vocabulary.ids(made.text[:_SHOWN_CHARS]):
+            raise PromptError(f"the tokenizer of {self.where} does not know the English words of RULER's tasks")
+        return made
 
     @property
     def _origin(self) -> dict[str, str]:
@@ -168,6 +191,11 @@ class PromptFactory:
         reader, needle = self._reader(), Needle.draw(rng)
         made, lies = reader.needle_messages(rng, needle, length, depth)
         return Haystack(prompt_text.Chat(made, length, self.seed, self.key), needle, lies)
+
+    def ruler(self, task: str, tokens: int | str, form: Literal["ids", "text", "chat"] = "ids") -> Posed:
+        """Return a new prompt of a RULER *task* with exactly *tokens* tokens; see `pytest_longctx.prompts.ruler`."""
+        length, rng = self._draw(tokens)
+        return self._reader().ruler(rng, task, length, form, (self.seed, self.key))
 
     def text(self, tokens: int | str, *, over: bool = False) -> Text:
         """

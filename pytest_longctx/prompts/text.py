@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from pytest_longctx.errors import PromptError
+from pytest_longctx.errors import NoExactTextError, PromptError
 from pytest_longctx.prompts.corpus import Source, too_short
 from pytest_longctx.prompts.token_ids import COMPLETIONS, Ids
 from pytest_longctx.prompts.tokenizer import ModelTokenizer, needed
@@ -182,7 +182,7 @@ def exact_text(
         )
     came = vocabulary.count(whole, special=special)
     if came != tokens:
-        raise PromptError(f"a text of {tokens:,} tokens was requested; the nearest text found encodes to {came:,}")
+        raise NoExactTextError(f"a text of {tokens:,} tokens was requested; the nearest text found encodes to {came:,}")
     return whole[len(before) : len(whole) - len(after)]
 
 
@@ -216,7 +216,7 @@ def _tail(vocabulary: ModelTokenizer, window: Piece, after: str, wanted: int, to
             return window.text[:end] + mark
         seen.add(came)
     nearest = min(seen, key=lambda came: abs(came - wanted), default=wanted)
-    raise PromptError(
+    raise NoExactTextError(
         f"no text of exactly {tokens:,} tokens can be made with this tokenizer and this source; "
         f"the nearest is {tokens + nearest - wanted:,}"
     )

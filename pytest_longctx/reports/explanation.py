@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from pytest_longctx.client.exchange import ENDING_OUTCOMES, Ending, Exchange
-from pytest_longctx.findings.ask import Ask
+from pytest_longctx.findings.ask import TEXTS, Ask
 from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.verdicts import Line, Verdict, Word
 from pytest_longctx.measures import MEASURES
@@ -168,15 +168,20 @@ def _asked(finding: Finding, seen: Observation, deployment: str) -> str:
         return f"published claim: {finding.source.document}"
     if finding.question in ("boots", "boot-fails", "linted"):
         return f"a boot{of}"
+    if finding.question == "drift":
+        ask = finding.ask
+        texts = f"{ask.requests or TEXTS} texts of {ask.prompt_tokens:,} tokens, read {2 * ask.runs} times"
+        return f"the log-probabilities of {texts}{of}, against {ask.against}"
     return f"{_sent(finding.ask, seen)}{of}"
 
 
 def _sent(ask: Ask, seen: Observation) -> str:
     each = _count(ask.output_tokens, "answer token")
+    if ask.lengths:
+        task = f" of RULER's {ask.task}, {ask.runs:,} of each length," if ask.task is not None else ""
+        return f"prompts{task} of {', '.join(f'{length:,}' for length in ask.lengths)} tokens and {each}"
     if ask.task is not None:
         return f"the questions of {ask.task}"
-    if ask.lengths:
-        return f"prompts of {', '.join(f'{length:,}' for length in ask.lengths)} tokens and {each}"
     if ask.requests is not None and ask.prompt_tokens is not None:
         pace = f"{ask.rate_per_s:g} a second" if ask.rate_per_s is not None else f"{ask.concurrency or 1:,} at once"
         return f"{ask.requests:,} prompts of {ask.prompt_tokens:,} tokens, {pace}, and {each} for each"

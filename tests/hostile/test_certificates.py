@@ -14,7 +14,8 @@ from pytest_longctx.certificate import ruler, timing, wire
 from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.certificate.dialects import known
 from pytest_longctx.certificate.examination import Examination, list_models
-from pytest_longctx.certificate.wire import Ending, Wire
+from pytest_longctx.certificate.reply import Arrived, Ending
+from pytest_longctx.certificate.wire import Wire
 from pytest_longctx.errors import LongctxError
 from tests.hostile import EXAMPLES
 from tests.hostile.servers import (
@@ -132,6 +133,7 @@ def test_a_counter_is_a_number_or_none(page):
 def test_a_server_that_counts_all_prompts_alike_is_sent_no_text_without_end(count):
     rng = np.random.default_rng(1)
     made = ruler.calibrate(rng, lambda turns, most: count, "usage")
+    assert made is not None
     tracemalloc.start()
     try:
         made.turns(rng, 100_000)
@@ -158,7 +160,7 @@ def test_headers_of_a_server_are_read_or_left_out(base, text):
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(st.lists(JSON, max_size=3), st.sampled_from(known()), st.booleans())
 def test_any_page_is_read_in_any_dialect(pages, dialect, streamed):
-    reading = wire._Reading(dialect)
+    reading = Arrived(dialect, 16)
     for page in pages:
         reading.page(json.loads(json.dumps(page)), streamed=streamed, now_s=0.0)
     assert all(type(word) is str for word in reading.words)

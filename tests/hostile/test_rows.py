@@ -34,6 +34,18 @@ GOOD = [
     },
     {"kind": "vitals", "deployment": "tiny", "at_s": 1.7e9 + 1, "figures": {}, "said": "gone"},
     {"kind": "retrieval", "test": "t", "deployment": "tiny", "prompt_tokens": 100, "depth": 0.5, "score": 1.0},
+    {
+        "kind": "drift",
+        "test": "t",
+        "finding": "TT-0001",
+        "deployment": "tiny",
+        "against": "other",
+        "from_tokens": 1,
+        "to_tokens": 16,
+        "drift_nats": 1e-3,
+        "noise_nats": 0.0,
+        "argmax_changed": 0.01,
+    },
     {**factories.verdict(ttft_s=1.0, prompt_tokens=1000.0), "outcome": "passed"},
     {
         **factories.verdict(word="broken", ttft_s=2.0, prompt_tokens=2000.0),
@@ -125,6 +137,10 @@ def test_a_wrong_row_is_an_error_of_the_package_or_no_error(folder, changes):
         ('{"kind": "vitals", "at_s": NaN, "figures": {}}', "line 2: at_s"),
         ('{"kind": "vitals", "at_s": 1e400, "figures": {}}', "line 2: at_s"),
         ('{"kind": "request", "deployment": [], "started_s": 1, "ended_s": 2}', "line 2: deployment"),
+        (
+            '{"kind": "drift", "from_tokens": 1, "to_tokens": 2, "drift_nats": -1, "noise_nats": 0, "argmax_changed": 0}',
+            "line 2: drift_nats",
+        ),
         ('{"kind": "retrieval", "prompt_tokens": 1.5, "depth": 2, "score": 1}', "line 2: prompt_tokens"),
     ],
 )

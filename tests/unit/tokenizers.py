@@ -117,3 +117,14 @@ FAMILIES: dict[str, Callable[[], Tokenizer]] = {
 def vocabulary(family: str) -> ModelTokenizer:
     """Return the tokenizer of *family*, trained once for each process."""
     return ModelTokenizer(FAMILIES[family]() if family in FAMILIES else globals()[family]())
+
+
+@cache
+def characters() -> ModelTokenizer:
+    """Return a tokenizer that makes a token of each byte, as ByT5's does."""
+    tokenizer = Tokenizer(
+        models.BPE(vocab={each: i for i, each in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return ModelTokenizer(tokenizer)

@@ -26,7 +26,7 @@ VERDICTS: Mapping[Verdict, str] = {
 }
 BYS: Mapping[By, str] = {
     "measured here": "a run of this project, on other hardware or in a newer version where the finding says so",
-    "arithmetic": "a calculation; a test repeats it where the finding is a claim or a prediction of the plan",
+    "arithmetic": "a calculation; a test repeats those that give a figure which others, or the plan, determine",
     "log of the document": "a log that the document quotes, or that belongs to it",
     "source": "the source of the engine at that version, read",
     "public text": "a data sheet, a model's config.json or a documentation page, read",

@@ -82,6 +82,14 @@ def test_a_context_whose_last_answers_are_shortened_is_served_as_claimed():
     assert broken(certificate) == {}
 
 
+def test_a_shortened_answer_of_a_dialect_with_a_least_one_is_counted_as_it_is():
+    """Responses asks for 16 tokens at least; at the limit one is answered, and the context ends with it."""
+    options = {"dialects": ("responses",), "shortens": True, "refusal": "moonshot"}
+    certificate, _ = certified("honest", claim=LIMIT, **options)
+    assert (certificate.longest, certificate.context) == (LIMIT - 1, LIMIT)
+    assert broken(certificate) == {}
+
+
 def test_the_first_token_is_timed_where_it_has_no_text():
     """SmolLM2-135M-Instruct ends its answer to filler at once: vLLM streams a finish reason and no text."""
     certificate, _ = certified("honest", claim=LIMIT, wordless=True)

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from pytest_longctx import cli
+from pytest_longctx.certificate import page
+from pytest_longctx.certificate.budget import Budget
 from pytest_longctx.miniatures.hosted.api import HostedApi
 from pytest_longctx.miniatures.hosted.wire import serving
 from tests.unit.certificate.endpoints import KEY, certified, result, words
@@ -85,6 +87,13 @@ def test_a_wrong_key_is_an_error_and_no_verdict(capsys, monkeypatch):
     said = capsys.readouterr().err
     assert "answers in no known dialect" in said
     assert "sk-another-key-1" not in said
+
+
+def test_a_length_that_the_budget_ended_is_no_limit():
+    certificate = certified(small(), budget=Budget(60_000))
+    assert not certificate.bounded
+    assert certificate.headline == f"prompts of {certificate.longest:,} tokens or more"
+    assert page.badge(certificate).startswith(f"![long context: {certificate.longest:,} tokens or more, ")
 
 
 def test_a_budget_too_small_to_begin_is_an_error(capsys):

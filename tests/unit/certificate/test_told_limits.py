@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_longctx.certificate.length import numbers, told
+from pytest_longctx.certificate.reply import numbers, told
 from pytest_longctx.miniatures.hosted.refusals import REFUSALS, OverLength
 
 SILENT = {"openai-without-numbers"}

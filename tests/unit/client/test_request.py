@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_longctx.backends.openai import OpenAI
+from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.request import StreamedRequest, ask
 from pytest_longctx.client.server import Server
@@ -80,6 +82,19 @@ def test_ids_go_to_completions():
     exchange, (path, body) = answered(ids, {"text": "a"}, {"text": ""}, {"text": "", "finish_reason": "length"})
     assert (path, body["prompt"]) == ("/v1/completions", ids.ids.tolist())
     assert (exchange.text, len(exchange.arrivals_s)) == ("a", 2)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_an_answer_may_end_where_the_model_ends_it(stops):
+    with speaking([{"choices": [{"text": "a"}]}, USAGE]) as (server, asked):
+        ask(replace(server, backend=Vllm(), stops=stops), PromptFactory(1, "k", (5, 90))(12), 3)
+    assert asked[0][1]["ignore_eos"] is not stops
+
+
+def test_a_server_without_that_field_is_not_sent_it():
+    with speaking([{"choices": [{"text": "a"}]}, USAGE]) as (server, asked):
+        ask(replace(server, stops=True), PromptFactory(1, "k", (5, 90))(12), 3)
+    assert "ignore_eos" not in asked[0][1]
 
 
 @pytest.mark.parametrize("choice", [{"delta": {"role": "assistant"}}, {"delta": {"content": None}}, {"text": None}])

@@ -26,6 +26,7 @@ NO: dict[str, tuple[int, str, dict[str, Any], str]] = {
     "forbidden": (403, "", {}, KEY_VARIABLE),
     "a key of its own": (401, "", {"attached": False}, "this run did not set"),
     "no endpoint": (404, '{"detail": "Not Found"}', {}, "it has no /v1/completions"),
+    "an API of chat alone": (404, "", {}, "longctx certify URL"),
     "no such method": (405, "", {}, "it has no /v1/completions"),
     "not implemented": (501, "", {}, "it has no /v1/completions"),
     "elsewhere": (307, "", {"location": "https://there/"}, "it redirects to https://there/"),

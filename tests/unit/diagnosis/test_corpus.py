@@ -34,7 +34,7 @@ def test_a_healthy_boot_is_never_called_failed(log):
 
 
 @pytest.mark.parametrize(
-    "log", ids([each for each in (*LOGS, *labelled(THIRD), *labelled(FOURTH)) if each.label == "unknown"])
+    "log", ids([each for each in (*LOGS, *labelled(THIRD), *labelled(FOURTH)) if each.now == "unknown"])
 )
 def test_where_the_log_has_no_cause_none_is_claimed(log):
     found = assess(log.read(), log.ended)[1]

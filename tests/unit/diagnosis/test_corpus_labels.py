@@ -26,7 +26,7 @@ def test_a_log_has_its_answer(log):
 def test_all_sets_are_there():
     sets = {
         name: [head_and_body(log)[0]["class"] for log in LOGS if log.parent.name == name]
-        for name in ("developed", "held_out", "third", "fourth", "fifth", "sixth")
+        for name in ("developed", "held_out", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
     }
     counts = {name: (len(classes), classes.count("healthy")) for name, classes in sets.items()}
     assert counts == {
@@ -36,4 +36,6 @@ def test_all_sets_are_there():
         "fourth": (70, 15),
         "fifth": (119, 23),
         "sixth": (82, 19),
+        "seventh": (94, 19),
+        "eighth": (36, 9),
     }

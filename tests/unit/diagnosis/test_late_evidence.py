@@ -77,13 +77,18 @@ def test_a_shells_banner_of_an_illegal_instruction_is_a_class():
     "line",
     [
         "  what():  Invalid handle. Cannot load symbol cublasLtCreate",
-        "python3: /src/engine.cpp:414: void step(): Assertion `n_tokens <= n_batch' failed.",
         "thread 'main' panicked at src/queue.rs:7:5:",
     ],
 )
-def test_an_assertion_of_native_code_is_the_first_error(line):
+def test_an_exception_of_native_code_is_the_first_error(line):
     told = found("vllm", f"Starting to load model /m\n{line}\n", exit_code=134)
     assert (told.kind, told.cause) == ("unknown", f"unknown: ended by SIGABRT, here is the first error: {line.strip()}")
+
+
+def test_an_assertion_of_native_code_is_a_failed_check():
+    line = "python3: /src/engine.cpp:414: void step(): Assertion `n_tokens <= n_batch' failed."
+    told = found("vllm", f"Starting to load model /m\n{line}\n", exit_code=134)
+    assert (told.kind, told.cause, told.confidence) == ("engine-assert", line, "likely")
 
 
 def test_what_an_exception_of_native_code_says_is_a_cause_where_it_is_known():

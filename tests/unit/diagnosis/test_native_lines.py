@@ -125,7 +125,7 @@ def test_an_exception_under_an_indentation_ends_its_traceback():
         "                     c_python_backend_utils.TritonModelException: [TensorRT-LLM][ERROR] Assertion failed: mNextBlocks.empty() (kvCacheManager.cpp:219)",
         code=None,
     )
-    assert (state, found.kind) == ("failed", "unknown")
+    assert (state, found.kind) == ("failed", "engine-assert")
     assert "mNextBlocks.empty()" in found.cause
 
 

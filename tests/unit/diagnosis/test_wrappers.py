@@ -212,7 +212,7 @@ def test_an_exception_that_only_echoes_another_is_quoted_and_not_called_no_error
     text = (
         'EngineCore failed to start.\nTraceback (most recent call last):\n  File "/x/a.py", line 3, in f\n    x()\n{}\n'
     )
-    echo = "RuntimeError: NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)"
+    echo = "RuntimeError: NCCL error: remote process exited or there was a network error"
     found = assess(of("INFO vllm\n" + text.format(echo)), Evidence(1))[1]
     assert found is not None
     assert (found.kind, echo in found.cause) == ("unknown", True)

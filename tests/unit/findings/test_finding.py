@@ -188,6 +188,7 @@ def test_questions_are_the_words_a_finding_may_ask():
         "repeatable": one,
         "haystack": {"lengths": [1]},
         "continuations": {"continuations": {"a": "b"}},
+        "ruler": {"task": "vt", "lengths": [4000]},
         "accuracy": {"task": "gsm8k"},
         "linted": {"command": "docker run a"},
     }
@@ -212,7 +213,11 @@ def test_questions_are_the_words_a_finding_may_ask():
         ("repeatable", {}, "a 'repeatable' finding needs it"),
         ("repeatable", {"prompt_tokens": 9, "against": "a"}, "scope.deployment: a 'repeatable' finding names two"),
         ("haystack", {"lengths": [1000], "form": "text"}, "as ids or as a chat"),
-        ("served", {"prompt_tokens": 1, "form": "chat"}, "only an 'accounting' or a 'haystack' finding"),
+        ("served", {"prompt_tokens": 1, "form": "chat"}, "only an 'accounting', a 'haystack' or a 'ruler' finding"),
+        ("ruler", {"lengths": [4000], "task": "niah_single_4"}, "did you mean 'niah_single_"),
+        ("ruler", {"lengths": [4000]}, "unknown RULER task ''"),
+        ("ruler", {"task": "vt"}, "needs lengths"),
+        ("ruler", {"task": "cwe", "lengths": [4000]}, "cwe is scored on answers of 120 tokens, and 32 are asked for"),
     ],
 )
 def test_a_form_and_texts_belong_to_their_questions(question, ask, message):

@@ -1,10 +1,13 @@
 import pytest
 
 from pytest_longctx.findings import retrieval
+from pytest_longctx.findings.intervals import interval
 from pytest_longctx.observation import Observation
 from pytest_longctx.probe import codes, grading, questions
 from pytest_longctx.prompts import PromptFactory
 from pytest_longctx.prompts.needles import Haystack, Needle
+from pytest_longctx.prompts.ruler.build import Posed
+from pytest_longctx.prompts.ruler.tasks import TASKS
 
 PROMPT = PromptFactory(1, "recall", codes.FILLER_IDS)
 SEEN = Observation("serves", {"prompt_tokens": 500, "cached_share": 0.0}, sent_tokens=500)
@@ -92,6 +95,42 @@ def test_continuations_are_counted_and_wrong_ones_quoted():
 def test_a_continuation_that_was_not_served_stands_for_all():
     refused = Observation("refuses", said="too long")
     assert retrieval.from_continuations([("a", "b", SEEN, "b"), ("c", "d", refused, "")]) is refused
+
+
+def posed(task, *expected):
+    return Posed(TASKS[task], PROMPT(500), expected)
+
+
+def test_answers_to_a_task_have_their_mean_score_and_its_interval():
+    four = ("1111111", "2222222", "3333333", "4444444")
+    miscounted = Observation("serves", {"prompt_tokens": 501}, sent_tokens=500)
+    found = retrieval.from_ruler(
+        [
+            (posed("niah_multivalue", *four), SEEN, " 1111111, 2222222, 3333333 and 4444444."),
+            (posed("niah_multivalue", *four), SEEN, "4444444"),
+            (posed("niah_multivalue", *four), miscounted, " \n"),
+        ]
+    )
+    assert found.outcome == "serves"
+    assert found.metrics == {
+        "ruler_prompts": 3,
+        "ruler_score": pytest.approx(1.25 / 3),
+        "ruler_score_low": pytest.approx(interval(1.25, 3)[0]),
+        "ruler_score_high": pytest.approx(interval(1.25, 3)[1]),
+        "empty_answers": 1,
+        "miscounted_prompts": 1,
+    }
+    assert found.said.startswith("500 tokens: '4444444' for '1111111, 2222222")
+
+
+def test_one_right_answer_of_several_is_enough_for_a_question():
+    found = retrieval.from_ruler([(posed("qa_1", "Paris", "the capital"), SEEN, "It is PARIS.")])
+    assert (found.metrics["ruler_score"], found.said) == (1, "")
+
+
+def test_a_task_that_was_not_served_stands_for_all():
+    refused = Observation("refuses", said="too long")
+    assert retrieval.from_ruler([(posed("vt", "A"), SEEN, "A"), (posed("vt", "B"), refused, "")]) is refused
 
 
 @pytest.mark.parametrize(

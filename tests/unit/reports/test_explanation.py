@@ -127,6 +127,18 @@ def test_what_was_asked_is_said_in_words(ask, message):
     assert rows(verdict_text(verdict, SETTING))["asked"] == f"{message}, of tiny"
 
 
+def test_a_drift_was_asked_of_both_deployments():
+    finding = factories.finding(
+        question="drift",
+        scope={"deployment": ["fp8", "auto"]},
+        ask={"against": "auto", "prompt_tokens": 1000, "runs": 50},
+        bounds={"drift_ratio": {"unit": "x", "at_most": 3.0}},
+    )
+    found = verdicts.judge(finding, Observation("serves", {"drift_ratio": 4.0}, "request"))
+    asked = rows(verdict_text(found, Setting("fp8")))["asked"]
+    assert asked == "the log-probabilities of 4 texts of 1,000 tokens, read 100 times, of fp8, against auto"
+
+
 def test_a_refused_request_is_told_with_what_would_be_served():
     exchange = factories.exchange(**{**REFUSED, "sent_tokens": 2_000_000, "asked_tokens": 200})
     text = exchange_text(exchange, exchange.observe(), SETTING, limit=65_536)

@@ -118,3 +118,30 @@ def test_vitals_are_one_small_chart_for_each_gauge_and_listed_device_by_device()
         ("device_power_w", "2", "2", "70", "600", "600"),
     ]
     assert found.note.count("its memory is not back: device 0.") == 1
+
+
+def test_a_drift_is_one_curve_beside_its_noise_for_each_pair():
+    rows = [
+        {
+            "finding": "TT-0001",
+            "deployment": name,
+            "against": "auto",
+            "from_tokens": begin,
+            "to_tokens": end,
+            "drift_nats": begin * 1e-3,
+            "noise_nats": 0.0,
+            "argmax_changed": 0.0125,
+        }
+        for name in ("fp8", "int8")
+        for begin, end in ((16, 100), (1, 16))
+    ]
+    found = panel(results(drifts=rows), "drift")
+    first, second = found.plots
+    assert first.title == "Drift over the distance from the start, fp8 against auto"
+    assert drawn(second) == ["drift", "noise of the reference"]
+    drifted, noise = first.parts[0].series
+    assert drifted.points == ((15**0.5, 1e-3), ((16 * 99) ** 0.5, 0.016))
+    assert {y for _, y in noise.points} == {1e-12}
+    assert (first.x.log, first.parts[0].y.log) == (True, True)
+    assert found.table.rows[0] == ("fp8", "auto", "1 to 15", "0.001", "0", "1.25%")
+    assert found.table.rows[1] == ("fp8", "auto", "16 to 99", "0.016", "0", "1.25%")

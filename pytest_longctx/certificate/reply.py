@@ -1,0 +1,182 @@
+"""The answer to one request: what arrived of it, and what it was."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from pytest_longctx.certificate.dialects import Counts, Dialect
+
+LETTERS_PER_TOKEN: Final = 24
+"""Letters of an answer token at most, on average over an answer. Used where an answer is not counted."""
+_CERTAIN: Final = 4
+"""Times as many letters: too many for any tokenizer, however many tokens one event of a stream has."""
+
+Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed", "cut", "no answer"]
+"""
+``refused``: a 4xx. ``limited``: 429 until the end. ``locked``: 401. ``failed``: 5xx, or an error inside an answer with 200.
+``cut``: the connection closed before the answer ended. ``no answer``: no status at all.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for one request. Times are of a monotonic clock, in seconds."""
+
+    ending: Ending
+    status: int | None = None
+    streamed: bool = False
+    text: str = ""
+    thought: str = ""
+    finish: str | None = None
+    counts: Counts | None = None
+    logprob: float | None = None
+    error: str = ""
+    body: str = field(default="", repr=False)
+    """The first part of the body of a refusal or a failure, masked."""
+    kind: str = ""
+    """Content type."""
+    location: str = ""
+    started_s: float = 0.0
+    arrivals_s: tuple[float, ...] = ()
+    """When each chunk with text arrived; empty unless streamed."""
+    finished_s: float | None = None
+    """When the finish reason arrived."""
+    ended_s: float = 0.0
+    events: int = 0
+    """Events of a stream."""
+    hung_up: bool = False
+    """Whether the client closed a stream that went on far above the limit of its answer."""
+    closed: bool = False
+    """Whether a stream said that it ended: ``[DONE]`` or a finish reason."""
+    error_inside: bool = False
+    after_error: int = 0
+    """Chunks with text after an error in a stream."""
+    after_done: int = 0
+    """Events with text after ``[DONE]``."""
+    echoes_key: bool = False
+    """Whether the answer repeats the key that was sent."""
+    told_wait: bool = False
+    """Whether it told when to come back."""
+    waits_s: tuple[float, ...] = ()
+    """Waits after a 429, as told or chosen."""
+    prompt_characters: int = 0
+    answer_tokens: int = 0
+    """The most tokens that were asked for."""
+
+    @property
+    def served(self) -> bool:
+        return self.ending == "served"
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was served, and read to its end."""
+        return self.served and not self.hung_up
+
+    @property
+    def said(self) -> str:
+        """Status and message of the reply in one line."""
+        code = "no status" if self.status is None else f"HTTP {self.status}"
+        return f"{code} {' '.join(self.error.split())[:200]}".strip()
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to the first token of a streamed answer, also where its only token has no text; None if it is not known."""
+        if self.arrivals_s:
+            return self.arrivals_s[0] - self.started_s
+        only = self.streamed and self.counts is not None and self.counts.answer in (0, 1)
+        return self.finished_s - self.started_s if only and self.finished_s is not None else None
+
+    @property
+    def took_s(self) -> float:
+        return self.ended_s - self.started_s
+
+    @property
+    def prompt(self) -> int | None:
+        return self.counts.prompt if self.counts else None
+
+
+def told(text: str) -> list[int]:
+    """
+    Numbers that a refusal tells as the length limit.
+
+    >>> told("maximum context length is 128,000 tokens. However, your prompt contains 131072"), told("9 tokens > 200000 maximum")
+    ([128000], [200000])
+    """
+    number = r"((?:\d{1,3}(?:,\d{3})+|\d{3,9}))(?![\w:-]|[.,]\d)"
+    after = rf"(?:maximum|\bmax\b|limit|context (?:length|window|size)|<=|at most)[^.;\d]{{0,40}}?{number}"
+    before = rf"(?:>|\bwith|\bof) ?{number} (?:maximum|limit)"
+    found = [match[1] for pattern in (after, before) for match in re.finditer(pattern, text, re.IGNORECASE)]
+    return list(dict.fromkeys(int(each.replace(",", "")) for each in found))
+
+
+def numbers(text: str) -> list[int]:
+    """
+    Numbers in a refusal that may be the length limit: called so, or beside a word about lengths.
+
+    >>> numbers("maximum context length is 128,000 tokens. Request id 4711 of 2026-11-29 failed")
+    [128000]
+    """
+    found = []
+    for match in re.finditer(r"(?<![\w.,:-])(?:\d{1,3}(?:,\d{3})+|\d{3,9})(?![\w:-]|[.,]\d)", text):
+        before, after = text[max(0, match.start() - 24) : match.start()], text[match.end() : match.end() + 12]
+        if re.search(r"(context|length|limit|maximum|most)[^.;]*$", before, re.IGNORECASE) or "token" in after.lower():
+            found.append(int(match[0].replace(",", "")))
+    return list(dict.fromkeys([*told(text), *found]))
+
+
+@dataclass(slots=True)
+class Arrived:
+    """What has arrived of one answer."""
+
+    dialect: Dialect
+    most_tokens: int
+    """The most answer tokens that were asked for."""
+    words: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    arrivals_s: list[float] = field(default_factory=list)
+    found: dict[str, Any] = field(default_factory=dict)
+    before: str = ""
+    letters: int = 0
+
+    @property
+    def endless(self) -> bool:
+        """Whether the text is far longer than the limit of the answer allows: the server ignores it."""
+        most = LETTERS_PER_TOKEN * self.most_tokens
+        return (
+            "error" not in self.found
+            and self.letters > most
+            and (len(self.words) > self.most_tokens or self.letters > _CERTAIN * most)
+        )
+
+    def page(self, page: Any, *, streamed: bool, now_s: float) -> None:
+        """Take one answer from the wire, or one event of a stream."""
+        error = page.get("error") if isinstance(page, dict) else None
+        if error or (isinstance(page, dict) and page.get("object") == "error"):
+            self.found["error"] = message_of(error or page)
+            return
+        word, thought = self.dialect.words(page, streamed=streamed)
+        if streamed and self.dialect.cumulative:
+            word, self.before = word.removeprefix(self.before), word
+        if word or thought:
+            if "error" in self.found:
+                self.found["after_error"] = self.found.get("after_error", 0) + 1
+            self.words.append(word)
+            self.letters += len(word)
+            self.thoughts.append(thought)
+            self.arrivals_s.append(now_s)
+        for name, value in (
+            ("finish", self.dialect.finished(page)),
+            ("counts", self.dialect.counts(page)),
+            ("logprob", self.found.get("logprob", self.dialect.first_logprob(page))),
+        ):
+            if value is not None:
+                self.found[name] = value
+                if name == "finish":
+                    self.found.setdefault("finished_s", now_s)
+
+
+def message_of(page: Any) -> str:
+    while isinstance(page, dict):
+        page = page.get("error") or page.get("message") or page.get("detail") or json.dumps(page)
+    return str(page)

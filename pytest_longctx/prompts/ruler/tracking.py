@@ -1,0 +1,82 @@
+"""Variables assigned to each other in repeated noise, and the question which of them have one value: ``vt``."""
+
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Final
+
+import numpy as np
+
+from pytest_longctx.prompts.ruler import exact, hiding
+from pytest_longctx.prompts.ruler.exact import Draft, Room
+from pytest_longctx.prompts.ruler.material import Material
+from pytest_longctx.prompts.ruler.niah import Written
+from pytest_longctx.prompts.ruler.tasks import TRACKED_HOPS
+
+_EXAMPLE_TOKENS: Final = 500
+"""Published length of the worked example, its answer included."""
+
+_EXAMPLE_STEP: Final = 5
+"""Repetitions of the noise by which the example grows, as published."""
+
+_LETTERS, _EXAMPLE_LETTERS = 5, 3
+"""Letters of a variable's name, in the task and in its example."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Assignments in their order, the variables, and the value that all of them have."""
+
+    assignments: tuple[str, ...]
+    names: tuple[str, ...]
+    value: str
+
+
+def draw(letters: int, rng: np.random.Generator) -> Chain:
+    """Draw a chain: a variable with a value of five digits, and four that are each assigned the one before."""
+    names = list[str]()
+    while len(names) <= TRACKED_HOPS:
+        name = "".join(ascii_uppercase[int(place)] for place in rng.integers(0, 26, letters))
+        names += [] if name in names else [name]
+    value = str(rng.integers(10_000, 99_999))
+    first, *others = names
+    copied = (f"VAR {name} = VAR {before}  " for name, before in zip(others, names, strict=False))
+    return Chain((f"VAR {first} = {value} ", *copied), tuple(names), value)
+
+
+def write(material: Material, room: Room, rng: np.random.Generator) -> Written:
+    """Return the text of ``vt`` in *room*: a worked example, and the task. Raises `PromptError`."""
+    chain = draw(_LETTERS, rng)
+    head, tail = _framed(material, chain)
+    head = f" {_example(material, room, rng)}\n\n\n\n{head}"
+
+    def make(chars: int) -> Draft:
+        return _noised(material, chain, chars, exact.enough(chars), rng)
+
+    return Written(exact.cut(room, head, make, tail), chain.names)
+
+
+def _framed(material: Material, chain: Chain) -> tuple[str, str]:
+    template = material.templates["variable_tracking"].replace("{query}", chain.value)
+    return hiding.split(template.replace("{num_v}", str(len(chain.names))))
+
+
+def _noised(material: Material, chain: Chain, chars: int, made_chars: int, rng: np.random.Generator) -> Draft:
+    """Noise of *made_chars* characters with the chain in its first *chars*."""
+    line = f"{material.noise}\n "
+    count = max(len(chain.names), chars // len(line))
+    places = sorted(int(each) for each in rng.choice(count, len(chain.names), replace=False))
+    return hiding.in_lines(line, places, chain.assignments, made_chars)
+
+
+def _example(material: Material, room: Room, rng: np.random.Generator) -> str:
+    """The worked example: as much noise, in steps of five lines, as fits in 500 tokens or a third of a shorter prompt."""
+    chain = draw(_EXAMPLE_LETTERS, rng)
+    head, tail = _framed(material, chain)
+    line, most, found = len(material.noise) + 2, min(_EXAMPLE_TOKENS, room.tokens // 3), ""
+    for count in range(_EXAMPLE_STEP, _EXAMPLE_TOKENS, _EXAMPLE_STEP):
+        noise = _noised(material, chain, count * line, count * line - 1, rng).text.rstrip(" ")
+        text = f"{head}{noise}{tail} {' '.join(chain.names)}"
+        if found and room.vocabulary.count(text) > most:
+            break
+        found = text
+    return found

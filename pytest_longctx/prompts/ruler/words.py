@@ -1,0 +1,165 @@
+"""The most frequent words of a numbered list, ``cwe``, and of a text of coded words, ``fwe``."""
+
+import math
+from string import ascii_lowercase
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_longctx.prompts.ruler import exact, hiding
+from pytest_longctx.prompts.ruler.exact import Room, Units
+from pytest_longctx.prompts.ruler.material import Material
+from pytest_longctx.prompts.ruler.niah import Written
+from pytest_longctx.prompts.ruler.tasks import COMMON_WORDS, FREQUENT_WORDS, LONG_TOKENS, TASKS
+
+_CLOSING: Final = 512
+"""Words among which those are chosen that make a length exact."""
+
+_LEFT_UNITS: Final = 6
+"""Units that a list is left short of, to be chosen then."""
+
+_REPLACEABLE: Final = 12
+"""Words at the end of a list that are none of the common ones."""
+
+_SAMPLED_NUMBERS: Final = 4096
+
+_CODE_LETTERS: Final = 6
+_DOTS: Final = "..."
+"""The most frequent coded word, which a model is told to ignore."""
+
+_ZETA_2: Final = math.pi**2 / 6
+"""Sum of the published frequencies, which fall with the square of a word's rank."""
+
+
+class _Often(NamedTuple):
+    """How often the common words and the others occur, in the list and in the worked example, and the words of the example."""
+
+    often: int
+    seldom: int
+    example_often: int
+    example_seldom: int
+    example_words: int
+
+
+_LONG: Final = _Often(30, 3, 10, 3, 40)
+_SHORT: Final = _Often(6, 1, 3, 1, 20)
+
+
+def write_common(material: Material, room: Room, rng: np.random.Generator) -> Written:
+    """
+    Return the text of ``cwe`` in *room*: a worked example, and the task.
+
+    Published: 10 words 30 times and others 3 times; in a short context 6 times and once, which is used here too where the longer
+    list does not fit. Where the word list is too short for the length, both numbers are multiplied. Raises `PromptError`.
+    """
+    before, after = hiding.split(material.templates["common_words_extraction"].replace("{query}", ""))
+    words = [material.listed[place] for place in rng.permutation(len(material.listed))]
+    long = room.tokens + TASKS["cwe"].output_tokens >= LONG_TOKENS
+    for how in (_LONG, _SHORT) if long else (_SHORT,):
+        example = [material.listed[place] for place in rng.permutation(len(material.listed))[: how.example_words]]
+        shown = _numbered(_repeated(example, how.example_often, how.example_seldom, rng))
+        asked = _numbered(example[:COMMON_WORDS])
+        head = f"{before}{''.join(shown)[1:]}{after}{''.join(asked)[1:]}\n{before}"
+        found = _composed(room, words, room.tokens - room.count(head + after), how)
+        if found is not None:
+            return _listed(room, words, *found, (head, after), rng)
+    raise exact.too_small(room.tokens, f"{COMMON_WORDS} common words and as many others do not fit")
+
+
+def _listed(
+    room: Room, words: list[str], count: int, times: int, how: _Often, frame: tuple[str, str], rng: np.random.Generator
+) -> Written:
+    """The list of the first *count* of *words*, each *times* as often as *how* says, and as many more as the length needs."""
+    used = words[:count]
+    units = _numbered(_repeated(used, times * how.often, times * how.seldom, rng, _REPLACEABLE))
+    rest = words[count:][:_CLOSING] or used[COMMON_WORDS:][:_CLOSING]
+    head, after = frame
+    text = exact.closed(room, head, Units(units, rest, lambda place, word: f" {place + 1}. {word}"), after, rng)
+    if text is None:
+        raise exact.too_small(room.tokens, "no list of words has exactly this length")
+    return Written(text, tuple(used[:COMMON_WORDS]))
+
+
+def _numbered(words: list[str]) -> list[str]:
+    return [f" {place}. {word}" for place, word in enumerate(words, 1)]
+
+
+def _repeated(words: list[str], often: int, seldom: int, rng: np.random.Generator, last_count: int = 0) -> list[str]:
+    """The first ten words *often* times and the others *seldom* times, shuffled; the *last_count* last ones are others."""
+    common, others = words[:COMMON_WORDS], words[COMMON_WORDS:]
+    last, others = others[:last_count], others * seldom
+    del others[: len(last)]
+    mixed = common * often + others
+    return [mixed[place] for place in rng.permutation(len(mixed))] + last
+
+
+def _composed(room: Room, words: list[str], spare: int, how: _Often) -> tuple[int, int, _Often] | None:
+    """How many of *words* fit into *spare* tokens, and how many times as often as *how* says; None if too few do."""
+    of_words = exact.sizes(room.vocabulary, [f" {word}" for word in words])
+    numbers = _number_sizes(room, max(2, spare // 2))
+    of_numbers = np.concatenate(([0.0], np.cumsum(numbers)))
+    common = float(of_words[:COMMON_WORDS].sum())
+    others = np.concatenate(([0.0], np.cumsum(of_words[COMMON_WORDS:])))
+    for times in range(1, max(2, spare)):
+        counts = times * (how.often * COMMON_WORDS + how.seldom * np.arange(len(others)))
+        inside = counts < len(of_numbers)
+        needed = times * (how.often * common + how.seldom * others[inside]) + of_numbers[counts[inside]]
+        fitting = int((needed <= spare - _LEFT_UNITS * float(of_words.mean() + numbers[-1])).sum())
+        if fitting <= COMMON_WORDS:
+            return None
+        if fitting < len(others):  # else all words fit, and each must occur more often
+            return COMMON_WORDS + fitting - 1, times, how
+    return None
+
+
+def _number_sizes(room: Room, most: int) -> npt.NDArray[np.float64]:
+    """About how many tokens each number from 1 to *most* takes, from a sample of them."""
+    every = np.arange(1, most + 1)
+    some = np.unique(np.linspace(1, most, min(most, _SAMPLED_NUMBERS)).astype(int))
+    return np.interp(every, some, exact.sizes(room.vocabulary, [f" {number}." for number in some]))
+
+
+def write_coded(room: Room, material: Material, rng: np.random.Generator) -> Written:
+    """
+    Return the text of ``fwe`` in *room*: coded words whose frequency falls with the square of their rank.
+
+    The most frequent is written as dots, and the next three are asked for. Raises `PromptError`.
+    """
+    before, after = hiding.split(material.templates["freq_words_extraction"].replace("{query}", ""))
+    size = max(2 * FREQUENT_WORDS, (room.tokens + TASKS["fwe"].output_tokens) // 50)
+    coded = _coded(size + _CLOSING, rng)
+    vocabulary, unused = [_DOTS, *coded[1:size]], coded[size:]
+    spare = room.tokens - room.count(before + after)
+    counts = _counts(exact.sizes(room.vocabulary, [f" {word}" for word in vocabulary]), spare)
+    if counts[FREQUENT_WORDS] <= counts[FREQUENT_WORDS + 1] + 1:
+        raise exact.too_small(room.tokens, "the third and the fourth word would be equally frequent in it")
+    mixed = [word for word, count in zip(vocabulary, counts, strict=True) for _ in range(count)]
+    units = [f" {mixed[place]}" for place in rng.permutation(len(mixed))]
+    given = Units(units, [_DOTS, *unused], lambda _, word: f" {word}")
+    text = exact.closed(room, before, given, after, rng)
+    if text is None:
+        raise exact.too_small(room.tokens, "no text of coded words has exactly this length")
+    return Written(text, tuple(vocabulary[1 : 1 + FREQUENT_WORDS]))
+
+
+def _coded(count: int, rng: np.random.Generator) -> list[str]:
+    """*count* different words of six random letters."""
+    found = dict[str, None]()
+    while len(found) < count:
+        rows = rng.integers(0, 26, (count, _CODE_LETTERS))
+        found |= dict.fromkeys("".join(ascii_lowercase[int(place)] for place in row) for row in rows)
+    return list(found)[:count]
+
+
+def _counts(of_words: npt.NDArray[np.float64], spare: int) -> list[int]:
+    """How often each word occurs in the longest text of at most *spare* tokens, if they take *of_words* tokens each."""
+    shares = np.arange(1, len(of_words) + 1) ** -2.0 / _ZETA_2
+    room, low, high = spare - _LEFT_UNITS * float(of_words.mean()), 0, max(1, spare)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if float((np.floor(middle * shares) * of_words).sum()) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return [int(each) for each in np.floor(low * shares)]
