@@ -28,6 +28,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "report": (
             "longctx report results/results.jsonl",
             "longctx report results/results.jsonl --baseline baseline.jsonl -o run.html",
+            "longctx report results/results.jsonl --format llm-d -o reports/",
         ),
         "merge": ("longctx merge part1/results.jsonl part2/results.jsonl -o results.jsonl",),
         "compare": (

@@ -3,10 +3,12 @@
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from pytest_longctx import paths
 from pytest_longctx.errors import UsageError, unknown
 from pytest_longctx.findings.verdicts import WORST_FIRST, Line
 from pytest_longctx.measures import MEASURES
@@ -15,18 +17,30 @@ from pytest_longctx.reports import history, html, png
 from pytest_longctx.reports.analysis import CaseKey
 from pytest_longctx.reports.compare import COEFFICIENTS, Change, Gate, compare, on_equal_terms
 from pytest_longctx.reports.compare import page as comparison_page
+from pytest_longctx.reports.exports import aiperf, llm_d
+from pytest_longctx.reports.exports.workloads import Workload, names, workloads
 from pytest_longctx.reports.html import svg
 from pytest_longctx.reports.panels import panels
 from pytest_longctx.reports.plots import Plot
-from pytest_longctx.reports.results import green, merge, write
+from pytest_longctx.reports.results import Results, green, merge, write
 from pytest_longctx.reports.results import read as read_results
 
 
 def add(commands: Any) -> None:
     """Add the subcommands about results files to the console parser: report, merge, compare and history."""
-    reported: ArgumentParser = commands.add_parser("report", help="export a run as one shareable HTML file")
+    reported: ArgumentParser = commands.add_parser(
+        "report", help="export a run as one shareable HTML file, or in the form of another tool"
+    )
     reported.add_argument("results", type=Path)
-    reported.add_argument("-o", "--output", type=Path, help="HTML file to write; default: beside the results file")
+    reported.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="HTML file to write, or folder for the others; default: beside the results file",
+    )
+    reported.add_argument(
+        "--format", choices=("html", *_EXPORTS), default="html", help="the others write a JSON file for each workload"
+    )
     reported.add_argument(
         "--baseline", type=Path, metavar="FILE", help="results.jsonl of an earlier run to compare with"
     )
@@ -56,7 +70,14 @@ def add(commands: Any) -> None:
         parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+_EXPORTS: Mapping[str, Callable[[Results, Workload], dict[str, Any]]] = MappingProxyType(
+    {"llm-d": llm_d.report, "aiperf": aiperf.export}
+)
+
+
 def _report(given: Namespace) -> int:
+    if given.format != "html":
+        return _exported(given)
     results = read_results(given.results)
     output = given.output or given.results.with_suffix(".html")
     if given.png and not given.plots:
@@ -69,6 +90,28 @@ def _report(given: Namespace) -> int:
     else:
         print(output)
     return 0
+
+
+def _exported(given: Namespace) -> int:
+    """Write each workload of a run in the form of another tool. Returns 1 if the run has none."""
+    if given.baseline or given.plots or given.png:
+        raise UsageError(f"--format {given.format}: --baseline, --plots and --png are for HTML")
+    results = read_results(given.results)
+    folder = given.output or given.results.with_name(given.format)
+    made = workloads(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, workload in names(made.found).items():
+        text = json.dumps(_EXPORTS[given.format](results, workload), indent=1, allow_nan=False)
+        paths.write(folder / f"{name}.json", text + "\n")
+        written.append(str(folder / f"{name}.json"))
+    if given.json:
+        print(json.dumps({"files": written, "left_out": dict(made.left_out)}, indent=1))
+    else:
+        print(shown("\n".join(written)), end="\n" if written else "")
+        for test, why in made.left_out.items():
+            print(shown(f"longctx: left out: {test}: {why}"), file=sys.stderr)
+    return 0 if written else 1
 
 
 def _drawn(plot: Plot, folder: Path, *, png_too: bool) -> Iterator[Path]:

