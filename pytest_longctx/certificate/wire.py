@@ -77,6 +77,8 @@ class Wire:
     """When the next request may start, by the gap."""
     _taken_s: float | None = None
     """When the latest request started that was not limited."""
+    _failed: bool = False
+    """Whether the latest request was not served: a gateway that then pauses for some seconds limits no rate."""
     _lost: int = 0
     """Requests in a row that were limited to the end."""
 
@@ -154,6 +156,7 @@ class Wire:
         with self._lock:
             self.replies.append(reply)
             self._lost = self._lost + 1 if reply.ending == "limited" else 0
+            self._failed = not reply.served
         return reply
 
     def _keep_gap(self) -> None:
@@ -171,6 +174,7 @@ class Wire:
             self._taken_s = reply.started_s
             return reply, []
         waits: list[float] = []
+        after_failure = self._failed
         due_s = self.clock() + self._wait_s(again, 0)
         with self._patience:
             for attempt in range(1, TRIES):
@@ -181,7 +185,8 @@ class Wire:
                 self.sleep(waits[-1])
                 reply, again = once()
                 if reply.ending != "limited":
-                    self._learn_gap(reply.started_s, sum(waits))
+                    if not after_failure:
+                        self._learn_gap(reply.started_s, sum(waits))
                     break
                 due_s = self.clock() + self._wait_s(again, attempt)
         return reply, waits

@@ -30,8 +30,8 @@ class KnowsOnlyMaxTokens(IgnoresMaxCompletionTokens):
 
 
 @dataclass
-class OneAtATime(HostedApi):
-    """One request in *every_s* seconds, by a clock that a waiting client moves on."""
+class Unhurried(HostedApi):
+    """A server with a clock that a waiting client moves on."""
 
     every_s: float = 1.0
     tells: bool = True
@@ -46,17 +46,37 @@ class OneAtATime(HostedApi):
         with self.lock:
             self.passed_s += wait_s
 
+    def too_early(self, wait_s: float) -> RequestError:
+        """The refusal of a request that comes *wait_s* too early."""
+        with self.lock:
+            self.limited += 1
+        return RequestError("slow down", status=429, headers={"Retry-After": f"{wait_s:.3f}"} if self.tells else {})
+
+
+class OneAtATime(Unhurried):
+    """One request in *every_s* seconds."""
+
     def admit(self, post: Post) -> None:
         with self.lock:
             wait_s = self._free_s - self.now_s()
             if wait_s <= 0:
                 self._free_s = self.now_s() + self.every_s
-            else:
-                self.limited += 1
         if wait_s > 0:
-            headers = {"Retry-After": f"{wait_s:.3f}"} if self.tells else {}
-            raise RequestError("slow down", status=429, headers=headers)
+            raise self.too_early(wait_s)
         super().admit(post)
+
+
+class PausesAfterMissing(Unhurried):
+    """Serves nothing for *every_s* seconds after it was asked at a path that it has not, as LiteLLM before one server."""
+
+    def route(self, path: str) -> Dialect:
+        if (wait_s := self._free_s - self.now_s()) > 0:
+            raise self.too_early(wait_s)
+        try:
+            return super().route(path)
+        except RequestError:
+            self._free_s = self.now_s() + self.every_s
+            raise
 
 
 class CountsInStreamsOnly(HostedApi):

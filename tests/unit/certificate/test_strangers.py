@@ -86,6 +86,15 @@ def test_a_pace_is_learnt_so_that_few_requests_are_refused():
     assert api.limited < 0.2 * certificate.budget["requests"]
 
 
+def test_a_pause_after_a_failure_is_no_pace():
+    """LiteLLM pauses for 5 s after a 404 of the server behind it. That time between all requests made a certificate last for minutes."""
+    api = strangers.PausesAfterMissing(limit=LIMIT, key=KEY, every_s=5.0)
+    certificate = certified_slowly(api)
+    assert words(certificate, "broken") == []
+    assert api.limited > 0
+    assert api.passed_s < 5.0 * (api.limited + 3)
+
+
 def test_a_server_that_tells_no_time_and_wants_a_long_one_is_said_to_tell_none():
     certificate = certified_slowly(strangers.OneAtATime(limit=LIMIT, key=KEY, every_s=300.0, tells=False))
     assert words(certificate, "broken") == ["time-rate-limit"]
