@@ -134,9 +134,8 @@ def branch(one: Walk) -> None:
 
 def reset(one: Walk) -> None:
     """The path of a reset: a prompt read again after the prefix cache was emptied."""
-    flags = one.server.deployment.flags
-    if outside := sorted(_CONNECTED & flags.keys() - {_TIERED}):
-        raise UnwalkableError(f"a reset does not empty the cache outside the engine, which {outside[0]} connects")
+    if outside := _connected(one) - {_TIERED}:
+        raise UnwalkableError(f"a reset does not empty the cache outside the engine, which {min(outside)} connects")
     task = one.new()
     one.read(task)
     one.again(task)
@@ -199,6 +198,11 @@ async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCall
     return not answered
 
 
+def _connected(one: Walk) -> set[str]:
+    """Flags of the walk's deployment that connect it with a cache outside the engine."""
+    return {name for name, value in one.server.deployment.flags.items() if name in _CONNECTED and value}
+
+
 def _empty(one: Walk) -> None:
     """Empty the engine's own cache on the external path: by a reset, or by pressure where a reset empties both caches."""
     if one.server.deployment.flags.get(_TIERED):
@@ -210,8 +214,7 @@ def _empty(one: Walk) -> None:
 def external(one: Walk) -> None:
     """The path of an external cache: a prompt read back from outside the engine, after its own cache was emptied."""
     before = one.scrape()
-    connected = sorted(_CONNECTED & one.server.deployment.flags.keys())
-    if not connected and not before.external_tokens:
+    if not _connected(one) and not before.external_tokens:
         raise UnwalkableError(
             "no flag of the deployment connects it with a cache outside the engine, and none has answered"
         )
