@@ -13,6 +13,20 @@ from pytest_longctx.findings.finding import Bound, Finding
 from pytest_longctx.reports.properties import Entry
 from pytest_longctx.reports.results import Results
 
+LLAMA_8B: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
+"""The config.json of Llama 3.1 8B, without what no prediction reads."""
+
 _WALKED = (
     *("h200x1-probe-sglang-10m", "h200x1-probe-sglang-10m-large-chunks", "h200x1-probe-sglang-10m-page-64"),
     *("scout12-sglang-10m", "scout12-sglang-10m-256-requests", "scout12-sglang-10m-few-requests"),

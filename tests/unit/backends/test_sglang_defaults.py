@@ -11,6 +11,7 @@ from pytest_longctx.deployments.deployment import Deployment, Model
 from pytest_longctx.deployments.shape import from_config, of
 from pytest_longctx.shapes import ModelShape, read
 from pytest_longctx.units import GiB
+from tests.unit.factories import LLAMA_8B
 
 H100, H200 = 81_559, 143_771
 BOOTS = Path(__file__).parents[3] / "docs" / "results" / "sglang-0.5.16-1xh100" / "default-fractions" / "boots"
@@ -135,19 +136,6 @@ def test_the_memory_of_amd_devices_is_not_guessed():
     found = read(LLAMA_8B)
     assert isinstance(found, ModelShape)
     assert "AITER" in Sglang().unmodelled(_sglang(None, "1xMI300X"), of(found, "LlamaForCausalLM"))
-
-
-LLAMA_8B = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "tie_word_embeddings": False,
-}
 
 
 @pytest.mark.parametrize(("version", "bounded"), [("==0.5.6.post2", False), ("==0.5.16", True), ("==0.4.9", True)])

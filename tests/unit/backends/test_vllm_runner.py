@@ -11,19 +11,9 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.shape import Shape, of
 from pytest_longctx.shapes import ModelShape, read
 from pytest_longctx.units import GiB
+from tests.unit.factories import LLAMA_8B
 
 MODELS = json.loads((Path(__file__).parents[2] / "data/shapes" / "models.json").read_text())
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "tie_word_embeddings": False,
-}
 
 
 def shape_of(config, architecture="") -> Shape:
@@ -53,11 +43,11 @@ def deployed(version=None, hardware="1xH100", env=None, **flags) -> Deployment:
     ],
 )
 def test_the_runner_is_that_of_the_version_and_the_class(version, architecture, second):
-    assert settings.second_runner(deployed(version), shape_of(LLAMA, architecture)) is second
+    assert settings.second_runner(deployed(version), shape_of(LLAMA_8B, architecture)) is second
 
 
 def test_the_first_runner_is_kept_where_the_second_lacks_something():
-    shape = shape_of(LLAMA, "LlamaForCausalLM")
+    shape = shape_of(LLAMA_8B, "LlamaForCausalLM")
     assert settings.second_runner(deployed("==0.31.0", env={"VLLM_USE_V2_MODEL_RUNNER": "0"}), shape) is False
     assert settings.second_runner(deployed("==0.20.0", env={"VLLM_USE_V2_MODEL_RUNNER": "1"}), shape) is True
     assert settings.second_runner(deployed("==0.31.0", speculative_config='{"method": "suffix"}'), shape) is False
@@ -65,14 +55,14 @@ def test_the_first_runner_is_kept_where_the_second_lacks_something():
     moe = shape_of(MODELS["qwen3-30b-a3b"]["config"], "Qwen3MoeForCausalLM")
     hybrid = shape_of(MODELS["Qwen3.6-27B"]["config"], "Qwen3_5ForConditionalGeneration")
     packed = shape_of(
-        LLAMA | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}, "LlamaForCausalLM"
+        LLAMA_8B | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}, "LlamaForCausalLM"
     )
     assert [settings.second_runner(deployed("==0.27.0"), each) for each in (moe, hybrid, packed)] == [False] * 3
 
 
 def test_the_second_runner_samples_from_the_logits_of_the_model():
     """0.31.0, Llama-3.1-8B with no flags on an H100: 15.26 GiB of weights and libraries, 1.44 of activations and graphs, 56.21 left."""
-    found = Vllm().predict(deployed("==0.31.0"), shape_of(LLAMA, "LlamaForCausalLM"), 79.25 * GiB)
+    found = Vllm().predict(deployed("==0.31.0"), shape_of(LLAMA_8B, "LlamaForCausalLM"), 79.25 * GiB)
     assert found is not None
     sizes = {term.name: term for term in found.terms}
     assert sizes["KV pool"].size_bytes / GiB == pytest.approx(56.21, abs=0.1)
@@ -82,7 +72,7 @@ def test_the_second_runner_samples_from_the_logits_of_the_model():
 
 
 def test_either_runner_is_within_the_bounds():
-    shape = shape_of(LLAMA)
+    shape = shape_of(LLAMA_8B)
     first, second, either = (
         outside.activation_bytes(shape, Trial(1024, 8192, second_runner=each)) for each in (False, True, None)
     )
@@ -105,7 +95,7 @@ def test_a_device_that_shares_the_memory_of_its_host_is_an_interval():
     assert one.expected - plain.expected == pytest.approx(0.9 * GiB)
     assert one.high - plain.high == pytest.approx(3 * GiB)
     assert settings.trial(
-        deployed("==0.31.0", "1xGB10"), settings.Load(256, 2048), shape_of(LLAMA), tensor_parallel=1
+        deployed("==0.31.0", "1xGB10"), settings.Load(256, 2048), shape_of(LLAMA_8B), tensor_parallel=1
     ).shared
 
 

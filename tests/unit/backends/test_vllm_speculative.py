@@ -10,19 +10,9 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.shape import Shape, of
 from pytest_longctx.shapes import ModelShape, read
 from pytest_longctx.units import GiB
+from tests.unit.factories import LLAMA_8B
 
 MODELS = json.loads((Path(__file__).parents[2] / "data/shapes" / "models.json").read_text())
-LLAMA_8B = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "tie_word_embeddings": False,
-}
 
 
 def shape_of(config) -> Shape:

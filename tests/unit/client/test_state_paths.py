@@ -141,8 +141,9 @@ def test_beginnings_are_wanted_from_a_model_whose_layers_see_all_tokens():
     assert (seen.outcome, seen.metrics["hit_share"]) == ("serves", 0)
 
 
-def test_an_engine_chooses_where_a_model_with_windows_can_continue():
-    model = factories.deployment(backend="miniature").model.model_copy(update={"make": "probe-gpt-oss"})
+@pytest.mark.parametrize("make", ["probe-gpt-oss", "probe-nemotron-h"], ids=["windows", "states"])
+def test_an_engine_chooses_where_a_model_with_windows_or_states_can_continue(make):
+    model = factories.deployment(backend="miniature").model.model_copy(update={"make": make})
     seen = walk(Claims(), "block-border", model=model)
     assert (seen.outcome, "--prefix-cache-retention-interval" in seen.said) == (None, True)
     assert seen.metrics["hit_share"] == 1, "the whole prompts that were asked again"

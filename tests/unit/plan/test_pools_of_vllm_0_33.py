@@ -7,28 +7,16 @@ import pytest
 
 from pytest_longctx.plan import typed
 from pytest_longctx.plan.asked import Given
+from tests.unit.factories import LLAMA_8B
 
 MODELS = json.loads((Path(__file__).parents[2] / "data/shapes" / "models.json").read_text())
 LAYERS = {"qwen3-next-80b": 12, "deepseek-v3": 5}
 """What was booted had fewer layers of these, and no quantised weights."""
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
 
 
 def config_of(model: str) -> dict[str, object]:
     if model == "llama-3.1-8b":
-        return LLAMA
+        return LLAMA_8B
     config = {"torch_dtype": "bfloat16", **MODELS[model]["config"]}
     if model in LAYERS:
         config |= {"num_hidden_layers": LAYERS[model], "num_nextn_predict_layers": 0}

@@ -11,26 +11,16 @@ from pytest_longctx.errors import UsageError
 from pytest_longctx.plan import typed
 from pytest_longctx.plan.answer import Answer
 from pytest_longctx.plan.asked import Given
+from tests.unit.factories import LLAMA_8B
 
 MODELS = json.loads((Path(__file__).parent.parent.parent / "data/shapes/models.json").read_text())
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128_256,
-    "max_position_embeddings": 131_072,
-}
 
 
 @pytest.fixture
 def config(tmp_path):
     """A folder with a config.json, Llama 3.1 8B unless something else is given."""
 
-    def write(content: object = LLAMA, name: str = "model") -> Path:
+    def write(content: object = LLAMA_8B, name: str = "model") -> Path:
         folder = Path(tmp_path) / name
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
@@ -46,7 +36,7 @@ def ask(config):
     def answers(
         line: str,
         hardware: str | None = "8xH200",
-        model: object = LLAMA,
+        model: object = LLAMA_8B,
         host_gib: float | None = None,
         version: str | None = None,
     ) -> Answer:
@@ -118,14 +108,17 @@ def test_a_length_above_the_positions_may_be_allowed(ask, line):
 
 
 def test_sglang_does_not_multiply_positions_beside_the_original_ones(ask):
-    yarn = {**LLAMA, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 131_072}}
+    yarn = {
+        **LLAMA_8B,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 131_072},
+    }
     assert ask("vllm serve M --max-model-len 256k", model=yarn).boot.refusals == ()
     refused = ask("sglang serve --model M --context-length 256k", model=yarn)
     assert "SGLang does not multiply them" in refused.headline
 
 
 def test_what_is_missing_and_where(ask):
-    model = {**LLAMA, "num_key_value_heads": 32}
+    model = {**LLAMA_8B, "num_key_value_heads": 32}
     found = ask("vllm serve M --max-model-len 131072", "1x48GiB", model)
     request = next(term for term in found.boot.prediction.terms if term.name == "KV cache of one request")
     pool = next(term for term in found.boot.prediction.terms if term.name == "KV pool")
@@ -235,7 +228,7 @@ def test_attention_by_data_parallelism_shares_the_devices(ask):
 
 @pytest.mark.parametrize("word", ["auto", "-1"])
 def test_the_longest_that_fits(ask, word):
-    model = {**LLAMA, "max_position_embeddings": 10**7}
+    model = {**LLAMA_8B, "max_position_embeddings": 10**7}
     found = ask(f"vllm serve M --max-model-len {word}", "1xH200", model)
     assert found.outcome == "fits"
     assert found.boot.length_said.startswith("auto: the longest that fits")

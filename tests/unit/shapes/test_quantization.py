@@ -6,18 +6,10 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx.shapes import ModelShape, read
+from tests.unit.factories import LLAMA_8B
 
 MODELS = json.loads((Path(__file__).parent.parent.parent / "data/shapes" / "models.json").read_text())
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-}
+
 TABLES = 2 * 128256 * 4096 * 2 + 65 * 4096 * 2
 MATRICES = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 4096 * 14336)
 ROWS = 32 * (2 * 4096 + 2 * 1024 + 2 * 14336 + 4096)
@@ -65,7 +57,7 @@ def group(bits: int, kind: str, **more: object) -> dict[str, object]:
     ids=lambda value: value.get("quant_method") if isinstance(value, dict) else "",
 )
 def test_matrices_are_coded_and_tables_are_not(quantised: dict[str, object], bytes_of_matrices: float) -> None:
-    assert size(LLAMA, quantised) == pytest.approx(TABLES + bytes_of_matrices, rel=1e-4)
+    assert size(LLAMA_8B, quantised) == pytest.approx(TABLES + bytes_of_matrices, rel=1e-4)
 
 
 def test_modules_that_are_named_stay_as_they_were() -> None:
@@ -79,15 +71,15 @@ def test_modules_that_are_named_stay_as_they_were() -> None:
         ["mlp"],
     ):
         expected = TABLES + (MATRICES - own) + own * 2
-        assert size(LLAMA, {"quant_method": "fp8", "modules_to_not_convert": names}) == pytest.approx(
+        assert size(LLAMA_8B, {"quant_method": "fp8", "modules_to_not_convert": names}) == pytest.approx(
             expected, rel=1e-4
         ), names
 
 
 def test_one_layer_that_is_named_is_one_layer() -> None:
     one = 3 * 4096 * 14336
-    all_of_it = size(LLAMA, {"quant_method": "fp8"})
-    kept = size(LLAMA, {"quant_method": "fp8", "ignored_layers": ["model.layers.1.mlp"]})
+    all_of_it = size(LLAMA_8B, {"quant_method": "fp8"})
+    kept = size(LLAMA_8B, {"quant_method": "fp8", "ignored_layers": ["model.layers.1.mlp"]})
     assert kept - all_of_it == pytest.approx(one, rel=1e-4)  # and not also layers 10 to 19
 
 
@@ -110,13 +102,13 @@ def test_a_mixed_checkpoint_is_read_module_by_module() -> None:
         for name in ("gate", "up", "down")
     }
     layers |= {f"model.layers.{i}.self_attn.{name}_proj": {"quant_algo": "FP8"} for i in range(32) for name in "qkvo"}
-    mixed = size(LLAMA, {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers})
+    mixed = size(LLAMA_8B, {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers})
     wide = 32 * 3 * 4096 * 14336
     assert mixed == pytest.approx(TABLES + wide * 0.5625 + (MATRICES - wide), rel=1e-4)
 
 
 def test_the_share_of_a_device() -> None:
-    whole, part = size(LLAMA, {"quant_method": "fp8"}), size(LLAMA, {"quant_method": "fp8"}, 8)
+    whole, part = size(LLAMA_8B, {"quant_method": "fp8"}), size(LLAMA_8B, {"quant_method": "fp8"}, 8)
     assert part == pytest.approx(whole / 8, rel=0.001)
 
 
@@ -125,9 +117,9 @@ def test_the_older_file_of_modelopt_counts_where_the_config_is_silent() -> None:
         "producer": {"name": "modelopt"},
         "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]},
     }
-    found, plain = read(LLAMA, beside), read(LLAMA)
+    found, plain = read(LLAMA_8B, beside), read(LLAMA_8B)
     assert isinstance(found, ModelShape)
     assert isinstance(plain, ModelShape)
-    assert found.weight_bytes() == size(LLAMA, {"quant_method": "modelopt", **beside})
+    assert found.weight_bytes() == size(LLAMA_8B, {"quant_method": "modelopt", **beside})
     assert found.scheme.kv_dtype == "fp8"
     assert found.weight_bytes() < 0.6 * plain.weight_bytes()
