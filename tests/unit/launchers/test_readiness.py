@@ -17,7 +17,8 @@ from pytest_longctx.registry import BACKENDS, load
 from tests.unit import factories
 from tests.unit.recorded_logs import BENIGN, FAILURES
 
-AT_S, BOOT_S = 5.0, 600.0
+AT_S, BOOT_S = 5.0, 60.0
+"""Seconds until the server's lines begin, and the limit of its boot: each second of the clock costs ten readings of the log."""
 ENGINES = ("vllm", "sglang", "vllm-neuron", "transformers")
 SAID = [(name, line, signature) for name, line, signature, *_ in FAILURES]
 SURVIVED_BY_NONE = {
@@ -94,7 +95,7 @@ def test_a_line_that_an_engine_may_survive_is_remembered_and_named_when_nothing_
 def test_a_line_that_only_looks_fatal_ends_no_wait(name, line, tmp_path, monkeypatch):
     over_s, problem = failed(name, line, tmp_path, monkeypatch)
     assert BOOT_S / 2 < over_s < BOOT_S / 2 + AT_S + 1  # from then on it says nothing new
-    assert "no progress for 5 min 00 s" in str(problem)
+    assert "no progress for 30" in str(problem)
     assert isinstance(problem, BootError)
     assert problem.observation.outcome in ("hangs", "is not admitted")
 
@@ -114,14 +115,14 @@ def test_a_boot_that_still_moves_when_its_time_is_up_is_too_slow_and_no_hang(tmp
     assert isinstance(problem, BootError)
     assert BOOT_S < over_s < BOOT_S + 1
     assert (problem.observation.outcome, problem.observation.kind) == (None, "too-slow")
-    assert "too slow here: not ready within 10 min 00 s, and the log (" in str(problem)
+    assert "too slow here: not ready within 60.0 s, and the log (" in str(problem)
     assert "a longer timeouts.boot_s in the deployment" in str(problem)
 
 
 def test_a_boot_that_falls_silent_is_a_hang_after_the_stated_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(Loading, "stops_s", 100.0)
-    over_s, problem = failed("vllm", "", tmp_path, monkeypatch, Loading, boot_stall_s=60)
+    monkeypatch.setattr(Loading, "stops_s", 30.0)
+    over_s, problem = failed("vllm", "", tmp_path, monkeypatch, Loading, boot_stall_s=20)
     assert isinstance(problem, BootError)
-    assert 158 <= over_s < 160
+    assert 48 <= over_s < 50
     assert problem.observation.outcome == "hangs"
-    assert "no progress for 1 min" in str(problem) or "no progress for 60." in str(problem)
+    assert "no progress for 20." in str(problem)
