@@ -10,31 +10,8 @@ import numpy as np
 
 from pytest_longctx.certificate.dialects import Turn
 from pytest_longctx.prompts.corpus import endless
+from pytest_longctx.prompts.needles import MATERIALS, OBJECTS
 
-_MATERIALS: Final = (
-    "amber",
-    "granite",
-    "ivory",
-    "scarlet",
-    "marble",
-    "cobalt",
-    "silken",
-    "crystal",
-    "golden",
-    "emerald",
-)
-_OBJECTS: Final = (
-    "falcon",
-    "compass",
-    "citadel",
-    "orchid",
-    "telescope",
-    "glacier",
-    "pyramid",
-    "dolphin",
-    "volcano",
-    "chariot",
-)
 WORDS: Final = (" the", " and", " for", " was", " you", " has", " his", " her")
 """Filler: common words of three letters, which every tokenizer that we know counts equally."""
 OPENING_WORDS: Final = 24
@@ -87,8 +64,8 @@ def has(answer: str, code: str) -> bool:
 
 def facts(rng: np.random.Generator, count: int) -> tuple[Fact, ...]:
     """Draw *count* facts for a text, things with codes, spread evenly from its start to its end."""
-    places = rng.choice(len(_MATERIALS) * len(_OBJECTS), size=count, replace=False)
-    things = [f"{_MATERIALS[place // 10]} {_OBJECTS[place % 10]}" for place in places]
+    places = rng.choice(len(MATERIALS) * len(OBJECTS), size=count, replace=False)
+    things = [f"{MATERIALS[place // 10]} {OBJECTS[place % 10]}" for place in places]
     codes = [str(code) for code in rng.choice(9_000_000, size=count, replace=False) + 1_000_000]
     depths = [place / max(1, count - 1) for place in range(count)]
     return tuple(Fact(*each) for each in zip(things, codes, depths, strict=True))

@@ -13,6 +13,8 @@ from pytest_longctx.prompts.tokenizer import ModelTokenizer
 
 _NEAR_CHARS = 1024
 """Maximum distance in characters by which a fact is moved to the end of a sentence."""
+_LEAST_REST = 32
+"""Tokens of text that stay behind the fact, unless it stands at the end: with fewer the exact length may not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def messages(
     hay = tokens - sum(vocabulary.count(part) for part in (before + opening, needle.fact, asked + after))
     if hay < 1:
         raise PromptError(f"a haystack of {tokens:,} tokens was requested; its needle alone takes {tokens - hay:,}")
-    first = "" if depth in (0, 1) else _beginning(vocabulary, source, round(depth * hay))
+    first = "" if depth in (0, 1) else _beginning(vocabulary, source, round(depth * hay), hay - _LEAST_REST)
     fact = needle.fact if first or depth == 1 else needle.fact.lstrip() + " "
     head, tail = (opening, needle.fact + asked) if depth == 1 else (opening + first + fact, asked)
     filled = exact_text(
@@ -82,17 +84,21 @@ def messages(
     return made, 1.0 if depth == 1 else vocabulary.count(first) / hay
 
 
-def _beginning(vocabulary: ModelTokenizer, source: Source, wanted: int) -> str:
-    """The first *wanted* tokens of *source*, up to the nearest end of a sentence. Raises `PromptError`."""
+def _beginning(vocabulary: ModelTokenizer, source: Source, wanted: int, most: int) -> str:
+    """
+    The first *wanted* tokens of *source*, up to the nearest end of a sentence, and no more than *most* tokens (at least
+    1). Raises `PromptError`.
+    """
     text, counted = "", 0
+    most = max(1, most)
+    wanted = min(max(1, wanted), most)
     for piece in source.pieces():
-        text += piece[: 16 * (wanted - counted) + _NEAR_CHARS]
+        text += piece[: 16 * (most - counted) + _NEAR_CHARS]
         encoding = vocabulary.rust.encode(text, add_special_tokens=False)
         counted = len(encoding)
-        if counted > wanted:
-            at = encoding.token_to_chars(max(0, wanted - 1))[1]
-            ends = [
-                each + 1 for each in range(max(0, at - _NEAR_CHARS), at + _NEAR_CHARS) if text[each : each + 2] == ". "
-            ]
+        if counted > most:
+            at, last = (encoding.token_to_chars(count - 1)[1] for count in (wanted, most))
+            near = range(max(0, at - _NEAR_CHARS), min(at + _NEAR_CHARS, last))
+            ends = [each + 1 for each in near if text[each : each + 2] == ". "]
             return text[: min(ends, key=lambda end: abs(end - at), default=at)]
-    raise too_short(source, counted, wanted)
+    raise too_short(source, counted, most)

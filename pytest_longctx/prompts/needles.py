@@ -13,8 +13,19 @@ from pytest_longctx.errors import PromptError
 from pytest_longctx.prompts.token_ids import Ids, Sendable
 from pytest_longctx.prompts.tokenizer import ModelTokenizer
 
-_MATERIALS = ("amber", "granite", "ivory", "scarlet", "marble", "cobalt", "silken", "crystal", "golden", "emerald")
-_OBJECTS = (
+MATERIALS: Final = (
+    "amber",
+    "granite",
+    "ivory",
+    "scarlet",
+    "marble",
+    "cobalt",
+    "silken",
+    "crystal",
+    "golden",
+    "emerald",
+)
+OBJECTS: Final = (
     "falcon",
     "compass",
     "citadel",
@@ -26,6 +37,7 @@ _OBJECTS = (
     "volcano",
     "chariot",
 )
+"""With `MATERIALS`, the words that name what a needle is about: a hundred pairs."""
 _NEAR_TOKENS: Final = 256
 """Maximum distance in tokens by which a needle is moved to the border of a sentence."""
 
@@ -43,7 +55,7 @@ class Needle:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Self:
         """Draw a code of seven digits for one of a hundred things."""
-        thing = f"{rng.choice(_MATERIALS)} {rng.choice(_OBJECTS)}"
+        thing = f"{rng.choice(MATERIALS)} {rng.choice(OBJECTS)}"
         code = str(rng.integers(1_000_000, 10_000_000))
         question = f" Now a question. What is the code of the {thing}? The code of the {thing} is"
         return cls(f" The code of the {thing} is {code}.", question, code, f"What is the code of the {thing}?")

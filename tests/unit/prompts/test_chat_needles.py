@@ -57,6 +57,16 @@ def test_the_first_and_the_last_place_are_just_there():
     assert (lies, last[0]["content"].endswith(f"{NEEDLE.fact}\n\n{NEEDLE.asked}")) == (1.0, True)
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("tokens", [330, 700, 2131])
+@pytest.mark.parametrize("depth", [0.001, 0.97, 0.99, 0.999, 0.9999])
+def test_a_fact_near_an_end_leaves_room_for_the_exact_length(family, tokens, depth):
+    read = tokenizers.vocabulary(family)
+    messages, lies = made(read, tokens, depth)
+    assert len(read.rust.encode(render(messages), add_special_tokens=False).ids) == tokens
+    assert abs(lies - depth) * tokens < 300
+
+
 @pytest.mark.parametrize("depth", [-0.1, 1.1, float("nan")])
 def test_a_depth_outside_is_refused(depth):
     with pytest.raises(PromptError, match="from 0"):
