@@ -1,5 +1,5 @@
 """
-The layer between foreign text and everything that is written: secrets are masked, and text of a server or a log is made plain.
+Filter foreign text before it is written: mask secrets, and make the text of a server or a log safe to print.
 
 `masked` hides secrets in every form in which a server, a shell or Python repeats them. `shown` also makes control characters
 visible, and keeps CI systems from reading a line as one of their commands. Every way out uses one of them: terminal, JUnit XML,

@@ -20,6 +20,7 @@ from pytest_longctx.measures import MEASURES
 from pytest_longctx.miniatures.faults import FAULTS
 from pytest_longctx.plugin import fixtures, hookspecs, options
 from pytest_longctx.reports import pages
+from tests import module_page
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "pytest_longctx").rglob("*.py"))
@@ -109,6 +110,12 @@ def test_the_page_of_signatures_is_that_of_the_catalogues():
     assert (ROOT / "docs/reference/signatures.md").read_text(encoding="utf-8") == pages.signatures_page(
         cli.catalogues()
     )
+
+
+def test_the_page_of_modules_is_that_of_their_docstrings():
+    """After a module was added, moved or renamed: ``python -m tests.module_page``."""
+    assert module_page.PAGE.read_text(encoding="utf-8") == module_page.page()
+    assert not re.search(r"^\| `[\w.]+` \|\s*\|$", module_page.page(), re.MULTILINE)
 
 
 def test_every_fragment_can_be_collected():

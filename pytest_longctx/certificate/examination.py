@@ -169,8 +169,8 @@ def _entries(exam: Examination, path: str) -> list[Mapping[str, Any]]:
 
 def find_dialects(exam: Examination, wanted: str | None = None) -> None:
     """
-    Ask the examined endpoint in each dialect, and keep the first that is served, or *wanted* alone. Raises
-    `Unaskable`.
+    Ask the examined endpoint in each dialect, and keep the first that it serves; with *wanted*, try that one only.
+    Raises `Unaskable`.
     """
     asked = [each for each in known() if wanted in (None, each.id)]
     said, absent = _ask_each(exam, asked)

@@ -179,7 +179,7 @@ def _claim(exam: Examination, limit: Limit) -> Result:
 
 
 def _not_below(exam: Examination, limit: Limit, claim: int, spare: float) -> str:
-    """Why a limit that is lower than the *claim* may still be what is claimed; empty if it is not."""
+    """The reason why a limit below *claim* may still agree with it; empty if it does not."""
     if limit.fails is None:
         return limit.stopped or "the limit was not reached"
     if not exam.ruler.counted:

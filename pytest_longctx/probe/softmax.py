@@ -143,8 +143,8 @@ def latent_attention(sizes: Latent, keys: Sequence[int], hidden: int) -> dict[st
     """
     Return the projections of latent attention for *keys*, by their names in a checkpoint.
 
-    Keys at even places among *keys* are stored in the latent, those at odd places in the part with a rotary embedding, so
-    that either part of a cached token is read. The value is always read from the latent. The norm of the latent multiplies
+    Keys with an even index in *keys* are stored in the latent, keys with an odd index in the part with a rotary embedding,
+    so that both parts of a cached token are read. The value is always read from the latent. The norm of the latent multiplies
     a needle by the known sqrt(rank / 128).
     """
     book, read = codebook(keys)

@@ -118,8 +118,8 @@ def again_pair(finding: str, why: str) -> tuple[str, str]:
 
 def carried_pairs(row: Mapping[str, Any], since: str) -> Iterator[tuple[str, str]]:
     """
-    Return the verdict in a results *row* of a run that began at *since*, as property pairs of a later run
-    that carries it over.
+    Return the verdict of a results *row* as property pairs, for a later run that keeps this verdict. *since* is
+    the start of the run that judged it.
     """
     known = {each.name for each in fields(Entry)}
     kept = {name: value for name, value in row.items() if name in known}

@@ -26,7 +26,7 @@ NOTHING = Range(0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What drafts: its weights on one device, the caches of its layers, and how many tokens it drafts."""
+    """The part that drafts: its weights on one device, the caches of its layers, and the number of tokens it drafts."""
 
     weights: Range = NOTHING
     caches: tuple[tuple[Cache, int], ...] = ()

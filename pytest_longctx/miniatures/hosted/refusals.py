@@ -162,7 +162,7 @@ def litellm(it: OverLength) -> Refusal:
 
 
 def gateway(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by a gateway that wraps the engine's body as text in its own."""
+    """A gateway's refusal of a prompt that is too long: it puts the engine's error body, as text, into its own."""
     return 400, {
         "detail": f'Upstream error 400: {{"error": {{"message": "maximum context length is {it.limit:,} tokens"}}}}'
     }

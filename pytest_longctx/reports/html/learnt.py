@@ -19,7 +19,7 @@ TIMED: Final = frozenset({"s", "tokens/s", "requests/s"})
 
 
 class Learnt(NamedTuple):
-    """One figure of one deployment by its three sources. ``None`` means that a source has no such figure."""
+    """One figure of one deployment: its value from each of the three sources. ``None`` means that a source has no such figure."""
 
     deployment: str
     measure: str
