@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import pytest_longctx
 from pytest_longctx import cli, registry
 from pytest_longctx.deployments import deployment
 from pytest_longctx.findings import ask, finding, markers
@@ -116,6 +117,12 @@ def test_the_page_of_modules_is_that_of_their_docstrings():
     """After a module was added, moved or renamed: ``python -m tests.module_page``."""
     assert module_page.PAGE.read_text(encoding="utf-8") == module_page.page()
     assert not re.search(r"^\| `[\w.]+` \|\s*\|$", module_page.page(), re.MULTILINE)
+
+
+def test_the_page_of_the_python_api_has_every_public_name():
+    page = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE))
+    assert documented == {place.replace(":", ".") for place in pytest_longctx._PLACES.values()}
 
 
 def test_every_fragment_can_be_collected():

@@ -1,4 +1,4 @@
-"""The site built by MkDocs: no broken link, and no resource loaded from another host."""
+"""The site built by Zensical: no broken link, and no resource loaded from another host."""
 
 import re
 import subprocess
@@ -13,13 +13,11 @@ IMPORTED = re.compile(r"""(?:url\(|@import\s+(?:url\()?)\s*["']?((?:https?:)?//[
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    # With --quiet MkDocs does not count warnings, so --strict has no effect.
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+def site():
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    return ROOT / "site"
 
 
 def test_every_page_is_there_and_fetches_nothing(site):
