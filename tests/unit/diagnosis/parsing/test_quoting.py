@@ -61,23 +61,39 @@ UP = {
     "vllm": "(APIServer pid=1) INFO:     Application startup complete.\n",
     "sglang": "[2026-11-28 15:07:50] The server is fired up and ready to roll!\n",
 }
+AT_ONCE = 20
+"""Quoted lines in one log: one log each would be 150,000 logs."""
+GOES_ON = "(EngineCore pid=70) INFO 11-21 10:14:02 [a.py:1] on it goes\n"
 LEVELS = {"INFO": ("INFO", "JSON at INFO"), "WARNING": ("INFO", "JSON at INFO", "WARNING")}
 
 
 @pytest.mark.parametrize("engine", UP)
 @pytest.mark.parametrize("form", QUOTES)
 def test_a_quoted_line_is_no_failure(form, engine):
-    known = CATALOGUES[engine]
-    for signature in known.signature:
+    known, lines = CATALOGUES[engine], list(quoted_examples(form, engine))
+    traces = [line for line in lines if "Traceback" in line]  # what the same logger says next could belong to it
+    lines = [line for line in lines if line not in traces]
+    for some in [[line] for line in traces] + [lines[at : at + AT_ONCE] for at in range(0, len(lines), AT_ONCE)]:
+        said = "".join(f"{line}\n{GOES_ON}" for line in some)
+        reading = read([f"{BOOT}{said}".encode()], known)
+        assert (reading.failure, reading.fatal) == (None, False), some
+        for log in (f"{BOOT}{said}{UP[engine]}", f"{BOOT}{UP[engine]}{said}"):
+            assert assess(read([log.encode()], known), Evidence())[0] in ("healthy", "stopped", "unfinished"), some
+
+
+def quoted_examples(form, engine):
+    """Each example line of the engine's signatures, quoted in *form*, but for the signatures that such a line may have."""
+    for signature in CATALOGUES[engine].signature:
         allowed = {"INFO": ("INFO", "JSON at INFO", "WARNING"), "WARNING": ("WARNING",), "ERROR": ()}[signature.level]
-        if form in allowed:
-            continue
-        for text in (signature.example, *signature.also):
-            line = QUOTES[form](text)
-            reading = read([f"{BOOT}{line}\n".encode()], known)
-            assert (reading.failure, reading.fatal) == (None, False), line
-            for log in (f"{BOOT}{line}\n{UP[engine]}", f"{BOOT}{UP[engine]}{line}\n"):
-                assert assess(read([log.encode()], known), Evidence())[0] in ("healthy", "stopped", "unfinished"), line
+        if form not in allowed:
+            yield from (QUOTES[form](text) for text in (signature.example, *signature.also))
+
+
+def test_a_line_that_is_not_quoted_is_found_among_quoted_ones():
+    """The test above must not pass because it reads several lines at once."""
+    known, lines = CATALOGUES["vllm"], list(quoted_examples("help", "vllm"))[:AT_ONCE]
+    lines[1] = next(each.example for each in known.signature if each.level == "ERROR")
+    assert read([f"{BOOT}{''.join(f'{line}{chr(10)}{GOES_ON}' for line in lines)}".encode()], known).failure is not None
 
 
 OOM = (
