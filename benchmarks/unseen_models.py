@@ -3,9 +3,9 @@ Public configs beside an oracle's answers: exact, refused by name, or wrong.
 
     python benchmarks/unseen_models.py [tests/data/shapes/unseen.json]
 
-The file holds, for each model, where its config.json was found, what is right, and the config. What is right was written down before
-the reader was asked: parameters as the class of transformers 5.19 has them on the meta device, bytes of the cache and of states by hand
-from vLLM 0.32's sources; or a refusal, where no engine serves what the file describes.
+The file holds, for each model, where its config.json was found, what is right, and the config. What is right was written
+down before the reader was asked: parameters as the class of transformers 5.19 has them on the meta device, bytes of the
+cache and of states by hand from vLLM 0.32's sources; or a refusal, where no engine serves what the file describes.
 """
 
 import json

@@ -29,9 +29,15 @@ _IMAGES = (
 """Images by the end of their name, with the start that their entrypoint begins; empty: the command names a program."""
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _SHELLS = frozenset({"bash", "sh", "zsh", "dash", "ash"})
+_TERMINALS = frozenset({"tmux", "screen", "ssh", "su", "runuser", "script", "pdsh"})
+"""Programs that are given a whole command as one word."""
 _BREAK = frozenset({";", "&&", "||", "|", "&"})
 _REDIRECTED = re.compile(r"[&\d]?(>>?|<)(&\d|[^=\s]\S*)?")
 _TAG = re.compile(r"v?(\d+\.\d+(?:\.\d+)?(?:\.?(?:post|rc|dev)\d+)?)")
+_OTHER_TAGS = re.compile(r"(^|/)(lmcache|llm-d[^/]*)/")
+"""Publishers whose tags are the versions of their own programs."""
+_YEAR = 20
+"""NVIDIA's images are tagged by year and month, as 26.05; no engine has come so far."""
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
 _COUNT = re.compile(r"[0-9]{1,6}")
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
@@ -65,10 +71,12 @@ class Start:
 
     @property
     def version(self) -> str | None:
-        """The engine's version in the tag of the command's image; None where the tag has none."""
-        tag = (self.image or "").partition("@")[0].rpartition("/")[2].partition(":")[2]
-        found = _TAG.match(tag)
-        return found[1] if found else None
+        """The engine's version in the tag of the command's image; None where the tag has none, or counts something else."""
+        image = (self.image or "").partition("@")[0]
+        found = _TAG.match(image.rpartition("/")[2].partition(":")[2])
+        if found is None or _OTHER_TAGS.search(image) or int(found[1].partition(".")[0]) >= _YEAR:
+            return None
+        return found[1]
 
 
 def size_bytes(text: str | float) -> float | None:
@@ -184,7 +192,15 @@ def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
         if (found := _program(word, name, after)) is not None:
             engine, rest = found
             return Start(engine, tuple(rest), env=env)
+        if name in _TERMINALS and (inner := _quoted(after, env)):
+            return inner
     return None
+
+
+def _quoted(words: Sequence[str], env: Mapping[str, str]) -> Start | None:
+    """The engine's start in a word of a command that is a command by itself, as in ``ssh HOST "vllm serve MODEL"``."""
+    scripts = (word for word in words if " " in word.strip())
+    return next((found for script in scripts if (found := find(split(script), env))), None)
 
 
 def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:

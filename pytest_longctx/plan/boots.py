@@ -227,6 +227,7 @@ def _predicted(made: Boot, found: Shape) -> Boot:
         made = replace(made, length_said=f"{_CUT}, at a guess")
         prediction = replace(prediction, doubt="")
     missed = _named_otherwise(asked), *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction)
+    missed = (*missed, *_missed_variables(asked), *refusals.missed_connectors(asked))
     made = replace(made, unmodelled=tuple(filter(None, missed)))
     made = replace(made, pool_tokens=_pool_tokens(asked, one, backend, part, made.place))
     prediction = hosts.with_hosts(asked, made.spread, prediction)
@@ -314,14 +315,31 @@ def _plain(one: Deployment, backend: Backend) -> Deployment:
 
 
 @cache
+def _memory_table(name: str) -> Mapping[str, Mapping[str, Any]]:
+    path = Path(backends.__file__).parent / "memory_flags.toml"
+    found: Mapping[str, Mapping[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))[name]
+    return found
+
+
 def memory_flags(engine: str) -> Mapping[str, Mapping[str, Any]]:
     """
     Flags of *engine* on which the memory of a boot depends, by name: what each does, and the values at which
     it does nothing.
     """
-    path = Path(backends.__file__).parent / "memory_flags.toml"
-    found: Mapping[str, Mapping[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))[engine]
-    return found
+    return _memory_table(engine)
+
+
+def memory_variables(engine: str) -> Mapping[str, Mapping[str, Any]]:
+    """Environment variables of *engine* on which the memory of a boot depends, likewise; none of them is modelled."""
+    return _memory_table(f"{engine}-environment")
+
+
+def _missed_variables(asked: Asked) -> Iterator[str]:
+    """Variables of the environment of a foreseen boot that change its memory, with what each does."""
+    for name, row in memory_variables(asked.engine).items():
+        value = asked.env.get(name)
+        if value is not None and str(value).lower() not in row.get("off", []):
+            yield f"{name}={value}: {row['does']}" if len(str(value)) < 40 else f"{name}: {row['does']}"
 
 
 def _missed(

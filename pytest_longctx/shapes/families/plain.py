@@ -70,6 +70,14 @@ def _phi(k: Keys) -> Body:
     return Decoder(**both, gated=False, norms=1, norm_bias=True, head_bias=True)(k)  # type: ignore[arg-type]  # all three are flags
 
 
+def _qwen2(k: Keys) -> Body:
+    """Qwen 2 and 2.5: queries, keys and values have a bias, whatever ``attention_bias`` says."""
+    k.raw("attention_bias")
+    return Decoder(qkv_bias=True, attends=spans.qwen)(k)
+
+
+_EXAONE4 = Decoder(qk_norm="head", attends=spans.every("sliding_window_pattern", 4))
+
 PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
     {
         "llama": LLAMA,
@@ -90,7 +98,8 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "olmo": Decoder("attention_bias", "attention_bias", norms=0, final_norm=False),
         "olmo2": Decoder("attention_bias", "attention_bias", qk_norm="wide"),
         "olmo3": Decoder("attention_bias", "attention_bias", qk_norm="wide", attends=spans.every("layer_interval", 4)),
-        "exaone4": Decoder(qk_norm="head", attends=spans.every("sliding_window_pattern", 4)),
+        "exaone4": _EXAONE4,
+        "exaone4_5_text": _EXAONE4,
         "apertus": Decoder(
             "attention_bias", "attention_bias", "mlp_bias", qk_norm="head", gated=False, additions=_activation
         ),
@@ -98,9 +107,9 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "nemotron": _nemotron,
         "phi": _phi,
         "phi3": _phi3,
-        "qwen2": Decoder(qkv_bias=True, attends=spans.qwen),
-        "qwen2_vl_text": Decoder(qkv_bias=True, attends=spans.qwen),
-        "qwen2_5_vl_text": Decoder(qkv_bias=True, attends=spans.qwen),
+        "qwen2": _qwen2,
+        "qwen2_vl_text": _qwen2,
+        "qwen2_5_vl_text": _qwen2,
         "qwen3": QWEN3,
         "qwen3_vl_text": QWEN3,
         "mimo": Decoder(qkv_bias="attention_bias", attends=spans.qwen),
