@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -229,6 +229,7 @@ def _predicted(made: Boot, found: Shape) -> Boot:
     missed = _named_otherwise(asked), *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction)
     missed = (*missed, *_missed_variables(asked), *refusals.missed_connectors(asked))
     made = replace(made, unmodelled=tuple(filter(None, missed)))
+    prediction = _doubted(asked.engine, made.unmodelled, prediction)
     made = replace(made, pool_tokens=_pool_tokens(asked, one, backend, part, made.place))
     prediction = hosts.with_hosts(asked, made.spread, prediction)
     refused = hosts.hierarchical_cache(asked, made.spread, prediction, made.place.host_bytes)
@@ -360,6 +361,20 @@ def _missed(
             value = asked.flags[name]
             shown = f"--{name}" if value is True else f"--{name} {value}" if len(str(value)) < 40 else f"--{name}"
             yield f"{shown}: {row['does']}"
+
+
+def _doubted(engine: str, missed: Iterable[str], seen: Prediction) -> Prediction:
+    """The prediction *seen*, in doubt if it does not fit and something that was *missed* takes memory off the devices."""
+    if seen.fits or seen.doubt:
+        return seen
+    frees = tuple(f"--{name}" for name, row in memory_flags(engine).items() if row.get("frees"))
+    one = next(
+        (each for each in missed if each.startswith("weights in ") or each.partition(":")[0].split()[0] in frees), None
+    )
+    if one is None:
+        return seen
+    what = "the width of the weights" if one.startswith("weights in ") else one.partition(":")[0]
+    return replace(seen, doubt=f"{what} is not counted, and the server may fit with it")
 
 
 _NARROW = re.compile(r"[-_](fp8|nvfp4|fp4|mxfp4|awq|gptq|int4|int8|w4a16|w8a8)\b", re.IGNORECASE)
