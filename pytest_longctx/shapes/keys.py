@@ -17,7 +17,7 @@ from typing import Any
 from pytest_longctx.shapes.refusal import MisreadError
 
 SMELL = re.compile(
-    r"head|dim|size|window|layer|rank|state|expert|pattern|shar|kv|cache|latent|conv|index|compress|sparse|group|block"
+    r"head|dim|size|window|layer|dense|rank|state|expert|pattern|shar|kv|cache|latent|conv|index|compress|sparse|group|block"
     r"|chunk|vocab|intermediate|hidden|ffn|mlp|moe|mtp|nextn|lora|attn|attention|ssm|mamba|linear|interval|freq|stride"
     r"|memory|cross|encoder|num_|^n_|_n_|width|depth|channel|mem_|gate|ratio|expan|embed|tie_|mixer|adapter|_cla|cla_|yoco|loop|repeat|recur|reuse|skip|ngram|lookup|buffer|byte"
 )

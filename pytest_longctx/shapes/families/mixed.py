@@ -164,7 +164,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
             attends=spans.llama4,
             experts=_llama4,
             expert_path="feed_forward",
-            width=("intermediate_size_mlp", "intermediate_size"),
+            width=("intermediate_size_mlp",),
         ),
         "glm4_moe": _glm4_moe,
         "glm4v_moe_text": _glm4_moe,

@@ -30,6 +30,8 @@ def _stablelm(k: Keys) -> Body:
     parallel, per_head = k.flag("use_parallel_residual"), k.flag("qk_layernorm")
     if per_head:
         raise k.refuse("qk_layernorm", "norms of each head are not modelled")
+    if k.maybe("head_dim") not in (None, k.stated("hidden_size") // k.stated("num_attention_heads")):
+        raise k.refuse("head_dim", "its class divides the hidden size by the heads")
     return Decoder(qkv_bias="use_qkv_bias", norms=1 if parallel else 2, norm_bias=True)(k)
 
 
@@ -68,6 +70,13 @@ def _phi(k: Keys) -> Body:
         raise k.refuse("qk_layernorm", "norms of queries and keys are not modelled")
     both = {"qkv_bias": True, "o_bias": True, "mlp_bias": True}
     return Decoder(**both, gated=False, norms=1, norm_bias=True, head_bias=True)(k)  # type: ignore[arg-type]  # all three are flags
+
+
+def _gpt_neox(k: Keys) -> Body:
+    """GPT-NeoX: as many KV heads as heads; its class knows no other number."""
+    if (k.maybe("num_key_value_heads") or k.stated("num_attention_heads")) != k.stated("num_attention_heads"):
+        raise k.refuse("num_key_value_heads", "its class has as many as heads")
+    return Decoder("attention_bias", "attention_bias", mlp_bias=True, gated=False, norm_bias=True)(k)
 
 
 def _qwen2(k: Keys) -> Body:
@@ -147,7 +156,7 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "baichuan": Decoder(),
         "orion": Decoder("attention_bias", "attention_bias", norm_bias=True),
         "gpt2": _gpt2,
-        "gpt_neox": Decoder("attention_bias", "attention_bias", mlp_bias=True, gated=False, norm_bias=True),
+        "gpt_neox": _gpt_neox,
         "gptj": Decoder(mlp_bias=True, gated=False, norms=1, norm_bias=True, head_bias=True, four_times=True),
         "codegen": Decoder(mlp_bias=True, gated=False, norms=1, norm_bias=True, head_bias=True, four_times=True),
     }
