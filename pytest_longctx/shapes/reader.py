@@ -40,6 +40,8 @@ TEXT_OF: Mapping[str, str] = MappingProxyType(
         "glm4v_moe": "glm4v_moe_text",
         "mistral3": "mistral",
         "exaone4_5": "exaone4_5_text",
+        "qwen2_5_omni": "qwen2_5_omni_text",
+        "qwen3_omni_moe": "qwen3_omni_moe_text",
         "voxtral": "llama",
         "step3p7": "step3p7",
     }
@@ -95,6 +97,7 @@ def read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None = None) 
 def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> ModelShape:
     if not isinstance(config, Mapping):
         raise MisreadError("config.json", f"a table is expected, not {shown(config)}")
+    config = _thinker(config)
     outer = Keys(config)
     if outer.flag("is_encoder_decoder"):
         raise MisreadError("is_encoder_decoder", "encoder-decoder models are not modelled")
@@ -117,6 +120,15 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     towers, more = vision.towers(config, body.hidden) if whole else (0, ())
     parts = (name, body.hidden, body.vocabulary, positions, body.layers, outside, body.draft)
     return ModelShape(*parts, dtype, scheme, towers, (*notes, *more), rope_dim, rotary.stretch(keys))
+
+
+def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of an Omni model that engines serve as text: its thinker, without the talker beside it."""
+    part = config.get("thinker_config")
+    if config.get("model_type") not in ("qwen2_5_omni", "qwen3_omni_moe") or not isinstance(part, Mapping):
+        return config
+    kept = {key: config[key] for key in ("model_type", "architectures", "quantization_config") if key in config}
+    return {**part, **kept}
 
 
 def _family(name: str) -> Callable[[Keys], Body]:

@@ -10,7 +10,7 @@ _GLM4V = ("glm4v", "glm4v_moe", "glm46v")
 
 TOWERS = ("vision_config", "audio_config", "vision_tower_config", "sound_config")
 
-GATED = frozenset({"pixtral", "gemma4_vision", "qwen2_5_vl", "mistral3", "exaone4_5", *_GLM4V})
+GATED = frozenset({"pixtral", "gemma4_vision", "qwen2_5_vl", "qwen2_5_omni", "mistral3", "exaone4_5", *_GLM4V})
 """Types whose feed-forward layers have three matrices."""
 
 

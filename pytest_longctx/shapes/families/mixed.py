@@ -134,6 +134,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         ),
         "qwen3_moe": QWEN3_MOE,
         "qwen3_vl_moe_text": QWEN3_MOE,
+        "qwen3_omni_moe_text": QWEN3_MOE,
         "mellum": Decoder(
             "attention_bias",
             "attention_bias",

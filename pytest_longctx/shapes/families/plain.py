@@ -119,6 +119,7 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "qwen2": _qwen2,
         "qwen2_vl_text": _qwen2,
         "qwen2_5_vl_text": _qwen2,
+        "qwen2_5_omni_text": _qwen2,
         "qwen3": QWEN3,
         "qwen3_vl_text": QWEN3,
         "mimo": Decoder(qkv_bias="attention_bias", attends=spans.qwen),
