@@ -1,6 +1,6 @@
 """Towers of a multimodal model: vision transformers are counted, other towers are reported as not counted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytest_longctx.shapes.keys import Keys
@@ -37,17 +37,50 @@ def _counted(k: Keys, outer: object, text_hidden: int, key: str) -> int | None:
     try:
         if "vision" in key:
             return _transformer(k, outer, text_hidden)
-        return _listener(k, text_hidden) if k.raw("model_type") == "voxtral_encoder" else None
+        listener = _LISTENERS.get(str(k.raw("model_type")))
+        return listener(k, text_hidden) if listener else None
     except MisreadError:
         return None
 
 
-def _listener(k: Keys, text_hidden: int) -> int:
-    """Parameters of Whisper's encoder as Voxtral has it: two convolutions, blocks, and a projection of four steps at once."""
+def _voxtral(k: Keys, text_hidden: int) -> int:
+    """Parameters of Whisper's encoder as Voxtral has it: it projects four steps at once."""
     hidden, width = k.count("hidden_size"), k.count("intermediate_size")
-    blocks = k.count("num_hidden_layers") * (4 * hidden * hidden + 2 * hidden * width + 9 * hidden + width)
-    ears = 3 * hidden * (k.count("num_mel_bins", default=128) + hidden) + k.count("max_source_positions") * hidden
-    return blocks + ears + width * text_hidden + text_hidden * text_hidden
+    positions = k.count("max_source_positions") * hidden
+    return _whisper(k, hidden, width) + positions + width * text_hidden + text_hidden * text_hidden
+
+
+def _qwen_omni(k: Keys, text_hidden: int) -> int:
+    """Parameters of Whisper's encoder as Qwen2.5-Omni has it; its positions are computed."""
+    hidden = k.count("d_model")
+    return _whisper(k, hidden, k.count("encoder_ffn_dim")) + hidden * k.count("output_dim", default=text_hidden)
+
+
+def _qwen3_omni(k: Keys, text_hidden: int) -> int:
+    """Parameters of Qwen3-Omni's encoder: three convolutions in two dimensions before the blocks, two projections behind."""
+    hidden, narrow = k.count("d_model"), k.count("downsample_hidden_size", default=480)
+    bins = -(-k.count("num_mel_bins", default=128) // 8)
+    ears = 9 * narrow * (1 + 2 * narrow) + narrow * bins * hidden
+    behind = hidden * (hidden + k.count("output_dim", default=text_hidden))
+    return _blocks(k, hidden, k.count("encoder_ffn_dim")) + ears + behind
+
+
+def _whisper(k: Keys, hidden: int, width: int) -> int:
+    return _blocks(k, hidden, width) + 3 * hidden * (k.count("num_mel_bins", default=128) + hidden)
+
+
+def _blocks(k: Keys, hidden: int, width: int) -> int:
+    return k.count("num_hidden_layers", "encoder_layers") * (
+        4 * hidden * hidden + 2 * hidden * width + 9 * hidden + width
+    )
+
+
+_LISTENERS: Mapping[str, Callable[[Keys, int], int]] = {
+    "voxtral_encoder": _voxtral,
+    "qwen2_5_omni_audio_encoder": _qwen_omni,
+    "qwen3_omni_moe_audio_encoder": _qwen3_omni,
+}
+"""Towers that hear, by their type."""
 
 
 def _transformer(k: Keys, outer: object, text_hidden: int) -> int | None:
