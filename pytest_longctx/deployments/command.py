@@ -38,7 +38,7 @@ _OTHER_TAGS = re.compile(r"(^|/)(lmcache|llm-d[^/]*)/")
 """Publishers whose tags are the versions of their own programs."""
 _YEAR = 20
 """NVIDIA's images are tagged by year and month, as 26.05; no engine has come so far."""
-_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?[-=]([^}]*))?\}|(\w+))")
 _COUNT = re.compile(r"[0-9]{1,6}")
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
@@ -133,9 +133,17 @@ def find(words: Sequence[str], env: Mapping[str, str] | None = None) -> Start | 
             if _ASSIGNED.fullmatch(word):
                 name, _, value = word.partition("=")
                 known[name] = expanded(value, known)
-        if found := _in_command([expanded(word, known) for word in rest], known):
+        if found := _in_command([part for word in rest for part in _parts(word, known)], known):
             return found
     return None
+
+
+def _parts(word: str, env: Mapping[str, str]) -> list[str]:
+    """The words of a command that *word* stands for: a variable of flags is several, since scripts do not quote it."""
+    value = expanded(word, env)
+    if _VARIABLE.fullmatch(word) and value != word and value.startswith("-") and " " in value:
+        return [part for part in split(value) if part != ";"]
+    return [value]
 
 
 def expanded(word: str, env: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from pytest_longctx import cli
 from pytest_longctx.backends import versions
 from pytest_longctx.deployments import command
-from pytest_longctx.plan.boots import memory_variables
+from pytest_longctx.plan.missed import memory_variables
 from tests.unit.factories import LLAMA_8B
 
 DATA = Path(__file__).parent.parent.parent / "data"
@@ -153,3 +153,52 @@ def test_a_command_in_one_word_is_read(words):
     found = command.find(words)
     assert found is not None
     assert found.words == ("M", "-tp", "4")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'FLAGS="-tp 4 --max-model-len 8192"; vllm serve M $FLAGS',
+        "export FLAGS='--tensor-parallel-size=4 --max-model-len 8192' && vllm serve M ${FLAGS}",
+        "vllm serve M -tp ${TP:=4} --max-model-len ${LEN:-8192}",
+    ],
+)
+def test_what_the_command_itself_says_is_read_as_a_shell_does(line, ask):
+    answer, _ = ask(line, "LLAMA_8B", "8xH100")
+    assert answer["flags"] == {"tensor-parallel-size": 4, "max-model-len": 8192}
+
+
+@pytest.mark.parametrize(
+    "flag", ["-O0", "-cc.cudagraph_mode=NONE", """--compilation-config '{"cudagraph_mode": "none"}'"""]
+)
+def test_no_graphs_are_counted_where_there_are_none(flag, ask):
+    eager, _ = ask("vllm serve M --enforce-eager", "LLAMA_8B", "1xH100")
+    plain, _ = ask("vllm serve M", "LLAMA_8B", "1xH100")
+    answer, _ = ask(f"vllm serve M {flag}", "LLAMA_8B", "1xH100")
+    assert answer["longest_tokens"] == eager["longest_tokens"] > plain["longest_tokens"]
+    assert answer["unmodelled"] == []
+
+
+def test_other_graphs_are_named(ask):
+    answer, _ = ask(
+        """vllm serve M --compilation-config '{"cudagraph_mode":"FULL_DECODE_ONLY"}'""", "LLAMA_8B", "1xH100"
+    )
+    assert answer["unmodelled"] == ["--compilation-config: graphs take more or less memory"]
+
+
+def test_a_whole_command_may_end_like_a_file(ask):
+    answer, _ = ask(
+        "vllm serve --config serve.yaml", "LLAMA_8B", "8xH100", {"serve.yaml": "model: M\ntensor-parallel-size: 2\n"}
+    )
+    assert answer["flags"]["tensor-parallel-size"] == 2
+
+
+@pytest.mark.parametrize("model", ["./m.Q4_K_M.gguf", "someone/Model-GGUF", "someone/Model-exl3"])
+def test_a_file_of_narrow_weights_is_not_taken_for_16_bits_in_silence(model, ask):
+    answer, _ = ask(f"vllm serve {model}", "LLAMA_8B", "1xH100")
+    assert any(each.startswith("weights in ") for each in answer["unmodelled"])
+
+
+def test_another_device_is_named(ask):
+    answer, _ = ask("python -m sglang.launch_server --model-path M --device cpu", "LLAMA_8B", "1xH100")
+    assert answer["unmodelled"] == ["--device cpu: another device is used than the one that is planned"]
