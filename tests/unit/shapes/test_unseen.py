@@ -112,3 +112,22 @@ def test_dense_layers_at_the_start_are_those_of_the_class_where_nothing_says_the
     assert isinstance(told, ModelShape)
     assert isinstance(untold, ModelShape)
     assert told.parameters == untold.parameters == 671_026_404_352
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "published_gb"),
+    [(4, 128, 7.26), (4, 64, 7.51), (4, 32, 8.00), (8, 128, 13.65), (8, 64, 13.95), (8, -1, 13.36)],
+)
+def test_gptq_takes_what_its_publisher_lists(bits: int, group: int, published_gb: float) -> None:
+    config = UNSEEN["Llama-2-13B-chat-GPTQ"]["config"]
+    shape = read(
+        {**config, "quantization_config": {**config["quantization_config"], "bits": bits, "group_size": group}}
+    )
+    assert isinstance(shape, ModelShape)
+    assert shape.weight_bytes() / 1e9 == pytest.approx(published_gb, rel=0.003)
+
+
+def test_experts_of_four_bits_take_what_is_published() -> None:
+    shape = read(UNSEEN["Kimi-K2.6"]["config"])
+    assert isinstance(shape, ModelShape)
+    assert shape.weight_bytes() / 1e9 == pytest.approx(595, rel=0.005)
