@@ -127,7 +127,11 @@ def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
     part = config.get("thinker_config")
     if config.get("model_type") not in ("qwen2_5_omni", "qwen3_omni_moe") or not isinstance(part, Mapping):
         return config
-    kept = {key: config[key] for key in ("model_type", "architectures", "quantization_config") if key in config}
+    kept = {
+        key: config[key]
+        for key in ("model_type", "architectures", "quantization_config", "torch_dtype", "dtype")
+        if key in config
+    }
     return {**part, **kept}
 
 

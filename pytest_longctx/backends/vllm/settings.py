@@ -30,7 +30,7 @@ CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
 IN_FLIGHT: Final = "<0.32"
 """Versions whose windows reserve for one batch; 0.32 reserves for two where it schedules ahead (``max_in_flight_tokens``)."""
 LATENTS: Final = frozenset(
-    """deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
+    """axk1 deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
     bailing_hybrid""".split()  # noqa: SIM905
 )
 """Model types whose latents are cached as such (``is_deepseek_mla``, 0.32.0); of others, every head's keys and values are."""
