@@ -31,6 +31,7 @@ _ASSIGNED = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _SHELLS = frozenset({"bash", "sh", "zsh", "dash", "ash"})
 _TERMINALS = frozenset({"tmux", "screen", "ssh", "su", "runuser", "script", "pdsh"})
 """Programs that are given a whole command as one word."""
+_SETTERS = frozenset({"export", "env", "set", "declare"})
 _BREAK = frozenset({";", "&&", "||", "|", "&"})
 _REDIRECTED = re.compile(r"[&\d]?(>>?|<)(&\d|[^=\s]\S*)?")
 _TAG = re.compile(r"v?(\d+\.\d+(?:\.\d+)?(?:\.?(?:post|rc|dev)\d+)?)")
@@ -103,12 +104,17 @@ def count_of(value: object) -> int | None:
 
 
 def of_words(words: Sequence[str], where: str = "the command") -> Start:
+    """The first engine's start in the *words* of a command. Raises `UsageError` where no engine is started."""
+    return starts(words, where)[0]
+
+
+def starts(words: Sequence[str], where: str = "the command") -> list[Start]:
     """
-    The engine's start in the *words* of a command, which a shell has split. Raises `UsageError` where no
+    The engines' starts in the *words* of a command, which a shell has split. Raises `UsageError` where no
     engine is started.
     """
-    found = find(words)
-    if found is None:
+    found = list(find_all(words))
+    if not found:
         shown = shlex.join(words)
         raise UsageError(
             f"{where}: no start of an engine is found in it\n"
@@ -117,7 +123,8 @@ def of_words(words: Sequence[str], where: str = "the command") -> Start:
             "           python -m sglang.launch_server, docker run IMAGE of one of them\n"
             "  try      put the engine's own command after --, as in: longctx plan --hardware 8xH100 -- vllm serve MODEL"
         )
-    return replace(found, where=where)
+    many = len(found) > 1
+    return [replace(each, where=f"{where}, server {n}" if many else where) for n, each in enumerate(found, 1)]
 
 
 def find(words: Sequence[str], env: Mapping[str, str] | None = None) -> Start | None:
@@ -125,17 +132,24 @@ def find(words: Sequence[str], env: Mapping[str, str] | None = None) -> Start | 
     The first start of an engine in the *words* of a command, with the variables set before it; None where
     there is none.
     """
+    return next(find_all(words, env), None)
+
+
+def find_all(words: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Start]:
+    """Every start of an engine in the *words* of a command, in order: a script may start a server for each of two roles."""
     known = dict(env or {})
     for simple in commands(words):
-        rest = list(simple)
-        while rest and (rest[0] in ("export", "env", "set", "declare") or _ASSIGNED.fullmatch(rest[0])):
+        rest, own, kept = list(simple), dict(known), False
+        while rest and (rest[0] in _SETTERS or _ASSIGNED.fullmatch(rest[0])):
             word = rest.pop(0)
+            kept = kept or word in _SETTERS - {"env"}
             if _ASSIGNED.fullmatch(word):
                 name, _, value = word.partition("=")
-                known[name] = expanded(value, known)
-        if found := _in_command([part for word in rest for part in _parts(word, known)], known):
-            return found
-    return None
+                own[name] = expanded(value, own)
+        if kept or not rest:  # what stands before a command is for that command alone
+            known = own
+        if found := _in_command([part for word in rest for part in _parts(word, own)], own):
+            yield found
 
 
 def _parts(word: str, env: Mapping[str, str]) -> list[str]:

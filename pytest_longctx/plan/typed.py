@@ -77,7 +77,7 @@ def read(words: Sequence[str], options: Options) -> list[Planned]:
         return list(_of_file(path, options))
     # One word with spaces is a whole command in quotes.
     split = command.split(words[0]) if len(words) == 1 else words
-    return [_of_start(command.of_words(split), options)]
+    return [_of_start(start, options) for start in command.starts(split)]
 
 
 def _is_file(path: Path) -> bool:

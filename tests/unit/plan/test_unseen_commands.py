@@ -202,3 +202,23 @@ def test_a_file_of_narrow_weights_is_not_taken_for_16_bits_in_silence(model, ask
 def test_another_device_is_named(ask):
     answer, _ = ask("python -m sglang.launch_server --model-path M --device cpu", "LLAMA_8B", "1xH100")
     assert answer["unmodelled"] == ["--device cpu: another device is used than the one that is planned"]
+
+
+def test_every_server_of_a_script_is_planned(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("config.json").write_text(json.dumps(LLAMA_8B), encoding="utf-8")
+    script = (
+        "CUDA_VISIBLE_DEVICES=0 vllm serve M --port 1 --gpu-memory-utilization 0.5 &\n"
+        "vllm serve M --port 2 -tp 2 &\nvllm bench serve --port 2\nwait"
+    )
+    assert cli.main(["plan", "--json", "--model", "config.json", "--hardware", "8xH100", "--", script]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["where"], second["where"]) == ("the command, server 1", "the command, server 2")
+    assert (first["devices"], second["devices"]) == (1, 2)
+    assert first["flags"]["gpu-memory-utilization"] == 0.5
+    assert second["hardware"] == "8xH100"  # the variable before the first is for the first alone
+
+
+def test_a_variable_that_is_exported_is_for_all(tmp_path):
+    one, two = command.find_all(command.split("export A=1; B=2 vllm serve M; vllm serve N"))
+    assert (dict(one.env), dict(two.env)) == ({"A": "1", "B": "2"}, {"A": "1"})
