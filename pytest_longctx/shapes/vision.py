@@ -22,7 +22,7 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
         table = config.get(key)
         if not isinstance(table, Mapping) or not table:
             continue
-        found = _counted(Keys(table, prefix=f"{key}."), config.get("model_type"), text_hidden, key)
+        found = _counted(Keys(table, prefix=f"{key}."), config, text_hidden, key)
         if found is None:
             notes.append(f"{key} is not counted")
             total = None
@@ -33,10 +33,10 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
     return total, tuple(notes)
 
 
-def _counted(k: Keys, outer: object, text_hidden: int, key: str) -> int | None:
+def _counted(k: Keys, config: Mapping[str, Any], text_hidden: int, key: str) -> int | None:
     try:
         if "vision" in key:
-            return _transformer(k, outer, text_hidden)
+            return _transformer(k, config, text_hidden)
         listener = _LISTENERS.get(str(k.raw("model_type")))
         return listener(k, text_hidden) if listener else None
     except MisreadError:
@@ -83,11 +83,12 @@ _LISTENERS: Mapping[str, Callable[[Keys, int], int]] = {
 """Towers that hear, by their type."""
 
 
-def _transformer(k: Keys, outer: object, text_hidden: int) -> int | None:
+def _transformer(k: Keys, config: Mapping[str, Any], text_hidden: int) -> int | None:
     """
     Parameters of a vision tower: attention and feed-forward blocks, patch embedding, projection to the text
     model.
     """
+    outer = config.get("model_type")
     # Qwen 2 VL's hidden_size is the width behind the tower.
     hidden = k.maybe("embed_dim", "hidden_size", "width", "vt_hidden_size", least=1)
     depth = k.maybe("num_hidden_layers", "depth", "layers", "vt_num_hidden_layers", least=1)
@@ -101,7 +102,8 @@ def _transformer(k: Keys, outer: object, text_hidden: int) -> int | None:
         width = k.count("out_hidden_size")
     matrices = 3 if {str(outer), str(k.raw("model_type"))} & GATED else 2
     blocks = depth * (_attention(k, hidden) + matrices * hidden * width + 9 * hidden + width)
-    return blocks + _embedding(k, hidden) + _bridge(k, outer, hidden, text_hidden)
+    behind = _squeezed(Keys(config), outer, hidden, text_hidden) or _bridge(k, outer, hidden, text_hidden)
+    return blocks + _embedding(k, hidden) + behind
 
 
 def _attention(k: Keys, hidden: int) -> int:
@@ -128,6 +130,16 @@ def _side(k: Keys, key: str) -> int | None:
     return k.maybe(key)
 
 
+def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
+    """The projection of LFM2-VL and Command A Vision, whose sizes are in the whole config; 0 of others."""
+    if outer not in ("lfm2_vl", "cohere2_vision"):
+        return 0
+    side = k.count("downsample_factor", default=2)
+    width = k.count("projector_hidden_size", "alignment_intermediate_size")
+    narrow = width // 2 if outer == "cohere2_vision" else width  # one half gates the other
+    return hidden * side * side * width + narrow * text_hidden
+
+
 def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     """
     Parameters of a vision tower's projection to the text model; Qwen merges patches, once more for each deep
@@ -146,6 +158,6 @@ def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
         return (1 + len(deep)) * merged * (merged + out)
     if outer == "mistral3":
         return merged * hidden + hidden * text_hidden + text_hidden * text_hidden
-    if outer in ("llava", "internvl"):
-        return (merged if outer == "internvl" else hidden) * text_hidden + text_hidden * text_hidden
+    if outer in ("llava", "llava_next", "llava_onevision", "internvl", "internvl_chat"):
+        return (merged if "internvl" in str(outer) else hidden) * text_hidden + text_hidden * text_hidden
     return merged * (merged + text_hidden) if outer in ("kimi_k25", "minimax_m3_vl") else hidden * text_hidden

@@ -131,3 +131,23 @@ def test_experts_of_four_bits_take_what_is_published() -> None:
     shape = read(UNSEEN["Kimi-K2.6"]["config"])
     assert isinstance(shape, ModelShape)
     assert shape.weight_bytes() / 1e9 == pytest.approx(595, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("EXAONE-4.5-33B", "LFM2.5-VL-1.6B", "Qwen3.5-9B", "Voxtral-Mini-3B-2507", "gemma-3-27b-vision", "pixtral-4L"),
+        *(
+            "qwen2-vl-4L",
+            "qwen3-vl-4L",
+            "toy-qwen25omni",
+            "toy-qwen3omni",
+            "toy-qwen3vlmoe",
+            "Devstral-Small-2-24B-Instruct",
+        ),
+    ],
+)
+def test_towers_and_what_projects_them_are_counted_to_two_thousandths(name: str) -> None:
+    shape = read(UNSEEN[name]["config"])
+    assert isinstance(shape, ModelShape)
+    assert shape.parameters == pytest.approx(UNSEEN[name]["expected"]["parameters"], rel=0.002)
