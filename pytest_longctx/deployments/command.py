@@ -29,10 +29,17 @@ _IMAGES = (
 """Images by the end of their name, with the start that their entrypoint begins; empty: the command names a program."""
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _SHELLS = frozenset({"bash", "sh", "zsh", "dash", "ash"})
+_TERMINALS = frozenset({"tmux", "screen", "ssh", "su", "runuser", "script", "pdsh"})
+"""Programs that are given a whole command as one word."""
+_SETTERS = frozenset({"export", "env", "set", "declare"})
 _BREAK = frozenset({";", "&&", "||", "|", "&"})
 _REDIRECTED = re.compile(r"[&\d]?(>>?|<)(&\d|[^=\s]\S*)?")
 _TAG = re.compile(r"v?(\d+\.\d+(?:\.\d+)?(?:\.?(?:post|rc|dev)\d+)?)")
-_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")
+_OTHER_TAGS = re.compile(r"(^|/)(lmcache|llm-d[^/]*)/")
+"""Publishers whose tags are the versions of their own programs."""
+_YEAR = 20
+"""NVIDIA's images are tagged by year and month, as 26.05; no engine has come so far."""
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?[-=]([^}]*))?\}|(\w+))")
 _COUNT = re.compile(r"[0-9]{1,6}")
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
@@ -65,10 +72,12 @@ class Start:
 
     @property
     def version(self) -> str | None:
-        """The engine's version in the tag of the command's image; None where the tag has none."""
-        tag = (self.image or "").partition("@")[0].rpartition("/")[2].partition(":")[2]
-        found = _TAG.match(tag)
-        return found[1] if found else None
+        """The engine's version in the tag of the command's image; None where the tag has none, or counts something else."""
+        image = (self.image or "").partition("@")[0]
+        found = _TAG.match(image.rpartition("/")[2].partition(":")[2])
+        if found is None or _OTHER_TAGS.search(image) or int(found[1].partition(".")[0]) >= _YEAR:
+            return None
+        return found[1]
 
 
 def size_bytes(text: str | float) -> float | None:
@@ -95,12 +104,17 @@ def count_of(value: object) -> int | None:
 
 
 def of_words(words: Sequence[str], where: str = "the command") -> Start:
+    """The first engine's start in the *words* of a command. Raises `UsageError` where no engine is started."""
+    return starts(words, where)[0]
+
+
+def starts(words: Sequence[str], where: str = "the command") -> list[Start]:
     """
-    The engine's start in the *words* of a command, which a shell has split. Raises `UsageError` where no
+    The engines' starts in the *words* of a command, which a shell has split. Raises `UsageError` where no
     engine is started.
     """
-    found = find(words)
-    if found is None:
+    found = list(find_all(words))
+    if not found:
         shown = shlex.join(words)
         raise UsageError(
             f"{where}: no start of an engine is found in it\n"
@@ -109,7 +123,8 @@ def of_words(words: Sequence[str], where: str = "the command") -> Start:
             "           python -m sglang.launch_server, docker run IMAGE of one of them\n"
             "  try      put the engine's own command after --, as in: longctx plan --hardware 8xH100 -- vllm serve MODEL"
         )
-    return replace(found, where=where)
+    many = len(found) > 1
+    return [replace(each, where=f"{where}, server {n}" if many else where) for n, each in enumerate(found, 1)]
 
 
 def find(words: Sequence[str], env: Mapping[str, str] | None = None) -> Start | None:
@@ -117,17 +132,32 @@ def find(words: Sequence[str], env: Mapping[str, str] | None = None) -> Start | 
     The first start of an engine in the *words* of a command, with the variables set before it; None where
     there is none.
     """
+    return next(find_all(words, env), None)
+
+
+def find_all(words: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Start]:
+    """Every start of an engine in the *words* of a command, in order: a script may start a server for each of two roles."""
     known = dict(env or {})
     for simple in commands(words):
-        rest = list(simple)
-        while rest and (rest[0] in ("export", "env", "set", "declare") or _ASSIGNED.fullmatch(rest[0])):
+        rest, own, kept = list(simple), dict(known), False
+        while rest and (rest[0] in _SETTERS or _ASSIGNED.fullmatch(rest[0])):
             word = rest.pop(0)
+            kept = kept or word in _SETTERS - {"env"}
             if _ASSIGNED.fullmatch(word):
                 name, _, value = word.partition("=")
-                known[name] = expanded(value, known)
-        if found := _in_command([expanded(word, known) for word in rest], known):
-            return found
-    return None
+                own[name] = expanded(value, own)
+        if kept or not rest:  # what stands before a command is for that command alone
+            known = own
+        if found := _in_command([part for word in rest for part in _parts(word, own)], own):
+            yield found
+
+
+def _parts(word: str, env: Mapping[str, str]) -> list[str]:
+    """The words of a command that *word* stands for: a variable of flags is several, since scripts do not quote it."""
+    value = expanded(word, env)
+    if _VARIABLE.fullmatch(word) and value != word and value.startswith("-") and " " in value:
+        return [part for part in split(value) if part != ";"]
+    return [value]
 
 
 def expanded(word: str, env: Mapping[str, str]) -> str:
@@ -184,7 +214,15 @@ def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
         if (found := _program(word, name, after)) is not None:
             engine, rest = found
             return Start(engine, tuple(rest), env=env)
+        if name in _TERMINALS and (inner := _quoted(after, env)):
+            return inner
     return None
+
+
+def _quoted(words: Sequence[str], env: Mapping[str, str]) -> Start | None:
+    """The engine's start in a word of a command that is a command by itself, as in ``ssh HOST "vllm serve MODEL"``."""
+    scripts = (word for word in words if " " in word.strip())
+    return next((found for script in scripts if (found := find(split(script), env))), None)
 
 
 def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:

@@ -1,11 +1,7 @@
 """What the boot of an asked server comes to: its refusals, its memory on devices and hosts, and what of it is not modelled."""
 
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pytest_longctx import backends
@@ -18,6 +14,7 @@ from pytest_longctx.deployments.hardware import KINDS
 from pytest_longctx.deployments.models import Beyond
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.plan import hosts, parallel, refusals
+from pytest_longctx.plan import missed as missing
 from pytest_longctx.plan.asked import Asked, cached, model_for, planned_range
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.plan.place import Place
@@ -226,8 +223,13 @@ def _predicted(made: Boot, found: Shape) -> Boot:
         # The engine takes what is there; the doubt is how much that is.
         made = replace(made, length_said=f"{_CUT}, at a guess")
         prediction = replace(prediction, doubt="")
-    missed = _named_otherwise(asked), *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction)
+    missed = (
+        missing.named_otherwise(asked),
+        *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction),
+    )
+    missed = (*missed, *missing.variables(asked), *missing.graphs(asked), *refusals.missed_connectors(asked))
     made = replace(made, unmodelled=tuple(filter(None, missed)))
+    prediction = missing.doubted(asked.engine, made.unmodelled, prediction)
     made = replace(made, pool_tokens=_pool_tokens(asked, one, backend, part, made.place))
     prediction = hosts.with_hosts(asked, made.spread, prediction)
     refused = hosts.hierarchical_cache(asked, made.spread, prediction, made.place.host_bytes)
@@ -287,7 +289,7 @@ def _left_out(made: Boot, why: str) -> Boot:
 def _deployment(made: Boot, backend: Backend, flags: Mapping[str, FlagValue]) -> Deployment:
     asked, hardware = made.asked, made.place.hardware
     model = model_for(asked)
-    if asked.flags.get("quantization") == "fp8" and not _quantised(asked):
+    if asked.flags.get("quantization") == "fp8" and not missing.quantised(asked):
         model = model.model_copy(update={"weight_bits": 8.0})
     return Deployment.model_construct(
         name="asked",
@@ -302,26 +304,10 @@ def _deployment(made: Boot, backend: Backend, flags: Mapping[str, FlagValue]) ->
     )
 
 
-def _quantised(asked: Asked) -> bool:
-    """Whether the asked model's config says how weights are stored."""
-    return isinstance(asked.config, Mapping) and bool(asked.config.get("quantization_config") or asked.quantised)
-
-
 def _plain(one: Deployment, backend: Backend) -> Deployment:
     """The deployment *one* without the flags that its backend names as not modelled, and without a context length."""
     left = {name: value for name, value in one.flags.items() if name not in backend.unmodelled_flags}
     return one.model_copy(update={"flags": left, "max_model_len": None})
-
-
-@cache
-def memory_flags(engine: str) -> Mapping[str, Mapping[str, Any]]:
-    """
-    Flags of *engine* on which the memory of a boot depends, by name: what each does, and the values at which
-    it does nothing.
-    """
-    path = Path(backends.__file__).parent / "memory_flags.toml"
-    found: Mapping[str, Mapping[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))[engine]
-    return found
 
 
 def _missed(
@@ -329,10 +315,10 @@ def _missed(
 ) -> Iterator[str]:
     """Flags of a foreseen boot that the memory predictor did not look at, or whose value it takes for the default."""
     unsized = backend.unsized(_deployment(made, backend, asked.flags), part)
-    for name, row in memory_flags(asked.engine).items():
+    for name, row in missing.memory_flags(asked.engine).items():
         if name not in asked.flags or asked.flags[name] in row.get("off", [None]):
             continue
-        if name == "quantization" and (_quantised(asked) or asked.flags[name] == "fp8"):
+        if name == "quantization" and (missing.quantised(asked) or asked.flags[name] == "fp8"):
             continue  # the config says how, or every value is counted as one byte
         if (
             name not in looked
@@ -342,20 +328,6 @@ def _missed(
             value = asked.flags[name]
             shown = f"--{name}" if value is True else f"--{name} {value}" if len(str(value)) < 40 else f"--{name}"
             yield f"{shown}: {row['does']}"
-
-
-_NARROW = re.compile(r"[-_](fp8|nvfp4|fp4|mxfp4|awq|gptq|int4|int8|w4a16|w8a8)\b", re.IGNORECASE)
-
-
-def _named_otherwise(asked: Asked) -> str:
-    """
-    Weight width in the model's name that config.json does not confirm; empty where both agree, or the width
-    is known otherwise.
-    """
-    found = _NARROW.search(asked.model.replace("_", "-"))
-    if found is None or _quantised(asked) or asked.weight_bits != 16 or asked.flags.get("quantization"):
-        return ""
-    return f"weights in {found[1].upper()}, as the name says: there is no quantization_config, and 16 bits are counted"
 
 
 def _as_auto(asked: Asked, backend: Backend, part: Shape, made: Boot, seen: Prediction) -> bool:

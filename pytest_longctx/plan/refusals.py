@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_longctx.backends import context_length
+from pytest_longctx.backends.vllm import speculative
 from pytest_longctx.plan import combinations
 from pytest_longctx.plan.asked import Asked, within
 from pytest_longctx.plan.parallel import Spread
@@ -244,6 +245,23 @@ Read in the sources of 0.11.0, 0.12.0 (none does) and 0.25.0 to 0.33.0; those be
 """
 
 
+_OTHER_CONNECTORS = frozenset(
+    """LMCacheConnector LMCacheConnectorV1 LMCacheMPConnector ExampleConnector SharedStorageConnector P2pNcclConnector
+    FlexKVConnectorV1 HF3FSKVConnector""".split()  # noqa: SIM905
+)
+_ON_HOST = ("LMCache", "Offload", "FlexKV", "MooncakeStore", "UMBPStore")
+"""Parts of the names of connectors that keep tokens in memory of the host."""
+
+
+def missed_connectors(asked: Asked) -> Iterator[str]:
+    """What is not counted of the KV connectors that the flags ask for: memory of the host, and connectors of plugins."""
+    for name in connectors(asked) if asked.flags.get("kv-transfer-config") else ():
+        if name not in HYBRID_CONNECTORS and name not in _OTHER_CONNECTORS:
+            yield f"--kv-transfer-config: {name} is no connector of vLLM's own, and what it holds is not known"
+        elif any(part in name for part in _ON_HOST):
+            yield f"--kv-transfer-config: {name} keeps tokens on the host, whose memory is not counted"
+
+
 def connectors(asked: Asked) -> tuple[str, ...]:
     """The names of the KV connectors that the flags ask for, with those that a MultiConnector holds."""
     if asked.engine != "vllm":
@@ -292,6 +310,42 @@ def _connector(asked: Asked, facts: Facts) -> Refusal | None:
     return Refusal("config", "kv_cache", said, (*cures, {"kv-transfer-config": None}))
 
 
+_PREDICT_MORE = (
+    *(
+        "deepseek",
+        "glm",
+        "kimi",
+        "mimo",
+        "ernie4_5",
+        "nemotron_h",
+        "exaone",
+        "qwen3_next",
+        "qwen3_5",
+        "qwen4",
+        "longcat",
+        "dots",
+    ),
+    *("bailing", "minimax_m3", "pangu", "step", "hy_", "gemma4", "inkling", "interns2"),
+)
+"""Beginnings of the types of models for which vLLM 0.32 has a draft of their own layers (``config/speculative.py``)."""
+
+
+def _own_layers(asked: Asked, facts: Facts) -> Refusal | None:
+    """Refusal to draft with layers of multi-token prediction that the model does not have."""
+    told = speculative.config(asked.flags) if asked.engine == "vllm" else {}
+    if "mtp" not in speculative.method(told) or told.get("model") or not isinstance(facts.config, Mapping):
+        return None
+    text = facts.config.get("text_config")
+    parts = [facts.config, *([text] if isinstance(text, Mapping) else [])]
+    if any(("mtp" in str(key) or "nextn" in str(key)) and value for part in parts for key, value in part.items()):
+        return None
+    types = [str(part.get("model_type")) for part in parts]
+    if not any(types) or any(each.startswith(_PREDICT_MORE) for each in types):
+        return None
+    said = f"--speculative-config asks for mtp, and a model of type {types[0]} has no layers of multi-token prediction"
+    return Refusal("bad-flag", "config", said, ({"speculative-config": None},))
+
+
 def _combination(asked: Asked, facts: Facts) -> Refusal | None:
     found = combinations.refused(asked, facts.kind)
     if found is None:
@@ -311,4 +365,5 @@ _CHECKS: tuple[Callable[[Asked, Facts], Refusal | None], ...] = (
     _combination,
     _block_quantised,
     _connector,
+    _own_layers,
 )

@@ -73,11 +73,11 @@ def read(words: Sequence[str], options: Options) -> list[Planned]:
     Raises `UsageError` where no start is found, or the hardware is not known.
     """
     path = Path(words[0])
-    if len(words) == 1 and (path.suffix in _FILES or _is_file(path)):
+    if len(words) == 1 and ((path.suffix in _FILES and " " not in words[0]) or _is_file(path)):
         return list(_of_file(path, options))
     # One word with spaces is a whole command in quotes.
     split = command.split(words[0]) if len(words) == 1 else words
-    return [_of_start(command.of_words(split), options)]
+    return [_of_start(start, options) for start in command.starts(split)]
 
 
 def _is_file(path: Path) -> bool:

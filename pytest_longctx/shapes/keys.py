@@ -17,7 +17,7 @@ from typing import Any
 from pytest_longctx.shapes.refusal import MisreadError
 
 SMELL = re.compile(
-    r"head|dim|size|window|layer|rank|state|expert|pattern|shar|kv|cache|latent|conv|index|compress|sparse|group|block"
+    r"head|dim|size|window|layer|dense|rank|state|expert|pattern|shar|kv|cache|latent|conv|index|compress|sparse|group|block"
     r"|chunk|vocab|intermediate|hidden|ffn|mlp|moe|mtp|nextn|lora|attn|attention|ssm|mamba|linear|interval|freq|stride"
     r"|memory|cross|encoder|num_|^n_|_n_|width|depth|channel|mem_|gate|ratio|expan|embed|tie_|mixer|adapter|_cla|cla_|yoco|loop|repeat|recur|reuse|skip|ngram|lookup|buffer|byte"
 )
@@ -58,6 +58,7 @@ HARMLESS = frozenset(
     bad_words_ids finetuning_task task_specific_params prefix tf_legacy_loss use_bfloat16 remove_invalid_values torchscript
     exponential_decay_length_penalty sep_token_id return_dict_in_generate output_scores return_dict tie_encoder_decoder
     ep_size pretraining_tp gradient_checkpointing num_logits_to_keep use_flash_attn _attn_implementation attn_implementation
+    _attn_implementation_autoset
     _flash_attn_2_enabled use_flash_attention logits_to_keep ignore_index use_return_dict onnx_safe use_dynamic_ntk use_logn_attn
     time_step_min time_step_max time_step_floor time_step_limit time_step_scale time_step_init_scheme
     mamba_chunk_size use_mamba_kernels use_mem_eff_path max_window_layers linear_allow_neg_eigval gate_lower_bound
@@ -67,7 +68,7 @@ HARMLESS = frozenset(
     dual_chunk_attention_config interpolate_factor kv_channels_scaling hc_eps hc_sinkhorn_iters block_configs_version
     activation_situ_beta activation_situ_linear_beta latent_moe_use_norm quantization_config compression_config
     use_kernels attention_chunk_size_hint output_router_logits num_labels pooler_type rwkv_rescale_every rescale_every
-    mtp_use_dedicated_embeddings deepstack_visual_indexes zero_init_residual disable_ngram_loss
+    mtp_use_dedicated_embeddings mtp_share_layers deepstack_visual_indexes zero_init_residual disable_ngram_loss
     index_share_for_mtp_iteration
     layer_rope_theta embedding_initializer_range use_moe need_fp32_gate zero_centered yarn_only_types norm_expert_weight
     attention_dropout_rate hidden_dropout_rate layer_dropout moe_every_n_layer ffn_dropout use_kda_kernel

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.shapes import rotary, spans, vision
+from pytest_longctx.shapes import classes, rotary, spans, vision
 from pytest_longctx.shapes.families.compressed import COMPRESSED
 from pytest_longctx.shapes.families.hybrid import HYBRID
 from pytest_longctx.shapes.families.latent import LATENT
@@ -39,6 +39,10 @@ TEXT_OF: Mapping[str, str] = MappingProxyType(
         "glm4v": "glm4v_text",
         "glm4v_moe": "glm4v_moe_text",
         "mistral3": "mistral",
+        "exaone4_5": "exaone4_5_text",
+        "qwen2_5_omni": "qwen2_5_omni_text",
+        "qwen3_omni_moe": "qwen3_omni_moe_text",
+        "voxtral": "llama",
         "step3p7": "step3p7",
     }
 )
@@ -93,12 +97,16 @@ def read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None = None) 
 def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> ModelShape:
     if not isinstance(config, Mapping):
         raise MisreadError("config.json", f"a table is expected, not {shown(config)}")
+    config = _thinker(config)
     outer = Keys(config)
     if outer.flag("is_encoder_decoder"):
         raise MisreadError("is_encoder_decoder", "encoder-decoder models are not modelled")
     text, name = _text(config, outer)
     keys = Keys(text, class_defaults().get(name, {}), prefix="" if text is config else "text_config.")
-    body = _family(name)(keys)
+    family = _family(name)
+    classes.check(outer, name, plain=name in PLAIN)
+    body = family(keys)
+    outside = classes.loaded(outer, body.outside)
     scheme = with_experts(read_scheme(_quantised(keys, outer, quantised)), keys)
     dtype, positions, drafts = _dtype(keys, outer), spans.positions(keys), spans.draft_layers(keys)
     notes = list(body.notes)
@@ -110,8 +118,21 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
         raise MisreadError(key, f"it is {shown(value)}; memory may depend on it, and it is not modelled for {name}")
     whole = text is not config or any(key in config for key in vision.TOWERS)
     towers, more = vision.towers(config, body.hidden) if whole else (0, ())
-    parts = (name, body.hidden, body.vocabulary, positions, body.layers, body.outside, body.draft)
+    parts = (name, body.hidden, body.vocabulary, positions, body.layers, outside, body.draft)
     return ModelShape(*parts, dtype, scheme, towers, (*notes, *more), rope_dim, rotary.stretch(keys))
+
+
+def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of an Omni model that engines serve as text: its thinker, without the talker beside it."""
+    part = config.get("thinker_config")
+    if config.get("model_type") not in ("qwen2_5_omni", "qwen3_omni_moe") or not isinstance(part, Mapping):
+        return config
+    kept = {
+        key: config[key]
+        for key in ("model_type", "architectures", "quantization_config", "torch_dtype", "dtype")
+        if key in config
+    }
+    return {**part, **kept}
 
 
 def _family(name: str) -> Callable[[Keys], Body]:

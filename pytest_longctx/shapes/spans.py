@@ -28,7 +28,14 @@ LAYER_TYPES: Mapping[str, Span] = MappingProxyType(
 )
 
 
-DRAFT = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules", "mtp_num_layers")
+DRAFT = (
+    "num_nextn_predict_layers",
+    "mtp_num_hidden_layers",
+    "num_mtp_layers",
+    "num_mtp_modules",
+    "mtp_num_layers",
+    "_num_mtp_layers",
+)
 
 
 def draft_layers(k: Keys) -> int:

@@ -1,14 +1,16 @@
 """Towers of a multimodal model: vision transformers are counted, other towers are reported as not counted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytest_longctx.shapes.keys import Keys
 from pytest_longctx.shapes.refusal import MisreadError
 
+_GLM4V = ("glm4v", "glm4v_moe", "glm46v")
+
 TOWERS = ("vision_config", "audio_config", "vision_tower_config", "sound_config")
 
-GATED = frozenset({"pixtral", "gemma4_vision", "qwen2_5_vl", "mistral3"})
+GATED = frozenset({"pixtral", "gemma4_vision", "qwen2_5_vl", "qwen2_5_omni", "mistral3", "exaone4_5", *_GLM4V})
 """Types whose feed-forward layers have three matrices."""
 
 
@@ -20,9 +22,7 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
         table = config.get(key)
         if not isinstance(table, Mapping) or not table:
             continue
-        found = (
-            _counted(Keys(table, prefix=f"{key}."), config.get("model_type"), text_hidden) if "vision" in key else None
-        )
+        found = _counted(Keys(table, prefix=f"{key}."), config, text_hidden, key)
         if found is None:
             notes.append(f"{key} is not counted")
             total = None
@@ -33,19 +33,64 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
     return total, tuple(notes)
 
 
-def _counted(k: Keys, outer: object, text_hidden: int) -> int | None:
+def _counted(k: Keys, config: Mapping[str, Any], text_hidden: int, key: str) -> int | None:
     try:
-        return _transformer(k, outer, text_hidden)
+        if "vision" in key:
+            return _transformer(k, config, text_hidden)
+        listener = _LISTENERS.get(str(k.raw("model_type")))
+        return listener(k, text_hidden) if listener else None
     except MisreadError:
         return None
 
 
-def _transformer(k: Keys, outer: object, text_hidden: int) -> int | None:
+def _voxtral(k: Keys, text_hidden: int) -> int:
+    """Parameters of Whisper's encoder as Voxtral has it: it projects four steps at once."""
+    hidden, width = k.count("hidden_size"), k.count("intermediate_size")
+    positions = k.count("max_source_positions") * hidden
+    return _whisper(k, hidden, width) + positions + width * text_hidden + text_hidden * text_hidden
+
+
+def _qwen_omni(k: Keys, text_hidden: int) -> int:
+    """Parameters of Whisper's encoder as Qwen2.5-Omni has it; its positions are computed."""
+    hidden = k.count("d_model")
+    return _whisper(k, hidden, k.count("encoder_ffn_dim")) + hidden * k.count("output_dim", default=text_hidden)
+
+
+def _qwen3_omni(k: Keys, text_hidden: int) -> int:
+    """Parameters of Qwen3-Omni's encoder: three convolutions in two dimensions before the blocks, two projections behind."""
+    hidden, narrow = k.count("d_model"), k.count("downsample_hidden_size", default=480)
+    bins = -(-k.count("num_mel_bins", default=128) // 8)
+    ears = 9 * narrow * (1 + 2 * narrow) + narrow * bins * hidden
+    behind = hidden * (hidden + k.count("output_dim", default=text_hidden))
+    return _blocks(k, hidden, k.count("encoder_ffn_dim")) + ears + behind
+
+
+def _whisper(k: Keys, hidden: int, width: int) -> int:
+    return _blocks(k, hidden, width) + 3 * hidden * (k.count("num_mel_bins", default=128) + hidden)
+
+
+def _blocks(k: Keys, hidden: int, width: int) -> int:
+    return k.count("num_hidden_layers", "encoder_layers") * (
+        4 * hidden * hidden + 2 * hidden * width + 9 * hidden + width
+    )
+
+
+_LISTENERS: Mapping[str, Callable[[Keys, int], int]] = {
+    "voxtral_encoder": _voxtral,
+    "qwen2_5_omni_audio_encoder": _qwen_omni,
+    "qwen3_omni_moe_audio_encoder": _qwen3_omni,
+}
+"""Towers that hear, by their type."""
+
+
+def _transformer(k: Keys, config: Mapping[str, Any], text_hidden: int) -> int | None:
     """
     Parameters of a vision tower: attention and feed-forward blocks, patch embedding, projection to the text
     model.
     """
-    hidden = k.maybe("hidden_size", "embed_dim", "width", "vt_hidden_size", least=1)
+    outer = config.get("model_type")
+    # Qwen 2 VL's hidden_size is the width behind the tower.
+    hidden = k.maybe("embed_dim", "hidden_size", "width", "vt_hidden_size", least=1)
     depth = k.maybe("num_hidden_layers", "depth", "layers", "vt_num_hidden_layers", least=1)
     width = k.maybe("intermediate_size", "vt_intermediate_size", least=1)
     ratio = k.raw("mlp_ratio")
@@ -53,19 +98,46 @@ def _transformer(k: Keys, outer: object, text_hidden: int) -> int | None:
         width = int(ratio * hidden)
     if not hidden or not depth or not width or depth > 1000:
         return None
+    if outer in _GLM4V:  # what is called intermediate_size is of the projection behind the blocks
+        width = k.count("out_hidden_size")
     matrices = 3 if {str(outer), str(k.raw("model_type"))} & GATED else 2
-    blocks = depth * (4 * hidden * hidden + matrices * hidden * width + 9 * hidden + width)
-    return blocks + _embedding(k, hidden) + _bridge(k, outer, hidden, text_hidden)
+    blocks = depth * (_attention(k, hidden) + matrices * hidden * width + 9 * hidden + width)
+    behind = _squeezed(Keys(config), outer, hidden, text_hidden) or _bridge(k, outer, hidden, text_hidden)
+    return blocks + _embedding(k, hidden) + behind
+
+
+def _attention(k: Keys, hidden: int) -> int:
+    heads = k.maybe("num_heads", "num_attention_heads") or 0
+    groups = k.maybe("num_key_value_heads") or heads
+    return 2 * hidden * hidden + (2 * hidden * (hidden * groups // heads) if heads else 2 * hidden * hidden)
 
 
 def _embedding(k: Keys, hidden: int) -> int:
     """Parameters of a vision tower's embedding: the projection of a patch, and a table of positions."""
-    patch, image = k.maybe("patch_size") or 14, k.maybe("image_size") or 0
+    patch, image = _side(k, "patch_size") or 14, _side(k, "image_size") or 0
     channels, frames = k.maybe("in_channels", "in_chans", "num_channels") or 3, k.maybe("temporal_patch_size") or 1
     rotary = k.raw("model_type") == "pixtral" or k.raw("position_embedding_type") == "rope"
     rows = k.maybe("num_position_embeddings") or (0 if rotary else (image // max(patch, 1)) ** 2)
     rows = 2 * (k.maybe("position_embedding_size") or 0) or rows
     return hidden * (channels * frames * patch * patch + min(rows, 1 << 20))
+
+
+def _side(k: Keys, key: str) -> int | None:
+    """The length of a side, which some write twice."""
+    value = k.raw(key)
+    if isinstance(value, list | tuple) and value and all(each == value[0] for each in value):
+        return Keys({key: value[0]}).maybe(key)
+    return k.maybe(key)
+
+
+def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
+    """The projection of LFM2-VL and Command A Vision, whose sizes are in the whole config; 0 of others."""
+    if outer not in ("lfm2_vl", "cohere2_vision"):
+        return 0
+    side = k.count("downsample_factor", default=2)
+    width = k.count("projector_hidden_size", "alignment_intermediate_size")
+    narrow = width // 2 if outer == "cohere2_vision" else width  # one half gates the other
+    return hidden * side * side * width + narrow * text_hidden
 
 
 def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
@@ -76,9 +148,16 @@ def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     side = k.maybe("spatial_merge_size") or 2
     merged = hidden * side * side
     out = k.maybe("out_hidden_size")
+    if outer in _GLM4V:
+        behind = k.count("out_hidden_size")
+        return merged * behind + behind * behind + 3 * behind * k.count("intermediate_size")
+    if outer == "qwen2_vl":
+        return merged * (merged + (k.maybe("hidden_size") or text_hidden))
     if out:
         deep = k.sequence("deepstack_visual_indexes") or ()
         return (1 + len(deep)) * merged * (merged + out)
     if outer == "mistral3":
         return merged * hidden + hidden * text_hidden + text_hidden * text_hidden
+    if outer in ("llava", "llava_next", "llava_onevision", "internvl", "internvl_chat"):
+        return (merged if "internvl" in str(outer) else hidden) * text_hidden + text_hidden * text_hidden
     return merged * (merged + text_hidden) if outer in ("kimi_k25", "minimax_m3_vl") else hidden * text_hidden

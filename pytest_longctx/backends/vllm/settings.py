@@ -4,8 +4,10 @@ What vLLM makes of a deployment's flags, and of what is not given, by its versio
 The defaults and where they are read: ``docs/reference/memory-defaults.md``.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pytest_longctx.backends.vllm import kvdtypes, outside, speculative
 from pytest_longctx.backends.vllm.outside import Trial
@@ -28,7 +30,7 @@ CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
 IN_FLIGHT: Final = "<0.32"
 """Versions whose windows reserve for one batch; 0.32 reserves for two where it schedules ahead (``max_in_flight_tokens``)."""
 LATENTS: Final = frozenset(
-    """deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
+    """axk1 deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
     bailing_hybrid""".split()  # noqa: SIM905
 )
 """Model types whose latents are cached as such (``is_deepseek_mla``, 0.32.0); of others, every head's keys and values are."""
@@ -253,7 +255,7 @@ def trial(deployment: Deployment, loaded: Load, shape: Shape, *, tensor_parallel
         loaded.max_batched_tokens,
         tensor_parallel,
         value_bytes=model_bytes(deployment, None),
-        eager=bool(deployment.flags.get("enforce-eager", False)),
+        eager=_without_graphs(deployment.flags),
         version=deployment.version,
         linked=here is None or (here.linked and here.family in ("hopper", "blackwell")),
         flashinfer=_samples_with_flashinfer(deployment),
@@ -263,6 +265,17 @@ def trial(deployment: Deployment, loaded: Load, shape: Shape, *, tensor_parallel
         hopper=None if here is None else here.family == "hopper",
         shared=here is not None and here.kind == "GB10",
     )
+
+
+def _without_graphs(flags: Mapping[str, Any]) -> bool:
+    """Whether vLLM captures no graphs: ``--enforce-eager``, ``-O0``, or a ``cudagraph_mode`` of NONE."""
+    if flags.get("enforce-eager", False) or str(flags.get("optimization-level", "")) == "0":
+        return True
+    try:
+        told = json.loads(str(flags.get("compilation-config", "{}")))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and str(told.get("cudagraph_mode", "")).upper() == "NONE"
 
 
 def _samples_with_flashinfer(deployment: Deployment) -> bool:

@@ -71,6 +71,8 @@ def draft(deployment: Deployment, shape: Shape, tensor_parallel: int) -> Draft |
     last = next((layer for layer in reversed(whole.stack) if _attends(layer)), None)
     if last is None or not ("mtp" in how or how in ("eagle", "eagle3")):
         return None
+    if "mtp" not in how and any(".experts." in tensor.name for tensor in last.tensors):
+        return None  # EAGLE's layer is dense, as wide as its author made it
     return _of_layer(whole, last, how, _count(told), tensor_parallel)
 
 

@@ -310,7 +310,7 @@ def _lfm2_forward(k: Keys, b: Basics) -> list[tuple[Tensor, ...]]:
     for name in ("block_ffn_dim_multiplier", "block_multiple_of", "intermediate_size"):
         k.raw(name)
     plain = dense(b.hidden, width, path="feed_forward")
-    if not (k.has("num_experts") or k.has("num_local_experts")):
+    if not k.maybe("num_experts", "num_local_experts"):
         return [plain] * b.layers
     first = k.count("num_dense_layers", default=0, least=0)
     k.raw("use_expert_bias")

@@ -56,7 +56,7 @@ def _experts(k: Keys) -> Experts:
 def _deepseek(k: Keys, *, sparse_index: bool = False, extra_norm: bool = False) -> Body:
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     sizes = latent_sizes(k, hidden)
-    marks = mixtures.sparse_layers(k, layers) if k.has("n_routed_experts") or k.has("num_experts") else [False] * layers
+    marks = mixtures.sparse_layers(k, layers) if k.maybe("n_routed_experts", "num_experts") else [False] * layers
     plain = () if all(marks) else dense(hidden, k.stated("intermediate_size"))
     mixed = mixture(hidden, _experts(k)) if any(marks) else ()
     attended = k.count("index_topk") if sparse_index else 0

@@ -134,6 +134,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         ),
         "qwen3_moe": QWEN3_MOE,
         "qwen3_vl_moe_text": QWEN3_MOE,
+        "qwen3_omni_moe_text": QWEN3_MOE,
         "mellum": Decoder(
             "attention_bias",
             "attention_bias",
@@ -164,7 +165,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
             attends=spans.llama4,
             experts=_llama4,
             expert_path="feed_forward",
-            width=("intermediate_size_mlp", "intermediate_size"),
+            width=("intermediate_size_mlp",),
         ),
         "glm4_moe": _glm4_moe,
         "glm4v_moe_text": _glm4_moe,

@@ -88,7 +88,8 @@ def _nemotron_h(k: Keys) -> Body:
     if "moe" in kinds:
         made["moe"] = Layer((), (*mixture(hidden, _nemotron_experts(k), "mixer"), *before))
     _unused(k)
-    outside = (*ends(k, hidden, vocabulary), *norm("norm_f", hidden))
+    k.raw("tie_word_embeddings")  # the engines' class has two tables, whatever it says
+    outside = (*ends(Keys({}), hidden, vocabulary), *norm("norm_f", hidden))
     return Body(hidden, vocabulary, tuple(made[kind] for kind in kinds), outside)
 
 

@@ -30,6 +30,8 @@ def _stablelm(k: Keys) -> Body:
     parallel, per_head = k.flag("use_parallel_residual"), k.flag("qk_layernorm")
     if per_head:
         raise k.refuse("qk_layernorm", "norms of each head are not modelled")
+    if k.maybe("head_dim") not in (None, k.stated("hidden_size") // k.stated("num_attention_heads")):
+        raise k.refuse("head_dim", "its class divides the hidden size by the heads")
     return Decoder(qkv_bias="use_qkv_bias", norms=1 if parallel else 2, norm_bias=True)(k)
 
 
@@ -70,6 +72,21 @@ def _phi(k: Keys) -> Body:
     return Decoder(**both, gated=False, norms=1, norm_bias=True, head_bias=True)(k)  # type: ignore[arg-type]  # all three are flags
 
 
+def _gpt_neox(k: Keys) -> Body:
+    """GPT-NeoX: as many KV heads as heads; its class knows no other number."""
+    if (k.maybe("num_key_value_heads") or k.stated("num_attention_heads")) != k.stated("num_attention_heads"):
+        raise k.refuse("num_key_value_heads", "its class has as many as heads")
+    return Decoder("attention_bias", "attention_bias", mlp_bias=True, gated=False, norm_bias=True)(k)
+
+
+def _qwen2(k: Keys) -> Body:
+    """Qwen 2 and 2.5: queries, keys and values have a bias, whatever ``attention_bias`` says."""
+    k.raw("attention_bias")
+    return Decoder(qkv_bias=True, attends=spans.qwen)(k)
+
+
+_EXAONE4 = Decoder(qk_norm="head", attends=spans.every("sliding_window_pattern", 4))
+
 PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
     {
         "llama": LLAMA,
@@ -90,7 +107,8 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "olmo": Decoder("attention_bias", "attention_bias", norms=0, final_norm=False),
         "olmo2": Decoder("attention_bias", "attention_bias", qk_norm="wide"),
         "olmo3": Decoder("attention_bias", "attention_bias", qk_norm="wide", attends=spans.every("layer_interval", 4)),
-        "exaone4": Decoder(qk_norm="head", attends=spans.every("sliding_window_pattern", 4)),
+        "exaone4": _EXAONE4,
+        "exaone4_5_text": _EXAONE4,
         "apertus": Decoder(
             "attention_bias", "attention_bias", "mlp_bias", qk_norm="head", gated=False, additions=_activation
         ),
@@ -98,9 +116,10 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "nemotron": _nemotron,
         "phi": _phi,
         "phi3": _phi3,
-        "qwen2": Decoder(qkv_bias=True, attends=spans.qwen),
-        "qwen2_vl_text": Decoder(qkv_bias=True, attends=spans.qwen),
-        "qwen2_5_vl_text": Decoder(qkv_bias=True, attends=spans.qwen),
+        "qwen2": _qwen2,
+        "qwen2_vl_text": _qwen2,
+        "qwen2_5_vl_text": _qwen2,
+        "qwen2_5_omni_text": _qwen2,
         "qwen3": QWEN3,
         "qwen3_vl_text": QWEN3,
         "mimo": Decoder(qkv_bias="attention_bias", attends=spans.qwen),
@@ -138,7 +157,7 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "baichuan": Decoder(),
         "orion": Decoder("attention_bias", "attention_bias", norm_bias=True),
         "gpt2": _gpt2,
-        "gpt_neox": Decoder("attention_bias", "attention_bias", mlp_bias=True, gated=False, norm_bias=True),
+        "gpt_neox": _gpt_neox,
         "gptj": Decoder(mlp_bias=True, gated=False, norms=1, norm_bias=True, head_bias=True, four_times=True),
         "codegen": Decoder(mlp_bias=True, gated=False, norms=1, norm_bias=True, head_bias=True, four_times=True),
     }

@@ -1,0 +1,93 @@
+"""What changes a server's memory and is not counted: flags, variables of the environment, widths that only a name says."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pytest_longctx import backends
+from pytest_longctx.deployments.capacity import Prediction
+from pytest_longctx.plan.asked import Asked
+
+
+@cache
+def _memory_table(name: str) -> Mapping[str, Mapping[str, Any]]:
+    path = Path(backends.__file__).parent / "memory_flags.toml"
+    found: Mapping[str, Mapping[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))[name]
+    return found
+
+
+def memory_flags(engine: str) -> Mapping[str, Mapping[str, Any]]:
+    """
+    Flags of *engine* on which the memory of a boot depends, by name: what each does, and the values at which
+    it does nothing.
+    """
+    return _memory_table(engine)
+
+
+def memory_variables(engine: str) -> Mapping[str, Mapping[str, Any]]:
+    """Environment variables of *engine* on which the memory of a boot depends, likewise; none of them is modelled."""
+    return _memory_table(f"{engine}-environment")
+
+
+def variables(asked: Asked) -> Iterator[str]:
+    """Variables of the environment of a foreseen boot that change its memory, with what each does."""
+    for name, row in memory_variables(asked.engine).items():
+        value = asked.env.get(name)
+        if value is not None and str(value).lower() not in row.get("off", []):
+            yield f"{name}={value}: {row['does']}" if len(str(value)) < 40 else f"{name}: {row['does']}"
+
+
+_GRAPHS = ("cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_size", "cudagraph_num_of_warmups")
+
+
+def graphs(asked: Asked) -> Iterator[str]:
+    """What ``--compilation-config`` says of graphs, unless it is that there are none, which is counted."""
+    try:
+        told = json.loads(str(asked.flags.get("compilation-config", "{}")))
+    except (ValueError, RecursionError):
+        return
+    if (
+        isinstance(told, dict)
+        and str(told.get("cudagraph_mode")).upper() != "NONE"
+        and any(key in told for key in _GRAPHS)
+    ):
+        yield "--compilation-config: graphs take more or less memory"
+
+
+def doubted(engine: str, missed: Iterable[str], seen: Prediction) -> Prediction:
+    """The prediction *seen*, in doubt if it does not fit and something that was *missed* takes memory off the devices."""
+    if seen.fits or seen.doubt:
+        return seen
+    frees = tuple(f"--{name}" for name, row in memory_flags(engine).items() if row.get("frees"))
+    one = next(
+        (each for each in missed if each.startswith("weights in ") or each.partition(":")[0].split()[0] in frees), None
+    )
+    if one is None:
+        return seen
+    what = "the width of the weights" if one.startswith("weights in ") else one.partition(":")[0]
+    return replace(seen, doubt=f"{what} is not counted, and the server may fit with it")
+
+
+_NARROW = re.compile(r"[-_](fp8|nvfp4|fp4|mxfp4|awq|gptq|int4|int8|w4a16|w8a8)\b|[.-](gguf|exl3)\b", re.IGNORECASE)
+
+
+def named_otherwise(asked: Asked) -> str:
+    """
+    Weight width in the model's name that config.json does not confirm; empty where both agree, or the width
+    is known otherwise.
+    """
+    found = _NARROW.search(asked.model.replace("_", "-"))
+    if found is None or quantised(asked) or asked.weight_bits != 16 or asked.flags.get("quantization"):
+        return ""
+    width = (found[1] or found[2]).upper()
+    return f"weights in {width}, as the name says: there is no quantization_config, and 16 bits are counted"
+
+
+def quantised(asked: Asked) -> bool:
+    """Whether the asked model's config says how weights are stored."""
+    return isinstance(asked.config, Mapping) and bool(asked.config.get("quantization_config") or asked.quantised)

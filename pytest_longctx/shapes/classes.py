@@ -1,0 +1,53 @@
+"""What ``architectures`` of a config.json says: engines choose the class by it, and not by ``model_type``."""
+
+import re
+
+from pytest_longctx.shapes.keys import Keys, shown
+from pytest_longctx.shapes.tensors import Tensor
+
+_DRAFTS = re.compile(
+    r"eagle(?!2_5_vl)|dflash|dspark|domino|medusa|draft|speculator|mtp|assistant|lilicorr", re.IGNORECASE
+)
+"""Classes of heads that draft for another model; they have projections and tables that `model_type` knows nothing of."""
+_DENSE = frozenset(
+    {
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "GemmaForCausalLM",
+        "Phi3ForCausalLM",
+    }
+)
+_MIXED = re.compile(r"(Mixtral|Moe|MoE|Deepseek|DeepSeek|Jamba|Mamba|GptOss)\w*ForCausalLM")
+_HEADLESS = re.compile(
+    r"For(Sequence|Token)Classification$|RewardModel$|^(Llama|Mistral|Qwen2|Qwen3|Gemma2|Gemma3Text)(Bidirectional)?Model$"
+)
+"""Classes without an output table: rewards, classes and embeddings."""
+
+
+def names(k: Keys) -> list[str]:
+    """The classes that a config names; raises nothing for what is no list of names."""
+    found = k.raw("architectures")
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list | tuple) else []
+
+
+def check(k: Keys, family: str, *, plain: bool) -> None:
+    """
+    Refuse a config whose class is a draft head, or is dense beside the type of a mixture (and the reverse). Raises
+    `MisreadError`.
+
+    *plain* is whether *family* is dense and attends in every layer.
+    """
+    for name in names(k)[:1]:
+        if _DRAFTS.search(name):
+            raise k.refuse("architectures", f"{name} is a draft head, which no engine serves by itself")
+        if (name in _DENSE and not plain) or (_MIXED.fullmatch(name) and plain):
+            raise k.refuse("architectures", f"{name} is no class of a model of type {shown(family)}")
+
+
+def loaded(k: Keys, outside: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The tensors *outside* the layers that the class of a config loads: a classifier has no output table."""
+    if any(_HEADLESS.search(name) for name in names(k)[:1]):
+        return tuple(tensor for tensor in outside if not tensor.name.startswith("lm_head"))
+    return outside

@@ -1,0 +1,153 @@
+"""Public configs that the reader had not seen, beside the answers of an oracle that were written down first."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_longctx.shapes import ModelShape, NotUnderstood, read
+
+UNSEEN = json.loads((Path(__file__).parent.parent.parent / "data/shapes" / "unseen.json").read_text())
+FIGURES = sorted(name for name, case in UNSEEN.items() if "parameters" in case["expected"])
+REFUSED = sorted(name for name, case in UNSEEN.items() if "refused" in case["expected"])
+
+NOT_YET = {
+    # Files of another engine with its own keys beside those of the model.
+    "Llama-3.2-3B-mllm": "linear_impl_type",
+    "Qwen2.5-1.5B-mllm": "linear_impl_type",
+    "Qwen2.5-3B-mllm": "linear_impl_type",
+    "Qwen3-1.7B-mllm": "linear_block_size",
+    "fla-mamba_1B": "fuse_cross_entropy",
+    "toy-deepseek_v4": "qk_rope_head_dim",
+}
+"""What is refused by its key, though an engine could serve it."""
+
+
+def test_most_are_planned() -> None:
+    assert len(FIGURES) - len(NOT_YET) >= 43
+
+
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - set(NOT_YET)))
+def test_what_was_not_seen_is_exact(name: str) -> None:
+    case = UNSEEN[name]
+    shape = read(case["config"])
+    assert isinstance(shape, ModelShape), shape
+    assert shape.parameters == pytest.approx(case["expected"]["parameters"], rel=0.01)
+    assert shape.kv_bytes_per_token() == case["expected"]["kv_bytes_per_token"]
+    assert shape.state_bytes() == case["expected"].get("state_bytes", 0)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_YET))
+def test_what_is_not_understood_names_its_key(name: str) -> None:
+    refused = read(UNSEEN[name]["config"])
+    assert isinstance(refused, NotUnderstood)
+    assert refused.key == NOT_YET[name]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_engine_serves_is_refused(name: str) -> None:
+    assert isinstance(read(UNSEEN[name]["config"]), NotUnderstood)
+
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["LlamaForCausalLMEagle3", "DFlashDraftModel", "PEagleDraftModel", "EagleLlamaForCausalLM", "MixtralForCausalLM"],
+)
+def test_a_class_of_another_model_is_refused_by_name(name: str) -> None:
+    refused = read({**LLAMA, "architectures": [name]})
+    assert isinstance(refused, NotUnderstood)
+    assert refused.key == "architectures"
+    assert name in refused.why
+
+
+@pytest.mark.parametrize("name", ["LlamaForSequenceClassification", "LlamaModel", "LlamaForRewardModel"])
+def test_a_classifier_has_no_output_table(name: str) -> None:
+    whole, headless = read({**LLAMA, "architectures": ["LlamaForCausalLM"]}), read({**LLAMA, "architectures": [name]})
+    assert isinstance(whole, ModelShape)
+    assert isinstance(headless, ModelShape)
+    assert whole.parameters - headless.parameters == 128256 * 4096
+    assert whole.kv_bytes_per_token() == headless.kv_bytes_per_token()
+
+
+@pytest.mark.parametrize("names", [None, [], "LlamaForCausalLM", [7], ["LlamaForCausalLM"], ["SomethingOfMyOwn"]])
+def test_other_names_of_classes_change_nothing(names: object) -> None:
+    shape = read({**LLAMA, "architectures": names})
+    assert isinstance(shape, ModelShape)
+    assert shape.parameters == 8_030_261_248
+
+
+def test_of_an_omni_model_the_thinker_is_read() -> None:
+    # tables of 544,997,376 twice, layers of 466,115,584, a norm; the talker and the part that makes sound are not loaded
+    shape = read(UNSEEN["toy-qwen25omni"]["config"])
+    assert isinstance(shape, ModelShape)
+    assert shape.text_parameters == 2 * 544_997_376 + 466_115_584 + 3_584
+
+
+def test_a_tower_that_hears_and_is_not_known_is_said() -> None:
+    whole = UNSEEN["Voxtral-Mini-3B-2507"]["config"]
+    shape = read({**whole, "audio_config": {**whole["audio_config"], "model_type": "an_ear_of_my_own"}})
+    assert isinstance(shape, ModelShape)
+    assert shape.vision_parameters is None
+    assert "audio_config is not counted" in shape.notes
+
+
+def test_dense_layers_at_the_start_are_those_of_the_class_where_nothing_says_them() -> None:
+    config = json.loads((Path(__file__).parent.parent.parent / "data/shapes" / "models.json").read_text())
+    base = config["DeepSeek-V3"]["config"]
+    left_out = {key: value for key, value in base.items() if key != "first_k_dense_replace"}
+    told, untold = read(base), read(left_out)
+    assert isinstance(told, ModelShape)
+    assert isinstance(untold, ModelShape)
+    assert told.parameters == untold.parameters == 671_026_404_352
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "published_gb"),
+    [(4, 128, 7.26), (4, 64, 7.51), (4, 32, 8.00), (8, 128, 13.65), (8, 64, 13.95), (8, -1, 13.36)],
+)
+def test_gptq_takes_what_its_publisher_lists(bits: int, group: int, published_gb: float) -> None:
+    config = UNSEEN["Llama-2-13B-chat-GPTQ"]["config"]
+    shape = read(
+        {**config, "quantization_config": {**config["quantization_config"], "bits": bits, "group_size": group}}
+    )
+    assert isinstance(shape, ModelShape)
+    assert shape.weight_bytes() / 1e9 == pytest.approx(published_gb, rel=0.003)
+
+
+def test_experts_of_four_bits_take_what_is_published() -> None:
+    shape = read(UNSEEN["Kimi-K2.6"]["config"])
+    assert isinstance(shape, ModelShape)
+    assert shape.weight_bytes() / 1e9 == pytest.approx(595, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("EXAONE-4.5-33B", "LFM2.5-VL-1.6B", "Qwen3.5-9B", "Voxtral-Mini-3B-2507", "gemma-3-27b-vision", "pixtral-4L"),
+        *(
+            "qwen2-vl-4L",
+            "qwen3-vl-4L",
+            "toy-qwen25omni",
+            "toy-qwen3omni",
+            "toy-qwen3vlmoe",
+            "Devstral-Small-2-24B-Instruct",
+        ),
+    ],
+)
+def test_towers_and_what_projects_them_are_counted_to_two_thousandths(name: str) -> None:
+    shape = read(UNSEEN[name]["config"])
+    assert isinstance(shape, ModelShape)
+    assert shape.parameters == pytest.approx(UNSEEN[name]["expected"]["parameters"], rel=0.002)
