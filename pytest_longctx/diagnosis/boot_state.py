@@ -68,6 +68,8 @@ class Failure:
     rank: str = ""
     repeated: bool = False
     """Whether it stands in a line that reports an end: a line of its own says more, if there is one."""
+    noticed: bool = False
+    """Whether it was logged at a level below that of its signature: the engine caught it, and told of it."""
 
     @property
     def kind(self) -> Kind:
@@ -245,7 +247,9 @@ class Boot:
     @property
     def cause(self) -> Failure | None:
         """The most probable cause of the boot's failure: first those that no engine survives, then the earliest."""
-        alive = [each for each in self.candidates if not self._survived(each) and not self._came_late(each)]
+        alive = self._on_the_way(
+            [each for each in self.candidates if not self._survived(each) and not self._came_late(each)]
+        )
         fatal = [each for each in alive if not each.signature.weak and not each.signature.survivable]
         for some in (
             [each for each in fatal if not each.repeated],
@@ -256,6 +260,16 @@ class Boot:
             if some:
                 return _earliest(some)
         return None
+
+    def _on_the_way(self, some: list[Failure]) -> list[Failure]:
+        """
+        Those of *some* failures that the boot did not get past: none that was only a notice, and none from before it
+        came up, where another remains, or an exception of unknown words ended it.
+        """
+        told = [each for each in some if not each.noticed] or (some if self.errors.text is None else [])
+        if self.served_at is None:
+            return told
+        return [each for each in told if each.order > self.served_at] or told
 
     def phase_of(self, found: Signature) -> Phase | None:
         """The boot phase that signature *found* names; a server that serves allocates GPU memory for requests."""
