@@ -27,7 +27,7 @@ _PREFIXES: Final = tuple(
         "kernel": r"\[(?:[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}|\s*\d+\.\d{6})\] ",
         "tensorrt": r"(?:\[\d\d/\d\d/\d{4}-\d\d:\d\d:\d\d\] )?\[(?:TRT-LLM|TRT|TensorRT-LLM|TM)\] ?"
         r"(?:\[RANK (?P<rank>\d+)\] ?)?\[(?P<level>[A-Z]+)\](?:\[[^\]]*\])* ?",
-        "glog": r"\[?(?P<level>[IWEFC])(?:\d{3,4} \d\d:\d\d:\d\d\.\d+)? +(?:\d+ +)?(?P<where>[\w./+-]+:\d+)\] ?",
+        "glog": r"\[?(?P<level>[IWEFC])(?:\d{3,8} \d\d:\d\d:\d\d\.\d+)? +(?:\d+ +)?(?P<where>[\w./+-]+:\d+)\] ?",
         "mpi": r"\[\d+,\d+\]<std(?:out|err)>: ?",
         "rank": r"\[(?:rank|default) ?(?P<rank>\d+)\]:? ?",
         "router": r"\[\d{2,7}\] ?(?=\d+\.\d\d\.\d|/|\[|[A-Za-z]|$)",
@@ -36,7 +36,7 @@ _PREFIXES: Final = tuple(
         "journal": r"(?:<\d>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)?) [\w.-]+ "
         r"(?P<source>[\w./@-]+)(?:\[\d+\])?: ?",
         "rust": rf" ?(?P<level>{_LEVEL}) "
-        rf"(?P<where>.{{0,400}}?\btext_generation\w*(?:::\w+)*: (?:[\w/.-]+\.rs:\d+: )?)",
+        rf"(?P<where>.{{0,400}}?\b(?:text_generation|dynamo|kvbm|nixl|sglang_router|smg|mistralrs)\w*(?:(?:::|\.)\w+)*: (?:[\w/.-]+\.rs:\d+: )?)",
         "engine": rf" ?(?P<level>{_LEVEL})(?: (?P<time>\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?))? "
         r"\[?(?P<where>[\w./<>-]+\.(?:pyx?|cc|cpp|rs):\d+)(?:\]|:) ?",
         "uvicorn": rf"(?P<level>{_LEVEL}):(?: {{4,}}| (?! ))",
