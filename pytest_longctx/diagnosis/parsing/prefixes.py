@@ -36,7 +36,8 @@ _PREFIXES: Final = tuple(
         "journal": r"(?:<\d>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)?) [\w.-]+ "
         r"(?P<source>[\w./@-]+)(?:\[\d+\])?: ?",
         "rust": rf" ?(?P<level>{_LEVEL}) "
-        rf"(?P<where>.{{0,400}}?\b(?:text_generation|dynamo|kvbm|nixl|sglang_router|smg|mistralrs)\w*(?:(?:::|\.)\w+)*: (?:[\w/.-]+\.rs:\d+: )?)",
+        r"(?P<where>.{0,400}?\b(?:text_generation|dynamo|kvbm|nixl|sglang_router|smg|mistralrs)\w*(?:(?:::|\.)\w+)*: "
+        r"(?:[\w/.-]+\.rs:\d+: )?)",
         "engine": rf" ?(?P<level>{_LEVEL})(?: (?P<time>\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?))? "
         r"\[?(?P<where>[\w./<>-]+\.(?:pyx?|cc|cpp|rs):\d+)(?:\]|:) ?",
         "uvicorn": rf"(?P<level>{_LEVEL}):(?: {{4,}}| (?! ))",
