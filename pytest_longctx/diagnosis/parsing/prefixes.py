@@ -45,6 +45,7 @@ _PREFIXES: Final = tuple(
         "logging": rf"(?P<level>{_LEVEL}):(?P<where>[\w.]+): ?",
         "tag": r" ?\((?P<process>(?:[\w.:-]+(?: rank=\d+)?,? pid=\d+(?:, ip=[\d.]+)?)|raylet|autoscaler(?: [^)]*)?)\) ?",
         "logfmt": r"time=\S+ level=(?P<level>[A-Z]+) source=(?P<where>\S+) msg=\"?",
+        "zerolog relay": r"\d{1,2}:\d\d[AP]M DBG GRPC\([^)]*\): std(?:err|out) ",
         "zerolog": r"(?P<time>\d{1,2}:\d\d[AP]M) (?P<level>TRC|DBG|INF|WRN|ERR|FTL|PNC) ",
         "go": r"(?P<time>\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (?P<where>[\w./]+\.go:\d+): ",
         "table": r"\|(?: [\w.-]+ +\| \d+ +| {4,}\| {4,})\| ",
@@ -66,6 +67,7 @@ _ALPHABET: Final = {
     "|": ("table",),
 }
 _DIGITS: Final = (
+    "zerolog relay",
     "zerolog",
     "loguru",
     "python",

@@ -316,6 +316,27 @@ EXCEPTIONS = [
         "model-unsupported",
     ),
     ("vllm", "x/gguf_loader.py:x", "RuntimeError: Failed to map GGUF parameters (1): ['x']", "checkpoint-mismatch"),
+    ("vllm", "exllamav2/x.py:x", "RuntimeError: Insufficient VRAM for model and cache", "gpu-oom"),
+    (
+        "vllm",
+        "vllm/v1/core/sched/x.py:x",
+        "ValueError: The context length (131072) of the model is too short to hold the multi-modal embeddings in the worst case (16384 tokens in total)",
+        "config",
+    ),
+    ("vllm", "lmcache/v1/x.py:x", "RuntimeError: Failed to allocate memory for PD transfer", "kv-transfer"),
+    (
+        "sglang",
+        "sglang/srt/disaggregation/utils.py:x",
+        "ValueError: Invalid ib_device: mlx5_9. Available devices: mlx5_0",
+        "config",
+    ),
+    ("vllm", "vllm/transformers_utils/config.py:patch_rope", "KeyError: 'type'", "model-config"),
+    (
+        "vllm",
+        "vllm/model_executor/layers/rotary_embedding/__init__.py:get_rope",
+        "KeyError: 'rope_type'",
+        "model-config",
+    ),
 ]
 """Engine, the last frame's file and function, exception and class."""
 

@@ -55,6 +55,11 @@ LINES = [
         "gguf_init_from_file: failed to open '/models/x.gguf' with error No such file or directory\nllama_model_load: error loading model: llama_model_loader: failed to load model from /models/x.gguf",
         "model-missing",
     ),
+    (
+        "llamacpp",
+        "llama_model_load: error loading model: failed to open models/7B/ggml-model.gguf: No such file or directory",
+        "model-missing",
+    ),
     ("llamacpp", "gguf_init_from_file: failed to open GGUF file '/m/q.gguf' (Permission denied)", "permission"),
     (
         "llamacpp",
@@ -63,6 +68,11 @@ LINES = [
     ),
     ("llamacpp", "llama_model_load: error loading model: invalid split file name: x.gguf", "model-missing"),
     ("llamacpp", "error: invalid device: CUDA1", "device"),
+    (
+        "llamacpp",
+        "ggml_metal_graph_compute: command buffer 1 failed with status 5\nerror: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+        "gpu-oom",
+    ),
     (
         "llamacpp",
         "ggml_backend_metal: error: command buffer 0 failed with status 5\nerror: Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)",
@@ -202,6 +212,59 @@ LINES = [
     ),
     ("vllm", "E0101 00:00:00.000000 1 transfer_engine_impl.cpp:1] Metadata service: failed to connect", "kv-transfer"),
     ("all", "2025-01-01T00:00:00.000Z ERROR dynamo_llm::disagg: KV transfer timed out after 120s", "kv-transfer"),
+    ("llamacpp", "panic: failed to sample token: sample: logits sum to NaN, check model output", "nan-logits"),
+    (
+        "llamacpp",
+        'time=2026-01-02T03:04:05.678Z level=ERROR source=runner.go:902 msg="failed to sample token" error="sample: logits sum to NaN, check model output"',
+        "nan-logits",
+    ),
+    (
+        "llamacpp",
+        '10:04AM ERR error loading model error="could not load model: rpc error: code = Unknown desc = failed to load model: open /models/x.gguf: no such file or directory"',
+        "model-missing",
+    ),
+    (
+        "vllm",
+        "mlx: RuntimeError: [METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+        "gpu-oom",
+    ),
+    (
+        "vllm",
+        "libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] Command buffer execution failed: Insufficient Memory",
+        "gpu-oom",
+    ),
+    (
+        "vllm",
+        "libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] Command buffer execution failed: Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)",
+        "gpu-fault",
+    ),
+    ("llamacpp", "RuntimeError: Insufficient VRAM for model and cache", "gpu-oom"),
+    (
+        "vllm",
+        "OSError: [Errno 48] error while attempting to bind on address ('0.0.0.0', 8000): address already in use",
+        "port-taken",
+    ),
+    (
+        "vllm",
+        "[WinError 10048] only one usage of each socket address (protocol/network address/port) is normally permitted",
+        "port-taken",
+    ),
+    ("vllm", "[Errno 13] error while attempting to bind on address ('0.0.0.0', 80): permission denied", "permission"),
+    (
+        "vllm",
+        "ERROR serve 2025-01-01 00:00:00,000 controller 1 -- Deployment 'x' in application 'default' has 1 replicas that have taken more than 30s to be scheduled.",
+        "cluster-resources",
+    ),
+    (
+        "trtllm",
+        "E0101 00:00:00.000000 1 model_repository_manager.cc:1] \"Poll failed for model directory 'x': failed to open text file for read /m/x/config.pbtxt: No such file or directory\"",
+        "model-missing",
+    ),
+    (
+        "trtllm",
+        "E0101 00:00:00.000000 1 model_repository_manager.cc:1] \"Poll failed for model directory 'x': Invalid model name: Could not determine backend for model 'x' with no backend in model configuration.\"",
+        "config",
+    ),
 ]
 """Engine, line and class."""
 
