@@ -13,7 +13,7 @@ from pytest_longctx.observation import Kind
 
 _ALIVE = re.compile(
     r'" 200(?: OK)?\b|\b(?:POST|GET) /\S* \S+ 200$|(?:^|: )Success$|\| 200 \|.*\| (?:POST|GET) '
-    r"|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)"
+    r'|\bstatus=200 method="POST"|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)'
 )
 _ALIVE_WORDS: Final = ("200", "throughput", "Success")
 _FAILED_WORDS: Final = ("500", " error: ", "failed during generation")
@@ -43,6 +43,8 @@ _PANICKED: Final = re.compile(r"panicked at \S+:\d+:\d+:\s*$")
 """The place of a panic of Rust, without its message, which is the next line."""
 _SIZES_WITHIN: Final = 20
 """Lines after a failure that may contain its sizes."""
+_SAME_WITHIN: Final = 200
+"""Lines after a runtime's own line in which the traceback of the same failure ends."""
 _MOST_CANDIDATES: Final = 64
 SIZES_DUE: Final = 2
 """The attention of a boot that expects sizes: no line is passed over."""
@@ -258,7 +260,7 @@ class Boot:
             alive,
         ):
             if some:
-                return _earliest(some)
+                return _placed(_earliest([each for each in some if not each.signature.heading] or some), some)
         return None
 
     def _on_the_way(self, some: list[Failure]) -> list[Failure]:
@@ -344,6 +346,14 @@ def _earliest(some: list[Failure]) -> Failure:
         if each.time and len(each.time) == len(first.time) and each.time < first.time:
             first = each
     return first
+
+
+def _placed(found: Failure, some: list[Failure]) -> Failure:
+    """*found*, or the line soon after it in a traceback that says the same of the GPU's memory, and where it was wanted."""
+    if found.place is not None or found.kind != "gpu-oom":
+        return found
+    soon = (each for each in some if each.place is not None and 0 <= each.order - found.order <= _SAME_WITHIN)
+    return next((each for each in soon if each.signature.id == found.signature.id), found)
 
 
 def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot:

@@ -35,6 +35,7 @@ _PREFIXES: Final = tuple(
         r"(?:std(?:out|err) [FP] ?)?(?:\[[a-z][\w.-]+-\d+\] )?(?:[\w.-]+ (?P<source>[\w./@-]+)\[\d+\]: ?)?",
         "journal": r"(?:<\d>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)?) [\w.-]+ "
         r"(?P<source>[\w./@-]+)(?:\[\d+\])?: ?",
+        "clock": r"(?P<time>\d\d:\d\d:\d\d(?:\.\d+)?) [\w.-]+ (?P<source>[\w./@-]+)\[\d+\]: ?",
         "rust": rf" ?(?P<level>{_LEVEL}) "
         r"(?P<where>.{0,400}?\b(?:text_generation|dynamo|kvbm|nixl|sglang_router|smg|mistralrs)\w*(?:(?:::|\.)\w+)*: "
         r"(?:[\w/.-]+\.rs:\d+: )?)",
@@ -69,6 +70,7 @@ _ALPHABET: Final = {
 _DIGITS: Final = (
     "zerolog relay",
     "zerolog",
+    "clock",
     "loguru",
     "python",
     "model_log",
@@ -98,7 +100,7 @@ _LETTERS: Final = (
     "compose",
     "level",
 )
-ONCE: Final = ("compose", "srun", "journal", "level", "date")
+ONCE: Final = ("compose", "srun", "journal", "clock", "level", "date")
 LAST: Final = frozenset(("engine", "rust", "neuron", "ray", "llama", "loguru", "python"))
 """Loggers of engines: the message after such a prefix is not searched for more prefixes."""
 TRANSPORT: Final = frozenset(("loguru", "python", "lemonade"))

@@ -199,7 +199,6 @@ LINES = [
     ("vllm", "Failed to initialize the TMA descriptor 700", "gpu-fault"),
     ("sglang", "RuntimeError: DeepEP error: CPU recv timeout", "collective-hang"),
     ("sglang", "RuntimeError: DeepEP error: timeout (dispatch CPU)", "collective-hang"),
-    ("sglang", "/src/host/init/init.cu:1002: non-zero status: 7 nvshmem setup connections failed", "collective-failed"),
     (
         "vllm",
         "(EngineCore_DP0 pid=1) ERROR 01-01 00:00:00 [nixl_connector.py:1] NIXL transfer failed for request x with status ERR",
@@ -265,6 +264,14 @@ LINES = [
         "E0101 00:00:00.000000 1 model_repository_manager.cc:1] \"Poll failed for model directory 'x': Invalid model name: Could not determine backend for model 'x' with no backend in model configuration.\"",
         "config",
     ),
+    ("lmdeploy", "[TM][FATAL] kernels/grammar_mask.cu(31): Check failed: rows == batch", "structured-output"),
+    (
+        "trtllm",
+        "[TensorRT-LLM][ERROR] Assertion failed: the bitmask has fewer rows than the batch (/x/guidedDecoder.cpp:9)",
+        "structured-output",
+    ),
+    ("sglang", "/x/modules/transport/ibrc/ibrc.cpp:7: non-zero status: 7 ep_connect failed", "rank-unreachable"),
+    ("llamacpp", "/x/ggml/src/ggml-backend.cpp:31: the graph has a cycle at node 7", "engine-assert"),
 ]
 """Engine, line and class."""
 

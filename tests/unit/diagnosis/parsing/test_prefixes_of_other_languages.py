@@ -12,6 +12,12 @@ LINES = [
     ("2026-01-02T03:04:05.678Z ERROR dynamo_llm::disagg: it failed", ERROR, "it failed"),
     ("2026-01-02T03:04:05.678Z  WARN dynamo.trtllm.handlers: it is slow", WARNING, "it is slow"),
     ("E20260102 03:04:05.678901 17 rdma_transport.cpp:3] it failed", ERROR, "it failed"),
+    ("10:24:31 node-7 run.sh[163]: ERROR 04-08 16:24:34 [x.py:9] it failed", ERROR, "it failed"),
+    (
+        "10:24:31 node-7 run.sh[163]: node-7:158:188 [0] x/p2p.cc:651 NCCL WARN NET/IB : it failed",
+        WARNING,
+        "NET/IB : it failed",
+    ),
 ]
 
 
