@@ -13,7 +13,7 @@ from pytest_longctx.observation import Kind
 
 _ALIVE = re.compile(
     r'" 200(?: OK)?\b|\b(?:POST|GET) /\S* \S+ 200$|(?:^|: )Success$|\| 200 \|.*\| (?:POST|GET) '
-    r"|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)"
+    r'|\bstatus=200 method="POST"|gen throughput \(token/s\)|Avg generation throughput: (?!0\.0)'
 )
 _ALIVE_WORDS: Final = ("200", "throughput", "Success")
 _FAILED_WORDS: Final = ("500", " error: ", "failed during generation")
@@ -43,6 +43,8 @@ _PANICKED: Final = re.compile(r"panicked at \S+:\d+:\d+:\s*$")
 """The place of a panic of Rust, without its message, which is the next line."""
 _SIZES_WITHIN: Final = 20
 """Lines after a failure that may contain its sizes."""
+_SAME_WITHIN: Final = 200
+"""Lines after a runtime's own line in which the traceback of the same failure ends."""
 _MOST_CANDIDATES: Final = 64
 SIZES_DUE: Final = 2
 """The attention of a boot that expects sizes: no line is passed over."""
@@ -68,6 +70,8 @@ class Failure:
     rank: str = ""
     repeated: bool = False
     """Whether it stands in a line that reports an end: a line of its own says more, if there is one."""
+    noticed: bool = False
+    """Whether it was logged at a level below that of its signature: the engine caught it, and told of it."""
 
     @property
     def kind(self) -> Kind:
@@ -245,7 +249,9 @@ class Boot:
     @property
     def cause(self) -> Failure | None:
         """The most probable cause of the boot's failure: first those that no engine survives, then the earliest."""
-        alive = [each for each in self.candidates if not self._survived(each) and not self._came_late(each)]
+        alive = self._on_the_way(
+            [each for each in self.candidates if not self._survived(each) and not self._came_late(each)]
+        )
         fatal = [each for each in alive if not each.signature.weak and not each.signature.survivable]
         for some in (
             [each for each in fatal if not each.repeated],
@@ -254,8 +260,18 @@ class Boot:
             alive,
         ):
             if some:
-                return _earliest(some)
+                return _placed(_earliest([each for each in some if not each.signature.heading] or some), some)
         return None
+
+    def _on_the_way(self, some: list[Failure]) -> list[Failure]:
+        """
+        Those of *some* failures that the boot did not get past: none that was only a notice, and none from before it
+        came up, where another remains, or an exception of unknown words ended it.
+        """
+        told = [each for each in some if not each.noticed] or (some if self.errors.text is None else [])
+        if self.served_at is None:
+            return told
+        return [each for each in told if each.order > self.served_at] or told
 
     def phase_of(self, found: Signature) -> Phase | None:
         """The boot phase that signature *found* names; a server that serves allocates GPU memory for requests."""
@@ -330,6 +346,14 @@ def _earliest(some: list[Failure]) -> Failure:
         if each.time and len(each.time) == len(first.time) and each.time < first.time:
             first = each
     return first
+
+
+def _placed(found: Failure, some: list[Failure]) -> Failure:
+    """*found*, or the line soon after it in a traceback that says the same of the GPU's memory, and where it was wanted."""
+    if found.place is not None or found.kind != "gpu-oom":
+        return found
+    soon = (each for each in some if each.place is not None and 0 <= each.order - found.order <= _SAME_WITHIN)
+    return next((each for each in soon if each.signature.id == found.signature.id), found)
 
 
 def chosen(boots: Mapping[str, Boot], earlier: Mapping[str, list[Boot]]) -> Boot:

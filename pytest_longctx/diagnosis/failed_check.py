@@ -22,6 +22,7 @@ REMEDY: Final = (
 _NATIVE: Final = re.compile(
     r"\bGGML_ASSERT\(|\bGGML_ABORT\b|: Assertion [`'].*' failed|\bAssertion fail(?:ed|ure)?: |\bCheck failed: |TLLM_CHECK"
     r"|\bAssertion error (?:\(|\S+:\d)|\bINTERNAL ASSERT FAILED\b"
+    r"|/ggml[\w/.-]*\.(?:c|cpp|cu|cuh|m|h):\d+: (?!\S+ (?:error|[Ff]ailure)\b)"
 )
 """What native code of an engine says of a check that failed."""
 _PYTHON: Final = re.compile(r"^(?:\w+\.)*AssertionError\b")

@@ -13,7 +13,7 @@ from pytest_longctx.diagnosis.parsing import quoting
 from pytest_longctx.diagnosis.parsing.colours import block_without_colours, without_colours
 from pytest_longctx.diagnosis.parsing.outer_prefixes import OuterPrefixes
 from pytest_longctx.diagnosis.parsing.records import Record, records, with_unescaped
-from pytest_longctx.diagnosis.roles import complains, counts, is_exception
+from pytest_longctx.diagnosis.roles import complains, counts, is_exception, noticed
 from pytest_longctx.diagnosis.signatures import Benign, Catalogue, Fact, Phase, Signature, figures, words
 from pytest_longctx.diagnosis.tracebacks import (
     CHAINED,
@@ -266,11 +266,10 @@ class LogReader:
     def _ends(self, boot: Boot, trace: Trace, record: Record, text: str) -> None:
         """Read the exception that ends *trace* in the log."""
         trace.done, trace.message = True, 0
-        if trace.caught:
-            boot.errors.caught = boot.errors.caught or text.strip()
-            self._explain(boot, record, text, trace)
-            return
         known = self._explain(boot, record, text, trace)
+        if trace.caught or trace.tells(record):
+            boot.errors.caught = boot.errors.caught or text.strip()
+            return
         boot.errors.ended_at = self.lines
         if known is not None and known.summary:
             boot.errors.echo = boot.errors.echo or text.strip()
@@ -359,7 +358,9 @@ class LogReader:
             caught = trace is not None and trace.caught and not signature.survivable
             if caught or (signature.summary and summary is not None):
                 continue
-            self._found(boot, record, signature, match, trace).repeated = summary is not None
+            made = self._found(boot, record, signature, match, trace)
+            made.repeated = summary is not None
+            made.noticed = noticed(signature, trace.level(record) if trace else record.level)
             if not signature.summary:
                 return signature
             summary = signature  # the same line may quote the cause

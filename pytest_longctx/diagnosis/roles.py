@@ -32,6 +32,11 @@ def counts(signature: Signature, record: Record, text: str, at: int, *, exceptio
     return not quoting.quoted(text, at)
 
 
+def noticed(signature: Signature, level: int | None) -> bool:
+    """Whether a logger's *level* is lower than that of a line of *signature* has to be: the program that logged it went on."""
+    return level is not None and level < LEVELS[signature.level]
+
+
 def complains(record: Record) -> bool:
     """Whether the line of *record* has the role of an error, by its level or its text."""
     text = record.text

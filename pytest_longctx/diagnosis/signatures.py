@@ -241,13 +241,16 @@ class Catalogue(toml.Table):
         )
 
     def with_common(self, common: "Catalogue") -> "Catalogue":
-        """The catalogue's own log signatures, followed by those that apply to every engine."""
-        own = {each.id for each in self.signature} | {each.id for each in self.benign}
+        """
+        The catalogue's own log signatures, followed by those that apply to every engine: a wording that an engine's
+        entry lacks is found in the common one of the same id.
+        """
+        own = {each.id for each in self.benign}
         return self.model_copy(
             update={
                 "place": (*self.place, *common.place),
                 "fact": (*self.fact, *common.fact),
-                "signature": (*self.signature, *(each for each in common.signature if each.id not in own)),
+                "signature": (*self.signature, *common.signature),
                 "benign": (*self.benign, *(each for each in common.benign if each.id not in own)),
             }
         )

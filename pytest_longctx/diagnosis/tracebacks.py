@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from pytest_longctx.diagnosis.parsing.records import Record
+from pytest_longctx.diagnosis.parsing.records import ERROR, Record
 from pytest_longctx.diagnosis.signatures import Phase, Place, Signature
 
 HEADER: Final = "Traceback (most recent call last)"
@@ -45,6 +45,14 @@ class Trace:
         if signature.placed and signature.kind not in self.places:
             return False
         return signature.raised_in is None or re.search(signature.raised_in, self.frame) is not None
+
+    def level(self, record: Record) -> int | None:
+        """The level of *record*, a line of the traceback: its own, or that of the line in which the traceback begins."""
+        return self.record.level if record.level is None else record.level
+
+    def tells(self, record: Record) -> bool:
+        """Whether *record* ends a traceback that is logged below ERROR: the program caught the exception and went on."""
+        return (self.level(record) or ERROR) < ERROR
 
     def holds(self, record: Record) -> bool:
         """Whether *record* can be a line of this process's traceback."""

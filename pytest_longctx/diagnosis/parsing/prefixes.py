@@ -27,7 +27,7 @@ _PREFIXES: Final = tuple(
         "kernel": r"\[(?:[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}|\s*\d+\.\d{6})\] ",
         "tensorrt": r"(?:\[\d\d/\d\d/\d{4}-\d\d:\d\d:\d\d\] )?\[(?:TRT-LLM|TRT|TensorRT-LLM|TM)\] ?"
         r"(?:\[RANK (?P<rank>\d+)\] ?)?\[(?P<level>[A-Z]+)\](?:\[[^\]]*\])* ?",
-        "glog": r"\[?(?P<level>[IWEFC])(?:\d{3,4} \d\d:\d\d:\d\d\.\d+)? +(?:\d+ +)?(?P<where>[\w./+-]+:\d+)\] ?",
+        "glog": r"\[?(?P<level>[IWEFC])(?:\d{3,8} \d\d:\d\d:\d\d\.\d+)? +(?:\d+ +)?(?P<where>[\w./+-]+:\d+)\] ?",
         "mpi": r"\[\d+,\d+\]<std(?:out|err)>: ?",
         "rank": r"\[(?:rank|default) ?(?P<rank>\d+)\]:? ?",
         "router": r"\[\d{2,7}\] ?(?=\d+\.\d\d\.\d|/|\[|[A-Za-z]|$)",
@@ -35,8 +35,10 @@ _PREFIXES: Final = tuple(
         r"(?:std(?:out|err) [FP] ?)?(?:\[[a-z][\w.-]+-\d+\] )?(?:[\w.-]+ (?P<source>[\w./@-]+)\[\d+\]: ?)?",
         "journal": r"(?:<\d>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)?) [\w.-]+ "
         r"(?P<source>[\w./@-]+)(?:\[\d+\])?: ?",
+        "clock": r"(?P<time>\d\d:\d\d:\d\d(?:\.\d+)?) [\w.-]+ (?P<source>[\w./@-]+)\[\d+\]: ?",
         "rust": rf" ?(?P<level>{_LEVEL}) "
-        rf"(?P<where>.{{0,400}}?\btext_generation\w*(?:::\w+)*: (?:[\w/.-]+\.rs:\d+: )?)",
+        r"(?P<where>.{0,400}?\b(?:text_generation|dynamo|kvbm|nixl|sglang_router|smg|mistralrs)\w*(?:(?:::|\.)\w+)*: "
+        r"(?:[\w/.-]+\.rs:\d+: )?)",
         "engine": rf" ?(?P<level>{_LEVEL})(?: (?P<time>\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)?))? "
         r"\[?(?P<where>[\w./<>-]+\.(?:pyx?|cc|cpp|rs):\d+)(?:\]|:) ?",
         "uvicorn": rf"(?P<level>{_LEVEL}):(?: {{4,}}| (?! ))",
@@ -44,6 +46,8 @@ _PREFIXES: Final = tuple(
         "logging": rf"(?P<level>{_LEVEL}):(?P<where>[\w.]+): ?",
         "tag": r" ?\((?P<process>(?:[\w.:-]+(?: rank=\d+)?,? pid=\d+(?:, ip=[\d.]+)?)|raylet|autoscaler(?: [^)]*)?)\) ?",
         "logfmt": r"time=\S+ level=(?P<level>[A-Z]+) source=(?P<where>\S+) msg=\"?",
+        "zerolog relay": r"\d{1,2}:\d\d[AP]M DBG GRPC\([^)]*\): std(?:err|out) ",
+        "zerolog": r"(?P<time>\d{1,2}:\d\d[AP]M) (?P<level>TRC|DBG|INF|WRN|ERR|FTL|PNC) ",
         "go": r"(?P<time>\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (?P<where>[\w./]+\.go:\d+): ",
         "table": r"\|(?: [\w.-]+ +\| \d+ +| {4,}\| {4,})\| ",
         "nccl": r"(?P<where>[\w.-]+):\d+:\d+ \[\d+\] (?:[\w/.]+:\d+ )?NCCL (?P<level>INFO|WARN|TRACE) ?",
@@ -64,6 +68,9 @@ _ALPHABET: Final = {
     "|": ("table",),
 }
 _DIGITS: Final = (
+    "zerolog relay",
+    "zerolog",
+    "clock",
     "loguru",
     "python",
     "model_log",
@@ -93,7 +100,7 @@ _LETTERS: Final = (
     "compose",
     "level",
 )
-ONCE: Final = ("compose", "srun", "journal", "level", "date")
+ONCE: Final = ("compose", "srun", "journal", "clock", "level", "date")
 LAST: Final = frozenset(("engine", "rust", "neuron", "ray", "llama", "loguru", "python"))
 """Loggers of engines: the message after such a prefix is not searched for more prefixes."""
 TRANSPORT: Final = frozenset(("loguru", "python", "lemonade"))

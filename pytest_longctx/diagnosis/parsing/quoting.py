@@ -20,7 +20,8 @@ _DUMP = re.compile(
 _COMMENT = re.compile(r"(?:#+ |\$ |\+ \w|> |== |>>> |\* |[-•] |\| |usage: )")
 """Beginnings of lines that a person or a shell wrote."""
 _REPR = re.compile(
-    r"[\w.]*(?:Error|Exception)\($|^KeyError: $|\bpanicked at $|`Err` value: (?:\w+\()*$|\bOs \{ code: \d+, kind: \w+, message: $"
+    r"[\w.]*(?:Error|Exception)\($|^KeyError: $|\bpanicked at $|(?:`Err` value|^Error): (?:\w+\()*$"
+    r"|\b(?:CUDA|HIP) error \S+:\d+ $|\bOs \{ code: \d+, kind: \w+, message: $"
 )
 """What stands before a string that is the statement itself: an exception's ``repr``, a panic of Rust."""
 _PANIC = re.compile(r"^thread '[^']*' (?:\(\d+\) )?panicked at |^called `\w+::\w+\(\)` on |\bOs \{ code: \d+, ")

@@ -15,11 +15,11 @@ from pytest_longctx.diagnosis.parsing import prefixes, quoting
 from pytest_longctx.diagnosis.parsing.colours import without_colours
 
 LEVELS: Final = {
-    **dict.fromkeys(("D", "T", "V", "DEBUG", "TRACE", "VERBOSE"), 10),
-    **dict.fromkeys(("I", "INFO", "NOTICE", "SUCCESS"), 20),
-    **dict.fromkeys(("W", "WARN", "WARNING"), 30),
+    **dict.fromkeys(("D", "T", "V", "DEBUG", "TRACE", "VERBOSE", "DBG", "TRC"), 10),
+    **dict.fromkeys(("I", "INFO", "NOTICE", "SUCCESS", "INF"), 20),
+    **dict.fromkeys(("W", "WARN", "WARNING", "WRN"), 30),
     **dict.fromkeys(("E", "ERROR", "ERR"), 40),
-    **dict.fromkeys(("C", "F", "CRITICAL", "FATAL", "ALERT", "EMERG", "PANIC"), 50),
+    **dict.fromkeys(("C", "F", "CRITICAL", "FATAL", "ALERT", "EMERG", "PANIC", "FTL", "PNC"), 50),
 }
 """Severity of each level name that loggers use."""
 DEBUG, INFO, WARNING, ERROR, FATAL = 10, 20, 30, 40, 50
@@ -27,6 +27,8 @@ DEBUG, INFO, WARNING, ERROR, FATAL = 10, 20, 30, 40, 50
 _MOST_PREFIXES = 9
 _GO_ERROR = re.compile(r'''" (?:\w[\w.]{0,80}=(?:"(?:[^"\\]|\\.)*"|[^\s"]\S*) ){0,50}(?:error|err)="''')
 """Where the error follows the message in a line of Go's slog. A value has one reading, or a long line would take hours."""
+_ZEROLOG_ERROR = re.compile(r' error="((?:[^"\\]|\\.)*)"$')
+"""Where the error follows the message in a line of zerolog for the console."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ _LOGGERS: Final = frozenset(
         "ray",
         "nccl",
         "logfmt",
+        "zerolog",
         "torchserve",
         "worker",
         "serve",
@@ -187,6 +190,8 @@ def _unquoted(name: str, text: str) -> str:
         return text if text.replace('\\"', "").count('"') % 2 == 0 else text[1:]  # the message goes on in the next line
     if name == "table":
         return text.rstrip().removesuffix("|").rstrip()
+    if name == "zerolog" and text.rstrip().endswith('"'):
+        return _ZEROLOG_ERROR.sub(r": \1", text.rstrip())
     if name == "logfmt" and text.rstrip().endswith('"'):
         return _GO_ERROR.sub(": ", text.rstrip()[:-1])
     return text
