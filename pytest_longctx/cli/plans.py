@@ -84,7 +84,7 @@ def _plan_starts(given: Namespace) -> None:
     from pytest_longctx.plan.asked import Given  # noqa: PLC0415
 
     if given.backend or given.data:
-        raise UsageError("--backend and --data are for plans of findings; a command says its engine itself")
+        raise UsageError("--backend and --data apply only to plans of findings; a command names its engine")
     measured = typed.measured(given.measured) if given.measured else None
     options = typed.Options(given.hardware, given.host_memory, Given(given.model, given.engine_version), measured)
     secrets = _secrets(given.start)

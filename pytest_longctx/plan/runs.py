@@ -216,7 +216,7 @@ def predict_deployment(
 
 def _divides(one: Deployment, backend: Backend) -> bool:
     """
-    Whether the deployment's flags give a number of devices that can share a layer, so that a run can be
+    Whether a layer can be divided over the number of devices in the deployment's flags; if not, no run can be
     predicted.
     """
     try:

@@ -248,7 +248,10 @@ def _mamba2(k: Keys) -> Body:
     hidden, layers, vocabulary = k.stated("hidden_size", "d_model"), layer_count(k), k.stated("vocab_size")
     heads, dim, expand = k.stated("num_heads"), k.stated("head_dim"), k.count("expand", default=2)
     if heads * dim != expand * hidden:
-        raise k.refuse("num_heads", f"{heads} heads of {dim} are not {expand} x {hidden}")
+        raise k.refuse(
+            "num_heads",
+            f"{heads} heads of {dim} make {heads * dim}, and expand x hidden_size = {expand} x {hidden} is needed",
+        )
     net = Mamba2(
         hidden,
         heads,

@@ -143,7 +143,10 @@ def _kimi_layers(k: Keys, hidden: int, layers: int) -> tuple[list[bool], DeltaNe
     full, recurrent = table.numbers("full_attn_layers"), table.numbers("kda_layers")
     whole = set(range(1, layers + 1))
     if full is None or recurrent is None or set(full) | set(recurrent) != whole or set(full) & set(recurrent):
-        raise k.refuse("linear_attn_config", f"kda_layers and full_attn_layers do not make up layers 1 to {layers}")
+        raise k.refuse(
+            "linear_attn_config",
+            f"kda_layers and full_attn_layers together must name each layer from 1 to {layers} once",
+        )
     heads, dim, kernel = (
         table.stated("num_heads"),
         table.stated("head_dim"),
