@@ -101,7 +101,10 @@ def of_deployment(one: Deployment, engine: str | None) -> StartCommand:
 
 def of_command(text: str, boot_s: float | None = None) -> StartCommand:
     """The ``docker run`` in *text*, a line or a small script. Raises `TableError` if there is none."""
-    commands = list(_commands(text))
+    try:
+        commands = list(_commands(text))
+    except ValueError as problem:
+        raise TableError(f"ask.command: not a line for a shell: {problem}") from None
     run = next((words[2:] for words in commands if words[:2] == ["docker", "run"]), None)
     if run is None:
         raise TableError("ask.command: there is no `docker run` in it")
@@ -143,10 +146,16 @@ _LONG = {"-p": "--publish", "-e": "--env", "-v": "--volume", "--net": "--network
 def of_pod(text: str, boot_s: float | None = None) -> StartCommand:
     """The first container of the Pod in *text*, which is JSON. Raises `TableError` if it is not."""
     try:
-        spec = json.loads(text)["spec"]
-        box: Mapping[str, Any] = spec["containers"][0]
-    except (ValueError, KeyError, IndexError, TypeError) as problem:
-        raise TableError(f"ask.pod: not a Pod in JSON: {problem!r}") from None
+        return _of_pod(json.loads(text)["spec"], boot_s)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as problem:
+        raise TableError(f"ask.pod: not a Pod in JSON: {problem!r}"[:_MOST_SAID]) from None
+
+
+_MOST_SAID = 300
+
+
+def _of_pod(spec: Mapping[str, Any], boot_s: float | None) -> StartCommand:
+    box: Mapping[str, Any] = spec["containers"][0]
     mounts = [(str(each["mountPath"]), bool(each.get("readOnly"))) for each in box.get("volumeMounts", [])]
     ports = box.get("ports", [])
     live, first = box.get("livenessProbe"), box.get("startupProbe")

@@ -14,3 +14,5 @@ KILLS = int(os.environ.get("LONGCTX_KILLS", "4"))
 KILLS_SEED = int(os.environ.get("LONGCTX_KILLS_SEED", "1"))
 KILLS_RECORD = os.environ.get("LONGCTX_KILLS_RECORD")
 """A file to write each kill to, as JSON."""
+SEED = int(os.environ.get("LONGCTX_FUZZ_SEED", "1"))
+"""The seed of damaged inputs."""

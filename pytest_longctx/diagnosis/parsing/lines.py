@@ -5,12 +5,15 @@ Nothing here keeps more than one line. Where a log is cut into chunks never chan
 """
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 LONGEST_LINE = 64 * 1024
 """Most bytes of a line that are read; the rest is skipped."""
 _CHUNK_BYTES: Final = 1 << 20
+_MOST_AT_ONCE: Final = 16
+"""Chunks that one look at a growing log reads: a server that writes faster than it is read must not keep its reader for ever."""
 
 
 class Lines:
@@ -65,7 +68,10 @@ class LogTail:
 
     def more(self, *, ended: bool) -> Iterator[str]:
         """The new whole lines of a growing log; once the writer has *ended*, also a last line without a line feed."""
-        while chunk := self._file.read(_CHUNK_BYTES):
+        looks = count() if ended else range(_MOST_AT_ONCE)
+        for _ in looks:
+            if not (chunk := self._file.read(_CHUNK_BYTES)):
+                break
             yield from _text(self._lines.take(chunk))
         if ended:
             yield from _text(self._lines.rest())
