@@ -181,7 +181,7 @@ def _without_pieces(part: str, forms: tuple[str, ...], pieces: frozenset[str]) -
     one at its beginning: the other piece is behind the edge, or was cut off.
     """
     inner, size = part.strip(), _SHORTEST_PIECE
-    if len(inner) < size or not (inner[:size] in pieces or inner[-size:] in pieces):
+    if not (inner[:size] in pieces or inner[-size:] in pieces):
         return part
     before, after = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
     if len(inner) >= _SHORTEST_KNOWN and len(set(inner)) >= _LETTERS and any(inner in form for form in forms):
@@ -304,7 +304,7 @@ def mask_file(path: Path, secrets: Iterable[str] = ()) -> None:
     """
     Mask secrets in a file that another program wrote, such as an engine's log, and give it the usual mode.
 
-    It is read line by line, because it may be large. If the disk is full, a file with a secret is removed.
+    It is read some lines at a time, because it may be large. If the disk is full, a file with a secret is removed.
     """
     copy, changed = path.with_name(f".{path.name}.masked"), False
     try:
@@ -312,9 +312,10 @@ def mask_file(path: Path, secrets: Iterable[str] = ()) -> None:
             path.open(encoding="utf-8", errors="surrogateescape", newline="") as before,
             copy.open("w", encoding="utf-8", errors="surrogateescape", newline="") as after,
         ):
-            while line := before.readline(_LONGEST_LINE):
-                plain = masked(line, secrets)
-                changed = changed or plain != line
+            while block := before.read(_LONGEST_LINE):
+                block += before.readline(_LONGEST_LINE)
+                plain = masked(block, secrets)
+                changed = changed or plain != block
                 after.write(plain)
         copy.replace(path)
     except OSError:

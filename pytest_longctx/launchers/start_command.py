@@ -160,10 +160,10 @@ def _of_pod(spec: Mapping[str, Any], boot_s: float | None) -> StartCommand:
     ports = box.get("ports", [])
     live, first = box.get("livenessProbe"), box.get("startupProbe")
     return StartCommand(
-        image=box.get("image"),
-        entrypoint=tuple(box.get("command", ())),
-        command=tuple(box.get("args", ())),
-        env={each["name"]: str(each.get("value", "")) for each in box.get("env", [])},
+        image=None if box.get("image") is None else _text(box["image"]),
+        entrypoint=tuple(map(_text, box.get("command") or ())),
+        command=tuple(map(_text, box.get("args") or ())),
+        env={_text(each["name"]): str(each.get("value", "")) for each in box.get("env", [])},
         mounts=tuple(mounts),
         in_container=True,
         open_to_all=bool(spec.get("hostNetwork")) or any("hostPort" in each for each in ports),
@@ -171,6 +171,13 @@ def _of_pod(spec: Mapping[str, Any], boot_s: float | None) -> StartCommand:
         patience_s=None if live is None and first is None else _patience_s(first or live or {}),
         boot_s=boot_s,
     )
+
+
+def _text(value: Any) -> str:
+    """A word of a Pod; YAML makes numbers of some. Raises TypeError."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError(f"{value!r:.60} is no text")
+    return str(value)
 
 
 def _patience_s(probe: Mapping[str, Any]) -> float:

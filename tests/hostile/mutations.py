@@ -5,6 +5,7 @@ The fuzzers of hypothesis build odd values from nothing, and shrink what fails. 
 bytes and, where it is JSON, by values, which reaches further into a reader.
 """
 
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -161,7 +162,7 @@ def _replace(rng: random.Random, inside: Any, key: Any) -> None:
         case 3:
             inside[key] = str(inside[key])
         case _:
-            inside[key] = rng.choice(VALUES)
+            inside[key] = copy.deepcopy(rng.choice(VALUES))  # a later change must not reach into it
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.docker import reaper as docker_reaper
 from pytest_longctx.launchers.docker.container import Container, ContainerRun, plan
+from pytest_longctx.launchers.patience import within
 from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.launchers.reaper import Reaper
 from pytest_longctx.processes import free_port
@@ -86,9 +87,9 @@ class DockerLauncher:
         engine, sdk = connect(self.socket)
         with closing(engine), Reaper(docker_reaper.__file__, self.socket, run_id) as reaper:
             with understood(self.socket):
-                sweep(self.socket)
+                within(WHOLE_S, lambda: sweep(self.socket))
                 image = _image(engine, sdk, run.image, launch)
-                started = _started(engine, sdk, run, recipe.secrets)
+                started = within(WHOLE_S, lambda: _started(engine, sdk, run, recipe.secrets))
             container = Container(started, run, log, recipe.secrets, self.socket)
             try:
                 if (pid := container.pid()) is not None:
@@ -130,7 +131,7 @@ def connect(path: str) -> tuple[Any, Any]:
         said, remedy = _UNREACHED.get(type(problem), (str(problem), "docker info"))
         raise LaunchError(f"no Docker engine can be used at {path}: {said}\n  try      {remedy}") from None
     with understood(path):
-        engine = docker.DockerClient(base_url=f"unix://{path}", timeout=120)
+        engine = within(WHOLE_S, lambda: docker.DockerClient(base_url=f"unix://{path}", timeout=120))
     engine.api.hooks["response"].append(_limit)
     engine.api.max_redirects = 0  # an engine at a socket has no other address, and a pull bears a login
     with suppress(Exception):  # a file of logins that cannot be read, which a pull will say
@@ -139,6 +140,8 @@ def connect(path: str) -> tuple[Any, Any]:
     return engine, docker
 
 
+WHOLE_S = 180.0
+"""Seconds for a whole answer of the engine, however it comes. A pull has no such limit."""
 _MOST_SAID = 500
 
 
@@ -195,7 +198,7 @@ def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
     """
     for attempt in ("look", "look again"):
         try:
-            image = engine.images.get(name)
+            image = within(WHOLE_S, lambda: engine.images.get(name))
         except sdk.errors.ImageNotFound:
             if launch.deployment.docker.pull == "never" or attempt == "look again":
                 break

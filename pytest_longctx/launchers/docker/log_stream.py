@@ -20,15 +20,15 @@ def follow(path: str, container: str) -> Iterator[bytes]:
     engine = Engine(path, timeout_s=None)
     try:
         engine.request("GET", f"/containers/{container}/logs?follow=1&stdout=1&stderr=1")
-        answer = engine.getresponse()
-        if answer.status != 200:
-            said = answer.read(_SAID_BYTES).decode("utf-8", "replace")
-            raise ConnectionError(f"the log could not be read: HTTP {answer.status}: {said}")
-        while len(head := _head(answer)) == _HEAD_BYTES:
-            left = int.from_bytes(head[4:])
-            while left and (piece := answer.read1(min(left, _PIECE_BYTES))):
-                yield piece
-                left -= len(piece)
+        with engine.getresponse() as answer:
+            if answer.status != 200:
+                said = answer.read(_SAID_BYTES).decode("utf-8", "replace")
+                raise ConnectionError(f"the log could not be read: HTTP {answer.status}: {said}")
+            while len(head := _head(answer)) == _HEAD_BYTES:
+                left = int.from_bytes(head[4:])
+                while left and (piece := answer.read1(min(left, _PIECE_BYTES))):
+                    yield piece
+                    left -= len(piece)
     except HTTPException as problem:
         raise ConnectionError(f"the stream of the log broke: {type(problem).__name__}: {problem}") from None
     finally:

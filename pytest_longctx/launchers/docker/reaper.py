@@ -45,11 +45,12 @@ class Engine(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.path)
+        self._connected = self.sock  # an answer that ends with its connection takes it over
 
     def cut(self) -> None:
         """End the connection, from another thread."""
         with suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+            self._connected.shutdown(socket.SHUT_RDWR)
 
 
 def call(path: str, method: str, what: str) -> Any:
