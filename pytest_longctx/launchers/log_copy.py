@@ -4,7 +4,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-MOST_BYTES: Final = 2**30
+MOST_BYTES: Final = 256 * 2**20
 """Most bytes of a log that are kept; it grows on this machine's disk, however fast a container writes it."""
 
 

@@ -1,5 +1,6 @@
 """Attacks on the Kubernetes launcher by what answers as the cluster's API: one message, flat memory, an end, no token elsewhere."""
 
+import gc
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,9 +27,11 @@ from tests.hostile.servers import (
     peak_mib,
     whole,
 )
-from tests.hostile.test_engines import NoReaper
+from tests.hostile.test_engines import NoReaper, cases
 from tests.unit import factories
 
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+"""An answer byte by byte is left alone with its connection."""
 TOKEN = "cluster-token-51be07d2c94a"
 PEAK_MIB = 150
 LABELS = {kubernetes_reaper.RUN_LABEL: "RUN"}
@@ -109,6 +112,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(kubernetes_reaper, "_WHOLE_S", 1.5)
     for name, seconds in (("_LOOK_S", 0.05), ("_LOST_S", 1.0), ("_SETTLE_S", 1.0)):
         monkeypatch.setattr(pods, name, seconds)
+    monkeypatch.setattr(log_copy, "MOST_BYTES", 8 * MIB)
+    yield
+    gc.collect()
 
 
 def launched(tmp_path, monkeypatch, attacks: Mapping[str, Answer], boot_s: float = 6.0) -> tuple[str, Api]:
@@ -147,33 +153,7 @@ def test_the_end_of_an_honest_pod_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("page", ["version", "make", "list", "pods", "events", "log"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(
-            "endless-body",
-            "endless-headers",
-            "drip-headers",
-            "drip-body",
-            "deep-json",
-            "array",
-            "null",
-            "text",
-            "nothing",
-        ),
-        *(
-            "binary",
-            "short-body",
-            "bad-chunks",
-            "no-http",
-            "closes-at-once",
-            "redirects-to-itself",
-            "commands",
-            "gzip-bomb",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("page", "name"), cases("pods", "version", "make", "list", "events", "log"))
 def test_any_answer_of_a_cluster_is_one_message(page, name, tmp_path, monkeypatch):
     said, _ = launched(tmp_path, monkeypatch, {page: PAGE_ATTACKS[name]}, boot_s=3.0)
     assert "Traceback" not in said
@@ -209,7 +189,14 @@ def _log(*parts: Iterator[bytes]) -> Iterator[bytes]:
 
 
 LOGS: Mapping[str, Answer] = {
-    "without end": lambda: _log(endless(chunk(b"line of a log\n" * 4000))),
+    "without end": lambda: _log(
+        endless(
+            chunk(
+                b"INFO 01-02 03:04:05 [core.py:1] a line of a log of an engine, as long as such lines are on average\n"
+                * 600
+            )
+        )
+    ),
     "a chunk of four gigabytes": lambda: _log(iter([b"ffffffff\r\n"]), iter([b"x" * MIB] * 300)),
     "one line without end": lambda: _log(endless(chunk(b"x" * 65536))),
     "no chunks": lambda: iter((head(200, "text/plain"), *[b"y" * MIB] * 200)),
@@ -220,7 +207,6 @@ LOGS: Mapping[str, Answer] = {
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", LOGS)
 def test_any_log_of_a_pod_ends_and_is_kept_to_a_limit(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(log_copy, "MOST_BYTES", 8 * MIB)
     said, _ = launched(tmp_path, monkeypatch, {"log": LOGS[name]}, boot_s=4.0)
     assert "Traceback" not in said
     (log,) = tmp_path.glob("*.log")

@@ -1,6 +1,7 @@
 """Attacks on the Docker launcher by what answers at the engine's socket: one message, flat memory, an end in time, nobody else's containers."""
 
 import base64
+import gc
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any, Self
 import pytest
 
 from pytest_longctx.backends.miniature import Miniature
+from pytest_longctx.diagnosis.parsing import lines
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.launchers import Launch, docker, log_copy
 from pytest_longctx.launchers.docker import DockerLauncher, container
@@ -30,6 +32,8 @@ from tests.hostile.servers import (
 )
 from tests.unit import factories
 
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+"""The SDK does not close a connection whose answer it cannot read."""
 ID = "c" * 64
 PEAK_MIB = 150
 
@@ -92,6 +96,18 @@ class Engine(Hostile):
         return {"create": "create", "start": "start", "logs": "logs", "_ping": "ping"}.get(word, "other")
 
 
+EVERYWHERE = ("endless-body", "drip-body", "array", "nothing", "redirects-to-itself")
+ELSEWHERE = (
+    *("endless-headers", "drip-headers", "deep-json", "null", "text", "binary", "short-body", "bad-chunks", "no-http"),
+    *("closes-at-once", "commands", "gzip-bomb", "long-integer"),
+)
+
+
+def cases(one: str, *others: str) -> list[tuple[str, str]]:
+    """Pages with the attacks on them: every attack on *one*, and those that each reader must stand on the *others*."""
+    return [(page, name) for page in (one, *others) for name in EVERYWHERE] + [(one, name) for name in ELSEWHERE]
+
+
 class NoReaper:
     """The reaper is a process of its own, which would go on asking this engine when the test has ended."""
 
@@ -112,7 +128,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(docker_reaper, "_WHOLE_S", 1.0)
     monkeypatch.setattr(container, "_SETTLE_S", 1.0)
     monkeypatch.setattr(container, "_OUTLAST_S", 0.1)
+    monkeypatch.setattr(log_copy, "MOST_BYTES", 8 * MIB)
     monkeypatch.setenv("DOCKER_CONFIG", "/nonexistent")
+    yield
+    gc.collect()
 
 
 def launched(tmp_path, attacks: Mapping[str, Answer], boot_s: float = 8.0) -> tuple[str, Engine]:
@@ -141,34 +160,7 @@ def test_the_end_of_an_honest_container_is_told(tmp_path):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("page", ["version", "list", "image", "create", "inspect", "start"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(
-            "endless-body",
-            "endless-headers",
-            "drip-headers",
-            "drip-body",
-            "deep-json",
-            "array",
-            "null",
-            "text",
-            "nothing",
-        ),
-        *(
-            "binary",
-            "short-body",
-            "bad-chunks",
-            "no-http",
-            "closes-at-once",
-            "redirects-to-itself",
-            "commands",
-            "gzip-bomb",
-        ),
-        "long-integer",
-    ],
-)
+@pytest.mark.parametrize(("page", "name"), cases("image", "version", "list", "create", "inspect", "start"))
 def test_any_answer_of_an_engine_is_one_message(page, name, tmp_path):
     said, _ = launched(tmp_path, {page: PAGE_ATTACKS[name]}, boot_s=3.0)
     assert "Traceback" not in said
@@ -192,7 +184,6 @@ LOGS: Mapping[str, Answer] = {
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", LOGS)
 def test_any_log_of_an_engine_ends_and_is_kept_to_a_limit(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(log_copy, "MOST_BYTES", 8 * MIB)
     said, _ = launched(tmp_path, {"logs": LOGS[name]}, boot_s=4.0)
     assert "Traceback" not in said
     (log,) = tmp_path.glob("*.log")
@@ -230,3 +221,17 @@ def test_a_login_that_the_engine_repeats_is_not_shown(tmp_path, monkeypatch):
     from pytest_longctx.redaction import shown
 
     assert "denied for ***" in shown(said)
+
+
+def test_one_look_at_a_log_is_limited_and_its_last_lines_are_read_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "_CHUNK_BYTES", 1000)
+    log = tmp_path / "log"
+    log.write_text("".join(f"line {index}\n" for index in range(10_000)), encoding="utf-8")
+    tail = lines.LogTail(log)
+    first = list(tail.more(ended=False))
+    assert first[0] == "line 0"
+    assert len(first) < 400
+    last = list(tail.more(ended=True))
+    assert last[-1] == "line 9999"
+    assert len(last) < 2000
+    tail.close()

@@ -354,11 +354,11 @@ PARSERS = {
         errors=(ValueError, RecursionError),
         share=0.5,
     ),
-    "logs": parser(*LOG, read=log, share=0.05),
+    "logs": parser(*LOG, read=log, share=0.02),
     "Pod states": parser(*PODS, read=states, errors=(ValueError, RecursionError, LongctxError)),
     "lint of a command": parser(*COMMANDS, read=lints, errors=(TableError,), share=0.2),
     "lint of a Pod": parser(POD, read=pod_lints, errors=(TableError,), share=0.2),
-    "plan of a command": parser(*COMMANDS, read=planned, errors=(UsageError,), share=0.02),
+    "plan of a command": parser(*COMMANDS, read=planned, errors=(UsageError,), share=0.01),
     "TOML": parser(*TOML, read=bool, share=0.2),
     "results": parser(
         ROWS, *(json.dumps(row).encode() + b"\n" for row in GOOD), read=bool, errors=(LongctxError,), share=0.1
@@ -373,7 +373,7 @@ PARSERS = {
         share=0.02,
     ),
     "JSON manifests": parser(POD, COMPOSE, read=bool, share=0.02),
-    "diagnose": parser(*LOG, read=diagnosed, share=0.05),
+    "diagnose": parser(*LOG, read=diagnosed, share=0.02),
 }
 
 

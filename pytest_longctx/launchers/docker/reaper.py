@@ -65,8 +65,8 @@ def call(path: str, method: str, what: str) -> Any:
         engine.connect()
         end.start()
         engine.request(method, what)
-        answer = engine.getresponse()
-        body = answer.read(MOST_BYTES + 1)
+        with engine.getresponse() as answer:
+            body = answer.read(MOST_BYTES + 1)
         if len(body) > MOST_BYTES:
             raise ConnectionError(f"the answer has more than {MOST_BYTES // 2**20} MiB")
         return json.loads(body) if answer.status == 200 and body else None

@@ -107,7 +107,7 @@ class Api:
         except HTTPError as problem:
             raise ConnectionError(str(problem)) from None
         finally:
-            response.close() if response.length_remaining else response.release_conn()
+            response.close()  # a connection whose answer was read to its end is back in the pool by now
         if len(text) > MOST_BYTES:
             raise ConnectionError(f"the answer to {method} {where} has more than {MOST_BYTES // 2**20} MiB")
         if 300 <= response.status < 400:
