@@ -70,7 +70,7 @@ class Killing:
 
     folder: Path
     deployment: str
-    """The deployment as TOML. Its table ``[env]`` comes last, and gets the mark."""
+    """The deployment as TOML, with a table ``[env]``, which gets the mark."""
     backend: str
     long_tokens: int
     phases_s: Mapping[str, float]
@@ -83,7 +83,8 @@ class Killing:
     def __post_init__(self) -> None:
         self.word = f"{os.getpid()}-{self.seed}-{self.folder.name}"
         self.rng = random.Random(self.seed)
-        (self.folder / "d.toml").write_text(f'{self.deployment}{MARK} = "{self.word}"\n', encoding="utf-8")
+        marked = self.deployment.replace("[env]\n", f'[env]\n{MARK} = "{self.word}"\n')
+        (self.folder / "d.toml").write_text(marked, encoding="utf-8")
         (self.folder / "test_it.py").write_text(TEST.format(tokens=self.long_tokens), encoding="utf-8")
         chosen = (f"--backend={self.backend}", "--longctx-deployment=d.toml", "--longctx-results=kept/results")
         own = (*("-p", "no:cacheprovider", "-c", os.devnull, "--rootdir=."), *chosen)

@@ -155,7 +155,7 @@ def test_the_end_of_an_honest_pod_is_told(tmp_path, monkeypatch):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("page", "name"), cases("pods", "version", "make", "list", "events", "log"))
 def test_any_answer_of_a_cluster_is_one_message(page, name, tmp_path, monkeypatch):
-    said, _ = launched(tmp_path, monkeypatch, {page: PAGE_ATTACKS[name]}, boot_s=3.0)
+    said, _ = launched(tmp_path, monkeypatch, {page: PAGE_ATTACKS[name]}, boot_s=1.5)
     assert "Traceback" not in said
     assert len(said) < 3000
     assert all(line.lstrip()[:2] not in ("::", "##") for line in shown(said).splitlines())
