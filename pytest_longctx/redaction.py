@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 from pytest_longctx.errors import UsageError
 
@@ -38,13 +38,16 @@ _IN_TEXT = tuple(
         rf"(?i)((?<![\w-])--(?:[a-z]+[-_]){{0,4}}(?:api[-_]key|token|secret|password)[ \t]{_QUOTE}){_VALUE}",
         rf"(\b[A-Z][A-Z0-9_]{{0,60}}_(?:TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)={_QUOTE}){_VALUE}",
         r"(?i)(\bbearer )(?=[^\s\d]*\d)[\w.~+/=-]{8,}",
-        r"()\b(?:hf_[A-Za-z0-9]{30,}|sk-[\w-]{20,})",
+        r"()\b(?:hf_[A-Za-z0-9]{30,}|sk-[\w-]{20,}|nvapi-[\w-]{20,}|gh[opsu]_[A-Za-z0-9]{30,})",
+        r"()\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}",  # of a service account of Kubernetes
+        rf"(\"auth\\*\"[ \t]?:[ \t]?{_QUOTE})[A-Za-z0-9+/=]{{8,}}",  # of Docker's config.json
     )
 )
 """Secrets that nothing but their own text tells: by the name that stands before them, or by their form."""
 _HINTS = (
     *("api_key", "api-key", "apikey", "auth_token", "auth-token", "access_token", "access-token", "hf_", "hf-token"),
     *("passw", "secret", "authorization", "bearer ", "sk-", "_token=", "_access_key=", "-token ", "--token"),
+    *("nvapi-", "gho_", "ghp_", "ghs_", "ghu_", "eyj", '"auth'),
 )
 """Parts of text without one of which no pattern of `_IN_TEXT` matches: logs are large, and these are faster to look for."""
 
@@ -55,6 +58,9 @@ _SHORTEST_KNOWN: Final = 8
 """The same for secrets that are masked in all text of the process, and not only in that of their server."""
 _SHORTEST_CORE: Final = 10
 """Letters of a Base64 form that must remain when those that depend on its neighbours are cut off."""
+
+_SHORTEST_PIECE: Final = 6
+"""Letters of a form that are a piece of it if they stand at the end of a line, before a quote or beside dots."""
 
 _LONGEST_LINE: Final = 2**20
 
@@ -72,8 +78,12 @@ def forget() -> None:
 
 
 def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the secret values in *env* and *argv* that must be masked, longest first."""
+    """
+    Return the secret values in *env* and *argv* that must be masked, longest first. A login in an address is one, whatever
+    the name of its variable is.
+    """
     values = {value for name, value in env.items() if _SECRET_NAME.search(name)}
+    values |= {part for value in env.values() for part in passwords(value)}
     flag_before = ""
     for word in argv:
         flag, _, value = word.partition("=")
@@ -83,6 +93,19 @@ def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str
             values.add(word)
         flag_before = word
     return tuple(sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True))
+
+
+def passwords(address: str) -> Iterator[str]:
+    """
+    Yield the password of each URL in *address*, or what stands in its place, as it is written and as it is sent.
+
+    >>> sorted(passwords("http://me:p%40ss@word@proxy:3128"))
+    ['p%40ss@word', 'p@ss@word']
+    """
+    for found in _URL_CREDENTIALS.finditer(address) if "@" in address else ():
+        login = found[0][2:-1]
+        password = login.partition(":")[2] or login
+        yield from {password, unquote(password)}
 
 
 def checked_key(key: str | None, variable: str) -> str | None:
@@ -110,7 +133,7 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
     Return *text* with every secret, the credentials of every URL, the keys in its query and what text names as a key masked.
 
     Secrets are *secrets* and those of `remember`, in all their forms: as they are, quoted for a shell, as Python and JSON escape
-    them, percent-encoded, escaped for HTML, and in Base64 at any offset.
+    them, percent-encoded, escaped for HTML, in hexadecimal, and in Base64 at any offset; also if a line ends within one of these.
 
     >>> masked("Bearer hunter2", ["hunter2"])
     'Bearer ***'
@@ -119,9 +142,14 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
     >>> masked("args: {'api_key': ['abcdefgh'], 'max_tokens': 8} and --api-key abcdefgh")
     "args: {'api_key': ***, 'max_tokens': 8} and --api-key ***"
     """
-    for form in _forms_of(tuple(dict.fromkeys((*secrets, *_KNOWN)))):
+    known = tuple(dict.fromkeys((*secrets, *_KNOWN)))
+    for form in _forms_of(known):
         if form in text:
             text = text.replace(form, HIDDEN)
+    if cut := _cut_forms(known):
+        pieces = _pieces_of(cut)
+        for edges in _EDGES:
+            text = "".join(_without_pieces(part, cut, pieces) for part in edges.split(text))
     text = _URL_KEY.sub(rf"\1{HIDDEN}", _URL_CREDENTIALS.sub(f"//{HIDDEN}@", text))
     plain = text.lower()
     for pattern in _IN_TEXT if any(hint in plain for hint in _HINTS) else ():
@@ -135,6 +163,63 @@ def _forms_of(secrets: tuple[str, ...]) -> tuple[str, ...]:
     parts = {part for secret in secrets for part in (secret, secret.strip(), *_long_lines(secret))}
     forms = {form for part in parts if len(part) >= _SHORTEST for form in _forms(part)}
     return tuple(sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True))
+
+
+_EDGES: Final = tuple(
+    re.compile(pattern)
+    for pattern in (r"([\n\u2500-\u257f|]+)", r"(\u2026|\.\.\.|\\[nr])", r"('+)", r"(`+)", r"""(\\*"+)""")
+)
+"""
+Where a program breaks a long line, also within a drawn box, and where a text that was cut ends or begins. Each for itself,
+because a secret may have quotes.
+"""
+
+
+def _without_pieces(part: str, forms: tuple[str, ...], pieces: frozenset[str]) -> str:
+    """
+    Return *part* of a text, from one edge to the next, without the beginning of a secret at its end, and without the end of
+    one at its beginning: the other piece is behind the edge, or was cut off.
+    """
+    inner, size = part.strip(), _SHORTEST_PIECE
+    if not (inner[:size] in pieces or inner[-size:] in pieces):
+        return part
+    before, after = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
+    if len(inner) >= _SHORTEST_KNOWN and len(set(inner)) >= _LETTERS and any(inner in form for form in forms):
+        return f"{before}{HIDDEN}{after}"
+    begins = max(_shared(form, inner, size, at_end=True) for form in forms)
+    inner = f"{HIDDEN}{inner[begins:]}" if begins else inner
+    ends = max(_shared(form, inner, size, at_end=False) for form in forms)
+    inner = f"{inner[:-ends]}{HIDDEN}" if ends else inner
+    return f"{before}{inner}{after}"
+
+
+def _shared(form: str, text: str, least: int, *, at_end: bool) -> int:
+    """The letters at the end of *form* with which *text* begins, or those at its start with which *text* ends."""
+    for size in range(min(len(form) - 1, len(text)), least - 1, -1):
+        piece = form[-size:] if at_end else form[:size]
+        if (text.startswith(piece) if at_end else text.endswith(piece)) and len(set(piece)) >= _LETTERS:
+            return size
+    return 0
+
+
+_LETTERS: Final = 3
+"""Different letters of a piece; fewer are a drawn line."""
+
+
+@lru_cache(maxsize=64)
+def _cut_forms(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    """The forms of those *secrets* whose pieces are masked. The pieces of a path or an address are in all kinds of text."""
+    return _forms_of(tuple(each for each in secrets if not _PLACE.match(each) and len(each) >= _SHORTEST_KNOWN))
+
+
+_PLACE: Final = re.compile(r"[/~.]|[a-z+]{2,9}://")
+
+
+@lru_cache(maxsize=64)
+def _pieces_of(forms: tuple[str, ...]) -> frozenset[str]:
+    """Every piece of *forms* of the least size: most text has none of them at its edges, and needs no longer look."""
+    size = _SHORTEST_PIECE
+    return frozenset(form[at : at + size] for form in forms for at in range(len(form) - size + 1))
 
 
 def _long_lines(secret: str) -> Iterator[str]:
@@ -158,6 +243,7 @@ def _forms(secret: str) -> Iterator[str]:
         html.escape(secret, quote=False),
         secret.replace("&", "&amp;").replace('"', "&quot;"),
     )
+    yield from (raw.hex(), raw.hex().upper())
     for encode in (b64encode, urlsafe_b64encode):
         for offset in range(3):
             # The first letters and the last depend on the bytes beside the secret, as in "user:secret".
@@ -218,7 +304,7 @@ def mask_file(path: Path, secrets: Iterable[str] = ()) -> None:
     """
     Mask secrets in a file that another program wrote, such as an engine's log, and give it the usual mode.
 
-    It is read line by line, because it may be large. If the disk is full, a file with a secret is removed.
+    It is read some lines at a time, because it may be large. If the disk is full, a file with a secret is removed.
     """
     copy, changed = path.with_name(f".{path.name}.masked"), False
     try:
@@ -226,9 +312,10 @@ def mask_file(path: Path, secrets: Iterable[str] = ()) -> None:
             path.open(encoding="utf-8", errors="surrogateescape", newline="") as before,
             copy.open("w", encoding="utf-8", errors="surrogateescape", newline="") as after,
         ):
-            while line := before.readline(_LONGEST_LINE):
-                plain = masked(line, secrets)
-                changed = changed or plain != line
+            while block := before.read(_LONGEST_LINE):
+                block += before.readline(_LONGEST_LINE)
+                plain = masked(block, secrets)
+                changed = changed or plain != block
                 after.write(plain)
         copy.replace(path)
     except OSError:

@@ -245,7 +245,7 @@ class StreamedRequest:
                     for event in parser.feed(piece):
                         if (ending := self._ends_with(event, came_s)) is not None:
                             return ending
-        except (ValueError, AttributeError, TypeError, RecursionError) as problem:
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as problem:
             self.detail = f"the response is not a completion event stream: {problem}"
             return "malformed"
         self.detail = "the stream ended without its closing [DONE]"

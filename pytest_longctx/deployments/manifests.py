@@ -70,8 +70,16 @@ def _yaml(path: Path, text: str) -> list[Any]:
 def starts(documents: Sequence[Any], where: str) -> list[Start]:
     """
     Every start of an engine in the *documents* of a manifest: of each service of a compose file, of each
-    container of each Pod.
+    container of each Pod. Raises `UsageError` for a field that has a value of another kind than it can have.
     """
+    try:
+        return _starts(documents, where)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as problem:
+        said = f"a field has a value of another kind than it can have ({type(problem).__name__}: {problem})"
+        raise UsageError(f"{where}: {said[:_SHOWN]}") from None
+
+
+def _starts(documents: Sequence[Any], where: str) -> list[Start]:
     found: list[Start] = []
     for document in documents:
         if isinstance(document, Mapping) and isinstance(document.get("services"), Mapping):

@@ -15,6 +15,7 @@ from pytest_longctx.client import server_metrics
 from pytest_longctx.client.answers import PageClient
 from pytest_longctx.client.server import Server
 from pytest_longctx.devices import Source, figures
+from pytest_longctx.processes import clock
 from pytest_longctx.processes._supervisor import descendants
 from pytest_longctx.units import GiB
 
@@ -121,7 +122,7 @@ class Sampler:
 
     def say(self, what: str) -> None:
         """Record a message as a row without figures among the samples."""
-        self._tell({"deployment": self._deployment, "at_s": round(time.time(), 3), "figures": {}, "said": what})
+        self._tell({"deployment": self._deployment, "at_s": clock.unix_s(), "figures": {}, "said": what})
 
     def beat(self) -> None:
         """Take one sample now."""
@@ -130,7 +131,7 @@ class Sampler:
             found = {**self._of_devices(), **self._of_host(), **self._of_server()}
             if found:
                 self._looks.append((time.monotonic(), _highest(found), _busy(found)))
-                self._tell({"deployment": self._deployment, "at_s": round(time.time(), 3), "figures": found})
+                self._tell({"deployment": self._deployment, "at_s": clock.unix_s(), "figures": found})
 
     def peaks(self, since_s: float, until_s: float) -> dict[str, float]:
         """

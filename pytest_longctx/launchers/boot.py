@@ -30,6 +30,7 @@ from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.launchers.evidence import summarised
 from pytest_longctx.launchers.readiness import how_it_ended
 from pytest_longctx.observation import Observation, Outcome
+from pytest_longctx.processes import clock
 from pytest_longctx.processes.progress import ProgressCallback
 from pytest_longctx.redaction import shown
 from pytest_longctx.units import quantity
@@ -268,7 +269,7 @@ def boot(
     """
     deployment = launch.deployment
     server, failure = None, None
-    began_s, started_s = round(time.time(), 3), time.monotonic()
+    began_s, started_s = clock.unix_s(), time.monotonic()
     with ExitStack() as stack:
         try:
             server = stack.enter_context(launcher.up(launch))

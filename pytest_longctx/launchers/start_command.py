@@ -101,7 +101,10 @@ def of_deployment(one: Deployment, engine: str | None) -> StartCommand:
 
 def of_command(text: str, boot_s: float | None = None) -> StartCommand:
     """The ``docker run`` in *text*, a line or a small script. Raises `TableError` if there is none."""
-    commands = list(_commands(text))
+    try:
+        commands = list(_commands(text))
+    except ValueError as problem:
+        raise TableError(f"ask.command: not a line for a shell: {problem}") from None
     run = next((words[2:] for words in commands if words[:2] == ["docker", "run"]), None)
     if run is None:
         raise TableError("ask.command: there is no `docker run` in it")
@@ -143,18 +146,24 @@ _LONG = {"-p": "--publish", "-e": "--env", "-v": "--volume", "--net": "--network
 def of_pod(text: str, boot_s: float | None = None) -> StartCommand:
     """The first container of the Pod in *text*, which is JSON. Raises `TableError` if it is not."""
     try:
-        spec = json.loads(text)["spec"]
-        box: Mapping[str, Any] = spec["containers"][0]
-    except (ValueError, KeyError, IndexError, TypeError) as problem:
-        raise TableError(f"ask.pod: not a Pod in JSON: {problem!r}") from None
+        return _of_pod(json.loads(text)["spec"], boot_s)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as problem:
+        raise TableError(f"ask.pod: not a Pod in JSON: {problem!r}"[:_MOST_SAID]) from None
+
+
+_MOST_SAID = 300
+
+
+def _of_pod(spec: Mapping[str, Any], boot_s: float | None) -> StartCommand:
+    box: Mapping[str, Any] = spec["containers"][0]
     mounts = [(str(each["mountPath"]), bool(each.get("readOnly"))) for each in box.get("volumeMounts", [])]
     ports = box.get("ports", [])
     live, first = box.get("livenessProbe"), box.get("startupProbe")
     return StartCommand(
-        image=box.get("image"),
-        entrypoint=tuple(box.get("command", ())),
-        command=tuple(box.get("args", ())),
-        env={each["name"]: str(each.get("value", "")) for each in box.get("env", [])},
+        image=None if box.get("image") is None else _text(box["image"]),
+        entrypoint=tuple(map(_text, box.get("command") or ())),
+        command=tuple(map(_text, box.get("args") or ())),
+        env={_text(each["name"]): str(each.get("value", "")) for each in box.get("env", [])},
         mounts=tuple(mounts),
         in_container=True,
         open_to_all=bool(spec.get("hostNetwork")) or any("hostPort" in each for each in ports),
@@ -162,6 +171,13 @@ def of_pod(text: str, boot_s: float | None = None) -> StartCommand:
         patience_s=None if live is None and first is None else _patience_s(first or live or {}),
         boot_s=boot_s,
     )
+
+
+def _text(value: Any) -> str:
+    """A word of a Pod; YAML makes numbers of some. Raises TypeError."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError(f"{value!r:.60} is no text")
+    return str(value)
 
 
 def _patience_s(probe: Mapping[str, Any]) -> float:

@@ -38,6 +38,7 @@ from pytest_longctx.observation import Observation
 from pytest_longctx.plugin.options import Options
 from pytest_longctx.plugin.progress_line import ProgressLine
 from pytest_longctx.plugin.selection import Selection
+from pytest_longctx.processes import clock
 from pytest_longctx.processes.progress import ProgressCallback
 from pytest_longctx.reports import properties, results, resume
 from pytest_longctx.reports.causes import Key
@@ -160,13 +161,13 @@ class Session:
         """
         with exclusive(server.url, self.progress_line.update):
             self.sampler.hold_still()
-            row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": round(time.time(), 3)}
+            row: dict[str, Any] = {"deployment": server.deployment.name, "started_s": clock.unix_s()}
             row |= {} if sent_tokens is None else {"sent_tokens": sent_tokens}
             try:
                 yield row
             finally:
                 self.progress_line.clear()
-                row["ended_s"] = round(time.time(), 3)
+                row["ended_s"] = clock.unix_s()
                 self.unrecorded.append(properties.row_pair(properties.REQUEST, row))
 
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:

@@ -18,6 +18,8 @@ import time
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.1
+_ORPHANED_S = 5.0
+"""Seconds for processes whose command has ended; those that wait for it to end, as vLLM's workers do, need no longer."""
 
 
 def _prctl(option: int, value: int) -> None:
@@ -110,18 +112,23 @@ class Supervisor:
                 os.killpg(self.pid, signal.SIGTERM)
             except ProcessLookupError:
                 pass
-            self._wait(self.grace_s)
+            self._wait(self.grace_s, _ORPHANED_S)
         _kill(descendants(os.getpid()), signal.SIGTERM)
         self._wait(min(self.grace_s, 2.0))
         while left := descendants(os.getpid()):
             _kill(left, signal.SIGKILL)
             self._wait(1.0)
 
-    def _wait(self, most_s: float) -> None:
-        """Wait until the supervisor has no process left, or for at most *most_s* seconds."""
+    def _wait(self, most_s: float, orphaned_s: float | None = None) -> None:
+        """
+        Wait until the supervisor has no process left, or for at most *most_s* seconds, of which no more than *orphaned_s*
+        after the command itself has ended.
+        """
         end = time.monotonic() + most_s
         self.reap()
         while descendants(os.getpid()) and time.monotonic() < end:
+            if orphaned_s is not None and self.status is not None:
+                end, orphaned_s = min(end, time.monotonic() + orphaned_s), None
             time.sleep(0.05)
             self.reap()
 

@@ -297,11 +297,18 @@ def _attend(connection: socket.socket, mind: Hostile) -> None:
             pass
 
 
+def _unix(at: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(at))
+    made.listen(64)
+    return made
+
+
 @contextmanager
-def listening(mind: Hostile) -> Iterator[str]:
-    """Serve *mind* on a free port and yield its URL."""
+def listening(mind: Hostile, at: Path | None = None) -> Iterator[str]:
+    """Serve *mind* on a free port and yield its URL, or at the Unix socket *at* and yield its path."""
     STOPPED.clear()
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) if at is None else _unix(at) as listener:
         threads: list[Thread] = []
 
         def accept() -> None:
@@ -316,7 +323,7 @@ def listening(mind: Hostile) -> Iterator[str]:
         accepting = Thread(target=accept, daemon=True)
         accepting.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}" if at is None else str(at)
         finally:
             STOPPED.set()
             with suppress(OSError):

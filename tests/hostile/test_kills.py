@@ -15,6 +15,7 @@ from pytest_longctx.backends import Recipe
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.processes import Process, environment, orphans
 from pytest_longctx.processes.progress import wait_until
+from tests.hostile.servers import elapsed
 from tests.plugin.test_launcher_process_supervisor import processes as alive
 
 ENGINE = """
@@ -87,3 +88,15 @@ def test_what_cannot_be_ended_is_named(tmp_path, monkeypatch):
     monkeypatch.undo()
     orphans.end_orphans()
     assert alive(word) == []
+
+
+@pytest.mark.timeout(120)
+def test_workers_that_outlive_their_engine_are_given_less_time_than_the_engine(tmp_path, monkeypatch):
+    """The grace is a minute here, which the engine does not need; its workers ignore every request to end."""
+    monkeypatch.setattr(processes, "GRACE_S", 60.0)
+    monkeypatch.setattr(processes, "_STOP_S", 100.0)
+    word = f"kills-{os.getpid()}-orphaned"
+    with started(tmp_path, word):
+        took_s = elapsed()
+    assert alive(word) == []
+    assert took_s() < 50

@@ -47,6 +47,8 @@ FORMS: Mapping[str, Callable[[str], str]] = {
     ),
     "form": quote_plus,
     "html": html.escape,
+    "hex": lambda secret: secret.encode().hex(),
+    "upper-hex": lambda secret: secret.encode().hex().upper(),
     "base64": lambda secret: base64.b64encode(secret.encode()).decode(),
     "basic": lambda secret: base64.b64encode(b"user:" + secret.encode()).decode(),
     "urlsafe": lambda secret: base64.urlsafe_b64encode(b"a:" + secret.encode() + b"\n").decode(),
@@ -74,6 +76,81 @@ def test_no_form_of_a_secret_remains(form, secret):
     assert secret not in said
     assert said.startswith("before ")
     assert said.endswith(" after")
+
+
+CUTS: Mapping[str, Callable[[str, str], str]] = {
+    "indent": lambda first, rest: f"said {first}\n      {rest} after",
+    "box": lambda first, rest: f"\u2502 said {first}   \u2502\n\u2502 {rest}   \u2502",
+    "bars": lambda first, rest: f"| said {first} |\n| {rest} |",
+    "quotes": lambda first, rest: f"said {first!r}, and {rest!r}",
+    "dots": lambda first, rest: f"said {first}... and ...{rest}",
+    "ellipsis": lambda first, rest: f"said {first}\u2026 and \u2026{rest}",
+    "escaped": lambda first, rest: json.dumps(f"said {first}\n{rest} after"),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("form", ["raw", "percent", "base64", "hex", "upper-hex"])
+def test_no_piece_of_a_secret_remains_where_a_line_is_broken_or_a_text_is_cut(form, cut):
+    for secret in SECRETS:
+        whole = FORMS[form](secret)
+        for at in range(6, len(whole) - 5):
+            said = redaction.masked(CUTS[cut](whole[:at], whole[at:]), [secret])
+            pieces = [whole[start : start + 8] for start in range(len(whole) - 7)]
+            if form == "base64":  # its last letters depend on what follows
+                pieces = pieces[:-2]
+            assert [piece for piece in pieces if piece in said] == [], (secret, at, said)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "plain"),
+    [
+        (["/home/user/keys/id_rsa"], "rootdir: /home/user"),
+        (["~/.kube/config"], "it is in '~/.kube'"),
+        (["http://127.0.0.1:8000/secret"], "url 'http://127.0.0.1'"),
+        (["----------0123456789"], "--------\n'--------'"),
+        (["0123456789abcdef"], "012345678 tokens at 2026-01-01T00:00:00 of model abcdef0"),
+    ],
+)
+def test_text_that_only_resembles_a_secret_stays(secrets, plain):
+    assert redaction.masked(plain, secrets) == plain
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJydW4tN2M0ZiJ9.c2lnbmF0dXJlLTRkMmE",
+        "nvapi-0123456789abcdefghijABCD",
+        "ghp_0123456789abcdefghijABCDEFGHIJ012345",
+        "hf_0123456789abcdefghijABCDEFGHIJ0123",
+    ],
+)
+@pytest.mark.parametrize("line", ["token: {}", "'{}'", '{{"identitytoken": "{}"}}', "401 for {} at"])
+def test_a_token_is_known_by_its_form(token, line):
+    said = redaction.masked(line.format(token))
+    assert token not in said
+    assert said == line.format("***")
+
+
+@pytest.mark.parametrize(
+    "line", ['{{"auth": "{}"}}', '"auths": {{"host": {{"auth":"{}"}}}}', '"{{\\"auth\\": \\"{}\\"}}"']
+)
+def test_a_login_of_docker_is_known_by_its_name(line):
+    assert redaction.masked(line.format("dXNlcjpwYXNzd29yZA==")) == line.format("***")
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("http://me:p@ss-0123@proxy:3128", {"p@ss-0123"}),
+        ("redis://:p%40ss-0123@cache:6379/0", {"p@ss-0123", "p%40ss-0123"}),
+        ("https://token-0123@host/x", {"token-0123"}),
+        ("http://proxy:3128", set()),
+        ("me@host", set()),
+    ],
+)
+def test_a_login_in_an_address_of_the_environment_is_a_secret(address, found):
+    assert set(redaction.secret_values({"HTTPS_PROXY": address})) == found
 
 
 @settings(deadline=None, max_examples=EXAMPLES)

@@ -4,6 +4,7 @@ A log as bytes: cut into lines, from chunks of any size or from a file that anot
 Nothing here keeps more than one line. Where a log is cut into chunks never changes what comes out.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,10 @@ from typing import Final
 LONGEST_LINE = 64 * 1024
 """Most bytes of a line that are read; the rest is skipped."""
 _CHUNK_BYTES: Final = 1 << 20
+_MOST_AT_ONCE: Final = 2
+"""Chunks that one look at a growing log reads: a server that writes faster than it is read must not keep its reader for ever."""
+_MOST_AT_END: Final = 16
+"""Chunks that are read at its end; why a server ended is in the last of them."""
 
 
 class Lines:
@@ -65,7 +70,12 @@ class LogTail:
 
     def more(self, *, ended: bool) -> Iterator[str]:
         """The new whole lines of a growing log; once the writer has *ended*, also a last line without a line feed."""
-        while chunk := self._file.read(_CHUNK_BYTES):
+        if ended:
+            last = os.fstat(self._file.fileno()).st_size - _MOST_AT_END * _CHUNK_BYTES
+            self._file.seek(max(last, self._file.tell()))
+        for _ in range(_MOST_AT_END + 1 if ended else _MOST_AT_ONCE):
+            if not (chunk := self._file.read(_CHUNK_BYTES)):
+                break
             yield from _text(self._lines.take(chunk))
         if ended:
             yield from _text(self._lines.rest())

@@ -4,12 +4,13 @@ Run the server in a container, which is created for one boot, published on loopb
 Containers are not reused: a container from an earlier start has that start's flags.
 """
 
+import io
 import os
 import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +19,12 @@ from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.docker import reaper as docker_reaper
 from pytest_longctx.launchers.docker.container import Container, ContainerRun, plan
+from pytest_longctx.launchers.patience import within
 from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.launchers.reaper import Reaper
 from pytest_longctx.processes import free_port
 from pytest_longctx.processes.progress import Progress
-from pytest_longctx.redaction import secret_values, shown
+from pytest_longctx.redaction import remember, secret_values, shown
 
 SOCKET = "/var/run/docker.sock"
 
@@ -84,9 +86,11 @@ class DockerLauncher:
         hoped = launch.server_at(f"http://127.0.0.1:{port}", self, headers=bears_key)
         engine, sdk = connect(self.socket)
         with closing(engine), Reaper(docker_reaper.__file__, self.socket, run_id) as reaper:
-            sweep(self.socket)
-            image = _image(engine, sdk, run.image, launch)
-            container = Container(_started(engine, sdk, run, recipe.secrets), run, log, recipe.secrets)
+            with understood(self.socket):
+                within(WHOLE_S, lambda: sweep(self.socket))
+                image = _image(engine, sdk, run.image, launch)
+                started = within(WHOLE_S, lambda: _started(engine, sdk, run, recipe.secrets))
+            container = Container(started, run, log, recipe.secrets, self.socket)
             try:
                 if (pid := container.pid()) is not None:
                     launch.started(pid)
@@ -126,10 +130,45 @@ def connect(path: str) -> tuple[Any, Any]:
     except OSError as problem:
         said, remedy = _UNREACHED.get(type(problem), (str(problem), "docker info"))
         raise LaunchError(f"no Docker engine can be used at {path}: {said}\n  try      {remedy}") from None
+    with understood(path):
+        engine = within(WHOLE_S, lambda: docker.DockerClient(base_url=f"unix://{path}", timeout=120))
+    engine.api.hooks["response"].append(_limit)
+    engine.api.max_redirects = 0  # an engine at a socket has no other address, and a pull bears a login
+    with suppress(Exception):  # a file of logins that cannot be read, which a pull will say
+        known = docker.auth.load_config().auths.values()
+        remember(str(each[name]) for each in known for name in ("password", "identitytoken", "auth") if each.get(name))
+    return engine, docker
+
+
+WHOLE_S = 180.0
+"""Seconds for a whole answer of the engine, however it comes. A pull has no such limit."""
+_MOST_SAID = 500
+
+
+@contextmanager
+def understood(path: str) -> Iterator[None]:
+    """Raise `LaunchError` for what no Docker engine answers, and for what the SDK makes of it."""
     try:
-        return docker.DockerClient(base_url=f"unix://{path}", timeout=120), docker
-    except docker.errors.DockerException as problem:
-        raise LaunchError(f"the server at {path} is not a Docker engine for this SDK: {problem}") from None
+        yield
+    except (LaunchError, MemoryError, NotImplementedError):
+        raise
+    except Exception as problem:  # noqa: BLE001 - the SDK lets errors of several libraries through, and trusts every answer
+        said = f"{type(problem).__name__}: {' '.join(str(problem).split())}"[:_MOST_SAID]
+        raise LaunchError(
+            f"the server at {path} does not answer as a Docker engine does: {said}\n"
+            "  try      docker info, and the engine's own log"
+        ) from None
+
+
+def _limit(response: Any, *_: Any, stream: bool = False, **__: Any) -> None:
+    """Read the answer of a Docker engine as far as `docker_reaper.MOST_BYTES`; the SDK would read it to its end."""
+    if stream:
+        return
+    with closing(response.raw) as raw:
+        content = raw.read(docker_reaper.MOST_BYTES + 1)
+    if len(content) > docker_reaper.MOST_BYTES:
+        raise ConnectionError(f"an answer has more than {docker_reaper.MOST_BYTES // 2**20} MiB")
+    response.raw = io.BytesIO(content)
 
 
 _UNREACHED: dict[type[OSError], tuple[str, str]] = {
@@ -159,7 +198,7 @@ def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
     """
     for attempt in ("look", "look again"):
         try:
-            image = engine.images.get(name)
+            image = within(WHOLE_S, lambda: engine.images.get(name))
         except sdk.errors.ImageNotFound:
             if launch.deployment.docker.pull == "never" or attempt == "look again":
                 break

@@ -18,6 +18,8 @@ from pytest_longctx.diagnosis.diagnose import Evidence
 from pytest_longctx.diagnosis.oom_killer import kills_in_group_of
 from pytest_longctx.diagnosis.parsing.lines import LogTail
 from pytest_longctx.errors import LaunchError
+from pytest_longctx.launchers.docker.log_stream import follow
+from pytest_longctx.launchers.log_copy import LogCopy
 from pytest_longctx.processes import Candidate
 from pytest_longctx.redaction import mask_file, masked, private, remember, secret_values, shown
 from pytest_longctx.units import GiB
@@ -223,14 +225,14 @@ class Container(Candidate):
 
     ours = True
 
-    def __init__(self, container: Any, run: ContainerRun, log: Path, hidden: tuple[str, ...]) -> None:
+    def __init__(self, container: Any, run: ContainerRun, log: Path, hidden: tuple[str, ...], socket: str) -> None:
         self.secrets = (*hidden, *secret_values(run.env, run.command))
         remember(self.secrets)
         self.started_s = time.monotonic()
         self.log = log
         self.again = masked(run.line(), self.secrets)
         self._oom_killed: bool | None = None
-        self._container = container
+        self._container, self._socket = container, socket
         self._exit_code: int | None = None
         self.lost = ""
         """The reason why it can no longer be observed, if the Docker engine itself has stopped."""
@@ -242,9 +244,9 @@ class Container(Candidate):
     def _follow(self) -> None:
         """Copy the container's log until it ends, then read how the container ended."""
         try:
-            with self.log.open("wb", buffering=0) as out:
-                for chunk in self._container.logs(stream=True, follow=True):
-                    out.write(chunk)
+            with LogCopy(self.log) as out:
+                for piece in follow(self._socket, self._container.id):
+                    out.write(piece)
             state = self._state()
             self._oom_killed, self._exit_code = bool(state.get("OOMKilled")), int(state["ExitCode"])
             if self._exit_code > 128 and not self._oom_killed:

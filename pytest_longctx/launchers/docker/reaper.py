@@ -12,7 +12,9 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +25,10 @@ OWNER_LABEL = "pytest-longctx.owner"
 """The label whose value identifies the process that created it; see `owner`."""
 
 PATIENCE_S = 600.0
+_WHOLE_S = 180.0
+"""Seconds for a whole answer, however it comes; to stop a container takes its grace."""
+MOST_BYTES = 16 * 2**20
+"""Most bytes of an answer; a list of thousands of containers is smaller."""
 _SETTLED_S = 1.5
 """Seconds after the last container in which another may appear: its request may still be in progress."""
 
@@ -30,8 +36,8 @@ _SETTLED_S = 1.5
 class Engine(http.client.HTTPConnection):
     """A container engine's API at a Unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=60)
+    def __init__(self, path: str, timeout_s: float | None = 60) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self.path = path
 
     def connect(self) -> None:
@@ -39,30 +45,54 @@ class Engine(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.path)
+        self._connected = self.sock  # an answer that ends with its connection takes it over
+
+    def cut(self) -> None:
+        """End the connection, from another thread."""
+        with suppress(OSError):
+            self._connected.shutdown(socket.SHUT_RDWR)
 
 
 def call(path: str, method: str, what: str) -> Any:
     """
-    One request to the Docker engine at the socket *path*: its JSON, or None. Raises OSError if it does not
-    answer.
+    One request to the Docker engine at the socket *path*: its JSON, or None. Raises OSError if it does not answer, or
+    with what is no JSON or more than `MOST_BYTES`.
     """
     engine = Engine(path)
+    end = threading.Timer(_WHOLE_S, engine.cut)  # the timeout is for each piece of an answer
+    end.daemon = True
     try:
+        engine.connect()
+        end.start()
         engine.request(method, what)
-        answer = engine.getresponse()
-        body = answer.read()
+        with engine.getresponse() as answer:
+            body = answer.read(MOST_BYTES + 1)
+        if len(body) > MOST_BYTES:
+            raise ConnectionError(f"the answer has more than {MOST_BYTES // 2**20} MiB")
         return json.loads(body) if answer.status == 200 and body else None
     except http.client.HTTPException as problem:
-        raise ConnectionError(str(problem)) from None
+        raise ConnectionError(f"{type(problem).__name__}: {problem}") from None
+    except (ValueError, RecursionError) as problem:
+        raise ConnectionError(f"the answer is no JSON: {problem}") from None
     finally:
+        end.cancel()
         engine.close()
 
 
 def labelled(path: str, label: str) -> list[tuple[str, dict[str, str]]]:
-    """Id and labels of every container, running or not, with *label*, or ``label=value``."""
+    """Id and labels of every container, running or not, with *label*, or ``label=value``. Raises OSError as `call`."""
     filters = quote(json.dumps({"label": [label]}))
     found = call(path, "GET", f"/containers/json?all=1&filters={filters}") or []
-    return [(each["Id"], each.get("Labels") or {}) for each in found]
+    try:
+        rows = [
+            (str(each["Id"]), {str(name): str(value) for name, value in (each.get("Labels") or {}).items()})
+            for each in found
+        ]
+    except (AttributeError, LookupError, TypeError) as problem:
+        raise ConnectionError(f"the answer is no list of containers: {type(problem).__name__}: {problem}") from None
+    # An engine that ignores the filter must not cost others their containers.
+    name, has_value, value = label.partition("=")
+    return [(each, labels) for each, labels in rows if name in labels and (not has_value or labels[name] == value)]
 
 
 def remove(path: str, container: str, grace_s: float) -> None:

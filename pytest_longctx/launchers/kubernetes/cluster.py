@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers.kubernetes import reaper
 from pytest_longctx.launchers.kubernetes.reaper import EXPIRES, RUN_LABEL, path_of
+from pytest_longctx.redaction import remember
 
 _REMEDIES = {
     401: "a newer KUBECONFIG: the cluster does not accept its credentials",
@@ -17,6 +18,7 @@ _REMEDIES = {
     422: "longctx render DEPLOYMENT, and the key of [kubernetes] or [docker] behind that field",
 }
 """Remedies for errors of the API, by status."""
+_PIECE_BYTES = 64 * 1024
 
 
 class Cluster:
@@ -37,6 +39,8 @@ class Cluster:
                 f"no cluster is configured: {problem}\n  try      KUBECONFIG=FILE, and kubectl config current-context"
             ) from None
         self.namespace = namespace or self.api.namespace
+        # An API, or a proxy before it, may repeat them in an error.
+        remember(word for value in self.api.headers().values() for word in value.split())
         self.version = str(self._ask("GET", "version", "reported its version").get("gitVersion", ""))
 
     @property
@@ -63,6 +67,12 @@ class Cluster:
         """Create an object, and return it as the cluster stores it. Raises `LaunchError`."""
         kind, name = made["kind"], made["metadata"]["name"]
         answer: dict[str, Any] = self._ask("POST", path_of(kind, self.namespace), f"made the {kind} {name}", made)
+        meta = answer.get("metadata")
+        if not isinstance(meta, dict) or not isinstance(meta.get("uid"), str):
+            raise LaunchError(
+                f"the cluster at {self.host} answers what no cluster does: the {kind} {name} that was made has no uid\n"
+                "  try      kubectl cluster-info, and the proxy before the API, if there is one"
+            )
         return answer
 
     def pods(self, run_id: str) -> list[dict[str, Any]]:
@@ -73,7 +83,10 @@ class Cluster:
         """The events of a Pod, the latest last; none without permission to list them. Raises OSError."""
         about = urlencode({"fieldSelector": f"involvedObject.name={pod}"})
         _, found = self.api.call("GET", f"api/v1/namespaces/{self.namespace}/events?{about}")
-        return list(found.get("items") or [])
+        rows = found.get("items") or []
+        if not isinstance(rows, list) or not all(isinstance(each, dict) for each in rows):
+            raise ConnectionError("the answer is no list of events")
+        return rows
 
     def follow(self, pod: str) -> Iterator[bytes]:
         """The log of a Pod's engine from its beginning, as it grows. Raises OSError."""
@@ -83,8 +96,10 @@ class Cluster:
         response = self.api.open("GET", f"{path_of('Pod', self.namespace, pod)}/log?{asked}")
         try:
             if response.status != 200:
-                raise ConnectionError(f"HTTP {response.status}: {_message(response.read())}")
-            yield from response.read_chunked() if response.chunked else [response.read()]
+                raise ConnectionError(f"HTTP {response.status}: {_message(response.read(_PIECE_BYTES))}")
+            # In pieces: the length of a chunk is what the API says it is.
+            take = response.read_chunked if response.chunked else response.stream
+            yield from take(_PIECE_BYTES, decode_content=False)
         except HTTPError as problem:
             raise ConnectionError(str(problem)) from None
         finally:

@@ -18,6 +18,7 @@ from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.kubernetes.cluster import Cluster
 from pytest_longctx.launchers.kubernetes.manifests import LEADER
+from pytest_longctx.launchers.log_copy import LogCopy
 from pytest_longctx.processes import Candidate
 from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import mask_file, private, remember, shown
@@ -90,7 +91,22 @@ class Seen:
 
 
 def look(pods: Sequence[Object], events: Sequence[Object], waited_s: float) -> Seen:
-    """The state of *pods* of one run, from their status and *events*, *waited_s* after their creation."""
+    """
+    The state of *pods* of one run, from their status and *events*, *waited_s* after their creation. Raises `LaunchError` for
+    what no Pod and no event is.
+    """
+    try:
+        return _look(pods, events, waited_s)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+        raise LaunchError(
+            f"the cluster describes a Pod as none is ({type(problem).__name__}: {problem})"[:_MOST_SAID]
+        ) from None
+
+
+_MOST_SAID = 300
+
+
+def _look(pods: Sequence[Object], events: Sequence[Object], waited_s: float) -> Seen:
     if not pods:
         return Seen("waiting for its Pod")
     ordered = sorted(pods, key=lambda pod: not _leads(pod))
@@ -228,20 +244,22 @@ class Pods(Candidate):
     def _watch(self) -> None:
         heard_s = time.monotonic()
         while not self._stop.wait(_LOOK_S):
-            before = self.seen
+            before, why = self.seen, ""
             quiet = before.started and before.exit_code is None
             try:
                 pods = self._cluster.pods(self._run_id)
                 events = (
                     [] if quiet else [each for pod in pods for each in self._cluster.events(pod["metadata"]["name"])]
                 )
-            except OSError as problem:
-                if time.monotonic() - heard_s > _LOST_S:
-                    self.lost = str(problem)
-                    return
+                self.seen = look(pods, events, time.monotonic() - self._made_s)
+            except (OSError, LaunchError) as problem:
+                why = str(problem)
+            if why and time.monotonic() - heard_s > _LOST_S:
+                self.lost = why
+                return
+            if why:
                 continue
             heard_s = time.monotonic()
-            self.seen = look(pods, events, heard_s - self._made_s)
             if before.leader is not None and self.seen.leader is None:
                 self.lost = "it was deleted, and not by this run"
                 return
@@ -252,7 +270,7 @@ class Pods(Candidate):
         the file.
         """
         written = 0
-        with self.log.open("wb", buffering=0) as out:
+        with LogCopy(self.log) as out:
             while not self._stop.is_set() and not self.lost and self.seen.leader is not None:
                 ended = self.seen.exit_code is not None
                 skip = written

@@ -10,6 +10,7 @@ import select
 import socket
 import ssl
 import threading
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,6 +18,8 @@ from pytest_longctx.launchers.kubernetes.reaper import Api, path_of
 
 _PIECE_BYTES: Final = 64 * 1024
 _DATA, _ERROR = 0, 1
+_HANDSHAKE_S: Final = 60.0
+_SWITCHED: Final = 101
 _GREETING_BYTES: Final = 3
 """Length of each channel's greeting: the channel's number, and its port in two bytes."""
 
@@ -91,12 +94,10 @@ class PortForward:
 
     def _open(self) -> Any:
         """A web socket to the Pod's port, after the greetings of both channels."""
-        from kubernetes.stream.ws_client import create_websocket
-
         made = self._api.configuration
         scheme, _, rest = made.host.rstrip("/").partition("://")
         url = f"{'wss' if scheme == 'https' else 'ws'}://{rest}/{self._path}/portforward?ports={self._far_port}"
-        far = create_websocket(made, url, {**self._api.headers(), "sec-websocket-protocol": "v4.channel.k8s.io"})
+        far = _web_socket(made, url, {**self._api.headers(), "sec-websocket-protocol": "v4.channel.k8s.io"})
         greeted: set[int] = set()
         while greeted != {_DATA, _ERROR}:
             _, frame = far.recv_data()
@@ -104,3 +105,30 @@ class PortForward:
                 raise ConnectionError(f"the cluster's API did not forward the port: {frame[:200]!r}")
             greeted.add(frame[0])
         return far
+
+
+def _web_socket(made: Any, url: str, headers: Mapping[str, str]) -> Any:
+    """
+    A web socket to *url* with the credentials in *headers*, as the official client makes it, but one that follows no redirect:
+    that would send them to another address.
+    """
+    from kubernetes.stream.ws_client import websocket_proxycare
+    from websocket import WebSocket
+
+    trusts: dict[str, Any] = {"cert_reqs": ssl.CERT_NONE}
+    if url.startswith("wss://") and made.verify_ssl:
+        trusts = {"cert_reqs": ssl.CERT_REQUIRED}
+        trusts |= {"ca_certs": made.ssl_ca_cert} if made.ssl_ca_cert else {}
+        trusts |= {} if made.assert_hostname is None else {"check_hostname": made.assert_hostname}
+    named = {"certfile": made.cert_file, "keyfile": made.key_file, "server_hostname": made.tls_server_name}
+    trusts |= {name: value for name, value in named.items() if value}
+    options: dict[str, Any] = {"header": [f"{name}: {value}" for name, value in headers.items()]}
+    if made.proxy or made.proxy_headers:
+        options = websocket_proxycare(options, made, url, headers)
+    far: Any = WebSocket(sslopt=trusts, skip_utf8_validation=True)
+    far.connect(url, timeout=_HANDSHAKE_S, redirect_limit=0, **options)
+    if far.status != _SWITCHED:
+        far.close(timeout=0)
+        raise ConnectionError(f"the cluster's API did not forward the port: HTTP {far.status}")
+    far.settimeout(None)
+    return far

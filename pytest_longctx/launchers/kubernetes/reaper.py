@@ -9,8 +9,9 @@ and no other. If this machine fails too, the Pod ends at its ``activeDeadlineSec
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -32,6 +33,11 @@ PATIENCE_S = 600.0
 _SETTLED_S = 1.5
 """Seconds after the last object in which another may appear: its request may still be in progress."""
 _ANSWER_S = 30.0
+"""Seconds between two pieces of an answer."""
+_WHOLE_S = 60.0
+"""Seconds for a whole answer, however it comes."""
+MOST_BYTES = 16 * 2**20
+"""Most bytes of an answer; a list of thousands of objects is smaller."""
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -74,6 +80,8 @@ class Api:
                 f"{self.configuration.host.rstrip('/')}/{path}",
                 headers=headers,
                 preload_content=False,
+                decode_content=False,  # no encoding is asked for, and an answer must not grow here
+                redirect=False,  # the credentials are for this address only
                 retries=False,
                 timeout=Timeout(connect=10, read=timeout_s),
                 **more,
@@ -81,21 +89,57 @@ class Api:
         except HTTPError as problem:
             raise ConnectionError(str(problem)) from None
 
-    def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON of one request to Kubernetes' API. Raises OSError if the API does not answer."""
+    def call(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
+        """
+        Status and JSON of one request to Kubernetes' API; what is no JSON object is its ``message``. Raises OSError if the
+        API does not answer within a minute, with more than `MOST_BYTES`, or with a redirect.
+        """
+        found: tuple[int, dict[str, Any]] = _within(_WHOLE_S, lambda: self._call(method, path, body))
+        return found
+
+    def _call(self, method: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
         from urllib3.exceptions import HTTPError
 
         response = self.open(method, path, body, timeout_s=_ANSWER_S)
+        where = path.partition("?")[0]
         try:
-            text = response.read()
+            text = response.read(MOST_BYTES + 1)
         except HTTPError as problem:
             raise ConnectionError(str(problem)) from None
         finally:
-            response.release_conn()
+            response.close()  # a connection whose answer was read to its end is back in the pool by now
+        if len(text) > MOST_BYTES:
+            raise ConnectionError(f"the answer to {method} {where} has more than {MOST_BYTES // 2**20} MiB")
+        if 300 <= response.status < 400:
+            raise ConnectionError(f"the answer to {method} {where} is a redirect, which is not followed")
         try:
-            return response.status, json.loads(text)
-        except ValueError:
-            return response.status, {"message": text.decode("utf-8", "replace")}
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        return response.status, found if isinstance(found, dict) else {
+            "message": text[:1000].decode("utf-8", "replace")
+        }
+
+
+def _within(most_s: float, work: Callable[[], Any]) -> Any:
+    """What *work* returns or raises; ConnectionError if it takes more than *most_s*, as with an answer byte by byte."""
+    ends: list[tuple[Any, Exception | None]] = []
+
+    def run() -> None:
+        try:
+            ends.append((work(), None))
+        except Exception as problem:  # noqa: BLE001 - it is raised below
+            ends.append((None, problem))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(most_s)
+    if not ends:
+        raise ConnectionError(f"no whole answer within {most_s:.0f} s")
+    made, problem = ends[0]
+    if problem is not None:
+        raise problem
+    return made
 
 
 def path_of(kind: str, namespace: str, name: str = "") -> str:
@@ -109,7 +153,22 @@ def labelled(api: Api, kind: str, namespace: str, label: str) -> list[dict[str, 
     status, found = api.call("GET", f"{path_of(kind, namespace)}?{urlencode({'labelSelector': label})}")
     if status >= 500:
         raise ConnectionError(f"HTTP {status}: {found.get('message')}")
-    return list(found.get("items") or []) if status == 200 else []
+    rows = found.get("items") or [] if status == 200 else []
+    if not isinstance(rows, list) or not all(map(_is_named, rows)):
+        raise ConnectionError(f"the answer is no list of objects of kind {kind}")
+    # An API, or a proxy before it, that ignores the selector must not cost others their objects.
+    name, has_value, value = label.partition("=")
+    kept = [(each, each["metadata"].get("labels") or {}) for each in rows]
+    return [each for each, labels in kept if name in labels and (not has_value or labels[name] == value)]
+
+
+def _is_named(row: Any) -> bool:
+    """Whether *row* is a Kubernetes object, as far as this package relies on it."""
+    meta = row.get("metadata") if isinstance(row, dict) else None
+    if not isinstance(meta, dict) or not isinstance(meta.get("name"), str):
+        return False
+    texts = [meta.get(name) or {} for name in ("labels", "annotations")]
+    return all(isinstance(each, dict) and all(isinstance(value, str) for value in each.values()) for each in texts)
 
 
 def _left(api: Api, namespace: str, run: str) -> Iterator[tuple[str, dict[str, Any]]]:

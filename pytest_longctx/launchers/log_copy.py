@@ -1,0 +1,35 @@
+"""A copy of a log that comes over a connection, as a file of limited size."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+MOST_BYTES: Final = 256 * 2**20
+"""Most bytes of a log that are kept; it grows on this machine's disk, however fast a container writes it."""
+
+
+class LogCopy:
+    """Copies the pieces of a log into the file at *path*; what comes after `MOST_BYTES` is read and dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._left = MOST_BYTES
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, piece: bytes) -> None:
+        """Append a piece of the log, as far as it may grow."""
+        if self._left <= 0 or not piece:
+            return
+        self._file.write(piece[: self._left])
+        self._left -= len(piece)
+        if self._left <= 0:
+            self._file.write(
+                f"\n[longctx] the log has more than {MOST_BYTES // 2**20} MiB; the rest is not kept\n".encode()
+            )
