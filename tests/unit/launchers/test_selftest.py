@@ -1,6 +1,7 @@
 """Planted faults: the plugin's folder, the table's rows, and what is refused."""
 
 import importlib.metadata
+import re
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -62,6 +63,17 @@ def test_each_fault_is_planted_somewhere_in_the_plugin():
     folder = Path(engine_faults.__file__).parent
     source = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py") if path.name != "__init__.py")
     assert [name for name in engine_faults.FAULTS if f'"{name}"' not in source] == []
+
+
+def test_the_pages_say_how_many_faults_there_are_and_what_became_of_each():
+    docs = Path(__file__).parents[3] / "docs"
+    told = (docs / "how-to" / "check-cache-paths.md").read_text(encoding="utf-8")
+    assert f"each of {len(engine_faults.FAULTS)} faults" in " ".join(told.split())
+    results = docs / "results" / "vllm-0.32.0-cpu" / "cache-paths" / "README.md"
+    _, _, page = results.read_text(encoding="utf-8").partition("## Planted faults")
+    table, _, waiting = page.partition("Not planted in a real engine yet:")
+    planted = re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)
+    assert sorted([*planted, *re.findall(r"`([a-z-]+)`", waiting)]) == sorted(engine_faults.FAULTS)
 
 
 def test_a_row_names_what_is_red_and_what_stays_green():
