@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import httpx
+
 from pytest_longctx import backends, paths, processes, registry
 from pytest_longctx.backends import defaults, environments
 from pytest_longctx.backends.vllm import engine_faults
@@ -295,7 +297,7 @@ def _judge(server: Server, fault: str, control: Path, checks: Sequence[finding.F
                 break  # what comes after the end says nothing about the fault
     finally:
         control.write_text("", encoding="utf-8")
-        with suppress(OSError):
+        with suppress(OSError, httpx.HTTPError):  # a fault may end the engine, even after its last answer
             prefix_cache.reset(server)
     return Judged(fault, tuple(found), server.deployment.name)
 

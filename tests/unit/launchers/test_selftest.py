@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
+import httpx
 import pytest
 
 from pytest_longctx.backends.vllm import engine_faults
@@ -124,6 +125,23 @@ def test_a_fault_that_ends_the_engine_is_followed_by_another_boot(monkeypatch, t
     selftest._tested("vllm-cpu", "cpu-paths-mamba2", faults, tmp_path, told.append)
     assert len(booted) == 2
     assert [row.split("`")[1] for row in told] == ["none", *faults, "none"]
+
+
+def test_a_fault_that_ends_the_engine_after_its_last_answer_keeps_its_row(monkeypatch, tmp_path):
+    resets = [None, httpx.ConnectError("Connection refused")]
+
+    def reset(server):
+        if (problem := resets.pop(0)) is not None:
+            raise problem
+
+    one = load_findings()["SP-0001"]
+    monkeypatch.setattr(selftest.prefix_cache, "reset", reset)
+    monkeypatch.setattr(selftest, "_verdict", lambda server, one, *rest: Verdict(one, "broken"))
+    server = SimpleNamespace(ended=lambda wait_s: None, deployment=SimpleNamespace(name="cpu-paths"))
+    judged = selftest._judge(server, "block-given-twice", tmp_path / "armed", [one])
+    assert judged.named_by is not None
+    assert resets == []
+    assert not (tmp_path / "armed").read_text(encoding="utf-8")
 
 
 def test_a_fault_that_outlasts_its_time_comes_after_the_last_clean_judgement():
