@@ -225,9 +225,20 @@ def _tested(engine: str, where: str, faults: Sequence[str], logs: Path, tell: Ca
                 judged = _judge(server, name, Path(folder) / "armed", wanted)
                 tell(judged.row())
                 sound &= (not judged.red) if name == _NO_FAULT else bool(judged.red)
-                if server.ended(0.0) is not None:
+                if _gone(server):
                     break
     return sound
+
+
+def _gone(server: Server) -> bool:
+    """Whether the last fault of the selftest has ended *server*: it has exited, or refuses connections and will."""
+    if server.ended(0.0) is not None:
+        return True
+    try:
+        prefix_cache.reset(server)
+    except (OSError, httpx.HTTPError):
+        return True
+    return False
 
 
 REPEATED: Final = (

@@ -105,20 +105,26 @@ def test_an_unknown_name_is_one_line(capsys, arguments, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_fault_that_ends_the_engine_is_followed_by_another_boot(monkeypatch, tmp_path):
+@pytest.mark.parametrize("exited", [True, False], ids=["exited", "about to exit"])
+def test_a_fault_that_ends_the_engine_is_followed_by_another_boot(monkeypatch, tmp_path, exited):
     booted, ended, told = [], [], []
+
+    def reset(server):
+        if ended:
+            raise httpx.ConnectError("Connection refused")
 
     @contextmanager
     def serving(engine, where, folder, logs):
         booted.append(where)
         ended.clear()
-        yield SimpleNamespace(ended=lambda wait_s: ended[0] if ended else None)
+        yield SimpleNamespace(ended=lambda wait_s: ended[0] if ended and exited else None)
 
     def judged(server, fault, control, checks):
         if fault == "state-not-reset":
             ended.append("it died")
         return selftest.Judged(fault, (), "cpu-paths-mamba2")
 
+    monkeypatch.setattr(selftest.prefix_cache, "reset", reset)
     monkeypatch.setattr(selftest, "_serving", serving)
     monkeypatch.setattr(selftest, "_judge", judged)
     faults = ["state-not-reset", "states-swapped"]
