@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import httpx
+
 from pytest_longctx import backends, paths, processes, registry
 from pytest_longctx.backends import defaults, environments
 from pytest_longctx.backends.vllm import engine_faults
@@ -209,18 +211,34 @@ def checks(where: str, fault: str, planted: Sequence[str]) -> tuple[str, ...]:
 
 
 def _tested(engine: str, where: str, faults: Sequence[str], logs: Path, tell: Callable[[str], None]) -> bool:
+    """Judge *engine* in the deployment *where* with each of *faults*; the selftest boots it again if a fault ends it."""
     known = finding.load_all((paths.suites() / "findings",))
-    with (
-        tempfile.TemporaryDirectory(prefix="longctx-faults-") as folder,
-        _serving(engine, where, Path(folder), logs) as server,
-    ):
-        sound = True
-        for name in in_order(faults):
-            wanted = [known[each] for each in checks(where, name, faults)]
-            judged = _judge(server, name, Path(folder) / "armed", wanted)
-            tell(judged.row())
-            sound &= (not judged.red) if name == _NO_FAULT else bool(judged.red)
+    sound, rest = True, list(in_order(faults))
+    while rest:
+        with (
+            tempfile.TemporaryDirectory(prefix="longctx-faults-") as folder,
+            _serving(engine, where, Path(folder), logs) as server,
+        ):
+            while rest:
+                name = rest.pop(0)
+                wanted = [known[each] for each in checks(where, name, faults)]
+                judged = _judge(server, name, Path(folder) / "armed", wanted)
+                tell(judged.row())
+                sound &= (not judged.red) if name == _NO_FAULT else bool(judged.red)
+                if _gone(server):
+                    break
     return sound
+
+
+def _gone(server: Server) -> bool:
+    """Whether the last fault of the selftest has ended *server*: it has exited, or refuses connections and will."""
+    if server.ended(0.0) is not None:
+        return True
+    try:
+        prefix_cache.reset(server)
+    except (OSError, httpx.HTTPError):
+        return True
+    return False
 
 
 REPEATED: Final = (
@@ -286,9 +304,11 @@ def _judge(server: Server, fault: str, control: Path, checks: Sequence[finding.F
         for one in checks:
             tokens = _LONG.get(str(one.ask.path), _TOKENS)
             found.append(_verdict(server, one, tokens, fault, int.from_bytes(os.urandom(4))))
+            if server.ended(0.0) is not None:
+                break  # what comes after the end says nothing about the fault
     finally:
         control.write_text("", encoding="utf-8")
-        with suppress(OSError):
+        with suppress(OSError, httpx.HTTPError):  # a fault may end the engine, even after its last answer
             prefix_cache.reset(server)
     return Judged(fault, tuple(found), server.deployment.name)
 

@@ -27,6 +27,7 @@ from pytest_longctx.prompts import PromptFactory
 _ROUNDS: Final = 3
 _BRANCHES: Final = 8
 _HEADS, _TAILS = 5, 10
+_BEHIND, _AT_ONCE = 4, 8
 _TIERED: Final = "enable-hierarchical-cache"
 """SGLang's cache in host memory, which ``/flush_cache`` empties too (seen in 0.5.16)."""
 _CONNECTED: Final = frozenset(
@@ -87,8 +88,12 @@ def decode_border(one: Walk) -> None:
     if size is None:
         raise UnwalkableError("the size of its blocks is not known")
     border = size * max(1, one.tokens // size)
-    for shift in (-one.asked.output_tokens // 2, -1, 0, 1):
+    for shift in (-1, 0, 1):
         one.read(one.new(border + shift))
+    # Token i of an answer reads needle i: each needle is read by one of the first `_BEHIND` tokens behind the border.
+    begins = range(0, one.asked.output_tokens, _BEHIND)
+    for first in range(0, len(begins), _AT_ONCE):
+        one.together([one.new(border - begin) for begin in begins[first : first + _AT_ONCE] if begin < border])
 
 
 def window_border(one: Walk) -> None:
@@ -116,10 +121,16 @@ def _ids(said: Reading) -> list[int]:
 
 
 def other_beginning(one: Walk) -> None:
-    """The path of another beginning: the same blocks behind another first one, so that keys and values differ."""
+    """
+    The path of another beginning: the same blocks behind another first one, so that keys and values differ.
+
+    The cache has that first block too, with other blocks behind it: a lookup ends at the first block that it does not find.
+    """
     task = one.new()
+    other = tasks.other_beginning(task, one.block, one.prompt)
     one.read(task)
-    one.read(tasks.other_beginning(task, one.block, one.prompt))
+    one.read(tasks.other_tail(other, one.block, one.prompt))
+    one.read(other, reusable=one.block)
     one.again(task)
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.client import state_paths
-from pytest_longctx.client.state_paths import tasks
+from pytest_longctx.client.state_paths import paths, tasks
 from pytest_longctx.client.state_paths.company import answered_at_once
+from pytest_longctx.client.state_paths.reading import Pieces
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.miniatures.server import Honest
 from pytest_longctx.probe import codes, questions, registry
@@ -135,3 +136,42 @@ def test_another_beginning_changes_the_first_block_alone():
     assert other.question is not None
     assert task.question is not None
     assert other.question.answer != task.question.answer
+
+
+class Sent:
+    """A walk that sends nothing, and keeps the tasks that it would send."""
+
+    block, tokens = 128, 900
+    pieces = Pieces(block=128)
+    asked = Ask(path="decode-border", prompt_tokens=900, output_tokens=64)
+
+    def __init__(self):
+        self.sent, self.prompt = [], PromptFactory(7, "sent", codes.FILLER_IDS)
+
+    def new(self, length=900):
+        return tasks.new(self.prompt, length, 64, probe=True)
+
+    def read(self, task, **how):
+        self.sent.append(task)
+
+    again = read
+
+    def together(self, several):
+        self.sent += several
+
+
+def test_each_needle_is_read_just_behind_the_border_of_a_block():
+    walked = Sent()
+    paths.decode_border(walked)
+    behind = {7 * 128 + at - len(task.prompt) for task in walked.sent for at in range(4)}
+    assert behind >= set(range(64))
+
+
+def test_the_other_beginning_is_in_the_cache_with_other_blocks_behind_it():
+    walked = Sent()
+    paths.other_beginning(walked)
+    first, between, other, last = (task.prompt.ids for task in walked.sent)
+    assert (last == first).all()
+    assert tasks.common_prefix(first, other) == 0
+    assert tasks.common_prefix(between, other) == 128
+    assert (first[128:] == other[128:]).all()

@@ -1,10 +1,14 @@
 """Planted faults: the plugin's folder, the table's rows, and what is refused."""
 
 import importlib.metadata
+import re
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
+import httpx
 import pytest
 
 from pytest_longctx.backends.vllm import engine_faults
@@ -62,6 +66,17 @@ def test_each_fault_is_planted_somewhere_in_the_plugin():
     assert [name for name in engine_faults.FAULTS if f'"{name}"' not in source] == []
 
 
+def test_the_pages_say_how_many_faults_there_are_and_what_became_of_each():
+    docs = Path(__file__).parents[3] / "docs"
+    told = (docs / "how-to" / "check-cache-paths.md").read_text(encoding="utf-8")
+    assert f"each of {len(engine_faults.FAULTS)} faults" in " ".join(told.split())
+    results = docs / "results" / "vllm-0.32.0-cpu" / "cache-paths" / "README.md"
+    _, _, page = results.read_text(encoding="utf-8").partition("## Planted faults")
+    table, _, waiting = page.partition("Not planted in a real engine yet:")
+    planted = re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)
+    assert sorted([*planted, *re.findall(r"`([a-z-]+)`", waiting)]) == sorted(engine_faults.FAULTS)
+
+
 def test_a_row_names_what_is_red_and_what_stays_green():
     known = load_findings()
     red = Verdict(known["SP-0002"], "broken", (Line("hit_share", "0", ">= 0.95", ok=False),))
@@ -88,6 +103,51 @@ def test_a_fault_is_named_by_the_simplest_path_that_is_wrong():
 def test_an_unknown_name_is_one_line(capsys, arguments, said):
     assert main(["selftest", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("exited", [True, False], ids=["exited", "about to exit"])
+def test_a_fault_that_ends_the_engine_is_followed_by_another_boot(monkeypatch, tmp_path, exited):
+    booted, ended, told = [], [], []
+
+    def reset(server):
+        if ended:
+            raise httpx.ConnectError("Connection refused")
+
+    @contextmanager
+    def serving(engine, where, folder, logs):
+        booted.append(where)
+        ended.clear()
+        yield SimpleNamespace(ended=lambda wait_s: ended[0] if ended and exited else None)
+
+    def judged(server, fault, control, checks):
+        if fault == "state-not-reset":
+            ended.append("it died")
+        return selftest.Judged(fault, (), "cpu-paths-mamba2")
+
+    monkeypatch.setattr(selftest.prefix_cache, "reset", reset)
+    monkeypatch.setattr(selftest, "_serving", serving)
+    monkeypatch.setattr(selftest, "_judge", judged)
+    faults = ["state-not-reset", "states-swapped"]
+    selftest._tested("vllm-cpu", "cpu-paths-mamba2", faults, tmp_path, told.append)
+    assert len(booted) == 2
+    assert [row.split("`")[1] for row in told] == ["none", *faults, "none"]
+
+
+def test_a_fault_that_ends_the_engine_after_its_last_answer_keeps_its_row(monkeypatch, tmp_path):
+    resets = [None, httpx.ConnectError("Connection refused")]
+
+    def reset(server):
+        if (problem := resets.pop(0)) is not None:
+            raise problem
+
+    one = load_findings()["SP-0001"]
+    monkeypatch.setattr(selftest.prefix_cache, "reset", reset)
+    monkeypatch.setattr(selftest, "_verdict", lambda server, one, *rest: Verdict(one, "broken"))
+    server = SimpleNamespace(ended=lambda wait_s: None, deployment=SimpleNamespace(name="cpu-paths"))
+    judged = selftest._judge(server, "block-given-twice", tmp_path / "armed", [one])
+    assert judged.named_by is not None
+    assert resets == []
+    assert not (tmp_path / "armed").read_text(encoding="utf-8")
 
 
 def test_a_fault_that_outlasts_its_time_comes_after_the_last_clean_judgement():
