@@ -161,14 +161,14 @@ class Sent:
 
 
 def test_each_needle_is_read_just_behind_the_border_of_a_block():
-    walked = Sent()
+    walked: Any = Sent()
     paths.decode_border(walked)
     behind = {7 * 128 + at - len(task.prompt) for task in walked.sent for at in range(4)}
     assert behind >= set(range(64))
 
 
 def test_the_other_beginning_is_in_the_cache_with_other_blocks_behind_it():
-    walked = Sent()
+    walked: Any = Sent()
     paths.other_beginning(walked)
     first, between, other, last = (task.prompt.ids for task in walked.sent)
     assert (last == first).all()

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import httpx
 import pytest
 
 from pytest_longctx.backends.vllm import engine_faults
 from pytest_longctx.cli import main
+from pytest_longctx.client import prefix_cache
 from pytest_longctx.deployments.deployment import load_deployments
 from pytest_longctx.findings.ask import Path as Path_
 from pytest_longctx.findings.finding import load_findings
@@ -107,7 +108,9 @@ def test_an_unknown_name_is_one_line(capsys, arguments, said):
 
 @pytest.mark.parametrize("exited", [True, False], ids=["exited", "about to exit"])
 def test_a_fault_that_ends_the_engine_is_followed_by_another_boot(monkeypatch, tmp_path, exited):
-    booted, ended, told = [], [], []
+    booted: list[Path] = []
+    ended: list[str] = []
+    told: list[str] = []
 
     def reset(server):
         if ended:
@@ -124,7 +127,7 @@ def test_a_fault_that_ends_the_engine_is_followed_by_another_boot(monkeypatch, t
             ended.append("it died")
         return selftest.Judged(fault, (), "cpu-paths-mamba2")
 
-    monkeypatch.setattr(selftest.prefix_cache, "reset", reset)
+    monkeypatch.setattr(prefix_cache, "reset", reset)
     monkeypatch.setattr(selftest, "_serving", serving)
     monkeypatch.setattr(selftest, "_judge", judged)
     faults = ["state-not-reset", "states-swapped"]
@@ -141,9 +144,9 @@ def test_a_fault_that_ends_the_engine_after_its_last_answer_keeps_its_row(monkey
             raise problem
 
     one = load_findings()["SP-0001"]
-    monkeypatch.setattr(selftest.prefix_cache, "reset", reset)
+    monkeypatch.setattr(prefix_cache, "reset", reset)
     monkeypatch.setattr(selftest, "_verdict", lambda server, one, *rest: Verdict(one, "broken"))
-    server = SimpleNamespace(ended=lambda wait_s: None, deployment=SimpleNamespace(name="cpu-paths"))
+    server: Any = SimpleNamespace(ended=lambda wait_s: None, deployment=SimpleNamespace(name="cpu-paths"))
     judged = selftest._judge(server, "block-given-twice", tmp_path / "armed", [one])
     assert judged.named_by is not None
     assert resets == []
