@@ -19,9 +19,9 @@ from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch
 from pytest_longctx.launchers.docker import reaper as docker_reaper
 from pytest_longctx.launchers.docker.container import Container, ContainerRun, plan
-from pytest_longctx.launchers.patience import within
 from pytest_longctx.launchers.readiness import await_ready
 from pytest_longctx.launchers.reaper import Reaper
+from pytest_longctx.launchers.time_limit import within
 from pytest_longctx.processes import free_port
 from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import remember, secret_values, shown
