@@ -72,6 +72,13 @@ def test_a_tokenizer_that_the_files_lack_is_missing(place, error):
     assert kind(*raised(place, error)) == "tokenizer-missing"
 
 
+@pytest.mark.parametrize("line", ["vocab.json not found", "config.json not found", "tokenizer.model is not found"])
+def test_a_file_that_a_program_only_says_it_did_not_find_is_no_cause(line):
+    said = state(f"{line}, going on without", *raised("vllm/x.py:run", "ValueError: it went wrong"))[1]
+    assert said is not None
+    assert (said.kind, "it went wrong" in said.cause) == ("unknown", True)
+
+
 @pytest.mark.parametrize(
     "error",
     [
