@@ -274,8 +274,9 @@ class Boot:
         return [each for each in told if each.order > self.served_at] or told
 
     def phase_of(self, found: Signature) -> Phase | None:
-        """The boot phase that signature *found* names; a server that serves allocates GPU memory for requests."""
-        return "request" if self.phase == "serve" and found.kind in _BEFORE_REQUESTS else found.phase
+        """The boot phase that signature *found* names; a server that serves is past its start, and allocates for requests."""
+        past = found.kind in _BEFORE_REQUESTS or found.phase in ("start", "config")
+        return "request" if self.phase == "serve" and past else found.phase
 
     def lives(self, text: str, line: int, times: int) -> bool:
         """

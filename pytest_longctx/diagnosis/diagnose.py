@@ -266,6 +266,8 @@ def _asserted(reading: LogReader) -> Diagnosis | None:
     """The diagnosis of a failed check in the engine or below it, if that is the log's first error."""
     because = reading.summary.words.get("because", "") if reading.summary is not None else ""
     said = failed_check.failed_check(reading.errors, because)
+    if said is None and reading.errors.text is None:
+        said = failed_check.cut_short(reading.boot.traces.values())
     if said is None:
         return None
     made = _ended(reading, "engine-assert", said, "likely", [])

@@ -6,10 +6,11 @@ stands in no rule; the line of code that failed is quoted.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from pytest_longctx.diagnosis.boot_state import FirstError
-from pytest_longctx.diagnosis.tracebacks import FRAME
+from pytest_longctx.diagnosis.tracebacks import FRAME, Trace
 
 DOUBT: Final = (
     "the check that failed is known, and not why: a fault of this version, or a combination that it is not made for"
@@ -28,6 +29,8 @@ _NATIVE: Final = re.compile(
 _PYTHON: Final = re.compile(r"^(?:\w+\.)*AssertionError\b")
 _OF_A_SCRIPT: Final = re.compile(r'File "<(?:stdin|string)>"|, in <module>')
 """Frames of a program that uses the engine, in which an assertion is not the engine's."""
+_CHECK: Final = re.compile(r"\s*assert (?:(?:isinstance|len|hasattr)\(|[^(]|(?<!\w)\()+$")
+"""A check that calls nothing of the program, in which another exception could have been raised."""
 
 
 def failed_check(errors: FirstError, because: str = "") -> str | None:
@@ -43,6 +46,18 @@ def failed_check(errors: FirstError, because: str = "") -> str | None:
         return because
     said = (errors.native, errors.complaint)
     return next((line for line in said if line is not None and _NATIVE.search(line)), None)
+
+
+def cut_short(traces: Iterable[Trace]) -> str | None:
+    """The check on which one of the *traces* stops whose exception is not in the log, with its frame; None if there is none."""
+    for trace in traces:
+        frame = next((number for number, line in enumerate(trace.tail) if line == trace.frame), None)
+        if trace.done or trace.caught or frame is None or _OF_A_SCRIPT.search(trace.frame):
+            continue
+        code = trace.tail[frame + 1 : frame + 2]
+        if code and _CHECK.match(code[0]):
+            return f"{code[0].strip()}, {trace.frame.strip()}"
+    return None
 
 
 def _of_python(text: str, before: tuple[str, ...]) -> str | None:

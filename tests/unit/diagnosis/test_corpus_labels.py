@@ -26,7 +26,18 @@ def test_a_log_has_its_answer(log):
 def test_all_sets_are_there():
     sets = {
         name: [head_and_body(log)[0]["class"] for log in LOGS if log.parent.name == name]
-        for name in ("developed", "held_out", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+        for name in (
+            "developed",
+            "held_out",
+            "third",
+            "fourth",
+            "fifth",
+            "sixth",
+            "seventh",
+            "eighth",
+            "ninth",
+            "tenth",
+        )
     }
     counts = {name: (len(classes), classes.count("healthy")) for name, classes in sets.items()}
     assert counts == {
@@ -39,4 +50,5 @@ def test_all_sets_are_there():
         "seventh": (94, 19),
         "eighth": (36, 9),
         "ninth": (82, 18),
+        "tenth": (65, 15),
     }
