@@ -14,6 +14,7 @@ import struct
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -25,6 +26,12 @@ PULLS = {"absent": "ErrImagePull", "backoff": "ImagePullBackOff"}
 
 def now():
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _signal(process, number):
+    """Send a signal to every process of a container, which has a session of its own."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 class Kubelet:
@@ -57,7 +64,7 @@ class Kubelet:
         self._http.shutdown()
         self._http.server_close()
         for process, _ in self.running.values():
-            process.kill()
+            _signal(process, signal.SIGKILL)
 
     def patch(self, path, body):
         """Apply a strategic merge patch, as kubelets send it."""
@@ -114,8 +121,10 @@ class Kubelet:
         held = self.running.get(meta["uid"])
         if "deletionTimestamp" in meta:
             if held is not None and held[0].poll() is None:
-                held[0].terminate()
+                _signal(held[0], signal.SIGTERM)
                 return
+            if held is not None:
+                _signal(held[0], signal.SIGKILL)  # no process of a container outlives its first one
             self.api.call(
                 "DELETE",
                 path_of("Pod", meta["namespace"], meta["name"]),
@@ -169,7 +178,9 @@ class Kubelet:
         argv = [expanded(word, env) for word in (*box["command"], *box["args"])]
         log = self.folder / f"{meta['uid']}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(argv, env=env, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                argv, env=env, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+            )
         self.running[meta["uid"]] = (process, log)
         self.running[meta["namespace"], meta["name"]] = (process, log)
         self.state(pod, "Running", {"running": {"startedAt": now()}})
