@@ -37,6 +37,7 @@ def test_all_sets_are_there():
             "eighth",
             "ninth",
             "tenth",
+            "eleventh",
         )
     }
     counts = {name: (len(classes), classes.count("healthy")) for name, classes in sets.items()}
@@ -51,4 +52,5 @@ def test_all_sets_are_there():
         "eighth": (36, 9),
         "ninth": (82, 18),
         "tenth": (65, 15),
+        "eleventh": (64, 15),
     }
