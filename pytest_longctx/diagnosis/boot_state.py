@@ -326,7 +326,8 @@ class Boot:
     def _survived(self, found: Failure) -> bool:
         """Whether the booted server worked after the failure *found*."""
         if found.kind == "chat-template-missing":
-            return self.chats > 0
+            warmed_up = self.served_at is not None and found.order < self.served_at < self.alive_at
+            return self.chats > 0 or warmed_up
         if found.kind == "cluster-resources" and self.phase not in ("start", "config"):
             return True
         if found.signature.survivable or self.fatal_at is not None:

@@ -57,6 +57,16 @@ def test_a_template_that_is_not_found_is_named():
     assert state("tgi", ROUTER, f"{RUST}Template error: template not found", ANSWERS["tgi"])[0] != "failed"
 
 
+WARM_UP = "ERROR 03-02 09:10:11 [serving.py:214] ValueError: As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the tokenizer does not define one."
+UP = "INFO:     Application startup complete."
+
+
+def test_a_template_that_was_missing_at_the_warm_up_is_no_failure_of_a_server_that_answers():
+    assert state("vllm", WARM_UP, UP, ANSWERS["vllm"])[0] == "healthy"
+    found = state("vllm", UP, ANSWERS["vllm"], WARM_UP)
+    assert (found[0], found[1].kind) == ("impaired", "chat-template-missing")
+
+
 RETRY = "[2025-08-14 00:31:05,973] LMCache WARNING: Failed to allocate memory object, retrying... (pd_backend.py:567:lmcache.v1)"
 WORKS = "INFO 08-14 00:31:12 [loggers.py:1] Engine 000: Avg prompt throughput: 3.1 tokens/s, Avg generation throughput: 9.9 tokens/s, Running: 1 reqs, Waiting: 0 reqs"
 

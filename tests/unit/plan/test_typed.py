@@ -535,7 +535,7 @@ def test_no_secret_of_a_file_is_printed(config, capsys, tmp_path):
         (["--hardware", "1xH100", "--engine-version", "x", "--", "vllm", "serve", "M"], "'x' is no version"),
         (
             ["--hardware", "1xH100", "--backend", "sglang", "--", "vllm", "serve", "M"],
-            "a command says its engine itself",
+            "a command names its engine",
         ),
         (["--hardware", "1xH100", "--solve"], "--solve: is for the plan of a command or a file"),
         ([], "say what hardware"),
