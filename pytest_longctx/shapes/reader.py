@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.shapes import classes, rotary, spans, vision
+from pytest_longctx.shapes import rotary, spans, vision
+from pytest_longctx.shapes.families import classes
 from pytest_longctx.shapes.families.compressed import COMPRESSED
 from pytest_longctx.shapes.families.hybrid import HYBRID
 from pytest_longctx.shapes.families.latent import LATENT
