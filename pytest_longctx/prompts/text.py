@@ -96,7 +96,7 @@ def border(vocabulary: ModelTokenizer, text: str, start: int) -> tuple[int, int]
 
 _TAIL_CHARS: Final = 1024
 _REACH_CHARS: Final = 64
-_MARKS: Final = ("", ".", ",", "!", "?", ";", "1")
+_MARKS: Final = ("", ".", ",", "!", "?", ";", "1", " 1", " 1,", " 1, 2")
 _JSON_CHARS: Final = 1 << 20
 
 

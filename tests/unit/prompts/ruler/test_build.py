@@ -55,6 +55,13 @@ def test_any_length_is_exact_and_the_answer_is_in_the_text(material, task, token
     assert made.score("") == 0
 
 
+@pytest.mark.parametrize("seed", [4, 7])
+@pytest.mark.parametrize("tokens", [2384, 2458])
+def test_a_length_that_no_letter_and_no_single_mark_reaches_is_exact(material, tokens, seed):
+    """The noise of ``vt`` ends in a line break there, and no cut may end in white space."""
+    assert tokenizers.vocabulary("llama3").count(posed(material, "vt", tokens, seed).text, special=True) == tokens
+
+
 def test_a_chat_renders_to_exactly_the_length(material):
     def render(messages):
         return f"<|user|> {messages[0]['content']}<|end|><|assistant|>"
