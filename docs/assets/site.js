@@ -1,5 +1,7 @@
 // Name each navigation landmark once: the theme repeats names, and names none of the copy buttons' landmarks.
+// Let the keyboard scroll a wide table.
 const nameLandmarks = () => {
+  for (const wide of document.querySelectorAll(".md-typeset__scrollwrap")) wide.tabIndex = 0;
   const seen = new Map();
   for (const nav of document.querySelectorAll("nav")) {
     const by = nav.getAttribute("aria-labelledby");
