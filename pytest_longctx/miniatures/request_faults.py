@@ -70,7 +70,7 @@ class ScoredAnswers(Honest):
     """A correct server that also returns the log-probability of each token of an answer."""
 
     def events(self, request: Request) -> Iterator[dict[str, Any]]:
-        names = [self.token(request, at) for at in range(request.max_tokens)]
+        names = self.tokens(request)
         for at, event in enumerate(super().events(request)):
             if event["choices"]:
                 name, logprob = names[at]
@@ -79,9 +79,9 @@ class ScoredAnswers(Honest):
                 event["choices"][0]["logprobs"] = told
             yield event
 
-    def token(self, request: Request, at: int) -> tuple[str, float]:
-        """Return name and log-probability of token *at* of the answer."""
-        return f"token_id:{7 + at}", -0.5
+    def tokens(self, request: Request) -> list[tuple[str, float]]:
+        """Return name and log-probability of each token of the answer."""
+        return [(f"token_id:{7 + at}", -0.5) for at in range(request.max_tokens)]
 
 
 class DependsOnCompany(ScoredAnswers):
@@ -89,12 +89,15 @@ class DependsOnCompany(ScoredAnswers):
 
     waits_s = 0.5
 
-    def token(self, request: Request, at: int) -> tuple[str, float]:
-        end_s = time.monotonic() + (0.0 if spared(request) or at else self.waits_s)
+    def tokens(self, request: Request) -> list[tuple[str, float]]:
+        end_s = time.monotonic() + (0.0 if spared(request) else self.waits_s)
         while self.running < _COMPANY and time.monotonic() < end_s:
             time.sleep(0.01)
-        shared = self.running >= STEPS // 2
-        return f"token_id:{7 + at + (100 if shared and at >= _CHANGED_FROM else 0)}", -0.5 - (0.25 if shared else 0.0)
+        if self.running < _COMPANY:
+            return super().tokens(request)
+        time.sleep(self.waits_s)  # so that those who come a little later have company, too
+        other = [100 if at >= _CHANGED_FROM else 0 for at in range(request.max_tokens)]
+        return [(f"token_id:{7 + at + more}", -0.75) for at, more in enumerate(other)]
 
 
 class CoarseCache(Honest):
