@@ -46,7 +46,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "server_ttft_s": Measure("s", "TTFT by the server's clock, from its receipt of the request", cold_only=True),
         "ttft_gap_s": Measure("s", "TTFT - upload - the server's TTFT: transport and parsing"),
         "host_load": Measure(
-            "", "load average of the client's machine over one minute / its cores; above 1, processes wait"
+            "",
+            "processes of the client's machine that compute or wait to / its cores: the mean of a minute, or now if that is more",
         ),
         "queue_s": Measure("s", "time the request waited for the scheduler, by the server's clock"),
         "server_prefill_s": Measure("s", "from the first schedule to the first token, by the server's clock"),

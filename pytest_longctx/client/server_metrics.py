@@ -8,7 +8,9 @@ server keeps reporting them.
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Final
 
 import httpx
@@ -213,9 +215,23 @@ def unslowed() -> float:
     return 1.0
 
 
+_LOADAVG = Path("/proc/loadavg")
+
+
+def processes_per_core() -> float:
+    """
+    Processes for each core of this machine that compute or wait to: the mean of the last minute, or those of this moment if they
+    are more, since the mean follows a program that has just begun by a minute.
+    """
+    now = 0
+    with suppress(OSError, ValueError, IndexError):
+        now = int(_LOADAVG.read_text(encoding="ascii").split()[3].partition("/")[0]) - 1  # without this one
+    return max(os.getloadavg()[0], now) / (os.cpu_count() or 1)
+
+
 def host_load() -> float:
-    """Processes for each core of this machine that compute or wait to, over the last minute; at least 1."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    """`processes_per_core`, but at least 1."""
+    return max(1.0, processes_per_core())
 
 
 @dataclass(slots=True)

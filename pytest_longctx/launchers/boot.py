@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_longctx import toml
 from pytest_longctx.backends import Backend, environments
+from pytest_longctx.client import server_metrics
 from pytest_longctx.client.exchange import Exchange
 from pytest_longctx.client.request import decoding
 from pytest_longctx.client.server import Server
@@ -96,8 +97,7 @@ class Boot:
         """An exchange as evidence, with its prefill's share of the hardware's peak, where that is known, and the host's load."""
         seen, deployment, hardware = self._known(exchange), self.conditions.deployment, self.conditions.hardware
         if "ttft_gap_s" in seen.metrics:
-            load = os.getloadavg()[0] / (os.cpu_count() or 1)
-            seen = replace(seen, metrics={**seen.metrics, "host_load": load})
+            seen = replace(seen, metrics={**seen.metrics, "host_load": server_metrics.processes_per_core()})
         shape = models.shape_of(deployment.model)
         if exchange.ttft_s is None or shape is None or hardware is None:
             return seen

@@ -9,6 +9,7 @@ import pytest
 from pytest_longctx.backends import Backend, named
 from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.vllm import Vllm
+from pytest_longctx.client import server_metrics
 from pytest_longctx.client.server import Server
 from pytest_longctx.client.server_metrics import Pace, ServerMetrics, Stall, moved
 from pytest_longctx.client.watchdog import MetricsPoller, Watchdog
@@ -198,6 +199,19 @@ def test_a_silence_is_allowed_as_much_longer_as_the_machine_is_slower():
     assert (stall.limit_s(), stall.limit_s(stepwise=True)) == (45, 30)
     assert stall.look(44.0) is None
     assert stall.look(46.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("runnable", "load"), [("1/85", 0.42), ("9/85", 2.0), ("", 0.42)], ids=["idle", "now", "unknown"]
+)
+def test_a_program_that_has_just_begun_counts_before_it_is_in_the_mean(monkeypatch, tmp_path, runnable, load):
+    monkeypatch.setattr("os.getloadavg", lambda: (1.68, 1.0, 1.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(server_metrics, "_LOADAVG", tmp_path / "loadavg")
+    if runnable:
+        (tmp_path / "loadavg").write_text(f"1.68 1.00 1.00 {runnable} 4711\n")
+    assert server_metrics.processes_per_core() == pytest.approx(load)
+    assert server_metrics.host_load() == pytest.approx(max(1.0, load))
 
 
 @pytest.mark.parametrize(
