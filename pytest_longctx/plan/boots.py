@@ -13,8 +13,7 @@ from pytest_longctx.deployments.deployment import Deployment, FlagValue
 from pytest_longctx.deployments.hardware import KINDS
 from pytest_longctx.deployments.models import Beyond
 from pytest_longctx.deployments.shape import Shape
-from pytest_longctx.plan import hosts, parallel, refusals
-from pytest_longctx.plan import missed as missing
+from pytest_longctx.plan import hosts, parallel, refusals, uncounted
 from pytest_longctx.plan.asked import Asked, cached, model_for, planned_range
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.plan.place import Place
@@ -224,12 +223,12 @@ def _predicted(made: Boot, found: Shape) -> Boot:
         made = replace(made, length_said=f"{_CUT}, at a guess")
         prediction = replace(prediction, doubt="")
     missed = (
-        missing.named_otherwise(asked),
+        uncounted.named_otherwise(asked),
         *_missed(asked, looked.at | _TAKEN[asked.engine], backend, part, made, prediction),
     )
-    missed = (*missed, *missing.variables(asked), *missing.graphs(asked), *refusals.missed_connectors(asked))
+    missed = (*missed, *uncounted.variables(asked), *uncounted.graphs(asked), *refusals.missed_connectors(asked))
     made = replace(made, unmodelled=tuple(filter(None, missed)))
-    prediction = missing.doubted(asked.engine, made.unmodelled, prediction)
+    prediction = uncounted.doubted(asked.engine, made.unmodelled, prediction)
     made = replace(made, pool_tokens=_pool_tokens(asked, one, backend, part, made.place))
     prediction = hosts.with_hosts(asked, made.spread, prediction)
     refused = hosts.hierarchical_cache(asked, made.spread, prediction, made.place.host_bytes)
@@ -289,7 +288,7 @@ def _left_out(made: Boot, why: str) -> Boot:
 def _deployment(made: Boot, backend: Backend, flags: Mapping[str, FlagValue]) -> Deployment:
     asked, hardware = made.asked, made.place.hardware
     model = model_for(asked)
-    if asked.flags.get("quantization") == "fp8" and not missing.quantised(asked):
+    if asked.flags.get("quantization") == "fp8" and not uncounted.quantised(asked):
         model = model.model_copy(update={"weight_bits": 8.0})
     return Deployment.model_construct(
         name="asked",
@@ -315,10 +314,10 @@ def _missed(
 ) -> Iterator[str]:
     """Flags of a foreseen boot that the memory predictor did not look at, or whose value it takes for the default."""
     unsized = backend.unsized(_deployment(made, backend, asked.flags), part)
-    for name, row in missing.memory_flags(asked.engine).items():
+    for name, row in uncounted.memory_flags(asked.engine).items():
         if name not in asked.flags or asked.flags[name] in row.get("off", [None]):
             continue
-        if name == "quantization" and (missing.quantised(asked) or asked.flags[name] == "fp8"):
+        if name == "quantization" and (uncounted.quantised(asked) or asked.flags[name] == "fp8"):
             continue  # the config says how, or every value is counted as one byte
         if (
             name not in looked

@@ -37,8 +37,8 @@ def _counted(k: Keys, config: Mapping[str, Any], text_hidden: int, key: str) -> 
     try:
         if "vision" in key:
             return _transformer(k, config, text_hidden)
-        listener = _LISTENERS.get(str(k.raw("model_type")))
-        return listener(k, text_hidden) if listener else None
+        encoder = _AUDIO_ENCODERS.get(str(k.raw("model_type")))
+        return encoder(k, text_hidden) if encoder else None
     except MisreadError:
         return None
 
@@ -60,9 +60,9 @@ def _qwen3_omni(k: Keys, text_hidden: int) -> int:
     """Parameters of Qwen3-Omni's encoder: three convolutions in two dimensions before the blocks, two projections behind."""
     hidden, narrow = k.count("d_model"), k.count("downsample_hidden_size", default=480)
     bins = -(-k.count("num_mel_bins", default=128) // 8)
-    ears = 9 * narrow * (1 + 2 * narrow) + narrow * bins * hidden
+    convolutions = 9 * narrow * (1 + 2 * narrow) + narrow * bins * hidden
     behind = hidden * (hidden + k.count("output_dim", default=text_hidden))
-    return _blocks(k, hidden, k.count("encoder_ffn_dim")) + ears + behind
+    return _blocks(k, hidden, k.count("encoder_ffn_dim")) + convolutions + behind
 
 
 def _whisper(k: Keys, hidden: int, width: int) -> int:
@@ -75,12 +75,12 @@ def _blocks(k: Keys, hidden: int, width: int) -> int:
     )
 
 
-_LISTENERS: Mapping[str, Callable[[Keys, int], int]] = {
+_AUDIO_ENCODERS: Mapping[str, Callable[[Keys, int], int]] = {
     "voxtral_encoder": _voxtral,
     "qwen2_5_omni_audio_encoder": _qwen_omni,
     "qwen3_omni_moe_audio_encoder": _qwen3_omni,
 }
-"""Towers that hear, by their type."""
+"""Parameters of an audio tower, by its type."""
 
 
 def _transformer(k: Keys, config: Mapping[str, Any], text_hidden: int) -> int | None:

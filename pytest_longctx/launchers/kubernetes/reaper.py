@@ -122,7 +122,10 @@ class Api:
 
 
 def _within(most_s: float, work: Callable[[], Any]) -> Any:
-    """What *work* returns or raises; ConnectionError if it takes more than *most_s*, as with an answer byte by byte."""
+    """
+    What *work* returns or raises; ConnectionError if it takes more than *most_s*, as with an answer byte by byte. It does what
+    `launchers.time_limit.within` does, which this script cannot import.
+    """
     ends: list[tuple[Any, Exception | None]] = []
 
     def run() -> None:

@@ -27,7 +27,7 @@ _HEADLESS = re.compile(
 
 
 def names(k: Keys) -> list[str]:
-    """The classes that a config names; raises nothing for what is no list of names."""
+    """The classes that a config names; none if ``architectures`` is no list."""
     found = k.raw("architectures")
     return [each for each in found if isinstance(each, str)] if isinstance(found, list | tuple) else []
 

@@ -11,7 +11,7 @@ from pytest_longctx.backends.sglang import Sglang
 from pytest_longctx.backends.versions import EngineVersion, recorded
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.deployments.deployment import Deployment, Model
-from pytest_longctx.plan.missed import memory_flags
+from pytest_longctx.plan.uncounted import memory_flags
 
 
 def version(engine: str, number: str) -> EngineVersion:

@@ -9,7 +9,7 @@ import pytest
 from pytest_longctx import cli
 from pytest_longctx.backends import versions
 from pytest_longctx.deployments import command
-from pytest_longctx.plan.missed import memory_variables
+from pytest_longctx.plan.uncounted import memory_variables
 from tests.unit.factories import LLAMA_8B
 
 DATA = Path(__file__).parent.parent.parent / "data"

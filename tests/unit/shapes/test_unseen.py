@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx.shapes import ModelShape, NotUnderstood, read
+from tests.unit.factories import LLAMA_8B
 
 UNSEEN = json.loads((Path(__file__).parent.parent.parent / "data/shapes" / "unseen.json").read_text())
 FIGURES = sorted(name for name, case in UNSEEN.items() if "parameters" in case["expected"])
@@ -17,6 +18,7 @@ NOT_YET = {
     "Qwen2.5-1.5B-mllm": "linear_impl_type",
     "Qwen2.5-3B-mllm": "linear_impl_type",
     "Qwen3-1.7B-mllm": "linear_block_size",
+    # The expected answer of these allows a refusal too.
     "fla-mamba_1B": "fuse_cross_entropy",
     "toy-deepseek_v4": "qk_rope_head_dim",
 }
@@ -49,25 +51,12 @@ def test_what_no_engine_serves_is_refused(name: str) -> None:
     assert isinstance(read(UNSEEN[name]["config"]), NotUnderstood)
 
 
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "tie_word_embeddings": False,
-}
-
-
 @pytest.mark.parametrize(
     "name",
     ["LlamaForCausalLMEagle3", "DFlashDraftModel", "PEagleDraftModel", "EagleLlamaForCausalLM", "MixtralForCausalLM"],
 )
 def test_a_class_of_another_model_is_refused_by_name(name: str) -> None:
-    refused = read({**LLAMA, "architectures": [name]})
+    refused = read({**LLAMA_8B, "architectures": [name]})
     assert isinstance(refused, NotUnderstood)
     assert refused.key == "architectures"
     assert name in refused.why
@@ -75,7 +64,10 @@ def test_a_class_of_another_model_is_refused_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["LlamaForSequenceClassification", "LlamaModel", "LlamaForRewardModel"])
 def test_a_classifier_has_no_output_table(name: str) -> None:
-    whole, headless = read({**LLAMA, "architectures": ["LlamaForCausalLM"]}), read({**LLAMA, "architectures": [name]})
+    whole, headless = (
+        read({**LLAMA_8B, "architectures": ["LlamaForCausalLM"]}),
+        read({**LLAMA_8B, "architectures": [name]}),
+    )
     assert isinstance(whole, ModelShape)
     assert isinstance(headless, ModelShape)
     assert whole.parameters - headless.parameters == 128256 * 4096
@@ -84,7 +76,7 @@ def test_a_classifier_has_no_output_table(name: str) -> None:
 
 @pytest.mark.parametrize("names", [None, [], "LlamaForCausalLM", [7], ["LlamaForCausalLM"], ["SomethingOfMyOwn"]])
 def test_other_names_of_classes_change_nothing(names: object) -> None:
-    shape = read({**LLAMA, "architectures": names})
+    shape = read({**LLAMA_8B, "architectures": names})
     assert isinstance(shape, ModelShape)
     assert shape.parameters == 8_030_261_248
 
@@ -96,9 +88,9 @@ def test_of_an_omni_model_the_thinker_is_read() -> None:
     assert shape.text_parameters == 2 * 544_997_376 + 466_115_584 + 3_584
 
 
-def test_a_tower_that_hears_and_is_not_known_is_said() -> None:
+def test_an_audio_tower_that_is_not_known_is_said() -> None:
     whole = UNSEEN["Voxtral-Mini-3B-2507"]["config"]
-    shape = read({**whole, "audio_config": {**whole["audio_config"], "model_type": "an_ear_of_my_own"}})
+    shape = read({**whole, "audio_config": {**whole["audio_config"], "model_type": "an_encoder_of_my_own"}})
     assert isinstance(shape, ModelShape)
     assert shape.vision_parameters is None
     assert "audio_config is not counted" in shape.notes
