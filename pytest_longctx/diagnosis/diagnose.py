@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from pytest_longctx.diagnosis import failed_check
 from pytest_longctx.diagnosis.boot_state import Failure
+from pytest_longctx.diagnosis.engine_exception import engine_exception
 from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.named_cause import allocation_before, phase_of, remedy_for, when
@@ -263,15 +264,14 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _asserted(reading: LogReader) -> Diagnosis | None:
-    """The diagnosis of a failed check in the engine or below it, if that is the log's first error."""
-    because = reading.summary.words.get("because", "") if reading.summary is not None else ""
-    said = failed_check.failed_check(reading.errors, because)
-    if said is None and reading.errors.text is None:
-        said = failed_check.cut_short(reading.boot.traces.values())
+    """The diagnosis of a check or an operation that failed in the engine or below it, if that is the log's first error."""
+    said = failed_check.failed_check(reading.boot)
+    kind, said = ("engine-assert", said) if said is not None else engine_exception(reading.boot)
     if said is None:
         return None
-    made = _ended(reading, "engine-assert", said, "likely", [])
-    return replace(made, outcome="asserts", doubt=failed_check.DOUBT)
+    made = _ended(reading, kind, said, "likely", [])
+    phase = made.phase if made.phase == "request" else reading.errors.phase or made.phase
+    return replace(made, phase=phase, outcome="asserts", doubt=failed_check.DOUBT)
 
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
@@ -321,8 +321,10 @@ def _idle(reading: LogReader) -> Diagnosis | None:
 def _retrying(reading: LogReader) -> Diagnosis | None:
     """The diagnosis of a server whose log ends with a step that is tried again and again, and with no sign of work after it."""
     boot = reading.boot
+    worked_at = max(boot.worked_at, boot.served_at or 0)
     for entry, count in reading.benign():
-        if entry.stalls and count >= entry.stalls and boot.noticed_at[entry.id] > boot.alive_at and entry.kind:
+        up = worked_at or entry.kind not in _HANGS  # workers that compile do not answer either
+        if entry.stalls and count >= entry.stalls and boot.noticed_at[entry.id] > worked_at and entry.kind and up:
             said = f"{entry.why} ({count} times in the log), and nothing after it shows that a request was worked on"
             doubt = "the line is harmless where the step succeeds later; the log ends before that"
             return Diagnosis(entry.kind, "hangs", "request", said, entry.remedy, "likely", entry.id, doubt=doubt)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from pytest_longctx.diagnosis.boot_state import FirstError
+from pytest_longctx.diagnosis.boot_state import Boot
 from pytest_longctx.diagnosis.tracebacks import FRAME, Trace
 
 DOUBT: Final = (
@@ -33,22 +33,25 @@ _CHECK: Final = re.compile(r"\s*assert (?:(?:isinstance|len|hasattr)\(|[^(]|(?<!
 """A check that calls nothing of the program, in which another exception could have been raised."""
 
 
-def failed_check(errors: FirstError, because: str = "") -> str | None:
+def failed_check(boot: Boot) -> str | None:
     """
-    The check that failed, as the log's first error has it, with its line of code where the exception has no words; None if that
-    error is no failed check. *because*: the exception that the engine's own summary quotes.
+    The check that failed, as the first error of the *boot*'s log has it or as the engine's own summary quotes it, with its line
+    of code where the exception has no words; None if that error is no failed check.
     """
+    errors = boot.errors
     if errors.text is not None:
         if _NATIVE.search(errors.text):
             return errors.text
         return _of_python(errors.text, errors.before) if _PYTHON.match(errors.text) else None
+    because = boot.summary.words.get("because", "") if boot.summary is not None else ""
     if _PYTHON.match(because):
         return because
     said = (errors.native, errors.complaint)
-    return next((line for line in said if line is not None and _NATIVE.search(line)), None)
+    native = next((line for line in said if line is not None and _NATIVE.search(line)), None)
+    return native or _cut_short(boot.traces.values())
 
 
-def cut_short(traces: Iterable[Trace]) -> str | None:
+def _cut_short(traces: Iterable[Trace]) -> str | None:
     """The check on which one of the *traces* stops whose exception is not in the log, with its frame; None if there is none."""
     for trace in traces:
         frame = next((number for number, line in enumerate(trace.tail) if line == trace.frame), None)
