@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from pytest_longctx.diagnosis import failed_check
+from pytest_longctx.diagnosis import engine_error
 from pytest_longctx.diagnosis.boot_state import Failure
-from pytest_longctx.diagnosis.engine_exception import engine_exception
 from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.named_cause import allocation_before, phase_of, remedy_for, when
@@ -265,13 +264,12 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 def _asserted(reading: LogReader) -> Diagnosis | None:
     """The diagnosis of a check or an operation that failed in the engine or below it, if that is the log's first error."""
-    said = failed_check.failed_check(reading.boot)
-    kind, said = ("engine-assert", said) if said is not None else engine_exception(reading.boot)
-    if said is None:
+    found = engine_error.engine_error(reading.boot)
+    if found is None:
         return None
-    made = _ended(reading, kind, said, "likely", [])
+    made = _ended(reading, *found, "likely", [])
     phase = made.phase if made.phase == "request" else reading.errors.phase or made.phase
-    return replace(made, phase=phase, outcome="asserts", doubt=failed_check.DOUBT)
+    return replace(made, phase=phase, outcome="asserts", doubt=engine_error.DOUBT)
 
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
@@ -343,7 +341,7 @@ def _only_refusals(reading: LogReader) -> Diagnosis:
 _REMEDIES: Mapping[Kind, str] = {
     "host-oom": "less host memory: fewer requests (vLLM: --max-num-seqs, SGLang: --max-running-requests), a smaller cache "
     "outside the GPU, whose size is for each rank, or more memory for the host or container",
-    "engine-assert": failed_check.REMEDY,
+    "engine-assert": engine_error.REMEDY,
     "killed": "who sends signals here: an orchestrator's probe, a time limit, a person; the kernel log names memory kills",
 }
 
