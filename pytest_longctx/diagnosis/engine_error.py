@@ -16,7 +16,9 @@ from pytest_longctx.diagnosis.signatures import Phase
 from pytest_longctx.diagnosis.tracebacks import FRAME, Trace
 from pytest_longctx.observation import Kind
 
-DOUBT: Final = "what failed in the engine's code is known, and not why: a fault of this version, or a combination it is not made for"
+DOUBT: Final = (
+    "what failed in the engine's code is known, and not why: a fault of this version, or a mix that it is not made for"
+)
 REMEDY: Final = (
     "the line that is quoted, in the issues of the component that its file belongs to; meanwhile another release, or a start "
     "without the feature that its file or its words name (speculative decoding, a connector, a type of the cache, a backend)"
