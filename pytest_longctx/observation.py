@@ -182,7 +182,7 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "cluster-resources": "the cluster has no free accelerators for the engine",
         "environment": "a Python package is missing or was built against another version",
         "toolchain-missing": "a compiler that is needed at run time is missing or incompatible",
-        "engine-assert": "a check in the engine's own code, or in native code below it, failed",
+        "engine-assert": "a check or an operation in the engine's own code, or in code below it, failed",
         "unknown": "no signature matches; the first error in the log is quoted",
     }
 )

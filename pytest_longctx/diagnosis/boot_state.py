@@ -120,6 +120,8 @@ class FirstError:
     """The line of the last exception that nothing caught."""
     before: tuple[str, ...] = ()
     """The lines of the traceback before it."""
+    phase: Phase | None = None
+    """The phase that its traceback shows."""
     caught: str | None = None
     """The first exception that the engine caught, such as that of a request."""
     native: str | None = None
@@ -147,6 +149,8 @@ class Boot:
     """Whether its lines contain a fact; programs beside an engine log none."""
     fatal_at: int | None = None
     alive_at: int = 0
+    worked_at: int = 0
+    """The line of the last sign of work on a request; an answer to a probe is none."""
     served_at: int | None = None
     answered: int = 0
     chats: int = 0
@@ -287,7 +291,8 @@ class Boot:
         if any(word in text for word in _ALIVE_WORDS) and _ALIVE.search(text):
             self.chats += times * bool(_CHAT.search(text))
             self.alive_at = line
-            self.answered += times * (_GET.search(text) is None)
+            if _GET.search(text) is None:
+                self.answered, self.worked_at = self.answered + times, line
             return True
         if any(word in text for word in _FAILED_WORDS) and _SERVER_ERROR.search(text):
             self.failed_requests += times

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from pytest_longctx.diagnosis import failed_check
+from pytest_longctx.diagnosis import engine_error
 from pytest_longctx.diagnosis.boot_state import Failure
 from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
@@ -263,15 +263,13 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _asserted(reading: LogReader) -> Diagnosis | None:
-    """The diagnosis of a failed check in the engine or below it, if that is the log's first error."""
-    because = reading.summary.words.get("because", "") if reading.summary is not None else ""
-    said = failed_check.failed_check(reading.errors, because)
-    if said is None and reading.errors.text is None:
-        said = failed_check.cut_short(reading.boot.traces.values())
-    if said is None:
+    """The diagnosis of a check or an operation that failed in the engine or below it, if that is the log's first error."""
+    found = engine_error.engine_error(reading.boot)
+    if found is None:
         return None
-    made = _ended(reading, "engine-assert", said, "likely", [])
-    return replace(made, outcome="asserts", doubt=failed_check.DOUBT)
+    made = _ended(reading, *found, "likely", [])
+    phase = made.phase if made.phase == "request" else reading.errors.phase or made.phase
+    return replace(made, phase=phase, outcome="asserts", doubt=engine_error.DOUBT)
 
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
@@ -321,8 +319,10 @@ def _idle(reading: LogReader) -> Diagnosis | None:
 def _retrying(reading: LogReader) -> Diagnosis | None:
     """The diagnosis of a server whose log ends with a step that is tried again and again, and with no sign of work after it."""
     boot = reading.boot
+    worked_at = max(boot.worked_at, boot.served_at or 0)
     for entry, count in reading.benign():
-        if entry.stalls and count >= entry.stalls and boot.noticed_at[entry.id] > boot.alive_at and entry.kind:
+        up = worked_at or entry.kind not in _HANGS  # workers that compile do not answer either
+        if entry.stalls and count >= entry.stalls and boot.noticed_at[entry.id] > worked_at and entry.kind and up:
             said = f"{entry.why} ({count} times in the log), and nothing after it shows that a request was worked on"
             doubt = "the line is harmless where the step succeeds later; the log ends before that"
             return Diagnosis(entry.kind, "hangs", "request", said, entry.remedy, "likely", entry.id, doubt=doubt)
@@ -341,7 +341,7 @@ def _only_refusals(reading: LogReader) -> Diagnosis:
 _REMEDIES: Mapping[Kind, str] = {
     "host-oom": "less host memory: fewer requests (vLLM: --max-num-seqs, SGLang: --max-running-requests), a smaller cache "
     "outside the GPU, whose size is for each rank, or more memory for the host or container",
-    "engine-assert": failed_check.REMEDY,
+    "engine-assert": engine_error.REMEDY,
     "killed": "who sends signals here: an orchestrator's probe, a time limit, a person; the kernel log names memory kills",
 }
 

@@ -25,6 +25,7 @@ from pytest_longctx.diagnosis.tracebacks import (
     INDENTED,
     Trace,
     joined,
+    worded,
 )
 from pytest_longctx.toml import in_range
 
@@ -274,7 +275,7 @@ class LogReader:
         if known is not None and known.summary:
             boot.errors.echo = boot.errors.echo or text.strip()
         elif boot.errors.text is None:
-            boot.errors.text, boot.errors.before = text.strip(), tuple(trace.tail)
+            boot.errors.text, boot.errors.before, boot.errors.phase = text.strip(), tuple(trace.tail), trace.phase
         trace.places, trace.phase = {}, None
 
     def _message(self, boot: Boot, record: Record, times: int) -> bool:
@@ -383,8 +384,9 @@ class LogReader:
             boot.keeps(made, trace)
             return made
         boot.sums_up(made, self.lines)
-        if because := made.words.get("because"):
-            self._explain(boot, replace(record, text=because), because, Trace(record, caught=False, done=True))
+        for because in worded(made.words.get("because")):
+            if self._explain(boot, replace(record, text=because), because, Trace(record, caught=False, done=True)):
+                break
         return made
 
     def _whole_groups(self, match: re.Match[str]) -> dict[str, str | None]:

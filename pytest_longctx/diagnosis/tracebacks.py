@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -69,13 +70,34 @@ _TUPLE = re.compile(
 )
 
 
+_ADDRESS = re.compile(r"^((?:[A-Za-z_]\w*\.)*\w+(?:Error|Exception): )\[address=[^\]]*\] ")
+"""The address that a library of actors (xoscar) puts before the words of an exception."""
+_TYPES: Final = ("RuntimeError", "ValueError", "AssertionError", "TypeError", "KeyError", "NotImplementedError")
+"""The types of exceptions that rules name most, in that order."""
+
+
+def worded(because: str | None) -> Iterator[str]:
+    """
+    The exception *because* as its traceback may have ended: as it is, and with each usual type where a wrapper left the type out.
+
+    >>> list(worded("CUDA error: invalid argument"))[:2]
+    ['CUDA error: invalid argument', 'RuntimeError: CUDA error: invalid argument']
+    """
+    if because is None:
+        return
+    yield because
+    if not EXCEPTION.match(because):
+        yield from (f"{name}: {because}" for name in _TYPES)
+
+
 def joined(text: str) -> str:
     """
-    The last line of a traceback, with an exception message that is a tuple of strings joined to one.
+    The last line of a traceback, without an actor's address, and with a message that is a tuple of strings joined to one.
 
     >>> joined("RuntimeError: ('not supported for ', 'this GPU.')")
     'RuntimeError: not supported for this GPU.'
     """
+    text = _ADDRESS.sub(r"\1", text) if "[address=" in text else text
     found = _TUPLE.match(text.rstrip()) if ": (" in text else None
     return text if found is None else f"{found[1]}: {''.join(ast.literal_eval(found[2]))}"
 

@@ -88,15 +88,24 @@ came from a row of NaN; in other threads the same assertion came from a draft mo
 RELABELLED: Mapping[str, str] = {
     "llamacpp-gemma3-has-mtmd-assert.log": "engine-assert",
     "llamacpp-mamba-seq-id-assert-under-gdb.log": "engine-assert",
+    "sglang-awq-moe-missing-argument.log": "engine-assert",
     "sglang-ci-scheduled-extend-len-out-of-bounds.log": "engine-assert",
+    "sglang-glm45v-no-capture-aux-hidden-states.log": "engine-assert",
+    "sglang-scheduler-without-token-to-kv-pool.log": "engine-assert",
+    "sglang-standalone-draft-merge-batch-sizes-of-tensors.log": "engine-assert",
+    "tgi-vision-warmup-tensors-on-two-devices.log": "engine-assert",
     "trtllm-bls-next-blocks-assertion.log": "engine-assert",
     "vllm-cpu-offload-reinitialize-batch.log": "engine-assert",
     "vllm-nccl-unhandled-cuda-error-says-run-with-debug.log": "nccl-error",
+    "vllm-qwen25-vl-video-grid-index-at-profile.log": "engine-assert",
+    "vllm-qwen3-vl-eagle3-proposer-has-no-positions.log": "engine-assert",
+    "vllm-qwen35-rmsnormgated-no-attribute-activation.log": "engine-assert",
     "vllm-ray-nccl-unhandled-system-error.log": "nccl-error",
+    "vllm-two-l4-no-broadcast-block-and-nothing-else.log": "hang-workers",
 }
 """
-Logs whose label is ``unknown``, from a time when no class said as little as their line does: that a check of the engine failed, or
-that NCCL did, without its reason. The blind scores keep the label; the scores after mending count these.
+Logs whose label is ``unknown``, from a time when no class said as little as their line does: that a check or an operation in the
+engine's code failed, or that NCCL did, without its reason, or that the workers hang. The blind scores keep the label; the scores after mending count these.
 """
 
 

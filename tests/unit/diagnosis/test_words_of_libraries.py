@@ -224,7 +224,7 @@ EXCEPTIONS = [
         "vllm",
         "x/x.py:x",
         "RuntimeError: cuDNN Frontend error: [cudnn_frontend] Error: No execution plans support the graph.",
-        "gpu-fault",
+        "device",
     ),
     (
         "vllm",

@@ -1,0 +1,162 @@
+"""
+A check or an operation that failed in the engine's own code, or in code below it: the class of a failure without a signature.
+
+An assertion is a fact of its own: the program found itself in a state that its authors excluded. A key that is not there, or two
+tensors whose sizes do not fit, is no refusal of a configuration and no lack of a resource either, if the engine had its weights
+loaded: it met a state that its authors had not thought of. Which change avoids it stands in no rule; the line of code that failed
+is quoted.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from pytest_longctx.diagnosis.boot_state import Boot
+from pytest_longctx.diagnosis.signatures import Phase
+from pytest_longctx.diagnosis.tracebacks import FRAME, Trace
+from pytest_longctx.observation import Kind
+
+DOUBT: Final = (
+    "what failed in the engine's code is known, and not why: a fault of this version, or a mix that it is not made for"
+)
+REMEDY: Final = (
+    "the line that is quoted, in the issues of the component that its file belongs to; meanwhile another release, or a start "
+    "without the feature that its file or its words name (speculative decoding, a connector, a type of the cache, a backend)"
+)
+
+_NATIVE: Final = re.compile(
+    r"\bGGML_ASSERT\(|\bGGML_ABORT\b|: Assertion [`'].*' failed|\bAssertion fail(?:ed|ure)?: |\bCheck failed: |TLLM_CHECK"
+    r"|\bAssertion error (?:\(|\S+:\d)|\bINTERNAL ASSERT FAILED\b"
+    r"|/ggml[\w/.-]*\.(?:c|cpp|cu|cuh|m|h):\d+: (?!\S+ (?:error|[Ff]ailure)\b)"
+)
+"""What native code of an engine says of a check that failed."""
+_PYTHON: Final = re.compile(r"^(?:\w+\.)*AssertionError\b")
+_OF_A_SCRIPT: Final = re.compile(r'File "<(?:stdin|string)>"|, in <module>')
+"""Frames of a program that uses the engine, in which an assertion is not the engine's."""
+_CHECK: Final = re.compile(r"\s*assert (?:(?:isinstance|len|hasattr)\(|[^(]|(?<!\w)\()+$")
+"""A check that calls nothing of the program, in which another exception could have been raised."""
+_MISTAKE: Final = re.compile(
+    r"^(?:KeyError|IndexError|AttributeError|TypeError|NameError|UnboundLocalError|ZeroDivisionError|RecursionError|StopIteration)"
+    r"(?:: |$)"
+)
+"""Exceptions by which Python reports a mistake of the program that runs."""
+_TENSORS: Final = re.compile(
+    r"^(?:RuntimeError|ValueError|IndexError): .*(?:"
+    r"[Ss]izes of tensors must match|The size of tensor a \(|mat1 and mat2 (?:shapes|must)|shape '\[.*\]' is invalid for input"
+    r"|[Ee]xpected all tensors to be on the same device|expanded size of the tensor|must match the existing size|shape mismatch"
+    r"|split_with_sizes expects|index(?: -?\d+)? (?:is )?out of (?:range|bounds)|must have shape|expected scalar type"
+    r"|must have the same (?:dtype|batch size|shape|size|number of)|[Dd]imension (?:out of range|specified as)|output with shape"
+    r"|could not be broadcast|selected index k out of range|[Ss]tack expects each tensor|[Ii]nvalid shape|size mismatch"
+    r"|view size is not)"
+)
+"""Operations of PyTorch and NumPy on tensors that do not fit each other."""
+_CALL: Final = re.compile(r"^TypeError: [\w.]+\(\) missing \d+ required (?:positional|keyword-only) argument")
+"""A call whose arguments no configuration gives: a mistake in whatever phase."""
+_RAISED: Final = re.compile(r"^(?:ValueError|RuntimeError|Exception|NotImplementedError): ")
+_NOT_OWN_FAULT: Final = re.compile(
+    r"CUDA|HIP|NPU|XPU|cuBLAS|CUBLAS|NCCL|RCCL|HCCL|ZMQ|memory|[Tt]ime(?:d )?[ -]?out|[Cc]ancel|[Cc]onnect|[Cc]losed|[Rr]emote"
+    r"|[Pp]eer|\bsupport|[Uu]nsupported|instal|[Cc]ompil|[Ww]orker|[Pp]rocess|[Ee]ngine|--[a-z]|larger than|exceed|greater than"
+    r"|at (?:most|least)|\bmust\b|\b[Ss]et\b|[Rr]equire|[Pp]lease"
+)
+"""Words of a refusal, or of another part that failed: such an exception says more than that the program is mistaken."""
+_ENGINE: Final = (
+    r"(?:vllm|vllm_ascend|vllm_gaudi|sglang/srt|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
+)
+_PASSES_ON: Final = r"(?!.*(?:shm_broadcast|multiproc|core_client|/executor/|device_communicators|rpc))"
+"""Files of an engine that tell what another process says."""
+_OWN: Final = re.compile(rf'File "[^"]*\b{_ENGINE}{_PASSES_ON}')
+_BELOW: Final = re.compile(
+    r'File "[^"]*/(?:torch|transformers|flashinfer|numpy|vllm_flash_attn|flash_attn|fla|sgl_kernel)/'
+)
+"""Frames of the libraries with which an engine computes."""
+_IMPORT: Final = re.compile(r", in <module>|<frozen importlib")
+
+_COMPUTES: Final[tuple[Phase, ...]] = ("kv_cache", "profile", "warm-up", "graphs", "first forward", "serve", "request")
+"""Phases after the loading of the weights. Before, a mistake may follow from a configuration or a checkpoint."""
+_SERVES: Final[tuple[Phase, ...]] = ("serve", "request")
+
+_PARTS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
+    (
+        "kv-transfer",
+        re.compile(r"kv_xfer|kv_transfer|kv_connector|/disaggregation/|\bnixl|mooncake|/lmcache/", re.IGNORECASE),
+    ),
+    ("structured-output", re.compile(r"grammar|structured_output|\bbitmask\b|guided_dec|/constrained/")),
+)
+"""Parts of an engine that have a class of their own, by the words of their files, functions and messages."""
+
+
+def engine_error(boot: Boot) -> tuple[Kind, str] | None:
+    """
+    The class of the check or the operation that failed in the engine's own code during *boot*, and its words with its place; None
+    if the first error of the log is none of that kind.
+    """
+    said = _failed_check(boot)
+    return _exception(boot) if said is None else (_part_of(said), said)
+
+
+def _failed_check(boot: Boot) -> str | None:
+    """
+    The check that failed, as the first error of the *boot*'s log has it or as the engine's own summary quotes it, with its line
+    of code where the exception has no words; None if that error is no failed check.
+    """
+    errors = boot.errors
+    if errors.text is not None:
+        if _NATIVE.search(errors.text):
+            return errors.text
+        return _of_python(errors.text, errors.before) if _PYTHON.match(errors.text) else None
+    because = boot.summary.words.get("because", "") if boot.summary is not None else ""
+    if _PYTHON.match(because):
+        return because
+    said = (errors.native, errors.complaint)
+    native = next((line for line in said if line is not None and _NATIVE.search(line)), None)
+    return native or _cut_short(boot.traces.values())
+
+
+def _cut_short(traces: Iterable[Trace]) -> str | None:
+    """The check on which one of the *traces* stops whose exception is not in the log, with its frame; None if there is none."""
+    for trace in traces:
+        frame = next((number for number, line in enumerate(trace.tail) if line == trace.frame), None)
+        if trace.done or trace.caught or frame is None or _OF_A_SCRIPT.search(trace.frame):
+            continue
+        code = trace.tail[frame + 1 : frame + 2]
+        if code and _CHECK.match(code[0]):
+            return f"{code[0].strip()}, {trace.frame.strip()}"
+    return None
+
+
+def _of_python(text: str, before: tuple[str, ...]) -> str | None:
+    """The failed assertion *text* with the last frame and code of the traceback *before* it; None if it is a script's own."""
+    frame = next((line.strip() for line in reversed(before) if FRAME.match(line)), "")
+    if _OF_A_SCRIPT.search(frame):
+        return None
+    code = next((line.strip() for line in reversed(before) if line.strip().startswith("assert ")), "")
+    return ", ".join(part for part in (text, code, frame) if part)
+
+
+def _exception(boot: Boot) -> tuple[Kind, str] | None:
+    """
+    The class of the exception that ended the engine of *boot* at work, and the exception with its last frame; None if the first
+    error of its log is none, or says more than that the engine's code is mistaken.
+    """
+    errors = boot.errors
+    frame = next((line.strip() for line in reversed(errors.before) if FRAME.match(line)), "")
+    if errors.text is None or not _counts(errors.text, frame, errors.phase or boot.reached):
+        return None
+    return _part_of("\n".join((errors.text, *errors.before))), f"{errors.text}, {frame}"
+
+
+def _part_of(place: str) -> Kind:
+    """The class of a mistake in the engine's own code, by the words of its *place*: frames, code and message."""
+    return next((kind for kind, words in _PARTS if words.search(place)), "engine-assert")
+
+
+def _counts(text: str, frame: str, phase: Phase) -> bool:
+    """Whether exception *text*, raised in *frame* while the boot was in *phase*, is a mistake in the engine's own code."""
+    if _IMPORT.search(frame):
+        return False
+    if _CALL.match(text):
+        return _OWN.search(frame) is not None
+    if phase in _COMPUTES and (_MISTAKE.match(text) or _TENSORS.match(text)):
+        return _OWN.search(frame) is not None or _BELOW.search(frame) is not None
+    raised = _RAISED.match(text) is not None and _OWN.search(frame) is not None
+    return phase in _SERVES and raised and _NOT_OWN_FAULT.search(text) is None
