@@ -2,6 +2,7 @@
 A pytest plugin and conformance suite for long-context LLM serving.
 
 ``import pytest_longctx as lc`` is for notebooks and scripts. Each name is imported at its first use. None needs pytest.
+Authors of extensions import from ``pytest_longctx.backends`` and ``pytest_longctx.launchers``.
 """
 
 from importlib import import_module
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_longctx.backends import Backend, Recipe
     from pytest_longctx.backends.logs import diagnose, read_log
     from pytest_longctx.client.exchange import Exchange
     from pytest_longctx.client.load import Load
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pytest_longctx.errors import LongctxError
     from pytest_longctx.findings.finding import Finding, load_findings
     from pytest_longctx.findings.verdicts import Verdict, judge
-    from pytest_longctx.launchers import Launcher
     from pytest_longctx.launchers.boot import Boot, boot
     from pytest_longctx.observation import Observation
     from pytest_longctx.plan import predict_deployment as predict
@@ -32,20 +31,17 @@ if TYPE_CHECKING:
     from pytest_longctx.reports.results import read as read_results
 
 __all__ = [
-    "Backend",
     "Boot",
     "Deployment",
     "Diagnosis",
     "Exchange",
     "Finding",
-    "Launcher",
     "Load",
     "LongctxError",
     "Observation",
     "Prediction",
     "Prompt",
     "PromptFactory",
-    "Recipe",
     "Results",
     "Server",
     "Verdict",
@@ -71,20 +67,17 @@ if not (_HERE / "suites").is_dir() and (_HERE.parent / "suites").is_dir():
     __path__.append(str(_HERE.parent))
 
 _PLACES = {
-    "Backend": "pytest_longctx.backends:Backend",
     "Boot": "pytest_longctx.launchers.boot:Boot",
     "Deployment": "pytest_longctx.deployments.deployment:Deployment",
     "Diagnosis": "pytest_longctx.diagnosis.diagnose:Diagnosis",
     "Exchange": "pytest_longctx.client.exchange:Exchange",
     "Finding": "pytest_longctx.findings.finding:Finding",
-    "Launcher": "pytest_longctx.launchers:Launcher",
     "Load": "pytest_longctx.client.load:Load",
     "LongctxError": "pytest_longctx.errors:LongctxError",
     "Observation": "pytest_longctx.observation:Observation",
     "Prediction": "pytest_longctx.deployments.capacity:Prediction",
     "Prompt": "pytest_longctx.prompts:Prompt",
     "PromptFactory": "pytest_longctx.prompts:PromptFactory",
-    "Recipe": "pytest_longctx.backends:Recipe",
     "Results": "pytest_longctx.reports.results:Results",
     "Server": "pytest_longctx.client.server:Server",
     "Verdict": "pytest_longctx.findings.verdicts:Verdict",

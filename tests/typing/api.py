@@ -10,25 +10,23 @@ import pytest
 
 import pytest_longctx as lc
 from pytest_longctx import (
-    Backend,
     Boot,
     Deployment,
     Exchange,
     Finding,
-    Launcher,
     LongctxError,
     Observation,
     Prompt,
     PromptFactory,
-    Recipe,
     Server,
     Verdict,
 )
-from pytest_longctx.backends import MetricNames, load_signatures
+from pytest_longctx.backends import Backend, MetricNames, Recipe, load_signatures
 
 # What only fixtures and hooks give.
 from pytest_longctx.client.exchange import UnservedError
 from pytest_longctx.deployments.hardware import Machine
+from pytest_longctx.launchers import Launcher
 from pytest_longctx.plugin.fixtures import Ask, Load
 from pytest_longctx.plugin.session import Judge, Session
 

@@ -82,6 +82,12 @@ def test_no_name_is_that_of_a_module():
     assert [name for name in lc.__all__ if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()] == []
 
 
+def test_the_top_of_the_package_is_small():
+    """Names for authors of extensions are in the packages that they extend."""
+    assert len(lc.__all__) <= 26, lc.__all__
+    assert [name for name in ("Backend", "Recipe", "Launcher") if name in lc.__all__] == []
+
+
 def test_a_name_that_is_not_there_is_missing():
     with pytest.raises(AttributeError, match="has no attribute 'diagnoze'"):
         lc.diagnoze  # type: ignore[attr-defined]  # noqa: B018 - a typing error, for a type checker too
