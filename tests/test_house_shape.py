@@ -14,7 +14,7 @@ PACKAGE = Path(pytest_longctx.__file__).parent
 METAPHORS = frozenset(
     (
         *("abandon", "annotating", "bedside", "between", "carrying", "contained", "growing", "held", "knock", "leash"),
-        *("lookout", "pulse", "reporting", "shelf", "spreading", "starts", "turns", "waking", "watching"),
+        *("lookout", "pulse", "reaper", "reporting", "shelf", "spreading", "starts", "turns", "waking", "watching"),
     )
 )
 _DOTTED = re.compile(r"(pytest_longctx(?:\.\w+)+)(?::(\w+))?")

@@ -24,7 +24,7 @@ from pytest_longctx.findings.finding import load_all as load_findings
 from pytest_longctx.findings.scope import dead
 from pytest_longctx.launchers import selftest
 from pytest_longctx.launchers.docker import container
-from pytest_longctx.launchers.docker.reaper import RUN_LABEL
+from pytest_longctx.launchers.docker.container_cleanup import RUN_LABEL
 from pytest_longctx.launchers.kubernetes import manifests
 from pytest_longctx.reports import log_report, pages
 from pytest_longctx.reports.documents import claims as published

@@ -11,8 +11,7 @@ import pytest
 from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.launchers import Launch, kubernetes, log_copy
-from pytest_longctx.launchers.kubernetes import KubernetesLauncher, pods
-from pytest_longctx.launchers.kubernetes import reaper as kubernetes_reaper
+from pytest_longctx.launchers.kubernetes import KubernetesLauncher, object_cleanup, pods
 from pytest_longctx.redaction import shown
 from tests.hostile.servers import (
     MIB,
@@ -27,14 +26,14 @@ from tests.hostile.servers import (
     peak_mib,
     whole,
 )
-from tests.hostile.test_engines import NoReaper, cases
+from tests.hostile.test_engines import NoCleanupProcess, cases
 from tests.unit import factories
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 """An answer byte by byte is left alone with its connection."""
 TOKEN = "cluster-token-51be07d2c94a"
 PEAK_MIB = 150
-LABELS = {kubernetes_reaper.RUN_LABEL: "RUN"}
+LABELS = {object_cleanup.RUN_LABEL: "RUN"}
 
 
 def pod(**state: Any) -> dict[str, Any]:
@@ -77,7 +76,7 @@ class Api(Hostile):
         method, path = (word.decode() for word in request.split(b" ")[:2])
         self.asked.append(f"{method} {path}")
         if b'"ConfigMap"' in body:
-            self.run = json.loads(body)["metadata"]["labels"][kubernetes_reaper.RUN_LABEL]
+            self.run = json.loads(body)["metadata"]["labels"][object_cleanup.RUN_LABEL]
         page = self.page(method, path)
         pieces = self.attacks[page]() if page in self.attacks else iter((HONEST[page],))
         # The run's own label is as long as the word that stands for it, or the length would be wrong.
@@ -108,8 +107,8 @@ def _labelled(piece: bytes, run: str) -> bytes:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     pytest.importorskip("kubernetes")
-    monkeypatch.setattr(kubernetes, "Reaper", NoReaper)
-    monkeypatch.setattr(kubernetes_reaper, "_WHOLE_S", 1.5)
+    monkeypatch.setattr(kubernetes, "CleanupProcess", NoCleanupProcess)
+    monkeypatch.setattr(object_cleanup, "_WHOLE_S", 1.5)
     for name, seconds in (("_LOOK_S", 0.05), ("_LOST_S", 1.0), ("_SETTLE_S", 1.0)):
         monkeypatch.setattr(pods, name, seconds)
     monkeypatch.setattr(log_copy, "MOST_BYTES", 8 * MIB)
@@ -231,16 +230,16 @@ def test_a_token_that_the_cluster_repeats_is_not_shown(tmp_path, monkeypatch):
 
 
 def test_an_api_that_ignores_the_selector_costs_nobody_an_object(tmp_path, monkeypatch):
-    theirs = {"metadata": {"name": "theirs", "labels": {"app": "x"}, "annotations": {kubernetes_reaper.EXPIRES: "1"}}}
+    theirs = {"metadata": {"name": "theirs", "labels": {"app": "x"}, "annotations": {object_cleanup.EXPIRES: "1"}}}
     bare = {"metadata": {"name": "bare"}}
     ended = {
         "metadata": {
             "name": "ended",
-            "labels": {kubernetes_reaper.RUN_LABEL: "old"},
-            "annotations": {kubernetes_reaper.EXPIRES: "1"},
+            "labels": {object_cleanup.RUN_LABEL: "old"},
+            "annotations": {object_cleanup.EXPIRES: "1"},
         }
     }
-    monkeypatch.setattr(kubernetes_reaper, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(object_cleanup, "PATIENCE_S", 0.5)
     _, mind = launched(tmp_path, monkeypatch, {"list": just(whole({"items": [theirs, bare, ended]}))})
     deleted = {each.rpartition("/")[2] for each in mind.asked if each.startswith("DELETE")}
     assert deleted == {"ended"}

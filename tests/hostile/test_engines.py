@@ -15,8 +15,7 @@ from pytest_longctx.backends.miniature import Miniature
 from pytest_longctx.diagnosis.parsing import lines
 from pytest_longctx.errors import LongctxError
 from pytest_longctx.launchers import Launch, docker, log_copy
-from pytest_longctx.launchers.docker import DockerLauncher, container
-from pytest_longctx.launchers.docker import reaper as docker_reaper
+from pytest_longctx.launchers.docker import DockerLauncher, container, container_cleanup
 from tests.hostile.servers import (
     MIB,
     PAGE_ATTACKS,
@@ -108,8 +107,8 @@ def cases(one: str, *others: str) -> list[tuple[str, str]]:
     return [(page, name) for page in (one, *others) for name in EVERYWHERE] + [(one, name) for name in ELSEWHERE]
 
 
-class NoReaper:
-    """The reaper is a process of its own, which would go on asking this engine when the test has ended."""
+class NoCleanupProcess:
+    """The cleanup process would continue to send requests to this engine after the end of the test."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -118,14 +117,14 @@ class NoReaper:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def let_go(self, *, in_peace: bool) -> None: ...
+    def finish(self, *, all_created: bool) -> None: ...
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(docker, "Reaper", NoReaper)
+    monkeypatch.setattr(docker, "CleanupProcess", NoCleanupProcess)
     monkeypatch.setattr(docker, "WHOLE_S", 2.0)
-    monkeypatch.setattr(docker_reaper, "_WHOLE_S", 1.0)
+    monkeypatch.setattr(container_cleanup, "_WHOLE_S", 1.0)
     monkeypatch.setattr(container, "_SETTLE_S", 1.0)
     monkeypatch.setattr(container, "_OUTLAST_S", 0.1)
     monkeypatch.setattr(log_copy, "MOST_BYTES", 8 * MIB)
@@ -202,8 +201,8 @@ def test_any_state_of_a_container_is_one_message(state, tmp_path):
 
 def test_an_engine_that_ignores_the_filter_costs_nobody_a_container(tmp_path):
     """Its list has containers of others, of a run that lives, and of one that has ended: only the last is removed."""
-    mine = {docker_reaper.OWNER_LABEL: docker_reaper.owner()}
-    ended = {docker_reaper.OWNER_LABEL: f"another-boot {docker_reaper._namespace()} 1 1"}
+    mine = {container_cleanup.OWNER_LABEL: container_cleanup.owner()}
+    ended = {container_cleanup.OWNER_LABEL: f"another-boot {container_cleanup._namespace()} 1 1"}
     rows = [{"Id": "theirs", "Labels": {"com.example": "x"}}, {"Id": "bare", "Labels": None}]
     rows += [{"Id": "mine", "Labels": mine}, {"Id": "ended", "Labels": ended}]
     _, mind = launched(tmp_path, {"list": just(whole(rows))})

@@ -17,10 +17,10 @@ from typing import Any
 from pytest_longctx.client.server import Server
 from pytest_longctx.errors import LaunchError, UsageError
 from pytest_longctx.launchers import Launch
-from pytest_longctx.launchers.docker import reaper as docker_reaper
+from pytest_longctx.launchers.cleanup_process import CleanupProcess
+from pytest_longctx.launchers.docker import container_cleanup
 from pytest_longctx.launchers.docker.container import Container, ContainerRun, plan
 from pytest_longctx.launchers.readiness import await_ready
-from pytest_longctx.launchers.reaper import Reaper
 from pytest_longctx.launchers.time_limit import within
 from pytest_longctx.processes import free_port
 from pytest_longctx.processes.progress import Progress
@@ -78,14 +78,14 @@ class DockerLauncher:
         port = free_port(one.flags.get("port"))
         host = "127.0.0.1" if one.docker.network == "host" else "0.0.0.0"  # noqa: S104 - inside; outside it is loopback
         recipe = backend.recipe(one, str(launch.model), port, one.docker.python, host=host, key=key)
-        labels = {docker_reaper.RUN_LABEL: run_id, docker_reaper.OWNER_LABEL: docker_reaper.owner()}
+        labels = {container_cleanup.RUN_LABEL: run_id, container_cleanup.OWNER_LABEL: container_cleanup.owner()}
         run = plan(recipe, one, str(launch.model), labels, os.environ)
         log = launch.logs / f"{one.name}-{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         bears_key = {"Authorization": f"Bearer {key}"} if backend.key_flag or backend.key_variable else {}
         hoped = launch.server_at(f"http://127.0.0.1:{port}", self, headers=bears_key)
         engine, sdk = connect(self.socket)
-        with closing(engine), Reaper(docker_reaper.__file__, self.socket, run_id) as reaper:
+        with closing(engine), CleanupProcess(container_cleanup.__file__, self.socket, run_id) as cleanup:
             with understood(self.socket):
                 within(WHOLE_S, lambda: sweep(self.socket))
                 image = _image(engine, sdk, run.image, launch)
@@ -99,7 +99,7 @@ class DockerLauncher:
                     server, words={**server.words, "image": image}, ended=container.ended, hidden=container.secrets
                 )
             finally:
-                reaper.let_go(in_peace=not container.lost)
+                cleanup.finish(all_created=not container.lost)
                 container.close()
 
 
@@ -126,7 +126,7 @@ def connect(path: str) -> tuple[Any, Any]:
             "the docker launcher needs the Docker SDK for Python\n  try      pip install 'pytest-longctx[docker]'"
         ) from None
     try:
-        docker_reaper.call(path, "GET", "/version")
+        container_cleanup.call(path, "GET", "/version")
     except OSError as problem:
         said, remedy = _UNREACHED.get(type(problem), (str(problem), "docker info"))
         raise LaunchError(f"no Docker engine can be used at {path}: {said}\n  try      {remedy}") from None
@@ -161,13 +161,13 @@ def understood(path: str) -> Iterator[None]:
 
 
 def _limit(response: Any, *_: Any, stream: bool = False, **__: Any) -> None:
-    """Read the answer of a Docker engine as far as `docker_reaper.MOST_BYTES`; the SDK would read it to its end."""
+    """Read the answer of a Docker engine as far as `container_cleanup.MOST_BYTES`; the SDK would read it to its end."""
     if stream:
         return
     with closing(response.raw) as raw:
-        content = raw.read(docker_reaper.MOST_BYTES + 1)
-    if len(content) > docker_reaper.MOST_BYTES:
-        raise ConnectionError(f"an answer has more than {docker_reaper.MOST_BYTES // 2**20} MiB")
+        content = raw.read(container_cleanup.MOST_BYTES + 1)
+    if len(content) > container_cleanup.MOST_BYTES:
+        raise ConnectionError(f"an answer has more than {container_cleanup.MOST_BYTES // 2**20} MiB")
     response.raw = io.BytesIO(content)
 
 
@@ -186,9 +186,9 @@ _UNREACHED: dict[type[OSError], tuple[str, str]] = {
 
 def sweep(path: str) -> None:
     """Remove containers of ended runs: those with this package's label whose owner process has ended."""
-    for container, labels in docker_reaper.labelled(path, docker_reaper.OWNER_LABEL):
-        if docker_reaper.is_dead(labels[docker_reaper.OWNER_LABEL]):
-            docker_reaper.remove(path, container, grace_s=0)
+    for container, labels in container_cleanup.labelled(path, container_cleanup.OWNER_LABEL):
+        if container_cleanup.is_dead(labels[container_cleanup.OWNER_LABEL]):
+            container_cleanup.remove(path, container, grace_s=0)
 
 
 def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from typing import Final
 
-from pytest_longctx.launchers.docker.reaper import Engine
+from pytest_longctx.launchers.docker.container_cleanup import Engine
 
 _HEAD_BYTES: Final = 8
 _PIECE_BYTES: Final = 64 * 1024

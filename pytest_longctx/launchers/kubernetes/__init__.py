@@ -9,15 +9,14 @@ from dataclasses import replace
 
 from pytest_longctx.client.server import Server
 from pytest_longctx.launchers import Launch
-from pytest_longctx.launchers.kubernetes import manifests
-from pytest_longctx.launchers.kubernetes import reaper as kubernetes_reaper
+from pytest_longctx.launchers.cleanup_process import CleanupProcess
+from pytest_longctx.launchers.kubernetes import manifests, object_cleanup
 from pytest_longctx.launchers.kubernetes.cluster import Cluster
 from pytest_longctx.launchers.kubernetes.manifests import Owner
+from pytest_longctx.launchers.kubernetes.object_cleanup import EXPIRES
 from pytest_longctx.launchers.kubernetes.pods import Pods
 from pytest_longctx.launchers.kubernetes.port_forward import PortForward
-from pytest_longctx.launchers.kubernetes.reaper import EXPIRES
 from pytest_longctx.launchers.readiness import await_ready
-from pytest_longctx.launchers.reaper import Reaper
 
 
 class KubernetesLauncher:
@@ -47,7 +46,7 @@ class KubernetesLauncher:
         headers = {"Authorization": f"Bearer {key}"} if manifests.has_key(made) else {}
         with ExitStack() as stack:
             words = (cluster.namespace, run_id)
-            reaper = stack.enter_context(Reaper(kubernetes_reaper.__file__, *words, isolation="-P"))
+            cleanup = stack.enter_context(CleanupProcess(object_cleanup.__file__, *words, isolation="-P"))
             cluster.sweep()
             service = self._make(cluster, launch, run_id, key)
             pods = Pods(cluster, run_id, log, again, (key,))
@@ -63,7 +62,7 @@ class KubernetesLauncher:
                 where = {"image": pods.seen.image, "node": pods.seen.node, "reached": reached}
                 yield replace(server, words={**server.words, **where}, ended=pods.ended)
             finally:
-                reaper.let_go(in_peace=not pods.lost)
+                cleanup.finish(all_created=not pods.lost)
                 pods.close()
 
     def _make(self, cluster: Cluster, launch: Launch, run_id: str, key: str) -> str:

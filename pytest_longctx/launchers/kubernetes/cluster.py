@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from pytest_longctx.errors import LaunchError
-from pytest_longctx.launchers.kubernetes import reaper
-from pytest_longctx.launchers.kubernetes.reaper import EXPIRES, RUN_LABEL, path_of
+from pytest_longctx.launchers.kubernetes import object_cleanup
+from pytest_longctx.launchers.kubernetes.object_cleanup import EXPIRES, RUN_LABEL, path_of
 from pytest_longctx.redaction import remember
 
 _REMEDIES = {
@@ -33,7 +33,7 @@ class Cluster:
                 "the kubernetes launcher needs the official client\n  try      pip install 'pytest-longctx[kubernetes]'"
             ) from None
         try:
-            self.api = reaper.Api()
+            self.api = object_cleanup.Api()
         except kubernetes.config.ConfigException as problem:
             raise LaunchError(
                 f"no cluster is configured: {problem}\n  try      KUBECONFIG=FILE, and kubectl config current-context"
@@ -77,7 +77,7 @@ class Cluster:
 
     def pods(self, run_id: str) -> list[dict[str, Any]]:
         """The Pods of a run, as the cluster lists them. Raises OSError if the API does not answer."""
-        return reaper.labelled(self.api, "Pod", self.namespace, f"{RUN_LABEL}={run_id}")
+        return object_cleanup.labelled(self.api, "Pod", self.namespace, f"{RUN_LABEL}={run_id}")
 
     def events(self, pod: str) -> list[dict[str, Any]]:
         """The events of a Pod, the latest last; none without permission to list them. Raises OSError."""
@@ -108,11 +108,11 @@ class Cluster:
     def sweep(self) -> None:
         """Delete objects of runs whose expiry time has passed; whether other runs still exist cannot be determined."""
         try:
-            for each in reaper.labelled(self.api, "ConfigMap", self.namespace, RUN_LABEL):
+            for each in object_cleanup.labelled(self.api, "ConfigMap", self.namespace, RUN_LABEL):
                 meta = each["metadata"]
                 expires = (meta.get("annotations") or {}).get(EXPIRES, "")
                 if expires.isdecimal() and int(expires) < time.time():
-                    reaper.reap(self.api, self.namespace, meta["labels"][RUN_LABEL], 0, late=False)
+                    object_cleanup.delete_run(self.api, self.namespace, meta["labels"][RUN_LABEL], 0, await_late=False)
         except OSError:
             pass  # the next request reports a missing permission or a failing API better
 

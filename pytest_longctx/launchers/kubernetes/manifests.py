@@ -16,7 +16,7 @@ from pytest_longctx.backends import Backend, Recipe
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers.docker.container import CACHE_INSIDE
-from pytest_longctx.launchers.kubernetes.reaper import RUN_LABEL
+from pytest_longctx.launchers.kubernetes.object_cleanup import RUN_LABEL
 from pytest_longctx.processes import GRACE_S
 
 PORT = 8000

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pytest_longctx.launchers.kubernetes.reaper import Api, path_of
+from pytest_longctx.launchers.kubernetes.object_cleanup import Api, path_of
 
 _PIECE_BYTES: Final = 64 * 1024
 _DATA, _ERROR = 0, 1

@@ -12,7 +12,7 @@ import pytest
 
 import pytest_longctx
 from pytest_longctx import paths
-from pytest_longctx.launchers.docker import SOCKET, reaper
+from pytest_longctx.launchers.docker import SOCKET, container_cleanup
 from pytest_longctx.processes.progress import wait_until
 
 IMAGE = "longctx/base:1"
@@ -80,7 +80,7 @@ def in_container(folder, name):
 
 def ours():
     """Return the ids of all containers with this project's label."""
-    return [container for container, _ in reaper.labelled(SOCKET, reaper.RUN_LABEL)]
+    return [container for container, _ in container_cleanup.labelled(SOCKET, container_cleanup.RUN_LABEL)]
 
 
 until = partial(wait_until, timeout_s=30.0)

@@ -15,19 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.launchers.docker import SOCKET, reaper
+from pytest_longctx.launchers.docker import SOCKET, container_cleanup
 from tests.external.docker.conftest import IMAGE, command, miniature, ours, until
 
 LOOK = """
 import json
 import httpx
-from pytest_longctx.launchers.docker import reaper as docker_reaper
+from pytest_longctx.launchers.docker import container_cleanup
 from pytest_longctx.launchers.docker import SOCKET
 
 def test_it(server, ask, prompt):
     assert ask(prompt(5000), 4).ending == "complete"
-    (container, _), = docker_reaper.labelled(SOCKET, docker_reaper.RUN_LABEL)
-    seen = docker_reaper.call(SOCKET, "GET", f"/containers/{container}/json")
+    (container, _), = container_cleanup.labelled(SOCKET, container_cleanup.RUN_LABEL)
+    seen = container_cleanup.call(SOCKET, "GET", f"/containers/{container}/json")
     status = httpx.get(f"{server.url}/v1/models", trust_env=False).status_code
     print("SEEN", json.dumps({"status": status, "words": dict(server.words), "key": server.secrets[0], **seen}))
 """
@@ -92,15 +92,15 @@ def test_a_kill_while_the_container_is_made_leaves_none(tmp_path):
     assert until(lambda: ours() == [])
 
 
-def reapers(run):
-    """Return the ids of the reaper processes of *run*."""
+def cleanup_processes(run):
+    """Return the ids of the cleanup processes of *run*."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes()
         except OSError:
             continue
-        if b"docker/reaper.py" in line and run.encode() in line:
+        if b"docker/container_cleanup.py" in line and run.encode() in line:
             found.append(int(path.parent.name))
     return found
 
@@ -109,8 +109,8 @@ def test_the_next_run_sweeps_up_what_a_dead_one_left_and_nothing_else(tmp_path, 
     with running(tmp_path, miniature(tmp_path, "left", flags="max-model-len = 4096"), WAIT) as held:
         assert held.stdout is not None
         assert any("UP" in line for line in held.stdout)
-        ((container, labels),) = reaper.labelled(SOCKET, reaper.RUN_LABEL)
-        standing_by = reapers(labels[reaper.RUN_LABEL])
+        ((container, labels),) = container_cleanup.labelled(SOCKET, container_cleanup.RUN_LABEL)
+        standing_by = cleanup_processes(labels[container_cleanup.RUN_LABEL])
         assert len(standing_by) == 1
         os.kill(standing_by[0], signal.SIGKILL)
         # Its owner is alive, so a concurrent run must neither remove nor use it.
@@ -212,13 +212,13 @@ def test_a_memory_limit_is_told_from_a_crash(tmp_path, run, first, outcome, mess
 KILLED = """
 import threading, time
 import pytest
-from pytest_longctx.launchers.docker import reaper as docker_reaper
+from pytest_longctx.launchers.docker import container_cleanup
 from pytest_longctx.launchers.docker import SOCKET
 
 def end():
     time.sleep(1)
-    (container, _), = docker_reaper.labelled(SOCKET, docker_reaper.RUN_LABEL)
-    docker_reaper.call(SOCKET, "POST", f"/containers/{container}/kill")
+    (container, _), = container_cleanup.labelled(SOCKET, container_cleanup.RUN_LABEL)
+    container_cleanup.call(SOCKET, "POST", f"/containers/{container}/kill")
 
 @pytest.mark.finding("LC-0001")
 def test_it(finding, server, ask, prompt, judge):
@@ -252,4 +252,4 @@ def test_the_engines_permission_is_asked_for(tmp_path):
 
 def test_the_image_is_there():
     """The cases above must not pass because no container can run at all."""
-    assert reaper.call(SOCKET, "GET", f"/images/{IMAGE}/json")
+    assert container_cleanup.call(SOCKET, "GET", f"/images/{IMAGE}/json")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pytest_longctx.launchers.docker import reaper
+from pytest_longctx.launchers.docker import container_cleanup
 from tests.external.docker.conftest import IMAGE, command, miniature, until
 from tests.external.docker.test_containers import verdicts
 
@@ -39,7 +39,7 @@ class Daemon:
 
     def answers(self):
         try:
-            return reaper.call(self.socket, "GET", "/info") is not None
+            return container_cleanup.call(self.socket, "GET", "/info") is not None
         except OSError:
             return False
 
@@ -87,7 +87,7 @@ def test_an_engine_that_stops_is_nobodys_finding(tmp_path, daemon, fault):
     argv[argv.index("--longctx-launcher=docker")] = f"--longctx-launcher=docker:unix://{daemon.socket}"
     with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as held:
         assert held.stdout is not None
-        assert until(lambda: reaper.labelled(daemon.socket, reaper.RUN_LABEL) != [])
+        assert until(lambda: container_cleanup.labelled(daemon.socket, container_cleanup.RUN_LABEL) != [])
         if fault == "never-schedules":
             assert any("UP" in line for line in held.stdout)
         time.sleep(1)
@@ -97,7 +97,7 @@ def test_an_engine_that_stops_is_nobodys_finding(tmp_path, daemon, fault):
     daemon.start()
     assert "the connection to the Docker engine was lost" in text
     assert verdicts(tmp_path) == []
-    assert until(lambda: reaper.labelled(daemon.socket, reaper.RUN_LABEL) == [])
+    assert until(lambda: container_cleanup.labelled(daemon.socket, container_cleanup.RUN_LABEL) == [])
 
 
 def test_an_engine_that_is_not_there_is_said(tmp_path, run):

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from pytest_longctx.launchers.kubernetes import reaper
+from pytest_longctx.launchers.kubernetes import object_cleanup
 from pytest_longctx.processes.progress import wait_until
 from tests.external.kubernetes.control_plane import KEPT, ControlPlane, certificate, free_port
 from tests.external.kubernetes.kubelet import Kubelet
@@ -49,15 +49,15 @@ class World:
 
     def ours(self):
         """Return kind and name of every object with this project's label."""
-        label = reaper.RUN_LABEL
+        label = object_cleanup.RUN_LABEL
         return [
             (kind, each["metadata"]["name"])
-            for kind in reaper.KINDS
-            for each in reaper.labelled(self.api, kind, "default", label)
+            for kind in object_cleanup.KINDS
+            for each in object_cleanup.labelled(self.api, kind, "default", label)
         ]
 
     def pods(self):
-        return reaper.labelled(self.api, "Pod", "default", reaper.RUN_LABEL)
+        return object_cleanup.labelled(self.api, "Pod", "default", object_cleanup.RUN_LABEL)
 
     def stop(self):
         self.kubelet.stop()

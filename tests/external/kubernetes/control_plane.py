@@ -99,7 +99,7 @@ class ControlPlane:
 
     def api(self):
         """Return the API once it is ready and has its namespaces."""
-        from pytest_longctx.launchers.kubernetes.reaper import Api
+        from pytest_longctx.launchers.kubernetes.object_cleanup import Api
 
         os.environ["KUBECONFIG"] = self.admin
         made, end = Api(), time.monotonic() + 90

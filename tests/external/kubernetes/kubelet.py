@@ -18,7 +18,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from pytest_longctx.launchers.kubernetes.reaper import path_of
+from pytest_longctx.launchers.kubernetes.object_cleanup import path_of
 
 NODE = "node-a"
 PULLS = {"absent": "ErrImagePull", "backoff": "ImagePullBackOff"}

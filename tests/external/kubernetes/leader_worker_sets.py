@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from pytest_longctx.launchers.kubernetes.reaper import KINDS, path_of
+from pytest_longctx.launchers.kubernetes.object_cleanup import KINDS, path_of
 from pytest_longctx.processes.progress import wait_until
 
 GROUP = "leaderworkerset.x-k8s.io"

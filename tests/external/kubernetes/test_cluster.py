@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pytest_longctx.launchers.kubernetes.reaper import EXPIRES, RUN_LABEL, path_of
+from pytest_longctx.launchers.kubernetes.object_cleanup import EXPIRES, RUN_LABEL, path_of
 from tests.external.kubernetes.conftest import command, miniature, until
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from pytest_longctx.launchers.kubernetes.reaper import path_of
+from pytest_longctx.launchers.kubernetes.object_cleanup import path_of
 from tests.external.kubernetes import leader_worker_sets
 from tests.external.kubernetes.conftest import command, miniature, until
 from tests.external.kubernetes.control_plane import KEPT

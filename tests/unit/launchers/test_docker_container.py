@@ -9,7 +9,7 @@ import pytest
 
 from pytest_longctx.backends.vllm import Vllm
 from pytest_longctx.errors import LaunchError, TableError, UsageError
-from pytest_longctx.launchers.docker import DockerLauncher, connect, container, reaper
+from pytest_longctx.launchers.docker import DockerLauncher, connect, container, container_cleanup
 from pytest_longctx.launchers.start_command import of_command
 from tests.unit import factories
 
@@ -163,7 +163,7 @@ def test_the_launcher_does_not_import_the_sdk():
 
 
 def test_a_process_that_lives_is_not_dead():
-    assert not reaper.is_dead(reaper.owner())
+    assert not container_cleanup.is_dead(container_cleanup.owner())
 
 
 @pytest.mark.parametrize(
@@ -176,18 +176,18 @@ def test_a_process_that_lives_is_not_dead():
     ],
 )
 def test_who_is_dead(part, other, dead):
-    who = reaper.owner().split()
+    who = container_cleanup.owner().split()
     who[part] = other
-    assert reaper.is_dead(" ".join(who)) is dead
+    assert container_cleanup.is_dead(" ".join(who)) is dead
 
 
 @pytest.mark.parametrize("who", ["", "nonsense", "a b c d", "  "])
 def test_nobody_known_is_not_dead(who):
-    assert not reaper.is_dead(who)
+    assert not container_cleanup.is_dead(who)
 
 
-def test_the_reaper_needs_nothing_but_the_standard_library():
-    ask = [sys.executable, "-I", "-S", reaper.__file__]
+def test_the_cleanup_script_needs_nothing_but_the_standard_library():
+    ask = [sys.executable, "-I", "-S", container_cleanup.__file__]
     end, hold = os.pipe()
     os.close(hold)
     done = subprocess.Popen([*ask, str(end), "/nowhere.sock", "run", "0"], pass_fds=(end,), stderr=subprocess.PIPE)
@@ -199,4 +199,4 @@ def test_the_reaper_needs_nothing_but_the_standard_library():
     finally:
         done.kill()
         assert done.communicate()[1] == b""
-    assert Path(reaper.__file__).is_file()
+    assert Path(container_cleanup.__file__).is_file()

@@ -17,7 +17,7 @@ from pytest_longctx.deployments import deployment
 from pytest_longctx.errors import LaunchError
 from pytest_longctx.launchers import lint
 from pytest_longctx.launchers.kubernetes import manifests
-from pytest_longctx.launchers.kubernetes.reaper import RUN_LABEL
+from pytest_longctx.launchers.kubernetes.object_cleanup import RUN_LABEL
 from pytest_longctx.launchers.start_command import of_pod
 from pytest_longctx.registry import BACKENDS, load
 from tests.unit import factories

@@ -1,10 +1,10 @@
 """
-The reaper: removes the containers of a run that has ended.
+Cleanup script for Docker: removes the containers of a run that has ended.
 
-Run as a script, with nothing but the standard library, so that it starts at once and needs no import path:
-``python -I reaper.py FD SOCKET RUN GRACE_S``. As soon as the pipe FD reaches its end, which the kernel brings about
-however the launcher dies, it stops and removes every container with the label of RUN, and no other. Where the engine does
-not answer it retries for a while: a container that could not be removed would come back with the engine.
+The command is ``python -I container_cleanup.py FD SOCKET RUN GRACE_S``. The script imports the standard library only, so it
+starts at once and needs no import path. The kernel closes the pipe FD when the launcher ends, even by SIGKILL. The script then
+stops and removes every container with the label of RUN, and no other. If the engine does not answer, the script retries for
+`PATIENCE_S`, because the containers are still there when the engine starts again.
 """
 
 import http.client
@@ -26,7 +26,7 @@ OWNER_LABEL = "pytest-longctx.owner"
 
 PATIENCE_S = 600.0
 _WHOLE_S = 180.0
-"""Seconds for a whole answer, however it comes; to stop a container takes its grace."""
+"""Most seconds for a whole answer. Stopping a container takes up to its grace period."""
 MOST_BYTES = 16 * 2**20
 """Most bytes of an answer; a list of thousands of containers is smaller."""
 _SETTLED_S = 1.5
@@ -55,8 +55,9 @@ class Engine(http.client.HTTPConnection):
 
 def call(path: str, method: str, what: str) -> Any:
     """
-    One request to the Docker engine at the socket *path*: its JSON, or None. Raises OSError if it does not answer, or
-    with what is no JSON or more than `MOST_BYTES`.
+    Send one request to the Docker engine at the socket *path* and return the JSON of the answer, or None.
+
+    Raises OSError if the engine does not answer, and if the answer is not JSON or is larger than `MOST_BYTES`.
     """
     engine = Engine(path)
     end = threading.Timer(_WHOLE_S, engine.cut)  # the timeout is for each piece of an answer
@@ -102,10 +103,10 @@ def remove(path: str, container: str, grace_s: float) -> None:
     call(path, "DELETE", f"/containers/{container}?force=1&v=1")
 
 
-def reap(path: str, run: str, grace_s: float, *, late: bool) -> None:
-    """Remove every container of *run*; with *late*, also one that the engine was about to create."""
+def remove_run(path: str, run: str, grace_s: float, *, await_late: bool) -> None:
+    """Remove every container of *run*. *await_late* also waits for a container that the engine may still be creating."""
     end = time.monotonic() + PATIENCE_S
-    settled = time.monotonic() + (_SETTLED_S if late else 0.0)
+    settled = time.monotonic() + (_SETTLED_S if await_late else 0.0)
     while time.monotonic() < end:
         try:
             found = labelled(path, f"{RUN_LABEL}={run}")
@@ -127,8 +128,9 @@ def owner() -> str:
 
 def is_dead(who: str) -> bool:
     """
-    Whether the process with the `owner` text *who*, which started a container, has ended; False if that
-    cannot be determined.
+    Whether the process that started a container has ended; False if that is unknown.
+
+    *who* is the `owner` text of the process.
     """
     boot, namespace, pid, started = (*who.split(), "", "", "", "")[:4]
     if not pid.isdigit() or not boot:
@@ -157,11 +159,12 @@ def _started(pid: int) -> str:
 
 def main(pipe: int, path: str, run: str, grace_s: float) -> None:
     """
-    Wait for the end of *pipe*, then remove the run's containers. A byte before the end means that the
-    launcher released the run normally.
+    Wait for the end of *pipe*, then remove the run's containers.
+
+    A byte before the end means that the launcher has ended normally and creates no more containers.
     """
-    in_peace = bool(os.read(pipe, 1))
-    reap(path, run, grace_s, late=not in_peace)
+    all_created = bool(os.read(pipe, 1))
+    remove_run(path, run, grace_s, await_late=not all_created)
 
 
 if __name__ == "__main__":

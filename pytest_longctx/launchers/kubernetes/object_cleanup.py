@@ -1,9 +1,9 @@
 """
-The reaper of a cluster: deletes the objects of a run that has ended.
+Cleanup script for Kubernetes: deletes the objects of a run that has ended.
 
-Run as a script, with nothing of this package: ``python -P reaper.py FD NAMESPACE RUN GRACE_S``. As soon as the pipe FD
-reaches its end, which the kernel causes in every case when the launcher ends, it deletes every object with the label of RUN,
-and no other. If this machine fails too, the Pod ends at its ``activeDeadlineSeconds``, and a later run deletes what is left.
+The command is ``python -P object_cleanup.py FD NAMESPACE RUN GRACE_S``. The script imports nothing of this package. The kernel
+closes the pipe FD when the launcher ends, even by SIGKILL. The script then deletes every object with the label of RUN, and no
+other. If this machine fails, the Pod ends at its ``activeDeadlineSeconds``, and a later run deletes the other objects.
 """
 
 import json
@@ -35,7 +35,7 @@ _SETTLED_S = 1.5
 _ANSWER_S = 30.0
 """Seconds between two pieces of an answer."""
 _WHOLE_S = 60.0
-"""Seconds for a whole answer, however it comes."""
+"""Most seconds for a whole answer."""
 MOST_BYTES = 16 * 2**20
 """Most bytes of an answer; a list of thousands of objects is smaller."""
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -91,8 +91,10 @@ class Api:
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
         """
-        Status and JSON of one request to Kubernetes' API; what is no JSON object is its ``message``. Raises OSError if the
-        API does not answer within a minute, with more than `MOST_BYTES`, or with a redirect.
+        Send one request to Kubernetes' API and return the status and the JSON object of the answer.
+
+        If the answer is not a JSON object, its text is returned as ``message``. Raises OSError if the API does not answer
+        within a minute, and if the answer is a redirect or is larger than `MOST_BYTES`.
         """
         found: tuple[int, dict[str, Any]] = _within(_WHOLE_S, lambda: self._call(method, path, body))
         return found
@@ -123,8 +125,9 @@ class Api:
 
 def _within(most_s: float, work: Callable[[], Any]) -> Any:
     """
-    What *work* returns or raises; ConnectionError if it takes more than *most_s*, as with an answer byte by byte. It does what
-    `launchers.time_limit.within` does, which this script cannot import.
+    Call *work*; raise ConnectionError if it takes more than *most_s* seconds, for example for an answer sent byte by byte.
+
+    The same as `launchers.time_limit.within`, which this script cannot import.
     """
     ends: list[tuple[Any, Exception | None]] = []
 
@@ -180,10 +183,14 @@ def _left(api: Api, namespace: str, run: str) -> Iterator[tuple[str, dict[str, A
             yield kind, each["metadata"]
 
 
-def reap(api: Api, namespace: str, run: str, grace_s: float, *, late: bool) -> None:
-    """Delete every object of *run* and wait until none is left; with *late*, also one that was about to be created."""
+def delete_run(api: Api, namespace: str, run: str, grace_s: float, *, await_late: bool) -> None:
+    """
+    Delete every object of *run* and wait until none is left.
+
+    *await_late* also waits for an object that the API may still be creating.
+    """
     end = time.monotonic() + PATIENCE_S
-    settled = time.monotonic() + (_SETTLED_S if late else 0.0)
+    settled = time.monotonic() + (_SETTLED_S if await_late else 0.0)
     options = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": round(grace_s)}
     while time.monotonic() < end:
         try:
@@ -201,11 +208,12 @@ def reap(api: Api, namespace: str, run: str, grace_s: float, *, late: bool) -> N
 
 def main(pipe: int, namespace: str, run: str, grace_s: float) -> None:
     """
-    Wait for the end of *pipe*, then delete the run's objects. A byte before the end means that the launcher
-    released the run normally.
+    Wait for the end of *pipe*, then delete the run's objects.
+
+    A byte before the end means that the launcher has ended normally and creates no more objects.
     """
-    in_peace = bool(os.read(pipe, 1))
-    reap(Api(), namespace, run, grace_s, late=not in_peace)
+    all_created = bool(os.read(pipe, 1))
+    delete_run(Api(), namespace, run, grace_s, await_late=not all_created)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Start a reaper: a process that removes what one run has created, when the run releases it or dies."""
+"""Start a cleanup process: it removes everything that one run has created, as soon as the run ends or is killed."""
 
 import os
 import subprocess
@@ -11,14 +11,14 @@ from pytest_longctx.processes import GRACE_S
 _UNSETTLED_S: Final = 10.0
 
 
-class Reaper:
-    """A reaper process of *script*, with a pipe, *words*, and the grace period of what it ends as arguments."""
+class CleanupProcess:
+    """A process that runs *script*. Its arguments are a pipe, *words*, and the grace period in seconds."""
 
     def __init__(self, script: str, *words: str, isolation: str = "-I") -> None:
         end, self._hold = os.pipe()
         command = [sys.executable, isolation, script, str(end), *words, str(GRACE_S)]
         try:
-            # It may outlive this process, and must not hold a pipe open on which a caller waits.
+            # It may outlive this process. It must not keep a pipe open on which a caller waits.
             null = subprocess.DEVNULL
             self._process = subprocess.Popen(
                 command, stdin=null, stdout=null, stderr=null, start_new_session=True, pass_fds=(end,)
@@ -32,22 +32,22 @@ class Reaper:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.let_go(in_peace=False)
+        self.finish(all_created=False)
 
-    def let_go(self, *, in_peace: bool) -> None:
+    def finish(self, *, all_created: bool) -> None:
         """
-        Wait until the reaper has removed all objects, or until the container engine does not answer.
+        Wait until the process has removed all objects. Stop waiting after some time; the process then continues alone.
 
-        Without *in_peace* another object may still be created.
+        *all_created* says that no request for another object is in progress.
         """
         if self._hold < 0:
             return
-        if in_peace:
+        if all_created:
             os.write(self._hold, b".")
         os.close(self._hold)
         self._hold = -1
         try:
-            self._process.wait(timeout=2 * GRACE_S if in_peace else _UNSETTLED_S)
+            self._process.wait(timeout=2 * GRACE_S if all_created else _UNSETTLED_S)
         except subprocess.TimeoutExpired:
-            # It continues by itself. Popen would warn, when collected, that its process was not waited for.
+            # Popen warns at its deletion about a process without a return code.
             self._process.returncode = 0
