@@ -30,11 +30,11 @@ class MetricNames(toml.Table):
     running: toml.Names = ()
     waiting: toml.Names = ()
     kv_usage: toml.Names = ()
-    """Share of the KV cache in use, 0 to 1."""
+    """Share of the KV cache in use, from 0 to 1."""
     kv_used_tokens: toml.Names = ()
-    """Gauge: tokens in the KV cache; it changes with every chunk even if the share is rounded."""
+    """Gauge: tokens in the KV cache. It changes with every chunk even if the share is rounded."""
     worked_tokens: toml.Names = ()
-    """Counter: tokens processed by the model; those of a prompt are added chunk by chunk while it is read."""
+    """Counter: tokens that the model has processed. Those of a prompt are added chunk by chunk."""
     prompt_tokens: toml.Names = ()
     """Counter: prompt tokens read."""
     generated_tokens: toml.Names = ()
@@ -42,17 +42,17 @@ class MetricNames(toml.Table):
     cached_tokens: toml.Names = ()
     """Counter: prompt tokens answered from a cache."""
     external_tokens: toml.Names = ()
-    """Counter: those of them that came through a connector from outside the engine; a part of `cached_tokens`."""
+    """Counter: the part of `cached_tokens` that a connector loaded from outside the engine."""
     preemptions: toml.Names = ()
-    """Counter: requests whose KV cache was taken from them while they ran."""
+    """Counter: requests that were preempted: they lost their KV cache while they ran."""
     drafted_tokens: toml.Names = ()
     """Counter: tokens proposed by speculative decoding."""
     accepted_tokens: toml.Names = ()
     """Counter: proposed tokens that were accepted."""
     corrupted_requests: toml.Names = ()
-    """Counter: requests whose logits had NaNs."""
+    """Counter: requests with NaNs in their logits."""
     first_tokens: toml.Names = ()
-    """Counter: requests that have had their first token."""
+    """Counter: requests that have their first token."""
     ttft_s: toml.Names = ()
     """Sum over requests: from the server's receipt of a request to its first token."""
     queue_s: toml.Names = ()
@@ -69,15 +69,12 @@ class MetricNames(toml.Table):
 
 
 def catalogues() -> dict[str, signatures.Catalogue]:
-    """
-    The catalogue of log lines of each engine, also of engines without a backend; each with what every engine
-    may log.
-    """
+    """Return the log catalogue of each engine, also of engines without a backend. Each includes the lines of every engine."""
     return {name: known.with_common(signatures.common()) for name, known in _catalogues().items()}
 
 
 def every_catalogue() -> signatures.Catalogue:
-    """One catalogue of the log lines of all engines, for a log in which no engine is recognised."""
+    """Return one catalogue with the log lines of all engines, for a log whose engine is not recognised."""
     first, *others = _catalogues().values()
     return first.and_all(others).with_common(signatures.common())
 
@@ -89,8 +86,8 @@ def _catalogues() -> dict[str, signatures.Catalogue]:
 
 def signature_files() -> dict[str, Path]:
     """
-    The shipped catalogue of each backend, ``ENGINE/signatures.toml`` or ``ENGINE/signatures-VARIANT.toml``,
-    by the backend's name.
+    Return the shipped catalogue of each backend by name: ``ENGINE/signatures.toml`` or
+    ``ENGINE/signatures-VARIANT.toml``.
     """
     found = sorted(Path(__file__).parent.glob("*/signatures*.toml"))
     return {path.parent.name + path.stem.removeprefix("signatures"): path for path in found}
@@ -98,15 +95,15 @@ def signature_files() -> dict[str, Path]:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A server to launch, as a value; launchers need nothing else."""
+    """A server to launch, as a value. Launchers need nothing else."""
 
     name: str
-    """The deployment's name, also used for log files and containers."""
+    """The deployment's name. Log files and containers have it too."""
     argv: tuple[str, ...]
     env: Mapping[str, str]
     port: int
     model: str
-    """Name under which the server lists its model."""
+    """The name of the model in the server's model list."""
     boot_s: float
     pass_env: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -114,7 +111,7 @@ class Recipe:
 
 
 class Scoring(NamedTuple):
-    """How a server is asked for the log-probabilities of a prompt's tokens and of the most probable tokens beside them."""
+    """How to request the log-probabilities of a prompt's tokens, and of the most probable tokens at each position."""
 
     path: str
     member: str
@@ -124,60 +121,65 @@ class Scoring(NamedTuple):
     body: Mapping[str, Any]
     """The other fields."""
     reader: str
-    """Form of the answer: ``vllm`` or ``sglang``."""
+    """Format of the answer: ``vllm`` or ``sglang``."""
     named: bool = True
-    """Whether the request names the model, as those of the OpenAI API do."""
+    """Whether the request contains the model's name, as in the OpenAI API."""
 
 
 class Backend:
-    """Base class of backends. A new one defines its name, its `argv`, and whatever differs from these defaults."""
+    """Base class of backends. A subclass defines its name, its `argv`, and whatever differs from these defaults."""
 
     name: ClassVar[str]
     package: ClassVar[str | None] = None
-    """Import name that an interpreter must have for this engine; None: any interpreter works."""
+    """Name of the module that an interpreter must be able to import; None: any interpreter works."""
     distributions: tuple[str, ...] = ()
-    """Distribution names of the engine, in order, to look up its version."""
+    """Distribution names of the engine. Its version is looked up under them in this order."""
     install: tuple[str, ...] = ()
-    """Requirements that ``longctx engine`` installs; empty: it cannot install this engine."""
+    """Requirements that ``longctx engine`` installs; empty if it cannot install this engine."""
     uninstall: tuple[str, ...] = ()
     """Distributions to remove after the installation."""
     elsewhere: ClassVar[str] = ", or name an interpreter that has it with --longctx-python"
-    """End of the remedy when the engine is not found: other ways to provide it."""
+    """Last part of the message if the engine is not found: other ways to install it."""
     launches: ClassVar[bool] = True
-    """False: the server is never launched here, and only its URL is known."""
+    """Whether the engine can be launched. If not, only the server's URL is known."""
     on_cpu: ClassVar[bool] = False
-    """Whether PyTorch computes its models on the CPU, whose speed is then measured before any boot."""
+    """Whether PyTorch runs its models on the CPU. The CPU's speed is then measured before any boot."""
     shares_machine: ClassVar[bool] = False
-    """True: small enough that every xdist worker may boot its own."""
+    """Whether it is small enough for every xdist worker to boot its own."""
     health: ClassVar[str] = "/health"
     dies_unhealthy: ClassVar[bool] = False
-    """Whether status 503 from the health endpoint, after the boot, means that the engine has died; else it may only be busy."""
+    """
+    Whether status 503 from the health endpoint after the boot means that the engine is dead. If not, it may be busy.
+    """
     version_path: ClassVar[str | None] = "/version"
     unmodelled_flags: ClassVar[frozenset[str]] = frozenset()
-    """Flags that change what a device holds, and that `predict` does not look at."""
+    """Flags that change the memory of a device and that `predict` ignores."""
     reset_path: ClassVar[str | None] = None
-    """Endpoint whose POST resets the prefix cache; None: there is none."""
+    """Endpoint whose POST resets the prefix cache; None if there is none."""
     body: ClassVar[Mapping[str, Any]] = MappingProxyType({"ignore_eos": True})
     """Fields added to each completion request; ``ignore_eos`` makes the number of output tokens exact."""
     tracing: ClassVar[Mapping[str, Any]] = MappingProxyType({"logprobs": 2})
-    """Fields of a completion request that make the server return the log-probability of each token and of one other."""
+    """Fields of a completion request for the log-probability of each token and of one other token."""
     scoring: ClassVar[Scoring | None] = None
-    """How to request the log-probabilities of a prompt; None: the engine does not return them."""
+    """How to request the log-probabilities of a prompt; None if the engine does not return them."""
     disaggregated: ClassVar[bool] = False
-    """Whether requests are answered by a decode role with KV caches that a prefill role sends."""
+    """Whether a decode role answers the requests, with KV caches from a prefill role."""
     salted: ClassVar[bool] = False
-    """Whether a completion request may have ``cache_salt``: the prefix cache then matches only requests with the same value."""
+    """
+    Whether a completion request may have ``cache_salt``. The prefix cache then matches only requests with the same
+    salt.
+    """
     names_cached_if_any: ClassVar[bool] = False
-    """Whether usage, with the flags used here, reports cached tokens if there are any, and omits them otherwise."""
+    """Whether usage, with the flags used here, omits cached tokens only if there are none."""
     host_flag: ClassVar[str | None] = None
-    """Flag for the address to listen at, which `argv` leaves out; None: the server cannot be reached inside a container."""
+    """Flag for the address to listen at. `argv` omits it. None: the server cannot be reached inside a container."""
     key_flag: ClassVar[str | None] = None
-    """Flag that makes the server require an API key, if it reads none from its environment."""
+    """Flag that makes the server require an API key, if the environment cannot set one."""
     key_variable: ClassVar[str | None] = None
     """Environment variable that makes the server require an API key."""
     metrics: ClassVar[MetricNames] = MetricNames()
     failures: ClassVar[str | None] = None
-    """Backend whose catalogue to use; None: the one named like this backend."""
+    """Backend whose catalogue is used; None for the backend's own."""
 
     @property
     def called(self) -> str:
@@ -192,60 +194,45 @@ class Backend:
 
     def argv(self, deployment: Deployment, python: str, model: str, port: int) -> tuple[str, ...]:
         """
-        The backend's command line that serves *model* at *port*, by *python*, on loopback unless `host_flag`
-        sets another address.
+        Return the command line that serves *model* at *port* with *python*, on loopback unless `host_flag` sets an
+        address.
         """
         raise NotImplementedError
 
     def version_in(self, answer: Mapping[str, Any]) -> str | None:
-        """
-        The backend's engine version in the response of `version_path`, comparable by PEP 440; None if it has
-        none.
-        """
+        """Return the engine version in the response of `version_path`, comparable by PEP 440; None if it has none."""
         version = answer.get("version")
         return version if isinstance(version, str) else None
 
     def limit_in(self, row: Mapping[str, Any]) -> int | None:
-        """
-        The longest context in tokens, from the backend's row of the model in ``/v1/models``; None if the row
-        does not give it.
-        """
+        """Return the longest context in tokens from the model's row in ``/v1/models``; None if the row has none."""
         limit = row.get("max_model_len")
         return limit if isinstance(limit, int) else None
 
     def env(self, deployment: Deployment) -> dict[str, str]:
-        """Environment variables that the backend's engine needs; those of the deployment override them."""
+        """Return the environment variables that the engine needs. Those of the deployment override them."""
         return {}
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
-        """
-        The backend's prediction of booting *deployment* on devices of *device_bytes* (None: not known); None
-        if it cannot be predicted.
-        """
+        """Predict the boot of *deployment* on devices of *device_bytes* (None if unknown); None if it cannot be predicted."""
         return None
 
     def takes_kv_dtype(self, deployment: Deployment, shape: Shape) -> bool:
-        """
-        Whether the backend's `predict` knows what the engine makes of a dtype of the KV cache that the
-        checkpoint asks for.
-        """
+        """Whether `predict` knows what the engine does if the checkpoint names a dtype for the KV cache."""
         return False
 
     def receives_kv(self, deployment: Deployment) -> bool:
-        """
-        Whether the backend's server of *deployment* is a decode role, whose count of cached tokens includes
-        transferred ones.
-        """
+        """Whether the server of *deployment* is a decode role. Its count of cached tokens includes transferred ones."""
         return self.disaggregated
 
     def tensor_parallel(self, deployment: Deployment) -> int:
-        """Number of devices that share each layer when the backend serves *deployment*."""
+        """Number of devices that share each layer of *deployment*."""
         return 1
 
     def unmodelled(self, deployment: Deployment, shape: Shape) -> str:
         """
-        Why the backend's `predict` would be wrong about *deployment* with a *shape* that was read from its
-        config.json; empty: it is not.
+        Explain why `predict` would be wrong about *deployment* with a *shape* read from config.json; empty if it would
+        not.
         """
         if unknown := sorted(self.unmodelled_flags & {name.replace("_", "-") for name in deployment.flags}):
             return f"the memory of {self.name} with --{unknown[0]} is not modelled"
@@ -260,6 +247,8 @@ class Backend:
 
     def unsized(self, deployment: Deployment, shape: Shape) -> tuple[str, ...]:
         """
+        Return the flags of *deployment* that `predict` reads and whose memory it does not know for this *shape*.
+
         Flags of *deployment* that the backend's `predict` looks at and whose memory it does not know for this
         *shape*.
         """
@@ -267,8 +256,8 @@ class Backend:
 
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         """
-        Seconds for which the backend's devices wait for the host during one prefill, if known to grow with
-        the prompt; else 0.
+        Seconds for which the devices wait for the host during one prefill, if they are known to grow with the prompt;
+        else 0.
         """
         return 0.0
 
@@ -282,7 +271,10 @@ class Backend:
         host: str = "127.0.0.1",
         key: str | None = None,
     ) -> Recipe:
-        """Convert *deployment* to a recipe for launchers, with the address *host* to listen at and the API *key* to require."""
+        """
+        Convert *deployment* to a recipe for launchers: *host* is the address to listen at, *key* the API key to
+        require.
+        """
         # Last on the command line, so that no flag of the deployment can open the server to the network.
         listens = (self.host_flag, host) if self.host_flag else ()
         locked = (self.key_flag, key) if self.key_flag and key else ()
@@ -301,7 +293,7 @@ class Backend:
 
 
 def named(name: str) -> Backend:
-    """The backend called *name*, of those that ship with the package. Raises `UsageError`."""
+    """Return the shipped backend called *name*. Raises `UsageError`."""
     if name not in registry.BACKENDS:
         raise UsageError(unknown("backend", name, registry.BACKENDS))
     made: Backend = registry.load(registry.BACKENDS[name])()

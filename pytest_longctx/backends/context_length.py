@@ -1,5 +1,5 @@
 """
-The longest context that an engine derives from config.json, and so allows without being told otherwise.
+The longest context that an engine derives from config.json and allows without a flag.
 
 Sources: vLLM ``_get_and_verify_max_len`` (``config/model.py``, 0.12.0 and 0.25.1), SGLang ``get_context_length``
 (``srt/utils/hf_transformers_utils.py``, 0.5.6.post2 to 0.5.23).
@@ -18,20 +18,19 @@ _VLLM_KEYS = (
     "max_seq_length",
     "seq_len",
 )
-"""vLLM takes the smallest of these."""
+"""Keys of config.json; vLLM takes the smallest."""
 _SGLANG_KEYS = ("max_sequence_length", "seq_length", "max_seq_len", "model_max_length", "max_position_embeddings")
-"""SGLang takes the first of these."""
+"""Keys of config.json; SGLang takes the first one present."""
 _UNSCALED = frozenset({"su", "longrope", "llama3", "default", "mrope", "proportional"})
-"""Kinds of scaling whose length is in the config already."""
+"""Kinds of scaling that the length in the config already includes."""
 MOST_TOKENS = 2**40
 
 
 def derived(engine: str, config: Mapping[str, Any], read_positions: int) -> int | None:
     """
-    The longest context length of a model in tokens, as *engine* derives it from config.json; None where its
-    config names none.
+    Return the longest context in tokens that *engine* derives from config.json; None if the config names none.
 
-    *read_positions* is what the reader of shapes found, with the defaults of the model's class.
+    *read_positions* is the number that the reader of shapes found, with the defaults of the model's class.
     """
     text = next((config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), Mapping)), config)
     keys = _VLLM_KEYS if engine == "vllm" else _SGLANG_KEYS
@@ -45,8 +44,8 @@ def derived(engine: str, config: Mapping[str, Any], read_positions: int) -> int 
 
 def by_default(engine: str, config: Mapping[str, Any], longest: int) -> int:
     """
-    The context length without a flag, out of the *longest* that is derived: vLLM keeps to the original
-    positions of a LongRoPE.
+    Return the context length without a flag, given the *longest* one. vLLM keeps to the original positions of a
+    LongRoPE.
     """
     text = next((config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), Mapping)), config)
     if engine == "vllm" and any(kind(table) == "longrope" for table in tables(text)):
@@ -67,12 +66,12 @@ def _factor(table: Mapping[str, Any]) -> float:
 
 
 def kind(table: Mapping[str, Any]) -> str:
-    """The kind of position scaling that a table of rotary embeddings names."""
+    """Return the kind of position scaling in a table of rotary embeddings."""
     return str(table.get("rope_type", table.get("type", "default")))
 
 
 def tables(text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The tables of rotary embeddings that scale the context length: one, or one for each kind of layer."""
+    """Return the tables of rotary embeddings that scale the context length: one, or one for each kind of layer."""
     found: list[Mapping[str, Any]] = []
     for key in ("rope_scaling", "rope_parameters"):
         table = text.get(key)
@@ -83,10 +82,7 @@ def tables(text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _scaled_by_vllm(positions: int, text: Mapping[str, Any], model_type: str) -> int:
-    """
-    Context length of vLLM: positions times the factor of their scaling; YaRN multiplies those that it names
-    as original.
-    """
+    """Context length of vLLM: positions times their scaling factor. For YaRN, the original positions are multiplied."""
     longest = float(positions)
     for table in tables(text):
         if kind(table) in _UNSCALED or "gemma3" in model_type or "gemma3" in str(text.get("model_type", "")):
@@ -99,8 +95,8 @@ def _scaled_by_vllm(positions: int, text: Mapping[str, Any], model_type: str) ->
 
 def _scaled_by_sglang(positions: int, text: Mapping[str, Any]) -> int:
     """
-    Context length of SGLang: positions times the factor, but where the table names original positions, or is
-    that of Llama 3.
+    Context length of SGLang: positions times the factor. Not so if the table names original positions, or is that of
+    Llama 3.
     """
     for table in tables(text):
         if "original_max_position_embeddings" in table or kind(table) in ("llama3", "default"):

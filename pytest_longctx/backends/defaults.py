@@ -1,4 +1,4 @@
-"""Resolve what a deployment leaves to the machine: its GPU and context, its dtype on a CPU, and the expected times."""
+"""Resolve the settings that a deployment leaves to the machine: GPU, context, dtype on a CPU, and expected times."""
 
 from collections.abc import Sequence
 from math import inf
@@ -16,10 +16,9 @@ from pytest_longctx.units import GiB
 
 def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
     """
-    Resolve the defaults of *one* on *here*: its GPU and the longest context that fits it, ``dtype =
-    "fastest"`` of a CPU, and expected times.
+    Resolve the defaults of *one* on *here*: its GPU, its context, ``dtype = "fastest"`` of a CPU, and expected times.
 
-    Raises `TableError`.
+    The context is the longest that fits the GPU. Raises `TableError`.
     """
     one = _on_this_gpu(one, backend, here.hardware)
     flags = one.flags
@@ -39,6 +38,8 @@ def without_superseded(
     every: Sequence[Deployment], there: Hardware | None, version: str | None = None
 ) -> tuple[Deployment, ...]:
     """
+    Filter *every* deployment: drop one for any GPU if another serves the same model on exactly the GPUs of *there*.
+
     *every* deployment except those for any GPU where another serves the same model on exactly the GPUs of
     *there*.
     """
@@ -55,7 +56,7 @@ def _supersedes(other: Deployment, one: Deployment, there: Hardware | None, vers
 
 
 def _on_this_gpu(one: Deployment, backend: Backend, there: Hardware | None) -> Deployment:
-    """The deployment *one* resolved to the GPU of *there*, where it is for any GPU; else unchanged."""
+    """If the deployment *one* is for any GPU, resolve it to the GPU of *there*. If not, return it unchanged."""
     needs = Hardware.parse(one.hardware) if one.hardware else None
     if needs is None or needs.kind != ANY_GPU or there is None or not there.carries(needs):
         return one
@@ -67,9 +68,9 @@ def _on_this_gpu(one: Deployment, backend: Backend, there: Hardware | None) -> D
 
 def _longest(one: Deployment, backend: Backend, device_gib: float | None) -> int | None:
     """
-    The default context length of *one*: the longest that is predicted to fit and to be read in time.
+    Return the default context length of *one*: the longest that is predicted to fit and to be computed in time.
 
-    The shortest if there is none, or if nothing is known.
+    It is the shortest one if none is, or if nothing is known.
     """
     shape = models.shape_of(one.model)
     if shape is None or device_gib is None:
@@ -85,8 +86,9 @@ def _longest(one: Deployment, backend: Backend, device_gib: float | None) -> int
 
 def _expected_of_gpus(one: Deployment, gpus: Hardware) -> dict[str, float]:
     """
-    Default expected times of a prefill on *gpus*: the roofline at the usual utilisation; without a data
-    sheet, that of the slowest known.
+    Return the expected prefill times on *gpus*: the roofline at the usual utilisation.
+
+    Without a data sheet, those of the slowest known GPU.
     """
     shape = models.shape_of(one.model)
     if shape is None:
@@ -100,7 +102,7 @@ def _expected_of_gpus(one: Deployment, gpus: Hardware) -> dict[str, float]:
 
 
 def _expected(one: Deployment, dtype: str, here: Machine) -> dict[str, Any]:
-    """Default expected times of a boot and of a prefill on a CPU whose speed was measured."""
+    """Return the expected times of a boot and of a prefill on a CPU of measured speed."""
     shape, speed = models.shape_of(one.model), here.speed
     if speed is None:
         return {}

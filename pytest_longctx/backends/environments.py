@@ -1,4 +1,4 @@
-"""Find the interpreter whose environment has an engine or a tool, or install it into an environment of its own."""
+"""Find the interpreter whose environment has an engine or a tool, or install it into a new environment."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ if u.find_spec(sys.argv[1]):
 
 
 class Installable(Protocol):
-    """What is needed to find and install a backend's engine or a tool."""
+    """The properties of a backend's engine, or of a tool, that finding and installing it needs."""
 
     @property
     def name(self) -> str:
@@ -34,19 +34,19 @@ class Installable(Protocol):
 
     @property
     def elsewhere(self) -> str:
-        """End of the remedy when no environment has the engine: other ways to provide it."""
+        """Last part of the message if no environment has the engine: other ways to install it."""
 
     @property
     def package(self) -> str | None:
-        """Import name that an environment with the engine must have; None: any interpreter works."""
+        """Name of the module that the environment must have; None: any interpreter works."""
 
     @property
     def distributions(self) -> tuple[str, ...]:
-        """Distribution names of the installed engine, in order, to look up its version."""
+        """Distribution names of the engine. Its version is looked up under them in this order."""
 
     @property
     def install(self) -> tuple[str, ...]:
-        """Requirements that ``longctx engine`` installs into the environment; empty: it cannot install this."""
+        """Requirements that ``longctx engine`` installs into the environment; empty if it cannot install this engine."""
 
     @property
     def uninstall(self) -> tuple[str, ...]:
@@ -54,14 +54,13 @@ class Installable(Protocol):
 
 
 def own_python(engine: Installable) -> Path:
-    """Interpreter of the environment that ``longctx engine`` makes for *engine*."""
+    """Interpreter of the environment that ``longctx engine`` creates for *engine*."""
     return paths.kept() / "engines" / engine.name / "bin" / "python"
 
 
 def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
     """
-    Find an interpreter whose environment has *engine*: *wanted*, else that of its own environment, else this
-    one.
+    Find an interpreter whose environment has *engine*: *wanted*, or that of its own environment, or this one.
 
     Raises `LaunchError` with the places that were searched.
     """
@@ -81,10 +80,9 @@ def interpreter(engine: Installable, wanted: Path | None = None) -> Path:
 
 def installed_version(engine: Installable, python: Path) -> str | None:
     """
-    Version of *engine* in the environment of *python*, read without importing it; None if it is not
-    installed.
+    Return the version of *engine* in the environment of *python* without importing it; None if it is not installed.
 
-    "unknown" if the module has no metadata, as in an engine unpacked by hand.
+    The version is "unknown" if the module has no metadata, as after unpacking it by hand.
     """
     if engine.package is None:
         return None
@@ -97,7 +95,7 @@ def installed_version(engine: Installable, python: Path) -> str | None:
 
 
 def install(engine: Installable, say: Callable[[str], None]) -> Path:
-    """Install *engine* into an environment of its own and return its interpreter."""
+    """Install *engine* into a new environment and return its interpreter."""
     if not engine.install:
         raise UsageError(f"longctx cannot install {engine.called}; follow its own installation instructions")
     python = own_python(engine)

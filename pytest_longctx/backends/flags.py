@@ -1,8 +1,8 @@
 """
-Flags as an engine's own parser reads them: aliases, underscores, abbreviations, JSON, suffixes of numbers, a config file.
+Read flags as the engine's own parser does: aliases, underscores, abbreviations, JSON, number suffixes, a config file.
 
-The rules are those of ``argparse`` and of vLLM's ``FlexibleArgumentParser``; which flags there are is in `versions`. A flag that
-cannot be read is a `Problem`, as the engine would refuse it, and the others are read all the same.
+The rules are those of ``argparse`` and of vLLM's ``FlexibleArgumentParser``. `versions` has the flags of each version.
+A flag that the engine would refuse becomes a `Problem`, and all other flags are still read.
 """
 
 import json
@@ -25,7 +25,9 @@ _RENAMED = {
     "data-parallel-size": "dp-size",
     "expert-parallel-size": "ep-size",
 }
-"""Names of SGLang's flags before 0.5.16 that are spellings of these since; one name each, or a plan would take them for unset."""
+"""
+Maps names of SGLang's flags before 0.5.16 to the later names. Without this, a plan would take the flags for unset.
+"""
 
 _BARE = ("switch", "bool")
 """Types of flags that take no value."""
@@ -33,12 +35,12 @@ _BARE = ("switch", "bool")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A word that the engine's parser refuses."""
+    """A word that the engine's parser refuses, and why."""
 
     word: str
     what: str
     unknown: bool = False
-    """Whether the parser has no such flag."""
+    """Whether the parser does not know the flag."""
 
     def __str__(self) -> str:
         return self.what
@@ -46,19 +48,19 @@ class Problem:
 
 @dataclass(frozen=True)
 class ReadFlags:
-    """What a command line comes to."""
+    """The result of reading a command line."""
 
     engine: EngineVersion
     flags: dict[str, FlagValue] = field(default_factory=dict)
-    """By the name of its row in `versions`, without dashes; JSON as its text, a list as words."""
+    """Values by the flag's name in `versions`, without dashes. JSON is kept as text, a list as words."""
     words: list[str] = field(default_factory=list)
-    """What is no flag, and no value of one."""
+    """Words that are neither flags nor their values."""
     problems: list[Problem] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
-    """Flags whose value is a variable of the shell that the command does not set."""
+    """Flags whose value is a shell variable that the command does not set."""
 
     def table(self, name: str) -> Mapping[str, Any]:
-        """The value of the flag *name*, read as a JSON table; empty where it is not given, or is none."""
+        """Return the JSON value of the flag *name* as a table; empty if the flag is missing or has no table."""
         try:
             found = json.loads(str(self.flags.get(name, "{}")))
         except ValueError:
@@ -68,8 +70,8 @@ class ReadFlags:
 
 def human_int(text: str) -> int:
     """
-    Read the whole number of a flag as engines do: k, m, g, t are powers of 1,000, and K, M, G, T of 1,024.
-    Raises ValueError.
+    Parse the integer value of a flag as engines do: k, m, g, t are powers of 1,000, and K, M, G, T of 1,024. Raises
+    ValueError.
 
     Source: ``human_readable_int`` of vLLM (``utils/argparse_utils.py``, 0.25.1), which SGLang has copied.
 
@@ -85,7 +87,7 @@ def human_int(text: str) -> int:
 
 
 def read(engine: EngineVersion, words: Sequence[str]) -> ReadFlags:
-    """Read the flags in the *words* of a command line, without the program, as the parser of *engine* reads them."""
+    """Read the flags in the *words* of a command line, without the program's name, as *engine* does."""
     made, rest = ReadFlags(engine), [_level(engine, word) for word in words]
     tables: dict[str, dict[str, Any]] = {}
     while rest:
@@ -107,7 +109,10 @@ def read(engine: EngineVersion, words: Sequence[str]) -> ReadFlags:
 
 
 def of_table(engine: EngineVersion, table: Mapping[str, FlagValue]) -> ReadFlags:
-    """Read the ``[flags]`` of a deployment: each key a flag without dashes, ``true`` a bare flag, ``false`` none."""
+    """
+    Read the ``[flags]`` of a deployment. Each key is a flag without dashes; ``true`` is a flag without value, ``false``
+    no flag.
+    """
     words: list[str] = []
     for name, value in table.items():
         if value is not False:
@@ -117,10 +122,9 @@ def of_table(engine: EngineVersion, table: Mapping[str, FlagValue]) -> ReadFlags
 
 def canonical(one: Deployment, engine: str | None) -> Deployment:
     """
-    The deployment *one* with its flags under the names of its engine's version, so that each spelling is the
-    same deployment.
+    Return the deployment *one* with its flags renamed as in its engine's version, so that all spellings are equal.
 
-    A flag that the parser refuses, or an engine of which no version is recorded, stays as it is.
+    A flag that the parser refuses is not changed. Without a recorded version of the engine, no flag is.
     """
     rows = meant(engine or "", one.version) or recorded(engine or "")[:1]
     if not rows:
@@ -136,10 +140,7 @@ def canonical(one: Deployment, engine: str | None) -> Deployment:
 
 
 def words_of_config(content: Mapping[str, Any]) -> list[str]:
-    """
-    The flags of a ``--config`` file as words of a command line; they come before those of the command line,
-    which win.
-    """
+    """Return the flags of a ``--config`` file as words. They come before the command line, whose flags win."""
     words: list[str] = []
     for name, value in content.items():
         if value is None or value is False:
@@ -155,7 +156,7 @@ def _is_flag(word: str) -> bool:
 
 
 def _level(engine: EngineVersion, word: str) -> str:
-    """Rewrite the flag ``-O`` to ``--optimization-level``, as vLLM does since 0.12 before the parser sees it."""
+    """Rewrite ``-O`` to ``--optimization-level``. vLLM does so before parsing since 0.12."""
     if not word.startswith("-O") or "-O" in engine.spellings or "--optimization-level" not in engine.spellings:
         return word
     rest = word[2:].removeprefix("=")
@@ -163,7 +164,7 @@ def _level(engine: EngineVersion, word: str) -> str:
 
 
 def _name(made: ReadFlags, word: str) -> str | None:
-    """The row of the flag that *word* stands for; None, with a problem noted, where the parser takes it for none."""
+    """Return the row of the flag that *word* stands for. If the parser knows none, return None and record a problem."""
     engine = made.engine
     spelt = word.partition("=")[0]
     found = engine.candidates(_short(engine, word))
@@ -180,7 +181,7 @@ def _name(made: ReadFlags, word: str) -> str | None:
 
 
 def _short(engine: EngineVersion, word: str) -> str:
-    """Cut the glued value off a short flag, as in ``-O3`` and ``-cc.mode=3``."""
+    """Split the attached value from a short flag, as in ``-O3`` and ``-cc.mode=3``."""
     spelt = word.partition("=")[0]
     if spelt.startswith("--") or spelt in engine.spellings:
         return word
@@ -203,13 +204,13 @@ def _span(versions: Sequence[str]) -> str:
 
 
 def _taken(word: str, rest: list[str]) -> str:
-    """The value of a flag: the one in *word*, else the next of *rest*."""
+    """Return the value of a flag: the one in *word*, or the next word of *rest*."""
     _, equals, value = word.partition("=")
     return value if equals else rest.pop(0) if rest and not _is_flag(rest[0]) else ""
 
 
 def _put(table: dict[str, Any], place: Sequence[str], text: str) -> None:
-    """Set the key at a dotted flag's *place* in *table* to *text*, read as JSON where it is that."""
+    """Set the key of a dotted flag, *place* in *table*, to *text*, parsed as JSON if possible."""
     for part in place[:-1]:
         inner = table.setdefault(part, {})
         table = inner if isinstance(inner, dict) else {}
@@ -255,7 +256,7 @@ def _values(engine: EngineVersion, row: Mapping[str, Any], word: str, rest: list
 
 
 def _set(made: ReadFlags, name: str, spelt: str, text: str) -> None:
-    """Convert *text* to the type of the flag *name*, and keep it, or the reason why the parser would refuse it."""
+    """Convert *text* to the type of the flag *name* and store it. If the parser would refuse it, store the reason."""
     row = made.engine.command_line["flags"][name]
     try:
         value = _convert(row, text)
@@ -277,11 +278,11 @@ def _set(made: ReadFlags, name: str, spelt: str, text: str) -> None:
 
 
 _TABLES = frozenset({"speculative-config", "kv-transfer-config", "hf-overrides", "json-model-override-args"})
-"""Flags whose value is a table in JSON and nothing else, of those on which a plan depends."""
+"""Flags on which a plan depends and whose value can only be a JSON table."""
 
 
 def _open(choices: Sequence[Any]) -> bool:
-    """Whether some choices of a flag are only known to the running engine."""
+    """Whether only the running engine knows some choices of a flag."""
     return any(str(each).startswith(("*", "=")) for each in choices)
 
 

@@ -7,7 +7,7 @@ from pytest_longctx.deployments.deployment import Deployment
 
 
 class Miniature(Backend):
-    """A server with vLLM's API that behaves correctly, or has the one fault that its deployment names."""
+    """A server with vLLM's API. It behaves correctly, or has the one fault that its deployment names."""
 
     name = "miniature"
     shares_machine = True

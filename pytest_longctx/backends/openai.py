@@ -1,4 +1,4 @@
-"""Backend for any server with the OpenAI completions API of which only the URL is known."""
+"""Backend for any server with the OpenAI completions API, if only its URL is known."""
 
 from types import MappingProxyType
 

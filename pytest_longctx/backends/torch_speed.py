@@ -1,8 +1,8 @@
 """
-Measure PyTorch's matrix and copy rates on this machine's CPU in a second or two, and print one line of JSON.
+Measure PyTorch's matrix and copy rates on this machine's CPU in one or two seconds, and print a line of JSON.
 
-Runs in the engine's interpreter and environment: ``ONEDNN_MAX_CPU_ISA`` alone changes the result a hundredfold. That interpreter
-need not have this package, so nothing of it is imported.
+It runs in the engine's interpreter and environment: ``ONEDNN_MAX_CPU_ISA`` alone changes the result a hundredfold. That
+interpreter may not have this package, so this module imports nothing of it.
 """
 
 import json
@@ -12,9 +12,9 @@ from typing import Any
 
 _DTYPES = ("bfloat16", "float32")
 _FOR_S = 0.15
-"""Seconds for which each product is repeated; the fastest run counts, since other programs only make it slower."""
+"""Seconds for which each product is repeated. The fastest run counts, because other programs only slow it down."""
 _SMALL, _LARGE = 256, 512
-"""Rows of the matrices: small ones first, because a CPU without BF16 takes seconds for one product of large ones."""
+"""Rows of the matrices. Small ones come first: a CPU without BF16 takes seconds for one product of large ones."""
 _COPIED_BYTES = 16 * 2**20
 _LOOPS = 10_000
 
@@ -45,7 +45,7 @@ def gflop_per_s(torch: Any, name: str) -> float:
 
 
 def lacks(torch: Any) -> list[str]:
-    """Instruction sets that this PyTorch reports as missing and that affect an engine's kernels or make it refuse."""
+    """Instruction sets that this PyTorch reports as missing, and that an engine's kernels use or require."""
     asked = {
         "avx512f": "_is_avx512_supported",
         "avx512_vnni": "_is_avx512_supported",

@@ -1,7 +1,7 @@
 """
-Reads what a version of an engine contributes: its command line flags, metrics and KV cache dtypes.
+Read what is recorded of an engine's version: command line flags, metrics and KV cache dtypes.
 
-The files `backends/ENGINE/versions/X.Y.Z.toml` are made from the engine's wheel by ``python -m tests.engine_version``.
+``python -m tests.engine_version`` makes the files `backends/ENGINE/versions/X.Y.Z.toml` from the engine's wheel.
 """
 
 import tomllib
@@ -16,7 +16,7 @@ from packaging.version import Version
 from pytest_longctx.toml import in_range
 
 Taken = Literal["known", "ambiguous", "unknown"]
-"""Whether a parser takes a word for one of its flags; ``ambiguous``: it is the beginning of several."""
+"""Whether a parser takes a word for one of its flags; ``ambiguous``: several flags begin with it."""
 
 
 LATER_NAMES: Mapping[str, Mapping[str, str]] = {
@@ -27,12 +27,14 @@ LATER_NAMES: Mapping[str, Mapping[str, str]] = {
         "expert-parallel-size": "ep-size",
     }
 }
-"""Flags whose first spelling changed: rows of older versions are named as those of the newest, so that one name is looked for."""
+"""
+Flags whose first spelling changed. Rows of older versions get the newest name, so that only one name is looked up.
+"""
 
 
 @dataclass(frozen=True)
 class EngineVersion:
-    """One recorded version of an engine; its file is read when it is first asked."""
+    """One recorded version of an engine. Its file is read at the first use."""
 
     engine: str
     version: str
@@ -41,18 +43,18 @@ class EngineVersion:
     @cached_property
     def content(self) -> Mapping[str, Any]:
         """
-        The whole file of an engine version: tables ``parser``, ``values``, ``flags``, ``metrics``,
-        ``environment``, ``literals``.
+        The whole file of an engine version: tables ``parser``, ``values``, ``flags``, ``metrics``, ``environment``,
+        ``literals``.
         """
         return self._renamed(self.path.read_text(encoding="utf-8"))
 
     @cached_property
     def command_line(self) -> Mapping[str, Any]:
-        """The version's tables ``parser``, ``values`` and ``flags`` alone, which take a third of the time to read."""
+        """Only the version's tables ``parser``, ``values`` and ``flags``, which take a third of the time to read."""
         return self._renamed(self.path.read_text(encoding="utf-8").partition("\n[metrics]\n")[0])
 
     def _renamed(self, text: str) -> Mapping[str, Any]:
-        """The tables in the *text* of a version's file, with flags under the names of later versions."""
+        """Parse the tables in the *text* of a version's file, with flags renamed as in later versions."""
         found = tomllib.loads(text)
         for old, new in LATER_NAMES.get(self.engine, {}).items():
             if f"--{new}" in found["flags"].get(old, {}).get("also", ()):
@@ -72,10 +74,7 @@ class EngineVersion:
         return found
 
     def flag(self, word: str) -> Mapping[str, Any] | None:
-        """
-        The row of the flag that this version's parser takes *word* for, as in ``--tp=4``; None where it takes
-        it for none.
-        """
+        """Return the row of the flag that this version's parser takes *word* for, as in ``--tp=4``; None if there is none."""
         names = self._named(word)
         return self.command_line["flags"][names.pop()] if len(names) == 1 else None
 
@@ -85,14 +84,11 @@ class EngineVersion:
         return "known" if len(names) == 1 else "ambiguous" if names else "unknown"
 
     def candidates(self, word: str) -> list[str]:
-        """The flags of this version, with their dashes, that *word* is the beginning of."""
+        """Return the flags of this version, with their dashes, that begin with *word*."""
         return sorted(f"--{name}" for name in self._named(word))
 
     def _named(self, word: str) -> set[str]:
-        """
-        The flags of this version that *word* may stand for: one by its whole name, else all that begin with
-        it, as argparse reads it.
-        """
+        """Return the flags that *word* may stand for: the flag of that name, else all that begin with it, as in argparse."""
         parser, spelt = self.command_line["parser"], word.partition("=")[0]
         if spelt.startswith("--"):
             spelt = spelt.partition(".")[0] if parser["dotted_keys"] else spelt
@@ -106,7 +102,7 @@ class EngineVersion:
 
 @cache
 def recorded(engine: str) -> tuple[EngineVersion, ...]:
-    """The recorded versions of *engine*, the oldest first; empty for an engine of which none is recorded."""
+    """Return the recorded versions of *engine*, the oldest first; empty if there are none."""
     if not engine.isidentifier():
         return ()
     paths = (Path(__file__).parent / engine / "versions").glob("*.toml")
@@ -116,6 +112,6 @@ def recorded(engine: str) -> tuple[EngineVersion, ...]:
 
 
 def meant(engine: str, wanted: str | None) -> tuple[EngineVersion, ...]:
-    """The recorded versions of *engine* in the range *wanted*; the newest alone where no range is given."""
+    """Return the recorded versions of *engine* in the range *wanted*; only the newest if no range is given."""
     every = recorded(engine)
     return every[-1:] if wanted is None else tuple(one for one in every if in_range(one.version, wanted))

@@ -1,1 +1,1 @@
-"""What an endpoint really serves: about forty checks of any URL, within a budget, without pytest."""
+"""Certify an endpoint: about forty checks of any URL, within a budget, without pytest."""

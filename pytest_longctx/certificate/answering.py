@@ -1,4 +1,4 @@
-"""Answers: their length, their end, and whether they are those of this request."""
+"""Answer checks: the length of an answer, its end, and whether it belongs to this request."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ _REPEATS = 6
 _AT_ONCE = 8
 _CACHED_TOKENS = 1500
 _BEFORE_STOP = 6
-"""Letters of the answer before the stop sequence."""
+"""Number of letters in the answer before the stop sequence."""
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge the answer checks: length, end, repeatability, stream, and whether answers are those of this request."""
+    """Judge the answer checks: length, end, repeatability, stream, and whether each answer belongs to its request."""
     long = exam.ask((("user", COUNTING),), _LONG_TOKENS)
     short = exam.ask((("user", COUNTING),), _CUT_TOKENS)
     yield _kept("answer-max-tokens", short, long, exam.dialect.limit[0])
@@ -36,7 +36,7 @@ def judge(exam: Examination) -> Iterator[Result]:
 
 
 def _kept(name: str, reply: Reply, longer: Reply, limit: str) -> Result:
-    """The result on whether the answer *reply* keeps its token limit; *longer* was asked for more tokens."""
+    """Judge whether the answer *reply* keeps its token limit. *longer* is an answer to a request for more tokens."""
     if not reply.served:
         return unmeasured(name, reply.said)
     most, letters = reply.answer_tokens, len(reply.text + reply.thought)
@@ -94,7 +94,7 @@ def _finish(long: Reply, short: Reply) -> Result:
 
 
 def _share(replies: list[Reply]) -> float | None:
-    """Share of the answers that are equal to the most frequent one; None if not all were served with text."""
+    """Share of the answers that equal the most frequent answer; None if one was not served with text."""
     texts = [each.text + each.thought for each in replies if each.served]
     if len(texts) < len(replies) or not any(texts):
         return None

@@ -39,7 +39,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def wanted(url: str, given: Namespace) -> Wanted:
-    """Convert the arguments *given* to what is wanted to be certified at *url*. Raises `UsageError`."""
+    """Convert the arguments *given* to a request to certify *url*. Raises `UsageError`."""
     try:
         claim = None if given.claim is None else units.tokens(given.claim)
     except ValueError as problem:

@@ -1,4 +1,4 @@
-"""A hard budget in tokens and money: reserved before a request is sent, so nothing above it is ever sent."""
+"""A hard budget in tokens and money. Each request reserves its share before it is sent, so the budget is never exceeded."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from pytest_longctx import units
 from pytest_longctx.errors import LongctxError, UsageError
 
 _PER: Final = 1_000_000
-"""Prices are for a million tokens."""
+"""Prices per million tokens."""
 DEFAULT_TOKENS: Final = 2_000_000
 
 
@@ -20,13 +20,13 @@ class OverBudget(LongctxError):  # noqa: N818 - it states why a request was not 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Money for a million tokens; None: not known."""
+    """Price of a million tokens; None if it is not known."""
 
     prompt: float | None = None
     answer: float | None = None
 
     def cost(self, prompt_tokens: int, answer_tokens: int) -> float | None:
-        """Cost of these tokens by the prices of a budget; None if a price is not known."""
+        """Compute the cost of these tokens at the prices of a budget; None if a price is not known."""
         if self.prompt is None or self.answer is None:
             return None
         return (prompt_tokens * self.prompt + answer_tokens * self.answer) / _PER
@@ -35,9 +35,9 @@ class Prices:
 @dataclass(slots=True)
 class Budget:
     """
-    What may be sent: tokens of prompts and answers together, or money, or both.
+    The limit of what may be sent: tokens of prompts and answers together, money, or both.
 
-    Everything sent counts: refused requests and repetitions after a 429 too, although most providers do not bill them.
+    Every request counts, also a refused one and a repetition after a 429, although most providers do not bill these.
     """
 
     tokens: int | None = DEFAULT_TOKENS
@@ -50,7 +50,7 @@ class Budget:
 
     @property
     def spent(self) -> int:
-        """Tokens spent of the budget: reserved so far, or counted by the server if that is more."""
+        """Tokens spent: the larger of the reserved number and the server's count."""
         return self.prompt_tokens + self.answer_tokens
 
     @property
@@ -68,10 +68,9 @@ class Budget:
 
     def reserve(self, prompt_tokens: int, answer_tokens: int) -> Callable[[int, int], None]:
         """
-        Reserve in the budget the most that one request can use, and return the function that replaces it by
-        the server's counts.
+        Reserve the most tokens that one request can use. Return a function that replaces them by the server's counts.
 
-        Raises `OverBudget` if it does not fit; the request must not be sent then.
+        Raises `OverBudget` if the request exceeds the budget. The caller must not send it then.
         """
         with self._lock:
             self._check(prompt_tokens, answer_tokens)
@@ -99,7 +98,7 @@ class Budget:
 
 def parse(text: str, prices: Prices) -> Budget:
     """
-    Parse a budget as typed: ``2M`` or ``2M-tokens``, or ``$5``. Raises `UsageError`.
+    Parse a budget from the command line: ``2M``, ``2M-tokens`` or ``$5``. Raises `UsageError`.
 
     >>> parse("2M-tokens", Prices()).tokens, parse("$5", Prices(1, 2)).money
     (2000000, 5.0)

@@ -1,4 +1,4 @@
-"""Counting: is what the server reports, and bills, what was sent and answered?"""
+"""Counting checks: does the server report, and bill, the tokens that were sent and answered?"""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,10 +13,10 @@ from pytest_longctx.certificate.texts import COUNTING, filler
 
 _ANSWER_TOKENS = 24
 _REPEATED = 768
-"""Words of a prompt that is sent again: several blocks of any prefix cache."""
+"""Words of a prompt that is sent twice. They fill several blocks of any prefix cache."""
 _BLOCK_TOKENS = 16
 _SIZES = (40, 80, 120, 160, 200)
-"""Words of the prompts whose counts must lie on one line."""
+"""Words of the prompts whose token counts must be a linear function of their length."""
 _WITH_USAGE = 6
 
 
@@ -31,7 +31,7 @@ def judge(exam: Examination) -> Iterator[Result]:
 
 
 def _counts(exam: Examination, turns: tuple[Turn, ...], answer_tokens: int = 1, **more: bool) -> Reply:
-    """Ask until the answer has token counts (usage), at most three times."""
+    """Repeat a request until its answer has token counts (usage), at most three times."""
     reply = exam.ask(turns, answer_tokens, **more)
     for _ in range(2):
         if reply.prompt is not None or not reply.served:
@@ -62,10 +62,7 @@ def _linear(exam: Examination) -> Result:
 
 
 def _noisy(exam: Examination) -> bool:
-    """
-    Whether the token counts of the calibration are all multiples of a number above 4, which no tokenizer
-    gives for equal words.
-    """
+    """Whether all token counts of the calibration are multiples of one number above 4. No tokenizer counts equal words so."""
     values = [value for _, value in exam.ruler.points]
     return (
         any(all(value % each == 0 for value in values) for each in (5, 8, 10, 16, 32, 50, 64, 100))
@@ -146,7 +143,10 @@ def _answers(exam: Examination) -> Iterator[Result]:
 
 
 def _otherwise_cut(cut: list[Reply]) -> str:
-    """Why counts of the answers *cut* by length may be right although they are not ``max_tokens``; empty if they are not."""
+    """
+    Explain why the counts of answers cut by length may be right although they differ from ``max_tokens``; empty if
+    nothing does.
+    """
     if all(
         each.answer_tokens in (_with_reasoning(each), (each.counts.total or 0) - (each.prompt or 0))
         for each in cut
@@ -193,7 +193,7 @@ def _total(exam: Examination) -> Result:
 
 
 def _beside(reply: Reply) -> int:
-    """Tokens that the total of one *reply* has beside prompt and answer."""
+    """Tokens in the total of one *reply* that are neither prompt nor answer."""
     counts = reply.counts
     return (counts.total or 0) - (counts.prompt or 0) - (counts.answer or 0) if counts else 0
 

@@ -1,4 +1,4 @@
-"""The kinds of endpoint, as data: how a question is written and where its answer stands. The data is `dialects.toml`."""
+"""Dialects of endpoints: the fields of a request, and where the answer is. `dialects.toml` has the data."""
 
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ Turn = tuple[str, str]
 """Role and content of one message."""
 
 _FINISH: Final = {"max_output_tokens": "length", "max_tokens": "length", "completed": "stop"}
-"""Reasons of other dialects in the words of chat completions."""
+"""Maps the finish reasons of other dialects to those of chat completions."""
 _COUNTS: Final = (
     ("prompt", ("prompt_tokens", "input_tokens")),
     ("answer", ("completion_tokens", "output_tokens")),
@@ -28,19 +28,19 @@ _COUNTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Tokens as one answer reports them; None: not reported."""
+    """Token counts of one answer; None for a count that is not reported."""
 
     prompt: int | None = None
     answer: int | None = None
     total: int | None = None
     cached: int | None = None
     reasoning: int | None = None
-    """Part of the answer, or beside it: providers differ."""
+    """Reasoning tokens. Some providers count them as part of the answer, others separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One kind of endpoint, and which of its fields this server takes."""
+    """One kind of endpoint, and the fields that this server accepts."""
 
     id: str
     path: str
@@ -48,7 +48,7 @@ class Dialect:
     """``messages`` or ``text``."""
     prompt: str
     limit: tuple[str, ...]
-    """Names of the field for the most tokens of an answer; the first is used."""
+    """Names of the field that limits the tokens of an answer. The first one is used."""
     text: tuple[str, ...]
     finish: tuple[str, ...]
     usage: tuple[str, ...]
@@ -56,23 +56,23 @@ class Dialect:
     delta: tuple[str, ...] = ()
     delta_thought: tuple[str, ...] = ()
     delta_of: Mapping[str, str] = field(default_factory=dict)
-    """Field with the text, by the type of a typed event."""
+    """Maps the type of an event to the field with its text."""
     cumulative: bool = False
-    """Whether each event of a stream has the whole text so far."""
+    """Whether each event of a stream repeats the whole text so far."""
     stop: str | None = None
     inside: str | None = None
-    """Name of the object that has the sampling fields; None: they stand beside the prompt."""
+    """Name of the object that contains the sampling fields; None if they are top-level fields."""
     logprob: tuple[str, ...] = ()
     ask_logprob: Mapping[str, Any] = field(default_factory=dict)
     stream_options: bool = False
-    """Whether a stream must be asked for its usage."""
+    """Whether a request must ask for usage in a stream."""
     temperature: bool = True
     least_answer: int = 1
     names_model: bool = True
-    """Whether a request names its model."""
+    """Whether a request contains the model's name."""
 
     def without(self, name: str) -> "Dialect":
-        """The dialect for a server that refuses the field *name*."""
+        """Return the dialect without the field *name*, which the server has refused."""
         if name == "stream_options":
             return replace(self, stream_options=False)
         if name == "temperature":
@@ -81,20 +81,24 @@ class Dialect:
 
     @property
     def fewer(self) -> Iterator["Dialect"]:
-        """The dialect for a server that refuses a request and does not name the field: other fields, one change at a time."""
+        """
+        Return the dialect with the next change of a field, for a server that refuses a request without naming the
+        field.
+        """
         renamed = [self.without(self.limit[0])] if len(self.limit) > 1 else []
         plain = [self.without("temperature")] if self.temperature else []
         yield from (*plain, *renamed, *(each.without("temperature") for each in renamed if plain))
 
     @property
     def without_version(self) -> "Dialect":
-        """The dialect for a server whose API does not stand under ``/v1``."""
+        """Return the dialect for a server whose API is not under ``/v1``."""
         return replace(self, path=self.path.removeprefix("/v1"))
 
     def body(self, turns: tuple[Turn, ...], model: str | None, answer_tokens: int, **more: Any) -> dict[str, Any]:
         """
-        The request body in this dialect for *turns*; of *more*, ``stream``, ``stop`` and ``logprob`` are
-        known, and others are sent as they are.
+        Build the request body in this dialect for *turns*.
+
+        The dialect translates ``stream``, ``stop`` and ``logprob`` in *more*. All other fields are sent unchanged.
         """
         stream, stop, logprob = (more.pop(name, None) for name in ("stream", "stop", "logprob"))
         sampling: dict[str, Any] = {self.limit[0]: max(answer_tokens, self.least_answer)}
@@ -121,7 +125,7 @@ class Dialect:
         return made | (dict(self.ask_logprob) if logprob else {})
 
     def words(self, page: Any, *, streamed: bool = False) -> tuple[str, str]:
-        """Text and reasoning in a *page* of this dialect: an answer, or one event of a stream."""
+        """Return text and reasoning of a *page* in this dialect: a whole answer, or one event of a stream."""
         if streamed and self.delta_of:
             name = self.delta_of.get(str(page.get("type"))) if isinstance(page, dict) else None
             return (str(page.get(name) or "") if name else "", "")
@@ -129,19 +133,19 @@ class Dialect:
         return _text(page, text), _text(page, thought)
 
     def finished(self, page: Any) -> str | None:
-        """The finish reason in a *page* of this dialect, in the words of chat completions."""
+        """Return the finish reason of a *page* in this dialect, as chat completions would name it."""
         found = next((value for path in self.finish for value in _at(page, path) if isinstance(value, str)), None)
         if self.id == "responses" and found not in (*_FINISH, "content_filter"):
             return None
         return _FINISH.get(found, found) if found else None
 
     def first_logprob(self, page: Any) -> float | None:
-        """Log-probability of the answer's first token in a *page* of this dialect."""
+        """Return the log-probability of the answer's first token in a *page* of this dialect."""
         values = (value for path in self.logprob for value in _at(page, path))
         return next((float(value) for value in values if isinstance(value, int | float)), None)
 
     def counts(self, page: Any) -> Counts | None:
-        """Token counts that a *page* of this dialect reports; None if it reports none."""
+        """Return the token counts in a *page* of this dialect; None if it reports none."""
         for path in self.usage:
             for found in _at(page, path):
                 if isinstance(found, dict):
@@ -157,7 +161,7 @@ def _count(usage: Any, names: tuple[str, ...]) -> int | None:
 
 
 def _whole(value: Any) -> Any:
-    """A count as some servers write it, ``7.0`` or ``"7"``, as an integer; anything else as it is."""
+    """Convert a count that a server writes as ``7.0`` or ``"7"`` to an integer. Return anything else unchanged."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 17:
@@ -174,7 +178,7 @@ def _text(page: Any, paths: tuple[str, ...]) -> str:
 
 
 def _at(page: Any, path: str) -> Iterator[Any]:
-    """The values at the dotted *path* of a dialect in the answer *page*."""
+    """Return the values at the dotted *path* of a dialect in the answer *page*."""
     name, _, rest = path.partition(".")
     inner: list[Any] = []
     if isinstance(page, list):
@@ -190,7 +194,7 @@ def _at(page: Any, path: str) -> Iterator[Any]:
 
 @lru_cache(maxsize=1)
 def known() -> tuple[Dialect, ...]:
-    """Every known dialect of endpoints, in the order of asking."""
+    """Return every known dialect, in the order in which they are tried."""
     table = tomllib.loads(Path(__file__).with_name("dialects.toml").read_text(encoding="utf-8"))
     return tuple(_dialect(name, entry) for name, entry in table.items())
 

@@ -1,4 +1,4 @@
-"""One endpoint under examination: what is known of it so far, and how a check asks it."""
+"""State of one endpoint under examination: the facts known so far, and how a check sends a request."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,16 +19,18 @@ from pytest_longctx.redaction import shown
 
 _LENGTHS = ("max_model_len", "context_length", "context_window", "max_context_length", "max_input_tokens")
 _META_LENGTHS = (*_LENGTHS, "n_ctx")
-"""In ``meta`` of a row; llama.cpp's ``n_ctx_train`` beside ``n_ctx`` is not what is served."""
+"""
+Fields of a model's row, also in its ``meta``. llama.cpp's ``n_ctx_train`` is not served if ``n_ctx`` is there too.
+"""
 SMALL = (("user", "Hello. Reply with one word."),)
 _ABSENT = (404, 405)
 _ANSWERS = (4, 16, 256)
-"""Tokens of the first answer that are tried: some servers refuse fewer than 16."""
+"""Values of ``max_tokens`` for the first answer. Some servers refuse fewer than 16."""
 _INVALID = (400, 422)
 
 
 class Unaskable(LongctxError):  # noqa: N818 - it states what the endpoint does
-    """No dialect was answered: nothing can be judged."""
+    """The endpoint serves no dialect, so nothing can be judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Sent:
 
 @dataclass(slots=True)
 class Examination:
-    """All that the checks share."""
+    """State that all checks share."""
 
     wire: Wire
     model: str | None = None
@@ -50,20 +52,20 @@ class Examination:
     seed: int = 0
     key_given: bool = False
     vocabulary: Any = None
-    """A tokenizer of `pytest_longctx.prompts.tokenizer`; None: not given."""
+    """A tokenizer of `pytest_longctx.prompts.tokenizer`; None if none was given."""
     listed: int | None = None
-    """The context that ``/v1/models`` tells."""
+    """The context length that ``/v1/models`` reports."""
     fields: dict[str, Any] = field(default_factory=dict)
-    """What was found out by asking: dialects and fields."""
+    """Findings of the first requests: dialect and fields."""
     sent: list[Sent] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     recall: str = ""
-    """How codes are asked for: ``all`` at once, ``single``; empty: the model does not answer."""
+    """How to request codes: ``all`` in one answer, or ``single``; empty if the model gives no code."""
     reasoning_tokens: int = 0
-    """Tokens that an answer with codes may have beside them, for a model that reasons first."""
+    """Tokens allowed for reasoning before the codes."""
     characters_per_token: float = 3.0
     facts: dict[str, Any] = field(default_factory=dict)
-    """What one group of checks found and another needs."""
+    """Results of one group of checks that another group needs."""
     found_dialect: Dialect | None = None
     """None: not found yet."""
     _ruler: Ruler | None = None
@@ -96,11 +98,11 @@ class Examination:
         return bool(self.fields.get("stream"))
 
     def ask(self, turns: tuple[Turn, ...], answer_tokens: int, **more: Any) -> Reply:
-        """Ask the examined endpoint in the dialect found. Raises `OverBudget`."""
+        """Send a request to the examined endpoint in the dialect that it serves. Raises `OverBudget`."""
         return self.wire.ask(self.dialect, turns, more.pop("model", self.model), answer_tokens, **more)
 
     def fill(self, tokens: int, answer_tokens: int = 1, **more: Any) -> Sent:
-        """Ask the examined endpoint with a new filler of *tokens*, and keep the answer."""
+        """Send a new filler prompt of *tokens* to the examined endpoint, and keep the answer."""
         made = self.ruler.made(tokens)
         expected = made if self.ruler.counted else None
         reply = self.ask(self.ruler.turns(self.rng, tokens), answer_tokens, expected=expected, **more)
@@ -109,35 +111,32 @@ class Examination:
         return sent
 
     def answer(self, quest: Quest, tokens: int | None = None, **more: Any) -> Reply:
-        """Ask the examined endpoint for the codes of *quest*, a text of about *tokens*."""
+        """Request the codes of *quest*, a text of about *tokens*, from the examined endpoint."""
         room = answer_room(len(quest.asked)) + self.reasoning_tokens
         expected = int(tokens * 1.1) if tokens is not None and self.ruler.counted else None
         return self.ask(quest.turns, room, expected=expected, **more)
 
     def natural(self, *tokens: int) -> str:
-        """Lengths of natural texts in words: in tokens, if they are counted."""
+        """Choose the lengths of natural texts. They are tokens if tokens are counted, else words."""
         listed = ", ".join(f"{each:,}" for each in tokens)
         return f"{listed} tokens" if self.ruler.counted else f"{listed} x {self.characters_per_token:g} letters"
 
     def is_broken(self, check: str) -> bool:
-        """Whether *check* was judged in this examination and is broken."""
+        """Whether this examination has judged *check* as broken."""
         return any(each.check == check and each.word == "broken" for each in self.results)
 
     def affords(self, tokens: int) -> bool:
-        """Whether the examination's budget covers *tokens* more."""
+        """Whether the examination's budget allows *tokens* more."""
         return self.wire.budget.left() >= tokens * 1.02 + 512
 
 
 def answer_room(codes: int) -> int:
-    """Answer tokens that an examination reserves for *codes* codes, with some words around them."""
+    """Answer tokens to reserve for *codes* codes with some words around them."""
     return min(256, 24 + 12 * codes)
 
 
 def list_models(exam: Examination) -> None:
-    """
-    Read ``/v1/models`` of the examined endpoint: the model's name if there is only one, and the context that
-    it tells.
-    """
+    """Read ``/v1/models`` of the examined endpoint: the model's name if there is one model only, and its context length."""
     entries = _entries(exam, "/v1/models") or _entries(exam, "/models")
     ids = [str(entry["id"]) for entry in entries if isinstance(entry.get("id"), str)]
     exam.fields["models"] = len(ids) or None
@@ -155,7 +154,7 @@ def list_models(exam: Examination) -> None:
 
 
 def _entries(exam: Examination, path: str) -> list[Mapping[str, Any]]:
-    """Rows of the examined endpoint's list of models at *path*; none if there is no such list."""
+    """Return the rows of the examined endpoint's model list at *path*; empty if it has none."""
     response = exam.wire.get(path)
     if response is None or response.status_code != 200:
         return []
@@ -168,10 +167,7 @@ def _entries(exam: Examination, path: str) -> list[Mapping[str, Any]]:
 
 
 def find_dialects(exam: Examination, wanted: str | None = None) -> None:
-    """
-    Ask the examined endpoint in each dialect, and keep the first that it serves; with *wanted*, try that one only.
-    Raises `Unaskable`.
-    """
+    """Try each dialect and keep the first that the endpoint serves. With *wanted*, try only that one. Raises `Unaskable`."""
     asked = [each for each in known() if wanted in (None, each.id)]
     said, absent = _ask_each(exam, asked)
     if exam.found_dialect is None and absent:
@@ -187,7 +183,7 @@ def find_dialects(exam: Examination, wanted: str | None = None) -> None:
 
 
 def _ask_each(exam: Examination, dialects: Iterable[Dialect]) -> tuple[list[str], bool]:
-    """Ask the examined endpoint in *dialects*; returns what was said to those not served, and whether no path exists."""
+    """Try *dialects* on the examined endpoint. Return the errors of those not served, and whether every path is missing."""
     said: list[str] = []
     absent = True
     served: dict[str, str] = exam.fields.setdefault("dialects", {})
@@ -216,7 +212,7 @@ def _remedy(exam: Examination) -> str:
 
 
 def _first_answer(exam: Examination, dialect: Dialect) -> tuple[Dialect, Reply]:
-    """Ask the examined endpoint in *dialect*, and leave out the fields that it refuses by name."""
+    """Send a request in *dialect*, and omit each field that the endpoint refuses by name."""
     reply = exam.wire.ask(dialect, SMALL, exam.model, _ANSWERS[0])
     for name in ("max_tokens", "temperature"):
         if reply.status in _INVALID and name in reply.error and name in (*dialect.limit, "temperature"):
@@ -238,7 +234,7 @@ def _first_answer(exam: Examination, dialect: Dialect) -> tuple[Dialect, Reply]:
 
 
 def _find_least_answer(exam: Examination) -> None:
-    """Find out whether the examined endpoint serves answers of one token; else no answer is asked to be so short."""
+    """Find out whether the examined endpoint serves answers of one token. If not, all requests ask for longer answers."""
     if exam.dialect.least_answer == 1 and exam.ask(SMALL, 1).status in _INVALID:
         exam.found_dialect = replace(exam.dialect, least_answer=_ANSWERS[0])
     exam.fields["least_answer"] = exam.dialect.least_answer
@@ -254,6 +250,6 @@ def _find_stream(exam: Examination) -> None:
 
 
 def affordable(exam: Examination, tokens: int) -> None:
-    """Check that the examination's budget is enough before prompts are built. Raises `OverBudget`."""
+    """Check before any prompt is built that the budget is large enough. Raises `OverBudget`."""
     if not exam.affords(tokens):
         raise OverBudget(f"the budget has {exam.wire.budget.left():,} tokens left; about {tokens:,} are needed")

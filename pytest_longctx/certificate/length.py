@@ -1,4 +1,4 @@
-"""Length: the longest served request by bisection, both sides of the limit, and what the limit counts."""
+"""Length checks: the longest served request by bisection, both sides of the limit, and what the limit counts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -13,33 +13,33 @@ from pytest_longctx.certificate.texts import COUNTING
 FIRST_TOKENS = 4096
 _GROWTH = 4
 _SEARCH_SHARE = 0.6
-"""Part of the remaining budget that the search may use."""
+"""Share of the remaining budget that the search may use."""
 ANSWER_TOKENS = 32
-"""Answer that tells whether the limit counts it."""
+"""Answer length that shows whether the limit includes the answer."""
 _FRAME_TOKENS = 64
-"""Tokens of a template that a refusal may count and usage may leave out."""
+"""Tokens of a chat template, which a refusal may count although usage does not."""
 _HINTS = 4
-"""Numbers of refusals that are tried."""
+"""How many numbers of a refusal are tried as the limit."""
 _STRANGE = 3
-"""Requests that are neither served nor refused before the search ends."""
+"""The search ends after so many requests that are neither served nor refused."""
 
 
 @dataclass(slots=True)
 class Limit:
-    """The longest prompt that was served with an answer of one token, and the shortest that was not."""
+    """The longest prompt that was served with a one-token answer, and the shortest that was not."""
 
     works: Sent | None = None
     fails: Sent | None = None
     refusals: list[Sent] = field(default_factory=list)
     stopped: str = ""
-    """Why the search ended before both sides were neighbours; empty: it did not."""
+    """Why the search ended early, before both sides of the limit were neighbours; empty if it did not."""
     answer_tokens: int = 1
-    """Tokens of the answer that were asked for with each length."""
+    """Answer tokens requested at each length."""
     counts_answer: bool | None = None
     rule: str = ""
-    """What the limit is of, if it is not of tokens."""
+    """What the limit counts, if not tokens."""
     context: int | None = None
-    """The limit as a provider states it: prompt, or prompt and answer."""
+    """The limit that a provider states: tokens of the prompt, or of prompt and answer together."""
 
     @property
     def longest(self) -> int | None:
@@ -51,12 +51,12 @@ class Limit:
 
 
 def accepted(sent: Sent) -> bool:
-    """Whether a prompt of this length was accepted: its answer has text, or a token that has no text."""
+    """Whether a prompt of this length was accepted: the answer has text, or a token without text."""
     return accepted_reply(sent.reply)
 
 
 def accepted_reply(reply: Reply) -> bool:
-    """Whether *reply* has a text, or a token without one."""
+    """Whether *reply* has text, or a token without text."""
     return reply.served and bool(reply.text or reply.thought or reply.finish or (reply.counts and reply.counts.answer))
 
 
@@ -97,7 +97,7 @@ def alive(exam: Examination) -> bool:
 
 
 def _next(exam: Examination, limit: Limit, claims: list[int], tried: set[int], step: int) -> int | None:
-    """The next prompt length to try in the search; None if both sides of the limit are neighbours."""
+    """Return the next prompt length to try; None if both sides of the limit are neighbours."""
     unit = (
         1 if exam.ruler.exact and len(exam.ruler.tails) >= exam.ruler.per_word else max(1, round(exam.ruler.per_word))
     )
@@ -139,7 +139,7 @@ def _claims(exam: Examination, limit: Limit) -> Iterator[Result]:
 
 
 def span(exam: Examination, limit: Limit) -> str:
-    """The length limit in words, with its interval."""
+    """Describe the length limit and its interval in one sentence."""
     if limit.longest is None:
         return "no prompt of filler was served"
     served = limit.works.reply.prompt if limit.works else None
@@ -179,7 +179,7 @@ def _claim(exam: Examination, limit: Limit) -> Result:
 
 
 def _not_below(exam: Examination, limit: Limit, claim: int, spare: float) -> str:
-    """The reason why a limit below *claim* may still agree with it; empty if it does not."""
+    """Explain why a limit below *claim* may still agree with it; empty if it does not agree."""
     if limit.fails is None:
         return limit.stopped or "the limit was not reached"
     if not exam.ruler.counted:
@@ -211,7 +211,7 @@ def _listed(exam: Examination, limit: Limit) -> Result:
 
 
 def _short(limit: Limit, sent: Sent, answered: int) -> Result:
-    """What an answer of fewer tokens than asked for shows of the limit, right at it."""
+    """State what an answer with fewer tokens than requested shows about the limit, for a prompt right at it."""
     asked, ended = sent.reply.answer_tokens, sent.reply.finish
     seen = f"max_tokens {asked} after {limit.longest:,} tokens: {answered} answered, ended by {ended}"
     if sent.reply.finish != "length":
@@ -240,7 +240,7 @@ def _counted(exam: Examination, limit: Limit) -> Result:
 
 
 def _with_answer(limit: Limit, larger: Sent) -> Result:
-    """What the answer to the longest prompt shows of the limit, where it may have more tokens than the search asked for."""
+    """State what the answer to the longest prompt shows about the limit, with more answer tokens than in the search."""
     asked = larger.reply.answer_tokens
     answered = larger.reply.counts.answer if larger.reply.counts else None
     if answered is None:
@@ -253,7 +253,7 @@ def _with_answer(limit: Limit, larger: Sent) -> Result:
 
 
 def _without_answer(limit: Limit, shorter: Sent) -> Result:
-    """What a *shorter* prompt shows of the limit, if the longest is refused where its answer may have more tokens."""
+    """State what a *shorter* prompt shows about the limit, if the longest prompt is refused with a longer answer."""
     asked, longest = shorter.reply.answer_tokens, limit.longest or 0
     if not accepted(shorter):
         return unmeasured("length-counted", f"{shorter.tokens:,} tokens with max_tokens {asked}: {shorter.reply.said}")
@@ -267,8 +267,9 @@ def _without_answer(limit: Limit, shorter: Sent) -> Result:
 
 def _asking(exam: Examination, tokens: int) -> Sent | None:
     """
-    A prompt of *tokens* that ends in a question with a long answer, because filler alone is often answered in few words.
-    None if its length is not exact.
+    Make a prompt of *tokens* that asks for a long answer, because models often answer mere filler in few words.
+
+    Return None if the length is not exact.
     """
     ruler, small = exam.ruler, 2 * exam.ruler.least
     if not ruler.exact:
@@ -289,8 +290,10 @@ def _asking(exam: Examination, tokens: int) -> Sent | None:
 
 def _by_size(exam: Examination, limit: Limit) -> str:
     """
-    What shows that the limit is one of bytes, as a proxy has: a prompt of as many tokens is served, if its words are shorter.
-    Empty if it is not, or if the refusals tell the limit in tokens.
+    Explain that the limit counts bytes, as a proxy's limit does: the same number of tokens is served with shorter
+    words.
+
+    Empty if that is not so, or if the refusals name a limit in tokens.
     """
     near = (limit.longest, (limit.longest or 0) + limit.answer_tokens)
     every = [number for sent in limit.refusals for number in numbers(sent.reply.error)]
@@ -362,7 +365,7 @@ def _told(exam: Examination, limit: Limit) -> Result:
 
 
 def _incomparable(limits: set[tuple[int, ...]], limit: Limit, *, exact: bool) -> str:
-    """Why *limits*, told by each refusal, cannot be compared with the measured *limit*; empty if they can."""
+    """Explain why *limits*, named by the refusals, cannot be compared with the measured *limit*; empty if they can."""
     if limit.rule:
         return f"the limit is {limit.rule}"
     if limits == {()}:
@@ -375,7 +378,7 @@ def _incomparable(limits: set[tuple[int, ...]], limit: Limit, *, exact: bool) ->
 
 
 def above(exam: Examination, reply: Reply) -> bool:
-    """Whether *reply* answers a request above the length limit."""
+    """Whether *reply* belongs to a request above the length limit."""
     limit: Limit | None = exam.facts.get("limit")
     if limit is None or limit.fails is None:
         return False

@@ -1,4 +1,4 @@
-"""A certificate for readers: lines for a terminal, one HTML page, JSON, and a line of Markdown with a badge."""
+"""Output of a certificate: lines for a terminal, an HTML page, JSON, and a Markdown badge."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _COLOURS = {"broken": "red", "unmeasured": "lightgrey", "holds": "green"}
 
 
 def lines(certificate: Certificate) -> Iterator[str]:
-    """The page of a certificate as lines for a terminal: first what is broken."""
+    """Return the certificate as lines for a terminal, broken checks first."""
     for word in WORDS:
         for result in certificate.results:
             if result.word == word == "holds":
@@ -43,15 +43,15 @@ def summary(certificate: Certificate) -> str:
 
 
 def as_json(certificate: Certificate) -> str:
-    """The certificate as JSON text."""
+    """Return the certificate as JSON text."""
     return json.dumps(certificate.as_json(), indent=1)
 
 
 def badge(certificate: Certificate) -> str:
     """
-    The badge of a certificate as one line of Markdown: the served length, and the verdicts.
+    Return the badge of a certificate as one line of Markdown: the served length and the verdicts.
 
-    The picture is made by shields.io from the text in its address.
+    shields.io draws the image from the text in its address.
     """
     word = next((word for word in WORDS if certificate.count(word) and word != "unmeasured"), "unmeasured")
     length = f"{certificate.context or certificate.longest:,} tokens" if certificate.longest else "not measured"
@@ -65,7 +65,7 @@ def badge(certificate: Certificate) -> str:
 
 
 def check_html() -> None:
-    """Check that Jinja2 is installed for the certificate's HTML page, before anything is sent. Raises `UsageError`."""
+    """Check before any request that Jinja2, which the HTML page needs, is installed. Raises `UsageError`."""
     try:
         import jinja2  # noqa: F401, PLC0415 - an extra
     except ImportError:
@@ -73,7 +73,7 @@ def check_html() -> None:
 
 
 def html(certificate: Certificate) -> str:
-    """The HTML page of a certificate, which loads nothing."""
+    """Return the certificate as an HTML page that loads no other file."""
     check_html()
     from jinja2 import Environment, PackageLoader  # noqa: PLC0415 - an extra
 
@@ -89,7 +89,7 @@ def html(certificate: Certificate) -> str:
 
 
 def write(certificate: Certificate, *, html_to: Path | None, json_to: Path | None, markdown_to: Path | None) -> None:
-    """Write the files of a certificate that are asked for: HTML page, JSON and Markdown badge."""
+    """Write the requested files of a certificate: HTML page, JSON and Markdown badge."""
     for path, make in ((html_to, html), (json_to, as_json), (markdown_to, badge)):
         if path is not None:
             paths.write(path, make(certificate))

@@ -1,4 +1,4 @@
-"""Errors: is what cannot be served refused at once, with a status and a message that a client can use?"""
+"""Error checks: is a request that cannot be served refused at once, with a status and a message that a client can use?"""
 
 import json
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ _WRONG_KEY = "sk-pytest-longctx-wrong-key"
 _NO_MODEL = "pytest-longctx-no-such-model"
 _TOO_LONG = (400, 413, 422)
 GIVEN_UP = (408, 502, 504, 524)
-"""Statuses of a proxy that gave up."""
+"""HTTP statuses of a proxy that has stopped waiting for the server."""
 _SAYS_LENGTH = ("long", "length", "context", "token", "exceed", "large", "maximum")
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge the checks of refusals and errors, except those that need the whole run."""
+    """Judge the checks of refusals and errors, except those that need all answers of the run."""
     yield from _over_length(exam)
     yield _key(exam)
     yield _wrong(exam, "error-model", {"model": _NO_MODEL}, (400, 403, 404, 422), f"model {_NO_MODEL}")
@@ -41,8 +41,8 @@ def _over_length(exam: Examination) -> Iterator[Result]:
 
 def _too_long(exam: Examination, limit: Limit | None) -> tuple[Reply | None, Reply | None]:
     """
-    The refusals of a request that is too long, without stream and in one; the search has sent at least one of
-    them.
+    Return the refusals of a request that is too long, one without and one with a stream. The search has sent at least
+    one of them.
     """
     if limit is None or limit.fails is None:
         return None, None
@@ -110,7 +110,7 @@ def _in_stream(exam: Examination, reply: Reply | None, plain: Reply | None) -> R
 
 
 def _not_of_the_stream(exam: Examination, reply: Reply, plain: Reply | None) -> str:
-    """The reason why a wrong refusal in a stream is not a fault of the stream; empty if it is."""
+    """Explain why a wrong refusal in a stream is not the fault of the stream; empty if it is."""
     if reply.ending == "limited":
         return "the server limits its rate"
     if exam.is_broken("error-length-status") or exam.facts.get("dead") or reply.status in GIVEN_UP:
@@ -201,7 +201,7 @@ def judge_whole(exam: Examination) -> Iterator[Result]:
 
 
 def _empty(reply: Reply) -> bool:
-    """Whether *reply*, an answer with status 200 and no stream, is empty: without text, finish reason or error."""
+    """Whether *reply*, an answer with status 200 and no stream, has no text, no finish reason and no error."""
     return not (reply.streamed or reply.text or reply.thought or reply.finish or reply.error)
 
 

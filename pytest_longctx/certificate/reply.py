@@ -1,4 +1,4 @@
-"""The answer to one request: what arrived of it, and what it was."""
+"""The answer to one request: the parts that arrived, and how the request ended."""
 
 import json
 import re
@@ -8,9 +8,9 @@ from typing import Any, Final, Literal
 from pytest_longctx.certificate.dialects import Counts, Dialect
 
 LETTERS_PER_TOKEN: Final = 24
-"""Letters of an answer token at most, on average over an answer. Used where an answer is not counted."""
+"""Most letters per answer token, on average over an answer. Used if the server does not count the answer."""
 _CERTAIN: Final = 4
-"""Times as many letters: too many for any tokenizer, however many tokens one event of a stream has."""
+"""A factor above that limit. No tokenizer reaches it, even if one stream event has many tokens."""
 
 Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed", "cut", "no answer"]
 """
@@ -21,7 +21,7 @@ Ending = Literal["served", "refused", "limited", "redirected", "locked", "failed
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back for one request. Times are of a monotonic clock, in seconds."""
+    """The answer to one request. Times are seconds of a monotonic clock."""
 
     ending: Ending
     status: int | None = None
@@ -33,36 +33,36 @@ class Reply:
     logprob: float | None = None
     error: str = ""
     body: str = field(default="", repr=False)
-    """The first part of the body of a refusal or a failure, masked."""
+    """The first part of the body of a refusal or an error, with secrets masked."""
     kind: str = ""
     """Content type."""
     location: str = ""
     started_s: float = 0.0
     arrivals_s: tuple[float, ...] = ()
-    """When each chunk with text arrived; empty unless streamed."""
+    """Arrival time of each chunk with text; empty without a stream."""
     finished_s: float | None = None
-    """When the finish reason arrived."""
+    """Arrival time of the finish reason."""
     ended_s: float = 0.0
     events: int = 0
     """Events of a stream."""
     hung_up: bool = False
-    """Whether the client closed a stream that went on far above the limit of its answer."""
+    """Whether the client closed a stream that was far longer than its token limit."""
     closed: bool = False
-    """Whether a stream said that it ended: ``[DONE]`` or a finish reason."""
+    """Whether a stream announced its end by ``[DONE]`` or a finish reason."""
     error_inside: bool = False
     after_error: int = 0
     """Chunks with text after an error in a stream."""
     after_done: int = 0
     """Events with text after ``[DONE]``."""
     echoes_key: bool = False
-    """Whether the answer repeats the key that was sent."""
+    """Whether the answer repeats the API key of the request."""
     told_wait: bool = False
-    """Whether it told when to come back."""
+    """Whether the server said when to try again."""
     waits_s: tuple[float, ...] = ()
-    """Waits after a 429, as told or chosen."""
+    """Seconds waited after each 429, as the server said or by default."""
     prompt_characters: int = 0
     answer_tokens: int = 0
-    """The most tokens that were asked for."""
+    """The requested ``max_tokens``."""
 
     @property
     def served(self) -> bool:
@@ -70,18 +70,18 @@ class Reply:
 
     @property
     def complete(self) -> bool:
-        """Whether it was served, and read to its end."""
+        """Whether the request was served and the answer read to its end."""
         return self.served and not self.hung_up
 
     @property
     def said(self) -> str:
-        """Status and message of the reply in one line."""
+        """Return status and message of the reply in one line."""
         code = "no status" if self.status is None else f"HTTP {self.status}"
         return f"{code} {' '.join(self.error.split())[:200]}".strip()
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to the first token of a streamed answer, also where its only token has no text; None if it is not known."""
+        """Time to first token of a streamed answer, also if its only token has no text; None if unknown."""
         if self.arrivals_s:
             return self.arrivals_s[0] - self.started_s
         only = self.streamed and self.counts is not None and self.counts.answer in (0, 1)
@@ -98,7 +98,7 @@ class Reply:
 
 def told(text: str) -> list[int]:
     """
-    Numbers that a refusal tells as the length limit.
+    Return the numbers that a refusal names as the length limit.
 
     >>> told("maximum context length is 128,000 tokens. However, your prompt contains 131072"), told("9 tokens > 200000 maximum")
     ([128000], [200000])
@@ -112,7 +112,7 @@ def told(text: str) -> list[int]:
 
 def numbers(text: str) -> list[int]:
     """
-    Numbers in a refusal that may be the length limit: called so, or beside a word about lengths.
+    Return the numbers in a refusal that may be the length limit: named as the limit, or near a word about lengths.
 
     >>> numbers("maximum context length is 128,000 tokens. Request id 4711 of 2026-11-29 failed")
     [128000]
@@ -127,11 +127,11 @@ def numbers(text: str) -> list[int]:
 
 @dataclass(slots=True)
 class Arrived:
-    """What has arrived of one answer."""
+    """Collects the parts of one answer as they arrive."""
 
     dialect: Dialect
     most_tokens: int
-    """The most answer tokens that were asked for."""
+    """The requested ``max_tokens``."""
     words: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     arrivals_s: list[float] = field(default_factory=list)
@@ -141,7 +141,7 @@ class Arrived:
 
     @property
     def endless(self) -> bool:
-        """Whether the text is far longer than the limit of the answer allows: the server ignores it."""
+        """Whether the text is far longer than its limit allows. Such a server ignores the limit."""
         most = LETTERS_PER_TOKEN * self.most_tokens
         return (
             "error" not in self.found
@@ -150,7 +150,7 @@ class Arrived:
         )
 
     def page(self, page: Any, *, streamed: bool, now_s: float) -> None:
-        """Take one answer from the wire, or one event of a stream."""
+        """Add one answer, or one event of a stream."""
         error = page.get("error") if isinstance(page, dict) else None
         if error or (isinstance(page, dict) and page.get("object") == "error"):
             self.found["error"] = message_of(error or page)

@@ -1,4 +1,4 @@
-"""Checks and their verdicts, as values; the table of checks is `checks.toml`."""
+"""Checks and their verdicts as values. `checks.toml` has the table of checks."""
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,15 +12,15 @@ Word = Literal["holds", "broken", "unmeasured"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the table."""
+    """One check of the table."""
 
     id: str
     group: str
     asserts: str
     do: str
-    """What a provider can do if it is broken."""
+    """What a provider can do if the check is broken."""
     explained_by: tuple[str, ...] = ()
-    """Checks whose fault breaks this one too: if one of them is broken, this one is unmeasured."""
+    """Checks that can cause the same fault. If one of them is broken, this check is unmeasured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Result:
     check: str
     word: Word
     seen: str
-    """What was observed, in one sentence."""
+    """The observation, in one sentence."""
     asked: str = ""
     allowed: str = ""
     because: str = ""
@@ -47,7 +47,7 @@ class Result:
         return {"group": about.group, "asserts": about.asserts, **asdict(self), **do}
 
     def lines(self) -> Iterator[str]:
-        """The result of one check as lines for a terminal and for JUnit."""
+        """Return the result of one check as lines for a terminal and for JUnit."""
         yield f"{self.check}: {self.about.asserts}: {self.word}"
         rows = (("asked", self.asked), ("seen", self.seen), ("allowed", self.allowed), ("because", self.because))
         yield from (f"  {word:<8} {text}" for word, text in rows if text)
@@ -69,7 +69,7 @@ def unmeasured(check: str, because: str, seen: str = "", **figures: Any) -> Resu
 
 @lru_cache(maxsize=1)
 def checks() -> Mapping[str, Check]:
-    """Every check of a certificate by its id, in order."""
+    """Return every check of a certificate by its id, in order."""
     table = tomllib.loads(Path(__file__).with_name("checks.toml").read_text(encoding="utf-8"))
     return {
         f"{group}-{name}": Check(
@@ -81,10 +81,7 @@ def checks() -> Mapping[str, Check]:
 
 
 def explained(results: Iterable[Result]) -> Iterator[Result]:
-    """
-    The *results* with one broken check for one fault: a check that another broken check explains becomes
-    unmeasured.
-    """
+    """Return the *results* with one broken check for each fault. A check that another broken check explains is unmeasured."""
     given = list(results)
     wrong = {each.check for each in given if each.word == "broken"}
     for each in given:

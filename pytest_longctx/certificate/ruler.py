@@ -1,4 +1,4 @@
-"""Prompts of a wanted length in the server's own tokens: calibrated from its counts, exact where they add up."""
+"""Prompts of a wanted length in the server's own tokens, calibrated by the server's counts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,33 +10,33 @@ from pytest_longctx.certificate.reply import Reply
 from pytest_longctx.certificate.texts import OPENING_WORDS, WORDS, filler
 
 _SIZES = (32, 64, 128)
-"""Words of the calibrating prompts: the second step is twice the first, so that rounding shows."""
+"""Words of the calibration prompts. The second step is twice the first, so that a rounded count shows."""
 _TAILS = ".!?;,"
 _ASK_AGAIN = 3
-"""Times that a prompt is sent if its answer has no usage."""
+"""How often a prompt is sent if its answer has no usage."""
 
 _LEAST_PER_WORD = 0.25
-"""Tokens of a word of filler at the least: a server that counts every prompt as one token would be sent texts without end."""
+"""Least tokens per filler word. A server that counts every prompt as one token would otherwise get endless texts."""
 
 Count = Callable[[tuple[Turn, ...], int], int | None]
-"""The server's count of a prompt; its second argument is the most tokens that it can have."""
+"""Returns the server's count of a prompt. The second argument is the most tokens that the prompt can have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ruler:
-    """The law tokens = base + per_word x words of filler, and its error."""
+    """The law tokens = base + per_word x filler words, and its error."""
 
     words: tuple[str, ...]
     base: float
     per_word: float
     slack: float
-    """The largest error of the law in the calibration, in tokens; 0: exact."""
+    """The largest error of the law in the calibration, in tokens; 0 if it is exact."""
     counted: bool
-    """Whether the law comes from counts; else each word is taken as one token."""
+    """Whether the law comes from counts. If not, one word is taken as one token."""
     source: str
-    """Whose counts: the server's usage, a tokenizer, or none."""
+    """Source of the counts: the server's usage, a tokenizer, or none."""
     tails: tuple[str, ...] = ("",)
-    """Texts that add 0, 1, 2 ... tokens, for a word of several."""
+    """Texts that add 0, 1, 2 ... tokens, for filler words of several tokens."""
     points: tuple[tuple[int, int], ...] = ()
     """Words and counts of the calibration."""
     why: str = ""
@@ -48,30 +48,27 @@ class Ruler:
 
     @property
     def least(self) -> int:
-        """The shortest prompt that the ruler can make, in tokens."""
+        """Length in tokens of the shortest prompt that the ruler can make."""
         return int(np.ceil(self.tokens_of(OPENING_WORDS)))
 
     def tokens_of(self, words: int) -> float:
         return self.base + self.per_word * words
 
     def turns(self, rng: np.random.Generator, tokens: int) -> tuple[Turn, ...]:
-        """
-        A prompt of *tokens* by the ruler: exactly, if the law is exact and a tail fits; else up to one word
-        shorter.
-        """
+        """Make a prompt of *tokens*. It is exact if the law is exact and a tail text fits, else up to one word shorter."""
         words = max(1, int((tokens - self.base) // self.per_word))
         rest = round(tokens - self.tokens_of(words)) if self.exact else 0
         return filler(rng, self.words, words, tail=self.tails[rest] if rest < len(self.tails) else "")
 
     def made(self, tokens: int) -> int:
-        """The tokens of the prompt that `Ruler.turns` makes for *tokens*."""
+        """Tokens of the prompt that `Ruler.turns` makes for *tokens*."""
         words = max(1, int((tokens - self.base) // self.per_word))
         rest = round(tokens - self.tokens_of(words)) if self.exact else 0
         return round(self.tokens_of(words)) + (rest if rest < len(self.tails) else 0)
 
     @property
     def interval(self) -> str:
-        """The exactness of the ruler's lengths, in words."""
+        """Describe how exact the ruler's lengths are."""
         if self.exact:
             return f"exact: one word of filler is {self.per_word:g} of the server's tokens" + self._origin
         if self.counted:
@@ -83,7 +80,7 @@ class Ruler:
 
     @property
     def unit(self) -> str:
-        """What the ruler's lengths are in."""
+        """The unit of the ruler's lengths."""
         return "tokens" if self.counted else "words of filler"
 
     @property
@@ -93,8 +90,9 @@ class Ruler:
 
 def calibrate(rng: np.random.Generator, count: Count, source: str) -> Ruler | None:
     """
-    Calibrate a ruler of prompt lengths: find words that count alike, the tokens of one word, and those of the
-    frame. None if prompts are not counted.
+    Calibrate a ruler: find words with equal token counts, the tokens per word, and the tokens of the chat template.
+
+    Return None if the server does not count prompts.
     """
     found = _law(rng, WORDS, count, source)
     if found is None:
@@ -111,7 +109,7 @@ def calibrate(rng: np.random.Generator, count: Count, source: str) -> Ruler | No
 
 
 def uncounted(why: str) -> Ruler:
-    """The ruler of a server whose prompts are not counted, and *why* they are not: it measures words."""
+    """Return a ruler that counts words, for a server that does not count prompts. *why* is the reason."""
     return Ruler(WORDS, 0, 1.0, 0, counted=False, source="none", why=why)
 
 
@@ -134,7 +132,7 @@ def _law(rng: np.random.Generator, words: tuple[str, ...], count: Count, source:
 
 
 def _with_tails(rng: np.random.Generator, law: Ruler, count: Count) -> Ruler:
-    """Add to a ruler the tail texts of 1, 2 ... tokens, if one word has several."""
+    """Add the texts of 1, 2 ... tokens to a ruler whose words have several tokens."""
     if not law.exact or not 1 < law.per_word <= 16:
         return law
     wanted = int(law.tokens_of(_SIZES[0]))
@@ -159,7 +157,7 @@ def _with_tails(rng: np.random.Generator, law: Ruler, count: Count) -> Ruler:
 
 
 def by_asking(ask: Callable[[tuple[Turn, ...], int], Reply]) -> Count:
-    """The ruler's count of a prompt by the server's usage; an answer without usage is asked for again."""
+    """Return the server's count of a prompt from its usage. Repeat the request if the answer has no usage."""
 
     def count(turns: tuple[Turn, ...], most: int) -> int | None:
         replies: Sequence[Reply] = []

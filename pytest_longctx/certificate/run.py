@@ -1,4 +1,4 @@
-"""Run every check against one endpoint, in an order in which cheap answers come before expensive ones."""
+"""Run every check against one endpoint, cheap requests before expensive ones."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -40,14 +40,14 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], Group], ...] = (
     ("times of the run", ("time",), timing.judge_whole),
 )
 SMALL_REQUESTS = 110
-"""Requests of a run beside those for the limit and for long texts; measured on the honest miniature."""
+"""Requests of a run other than those for the limit and for long texts, as measured on a miniature without faults."""
 SMALL_TOKENS = 40_000
 """Their tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """All that one run found out about an endpoint."""
+    """Everything that one run found out about an endpoint."""
 
     url: str
     model: str | None
@@ -61,28 +61,28 @@ class Certificate:
     longest: int | None
     interval: str
     bounded: bool
-    """Whether a longer prompt was refused; else the longest served one is no limit."""
+    """Whether a longer prompt was refused. If not, the longest served prompt is not the limit."""
     words: int | None
-    """The longest prompt that was served, in words of filler; None if prompts are counted in tokens."""
+    """The longest served prompt in filler words; None if prompts are counted in tokens."""
     read_tokens: int | None
-    """The longest natural text that was read as a whole."""
+    """The longest natural text that the model read completely."""
     budget: dict[str, Any]
     version: str = field(default_factory=partial(version, "pytest-longctx"))
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def count(self, word: str) -> int:
-        """Number of checks in the certificate with the verdict *word*."""
+        """Number of checks with the verdict *word*."""
         return sum(each.word == word for each in self.results)
 
     @property
     def exit_status(self) -> int:
-        """Exit status of the run: 0 if no check is broken, 1 if one is, 2 if none could be judged."""
+        """Exit status of the run: 0 if no check is broken, 1 if one is, 2 if no check could be judged."""
         if self.count("broken"):
             return 1
         return 0 if self.count("holds") else 2
 
     def metrics(self) -> dict[str, float | None]:
-        """The certificate's figures that a finding can bound, by their names in `pytest_longctx.measures`."""
+        """The figures of the certificate that a finding can bound, by their names in `pytest_longctx.measures`."""
         return {
             "context_tokens": self.context,
             "longest_served_tokens": self.longest,
@@ -98,7 +98,7 @@ class Certificate:
 
     @property
     def headline(self) -> str:
-        """The headline of the certificate: the served length in words."""
+        """The headline of the certificate: the served length."""
         if self.words is not None:
             return f"prompts of {self.words:,} words of filler, whose tokens are not counted"
         if self.longest is None:
@@ -112,7 +112,7 @@ class Certificate:
         return f"a context of {self.context:,} tokens: prompts of {self.longest:,} with an answer of {answer}"
 
     def as_json(self) -> dict[str, Any]:
-        """The certificate as JSON, without secrets."""
+        """Return the certificate as JSON data without secrets."""
         made: dict[str, Any] = {
             name: getattr(self, name) for name in self.__slots__ if name not in ("results", "secrets")
         }
@@ -124,7 +124,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a user asks to be certified."""
+    """A user's request for a certificate."""
 
     url: str
     model: str | None = None
@@ -135,10 +135,10 @@ class Wanted:
     vocabulary: ModelTokenizer | None = None
     deadline_s: float = 600.0
     dialect: str | None = None
-    """The only dialect to ask in; None: the first that is served."""
+    """The dialect to use; None to use the first one that is served."""
 
     def wire(self) -> Wire:
-        """The wire to the wanted endpoint. Raises `UsageError` for an address or a key that cannot be used."""
+        """The connection to the requested endpoint. Raises `UsageError` for an unusable address or key."""
         try:
             place = UrlLauncher(self.url)
         except UsageError as problem:
@@ -152,7 +152,7 @@ class Wanted:
 
 
 def plan(wanted: Wanted, host: str) -> Iterator[str]:
-    """The plan of a certificate run before anything is sent: what would be sent at most, and its cost."""
+    """State before any request what a certificate run would send at most, and its cost."""
     budget = wanted.budget
     limit = f"{budget.tokens:,} tokens" if budget.tokens is not None else f"${budget.money:,.2f}"
     yield f"longctx certify {host}: at most {limit} will be sent, refused and repeated requests included"
@@ -179,8 +179,9 @@ def _most_cost(prices: Prices, tokens: int) -> float | None:
 
 def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) -> Certificate:
     """
-    Run every check against one endpoint. Raises `Unaskable` if no dialect is answered, and `OverBudget` if
-    the budget is too small to begin.
+    Run every check against one endpoint.
+
+    Raises `Unaskable` if the endpoint serves no dialect, and `OverBudget` if the budget is too small to start.
     """
     seed = wanted.seed if wanted.seed is not None else int.from_bytes(os.urandom(4))
     exam = Examination(
@@ -201,10 +202,7 @@ def certify(wanted: Wanted, wire: Wire, watch: Callable[[str], object] = str) ->
 
 
 def _begin(exam: Examination, dialect: str | None) -> str:
-    """
-    Begin a run by finding out how to ask. Returns why nothing more can be asked, if the answers so far are a
-    verdict; else empty.
-    """
+    """Find out how to send requests. Return an explanation if the first answers already decide all checks; else empty."""
     try:
         list_models(exam)
         find_dialects(exam, dialect)
@@ -241,7 +239,7 @@ def _by_tokenizer(vocabulary: ModelTokenizer, turns: tuple[Turn, ...], _: int) -
 
 
 def _run(exam: Examination, prefixes: tuple[str, ...], group: Group) -> None:
-    """Run one group of checks; what could not be judged is unmeasured."""
+    """Run one group of checks. A check that could not be judged is unmeasured."""
     try:
         for result in group(exam):
             exam.results.append(result)

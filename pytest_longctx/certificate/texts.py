@@ -1,4 +1,4 @@
-"""What is sent: facts with codes in ordinary text, the question about them, and words that count one token each."""
+"""Texts to send: facts with codes in ordinary text, the question for the codes, and filler words of one token each."""
 
 import re
 from collections.abc import Iterable
@@ -13,15 +13,15 @@ from pytest_longctx.prompts.corpus import endless
 from pytest_longctx.prompts.needles import MATERIALS, OBJECTS
 
 WORDS: Final = (" the", " and", " for", " was", " you", " has", " his", " her")
-"""Filler: common words of three letters, which every tokenizer that we know counts equally."""
+"""Filler: common words of three letters. Every tokenizer that we know gives them the same number of tokens."""
 OPENING_WORDS: Final = 24
-"""Words drawn at random at the start of a filler; no two prompts share their first sixteen tokens."""
+"""Words drawn at random at the start of a filler. No two prompts share their first sixteen tokens."""
 COUNTING: Final = "Task: count from 1 to 900 in digits, separated by commas, and write nothing else."
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A code that a model cannot guess, and where it stands: 0 is the start of the text, 1 its end."""
+    """A code that a model cannot guess, and its place: 0 is the start of the text, 1 its end."""
 
     thing: str
     code: str
@@ -34,7 +34,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Quest:
-    """A text with facts and the question for some of them, at its start and its end."""
+    """A text with facts. The question for some of them is at its start and at its end."""
 
     turns: tuple[Turn, ...] = field(repr=False)
     asked: tuple[Fact, ...]
@@ -45,7 +45,7 @@ class Quest:
 
     def found(self, answer: str) -> tuple[bool, ...]:
         """
-        Whether *answer* has the code of each asked fact as a number of its own.
+        For each requested fact, whether *answer* contains its code as a separate number.
 
         >>> Quest((), (Fact("a", "1234567", 0), Fact("b", "7654321", 1))).found("1,234,567 and 97654321")
         (True, False)
@@ -54,16 +54,13 @@ class Quest:
 
 
 def has(answer: str, code: str) -> bool:
-    """
-    Whether the *answer* to a text has *code* as a number of its own; commas and blanks between digits are
-    ignored.
-    """
+    """Whether *answer* contains *code* as a separate number. Commas and blanks between digits are ignored."""
     digits = r"[ ,]?".join(code)
     return re.search(rf"(?<!\d){digits}(?!\d)", answer) is not None
 
 
 def facts(rng: np.random.Generator, count: int) -> tuple[Fact, ...]:
-    """Draw *count* facts for a text, things with codes, spread evenly from its start to its end."""
+    """Draw *count* facts (things with codes), spread evenly over a text."""
     places = rng.choice(len(MATERIALS) * len(OBJECTS), size=count, replace=False)
     things = [f"{MATERIALS[place // 10]} {OBJECTS[place % 10]}" for place in places]
     codes = [str(code) for code in rng.choice(9_000_000, size=count, replace=False) + 1_000_000]
@@ -73,7 +70,7 @@ def facts(rng: np.random.Generator, count: int) -> tuple[Fact, ...]:
 
 def task(asked: Iterable[Fact]) -> str:
     """
-    The question for the codes of the facts *asked*.
+    Return the question for the codes of the facts *asked*.
 
     >>> task([Fact("amber falcon", "1", 0)])[:42]
     'Task: give the code of the amber falcon. R'
@@ -89,7 +86,7 @@ def task(asked: Iterable[Fact]) -> str:
 
 
 def story(rng: np.random.Generator, characters: int, stated: tuple[Fact, ...]) -> list[str]:
-    """Sentences of a text of about *characters*, with the facts *stated* between them, each at its depth."""
+    """Make sentences of about *characters* characters, with each stated fact at its depth."""
     seed = int(rng.integers(2**32))
     text, source = "", endless(seed)
     while len(text) < characters:
@@ -104,7 +101,10 @@ def story(rng: np.random.Generator, characters: int, stated: tuple[Fact, ...]) -
 
 
 def quest(rng: np.random.Generator, characters: int, count: int, *, turns: int = 1) -> Quest:
-    """A text of about *characters* with *count* facts and the question for all; with *turns*, as a conversation."""
+    """
+    Make a text of about *characters* characters with *count* facts and the question for all; with *turns*, a
+    conversation.
+    """
     drawn = facts(rng, count)
     asked = task(drawn)
     frame = 2 * len(asked) + sum(len(fact.sentence) for fact in drawn) + 8
@@ -121,12 +121,12 @@ def quest(rng: np.random.Generator, characters: int, count: int, *, turns: int =
 
 
 def single(whole: Quest, fact: Fact) -> Quest:
-    """The text of *whole* with the question for one *fact* only."""
+    """Return the text of *whole* with the question for one *fact* only."""
     old, new = task(whole.asked), task((fact,))
     return Quest(tuple((role, text.replace(old, new)) for role, text in whole.turns), (fact,))
 
 
 def filler(rng: np.random.Generator, words: tuple[str, ...], count: int, *, tail: str = "") -> tuple[Turn, ...]:
-    """A filler text of *count* *words*, the first ones drawn at random, and *tail*, as a prompt."""
+    """Make a prompt of *count* filler *words* and *tail*. The first words are drawn at random."""
     opening = "".join(words[place] for place in rng.integers(0, len(words), size=min(count, OPENING_WORDS)))
     return (("user", f"Note:{opening}{words[0] * max(0, count - OPENING_WORDS)}{tail}"),)

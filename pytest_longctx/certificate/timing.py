@@ -1,4 +1,7 @@
-"""Time: to the first token by length, rates, silences, and how rate limits are told. No figure here is judged by its size."""
+"""
+Time checks: time to first token by length, rates, pauses, and how rate limits are reported. None judges the size of a
+figure.
+"""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +23,7 @@ from pytest_longctx.units import duration
 _LONG_ANSWER, _SHORT_ANSWER = 96, 8
 _TIMES = 3
 _SEEN_S = 0.25
-"""Least generation time that shows whether a stream is buffered."""
+"""Shortest generation time that shows whether a stream is buffered."""
 _COUNTER = re.compile(
     r"^([\w:]*prompt_tokens_total)(?:\{[^}\n]*\})? ([0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]+)?)[ \t]*$", re.MULTILINE
 )
@@ -63,7 +66,7 @@ def _stream(exam: Examination) -> Result:
 
 
 def _counter(exam: Examination) -> float | None:
-    """The server's own counter of prompt tokens, to find prompts that are read twice; None without one."""
+    """Read the server's own counter of prompt tokens, to find prompts that were computed twice; None if it has none."""
     response = exam.wire.get("/metrics")
     if response is None or response.status_code != httpx.codes.OK:
         return None

@@ -1,8 +1,9 @@
 """
-Silent truncation: codes through the whole of natural text, and which of them are lost from which length on.
+Truncation checks: ask for codes in natural text, and find the length from which some of them are lost.
 
-A model may miss a code that the server did deliver. So lost codes are called a truncation only if a second text of that length
-loses the same places, and if shortly below some length nothing is lost; else the check is unmeasured.
+A model may miss a code that the server did deliver. Two more readings are therefore needed to report a truncation: a
+second text of that length loses codes at the same places, and a slightly shorter text loses none. Otherwise the check
+is unmeasured.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,15 +19,17 @@ from pytest_longctx.certificate.texts import Quest, quest, single
 CODES = 12
 SHORT_TOKENS = 900
 REASONING_TOKENS = 2048
-"""Tokens beside the codes, for a model that reasons before it answers."""
+"""Tokens for the reasoning of a model before its answer."""
 _LENGTHS = 4096
 _SPREAD = 1.25
-"""Ratio of neighbouring lengths between which the onset is stated: what is dropped is then at least a fifth, two codes."""
+"""
+Ratio of the two lengths between which truncation begins. At least a fifth of the text, two codes, is dropped then.
+"""
 _TURNS = 12
 _NEARLY = 0.95
-"""Part of the limit that the longest text has, because natural text has no exact length."""
+"""Longest text as a share of the limit, because natural text has no exact length."""
 _SINGLE = (0, CODES // 2, CODES - 1)
-"""Codes that are asked for one at a time, if the model cannot list all."""
+"""Codes that are requested one by one if the model cannot list all."""
 
 Part = Literal["head", "middle", "tail", "scattered"]
 PARTS: tuple[Part, ...] = ("head", "middle", "tail", "scattered")
@@ -34,14 +37,14 @@ PARTS: tuple[Part, ...] = ("head", "middle", "tail", "scattered")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Which codes of one text were found."""
+    """One reading of a text, and which of its codes were found."""
 
     tokens: int
-    """By the calibration, because a server may count only what it kept."""
+    """The prompt length by the calibration. A server may count only what it kept."""
     found: tuple[bool, ...]
     reply: Reply = field(repr=False)
     cut: bool = False
-    """Whether an answer ended at its limit of tokens, so that a code which it lacks is not lost."""
+    """Whether the answer ended at its token limit. A missing code is not lost then."""
 
     @property
     def whole(self) -> bool:
@@ -49,13 +52,13 @@ class Reading:
 
     @property
     def unfinished(self) -> bool:
-        """Whether the answer was cut while the model reasoned; a weak model talks of other things up to the limit."""
+        """Whether the answer ended during reasoning. A weak model writes about other things up to the limit."""
         text = self.reply.text.lstrip()
         return self.cut and bool(self.reply.thought or not text or text.startswith("<"))
 
     @property
     def part(self) -> Part:
-        """The part of the text whose codes were lost in this reading."""
+        """The part of the text whose codes this reading lost."""
         return part_of(self.found)
 
     @property
@@ -65,7 +68,7 @@ class Reading:
 
 def part_of(found: Sequence[bool]) -> Part:
     """
-    The part of the text that a truncation drops, by the places of the lost codes.
+    Name the part of the text that was dropped, from the places of the lost codes.
 
     >>> part_of([False, False, True]), part_of([True, False, True]), part_of([False, True, False, True])
     ('head', 'middle', 'scattered')
@@ -80,8 +83,8 @@ def part_of(found: Sequence[bool]) -> Part:
 
 def recall(exam: Examination) -> Iterator[Result]:
     """
-    Judge whether the model recalls codes in short texts, without which no truncation shows; also calibrate
-    characters for each token.
+    Judge whether the model recalls codes in short texts, and calibrate characters per token. Without recall, no
+    truncation can be detected.
     """
     name = "truncation-recall"
     short, again = _short(exam, "all")
@@ -107,14 +110,14 @@ def recall(exam: Examination) -> Iterator[Result]:
 
 
 def _short(exam: Examination, how: str) -> tuple[Reading, Reading]:
-    """Two readings of short texts; if all codes were found in both, note *how* to ask for codes."""
+    """Read two short texts. If all codes were found in both, store *how* codes are requested."""
     first, second = read(exam, SHORT_TOKENS, how=how), read(exam, 2 * SHORT_TOKENS, how=how)
     exam.recall = how if first.whole and second.whole else ""
     return first, second
 
 
 def _no_recall(short: Reading) -> str:
-    """Why codes of a *short* text were not found."""
+    """Explain why codes of a *short* text were not found."""
     if not short.reply.served:
         return f"questions about codes are not served: {short.reply.said}"
     if short.unfinished:
@@ -129,7 +132,7 @@ def _all_found(exam: Examination, short: Reading, longer: Reading) -> str:
 
 
 def _scale(exam: Examination, short: Reading, longer: Reading) -> None:
-    """Calibrate the characters for each token of natural text from two readings."""
+    """Calibrate the characters per token of natural text from two readings."""
     low, high = short.reply, longer.reply
     if low.prompt and high.prompt and high.prompt > low.prompt:
         exam.characters_per_token = (high.prompt_characters - low.prompt_characters) / (high.prompt - low.prompt)
@@ -137,7 +140,7 @@ def _scale(exam: Examination, short: Reading, longer: Reading) -> None:
 
 
 def read(exam: Examination, tokens: int, *, how: str = "", turns: int = 1) -> Reading:
-    """Read a new text of about *tokens*: ask for its codes to see what is truncated. Raises `OverBudget`."""
+    """Read a new text of about *tokens* and request its codes. Raises `OverBudget`."""
     how = how or exam.recall
     made = quest(exam.rng, int(tokens * exam.characters_per_token), CODES, turns=turns)
     if how == "all":
@@ -161,7 +164,7 @@ def _one_by_one(exam: Examination, made: Quest, tokens: int) -> Reading:
 
 
 def lengths(exam: Examination) -> list[int]:
-    """Lengths at which to look for truncation, in tokens: by a factor of four up to the limit."""
+    """Lengths in tokens at which truncation is checked, each four times the one before, up to the limit."""
     limit = exam.facts.get("limit")
     top = int((limit.longest if limit and limit.longest else 2 * SHORT_TOKENS) * _NEARLY) - 64 - exam.reasoning_tokens
     times = 1 if exam.recall == "all" else len(_SINGLE)
@@ -174,7 +177,7 @@ def lengths(exam: Examination) -> list[int]:
 
 
 def judge(exam: Examination) -> Iterator[Result]:
-    """Judge truncation: read longer and longer texts and, where codes are lost, find from which length on."""
+    """Judge truncation: read longer and longer texts. If codes are lost, find the length at which that begins."""
     if not exam.recall:
         because = "the model does not answer such questions even in a short text (truncation-recall)"
         yield from (unmeasured(f"truncation-{part}", because) for part in (*PARTS, "turns"))
@@ -219,7 +222,7 @@ def _parts(exam: Examination, readings: list[Reading], because: str) -> Iterator
 
 
 def _lost(exam: Examination, last: Reading) -> Iterator[Result]:
-    """Judge lost codes as truncation or not: read again, find the onset, and compare."""
+    """Judge whether lost codes are a truncation: read another text, find where truncation begins, and compare."""
     try:
         again = read(exam, last.tokens)
         below, above = onset(exam, last)
@@ -247,10 +250,7 @@ def _lost(exam: Examination, last: Reading) -> Iterator[Result]:
 
 
 def onset(exam: Examination, lost: Reading) -> tuple[int, Reading]:
-    """
-    The onset of truncation: the longest length read as a whole, and a reading at most a quarter longer that
-    is not.
-    """
+    """Find where truncation begins: the longest text read completely, and one at most a quarter longer that is not."""
     below = exam.facts.get("read_tokens") or SHORT_TOKENS
     above = lost
     while above.tokens > _SPREAD * below:
@@ -266,7 +266,7 @@ def onset(exam: Examination, lost: Reading) -> tuple[int, Reading]:
 
 
 def _cause(below: int, above: Reading, repeated: Reading, last: Reading, again: Reading) -> Part | None:
-    """The part of the text that is truncated; None if chance or a weak model explains the lost codes as well."""
+    """Name the truncated part of the text; None if chance or a weak model also explains the lost codes."""
     readings = (above, repeated, last, again)
     # A text that is cut still has its start or its end, with a code: if all are lost, the model does not answer.
     if not below or any(each.whole or each.cut for each in readings) or not any(last.found + again.found):
@@ -289,7 +289,7 @@ def _cause(below: int, above: Reading, repeated: Reading, last: Reading, again: 
 
 
 def _summary(last: Reading, again: Reading) -> bool:
-    """Whether lost codes look like a summary: a third or more is lost in each of two readings."""
+    """Whether the server seems to summarise: each of two readings lost a third of the codes or more."""
     return all(sum(each.found) <= len(each.found) * 2 / 3 for each in (last, again))
 
 
@@ -312,7 +312,7 @@ def _turns(exam: Examination, readings: Sequence[Reading]) -> Result:
 
 
 def _talk(exam: Examination, tokens: int) -> Result:
-    """Judge truncation of two conversations nearly as long as a text of *tokens* that was read as one message."""
+    """Judge truncation of two conversations that are nearly as long as a text of *tokens* that was read in one message."""
     name = "truncation-turns"
     reading, again = (read(exam, int(tokens * _NEARLY), turns=_TURNS) for _ in range(2))
     if not (reading.reply.served and again.reply.served):
@@ -330,7 +330,7 @@ def _talk(exam: Examination, tokens: int) -> Result:
 
 
 def influence(exam: Examination) -> Iterator[Result]:
-    """Judge truncation for a model that cannot recall: whether the first token depends on each part of the prompt."""
+    """Judge truncation for a model without recall: does the first token depend on each part of the prompt?"""
     name = "truncation-influence"
     if exam.recall:
         yield unmeasured(name, "not needed: codes are found (truncation-recall)")

@@ -1,8 +1,8 @@
 """
-One request and its answer, in any dialect, within the budget.
+Send one request in any dialect, within the budget, and read its answer.
 
-No redirect is followed, so a key never reaches another host. A 429, or a 503 that says when to come back, is repeated after
-the time that the server told; each repetition takes its share of the budget first.
+Redirects are not followed, so a key never reaches another host. A 429, or a 503 with a time to wait, is repeated after
+that time. Each repetition first reserves its share of the budget.
 """
 
 import json
@@ -28,33 +28,36 @@ from pytest_longctx.errors import LongctxError
 from pytest_longctx.redaction import shown
 
 TRIES: Final = 5
-"""Times that a request is sent at most, if the server limits its rate."""
+"""How often a request is sent at most, if the server limits its rate."""
 _LONGEST_WAIT_S: Final = 300.0
 _LONGEST_GAP_S: Final = 5.0
-"""A longer wait is no pace of requests, but that of a limit of tokens, or of a day: it is waited for each time."""
+"""
+Longest wait that counts as the interval between requests. A longer one is a limit of tokens or of a day, and is kept
+each time.
+"""
 _DATE_S: Final = 1.0
-"""A date in ``Retry-After`` has whole seconds."""
+"""Rounding of a date in ``Retry-After``, which has whole seconds."""
 _FIRST_WAIT_S: Final = 2.0
-"""Wait after a 429 that does not tell one; doubled each time."""
+"""First wait after a 429 without a time to wait; doubled each time."""
 _MOST_BYTES: Final = 8 * 2**20
-"""Bytes of one answer that are read: answers have at most 256 tokens."""
+"""Most bytes read of one answer. Answers have at most 256 tokens."""
 _FRAME_TOKENS: Final = 256
-"""Tokens of a chat template, reserved beside those of a text."""
+"""Tokens of a chat template, reserved in addition to those of the text."""
 _SPARE: Final = 1.02
 _PAGE_S: Final = 30.0
 _MOST_LOST: Final = 3
 _MOST_SILENCES: Final = 4
-"""Times the longest silence that a whole answer may take."""
+"""Longest time of a whole answer, as a multiple of the longest pause."""
 REFUSED: Final = (400, 403, 404, 405, 409, 410, 413, 414, 422)
 
 
 class Limited(LongctxError):  # noqa: N818 - it states what the server does
-    """The server limits its rate and serves nothing more."""
+    """The server limits its rate and serves no more requests."""
 
 
 @dataclass(slots=True)
 class Wire:
-    """The way to one endpoint: its address, its key, the budget, and all that came back."""
+    """The connection to one endpoint: its address, its key, the budget, and all answers."""
 
     base: str
     budget: Budget
@@ -62,32 +65,36 @@ class Wire:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     local: bool = True
     deadline_s: float = 600.0
-    """The longest time that is waited for a page, or for the next text of a stream, whatever else arrives meanwhile."""
+    """Longest wait for a page, or for the next text of a stream, even if other data arrives."""
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     replies: list[Reply] = field(default_factory=list, repr=False)
     transport: httpx.BaseTransport | None = None
     _http: PageClient | None = field(default=None, repr=False)
     gap_s: float = 0.0
-    """Time that this server wants between two requests, as its refusals have shown; 0: it has not limited its rate."""
+    """
+    Interval between two requests that this server needs, learned from its refusals; 0 if it has not limited the rate.
+    """
     _lock: Lock = field(default_factory=Lock, repr=False)
     _patience: Lock = field(default_factory=Lock, repr=False)
-    """Held by the one request that waits for its next try: several at once would limit each other."""
+    """Held by the one request that waits to be repeated. Several at once would limit each other."""
     _next_s: float = 0.0
-    """When the next request may start, by the gap."""
+    """Earliest start of the next request, by that interval."""
     _taken_s: float | None = None
-    """When the latest request started that was not limited."""
+    """Start of the latest request that was not limited."""
     _failed: bool = False
-    """Whether the latest request was not served: a gateway that then pauses for some seconds limits no rate."""
+    """
+    Whether the latest request was not served. A gateway that pauses for seconds after that does not limit the rate.
+    """
     _lost: int = 0
-    """Requests in a row that were limited to the end."""
+    """Number of requests in a row that failed by the rate limit."""
 
     @property
     def http(self) -> PageClient:
         """
-        The wire's one HTTP client; proxies from the environment are not used on loopback.
+        The only HTTP client. It uses no proxies from the environment on loopback.
 
-        Each request has a connection of its own: a server may close an idle one while the next request is on its way.
+        Each request opens a new connection, because a server may close an idle one while the next request is sent.
         """
         if self._http is None:
             self._http = PageClient(
@@ -105,7 +112,7 @@ class Wire:
             self._http = None
 
     def get(self, path: str) -> httpx.Response | None:
-        """Get a page of the server over the wire, which costs no tokens; None if there is none."""
+        """Get a page of the server that costs no tokens; None if it has none."""
         try:
             return self.http.get(self.base + path, timeout=min(_PAGE_S, self.deadline_s))
         except httpx.HTTPError as problem:
@@ -125,9 +132,10 @@ class Wire:
         **more: Any,
     ) -> Reply:
         """
-        Send one request over the wire; repeat it after a wait if the server limits its rate.
+        Send one request. Wait and repeat it if the server limits its rate.
 
-        *expected*: prompt tokens, if known; else each byte counts as one. *key*: instead of the usual one. Raises `OverBudget`.
+        *expected*: prompt tokens, if known; else each byte counts as one. *key*: replaces the usual key. Raises
+        `OverBudget`.
         """
         answer_tokens = max(answer_tokens, dialect.least_answer)
         body = json.dumps(dialect.body(turns, model, answer_tokens, **more)).encode()
@@ -160,7 +168,7 @@ class Wire:
         return reply
 
     def _keep_gap(self) -> None:
-        """Wait for the time that the server has shown to want between two requests."""
+        """Wait until the interval between two requests, as learned from this server, has passed."""
         with self._lock:
             wait_s = max(0.0, self._next_s - self.clock()) if self.gap_s else 0.0
             self._next_s = max(self._next_s, self.clock()) + self.gap_s
@@ -168,7 +176,7 @@ class Wire:
             self.sleep(wait_s)
 
     def _patiently(self, once: Callable[[], tuple[Reply, float | None]]) -> tuple[Reply, list[float]]:
-        """Send a request *once*, and again after a wait each time that the server limits it; also returns the waits."""
+        """Send a request with *once*. Repeat it after each wait that the server requires. Also return the waits."""
         reply, again = once()
         if reply.ending != "limited":
             self._taken_s = reply.started_s
@@ -193,12 +201,12 @@ class Wire:
 
     @staticmethod
     def _wait_s(again: float | None, attempt: int) -> float:
-        """The wait after a limited *attempt*: as told, and longer if what was told was not enough before."""
+        """Seconds to wait after a limited *attempt*: as the server says, or longer if that was not enough before."""
         least_s = 2.0 ** (attempt - 1) if attempt else 0.0
         return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt if again is None else max(again, least_s))
 
     def _learn_gap(self, started_s: float, waited_s: float) -> None:
-        """Leave as much time between all requests from now on as between the two last, so that none must be refused first."""
+        """Keep the interval of the last two requests between all further ones, so that none is refused first."""
         with self._lock:
             between_s = waited_s if self._taken_s is None else started_s - self._taken_s
             gap_s = between_s if between_s <= _LONGEST_GAP_S else waited_s
@@ -208,7 +216,7 @@ class Wire:
             self._taken_s = started_s
 
     def together(self, questions: Iterable[Callable[[], Reply]]) -> list[Reply]:
-        """Send all *questions* over the wire at once."""
+        """Send all *questions* at once."""
         asked = list(questions)
         with ThreadPoolExecutor(len(asked)) as pool:
             return [each.result() for each in [pool.submit(question) for question in asked]]
@@ -216,7 +224,7 @@ class Wire:
     def _once(
         self, dialect: Dialect, body: bytes, headers: Mapping[str, str], answer_tokens: int, *, streamed: bool
     ) -> tuple[Reply, float | None]:
-        """Send the request over the wire once; also returns the seconds after which the server wants it again."""
+        """Send the request once. Also return after how many seconds the server accepts it again."""
         started_s = self.clock()
         seen: dict[str, Any] = {"started_s": started_s, "streamed": streamed}
         again: float | None = None
@@ -308,12 +316,12 @@ class Wire:
 
 
 def _is_stream(kind: str, *, asked: bool) -> bool:
-    """Whether an answer of the content type *kind* is a stream; some servers name another type than that of streams."""
+    """Whether an answer with the content type *kind* is a stream. Some servers name a type that is not one of streams."""
     return kind == "text/event-stream" or (asked and kind in ("", "text/plain", "application/octet-stream"))
 
 
 def _decoded(response: httpx.Response) -> Iterator[bytes]:
-    """The body of an answer piece by piece, decoded also where the server did not heed that no encoding was asked for."""
+    """Yield the decoded body in pieces. It is decoded even though the request asked for no encoding."""
     body = decoder(response)
     for raw in response.iter_raw():
         yield from body.pieces(raw)
@@ -335,7 +343,7 @@ def _ending(seen: Mapping[str, Any], again: float | None) -> Ending:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a ``Retry-After`` header: a number, or a date."""
+    """Seconds to wait by a ``Retry-After`` header, which is a number or a date."""
     if value is None:
         return None
     try:
@@ -350,7 +358,7 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def other_host(base: str, location: str) -> bool:
-    """Whether the redirect to *location* leads to another host than *base*, to no address, or would drop its encryption."""
+    """Whether the redirect to *location* goes to another host than *base*, has no address, or drops encryption."""
     here = urlsplit(base)
     try:
         there = urlsplit(location)

@@ -1,4 +1,4 @@
-"""Tokens of two answers to one prompt, with their log-probabilities, and the first place where the answers differ."""
+"""Tokens of two answers to one prompt with their log-probabilities, and the first difference between the answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Final
 
 TIE_NATS: Final = 0.1
 """
-Difference of two log-probabilities below which their order may change with the shape of the batch.
+Two log-probabilities that differ by less than this may change their order with the shape of the batch.
 
-Neighbouring BF16 numbers from 8 to 16, the usual size of a logit, are 2^-4 = 0.0625 apart. A warm prompt is computed in other
-pieces than a cold one, so a logit may differ by one step.
+Neighbouring BF16 numbers from 8 to 16, the usual size of a logit, are 2^-4 = 0.0625 apart. The engine computes a warm
+prompt in other pieces than a cold one, so a logit may differ by one step.
 """
 
 
@@ -19,15 +19,15 @@ class Token:
     """One token of an answer."""
 
     name: str
-    """The server's name of it: its text, or ``token_id:N``."""
+    """The name that the server gives it: its text, or ``token_id:N``."""
     logprob: float | None = None
-    """Natural logarithm of its probability; None: not reported."""
+    """Natural logarithm of its probability; None if not reported."""
     runner_up: float | None = None
-    """That of the most probable other token."""
+    """Log-probability of the most probable other token."""
 
     @property
     def tied(self) -> bool:
-        """Whether another token had nearly the same probability, so that rounding may decide between them."""
+        """Whether another token was nearly as probable, so that rounding may decide between them."""
         return self.logprob is not None and self.runner_up is not None and self.logprob - self.runner_up < TIE_NATS
 
 
@@ -36,13 +36,13 @@ class Difference:
     """The first difference between two answers to one prompt."""
 
     place: str
-    """For example ``token 3 of the answer``."""
+    """The place in words, for example ``token 3 of the answer``."""
     first: str
     second: str
     index: int
-    """Token of the answer, or character of its text if the tokens are not known; from 0."""
+    """Index of the token in the answer, from 0. If the tokens are unknown, index of the character in its text."""
     tied: bool = False
-    """Whether the first answer had two nearly equal choices there, so that the difference proves nothing."""
+    """Whether the first answer had two nearly equal choices there. The difference then proves nothing."""
 
     def __str__(self) -> str:
         tie = " (two choices were nearly equal there: rounding may decide)" if self.tied else ""
@@ -52,7 +52,7 @@ class Difference:
 def first_difference(
     first: Sequence[Token], second: Sequence[Token], first_text: str = "", second_text: str = ""
 ) -> Difference | None:
-    """Where two answers differ first, by their tokens if both have them, else by their texts; None where they are equal."""
+    """Return the first difference of two answers, by tokens if both have them, else by text; None if they are equal."""
     if first and second:
         for index, (one, other) in enumerate(zip_longest(first, second)):
             if one is None or other is None or one.name != other.name:
@@ -72,9 +72,11 @@ def _from(text: str, index: int) -> str:
 
 def logprob_gap(first: Sequence[Token], second: Sequence[Token]) -> float | None:
     """
-    Largest difference of the log-probabilities of equal tokens and of their runners-up, up to the first token that differs.
+    Largest difference between the log-probabilities of equal tokens, or of the second choices, before the answers
+    differ.
 
-    In nats; None if no token has any. Where an answer is nearly certain, only the runner-up shows how certain.
+    In nats; None if no token has log-probabilities. If an answer is nearly certain, only the second choice shows how
+    certain.
     """
     gaps: list[float] = []
     for one, other in zip(first, second, strict=False):

@@ -1,8 +1,9 @@
 """
-HTTP clients that limit what a server may send: decoded bytes and total time of a page, bytes of an error body.
+HTTP clients that limit the answer of a server: bytes and total time of a page, bytes of an error body.
 
-httpx limits neither: its read timeout starts again with each byte, and it inflates a body before its size is known. All text of a
-server is data of an unknown sender, so a page over a limit is an error that names the page, the limit and what arrived.
+httpx limits neither: its read timeout starts again with each byte, and it decompresses a body before its size is known.
+All text of a server comes from an unknown sender. A page above a limit is an error that names the page, the limit and
+the size or time.
 """
 
 import asyncio
@@ -25,18 +26,18 @@ from pytest_longctx.errors import LaunchError
 PAGE_BYTES: Final = 16 * 2**20
 """Decoded bytes of one page. A metrics page of vLLM has about 0.2 MB, a model list of a gateway less than 1 MB."""
 ERROR_BYTES: Final = 64 * 2**10
-"""Decoded bytes that are read of an error body; the rest is not requested."""
+"""Most decoded bytes read of an error body."""
 ERROR_S: Final = 10.0
-"""Time in which an error body must arrive; what has arrived by then is used."""
+"""Most time for an error body to arrive. The part that has arrived by then is used."""
 _PIECE_BYTES: Final = 64 * 2**10
 _UPLOAD_BYTES_PER_S: Final = 100_000
 """Slowest upload for which the total time of a request is extended."""
 _DIGITS: Final = 19
-"""Digits of a 64-bit integer. Python refuses more than 4,300, and a float cannot hold more than 308."""
+"""Digits of a 64-bit integer. Python refuses to parse more than 4,300, and a float holds at most 308."""
 _OWN: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-"""Errors of the operating system about what this process, or this machine, has used up."""
+"""Errors of the operating system that mean: this process or machine has run out of a resource."""
 _LARGEST: Final = 2**53
-"""Largest count: above it, a double is no longer exact."""
+"""Largest count. Above it, a double is not exact."""
 
 
 class OversizedAnswer(httpx.HTTPError):
@@ -49,8 +50,10 @@ class SlowAnswer(httpx.ReadTimeout):
 
 def json_of(text: str | bytes) -> Any:
     """
-    Parse JSON of a server. Raises `ValueError` also for what `json.loads` accepts or ends otherwise: NaN, infinities, integers of
-    more than 19 digits, and nesting deeper than the stack.
+    Parse JSON of a server. Raises `ValueError` for all wrong input.
+
+    That includes input for which `json.loads` succeeds or raises something else: NaN, infinities, integers of more than
+    19 digits, and nesting deeper than the stack.
     """
     try:
         return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
@@ -72,7 +75,10 @@ def _finite(text: str) -> float:
 
 
 def own_trouble(problem: BaseException | None) -> str:
-    """Why *problem* comes from this process and says nothing of a server: no memory, descriptors or threads left; else empty."""
+    """
+    Explain how *problem* comes from this process (no memory, file descriptors or threads left); else empty. It says
+    nothing about a server.
+    """
     seen: set[int] = set()
     while problem is not None and id(problem) not in seen:
         seen.add(id(problem))
@@ -87,7 +93,10 @@ def own_trouble(problem: BaseException | None) -> str:
 
 
 def own_error(problem: BaseException, where: str) -> LaunchError | None:
-    """The error of the package for trouble of this process at *where*, an address; None if *problem* is another."""
+    """
+    Return the package's error for a shortage in this process at *where*, an address; None if *problem* has another
+    cause.
+    """
     why = own_trouble(problem)
     remedy = (
         "more descriptors (ulimit -n), memory or threads for this process, or fewer requests at once (ask.concurrency)"
@@ -96,19 +105,19 @@ def own_error(problem: BaseException, where: str) -> LaunchError | None:
 
 
 def count_of(value: object) -> int | None:
-    """Return *value* if it is a count: an integer from 0 to 2^53. None for anything else, which is no observation."""
+    """Return *value* if it is a count, an integer from 0 to 2^53; else None, which means not observed."""
     if not isinstance(value, int) or isinstance(value, bool):
         return None
     return value if 0 <= value <= _LARGEST else None
 
 
 def figure_of(value: float | None) -> float | None:
-    """Return *value* if it can be a counter or a gauge: finite, from 0 to 2^53; else None."""
+    """Return *value* if it can be a counter or a gauge: finite and from 0 to 2^53; else None."""
     return value if value is not None and 0 <= value <= _LARGEST else None
 
 
 class _Decoder:
-    """Decodes a body piece by piece, so that a compressed body cannot take more memory than one piece."""
+    """Decodes a body in pieces. A compressed body cannot use more memory than one piece."""
 
     def __init__(self, headers: httpx.Headers) -> None:
         encoding = headers.get("content-encoding", "identity").strip().lower() or "identity"
@@ -143,7 +152,7 @@ class _Body:
         self._most = ERROR_BYTES if self._cut else PAGE_BYTES
 
     def full(self, raw: bytes) -> bool:
-        """Take *raw*; True if nothing more is wanted. Raises `OversizedAnswer`."""
+        """Add *raw*. Return True if the body is complete. Raises `OversizedAnswer`."""
         for piece in self._decoder.pieces(raw):
             self._taken += piece
             if len(self._taken) > self._most:
@@ -157,7 +166,10 @@ class _Body:
         return False
 
     def response(self) -> httpx.Response:
-        """The answer with its whole body, as text always in UTF-8: the server's charset could name any codec of Python."""
+        """
+        Return the answer with its whole body. Its text is always UTF-8, because a server's charset could name any codec
+        of Python.
+        """
         coded = ("content-encoding", "content-length", "transfer-encoding")
         seen = self._response
         headers = [(name, value) for name, value in seen.headers.multi_items() if name.lower() not in coded]
@@ -169,9 +181,9 @@ class _Body:
 
 class Deadline:
     """
-    Shuts the connection of one blocking request down when its total time is over.
+    Shuts down the connection of one blocking request when its total time is over.
 
-    A reader of a stream may `extend` it for what arrived, to *most_s* after the start at the latest.
+    A reader of a stream may `extend` the time after each part, at most to *most_s* after the start.
     """
 
     def __init__(self, total_s: float | None, most_s: float | None = None) -> None:
@@ -197,17 +209,17 @@ class Deadline:
         self._streams.clear()
 
     def extend(self) -> None:
-        """Give the answer its time again, because a part of it has arrived."""
+        """Restart the time of the answer, because a part of it has arrived."""
         if self.total_s is not None:
             self._ends_s = min(time.monotonic() + self.total_s, self._last_s)
 
     def trace(self, event: str, about: Mapping[str, Any]) -> None:
-        """Note the connection of a request with a total time limit; httpcore calls this for each of its steps."""
+        """Store the connection of a request with a total time limit. httpcore calls this at each of its steps."""
         if event == "connection.connect_tcp.complete":
             self._streams.append(about["return_value"])
 
     def end(self) -> None:
-        """Shut the connection down, because the request's total time is over."""
+        """Shut down the connection, because the request's total time is over."""
         self.passed = True
         for stream in self._streams:
             with suppress(OSError):
@@ -235,24 +247,24 @@ def _slow(request: httpx.Request, total_s: float | None) -> SlowAnswer:
 
 
 def _total_s(request: httpx.Request) -> float | None:
-    """Total time of *request*: its read timeout, extended for a large upload; None if it has none."""
+    """Total time of *request*: its read timeout, longer for a large upload; None if it has no timeout."""
     read_s = request.extensions.get("timeout", {}).get("read")
     size = int(request.headers.get("content-length", 0))
     return None if read_s is None else float(read_s) + upload_s(size)
 
 
 def upload_s(size_bytes: int) -> float:
-    """Time for which an answer's total time is extended, because the request has a body of *size_bytes*."""
+    """Extra time for an answer whose request has a body of *size_bytes*."""
     return size_bytes / _UPLOAD_BYTES_PER_S
 
 
 _HEADERS: Final = {"Accept-Encoding": "identity"}
 _NO_REUSE: Final = httpx.Limits(max_keepalive_connections=0)
-"""Each blocking request has a connection of its own, so that its deadline can shut it down."""
+"""Opens a connection for each blocking request, so that its deadline can shut it down."""
 
 
 class PageClient(httpx.Client):
-    """Blocking client for short requests: the read timeout limits the whole answer, and `PAGE_BYTES` its size."""
+    """Blocking client for short requests. The read timeout limits the whole answer, and `PAGE_BYTES` limits its size."""
 
     def __init__(self, **settings: Any) -> None:
         settings["headers"] = {**_HEADERS, **settings.get("headers", {})}
@@ -260,7 +272,11 @@ class PageClient(httpx.Client):
         self._current: Deadline | None = None
 
     def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
-        """Send *request* and read its answer within the limits. Raises `OversizedAnswer`, `SlowAnswer`, `httpx.HTTPError`."""
+        """
+        Send *request* and read its answer within the limits.
+
+        Raises `OversizedAnswer`, `SlowAnswer` or `httpx.HTTPError`.
+        """
         if stream:
             return super().send(request, stream=True, **more)
         with Deadline(_total_s(request)) as deadline:
@@ -277,7 +293,7 @@ class PageClient(httpx.Client):
             return answer
 
     def abort(self) -> None:
-        """End the request in flight, from another thread: it raises `SlowAnswer` there."""
+        """End the request in flight from another thread. The request raises `SlowAnswer`."""
         if self._current is not None:
             self._current.end()
 
@@ -294,14 +310,18 @@ class PageClient(httpx.Client):
 
 
 class AsyncPageClient(httpx.AsyncClient):
-    """The same for asyncio; a streamed answer is limited by its reader."""
+    """The same client for asyncio. The reader of a streamed answer limits it."""
 
     def __init__(self, **settings: Any) -> None:
         settings["headers"] = {**_HEADERS, **settings.get("headers", {})}
         super().__init__(**settings)
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
-        """Send *request* and read its answer within the limits. Raises `OversizedAnswer`, `SlowAnswer`, `httpx.HTTPError`."""
+        """
+        Send *request* and read its answer within the limits.
+
+        Raises `OversizedAnswer`, `SlowAnswer` or `httpx.HTTPError`.
+        """
         if stream:
             return await super().send(request, stream=True, **more)
         total_s = _total_s(request)
@@ -321,7 +341,7 @@ class AsyncPageClient(httpx.AsyncClient):
 
 
 async def error_text(response: httpx.Response) -> str:
-    """Body of a streamed *response* that is no event stream: at most `ERROR_BYTES`, and what arrives within `ERROR_S`."""
+    """Return the body of a streamed *response* that is not an event stream: at most `ERROR_BYTES`, for at most `ERROR_S`."""
     taken, decoder = bytearray(), _Decoder(response.headers)
     with suppress(TimeoutError):
         async with asyncio.timeout(ERROR_S):
@@ -334,8 +354,5 @@ async def error_text(response: httpx.Response) -> str:
 
 
 def decoder(response: httpx.Response) -> _Decoder:
-    """
-    Return a decoder of the body of a server's *response*. Raises `httpx.DecodingError` for an encoding that
-    was not requested.
-    """
+    """Return a decoder for the body of *response*. Raises `httpx.DecodingError` for an encoding that was not requested."""
     return _Decoder(response.headers)

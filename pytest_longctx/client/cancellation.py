@@ -1,4 +1,4 @@
-"""Disconnect during the prefill of a long prompt, and observe the server."""
+"""Disconnect during the prefill of a long prompt, and observe the server afterwards."""
 
 import asyncio
 import time
@@ -18,24 +18,24 @@ from pytest_longctx.processes.progress import ProgressCallback, no_progress
 from pytest_longctx.prompts import Sendable
 
 TRIES: Final = 3
-"""How many prompts may be answered before the client disconnects."""
+"""How many prompts may be answered before the client has disconnected."""
 CANARY_TOKENS: Final = 12
 """A prompt short enough for one minimal step of the engine."""
 PATIENCE_S: Final = 30.0
-"""How long a server is observed after the disconnect; a later end of work is recorded as this value."""
+"""How long a server is observed after the disconnect. Work that ends later is recorded with this value."""
 _CANARIES: Final = 3
 _LOOK_S: Final = 0.01
 _SETTLE_S: Final = 2.0
-"""How long the gauges may show a canary that was already answered; other clients may keep them up for longer."""
+"""How long the gauges may still show a canary that has been answered. Requests of other clients may stay longer."""
 _QUIET_S: Final = 2.0
-"""Time without counted tokens after which a server that counts chunk by chunk is taken to have stopped."""
+"""A server that counts tokens per chunk has stopped if it counts none for this time."""
 _BLIND_S: Final = 0.5
-"""When to disconnect after the last byte, if no gauge shows that the prompt is being read."""
+"""Seconds from the last byte of the prompt to the disconnect, if no gauge shows the prefill."""
 
 
 @dataclass(slots=True)
 class _Cancellation:
-    """One client's requests to one server, and what it observes."""
+    """The requests of one client to one server, and the observations."""
 
     server: Server
     gauges: MetricsPoller
@@ -48,12 +48,15 @@ class _Cancellation:
     """Time of the disconnect."""
 
     def talk(self, tokens: int) -> StreamedRequest:
-        """A canary or a long prompt to disconnect from: a request for one token."""
+        """Send a request for one token: a canary, or a long prompt to disconnect from."""
         deadline_s = self.server.deployment.timeouts.request_s(tokens, 1)
         return StreamedRequest(self.server, self.prompt(tokens), 1, deadline_s, self.watch, gauges=self.gauges)
 
     async def leave(self, tokens: int) -> Exchange | float:
-        """Disconnect while a prompt is read and return its duration in seconds; return its exchange if it ended sooner."""
+        """
+        Disconnect during the prefill of a prompt. Return the seconds until then, or the exchange if the request ended
+        first.
+        """
         self.before = await self._settled()
         talk = self.talk(tokens)
         asking = asyncio.create_task(talk.run())
@@ -69,7 +72,10 @@ class _Cancellation:
             await asyncio.gather(asking, return_exceptions=True)
 
     async def _settled(self) -> ServerMetrics:
-        """The gauges without this client's answered canaries: with one counted as running, a prompt in work is no rise."""
+        """
+        Return the gauges without this client's answered canaries. A canary that is still counted hides a running
+        prompt.
+        """
         since_s = time.monotonic()
         while _busy(now := await self.gauges.now()) > _busy(self.idle):
             if time.monotonic() - since_s > _SETTLE_S:
@@ -87,7 +93,11 @@ class _Cancellation:
         return time.monotonic() - uploaded_s > _BLIND_S
 
     async def aftermath(self) -> tuple[float | None, ServerMetrics]:
-        """Seconds from the disconnect to the end of work (None if the server does not report it), and the counters then."""
+        """
+        Observe the server after the disconnect. Return the seconds until its work ended, and the counters.
+
+        The seconds are None if the server does not report its work.
+        """
         worked: float | None = None
         moved_s = 0.0
         while True:
@@ -110,9 +120,9 @@ def disconnect(
     server: Server, prompt: Callable[[int], Sendable], tokens: int, watch: ProgressCallback = no_progress
 ) -> Observation:
     """
-    Send a prompt of *tokens*, disconnect while it is read, send a canary, and return both results as evidence.
+    Send a prompt of *tokens*, disconnect during its prefill, send a canary, and return both results as evidence.
 
-    The outcome is None if every prompt was answered before the disconnect; use a longer prompt then.
+    The outcome is None if every prompt was answered before the disconnect. Use a longer prompt then.
     """
     return event_loop.run(_disconnect(server, prompt, tokens, watch))
 
@@ -157,7 +167,7 @@ async def _afterwards(visit: _Cancellation, lasted_s: float, usual: list[Exchang
 
 
 def _busy(now: ServerMetrics) -> float:
-    """Requests that the server has, running or waiting; earlier ones belong to other clients or to another fault."""
+    """Number of running and waiting requests. Earlier ones belong to other clients or to another fault."""
     return (now.running or 0) + (now.waiting or 0)
 
 

@@ -1,8 +1,9 @@
 """
 An asyncio event loop that records when it last woke.
 
-If fifty streams receive a chunk at the same moment, the last is read milliseconds after the first. All data read in one iteration
-of the loop arrived before the iteration began, so its start is the more accurate time stamp.
+If fifty streams receive a chunk at the same moment, the last one is read milliseconds after the first. All data that
+one iteration of the loop reads arrived before the iteration began. So the start of the iteration is the more accurate
+time stamp.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ def woke_s() -> float | None:
 
 
 def run(main: Coroutine[Any, Any, T], clock: Callable[[], float] = time.monotonic) -> T:
-    """Run *main* as `asyncio.run` does, on a loop that stamps each iteration by *clock*, with short garbage-collection pauses."""
+    """Run *main* as `asyncio.run` does, with each iteration stamped by *clock* and with short garbage-collection pauses."""
     # Exclude existing objects (many in a test run) from garbage collection while answers arrive.
     gc.collect(1)  # collect first, or freezing would keep the garbage of the request before
     gc.freeze()

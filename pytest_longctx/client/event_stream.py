@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 EVENT_BYTES: Final = 4 * 2**20
-"""Bytes of one line and of all data of one event. A chunk of a completion has some hundred."""
+"""Most bytes of one line, and of all data of one event. A chunk of a completion has some hundred."""
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -33,16 +33,16 @@ class EventParser:
 
     most_bytes: int = EVENT_BYTES
     _line: bytearray = field(default_factory=bytearray)
-    """The line that has not ended yet."""
+    """The incomplete last line."""
     _after_cr: bool = False
-    """Whether the last piece ended in CR, so that a LF at the start of the next belongs to it."""
+    """Whether the last piece ended with CR. A LF at the start of the next piece belongs to it."""
     _first: bool = True
     _data: list[str] = field(default_factory=list)
     _data_bytes: int = 0
     _type: str = ""
 
     def feed(self, piece: bytes) -> Iterator[Event]:
-        """Yield the server-sent events that *piece* completes. Raises `OversizedEvent`."""
+        """Yield the server-sent events that are complete with *piece*. Raises `OversizedEvent`."""
         if self._after_cr and piece.startswith(b"\n"):
             piece = piece[1:]
             self._after_cr = False

@@ -1,5 +1,5 @@
 """
-One request and its answer, recorded as clock readings; all metrics are derived from them.
+One request and its answer, recorded as clock readings from which all metrics are derived.
 
 ``None`` means not observed, never zero. Times are seconds on a monotonic clock.
 """
@@ -65,7 +65,7 @@ ENDING_KINDS: Mapping[Ending, Kind] = {
     "not admitted": "hang-admission",
     "engine dead": "dead-engine",
 }
-"""The failure kind that follows from each ending alone."""
+"""The failure kind of each ending, if nothing else is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +75,15 @@ class Usage:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
-    """Prompt tokens from a cache; for a server that receives KV caches, without those that it received."""
+    """Prompt tokens from a cache. If the server receives KV caches, those that it received are not included."""
     transferred_tokens: int | None = None
-    """Prompt tokens whose KV cache a prefill role computed and sent; None: not known, or there is no such role."""
+    """Prompt tokens whose KV cache a prefill role computed and sent; None if unknown, or if there is no such role."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """
-    Increase of the server's own counters over one request or one load; it must agree with the client's figures.
+    Increase of the server's own counters over one request or one load. It must agree with the client's figures.
 
     Times are sums over the requests, by the server's clock.
     """
@@ -93,16 +93,16 @@ class Ledger:
     cached_tokens: int | None = None
     """Tokens from a cache or a transfer, from every source."""
     first_tokens: int | None = None
-    """Number of requests that have had their first token."""
+    """Number of requests that have their first token."""
     ttft_s: float | None = None
     queue_s: float | None = None
     prefill_s: float | None = None
     times_first_token: bool = True
     """False: the server has no time-to-first-token counter, so a missing value is not an error."""
     external_tokens: int | None = None
-    """Those of *cached_tokens* that came from outside the engine: from a cache of its own, a file, or a prefill role."""
+    """The part of *cached_tokens* from outside the engine: from an external cache, a file, or a prefill role."""
     corrupted_requests: int | None = None
-    """Requests whose logits had NaNs; None if the server does not look for them."""
+    """Requests with NaNs in their logits; None if the server does not check for them."""
 
     @property
     def local_tokens(self) -> int | None:
@@ -110,7 +110,10 @@ class Ledger:
         return None if self.cached_tokens is None else self.cached_tokens - (self.external_tokens or 0)
 
     def gap_tokens(self, sent: int, asked: int) -> int | None:
-        """Difference in tokens between the counters and what was *sent* and *asked*; None if one counter is missing."""
+        """
+        Difference in tokens between the counters and the client's counts *sent* and *asked*; None if a counter is
+        missing.
+        """
         if self.prompt_tokens is None or self.completion_tokens is None:
             return None
         return abs(self.prompt_tokens - sent) + abs(self.completion_tokens - asked)
@@ -118,7 +121,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A request that the server refused, with its error text; *in_stream*: an error event inside a 200 answer."""
+    """A request that the server refused, with its error text. *in_stream*: the error was an event inside a 200 answer."""
 
     status: int
     text: str
@@ -126,7 +129,7 @@ class Refusal:
 
     @classmethod
     def read(cls, status: int, body: str, secrets: Iterable[str] = (), *, in_stream: bool = False) -> "Refusal":
-        """Parse an error *body*: vLLM nests its message under ``error``, SGLang does not. *secrets* are masked."""
+        """Parse an error *body*. vLLM nests its message under ``error``, SGLang does not. *secrets* are masked."""
         message: object = body
         try:
             message = json_of(body)
@@ -140,7 +143,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Exchange:
-    """What the client observed on the wire, and when."""
+    """The client's observations on the wire, with times."""
 
     sent_tokens: int
     asked_tokens: int
@@ -149,27 +152,27 @@ class Exchange:
     ended_s: float
     uploaded_s: float | None = None
     arrivals_s: tuple[float, ...] = ()
-    """One time stamp per chunk with content; a chunk is not a token."""
+    """Arrival time of each chunk with content. A chunk is not a token."""
     usage: Usage = Usage()
     """Each count is None if the server did not report it."""
     ledger: Ledger | None = None
-    """None if the server has no counters, or if other requests changed them too."""
+    """None if the server has no counters, or if other requests changed them as well."""
     refusal: Refusal | None = None
     waited_unscheduled_s: float | None = None
     health: int | None = None
-    """HTTP status of the health endpoint after a failed request; None: not requested, or no answer."""
+    """HTTP status of the health endpoint after a failed request; None if it was not requested or did not answer."""
     kv_usage_peak: float | None = None
-    """Highest share of the KV cache in use until the first token; None: not known, or other requests ran."""
+    """Highest share of the KV cache in use before the first token; None if unknown, or if other requests ran."""
     text: str = ""
     tokens: tuple[Token, ...] = ()
-    """The answer token by token; empty if log-probabilities were not requested, or not returned."""
+    """The tokens of the answer; empty if log-probabilities were not requested or not returned."""
     detail: str = ""
     """The error, as reported by the layer that detected it."""
     vitals: Mapping[str, float] = field(default_factory=dict)
     """Device and host readings during the request, by their names in `pytest_longctx.measures`."""
 
     def __repr__(self) -> str:
-        """Return a short form, because pytest prints it beside each figure that an assertion reads from it."""
+        """Return a short form: pytest prints it beside each figure in an assertion."""
         first = "" if self.ttft_s is None else f", TTFT {duration(self.ttft_s)}"
         message = self.refusal.text if self.refusal else self.detail
         shown = f": {message!r}" if message else ""
@@ -190,11 +193,11 @@ class Exchange:
 
     @property
     def gaps_s(self) -> tuple[float, ...]:
-        """Gaps between chunks; empty for fewer than two chunks."""
+        """Gaps between chunks; empty if there are fewer than two chunks."""
         return tuple(later - earlier for earlier, later in pairwise(self.arrivals_s))
 
     def metrics(self) -> dict[str, float | None]:
-        """Every metric of `pytest_longctx.measures` that one exchange can give; None if it was not observed."""
+        """Return every metric of `pytest_longctx.measures` that one exchange can give; None for one that was not observed."""
         usage, ttft_s, tpot_s, gaps_s = self.usage, self.ttft_s, self.tpot_s, self.gaps_s
         complete = self.ending == "complete"
         return {
@@ -220,7 +223,7 @@ class Exchange:
         }
 
     def _by_the_server(self, ledger: Ledger) -> dict[str, float | None]:
-        """Metrics from the server's counters, and the difference between both clocks at the first token."""
+        """Return metrics from the server's counters, and the difference between both clocks at the first token."""
         gap_s = None
         if self.ttft_s is not None and ledger.ttft_s is not None and self.uploaded_s is not None:
             gap_s = self.ttft_s - (self.uploaded_s - self.started_s) - ledger.ttft_s
@@ -253,7 +256,7 @@ class Exchange:
 
 
 class UnservedError(LongctxError):
-    """A request whose answer a test needs was not served; *exchange* is what was observed instead."""
+    """A request that a test needs was not served. *exchange* is the observation."""
 
     def __init__(self, message: str, exchange: Exchange) -> None:
         super().__init__(message)
@@ -272,10 +275,7 @@ def _prefill_rate(usage: Usage, ttft_s: float | None) -> float | None:
 
 
 def tally(exchanges: Sequence[Exchange]) -> Observation:
-    """
-    Combine exchanges into one observation: the first exchange that was not served, else the number of
-    miscounted ones.
-    """
+    """Combine exchanges into one observation: the first that was not served, or the number of miscounted ones."""
     failed = [each for each in exchanges if each.ending != "complete"]
     # An unfinished request proves nothing, so prefer another failure.
     unserved = next((each for each in failed if ENDING_OUTCOMES[each.ending]), next(iter(failed), None))
@@ -301,7 +301,7 @@ def tally(exchanges: Sequence[Exchange]) -> Observation:
 
 
 def _counted(usage: Usage) -> str:
-    """Return the two counts of *usage* in words."""
+    """Describe the two counts of *usage*."""
     prompt, answer = (
         "no" if count is None else f"{count:,}" for count in (usage.prompt_tokens, usage.completion_tokens)
     )
@@ -309,7 +309,9 @@ def _counted(usage: Usage) -> str:
 
 
 def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:
-    """Counter metrics of several exchanges; empty if any exchange has no ledger, None if a counter is missing."""
+    """
+    Return the counter metrics of several exchanges; empty if an exchange has no ledger, None for a missing counter.
+    """
     ledgers = [each.ledger for each in exchanges if each.ledger is not None]
     if len(ledgers) < len(exchanges):
         return {}
@@ -321,7 +323,7 @@ def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:
 
 
 def again(first: Exchange, second: Exchange) -> Observation:
-    """Evidence from the second reading of a prompt: its speed-up over the first, and whether both answers are equal."""
+    """Compare the second reading of a prompt with the first: its speed-up, and whether both answers are equal."""
     seen = second.observe()
     speedup = first.ttft_s / second.ttft_s if first.ttft_s and second.ttft_s else None
     return same_answer(replace(seen, metrics={**seen.metrics, "warm_speedup": speedup}), first, second)
@@ -329,9 +331,9 @@ def again(first: Exchange, second: Exchange) -> Observation:
 
 def same_answer(seen: Observation, cold: Exchange, warm: Exchange) -> Observation:
     """
-    Add to *seen* whether the *warm* answer equals the *cold* one to the same prompt, as ``answers_changed``: 0 or 1.
+    Add ``answers_changed`` to *seen*: 0 if the *warm* answer equals the *cold* one to the same prompt, else 1.
 
-    None if either has neither text nor tokens, or if they differ where the cold one had two nearly equal choices.
+    None if either has neither text nor tokens, or if they differ where the cold answer had two nearly equal choices.
     """
     if cold.ending != "complete" or warm.ending != "complete":
         return seen

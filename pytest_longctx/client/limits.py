@@ -1,4 +1,4 @@
-"""Search for the longest context that is served, and check a server's recovery after a request that may exceed its capacity."""
+"""Search the longest served context, and check that a server recovers after a request that may exceed its capacity."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from pytest_longctx.units import duration
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One attempted length: whether it worked, else the server's message. None: neither served nor refused."""
+    """One attempted length. The result is whether it worked, or the server's message; None if neither served nor refused."""
 
     tokens: int
     worked: bool | None
@@ -21,11 +21,12 @@ class Try:
 
 def longest(low: int, high: int, attempt: Callable[[int], Try]) -> tuple[Try, ...]:
     """
-    Search *low* to *high* tokens for the longest length that works; return every attempt. See `found`.
+    Search *low* to *high* tokens for the longest length that works. Return every attempt; see `found`.
 
-    Assumes that every length below a working one works too. Each number in a refusal is tried as the limit, together with the
-    next longer length. A server that reports its limit takes three attempts, any other log2(high - low) + 2. The search ends at
-    an attempt that is neither served nor refused: a server that hangs or dies gets no further request.
+    The search assumes that every length below a working one works too. It tries each number in a refusal as the limit,
+    and the next longer length. A server that reports its limit takes three attempts, any other log2(high - low) + 2.
+    The search ends at an attempt that is neither served nor refused: a server that hangs or dies gets no further
+    request.
     """
     works, fails, length = low - 1, high + 1, high  # lengths below *low* are not searched
     tries: list[Try] = []
@@ -45,22 +46,22 @@ def longest(low: int, high: int, attempt: Callable[[int], Try]) -> tuple[Try, ..
 
 
 def found(tries: tuple[Try, ...]) -> int | None:
-    """The longest length of a search that worked; None if none did."""
+    """Return the longest length that worked; None if none did."""
     return max((each.tokens for each in tries if each.worked), default=None)
 
 
 def _limits(tried: Try) -> list[int]:
-    """Candidate limits from a refusal: each number in it and the next higher one, to test both sides of the limit."""
+    """Return candidate limits from a refusal: each number and the next higher one, to test both sides of the limit."""
     numbers = [int(text.replace(",", "")) for text in re.findall(r"\d[\d,]*\d", tried.said)]
     return [length for number in numbers if number != tried.tokens for length in (number, number + 1)]
 
 
 CANARY_TOKENS: Final = 8
-"""Prompt length of the canary: it fits into any KV pool and takes almost no work."""
+"""Prompt length of the canary. It fits into any KV pool and needs almost no work."""
 
 
 def after(seen: Observation, canary: Exchange) -> Observation:
-    """Combine *seen* of a finished or cancelled request with the result of the *canary* sent next."""
+    """Combine *seen*, the result of a finished or cancelled request, with the result of the *canary* sent after it."""
     small = f"a request of {canary.sent_tokens} tokens after it"
     well = canary.ending == "complete"
     took_s = canary.ended_s - canary.started_s

@@ -1,4 +1,4 @@
-"""Send many requests, at a fixed concurrency or arrival rate, and compute the load's metrics."""
+"""Send many requests at a fixed concurrency or arrival rate, and compute the metrics of the load."""
 
 import asyncio
 import random
@@ -28,7 +28,7 @@ from pytest_longctx.prompts import Sendable
 
 def offsets(requests: int, rate_per_s: float, arrivals: Arrivals, seed: int) -> tuple[float, ...]:
     """
-    Arrival time of each request of a load, in seconds after the first; the same for the same *seed*.
+    Return the arrival time of each request in seconds after the first. The same *seed* gives the same times.
 
     >>> offsets(4, 2.0, "constant", 0)
     (0.0, 0.5, 1.0, 1.5)
@@ -39,41 +39,40 @@ def offsets(requests: int, rate_per_s: float, arrivals: Arrivals, seed: int) -> 
 
 
 _SETTLE_S: Final = 5.0
-"""How long the server's counters may take to include a finished load."""
+"""How long the server's counters may take to include all requests of a load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """All requests of a load, and the data that belong to the load as a whole."""
+    """All requests of a load, and figures of the load as a whole."""
 
     exchanges: tuple[Exchange, ...]
     ledger: Ledger | None = None
-    """Increase of the server's counters over the load; requests of other clients are included."""
+    """Increase of the server's counters over the load. It includes requests of other clients."""
     duration_s: float | None = None
-    """Duration as reported by the client, if the exchanges have no absolute times."""
+    """Duration that the client reports, if the exchanges have no absolute times."""
     left_out: frozenset[str] = frozenset()
     """Metrics that the client does not measure or defines differently."""
     measured_by: str = ""
     """Name of the client, unless it is this package's own."""
     said: str = ""
-    """The reason, if there are no exchanges."""
+    """The reason why there are no exchanges."""
     vitals: Mapping[str, float] = field(default_factory=dict)
     """Device and host readings during the load, by their names in `pytest_longctx.measures`."""
     send_delay_s: float | None = None
-    """The longest delay between the due time and the sending of a request in an open loop; it counts as waiting time."""
+    """Longest delay between the due time and the sending of a request in an open loop. It counts as waiting time."""
     offered_share: float | None = None
-    """Of an open loop: the rate at which the client sent, over the rate it was asked for; None for one request."""
+    """In an open loop, the rate of sending over the requested rate; None for one request."""
 
 
 def run(
     server: Server, prompt: Callable[[int], Sendable], asked: Ask, seed: int = 0, watch: ProgressCallback = no_progress
 ) -> Load:
     """
-    Send the requests of a load: at most ``concurrency`` at a time, or ``rate_per_s`` regardless of how fast
-    they are answered.
+    Send the requests of a load: at most ``concurrency`` at a time, or ``rate_per_s`` however fast they are answered.
 
-    The deadline of each request allows for all others ahead of it in the queue. In an open loop, times count from the moment a
-    request was due, so a late send (busy client or server) counts as waiting. Raises `PromptError`.
+    The deadline of each request includes time for all requests ahead of it in the queue. In an open loop, times count
+    from the moment a request was due, so a late send (busy client or server) counts as waiting. Raises `PromptError`.
     """
     if lack := missing("load", asked, claimed=False, bounded=True):
         raise PromptError(lack)
@@ -105,7 +104,7 @@ def offered_share(due_s: Sequence[float], delays_s: Sequence[float]) -> float | 
 
 @dataclass(frozen=True, slots=True)
 class _Flock:
-    """Sender of the requests of one load."""
+    """Sends the requests of one load."""
 
     server: Server
     prompt: Callable[[int], Sendable]
@@ -120,7 +119,7 @@ class _Flock:
         return self.prompt(self.asked.prompt_tokens or 1)
 
     async def send(self, fresh: Sendable, ahead: int, gauges: MetricsPoller) -> Exchange:
-        """Send one request; its deadline allows for *ahead* requests of its size in the queue."""
+        """Send one request. Its deadline includes time for *ahead* requests of its size in the queue."""
         deadline_s = self.server.deployment.timeouts.request_s(len(fresh) * ahead, self.asked.output_tokens)
         talk = StreamedRequest(self.server, fresh, self.asked.output_tokens, deadline_s, self.watch, gauges=gauges)
         return await talk.run()
@@ -138,7 +137,7 @@ class _Flock:
             return await asyncio.gather(*(one(gauges) for _ in range(self.requests)))
 
     async def opened(self, due_s: Sequence[float]) -> list[tuple[Exchange, float]]:
-        """Send each request when due; return exchanges that start at the due time, and the send delay in seconds."""
+        """Send each request when it is due. Return exchanges that start at the due time, and the send delay in seconds."""
 
         async def one(fresh: Sendable, due_s: float, gauges: MetricsPoller) -> tuple[Exchange, float]:
             exchange = await self.send(fresh, self.requests, gauges)
@@ -157,7 +156,7 @@ class _Flock:
 
 
 def reading(server: Server) -> ServerMetrics:
-    """Scrape the server's counters once; return an empty reading if it has none or does not answer."""
+    """Scrape the server's counters once. Return an empty reading if it has none or does not answer."""
     if server.backend.metrics == MetricNames():
         return ServerMetrics()
     try:
@@ -171,7 +170,10 @@ def reading(server: Server) -> ServerMetrics:
 
 
 def ledger_since(server: Server, before: ServerMetrics, exchanges: Sequence[Exchange]) -> Ledger | None:
-    """Increase of the server's counters over a load, read after they include all answers; None if it has no counters."""
+    """
+    Return the increase of the server's counters over a load, after they include all answers; None if it has no
+    counters.
+    """
     if not server.backend.metrics.generated_tokens:
         return None
     # Wait for the requested number, not the one in usage: a server that overstates its answers never reaches that.
@@ -207,7 +209,7 @@ def _ledger_gap(load: Load) -> dict[str, float | None]:
 
 
 def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float | None = None) -> Observation:
-    """Convert a load to evidence: the first request that was not served, else rates, percentiles and goodput."""
+    """Convert a load to evidence: the first request that was not served; if all were, rates, percentiles and goodput."""
     exchanges = load.exchanges
     if not exchanges:
         return Observation(None, said=load.said, measured_by=load.measured_by)
@@ -244,7 +246,7 @@ def observe(load: Load, *, goal_ttft_s: float | None = None, goal_tpot_s: float 
 def _goodput(
     exchanges: Sequence[Exchange], duration_s: float, goal_ttft_s: float | None, goal_tpot_s: float | None
 ) -> dict[str, float | None]:
-    """Share and rate of requests that met every goal; empty without a goal, None if a time needed for one is missing."""
+    """Share and rate of requests that met every goal; empty without a goal, None if a time for a goal is missing."""
     goals = [(goal_ttft_s, "ttft_s"), (goal_tpot_s, "tpot_s")]
     asked = [(goal_s, name) for goal_s, name in goals if goal_s is not None]
     if not asked:
@@ -257,7 +259,7 @@ def _goodput(
 
 
 def _summary(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, median, 90th and 99th percentile of a load's *values*, interpolated linearly; None if it is empty."""
+    """Mean, median, 90th and 99th percentile of a load's *values*, interpolated linearly; None if there are no values."""
     names = ("p50", "p90", "p99")
     if not values:
         return dict.fromkeys(("mean", *names))

@@ -1,4 +1,4 @@
-"""Compare the throughput in an engine's log with that of a request timed by the client."""
+"""Compare the throughput in an engine's log with that of a request that the client timed."""
 
 import re
 import time
@@ -20,7 +20,7 @@ _LATE_S = 3.0
 
 
 class Logged(NamedTuple):
-    """One logged rate and, if the line has it, the number of tokens."""
+    """One logged rate, and the number of tokens if the line has it."""
 
     tokens_per_s: float
     tokens: int | None = None
@@ -39,9 +39,9 @@ def rates(lines: Iterable[str], line_of: RateLine) -> list[Logged]:
 
 def weigh(exchange: Exchange, logged: Iterable[Logged]) -> Observation:
     """
-    Compare the highest logged rate with the client's: it ``adds up``, or it ``cannot be`` a rate of this request.
+    Compare the highest logged rate with the client's: it ``adds up``, or it ``cannot be`` the rate of this request.
 
-    A line without a token count is assumed to credit the whole prompt to its window, as vLLM does.
+    If a line has no token count, the whole prompt is assumed to count in its window, as in vLLM.
     """
     seen = exchange.observe()
     best, measured = max(logged, default=None), seen.metrics["prefill_tokens_per_s"]
@@ -63,7 +63,7 @@ def weigh(exchange: Exchange, logged: Iterable[Logged]) -> Observation:
 
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
-    """Send one request with a log window of its own and compare the logged rate; the outcome is None if no log can be read."""
+    """Send one request in a log window of its own and compare the logged rate. The outcome is None if no log can be read."""
     line_of, log = server.backend.catalogue.rate, server.log
     if line_of is None or log is None:
         return Observation(None, said="the server's log cannot be read, or no pattern for its throughput line is known")

@@ -1,4 +1,4 @@
-"""Reset a server's prefix cache, and verify by a repeated prompt that it is empty."""
+"""Reset a server's prefix cache, and verify with a repeated prompt that it is empty."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -17,14 +17,14 @@ from pytest_longctx.prompts import Sendable
 from pytest_longctx.redaction import shown
 
 WITNESS_TOKENS: Final = 2048
-"""Length of the witness prompt that shows whether the cache is empty: several blocks of any block size."""
+"""Length of the witness prompt that shows whether the cache is empty. It fills several blocks of any block size."""
 _ANSWER_S: Final = 60.0
 _FREE_S: Final = 5.0
-"""How long a server may hold the blocks of a finished answer; it refuses a reset until then."""
+"""How long a server may hold the blocks of a finished answer. It refuses a reset until then."""
 
 
 def reset(server: Server) -> Refusal | None:
-    """Ask *server* to reset its prefix cache. Return None on success, else its refusal; status 404 if it has no such endpoint."""
+    """Reset the prefix cache of *server*. Return None on success, else the refusal; status 404 means no such endpoint."""
     path = server.backend.reset_path
     if path is None:
         return Refusal(404, f"the backend {server.backend.name} has no endpoint that resets its prefix cache")
@@ -49,7 +49,7 @@ def _said_no(answer: httpx.Response, server: Server) -> Refusal | None:
 
 def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progress) -> None:
     """
-    Empty the prefix cache of *server*. Raises `CacheError` unless *witness*, sent before, then has no cached
+    Empty the prefix cache of *server*. Raises `CacheError` if *witness*, which was sent before, still has cached
     tokens.
     """
     ask(server, witness, 1, watch=watch)
@@ -73,10 +73,10 @@ def empty(server: Server, witness: Sendable, watch: ProgressCallback = no_progre
 
 def observe(server: Server, prompt: Sendable, output_tokens: int, watch: ProgressCallback = no_progress) -> Observation:
     """
-    Observe a reset of the prefix cache: send *prompt* three times, with a reset before the third; return the
-    third as evidence, with the cached share of the second.
+    Test the reset of the prefix cache: send *prompt* three times, with a reset before the third.
 
-    The outcome is None if the server has no endpoint that resets its cache.
+    Return the third request as evidence, with the cached share of the second. The outcome is None if the server has no
+    endpoint to reset its cache.
     """
     for_the_first_time, second = (ask(server, prompt, output_tokens, watch=watch, traced=True) for _ in range(2))
     for each in (for_the_first_time, second):

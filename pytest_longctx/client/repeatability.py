@@ -1,8 +1,9 @@
 """
-Ask one prompt in different company, and after hits of the prefix cache, and compare the answers to the last bit.
+Send one prompt alone, in batches and after prefix-cache hits, and check that all answers are bit-identical.
 
-An engine whose kernels depend on the shape of a batch gives other log-probabilities in other company, and other tokens where two
-choices are nearly equal. vLLM's batch-invariant mode and SGLang's deterministic mode claim that it gives the same.
+If an engine's kernels depend on the shape of a batch, other requests in the batch change its log-probabilities, and
+also its tokens where two choices are nearly equal. vLLM's batch-invariant mode and SGLang's deterministic mode promise
+the same answer in every batch.
 """
 
 import hashlib
@@ -26,14 +27,14 @@ from pytest_longctx.prompts import Prompt, PromptFactory
 
 _FORM: Final = 1
 BATCHES: Final = (8, 50)
-"""How many prompts are sent at once, the compared one in the middle of them."""
+"""Number of prompts sent at once. The compared one is in the middle."""
 _SHARED: Final = 2
-"""Part of the prompt that an earlier prompt had: one half."""
+"""Share of the prompt that an earlier prompt also had: one half."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer to the prompt, and how it was asked."""
+    """One answer to the prompt, and the conditions of its request."""
 
     how: str
     tokens: tuple[Token, ...]
@@ -42,13 +43,13 @@ class Answer:
 
     @classmethod
     def of(cls, how: str, exchange: Exchange) -> "Answer":
-        """The answer in an *exchange*."""
+        """Return the answer of an *exchange*."""
         return cls(how, exchange.tokens, exchange.text, exchange.usage.cached_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answers of one server to one prompt; all are compared with the first, which was asked alone."""
+    """The answers of one server to one prompt. All are compared with the first, whose request ran alone."""
 
     prompt: str
     """Digest of the prompt."""
@@ -59,9 +60,10 @@ class Answers:
 
 def ask(server: Server, draw: PromptFactory, asked: Ask, watch: ProgressCallback, *, natural: bool) -> Answers:
     """
-    Ask *server* the same prompt alone, in batches, and after hits; *draw* makes the prompts, of *natural* text or of random ids.
+    Send the same prompt to *server* alone, in batches, and after cache hits.
 
-    Raises `UnservedError` for the first request that is not served, and `UnwalkableError` if the cache cannot be made cold.
+    *draw* makes the prompts, of *natural* text or of random ids. Raises `UnservedError` for the first request that is
+    not served, and `UnwalkableError` if the cache cannot be emptied.
     """
     one = Walk(server, draw, asked, watch)
     length = asked.prompt_tokens or 1
@@ -77,7 +79,10 @@ def ask(server: Server, draw: PromptFactory, asked: Ask, watch: ProgressCallback
 
 
 def _warm(one: Walk, task: Task, other: Task) -> list[Answer]:
-    """Answers to *task* after it was read, and after a prompt was read that shares its first half and ends as *other* does."""
+    """
+    Return answers to *task* after cache hits: of the whole prompt, and of its first half, shared with a prompt that
+    ends as *other*.
+    """
     if not one.server.backend.salted:
         one.reset()
     salts = [one.fresh_salt() if one.server.backend.salted else "" for _ in range(2)]
@@ -95,21 +100,23 @@ def _warm(one: Walk, task: Task, other: Task) -> list[Answer]:
 
 @dataclass(frozen=True, slots=True)
 class Mismatched:
-    """Where an answer differs from the first."""
+    """The difference between an answer and the first answer."""
 
     token: int | None
-    """The first token that differs, from 0; None: all are equal."""
+    """Index of the first token that differs; None if all are equal."""
     logprob_at: int | None
-    """The first equal token whose log-probability differs; None: those of all tokens that can be compared are equal."""
+    """
+    Index of the first equal token whose log-probability differs; None if those of all comparable tokens are equal.
+    """
     gap_nats: float
-    """The largest difference of a log-probability of equal tokens."""
+    """Largest difference between log-probabilities of equal tokens."""
     first: str = ""
     second: str = ""
 
 
 def mismatched(first: Sequence[Token], second: Sequence[Token]) -> Mismatched:
     """
-    Where *second* differs from *first*. Behind the first token that differs, nothing can be compared.
+    Compare *second* with *first*. Nothing can be compared after the first token that differs.
 
     >>> mismatched([Token("a", -1.0), Token("b", -2.0)], [Token("a", -1.5), Token("c", -2.0)])
     Mismatched(token=1, logprob_at=0, gap_nats=0.5, first='b', second='c')
@@ -128,9 +135,10 @@ def mismatched(first: Sequence[Token], second: Sequence[Token]) -> Mismatched:
 
 def compare(answers: Answers, others: Answers | None = None) -> Observation:
     """
-    Evidence: every answer against the first one, and also the first one of *others*, a server with other chunk sizes.
+    Return evidence: every answer against the first one, also the first one of *others*, a server with other chunk
+    sizes.
 
-    Raises `ResultsError` if the other server was asked another prompt.
+    Raises `ResultsError` if the other server got another prompt.
     """
     if others is not None and others.prompt != answers.prompt:
         raise ResultsError("the answers are not to the same prompt")
@@ -157,7 +165,7 @@ def compare(answers: Answers, others: Answers | None = None) -> Observation:
 
 
 def _place(how: str, found: Mismatched) -> str:
-    """How an answer differs from the first, in words."""
+    """Describe the difference between an answer and the first one."""
     bits = f"log-probabilities from token {found.logprob_at} on, by {found.gap_nats:.3g} nats at most"
     if found.token is None:
         return f"{how}: {bits}"
@@ -172,7 +180,7 @@ def save(answers: Answers, path: Path) -> None:
 
 
 def load(path: Path) -> Answers:
-    """The answers in the file at *path*. Raises `ResultsError` if it has none."""
+    """Load the answers from *path*. Raises `ResultsError` if it has none."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
         each = tuple(
@@ -187,6 +195,6 @@ def load(path: Path) -> Answers:
 
 
 def path_of(folder: Path, deployment: str, asked: Ask) -> Path:
-    """The file in *folder* with the answers of *deployment* to what was *asked*."""
+    """Path in *folder* of the answers of *deployment* to *asked*."""
     digest = hashlib.sha256(f"{asked.prompt_tokens} {asked.output_tokens}".encode()).hexdigest()[:8]
     return folder / f"{deployment}.{digest}.json"

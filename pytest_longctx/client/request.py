@@ -1,8 +1,8 @@
 """
 Send one prompt, stream the completion and record the time of each event.
 
-A request is never retried: a retry would send up to ten million tokens again and hide the first failure. The only timeout is the
-given deadline, counted from the first byte.
+A request is never retried: a retry would send up to ten million tokens again and hide the first failure. The given
+deadline, counted from the first byte, is the only timeout.
 """
 
 import asyncio
@@ -32,23 +32,26 @@ from pytest_longctx.redaction import shown
 _KEPT_TEXT: Final = 2000
 _CHUNKS_PER_TOKEN: Final = 16
 _SPARE_CHUNKS: Final = 1000
-"""Chunks allowed beside `_CHUNKS_PER_TOKEN` for each token asked for; a server that ignores max_tokens would send without end."""
+"""
+Chunks allowed in addition to `_CHUNKS_PER_TOKEN` per requested token. A server that ignores max_tokens would never
+stop.
+"""
 _STREAM_TYPES: Final = ("message", "error", "completion", "completion.chunk", "chat.completion.chunk")
-"""Types of events that carry the answer. Gateways send others, such as ``ping``, whose data need not be JSON."""
+"""Types of events that carry the answer. Gateways send others, such as ``ping``, whose data may not be JSON."""
 _CONTENT: Final = ("reasoning_content", "reasoning", "content")
-"""Fields of a chat chunk that count as content: a first token of reasoning is a first token."""
+"""Fields of a chat chunk that count as content. A first reasoning token is a first token."""
 _JSON: Final = {"Content-Type": "application/json"}
 _FIRST_BYTE: Final = "http11.send_request_headers.started"
 """httpcore's event name for the first byte. A proxy tunnel emits it twice; the last one counts."""
 _LAST_WORDS_S: Final = 1.0
-"""How long to wait for the error of an engine whose health says that it is dead: the error may explain it."""
+"""How long to wait for the error of an engine whose health check says that it is dead. The error may explain it."""
 
 Clock = Callable[[], float]
 
 
 @dataclass(slots=True)
 class StreamedRequest:
-    """One request in flight and what has been observed of it so far."""
+    """One request in flight, and its observations so far."""
 
     server: Server
     prompt: Sendable
@@ -57,7 +60,10 @@ class StreamedRequest:
     watch: ProgressCallback
     clock: Clock = time.monotonic
     gauges: MetricsPoller | None = None
-    """The poller that all requests of a load share; None: no other request is in flight, so the counters belong to this one."""
+    """
+    The poller that all requests of a load share; None if no other request is in flight, so the counters belong to this
+    one.
+    """
     traced: bool = False
     """Whether to request the log-probabilities of the answer."""
     started_s: float = 0.0
@@ -65,7 +71,7 @@ class StreamedRequest:
     answering: bool = False
     arrivals_s: list[float] = field(default_factory=list)
     finished_s: float | None = None
-    """Time of the textless chunk that ended the answer."""
+    """Arrival time of the chunk without text that ended the answer."""
     words: list[str] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
     usage: Usage | None = None
@@ -74,7 +80,7 @@ class StreamedRequest:
     watchdog: Watchdog | None = None
 
     async def run(self) -> Exchange:
-        """Run the whole request while polling the server's metrics."""
+        """Run the whole request, and poll the server's metrics meanwhile."""
         async with (
             open_http(self.server, None) as http,
             nullcontext(self.gauges) if self.gauges else poll_metrics(self.server) as gauges,
@@ -108,7 +114,7 @@ class StreamedRequest:
         )
 
     def _arrived(self) -> tuple[float, ...]:
-        """Arrival times of chunks with content; of a single token without text, the arrival of the last chunk."""
+        """Arrival times of chunks with content. For a single token without text, the arrival of the last chunk."""
         single = self.usage is not None and self.usage.completion_tokens == 1
         if self.arrivals_s or self.finished_s is None or not single:
             return tuple(self.arrivals_s)
@@ -120,7 +126,7 @@ class StreamedRequest:
         return await watchdog.ledger(min(self.output_tokens, counted))
 
     def _counted(self, ledger: Ledger | None) -> Usage:
-        """Token counts from usage; if usage reports no cached tokens, from the server's counter."""
+        """Token counts from usage. If usage has no cached tokens, they come from the server's counter."""
         usage = self.usage or Usage()
         if self.usage is not None and usage.cached_tokens is None and ledger is not None:
             usage = replace(usage, cached_tokens=ledger.cached_tokens)
@@ -132,7 +138,7 @@ class StreamedRequest:
         return "uploading" if self.uploaded_s is None else "waiting"
 
     async def _race(self, http: httpx.AsyncClient, watchdog: Watchdog) -> tuple[Ending, float]:
-        """Wait for the request's answer, its deadline or the watchdog, whichever comes first."""
+        """Wait until the answer ends, the deadline passes or the watchdog stops the request."""
         answer = asyncio.create_task(self._stream(http))
         what = f"{len(self.prompt):,} tokens to {self.server.deployment.name}"
         watching = asyncio.create_task(watchdog.watch(what, self._phase, self.deadline_s, self.watch))
@@ -168,7 +174,7 @@ class StreamedRequest:
             return "died mid-stream" if self.answering else "disconnected"
 
     async def _exchange(self, http: httpx.AsyncClient) -> Ending:
-        """Send the request and read its answer. Raises what httpx raises."""
+        """Send the request and read its answer. Raises the errors of httpx."""
         head, tail = self._body()
         length = str(len(head) + self.prompt.json_bytes + len(tail))
         async with http.stream(
@@ -191,7 +197,7 @@ class StreamedRequest:
             return await self._read(response)
 
     def _not_asked(self, response: httpx.Response, text: str) -> bool:
-        """Whether *response* does not come from an engine; *detail* then gives the reason."""
+        """Whether *response* does not come from an engine. *detail* is then the reason."""
         server, headers = self.server, response.headers
         answer = Answer(
             f"POST {self.prompt.path}",
@@ -208,7 +214,7 @@ class StreamedRequest:
         return found is not None
 
     def _body(self) -> tuple[bytes, bytes]:
-        """Return the body of the request before and after the prompt's token ids."""
+        """Return the body of the request before and after the token ids of the prompt."""
         rest = {
             "max_tokens": self.output_tokens,
             "stream": True,
@@ -252,7 +258,10 @@ class StreamedRequest:
         return "died mid-stream"
 
     def _ends_with(self, event: Event, came_s: float) -> Ending | None:
-        """Take one event; return the ending if the answer ends with it. Raises `ValueError` for what no completion contains."""
+        """
+        Process one event. Return the ending if the answer ends with it. Raises `ValueError` for data that no completion
+        contains.
+        """
         if event.data.strip() == "[DONE]":
             return "complete"
         if event.type not in _STREAM_TYPES:
@@ -292,9 +301,9 @@ class StreamedRequest:
 
 def by_role(usage: Usage, ledger: Ledger | None) -> Usage:
     """
-    *usage* of a decode role, whose cached tokens include those that a prefill role computed for the request and sent.
+    Correct the *usage* of a decode role: its cached tokens include those that a prefill role computed and sent.
 
-    vLLM adds both in ``cached_tokens``. If the counters do not separate them, what a cache had is not known.
+    vLLM adds up both in ``cached_tokens``. The tokens from a cache are unknown unless the counters separate them.
     """
     local = None if ledger is None or ledger.external_tokens is None else ledger.local_tokens
     received = usage.cached_tokens if ledger is None or ledger.external_tokens is None else ledger.external_tokens
@@ -302,7 +311,7 @@ def by_role(usage: Usage, ledger: Ledger | None) -> Usage:
 
 
 def _tokens(choice: Mapping[str, Any]) -> list[Token]:
-    """Tokens of a streamed chunk, from the log-probabilities of completions or of chats."""
+    """Return the tokens of a streamed chunk from the log-probabilities of completions or chats."""
     told = choice.get("logprobs")
     if not isinstance(told, dict):
         return []
@@ -329,10 +338,9 @@ def decoding(backend: Backend) -> dict[str, Any]:
 
 def _said(choice: Mapping[str, Any]) -> str | None:
     """
-    The text of a streamed chunk, reasoning included; None for a chunk without content (the opening or end of
-    a chat).
+    Return the text of a streamed chunk, reasoning included; None for a chunk without content (start or end of a chat).
 
-    A token may have no text of its own: it may be part of a character, or an id missing from the tokenizer.
+    A token may have no text of its own: it may be part of a character, or an id that the tokenizer lacks.
     """
     delta = choice.get("delta")
     parts = [choice.get("text")] if delta is None else [delta.get(name) for name in _CONTENT]
@@ -343,7 +351,7 @@ def _said(choice: Mapping[str, Any]) -> str | None:
 
 
 def open_client(server: Server, timeout_s: float) -> PageClient:
-    """Open a synchronous HTTP client for short requests to *server*; proxies from the environment are not used on loopback."""
+    """Open a synchronous HTTP client for short requests to *server*. It uses no proxies from the environment on loopback."""
     return PageClient(
         base_url=server.url,
         headers=dict(server.headers),
@@ -366,7 +374,10 @@ def ask(
     """
     Send *prompt*, request *output_tokens* tokens and return the exchange. Refusals and hangs are returned, not raised.
 
-    *traced*: with the log-probability of each token, where the backend can return it.
+    *traced*: request the log-probability of each token, if the backend can return it.
+
+    *deadline_s* counts from the first byte. By default it follows from the deployment's timeouts. Raises `PromptError`
+    for a wrong argument, and `LaunchError` if this process lacks a resource, such as file descriptors.
 
     *deadline_s* counts from the first byte; by default it follows from the deployment's timeouts. Raises `PromptError` for a
     wrong argument, and `LaunchError` if this process lacks what a request needs, such as file descriptors.

@@ -1,4 +1,4 @@
-"""A running server as a value, and the lock that lets one process at a time measure it."""
+"""A running server as a value, and the lock that lets only one process at a time measure it."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ from pytest_longctx.redaction import shown
 
 
 def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothing to wait for
-    """Default for a server whose end is not observed: nothing is known of its end."""
+    """Default for a server whose end is not observed: return None."""
     return None
 
 
@@ -31,7 +31,7 @@ class Server:
     backend: Backend
     deployment: Deployment
     launcher: str
-    """What started it, or attached to it, by name."""
+    """Name of the launcher that started it or attached to it."""
     version: str | None = None
     max_model_len: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -41,70 +41,70 @@ class Server:
     """Textual readings of the boot: KV-cache dtype, attention backend."""
     log: Path | None = None
     local: bool = True
-    """On this machine's loopback, without a proxy in between."""
+    """Whether it is on this machine's loopback, without a proxy in between."""
     attached: bool = False
-    """Started before this run and not by it: all that is known of it is what it reports."""
+    """Whether another run started it. Then only its own reports are known."""
     salt: str = ""
-    """Sent with each request, so that its prefix cache has no prompts of earlier runs; empty: not sent."""
+    """Cache salt sent with each request, so that the prefix cache has no prompts of earlier runs; empty if not sent."""
     stops: bool = False
-    """Answers end where the model ends them; else all requested tokens are generated."""
+    """Whether the model ends its answers itself. If not, all requested tokens are generated."""
     hidden: tuple[str, ...] = ()
-    """Secrets in its environment and command line, which its log may repeat."""
+    """Secrets of its environment and command line. Its log may repeat them."""
     ended: Callable[[float], Evidence | None] = not_seen
     """
-    How it ended, if it ends within the given seconds; None while it runs, or if its end is not observed. Raises `LaunchError` if
-    its container or Pod has disappeared, which is no fault of the server.
+    How the server ended, if it ends within the given seconds; None while it runs, or if its end is not observed.
+
+    Raises `LaunchError` if its container or Pod has disappeared, which is no fault of the server.
     """
 
     def __repr__(self) -> str:
-        """Return a short form, because pytest prints it above each failed test; headers, which have the key, are left out."""
+        """Return a short form: pytest prints it above each failed test. It omits the headers, which contain the key."""
         return f"<Server {self.deployment.name} at {self.url}>"
 
     @property
     def body(self) -> dict[str, object]:
-        """Fields that every completion request carries beside its prompt."""
+        """Fields of every completion request besides its prompt."""
         stops = {"ignore_eos": False} if self.stops and "ignore_eos" in self.backend.body else {}
         return {**self.backend.body, **stops, **({"cache_salt": self.salt} if self.salt else {})}
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Strings to mask; a server may repeat request headers in its errors, and anything in its log."""
+        """Strings to mask. A server may repeat request headers in its errors, and anything in its log."""
         tokens = tuple(word for value in self.headers.values() for word in value.split()[-1:] if len(word) > 3)
         return (*tokens, *self.hidden)
 
     @property
     def silently_cached(self) -> int | None:
-        """The value of cached tokens if usage does not report them: 0, or None (not known)."""
+        """The number of cached tokens if usage has none: 0, or None (unknown)."""
         return 0 if self.backend.names_cached_if_any and not self.attached else None
 
     @property
     def receives_kv(self) -> bool:
-        """
-        Whether the server answers with a KV cache that a prefill role computed for the request, which is no
-        cache hit.
-        """
+        """Whether a prefill role computes the KV cache of a request for this server. That is no cache hit."""
         return self.backend.receives_kv(self.deployment)
 
     @property
     def secure(self) -> bool:
-        """Whether the server's URL needs certificates, which would cost each plain HTTP client tens of milliseconds."""
+        """Whether the server's URL needs certificates. Loading them takes each HTTP client tens of milliseconds."""
         return self.url.startswith("https:")
 
 
 @contextmanager
 def exclusive(url: str, watch: ProgressCallback = no_progress) -> Iterator[None]:
     """
-    Wait until no other process of this user measures the server at *url*, and lock it meanwhile.
+    Lock the server at *url*. Wait until no other process of this user measures it.
 
-    Workers of one run that share a server take turns; the kernel releases the lock if one of them dies. Raises `LaunchError` if
-    the lock cannot be trusted, or if its holder is stopped.
+    Workers of one run that share a server take turns. The kernel releases the lock if one of them dies. Raises
+    `LaunchError` if the lock cannot be trusted, or if its holder is stopped.
     """
     with locks.held(f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.turn", f"the server at {url}", watch):
         yield
 
 
 KEY_VARIABLE: Final = "LONGCTX_API_KEY"
-"""Environment variable with the API key of an attached server; a key on the command line would show in process lists."""
+"""
+Environment variable with the API key of an attached server. A key on the command line would show in process lists.
+"""
 
 _IDLE: Final = (
     "closed the request after too long a silence",
@@ -166,13 +166,13 @@ class Answer:
 
     @property
     def is_page(self) -> bool:
-        """Whether it is an HTML page, which no engine returns."""
+        """Whether it is an HTML page. No engine returns one."""
         return (
             "text/html" in self.kind or re.match(r"\s*<(?:!doctype html|html)\b", self.text, re.IGNORECASE) is not None
         )
 
     def shown(self, secrets: tuple[str, ...] = ()) -> str:
-        """Status and text, shortened and with *secrets* masked."""
+        """Status and text, shortened, with *secrets* masked."""
         return f"HTTP {self.status} {shown(' '.join(self.text.split()), secrets)[:200]}".strip()
 
 
@@ -180,16 +180,17 @@ def unaskable(
     answer: Answer, *, local: bool, attached: bool, keyed: bool, secrets: tuple[str, ...] = ()
 ) -> Unaskable | None:
     """
-    Why *answer* does not come from an engine; None if it may.
+    Explain why *answer* does not come from an engine; None if it may.
 
-    *local*: no proxy is in between; *attached*: the server was not launched by this run; *keyed*: an API key was sent.
+    *local*: there is no proxy in between. *attached*: this run did not launch the server. *keyed*: the request had an
+    API key.
     """
     found = _reason(answer, local=local, attached=attached, keyed=keyed)
     return Unaskable(answer.asked, answer.shown(secrets), *found) if found else None
 
 
 def _reason(answer: Answer, *, local: bool, attached: bool, keyed: bool) -> tuple[str, str] | None:
-    """The first matching reason and its remedy."""
+    """Return the first matching reason and its remedy."""
     status = answer.status
     what, remedy = _GATEWAY.get(status, ("", ""))
     kind = shown(answer.kind)[:100] or "a body without a content type"

@@ -1,9 +1,9 @@
 """
 Read a server's ``/metrics`` page, and decide whether a request or a boot still makes progress.
 
-The stall rules have no clock of their own, so hours can be replayed in a test. Progress is an uploaded part of the prompt, a
-chunk of the answer, or a change of a counter, of the KV cache usage or of the log. The number of running requests is not: a hung
-server keeps reporting them.
+The stall rules have no clock of their own, so a test can replay hours. Progress is an uploaded part of the prompt, a
+chunk of the answer, or a change of a counter, of the KV cache usage or of the log. The number of running requests is
+not progress: a hung server keeps reporting them.
 """
 
 import os
@@ -24,16 +24,16 @@ from pytest_longctx.units import duration
 
 PATH = "/metrics"
 _MOST_LINES: Final = 10_000
-"""Lines of the metrics that are read, of all engines of a server: some thirty for each."""
+"""Most metric lines read, over all engines of a server. Each engine has about thirty."""
 _WIDEST: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class ServerMetrics:
-    """One scrape of the metrics; None is not observed."""
+    """One scrape of the metrics. None means not observed."""
 
     answered: bool = False
-    """Whether the page had any known metric; a counter that is still missing from it has then counted nothing."""
+    """Whether the page had any known metric. A counter that it lacks has then counted nothing."""
     running: float | None = None
     waiting: float | None = None
     kv_usage: float | None = None
@@ -58,11 +58,11 @@ class ServerMetrics:
         return bool(self.waiting) and self.running == 0
 
     def worked_since(self, before: "ServerMetrics") -> float | None:
-        """Tokens processed by the model between *before* and this scrape, over all requests."""
+        """Tokens that the model processed between *before* and this scrape, over all requests."""
         return figure_of(self.grown("worked_tokens", before))
 
     def grown(self, name: str, before: "ServerMetrics") -> float | None:
-        """Increase of the metric *name* since *before*; None if it is not known."""
+        """Increase of the metric *name* since *before*; None if unknown."""
         now, then = getattr(self, name), getattr(before, name)
         return None if now is None or not before.answered else now - (then or 0.0)
 
@@ -110,10 +110,9 @@ _COUNTERS = (
 
 def read(text: str, names: MetricNames) -> ServerMetrics:
     """
-    Parse one ``/metrics`` page of a server. Counters of several engines are summed; of their cache usages the
-    highest counts.
+    Parse one ``/metrics`` page. Counters of several engines are summed; the highest of their cache usages is taken.
 
-    A metric with a value that no counter or gauge can have (NaN, infinite, negative, above 2^53) is not observed. Raises
+    A metric whose value no counter or gauge can have (NaN, infinite, negative, above 2^53) is not observed. Raises
     `ValueError` if the page is no metrics page.
     """
     found = list(_samples(text, names))
@@ -169,7 +168,7 @@ def glance(http: httpx.Client, names: MetricNames) -> ServerMetrics:
 
 
 async def scrape(http: httpx.AsyncClient, names: MetricNames) -> ServerMetrics:
-    """Scrape the server's metrics once; return an empty reading if it has none or does not answer."""
+    """Scrape the server's metrics once. Return an empty reading if it has none or does not answer."""
     if names == MetricNames():
         return ServerMetrics()
     try:
@@ -180,12 +179,12 @@ async def scrape(http: httpx.AsyncClient, names: MetricNames) -> ServerMetrics:
 
 
 SLOWER: Final = 3.0
-"""Allowed ratio of the next step to the longest so far: later chunks of a prompt take longer."""
+"""Allowed ratio of the next step to the longest step so far. Later chunks of a prompt take longer."""
 _ONE_STEP: Final = 2
 """
-Number of gauge changes after which a prompt is known to be read in several steps.
+Number of gauge changes that prove that a prompt is computed in several steps.
 
-The first may be the cache allocation for the whole prompt, which a server without chunked prefill then reads without any further
+The first change may be the cache allocation for the whole prompt. A server without chunked prefill shows no further
 change.
 """
 _COUNTS_REQUESTS: Final = ("answered", "running", "waiting")
@@ -193,15 +192,15 @@ _COUNTS_REQUESTS: Final = ("answered", "running", "waiting")
 
 def moved(before: ServerMetrics, now: ServerMetrics) -> str | None:
     """
-    Name of a server metric that differs between two scrapes, None if none does; metrics missing from one of
-    them are ignored.
+    Return the name of a metric that differs between two scrapes; None if none does. Metrics missing from one are
+    ignored.
     """
     then, value = _figures(before), _figures(now)
     return next((name for name in then if name in value and value[name] != then[name]), None)
 
 
 def can_move(page: ServerMetrics) -> bool:
-    """Whether a metrics *page* has any metric that changes with work."""
+    """Whether a metrics *page* has a metric that changes with work."""
     return bool(_figures(page))
 
 
@@ -211,7 +210,7 @@ def _figures(page: ServerMetrics) -> dict[str, float]:
 
 
 def unslowed() -> float:
-    """The machine is as fast as it was measured."""
+    """Default: the machine is as fast as when it was measured."""
     return 1.0
 
 
@@ -220,8 +219,10 @@ _LOADAVG = Path("/proc/loadavg")
 
 def processes_per_core() -> float:
     """
-    Processes for each core of this machine that compute or wait to: the mean of the last minute, or those of this moment if they
-    are more, since the mean follows a program that has just begun by a minute.
+    Number of processes that compute or wait to, per core of this machine.
+
+    It is the mean of the last minute, or the present number if that is higher: the mean lags a minute behind a program
+    that has just started.
     """
     now = 0
     with suppress(OSError, ValueError, IndexError):
@@ -236,19 +237,21 @@ def host_load() -> float:
 
 @dataclass(slots=True)
 class Stall:
-    """Progress of one request or one boot; it has stalled after `limit_s` without any."""
+    """Tracks the progress of one request or one boot. It has stalled after `limit_s` without progress."""
 
     stall_s: float
     started_s: float
     one_step_s: float = 0.0
-    """Extra time allowed before chunked reading is observed: the whole prompt at the slowest rate."""
+    """Extra time until chunked prefill is observed: the whole prompt at the slowest rate."""
     every_step_moves: bool = True
-    """Whether an observable metric changes with every prefill step; a cache of windows alone fills long before the end."""
+    """
+    Whether an observable metric changes with every prefill step. A cache of windows alone fills long before the end.
+    """
     last: str | None = None
-    """What moved last; None: nothing has moved."""
+    """The last thing that changed; None if nothing has."""
     steps: int = 0
     slowed: Callable[[], float] = unslowed
-    """How many times slower than measured the machine may be now, 1 or more."""
+    """How many times slower than measured the machine may be now; at least 1."""
     moved_s: float = field(init=False)
     _longest_s: float = 0.0
 
@@ -257,8 +260,8 @@ class Stall:
 
     def move(self, now_s: float, what: str, *, step: bool = True) -> None:
         """
-        Record progress of a request by its server's metrics; *step*: it belongs to the work itself, not only
-        to its start.
+        Record progress of a request from its server's metrics. *step*: it is progress of the computation, not only of
+        its start.
         """
         if step and self.steps:
             self._longest_s = max(self._longest_s, now_s - self.moved_s)
@@ -267,15 +270,15 @@ class Stall:
 
     def limit_s(self, *, stepwise: bool = False) -> float:
         """
-        The longest time without progress in a server's metrics allowed now; *stepwise*: the request is known
-        to work in steps.
+        Longest time without progress in a server's metrics that is allowed now. *stepwise*: the request is computed in
+        steps.
         """
         usual_s = max(self.stall_s, SLOWER * self._longest_s)
         in_steps = stepwise or (self.every_step_moves and self.steps >= _ONE_STEP)
         return (usual_s if in_steps else usual_s + self.one_step_s) * self.slowed()
 
     def look(self, now_s: float, *, stepwise: bool = False) -> str | None:
-        """Return the reason if the server's metrics show that a request has stalled, else None."""
+        """Return the reason if the server's metrics show that a request has stalled; else None."""
         silent_s, limit_s = now_s - self.moved_s, self.limit_s(stepwise=stepwise)
         if silent_s <= limit_s:
             return None
@@ -285,7 +288,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Progress of a request when its deadline passed."""
+    """Describe the progress of a request whose deadline passed."""
 
     elapsed_s: float
     budget_s: float
@@ -294,7 +297,7 @@ class Pace:
     prompt_tokens: int
     output_tokens: int
     read_tokens: float | None = None
-    """Tokens of the prompt that were read; None if the server does not report them."""
+    """Tokens of the prompt computed so far; None if the server does not report them."""
     chunks: int = 0
     answering_s: float = 0.0
     """Time from the first chunk to the last."""

@@ -1,9 +1,9 @@
 """
 Poll a server's metrics during a request, and detect requests that are never scheduled or have stalled.
 
-The admission rule has no clock of its own, so hours of metrics can be replayed in a test. During a long prefill no counter may
-change before the first token, for most of an hour at ten million tokens, but the server reports the request as running. A request
-is not admitted if it waits while none runs and no other metric changes.
+The admission rule has no clock of its own, so a test can replay hours of metrics. During a long prefill no counter may
+change before the first token, for most of an hour at ten million tokens, but the server reports the request as running.
+A request is not admitted if it waits while none runs and no other metric changes.
 """
 
 import asyncio
@@ -32,27 +32,25 @@ _HELD: Final = 6
 """
 Factor on the admission limit while a part of the KV cache is in use.
 
-SGLang counts a request in chunked prefill neither as running nor as waiting. Its tokens in the cache change with every chunk, if
-reported; the cache usage is rounded to hundredths, and one hundredth of a pool of millions of tokens is many chunks.
+SGLang counts a request in chunked prefill neither as running nor as waiting. If it reports the cached tokens, they
+change with every chunk. The cache usage is rounded to hundredths, and one hundredth of a pool of millions of tokens is
+many chunks.
 """
 
 
 @dataclass(slots=True)
 class Admission:
-    """Follows successive scrapes, and reports when requests have waited unscheduled for longer than *limit_s*."""
+    """Follows successive scrapes, and reports requests that have waited unscheduled for longer than *limit_s*."""
 
     limit_s: float
     waited_s: float | None = None
-    """The longest unscheduled wait so far, in seconds; None: there was none."""
+    """Longest unscheduled wait so far in seconds; None if there was none."""
     _since_s: float = 0.0
     _still: ServerMetrics | None = None
-    """The scrape that has not changed since then; None: a request runs, or none waits."""
+    """The scrape since which nothing has changed; None if a request runs or none waits."""
 
     def look(self, now_s: float, seen: ServerMetrics) -> str | None:
-        """
-        Return the reason if a request waits for admission too long, else None. A missing metrics page proves
-        nothing.
-        """
+        """Return the reason if a request waits too long for admission, else None. A missing metrics page proves nothing."""
         if not seen.answered:
             return None
         if not seen.unscheduled:
@@ -71,9 +69,9 @@ class Admission:
 
 CONNECT_S: Final = 10.0
 _LOOK_S: Final = 1.0
-"""Interval between scrapes while the first token is awaited."""
+"""Interval between scrapes before the first token."""
 _PULSE_S: Final = 5.0
-"""Timeout of a health check, which needs no work of the engine."""
+"""Timeout of a health check. It needs no work of the engine."""
 _SETTLE_S: Final = 2.0
 """How long the server's counters may take to include an answer."""
 
@@ -82,7 +80,7 @@ Phase = Callable[[], str]
 
 
 def open_http(server: Server, timeout_s: float | None) -> httpx.AsyncClient:
-    """Open a client for *server* with this read and write timeout (None: no timeout); proxies are not used on loopback."""
+    """Open a client for *server* with these read and write timeouts (None: no timeout). It uses no proxies on loopback."""
     return AsyncPageClient(
         base_url=server.url,
         headers=dict(server.headers),
@@ -112,7 +110,7 @@ class MetricsPoller:
         return await server_metrics.scrape(self.side, self.names)
 
     async def lately(self) -> server_metrics.ServerMetrics:
-        """Return metrics that are at most half a polling interval old; scrape them if needed."""
+        """Return metrics that are at most half a polling interval old. Scrape them if needed."""
         async with self.asking:
             if self.clock() - self.read_s > _LOOK_S / 2:
                 self.last, self.dead = await self.now(), await self.health(self.health_path) == 503
@@ -137,7 +135,7 @@ async def poll_metrics(server: Server) -> AsyncIterator[MetricsPoller]:
 
 
 def _keeps_all(server: Server) -> bool:
-    """Whether some layer is known to keep every token of a prompt, so that each chunk increases the cache usage."""
+    """Whether at least one layer keeps every token of a prompt, so that each chunk increases the cache usage."""
     try:
         shape = models.shape_of(server.deployment.model)
     except ModelError:
@@ -147,7 +145,7 @@ def _keeps_all(server: Server) -> bool:
 
 @dataclass(slots=True)
 class Watchdog:
-    """Polls the server of one request and ends the request when waiting is useless."""
+    """Polls the server of one request, and ends the request when more waiting is useless."""
 
     server: Server
     gauges: MetricsPoller
@@ -157,12 +155,12 @@ class Watchdog:
     admission: Admission = field(init=False)
     stall: Stall = field(init=False)
     health: int | None = None
-    """HTTP status of the last health check; None: no answer, or none was made."""
+    """HTTP status of the last health check; None if it did not answer, or if there was none."""
     kv_usage_peak: float | None = None
-    """The highest share of the KV cache in use, over the scrapes of this request."""
+    """Highest share of the KV cache in use over the scrapes of this request."""
     _log: LogMotion = field(init=False)
     _last: server_metrics.ServerMetrics | None = None
-    """The scrape that the next is compared with; None: there is none, or it is outdated."""
+    """The scrape to compare the next one with; None if there is none, or if it is outdated."""
 
     def __post_init__(self) -> None:
         timeouts, catalogue = self.server.deployment.timeouts, self.server.backend.catalogue
@@ -183,25 +181,25 @@ class Watchdog:
         self._last = self.before if self.before.answered else None
 
     def begin(self) -> None:
-        """Start the watchdog's stall timer; the first byte is about to be sent."""
+        """Start the stall timer: the first byte will now be sent."""
         self.stall.moved_s = self.stall.started_s = self.gauges.clock()
 
     def took(self) -> None:
-        """Tell the watchdog that the server accepted a part of the prompt."""
+        """Note that the server accepted a part of the prompt."""
         self.stall.move(self.gauges.clock(), "the upload", step=False)
 
     def came(self) -> None:
-        """Tell the watchdog that a chunk of the answer arrived."""
+        """Note that a chunk of the answer arrived."""
         self.stall.move(self.gauges.clock(), "the answer")
         self._last = None  # the next page includes its tokens, which are no new progress
 
     @property
     def sees(self) -> bool:
-        """Whether any metric or log can show progress besides the answer."""
+        """Whether a metric or the log can show progress besides the answer."""
         return can_move(self._last or self.before) or bool(self._log.last)
 
     async def watch(self, what: str, phase: Phase, deadline_s: float, tell: ProgressCallback) -> tuple[Ending, str]:
-        """Poll during a request; return an ending and its reason once waiting is useless."""
+        """Poll during a request. Return an ending and its reason as soon as more waiting is useless."""
         limit_s = min(self.admission.limit_s, self.stall.stall_s)
         while True:
             await self.sleep(min(_LOOK_S, limit_s / 4))
@@ -244,7 +242,7 @@ class Watchdog:
             self.stall.move(self.gauges.clock(), f"the log ({self._log.last[:80]})")
 
     def time_is_up(self, deadline_s: float, arrivals_s: list[float], output_tokens: int) -> tuple[Ending, str]:
-        """Ending and reason of a request that is not over after *deadline_s*."""
+        """Return the ending, and its reason, of a request that is not over after *deadline_s*."""
         now_s, came = self.gauges.clock(), f"not finished within {deadline_s:.3g} s; {len(arrivals_s)} chunks received"
         if self.stall.last in (None, "the upload"):
             why = (
@@ -274,7 +272,10 @@ class Watchdog:
         return "unfinished", f"{pace}; {REQUEST_REMEDY}"
 
     def _read_tokens(self) -> float | None:
-        """Tokens of the prompt read so far, from a token count or from the usage of a pool of known size; None if not known."""
+        """
+        Tokens of the prompt computed so far, from a token count or from the usage of a pool of known size; None if
+        unknown.
+        """
         now, pool = self._last, self.server.figures.get("kv_cache_tokens")
         if now is None:
             return None
@@ -292,10 +293,12 @@ class Watchdog:
 
     async def ledger(self, completion_tokens: int) -> Ledger | None:
         """
-        Increase of the server's counters since the watchdog's `note_counters`, once they include an answer of
-        *completion_tokens*.
+        Increase of the counters since `note_counters`, after they include an answer of *completion_tokens*.
 
         None if the server has no counters.
+
+        Increase of the server's counters since the watchdog's `note_counters`, once they include an answer of
+        *completion_tokens*.
         """
         names = self.server.backend.metrics
         if not names.generated_tokens:

@@ -1,5 +1,5 @@
 """
-Launchers start or find a server. A deployment defines the server under test, a launcher how to start or reach it.
+Launchers start a server, or attach to one. A deployment defines the server, a launcher how to start or reach it.
 
 To add one, write a class with every attribute of `Launcher` and with `up`, and return it from the hook
 ``pytest_longctx_make_launcher``. A run treats a launcher by these attributes only, never by its name.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def unattended(pid: int) -> None:
-    """Default of a launch whose server's processes are not monitored: do nothing."""
+    """Default for a launch whose server processes are not monitored: do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +31,25 @@ class Launch:
     backend: Backend
     deployment: Deployment
     model: str | None
-    """The model for the engine: a folder, or a name that it resolves; None if the launcher starts nothing."""
+    """The model for the engine: a folder, or a name that the engine resolves; None if the launcher starts nothing."""
     logs: Path
     """The folder for server logs."""
     python: Path | None = None
     """The Python interpreter in which the engine is installed."""
     watch: ProgressCallback = no_progress
     started: Callable[[int], None] = unattended
-    """Called with the id of the server's topmost process, if that runs on this machine."""
+    """Called with the id of the server's topmost process, if it runs on this machine."""
     longest_prompt: int | None = None
-    """The longest prompt of this run for this server, in tokens; None: not known."""
+    """The longest prompt of this run for this server, in tokens; None if unknown."""
     place: str = ""
-    """The number of this boot among all, as ``2 of 19: ``; empty if unknown."""
+    """The number of this boot, as in ``2 of 19: ``; empty if unknown."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """The environment variables that select its leased devices; empty if it may use all."""
     good_boots: "GoodBoots | None" = None
-    """The stored logs of good boots; None: none are stored."""
+    """The stored logs of good boots; None if there are none."""
 
     def server_at(self, url: str, launcher: "Launcher", **more: Any) -> "Server":
-        """The launch's server that *launcher* will start at *url*, before it is ready."""
+        """Return the server that *launcher* will start at *url*, before it is ready."""
         attached = not launcher.boots
         name = self.deployment.model.name
         from pytest_longctx.client.server import Server  # noqa: PLC0415 - lints and plans import this package, and no client
@@ -63,15 +63,21 @@ class Launcher(Protocol):
     name: str
     """Name in results and messages."""
     boots: bool
-    """Whether it starts servers. One that only attaches may be shared by xdist workers, and its machine is unknown."""
+    """Whether it starts servers. Xdist workers may share one that only attaches, and its machine is unknown."""
     needs_engine: bool
-    """Whether it starts an engine that is installed on this machine, by the interpreter `Launch.python`."""
+    """Whether it runs an engine installed on this machine with the interpreter `Launch.python`."""
     here: bool
-    """Whether its servers run on this machine: the memory of their devices is checked before a boot and sampled after it."""
+    """Whether its servers run on this machine. Their devices are then checked before a boot and sampled after it."""
     contained: bool
-    """Whether its servers run in containers: on this machine, ``[docker] gpus`` names their devices, not the environment."""
+    """
+    Whether its servers run in containers. On this machine, ``[docker] gpus`` then selects their devices, not the
+    environment.
+    """
     leases_devices: bool
-    """Whether it puts `Launch.shown` into its servers' environment: several may then boot at once, each on its own devices."""
+    """
+    Whether it puts `Launch.shown` into its servers' environment. Several may then boot at once, each on its own
+    devices.
+    """
 
     def up(self, launch: Launch) -> AbstractContextManager["Server"]:
-        """Start the server, or attach to it, and stop at exit what was started. Raises `LaunchError` and `BootError`."""
+        """Start the server or attach to it. At exit, stop what was started. Raises `LaunchError` and `BootError`."""

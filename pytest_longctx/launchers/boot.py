@@ -37,22 +37,22 @@ from pytest_longctx.redaction import shown
 from pytest_longctx.units import quantity
 
 _END_S = 10.0
-"""How long a server that has failed may take to end: vLLM shuts its API down two seconds after its engine is gone."""
+"""How long a failed server may take to end: vLLM shuts its API down two seconds after its engine has died."""
 _UNANSWERED: tuple[Outcome, ...] = ("disconnects", "dies", "fails", "hangs", "is not admitted")
 
 
 @dataclass(slots=True)
 class LinesCounted:
-    """Counts the matching lines of a growing log, each once, however often it is asked."""
+    """Counts the matching lines of a growing log, each once even if called repeatedly."""
 
     count: int = 0
     first: str = ""
     """The first line that matched."""
     read_bytes: int = 0
-    """Size of what was read: whole lines only, as the engine may still be writing the last."""
+    """Number of bytes read, in whole lines: the engine may still be writing the last line."""
 
     def more(self, log: Path, regex: str) -> None:
-        """Count the whole lines of *log* that match *regex* and were added since the last call; all, if it was cut."""
+        """Count the new whole lines of *log* that match *regex* since the last call. If the log was truncated, count all."""
         if log.stat().st_size < self.read_bytes:
             self.count, self.first, self.read_bytes = 0, "", 0
         with log.open("rb") as file:
@@ -73,28 +73,28 @@ class Boot:
 
     conditions: Conditions
     facts: dict[str, str]
-    """The conditions of a verdict as text: deployment and the hash of its file, engine, model, hardware, launcher."""
+    """The conditions of a verdict as text: deployment and its file's hash, engine, model, hardware, launcher."""
     seconds: float
     server: Server | None = None
     failure: BootError | None = None
     log: Path | None = None
     began_s: float | None = None
-    """Unix time of its start."""
+    """Unix time of the start."""
     peaks: Mapping[str, float] = field(default_factory=dict)
-    """The most memory in use until the boot ended, as far as sampled."""
+    """Highest sampled memory use until the boot ended."""
     predicted: Prediction | None = None
-    """The prediction, where there is one."""
+    """The prediction, if there is one."""
     canaries: LinesCounted = field(default_factory=LinesCounted, compare=False)
-    """What the engine has logged of corruption in its KV cache, as far as it was read."""
+    """The corruption of the KV cache that the engine has logged, as far as its log was read."""
 
     def observe(self) -> Observation:
-        """A finished or failed boot as evidence for a verdict."""
+        """Return a finished or failed boot as evidence for a verdict."""
         served = Observation("serves", dict(self.server.figures) if self.server else {}, phase="boot")
         seen = served if self.failure is None else self.failure.observation
         return replace(seen, metrics={**seen.metrics, **self.peaks})
 
     def weigh(self, exchange: Exchange) -> Observation:
-        """An exchange as evidence, with its prefill's share of the hardware's peak, where that is known, and the host's load."""
+        """Return an exchange as evidence, with its prefill's share of the hardware's peak (if known) and the host's load."""
         seen, deployment, hardware = self._known(exchange), self.conditions.deployment, self.conditions.hardware
         if "ttft_gap_s" in seen.metrics:
             seen = replace(seen, metrics={**seen.metrics, "host_load": server_metrics.processes_per_core()})
@@ -108,7 +108,7 @@ class Boot:
         return replace(seen, metrics={**seen.metrics, "peak_share": share})
 
     def _known(self, exchange: Exchange) -> Observation:
-        """An exchange as evidence. A refusal known to the catalogue gets its signature, its class and its sizes."""
+        """Return an exchange as evidence. A refusal that the catalogue knows gets its signature, its class and its sizes."""
         seen = exchange.observe()
         if exchange.refusal is None or self.server is None:
             return seen
@@ -119,25 +119,26 @@ class Boot:
         return replace(seen, signature=name, kind=kind, metrics={**seen.metrics, **sizes})
 
     def beside(self, seen: Observation) -> Observation:
-        """*seen*, with the figures of this boot added."""
+        """Return *seen* with the figures of this boot added."""
         return replace(seen, metrics={**self.observe().metrics, **seen.metrics})
 
     @property
     def words(self) -> Mapping[str, str]:
-        """Named texts from the log of the boot, also of a failed one."""
+        """Return named texts from the log of the boot, also of a failed one."""
         return self.conditions.words
 
     def evidence(self, seen: Exchange | Sequence[Exchange] | Observation) -> Observation:
         """
-        The finished observation, ready for a verdict, of what a test has *seen* of the server.
+        Return the complete observation of what a test has *seen*, ready for a verdict.
 
-        Exchanges are weighed and summarised; the boot's words and, after a failure of the server, its cause are added. Raises
-        `LaunchError` where no request reached an engine, or where the server's container or Pod is gone.
+        Exchanges are weighed and combined. The boot's log texts and, after a failure of the server, its cause are
+        added. Raises `LaunchError` if no request reached an engine, or if the server's container or Pod has
+        disappeared.
         """
         return self._with_canary(self._with_cause(summarised(seen, self.weigh)))
 
     def _with_canary(self, seen: Observation) -> Observation:
-        """*seen*, with the violations of its KV cache that the engine has logged since it started, if it logs any."""
+        """Return *seen* with the violations of the KV cache that the engine has logged since its start, if it logs any."""
         line = self.server.backend.catalogue.canary if self.server else None
         if self.server is None or line is None or self.server.log is None or not self.server.log.is_file():
             return seen
@@ -146,7 +147,10 @@ class Boot:
         return replace(seen, metrics=metrics, said="; ".join(filter(None, (self.canaries.first, seen.said))))
 
     def _with_cause(self, seen: Observation) -> Observation:
-        """*seen*, with the boot's words and, after a failure of the server, the cause: by its log and by how it ended."""
+        """
+        Return *seen* with the boot's log texts and, after a failure, its cause: from the log and the way the server
+        ended.
+        """
         seen = replace(seen, words=self.words)
         if self.server is None or (seen.outcome not in _UNANSWERED and seen.kind != "too-slow"):
             return seen
@@ -163,12 +167,12 @@ class Boot:
         return replace(found.observe(seen.metrics), phase=phase, said=said, sent_tokens=seen.sent_tokens)
 
     def _log_of(self, server: Server) -> LogReader:
-        """The engine's log so far; an empty reader where there is no log."""
+        """Return the engine's log so far; an empty reader if there is no log."""
         catalogue, version = server.backend.catalogue, self.conditions.version
         return LogReader(catalogue, version) if server.log is None else read_file(server.log, catalogue, version)
 
     def record(self) -> dict[str, Any]:
-        """The boot as a row of the results."""
+        """Return the boot as a row of the results."""
         seen = self.observe()
         return {
             **self.facts,
@@ -187,14 +191,14 @@ class Boot:
 
 
 def waits_for(finding: Finding, booted: Mapping[str, Boot]) -> Mismatch | None:
-    """Why a ratio cannot be judged yet: it is judged once, at the later boot of its two deployments."""
+    """Explain why a ratio cannot be judged yet. It is judged once, at the later boot of its two deployments."""
     missing = [name for name in finding.scope.deployment if name not in booted]
     line = f"ratio: {' and '.join(missing)} has not been booted in this run; judged at the later boot of the two"
     return Mismatch(0, line) if missing else None
 
 
 def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
-    """The ratio of the KV caches of two deployments; where a boot failed, that boot's observation."""
+    """Return the ratio of the KV caches of two deployments; if a boot failed, that boot's observation."""
     names = finding.divided()
     both = [booted[name].observe() for name in names]
     for seen in both:
@@ -208,31 +212,31 @@ def ratio(finding: Finding, booted: Mapping[str, Boot]) -> Observation:
 
 
 def engine_called(deployment: Deployment, version: str | None) -> str:
-    """The engine and its version, as in `Boot.facts`."""
+    """Return the engine and its version, as in `Boot.facts`."""
     return f"{deployment.backend} {version or 'of unknown version'}"
 
 
 @dataclass(frozen=True, slots=True)
 class BootSettings:
-    """What all boots of one run share."""
+    """Inputs that all boots of one run share."""
 
     launcher: Launcher
     backend: Backend
     hardware: Hardware | None
-    """The hardware that the servers run on; None: not known."""
+    """The hardware that the servers run on; None if unknown."""
     logs: Path
     """The folder for server logs."""
     python: Path | None = None
-    """The interpreter of ``--longctx-python``; None: the usual ones are searched for the engine."""
+    """The interpreter of ``--longctx-python``; None: the usual places are searched for the engine."""
     allow_busy: bool = False
-    """Whether to boot on devices whose memory another process holds."""
+    """Whether to boot on devices whose memory another process uses."""
 
     @contextmanager
     def prepared(self, deployment: Deployment, watch: ProgressCallback, tell: Tell) -> Iterator[tuple[Launch, Sampler]]:
         """
         Prepare a boot of *deployment*: lease its devices, check that they are free, find the engine and the model.
 
-        The devices stay leased, and are sampled into *tell*, until the context ends. Raises `LongctxError`.
+        The devices stay leased until the context ends, and samples of them go to *tell*. Raises `LongctxError`.
         """
         leased = self.hardware if self.launcher.leases_devices else None
         with (
@@ -250,7 +254,7 @@ class BootSettings:
     def _monitored(
         self, deployment: Deployment, shown: Mapping[str, str], tell: Tell
     ) -> AbstractContextManager[Sampler]:
-        """A sampler of *deployment* and of its devices: those that *shown* names, if any."""
+        """Return a sampler of *deployment* and of its devices: those in *shown*, if any."""
         wanted = Hardware.parse(deployment.hardware) if deployment.hardware else self.hardware
         here = self.launcher.here and not self.backend.shares_machine
         env = {**os.environ, **deployment.env, **shown}
@@ -265,7 +269,7 @@ def boot(
     """
     Boot *launch*, and stop its server when the context ends. A failed boot is a result, not an error.
 
-    *version* is the engine's, as far as known before the boot. Raises `LaunchError` where the boot could not be tried.
+    *version* is the engine's, if known before the boot. Raises `LaunchError` if the boot could not be attempted.
     """
     deployment = launch.deployment
     server, failure = None, None

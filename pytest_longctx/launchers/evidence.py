@@ -1,4 +1,4 @@
-"""What a test has seen, one exchange, several or an observation, as the one observation that is judged."""
+"""Combine the results of a test (one exchange, several, or an observation) into the one observation to judge."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from pytest_longctx.observation import Observation
 def summarised(
     seen: Exchange | Sequence[Exchange] | Observation, weigh: Callable[[Exchange], Observation] = Exchange.observe
 ) -> Observation:
-    """What a test has *seen*, as one observation. Raises `LaunchError` where no request reached an engine."""
+    """Return what a test has *seen* as one observation. Raises `LaunchError` if no request reached an engine."""
     if not isinstance(seen, Observation):
         each = [seen] if isinstance(seen, Exchange) else seen
         seen = aggregate.summary([weigh(one) for one in each])
@@ -20,6 +20,6 @@ def summarised(
 
 
 def require_asked(seen: Observation) -> None:
-    """Raises `LaunchError` where a request never reached an engine: an error of the environment, which judges no finding."""
+    """Raise `LaunchError` if a request never reached an engine. That is an error of the environment and judges no finding."""
     if seen.kind == "not-asked":
         raise LaunchError(seen.said)

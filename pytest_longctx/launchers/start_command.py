@@ -12,7 +12,7 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.errors import TableError
 
 _BARE = re.compile(r"-[ditP]+|--(detach|interactive|tty|rm|init|privileged|publish-all|read-only|no-healthcheck)(=.*)?")
-"""Options of ``docker run`` that take no value of their own."""
+"""Options of ``docker run`` that take no separate value."""
 _FLAG = re.compile(r"-\D")
 """A word that is a flag and not a negative number."""
 _BREAK = frozenset({";", "&&", "||", "|"})
@@ -26,10 +26,10 @@ class StartCommand:
     engine: str | None = None
     """The engine that *command* starts."""
     version: str | None = None
-    """The engine versions of the start; None: any."""
+    """The engine versions of the start; None for any."""
     image: str | None = None
     entrypoint: tuple[str, ...] = ()
-    """The entrypoint that replaces the image's own; empty: the image's own is used."""
+    """The entrypoint that replaces the image's own; empty if it does not."""
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[tuple[str, bool], ...] = ()
@@ -38,14 +38,14 @@ class StartCommand:
     open_to_all: bool = False
     """Whether its port is published on every interface of the host."""
     has_shm: bool = False
-    """Whether its shared memory exceeds the container default."""
+    """Whether its shared memory is larger than the container default."""
     asks_a_person: bool = False
     workers: int | None = None
-    """Processes of one host that serve together, where they were counted; None: as the flags of *command* tell."""
+    """Number of processes on one host that serve together, if known; None: as the flags of *command* say."""
     may_reuse: bool = False
     """Whether it may restart an existing container."""
     patience_s: float | None = None
-    """Time without an answer after which it is killed, in seconds."""
+    """Seconds without an answer after which it is killed."""
     boot_s: float | None = None
     """The duration of a recorded boot, in seconds."""
     context_tokens: int | None = None
@@ -53,7 +53,10 @@ class StartCommand:
 
     @property
     def flags(self) -> dict[str, str]:
-        """The flags of *command* with their dashes, in the order of the last of each; the value of a bare one is empty."""
+        """
+        The flags of *command* with their dashes and values, in the order of their last use. A flag without value has an
+        empty one.
+        """
         found: dict[str, str] = {}
         for word, after in pairwise((*self.command, "")):
             if _FLAG.match(word):
@@ -63,7 +66,7 @@ class StartCommand:
         return found
 
     def flag(self, *names: str) -> str | None:
-        """The value of the last of these flags in a start command; empty without a value; None without the flag."""
+        """Return the last value of these flags in a start command; empty if the flag has no value; None if it is missing."""
         spelt = ((name.replace("_", "-"), value) for name, value in reversed(self.flags.items()))
         return next((value for name, value in spelt if name in names), None)
 
@@ -78,7 +81,7 @@ class StartCommand:
 
 
 def of_deployment(one: Deployment, engine: str | None) -> StartCommand:
-    """The start of *one* by the docker launcher."""
+    """Return the start of *one* with the docker launcher."""
     made = one.docker
     model = ("--model", one.model.path) if one.model.path else ("--model", one.model.id) if one.model.id else ()
     words = (*made.entrypoint, made.python, *model, *one.arguments())
@@ -100,7 +103,7 @@ def of_deployment(one: Deployment, engine: str | None) -> StartCommand:
 
 
 def of_command(text: str, boot_s: float | None = None) -> StartCommand:
-    """The ``docker run`` in *text*, a line or a small script. Raises `TableError` if there is none."""
+    """Parse the ``docker run`` in *text*, a line or a small script. Raises `TableError` if there is none."""
     try:
         commands = list(_commands(text))
     except ValueError as problem:
@@ -144,7 +147,7 @@ _LONG = {"-p": "--publish", "-e": "--env", "-v": "--volume", "--net": "--network
 
 
 def of_pod(text: str, boot_s: float | None = None) -> StartCommand:
-    """The first container of the Pod in *text*, which is JSON. Raises `TableError` if it is not."""
+    """Parse the first container of the Pod in *text*, which is JSON. Raises `TableError` if it is not."""
     try:
         return _of_pod(json.loads(text)["spec"], boot_s)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as problem:
@@ -174,7 +177,7 @@ def _of_pod(spec: Mapping[str, Any], boot_s: float | None) -> StartCommand:
 
 
 def _text(value: Any) -> str:
-    """A word of a Pod; YAML makes numbers of some. Raises TypeError."""
+    """Return a word of a Pod as text, because YAML makes numbers of some. Raises TypeError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise TypeError(f"{value!r:.60} is no text")
     return str(value)
@@ -182,8 +185,8 @@ def _text(value: Any) -> str:
 
 def _patience_s(probe: Mapping[str, Any]) -> float:
     """
-    Seconds until Kubernetes restarts the container of a start, by its probes' rules and defaults: a delay,
-    then consecutive failures.
+    Seconds until Kubernetes restarts the container, by the rules and defaults of its probes: a delay, then consecutive
+    failures.
     """
     return float(
         probe.get("initialDelaySeconds", 0) + probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10)
@@ -191,7 +194,7 @@ def _patience_s(probe: Mapping[str, Any]) -> float:
 
 
 def _commands(text: str) -> Iterator[list[str]]:
-    """The simple commands of a script, without expansion by the shell."""
+    """Return the simple commands of a script, without expansion by the shell."""
     for line in text.replace("\\\n", " ").splitlines():
         words: list[str] = []
         for word in shlex.split(line, comments=True):

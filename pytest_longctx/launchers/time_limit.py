@@ -1,4 +1,4 @@
-"""A limit on the whole time of a call into a library that limits only each piece of an answer."""
+"""A limit on the total time of a library call, for libraries that limit only each piece of an answer."""
 
 import threading
 from collections.abc import Callable
@@ -9,8 +9,9 @@ T = TypeVar("T")
 
 def within(most_s: float, work: Callable[[], T]) -> T:
     """
-    Return what *work* returns, or raise what it raises; ConnectionError if it takes more than *most_s*. It is then left alone, in
-    a thread that ends no later than this process.
+    Call *work*; raise ConnectionError if it takes more than *most_s* seconds.
+
+    It then continues in a thread that ends with this process.
     """
     made: list[T] = []
     failed: list[BaseException] = []

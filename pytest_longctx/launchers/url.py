@@ -1,7 +1,7 @@
 """
 Attach to a running server: ``url:http://host:8000``.
 
-A proxy between client and server that would reject a long prompt is detected before the prompt uses GPU-hours.
+If a proxy between client and server would reject a long prompt, that is detected before the prompt uses GPU-hours.
 """
 
 import json
@@ -27,17 +27,17 @@ from pytest_longctx.redaction import HIDDEN, checked_key, remember, shown
 from pytest_longctx.units import duration
 
 BYTES_PER_TOKEN = 8
-"""Size of one token id in a request: six digits, a comma, a space."""
+"""Bytes of one token id in a request: six digits, a comma, a space."""
 SILENCE_S = 65.0
-"""The longest idle time that is tested: nginx and most load balancers close idle connections after 60 s by default."""
+"""Longest idle time that is tested. nginx and most load balancers close idle connections after 60 s by default."""
 _WORTH_IT_S = 20.0
-"""TTFT in seconds below which no proxy ends the connection."""
+"""TTFT in seconds below which no proxy closes the connection."""
 _GIVEN_UP = (408, 502, 504, 524)
 
 
 def check_proxy(server: Server, prompt_tokens: int) -> None:
     """
-    Test whether a prompt of *prompt_tokens* passes the proxy, by its size and its idle time, without a prefill of that length.
+    Test whether a prompt of *prompt_tokens* passes the proxy with its size and idle time, without such a prefill.
 
     Raises `LaunchError`. On loopback only the size is tested.
     """
@@ -51,8 +51,10 @@ def check_proxy(server: Server, prompt_tokens: int) -> None:
 
 def _carries(http: httpx.Client, server: Server, size: int) -> None:
     """
-    Whether the proxy before a URL carries a body: send a request for a missing model, padded with blanks,
-    which need no prefill, to the longest prompt's size.
+    Whether the proxy before a URL passes a large body: send a request for a missing model, padded with blanks to that
+    size.
+
+    It has the longest prompt's size and needs no prefill.
     """
     head = json.dumps({"model": "pytest-longctx-no-such-model", "prompt": [server.deployment.model.ordinary_ids[0]]})
     body = head.encode()[:-1] + b', "max_tokens": 1}'
@@ -75,8 +77,9 @@ def _carries(http: httpx.Client, server: Server, size: int) -> None:
 
 def _waits(http: httpx.Client, server: Server, silence_s: float) -> None:
     """
-    Whether the proxy before a URL waits: ask for a long answer without streaming, and stop after *silence_s*:
-    to a proxy it looks like a long prefill.
+    Whether the proxy before a URL waits: request a long answer without streaming, and stop after *silence_s*.
+
+    For a proxy this looks like a long prefill.
     """
     low, high = server.deployment.model.ordinary_ids
     prompt = [(low + high) // 2] * 8
@@ -105,7 +108,7 @@ PATIENCE_S = 60.0
 
 
 class UrlLauncher:
-    """Attaches to a server; starts and stops nothing."""
+    """Attaches to a server. It starts and stops nothing."""
 
     name = "url"
     boots = False
@@ -163,7 +166,7 @@ class UrlLauncher:
 
 
 def _without_login(base: str) -> str:
-    """The URL *base* for a message; its login may have any character, so all up to the last @ is hidden."""
+    """Return the URL *base* for a message. A login may contain any character, so all up to the last @ is hidden."""
     scheme, slashes, rest = base.partition("//")
     plain = f"{scheme}{slashes}{HIDDEN}@{rest.rpartition('@')[2]}" if "@" in rest else base
     address, mark, _ = re.sub("[?#]", "\0", plain, count=1).partition("\0")
@@ -171,7 +174,7 @@ def _without_login(base: str) -> str:
 
 
 def _other_than_said(server: Server) -> Iterator[str]:
-    """The differences of the attached *server* from its deployment, as far as the server reports them."""
+    """Return the differences of the attached *server* from its deployment, as far as the server reports them."""
     said = server.deployment
     if None not in (said.max_model_len, server.max_model_len) and said.max_model_len != server.max_model_len:
         yield f"serves max_model_len {server.max_model_len:,}; the deployment {said.name} says {said.max_model_len:,}"
@@ -183,7 +186,7 @@ def _other_than_said(server: Server) -> Iterator[str]:
 
 
 class AttachedServer(Candidate):
-    """A server without log and process: only its answers are known."""
+    """A server without log and process. Only its answers are known."""
 
     ours = False
 

@@ -15,26 +15,26 @@ from pytest_longctx.toml import in_range, overlap
 from pytest_longctx.units import GiB
 
 TAKEN_BYTES = 0.7 * GiB
-"""Device memory that CUDA takes before anything is loaded: 139.80 - 139.13 GiB on an H200, 0.5.16."""
+"""Device memory that CUDA uses before anything is loaded: 139.80 - 139.13 GiB on an H200, 0.5.16."""
 CONNECTED_BYTES = (0.0, 0.0, 1.5 * GiB)
 """
-What communication takes beside it on two devices and more: least, usual and most.
+Additional memory for communication on two or more devices: least, usual and most.
 
-Seen: nothing on eight H200s (0.5.6, which is left without an interval), 1.0 GiB on eight H100s (public log of 0.5.2).
+Observed: nothing on eight H200s (0.5.6, which therefore has no interval), 1.0 GiB on eight H100s (public log of 0.5.2).
 """
 READ = ("==0.5.6", "==0.5.6.post2", ">=0.5.16")
-"""Versions whose default of ``--mem-fraction-static`` was read in their sources."""
+"""Versions whose default of ``--mem-fraction-static`` is known from their sources."""
 UNREAD_FRACTION = 0.06
-"""By how much the default of another version may differ: 0.88 of 0.4.1 on an H100, where the rules of 0.5.6 give 0.83."""
+"""Largest deviation of another version's default: 0.88 of 0.4.1 on an H100, and 0.83 by the rules of 0.5.6."""
 
 _MULTIMODAL_FRACTION = 0.85
-"""What SGLang chooses for Llama 4, the one multimodal model whose memory is known here."""
+"""SGLang's defaults for Llama 4, the only multimodal model whose memory is known here."""
 _TENSOR_PARALLEL = ("tp", "tp-size", "tensor-parallel-size")
 _UNMODELLED = frozenset(
     """dp dp-size data-parallel-size enable-dp-attention ep ep-size expert-parallel-size speculative-algorithm cpu-offload-gb
     pp pp-size pipeline-parallel-size hicache-size enable-hierarchical-cache attn-cp-size""".split()  # noqa: SIM905
 )
-"""Flags that change what a device holds, and that `Sglang.predict` does not look at."""
+"""Flags that change the memory of a device and that `Sglang.predict` ignores."""
 _LLAMA_4 = "Llama4ForConditionalGeneration"
 _WINDOW_POOLS = frozenset(
     """BeamForCausalLM EmbeddingGemma2Model
@@ -44,7 +44,7 @@ _WINDOW_POOLS = frozenset(
     Step3p5ForCausalLM Step3p7ForConditionalGeneration""".split()  # noqa: SIM905
 )
 """
-Classes beside Llama 4 whose windows have a pool of their own, split by ``--swa-full-tokens-ratio``.
+Classes besides Llama 4 whose layers with a window have their own pool, by ``--swa-full-tokens-ratio``.
 
 From ``is_hybrid_swa_model`` and ``get_hybrid_layer_ids`` of 0.5.16 and 0.5.23 (``srt/configs/model_config.py``), and
 ``HybridSWAPoolConfigurator`` (``srt/model_executor/pool_configurator.py``).
@@ -53,23 +53,23 @@ _OTHER_POOLS = frozenset(
     """DeepseekV4ForCausalLM DiffusionGemmaForBlockDiffusion Dots3NoteForCausalLM InklingForConditionalGeneration
     UnlimitedOCRForCausalLM""".split()  # noqa: SIM905
 )
-"""Classes whose pools have a split of their own, which is not modelled."""
+"""Classes that divide their pools in another way, which is not modelled."""
 _NEWER_POOLS = frozenset(
     """BeamForCausalLM EmbeddingGemma2Model GraniteMoeSWAForCausalLM GraniteSWAForCausalLM IQuestQ1ForCausalLM
     MuseGlimmerForCausalLM MuseGlimmerForConditionalGeneration""".split()  # noqa: SIM905
 )
-"""Those of `_WINDOW_POOLS` that 0.5.23 has and 0.5.16 has not."""
+"""Those of `_WINDOW_POOLS` that 0.5.23 has and 0.5.16 does not have."""
 _STATES = ("mamba2", "gated_delta")
-"""Kinds of state whose slots were seen in logs (Nemotron-H, Qwen3-Next; 0.5.16)."""
+"""Kinds of state whose slots appear in logs (Nemotron-H, Qwen3-Next; 0.5.16)."""
 
 
 def _window_pool(shape: Shape) -> bool:
-    """Whether SGLang gives layers with a window a KV pool of their own."""
+    """Whether SGLang gives layers with a window their own KV pool."""
     return shape.whole is None or shape.architecture in (_LLAMA_4, *_WINDOW_POOLS)
 
 
 class Sglang(Backend):
-    """SGLang on NVIDIA GPUs, by its OpenAI-compatible endpoint, which accepts token ids."""
+    """SGLang on NVIDIA GPUs. Its OpenAI-compatible endpoint accepts token ids."""
 
     name = "sglang"
     package = "sglang"
@@ -135,7 +135,7 @@ class Sglang(Backend):
         return _bounded(usual, least, most)
 
     def _boot(self, deployment: Deployment, shape: Shape, free_bytes: float, more: float) -> memory.Boot:
-        """The SGLang boot on devices with *free_bytes*, with a share by *more* larger than by default."""
+        """Return the SGLang boot on devices with *free_bytes*, with the memory fraction raised by *more*."""
         flags = deployment.flags
         device_bytes, context = free_bytes + TAKEN_BYTES, deployment.max_model_len or 0
         requests = flags.get("max-running-requests")
@@ -201,13 +201,13 @@ class Sglang(Backend):
         return ""
 
     def _on_device(self, deployment: Deployment) -> str:
-        """Why SGLang's memory on this kind of device is not modelled; empty where nothing speaks against it."""
+        """Explain why SGLang's memory on this kind of device is not modelled; empty if it is."""
         there = deployment.hardware and Hardware.parse(deployment.hardware).kind.startswith("MI")
         return "on AMD devices is not modelled: AITER's workspace is taken off the pool" if there else ""
 
 
 def _irregular(shape: Shape, whole: ModelShape) -> str:
-    """Why the windows of a model are not modelled for SGLang; empty where they are."""
+    """Explain why the windows of a model are not modelled for SGLang; empty if they are."""
     regular = [bool(cache.window) for layer in whole.stack for cache in layer.caches if not isinstance(cache, State)]
     if shape.architecture == _LLAMA_4 and regular != [(i + 1) % 4 != 0 for i in range(len(regular))]:
         return "is not modelled where not just every fourth layer of Llama 4 is full"
@@ -222,21 +222,18 @@ def _is_0_5_6(deployment: Deployment) -> bool:
 
 
 def _read(deployment: Deployment) -> bool:
-    """
-    Whether the default of ``--mem-fraction-static`` in this SGLang version is known; of an unnamed one, the
-    newest is meant.
-    """
+    """Whether the default of ``--mem-fraction-static`` in this SGLang version is known. No version means the newest."""
     return deployment.version is None or any(overlap(deployment.version, each) for each in READ)
 
 
 SHOWN_FROM_BYTES = 0.5 * GiB
-"""A spread below this is not worth a reader's time."""
+"""A smaller spread is not shown."""
 
 
 def _bounded(usual: memory.Boot, least: memory.Boot, most: memory.Boot) -> Prediction:
     """
-    The prediction of SGLang's *usual* boot, with the bounds of its KV pool, and a doubt where they would turn
-    the outcome.
+    Return the prediction of SGLang's *usual* boot with the bounds of its KV pool. It is in doubt if the bounds differ
+    in outcome.
     """
     found = usual.predict()
     low, high = least.pool_bytes, most.pool_bytes
@@ -261,13 +258,13 @@ def _holds(one: memory.Boot) -> bool:
 
 
 def _latents(shape: Shape) -> tuple[Latent, ...]:
-    """The MLA latents that layers of *shape* cache."""
+    """Return the MLA latents that layers of *shape* cache."""
     attentions = shape.model.attentions if shape.model is not None else ()
     return tuple(cache for cache, _ in attentions if isinstance(cache, Latent))
 
 
 def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
-    """Name of the key or flag for which SGLang's pools are not modelled; empty where all are."""
+    """Name the key or flag for which SGLang's pools are not modelled; empty if all are."""
     architecture, flags = shape.architecture, deployment.flags
     attentions = [cache for cache, _ in whole.attentions]
     windowed = any(cache.window for cache in attentions)
@@ -291,8 +288,5 @@ def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
 
 
 def _shares(whole: ModelShape) -> bool:
-    """
-    Whether layers have no entry of their own in SGLang's KV cache; in a model with states, such layers are
-    feed-forward layers.
-    """
+    """Whether some layers have no entry in SGLang's KV cache. In a model with states, these are feed-forward layers."""
     return not whole.states and any(not layer.caches for layer in whole.stack)

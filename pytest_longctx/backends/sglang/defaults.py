@@ -1,9 +1,9 @@
 """
-What SGLang chooses for flags that are not given: chunk, largest graphs, and the share of the device for weights and KV pool.
+SGLang's defaults for missing flags: chunk, largest graphs, and the device share for weights and KV pool.
 
-Read in the sources of 0.5.16 to 0.5.23 (``server_args.py``, ``_handle_gpu_memory_settings``; since 0.5.19
-``arg_groups/memory_hook.py``), and equal to the fractions that boots of 0.5.16 on an H100 and an H200 logged. 0.5.6 differs.
-Not known: multimodal models, attention by data parallelism, and which MLA backends capture prefill graphs.
+Sources: 0.5.16 to 0.5.23 (``server_args.py``, ``_handle_gpu_memory_settings``; since 0.5.19
+``arg_groups/memory_hook.py``). They agree with the fractions that boots of 0.5.16 on an H100 and an H200 logged. 0.5.6
+differs. Unknown: multimodal models, attention by data parallelism, and which MLA backends capture prefill graphs.
 """
 
 from typing import Final
@@ -12,9 +12,9 @@ from pytest_longctx.toml import overlap
 
 _MIB: Final = 1024**2
 _FREE_BELOW_TOTAL_MIB: Final = 600
-"""How much less memory torch sees than ``nvidia-smi``, by whose figure SGLang chooses: 560 MiB on an H100, 615 on an H200."""
+"""Torch reports less memory than ``nvidia-smi``, whose figure SGLang uses: 560 MiB less on an H100, 615 on an H200."""
 _TOTAL_MIB: Final = {79: 81_559, 139: 143_771}
-"""The figure of ``nvidia-smi``, by whole GiB that torch sees, where it was read: one H100 80GB HBM3, one H200."""
+"""The figure of ``nvidia-smi`` by the whole GiB that torch reports, as observed on one H100 80GB HBM3 and one H200."""
 _CHUNKS: Final[tuple[tuple[int, int, int, int], ...]] = (
     (20, 2048, 8, 8),
     (35, 2048, 24, 80),
@@ -22,19 +22,21 @@ _CHUNKS: Final[tuple[tuple[int, int, int, int], ...]] = (
     (90, 8192, 256, 512),
     (160, 8192, 256, 512),
 )
-"""Below so many GiB: the chunk in tokens, and the largest decode graph with fewer than four devices and with more."""
+"""
+Upper limit of device memory in GiB: chunk in tokens, and largest decode graph below four devices and from four on.
+"""
 _SMALL_CARDS_SINCE_0_5_20: Final = (35, 4096, 48, 160)
 _LARGEST: Final = (0, 16_384, 512, 512)
 MLA_GRAPHS_MIB: Final = 1536
-"""What prefill graphs of models with latents reserve (0.5.16 to 0.5.23); Triton's MLA captures none."""
+"""Memory that prefill graphs of models with latents reserve (0.5.16 to 0.5.23). Triton's MLA captures none."""
 _STEPS: Final = ((32, 4), (256, 16), (512, 32), (1024, 64), (4096, 256))
-"""Sizes of prefill graphs: up to so many tokens, in such steps; above, in steps of 512."""
+"""Sizes of prefill graphs: the step up to each number of tokens. Above the last, the step is 512."""
 
 
 def total_mib(device_bytes: float) -> int:
     """
-    The memory of a device as ``nvidia-smi`` gives it in MiB, by which SGLang chooses defaults, from what
-    torch sees of it.
+    Convert the device memory that torch reports to MiB as ``nvidia-smi`` reports it. SGLang chooses defaults by the
+    latter.
     """
     return _TOTAL_MIB.get(int(device_bytes // 1024**3), round(device_bytes / _MIB) + _FREE_BELOW_TOTAL_MIB)
 
@@ -51,7 +53,7 @@ def largest_decode_graph(gpu_mib: int, tensor_parallel: int, version: str | None
 
 def prefill_graphs(most_tokens: int) -> int:
     """
-    Number of prefill graphs that SGLang captures by default up to *most_tokens*.
+    Number of prefill graphs that SGLang captures by default for up to *most_tokens*.
 
     >>> prefill_graphs(8192), prefill_graphs(16_384)
     (58, 74)
@@ -74,6 +76,10 @@ def static_fraction(
 ) -> float:
     """
     SGLang's default of ``--mem-fraction-static`` for a text model.
+
+    *decode_graphs*: the largest batch of a decode graph, None without graphs. *prefill_tokens*: the largest prefill
+    graph. *devices*: those of tensor and pipeline parallelism together. *prefill_mib*: memory that prefill graphs
+    reserve, if it does not follow from their number.
 
     *decode_graphs* is the largest batch of a decode graph, None with graphs off; *prefill_tokens* the largest prefill graph;
     *devices* those of tensor and pipeline parallelism together; *prefill_mib* what prefill graphs reserve, where it is not by

@@ -13,33 +13,38 @@ from pytest_longctx.shapes.caches import Attention, Latent
 from pytest_longctx.units import GiB
 
 GRID_ROWS = 65_535
-"""Maximum number of blocks of a CUDA grid in y."""
+"""Largest number of blocks of a CUDA grid in y."""
 GRID_TILE = 128
 """Pages per block of that grid during CUDA graph capture."""
 GRAPH_TABLES = 3
 """page_table, swa_page_table and local_block_table, each of max batch x context entries."""
 
 SWA_RATIO = 0.8
-"""Tokens of a windowed layer's pool for each token of a full layer's, by default."""
+"""Default number of tokens in a windowed layer's pool per token of a full layer's pool."""
 
 STATE_RATIO = 0.9
-"""Memory for states (Mamba-2, Gated DeltaNet) for each byte of the KV pool, by default (``--mamba-full-memory-ratio``)."""
+"""Default bytes of states (Mamba-2, Gated DeltaNet) per byte of the KV pool (``--mamba-full-memory-ratio``)."""
 STATES_PER_REQUEST = 3
-"""States that a running request may hold while the radix cache is on (``_handle_max_mamba_cache``, 0.5.16 and 0.5.23)."""
+"""States that a running request may hold if the radix cache is on (``_handle_max_mamba_cache``, 0.5.16 and 0.5.23)."""
 PACKED_LATENT_BYTES = 656
-"""An FP8 latent of a sparse model: 512 values, four FP32 scales, 64 rotary values in BF16 (``calculate_mla_kv_cache_dim``)."""
+"""
+An FP8 latent of a sparse model: 512 values, four FP32 scales, 64 rotary values in BF16
+(``calculate_mla_kv_cache_dim``).
+"""
 
 COPY_BYTES_PER_S = 17e9
 """Copy rate of token ids during the radix-tree walk, on the host of one H200."""
 MAPPED_FROM_TOKENS = 2**22
-"""Copies of more ids (8 bytes each) were measured to be slow: above 32 MiB, glibc's malloc maps new pages each time."""
+"""Copies of more ids (8 bytes each) are slow, as measured: above 32 MiB, glibc's malloc maps new pages each time."""
 MAPPED_BYTES_PER_S = 2.1e9
 """Copy rate above that size."""
 
 WALKS = ">=0.5.16"
-"""Versions whose prefix cache was measured to delay a prompt."""
+"""Versions in which a delay of prompts by the prefix cache was measured."""
 _GRAPHS_AT_MOST = {False: "--cuda-graph-max-bs", True: "--cuda-graph-max-bs-decode"}
-"""The flag for the largest batch of a decode graph; 0.5.6 has neither the second nor the pool for windowed layers."""
+"""
+The flag for the largest batch of a decode graph. 0.5.6 has neither the second name nor the pool for windowed layers.
+"""
 
 CHUNK_TOKENS = 8192
 """Default prefill chunk on devices of 60 to 160 GiB (``server_args.py``, ``_handle_gpu_memory_settings``)."""
@@ -49,14 +54,16 @@ def radix_walk_s(tokens: int, chunk_tokens: int, window: int | None = None) -> f
     """
     Time for which SGLang's host walks its radix tree during one prefill, while the GPU is idle.
 
-    After each chunk the prompt is inserted and matched again from the root, and at each node the remaining ids are copied
-    (0.5.16, ``radix_cache.py``, ``RadixKey.__getitem__``): 16 N^3 / (6 c^2) bytes if a node is a chunk. If layers have a *window*
-    that is shorter than a chunk, the chunk becomes two nodes (``swa_component.py``, ``_maybe_split_leaf_for_swa_lock``), and
-    twice as many bytes are copied. Of these, 16 (N - Q)^2 (N + 2 Q) / (6 c^2) are in copies above `MAPPED_FROM_TOKENS`.
+    After each chunk, SGLang inserts the prompt and matches it again from the root. At each node it copies the remaining
+    ids (0.5.16, ``radix_cache.py``, ``RadixKey.__getitem__``): 16 N^3 / (6 c^2) bytes if a node is a chunk. If layers
+    have a *window* that is shorter than a chunk, the chunk becomes two nodes (``swa_component.py``,
+    ``_maybe_split_leaf_for_swa_lock``), and twice as many bytes are copied. Of these, 16 (N - Q)^2 (N + 2 Q) / (6 c^2)
+    are in copies above `MAPPED_FROM_TOKENS`.
 
-    The rates are fitted to one run, whose log has the time of every hundredth chunk. The walk added 1.4 s at 1M, 16.5 s at 2M and
-    446 s at 5M tokens to the time without a tree, in chunks of 8,192; this formula gives 2.3, 19 and 436 s. Not used for the fit:
-    46 s at 5M in chunks of 32,768, with 57 s of idle GPU; the formula gives 55 s.
+    The rates are fitted to one run, whose log has the time of every hundredth chunk. The walk added 1.4 s at 1M, 16.5 s
+    at 2M and 446 s at 5M tokens to the time without a tree, in chunks of 8,192. The formula gives 2.3, 19 and 436 s. A
+    run that was not used for the fit had 57 s of idle GPU, of which the walk took 46 s, at 5M in chunks of 32,768; the
+    formula gives 55 s.
 
     >>> round(radix_walk_s(5_000_000, 8192)), round(radix_walk_s(5_000_000, 32768, window=8192))
     (436, 55)
@@ -82,27 +89,29 @@ class Boot:
     weight_value_bytes: float = 2
     max_running_requests: int | None = None
     cuda_graph_max_bs: int | None = 512
-    """Largest batch of CUDA graphs; None: graphs are off."""
+    """Largest batch of CUDA graphs; None without graphs."""
     page_size: int = 1
     hybrid_pool: bool = False
     """
-    Whether windowed layers have a pool of their own, of `SWA_RATIO` of the tokens: only for Llama 4 as a multimodal model, which
-    its real checkpoint is; as a text model every layer has full attention.
+    Whether windowed layers have their own pool, with `SWA_RATIO` of the tokens.
+
+    Only Llama 4 as a multimodal model has it, as its real checkpoint is. As a text model, every layer has full
+    attention.
     """
     swa_ratio: float = SWA_RATIO
-    """Tokens of a windowed layer's pool for each of a full layer's."""
+    """Tokens in a windowed layer's pool per token of a full layer's pool."""
     latent_bytes: int | None = None
-    """Bytes of one token's latent, where its layout is fixed; None: *value_bytes* for each of its values."""
+    """Bytes of one token's latent if its layout is fixed; None: *value_bytes* for each of its values."""
     indexed_by_all: bool = False
-    """Whether every layer has room for an indexer's key, also one that uses another's: so up to 0.5.22."""
+    """Whether every layer has room for an indexer's key, even if it uses the key of another layer. So up to 0.5.22."""
     state_value_bytes: int = 4
     """Of a recurrent state."""
     state_ratio: float = STATE_RATIO
-    """Memory for states for each byte of the other pools."""
+    """Bytes of states per byte of the other pools."""
     state_slots: int | None = None
-    """How many states were asked for; None: as many as *state_ratio* allows."""
+    """Requested number of states; None: as many as *state_ratio* allows."""
     max_total_tokens: int | None = None
-    """Most tokens of the pool; None: as many as the memory holds."""
+    """Most tokens of the pool; None: as many as fit into the memory."""
 
     @property
     def weight_bytes(self) -> float:
@@ -124,12 +133,12 @@ class Boot:
         return tuple((Attention(heads, width, width, window=w), n) for n, w in kinds if n)
 
     def _kept(self, cache: Attention | Latent) -> float:
-        """Tokens that a layer's KV pool has for each token of a full layer's (``pool_configurator.py``)."""
+        """Tokens in a layer's KV pool per token of a full layer's pool (``pool_configurator.py``)."""
         full = any(not other.window for other, _ in self._caches)
         return self.swa_ratio if self.hybrid_pool and cache.window and full else 1.0
 
     def _size(self, cache: Attention | Latent) -> float:
-        """Bytes of memory for one token in one layer's KV cache, on one device."""
+        """Bytes of one token in one layer's KV cache, on one device."""
         if isinstance(cache, Attention):
             return cache.token_bytes(self.value_bytes, self.tensor_parallel)
         latent = self.latent_bytes or (cache.rank + cache.rope_dim) * self.value_bytes
@@ -138,13 +147,13 @@ class Boot:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of memory for the recurrent states of one request, on one device."""
+        """Bytes of the recurrent states of one request, on one device."""
         model = self.shape.model
         return model.state_bytes(2, self.state_value_bytes, self.tensor_parallel) if model is not None else 0
 
     @property
     def states(self) -> int:
-        """Number of recurrent states that the memory holds; 0 where no layer has one."""
+        """Number of recurrent states that fit into the memory; 0 if no layer has one."""
         if not self.state_bytes:
             return 0
         if self.state_slots is not None:
@@ -153,19 +162,19 @@ class Boot:
 
     @property
     def _share_bytes(self) -> float:
-        """Bytes that ``--mem-fraction-static`` leaves SGLang's pools after the weights; it ignores the tables below."""
+        """Bytes that ``--mem-fraction-static`` leaves to SGLang's pools after the weights. It ignores the tables below."""
         return max(0.0, self.device_bytes * self.mem_fraction_static - self.weight_bytes)
 
     @property
     def pool_bytes(self) -> float:
-        """Bytes of SGLang's KV pool and states: all of their share, or what ``--max-total-tokens`` takes of it."""
+        """Bytes of SGLang's KV pool and states: their whole share, or less with ``--max-total-tokens``."""
         if self.max_total_tokens is None or self.pool_tokens < self.max_total_tokens:
             return self._share_bytes
         return self.pool_tokens * self.token_bytes + self.states * self.state_bytes
 
     @property
     def pool_tokens(self) -> int:
-        """Number of tokens that SGLang's KV pool holds, ``--max-total-tokens`` at most."""
+        """Tokens in SGLang's KV pool, at most ``--max-total-tokens``."""
         if not self.token_bytes:
             return self.context  # every layer keeps a state, and nothing of a token
         held = max(0, int((self._share_bytes - self.states * self.state_bytes) // self.token_bytes))
@@ -174,10 +183,9 @@ class Boot:
     @property
     def requests(self) -> int:
         """
-        Maximum running requests of SGLang: as configured, else 512 x tokens / context, at least 2,048 and at
-        most 4,096.
+        Most running requests of SGLang: as configured, else 512 x tokens / context, from 2,048 to 4,096.
 
-        With states, no more than there are slots for.
+        With states, at most the number of their slots.
         """
         wanted = self.max_running_requests
         if wanted is None:
@@ -187,7 +195,7 @@ class Boot:
     @property
     def req_to_token_bytes(self) -> int:
         """
-        Bytes of the request-to-token table, with one spare row; it is outside ``--mem-fraction-static``.
+        Bytes of the request-to-token table with one spare row. It is not part of ``--mem-fraction-static``.
 
         >>> 2049 * 10_000_004 * 4 / 2**30   # the default at ten million tokens, in GiB
         76.33...
@@ -196,7 +204,7 @@ class Boot:
 
     @property
     def layer_buffer_bytes(self) -> int:
-        """Bytes of one layer's keys (or values), the unit of allocation of the pool; windowed layers are allocated first."""
+        """Bytes of one layer's keys (or values), the pool's unit of allocation. Windowed layers are allocated first."""
         tokens = int(self.pool_tokens * self.swa_ratio) if self.hybrid_pool else self.pool_tokens
         return tokens * self.shape.kv_heads_per_device(self.tensor_parallel) * self.shape.head_dim * self.value_bytes
 
@@ -205,14 +213,14 @@ class Boot:
         """
         Bytes of one of the tables for CUDA graphs; 0 without graphs.
 
-        It has a row per request of the largest batch and an entry per page. Ten million tokens boot with graphs, 8 requests and
-        pages of 64 on one H200 (0.5.16).
+        It has a row per request of the largest batch, and an entry per page. Ten million tokens boot with graphs, 8
+        requests and pages of 64 on one H200 (0.5.16).
         """
         return min(self.cuda_graph_max_bs or 0, self.requests) * ceil(self.context / self.page_size) * 4
 
     @property
     def needed_bytes(self) -> float:
-        """Bytes of all of SGLang's memory allocations on one device together."""
+        """Bytes of all memory that SGLang allocates on one device."""
         return self.weight_bytes + self.pool_bytes + self.req_to_token_bytes + GRAPH_TABLES * self.graph_table_bytes
 
     @property
@@ -220,24 +228,24 @@ class Boot:
         """
         Longest context that a kernel's grid allows during SGLang's graph capture: 8,388,480 x page size.
 
-        Measured on one H200 with 0.5.16: 8,388,480 boots, 8,389,000 fails with "Triton Error [CUDA]: invalid argument".
+        Measured on one H200 with 0.5.16: 8,388,480 boots; 8,389,000 fails with "Triton Error [CUDA]: invalid argument".
         """
         return GRID_ROWS * GRID_TILE * self.page_size
 
     @property
     def longest_admitted(self) -> int:
         """
-        Longest prompt that SGLang accepts, whatever the advertised context: 7 less than the smaller of
-        context and pool.
+        Longest prompt that SGLang accepts: the smaller of context and pool, minus 7. The advertised context does not
+        matter.
 
-        Measured on one H200 with 0.5.16: of 131,072 tokens 131,065 are served, 131,066 refused.
+        Measured on one H200 with 0.5.16: it serves 131,065 of 131,072 tokens and refuses 131,066.
         """
         return min(self.context, self.pool_tokens) - 7
 
     def predict(self) -> Prediction:
         """
-        Predict whether memory suffices for this SGLang boot. Order of allocation: weights, request table,
-        pool, graph tables.
+        Predict whether the memory suffices for this SGLang boot. The order is: weights, request table, pool, graph
+        tables.
         """
         table = Term("req_to_token", self.req_to_token_bytes)
         graphs = Term("CUDA graph tables", GRAPH_TABLES * self.graph_table_bytes)
@@ -263,7 +271,7 @@ class Boot:
         return Prediction("serves", terms, longest, advertised_tokens=self.context - 7)
 
     def _cure(self, over: float, tried: tuple[str, "Boot"]) -> str:
-        """The flag of *tried* if its boot fits into memory, else the number of GiB by which it does not."""
+        """Return the flag of *tried* if its boot fits into memory, else the number of missing GiB."""
         flag, other = tried
         fits = other != self and other.predict().outcome in ("serves", "dies")  # itself would be tried for ever
         return flag if fits else f"a server smaller by {over / GiB:.1f} GiB"

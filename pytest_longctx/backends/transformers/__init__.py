@@ -9,9 +9,10 @@ from pytest_longctx.deployments.deployment import Deployment
 
 class Transformers(Backend):
     """
-    A model loaded by transformers, behind the endpoints that other backends have.
+    A model loaded by transformers, with the endpoints that other backends have.
 
-    ``transformers serve`` (5.19) cannot be judged: it accepts no token ids, ends its streams without ``[DONE]`` and has no limit.
+    ``transformers serve`` (5.19) cannot be judged: it accepts no token ids, ends its streams without ``[DONE]`` and has
+    no limit.
     """
 
     name = "transformers"

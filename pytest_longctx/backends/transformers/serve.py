@@ -1,7 +1,8 @@
 """
-Load a model by transformers and answer completions of token ids with it, one at a time.
+Load a model with transformers and answer completions of token ids, one at a time.
 
-Runs in the interpreter that has transformers, which need not have this package, so it imports nothing of it.
+It runs in the interpreter that has transformers. That one may not have this package, so this module imports nothing of
+it.
 """
 
 import argparse
@@ -38,7 +39,7 @@ class Loaded:
         self.turn = threading.Lock()
 
     def refuses(self, asked: Answer) -> str | None:
-        """Why the server refuses the completion request *asked*; None if it can answer."""
+        """Explain why the server refuses the completion request *asked*; None if it can answer."""
         prompt = asked.get("prompt")
         if not isinstance(prompt, list) or not prompt or not all(isinstance(each, int) for each in prompt):
             return "the prompt must be a list of token ids: this server has no tokenizer"
@@ -49,7 +50,7 @@ class Loaded:
         return None
 
     def generate(self, asked: Answer, streamer: Any) -> None:
-        """Generate one greedy answer by transformers; *streamer* receives each token as it is generated."""
+        """Generate one greedy answer with transformers. *streamer* receives each token at once."""
         count = asked.get("max_tokens", 16)
         least = count if asked.get("ignore_eos") else 0
         ids = self.torch.tensor([asked["prompt"]], device=self.model.device)
@@ -66,7 +67,7 @@ class Loaded:
 
 
 class Stream:
-    """Streamer for ``generate``, whose first call passes the prompt."""
+    """Streamer for ``generate``. Its first call gets the prompt."""
 
     def __init__(self, door: "Door") -> None:
         self.door, self.answered = door, -1
@@ -123,7 +124,7 @@ class Door(BaseHTTPRequestHandler):
         return self.answer(200, {"choices": [{"index": 0, "text": text, "finish_reason": "length"}], "usage": usage})
 
     def event(self, event: Answer) -> None:
-        """Send *event* of a served completion now, or keep it for a single response."""
+        """Send *event* of a completion now, or keep it for a single response."""
         if not self.streams:
             self.chunks.append(event)
             return
@@ -145,7 +146,7 @@ class Door(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Load the model by transformers, then serve it; no request is accepted before the model is loaded."""
+    """Load the model with transformers, then serve it. No request is accepted before that."""
     parser = argparse.ArgumentParser(prog="transformers_load")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)

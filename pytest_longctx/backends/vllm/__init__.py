@@ -19,7 +19,7 @@ _UNMODELLED = frozenset(
     """data-parallel-size enable-expert-parallel prefill-context-parallel-size
     tensor-parallel pipeline-parallel""".split()  # noqa: SIM905
 )
-"""Flags that change what a device holds, and that `Vllm.predict` does not look at; with prefixes that vLLM accepts."""
+"""Flags that change the memory of a device and that `Vllm.predict` ignores, with prefixes that vLLM accepts."""
 
 
 class Vllm(Backend):
@@ -122,15 +122,15 @@ class Vllm(Backend):
 
 def _hybrid(deployment: Deployment, shape: Shape, *, old: bool) -> bool:
     """
-    Whether vLLM keeps windowed layers to their windows (hybrid KV-cache manager); only chunked attention ever
-    turned that off by itself.
+    Whether layers with a window keep only their window (hybrid KV-cache manager). Only chunked attention turns it off
+    by default.
     """
     allowed = deployment.env.get("VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE", "0" if old else "1") == "1"
     return (allowed or not shape.chunked) and not deployment.flags.get("disable-hybrid-kv-cache-manager", False)
 
 
 def _unlaid(deployment: Deployment, shape: Shape, *, on_cpu: bool) -> str:
-    """Why vLLM's pages of *shape* are not known under these flags; empty where they are."""
+    """Explain why vLLM's pages of *shape* are unknown under these flags; empty if they are known."""
     if found := settings.unlaid(deployment, shape):
         return found
     layout = settings.layout(deployment, shape, hybrid=_hybrid(deployment, shape, old=False), ratio=1.5, on_cpu=on_cpu)
@@ -167,7 +167,7 @@ class VllmCpu(Vllm):
         return memory.predict_pool(pool, deployment.max_model_len)
 
     def pool(self, deployment: Deployment, shape: Shape) -> memory.Pool | None:
-        """The KV pool of vLLM's CPU build; None where its size was not given, or its dtype is not known."""
+        """Return the KV pool of vLLM's CPU build; None if its size was not given, or its dtype is unknown."""
         flags, space_gib = deployment.flags, deployment.env.get("VLLM_CPU_KVCACHE_SPACE")
         if space_gib is None:
             return None
@@ -191,7 +191,7 @@ class VllmCpu(Vllm):
 
 
 class VllmNeuron(Vllm):
-    """vLLM on AWS Neuron; the plugin compiles one graph per length bucket, so a first boot takes many minutes."""
+    """vLLM on AWS Neuron. The plugin compiles one graph per length bucket, so a first boot takes many minutes."""
 
     name = "vllm-neuron"
     # vLLM first: findings and the server use its version; the plugin has its own.
@@ -203,7 +203,7 @@ class VllmNeuron(Vllm):
 
 
 class VllmRocm(Vllm):
-    """vLLM on AMD GPUs: the same flags, metrics and log lines, but with "HIP" in "CUDA out of memory"."""
+    """vLLM on AMD GPUs. Flags, metrics and log lines are the same, but "HIP" replaces "CUDA" in "CUDA out of memory"."""
 
     name = "vllm-rocm"
     distributions = ("vllm-rocm", "vllm")

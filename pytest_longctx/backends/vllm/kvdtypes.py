@@ -1,5 +1,5 @@
 """
-What ``--kv-cache-dtype`` makes of a key, a value or a latent, in bytes.
+Bytes of a key, a value and a latent in the KV cache, by ``--kv-cache-dtype``.
 
 Read in 0.32.0: ``utils/torch_utils.py`` (``nvfp4_kv_cache_full_dim``), ``v1/attention/backends/triton_attn.py``
 (``customize_spec``: one FP32 scale for each head's key and value), ``model_executor/layers/attention/mla_attention.py``
@@ -14,15 +14,15 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class ValueSize:
-    """Bytes of a vector of a head: so many for each value, and so many more for each vector."""
+    """Bytes of one head's vector: a number per value, and a number per vector."""
 
     value_bytes: float
     scale_bytes: int = 0
     packed_bytes: int | None = None
-    """Of the whole vector, where its layout is fixed."""
+    """Bytes of the whole vector if its layout is fixed."""
 
     def of(self, values: int) -> int:
-        """Bytes of a cached vector of *values* in this dtype of the KV cache."""
+        """Bytes of a cached vector of *values* numbers in this dtype."""
         return (
             self.packed_bytes if self.packed_bytes is not None else ceil(values * self.value_bytes) + self.scale_bytes
         )
@@ -57,18 +57,15 @@ _FP8 = ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc")
 
 
 def of_keys(dtype: str, model_bytes: int) -> ValueSize | None:
-    """
-    Bytes of keys and values with ``--kv-cache-dtype`` *dtype*, of a model of *model_bytes* a value; None if
-    not known.
-    """
+    """Bytes of keys and values for ``--kv-cache-dtype`` *dtype* and a model of *model_bytes* per value; None if unknown."""
     return PLAIN[model_bytes] if dtype == "auto" else PLAIN[1] if dtype in _FP8 else _KEYS.get(dtype)
 
 
 def of_latents(dtype: str, model_bytes: int, *, packs_fp8: bool) -> ValueSize | None:
     """
-    Bytes of MLA latents with ``--kv-cache-dtype`` *dtype*; None if not known.
+    Bytes of MLA latents for ``--kv-cache-dtype`` *dtype*; None if unknown.
 
-    *packs_fp8* says that FP8 is ``fp8_ds_mla``, which the sparse kernels of Hopper want.
+    *packs_fp8*: FP8 means ``fp8_ds_mla``, which the sparse kernels of Hopper need.
     """
     if dtype in _FP8:
         return PACKED_FP8_LATENT if packs_fp8 else PLAIN[1]

@@ -1,22 +1,21 @@
-"""LoRA adapters in vLLM: the slots that it makes for them. Read in 0.32.0: ``lora/layers`` (``create_lora_weights``)."""
+"""Memory of LoRA adapters in vLLM: their slots. Source: 0.32.0, ``lora/layers`` (``create_lora_weights``)."""
 
 from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.shapes.tensors import Tensor
 
 _ROWS = ("o_proj", "down_proj", "out_proj", "dense_4h_to_h")
-"""Ends of names of matrices that tensor parallelism divides by columns of their input."""
+"""Last parts of names of matrices that tensor parallelism divides by columns of their input."""
 DEFAULT_LORAS, DEFAULT_RANK = 1, 16
 """``--max-loras`` and ``--max-lora-rank``, 0.11 to 0.33."""
 
 
 def adapters_bytes(deployment: Deployment, shape: Shape, tensor_parallel: int) -> float:
     """
-    Bytes of the slots for LoRA adapters on one device, which vLLM makes when the model is loaded, whatever is
-    loaded into them.
+    Bytes of the slots for LoRA adapters on one device. vLLM allocates them with the model, even if none is loaded.
 
-    Of each matrix, ``--max-loras`` pairs of ``--max-lora-rank`` rows: the side that tensor parallelism does not divide is whole
-    on every device. Tables at both ends have slots, too.
+    Each matrix has ``--max-loras`` pairs of ``--max-lora-rank`` rows. The side that tensor parallelism does not divide
+    is whole on every device. The tables at both ends of the model have slots, too.
     """
     flags = deployment.flags
     if not flags.get("enable-lora") or shape.model is None:
@@ -34,7 +33,7 @@ def _whole(value: object, usual: int) -> int:
 
 
 def _sides(tensor: Tensor, devices: int, *, sharded: bool) -> float:
-    """Values of one row's pair of LoRA matrices, both sides together, on one device."""
+    """Values in one row of a pair of LoRA matrices, both sides together, on one device."""
     cut = min(devices, tensor.shards)
     rows, columns = float(tensor.rows), float(tensor.columns)
     if tensor.name.endswith(_ROWS):

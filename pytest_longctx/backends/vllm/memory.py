@@ -1,9 +1,9 @@
 """
 vLLM's memory: the pool of KV-cache blocks, and everything else that decides whether a long context boots.
 
-The pool follows ``v1/core/kv_cache_utils.py`` (0.11.0 to 0.33.0) and reproduces the logged capacity of real boots to the last
-digit; how its blocks are made is in `pytest_longctx.backends.vllm.pages`, what is taken beside it in
-`pytest_longctx.backends.vllm.outside`.
+The pool follows ``v1/core/kv_cache_utils.py`` (0.11.0 to 0.33.0) and reproduces the logged capacity of real boots to
+the last digit. `pytest_longctx.backends.vllm.pages` computes its blocks, `pytest_longctx.backends.vllm.outside` all
+memory beside it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,10 +25,10 @@ from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 MEASURED_FROM_BYTES = 120 * GiB
-"""The devices on which `OUTSIDE_BYTES` was measured are larger: H200s, of 139.8 GiB."""
+"""Least memory of the devices on which `OUTSIDE_BYTES` was measured: H200s of 139.8 GiB."""
 
 SAMPLER_LOGITS_BYTES = 4
-"""Bytes per logit: the sampler works on FP32 copies."""
+"""Bytes per logit. The sampler works on FP32 copies."""
 
 HOST_OTHER_BYTES = 2.2 * GiB
 """Host memory of a worker beside its tables; see `HOST_COPIES`."""
@@ -37,26 +37,27 @@ HOST_COPIES = 1.8
 """
 Number of copies of its tables that a worker holds in host memory.
 
-From two boots with four workers (vLLM 0.25.1): the host used 96 GiB with tables of 12.0 GiB each, and 12 GiB with tables of 0.45
-GiB. The kernel killed eight workers with tables of 57.2 GiB at about 79 GB each, before the tables were complete.
+From two boots with four workers (vLLM 0.25.1): the host used 96 GiB with tables of 12.0 GiB each, and 12 GiB with
+tables of 0.45 GiB. With tables of 57.2 GiB, the kernel killed eight workers at about 79 GB each, before the tables were
+complete.
 """
 
 OUTSIDE_BYTES = 7.5 * GiB
 """
-Memory that must remain outside the engine's share of a large device, for CUDA graphs, NCCL and a sampler that sorts.
+Memory outside the engine's share that a large device needs, for CUDA graphs, NCCL and a sampler that sorts.
 
-An interval, not a formula: with 7.0 GiB (utilisation 0.95 on an H200, vLLM 0.12.0, tensor parallel 8) the sampler's warm-up ran
-out of memory; with 14.0 GiB (0.90) it did not. Boots of 0.19 on H100s served with 4.0 GiB (0.95): since 0.17 nothing is sorted.
+It is an interval, not a formula. With 7.0 GiB (utilisation 0.95 on an H200, vLLM 0.12.0, tensor parallel 8), the
+sampler's warm-up ran out of memory; with 14.0 GiB (0.90) it did not. Boots of 0.19 on H100s served with 4.0 GiB (0.95),
+because nothing is sorted since 0.17.
 """
 
 
 def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int, tensor_parallel: int = 1) -> float:
     """
-    Bytes of memory that the trial run of vLLM 0.25 takes beside the weights on one device, without CUDA
-    graphs.
+    Bytes that the trial run of vLLM 0.25 uses on one device beside the weights, without CUDA graphs.
 
-    Logged by boots of 0.25.1 on H200: 3.53 GiB (12 of Scout's layers, one device), 3.62 (all of them, four devices), 1.28 (the
-    same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes).
+    From logs of 0.25.1 on H200: 3.53 GiB (12 of Scout's layers, one device), 3.62 (all of them, four devices), 1.28
+    (the same, 8 requests), 3.67 and 3.63 (eight devices, two dtypes).
     """
     trial = Trial(max_num_seqs, max_batched_tokens, tensor_parallel, eager=True, version="==0.25.1")
     return outside.other_bytes(shape, trial).expected
@@ -64,17 +65,17 @@ def eager_other_bytes(shape: Shape, max_num_seqs: int, max_batched_tokens: int, 
 
 NEW_GROUP_RATIO = 1.5
 """
-How much commoner a kind of layer must be to be cut into groups, in 0.25 and later
+A kind of layer is divided into groups if its number is larger by this ratio: 0.25 and later
 (``_get_kv_cache_groups_uniform_page_size``).
 """
 
 
 def group_ratio(version: str | None) -> float:
     """
-    How much commoner a kind of layer must be to be cut into groups, in the oldest engine of a range: 0.11
-    always takes the smallest count, 0.12 allows a quarter more.
+    The ratio of layer counts above which the oldest engine of a range divides a kind of layer into groups.
 
-    The sources of 0.13 to 0.24 were not read; 1.5 is taken for them.
+    0.11 always takes the smallest count, 0.12 allows a quarter more. The sources of 0.13 to 0.24 were not read; 1.5 is
+    assumed for them.
 
     >>> group_ratio("==0.11.0"), group_ratio("==0.12.0"), group_ratio(">=0.25"), group_ratio(None)
     (1.0, 1.25, 1.5, 1.5)
@@ -86,7 +87,7 @@ def group_ratio(version: str | None) -> float:
 
 @dataclass(frozen=True)
 class Pool:
-    """The KV cache of one device, as blocks that all layers share. Raises `pages.UnlaidError` where its pages are not known."""
+    """The KV cache of one device, as blocks that all layers share. Raises `pages.UnlaidError` if its pages are unknown."""
 
     shape: Shape
     available_bytes: float
@@ -95,15 +96,15 @@ class Pool:
     tensor_parallel: int = 1
     block_size: int = 16
     max_batched_tokens: int = 8192
-    """Tokens in flight: of one batch, or of as many as are scheduled at once."""
+    """Tokens being computed: those of one batch, or of all batches scheduled at once."""
     hybrid: bool = True
     """Whether layers with a window keep only that window (hybrid KV-cache manager)."""
     group_ratio: float = NEW_GROUP_RATIO
     """See `group_ratio`."""
     layout: Layout | None = None
-    """How pages are laid out; None: as the fields above say."""
+    """Layout of the pages; None: by the fields above."""
     draft: Draft = NO_DRAFT
-    """What drafts tokens beside the model."""
+    """The draft model; None without one."""
 
     @cached_property
     def grouping(self) -> Grouping:
@@ -124,10 +125,11 @@ class Pool:
     @property
     def group_layers(self) -> int:
         """
-        Layers per group in the KV pool. Layers of one kind are split into groups of equal size, so that all
-        blocks have one size.
+        Layers per group in the KV pool. Layers of one kind are divided into equal groups, so that all blocks have one
+        size.
 
-        The size is the layer count of the rarest kind, or of the most common kind if less than *group_ratio* times as large.
+        The size is the layer count of the rarest kind, or of the most common kind if that is less than *group_ratio*
+        times as large.
         """
         return self.grouping.group_layers
 
@@ -143,30 +145,30 @@ class Pool:
 
     @property
     def blocks(self) -> int:
-        """Number of blocks that fit into the memory of the KV pool."""
+        """Number of blocks in the KV pool."""
         return int(self.available_bytes // self.block_bytes)
 
     def blocks_for(self, tokens: int) -> int:
-        """Maximum number of blocks of the KV pool that one request of *tokens* needs at a time."""
+        """Most blocks of the KV pool that one request of *tokens* needs at a time."""
         return self.grouping.blocks_for(tokens, self.max_batched_tokens)
 
     def bytes_for(self, tokens: int) -> int:
         """
-        Bytes of the KV pool on one device that one request of *tokens* needs; the "needed" size in a refusal
-        at boot.
+        Bytes of the KV pool on one device that one request of *tokens* needs. A refusal at boot names this "needed"
+        size.
         """
         return self.blocks_for(tokens) * self.block_bytes
 
     def concurrency(self, tokens: int) -> float:
-        """Number of requests of *tokens* that the KV pool holds at once, as logged."""
+        """Number of requests of *tokens* that fit into the KV pool at once, as logged."""
         return self.blocks / self.blocks_for(tokens)
 
     def longest(self) -> int:
         """
-        The longest request that the KV pool holds, in tokens; 0 if none does. The engine reserves one block.
+        Longest request in tokens that fits into the KV pool; 0 if none does. The engine reserves one block.
 
-        Measured: 4,163,456 for the tiny model with 1 GiB (vLLM 0.32.0 on CPU, blocks of 128, batches of 2,048). Where every layer
-        keeps a state or a window there is no such length but the model's own positions.
+        Measured: 4,163,456 for the tiny model with 1 GiB (vLLM 0.32.0 on CPU, blocks of 128, batches of 2,048). If
+        every layer keeps a state or a window, only the model's positions limit the length.
         """
         size = self.grouping.block_tokens or 1
         whole = max((kind.covered for kind in self.grouping.kinds if kind.span == "full"), default=0)
@@ -178,11 +180,11 @@ class Pool:
 
 
 UNBOUNDED_TOKENS = 2**31 - 1
-"""A length that stands for any."""
+"""A length that stands for any length."""
 
 
 def caches(shape: Shape) -> Iterable[tuple[Cache, int]]:
-    """The caches that the layers of *shape* keep in the KV pool, and the number of layers of each."""
+    """Return the caches that the layers of *shape* keep in the KV pool, and the number of layers of each."""
     if shape.model is not None:
         return [(group.cache, group.layers) for group in shape.model.groups]
     spans = (
@@ -196,7 +198,7 @@ def caches(shape: Shape) -> Iterable[tuple[Cache, int]]:
 
 def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> int:
     """
-    Bytes of host memory for one worker's tables: token ids and flags of every slot at full length, and every group's block table.
+    Bytes of one worker's tables in host memory: token ids and flags of every slot at full length, and block tables.
 
     1,024 slots of 10M tokens take 57 GiB in each worker (vLLM 0.25.1).
     """
@@ -206,13 +208,13 @@ def host_bytes_per_worker(max_num_seqs: int, max_model_len: int, block_size: int
 
 
 def sampler_copy_bytes(max_num_seqs: int, shape: Shape) -> int:
-    """Bytes of one FP32 copy of a full batch's logits; top-p sorting keeps several copies, one of them of 8-byte indices."""
+    """Bytes of one FP32 copy of a full batch's logits. Top-p sorting keeps several copies, one of them of 8-byte indices."""
     return max_num_seqs * shape.vocabulary * SAMPLER_LOGITS_BYTES
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What a server has beside its model: a draft model, slots for adapters, and flags that fix the pool or move weights."""
+    """Everything in a server beside its model: a draft model, adapter slots, and flags that fix the pool or move weights."""
 
     draft: Draft = NO_DRAFT
     adapters: float = 0.0
@@ -241,8 +243,10 @@ def predict(
     beside: Beside = Beside(),
 ) -> Prediction:
     """
-    Predict whether the memory of devices of *device_bytes* each suffices for a vLLM boot; *shape* is that of
-    one of its *stages*.
+    Predict whether devices of *device_bytes* each suffice for a vLLM boot. *shape* is that of one of its *stages*.
+
+    *in_flight* is the number of tokens that may be computed at once, if more than one batch. The outcome is in doubt if
+    the bounds of the memory beside weights and cache differ in outcome. Raises `pages.UnlaidError`.
 
     *in_flight* is how many tokens may be computed at once, if more than one batch. The outcome is in doubt where the bounds of
     what is taken beside weights and cache would turn it. Raises `pages.UnlaidError`.
@@ -283,10 +287,7 @@ def predict(
 
 
 def _without_room(seen: Prediction, pool: Pool) -> Prediction:
-    """
-    The memory prediction for weights and a *pool* that the device cannot hold together, or weights that leave
-    no block to the pool.
-    """
+    """Return the prediction for weights and *pool* that exceed the device, or for weights that leave no block to the pool."""
     weights, _, kept, *_ = seen.terms
     larger = kept if pool.blocks and kept.size_bytes > weights.size_bytes else weights
     cure = "a smaller pool" if larger is kept else "--tensor-parallel-size of twice as many devices"
@@ -295,24 +296,24 @@ def _without_room(seen: Prediction, pool: Pool) -> Prediction:
 
 
 SHOWN_FROM_BYTES = 0.5 * GiB
-"""A spread below this is not worth a reader's time."""
+"""A smaller spread is not shown."""
 
 
 def _bounded(name: str, size: Range) -> Term:
-    """A memory term of a prediction with its bounds, where they differ enough to be shown."""
+    """Return a memory term of a prediction, with its bounds if they differ enough to be shown."""
     low, high = max(0.0, size.low), max(0.0, size.high)
     return Term(name, size.expected, bounds_bytes=(low, high) if high - low > SHOWN_FROM_BYTES else None)
 
 
 def _host_terms(workers: int, max_num_seqs: int, max_model_len: int, block_size: int, groups: int) -> tuple[Term, Term]:
-    """The terms of host memory: tables of all workers, and the workers' own."""
+    """Return the terms of host memory: the tables of all workers, and the workers' own memory."""
     tables = workers * HOST_COPIES * host_bytes_per_worker(max_num_seqs, max_model_len, block_size, groups)
     own = Term(f"{workers} workers' own", workers * HOST_OTHER_BYTES, host=True)
     return Term(f"tables of {workers} workers", tables, host=True), own
 
 
 def _held(seen: Prediction, pool: Pool, trial: Trial, max_model_len: int) -> Prediction:
-    """The prediction *seen*, changed where the KV pool cannot hold one request, or the states of all."""
+    """Return the prediction *seen*, changed if the KV pool cannot hold one request, or the states of all requests."""
     if pool.concurrency(max_model_len) < 1:
         # The check of 0.12 counts what each layer keeps; without the hybrid manager the pool then keeps every token everywhere.
         kept = replace(pool, hybrid=True, layout=pool.layout and replace(pool.layout, hybrid=True))
@@ -329,16 +330,16 @@ def _held(seen: Prediction, pool: Pool, trial: Trial, max_model_len: int) -> Pre
 
 
 STATES_CHECKED = "0.20"
-"""Since this version full CUDA graphs need a block for the state of each request (public logs; read in 0.32.0)."""
+"""Since this version, full CUDA graphs need a block for the state of each request (public logs; source of 0.32.0)."""
 
 
 def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Range:
     """
-    Bytes of memory for the weights on one device, with the copies that the engine makes of them and the
-    padding of its kernels.
+    Bytes of the weights on one device, with the copies that the engine makes and the padding of its kernels.
 
-    MXFP4 experts are padded (``fused_moe/oracle/mxfp4.py``: Marlin and TensorRT-LLM to 128 and 256, others less): of gpt-oss-120b
-    65.97 and 64.38 GiB were logged, of 60.77. MLA keeps two BF16 matrices beside ``kv_b_proj`` (``mla_attention.py``).
+    MXFP4 experts are padded (``fused_moe/oracle/mxfp4.py``: Marlin and TensorRT-LLM to 128 and 256, others less). For
+    gpt-oss-120b with 60.77 GiB, 65.97 and 64.38 GiB were logged. MLA keeps two BF16 matrices beside ``kv_b_proj``
+    (``mla_attention.py``).
     """
     plain = shape.weight_bytes(value_bytes, tensor_parallel, rope_value_bytes=2)
     if shape.model is None:
@@ -351,10 +352,7 @@ def weight_range(shape: Shape, value_bytes: float, tensor_parallel: int) -> Rang
 
 
 def _doubt(pool: Pool, max_model_len: int, least: float, most: float) -> str:
-    """
-    Doubt about the outcome of a boot whose KV *pool* may have from *least* to *most* bytes; empty where both
-    have the same outcome.
-    """
+    """State the doubt about a boot whose KV *pool* may have *least* to *most* bytes; empty if both have the same outcome."""
     least, most = max(0.0, least), max(0.0, most)
     fits = {replace(pool, available_bytes=size).concurrency(max_model_len) >= 1 for size in (least, most)}
     if len(fits) == 1:
@@ -367,7 +365,7 @@ def _doubt(pool: Pool, max_model_len: int, least: float, most: float) -> str:
 
 
 def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
-    """Predict the result of a boot whose KV cache size is set explicitly; other memory is not known."""
+    """Predict a boot whose KV cache size is set explicitly. Other memory is unknown."""
     one_request = Term("KV cache of one request", pool.bytes_for(max_model_len))
     terms = (Term("KV pool", pool.available_bytes), one_request)
     longest, concurrency = pool.longest(), pool.concurrency(max_model_len)
@@ -377,5 +375,5 @@ def predict_pool(pool: Pool, max_model_len: int) -> Prediction:
 
 
 def available_bytes(device_bytes: float, utilisation: float, weight_bytes: float, other_bytes: float) -> float:
-    """Memory of a device left for the KV pool: its share, less the weights, less activations and graphs."""
+    """Memory of a device for the KV pool: its share, minus the weights, minus activations and graphs."""
     return max(0.0, device_bytes * utilisation - weight_bytes - other_bytes)

@@ -1,11 +1,12 @@
 """
-What vLLM takes of a GPU beside weights and KV cache: its trial run, memory that is not PyTorch's, its estimate of graphs.
+GPU memory of vLLM beside weights and KV cache: trial run, memory outside PyTorch, the estimate of graphs.
 
-The trial run has ``max_num_batched_tokens`` tokens and samples for ``max_num_seqs`` requests (``v1/worker/gpu_model_runner.py``,
-``profile_run``). Its peak is the sampler's or that of the widest feed-forward layer, whichever is larger; the buffers of fused
-experts stay. The terms are counted from the sources, and checked against 59 boots of 0.19.0 on H100s that llm-d-planner
-published (pull request 205; ``docs/results/planner``), those of older versions in its ``empirical-vllm-memory-results.md``, and
-five of 0.25.1 on H200s. Where versions or kernels differ by more than that, an interval says so.
+The trial run has ``max_num_batched_tokens`` tokens and samples for ``max_num_seqs`` requests
+(``v1/worker/gpu_model_runner.py``, ``profile_run``). Its peak is the larger of the sampler's peak and that of the
+widest feed-forward layer. The buffers of fused experts stay allocated. The terms are counted from the sources. They are
+checked against 59 boots of 0.19.0 on H100s that llm-d-planner published (pull request 205; ``docs/results/planner``),
+those of older versions in its ``empirical-vllm-memory-results.md``, and five of 0.25.1 on H200s. An interval covers
+larger differences between versions or kernels.
 """
 
 from collections.abc import Mapping
@@ -21,81 +22,88 @@ from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 LEAN_SAMPLER = "0.17"
-"""Since this version the sampler filters in a kernel and does not sort: 5.64 GiB became 2.23 (Qwen3-14B)."""
+"""Since this version, the sampler filters in a kernel and does not sort: 5.64 GiB became 2.23 (Qwen3-14B)."""
 SORTING_BYTES = 38
 """Bytes per logit of a sampler that sorts: 4.76 GiB of Llama-3.1-8B, 5.64 of Qwen3-32B, 7.38 of gpt-oss-20b."""
 LEAN_BYTES = {1: 14, 2: 14, 4: 16}
-"""Bytes per logit since: the model's own, an FP32 copy, probabilities, the noise that picks; by bytes of the model's values."""
+"""
+Bytes per logit since then, by bytes of the model's values: its own, an FP32 copy, probabilities, the random noise.
+"""
 FILTER_ROWS = 132
-"""Rows of FP32 logits that the filter keeps: one for each multiprocessor (132 on an H100 or H200)."""
+"""Rows of FP32 logits that the filter keeps: one per multiprocessor (132 on an H100 or H200)."""
 FIXED_BYTES = 0.04 * GiB
-"""Of input ids, positions, block tables and other buffers of the trial run."""
+"""Bytes of input ids, positions, block tables and other buffers of the trial run."""
 FLASHINFER_SAMPLES = "0.12"
 """
-Before this version the sampler is FlashInfer's where that is installed, as in the published images, and does not sort.
+Before this version, FlashInfer's sampler is used if installed, as in the published images. It does not sort.
 
-2.12 GiB of Mistral-Small in the image of 0.11.0, where gpt-oss-120b without FlashInfer took 7.4 (vllm#27508).
+Mistral-Small took 2.12 GiB in the image of 0.11.0; gpt-oss-120b without FlashInfer took 7.4 (vllm#27508).
 """
 
 WARM_SAMPLER = "0.33"
-"""Since this version the second runner's trial asks for penalties, too, which take FP32 logits (``_dummy_sampler_run``)."""
+"""
+Since this version, the second runner's trial also requests penalties, which use FP32 logits (``_dummy_sampler_run``).
+"""
 BUFFERS_COUNTED = "0.27"
 """
-Since this version buffers that stay may be taken off the pool, too (``total_consumed`` in ``utils/mem_utils.py``).
+Since this version, buffers that stay allocated may be subtracted from the pool (``total_consumed`` in
+``utils/mem_utils.py``).
 
-Before, only the peak above them and the weights were. Seven boots of 0.33 on an H200 counted them, one of 0.31 on an H100 none.
+Before, only the peak above them and the weights were subtracted. Seven boots of 0.33 on an H200 counted the buffers,
+one of 0.31 on an H100 did not.
 """
 
 GRAPHS_COUNTED = "0.20"
 """
-Since this version the graphs' estimated size is taken off the pool (``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``).
+Since this version, the estimated size of the graphs is subtracted from the pool.
 
-Its message names 0.21, and public logs of 0.20.0 have it.
+The setting is ``VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS``. Its message names 0.21, and public logs of 0.20.0 have it.
 """
 GRAPHS_USUAL = 51
-"""Sizes of graphs in those boots."""
+"""Number of graph sizes in those boots."""
 GRAPH_BYTES_PER_LAYER = (0.014 * GiB, 0.024 * GiB, 0.055 * GiB)
 """
-Least, usual and most of the estimates of `GRAPHS_USUAL` graphs on Hopper: 0.49 to 1.92 GiB over 16 to 80 layers.
+Least, usual and most of the estimates for `GRAPHS_USUAL` graphs on Hopper: 0.49 to 1.92 GiB over 16 to 80 layers.
 
-The second runner's are smaller: 0.49 GiB of Llama-3.1-8B on an H100 (0.31), 0.40 of Qwen2.5-7B on an H200 (0.31).
+Those of the second runner are smaller: 0.49 GiB for Llama-3.1-8B on an H100 (0.31), 0.40 for Qwen2.5-7B on an H200
+(0.31).
 """
 SECOND_GRAPH_BYTES_PER_LAYER = 0.0155 * GiB
 """The usual estimate of the second runner on Hopper."""
 OTHER_GRAPH_BYTES_PER_LAYER = (0.0, 0.032 * GiB, 0.055 * GiB)
 """
-The same on other devices, whose kernels keep more; where graphs were not measured at all, 0 was subtracted.
+The same on other devices, whose kernels keep more. If graphs were not measured, 0 was subtracted.
 
-Public logs: 2.73 GiB of 80 layers (L40S, 0.19), 1.94 of 64 (0.26), 1.19 of 40 (L40S, 0.28), 2.1 of 64 and 1.3 of 32 (RTX PRO
-6000, 0.27), 0.58 of 28 (16 GB, 0.26), 0 of 24 (24 GB, 0.27).
+Public logs: 2.73 GiB of 80 layers (L40S, 0.19), 1.94 of 64 (0.26), 1.19 of 40 (L40S, 0.28), 2.1 of 64 and 1.3 of 32
+(RTX PRO 6000, 0.27), 0.58 of 28 (16 GB, 0.26), 0 of 24 (24 GB, 0.27).
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What the trial run depends on."""
+    """Inputs of the trial run's memory."""
 
     max_num_seqs: int
     max_batched_tokens: int
     tensor_parallel: int = 1
     value_bytes: int = 2
-    """Of the model's own values."""
+    """Bytes of one value of the model."""
     eager: bool = False
     version: str | None = None
     linked: bool = True
-    """Whether its devices are connected by NVLink: the all-reduce that is fused with a norm then has buffers of its own."""
+    """Whether NVLink connects its devices. The all-reduce that is fused with a norm then has its own buffers."""
     graphs: int = GRAPHS_USUAL
-    """How many sizes of CUDA graphs are captured."""
+    """Number of sizes of CUDA graphs."""
     flashinfer: bool = False
-    """Whether FlashInfer is there to sample, in versions in which that is left to the installation."""
+    """Whether FlashInfer is installed, in versions that then use it to sample."""
     second_runner: bool | None = False
-    """Whether the model runner is the second one, which samples from the model's own logits; None: either may be chosen."""
+    """Whether the model runner is the second one, which samples from the model's own logits; None if unknown."""
     hopper: bool | None = True
-    """Whether the device is a Hopper; None: it is not known which one it is."""
+    """Whether the device is a Hopper; None if unknown."""
     context: int | None = None
-    """Tokens of the longest context; None: not known, so that a long one is meant."""
+    """Tokens of the longest context; None if unknown. A long one is then assumed."""
     shared: bool = False
-    """Whether the memory of the device is that of the host (GB10), whose own use then counts as growth."""
+    """Whether device and host share their memory (GB10). Growth of the host's use then counts too."""
 
     @property
     def sorts(self) -> bool:
@@ -103,7 +111,7 @@ class Trial:
         return self.before(LEAN_SAMPLER) and not (self.flashinfer and self.before(FLASHINFER_SAMPLES))
 
     def before(self, version: str) -> bool:
-        """Whether the engine of the trial run may be older than *version*; of an unnamed one, the newest is meant."""
+        """Whether the engine of the trial run may be older than *version*. No version means the newest."""
         return self.version is not None and overlap(self.version, f"<{version}")
 
 
@@ -120,7 +128,7 @@ class Range:
 
 
 def other_bytes(shape: Shape, trial: Trial) -> Range:
-    """Bytes outside weights and KV cache on one device, which vLLM takes off the pool."""
+    """Bytes outside weights and KV cache on one device, which vLLM subtracts from the pool."""
     parts = (
         activation_bytes(shape, trial),
         not_torch_bytes(trial),
@@ -131,7 +139,7 @@ def other_bytes(shape: Shape, trial: Trial) -> Range:
 
 
 def activation_bytes(shape: Shape, trial: Trial) -> Range:
-    """Peak of PyTorch's memory in the trial run, beside the weights."""
+    """Peak of PyTorch's memory in the trial run, without the weights."""
     tokens, width = trial.max_batched_tokens, trial.value_bytes
     experts = _expert_buffers(shape.model, trial)
     peaks = [_peak(shape, trial, each, experts) for each in _logit_bytes(trial)]
@@ -145,20 +153,21 @@ def activation_bytes(shape: Shape, trial: Trial) -> Range:
 
 
 SORTED_SHARE = {False: 0.93, True: 0.84}
-"""Least share of the sampler's sorted peak that public logs show: of 0.15, and of versions before 0.11."""
+"""Least share of the sampler's sorted peak in public logs: of 0.15, and of versions before 0.11."""
 
 
 TOWER_SLACK_BYTES = 1.4 * GiB
 """
-What the trial run of a tower may add, for each `TOWER_SLACK_TOKENS` of a batch.
+Memory that the trial run of a vision tower may add, for each `TOWER_SLACK_TOKENS` of a batch.
 
-Logged: 0 to 0.2 GiB in six boots, 1.1 of Qwen3-VL-8B, 1.3 of Qwen3-VL-30B, whose pictures have any size; more in larger batches.
+Logged: 0 to 0.2 GiB in six boots, 1.1 of Qwen3-VL-8B, 1.3 of Qwen3-VL-30B, whose pictures have any size. Larger batches
+take more.
 """
 TOWER_SLACK_TOKENS = 8192
 
 
 def _peak(shape: Shape, trial: Trial, logit_bytes: float, experts: float) -> float:
-    """Peak bytes of vLLM's trial run: the sampler's or the widest layer's, whichever is larger."""
+    """Peak bytes of vLLM's trial run: the larger of the sampler's peak and the widest layer's."""
     tokens, width = trial.max_batched_tokens, trial.value_bytes
     requests = min(trial.max_num_seqs, tokens)
     hidden = (tokens + requests) * shape.hidden * width
@@ -170,15 +179,17 @@ def _peak(shape: Shape, trial: Trial, logit_bytes: float, experts: float) -> flo
 
 
 PREFILL_ROWS = 65_536
-"""Cached tokens whose latents vLLM's MLA turns into keys and values at once, at most (``chunked_prefill_workspace_size``)."""
+"""
+Most cached tokens whose latents vLLM's MLA expands to keys and values at once (``chunked_prefill_workspace_size``).
+"""
 
 
 def _latent_attention(shape: Shape, trial: Trial) -> float:
     """
-    Bytes of the widest layer with latent attention in vLLM's trial run, 0 if there is none.
+    Bytes of the widest layer with latent attention in vLLM's trial run; 0 if there is none.
 
-    It makes room for the keys and values of `PREFILL_ROWS` cached tokens, beside the queries and three copies of the
-    hidden values (``MLAAttention.forward`` without metadata, in 0.19 to 0.33).
+    It allocates the keys and values of `PREFILL_ROWS` cached tokens, the queries, and three copies of the hidden values
+    (``MLAAttention.forward`` without metadata, in 0.19 to 0.33).
     """
     latents = [
         cache
@@ -197,8 +208,8 @@ def _latent_attention(shape: Shape, trial: Trial) -> float:
 
 def _logit_bytes(trial: Trial) -> tuple[float, ...]:
     """
-    Bytes per logit in the sampler's trial run, of each model runner that may be chosen, the usual one first,
-    which takes less.
+    Bytes per logit in the sampler's trial run for each possible model runner. The usual one, which takes less, comes
+    first.
     """
     if trial.sorts:
         return (SORTING_BYTES,)
@@ -210,10 +221,7 @@ def _logit_bytes(trial: Trial) -> tuple[float, ...]:
 
 
 def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
-    """
-    Values that the widest dense feed-forward layer makes of one token in the trial run: both projections and
-    their product.
-    """
+    """Values per token in the widest dense feed-forward layer of the trial run: both projections and their product."""
     rows: dict[str, list[int]] = {}
     for tensor in _matrices(model):
         if ".experts." not in tensor.name and tensor.name.endswith((".gate_proj", ".up_proj")):
@@ -223,10 +231,10 @@ def _feed_forward(model: ModelShape | None, tensor_parallel: int) -> float:
 
 def _expert_buffers(model: ModelShape | None, trial: Trial) -> float:
     """
-    Bytes of the two buffers of fused experts, which stay after vLLM's trial run.
+    Bytes of the two buffers of fused experts, which stay allocated after vLLM's trial run.
 
-    One holds the product of an expert or its output, the other both projections or its output, for each expert of each token
-    (``fused_moe.py``, ``TritonExperts.workspace_shapes``).
+    One holds an expert's product or its output. The other holds both projections or the output. Each has them for every
+    expert of every token (``fused_moe.py``, ``TritonExperts.workspace_shapes``).
     """
     largest = 0.0
     for tensor in _matrices(model):
@@ -243,7 +251,7 @@ def _matrices(model: ModelShape | None) -> frozenset[Tensor]:
 
 
 def padding_bytes(model: ModelShape, tensor_parallel: int) -> tuple[float, float]:
-    """The least and the most bytes that vLLM's padding adds to MXFP4 experts of one device."""
+    """The least and the most bytes of padding that vLLM adds to MXFP4 experts of one device."""
     if model.scheme.name != "mxfp4":
         return 0.0, 0.0
     least = most = 0.0
@@ -258,7 +266,7 @@ def padding_bytes(model: ModelShape, tensor_parallel: int) -> tuple[float, float
 
 
 MXFP4_BITS = 4.25
-"""Of one value, with its share of a scale of 8 bits for 32."""
+"""Bytes of one value, with its share of an 8-bit scale for 32 values."""
 
 
 def _up(number: float, multiple: int) -> int:
@@ -266,7 +274,7 @@ def _up(number: float, multiple: int) -> int:
 
 
 def latent_copies_bytes(model: ModelShape, tensor_parallel: int) -> float:
-    """Bytes of the two parts of ``kv_b_proj`` that vLLM's MLA keeps in BF16 beside the weights, on one device."""
+    """Bytes of the two parts of ``kv_b_proj`` that vLLM's MLA also keeps in BF16 on one device."""
     values = sum(
         count * cache.heads * (cache.key_dim - cache.rope_dim + cache.value_dim) * cache.rank
         for cache, count in model.attentions
@@ -281,8 +289,8 @@ def not_torch_bytes(trial: Trial) -> Range:
 
     Before 0.11, whose sources were not read, up to `UNREAD_BYTES` more.
 
-    Logged: 0.13 GiB on one device up to 0.17, 0.24 to 0.27 since (0.46 of one family), 0.55 on two and more up to 0.16 and where
-    nothing is compiled, 2.06 to 2.21 since (an all-reduce fused with a norm), 0.07 in a pipeline.
+    Logged: on one device 0.13 GiB up to 0.17, and 0.24 to 0.27 since (0.46 of one family). On two and more 0.55 up to
+    0.16 and without compilation, and 2.06 to 2.21 since (an all-reduce fused with a norm), 0.07 in a pipeline.
     """
     more = Range(0, 0, UNREAD_BYTES if trial.before("0.11") else 0)
     if trial.shared:
@@ -298,8 +306,8 @@ def not_torch_bytes(trial: Trial) -> Range:
 
 def penalty_bytes(shape: Shape, trial: Trial) -> Range:
     """
-    Bytes of the second runner's counts of each request's tokens, an integer and a bit for each word of the
-    vocabulary (``v1/worker/gpu/sample/penalties.py``).
+    Bytes of the second runner's token counts: for each request, an integer and a bit per word of the vocabulary
+    (``v1/worker/gpu/sample/penalties.py``).
     """
     if trial.second_runner is False or trial.before(BUFFERS_COUNTED):
         return Range(0, 0, 0)
@@ -309,16 +317,15 @@ def penalty_bytes(shape: Shape, trial: Trial) -> Range:
 
 
 UNREAD_BYTES = 1.2 * GiB
-"""What versions before 0.11 were seen to take more than the same terms of later ones give: 1.0 GiB (0.9.2, four H100)."""
+"""Memory that versions before 0.11 used beyond the terms of later ones: 1.0 GiB (0.9.2, four H100)."""
 SHARED_BYTES = Range(0.0, 0.9 * GiB, 3 * GiB)
-"""Growth of a host's own memory during a boot where it is the device's, too: 0.8 and 1.1 GiB in two boots on a GB10."""
+"""
+Growth of the host's own memory during a boot if it is the device's memory too: 0.8 and 1.1 GiB in two boots on a GB10.
+"""
 
 
 def graph_bytes(shape: Shape, trial: Trial) -> Range:
-    """
-    Estimate of CUDA graphs that vLLM takes off the pool; before `GRAPHS_COUNTED`, graphs come out of what is
-    left.
-    """
+    """Estimate of CUDA graphs that vLLM subtracts from the pool. Before `GRAPHS_COUNTED`, graphs use the remaining memory."""
     if trial.eager or trial.before(GRAPHS_COUNTED):
         return Range(0, 0, 0)
     layers = shape.model.layers if shape.model is not None else shape.layers
@@ -331,8 +338,7 @@ def graph_bytes(shape: Shape, trial: Trial) -> Range:
 
 def graph_sizes(max_num_seqs: int, max_batched_tokens: int, largest: int = 512) -> int:
     """
-    Number of sizes of CUDA graphs that vLLM captures, up to *largest* tokens: 1, 2, 4, by 8 below 256, by 16
-    above.
+    Number of CUDA graph sizes that vLLM captures up to *largest* tokens: 1, 2, 4, by 8 below 256, by 16 above.
 
     >>> graph_sizes(1024, 8192), graph_sizes(8, 8192), graph_sizes(1024, 8192, 1024)
     (51, 5, 83)
@@ -342,7 +348,10 @@ def graph_sizes(max_num_seqs: int, max_batched_tokens: int, largest: int = 512) 
 
 
 def offloaded_bytes(flags: Mapping[str, FlagValue], weights: float) -> float:
-    """Bytes of the weights that ``--cpu-offload-gb`` takes off each device; it counts GiB (``model_executor/offloader``)."""
+    """
+    Bytes of weights that ``--cpu-offload-gb`` moves off each device. The flag counts GiB
+    (``model_executor/offloader``).
+    """
     value = flags.get("cpu-offload-gb", 0)
     asked = (
         float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**20 else 0.0

@@ -1,9 +1,10 @@
 """
-vLLM's pages: what a block of the KV cache is for each kind of layer, and how layers are grouped so that all blocks have one size.
+vLLM's pages: the block of each kind of layer, and the groups of layers that give all blocks one size.
 
-Read in the sources of 0.32.0: ``v1/kv_cache_interface.py`` (sizes of pages, blocks of one request), ``v1/core/kv_cache_utils.py``
+Sources of 0.32.0: ``v1/kv_cache_interface.py`` (sizes of pages, blocks of one request), ``v1/core/kv_cache_utils.py``
 (``unify_kv_cache_spec_page_size``, ``_get_kv_cache_groups_uniform_page_size``) and ``platforms/interface.py``
-(``_align_hybrid_block_size``). They reproduce the blocks and tokens that 44 boots of the CPU build logged, to the last digit.
+(``_align_hybrid_block_size``). They reproduce the blocks and tokens that 44 boots of the CPU build logged, to the last
+digit.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from pytest_longctx.shapes.model import VALUE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one engine lays out pages: its dtypes, block sizes and rules, of one version on one kind of device."""
+    """Page layout of one engine: its dtypes, block sizes and rules, for one version on one kind of device."""
 
     keys: ValueSize = PLAIN[2]
     """Bytes of keys and values."""
@@ -27,54 +28,51 @@ class Layout:
     """Bytes of MLA latents."""
     conv_bytes: float = 2
     recurrent_bytes: float | None = None
-    """Bytes of a value of a recurrent state; None: as the config says, else as the convolution."""
+    """Bytes of a value of a recurrent state; None: as in the config, else as for the convolution."""
     tensor_parallel: int = 1
     block_size: int = 16
-    """Tokens of a block of attention, before it is enlarged for states."""
+    """Tokens of an attention block, before it is enlarged for states."""
     alignment: int = 16
-    """Tokens of the smallest block that a kernel reads."""
+    """Tokens of the smallest block that a kernel supports."""
     hybrid: bool = True
     """Whether layers with a window keep only that window (hybrid KV-cache manager)."""
     prefix_caching: bool = True
-    """Whether states are kept for reuse, which takes more than one block of each."""
+    """Whether states are kept for reuse. Each state then needs more than one block."""
     checkpoints: frozenset[str] = frozenset({"mamba2"})
     """Kinds of state with a block for a checkpoint."""
     group_ratio: float = 1.5
-    """How much commoner a kind of layer must be to be cut into groups."""
+    """Ratio of layer counts above which a kind of layer is divided into groups."""
     drafted: int = 0
-    """Tokens that are drafted at once: each request has so many states more."""
+    """Number of tokens drafted at once. Each request has as many more states."""
     shards: int = 1
-    """Devices among which the tokens of full layers are divided (decode context parallelism)."""
+    """Number of devices that share the tokens of full layers (decode context parallelism)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Layers whose pages are alike."""
+    """Layers with equal pages."""
 
     span: Literal["full", "sliding", "chunked", "state"]
     layers: int
     page_bytes: int
     """Bytes of one block in one layer, on one device."""
     tokens: int
-    """Tokens of a block; a state's block has them all."""
+    """Tokens of a block. A state's block has all tokens."""
     window: int = 0
     state_blocks: int = 1
     latent: bool = False
     heads: tuple[int, int, int] = (0, 0, 0)
-    """KV heads and widths; layers that differ in them are never merged."""
+    """KV heads and widths. Layers with different ones are never merged."""
     shards: int = 1
-    """Devices among which the tokens are divided."""
+    """Number of devices that share the tokens."""
 
     @property
     def covered(self) -> int:
-        """Tokens of one request that a block of such pages on each device holds together."""
+        """Tokens of one request in a block of such pages on all devices together."""
         return self.tokens * (self.shards if self.span == "full" else 1)
 
     def blocks_for(self, tokens: int, in_flight: int) -> int:
-        """
-        Maximum number of blocks of such pages that a request of *tokens* needs in one group, with *in_flight*
-        tokens being computed.
-        """
+        """Most blocks of such pages that a request of *tokens* needs in one group, while *in_flight* tokens are computed."""
         if self.span == "state":
             return self.state_blocks
         if self.span == "chunked":
@@ -86,11 +84,11 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """The groups of a pool whose blocks all have one size."""
+    """The groups of a pool with blocks of one size."""
 
     kinds: tuple[Kind, ...]
     group_layers: int
-    """Layers of a group; of a pool with one group, all of them."""
+    """Number of layers in a group. In a pool with one group, all layers."""
     block_bytes: int
     """Bytes of one block on one device: its tokens in one group of layers."""
 
@@ -101,7 +99,7 @@ class Grouping:
 
     @property
     def _counted(self) -> tuple[Kind, ...]:
-        """Kinds of pages that have blocks of their own; where one group holds all layers, only the first kind."""
+        """Kinds of pages with their own blocks. If one group holds all layers, only the first kind."""
         one = self.group_layers == sum(kind.layers for kind in self.kinds)
         return self.kinds[:1] if one else self.kinds
 
@@ -109,28 +107,28 @@ class Grouping:
         return ceil(kind.layers / self.group_layers)
 
     def blocks_for(self, tokens: int, in_flight: int) -> int:
-        """Maximum number of blocks that one request of *tokens* needs at a time, in all groups of pages."""
+        """Most blocks that one request of *tokens* needs at a time, in all groups of pages."""
         return sum(self._groups_of(kind) * kind.blocks_for(tokens, in_flight) for kind in self._counted)
 
     @property
     def block_tokens(self) -> int:
-        """Tokens of the smallest block in any group of pages; 0 where every layer keeps a state."""
+        """Tokens of the smallest block in any group of pages; 0 if every layer keeps a state."""
         return min((kind.covered for kind in self.kinds if kind.span != "state"), default=0)
 
     @property
     def has_states(self) -> bool:
-        """Whether some pages hold the state of a recurrent layer."""
+        """Whether some pages hold states of recurrent layers."""
         return any(kind.span == "state" for kind in self.kinds)
 
 
 class UnlaidError(ValueError):
-    """These pages cannot be laid out in one pool, or it is not known how; the message says which."""
+    """These pages cannot be arranged in one pool, or the way is unknown. The message says which."""
 
 
 def arrange(caches: Iterable[tuple[Cache, int]], layout: Layout) -> Grouping:
     """
-    Arrange the pages of layers with these *caches*, given with the number of layers of each, in groups.
-    Raises `UnlaidError`.
+    Arrange the pages of layers in groups. *caches* has the caches, and the number of layers of each. Raises
+    `UnlaidError`.
     """
     kinds = _kinds(tuple(caches), layout)
     if not kinds or not all(kind.page_bytes for kind in kinds):
@@ -165,7 +163,7 @@ def _up(number: int, multiple: int) -> int:
 
 
 def _first(caches: Sequence[tuple[Attention | Latent, int]]) -> Attention | Latent:
-    """The cache by which vLLM sizes a block of pages: that of a full layer, if there is any."""
+    """Return the cache that sets the size of vLLM's blocks: that of a full layer if there is one."""
     return min((cache for cache, _ in caches), key=lambda cache: cache.window > 0)
 
 
@@ -205,7 +203,10 @@ def _state(state: State, count: int, page_bytes: int, block: int, layout: Layout
 
 
 def _promoted(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
-    """The kinds of pages without the hybrid manager: beside a full layer, one with a window keeps everything."""
+    """
+    Return the kinds of pages without the hybrid manager. If there is a full layer, layers with a window keep all
+    tokens.
+    """
     if not any(kind.span == "full" for kind in kinds):
         return kinds
     windowed = ("sliding", "chunked")
@@ -213,16 +214,13 @@ def _promoted(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
 
 
 def _uniform(kinds: Sequence[Kind]) -> bool:
-    """
-    Whether the pages of all layers need blocks for the same tokens, so that one group has them all, whatever
-    their sizes.
-    """
+    """Whether the pages of all layers need blocks for the same tokens. One group then has them all, whatever their sizes."""
     states = {(kind.page_bytes, kind.state_blocks) for kind in kinds if kind.span == "state"}
     return len({(kind.span, kind.window, kind.tokens) for kind in kinds}) == 1 and len(states) <= 1
 
 
 def _unified(kinds: Sequence[Kind]) -> list[Kind]:
-    """Kinds with pages of one size: smaller pages get more tokens where that comes out even, else padding."""
+    """Return kinds with pages of one size. Smaller pages get more tokens if that fits exactly, else padding."""
     largest = max(kind.page_bytes for kind in kinds)
     made = []
     for kind in kinds:
@@ -236,7 +234,7 @@ def _unified(kinds: Sequence[Kind]) -> list[Kind]:
 
 
 def _merged(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
-    """Merge kinds of pages that differ in the number of layers only."""
+    """Merge kinds of pages that differ only in their number of layers."""
     counts: dict[Kind, int] = {}
     for kind in kinds:
         alike = replace(kind, layers=0)
@@ -245,10 +243,7 @@ def _merged(kinds: Iterable[Kind]) -> tuple[Kind, ...]:
 
 
 def fixed_pool_bytes(flags: Mapping[str, FlagValue], block_bytes: int) -> float | None:
-    """
-    Bytes of the KV pool that the flags fix, whatever memory is left; None where they fix none. Blocks win, as
-    in the engine.
-    """
+    """Bytes of the KV pool if flags fix them; else None. The number of blocks has priority, as in the engine."""
     blocks, size = flags.get("num-gpu-blocks-override"), flags.get("kv-cache-memory-bytes")
     if isinstance(blocks, int) and not isinstance(blocks, bool) and blocks > 0:
         return float(blocks * block_bytes)

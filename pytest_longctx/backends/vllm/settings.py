@@ -1,7 +1,7 @@
 """
-What vLLM makes of a deployment's flags, and of what is not given, by its version and device.
+vLLM's settings for a deployment: the values of its flags, and the defaults of its version and device.
 
-The defaults and where they are read: ``docs/reference/memory-defaults.md``.
+``docs/reference/memory-defaults.md`` has the defaults and their sources.
 """
 
 import json
@@ -22,46 +22,47 @@ from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 ALIGNED_STATES: Final = ">=0.25"
-"""Versions whose prefix cache keeps states, by default, in blocks aligned with those of attention; 0.12 does not."""
+"""Versions whose prefix cache by default keeps states, in blocks aligned with those of attention. 0.12 does not."""
 ALIGNED_ON_REQUEST: Final = ">=0.20"
-"""Versions that do so where prefix caching is asked for, as logs of 0.20.0 say; those between 0.12 and it are not known."""
+"""Versions that do so on request, as logs of 0.20.0 say. Those between 0.12 and 0.20 are unknown."""
 CHECKPOINTS: Final = {"mamba2": ">=0.32", "gated_delta": ">=0.33"}
-"""Kinds of state that have one more block, for a checkpoint of a prefill, and since when (0.32.0: only Mamba-2's mixer has)."""
+"""
+Kinds of state with one more block for a checkpoint of a prefill, and the first version (in 0.32.0 only Mamba-2's
+mixer).
+"""
 IN_FLIGHT: Final = "<0.32"
-"""Versions whose windows reserve for one batch; 0.32 reserves for two where it schedules ahead (``max_in_flight_tokens``)."""
+"""
+Versions whose windows reserve for one batch. 0.32 reserves for two if it schedules ahead (``max_in_flight_tokens``).
+"""
 LATENTS: Final = frozenset(
     """axk1 deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
     bailing_hybrid""".split()  # noqa: SIM905
 )
-"""Model types whose latents are cached as such (``is_deepseek_mla``, 0.32.0); of others, every head's keys and values are."""
+"""
+Model types whose latents are cached (``is_deepseek_mla``, 0.32.0). For others, every head's keys and values are cached.
+"""
 
 
 def device(deployment: Deployment) -> Accelerator | None:
-    """The accelerator that the settings of *deployment* name; None if it names none."""
+    """Return the accelerator in the settings of *deployment*; None if there is none."""
     return every().get(Hardware.parse(deployment.hardware).kind) if deployment.hardware else None
 
 
 def all_in(deployment: Deployment, versions: str) -> bool:
-    """
-    Whether the vLLM of *deployment* may be among *versions*, by which settings differ: of an unnamed one, the
-    newest is meant.
-    """
+    """Whether the vLLM of *deployment* may be one of *versions*. No version means the newest."""
     return deployment.version is None or overlap(deployment.version, versions)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much is computed at once."""
+    """The number of requests and tokens computed at once."""
 
     max_num_seqs: int
     max_batched_tokens: int
 
 
 def load(deployment: Deployment, device_bytes: float) -> Load:
-    """
-    The settings ``--max-num-seqs`` and ``--max-num-batched-tokens``, as given or as vLLM chooses them on such
-    a device.
-    """
+    """Return ``--max-num-seqs`` and ``--max-num-batched-tokens``: as given, or vLLM's defaults for this device."""
     flags, here = deployment.flags, device(deployment)
     tokens, requests = 2048, 256
     if device_bytes >= 160 * GiB and all_in(deployment, ">=0.28"):
@@ -79,29 +80,23 @@ def load(deployment: Deployment, device_bytes: float) -> Load:
 
 
 def _small_batches(deployment: Deployment, here: Accelerator) -> bool:
-    """
-    Whether a device of 70 GiB and more gets vLLM's batch settings of small ones: A100s by their name, GB10
-    since 0.33.
-    """
+    """Whether a device of 70 GiB or more gets the defaults of small ones: A100s by their name, GB10 since 0.33."""
     return here.kind.startswith("A100") or (here.kind == "GB10" and all_in(deployment, ">=0.33"))
 
 
 def model_bytes(deployment: Deployment, model: ModelShape | None) -> int:
-    """Bytes of a value in the dtype setting that the model computes with: FP32 only if it is asked for."""
+    """Bytes of a value in the dtype that the model computes with. FP32 only on request."""
     del model  # "auto" is 16 bits also for a config in FP32
     return 4 if str(deployment.flags.get("dtype")) in ("float32", "float") else 2
 
 
 def takes_kv_dtype(deployment: Deployment, shape: Shape) -> bool:
-    """
-    Whether vLLM takes the dtype of the KV cache that the checkpoint asks for: ModelOpt's since 0.25
-    (``utils/torch_utils.py``).
-    """
+    """Whether vLLM uses the KV cache dtype that the checkpoint names: ModelOpt's since 0.25 (``utils/torch_utils.py``)."""
     return shape.whole is not None and shape.whole.scheme.name == "modelopt" and all_in(deployment, ">=0.25")
 
 
 def kv_dtype(deployment: Deployment, shape: Shape) -> str:
-    """The setting ``--kv-cache-dtype``, as given, as the checkpoint asks for it, or ``auto``."""
+    """Return ``--kv-cache-dtype``: as given, as the checkpoint names it, or ``auto``."""
     dtype = str(deployment.flags.get("kv-cache-dtype", "auto"))
     if dtype == "auto" and shape.whole is not None and takes_kv_dtype(deployment, shape):
         return shape.whole.scheme.kv_dtype or dtype
@@ -117,7 +112,7 @@ def kv_dtype(deployment: Deployment, shape: Shape) -> str:
 
 
 def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, on_cpu: bool = False) -> Layout | None:
-    """The layout of vLLM's pages by the settings of *deployment*; None where ``--kv-cache-dtype`` is not known."""
+    """Return the layout of vLLM's pages for *deployment*; None if ``--kv-cache-dtype`` is unknown."""
     flags, model = deployment.flags, shape.model
     dtype, size = kv_dtype(deployment, shape), model_bytes(deployment, model)
     found = [cache for cache, _ in model.attentions if isinstance(cache, Latent)] if model is not None else []
@@ -149,14 +144,11 @@ def layout(deployment: Deployment, shape: Shape, *, hybrid: bool, ratio: float, 
 
 
 EXCERPTS: Final = ("qwen3_5_text", "qwen3_5_moe_text")
-"""Model types whose published configs all say ``mamba_ssm_dtype`` float32: one that does not is an excerpt of such a config."""
+"""Model types whose published configs all have ``mamba_ssm_dtype`` float32. A config without it is an excerpt."""
 
 
 def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> float | None:
-    """
-    Bytes of a value of a recurrent state by vLLM's dtype settings; None: as the config says, else as the
-    convolution.
-    """
+    """Bytes of a value of a recurrent state by vLLM's dtype settings; None: as in the config, else as for the convolution."""
     if dtype != "auto":
         return 4 if dtype == "float32" else 2
     silent = model is not None and any(state.recurrent_dtype is None for state, _ in model.states)
@@ -165,7 +157,10 @@ def _recurrent_bytes(dtype: str, model: ModelShape | None, *, on_cpu: bool) -> f
 
 
 REFERENCE_LATENT_BLOCK: Final = 16
-"""Tokens of the only block that the CPU build's reference kernel of MLA has; the AMX kernel takes any, and 128 by itself."""
+"""
+Tokens of a block in the CPU build's reference kernel of MLA, which has only this size. The AMX kernel takes any; its
+default is 128.
+"""
 
 
 def _block(deployment: Deployment, *, latent: bool, sparse: bool, on_cpu: bool) -> int:
@@ -189,7 +184,7 @@ def _keeps_states(deployment: Deployment, model: ModelShape | None, *, on_cpu: b
 
 
 def in_flight(deployment: Deployment, batch: int) -> int:
-    """Tokens that vLLM may have scheduled and not yet settled, by its settings, from batches of *batch* tokens."""
+    """Tokens that vLLM may have scheduled without a result yet, for batches of *batch* tokens."""
     stages = int(deployment.flags.get("pipeline-parallel-size", 1))
     if deployment.version is None or overlap(deployment.version, IN_FLIGHT):
         return batch
@@ -200,29 +195,29 @@ def in_flight(deployment: Deployment, batch: int) -> int:
 
 
 SHARE: Final = 0.92
-"""``--gpu-memory-utilization`` where it is not given (0.25 to 0.33; a log of 0.20.1 agrees)."""
+"""Default of ``--gpu-memory-utilization`` (0.25 to 0.33; a log of 0.20.1 agrees)."""
 OLD_SHARE: Final = 0.9
-"""The same before 0.20: a log of 0.19.0 says 0.9000 where none is given."""
+"""The default before 0.20: a log of 0.19.0 reports 0.9000 without a flag."""
 
 
 def share(deployment: Deployment) -> float:
-    """The setting ``--gpu-memory-utilization``, as given or by default."""
+    """Return ``--gpu-memory-utilization``, as given or by default."""
     old = deployment.version is not None and overlap(deployment.version, "<0.20")
     return float(deployment.flags.get("gpu-memory-utilization", OLD_SHARE if old else SHARE))
 
 
 _FIRST_RUNNERS: Final = ("suffix", "medusa", "mlp_speculator", "custom_class")
-"""Speculative methods that the second runner has not (0.32.0, ``_get_v2_model_runner_unsupported_features``)."""
+"""Speculative methods that the second runner lacks (0.32.0, ``_get_v2_model_runner_unsupported_features``)."""
 _SECOND_SINCE: Final = {"Qwen3ForCausalLM": ">=0.22", "LlamaForCausalLM": ">=0.23", "MistralForCausalLM": ">=0.23"}
-"""Classes for which the second runner was the default before it was that for all, with their first versions (release notes)."""
+"""Classes that use the second runner by default before all do, with their first versions (release notes)."""
 
 
 def second_runner(deployment: Deployment, shape: Shape) -> bool | None:
     """
-    Whether vLLM's settings choose its second model runner; None where that is not known.
+    Whether vLLM uses its second model runner; None if unknown.
 
-    Since 0.29 for all but `_FIRST_RUNNERS` (``VllmConfig.use_v2_model_runner``, read in 0.32.0); before, for dense models by
-    class, if their weights are not quantised; logs of 0.27 and 0.28 agree.
+    Since 0.29 for all except `_FIRST_RUNNERS` (``VllmConfig.use_v2_model_runner``, source of 0.32.0). Before, for dense
+    models by class, if their weights are not quantised; logs of 0.27 and 0.28 agree.
     """
     said = deployment.env.get("VLLM_USE_V2_MODEL_RUNNER", "")
     if said in ("0", "1"):
@@ -246,7 +241,7 @@ def second_runner(deployment: Deployment, shape: Shape) -> bool | None:
 
 
 def trial(deployment: Deployment, loaded: Load, shape: Shape, *, tensor_parallel: int) -> Trial:
-    """The trial run that sizes the pool, by the settings of *deployment*."""
+    """Return the trial run that determines the size of the pool, by the settings of *deployment*."""
     here = device(deployment)
     widest = 1024 if here is not None and here.family == "blackwell" and all_in(deployment, ">=0.28") else 512
     widest = int(deployment.flags.get("max-cudagraph-capture-size", widest))
@@ -284,7 +279,7 @@ def _samples_with_flashinfer(deployment: Deployment) -> bool:
 
 
 def unlaid(deployment: Deployment, shape: Shape) -> str:
-    """Name of the setting or key for which vLLM's pages of *shape* are not known; empty where they are."""
+    """Name the setting or key for which vLLM's pages of *shape* are unknown; empty if they are known."""
     model, flags = shape.whole, deployment.flags
     if model is None:
         return ""

@@ -1,7 +1,7 @@
 """
-Speculative decoding in vLLM: what a draft adds to weights, caches and tokens.
+Speculative decoding in vLLM: the weights, caches and tokens that a draft adds.
 
-Read in 0.32.0: ``model_executor/models`` (``llama_eagle3.py``, ``qwen3_5_mtp.py``, ``deepseek_mtp.py``),
+Sources of 0.32.0: ``model_executor/models`` (``llama_eagle3.py``, ``qwen3_5_mtp.py``, ``deepseek_mtp.py``),
 ``config/speculative.py``, ``v1/kv_cache_interface.py`` (``num_speculative_blocks``).
 """
 
@@ -18,7 +18,7 @@ from pytest_longctx.shapes.model import Layer, ModelShape
 from pytest_longctx.shapes.tensors import Tensor
 
 _WITHOUT_MODEL = ("ngram", "ngram_gpu", "suffix")
-"""Methods that draft from the text itself."""
+"""Methods that draft from the text, without a model."""
 
 
 NOTHING = Range(0.0, 0.0, 0.0)
@@ -34,7 +34,10 @@ class Draft:
 
 
 def config(flags: Mapping[str, FlagValue]) -> Mapping[str, Any]:
-    """The table of ``--speculative-config``, with the short flags for its parts; empty where no draft is asked for."""
+    """
+    Return the table of ``--speculative-config``, with the short flags for its parts; empty without speculative
+    decoding.
+    """
     try:
         found = json.loads(str(flags.get("speculative-config", "{}")))
     except (ValueError, RecursionError):
@@ -46,7 +49,7 @@ def config(flags: Mapping[str, FlagValue]) -> Mapping[str, Any]:
 
 
 def method(told: Mapping[str, Any]) -> str:
-    """The method of speculative decoding; without one, it is taken from the draft model's name, as in vLLM."""
+    """Return the method of speculative decoding. By default it follows from the draft model's name, as in vLLM."""
     named = str(told.get("method") or "").lower()
     model = str(told.get("model") or "").lower()
     if named:
@@ -56,10 +59,7 @@ def method(told: Mapping[str, Any]) -> str:
 
 
 def draft(deployment: Deployment, shape: Shape, tensor_parallel: int) -> Draft | None:
-    """
-    The draft that vLLM loads for *deployment* to speculate: weights, caches and tokens; None where its size
-    is not known.
-    """
+    """Return the draft that vLLM loads for *deployment*: weights, caches and tokens; None if its size is unknown."""
     told = config(deployment.flags)
     how, whole = method(told), shape.model
     if not told or how in _WITHOUT_MODEL:
@@ -93,8 +93,7 @@ def _attends(layer: Layer) -> bool:
 
 def _of_layer(whole: ModelShape, last: Layer, how: str, tokens: int, devices: int) -> Draft:
     """
-    The draft of one layer like the model's last that attends, and the projection before it; tables are the
-    model's own.
+    Build a draft of one layer like the model's last attention layer, and its projection. The tables are the model's.
 
     Checkpoints differ in whether its weights are quantised, and EAGLE-3 has a smaller table of its own.
     """
@@ -111,8 +110,8 @@ def _of_layer(whole: ModelShape, last: Layer, how: str, tokens: int, devices: in
 
 def _of_model(shape: Shape, other: ModelShape, how: str, told: Mapping[str, Any], devices: int) -> Draft:
     """
-    The draft by a model of its own, whose config.json is at hand; ``draft_tensor_parallel_size`` 1 puts it on
-    each device whole.
+    Build the draft of a separate model from its config.json. ``draft_tensor_parallel_size`` 1 puts a whole copy on each
+    device.
     """
     parts = told.get("draft_tensor_parallel_size", devices)
     parts = parts if isinstance(parts, int) and 0 < parts <= devices else devices
@@ -125,7 +124,7 @@ def _of_model(shape: Shape, other: ModelShape, how: str, told: Mapping[str, Any]
 
 
 def with_draft(found: Iterable[tuple[Cache, int]], one: Draft) -> list[tuple[Cache, int]]:
-    """The caches of the model's layers together with those of the draft model's layers."""
+    """Return the caches of the model's layers and of the draft model's layers together."""
     counts: dict[Cache, int] = {}
     for cache, count in (*found, *one.caches):
         counts[cache] = counts.get(cache, 0) + count

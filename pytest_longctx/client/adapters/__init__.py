@@ -1,9 +1,9 @@
 """
-Adapters: external tools that send the requests from environments of their own; their results are judged like our own.
+Adapters for external tools that send requests from their own environments. Their results are judged like our own.
 
-To add one, write a class like those in this package and name it in `pytest_longctx.plugin.builtins`. A load tool returns each
-request as an `Exchange`, so that all rates and percentiles are computed in one place. It names in `left_out` what it cannot
-measure, or counts differently from `pytest_longctx.measures`.
+To add one, write a class like those in this package and name it in `pytest_longctx.plugin.builtins`. A load tool
+returns each request as an `Exchange`, so that all rates and percentiles are computed in one place. `left_out` names the
+metrics that the tool cannot measure, or that it defines differently from `pytest_longctx.measures`.
 """
 
 import math
@@ -23,23 +23,23 @@ from pytest_longctx.findings.ask import Ask
 from pytest_longctx.observation import Observation
 
 START_S = 600.0
-"""Time allowed beside the requests: for imports, making prompts and writing the report."""
+"""Additional time for imports, making prompts and writing the report."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolRun:
-    """Input of one tool run, and the folder for its output."""
+    """Input of one tool run, and its output folder."""
 
     server: Server
     ask: Ask
     seed: int
     folder: Path
     tasks: Path | None = None
-    """A folder of evaluation tasks, in addition to the tool's own."""
+    """A folder with evaluation tasks, in addition to the tool's own tasks."""
 
     @property
     def tokenizer(self) -> str:
-        """Location of the model's tokenizer: as for the engine if known, else the model name that the server reports."""
+        """Location of the model's tokenizer: the engine's location if known, else the model name that the server reports."""
         known = self.server.deployment.model
         return self.server.model if known.name == "unknown" else models.locate(known)
 
@@ -49,7 +49,7 @@ class ToolRun:
         return next(iter(self.server.secrets), None)
 
     def deadline_s(self, requests: int, prompt_tokens: int, output_tokens: int) -> float:
-        """Deadline for *requests* at the deployment's slowest rates, so that the deadline itself never causes a failure."""
+        """Deadline for *requests* at the deployment's slowest rates. It is long enough not to cause a failure itself."""
         at_once = self.ask.concurrency or 1
         each_s = self.server.deployment.timeouts.request_s(prompt_tokens * at_once, output_tokens)
         return START_S + math.ceil(requests / at_once) * each_s
@@ -66,7 +66,7 @@ class Tool:
     uninstall: tuple[str, ...] = ()
     elsewhere: ClassVar[str] = ""
     pass_env: ClassVar[tuple[str, ...]] = ()
-    """Environment variables it needs in addition to those that servers get."""
+    """Environment variables of the tool, in addition to those that servers get."""
     needs: ClassVar[str] = ""
     """What to check when the tool fails."""
 
@@ -80,7 +80,7 @@ class Tool:
         return self
 
     def argv(self, errand: ToolRun, python: str) -> tuple[str, ...]:
-        """The command line of the load or evaluation tool, run by the interpreter *python*."""
+        """Build the command line of the load or evaluation tool for the interpreter *python*."""
         raise NotImplementedError
 
     def env(self, errand: ToolRun) -> dict[str, str]:
@@ -88,7 +88,7 @@ class Tool:
         return {"OPENAI_API_KEY": errand.api_key} if errand.api_key else {}
 
     def deadline_s(self, errand: ToolRun) -> float:
-        """Deadline of the tool in seconds, from its start."""
+        """Deadline in seconds from the tool's start."""
         ask = errand.ask
         return errand.deadline_s(ask.requests or 1, ask.prompt_tokens or 1, ask.output_tokens)
 
@@ -97,12 +97,13 @@ class LoadTool(Tool):
     """A tool that sends many requests at once."""
 
     left_out: ClassVar[frozenset[str]] = frozenset()
-    """Metrics that it does not measure, or defines differently."""
+    """Metrics that the tool does not measure, or defines differently."""
 
     def read(self, errand: ToolRun) -> Load:
         """
-        Read the tool's report from the run's folder. Raises `OSError`, `LookupError`, `TypeError` or `ValueError` if there is
-        none.
+        Read the tool's report from the run's folder.
+
+        Raises `OSError`, `LookupError`, `TypeError` or `ValueError` if the report is missing or wrong.
         """
         raise NotImplementedError
 
@@ -112,8 +113,9 @@ class EvaluationTool(Tool):
 
     def read(self, errand: ToolRun) -> Observation:
         """
-        Read the tool's report from the run's folder. Raises `OSError`, `LookupError`, `TypeError` or `ValueError` if there is
-        none.
+        Read the tool's report from the run's folder.
+
+        Raises `OSError`, `LookupError`, `TypeError` or `ValueError` if the report is missing or wrong.
         """
         raise NotImplementedError
 
@@ -128,18 +130,18 @@ TIMES = frozenset(
 
 def blind_to_empty_tokens(errand: ToolRun) -> frozenset[str]:
     """
-    Metrics that a tool that ignores textless chunks cannot measure with random weights.
+    Metrics that a tool cannot measure with random weights if it ignores chunks without text.
 
-    A token may have no text of its own. A trained model rarely generates such tokens, but random weights often do, and the tool
-    would then stamp a later token as the first.
+    A token may have no text of its own. A trained model rarely generates such tokens, but random weights often do. The
+    tool then takes the time of a later token as that of the first.
     """
     return TIMES if errand.server.deployment.model.weights == "random" else frozenset()
 
 
 def failed(asked: int, started_s: float, status: int | None, text: str) -> Exchange:
     """
-    A request of a load tool that was not served, as the tool reports it; *status* is the HTTP status, or None
-    if there was no response.
+    Build an exchange for a request that the load tool reports as not served. *status* is the HTTP status, or None
+    without a response.
     """
     ending: Ending = "disconnected" if status is None else "refused" if status < 500 else "server error"
     refusal = Refusal.read(status, text) if status is not None and status < 500 else None
@@ -148,7 +150,7 @@ def failed(asked: int, started_s: float, status: int | None, text: str) -> Excha
 
 def status_in(text: str) -> int | None:
     """
-    The HTTP status in an error message of a load tool; None if it has none.
+    Return the HTTP status in an error message of a load tool; None if there is none.
 
     >>> status_in("Client error '404 Not Found' for url ...")
     404
@@ -158,7 +160,7 @@ def status_in(text: str) -> int | None:
 
 
 def seconds(values: Mapping[str, Any], name: str) -> float | None:
-    """A time in seconds from a report of AIPerf or GuideLLM, which is in milliseconds."""
+    """Convert milliseconds from a report of AIPerf or GuideLLM to seconds."""
     value = values.get(name)
     value = value.get("value") if isinstance(value, Mapping) else value
     return None if value is None else float(value) / 1000

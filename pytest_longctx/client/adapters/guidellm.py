@@ -13,10 +13,11 @@ _REPORT = "report.json"
 
 class GuideLLM(LoadTool):
     """
-    Reads the report request by request: GuideLLM's percentiles are steps, and it weights "inter-token latency" by tokens.
+    Reads the report request by request: GuideLLM's percentiles are steps, and it weights "inter-token latency" by
+    tokens.
 
-    Per request, that latency is our TPOT; its "time per output token" includes the first token and is not used. It uses the wall
-    clock, which may be adjusted during a run.
+    Its inter-token latency of one request is our TPOT. Its "time per output token" includes the first token and is not
+    used. GuideLLM uses the wall clock, which may be adjusted during a run.
     """
 
     name = "guidellm"

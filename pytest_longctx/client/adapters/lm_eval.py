@@ -9,15 +9,15 @@ from pytest_longctx.client.adapters import EvaluationTool, ToolRun
 from pytest_longctx.observation import Observation
 
 FILTERS: Mapping[str, str] = MappingProxyType({"strict-match": "strict", "flexible-extract": "flexible"})
-"""Its names of the two ways to extract an answer from a text, and ours."""
+"""Maps lm-eval's names of the two ways to extract an answer from a text to ours."""
 
 # Start in the tasks' folder: their data files have relative paths.
 _MAIN = "import os, sys; os.chdir(sys.argv.pop(1)); from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
 _LONGEST_QUESTION_TOKENS = 2048
 _LONGEST_ANSWER_TOKENS = 256
-"""Answer length it requests if the task does not set one."""
+"""Answer length that it requests if the task sets none."""
 _MOST_QUESTIONS = 2000
-"""Number of questions assumed for the deadline of a whole task; for a longer task the finding sets the number."""
+"""Questions assumed for the deadline of a whole task. A finding sets the number for a longer task."""
 
 
 class LmEval(EvaluationTool):
@@ -69,7 +69,7 @@ class LmEval(EvaluationTool):
 
 
 def _scores(figures: Mapping[str, Any]) -> dict[str, float | None]:
-    """The accuracies that lm-eval reports for the task; a standard error that was not computed is None, not zero."""
+    """Return the accuracies that lm-eval reports for the task. A standard error that it did not compute is None, not zero."""
     scores: dict[str, float | None] = {}
     for theirs, ours in FILTERS.items():
         for suffix in ("", "_stderr"):

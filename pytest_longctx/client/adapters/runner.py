@@ -24,7 +24,9 @@ from pytest_longctx.processes.progress import Progress, ProgressCallback, no_pro
 from pytest_longctx.redaction import mask_file, shown
 
 PROMPT_SLACK: Final = 0.02
-"""How far the mean prompt length may be from the requested one: detokenised text may tokenise to another number of tokens."""
+"""
+Largest deviation of the mean prompt length from the requested one. Text made from tokens may have another token count.
+"""
 
 _LOOK_S: Final = 0.2
 _AN_ERROR: Final = re.compile(r"^([\w.]*(Error|Exception)\b|error:).*", re.IGNORECASE)
@@ -33,13 +35,13 @@ T = TypeVar("T")
 
 
 class _Failure(Exception):  # noqa: N818 - never seen outside: it becomes an observation
-    """Why a tool measured nothing."""
+    """The reason why a tool measured nothing."""
 
 
 def run_load(
     tool: LoadTool, errand: ToolRun, wanted: Path | None = None, watch: ProgressCallback = no_progress
 ) -> Load:
-    """Run a load by *tool*; if that fails, return a load without exchanges and with the reason."""
+    """Run a load with *tool*. If that fails, return a load without exchanges, and the reason."""
     if errand.ask.rate_per_s is not None:
         # Tools start a request's clock when they send it, so the delay of a late request is not counted as waiting.
         message = f"{tool.name}: cannot send open loops (ask.rate_per_s) correctly: leave --longctx-load out"
@@ -60,7 +62,7 @@ def run_load(
 def score(
     tool: EvaluationTool, errand: ToolRun, wanted: Path | None = None, watch: ProgressCallback = no_progress
 ) -> Observation:
-    """Measure accuracy by *tool*; if that fails, nothing is observed, and the reason is given."""
+    """Measure accuracy with *tool*. If that fails, return an empty observation with the reason."""
     try:
         by, found = _measured(tool, tool.read, errand, wanted, watch)
     except _Failure as failure:
@@ -72,7 +74,7 @@ def score(
 def _measured(
     tool: Tool, read: Callable[[ToolRun], T], errand: ToolRun, wanted: Path | None, watch: ProgressCallback
 ) -> tuple[str, T]:
-    """Run the load or evaluation tool and return it with its version, and its report."""
+    """Run the load or evaluation tool. Return the tool with its version, and its report."""
     owner = tool.owner(errand.server.backend)
     try:
         # --longctx-python names the backend's interpreter; it does not apply to a tool with an environment of its own.
@@ -127,21 +129,24 @@ def _log(errand: ToolRun) -> Path:
 
 
 def _mask(folder: Path, secrets: tuple[str, ...]) -> None:
-    """Mask secrets in every file of the tool: it may write its command line or the server's messages."""
+    """Mask secrets in every file that the tool wrote: its command line and the server's messages may be in them."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             mask_file(path, secrets)
 
 
 def _last_words(log: Path) -> str:
-    """The last error in a tool's log, else its last line: some libraries print other lines on exit."""
+    """
+    Return the last error in a tool's log, or the last line if there is no error. Some libraries print more lines on
+    exit.
+    """
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if _AN_ERROR.match(line)]
     return (errors or lines or [""])[-1][:300]
 
 
 def _answers(errand: ToolRun) -> bool:
-    """Whether the server still answers after a tool's run."""
+    """Whether the server still answers after the tool has run."""
     try:
         with open_client(errand.server, CONNECT_S) as http:
             return http.get(errand.server.backend.health).status_code < 500
@@ -150,7 +155,10 @@ def _answers(errand: ToolRun) -> bool:
 
 
 def _check_lengths(found: Load, errand: ToolRun) -> None:
-    """Raise `_Failure` unless the mean prompt length is as requested: a finding about 1,024 tokens needs such prompts."""
+    """
+    Raise `_Failure` unless the mean prompt length is the requested one. A finding about 1,024 tokens needs such
+    prompts.
+    """
     counted = [each.usage.prompt_tokens for each in found.exchanges if each.usage.prompt_tokens]
     asked = errand.ask.prompt_tokens or 0
     if counted and abs(fmean(counted) - asked) > PROMPT_SLACK * asked:

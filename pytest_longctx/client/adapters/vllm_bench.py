@@ -23,9 +23,10 @@ _STATUS = {status.phrase: status.value for status in HTTPStatus}
 
 class VllmBench(LoadTool):
     """
-    Measures TTFT, TPOT and gaps as we do: from request to first chunk, between chunks, tokens as the server counts them.
+    Measures TTFT, TPOT and gaps as we do: from request to first chunk and between chunks, with the server's token
+    counts.
 
-    Versions up to about 0.11 send the first prompt once before the load, so one request of the load is answered from the prefix
+    Versions up to about 0.11 send the first prompt once before the load, so one request of the load hits the prefix
     cache.
     """
 

@@ -1,11 +1,13 @@
 """
-A lower bound of the KL divergence of two distributions of which only the most probable tokens are known.
+A lower bound of the KL divergence of two distributions, from their most probable tokens alone.
 
-The tokens are put into cells that both servers give a probability: one for each token that both name, one for each token that
-only the reference names, and one for all others. By the data-processing inequality the divergence of the cells is at most that of
-the distributions. The other server gives a token that it does not name at most the probability of the least that it names; of all
-probabilities that this allows, those with the least divergence are taken. What is left over is therefore never overstated, and is
-exact where both name the same tokens and the others are as probable, one by one.
+Both servers name only some tokens. The tokens are divided into cells with a probability on both servers: one cell for
+each token that both name, one for each token that only the reference names, and one for all others. By the
+data-processing inequality, the divergence of the cells is at most that of the distributions.
+
+The other server gives a token that it does not name at most the probability of its least probable named token. Among
+all probabilities within that limit, the bound takes those with the least divergence. So it never overstates the
+divergence. It is exact if both servers name the same tokens and each other token is equally probable on both.
 """
 
 from typing import Final, NamedTuple
@@ -15,20 +17,26 @@ import numpy as np
 from pytest_longctx.client.drift.scores import Array, Scores
 
 RESOLVED: Final = 1e-5
-"""Difference of the mass of all other tokens below which it is rounding: it is one minus a sum of float32 numbers."""
+"""
+Differences below this in the mass of all other tokens are rounding: the mass is one minus a sum of float32 numbers.
+"""
 _SMALLEST: Final = 1e-300
-"""Least probability of a named token, as vLLM writes a log-probability of -9999 for zero. It understates the divergence."""
+"""
+Least probability of a named token: vLLM writes a log-probability of -9999 for zero. It makes the divergence smaller.
+"""
 _AT_ONCE: Final = 4096
-"""Positions that are computed at once, so that the pairs of named tokens take 15 MB."""
+"""Positions computed at once. The pairs of named tokens then take 15 MB."""
 
 
 class Divergence(NamedTuple):
-    """Two scores of one text compared, position by position."""
+    """Comparison of two scores of one text at each position."""
 
     nats: Array
-    """Lower bound of the KL divergence, from the reference to the other, in nats."""
+    """Lower bound of the KL divergence from the reference to the other, in nats."""
     unnamed: Array
-    """Probability that the reference gives to tokens that not both name, and that the bound can therefore only limit."""
+    """
+    Probability that the reference gives to tokens that only one server names. The bound can only limit their share.
+    """
 
 
 def divergence(reference: Scores, other: Scores) -> Divergence:
@@ -46,12 +54,12 @@ def _slices(count: int) -> list[slice]:
 
 
 class _Named(NamedTuple):
-    """The named tokens of some positions of scores: the most probable, and that of the text in the last column."""
+    """The named tokens at some positions: the most probable ones, and the token of the text in the last column."""
 
     ids: Array
     probabilities: Array
     least: Array
-    """Most that a token can have which is not named: the probability of the last of the most probable."""
+    """Highest possible probability of a token that is not named: that of the last named one."""
 
     @classmethod
     def of(cls, scores: Scores, some: slice) -> "_Named":
@@ -80,7 +88,8 @@ def _of_some(one: _Named, other: _Named) -> Divergence:
 
 def term(p: Array, q: Array) -> Array:
     """
-    The part of a KL divergence that one cell has: p log(p / q) - p + q, which is never negative and sums to the divergence.
+    The share of one cell in a KL divergence: p log(p / q) - p + q. It is never negative, and the shares sum to the
+    divergence.
 
     >>> bool(term(np.array([0.5]), np.array([0.5]))[0] == 0), bool(np.isinf(term(np.array([0.5]), np.array([0.0]))[0]))
     (True, True)
@@ -93,7 +102,11 @@ def term(p: Array, q: Array) -> Array:
 
 def nearest(alone: Array, rest: Array, left: Array, most: Array) -> tuple[Array, Array]:
     """
-    The probabilities with the least divergence that another server may give to tokens it does not name, and to all others.
+    Find the probabilities with the least divergence that the other server may give to tokens that it does not name.
+
+    *alone*: the reference's probabilities, one row for each position. *rest*: its probability of all other tokens.
+    *left*: what the other server gives to both together. No token of *alone* can have more than *most* of it. All other
+    tokens share *left* in proportion.
 
     *alone*: those of the reference, a row for each position. *rest*: its probability of all others. *left*: what the other
     server gives to both together, of which no token of *alone* can have more than *most*. All others share *left* in proportion.

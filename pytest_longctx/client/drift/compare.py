@@ -1,4 +1,4 @@
-"""The figures of two readings of the same texts: the drift from the reference to the other, beside the noise of the reference."""
+"""Compare two readings of the same texts: the drift from the reference, and the noise of the reference."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,11 +12,14 @@ from pytest_longctx.client.drift.scores import Array, Scores
 from pytest_longctx.errors import ResultsError
 
 RESOLUTION_NATS: Final = 1e-9
-"""A mean divergence below this is rounding of float32 log-probabilities: noise counts as no less in a ratio."""
+"""A mean divergence below this is rounding of float32 log-probabilities. Ratios use at least this much noise."""
 APART: Final = 3.0
-"""Ratio of drift to noise above which a repeat is apart: means over the same positions, of pairs of reads, differ by less."""
+"""
+A repeat counts as drifted above this ratio of drift to noise. Means of pairs of reads at the same positions differ by
+less.
+"""
 _FIRST_TOKENS: Final = 16
-"""End of the first stretch of a curve; each later one is twice as far from the start."""
+"""End of the first stretch of a curve. Each later stretch ends twice as far from the start."""
 
 
 class Stretch(NamedTuple):
@@ -24,29 +27,32 @@ class Stretch(NamedTuple):
 
     from_tokens: int
     to_tokens: int
-    """The first position behind it."""
+    """The first position after it."""
     drift_nats: float
     noise_nats: float
     argmax_changed: float
-    """Share of its positions with another most probable token."""
+    """Share of its positions with different most probable tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What one reading differs from another by."""
+    """The difference between two readings."""
 
     metrics: dict[str, float | None]
     curve: tuple[Stretch, ...]
 
 
 class _Pairs(NamedTuple):
-    """Pairs of reads of the same texts, one alone and one in company: figures of shape repeats, texts, positions."""
+    """
+    Pairs of reads of the same texts, one alone and one in company. The shape of each figure is repeats, texts,
+    positions.
+    """
 
     nats: Array
     changed: Array
-    """Whether the most probable token is another."""
+    """Whether the most probable tokens differ."""
     lost: Array
-    """By how much the text's own token is less probable, in nats."""
+    """How much less probable the text's own token is, in nats."""
     unnamed: Array
 
 
@@ -54,8 +60,8 @@ def compare(reference: Readings, other: Readings) -> Comparison:
     """
     Compare the readings *other* with those of the *reference*. Each repeat has two reads of both.
 
-    The reads of a pair differ in company both for the drift and for the noise, so that company counts in neither alone. Raises
-    `ResultsError` if they are not of the same texts, read equally often.
+    For the drift and for the noise, one read of a pair was alone and one in company, so company affects both equally.
+    Raises `ResultsError` if the readings are of different texts, or of different numbers of reads.
     """
     count = len(reference.reads)
     if reference.texts != other.texts or count != len(other.reads) or count % READS or not count:
@@ -82,7 +88,7 @@ def compare(reference: Readings, other: Readings) -> Comparison:
 
 
 def _paired(one: Readings, other: Readings) -> _Pairs:
-    """Compare each read of *one* with that of *other* which was in the other company, in both orders."""
+    """Compare each read of *one* with the read of *other* in the opposite company, in both orders."""
     repeats: list[list[Any]] = [
         [_both(one, other, at, text) for text in range(len(one.reads[0]))] for at in range(0, len(one.reads), READS)
     ]
@@ -102,7 +108,7 @@ def _pair(one: Scores, other: Scores) -> tuple[Array, Array, Array, Array]:
 
 
 def _stretches(drift: _Pairs, noise: _Pairs) -> Iterator[Stretch]:
-    """The curve over the distance from the start; the first token of a text has no prediction."""
+    """Compute the curve over the distance from the start. The first token of a text has no prediction."""
     count, begin = drift.nats.shape[2], 0
     end = _FIRST_TOKENS - 1
     while begin < count:

@@ -1,4 +1,4 @@
-"""The scores of several texts by one server, each read several times in changing company, and the file that keeps them."""
+"""The scores of several texts on one server, each read several times alone and in company, and the file format."""
 
 import hashlib
 import io
@@ -21,37 +21,38 @@ from pytest_longctx.prompts import Prompt
 
 _FORM: Final = 1
 READS: Final = 2
-"""Reads of each text for one comparison: one alone, one in the company of all others."""
+"""Reads of each text for one comparison: one alone, and one together with all other texts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Readings:
-    """The scores of every text in every read; even reads were alone, odd ones in company."""
+    """The scores of every text in every read. Even reads were alone, odd ones in company."""
 
     texts: str
-    """Digest of the texts, in their order: only readings of the same texts can be compared."""
+    """Digest of the texts in their order. Only readings of the same texts can be compared."""
     reads: tuple[tuple[Scores, ...], ...]
-    """For each read, the scores of each text."""
+    """The scores of each text, one list for each read."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """The server and the time, as text."""
 
 
 def digest(texts: Sequence[Prompt]) -> str:
-    """The digest of the token ids of *texts* in their order, of 12 hex digits."""
+    """Return the digest of the token ids of *texts* in their order: 12 hex digits."""
     return hashlib.sha256("".join(text.digest for text in texts).encode()).hexdigest()[:12]
 
 
 def read(server: Server, texts: Sequence[Prompt], count: int, watch: ProgressCallback) -> Readings:
     """
-    Read each of *texts* *count* times on *server*: alone, then all at once, then alone again. Raises `UnservedError` and
-    `LaunchError`.
+    Read each of *texts* *count* times on *server*: alone, then all at once, and so on.
+
+    Raises `UnservedError` and `LaunchError`.
     """
     reads = [tuple(scoring.score(server, texts, watch, at_once=number % 2 == 1)) for number in range(count)]
     return Readings(digest(texts), tuple(reads))
 
 
 def path_of(folder: Path, deployment: str, texts: str, count: int) -> Path:
-    """The file in *folder* with the readings of *count* reads of *texts* on *deployment*."""
+    """Path in *folder* of the readings of *count* reads of *texts* on *deployment*."""
     return folder / f"{deployment}.{texts}-{count}.npz"
 
 
@@ -69,7 +70,7 @@ def save(readings: Readings, path: Path) -> None:
 
 
 def load(path: Path) -> Readings:
-    """The readings in the file at *path*. Raises `ResultsError` if it has none."""
+    """Load the readings from *path*. Raises `ResultsError` if it has none."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
             return _loaded(found)
@@ -78,7 +79,7 @@ def load(path: Path) -> Readings:
 
 
 def _loaded(found: Any) -> Readings:
-    """The readings in the arrays *found*. Raises `ValueError` and `LookupError`."""
+    """Build the readings from the arrays *found*. Raises `ValueError` and `LookupError`."""
     about: dict[str, Any] = json.loads(bytes(found["about"]))
     ids, logprobs, said, said_ids = (found[name] for name in ("ids", "logprobs", "said", "said_ids"))
     shapes = [each.shape for each in (ids, logprobs, said, said_ids)]

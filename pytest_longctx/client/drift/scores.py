@@ -1,4 +1,4 @@
-"""What a server says of one text: at each position the most probable tokens, and the token that the text has there."""
+"""A server's scores of one text: the most probable tokens at each position, and the text's own token."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -8,45 +8,48 @@ import numpy as np
 from pytest_longctx.client.answers import json_of
 
 TOP_TOKENS: Final = 20
-"""Tokens of each position whose log-probabilities are requested: the most that vLLM returns by default (``--max-logprobs``)."""
+"""
+Number of log-probabilities requested at each position: the most that vLLM returns by default (``--max-logprobs``).
+"""
 _WHOLE: Final = 1.01
-"""Sum of probabilities above which an answer has none: log-probabilities rounded to BF16 may sum to 1.004."""
+"""An answer is invalid if its probabilities sum to more. Log-probabilities rounded to BF16 may sum to 1.004."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class UnscoredError(ValueError):
-    """An answer does not have the log-probabilities that were requested; the text says what it has instead."""
+    """An answer lacks the requested log-probabilities. The message says what the answer has instead."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """Log-probabilities (natural logarithms) at each position of a text but the first, which nothing predicts."""
+    """Log-probabilities (natural logarithms) at each position of a text except the first, which has no prediction."""
 
     ids: Array
-    """The most probable tokens of each position, the most probable first: positions by `TOP_TOKENS`."""
+    """The most probable tokens at each position, most probable first. The shape is positions by `TOP_TOKENS`."""
     logprobs: Array
     """Their log-probabilities."""
     said_ids: Array
-    """The token that the text has at each position."""
+    """The text's own token at each position."""
     said: Array
-    """Its log-probability, which may be far below those of the most probable tokens."""
+    """Its log-probability. It may be far below those of the most probable tokens."""
 
     @property
     def positions(self) -> int:
-        """Positions of the text with scores."""
+        """Number of positions with scores."""
         return len(self.said)
 
     @property
     def argmax(self) -> Array:
-        """The most probable token of each position with scores."""
+        """The most probable token at each position."""
         return self.ids[:, 0]
 
 
 def of_vllm(page: bytes, sent: Array) -> Scores:
     """
-    The scores in vLLM's answer to a completion with ``prompt_logprobs``, for the token ids *sent*. Raises
-    `UnscoredError`.
+    Read the scores from vLLM's answer to a completion with ``prompt_logprobs`` for the token ids *sent*.
+
+    Raises `UnscoredError`.
     """
     rows = _at(json_of(page), "choices", 0, "prompt_logprobs")
     _check_count(rows, sent)
@@ -59,8 +62,9 @@ def of_vllm(page: bytes, sent: Array) -> Scores:
 
 def of_sglang(page: bytes, sent: Array) -> Scores:
     """
-    The scores in SGLang's answer to ``/generate`` with ``return_logprob``, for the token ids *sent*. Raises
-    `UnscoredError`.
+    Read the scores from SGLang's answer to ``/generate`` with ``return_logprob`` for the token ids *sent*.
+
+    Raises `UnscoredError`.
     """
     told = _at(json_of(page), "meta_info")
     said, tops = told.get("input_token_logprobs"), told.get("input_top_logprobs")
@@ -76,7 +80,7 @@ def of_sglang(page: bytes, sent: Array) -> Scores:
 
 
 def _at(page: Any, *path: Any) -> Any:
-    """The part of a *page* of scores at *path*. Raises `UnscoredError`."""
+    """Return the part of a *page* of scores at *path*. Raises `UnscoredError`."""
     for step in path:
         there = isinstance(page, list | dict) and (step in page if isinstance(page, dict) else len(page) > step)
         if not there:
@@ -92,7 +96,7 @@ def _check_count(rows: object, sent: Array) -> None:
 
 
 def _scores(tables: list[tuple[dict[int, float], int]]) -> Scores:
-    """The scores in *tables*: for each position the known log-probabilities, and the token of the text."""
+    """Build the scores from *tables*, which have the known log-probabilities and the text's token at each position."""
     count = len(tables)
     ids = np.full((count, TOP_TOKENS), -1, dtype=np.int32)
     logprobs = np.full((count, TOP_TOKENS), -np.inf, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Request the scores of texts: one after the other, or all at once."""
+"""Request the scores of texts, one after the other or all at once."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from pytest_longctx.prompts import Prompt
 from pytest_longctx.redaction import shown
 
 _BYTES_PER_LOGPROB: Final = 250
-"""Most bytes of one log-probability in an answer; with its token's text vLLM writes about 65."""
+"""Most bytes of one log-probability in an answer. With the token's text, vLLM writes about 65."""
 _SPARE_BYTES: Final = 2**20
 _LOOK_S: Final = 5.0
 _HEALTH_S: Final = 5.0
@@ -29,11 +29,11 @@ _HEALTH_S: Final = 5.0
 READERS: Final[Mapping[str, Callable[[bytes, Array], Scores]]] = MappingProxyType(
     {"vllm": scores.of_vllm, "sglang": scores.of_sglang}
 )
-"""The readers of an answer, by the name that a backend's `Scoring` gives."""
+"""Functions that read an answer, by the name in a backend's `Scoring`."""
 
 
 class _Failed(NamedTuple):
-    """How a request for scores ended, if not with scores."""
+    """How a request for scores ended if it returned no scores."""
 
     ending: Ending
     detail: str = ""
@@ -42,8 +42,9 @@ class _Failed(NamedTuple):
 
 def score(server: Server, texts: Sequence[Prompt], watch: ProgressCallback, *, at_once: bool) -> list[Scores]:
     """
-    The scores of each of *texts* by *server*. Raises `UnservedError` for the first that was not scored, and `LaunchError` if this
-    process cannot ask.
+    Return the scores of each of *texts* on *server*.
+
+    Raises `UnservedError` for the first text without scores, and `LaunchError` if this process cannot send requests.
     """
     scoring = server.backend.scoring
     assert scoring is not None
@@ -67,7 +68,7 @@ async def _all(
 
 
 async def _tell(server: Server, texts: Sequence[Prompt], watch: ProgressCallback) -> None:
-    """Show that the scores are awaited, which have no stream of their own."""
+    """Show the progress of waiting for scores, which are not streamed."""
     began_s = time.monotonic()
     what = f"scores of {len(texts)} texts from {server.deployment.name}"
     limit_s = server.deployment.timeouts.request_s(sum(map(len, texts)), 1)
@@ -77,7 +78,7 @@ async def _tell(server: Server, texts: Sequence[Prompt], watch: ProgressCallback
 
 
 async def _one(http: httpx.AsyncClient, server: Server, scoring: Scoring, text: Prompt, company: int) -> Scores:
-    """The scores of *text*, one of *company* that are asked for at once. Raises `UnservedError`."""
+    """Return the scores of *text*, one of *company* texts that are requested at once. Raises `UnservedError`."""
     limit_s = server.deployment.timeouts.request_s(len(text) * company, 1)
     started_s = time.monotonic()
     try:
@@ -104,7 +105,7 @@ async def _one(http: httpx.AsyncClient, server: Server, scoring: Scoring, text: 
 
 
 async def _health(http: httpx.AsyncClient, server: Server) -> int | None:
-    """HTTP status of the health of *server* after it gave no scores; None: no answer."""
+    """HTTP status of the health check of *server* after a request without scores; None if it does not answer."""
     try:
         return (await http.get(server.backend.health, timeout=_HEALTH_S)).status_code
     except httpx.HTTPError:
@@ -131,7 +132,7 @@ async def _asked(http: httpx.AsyncClient, server: Server, scoring: Scoring, text
 
 
 def body(server: Server, scoring: Scoring, text: Prompt) -> dict[str, Any]:
-    """The body of the request for the scores of *text*."""
+    """Build the request body for the scores of *text*."""
     named = {"model": server.model, **server.body} if scoring.named else {}
     return {scoring.member: text.ids.tolist(), **named, **scoring.body, scoring.top: TOP_TOKENS}
 

@@ -1,4 +1,4 @@
-"""Paths on which requests share the steps of the engine: they start, end and leave while others are read or answered."""
+"""Paths on which requests share the steps of the engine: they start, end and leave while others are computed."""
 
 import asyncio
 import itertools
@@ -16,13 +16,13 @@ from pytest_longctx.client.watchdog import poll_metrics
 
 _ALIKE, _LENGTHS, _STAGGERED, _STAYING = 4, 8, 4, 3
 _SHORT_ANSWERS: Final = (1, 5, 17, 33)
-"""Tokens of answers that end while longer ones go on."""
+"""Tokens of answers that end while longer answers continue."""
 _SOME_TOKENS: Final = 4
 _POLL_S: Final = 0.005
 
 
 def answered_at_once(exchanges: Sequence[Exchange]) -> int:
-    """Largest number of a path's answers that were in progress at one time, each from its first token to its last."""
+    """Most answers of a path in progress at one time, each from its first token to its last."""
     spans = [(each.arrivals_s[0], each.arrivals_s[-1]) for each in exchanges if each.arrivals_s]
     return max((sum(first <= begin <= last for first, last in spans) for begin, _ in spans), default=0)
 
@@ -35,7 +35,7 @@ def _company(one: Walk, exchanges: Sequence[Exchange]) -> None:
 
 
 def same_at_once(one: Walk) -> None:
-    """The path of one prompt in company: the same several times at once, while nothing of it is cached."""
+    """The path of one prompt in company: the same uncached prompt several times at once."""
     task = one.new()
     found = one.together([task] * _ALIKE, reusable=[one.tokens] * _ALIKE, whole_only=False)
     _company(one, [each.exchange for each in found])
@@ -50,10 +50,7 @@ def lengths(one: Walk) -> None:
 
 
 def leaving(one: Walk) -> None:
-    """
-    The path of leaving company: answers end one after the other, so that the others change their place in the
-    batch.
-    """
+    """The path of leaving company: answers end one after the other, so that the others move within the batch."""
     short = [replace(one.new(), output_tokens=count) for count in _SHORT_ANSWERS]
     whole = [one.new() for _ in _SHORT_ANSWERS]
     found = one.together([task for pair in zip(short, whole, strict=True) for task in pair], judged=False)
@@ -67,7 +64,7 @@ def leaving(one: Walk) -> None:
 
 
 def arriving(one: Walk) -> None:
-    """The path of arriving company: prompts arrive one after the other, each while the one before is answered."""
+    """The path of arriving company: each prompt arrives while the one before is answered."""
     several = [one.new() for _ in range(_STAGGERED)]
     exchanges = event_loop.run(_staggered(one, several))
     _keep(one, several, exchanges)
@@ -94,13 +91,13 @@ async def _staggered(one: Walk, several: Sequence[Task]) -> list[Exchange]:
 
 
 async def _until_tokens(talk: StreamedRequest, asking: asyncio.Task[Exchange], count: int) -> None:
-    """Wait for *count* chunks of an answer in company, or for its end."""
+    """Wait for *count* chunks of an answer in company, or until it ends."""
     while not asking.done() and len(talk.arrivals_s) < count:  # noqa: ASYNC110 - a list that the request appends to
         await asyncio.sleep(_POLL_S)
 
 
 def cancelled(one: Walk) -> None:
-    """The path of cancelled company: clients leave half-way beside other answers, and new prompts take their place."""
+    """The path of cancelled company: clients disconnect half-way beside other answers, and new prompts take their place."""
     before, after = [one.new() for _ in range(_STAYING)], [one.new() for _ in range(_STAYING)]
     exchanges, left = event_loop.run(_cancelling(one, before, after))
     _keep(one, [*before, *after], exchanges)
@@ -111,7 +108,7 @@ def cancelled(one: Walk) -> None:
 
 
 async def _cancelling(one: Walk, before: Sequence[Task], after: Sequence[Task]) -> tuple[list[Exchange], list[float]]:
-    """Answers to *before* and *after* on the path of cancelled company, and when clients left between them."""
+    """Answer *before* and *after* on the path of cancelled company. Clients disconnect between them; also return when."""
     left: list[float] = []
     async with poll_metrics(one.server) as gauges:
         talks = [one.talk(task, gauges=gauges) for pair in before for task in (one.new(), pair)]
@@ -127,10 +124,7 @@ async def _cancelling(one: Walk, before: Sequence[Task], after: Sequence[Task]) 
 
 
 def _keep(one: Walk, several: Sequence[Task], exchanges: Sequence[Exchange]) -> None:
-    """
-    Keep the *exchanges* of requests in company as readings. Raises `UnservedError` for the first that was not
-    served.
-    """
+    """Store the *exchanges* of requests in company as readings. Raises `UnservedError` for the first that was not served."""
     for exchange in exchanges:
         if exchange.ending != "complete":
             raise UnservedError(exchange.ending, exchange)

@@ -20,8 +20,9 @@ _SPARSE: Final = (
 
 def summary(walk: Walk) -> Observation:
     """
-    Evidence of *walk*: its readings compared with their controls. The outcome is None if all is right and the
-    path was not taken.
+    Return the evidence of *walk*: its readings compared with their controls.
+
+    The outcome is None if all answers are right and the path was not taken.
     """
     readings, colds, pieces = walk.readings, walk.colds, walk.pieces
     apart = list(reading.differences(readings, colds))
@@ -49,9 +50,9 @@ def summary(walk: Walk) -> Observation:
 
 def _foreign(walk: Walk) -> float | None:
     """
-    The most `Reading.foreign_tokens` of the readings and of their controls, of which nothing may be cached.
+    The most `Reading.foreign_tokens` among the readings and their controls; nothing of a control may be cached.
 
-    None if it is not known of a reading. A control in company is left out where usage does not report its cached tokens.
+    None if unknown for a reading. A control in company is left out if usage does not report its cached tokens.
     """
     of_path = [each.foreign_tokens for each in walk.readings]
     of_controls = [Reading(each.task, cold).foreign_tokens for each in walk.readings for cold in walk.colds_of(each)]
@@ -60,7 +61,7 @@ def _foreign(walk: Walk) -> float | None:
 
 
 def _shared(walk: Walk) -> str:
-    """The tokens of a walk's cold control that came from the cache, which nothing may share; empty: none."""
+    """Describe the cached tokens of the walk's cold control, which may have none; empty if it has none."""
     of_controls = (
         Reading(each.task, cold).foreign_tokens or 0 for each in walk.readings for cold in walk.colds_of(each)
     )
@@ -80,10 +81,7 @@ def _needles(readings: Sequence[Reading]) -> dict[str, float | None]:
 
 
 def _hits(walk: Walk) -> dict[str, float | None]:
-    """
-    ``hit_share`` of a walk: the least over readings of which the cache may have a whole block; absent if
-    there are none.
-    """
+    """``hit_share`` of a walk: the least over readings with at least one reusable block; absent if there are none."""
     wanted = [each for each in walk.readings if each.whole_only and each.reusable > walk.block]
     if walk.sparse:
         missed = [each for each in wanted if each.ends_inside and each.exchange.usage.cached_tokens == 0]
@@ -112,7 +110,7 @@ def _mean_cached(wanted: Sequence[Reading]) -> float | None:
 
 
 def with_controls(walk: Walk) -> None:
-    """Read the cold controls of *walk*; where the server cannot be made cold, what needs none is still judged."""
+    """Read the cold controls of *walk*. If the server's cache cannot be emptied, only what needs no control is judged."""
     try:
         walk.control()
     except UnwalkableError as problem:

@@ -1,4 +1,4 @@
-"""The paths by name. Each sends its readings, and notes what proves that the path was taken."""
+"""The paths by name. Each sends its readings, and records the proof that the path was taken."""
 
 import asyncio
 import re
@@ -29,15 +29,15 @@ _BRANCHES: Final = 8
 _HEADS, _TAILS = 5, 10
 _BEHIND, _AT_ONCE = 4, 8
 _TIERED: Final = "enable-hierarchical-cache"
-"""SGLang's cache in host memory, which ``/flush_cache`` empties too (seen in 0.5.16)."""
+"""SGLang's cache in host memory. ``/flush_cache`` empties it too (observed in 0.5.16)."""
 _CONNECTED: Final = frozenset(
     ("kv-transfer-config", "kv-offloading-size", "kv-offloading-backend", _TIERED, "enable-lmcache")
 )
-"""Flags that connect an engine with a cache outside of it."""
+"""Flags that connect an engine to an external cache."""
 
 
 def cold(one: Walk) -> None:
-    """The cold path: new prompts, each read once under a salt of its own; every other path is compared with it."""
+    """The cold path: new prompts, each read once with a salt of its own. Every other path is compared with it."""
     for _ in range(2):
         one.read(one.new())
 
@@ -52,8 +52,8 @@ def repeated(one: Walk) -> None:
 
 def _border(one: Walk, size: int | None, what: str) -> None:
     """
-    Walk the path of a border: prompts share size - 1, size and size + 1 tokens with an earlier one, or repeat
-    these lengths.
+    Walk the path of a border: prompts share size - 1, size and size + 1 tokens with an earlier one, or have these
+    lengths.
     """
     if size is None:
         raise UnwalkableError(f"the size of its {what} is not known, or it has none")
@@ -80,10 +80,7 @@ def chunk_border(one: Walk) -> None:
 
 
 def decode_border(one: Walk) -> None:
-    """
-    The path of decoding at a block border: answers begin before, at and after it, or cross it while they are
-    decoded.
-    """
+    """The path of decoding at a block border: answers begin before, at and after it, or cross it during decoding."""
     size = one.pieces.block
     if size is None:
         raise UnwalkableError("the size of its blocks is not known")
@@ -102,7 +99,7 @@ def window_border(one: Walk) -> None:
 
 
 def extended(one: Walk) -> None:
-    """The path of a conversation: each turn has the prompt and the answer of the one before, which decoding wrote."""
+    """The path of a conversation: each turn contains the prompt and the decoded answer of the turn before."""
     task = one.new()
     said = one.read(task)
     for _ in range(2):
@@ -114,7 +111,7 @@ def extended(one: Walk) -> None:
 
 
 def _ids(said: Reading) -> list[int]:
-    """Token ids of an answer on a path. Raises `UnwalkableError` if the server does not name them."""
+    """Return the token ids of an answer on a path. Raises `UnwalkableError` if the server does not name them."""
     if said.answer_ids is None:
         raise UnwalkableError("the token ids of the answer are not known")
     return said.answer_ids
@@ -122,9 +119,10 @@ def _ids(said: Reading) -> list[int]:
 
 def other_beginning(one: Walk) -> None:
     """
-    The path of another beginning: the same blocks behind another first one, so that keys and values differ.
+    The path of another beginning: the same blocks after a different first block, so that keys and values differ.
 
-    The cache has that first block too, with other blocks behind it: a lookup ends at the first block that it does not find.
+    The cache has that first block too, followed by other blocks. A lookup ends at the first block that it does not
+    find.
     """
     task = one.new()
     other = tasks.other_beginning(task, one.block, one.prompt)
@@ -144,7 +142,7 @@ def branch(one: Walk) -> None:
 
 
 def reset(one: Walk) -> None:
-    """The path of a reset: a prompt read again after the prefix cache was emptied."""
+    """The path of a reset: a prompt read again after a reset of the prefix cache."""
     if outside := _connected(one) - {_TIERED}:
         raise UnwalkableError(f"a reset does not empty the cache outside the engine, which {min(outside)} connects")
     task = one.new()
@@ -156,7 +154,7 @@ def reset(one: Walk) -> None:
 
 
 def other_salt(one: Walk) -> None:
-    """The path of another salt: a prompt that the cache has under a different one."""
+    """The path of another salt: a prompt that is in the cache under a different salt."""
     if not one.server.backend.salted:
         raise UnwalkableError(f"the backend {one.server.backend.name} has no cache salt")
     task = one.new()
@@ -179,7 +177,7 @@ def crowd(one: Walk) -> None:
 
 
 def abandoned(one: Walk) -> None:
-    """The path of an abandoned prompt: its client left while it was read, and the prompt is asked again."""
+    """The path of an abandoned prompt: its client disconnects during the prefill, and the prompt is sent again."""
     usual_s = one.read(one.new(), judged=False).exchange.ttft_s or 0.1
     for _ in range(_ROUNDS):
         task = one.new()
@@ -191,7 +189,7 @@ def abandoned(one: Walk) -> None:
 
 
 async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCallback) -> bool:
-    """Abandon *task* on its path *after_s* seconds after the upload; return whether it had not been answered."""
+    """Disconnect from *task* *after_s* seconds after the upload. Return whether it had not been answered."""
     async with poll_metrics(server) as gauges:
         deadline_s = server.deployment.timeouts.request_s(len(task.prompt), 1)
         talk = StreamedRequest(server, task.prompt, task.output_tokens, deadline_s, watch, gauges=gauges)
@@ -210,12 +208,12 @@ async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCall
 
 
 def _connected(one: Walk) -> set[str]:
-    """Flags of the walk's deployment that connect it with a cache outside the engine."""
+    """Flags of the walk's deployment that connect it to an external cache."""
     return {name for name, value in one.server.deployment.flags.items() if name in _CONNECTED and value}
 
 
 def _empty(one: Walk) -> None:
-    """Empty the engine's own cache on the external path: by a reset, or by pressure where a reset empties both caches."""
+    """Empty the engine's own cache on the external path: by a reset, or by pressure if a reset empties both caches."""
     if one.server.deployment.flags.get(_TIERED):
         pressure.fill(one)
     else:
@@ -223,7 +221,7 @@ def _empty(one: Walk) -> None:
 
 
 def external(one: Walk) -> None:
-    """The path of an external cache: a prompt read back from outside the engine, after its own cache was emptied."""
+    """The path of an external cache: a prompt read back from outside the engine after the engine's own cache was emptied."""
     before = one.scrape()
     if not _connected(one) and not before.external_tokens:
         raise UnwalkableError(
@@ -247,8 +245,8 @@ def external(one: Walk) -> None:
 
 def speculation(one: Walk) -> None:
     """
-    The path of speculation: an earlier answer in the prompt invites drafts, right ones and ones that a new
-    value makes wrong.
+    The path of speculation: an earlier answer in the prompt causes drafts, right ones, and wrong ones because of a new
+    value.
     """
     before = one.scrape()
     if before.drafted_tokens is None:
@@ -266,7 +264,7 @@ def speculation(one: Walk) -> None:
 
 
 def chunks(one: Walk) -> None:
-    """The path of prefill chunks: prompts read in several, so that the KV cache in use grows while a prompt is read."""
+    """The path of prefill chunks: the engine computes a prompt in several, so the KV cache usage grows meanwhile."""
     for _ in range(2):
         task = one.new()
         exchange, levels = event_loop.run(_watched(one.server, task, one.watch))
@@ -279,10 +277,7 @@ def chunks(one: Walk) -> None:
 
 
 async def _watched(server: Server, task: Task, watch: ProgressCallback) -> tuple[Exchange, int]:
-    """
-    Read *task* on the path of chunks; return also how many levels the KV cache's usage had before the first
-    token.
-    """
+    """Read *task* on the path of chunks. Also return how many levels of KV cache usage were seen before the first token."""
     async with poll_metrics(server) as gauges:
         deadline_s = server.deployment.timeouts.request_s(len(task.prompt), task.output_tokens)
         talk = StreamedRequest(server, task.prompt, task.output_tokens, deadline_s, watch, gauges=gauges, traced=True)
@@ -297,8 +292,8 @@ async def _watched(server: Server, task: Task, watch: ProgressCallback) -> tuple
 
 def stored_dtype(one: Walk) -> None:
     """
-    The path of the stored dtype: keys differ by ever smaller steps; the KV cache keeps exactly as many bits
-    as its dtype has.
+    The path of the stored dtype: keys differ by smaller and smaller steps, and the KV cache keeps as many bits as its
+    dtype has.
     """
     if not one.probe:
         raise UnwalkableError("the precision of keys is provable for a probe only")
@@ -328,9 +323,10 @@ _INTEGER: Final = re.compile(r"(?:int|[_k]|nvfp)(\d)(?:bit|v\d|_|$)")
 
 def mantissa_bits(dtype: str) -> int | None:
     """
-    Mantissa bits of a key that a KV cache of *dtype* keeps, at most as many as the ladder has rungs; None if not known.
+    Mantissa bits of a key that a KV cache of *dtype* keeps, at most as many as the ladder has rungs; None if unknown.
 
-    Integers of b bits scaled to a largest key of at least 1.5 have steps of 1.5 / (2^(b-1) - 1), so they keep b - 2 at most.
+    Integers of b bits scaled to a largest key of at least 1.5 have steps of 1.5 / (2^(b-1) - 1), so they keep b - 2 at
+    most.
 
     >>> mantissa_bits("fp8_e4m3"), mantissa_bits("turboquant_k8v4"), mantissa_bits("ultraquant_4bit")
     (3, 6, 2)
@@ -368,7 +364,7 @@ PATHS: Mapping[str, Path] = MappingProxyType(
         "other-beginning": other_beginning,
     }
 )
-"""Every path by the name that a finding gives it."""
+"""Return every path by its name in a finding."""
 
 
 def observe(server: Server, prompt: PromptFactory, asked: Ask, watch: ProgressCallback = no_progress) -> Observation:

@@ -1,4 +1,4 @@
-"""Paths on which the KV cache is full: its blocks are given to others, and requests are preempted."""
+"""Paths on which the KV cache is full: the engine gives blocks to other requests, and preempts requests."""
 
 from dataclasses import replace
 from typing import Final
@@ -7,15 +7,15 @@ from pytest_longctx.client.state_paths.walk import UnwalkableError, Walk
 
 _ROUNDS: Final = 3
 _POOLS: Final = 1.2
-"""How many times the KV cache other prompts must fill before an earlier prompt is surely evicted."""
+"""Other prompts must fill the KV cache so many times until an earlier prompt is surely evicted."""
 _AFFORDABLE_TOKENS: Final = 120_000
-"""Prompt tokens that one path may send to fill a KV cache."""
+"""Most prompt tokens that one path may send to fill a KV cache."""
 _AFFORDABLE_BLOCKS: Final = 400
-"""Requests that one path may send to use each block of a KV cache once."""
+"""Most requests that one path may send to use each block of a KV cache once."""
 
 
 def evicted(one: Walk) -> None:
-    """The path of eviction under pressure: a prompt whose blocks were given to others, read again."""
+    """The path of eviction under pressure: a prompt is read again after others have taken its blocks."""
     task = one.new()
     one.read(task)
     one.again(task)
@@ -48,16 +48,13 @@ def _pool(one: Walk) -> float:
 
 
 def fill(one: Walk) -> None:
-    """Put the KV cache under pressure: evict by reading other prompts of more tokens than it holds."""
+    """Put the KV cache under pressure: evict blocks by reading other prompts with more tokens than it holds."""
     for _ in range(int(_POOLS * _pool(one) / one.tokens) + 1):
         one.read(replace(one.new(), output_tokens=1), judged=False)
 
 
 def preempted(one: Walk) -> None:
-    """
-    The path of preemption under pressure: more requests than the KV cache holds when answers cross a block
-    border.
-    """
+    """The path of preemption under pressure: answers cross a block border, and the KV cache cannot hold all requests."""
     at_once = int(one.server.deployment.flags.get("max-num-seqs", 16))
     blocks = int(_POOLS * _pool(one) / (at_once * one.block)) + 1
     length = blocks * one.block - 8
@@ -74,10 +71,7 @@ def preempted(one: Walk) -> None:
 
 
 def reused(one: Walk) -> None:
-    """
-    The path of reuse under pressure: new prompts, once others have used every block of the KV cache, or every
-    state.
-    """
+    """The path of reuse under pressure: new prompts, after others have used every block of the KV cache, or every state."""
     if one.blocks is not None and one.blocks <= _AFFORDABLE_BLOCKS:
         # Each request takes at least one block, however it is divided, and freed blocks are taken last.
         tokens, at_once = 2 * one.asked.output_tokens, int(one.server.deployment.flags.get("max-num-seqs", 16))

@@ -1,4 +1,4 @@
-"""Readings on a path and their cold controls, and the figures by which they are compared."""
+"""Readings on a path, their cold controls, and the figures that compare them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from pytest_longctx.client.state_paths.tasks import Task
 
 NOISE_FACTOR: Final = 4.0
 """
-How many times the noise of cold readings a log-probability may differ on a path.
+A log-probability may differ on a path by so many times the noise of cold readings.
 
-Cold readings, one alone and one among others, differ in the shape of their batches. A path adds other borders between the
-pieces of a prompt, so its rounding differs from theirs, by the same mechanism.
+Cold readings, one alone and one in company, differ in the shape of their batches. A path divides the prompt at other
+borders, so its rounding differs too, by the same mechanism.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Sizes in tokens by which an engine divides a context; None: not known, or there is none."""
+    """Sizes in tokens by which an engine divides a context; None if unknown, or if there is none."""
 
     block: int | None = None
     chunk: int | None = None
     window: int | None = None
 
     def containing(self, position: int) -> str:
-        """The block, the chunk and the window with the token at *position* of a reading's prompt, counted from 0."""
+        """Return the block, the chunk and the window of the token at *position* of a reading's prompt, from 0."""
         sizes = (("block", self.block), ("chunk", self.chunk), ("window", self.window))
         found = [f"{name} {position // size} (of {size:,} tokens)" for name, size in sizes if size]
         return f"token {position:,} of the prompt" + (f", in {', '.join(found)}" if found else "")
@@ -40,20 +40,27 @@ class Reading:
     task: Task
     exchange: Exchange
     reusable: int = 0
-    """Tokens at the beginning of the prompt that the cache may have, because earlier prompts with the same salt had them."""
+    """Tokens at the start of the prompt that may be cached: earlier prompts with the same salt had them too."""
     shared: int = 0
     """
-    Tokens at the beginning of the prompt that an earlier context with the same salt, prompt and answer, had too. More than
-    `reusable` where prompts happen to agree, or where the engine has computed the last token of an answer.
+    Tokens at the start of the prompt that an earlier context (prompt and answer) with the same salt had too.
+
+    It is more than `reusable` if prompts agree by chance, or if the engine has computed the last token of an answer.
     """
     whole_only: bool = True
-    """Whether the cache must have all of them but the last, incomplete block; else it may have lost some."""
+    """
+    Whether the cache must have all reusable tokens except those of the last, incomplete block. If not, it may have lost
+    some.
+    """
     ends_inside: bool = False
-    """Whether every earlier context with the same salt goes on differently where the two part, so that none ends there."""
+    """
+    Whether every earlier context with the same salt continues differently after the shared tokens, so that none ends
+    there.
+    """
 
     @property
     def answer_ids(self) -> list[int] | None:
-        """Token ids of the reading's answer; None: neither named by the server nor provable."""
+        """Token ids of the reading's answer; None if the server does not name them and they are not provable."""
         names = [token.name.rpartition(":")[2] for token in self.exchange.tokens]
         if names and all(name.isdigit() for name in names):
             return [int(name) for name in names]
@@ -64,8 +71,8 @@ class Reading:
 
     def hit_share(self, block: int) -> float | None:
         """
-        Cached tokens of the reading / those that whole blocks of *block* tokens could give; None if there are
-        none or it is not known.
+        Share of the reusable tokens, in whole blocks of *block* tokens, that came from the cache; None if there are
+        none, or if unknown.
         """
         most = min(self.reusable, len(self.task.prompt) - 1) // block * block
         cached = self.exchange.usage.cached_tokens
@@ -74,8 +81,8 @@ class Reading:
     @property
     def foreign_tokens(self) -> int | None:
         """
-        Cached tokens of the reading beyond those that an earlier context had too: another prompt's, or never
-        computed; None: not known.
+        Cached tokens of the reading beyond those that an earlier context had: from another prompt, or never computed;
+        None if unknown.
         """
         cached = self.exchange.usage.cached_tokens
         return None if cached is None else max(0, cached - max(self.reusable, self.shared))
@@ -84,7 +91,7 @@ class Reading:
 def differences(
     readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]
 ) -> Iterator[tuple[Reading, Difference]]:
-    """Each reading whose answer differs from the first cold reading of the same prompt, and where first."""
+    """Return each reading whose answer differs from the first cold reading of the prompt, and the first difference."""
     for each in readings:
         for cold in colds.get(each.task.name, ())[:1]:
             warm = each.exchange
@@ -93,10 +100,7 @@ def differences(
 
 
 def place(each: Reading, found: Difference, pieces: Pieces) -> str:
-    """
-    Where in the context of a reading the cause of *found* lies: the needle that the token reads, if the
-    answer is provable.
-    """
+    """Locate the cause of *found* in the context of a reading: the needle that the token reads, if the answer is provable."""
     needle = each.task.needle_at(found.index)
     where = f"; it reads {pieces.containing(needle.position)}" if needle else ""
     said = str(found).partition(" (two")[0]
@@ -104,7 +108,7 @@ def place(each: Reading, found: Difference, pieces: Pieces) -> str:
 
 
 def wrong_needles(readings: Sequence[Reading], pieces: Pieces) -> Iterator[str]:
-    """Wrong needles of each reading that has any: how many, and where the first lies."""
+    """Return the number of wrong needles in each reading that has any, and the place of the first."""
     for each in readings:
         grade = each.task.grade(each.exchange.text)
         if grade is not None and not grade.sound:
@@ -126,7 +130,7 @@ def noise_nats(colds: Mapping[str, Sequence[Exchange]]) -> float | None:
 
 
 def gap_nats(readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]]) -> float | None:
-    """Largest difference of a log-probability between a reading and its nearest cold reading; None if there is none."""
+    """Largest difference of a log-probability between a reading and its nearest cold reading; None if it has none."""
     gaps = [
         min(found)
         for each in readings
@@ -143,6 +147,8 @@ def gap_nats(readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]
 
 def allowed_nats(noise: float) -> float:
     """
+    Largest log-probability difference that rounding explains: `TIE_NATS`, or `NOISE_FACTOR` times *noise*.
+
     Largest log-probability difference of readings that rounding explains: `TIE_NATS`, or `NOISE_FACTOR` times
     *noise*.
     """
@@ -150,7 +156,7 @@ def allowed_nats(noise: float) -> float:
 
 
 def unstable(colds: Mapping[str, Sequence[Exchange]]) -> str:
-    """Where two cold readings of one prompt differ although no choice was close; empty: nowhere."""
+    """Locate a difference of two cold readings of one prompt although no choice was close; empty if there is none."""
     for exchanges in colds.values():
         for one, other in combinations(exchanges, 2):
             found = first_difference(one.tokens, other.tokens, one.text, other.text)

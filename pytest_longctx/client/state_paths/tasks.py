@@ -1,4 +1,4 @@
-"""Prompts with common beginnings, each with its provable answer if the model is a probe."""
+"""Prompts with common beginnings. If the model is a probe, each has a provable answer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,37 +16,37 @@ Draw = Callable[[int], Prompt]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """A prompt and the number of tokens to answer; *question* has the right answer, None for a model without one."""
+    """A prompt and its answer length. *question* has the right answer; None for a model without one."""
 
     prompt: Prompt
     output_tokens: int
     question: Question | None = None
     windows: Windows = EVERYTHING
-    """For each key of *question*, how many tokens the layer sees that answers for it."""
+    """For each key of *question*, how many tokens its layer sees."""
 
     @property
     def name(self) -> str:
-        """Name of the task, equal for tasks with the same prompt."""
+        """Name of the task. Tasks with the same prompt have the same name."""
         return self.prompt.digest
 
     def grade(self, text: str) -> Grade | None:
-        """Grade the answer *text* to the task; None without a provable answer."""
+        """Grade the answer *text* to the task; None if there is no provable answer."""
         return grading.text(self.question, text) if self.question else None
 
     def needle_at(self, index: int) -> Needle | None:
-        """The needle in the task's prompt that token *index* of the answer reads; None if there is none."""
+        """Return the needle that token *index* of the answer reads from the task's prompt; None if there is none."""
         needles = self.question.needles if self.question else ()
         return needles[index] if index < len(needles) else None
 
 
 def context(task: Task, answer: Sequence[int]) -> Ids:
-    """What a KV cache may have after *task* was answered: its prompt and *answer*, in token ids."""
+    """Return what a KV cache may have after *task* was answered: the token ids of its prompt and *answer*."""
     return np.concatenate((task.prompt.ids, np.asarray(answer, dtype=np.uint32)))
 
 
 def common_prefix(one: Ids, other: Ids) -> int:
     """
-    Tokens at the beginning of a context that another has too.
+    Number of tokens at the start that two contexts share.
 
     >>> common_prefix(np.array([4, 5, 6]), np.array([4, 5, 7, 8]))
     2
@@ -57,7 +57,7 @@ def common_prefix(one: Ids, other: Ids) -> int:
 
 
 def of(question: Question, windows: Windows = EVERYTHING) -> Task:
-    """The task of a probe's question: its prompt and right answer."""
+    """Make the task of a probe's question: its prompt and right answer."""
     return Task(question.prompt, question.output_tokens, question, windows)
 
 
@@ -71,10 +71,9 @@ def new(
     windows: Windows = EVERYTHING,
 ) -> Task:
     """
-    A task with a new prompt of *tokens*; for a probe with needles throughout, *border* adds both sides of
-    that position.
+    Make a task with a new prompt of *tokens*. In a probe, *border* adds needles on both sides of that position.
 
-    With a window, the last key has no needle but one that lies a token too far back, and must be denied. Raises `PromptError` if
+    With a window, the last key has only one needle, one token too far back, and must be denied. Raises `PromptError` if
     the prompt is too short.
     """
     filler = draw(tokens)
@@ -87,8 +86,8 @@ def new(
 
 def _places(tokens: int, count: int, beside: Sequence[int], windows: Windows) -> list[int]:
     """
-    At most *count* needle places over a task's whole prompt: those *beside* a border, and others that the
-    windows allow.
+    Choose at most *count* needle places over a task's whole prompt: *beside* a border, and others that the windows
+    allow.
     """
     first = max((questions.first_seen(tokens, key, window) for key, window in enumerate(windows) if window), default=0)
     if all(windows):
@@ -104,11 +103,10 @@ def _places(tokens: int, count: int, beside: Sequence[int], windows: Windows) ->
 
 def other_tail(task: Task, shared: int, draw: Draw) -> Task:
     """
-    A task with a prompt of the same length, whose first *shared* tokens are those of *task* and whose next is
-    another.
+    Make a task of equal length. Its first *shared* tokens are those of *task*, and its next token differs.
 
-    Needles of the tail stay where they are and get other values, so that a block of the wrong tail gives a wrong answer.
-    Raises `PromptError` if no token before the last is left to differ.
+    Needles of the tail keep their places and get other values, so a block of the wrong tail gives a wrong answer.
+    Raises `PromptError` if no token before the last can differ.
     """
     tokens = len(task.prompt)
     if not 0 <= shared <= tokens - 2:
@@ -133,7 +131,7 @@ def other_tail(task: Task, shared: int, draw: Draw) -> Task:
 
 
 def other_beginning(task: Task, tokens: int, draw: Draw) -> Task:
-    """A task whose prompt differs from *task* in its first *tokens*: other filler, and other values of needles."""
+    """Make a task that differs from *task* in its first *tokens*: other filler, and other values of needles."""
     ids: Ids = task.prompt.ids.copy()
     ids[:tokens] = draw(len(ids)).ids[:tokens]
     key = f"{task.prompt.key}, another beginning of {tokens}"
@@ -148,7 +146,7 @@ def other_beginning(task: Task, tokens: int, draw: Draw) -> Task:
 
 def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
     """
-    The task of a conversation's next turn: prompt of *task*, its *answer*, *tokens* new ones, and the same
+    Make the task of a conversation's next turn: the prompt of *task*, its *answer*, *tokens* new ones, and the same
     question.
     """
     ids = np.concatenate((task.prompt.ids, np.asarray(answer, dtype=np.uint32), draw(tokens).ids))
@@ -161,10 +159,10 @@ def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
 
 def _moved(task: Task, tokens: int, begin: int) -> tuple[Needle, ...]:
     """
-    The needles of *task* for a prompt of *tokens* in which new ones begin at *begin*.
+    Choose the needles of *task* for a prompt of *tokens* with new tokens from *begin* on.
 
-    A needle that its layer does not see any more gets a place among the new tokens, and another value. Raises `PromptError` if
-    there are too few.
+    If a layer no longer sees its needle, the needle gets a place among the new tokens and another value. Raises
+    `PromptError` if there are too few.
     """
     needles = task.question.needles if task.question else ()
     seen = {

@@ -26,17 +26,17 @@ from pytest_longctx.prompts import PromptFactory
 from pytest_longctx.prompts.token_ids import Ids
 
 CONTROLS: Final = 8
-"""How many prompts of a path are read cold; a provable answer needs no control."""
+"""Number of prompts of a path that are read cold. A provable answer needs no control."""
 _SETTLE_S: Final = 5.0
 
 
 class UnwalkableError(Exception):
-    """The path cannot be walked on this server; the text says why."""
+    """The path cannot be walked on this server. The message gives the reason."""
 
 
 @dataclass(slots=True)
 class Walk:
-    """One path on one server, and what was read on it."""
+    """One path on one server, and its readings."""
 
     server: Server
     prompt: PromptFactory
@@ -44,18 +44,18 @@ class Walk:
     watch: ProgressCallback
     pieces: Pieces = field(init=False)
     blocks: int | None = None
-    """Blocks of the KV cache; None: not known."""
+    """Blocks of the KV cache; None if unknown."""
     caching: bool | None = None
-    """Whether the server says that it caches prefixes; None: it does not say."""
+    """Whether the server reports that it caches prefixes; None if it does not report it."""
     readings: list[Reading] = field(default_factory=list)
     colds: dict[str, list[Exchange]] = field(default_factory=dict)
     not_taken: str = ""
-    """Why the path was not taken, although it was walked; empty: it was."""
+    """Why the path was walked but not taken; empty if it was taken."""
     counts: dict[str, float | None] = field(default_factory=dict)
-    """Measures of this path alone."""
+    """Measures of this path only."""
     _salts: int = 0
     _contexts: dict[str, list[Ids]] = field(default_factory=dict)
-    """Prompts and answers that the cache may have, by salt."""
+    """Prompts and answers that may be cached, by salt."""
 
     def __post_init__(self) -> None:
         with open_client(self.server, CONNECT_S) as http:
@@ -74,33 +74,33 @@ class Walk:
 
     @property
     def block(self) -> int:
-        """Tokens in a KV cache block of the walk's server; 1 if it is not known."""
+        """Tokens in a KV cache block of the walk's server; 1 if unknown."""
         return self.pieces.block or 1
 
     @property
     def sparse(self) -> bool:
-        """Whether the walk's model has layers with windows or states, which a cached prefix serves at checkpoints alone."""
+        """Whether the walk's model has layers with windows or states. Only checkpoints of these can serve a cached prefix."""
         return self.pieces.window is not None or _has_states(self.server)
 
     @property
     def probe(self) -> bool:
-        """Whether the walk's model is a probe, whose right answers are provable."""
+        """Whether the walk's model is a probe, which has provable answers."""
         return self.server.deployment.model.weights == "probe"
 
     @property
     def windows(self) -> Windows:
-        """For each key of the walk's probe, how many tokens the layer sees that answers for it."""
+        """For each key of the walk's probe, how many tokens its layer sees."""
         return registry.windows(self.server.deployment.model.make)
 
     @property
     def tokens(self) -> int:
-        """Tokens of a prompt of the walked path, as the finding asks."""
+        """Prompt length in tokens of the walked path, as the finding sets it."""
         return self.asked.prompt_tokens or 1
 
     def new(self, tokens: int | None = None, border: int | None = None) -> Task:
         """
-        A new task of the walk, of *tokens* or as the finding asks. Raises `UnwalkableError` if the server
-        takes none so long.
+        Make a new task of *tokens*, or of the finding's length. Raises `UnwalkableError` if it is too long for the
+        server.
         """
         one, length = self.server.deployment, tokens or self.tokens
         room = min(
@@ -128,7 +128,7 @@ class Walk:
         return found
 
     def again(self, task: Task, **how: bool | str) -> Reading:
-        """Read *task* again on the walked path, when every token of it may be in the cache."""
+        """Read *task* again on the walked path. Every token of it may be cached."""
         return self.read(task, reusable=len(task.prompt), **how)  # type: ignore[arg-type]
 
     def together(
@@ -168,8 +168,8 @@ class Walk:
         self, task: Task, salt: str = "", *, at_once: int = 1, gauges: MetricsPoller | None = None
     ) -> StreamedRequest:
         """
-        The walk's request for *task*, one of *at_once*; *gauges* are those of all requests in flight, None if
-        it is alone.
+        Build the request for *task*, one of *at_once*. *gauges* are those of all requests in flight; None if it is
+        alone.
         """
         return StreamedRequest(
             replace(self.server, salt=self.server.salt + salt) if salt else self.server,
@@ -193,31 +193,31 @@ class Walk:
         return exchanges
 
     def scrape(self) -> ServerMetrics:
-        """The counters of the walk's server now."""
+        """Read the current counters of the walk's server."""
         return scrape(self.server)
 
     def grown(self, name: str, before: ServerMetrics) -> float | None:
-        """Growth of a counter of the walk's server since *before*, once the counters have settled; None: not known."""
+        """Increase of a counter of the walk's server since *before*, after the counters have settled; None if unknown."""
         wait_until(self.scrape, _SETTLE_S, 0.05, done=lambda now: now.running in (None, 0))
         return self.scrape().grown(name, before)
 
     def reset(self) -> None:
-        """Empty the own prefix cache of the walk's server. Raises `UnwalkableError` if it refuses."""
+        """Empty the prefix cache of the walk's engine. Raises `UnwalkableError` if the server refuses."""
         self._contexts.clear()
         refusal = prefix_cache.reset(self.server)
         if refusal is not None:
             raise UnwalkableError(f"the prefix cache cannot be emptied: {refusal.status} {refusal.text}")
 
     def fresh_salt(self) -> str:
-        """A cache salt that no other request of the walk has."""
+        """Return a cache salt that no other request of the walk uses."""
         self._salts += 1
         return f"cold-{self._salts}"
 
     def control(self) -> None:
         """
-        Read up to `CONTROLS` prompts of the walked path cold, at once, and one of them twice more, alone.
+        Read up to `CONTROLS` prompts of the walked path cold and at once, and one of them twice more, alone.
 
-        A batch is answered in the time of its longest answer, so that the controls cost less than the path.
+        A batch takes the time of its longest answer, so the controls cost less than the path.
         """
         named = {each.task.name: each.task for each in self.readings}
         step = max(1, len(named) // CONTROLS)
@@ -229,7 +229,7 @@ class Walk:
             self._keep(task, [exchange])
 
     def cold(self, several: Sequence[Task]) -> list[Exchange]:
-        """Answers to *several* at once, to which the prefix cache adds nothing. Raises `UnservedError` and `UnwalkableError`."""
+        """Answer *several* tasks at once without help from the prefix cache. Raises `UnservedError` and `UnwalkableError`."""
         if self.server.backend.salted:
             # A salt of its own leaves the cache as it is.
             salts = [self.fresh_salt() for _ in several]
@@ -243,19 +243,19 @@ class Walk:
 
 
 def _others(several: Sequence[Task], task: Task) -> Iterator[Ids]:
-    """The prompts of a walk that are read together with *task*."""
+    """Return the prompts of a walk that are read together with *task*."""
     return (other.prompt.ids for other in several if other is not task)
 
 
 def _ends_inside(task: Task, common: int, earlier: Sequence[Ids]) -> bool:
-    """Whether a task of the walk shares *common* tokens with *earlier* contexts, and neither it nor one of them ends there."""
+    """Whether a task shares *common* tokens with *earlier* contexts, and neither it nor one of them ends there."""
     return common < len(task.prompt) and not any(
         len(context) <= common and tasks.common_prefix(task.prompt.ids, context) == len(context) for context in earlier
     )
 
 
 def _claims(layout: dict[str, str], flags: dict[str, object]) -> bool | None:
-    """Whether the walk's server says that it caches prefixes, by its page or its flags; None: it does not say."""
+    """Whether the walk's server reports, by its metrics or its flags, that it caches prefixes; None if it does not."""
     told = layout.get("enable_prefix_caching", "").lower()
     if told in ("true", "false"):
         return told == "true"

@@ -1,5 +1,5 @@
 """
-Run the server in a container, which is created for one boot, published on loopback, and removed with the test run.
+Run the server in a container that exists for one boot, is published on loopback, and is removed with the test run.
 
 Containers are not reused: a container from an earlier start has that start's flags.
 """
@@ -104,7 +104,7 @@ class DockerLauncher:
 
 
 def _socket(where: str, *, typed: bool) -> str:
-    """The path in *where*. A remote engine is rejected: it would publish ports on another machine's loopback."""
+    """Return the path in *where*. A remote engine is rejected: it would publish ports on another machine's loopback."""
     path = where.removeprefix("unix://")
     if not path.startswith("/"):
         said = f"--longctx-launcher=docker:{where}" if typed else f"DOCKER_HOST={where}"
@@ -116,7 +116,10 @@ def _socket(where: str, *, typed: bool) -> str:
 
 
 def connect(path: str) -> tuple[Any, Any]:
-    """The engine at the socket *path*, and the SDK. Raises `LaunchError` that names what is missing."""
+    """
+    Connect to the engine at the socket *path*, and return it with the SDK. Raises `LaunchError` that names what is
+    missing.
+    """
     try:
         import docker
         import docker.errors
@@ -141,13 +144,13 @@ def connect(path: str) -> tuple[Any, Any]:
 
 
 WHOLE_S = 180.0
-"""Seconds for a whole answer of the engine, however it comes. A pull has no such limit."""
+"""Most seconds for a whole answer of the engine. A pull has no such limit."""
 _MOST_SAID = 500
 
 
 @contextmanager
 def understood(path: str) -> Iterator[None]:
-    """Raise `LaunchError` for what no Docker engine answers, and for what the SDK makes of it."""
+    """Raise `LaunchError` for an answer that no Docker engine gives, and for the SDK's error about it."""
     try:
         yield
     except (LaunchError, MemoryError, NotImplementedError):
@@ -161,7 +164,7 @@ def understood(path: str) -> Iterator[None]:
 
 
 def _limit(response: Any, *_: Any, stream: bool = False, **__: Any) -> None:
-    """Read the answer of a Docker engine as far as `container_cleanup.MOST_BYTES`; the SDK would read it to its end."""
+    """Read an answer up to `container_cleanup.MOST_BYTES`. The SDK would read it to its end."""
     if stream:
         return
     with closing(response.raw) as raw:
@@ -193,7 +196,7 @@ def sweep(path: str) -> None:
 
 def _image(engine: Any, sdk: Any, name: str, launch: Launch) -> str:
     """
-    The container image *name*, by digest if it has one. Pulled only if the deployment allows it. Raises
+    Return the container image *name*, by digest if it has one. It is pulled only if the deployment allows it. Raises
     `LaunchError`.
     """
     for attempt in ("look", "look again"):
@@ -225,7 +228,7 @@ def _pull(engine: Any, sdk: Any, name: str, launch: Launch) -> None:
 
 
 def _started(engine: Any, sdk: Any, run: ContainerRun, hidden: tuple[str, ...]) -> Any:
-    """A started container for *run*. Raises `LaunchError` with the engine's message if it cannot start."""
+    """Start a container for *run* and return it. Raises `LaunchError` with the engine's message if it cannot start."""
     try:
         container = engine.containers.create(**run.keywords(sdk.types))
         container.start()

@@ -29,7 +29,7 @@ CACHE_INSIDE = "/models/huggingface"
 
 
 class Access(NamedTuple):
-    """Access of a container to accelerators of one make."""
+    """How a container gets access to accelerators of one make."""
 
     kinds: tuple[str, ...]
     devices: tuple[str, ...] = ()
@@ -54,12 +54,12 @@ class ContainerRun:
     name: str
     image: str
     command: tuple[str, ...]
-    """The whole command; it replaces the image's entrypoint."""
+    """The whole command, which replaces the image's entrypoint."""
     env: Mapping[str, str] = field(repr=False)
     labels: Mapping[str, str]
     mounts: tuple[str, ...]
     port: int | None
-    """Published on loopback under the same number; None: the container has the host's network."""
+    """Port published on loopback under the same number; None: the container has the host's network."""
     network: str
     shm_gib: float
     gpus: int | tuple[str, ...] = 0
@@ -73,11 +73,11 @@ class ContainerRun:
 
     @property
     def wants_cdi(self) -> bool:
-        """Whether the GPUs are named as CDI names them, ``vendor.com/class=device``."""
+        """Whether the GPUs have CDI names, ``vendor.com/class=device``."""
         return not isinstance(self.gpus, int) and any("=" in name for name in self.gpus)
 
     def line(self) -> str:
-        """The ``docker run`` line of this container. It contains secrets: mask them."""
+        """Return the ``docker run`` line of this container. It contains secrets: mask them."""
         words = ["docker", "run", "--rm", "--init", *(word for option in self._options() for word in option)]
         return shlex.join([*words, "--entrypoint", self.command[0], self.image, *self.command[1:]])
 
@@ -101,7 +101,7 @@ class ContainerRun:
         yield from (("--ulimit", f"{name}={most}") for name, most in self.ulimits.items())
 
     def keywords(self, types: Any) -> dict[str, Any]:
-        """The arguments for ``containers.create`` of the Docker SDK, whose *types* are ``docker.types``."""
+        """Return the arguments for ``containers.create`` of the Docker SDK. *types* is ``docker.types``."""
         memory = None if self.memory_gib is None else int(self.memory_gib * GiB)
         return {
             "image": self.image,
@@ -145,10 +145,10 @@ def plan(
     on_this_host: bool = True,
 ) -> ContainerRun:
     """
-    The container to run for *recipe*, with access to the hardware of *one* only.
+    Return the container for *recipe*, with access only to the hardware of *one*.
 
-    ``pass_env`` and the folder of the model cache are taken from the environment *inherited*. Raises `LaunchError`; if it is
-    to run *on_this_host*, also for a missing device.
+    ``pass_env`` and the folder of the model cache come from the environment *inherited*. Raises `LaunchError`; with
+    *on_this_host* also for a missing device.
     """
     if one.image is None:
         raise LaunchError(f'{one.name} names no container image\n  try      image = "NAME:TAG" in the deployment')
@@ -182,10 +182,7 @@ def _cut(mount: str) -> tuple[str, str, str]:
 
 
 def _present(patterns: tuple[str, ...], one: Deployment) -> tuple[str, ...]:
-    """
-    The device files that a container needs, those that match *patterns* on this host. Raises `LaunchError`
-    for a pattern without a match.
-    """
+    """Return the device files on this host that match *patterns*. Raises `LaunchError` for a pattern without a match."""
     found: list[str] = []
     for pattern in patterns:
         here = sorted(str(path) for path in Path("/dev").glob(pattern.removeprefix("/dev/")))
@@ -199,7 +196,7 @@ def _present(patterns: tuple[str, ...], one: Deployment) -> tuple[str, ...]:
 
 
 def _model(one: Deployment, model: str, env: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The mount of *model* for the container, and the variables that point to it."""
+    """Return the mount of *model* for the container, and the variables that point to it."""
     folder = Path(model)
     if folder.is_absolute():
         # The files of a snapshot are links into the repository's own folder in the cache.
@@ -215,13 +212,16 @@ def _model(one: Deployment, model: str, env: Mapping[str, str]) -> tuple[tuple[s
 
 
 _SETTLE_S = 10.0
-"""Seconds within which the engine must record a container's exit after its log or a connection ended."""
+"""Most seconds until the engine records a container's exit after its log or a connection ended."""
 _OUTLAST_S = 3.0
-"""Seconds for which an engine must still answer after a signal ended a container: a stopping engine ends its containers first."""
+"""
+Seconds for which an engine must still answer after a signal ended a container. A stopping engine ends its containers
+first.
+"""
 
 
 class Container(Candidate):
-    """A running container, its log streamed into a file."""
+    """A running container. Its log is streamed into a file."""
 
     ours = True
 
@@ -276,8 +276,8 @@ class Container(Candidate):
 
     def pid(self) -> int | None:
         """
-        Id of the container's first process; None if that is not visible here, for example if this process
-        runs in a container too.
+        Return the id of the container's first process; None if it is not visible, for example because this process runs
+        in a container too.
         """
         try:
             self._container.reload()
@@ -299,7 +299,7 @@ class Container(Candidate):
         return self._exit_code
 
     def oom_killed(self) -> bool | None:
-        """Whether the container's memory limit ended it, or a process in it; None while it runs intact."""
+        """Whether the memory limit ended the container or a process in it; None while it runs undamaged."""
         if self._oom_killed is not None:
             return self._oom_killed
         # A killed worker may show in the engine's log, without a cause, seconds before the container's state has it.
@@ -308,13 +308,13 @@ class Container(Candidate):
 
     def new_lines(self) -> Iterator[str]:
         """
-        New complete lines of the container's log since the last call; after its exit, also an incomplete last
+        Return new complete lines of the container's log since the last call. After its exit, also an incomplete last
         line.
         """
         return self._lines.more(ended=self._over.is_set())
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """How the container ended, if it ends within *wait_s*. Raises `LaunchError` if the engine has stopped."""
+        """Return how the container ended, if it ends within *wait_s*. Raises `LaunchError` if the engine has stopped."""
         self._over.wait(wait_s)
         return super().ended(0.0)
 

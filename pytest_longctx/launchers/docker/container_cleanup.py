@@ -28,9 +28,9 @@ PATIENCE_S = 600.0
 _WHOLE_S = 180.0
 """Most seconds for a whole answer. Stopping a container takes up to its grace period."""
 MOST_BYTES = 16 * 2**20
-"""Most bytes of an answer; a list of thousands of containers is smaller."""
+"""Most bytes of an answer. A list of thousands of containers is smaller."""
 _SETTLED_S = 1.5
-"""Seconds after the last container in which another may appear: its request may still be in progress."""
+"""Seconds after the last container in which another may appear, because its request may still be in progress."""
 
 
 class Engine(http.client.HTTPConnection):
@@ -81,7 +81,10 @@ def call(path: str, method: str, what: str) -> Any:
 
 
 def labelled(path: str, label: str) -> list[tuple[str, dict[str, str]]]:
-    """Id and labels of every container, running or not, with *label*, or ``label=value``. Raises OSError as `call`."""
+    """
+    Return id and labels of every container, running or not, with *label* or ``label=value``. Raises OSError as `call`
+    does.
+    """
     filters = quote(json.dumps({"label": [label]}))
     found = call(path, "GET", f"/containers/json?all=1&filters={filters}") or []
     try:
@@ -121,7 +124,7 @@ def remove_run(path: str, run: str, grace_s: float, *, await_late: bool) -> None
 
 
 def owner() -> str:
-    """Unique identity of the current process: boot of the kernel, PID namespace, PID, start time."""
+    """Return the unique identity of this process: boot of the kernel, PID namespace, PID, start time."""
     pid = os.getpid()
     return f"{_boot()} {_namespace()} {pid} {_started(pid)}"
 
@@ -150,7 +153,7 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """Clock ticks from the kernel's boot to the start of *pid*; empty if there is no such process."""
+    """Return the clock ticks from the kernel's boot to the start of *pid*; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except OSError:

@@ -1,4 +1,4 @@
-"""The log of a container, as the Docker engine streams it: frames with a head that says the stream and the length."""
+"""The log of a container as the Docker engine streams it: frames whose header has the stream and the length."""
 
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
@@ -8,14 +8,15 @@ from pytest_longctx.launchers.docker.container_cleanup import Engine
 
 _HEAD_BYTES: Final = 8
 _PIECE_BYTES: Final = 64 * 1024
-"""A frame is read in pieces: its length is what the engine says it is."""
+"""Largest piece of a frame to read. The engine may name any frame length."""
 _SAID_BYTES: Final = 300
 
 
 def follow(path: str, container: str) -> Iterator[bytes]:
     """
-    Yield the log of *container* from its beginning, as it grows, from the engine at the socket *path*. Raises
-    ConnectionError if the engine does not answer with a log.
+    Yield the log of *container* from its start, as it grows, from the engine at the socket *path*.
+
+    Raises ConnectionError if the engine does not answer with a log.
     """
     engine = Engine(path, timeout_s=None)
     try:

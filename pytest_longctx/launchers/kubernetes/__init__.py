@@ -1,4 +1,4 @@
-"""Run the server in a Pod of a Kubernetes cluster, which is created for one boot and removed with the run."""
+"""Run the server in a Pod of a Kubernetes cluster. The Pod exists for one boot and is removed with the run."""
 
 import os
 import secrets

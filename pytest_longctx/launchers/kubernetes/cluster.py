@@ -17,7 +17,7 @@ _REMEDIES = {
     404: "the namespace, and for a LeaderWorkerSet its controller: https://lws.sigs.k8s.io",
     422: "longctx render DEPLOYMENT, and the key of [kubernetes] or [docker] behind that field",
 }
-"""Remedies for errors of the API, by status."""
+"""Remedies for errors of the API, by HTTP status."""
 _PIECE_BYTES = 64 * 1024
 
 
@@ -25,7 +25,7 @@ class Cluster:
     """One namespace of a cluster."""
 
     def __init__(self, namespace: str | None) -> None:
-        """Raises `LaunchError` that names what is missing."""
+        """Connect to the cluster. Raises `LaunchError` that names what is missing."""
         try:
             import kubernetes
         except ImportError:
@@ -49,7 +49,7 @@ class Cluster:
         return str(self.api.configuration.host)
 
     def _ask(self, method: str, path: str, wanted: str, body: Any = None) -> Any:
-        """The JSON of an answer of the cluster. Raises `LaunchError` with the API's message for an error."""
+        """Return the JSON of the cluster's answer. Raises `LaunchError` with the API's message for an error."""
         try:
             status, found = self.api.call(method, path, body)
         except OSError as problem:
@@ -76,11 +76,11 @@ class Cluster:
         return answer
 
     def pods(self, run_id: str) -> list[dict[str, Any]]:
-        """The Pods of a run, as the cluster lists them. Raises OSError if the API does not answer."""
+        """Return the Pods of a run as the cluster lists them. Raises OSError if the API does not answer."""
         return object_cleanup.labelled(self.api, "Pod", self.namespace, f"{RUN_LABEL}={run_id}")
 
     def events(self, pod: str) -> list[dict[str, Any]]:
-        """The events of a Pod, the latest last; none without permission to list them. Raises OSError."""
+        """Return the events of a Pod, the latest last; none without permission to list them. Raises OSError."""
         about = urlencode({"fieldSelector": f"involvedObject.name={pod}"})
         _, found = self.api.call("GET", f"api/v1/namespaces/{self.namespace}/events?{about}")
         rows = found.get("items") or []
@@ -89,7 +89,7 @@ class Cluster:
         return rows
 
     def follow(self, pod: str) -> Iterator[bytes]:
-        """The log of a Pod's engine from its beginning, as it grows. Raises OSError."""
+        """Yield the log of a Pod's engine from its start, as it grows. Raises OSError."""
         from urllib3.exceptions import HTTPError
 
         asked = urlencode({"container": "engine", "follow": "true"})
@@ -106,7 +106,7 @@ class Cluster:
             response.close()
 
     def sweep(self) -> None:
-        """Delete objects of runs whose expiry time has passed; whether other runs still exist cannot be determined."""
+        """Delete objects of runs whose expiry time has passed. It cannot be determined whether other runs still exist."""
         try:
             for each in object_cleanup.labelled(self.api, "ConfigMap", self.namespace, RUN_LABEL):
                 meta = each["metadata"]

@@ -1,5 +1,5 @@
 """
-A deployment as Kubernetes objects, in plain data: a Pod and a Service, or a LeaderWorkerSet if it needs several nodes.
+A deployment as Kubernetes objects in plain data: a Pod and a Service, or a LeaderWorkerSet for several nodes.
 
 Pure functions: no cluster is contacted.
 """
@@ -20,7 +20,7 @@ from pytest_longctx.launchers.kubernetes.object_cleanup import RUN_LABEL
 from pytest_longctx.processes import GRACE_S
 
 PORT = 8000
-"""The port of the engine: each Pod has its own address, so it can be the same everywhere."""
+"""The port of the engine. Each Pod has its own address, so all can use the same port."""
 KEY = "$(LONGCTX_API_KEY)"
 """A placeholder of the API key, which the kubelet replaces."""
 KEY_IN_SECRET = "api-key"  # noqa: S105 - what it is called there
@@ -61,7 +61,7 @@ class Share(NamedTuple):
 
 
 def share(one: Deployment) -> Share:
-    """How the hardware of *one* is distributed over nodes. Raises `LaunchError` if it cannot be distributed evenly."""
+    """Distribute the hardware of *one* over nodes. Raises `LaunchError` if it cannot be distributed evenly."""
     needs = one.needs
     plugin = next((row for row in PLUGINS if needs.kind in row.kinds), NVIDIA)
     if not plugin.resource:
@@ -78,8 +78,8 @@ def share(one: Deployment) -> Share:
 
 def port_of(one: Deployment) -> int:
     """
-    The port of the manifest: that of the deployment's flags, else the usual one. Raises `LaunchError` for
-    what is no port.
+    Return the port of the manifest: from the deployment's flags, else the usual one. Raises `LaunchError` for an
+    invalid port.
     """
     port = one.flags.get("port", PORT)
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
@@ -90,7 +90,7 @@ def port_of(one: Deployment) -> int:
 
 
 def recipe(backend: Backend, one: Deployment, model: str) -> Recipe:
-    """The engine's start inside a Pod, with `KEY` in place of its key. Raises `LaunchError`."""
+    """Return the engine's start inside a Pod, with `KEY` instead of its key. Raises `LaunchError`."""
     if backend.host_flag is None:
         raise LaunchError(
             f"--backend={backend.name} has no option for the listening address (host_flag), which a Pod needs"
@@ -143,7 +143,7 @@ def pod_spec(backend: Backend, one: Deployment, made: Recipe, model: str, key_se
 
 def literal(word: str) -> str:
     """
-    *word* of a manifest, escaped so that the kubelet does not change it.
+    Escape *word* of a manifest so that the kubelet does not change it.
 
     >>> literal("$(date) costs $5"), literal(KEY)
     ('$$(date) costs $5', '$(LONGCTX_API_KEY)')
@@ -153,9 +153,10 @@ def literal(word: str) -> str:
 
 def probes(health: str, port: int, one: Deployment) -> dict[str, Any]:
     """
-    Probes that wait longer than the launcher and than the longest prompt: some engines answer no health check during a prefill.
+    Return probes that wait longer than the launcher and the longest prompt: some engines answer no health check during
+    a prefill.
 
-    Patience is ``periodSeconds`` x ``failureThreshold``.
+    They wait ``periodSeconds`` x ``failureThreshold``.
     """
     boot_s = max(one.timeouts.boot_s, 2 * (one.timeouts.usual_boot_s or 0))
     longest_s = max(boot_s, one.timeouts.request_s(one.max_model_len or 0, 0))
@@ -203,7 +204,7 @@ def _resources(one: Deployment, has: Share) -> dict[str, Any]:
 
 def quantity(gib: float) -> str:
     """
-    *gib* as a Kubernetes quantity, such as ``512Mi``.
+    Convert *gib* to a Kubernetes quantity, such as ``512Mi``.
 
     >>> quantity(10), quantity(0.5)
     ('10Gi', '512Mi')
@@ -212,7 +213,7 @@ def quantity(gib: float) -> str:
 
 
 def _volumes(one: Deployment, model: str) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, str]]]:
-    """Volume and mount of the model, and the variables that point the engine to it."""
+    """Return the volume and mount of the model, and the variables that point the engine to it."""
     shm = {"medium": "Memory", "sizeLimit": quantity(one.docker.shm_gib)}
     yield {"name": "shm", "emptyDir": shm}, {"name": "shm", "mountPath": "/dev/shm"}, {}  # noqa: S108
     folder = Path(model)
@@ -246,7 +247,10 @@ _RAY_PORT = 6379
 
 _JOIN = f'ray start --address="$LWS_LEADER_ADDRESS:{_RAY_PORT}" --block'
 _LEAD = f'ray start --head --port={_RAY_PORT} && "$1" -c "$0" && exec "$@"'
-"""``$0`` waits for the workers; the rest is the engine's command line, whose first word is the interpreter."""
+"""
+Return the shell command of the leader. ``$0`` waits for the workers; the rest is the engine's command line, interpreter
+first.
+"""
 _WAIT = "import ray, time\nray.init('auto')\nwhile sum(each['Alive'] for each in ray.nodes()) < {nodes}: time.sleep(1)"
 
 
@@ -262,7 +266,7 @@ class Owner:
 
 def name_of(one: Deployment, run_id: str | None) -> str:
     """
-    The name of the manifest's objects, limited as a Service's: 63 letters, digits and dashes, a letter first.
+    Return the name of the manifest's objects, limited as a Service's: 63 letters, digits and dashes, a letter first.
 
     >>> from pytest_longctx.deployments.deployment import attached
     >>> name_of(attached("openai"), "0123456789abcdef")
@@ -279,7 +283,7 @@ def key_secret(name: str) -> str:
 
 
 def secrets_to_make(objects: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The commands that create the Secrets of *objects*, with variables in place of secret values."""
+    """Return the commands that create the Secrets of *objects*, with variables instead of secret values."""
     found: dict[str, set[str]] = {}
 
     def look(part: Any) -> None:
@@ -305,7 +309,7 @@ def secrets_to_make(objects: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def downloads(one: Deployment, objects: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A remark if the Pods of *objects* keep no weights, so that each of them downloads the model at each start."""
+    """Return a warning if the Pods of *objects* keep no weights, so that each downloads the model at each start."""
     if '"name": "model", "emptyDir"' not in json.dumps(list(objects)):
         return []
     return [
@@ -318,7 +322,7 @@ def _variable(key: str) -> str:
 
 
 def render(backend: Backend, one: Deployment, model: str, owner: Owner | None = None) -> list[dict[str, Any]]:
-    """The objects that serve *one*, with Secrets only by reference. Raises `LaunchError`."""
+    """Return the objects that serve *one*, with Secrets only by reference. Raises `LaunchError`."""
     owner = owner or Owner()
     name = name_of(one, owner.run_id)
     made = recipe(backend, one, model)
@@ -354,7 +358,7 @@ def metadata(name: str, owner: Owner) -> dict[str, Any]:
 
 
 def _alone(one: Deployment, spec: dict[str, Any], owner: Owner) -> dict[str, Any]:
-    """Limits of a run's Pod: it is never restarted, because its exit is evidence, and it has a deadline."""
+    """Return the limits of a run's Pod. It is never restarted, because its exit is evidence, and it has a deadline."""
     if owner.run_id is None:
         return {"restartPolicy": "Always", **spec}
     return {"restartPolicy": "Never", "activeDeadlineSeconds": round(one.kubernetes.hours * 3600), **spec}
@@ -363,7 +367,7 @@ def _alone(one: Deployment, spec: dict[str, Any], owner: Owner) -> dict[str, Any
 def _leader_worker_set(
     one: Deployment, meta: dict[str, Any], spec: dict[str, Any], nodes: int, *, for_run: bool
 ) -> dict[str, Any]:
-    """One group of *nodes* Pods as one Ray cluster; the first Pod runs the engine."""
+    """Return one group of *nodes* Pods as one Ray cluster. The first Pod runs the engine."""
     if one.flags.get("distributed-executor-backend") != "ray":
         raise LaunchError(
             f"{one.name} needs {nodes} nodes, and only an engine that uses Ray is rendered for several nodes\n"

@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 RUN_LABEL = "pytest-longctx.run"
-"""The label with the boot of an object."""
+"""The label whose value identifies the boot of an object."""
 EXPIRES = "pytest-longctx.expires"
-"""The annotation with the Unix time after which the objects of that boot are not needed."""
+"""The annotation with the Unix time from which the objects of that boot are not needed any more."""
 KINDS: Mapping[str, tuple[str, str]] = {
     "LeaderWorkerSet": ("apis/leaderworkerset.x-k8s.io/v1", "leaderworkersets"),
     "Pod": ("api/v1", "pods"),
@@ -31,13 +31,13 @@ KINDS: Mapping[str, tuple[str, str]] = {
 
 PATIENCE_S = 600.0
 _SETTLED_S = 1.5
-"""Seconds after the last object in which another may appear: its request may still be in progress."""
+"""Seconds after the last object in which another may appear, because its request may still be in progress."""
 _ANSWER_S = 30.0
-"""Seconds between two pieces of an answer."""
+"""Most seconds between two pieces of an answer."""
 _WHOLE_S = 60.0
 """Most seconds for a whole answer."""
 MOST_BYTES = 16 * 2**20
-"""Most bytes of an answer; a list of thousands of objects is smaller."""
+"""Most bytes of an answer. A list of thousands of objects is smaller."""
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -63,12 +63,12 @@ class Api:
         self._pool = client.ApiClient(self.configuration).rest_client.pool_manager
 
     def headers(self) -> dict[str, str]:
-        """The credentials for Kubernetes' API; an expired token is renewed."""
+        """Return the credentials for Kubernetes' API. An expired token is renewed."""
         found = self.configuration.auth_settings().values()
         return {each["key"]: each["value"] for each in found if each["in"] == "header" and each["value"]}
 
     def open(self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> Any:
-        """A response of Kubernetes' API with an unread body. Raises OSError if the API does not answer."""
+        """Return a response of Kubernetes' API with an unread body. Raises OSError if the API does not answer."""
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
 
@@ -149,13 +149,13 @@ def _within(most_s: float, work: Callable[[], Any]) -> Any:
 
 
 def path_of(kind: str, namespace: str, name: str = "") -> str:
-    """The path in Kubernetes' API of objects of *kind*, or of the one called *name*."""
+    """Return the path in Kubernetes' API of all objects of *kind*, or of the one called *name*."""
     group, plural = KINDS[kind]
     return f"{group}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
 
 
 def labelled(api: Api, kind: str, namespace: str, label: str) -> list[dict[str, Any]]:
-    """Every Kubernetes object of *kind* with *label*, or ``label=value``; none if the cluster lacks the kind."""
+    """Return every Kubernetes object of *kind* with *label* or ``label=value``; none if the cluster lacks the kind."""
     status, found = api.call("GET", f"{path_of(kind, namespace)}?{urlencode({'labelSelector': label})}")
     if status >= 500:
         raise ConnectionError(f"HTTP {status}: {found.get('message')}")
@@ -169,7 +169,7 @@ def labelled(api: Api, kind: str, namespace: str, label: str) -> list[dict[str, 
 
 
 def _is_named(row: Any) -> bool:
-    """Whether *row* is a Kubernetes object, as far as this package relies on it."""
+    """Whether *row* has the fields of a Kubernetes object that this package uses."""
     meta = row.get("metadata") if isinstance(row, dict) else None
     if not isinstance(meta, dict) or not isinstance(meta.get("name"), str):
         return False

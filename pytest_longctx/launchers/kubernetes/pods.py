@@ -24,9 +24,12 @@ from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import mask_file, private, remember, shown
 
 SCHEDULE_S = 180.0
-"""Seconds without a node after which a Pod counts as unschedulable: a cluster that adds nodes reports it within this time."""
+"""
+A Pod without a node after so many seconds counts as unschedulable. A cluster that adds nodes reports it within this
+time.
+"""
 MOUNT_S = 60.0
-"""Seconds for which a volume may be missing: a claim is often bound shortly after its Pod is created."""
+"""Seconds for which a volume may be missing. A claim is often bound shortly after its Pod is created."""
 _GROWS = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 
 Object = Mapping[str, Any]
@@ -66,7 +69,7 @@ REMEDIES = (
 _WAITS = re.compile(
     "ImagePullBackOff|ErrImageNeverPull|InvalidImageName|CreateContainer(Config)?Error|RunContainerError"
 )
-"""Reasons for which the kubelet retries without success; ErrImagePull is the first try of several."""
+"""Reasons for which the kubelet retries without success. ErrImagePull is the first of several attempts."""
 _UNSTARTED = ("StartError", "ContainerCannotRun")
 
 
@@ -81,7 +84,7 @@ class Seen:
     exit_code: int | None = None
     oom_killed: bool | None = None
     trouble: str = ""
-    """The reason of the cluster why the Pod will never run."""
+    """The cluster's reason why the Pod will never run."""
     remedy: str = ""
     leader: str | None = None
     """The Pod that serves."""
@@ -92,8 +95,9 @@ class Seen:
 
 def look(pods: Sequence[Object], events: Sequence[Object], waited_s: float) -> Seen:
     """
-    The state of *pods* of one run, from their status and *events*, *waited_s* after their creation. Raises `LaunchError` for
-    what no Pod and no event is.
+    Return the state of *pods* of one run, from their status and *events*, *waited_s* after their creation.
+
+    Raises `LaunchError` for data that is no Pod or event.
     """
     try:
         return _look(pods, events, waited_s)
@@ -147,7 +151,7 @@ def _is_scheduled(status: Object) -> bool:
 
 
 def _troubles(pod: Object, events: Sequence[Object], waited_s: float) -> Iterator[tuple[str, str]]:
-    """Reason and message of all faults of one Pod, the most certain first."""
+    """Return reason and message of all faults of one Pod, the most certain first."""
     status, name = pod.get("status", {}), pod["metadata"]["name"]
     about = [each for each in events if each.get("involvedObject", {}).get("name") == name]
     boxes = status.get("containerStatuses") or []
@@ -179,7 +183,7 @@ def _of_boxes(boxes: Sequence[Object], about: Sequence[Object]) -> Iterator[tupl
 
 
 def _patient(status: Object, about: Sequence[Object], waited_s: float) -> Iterator[tuple[str, str]]:
-    """Faults of a Pod that may resolve by themselves, after their time limit."""
+    """Return faults of a Pod that may resolve by themselves, after their time limit."""
     may_grow = waited_s <= SCHEDULE_S or any(event.get("reason") in _GROWS for event in about)
     for condition in status.get("conditions") or []:
         if condition.get("reason") == "Unschedulable" and condition["status"] == "False" and not may_grow:
@@ -200,13 +204,15 @@ def _remedy(reason: str, pod: Object) -> str:
 
 _LOOK_S = 0.5
 _LOST_S = 30.0
-"""Seconds without an answer of the API after which its Pods count as lost: it may restart, or an address lease may expire."""
+"""
+Pods count as lost after so many seconds without an answer of the API. It may restart, or an address lease may expire.
+"""
 _SETTLE_S = 15.0
-"""Seconds within which a cluster must record a container's exit after its log or a connection ended."""
+"""Most seconds until a cluster records a container's exit after its log or a connection ended."""
 
 
 class Pods(Candidate):
-    """The Pods of one run, watched by two threads: one polls the Pods, one copies the leader's log."""
+    """The Pods of one run. One thread polls them, and one copies the leader's log."""
 
     ours = True
 
@@ -266,8 +272,8 @@ class Pods(Candidate):
 
     def _copy(self) -> None:
         """
-        Copy the log of the leader's Pod into the file; after a broken stream, start again and skip what is in
-        the file.
+        Copy the log of the leader's Pod into the file. After a broken stream, start again and skip what the file
+        already has.
         """
         written = 0
         with LogCopy(self.log) as out:
@@ -299,7 +305,7 @@ class Pods(Candidate):
 
     def exit_code(self) -> int | None:
         """
-        The exit code of the engine in the Pods; None while it runs. Raises `LaunchError` for a failure of the
+        Return the exit code of the engine in the Pods; None while it runs. Raises `LaunchError` for a failure of the
         cluster.
         """
         self._complain()
@@ -314,13 +320,13 @@ class Pods(Candidate):
 
     def new_lines(self) -> Iterator[str]:
         """
-        New complete lines of the Pod's log since the last call; after the engine's exit, also an incomplete
-        last line.
+        Return new complete lines of the Pod's log since the last call. After the engine's exit, also an incomplete last
+        line.
         """
         return self._lines.more(ended=self._log_over.is_set())
 
     def ended(self, wait_s: float) -> Evidence | None:
-        """How the Pod ended, if it ends within *wait_s*. Raises `LaunchError` for a failure of the cluster."""
+        """Return how the Pod ended, if it ends within *wait_s*. Raises `LaunchError` for a failure of the cluster."""
         end = time.monotonic() + wait_s
         while self.seen.exit_code is None and not self.seen.trouble and not self.lost and time.monotonic() < end:
             time.sleep(_LOOK_S / 5)

@@ -1,9 +1,9 @@
 """
-Forward a local port to a Pod's, through the cluster's API, with one web socket for each connection.
+Forward a local port to a Pod's port through the cluster's API, with one web socket for each connection.
 
-It uses the official client's web socket, not its ``portforward``, which reads on while it cannot write and copies its whole
-buffer at each write: a prompt of millions of tokens is tens of megabytes. It does not use ``kubectl port-forward`` either,
-which would be a second program, needed in the right version.
+It uses the official client's web socket but not its ``portforward``. That one keeps reading while it cannot write, and
+copies its whole buffer at each write: a prompt of millions of tokens has tens of megabytes. ``kubectl port-forward``
+would be a second program, needed in the right version.
 """
 
 import select
@@ -54,7 +54,7 @@ class PortForward:
             threading.Thread(target=self._carry, args=(near,), daemon=True).start()
 
     def _carry(self, near: socket.socket) -> None:
-        """Forward both ways until one side closes."""
+        """Forward in both directions until one side closes."""
         with near:
             try:
                 near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -71,7 +71,7 @@ class PortForward:
                 far.close(timeout=0)
 
     def _once(self, near: socket.socket, far: Any) -> bool:
-        """Wait for either side of the forwarded port and forward its data; False at the end."""
+        """Wait for either side of the forwarded port and forward its data. Return False at the end."""
         waiting = isinstance(far.sock, ssl.SSLSocket) and far.sock.pending()
         ready = [far] if waiting else select.select([near, far.sock], [], [])[0]
         if near in ready:
@@ -93,7 +93,7 @@ class PortForward:
         return True
 
     def _open(self) -> Any:
-        """A web socket to the Pod's port, after the greetings of both channels."""
+        """Open a web socket to the Pod's port, and read the greetings of both channels."""
         made = self._api.configuration
         scheme, _, rest = made.host.rstrip("/").partition("://")
         url = f"{'wss' if scheme == 'https' else 'ws'}://{rest}/{self._path}/portforward?ports={self._far_port}"
@@ -109,8 +109,9 @@ class PortForward:
 
 def _web_socket(made: Any, url: str, headers: Mapping[str, str]) -> Any:
     """
-    A web socket to *url* with the credentials in *headers*, as the official client makes it, but one that follows no redirect:
-    that would send them to another address.
+    Open a web socket to *url* with the credentials in *headers*, as the official client does, but follow no redirect.
+
+    A redirect would send the credentials to another address.
     """
     from kubernetes.stream.ws_client import websocket_proxycare
     from websocket import WebSocket

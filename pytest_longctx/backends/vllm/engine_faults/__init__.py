@@ -1,14 +1,12 @@
 """
 A vLLM plugin that plants one fault in a running engine, to test the tests. Never use it on a server that others use.
 
-`write_plugin` makes a folder for PYTHONPATH. vLLM loads this package from there in each of its processes, as a general plugin.
-The name of a fault in the file that `CONTROL` names arms it while the server runs; an empty file disarms it. The package runs in
-the engine's environment, so that its modules import only the standard library at their tops.
+`write_plugin` makes a folder for PYTHONPATH. Each process of vLLM loads this package from there as a general plugin.
+`CONTROL` names a file. To turn a fault on while the server runs, write its name to that file; an empty file turns it
+off. The package runs in the engine's environment, so its modules import only the standard library at the top.
 
-    scheduler  which blocks a request gets, and what is reported of them
-    attention  what attention stores and reads
-    runner     the rows of a batch, their positions and logits, the drafts, and transfers
-    states     the states of recurrent layers
+scheduler which blocks a request gets, and what is reported of them attention what attention stores and reads runner the
+rows of a batch, their positions and logits, the drafts, and transfers states the states of recurrent layers
 """
 
 import os
@@ -69,11 +67,11 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "nan": "a value of the last layer is stored as NaN",
     }
 )
-"""Each fault and what it does."""
+"""Maps each fault to its description."""
 
 
 def armed() -> str:
-    """Name of the engine fault that is armed now; empty for none."""
+    """Name of the fault that is on now; empty if none is."""
     path = os.environ.get(CONTROL, "")
     try:
         return Path(path).read_text(encoding="utf-8").strip() if path else ""
@@ -82,15 +80,12 @@ def armed() -> str:
 
 
 def wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace the engine's function *name* of *owner* by what *make* makes of it, to plant a fault."""
+    """Plant a fault: replace the function *name* of *owner* by the one that *make* returns for it."""
     setattr(owner, name, make(getattr(owner, name)))
 
 
 def write_plugin(folder: Path) -> dict[str, str]:
-    """
-    Write the plugin of engine faults and its control file into *folder*; return the environment variables of
-    a server with it.
-    """
+    """Write the plugin and its control file into *folder*. Return the environment variables for a server with it."""
     info, package = folder / f"{_MODULE}-0.dist-info", folder / _MODULE
     for each in (info, package):
         each.mkdir(parents=True, exist_ok=True)
@@ -104,7 +99,7 @@ def write_plugin(folder: Path) -> dict[str, str]:
 
 
 def install() -> None:
-    """Wrap the engine's functions with all faults; vLLM calls it in each process."""
+    """Wrap the engine's functions with all faults. vLLM calls this in each process."""
     from . import attention, runner, scheduler, states
 
     for module in (scheduler, attention, runner, states):

@@ -1,4 +1,4 @@
-"""Faults of what attention stores and reads."""
+"""Faults in the KV cache entries that attention writes and reads."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _AT_BORDER = 4
 
 
 def install() -> None:
-    """Wrap the attention of vLLM's CPU build with faults of what it stores and reads."""
+    """Wrap the attention of vLLM's CPU build with faults in the entries that it writes and reads."""
     from vllm.v1.attention.backends import cpu_attn
 
     wrap(cpu_attn.CPUAttentionMetadataBuilder, "build", _building)
@@ -51,7 +51,7 @@ def _storing(true: Any) -> Any:
 
 
 def _slots(fault: str, slots: Any) -> Any:
-    """The attention cache's *slots* without those that *fault* does not store; None if it stores all."""
+    """Return *slots* of the attention cache without those that *fault* leaves unwritten; None if all are written."""
     if fault not in ("last-of-chunk-lost", "answer-not-stored"):
         return None
     made = _metadata()
@@ -66,7 +66,7 @@ def _slots(fault: str, slots: Any) -> Any:
 
 
 def _metadata() -> Any:
-    """The attention metadata of the batch that is computed now; None while the engine warms up."""
+    """The attention metadata of the current batch; None while the engine warms up."""
     from vllm.forward_context import get_forward_context
 
     found = get_forward_context().attn_metadata
@@ -101,13 +101,13 @@ def _is_last(layer: Any) -> bool:
 
 
 def _hit(made: Any) -> bool:
-    """Whether attention reads a prompt behind tokens that were computed before: a hit, or a later chunk."""
+    """Whether attention computes a prompt after tokens that were computed before: a cache hit, or a later chunk."""
     read = made.query_start_loc[1:] - made.query_start_loc[:-1]
     return bool(((read > 1) & (made.seq_lens[: read.shape[0]] > read)).any())
 
 
 def _table(fault: str, made: Any, size: int) -> Any:
-    """The block table that attention reads by, of *made*, with the entries that *fault* changes."""
+    """Return the block table for attention: *made*, with the entries that *fault* changes."""
     table, lengths = made.block_table, made.seq_lens
     requests = int(lengths.shape[0])
     if fault == "swapped-requests" and requests > 1:
@@ -126,8 +126,9 @@ def _table(fault: str, made: Any, size: int) -> Any:
 
 def _misread(fault: str, length: int, read: list[int], row: int, size: int) -> bool:
     """
-    Whether *fault* makes attention read a wrong block for the request in *row*, of *length* tokens; *read*
-    are the new tokens of all.
+    Whether *fault* makes attention read a wrong block for the request in *row* with *length* tokens.
+
+    *read* has the new tokens of all requests.
     """
     if length <= 2 * size:
         return False

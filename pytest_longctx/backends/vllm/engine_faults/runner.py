@@ -1,4 +1,4 @@
-"""Faults of the rows of a batch, their positions and logits, of drafts, and of transfers."""
+"""Faults in the rows of a batch, in positions and logits, in drafts, and in transfers."""
 
 from typing import Any
 
@@ -31,10 +31,7 @@ def _forward(true: Any) -> Any:
 
 
 def _positions(positions: Any) -> Any:
-    """
-    The model runner's *positions*, each one too high for a prompt that is read behind tokens that were
-    computed before.
-    """
+    """Return the model runner's *positions*, each one too high for a prompt after tokens that were computed before."""
     from vllm.forward_context import get_forward_context
 
     made = next(

@@ -1,4 +1,4 @@
-"""Faults of the blocks that a request gets, and of what is reported of them."""
+"""Faults in the blocks of a request, and in the reported figures about them."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def _damaged(fault: str, groups: list[list[Any]], pool: Any) -> list[list[Any]] 
 
 
 def _wrap_hashes() -> None:
-    """Wrap the scheduler's hashing of blocks with faults of the keys by which blocks are found."""
+    """Wrap the scheduler's hashing of blocks with faults in the keys that identify blocks."""
     from vllm.v1.core import kv_cache_utils
 
     def keys(true: Any) -> Any:
@@ -97,7 +97,7 @@ def _wrap_pool() -> None:
 
 
 def _wrap_usage() -> None:
-    """Wrap the output of requests with faults of the cached tokens that are reported."""
+    """Wrap the output of requests with faults in the reported cached tokens."""
     from vllm.v1.engine import output_processor
 
     def make(true: Any) -> Any:
@@ -114,7 +114,7 @@ def _wrap_usage() -> None:
 
 
 def _wrap_requests() -> None:
-    """Wrap the scheduler with faults of requests that share the block pool, are preempted, or are abandoned."""
+    """Wrap the scheduler with faults for requests that share the block pool, are preempted, or are cancelled."""
     from vllm.v1.core.kv_cache_manager import KVCacheManager
     from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -164,7 +164,7 @@ def _give_twice(manager: Any, request: str) -> None:
 
 
 def _cache_beyond(manager: Any, request: Any) -> None:
-    """Let the cache find the first block of *request* under the key of the first block that was not computed."""
+    """Store the first block of *request* under the key of the first block that was not computed."""
     from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
 
     for number, group in enumerate(manager.coordinator.single_type_managers):

@@ -1,4 +1,4 @@
-"""Faults of the states of recurrent layers."""
+"""Faults in the states of recurrent layers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from . import armed, wrap
 
 
 def install() -> None:
-    """Wrap the metadata and the convolution of Mamba2 with faults of recurrent states."""
+    """Wrap the metadata and the convolution of Mamba2 with faults in recurrent states."""
     from vllm.model_executor.layers.mamba import mamba_mixer2
     from vllm.v1.attention.backends.mamba2_attn import Mamba2AttentionMetadataBuilder
 
