@@ -45,7 +45,7 @@ class PromptError(LongctxError):
 
 
 class NoExactTextError(PromptError):
-    """A text has no end with which it has exactly that length; another text may have one."""
+    """A text has no end that gives exactly that length. Another text may have one."""
 
 
 class LaunchError(LongctxError):
@@ -61,7 +61,7 @@ class BootError(LongctxError):
         self.log = log
 
     def with_rows(self, word: str, rows: Iterable[str]) -> "BootError":
-        """The error with *rows*, each after *word*, before its remedy."""
+        """Return the error with *rows*, each after *word*, before its remedy."""
         head, remedy, rest = str(self).rpartition("\n  try ")
         more = "".join(f"\n  {word:<8} {row}" for row in rows)
         return BootError(f"{head}{more}{remedy}{rest}", self.observation, self.log) if more and remedy else self

@@ -38,8 +38,9 @@ def kept() -> Path:
 
 def write(path: Path, text: str) -> None:
     """
-    Write *text* to the output file at *path*, and make its folder. Raises `OSError`, also for a pipe that no
-    process reads, which would be waited for without end.
+    Write *text* to the output file at *path*, and create its folder.
+
+    Raises `OSError`, also for a pipe that no process reads: writing to it would wait without end.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", opener=without_waiting) as file:
@@ -48,10 +49,10 @@ def write(path: Path, text: str) -> None:
 
 def without_waiting(name: str, flags: int) -> int:
     """
-    Open the file or pipe *name*; for ``open(..., opener=without_waiting)``. A pipe that no process writes to
-    is read as empty.
+    Open the file or pipe *name*; for ``open(..., opener=without_waiting)``. A pipe that no process writes to is read as
+    empty.
 
-    Raises `OSError` for a pipe to write to that no process reads, and for a device to read, which may have no end.
+    Raises `OSError` for writing to a pipe that no process reads, and for reading from a device, which may have no end.
     """
     found = os.open(name, flags | os.O_NONBLOCK, 0o666)
     mode = os.fstat(found).st_mode

@@ -1,9 +1,9 @@
 """
 Filter foreign text before it is written: mask secrets, and make the text of a server or a log safe to print.
 
-`masked` hides secrets in every form in which a server, a shell or Python repeats them. `shown` also makes control characters
-visible, and keeps CI systems from reading a line as one of their commands. Every way out uses one of them: terminal, JUnit XML,
-results, HTML, annotations, boot logs and the command that repeats a boot.
+`masked` hides secrets in every form in which a server, a shell or Python repeats them. `shown` also makes control
+characters visible, and prevents CI systems from reading a line as a command. All output uses one of them: terminal,
+JUnit XML, results, HTML, annotations, boot logs and the command that repeats a boot.
 """
 
 import html
@@ -43,24 +43,24 @@ _IN_TEXT = tuple(
         rf"(\"auth\\*\"[ \t]?:[ \t]?{_QUOTE})[A-Za-z0-9+/=]{{8,}}",  # of Docker's config.json
     )
 )
-"""Secrets that nothing but their own text tells: by the name that stands before them, or by their form."""
+"""Secrets that are recognised in text alone: by the name before them, or by their form."""
 _HINTS = (
     *("api_key", "api-key", "apikey", "auth_token", "auth-token", "access_token", "access-token", "hf_", "hf-token"),
     *("passw", "secret", "authorization", "bearer ", "sk-", "_token=", "_access_key=", "-token ", "--token"),
     *("nvapi-", "gho_", "ghp_", "ghs_", "ghu_", "eyj", '"auth'),
 )
-"""Parts of text without one of which no pattern of `_IN_TEXT` matches: logs are large, and these are faster to look for."""
+"""Text without any of these parts has no match of `_IN_TEXT`. Logs are large, and this search is faster."""
 
 HIDDEN = "***"
 _SHORTEST: Final = 4
-"""Shorter values are no secrets, and masking them would damage other text."""
+"""Shorter values are not secrets. Masking them would damage other text."""
 _SHORTEST_KNOWN: Final = 8
-"""The same for secrets that are masked in all text of the process, and not only in that of their server."""
+"""The same limit for secrets that are masked in all text of the process, not only in that of their server."""
 _SHORTEST_CORE: Final = 10
-"""Letters of a Base64 form that must remain when those that depend on its neighbours are cut off."""
+"""Letters of a Base64 form that must remain after those that depend on its neighbours are cut off."""
 
 _SHORTEST_PIECE: Final = 6
-"""Letters of a form that are a piece of it if they stand at the end of a line, before a quote or beside dots."""
+"""A piece of a secret needs so many letters if it is at the end of a line, before a quote or beside dots."""
 
 _LONGEST_LINE: Final = 2**20
 
@@ -68,19 +68,20 @@ _KNOWN: dict[str, None] = {}
 
 
 def remember(secrets: Iterable[str]) -> None:
-    """Mask *secrets* from now on in everything that this process writes. Values of fewer than 8 characters are left out."""
+    """Mask *secrets* from now on in everything that this process writes. Values of fewer than 8 characters are ignored."""
     _KNOWN.update(dict.fromkeys(secret for secret in secrets if len(secret.strip()) >= _SHORTEST_KNOWN))
 
 
 def forget() -> None:
-    """Forget every secret that is masked; for tests, which have secrets of their own."""
+    """Forget every masked secret; for tests that have their own secrets."""
     _KNOWN.clear()
 
 
 def secret_values(env: Mapping[str, str], argv: Iterable[str] = ()) -> tuple[str, ...]:
     """
-    Return the secret values in *env* and *argv* that must be masked, longest first. A login in an address is one, whatever
-    the name of its variable is.
+    Return the secret values in *env* and *argv* that must be masked, longest first.
+
+    A login in an address is a secret, whatever the name of its variable is.
     """
     values = {value for name, value in env.items() if _SECRET_NAME.search(name)}
     values |= {part for value in env.values() for part in passwords(value)}
@@ -159,7 +160,7 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
 
 @lru_cache(maxsize=64)
 def _forms_of(secrets: tuple[str, ...]) -> tuple[str, ...]:
-    """Every written form of *secrets* to mask, longest first."""
+    """Return every written form of *secrets* to mask, longest first."""
     parts = {part for secret in secrets for part in (secret, secret.strip(), *_long_lines(secret))}
     forms = {form for part in parts if len(part) >= _SHORTEST for form in _forms(part)}
     return tuple(sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True))
@@ -194,7 +195,7 @@ def _without_pieces(part: str, forms: tuple[str, ...], pieces: frozenset[str]) -
 
 
 def _shared(form: str, text: str, least: int, *, at_end: bool) -> int:
-    """The letters at the end of *form* with which *text* begins, or those at its start with which *text* ends."""
+    """Return the letters at the end of *form* with which *text* begins, or those at its start with which *text* ends."""
     for size in range(min(len(form) - 1, len(text)), least - 1, -1):
         piece = form[-size:] if at_end else form[:size]
         if (text.startswith(piece) if at_end else text.endswith(piece)) and len(set(piece)) >= _LETTERS:
@@ -203,12 +204,15 @@ def _shared(form: str, text: str, least: int, *, at_end: bool) -> int:
 
 
 _LETTERS: Final = 3
-"""Different letters of a piece; fewer are a drawn line."""
+"""Fewest different letters of a piece. Fewer are a drawn line."""
 
 
 @lru_cache(maxsize=64)
 def _cut_forms(secrets: tuple[str, ...]) -> tuple[str, ...]:
-    """The forms of those *secrets* whose pieces are masked. The pieces of a path or an address are in all kinds of text."""
+    """
+    Return the forms of those *secrets* whose pieces are masked. Pieces of a path or an address occur in all kinds of
+    text.
+    """
     return _forms_of(tuple(each for each in secrets if not _PLACE.match(each) and len(each) >= _SHORTEST_KNOWN))
 
 
@@ -217,13 +221,16 @@ _PLACE: Final = re.compile(r"[/~.]|[a-z+]{2,9}://")
 
 @lru_cache(maxsize=64)
 def _pieces_of(forms: tuple[str, ...]) -> frozenset[str]:
-    """Every piece of *forms* of the least size: most text has none of them at its edges, and needs no longer look."""
+    """Return every piece of *forms* of the least size. Most text has none at its edges and needs no longer search."""
     size = _SHORTEST_PIECE
     return frozenset(form[at : at + size] for form in forms for at in range(len(form) - size + 1))
 
 
 def _long_lines(secret: str) -> Iterator[str]:
-    """The lines of a secret that has several, such as a PEM file, to mask each: a log shows one at a time."""
+    """
+    Return the lines of a secret of several lines, such as a PEM file. Each is masked, because a log shows one at a
+    time.
+    """
     lines = secret.splitlines()
     yield from (line for line in lines if len(lines) > 1 and len(line) >= 2 * _SHORTEST_KNOWN)
 
@@ -295,7 +302,7 @@ def cleaned(value: Any, secrets: Iterable[str] = ()) -> Any:
 
 
 def private(path: Path) -> None:
-    """Create the file at *path*, or limit it to its user: another program writes secrets to it until `mask_file`."""
+    """Create the file at *path*, or restrict it to its user: another program writes secrets to it until `mask_file`."""
     path.touch(mode=0o600)
     path.chmod(0o600)
 

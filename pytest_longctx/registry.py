@@ -19,7 +19,7 @@ DEVICES: Final = (
     DeviceMake("trn", "pytest_longctx.devices.neuron:NeuronMonitor", "neuron-monitor on the path"),
     DeviceMake("", "pytest_longctx.devices.nvidia:Nvml", "pip install 'pytest-longctx[nvidia]'"),
 )
-"""Device makes by name. Hardware names without a matching prefix are NVIDIA's."""
+"""Device makes by name. Hardware names without a known prefix are NVIDIA's."""
 
 
 # Given as text, so that a run imports only the class it uses.

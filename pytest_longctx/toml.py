@@ -50,13 +50,13 @@ VersionRange = Annotated[str, AfterValidator(_version_range)]
 
 
 _LARGEST_BYTES: Final = 4 * 2**20
-"""Size of a TOML file that is read; the largest here has 0.1 MB."""
+"""Largest TOML file that is read. The largest here has 0.1 MB."""
 _DEEPEST: Final = 32
 _MOST_VALUES: Final = 1_000_000
-"""Keys and values of one file. A file of 4 MiB cannot have more, unless it repeats some by aliases."""
+"""Most keys and values of one file. A file of 4 MiB cannot have more, unless aliases repeat some."""
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 _SHOWN: Final = 200
-"""Characters of a key or a value in a message."""
+"""Most characters of a key or a value in a message."""
 _MOST_ERRORS: Final = 20
 
 
@@ -98,8 +98,10 @@ def bytes_of(path: Path, most_bytes: int | None = None) -> bytes:
 
 def refuse_unsound(content: Any, deepest: int = _DEEPEST) -> None:
     """
-    Raise `ValueError` for what TOML, YAML and JSON allow and no table here can mean: NUL, lone surrogates, infinity, integers of
-    more than 64 bits, more than *deepest* levels, and aliases of YAML that stand for more than `_MOST_VALUES` values.
+    Raise `ValueError` for values that TOML, YAML and JSON allow and no table here can mean.
+
+    These are NUL, lone surrogates, infinity, integers of more than 64 bits, more than *deepest* levels, and aliases of
+    YAML that stand for more than `_MOST_VALUES` values.
     """
     todo: list[tuple[str, Any, int]] = [("", content, 0)]
     for _ in range(_MOST_VALUES):
@@ -121,7 +123,7 @@ def refuse_unsound(content: Any, deepest: int = _DEEPEST) -> None:
 
 
 def _unsound(value: object) -> str:
-    """Why no table can mean *value*; empty if it can."""
+    """Explain why no table can mean *value*; empty if it can."""
     if isinstance(value, str) and _NO_TEXT.search(value):
         return "a text with NUL or half of a character"
     if isinstance(value, float) and not math.isfinite(value):

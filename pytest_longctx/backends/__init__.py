@@ -246,12 +246,7 @@ class Backend:
         return ""
 
     def unsized(self, deployment: Deployment, shape: Shape) -> tuple[str, ...]:
-        """
-        Return the flags of *deployment* that `predict` reads and whose memory it does not know for this *shape*.
-
-        Flags of *deployment* that the backend's `predict` looks at and whose memory it does not know for this
-        *shape*.
-        """
+        """Return the flags of *deployment* that `predict` reads and whose memory it does not know for this *shape*."""
         return ()
 
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:

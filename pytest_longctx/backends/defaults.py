@@ -37,12 +37,7 @@ def settle(one: Deployment, backend: Backend, here: Machine) -> Deployment:
 def without_superseded(
     every: Sequence[Deployment], there: Hardware | None, version: str | None = None
 ) -> tuple[Deployment, ...]:
-    """
-    Filter *every* deployment: drop one for any GPU if another serves the same model on exactly the GPUs of *there*.
-
-    *every* deployment except those for any GPU where another serves the same model on exactly the GPUs of
-    *there*.
-    """
+    """Filter *every* deployment: drop one for any GPU if another serves the same model on exactly the GPUs of *there*."""
     return tuple(one for one in every if not any(_supersedes(each, one, there, version) for each in every))
 
 

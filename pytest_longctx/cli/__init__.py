@@ -1,7 +1,8 @@
 """
 Console command ``longctx``: every task except test runs.
 
-A plan imports less than the others, so its parser stands alone; every other name here is imported at its first use.
+`longctx plan` imports less than the others, so its parser is separate. Every other name here is imported at its first
+use.
 """
 
 import argparse
@@ -22,7 +23,7 @@ __all__ = ["catalogues", "commands", "docker", "kubernetes", "main", "process", 
 
 
 _INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
+"""Exit code after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
 
 def __getattr__(name: str) -> Any:
@@ -39,8 +40,9 @@ def _plan_alone() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    Run one subcommand of the ``longctx`` console. Returns its exit code: 0 on success, 1 for a red result, 2
-    on an error, 130 after Ctrl-C; see docs/reference/console.md.
+    Run one subcommand of the ``longctx`` console and return its exit code.
+
+    The code is 0 on success, 1 for a red result, 2 on an error, 130 after Ctrl-C; see docs/reference/console.md.
     """
     words = sys.argv[1:] if arguments is None else arguments
     remember(secret_values(os.environ, words))
@@ -85,7 +87,7 @@ def _run(words: list[str]) -> int:
 
 
 def _flushed(status: int) -> int:
-    """Return *status* after the output has been written. Raises `OSError` if it cannot be, as on a full disk."""
+    """Return *status* after the output has been written. Raises `OSError` if that fails, for example on a full disk."""
     if sys.stdout is not None:  # None: it was closed when the program started
         sys.stdout.flush()
     return status
@@ -103,7 +105,7 @@ def _failed(message: str) -> int:
 
 
 def _discard_output() -> None:
-    """Drop what standard output could not take: the interpreter would try to write it again at its end."""
+    """Discard the output that standard output could not take. The interpreter would try to write it again at exit."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``longctx certify``: what an endpoint really serves."""
+"""``longctx certify``: check an endpoint and report what it serves."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -41,7 +41,7 @@ def certify(given: Namespace) -> int:
 
 
 def _confirm(wanted: run.Wanted, host: str, *, yes: bool) -> None:
-    """Print what certifying the endpoint will send, and ask for consent. Raises `UsageError` without a yes."""
+    """Print what will be sent to the endpoint, and ask for consent. Raises `UsageError` without a yes."""
     print(shown("\n".join(run.plan(wanted, host))), file=sys.stderr, flush=True)
     if yes:
         return

@@ -66,9 +66,10 @@ long-context:
 
 def made(ci: str, folder: Path, backend: Backend, command: str) -> dict[Path, str]:
     """
-    The file of the *ci* system (``github``, ``gitlab`` or ``none``) for *folder*, at the root of its repository.
+    Return the file for the *ci* system (``github``, ``gitlab`` or ``none``) and *folder*, at the root of its
+    repository.
 
-    *command* is ``pytest``, or a command that names its folder and is typed where ``longctx init`` was.
+    *command* is ``pytest``, or a command that names its folder and runs from the folder of ``longctx init``.
     """
     if ci == "none":
         return {}
@@ -97,6 +98,6 @@ def made(ci: str, folder: Path, backend: Backend, command: str) -> dict[Path, st
 
 
 def _root(folder: Path) -> Path:
-    """The root of the repository that *folder* is in; itself if it is in none."""
+    """Return the root of the repository that contains *folder*; *folder* itself if there is none."""
     here = folder.absolute()
     return next((each for each in (here, *here.parents) if (each / ".git").exists()), here)

@@ -1,7 +1,7 @@
 """
 ``longctx --print-completion``: a shell's completion of commands, options and files.
 
-The script is written once, so that a TAB starts no Python. It knows what the parser knows.
+The script is written once and contains what the parser knows, so a TAB starts no Python.
 """
 
 from argparse import Action, ArgumentParser, Namespace, _SubParsersAction
@@ -36,7 +36,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def script(parser: ArgumentParser, shell: str) -> str:
-    """The completion of *parser* for *shell*. Raises `UsageError` if shtab is not installed."""
+    """Return the completion of *parser* for *shell*. Raises `UsageError` if shtab is not installed."""
     try:
         import shtab  # noqa: PLC0415 - an extra
     except ImportError:
@@ -48,7 +48,7 @@ def script(parser: ArgumentParser, shell: str) -> str:
 
 
 def _actions(parser: ArgumentParser) -> Iterator[Action]:
-    """Every argument of *parser* and of its subcommands."""
+    """Yield every argument of *parser* and of its subcommands."""
     for action in parser._actions:  # noqa: SLF001 - argparse has no public list
         yield action
         if isinstance(action, _SubParsersAction):

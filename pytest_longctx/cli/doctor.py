@@ -1,4 +1,4 @@
-"""``longctx doctor``: what can be judged on this machine, what is missing, and the cure of each."""
+"""``longctx doctor``: what can be judged on this machine, what is missing, and how to fix it."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -31,7 +31,7 @@ class Judgeable:
     version: str | None
     deployments: tuple[str, ...]
     of: int
-    """Number of deployments of that backend."""
+    """Number of deployments for that backend."""
 
     def __str__(self) -> str:
         version = f" {self.version}" if self.version else ""
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: Namespace) -> int:
-    """Print what was found. Returns 1 if no engine (or not the wanted one) can be judged as a process here, else 0."""
+    """Print the result. Return 1 if no engine (or not the wanted one) can be judged as a process here, else 0."""
     if given.backend is not None and given.backend not in registry.BACKENDS:
         raise UsageError(unknown("backend", given.backend, registry.BACKENDS))
     folders = paths.data(given.data, "--data")
@@ -68,7 +68,7 @@ def run(given: Namespace) -> int:
 
 
 def _usable(installed: list[Backend], wanted: str | None) -> list[Backend]:
-    """The backends to count: the wanted one if it can be used, else those whose engine is installed."""
+    """Return the backends to count: the wanted one if it can be used, else those with an installed engine."""
     if wanted is None:
         return installed
     made = backends.named(wanted)
@@ -77,7 +77,7 @@ def _usable(installed: list[Backend], wanted: str | None) -> list[Backend]:
 
 
 def judgeable(made: Backend, known: Iterable[Deployment], machine: Machine) -> Judgeable:
-    """What of the backend *made* can be judged on *machine*, by hardware and version."""
+    """Count what *machine* can judge with the backend *made*, by hardware and version."""
     ours = [one for one in known if one.backend == made.name]
     version = None
     if made.package is not None:
@@ -91,14 +91,14 @@ def _takes(one: Deployment, version: str | None) -> bool:
 
 
 def verdict(checks: Iterable[Check], usable: Iterable[Judgeable]) -> bool:
-    """Whether anything can be judged: nothing is wrong, and an engine with a fitting deployment is installed."""
+    """Whether anything can be judged: nothing is wrong, and an engine with a suitable deployment is installed."""
     return all(check.word != "wrong" for check in checks) and any(one.deployments for one in usable)
 
 
 def lines(
     found: Mapping[str, Any], usable: Iterable[Judgeable], *, fine: bool, wanted: str | None = None
 ) -> Iterator[str]:
-    """The page of the doctor for a terminal: the answer, then every check."""
+    """Return the doctor's output for a terminal: the answer, then every check."""
     rows = [str(one) for one in usable]
     yield "can be judged here:" if fine else "nothing can be judged here yet:"
     yield from (f"  {row}" for row in rows)
@@ -112,7 +112,7 @@ def lines(
 
 
 def as_json(found: Mapping[str, Any], usable: Iterable[Judgeable], *, fine: bool) -> dict[str, Any]:
-    """The page of the doctor as one JSON object."""
+    """Return the doctor's output as one JSON object."""
     return {
         "ok": fine,
         "judgeable": [asdict(one) for one in usable],

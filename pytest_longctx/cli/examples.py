@@ -59,11 +59,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""Command lines by command. The plan has its own, in `pytest_longctx.cli.plans`."""
+"""Command lines by command. `pytest_longctx.cli.plans` has those of the plan."""
 
 
 def add(parsers: Mapping[str, ArgumentParser]) -> None:
-    """End the help of each command in *parsers* with its examples."""
+    """Add the examples of each command in *parsers* to the end of its help."""
     for name, parser in parsers.items():
         if name in EXAMPLES:
             parser.epilog = "examples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[name])

@@ -32,12 +32,12 @@ TEMPLATES: Mapping[str, str] = MappingProxyType(
         "miniature-sglang": "miniature-sglang",
     }
 )
-"""The shipped deployment that the first one of each backend is made of."""
+"""The shipped deployment from which the first one of each backend is made."""
 
 _PROMPT_TOKENS: Final = 10_000
 _OUTPUT_TOKENS: Final = 32
 _RUNS: Final = 5
-"""Enough for a spread; see `pytest_longctx.cli.tolerance`."""
+"""Number of repetitions, enough to measure a spread; see `pytest_longctx.cli.tolerance`."""
 _FINDING: Final = "FIRST-0001"
 
 
@@ -58,7 +58,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: Namespace) -> int:
-    """Write the files, and print what to do next. Raises `UsageError` if one is there."""
+    """Write the files, and print what to do next. Raises `UsageError` if one of them exists."""
     name = given.backend or default_backend()
     one = first_deployment(name, given.model, given.max_model_len)
     finding = first_finding(one)
@@ -84,7 +84,7 @@ def run(given: Namespace) -> int:
 
 
 def default_backend() -> str:
-    """The first engine that is installed here for this machine's devices; else the miniature, which needs none."""
+    """Return the first installed engine for this machine's devices; without any, the miniature, which needs none."""
     hardware = detect().hardware
     gpu = hardware is not None and hardware.is_gpu
     wanted = ("vllm", "sglang", "vllm-rocm") if gpu else ("vllm-cpu",)
@@ -100,7 +100,7 @@ def _installed(name: str) -> bool:
 
 
 def first_deployment(backend: str, model: str | None = None, max_model_len: str | None = None) -> Deployment:
-    """The first deployment of *backend*: a shipped one under a name of its own, with another *model* if one is given."""
+    """Return the first deployment of *backend*: a shipped one with a new name, and with another *model* if given."""
     if backend not in TEMPLATES:
         raise UsageError(unknown("backend", backend, TEMPLATES))
     shipped = deployment.load_all((paths.suites() / "deployments",))[TEMPLATES[backend]]
@@ -117,7 +117,7 @@ def first_deployment(backend: str, model: str | None = None, max_model_len: str 
 
 
 def _served(shipped: Deployment, model: str, max_model_len: str | None) -> dict[str, Any]:
-    """The keys of a deployment that serves *model* in place of the *shipped* one's."""
+    """Return the keys of a deployment that serves *model* instead of the *shipped* one's model."""
     if shipped.backend not in registry.BACKENDS or backends.named(shipped.backend).shares_machine:
         raise UsageError(f"--model: {shipped.backend} serves no model")
     if max_model_len is None:
@@ -141,7 +141,7 @@ def _served(shipped: Deployment, model: str, max_model_len: str | None) -> dict[
 
 
 def first_finding(one: Deployment) -> Finding:
-    """The first finding: a prompt is served on the deployment *one*, several times, after one to warm up."""
+    """Return the first finding: the deployment *one* serves a prompt several times, after one warm-up."""
     longest = one.max_model_len or min(one.context_lengths, default=_PROMPT_TOKENS + _OUTPUT_TOKENS)
     length = min(_PROMPT_TOKENS, longest - _OUTPUT_TOKENS)
     today = dt.datetime.now(dt.UTC).date()
@@ -160,9 +160,9 @@ def first_finding(one: Deployment) -> Finding:
 
 def pytest_settings(folder: Path, one: Deployment) -> tuple[dict[Path, str], str]:
     """
-    A ``pytest.ini`` by which ``pytest`` alone judges the findings of *folder*, and the command to type.
+    Return a ``pytest.ini`` with which ``pytest`` alone judges the findings of *folder*, and the command to type.
 
-    A project that has settings of pytest keeps them: then there is no file, and the command has all options.
+    A project with pytest settings keeps them. Then there is no file, and the command has all options.
     """
     if _has_settings(folder):
         typed = (
@@ -183,7 +183,7 @@ longctx_deployment = {one.name}
 
 
 def _has_settings(folder: Path) -> bool:
-    """Whether pytest already finds its settings in *folder*. Raises `TableError` for a wrong ``pyproject.toml``."""
+    """Whether pytest already finds settings in *folder*. Raises `TableError` for a wrong ``pyproject.toml``."""
     if any((folder / name).exists() for name in ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml")):
         return True
     settings = folder / "pyproject.toml"

@@ -1,4 +1,4 @@
-"""``longctx list`` and ``longctx show``: what is known by name, of the package and of a project's own folders."""
+"""``longctx list`` and ``longctx show``: everything with a name, in the package and in a project's own folders."""
 
 import inspect
 import json
@@ -31,21 +31,21 @@ _SIMILAR: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that has a name."""
+    """One named thing."""
 
     kind: str
-    """In the singular: finding, deployment, backend, marker, measure or signature."""
+    """Its kind, in the singular: finding, deployment, backend, marker, measure or signature."""
     name: str
     title: str
     facts: Mapping[str, Any]
-    """What is known of it, as JSON."""
+    """Its data, as JSON."""
 
     def as_json(self) -> dict[str, Any]:
-        """The entry as one JSON object."""
+        """Return the entry as one JSON object."""
         return {"kind": self.kind, "name": self.name, "title": self.title, **self.facts}
 
     def lines(self) -> Iterator[str]:
-        """The entry for a terminal: its title, then one line for each fact."""
+        """Return the entry for a terminal: its title, then one line for each fact."""
         yield f"{self.kind} {self.name}: {self.title}"
         rows = list(_flat(self.facts))
         width = max((len(key) for key, _ in rows), default=0)
@@ -81,7 +81,7 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str
 
 
 def _table(one: BaseModel, *without: str) -> dict[str, Any]:
-    """What a file sets of the table *one*, as JSON."""
+    """Return the keys that the file of the table *one* sets, as JSON."""
     return one.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=set(without))
 
 
@@ -94,7 +94,7 @@ def _findings(data: Data) -> Iterator[Entry]:
 
 
 def _run_of(one: Finding, deployed: Mapping[str, str]) -> str:
-    """The command that judges the finding *one*, with a backend that can."""
+    """Return the command that judges the finding *one*, with a suitable backend."""
     named = [deployed[name] for name in one.scope.deployment if name in deployed]
     backend = next(iter((*one.scope.backend, *named)), "NAME")
     if one.question == "certified":
@@ -167,7 +167,7 @@ KINDS: Mapping[str, Callable[[Data], Iterator[Entry]]] = MappingProxyType(
         "signatures": _signatures,
     }
 )
-"""What can be listed, by the word for it."""
+"""Functions that list a kind, by its name."""
 
 
 def add(commands: Any) -> None:
@@ -189,7 +189,7 @@ def add(commands: Any) -> None:
 
 
 def entries(kind: str, data: Data) -> list[Entry]:
-    """Everything of the *kind*, a key of `KINDS`, in *data*. Raises `TableError` for a wrong file."""
+    """List everything of *kind*, a key of `KINDS`, in *data*. Raises `TableError` for a wrong file."""
     return list(KINDS[kind](data))
 
 
@@ -220,8 +220,10 @@ def _show(given: Namespace) -> int:
 
 def named(name: str, data: Data) -> list[Entry]:
     """
-    Everything called *name*, in capital letters or not: a deployment and a backend may share one, and several
-    engines a signature. Raises `UsageError` with the nearest known names.
+    Return everything called *name*, in any case: a deployment and a backend, or several engines' signatures, may share
+    it.
+
+    Raises `UsageError` with the nearest known names.
     """
     every = [one for kind in KINDS for one in entries(kind, data)]
     if found := [one for one in every if one.name == name] or [one for one in every if _same(one.name, name)]:

@@ -1,4 +1,4 @@
-"""What ``longctx doctor`` looks at on a machine: each check returns what was found, and a cure where something is missing."""
+"""The checks of ``longctx doctor``. Each returns what it found, and how to fix it if something is missing."""
 
 import os
 import platform
@@ -23,23 +23,24 @@ from pytest_longctx.units import GiB
 
 Word = Literal["ok", "limited", "missing", "wrong"]
 """
-``limited``: usable, with less than the documents assume; ``missing``: not needed by all; ``wrong``: no run can work.
+``limited``: usable, with less than the documents assume. ``missing``: not everything needs it. ``wrong``: no run can
+work.
 """
 
 _PACKAGE: Final = "pytest-longctx"
 _LITTLE_DISK: Final = 10 * GiB
-"""An engine with PyTorch has up to 8 GiB, and a made model some GiB more."""
+"""Least free disk in bytes: an engine with PyTorch has up to 8 GiB, and a generated model some GiB more."""
 _LITTLE_MEMORY: Final = 4 * GiB
-"""vLLM's CPU build with a tiny model takes 3 GiB."""
+"""Least memory in bytes: vLLM's CPU build with a tiny model takes 3 GiB."""
 _LITTLE_SHM: Final = GiB
-"""Docker's default of 64 MiB is too little for workers of an engine that exchange tensors through it."""
+"""Least size of ``/dev/shm``. Docker's default of 64 MiB is too small for workers that exchange tensors through it."""
 _SHM: Final = "/dev/shm"  # noqa: S108 - the mount itself
 _NO_SHM: Final = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     word: Word
@@ -47,14 +48,14 @@ class Check:
     cure: str = ""
 
     def lines(self) -> Iterator[str]:
-        """The check for a terminal."""
+        """Return the check for a terminal."""
         yield f"{self.word:<8} {self.name:<14} {self.said}"
         if self.cure:
             yield f"{'':<8} {'':<14} try: {self.cure}"
 
 
 def versions() -> Iterator[Check]:
-    """The package, its interpreter, what it requires, and its extras."""
+    """Check the package, its interpreter, its requirements and its extras."""
     own = metadata.version(_PACKAGE)
     said = f"{_PACKAGE} {own}, Python {platform.python_version()}, pytest {metadata.version('pytest')}"
     wanted = [Requirement(text) for text in metadata.requires(_PACKAGE) or ()]
@@ -89,7 +90,7 @@ def _lacking(wanted: list[Requirement]) -> Iterator[str]:
 
 
 def _lacks(one: Requirement) -> str:
-    """What the environment lacks of the requirement *one*; empty if nothing."""
+    """Return what the environment lacks for the requirement *one*; empty if nothing."""
     try:
         found = metadata.version(one.name)
     except metadata.PackageNotFoundError:
@@ -98,7 +99,7 @@ def _lacks(one: Requirement) -> str:
 
 
 def engines() -> Iterator[tuple[Backend, Check]]:
-    """Every engine that can be started as a process: its environment and version."""
+    """Check every engine that can run as a process: its environment and version."""
     for name in registry.BACKENDS:
         made = backends.named(name)
         if made.package is None:
@@ -114,7 +115,7 @@ def engines() -> Iterator[tuple[Backend, Check]]:
 
 
 def engine(made: Backend, python: Path) -> Check:
-    """The environment of *python*, which has the package of the engine *made*: it also needs PyTorch."""
+    """Check the environment of *python*, which has the package of the engine *made*. It also needs PyTorch."""
     said = f"{environments.installed_version(made, python)} in {python.parent.parent}"
     if environments.installed_version(_Torch(), python) is None:
         return Check(made.name, "missing", f"{said}, but no PyTorch", f"{python} -m pip install torch")
@@ -122,14 +123,14 @@ def engine(made: Backend, python: Path) -> Check:
 
 
 class _Torch(Backend):
-    """PyTorch, looked for as an engine is."""
+    """Check PyTorch, searched for like an engine."""
 
     name = package = "torch"
     distributions = ("torch",)
 
 
 def processor(machine: Machine) -> Check:
-    """The instruction sets of the CPU, which decide the kernels of an engine's CPU build."""
+    """Check the instruction sets of the CPU, which decide the kernels of an engine's CPU build."""
     flags = machine.cpu_flags
     name = machine.facts.get("host_cpu_name", machine.facts.get("host_cpu", "unknown"))
     cores = machine.facts.get("host_cores", "?")
@@ -147,7 +148,7 @@ def processor(machine: Machine) -> Check:
 
 
 def accelerators(machine: Machine) -> Check:
-    """The accelerators that the vendors' tools report, with their driver."""
+    """Check the accelerators that the vendors' tools report, with their driver."""
     if "devices" in machine.facts:
         found = machine.facts["devices"]
         if machine.hardware is None:
@@ -162,7 +163,7 @@ def accelerators(machine: Machine) -> Check:
 
 
 def memory(machine: Machine, available: float | None) -> Check:
-    """The memory of the host, or the limit of the container; *available* is what is free now, in bytes."""
+    """Check the memory of the host, or the limit of the container. *available*: free bytes now."""
     if machine.host_bytes is None:
         return Check("memory", "limited", "it cannot be read")
     free = min(machine.host_bytes, machine.host_bytes if available is None else available)
@@ -173,7 +174,7 @@ def memory(machine: Machine, available: float | None) -> Check:
 
 
 def available_bytes(info: Path = Path("/proc/meminfo")) -> float | None:
-    """Memory that programs can still take, in bytes; None if unknown."""
+    """Return the memory that programs can still allocate, in bytes; None if unknown."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB$", info.read_text(encoding="ascii"), re.MULTILINE)
     except OSError:
@@ -182,7 +183,7 @@ def available_bytes(info: Path = Path("/proc/meminfo")) -> float | None:
 
 
 def shared_memory(size: int | None, devices: int) -> Check:
-    """The size of ``/dev/shm`` in bytes; an engine on several *devices* exchanges tensors through it."""
+    """Check the size of ``/dev/shm`` in bytes. An engine on several *devices* exchanges tensors through it."""
     if size is None:
         return Check(_SHM, "limited", "there is none", "mount a tmpfs at /dev/shm")
     said = f"{size / GiB:.2f} GiB"
@@ -193,7 +194,7 @@ def shared_memory(size: int | None, devices: int) -> Check:
 
 
 def disk(what: str, folder: Path, free: int | None) -> Check:
-    """The disk of *folder*, with *free* bytes."""
+    """Check the disk of *folder*, with *free* bytes."""
     if free is None:
         return Check(what, "wrong", f"{folder} cannot be written", "LONGCTX_HOME=FOLDER, a folder that can be written")
     said = f"{free / GiB:.1f} GiB free for {folder}"
@@ -203,7 +204,7 @@ def disk(what: str, folder: Path, free: int | None) -> Check:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Free bytes on the disk of *folder*, which may not exist yet; None if it cannot be made or written."""
+    """Return the free bytes on the disk of *folder*, which may not exist yet; None if it cannot be created or written."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return None
@@ -211,7 +212,7 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def containers() -> Check:
-    """The Docker engine of this machine, reached as the launcher does."""
+    """Check the Docker engine of this machine, reached as the launcher does."""
 
     def version() -> str:
         engine, _ = docker.connect(docker.DockerLauncher().socket)
@@ -224,7 +225,7 @@ def containers() -> Check:
 
 
 def cluster() -> Check:
-    """The Kubernetes cluster of this user, reached as the launcher does."""
+    """Check the Kubernetes cluster of this user, reached as the launcher does."""
     return _reached("Kubernetes", lambda: (found := Cluster(None)).host + f" {found.version}")
 
 
@@ -239,7 +240,7 @@ def _reached(name: str, version: Callable[[], str]) -> Check:
 
 
 def every(machine: Machine) -> dict[str, Any]:
-    """All checks by their part, in the order of the page, and the usable backends."""
+    """Return all checks by section, in the order of the output, and the usable backends."""
     found = list(engines())
     shm = Path(_SHM)
     devices = machine.hardware.count if machine.hardware and machine.hardware.kind != "cpu" else 0

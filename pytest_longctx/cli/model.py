@@ -1,4 +1,4 @@
-"""The subcommands ``longctx model`` and ``longctx data``: fetch what runs with trained weights need, once."""
+"""``longctx model`` and ``longctx data``: fetch once what runs with trained weights need."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

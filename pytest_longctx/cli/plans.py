@@ -1,4 +1,4 @@
-"""``longctx plan``: of a command, of a file that starts servers, or of what the findings need."""
+"""``longctx plan``: for a command, for a file that starts servers, or for what the findings need."""
 
 import argparse
 import json
@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: Namespace) -> int:
-    """Print the plan that *given* asks for. Returns 0 whatever the plan says. Raises `UsageError`."""
+    """Print the requested plan. Return 0 whatever the plan says. Raises `UsageError`."""
     if given.start:
         _plan_starts(given)
     else:
@@ -72,8 +72,8 @@ def run(given: Namespace) -> int:
 
 def _secrets(words: list[str]) -> tuple[str, ...]:
     """
-    Secret values in a typed command to plan, which are not to be printed: of flags, and of variables set in
-    the command.
+    Return secret values in a typed command, which must not be printed: of flags, and of variables that the command
+    sets.
     """
     pairs = (word.partition("=") for each in words for word in each.split())
     return secret_values({name: value for name, equals, value in pairs if equals and name[:1] != "-"}, words)
@@ -162,7 +162,7 @@ def _plan_findings(given: Namespace) -> None:
 
 
 def _fitting_first(made: "Plan") -> Iterator[str]:
-    """The lines of a plan with what fits first; what is out of scope is counted, by its reason."""
+    """Return the lines of a plan, fitting deployments first. Those out of scope are counted by reason."""
     from pytest_longctx.plan.runs import Plan  # noqa: PLC0415
 
     inside = [row for row in made.rows if not row.out_of_scope]

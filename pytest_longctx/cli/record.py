@@ -1,4 +1,4 @@
-"""``longctx record``: findings from a run, so that the next run is judged by it."""
+"""``longctx record``: write findings from a run, so that they judge the next run."""
 
 import datetime as dt
 import json
@@ -29,7 +29,7 @@ _DATA: Final = "--longctx-data="
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One recorded finding: its file, its bounds, and how each came about."""
+    """One recorded finding: its file, its bounds, and the origin of each bound."""
 
     path: Path
     finding: Finding
@@ -102,7 +102,7 @@ def _own_data(results: Results) -> tuple[Path, ...]:
 def recordings(
     results: Results, known: Data, folder: Path, prefix: str, tolerance: float | None, only: Sequence[str]
 ) -> tuple[list[Recording], list[str]]:
-    """The findings to write into *folder*, and a line about each case of the run that is left out."""
+    """Return the findings to write into *folder*, and a line about each case of the run that is left out."""
     cases: dict[CaseKey, list[dict[str, Any]]] = {}
     for row in results.verdicts:
         if row["server"] and (not only or row["finding"] in only):
@@ -133,7 +133,7 @@ def _free_numbers(prefix: str, findings: Iterable[str], folder: Path) -> Iterato
 
 
 def _unfit(case: CaseKey, rows: Sequence[Mapping[str, Any]], known: Data, prefix: str) -> str:
-    """Why the *case* cannot be recorded; empty if it can."""
+    """Explain why the *case* cannot be recorded; empty if it can."""
     if case.finding.startswith(f"{prefix}-"):
         return "it is a recorded one already"
     if words := {row["verdict"] for row in rows} - {"holds"}:
@@ -148,7 +148,7 @@ def _unfit(case: CaseKey, rows: Sequence[Mapping[str, Any]], known: Data, prefix
 
 
 def _unlike(finding: Finding, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Why the verdict *rows* may be of another content of the *finding*; empty if they are of this one."""
+    """Explain why the verdict *rows* may belong to a different content of the *finding*; empty if they do not."""
     if not all(row.get("content") for row in rows):
         return "its run is of an older version, which did not record what was asked"
     if any(row["content"] != toml.digest(finding) for row in rows):
@@ -157,7 +157,7 @@ def _unlike(finding: Finding, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def recorded(name: str, known: Data, case: CaseKey, results: Results, figures: Iterable[Recorded]) -> Finding:
-    """The finding *name*: what the run asked in *case*, judged by the *figures* that it measured."""
+    """Return the finding *name*: the question of the run in *case*, with bounds from the *figures* that it measured."""
     asked, server = known.findings[case.finding], _server(results, case)
     day = _day(results)
     machine = results.header.get("machine", {})
@@ -181,7 +181,7 @@ def recorded(name: str, known: Data, case: CaseKey, results: Results, figures: I
 
 
 def _day(results: Results) -> dt.date:
-    """The day of the run. Raises `UsageError` if its header has none."""
+    """Return the day of the run. Raises `UsageError` if its header has none."""
     try:
         return dt.date.fromisoformat(results.header["started"][:10])
     except ValueError:
@@ -189,7 +189,7 @@ def _day(results: Results) -> dt.date:
 
 
 def _dumped(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The *changes* with their tables as plain content."""
+    """Return the *changes* with their tables as plain data."""
     plain: dict[str, Any] = {}
     for key, value in changes.items():
         if isinstance(value, toml.Table):
@@ -211,7 +211,7 @@ def _server(results: Results, case: CaseKey) -> Mapping[str, str]:
 
 
 def command(results: Results, folder: Path, prefix: str) -> str:
-    """The command that judges the next run by the recorded findings."""
+    """Return the command that judges the next run by the recorded findings."""
     options = [word for word in results.header.get("options") or () if not word.startswith(_DATA)]
     own = dict.fromkeys(map(str, (*_own_data(results), folder.absolute())))
     words = ["pytest", "--pyargs", "pytest_longctx.suites", *options, f"{_DATA}{','.join(own)}", "-k", f"{prefix}-"]
@@ -219,7 +219,7 @@ def command(results: Results, folder: Path, prefix: str) -> str:
 
 
 def lines(made: Iterable[Recording], left_out: Iterable[str], again: str) -> Iterable[str]:
-    """What was recorded, for a terminal."""
+    """Return the summary of the recorded findings for a terminal."""
     for one in made:
         yield f"{one.path}: {one.finding.title}"
         for each in one.figures:

@@ -1,4 +1,4 @@
-"""``longctx report``, ``merge``, ``compare`` and ``history``: what is made of results files."""
+"""``longctx report``, ``merge``, ``compare`` and ``history``: commands for results files."""
 
 import json
 import sys
@@ -93,7 +93,7 @@ def _report(given: Namespace) -> int:
 
 
 def _exported(given: Namespace) -> int:
-    """Write each workload of a run in the form of another tool. Returns 1 if the run has none."""
+    """Write each workload of a run in the format of another tool. Return 1 if the run has none."""
     if given.baseline or given.plots or given.png:
         raise UsageError(f"--format {given.format}: --baseline, --plots and --png are for HTML")
     results = read_results(given.results)
@@ -115,7 +115,7 @@ def _exported(given: Namespace) -> int:
 
 
 def _drawn(plot: Plot, folder: Path, *, png_too: bool) -> Iterator[Path]:
-    """Draw *plot* into files of *folder*, and yield them."""
+    """Draw *plot* into files of *folder*, and yield their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{plot.name}.svg"
     path.write_text(svg.paint(plot, alone=True), encoding="utf-8")
@@ -153,7 +153,7 @@ def _compare(given: Namespace) -> int:
 
 
 def _comparison(changes: Iterable[Change], missed: Iterable[tuple[CaseKey, Line]]) -> dict[str, Any]:
-    """A comparison as JSON: every figure that both runs or one of them have, and every limit that is exceeded."""
+    """Return a comparison as JSON: every figure of either run, and every exceeded limit."""
     rows = [
         {
             **each.case._asdict(),

@@ -1,4 +1,4 @@
-"""The subcommands of ``longctx``, with all that they import."""
+"""The subcommands of ``longctx``, with all their imports."""
 
 import argparse
 import importlib
@@ -76,7 +76,7 @@ def _named(name: str, folders: tuple[Path, ...]) -> Deployment:
 
 
 def _backend(name: str, plugins: Sequence[str]) -> Backend:
-    """The backend *name* for a subcommand, made by one of *plugins* or shipped. Raises `UsageError`."""
+    """Return the backend *name* for a subcommand, made by one of *plugins* or shipped. Raises `UsageError`."""
     for module in plugins:
         try:
             make = getattr(importlib.import_module(module), "pytest_longctx_make_backend", None)
@@ -92,8 +92,8 @@ def _backend(name: str, plugins: Sequence[str]) -> Backend:
 
 def _model_name(one: Deployment) -> str:
     """
-    Return the model name for a rendered command. Unlike `models.locate` this builds no model and does not
-    check the path.
+    Return the model name for a rendered command. Unlike `models.locate`, it builds no model and does not check the
+    path.
     """
     if one.model.make is not None:
         return str(paths.kept() / "models" / one.model.make)
@@ -149,7 +149,7 @@ _RENDERERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 
 
 def add_selftest_command(commands: Any) -> None:
-    """Add the subcommand ``longctx selftest``, which tests the tests by planted faults, to the console parser."""
+    """Add the subcommand ``longctx selftest``, which tests the tests with planted faults, to the console parser."""
     tested: ArgumentParser = commands.add_parser(
         "selftest", help="plant faults in a running engine, and print which checks of the cache paths name each"
     )
@@ -215,7 +215,7 @@ def commands() -> argparse.ArgumentParser:
 
 
 def run(given: Namespace) -> int:
-    """Run the subcommand that was parsed. Returns 0 on success, 1 if a comparison or a merged run is red."""
+    """Run the parsed subcommand. Return 0 on success, 1 if a comparison or a merged run is red."""
     if hasattr(given, "run"):
         return int(given.run(given))
     if given.command == "engine":

@@ -1,4 +1,4 @@
-"""How far a recorded figure may move before it is a regression: from the spread of the run that recorded it."""
+"""How far a recorded figure may move before it is a regression. The spread of the recorded run decides."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,25 +15,27 @@ RECORDED: Final = (
     *("kv_cache_tokens", "max_model_len", "longest_served_tokens"),
     *("accuracy_strict", "accuracy_flexible"),
 )
-"""Figures that are bounded: independent of each other, and of the server. A prefill rate is the TTFT once more."""
+"""
+Figures that get a bound. They are independent of each other and of the server. A prefill rate would repeat the TTFT.
+"""
 
 OF_ONE_REQUEST: Final = ("ttft_s", "decode_tokens_per_s")
-"""Figures of the same requests. A run records the spread of the first; what disturbed it disturbed the second too."""
+"""Figures of the same requests. A run records the spread of the first. A disturbance affects both."""
 
 SIGMAS: Final = 3.0
-"""Standard errors by which a score may differ: 0.3 % of repetitions differ by more."""
+"""A score may differ by so many standard errors. 0.3 % of repetitions differ by more."""
 
 FEW_RUNS: Final = 5
 _FACTOR: Final = (3.0, 2.0)
 """
-Times the range of the runs, with fewer than `FEW_RUNS` and with as many.
+A median may differ by so many times the range of the runs: with fewer than `FEW_RUNS`, and with as many or more.
 
-The median of as many new normal values is then worse by more in 1.1 % of repetitions with 3 runs, and in 0.1 % with 5 (simulated,
-60,000 repetitions). Runs within one boot differ less than boots do, so the default is the least.
+The median of as many new normal values exceeds this in 1.1 % of repetitions with 3 runs, and in 0.1 % with 5
+(simulated, 60,000 repetitions). Runs within one boot differ less than boots do, so the default is the minimum.
 """
 
 _WIDE: Final = 0.2
-"""Tolerance above which a regression that matters may be missed."""
+"""With a larger tolerance, an important regression may be missed."""
 _WIDE_REMEDY: Final = "repeat the run on an idle machine, or with more ask.runs"
 
 
@@ -44,15 +46,15 @@ class Recorded:
     measure: str
     bound: Bound
     seen: str
-    """How the tolerance came about."""
+    """The origin of the tolerance."""
 
 
 def of_case(rows: Sequence[Mapping[str, Any]], given: float | None = None) -> Iterator[Recorded]:
     """
-    The bounds of every figure to record, from the verdict *rows* of one finding on one deployment.
+    Return the bounds of every figure to record, from the verdict *rows* of one finding on one deployment.
 
-    *given* is a tolerance as a share that replaces the derived ones, except for scores. A time of a server whose cache cannot be
-    observed is left out, as a judge could not tell it from a time of the cache.
+    *given* is a tolerance as a share. It replaces the derived ones, except for scores. A time is left out if the
+    server's cache cannot be observed, because the judge could not distinguish it from a cached time.
     """
     for measure in RECORDED:
         values = [row["measured"][measure] for row in rows if measure in row["measured"]]
@@ -84,7 +86,7 @@ def _bounded(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, 
 
 
 def derived(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> tuple[float, str, int]:
-    """The tolerance of *measure* as a share, how it came about, and the number of runs behind it."""
+    """Return the tolerance of *measure* as a share, its origin, and the number of runs behind it."""
     unit = MEASURES[measure].unit
     least = STRAY.get(unit, STRAY_ELSE)
     default = f"the default of {100 * least:g} % for {f'the unit {unit}' if unit else 'a share'}"
@@ -101,7 +103,7 @@ def derived(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, A
 
 
 def _spread(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, int]:
-    """The range of the repeated *values* over their median, None for fewer than three; and their number."""
+    """Return the range of the repeated *values* over their median (None for fewer than three), and their number."""
     if len(values) >= REPEATS:
         return (max(values) - min(values)) / median(values), len(values)
     asked = [row["measured"] for row in rows if row["measured"].get("runs", 0) >= REPEATS]

@@ -16,8 +16,7 @@ T = TypeVar("T", bound=BaseModel)
 
 def text_of(one: BaseModel, comment: str = "") -> str:
     """
-    The TOML text of the table *one*, without keys that have their default, after a *comment* of one or more
-    lines.
+    Return the TOML text of the table *one* without default values, after a *comment* of one or more lines.
 
     Raises `TableError` if the text would not load to an equal table.
     """
@@ -31,10 +30,7 @@ def text_of(one: BaseModel, comment: str = "") -> str:
 
 
 def write_new(files: Mapping[Path, str]) -> None:
-    """
-    Write every one of *files*, and make their folders. Raises `UsageError`, and writes nothing, if one of them
-    exists.
-    """
+    """Write all *files*, and create their folders. Raises `UsageError`, and writes nothing, if one of them exists."""
     there = [str(path) for path in files if path.exists() or path.is_symlink()]
     if there:
         raise UsageError(f"{', '.join(there)}: already there, and never overwritten; nothing was written")

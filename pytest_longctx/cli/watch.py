@@ -1,4 +1,4 @@
-"""``longctx watch``: the KV cache, the queue and the time to first token of a server, live from its metrics page."""
+"""``longctx watch``: live KV cache, queue and time to first token of a server, from its metrics page."""
 
 import json
 import os
@@ -25,9 +25,9 @@ from pytest_longctx.units import duration
 
 _TIMEOUT_S: Final = 10.0
 _SHOWN: Final = 200
-"""Characters of an address in a message."""
+"""Most characters of an address in a message."""
 _HEAD_EVERY: Final = 20
-"""Rows after which the head of the table is printed again."""
+"""The head of the table is printed again after so many rows."""
 _COLUMNS: Final = ("time UTC", "KV used", "running", "waiting", "TTFT", "of", "prompt/s", "answer/s", "preempted")
 _WIDTHS: Final = (8, 7, 7, 7, 9, 5, 9, 9, 9)
 
@@ -36,7 +36,7 @@ Look = Callable[[], ServerMetrics]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One reading of a server; None is not observed. Rates and counts are of the time since the reading before."""
+    """One reading of a server. None is not observed. Rates and counts cover the time since the last reading."""
 
     at: str
     kv_usage: float | None = None
@@ -46,8 +46,10 @@ class Sample:
     waiting: float | None = None
     ttft_s: float | None = None
     """
-    Mean time to first token by the server's own clock, of the requests that had theirs since the last reading
-    that was observed; in the first reading, since the server started.
+    Mean time to first token by the server's own clock, over requests with a first token since the last observed
+    reading.
+
+    In the first reading, since the server started.
     """
     first_tokens: float | None = None
     """The number of these requests."""
@@ -58,7 +60,7 @@ class Sample:
     """Why nothing was observed."""
 
     def cells(self) -> tuple[str, ...]:
-        """The reading as cells of the table."""
+        """Return the reading as cells of the table."""
         return (
             self.at[11:19],
             "" if self.kv_usage is None else f"{self.kv_usage:.1%}",
@@ -90,8 +92,9 @@ def add(commands: Any) -> None:
 
 def run(given: Namespace) -> int:
     """
-    Print readings until Ctrl-C. Returns 0. Raises `LaunchError` if the first reading fails: no server, or no
-    metric that is known.
+    Print readings until Ctrl-C. Return 0.
+
+    Raises `LaunchError` if the first reading fails: there is no server, or no known metric.
     """
     if not 0.1 <= given.every <= 86_400:
         raise UsageError(f"--every: {given.every:g} is not a time from 0.1 to 86400 s")
@@ -127,7 +130,7 @@ def _opened(url: str) -> PageClient:
 
 
 def _page(http: httpx.Client) -> str:
-    """The metrics page of the server. Raises `LaunchError`."""
+    """Return the metrics page of the server. Raises `LaunchError`."""
     try:
         answer = http.get(server_metrics.PATH)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as problem:
@@ -143,8 +146,8 @@ def _page(http: httpx.Client) -> str:
 
 def dialect(page: str, url: str, backend: str | None = None) -> MetricNames:
     """
-    The metric names of *backend*, else those of the engine of which *page* has most. Raises `LaunchError` if
-    it has none.
+    Return the metric names of *backend*, else of the engine that has most of them on *page*. Raises `LaunchError` if
+    none has any.
     """
     known = {name: backends.named(name).metrics for name in ([backend] if backend else registry.BACKENDS)}
     found = {name: _observed(page, names) for name, names in known.items()}
@@ -172,7 +175,7 @@ def samples(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Sample]:
-    """*count* readings by *look*, one in *every_s* seconds; without end if None. A failed one has a problem."""
+    """Yield *count* readings by *look*, one every *every_s* seconds; without end if None. A failed reading has a problem."""
     before, before_s, began_s, done = ServerMetrics(), 0.0, clock(), 0
     while count is None or done < count:
         if done:
@@ -191,7 +194,10 @@ def samples(
 
 
 def sample(at: str, now: ServerMetrics, before: ServerMetrics, elapsed_s: float | None) -> Sample:
-    """The reading *now*, with rates and counts since *before*; without *elapsed_s* it is the first, and counts from the start."""
+    """
+    Return the reading *now* with rates and counts since *before*. Without *elapsed_s* it is the first, and counts from
+    the start.
+    """
 
     def grown(name: str) -> float | None:
         value = getattr(now, name) if elapsed_s is None else now.grown(name, before)
@@ -217,7 +223,7 @@ def sample(at: str, now: ServerMetrics, before: ServerMetrics, elapsed_s: float 
 
 
 def rows(one: Sample, number: int) -> Iterator[str]:
-    """The lines of reading *number* for a terminal, with the table's head where it is due."""
+    """Return the lines of reading *number* for a terminal, with the table's head when it is due."""
     if number % _HEAD_EVERY == 0:
         yield _row(_COLUMNS)
     yield f"{one.at[11:19]}  {one.problem}" if one.problem else _row(one.cells())

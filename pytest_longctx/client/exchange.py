@@ -309,9 +309,7 @@ def _counted(usage: Usage) -> str:
 
 
 def _by_counters(exchanges: Sequence[Exchange]) -> dict[str, float | None]:
-    """
-    Return the counter metrics of several exchanges; empty if an exchange has no ledger, None for a missing counter.
-    """
+    """Return the counter metrics of several exchanges; empty if an exchange has no ledger, None for a missing counter."""
     ledgers = [each.ledger for each in exchanges if each.ledger is not None]
     if len(ledgers) < len(exchanges):
         return {}

@@ -374,13 +374,9 @@ def ask(
     """
     Send *prompt*, request *output_tokens* tokens and return the exchange. Refusals and hangs are returned, not raised.
 
-    *traced*: request the log-probability of each token, if the backend can return it.
-
-    *deadline_s* counts from the first byte. By default it follows from the deployment's timeouts. Raises `PromptError`
-    for a wrong argument, and `LaunchError` if this process lacks a resource, such as file descriptors.
-
-    *deadline_s* counts from the first byte; by default it follows from the deployment's timeouts. Raises `PromptError` for a
-    wrong argument, and `LaunchError` if this process lacks what a request needs, such as file descriptors.
+    *traced*: request the log-probability of each token, if the backend can return it. *deadline_s* counts from the first
+    byte. By default it follows from the deployment's timeouts. Raises `PromptError` for a wrong argument, and `LaunchError`
+    if this process lacks a resource, such as file descriptors.
     """
     if not hasattr(prompt, "json_chunks") or output_tokens < 1:
         raise PromptError(

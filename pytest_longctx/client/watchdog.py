@@ -296,9 +296,6 @@ class Watchdog:
         Increase of the counters since `note_counters`, after they include an answer of *completion_tokens*.
 
         None if the server has no counters.
-
-        Increase of the server's counters since the watchdog's `note_counters`, once they include an answer of
-        *completion_tokens*.
         """
         names = self.server.backend.metrics
         if not names.generated_tokens:

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One device. What no data sheet says is None."""
+    """One device. None means that no data sheet says it."""
 
     kind: str
     memory_gb: int
@@ -20,23 +20,23 @@ class Accelerator:
     bandwidth_gbs: int
     """GB/s of its memory."""
     link: str
-    """How several of a host are connected."""
+    """How several devices of one host are connected."""
     family: str
-    """Its architecture; engines choose kernels and defaults by it."""
+    """Its architecture. Engines choose kernels and defaults by it."""
     source: str
     """The data sheet."""
     visible_gib: float | None = None
-    """Memory as PyTorch reports it; None where the engine does not use PyTorch's."""
+    """Memory as PyTorch reports it; None if the engine does not use PyTorch."""
     seen: bool = False
-    """Whether a log said *visible_gib*; else it is the share that a sister device shows."""
+    """Whether a log contains *visible_gib*. If not, it is computed with the share of a related device."""
     bf16: int | None = None
     """Dense TFLOP/s."""
     fp8: int | None = None
     names: tuple[str, ...] = ()
-    """How the device calls itself."""
+    """The name that the device reports."""
     note: str = ""
     instances: Mapping[str, int] = field(default_factory=dict)
-    """A cloud's machines that have so many of them, by type."""
+    """Cloud machines with these devices: their number, by machine type."""
 
     @property
     def linked(self) -> bool:
@@ -46,7 +46,7 @@ class Accelerator:
 
 @cache
 def every() -> Mapping[str, Accelerator]:
-    """Every known accelerator of ``accelerators.toml``, by kind."""
+    """Return every accelerator of ``accelerators.toml``, by kind."""
     text = (Path(__file__).parent / "accelerators.toml").read_text(encoding="utf-8")
     return MappingProxyType({kind: _of(kind, facts) for kind, facts in tomllib.loads(text).items()})
 
@@ -57,8 +57,7 @@ def _of(kind: str, facts: Mapping[str, Any]) -> Accelerator:
 
 def kind_in(name: str) -> str | None:
     """
-    The accelerator kind whose name occurs in the name that a device gives itself; the longest counts. None if
-    no known one does.
+    Return the accelerator kind whose name occurs in a device's own name. The longest one counts. None if there is none.
 
     >>> kind_in("NVIDIA H100 80GB HBM3"), kind_in("NVIDIA A100-SXM4-40GB"), kind_in("NVIDIA L40S"), kind_in("AMD Instinct MI300X")
     ('H100', 'A100-40GB', 'L40S', 'MI300X')
@@ -74,8 +73,7 @@ def kind_in(name: str) -> str | None:
 
 def named(text: str) -> str | None:
     """
-    The accelerator kind that a file or an option means by *text*, whatever its case, blanks and hyphens; None
-    for an unknown one.
+    Return the accelerator kind that *text* means, in any case, with any blanks and hyphens; None if unknown.
 
     >>> named("rtx 4090"), named("A100-80GB"), named("h100_nvl"), named("5090"), named("H900")
     ('RTX4090', 'A100', 'H100-NVL', 'RTX5090', None)
@@ -85,7 +83,7 @@ def named(text: str) -> str | None:
 
 def instance(text: str) -> tuple[str, int] | None:
     """
-    The kind and the number of the accelerators of a cloud's machine; None for any other word.
+    Return the kind and the number of the accelerators of a cloud machine; None for any other word.
 
     >>> instance("trn2.48xlarge"), instance("p5.48xlarge"), instance("H100")
     (('trn2', 16), ('H100', 8), None)

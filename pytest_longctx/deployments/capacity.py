@@ -1,4 +1,4 @@
-"""Capacity arithmetic: the minimum time the hardware allows (roofline), and the predicted result of a boot."""
+"""Capacity arithmetic: the shortest time that the hardware allows (roofline), and the predicted result of a boot."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +25,12 @@ USUAL_UTILISATION = 0.5
 """Assumed share of the peak in long prefills. Measured: 0.46 to 0.60 on H200s with vLLM 0.12.0 and 0.25.1."""
 
 LOG_WINDOW_S = 10.0
-"""Length of vLLM's log window: the logged rate is the prompts whose first token fell in it, divided by this length."""
+"""
+Length of vLLM's log window. The logged rate counts the prompts whose first token fell in it, divided by this length.
+"""
 
 LOG_WINDOW_SLACK = 1e-3
-"""Relative tolerance of the window length; the five published rates differ by less."""
+"""Relative tolerance of the window length. The five published rates differ by less."""
 
 
 def prefill_flop(shape: Shape, tokens: int) -> float:
@@ -45,7 +47,7 @@ def prefill_terms(shape: Shape) -> tuple[float, float, float]:
     """
     Coefficients of the floating-point operations of a prefill that is longer than a window.
 
-    Per token: matrices and attention within windows; per token squared: full attention.
+    Per token: matrices and attention within windows. Per token squared: full attention.
     """
     if shape.whole is not None and not_plain(shape.whole):
         return _terms_of(shape.whole, 2 * (shape.active_parameters - shape.embedding_parameters))
@@ -56,8 +58,9 @@ def prefill_terms(shape: Shape) -> tuple[float, float, float]:
 
 def _terms_of(whole: ModelShape, products: float) -> tuple[float, float, float]:
     """
-    Coefficients of a prefill's operations for layers that differ: bounded attention grows with the tokens,
-    other attention with their square.
+    Coefficients of a prefill's operations for layers that differ.
+
+    Bounded attention grows with the tokens, other attention with their square.
     """
     local = full = 0.0
     for cache, count in whole.attentions:
@@ -71,15 +74,15 @@ def _terms_of(whole: ModelShape, products: float) -> tuple[float, float, float]:
 
 
 def prefill_floor_s(shape: Shape, tokens: int, hardware: Hardware, value_bytes: int = 2) -> float | None:
-    """Minimum time to prefill *tokens* on *hardware*; None if its peak is not known."""
+    """Return the shortest time to prefill *tokens* on *hardware*; None if its peak is unknown."""
     peak = PEAK_TFLOPS.get(hardware.kind, {}).get(value_bytes)
     return None if peak is None else prefill_flop(shape, tokens) / (peak * 1e12 * hardware.count)
 
 
 def peak_share(shape: Shape, tokens: int, seconds: float, hardware: Hardware, value_bytes: int = 2) -> float | None:
     """
-    Share of the peak of *hardware* that a measured prefill implies; above 1 the measurement is wrong. None
-    for an unknown peak.
+    Return the share of the peak of *hardware* in a measured prefill; None if the peak is unknown. Above 1, the
+    measurement is wrong.
     """
     floor_s = prefill_floor_s(shape, tokens, hardware, value_bytes)
     return None if floor_s is None else floor_s / seconds
@@ -92,16 +95,15 @@ class Law(NamedTuple):
     quadratic_s: float
 
     def seconds(self, tokens: int) -> float:
-        """The TTFT in seconds that the fitted law gives for a prompt of *tokens*."""
+        """Return the TTFT in seconds that the fitted law gives for a prompt of *tokens*."""
         return self.linear_s * tokens + self.quadratic_s * tokens**2
 
 
 def fit(points: Sequence[tuple[int, float]]) -> Law:
     """
-    Fit the law of TTFT over prompt length to (tokens, seconds) by least squares of the relative error, so
-    that short prompts count as much as long ones.
+    Fit the law of TTFT over prompt length to (tokens, seconds) by least squares of the relative error.
 
-    Raises ValueError for fewer than two different lengths.
+    Short prompts then count as much as long ones. Raises ValueError for fewer than two different lengths.
     """
     if len({tokens for tokens, _ in points}) < 2:
         raise ValueError("a law of two terms needs two different lengths")
@@ -129,7 +131,7 @@ class Term:
     size_bytes: float
     host: bool = False
     bounds_bytes: tuple[float, float] | None = None
-    """The least and the most it may be, where kernels and versions differ by more than rounding; None: it is what it says."""
+    """Least and most size, if kernels and versions differ by more than rounding; None if they do not."""
 
     def __str__(self) -> str:
         low, high = self.bounds_bytes or (0.0, 0.0)
@@ -139,7 +141,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The expected result of one boot; *outcome* ``serves`` means that it fits."""
+    """The expected result of one boot. *outcome* ``serves`` means that it fits."""
 
     outcome: Outcome
     terms: tuple[Term, ...]
@@ -148,21 +150,24 @@ class Prediction:
     concurrency: float | None = None
     """Number of full-context requests that fit at once, as the engine would log it; None if the engine has no such figure."""
     culprit: Term | None = None
-    """The term without which the boot would fit; seldom the allocation that fails."""
+    """The term without which the boot would fit. It is seldom the allocation that fails."""
     failing_bytes: float | None = None
     """Size of the allocation that is expected to fail, as the error message will report it."""
     cure: str = ""
-    """The flag that fixes it."""
+    """The flag that corrects the problem."""
     advertised_tokens: int | None = None
     """The context it advertises, if that may exceed what it can hold."""
 
     host_cure: str = ""
     """The flag that reduces its use of host memory."""
     doubt: str = ""
-    """Why *outcome* may be wrong: what is not known here, and by how much; empty where it is as sure as the rest."""
+    """Why *outcome* may be wrong: the unknown part, and its size; empty if there is no such doubt."""
 
     def on_host(self, host_bytes: float | None) -> "Prediction":
-        """The predicted boot with *host_bytes* of host memory (None: not known); failures on the devices come first."""
+        """
+        Return the predicted boot with *host_bytes* of host memory (None if unknown). Failures on the devices come
+        first.
+        """
         taken = [term for term in self.terms if term.host]
         if host_bytes is None or not self.fits or sum(term.size_bytes for term in taken) <= host_bytes:
             return self

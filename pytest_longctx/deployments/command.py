@@ -1,7 +1,8 @@
 """
-Find the start of an engine in what people type: wrappers, variables, ``bash -c``, ``docker run``; as words, not yet as flags.
+Find the start of an engine in a typed command, as words: wrappers, variables, ``bash -c``, ``docker run``.
 
-No shell expands anything: ``$VARIABLE`` is replaced only where the text itself sets it.
+The words are not parsed as flags here. No shell expands anything: ``$VARIABLE`` is replaced only if the text itself
+sets it.
 """
 
 import re
@@ -26,19 +27,19 @@ _IMAGES = (
     (re.compile(r"(^|/)(vllm|vllm-dev|vllm-rocm|vllm-omni)$"), ()),
     (re.compile(r"(^|/)sglang(-[a-z]+)?$"), ()),
 )
-"""Images by the end of their name, with the start that their entrypoint begins; empty: the command names a program."""
+"""Maps the end of an image's name to the start in its entrypoint; empty: the command names a program."""
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _SHELLS = frozenset({"bash", "sh", "zsh", "dash", "ash"})
 _TERMINALS = frozenset({"tmux", "screen", "ssh", "su", "runuser", "script", "pdsh"})
-"""Programs that are given a whole command as one word."""
+"""Programs that get a whole command as one word."""
 _SETTERS = frozenset({"export", "env", "set", "declare"})
 _BREAK = frozenset({";", "&&", "||", "|", "&"})
 _REDIRECTED = re.compile(r"[&\d]?(>>?|<)(&\d|[^=\s]\S*)?")
 _TAG = re.compile(r"v?(\d+\.\d+(?:\.\d+)?(?:\.?(?:post|rc|dev)\d+)?)")
 _OTHER_TAGS = re.compile(r"(^|/)(lmcache|llm-d[^/]*)/")
-"""Publishers whose tags are the versions of their own programs."""
+"""Publishers whose tags are versions of their own programs."""
 _YEAR = 20
-"""NVIDIA's images are tagged by year and month, as 26.05; no engine has come so far."""
+"""NVIDIA tags its images by year and month, as 26.05. No engine version looks like this so far."""
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?[-=]([^}]*))?\}|(\w+))")
 _COUNT = re.compile(r"[0-9]{1,6}")
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
@@ -46,33 +47,36 @@ _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One server as it is started."""
+    """The start of one server."""
 
     engine: str
     """``vllm`` or ``sglang``."""
     words: tuple[str, ...]
-    """What the engine's parser is given."""
+    """The words for the engine's parser."""
     where: str = "the command"
-    """Where it was found, for messages."""
+    """The place where the start was found, for messages."""
     env: Mapping[str, str] = field(default_factory=dict)
     image: str | None = None
     in_container: bool = False
     shm_bytes: float | None = None
     """Size of ``/dev/shm``; None: the container's default, or the host's own."""
     memory_bytes: float | None = None
-    """Limit of host memory of one container; None: no limit."""
+    """Memory limit of one container; None: no limit."""
     gpus: int | None = None
-    """Devices that it is given on one host; None: not said, or all."""
+    """Number of devices that it gets on one host; None: not stated, or all."""
     kind: str | None = None
-    """The kind of device that it asks for, as spelt there."""
+    """The requested kind of device, as it is written there."""
     nodes: int = 1
-    """Hosts that share one server."""
+    """Number of hosts that share one server."""
     raw: Any = None
-    """The Pod, or the text of the command, for the lints of starts."""
+    """The Pod, or the text of the command, for the checks of start commands."""
 
     @property
     def version(self) -> str | None:
-        """The engine's version in the tag of the command's image; None where the tag has none, or counts something else."""
+        """
+        Return the engine's version in the tag of the command's image; None if the tag has none, or means something
+        else.
+        """
         image = (self.image or "").partition("@")[0]
         found = _TAG.match(image.rpartition("/")[2].partition(":")[2])
         if found is None or _OTHER_TAGS.search(image) or int(found[1].partition(".")[0]) >= _YEAR:
@@ -82,8 +86,8 @@ class Start:
 
 def size_bytes(text: str | float) -> float | None:
     """
-    A memory size as Docker commands and Kubernetes spell it; None for anything else. Docker's units are
-    binary with or without an i.
+    Parse a memory size of a Docker command or of Kubernetes; None for anything else. Docker's units are binary with or
+    without an i.
 
     >>> size_bytes("16g") == size_bytes("16Gi") == 16 * 1024**3, size_bytes("much")
     (True, None)
@@ -98,21 +102,18 @@ def size_bytes(text: str | float) -> float | None:
 
 
 def count_of(value: object) -> int | None:
-    """The number of devices that a command or a manifest spells; None for anything else."""
+    """Parse a number of devices of a command or a manifest; None for anything else."""
     text = str(value)
     return int(text) if _COUNT.fullmatch(text) else None
 
 
 def of_words(words: Sequence[str], where: str = "the command") -> Start:
-    """The first engine's start in the *words* of a command. Raises `UsageError` where no engine is started."""
+    """Return the first engine start in the *words* of a command. Raises `UsageError` if there is none."""
     return starts(words, where)[0]
 
 
 def starts(words: Sequence[str], where: str = "the command") -> list[Start]:
-    """
-    The engines' starts in the *words* of a command, which a shell has split. Raises `UsageError` where no
-    engine is started.
-    """
+    """Return all engine starts in the *words* of a command, as split by a shell. Raises `UsageError` if there is none."""
     found = list(find_all(words))
     if not found:
         shown = shlex.join(words)
@@ -128,15 +129,12 @@ def starts(words: Sequence[str], where: str = "the command") -> list[Start]:
 
 
 def find(words: Sequence[str], env: Mapping[str, str] | None = None) -> Start | None:
-    """
-    The first start of an engine in the *words* of a command, with the variables set before it; None where
-    there is none.
-    """
+    """Return the first engine start in *words*, with the variables set before it; None if there is none."""
     return next(find_all(words, env), None)
 
 
 def find_all(words: Sequence[str], env: Mapping[str, str] | None = None) -> Iterator[Start]:
-    """Every start of an engine in the *words* of a command, in order: a script may start a server for each of two roles."""
+    """Return every engine start in *words*, in order. A script may start a server for each of two roles."""
     known = dict(env or {})
     for simple in commands(words):
         rest, own, kept = list(simple), dict(known), False
@@ -153,7 +151,7 @@ def find_all(words: Sequence[str], env: Mapping[str, str] | None = None) -> Iter
 
 
 def _parts(word: str, env: Mapping[str, str]) -> list[str]:
-    """The words of a command that *word* stands for: a variable of flags is several, since scripts do not quote it."""
+    """Return the words that *word* stands for. A variable with flags is several words, because scripts do not quote it."""
     value = expanded(word, env)
     if _VARIABLE.fullmatch(word) and value != word and value.startswith("-") and " " in value:
         return [part for part in split(value) if part != ";"]
@@ -162,8 +160,8 @@ def _parts(word: str, env: Mapping[str, str]) -> list[str]:
 
 def expanded(word: str, env: Mapping[str, str]) -> str:
     """
-    Expand a *word* of a command with the variables in *env* and the defaults of ``${NAME:-DEFAULT}``; others
-    stay as they are.
+    Replace variables of *env* and defaults of ``${NAME:-DEFAULT}`` in a *word* of a command. Other variables are not
+    changed.
     """
 
     def value(found: re.Match[str]) -> str:
@@ -174,7 +172,7 @@ def expanded(word: str, env: Mapping[str, str]) -> str:
 
 
 def commands(words: Sequence[str]) -> Iterator[list[str]]:
-    """The simple commands of a command line that was split into words."""
+    """Return the simple commands of a command line that was split into words."""
     simple: list[str] = []
     skipped = False
     for word in words:
@@ -192,7 +190,7 @@ def commands(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def split(script: str) -> list[str]:
-    """Split a script of commands into words: lines end commands, a backslash continues them, comments are dropped."""
+    """Split a script into words: a line ends a command, a backslash continues it, comments are dropped."""
     words: list[str] = []
     for line in re.sub(r"\\\s*\n", " ", script).splitlines():
         try:
@@ -203,7 +201,7 @@ def split(script: str) -> list[str]:
 
 
 def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
-    """The engine's start in one simple command, behind any wrappers."""
+    """Return the engine start in one simple command, after any wrappers."""
     for index, word in enumerate(words):
         name, after = PurePosixPath(word).name, words[index + 1 :]
         container = _container_options(name, after)
@@ -220,13 +218,13 @@ def _in_command(words: list[str], env: Mapping[str, str]) -> Start | None:
 
 
 def _quoted(words: Sequence[str], env: Mapping[str, str]) -> Start | None:
-    """The engine's start in a word of a command that is a command by itself, as in ``ssh HOST "vllm serve MODEL"``."""
+    """Return the engine start in a word that is itself a command, as in ``ssh HOST "vllm serve MODEL"``."""
     scripts = (word for word in words if " " in word.strip())
     return next((found for script in scripts if (found := find(split(script), env))), None)
 
 
 def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:
-    """The words of a command after ``docker run``; None where it is no such command."""
+    """Return the words after ``docker run``; None if the command is another one."""
     if name not in ("docker", "podman", "nerdctl"):
         return None
     rest = after[1:] if after[:1] == ["container"] else after
@@ -234,7 +232,7 @@ def _container_options(name: str, after: Sequence[str]) -> Sequence[str] | None:
 
 
 def _program(word: str, name: str, after: Sequence[str]) -> tuple[str, Sequence[str]] | None:
-    """The engine that a command's *word* starts, and the words for its parser; None where it starts none."""
+    """Return the engine that *word* starts, and the words for its parser; None if it starts none."""
     if name in _SERVES and after[:1] == ["serve"]:
         return _SERVES[name], after[1:]
     if word == "-m" and after[:1] and after[0] in MODULES:
@@ -245,7 +243,7 @@ def _program(word: str, name: str, after: Sequence[str]) -> tuple[str, Sequence[
 
 
 def _script(words: Sequence[str]) -> str | None:
-    """The script in the command ``bash -c SCRIPT``, also ``-lc`` and ``-euo pipefail -c``; None where there is none."""
+    """Return the script in ``bash -c SCRIPT``, also with ``-lc`` and ``-euo pipefail -c``; None if there is none."""
     for index, word in enumerate(words[:-1]):
         if re.fullmatch(r"-[a-z]*c", word):
             return words[index + 1]
@@ -260,10 +258,7 @@ _GLUED = re.compile(r"(-[evmp])(.+)", re.DOTALL)
 
 
 def _docker(words: Sequence[str]) -> Start | None:
-    """
-    The engine's start in the command ``docker run``, whose options come before the image; None where there is
-    none.
-    """
+    """Return the engine start in ``docker run``, whose options come before the image; None if there is none."""
     rest, options = list(words), dict[str, list[str]]()
     while rest and rest[0].startswith("-"):
         name, equals, value = rest.pop(0).partition("=")
@@ -295,8 +290,8 @@ def _docker(words: Sequence[str]) -> Start | None:
 
 def in_image(image: str, entrypoint: Sequence[str], command: Sequence[str], env: Mapping[str, str]) -> Start | None:
     """
-    The engine's start by *command* in a container of *image*, behind its own or the given *entrypoint*; None
-    where there is none.
+    Return the engine start by *command* in a container of *image*, with its own or the given *entrypoint*; None if
+    there is none.
     """
     name = image.partition("@")[0]
     name = name[: name.rfind(":")] if ":" in name.rpartition("/")[2] else name
@@ -314,8 +309,7 @@ def _last_size(values: Sequence[str] | None) -> float | None:
 
 def _gpus(text: str) -> int | None:
     """
-    Number of devices that ``--gpus`` of a ``docker run`` command gives; None for all, or where it does not
-    say.
+    Return the number of devices in ``--gpus`` of ``docker run``; None for all, or if it is not stated.
 
     >>> _gpus("all"), _gpus("2"), _gpus('"device=0,1,2"'), _gpus("device=4")
     (None, 2, 3, 1)

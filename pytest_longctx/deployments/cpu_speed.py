@@ -1,4 +1,4 @@
-"""The measured speed of this machine's CPU, and the times expected from it."""
+"""The measured speed of this machine's CPU, and the expected times that follow from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,28 +6,29 @@ from types import MappingProxyType
 
 ATTENTION_SHARE: Mapping[str, float] = MappingProxyType({"bfloat16": 0.14, "float32": 0.25})
 """
-Throughput of vLLM's attention kernels, as a share of a plain matrix product in that dtype on the same cores.
+Speed of vLLM's attention kernels as a share of a plain matrix product in that dtype on the same cores.
 
-Prefills of the probe, vLLM 0.32.0 on two cores: 318 of 2,330 GFLOP/s with AMX, in BF16; 28 to 42 of 129 with AVX2, in FP32.
+Prefills of the probe, vLLM 0.32.0 on two cores: 318 of 2,330 GFLOP/s with AMX, in BF16; 28 to 42 of 129 with AVX2, in
+FP32.
 """
 
 NARROW_HEAD_DIM = 64
-"""Head dimension below which each instruction is used less: half the rate was measured with 32."""
+"""Head dimension below which each instruction does less work. With 32, half the rate was measured."""
 
 REFERENCE_PYTHON_S = 0.00033
 REFERENCE_BOOT_S = 45.0
-"""Boot time of vLLM's CPU build, which is mostly Python imports: 34 to 60 s where `python_s` was `REFERENCE_PYTHON_S`."""
+"""Boot time of vLLM's CPU build, mostly Python imports: 34 to 60 s where `python_s` was `REFERENCE_PYTHON_S`."""
 
 REFUSAL_SHARE = 0.9
-"""Time of a refused boot as a share of one that serves, as both import the modules: 40 and 94 s against 43 and 98 s."""
+"""Time of a refused boot as a share of a successful one. Both import the modules: 40 and 94 s against 43 and 98 s."""
 
 DEADLINE_FACTOR = 8.0
-"""Factor on the expected time after which a request is cancelled: other programs may use the machine."""
+"""A request is cancelled after this multiple of the expected time, because other programs may use the machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Measured speed of PyTorch on this CPU, in the environment in which the engine starts."""
+    """Measured speed of PyTorch on this CPU, in the environment that starts the engine."""
 
     gflop_per_s: Mapping[str, float]
     """Rate of a matrix product, by dtype."""
@@ -35,11 +36,11 @@ class Speed:
     python_s: float
     """Time of a fixed amount of pure Python, which is most of a boot."""
     lacks: frozenset[str] = frozenset()
-    """CPU flags that the engine's PyTorch reports as missing, whatever the kernel reports."""
+    """CPU flags that the engine's PyTorch reports as missing, even if the kernel reports them."""
 
     @property
     def fastest_dtype(self) -> str:
-        """The dtype with the highest matrix-product rate on the measured CPU; of two equal ones the smaller."""
+        """The dtype with the fastest matrix product on the measured CPU. If two are equal, the smaller one."""
         return max(("bfloat16", "float32"), key=lambda name: self.gflop_per_s.get(name, 0.0))
 
     @property
@@ -49,10 +50,10 @@ class Speed:
 
     def prefill_s(self, products_flop: float, attention_flop: float, dtype: str, head_dim: int) -> float:
         """
-        Expected prefill time on the measured CPU, in seconds, with *products_flop* in matrix products and
-        *attention_flop* in attention.
+        Expected prefill time in seconds on the measured CPU: *products_flop* in matrix products, *attention_flop* in
+        attention.
 
-        Attention has kernels of its own: without BF16 instructions they compute in FP32, and only the products are slow.
+        Attention has separate kernels. Without BF16 instructions they compute in FP32, and only the products are slow.
         """
         product = self.gflop_per_s.get(dtype, self.gflop_per_s["float32"]) * 1e9
         attention = (
@@ -76,8 +77,8 @@ class Speed:
 
 def fastest_by_flags(flags: frozenset[str] | None) -> str:
     """
-    The default dtype of a CPU whose speed was not measured: BF16 if the processor has instructions for it, or
-    is not known, else FP32.
+    Default dtype of a CPU without a measured speed: BF16 if the processor has instructions for it or is unknown, else
+    FP32.
     """
     if flags is None or flags & {"avx512_bf16", "amx_bf16", "bf16"}:
         return "bfloat16"

@@ -15,7 +15,9 @@ Weights = Literal["real", "random", "probe", "unknown"]
 FlagValue = str | int | float | bool
 
 FASTEST = "fastest"
-"""Value of ``dtype`` on a CPU: bfloat16 or float32, whichever is measured to be faster; resolved before the boot."""
+"""
+Value of ``dtype`` on a CPU: bfloat16 or float32, whichever was measured to be faster. It is resolved before the boot.
+"""
 
 
 def _hardware(text: str) -> str:
@@ -27,23 +29,25 @@ HardwareName = Annotated[str, AfterValidator(_hardware)]
 
 
 class Model(toml.Table):
-    """The model to serve. Exactly one of *make*, *path* and *id* gives its origin."""
+    """The model to serve. Exactly one of *make*, *path* and *id* names its origin."""
 
     name: str
-    """The name findings use in their scope."""
+    """The model's name in the scope of findings."""
     make: str | None = None
     """A checkpoint that is generated on demand; see `pytest_longctx.deployments.models`."""
     path: str | None = None
-    """A folder on the server's machine, or a GGUF file; ``~`` and relative paths are allowed."""
+    """A folder on the server's machine, or a GGUF file. ``~`` and relative paths are allowed."""
     id: str | None = None
-    """A name that the engine resolves itself, such as a Hugging Face repository."""
+    """A name that the engine resolves, such as a Hugging Face repository."""
     shape: str | None = None
-    """A shape of `pytest_longctx.deployments.shape.known`, if there is no ``config.json``; for predictions only."""
+    """
+    A shape of `pytest_longctx.deployments.shape.known`, if there is no ``config.json``. Used only for predictions.
+    """
     weight_bits: Annotated[float, Field(gt=0)] = 16
-    """Bits of a stored parameter, scales included; for predictions only."""
+    """Bits of a stored parameter, scales included. Used only for predictions."""
     weights: Weights = "real"
     ordinary_ids: Annotated[tuple[int, int], Field(strict=False)] = (1000, 30_000)
-    """Random prompts use ids from the first up to, but excluding, the second; the range may have no special tokens."""
+    """Random prompts use ids from the first up to, but excluding, the second. The range must have no special tokens."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -56,10 +60,10 @@ class Model(toml.Table):
 
 
 Positive = Annotated[float, Field(ge=1e-6, le=1e12)]
-"""A time, a rate or a size. The limits keep quotients of two finite, and far from what a wait can take."""
+"""A time, a rate or a size. The limits keep quotients of two finite, and below what a wait can take."""
 
 MEASURED = Field(ge=0, exclude=True)
-"""A property of the machine, excluded from the digest so that a deployment has the same digest on every machine."""
+"""A property of the machine. It is not part of the digest, so a deployment has the same digest on every machine."""
 
 
 class Timeouts(toml.Table):
@@ -68,30 +72,35 @@ class Timeouts(toml.Table):
     boot_s: Positive = 1800.0
     """From the start of the process to the first generated token."""
     boot_stall_s: Positive = 600.0
-    """Longest time without new output before a boot counts as hung; at most half of boot_s. Compilers log nothing for minutes."""
+    """
+    A boot without new output for this time counts as hung. At most half of boot_s, because compilers log nothing for
+    minutes.
+    """
     usual_boot_s: Positive | None = None
-    """A boot time that was measured; for plans only."""
+    """A measured boot time. Used only for plans."""
     admission_s: Positive = 10.0
     """
-    How long requests may wait while none runs, nothing changes and the KV cache is empty; six times as long if it is not empty.
+    How long requests may wait while none runs, nothing changes and the KV cache is empty; six times as long if it is
+    not empty.
     """
     stall_s: Positive = 40.0
     """
-    Longest time without progress (chunks, counters, KV cache usage, log lines) before a request counts as hung.
+    A request without progress (chunks, counters, KV cache usage, log lines) for this time counts as hung.
 
-    Until a prompt is known to be read in several steps, its whole time at the slowest rate is added.
+    The prompt's whole time at the slowest rate is added until it is known to be computed in several steps.
     """
     canary_s: Positive = 30.0
-    """Timeout of the short request that is sent after a failed one."""
+    """Timeout of the short request after a failed one."""
     answer_s: Positive = 120.0
     """
-    Base time of every request, however short; a request that still runs at its deadline is too slow here, without a verdict.
+    Base time of every request, also a short one. A request that still runs at its deadline is too slow here and gets no
+    verdict.
     """
     slowest_prefill_tokens_per_s: Positive = 500.0
     slowest_decode_tokens_per_s: Positive = 0.5
 
     expected_boot_s: Annotated[float | None, MEASURED] = None
-    """Expected boot time, measured on this machine before the run; not a key of the file."""
+    """Expected boot time, measured on this machine before the run. The file has no such key."""
     expected_s_per_token: Annotated[float, MEASURED] = 0.0
     expected_s_per_token_squared: Annotated[float, MEASURED] = 0.0
     """Measured coefficient of a prefill's time on this machine; 0 if nothing was measured."""
@@ -105,24 +114,24 @@ class Timeouts(toml.Table):
         return content
 
     def expected_prefill_s(self, prompt_tokens: int) -> float:
-        """Expected prefill time of a prompt, for the timeouts of a deployment on this machine; 0 if not known."""
+        """Expected prefill time of a prompt, for the timeouts of a deployment on this machine; 0 if unknown."""
         return self.expected_s_per_token * prompt_tokens + self.expected_s_per_token_squared * prompt_tokens**2
 
     @property
     def boot_limit_s(self) -> float:
-        """Timeout of a boot: the deployment's, or a longer one on a machine measured to be slow."""
+        """Timeout of a boot: the deployment's, or a longer one if the machine was measured to be slow."""
         return max(self.boot_s, DEADLINE_FACTOR * (self.expected_boot_s or 0.0))
 
     @property
     def silent_boot_s(self) -> float:
-        """Longest time without new output before a deployment's boot times out."""
+        """Longest time without new output until a deployment's boot times out."""
         return min(self.boot_stall_s, self.boot_limit_s / 2)
 
     def one_step_s(self, prompt_tokens: int) -> float:
         """
-        Timeout of one step that reads *prompt_tokens* without progress: the time at the slowest rate.
+        Timeout of one step that computes *prompt_tokens* without progress: the time at the slowest rate.
 
-        On a machine measured to be slower than that, `DEADLINE_FACTOR` times the expected prefill time.
+        If the machine was measured to be slower, `DEADLINE_FACTOR` times the expected prefill time.
         """
         expected_s = DEADLINE_FACTOR * self.expected_prefill_s(prompt_tokens)
         return max(prompt_tokens / self.slowest_prefill_tokens_per_s, expected_s)
@@ -145,44 +154,47 @@ def _mount(text: str) -> str:
 
 
 class Docker(toml.Table):
-    """How the docker launcher makes a container of a deployment. Options that the hardware needs are added automatically."""
+    """How the docker launcher makes a container of a deployment. Options for the hardware are added automatically."""
 
     python: str = "python3"
-    """The interpreter in the image, started with the engine's module in place of the image's own entrypoint."""
+    """The interpreter in the image. It starts the engine's module and replaces the image's entrypoint."""
     entrypoint: toml.Names = ()
-    """A wrapper that runs that interpreter, for an image whose entrypoint prepares the environment."""
+    """A wrapper that starts the interpreter, for an image whose entrypoint prepares the environment."""
     pull: Literal["never", "missing"] = "never"
     gpus: toml.Names = ()
-    """NVIDIA GPUs as indices, UUIDs, or CDI names such as ``nvidia.com/gpu=0``; empty: as many as ``hardware`` says."""
+    """NVIDIA GPUs as indices, UUIDs, or CDI names such as ``nvidia.com/gpu=0``; empty: as many as in ``hardware``."""
     devices: toml.Names = ()
     """Additional device files of the host, such as ``/dev/infiniband``."""
     mounts: Annotated[tuple[Annotated[str, AfterValidator(_mount)], ...], toml.LISTED] = ()
-    """Additional folders, as ``HOST:/INSIDE`` or ``HOST:/INSIDE:ro``; the model's folder is mounted automatically."""
+    """Additional folders, as ``HOST:/INSIDE`` or ``HOST:/INSIDE:ro``. The model's folder is mounted automatically."""
     network: str = "bridge"
     """``host``: the server listens on the host's loopback and no port is published."""
     shm_gib: Positive = 10.0
-    """Size of ``/dev/shm``; Docker's default of 64 MiB is too small for workers that communicate through it."""
+    """Size of ``/dev/shm``. Docker's default of 64 MiB is too small for workers that communicate through it."""
     memory_gib: Positive | None = None
-    """Memory limit, swap included, above which the kernel kills the container; None: no limit."""
+    """Memory limit, swap included. Above it, the kernel kills the container. None: no limit."""
     ulimits: dict[str, int] = Field(default_factory=dict)
-    """Soft and hard limits alike, for instance ``memlock = -1``."""
+    """Limits, soft and hard alike, for instance ``memlock = -1``."""
 
 
 class Kubernetes(toml.Table):
     """How a deployment becomes Pods, in addition to the image, mounts and memory of its ``[docker]`` table."""
 
     models: str | None = None
-    """A folder of the node, by its absolute path, or a claim, by its name; None: a model by name is downloaded at each boot."""
+    """
+    An absolute path of a folder on the node, or the name of a claim; None: a model given by name is downloaded at each
+    boot.
+    """
     secret: str = "longctx"  # noqa: S105 - its name
-    """The Secret with the values of ``pass_env``, under their own names; missing values are left out."""
+    """The Secret with the values of ``pass_env`` under their own names. Missing values are left out."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerate: toml.Names = ()
-    """Keys of taints to tolerate."""
+    """Keys of the taints to tolerate."""
     runtime_class: str | None = None
     devices_per_node: Annotated[int, Field(gt=0)] | None = None
-    """None: as many as the usual host of that kind has."""
+    """GPUs per node; None: as many as a usual host of that kind has."""
     hours: Positive = 12.0
-    """Time limit after which the cluster ends a Pod of a test run, even if the run was lost."""
+    """The cluster ends a Pod of a test run after this time, even if the run was lost."""
 
 
 class Deployment(toml.Table):
@@ -193,38 +205,43 @@ class Deployment(toml.Table):
     backend: str
     model: Model
     hardware: HardwareName | None = None
-    """The hardware the server needs; None for a server that already runs."""
+    """The hardware that the server needs; None for a server that already runs."""
     version: toml.VersionRange | None = None
     """Engine versions that support these flags."""
     image: str | None = None
-    """The container image, for launchers that use one: ``name:tag``, or ``name@sha256:...``, which never changes."""
+    """The container image for launchers that use one: ``name:tag``, or ``name@sha256:...``, which never changes."""
     docker: Docker = Docker()
     kubernetes: Kubernetes = Kubernetes()
     max_model_len: int | None = None
-    """Longest context in tokens, prompt and answer together; None: ask the server."""
+    """Longest context in tokens, prompt and answer together; None: the server reports it."""
     context_lengths: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(strict=False)] = ()
     """
     For ``hardware = "1xGPU"``: values of max_model_len, longest first.
 
-    The first that is predicted to fit this machine's GPU, and to be read within *longest_prompt_s*, is taken.
+    The first one is used that is predicted to fit this machine's GPU and to be computed within *longest_prompt_s*.
     """
     longest_prompt: int | None = None
-    """Longest prompt to send, in tokens; the server accepts longer ones, but this hardware would need hours."""
+    """Longest prompt to send, in tokens. The server accepts longer ones, but they would take hours on this hardware."""
     longest_prompt_s: Positive | None = None
-    """Longest expected prefill time of a prompt, in seconds, on this machine as measured; longer prompts are not sent."""
+    """
+    Longest expected prefill time of a prompt in seconds, as measured on this machine. Longer prompts are not sent.
+    """
     only_named: bool = False
-    """Judge only findings that name this deployment, because it is expected to fail or too slow for others."""
+    """Judge only findings that name this deployment. It is expected to fail, or is too slow for others."""
     only_questions: toml.Names = ()
-    """Judge only findings that ask one of these questions, or that name this deployment; empty: every question."""
+    """Judge only findings with one of these questions, or that name this deployment; empty: all questions."""
     on_request: bool = False
-    """Boot only if ``--longctx-deployment`` names it: one of many variants, too many for a usual run."""
+    """Boot only if ``--longctx-deployment`` names it. It is one of many variants, too many for a usual run."""
     needs_full_context: bool = True
-    """Whether the boot fails if the KV cache cannot hold one request of max_model_len; false documents that it may be smaller."""
+    """
+    Whether the boot fails if the KV cache cannot hold one request of max_model_len. False documents that it may be
+    smaller.
+    """
     flags: dict[str, FlagValue] = Field(default_factory=dict)
-    """The engine's own long options without dashes; ``true`` is a bare flag, ``false`` leaves it out."""
+    """The engine's own long options without dashes. ``true`` is a flag without a value, ``false`` omits it."""
     env: dict[str, str] = Field(default_factory=dict)
     pass_env: toml.Names = ()
-    """Additional environment variables to pass to the server, for instance HF_TOKEN."""
+    """Additional environment variables for the server, for instance HF_TOKEN."""
     timeouts: Timeouts = Timeouts()
 
     @model_validator(mode="after")
@@ -241,15 +258,15 @@ class Deployment(toml.Table):
     @property
     def needs(self) -> Hardware:
         """
-        The hardware that the deployment asks a container engine or a cluster for; where any GPU will do, the
-        backend decides the vendor.
+        The hardware to request from a container engine or a cluster. If any GPU will do, the backend decides the
+        vendor.
         """
         wanted = Hardware.parse(self.hardware) if self.hardware else Hardware("cpu")
         amd = wanted.kind == ANY_GPU and self.backend.endswith("-rocm")
         return Hardware("MI300X", wanted.count) if amd else wanted
 
     def arguments(self) -> tuple[str, ...]:
-        """The deployment's engine flags as command-line arguments."""
+        """Convert the engine flags to command-line arguments."""
         argv: list[str] = []
         for name, value in self.flags.items():
             if value is not False:
@@ -258,7 +275,7 @@ class Deployment(toml.Table):
 
 
 def attached(backend: str) -> Deployment:
-    """A deployment for a server that already runs and of which only the address is known."""
+    """Make a deployment for a running server of which only the address is known."""
     return Deployment(
         name="attached",
         title="a server that was already running",
@@ -271,7 +288,7 @@ def load(path: Path) -> Deployment:
     """
     Load the deployment in the TOML file at *path*. Raises `TableError`.
 
-    ``like = "NAME"`` takes all missing keys from NAME.toml in the same folder; tables are merged key by key.
+    ``like = "NAME"`` takes all missing keys from NAME.toml in the same folder. Tables are merged key by key.
     """
     content = toml.read(path)
     like = content.pop("like", None)
@@ -286,10 +303,7 @@ def load(path: Path) -> Deployment:
 
 
 def _completed(content: dict[str, Any], taken: dict[str, Any]) -> dict[str, Any]:
-    """
-    The *content* of a deployment's file, completed with keys that only *taken*, the deployment that it builds
-    on, has.
-    """
+    """Complete the *content* of a deployment's file with keys that only *taken* has, the deployment that it builds on."""
     both = {name: {**taken[name], **table} for name, table in content.items() if _tables(table, taken.get(name))}
     return {**taken, **content, **both}
 
@@ -313,7 +327,7 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Deployment]:
 
 def load_deployments(*folders: str | Path) -> dict[str, Deployment]:
     """
-    Every deployment by name: those that ship with the package, and those of your *folders*, as for ``--longctx-data``.
+    Load every deployment by name: the shipped ones, and those of your *folders*, as for ``--longctx-data``.
 
     Raises `UsageError` for a folder without data, and `TableError` for a wrong file.
     """

@@ -1,8 +1,8 @@
 """
-A checkpoint as vLLM and SGLang load it, made of a GGUF file: FP32 weights, ``config.json`` and the tokenizer's files.
+Convert a GGUF file to a checkpoint for vLLM and SGLang: FP32 weights, ``config.json`` and the tokenizer's files.
 
-Only what one published file needs is understood: the Llama architecture with a byte-level BPE tokenizer of the kind ``smollm``.
-Anything else is refused, because a wrong guess would give a model that is only slightly wrong.
+It supports only what one published file needs: the Llama architecture with a byte-level BPE tokenizer of the kind
+``smollm``. Anything else is refused, because a wrong guess would give a model that is slightly wrong.
 """
 
 import importlib
@@ -30,14 +30,14 @@ _NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "ffn_down": "mlp.down_proj",
     }
 )
-"""Tensors of a layer: their name in GGUF, and in a checkpoint."""
+"""Maps the tensors of a layer from their names in GGUF to those in a checkpoint."""
 
 _OUTSIDE: Final[Mapping[str, str]] = MappingProxyType(
     {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
 )
 
 _SPECIAL: Final = 3
-"""GGUF's token type of a control token."""
+"""Token type of a control token in GGUF."""
 
 
 def _package() -> Any:
@@ -51,7 +51,7 @@ def _package() -> Any:
 
 def convert(source: Path, folder: Path) -> None:
     """
-    Write the model of the GGUF file *source* into *folder*, which exists. Raises `ModelError` for a file that is not understood.
+    Write the model of the GGUF file *source* into the existing *folder*. Raises `ModelError` for an unsupported file.
 
     Every weight is dequantised to FP32, which changes none of its values.
     """
@@ -72,7 +72,7 @@ def convert(source: Path, folder: Path) -> None:
 def _weights(
     tensors: Any, dequantize: Callable[..., np.ndarray], known: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and values of every weight of a GGUF file with the fields *known*."""
+    """Yield name and values of every weight of a GGUF file with the fields *known*."""
     heads = {"attn_q": known["llama.attention.head_count"], "attn_k": known["llama.attention.head_count_kv"]}
     for tensor in tensors:
         values = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
@@ -92,9 +92,10 @@ def _weights(
 
 def halves(rows: np.ndarray, heads: int) -> np.ndarray:
     """
-    Order the rows of a projection to queries or keys as checkpoints do: in a head the first of all rotary pairs, then the second.
+    Reorder the rows of a query or key projection as in checkpoints: in a head the first of all rotary pairs, then the
+    second.
 
-    GGUF files of this architecture have the two rows of a pair beside each other.
+    In GGUF files of this architecture, the two rows of a pair are neighbours.
     """
     paired = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
     return np.ascontiguousarray(paired.swapaxes(1, 2).reshape(rows.shape))
@@ -153,7 +154,7 @@ def _config(known: Mapping[str, Any], ids: Mapping[str, int], *, tied: bool) -> 
 
 
 def _tokenizer(known: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of ``tokenizer.json``: byte-level BPE in which every digit is a token of its own."""
+    """Return the content of ``tokenizer.json``: byte-level BPE in which every digit is one token."""
     words = known["tokenizer.ggml.tokens"]
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     special = [i for i, kind in enumerate(known["tokenizer.ggml.token_type"]) if kind == _SPECIAL]

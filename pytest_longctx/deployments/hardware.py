@@ -7,7 +7,7 @@ from pytest_longctx.deployments import accelerators
 from pytest_longctx.deployments.cpu_speed import Speed
 
 KINDS = (*accelerators.every(), "cpu")
-"""Hardware kinds that files may name; what each is, see `pytest_longctx.deployments.accelerators`."""
+"""Hardware kinds that files may name; `pytest_longctx.deployments.accelerators` describes them."""
 
 
 CPU_FLAGS = (
@@ -23,11 +23,11 @@ CPU_FLAGS = (
     "i8mm",
     "sve",
 )
-"""CPU flags that decide which kernels an engine's CPU build uses, and so whether results are comparable."""
+"""CPU flags that decide which kernels an engine's CPU build uses. Results are comparable only if they agree."""
 
 
 ANY_GPU = "GPU"
-"""In a deployment, any GPU of NVIDIA or AMD, also one that no file names: ``1xGPU``. No machine is of this kind."""
+"""In a deployment, any GPU of NVIDIA or AMD, even if no file names it: ``1xGPU``. A machine never has this kind."""
 
 _SIZED = re.compile(r"(?:([1-9][0-9]{0,5})x)?([0-9]{1,7}(?:\.[0-9]{1,3})?)gib", re.IGNORECASE)
 _OTHER_KINDS = {"cpu": "cpu", "gpu": ANY_GPU}
@@ -36,7 +36,7 @@ _OTHER_KINDS = {"cpu": "cpu", "gpu": ANY_GPU}
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """
-    A number of devices of one kind: ``8xH200``, or ``4x80GiB`` by the memory that PyTorch sees in one.
+    A number of devices of one kind: ``8xH200``, or ``4x80GiB`` by one device's memory as PyTorch reports it.
 
     A machine without accelerators is ``cpu``.
     """
@@ -47,7 +47,7 @@ class Hardware:
     @classmethod
     def parse(cls, text: str) -> "Hardware":
         """
-        Parse hardware as files and options spell it, such as ``8xH200``. Raises ValueError.
+        Parse hardware as written in files and options, such as ``8xH200``. Raises ValueError.
 
         >>> Hardware.parse("8xH200"), Hardware.parse("cpu"), Hardware.parse("trn2.48xlarge")
         (Hardware(kind='H200', count=8), Hardware(kind='cpu', count=1), Hardware(kind='trn2', count=16))
@@ -69,8 +69,8 @@ class Hardware:
     @classmethod
     def machine(cls, text: str) -> "Hardware":
         """
-        Parse the hardware that a machine has: as `parse`, without ``1xGPU``, which is neither kind nor size.
-        Raises ValueError.
+        Parse the hardware of a machine: as `parse`, without ``1xGPU``, which is neither kind nor size. Raises
+        ValueError.
         """
         hardware = cls.parse(text)
         if hardware.kind == ANY_GPU:
@@ -84,10 +84,7 @@ class Hardware:
 
     @property
     def device_gib(self) -> float | None:
-        """
-        Memory of one device of the hardware in GiB, as PyTorch reports it; None if it is not known, and for a
-        CPU.
-        """
+        """Memory of one device in GiB, as PyTorch reports it; None for a CPU, or if unknown."""
         if sized := _SIZED.fullmatch(self.kind):
             return float(sized[2])
         known = accelerators.every().get(self.kind)
@@ -95,12 +92,12 @@ class Hardware:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether the hardware's devices are GPUs, of a known kind or of a known size."""
+        """Whether the devices are GPUs, of a known kind or of a known size."""
         known = accelerators.every().get(self.kind)
         return self.kind not in _OTHER_KINDS.values() and (known is None or known.link != "neuronlink")
 
     def carries(self, wanted: "Hardware") -> bool:
-        """Whether a server that requires the hardware *wanted* can run on this hardware; every machine has a CPU."""
+        """Whether a server that requires the hardware *wanted* can run on this hardware. Every machine has a CPU."""
         fitting = self.kind == wanted.kind or (wanted.kind == ANY_GPU and self.is_gpu)
         return wanted.kind == "cpu" or (fitting and self.count >= wanted.count)
 
@@ -113,27 +110,24 @@ INSTANCES = {
     "trn1.32xlarge": "16xtrn1",
     "trn2.48xlarge": "16xtrn2",
 }
-"""Instances of AWS by what they hold."""
+"""AWS instance types by their devices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine of a run; *hardware* is None if nothing is known of it (a server behind a URL)."""
+    """The machine of a run. *hardware* is None if it is unknown (a server behind a URL)."""
 
     hardware: Hardware | None
     facts: dict[str, str] = field(default_factory=dict)
     host_bytes: float | None = None
-    """Memory of the host; None if the hardware was given by an option, or cannot be read."""
+    """Memory of the host; None if an option named the hardware, or if it cannot be read."""
     cpu_flags: frozenset[str] | None = None
-    """Those of `CPU_FLAGS` that its processor has; None for another machine, or if they cannot be read."""
+    """The `CPU_FLAGS` of its processor; None for another machine, or if they cannot be read."""
     speed: Speed | None = None
     """Measured speed of its CPU; None if nothing was measured."""
 
     def measured(self, speed: Speed | None) -> "Machine":
-        """
-        A copy of the machine with the measured CPU speed, and without the instruction sets that the engine
-        reports as missing.
-        """
+        """Return a copy with the measured CPU speed, and without the instruction sets that the engine reports as missing."""
         if speed is None:
             return self
         flags = None if self.cpu_flags is None else self.cpu_flags - speed.lacks

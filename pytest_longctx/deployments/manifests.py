@@ -1,4 +1,4 @@
-"""Starts of engines in files: a compose file, and whatever Kubernetes object holds a Pod, in YAML or JSON."""
+"""Find engine starts in files: a compose file, or any Kubernetes object with a Pod, in YAML or JSON."""
 
 import json
 import re
@@ -16,19 +16,16 @@ _DEVICES = ("nvidia.com/gpu", "amd.com/gpu", "aws.amazon.com/neuron", "habana.ai
 _KIND_LABELS = ("nvidia.com/gpu.product", "cloud.google.com/gke-accelerator", "node.kubernetes.io/instance-type")
 _IN_POD = re.compile(r"\$\((\w+)\)")
 MOST_BYTES = 4 * 1024**2
-"""The largest file that is read; those that start engines are far smaller."""
+"""Largest file that is read. Files that start engines are far smaller."""
 _DEEPEST: Final = 100
-"""Levels of a file. The schemas of custom resources, which may stand beside a server, have some 40."""
+"""Most levels of a file. The schemas of custom resources, which may be in the same file, have some 40."""
 
 _SHOWN = 300
-"""Characters of a reader's own message that are shown."""
+"""Most characters shown of the parser's own message."""
 
 
 def read(path: Path) -> list[Any]:
-    """
-    Read the documents of a manifest, a compose or Kubernetes file in YAML or JSON, at *path*. Raises
-    `UsageError`.
-    """
+    """Read the documents of a manifest (a compose or Kubernetes file in YAML or JSON) at *path*. Raises `UsageError`."""
     try:
         with open(path, "rb", opener=paths.without_waiting) as file:
             content = file.read(MOST_BYTES + 1)
@@ -69,8 +66,9 @@ def _yaml(path: Path, text: str) -> list[Any]:
 
 def starts(documents: Sequence[Any], where: str) -> list[Start]:
     """
-    Every start of an engine in the *documents* of a manifest: of each service of a compose file, of each
-    container of each Pod. Raises `UsageError` for a field that has a value of another kind than it can have.
+    Return every engine start in *documents*: of each service of a compose file, and each container of each Pod.
+
+    Raises `UsageError` for a field with a value of a wrong kind.
     """
     try:
         return _starts(documents, where)
@@ -131,12 +129,12 @@ def _variables(value: Any) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """A variable's value in a compose file, as the environment has it."""
+    """Convert a variable's value in a compose file to its text in the environment."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _reserved(devices: Any) -> int | None:
-    """Number of GPUs that a service of a compose file reserves; None for all."""
+    """Return the number of GPUs that a service of a compose file reserves; None for all."""
     for row in devices if isinstance(devices, list) else []:
         if not isinstance(row, Mapping):
             continue
@@ -151,7 +149,7 @@ def _reserved(devices: Any) -> int | None:
 
 
 def _objects(node: Any, where: str, name: str = "", nodes: int = 1) -> Iterator[Start]:
-    """The engine starts in every Pod of the Kubernetes object *node*; a LeaderWorkerSet counts once, by its leader."""
+    """Return the engine starts in every Pod of the Kubernetes object *node*. A LeaderWorkerSet counts once, by its leader."""
     if isinstance(node, list):
         for each in node:
             yield from _objects(each, where, name, nodes)
@@ -196,7 +194,7 @@ def _pod(spec: Mapping[str, Any], where: str) -> Iterator[Start]:
 
 def _quantity(value: Any) -> float | None:
     """
-    A quantity of a Kubernetes manifest in bytes: ``128Gi`` is binary, ``128G`` is decimal; None for anything
+    Convert a quantity of a Kubernetes manifest to bytes: ``128Gi`` is binary, ``128G`` is decimal; None for anything
     else.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMGTP]?)(i?)", str(value).strip())
@@ -211,16 +209,13 @@ def _pod_variables(value: Any) -> dict[str, str]:
 
 
 def _in_pod(value: Any, env: Mapping[str, str]) -> list[str]:
-    """The words of a command in a Pod's manifest, with each ``$(VARIABLE)`` replaced as the kubelet does."""
+    """Return the words of a command in a Pod's manifest, with each ``$(VARIABLE)`` replaced as the kubelet does."""
     words = value if isinstance(value, list) else []
     return [_IN_POD.sub(lambda found: env.get(found[1], found[0]), str(word)) for word in words]
 
 
 def _shared(spec: Mapping[str, Any], box: Mapping[str, Any]) -> float | None:
-    """
-    Size of a Pod's ``/dev/shm``: of the volume in memory that is mounted there, or the host's; None for the
-    default.
-    """
+    """Return the size of a Pod's ``/dev/shm``: of the memory volume mounted there, or of the host; None for the default."""
     if spec.get("hostIPC") is True:
         return float("inf")
     rows = [row for key in ("volumeMounts",) for row in box.get(key) or [] if isinstance(row, Mapping)]
@@ -238,7 +233,7 @@ def _kind(spec: Mapping[str, Any]) -> str | None:
 
 
 def _at(node: Any, *keys: str) -> Mapping[str, Any]:
-    """The table at *keys* inside *node* of a manifest; empty where there is none."""
+    """Return the table at *keys* inside *node* of a manifest; empty if there is none."""
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None
     return node if isinstance(node, Mapping) else {}

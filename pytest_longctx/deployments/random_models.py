@@ -1,9 +1,9 @@
 """
-Models with random weights, generated on demand, so that a real engine can run without a download.
+Models with random weights, generated on demand. With them, a real engine runs without a download.
 
-A tiny model is a folder with ``config.json`` and a tokenizer; the engine makes random weights itself (vLLM and SGLang:
-``--load-format dummy``). It can test lengths, memory, limits and time, but not whether an answer is right; every record made with
-it says "random weights". A probe has weights, and its right answers are known: see `pytest_longctx.probe`.
+A tiny model is a folder with ``config.json`` and a tokenizer. The engine makes random weights itself (vLLM and SGLang:
+``--load-format dummy``). It can test lengths, memory, limits and time, but not whether an answer is right. Every record
+made with it says "random weights". A probe has weights and known right answers: see `pytest_longctx.probe`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from pytest_longctx.probe import checkpoint
 
 TINY_VOCABULARY = 4096
-"""Number of token ids of the tiny model: 0 to 15 are special, the others are ordinary words."""
+"""Number of token ids of the tiny model. Ids 0 to 15 are special, the others are ordinary words."""
 
 TINY_SPECIAL_TOKENS = 16
 
@@ -44,7 +44,7 @@ TINY_LLAMA4: Mapping[str, Any] = MappingProxyType(
 
 
 def make_tiny_llama4(folder: Path) -> None:
-    """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*; the engine makes the weights."""
+    """Write a four-layer model with Llama-4-Scout's attention pattern into *folder*. The engine makes the weights."""
     tokens = [f"<{i}>" if i < TINY_SPECIAL_TOKENS else f"w{i}" for i in range(TINY_VOCABULARY)]
     checkpoint.write(folder, checkpoint.texts(TINY_LLAMA4, tokens, TINY_SPECIAL_TOKENS))
 
@@ -72,10 +72,9 @@ RANDOM_GQA: Mapping[str, Any] = MappingProxyType(
 
 def make_random_gqa(folder: Path) -> None:
     """
-    Write a four-layer Llama model into *folder*, with weights of a scale at which its answer depends on its
-    context.
+    Write a four-layer Llama model into *folder*. Its weights are large enough for its answer to depend on its context.
 
-    Queries and keys are large enough that attention prefers some tokens to others, near ones as well as far ones.
+    Queries and keys are so large that attention prefers some tokens to others, near ones as well as far ones.
     """
     draw, hidden = np.random.Generator(np.random.PCG64(1)), RANDOM_GQA["hidden_size"]
     made = {}
@@ -90,7 +89,7 @@ def make_random_gqa(folder: Path) -> None:
 
 
 def _llama_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Name, rows and columns of every matrix of a generated Llama checkpoint."""
+    """Return name, rows and columns of every matrix of a generated Llama checkpoint."""
     hidden, inner, dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     yield "model.embed_tokens.weight", config["vocab_size"], hidden

@@ -1,8 +1,8 @@
 """
-Starts of vLLM in a recipe: the YAML files that the vLLM project publishes, one for each model.
+Starts of vLLM in a recipe, a YAML file that the vLLM project publishes for a model.
 
 The order of arguments, the choice of overrides by hardware and the size of tensor parallelism follow the published
-``command-synthesis.js`` (vllm-project/recipes, August 2026) for its default strategy, one node with tensor parallelism.
+``command-synthesis.js`` (vllm-project/recipes, August 2026) for its default strategy: one node with tensor parallelism.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,10 +34,7 @@ def is_recipe(document: Any) -> bool:
 
 
 def starts(recipe: Mapping[str, Any], hardware: Hardware, device_gb: float, where: str) -> Iterator[Start]:
-    """
-    The vLLM start of every variant of *recipe* on *hardware*, whose devices have *device_gb* each. Raises
-    `UsageError`.
-    """
+    """Return the vLLM start of every variant of *recipe* on *hardware* with *device_gb* per device. Raises `UsageError`."""
     for name, variant in recipe["variants"].items():
         if not isinstance(variant, Mapping):
             raise UsageError(f"{where}: variants.{name}: a table is expected")
@@ -55,13 +52,13 @@ def starts(recipe: Mapping[str, Any], hardware: Hardware, device_gb: float, wher
 
 
 def _parts(word: str) -> list[str]:
-    """The words in a *word* of a recipe, which may be a flag with its value; the published tool joins all by spaces."""
+    """Split a *word* of a recipe, which may be a flag with its value. The published tool joins all words by spaces."""
     name, space, value = word.partition(" ")
     return [name, value.strip()] if space and name.startswith("--") and "=" not in name else [word]
 
 
 def _keys(hardware: Hardware) -> tuple[str, ...]:
-    """The keys by which a recipe's table may name *hardware*, the most special first."""
+    """Return the keys by which a recipe's table may name *hardware*, the most specific first."""
     generation = _GENERATIONS.get(hardware.kind, "")
     brand = generation if generation in ("amd", "neuron", "cpu") else "nvidia"
     return tuple(key for key in (hardware.kind.lower(), generation, brand) if key)
@@ -89,8 +86,8 @@ def _environment(recipe: Mapping[str, Any], variant: Mapping[str, Any], hardware
 
 def _devices(recipe: Mapping[str, Any], variant: Mapping[str, Any], hardware: Hardware, device_gb: float) -> int:
     """
-    Devices of tensor parallelism: as the recipe says, else one where the variant's least memory fits on one,
-    else all.
+    Return the number of devices of tensor parallelism: the recipe's, or one if the variant's least memory fits on one,
+    or all.
     """
     strategy = recipe.get("strategy_overrides")
     own = strategy.get("single_node_tp") if isinstance(strategy, Mapping) else None

@@ -1,4 +1,4 @@
-"""A model's shape, from its Hugging Face ``config.json``: everything that memory and time depend on."""
+"""A model's shape from its Hugging Face ``config.json``: everything that determines memory and time."""
 
 import tomllib
 from collections.abc import Mapping
@@ -32,23 +32,26 @@ class Shape:
     head_dim: int
     vocabulary: int
     parameters: int
-    """All parameters, which must be loaded."""
+    """Number of parameters to load."""
     active_parameters: int
-    """Parameters used per token, which must be multiplied."""
+    """Number of parameters used per token."""
     embedding_parameters: int
-    """Parameters of the input and output embeddings; only the output is multiplied, and only for the last token."""
+    """Parameters of the input and output embeddings. Only the output is multiplied, and only for the last token."""
     rope_positions: int
     """Positions in the table of rotary embeddings; 0 if no layer has any."""
     whole: ModelShape | None = None
-    """What `pytest_longctx.shapes` read, where this is made of it: the weights are then counted tensor by tensor."""
+    """
+    The model that `pytest_longctx.shapes` read, if the shape comes from it. The weights are then counted tensor by
+    tensor.
+    """
     model: ModelShape | None = field(default=None, compare=False, repr=False)
-    """The same, also of a model that ships with the package; None of a shape that was made without a config."""
+    """The same, also for a shipped model; None for a shape that was made without a config."""
     architecture: str = ""
-    """The class that config.json names; engines choose by it. Empty where it is not known."""
+    """The class in config.json, by which engines choose; empty if unknown."""
     draft: ModelShape | None = field(default=None, compare=False, repr=False)
-    """The draft model of a server that speculates, where its config.json is at hand."""
+    """The draft model of a server with speculative decoding, if its config.json is available."""
     positions_scaled: bool = False
-    """Whether the config has a scaling of its positions, so that *rope_positions* may not be the longest context."""
+    """Whether the config scales its positions, so that *rope_positions* may not be the longest context."""
 
     @property
     def layers(self) -> int:
@@ -56,7 +59,7 @@ class Shape:
         return self.full + self.chunked + self.sliding
 
     def stage(self, stages: int) -> "Shape":
-        """The shape of the largest part of the model that one of *stages* pipeline stages holds."""
+        """Return the shape of the largest part of the model on one of *stages* pipeline stages."""
         if stages == 1:
             return self
         counts = {name: ceil(getattr(self, name) / stages) for name in ("full", "chunked", "sliding")}
@@ -69,17 +72,18 @@ class Shape:
         return self.layers * 2 * self.kv_heads_per_device(tensor_parallel) * self.head_dim * value_bytes
 
     def kv_heads_per_device(self, tensor_parallel: int) -> int:
-        """KV heads per device. Tensor parallelism shards heads, not tokens: every device holds all tokens for some heads."""
+        """KV heads per device. Tensor parallelism divides heads, not tokens: every device holds all tokens for some heads."""
         return max(1, self.kv_heads // tensor_parallel)
 
     def weight_bytes(self, value_bytes: float, tensor_parallel: int, rope_value_bytes: int) -> float:
         """
         Bytes of the model's weights on one device.
 
-        The table of rotary embeddings is not sharded: with 10,485,760 positions of 128 values it takes 2.5 GiB of each device in
-        BF16 (vLLM) and 5.0 GiB in FP32 (SGLang), which is what "weights" above parameters / devices are made of.
+        Tensor parallelism does not divide the table of rotary embeddings. With 10,485,760 positions of 128 values it
+        takes 2.5 GiB of each device in BF16 (vLLM) and 5.0 GiB in FP32 (SGLang). That explains "weights" above
+        parameters / devices.
 
-        Where the config says how its weights are quantised, that counts, and not *value_bytes*.
+        If the config says how the weights are quantised, *value_bytes* is ignored.
         """
         if self.whole is not None:
             plain = weight_value_bytes(self.whole, value_bytes)
@@ -90,17 +94,15 @@ class Shape:
 
 
 def weight_value_bytes(whole: ModelShape, value_bytes: float) -> float:
-    """
-    Bytes of a weight in a shape that ``quantization_config`` does not cover: *value_bytes*, or BF16 beside
-    quantised weights.
-    """
+    """Bytes of a weight that ``quantization_config`` does not cover: *value_bytes*, or BF16 beside quantised weights."""
     return 2 if whole.scheme.name else value_bytes
 
 
 def not_plain(whole: ModelShape) -> str:
     """
-    Features of the model *whole* that the fields of a `Shape` cannot say, and its *model* does; empty where
-    its layers are alike.
+    Name features of the model *whole* that the fields of a `Shape` cannot express; empty if its layers are alike.
+
+    The field *model* has them.
     """
     caches = [cache for layer in whole.stack for cache in layer.caches]
     attentions = [cache for cache in caches if isinstance(cache, Attention)]
@@ -118,14 +120,15 @@ def not_plain(whole: ModelShape) -> str:
 
 
 def uncounted(whole: ModelShape) -> str:
-    """Parts of the model *whole* for whose shape no predictor can have terms; empty where all is counted."""
+    """Name parts of the model *whole* that no predictor can handle; empty if all are counted."""
     return "towers that are not counted" if whole.vision_parameters is None else ""
 
 
 def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = False) -> Shape:
     """
-    The `Shape` of the model *whole*; where `not_plain` says something, its fields are those of a full layer,
-    and *model* has the rest.
+    Build the `Shape` of the model *whole*. If `not_plain` names something, the fields are those of a full layer.
+
+    The field *model* has the rest.
     """
     return Shape(
         full=whole.full,
@@ -150,10 +153,9 @@ def of(whole: ModelShape, architecture: str = "", *, positions_scaled: bool = Fa
 
 def from_config(config: Mapping[str, Any]) -> Shape:
     """
-    The `Shape` of a model that ships with the package, from its config. Raises `ModelError` for one that a
-    `Shape` cannot say.
+    Build the `Shape` of a shipped model from its config. Raises `ModelError` if a `Shape` cannot express it.
 
-    Its engines and flags were measured, so it is not held to what `Backend.unmodelled` knows of a stranger's.
+    Its engines and flags were measured, so `Backend.unmodelled` does not apply to it.
     """
     whole = read(config)
     if isinstance(whole, NotUnderstood):

@@ -1,4 +1,4 @@
-"""Time of requests from data sheets: decode steps, and long prompts from one that was measured."""
+"""Expected times of requests: decode steps from data sheets, and long prompts from a measured one."""
 
 from math import ceil
 from typing import NamedTuple
@@ -8,20 +8,23 @@ from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.deployments.shape import Shape
 
 STEP_S = 0.006
-"""Time of a decode step beside reading memory: scheduling, sampling, launching. 5 to 8 ms were logged (0.12.0, 0.25.1, H200)."""
+"""
+Time of a decode step without reading memory: scheduling, sampling, launching. Logs show 5 to 8 ms (0.12.0, 0.25.1,
+H200).
+"""
 BANDWIDTH_SHARE = 0.6
-"""Share of a device's bandwidth that decode steps were seen to reach."""
+"""Observed share of a device's bandwidth in decode steps."""
 ATTENTION_SHARE = 0.55
-"""Share of the peak that attention reaches in long prompts: 0.46 to 0.60 on H200s (vLLM 0.12.0 and 0.25.1)."""
+"""Share of the peak of attention in long prompts: 0.46 to 0.60 on H200s (vLLM 0.12.0 and 0.25.1)."""
 
 
 def decode_step_s(
     shape: Shape, context_tokens: int, batch: int, hardware: Hardware, value_bytes: float = 2
 ) -> float | None:
     """
-    Expected time of one decode step of *batch* requests with *context_tokens* each; None for a device of unknown bandwidth.
+    Return the time of a decode step of *batch* requests with *context_tokens* each; None for an unknown bandwidth.
 
-    A step reads the weights that its tokens use, which of experts are at most all, and each request's KV cache.
+    A step reads the weights that its tokens use (at most all experts) and each request's KV cache.
     """
     here = accelerators.every().get(hardware.kind)
     if here is None or not here.bandwidth_gbs:
@@ -43,16 +46,13 @@ def _kept_bytes(shape: Shape, tokens: int) -> float:
 def answers_s(
     shape: Shape, context_tokens: int, output_tokens: int, requests: int, at_once: int, hardware: Hardware
 ) -> float:
-    """
-    Expected decode time of the answers of *requests*, *at_once* of them at a time; 0 where the device's
-    bandwidth is not known.
-    """
+    """Return the decode time of the answers of *requests*, *at_once* of them at a time; 0 for an unknown bandwidth."""
     step_s = decode_step_s(shape, context_tokens, at_once, hardware)
     return 0.0 if step_s is None else step_s * output_tokens * ceil(requests / max(1, at_once))
 
 
 class Span(NamedTuple):
-    """An expected time between the least and the most that it can be."""
+    """An expected time with its lower and upper bound."""
 
     low_s: float
     expected_s: float
@@ -61,12 +61,13 @@ class Span(NamedTuple):
 
 def from_measured(shape: Shape, measured_tokens: int, measured_s: float, tokens: int, hardware: Hardware) -> Span:
     """
-    Expected time of a prompt of *tokens* on the same server, from one of *measured_tokens* that took
-    *measured_s*.
+    Return the time of a prompt of *tokens*, from a prompt of *measured_tokens* that took *measured_s* on the same
+    server.
 
-    The time is a x N + b x N^2, and neither part is faster than the peak of *hardware* allows, so one measurement bounds both:
-    the least has attention at the peak, the most has everything else there. Expected is attention at `ATTENTION_SHARE`. For a
-    device of unknown peak, the bounds are those of no attention and of nothing but attention.
+    The time is a x N + b x N^2, and neither part is faster than the peak of *hardware* allows, so one measurement
+    bounds both. At the lower bound attention runs at the peak; at the upper bound everything else does. The expected
+    time has attention at `ATTENTION_SHARE`. For a device of unknown peak, the bounds are a time without attention and a
+    time of attention only.
     """
     products, local, full = capacity.prefill_terms(shape)
     peak = capacity.PEAK_TFLOPS.get(hardware.kind, {}).get(2)

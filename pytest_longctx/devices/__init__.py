@@ -1,8 +1,8 @@
 """
 Device and host monitoring: readings of the machine and the server during a boot and each request.
 
-To add a make of accelerators, write its `detected()` and its `Source` in one file beside this one; name the file in `detect`,
-and the source in `pytest_longctx.registry`.
+To add a make of accelerators, write its `detected()` and its `Source` in one new file of this package. Name the file in
+`detect`, and the source in `pytest_longctx.registry`.
 """
 
 import json
@@ -18,7 +18,7 @@ from pytest_longctx.units import GiB
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One reading of one accelerator; None is not observed."""
+    """One reading of one accelerator. None is not observed."""
 
     index: int
     used_bytes: float | None = None
@@ -39,7 +39,7 @@ class Holder(NamedTuple):
 
 
 class Source(Protocol):
-    """Reader of a server's accelerators. Any exception means that they cannot be read."""
+    """Reads a server's accelerators. Any exception means that they cannot be read."""
 
     name: str
     """Name of the library or tool, for messages."""
@@ -50,7 +50,7 @@ class Source(Protocol):
         """Read every device; empty if no reading is available yet."""
 
     def holders(self) -> tuple[Holder, ...]:
-        """Processes that hold device memory now, as far as the tool reports them."""
+        """Return the processes that hold device memory now, as far as the tool reports them."""
 
     def close(self) -> None:
         """Release all resources and end all processes of the source."""
@@ -58,8 +58,7 @@ class Source(Protocol):
 
 def figures(devices: Sequence[Device]) -> dict[str, list[float | None]]:
     """
-    The devices' gauges in the form of the results, one value per device; gauges that no device has are left
-    out.
+    Return the devices' gauges in the form of the results, one value per device. Gauges that no device has are left out.
 
     >>> figures([Device(0, used_bytes=2**31, power_w=92.5), Device(1, used_bytes=2**30)])
     {'device_memory_gib': [2.0, 1.0], 'device_power_w': [92.5, None]}
@@ -76,7 +75,8 @@ def figures(devices: Sequence[Device]) -> dict[str, list[float | None]]:
 
 def wanted(names: Sequence[str], count: int, there: int) -> list[int | str]:
     """
-    The devices that a server uses: those in *names*, by index or UUID, else the first *count* of *there* devices.
+    Return the devices that a server uses: those in *names*, by index or UUID, else the first *count* of *there*
+    devices.
 
     >>> wanted(("4", "GPU-8a5c"), 2, 8), wanted((), 2, 8)
     ([4, 'GPU-8a5c'], [0, 1])
@@ -85,7 +85,7 @@ def wanted(names: Sequence[str], count: int, there: int) -> list[int | str]:
 
 
 def printed(*argv: str) -> str:
-    """Output of a vendor's tool for its devices; empty if the tool is missing, too slow or fails."""
+    """Return the output of a vendor's tool for its devices; empty if the tool is missing, too slow or fails."""
     if shutil.which(argv[0]) is None:
         return ""
     try:
@@ -96,8 +96,8 @@ def printed(*argv: str) -> str:
 
 def document(text: str) -> Any:
     """
-    The JSON in *text*, the output of a vendor's tool, which may have warnings before it. Raises ValueError if
-    there is none.
+    Parse the JSON in *text*, the output of a vendor's tool, which may begin with warnings. Raises ValueError if there
+    is none.
     """
     start = re.search(r"^[\[{]", text, re.MULTILINE)
     return json.loads(text[start.start() :] if start else text)

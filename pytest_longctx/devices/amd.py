@@ -1,4 +1,4 @@
-"""AMD devices, by ``amd-smi`` or ``rocm-smi``. Written from published output; not yet run on such a device."""
+"""AMD devices, read by ``amd-smi`` or ``rocm-smi``. Written from published output; not yet run on such a device."""
 
 import re
 import shutil
@@ -16,10 +16,7 @@ _PATIENCE_S = 20.0
 
 
 def detected() -> list[str]:
-    """
-    A line for each AMD device: its name, memory and driver, as far as reported. ROCm 6 changed the case of
-    the keys.
-    """
+    """Return a line for each AMD device: name, memory and driver, as far as reported. ROCm 6 changed the case of the keys."""
     said = document(printed(*_DETECT))
     if not isinstance(said, dict):
         return []
@@ -41,7 +38,7 @@ def detected() -> list[str]:
 
 
 class AmdSmi:
-    """Reads devices by AMD's own tool, started for each reading."""
+    """Reads devices with AMD's own tool, started for each reading."""
 
     every_s = 5.0
 
@@ -90,7 +87,7 @@ def _of_amd_smi(row: Mapping[str, Any]) -> Device:
 
 
 def _value(row: Any, *path: str) -> float | None:
-    """The number at *path* of AMD's report, with or without a unit beside it; None for ``N/A`` or a missing key."""
+    """Return the number at *path* of AMD's report, with or without a unit; None for ``N/A`` or a missing key."""
     for key in path:
         row = row.get(key) if isinstance(row, dict) else None
     found = row.get("value") if isinstance(row, dict) else row

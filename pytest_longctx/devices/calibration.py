@@ -10,13 +10,13 @@ from pytest_longctx.backends import torch_speed
 from pytest_longctx.deployments.cpu_speed import Speed
 
 _PATIENCE_S = 60.0
-"""Timeout of the measurement; importing PyTorch from a cold disk may take 20 s alone."""
+"""Timeout of the measurement. Importing PyTorch from a cold disk may take 20 s alone."""
 
 _DECIDING = ("ONEDNN_*", "DNNL_*", "ATEN_*", "MKL_*", "KMP_*", "OMP_*", "GOMP_*", "LD_PRELOAD", "PYTHONPATH")
 
 
 def deciding(env: Mapping[str, str]) -> frozenset[tuple[str, str]]:
-    """The variables of *env* that affect instruction sets and core counts; equal variables give equal speeds."""
+    """Return the variables of *env* that affect instruction sets and core counts. Equal variables give equal speeds."""
     return frozenset(
         (name, value) for name, value in env.items() if any(fnmatch.fnmatchcase(name, one) for one in _DECIDING)
     )

@@ -1,4 +1,4 @@
-"""Detect this machine's accelerators (by the vendors' tools), processor and memory."""
+"""Detect this machine's accelerators (with the vendors' tools), processor and memory."""
 
 import os
 import platform
@@ -13,16 +13,19 @@ from pytest_longctx.devices import amd, neuron, nvidia
 from pytest_longctx.units import GiB, Mi
 
 _VISIBLE: Final = 0.985
-"""Least share of a device's memory, as its vendor's tool reports it, that PyTorch sees: 23.64 of 23.99 GiB on an RTX 4090."""
+"""
+Least share of a device's memory that PyTorch reports, of the figure of the vendor's tool: 23.64 of 23.99 GiB on an RTX
+4090.
+"""
 _ALIKE: Final = (0.93, 1.08)
-"""Reported memory over that which PyTorch sees, for devices that are the same."""
+"""Allowed ratio of reported memory to PyTorch's figure for devices that are the same."""
 
 
 class _Make(Protocol):
     """The module of one make of accelerators."""
 
     def detected(self) -> list[str]:
-        """A line for each device of this machine. Raises ValueError if its tool prints something else."""
+        """Return a line for each device of this machine. Raises ValueError if its tool prints something else."""
 
 
 def _asked(make: _Make) -> list[str]:
@@ -33,7 +36,10 @@ def _asked(make: _Make) -> list[str]:
 
 
 def detect() -> Machine:
-    """Detect NVIDIA devices by ``nvidia-smi``, AMD by ``rocm-smi``, Neuron by ``neuron-ls``; without any, return a CPU."""
+    """
+    Detect NVIDIA devices with ``nvidia-smi``, AMD with ``rocm-smi``, Neuron with ``neuron-ls``. Without any, return a
+    CPU.
+    """
     host_bytes = _host_bytes()
     facts = {"host_system": f"{platform.system()} {platform.release()}", **_host(host_bytes)}
     of_nvidia = _asked(nvidia)
@@ -49,8 +55,8 @@ def detect() -> Machine:
 
 def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
     """
-    Facts on this machine's processor, its flags that decide an engine's kernels, and the memory; unknown
-    facts are left out.
+    Return facts about this machine's processor, its flags that decide an engine's kernels, and the memory. Unknown ones
+    are omitted.
     """
     rows = _cpu_rows(cpu)
     flags = cpu_flags(cpu) or ()
@@ -66,8 +72,8 @@ def _host(host_bytes: float | None, cpu: Path = Path("/proc/cpuinfo")) -> dict[s
 
 def _cpu_rows(cpu: Path) -> dict[str, str]:
     """
-    Name and flags of this machine's first processor; on ARM the flags are called ``Features``, and there is
-    no name.
+    Return name and flags of this machine's first processor. On ARM, the flags are called ``Features`` and there is no
+    name.
     """
     try:
         text = cpu.read_text(encoding="utf-8", errors="replace")
@@ -77,14 +83,14 @@ def _cpu_rows(cpu: Path) -> dict[str, str]:
 
 
 def cpu_flags(cpu: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
-    """Those of `CPU_FLAGS` that this machine's processor has; None if unknown."""
+    """Return the `CPU_FLAGS` that this machine's processor has; None if unknown."""
     rows = _cpu_rows(cpu)
     reported = rows.get("flags", rows.get("Features"))
     return None if reported is None else frozenset(CPU_FLAGS) & frozenset(reported.split())
 
 
 def _host_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float | None:
-    """Memory of the host in bytes, or the container's limit if that is lower; None if unknown."""
+    """Return the memory of the host in bytes, or the container's limit if that is lower; None if unknown."""
     try:
         host = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (ValueError, OSError):
@@ -97,9 +103,9 @@ def _host_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float | None
 
 def _kind_of_nvidia(device: str) -> str | None:
     """
-    The kind of an NVIDIA GPU: its known name, unless its memory is another's; else its size; None if neither is told.
+    Return the kind of an NVIDIA GPU: its known name if the memory agrees, else its size; None if neither is known.
 
-    A part of a GPU (a vGPU) and variants with more memory carry the name of the whole.
+    A part of a GPU (a vGPU) and variants with more memory have the name of the whole GPU.
     """
     kind = accelerators.kind_in(device)
     told = re.search(r", (\d+) MiB", device)

@@ -1,7 +1,7 @@
 """
-Lease this host's devices, so that several deployments can run at once, each with devices of its own.
+Lease this host's devices, so that several deployments can run at once, each on its own devices.
 
-A deployment leases its devices before they are checked for memory in use, and returns them after their memory is free.
+A deployment leases its devices before it checks them for memory in use. It returns them after their memory is free.
 """
 
 import os
@@ -20,7 +20,7 @@ _VISIBLE: Mapping[str, tuple[str, ...]] = {"MI": ("HIP_VISIBLE_DEVICES", "ROCR_V
 """
 Environment variables that limit a process to some devices, by the beginning of the kind; CUDA's variable for any other.
 
-Neuron's variable counts cores, and only its runtime knows the cores per device, so such machines are leased as a whole.
+Neuron's variable counts cores, and only its runtime knows the cores per device. Such machines are leased as a whole.
 """
 _POLL_S = 0.2
 
@@ -32,8 +32,8 @@ def variables(kind: str) -> tuple[str, ...]:
 
 def named(kind: str, env: Mapping[str, str]) -> tuple[str, list[str]]:
     """
-    The variable of *env* that limits a server to some devices of *kind*, and the devices it names, by index
-    or UUID.
+    Return the variable of *env* that limits a server to some devices of *kind*, and the devices in it, by index or
+    UUID.
 
     >>> named("H200", {"CUDA_VISIBLE_DEVICES": "4, 5"}), named("MI300X", {"ROCR_VISIBLE_DEVICES": "1"}), named("trn2", {})
     (('CUDA_VISIBLE_DEVICES', ['4', '5']), ('ROCR_VISIBLE_DEVICES', ['1']), ('', []))
@@ -48,11 +48,12 @@ def lease(
     kind: str, count: int, there: int, inherited: Mapping[str, str], waits: Callable[[], None] = lambda: None
 ) -> Iterator[Mapping[str, str]]:
     """
-    Lease *count* of *there* devices of *kind* and yield the environment that selects them; each is leased once per user.
+    Lease *count* of *there* devices of *kind*, and yield the environment that selects them. Each is leased once per
+    user.
 
-    Only devices named in *inherited* are used, if it names any. Waits for free devices, calling *waits* repeatedly, and takes all
-    or none, so that two runs cannot deadlock. The kernel releases the leases if the process dies. Raises `LaunchError` if there
-    are too few devices.
+    If *inherited* names devices, only those are used. The function waits for free devices and calls *waits* repeatedly.
+    It takes all or none, so two runs cannot deadlock. The kernel releases the leases if the process dies. Raises
+    `LaunchError` if there are too few devices.
     """
     name, visible = named(kind, inherited)
     devices = visible or [str(index) for index in range(there)]
@@ -95,14 +96,14 @@ def _lease_of(kind: str, device: str) -> str:
 
 @dataclass(slots=True)
 class _Waiting:
-    """One wait for devices, which says for whom."""
+    """One wait for devices. It reports the process that holds them."""
 
     deployment: Deployment
     wanted: Hardware
     watch: ProgressCallback
     began_s: float = field(default_factory=time.monotonic)
     running_s: float = field(default_factory=time.monotonic)
-    """When a process that holds devices was last seen to run."""
+    """Time at which a process that holds devices was last seen running."""
 
     def look(self) -> None:
         """Report the wait. Raises `LaunchError` if every holder is stopped for `locks.STOPPED_S`."""
@@ -122,7 +123,7 @@ class _Waiting:
 
 
 def _held(kind: str) -> Iterator[int]:
-    """Descriptors of the leases of *kind* that another process holds, each open until the next."""
+    """Yield descriptors of the leases of *kind* that other processes hold, each open until the next."""
     for path in sorted(locks.folder().glob(f"{kind}-*.lease")):
         lock = locks.opened(path.name)
         try:
@@ -135,7 +136,8 @@ def _held(kind: str) -> Iterator[int]:
 @contextmanager
 def own(deployment: Deployment, there: Hardware | None, watch: ProgressCallback) -> Iterator[Mapping[str, str]]:
     """
-    Lease devices for *deployment* and yield the environment that selects them; empty if it needs all of *there*, or none.
+    Lease devices for *deployment*, and yield the environment that selects them; empty if it needs all of *there*, or
+    none.
 
     Raises `LaunchError` if there are too few devices.
     """

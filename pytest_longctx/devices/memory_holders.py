@@ -1,4 +1,4 @@
-"""Processes that hold memory of the devices: which do, refuse to boot beside them, wait until they have released it."""
+"""Processes that hold device memory: find them, refuse to boot beside them, and wait until they release it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from pytest_longctx.units import GiB
 _PROCESS_BYTES: Final = 256 * 1024**2
 """Memory that another process may hold during a boot: less than one CUDA context."""
 _UNOWNED_BYTES: Final = 1024**3
-"""Memory that may be in use without a known process: AMD's driver holds about 300 MiB of each device."""
+"""Memory that may be in use without a known process. AMD's driver holds about 300 MiB of each device."""
 _BACK_S: Final = 10.0
-"""Seconds within which a stopped server's memory must be released."""
+"""A stopped server must release its memory within so many seconds."""
 _POLL_S: Final = 0.5
 GONE: Final = "[pid gone or in another namespace]"
 
@@ -28,7 +28,7 @@ class Look(NamedTuple):
 
 
 def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008 - a value, and an empty one
-    """One line for each process that holds device memory *now* and did not *before*."""
+    """Return one line for each process that holds device memory *now* and did not *before*."""
     known = {(one.device, one.pid) for one in before.holders}
     lines = []
     for device in now.devices:
@@ -45,7 +45,7 @@ def memory_holders(now: Look, before: Look = Look()) -> list[str]:  # noqa: B008
 
 
 def _unowned_bytes(device: Device, look: Look) -> float:
-    """Bytes in use on *device* beyond those of its known processes; 0 if one of the two is not known."""
+    """Return the bytes in use on *device* beyond those of its known processes; 0 if either is unknown."""
     sizes = [one.used_bytes for one in look.holders if one.device == device.index]
     if device.used_bytes is None or None in sizes:
         return 0.0
@@ -57,7 +57,7 @@ def _size(used_bytes: float | None) -> str:
 
 
 def command(pid: int) -> str:
-    """The command line of *pid*, which holds device memory, with secrets masked."""
+    """Return the command line of *pid*, which holds device memory, with secrets masked."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
@@ -80,5 +80,8 @@ def refuse(name: str, asked: str, source: str, found: Sequence[str]) -> None:
 
 
 def await_release(look: Callable[[], Look], before: Look, most_s: float = _BACK_S) -> list[str]:
-    """Wait until memory taken since *before* is released; return one line for each process that holds some after *most_s*."""
+    """
+    Wait until memory taken since *before* is released. Return one line for each process that still holds some after
+    *most_s*.
+    """
     return wait_until(lambda: memory_holders(look(), before), most_s, _POLL_S, done=lambda lines: not lines)

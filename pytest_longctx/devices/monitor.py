@@ -1,7 +1,7 @@
 """
 Monitor a server's devices: free before the boot, sampled while it runs, released after it stops.
 
-Before a boot no process may hold memory of the devices; after the stop the server's processes may not.
+Before a boot, no process may hold memory of the devices. After the stop, the server's processes may not.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,11 +27,11 @@ def monitored(
     allow_busy: bool,
 ) -> Iterator[Sampler]:
     """
-    Monitor a server while the context lasts; pass each reading to *tell*.
+    Monitor a server while the context lasts, and pass each reading to *tell*.
 
-    *hardware* is what the server uses of this machine, if it runs here; *env* may select the devices. *contained*: the server
-    runs in a container. Raises `LaunchError` if another process holds memory of the devices, unless *allow_busy*. Memory that is
-    not released after the server stops is reported.
+    *hardware*: the part of this machine that the server uses, if it runs here. *env* may select the devices.
+    *contained*: the server runs in a container. Raises `LaunchError` if another process holds memory of the devices,
+    unless *allow_busy*. Memory that is not released after the server stops is reported.
     """
     source, trouble = _open(deployment, hardware, env, contained=contained)
     pulse = Sampler(deployment.name, tell, source)
@@ -52,7 +52,7 @@ def monitored(
 
 
 def _look(source: Source | None, pulse: Sampler) -> Look | None:
-    """Read the devices and their memory holders; None, with the reason recorded, if that fails."""
+    """Read the devices and their memory holders. If that fails, return None and record the reason."""
     if source is None:
         return None
     try:
@@ -82,6 +82,6 @@ def _open(
 
 
 def visible(deployment: Deployment, kind: str, env: Mapping[str, str], *, contained: bool) -> tuple[str, ...]:
-    """The devices of *kind* that *env* selects for *deployment*, as indices or UUIDs; empty: the first ones."""
+    """Return the devices of *kind* that *env* selects for *deployment*, as indices or UUIDs; empty: the first ones."""
     names = [name.rpartition("=")[2] for name in deployment.docker.gpus] if contained else leases.named(kind, env)[1]
     return tuple(name for name in names if name not in ("", "all"))

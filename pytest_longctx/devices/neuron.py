@@ -1,4 +1,4 @@
-"""Neuron devices, by ``neuron-ls`` and ``neuron-monitor``. Written from published output; not yet run on such a device."""
+"""Neuron devices, read by ``neuron-ls`` and ``neuron-monitor``. Written from published output; not yet run on one."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from pytest_longctx.units import Mi
 
 
 def detected() -> list[str]:
-    """A line for each Neuron device: the kind of instance, cores as the runtime counts them, and memory."""
+    """Return a line for each Neuron device: the instance type, cores as the runtime counts them, and memory."""
     said = document(printed("neuron-ls", "--json-output"))
     if not isinstance(said, list):
         return []
@@ -34,7 +34,7 @@ def _firmware(product: Path = Path("/sys/devices/virtual/dmi/id/product_name")) 
 
 
 class NeuronMonitor:
-    """Reads AWS's own tool, which prints a report of all devices every few seconds until it is stopped."""
+    """Reads devices with AWS's own tool, which prints a report of all devices every few seconds until it is stopped."""
 
     name = "neuron-monitor"
     every_s = 5.0
@@ -52,7 +52,7 @@ class NeuronMonitor:
                 self._last = line
 
     def devices(self) -> tuple[Device, ...]:
-        """Devices of the last report; empty before the first. Raises OSError after the tool has exited."""
+        """Return the devices of the last report; empty before the first. Raises OSError after the tool has exited."""
         if (code := self._tool.poll()) is not None:
             raise OSError(f"it exited with code {code}")
         return () if self._last is None else read_devices(self._last)
@@ -88,7 +88,7 @@ def read_devices(text: str) -> tuple[Device, ...]:
 
 
 def read_holders(text: str) -> tuple[Holder, ...]:
-    """The processes in one report of ``neuron-monitor``, with the memory each holds of each device. Raises ValueError."""
+    """Return the processes in one report of ``neuron-monitor``, and the memory of each on each device. Raises ValueError."""
     report = json.loads(text)
     _, cores = _hardware(report)
     return tuple(
@@ -103,7 +103,7 @@ _MEMORY = ("report", "memory_used", "neuron_runtime_used_bytes", "usage_breakdow
 
 
 def _hardware(report: Mapping[str, Any]) -> tuple[int, int]:
-    """Number of Neuron devices, and of cores per device."""
+    """Return the number of Neuron devices, and of cores per device."""
     reported = report["neuron_hardware_info"]
     return reported["neuron_device_count"], reported["neuroncore_per_device_count"]
 
@@ -117,7 +117,7 @@ def _at(row: Any, *path: str) -> dict[str, Any] | None:
 def _sums(
     runtimes: Iterable[Mapping[str, Any] | None], cores: int, of: Callable[[Mapping[str, Any]], float]
 ) -> dict[int, float]:
-    """Per Neuron device, the sum over the runtimes' cores; each core is numbered across the whole machine."""
+    """Return the sum over the runtimes' cores for each Neuron device. Cores are numbered across the whole machine."""
     found: dict[int, float] = defaultdict(float)
     for each in runtimes:
         for core, one in (each or {}).items():

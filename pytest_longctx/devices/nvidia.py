@@ -1,4 +1,4 @@
-"""NVIDIA devices: detected by ``nvidia-smi``, sampled by NVML (extra ``[nvidia]``), which only this module calls."""
+"""NVIDIA devices: detected with ``nvidia-smi``, sampled with NVML (extra ``[nvidia]``), which only this module calls."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -7,17 +7,17 @@ from typing import Any
 from pytest_longctx.devices import Device, Holder, printed, wanted
 
 pynvml: Any = None
-"""The driver's library, imported with the first `Nvml`: devices are detected without it."""
+"""The driver's library, imported with the first `Nvml`. Detection does not need it."""
 
 
 def detected() -> list[str]:
-    """A line for each NVIDIA device: its name, memory and driver."""
+    """Return a line for each NVIDIA device: its name, memory and driver."""
     lines = printed("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
 class Nvml:
-    """Reads devices by the driver's own library, in this process."""
+    """Reads devices with the driver's own library, in this process."""
 
     name = "NVML"
     every_s = 1.0
@@ -35,7 +35,7 @@ class Nvml:
         return tuple(_look(index, handle) for index, handle in self._handles.items())
 
     def holders(self) -> tuple[Holder, ...]:
-        """The compute processes on these NVIDIA devices."""
+        """Return the compute processes on these NVIDIA devices."""
         return tuple(
             Holder(index, one.pid, one.usedGpuMemory)
             for index, handle in self._handles.items()
@@ -74,7 +74,7 @@ def _look(index: int, handle: Any) -> Device:
 
 
 def _asked(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Result of *call* to NVML; None if this device or driver does not report it."""
+    """Return the result of *call* to NVML; None if this device or driver does not report it."""
     try:
         return call(*arguments)
     except pynvml.NVMLError:

@@ -24,11 +24,11 @@ _ROW = re.compile(rb"^(VmRSS|RssAnon):\s+(\d+) kB", re.MULTILINE)
 
 def host_figures(pids: Iterable[int]) -> dict[str, float]:
     """
-    Resident memory of *pids* together, in GiB; empty if none of them can be read.
+    Return the resident memory of *pids* together, in GiB; empty if none of them can be read.
 
-    ``host_rss_gib`` counts a shared page once per process, so it is an upper bound of what the group uses; ``host_anonymous_gib``
-    leaves out files and shared memory, so it is about a lower bound. The exact value needs ``smaps_rollup``, which walks every
-    page of a server and is readable only by its owner.
+    ``host_rss_gib`` counts a shared page once per process, so it is an upper bound. ``host_anonymous_gib`` leaves out
+    files and shared memory, so it is roughly a lower bound. The exact value needs ``smaps_rollup``, which walks every
+    page of a server and only its owner can read.
     """
     sums = {b"VmRSS": 0, b"RssAnon": 0}
     seen = False
@@ -49,16 +49,16 @@ def host_figures(pids: Iterable[int]) -> dict[str, float]:
 
 
 PERIOD_S: Final = 1.0
-"""Sampling interval; NVIDIA's power reading is a mean over one second, so shorter intervals add nothing."""
+"""Sampling interval. NVIDIA's power reading is a mean over one second, so shorter intervals add nothing."""
 _FRESH_S: Final = 0.25
 """Age in seconds above which a new sample is taken."""
 _LOOKS: Final = 5
 """Number of samples needed for a share of time."""
 _SCRAPE_S: Final = 1.0
-"""Timeout in seconds of a scrape of the server's gauges; after that the sample omits them."""
+"""Timeout in seconds of a scrape of the server's gauges. A sample without an answer omits them."""
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Callback that takes one row of results, from any thread."""
+"""Callback that gets one row of results, from any thread."""
 
 
 def unheard(row: Mapping[str, Any]) -> None:
@@ -66,7 +66,7 @@ def unheard(row: Mapping[str, Any]) -> None:
 
 
 class Sampler:
-    """Samples in its own thread. Values that cannot be read are omitted, and the reason is recorded once."""
+    """Takes samples in its own thread. Values that cannot be read are omitted, and the reason is recorded once."""
 
     def __init__(self, deployment: str = "", tell: Tell = unheard, source: Source | None = None) -> None:
         self._deployment, self._tell, self._source = deployment, tell, source
@@ -100,7 +100,7 @@ class Sampler:
                 self.beat()
 
     def hold_still(self) -> None:
-        """Delay the next sample by one second, because a request begins and a sample could disturb it."""
+        """Delay the next sample by one second: a request begins, and a sample could disturb it."""
         with self._lock:
             self._due_s = time.monotonic() + PERIOD_S
 
@@ -135,9 +135,9 @@ class Sampler:
 
     def peaks(self, since_s: float, until_s: float) -> dict[str, float]:
         """
-        The highest memory use between *since_s* and *until_s*, both on the monotonic clock.
+        Return the highest memory use between *since_s* and *until_s*, both on the monotonic clock.
 
-        If the interval has no sample, the nearest one counts: engines do not release memory they have taken.
+        If the interval has no sample, the nearest one counts, because engines do not release memory.
         """
         seen = [highest for at, highest, _ in self._looks if since_s <= at <= until_s]
         if not seen:
@@ -148,7 +148,7 @@ class Sampler:
         return {name: max(one[name] for one in seen if name in one) for name in names}
 
     def meanwhile(self, since_s: float, until_s: float) -> dict[str, float]:
-        """Peaks as `peaks` gives them, and the devices' busy share if there are enough samples."""
+        """Return peaks as `peaks` does, and the devices' busy share if there are enough samples."""
         shares = [busy for at, _, busy in self._looks if busy is not None and since_s <= at <= until_s]
         share = {"device_busy_share": fmean(shares)} if len(shares) >= _LOOKS else {}
         return {**self.peaks(since_s, until_s), **share}
@@ -179,10 +179,7 @@ _PEAKS = {"device_memory_gib": "device_peak_gib", "host_rss_gib": "host_peak_gib
 
 
 def _highest(found: Mapping[str, Any]) -> dict[str, float]:
-    """
-    The highest of the samples that findings may bound: memory of the fullest device, and host memory of all
-    processes.
-    """
+    """Return the highest samples that findings may bound: memory of the fullest device, and host memory of all processes."""
     values = {_PEAKS[name]: found[name] for name in _PEAKS if name in found}
     flat = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
     return {name: max(value for value in some if value is not None) for name, some in flat.items()}

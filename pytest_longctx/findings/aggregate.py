@@ -28,12 +28,14 @@ WORST: Mapping[str, _Pick] = MappingProxyType(
         "ttft_gap_s": lambda values, _: max(values, key=abs),
     }
 )
-"""Figures that a single bad measurement invalidates, with the function that selects the worst value; a median would hide it."""
+"""
+Figures that one bad measurement invalidates, with the function that selects the worst value. A median would hide it.
+"""
 
 
 def summary(readings: Sequence[Observation]) -> Observation:
     """
-    Aggregate repeated measurements of one question; if one was not served, return the first such measurement.
+    Aggregate repeated measurements of one question. If one was not served, return the first such measurement.
 
     A figure that is missing from one measurement is None. ``ttft_spread`` is (longest - shortest) / median.
     """
@@ -61,10 +63,10 @@ def _spread(values: Sequence[float | None]) -> float | None:
 
 def conversation(turns: Sequence[Observation]) -> Observation:
     """
-    Aggregate a conversation: first-turn metrics plus cache reuse of later turns; if a turn was not served, return the first such.
+    Aggregate a conversation: first-turn metrics plus cache reuse of later turns.
 
-    ``reused_share`` is the minimum of cached tokens / tokens of the turn before. Answer tokens are not counted, because a
-    conversation of random ids replaces them by others.
+    ``reused_share`` is the minimum of cached tokens / tokens of the turn before. Answer tokens are not counted, because
+    a conversation of random ids replaces them. If a turn was not served, return the first such turn.
     """
     for number, each in enumerate(turns):
         if each.outcome != "serves":
@@ -94,8 +96,8 @@ def length_sweep(points: Sequence[Observation]) -> Observation:
     """
     Aggregate readings at several lengths into the fitted law t = a N + b N^2, with N in millions of tokens.
 
-    ``law_error`` is the largest relative deviation of a reading from the fitted law. If a point was not served, the first such is
-    returned.
+    ``law_error`` is the largest relative deviation of a reading from the fitted law. If a point was not served, return
+    the first such point.
     """
     unserved = next((each for each in points if each.outcome != "serves"), None)
     if unserved is not None:

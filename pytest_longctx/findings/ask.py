@@ -12,7 +12,7 @@ from pytest_longctx.errors import unknown
 from pytest_longctx.prompts.ruler.tasks import TASKS
 
 Arrivals = Literal["poisson", "constant"]
-"""``poisson``: independent arrivals, as from many clients; ``constant``: evenly spaced."""
+"""``poisson``: independent arrivals, as from many clients. ``constant``: evenly spaced."""
 
 
 Form = Literal["ids", "text", "chat"]
@@ -49,7 +49,7 @@ Question = Literal[
     "linted",
     "certified",
 ]
-"""The test that judges a finding; one test function of the suites implements each."""
+"""The test that judges a finding. The suites have one test function for each."""
 
 
 Path = Literal[
@@ -79,7 +79,7 @@ Path = Literal[
     "reused",
     "other-beginning",
 ]
-"""A way in which a KV cache comes about; see `pytest_longctx.client.state_paths`."""
+"""A way in which an engine builds or reuses a KV cache; see `pytest_longctx.client.state_paths`."""
 
 
 QUESTIONS: Mapping[Question, str] = MappingProxyType(
@@ -113,15 +113,15 @@ QUESTIONS: Mapping[Question, str] = MappingProxyType(
         "linted": "does a lint find a mistake in the published start? No server is started",
     }
 )
-"""What each question asks, in one line."""
+"""A one-line description of each question."""
 
 
 TEXTS = 4
-"""Texts of a 'drift' finding, if it does not say how many."""
+"""Number of texts of a 'drift' finding that sets none."""
 
 
 def questions() -> tuple[str, ...]:
-    """Every question that a finding can ask and a suite can answer."""
+    """Every question that a finding can have and a suite can answer."""
     return get_args(Question)
 
 
@@ -132,13 +132,14 @@ class Ask(toml.Table):
     output_tokens: Annotated[int, Field(ge=1)] = 32
     requests: Annotated[int, Field(ge=1)] | None = None
     """
-    For a load or an accounting: the total number of requests. For an accuracy: only the first questions of the task. For a drift:
-    the number of texts.
+    For a load or an accounting: the total number of requests.
+
+    For an accuracy: only the first questions of the task. For a drift: the number of texts.
     """
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of concurrent requests."""
     rate_per_s: Annotated[float, Field(gt=0)] | None = None
-    """For a load, instead of concurrency: requests per second, regardless of how fast they are answered."""
+    """For a load, instead of concurrency: requests per second, however fast they are answered."""
     arrivals: Arrivals = "poisson"
     """Distribution of arrivals at that rate: random as from many clients, or evenly spaced."""
     goal_ttft_s: Annotated[float, Field(gt=0)] | None = None
@@ -146,7 +147,7 @@ class Ask(toml.Table):
     goal_tpot_s: Annotated[float, Field(gt=0)] | None = None
     """For the goodput of a load: the longest time per output token of a good request."""
     turns: Annotated[int, Field(ge=2)] | None = None
-    """For turns: number of turns of a conversation; each sends all previous ones again."""
+    """For turns: number of turns of a conversation. Each sends all previous ones again."""
     turn_tokens: Annotated[int, Field(ge=1)] = 64
     """For turns: new tokens of each turn after the first, which has *prompt_tokens*."""
     lengths: Annotated[tuple[int, ...], toml.LISTED] = ()
@@ -157,48 +158,59 @@ class Ask(toml.Table):
     """For a retrieval: place the needles on both sides of boundaries between chunks of this size instead."""
     against: str | None = None
     """
-    For a ratio: the deployment whose capacity is the denominator. For a drift: the reference, which may be the same deployment
-    read again. For a repeatable: one with other chunk sizes, whose answer must be the same. The finding's scope names both.
+    For a ratio: the deployment whose capacity is the denominator. For a drift: the reference, which may be the same
+    deployment.
+
+    For a repeatable: a deployment with other chunk sizes, whose answer must be the same. The finding's scope names
+    both.
     """
     depths: Annotated[tuple[float, ...], toml.LISTED] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """For a haystack: relative positions of the needle in the text, at each of *lengths*."""
     form: Form = "ids"
-    """For an accounting, a haystack or a task of RULER: how the prompts are sent; a haystack is sent as ids or as a chat."""
+    """
+    For an accounting, a haystack or a task of RULER: how the prompts are sent. A haystack is sent as ids or as a chat.
+    """
     continuations: dict[str, str] = Field(default_factory=dict)
-    """For continuations: texts, each with the beginning of its only right continuation."""
+    """For continuations: texts, each with the beginning of its only correct continuation."""
     runs: Annotated[int, Field(ge=1)] = 1
     """
-    Number of new prompts of each length; the median is judged. For a task of RULER the mean score of all of them, for a drift
-    repeats, of two reads of each text.
+    Number of new prompts of each length. The median is judged.
+
+    For a task of RULER, the mean score of all of them. For a drift, repeats with two reads of each text.
     """
     warm_up: Annotated[int, Field(ge=0)] = 0
-    """Number of additional prompts sent before them and not judged."""
+    """Number of additional prompts that are sent first and not judged."""
     task: str | None = None
-    """For an accuracy: a task of lm-eval, or of a folder ``tasks/`` beside ``findings/``. For ruler: one of its thirteen."""
+    """
+    For an accuracy: a task of lm-eval, or of a folder ``tasks/`` beside ``findings/``. For ruler: one of its thirteen
+    tasks.
+    """
     shots: Annotated[int, Field(ge=0)] | None = None
-    """For an accuracy: worked examples before each question; the task's default if left out."""
+    """For an accuracy: worked examples before each question; by default the task's own number."""
     command: str | None = None
-    """For a published start: the ``docker run`` line, or a short script around it; it is parsed, never executed."""
+    """For a published start: the ``docker run`` line, or a short script around it. It is parsed, never executed."""
     pod: str | None = None
     """For a published start: the Pod, as JSON."""
     engine: str | None = None
-    """For a published start: the engine of its flags."""
+    """For a published start: the engine that its flags belong to."""
     boot_s: float | None = None
     """For a published start: its boot time, if it was measured."""
     path: Path | None = None
-    """For a path: how the KV cache of a prompt comes about; its answer must equal the cold one."""
+    """For a path: the way in which the KV cache of a prompt is built or reused. The answer must equal the cold one."""
     text: str | None = None
-    """For a served prompt: this text in place of random ids; *prompt_tokens* is its length in tokens, special ones included."""
+    """
+    For a served prompt: this text instead of random ids. *prompt_tokens* is its length in tokens, special ones
+    included.
+    """
     as_text: bool = False
-    """For an over-limit: send text of this many tokens; the server may refuse it by its characters before tokenising it."""
+    """
+    For an over-limit: send text of this many tokens. The server may refuse it by its characters before tokenization.
+    """
     over_limit_tokens: int | None = None
-    """Tokens by which prompt and answer exceed max_model_len; at 0 or less they must still fit."""
+    """Tokens by which prompt and answer exceed max_model_len. At 0 or less they must still fit."""
 
     def prompt_length(self, max_model_len: int | None) -> int | None:
-        """
-        Length in tokens of the longest prompt that a finding asks for; None if it depends on an unknown
-        max_model_len.
-        """
+        """Return the length in tokens of the longest prompt of a finding; None if it depends on an unknown max_model_len."""
         if self.lengths:
             return max(self.lengths)
         if self.over_limit_tokens is None:
@@ -207,14 +219,14 @@ class Ask(toml.Table):
 
     @property
     def _said_since(self) -> int:
-        """Tokens by which the last turn of an asked conversation is longer than the first."""
+        """Return how many tokens longer the last turn of a conversation is than the first."""
         return ((self.turns or 1) - 1) * (self.output_tokens + self.turn_tokens)
 
     def every_request(self, max_model_len: int | None) -> tuple[int, ...]:
         """
-        Prompt tokens that each successive asked request may have to wait for; empty if not known.
+        Return the prompt tokens that each successive request may have to wait for; empty if unknown.
 
-        A load counts as rounds in which every prompt waits for all prompts sent with it; an open loop is one round.
+        A load counts as rounds in which every prompt waits for all prompts sent with it. An open loop is one round.
         """
         if self.rate_per_s is not None and self.requests is not None and self.prompt_tokens is not None:
             return (self.prompt_tokens * self.requests,)
@@ -225,24 +237,24 @@ class Ask(toml.Table):
     @property
     def arriving_s(self) -> float:
         """
-        Seconds over which the asked requests of an open loop arrive, with a margin for random arrivals; 0 for
+        Return the seconds over which the requests of an open loop arrive, with a margin for random arrivals; 0 for
         anything else.
         """
         return 2 * self.requests / self.rate_per_s if self.requests is not None and self.rate_per_s is not None else 0.0
 
     def every_length(self, max_model_len: int | None) -> tuple[int, ...]:
-        """Length of every asked prompt that is sent sequentially; empty if not known."""
+        """Return the length of every prompt that is sent sequentially; empty if unknown."""
         length = self.prompt_length(max_model_len)
         once = self.lengths or ((length,) if length is not None else ())
         return once * self.runs + once[:1] * self.warm_up
 
 
 NumberFormat = Literal["e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz"]
-"""``fn``: without infinities; ``fnuz``: also without a negative zero, as AMD's MI300X computes."""
+"""``fn``: without infinities. ``fnuz``: also without a negative zero, as AMD's MI300X computes."""
 
 
 class Claim(toml.Table):
-    """Published figures that arithmetic can check without a server; missing ones were not published."""
+    """Published figures that arithmetic can check without a server. Missing ones were not published."""
 
     shape: str | None = None
     """The model, by its name in `pytest_longctx.deployments.shape.known`."""
@@ -254,7 +266,7 @@ class Claim(toml.Table):
     read_s: float | None = None
     """Claimed time to prefill the whole context."""
     cached_tokens: int | None = None
-    """Tokens that a cache answered, according to the log of that run."""
+    """Tokens from a cache, according to the log of that run."""
     logged_tokens_per_s: float | None = None
     kv_gib: float | None = None
     weights_gib: float | None = None
@@ -267,13 +279,16 @@ class Claim(toml.Table):
     speedup: float | None = None
     """Claimed ratio of *slow_s* to *fast_s*."""
     number_format: NumberFormat | None = None
-    """A format of eight bits, by its name in PyTorch without ``float8_``."""
+    """An eight-bit format, by its name in PyTorch without ``float8_``."""
     largest: float | None = None
     """Claimed largest value of *number_format*."""
 
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
-    """The missing or contradicting key in the ``[ask]`` table of a finding with *question*, as a sentence; else empty."""
+    """
+    Return a sentence on the missing or contradicting key in the ``[ask]`` table of a finding with *question*; empty if
+    none is.
+    """
     one_length = (
         (
             (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),
@@ -334,7 +349,7 @@ def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> st
 
 
 def _ruler(ask: Ask) -> tuple[tuple[bool, str], ...]:
-    """What a finding about a task of RULER needs: its name, lengths, and at least the published number of answer tokens."""
+    """Return what a finding about a task of RULER lacks: its name, lengths, or the published number of answer tokens."""
     task = TASKS.get(ask.task or "")
     least = task.output_tokens if task else 0
     return (
@@ -348,7 +363,7 @@ def _ruler(ask: Ask) -> tuple[tuple[bool, str], ...]:
 
 
 def _of_two(ask: Ask) -> dict[Question, tuple[tuple[bool, str], ...]]:
-    """What a finding about two deployments must *ask*."""
+    """Return what the *ask* of a finding about two deployments lacks."""
     return {
         "ratio": ((ask.against is not None, "ask.against: a 'ratio' finding needs the deployment in the denominator"),),
         "drift": (
@@ -362,7 +377,7 @@ def _of_two(ask: Ask) -> dict[Question, tuple[tuple[bool, str], ...]]:
 
 
 def _out_of_place(question: Question, ask: Ask, *, claimed: bool) -> str:
-    """The key that another question than *question* needs, as a sentence; else empty."""
+    """Return a sentence on a key that only other questions than *question* have; empty if there is none."""
     if ask.text is not None and (question != "served" or ask.prompt_tokens is None):
         return "ask.text: only a 'served' finding may have it, and prompt_tokens says how long it is"
     if ask.form != "ids" and question not in ("accounting", "haystack", "ruler"):

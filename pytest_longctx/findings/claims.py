@@ -1,8 +1,8 @@
 """
 Check published figures by arithmetic alone, without a server.
 
-The rules also apply to new measurements: a rate above the hardware's peak, a prompt answered from a cache, a prompt divided by
-the window of a log.
+The rules also apply to new measurements: a rate above the hardware's peak, a prompt answered from a cache, a prompt
+divided by the window of a log.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,10 @@ OFF = 0.1
 
 
 def observe(claim: Claim) -> Observation:
-    """Check *claim* by arithmetic: it ``adds up``, or ``cannot be``, and why. Raises `TableError` for an unknown shape."""
+    """
+    Check *claim* by arithmetic: it ``adds up``, or ``cannot be``, with the reason. Raises `TableError` for an unknown
+    shape.
+    """
     if claim.shape is not None and claim.shape not in shape.known():
         raise TableError(f"claim.shape: {unknown('shape', claim.shape, shape.known())}")
     metrics = {**_of_the_figures(claim)}
@@ -32,7 +35,7 @@ def observe(claim: Claim) -> Observation:
 
 
 def _of_the_figures(claim: Claim) -> dict[str, float | None]:
-    """Figures that follow from the published figures of a claim alone."""
+    """Return figures that follow from the published figures of a claim alone."""
     largest = None if claim.number_format is None else largest_value(claim.number_format)
     return {
         "cached_share": _over(claim.cached_tokens, claim.tokens),
@@ -43,7 +46,7 @@ def _of_the_figures(claim: Claim) -> dict[str, float | None]:
 
 
 def _of_the_shape(claim: Claim, tokens: int, model: Shape) -> dict[str, float | None]:
-    """Figures of a claim that follow from the model's shape and the hardware."""
+    """Return figures of a claim that follow from the model's shape and the hardware."""
     here = Hardware.parse(claim.hardware) if claim.hardware else None
     devices = here.count if here else 1
     kv_gib = model.kv_bytes_per_token(claim.value_bytes) * tokens / GiB

@@ -26,17 +26,17 @@ def _markers(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Bound(toml.Table):
-    """Limits of one metric. `limits` makes them absolute; a bound without limits only reports the metric."""
+    """Limits of one metric. `limits` makes them absolute. A bound without limits only reports the metric."""
 
     unit: str
     reference: float | None = None
     """The documented value."""
     tolerance: Annotated[str | None, Field(pattern=r"^[0-9]+(\.[0-9]+)?%?$")] = None
-    """Allowed deviation from the reference, either way: ``"5%"`` of it, or ``"0.01"`` in the bound's unit."""
+    """Allowed deviation from the reference in both directions: ``"5%"`` of it, or ``"0.01"`` in the bound's unit."""
     stderr: Annotated[float, Field(ge=0)] | None = None
     """Standard error of the reference, if it is the score of a sample."""
     sigmas: Annotated[float, Field(gt=0)] | None = None
-    """Allowed deviation, either way, in standard errors of the difference between reference and measurement."""
+    """Allowed deviation in both directions, in standard errors of the difference between reference and measurement."""
     exactly: float | None = None
     at_least: float | None = None
     at_most: float | None = None
@@ -65,14 +65,14 @@ class Bound(toml.Table):
     @property
     def limits(self) -> tuple[float | None, float | None]:
         """
-        Lowest and highest value that a finding's bound allows; None if that side is open. With *sigmas*, for
-        a measurement without error.
+        Return the lowest and highest value that the bound allows; None for an open side. With *sigmas*, for a
+        measurement without error.
         """
         return self.limits_given(0.0)
 
     def limits_given(self, measured_stderr: float) -> tuple[float | None, float | None]:
         """
-        Limits that a finding's bound sets for a measurement with a standard error of its own.
+        Return the limits of the bound for a measurement with its own standard error.
 
         Margin = sigmas x sqrt(stderr^2 + measured_stderr^2), the standard error of a difference of independent samples.
         """
@@ -98,44 +98,46 @@ class Source(toml.Table):
 
 
 class Scope(toml.Table):
-    """Where the finding holds; a missing line imposes no condition."""
+    """Where the finding holds. A missing key imposes no condition."""
 
     backend: toml.Names = ()
     version: toml.VersionRange | None = None
     hardware: HardwareName | None = None
     cpu: toml.Names = ()
-    """For a CPU: processor flags, of which it must have at least one, in the kernel's spelling: ``avx512f``, ``amx_bf16``."""
+    """
+    For a CPU: it must have at least one of these processor flags, in the kernel's spelling: ``avx512f``, ``amx_bf16``.
+    """
     cpu_without: toml.Names = ()
-    """For a CPU: processor flags, of which it may have none."""
+    """For a CPU: it must have none of these processor flags."""
     dtype: toml.Names = ()
     """The model's compute dtype, if its deployment lets the machine choose it (``dtype = "fastest"``)."""
     host_gib_at_most: Annotated[float, Field(gt=0)] | None = None
     """For a failure due to lack of host memory: the largest host to which it applies."""
     model: toml.Names = ()
-    """Model names; ``*`` and ``?`` are wildcards."""
+    """Model names. ``*`` and ``?`` are wildcards."""
     weights: Annotated[tuple[Weights, ...], toml.LISTED] = ()
     """Origin of the weights."""
     deployment: toml.Names = ()
     flags: toml.Names = ()
-    """Flags of the deployment, of which it must set at least one, without dashes."""
+    """The deployment must set at least one of these flags, written without dashes."""
     architecture: toml.Names = ()
-    """The model's class, as the engine's log names it; known only after a boot."""
+    """The model's class in the engine's log. It is known only after a boot."""
     attention_backend: toml.Names = ()
-    """The attention backend that the engine chose, as its log names it."""
+    """The attention backend that the engine chose, as named in its log."""
 
 
 class Expect(toml.Table):
-    """The expected observation; *signature* names a pattern of the backend's catalogue."""
+    """The expected observation. *signature* names a pattern of the backend's catalogue."""
 
     outcome: Outcome = "serves"
     phase: str | None = None
     signature: str | None = None
     notice: str | None = None
-    """A benign line of that catalogue that must be in the boot's log, such as the warning of a fallback."""
+    """A harmless line of that catalogue that must be in the boot's log, such as the warning of a fallback."""
 
 
 class Known(toml.Table):
-    """A known failure: the finding must fail, and its issue is reported."""
+    """A known failure. The finding must fail, and its issue is reported."""
 
     issue: str
     since: dt.date
@@ -169,8 +171,10 @@ class Finding(toml.Table):
 
     def divided(self) -> tuple[str, str]:
         """
-        The deployments of the numerator and the denominator of a ratio finding; of a drift finding, the judged one and its
-        reference. Raises ValueError.
+        Return the deployments of the numerator and the denominator of a ratio; of a drift, the judged one and its
+        reference.
+
+        Raises ValueError.
         """
         names, against = self.scope.deployment, self.ask.against
         if self.question == "drift" and names == (against,):
@@ -187,7 +191,7 @@ class Finding(toml.Table):
 
     @property
     def on_paper(self) -> bool:
-        """Whether the finding is about published material, and is judged without a boot."""
+        """Whether the finding is about published material and is judged without a boot."""
         return self.question in ("claimed", "linted", "certified")
 
     @model_validator(mode="after")
@@ -231,7 +235,7 @@ def load_all(folders: tuple[Path, ...]) -> dict[str, Finding]:
 
 def load_findings(*folders: str | Path) -> dict[str, Finding]:
     """
-    Every finding by id: those that ship with the package, and those of your *folders*, as for ``--longctx-data``.
+    Load every finding by id: the shipped ones, and those of your *folders*, as for ``--longctx-data``.
 
     Raises `UsageError` for a folder without data, and `TableError` for a wrong file.
     """

@@ -12,8 +12,8 @@ def interval(total: float, count: int, confidence: float = 0.95) -> tuple[float,
     """
     Return the interval of Clopper and Pearson for a mean score, given the sum of *count* scores from 0 to 1.
 
-    It is exact for answers that are right or wrong. Scores between 0 and 1 vary less around the same mean, so for them it is
-    wider than it need be.
+    It is exact for answers that are right or wrong. Scores between 0 and 1 vary less around the same mean, so it is
+    wider than necessary for them.
 
     >>> [round(end, 3) for end in interval(9, 10)]
     [0.555, 0.997]
@@ -25,7 +25,7 @@ def interval(total: float, count: int, confidence: float = 0.95) -> tuple[float,
 
 
 def _quantile(share: float, a: float, b: float) -> float:
-    """The value below which *share* of a beta distribution with *a* and *b* lies, by bisection."""
+    """Return the value below which *share* of a beta distribution with *a* and *b* lies, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
@@ -44,7 +44,10 @@ def beta_share(x: float, a: float, b: float) -> float:
 
 
 def _fraction(x: float, a: float, b: float) -> float:
-    """The denominator 1 + d1 / (1 + d2 / (1 + ...)) of its continued fraction (DLMF 8.17.22), by the method of Lentz."""
+    """
+    Return the denominator 1 + d1 / (1 + d2 / (1 + ...)) of its continued fraction (DLMF 8.17.22), by the method of
+    Lentz.
+    """
     value = upper = 1.0
     lower = 0.0
     for term in range(1, _TERMS):

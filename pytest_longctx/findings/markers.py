@@ -14,7 +14,7 @@ LENGTHS: Mapping[str, int] = MappingProxyType(
         "ten_million": 10_000_000,
     }
 )
-"""Length markers, and the length of each in tokens; a finding of 1.9M to 2.2M tokens is two_million."""
+"""Length markers, and the length of each in tokens. A finding of 1.9M to 2.2M tokens is two_million."""
 
 THEMES: Mapping[str, str] = MappingProxyType(
     {

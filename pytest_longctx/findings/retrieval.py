@@ -25,10 +25,7 @@ def from_probe(seen: Observation, grade: Grade) -> Observation:
 
 
 def places(grade: Grade) -> tuple[tuple[float, float], ...]:
-    """
-    Depth and score of each needle that the retrieval questions asked for; needles that the answer did not
-    reach are omitted.
-    """
+    """Return depth and score of each needle of the retrieval questions. Needles that the answer did not reach are omitted."""
     return tuple((step.depth, float(step.outcome == "right")) for step in grade.steps if step.outcome != "not reached")
 
 
@@ -44,8 +41,8 @@ def measured(seen: Observation, precision: Precision) -> Observation:
 
 def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observation:
     """
-    Aggregate needle retrieval at several lengths and depths; if one needle test was not served, return the
-    first such.
+    Aggregate needle retrieval at several lengths and depths. If one needle test was not served, return the first such
+    test.
     """
     unserved = next((seen for _, seen, _ in asked if seen.outcome != "serves"), None)
     if unserved is not None:
@@ -67,8 +64,9 @@ def from_haystacks(asked: Sequence[tuple[Haystack, Observation, str]]) -> Observ
 
 def from_ruler(asked: Sequence[tuple[Posed, Observation, str]]) -> Observation:
     """
-    Aggregate answers to prompts of one task of RULER: the mean published score with its interval; if one was not served, return
-    the first such.
+    Aggregate answers to prompts of one task of RULER: the mean published score with its interval.
+
+    If one was not served, return the first such answer.
     """
     unserved = next((seen for _, seen, _ in asked if seen.outcome != "serves"), None)
     if unserved is not None:
@@ -93,8 +91,9 @@ def from_ruler(asked: Sequence[tuple[Posed, Observation, str]]) -> Observation:
 
 def from_continuations(asked: Sequence[tuple[str, str, Observation, str]]) -> Observation:
     """
-    Aggregate texts, each with its expected continuation, its observation and its answer; if one was not served, return the
-    first such.
+    Aggregate texts, each with its expected continuation, its observation and its answer.
+
+    If one was not served, return the first such observation.
     """
     unserved = next((seen for _, _, seen, _ in asked if seen.outcome != "serves"), None)
     if unserved is not None:

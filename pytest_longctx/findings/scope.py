@@ -21,7 +21,7 @@ _CACHE_OFF = (("no-enable-prefix-caching", True), ("enable-prefix-caching", Fals
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Known facts of the server on which a finding would be judged; None means unknown."""
+    """Known facts of the server on which a finding would be judged. None means unknown."""
 
     deployment: Deployment
     hardware: Hardware | None = None
@@ -36,23 +36,23 @@ class Conditions:
 
 
 class Mismatch(NamedTuple):
-    """A condition of a finding that a server does not meet; a higher *depth* means that more conditions were met."""
+    """A condition of a finding that a server does not meet. A higher *depth* means that more conditions were met."""
 
     depth: int
     line: str
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the scope of the mismatched finding names another deployment, backend or model."""
+        """Whether the finding's scope names another deployment, backend or model."""
         return self.depth < 3
 
 
 def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch | None:
     """
-    The first condition in the scope of *finding* that *here* does not meet; None if all are met.
+    Return the first condition in the scope of *finding* that *here* does not meet; None if all are met.
 
-    Before a boot (*settled* false), unknown facts may still match. After it they do not: a finding about 8 x H200 is not judged
-    on unknown hardware. A finding about published material needs no server, so it always matches.
+    Before a boot (*settled* false), unknown facts may still match. After it they do not: a finding about 8 x H200 is
+    not judged on unknown hardware. A finding about published material needs no server, so it always matches.
     """
     if finding.on_paper:
         return None
@@ -79,7 +79,7 @@ def mismatch(finding: Finding, here: Conditions, *, settled: bool) -> Mismatch |
 
 
 def machine_lacks(deployment: Deployment, hardware: Hardware | None) -> str | None:
-    """The reason why *deployment* is out of scope on *hardware*; None if it can run there, or if either is unknown."""
+    """Return the reason why *deployment* is out of scope on *hardware*; None if it can run there, or if either is unknown."""
     if deployment.hardware is None or hardware is None or hardware.carries(Hardware.parse(deployment.hardware)):
         return None
     return f"hardware: needs {deployment.hardware}, this machine has {hardware}"
@@ -211,7 +211,7 @@ def _affordable(length: int, deployment: Deployment, most_s: float) -> str | Non
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One finding on one deployment; *misfit* is the reason why it cannot be judged there."""
+    """One finding on one deployment. *misfit* is the reason why it cannot be judged there."""
 
     finding: Finding
     deployment: Deployment
@@ -225,10 +225,10 @@ class Case:
     @property
     def patience_s(self) -> float | None:
         """
-        Longest duration of the case's test if no deadline of a boot or request is exceeded, in seconds; None
-        if not known.
+        Return the longest duration of the case's test within all deadlines of boot and requests, in seconds; None if
+        unknown.
 
-        For test timeouts: a shorter one would cause the failure that the test reports.
+        It is for test timeouts: a shorter one would cause the failure that the test reports.
         """
         ask, one = self.finding.ask, self.deployment
         times = _REQUESTS.get(self.finding.question)
@@ -242,7 +242,7 @@ class Case:
 
 
 _SHORT_TOKENS, _SHORT_REQUESTS = 8193, 22
-"""Of the question ``accounting``: its longest prompt, and its default number of requests."""
+"""Return the longest prompt of the question ``accounting``, and its default number of requests."""
 _REQUESTS: Mapping[Question, int] = MappingProxyType(
     {
         **dict.fromkeys(
@@ -262,7 +262,7 @@ _REQUESTS: Mapping[Question, int] = MappingProxyType(
         "longest": 32,
     }
 )
-"""Maximum number of times that a question sends its requests."""
+"""Return the most times that a question sends its requests."""
 
 
 def match(
@@ -271,11 +271,10 @@ def match(
     conditions: Callable[[Deployment, Finding], Conditions],
 ) -> list[Case]:
     """
-    Match every finding with the deployments in its scope, else with the deployment that meets most
-    conditions, as cases.
+    Match every finding with the deployments in its scope, else with the deployment that meets most conditions.
 
-    A finding about another deployment, backend or model is left out. One whose hardware, version or length differs is kept, so
-    that the run can report it. A finding about published material is judged once, without a server.
+    A finding about another deployment, backend or model is left out. A finding whose hardware, version or length
+    differs is kept, so that the run can report it. A finding about published material is judged once, without a server.
     """
     found: list[Case] = []
     for finding in wanted:
@@ -295,7 +294,7 @@ def match(
 
 
 def dead(wanted: Iterable[Finding], deployments: Sequence[Deployment]) -> list[Finding]:
-    """Findings that no deployment can judge on any machine, because their scopes do not overlap."""
+    """Return findings that no deployment can judge on any machine, because their scopes do not overlap."""
     return [finding for finding in wanted if not any(_meet(finding, one) for one in deployments)]
 
 

@@ -1,8 +1,9 @@
 """
 Judge an observation against a finding, and compare both with the prediction.
 
-Verdicts are pure: the same evidence always gives the same verdict. If two of prediction, finding and observation of a boot agree,
-the third is reported as wrong. Boots that memory does not decide, or that no formula covers, are not compared.
+Verdicts are pure: the same evidence always gives the same verdict. If two of prediction, finding and observation of a
+boot agree, the third is reported as wrong. Boots that memory does not decide, or that no formula covers, are not
+compared.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,39 +21,39 @@ Word = Literal["holds", "broken", "unmeasured", "out of scope", "known"]
 WORST_FIRST: tuple[Word, ...] = ("broken", "unmeasured", "known", "out of scope", "holds")
 
 COLD_SHARE = 0.01
-"""Share of cached prompt tokens above which a measurement is not cold (vLLM's own benchmark warns from here)."""
+"""A measurement with a larger share of cached prompt tokens is not cold (vLLM's own benchmark warns from here)."""
 
 
 OFFERED_SHARE = 0.8
-"""Share of the asked rate below which an open loop has not tested the server at that rate."""
+"""An open loop with a smaller share of the requested rate has not tested the server at that rate."""
 
 WARM_SHARE = 0.5
-"""Share of cached prompt tokens below which a measurement is not warm."""
+"""A measurement with a smaller share of cached prompt tokens is not warm."""
 
 CLOCKS_APART_S = 0.2
 """
-Maximum delay of the client's first token after the server's, for any prompt, due to transport and scheduling.
+Longest delay of the client's first token after the server's, for any prompt, due to transport and scheduling.
 
-Idle machines need 0.04 s; on two busy cores 0.125 s was measured with 1,000 tokens.
+Idle machines need 0.04 s. On two busy cores, 0.125 s was measured with 1,000 tokens.
 """
 CLOCKS_APART_S_PER_TOKEN = 4e-6
-"""Additional time per token id in the body, which a server parses before it starts its clock: vLLM takes 0.2 to 1 us."""
+"""Additional time per token id in the body. A server parses it before it starts its clock: vLLM takes 0.2 to 1 us."""
 CLOCKS_APART_SHARE = 0.05
-"""Additional share of the TTFT, since a busy machine delays both clocks."""
+"""Additional share of the TTFT, because a busy machine delays both clocks."""
 
 BUSY_SHARE = 0.75
 """
-Busy share of the devices below which they mostly waited.
+With a smaller busy share, the devices mostly waited.
 
-Prefills of at least ten seconds on an H200 had 0.91 to 0.99, and 0.20 and 0.47 where SGLang's host walked its prefix cache.
+Prefills of 10 s or more on an H200 had 0.91 to 0.99, and 0.20 and 0.47 while SGLang's host walked its prefix cache.
 """
 LONG_S = 10.0
-"""TTFT below which the busy share is not judged: samples are a second apart, and a request begins and ends with idle devices."""
+"""Shortest TTFT with a judged busy share: samples are a second apart, and both ends of a request are idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One compared measure; *ok* is None if the evidence is missing."""
+    """One compared measure. *ok* is None if the evidence is missing."""
 
     measure: str
     seen: str
@@ -67,7 +68,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
-    """The verdict on one finding; true only if the finding holds."""
+    """The verdict on one finding. It is true only if the finding holds."""
 
     finding: Finding
     word: Word
@@ -82,12 +83,12 @@ class Verdict:
 
     @property
     def broken(self) -> tuple[Line, ...]:
-        """The lines of the verdict that are not met."""
+        """Return the lines of the verdict that are not met."""
         return tuple(line for line in self.lines if line.ok is False)
 
     @property
     def why(self) -> str:
-        """The reason for the verdict in one line."""
+        """Return the reason for the verdict in one line."""
         if self.reason:
             return self._with_remark(self.reason)
         wanted = False if self.word in ("broken", "known") else None
@@ -103,7 +104,7 @@ class Verdict:
 
 
 def out_of_scope(finding: Finding, line: str) -> Verdict:
-    """The verdict "out of scope" on a finding that does not apply to this server."""
+    """Return the verdict "out of scope" on a finding that does not apply to this server."""
     return Verdict(finding, "out of scope", reason=line)
 
 
@@ -111,11 +112,9 @@ def judge(
     finding: Finding, seen: Observation, also: Iterable[Line] = (), remark: str = "", warmed: str = ""
 ) -> Verdict:
     """
-    Judge the observation *seen* by all expectations and bounds of *finding* and by the lines of *also*, and
-    return the verdict with *remark*.
+    Judge *seen* by all expectations and bounds of *finding* and the lines of *also*, and add *remark*.
 
-    *warmed* is the reason why the cache may have had the prompt before this run; a cached prompt then proves nothing about the
-    server.
+    *warmed* is the reason why the cache may have had the prompt before this run. A cached prompt then proves nothing.
     """
     remark = "; ".join(filter(None, (remark, _idled(seen))))
     lines = (*_expected(finding, seen), *_laws(finding, seen, warmed), *_bounded(finding, seen), *also)
@@ -132,7 +131,7 @@ def judge(
 
 
 def _idled(seen: Observation) -> str:
-    """A remark for the verdict on a long prefill during which the devices mostly waited."""
+    """Return a remark on a long prefill during which the devices mostly waited."""
     busy, ttft_s = seen.metrics.get("device_busy_share"), seen.metrics.get("ttft_s")
     if busy is None or ttft_s is None or busy >= BUSY_SHARE or ttft_s < LONG_S:
         return ""
@@ -161,7 +160,7 @@ def _expected(finding: Finding, seen: Observation) -> Iterator[Line]:
 
 
 def _change(finding: Finding, seen: Observation) -> str:
-    """How a documented failure has changed, for the verdict: three kinds of change, each with its own remedy."""
+    """Return how a documented failure has changed: three kinds of change, each with its own remedy."""
     expect = finding.expect
     if expect.outcome == "serves":
         return ""
@@ -176,7 +175,7 @@ def _change(finding: Finding, seen: Observation) -> str:
 
 
 def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
-    """Verdict lines for every served request, whatever the finding expects; a limit in the finding replaces a rule."""
+    """Return verdict lines for every served request, whatever the finding expects. A limit in the finding replaces a rule."""
     if seen.outcome != "serves":
         return
     limited = {name for name, bound in finding.bounds.items() if bound.limits != (None, None)}
@@ -197,7 +196,7 @@ def _laws(finding: Finding, seen: Observation, warmed: str) -> Iterator[Line]:
 
 
 def _offered(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """Verdict line on the rate of an open loop: a client that sent more slowly leaves the finding unmeasured."""
+    """Return the verdict line on the rate of an open loop. A client that sent too slowly leaves the finding unmeasured."""
     share = seen.metrics.get("offered_share")
     if share is None or "offered_share" in limited:
         return
@@ -207,18 +206,18 @@ def _offered(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 
 _CANARIES = ("corrupted_requests", "kv_canary_violations")
-"""What an engine reports of its own corruption while it answers; absent if it does not look for it."""
+"""Engine's own reports of corruption while it answers; absent if it does not check."""
 
 
 def _sound(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """Verdict lines on the engine's own reports of corruption, which must be zero."""
+    """Return verdict lines on the engine's own reports of corruption, which must be zero."""
     for name in _CANARIES:
         if name in seen.metrics and name not in limited:
             yield _held(name, seen.metrics[name], Bound(unit=MEASURES[name].unit, exactly=0))
 
 
 def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
-    """Verdict lines on token counts: usage and counters equal what was sent and asked; None: a key was not found."""
+    """Return verdict lines on token counts: usage and counters equal what was sent and asked. None: a key was not found."""
     for measure, sent in (("prompt_tokens", seen.sent_tokens), ("completion_tokens", seen.asked_tokens)):
         if sent is None:
             continue
@@ -235,11 +234,11 @@ def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
     """
-    Verdict line on the first token: the client's clock and the server's clock agree.
+    Return the verdict line on the first token: the client's clock and the server's clock agree.
 
-    On a machine with more runnable processes than cores each process waits for a core, between the two clocks as elsewhere. That
-    excuses a finding that bounds no time, in proportion to the load. A gap beyond that, or beside a bounded time, shows nothing
-    about the server then, and the finding is unmeasured.
+    If a machine has more runnable processes than cores, each process waits for a core, also between the two clocks.
+    That excuses a finding that bounds no time, in proportion to the load. A larger gap, or a gap beside a bounded time,
+    then shows nothing about the server, and the finding is unmeasured.
     """
     if "ttft_gap_s" not in seen.metrics or "ttft_gap_s" in limited or seen.sent_tokens is None:
         return
@@ -255,7 +254,7 @@ def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 
 def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str], warmed: str) -> Iterator[Line]:
-    """Verdict line on the cache: cold for a bounded time, and warm for a repeated prompt."""
+    """Return the verdict line on the cache: cold for a bounded time, and warm for a repeated prompt."""
     if "cached_share" in limited:
         return
     times_bounded = any(MEASURES[name].cold_only or name == "warm_speedup" for name in limited)
@@ -280,9 +279,9 @@ _TRANSFERRED = (
 
 def _as_if_transferred(seen: Observation) -> bool:
     """
-    Whether the cached tokens may be those that a decode role received: it computes the last token of a prompt only.
+    Whether a decode role may have received the cached tokens: it computes only the last token of a prompt.
 
-    The counters of a server separate its own cache from what it received, so with them there is no doubt.
+    If a server's counters separate its own cache from what it received, there is no doubt.
     """
     cached = seen.metrics.get("cached_tokens")
     return (
@@ -330,14 +329,14 @@ EARLY_PHASES = ("config", "start")
 """Phases in which nothing is allocated yet."""
 
 SIZES_APART = 0.05
-"""Allowed relative difference of a predicted and a logged size: device memory and builds differ by 1 or 2 %."""
+"""Allowed relative difference of a predicted and a logged size. Device memory and builds differ by 1 or 2 %."""
 
 ROUNDED_GIB = 0.005
 """Rounding of sizes in logs: hundredths of a GiB."""
 
 
 def concerns_memory(finding: Finding) -> bool:
-    """Whether a verdict on *finding* is about a boot's memory use, which does not decide whether a flag is refused."""
+    """Whether a verdict on *finding* is about a boot's memory use. Memory does not decide whether a flag is refused."""
     expect = finding.expect
     return (
         finding.question.startswith("boot") and expect.outcome in DECIDED_BY_MEMORY and expect.phase not in EARLY_PHASES
@@ -345,10 +344,7 @@ def concerns_memory(finding: Finding) -> bool:
 
 
 def remark(finding: Finding, predicted: Prediction | None, seen: Observation) -> str:
-    """
-    A remark for the verdict on how prediction, *finding* and *seen* disagree, and which is wrong; empty if
-    they agree.
-    """
+    """Return a remark on how prediction, *finding* and *seen* disagree, and which is wrong; empty if they agree."""
     if predicted is None or predicted.doubt or seen.outcome is None or not concerns_memory(finding):
         return ""
     expect, foretold = finding.expect, _foretold(predicted)
@@ -370,7 +366,7 @@ def remark(finding: Finding, predicted: Prediction | None, seen: Observation) ->
 
 
 def _sizes(predicted: Prediction, seen: Observation) -> Iterator[str]:
-    """Remarks on predicted sizes that differ from the logged size of the predicted failure."""
+    """Return remarks on predicted sizes that differ from the logged size of the predicted failure."""
     refused = predicted.culprit if predicted.outcome == "refuses" else None
     for name, size_bytes in (
         ("allocation_gib", predicted.failing_bytes),

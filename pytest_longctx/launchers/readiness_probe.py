@@ -62,9 +62,6 @@ class ReadinessProbe:
 
     *answered*: the server with its own figures. *refused*: the text of its refusal, or of the error that it always
     returns. *unaskable*: the reason why requests do not reach an engine.
-
-    *answered* is the server with its own figures. *refused* is the text with which it refused the token, or of the error that
-    it always returns. *unaskable* is the reason why requests do not reach an engine.
     """
 
     def __init__(self, server: Server) -> None:

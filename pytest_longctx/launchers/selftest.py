@@ -261,9 +261,6 @@ def repeat(engine: str, count: int, seed: int, logs: Path, tell: Callable[[str],
 
     *tell* gets each verdict that does not hold, and the number of each. Return whether none was red. Raises
     `UsageError` and `LongctxError`.
-
-    *tell* each verdict that does not hold, and the number of each. Return whether none was red. Raises `UsageError` and
-    `LongctxError`.
     """
     if engine not in ENGINES:
         raise UsageError(f"selftest: {unknown('engine', engine, ENGINES)}")

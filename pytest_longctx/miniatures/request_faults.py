@@ -1,5 +1,5 @@
 """
-Slow and stalled servers, servers that reject or misroute every request, and servers with other predictions, one class each.
+Slow, stalled or rejecting servers, and servers with wrong routes or other predictions, one class each.
 
 Slow and stalled servers differ only in the gauges that change.
 """
@@ -15,7 +15,7 @@ from pytest_longctx.miniatures.server import Honest, Instead, Request, spared
 STEPS = 10
 """Number of chunks in which a prompt is read."""
 _COMPANY = 5
-"""Requests at once from which an answer changes."""
+"""Number of concurrent requests from which an answer changes."""
 _CHANGED_FROM = 3
 """First token of an answer that changes."""
 
@@ -85,7 +85,10 @@ class ScoredAnswers(Honest):
 
 
 class DependsOnCompany(ScoredAnswers):
-    """The server answers with other tokens from the fourth on if others are answered beside it, as some kernels do."""
+    """
+    The server answers with other tokens from the fourth on if it answers other requests at the same time, as some
+    kernels do.
+    """
 
     waits_s = 0.5
 
@@ -101,13 +104,13 @@ class DependsOnCompany(ScoredAnswers):
 
 
 class CoarseCache(Honest):
-    """The server predicts slightly otherwise than it should, as with a KV cache of few mantissa bits."""
+    """The server's predictions are slightly wrong, as with a KV cache of few mantissa bits."""
 
     predictor = Predictor(error=0.1)
 
 
 class GarbledCache(Honest):
-    """The server predicts other tokens than it should, as if its KV cache were read in another format than written."""
+    """The server predicts wrong tokens, as if its KV cache were read in another format than written."""
 
     predictor = Predictor(seed=1)
 

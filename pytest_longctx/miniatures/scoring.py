@@ -1,4 +1,4 @@
-"""Log-probabilities of a prompt as a miniature gives them, by a model of two tokens of context, as vLLM's or SGLang's answer."""
+"""Log-probabilities of a prompt in a miniature, by a model with two tokens of context, in vLLM's or SGLang's format."""
 
 import math
 import random
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 CANDIDATES: Final = 40
-"""Tokens with a probability beside the prompt's own."""
+"""Tokens with a probability besides the prompt's own."""
 _SPREAD: Final = 3.0
 """Standard deviation of a logit."""
 _IDS: Final = 30_000
@@ -15,16 +15,16 @@ _IDS: Final = 30_000
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """The miniature's model: its logits depend on the two tokens before a position, and on what spoils them."""
+    """The miniature's model. Its logits depend on the two tokens before a position, and on the errors below."""
 
     noise: float = 1e-4
-    """Standard deviation of what differs in a logit from request to request, as rounding does."""
+    """Standard deviation of the random part of a logit in each request, as by rounding."""
     error: float = 0.0
-    """Standard deviation of what is wrong in a logit in every request, as with a coarse KV cache."""
+    """Standard deviation of the error of a logit that is the same in every request, as with a coarse KV cache."""
     seed: int = 0
 
     def predictions(self, ids: Sequence[int]) -> list[dict[int, float]]:
-        """The log-probabilities at each position of *ids* but the first, the prompt's own token among them."""
+        """Return the log-probabilities at each position of *ids* except the first, the prompt's own token included."""
         changing = random.Random()
         return [self._at(ids, at, changing) for at in range(1, len(ids))]
 
@@ -43,7 +43,7 @@ class Predictor:
 
 
 def vllm_page(predictor: Predictor, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The miniature's answer to a completion with ``prompt_logprobs``, as vLLM's."""
+    """Return the miniature's answer to a completion with ``prompt_logprobs``, in vLLM's format."""
     rows: list[dict[str, Any] | None] = [None]
     ids = body["prompt"]
     for token, known in zip(ids[1:], predictor.predictions(ids), strict=True):
@@ -54,7 +54,7 @@ def vllm_page(predictor: Predictor, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sglang_page(predictor: Predictor, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The miniature's answer to ``/generate`` with ``return_logprob``, as SGLang's."""
+    """Return the miniature's answer to ``/generate`` with ``return_logprob``, in SGLang's format."""
     ids = body["input_ids"]
     said: list[list[Any]] = [[None, ids[0], None]]
     tops: list[list[list[Any]] | None] = [None]

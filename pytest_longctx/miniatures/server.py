@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Final, NamedTuple
 from pytest_longctx.miniatures import scoring
 
 SMALL_TALK_TOKENS: Final = 16
-"""Prompts shorter than this are not affected by faults, so that a faulty server still looks ready."""
+"""Shorter prompts are not affected by faults, so that a faulty server still looks ready."""
 
 
 @dataclass(slots=True)
 class Request:
-    """A completion request, with the prompt reduced to what a server without a model needs."""
+    """A completion request with the parts of the prompt that a server without a model needs."""
 
     tokens: int
     digest: str
@@ -54,7 +54,7 @@ CRAWL_S = 5.0
 
 
 class Instead(NamedTuple):
-    """A response sent in place of the correct one."""
+    """A response that replaces the correct one."""
 
     status: int
     body: bytes
@@ -63,7 +63,7 @@ class Instead(NamedTuple):
 
 @dataclass
 class Honest:
-    """Correct server: serves the context it lists, counts the tokens it gets, and reports the counts."""
+    """Correct server: it serves the context it lists, counts the tokens it gets, and reports the counts."""
 
     version_path: ClassVar[str] = "/version"
     reset_path: ClassVar[str] = "/reset_prefix_cache"

@@ -10,7 +10,7 @@ from pytest_longctx.miniatures import scoring
 from pytest_longctx.miniatures.server import Honest, Request
 
 KEPT_TOKENS = 2
-"""Tokens by which an answer that fills the context is cut short (SG-0025)."""
+"""Number of tokens by which an answer that fills the context is shortened (SG-0025)."""
 CHUNK_TOKENS = 512
 """Number of prompt tokens that the server reads between two checks for a disconnected client."""
 

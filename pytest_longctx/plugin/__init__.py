@@ -1,7 +1,8 @@
 """
 The plugin's pytest hooks. They import the rest of the package when a test first needs it.
 
-A run that has the plugin installed and does not use it imports this module, `options`, `markers`, `hookspecs` and `fixtures`.
+A pytest run that has the plugin installed but does not use it imports only this module, `options`, `markers`,
+`hookspecs` and `fixtures`.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ _REPORTING = "longctx-reporting"
 _DESELECTING = "longctx-deselecting"
 """The name under which the deselecting plugin is registered, if a backend is selected."""
 _BESIDE_S = 300.0
-"""Time of a test outside its waits for the server: long prompts are made, and counters settle."""
+"""Time of a test outside its waits for the server: it makes long prompts, and counters settle."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _do_without_workers(config: pytest.Config) -> None:
-    """Disable xdist for a plan: a plan runs no test, and xdist reports a worker without tests as an internal error."""
+    """Disable xdist for a plan. A plan runs no test, and xdist reports a worker without tests as an internal error."""
     if config.pluginmanager.hasplugin("xdist"):  # it reads these after us
         config.option.numprocesses, config.option.dist, config.option.tx = None, "no", []
 
@@ -98,7 +99,7 @@ def _refuse_many_workers(config: pytest.Config, selection: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Send all tests of a deployment to one worker if deployments lease devices; otherwise xdist decides."""
+    """Send all tests of a deployment to one worker if deployments lease devices. Otherwise xdist decides."""
     if not config.pluginmanager.hasplugin(_REPORTING):
         return None
     from pytest_longctx.plugin.session import session_of
@@ -158,7 +159,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _patience(metafunc: pytest.Metafunc, case: Any) -> list[pytest.MarkDecorator]:
     """
-    The test's time limit for pytest-timeout: the deadlines of its boot and its requests, or more.
+    Return the test's time limit for pytest-timeout: at least the deadlines of its boot and its requests.
 
     None if they are unknown: each wait has its own deadline, and a project's limit would end a working server.
     """
@@ -201,7 +202,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _deployment(item: pytest.Item) -> Any:
     """
-    The deployment with which a collected test is parametrized; None without one, or for an empty set of
+    Return the deployment with which a collected test is parametrized; None without one, or for an empty set of
     deployments.
     """
     found = item.callspec.params.get("deployment") if hasattr(item, "callspec") else None
@@ -209,14 +210,14 @@ def _deployment(item: pytest.Item) -> Any:
 
 
 def _prompts(item: Any, deployment: Any) -> tuple[int, ...]:
-    """The prompt lengths of the test *item* in tokens, if its finding names them."""
+    """Return the prompt lengths of the test *item* in tokens, if its finding has them."""
     finding = item.callspec.params.get("finding")
     return (0, *finding.ask.every_length(deployment.max_model_len)) if finding is not None else (0, 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Pass the seed to an xdist worker, so that a run has one seed."""
+    """Pass the seed to an xdist worker, so that all tests of a run use one seed."""
     if node.config.pluginmanager.hasplugin(_REPORTING):
         from pytest_longctx.plugin.session import session_of
 

@@ -1,4 +1,4 @@
-"""The backends and launchers that ship with the package, provided through the same hooks as those of other plugins."""
+"""The shipped backends and launchers, provided through the same hooks as those of other plugins."""
 
 from typing import TYPE_CHECKING
 

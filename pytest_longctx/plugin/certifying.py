@@ -12,16 +12,13 @@ from pytest_longctx.plugin.session import Session, failing_plainly
 
 
 def url_of(session: Session) -> str | None:
-    """The URL of the endpoint to certify, from ``--longctx-launcher=url:URL``; None for any other launcher."""
+    """Return the URL of the endpoint to certify, from ``--longctx-launcher=url:URL``; None for any other launcher."""
     kind, _, what = session.options.launcher.partition(":")
     return what if kind == "url" else None
 
 
 def certificate(session: Session) -> Certificate:
-    """
-    Certify this run's endpoint and return the certificate; fails the test, without a traceback, if that is
-    impossible.
-    """
+    """Certify this run's endpoint and return the certificate. If that is impossible, fail the test without a traceback."""
     url = url_of(session)
     if url is None:
         pytest.skip("a certificate is for a running server: --longctx-launcher=url:URL")

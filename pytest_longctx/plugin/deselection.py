@@ -18,14 +18,15 @@ from pytest_longctx.redaction import masked
 
 SUITES = "--pyargs pytest_longctx.suites"
 _SHOWN = 3
-"""Maximum number of names in a message; the rest is counted."""
+"""Most names in a message. The rest is counted."""
 _OPERATORS = frozenset({"and", "or", "not", "True", "False", "None"})
 
 
 def has_nothing_to_judge(item: pytest.Item) -> bool:
     """
-    Whether a test is to be deselected because its set of cases is empty, for which pytest inserts its own
-    value. False for another plugin's "deployment".
+    Whether a test is to be deselected because its set of cases is empty. pytest then inserts its own value.
+
+    False for another plugin's "deployment".
     """
     params = item.callspec.params if hasattr(item, "callspec") else {}
     return type(params.get("deployment")).__name__ == "NotSetType"
@@ -53,7 +54,7 @@ def words_in(expression: str) -> list[str]:
 
 
 class Deselecting:
-    """Compares the collected tests with the selected ones; an xdist worker reports the result to the controller."""
+    """Compares the collected tests with the selected ones. An xdist worker reports the result to the controller."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -75,7 +76,7 @@ class Deselecting:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Reject an unknown marker in ``-m`` before collection if markers are strict: no test can have it then."""
+        """If markers are strict, reject an unknown marker in ``-m`` before collection, because no test can have it."""
         config = self.session.config
         if hasattr(config, "workerinput") or not _strict(config):
             return
@@ -100,7 +101,7 @@ class Deselecting:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Store the deselection messages of one xdist worker; all workers collect the same tests."""
+        """Store the deselection messages of one xdist worker. All workers collect the same tests."""
         self.lines = getattr(node, "workeroutput", {}).get("longctx_deselected", self.lines)
 
     def pytest_report_collectionfinish(self) -> list[str]:
@@ -136,8 +137,8 @@ class Deselecting:
 
     def _near(self, word: str, collected: Sequence[pytest.Item]) -> str:
         """
-        Suggest the finding, case or test nearest to a ``-k`` *word*; for a known finding, say why no test
-        judges it here.
+        Suggest the finding, case or test nearest to a ``-k`` *word*. For a known finding, explain why no test judges it
+        here.
         """
         chosen = self.session.selection
         if finding := chosen.findings.get(word.upper()):
@@ -149,7 +150,7 @@ class Deselecting:
         return f"did you mean {' or '.join(near)}?" if near else "pytest --collect-only -q lists them"
 
     def _unanswered(self) -> Iterator[str]:
-        """The reasons why a project's own tests were deselected; the suites' tests need none."""
+        """Return the reasons why a project's own tests were deselected. The suites' tests need none."""
         why: dict[str, list[str]] = {}
         for item in self._idle:
             if not _is_ours(item):
@@ -190,8 +191,8 @@ class Deselecting:
 
 def _strict(config: pytest.Config) -> bool:
     """
-    Whether pytest treats an unregistered marker as an error: an ini key decides since pytest 9, which the
-    flag sets too.
+    Whether pytest treats an unregistered marker as an error. Since pytest 9 an ini key decides, which the flag sets
+    too.
     """
     for key in ("strict_markers", "strict"):
         try:
@@ -223,7 +224,7 @@ def _few(names: Iterable[str]) -> str:
 
 
 def _no_deployment(chosen: Selection) -> str:
-    """The reason why a test without a finding is deselected: no deployment of this run can be booted."""
+    """Return the reason why a test without a finding is deselected: no deployment of this run can be booted."""
     reasons: dict[str, list[str]] = {}
     for one in chosen.deployments:
         reasons.setdefault(chosen.not_bootable(one) or "", []).append(one.name)
@@ -236,7 +237,7 @@ def _no_deployment(chosen: Selection) -> str:
 
 
 def _why_not(chosen: Selection, finding: Finding) -> str:
-    """The reason why a selected *finding* is judged by no test of this run."""
+    """Return the reason why no test of this run judges a selected *finding*."""
     if finding.status == "withdrawn":
         return "is withdrawn"
     misfits = [case.misfit for case in (chosen.case(finding, one) for one in chosen.deployments)]

@@ -1,7 +1,7 @@
 """
 Findings about two servers that need not run at the same time: 'drift', and 'repeatable' with other chunk sizes.
 
-What one server said stays in the results folder. It is compared at the later boot of the two, or in a later run.
+The answers of one server stay in the results folder. They are compared at the later boot of the two, or in a later run.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,9 +35,9 @@ def drift(
     session: "Session", server: "Server", boot: Boot, factory: PromptFactory, finding: Finding
 ) -> Observation | Mismatch:
     """
-    Read the texts of *finding* on *server*, and compare with the other deployment's reading; the reason, if there is none yet.
+    Read the texts of *finding* on *server*, and compare them with the other deployment's reading.
 
-    Raises `LongctxError`.
+    Return the reason if there is none yet. Raises `LongctxError`.
     """
     if server.backend.scoring is None:
         why = f"{server.backend.called} returns no log-probabilities of a prompt"
@@ -60,9 +60,10 @@ def drift(
 
 def texts(finding: Finding, factory: PromptFactory, *, real: bool) -> list[Prompt]:
     """
-    The texts of a 'drift' finding: natural ones for *real* weights, else random ids.
+    Return the texts of a 'drift' finding: natural ones for *real* weights, else random ids.
 
-    They are the same in every run and for every finding that asks for as many of this length, so that readings can be compared.
+    They are the same in every run and for every finding with the same number and length, so that readings can be
+    compared.
     """
     fixed = factory.constant("drift")
     draw = fixed.natural if real else fixed
@@ -73,7 +74,8 @@ def repeatable(
     session: "Session", server: "Server", boot: Boot, factory: PromptFactory, finding: Finding
 ) -> Observation | Mismatch:
     """
-    Ask *server* the prompt of *finding* in changing company, and compare the answers, with another server's too if it names one.
+    Send the prompt of *finding* to *server* alone and in company, and compare the answers, also with another server's
+    if it names one.
 
     Raises `LongctxError`.
     """
@@ -103,7 +105,7 @@ def repeatable(
 
 
 def _real(server: "Server") -> bool:
-    """Whether the weights of *server* are trained, so that natural text is the usual input."""
+    """Whether the weights of *server* are trained. Natural text is then the usual input."""
     return server.deployment.model.weights == "real"
 
 
@@ -112,7 +114,7 @@ def _facts(boot: Boot) -> Mapping[str, str]:
 
 
 def _drifted(session: "Session", name: str, finding: Finding, reference: Readings, judged: Readings) -> Observation:
-    """The evidence of a comparison, whose curve becomes rows of the results."""
+    """Return the evidence of a comparison. Its curve becomes rows of the results."""
     found, against = compare(reference, judged), finding.ask.against or name
     for each in found.curve:
         row = {"finding": finding.id, "deployment": name, "against": against, **each._asdict()}
@@ -122,7 +124,7 @@ def _drifted(session: "Session", name: str, finding: Finding, reference: Reading
 
 
 class _Reader:
-    """Readings of one set of texts by one server, *count* times each."""
+    """Readings of one set of texts on one server, *count* times each."""
 
     def __init__(self, session: "Session", server: "Server", boot: Boot, asked: list[Prompt], count: int) -> None:
         self._session, self._server, self._boot, self._asked, self._count = session, server, boot, asked, count
@@ -153,7 +155,10 @@ class _Reader:
 def _other(
     session: "Session", name: str, key: str, path_of: Callable[[str], Path], load: Callable[[Path], T]
 ) -> T | Mismatch:
-    """What the deployment *name* said: in this run, if it boots it, else in an earlier one. Raises `ResultsError`."""
+    """
+    Return the answers of the deployment *name*: from this run if it boots it, else from an earlier run. Raises
+    `ResultsError`.
+    """
     path, kept = path_of(name), (*session.drift_readings, *session.repeated_answers)
     if name in session.boots_ahead and (name, key) not in kept:
         if name in session.booted:

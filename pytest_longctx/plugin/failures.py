@@ -56,7 +56,7 @@ def unserved_text(session: Session, item: pytest.Item) -> str:
 
 
 def failing(session: Session, item: pytest.Item) -> list[Verdict]:
-    """The verdicts that fail the test *item*: broken ones, and unmeasured ones if the run is strict."""
+    """Return the verdicts that fail the test *item*: broken ones, and unmeasured ones if the run is strict."""
     words = ("broken", "unmeasured") if session.options.strict else ("broken",)
     return [verdict for verdict in verdicts_of(item) if verdict.word in words]
 
@@ -67,7 +67,7 @@ def verdicts_text(session: Session, item: pytest.Item) -> str:
 
 
 def explanations(session: Session, item: pytest.Item) -> list[tuple[str, str]]:
-    """The findings of *item* that do not hold, each with its whole explanation, for the results file."""
+    """Return the findings of *item* that do not hold, each with its whole explanation, for the results file."""
     return [
         (verdict.finding.id, _verdict_text(session, item, verdict, pointing=False))
         for verdict in verdicts_of(item)
@@ -76,13 +76,13 @@ def explanations(session: Session, item: pytest.Item) -> list[tuple[str, str]]:
 
 
 def _told_by(session: Session, item: pytest.Item, verdict: Verdict, key: Key) -> str:
-    """The test that explains the cause *key* of a failing *verdict*; empty if this is the first that fails for it."""
+    """Return the test that explains the cause *key* of a failing *verdict*; empty if this is the first that fails for it."""
     test, finding = session.told_causes.setdefault(key, (item.nodeid, verdict.finding.id))
     return "" if test == item.nodeid else f"as {finding}: see {test.rpartition('::')[2]}"
 
 
 def boot_text(session: Session, item: pytest.Item, told: str) -> str:
-    """The failure text of a test whose server failed to boot: *told* for the first test; the others point to it."""
+    """Return the failure text of a test whose server failed to boot: *told* for the first test. The others point to it."""
     found = [verdict for verdict in verdicts_of(item) if verdict.word in ("broken", "unmeasured")]
     key = Key("boot", _deployment_of(item))
     cause = _told_by(session, item, found[-1], key) if found else ""
@@ -107,7 +107,7 @@ def add_below(longrepr: Any, session: Session, item: pytest.Item) -> None:
 
 def asserted(session: Session, item: pytest.Item, raised: BaseException | None) -> str:
     """
-    The rows of a verdict below the message of a failed assertion; they replace a failed assertion about that
+    Return the rows of a verdict below the message of a failed assertion. They replace a failed assertion about that
     verdict.
     """
     found = failing(session, item)
@@ -126,7 +126,7 @@ def asserted(session: Session, item: pytest.Item, raised: BaseException | None) 
 
 def shown(text: str, call: pytest.CallInfo[None]) -> Any:
     """
-    *text* as the whole report of a test's failure, its first line in the short summary; plain text without an
+    Return *text* as the whole report of a test's failure, its first line in the short summary; plain text without an
     exception.
     """
     if call.excinfo is None:
@@ -136,7 +136,7 @@ def shown(text: str, call: pytest.CallInfo[None]) -> Any:
 
 
 def placed(text: str, item: pytest.Item, call: pytest.CallInfo[None]) -> str:
-    """The failure *text* with the raising line of the test below its first line."""
+    """Return the failure *text* with the raising line of the test below its first line."""
     entries = call.excinfo.traceback if call.excinfo else ()
     lines = [entry.lineno + 1 for entry in entries if Path(entry.path) == item.path]
     first, _, rest = text.partition("\n")
@@ -145,8 +145,8 @@ def placed(text: str, item: pytest.Item, call: pytest.CallInfo[None]) -> str:
 
 def make_plain(report: Any, call: pytest.CallInfo[None]) -> None:
     """
-    Mask secrets in all parts of the test *report*, and make its failure text safe to print; every report is
-    made from it.
+    Mask secrets in all parts of the test *report*, and make its failure text safe to print. All other reports come from
+    it.
     """
     if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr
@@ -160,10 +160,7 @@ def make_plain(report: Any, call: pytest.CallInfo[None]) -> None:
 
 
 def attach(report: pytest.TestReport, rows: Sequence[tuple[str, str]]) -> None:
-    """
-    Attach *rows* of the results file to the test *report*, with secrets masked; in JSON, foreign text is
-    plain already.
-    """
+    """Attach *rows* of the results file to the test *report*, with secrets masked. JSON already makes foreign text plain."""
     report.__dict__[properties.ROWS] = [[kind, redaction.masked(row)] for kind, row in rows]
 
 

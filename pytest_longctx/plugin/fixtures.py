@@ -1,7 +1,7 @@
 """
-The fixtures. Each is thin and calls modules that mostly do not import pytest.
+The fixtures. Each is thin and calls modules, most of which do not import pytest.
 
-Heavy imports wait until a fixture runs: every pytest run of an environment loads this module.
+Heavy imports wait until a fixture runs, because every pytest run of an environment loads this module.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,14 +41,14 @@ class Ask(Protocol):
         stops: bool = False,
     ) -> "Exchange":
         """
-        The request and its answer; *traced*: with the log-probability of each token, where the server returns it.
+        Return the request and its answer. *traced*: with the log-probability of each token, if the server returns it.
 
-        *salt*: the prefix cache matches only requests with the same salt, where the backend has such a thing (``salted``).
+        *salt*: the prefix cache matches only requests with the same salt, if the backend supports it (``salted``).
 
-        *stops*: the answer ends where the model ends it, as in an evaluation; else it has *output_tokens*.
+        *stops*: the model ends the answer, as in an evaluation. If false, the answer has *output_tokens*.
 
-        *unserved* decides on a refusal, a hang or any other incomplete answer: *raise* an `UnservedError`, or *return* it.
-        By default it is returned, as evidence, to a test that judges a finding, and raised in any other test.
+        *unserved* decides on a refusal, a hang or any other incomplete answer: *raise* an `UnservedError`, or *return*
+        it. By default a test that judges a finding gets it as evidence, and any other test gets the error.
         """
 
 
@@ -65,14 +65,14 @@ class Load(Protocol):
         rate_per_s: float | None = None,
         arrivals: "Arrivals" = "poisson",
     ) -> "Carried":
-        """Return every exchange and the figures of the whole load; give either *concurrency* or *rate_per_s*."""
+        """Return every exchange and the figures of the whole load. Give either *concurrency* or *rate_per_s*."""
 
 
 class Accuracy(Protocol):
     """Ask questions with known answers; see `pytest_longctx.client.adapters.runner.score`."""
 
     def __call__(self, asked: "Asked") -> "Observation":
-        """The share of right answers, with the standard error."""
+        """Return the share of right answers, with the standard error."""
 
 
 @pytest.fixture(scope="session")
@@ -85,13 +85,13 @@ def longctx_session(pytestconfig: pytest.Config) -> "Session":
 
 @pytest.fixture(scope="session")
 def longctx_seed(longctx_session: "Session") -> int:
-    """Fixture: the seed of every prompt; override it to pin a project's prompts."""
+    """Fixture: the seed of every prompt. Override it to pin a project's prompts."""
     return longctx_session.seed
 
 
 @pytest.fixture(scope="session")
 def deployment(request: pytest.FixtureRequest) -> "Deployment":
-    """Fixture: the deployment under test, parametrized by the finding; override it to test one made in code."""
+    """Fixture: the deployment under test, parametrized by the finding. Override it to test one made in code."""
     if not hasattr(request, "param"):
         pytest.fail("this test needs a deployment, but none is selected: set --backend", pytrace=False)
     chosen: Deployment = request.param
@@ -106,7 +106,7 @@ def boot(longctx_session: "Session", deployment: "Deployment") -> Iterator["Boot
 
 @pytest.fixture(scope="session")
 def server(boot: "Boot") -> "Server":
-    """Fixture: the deployment's ready server, which boots once and stops before the next deployment boots."""
+    """Fixture: the deployment's ready server. It boots once and stops before the next deployment boots."""
     if boot.server is None:
         raise pytest.fail.Exception(str(boot.failure), pytrace=False) from boot.failure
     return boot.server
@@ -114,10 +114,7 @@ def server(boot: "Boot") -> "Server":
 
 @pytest.fixture(scope="session")
 def longctx_corpus() -> "Source":
-    """
-    Fixture: the text of prompts in natural language; override it with ``TextFile(path)`` to read a text of
-    your own.
-    """
+    """Fixture: the text of prompts in natural language. Override it with ``TextFile(path)`` to read your own text."""
     from pytest_longctx.prompts.corpus import Sentences
 
     return Sentences()
@@ -128,9 +125,11 @@ def prompt(
     request: pytest.FixtureRequest, deployment: "Deployment", longctx_seed: int, longctx_corpus: "Source"
 ) -> "PromptFactory":
     """
-    ``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly that many tokens; the same seed gives the same prompt.
+    ``prompt(10_000)`` or ``prompt("2Mi")``: a new prompt of exactly that many tokens. The same seed gives the same
+    prompt.
 
-    `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``ruler``, ``text``, ``chat``, ``turns``, ``users``.
+    `PromptFactory` has the other kinds: ``prompt.natural``, ``needle``, ``ruler``, ``text``, ``chat``, ``turns``,
+    ``users``.
     """
     from pytest_longctx.deployments import models
     from pytest_longctx.prompts import PromptFactory, tokenizer
@@ -154,7 +153,7 @@ def prompt(
 @pytest.fixture
 def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Server") -> Ask:
     """
-    ``ask(prompt(10_000), 32)``: send a prompt, stream the answer, return the `Exchange`; without an answer,
+    ``ask(prompt(10_000), 32)``: send a prompt, stream the answer, return the `Exchange`. Without an answer:
     `UnservedError`.
     """
     from dataclasses import replace
@@ -199,7 +198,10 @@ def ask(request: pytest.FixtureRequest, longctx_session: "Session", server: "Ser
 
 @pytest.fixture
 def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> Load:
-    """``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; a `Load` with every `Exchange`."""
+    """
+    ``load(1024, 1024, requests=2560, concurrency=512)``: many new prompts at once; returns a `Load` with every
+    `Exchange`.
+    """
     import time
     from dataclasses import replace
 
@@ -225,7 +227,7 @@ def load(longctx_session: "Session", server: "Server", prompt: "PromptFactory") 
 
 @pytest.fixture
 def reset_cache(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[], None]":
-    """``reset_cache()``: empty the server's prefix cache and verify it; fails if the cache cannot be emptied."""
+    """``reset_cache()``: empty the server's prefix cache and verify it. The test fails if the cache cannot be emptied."""
     from pytest_longctx.client import prefix_cache
     from pytest_longctx.errors import CacheError
 
@@ -241,7 +243,10 @@ def reset_cache(longctx_session: "Session", server: "Server", prompt: "PromptFac
 
 @pytest.fixture
 def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, int], Observation]":
-    """``reset(prompt(8000), 4)``: send the same prompt three times and empty the cache before the third; an `Observation`."""
+    """
+    ``reset(prompt(8000), 4)``: send one prompt three times and empty the cache before the third; returns an
+    `Observation`.
+    """
     from pytest_longctx.client import prefix_cache
 
     return _measured(longctx_session, server, prefix_cache.observe)
@@ -249,7 +254,10 @@ def reset(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, 
 
 @pytest.fixture
 def logged_rate(longctx_session: "Session", server: "Server") -> "Callable[[Sendable, int], Observation]":
-    """``logged_rate(prompt(30_000), 4)``: one request's throughput by the server's log and by the client; an `Observation`."""
+    """
+    ``logged_rate(prompt(30_000), 4)``: compare one request's throughput in the server's log with the client's; an
+    `Observation`.
+    """
     from pytest_longctx.client import logged_throughput
 
     return _measured(longctx_session, server, logged_throughput.observe)
@@ -269,7 +277,7 @@ def _measured(
 
 @pytest.fixture
 def disconnect(longctx_session: "Session", server: "Server", prompt: "PromptFactory") -> "Callable[[int], Observation]":
-    """``disconnect(60_000)``: disconnect during the prefill of that many tokens, and watch the server; an `Observation`."""
+    """``disconnect(60_000)``: disconnect during the prefill of that many tokens, and observe the server; an `Observation`."""
     from pytest_longctx.client import cancellation
 
     def leave(tokens: int) -> "Observation":
@@ -312,7 +320,7 @@ def drift(
 def repeatable(
     longctx_session: "Session", server: "Server", boot: "Boot", prompt: "PromptFactory"
 ) -> "Callable[[Finding], Observation | Mismatch]":
-    """``repeatable(finding)``: ask one prompt alone, in batches and after hits; an `Observation`, or why not yet."""
+    """``repeatable(finding)``: send one prompt alone, in batches and after hits; an `Observation`, or why not yet."""
     from pytest_longctx.plugin import drift as plugin_drift
     from pytest_longctx.plugin.session import failing_plainly
 
@@ -343,7 +351,7 @@ def judge(request: pytest.FixtureRequest, longctx_session: "Session", finding: "
 
 @pytest.fixture(scope="session")
 def certificate(longctx_session: "Session") -> "Certificate":
-    """What the endpoint of ``--longctx-launcher=url:URL`` really serves: one run of ``longctx certify``, for all tests."""
+    """The certificate of the endpoint in ``--longctx-launcher=url:URL``: one run of ``longctx certify``, for all tests."""
     from pytest_longctx.plugin import certifying
 
     return certifying.certificate(longctx_session)

@@ -17,14 +17,15 @@ from pytest_longctx.units import duration
 
 _LEVELS = {"broken": "error", "unmeasured": "warning"}
 _MOST_ROWS = 500
-"""Rows of a step's summary, which GitHub limits to 1 MiB."""
+"""Most rows of a step's summary, which GitHub limits to 1 MiB."""
 
 
 def annotation(entry: Entry, file: Path | None, line: int | None, *, failed: bool, rows: str = "") -> str | None:
     """
-    The GitHub Actions annotation (workflow command) for one verdict; None for a verdict that needs none.
+    Return the GitHub Actions annotation (workflow command) for one verdict; None for a verdict that needs none.
 
-    *line* counts from 1. *rows* of a verdict that failed its test: what was asked, seen and allowed, and how to repeat it.
+    *line* counts from 1. *rows* of a verdict that failed its test say what was asked, seen and allowed, and how to
+    repeat it.
     """
     level = _LEVELS.get(entry.verdict)
     if level is None:
@@ -49,7 +50,7 @@ def _on(entry: Entry) -> str:
 
 def summary(found: Sequence[Entry], notes: Sequence[str] = ()) -> Iterator[str]:
     """
-    The GitHub step summary as Markdown: verdicts that do not hold come first; those out of scope are only
+    Return the GitHub step summary as Markdown. Verdicts that do not hold come first; those out of scope are only
     counted.
     """
     yield f"### Findings: {tally(found)}\n"
@@ -76,12 +77,12 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def _cell(text: str) -> str:
-    """*text* on one line, without characters that end the cell or open a tag."""
+    """Return *text* on one line, without characters that end the cell or open a tag."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
 
 
 class GitHubAnnotations:
-    """Writes GitHub's commands and summary from the verdicts of `Recorder`; runs on the controller, or without xdist."""
+    """Writes GitHub's commands and summary from the verdicts of `Recorder`. It runs on the controller, or without xdist."""
 
     def __init__(self, reporting: Recorder) -> None:
         self.reporting = reporting
@@ -121,8 +122,8 @@ class GitHubAnnotations:
 
 def _in_workspace(path: Path) -> Path | None:
     """
-    *path* relative to the repository's root, as GitHub annotations require; None outside it, as for an
-    installed suite.
+    Return *path* relative to the repository's root, as GitHub annotations require; None outside it, as for an installed
+    suite.
     """
     root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
     found = path.resolve()

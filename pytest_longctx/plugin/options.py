@@ -1,8 +1,8 @@
 """
 The options, each declared once. The flags, the ini keys and the reference page come from this table.
 
-Every pytest run of an environment imports this module, so it must import fast: no slots, which take longer to create, and
-errors are imported on use.
+Every pytest run of an environment imports this module, so it must import fast. It uses no slots, which take longer to
+create, and imports errors on use.
 """
 
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Option(NamedTuple):
-    """One setting: a flag, and an ini key of the same meaning, which the flag overrides."""
+    """One setting: a flag, and an ini key with the same meaning. The flag has priority."""
 
     name: str
     metavar: str | None
@@ -167,7 +167,10 @@ def fold(config: "pytest.Config") -> Options:
 
 
 def repeated(config: "pytest.Config") -> list[str]:
-    """The options of this run as typed words for any folder, without the seed and the options of a whole run."""
+    """
+    Return the options of this run as typed words that work in any folder, without the seed and the options of a whole
+    run.
+    """
     words = []
     for option in OPTIONS:
         value = _value(config, option)
@@ -181,7 +184,7 @@ def repeated(config: "pytest.Config") -> list[str]:
 
 
 def _anywhere(config: "pytest.Config", name: str, text: str) -> str:
-    """The option's value *text* with its paths made absolute."""
+    """Return the option's value *text* with its paths made absolute."""
     if name in ("data", "baseline"):
         return ",".join(str(_place(config, name, part)) for part in _several(text))
     if name == "python":
@@ -193,7 +196,7 @@ def _anywhere(config: "pytest.Config", name: str, text: str) -> str:
 
 
 def in_use(config: "pytest.Config") -> bool:
-    """Whether a backend is selected; without one the plugin does nothing."""
+    """Whether a backend is selected. Without one, the plugin does nothing."""
     return bool(_value(config, OPTIONS[0]))
 
 
@@ -211,8 +214,8 @@ def _value(config: "pytest.Config", option: Option) -> str:
 
 def _place(config: "pytest.Config", name: str, text: str) -> Path:
     """
-    The path in the value of an option: relative to pytest's start folder if typed, to the project's root if
-    in the ini file.
+    Return the path in the value of an option: relative to pytest's start folder if typed, to the project's root if in
+    the ini file.
     """
     typed = config.getoption(f"longctx_{name}") is not None
     return (config.invocation_params.dir if typed else config.rootpath) / Path(text).expanduser()

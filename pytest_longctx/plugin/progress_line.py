@@ -11,7 +11,7 @@ from pytest_longctx.processes.progress import Progress
 _PLAIN_EVERY_S = 30.0
 """Seconds between two reports of a long wait without a terminal."""
 _FIRST_WORD_S = 3.0
-"""Minimum duration of a wait, in seconds, that gets a line."""
+"""Shortest wait, in seconds, that gets a line."""
 
 
 class ProgressLine:
@@ -23,7 +23,7 @@ class ProgressLine:
         self._live = False
 
     def begin(self) -> None:
-        """Begin a wait on the progress line; a short wait gets no line."""
+        """Begin a wait on the progress line. A short wait gets no line."""
         self._said_s = -math.inf
 
     def update(self, progress: Progress) -> None:
@@ -46,7 +46,7 @@ class ProgressLine:
                 reporter.write_line(f"longctx {progress}")
 
     def clear(self) -> None:
-        """Remove the progress line of a wait that is over."""
+        """Remove the progress line of a finished wait."""
         if self._live:
             self._live = False
             with self.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():

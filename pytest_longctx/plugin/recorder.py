@@ -36,13 +36,13 @@ def _usual_sigterm() -> None:
 
 
 def _terminated(*_: object) -> None:
-    """Interrupt the recorded run on the first SIGTERM; a second SIGTERM ends the process at once."""
+    """Interrupt the recorded run on the first SIGTERM. A second SIGTERM ends the process at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise pytest.exit.Exception("SIGTERM", returncode=128 + signal.SIGTERM)
 
 
 class Recorder:
-    """Follows the reports of all tests, on the controller or without xdist; on an xdist worker it only records."""
+    """Follows the reports of all tests on the controller, or without xdist. On an xdist worker it only records."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -56,7 +56,7 @@ class Recorder:
         self._failed_boots: dict[str, dict[str, Any]] = {}
         """The last boot of each deployment, if it failed."""
         self._said: dict[str, None] = {}
-        """Messages of the vitals, each once."""
+        """Messages of device monitoring, each once."""
         self._cannot_report = ""
         """The reason why the HTML report could not be written; empty if it was written or not requested."""
         self._cannot_write = ""
@@ -81,7 +81,7 @@ class Recorder:
         return [by, *self._resumed()]
 
     def pytest_report_collectionfinish(self, items: Sequence[pytest.Item]) -> list[str]:
-        """Return the lints of the deployments of this run; a plan lists them itself."""
+        """Return the lints of the deployments of this run. A plan lists them itself."""
         chosen, boots = self.session.selection, not self.session.options.plan
         booted = {one.name: one for _, one in map(pair_of, items) if one and boots and chosen.launcher.boots}
         linted = [
@@ -140,7 +140,7 @@ class Recorder:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Attach boots to the test that caused them; judge a finding whose server failed to boot."""
+        """Attach boots to the test that caused them. Judge a finding whose server failed to boot."""
         finding, _ = pair_of(item)
         raised = call.excinfo.value if call.excinfo else None
         cause = raised if raised is None or isinstance(raised, LongctxError) else raised.__cause__
@@ -173,9 +173,10 @@ class Recorder:
 
     def _judged_by_boot(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """
-        Report the verdict that a failed boot gave: a failed test, not an error of the set-up.
+        Report the verdict of a failed boot as a failed test, not as an error of the set-up.
 
-        A boot that was too slow for this run's time limits leaves its finding unmeasured: skipped, unless the run is strict.
+        A boot that was too slow for this run's time limits leaves its finding unmeasured: skipped, unless the run is
+        strict.
         """
         reached = verdicts_of(item)
         if reached and reached[-1].word in ("unmeasured", "out of scope") and not self.session.options.strict:
@@ -190,13 +191,13 @@ class Recorder:
         return ("error", "E", "ERROR") if report.failed and report.__dict__.get(_NOT_ASKED) else None
 
     def _not_a_pass(self, item: pytest.Item, finding: Finding | None) -> str:
-        """The reason why a test without an exception has not passed: it ignored its verdict, or reached none."""
+        """Return the reason why a test without an exception has not passed: it ignored its verdict, or has none."""
         if finding is not None and not verdicts_of(item):
             return f"{finding.id} was not judged: this test has a finding but never called judge()"
         return failures.verdicts_text(self.session, item)
 
     def _once(self, item: pytest.Item, problem: LongctxError) -> str:
-        """Report a long failure text once; other tests of the same server point to that test by name."""
+        """Report a long failure text once. Other tests of the same server name the first test."""
         text = str(problem)
         if isinstance(problem, BootError) and verdicts_of(item):
             return failures.boot_text(self.session, item, text)
@@ -205,10 +206,7 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """
-        Record each verdict in the results file as soon as its test has it; end the run if the file cannot be
-        written.
-        """
+        """Record each verdict in the results file as soon as its test has it. End the run if the file cannot be written."""
         if self._is_worker or self._cannot_write:
             return
         try:
@@ -307,8 +305,8 @@ class Recorder:
 
     def _report(self, session: pytest.Session, writer: Writer, page: Path) -> None:
         """
-        Write the HTML report. If that fails, one line says so and a green run becomes red; JUnit XML and the
-        table still follow.
+        Write the HTML report. If that fails, one line says so and a green run becomes red. JUnit XML and the table
+        still follow.
         """
         try:
             baseline = self.session.options.baseline

@@ -22,7 +22,7 @@ _FAILED = pytest.StashKey[bool]()
 
 
 def conditions(options: Options) -> dict[str, str]:
-    """The conditions of every verdict of this run, which a resumed run compares with its own."""
+    """The conditions of every verdict of this run. A resumed run compares them with its own."""
     return resume.conditions(
         longctx=__version__,
         launcher=masked(options.launcher, ()),
@@ -33,7 +33,10 @@ def conditions(options: Options) -> dict[str, str]:
 
 
 class Resuming:
-    """Checks each test before its set-up, and again with the running server if only the server reports the conditions."""
+    """
+    Checks each test before its set-up. If only the server reports the conditions, it checks again with the running
+    server.
+    """
 
     def __init__(self, session: Session, earlier: Earlier) -> None:
         self.session = session
@@ -44,8 +47,8 @@ class Resuming:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """
-        Look up the earlier verdict before a server boots for the test, and carry it over if the conditions
-        are the same.
+        Look up the earlier verdict before a server boots for the test, and carry it over if the conditions are the
+        same.
         """
         finding, deployment = pair_of(item)
         if finding is not None and not finding.on_paper and not self.session.problems:
@@ -53,7 +56,7 @@ class Resuming:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """Look up the earlier verdict again with the running server, whose engine and model are known now."""
+        """Look up the earlier verdict again with the running server, whose engine and model are now known."""
         finding, deployment = pair_of(item)
         boot = self.session.last_boot
         if finding is not None and boot is not None and boot.conditions.deployment == deployment:
@@ -62,8 +65,8 @@ class Resuming:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """
-        Report a broken finding carried over from the earlier run as a failed test; pytest would call it an
-        error of the set-up.
+        Report a broken finding carried over from the earlier run as a failed test. pytest would call it an error of the
+        set-up.
         """
         report = yield
         if report.failed and item.stash.get(_FAILED, False):
@@ -96,8 +99,8 @@ class Resuming:
 
     def _facts(self, one: Deployment) -> dict[str, str]:
         """
-        The facts of a server of *one* known before its boot, to compare with the earlier run; keys and
-        wording of `Boot.facts`.
+        Return the facts of a server of *one* known before its boot, to compare with the earlier run; keys and wording
+        of `Boot.facts`.
         """
         if one.name not in self._known:
             self._known[one.name] = self._asked(one)

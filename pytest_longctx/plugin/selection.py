@@ -33,7 +33,7 @@ from pytest_longctx.reports import properties
 
 def pair_of(item: pytest.Item) -> tuple[Any, Any]:
     """
-    The finding and the deployment selected for a test; (None, None) without them, or if "finding" belongs to
+    Return the finding and the deployment selected for a test; (None, None) without them, or if "finding" belongs to
     another plugin.
     """
     params = item.callspec.params if hasattr(item, "callspec") else {}
@@ -60,7 +60,7 @@ class Selection:
 
     @cached_property
     def backend(self) -> Backend:
-        """The backend selected for this run. Raises `UsageError`."""
+        """Return the backend selected for this run. Raises `UsageError`."""
         name = self.options.backend
         if name is None:
             raise UsageError(f"no backend is selected; use --backend=NAME. Known: {', '.join(self._names('backend'))}")
@@ -75,7 +75,7 @@ class Selection:
 
     @cached_property
     def launcher(self) -> Launcher:
-        """The launcher selected for this run. Raises `UsageError`."""
+        """Return the launcher selected for this run. Raises `UsageError`."""
         kind, _, what = self.options.launcher.partition(":")
         made: Launcher | None = self.config.hook.pytest_longctx_make_launcher(config=self.config, kind=kind, what=what)
         if made is None:
@@ -143,7 +143,10 @@ class Selection:
         return defaults.without_superseded(found, there, self.version if there and there.is_gpu else None)
 
     def _matching(self, name: str) -> list[Deployment]:
-        """The deployment called *name*, or those of this backend that the pattern *name* matches. Raises `UsageError`."""
+        """
+        Return the deployment called *name*, or those of this backend that the pattern *name* matches. Raises
+        `UsageError`.
+        """
         if "*" not in name:
             return [self._named(name)]
         ours = {one.name: one for one in self.known_deployments.values() if one.backend == self.backend.name}
@@ -164,7 +167,7 @@ class Selection:
 
     @cached_property
     def machine(self) -> Machine:
-        """The hardware that the servers run on. For a server behind a URL only ``--longctx-hardware`` is known."""
+        """Return the hardware that the servers run on. For a server behind a URL, only ``--longctx-hardware`` is known."""
         if self.options.hardware is not None:
             try:
                 here = Machine(Hardware.machine(self.options.hardware), {"hardware_said_by": "--longctx-hardware"})
@@ -176,7 +179,7 @@ class Selection:
         return here
 
     def here(self, one: Deployment) -> Machine:
-        """The machine for a server of *one*, with its CPU speed measured if the backend computes on the CPU."""
+        """Return the machine for a server of *one*, with its CPU speed measured if the backend computes on the CPU."""
         if not (self.backend.on_cpu and self.launcher.here and self.launcher.needs_engine):
             return self.machine
         if one.name not in self._machines:
@@ -206,7 +209,7 @@ class Selection:
 
     @cached_property
     def version(self) -> str | None:
-        """The version of the selected backend's engine, if known without a boot."""
+        """Return the version of the selected backend's engine, if known without a boot."""
         if not self.launcher.needs_engine:
             return None
         try:
@@ -255,11 +258,11 @@ class Selection:
         return self._cases(self.findings[name] for name in ids)
 
     def bootable(self) -> list[Deployment]:
-        """The deployments that this machine can run, for tests without a finding."""
+        """Return the deployments that this machine can run, for tests without a finding."""
         return [one for one in self.deployments if self.not_bootable(one) is None]
 
     def not_bootable(self, one: Deployment) -> str | None:
-        """The reason why the deployment *one* is not booted for a test without a finding; None if it is."""
+        """Return the reason why the deployment *one* is not booted for a test without a finding; None if it is."""
         if one.only_named or one.only_questions:
             return "only for findings that name it" + (" or ask its questions" if one.only_questions else "")
         return machine_lacks(one, self.machine.hardware)
@@ -285,7 +288,7 @@ class Selection:
 
     def case(self, finding: Finding, one: Deployment) -> Case:
         """
-        The case of *finding* on the deployment *one*, with the reason why it cannot be judged there, if known
+        Return the case of *finding* on the deployment *one*, with the reason why it cannot be judged there, if known
         before a boot.
         """
         return Case(finding, one, mismatch(finding, self._conditions(one, finding), settled=False))

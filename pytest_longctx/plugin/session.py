@@ -50,7 +50,7 @@ Judge = Callable[[Evidence], Verdict]
 """
 Judges evidence by a test's finding, records the verdict and returns it: true if the finding holds.
 
-Several exchanges are repetitions of one question; the median is judged.
+Several exchanges are repetitions of one question. The median is judged.
 """
 
 
@@ -66,7 +66,7 @@ class Session:
     unrecorded: list[tuple[str, str]] = field(default_factory=list)
     """Boots and requests, as pairs, that are not yet in a test report."""
     told_causes: dict[Key, tuple[str, str]] = field(default_factory=dict)
-    """The test and the finding that explained a cause first."""
+    """The first test and finding that explained each cause."""
     last_boot: Boot | None = None
     sampler: Sampler = field(default_factory=Sampler)
     """Samples the running server."""
@@ -75,7 +75,7 @@ class Session:
     booted: dict[str, Boot] = field(default_factory=dict)
     """The last boot of each deployment, also of stopped ones."""
     drift_readings: dict[tuple[str, str], Readings] = field(default_factory=dict)
-    """What this run has read for 'drift' findings, by deployment and texts."""
+    """Readings of this run for 'drift' findings, by deployment and texts."""
     repeated_answers: dict[tuple[str, str], Answers] = field(default_factory=dict)
     """Answers of this run for 'repeatable' findings, by deployment and prompt."""
     gate: Gate | None = None
@@ -83,7 +83,7 @@ class Session:
     earlier: Earlier | None = None
     """The run that this one resumes."""
     shard: dict[str, Any] | None = None
-    """Which shard this run is, and how the tests were split; known after collection."""
+    """This run's shard, and how the tests were split; known after collection."""
     problems: list[str] = field(default_factory=list)
     """Errors in the markers of collected tests."""
     boots_ahead: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ class Session:
         return ProgressLine(self.config)
 
     def hide_secrets(self) -> None:
-        """Mask the secrets of this process's environment and of every deployment in all that this run writes."""
+        """Mask the secrets of this process's environment and of every deployment in everything that this run writes."""
         redaction.remember(redaction.secret_values(os.environ))
         for one in self.selection.deployments:
             flags = [f"--{name}={value}" for name, value in one.flags.items()]
@@ -172,7 +172,7 @@ class Session:
 
     def judge_for(self, item: pytest.Item, finding: Finding, boot: Boot | None) -> Judge:
         """
-        The judge of one test: judges evidence by *finding* and records the verdict. Without a *boot* it
+        Return the judge of one test. It judges evidence by *finding* and records the verdict. Without a *boot* it
         judges a claim.
         """
 
@@ -188,7 +188,7 @@ class Session:
         return judge
 
     def _verdict(self, finding: Finding, boot: Boot | None, seen: Observation) -> Verdict:
-        """The verdict on *finding* for the observation *seen*, by its bounds, the baseline and the prediction."""
+        """Return the verdict on *finding* for the observation *seen*, by its bounds, the baseline and the prediction."""
         if boot is None:
             return verdicts.judge(finding, seen)
         gated = self.gate.lines(finding.id, boot.facts, seen.metrics) if self.gate else ()
@@ -205,8 +205,8 @@ class Session:
 
     def _salt(self, server: Server) -> str:
         """
-        The session's cache salt, which prevents an attached server from serving a repeated seed from its
-        prefix cache.
+        Return the session's cache salt. It prevents an attached server from serving a repeated seed from its prefix
+        cache.
         """
         return self._own if self._repeats(server) and server.backend.salted else ""
 
@@ -214,7 +214,7 @@ class Session:
         return self.options.seed is not None and server.attached
 
     def _warmed(self, boot: Boot) -> str:
-        """The reason why the server's cache may already hold a prompt of this run; empty if it cannot."""
+        """Return the reason why the server's cache may already hold a prompt of this run; empty if it cannot."""
         if boot.server is None or not self._repeats(boot.server):
             return ""
         salted = boot.server.salt and self.options.load is None
@@ -232,14 +232,14 @@ class Session:
         self.record(item, verdict, boot)
 
     def load_by_tool(self, name: str, server: Server, asked: Ask) -> Load:
-        """Send a load to the server by the tool called *name*."""
+        """Send a load to the server with the tool called *name*."""
         tool: LoadTool = registry.load(registry.LOADS[name])()
         return runner.run_load(
             tool, self._tool_run(server, asked, name), self.options.python, self.progress_line.update
         )
 
     def accuracy_by_tool(self, server: Server, asked: Ask) -> Observation:
-        """Measure the accuracy of the server's answers by lm-eval."""
+        """Measure the accuracy of the server's answers with lm-eval."""
         tool: EvaluationTool = registry.load(registry.EVALUATIONS["lm-eval"])()
         return runner.score(
             tool, self._tool_run(server, asked, tool.name), self.options.python, self.progress_line.update
@@ -255,13 +255,13 @@ class Session:
     def skip_out_of_scope(
         self, item: pytest.Item, finding: Finding, misfit: Mismatch, boot: Boot | None = None
     ) -> None:
-        """Skip *item*, whose finding does not apply to this server; without a *boot* if that is known before one."""
+        """Skip *item*, whose finding does not apply to this server. Without a *boot*, that is known before one."""
         verdict = verdicts.out_of_scope(finding, misfit.line)
         self.record(item, verdict, boot)
         self._end(verdict)
 
     def record(self, item: pytest.Item, verdict: Verdict, boot: Boot | None) -> None:
-        """Attach *verdict* to *item*, where JUnit, xdist and the results file read it."""
+        """Attach *verdict* to *item*, from which JUnit, xdist and the results file take it."""
         earlier = verdicts_of(item)
         earlier.append(verdict)
         same = [each for each in earlier if each.finding.id == verdict.finding.id]
@@ -273,7 +273,7 @@ class Session:
         self.config.hook.pytest_longctx_judged(item=item, verdict=verdict)
 
     def watch_request(self, server: Server, prompt_tokens: int) -> ProgressCallback:
-        """`ProgressLine.update` for one request, with the expected time to first token."""
+        """Return `ProgressLine.update` for one request, with the expected time to first token."""
         here, backend = self.selection.machine.hardware, server.backend
         expected_s = plan.expected_ttft_s(server.deployment, prompt_tokens, here, backend)
         return lambda progress: self.progress_line.update(replace(progress, expected_s=expected_s))
@@ -293,7 +293,7 @@ def failing_plainly() -> Iterator[None]:
 
 
 def _misfit(finding: Finding, boot: Boot | None) -> Mismatch | None:
-    """The reason why *finding* does not apply to the server of *boot*; None if it applies, or needs no server."""
+    """Return the reason why *finding* does not apply to the server of *boot*; None if it applies, or needs no server."""
     return mismatch(finding, boot.conditions, settled=True) if boot else None
 
 
@@ -309,7 +309,7 @@ _SESSION = pytest.StashKey[Session]()
 
 
 def open_session(config: pytest.Config, options: Options) -> Session:
-    """Create the run's session and store it in *config*; xdist workers take the controller's seed."""
+    """Create the run's session and store it in *config*. xdist workers take the controller's seed."""
     handed: dict[str, Any] = getattr(config, "workerinput", {})
     seed = options.seed if options.seed is not None else handed.get("longctx_seed")
     earlier = resume.read(options.resume) if options.resume else None
@@ -323,7 +323,7 @@ def open_session(config: pytest.Config, options: Options) -> Session:
 
 
 def _gate(options: Options) -> Gate | None:
-    """The baseline and its limits, by which a session judges regressions. Raises `UsageError` and `ResultsError`."""
+    """Return the baseline and its limits, by which a session judges regressions. Raises `UsageError` and `ResultsError`."""
     if (options.baseline is None) != (not options.fail_on):
         raise UsageError(
             "give both --longctx-baseline (a results file) and --longctx-fail-on (the measures that must not get worse)"
@@ -334,7 +334,7 @@ def _gate(options: Options) -> Gate | None:
 
 
 def session_of(config: pytest.Config) -> Session:
-    """The run's session, stored in *config*; fails the test if no backend is selected."""
+    """Return the run's session, stored in *config*. If no backend is selected, the test fails."""
     found = config.stash.get(_SESSION, None)
     if found is None:
         pytest.fail("no backend is selected: use --backend=NAME, or set longctx_backend in the ini file", pytrace=False)

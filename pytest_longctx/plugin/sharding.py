@@ -17,7 +17,7 @@ from pytest_longctx.reports import analysis, results
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part *index* of *count*, counted from 1; *times* is a results file with recorded times that balance the parts."""
+    """Part *index* of *count*, counted from 1. *times* is a results file whose recorded times balance the parts."""
 
     index: int
     count: int
@@ -44,10 +44,11 @@ class Shard:
 
 def split(costs_s: Mapping[str, float], count: int) -> dict[str, int]:
     """
-    Split the names in *costs_s* into *count* shards: the most expensive name first, each to the shard with
-    the least work.
+    Split the names in *costs_s* into *count* shards: the most expensive name first, each to the shard with the least
+    work.
 
-    Equal input gives equal parts on every machine. No part takes longer than an even share plus the most expensive name.
+    Equal input gives equal parts on every machine. No part takes longer than an even share plus the most expensive
+    name.
     """
     loads = [0.0] * count
     sizes = [0] * count
@@ -61,13 +62,13 @@ def split(costs_s: Mapping[str, float], count: int) -> dict[str, int]:
 
 
 def fingerprint(parts: Mapping[str, int], tests: Iterable[str]) -> str:
-    """The fingerprint of a split into shards, 12 hex digits: parts of different splits cannot be merged."""
+    """Return the fingerprint of a split into shards, 12 hex digits. Parts of different splits cannot be merged."""
     told = "\n".join((*(f"{name} {part}" for name, part in sorted(parts.items())), *sorted(tests)))
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 _BOOT_S = 60.0
-"""The assumed time of a boot if neither its deployment nor an earlier run gives it."""
+"""Assumed time of a boot, if neither its deployment nor an earlier run gives it."""
 _TEST_S = 1.0
 """The assumed time of a test, without its prompts."""
 
@@ -82,7 +83,7 @@ class Sharding:
 
     @classmethod
     def of(cls, session: Session) -> "Sharding | None":
-        """The sharding given by the options; None for a whole run. Raises `UsageError` and `ResultsError`."""
+        """Return the sharding given by the options; None for a whole run. Raises `UsageError` and `ResultsError`."""
         if not session.options.shard:
             return None
         shard = Shard.parse(session.options.shard)
@@ -91,10 +92,7 @@ class Sharding:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-        """
-        Split the tests that remain after other hooks into shards, by deployment; a test without one is its
-        own group.
-        """
+        """Split the tests that remain after other hooks into shards by deployment. A test without one is its own group."""
         yield
         try:
             mine, others = self._split(items)
@@ -131,7 +129,7 @@ class Sharding:
         return not finding.on_paper and self.session.selection.case(finding, one).misfit is None
 
     def _costs(self, items: list[pytest.Item]) -> dict[str, float]:
-        """The cost of each deployment or test for the split, in seconds: recorded by an earlier run, else predicted."""
+        """Return the cost of each deployment or test in seconds: recorded by an earlier run, else predicted."""
         chosen = self.session.selection
         pairs = [pair_of(item) for item in items]
         planned = chosen.plan(chosen.case(*pair) for pair in pairs if pair[0] is not None)
@@ -147,7 +145,7 @@ class Sharding:
 
 
 def _owner(item: pytest.Item) -> str:
-    """The deployment by which a test is assigned to a shard; the test itself if it needs no server."""
+    """Return the deployment by which a test is assigned to a shard; the test itself if it needs no server."""
     params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     name = getattr(params.get("deployment"), "name", None)
     return name if isinstance(name, str) else item.nodeid

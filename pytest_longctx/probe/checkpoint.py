@@ -105,7 +105,7 @@ SCOUT_ATTENTION: Mapping[str, Any] = MappingProxyType(
         "rope_theta": 500_000.0,
     }
 )
-"""What `config.json` says of the attention of Llama 4 Scout."""
+"""The attention keys of `config.json` of Llama 4 Scout."""
 
 ANY_DECODER: Mapping[str, Any] = MappingProxyType(
     {
@@ -117,7 +117,7 @@ ANY_DECODER: Mapping[str, Any] = MappingProxyType(
         "torch_dtype": "bfloat16",
     }
 )
-"""What `config.json` says of every made model."""
+"""The keys of `config.json` that every made model has."""
 
 _EITHER: Mapping[str, Any] = MappingProxyType(
     {

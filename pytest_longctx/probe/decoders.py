@@ -33,7 +33,7 @@ COMMON: Mapping[str, Any] = {
 
 
 def heads_of(config: Mapping[str, Any], rotary_share: float = 1.0) -> Heads:
-    """Return the heads that *config* describes, of whose dimensions a share has a rotary embedding."""
+    """Return the heads that *config* describes. A share of their dimensions has a rotary embedding."""
     dim = config["head_dim"]
     return Heads(config["num_attention_heads"], config["num_key_value_heads"], dim, int(dim * rotary_share))
 
@@ -48,13 +48,13 @@ def ends(hidden: int) -> dict[str, Matrix]:
 
 
 def empty_mlp(prefix: str, hidden: int, size: int = MLP) -> dict[str, Matrix]:
-    """Return the MLP of a probe's decoder layer, which adds nothing."""
+    """Return the MLP of a probe's decoder layer. It adds nothing."""
     shapes = {"gate": (size, hidden), "up": (size, hidden), "down": (hidden, size)}
     return {f"{prefix}{name}_proj.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 def norms(prefix: str, hidden: int) -> dict[str, Matrix]:
-    """Return both norms of a probe's decoder layer, which leave every token as it is."""
+    """Return both norms of a probe's decoder layer. They do not change any token."""
     names = ("input_layernorm", "post_attention_layernorm")
     return {f"{prefix}{name}.weight": np.ones(hidden, np.float32) for name in names}
 
@@ -193,8 +193,8 @@ def _empty_experts(prefix: str, experts: int, size: int) -> dict[str, Matrix]:
 
 def deepseek(version: int) -> Family:
     """
-    The probe of DeepSeek V2 or V3: latent attention, 512 dimensions and 64 with a rotary embedding; V3 has a
-    latent query too.
+    The probe of DeepSeek V2 or V3: latent attention with 512 dimensions, and 64 with a rotary embedding. V3 also has a
+    latent query.
     """
     config = {
         "architectures": [f"DeepseekV{version}ForCausalLM"],

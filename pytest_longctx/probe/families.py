@@ -1,8 +1,8 @@
 """
-One probe for each family of attention: which layer answers for which keys, how far each sees, and what it is made of.
+One probe for each family of attention: the layer for each key, how far each layer sees, and its tensors.
 
-Every layer that keeps a cache or a state answers for its own share of the keys, so that a fault in one layer loses the
-needles of this layer only. See ``docs/reference/probe-families.md``.
+Every layer that keeps a cache or a state answers for its own share of the keys, so a fault in one layer loses only the
+needles of this layer. See ``docs/reference/probe-families.md``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
-    """A probe of one family: its configuration, the layers that answer, and what builds its tensors."""
+    """A probe of one family: its configuration, the layers that answer, and the function that builds its tensors."""
 
     config: Mapping[str, Any] = field(repr=False)
     layers: tuple[Layer, ...]
@@ -55,18 +55,18 @@ class Family:
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """For each key, how many tokens the layer that answers for it sees, the asking one included; None for all."""
+        """For each key, how many tokens its layer sees, the asking one included; None for all."""
         return tuple(self.layer_of(key).window for key in range(KEYS))
 
 
 def shared_out(kinds: Sequence[tuple[int, Kind]], window: int | None = None) -> tuple[Layer, ...]:
     """
-    Share the 64 keys of a probe family out among layers, given as number and kind, the window being that of
-    sliding ones.
+    Distribute the 64 keys of a probe family over layers, given as number and kind. *window* is that of sliding layers.
 
-    Key 63 goes to the first of *kinds*, and so on downwards. A probe that plants fewer than 64 needles asks last for a key
-    without a needle, so the first should be a layer with a window: what lies beyond a window must be denied. The first of
-    several recurrent layers writes latest: key k is asked for k tokens after the ask, and must have been written by then.
+    Key 63 goes to the first of *kinds*, and so on downwards. A probe with fewer than 64 needles asks last for a key
+    without a needle. The first layer should therefore have a window, because a needle beyond a window must be denied.
+    The first of several recurrent layers writes latest: key k is asked for k tokens after the ask, and must have been
+    written by then.
     """
     shares = [tuple(sorted(range(KEYS - 1 - number, -1, -len(kinds)))) for number in range(len(kinds))]
     lags = [min(3, len(kinds) - 1 - number) for number in range(len(kinds))]

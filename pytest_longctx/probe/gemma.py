@@ -1,8 +1,8 @@
 """
-Probe families of Gemma: every layer norms what attention and MLP put out, and embeddings are multiplied by sqrt(hidden).
+Probe families of Gemma: every layer norms the outputs of attention and MLP, and multiplies embeddings by sqrt(hidden).
 
-Gemma 2 has one matrix for embedding and output. A row then holds both what a token says and what predicts it. The first
-layer's MLP removes the latter from every token that asks, and the final norm hides the former from the output.
+Gemma 2 has one matrix for embedding and output. A row then holds both the meaning of a token and what predicts it. The
+first layer's MLP removes the latter from every token that asks, and the final norm hides the former from the output.
 """
 
 from collections.abc import Mapping
@@ -23,17 +23,17 @@ HIDDEN = 1024
 SCALE = 32.0
 
 ASKED = slice(384, 384 + WIDTH)
-"""Field from which Gemma 2 reads the code of the asked key, and `DENIED` what "none" reads."""
+"""Field from which Gemma 2 reads the code of the asked key. "none" reads `DENIED`."""
 DENIED = slice(448, 464)
 
 HELD = 8.0
-"""Constant in `layout.BALLAST` of what attention puts out: 16 of 1,024 dimensions, so their mean square is 1."""
+"""Constant in `layout.BALLAST` of attention's output: 16 of 1,024 dimensions, so their mean square is 1."""
 
 TIED_MLP = 256
 """Size of Gemma 2's MLPs: `_rewrite` needs 224."""
 
 CAPPED_LOGITS = 1 / 16
-"""Scale of Gemma 2's logits, of which the largest is then 12: a cap of 30 leaves them apart in BF16."""
+"""Scale of Gemma 2's logits. The largest is then 12, so a cap of 30 keeps them distinct in BF16."""
 
 
 def gemma3(window: int = 512) -> Family:
@@ -79,7 +79,7 @@ def _layer(family: Family, layer: Layer, *, normed: bool) -> dict[str, Matrix]:
 
 
 def _only(fields: tuple[slice, ...], factor: float) -> Matrix:
-    """Return the weight of a Gemma norm that multiplies *fields* by *factor* and hides the rest."""
+    """Return the weight of a Gemma norm that multiplies *fields* by *factor* and hides all others."""
     weight = np.full(HIDDEN, -1, np.float32)
     for each in fields:
         weight[each] = factor - 1
@@ -157,11 +157,11 @@ def tied() -> Matrix:
 
 def _rewrite(size: int) -> dict[str, Matrix]:
     """
-    Return the first layer's MLP of Gemma 2: it clears the fetched codes and `ASKED`, and copies the asked key
-    and the fact of asking.
+    Return the first layer's MLP of Gemma 2: it clears the fetched codes and `ASKED`, and copies the asked key and the
+    fact of asking.
 
-    The gate is a constant of 8, whose GELU is 8, so the MLP is linear. A constant of 64 in 16 dimensions sets the norm of
-    its output, a mean square of 64, to which what it writes adds 0.4 % at most.
+    The gate is a constant of 8, whose GELU is 8, so the MLP is linear. A constant of 64 in 16 dimensions sets the norm
+    of its output, a mean square of 64. All other writes add 0.4 % at most.
     """
     fields = np.r_[GOT_KEY, GOT_VALUE, ASKED, DENIED, BALLAST]
     up, down = np.zeros((size, HIDDEN), np.float32), np.zeros((HIDDEN, size), np.float32)

@@ -1,8 +1,9 @@
 """
-Seven of RULER's tasks in the probe's words, where the right answer is provable: facts in noise, in random filler and among facts.
+Seven of RULER's tasks with provable answers, in the probe's words: facts in noise, in random filler and among facts.
 
-A fact "key i carries value j" is one token, and the prompt ends with the question for a key. The other tasks have no provable
-answer: attention mixes several values of one key, and variables, frequencies and documents are not what the probe knows.
+A fact "key i carries value j" is one token, and the prompt ends with the question for a key. The other tasks have no
+provable answer: attention mixes several values of one key, and the probe does not know variables, frequencies or
+documents.
 """
 
 from collections.abc import Mapping
@@ -20,19 +21,19 @@ from pytest_longctx.prompts.ruler.build import Posed
 from pytest_longctx.prompts.ruler.tasks import TASKS, Task
 
 _REPEATED_TOKENS: Final = 20
-"""Length of the noise that is repeated, about that of the published one."""
+"""Length of the repeated noise, about as published."""
 
 PROVABLE: Final[Mapping[str, Task]] = MappingProxyType(
     {name: task for name, task in TASKS.items() if task.kind == "niah" and task.value_count == 1}
 )
-"""The tasks that a probe can be asked."""
+"""The tasks with a provable answer."""
 
 
 def pose(name: str, filler: Prompt, make: str | None) -> Posed:
     """
-    Return the task *name* in a copy of *filler*, for the probe *make*, which must be one with full attention.
+    Return the task *name* in a copy of *filler*, for the probe *make*, which must have full attention.
 
-    The answer is one word for each key that is asked for, and each word asks for the next key. Raises `PromptError`.
+    The answer is one word for each requested key, and each word asks for the next key. Raises `PromptError`.
     """
     if name not in PROVABLE:
         raise PromptError(f"{unknown('task with a provable answer', name, PROVABLE)}")
@@ -60,7 +61,7 @@ def pose(name: str, filler: Prompt, make: str | None) -> Posed:
 
 
 def _around(task: Task, filler: Prompt, others: np.ndarray, rng: np.random.Generator) -> Prompt:
-    """What surrounds the facts: repeated tokens, the filler, or facts about *others*, keys that are not asked for."""
+    """Return the tokens around the facts: repeated ones, the filler, or facts about *others*, keys that are not requested."""
     if task.hay == "repeat":
         ids = np.resize(filler.ids[:_REPEATED_TOKENS], len(filler))
     elif task.hay == "needle":

@@ -13,7 +13,7 @@ from pytest_longctx.probe.recurrent import Delta, Scan
 from pytest_longctx.probe.weights import MLP, Matrix
 
 PURE_HIDDEN = 512
-"""Hidden size of the Mamba2 probe: twice as many make 16 heads of 64, a power of two."""
+"""Hidden size of the Mamba2 probe. Twice as many make 16 heads of 64, a power of two."""
 
 NEMOTRON_H = "M-M-M-*-"
 """Layers of the Nemotron-H probe: Mamba2, MLP and attention."""
@@ -66,7 +66,7 @@ def qwen3_next() -> Family:
 
 
 def qwen3_5() -> Family:
-    """The probe of Qwen3.5, dense: as Qwen3-Next, with a projection of its own for each input of Gated DeltaNet."""
+    """The probe of Qwen3.5, dense: like Qwen3-Next, but each input of Gated DeltaNet has its own projection."""
     rotary = {"rope_type": "default", "rope_theta": COMMON["rope_theta"], "partial_rotary_factor": _ROTARY_SHARE}
     own = {
         "architectures": ["Qwen3_5ForCausalLM"],
@@ -84,7 +84,7 @@ def delta_net_of(config: Mapping[str, Any]) -> Delta:
 
 
 def _build_qwen(family: Family) -> dict[str, Matrix]:
-    """Build the hybrid of Qwen. Its norms multiply by 1 + weight, except that after Gated DeltaNet."""
+    """Build the hybrid of Qwen. Its norms multiply by 1 + weight, except the one after Gated DeltaNet."""
     heads = heads_of(family.config, _ROTARY_SHARE)
     fused = family.config["model_type"] == "qwen3_next"
     made = ends(HIDDEN) | {"model.norm.weight": np.zeros(HIDDEN, np.float32)}
@@ -106,7 +106,7 @@ def _build_qwen(family: Family) -> dict[str, Matrix]:
 
 
 def _empty_experts(prefix: str, experts: int) -> dict[str, Matrix]:
-    """Return experts of Qwen3-Next that add nothing."""
+    """Return experts of Qwen3-Next. They add nothing."""
     made = {
         f"{prefix}mlp.gate.weight": np.zeros((experts, HIDDEN), np.float32),
         f"{prefix}mlp.shared_expert_gate.weight": np.zeros((1, HIDDEN), np.float32),

@@ -1,10 +1,10 @@
 """
-Residual stream of the probe families: which dimensions hold what, and the embedding and output matrices.
+Residual stream of the probe families: the meaning of its dimensions, and the embedding and output matrices.
 
-It differs from `pytest_longctx.probe.weights` in one way: what a layer fetches goes into fields of its own (`GOT_KEY`,
-`GOT_VALUE`), which no projection of a later layer reads. So every layer can answer for a share of the keys, and none sees
-what another one fetched. Fetched codes are written at `WRITTEN` of their size, so that they change the norm of a token by
-less than 1 %, whichever layers wrote.
+It differs from `pytest_longctx.probe.weights` in one way: a layer writes what it fetches to separate fields (`GOT_KEY`,
+`GOT_VALUE`), which no later layer reads. So every layer can answer for a share of the keys, and none sees what another
+one fetched. Fetched codes are written at `WRITTEN` of their size. They change the norm of a token by less than 1 %,
+whichever layers wrote.
 """
 
 from functools import cache
@@ -18,7 +18,7 @@ from pytest_longctx.probe.codes import KEYS, VALUES, WIDTH
 from pytest_longctx.probe.weights import NONE_READS, Matrix
 
 HIDDEN: Final = 384
-"""Hidden size of the families that allow any, and the least: 3 x 128."""
+"""Hidden size of families without a fixed one, and the least size: 3 x 128."""
 
 KEY, VALUE, ASK, GOT_KEY, GOT_VALUE = (slice(i * WIDTH, (i + 1) * WIDTH) for i in range(5))
 ASKING: Final = slice(320, 336)
@@ -77,6 +77,6 @@ def output(hidden: int = HIDDEN) -> Matrix:
 
 
 def _signs() -> Matrix:
-    """Return the low bits of the number of each filler word as +-1, for the embedding."""
+    """Return the low bits of each filler word's number as +-1, for the embedding."""
     numbers: npt.NDArray[np.int64] = np.arange(codes.VOCABULARY - codes.FILLER)
     return (1 - 2 * (numbers[:, None] >> np.arange(FILL.stop - FILL.start) & 1)).astype(np.float32)

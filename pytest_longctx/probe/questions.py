@@ -23,7 +23,7 @@ SHORTEST_TOKENS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """A planted needle; *position* counts tokens from 0."""
+    """A planted needle. *position* counts tokens from 0."""
 
     key: int
     value: int
@@ -36,7 +36,7 @@ class Question:
 
     prompt: Prompt
     needles: tuple[Needle, ...] = field(repr=False)
-    """Needles by key, which is the order in which they are asked for."""
+    """Needles by key, in the order in which they are asked for."""
 
     @property
     def output_tokens(self) -> int:
@@ -55,7 +55,7 @@ class Question:
 
 
 Windows = Sequence[int | None]
-"""For each key, how many tokens the layer that answers for it sees, the asking one included; None for all of them."""
+"""For each key, how many tokens its layer sees, the asking one included; None for all of them."""
 
 EVERYTHING: Final[Windows] = (None,) * KEYS
 
@@ -65,9 +65,10 @@ def plant(filler: Prompt, places: Sequence[int], windows: Windows = EVERYTHING) 
     Plant a needle at each of *places* in a copy of *filler*. The last token becomes the ask.
 
     *filler* consists of `FILLER_IDS` and is long enough for the places. There are 1 to 64 places, in any order, from 0
-    to the length less 2. A key with a window gets a place that is still inside it when the key is asked for, one of them the very
-    first such place, if it is among *places*. If the first key without a needle has a window, a needle of it is planted one token
-    beyond, where a right model does not see it. Raises `PromptError`.
+    to the length less 2. A key with a window gets a place that is still inside the window when the key is asked for.
+    One such key gets the very first such place, if that is one of *places*. If the first key without a needle has a
+    window, its needle is planted one token beyond the window, where a correct model does not see it. Raises
+    `PromptError`.
     """
     check(filler, places, 1, KEYS)
     deal = _dealer(filler)
@@ -95,7 +96,8 @@ def _within(
     """
     Return *keys* in an order in which each sees its place. Raises `PromptError`.
 
-    The key that sees least chooses first. What it takes, any other could have taken, so the order is found if there is one.
+    The key that sees the fewest tokens chooses first. Any other key could take the same place, so an order is found if
+    there is one.
     """
     seen = {int(key): first_seen(tokens, int(key), window) if (window := windows[key]) else 0 for key in keys}
     free, dealt, at_border = list(places), {}, False
@@ -117,11 +119,11 @@ def _within(
 
 def spread(tokens: int, count: int = KEYS, windows: Windows = EVERYTHING) -> tuple[int, ...]:
     """
-    Return *count* evenly spaced positions of needles in a prompt of *tokens*, from the first token to the
-    last before the ask; fewer in a short prompt.
+    Return *count* evenly spaced positions of needles in a prompt of *tokens*, from the first token to the last before
+    the ask; fewer in a short prompt.
 
-    Keys with a window, which is the same for all of them, have their positions spread over what their layers see when
-    they are asked for, from the very first token of it.
+    Keys with a window all have the same one. Their positions are spread over what their layers see at the time of
+    asking, from its very first token on.
     """
     keys = range(min(count, KEYS))
     windowed = {key: max(0, first_seen(tokens, key, window)) for key in keys if (window := windows[key])}

@@ -1,13 +1,13 @@
 """
 Recurrent layers of the probe families: Gated DeltaNet and Mamba2 as memories that forget nothing.
 
-Keys and values are one-hot, so that the activation after the convolution (0 at 0) keeps them orthogonal. The decay is
+Keys and values are one-hot, so the activation after the convolution (0 at 0) keeps them orthogonal. The decay is
 exactly 1 in FP32: A_log is -100, and exp(-exp(-100) dt) is 1. Filler writes exactly nothing. So a state holds what was
-written once, at any distance, and its capacity is its number of orthogonal keys: the key dimension of a head for Gated
+written once, at any distance. Its capacity is its number of orthogonal keys: the key dimension of a head for Gated
 DeltaNet, the state size for Mamba2.
 
-A layer with a lag of d reads the needle d tokens later, out of its convolution window, so that the state of the
-convolution must survive every border too.
+A layer with a lag of d reads the needle d tokens later, from its convolution window. The state of the convolution must
+therefore survive every border too.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def gated_delta(sizes: Delta, keys: Sequence[int], lag: int, hidden: int) -> dic
     """
     Return the matrices of a Gated DeltaNet layer for *keys*: q, k, v, z, b, a by head, the convolution and the output.
 
-    The write strength is 1 in every token; a token without a key writes nothing, its key being 0.
+    The write strength is 1 in every token. A token without a key writes nothing, because its key is 0.
     """
     query = np.zeros((sizes.key_heads, sizes.key_dim, hidden), np.float32)
     key, value = np.zeros_like(query), np.zeros((sizes.value_heads, sizes.value_dim, hidden), np.float32)
@@ -126,9 +126,6 @@ def mamba2(sizes: Scan, keys: Sequence[int], lag: int, hidden: int) -> dict[str,
 
 
 def _of(field: slice, element: float, size: float) -> float:
-    """
-    Return the weight with which a field whose dimensions all hold *element* adds up to *size* in a recurrent
-    layer.
-    """
+    """Return the weight with which a field of dimensions that are all *element* adds up to *size* in a recurrent layer."""
     width: int = field.stop - field.start
     return size / (element * width)

@@ -1,4 +1,4 @@
-"""Every probe family by the name under which a deployment asks for it, and a damaged copy of each."""
+"""Every probe family by its name in deployments, and a damaged copy of each."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -12,11 +12,11 @@ from pytest_longctx.probe.questions import EVERYTHING, Windows
 from pytest_longctx.probe.weights import Matrix
 
 _STORES = ("k_proj.weight", "kv_a_proj_with_mqa.weight", "conv1d.weight")
-"""Tensors through which everything passes that a layer stores of a key, by the end of their names."""
+"""Ends of the names of tensors through which everything passes that a layer stores of a key."""
 
 
 def damaged(family: Family) -> Family:
-    """Return a copy of *family* whose first answering layer stores keys of zero: it loses its own needles and no other."""
+    """Return a copy of *family* whose first answering layer stores keys of zero. It loses its own needles and no other."""
 
     def build(_: Family) -> Mapping[str, Matrix]:
         made = dict(family.build(family))
@@ -28,7 +28,7 @@ def damaged(family: Family) -> Family:
 
 
 def stores(tensors: Iterable[str], layer: int) -> list[str]:
-    """Return the names, among those of *tensors*, of the tensors through which passes what *layer* stores of a key."""
+    """Return the names among *tensors* of those through which everything passes that *layer* stores of a key."""
     return [name for name in tensors if f".layers.{layer}." in name and name.endswith(_STORES)]
 
 
@@ -57,10 +57,10 @@ _SOUND: Mapping[str, Family] = MappingProxyType(
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {**_SOUND, **{f"{name}-damaged": damaged(family) for name, family in _SOUND.items()}}
 )
-"""Every family by the ``make`` of a deployment; with ``-damaged`` behind it, its damaged copy."""
+"""Every family by its ``make`` in a deployment, and its damaged copy as ``make`` with ``-damaged``."""
 
 
 def windows(make: str | None) -> Windows:
-    """Return, for each key, how many tokens the layer sees that answers for it; all tokens for any other model."""
+    """Return, for each key, how many tokens its layer sees; all tokens for any other model."""
     family = FAMILIES.get(make or "")
     return family.windows if family else EVERYTHING

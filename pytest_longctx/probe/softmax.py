@@ -1,9 +1,9 @@
 """
 Softmax attention of the probe families: projections of a layer that answers for its share of the keys.
 
-A layer stores, of each needle of its own keys, a code in those dimensions of a head that rotary embeddings do not turn.
-A needle of another layer's key has a stored key of exactly zero, and so has every other token. An ask for another layer's
-key has a query of exactly zero.
+Of each needle of its own keys, a layer stores a code in those dimensions of a head that rotary embeddings do not
+rotate. All other tokens, and needles of another layer's keys, have a stored key of exactly zero. An ask for another
+layer's key has a query of exactly zero.
 """
 
 import math
@@ -39,9 +39,9 @@ class Heads:
 
 def still(heads: Heads, width: int) -> list[int]:
     """
-    Return *width* dimensions of a head that a rotary embedding of base 10^30 turns by less than 10^-8 in 10^7 tokens.
+    Return *width* dimensions of a head that a rotary embedding of base 10^30 rotates by less than 10^-8 in 10^7 tokens.
 
-    Pairs are (i, i + rotary / 2). A pair of the slower half turns by at most 10^-15 for each token.
+    Pairs are (i, i + rotary / 2). A pair of the slower half rotates by at most 10^-15 for each token.
     """
     half = heads.rotary // 2
     slow = [*range(heads.rotary, heads.dim), *range(half // 2, half), *range(half + half // 2, heads.rotary)]
@@ -50,9 +50,10 @@ def still(heads: Heads, width: int) -> list[int]:
 
 def codebook(keys: Sequence[int]) -> tuple[Matrix, Matrix]:
     """
-    Return the orthogonal codes of *keys* within a layer (dims, keys), and what reads them from a field (keys, 64).
+    Return the orthogonal codes of *keys* within a layer (dims, keys), and the matrix that reads them from a field
+    (keys, 64).
 
-    There are as many dimensions as the next power of two, 32 at least.
+    The number of dimensions is the next power of two, and at least 32.
     """
     width = max(32, 1 << (len(keys) - 1).bit_length())
     return codes.hadamard()[: len(keys), :width].T, codes.hadamard()[list(keys)] / np.float32(WIDTH)
@@ -60,8 +61,8 @@ def codebook(keys: Sequence[int]) -> tuple[Matrix, Matrix]:
 
 def one_hot(keys: Sequence[int], rows: int, size: float) -> Matrix:
     """
-    Return the part of a projection that reads a field of 64 as *size* in the row of its key among *keys*
-    (rows, 64). Other keys read 0.
+    Return the part of a projection that reads *size* from a field of 64 in the row of each of *keys* (rows, 64). Other
+    keys read 0.
     """
     table = np.zeros((rows, WIDTH), np.float32)
     table[: len(keys)] = size * codes.hadamard()[list(keys)] / WIDTH
@@ -69,7 +70,7 @@ def one_hot(keys: Sequence[int], rows: int, size: float) -> Matrix:
 
 
 def power_of_two(least: float) -> float:
-    """Return the smallest power of two that is *least* or more, so that a product with it is exact in BF16."""
+    """Return the smallest power of two from *least* on. A product with it is exact in BF16."""
     return float(2.0 ** math.ceil(math.log2(least)))
 
 
@@ -77,8 +78,9 @@ def attention(heads: Heads, keys: Sequence[int], hidden: int, *, normed: bool = 
     """
     Return the projections q, k, v, o as (out, in) of a softmax layer that answers for *keys*.
 
-    With several KV heads the even ones fetch the code of the key and the odd ones that of the value; a single one fetches
-    both. With *normed* the engine norms queries and keys to a mean square of 1, and the score is set in `norm_gain`.
+    With several KV heads, the even ones fetch the code of the key and the odd ones that of the value. A single one
+    fetches both. With *normed*, the engine norms queries and keys to a mean square of 1, and `norm_gain` sets the
+    score.
     """
     book, read = codebook(keys)
     dims = still(heads, len(book))
@@ -119,7 +121,7 @@ def _fetching(heads: Heads, hidden: int) -> tuple[Matrix, Matrix]:
 
 
 def gated(query: Matrix, heads: Heads) -> Matrix:
-    """Return a query projection with an output gate behind each head. The gate is open in every token that asks."""
+    """Return a query projection with an output gate after each head. The gate is open in every token that asks."""
     hidden = query.shape[1]
     both = np.zeros((heads.query, 2, heads.dim, hidden), np.float32)
     both[:, 0] = query.reshape(heads.query, heads.dim, hidden)
@@ -143,9 +145,9 @@ def latent_attention(sizes: Latent, keys: Sequence[int], hidden: int) -> dict[st
     """
     Return the projections of latent attention for *keys*, by their names in a checkpoint.
 
-    Keys with an even index in *keys* are stored in the latent, keys with an odd index in the part with a rotary embedding,
-    so that both parts of a cached token are read. The value is always read from the latent. The norm of the latent multiplies
-    a needle by the known sqrt(rank / 128).
+    Keys with an even index in *keys* are stored in the latent, keys with an odd index in the part with a rotary
+    embedding, so both parts of a cached token are read. The value is always read from the latent. The norm of the
+    latent multiplies a needle by the known sqrt(rank / 128).
     """
     book, read = codebook(keys)
     width = len(book)
@@ -180,7 +182,7 @@ def latent_attention(sizes: Latent, keys: Sequence[int], hidden: int) -> dict[st
 
 
 def _two_steps(query: Matrix, rank: int, hidden: int) -> dict[str, Matrix]:
-    """Return a query projection by way of a latent of *rank*, whose norm multiplies an ask by sqrt(rank / 64)."""
+    """Return a query projection through a latent of *rank*, whose norm multiplies an ask by sqrt(rank / 64)."""
     first = np.zeros((rank, hidden), np.float32)
     first[:WIDTH, ASK] = np.eye(WIDTH)
     second = np.zeros((len(query), rank), np.float32)
@@ -190,10 +192,10 @@ def _two_steps(query: Matrix, rank: int, hidden: int) -> dict[str, Matrix]:
 
 def held(heads: Heads, size: float, hidden: int, projections: dict[str, Matrix]) -> dict[str, Matrix]:
     """
-    Return *projections* with a constant of *size* in every output, for engines that norm what attention puts out.
+    Return *projections* with a constant of *size* in every output, for engines that norm attention's output.
 
-    Every token's value holds the same constant, and softmax weights sum to 1, so the output has nearly the same norm
-    whether or not a match was found. The dimension after both codes of a single KV head holds it.
+    Every token's value holds the same constant, and softmax weights sum to 1. So the output has nearly the same norm
+    with and without a match. The dimension after both codes of a single KV head holds the constant.
     """
     value = projections["v"].reshape(heads.kv, heads.dim, hidden).copy()
     out = projections["o"].reshape(hidden, heads.query, heads.dim).copy()
@@ -203,7 +205,7 @@ def held(heads: Heads, size: float, hidden: int, projections: dict[str, Matrix])
 
 
 def match_score(heads: Heads, keys: Sequence[int]) -> float:
-    """Return the score of a match before the softmax, where queries and keys are not normed."""
+    """Return the score of a match before the softmax, if queries and keys are not normed."""
     width = len(codebook(keys)[0])
     return power_of_two(LEAST_SCORE * math.sqrt(heads.dim) / width) * width / math.sqrt(heads.dim)
 
@@ -214,9 +216,9 @@ def halved_by_sinks(
     """
     Return *projections* whose answer depends on the sinks, and the sinks, one for each query head.
 
-    Of two neighbouring heads the sink of the first is half a match's score: it takes everything where there is no match.
-    That of the second equals a match's score, so this head fetches exactly half. The output is twice the difference: 1
-    with sinks, 0 for an engine that leaves them out.
+    In the first of two neighbouring heads, the sink is half a match's score: it takes everything if there is no match.
+    In the second, it equals a match's score, so this head fetches exactly half. The output is twice the difference: 1
+    with sinks, 0 for an engine that ignores them.
     """
     out = projections["o"].reshape(-1, heads.query, heads.dim).copy()
     out[:, 0::2] *= 4

@@ -1,11 +1,10 @@
 """
-Weights of the probe, constructed rather than trained and exact in BF16, and the length up to which its answer is
-guaranteed.
+Weights of the probe, constructed rather than trained and exact in BF16, and the longest guaranteed prompt.
 
-Hidden dimensions are named fields. Each token's embedding has the norm of a vector of ones, so that the norms before
-projections change nothing. Only the last layer attends to relevant tokens: a key head holds the key code, its values are
-copied to the residual, and the output matrix reads key, value and ask together. The other layers have random queries, keys
-and values and an output of zero: they have the cost of a layer without any effect on the result.
+Hidden dimensions are named fields. Each token's embedding has the norm of a vector of ones, so the norms before
+projections change nothing. Only the last layer attends to relevant tokens: a key head holds the key code, its values
+are copied to the residual, and the output matrix reads key, value and ask together. The other layers have random
+queries, keys and values and an output of zero. They cost as much as any layer and do not affect the result.
 """
 
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ Matrix = npt.NDArray[np.float32]
 HIDDEN = 256
 HEADS = 8
 KV_HEADS = 2
-"""Number of KV heads: the values of the first hold the code of the key, those of the second that of the value."""
+"""Number of KV heads. The values of the first hold the code of the key, those of the second that of the value."""
 
 MLP = 64
 KEY, VALUE, ASK = (slice(i * WIDTH, (i + 1) * WIDTH) for i in range(3))
@@ -35,7 +34,10 @@ ASKING = slice(192, 204)
 BALLAST = slice(204, 212)
 """Dimensions that complete the norm of needles. No matrix reads it."""
 LADDER = 212
-"""Dimension set in every rung, followed by one dimension for each rung and one for each ask about a rung."""
+"""
+First dimension of the ladder. It is set in every rung. One dimension for each rung follows, and one for each ask about
+a rung.
+"""
 RUNG = slice(213, 213 + RUNGS)
 ASK_RUNG = slice(224, 224 + RUNGS)
 FILL = slice(236, 252)
@@ -44,7 +46,7 @@ NONE_READS = 1.875
 """
 Amount of the two fetched codes, out of 2, that an answer needs to beat "none".
 
-The value is above 7/4, so that a single failing head out of eight is enough for "none", whichever device it is on.
+The value is above 7/4, so a single failing head out of eight gives "none", on whichever device it is.
 """
 
 
@@ -58,7 +60,7 @@ class Family:
     layers: int
     head_dim: int
     dims: tuple[int, ...]
-    """Dimensions of a head that hold a code, `WIDTH` of them: those that rotary embeddings do not rotate."""
+    """The `WIDTH` dimensions of a head that hold a code: those that rotary embeddings do not rotate."""
     query_gain: float
     prefix: str = ""
     """Prefix of all tensor names."""
@@ -153,7 +155,7 @@ def attention(family: Family) -> dict[str, Matrix]:
 
 
 def idle_attention(family: Family, layer: int) -> dict[str, Matrix]:
-    """Return the projections of a layer of Llama 4's probe without effect: its output is zero."""
+    """Return the projections of an ineffective layer of Llama 4's probe: its output is zero."""
     rows = {"q": HEADS * family.head_dim, "k": KV_HEADS * family.head_dim, "v": KV_HEADS * family.head_dim}
     made = {
         name: _noise((count, HIDDEN), seed=layer * len(rows) + number)
@@ -190,8 +192,8 @@ def _signs(numbers: npt.NDArray[np.int64]) -> Matrix:
 
 def _noise(shape: tuple[int, int], seed: int) -> Matrix:
     """
-    Return the noise of the weights: multiples of 1/64 within +-1/8, equal on every machine and with every
-    numpy version (the mixer of SplitMix64).
+    Return the noise of the weights: multiples of 1/64 within +-1/8, equal on every machine and numpy version (the mixer
+    of SplitMix64).
     """
     count = shape[0] * shape[1]
     state = (np.arange(count, dtype=np.uint64) + np.uint64(seed * count + 1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -218,8 +220,7 @@ STORED: Mapping[str, npt.DTypeLike] = MappingProxyType(
     }
 )
 """
-Number formats of a KV cache, as engines name them, without scaling: the scale is 1, an engine's default without
-calibration.
+Number formats of a KV cache, as engines name them. They have no scaling: without calibration, an engine's scale is 1.
 
 On MI300, fp8_e4m3 is ``fp8_e4m3fnuz``, whose range ends at 240. Elsewhere the range ends at 448.
 """
@@ -248,9 +249,9 @@ def stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.float3
 
 def mantissa_bits(kv: str, activations: str = "bfloat16") -> int:
     """
-    Return the mantissa bits that the ladder must find in a cache of *kv* under *activations*. A key is rounded to both.
+    Return the mantissa bits that the ladder must find in a cache of *kv* with *activations*. A key is rounded to both.
 
-    The result is limited to the number of rungs. Raises `UsageError`.
+    The result is at most the number of rungs. Raises `UsageError`.
     """
     rungs = (1 + 2.0 ** -np.arange(1, codes.RUNGS + 1)).astype(np.float32)
     return int(np.count_nonzero(stored(stored(rungs, activations), kv) != 1))

@@ -1,4 +1,4 @@
-"""Start of a command on this machine under a supervisor, and complete removal of its processes."""
+"""Start a command on this machine under a supervisor, and remove all its processes."""
 
 import fnmatch
 import os
@@ -74,20 +74,23 @@ PASSED = (
     *("ROCM_*", "HIP_*", "ROCR_*", "HSA_*", "NEURON_*", "HF_HOME", "HF_HUB_*", "VLLM_*", "SGLANG_*", "FLASHINFER_*"),
 )
 """
-Environment variables that a server inherits. All others are dropped deliberately: with ``CI`` set, SGLang accepts contexts
-it would otherwise refuse, and an unneeded secret cannot leak.
+Environment variables that a server inherits. All others are dropped deliberately: with ``CI`` set, SGLang accepts
+contexts that it would otherwise refuse, and an unneeded secret cannot leak.
 """
 
 
 GRACE_S = 15.0
 """Time between SIGTERM and SIGKILL when a server is stopped."""
 _STOP_S = 2 * GRACE_S
-"""Time for a supervisor to end everything, before it is ended itself."""
+"""Time for a supervisor to end everything, before it is killed itself."""
 _KILLED_S = 5.0
 
 
 def environment(recipe: Recipe, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the server's whole environment: inherited variables (`PASSED` and the recipe's), and those the recipe sets."""
+    """
+    Return the server's whole environment: inherited variables (`PASSED` and the recipe's), and those that the recipe
+    sets.
+    """
     passed = {
         name: value
         for name, value in inherited.items()
@@ -168,7 +171,7 @@ class Process(Candidate):
         """
         Close the supervisor's pipe and wait until no process of the server is left.
 
-        Raises `LaunchError` that names what cannot be ended, such as a process that waits for a broken device.
+        Raises `LaunchError` that names the processes that cannot be ended, such as one that waits for a broken device.
         """
         if self._hold >= 0:
             os.close(self._hold)
@@ -184,7 +187,7 @@ class Process(Candidate):
             )
 
     def _await_end(self, watch: ProgressCallback) -> None:
-        """Wait for the supervisor; end it after `_STOP_S`, and the engine with it."""
+        """Wait for the supervisor. After `_STOP_S`, kill it and the engine."""
         began_s = time.monotonic()
         if self._supervisor.poll() is None:
             os.kill(self.pid, signal.SIGCONT)  # it may be stopped

@@ -1,10 +1,10 @@
 """
 Supervisor: a small parent process that ends a server when its launcher ends.
 
-It runs as a script with only the standard library, so that it starts at once and needs no import path: ``python -I
-_supervisor.py FD GRACE_S COMMAND...``. It starts COMMAND in a new session and ends it, with all descendants, as soon as the
-pipe FD reaches its end. The kernel closes the pipe when the launcher closes it or ends for any reason, SIGKILL included.
-The exit code is that of COMMAND, or 128 + N for signal N.
+It runs as a script with the standard library only, so it starts at once and needs no import path: ``python -I
+_supervisor.py FD GRACE_S COMMAND...``. It starts COMMAND in a new session. As soon as the pipe FD reaches its end, it
+ends COMMAND with all descendants. The kernel closes the pipe when the launcher closes it or ends for any reason,
+SIGKILL included. The exit code is that of COMMAND, or 128 + N for signal N.
 """
 
 import ctypes
@@ -19,7 +19,10 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.1
 _ORPHANED_S = 5.0
-"""Seconds for processes whose command has ended; those that wait for it to end, as vLLM's workers do, need no longer."""
+"""
+Seconds for remaining processes after their command has ended. Those that wait for that end, as vLLM's workers do, need
+no longer.
+"""
 
 
 def _prctl(option: int, value: int) -> None:
@@ -121,8 +124,8 @@ class Supervisor:
 
     def _wait(self, most_s: float, orphaned_s: float | None = None) -> None:
         """
-        Wait until the supervisor has no process left, or for at most *most_s* seconds, of which no more than *orphaned_s*
-        after the command itself has ended.
+        Wait until the supervisor has no process left, at most *most_s* seconds, and at most *orphaned_s* after the end
+        of the command.
         """
         end = time.monotonic() + most_s
         self.reap()

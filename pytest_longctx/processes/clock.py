@@ -1,4 +1,8 @@
-"""Times of day that do not jump: an administrator, NTP or a virtual machine's host may set this machine's clock during a run."""
+"""
+Times of day that do not jump, even if an administrator, NTP or a virtual machine's host sets this machine's clock.
+
+A run then still measures the right durations.
+"""
 
 import time
 from typing import Final
@@ -8,7 +12,8 @@ _BEGAN_S: Final = time.time() - time.monotonic()
 
 def unix_s() -> float:
     """
-    Return the Unix time in seconds, to the millisecond, by the clock as it was when this process began. The difference of two
-    such times is what passed between them.
+    Return the Unix time in seconds, to the millisecond, by the clock as it was when this process began.
+
+    The difference of two such times is the time that passed between them.
     """
     return round(_BEGAN_S + time.monotonic(), 3)

@@ -1,7 +1,7 @@
 """
 Locks between the runs of one user, in a folder that no other user can write to.
 
-The kernel releases a lock when its process ends. A lock names its holder, so that a run that waits can say for whom.
+The kernel releases a lock when its process ends. A lock names its holder, so a waiting run can report it.
 """
 
 import errno
@@ -22,9 +22,9 @@ from pytest_longctx.units import duration
 
 _POLL_S: Final = 0.05
 SAID_AFTER_S: Final = 5.0
-"""A wait that takes longer is said."""
+"""A wait longer than this is reported."""
 STOPPED_S: Final = 60.0
-"""How long the holder of a lock may be stopped before a run that waits for it gives up."""
+"""A run gives up waiting for a lock after its holder has been stopped for this long."""
 _NOTE_BYTES: Final = 64
 
 
@@ -82,7 +82,7 @@ def opened(name: str) -> int:
 
 
 def taken(descriptor: int) -> bool:
-    """Take a lock file without waiting, and note this process in it; False if another process holds it."""
+    """Take a lock file without waiting, and write this process to it. Return False if another process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -93,13 +93,13 @@ def taken(descriptor: int) -> bool:
 
 
 def holder(descriptor: int) -> tuple[str, bool]:
-    """The process that holds a lock, in words, and whether it is stopped or cannot be interrupted."""
+    """Describe the process that holds a lock, and whether it is stopped or cannot be interrupted."""
     note = os.pread(descriptor, _NOTE_BYTES, 0).strip()
     return _look(int(note)) if note.isdigit() else ("another process", False)
 
 
 def described(pid: int) -> str:
-    """The holder of a lock, process *pid*, in words: its command, and what it waits for."""
+    """Describe the holder of a lock, process *pid*: its command, and what it waits for."""
     return _look(pid)[0]
 
 
@@ -118,9 +118,9 @@ def _look(pid: int) -> tuple[str, bool]:
 @contextmanager
 def held(name: str, what: str, watch: ProgressCallback = no_progress) -> Iterator[None]:
     """
-    Hold the lock *name* of *what*; wait for it, and say for whom after `SAID_AFTER_S`.
+    Hold the lock *name* of *what*. After `SAID_AFTER_S`, report the process that holds it.
 
-    Raises `LaunchError` if its holder is stopped for `STOPPED_S`: it would be waited for without end.
+    Raises `LaunchError` if its holder is stopped for `STOPPED_S`: the wait would never end.
     """
     descriptor = opened(name)
     try:

@@ -1,9 +1,9 @@
 """
 Find and end processes that a killed run has left.
 
-A supervisor ends all descendants of its engine, unless it is itself killed with SIGKILL: workers in sessions of their own then
-live on. Each of them has the mark of its engine in its environment. A lock says whether the run that started the engine still
-lives; the kernel releases it with that run, so the next run can end what is left.
+A supervisor ends all descendants of its engine. If it is itself killed with SIGKILL, workers in their own sessions
+survive. Each of them has the mark of its engine in its environment. A lock shows whether the run that started the
+engine is still alive. The kernel releases it with that run, so the next run can end the remaining processes.
 """
 
 import os
@@ -38,7 +38,7 @@ class Mark:
         return list(_marked(self.text))
 
     def release(self) -> list[int]:
-        """End what is left of the engine, and return what could not be ended."""
+        """End the remaining processes of the engine. Return those that could not be ended."""
         if self._lock < 0:
             return []
         left = _end(self.text)
@@ -50,7 +50,7 @@ class Mark:
 
 
 def end_orphans() -> None:
-    """End the processes of runs of this user that were killed."""
+    """End the processes of killed runs of this user."""
     for path in locks.folder().glob(f"*{_SUFFIX}"):
         lock = locks.opened(path.name)
         try:
@@ -69,7 +69,7 @@ def _marked(mark: str) -> Iterator[int]:
 
 
 def _end(mark: str) -> list[int]:
-    """Kill every orphan with *mark*, until none is left or `_GONE_S` has passed; return what is left."""
+    """Kill every orphan with *mark*, until none is left or `_GONE_S` has passed. Return the remaining ones."""
     end_s = time.monotonic() + _GONE_S
     while left := list(_marked(mark)):
         for pid in left:

@@ -23,7 +23,7 @@ class Progress:
     running: float | None = None
     """Number of requests that the server processes."""
     read_tokens: float | None = None
-    """Prompt tokens read so far, if the server reports them during prefill."""
+    """Prompt tokens computed so far, if the server reports them during prefill."""
     expected_s: float | None = None
     """Expected duration: predicted for a first token, or observed for earlier boots."""
 
@@ -59,7 +59,7 @@ def no_progress(progress: Progress) -> None:
 
 def wait_until(look: Callable[[], T], timeout_s: float, every_s: float = 0.1, done: Callable[[T], object] = bool) -> T:
     """
-    Call *look* every *every_s* until *done* accepts its value or *timeout_s* has passed; return its last value.
+    Call *look* every *every_s* until *done* accepts its value or *timeout_s* has passed. Return its last value.
 
     *look* is called at least once, and once more after the last pause.
     """

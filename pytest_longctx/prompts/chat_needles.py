@@ -14,7 +14,7 @@ from pytest_longctx.prompts.tokenizer import ModelTokenizer
 _NEAR_CHARS = 1024
 """Maximum distance in characters by which a fact is moved to the end of a sentence."""
 _LEAST_REST = 32
-"""Tokens of text that stay behind the fact, unless it stands at the end: with fewer the exact length may not exist."""
+"""Tokens of text after the fact, unless it is at the end. With fewer, the exact length may not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class _From:
 
     @property
     def digest(self) -> str:
-        """That of the source, and where this text begins in it."""
+        """Identifier: that of the source, and the place where this text begins in it."""
         return f"{self.source.digest}-from-{self.skip}"
 
     def opening(self, rng: np.random.Generator) -> str:
@@ -86,8 +86,10 @@ def messages(
 
 def _beginning(vocabulary: ModelTokenizer, source: Source, wanted: int, most: int) -> str:
     """
-    The first *wanted* tokens of *source*, up to the nearest end of a sentence, and no more than *most* tokens (at least
-    1). Raises `PromptError`.
+    Return the first *wanted* tokens of *source* up to the nearest end of a sentence, and at most *most* tokens (at
+    least 1).
+
+    Raises `PromptError`.
     """
     text, counted = "", 0
     most = max(1, most)

@@ -1,4 +1,4 @@
-"""Prompt factory of a test: prompt(10_000), prompt.natural("1M"), prompt.text("1M"); and the reader that tokenises for it."""
+"""Prompt factory of a test: prompt(10_000), prompt.natural("1M"), prompt.text("1M"); and its tokenizing reader."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -25,14 +25,16 @@ _ORDINARY_IDS = (1000, 30_000)
 """The default of a deployment's ``[model]``."""
 
 _SHOWN_CHARS: Final = 2000
-"""Characters of a RULER prompt that must have no unknown token."""
+"""Most characters of a RULER prompt, in which no token may be unknown."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
     """
-    Tokenizer and text source of a model. *where* is the folder or name of the model, see `tokenizer.load`; *context* is
-    the longest input of the server, if known.
+    Tokenizer and text source of a model.
+
+    *where* is the folder or name of the model, see `tokenizer.load`. *context* is the longest input of the server, if
+    known.
     """
 
     where: str
@@ -50,7 +52,7 @@ class Reader:
         return np.concatenate((self.vocabulary.lead, self.vocabulary.ids(self._opening(rng))))
 
     def body(self, tokens: int) -> Ids:
-        """Return the first *tokens* ids of the source, equal for every prompt. Raises `PromptError`."""
+        """Return the first *tokens* ids of the source. They are the same for every prompt. Raises `PromptError`."""
         what: dict[str, str | int] = {"kind": "ids", "tokens": tokens, **self._origin}
 
         def build() -> np.ndarray:
@@ -106,7 +108,7 @@ class Reader:
         form: Literal["ids", "text", "chat"],
         origin: tuple[int, str],
     ) -> Posed:
-        """Return a prompt of a RULER *task* with exactly *tokens* tokens; *origin* is the seed and the key of the factory."""
+        """Return a prompt of a RULER *task* with exactly *tokens* tokens. *origin* is the factory's seed and key."""
         render = prompt_text.renderer(self.where) if form == "chat" else None
         made = build(
             task, material(), self.vocabulary, tokens, rng, form, render=render, context=self.context, origin=origin
@@ -137,9 +139,9 @@ class PromptFactory:
     """
     Factory of prompts of exact length.
 
-    The prompts depend on *seed* and *key*: the seed of the run, and a key that distinguishes the questions. Each call
-    of one factory returns a new prompt. Two prompts differ from their first block on, so a prefix cache cannot reuse
-    one for the other. *reader* provides the tokenizer and a text, for the kinds that need them.
+    The prompts depend on *seed* (of the run) and *key* (which distinguishes the questions). Each call of one factory
+    returns a new prompt. Two prompts differ from their first block on, so a prefix cache cannot reuse one for the
+    other. *reader* provides the tokenizer and a text, for the kinds that need them.
     """
 
     def __init__(
@@ -151,11 +153,11 @@ class PromptFactory:
 
     def __call__(self, tokens: int | str) -> Prompt:
         """
-        Return a new prompt of exactly *tokens* random ordinary ids without BOS; *tokens* is 10000 or "128Ki".
-        Raises `PromptError`.
+        Return a new prompt of exactly *tokens* random ordinary ids without BOS; *tokens* is 10000 or "128Ki". Raises
+        `PromptError`.
 
-        The probability that a prompt of 16 tokens or more repeats the first block of another is negligible (1 in
-        10^48 for an ordinary range of a thousand ids).
+        The probability that a prompt of 16 tokens or more repeats the first block of another is negligible (1 in 10^48
+        for an ordinary range of a thousand ids).
         """
         length, rng = self._draw(tokens)
         low, high = self.ordinary_ids
@@ -164,7 +166,7 @@ class PromptFactory:
         return Prompt(ids, self.seed, self.key)
 
     def constant(self, key: str) -> "PromptFactory":
-        """Return a factory whose prompts depend on *key* alone: the same in every run and for every question."""
+        """Return a factory whose prompts depend only on *key*: they are the same in every run and for every question."""
         return PromptFactory(0, key, self.ordinary_ids, self._make_reader)
 
     def natural(self, tokens: int | str) -> Prompt:
@@ -199,10 +201,10 @@ class PromptFactory:
 
     def text(self, tokens: int | str, *, over: bool = False) -> Text:
         """
-        Return a text that the model's tokenizer encodes to exactly *tokens* tokens, special tokens included; the
-        length is verified.
+        Return a text that the model's tokenizer encodes to exactly *tokens* tokens, special tokens included. The length
+        is verified.
 
-        With *over* the server is expected to refuse the text, and the text may exceed its character limit.
+        With *over*, the server is expected to refuse the text, and the text may exceed its character limit.
         """
         length, rng = self._draw(tokens)
         reader = replace(self._reader(), context=None) if over else self._reader()
@@ -247,8 +249,9 @@ class PromptFactory:
 
 def tokens(count: int | str, seed: int = 0, ordinary_ids: tuple[int, int] = _ORDINARY_IDS) -> Prompt:
     """
-    A prompt of exactly *count* random token ids, written 10000 or "128Ki". Raises `PromptError`.
+    Make a prompt of exactly *count* random token ids, written 10000 or "128Ki". Raises `PromptError`.
 
-    The same *count*, *seed* and *ordinary_ids* give the same prompt on every machine; another seed gives another prompt.
+    The same *count*, *seed* and *ordinary_ids* give the same prompt on every machine. Another seed gives another
+    prompt.
     """
     return PromptFactory(seed, "tokens", ordinary_ids)(count)

@@ -37,7 +37,7 @@ OBJECTS: Final = (
     "volcano",
     "chariot",
 )
-"""With `MATERIALS`, the words that name what a needle is about: a hundred pairs."""
+"""Together with `MATERIALS`, the names of the things that needles describe: a hundred pairs."""
 _NEAR_TOKENS: Final = 256
 """Maximum distance in tokens by which a needle is moved to the border of a sentence."""
 

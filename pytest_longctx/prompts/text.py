@@ -77,10 +77,10 @@ def _cut(vocabulary: ModelTokenizer, chunks: Iterable[str], piece_chars: int, sk
 
 def border(vocabulary: ModelTokenizer, text: str, start: int) -> tuple[int, int] | None:
     """
-    Return the first place from *start* on where a prompt's *text* can be cut, and how many characters to
-    leave out after it.
+    Return the first place from *start* on at which a prompt's *text* can be cut, and how many characters to omit after
+    it.
 
-    A tokenizer that adds a space before every text needs the border's own space left out. Returns ``None`` if none of
+    If a tokenizer adds a space before every text, the space at the border must be omitted. Return ``None`` if none of
     the first 32 candidates is valid.
     """
     end = min(len(text) - 1, start + 4 * _AROUND_CHARS)
@@ -97,7 +97,10 @@ def border(vocabulary: ModelTokenizer, text: str, start: int) -> tuple[int, int]
 _TAIL_CHARS: Final = 1024
 _REACH_CHARS: Final = 64
 _MARKS: Final = ("", ".", ",", "!", "?", ";", "1", " 1", " 1,", " 1, 2")
-"""Ends of a text, tried in this order. The last ones add two tokens and more, for a length that only a line break would reach."""
+"""
+Ends of a text, tried in this order. The last ones add two tokens and more, for a length that only a line break would
+reach.
+"""
 _JSON_CHARS: Final = 1 << 20
 
 
@@ -135,8 +138,8 @@ class Text:
 
 def character_limit(vocabulary: ModelTokenizer, context: int) -> int:
     """
-    Return the character limit of a vLLM (0.32, renderers/params.py) with *context* input tokens, which applies before
-    tokenisation.
+    Return the character limit of vLLM (0.32, renderers/params.py) with *context* input tokens. It applies before
+    tokenization.
     """
     return context * vocabulary.longest_token
 
@@ -189,8 +192,8 @@ def exact_text(
 
 def _back(vocabulary: ModelTokenizer, done: list[Piece], reach: int) -> Piece:
     """
-    Remove the last encoded piece from *done*, put back the part that is certainly needed, and return the
-    rest, which must be cut.
+    Remove the last encoded piece from *done*, keep the part that is certainly needed, and return the rest, which must
+    be cut.
     """
     last = done.pop()
     reach -= sum(piece.ids.size for piece in done)
@@ -277,7 +280,7 @@ def renderer(where: str, *, download: bool = False) -> Render:
 
 def frame(render: Render, head: list[Message]) -> tuple[str, str]:
     """
-    The text before and after a user message that follows the messages *head*, as rendered.
+    Return the text before and after a user message that follows the messages *head*, as rendered.
 
     Raises `PromptError` for a template that changes the message.
     """

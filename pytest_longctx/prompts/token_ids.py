@@ -15,14 +15,14 @@ Ids = npt.NDArray[np.uint32]
 
 _CHUNK_TOKENS = 1 << 20
 LONGEST_TOKENS = 1_000_000_000
-"""Maximum length of a prompt: a hundred times the context of current engines. Its ids take 4 GB."""
+"""Maximum length of a prompt, a hundred times the context of current engines. Its ids take 4 GB."""
 
 
 COMPLETIONS = "/v1/completions"
 
 
 class Sendable(Protocol):
-    """Interface of a prompt for a client, for ids, text and messages alike: endpoint, length in tokens, and JSON."""
+    """Interface of a prompt for a client, whether ids, text or messages: endpoint, length in tokens, and JSON."""
 
     path: ClassVar[str]
     member: ClassVar[str]
@@ -76,7 +76,7 @@ class Prompt:
 
 def _decimal_table(largest: int) -> npt.NDArray[np.bytes_]:
     """
-    Return a table in which row i is i in decimal with a comma, left-padded with spaces, which JSON allows, to a fixed
+    Return a table whose row i is i in decimal with a comma, left-padded with spaces, which JSON allows, to a fixed
     width.
     """
     # Rounded up within the same number of digits, because a table for each prompt's largest id would cost more than the prompt.
@@ -100,8 +100,8 @@ Draw = Callable[[int], Prompt]
 
 def turns(draw: Draw, first: int, answer: int, new: int, count: int) -> Iterator[Prompt]:
     """
-    Return *count* turns of one conversation. Each turn is the previous one, *answer* tokens in place of its answer, and
-    *new* tokens.
+    Return *count* turns of one conversation. Each is the previous one, *answer* tokens instead of its answer, and *new*
+    tokens.
 
     Turn k (from 0) has first + k * (answer + new) tokens. Raises `PromptError`.
     """

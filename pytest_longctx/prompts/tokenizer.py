@@ -41,7 +41,7 @@ class ModelTokenizer:
 
     @cached_property
     def lead(self) -> Ids:
-        """Tokens that a server puts before a text: BOS, or none."""
+        """Tokens that a server adds before a text: BOS, or none."""
         bare, full = self.ids("a"), self.ids("a", special=True)
         places = [at for at in range(full.size) if np.array_equal(full[at : at + bare.size], bare)]
         return full[: places[0]] if places else full[:0]
@@ -64,12 +64,12 @@ class ModelTokenizer:
         return self.rust.token_to_id(model["unk_token"]) if model.get("unk_token") else found
 
     def ids(self, text: str, *, special: bool = False) -> Ids:
-        """Return the ids of a short text, which is held as a list temporarily."""
+        """Return the ids of a short text. They are temporarily a list."""
         return np.array(self.rust.encode(text, add_special_tokens=special).ids, dtype=np.uint32)
 
     def count(self, text: str, *, special: bool = False) -> int:
         """
-        Return the number of tokens of *text*, encoded in one call as a server does. Needs about 600 bytes for each
+        Return the number of tokens of *text*, encoded in one call as a server does. This needs about 600 bytes per
         token.
         """
         return len(self.rust.encode_batch_fast([text], add_special_tokens=special)[0])

@@ -81,10 +81,6 @@ def static_fraction(
     graph. *devices*: those of tensor and pipeline parallelism together. *prefill_mib*: memory that prefill graphs
     reserve, if it does not follow from their number.
 
-    *decode_graphs* is the largest batch of a decode graph, None with graphs off; *prefill_tokens* the largest prefill graph;
-    *devices* those of tensor and pipeline parallelism together; *prefill_mib* what prefill graphs reserve, where it is not by
-    their number.
-
     >>> static_fraction(81_559, 8192, 256, 8192), static_fraction(143_771, 8192, 256, 8192)
     (0.83, 0.903)
     """

@@ -61,9 +61,8 @@ def radix_walk_s(tokens: int, chunk_tokens: int, window: int | None = None) -> f
     are in copies above `MAPPED_FROM_TOKENS`.
 
     The rates are fitted to one run, whose log has the time of every hundredth chunk. The walk added 1.4 s at 1M, 16.5 s
-    at 2M and 446 s at 5M tokens to the time without a tree, in chunks of 8,192. The formula gives 2.3, 19 and 436 s. A
-    run that was not used for the fit had 57 s of idle GPU, of which the walk took 46 s, at 5M in chunks of 32,768; the
-    formula gives 55 s.
+    at 2M and 446 s at 5M tokens to the time without a tree, in chunks of 8,192. The formula gives 2.3, 19 and 436 s. Not
+    used for the fit: the walk added 46 s at 5M in chunks of 32,768, with 57 s of idle GPU; the formula gives 55 s.
 
     >>> round(radix_walk_s(5_000_000, 8192)), round(radix_walk_s(5_000_000, 32768, window=8192))
     (436, 55)

@@ -247,9 +247,6 @@ def predict(
 
     *in_flight* is the number of tokens that may be computed at once, if more than one batch. The outcome is in doubt if
     the bounds of the memory beside weights and cache differ in outcome. Raises `pages.UnlaidError`.
-
-    *in_flight* is how many tokens may be computed at once, if more than one batch. The outcome is in doubt where the bounds of
-    what is taken beside weights and cache would turn it. Raises `pages.UnlaidError`.
     """
     weights = weight_range(shape, weight_value_bytes, tensor_parallel)
     kept = weights.expected - outside.offloaded_bytes(beside.flags, weights.expected)

@@ -107,9 +107,6 @@ def nearest(alone: Array, rest: Array, left: Array, most: Array) -> tuple[Array,
     *alone*: the reference's probabilities, one row for each position. *rest*: its probability of all other tokens.
     *left*: what the other server gives to both together. No token of *alone* can have more than *most* of it. All other
     tokens share *left* in proportion.
-
-    *alone*: those of the reference, a row for each position. *rest*: its probability of all others. *left*: what the other
-    server gives to both together, of which no token of *alone* can have more than *most*. All others share *left* in proportion.
     """
     falling = -np.sort(-alone, axis=1)
     count = alone.shape[1]

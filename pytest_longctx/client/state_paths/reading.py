@@ -146,12 +146,7 @@ def gap_nats(readings: Sequence[Reading], colds: Mapping[str, Sequence[Exchange]
 
 
 def allowed_nats(noise: float) -> float:
-    """
-    Largest log-probability difference that rounding explains: `TIE_NATS`, or `NOISE_FACTOR` times *noise*.
-
-    Largest log-probability difference of readings that rounding explains: `TIE_NATS`, or `NOISE_FACTOR` times
-    *noise*.
-    """
+    """Largest log-probability difference that rounding explains: `TIE_NATS`, or `NOISE_FACTOR` times *noise*."""
     return max(TIE_NATS, NOISE_FACTOR * noise)
 
 

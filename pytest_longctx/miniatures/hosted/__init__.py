@@ -1,7 +1,7 @@
 """
-Hosted APIs in miniature: what a client sees of a provider that gives a URL, a key and a model name, and nothing else.
+Hosted APIs in miniature, as a client sees them: only a URL, a key and a model name are known.
 
-Each miniature reads its prompt: it tokenizes it, answers a question from the text that it kept, and counts what it read. A
-fault therefore has the effect that it has at a provider.
-``python -m pytest_longctx.miniatures.hosted --help`` shows how to start one.
+Each miniature reads its prompt: it tokenizes it, answers a question from the text that it kept, and counts what it
+read. A fault therefore has the effect that it has at a provider. ``python -m pytest_longctx.miniatures.hosted --help``
+shows how to start one.
 """

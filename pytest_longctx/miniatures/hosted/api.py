@@ -32,7 +32,7 @@ from pytest_longctx.miniatures.hosted.tokens import Ids, deltas, encode, special
 DEFAULT_ANSWER_TOKENS: Final = 1024
 """Longest answer if the client sets no maximum."""
 DIALECT_NAMES: Final = ("chat", "text", "ids", "responses", "generate")
-"""What a miniature may speak; ``text`` and ``ids`` are the two forms of a prompt of completions."""
+"""The dialects of a miniature; ``text`` and ``ids`` are the two forms of a prompt of completions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +48,43 @@ class Received:
 
 @dataclass
 class HostedApi:
-    """A hosted API that does what it says."""
+    """A hosted API without a fault."""
 
     model: str = "miniature"
     limit: int = 131_072
-    """Context limit in tokens, of the prompt after its template and of the answer that was asked for."""
+    """Context limit in tokens, of the prompt after its template and of the requested answer."""
     key: str | None = None
-    """Key that clients need; None: none is needed."""
+    """Key that clients need; None if none is needed."""
     dialects: tuple[str, ...] = ("chat",)
     refusal: str = "openai"
-    """Wording of a refusal of a prompt that is too long: a name in `REFUSALS`."""
+    """Wording of the refusal of a prompt that is too long: a name in `REFUSALS`."""
     counts_answer: bool = True
-    """Whether the limit is that of prompt and answer. Otherwise it is that of the prompt, and the answer has its own."""
+    """
+    Whether the limit applies to prompt and answer together. If not, it applies to the prompt, and the answer has its
+    own.
+    """
     shortens: bool = False
-    """Whether an answer that would exceed the limit is shortened, as by vLLM's chat completions, instead of refused."""
+    """
+    Whether an answer that would exceed the limit is shortened, as in vLLM's chat completions. If not, it is refused.
+    """
     wordless: bool = False
-    """Whether the model ends its answer at once if the prompt asks nothing: one token, which has no text."""
+    """Whether the model ends its answer at once if the prompt has no question: one token without text."""
     answer_limit: int = 1 << 17
-    """Highest ``max_tokens``; more is refused."""
+    """Highest ``max_tokens``. More is refused."""
     listed: int | None = None
-    """Length that ``/v1/models`` lists, in *listing_field*; None: it lists none."""
+    """Length that ``/v1/models`` lists in *listing_field*; None if it lists none."""
     listing_field: str = "context_length"
-    """``n_ctx`` is in ``meta``, beside the longer context of the training, as llama.cpp's server lists them."""
+    """
+    Field of the listed length. ``n_ctx`` is in ``meta``, with the longer context of the training, as in llama.cpp's
+    server.
+    """
     reports_cached: bool = True
     """Whether usage has cached tokens."""
     tokens_per_event: int = 1
     comments: bool = False
     """Whether a stream begins with a comment, as OpenRouter's do while a request waits."""
     counts_reused: bool = True
-    """Whether the counter in ``/metrics`` has tokens that the cache had; llama.cpp's server leaves them out."""
+    """Whether the counter in ``/metrics`` includes cached tokens. llama.cpp's server omits them."""
     pages: bool = False
     """Whether ``/health`` and ``/metrics`` exist."""
     cache: PrefixCache = field(default_factory=PrefixCache)
@@ -114,7 +122,7 @@ class HostedApi:
             self.received.append(row)
 
     def route(self, path: str) -> Dialect:
-        """Return the dialect that the hosted API speaks at *path*."""
+        """Return the dialect of the hosted API at *path*."""
         for name in self.dialects:
             dialect = DIALECTS["completions" if name in {"text", "ids"} else name]
             if dialect.path == path:
@@ -122,7 +130,7 @@ class HostedApi:
         raise RequestError(f"Invalid URL (POST {path})", status=404)
 
     def admit(self, post: Post) -> None:
-        """Refuse a request with a wrong API key, and one above the rate limit."""
+        """Refuse a request with a wrong API key, or above the rate limit."""
         if not self.knows(post.headers.get("authorization", "")):
             raise RequestError("Incorrect API key provided.", status=401, code="invalid_api_key")
         wait_s = self.rate_limit.take() if self.rate_limit else None
@@ -139,7 +147,7 @@ class HostedApi:
         return {"Retry-After": str(math.ceil(wait_s))}
 
     def parse(self, dialect: Dialect, post: Post) -> Call:
-        """Parse the body of a request to the hosted API, and refuse what the API does not serve."""
+        """Parse the body of a request to the hosted API, and refuse anything that the API does not serve."""
         try:
             body = json.loads(post.body)
         except ValueError:
@@ -163,11 +171,11 @@ class HostedApi:
         return bool(model == self.model)
 
     def parsed(self, dialect: Dialect, body: dict[str, Any]) -> Call:
-        """Return the call that the hosted API reads from *body*."""
+        """Parse *body* into a call of the hosted API."""
         return dialect.parse(body)
 
     def complete(self, dialect: Dialect, call: Call) -> Reply:
-        """Answer *call* as the hosted API: a refusal of its length, a whole answer, or a stream."""
+        """Answer *call* as the hosted API: refuse its length, or return a whole answer or a stream."""
         sent = self.rendered(call.messages)
         call.prompt_tokens = len(sent)
         if over := self.over_length(call, sent):
@@ -191,10 +199,7 @@ class HostedApi:
     # What a fault may change.
 
     def rendered(self, messages: tuple[Message, ...]) -> Ids:
-        """
-        Return the prompt as the hosted model gets it: five template tokens for each message, and two before
-        the answer.
-        """
+        """Return the prompt as the hosted model sees it: five template tokens for each message, and two before the answer."""
         ids: Ids = encode("")
         for message in messages:
             if message.role:
@@ -208,7 +213,7 @@ class HostedApi:
         return ids
 
     def over_length(self, call: Call, sent: Ids) -> OverLength | None:
-        """Return how *call* exceeds the context limit, or None. At least one token must be left for the answer."""
+        """Return how *call* exceeds the context limit, or None. At least one token must remain for the answer."""
         asked = call.max_tokens if self.counts_answer and not self.shortens else 0
         if len(sent) + max(asked or 0, 1 if self.counts_answer else 0) <= self.limit:
             return None
@@ -224,7 +229,7 @@ class HostedApi:
         return messages
 
     def cached(self, call: Call, kept: Ids) -> int:
-        """Return the prompt tokens that the hosted API read before, and store the prompt in its cache."""
+        """Return the number of prompt tokens that are in the hosted API's cache, and add the prompt to it."""
         return self.cache.read(kept, call.salt)
 
     def maximum(self, call: Call, kept: Ids) -> int:
@@ -233,10 +238,7 @@ class HostedApi:
         return min(call.max_tokens or DEFAULT_ANSWER_TOKENS, max(room, 1))
 
     def generated(self, call: Call, kept: Ids, cached: int) -> Answer:
-        """
-        Return the hosted model's answer to a prompt of which *kept* is read. The token that ends an answer
-        counts.
-        """
+        """Return the hosted model's answer to a prompt of which it read *kept*. The token that ends an answer counts."""
         maximum = self.maximum(call, kept)
         if self.wordless and not reading.asks(kept):
             return Answer([], 1, "stop")
@@ -248,7 +250,7 @@ class HostedApi:
         return self.stopped(answer, call.stop)
 
     def sample_seed(self, call: Call) -> int:
-        """Return the seed of a sampled answer of the hosted model: that of the client, else a new one."""
+        """Return the seed of a sampled answer: the client's, else a new one."""
         return call.seed if call.seed is not None else self.seed + next(self.numbers)
 
     def stopped(self, answer: Answer, stops: tuple[str, ...]) -> Answer:

@@ -1,4 +1,4 @@
-"""A parsed request of any dialect, and what a server makes of it."""
+"""A parsed request of any dialect, and the server's answer to it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from pytest_longctx.miniatures.hosted.tokens import Ids
 
 
 class RequestError(Exception):
-    """A request that is refused before its prompt is read. *param* is the field at fault, *status* the HTTP status."""
+    """A request that is refused before its prompt is read. *param* is the wrong field, *status* the HTTP status."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class RequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a prompt. Role "" is a plain prompt: it takes no template."""
+    """One message of a prompt. The role "" is a plain prompt without a template."""
 
     role: str
     ids: Ids
@@ -52,7 +52,7 @@ class Call:
     named: frozenset[str] = frozenset()
     """Fields that the request contains."""
     prompt_tokens: int | None = None
-    """Tokens of the rendered prompt, once the server has counted them."""
+    """Tokens of the rendered prompt, after the server has counted them."""
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class Post:
 
 @dataclass(slots=True)
 class Whole:
-    """A response with a body of known length: JSON, or *body* as it is."""
+    """A response with a body of known length: JSON, or *body* unchanged."""
 
     status: int
     body: Any
@@ -101,7 +101,10 @@ class Whole:
 
 @dataclass(slots=True)
 class Event:
-    """One event of a stream: its name, if the dialect has names, and its data (JSON, or text as it is). No data: a comment."""
+    """
+    One event of a stream: its name, if the dialect has names, and its data (JSON, or text unchanged). No data: a
+    comment.
+    """
 
     data: Any
     name: str | None = None
@@ -114,7 +117,7 @@ class Stream:
     events: Iterator[Event]
     headers: dict[str, str] = field(default_factory=dict)
     buffered: bool = False
-    """Whether the path holds all events back until the last."""
+    """Whether the path holds back all events until the last."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The dialects of hosted APIs: how each writes a request, a whole answer, and the events of a stream."""
+"""The dialects of hosted APIs: the form of a request, of a whole answer, and of the events of a stream."""
 
 import time
 from array import array
@@ -26,7 +26,7 @@ class Dialect:
 
 
 def _number(body: Body, names: tuple[str, ...], low: float, high: float, *, whole: bool) -> Any:
-    """Return the number that *body* sets in a dialect: the value of the first of *names* present."""
+    """Return the number that *body* sets in a dialect: the value of the first of *names* that is present."""
     for name in names:
         value = body.get(name)
         if value is None:

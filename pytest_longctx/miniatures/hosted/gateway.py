@@ -27,13 +27,16 @@ class Gateway:
 
     upstream: str
     body_limit_bytes: int | None = None
-    """A larger body gets status 413; nginx's default is 1 MiB."""
+    """A larger body gets status 413. nginx's default is 1 MiB."""
     buffers: bool = False
-    """Whether a stream is passed on after its end."""
+    """Whether a stream is passed on only after its end."""
     repeats: bool = False
     """Whether every request is sent twice, and the second answer passed on."""
     silence_s: float | None = None
-    """Longest wait for the first byte of an answer, and between two, in seconds; then status 504. nginx's default is 60."""
+    """
+    Longest wait for the first byte of an answer, and between two bytes, in seconds; then status 504. nginx's default is
+    60.
+    """
     latency: Latency = field(default_factory=Latency)
 
     def get(self, post: Post) -> Reply:
@@ -76,8 +79,8 @@ class Gateway:
 
 def _events(upstream: http.client.HTTPConnection, answer: http.client.HTTPResponse) -> Iterator[Event]:
     """
-    Yield the events of *answer* as they reach the gateway. A ConnectionResetError tells that the server broke
-    off.
+    Yield the events of *answer* as they reach the gateway. Raises ConnectionResetError if the server closed the
+    connection.
     """
     name: str | None = None
     try:

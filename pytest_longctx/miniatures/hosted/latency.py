@@ -19,7 +19,7 @@ class Latency:
     decode_tokens_per_s: float | None = None
     seed: int = 0
     stopped: Event = field(default_factory=Event)
-    """Set when the server stops: every wait then ends at once."""
+    """Set when the server stops. Every wait then ends at once."""
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A prefix cache of token blocks, as engines have: it knows how many tokens at the start of a prompt were read before."""
+"""A prefix cache of token blocks, as in engines: the number of tokens at the start of a prompt that were read before."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -9,20 +9,17 @@ from pytest_longctx.miniatures.hosted.tokens import Ids
 
 @dataclass
 class PrefixCache:
-    """Blocks that were read, each by the hash of its tokens and of all before it."""
+    """Blocks that were read. The key is the hash of a block's tokens and of all before it."""
 
     block_tokens: int = 16
     minimum_tokens: int = 0
-    """A shorter common prefix is not reported; some providers report from 1,024 tokens on."""
+    """A shorter common prefix is not reported. Some providers report from 1,024 tokens on."""
     capacity_blocks: int = 1 << 18
     _blocks: OrderedDict[int, None] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
     def read(self, ids: Ids, salt: str = "") -> int:
-        """
-        Store *ids* in the prefix cache under *salt*. Returns how many were cached: whole blocks, without the
-        last token.
-        """
+        """Store *ids* in the prefix cache under *salt*. Return how many were cached: whole blocks, without the last token."""
         data, width = memoryview(ids).cast("B"), self.block_tokens * ids.itemsize
         before, found, matching = hash(salt), 0, True
         with self._lock:

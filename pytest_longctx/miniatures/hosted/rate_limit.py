@@ -1,4 +1,4 @@
-"""A limit of requests in a time, as hosted APIs have."""
+"""A limit on requests per time, as in hosted APIs."""
 
 import time
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from threading import Lock
 
 @dataclass
 class RateLimit:
-    """At most *requests* in *per_s* seconds; unused requests are saved up to *requests*."""
+    """At most *requests* in *per_s* seconds. Unused requests accumulate up to *requests*."""
 
     requests: int
     per_s: float = 60.0
@@ -19,7 +19,7 @@ class RateLimit:
         self._left, self._at_s = float(self.requests), time.monotonic()
 
     def take(self) -> float | None:
-        """Take one request from the rate limit. Returns the seconds until one is free if there is none now."""
+        """Take one request from the rate limit. If none is free, return the seconds until one is."""
         with self._lock:
             now_s = time.monotonic()
             self._left = min(self.requests, self._left + (now_s - self._at_s) * self.requests / self.per_s)

@@ -1,4 +1,4 @@
-"""What a miniature says of the prompt that it read: the codes in it, a count, or words that only this prompt gives."""
+"""A miniature's answer to the prompt that it read: the codes in it, a count, or words that only this prompt gives."""
 
 import hashlib
 import re
@@ -60,13 +60,13 @@ _PROSE: Final = (
     ),
 )
 PROSE_TOKENS: Final = 700
-"""Tokens after which free text ends by itself, unless the client ignores that."""
+"""Tokens after which free text ends by itself, unless the client disables that."""
 
 
 def asked_things(text: str) -> list[str] | None:
     """
-    Return the things whose codes the read prompt *text* asks for, in order; None if it asks for none. The
-    first task left counts.
+    Return the things whose codes the read prompt *text* asks for, in order; None if it asks for none. The first task
+    decides.
     """
     if task := TASK.search(text):
         return re.split(r", and |, | and ", task[1])
@@ -81,7 +81,7 @@ def asks(ids: Ids) -> bool:
 
 
 def codes(text: str, things: list[str]) -> str:
-    """Return the codes that the read prompt *text* states of *things*; ``unknown`` for a thing without a code."""
+    """Return the codes of *things* in the read prompt *text*; ``unknown`` for a thing without a code."""
     stated: dict[str, str] = {}
     for thing, code in _FACT.findall(text):
         stated.setdefault(thing, code)
@@ -103,11 +103,10 @@ def _prose(ids: Ids, salt: str) -> Iterator[str]:
 
 def spoken(ids: Ids, salt: str, limit: int, *, endless: bool) -> Ids:
     """
-    Return up to *limit* answer tokens to the prompt *ids* as read, one more than the answer has if it would
-    go on.
+    Return up to *limit* answer tokens to the prompt *ids* as read, one more than the answer has if it would continue.
 
-    *salt* is empty for a greedy answer, and differs between two sampled ones; codes and counts do not depend on it. An
-    *endless* answer goes on with free text where the answer itself ends.
+    *salt* is empty for a greedy answer, and differs between sampled ones. Codes and counts do not depend on it. An
+    *endless* answer continues with free text after its end.
     """
     text = decode(ids)
     parts: Iterator[str]

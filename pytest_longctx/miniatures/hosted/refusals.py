@@ -1,7 +1,8 @@
 """
-How providers and engines word the refusal of a prompt that is too long: status and body.
+Refusals of prompts that are too long, as providers and engines write them: status and body.
 
-The texts are those of public reports and of the engines' sources (2023 to 2026): an OpenAI client parses all but the flat ones.
+The texts are from public reports and from the engines' sources (2023 to 2026). An OpenAI client parses all but the flat
+ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class OverLength:
-    """A request that is too long, in tokens. *asked* is None if the client set no maximum of the answer."""
+    """A request that is too long, in tokens. *asked* is None if the client set no maximum for the answer."""
 
     limit: int
     prompt: int
@@ -26,7 +27,7 @@ class OverLength:
 
     @property
     def total(self) -> int:
-        """Tokens of the refused request in all: prompt and answer."""
+        """Tokens of the refused request: prompt and answer together."""
         return self.prompt + self.answer
 
 
@@ -40,7 +41,7 @@ def error(message: str, kind: str = "invalid_request_error", param: str | None =
 
 
 def openai(it: OverLength) -> Refusal:
-    """Refusal of a prompt that is too long by OpenAI's chat completions."""
+    """Refusal by OpenAI's chat completions."""
     if it.prompt > it.limit or not it.asked:
         seen, advice = f"your messages resulted in {it.prompt} tokens", "the length of the messages"
     else:
@@ -162,7 +163,7 @@ def litellm(it: OverLength) -> Refusal:
 
 
 def gateway(it: OverLength) -> Refusal:
-    """A gateway's refusal of a prompt that is too long: it puts the engine's error body, as text, into its own."""
+    """A gateway's refusal of a prompt that is too long. It puts the engine's error body, as text, into its own."""
     return 400, {
         "detail": f'Upstream error 400: {{"error": {{"message": "maximum context length is {it.limit:,} tokens"}}}}'
     }

@@ -1,4 +1,4 @@
-"""A tokenizer of fixed vocabulary: three letters, three digits, some whole words, single bytes. It is no model's."""
+"""A tokenizer with a fixed vocabulary of no real model: three letters, three digits, some whole words, single bytes."""
 
 import re
 from array import array
@@ -28,7 +28,7 @@ SPECIAL: Final = (
     "<|tool|>",
     "<|eos|>",
 )
-"""Tokens that no text produces; the last of the vocabulary."""
+"""Tokens that no text produces, at the end of the vocabulary."""
 
 
 class Vocabulary(NamedTuple):
@@ -40,7 +40,7 @@ class Vocabulary(NamedTuple):
 
 @cache
 def vocabulary() -> Vocabulary:
-    """Return the tokenizer's vocabulary; it is built at the first use, in some 30 ms."""
+    """Return the tokenizer's vocabulary. It is built at the first use, in some 30 ms."""
     pieces = [bytes((value,)) for value in range(256)]
     pieces += [f"{value:0{width}d}".encode() for width in (1, 2, 3) for value in range(10**width)]
     pieces += [f" {word}".encode() for word in _WORDS]
@@ -81,7 +81,7 @@ def decode(ids: Iterable[int]) -> str:
 
 
 def deltas(ids: Iterable[int]) -> list[str]:
-    """Return the text that each token of *ids* adds: none while a character of several bytes is incomplete."""
+    """Return the text that each token of *ids* adds; none while a character of several bytes is incomplete."""
     pieces, held, parts = vocabulary().pieces, b"", []
     for number in ids:
         held += pieces[number]

@@ -14,11 +14,11 @@ from pytest_longctx.miniatures.hosted.latency import Latency
 
 
 class Answering(Protocol):
-    """What is served: `HostedApi`, or a gateway."""
+    """The served object: `HostedApi`, or a gateway."""
 
     @property
     def latency(self) -> Latency:
-        """Delays of the served miniature; their flag ends them all."""
+        """Delays of the served miniature. Their flag ends them all."""
 
     def get(self, post: Post) -> Reply:
         """Answer an HTTP GET request."""
@@ -97,7 +97,7 @@ class Connection(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _silence(self) -> None:
-        """Send nothing over HTTP until the client disconnects: the socket is then readable and returns no data."""
+        """Send nothing until the client disconnects. The socket is then readable and returns no data."""
         self.close_connection = True
         while not self.server.api.latency.stopped.is_set():
             readable, _, _ = select.select([self.connection], [], [], 0.2)
@@ -130,7 +130,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(api: Answering, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve the miniature *api* over HTTP in a thread; port 0 takes a free one. Yields its URL."""
+    """Serve the miniature *api* over HTTP in a thread, and yield its URL. Port 0 takes a free one."""
     server = Server((host, port), api)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

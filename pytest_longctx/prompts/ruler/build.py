@@ -20,7 +20,7 @@ Form = Literal["ids", "text", "chat"]
 
 
 _DRAWN: Final = 8
-"""Texts that are drawn before a length is given up."""
+"""Texts drawn before a length is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,11 @@ def build(
     origin: tuple[int, str] = (0, ""),
 ) -> Posed:
     """
-    Return a new prompt of the task *name* with exactly *tokens* tokens; a chat needs *render*. *origin* is recorded with it.
+    Return a new prompt of the task *name* with exactly *tokens* tokens. A chat needs *render*. *origin* is recorded
+    with it.
 
-    Ids begin with BOS if the tokenizer adds one, and the tokens that it adds to a text are counted, as in other prompts.
-    Raises `PromptError`.
+    Ids begin with BOS if the tokenizer adds one. Tokens that the tokenizer adds to a text are counted, as in other
+    prompts. Raises `PromptError`.
     """
     if name not in TASKS:
         raise PromptError(unknown("RULER task", name, TASKS))
@@ -81,7 +82,7 @@ def build(
 
 
 def write(task: Task, material: Material, room: Room, rng: np.random.Generator) -> Written:
-    """Return the text of *task* in *room*, drawn again if no end of it has the exact length. Raises `PromptError`."""
+    """Return the text of *task* in *room*. If no end of it has the exact length, draw it again. Raises `PromptError`."""
     for _ in range(_DRAWN):
         with suppress(NoExactTextError):
             return _drawn(task, material, room, rng)

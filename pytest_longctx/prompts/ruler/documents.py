@@ -1,4 +1,4 @@
-"""Questions on documents among others: ``qa_1`` with SQuAD's, ``qa_2`` with HotpotQA's."""
+"""Questions on documents among others: ``qa_1`` from SQuAD, ``qa_2`` from HotpotQA."""
 
 from collections.abc import Iterator
 from itertools import cycle
@@ -13,7 +13,7 @@ from pytest_longctx.prompts.ruler.niah import Written
 from pytest_longctx.prompts.ruler.tasks import Task
 
 _DRAWN: Final = 64
-"""Questions that are drawn until the documents of one fit."""
+"""Questions drawn until the documents of one fit."""
 
 _MOST_FILLED: Final = 0.9
 """Share of the context that a question's own documents may take."""
@@ -21,9 +21,9 @@ _MOST_FILLED: Final = 0.9
 
 def write(task: Task, material: Material, room: Room, rng: np.random.Generator) -> Written:
     """
-    Return the text of *task* in *room*: documents, those of the question among them at random places, and the question.
+    Return the text of *task* in *room*: documents, with those of the question at random places, and the question.
 
-    The last document, which is none of the question's, is cut where the length is reached. Raises `PromptError`.
+    The last document, which is not one of the question's, is cut at the exact length. Raises `PromptError`.
     """
     questions = material.questions(task.questions)
     asked = _drawn(questions, room, rng)
@@ -37,7 +37,7 @@ def write(task: Task, material: Material, room: Room, rng: np.random.Generator) 
 
 
 def _drawn(questions: Questions, room: Room, rng: np.random.Generator) -> Asked:
-    """A random question whose own documents fit."""
+    """Draw a question whose own documents fit."""
     least = room.tokens
     for _ in range(_DRAWN):
         asked = questions.asked[int(rng.integers(len(questions.asked)))]
@@ -49,7 +49,7 @@ def _drawn(questions: Questions, room: Room, rng: np.random.Generator) -> Asked:
 
 
 def _draft(heading: str, questions: Questions, asked: Asked, chars: int, rng: np.random.Generator) -> Draft:
-    """Documents of about *chars* characters, in which all of the question's own are whole, and more behind them."""
+    """Return documents of about *chars* characters. Those of the question are complete, and others follow them."""
     own = [questions.documents[each] for each in asked.own]
     left, inside, others = chars - sum(len(each) for each in own), list[str](), _others(questions, asked, rng)
     for text in others:
@@ -76,7 +76,7 @@ def _headed(heading: str, number: int, text: str) -> str:
 
 
 def _others(questions: Questions, asked: Asked, rng: np.random.Generator) -> Iterator[str]:
-    """Documents of the same article, then the others, without end: those of a data set that is too small repeat."""
+    """Yield documents of the same article, then the others, without end. A small data set repeats."""
     near = [asked.near[place] for place in rng.permutation(len(asked.near))]
     known = {*asked.own, *near}
     rest = [int(each) for each in rng.permutation(len(questions.documents)) if int(each) not in known]

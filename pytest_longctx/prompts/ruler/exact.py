@@ -1,7 +1,7 @@
 """
 Fit the text of a task to an exact token count, in one of two ways.
 
-`cut` ends running text (noise, essays, documents) where the count is reached. `closed` ends a list of units (facts, words) with
+`cut` ends running text (noise, essays, documents) at the exact count. `closed` ends a list of units (facts, words) with
 units chosen by their token counts, so that no unit is cut. Both count the whole text once more, as a server does.
 """
 
@@ -20,7 +20,7 @@ _SAMPLE_CHARS: Final = 16_384
 _PIECE_CHARS: Final = 1 << 18
 _TRIES: Final = 6
 _SHORTER: Final = 0.97
-"""Factor by which a draft is shortened if something would be cut that must be kept."""
+"""Factor by which a draft is shortened if a part that must be kept would be cut."""
 _DROPPED_UNITS: Final = 64
 """Units at the end of a list that may be replaced by others."""
 _NEAR_UNITS: Final = 16
@@ -30,7 +30,7 @@ _SPARE_CHARS: Final = 4096
 @dataclass(frozen=True, eq=False)
 class Room:
     """
-    The place of a task's text: *tokens* with the text *before* and *after* it, which a chat template puts there.
+    The place of a task's text: *tokens* with the text *before* and *after* it, which a chat template adds.
 
     With *special*, the tokens that the tokenizer adds to a text are counted. *context* is as in `text.exact_text`.
     """
@@ -47,7 +47,7 @@ class Room:
         return self.vocabulary.count(self.before + text + self.after, special=self.special)
 
     def check(self, text: str) -> None:
-        """Raise `PromptError` if *text* has more characters than a vLLM accepts."""
+        """Raise `PromptError` if *text* has more characters than vLLM accepts."""
         most = character_limit(self.vocabulary, self.context) if self.context else None
         if most is not None and len(self.before) + len(text) + len(self.after) > most:
             raise PromptError(
@@ -57,7 +57,7 @@ class Room:
 
 
 class Draft(NamedTuple):
-    """Text that is longer than needed; its first *least* characters must be kept."""
+    """Text that is longer than needed. Its first *least* characters must be kept."""
 
     text: str
     least: int
@@ -82,16 +82,16 @@ class _Given:
 
 
 def too_small(tokens: int, why: str) -> PromptError:
-    """Return the error for a length in which a task has no room."""
+    """Return the error for a length that is too short for a task."""
     return PromptError(f"a RULER prompt of {tokens:,} tokens was requested; {why}\n  try      a longer prompt")
 
 
 def cut(room: Room, head: str, make: Callable[[int], Draft], tail: str) -> str:
     """
-    Return *head*, a draft that is cut where the whole has ``room.tokens`` tokens, and *tail*.
+    Return *head*, a draft that is cut to give ``room.tokens`` tokens in all, and *tail*.
 
-    ``make(chars)`` returns a draft for about *chars* characters, and is called again with the right number if what must be kept
-    would be cut. Raises `PromptError`.
+    ``make(chars)`` returns a draft for about *chars* characters. It is called again with a better number if a part that
+    must be kept would be cut. Raises `PromptError`.
     """
     spare = room.tokens - room.count(head + tail)
     if spare < 1:
@@ -116,12 +116,12 @@ def cut(room: Room, head: str, make: Callable[[int], Draft], tail: str) -> str:
 
 
 def enough(chars: int) -> int:
-    """Characters that a draft for *chars* characters should have, because tokens per character differ along a text."""
+    """Return the characters to draft for *chars* characters, because tokens per character vary along a text."""
     return chars + chars // 4 + _SPARE_CHARS
 
 
 def sizes(vocabulary: ModelTokenizer, units: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Return about how many tokens each of *units* adds to a text of them."""
+    """Return roughly how many tokens each of *units* adds to a text of them."""
     alone = np.array([len(each) for each in vocabulary.rust.encode_batch_fast(list(units), add_special_tokens=False)])
     few = min(len(units), _DROPPED_UNITS)
     joined = vocabulary.count("".join(units[:few]))
@@ -130,10 +130,10 @@ def sizes(vocabulary: ModelTokenizer, units: Sequence[str]) -> npt.NDArray[np.fl
 
 class Units(NamedTuple):
     """
-    A list of units, each with one character before it that separates it from the one before.
+    A list of units. One character separates each from the one before.
 
-    *closing* are others to end the list with, and *written* writes one of them at a place, which is the number of units before.
-    *hidden* is a unit that is put at a random place.
+    *closing*: other units to end the list with. *written*: writes one of them at a place, which is the number of units
+    before. *hidden*: a unit for a random place.
     """
 
     units: Sequence[str]
@@ -146,7 +146,7 @@ def closed(room: Room, head: str, given: Units, tail: str, rng: np.random.Genera
     """
     Return *head*, most of the units, some of the closing ones, and *tail*, together ``room.tokens`` tokens.
 
-    Returns None if no choice of the closing units gives that count. Raises `PromptError`.
+    Return None if no choice of the closing units gives that count. Raises `PromptError`.
     """
     kept, by_size = list(given.units), _by_size(room.vocabulary, given)
     spare = room.tokens - room.count(head + _listed([*kept, given.hidden]) + tail)
@@ -173,7 +173,7 @@ def closed(room: Room, head: str, given: Units, tail: str, rng: np.random.Genera
 
 
 def _listed(units: Sequence[str]) -> str:
-    """The units, the first without what separates it from one before."""
+    """Return the units. The first has no separator."""
     return "".join(units)[1:]
 
 
@@ -192,7 +192,7 @@ def _chosen(
     spare: int,
     rng: np.random.Generator,
 ) -> list[str] | None:
-    """The closing units that add *spare* tokens between the *kept* units and *tail*."""
+    """Return the closing units that add *spare* tokens between the *kept* units and *tail*."""
     near = "".join(kept[-_NEAR_UNITS:]) or head
     base, goal = room.vocabulary.count(near + tail + room.after), spare
     for _ in range(_TRIES):
@@ -208,7 +208,7 @@ def _chosen(
 
 
 def _picked(by_size: dict[int, list[str]], goal: int, rng: np.random.Generator) -> list[str] | None:
-    """Random choices whose sizes add up to *goal*; None if no sum of sizes does."""
+    """Choose at random sizes that add up to *goal*; None if no sum does."""
     if goal < 0:
         return None
     reached = [True] + [False] * goal
@@ -226,7 +226,7 @@ def _picked(by_size: dict[int, list[str]], goal: int, rng: np.random.Generator) 
 
 
 def _by_size(vocabulary: ModelTokenizer, given: Units) -> dict[int, list[str]]:
-    """The closing units by the tokens that each adds at the end."""
+    """Group the closing units by the tokens that each adds at the end."""
     units = [given.written(len(given.units), each) for each in given.closing]
     twice = vocabulary.rust.encode_batch_fast([each + each for each in units], add_special_tokens=False)
     once = vocabulary.rust.encode_batch_fast(units, add_special_tokens=False)

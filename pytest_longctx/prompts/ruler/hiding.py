@@ -1,4 +1,4 @@
-"""Sentences put between the sentences of a text, or between repeated lines, at chosen places."""
+"""Insert sentences between the sentences of a text, or between repeated lines, at chosen places."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def split(template: str) -> tuple[str, str]:
 
 
 def repeated(text: str, start: int, chars: int) -> str:
-    """Return *chars* characters of *text* from *start* on; after its end it begins again."""
+    """Return *chars* characters of *text* from *start* on. After its end, the text begins again."""
     found = text[start : start + chars]
     while len(found) < chars:
         found = f"{found} {text[: chars - len(found) - 1]}"
@@ -38,7 +38,7 @@ def sentence_start(text: str, place: int) -> int:
 
 
 def in_text(text: str, places: Sequence[float], sentences: Sequence[str]) -> Draft:
-    """Put each of *sentences* before the sentence of *text* that is nearest to its place in characters; places ascend."""
+    """Insert each of *sentences* before the sentence of *text* that is nearest to its place in characters. Places ascend."""
     parts, done = list[str](), 0
     for place, each in zip(places, sentences, strict=True):
         at = max(done, sentence_start(text, round(place)))
@@ -49,7 +49,7 @@ def in_text(text: str, places: Sequence[float], sentences: Sequence[str]) -> Dra
 
 
 def in_lines(line: str, places: Sequence[int], inserted: Sequence[str], chars: int) -> Draft:
-    """Put each of *inserted* before the repetition of *line* with that number; numbers ascend."""
+    """Insert each of *inserted* before the repetition of *line* with that number. Numbers ascend."""
     lines = [line] * (chars // len(line) + 1)
     for place, each in reversed(list(zip(places, inserted, strict=True))):
         lines.insert(place, each)

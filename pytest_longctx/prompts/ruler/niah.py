@@ -15,7 +15,7 @@ DEPTHS: Final = tuple(round(each) / 100 for each in np.linspace(0, 100, 40))
 """The forty published depths at which a fact may be hidden in an essay."""
 
 _CLOSING: Final = 512
-"""Facts among which those are chosen that make a length exact."""
+"""Additional facts from which some are chosen to make a length exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Hidden sentences, and the keys that are asked for with their values."""
+    """Hidden sentences, and the requested keys with their values."""
 
     sentences: tuple[str, ...]
     asked: tuple[str, ...]
@@ -38,7 +38,7 @@ class Facts:
 
 
 def draw(task: Task, material: Material, rng: np.random.Generator) -> Facts:
-    """Draw different keys with their values, and the keys that are asked for."""
+    """Draw different keys with their values, and the keys to request."""
     keys = list[str]()
     while len(keys) < task.key_count:
         keys += [each for each in [drawn(task.keys, material, rng)] if each not in keys]
@@ -69,7 +69,7 @@ def sentence(material: Material, kind: Drawn, key: str, value: str) -> str:
 
 
 def framed(task: Task, material: Material, asked: tuple[str, ...]) -> tuple[str, str]:
-    """Return the template before and after the context. It is in the singular where one value is asked for, as published."""
+    """Return the template before and after the context. If one value is requested, it is in the singular, as published."""
     template, kind = material.templates["niah"], str(task.values)
     if task.query_count * task.value_count == 1:
         for plural, singular in (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer")):
@@ -124,7 +124,7 @@ def _in_essays(material: Material, facts: Facts, room: Room, head: str, tail: st
 def _among_facts(
     task: Task, material: Material, facts: Facts, room: Room, head: str, tail: str, rng: np.random.Generator
 ) -> str:
-    """Hide one fact at a random place among facts about other keys. The last ones are chosen so that the length is exact."""
+    """Hide one fact at a random place among facts about other keys. The last ones are chosen to make the length exact."""
 
     def other() -> str:
         while (key := drawn(task.keys, material, rng)) in facts.keys:

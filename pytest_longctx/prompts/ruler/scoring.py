@@ -1,4 +1,4 @@
-"""The published score of an answer to a RULER task, from 0 to 1 where the publication has 0 to 100."""
+"""The published score of an answer to a RULER task, from 0 to 1 (published: 0 to 100)."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The thirteen tasks of RULER as published: what each hides, how long its answer is, and how it is scored."""
+"""The thirteen tasks of RULER as published: the hidden facts, the length of the answer, and the score."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ Kind = Literal["niah", "variable_tracking", "common_words_extraction", "freq_wor
 """The name of a task's template in the published package."""
 
 Drawn = Literal["words", "numbers", "uuids"]
-"""What a key or a value is: an adjective and a noun, seven digits, or a random UUID."""
+"""Kind of a key or a value: an adjective and a noun, seven digits, or a random UUID."""
 
 Hay = Literal["repeat", "essay", "needle"]
-"""What surrounds the facts: five repeated sentences, essays, or facts about other keys."""
+"""The text around the facts: five repeated sentences, essays, or facts about other keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Task:
     name: str
     kind: Kind
     output_tokens: int
-    """Tokens that the published evaluation lets a model generate."""
+    """Most tokens that a model may generate in the published evaluation."""
     scored: Literal["every", "any"]
     """The score of an answer: the share of the expected texts that it contains, or 1 if it contains any of them."""
     hay: Hay = "essay"
@@ -69,7 +69,7 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType({each.name: each for each in
 """The tasks by their published names."""
 
 TRACKED_HOPS: Final = 4
-"""Assignments after the first in the one chain of ``vt``."""
+"""Number of assignments after the first in the one chain of ``vt``."""
 
 COMMON_WORDS: Final = 10
 """Words that ``cwe`` asks for."""
@@ -78,4 +78,7 @@ FREQUENT_WORDS: Final = 3
 """Words that ``fwe`` asks for."""
 
 LONG_TOKENS: Final = 4096
-"""Prompt and answer together from which ``cwe`` repeats words 30 and 3 times, and shorter sentences are no longer used."""
+"""
+Length of prompt and answer together from which ``cwe`` repeats words 30 and 3 times, as published, and long sentences
+are used.
+"""

@@ -24,7 +24,7 @@ _LETTERS, _EXAMPLE_LETTERS = 5, 3
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Assignments in their order, the variables, and the value that all of them have."""
+    """Assignments in their order, the variables, and their common value."""
 
     assignments: tuple[str, ...]
     names: tuple[str, ...]
@@ -61,7 +61,7 @@ def _framed(material: Material, chain: Chain) -> tuple[str, str]:
 
 
 def _noised(material: Material, chain: Chain, chars: int, made_chars: int, rng: np.random.Generator) -> Draft:
-    """Noise of *made_chars* characters with the chain in its first *chars*."""
+    """Return noise of *made_chars* characters with the chain in its first *chars*."""
     line = f"{material.noise}\n "
     count = max(len(chain.names), chars // len(line))
     places = sorted(int(each) for each in rng.choice(count, len(chain.names), replace=False))
@@ -69,7 +69,10 @@ def _noised(material: Material, chain: Chain, chars: int, made_chars: int, rng: 
 
 
 def _example(material: Material, room: Room, rng: np.random.Generator) -> str:
-    """The worked example: as much noise, in steps of five lines, as fits in 500 tokens or a third of a shorter prompt."""
+    """
+    Return the worked example: noise in steps of five lines, as much as fits in 500 tokens, or in a third of a shorter
+    prompt.
+    """
     chain = draw(_EXAMPLE_LETTERS, rng)
     head, tail = _framed(material, chain)
     line, most, found = len(material.noise) + 2, min(_EXAMPLE_TOKENS, room.tokens // 3), ""

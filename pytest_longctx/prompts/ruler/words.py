@@ -14,26 +14,26 @@ from pytest_longctx.prompts.ruler.niah import Written
 from pytest_longctx.prompts.ruler.tasks import COMMON_WORDS, FREQUENT_WORDS, LONG_TOKENS, TASKS
 
 _CLOSING: Final = 512
-"""Words among which those are chosen that make a length exact."""
+"""Additional words from which some are chosen to make a length exact."""
 
 _LEFT_UNITS: Final = 6
-"""Units that a list is left short of, to be chosen then."""
+"""Units left out at the end of a list, to be chosen later."""
 
 _REPLACEABLE: Final = 12
-"""Words at the end of a list that are none of the common ones."""
+"""Words at the end of a list that are not common ones."""
 
 _SAMPLED_NUMBERS: Final = 4096
 
 _CODE_LETTERS: Final = 6
 _DOTS: Final = "..."
-"""The most frequent coded word, which a model is told to ignore."""
+"""The most frequent coded word. The question tells the model to ignore it."""
 
 _ZETA_2: Final = math.pi**2 / 6
 """Sum of the published frequencies, which fall with the square of a word's rank."""
 
 
 class _Often(NamedTuple):
-    """How often the common words and the others occur, in the list and in the worked example, and the words of the example."""
+    """How often the common words and the others occur in list and worked example, and the words of the example."""
 
     often: int
     seldom: int
@@ -50,8 +50,9 @@ def write_common(material: Material, room: Room, rng: np.random.Generator) -> Wr
     """
     Return the text of ``cwe`` in *room*: a worked example, and the task.
 
-    Published: 10 words 30 times and others 3 times; in a short context 6 times and once, which is used here too where the longer
-    list does not fit. Where the word list is too short for the length, both numbers are multiplied. Raises `PromptError`.
+    As published, 10 words occur 30 times and others 3 times; in a short context 6 times and once. The latter is used
+    here also if the longer list does not fit. If the word list is too short for the length, both numbers are
+    multiplied. Raises `PromptError`.
     """
     before, after = hiding.split(material.templates["common_words_extraction"].replace("{query}", ""))
     words = [material.listed[place] for place in rng.permutation(len(material.listed))]
@@ -70,7 +71,10 @@ def write_common(material: Material, room: Room, rng: np.random.Generator) -> Wr
 def _listed(
     room: Room, words: list[str], count: int, times: int, how: _Often, frame: tuple[str, str], rng: np.random.Generator
 ) -> Written:
-    """The list of the first *count* of *words*, each *times* as often as *how* says, and as many more as the length needs."""
+    """
+    Return the list of the first *count* of *words*, repeated as *how* says, with as many more words as the length
+    needs.
+    """
     used = words[:count]
     units = _numbered(_repeated(used, times * how.often, times * how.seldom, rng, _REPLACEABLE))
     rest = words[count:][:_CLOSING] or used[COMMON_WORDS:][:_CLOSING]
@@ -86,7 +90,7 @@ def _numbered(words: list[str]) -> list[str]:
 
 
 def _repeated(words: list[str], often: int, seldom: int, rng: np.random.Generator, last_count: int = 0) -> list[str]:
-    """The first ten words *often* times and the others *seldom* times, shuffled; the *last_count* last ones are others."""
+    """Return the first ten words *often* times and the others *seldom* times, shuffled. The last *last_count* are others."""
     common, others = words[:COMMON_WORDS], words[COMMON_WORDS:]
     last, others = others[:last_count], others * seldom
     del others[: len(last)]
@@ -95,7 +99,7 @@ def _repeated(words: list[str], often: int, seldom: int, rng: np.random.Generato
 
 
 def _composed(room: Room, words: list[str], spare: int, how: _Often) -> tuple[int, int, _Often] | None:
-    """How many of *words* fit into *spare* tokens, and how many times as often as *how* says; None if too few do."""
+    """Return how many of *words* fit into *spare* tokens, and how many times as often as *how* says; None if too few fit."""
     of_words = exact.sizes(room.vocabulary, [f" {word}" for word in words])
     numbers = _number_sizes(room, max(2, spare // 2))
     of_numbers = np.concatenate(([0.0], np.cumsum(numbers)))
@@ -114,7 +118,7 @@ def _composed(room: Room, words: list[str], spare: int, how: _Often) -> tuple[in
 
 
 def _number_sizes(room: Room, most: int) -> npt.NDArray[np.float64]:
-    """About how many tokens each number from 1 to *most* takes, from a sample of them."""
+    """Estimate the tokens of each number from 1 to *most* from a sample of them."""
     every = np.arange(1, most + 1)
     some = np.unique(np.linspace(1, most, min(most, _SAMPLED_NUMBERS)).astype(int))
     return np.interp(every, some, exact.sizes(room.vocabulary, [f" {number}." for number in some]))
@@ -124,7 +128,7 @@ def write_coded(room: Room, material: Material, rng: np.random.Generator) -> Wri
     """
     Return the text of ``fwe`` in *room*: coded words whose frequency falls with the square of their rank.
 
-    The most frequent is written as dots, and the next three are asked for. Raises `PromptError`.
+    The most frequent is written as dots, and the next three are the answer. Raises `PromptError`.
     """
     before, after = hiding.split(material.templates["freq_words_extraction"].replace("{query}", ""))
     size = max(2 * FREQUENT_WORDS, (room.tokens + TASKS["fwe"].output_tokens) // 50)
@@ -144,7 +148,7 @@ def write_coded(room: Room, material: Material, rng: np.random.Generator) -> Wri
 
 
 def _coded(count: int, rng: np.random.Generator) -> list[str]:
-    """*count* different words of six random letters."""
+    """Draw *count* different words of six random letters."""
     found = dict[str, None]()
     while len(found) < count:
         rows = rng.integers(0, 26, (count, _CODE_LETTERS))
@@ -153,7 +157,7 @@ def _coded(count: int, rng: np.random.Generator) -> list[str]:
 
 
 def _counts(of_words: npt.NDArray[np.float64], spare: int) -> list[int]:
-    """How often each word occurs in the longest text of at most *spare* tokens, if they take *of_words* tokens each."""
+    """Return how often each word occurs in the longest text of at most *spare* tokens, with *of_words* tokens per word."""
     shares = np.arange(1, len(of_words) + 1) ** -2.0 / _ZETA_2
     room, low, high = spare - _LEFT_UNITS * float(of_words.mean()), 0, max(1, spare)
     while low < high:

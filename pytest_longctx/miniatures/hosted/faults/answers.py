@@ -1,4 +1,4 @@
-"""Faults of the answer: the prompt is read and counted, and the answer is not what was asked for."""
+"""Faults of the answer: the prompt is read and counted, but the answer is not the requested one."""
 
 import time
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from pytest_longctx.miniatures.hosted.tokens import Ids, deltas, encode
 
 
 class IgnoresMaxTokens(HostedApi):
-    """It writes to the end of its answer, whatever the maximum is."""
+    """The server continues to the end of its answer, whatever the maximum is."""
 
     def maximum(self, call: Call, kept: Ids) -> int:
         return DEFAULT_ANSWER_TOKENS
 
 
 class IgnoresMaxCompletionTokens(HostedApi):
-    """It knows only the older name, ``max_tokens``."""
+    """The server knows only the older name, ``max_tokens``."""
 
     def parsed(self, dialect: Dialect, body: dict[str, Any]) -> Call:
         return super().parsed(dialect, {name: value for name, value in body.items() if name != "max_completion_tokens"})
@@ -45,7 +45,7 @@ class ReturnsStopSequence(HostedApi):
 
 
 class SaysStopWhenCut(HostedApi):
-    """A cut answer has the finish reason of a complete one."""
+    """A shortened answer has the finish reason of a complete one."""
 
     def generated(self, call: Call, kept: Ids, cached: int) -> Answer:
         return replace(super().generated(call, kept, cached), finish="stop")
@@ -66,7 +66,7 @@ class ChangesGreedyAnswers(HostedApi):
 
 
 class AnswersOtherwiseFromCache(HostedApi):
-    """A prompt of which 256 tokens or more are cached is read without the middle of them."""
+    """If 256 tokens or more of a prompt are cached, the server does not read the middle of them."""
 
     def generated(self, call: Call, kept: Ids, cached: int) -> Answer:
         if cached >= 256:

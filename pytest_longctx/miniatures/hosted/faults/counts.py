@@ -1,4 +1,4 @@
-"""Faults of counting: the prompt is read and answered, and the counts or the limits are wrong."""
+"""Faults of counting: the prompt is read and answered, but the counts or the limits are wrong."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from pytest_longctx.miniatures.hosted.tokens import Ids, decode
 
 @dataclass
 class Miscounts(HostedApi):
-    """A server whose usage is a correct one, changed."""
+    """A server whose usage is the correct one, changed."""
 
     turns: Iterator[int] = field(default_factory=itertools.count)
     turns_lock: Lock = field(default_factory=Lock)
@@ -59,7 +59,7 @@ class CountsHalfTheTime(Miscounts):
 
 
 class CountsAnewEachTime(Miscounts):
-    """The same prompt has another count each time."""
+    """The same prompt has a different count each time."""
 
     def changed(self, usage: Usage, call: Call, answer: Answer) -> Usage | None:
         return replace(usage, prompt=usage.prompt + self.turn() % 3)
@@ -73,14 +73,14 @@ class RoundsCounts(Miscounts):
 
 
 class CountsNoFurther(Miscounts):
-    """No count of a prompt is above half of the limit, although the prompt is read to its end."""
+    """The count of a prompt is at most half of the limit, although the prompt is read completely."""
 
     def changed(self, usage: Usage, call: Call, answer: Answer) -> Usage | None:
         return replace(usage, prompt=min(usage.prompt, self.limit // 2))
 
 
 class CountsOtherwiseInStream(Miscounts):
-    """In a stream the tokens of the template are not counted."""
+    """In a stream, the tokens of the template are not counted."""
 
     def changed(self, usage: Usage, call: Call, answer: Answer) -> Usage | None:
         content = sum(len(message.ids) for message in call.messages)
@@ -95,7 +95,7 @@ class CountsAnswerInWords(Miscounts):
 
 
 class TotalIsNotTheSum(Miscounts):
-    """The total leaves the answer out."""
+    """The total does not include the answer."""
 
     def changed(self, usage: Usage, call: Call, answer: Answer) -> Usage | None:
         return replace(usage, total=usage.prompt)
@@ -109,7 +109,7 @@ class MakesUpCachedTokens(Miscounts):
 
 
 class CachedAboveCommonPrefix(Miscounts):
-    """A prompt with a cached start is reported as cached whole."""
+    """A prompt with a cached start is reported as completely cached."""
 
     def changed(self, usage: Usage, call: Call, answer: Answer) -> Usage | None:
         return replace(usage, cached=usage.prompt - 1) if (usage.cached or 0) >= 64 else usage
@@ -120,7 +120,7 @@ class CachedAboveCommonPrefix(Miscounts):
 
 @dataclass
 class ClaimsMore(HostedApi):
-    """It lists twice what it serves."""
+    """The server lists twice the length that it serves."""
 
     def __post_init__(self) -> None:
         self.listed = 2 * self.limit
@@ -128,21 +128,21 @@ class ClaimsMore(HostedApi):
 
 @dataclass
 class ServesMore(HostedApi):
-    """It lists half of what it serves."""
+    """The server lists half of the length that it serves."""
 
     def __post_init__(self) -> None:
         self.listed = self.limit // 2
 
 
 class TellsAnotherLimit(HostedApi):
-    """Its refusal names a limit that is 1,000 tokens above the one it keeps."""
+    """The refusal names a limit that is 1,000 tokens above the real one."""
 
     def too_long(self, call: Call, over: OverLength) -> Reply:
         return super().too_long(call, replace(over, limit=over.limit + 1000))
 
 
 class CountsTemplateTwice(HostedApi):
-    """The limit counts the template on top of a count that has it already; the usage does not."""
+    """The limit adds the template to a count that already includes it. The usage does not."""
 
     def over_length(self, call: Call, sent: Ids) -> OverLength | None:
         template = len(sent) - sum(len(message.ids) for message in call.messages)

@@ -1,4 +1,4 @@
-"""Faults of refusals: what should be refused is not, or not so that a client can tell why."""
+"""Faults of refusals: a wrong request is not refused, or the client cannot see why."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -121,14 +121,14 @@ class BreaksAfterOverLength(HostedApi):
 
 
 class AcceptsAnyKey(HostedApi):
-    """It serves requests with any key, and without one."""
+    """The server serves requests with any key, and without one."""
 
     def knows(self, authorization: str) -> bool:
         return True
 
 
 class AcceptsAnyModel(HostedApi):
-    """It serves its one model under every name."""
+    """The server serves its one model under every name."""
 
     def serves(self, model: Any) -> bool:
         return True
@@ -143,7 +143,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 class AcceptsBadParameters(HostedApi):
-    """It ignores parameters of a wrong type."""
+    """The server ignores parameters of a wrong type."""
 
     def parsed(self, dialect: Dialect, body: dict[str, Any]) -> Call:
         return super().parsed(dialect, {k: v for k, v in body.items() if isinstance(v, _KINDS.get(k, object))})
@@ -159,7 +159,7 @@ class FailsOnBadParameters(HostedApi):
 
 
 class RepeatsTheKey(HostedApi):
-    """The refusal of a wrong key repeats it, and so does that of a prompt that is too long."""
+    """The refusal of a wrong key repeats the key, and so does that of a prompt that is too long."""
 
     def post(self, post: Post) -> Reply:
         reply = super().post(post)

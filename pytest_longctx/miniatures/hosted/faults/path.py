@@ -1,4 +1,4 @@
-"""Faults of the path between client and engine: proxies, balancers, limits of bodies and of patience."""
+"""Faults of the path between client and engine: proxies, load balancers, limits of bodies and of waiting times."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ class RefusesBodiesOver32KiB(HostedApi):
 
 
 class CutsBodiesAt32KiB(HostedApi):
-    """A body is read up to 32 KiB; the rest is no JSON then."""
+    """A body is read only up to 32 KiB. The rest is then no JSON."""
 
     def post(self, post: Post) -> Reply:
         return super().post(replace(post, body=post.body[:BODY_LIMIT_BYTES]))
@@ -36,7 +36,7 @@ class CutsBodiesAt32KiB(HostedApi):
 
 @dataclass
 class BuffersStreams(HostedApi):
-    """All events of a stream arrive after the last. It decodes 160 tokens a second unless told otherwise, so that it shows."""
+    """All events of a stream arrive after the last. The default speed of 160 tokens a second makes that visible."""
 
     def __post_init__(self) -> None:
         self.latency.decode_tokens_per_s = self.latency.decode_tokens_per_s or 160.0
@@ -50,7 +50,7 @@ class BuffersStreams(HostedApi):
 
 @dataclass
 class ReadsTwice(HostedApi):
-    """Every prompt is read twice, on two replicas, as with a proxy that repeats requests; ``/metrics`` shows it."""
+    """Every prompt is read twice, on two replicas, as with a proxy that repeats requests. ``/metrics`` shows it."""
 
     def __post_init__(self) -> None:
         self.pages = True
@@ -62,7 +62,7 @@ class ReadsTwice(HostedApi):
 
 @dataclass
 class StormsOf429(HostedApi):
-    """After twelve requests all get status 429, without ``Retry-After`` and without end."""
+    """After twelve requests, all get status 429, without ``Retry-After`` and without end."""
 
     left: int = 12
 
@@ -76,7 +76,7 @@ class StormsOf429(HostedApi):
 
 @dataclass
 class Elsewhere:
-    """A second host: it serves a miniature, and keeps the keys that reach it."""
+    """A second host. It serves a miniature, and keeps the keys that it receives."""
 
     api: HostedApi
     keys: list[str] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Elsewhere:
 
 @dataclass
 class RedirectsElsewhere(HostedApi):
-    """Completions get status 307 with another host in ``Location``; a client that follows gives its key away."""
+    """Completions get status 307 with another host in ``Location``. A client that follows it discloses its key."""
 
     elsewhere: str = "http://localhost:9"
     """URL of the other host: that of a served `Elsewhere`."""
@@ -114,7 +114,7 @@ class RedirectsElsewhere(HostedApi):
 
 
 class GivesUpOnSilence(HostedApi):
-    """Prompts above half of the limit get nginx's 504, as with a proxy that gives up on a long prefill."""
+    """Prompts above half of the limit get nginx's 504, as with a proxy that does not wait for a long prefill."""
 
     def complete(self, dialect: Dialect, call: Call) -> Reply:
         sent = self.rendered(call.messages)

@@ -1,4 +1,4 @@
-"""Faults of reading: the model does not get the whole prompt. The counts are those of the prompt that was sent, but for one."""
+"""Faults of reading: the model does not get the whole prompt. Except in one, the counts are those of the sent prompt."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ def with_longest(messages: tuple[Message, ...], cut: Callable[[Ids], Ids]) -> tu
 
 @dataclass
 class Shortens(HostedApi):
-    """The server reads prompts up to half of its limit; it shortens the longest message of others, and says nothing."""
+    """The server reads prompts up to half of its limit. It shortens the longest message of longer ones, without a notice."""
 
     @property
     def window(self) -> int:
@@ -37,35 +37,35 @@ class Shortens(HostedApi):
 
 
 class DropsHead(Shortens):
-    """It keeps the last tokens."""
+    """The server keeps the last tokens."""
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         return ids[-room:]
 
 
 class DropsTail(Shortens):
-    """It keeps the first tokens."""
+    """The server keeps the first tokens."""
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         return ids[:room]
 
 
 class DropsMiddle(Shortens):
-    """It keeps half of its room at both ends, as a gateway's ``middle-out`` does."""
+    """The server keeps half of its room at each end, as a gateway's ``middle-out`` does."""
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         return ids[: room // 2] + ids[-(room - room // 2) :]
 
 
 class DropsHeadAndCountsTheRest(DropsHead):
-    """It counts what it kept, as Ollama does."""
+    """The server counts the tokens that it kept, as Ollama does."""
 
     def usage(self, call: Call, sent: Ids, kept: Ids, answer: Answer, cached: int) -> Usage | None:
         return super().usage(call, kept, kept, answer, cached)
 
 
 class ReplacesMiddleBySummary(Shortens):
-    """It puts one line in place of the middle."""
+    """The server replaces the middle by one line."""
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         side = room // 2 - 32
@@ -74,7 +74,7 @@ class ReplacesMiddleBySummary(Shortens):
 
 
 class Summarises(Shortens):
-    """It keeps a sixteenth at both ends; of nine passages between them it keeps the second, the fifth and the eighth."""
+    """The server keeps a sixteenth at both ends, and the second, fifth and eighth of nine passages between them."""
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         side = len(ids) // 16
@@ -86,7 +86,10 @@ class Summarises(Shortens):
 
 
 class KeepsChancePassages(Shortens):
-    """It keeps the ends, and between them passages of 64 tokens by chance, one in three, as an extractive summary does."""
+    """
+    The server keeps the ends, and by chance one in three passages of 64 tokens between them, as an extractive summary
+    does.
+    """
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         side = len(ids) // 16
@@ -99,7 +102,7 @@ class KeepsChancePassages(Shortens):
 
 
 class SkipsBlock(Shortens):
-    """It reads all but a sixteenth of the prompt, in the middle, as with a lost block of the KV cache."""
+    """The server does not read a sixteenth of the prompt, in the middle, as with a lost block of the KV cache."""
 
     def shortened(self, ids: Ids, room: int) -> Ids:
         gap = len(ids) // 16
@@ -107,7 +110,7 @@ class SkipsBlock(Shortens):
 
 
 class Reads32KiB(HostedApi):
-    """It reads the first 32 KiB of each message."""
+    """The server reads the first 32 KiB of each message."""
 
     def read(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         short = []
@@ -118,7 +121,7 @@ class Reads32KiB(HostedApi):
 
 
 class DropsOlderMessages(Shortens):
-    """It drops the oldest messages until the rest fits; a single message is read whole."""
+    """The server drops the oldest messages until the rest fits. It reads a single message completely."""
 
     def read(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         while len(messages) > 1 and len(self.rendered(messages)) > self.window:
