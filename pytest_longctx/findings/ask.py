@@ -285,10 +285,7 @@ class Claim(toml.Table):
 
 
 def missing(question: Question, ask: Ask, *, claimed: bool, bounded: bool) -> str:
-    """
-    Return a sentence on the missing or contradicting key in the ``[ask]`` table of a finding with *question*; empty if
-    none is.
-    """
+    """Explain which key of the ``[ask]`` table is missing or contradicts another for *question*; empty if none is."""
     one_length = (
         (
             (ask.prompt_tokens is None) != (ask.over_limit_tokens is None),
