@@ -119,7 +119,7 @@ def refuse_unsound(content: Any, deepest: int = _DEEPEST) -> None:
         elif why := _unsound(value):
             raise ValueError(f"{key[:_SHOWN]}: {why}")
     if todo:
-        raise ValueError(f"more than {_MOST_VALUES:,} values, each alias counted as what it stands for")
+        raise ValueError(f"more than {_MOST_VALUES:,} values (an alias counts as the values that it stands for)")
 
 
 def _unsound(value: object) -> str:

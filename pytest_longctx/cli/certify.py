@@ -46,7 +46,7 @@ def _confirm(wanted: run.Wanted, host: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("nothing was sent: add --yes to send this without a question")
+        raise UsageError("nothing was sent: there is no terminal to ask for consent; add --yes to consent")
     if input("Send it? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was sent")
 

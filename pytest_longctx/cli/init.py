@@ -111,7 +111,7 @@ def first_deployment(backend: str, model: str | None = None, max_model_len: str 
     if model is not None:
         changes |= _served(shipped, model, max_model_len)
     elif max_model_len is not None:
-        raise UsageError("--max-model-len: goes with --model; the small model has its own")
+        raise UsageError("--max-model-len needs --model: the small model has its own context")
     content = {**shipped.model_dump(by_alias=True, exclude_defaults=True), **changes}
     return toml.check(content, Deployment, f"first deployment of {backend}")
 
@@ -119,15 +119,17 @@ def first_deployment(backend: str, model: str | None = None, max_model_len: str 
 def _served(shipped: Deployment, model: str, max_model_len: str | None) -> dict[str, Any]:
     """Return the keys of a deployment that serves *model* instead of the *shipped* one's model."""
     if shipped.backend not in registry.BACKENDS or backends.named(shipped.backend).shares_machine:
-        raise UsageError(f"--model: {shipped.backend} serves no model")
+        raise UsageError(f"--model: the backend {shipped.backend} serves no model; leave --model out")
     if max_model_len is None:
-        raise UsageError("--model: say its context too, as in --max-model-len 128Ki")
+        raise UsageError("--model: the context of the model is missing; add it, as in --max-model-len 128Ki")
     try:
         length = units.tokens(max_model_len)
     except ValueError as problem:
         raise UsageError(f"--max-model-len: {problem}") from None
     if length <= 2 * _OUTPUT_TOKENS:
-        raise UsageError(f"--max-model-len: {length} tokens leave no room for a prompt")
+        raise UsageError(
+            f"--max-model-len: {length} tokens leave no room for a prompt; write more than {2 * _OUTPUT_TOKENS}"
+        )
     here = Path(model).expanduser()
     origin = {"path": str(here.resolve())} if here.exists() else {"id": model}
     name = re.sub(r"[^\w.-]+", "-", here.name) or "model"

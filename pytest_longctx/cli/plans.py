@@ -138,10 +138,10 @@ def _plan_findings(given: Namespace) -> None:
     from pytest_longctx.plan import runs  # noqa: PLC0415
 
     if given.hardware is None:
-        raise UsageError("plan: say what hardware, as in --hardware 8xH100 or --hardware 4x80GiB")
+        raise UsageError("plan: the hardware is missing; add it, as in --hardware 8xH100 or --hardware 4x80GiB")
     for name in ("model", "engine_version", "solve", "compare"):
         if getattr(given, name):
-            raise UsageError(f"--{name.replace('_', '-')}: is for the plan of a command or a file; name one")
+            raise UsageError(f"--{name.replace('_', '-')} applies only to the plan of a command or a file; name one")
     try:
         here = Hardware.machine(given.hardware)
     except ValueError as problem:

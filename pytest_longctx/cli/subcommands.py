@@ -81,7 +81,7 @@ def _backend(name: str, plugins: Sequence[str]) -> Backend:
         try:
             make = getattr(importlib.import_module(module), "pytest_longctx_make_backend", None)
         except ImportError as problem:
-            raise UsageError(f"-p {module}: {problem}; PYTHONPATH must have its folder") from None
+            raise UsageError(f"-p {module}: {problem}; add the folder of the module to PYTHONPATH") from None
         if make is None or set(inspect.signature(make).parameters) != {"name"}:
             raise UsageError(f"-p {module}: it has no function pytest_longctx_make_backend(name)")
         made: Backend | None = make(name=name)

@@ -99,7 +99,7 @@ def run(given: Namespace) -> int:
     if not 0.1 <= given.every <= 86_400:
         raise UsageError(f"--every: {given.every:g} is not a time from 0.1 to 86400 s")
     if given.count is not None and given.count < 1:
-        raise UsageError(f"--count: {given.count} is no number of readings")
+        raise UsageError(f"--count: {given.count} is not a number of readings; write 1 or more")
     if given.backend is not None and given.backend not in registry.BACKENDS:
         raise UsageError(unknown("backend", given.backend, registry.BACKENDS))
     count = 1 if given.once else given.count

@@ -139,7 +139,7 @@ class _Decoder:
                     yield piece
                 raw = self._inflate.unconsumed_tail
         except zlib.error as problem:
-            raise httpx.DecodingError(f"the body is not what its content encoding says: {problem}") from None
+            raise httpx.DecodingError(f"the body cannot be decoded by its content encoding: {problem}") from None
 
 
 class _Body:

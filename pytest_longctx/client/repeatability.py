@@ -141,7 +141,7 @@ def compare(answers: Answers, others: Answers | None = None) -> Observation:
     Raises `ResultsError` if the other server got another prompt.
     """
     if others is not None and others.prompt != answers.prompt:
-        raise ResultsError("the answers are not to the same prompt")
+        raise ResultsError("the two servers answered different prompts")
     first, *rest = answers.each
     name = others.facts.get("deployment", "the other deployment") if others else ""
     rest += [replace(others.each[0], how=f"alone on {name}")] if others else []
@@ -191,7 +191,7 @@ def load(path: Path) -> Answers:
             raise ValueError(f"form {found['form']}, {len(each)} answers")  # noqa: TRY301 - one message for all
         return Answers(found["prompt"], each, dict(found["facts"]))
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as problem:
-        raise ResultsError(f"{path}: these are no answers of a 'repeatable' finding: {problem}") from None
+        raise ResultsError(f"{path}: this is not a file of answers of a 'repeatable' finding: {problem}") from None
 
 
 def path_of(folder: Path, deployment: str, asked: Ask) -> Path:

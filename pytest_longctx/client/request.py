@@ -273,7 +273,7 @@ class StreamedRequest:
         most = _CHUNKS_PER_TOKEN * self.output_tokens + _SPARE_CHUNKS
         if len(self.arrivals_s) > most:
             raise ValueError(
-                f"more than {most:,} chunks with content, although {self.output_tokens:,} tokens were asked for"
+                f"the answer has more than {most:,} chunks with content; {self.output_tokens:,} tokens were requested"
             )
         return None
 

@@ -134,7 +134,7 @@ def _samples(text: str, names: MetricNames) -> Iterable[Sample]:
     # A page has thousands of histogram lines; parse only the few that are needed.
     lines = [line for line in text.split("\n") if line.startswith(wanted)] if wanted else []
     if len(lines) > _MOST_LINES or any(len(line) > _WIDEST for line in lines):
-        raise ValueError(f"{len(lines):,} lines of the known metrics, or one of more than {_WIDEST:,} characters")
+        raise ValueError(f"it has {len(lines):,} lines of known metrics, or a line of more than {_WIDEST:,} characters")
     try:
         for family in text_string_to_metric_families("\n".join(lines) + "\n"):
             yield from family.samples

@@ -45,7 +45,7 @@ def _package() -> Any:
         return importlib.import_module("gguf")
     except ImportError:
         raise ModelError(
-            "a GGUF file is read by the package gguf, which is not installed; pip install 'pytest-longctx[hf]'"
+            "reading a GGUF file needs the package gguf, which is not installed: pip install 'pytest-longctx[hf]'"
         ) from None
 
 
@@ -60,7 +60,7 @@ def convert(source: Path, folder: Path) -> None:
         reader = gguf.GGUFReader(source)
         known = {name: field.contents() for name, field in reader.fields.items()}
     except (OSError, ValueError, LookupError) as problem:
-        raise ModelError(f"{source.name} is no GGUF file that can be read: {problem}") from None
+        raise ModelError(f"{source.name} cannot be read as a GGUF file: {problem}") from None
     names = [tensor.name for tensor in reader.tensors]
     files = texts(known, tied="output.weight" not in names)
     weights = dict(_weights(reader.tensors, gguf.dequantize, known))
@@ -87,7 +87,7 @@ def _weights(
             values = halves(values, heads[kind]) if kind in heads else values
             yield f"model.layers.{parts[1]}.{_NAMES[kind]}.weight", values
         else:
-            raise ModelError(f"the tensor {tensor.name} of the GGUF file is of no kind that is understood")
+            raise ModelError(f"the tensor {tensor.name} of the GGUF file is of an unsupported kind")
 
 
 def halves(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -113,10 +113,10 @@ def texts(known: Mapping[str, Any], *, tied: bool) -> dict[str, dict[str, Any]]:
         ("tokenizer.ggml.pre", "smollm"),
     ):
         if known.get(field) != understood:
-            raise ModelError(f"{field} of the GGUF file is {known.get(field)!r}; only {understood!r} is understood")
+            raise ModelError(f"{field} of the GGUF file is {known.get(field)!r}; only {understood!r} is supported")
     scaled = sorted(name for name in known if name.startswith("llama.rope.scaling"))
     if scaled:
-        raise ModelError(f"the GGUF file has {scaled[0]}; scaled rotary embeddings are not understood")
+        raise ModelError(f"the GGUF file has {scaled[0]}; scaled rotary embeddings are not supported")
     ids = {name: known[f"tokenizer.ggml.{name}_token_id"] for name in ("bos", "eos")}
     return {
         "config.json": _config(known, ids, tied=tied),
@@ -129,7 +129,7 @@ def texts(known: Mapping[str, Any], *, tied: bool) -> dict[str, dict[str, Any]]:
 def _config(known: Mapping[str, Any], ids: Mapping[str, int], *, tied: bool) -> dict[str, Any]:
     hidden, heads = known["llama.embedding_length"], known["llama.attention.head_count"]
     if known.get("llama.rope.dimension_count", hidden // heads) != hidden // heads:
-        raise ModelError("the GGUF file rotates only a part of each head, which is not understood")
+        raise ModelError("the GGUF file rotates only a part of each head, which is not supported")
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

@@ -31,11 +31,11 @@ def read(path: Path) -> list[Any]:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise UsageError(
-                f"{path}: it is larger than {MOST_BYTES // 1024**2} MiB; a file that starts a server is not"
+                f"{path}: it is larger than {MOST_BYTES // 1024**2} MiB; files that start servers are smaller"
             )
         text = content.decode("utf-8")
     except UnicodeDecodeError as problem:
-        raise UsageError(f"{path}: it is no text: {problem}") from None
+        raise UsageError(f"{path}: it is not text: {problem}") from None
     except OSError as problem:
         raise UsageError(f"{path}: {problem.strerror}") from None
     try:
@@ -54,7 +54,7 @@ def _yaml(path: Path, text: str) -> list[Any]:
         import yaml  # noqa: PLC0415 - an extra
     except ImportError:
         raise UsageError(
-            f"{path}: it is no JSON, and YAML needs PyYAML: pip install 'pytest-longctx[kubernetes]'"
+            f"{path}: it is not JSON, and reading YAML needs PyYAML: pip install 'pytest-longctx[kubernetes]'"
         ) from None
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:

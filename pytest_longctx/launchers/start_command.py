@@ -107,7 +107,7 @@ def of_command(text: str, boot_s: float | None = None) -> StartCommand:
     try:
         commands = list(_commands(text))
     except ValueError as problem:
-        raise TableError(f"ask.command: not a line for a shell: {problem}") from None
+        raise TableError(f"ask.command: a shell cannot split it into words: {problem}") from None
     run = next((words[2:] for words in commands if words[:2] == ["docker", "run"]), None)
     if run is None:
         raise TableError("ask.command: there is no `docker run` in it")
@@ -179,7 +179,7 @@ def _of_pod(spec: Mapping[str, Any], boot_s: float | None) -> StartCommand:
 def _text(value: Any) -> str:
     """Return a word of a Pod as text, because YAML makes numbers of some. Raises TypeError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError(f"{value!r:.60} is no text")
+        raise TypeError(f"{value!r:.60} is not text")
     return str(value)
 
 

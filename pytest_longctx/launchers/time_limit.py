@@ -28,5 +28,5 @@ def within(most_s: float, work: Callable[[], T]) -> T:
     if failed:
         raise failed[0]
     if not made:
-        raise ConnectionError(f"no whole answer within {most_s:.0f} s")
+        raise ConnectionError(f"no complete answer within {most_s:.0f} s")
     return made[0]

@@ -128,7 +128,7 @@ class UrlLauncher:
         if not usable:
             raise UsageError(
                 f"--longctx-launcher=url:{_without_login(base)}: write url:http://HOST:PORT, without a query "
-                f"(a key belongs into the environment variable {KEY_VARIABLE})"
+                f"(a key belongs in the environment variable {KEY_VARIABLE})"
             )
         # The base URL of OpenAI clients ends in /v1, and is often pasted, as is the whole URL of an example.
         plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")

@@ -250,5 +250,5 @@ def _switch(name: str, text: str, *, default: bool) -> bool:
     if text.lower() not in words:
         from pytest_longctx.errors import UsageError
 
-        raise UsageError(f"longctx_{name.replace('-', '_')}: {text!r} is neither true nor false")
+        raise UsageError(f"longctx_{name.replace('-', '_')}: {text!r} is neither true nor false; write one of them")
     return words[text.lower()]

@@ -82,8 +82,8 @@ class Selection:
             raise UsageError(f"--longctx-launcher: {unknown('launcher', kind, self._names('launcher'))}")
         if lacking := [name for name in (*Launcher.__annotations__, "up") if not hasattr(made, name)]:
             raise UsageError(
-                f"--longctx-launcher={kind}: {type(made).__name__} has no {', '.join(lacking)}; a launcher needs all of "
-                f"{', '.join(Launcher.__annotations__)} (pytest_longctx.launchers.Launcher says what each means)"
+                f"--longctx-launcher={kind}: {type(made).__name__} has no {', '.join(lacking)}. A launcher needs "
+                f"{', '.join(Launcher.__annotations__)} and up; pytest_longctx.launchers.Launcher explains each"
             )
         return made
 

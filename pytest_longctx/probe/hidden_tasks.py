@@ -38,10 +38,10 @@ def pose(name: str, filler: Prompt, make: str | None) -> Posed:
     if name not in PROVABLE:
         raise PromptError(f"{unknown('task with a provable answer', name, PROVABLE)}")
     if make in registry.FAMILIES:
-        raise PromptError(f"{make}: RULER's tasks are asked of the probes with full attention, such as probe-llama4")
+        raise PromptError(f"{make}: RULER's tasks need a probe with full attention, such as probe-llama4")
     task, tokens = PROVABLE[name], len(filler)
     if tokens < 2 * KEYS:
-        raise PromptError(f"a task of {tokens:,} tokens was requested of the probe; it needs {2 * KEYS}")
+        raise PromptError(f"a task of {tokens:,} tokens was requested; the probe needs at least {2 * KEYS}")
     rng = np.random.Generator(np.random.PCG64([tokens, *(int(each) for each in filler.ids[:16])]))
     first = int(rng.integers(KEYS - task.query_count + 1))
     asked = [first + each for each in range(task.query_count)]

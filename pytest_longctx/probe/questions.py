@@ -105,8 +105,8 @@ def _within(
         fitting = [place for place in free if place >= seen[key]]
         if not fitting:
             raise PromptError(
-                f"key {key} is answered by a layer that sees {windows[key]:,} tokens, from position {seen[key]:,} on "
-                f"in a prompt of {tokens:,}; no place is left there among {len(places)}: {places!s:.80}\n"
+                f"no place is left for key {key}: its layer sees the last {windows[key]:,} tokens, from position "
+                f"{seen[key]:,} on in a prompt of {tokens:,}; found {len(places)} places: {places!s:.80}\n"
                 "  try      questions.spread with the same windows"
             )
         take_border = not at_border and seen[key] == fitting[0] > 0
@@ -172,7 +172,7 @@ def check(filler: Prompt, places: Sequence[int], least: int, most: int) -> None:
         )
     if tokens < SHORTEST_TOKENS or min(places) < 0 or max(places) > tokens - 2:
         raise PromptError(
-            f"a prompt of {tokens:,} tokens has places from 0 to {tokens - 2:,}, the ask being last; "
+            f"a prompt of {tokens:,} tokens has places from 0 to {tokens - 2:,}, because the ask is last; "
             f"found {min(places):,} to {max(places):,}"
         )
     if int(filler.ids.min()) < low or int(filler.ids.max()) >= high:

@@ -167,7 +167,7 @@ def exact_text(
     if body < least:
         raise PromptError(
             f"a text of {tokens:,} tokens was requested; the nearest is about {tokens - body + least:,}: special tokens and "
-            f"the frame around it take {tokens - body + least - 1:,}"
+            f"the text before and after it take {tokens - body + least - 1:,}"
         )
     reach = body - vocabulary.count(after)
     done = list(encoded(vocabulary, chain((before + opening,), source.pieces()), reach))

@@ -120,7 +120,7 @@ def test_a_file_that_has_no_readings_is_named(judged, project, pytester):
     (kept,) = (pytester.path / "results" / "drift").glob("other.*.npz")
     np.savez(kept.with_name(kept.name.replace("other", "reference")), about=np.zeros(3, dtype=np.uint8))
     done = judged("--backend=miniature", data, "--longctx-deployment=other")
-    assert "these are no readings of a 'drift' finding" in done.outcome.stdout.str()
+    assert "this is not a file of readings of a 'drift' finding" in done.outcome.stdout.str()
     assert done.outcome.ret == 1
 
 

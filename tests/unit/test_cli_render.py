@@ -136,7 +136,8 @@ def test_an_example_is_rendered_with_the_plugin_that_makes_its_backend(capsys, m
 
 
 @pytest.mark.parametrize(
-    ("module", "message"), [("no_such_module", "PYTHONPATH must have its folder"), ("json", "it has no function")]
+    ("module", "message"),
+    [("no_such_module", "add the folder of the module to PYTHONPATH"), ("json", "it has no function")],
 )
 def test_a_plugin_that_makes_no_backend_is_said_to(capsys, module, message):
     assert cli.main(["render", "scout-vllm-2m", "-p", module]) == 2

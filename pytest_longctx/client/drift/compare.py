@@ -65,7 +65,7 @@ def compare(reference: Readings, other: Readings) -> Comparison:
     """
     count = len(reference.reads)
     if reference.texts != other.texts or count != len(other.reads) or count % READS or not count:
-        raise ResultsError("the readings are not of the same texts, read equally often")
+        raise ResultsError("the two readings have different texts or different numbers of reads")
     noise, drift = _paired(reference, reference), _paired(reference, other)
     drifts, noises = (np.mean(each.nats, axis=(1, 2)) for each in (drift, noise))
     apart = drifts > APART * np.maximum(noises, RESOLUTION_NATS)

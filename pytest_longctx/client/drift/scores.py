@@ -92,7 +92,7 @@ def _at(page: Any, *path: Any) -> Any:
 def _check_count(rows: object, sent: Array) -> None:
     if not isinstance(rows, list) or len(rows) != len(sent):
         found = f"{len(rows):,}" if isinstance(rows, list) else "no"
-        raise UnscoredError(f"the answer has the log-probabilities of {found} tokens, and {len(sent):,} were sent")
+        raise UnscoredError(f"the answer has the log-probabilities of {found} tokens; {len(sent):,} tokens were sent")
 
 
 def _scores(tables: list[tuple[dict[int, float], int]]) -> Scores:
@@ -104,7 +104,7 @@ def _scores(tables: list[tuple[dict[int, float], int]]) -> Scores:
     for at, (known, token) in enumerate(tables):
         if token not in known or len(known) < TOP_TOKENS:
             raise UnscoredError(
-                f"position {at + 1:,} has {len(known)} log-probabilities; {TOP_TOKENS} and that of token {token} were requested"
+                f"position {at + 1:,} has {len(known)} log-probabilities; requested were {TOP_TOKENS}, and that of token {token}"
             )
         best = sorted(known.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP_TOKENS]
         ids[at], logprobs[at] = [name for name, _ in best], [value for _, value in best]

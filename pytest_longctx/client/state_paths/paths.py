@@ -56,7 +56,7 @@ def _border(one: Walk, size: int | None, what: str) -> None:
     lengths.
     """
     if size is None:
-        raise UnwalkableError(f"the size of its {what} is not known, or it has none")
+        raise UnwalkableError(f"the size of the server's {what} is not known, or it has none")
     border = size * max(1, one.tokens // (2 * size))
     base = one.new(max(one.tokens, border + max(3, 2 * one.block)), border)
     one.read(base)
@@ -144,7 +144,7 @@ def branch(one: Walk) -> None:
 def reset(one: Walk) -> None:
     """The path of a reset: a prompt read again after a reset of the prefix cache."""
     if outside := _connected(one) - {_TIERED}:
-        raise UnwalkableError(f"a reset does not empty the cache outside the engine, which {min(outside)} connects")
+        raise UnwalkableError(f"a reset does not empty the external cache (flag {min(outside)})")
     task = one.new()
     one.read(task)
     one.again(task)
@@ -185,7 +185,9 @@ def abandoned(one: Walk) -> None:
             one.again(task, whole_only=False)
             one.again(task)
             return
-    raise UnwalkableError(f"{_ROUNDS} prompts of {one.tokens:,} tokens were answered before the client could leave")
+    raise UnwalkableError(
+        f"{_ROUNDS} prompts of {one.tokens:,} tokens were answered before the client could disconnect"
+    )
 
 
 async def _leave(server: Server, task: Task, after_s: float, watch: ProgressCallback) -> bool:
@@ -224,9 +226,7 @@ def external(one: Walk) -> None:
     """The path of an external cache: a prompt read back from outside the engine after the engine's own cache was emptied."""
     before = one.scrape()
     if not _connected(one) and not before.external_tokens:
-        raise UnwalkableError(
-            "no flag of the deployment connects it with a cache outside the engine, and none has answered"
-        )
+        raise UnwalkableError("no flag of the deployment connects an external cache, and no tokens came from one")
     task = one.new()
     one.read(task)
     _empty(one)
@@ -296,7 +296,7 @@ def stored_dtype(one: Walk) -> None:
     dtype has.
     """
     if not one.probe:
-        raise UnwalkableError("the precision of keys is provable for a probe only")
+        raise UnwalkableError("the precision of keys is provable only for a probe")
     if one.server.deployment.model.make in registry.FAMILIES:
         raise UnwalkableError("this probe has no keys that measure the precision of a KV cache")
     asked = str(one.server.deployment.flags.get("kv-cache-dtype", "auto"))
@@ -304,7 +304,7 @@ def stored_dtype(one: Walk) -> None:
     bits = mantissa_bits(computed if asked == "auto" else asked)
     if bits is None:
         raise UnwalkableError(
-            f"it is not known how many bits of a key {asked!r} keeps with {computed!r} as the model's dtype"
+            f"the number of key bits that {asked!r} keeps is unknown for the model dtype {computed!r}"
         )
     ladder = grading.plant(one.prompt(one.tokens))
     found = grading.ladder_text(one.read(Task(ladder.prompt, ladder.output_tokens)).exchange.text)

@@ -41,7 +41,7 @@ def _pool(one: Walk) -> float:
         raise UnwalkableError("the size of its KV cache is not known")
     if pool * _POOLS > _AFFORDABLE_TOKENS:
         raise UnwalkableError(
-            f"its KV cache holds {pool:,.0f} tokens, and at most {_AFFORDABLE_TOKENS:,} are sent to fill it; "
+            f"its KV cache holds {pool:,.0f} tokens, but at most {_AFFORDABLE_TOKENS:,} are sent to fill it; "
             "give the deployment a smaller one (--num-gpu-blocks-override)"
         )
     return pool

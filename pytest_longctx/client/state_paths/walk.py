@@ -108,9 +108,7 @@ class Walk:
             default=length + self.asked.output_tokens,
         )
         if length + self.asked.output_tokens > room:
-            raise UnwalkableError(
-                f"it needs a prompt of {length:,} tokens, and {room:,} are sent at most, answer included"
-            )
+            raise UnwalkableError(f"it needs a prompt of {length:,} tokens; at most {room:,} fit, answer included")
         return tasks.new(
             self.prompt,
             length,

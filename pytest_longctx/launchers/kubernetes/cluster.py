@@ -70,7 +70,7 @@ class Cluster:
         meta = answer.get("metadata")
         if not isinstance(meta, dict) or not isinstance(meta.get("uid"), str):
             raise LaunchError(
-                f"the cluster at {self.host} answers what no cluster does: the {kind} {name} that was made has no uid\n"
+                f"the cluster at {self.host} gave an invalid answer: the {kind} {name} that it created has no uid\n"
                 "  try      kubectl cluster-info, and the proxy before the API, if there is one"
             )
         return answer
@@ -85,7 +85,7 @@ class Cluster:
         _, found = self.api.call("GET", f"api/v1/namespaces/{self.namespace}/events?{about}")
         rows = found.get("items") or []
         if not isinstance(rows, list) or not all(isinstance(each, dict) for each in rows):
-            raise ConnectionError("the answer is no list of events")
+            raise ConnectionError("the answer is not a list of events")
         return rows
 
     def follow(self, pod: str) -> Iterator[bytes]:

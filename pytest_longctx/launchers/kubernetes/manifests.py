@@ -84,7 +84,7 @@ def port_of(one: Deployment) -> int:
     port = one.flags.get("port", PORT)
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
         raise LaunchError(
-            f"[flags] port of {one.name}: {str(port)[:100]!r} is no port: an integer from 1 to 65535 is needed"
+            f"[flags] port of {one.name}: {str(port)[:100]!r} is not a port; write an integer from 1 to 65535"
         )
     return port
 

@@ -62,7 +62,7 @@ def test_nothing_is_sent_to_another_machine_without_a_yes(capsys, monkeypatch):
     )
     said = capsys.readouterr().err
     assert "at most $5.00 will be sent" in said
-    assert "nothing was sent: add --yes" in said
+    assert "nothing was sent: there is no terminal" in said
 
 
 @pytest.mark.parametrize(

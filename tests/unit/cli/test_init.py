@@ -51,11 +51,11 @@ def test_an_own_model_replaces_the_small_one(place, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--max-model-len=8Ki"], "goes with --model"),
-        (["--backend=vllm", "--model=x/y"], "say its context too"),
+        (["--max-model-len=8Ki"], "--max-model-len needs --model"),
+        (["--backend=vllm", "--model=x/y"], "the context of the model is missing"),
         (["--backend=vllm", "--model=x/y", "--max-model-len=much"], "is not a token count"),
         (["--backend=vllm", "--model=x/y", "--max-model-len=9"], "no room for a prompt"),
-        (["--model=x/y", "--max-model-len=8Ki"], "miniature serves no model"),
+        (["--model=x/y", "--max-model-len=8Ki"], "the backend miniature serves no model"),
         (["file"], "file"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_file_that_is_there_is_kept_and_nothing_is_written(place, capsys, ther
     (place / there).parent.mkdir(exist_ok=True)
     (place / there).write_text("mine", encoding="utf-8")
     assert cli.main(["init", "--backend=miniature", "--ci=gitlab"]) == 2
-    assert f"{there}: already there" in capsys.readouterr().err
+    assert f"{there}: already exists" in capsys.readouterr().err
     assert (place / there).read_text(encoding="utf-8") == "mine"
     assert [path for path in place.rglob("*.*") if path.is_file()] == [place / there]
 

@@ -87,7 +87,7 @@ def test_another_server_with_other_chunks_counts_as_one_more_answer():
     seen = compare(mine, moved)
     assert seen.metrics["answers_differing"] == 1
     assert seen.said == "alone on small-chunks: token 4 is 'x' instead of 't4'"
-    with pytest.raises(ResultsError, match="not to the same prompt"):
+    with pytest.raises(ResultsError, match="answered different prompts"):
         compare(mine, answers(prompt="q"))
 
 
@@ -116,5 +116,5 @@ def test_answers_are_written_and_read(tmp_path):
     assert repeatability.load(path) == kept
     for broken in ("", "[]", "{}", json.dumps({"form": 1, "prompt": "p", "each": [], "facts": {}}), '{"form": 2'):
         path.write_text(broken)
-        with pytest.raises(ResultsError, match="these are no answers"):
+        with pytest.raises(ResultsError, match="this is not a file of answers"):
             repeatability.load(path)

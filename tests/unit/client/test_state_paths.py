@@ -178,11 +178,11 @@ def test_a_backend_without_salts_cannot_be_asked_about_them():
 @pytest.mark.parametrize(
     ("path", "why"),
     [
-        ("external", "no flag of the deployment connects it"),
+        ("external", "no flag of the deployment connects an external cache"),
         ("speculation", "no counter of drafted tokens"),
         ("evicted", "size of its KV cache is not known"),
         ("window-border", "attention windows is not known"),
-        ("stored-dtype", "for a probe only"),
+        ("stored-dtype", "only for a probe"),
     ],
 )
 def test_a_path_that_cannot_be_walked_says_why(path, why):

