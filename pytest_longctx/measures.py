@@ -61,7 +61,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "", "share of the hardware's peak that the prefill implies; above 1 the measurement is invalid"
         ),
         # retrieval over the context
-        "needles": Measure("needles", "facts inserted into the prompt and asked for"),
+        "needles": Measure("needles", "facts in the prompt that the question asks for"),
         "needles_right": Measure("needles", "facts answered correctly"),
         "needles_share": Measure("", "needles_right / needles"),
         "ruler_prompts": Measure("requests", "prompts of a task of RULER"),
@@ -78,24 +78,24 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
         "last_failed_depth": Measure("", "place of the last needle that failed"),
         "made_up_answers": Measure(
-            "needles", "answers to a key that is not in the prompt, or to another key than the one asked"
+            "needles", "answers about a key that is not in the prompt, or about another key than the requested one"
         ),
         "repetitive_answers": Measure("requests", "answers that repeat one phrase at least three times in a row"),
         "kv_mantissa_bits": Measure("bits", "mantissa bits of a key preserved in the KV cache: BF16 7, E4M3 3, E5M2 2"),
         "kv_ladder_breaks": Measure(
             "bits",
-            "rungs preserved above a lost one; above 0, the keys read back differ from those written",
+            "rungs preserved above a lost one; above 0, keys are read back with other values",
         ),
         "kv_relative_step": Measure("", "2^-kv_mantissa_bits: the step between numbers just above 1"),
         "kv_bits_beyond": Measure(
             "bits",
-            "kv_mantissa_bits - those of the KV-cache dtype; above 0 the dtype is ignored, below 0 the cache is coarser",
+            "kv_mantissa_bits - mantissa bits of the KV-cache dtype; above 0 the dtype is ignored, below 0 the cache is coarser",
         ),
         "longest_served_tokens": Measure("tokens", "longest prompt served together with its answer"),
         "context_tokens": Measure(
             "tokens", "served context of a certificate: the prompt, with the answer if the limit counts it"
         ),
-        "read_tokens": Measure("tokens", "longest natural text of which a certificate found every part read"),
+        "read_tokens": Measure("tokens", "longest natural text that a certificate found to be read completely"),
         "broken_checks": Measure("", "checks of a certificate that are broken"),
         "held_checks": Measure("", "checks of a certificate that hold"),
         "claim_shortfall_tokens": Measure("tokens", "max_model_len - answer - longest prompt that was served"),
@@ -108,12 +108,12 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "refusal_status": Measure("", "HTTP status of a refusal; 200 if it arrived as an event inside the stream"),
         # several requests
         "requests": Measure("requests", "requests sent"),
-        "miscounted_prompts": Measure("requests", "requests whose prompt tokens in usage differ from what was sent"),
+        "miscounted_prompts": Measure("requests", "requests whose prompt tokens in usage differ from the sent ones"),
         "miscounted_answers": Measure(
-            "requests", "requests whose completion tokens in usage differ from what was asked"
+            "requests", "requests whose completion tokens in usage differ from the requested ones"
         ),
         "ledger_gap_tokens": Measure(
-            "tokens", "tokens by which the growth of the server's counters differs from what was sent and asked"
+            "tokens", "difference between the growth of the server's counters and the sent and requested tokens"
         ),
         "cached_share_before": Measure("", "cached_share of the same prompt before the cache reset"),
         "answers_changed": Measure(
@@ -136,7 +136,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "largest difference of a log-probability between a path and the nearest cold reading of the same prompt",
         ),
         "logprob_excess_nats": Measure(
-            "nats", "logprob_gap_nats beyond what rounding explains: 0.1, or four times logprob_noise_nats"
+            "nats", "logprob_gap_nats above the limit for rounding: 0.1, or four times logprob_noise_nats"
         ),
         "hit_share": Measure(
             "", "least share of the whole blocks that a prompt shares with an earlier one that were cached tokens"
@@ -150,16 +150,16 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "answers", "answers in progress at one time, each from its first token to its last"
         ),
         "arrived_during_answer": Measure("requests", "prompts read while another request was answered"),
-        "ended_during_answer": Measure("requests", "ends of an answer while another went on"),
+        "ended_during_answer": Measure("requests", "answers that ended while another continued"),
         "cancelled_during_answer": Measure(
-            "requests", "clients that left their answer half-way while others were answered"
+            "requests", "clients that disconnected during their answer while other answers continued"
         ),
-        "prefill_steps": Measure("steps", "different usages of the KV cache that were seen while a prompt was read"),
+        "prefill_steps": Measure("steps", "different KV cache usages observed while a prompt was read"),
         "drafted_tokens": Measure("tokens", "growth of the counter of tokens that speculative decoding proposed"),
         "accepted_tokens": Measure("tokens", "growth of the counter of proposed tokens that were accepted"),
         "corrupted_requests": Measure("requests", "growth of the counter of requests whose logits had NaNs"),
         "kv_canary_violations": Measure(
-            "slots", "slots of the KV cache that the engine's own canary has reported as corrupted since it started"
+            "slots", "KV cache slots that the engine's own canary has reported as corrupted since the start"
         ),
         # the predictions of a model on two servers, for the same texts
         "drift_nats": Measure(
@@ -169,33 +169,34 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "drift_p999_nats": Measure("nats", "99.9th percentile over positions of the same"),
         "drift_noise_nats": Measure("nats", "drift_nats between two reads of the reference, alone and in company"),
         "drift_noise_p999_nats": Measure("nats", "99.9th percentile over positions of the same"),
-        "drift_ratio": Measure("x", "drift_nats / drift_noise_nats, which counts as 1e-9 nats at least"),
+        "drift_ratio": Measure("x", "drift_nats / drift_noise_nats, where the noise is at least 1e-9 nats"),
         "argmax_changed_share": Measure(
-            "", "share of positions with another most probable token than the reference has"
+            "", "share of positions whose most probable token differs from that of the reference"
         ),
         "argmax_noise_share": Measure("", "the same between two reads of the reference"),
         "text_lost_nats": Measure(
             "nats", "mean log-probability of the texts' own tokens by the reference - that by the other deployment"
         ),
         "unnamed_share": Measure(
-            "", "mean probability by the reference of tokens that not both named among their most probable ones"
+            "",
+            "mean probability, by the reference, of tokens that only one deployment named among its most probable ones",
         ),
         "drift_positions": Measure("tokens", "positions whose predictions were compared, each in several reads"),
         "drift_repeats": Measure("runs", "comparisons of two reads of the reference with two of the other deployment"),
-        "drift_repeats_apart": Measure("runs", "those of them in which the drift was more than three times the noise"),
+        "drift_repeats_apart": Measure("runs", "drift_repeats in which the drift was more than three times the noise"),
         # one prompt in changing company, to the last bit
         "answers_compared": Measure(
             "answers", "answers to one prompt that were compared with the first, which was alone"
         ),
-        "answers_differing": Measure("answers", "those of them with another token"),
-        "logprobs_differing": Measure("answers", "those of them with another token or another log-probability"),
+        "answers_differing": Measure("answers", "answers_compared with a different token"),
+        "logprobs_differing": Measure("answers", "answers_compared with a different token or log-probability"),
         "repeat_gap_nats": Measure(
             "nats", "largest difference of a log-probability, up to the first token that differs"
         ),
         "first_differing_token": Measure("", "first token of an answer that differs, from 0"),
-        "first_differing_logprob": Measure("", "first token of an answer with another log-probability, from 0"),
+        "first_differing_logprob": Measure("", "first token of an answer with a different log-probability, from 0"),
         "hits_taken": Measure(
-            "answers", "answers after a hit of the prefix cache, of two, for which usage counted cached tokens"
+            "answers", "of two answers after a prefix-cache hit, those whose usage has cached tokens"
         ),
         # the same question several times, or at several lengths
         "runs": Measure("runs", "repetitions whose median is judged"),
@@ -227,7 +228,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "s",
             "largest delay of a request of an open-loop client; it is part of that request's TTFT",
         ),
-        "offered_share": Measure("", "rate at which an open-loop client sent its requests / the rate it was asked for"),
+        "offered_share": Measure("", "rate at which an open-loop client sent its requests / the requested rate"),
         # a client that disconnects during prefill, and a small request after it
         "abandoned_s": Measure("s", "from the first byte of the abandoned prompt sent to the disconnect"),
         "abandoned_tokens": Measure(
@@ -303,17 +304,17 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         # a refusal, from its text
         "port": Measure("no.", "TCP port that another process listens on, from the refusal"),
         "attention_heads": Measure("", "attention heads of the model, from the refusal of a parallel size"),
-        "parallel_size": Measure("", "tensor-parallel size that was asked for, from its refusal"),
+        "parallel_size": Measure("", "requested tensor-parallel size, from its refusal"),
         "slots_free": Measure("", "free rows of the table of running requests, from the refusal"),
-        "slots_wanted": Measure("", "rows of that table that a batch asked for, from the refusal"),
+        "slots_wanted": Measure("", "rows of that table that a batch requested, from the refusal"),
         "kernel_needed": Measure(
             "", "bytes of shared memory, or registers or threads, that a kernel needs, from its refusal"
         ),
         "kernel_limit": Measure("", "bytes of shared memory, or registers or threads, that the GPU has for it"),
         "workspace_needed_gib": Measure(
-            "GiB", "part of a workspace that an attention library asked for, from its refusal"
+            "GiB", "part of a workspace that an attention library requested, from its refusal"
         ),
-        "workspace_gib": Measure("GiB", "what was left of that workspace"),
+        "workspace_gib": Measure("GiB", "free part of that workspace"),
         "refused_tokens": Measure("tokens", "prompt tokens of a refused request, from the refusal"),
         "refused_answer_tokens": Measure("tokens", "completion tokens requested by a refused request"),
         "allowed_tokens": Measure("tokens", "longest admissible prompt, from the refusal"),
