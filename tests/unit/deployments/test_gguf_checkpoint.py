@@ -82,7 +82,10 @@ def test_the_chat_template_is_that_of_the_file(tmp_path):
         ({"architecture": "qwen2"}, "general.architecture of the GGUF file is 'qwen2'; only 'llama' is supported"),
         ({"pre": "llama-bpe"}, "tokenizer.ggml.pre of the GGUF file is 'llama-bpe'"),
         ({"more": [("llama.rope.scaling.type", "yarn")]}, "scaled rotary embeddings are not supported"),
-        ({"tensors": [("blk.0.attn_q.bias", np.ones(64, np.float32))]}, "attn_q.bias of the GGUF file is of an unsupported kind"),
+        (
+            {"tensors": [("blk.0.attn_q.bias", np.ones(64, np.float32))]},
+            "attn_q.bias of the GGUF file is of an unsupported kind",
+        ),
         ({"tensors": [("rope_freqs.weight", np.ones(8, np.float32))]}, "rope_freqs.weight"),
     ],
 )
