@@ -38,6 +38,7 @@ def test_all_sets_are_there():
             "ninth",
             "tenth",
             "eleventh",
+            "twelfth",
         )
     }
     counts = {name: (len(classes), classes.count("healthy")) for name, classes in sets.items()}
@@ -53,4 +54,5 @@ def test_all_sets_are_there():
         "ninth": (82, 18),
         "tenth": (65, 15),
         "eleventh": (64, 15),
+        "twelfth": (72, 16),
     }
