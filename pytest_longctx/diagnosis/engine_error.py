@@ -50,9 +50,13 @@ _TENSORS: Final = re.compile(
     r"|view size is not)"
 )
 """Operations of PyTorch and NumPy on tensors that do not fit each other."""
-_CALL: Final = re.compile(r"^TypeError: [\w.]+\(\) missing \d+ required (?:positional|keyword-only) argument")
-"""A call whose arguments no configuration gives: a mistake in whatever phase."""
-_RAISED: Final = re.compile(r"^(?:ValueError|RuntimeError|Exception|NotImplementedError): ")
+_LEAVES_OPEN: Final = re.compile(
+    r"^(?:AttributeError|TypeError|NameError|UnboundLocalError|ZeroDivisionError|IndexError|StopIteration|RecursionError)(?:: |$)"
+)
+"""Mistakes that do not come from a key that a configuration or a checkpoint lacks: they count in the engine's frames at once."""
+_RAISED: Final = re.compile(
+    r"^(?:ValueError|RuntimeError|Exception|NotImplementedError|FileNotFoundError|FileExistsError): "
+)
 _NOT_OWN_FAULT: Final = re.compile(
     r"CUDA|HIP|NPU|XPU|cuBLAS|CUBLAS|NCCL|RCCL|HCCL|ZMQ|memory|[Tt]ime(?:d )?[ -]?out|[Cc]ancel|[Cc]onnect|[Cc]losed|[Rr]emote"
     r"|[Pp]eer|\bsupport|[Uu]nsupported|instal|[Cc]ompil|[Ww]orker|[Pp]rocess|[Ee]ngine|--[a-z]|larger than|exceed|greater than"
@@ -154,9 +158,9 @@ def _counts(text: str, frame: str, phase: Phase) -> bool:
     """Whether exception *text*, raised in *frame* while the boot was in *phase*, is a mistake in the engine's own code."""
     if _IMPORT.search(frame):
         return False
-    if _CALL.match(text):
-        return _OWN.search(frame) is not None
-    if phase in _COMPUTES and (_MISTAKE.match(text) or _TENSORS.match(text)):
-        return _OWN.search(frame) is not None or _BELOW.search(frame) is not None
-    raised = _RAISED.match(text) is not None and _OWN.search(frame) is not None
-    return phase in _SERVES and raised and _NOT_OWN_FAULT.search(text) is None
+    own, below = _OWN.search(frame) is not None, _BELOW.search(frame) is not None
+    if phase not in _COMPUTES:
+        return own and _LEAVES_OPEN.match(text) is not None
+    if _MISTAKE.match(text) or _TENSORS.match(text):
+        return own or below
+    return own and phase in _SERVES and _RAISED.match(text) is not None and _NOT_OWN_FAULT.search(text) is None

@@ -61,8 +61,8 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 
 SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "fabric-not-ready": ("fabric-manager",),
-    "gpu-feature-unsupported": ("operation-not-supported",),
-    "graph-capture": ("captured-event", "stream-capture"),
+    "gpu-feature-unsupported": ("memory-not-told", "no-kernel-for-this-gpu", "operation-not-supported"),
+    "graph-capture": ("ascend-capture", "captured-event", "stream-capture"),
     "illegal-instruction": ("illegal-instruction",),
     "kernel-resources": ("kernel-resources",),
     "no-device": ("no-device",),
@@ -95,12 +95,14 @@ RELABELLED: Mapping[str, str] = {
     "sglang-standalone-draft-merge-batch-sizes-of-tensors.log": "engine-assert",
     "tgi-vision-warmup-tensors-on-two-devices.log": "engine-assert",
     "trtllm-bls-next-blocks-assertion.log": "engine-assert",
+    "trtllm-fp4-moe-error-occurred-when-running-gemm.log": "engine-assert",
     "vllm-cpu-offload-reinitialize-batch.log": "engine-assert",
     "vllm-nccl-unhandled-cuda-error-says-run-with-debug.log": "nccl-error",
     "vllm-qwen25-vl-video-grid-index-at-profile.log": "engine-assert",
     "vllm-qwen3-vl-eagle3-proposer-has-no-positions.log": "engine-assert",
     "vllm-qwen35-rmsnormgated-no-attribute-activation.log": "engine-assert",
     "vllm-ray-nccl-unhandled-system-error.log": "nccl-error",
+    "vllm-tpu-qwen3-vl-operand-types.log": "engine-assert",
     "vllm-two-l4-no-broadcast-block-and-nothing-else.log": "hang-workers",
 }
 """
