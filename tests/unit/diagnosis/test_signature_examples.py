@@ -63,7 +63,6 @@ MORE = [
 ]
 
 TOLD = [
-    ("llamacpp", "llama_new_context_with_model:      CUDA0 compute buffer size =   572.00 MiB", "warm-up"),
     ("vllm", "Starting vLLM server version 0.33.0", {"engine_version": "0.33.0"}),
     ("vllm", "Dynamo bytecode transform time: 7.22 s", "compile"),
     ("vllm", "Compiling a graph for dynamic shape takes 30.91 s", "compile"),
