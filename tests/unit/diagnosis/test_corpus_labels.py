@@ -39,6 +39,7 @@ def test_all_sets_are_there():
             "tenth",
             "eleventh",
             "twelfth",
+            "thirteenth",
         )
     }
     counts = {name: (len(classes), classes.count("healthy")) for name, classes in sets.items()}
@@ -55,4 +56,5 @@ def test_all_sets_are_there():
         "tenth": (65, 15),
         "eleventh": (64, 15),
         "twelfth": (72, 16),
+        "thirteenth": (77, 16),
     }
