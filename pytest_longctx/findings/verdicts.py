@@ -235,10 +235,8 @@ def _counted(seen: Observation, limited: set[str]) -> Iterator[Line]:
 
 def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
     """
-    Verdict line on the first token: the client's clock and the server's clock agree.
-
-    With more runnable processes than cores the client waits for a core, too. A finding that bounds no time is excused in
-    proportion to the load; a wider gap shows nothing about the server, and leaves the finding unmeasured.
+    Verdict line on the first token: the client's clock and the server's agree. With more runnable processes than cores both wait,
+    which excuses a finding that bounds no time in proportion to the load, and leaves a wider gap unmeasured.
     """
     if "ttft_gap_s" not in seen.metrics or "ttft_gap_s" in limited or seen.sent_tokens is None:
         return
