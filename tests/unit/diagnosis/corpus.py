@@ -71,6 +71,7 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
 """Labels that are finer than our class: of it only these signatures, and their remedies, are right."""
 
 DEBATABLE: Mapping[str, tuple[str, ...]] = {
+    "sglang-cugreenctx-undefined-driver-or-build.log": ("driver-too-old",),
     "sglang-sgl-kernel-undefined-symbol.log": ("environment",),
     "trap-400-traceback-then-device-assert.log": ("gpu-fault",),
     "trtllm-additional-executor-resources.log": ("gpu-oom-profile",),
@@ -78,7 +79,8 @@ DEBATABLE: Mapping[str, tuple[str, ...]] = {
 """
 Logs whose label is debatable, and the class that counts as right beside it.
 
-A kernel package that was built against another PyTorch is a wrong build as well as a broken environment. TensorRT-LLM's
+A kernel package that was built against another PyTorch is a wrong build as well as a broken environment; one that asks the driver
+for a function of a later CUDA shows a driver that is too old as well. TensorRT-LLM's
 component of that name is allocated after the KV cache, for the largest batch.
 The assertion log shows an assertion on an index and no word of NaN. Its label, ``nan-logits``, is that of its thread, where the index
 came from a row of NaN; in other threads the same assertion came from a draft model with fewer positions.

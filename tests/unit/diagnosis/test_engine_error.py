@@ -207,3 +207,63 @@ def test_columns_of_a_relay_are_no_part_of_a_traceback():
     plain = raised("vllm/engine/llm_engine.py:__init__", error)[1:]
     relayed = [f"U | 2025-07-18 11:29:37.824 | worker |   | {line}" for line in plain]
     assert answer(*relayed).kind == answer(*plain).kind == "engine-assert"
+
+
+def test_paths_of_windows_are_frames_of_the_engine():
+    frame = r'  File "C:\Users\user\site-packages\vllm\v1\attention\backends\x.py", line 7, in forward'
+    lines = ["Traceback (most recent call last):", LOOP, frame, "    y = f(x)", "KeyError: 17"]
+    assert answer(UP, *lines).kind == "engine-assert"
+
+
+DEAD = "CRITICAL 11-26 13:20:09 launcher.py:99] MQLLMEngine is already dead, terminating server process"
+SAID = "RuntimeError('Error in model execution (input dumped to /tmp/x.pkl): {}')"
+
+
+@pytest.mark.parametrize(
+    ("because", "kind"),
+    [
+        (
+            "shape mismatch: value tensor of shape [7, 8] cannot be broadcast to indexing result of shape [9, 8]",
+            "engine-assert",
+        ),
+        (
+            "[09:44:56] /workspace/cpp/matcher.cc:296: Token id 0: <unk> cannot be accepted by the GrammarMatcher",
+            "structured-output",
+        ),
+        ("CUDA error: an illegal memory access was encountered", "gpu-fault"),
+        ("something else", "unknown"),
+    ],
+)
+def test_what_the_engine_quotes_of_a_step_counts_before_the_end_that_follows_from_it(because, kind):
+    assert answer(UP, DEAD, f"ERROR 11-26 13:20:09 engine.py:135] {SAID.format(because)}").kind == kind
+
+
+def test_an_exception_that_is_quoted_as_python_shows_it_is_read():
+    said = "vllm.engine.multiprocessing.MQEngineDeadError: Engine loop is not running. Inspect the stacktrace to find the original error: "
+    found = answer(UP, f"{said}ValueError('Attempted to assign 2 x 8 = 16 multimodal tokens to 8 placeholders').")
+    assert found.kind == "engine-assert"
+    assert "ValueError: Attempted to assign" in found.cause
+
+
+def test_a_refusal_of_a_configuration_is_none_in_a_server_that_serves():
+    refused = "AssertionError: the workspace is not supported with a size of 0.76 MB"
+    place = "vllm/v1/worker/workspace.py:get"
+    assert answer(*raised(place, refused)).kind == "config"
+    assert answer(UP, *raised(place, refused, LOOP)).kind == "engine-assert"
+
+
+PINNED = (
+    "ggml_vulkan: Failed to allocate pinned memory.",
+    "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory",
+)
+
+
+def test_memory_that_could_not_be_pinned_is_no_lack_of_memory():
+    def states(*lines):
+        return assess(read(["\n".join([*lines, ""]).encode()], catalogues()["llamacpp"]), Evidence())
+
+    loading = "INFO [                    main] loading model"
+    assert states(loading, *PINNED) == ("unfinished", None)
+    found = states(loading, *PINNED, "ggml_vulkan: Device memory allocation of size 1073741824 failed.", PINNED[1])[1]
+    assert found is not None
+    assert found.kind.startswith("gpu-oom")
