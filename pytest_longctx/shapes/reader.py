@@ -7,6 +7,7 @@ from typing import Any
 from pytest_longctx.shapes import rotary, spans, vision
 from pytest_longctx.shapes.families import classes
 from pytest_longctx.shapes.families.compressed import COMPRESSED
+from pytest_longctx.shapes.families.convolved import CONVOLVED
 from pytest_longctx.shapes.families.hybrid import HYBRID
 from pytest_longctx.shapes.families.latent import LATENT
 from pytest_longctx.shapes.families.mixed import MIXED
@@ -14,13 +15,14 @@ from pytest_longctx.shapes.families.older import OLDER
 from pytest_longctx.shapes.families.pattern import PATTERN
 from pytest_longctx.shapes.families.plain import PLAIN
 from pytest_longctx.shapes.families.shaped import SHAPED
+from pytest_longctx.shapes.families.streams import STREAMS
 from pytest_longctx.shapes.keys import Keys, class_defaults, shown
 from pytest_longctx.shapes.model import VALUE_BYTES, Body, ModelShape
 from pytest_longctx.shapes.refusal import MisreadError, NotUnderstood
 from pytest_longctx.shapes.schemes import read_scheme, with_experts
 
 FAMILIES: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
-    {**PLAIN, **MIXED, **LATENT, **SHAPED, **HYBRID, **PATTERN, **OLDER, **COMPRESSED}
+    {**PLAIN, **MIXED, **LATENT, **SHAPED, **HYBRID, **PATTERN, **OLDER, **COMPRESSED, **STREAMS, **CONVOLVED}
 )
 """Text models, by ``model_type``."""
 
@@ -45,6 +47,12 @@ TEXT_OF: Mapping[str, str] = MappingProxyType(
         "qwen3_omni_moe": "qwen3_omni_moe_text",
         "voxtral": "llama",
         "step3p7": "step3p7",
+        "glm5_next": "glm5_next_text",
+        "qwen4_exp": "qwen4_exp_text",
+        "inkling_mm_model": "inkling_text",
+        "ernie4_5_vl_moe": "ernie4_5_vl_moe_text",
+        "ernie4_5_moe_vl": "ernie4_5_vl_moe_text",
+        "inkling_model": "inkling_text",
     }
 )
 """Multimodal models: the type of their text part, where the part itself does not say it."""
@@ -76,6 +84,14 @@ ENCODER_DECODERS = frozenset(
     encoder_decoder
     prophetnet fsmt nllb-moe switch_transformers speech_to_text seamless_m4t t5gemma t5gemma2 plbart mvp bert roberta""".split()  # noqa: SIM905
 )
+
+UNMODELLED: Mapping[str, str] = MappingProxyType(
+    {
+        "mllama": "its cross_attention_layers cache states of images, and vLLM has not served it since 0.10.2",
+        "zaya": "its attention (CCA) keeps states of convolutions that no engine here caches",
+    }
+)
+"""Types that are known and not modelled, and why."""
 
 ALIASES: Mapping[str, str] = MappingProxyType({"MiniMaxText01": "minimax_text_01", "MiniMaxM1": "minimax_m1"})
 
@@ -139,9 +155,16 @@ def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _family(name: str) -> Callable[[Keys], Body]:
     if name in FAMILIES:
         return FAMILIES[name]
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> MisreadError:
+    """The error about a *name* that no family here has."""
+    if name in UNMODELLED:
+        return MisreadError("model_type", f"{shown(name)} is not modelled: {UNMODELLED[name]}")
     encodes = name in ENCODER_DECODERS
     why = "encoder-decoder and encoder models are not modelled" if encodes else "this model type is not known"
-    raise MisreadError("model_type", f"{why}: {shown(name)}")
+    return MisreadError("model_type", f"{why}: {shown(name)}")
 
 
 def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Keys:
@@ -163,7 +186,7 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
     if not isinstance(part, Mapping):
         raise MisreadError("text_config", f"a table is expected, not {shown(part)}")
     if name not in WRAPPERS and name not in FAMILIES:
-        raise MisreadError("model_type", f"this model type is not known: {shown(name)}")
+        raise _unknown(name)
     inner = part.get("model_type")
     chosen = TEXT_OF.get(name) if inner is None else inner
     if not isinstance(chosen, str):

@@ -8,9 +8,11 @@ from pytest_longctx.shapes.refusal import MisreadError
 
 _GLM4V = ("glm4v", "glm4v_moe", "glm46v")
 
-TOWERS = ("vision_config", "audio_config", "vision_tower_config", "sound_config")
+TOWERS = ("vision_config", "audio_config", "vision_tower_config", "sound_config", "embd_layer")
 
-GATED = frozenset({"pixtral", "gemma4_vision", "qwen2_5_vl", "qwen2_5_omni", "mistral3", "exaone4_5", *_GLM4V})
+GATED = frozenset(
+    {"pixtral", "gemma4_vision", "qwen2_5_vl", "qwen2_5_omni", "mistral3", "exaone4_5", "glm5_next", *_GLM4V}
+)
 """Types whose feed-forward layers have three matrices."""
 
 
@@ -18,6 +20,9 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
     """Parameters of the vision towers, within some percent, and a remark; None if a tower is not counted."""
     total: int | None = 0
     notes: list[str] = []
+    if config.get("model_type") == "phi4mm":
+        found = _phi4mm(Keys(config), text_hidden)
+        return found, ("audio_processor is not counted",) if found is None else ()
     for key in TOWERS:
         table = config.get(key)
         if not isinstance(table, Mapping) or not table:
@@ -41,6 +46,24 @@ def _counted(k: Keys, config: Mapping[str, Any], text_hidden: int, key: str) -> 
         return encoder(k, text_hidden) if encoder else None
     except MisreadError:
         return None
+
+
+def _phi4mm(k: Keys, text_hidden: int) -> int | None:
+    """
+    Parameters of the towers of Phi-4 multimodal: SigLIP, whose sizes the class knows, and a Conformer of 80 mel bins; three
+    projections of two matrices.
+    """
+    table = k.table("audio_processor")
+    audio = table.table("config") if table else None
+    if audio is None:
+        return None
+    try:
+        dim, units, blocks = (audio.count(name) for name in ("attention_dim", "linear_units", "num_blocks"))
+    except MisreadError:
+        return None
+    sight = 28 * (4 * 1152 * 1152 + 2 * 1152 * 4304) + 1152 * (1024 + 3 * 14 * 14)
+    hearing = blocks * (8 * dim * dim + 6 * dim * units) + 12 * dim * dim
+    return sight + hearing + (1152 + 2 * dim) * text_hidden + 3 * text_hidden * text_hidden
 
 
 def _voxtral(k: Keys, text_hidden: int) -> int:
@@ -140,6 +163,29 @@ def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     return hidden * side * side * width + narrow * text_hidden
 
 
+def _glm_join(k: Keys, merged: int, _: int) -> int:
+    """GLM: a convolution that merges, a projection, and a gated layer whose width newer files give a name of its own."""
+    behind, width = k.count("out_hidden_size"), k.count("projection_intermediate_size", "intermediate_size")
+    return merged * behind + behind * behind + 3 * behind * width
+
+
+def _ernie_join(k: Keys, merged: int, text_hidden: int) -> int:
+    """ERNIE 4.5 VL: joins patches, then frames."""
+    return merged * merged * (3 + (k.maybe("temporal_merge_size") or 2)) + merged * text_hidden
+
+
+def _qwen2_join(k: Keys, merged: int, text_hidden: int) -> int:
+    return merged * (merged + (k.maybe("hidden_size") or text_hidden))
+
+
+_JOINS: Mapping[str, Callable[[Keys, int, int], int]] = {
+    **dict.fromkeys((*_GLM4V, "glm5_next"), _glm_join),
+    **dict.fromkeys(("ernie4_5_vl_moe", "ernie4_5_moe_vl"), _ernie_join),
+    "qwen2_vl": _qwen2_join,
+}
+"""Parameters of the projection behind a tower, by the type of the whole, from the width of merged patches and of the text."""
+
+
 def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     """
     Parameters of a vision tower's projection to the text model; Qwen merges patches, once more for each deep
@@ -148,11 +194,8 @@ def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     side = k.maybe("spatial_merge_size") or 2
     merged = hidden * side * side
     out = k.maybe("out_hidden_size")
-    if outer in _GLM4V:
-        behind = k.count("out_hidden_size")
-        return merged * behind + behind * behind + 3 * behind * k.count("intermediate_size")
-    if outer == "qwen2_vl":
-        return merged * (merged + (k.maybe("hidden_size") or text_hidden))
+    if join := _JOINS.get(str(outer)):
+        return join(k, merged, text_hidden)
     if out:
         deep = k.sequence("deepstack_visual_indexes") or ()
         return (1 + len(deep)) * merged * (merged + out)

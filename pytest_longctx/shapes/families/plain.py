@@ -56,6 +56,13 @@ def _phi3(k: Keys) -> Body:
     return Decoder(attends=spans.all_slide)(k)
 
 
+def _phi4mm(k: Keys) -> Body:
+    """Phi-4 multimodal: Phi-3 with towers; engines load its adapters apart, where they are asked for."""
+    for key in ("embd_layer", "audio_processor", "img_processor", "speech_lora", "vision_lora"):
+        k.raw(key)
+    return _phi3(k)
+
+
 def _gpt2(k: Keys) -> Body:
     biased = Decoder(qkv_bias=True, o_bias=True, mlp_bias=True, gated=False, norm_bias=True, tied=True)
     return replace(biased, position_rows=0, four_times=True)(k)
@@ -116,6 +123,7 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "nemotron": _nemotron,
         "phi": _phi,
         "phi3": _phi3,
+        "phi4mm": _phi4mm,
         "qwen2": _qwen2,
         "qwen2_vl_text": _qwen2,
         "qwen2_5_vl_text": _qwen2,
