@@ -70,6 +70,14 @@ def sparse_layers(k: Keys, layers: int, *, first: int = 0) -> list[bool]:
     return [i >= first and i % step == 0 for i in range(layers)]
 
 
+def told_sparse(k: Keys, layers: int) -> list[bool]:
+    """As `sparse_layers`, where a file must say it: engine and class differ in what silence means."""
+    keys = ("mlp_layer_types", "first_k_dense_replace", "num_dense_layers", "moe_layer_freq")
+    if not any(k.has(key) for key in keys):
+        raise k.refuse("first_k_dense_replace", "it is missing, and engine and class differ in what that means")
+    return sparse_layers(k, layers)
+
+
 def mixed(
     *,
     shared: str = "",

@@ -46,6 +46,8 @@ TEXT_OF: Mapping[str, str] = MappingProxyType(
         "qwen2_5_omni": "qwen2_5_omni_text",
         "qwen3_omni_moe": "qwen3_omni_moe_text",
         "voxtral": "llama",
+        "qwen2_audio": "qwen2",
+        "paligemma": "gemma",
         "step3p7": "step3p7",
         "glm5_next": "glm5_next_text",
         "qwen4_exp": "qwen4_exp_text",
@@ -82,7 +84,8 @@ WRAPPERS = frozenset(
 ENCODER_DECODERS = frozenset(
     """t5 mt5 umt5 bart mbart whisper pegasus marian m2m_100 blenderbot blenderbot-small led longt5 bigbird_pegasus
     encoder_decoder
-    prophetnet fsmt nllb-moe switch_transformers speech_to_text seamless_m4t t5gemma t5gemma2 plbart mvp bert roberta""".split()  # noqa: SIM905
+    prophetnet fsmt nllb-moe switch_transformers speech_to_text seamless_m4t t5gemma t5gemma2 plbart mvp bert roberta
+    xlm-roberta distilbert modernbert albert electra deberta deberta-v2 camembert nomic_bert eurobert""".split()  # noqa: SIM905
 )
 
 UNMODELLED: Mapping[str, str] = MappingProxyType(
@@ -119,7 +122,9 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     if outer.flag("is_encoder_decoder"):
         raise MisreadError("is_encoder_decoder", "encoder-decoder models are not modelled")
     text, name = _text(config, outer)
-    keys = Keys(text, class_defaults().get(name, {}), prefix="" if text is config else "text_config.")
+    nested = text is not config
+    prefix = "text_config." if nested else ""
+    keys = Keys(text, class_defaults().get(name, {}), prefix, sparing=nested)
     family = _family(name)
     classes.check(outer, name, plain=name in PLAIN)
     body = family(keys)
@@ -133,8 +138,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     if key := keys.unread():
         value = text.get(key.removeprefix("text_config."))
         raise MisreadError(key, f"it is {shown(value)}; memory may depend on it, and it is not modelled for {name}")
-    whole = text is not config or any(key in config for key in vision.TOWERS)
-    towers, more = vision.towers(config, body.hidden) if whole else (0, ())
+    towers, more = vision.towers(config, body.hidden) if nested or vision.perceives(config) else (0, ())
     parts = (name, body.hidden, body.vocabulary, positions, body.layers, outside, body.draft)
     return ModelShape(*parts, dtype, scheme, towers, (*notes, *more), rope_dim, rotary.stretch(keys))
 
@@ -179,7 +183,7 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
     """The text part of the config to read, and its model type."""
     name = outer.word("model_type")
     if name is None:
-        raise MisreadError("model_type", "it is missing")
+        raise MisreadError("model_type", _beside(config))
     part = next((config[key] for key in ("text_config", "llm_config", "language_config") if config.get(key)), None)
     if part is None:
         return config, ALIASES.get(name, TEXT_OF.get(name, name) if name not in FAMILIES else name)
@@ -196,6 +200,15 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
     if "tie_word_embeddings" not in merged and "tie_word_embeddings" in config:
         merged["tie_word_embeddings"] = config["tie_word_embeddings"]
     return merged, ALIASES.get(chosen, chosen)
+
+
+def _beside(config: Mapping[str, Any]) -> str:
+    """Why a config has no type: some describe what is loaded beside a model, and name that."""
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str):
+        return "it is missing"
+    kind = "an adapter" if "peft_type" in config else "a part"
+    return f"it is missing: the file describes {kind} of {shown(base)}, whose own config.json is to be planned"
 
 
 def _dtype(keys: Keys, outer: Keys) -> str:

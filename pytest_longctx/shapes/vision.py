@@ -1,5 +1,6 @@
 """Towers of a multimodal model: vision transformers are counted, other towers are reported as not counted."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,13 +17,39 @@ GATED = frozenset(
 """Types whose feed-forward layers have three matrices."""
 
 
+_OTHER = re.compile(r"(^|_)(vision|visual|vit|image|img|audio|speech|tower|resampler|perceiver)(_|$)")
+"""Names of tables that describe a tower in files of other spellings."""
+_NAMED = re.compile(r"(vision|image|audio|speech)_tower$|(vision|audio)_model_id$")
+"""Names of keys that only name a tower, whose sizes are elsewhere."""
+
+
+def perceives(config: Mapping[str, Any]) -> bool:
+    """Whether a config describes a tower beside its text model, in any spelling."""
+    return any(key in config for key in TOWERS) or bool(_others(config))
+
+
+def _others(config: Mapping[str, Any]) -> list[str]:
+    """Keys of towers that no reader here knows."""
+    return [key for key, value in config.items() if key not in TOWERS and value and _describes(key, value)]
+
+
+def _describes(key: str, value: object) -> bool:
+    """Whether the *value* of a key is a table of a tower, or a tower's name."""
+    return (
+        bool(_OTHER.search(key)) if isinstance(value, Mapping) else isinstance(value, str) and bool(_NAMED.search(key))
+    )
+
+
 def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tuple[str, ...]]:
     """Parameters of the vision towers, within some percent, and a remark; None if a tower is not counted."""
     total: int | None = 0
     notes: list[str] = []
-    if config.get("model_type") == "phi4mm":
-        found = _phi4mm(Keys(config), text_hidden)
-        return found, ("audio_processor is not counted",) if found is None else ()
+    if flat := _FLAT.get(str(config.get("model_type"))):
+        found = flat(Keys(config), text_hidden)
+        return found, ("the towers are not counted",) if found is None else ()
+    for key in _others(config):
+        notes.append(f"{key} is not counted")
+        total = None
     for key in TOWERS:
         table = config.get(key)
         if not isinstance(table, Mapping) or not table:
@@ -33,8 +60,9 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
             total = None
         elif total is not None:
             total += found
-    if not any(config.get(key) for key in TOWERS):
+    if not any(config.get(key) for key in TOWERS) and not notes:
         notes.append("there is no vision_config: its tower is not counted")
+        total = None
     return total, tuple(notes)
 
 
@@ -64,6 +92,26 @@ def _phi4mm(k: Keys, text_hidden: int) -> int | None:
     sight = 28 * (4 * 1152 * 1152 + 2 * 1152 * 4304) + 1152 * (1024 + 3 * 14 * 14)
     hearing = blocks * (8 * dim * dim + 6 * dim * units) + 12 * dim * dim
     return sight + hearing + (1152 + 2 * dim) * text_hidden + 3 * text_hidden * text_hidden
+
+
+def _phi3_v(k: Keys, text_hidden: int) -> int | None:
+    """Parameters of the tower of Phi-3 Vision: CLIP's ViT-L/14 for 336 pixels, four patches joined, two projections."""
+    processor = k.table("img_processor")
+    if processor is None or processor.raw("name") != "clip_vision_model" or processor.raw("image_dim_out") != 1024:
+        return None
+    sight = 24 * 12 * 1024 * 1024 + 1024 * (577 + 3 * 14 * 14)
+    return sight + 4096 * text_hidden + text_hidden * text_hidden
+
+
+_FLAT: Mapping[str, Callable[[Keys, int], int | None]] = {"phi4mm": _phi4mm, "phi3_v": _phi3_v}
+"""Parameters of the towers of types whose files say no sizes of them, because the class knows them."""
+
+
+def _qwen2_audio(k: Keys, text_hidden: int) -> int:
+    """Parameters of Whisper's encoder as Qwen2-Audio has it, with one projection."""
+    hidden = k.count("d_model")
+    positions = k.count("max_source_positions", default=1500) * hidden
+    return _whisper(k, hidden, k.count("encoder_ffn_dim")) + positions + hidden * text_hidden
 
 
 def _voxtral(k: Keys, text_hidden: int) -> int:
@@ -101,6 +149,7 @@ def _blocks(k: Keys, hidden: int, width: int) -> int:
 _AUDIO_ENCODERS: Mapping[str, Callable[[Keys, int], int]] = {
     "voxtral_encoder": _voxtral,
     "qwen2_5_omni_audio_encoder": _qwen_omni,
+    "qwen2_audio_encoder": _qwen2_audio,
     "qwen3_omni_moe_audio_encoder": _qwen3_omni,
 }
 """Parameters of an audio tower, by its type."""
@@ -126,7 +175,9 @@ def _transformer(k: Keys, config: Mapping[str, Any], text_hidden: int) -> int | 
     matrices = 3 if {str(outer), str(k.raw("model_type"))} & GATED else 2
     blocks = depth * (_attention(k, hidden) + matrices * hidden * width + 9 * hidden + width)
     behind = _squeezed(Keys(config), outer, hidden, text_hidden) or _bridge(k, outer, hidden, text_hidden)
-    return blocks + _embedding(k, hidden) + behind
+    pools = str(k.raw("model_type")).startswith("siglip") and k.raw("vision_use_head") is not False
+    head = 4 * hidden * hidden + 2 * hidden * width if pools else 0
+    return blocks + _embedding(k, hidden) + behind + head
 
 
 def _attention(k: Keys, hidden: int) -> int:
@@ -154,12 +205,20 @@ def _side(k: Keys, key: str) -> int | None:
 
 
 def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
-    """The projection of LFM2-VL and Command A Vision, whose sizes are in the whole config; 0 of others."""
-    if outer not in ("lfm2_vl", "cohere2_vision"):
+    """The projections of those types whose sizes are in the whole config; 0 of others."""
+    if outer in ("smolvlm", "idefics3"):  # shuffles patches into channels
+        return hidden * k.count("scale_factor", default=2) ** 2 * text_hidden
+    layers = k.raw("vision_feature_layer")
+    if outer in ("llava", "llava_next") and isinstance(layers, list) and layers:  # reads several layers side by side
+        return (hidden * len(layers) + text_hidden) * text_hidden
+    if outer == "minimax_m3_vl":  # of each patch, then of four together
+        width = k.count("projector_hidden_size", default=text_hidden)
+        return hidden * width + text_hidden * width * 2 + k.count("merged_hidden_size", default=4 * text_hidden) * width
+    if outer not in ("lfm2_vl", "cohere2_vision", "aya_vision"):
         return 0
     side = k.count("downsample_factor", default=2)
-    width = k.count("projector_hidden_size", "alignment_intermediate_size")
-    narrow = width // 2 if outer == "cohere2_vision" else width  # one half gates the other
+    width = k.count("projector_hidden_size", "alignment_intermediate_size", default=text_hidden)
+    narrow = width if outer == "lfm2_vl" else width // 2  # one half gates the other
     return hidden * side * side * width + narrow * text_hidden
 
 
@@ -203,4 +262,4 @@ def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
         return merged * hidden + hidden * text_hidden + text_hidden * text_hidden
     if outer in ("llava", "llava_next", "llava_onevision", "internvl", "internvl_chat"):
         return (merged if "internvl" in str(outer) else hidden) * text_hidden + text_hidden * text_hidden
-    return merged * (merged + text_hidden) if outer in ("kimi_k25", "minimax_m3_vl") else hidden * text_hidden
+    return merged * (merged + text_hidden) if outer in ("kimi_k25", "kimi_vl") else hidden * text_hidden

@@ -312,7 +312,7 @@ def test_an_outcome_is_in_doubt_near_the_limit_of_a_smaller_device(planned):
     [
         ("HY-4", Sglang(), "the pools of hy_v4"),
         ("GLM-5.3-Flash", Vllm(), "a state of kind compressor"),
-        ("Qwen3.8-Flash-Next", Vllm(), "a state of kind paged_conv"),
+        ("Qwen3.8-Flash-Next", Vllm(), "towers that are not counted"),
         ("Mistral-Small-4", Vllm(), "kv_lora_rank of mistral4"),
     ],
 )

@@ -246,7 +246,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
             "attention_bias",
             "attention_bias",
             qk_norm="head",
-            experts=mixed(shared_count=("num_shared_experts", "n_shared_experts"), sparse=mixtures.sparse_layers),
+            experts=mixed(shared_count=("num_shared_experts", "n_shared_experts"), sparse=mixtures.told_sparse),
         ),
         "exaone_moe": _exaone_moe,
         "afmoe": _afmoe,

@@ -41,7 +41,7 @@ def _glm5_next(k: Keys) -> Body:
     search, cache, tail = _pooled_indexer(k, hidden, sizes.query_rank)
     if any(full and not own for full, own in zip(attends, indexed_layers(k, layers), strict=True)):
         raise k.refuse("indexer_types", "a layer that shares another's indexer is not modelled for this family")
-    sparse = mixtures.sparse_layers(k, layers)
+    sparse = mixtures.sparse_layers(k, layers, first=3)
     mixed = mixture(hidden, latent_experts(k)) if any(sparse) else ()
     plain = () if all(sparse) else dense(hidden, k.stated("intermediate_size"))
     streams = k.count("hc_mult", default=4)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.shapes.modules import Expression
+from pytest_longctx.shapes.modules import Expression, Modules, module_names
 
 NAMES = (
     "lm_head",
@@ -62,3 +62,23 @@ def test_no_expression_takes_long(text):
 def test_what_is_damaged_or_cannot_be_read_is_an_error(text):
     with pytest.raises(re.error):
         Expression.of(text)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj",
+        "model.vision_model.encoder.layers.0.self_attn.q_proj",
+        "audio_tower.layers.0.self_attn.q_proj",
+        "mtp.layers.0.self_attn.q_proj",
+        "multi_modal_projector.layers.0.self_attn.q_proj",
+        "talker.model.layers.0.self_attn.q_proj",
+        "vision_tower.layers.*",
+        "mtp.layers.0*",
+    ],
+)
+def test_layers_of_another_part_are_none_of_the_text_model(other: str) -> None:
+    names = module_names("self_attn.q_proj", 0)
+    assert not Modules.of([other]).match(names)
+    for text in ("model.layers.0.self_attn.q_proj", "model.language_model.layers.0.self_attn", "backbone.layers.0*"):
+        assert Modules.of([other, text]).match(names)
