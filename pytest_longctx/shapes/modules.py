@@ -169,6 +169,7 @@ _BESIDE = re.compile(
 
 def bare(name: str) -> str:
     """The part of a text model's module name from ``layers`` on, if it has one; other parts' names stay whole."""
+    name = name.rstrip(".")  # some close a name with one, so that layers.1 is not layers.10 too
     start = name.find("layers.")
     if start > 0 and not _BESIDE.search(name[:start]):
         return name[start:]
