@@ -124,7 +124,8 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     text, name = _text(config, outer)
     nested = text is not config
     prefix = "text_config." if nested else ""
-    keys = Keys(text, class_defaults().get(name, {}), prefix, sparing=nested)
+    # A class that writes a part of a config writes its type and what differs from its defaults.
+    keys = Keys(text, class_defaults().get(name, {}), prefix, sparing=nested and "model_type" in text)
     family = _family(name)
     classes.check(outer, name, plain=name in PLAIN)
     body = family(keys)
