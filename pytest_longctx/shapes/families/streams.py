@@ -14,6 +14,7 @@ from pytest_longctx.shapes.families.latent import indexed_layers, latent_experts
 from pytest_longctx.shapes.feedforward import dense, mixture
 from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.model import Body, Layer
+from pytest_longctx.shapes.quantization import NGRAMS
 from pytest_longctx.shapes.recurrent import DeltaNet
 from pytest_longctx.shapes.tensors import ANY, Tensor, linear, norm
 
@@ -208,7 +209,7 @@ def _ngrams(
     for at, layer in enumerate(chosen):
         rows = sum(primes[at * heads : (at + 1) * heads])
         looked = (
-            Tensor("ple.ngram_embedding", -(-rows // unit) * unit, width // heads, shards=ANY),
+            Tensor(NGRAMS, -(-rows // unit) * unit, width // heads, shards=ANY),
             *linear("ple.key_proj", wide, width, shards=1),
             *linear("ple.value_proj", b.hidden, width, shards=1),
             *norm("ple.norm", wide, copies=3),
