@@ -20,7 +20,7 @@ from pytest_longctx.shapes.tensors import ANY, Tensor, linear, norm
 
 SPARSE = ("deepseek_sparse_attention", "sparse_attention", "sparse", "indexed_attention")
 """Names of layers of latent attention that an indexer makes sparse."""
-MOST_TABLES = 512
+MOST_TABLES = 128
 """Tables of n-grams in one model; a file with more is damaged."""
 
 
@@ -39,6 +39,8 @@ def _glm5_next(k: Keys) -> Body:
         raise k.refuse("qk_rope_head_dim", f"it is {sizes.rope_dim}, and its class knows only 0")
     if sizes.query_rank is None:
         raise k.refuse("q_lora_rank", "it is missing, and the indexer needs it")
+    if k.maybe("num_key_value_heads") not in (None, sizes.heads):
+        raise k.refuse("num_key_value_heads", f"its class has as many as heads, {sizes.heads}")
     search, cache, tail = _pooled_indexer(k, hidden, sizes.query_rank)
     if any(full and not own for full, own in zip(attends, indexed_layers(k, layers), strict=True)):
         raise k.refuse("indexer_types", "a layer that shares another's indexer is not modelled for this family")

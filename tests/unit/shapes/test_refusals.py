@@ -267,6 +267,7 @@ NEWER = [
     ("GLM-5.3-Flash", "index_kpool", 1),
     ("GLM-5.3-Flash", "index_kpool_always_select_tail", False),
     ("GLM-5.3-Flash", "qk_rope_head_dim", 64),
+    ("GLM-5.3-Flash", "num_key_value_heads", 8),
     ("GLM-5.3-Flash", "indexer_types", ["shared"] * 45),
     ("GLM-5.3-Flash", "layer_types", ["sliding_attention"] * 45),
     ("HY-4", "gating_type", "headwise"),
