@@ -209,7 +209,9 @@ def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     if outer in ("smolvlm", "idefics3"):  # shuffles patches into channels
         return hidden * k.count("scale_factor", default=2) ** 2 * text_hidden
     layers = k.raw("vision_feature_layer")
-    if outer in ("llava", "llava_next") and isinstance(layers, list) and layers:  # reads several layers side by side
+    if (
+        outer in ("llava", "llava_next", "llava_next_video") and isinstance(layers, list) and layers
+    ):  # reads several layers side by side
         return (hidden * len(layers) + text_hidden) * text_hidden
     if outer == "minimax_m3_vl":  # of each patch, then of four together
         width = k.count("projector_hidden_size", default=text_hidden)
@@ -260,6 +262,6 @@ def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
         return (1 + len(deep)) * merged * (merged + out)
     if outer == "mistral3":
         return merged * hidden + hidden * text_hidden + text_hidden * text_hidden
-    if outer in ("llava", "llava_next", "llava_onevision", "internvl", "internvl_chat"):
+    if outer in ("llava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "internvl_chat"):
         return (merged if "internvl" in str(outer) else hidden) * text_hidden + text_hidden * text_hidden
     return merged * (merged + text_hidden) if outer in ("kimi_k25", "kimi_vl") else hidden * text_hidden

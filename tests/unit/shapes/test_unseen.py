@@ -267,3 +267,44 @@ def test_dense_layers_that_no_key_says_are_not_guessed(name: str) -> None:
     refused = read({**config, "text_config": text} if "text_config" in config else text)
     assert isinstance(refused, NotUnderstood)
     assert refused.key.endswith("first_k_dense_replace")
+
+
+CLIP = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+GLM4V = {
+    "model_type": "glm4v_vision",
+    "depth": 24,
+    "hidden_size": 1536,
+    "num_heads": 12,
+    "image_size": 336,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+    "out_hidden_size": 4096,
+    "intermediate_size": 13696,
+}
+
+
+@pytest.mark.parametrize(
+    ("outer", "text", "tower", "parameters", "token_bytes"),
+    [
+        ("llava_next_video", "llama", CLIP, 7_062_906_880, 32 * 2 * 32 * 128 * 2),
+        ("glm46v", "glm4v_text", GLM4V, 10_292_777_472, 40 * 2 * 2 * 128 * 2),
+    ],
+)
+def test_a_wrapper_of_nothing_but_its_class_is_its_class(
+    outer: str, text: str, tower: dict[str, object], parameters: int, token_bytes: int
+) -> None:
+    # the classes of transformers 5.19 without any key, on the meta device
+    config = {"model_type": outer, "tie_word_embeddings": False, "text_config": {"model_type": text}}
+    shape = read({**config, "vision_config": tower})
+    assert isinstance(shape, ModelShape), shape
+    assert shape.parameters == pytest.approx(parameters, rel=0.003)
+    assert shape.kv_bytes_per_token() == token_bytes
