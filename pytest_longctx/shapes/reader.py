@@ -129,6 +129,8 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     # A class that writes a part of a config writes its type and what differs from its defaults.
     keys = Keys(text, class_defaults().get(name, {}), prefix, sparing=nested and "model_type" in text)
     family = _family(name)
+    for part in (outer, keys):
+        classes.check_causal(part)
     classes.check(outer, name, plain=name in PLAIN)
     body = family(keys)
     outside = classes.loaded(outer, body.outside)

@@ -41,15 +41,20 @@ def check(k: Keys, family: str, *, plain: bool) -> None:
 
     *plain* is whether *family* is dense and attends in every layer.
     """
+    for name in names(k)[:1]:
+        if _DRAFTS.search(name):
+            raise k.refuse("architectures", f"{name} is a draft head, which no engine serves by itself")
+        if (name in _DENSE and not plain) or (_MIXED.fullmatch(name) and plain):
+            raise k.refuse("architectures", f"{name} is no class of a model of type {shown(family)}")
+
+
+def check_causal(k: Keys) -> None:
+    """Refuse a config, or the text part of one, whose layers attend both ways: engines cache nothing of them."""
     if k.raw("is_causal") is False:
         raise k.refuse("is_causal", "a model that reads both ways caches nothing, and is not modelled")
     for name in names(k)[:1]:
         if _BOTH_WAYS.search(name):
             raise k.refuse("architectures", f"{name} reads both ways, caches nothing, and is not modelled")
-        if _DRAFTS.search(name):
-            raise k.refuse("architectures", f"{name} is a draft head, which no engine serves by itself")
-        if (name in _DENSE and not plain) or (_MIXED.fullmatch(name) and plain):
-            raise k.refuse("architectures", f"{name} is no class of a model of type {shown(family)}")
 
 
 def loaded(k: Keys, outside: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

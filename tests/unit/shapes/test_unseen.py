@@ -208,6 +208,14 @@ def test_a_model_that_reads_both_ways_is_refused() -> None:
     assert isinstance(read({**LLAMA_8B, "is_causal": True}), ModelShape)
 
 
+@pytest.mark.parametrize(("key", "value"), [("is_causal", False), ("architectures", ["LlamaBidirectionalModel"])])
+def test_a_text_part_that_reads_both_ways_is_refused(key: str, value: object) -> None:
+    config = UNSEEN["SmolVLM2-2.2B-Instruct"]["config"]
+    refused = read({**config, "text_config": {**config["text_config"], key: value}})
+    assert isinstance(refused, NotUnderstood)
+    assert refused.key == f"text_config.{key}"
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
