@@ -1,11 +1,12 @@
 """
 Public configs beside an oracle's answers: exact, refused by name, or wrong.
 
-    python benchmarks/unseen_models.py [tests/data/shapes/unseen.json]
+    python benchmarks/unseen_models.py [tests/data/shapes/unseen.json | unseen_again.json | unseen_quantised.json]
 
 The file holds, for each model, where its config.json was found, what is right, and the config. What is right was written
 down before the reader was asked: parameters as the class of transformers 5.19 has them on the meta device, bytes of the
-cache and of states by hand from vLLM 0.32's sources; or a refusal, where no engine serves what the file describes.
+cache and of states by hand from vLLM 0.32's sources, bytes of quantised weights from the layers that the scheme packs; or a
+refusal, where no engine serves what the file describes.
 """
 
 import json
@@ -23,12 +24,16 @@ UNSEEN = Path(__file__).parent.parent / "tests/data/shapes/unseen.json"
 def wrong(shape: ModelShape, expected: dict[str, Any]) -> list[str]:
     """What *shape* says otherwise than is *expected*; parameters may differ by one percent."""
     found = []
-    if abs(shape.parameters - expected["parameters"]) > 0.01 * expected["parameters"]:
-        found.append(f"parameters {shape.parameters:,} of {expected['parameters']:,}")
-    if shape.kv_bytes_per_token() != expected["kv_bytes_per_token"]:
-        found.append(f"bytes of a token {shape.kv_bytes_per_token():,} of {expected['kv_bytes_per_token']:,}")
+    parameters, token = expected.get("parameters"), expected.get("kv_bytes_per_token")
+    if parameters is not None and abs(shape.parameters - parameters) > 0.01 * parameters:
+        found.append(f"parameters {shape.parameters:,} of {parameters:,}")
+    if token is not None and shape.kv_bytes_per_token() != token:
+        found.append(f"bytes of a token {shape.kv_bytes_per_token():,} of {token:,}")
     if shape.state_bytes() != expected.get("state_bytes", shape.state_bytes()):
         found.append(f"bytes of a state {shape.state_bytes():,} of {expected['state_bytes']:,}")
+    weights = expected.get("weight_bytes")
+    if weights is not None and abs(shape.weight_bytes() - weights) > 0.01 * weights:
+        found.append(f"bytes of the weights {shape.weight_bytes():,} of {weights:,}")
     return found
 
 

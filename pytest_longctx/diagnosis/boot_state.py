@@ -38,9 +38,11 @@ NATIVE: Final = ("native-assertion", "thread-panicked", "ended-by-signal", "serv
 """Summaries that are themselves the first error, where no other line is."""
 
 
-_PANIC: Final = re.compile(r"^\s*thread '[^']*' (?:\(\d+\) )?panicked at ")
-_PANICKED: Final = re.compile(r"panicked at \S+:\d+:\d+:\s*$")
-"""The place of a panic of Rust, without its message, which is the next line."""
+_PANIC: Final = re.compile(
+    r"^\s*thread '[^']*' (?:\(\d+\) )?panicked at |^ggml_vulkan: Failed to allocate pinned memory"
+)
+_PANICKED: Final = re.compile(r"panicked at \S+:\d+:\d+:\s*$|pinned memory\.\s*$")
+"""A line whose message is the next one: the place of a panic of Rust; what ggml says of memory that it could not pin."""
 _SIZES_WITHIN: Final = 20
 """Lines after a failure that may contain its sizes."""
 _SAME_WITHIN: Final = 200
@@ -214,7 +216,8 @@ class Boot:
             self.errors.native = made.line
         if not survivable and self.fatal_at is None:
             self.fatal_at = line
-        if self.summary is None or (self.summary.signature.survivable and not survivable):
+        better = self.summary is not None and "because" in made.words and "because" not in self.summary.words
+        if self.summary is None or better or (self.summary.signature.survivable and not survivable):
             self.summary = made
 
     def keeps(self, made: Failure, trace: Trace | None) -> None:

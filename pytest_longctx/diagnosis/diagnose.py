@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from pytest_longctx.diagnosis import engine_error
+from pytest_longctx.diagnosis import engine_error, named_cause
 from pytest_longctx.diagnosis.boot_state import Failure
 from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
-from pytest_longctx.diagnosis.named_cause import allocation_before, phase_of, remedy_for, when
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
 from pytest_longctx.observation import Kind, Observation, Outcome
@@ -31,8 +30,6 @@ _PROXY = (413, 502, 504)
 _SEVERAL = 3
 """A notice that comes once or twice in every long boot means something from here on."""
 _HANGS = ("hang", "hang-workers", "hang-admission")
-_WEAK: Final = "the line is of a kind that may follow from something else; no other line names a cause"
-_GENERIC: Final = "only the part of the program that raised the exception is known; its words are not known to any rule"
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 """Exit codes of a process that another one ended."""
 _TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
@@ -164,18 +161,22 @@ def _memory(reading: LogReader, given: Evidence) -> bool:
 def _named(reading: LogReader, found: Failure) -> Diagnosis:
     """The diagnosis from a log line that names the cause."""
     known, boot = found.signature, reading.boot
-    doubt = ""
-    if known.weak:
-        doubt = _GENERIC if known.raised_in or known.placed else _WEAK
-    elif known.survivable and boot.fatal_at is None:
-        doubt = "the engine goes on after it: it is reported, and the process has not been seen to end"
-    return Diagnosis(
-        *(found.kind, known.outcome, phase_of(reading, found), found.line, remedy_for(reading, found)),
+    sizes = found.metrics or named_cause.allocation_before(boot.candidates, found)
+    made = Diagnosis(
+        *(
+            found.kind,
+            known.outcome,
+            named_cause.phase_of(reading, found),
+            found.line,
+            named_cause.remedy_for(reading, found),
+        ),
         confidence="likely" if known.weak else "certain",
         signature=known.id,
-        sizes=found.metrics or allocation_before(boot.candidates, found),
-        doubt=doubt,
+        sizes=sizes,
+        doubt=named_cause.doubt_of(found, ended=boot.fatal_at is not None),
     )
+    room = named_cause.refused_with_room(found, sizes)
+    return replace(made, kind="device", confidence="likely", doubt=room, remedy=named_cause.WITH_ROOM) if room else made
 
 
 def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
@@ -269,7 +270,7 @@ def _asserted(reading: LogReader) -> Diagnosis | None:
         return None
     made = _ended(reading, *found, "likely", [])
     phase = made.phase if made.phase == "request" else reading.errors.phase or made.phase
-    return replace(made, phase=phase, outcome="asserts", doubt=engine_error.DOUBT)
+    return replace(made, phase=phase, outcome="asserts", remedy=engine_error.REMEDY, doubt=engine_error.DOUBT)
 
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
@@ -341,7 +342,6 @@ def _only_refusals(reading: LogReader) -> Diagnosis:
 _REMEDIES: Mapping[Kind, str] = {
     "host-oom": "less host memory: fewer requests (vLLM: --max-num-seqs, SGLang: --max-running-requests), a smaller cache "
     "outside the GPU, whose size is for each rank, or more memory for the host or container",
-    "engine-assert": engine_error.REMEDY,
     "killed": "who sends signals here: an orchestrator's probe, a time limit, a person; the kernel log names memory kills",
 }
 
@@ -358,12 +358,14 @@ def _ended(
     found = reading.summary
     remedy = _REMEDIES.get(kind) or (found.remedy if found else "the log, from its first error on")
     if found is None:
-        phase = when(reading.boot.reached, told=reading.boot.told)
+        phase = named_cause.when(reading.boot.reached, told=reading.boot.told)
         return Diagnosis(kind, "dies", phase, cause, remedy, confidence, None, sizes or {}, tuple(evidence))
     seen = (f"log: {found.line}", *evidence)
     merged = {**found.metrics, **(sizes or {})}
     known = found.signature
-    return Diagnosis(kind, known.outcome, phase_of(reading, found), cause, remedy, confidence, known.id, merged, seen)
+    return Diagnosis(
+        kind, known.outcome, named_cause.phase_of(reading, found), cause, remedy, confidence, known.id, merged, seen
+    )
 
 
 def _silent(reading: LogReader) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 
 from pytest_longctx.diagnosis.boot_state import Boot
 from pytest_longctx.diagnosis.signatures import Phase
-from pytest_longctx.diagnosis.tracebacks import FRAME, Trace
+from pytest_longctx.diagnosis.tracebacks import FRAME, Trace, worded
 from pytest_longctx.observation import Kind
 
 DOUBT: Final = (
@@ -47,21 +47,23 @@ _TENSORS: Final = re.compile(
     r"|split_with_sizes expects|index(?: -?\d+)? (?:is )?out of (?:range|bounds)|must have shape|expected scalar type"
     r"|must have the same (?:dtype|batch size|shape|size|number of)|[Dd]imension (?:out of range|specified as)|output with shape"
     r"|could not be broadcast|selected index k out of range|[Ss]tack expects each tensor|[Ii]nvalid shape|size mismatch"
-    r"|view size is not)"
+    r"|view size is not|same reduction dim|multimodal tokens to \d+ placeholders)"
 )
 """Operations of PyTorch and NumPy on tensors that do not fit each other."""
-_CALL: Final = re.compile(r"^TypeError: [\w.]+\(\) missing \d+ required (?:positional|keyword-only) argument")
-"""A call whose arguments no configuration gives: a mistake in whatever phase."""
-_RAISED: Final = re.compile(r"^(?:ValueError|RuntimeError|Exception|NotImplementedError): ")
+_LEAVES_OPEN: Final = re.compile(
+    r"^(?:AttributeError|TypeError|NameError|UnboundLocalError|ZeroDivisionError|IndexError|StopIteration|RecursionError)(?:: |$)"
+)
+"""Mistakes that do not come from a key that a configuration or a checkpoint lacks: they count in the engine's frames at once."""
+_RAISED: Final = re.compile(
+    r"^(?:ValueError|RuntimeError|Exception|NotImplementedError|FileNotFoundError|FileExistsError): "
+)
 _NOT_OWN_FAULT: Final = re.compile(
     r"CUDA|HIP|NPU|XPU|cuBLAS|CUBLAS|NCCL|RCCL|HCCL|ZMQ|memory|[Tt]ime(?:d )?[ -]?out|[Cc]ancel|[Cc]onnect|[Cc]losed|[Rr]emote"
     r"|[Pp]eer|\bsupport|[Uu]nsupported|instal|[Cc]ompil|[Ww]orker|[Pp]rocess|[Ee]ngine|--[a-z]|larger than|exceed|greater than"
     r"|at (?:most|least)|\bmust\b|\b[Ss]et\b|[Rr]equire|[Pp]lease"
 )
 """Words of a refusal, or of another part that failed: such an exception says more than that the program is mistaken."""
-_ENGINE: Final = (
-    r"(?:vllm|vllm_ascend|vllm_gaudi|sglang/srt|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
-)
+_ENGINE: Final = r"(?:vllm(?:_\w+)?|sglang/srt|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
 _PASSES_ON: Final = r"(?!.*(?:shm_broadcast|multiproc|core_client|/executor/|device_communicators|rpc))"
 """Files of an engine that tell what another process says."""
 _OWN: Final = re.compile(rf'File "[^"]*\b{_ENGINE}{_PASSES_ON}')
@@ -139,10 +141,22 @@ def _exception(boot: Boot) -> tuple[Kind, str] | None:
     error of its log is none, or says more than that the engine's code is mistaken.
     """
     errors = boot.errors
+    if errors.text is None:
+        return _quoted(boot)
     frame = next((line.strip() for line in reversed(errors.before) if FRAME.match(line)), "")
-    if errors.text is None or not _counts(errors.text, frame, errors.phase or boot.reached):
+    if not _counts(errors.text, frame, errors.phase or boot.reached):
         return None
     return _part_of("\n".join((errors.text, *errors.before))), f"{errors.text}, {frame}"
+
+
+def _quoted(boot: Boot) -> tuple[Kind, str] | None:
+    """The same of the exception that the engine quotes in its own summary, if that is a mistake and the engine was at work."""
+    because = boot.summary.words.get("because") if boot.summary is not None else None
+    whole = list(
+        worded(because)
+    )  # what a wrapper left without its type may be of any, but a mistake of Python is known by it
+    said = next((text for text in whole if _TENSORS.match(text) or (text is whole[0] and _MISTAKE.match(text))), None)
+    return (_part_of(said), said) if said is not None and boot.reached in _COMPUTES else None
 
 
 def _part_of(place: str) -> Kind:
@@ -152,11 +166,12 @@ def _part_of(place: str) -> Kind:
 
 def _counts(text: str, frame: str, phase: Phase) -> bool:
     """Whether exception *text*, raised in *frame* while the boot was in *phase*, is a mistake in the engine's own code."""
+    frame = frame.replace("\\", "/")  # paths of Windows
     if _IMPORT.search(frame):
         return False
-    if _CALL.match(text):
-        return _OWN.search(frame) is not None
-    if phase in _COMPUTES and (_MISTAKE.match(text) or _TENSORS.match(text)):
-        return _OWN.search(frame) is not None or _BELOW.search(frame) is not None
-    raised = _RAISED.match(text) is not None and _OWN.search(frame) is not None
-    return phase in _SERVES and raised and _NOT_OWN_FAULT.search(text) is None
+    own, below = _OWN.search(frame) is not None, _BELOW.search(frame) is not None
+    if phase not in _COMPUTES:
+        return own and _LEAVES_OPEN.match(text) is not None
+    if _MISTAKE.match(text) or _TENSORS.match(text):
+        return own or below
+    return own and phase in _SERVES and _RAISED.match(text) is not None and _NOT_OWN_FAULT.search(text) is None

@@ -12,6 +12,14 @@ _WHILE_STARTING: Final = ("environment", "engine-missing")
 """Classes of an import, which comes before the first fact of a boot."""
 _NEAR_LINES: Final = 5
 """How far from the line that names the cause the allocator's own line may be."""
+_WEAK: Final = "the line is of a kind that may follow from something else; no other line names a cause"
+_GENERIC: Final = "only the part of the program that raised the exception is known; its words are not known to any rule"
+_SEVERAL: Final = 4
+WITH_ROOM: Final = (
+    "the driver and the runtime of this device rather than its memory: one visible device, a driver of the release that belongs "
+    "to the runtime, the image of another release; then the limits of the process (ulimit -l, the container's devices)"
+)
+"""What to do about an allocation that the device refused with room for it."""
 
 
 def phase_of(reading: LogReader, found: Failure) -> Phase:
@@ -41,6 +49,31 @@ def allocation_before(candidates: list[Failure], found: Failure) -> Mapping[str,
     before = [each for each in candidates if each.signature.weak and 0 <= found.order - each.order <= _NEAR_LINES]
     memory = found.kind.startswith("gpu-oom") or found.kind == "kv-cache-too-small"
     return next((each.metrics for each in reversed(before) if memory and each.kind.startswith("gpu-oom")), {})
+
+
+def doubt_of(found: Failure, *, ended: bool) -> str:
+    """Why the diagnosis from the line *found* is not surer; *ended*: the process was seen to end. Empty: it is certain."""
+    known = found.signature
+    if known.weak:
+        return _GENERIC if known.raised_in or known.placed else _WEAK
+    if known.survivable and not ended:
+        return "the engine goes on after it: it is reported, and the process has not been seen to end"
+    return ""
+
+
+def refused_with_room(found: Failure, sizes: Mapping[str, float]) -> str:
+    """
+    What contradicts a lack of memory in the diagnosed line *found*: the device had several times the memory free that was asked
+    for, and no limit of the process is told. Empty: nothing does.
+    """
+    asked_gib, free_gib = sizes.get("allocation_gib"), sizes.get("device_free_gib")
+    if not found.kind.startswith("gpu-oom") or asked_gib is None or free_gib is None or "allowed" in found.line:
+        return ""
+    if free_gib <= _SEVERAL * asked_gib:
+        return ""
+    return (
+        f"the line says out of memory, and that {free_gib:.2f} GiB were free where {asked_gib:.3g} GiB were asked for"
+    )
 
 
 def remedy_for(reading: LogReader, found: Failure) -> str:

@@ -72,6 +72,8 @@ _TUPLE = re.compile(
 
 _ADDRESS = re.compile(r"^((?:[A-Za-z_]\w*\.)*\w+(?:Error|Exception): )\[address=[^\]]*\] ")
 """The address that a library of actors (xoscar) puts before the words of an exception."""
+_SHOWN = re.compile(r"^([A-Z]\w*(?:Error|Exception))\((['\"])(.*)\2,?\)$")
+"""An exception as Python's `repr` shows it."""
 _TYPES: Final = ("RuntimeError", "ValueError", "AssertionError", "TypeError", "KeyError", "NotImplementedError")
 """The types of exceptions that rules name most, in that order."""
 
@@ -82,9 +84,13 @@ def worded(because: str | None) -> Iterator[str]:
 
     >>> list(worded("CUDA error: invalid argument"))[:2]
     ['CUDA error: invalid argument', 'RuntimeError: CUDA error: invalid argument']
+    >>> list(worded("ValueError('too long')"))
+    ['ValueError: too long']
     """
     if because is None:
         return
+    if shown := _SHOWN.match(because):
+        because = f"{shown[1]}: {shown[3]}"
     yield because
     if not EXCEPTION.match(because):
         yield from (f"{name}: {because}" for name in _TYPES)

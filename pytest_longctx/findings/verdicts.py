@@ -236,21 +236,18 @@ def _clocked(seen: Observation, limited: set[str]) -> Iterator[Line]:
     """
     Return the verdict line on the first token: the client's clock and the server's clock agree.
 
-    If a machine has more runnable processes than cores, each process waits for a core, also between the two clocks.
-    That excuses a finding that bounds no time, in proportion to the load. A larger gap, or a gap beside a bounded time,
-    then shows nothing about the server, and the finding is unmeasured.
+    With more runnable processes than cores, both wait. The allowed gap then grows with the load, unless the finding
+    bounds a time. A larger gap leaves the finding unmeasured.
     """
     if "ttft_gap_s" not in seen.metrics or "ttft_gap_s" in limited or seen.sent_tokens is None:
         return
+    load, gap_s = max(1.0, seen.metrics.get("host_load") or 0.0), seen.metrics["ttft_gap_s"]
     apart_s = CLOCKS_APART_S + CLOCKS_APART_S_PER_TOKEN * seen.sent_tokens
     apart_s += CLOCKS_APART_SHARE * (seen.metrics.get("ttft_s") or 0.0)
-    load, gap_s = max(1.0, seen.metrics.get("host_load") or 0.0), seen.metrics["ttft_gap_s"]
-    if not any(MEASURES[name].cold_only for name in limited):
-        apart_s *= load
+    apart_s *= 1.0 if any(MEASURES[name].cold_only for name in limited) else load
     line = _held("ttft_gap_s", gap_s, Bound(unit="s", at_least=-CLOCKS_APART_S, at_most=apart_s))
-    late = load > 1 and gap_s is not None and gap_s > apart_s
     busy = f"this machine had {load:.1f} runnable processes for each core, which delays the client as well"
-    yield replace(line, ok=None, change=busy) if late else line
+    yield replace(line, ok=None, change=busy) if load > 1 and (gap_s or 0.0) > apart_s else line
 
 
 def _cache_was_as_wanted(finding: Finding, seen: Observation, limited: set[str], warmed: str) -> Iterator[Line]:

@@ -63,7 +63,7 @@ CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         _GPT_OSS: ("SP-0001", "SP-0002"),
         _MAMBA2: ("SP-0001", "SP-0020"),
         _DRAFTS: ("SP-0001", "SP-0015"),
-        _DISK: ("SP-0001", "SP-0017"),
+        _DISK: ("SP-0017",),
         _RANDOM: ("SP-0027", "SP-0028", "SP-0029"),
     }
 )
@@ -132,8 +132,8 @@ gets the block.
 """
 _TOKENS: Final = 900
 """Tokens of a prompt. Neither the prompt nor its answer ends within four tokens of the border of a block of 128."""
-_LONG: Mapping[str, int] = MappingProxyType({"chunks": 5000, "abandoned": 5000, "preempted": 2000})
-"""Tokens of a prompt on paths that need longer ones."""
+_LONG: Mapping[str, int] = MappingProxyType({"chunks": 5000, "abandoned": 5000, "preempted": 2000, "external": 2000})
+"""Tokens of a prompt on paths that need longer ones, or whose finding bounds a count of tokens."""
 _NO_FAULT: Final = "none"
 
 

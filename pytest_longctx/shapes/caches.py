@@ -23,6 +23,10 @@ class Attention:
     """Values of the key with which an indexer selects blocks (MiniMax-M3), in the cache's dtype; not sharded."""
     attended: int = 0
     """Maximum number of cached tokens that a query attends to; 0: all."""
+    index_rate: int = 1
+    """Tokens that share one key of the indexer (Qwen4)."""
+    index_value_bytes: int = 0
+    """Bytes of a value of that key, whatever the cache's dtype; 0: as the cache."""
 
     def heads_on_device(self, tensor_parallel: int) -> int:
         """Cached KV heads on one device: heads are sharded, and replicated if there are more devices than heads."""
@@ -31,7 +35,8 @@ class Attention:
     def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
         """Bytes of one token in a layer's KV cache on one device."""
         per_head = self.key_dim + self.value_dim
-        return (self.heads_on_device(tensor_parallel) * per_head + self.index_dim) * value_bytes
+        index = self.index_dim * (self.index_value_bytes or value_bytes) / self.index_rate
+        return self.heads_on_device(tensor_parallel) * per_head * value_bytes + index
 
     def kept(self, tokens: int) -> int:
         """Maximum number of *tokens* that a layer's KV cache holds between two batches."""
@@ -56,11 +61,13 @@ class Latent:
     key_dim: int = 0
     value_dim: int = 0
     """Values per head during prefill."""
+    index_rate: int = 1
+    """Tokens that share one key of the indexer (GLM-5.3)."""
 
     def token_bytes(self, value_bytes: float, tensor_parallel: int = 1) -> float:
         """Bytes of one token in a layer's latent cache on one device."""
         del tensor_parallel  # a latent has no heads to divide
-        return ((self.rank + self.rope_dim) * value_bytes + self.index_bytes) / self.rate
+        return ((self.rank + self.rope_dim) * value_bytes + self.index_bytes / self.index_rate) / self.rate
 
     @property
     def index_bytes(self) -> int:
@@ -91,7 +98,9 @@ class Part:
         return self.grouped // self.groups * max(1, self.groups // tensor_parallel)
 
 
-StateKind = Literal["mamba1", "mamba2", "gated_delta", "kda", "lightning", "short_conv", "rwkv", "compressor"]
+StateKind = Literal[
+    "mamba1", "mamba2", "gated_delta", "kda", "lightning", "short_conv", "rwkv", "compressor", "paged_conv"
+]
 
 
 @dataclass(frozen=True, slots=True)

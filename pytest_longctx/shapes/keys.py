@@ -69,7 +69,7 @@ HARMLESS = frozenset(
     activation_situ_beta activation_situ_linear_beta latent_moe_use_norm quantization_config compression_config
     use_kernels attention_chunk_size_hint output_router_logits num_labels pooler_type rwkv_rescale_every rescale_every
     mtp_use_dedicated_embeddings mtp_share_layers deepstack_visual_indexes zero_init_residual disable_ngram_loss
-    index_share_for_mtp_iteration
+    index_share_for_mtp_iteration num_image_tokens
     layer_rope_theta embedding_initializer_range use_moe need_fp32_gate zero_centered yarn_only_types norm_expert_weight
     attention_dropout_rate hidden_dropout_rate layer_dropout moe_every_n_layer ffn_dropout use_kda_kernel
     use_qkv_parallel ffn_hidden_act num_expert_groups moe_capacity moe_gate n_ctx mla_scale_q_lora mla_scale_kv_lora
@@ -114,10 +114,19 @@ def class_defaults() -> Mapping[str, Mapping[str, Any]]:
 class Keys:
     """One config, or one table within it, that remembers which of its keys were read."""
 
-    def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, prefix: str = "") -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        defaults: Mapping[str, Any] | None = None,
+        prefix: str = "",
+        *,
+        sparing: bool = False,
+    ) -> None:
+        """*sparing*: the file leaves out what is as in the class, as a part of another config does."""
         self._config = config
         self._defaults = defaults or {}
         self._prefix = prefix
+        self._sparing = sparing
         self._read: set[str] = set()
 
     def has(self, key: str) -> bool:
@@ -159,7 +168,12 @@ class Keys:
         return None
 
     def stated(self, *names: str, least: int = 1, most: int = LARGEST) -> int:
-        """The whole number of the first config key of *names*, as `count`, but without the class's default."""
+        """
+        The whole number of the first config key of *names*, as `count`, but without the class's default, unless
+        the file leaves out what is as in the class.
+        """
+        if self._sparing:
+            return self.count(*names, least=least, most=most)
         for name in names:
             if self.has(name):
                 return self._whole(name, self._config[name], least, most)

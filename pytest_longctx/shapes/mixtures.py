@@ -49,8 +49,12 @@ def _first_number(k: Keys, values: list[object]) -> int | None:
     return None
 
 
-def sparse_layers(k: Keys, layers: int) -> list[bool]:
-    """Mixture layers by DeepSeek's rule: the first are dense, then every ``moe_layer_freq``-th is sparse; or a list."""
+def sparse_layers(k: Keys, layers: int, *, first: int = 0) -> list[bool]:
+    """
+    Mixture layers by DeepSeek's rule: the first are dense, then every ``moe_layer_freq``-th is sparse; or a list.
+
+    *first* is how many are dense where no key says it.
+    """
     kinds = k.per_layer("mlp_layer_types", layers, extra=draft_layers(k)) if k.has("mlp_layer_types") else None
     if kinds is not None:
         for kind in kinds:
@@ -59,11 +63,19 @@ def sparse_layers(k: Keys, layers: int) -> list[bool]:
         for name in ("first_k_dense_replace", "moe_layer_freq", "num_dense_layers"):
             k.raw(name)
         return [kind == "sparse" for kind in kinds]
-    first = k.count("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", default=0, least=0)
+    first = k.count("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", default=first, least=0)
     if isinstance(k.raw("moe_layer_freq"), list):
         return [bool(mark) for mark in k.numbers("moe_layer_freq", layers) or []]
     step = k.count("moe_layer_freq", "interleave_moe_layer_step_size", default=1)
     return [i >= first and i % step == 0 for i in range(layers)]
+
+
+def told_sparse(k: Keys, layers: int) -> list[bool]:
+    """As `sparse_layers`, where a file must say it: engine and class differ in what silence means."""
+    keys = ("mlp_layer_types", "first_k_dense_replace", "num_dense_layers", "moe_layer_freq")
+    if not any(k.has(key) for key in keys):
+        raise k.refuse("first_k_dense_replace", "it is missing, and engine and class differ in what that means")
+    return sparse_layers(k, layers)
 
 
 def mixed(

@@ -161,7 +161,16 @@ class Modules:
         return any(e.match(prefix + name) for e in self.expressions for prefix in PREFIXES)
 
 
+_BESIDE = re.compile(
+    r"(^|\.)[a-z_]*(vision|visual|vit|image|audio|speech|sound|tower|projector|talker|code2wav|mtp|draft)"
+)
+"""Parts of a checkpoint beside the text model, which have layers of their own."""
+
+
 def bare(name: str) -> str:
-    """The part of a module's name from ``layers`` on, if it has one."""
+    """The part of a text model's module name from ``layers`` on, if it has one; other parts' names stay whole."""
+    name = name.rstrip(".")  # some close a name with one, so that layers.1 is not layers.10 too
     start = name.find("layers.")
-    return name[start:] if start > 0 else name.removesuffix(".weight")
+    if start > 0 and not _BESIDE.search(name[:start]):
+        return name[start:]
+    return name.removesuffix(".weight")

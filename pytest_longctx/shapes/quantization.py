@@ -11,9 +11,12 @@ from pytest_longctx.shapes.tensors import Tensor
 NEVER = frozenset(
     """embed_tokens embed_positions embed_tokens_per_layer per_layer_model_projection lm_head
     mlp.gate mixer.gate mlp.shared_expert_gate
-    mixer.shared_expert_gate feed_forward.gate mlp.router self_attn.indexer.weights_proj embed_type hc altup laurel""".split()  # noqa: SIM905
+    mixer.shared_expert_gate feed_forward.gate mlp.router self_attn.indexer.weights_proj embed_type altup laurel
+    hc.fn hc.down hc.up hc.inject hc.head hc_head.fn""".split()  # noqa: SIM905
 )
-"""Modules that engines never quantise: tables, and routers."""
+"""Modules that engines never quantise: tables, routers, and what mixes residual streams."""
+NGRAMS = "ple.ple_embedding.ngram_embedding"
+"""A table that only FP8 packs (Qwen4), and what lists it as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,9 @@ class Scheme:
         if self.kept.match(names):
             return None
         for modules, coding in self.chosen:
-            if modules.match(names):
+            if modules.match(names) and not (tensor.name == NGRAMS and modules.all):
                 return coding
-        return self.coding
+        return None if tensor.name == NGRAMS and self.name != "fp8" else self.coding
 
 
 PLAIN_SCHEME = Scheme()

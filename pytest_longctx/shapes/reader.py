@@ -7,6 +7,7 @@ from typing import Any
 from pytest_longctx.shapes import rotary, spans, vision
 from pytest_longctx.shapes.families import classes
 from pytest_longctx.shapes.families.compressed import COMPRESSED
+from pytest_longctx.shapes.families.convolved import CONVOLVED
 from pytest_longctx.shapes.families.hybrid import HYBRID
 from pytest_longctx.shapes.families.latent import LATENT
 from pytest_longctx.shapes.families.mixed import MIXED
@@ -14,13 +15,14 @@ from pytest_longctx.shapes.families.older import OLDER
 from pytest_longctx.shapes.families.pattern import PATTERN
 from pytest_longctx.shapes.families.plain import PLAIN
 from pytest_longctx.shapes.families.shaped import SHAPED
+from pytest_longctx.shapes.families.streams import STREAMS
 from pytest_longctx.shapes.keys import Keys, class_defaults, shown
 from pytest_longctx.shapes.model import VALUE_BYTES, Body, ModelShape
 from pytest_longctx.shapes.refusal import MisreadError, NotUnderstood
 from pytest_longctx.shapes.schemes import read_scheme, with_experts
 
 FAMILIES: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
-    {**PLAIN, **MIXED, **LATENT, **SHAPED, **HYBRID, **PATTERN, **OLDER, **COMPRESSED}
+    {**PLAIN, **MIXED, **LATENT, **SHAPED, **HYBRID, **PATTERN, **OLDER, **COMPRESSED, **STREAMS, **CONVOLVED}
 )
 """Text models, by ``model_type``."""
 
@@ -44,7 +46,15 @@ TEXT_OF: Mapping[str, str] = MappingProxyType(
         "qwen2_5_omni": "qwen2_5_omni_text",
         "qwen3_omni_moe": "qwen3_omni_moe_text",
         "voxtral": "llama",
+        "qwen2_audio": "qwen2",
+        "paligemma": "gemma",
         "step3p7": "step3p7",
+        "glm5_next": "glm5_next_text",
+        "qwen4_exp": "qwen4_exp_text",
+        "inkling_mm_model": "inkling_text",
+        "ernie4_5_vl_moe": "ernie4_5_vl_moe_text",
+        "ernie4_5_moe_vl": "ernie4_5_vl_moe_text",
+        "inkling_model": "inkling_text",
     }
 )
 """Multimodal models: the type of their text part, where the part itself does not say it."""
@@ -56,7 +66,9 @@ WRAPPERS = frozenset(
         "kimi_k3",
         "llava",
         "llava_next",
+        "llava_next_video",
         "llava_onevision",
+        "glm46v",
         "internvl",
         "pixtral",
         "lfm2_vl",
@@ -74,8 +86,17 @@ WRAPPERS = frozenset(
 ENCODER_DECODERS = frozenset(
     """t5 mt5 umt5 bart mbart whisper pegasus marian m2m_100 blenderbot blenderbot-small led longt5 bigbird_pegasus
     encoder_decoder
-    prophetnet fsmt nllb-moe switch_transformers speech_to_text seamless_m4t t5gemma t5gemma2 plbart mvp bert roberta""".split()  # noqa: SIM905
+    prophetnet fsmt nllb-moe switch_transformers speech_to_text seamless_m4t t5gemma t5gemma2 plbart mvp bert roberta
+    xlm-roberta distilbert modernbert albert electra deberta deberta-v2 camembert nomic_bert eurobert""".split()  # noqa: SIM905
 )
+
+UNMODELLED: Mapping[str, str] = MappingProxyType(
+    {
+        "mllama": "its cross_attention_layers cache states of images, and vLLM has not served it since 0.10.2",
+        "zaya": "its attention (CCA) keeps states of convolutions that no engine here caches",
+    }
+)
+"""Types that are known and not modelled, and why."""
 
 ALIASES: Mapping[str, str] = MappingProxyType({"MiniMaxText01": "minimax_text_01", "MiniMaxM1": "minimax_m1"})
 
@@ -103,8 +124,13 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     if outer.flag("is_encoder_decoder"):
         raise MisreadError("is_encoder_decoder", "encoder-decoder models are not modelled")
     text, name = _text(config, outer)
-    keys = Keys(text, class_defaults().get(name, {}), prefix="" if text is config else "text_config.")
+    nested = text is not config
+    prefix = "text_config." if nested else ""
+    # A class that writes a part of a config writes its type and what differs from its defaults.
+    keys = Keys(text, class_defaults().get(name, {}), prefix, sparing=nested and "model_type" in text)
     family = _family(name)
+    for part in (outer, keys):
+        classes.check_causal(part)
     classes.check(outer, name, plain=name in PLAIN)
     body = family(keys)
     outside = classes.loaded(outer, body.outside)
@@ -117,8 +143,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     if key := keys.unread():
         value = text.get(key.removeprefix("text_config."))
         raise MisreadError(key, f"it is {shown(value)}; memory may depend on it, and it is not modelled for {name}")
-    whole = text is not config or any(key in config for key in vision.TOWERS)
-    towers, more = vision.towers(config, body.hidden) if whole else (0, ())
+    towers, more = vision.towers(config, body.hidden) if nested or vision.perceives(config) else (0, ())
     parts = (name, body.hidden, body.vocabulary, positions, body.layers, outside, body.draft)
     return ModelShape(*parts, dtype, scheme, towers, (*notes, *more), rope_dim, rotary.stretch(keys))
 
@@ -139,9 +164,16 @@ def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _family(name: str) -> Callable[[Keys], Body]:
     if name in FAMILIES:
         return FAMILIES[name]
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> MisreadError:
+    """The error about a *name* that no family here has."""
+    if name in UNMODELLED:
+        return MisreadError("model_type", f"{shown(name)} is not modelled: {UNMODELLED[name]}")
     encodes = name in ENCODER_DECODERS
     why = "encoder-decoder and encoder models are not modelled" if encodes else "this model type is not known"
-    raise MisreadError("model_type", f"{why}: {shown(name)}")
+    return MisreadError("model_type", f"{why}: {shown(name)}")
 
 
 def _quantised(keys: Keys, outer: Keys, beside: Mapping[str, Any] | None) -> Keys:
@@ -156,14 +188,14 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
     """The text part of the config to read, and its model type."""
     name = outer.word("model_type")
     if name is None:
-        raise MisreadError("model_type", "it is missing")
+        raise MisreadError("model_type", _beside(config))
     part = next((config[key] for key in ("text_config", "llm_config", "language_config") if config.get(key)), None)
     if part is None:
         return config, ALIASES.get(name, TEXT_OF.get(name, name) if name not in FAMILIES else name)
     if not isinstance(part, Mapping):
         raise MisreadError("text_config", f"a table is expected, not {shown(part)}")
     if name not in WRAPPERS and name not in FAMILIES:
-        raise MisreadError("model_type", f"this model type is not known: {shown(name)}")
+        raise _unknown(name)
     inner = part.get("model_type")
     chosen = TEXT_OF.get(name) if inner is None else inner
     if not isinstance(chosen, str):
@@ -173,6 +205,15 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
     if "tie_word_embeddings" not in merged and "tie_word_embeddings" in config:
         merged["tie_word_embeddings"] = config["tie_word_embeddings"]
     return merged, ALIASES.get(chosen, chosen)
+
+
+def _beside(config: Mapping[str, Any]) -> str:
+    """Why a config has no type: some describe what is loaded beside a model, and name that."""
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str):
+        return "it is missing"
+    kind = "an adapter" if "peft_type" in config else "a part"
+    return f"it is missing: the file describes {kind} of {shown(base)}, whose own config.json is to be planned"
 
 
 def _dtype(keys: Keys, outer: Keys) -> str:

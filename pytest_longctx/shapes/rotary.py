@@ -21,6 +21,7 @@ WITHOUT = frozenset(
         "mamba2",
         "falcon_mamba",
         "rwkv",
+        "inkling_text",
     }
 )
 """Families whose positions have no such table."""

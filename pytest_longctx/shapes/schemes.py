@@ -80,18 +80,51 @@ def _awq(q: Keys) -> Scheme:
 
 
 def _gptq(q: Keys) -> Scheme:
-    bits, group = q.count("bits"), q.count("group_size", default=128, least=-1)
     kept: list[str] = []
     for pattern, value in (q.raw("dynamic") or {}).items() if isinstance(q.raw("dynamic"), Mapping) else ():
-        if not isinstance(pattern, str) or not pattern.startswith("-:"):
+        if isinstance(pattern, str) and pattern.startswith("-:"):
+            kept.append(f"re:{pattern[2:]}")
+        elif value != {}:  # without one of these signs, an empty table overrides nothing
             raise q.refuse("dynamic", f"modules with bits of their own are not modelled: {shown(value)}")
-        kept.append(f"re:{pattern[2:]}")
     for key in ("extra_config", "layer_config"):
         if q.raw(key):
             raise q.refuse(key, "modules with bits of their own are not modelled")
-    column = 4 if q.flag("desc_act") else 0
-    coding = Coding(bits, 2 + bits / 8, group=max(group, 0), column_bytes=column)
-    return Scheme("gptq", coding, _compiled(q, "dynamic", kept), head=q.flag("lm_head"))
+    coding, only = _gptq_coding(q), q.raw("modules_in_block_to_quantize")
+    left, head = _compiled(q, "dynamic", kept), q.flag("lm_head")
+    if not only:
+        return Scheme("gptq", coding, left, head=head)
+    names = [name for group in only if isinstance(group, list) for name in group] if isinstance(only, list) else []
+    names += [name for name in only if isinstance(name, str)] if isinstance(only, list) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise q.refuse("modules_in_block_to_quantize", f"a list of names is expected, not {shown(only)}")
+    chosen = ((_compiled(q, "modules_in_block_to_quantize", names), coding),)
+    return Scheme("gptq", None, left, chosen, head=head)
+
+
+def _gptq_coding(q: Keys) -> Coding:
+    bits, group = q.count("bits"), q.count("group_size", default=128, least=-1)
+    return Coding(bits, 2 + bits / 8, group=max(group, 0), column_bytes=4 if q.flag("desc_act") else 0)
+
+
+def _auto_round(q: Keys) -> Scheme:
+    """AutoRound packs integers as GPTQ does, or the small floats of MX and NV; some modules have bits of their own."""
+    bits, data = q.count("bits"), q.word("data_type") or "int"
+    floats = {("mx_fp", 4): "MXFP4", ("mx_fp", 8): "MXFP8", ("nv_fp", 4): "NVFP4"}
+    kind = next((floats[name, size] for name, size in floats if data.startswith(name) and size == bits), None)
+    if kind is None and data != "int":
+        raise q.refuse("data_type", f"weights of {bits} bits of type {shown(data)} are not known")
+    coding = CODINGS[kind] if kind else _gptq_coding(q)
+    kept, table = [], q.table("extra_config")
+    for name in _names(q, "extra_config") if table is not None else ():
+        own = table.table(name) if table is not None else None
+        size = own.maybe("bits") if own else None
+        if size is not None and size >= 16:
+            kept.append(f"re:{name}" if re.search(r"[*+?\\\[(|^$]", name) else name)
+        elif size not in (None, bits) or (own and own.maybe("group_size") not in (None, q.maybe("group_size"))):
+            raise q.refuse("extra_config", f"modules with other bits are not modelled: {shown(name)}")
+    if q.raw("layer_config"):
+        raise q.refuse("layer_config", "modules with bits of their own are not modelled")
+    return Scheme("auto-round", coding, _compiled(q, "extra_config", kept), head=q.flag("lm_head"))
 
 
 def _bitsandbytes(q: Keys) -> Scheme:
@@ -112,6 +145,8 @@ def _weights(q: Keys, group: Keys) -> Coding | None:
     if bits == 4 and kind == "float":
         return CODINGS["NVFP4" if weights.count("group_size", default=16) == 16 else "MXFP4"]
     size = weights.count("group_size", default=0, least=-1)
+    if bits == 8 and kind == "float" and strategy == "group" and size == 32:
+        return CODINGS["MXFP8"]
     if strategy == "block":
         block = weights.numbers("block_structure") or [128, 128]
         if len(block) != 2 or not all(block):
@@ -131,6 +166,10 @@ def _compressed(q: Keys) -> Scheme:
     return Scheme("compressed-tensors", None, _modules(q, "ignore"), _groups(q), kv_dtype=_kv_dtype(q))
 
 
+_CLASS = re.compile(r"(?!Linear$)[A-Z]\w*$")
+"""The name of a class of modules but ``Linear``, which means all of them."""
+
+
 def _groups(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
     groups = q.table("config_groups")
     if groups is None:
@@ -140,7 +179,10 @@ def _groups(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
         group = groups.table(name)
         if group is not None:
             targets = _modules(group, "targets") if group.raw("targets") else Modules(all=True)
-            chosen.append((targets, _weights(q, group)))
+            coding = _weights(q, group)
+            if coding is not None and (unknown := [each for each in group.raw("targets") or () if _CLASS.match(each)]):
+                raise q.refuse("config_groups", f"which modules are of class {shown(unknown[0])} is not known")
+            chosen.append((targets, coding))
     # Those that name modules come before the one that means all.
     return tuple(sorted(chosen, key=lambda pair: pair[0].all))
 
@@ -207,8 +249,8 @@ METHODS: Mapping[str, Callable[[Keys], Scheme]] = MappingProxyType(
         "mxfp4": _mxfp4,
         "awq": _awq,
         "gptq": _gptq,
-        "auto_round": _gptq,
-        "intel/auto_round": _gptq,
+        "auto_round": _auto_round,
+        "intel/auto_round": _auto_round,
         "bitsandbytes": _bitsandbytes,
         "compressed_tensors": _compressed,
         "modelopt": _modelopt,

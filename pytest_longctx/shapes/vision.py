@@ -1,5 +1,6 @@
 """Towers of a multimodal model: vision transformers are counted, other towers are reported as not counted."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,16 +9,47 @@ from pytest_longctx.shapes.refusal import MisreadError
 
 _GLM4V = ("glm4v", "glm4v_moe", "glm46v")
 
-TOWERS = ("vision_config", "audio_config", "vision_tower_config", "sound_config")
+TOWERS = ("vision_config", "audio_config", "vision_tower_config", "sound_config", "embd_layer")
 
-GATED = frozenset({"pixtral", "gemma4_vision", "qwen2_5_vl", "qwen2_5_omni", "mistral3", "exaone4_5", *_GLM4V})
+GATED = frozenset(
+    {"pixtral", "gemma4_vision", "qwen2_5_vl", "qwen2_5_omni", "mistral3", "exaone4_5", "glm5_next", *_GLM4V}
+)
 """Types whose feed-forward layers have three matrices."""
+
+
+_OTHER = re.compile(r"(^|_)(vision|visual|vit|image|img|audio|speech|tower|resampler|perceiver)(_|$)")
+"""Names of tables that describe a tower in files of other spellings."""
+_NAMED = re.compile(r"(vision|image|audio|speech)_tower$|(vision|audio)_model_id$")
+"""Names of keys that only name a tower, whose sizes are elsewhere."""
+
+
+def perceives(config: Mapping[str, Any]) -> bool:
+    """Whether a config describes a tower beside its text model, in any spelling."""
+    return any(key in config for key in TOWERS) or bool(_others(config))
+
+
+def _others(config: Mapping[str, Any]) -> list[str]:
+    """Keys of towers that no reader here knows."""
+    return [key for key, value in config.items() if key not in TOWERS and value and _describes(key, value)]
+
+
+def _describes(key: str, value: object) -> bool:
+    """Whether the *value* of a key is a table of a tower, or a tower's name."""
+    return (
+        bool(_OTHER.search(key)) if isinstance(value, Mapping) else isinstance(value, str) and bool(_NAMED.search(key))
+    )
 
 
 def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tuple[str, ...]]:
     """Parameters of the vision towers, within some percent, and a remark; None if a tower is not counted."""
     total: int | None = 0
     notes: list[str] = []
+    if flat := _FLAT.get(str(config.get("model_type"))):
+        found = flat(Keys(config), text_hidden)
+        return found, ("the towers are not counted",) if found is None else ()
+    for key in _others(config):
+        notes.append(f"{key} is not counted")
+        total = None
     for key in TOWERS:
         table = config.get(key)
         if not isinstance(table, Mapping) or not table:
@@ -28,8 +60,9 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
             total = None
         elif total is not None:
             total += found
-    if not any(config.get(key) for key in TOWERS):
+    if not any(config.get(key) for key in TOWERS) and not notes:
         notes.append("there is no vision_config: its tower is not counted")
+        total = None
     return total, tuple(notes)
 
 
@@ -41,6 +74,44 @@ def _counted(k: Keys, config: Mapping[str, Any], text_hidden: int, key: str) -> 
         return encoder(k, text_hidden) if encoder else None
     except MisreadError:
         return None
+
+
+def _phi4mm(k: Keys, text_hidden: int) -> int | None:
+    """
+    Parameters of the towers of Phi-4 multimodal: SigLIP, whose sizes the class knows, and a Conformer of 80 mel bins; three
+    projections of two matrices.
+    """
+    table = k.table("audio_processor")
+    audio = table.table("config") if table else None
+    if audio is None:
+        return None
+    try:
+        dim, units, blocks = (audio.count(name) for name in ("attention_dim", "linear_units", "num_blocks"))
+    except MisreadError:
+        return None
+    sight = 28 * (4 * 1152 * 1152 + 2 * 1152 * 4304) + 1152 * (1024 + 3 * 14 * 14)
+    hearing = blocks * (8 * dim * dim + 6 * dim * units) + 12 * dim * dim
+    return sight + hearing + (1152 + 2 * dim) * text_hidden + 3 * text_hidden * text_hidden
+
+
+def _phi3_v(k: Keys, text_hidden: int) -> int | None:
+    """Parameters of the tower of Phi-3 Vision: CLIP's ViT-L/14 for 336 pixels, four patches joined, two projections."""
+    processor = k.table("img_processor")
+    if processor is None or processor.raw("name") != "clip_vision_model" or processor.raw("image_dim_out") != 1024:
+        return None
+    sight = 24 * 12 * 1024 * 1024 + 1024 * (577 + 3 * 14 * 14)
+    return sight + 4096 * text_hidden + text_hidden * text_hidden
+
+
+_FLAT: Mapping[str, Callable[[Keys, int], int | None]] = {"phi4mm": _phi4mm, "phi3_v": _phi3_v}
+"""Parameters of the towers of types whose files say no sizes of them, because the class knows them."""
+
+
+def _qwen2_audio(k: Keys, text_hidden: int) -> int:
+    """Parameters of Whisper's encoder as Qwen2-Audio has it, with one projection."""
+    hidden = k.count("d_model")
+    positions = k.count("max_source_positions", default=1500) * hidden
+    return _whisper(k, hidden, k.count("encoder_ffn_dim")) + positions + hidden * text_hidden
 
 
 def _voxtral(k: Keys, text_hidden: int) -> int:
@@ -78,6 +149,7 @@ def _blocks(k: Keys, hidden: int, width: int) -> int:
 _AUDIO_ENCODERS: Mapping[str, Callable[[Keys, int], int]] = {
     "voxtral_encoder": _voxtral,
     "qwen2_5_omni_audio_encoder": _qwen_omni,
+    "qwen2_audio_encoder": _qwen2_audio,
     "qwen3_omni_moe_audio_encoder": _qwen3_omni,
 }
 """Parameters of an audio tower, by its type."""
@@ -103,7 +175,9 @@ def _transformer(k: Keys, config: Mapping[str, Any], text_hidden: int) -> int | 
     matrices = 3 if {str(outer), str(k.raw("model_type"))} & GATED else 2
     blocks = depth * (_attention(k, hidden) + matrices * hidden * width + 9 * hidden + width)
     behind = _squeezed(Keys(config), outer, hidden, text_hidden) or _bridge(k, outer, hidden, text_hidden)
-    return blocks + _embedding(k, hidden) + behind
+    pools = str(k.raw("model_type")).startswith("siglip") and k.raw("vision_use_head") is not False
+    head = 4 * hidden * hidden + 2 * hidden * width if pools else 0
+    return blocks + _embedding(k, hidden) + behind + head
 
 
 def _attention(k: Keys, hidden: int) -> int:
@@ -131,13 +205,46 @@ def _side(k: Keys, key: str) -> int | None:
 
 
 def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
-    """The projection of LFM2-VL and Command A Vision, whose sizes are in the whole config; 0 of others."""
-    if outer not in ("lfm2_vl", "cohere2_vision"):
+    """The projections of those types whose sizes are in the whole config; 0 of others."""
+    if outer in ("smolvlm", "idefics3"):  # shuffles patches into channels
+        return hidden * k.count("scale_factor", default=2) ** 2 * text_hidden
+    layers = k.raw("vision_feature_layer")
+    if (
+        outer in ("llava", "llava_next", "llava_next_video") and isinstance(layers, list) and layers
+    ):  # reads several layers side by side
+        return (hidden * len(layers) + text_hidden) * text_hidden
+    if outer == "minimax_m3_vl":  # of each patch, then of four together
+        width = k.count("projector_hidden_size", default=text_hidden)
+        return hidden * width + text_hidden * width * 2 + k.count("merged_hidden_size", default=4 * text_hidden) * width
+    if outer not in ("lfm2_vl", "cohere2_vision", "aya_vision"):
         return 0
     side = k.count("downsample_factor", default=2)
-    width = k.count("projector_hidden_size", "alignment_intermediate_size")
-    narrow = width // 2 if outer == "cohere2_vision" else width  # one half gates the other
+    width = k.count("projector_hidden_size", "alignment_intermediate_size", default=text_hidden)
+    narrow = width if outer == "lfm2_vl" else width // 2  # one half gates the other
     return hidden * side * side * width + narrow * text_hidden
+
+
+def _glm_join(k: Keys, merged: int, _: int) -> int:
+    """GLM: a convolution that merges, a projection, and a gated layer whose width newer files give a name of its own."""
+    behind, width = k.count("out_hidden_size"), k.count("projection_intermediate_size", "intermediate_size")
+    return merged * behind + behind * behind + 3 * behind * width
+
+
+def _ernie_join(k: Keys, merged: int, text_hidden: int) -> int:
+    """ERNIE 4.5 VL: joins patches, then frames."""
+    return merged * merged * (3 + (k.maybe("temporal_merge_size") or 2)) + merged * text_hidden
+
+
+def _qwen2_join(k: Keys, merged: int, text_hidden: int) -> int:
+    return merged * (merged + (k.maybe("hidden_size") or text_hidden))
+
+
+_JOINS: Mapping[str, Callable[[Keys, int, int], int]] = {
+    **dict.fromkeys((*_GLM4V, "glm5_next"), _glm_join),
+    **dict.fromkeys(("ernie4_5_vl_moe", "ernie4_5_moe_vl"), _ernie_join),
+    "qwen2_vl": _qwen2_join,
+}
+"""Parameters of the projection behind a tower, by the type of the whole, from the width of merged patches and of the text."""
 
 
 def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
@@ -148,16 +255,13 @@ def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     side = k.maybe("spatial_merge_size") or 2
     merged = hidden * side * side
     out = k.maybe("out_hidden_size")
-    if outer in _GLM4V:
-        behind = k.count("out_hidden_size")
-        return merged * behind + behind * behind + 3 * behind * k.count("intermediate_size")
-    if outer == "qwen2_vl":
-        return merged * (merged + (k.maybe("hidden_size") or text_hidden))
+    if join := _JOINS.get(str(outer)):
+        return join(k, merged, text_hidden)
     if out:
         deep = k.sequence("deepstack_visual_indexes") or ()
         return (1 + len(deep)) * merged * (merged + out)
     if outer == "mistral3":
         return merged * hidden + hidden * text_hidden + text_hidden * text_hidden
-    if outer in ("llava", "llava_next", "llava_onevision", "internvl", "internvl_chat"):
+    if outer in ("llava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "internvl_chat"):
         return (merged if "internvl" in str(outer) else hidden) * text_hidden + text_hidden * text_hidden
-    return merged * (merged + text_hidden) if outer in ("kimi_k25", "minimax_m3_vl") else hidden * text_hidden
+    return merged * (merged + text_hidden) if outer in ("kimi_k25", "kimi_vl") else hidden * text_hidden

@@ -305,3 +305,26 @@ def test_an_outcome_is_in_doubt_near_the_limit_of_a_smaller_device(planned):
     assert not near.contradicts
     far = planned(MODELS["qwen2.5-7b-1m"]["config"], Vllm(), "1xH100")
     assert far.verdict.startswith("fits")
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "why"),
+    [
+        ("HY-4", Sglang(), "the pools of hy_v4"),
+        ("GLM-5.3-Flash", Vllm(), "a state of kind compressor"),
+        ("Qwen3.8-Flash-Next", Vllm(), "towers that are not counted"),
+        ("Mistral-Small-4", Vllm(), "kv_lora_rank of mistral4"),
+    ],
+)
+def test_pages_that_no_source_shows_are_named(planned, name, backend, why):
+    row = planned(
+        MODELS[name]["config"], backend, flags={"mem-fraction-static": 0.8} if backend.name == "sglang" else {}
+    )
+    assert row.prediction is None
+    assert "is not modelled" in row.verdict
+    assert why in row.verdict
+
+
+def test_latents_of_hy_4_are_pages_of_vllm(planned):
+    row = planned(MODELS["HY-4"]["config"], Vllm())
+    assert row.prediction.outcome == "serves"

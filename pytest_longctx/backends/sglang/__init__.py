@@ -61,6 +61,8 @@ _NEWER_POOLS = frozenset(
 """Those of `_WINDOW_POOLS` that 0.5.23 has and 0.5.16 does not have."""
 _STATES = ("mamba2", "gated_delta")
 """Kinds of state whose slots appear in logs (Nemotron-H, Qwen3-Next; 0.5.16)."""
+_UNSEEN = frozenset({"hy_v4", "mistral4"})
+"""Types with latents that appear here only in vLLM's sources."""
 
 
 def _window_pool(shape: Shape) -> bool:
@@ -278,6 +280,8 @@ def _not_pooled(deployment: Deployment, shape: Shape, whole: ModelShape) -> str:
         "no layer that attends (architectures)": not attentions,
         "layers without a cache of their own (num_kv_shared_layers, block_configs)": _shares(whole),
         "latents of several tokens (compress_ratios)": any(c.rate != 1 or c.window for c in _latents(shape)),
+        "an indexer's keys of several tokens (index_kpool)": any(c.index_rate != 1 for c in _latents(shape)),
+        f"the pools of {whole.model_type}, which no source and no log has shown": whole.model_type in _UNSEEN,
         "an indexer beside keys and values": any(isinstance(c, Attention) and c.index_dim for c in attentions),
         "--disable-radix-cache with --max-running-requests and windows": bool(capped),
         f"--kv-cache-dtype {dtype}": dtype not in ("auto", "bfloat16", "bf16", "float16")

@@ -178,6 +178,8 @@ def _page(cache: Attention | Latent, count: int, block: int, layout: Layout) -> 
     if isinstance(cache, Latent):
         if cache.rate != 1 or cache.window:
             raise UnlaidError("latents of several tokens (compress_ratios)")
+        if cache.index_rate != 1:
+            raise UnlaidError("an indexer's keys of several tokens (index_kpool)")
         # The indexer's keys are a cache of their own, of the same block; one block of both belongs together.
         size = block * (_token_bytes(cache, layout) + cache.index_bytes)
         heads = (1, cache.rank + cache.rope_dim, cache.index_dim)
@@ -190,7 +192,7 @@ def _page(cache: Attention | Latent, count: int, block: int, layout: Layout) -> 
 
 
 def _state_bytes(state: State, layout: Layout) -> int:
-    if state.kind in ("rwkv", "compressor"):
+    if state.kind in ("rwkv", "compressor", "paged_conv"):
         raise UnlaidError(f"a state of kind {state.kind}")
     said = VALUE_BYTES.get(state.recurrent_dtype or "", layout.conv_bytes)
     wide = said if layout.recurrent_bytes is None else layout.recurrent_bytes

@@ -36,7 +36,7 @@ Versions whose windows reserve for one batch. 0.32 reserves for two if it schedu
 """
 LATENTS: Final = frozenset(
     """axk1 deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 glm_moe_dsa glm4_moe_lite kimi_k2 kimi_linear longcat_flash
-    bailing_hybrid""".split()  # noqa: SIM905
+    bailing_hybrid glm5_next_text hy_v4""".split()  # noqa: SIM905
 )
 """
 Model types whose latents are cached (``is_deepseek_mla``, 0.32.0). For others, every head's keys and values are cached.

@@ -244,10 +244,7 @@ def external(one: Walk) -> None:
 
 
 def speculation(one: Walk) -> None:
-    """
-    The path of speculation: an earlier answer in the prompt causes drafts, right ones, and wrong ones because of a new
-    value.
-    """
+    """The path of speculation: an answer in the prompt causes right drafts, and the same answer in reverse causes wrong ones."""
     before = one.scrape()
     if before.drafted_tokens is None:
         raise UnwalkableError("the server has no counter of drafted tokens, so it does not decode speculatively")
@@ -255,12 +252,15 @@ def speculation(one: Walk) -> None:
     answer = _ids(one.read(task))
     following = tasks.after(task, answer, one.prompt, one.block)
     one.read(following, reusable=len(task.prompt) + len(answer) - 1, whole_only=False)
-    # The answer in this prompt is that to the first one, whose needles had other values.
-    one.read(tasks.after(tasks.other_tail(task, 0, one.prompt), answer, one.prompt, one.block))
+    # The prompt has the tokens of its right answer in reverse, so that each draft made from them is wrong.
+    one.read(tasks.after_reversed(tasks.other_tail(task, 0, one.prompt), answer, one.prompt, one.block))
     for name in ("drafted_tokens", "accepted_tokens"):
         one.counts[name] = one.grown(name, before)
-    if not one.counts["drafted_tokens"]:
+    drafted, accepted = one.counts["drafted_tokens"], one.counts["accepted_tokens"]
+    if not drafted:
         one.not_taken = "not taken: the server counts no drafted token"
+    elif accepted is not None and accepted >= drafted:
+        one.not_taken = f"not taken: all of {drafted:,} drafted tokens were accepted, so that no draft was wrong"
 
 
 def chunks(one: Walk) -> None:

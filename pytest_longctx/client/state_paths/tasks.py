@@ -157,6 +157,16 @@ def after(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
     return of(_planted(ids, needles, task.prompt.seed, key), task.windows)
 
 
+def after_reversed(task: Task, answer: Sequence[int], draw: Draw, tokens: int) -> Task:
+    """
+    The task of `after`, whose prompt has its own right answer, last token first, in place of *answer*; for a model without a
+    provable answer, *answer* so.
+    """
+    following = after(task, answer, draw, tokens)
+    right = following.question.answer[: len(answer)] if following.question else answer
+    return after(task, [*right, *answer[len(right) :]][::-1], draw, tokens)
+
+
 def _moved(task: Task, tokens: int, begin: int) -> tuple[Needle, ...]:
     """
     Choose the needles of *task* for a prompt of *tokens* with new tokens from *begin* on.

@@ -49,7 +49,7 @@ _PREFIXES: Final = tuple(
         "zerolog relay": r"\d{1,2}:\d\d[AP]M DBG GRPC\([^)]*\): std(?:err|out) ",
         "zerolog": r"(?P<time>\d{1,2}:\d\d[AP]M) (?P<level>TRC|DBG|INF|WRN|ERR|FTL|PNC) ",
         "go": r"(?P<time>\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (?P<where>[\w./]+\.go:\d+): ",
-        "table": r"\|(?: [\w.-]+ +\| \d+ +| {4,}\| {4,})\| ",
+        "table": r"\|(?: [\w.-]+ +\| (?:\d+)? +| {4,}\| {4,})\| ",
         "nccl": r"(?P<where>[\w.-]+):\d+:\d+ \[\d+\] (?:[\w/.]+:\d+ )?NCCL (?P<level>INFO|WARN|TRACE) ?",
         "llama": r"\d+\.\d\d\.\d{3}\.\d{3} (?P<level>[IWED]) ",
         "srun": r"\d{1,3}: ?",

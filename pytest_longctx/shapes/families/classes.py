@@ -6,7 +6,7 @@ from pytest_longctx.shapes.keys import Keys, shown
 from pytest_longctx.shapes.tensors import Tensor
 
 _DRAFTS = re.compile(
-    r"eagle(?!2_5_vl)|dflash|dspark|domino|medusa|draft|speculator|mtp|assistant|lilicorr", re.IGNORECASE
+    r"eagle(?!2_5_vl)|dflash|dspark|domino|medusa|draft|speculator|mtp|nextn|assistant|lilicorr", re.IGNORECASE
 )
 """Classes of heads that draft for another model; they have projections and tables that `model_type` knows nothing of."""
 _DENSE = frozenset(
@@ -20,8 +20,10 @@ _DENSE = frozenset(
     }
 )
 _MIXED = re.compile(r"(Mixtral|Moe|MoE|Deepseek|DeepSeek|Jamba|Mamba|GptOss)\w*ForCausalLM")
+_BOTH_WAYS = re.compile(r"Bidirectional")
+"""Classes whose layers attend both ways."""
 _HEADLESS = re.compile(
-    r"For(Sequence|Token)Classification$|RewardModel$|^(Llama|Mistral|Qwen2|Qwen3|Gemma2|Gemma3Text)(Bidirectional)?Model$"
+    r"For(Sequence|Token)Classification$|RewardModel$|^(Llama|Mistral|Qwen2|Qwen3|Gemma2|Gemma3Text)Model$"
 )
 """Classes without an output table: rewards, classes and embeddings."""
 
@@ -44,6 +46,15 @@ def check(k: Keys, family: str, *, plain: bool) -> None:
             raise k.refuse("architectures", f"{name} is a draft head, which no engine serves by itself")
         if (name in _DENSE and not plain) or (_MIXED.fullmatch(name) and plain):
             raise k.refuse("architectures", f"{name} is no class of a model of type {shown(family)}")
+
+
+def check_causal(k: Keys) -> None:
+    """Refuse a config, or the text part of one, whose layers attend both ways: engines cache nothing of them."""
+    if k.raw("is_causal") is False:
+        raise k.refuse("is_causal", "a model that reads both ways caches nothing, and is not modelled")
+    for name in names(k)[:1]:
+        if _BOTH_WAYS.search(name):
+            raise k.refuse("architectures", f"{name} reads both ways, caches nothing, and is not modelled")
 
 
 def loaded(k: Keys, outside: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

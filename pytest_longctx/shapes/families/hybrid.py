@@ -22,7 +22,7 @@ def _body(k: Keys, b: Basics, layers: list[Layer], *more: Tensor, tied: bool = F
     return Body(b.hidden, b.vocabulary, tuple(layers), outside)
 
 
-def _kinds(
+def recurrent_kinds(
     k: Keys, key: str, layers: int, attention: tuple[str, ...] = ("full_attention", "attention")
 ) -> list[bool] | None:
     """Return which layers of a hybrid have attention (True) and which are recurrent, from a list of names."""
@@ -40,7 +40,7 @@ def ssm_dtype(k: Keys) -> str | None:
     return k.word("mamba_ssm_cache_dtype") or k.word("mamba_ssm_dtype")
 
 
-def _delta_net(k: Keys, hidden: int) -> DeltaNet:
+def delta_net(k: Keys, hidden: int) -> DeltaNet:
     return DeltaNet(
         hidden,
         key_heads=k.stated("linear_num_key_heads"),
@@ -56,13 +56,13 @@ def _qwen_hybrid(experts: Callable[[Keys, Basics], tuple[Experts, list[bool]]] |
 
     def read(k: Keys) -> Body:
         b = basics(k)
-        attends = _kinds(k, "layer_types", b.layers)
+        attends = recurrent_kinds(k, "layer_types", b.layers)
         step = k.count("full_attention_interval", default=4)
         attends = attends or [(i + 1) % step == 0 for i in range(b.layers)]
         sizes = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim)
         gate = "query" if k.flag("attn_output_gate", default=True) else ""
         bias = k.flag("attention_bias")
-        attention, net = grouped(sizes, Details(bias, bias, "head", gate)), _delta_net(k, b.hidden)
+        attention, net = grouped(sizes, Details(bias, bias, "head", gate)), delta_net(k, b.hidden)
         state, norms = net.cached(ssm_dtype(k)), (Tensor("norms", b.hidden, copies=2),)
         forward = _forward(k, b, experts)
         layers = [
@@ -92,8 +92,8 @@ def _forward(
 def _olmo_hybrid(k: Keys) -> Body:
     """OLMo hybrid: Gated DeltaNet as in Qwen3-Next, with separate convolutions."""
     b = basics(k)
-    attends = _kinds(k, "layer_types", b.layers) or [(i + 1) % 4 == 0 for i in range(b.layers)]
-    sizes, net = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim), _delta_net(k, b.hidden)
+    attends = recurrent_kinds(k, "layer_types", b.layers) or [(i + 1) % 4 == 0 for i in range(b.layers)]
+    sizes, net = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim), delta_net(k, b.hidden)
     rest = (*dense(b.hidden, k.stated("intermediate_size")), Tensor("norms", b.hidden, copies=2))
     attention = grouped(sizes, Details(k.flag("attention_bias"), k.flag("attention_bias"), "wide"))
     layers = [
@@ -129,7 +129,7 @@ def mamba2_sizes(k: Keys, hidden: int, prefix: str = "mamba_") -> Mamba2:
 def _bamba(k: Keys) -> Body:
     b, net = basics(k), mamba2_sizes(k, k.stated("hidden_size"))
     chosen = k.numbers("attn_layer_indices")
-    attends = _kinds(k, "layer_types", b.layers) or [i in set(chosen or ()) for i in range(b.layers)]
+    attends = recurrent_kinds(k, "layer_types", b.layers) or [i in set(chosen or ()) for i in range(b.layers)]
     sizes, bias = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim), k.flag("attention_bias")
     rest = (
         *dense(b.hidden, k.stated("intermediate_size"), bias=k.flag("mlp_bias"), path="feed_forward"),
@@ -146,7 +146,11 @@ def _bamba(k: Keys) -> Body:
 def _granite_hybrid(k: Keys) -> Body:
     """Granite 4 hybrid: Mamba-2 and attention, with or without experts, and a shared dense layer."""
     b, net = basics(k), mamba2_sizes(k, k.stated("hidden_size"))
-    attends = _kinds(k, "layer_types", b.layers) or _kinds(k, "layers_block_type", b.layers) or [False] * b.layers
+    attends = (
+        recurrent_kinds(k, "layer_types", b.layers)
+        or recurrent_kinds(k, "layers_block_type", b.layers)
+        or [False] * b.layers
+    )
     sizes, bias = Heads(b.hidden, b.heads, b.kv_heads, b.head_dim, b.head_dim), k.flag("attention_bias")
     shared = k.stated("shared_intermediate_size")
     count = k.maybe("num_local_experts") or 0
@@ -209,8 +213,8 @@ def _jamba(k: Keys) -> Body:
     mixed = mixture(b.hidden, Experts(count, k.count("num_experts_per_tok"), width), "feed_forward")
     plain, norms = dense(b.hidden, width, path="feed_forward"), Tensor("norms", b.hidden, copies=2)
     attends = (
-        _kinds(k, "layer_types", b.layers)
-        or _kinds(k, "layers_block_type", b.layers)
+        recurrent_kinds(k, "layer_types", b.layers)
+        or recurrent_kinds(k, "layers_block_type", b.layers)
         or [i % period == offset for i in range(b.layers)]
     )
     layers = []
@@ -271,7 +275,7 @@ def _mamba2(k: Keys) -> Body:
 def _lfm2(k: Keys) -> Body:
     """LFM2 hybrid: gated short convolutions, and attention in some layers."""
     b = basics(k)
-    names, indices = _kinds(k, "layer_types", b.layers), k.numbers("full_attn_idxs")
+    names, indices = recurrent_kinds(k, "layer_types", b.layers), k.numbers("full_attn_idxs")
     attends = names or [indices is None or i in set(indices) for i in range(b.layers)]
     kernel, bias = k.count("conv_L_cache", default=3), k.flag("conv_bias")
     width = k.maybe("conv_dim", least=1) or b.hidden
@@ -326,7 +330,7 @@ def _minimax_text(k: Keys) -> Body:
     """MiniMax-Text-01 and M1 hybrids: lightning attention, with full attention in some layers."""
     b = basics(k)
     marks = k.numbers("attn_type_list", b.layers)
-    attends = [bool(mark) for mark in marks] if marks else _kinds(k, "layer_types", b.layers)
+    attends = [bool(mark) for mark in marks] if marks else recurrent_kinds(k, "layer_types", b.layers)
     k.raw("layer_types")
     k.raw("block_size")
     if attends is None:

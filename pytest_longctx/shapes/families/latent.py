@@ -12,8 +12,12 @@ from pytest_longctx.shapes.model import Body, Layer
 from pytest_longctx.shapes.tensors import Tensor, linear, norm
 
 
-def latent_sizes(k: Keys, hidden: int) -> LatentSizes:
-    """Read the sizes of latent attention. ``num_key_value_heads`` and ``head_dim`` are present but have no meaning."""
+def latent_sizes(k: Keys, hidden: int, *, rotated: bool = True) -> LatentSizes:
+    """
+    Read the sizes of latent attention. ``num_key_value_heads`` and ``head_dim`` are present but have no meaning.
+
+    Where it is not *rotated*, its keys may have no values for positions.
+    """
     for name in ("num_key_value_heads", "head_dim", "qk_head_dim"):
         k.raw(name)
     return LatentSizes(
@@ -22,13 +26,13 @@ def latent_sizes(k: Keys, hidden: int) -> LatentSizes:
         query_rank=k.maybe("q_lora_rank", least=1),
         rank=k.stated("kv_lora_rank"),
         nope_dim=k.stated("qk_nope_head_dim"),
-        rope_dim=k.stated("qk_rope_head_dim"),
+        rope_dim=k.stated("qk_rope_head_dim", least=1 if rotated else 0),
         value_dim=k.stated("v_head_dim"),
         bias=k.flag("attention_bias"),
     )
 
 
-def _indexed(k: Keys, layers: int) -> list[bool]:
+def indexed_layers(k: Keys, layers: int) -> list[bool]:
     """Return which latent-attention layers have their own indexer; GLM 5.2's other layers use the previous one."""
     kinds = k.per_layer("indexer_types", layers, extra=spans.draft_layers(k))
     pattern, freq = k.raw("index_topk_pattern"), k.count("index_topk_freq", default=1)
@@ -45,7 +49,7 @@ def _indexed(k: Keys, layers: int) -> list[bool]:
     return [max(i - offset + 1, 0) % freq == 0 for i in range(layers)]
 
 
-def _experts(k: Keys) -> Experts:
+def latent_experts(k: Keys) -> Experts:
     """Return the mixture of experts of DeepSeek's latent-attention family."""
     count, used = mixtures.routed(k)
     width = k.stated("moe_intermediate_size")
@@ -58,9 +62,9 @@ def _deepseek(k: Keys, *, sparse_index: bool = False, extra_norm: bool = False) 
     sizes = latent_sizes(k, hidden)
     marks = mixtures.sparse_layers(k, layers) if k.maybe("n_routed_experts", "num_experts") else [False] * layers
     plain = () if all(marks) else dense(hidden, k.stated("intermediate_size"))
-    mixed = mixture(hidden, _experts(k)) if any(marks) else ()
+    mixed = mixture(hidden, latent_experts(k)) if any(marks) else ()
     attended = k.count("index_topk") if sparse_index else 0
-    indexed = _indexed(k, layers) if sparse_index else [False] * layers
+    indexed = indexed_layers(k, layers) if sparse_index else [False] * layers
     index_dim = k.stated("index_head_dim") if sparse_index else 0
     search = indexer(hidden, sizes.query_rank or hidden, k.stated("index_n_heads"), index_dim) if sparse_index else ()
     attention = latent(sizes)
@@ -148,6 +152,7 @@ LATENT: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "youtu": _deepseek,
         "axk1": _axk1,
         "minicpm3": _minicpm3,
+        "mistral4": _deepseek,
         "longcat_flash": _longcat,
     }
 )

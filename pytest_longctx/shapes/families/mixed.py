@@ -1,11 +1,12 @@
 """Decoders with one kind of block, in which some layers are mixtures of experts."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from pytest_longctx.shapes import mixtures, spans
 from pytest_longctx.shapes.decoder import Basics, Decoder
-from pytest_longctx.shapes.feedforward import Experts
+from pytest_longctx.shapes.feedforward import Experts, mixture
 from pytest_longctx.shapes.keys import Keys
 from pytest_longctx.shapes.mixtures import mixed
 from pytest_longctx.shapes.model import Body
@@ -30,6 +31,59 @@ def _ernie(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
         correction=k.flag("moe_use_aux_free", default=True),
     )
     return made(k, b)
+
+
+def _ernie_vl(k: Keys) -> Body:
+    """
+    ERNIE 4.5 VL: in each mixture as many experts for images, of another width, beside those for text; what is shared
+    has the width of the latter.
+    """
+    for key in ("rope_3d", "freq_allocation", "pixel_hidden_size", "spatial_conv_size", "temporal_conv_size"):
+        k.raw(key)  # of the rotation, and of the tower behind vision_config
+    k.raw("moe_use_aux_free")  # the correction of the routing is always there
+    counts, widths = _pair(k, "moe_num_experts"), _pair(k, "moe_intermediate_size") or (1536, 512)
+    count, of_images = counts or (k.count("moe_num_experts"),) * 2
+    if count != of_images:
+        raise k.refuse("moe_num_experts", f"{count} experts for text beside {of_images} for images are not modelled")
+    used, shared = k.count("moe_k", "num_experts_per_tok"), k.count("moe_num_shared_experts", default=0, least=0)
+    made = [Experts(count, used, width, correction=True) for width in widths]
+    made[0] = replace(made[0], shared_width=shared * widths[0])
+
+    def experts(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
+        return made[0], _ernie_vl_sparse(k, b.layers)
+
+    body = Decoder("use_bias", "use_bias", "use_bias", tied=True, experts=experts)(k)
+    other = mixture(body.hidden, made[1], "mlp.vision")
+    return replace(
+        body,
+        layers=tuple(
+            replace(layer, tensors=(*layer.tensors, *other)) if mixes else layer
+            for layer, mixes in zip(body.layers, _ernie_vl_sparse(k, len(body.layers)), strict=True)
+        ),
+    )
+
+
+def _pair(k: Keys, key: str) -> tuple[int, int] | None:
+    """The numbers of a *key* for text and for images; None if it is no list."""
+    if not isinstance(k.raw(key), list):
+        return None
+    numbers = k.numbers(key) or []
+    if len(numbers) != 2 or not all(numbers):
+        raise k.refuse(key, "one number for text and one for images are expected")
+    return numbers[0], numbers[1]
+
+
+def _ernie_vl_sparse(k: Keys, layers: int) -> list[bool]:
+    """Mixture layers of ERNIE 4.5 VL: by names, or from a first to a last layer, both the same for text and images."""
+    if k.has("mlp_layer_types"):
+        return mixtures.sparse_layers(k, layers)
+    first = k.numbers("moe_layer_start_index") or [1, 1]
+    last = [min(each, layers - 1) for each in k.numbers("moe_layer_end_index") or [layers - 1] * 2]
+    for key, found in (("moe_layer_start_index", first), ("moe_layer_end_index", last)):
+        if len(set(found)) != 1:
+            raise k.refuse(key, "layers that mix experts of one kind only are not modelled for this family")
+    step = k.count("moe_layer_interval", default=1)
+    return [(i + 1) % step == 0 and first[0] <= i <= last[0] for i in range(layers)]
 
 
 def _hunyuan(k: Keys, b: Basics) -> tuple[Experts, list[bool]]:
@@ -170,6 +224,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "glm4_moe": _glm4_moe,
         "glm4v_moe_text": _glm4_moe,
         "ernie4_5_moe": Decoder("use_bias", "use_bias", "use_bias", tied=True, experts=_ernie),
+        "ernie4_5_vl_moe_text": _ernie_vl,
         "hunyuan_v1_moe": _hunyuan_moe,
         "minimax_m2": _minimax_m2,
         "dots1": Decoder(
@@ -191,7 +246,7 @@ MIXED: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
             "attention_bias",
             "attention_bias",
             qk_norm="head",
-            experts=mixed(shared_count=("num_shared_experts", "n_shared_experts"), sparse=mixtures.sparse_layers),
+            experts=mixed(shared_count=("num_shared_experts", "n_shared_experts"), sparse=mixtures.told_sparse),
         ),
         "exaone_moe": _exaone_moe,
         "afmoe": _afmoe,

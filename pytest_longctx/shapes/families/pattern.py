@@ -118,7 +118,7 @@ def _kimi_linear(k: Keys) -> Body:
     hidden, layers, vocabulary = k.stated("hidden_size"), layer_count(k), k.stated("vocab_size")
     attends, net = _kimi_layers(k, hidden, layers)
     sizes = replace(latent_sizes(k, hidden), output_gate=k.flag("mla_use_output_gate"))
-    sparse, mixed = mixtures.sparse_layers(k, layers), mixture(hidden, _kimi_experts(k))
+    sparse, mixed = mixtures.told_sparse(k, layers), mixture(hidden, _kimi_experts(k))
     plain = dense(hidden, k.stated("intermediate_size"))
     spans.draft_layers(k)
     # With attention over residuals each half of a layer has a norm and a projection to one number more.

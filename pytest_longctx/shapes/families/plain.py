@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from pytest_longctx.shapes import spans
+from pytest_longctx.shapes import mixtures, spans
 from pytest_longctx.shapes.decoder import Basics, Decoder
 from pytest_longctx.shapes.keys import Keys
 from pytest_longctx.shapes.model import Body
@@ -56,6 +56,20 @@ def _phi3(k: Keys) -> Body:
     return Decoder(attends=spans.all_slide)(k)
 
 
+def _phi4mm(k: Keys) -> Body:
+    """Phi-4 multimodal: Phi-3 with towers; engines load its adapters apart, where they are asked for."""
+    for key in ("embd_layer", "audio_processor", "img_processor", "speech_lora", "vision_lora"):
+        k.raw(key)
+    return _phi3(k)
+
+
+def _phi3_v(k: Keys) -> Body:
+    """Phi-3 and Phi-3.5 Vision: Phi-3 with a tower that its class knows."""
+    for key in ("embd_layer", "img_processor"):
+        k.raw(key)
+    return _phi3(k)
+
+
 def _gpt2(k: Keys) -> Body:
     biased = Decoder(qkv_bias=True, o_bias=True, mlp_bias=True, gated=False, norm_bias=True, tied=True)
     return replace(biased, position_rows=0, four_times=True)(k)
@@ -70,6 +84,13 @@ def _phi(k: Keys) -> Body:
         raise k.refuse("qk_layernorm", "norms of queries and keys are not modelled")
     both = {"qkv_bias": True, "o_bias": True, "mlp_bias": True}
     return Decoder(**both, gated=False, norms=1, norm_bias=True, head_bias=True)(k)  # type: ignore[arg-type]  # all three are flags
+
+
+def _minicpm(k: Keys) -> Body:
+    """MiniCPM 1 and 2: dense, or with a mixture of experts in each layer."""
+    experts = mixtures.mixed(width=("intermediate_size",)) if k.maybe("num_experts") else None
+    k.raw("num_experts_per_tok")
+    return Decoder("attention_bias", "attention_bias", tied=True, experts=experts)(k)
 
 
 def _gpt_neox(k: Keys) -> Body:
@@ -116,6 +137,8 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "nemotron": _nemotron,
         "phi": _phi,
         "phi3": _phi3,
+        "phi4mm": _phi4mm,
+        "phi3_v": _phi3_v,
         "qwen2": _qwen2,
         "qwen2_vl_text": _qwen2,
         "qwen2_5_vl_text": _qwen2,
@@ -153,7 +176,7 @@ PLAIN: Mapping[str, Callable[[Keys], Body]] = MappingProxyType(
         "diffllama": Decoder("attention_bias", "attention_bias", additions=_lambdas),
         "internlm2": Decoder("bias", "bias"),
         "internlm3": Decoder("qkv_bias", "bias", "bias"),
-        "minicpm": Decoder("attention_bias", "attention_bias", tied=True),
+        "minicpm": _minicpm,
         "baichuan": Decoder(),
         "orion": Decoder("attention_bias", "attention_bias", norm_bias=True),
         "gpt2": _gpt2,

@@ -35,7 +35,7 @@ def _mimo_v2(k: Keys) -> Body:
     marks = k.numbers("hybrid_layer_pattern", b.layers)
     if marks is None:
         raise k.refuse("hybrid_layer_pattern", "it is missing")
-    sparse, window = mixtures.sparse_layers(k, b.layers), k.stated("sliding_window")
+    sparse, window = mixtures.told_sparse(k, b.layers), k.stated("sliding_window")
     mixed = mixture(
         b.hidden,
         Experts(
@@ -99,7 +99,7 @@ def _step(k: Keys) -> Body:
 def _step_sparse(k: Keys, layers: int) -> list[bool]:
     listed = k.raw("moe_layers_enum")
     if listed is None:
-        return mixtures.sparse_layers(k, layers)
+        return mixtures.told_sparse(k, layers)
     items = listed.split(",") if isinstance(listed, str) else listed
     if not isinstance(items, list) or not all(str(item).strip().isdecimal() for item in items):
         raise k.refuse("moe_layers_enum", f"layers are expected, not {shown(listed)}")

@@ -120,6 +120,8 @@ def test_windows_are_promoted_without_the_hybrid_manager():
     ("cache", "why"),
     [
         (Latent(448, 64, rate=4), "compress_ratios"),
+        (Latent(512, 0, index_dim=128, index_rate=4), "index_kpool"),
+        (State("paged_conv", Part(8), Part(0)), "paged_conv"),
         (Attention(4, 128, 128, index_dim=128), "indexer"),
         (State("rwkv", Part(8), Part(8)), "rwkv"),
         (Attention(1, 0, 0), "no layer caches anything"),

@@ -202,3 +202,34 @@ def test_a_reading_that_is_not_served_is_the_evidence():
 )
 def test_a_dtype_keeps_so_many_bits_of_a_key(dtype, bits):
     assert mantissa_bits(dtype) == bits
+
+
+def drafted(context, count=4, longest=4):
+    """What vLLM's n-gram proposer drafts: the tokens after the earliest place of the longest of the last tokens."""
+    for length in range(longest, 0, -1):
+        last = context[-length:]
+        for at in range(len(context) - length):
+            if context[at : at + length] == last:
+                return context[at + length : at + length + count]
+    return []
+
+
+@given(st.integers(400, 1500))
+def test_an_answer_in_the_prompt_invites_right_drafts_and_in_reverse_wrong_ones(tokens):
+    task = tasks.new(probe(), tokens, 64, probe=True)
+    assert task.question is not None
+    right = tasks.after(task, task.question.answer, probe(1), 128)
+    wrong = tasks.after_reversed(tasks.other_tail(task, 0, probe(1)), task.question.answer, probe(1), 128)
+    for following, drafts_are_right in ((right, True), (wrong, False)):
+        assert following.question is not None
+        answer = list(following.question.answer)
+        for done in range(1, len(answer) - 1):
+            drafts = drafted([*following.prompt.ids.tolist(), *answer[:done]])
+            assert drafts
+            assert (drafts[0] == answer[done]) is drafts_are_right
+
+
+def test_without_a_provable_answer_the_answer_itself_is_reversed():
+    task = tasks.new(probe(), 500, 5, probe=False)
+    following = tasks.after_reversed(task, [7, 8, 9], probe(1), 100)
+    assert following.prompt.ids[500:503].tolist() == [9, 8, 7]

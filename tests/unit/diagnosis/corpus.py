@@ -61,8 +61,8 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 
 SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "fabric-not-ready": ("fabric-manager",),
-    "gpu-feature-unsupported": ("operation-not-supported",),
-    "graph-capture": ("captured-event", "stream-capture"),
+    "gpu-feature-unsupported": ("memory-not-told", "no-kernel-for-this-gpu", "operation-not-supported"),
+    "graph-capture": ("ascend-capture", "captured-event", "stream-capture"),
     "illegal-instruction": ("illegal-instruction",),
     "kernel-resources": ("kernel-resources",),
     "no-device": ("no-device",),
@@ -71,6 +71,7 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
 """Labels that are finer than our class: of it only these signatures, and their remedies, are right."""
 
 DEBATABLE: Mapping[str, tuple[str, ...]] = {
+    "sglang-cugreenctx-undefined-driver-or-build.log": ("driver-too-old",),
     "sglang-sgl-kernel-undefined-symbol.log": ("environment",),
     "trap-400-traceback-then-device-assert.log": ("gpu-fault",),
     "trtllm-additional-executor-resources.log": ("gpu-oom-profile",),
@@ -78,7 +79,8 @@ DEBATABLE: Mapping[str, tuple[str, ...]] = {
 """
 Logs whose label is debatable, and the class that counts as right beside it.
 
-A kernel package that was built against another PyTorch is a wrong build as well as a broken environment. TensorRT-LLM's
+A kernel package that was built against another PyTorch is a wrong build as well as a broken environment; one that asks the driver
+for a function of a later CUDA shows a driver that is too old as well. TensorRT-LLM's
 component of that name is allocated after the KV cache, for the largest batch.
 The assertion log shows an assertion on an index and no word of NaN. Its label, ``nan-logits``, is that of its thread, where the index
 came from a row of NaN; in other threads the same assertion came from a draft model with fewer positions.
@@ -95,12 +97,14 @@ RELABELLED: Mapping[str, str] = {
     "sglang-standalone-draft-merge-batch-sizes-of-tensors.log": "engine-assert",
     "tgi-vision-warmup-tensors-on-two-devices.log": "engine-assert",
     "trtllm-bls-next-blocks-assertion.log": "engine-assert",
+    "trtllm-fp4-moe-error-occurred-when-running-gemm.log": "engine-assert",
     "vllm-cpu-offload-reinitialize-batch.log": "engine-assert",
     "vllm-nccl-unhandled-cuda-error-says-run-with-debug.log": "nccl-error",
     "vllm-qwen25-vl-video-grid-index-at-profile.log": "engine-assert",
     "vllm-qwen3-vl-eagle3-proposer-has-no-positions.log": "engine-assert",
     "vllm-qwen35-rmsnormgated-no-attribute-activation.log": "engine-assert",
     "vllm-ray-nccl-unhandled-system-error.log": "nccl-error",
+    "vllm-tpu-qwen3-vl-operand-types.log": "engine-assert",
     "vllm-two-l4-no-broadcast-block-and-nothing-else.log": "hang-workers",
 }
 """

@@ -38,6 +38,8 @@ def test_all_sets_are_there():
             "ninth",
             "tenth",
             "eleventh",
+            "twelfth",
+            "thirteenth",
         )
     }
     counts = {name: (len(classes), classes.count("healthy")) for name, classes in sets.items()}
@@ -53,4 +55,6 @@ def test_all_sets_are_there():
         "ninth": (82, 18),
         "tenth": (65, 15),
         "eleventh": (64, 15),
+        "twelfth": (72, 16),
+        "thirteenth": (77, 16),
     }

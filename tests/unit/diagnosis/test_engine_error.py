@@ -152,3 +152,118 @@ def test_workers_that_stay_silent_are_no_healthy_server_because_a_probe_is_answe
     assert state(UP, ANSWERED, *busy, PROBED, ANSWERED)[0] == "healthy"
     assert state(UP, ANSWERED, *busy[:2], PROBED)[0] == "healthy"
     assert state(LOADED, *busy)[0] == "unfinished"
+
+
+@pytest.mark.parametrize(
+    ("exception", "kind"),
+    [
+        ("NameError: name 'logger' is not defined", "engine-assert"),
+        ("AttributeError: 'torch.dtype' object has no attribute 'lower'", "engine-assert"),
+        ("TypeError: unsupported operand type(s) for +: 'Tensor' and 'Tensor'", "engine-assert"),
+        ("KeyError: 17", "unknown"),
+        ("RuntimeError: it went wrong", "unknown"),
+    ],
+)
+def test_before_the_weights_are_loaded_only_what_no_key_explains_counts(exception, kind):
+    assert answer(*raised("vllm/engine/llm_engine.py:__init__", exception)).kind == kind
+    assert answer(*raised("ray/llm/engine.py:__init__", exception)).kind != "engine-assert"
+
+
+def test_a_file_of_its_own_that_a_connector_does_not_find_is_its_fault():
+    error = "FileNotFoundError: [Errno 2] No such file or directory: '/cache/vllm@1@5d2a.pt'"
+    found = answer(UP, *raised("lmcache/v1/storage_backend/x.py:remove", error, LOOP))
+    assert (found.kind, found.phase) == ("kv-transfer", "request")
+    assert "issues of the component" in found.remedy
+
+
+TRIED = "torch.OutOfMemoryError: XPU out of memory. Tried to allocate {} MiB. GPU 0 has a total capacity of 11.93 GiB of which {} GiB is free."
+
+
+@pytest.mark.parametrize(
+    ("asked_mib", "free_gib", "kind"),
+    [
+        ("2.00", "11.33", "device"),
+        ("512.00", "2.01", "device"),
+        ("512.00", "1.99", "gpu-oom-weights"),
+        ("900.00", "0.20", "gpu-oom-weights"),
+    ],
+)
+def test_an_allocation_that_was_refused_with_room_for_it_is_no_lack_of_memory(asked_mib, free_gib, kind):
+    place = "vllm/model_executor/models/xyz.py:load_model"
+    found = answer(*raised(place, TRIED.format(asked_mib, free_gib)))
+    assert found.kind == kind
+    assert (f"{float(free_gib):.2f} GiB were free" in found.doubt) is (kind == "device")
+
+
+def test_a_limit_of_the_process_explains_the_free_memory():
+    allowed = (
+        TRIED.format("2.00", "11.33") + " 3.00 GiB allowed; Of the allocated memory 3.00 GiB is allocated by PyTorch"
+    )
+    assert answer(*raised("vllm/model_executor/models/xyz.py:load_model", allowed)).kind == "gpu-oom-weights"
+
+
+def test_columns_of_a_relay_are_no_part_of_a_traceback():
+    error = "AttributeError: 'torch.dtype' object has no attribute 'lower'"
+    plain = raised("vllm/engine/llm_engine.py:__init__", error)[1:]
+    relayed = [f"U | 2025-07-18 11:29:37.824 | worker |   | {line}" for line in plain]
+    assert answer(*relayed).kind == answer(*plain).kind == "engine-assert"
+
+
+def test_paths_of_windows_are_frames_of_the_engine():
+    frame = r'  File "C:\Users\user\site-packages\vllm\v1\attention\backends\x.py", line 7, in forward'
+    lines = ["Traceback (most recent call last):", LOOP, frame, "    y = f(x)", "KeyError: 17"]
+    assert answer(UP, *lines).kind == "engine-assert"
+
+
+DEAD = "CRITICAL 11-26 13:20:09 launcher.py:99] MQLLMEngine is already dead, terminating server process"
+SAID = "RuntimeError('Error in model execution (input dumped to /tmp/x.pkl): {}')"
+
+
+@pytest.mark.parametrize(
+    ("because", "kind"),
+    [
+        (
+            "shape mismatch: value tensor of shape [7, 8] cannot be broadcast to indexing result of shape [9, 8]",
+            "engine-assert",
+        ),
+        (
+            "[09:44:56] /workspace/cpp/matcher.cc:296: Token id 0: <unk> cannot be accepted by the GrammarMatcher",
+            "structured-output",
+        ),
+        ("CUDA error: an illegal memory access was encountered", "gpu-fault"),
+        ("something else", "unknown"),
+    ],
+)
+def test_what_the_engine_quotes_of_a_step_counts_before_the_end_that_follows_from_it(because, kind):
+    assert answer(UP, DEAD, f"ERROR 11-26 13:20:09 engine.py:135] {SAID.format(because)}").kind == kind
+
+
+def test_an_exception_that_is_quoted_as_python_shows_it_is_read():
+    said = "vllm.engine.multiprocessing.MQEngineDeadError: Engine loop is not running. Inspect the stacktrace to find the original error: "
+    found = answer(UP, f"{said}ValueError('Attempted to assign 2 x 8 = 16 multimodal tokens to 8 placeholders').")
+    assert found.kind == "engine-assert"
+    assert "ValueError: Attempted to assign" in found.cause
+
+
+def test_a_refusal_of_a_configuration_is_none_in_a_server_that_serves():
+    refused = "AssertionError: the workspace is not supported with a size of 0.76 MB"
+    place = "vllm/v1/worker/workspace.py:get"
+    assert answer(*raised(place, refused)).kind == "config"
+    assert answer(UP, *raised(place, refused, LOOP)).kind == "engine-assert"
+
+
+PINNED = (
+    "ggml_vulkan: Failed to allocate pinned memory.",
+    "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory",
+)
+
+
+def test_memory_that_could_not_be_pinned_is_no_lack_of_memory():
+    def states(*lines):
+        return assess(read(["\n".join([*lines, ""]).encode()], catalogues()["llamacpp"]), Evidence())
+
+    loading = "INFO [                    main] loading model"
+    assert states(loading, *PINNED) == ("unfinished", None)
+    found = states(loading, *PINNED, "ggml_vulkan: Device memory allocation of size 1073741824 failed.", PINNED[1])[1]
+    assert found is not None
+    assert found.kind.startswith("gpu-oom")

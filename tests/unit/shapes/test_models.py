@@ -56,6 +56,37 @@ PUBLISHED_KV = {
     "MiMo-V2-Flash": 9 * 4 * (192 + 128) * 2,
     "Llama-4-Scout-17B-16E-Instruct": 12 * 2 * 8 * 128 * 2,
     "mistral-7b-v0.1": 0,
+    # 11 latents of 512 values without rotation, and a key of 132 bytes for each 4 tokens
+    "GLM-5.3-Flash": 11 * (1024 + 132 // 4),
+    # 34 latents of 576 values; 10 layers have an indexer, the others use the one before
+    "HY-4": 34 * 1152 + 10 * 132,
+    # 12 layers attend, with one averaged key of 128 values in BF16 for each 4 tokens
+    "Qwen3.8-Flash-Next": 12 * (2 * 2 * 256 * 2 + 128 * 2 // 4),
+    "Mistral-Small-4": 36 * (256 + 64) * 2,
+    # every sixth layer attends to everything
+    "Inkling": 11 * 2 * 8 * 128 * 2,
+    "Inkling-Small": 7 * 2 * 8 * 128 * 2,
+    "ERNIE-4.5-VL-28B-A3B": 28 * 2 * 4 * 128 * 2,
+    "Phi-4-multimodal": 32 * 2 * 8 * 128 * 2,
+}
+
+PUBLISHED_STATE = {
+    # 34 layers: three taps of queries, keys and values, and a matrix in FP32 for each head; 11 tails of 4 keys and scores
+    "GLM-5.3-Flash": 34 * (3 * 3 * 8192 * 2 + 64 * 128 * 128 * 4) + 11 * 2 * 4 * 128 * 2,
+    # 36 layers as in Qwen3-Next; one convolution over 4 streams, dilated by 3; 12 rings of 4 keys with their positions
+    "Qwen3.8-Flash-Next": 36 * (3 * 10240 * 2 + 48 * 128 * 128 * 4) + 9 * 4 * 2560 * 2 + 12 * 4 * (128 + 12) * 2,
+    # three taps of keys, values and both outputs, in layers of 16 and of 8 KV heads
+    "Inkling": 55 * 3 * 2 * (16 * 128 + 6144) * 2 + 11 * 3 * 2 * (8 * 128 + 6144) * 2,
+    "Inkling-Small": 42 * 3 * 2 * (8 * 128 + 4096) * 2,
+}
+
+WITH_TOWERS = {
+    # The real classes of transformers 5.19, whole.
+    "GLM-5.3-Flash": 313_890_426_878,
+    "Mistral-Small-4": 119_401_298_944,
+    "Inkling": 947_117_161_538,
+    "ERNIE-4.5-VL-28B-A3B": 29_399_294_336,
+    "Phi-4-multimodal": 4_744_004_032,
 }
 
 
@@ -88,6 +119,16 @@ def test_no_model_is_without_a_truth() -> None:
 @pytest.mark.parametrize(("name", "kv_bytes"), sorted(PUBLISHED_KV.items()))
 def test_bytes_per_token_are_the_published(name: str, kv_bytes: int) -> None:
     assert shape(name).kv_bytes_per_token() == kv_bytes
+
+
+@pytest.mark.parametrize(("name", "state_bytes"), sorted(PUBLISHED_STATE.items()))
+def test_bytes_of_a_state_are_those_of_the_engine(name: str, state_bytes: int) -> None:
+    assert shape(name).state_bytes() == state_bytes
+
+
+@pytest.mark.parametrize(("name", "parameters"), sorted(WITH_TOWERS.items()))
+def test_parameters_with_towers_are_those_of_the_real_class(name: str, parameters: int) -> None:
+    assert shape(name).parameters == pytest.approx(parameters, rel=0.002)
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_longctx.shapes.modules import Expression
+from pytest_longctx.shapes.modules import Expression, Modules, module_names
 
 NAMES = (
     "lm_head",
@@ -39,6 +39,7 @@ def test_expressions_of_checkpoints_match_as_in_python(text):
     assert [found.match(name) for name in NAMES] == [re.match(text, name) is not None for name in NAMES]
 
 
+@pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning")  # Python may read "[[" otherwise some day
 @given(st.text("ab.*+?|()[]^$!=\\", max_size=14), st.text("ab.", max_size=8))
 def test_any_expression_that_is_read_matches_as_in_python(text, name):
     for tried in (text, f"(?!{text})a*"):
@@ -62,3 +63,32 @@ def test_no_expression_takes_long(text):
 def test_what_is_damaged_or_cannot_be_read_is_an_error(text):
     with pytest.raises(re.error):
         Expression.of(text)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj",
+        "model.vision_model.encoder.layers.0.self_attn.q_proj",
+        "audio_tower.layers.0.self_attn.q_proj",
+        "mtp.layers.0.self_attn.q_proj",
+        "multi_modal_projector.layers.0.self_attn.q_proj",
+        "talker.model.layers.0.self_attn.q_proj",
+        "model.layers.1.",
+        "vision_tower.layers.*",
+        "mtp.layers.0*",
+    ],
+)
+def test_layers_of_another_part_are_none_of_the_text_model(other: str) -> None:
+    names = module_names("self_attn.q_proj", 0)
+    assert not Modules.of([other]).match(names)
+    for text in ("model.layers.0.self_attn.q_proj", "model.language_model.layers.0.self_attn", "backbone.layers.0*"):
+        assert Modules.of([other, text]).match(names)
+
+
+def test_a_dot_at_the_end_closes_a_name() -> None:
+    one = Modules.of(["model.layers.1.", "mlp.gate."])
+    assert one.match(module_names("self_attn.q_proj", 1))
+    assert not one.match(module_names("self_attn.q_proj", 10))
+    assert one.match(module_names("mlp.gate", 3))
+    assert not one.match(module_names("mlp.gate_proj", 3))

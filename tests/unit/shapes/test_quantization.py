@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_longctx.shapes import ModelShape, read
+from pytest_longctx.shapes import ModelShape, NotUnderstood, read
 from tests.unit.factories import LLAMA_8B
 
 MODELS = json.loads((Path(__file__).parent.parent.parent / "data/shapes" / "models.json").read_text())
@@ -15,7 +15,7 @@ MATRICES = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 4096 * 14336)
 ROWS = 32 * (2 * 4096 + 2 * 1024 + 2 * 14336 + 4096)
 
 
-def size(config: dict[str, object], quantised: dict[str, object], tensor_parallel: int = 1) -> int:
+def size(config: dict[str, object], quantised: dict[str, object] | None, tensor_parallel: int = 1) -> int:
     found = read({**config, "quantization_config": quantised})
     assert isinstance(found, ModelShape), found
     return found.weight_bytes(tensor_parallel)
@@ -123,3 +123,77 @@ def test_the_older_file_of_modelopt_counts_where_the_config_is_silent() -> None:
     assert found.weight_bytes() == size(LLAMA_8B, {"quant_method": "modelopt", **beside})
     assert found.scheme.kv_dtype == "fp8"
     assert found.weight_bytes() < 0.6 * plain.weight_bytes()
+
+
+@pytest.mark.parametrize(
+    ("quantised", "key"),
+    [
+        ({"quant_method": "auto-round", "bits": 4, "data_type": "mx_int"}, "data_type"),
+        ({"quant_method": "auto-round", "bits": 2, "data_type": "mx_fp"}, "data_type"),
+        (
+            {"quant_method": "auto-round", "bits": 4, "extra_config": {"model.layers.0.mlp": {"bits": 8}}},
+            "extra_config",
+        ),
+        (
+            {
+                "quant_method": "auto-round",
+                "bits": 4,
+                "group_size": 128,
+                "extra_config": {"model.layers.0.mlp": {"bits": 4, "group_size": 32}},
+            },
+            "extra_config",
+        ),
+        ({"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*down_proj.*": {"bits": 8}}}, "dynamic"),
+        ({"quant_method": "gptq", "bits": 4, "dynamic": {"lm_head": {"bits": 8}}}, "dynamic"),
+        ({"quant_method": "gptq", "bits": 4, "modules_in_block_to_quantize": 7}, "modules_in_block_to_quantize"),
+        ({"quant_method": "gptq", "bits": 4, "modules_in_block_to_quantize": [[7]]}, "modules_in_block_to_quantize"),
+    ],
+)
+def test_bits_of_some_modules_that_are_not_modelled_are_refused(quantised: dict[str, object], key: str) -> None:
+    found = read({**LLAMA_8B, "quantization_config": quantised})
+    assert isinstance(found, NotUnderstood)
+    assert found.key == f"quantization_config.{key}"
+
+
+@pytest.mark.parametrize("own", [{"bits": 16}, {"bits": 16, "data_type": "float"}, {"bits": 32}])
+@pytest.mark.parametrize("name", ["model.layers.0.mlp", r"model\.layers\.0\.mlp.*"])
+def test_modules_that_autoround_leaves_stay_as_they_were(own: dict[str, object], name: str) -> None:
+    plain = {"quant_method": "auto-round", "bits": 4, "group_size": 128}
+    packed, left = size(LLAMA_8B, plain), size(LLAMA_8B, {**plain, "extra_config": {name: own}})
+    assert left - packed == pytest.approx(3 * 4096 * 14336 * (2 - 0.5 - 2.5 / 128))
+
+
+TABLE = 320_001_536 * 160
+"""Numbers in the n-grams of Qwen4."""
+
+
+@pytest.mark.parametrize(
+    ("quantised", "bytes_of_table"),
+    [
+        ({"quant_method": "fp8"}, TABLE),
+        ({"quant_method": "fp8", "ignored_layers": ["model.layers.1.ple.ple_embedding"]}, 2 * TABLE),
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4"}}}, 2 * TABLE),
+        ({"quant_method": "awq", "bits": 4}, 2 * TABLE),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"a": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float"}}},
+            },
+            2 * TABLE,
+        ),
+    ],
+    ids=lambda value: value.get("quant_method") if isinstance(value, dict) else "",
+)
+def test_a_table_of_n_grams_is_packed_by_fp8_alone(quantised: dict[str, object], bytes_of_table: int) -> None:
+    # so vLLM 0.32 chooses the method of Qwen4's embedding
+    config = MODELS["Qwen3.8-Flash-Next"]["config"]
+    without = {**config, "text_config": {**config["text_config"], "ple_layer_ids": []}}
+    more = size(config, quantised) - size(without, quantised)
+    assert more == pytest.approx(bytes_of_table, rel=0.002)
+
+
+def test_what_mixes_streams_is_never_packed() -> None:
+    config = MODELS["HY-4"]["config"]
+    assert size({**config, "hc_mult": 8}, {"quant_method": "fp8"}) - size(
+        config, {"quant_method": "fp8"}
+    ) == pytest.approx(size({**config, "hc_mult": 8}, None) - size(config, None))

@@ -260,3 +260,47 @@ def _used(found: ModelShape | NotUnderstood) -> None:
     assert found.stage(3).layers <= found.layers
     assert found.parameters > 0
     assert (found.heads, found.kv_heads, found.head_dim, found.window) >= (0, 0, 0, 0)
+
+
+NEWER = [
+    ("GLM-5.3-Flash", "mhc", False),
+    ("GLM-5.3-Flash", "index_kpool", 1),
+    ("GLM-5.3-Flash", "index_kpool_always_select_tail", False),
+    ("GLM-5.3-Flash", "qk_rope_head_dim", 64),
+    ("GLM-5.3-Flash", "num_key_value_heads", 8),
+    ("GLM-5.3-Flash", "indexer_types", ["shared"] * 45),
+    ("GLM-5.3-Flash", "layer_types", ["sliding_attention"] * 45),
+    ("HY-4", "gating_type", "headwise"),
+    ("HY-4", "enable_ihc", False),
+    ("HY-4", "layer_types", ["full_attention"] * 34),
+    ("Qwen3.8-Flash-Next", "indexer_kv_heads", 2),
+    ("Qwen3.8-Flash-Next", "ple_layer_ids", [4]),
+    ("Qwen3.8-Flash-Next", "heads_per_ngram", 7),
+    ("Inkling", "local_layer_ids", None),
+    ("Inkling", "swa_num_key_value_heads", None),
+    ("Inkling", "use_sconv", False),
+    ("Inkling", "shared_expert_sink", False),
+    ("ERNIE-4.5-VL-28B-A3B", "moe_num_experts", [64, 32]),
+    ("ERNIE-4.5-VL-28B-A3B", "moe_layer_start_index", [1, 3]),
+    ("ERNIE-4.5-VL-28B-A3B", "moe_intermediate_size", [1536]),
+]
+"""What the newest families may say and no source here shows."""
+
+
+@pytest.mark.parametrize(("name", "key", "value"), NEWER)
+def test_what_no_source_shows_of_the_newest_is_refused_by_its_key(name: str, key: str, value: object) -> None:
+    config = MODELS[name]["config"]
+    if "text_config" in config:
+        assert refused({**config, "text_config": {**config["text_config"], key: value}}) == f"text_config.{key}"
+    else:
+        assert refused({**config, key: value}) == key
+
+
+@pytest.mark.parametrize("name", ["mllama", "zaya"])
+def test_a_known_type_that_is_not_modelled_says_why(name: str) -> None:
+    flat, nested = read({**LLAMA, "model_type": name}), read({"model_type": name, "text_config": LLAMA})
+    for found in (flat, nested):
+        assert isinstance(found, NotUnderstood)
+        assert found.key == "model_type"
+        assert name in found.why
+        assert "cache" in found.why
