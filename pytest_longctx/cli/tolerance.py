@@ -32,8 +32,8 @@ _FACTORS: Final = ((10, 1.0, 0.5), (5, 2.0, 1.0), (REPEATS, 3.0, 3.0))
 From a number of runs on: times their range that the tolerance is, and times their range by which a median moves by chance.
 
 The first: the median of as many new normal values is worse by more in 1.2 % of repetitions with 3 runs, in 0.1 % with 5 and in
-0.01 % with 10. The second: it is better by more in 1.2, 1.4 and 0.6 % (simulated, 200,000 repetitions). Runs within one boot differ less than
-boots do, so the default is the least tolerance.
+0.01 % with 10. The second: it is better by more in 1.2, 1.4 and 0.8 % (simulated, 200,000 repetitions). Runs within one boot
+differ less than boots do, so the default is the least tolerance.
 """
 
 SLOWDOWN: Final = 0.2
@@ -133,7 +133,7 @@ def _said(visible: float | None) -> str:
         return "; which slowdown is seen is not known"
     if visible == math.inf:
         return "; no slowdown is surely seen"
-    return f"; a slowdown of {math.ceil(100 * visible - 1e-9)} % is seen"
+    return f"; a slowdown of {math.ceil(100 * visible - 1e-9)} % or more is seen"
 
 
 def warning(figures: Iterable[Recorded]) -> str:

@@ -28,11 +28,19 @@ def bounds(*figures, typed=None):
         (
             [{"ttft_s": 2.0, "runs": 5.0, "ttft_spread": 0.2}],
             0.40,
-            "5 runs ranged over 20 % of their median, and it is 2 times that; a slowdown of 75 % is seen",
+            "5 runs ranged over 20 % of their median, and it is 2 times that; a slowdown of 75 % or more is seen",
         ),
         ([{"ttft_s": 2.0, "runs": 3.0, "ttft_spread": 0.2}], 0.60, "3 runs ranged over 20 %"),
-        ([{"ttft_s": 2.0, "runs": 9.0, "ttft_spread": 0.2}], 0.40, "it is 2 times that; a slowdown of 75 % is seen"),
-        ([{"ttft_s": 2.0, "runs": 10.0, "ttft_spread": 0.2}], 0.20, "it is 1 times that; a slowdown of 34 % is seen"),
+        (
+            [{"ttft_s": 2.0, "runs": 9.0, "ttft_spread": 0.2}],
+            0.40,
+            "it is 2 times that; a slowdown of 75 % or more is seen",
+        ),
+        (
+            [{"ttft_s": 2.0, "runs": 10.0, "ttft_spread": 0.2}],
+            0.20,
+            "it is 1 times that; a slowdown of 34 % or more is seen",
+        ),
         ([{"ttft_s": 2.0, "runs": 2.0, "ttft_spread": 0.2}], 0.10, "no spread is known from 1 run,"),
         ([{"ttft_s": 1.9}, {"ttft_s": 2.0}, {"ttft_s": 2.1}], 0.30, "3 runs ranged over 10 %"),
     ],
