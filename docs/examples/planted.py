@@ -1,7 +1,8 @@
 """
 A launcher that plants a fault in a healthy server: ``pytest -p planted --longctx-launcher=planted:slower=20 ...``.
 
-``slower=20`` makes the work of its processes take 20 % longer. ``cut=5000`` passes on 5,000 tokens of a longer prompt, without its middle.
+``slower=20`` makes the work of its processes take 20 % longer. ``cut=5000`` passes on 5,000 tokens of a longer prompt, without
+its middle.
 """
 
 import json
