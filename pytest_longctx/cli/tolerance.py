@@ -21,8 +21,12 @@ RECORDED: Final = (
 _OF_SPEED: Final = ("s", "tokens/s")
 """Units of the figures that a slowdown worsens."""
 
-OF_ONE_REQUEST: Final = ("ttft_s", "decode_tokens_per_s")
-"""Figures of the same requests. A run records the spread of the first; what disturbed it disturbed the second too."""
+_SPREAD_OF: Final = {"ttft_s": ("ttft_spread",), "decode_tokens_per_s": ("decode_spread", "ttft_spread")}
+"""
+The spreads of repeated requests, the figure's own first.
+
+An older run did not record that of the decode rate; what disturbed the first token disturbed the others too.
+"""
 
 SIGMAS: Final = 3.0
 """Standard errors by which a score may differ: 0.3 % of repetitions differ by more."""
@@ -38,7 +42,7 @@ differ less than boots do, so the default is the least tolerance.
 
 SLOWDOWN: Final = 0.2
 """The slowdown that a recorded finding should see. A recording that would miss it says so."""
-_REMEDY: Final = "repeat the run on an idle machine, with a longer prompt, or with ask.runs = 10 or more"
+_REMEDY: Final = "repeat the run on an idle machine, with a longer prompt and answer, or with ask.runs = 10 or more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,8 @@ def derived(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, A
     if spread is None:
         return least, f"no spread is known from {runs} run{'s' if runs > 1 else ''}, so it is {default}", runs
     factor, _ = _factors(runs)
-    ranged = "ranged" if measure == "ttft_s" or len(values) >= REPEATS else "whose TTFT ranged"
+    own = len(values) >= REPEATS or all(_SPREAD_OF[measure][0] in row["measured"] for row in rows)
+    ranged = "ranged" if own else "whose TTFT ranged"
     told = f"{runs} runs {ranged} over {100 * spread:.2g} % of their median"
     if factor * spread <= least:
         return least, f"{told}; {factor:g} times that is at most {default}, which is taken", runs
@@ -152,6 +157,7 @@ def _spread(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, A
     if len(values) >= REPEATS:
         return (max(values) - min(values)) / median(values), len(values)
     asked = [row["measured"] for row in rows if row["measured"].get("runs", 0) >= REPEATS]
-    if measure in OF_ONE_REQUEST and asked and all("ttft_spread" in one for one in asked):
-        return max(one["ttft_spread"] for one in asked), int(min(one["runs"] for one in asked))
+    for name in _SPREAD_OF.get(measure, ()) if asked else ():
+        if all(name in one for one in asked):
+            return max(one[name] for one in asked), int(min(one["runs"] for one in asked))
     return None, len(values)

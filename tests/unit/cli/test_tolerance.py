@@ -68,6 +68,16 @@ def test_a_rate_without_a_spread_has_that_of_the_ttft_of_the_same_requests():
     assert "5 runs whose TTFT ranged over 20 %" in found.seen
 
 
+def test_a_rate_has_the_spread_of_its_own_where_it_is_recorded():
+    """The rates of short answers vary much more than the times of long prompts."""
+    figures = {"ttft_s": 2.0, "decode_tokens_per_s": 80.0, "runs": 5.0, "ttft_spread": 0.02, "decode_spread": 0.3}
+    found = bounds(figures)
+    assert found["decode_tokens_per_s"].bound.at_least == pytest.approx(80 * 0.4)
+    assert "5 runs ranged over 30 %" in found["decode_tokens_per_s"].seen
+    assert found["ttft_s"].bound.at_most == pytest.approx(2.2)
+    assert tolerance.warning(found.values()).partition("seen in ")[2].startswith("decode_tokens_per_s;")
+
+
 def test_a_score_has_the_standard_error_of_its_own_sample():
     bound = bounds({"accuracy_strict": 0.8, "accuracy_strict_stderr": 0.02})["accuracy_strict"].bound
     assert (bound.stderr, bound.sigmas) == (0.02, 3.0)
