@@ -114,7 +114,13 @@ def recordings(
     made, left_out = [], []
     for case, rows in sorted(cases.items()):
         why = _unfit(case, rows, known, prefix)
-        figures = () if why else tuple(of_case(rows, tolerance))
+        found = () if why else tuple(of_case(rows, tolerance))
+        figures = tuple(each for each in found if not each.void)
+        left_out += [
+            f"{case.finding} {case.deployment} {each.measure}: no bound on it could fail; {each.bound.because}"
+            for each in found
+            if each.void
+        ]
         if not figures:
             left_out.append(f"{case.finding} {case.deployment}: {why or 'it has no figure that can be bounded'}")
             continue

@@ -57,6 +57,11 @@ class Recorded:
     """The slowdown from which on it is seen in 99 of 100 runs, as a share of the time; None if the spread is not known."""
 
     @property
+    def void(self) -> bool:
+        """Whether its bound cannot fail: a rate of at least zero."""
+        return self.bound.at_least == 0 and self.bound.at_most is None
+
+    @property
     def blind(self) -> bool:
         """Whether the bound would miss a slowdown of `SLOWDOWN`."""
         return self.visible is not None and self.visible > SLOWDOWN

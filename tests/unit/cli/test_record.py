@@ -98,6 +98,20 @@ def test_a_machine_that_hides_a_slowdown_of_a_fifth_is_told_of_while_it_is_recor
     assert "would not surely be seen" in made["warning"]
 
 
+def test_a_rate_whose_bound_could_not_fail_is_left_out_by_name(place, capsys):
+    """At twice a range of 79 %, any rate would do."""
+    figures = FIGURES | {"decode_tokens_per_s": 70.0, "decode_spread": 0.79}
+    assert cli.main(["record", results(place, {"measured": figures})]) == 0
+    text = capsys.readouterr().out
+    assert "left out: FIRST-0001 own-miniature decode_tokens_per_s: no bound on it could fail; tolerance 158 %" in text
+    assert "decode_tokens_per_s" not in finding.load_all((place / "findings",))["REC-0001"].bounds
+    wide = FIGURES | {"decode_tokens_per_s": 70.0, "decode_spread": 0.4}
+    assert cli.main(["record", results(place, {"measured": wide}), "--prefix=WIDE"]) == 0
+    assert finding.load_all((place / "findings",))["WIDE-0001"].bounds["decode_tokens_per_s"].at_least == pytest.approx(
+        14.0
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
