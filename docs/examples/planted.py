@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pytest_longctx.errors import UsageError
 from pytest_longctx.launchers.process import ProcessLauncher
@@ -38,11 +39,17 @@ class Planted(ProcessLauncher):
         pids = []
         with super().up(replace(launch, started=lambda pid: (pids.append(pid), launch.started(pid)))) as server:
             if self.fault == "slower":
-                with slowed(pids[0], self.number / 100):
+                with slowed(engine_group(pids[0]), self.number / 100):
                     yield server
             else:
                 with serving(Cutting(server.url, kept=self.number)) as url:
                     yield replace(server, url=url)
+
+
+def engine_group(supervisor):
+    """The process group of the engine: it leads a group of its own below its supervisor."""
+    (engine,) = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return os.getpgid(int(engine))
 
 
 @contextmanager

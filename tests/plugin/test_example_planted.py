@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_longctx.errors import UsageError
+from tests.conftest import FAULTY
 
 FILE = Path(__file__).parents[2] / "docs/examples/planted.py"
 
@@ -54,6 +55,27 @@ def test_a_group_is_stopped_for_a_share_of_its_time_and_goes_on(planted):
             assert [state(child.pid) for _ in range(10)] == ["R"] * 10
         finally:
             os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_the_group_that_is_stopped_is_that_of_the_engine(run, pytester, monkeypatch):
+    """Not that of its supervisor, which does no work."""
+    slow = FAULTY.format(fault="late-first-token", boot_s=30, answer_s=30, stall_s=30)
+    (pytester.path / "slow.toml").write_text(slow.replace("crawl-s = 0.02", "late-s = 0.5"))
+    monkeypatch.syspath_prepend(str(FILE.parent))
+    stopped = []
+    true = os.killpg
+
+    def killpg(group, number):
+        if number == signal.SIGSTOP:
+            stopped.append(Path(f"/proc/{group}/cmdline").read_text())
+        true(group, number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    options = ("--backend=miniature", "--longctx-deployment=slow.toml", "-k", "LC-0002")
+    done = run("-p", "planted", *options, "--longctx-launcher=planted:slower=20")
+    done.outcome.assert_outcomes(passed=1)
+    assert stopped
+    assert all("pytest_longctx.miniatures" in line and "_supervisor" not in line for line in stopped)
 
 
 @pytest.mark.parametrize("what", ["", "slower", "slower=fast", "slower=-1", "late=3"])
