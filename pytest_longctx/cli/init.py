@@ -82,7 +82,7 @@ def run(given: Namespace) -> int:
     files |= ci_files.made(given.ci, given.folder, backends.named(name), typed)
     write_new(files)
     pytest = f"cd {shlex.quote(str(given.folder))} && pytest" if typed == "pytest" and given.folder != Path() else typed
-    steps = [pytest, "longctx record", pytest]
+    steps = [pytest, "longctx record", typed]  # the first changes the folder
     if given.json:
         print(json.dumps({"backend": name, "files": [str(path) for path in files], "next": steps}, indent=1))
     else:

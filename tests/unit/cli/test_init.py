@@ -109,6 +109,16 @@ def test_settings_of_a_project_are_kept_and_the_command_has_the_options(place, c
     assert "--longctx-deployment=own-miniature" in shlex.split(found["next"][0])
 
 
+def test_the_next_commands_can_be_typed_one_after_the_other(place, capsys):
+    """The first changes to the folder; a second change would fail there."""
+    assert made(capsys, "own suite", "--backend=miniature")["next"] == [
+        "cd 'own suite' && pytest",
+        "longctx record",
+        "pytest",
+    ]
+    assert made(capsys, "--backend=miniature")["next"] == ["pytest", "longctx record", "pytest"]
+
+
 @pytest.mark.parametrize(("name", "text"), [("pyproject.toml", "[project]\n"), ("tox.ini", "[tox]\n")])
 def test_a_project_without_settings_of_pytest_gets_them(place, capsys, name, text):
     (place / name).write_text(text, encoding="utf-8")
