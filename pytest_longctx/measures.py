@@ -201,6 +201,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         # the same question several times, or at several lengths
         "runs": Measure("runs", "repetitions whose median is judged"),
         "ttft_spread": Measure("", "(longest TTFT - shortest) / median"),
+        "decode_spread": Measure("", "(highest decode rate - lowest) / median"),
         "law_linear_s": Measure(
             "s", "a of TTFT = a N + b N^2 over a ladder of lengths, N in millions of tokens", cold_only=True
         ),

@@ -20,6 +20,7 @@ from pytest_longctx.devices.detect import detect
 from pytest_longctx.errors import LongctxError, UsageError, unknown
 from pytest_longctx.findings.ask import Ask
 from pytest_longctx.findings.finding import Finding, Scope, Source
+from pytest_longctx.findings.markers import LENGTHS
 
 TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
@@ -35,7 +36,8 @@ TEMPLATES: Mapping[str, str] = MappingProxyType(
 """The shipped deployment from which the first one of each backend is made."""
 
 _PROMPT_TOKENS: Final = 10_000
-_OUTPUT_TOKENS: Final = 32
+_OUTPUT_TOKENS: Final = 128
+"""Enough for a rate of answers: that of 32 tokens of a small model varied by half within a run."""
 _RUNS: Final = 5
 """Number of repetitions, enough to measure a spread; see `pytest_longctx.cli.tolerance`."""
 _FINDING: Final = "FIRST-0001"
@@ -52,6 +54,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--model", metavar="MODEL", help="folder or name of a model; default: a small one that is made")
     parser.add_argument("--max-model-len", metavar="TOKENS", help="with --model: its context, as in 128Ki")
+    parser.add_argument(
+        "--prompt-tokens",
+        metavar="TOKENS",
+        help="length of the first finding's prompt, as in 60_000; default: 10,000, or what fits",
+    )
     parser.add_argument("--ci", choices=("github", "gitlab", "none"), default="none", help="CI job; default: none")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -61,7 +68,7 @@ def run(given: Namespace) -> int:
     """Write the files, and print what to do next. Raises `UsageError` if one of them exists."""
     name = given.backend or default_backend()
     one = first_deployment(name, given.model, given.max_model_len)
-    finding = first_finding(one)
+    finding = first_finding(one, given.prompt_tokens)
     files = {
         given.folder / "deployments" / f"{one.name}.toml": text_of(
             one, f"Made by longctx init from the shipped deployment {TEMPLATES[name]}; its keys: docs/reference/keys.md"
@@ -75,7 +82,7 @@ def run(given: Namespace) -> int:
     files |= ci_files.made(given.ci, given.folder, backends.named(name), typed)
     write_new(files)
     pytest = f"cd {shlex.quote(str(given.folder))} && pytest" if typed == "pytest" and given.folder != Path() else typed
-    steps = [pytest, "longctx record", pytest]
+    steps = [pytest, "longctx record", typed]  # the first changes the folder
     if given.json:
         print(json.dumps({"backend": name, "files": [str(path) for path in files], "next": steps}, indent=1))
     else:
@@ -142,22 +149,40 @@ def _served(shipped: Deployment, model: str, max_model_len: str | None) -> dict[
     }
 
 
-def first_finding(one: Deployment) -> Finding:
-    """Return the first finding: the deployment *one* serves a prompt several times, after one warm-up."""
+def first_finding(one: Deployment, prompt_tokens: str | None = None) -> Finding:
+    """
+    The first finding: a prompt is served on the deployment *one*, several times, after one to warm up.
+
+    Raises `UsageError` if *prompt_tokens* is no length, or more than the deployment serves.
+    """
     longest = one.max_model_len or min(one.context_lengths, default=_PROMPT_TOKENS + _OUTPUT_TOKENS)
-    length = min(_PROMPT_TOKENS, longest - _OUTPUT_TOKENS)
+    length = min(_PROMPT_TOKENS, longest - _OUTPUT_TOKENS) if prompt_tokens is None else _length(prompt_tokens, longest)
+    marker = next((name for name, tokens in reversed([*LENGTHS.items()]) if tokens <= length), "ten_k")
     today = dt.datetime.now(dt.UTC).date()
     return Finding(
         id=_FINDING,
         title=f"{length:,} tokens are served and counted exactly",
         question="served",
-        markers=("ten_k", "context_length"),
+        markers=(marker, "context_length"),
         status="predicted",
         reviewed=today,
         source=Source(document="longctx init", date=today),
         scope=Scope(deployment=(one.name,)),
         ask=Ask(prompt_tokens=length, output_tokens=_OUTPUT_TOKENS, runs=_RUNS, warm_up=1),
     )
+
+
+def _length(text: str, longest: int) -> int:
+    try:
+        length = units.tokens(text)
+    except ValueError as problem:
+        raise UsageError(f"--prompt-tokens: {problem}") from None
+    if not 0 < length <= longest - _OUTPUT_TOKENS:
+        raise UsageError(
+            f"--prompt-tokens: {length:,} tokens do not fit; the deployment serves {longest:,}, "
+            f"of which the answer takes {_OUTPUT_TOKENS}"
+        )
+    return length
 
 
 def pytest_settings(folder: Path, one: Deployment) -> tuple[dict[Path, str], str]:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import math
 import re
 import shlex
 from argparse import ArgumentParser, Namespace
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 from pytest_longctx import paths, toml
 from pytest_longctx.cli.listing import Data
-from pytest_longctx.cli.tolerance import Recorded, of_case
+from pytest_longctx.cli.tolerance import Recorded, of_case, warning
 from pytest_longctx.cli.toml_text import text_of, write_new
 from pytest_longctx.errors import UsageError
 from pytest_longctx.findings.finding import Finding, Scope, Source
@@ -113,7 +114,13 @@ def recordings(
     made, left_out = [], []
     for case, rows in sorted(cases.items()):
         why = _unfit(case, rows, known, prefix)
-        figures = () if why else tuple(of_case(rows, tolerance))
+        found = () if why else tuple(of_case(rows, tolerance))
+        figures = tuple(each for each in found if not each.void)
+        left_out += [
+            f"{case.finding} {case.deployment} {each.measure}: no bound on it could fail; {each.bound.because}"
+            for each in found
+            if each.void
+        ]
         if not figures:
             left_out.append(f"{case.finding} {case.deployment}: {why or 'it has no figure that can be bounded'}")
             continue
@@ -225,6 +232,8 @@ def lines(made: Iterable[Recording], left_out: Iterable[str], again: str) -> Ite
         for each in one.figures:
             reference = quantity(each.bound.reference or 0.0, each.bound.unit)
             yield f"  {each.measure:<20} {reference}; {each.seen}"
+        if warned := warning(one.figures):
+            yield f"  warning: {warned}"
     yield from (f"left out: {line}" for line in left_out)
     yield f"judge the next run by them: {again}"
 
@@ -236,6 +245,10 @@ def as_json(made: Iterable[Recording], left_out: Iterable[str], again: str) -> d
             "file": str(one.path),
             "finding": one.finding.id,
             "bounds": {each.measure: each.bound.model_dump(mode="json", exclude_none=True) for each in one.figures},
+            "slowdown_seen": {
+                each.measure: each.visible for each in one.figures if each.visible not in (None, math.inf)
+            },
+            "warning": warning(one.figures),
         }
         for one in made
     ]

@@ -17,7 +17,7 @@ from pytest_longctx.reports import history, html, png
 from pytest_longctx.reports.analysis import CaseKey
 from pytest_longctx.reports.compare import COEFFICIENTS, Change, Gate, compare, on_equal_terms
 from pytest_longctx.reports.compare import page as comparison_page
-from pytest_longctx.reports.exports import aiperf, llm_d
+from pytest_longctx.reports.exports import aiperf, guidellm, llm_d
 from pytest_longctx.reports.exports.workloads import Workload, names, workloads
 from pytest_longctx.reports.html import svg
 from pytest_longctx.reports.panels import panels
@@ -71,8 +71,10 @@ def add(commands: Any) -> None:
 
 
 _EXPORTS: Mapping[str, Callable[[Results, Workload], dict[str, Any]]] = MappingProxyType(
-    {"llm-d": llm_d.report, "aiperf": aiperf.export}
+    {"llm-d": llm_d.report, "aiperf": aiperf.export, "guidellm": guidellm.report}
 )
+_UNFIT: Mapping[str, Callable[[Workload], str]] = MappingProxyType({"guidellm": guidellm.unfit})
+"""Why a form has no place for a workload, for the forms that do not take every one; empty if it has."""
 
 
 def _report(given: Namespace) -> int:
@@ -92,6 +94,10 @@ def _report(given: Namespace) -> int:
     return 0
 
 
+def _fits(_: Workload) -> str:
+    return ""
+
+
 def _exported(given: Namespace) -> int:
     """Write each workload of a run in the format of another tool. Return 1 if the run has none."""
     if given.baseline or given.plots or given.png:
@@ -99,17 +105,19 @@ def _exported(given: Namespace) -> int:
     results = read_results(given.results)
     folder = given.output or given.results.with_name(given.format)
     made = workloads(results)
+    unfit = {each.verdict["test"]: why for each in made.found if (why := _UNFIT.get(given.format, _fits)(each))}
+    left_out = {**made.left_out, **unfit}
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, workload in names(made.found).items():
+    for name, workload in names([each for each in made.found if each.verdict["test"] not in unfit]).items():
         text = json.dumps(_EXPORTS[given.format](results, workload), indent=1, allow_nan=False)
         paths.write(folder / f"{name}.json", text + "\n")
         written.append(str(folder / f"{name}.json"))
     if given.json:
-        print(json.dumps({"files": written, "left_out": dict(made.left_out)}, indent=1))
+        print(json.dumps({"files": written, "left_out": left_out}, indent=1))
     else:
         print(shown("\n".join(written)), end="\n" if written else "")
-        for test, why in made.left_out.items():
+        for test, why in left_out.items():
             print(shown(f"longctx: left out: {test}: {why}"), file=sys.stderr)
     return 0 if written else 1
 

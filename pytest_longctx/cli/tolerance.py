@@ -1,6 +1,7 @@
 """How far a recorded figure may move before it is a regression. The spread of the recorded run decides."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
@@ -19,24 +20,31 @@ RECORDED: Final = (
 Figures that get a bound. They are independent of each other and of the server. A prefill rate would repeat the TTFT.
 """
 
-OF_ONE_REQUEST: Final = ("ttft_s", "decode_tokens_per_s")
-"""Figures of the same requests. A run records the spread of the first. A disturbance affects both."""
+_OF_SPEED: Final = ("s", "tokens/s")
+"""Units of the figures that a slowdown worsens."""
+
+_SPREAD_OF: Final = {"ttft_s": ("ttft_spread",), "decode_tokens_per_s": ("decode_spread", "ttft_spread")}
+"""
+The spreads of repeated requests, the figure's own first.
+
+An older run did not record that of the decode rate; what disturbed the first token disturbed the others too.
+"""
 
 SIGMAS: Final = 3.0
 """A score may differ by so many standard errors. 0.3 % of repetitions differ by more."""
 
-FEW_RUNS: Final = 5
-_FACTOR: Final = (3.0, 2.0)
+_FACTORS: Final = ((10, 1.0, 0.5), (5, 2.0, 1.0), (REPEATS, 3.0, 3.0))
 """
-A median may differ by so many times the range of the runs: with fewer than `FEW_RUNS`, and with as many or more.
+From a number of runs on: times their range that the tolerance is, and times their range by which a median moves by chance.
 
-The median of as many new normal values exceeds this in 1.1 % of repetitions with 3 runs, and in 0.1 % with 5
-(simulated, 60,000 repetitions). Runs within one boot differ less than boots do, so the default is the minimum.
+The first: the median of as many new normal values is worse by more in 1.2 % of repetitions with 3 runs, in 0.1 % with 5 and in
+0.01 % with 10. The second: it is better by more in 1.2, 1.4 and 0.8 % (simulated, 200,000 repetitions). Runs within one boot
+differ less than boots do, so the default is the least tolerance.
 """
 
-_WIDE: Final = 0.2
-"""With a larger tolerance, an important regression may be missed."""
-_WIDE_REMEDY: Final = "repeat the run on an idle machine, or with more ask.runs"
+SLOWDOWN: Final = 0.2
+"""The slowdown that a recorded finding should see. A recording that would miss it says so."""
+_REMEDY: Final = "repeat the run on an idle machine, with a longer prompt and answer, or with ask.runs = 10 or more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,19 @@ class Recorded:
     measure: str
     bound: Bound
     seen: str
-    """The origin of the tolerance."""
+    """How the tolerance came about."""
+    visible: float | None = None
+    """The slowdown from which on it is seen in 99 of 100 runs, as a share of the time; None if the spread is not known."""
+
+    @property
+    def void(self) -> bool:
+        """Whether its bound cannot fail: a rate of at least zero."""
+        return self.bound.at_least == 0 and self.bound.at_most is None
+
+    @property
+    def blind(self) -> bool:
+        """Whether the bound would miss a slowdown of `SLOWDOWN`."""
+        return self.visible is not None and self.visible > SLOWDOWN
 
 
 def of_case(rows: Sequence[Mapping[str, Any]], given: float | None = None) -> Iterator[Recorded]:
@@ -81,8 +101,11 @@ def _bounded(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, 
         limits = {"at_most": float(f"{reference * (1 + share):.6g}")}
     elif unit in MORE_IS_BETTER:
         limits = {"at_least": float(f"{reference * max(0.0, 1 - share):.6g}")}
+    speed = unit in _OF_SPEED
+    visible = _visible(share, *_spread(measure, values, rows), rate=unit != "s") if speed else None
     because = f"tolerance {percent} %: {seen}"
-    return Recorded(measure, Bound(unit=unit, reference=reference, runs=runs, because=because, **limits), because)
+    bound = Bound(unit=unit, reference=reference, runs=runs, because=because, **limits)
+    return Recorded(measure, bound, because + (_said(visible) if speed else ""), visible)
 
 
 def derived(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> tuple[float, str, int]:
@@ -93,13 +116,47 @@ def derived(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, A
     spread, runs = _spread(measure, values, rows)
     if spread is None:
         return least, f"no spread is known from {runs} run{'s' if runs > 1 else ''}, so it is {default}", runs
-    factor = _FACTOR[runs >= FEW_RUNS]
-    ranged = "ranged" if measure == "ttft_s" or len(values) >= REPEATS else "whose TTFT ranged"
-    said = f"{runs} runs {ranged} over {100 * spread:.2g} % of their median"
+    factor, _ = _factors(runs)
+    own = len(values) >= REPEATS or all(_SPREAD_OF[measure][0] in row["measured"] for row in rows)
+    ranged = "ranged" if own else "whose TTFT ranged"
+    told = f"{runs} runs {ranged} over {100 * spread:.2g} % of their median"
     if factor * spread <= least:
-        return least, f"{said}; {factor:g} times that is below {default}, which is taken", runs
-    wide = f"; a change of less is not seen: {_WIDE_REMEDY}" if factor * spread > _WIDE else ""
-    return factor * spread, f"{said}, and it is {factor:g} times that{wide}", runs
+        return least, f"{told}; {factor:g} times that is at most {default}, which is taken", runs
+    return factor * spread, f"{told}, and it is {factor:g} times that", runs
+
+
+def _factors(runs: int) -> tuple[float, float]:
+    return next((wide, chance) for least, wide, chance in _FACTORS if runs >= least)
+
+
+def _visible(share: float, spread: float | None, runs: int, *, rate: bool) -> float | None:
+    """The slowdown that passes a tolerance of *share* though chance makes the median better; None for an unknown spread."""
+    if spread is None:
+        return None
+    chance = _factors(runs)[1] * spread
+    better, allowed = (1 + chance, 1 - share) if rate else (1 - chance, 1 + share)
+    if min(better, allowed) <= 0:
+        return math.inf
+    return (better / allowed if rate else allowed / better) - 1
+
+
+def _said(visible: float | None) -> str:
+    if visible is None:
+        return "; which slowdown is seen is not known"
+    if visible == math.inf:
+        return "; no slowdown is surely seen"
+    return f"; a slowdown of {math.ceil(100 * visible - 1e-9)} % or more is seen"
+
+
+def warning(figures: Iterable[Recorded]) -> str:
+    """That some of the *figures* would not see a slowdown of `SLOWDOWN`, and what to do; empty if all do."""
+    names = [each.measure for each in figures if each.blind]
+    if not names:
+        return ""
+    return (
+        f"the spread of this machine is too wide: a slowdown of {100 * SLOWDOWN:g} % would not surely be seen in "
+        f"{' and '.join(names)}; {_REMEDY}"
+    )
 
 
 def _spread(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, int]:
@@ -107,6 +164,7 @@ def _spread(measure: str, values: Sequence[float], rows: Sequence[Mapping[str, A
     if len(values) >= REPEATS:
         return (max(values) - min(values)) / median(values), len(values)
     asked = [row["measured"] for row in rows if row["measured"].get("runs", 0) >= REPEATS]
-    if measure in OF_ONE_REQUEST and asked and all("ttft_spread" in one for one in asked):
-        return max(one["ttft_spread"] for one in asked), int(min(one["runs"] for one in asked))
+    for name in _SPREAD_OF.get(measure, ()) if asked else ():
+        if all(name in one for one in asked):
+            return max(one[name] for one in asked), int(min(one["runs"] for one in asked))
     return None, len(values)

@@ -32,20 +32,23 @@ WORST: Mapping[str, _Pick] = MappingProxyType(
 Figures that one bad measurement invalidates, with the function that selects the worst value. A median would hide it.
 """
 
+SPREADS: Mapping[str, str] = MappingProxyType({"ttft_spread": "ttft_s", "decode_spread": "decode_tokens_per_s"})
+"""Spreads that are kept of repeated measurements, each with its figure."""
+
 
 def summary(readings: Sequence[Observation]) -> Observation:
     """
     Aggregate repeated measurements of one question. If one was not served, return the first such measurement.
 
-    A figure that is missing from one measurement is None. ``ttft_spread`` is (longest - shortest) / median.
+    A figure that is missing from one measurement is None. A spread is (largest - smallest) / median.
     """
     unserved = next((each for each in readings if each.outcome != "serves"), None)
     if unserved is not None or len(readings) == 1:
         return unserved or readings[0]
     first = readings[0]
     metrics = {name: _one(name, [each.metrics.get(name) for each in readings], first) for name in first.metrics}
-    times_s = [each.metrics.get("ttft_s") for each in readings]
-    return replace(first, metrics={**metrics, "runs": len(readings), "ttft_spread": _spread(times_s)})
+    spreads = {name: _spread([each.metrics.get(of) for each in readings]) for name, of in SPREADS.items()}
+    return replace(first, metrics={**metrics, "runs": len(readings), **spreads})
 
 
 def _one(name: str, values: Sequence[float | None], first: Observation) -> float | None:

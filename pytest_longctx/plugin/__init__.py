@@ -72,10 +72,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Deselecting(session), _DESELECTING)
     if session.options.github and not hasattr(config, "workerinput"):
         config.pluginmanager.register(GitHubAnnotations(reporting), "longctx-github")
+    _show_progress_of_workers(config)
     if sharding is not None:
         config.pluginmanager.register(sharding, "longctx-sharding")
     if session.earlier is not None:
         config.pluginmanager.register(Resuming(session, session.earlier), "longctx-resume")
+
+
+def _show_progress_of_workers(config: pytest.Config) -> None:
+    """On xdist's controller, print the progress of waits in its workers."""
+    if hasattr(config, "workerinput") or not config.pluginmanager.hasplugin("xdist"):
+        return
+    if config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no":
+        from pytest_longctx.plugin.worker_progress import WorkerProgress
+
+        config.pluginmanager.register(WorkerProgress(config), "longctx-worker-progress")
 
 
 def _do_without_workers(config: pytest.Config) -> None:

@@ -15,16 +15,18 @@ _FIRST_WORD_S = 3.0
 
 
 class ProgressLine:
-    """One overwritten line on a terminal, a line every half minute elsewhere, and nothing if pytest is quiet."""
+    """One overwritten line on a terminal, a line every half minute elsewhere or if *plain*, and nothing if pytest is quiet."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, *, plain: bool = False) -> None:
         self.config = config
-        self._said_s = time.monotonic()
+        self.said_s = time.monotonic()
+        """When it last said something, or began; minus infinity if the next update is to be said."""
+        self._plain = plain
         self._live = False
 
     def begin(self) -> None:
-        """Begin a wait on the progress line. A short wait gets no line."""
-        self._said_s = -math.inf
+        """Begin a wait on the progress line; a short wait gets no line."""
+        self.said_s = -math.inf
 
     def update(self, progress: Progress) -> None:
         """Show the *progress* of a wait on the progress line."""
@@ -33,16 +35,19 @@ class ProgressLine:
         if reporter is None or capture is None or self.config.get_verbosity() < 0 or progress.elapsed_s < _FIRST_WORD_S:
             return
         now = time.monotonic()
-        if now - self._said_s < (1.0 if reporter.isatty else _PLAIN_EVERY_S):
+        overwrites = reporter.isatty and not self._plain
+        if now - self.said_s < (1.0 if overwrites else _PLAIN_EVERY_S):
             return
-        self._said_s = now
+        self.said_s = now
         with capture.global_and_fixture_disabled():
             if not self._live:
                 reporter.ensure_newline()
-            if reporter.isatty:
+            if overwrites:
                 self._live = True
                 reporter.rewrite(progress.fitted(shutil.get_terminal_size().columns - 1), erase=True)
             else:
+                if self._plain and reporter._width_of_current_line:  # noqa: SLF001 - under xdist, results are on a line of no file
+                    reporter.write_line("")
                 reporter.write_line(f"longctx {progress}")
 
     def clear(self) -> None:

@@ -38,6 +38,7 @@ from pytest_longctx.observation import Observation
 from pytest_longctx.plugin.options import Options
 from pytest_longctx.plugin.progress_line import ProgressLine
 from pytest_longctx.plugin.selection import Selection
+from pytest_longctx.plugin.worker_progress import FOLDER, WorkerLine
 from pytest_longctx.processes import clock
 from pytest_longctx.processes.progress import ProgressCallback
 from pytest_longctx.reports import properties, results, resume
@@ -92,9 +93,10 @@ class Session:
     """The longest prompt of the collected tests in tokens, by deployment."""
 
     @cached_property
-    def progress_line(self) -> ProgressLine:
-        """The session's progress line, which shows long waits."""
-        return ProgressLine(self.config)
+    def progress_line(self) -> ProgressLine | WorkerLine:
+        """The session's progress line, which shows long waits; that of an xdist worker is shown by the controller."""
+        told: dict[str, Any] = getattr(self.config, "workerinput", {})
+        return WorkerLine(told[FOLDER], told["workerid"]) if FOLDER in told else ProgressLine(self.config)
 
     def hide_secrets(self) -> None:
         """Mask the secrets of this process's environment and of every deployment in everything that this run writes."""

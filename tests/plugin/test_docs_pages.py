@@ -34,6 +34,7 @@ OTHERS = (
     ".",
     ".ci",
     "apt-get",
+    "cd",
     "docker",
     "engine",
     "export",
@@ -127,6 +128,18 @@ def test_an_extra_that_is_installed_is_ours(page, words):
         assert set(extras.split(",")) <= set(known)
 
 
+def prepared(pytester, monkeypatch, page):
+    """Make the project of a page that types ``longctx init``, with a recorded finding; return the options to use its settings."""
+    inits = [words for block in blocks(page, "bash") for words in commands(block) if words[:2] == ["longctx", "init"]]
+    if not inits:
+        return []
+    monkeypatch.chdir(pytester.path)
+    assert cli.main([word for word in inits[0][1:] if word.startswith("--") or word == "init"]) == 0
+    (first,) = (pytester.path / "findings").glob("FIRST-*.toml")
+    (pytester.path / "findings" / "REC-0001.toml").write_text(first.read_text().replace("FIRST-0001", "REC-0001"))
+    return ["-c", str(pytester.path / "pytest.ini"), "-o", f"longctx_data={pytester.path}"]
+
+
 @pytest.mark.parametrize(("page", "words"), typed("pytest"))
 def test_a_run_can_be_planned(pytester, monkeypatch, page, words):
     """In a folder with everything the page refers to: findings, deployments, an earlier run, an interpreter."""
@@ -144,7 +157,8 @@ def test_a_run_can_be_planned(pytester, monkeypatch, page, words):
     for python in ("PATH", "engine/bin/python", "sglang/bin/python"):
         (pytester.path / python).parent.mkdir(parents=True, exist_ok=True)
         (pytester.path / python).symlink_to(sys.executable)
+    own = prepared(pytester, monkeypatch, page)
     options = [word for word in words[1:] if word not in ("--pyargs", "pytest_longctx.suites", "suites")]
-    done = pytester.runpytest(str(paths.suites()), f"--rootdir={pytester.path}", *options, "--longctx-plan")
+    done = pytester.runpytest(str(paths.suites()), f"--rootdir={pytester.path}", *own, *options, "--longctx-plan")
     assert done.ret == 0
     done.stdout.fnmatch_lines(["*nothing was booted"])

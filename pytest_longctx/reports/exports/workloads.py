@@ -53,6 +53,8 @@ class Workload:
     """``ttft_s``, ``e2e_s``, ``tpot_s``, ``gap_s`` (between chunks), ``output_tokens``, as far as they were observed."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """``requests_per_s``, ``output_tokens_per_s``, ``total_tokens_per_s`` of a load."""
+    judged: tuple[Mapping[str, Any], ...] = ()
+    """The rows of its requests, each with its ``ttft_s``; empty for a load."""
 
     @property
     def load(self) -> bool:
@@ -158,7 +160,7 @@ def _requests(verdict: dict[str, Any], sent: Sequence[dict[str, Any]]) -> Worklo
         return "its figures are not those of its last requests"
     figures = {"ttft_s": ttft_s, **dict(_medians(measured, alone=runs == 1))}
     lasted_s = judged[0]["started_s"], judged[-1]["ended_s"]
-    return Workload(verdict, runs, lasted_s, Spread.of([length] * runs), figures)
+    return Workload(verdict, runs, lasted_s, Spread.of([length] * runs), figures, judged=tuple(judged))
 
 
 def _medians(measured: Mapping[str, float], *, alone: bool) -> Iterator[tuple[str, Spread]]:

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from pytest_longctx import backends, cli
+from pytest_longctx import backends, cli, units
 from pytest_longctx.cli import init
 from pytest_longctx.cli.toml_text import text_of
 from pytest_longctx.deployments import deployment
@@ -42,10 +42,21 @@ def test_an_own_model_replaces_the_small_one(place, capsys):
     (first,) = finding.load_all((place / "longctx/findings",)).values()
     assert (one.model.path, one.model.weights, one.max_model_len) == (str(place / "model"), "real", 8192)
     assert one.context_lengths == ()
-    assert first.ask.prompt_tokens == 8192 - 32
+    assert first.ask.prompt_tokens == 8192 - 128
     made(capsys, "other", "--backend=vllm", "--model=someone/large", "--max-model-len=128Ki")
     (one,) = deployment.load_all((place / "other/deployments",)).values()
     assert (one.model.id, one.model.name) == ("someone/large", "large")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "marker"), [("500", "ten_k"), ("60_000", "ten_k"), ("128Ki", "hundred_k"), ("1_000_000", "one_million")]
+)
+def test_the_prompt_has_the_length_that_is_typed(place, capsys, tokens, marker):
+    made(capsys, "--backend=miniature", f"--prompt-tokens={tokens}")
+    (first,) = finding.load_all((place / "findings",)).values()
+    assert first.ask.prompt_tokens == units.tokens(tokens)
+    assert first.markers == (marker, "context_length")
+    assert first.title.startswith(f"{units.tokens(tokens):,} tokens")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +66,10 @@ def test_an_own_model_replaces_the_small_one(place, capsys):
         (["--backend=vllm", "--model=x/y"], "the context of the model is missing"),
         (["--backend=vllm", "--model=x/y", "--max-model-len=much"], "is not a token count"),
         (["--backend=vllm", "--model=x/y", "--max-model-len=9"], "no room for a prompt"),
-        (["--model=x/y", "--max-model-len=8Ki"], "the backend miniature serves no model"),
+        (["--prompt-tokens=many"], "--prompt-tokens: "),
+        (["--prompt-tokens=0"], "do not fit"),
+        (["--prompt-tokens=20_000_000"], "do not fit; the deployment serves"),
+        (["--model=x/y", "--max-model-len=8Ki"], "miniature serves no model"),
         (["file"], "file"),
     ],
 )
@@ -93,6 +107,16 @@ def test_settings_of_a_project_are_kept_and_the_command_has_the_options(place, c
     assert (place / name).read_text(encoding="utf-8") == text
     assert not any(file.endswith("pytest.ini") for file in found["files"])
     assert "--longctx-deployment=own-miniature" in shlex.split(found["next"][0])
+
+
+def test_the_next_commands_can_be_typed_one_after_the_other(place, capsys):
+    """The first changes to the folder; a second change would fail there."""
+    assert made(capsys, "own suite", "--backend=miniature")["next"] == [
+        "cd 'own suite' && pytest",
+        "longctx record",
+        "pytest",
+    ]
+    assert made(capsys, "--backend=miniature")["next"] == ["pytest", "longctx record", "pytest"]
 
 
 @pytest.mark.parametrize(("name", "text"), [("pyproject.toml", "[project]\n"), ("tox.ini", "[tox]\n")])

@@ -75,9 +75,41 @@ def test_a_case_that_holds_becomes_a_finding_that_asks_the_same(place, capsys):
 def test_the_terminal_says_how_each_tolerance_came_about(place, capsys):
     assert cli.main(["record", results(place, {})]) == 0
     text = capsys.readouterr().out
-    assert "5 runs ranged over 1 % of their median; 2 times that is below the default of 10 %" in text
+    assert "5 runs ranged over 1 % of their median; 2 times that is at most the default of 10 %" in text
+    assert "; a slowdown of 12 % or more is seen" in text
+    assert "warning" not in text
     assert cli.main(["record", results(place, {"measured": {"ttft_s": 1.0, "cached_share": 0.0}}), "--prefix=ONE"]) == 0
     assert "no spread is known from 1 run, so it is the default of 10 % for the unit s" in capsys.readouterr().out
+
+
+def test_a_machine_that_hides_a_slowdown_of_a_fifth_is_told_of_while_it_is_recorded(place, capsys):
+    noisy = results(place, {"measured": FIGURES | {"ttft_spread": 0.31}})
+    assert cli.main(["record", noisy]) == 0
+    text = capsys.readouterr().out
+    assert "5 runs ranged over 31 % of their median" in text
+    assert (
+        "  warning: the spread of this machine is too wide: a slowdown of 20 % would not surely be seen in ttft_s"
+        in text
+    )
+    assert "ask.runs = 10" in text
+    assert cli.main(["record", noisy, "--prefix=JSON", "--json"]) == 0
+    (made,) = json.loads(capsys.readouterr().out)["recorded"]
+    assert made["slowdown_seen"]["ttft_s"] == pytest.approx(1.62 / 0.69 - 1)
+    assert "would not surely be seen" in made["warning"]
+
+
+def test_a_rate_whose_bound_could_not_fail_is_left_out_by_name(place, capsys):
+    """At twice a range of 79 %, any rate would do."""
+    figures = FIGURES | {"decode_tokens_per_s": 70.0, "decode_spread": 0.79}
+    assert cli.main(["record", results(place, {"measured": figures})]) == 0
+    text = capsys.readouterr().out
+    assert "left out: FIRST-0001 own-miniature decode_tokens_per_s: no bound on it could fail; tolerance 158 %" in text
+    assert "decode_tokens_per_s" not in finding.load_all((place / "findings",))["REC-0001"].bounds
+    wide = FIGURES | {"decode_tokens_per_s": 70.0, "decode_spread": 0.4}
+    assert cli.main(["record", results(place, {"measured": wide}), "--prefix=WIDE"]) == 0
+    assert finding.load_all((place / "findings",))["WIDE-0001"].bounds["decode_tokens_per_s"].at_least == pytest.approx(
+        14.0
+    )
 
 
 @pytest.mark.parametrize(

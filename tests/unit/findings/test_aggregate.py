@@ -16,6 +16,9 @@ def test_the_median_is_judged_and_the_spread_is_kept():
     found = summary([reading(ttft_s=2.0), reading(ttft_s=9.0), reading(ttft_s=3.0)])
     assert (found.metrics["ttft_s"], found.metrics["ttft_spread"], found.metrics["runs"]) == (3.0, 7 / 3, 3)
     assert (found.sent_tokens, found.asked_tokens) == (100, 4)
+    assert found.metrics["decode_spread"] is None
+    rates = summary([reading(ttft_s=2.0, decode_tokens_per_s=rate) for rate in (90.0, 120.0, 100.0)])
+    assert rates.metrics["decode_spread"] == 0.3
 
 
 def test_one_reading_is_itself():
