@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from typing import cast
 
 import pytest
 
@@ -83,7 +84,7 @@ def shown(pytestconfig, monkeypatch, tmp_path):
         def get_verbosity():
             return 0
 
-    return WorkerProgress(Config(), str(tmp_path)), terminal, now
+    return WorkerProgress(cast(pytest.Config, Config()), str(tmp_path)), terminal, now
 
 
 def state(what="boot one", elapsed_s=5.0):

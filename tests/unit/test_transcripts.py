@@ -14,7 +14,7 @@ LEFT_OUT = "[...]"
 
 def session(path):
     """The commands of a recorded session, each with the lines that it printed."""
-    made = []
+    made: list[tuple[str, list[str]]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("$ "):
             made.append((line[2:], []))

@@ -5,6 +5,7 @@ import statistics
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -98,7 +99,7 @@ def test_the_reader_of_guidellms_reports_finds_the_same_requests(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(made))
     trained = SimpleNamespace(deployment=SimpleNamespace(model=SimpleNamespace(weights="real")))
     errand = SimpleNamespace(ask=SimpleNamespace(output_tokens=11), folder=tmp_path, server=trained)
-    (exchange,) = GuideLLM().read(errand).exchanges
+    (exchange,) = GuideLLM().read(cast(Any, errand)).exchanges
     assert exchange.arrivals_s[0] - exchange.started_s == pytest.approx(1.5)
     assert (exchange.usage.prompt_tokens, exchange.usage.completion_tokens) == (1000, 11)
     assert exchange.ended_s - exchange.started_s == pytest.approx(2.0)
