@@ -86,7 +86,7 @@ class Examination:
     @property
     def ruler(self) -> Ruler:
         if self._ruler is None:
-            raise Unaskable("the lengths were not calibrated yet")
+            raise Unaskable("the prompt lengths were not calibrated yet")
         return self._ruler
 
     @ruler.setter

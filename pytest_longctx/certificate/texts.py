@@ -21,7 +21,7 @@ COUNTING: Final = "Task: count from 1 to 900 in digits, separated by commas, and
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A code that a model cannot guess, and its place: 0 is the start of the text, 1 its end."""
+    """A code that a model cannot guess. Its *depth* in the text is from 0, the start, to 1, the end."""
 
     thing: str
     code: str

@@ -161,7 +161,7 @@ def from_config(config: Mapping[str, Any]) -> Shape:
     if isinstance(whole, NotUnderstood):
         raise ModelError(str(whole))
     if why := not_plain(whole):
-        raise ModelError(f"{whole.model_type} has {why}")
+        raise ModelError(f"{whole.model_type} has {why}, which a Shape cannot express")
     return replace(of(whole), whole=None)
 
 

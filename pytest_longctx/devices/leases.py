@@ -48,8 +48,8 @@ def lease(
     kind: str, count: int, there: int, inherited: Mapping[str, str], waits: Callable[[], None] = lambda: None
 ) -> Iterator[Mapping[str, str]]:
     """
-    Lease *count* of *there* devices of *kind*, and yield the environment that selects them. Each is leased once per
-    user.
+    Lease *count* devices of *kind* and yield the environment that selects them. The machine has *there* such devices.
+    A device is leased only once per user.
 
     If *inherited* names devices, only those are used. The function waits for free devices and calls *waits* repeatedly.
     It takes all or none, so two runs cannot deadlock. The kernel releases the leases if the process dies. Raises

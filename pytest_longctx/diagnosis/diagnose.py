@@ -67,7 +67,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What a server died of, or did not come up for."""
+    """The reason why a server died or did not start."""
 
     kind: Kind
     outcome: Outcome | None

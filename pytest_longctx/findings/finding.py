@@ -205,8 +205,10 @@ class Finding(toml.Table):
                 )
             if bound.sigmas is not None and f"{name}_stderr" not in MEASURES:
                 raise ValueError(f"bounds.{name}.sigmas: {name} is measured without a standard error")
-        if (self.cure or self.no_cure) and (not self.fails or (self.cure and self.no_cure)):
-            raise ValueError("cure, no_cure: only an expected failure of a boot may have one of them")
+        if (self.cure or self.no_cure) and not self.fails:
+            raise ValueError("cure, no_cure: allowed only in a finding that expects a failed boot")
+        if self.cure and self.no_cure:
+            raise ValueError("cure, no_cure: the finding has both; keep one of them")
         if not self.markers:
             raise ValueError("markers: a finding needs at least one; without a marker no run selects it")
         return self

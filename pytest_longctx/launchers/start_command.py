@@ -110,7 +110,9 @@ def of_command(text: str, boot_s: float | None = None) -> StartCommand:
         raise TableError(f"ask.command: a shell cannot split it into words: {problem}") from None
     run = next((words[2:] for words in commands if words[:2] == ["docker", "run"]), None)
     if run is None:
-        raise TableError("ask.command: there is no `docker run` in it")
+        raise TableError(
+            "ask.command: it has no `docker run` command; write `docker run [OPTIONS] IMAGE [COMMAND]`, or use ask.pod for a Pod"
+        )
     options: dict[str, list[str]] = {}
     while run and run[0].startswith("-"):
         name, equals, value = run.pop(0).partition("=")

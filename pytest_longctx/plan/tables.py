@@ -21,7 +21,7 @@ _STEP = 16
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """What fits at most with one type of KV cache."""
+    """The largest context, the most requests and the fewest devices that fit with one type of KV cache."""
 
     dtype: str
     longest_tokens: int | None
@@ -124,7 +124,7 @@ def other(asked: Asked, wanted: str, given: Given) -> Asked:
     if engine == asked.engine:
         if not version:
             raise UsageError(
-                f"--compare {wanted}: that is the engine of the command; name a version, as in {engine}==0.27.1"
+                f"--compare {wanted}: the command already plans for this engine; name a version, as in {engine}==0.27.1"
             )
         changed = replace(given, version=version)
         if asked.deployment is not None:

@@ -80,7 +80,9 @@ def messages(
     )
     made: tuple[Message, ...] = ({"role": "user", "content": head + filled + tail},)
     if render(list(made)) != before + head + filled + tail + after:
-        raise PromptError("the chat template depends on the message: no exact length is possible")
+        raise PromptError(
+            "the chat template does not render every message alike, so a prompt of an exact length is not possible"
+        )
     return made, 1.0 if depth == 1 else vocabulary.count(first) / hay
 
 

@@ -316,5 +316,7 @@ def exact_messages(
     )
     messages = (*head, {"role": "user", "content": content})
     if render(list(messages)) != before + content + after:
-        raise PromptError("the chat template depends on the message: no exact length is possible")
+        raise PromptError(
+            "the chat template does not render every message alike, so a prompt of an exact length is not possible"
+        )
     return messages

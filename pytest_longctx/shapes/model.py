@@ -224,7 +224,7 @@ class ModelShape:
 
     @property
     def kv_heads(self) -> int:
-        """Number of KV heads of the model's full layers; a latent is one."""
+        """Number of KV heads of the model's full layers; a latent counts as one head."""
         return self._first.kv_heads if isinstance(self._first, Attention) else min(1, self.full)
 
     @property

@@ -200,6 +200,10 @@ def _kv_dtype(q: Keys) -> str | None:
     return "fp8" if algorithm == "FP8" else "nvfp4" if algorithm == "NVFP4" else None
 
 
+def _unknown(algorithm: str, *others: str) -> str:
+    return f"unknown algorithm {shown(algorithm)}; known: {', '.join((*CODINGS, *others))}"
+
+
 def _modelopt(q: Keys) -> Scheme:
     inner = q.table("quantization") or q
     algorithm = (inner.word("quant_algo") or "").upper()
@@ -207,7 +211,7 @@ def _modelopt(q: Keys) -> Scheme:
     if algorithm == "MIXED_PRECISION":
         return Scheme("modelopt", None, kept, _listed(inner), head=True, kv_dtype=_kv_dtype(inner))
     if algorithm not in CODINGS:
-        raise inner.refuse("quant_algo", f"the algorithm {shown(algorithm)} is not known")
+        raise inner.refuse("quant_algo", _unknown(algorithm, "MIXED_PRECISION"))
     return Scheme("modelopt", CODINGS[algorithm], kept, kv_dtype=_kv_dtype(inner))
 
 
@@ -221,7 +225,7 @@ def _listed(q: Keys) -> tuple[tuple[Modules, Coding | None], ...]:
         entry = table.table(name)
         algorithm = ((entry.word("quant_algo") if entry else None) or "").upper()
         if algorithm not in CODINGS:
-            raise q.refuse("quantized_layers", f"the algorithm {shown(algorithm)} is not known")
+            raise q.refuse("quantized_layers", f"{shown(name)}: {_unknown(algorithm)}")
         by_algorithm.setdefault(algorithm, []).append(name)
     return tuple((_compiled(q, "quantized_layers", names), CODINGS[a]) for a, names in by_algorithm.items())
 

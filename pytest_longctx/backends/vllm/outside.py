@@ -208,8 +208,8 @@ def _latent_attention(shape: Shape, trial: Trial) -> float:
 
 def _logit_bytes(trial: Trial) -> tuple[float, ...]:
     """
-    Bytes per logit in the sampler's trial run for each possible model runner. The usual one, which takes less, comes
-    first.
+    Bytes per logit in the sampler's trial run for each possible model runner. The usual runner,
+    which takes fewer bytes, comes first.
     """
     if trial.sorts:
         return (SORTING_BYTES,)

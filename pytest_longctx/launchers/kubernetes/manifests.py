@@ -70,8 +70,8 @@ def share(one: Deployment) -> Share:
     nodes = math.ceil(needs.count / most)
     if needs.count % nodes:
         raise LaunchError(
-            f"{one.name} needs {needs}, which {nodes} nodes of up to {most} cannot share evenly\n"
-            "  try      devices_per_node in the deployment's [kubernetes]"
+            f"{one.name} needs {needs}, which cannot be divided evenly over {nodes} nodes of up to {most} devices\n"
+            f"  try      set devices_per_node in the deployment's [kubernetes] to a divisor of {needs.count}"
         )
     return Share(plugin, needs.count // nodes, nodes)
 

@@ -77,7 +77,9 @@ def build(
     written = write(task, material, Room(vocabulary, tokens, before, after, special=False, context=context), rng)
     message = {"role": "user", "content": written.text}
     if render([message]) != before + written.text + after:
-        raise PromptError("the chat template depends on the message: no exact length is possible")
+        raise PromptError(
+            "the chat template does not render every message alike, so a prompt of an exact length is not possible"
+        )
     return Posed(task, prompt_text.Chat((message,), tokens, *origin), written.expected, written.depths, written.text)
 
 

@@ -21,7 +21,7 @@ _DENSE = frozenset(
 )
 _MIXED = re.compile(r"(Mixtral|Moe|MoE|Deepseek|DeepSeek|Jamba|Mamba|GptOss)\w*ForCausalLM")
 _BOTH_WAYS = re.compile(r"Bidirectional")
-"""Classes whose layers attend both ways."""
+"""Classes with bidirectional attention."""
 _HEADLESS = re.compile(
     r"For(Sequence|Token)Classification$|RewardModel$|^(Llama|Mistral|Qwen2|Qwen3|Gemma2|Gemma3Text)Model$"
 )
@@ -49,12 +49,12 @@ def check(k: Keys, family: str, *, plain: bool) -> None:
 
 
 def check_causal(k: Keys) -> None:
-    """Refuse a config, or the text part of one, whose layers attend both ways: engines cache nothing of them."""
+    """Refuse a config, or the text part of one, with bidirectional attention: engines keep no KV cache for it."""
     if k.raw("is_causal") is False:
-        raise k.refuse("is_causal", "a model that reads both ways caches nothing, and is not modelled")
+        raise k.refuse("is_causal", "a model with bidirectional attention has no KV cache and is not modelled")
     for name in names(k)[:1]:
         if _BOTH_WAYS.search(name):
-            raise k.refuse("architectures", f"{name} reads both ways, caches nothing, and is not modelled")
+            raise k.refuse("architectures", f"{name} has bidirectional attention and no KV cache; it is not modelled")
 
 
 def loaded(k: Keys, outside: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -64,7 +64,7 @@ def _phi4mm(k: Keys) -> Body:
 
 
 def _phi3_v(k: Keys) -> Body:
-    """Phi-3 and Phi-3.5 Vision: Phi-3 with a tower that its class knows."""
+    """Phi-3 Vision and Phi-3.5 Vision: Phi-3 with a vision tower whose sizes are fixed in the model class."""
     for key in ("embd_layer", "img_processor"):
         k.raw(key)
     return _phi3(k)

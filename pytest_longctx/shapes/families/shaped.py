@@ -102,7 +102,9 @@ def _step_sparse(k: Keys, layers: int) -> list[bool]:
         return mixtures.told_sparse(k, layers)
     items = listed.split(",") if isinstance(listed, str) else listed
     if not isinstance(items, list) or not all(str(item).strip().isdecimal() for item in items):
-        raise k.refuse("moe_layers_enum", f"layers are expected, not {shown(listed)}")
+        raise k.refuse(
+            "moe_layers_enum", f"it must be layer numbers, in a list or separated by commas, not {shown(listed)}"
+        )
     chosen = {int(str(item)) for item in items}
     return [i in chosen for i in range(layers)]
 

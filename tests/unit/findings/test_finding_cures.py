@@ -19,13 +19,17 @@ FAILS = {"question": "boot-fails", "expect": {"outcome": "runs out of memory"}}
     [
         {"cure": "TT-0002"},
         {"no_cure": "none is needed"},
-        {**FAILS, "cure": "TT-0002", "no_cure": "and none"},
         {"question": "kv-dtype", "ask": {"prompt_tokens": 1}, "cure": "TT-0002"},
     ],
 )
 def test_only_an_expected_failure_has_a_cure_or_a_reason_why_not(changes):
-    with pytest.raises(TableError, match="only an expected failure of a boot may have one of them"):
+    with pytest.raises(TableError, match="allowed only in a finding that expects a failed boot"):
         factories.finding(**changes)
+
+
+def test_a_finding_has_a_cure_or_a_reason_why_not_but_not_both():
+    with pytest.raises(TableError, match="the finding has both; keep one of them"):
+        factories.finding(**FAILS, cure="TT-0002", no_cure="and none")
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_hardware_becomes_devices_of_nodes(hardware, nodes, resource):
     ("changes", "message"),
     [
         ({"image": None}, "names no container image"),
-        ({"hardware": "9xH200"}, "cannot share evenly"),
+        ({"hardware": "9xH200"}, "cannot be divided evenly over 2 nodes of up to 8 devices\n.*to a divisor of 9"),
         ({"hardware": "16xH200"}, "uses Ray"),
     ],
 )

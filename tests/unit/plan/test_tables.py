@@ -69,7 +69,7 @@ def test_another_engine_has_the_flags_that_mean_the_same(asked, model):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"), [("trt", "write a version"), ("vllm", "that is the engine of the command")]
+    ("wanted", "said"), [("trt", "write a version"), ("vllm", "the command already plans for this engine")]
 )
 def test_what_cannot_be_compared_is_said(asked, model, wanted, said):
     with pytest.raises(UsageError, match=said):

@@ -91,5 +91,5 @@ def test_a_template_that_depends_on_the_message_is_refused():
     def shortened(messages):
         return render([{**each, "content": each["content"].replace("\n\n", " ")} for each in messages])
 
-    with pytest.raises(PromptError, match="depends on the message"):
+    with pytest.raises(PromptError, match="does not render every message alike"):
         chat_needles.messages(read, shortened, Sentences(), NEEDLE, 600, 0.5)
