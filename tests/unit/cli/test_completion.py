@@ -44,7 +44,7 @@ def test_bash_completes_every_command(script, tmp_path):
 
 def test_bash_completes_options_and_their_words(script, tmp_path):
     assert typed(script, tmp_path, "report", "--form") == ["--format"]
-    assert typed(script, tmp_path, "report", "--format", "") == ["html", "llm-d", "aiperf"]
+    assert typed(script, tmp_path, "report", "--format", "") == ["html", "llm-d", "aiperf", "guidellm"]
     assert typed(script, tmp_path, "init", "--backend", "minia") == ["miniature", "miniature-sglang"]
     assert typed(script, tmp_path, "nothing", "--form") == []
 
