@@ -82,7 +82,7 @@ def test_it_is_not_booted_on_a_device_that_another_process_holds(pytester, monke
 
 
 @pytest.mark.parametrize(
-    ("attribute", "refused"), [("leases_devices = True", "has no leases_devices;"), ("here = True", "has no here;")]
+    ("attribute", "refused"), [("leases_devices = True", "has no leases_devices."), ("here = True", "has no here.")]
 )
 @pytest.mark.usefixtures("run")
 def test_a_launcher_that_lacks_an_attribute_is_refused_by_its_name(pytester, monkeypatch, tmp_path, attribute, refused):
