@@ -123,7 +123,7 @@ def engine(made: Backend, python: Path) -> Check:
 
 
 class _Torch(Backend):
-    """Check PyTorch, searched for like an engine."""
+    """PyTorch as a backend, so that it is searched for like an engine."""
 
     name = package = "torch"
     distributions = ("torch",)

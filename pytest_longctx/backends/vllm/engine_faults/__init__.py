@@ -5,8 +5,10 @@ A vLLM plugin that plants one fault in a running engine, to test the tests. Neve
 `CONTROL` names a file. To turn a fault on while the server runs, write its name to that file; an empty file turns it
 off. The package runs in the engine's environment, so its modules import only the standard library at the top.
 
-scheduler which blocks a request gets, and what is reported of them attention what attention stores and reads runner the
-rows of a batch, their positions and logits, the drafts, and transfers states the states of recurrent layers
+    scheduler  the blocks of a request, and the reports about them
+    attention  what attention stores and reads
+    runner     the rows of a batch, their positions and logits, the drafts, and transfers
+    states     the states of recurrent layers
 """
 
 import os
