@@ -281,6 +281,12 @@ def test_the_clocks_may_differ_more_on_a_loaded_machine(load, expected, of_a_tim
     assert word(timed, seen(metrics=metrics, sent_tokens=4000)) == of_a_time
 
 
+def test_no_load_explains_a_stream_that_was_held_for_long():
+    finding = factories.finding(question="served", ask={"prompt_tokens": 4000})
+    metrics = {"prompt_tokens": 4000, "ttft_s": 0.66, "ttft_gap_s": 30.0, "host_load": 2.5, "cached_share": 0.0}
+    assert word(finding, seen(metrics=metrics, sent_tokens=4000)) == "broken"
+
+
 def test_a_first_token_before_the_servers_is_broken_on_a_loaded_machine_too():
     finding = factories.finding(question="served", ask={"prompt_tokens": 4000})
     metrics = {"prompt_tokens": 4000, "ttft_s": 0.66, "ttft_gap_s": -0.5, "host_load": 3.0, "cached_share": 0.0}
@@ -288,7 +294,7 @@ def test_a_first_token_before_the_servers_is_broken_on_a_loaded_machine_too():
 
 
 def test_the_load_that_kept_the_clocks_from_being_compared_is_named():
-    metrics = {"prompt_tokens": 4000, "ttft_s": 0.66, "ttft_gap_s": 1.5, "host_load": 1.5, "cached_share": 0.0}
+    metrics = {"prompt_tokens": 4000, "ttft_s": 0.66, "ttft_gap_s": 1.05, "host_load": 1.5, "cached_share": 0.0}
     verdict = judge(
         factories.finding(question="served", ask={"prompt_tokens": 4000}), seen(metrics=metrics, sent_tokens=4000)
     )
