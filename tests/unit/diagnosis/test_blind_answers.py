@@ -11,8 +11,6 @@ from pytest_longctx.diagnosis.diagnose import assess
 from tests.unit.diagnosis.corpus import FOLDER, ROOT, Labelled, labelled, score
 
 SETS = ("fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth", "thirteenth")
-STILL_CALLED_FAILED: set[str] = set()
-"""Healthy logs that the rules of today call failed or impaired, as they did blind: a rule that mends one ends its place here."""
 
 PAGE = (ROOT / "docs" / "results" / "diagnosis" / "blind-scores.md").read_text(encoding="utf-8")
 
@@ -36,13 +34,9 @@ def pairs() -> Iterator[tuple[str, Labelled, dict[str, str]]]:
             yield name, log, ANSWERS[name][log.name]
 
 
-def marks(log: Labelled):
-    return [pytest.mark.xfail(reason="called failed, blind and today")] if log.name in STILL_CALLED_FAILED else []
-
-
 def those(wanted):
     return [
-        pytest.param(log, answer, id=f"{name}-{log.name.removesuffix('.log')}", marks=marks(log))
+        pytest.param(log, answer, id=f"{name}-{log.name.removesuffix('.log')}")
         for name, log, answer in pairs()
         if wanted(log, answer)
     ]
