@@ -35,10 +35,12 @@ _OF_A_SCRIPT: Final = re.compile(r'File "<(?:stdin|string)>"|, in <module>')
 """Frames of a program that uses the engine, in which an assertion is not the engine's."""
 _CHECK: Final = re.compile(r"\s*assert (?:(?:isinstance|len|hasattr)\(|[^(]|(?<!\w)\()+$")
 """A check that calls nothing of the program, in which another exception could have been raised."""
-_MISTAKE: Final = re.compile(
-    r"^(?:KeyError|IndexError|AttributeError|TypeError|NameError|UnboundLocalError|ZeroDivisionError|RecursionError|StopIteration)"
-    r"(?:: |$)"
+_KEYLESS: Final = (
+    "IndexError|AttributeError|TypeError|NameError|UnboundLocalError|ZeroDivisionError|RecursionError|StopIteration"
 )
+_LEAVES_OPEN: Final = re.compile(rf"^(?:{_KEYLESS})(?:: |$)")
+"""Mistakes that do not come from a key that a configuration or a checkpoint lacks: they count in the engine's frames at once."""
+_MISTAKE: Final = re.compile(rf"^(?:KeyError|{_KEYLESS})(?:: |$)")
 """Exceptions by which Python reports a mistake of the program that runs."""
 _TENSORS: Final = re.compile(
     r"^(?:RuntimeError|ValueError|IndexError): .*(?:"
@@ -50,10 +52,6 @@ _TENSORS: Final = re.compile(
     r"|view size is not|same reduction dim|multimodal tokens to \d+ placeholders)"
 )
 """Operations of PyTorch and NumPy on tensors that do not fit each other."""
-_LEAVES_OPEN: Final = re.compile(
-    r"^(?:AttributeError|TypeError|NameError|UnboundLocalError|ZeroDivisionError|IndexError|StopIteration|RecursionError)(?:: |$)"
-)
-"""Mistakes that do not come from a key that a configuration or a checkpoint lacks: they count in the engine's frames at once."""
 _RAISED: Final = re.compile(
     r"^(?:ValueError|RuntimeError|Exception|NotImplementedError|FileNotFoundError|FileExistsError): "
 )
