@@ -118,10 +118,10 @@ class Sglang(Backend):
     def host_s(self, deployment: Deployment, shape: Shape, prompt_tokens: int) -> float:
         flags = deployment.flags
         chunk_tokens = int(flags.get("chunked-prefill-size", memory.CHUNK_TOKENS))
-        if flags.get("disable-radix-cache") or chunk_tokens < 1 or not overlap(deployment.version, memory.WALKS):
+        if flags.get("disable-radix-cache") or chunk_tokens < 1 or not overlap(deployment.version, memory.MEASURED):
             return 0.0
         windowed = (shape.chunked or shape.sliding) and _window_pool(shape)
-        return memory.radix_walk_s(prompt_tokens, chunk_tokens, shape.window if windowed else None)
+        return memory.host_s(prompt_tokens, chunk_tokens, deployment.version, shape.window if windowed else None)
 
     def predict(self, deployment: Deployment, shape: Shape, device_bytes: float | None) -> Prediction | None:
         if deployment.max_model_len is None or device_bytes is None:

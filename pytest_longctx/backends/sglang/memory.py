@@ -10,6 +10,7 @@ from math import ceil
 from pytest_longctx.deployments.capacity import Prediction, Term
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.shapes.caches import Attention, Latent
+from pytest_longctx.toml import overlap
 from pytest_longctx.units import GiB
 
 GRID_ROWS = 65_535
@@ -39,8 +40,17 @@ MAPPED_FROM_TOKENS = 2**22
 MAPPED_BYTES_PER_S = 2.1e9
 """Copy rate above that size."""
 
-WALKS = ">=0.5.16"
-"""Versions in which a delay of prompts by the prefix cache was measured."""
+WALKS = ">=0.5.16,<0.5.23"
+"""Versions whose radix tree copies the rest of a prompt at each node, as 0.5.16 was measured to do."""
+MEASURED = ">=0.5.16"
+"""Versions whose delay of prompts by the prefix cache is known."""
+INSERT_S_PER_TOKEN = 9.5e-9
+"""
+Time of the Rust core of 0.5.23 to insert a prompt again, per token of it: 9 to 9.5 ns of processor time at 1M and 2M
+tokens, on an AMD EPYC without a GPU.
+"""
+SLICES = 2
+"""Copies of a prompt's ids that 0.5.23 makes in Python for each chunk (``checkpoint_into_tree``)."""
 _GRAPHS_AT_MOST = {False: "--cuda-graph-max-bs", True: "--cuda-graph-max-bs-decode"}
 """
 The flag for the largest batch of a decode graph. 0.5.6 has neither the second name nor the pool for windowed layers.
@@ -72,6 +82,29 @@ def radix_walk_s(tokens: int, chunk_tokens: int, window: int | None = None) -> f
     mapped = over**2 * (tokens + 2 * MAPPED_FROM_TOKENS)
     bytes_per_token_cubed = nodes * 16 / (6 * chunk_tokens**2)
     return bytes_per_token_cubed * ((tokens**3 - mapped) / COPY_BYTES_PER_S + mapped / MAPPED_BYTES_PER_S)
+
+
+def tree_insert_s(tokens: int, chunk_tokens: int) -> float:
+    """
+    Predict the time for which the host of SGLang 0.5.23 writes one prompt into its radix tree, whose core is in Rust.
+
+    After each chunk, the ids up to its end are copied twice, and the core converts and compares them once. No node is
+    sliced any more, so the time grows with N^2 / (2 c), not with N^3 / (6 c^2). Whether the GPU waits meanwhile is not
+    known: 0.5.16 made it wait.
+
+    >>> round(tree_insert_s(5_000_000, 8192)), round(tree_insert_s(10_000_000, 8192))
+    (19, 97)
+    """
+    over = max(0.0, tokens**2 - MAPPED_FROM_TOKENS**2) if tokens > MAPPED_FROM_TOKENS else 0.0
+    copied_s = SLICES * 8 * ((tokens**2 - over) / COPY_BYTES_PER_S + over / MAPPED_BYTES_PER_S)
+    return (tokens**2 * INSERT_S_PER_TOKEN + copied_s) / (2 * chunk_tokens)
+
+
+def host_s(tokens: int, chunk_tokens: int, version: str | None, window: int | None = None) -> float:
+    """Time that the prefix cache of SGLang *version* adds to a prefill, at most. No version means the newest."""
+    if version is not None and overlap(version, WALKS):
+        return radix_walk_s(tokens, chunk_tokens, window)
+    return tree_insert_s(tokens, chunk_tokens)
 
 
 @dataclass(frozen=True, slots=True)
