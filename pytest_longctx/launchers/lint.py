@@ -161,14 +161,14 @@ def _unpinned_image(start: StartCommand) -> str | None:
 
 
 def _radix_walk(start: StartCommand) -> str | None:
-    walks = start.engine == "sglang" and toml.overlap(start.version, memory.MEASURED)
+    walks = start.engine == "sglang" and start.version is not None and toml.overlap(start.version, memory.WALKS)
     if not walks or start.flag("--disable-radix-cache") is not None:
         return None
     tokens = start.context_tokens or _count(start.flag("--context-length"))
     chunk_tokens = _count(start.flag("--chunked-prefill-size") or str(memory.CHUNK_TOKENS))
     if not chunk_tokens:  # -1: in one piece
         return None
-    walk_s = memory.host_s(tokens, chunk_tokens, start.version)  # a window, which would double it, is no flag
+    walk_s = memory.radix_walk_s(tokens, chunk_tokens)  # a window, which would double it, is no flag
     if walk_s < _LONG_WALK_S:
         return None
     return (

@@ -29,7 +29,6 @@ LLAMA_8B: dict[str, Any] = {
 
 _WALKED = (
     *("h200x1-probe-sglang-10m", "h200x1-probe-sglang-10m-large-chunks", "h200x1-probe-sglang-10m-page-64"),
-    "h200x1-probe-sglang-0523-10m",
     *("scout12-sglang-10m", "scout12-sglang-10m-256-requests", "scout12-sglang-10m-few-requests"),
     *("scout12-sglang-10m-graphs", "scout12-sglang-10m-page-64", "scout12-sglang-8388480-graphs"),
     *("scout12-sglang-8389000-graphs", "scout12-sglang-text-10m", "scout12-sglang-text-10m-few-requests"),

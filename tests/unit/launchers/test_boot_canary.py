@@ -1,5 +1,8 @@
 """An engine's own report that its KV cache is corrupted makes each later verdict of the run broken."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from pytest_longctx.backends import named
@@ -8,6 +11,7 @@ from pytest_longctx.deployments.hardware import Hardware
 from pytest_longctx.findings.scope import Conditions
 from pytest_longctx.findings.verdicts import judge
 from pytest_longctx.launchers.boot import Boot, LinesCounted
+from pytest_longctx.observation import Observation
 from tests.unit import factories
 
 VIOLATION = (
@@ -58,3 +62,29 @@ def test_a_log_that_was_cut_is_read_anew(tmp_path):
     log.write_text("kv_canary violation: b\n", encoding="utf-8")
     seen.more(log, "kv_canary violation")
     assert (seen.count, seen.first) == (1, "kv_canary violation: b")
+
+
+RECORDED = Path(__file__).parents[3] / "docs/results/sglang-0.5.23-1xh200/cache-paths/canary-damaged.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("bound", "changed", "word"),
+    [
+        ({"at_least": 1}, None, "holds"),  # as SGLang answered while it damaged its own cache: controls differed, too
+        ({"at_least": 1}, 2, "holds"),
+        ({"at_least": 2000}, None, "broken"),
+        ({"at_most": 2000}, None, "unmeasured"),
+        ({"at_most": 2000}, 2, "broken"),
+    ],
+)
+def test_an_answer_may_change_only_where_corruption_is_wanted(bound, changed, word):
+    rows = [json.loads(line) for line in RECORDED.read_text().splitlines()]
+    (row,) = (row for row in rows if row.get("finding") == "SG-0071")
+    wanted = factories.finding(
+        question="path",
+        ask={"path": "same-at-once", "prompt_tokens": 1000, "output_tokens": 64},
+        bounds={"kv_canary_violations": {"unit": "slots", **bound}},
+    )
+    seen = Observation("serves", {**row["measured"], "answers_changed": changed})
+    assert row["measured"]["kv_canary_violations"] == 1024
+    assert judge(wanted, seen).word == word
