@@ -250,7 +250,7 @@ def _bounded(usual: memory.Boot, least: memory.Boot, most: memory.Boot) -> Predi
 
 _WHY = {
     True: "what communication takes of a device differs by that much",
-    False: "this version's default of --mem-fraction-static is not known; name one",
+    False: "the default of --mem-fraction-static in this version is not known; give a value",
 }
 
 

@@ -132,7 +132,7 @@ def arrange(caches: Iterable[tuple[Cache, int]], layout: Layout) -> Grouping:
     """
     kinds = _kinds(tuple(caches), layout)
     if not kinds or not all(kind.page_bytes for kind in kinds):
-        raise UnlaidError("no layer caches anything")
+        raise UnlaidError("no layer of this model has a cache")
     if not layout.hybrid:
         kinds = _promoted(kinds)
     if _uniform(kinds):

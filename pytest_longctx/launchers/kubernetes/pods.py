@@ -103,7 +103,7 @@ def look(pods: Sequence[Object], events: Sequence[Object], waited_s: float) -> S
         return _look(pods, events, waited_s)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
         raise LaunchError(
-            f"the cluster describes a Pod as none is ({type(problem).__name__}: {problem})"[:_MOST_SAID]
+            f"the cluster's description of the Pod is invalid ({type(problem).__name__}: {problem})"[:_MOST_SAID]
         ) from None
 
 

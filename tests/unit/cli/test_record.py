@@ -158,7 +158,7 @@ def test_the_folder_of_the_run_is_found_without_being_named(place, capsys, monke
     ("words", "message"),
     [
         (["--prefix=rec"], "is not 2 to 8 capital letters"),
-        (["--tolerance=five"], "is not a share such as 5%"),
+        (["--tolerance=five"], "is not a percentage; write for example 5%"),
         (["--only=LC-0001"], "the run has not judged LC-0001"),
     ],
 )

@@ -243,15 +243,15 @@ def test_the_longest_that_fits(ask, word):
         (
             "vllm serve M -tp 8 -pp 2",
             "8xH100",
-            "tensor parallel 8, pipeline parallel 2 needs 16 devices, and there are 8",
+            "tensor parallel 8, pipeline parallel 2 needs 16 devices, and the hardware has 8",
         ),
-        ("docker run --gpus 2 --ipc=host vllm/vllm-openai M -tp 4", "8xH100", "needs 4 devices, and there are 2"),
-        ("CUDA_VISIBLE_DEVICES=0,1 vllm serve M -tp 4", "8xH100", "needs 4 devices, and there are 2"),
-        ("vllm serve M -tp 3", "8xH100", "32 attention heads are not divided by 3 devices"),
+        ("docker run --gpus 2 --ipc=host vllm/vllm-openai M -tp 4", "8xH100", "needs 4 devices, and the hardware has 2"),
+        ("CUDA_VISIBLE_DEVICES=0,1 vllm serve M -tp 4", "8xH100", "needs 4 devices, and the hardware has 2"),
+        ("vllm serve M -tp 3", "8xH100", "32 attention heads cannot be divided evenly among 3 tensor-parallel devices"),
         (
             "sglang serve --model M --tp 6 --dp 4 --enable-dp-attention",
             "8xH100",
-            "6 devices are not divided by 4 ranks",
+            "6 devices cannot be divided evenly among 4 data-parallel ranks",
         ),
         ("vllm serve M --max-num-batched-tokens 8 --max-num-seqs 64", "8xH100", "8 is below --max-num-seqs 64"),
         (
@@ -259,13 +259,13 @@ def test_the_longest_that_fits(ask, word):
             "8xH100",
             "is below the length 131,072",
         ),
-        ("vllm serve M --gpu-memory-utilization 92", "8xH100", "--gpu-memory-utilization 92.0 is no share of a device"),
-        ("vllm serve M --max-num-seqs 0", "8xH100", "--max-num-seqs 0 is no number of at least 1"),
-        ("vllm serve M --max-model-len -5", "8xH100", "--max-model-len -5 is no length"),
+        ("vllm serve M --gpu-memory-utilization 92", "8xH100", "--gpu-memory-utilization 92.0 is not a share of the device"),
+        ("vllm serve M --max-num-seqs 0", "8xH100", "--max-num-seqs 0 is not a whole number of at least 1"),
+        ("vllm serve M --max-model-len -5", "8xH100", "--max-model-len -5 is not a number of tokens"),
         ("vllm serve M --attention-backend CUTLASS_MLA", "1xH100", "CUTLASS_MLA needs a device of Blackwell"),
         ("sglang serve --model M --attention-backend fa3", "1xB200", "fa3 needs a device of Ampere or Ada or Hopper"),
         ("sglang serve --model M --enable-hierarchical-cache --disable-radix-cache", "1xH100", "needs the radix cache"),
-        ("vllm serve M stray", "1xH100", "'stray' belongs to no flag"),
+        ("vllm serve M stray", "1xH100", "'stray' is not a flag"),
     ],
 )
 def test_refusals_that_need_no_memory(ask, line, hardware, said):
@@ -280,7 +280,7 @@ def test_experts_are_cut_at_the_borders_of_blocks(ask):
         "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e4m3"},
     }
     refused = ask("vllm serve M -tp 8", model=model)
-    assert "experts of width 1536 over 8 devices are not cut at the borders" in refused.headline
+    assert "an expert's width of 1536, divided by 8 devices, is not a multiple of its FP8 blocks" in refused.headline
     assert str(refused.cures[0]) == "--enable-expert-parallel"
     assert ask("vllm serve M -tp 4", model=model).boot.refusals == ()
 
@@ -370,7 +370,7 @@ def test_a_name_without_a_config_is_told_what_to_give():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("vllm serve M --max-model-len $LEN", "--max-model-len is left to $LEN, which the command does not set"),
+        ("vllm serve M --max-model-len $LEN", "--max-model-len has the value of $LEN, which the command does not set"),
         ("vllm serve M --omni", "vLLM-Omni has a command line and a memory of its own"),
     ],
 )
