@@ -87,8 +87,10 @@ _PARTS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
 
 def engine_error(boot: Boot) -> tuple[Kind, str] | None:
     """
-    The class of the check or the operation that failed in the engine's own code during *boot*, and its words with its place; None
-    if the first error of the log is none of that kind.
+    Return the class of a check or operation that failed in the engine's own code during *boot*, with its text and
+    place.
+
+    None if the first error of the log is of another kind.
     """
     said = _failed_check(boot)
     return _exception(boot) if said is None else (_part_of(said), said)
@@ -96,8 +98,10 @@ def engine_error(boot: Boot) -> tuple[Kind, str] | None:
 
 def _failed_check(boot: Boot) -> str | None:
     """
-    The check that failed, as the first error of the *boot*'s log has it or as the engine's own summary quotes it, with its line
-    of code where the exception has no words; None if that error is no failed check.
+    Return the failed check that is the first error of the *boot*'s log, or that the engine's own summary quotes; None
+    if there is none.
+
+    If the exception has no message, the line of code is included.
     """
     errors = boot.errors
     if errors.text is not None:
@@ -113,7 +117,7 @@ def _failed_check(boot: Boot) -> str | None:
 
 
 def _cut_short(traces: Iterable[Trace]) -> str | None:
-    """The check on which one of the *traces* stops whose exception is not in the log, with its frame; None if there is none."""
+    """Return the check at which one of *traces* stops without an exception in the log, with its frame; None if there is none."""
     for trace in traces:
         frame = next((number for number, line in enumerate(trace.tail) if line == trace.frame), None)
         if trace.done or trace.caught or frame is None or _OF_A_SCRIPT.search(trace.frame):
@@ -125,7 +129,10 @@ def _cut_short(traces: Iterable[Trace]) -> str | None:
 
 
 def _of_python(text: str, before: tuple[str, ...]) -> str | None:
-    """The failed assertion *text* with the last frame and code of the traceback *before* it; None if it is a script's own."""
+    """
+    Return the failed assertion *text* with the last frame and code of the traceback *before* it; None if a script of
+    the user raised it.
+    """
     frame = next((line.strip() for line in reversed(before) if FRAME.match(line)), "")
     if _OF_A_SCRIPT.search(frame):
         return None
@@ -135,8 +142,9 @@ def _of_python(text: str, before: tuple[str, ...]) -> str | None:
 
 def _exception(boot: Boot) -> tuple[Kind, str] | None:
     """
-    The class of the exception that ended the engine of *boot* at work, and the exception with its last frame; None if the first
-    error of its log is none, or says more than that the engine's code is mistaken.
+    Return the class of the exception that ended the working engine of *boot*, and the exception with its last frame.
+
+    None if the first error of the log is of another kind, or states another cause than a mistake in the engine's code.
     """
     errors = boot.errors
     if errors.text is None:
@@ -148,7 +156,10 @@ def _exception(boot: Boot) -> tuple[Kind, str] | None:
 
 
 def _quoted(boot: Boot) -> tuple[Kind, str] | None:
-    """The same of the exception that the engine quotes in its own summary, if that is a mistake and the engine was at work."""
+    """
+    Return the same for the exception that the engine quotes in its own summary, if it is a mistake and the engine was
+    working.
+    """
     because = boot.summary.words.get("because") if boot.summary is not None else None
     whole = list(
         worded(because)
@@ -158,12 +169,12 @@ def _quoted(boot: Boot) -> tuple[Kind, str] | None:
 
 
 def _part_of(place: str) -> Kind:
-    """The class of a mistake in the engine's own code, by the words of its *place*: frames, code and message."""
+    """Return the class of a mistake in the engine's own code, by the words of its *place*: frames, code and message."""
     return next((kind for kind, words in _PARTS if words.search(place)), "engine-assert")
 
 
 def _counts(text: str, frame: str, phase: Phase) -> bool:
-    """Whether exception *text*, raised in *frame* while the boot was in *phase*, is a mistake in the engine's own code."""
+    """Whether exception *text*, raised in *frame* in this *phase* of the boot, is a mistake in the engine's own code."""
     frame = frame.replace("\\", "/")  # paths of Windows
     if _IMPORT.search(frame):
         return False
