@@ -1,10 +1,10 @@
 """
-A check or an operation that failed in the engine's own code, or in code below it: the class of a failure without a signature.
+Diagnose a check or an operation that failed in the engine's own code, or in code below it, without a known signature.
 
-An assertion is a fact of its own: the program found itself in a state that its authors excluded. A key that is not there, or two
-tensors whose sizes do not fit, is no refusal of a configuration and no lack of a resource either, if the engine had its weights
-loaded: it met a state that its authors had not thought of. Which change avoids it stands in no rule; the line of code that failed
-is quoted.
+A failed assertion shows that the program reached a state that its authors had excluded. A missing key, or two tensors
+whose sizes do not fit, is also a mistake of the program if the engine had loaded its weights: it is no refusal of a
+configuration and no lack of a resource. The rules do not know which change avoids it, so the failed line of code is
+quoted.
 """
 
 import re
@@ -17,11 +17,11 @@ from pytest_longctx.diagnosis.tracebacks import FRAME, Trace, worded
 from pytest_longctx.observation import Kind
 
 DOUBT: Final = (
-    "what failed in the engine's code is known, and not why: a fault of this version, or a mix that it is not made for"
+    "the failed code is known, but not the reason: a fault of this version, or a combination that it does not support"
 )
 REMEDY: Final = (
-    "the line that is quoted, in the issues of the component that its file belongs to; meanwhile another release, or a start "
-    "without the feature that its file or its words name (speculative decoding, a connector, a type of the cache, a backend)"
+    "a search for the quoted line in the issues of the component that its file belongs to; meanwhile another release, or a start "
+    "without the feature that the file or the message names (speculative decoding, a connector, a cache dtype, a backend)"
 )
 
 _NATIVE: Final = re.compile(
@@ -29,7 +29,7 @@ _NATIVE: Final = re.compile(
     r"|\bAssertion error (?:\(|\S+:\d)|\bINTERNAL ASSERT FAILED\b"
     r"|/ggml[\w/.-]*\.(?:c|cpp|cu|cuh|m|h):\d+: (?!\S+ (?:error|[Ff]ailure)\b)"
 )
-"""What native code of an engine says of a check that failed."""
+"""Messages of an engine's native code about a failed check."""
 _PYTHON: Final = re.compile(r"^(?:\w+\.)*AssertionError\b")
 _OF_A_SCRIPT: Final = re.compile(r'File "<(?:stdin|string)>"|, in <module>')
 """Frames of a program that uses the engine, in which an assertion is not the engine's."""
@@ -39,7 +39,10 @@ _KEYLESS: Final = (
     "IndexError|AttributeError|TypeError|NameError|UnboundLocalError|ZeroDivisionError|RecursionError|StopIteration"
 )
 _LEAVES_OPEN: Final = re.compile(rf"^(?:{_KEYLESS})(?:: |$)")
-"""Mistakes that do not come from a key that a configuration or a checkpoint lacks: they count in the engine's frames at once."""
+"""
+Mistakes that are not caused by a missing key of a configuration or a checkpoint. They count as soon as they occur in
+the engine's frames.
+"""
 _MISTAKE: Final = re.compile(rf"^(?:KeyError|{_KEYLESS})(?:: |$)")
 """Exceptions by which Python reports a mistake of the program that runs."""
 _TENSORS: Final = re.compile(
@@ -60,10 +63,10 @@ _NOT_OWN_FAULT: Final = re.compile(
     r"|[Pp]eer|\bsupport|[Uu]nsupported|instal|[Cc]ompil|[Ww]orker|[Pp]rocess|[Ee]ngine|--[a-z]|larger than|exceed|greater than"
     r"|at (?:most|least)|\bmust\b|\b[Ss]et\b|[Rr]equire|[Pp]lease"
 )
-"""Words of a refusal, or of another part that failed: such an exception says more than that the program is mistaken."""
+"""Words of a refusal, or of another part that failed. Such an exception has another cause than a mistake in the program."""
 _ENGINE: Final = r"(?:vllm(?:_\w+)?|sglang/srt|lmdeploy|tensorrt_llm|text_generation_server|aphrodite|lmcache)/"
 _PASSES_ON: Final = r"(?!.*(?:shm_broadcast|multiproc|core_client|/executor/|device_communicators|rpc))"
-"""Files of an engine that tell what another process says."""
+"""Files of an engine that report what another process logs."""
 _OWN: Final = re.compile(rf'File "[^"]*\b{_ENGINE}{_PASSES_ON}')
 _BELOW: Final = re.compile(
     r'File "[^"]*/(?:torch|transformers|flashinfer|numpy|vllm_flash_attn|flash_attn|fla|sgl_kernel)/'
@@ -82,7 +85,7 @@ _PARTS: Final[tuple[tuple[Kind, re.Pattern[str]], ...]] = (
     ),
     ("structured-output", re.compile(r"grammar|structured_output|\bbitmask\b|guided_dec|/constrained/")),
 )
-"""Parts of an engine that have a class of their own, by the words of their files, functions and messages."""
+"""Parts of an engine that have their own class, by the words of their files, functions and messages."""
 
 
 def engine_error(boot: Boot) -> tuple[Kind, str] | None:

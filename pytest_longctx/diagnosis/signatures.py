@@ -185,7 +185,7 @@ class Benign(toml.Table):
     undoes: str | None = None
     """The signature that it revokes: the operation succeeded later."""
     stalls: Annotated[int, Field(ge=0)] = 0
-    """From so many of them on, with no sign of work after the last, they are a failure of the class; 0: never."""
+    """Number of such lines that are a failure of the class, if no sign of work follows the last; 0: never."""
     remedy: str = ""
     """What to do then."""
     why: str
