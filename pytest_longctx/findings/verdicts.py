@@ -71,7 +71,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
-    """The verdict on one finding. It is true only if the finding holds."""
+    """The verdict on one finding. As a boolean it is true only if the finding holds."""
 
     finding: Finding
     word: Word
