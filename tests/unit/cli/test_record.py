@@ -169,7 +169,7 @@ def test_a_wrong_option_is_one_message(place, capsys, words, message):
 
 def test_a_run_without_a_date_is_an_error(place, capsys):
     assert cli.main(["record", results(place, {}, started="yesterday")]) == 2
-    assert "no date: 'yesterday'" in capsys.readouterr().err
+    assert "started = 'yesterday'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["file", "file/below"])

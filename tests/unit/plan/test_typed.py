@@ -205,7 +205,7 @@ def test_a_flag_that_changes_nothing_or_is_modelled_is_not(ask, line):
 
 def test_the_name_may_say_what_the_config_does_not(ask):
     (said,) = ask("vllm serve acme/Llama-8B-FP8").boot.unmodelled
-    assert said.startswith("weights in FP8, as the name says")
+    assert said.startswith("weights in FP8, according to the model's name")
     assert ask("vllm serve acme/Llama-8B-FP8 --quantization fp8").boot.unmodelled == ()
 
 
@@ -257,7 +257,7 @@ def test_the_longest_that_fits(ask, word):
         (
             "vllm serve M --no-enable-chunked-prefill --max-num-batched-tokens 4096",
             "8xH100",
-            "is below the length 131,072",
+            "is below the context of 131,072 tokens",
         ),
         ("vllm serve M --gpu-memory-utilization 92", "8xH100", "--gpu-memory-utilization 92.0 is not a share of the device"),
         ("vllm serve M --max-num-seqs 0", "8xH100", "--max-num-seqs 0 is not a whole number of at least 1"),
@@ -305,7 +305,7 @@ def test_a_connector_without_hybrids_refuses_states(ask):
     transfer = shlex.quote(json.dumps({"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}))
     found = ask(f"vllm serve M --kv-transfer-config {transfer}", model=MODELS["qwen3-next-80b"]["config"])
     assert found.phase == "kv_cache"
-    assert "for LMCacheConnectorV1 the hybrid KV-cache manager is switched off" in found.headline
+    assert "LMCacheConnectorV1 turns the hybrid KV-cache manager off" in found.headline
 
 
 def test_a_context_that_no_flag_cures_runs_out_of_memory(ask):
@@ -530,9 +530,9 @@ def test_no_secret_of_a_file_is_printed(config, capsys, tmp_path):
         (["--hardware", "1xH100", "--", "ls", "-l"], "no start of an engine is found"),
         (
             ["--hardware", "1xH100", "--model", "nowhere", "--", "vllm", "serve", "M"],
-            "--model nowhere: there is no config.json",
+            "--model nowhere: this is neither a config.json",
         ),
-        (["--hardware", "1xH100", "--engine-version", "x", "--", "vllm", "serve", "M"], "'x' is no version"),
+        (["--hardware", "1xH100", "--engine-version", "x", "--", "vllm", "serve", "M"], "'x' is not a version"),
         (
             ["--hardware", "1xH100", "--backend", "sglang", "--", "vllm", "serve", "M"],
             "a command names its engine",
@@ -573,7 +573,7 @@ def test_key_and_value_heads_are_divided_or_repeated_evenly(ask):
     config = MODELS["qwen3-30b-a3b"]["config"] | {"num_attention_heads": 24, "num_key_value_heads": 8}
     found = ask("vllm serve M -tp 3", "8xH100", config)
     assert (found.outcome, found.phase) == ("refuses", "load")
-    assert "8 KV heads and 3 devices" in found.headline
+    assert "8 KV heads cannot be divided or repeated evenly on 3" in found.headline
     assert ask("vllm serve M -tp 4", "8xH100", config).outcome == "fits"
 
 
