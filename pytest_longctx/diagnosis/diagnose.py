@@ -368,7 +368,7 @@ def _ended(
 
 
 def _silent(reading: LogReader) -> bool:
-    """Whether a child process of the server ended and no error had been logged before."""
+    """Whether a child process of the diagnosed server ended and no error had been logged before."""
     found = reading.summary
     ended = found is not None and (found.kind == "child-died" or found.signature.id == "ended-by-signal")
     return found is not None and ended and found.silent
@@ -376,9 +376,9 @@ def _silent(reading: LogReader) -> bool:
 
 def _signal(reading: LogReader, given: Evidence) -> int | None:
     """
-    Return the signal that ended the server, or the first child that ended.
+    The signal that ended the diagnosed server, or the child that its log says was the first to go.
 
-    None if the engine logged its own error: SGLang then ends itself and all its children by SIGKILL.
+    None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
     """
     found = reading.summary
     said = ""

@@ -1,4 +1,4 @@
-"""Decide which lines of a log matter, once for all lines that differ only in numbers and ids."""
+"""Which lines of a log matter, decided once for lines that differ only in numbers and ids."""
 
 from collections.abc import Callable, Mapping
 from typing import Final

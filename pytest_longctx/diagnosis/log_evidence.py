@@ -1,4 +1,4 @@
-"""Lines of the kernel, systemd, a container or Kubernetes in a log that show how a process ended."""
+"""Lines of the kernel, systemd, a container or Kubernetes in a log that tell how a process ended."""
 
 import re
 import signal

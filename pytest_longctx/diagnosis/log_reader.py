@@ -150,7 +150,7 @@ class LogReader:
         return max((boot.attention(self.lines) for boot in self.boots.values()), default=0)
 
     def _matters(self, text: str) -> bool:
-        """Whether *text*, one line or several, must be read, because an entry of the catalogue may match."""
+        """Whether the log reader must look at *text*, one line or several: an entry of the catalogue may match."""
         if "\\u" in text or self._index.matters(with_unescaped(text) if "\\" in text else text):
             return True
         return "ERROR" in text and not all(boot.errors.complaint for boot in self.boots.values() or [Boot()])
