@@ -1,4 +1,4 @@
-"""Consequences of a line that names the cause: phase, sizes, and the remedy for the engine's version."""
+"""What follows from a line that names the cause: the phase of the failure, its sizes, and the remedy for the engine's version."""
 
 from collections.abc import Mapping
 from typing import Final
