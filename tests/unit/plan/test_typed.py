@@ -245,7 +245,11 @@ def test_the_longest_that_fits(ask, word):
             "8xH100",
             "tensor parallel 8, pipeline parallel 2 needs 16 devices, and the hardware has 8",
         ),
-        ("docker run --gpus 2 --ipc=host vllm/vllm-openai M -tp 4", "8xH100", "needs 4 devices, and the hardware has 2"),
+        (
+            "docker run --gpus 2 --ipc=host vllm/vllm-openai M -tp 4",
+            "8xH100",
+            "needs 4 devices, and the hardware has 2",
+        ),
         ("CUDA_VISIBLE_DEVICES=0,1 vllm serve M -tp 4", "8xH100", "needs 4 devices, and the hardware has 2"),
         ("vllm serve M -tp 3", "8xH100", "32 attention heads cannot be divided evenly among 3 tensor-parallel devices"),
         (
@@ -259,7 +263,11 @@ def test_the_longest_that_fits(ask, word):
             "8xH100",
             "is below the context of 131,072 tokens",
         ),
-        ("vllm serve M --gpu-memory-utilization 92", "8xH100", "--gpu-memory-utilization 92.0 is not a share of the device"),
+        (
+            "vllm serve M --gpu-memory-utilization 92",
+            "8xH100",
+            "--gpu-memory-utilization 92.0 is not a share of the device",
+        ),
         ("vllm serve M --max-num-seqs 0", "8xH100", "--max-num-seqs 0 is not a whole number of at least 1"),
         ("vllm serve M --max-model-len -5", "8xH100", "--max-model-len -5 is not a number of tokens"),
         ("vllm serve M --attention-backend CUTLASS_MLA", "1xH100", "CUTLASS_MLA needs a device of Blackwell"),
