@@ -23,7 +23,7 @@ def not_seen(wait_s: float) -> Evidence | None:  # noqa: ARG001 - there is nothi
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Server:
-    """A server that is up and answers requests."""
+    """A running server that answers requests."""
 
     url: str
     model: str

@@ -198,7 +198,7 @@ class Kubernetes(toml.Table):
 
 
 class Deployment(toml.Table):
-    """One server configuration."""
+    """A server configuration, as in one TOML file: a model, the hardware that it needs, and the engine's flags."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=200)]
     title: str

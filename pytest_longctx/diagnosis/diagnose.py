@@ -1,8 +1,9 @@
 """
 Diagnose why a server failed, from its log and from how it ended. Pure: equal evidence gives an equal diagnosis.
 
-A line that names a cause counts if the engine, or the runtime below it, wrote it. Without such a line the exit code, the kernel's
-evidence and the server's gauges decide. Without any of these the class is unknown, with the first error quoted.
+A line that names a cause counts if the engine, or the runtime below it, wrote it. Without such a line the exit code,
+the kernel's evidence and the server's gauges decide. Without any of these the class is unknown, and the first error is
+quoted.
 """
 
 import re
@@ -42,27 +43,27 @@ _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of how a server ended, beside its log. ``None`` means not observed, never zero."""
+    """Evidence of how a server ended, in addition to its log. ``None`` means not observed, never zero."""
 
     exit_code: int | None = None
-    """As shells have it, 128 + N for signal N, or -N; None while it runs."""
+    """As shells report it: 128 + N for signal N, or -N; None while the process runs."""
     oom_killed: bool | None = None
-    """What a container's state says."""
+    """The OOM flag of the container's state."""
     memory_kills: tuple[str, ...] | None = None
-    """The kernel's evidence of out-of-memory kills; empty: looked for and there was none."""
+    """The kernel's evidence of out-of-memory kills; empty: searched, and none found."""
     killed_gib: float | None = None
     status: int | None = None
     """HTTP status of a refusal."""
     refusal: str | None = None
     """The text of that refusal."""
     waited_for: str | None = None
-    """What was waited for when the time was up."""
+    """What the server had not done when the time limit ended."""
     stalled: str | None = None
-    """That nothing had moved for too long, and for how long; None: it had not come to that, or nobody looked."""
+    """That no figure had changed for too long, and for how long; None: this was not reached, or not observed."""
     at_work: str | None = None
-    """That it was still at work when the time was up."""
+    """That the server was still working when the time limit ended."""
     gauges: Mapping[str, float | None] = field(default_factory=dict)
-    """The server's gauges when it was last asked: ``running``, ``waiting``."""
+    """The server's gauges at the last query: ``running``, ``waiting``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Diagnosis:
 
     kind: Kind
     outcome: Outcome | None
-    """None where nothing follows from what was seen."""
+    """None if nothing follows from the evidence."""
     phase: Phase
     cause: str
     remedy: str
@@ -80,7 +81,7 @@ class Diagnosis:
     sizes: Mapping[str, float] = field(default_factory=dict)
     evidence: tuple[str, ...] = ()
     doubt: str = ""
-    """Why it is not surer."""
+    """Why the diagnosis is not certain."""
 
     @property
     def title(self) -> str:
@@ -90,12 +91,12 @@ class Diagnosis:
         return f"{self.kind}{name} in phase {self.phase} ({PHASES[self.phase]}){sure}"
 
     def observe(self, readings: Mapping[str, float | None]) -> Observation:
-        """The diagnosis as evidence for a verdict, with what else was read of the boot."""
+        """Return the diagnosis as evidence for a verdict, with everything else that was read of the boot."""
         metrics = {**readings, **self.sizes}
         return Observation(self.outcome, metrics, self.phase, self.signature, self.kind, self.cause)
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """The rows of a printed diagnosis, each with its label: class, doubt, sizes, evidence."""
+        """Return the rows of a printed diagnosis, each with its label: class, doubt, sizes, evidence."""
         yield "class", self.title
         if self.doubt:
             yield "doubt", self.doubt
@@ -118,7 +119,7 @@ def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
 
 
 def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None]:
-    """Diagnose the state of a server from its log *reading* and the evidence *given*, and why it is not well."""
+    """Diagnose the state of a server from its log *reading* and the evidence *given*, and the reason if it is not healthy."""
     joined = _joined(reading, given)
     boot, code = reading.boot, joined.exit_code
     ended = boot.fatal_at is not None or code not in (None, 0)
@@ -136,7 +137,7 @@ def assess(reading: LogReader, given: Evidence) -> tuple[State, Diagnosis | None
 
 
 def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[str, float]] | None:
-    """Diagnose a refused request: the catalogue's id, class and sizes for *text*; None where it has none like it."""
+    """Diagnose a refused request: the id, class and sizes in the catalogue for *text*; None if no entry matches."""
     for known in catalogue.refusal:
         if match := re.search(known.regex, text):
             return known.id, known.kind, figures(match.groupdict())
@@ -144,7 +145,7 @@ def explain_refusal(catalogue: Catalogue, text: str) -> tuple[str, Kind, dict[st
 
 
 def _joined(reading: LogReader, given: Evidence) -> Evidence:
-    """Evidence to diagnose from: *given*, completed by the log's kernel, systemd, container and Kubernetes lines."""
+    """Return the evidence *given*, completed by lines of the kernel, systemd, a container or Kubernetes in the log."""
     seen = reading.evidence
     return replace(
         given,
@@ -159,7 +160,7 @@ def _memory(reading: LogReader, given: Evidence) -> bool:
 
 
 def _named(reading: LogReader, found: Failure) -> Diagnosis:
-    """The diagnosis from a log line that names the cause."""
+    """Return the diagnosis if a log line names the cause."""
     known, boot = found.signature, reading.boot
     sizes = found.metrics or named_cause.allocation_before(boot.candidates, found)
     made = Diagnosis(
@@ -180,10 +181,8 @@ def _named(reading: LogReader, found: Failure) -> Diagnosis:
 
 
 def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """
-    The diagnosis if the kernel or a container's state says that memory ran out; a counter alone counts all of
-    the host.
-    """
+    """Return the diagnosis if the kernel or a container's state reports an out-of-memory kill."""
+    # The counter alone covers all processes of the host.
     kills = (*(given.memory_kills or ()), *reading.evidence.memory)
     went = _signal(reading, given) is not None or _silent(reading)
     if not given.oom_killed and not reading.evidence.memory and not (kills and went):
@@ -201,7 +200,7 @@ def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """The diagnosis of a server stopped from outside: its log says so, or SIGTERM ended it."""
+    """Return the diagnosis of a server that was stopped from outside: its log says so, or SIGTERM ended it."""
     if by := _stops(reading, given):
         return _ended(reading, "killed", "it was stopped from outside", "certain", by)
     if given.exit_code in _TERMINATED and _signal(reading, given) == signal.SIGTERM:
@@ -210,13 +209,13 @@ def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _stops(reading: LogReader, given: Evidence) -> list[str]:
-    """Evidence for the diagnosis of a stop from outside; a failed probe before the server came up is none."""
+    """Return the evidence of a stop from outside. A failed probe before the server was ready is none."""
     boot, killed = reading.boot, given.exit_code in _KILLED
     return reading.evidence.stops(killed=killed, serves=boot.served_at is not None or bool(boot.alive_at))
 
 
 def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """The diagnosis of a server that answers, and refuses the request."""
+    """Return the diagnosis of a server that answers, and refuses the request."""
     if given.refusal is None:
         return None
     phase: Phase = "request"
@@ -235,7 +234,7 @@ def _turned_down(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _failing(reading: LogReader, status: int, refusal: str) -> Diagnosis:
-    """The diagnosis of a server that came up and answers every request with an error of its own."""
+    """Return the diagnosis of a server that was ready and answers every request with its own error."""
     logged = reading.errors.text or reading.errors.caught or reading.errors.complaint
     said = f"it came up, and answers every request with HTTP {status}: {refusal}"
     said += f"; its log: {logged}" if logged else ""
@@ -245,7 +244,7 @@ def _failing(reading: LogReader, status: int, refusal: str) -> Diagnosis:
 
 
 def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
-    """The diagnosis of a server that hung, or was too slow, when the time was up."""
+    """Return the diagnosis of a server that hung, or was too slow, when the time limit ended."""
     if given.waited_for is None:
         return None
     if given.at_work is not None:
@@ -264,7 +263,7 @@ def _stuck(reading: LogReader, given: Evidence) -> Diagnosis | None:
 
 
 def _asserted(reading: LogReader) -> Diagnosis | None:
-    """The diagnosis of a check or an operation that failed in the engine or below it, if that is the log's first error."""
+    """Return the diagnosis of a failed check or operation in the engine or below it, if that is the log's first error."""
     found = engine_error.engine_error(reading.boot)
     if found is None:
         return None
@@ -274,7 +273,7 @@ def _asserted(reading: LogReader) -> Diagnosis | None:
 
 
 def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
-    """The diagnosis of an unknown cause, with the first error of the log quoted."""
+    """Return the diagnosis of an unknown cause, which quotes the first error of the log."""
     first = reading.errors.text or reading.errors.complaint or reading.errors.native or reading.errors.caught
     number = _signal(reading, given)
     if number is not None:
@@ -296,7 +295,7 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
 
 
 def _unscheduled(reading: LogReader) -> Diagnosis:
-    """The diagnosis of a server whose requests wait while none runs: its KV cache is too small, or no line says why."""
+    """Return the diagnosis of a server whose requests wait while none runs: its KV cache is too small, or no line names why."""
     boot = reading.boot
     seen = f"its last {boot.idle_with_requests} statistics count waiting requests, none that runs, and no token"
     if not boot.holds_no_request:
@@ -311,14 +310,14 @@ def _unscheduled(reading: LogReader) -> Diagnosis:
 
 
 def _idle(reading: LogReader) -> Diagnosis | None:
-    """The diagnosis of a server that is up and does no work for its requests."""
+    """Return the diagnosis of a server that is ready and does no work for its requests."""
     if reading.boot.answers_nothing:
         return _only_refusals(reading)
     return _unscheduled(reading) if reading.boot.idle_with_requests >= _SEVERAL else _retrying(reading)
 
 
 def _retrying(reading: LogReader) -> Diagnosis | None:
-    """The diagnosis of a server whose log ends with a step that is tried again and again, and with no sign of work after it."""
+    """Return the diagnosis of a server whose log ends with a step that is retried repeatedly, without a sign of work after it."""
     boot = reading.boot
     worked_at = max(boot.worked_at, boot.served_at or 0)
     for entry, count in reading.benign():
@@ -331,7 +330,7 @@ def _retrying(reading: LogReader) -> Diagnosis | None:
 
 
 def _only_refusals(reading: LogReader) -> Diagnosis:
-    """The diagnosis of a server that is up and answers no request."""
+    """Return the diagnosis of a server that is ready and answers no request."""
     first = reading.errors.text or reading.errors.caught or reading.errors.complaint
     because = f", the first error: {first}" if first else ", and no error in the log"
     count = reading.boot.failed_requests or reading.notices["request-failed"]
@@ -354,7 +353,7 @@ def _ended(
     evidence: list[str],
     sizes: Mapping[str, float] | None = None,
 ) -> Diagnosis:
-    """The diagnosis of a server, or of one of its processes, that was seen to end."""
+    """Return the diagnosis of a server if the end of it, or of one of its processes, was observed."""
     found = reading.summary
     remedy = _REMEDIES.get(kind) or (found.remedy if found else "the log, from its first error on")
     if found is None:

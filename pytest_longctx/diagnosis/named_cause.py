@@ -23,18 +23,15 @@ WITH_ROOM: Final = (
 
 
 def phase_of(reading: LogReader, found: Failure) -> Phase:
-    """
-    The phase of the diagnosed failure: a server that serves works on a request; a log without boot facts may
-    begin late.
-    """
+    """Return the phase of the failure. A server that serves works on a request; a log without boot facts may begin late."""
     placed = found.signature.phase is not None or found.place is not None or found.kind in _WHILE_STARTING
     return when(found.phase, told=placed or reading.boot.told)
 
 
 def when(reached: Phase, *, told: bool) -> Phase:
     """
-    The phase of a diagnosed failure for the phase that the boot *reached*; *told*: something in the log speaks
-    for it, beside the lack of anything later.
+    Return the phase of a failure, for the phase that the boot *reached*. *told*: a log line shows the phase, and not
+    only the lack of later lines.
     """
     if reached == "start" and not told:
         return "unknown"
@@ -42,17 +39,17 @@ def when(reached: Phase, *, told: bool) -> Phase:
 
 
 def allocation_before(candidates: list[Failure], found: Failure) -> Mapping[str, float]:
-    """
-    The sizes of the GPU allocation that failed in the diagnosed line *found*, from the allocator's line just
-    before it.
-    """
+    """Return the sizes of the failed GPU allocation of the line *found*, from the allocator's line just before it."""
     before = [each for each in candidates if each.signature.weak and 0 <= found.order - each.order <= _NEAR_LINES]
     memory = found.kind.startswith("gpu-oom") or found.kind == "kv-cache-too-small"
     return next((each.metrics for each in reversed(before) if memory and each.kind.startswith("gpu-oom")), {})
 
 
 def doubt_of(found: Failure, *, ended: bool) -> str:
-    """Why the diagnosis from the line *found* is not surer; *ended*: the process was seen to end. Empty: it is certain."""
+    """
+    Return why the diagnosis from the line *found* is not certain; empty if it is. *ended*: the end of the process was
+    observed.
+    """
     known = found.signature
     if known.weak:
         return _GENERIC if known.raised_in or known.placed else _WEAK
@@ -63,8 +60,9 @@ def doubt_of(found: Failure, *, ended: bool) -> str:
 
 def refused_with_room(found: Failure, sizes: Mapping[str, float]) -> str:
     """
-    What contradicts a lack of memory in the diagnosed line *found*: the device had several times the memory free that was asked
-    for, and no limit of the process is told. Empty: nothing does.
+    Return what contradicts a lack of memory in the line *found*; empty if nothing does.
+
+    The device had several times the requested memory free, and the log names no limit of the process.
     """
     asked_gib, free_gib = sizes.get("allocation_gib"), sizes.get("device_free_gib")
     if not found.kind.startswith("gpu-oom") or asked_gib is None or free_gib is None or "allowed" in found.line:
@@ -77,7 +75,7 @@ def refused_with_room(found: Failure, sizes: Mapping[str, float]) -> str:
 
 
 def remedy_for(reading: LogReader, found: Failure) -> str:
-    """The diagnosis's remedy for the version that logged the failure, and after the notices in its log."""
+    """Return the remedy for the version that logged the failure, and for the notices in its log."""
     known = found.signature
     if known.after and known.after_remedy and reading.notices[known.after]:
         return known.after_remedy

@@ -69,7 +69,7 @@ class LinesCounted:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """The result of booting one deployment: either *server* or *failure* is set."""
+    """The result of booting one deployment. Either *server* or *failure* is set."""
 
     conditions: Conditions
     facts: dict[str, str]
@@ -94,7 +94,7 @@ class Boot:
         return replace(seen, metrics={**seen.metrics, **self.peaks})
 
     def weigh(self, exchange: Exchange) -> Observation:
-        """Return an exchange as evidence, with its prefill's share of the hardware's peak (if known) and the host's load."""
+        """Return an exchange as evidence, with its share of the hardware's peak (if that is known) and the load of the host."""
         seen, deployment, hardware = self._known(exchange), self.conditions.deployment, self.conditions.hardware
         if "ttft_gap_s" in seen.metrics:
             seen = replace(seen, metrics={**seen.metrics, "host_load": server_metrics.processes_per_core()})

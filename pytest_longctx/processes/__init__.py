@@ -183,7 +183,7 @@ class Process(Candidate):
         if left:
             raise LaunchError(
                 f"{self._name}: these processes of the server could not be ended: {', '.join(map(locks.described, left))}\n"
-                "  try      the kernel log (dmesg): a process that waits for a device ends when the device answers"
+                "  try      the kernel log (dmesg); a process that waits for a device cannot end before the device responds"
             )
 
     def _await_end(self, watch: ProgressCallback) -> None:

@@ -1,8 +1,8 @@
 """
 Reader of a config.json that records which keys were read.
 
-A key that was not read, has a name that memory may depend on, and holds neither nothing nor what the model's class
-assumes anyway, ends in a refusal: no formula here has looked at it.
+A key may remain that no formula here has read. If memory may depend on its name, and its value is neither empty nor the
+default of the model's class, the config is refused.
 """
 
 import math
@@ -112,7 +112,7 @@ def class_defaults() -> Mapping[str, Mapping[str, Any]]:
 
 
 class Keys:
-    """One config, or one table within it, that remembers which of its keys were read."""
+    """One config, or one table within it, that records which of its keys were read."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Keys:
         *,
         sparing: bool = False,
     ) -> None:
-        """*sparing*: the file leaves out what is as in the class, as a part of another config does."""
+        """*sparing*: the file omits values that equal those of the class, as a part of another config does."""
         self._config = config
         self._defaults = defaults or {}
         self._prefix = prefix
@@ -169,8 +169,8 @@ class Keys:
 
     def stated(self, *names: str, least: int = 1, most: int = LARGEST) -> int:
         """
-        The whole number of the first config key of *names*, as `count`, but without the class's default, unless
-        the file leaves out what is as in the class.
+        Return the whole number of the first config key of *names*, as `count`, but without the class's default unless
+        the file omits defaults.
         """
         if self._sparing:
             return self.count(*names, least=least, most=most)
@@ -238,7 +238,7 @@ class Keys:
         return Keys(value, prefix=f"{self._prefix}{key}.")
 
     def unread(self) -> str | None:
-        """A config key that was not read and that memory may depend on; None if there is none."""
+        """Return a config key that was not read and on which memory may depend; None if there is none."""
         for key, value in self._config.items():
             if key in self._read or not self._matters(key, value):
                 continue

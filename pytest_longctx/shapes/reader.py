@@ -1,4 +1,4 @@
-"""From a Hugging Face config.json to a model's shape, or to the key that is not understood."""
+"""Convert a Hugging Face config.json to a model's shape, or to the key that is not understood."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -103,9 +103,9 @@ ALIASES: Mapping[str, str] = MappingProxyType({"MiniMaxText01": "minimax_text_01
 
 def read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None = None) -> ModelShape | NotUnderstood:
     """
-    Read the model shape of *config*, or the key that is not understood; raises nothing, whatever the content.
+    Read the model shape of *config*, or the key that is not understood. Raises nothing, whatever the content.
 
-    *quantised* is what ``hf_quant_config.json`` beside it holds: ModelOpt's older place for what engines read from either.
+    *quantised* is the content of ``hf_quant_config.json`` beside it, an older file of ModelOpt that engines also read.
     """
     try:
         return _read(config, quantised)
@@ -149,7 +149,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
 
 
 def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of an Omni model that engines serve as text: its thinker, without the talker beside it."""
+    """Return the part of an Omni model that engines serve as text: its thinker, without the talker."""
     part = config.get("thinker_config")
     if config.get("model_type") not in ("qwen2_5_omni", "qwen3_omni_moe") or not isinstance(part, Mapping):
         return config
@@ -168,7 +168,7 @@ def _family(name: str) -> Callable[[Keys], Body]:
 
 
 def _unknown(name: str) -> MisreadError:
-    """The error about a *name* that no family here has."""
+    """Return the error about a *name* that is no known family."""
     if name in UNMODELLED:
         return MisreadError("model_type", f"{shown(name)} is not modelled: {UNMODELLED[name]}")
     encodes = name in ENCODER_DECODERS
@@ -208,7 +208,7 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
 
 
 def _beside(config: Mapping[str, Any]) -> str:
-    """Why a config has no type: some describe what is loaded beside a model, and name that."""
+    """Return why a config has no type: some configs describe a file that is loaded with a model, and name that model."""
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str):
         return "it is missing"

@@ -11,7 +11,7 @@ from pytest_longctx.client.state_paths.tasks import Task
 
 NOISE_FACTOR: Final = 4.0
 """
-A log-probability may differ on a path by so many times the noise of cold readings.
+Largest difference of a log-probability on a path, as a multiple of the noise of cold readings.
 
 Cold readings, one alone and one in company, differ in the shape of their batches. A path divides the prompt at other
 borders, so its rounding differs too, by the same mechanism.

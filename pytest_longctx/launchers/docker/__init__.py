@@ -72,7 +72,8 @@ class DockerLauncher:
         one, backend = launch.deployment, launch.backend
         if backend.host_flag is None:
             raise LaunchError(
-                f"--backend={backend.name} has no option for the listening address (host_flag), which a container needs"
+                f"--backend={backend.name} has no option for the listening address (host_flag), which a container needs\n"
+                "  try      --longctx-launcher=process, or a backend that sets host_flag"
             )
         run_id, key = secrets.token_hex(16), secrets.token_urlsafe(24)
         port = free_port(one.flags.get("port"))

@@ -1,4 +1,4 @@
-"""What ``architectures`` of a config.json says: engines choose the class by it, and not by ``model_type``."""
+"""The class that ``architectures`` of a config.json names. Engines choose the model class by it, not by ``model_type``."""
 
 import re
 
@@ -29,17 +29,17 @@ _HEADLESS = re.compile(
 
 
 def names(k: Keys) -> list[str]:
-    """The classes that a config names; none if ``architectures`` is no list."""
+    """Return the classes that a config names; empty if ``architectures`` is no list."""
     found = k.raw("architectures")
     return [each for each in found if isinstance(each, str)] if isinstance(found, list | tuple) else []
 
 
 def check(k: Keys, family: str, *, plain: bool) -> None:
     """
-    Refuse a config whose class is a draft head, or is dense beside the type of a mixture (and the reverse). Raises
+    Refuse a config whose class is a draft head, or whose class and *family* disagree about a mixture of experts. Raises
     `MisreadError`.
 
-    *plain* is whether *family* is dense and attends in every layer.
+    *plain* is whether *family* is dense and has attention in every layer.
     """
     for name in names(k)[:1]:
         if _DRAFTS.search(name):
@@ -49,7 +49,7 @@ def check(k: Keys, family: str, *, plain: bool) -> None:
 
 
 def check_causal(k: Keys) -> None:
-    """Refuse a config, or the text part of one, with bidirectional attention: engines keep no KV cache for it."""
+    """Refuse a config, or its text part, with bidirectional attention: engines keep no KV cache for it."""
     if k.raw("is_causal") is False:
         raise k.refuse("is_causal", "a model with bidirectional attention has no KV cache and is not modelled")
     for name in names(k)[:1]:
@@ -58,7 +58,7 @@ def check_causal(k: Keys) -> None:
 
 
 def loaded(k: Keys, outside: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The tensors *outside* the layers that the class of a config loads: a classifier has no output table."""
+    """Return the tensors *outside* the layers that the class of a config loads. A classifier has no output table."""
     if any(_HEADLESS.search(name) for name in names(k)[:1]):
         return tuple(tensor for tensor in outside if not tensor.name.startswith("lm_head"))
     return outside

@@ -89,9 +89,9 @@ def test_what_takes_none_off_leaves_it_decided(ask):
 @pytest.mark.parametrize(
     ("connector", "said"),
     [
-        ("TPUConnector", "no connector of vLLM's own"),
-        ("LMCacheConnectorV1", "keeps tokens on the host"),
-        ("OffloadingConnector", "keeps tokens on the host"),
+        ("TPUConnector", "is not one of vLLM's own connectors"),
+        ("LMCacheConnectorV1", "keeps KV cache in host memory"),
+        ("OffloadingConnector", "keeps KV cache in host memory"),
     ],
 )
 def test_a_connector_whose_memory_is_not_counted_is_named(connector, said, ask):
