@@ -119,7 +119,9 @@ def _unscaled(asked: Asked, facts: Facts) -> str:
     if asked.engine == "sglang" and any("original_max_position_embeddings" in table for table in found):
         return " (SGLang does not multiply them by a factor beside original_max_position_embeddings)"
     if asked.engine == "vllm" and any(context_length.kind(table) == "yarn" for table in found):
-        return " (since 0.30 vLLM does not multiply them by YaRN's factor; max_position_embeddings is to be the product)"
+        return (
+            " (since 0.30 vLLM does not multiply them by YaRN's factor; max_position_embeddings is to be the product)"
+        )
     return ""
 
 
