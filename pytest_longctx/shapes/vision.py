@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pytest_longctx.shapes.keys import Keys
+from pytest_longctx.shapes.keys import Keys, class_defaults
 from pytest_longctx.shapes.refusal import MisreadError
 
 _GLM4V = ("glm4v", "glm4v_moe", "glm46v")
@@ -54,7 +54,7 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
         table = config.get(key)
         if not isinstance(table, Mapping) or not table:
             continue
-        found = _counted(Keys(table, prefix=f"{key}."), config, text_hidden, key)
+        found = _counted(_whole(table, key, config), config, text_hidden, key)
         if found is None:
             notes.append(f"{key} is not counted")
             total = None
@@ -64,6 +64,18 @@ def towers(config: Mapping[str, Any], text_hidden: int) -> tuple[int | None, tup
         notes.append("there is no vision_config: its tower is not counted")
         total = None
     return total, tuple(notes)
+
+
+def _whole(table: Mapping[str, Any], key: str, config: Mapping[str, Any]) -> Keys:
+    """A tower's *table* with what its class assumes where the file says nothing. Some wholes choose the class themselves."""
+    kind = _TOWER_OF.get(str(config.get("model_type")), table.get("model_type")) if "vision" in key else None
+    if kind not in class_defaults():
+        return Keys(table, prefix=f"{key}.")
+    return Keys({**table, "model_type": kind}, class_defaults()[str(kind)], f"{key}.")
+
+
+_TOWER_OF: Mapping[str, str] = {"gemma4": "gemma4_vision"}
+"""The type of the tower, by that of a whole which looks at no other."""
 
 
 def _counted(k: Keys, config: Mapping[str, Any], text_hidden: int, key: str) -> int | None:
@@ -213,6 +225,8 @@ def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
         outer in ("llava", "llava_next", "llava_next_video") and isinstance(layers, list) and layers
     ):  # reads several layers side by side
         return (hidden * len(layers) + text_hidden) * text_hidden
+    if outer == "chatglm":  # GLM-4V: a convolution joins four patches, then a gated layer as wide as those of the text
+        return 4 * hidden * text_hidden + text_hidden * text_hidden + 3 * text_hidden * k.count("ffn_hidden_size")
     if outer == "minimax_m3_vl":  # of each patch, then of four together
         width = k.count("projector_hidden_size", default=text_hidden)
         return hidden * width + text_hidden * width * 2 + k.count("merged_hidden_size", default=4 * text_hidden) * width

@@ -19,6 +19,8 @@ _DENSE = frozenset(
         "Phi3ForCausalLM",
     }
 )
+_SIGHTLESS = {"ChatGLMModel": "GLM4VForCausalLM", "ChatGLMForConditionalGeneration": "GLM4VForCausalLM"}
+"""Classes of the text part alone, and the class that loads a tower with it; engines refuse them for a file with both."""
 _MIXED = re.compile(r"(Mixtral|Moe|MoE|Deepseek|DeepSeek|Jamba|Mamba|GptOss)\w*ForCausalLM")
 _BOTH_WAYS = re.compile(r"Bidirectional")
 """Classes with bidirectional attention."""
@@ -42,6 +44,8 @@ def check(k: Keys, family: str, *, plain: bool) -> None:
     *plain* is whether *family* is dense and attends in every layer.
     """
     for name in names(k)[:1]:
+        if name in _SIGHTLESS and k.raw("vision_config"):
+            raise k.refuse("architectures", f"{name} has no tower, and the file describes one: {_SIGHTLESS[name]} has")
         if _DRAFTS.search(name):
             raise k.refuse("architectures", f"{name} is a draft head, which no engine serves by itself")
         if (name in _DENSE and not plain) or (_MIXED.fullmatch(name) and plain):

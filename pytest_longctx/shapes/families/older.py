@@ -248,6 +248,8 @@ def _bailing(k: Keys) -> Body:
         "image_patch_token",
     ):
         k.raw(name)
+    if not k.flag("moe_router_enable_shared_expert", default=True):
+        raise k.refuse("moe_router_enable_shared_expert", "shared experts that are switched off are not modelled")
     if k.raw("norm_head"):
         raise k.refuse("norm_head", "it is not modelled for this family")
     return Decoder(
