@@ -59,7 +59,7 @@ def by_default(engine: str, config: Mapping[str, Any], longest: int) -> int:
     LongRoPE.
     """
     text = next((config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), Mapping)), config)
-    if engine == "vllm" and any(kind(table) == "longrope" for table in tables(text)):
+    if engine == "vllm" and any(kind(table) in ("longrope", "su") for table in tables(text)):
         return _whole(text.get("original_max_position_embeddings")) or longest
     return longest
 

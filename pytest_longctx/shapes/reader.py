@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.shapes import rotary, spans, vision
+from pytest_longctx.shapes import rotary, spans, ties, vision
 from pytest_longctx.shapes.families import classes
 from pytest_longctx.shapes.families.compressed import COMPRESSED
 from pytest_longctx.shapes.families.convolved import CONVOLVED
@@ -155,7 +155,7 @@ def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return config
     kept = {
         key: config[key]
-        for key in ("model_type", "architectures", "quantization_config", "torch_dtype", "dtype")
+        for key in ("model_type", "architectures", "quantization_config", "torch_dtype", "dtype", ties.KEY)
         if key in config
     }
     return {**part, **kept}
@@ -201,10 +201,7 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
     if not isinstance(chosen, str):
         raise MisreadError("text_config.model_type", "it is missing" if inner is None else f"it is {shown(inner)}")
     chosen = TEXT_OF.get(chosen, chosen) if chosen not in FAMILIES else chosen
-    merged = dict(part)
-    if "tie_word_embeddings" not in merged and "tie_word_embeddings" in config:
-        merged["tie_word_embeddings"] = config["tie_word_embeddings"]
-    return merged, ALIASES.get(chosen, chosen)
+    return {**part, **ties.tie(name, config, part)}, ALIASES.get(chosen, chosen)
 
 
 def _beside(config: Mapping[str, Any]) -> str:

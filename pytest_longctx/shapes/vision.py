@@ -253,7 +253,15 @@ def _qwen2_join(k: Keys, merged: int, text_hidden: int) -> int:
     return merged * (merged + (k.maybe("hidden_size") or text_hidden))
 
 
+def _llama4_join(k: Keys, _: int, text_hidden: int) -> int:
+    """Llama 4: patches shuffled into channels, two layers, and a projection."""
+    behind, out = k.count("projector_output_dim", default=4096), k.count("vision_output_dim", default=7680)
+    shuffled = k.count("intermediate_size")
+    return shuffled * k.count("projector_input_dim", default=4096) + behind * behind + out * text_hidden
+
+
 _JOINS: Mapping[str, Callable[[Keys, int, int], int]] = {
+    "llama4": _llama4_join,
     **dict.fromkeys((*_GLM4V, "glm5_next"), _glm_join),
     **dict.fromkeys(("ernie4_5_vl_moe", "ernie4_5_moe_vl"), _ernie_join),
     "qwen2_vl": _qwen2_join,

@@ -47,4 +47,5 @@ def test_no_key_is_no_length():
 def test_vllm_starts_a_longrope_with_its_original_length():
     config = {"rope_scaling": {"rope_type": "longrope"}, "original_max_position_embeddings": 4096}
     assert by_default("vllm", config, 131_072) == 4096
+    assert by_default("vllm", {**config, "rope_scaling": {"type": "su"}}, 131_072) == 4096  # its first name
     assert by_default("sglang", config, 131_072) == 131_072
