@@ -30,7 +30,7 @@ def held() -> dict[str, dict[str, Any]]:
 
 def classes() -> Mapping[str, type]:
     """The classes of the installed transformers, by model type."""
-    from transformers import CONFIG_MAPPING  # noqa: PLC0415  # seconds, for this alone
+    from transformers import CONFIG_MAPPING  # seconds, for this alone
 
     return CONFIG_MAPPING
 
@@ -52,7 +52,7 @@ def table(name: str, cls: type, keys: Mapping[str, Any] | None) -> dict[str, Any
 
 def lines(names: list[str]) -> Iterator[str]:
     """The file, with tables of *names* besides those that it has."""
-    import transformers  # noqa: PLC0415  # as above
+    import transformers  # as above
 
     known, mapped = held(), classes()
     yield f"# Defaults of transformers {transformers.__version__}; written by python -m tests.class_defaults."

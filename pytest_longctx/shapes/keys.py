@@ -73,7 +73,8 @@ HARMLESS = frozenset(
     layer_rope_theta embedding_initializer_range use_moe need_fp32_gate zero_centered yarn_only_types norm_expert_weight
     attention_dropout_rate hidden_dropout_rate layer_dropout moe_every_n_layer ffn_dropout use_kda_kernel
     use_qkv_parallel ffn_hidden_act num_expert_groups moe_capacity moe_gate n_ctx mla_scale_q_lora mla_scale_kv_lora
-    moe_router_bias moe_router_activation layer_switch context_window_size prefill_chunk_size use_embedding_sharing use_parallel_embedding mlp_type rope_position_ids
+    moe_router_bias moe_router_activation layer_switch use_embedding_sharing use_parallel_embedding mlp_type rope_position_ids
+    context_window_size prefill_chunk_size
     """.split()  # noqa: SIM905  # words are easier to read than a list of strings
 )
 """Keys on which memory does not depend, although their names suggest it."""
@@ -106,7 +107,7 @@ MOST_LAYERS = 4096
 
 @cache
 def class_defaults() -> Mapping[str, Mapping[str, Any]]:
-    """Default values of each model type's class for keys that are missing in a config.json; made by ``tests/class_defaults.py``."""
+    """Default values of each model type's class for keys that a config.json lacks; made by ``tests/class_defaults.py``."""
     text = (Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8")
     return MappingProxyType(tomllib.loads(text))
 

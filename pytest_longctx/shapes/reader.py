@@ -125,6 +125,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
         raise MisreadError("is_encoder_decoder", "encoder-decoder models are not modelled")
     text, name = _text(config, outer)
     nested = text is not config
+    text = ties.settled(name, text)
     prefix = "text_config." if nested else ""
     # A class that writes a part of a config writes its type and what differs from its defaults.
     keys = Keys(text, class_defaults().get(name, {}), prefix, sparing=nested and "model_type" in text)

@@ -143,8 +143,11 @@ def _telechat(k: Keys) -> Body:
     whole = k.count("hidden_size") // k.count("n_head", "num_attention_heads")
     if k.count("hidden_size_per_attention_head", default=whole) != whole:
         raise k.refuse("hidden_size_per_attention_head", "its class divides the hidden size by the heads")
-    ends = lambda k, b: (Tensor("o_proj.bias", b.hidden), Tensor("down_proj.bias", b.hidden))  # noqa: E731
-    return Decoder(additions=ends)(k)
+    return Decoder(additions=_biases_behind)(k)
+
+
+def _biases_behind(_: Keys, b: Basics) -> tuple[Tensor, ...]:
+    return (Tensor("self_attn.o_proj.bias", b.hidden), Tensor("mlp.down_proj.bias", b.hidden))
 
 
 _EXAONE4 = Decoder(qk_norm="head", attends=spans.every("sliding_window_pattern", 4))
