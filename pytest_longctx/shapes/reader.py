@@ -133,6 +133,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     for part in (outer, keys):
         classes.check_causal(part)
     classes.check(outer, name, plain=name in PLAIN)
+    classes.check_width(keys, name)
     body = family(keys)
     outside = classes.loaded(outer, body.outside)
     scheme = with_experts(read_scheme(_quantised(keys, outer, quantised)), keys)

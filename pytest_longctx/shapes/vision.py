@@ -216,6 +216,31 @@ def _side(k: Keys, key: str) -> int | None:
     return k.maybe(key)
 
 
+def _mistral3_join(k: Keys, hidden: int, text_hidden: int) -> int:
+    """Mistral 3: merges patches, then two projections."""
+    side = k.count("spatial_merge_size", default=2)
+    return hidden * side * side * hidden + hidden * text_hidden + text_hidden * text_hidden
+
+
+def _glm4v_old_join(k: Keys, hidden: int, text_hidden: int) -> int:
+    """GLM-4V: a convolution joins four patches, then a gated layer as wide as those of the text."""
+    return 4 * hidden * text_hidden + text_hidden * text_hidden + 3 * text_hidden * k.count("ffn_hidden_size")
+
+
+def _minimax_join(k: Keys, hidden: int, text_hidden: int) -> int:
+    """MiniMax M3: projections of each patch, then of four together."""
+    width = k.count("projector_hidden_size", default=text_hidden)
+    return hidden * width + text_hidden * width * 2 + k.count("merged_hidden_size", default=4 * text_hidden) * width
+
+
+_JOINS_OF_WHOLE: Mapping[str, Callable[[Keys, int, int], int]] = {
+    "mistral3": _mistral3_join,
+    "chatglm": _glm4v_old_join,
+    "minimax_m3_vl": _minimax_join,
+}
+"""Parameters of the projections whose sizes are in the whole config, by its type, from the widths of tower and text."""
+
+
 def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     """The projections of those types whose sizes are in the whole config; 0 of others."""
     if outer in ("smolvlm", "idefics3"):  # shuffles patches into channels
@@ -225,11 +250,8 @@ def _squeezed(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
         outer in ("llava", "llava_next", "llava_next_video") and isinstance(layers, list) and layers
     ):  # reads several layers side by side
         return (hidden * len(layers) + text_hidden) * text_hidden
-    if outer == "chatglm":  # GLM-4V: a convolution joins four patches, then a gated layer as wide as those of the text
-        return 4 * hidden * text_hidden + text_hidden * text_hidden + 3 * text_hidden * k.count("ffn_hidden_size")
-    if outer == "minimax_m3_vl":  # of each patch, then of four together
-        width = k.count("projector_hidden_size", default=text_hidden)
-        return hidden * width + text_hidden * width * 2 + k.count("merged_hidden_size", default=4 * text_hidden) * width
+    if join := _JOINS_OF_WHOLE.get(str(outer)):
+        return join(k, hidden, text_hidden)
     if outer not in ("lfm2_vl", "cohere2_vision", "aya_vision"):
         return 0
     side = k.count("downsample_factor", default=2)
@@ -282,8 +304,6 @@ def _bridge(k: Keys, outer: object, hidden: int, text_hidden: int) -> int:
     if out:
         deep = k.sequence("deepstack_visual_indexes") or ()
         return (1 + len(deep)) * merged * (merged + out)
-    if outer == "mistral3":
-        return merged * hidden + hidden * text_hidden + text_hidden * text_hidden
     if outer in ("llava", "llava_next", "llava_next_video", "llava_onevision", "internvl", "internvl_chat"):
         return (merged if "internvl" in str(outer) else hidden) * text_hidden + text_hidden * text_hidden
     return merged * (merged + text_hidden) if outer in ("kimi_k25", "kimi_vl") else hidden * text_hidden

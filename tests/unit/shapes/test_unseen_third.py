@@ -113,3 +113,39 @@ def test_a_refusal_of_the_third_set_names_its_key(name: str) -> None:
 @pytest.mark.parametrize("name", NO_PLAN)
 def test_what_no_engine_serves_is_not_planned(name: str) -> None:
     assert isinstance(read(CASES[name]["config"]), NotUnderstood)
+
+
+@pytest.mark.parametrize(("name", "key"), [("MiMo-7B-RL", "head_dim"), ("glm-4-9b-chat-1m", "kv_channels")])
+def test_a_width_of_heads_that_vllm_does_not_look_at_is_refused(name: str, key: str) -> None:
+    refused = read({**CASES[name]["config"], key: 64})
+    assert isinstance(refused, NotUnderstood)
+    assert refused.key == key
+
+
+def test_shared_experts_that_the_file_does_not_count_are_refused() -> None:
+    config = CASES["Ling-lite-1.5"]["config"]
+    two, one = read(config), read({**config, "num_shared_experts": 1})
+    assert isinstance(two, ModelShape)
+    assert isinstance(one, ModelShape)
+    assert two.parameters - one.parameters == 28 * 3 * 2048 * 1408
+    refused = read({key: value for key, value in config.items() if key != "num_shared_experts"})
+    assert isinstance(refused, NotUnderstood)
+    assert refused.key == "num_shared_experts"
+
+
+def test_a_size_that_is_said_twice_is_to_be_the_same() -> None:
+    config = CASES["falcon-rw-1b"]["config"]
+    assert (config["n_head"], config["num_attention_heads"]) == (32, 32)
+    assert isinstance(read(config), ModelShape)
+    refused = read({**config, "n_head": 16})
+    assert isinstance(refused, NotUnderstood)
+    assert refused.key == "n_head"
+
+
+def test_glm_4v_needs_the_class_with_its_tower() -> None:
+    config = CASES["glm-4v-9b"]["config"]
+    refused, shape = read(config), read({**config, "architectures": ["GLM4VForCausalLM"]})
+    assert isinstance(refused, NotUnderstood)
+    assert "GLM4VForCausalLM" in refused.why
+    assert isinstance(shape, ModelShape)
+    assert shape.parameters == pytest.approx(13_906_320_896, rel=0.002)
