@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_longctx.shapes import rotary, spans, ties, vision
-from pytest_longctx.shapes.families import classes
+from pytest_longctx.shapes import rotary, spans, vision
+from pytest_longctx.shapes.families import classes, ties
 from pytest_longctx.shapes.families.compressed import COMPRESSED
 from pytest_longctx.shapes.families.convolved import CONVOLVED
 from pytest_longctx.shapes.families.hybrid import HYBRID
