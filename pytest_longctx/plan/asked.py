@@ -114,7 +114,9 @@ def of_start(start: Start, given: Given) -> Asked:
         read.flags,
         (*read.problems, *strays),
         start=start,
-        foreign=next((why for word, why in _FOREIGN.items() if word in start.words), "") or _left_open(read),
+        foreign=next((why for word, why in _FOREIGN.items() if word in start.words), "")
+        or _overlooked(start)
+        or _left_open(read),
         notes=(note,) if note else (),
     )
     return _with_model(made, given, read)
@@ -245,7 +247,7 @@ def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
     """Read the flags of *start*, with the flags of its ``--config`` file before them."""
     read = flags.read(row, start.words)
     place = read.flags.get("config")
-    if not isinstance(place, str) or not place:
+    if not isinstance(place, str) or not place or _overlooked(start):
         return read
     content = next(iter(manifests.read(Path(place).expanduser())), None)
     if not isinstance(content, Mapping):
@@ -253,6 +255,14 @@ def _with_config_file(row: EngineVersion, start: Start) -> ReadFlags:
     words = list(start.words)
     cut = 1 if start.engine == "vllm" and words and not words[0].startswith("-") else 0
     return flags.read(row, [*words[:cut], *flags.words_of_config(content), *words[cut:]])
+
+
+def _overlooked(start: Start) -> str:
+    """Why the file of flags of *start* is not read: both engines look for ``--config`` as a word of its own."""
+    joined = next((word for word in start.words if word.startswith("--config=")), None)
+    if joined is None or "--config" in start.words:
+        return ""
+    return f"{start.engine} overlooks {joined}: it reads a file of flags only where --config is a word of its own"
 
 
 def _with_model(made: Asked, given: Given, read: ReadFlags) -> Asked:

@@ -14,7 +14,7 @@ from pytest_longctx.deployments.hardware import KINDS
 from pytest_longctx.deployments.models import Beyond
 from pytest_longctx.deployments.shape import Shape
 from pytest_longctx.plan import hosts, parallel, refusals, uncounted
-from pytest_longctx.plan.asked import Asked, cached, model_for, planned_range
+from pytest_longctx.plan.asked import Asked, cached, model_for, planned_range, within
 from pytest_longctx.plan.parallel import Spread
 from pytest_longctx.plan.place import Place
 from pytest_longctx.plan.refusals import Facts, Refusal
@@ -159,7 +159,8 @@ def _longest(asked: Asked, found: object) -> int | None:
         return None
     positions = getattr(found, "rope_positions", 0) or getattr(getattr(found, "whole", None), "rope_positions", 0)
     if isinstance(asked.config, Mapping):
-        return context_length.derived(asked.engine, asked.config, positions)
+        included = within(asked.version, context_length.YARN_IS_INCLUDED)
+        return context_length.derived(asked.engine, asked.config, positions, yarn_included=included)
     return positions or None
 
 
@@ -169,6 +170,8 @@ def _length(asked: Asked, longest: int | None) -> tuple[int | None, str]:
         return given, "as asked"
     if longest is None and asked.known:
         longest = shape.known()[asked.known].rope_positions or None
+    if longest is None and asked.engine == "vllm" and isinstance(asked.config, Mapping):
+        return context_length.ASSUMED_BY_VLLM, "assumed by vLLM, because config.json has none"
     if longest is None:
         return None, "not given, and config.json has none"
     usual = (

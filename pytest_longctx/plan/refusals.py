@@ -97,7 +97,10 @@ def _positions(asked: Asked, facts: Facts) -> Refusal | None:
     if asked.env.get(variable, "").lower() in ("1", "true"):
         return None
     told = "--hf-overrides" if asked.engine == "vllm" else "--json-model-override-args"
-    advice = f"a scaling of the positions ({told} with rope_parameters or rope_scaling), or {variable}=1"
+    advice = (
+        f"a scaling of the positions ({told} with rope_parameters or rope_scaling, and max_position_embeddings), "
+        f"or {variable}=1"
+    )
     name, said = (
         asked.length_flag.replace("-", "_"),
         f"the {longest:,} positions that {asked.engine} derives (max_position_embeddings, scaling)",
@@ -117,9 +120,14 @@ _LONGER = {"vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "sglang": "SGLANG_ALLOW_OVER
 
 def _unscaled(asked: Asked, facts: Facts) -> str:
     text = facts.config.get("text_config", facts.config) if isinstance(facts.config, Mapping) else {}
-    tables = context_length.tables(text) if asked.engine == "sglang" and isinstance(text, Mapping) else []
-    named = any("original_max_position_embeddings" in table for table in tables)
-    return " (SGLang does not multiply them by a factor beside original_max_position_embeddings)" if named else ""
+    found = context_length.tables(text) if isinstance(text, Mapping) else []
+    if asked.engine == "sglang" and any("original_max_position_embeddings" in table for table in found):
+        return " (SGLang does not multiply them by a factor beside original_max_position_embeddings)"
+    if asked.engine == "vllm" and any(context_length.kind(table) == "yarn" for table in found):
+        return (
+            " (since 0.30 vLLM does not multiply them by YaRN's factor; max_position_embeddings is to be the product)"
+        )
+    return ""
 
 
 def _devices(asked: Asked, facts: Facts) -> Refusal | None:

@@ -74,6 +74,7 @@ HARMLESS = frozenset(
     attention_dropout_rate hidden_dropout_rate layer_dropout moe_every_n_layer ffn_dropout use_kda_kernel
     use_qkv_parallel ffn_hidden_act num_expert_groups moe_capacity moe_gate n_ctx mla_scale_q_lora mla_scale_kv_lora
     moe_router_bias moe_router_activation layer_switch use_embedding_sharing use_parallel_embedding mlp_type rope_position_ids
+    context_window_size prefill_chunk_size
     """.split()  # noqa: SIM905  # words are easier to read than a list of strings
 )
 """Keys on which memory does not depend, although their names suggest it."""
@@ -106,7 +107,7 @@ MOST_LAYERS = 4096
 
 @cache
 def class_defaults() -> Mapping[str, Mapping[str, Any]]:
-    """Default values of each model type's class for keys that are missing in a config.json; made by ``make_defaults.py``."""
+    """Default values of each model type's class for keys that a config.json lacks; made by ``tests/class_defaults.py``."""
     text = (Path(__file__).parent / "defaults.toml").read_text(encoding="utf-8")
     return MappingProxyType(tomllib.loads(text))
 
@@ -159,12 +160,19 @@ class Keys:
 
     def _first(self, names: Sequence[str]) -> tuple[str, Any] | None:
         """The first config key of *names* that the file has, else the first for which the class has a default."""
-        for name in names:
-            if self.has(name):
-                return name, self._config[name]
+        if (found := self._in_file(names)) is not None:
+            return found
         for name in names:
             if name not in self._config and name in self._defaults:
                 return name, self._defaults[name]
+        return None
+
+    def _in_file(self, names: Sequence[str]) -> tuple[str, Any] | None:
+        """The first config key of *names* that the file has. Others of them that say the same are read with it."""
+        for name in names:
+            if self.has(name):
+                self._read.update(other for other in names if self._config.get(other) == self._config[name])
+                return name, self._config[name]
         return None
 
     def stated(self, *names: str, least: int = 1, most: int = LARGEST) -> int:
@@ -174,9 +182,8 @@ class Keys:
         """
         if self._sparing:
             return self.count(*names, least=least, most=most)
-        for name in names:
-            if self.has(name):
-                return self._whole(name, self._config[name], least, most)
+        if (found := self._in_file(names)) is not None:
+            return self._whole(*found, least, most)
         raise self.refuse(names[0], "it is missing, and the model's size depends on it")
 
     def maybe(self, *names: str, least: int = 0) -> int | None:

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_longctx.shapes import rotary, spans, vision
-from pytest_longctx.shapes.families import classes
+from pytest_longctx.shapes.families import classes, ties
 from pytest_longctx.shapes.families.compressed import COMPRESSED
 from pytest_longctx.shapes.families.convolved import CONVOLVED
 from pytest_longctx.shapes.families.hybrid import HYBRID
@@ -125,6 +125,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
         raise MisreadError("is_encoder_decoder", "encoder-decoder models are not modelled")
     text, name = _text(config, outer)
     nested = text is not config
+    text = ties.settled(name, text)
     prefix = "text_config." if nested else ""
     # A class that writes a part of a config writes its type and what differs from its defaults.
     keys = Keys(text, class_defaults().get(name, {}), prefix, sparing=nested and "model_type" in text)
@@ -132,6 +133,7 @@ def _read(config: Mapping[str, Any], quantised: Mapping[str, Any] | None) -> Mod
     for part in (outer, keys):
         classes.check_causal(part)
     classes.check(outer, name, plain=name in PLAIN)
+    classes.check_width(keys, name)
     body = family(keys)
     outside = classes.loaded(outer, body.outside)
     scheme = with_experts(read_scheme(_quantised(keys, outer, quantised)), keys)
@@ -155,7 +157,7 @@ def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
         return config
     kept = {
         key: config[key]
-        for key in ("model_type", "architectures", "quantization_config", "torch_dtype", "dtype")
+        for key in ("model_type", "architectures", "quantization_config", "torch_dtype", "dtype", ties.KEY)
         if key in config
     }
     return {**part, **kept}
@@ -201,10 +203,7 @@ def _text(config: Mapping[str, Any], outer: Keys) -> tuple[Mapping[str, Any], st
     if not isinstance(chosen, str):
         raise MisreadError("text_config.model_type", "it is missing" if inner is None else f"it is {shown(inner)}")
     chosen = TEXT_OF.get(chosen, chosen) if chosen not in FAMILIES else chosen
-    merged = dict(part)
-    if "tie_word_embeddings" not in merged and "tie_word_embeddings" in config:
-        merged["tie_word_embeddings"] = config["tie_word_embeddings"]
-    return merged, ALIASES.get(chosen, chosen)
+    return {**part, **ties.tie(name, config, part)}, ALIASES.get(chosen, chosen)
 
 
 def _beside(config: Mapping[str, Any]) -> str:

@@ -19,6 +19,15 @@ _DENSE = frozenset(
         "Phi3ForCausalLM",
     }
 )
+_SIGHTLESS = {"ChatGLMModel": "GLM4VForCausalLM", "ChatGLMForConditionalGeneration": "GLM4VForCausalLM"}
+"""Classes of the text part alone, and the class that loads a tower with it; engines refuse them for a file with both."""
+_DIVIDES = frozenset(
+    (
+        *("qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "mimo", "internlm2", "orion", "minicpm"),
+        *("stablelm", "chatglm", "olmoe"),
+    )
+)
+"""Types whose class in vLLM 0.32 does not look at the width of a head."""
 _MIXED = re.compile(r"(Mixtral|Moe|MoE|Deepseek|DeepSeek|Jamba|Mamba|GptOss)\w*ForCausalLM")
 _BOTH_WAYS = re.compile(r"Bidirectional")
 """Classes with bidirectional attention."""
@@ -42,10 +51,23 @@ def check(k: Keys, family: str, *, plain: bool) -> None:
     *plain* is whether *family* is dense and has attention in every layer.
     """
     for name in names(k)[:1]:
+        if name in _SIGHTLESS and k.raw("vision_config"):
+            raise k.refuse("architectures", f"{name} has no tower, and the file describes one: {_SIGHTLESS[name]} has")
         if _DRAFTS.search(name):
             raise k.refuse("architectures", f"{name} is a draft head, which no engine serves by itself")
         if (name in _DENSE and not plain) or (_MIXED.fullmatch(name) and plain):
             raise k.refuse("architectures", f"{name} is no class of a model of type {shown(family)}")
+
+
+def check_width(k: Keys, family: str) -> None:
+    """Refuse heads of a width of their own where vLLM's class divides the hidden size. Raises `MisreadError`."""
+    if family not in _DIVIDES:
+        return
+    width, heads = k.maybe("head_dim", "kv_channels", least=1), k.maybe("num_attention_heads", least=1)
+    hidden = k.maybe("hidden_size", least=1)
+    if width and heads and hidden and width != hidden // heads:
+        said = f"heads of {width} are not {hidden} by {heads}, as which vLLM takes them"
+        raise k.refuse("head_dim" if k.has("head_dim") else "kv_channels", said)
 
 
 def check_causal(k: Keys) -> None:

@@ -112,7 +112,9 @@ def test_sglang_does_not_multiply_positions_beside_the_original_ones(ask):
         **LLAMA_8B,
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 131_072},
     }
-    assert ask("vllm serve M --max-model-len 256k", model=yarn).boot.refusals == ()
+    assert ask("docker run vllm/vllm-openai:v0.29.0 --model M --max-model-len 256k", model=yarn).boot.refusals == ()
+    newer = ask("docker run vllm/vllm-openai:v0.30.0 --model M --max-model-len 256k", model=yarn)
+    assert "since 0.30 vLLM does not multiply them" in newer.headline
     refused = ask("sglang serve --model M --context-length 256k", model=yarn)
     assert "SGLang does not multiply them" in refused.headline
 

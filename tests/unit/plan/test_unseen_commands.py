@@ -13,7 +13,11 @@ from pytest_longctx.plan.uncounted import memory_variables
 from tests.unit.factories import LLAMA_8B
 
 DATA = Path(__file__).parent.parent.parent / "data"
-CASES = json.loads((DATA / "unseen_commands.json").read_text(encoding="utf-8"))
+CASES = [
+    case
+    for file in ("unseen_commands.json", "unseen_commands_third.json")
+    for case in json.loads((DATA / file).read_text(encoding="utf-8"))
+]
 CONFIGS = {
     "LLAMA_8B": LLAMA_8B,
     **{
