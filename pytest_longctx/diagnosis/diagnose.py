@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from pytest_longctx.diagnosis import engine_error, named_cause
 from pytest_longctx.diagnosis.boot_state import Failure
-from pytest_longctx.diagnosis.log_evidence import signal_name, signal_of_banner, silent, what_would_tell
+from pytest_longctx.diagnosis.log_evidence import ProcessEnd, signal_name, silent, what_would_tell
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES, Catalogue, Phase, figures
 from pytest_longctx.measures import MEASURES
@@ -35,6 +35,9 @@ _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.
 _TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 """A parent ends its own children so, too: what a log says of a child's signal is no sign of a stop from outside."""
 _NO_KILL = "the kernel counted no out-of-memory kill"
+_DAEMON = (
+    "a memory daemon outside the kernel (systemd-oomd, earlyoom) ends processes in this way too, and logs it itself"
+)
 _NOT_LIMITED = "the container's state: not OOMKilled"
 _NO_ERROR: Final = "unknown: no line of the log is one that is known as an error"
 _UNREAD = "the kernel's record of out-of-memory kills cannot be read here"
@@ -51,6 +54,8 @@ class Evidence:
     memory_kills: tuple[str, ...] | None = None
     """The kernel's evidence of out-of-memory kills; empty: looked for and there was none."""
     killed_gib: float | None = None
+    process_ends: tuple[ProcessEnd, ...] = ()
+    """Other processes of the server that signals ended, the first one first; empty if none was seen."""
     status: int | None = None
     """HTTP status of a refusal."""
     refusal: str | None = None
@@ -185,7 +190,7 @@ def _starved(reading: LogReader, given: Evidence) -> Diagnosis | None:
     the host.
     """
     kills = (*(given.memory_kills or ()), *reading.evidence.memory)
-    went = _signal(reading, given) is not None or _silent(reading)
+    went = _signal(reading, given) is not None or named_cause.silent(reading)
     if not given.oom_killed and not reading.evidence.memory and not (kills and went):
         return None
     end = "it still runs" if given.exit_code is None else f"exit code {given.exit_code}"
@@ -204,9 +209,20 @@ def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
     """The diagnosis of a server stopped from outside: its log says so, or SIGTERM ended it."""
     if by := _stops(reading, given):
         return _ended(reading, "killed", "it was stopped from outside", "certain", by)
-    if given.exit_code in _TERMINATED and _signal(reading, given) == signal.SIGTERM:
+    number = _signal(reading, given)
+    if given.exit_code in _TERMINATED and number == signal.SIGTERM:
         return _ended(reading, "killed", "it was ended by SIGTERM, from outside", "certain", [])
+    # Nothing but the kernel's memory killer and another process sends it.
+    if number == signal.SIGKILL and given.memory_kills == ():
+        seen = [*map(str, given.process_ends[:_SEVERAL]), _NO_KILL]
+        who = "it" if given.exit_code in _KILLED else "one of its processes"
+        made = _ended(reading, "killed", f"{who} was ended by SIGKILL, from outside", "likely", seen)
+        return replace(made, doubt=_DAEMON)
     return None
+
+
+def _signal(reading: LogReader, given: Evidence) -> int | None:
+    return named_cause.signal_of(reading, given.exit_code, given.process_ends)
 
 
 def _stops(reading: LogReader, given: Evidence) -> list[str]:
@@ -281,13 +297,13 @@ def _unknown(reading: LogReader, given: Evidence) -> Diagnosis:
         how = f"ended by {signal_name(number)}"
         said = f"unknown: {how}, here is the first error: {first}" if first else f"unknown: {how}, no cause in the log"
         looked = _NO_KILL if given.memory_kills is not None else _NOT_LIMITED if given.oom_killed is False else _UNREAD
-        evidence = [looked] if number == signal.SIGKILL else []
+        evidence = [*map(str, given.process_ends[:_SEVERAL]), *([looked] if number == signal.SIGKILL else [])]
         return replace(_ended(reading, "unknown", said, "unknown", evidence), doubt=what_would_tell(number))
     how = "" if given.exit_code is None else f"the process exited with code {given.exit_code}; "
     first = first or reading.errors.echo or (reading.summary.line if reading.summary else None)
     said = f"unknown, here is the first error: {first}" if first else _NO_ERROR
     if reading.summary is not None:
-        if _silent(reading):
+        if named_cause.silent(reading):
             said = silent(told=reading.boot.told)
             looked = _NO_KILL if given.memory_kills is not None else _UNREAD
             return replace(_ended(reading, "unknown", how + said, "unknown", [looked]), doubt=what_would_tell(None))
@@ -366,35 +382,3 @@ def _ended(
     return Diagnosis(
         kind, known.outcome, named_cause.phase_of(reading, found), cause, remedy, confidence, known.id, merged, seen
     )
-
-
-def _silent(reading: LogReader) -> bool:
-    """Whether a child process of the diagnosed server ended and no error had been logged before."""
-    found = reading.summary
-    ended = found is not None and (found.kind == "child-died" or found.signature.id == "ended-by-signal")
-    return found is not None and ended and found.silent
-
-
-def _signal(reading: LogReader, given: Evidence) -> int | None:
-    """
-    The signal that ended the diagnosed server, or the child that its log says was the first to go.
-
-    None after an error of its own: SGLang, for one, then ends itself and all its children by SIGKILL.
-    """
-    found = reading.summary
-    said = ""
-    if found is not None:
-        said = found.words.get("exit_code", "") or (f"-{found.words['signal']}" if "signal" in found.words else "")
-        said = said or (signal_of_banner(found.line) if found.signature.id == "ended-by-signal" else "")
-        if (
-            found.signature.id != "native-assertion"
-            and not _silent(reading)
-            and (not said or -int(said) in (signal.SIGKILL, signal.SIGTERM))
-        ):
-            return None
-    elif reading.errors.text is not None:
-        return None
-    for code in (int(said) if said else None, given.exit_code):
-        if code is not None and (code < 0 or 128 < code < 128 + signal.NSIG):
-            return -code if code < 0 else code - 128
-    return None

@@ -24,7 +24,14 @@ from pytest_longctx.processes.progress import Progress
 from pytest_longctx.redaction import shown
 from pytest_longctx.units import duration
 
-_MACHINES: tuple[Kind, ...] = ("port-taken", "dirty-gpu", "engine-missing", "environment", "toolchain-missing")
+_MACHINES: tuple[Kind, ...] = (
+    "port-taken",
+    "dirty-gpu",
+    "engine-missing",
+    "environment",
+    "toolchain-missing",
+    "killed",
+)
 """Classes of problems of the machine or the installation. They are no evidence about the server."""
 _POLL_S = 0.1
 _LAST_WORDS_S = 0.5
@@ -135,6 +142,9 @@ class _Wait:
         )
 
     def _failed(self, exit_code: int | None) -> BootError:
+        if exit_code is None and (halted := self.candidate.halted()):
+            remedy = "kill -CONT PID; and who stops processes here: a terminal (Ctrl-Z), a debugger, a suspended job"
+            raise LaunchError(self._explain(f"{halted[0]}: it does nothing until SIGCONT", remedy))
         found = diagnose(self.reading, self._evidence(exit_code))
         because = shown(found.cause, self.candidate.secrets)
         if not self.candidate.ours and not self.probe.refused:

@@ -2,9 +2,12 @@
 Supervisor: a small parent process that ends a server when its launcher ends.
 
 It runs as a script with the standard library only, so it starts at once and needs no import path: ``python -I
-_supervisor.py FD GRACE_S COMMAND...``. It starts COMMAND in a new session. As soon as the pipe FD reaches its end, it
-ends COMMAND with all descendants. The kernel closes the pipe when the launcher closes it or ends for any reason,
-SIGKILL included. The exit code is that of COMMAND, or 128 + N for signal N.
+_supervisor.py FD NOTES GRACE_S COMMAND...``. It starts COMMAND in a new session. As soon as the pipe FD reaches its
+end, it ends COMMAND with all descendants. The kernel closes the pipe when the launcher closes it or ends for any
+reason, SIGKILL included. The exit code is that of COMMAND, or 128 + N for signal N.
+
+It writes a line ``PID SIGNAL NAME`` to the pipe NOTES for each descendant that a signal has ended, until it ends them
+itself. Engines often do not log how their workers ended.
 """
 
 import ctypes
@@ -18,6 +21,12 @@ import time
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.1
+_LOOK_S = 1.0
+"""Interval between looks for new descendants."""
+_MOST_FOLLOWED = 500
+"""Descendants whose end is followed. Each takes a descriptor."""
+_EXIT_STATUS = 49
+"""Field of ``/proc/PID/stat`` after the name: the status with which a process ended."""
 _ORPHANED_S = 5.0
 """
 Seconds for remaining processes after their command has ended. Those that wait for that end, as vLLM's workers do, need
@@ -63,11 +72,69 @@ def _kill(pids: list[int], how: signal.Signals) -> None:
             pass
 
 
+class Ends:
+    """Follows all descendants, and notes which of them a signal ended."""
+
+    def __init__(self, pipe: int, notes: int) -> None:
+        self._pipe, self._notes = pipe, notes
+        self._poll = select.poll()
+        self._poll.register(pipe, select.POLLIN | select.POLLHUP)
+        self._followed: dict[int, int] = {}
+        """Process ids, by the descriptors that become readable when the processes end."""
+        self._noted: set[int] = set()
+        self._looked_s = -_LOOK_S
+
+    def wait(self) -> bool:
+        """Wait for a moment, or until a descendant ends. Return whether the pipe has reached its end."""
+        for descriptor, _ in self._poll.poll(_POLL_S * 1000):
+            if descriptor == self._pipe:
+                if not os.read(self._pipe, 64):
+                    return True
+                continue
+            self.note(self._followed.pop(descriptor))
+            self._poll.unregister(descriptor)
+            os.close(descriptor)
+        if time.monotonic() - self._looked_s >= _LOOK_S:
+            self._looked_s = time.monotonic()
+            for pid in set(descendants(os.getpid())).difference(self._followed.values()):
+                self._follow(pid)
+        return False
+
+    def _follow(self, pid: int) -> None:
+        if len(self._followed) >= _MOST_FOLLOWED:
+            return
+        try:
+            descriptor = os.pidfd_open(pid)
+        except (OSError, AttributeError):  # it has ended, or the kernel has no such descriptors
+            return
+        self._followed[descriptor] = pid
+        self._poll.register(descriptor, select.POLLIN)
+
+    def note(self, pid: int) -> None:
+        """Note process *pid* if a signal ended it. Nothing is known of a process that its parent has collected."""
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123
+                head, _, rest = stat.read().rpartition(b")")
+        except OSError:
+            return
+        fields = rest.split()
+        number = int(fields[_EXIT_STATUS]) & 0x7F if fields[0] == b"Z" else 0
+        if number and pid not in self._noted:
+            self._noted.add(pid)
+            name = "".join(filter(str.isprintable, head.partition(b"(")[2].decode("utf-8", "replace")))
+            try:
+                os.write(self._notes, f"{pid} {number} {name}\n".encode())
+            except OSError:  # the launcher has gone, or does not read
+                pass
+
+
 class Supervisor:
     """Runs one command and tracks all its descendants."""
 
-    def __init__(self, pipe: int, grace_s: float, command: list[str]) -> None:
-        self.pipe, self.grace_s = pipe, grace_s
+    def __init__(self, pipe: int, notes: int, grace_s: float, command: list[str]) -> None:
+        self.ends: Ends | None = Ends(pipe, notes)
+        """None once the supervisor ends the descendants itself."""
+        self.grace_s = grace_s
         self.status: int | None = None
         self.asked_to_stop = False
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -90,6 +157,9 @@ class Supervisor:
         """Collect every ended process, including the status of the command."""
         while True:
             try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is not None and self.ends is not None and ended.si_pid != self.pid:
+                    self.ends.note(ended.si_pid)
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
@@ -101,11 +171,11 @@ class Supervisor:
 
     def hold(self) -> int:
         """Wait until the command ends or the pipe closes, end every remaining process, and return the exit code."""
-        while self.status is None and not self.asked_to_stop:
-            ready, _, _ = select.select([self.pipe], [], [], _POLL_S)
-            if ready and not os.read(self.pipe, 64):
+        while self.ends is not None and self.status is None and not self.asked_to_stop:
+            if self.ends.wait():
                 break
             self.reap()
+        self.ends = None
         self._end()
         return 128 + signal.SIGTERM if self.status is None else self.status
 
@@ -137,4 +207,4 @@ class Supervisor:
 
 
 if __name__ == "__main__":
-    sys.exit(Supervisor(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]).hold())
+    sys.exit(Supervisor(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]).hold())

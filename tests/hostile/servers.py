@@ -190,6 +190,11 @@ STREAM_ATTACKS: Mapping[str, tuple[Answer, str]] = {
         just(stream(events(CHUNK, {"choices": [], "usage": {"prompt_tokens": -3, "completion_tokens": True}}))),
         "complete",
     ),
+    # vLLM ends the requests that are running in this way when its engine is asked to end
+    "aborted": (
+        just(stream(events({"choices": [{"index": 0, "text": "", "finish_reason": "abort"}]}, USAGE))),
+        "server error",
+    ),
     # over a limit
     "endless-line": (_then(stream(b"data: "), lambda: endless(b"x" * 65536)), "malformed"),
     "endless-field": (_then(stream(), lambda: endless(b"x" * 65536)), "malformed"),
