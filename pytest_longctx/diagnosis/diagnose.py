@@ -114,8 +114,11 @@ class Diagnosis:
 def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
     """Diagnose why the server failed, from its log *reading* and the evidence *given* of how it ended."""
     given = _joined(reading, given)
-    if reading.cause is not None and not (reading.cause.signature.weak and _memory(reading, given)):
-        return _named(reading, reading.cause)
+    cause = reading.cause
+    if cause is not None and not (
+        cause.signature.weak and (_memory(reading, given) or _first_was_killed(cause, given))
+    ):
+        return _named(reading, cause)
     for rule in (_starved, _stopped, _turned_down, _stuck):
         if made := rule(reading, given):
             return made
@@ -221,7 +224,20 @@ def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
     return None
 
 
+def _first_was_killed(cause: Failure, given: Evidence) -> bool:
+    """Whether the server's first process was killed where it was watched. Its children then log that they were asked to end."""
+    killed = given.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL) and given.memory_kills is not None
+    return killed and cause.kind == "killed" and cause.silent
+
+
+def from_outside(reading: LogReader, found: Diagnosis) -> bool:
+    """Whether the diagnosis *found* says that something outside ended the server, and no error of its own came before."""
+    return found.kind == "killed" and (reading.cause is None or reading.cause.silent)
+
+
 def _signal(reading: LogReader, given: Evidence) -> int | None:
+    if reading.cause is not None and _first_was_killed(reading.cause, given):
+        return signal.SIGKILL
     return named_cause.signal_of(reading, given.exit_code, given.process_ends)
 
 

@@ -21,7 +21,7 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.devices import leases, monitor
 from pytest_longctx.devices.sampler import Sampler, Tell
-from pytest_longctx.diagnosis.diagnose import Evidence, assess, diagnose, explain_refusal
+from pytest_longctx.diagnosis.diagnose import Evidence, assess, diagnose, explain_refusal, from_outside
 from pytest_longctx.diagnosis.log_file import read_file
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.errors import BootError, LaunchError
@@ -168,7 +168,7 @@ class Boot:
             orderly = f"it shut down in order (exit code {end.exit_code}), as when it is asked to by SIGTERM or SIGINT"
             raise LaunchError(self._outside(orderly, _STOPPER, self.server))
         found = diagnose(reading, end or Evidence())
-        if found.kind == "killed":
+        if from_outside(reading, found):
             raise LaunchError(self._outside(found.cause, found.remedy, self.server, found.rows()))
         ended = how_it_ended(end.exit_code, oom_killed=end.oom_killed) if end and end.exit_code else ""
         said = shown("; ".join(filter(None, (found.cause, ended, seen.said))), self.server.secrets)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_longctx.client.server import Server, Unaskable
 from pytest_longctx.client.server_metrics import Stall
-from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, diagnose
+from pytest_longctx.diagnosis.diagnose import Diagnosis, Evidence, diagnose, from_outside
 from pytest_longctx.diagnosis.log_activity import LogMotion
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.diagnosis.signatures import PHASES
@@ -30,7 +30,6 @@ _MACHINES: tuple[Kind, ...] = (
     "engine-missing",
     "environment",
     "toolchain-missing",
-    "killed",
 )
 """Classes of problems of the machine or the installation. They are no evidence about the server."""
 _POLL_S = 0.1
@@ -150,7 +149,7 @@ class _Wait:
         if not self.candidate.ours and not self.probe.refused:
             remedy = "the address, and whether an OpenAI-compatible server answers there"
             raise LaunchError(self._explain(because, remedy))
-        if found.kind in _MACHINES:
+        if found.kind in _MACHINES or from_outside(self.reading, found):
             raise LaunchError(self._explain(because, found.remedy, found))
         readings = {**self.reading.figures, "boot_s": None}
         seen = replace(found.observe(readings), said=because, words=self.reading.told())

@@ -54,6 +54,11 @@ def head(status: int = 200, kind: str = "application/json", *more: str) -> bytes
     return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
 
 
+def chunk(text: bytes, size: int | None = None) -> bytes:
+    """A chunk of an answer in chunks, which may lie about its *size*."""
+    return b"%x\r\n" % (len(text) if size is None else size) + text + b"\r\n"
+
+
 def events(*data: Any, done: bool = True) -> bytes:
     """Events of a stream, and its closing event."""
     lines = [each if isinstance(each, str) else json.dumps(each) for each in (*data, *(["[DONE]"] if done else []))]

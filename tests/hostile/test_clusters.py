@@ -18,6 +18,7 @@ from tests.hostile.servers import (
     PAGE_ATTACKS,
     Answer,
     Hostile,
+    chunk,
     elapsed,
     endless,
     head,
@@ -46,10 +47,6 @@ def pod(**state: Any) -> dict[str, Any]:
     bound = {"type": "PodScheduled", "status": "True"}
     status = {"phase": "Failed", "conditions": [bound], "containerStatuses": [box]}
     return {"metadata": {"name": "p", "labels": LABELS}, "spec": {"nodeName": "n"}, "status": status}
-
-
-def chunk(text: bytes, size: int | None = None) -> bytes:
-    return b"%x\r\n" % (len(text) if size is None else size) + text + b"\r\n"
 
 
 CHUNKED = head(200, "text/plain", "Transfer-Encoding: chunked")

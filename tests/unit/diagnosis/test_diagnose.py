@@ -159,6 +159,13 @@ VICTIM = "kernel log: Out of memory: Killed process 7 (VLLM::Worker_TP), anon-rs
 COUNTED = "/proc/vmstat: 1 more out-of-memory kills on this host since the start"
 
 
+ASKED = """\
+(EngineCore pid=9623) INFO 11-30 11:52:34 [core.py:1454] [shutdown] EngineCore: trigger received signal=SIGTERM
+(EngineCore pid=9623) ERROR 11-30 11:52:34 [core.py:1510] EngineCore failed to start.
+(EngineCore pid=9623) ERROR 11-30 11:52:34 [core.py:1510] Exception: WorkerProc initialization failed due to an exception in a background process.
+"""
+
+
 def core(number):
     """The end of an engine's core process by a signal, as a supervisor sees it."""
     return ProcessEnd(7, "VLLM::EngineCor", number)
@@ -201,6 +208,9 @@ ENDINGS = [
     ("Traceback (most recent call last):\nFooError: x\n", Evidence(137), "unknown", "unknown"),
     (f'Traceback (most recent call last):\n  File "a.py", line 1\n{DIED}', Evidence(1), "unknown", "unknown"),
     (f"ERROR FooError\n{SIGKILLED}", Evidence(1), "unknown", "unknown"),
+    # The core of vLLM logs that it was asked to end after its parent was killed, and an error after it.
+    (ASKED, Evidence(137, memory_kills=()), "killed", "likely"),
+    (ASKED, Evidence(137, memory_kills=(VICTIM,), killed_gib=79.0), "host-oom", "certain"),
     # After an error of its own, SGLang ends itself and all its children in this way.
     (f"ERROR FooError\n{SIGKILLED}", Evidence(137, memory_kills=(), process_ends=(core(9),)), "unknown", "unknown"),
     (f"{FAILURES[0][1]}\n{DIED}", Evidence(137, oom_killed=True), "gpu-oom", "certain"),
@@ -212,7 +222,7 @@ def test_how_a_server_ended_is_joined_with_its_log(text, evidence, kind, confide
     found = diagnose(of("vllm", text), evidence)
     assert (found.kind, found.confidence) == (kind, confidence)
     limited = "container-memory-limit" if kind == "host-oom" and evidence.oom_killed else None
-    died = "worker-died" if "died" in text else None
+    died = "worker-died" if "died" in text else "engine-failed" if text == ASKED else None
     assert found.signature == ("gpu-out-of-memory" if kind == "gpu-oom" else limited or died)
     for line in evidence.memory_kills or ():
         assert (line in found.evidence) is (kind == "host-oom")

