@@ -126,9 +126,9 @@ class NoCleanupProcess:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(docker, "CleanupProcess", NoCleanupProcess)
-    monkeypatch.setattr(docker, "WHOLE_S", 2.0)
-    monkeypatch.setattr(container_cleanup, "_WHOLE_S", 1.0)
-    monkeypatch.setattr(container, "_SETTLE_S", 1.0)
+    monkeypatch.setattr(docker, "WHOLE_S", 1.0)
+    monkeypatch.setattr(container_cleanup, "_WHOLE_S", 0.6)
+    monkeypatch.setattr(container, "_SETTLE_S", 0.5)
     monkeypatch.setattr(container, "_OUTLAST_S", 0.1)
     monkeypatch.setattr(log_copy, "MOST_BYTES", 8 * MIB)
     monkeypatch.setenv("DOCKER_CONFIG", "/nonexistent")
@@ -165,7 +165,7 @@ def test_the_end_of_an_honest_container_is_told(tmp_path):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("page", "name"), cases("image", "version", "list", "create", "inspect", "start"))
 def test_any_answer_of_an_engine_is_one_message(page, name, tmp_path):
-    said, _ = launched(tmp_path, {page: PAGE_ATTACKS[name]}, boot_s=1.5)
+    said, _ = launched(tmp_path, {page: PAGE_ATTACKS[name]}, boot_s=0.8)
     assert "Traceback" not in said
     assert len(said) < 3000
     assert all(line.lstrip()[:2] not in ("::", "##") for line in said.splitlines())
