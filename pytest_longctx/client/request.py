@@ -263,7 +263,7 @@ class StreamedRequest:
         contains.
         """
         if event.data.strip() == "[DONE]":
-            return "server error" if self.detail else "complete"
+            return self._at_the_end()
         if event.type not in _STREAM_TYPES:
             return None
         self._take(json_of(event.data), came_s)
@@ -276,6 +276,13 @@ class StreamedRequest:
                 f"the answer has more than {most:,} chunks with content; {self.output_tokens:,} tokens were requested"
             )
         return None
+
+    def _at_the_end(self) -> Ending:
+        """Return the ending of an answer with its closing event. vLLM ends a request that it aborts with a count of 0 alone."""
+        empty = self.usage is not None and self.usage.completion_tokens == 0 and not self.arrivals_s
+        if empty and self.finished_s is None and not self.detail:
+            self.detail = "the server ended the answer without a token, and without a reason (finish_reason)"
+        return "server error" if self.detail else "complete"
 
     def _take(self, event: Mapping[str, Any], now: float) -> None:
         if error := event.get("error"):

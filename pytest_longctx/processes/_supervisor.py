@@ -11,9 +11,11 @@ itself. Engines often do not log how their workers ended.
 """
 
 import ctypes
+import fcntl
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -27,6 +29,11 @@ _MOST_FOLLOWED = 500
 """Descendants whose end is followed. Each takes a descriptor."""
 _EXIT_STATUS = 49
 """Field of ``/proc/PID/stat`` after the name: the status with which a process ended."""
+_GET_INFO = 0xC040FF0B
+"""``PIDFD_GET_INFO``. Since Linux 6.15 it tells how a process ended that its parent has collected."""
+_INFO_BYTES = 64
+_INFO_EXIT = 1 << 3
+"""``PIDFD_INFO_EXIT``: the answer has the status, in its last four bytes."""
 _ORPHANED_S = 5.0
 """
 Seconds for remaining processes after their command has ended. Those that wait for that end, as vLLM's workers do, need
@@ -72,6 +79,30 @@ def _kill(pids: list[int], how: signal.Signals) -> None:
             pass
 
 
+def _stat(pid: int) -> tuple[str, list[bytes]]:
+    """Return the name of process *pid*, and the fields of ``/proc`` after it; empty if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123
+            head, _, rest = stat.read().rpartition(b")")
+    except OSError:
+        return "", []
+    return "".join(filter(str.isprintable, head.partition(b"(")[2].decode("utf-8", "replace"))), rest.split()
+
+
+def _status(pid: int, descriptor: int) -> int:
+    """Return how process *pid* ended, as ``wait`` gives it; 0 also if its parent has collected it on an old kernel."""
+    _, fields = _stat(pid)
+    if fields:
+        return int(fields[_EXIT_STATUS]) if fields[0] == b"Z" else 0
+    answer = bytearray(struct.pack("Q", _INFO_EXIT).ljust(_INFO_BYTES, b"\0"))
+    try:
+        fcntl.ioctl(descriptor, _GET_INFO, answer)
+    except OSError:
+        return 0
+    mask, status = struct.unpack_from("Q", answer)[0], struct.unpack_from("i", answer, _INFO_BYTES - 4)[0]
+    return int(status) if mask & _INFO_EXIT else 0
+
+
 class Ends:
     """Follows all descendants, and notes which of them a signal ended."""
 
@@ -81,6 +112,7 @@ class Ends:
         self._poll.register(pipe, select.POLLIN | select.POLLHUP)
         self._followed: dict[int, int] = {}
         """Process ids, by the descriptors that become readable when the processes end."""
+        self._names: dict[int, str] = {}
         self._noted: set[int] = set()
         self._looked_s = -_LOOK_S
 
@@ -91,41 +123,38 @@ class Ends:
                 if not os.read(self._pipe, 64):
                     return True
                 continue
-            self.note(self._followed.pop(descriptor))
+            pid = self._followed.pop(descriptor)
+            self.note(pid, _status(pid, descriptor))
             self._poll.unregister(descriptor)
             os.close(descriptor)
         if time.monotonic() - self._looked_s >= _LOOK_S:
             self._looked_s = time.monotonic()
-            for pid in set(descendants(os.getpid())).difference(self._followed.values()):
-                self._follow(pid)
+            self._look()
         return False
 
-    def _follow(self, pid: int) -> None:
-        if len(self._followed) >= _MOST_FOLLOWED:
-            return
-        try:
-            descriptor = os.pidfd_open(pid)
-        except (OSError, AttributeError):  # it has ended, or the kernel has no such descriptors
-            return
-        self._followed[descriptor] = pid
-        self._poll.register(descriptor, select.POLLIN)
+    def _look(self) -> None:
+        """Follow new descendants, and read the names of all: engines rename their processes."""
+        for pid in set(descendants(os.getpid())).difference(self._followed.values()):
+            if len(self._followed) < _MOST_FOLLOWED:
+                try:
+                    descriptor = os.pidfd_open(pid)
+                except (OSError, AttributeError):  # it has ended, or the kernel has no such descriptors
+                    continue
+                self._followed[descriptor] = pid
+                self._poll.register(descriptor, select.POLLIN)
+        self._names = {pid: _stat(pid)[0] for pid in self._followed.values()}
 
-    def note(self, pid: int) -> None:
-        """Note process *pid* if a signal ended it. Nothing is known of a process that its parent has collected."""
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123
-                head, _, rest = stat.read().rpartition(b")")
-        except OSError:
+    def note(self, pid: int, status: int) -> None:
+        """Note process *pid* if a signal ended it."""
+        number = status & 0x7F
+        if not number or pid in self._noted:
             return
-        fields = rest.split()
-        number = int(fields[_EXIT_STATUS]) & 0x7F if fields[0] == b"Z" else 0
-        if number and pid not in self._noted:
-            self._noted.add(pid)
-            name = "".join(filter(str.isprintable, head.partition(b"(")[2].decode("utf-8", "replace")))
-            try:
-                os.write(self._notes, f"{pid} {number} {name}\n".encode())
-            except OSError:  # the launcher has gone, or does not read
-                pass
+        self._noted.add(pid)
+        name = _stat(pid)[0] or self._names.get(pid, "")
+        try:
+            os.write(self._notes, f"{pid} {number} {name}\n".encode())
+        except OSError:  # the launcher has gone, or does not read
+            pass
 
 
 class Supervisor:
@@ -159,7 +188,7 @@ class Supervisor:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
                 if ended is not None and self.ends is not None and ended.si_pid != self.pid:
-                    self.ends.note(ended.si_pid)
+                    self.ends.note(ended.si_pid, _status(ended.si_pid, -1))
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return

@@ -200,6 +200,10 @@ STREAM_ATTACKS: Mapping[str, tuple[Answer, str]] = {
         just(stream(events({"choices": [{"index": 0, "text": "", "finish_reason": "abort"}]}, USAGE))),
         "server error",
     ),
+    "ended-without-a-token": (
+        just(stream(events({"choices": [], "usage": {**USAGE["usage"], "completion_tokens": 0}}))),
+        "server error",
+    ),
     # over a limit
     "endless-line": (_then(stream(b"data: "), lambda: endless(b"x" * 65536)), "malformed"),
     "endless-field": (_then(stream(), lambda: endless(b"x" * 65536)), "malformed"),

@@ -1,6 +1,7 @@
 """No server survives the end of pytest, whatever ends it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,7 +166,24 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("then", [COLLECTS, LEAVES], ids=["the parent goes on", "the parent ends"])
+AT_ONCE = "os.kill(worker.pid, signal.{how}); worker.wait(); time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        COLLECTS,
+        LEAVES,
+        pytest.param(
+            AT_ONCE,
+            marks=pytest.mark.skipif(
+                tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (6, 15),
+                reason="Linux tells the end of a collected process since 6.15",
+            ),
+        ),
+    ],
+    ids=["the parent goes on", "the parent ends", "the parent collects it at once"],
+)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV], ids=lambda how: how.name)
 def test_the_signal_that_ended_a_worker_is_seen(tmp_path, then, how):
     """An engine rarely logs how its worker ended."""
