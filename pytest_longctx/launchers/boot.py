@@ -21,7 +21,7 @@ from pytest_longctx.deployments.deployment import Deployment
 from pytest_longctx.deployments.hardware import Hardware, Machine
 from pytest_longctx.devices import leases, monitor
 from pytest_longctx.devices.sampler import Sampler, Tell
-from pytest_longctx.diagnosis.diagnose import Evidence, assess, diagnose, explain_refusal, from_outside
+from pytest_longctx.diagnosis.diagnose import Evidence, diagnose, explain_refusal, from_outside
 from pytest_longctx.diagnosis.log_file import read_file
 from pytest_longctx.diagnosis.log_reader import LogReader
 from pytest_longctx.errors import BootError, LaunchError
@@ -29,7 +29,7 @@ from pytest_longctx.findings.finding import Finding
 from pytest_longctx.findings.scope import Conditions, Mismatch
 from pytest_longctx.launchers import Launch, Launcher
 from pytest_longctx.launchers.evidence import summarised
-from pytest_longctx.launchers.readiness import how_it_ended
+from pytest_longctx.launchers.readiness import HALTER, STOPPER, ended_in_order, how_it_ended
 from pytest_longctx.observation import Observation, Outcome
 from pytest_longctx.processes import clock
 from pytest_longctx.processes.progress import ProgressCallback
@@ -38,8 +38,6 @@ from pytest_longctx.units import quantity
 
 _END_S = 10.0
 """How long a failed server may take to end: vLLM shuts its API down two seconds after its engine has died."""
-_STOPPER = "who sends signals here: an orchestrator's probe, a time limit, a person"
-_HALTED = "kill -CONT PID; and who stops processes here: a terminal (Ctrl-Z), a debugger, a suspended job"
 _UNANSWERED: tuple[Outcome, ...] = ("disconnects", "dies", "fails", "hangs", "is not admitted")
 
 
@@ -157,16 +155,15 @@ class Boot:
         if self.server is None or (seen.outcome not in _UNANSWERED and seen.kind != "too-slow"):
             return seen
         if halted := self.server.halted():
-            raise LaunchError(self._outside(f"{halted[0]}: it does nothing until SIGCONT", _HALTED, self.server))
+            raise LaunchError(self._outside(f"{halted[0]}: it does nothing until SIGCONT", HALTER, self.server))
         failed = self._log_of(self.server).failure is not None
         # Do not wait for the end of a server that still answers and only refused this request.
         end = self.server.ended(_END_S if failed or "health_status" not in seen.metrics else 0.0)
+        reading = self._log_of(self.server)
+        if orderly := ended_in_order(reading, end or Evidence()):
+            raise LaunchError(self._outside(orderly, STOPPER, self.server))
         if end is None and not failed:
             return seen
-        reading = self._log_of(self.server)
-        if end is not None and assess(reading, end)[0] == "stopped":
-            orderly = f"it shut down in order (exit code {end.exit_code}), as when it is asked to by SIGTERM or SIGINT"
-            raise LaunchError(self._outside(orderly, _STOPPER, self.server))
         found = diagnose(reading, end or Evidence())
         if from_outside(reading, found):
             raise LaunchError(self._outside(found.cause, found.remedy, self.server, found.rows()))

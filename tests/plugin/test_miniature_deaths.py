@@ -125,6 +125,14 @@ INFO:     127.0.0.1:60316 - "POST /v1/completions HTTP/1.1" 200 OK
 (APIServer pid=1361) ERROR 11-21 12:34:39 [async_llm.py:906] AsyncLLM output_handler failed.
 (APIServer pid=1361) ERROR 11-21 12:34:39 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.
 """
+ASKED_TO_END = """\
+INFO:     Application startup complete.
+INFO:     127.0.0.1:47624 - "POST /v1/completions HTTP/1.1" 200 OK
+(APIServer pid=10933) INFO 11-30 11:27:38 [launcher.py:254] [shutdown] API server: shutdown triggered
+(APIServer pid=10933) INFO 11-30 11:27:38 [utils.py:628] [shutdown] Process manager: send sigterm to process EngineCore
+INFO:     Shutting down
+INFO:     Waiting for connections to close. (CTRL+C to force quit)
+"""
 WORKER_LOST = """\
 INFO:     Application startup complete.
 (EngineCore pid=24318) ERROR 11-21 12:48:52 [multiproc_executor.py:315] Worker proc VllmWorker-0 died unexpectedly (exit code: None), shutting down executor.
@@ -183,13 +191,16 @@ def test_a_death_under_a_request_is_joined_with_the_log(tmp_path, text, end, out
         ("", Evidence(137, memory_kills=())),
         ("", Evidence(143)),
         (ENGINE_LOST, Evidence(0, memory_kills=(), process_ends=(LOST,))),
+        (ASKED_TO_END, Evidence(0)),
+        (ASKED_TO_END, None),
     ],
-    ids=["SIGKILL", "SIGTERM", "SIGKILL of the engine's core"],
+    ids=["SIGKILL", "SIGTERM", "SIGKILL of the engine's core", "in order", "in order, and not over yet"],
 )
 def test_a_stop_from_outside_is_no_evidence_about_the_server(tmp_path, text, end):
     with pytest.raises(LaunchError, match="was stopped while it worked, so nothing is judged") as raised:
         borne_out(tmp_path, text or "INFO:     Application startup complete.\n", ended=lambda _: end)
-    assert f"ended by {'SIGTERM' if end.exit_code == 143 else 'SIGKILL'}, from outside" in str(raised.value)
+    how = "ended by SIGTERM" if end and end.exit_code == 143 else "ended by SIGKILL"
+    assert ("shut down in order" if text == ASKED_TO_END else f"{how}, from outside") in str(raised.value)
     assert f"log      {tmp_path / 'server.log'}" in str(raised.value)
 
 

@@ -87,7 +87,8 @@ def test_a_killed_api_server_judges_nothing_and_what_was_judged_stays(tmp_path):
     assert "1 passed, 1 error" in text
     assert one_holds(tmp_path)
     (suite,) = ET.parse(tmp_path / "report.xml").iter("testsuite")
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "0", "1")
+    assert suite.get("tests") == "2"
+    assert int(suite.get("failures")) + int(suite.get("errors")) == 1
 
 
 def test_ctrl_c_during_a_request_leaves_the_results_and_the_report(tmp_path):
@@ -131,5 +132,7 @@ def test_a_boot_that_is_stopped_from_outside_is_no_failed_boot(tmp_path, what, h
     with pytest.raises(LaunchError, match="did not become ready") as raised, starting:
         pass
     sender.join()
-    assert f"was ended by {how.name}, from outside" in str(raised.value)
+    # vLLM's API server ends in order, with exit code 0, as soon as it has started its core process.
+    ways = (f"was ended by {how.name}, from outside", f"shut down in order (exit code 0), as when {how.name}")
+    assert any(way in str(raised.value) for way in ways), str(raised.value)
     assert descendants(os.getpid()) == []
