@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -123,7 +124,8 @@ def test_sigterm_during_a_prompt_judges_nothing(tmp_path, what):
 )
 def test_a_boot_that_is_stopped_from_outside_is_no_failed_boot(tmp_path, what, how):
     def send():
-        assert wait_until(lambda: process_of(CORE), 240)
+        assert wait_until(lambda: process_of(what), 240)
+        time.sleep(1)  # vLLM ignores SIGTERM once it has started its core process, until it serves
         os.kill(process_of(what), how)
 
     sender = Thread(target=send)
@@ -132,7 +134,5 @@ def test_a_boot_that_is_stopped_from_outside_is_no_failed_boot(tmp_path, what, h
     with pytest.raises(LaunchError, match="did not become ready") as raised, starting:
         pass
     sender.join()
-    # vLLM's API server ends in order, with exit code 0, as soon as it has started its core process.
-    ways = (f"was ended by {how.name}, from outside", f"shut down in order (exit code 0), as when {how.name}")
-    assert any(way in str(raised.value) for way in ways), str(raised.value)
+    assert f"was ended by {how.name}, from outside" in str(raised.value)
     assert descendants(os.getpid()) == []
