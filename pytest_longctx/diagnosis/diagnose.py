@@ -55,7 +55,7 @@ class Evidence:
     """The kernel's evidence of out-of-memory kills; empty: looked for and there was none."""
     killed_gib: float | None = None
     process_ends: tuple[ProcessEnd, ...] = ()
-    """Other processes of the server that signals ended, the first one first; empty if none was seen."""
+    """Processes of the server that signals ended, in that order; empty if none was seen."""
     status: int | None = None
     """HTTP status of a refusal."""
     refusal: str | None = None
@@ -115,9 +115,7 @@ def diagnose(reading: LogReader, given: Evidence) -> Diagnosis:
     """Diagnose why the server failed, from its log *reading* and the evidence *given* of how it ended."""
     given = _joined(reading, given)
     cause = reading.cause
-    if cause is not None and not (
-        cause.signature.weak and (_memory(reading, given) or _first_was_killed(cause, given))
-    ):
+    if cause is not None and not (cause.signature.weak and (_memory(reading, given) or _was_killed(cause, given))):
         return _named(reading, cause)
     for rule in (_starved, _stopped, _turned_down, _stuck):
         if made := rule(reading, given):
@@ -224,10 +222,10 @@ def _stopped(reading: LogReader, given: Evidence) -> Diagnosis | None:
     return None
 
 
-def _first_was_killed(cause: Failure, given: Evidence) -> bool:
-    """Whether the server's first process was killed where it was watched. Its children then log that they were asked to end."""
-    killed = given.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL) and given.memory_kills is not None
-    return killed and cause.kind == "killed" and cause.silent
+def _was_killed(cause: Failure, given: Evidence) -> bool:
+    """Whether a process of a watched server was killed. Its children then log that they were asked to end."""
+    numbers = {-(given.exit_code or 0), (given.exit_code or 0) - 128, *(each.number for each in given.process_ends)}
+    return signal.SIGKILL in numbers and given.memory_kills is not None and cause.kind == "killed" and cause.silent
 
 
 def from_outside(reading: LogReader, found: Diagnosis) -> bool:
@@ -236,7 +234,7 @@ def from_outside(reading: LogReader, found: Diagnosis) -> bool:
 
 
 def _signal(reading: LogReader, given: Evidence) -> int | None:
-    if reading.cause is not None and _first_was_killed(reading.cause, given):
+    if reading.cause is not None and _was_killed(reading.cause, given):
         return signal.SIGKILL
     return named_cause.signal_of(reading, given.exit_code, given.process_ends)
 

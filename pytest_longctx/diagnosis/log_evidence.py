@@ -58,7 +58,7 @@ _LIMIT = 8
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnd:
-    """A process of a server, beside its first one, that a signal ended."""
+    """A process of a server that a signal ended."""
 
     pid: int
     name: str

@@ -211,6 +211,9 @@ ENDINGS = [
     # The core of vLLM logs that it was asked to end after its parent was killed, and an error after it.
     (ASKED, Evidence(137, memory_kills=()), "killed", "likely"),
     (ASKED, Evidence(137, memory_kills=(VICTIM,), killed_gib=79.0), "host-oom", "certain"),
+    # Its supervisor has not ended yet: it ends what is left.
+    (ASKED, Evidence(memory_kills=(VICTIM,), killed_gib=79.0, process_ends=(core(9),)), "host-oom", "certain"),
+    (ASKED, Evidence(memory_kills=(), process_ends=(core(9),)), "killed", "likely"),
     # After an error of its own, SGLang ends itself and all its children in this way.
     (f"ERROR FooError\n{SIGKILLED}", Evidence(137, memory_kills=(), process_ends=(core(9),)), "unknown", "unknown"),
     (f"{FAILURES[0][1]}\n{DIED}", Evidence(137, oom_killed=True), "gpu-oom", "certain"),
