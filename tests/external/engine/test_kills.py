@@ -136,3 +136,45 @@ def test_a_boot_that_is_stopped_from_outside_is_no_failed_boot(tmp_path, what, h
     sender.join()
     assert f"was ended by {how.name}, from outside" in str(raised.value)
     assert descendants(os.getpid()) == []
+
+
+@contextmanager
+def memory_group(limit_bytes):
+    """A control group of this limit, whose processes are the test's children only; skip without the permission to make one."""
+    root = Path("/sys/fs/cgroup")
+    place, name = (root / "memory", "memory.limit_in_bytes") if (root / "memory").is_dir() else (root, "memory.max")
+    group = place / f"longctx-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / name).write_text(str(limit_bytes), encoding="ascii")
+    except OSError as problem:
+        pytest.skip(f"no control group can be made: {problem}")
+    try:
+        yield group
+    finally:
+        assert wait_until(lambda: not (group / "cgroup.procs").read_text(encoding="ascii"), 30)
+        group.rmdir()
+
+
+def test_the_kernels_memory_killer_is_named(tmp_path):
+    """It kills vLLM's API server, or the core process; the other logs that it was asked to end, and errors of its own."""
+    shipped = paths.suites() / "deployments" / "cpu-tiny-64k.toml"
+    (tmp_path / "test_it.py").write_text(JUDGES, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", "-c", os.devnull, "--rootdir=."]
+    chosen = ["--backend=vllm-cpu", f"--longctx-deployment={shipped}", "--longctx-results=results", "-k", "test_before"]
+    with memory_group(1_200 * 2**20) as group:
+        enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
+        done = subprocess.run(
+            ["sh", "-c", enter, "sh", *command, *chosen],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+    assert done.returncode == 1, done.stdout
+    assert "the host's out-of-memory killer ended it" in done.stdout, done.stdout
+    assert "Killed process" in done.stdout or "more out-of-memory kills on this host" in done.stdout
+    (row,) = read_results(tmp_path / "results" / NAME).verdicts
+    assert row["verdict"] == "broken"
+    assert row["why"].startswith("outcome: dies, wanted serves")
