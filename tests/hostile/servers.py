@@ -201,7 +201,9 @@ STREAM_ATTACKS: Mapping[str, tuple[Answer, str]] = {
         "server error",
     ),
     "ended-without-a-token": (
-        just(stream(events({"choices": [], "usage": {**USAGE["usage"], "completion_tokens": 0}}))),
+        just(
+            stream(events({"choices": [], "usage": {"prompt_tokens": 32, "completion_tokens": 0, "total_tokens": 32}}))
+        ),
         "server error",
     ),
     # over a limit

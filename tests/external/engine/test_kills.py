@@ -89,7 +89,7 @@ def test_a_killed_api_server_judges_nothing_and_what_was_judged_stays(tmp_path):
     assert one_holds(tmp_path)
     (suite,) = ET.parse(tmp_path / "report.xml").iter("testsuite")
     assert suite.get("tests") == "2"
-    assert int(suite.get("failures")) + int(suite.get("errors")) == 1
+    assert int(suite.get("failures", "0")) + int(suite.get("errors", "0")) == 1
 
 
 def test_ctrl_c_during_a_request_leaves_the_results_and_the_report(tmp_path):
@@ -106,6 +106,7 @@ def test_ctrl_c_during_a_request_leaves_the_results_and_the_report(tmp_path):
 def test_sigterm_during_a_prompt_judges_nothing(tmp_path, what):
     """The API server ends in order, but waits for its client; the core process aborts the request, which is then over."""
     with launchers_boot.boot(ProcessLauncher(), launch(tmp_path), Machine(None), None) as booted:
+        assert booted.server is not None
         prompt = PromptFactory(1, "ends", booted.server.deployment.model.ordinary_ids)
         sender = send_later(what, signal.SIGTERM)
         exchange = request.ask(booted.server, prompt(60_000), 4, deadline_s=30)
